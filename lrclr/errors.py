@@ -1,0 +1,114 @@
+"""Every error that this package raises on purpose, and the exit code the command line gives it.
+
+::
+
+    LrclrError                 1  something could not be done
+    ├── UsageError             2  the call was wrong: an option, an argument, a file that the caller wrote
+    │   ├── FindingsError      2  a findings file or a prompt
+    │   └── MissingExtraError  2  an optional dependency that this call needs is not installed
+    ├── ImageError             1  an image cannot be read, or is no radiograph
+    │   └── ImageLimitError    1  an image is larger than the limits allow
+    ├── CheckpointError        1  a checkpoint cannot be read, or is not what was expected
+    ├── BundleError            1  a bundle is damaged, incomplete, or of another version
+    ├── EngineError            1  an engine cannot be had, or cannot run a graph
+    │   └── NonFiniteError     1  a computation gave NaN or infinity
+    ├── ExportError            1  a graph could not be made
+    └── GateError              3  a bundle was refused by its gates
+
+An error says what happened, why, and what to do, in one line. It never holds pixels, names or DICOM values.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "BundleError",
+    "CheckpointError",
+    "EngineError",
+    "ExportError",
+    "FindingsError",
+    "GateError",
+    "ImageError",
+    "ImageLimitError",
+    "LrclrError",
+    "MissingExtraError",
+    "NonFiniteError",
+    "UsageError",
+]
+
+
+class LrclrError(Exception):
+    """Root of the tree.
+
+    Args:
+        what: what happened, as a clause without a full stop.
+        why: the cause, if it is known.
+        fix: what the reader can do about it.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, why: str | None = None, fix: str | None = None) -> None:
+        self.what, self.why, self.fix = what, why, fix
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        line = self.what if self.why is None else f"{self.what}: {self.why}"
+        if self.fix is not None:
+            line = f"{line}. {self.fix}"
+        return " ".join(line.split())
+
+
+class UsageError(LrclrError):
+    """The call was wrong."""
+
+    exit_code = 2
+
+
+class FindingsError(UsageError):
+    """A findings file or a prompt cannot be used."""
+
+
+class MissingExtraError(UsageError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed",
+            fix=f"Install it with: pip install 'lrclr[{extra}]'",
+        )
+
+
+class ImageError(LrclrError):
+    """An image cannot be read."""
+
+
+class ImageLimitError(ImageError):
+    """An image is larger than the limits allow."""
+
+
+class CheckpointError(LrclrError):
+    """A checkpoint cannot be read."""
+
+
+class BundleError(LrclrError):
+    """A bundle is damaged, incomplete, or of another version."""
+
+
+class EngineError(LrclrError):
+    """An engine cannot be had, or cannot run a graph."""
+
+
+class NonFiniteError(EngineError):
+    """A computation gave NaN or infinity."""
+
+
+class ExportError(LrclrError):
+    """A graph could not be made."""
+
+
+class GateError(LrclrError):
+    """A bundle was refused by its gates."""
+
+    exit_code = 3

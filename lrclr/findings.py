@@ -1,0 +1,276 @@
+"""The findings to look for, and the prompts that stand for them.
+
+A findings file is TOML::
+
+    positive = ["{}"]        # for every finding that brings none of its own; "{}" is the finding's name
+    negative = ["no {}"]
+
+    [[finding]]
+    name = "Edema"
+
+    [[finding]]
+    name = "Pleural Effusion"
+    positive = ["{}", "fluid in the pleural space"]
+
+The defaults, and the file that is shipped, are those of CheXzero's zero-shot evaluation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lrclr.errors import FindingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
+    from numpy.typing import NDArray
+
+__all__ = ["Finding", "FindingSet"]
+
+POSITIVE: Final = ("{}",)
+NEGATIVE: Final = ("no {}",)
+MAX_FILE_BYTES: Final = 2**20
+MAX_NAME_CHARACTERS: Final = 200
+FINDING_KEYS: Final = ("name", "positive", "negative")
+FILE_KEYS: Final = ("finding", "positive", "negative")
+EXAMPLE: Final = 'Write [[finding]] and, on the next line, name = "Edema".'
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A label and its prompts; checked when made.
+
+    Attributes:
+        name: the label, as it stands in results and in a table of labels.
+        positive: prompts that say it is there; ``{}`` is replaced by the name when the finding is made.
+        negative: prompts that say it is not, likewise.
+
+    Raises:
+        FindingsError: a name or a prompt that cannot be used.
+    """
+
+    name: str
+    positive: tuple[str, ...] = POSITIVE
+    negative: tuple[str, ...] = NEGATIVE
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise FindingsError(f"a finding's name must be a text, not {_kind(self.name)}", fix=EXAMPLE)
+        if not self.name.strip():
+            raise FindingsError("a finding's name is empty", fix=EXAMPLE)
+        label = f"finding {self.name[:40]!r}"
+        if len(self.name) > MAX_NAME_CHARACTERS:
+            raise FindingsError(f"{label} has a name of more than {MAX_NAME_CHARACTERS} characters")
+        if self.name != self.name.strip():
+            raise FindingsError(f"{label} has spaces around its name", fix="Take them out.")
+        if _has_control(self.name):
+            raise FindingsError(f"{label} has a line break or another control character in its name")
+        if "{" in self.name or "}" in self.name:
+            raise FindingsError(f"{label} has a brace in its name", why="braces mark where a name goes in a prompt")
+        for sign in ("positive", "negative"):
+            object.__setattr__(self, sign, _filled(label, sign, getattr(self, sign), self.name))
+        if both := set(self.positive) & set(self.negative):
+            raise FindingsError(f"{label} has the prompt {min(both)[:40]!r} both as positive and as negative")
+
+
+@dataclass(frozen=True)
+class FindingSet:
+    """Findings in the order in which results are given; checked when made.
+
+    Attributes:
+        findings: at least one, with names that differ in more than case.
+
+    Raises:
+        FindingsError: no findings, or two of one name.
+    """
+
+    findings: tuple[Finding, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "findings", tuple(self.findings))
+        if not self.findings:
+            raise FindingsError("there are no findings", fix=EXAMPLE)
+        seen: dict[str, str] = {}
+        for name in self.names:
+            key = unicodedata.normalize("NFC", name).casefold()
+            if key in seen:
+                raise FindingsError(f"two findings are called {seen[key]!r} and {name!r}", fix="Rename one of them.")
+            seen[key] = name
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The findings' names."""
+        return tuple(finding.name for finding in self.findings)
+
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """Every prompt once: finding by finding, positive before negative, where it first occurs."""
+        return tuple(
+            dict.fromkeys(text for finding in self.findings for text in (*finding.positive, *finding.negative))
+        )
+
+    @cached_property
+    def positive_index(self) -> tuple[NDArray[np.int64], ...]:
+        """For each finding, where its positive prompts are in :attr:`prompts`: read-only int64 ``[n]``."""
+        return self._index(tuple(finding.positive for finding in self.findings))
+
+    @cached_property
+    def negative_index(self) -> tuple[NDArray[np.int64], ...]:
+        """For each finding, where its negative prompts are in :attr:`prompts`: read-only int64 ``[n]``."""
+        return self._index(tuple(finding.negative for finding in self.findings))
+
+    def _index(self, groups: tuple[tuple[str, ...], ...]) -> tuple[NDArray[np.int64], ...]:
+        place = {text: number for number, text in enumerate(self.prompts)}
+        arrays = tuple(np.array([place[text] for text in group], np.int64) for group in groups)
+        for array in arrays:
+            array.setflags(write=False)
+        return arrays
+
+    @classmethod
+    def default(cls) -> FindingSet:
+        """CheXzero's 14 findings."""
+        text = resources.files("lrclr").joinpath("data", "findings.toml").read_text(encoding="utf-8")
+        return cls.loads(text)
+
+    @classmethod
+    def from_names(
+        cls, names: Sequence[str], positive: tuple[str, ...] = POSITIVE, negative: tuple[str, ...] = NEGATIVE
+    ) -> FindingSet:
+        """Findings that share their templates.
+
+        Raises:
+            FindingsError: as :class:`Finding` and :class:`FindingSet` do.
+        """
+        if isinstance(names, str):
+            raise FindingsError("the names of findings must be a list, not one text", fix="Wrap it in a list.")
+        return cls(tuple(Finding(name, positive, negative) for name in names))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> FindingSet:
+        """The findings in a file; errors begin with its path.
+
+        Raises:
+            FindingsError: the file cannot be read, is larger than 1 MiB, or is not UTF-8; or as :meth:`loads`.
+        """
+        try:
+            with Path(path).open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise FindingsError(f"{path} cannot be read", why=error.strerror) from None
+        if len(data) > MAX_FILE_BYTES:
+            raise FindingsError(f"{path} is no findings file", why=f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
+        try:
+            # Editors that put a byte order mark first mean no harm by it.
+            return cls.loads(data.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise FindingsError(f"{path} is not UTF-8 at line {line}", fix="Save it as UTF-8.") from None
+        except FindingsError as error:
+            raise FindingsError(f"{path}: {error.what}", why=error.why, fix=error.fix) from None
+
+    @classmethod
+    def loads(cls, text: str) -> FindingSet:
+        """The findings in the text of a findings file.
+
+        Raises:
+            FindingsError: not TOML (with the line), or not what a findings file holds (with the finding's number).
+        """
+        try:
+            document = tomllib.loads(text)
+        except RecursionError:
+            raise FindingsError("findings are not valid TOML", why="brackets are nested too deeply") from None
+        except ValueError as error:
+            raise FindingsError("findings are not valid TOML", why=str(error)) from None
+        _check_keys(document, FILE_KEYS, "findings have")
+        tables = document.get("finding", [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            raise FindingsError(f"'finding' must be a list of tables, not {_kind(tables)}", fix=EXAMPLE)
+        defaults = {"positive": document.get("positive", POSITIVE), "negative": document.get("negative", NEGATIVE)}
+        for sign, templates in defaults.items():
+            # Checked here as well, so that the message does not blame the first finding.
+            _filled("the default", sign, templates, "{}")
+        findings = []
+        for number, table in enumerate(tables, start=1):
+            _check_keys(table, FINDING_KEYS, f"finding {number} has")
+            if "name" not in table:
+                raise FindingsError(f"finding {number} has no name", fix=EXAMPLE)
+            try:
+                findings.append(Finding(**{**defaults, **table}))
+            except FindingsError as error:
+                raise FindingsError(f"number {number}: {error.what}", why=error.why, fix=error.fix) from None
+        return cls(tuple(findings))
+
+    def to_toml(self) -> str:
+        """The findings as the text of a findings file, which :meth:`loads` reads back to an equal set."""
+        lines = [f"positive = {_quoted(POSITIVE)}", f"negative = {_quoted(NEGATIVE)}"]
+        for finding in self.findings:
+            plain = Finding(finding.name)
+            lines += ["", "[[finding]]", f"name = {_quoted(finding.name)}"]
+            if finding.positive != plain.positive:
+                lines.append(f"positive = {_quoted(finding.positive)}")
+            if finding.negative != plain.negative:
+                lines.append(f"negative = {_quoted(finding.negative)}")
+        return "\n".join(lines) + "\n"
+
+
+def _filled(label: str, sign: str, templates: object, name: str) -> tuple[str, ...]:
+    """Templates with the name put in, or a FindingsError."""
+    if not isinstance(templates, list | tuple):
+        raise FindingsError(
+            f"{label} must have a list of {sign} prompts, not {_kind(templates)}", fix=f'Write {sign} = ["..."].'
+        )
+    if not templates:
+        raise FindingsError(f"{label} has an empty list of {sign} prompts", fix="Leave the key out to use the default.")
+    for template in templates:
+        if not isinstance(template, str):
+            raise FindingsError(f"{label} has a {sign} prompt that is no text but {_kind(template)}")
+        if not template.strip():
+            raise FindingsError(f"{label} has an empty {sign} prompt", fix="Write a prompt or take it out.")
+        start = repr(template[:40])
+        if _has_control(template):
+            raise FindingsError(f"{label} has a line break or another control character in the {sign} prompt {start}")
+        if {"{", "}"} & set(template.replace("{}", "")):
+            raise FindingsError(
+                f"{label} has a placeholder that is not understood in the {sign} prompt {start}",
+                fix="The only placeholder is {}, which stands for the finding's name.",
+            )
+    prompts = tuple(template.replace("{}", name) for template in templates)
+    if len(set(prompts)) < len(prompts):
+        twice = Counter(prompts).most_common(1)[0][0]
+        raise FindingsError(f"{label} has the {sign} prompt {twice[:40]!r} twice", fix="Take one out.")
+    return prompts
+
+
+def _check_keys(table: dict[str, Any], known: tuple[str, ...], subject: str) -> None:
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            fix = f"Did you mean {near[0]!r}?" if near else f"It may have {', '.join(known)}."
+            raise FindingsError(f"{subject} the unknown key {key[:40]!r}", fix=fix)
+
+
+def _has_control(text: str) -> bool:
+    return any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in text)
+
+
+def _kind(value: object) -> str:
+    names = {bool: "true or false", int: "a number", float: "a number", str: "a text", dict: "a table", list: "a list"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _quoted(value: str | tuple[str, ...]) -> str:
+    # JSON's strings and lists of strings are TOML's too, once control characters are ruled out.
+    return json.dumps(value, ensure_ascii=False)

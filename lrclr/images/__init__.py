@@ -1,0 +1,8 @@
+"""Reading radiographs: files, bytes, arrays and Pillow images become 8-bit pictures, within limits."""
+
+from __future__ import annotations
+
+from lrclr.images._limits import ReadLimits
+from lrclr.images._read import read_image
+
+__all__ = ["ReadLimits", "read_image"]

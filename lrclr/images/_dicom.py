@@ -1,0 +1,165 @@
+"""DICOM files through pydicom, which is imported when the first of them comes.
+
+Only the attributes that a picture takes are kept when a file is parsed, so that no patient's data is in memory to
+leak, and a damaged element elsewhere does no harm.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lrclr.errors import ImageError, MissingExtraError
+from lrclr.images._dicom_frame import FrameLayout, decode_frame
+from lrclr.images._dicom_luts import display_of, palette_of
+from lrclr.images._display import Display, to_grey
+from lrclr.images._guard import attempt
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lrclr.images._limits import ReadLimits
+
+__all__ = ["decode_dicom", "looks_like_dicom"]
+
+_UNREADABLE = "the DICOM file cannot be read: it is damaged or truncated"
+_UNDECODABLE = (
+    "the pixel data of the DICOM file cannot be decoded: they are damaged, truncated or contradict its attributes"
+)
+_REPAIR = "Export it anew, uncompressed if need be"
+
+_TAGS = [
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth"),
+    *("VOILUTFunction", "PresentationLUTShape", "SegmentedRedPaletteColorLookupTableData"),
+    *(f"{colour}PaletteColorLookupTableDescriptor" for colour in ("Red", "Green", "Blue")),
+    *(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
+    *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+]
+
+_PREAMBLE, _MAGIC = 128, b"DICM"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_EXPLICIT_HEADER = bytes(_PREAMBLE) + _MAGIC + struct.pack("<HH2sH20s", 2, 0x10, b"UI", 20, b"1.2.840.10008.1.2.1")
+_VRS = frozenset(
+    b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
+)
+
+
+def looks_like_dicom(data: bytes) -> bool:
+    """Tell whether `data` is a DICOM file: by its magic, or without a preamble by a plausible first element."""
+    if data[_PREAMBLE : _PREAMBLE + 4] == _MAGIC:
+        return True
+    if len(data) < 8:
+        return False
+    vr = data[4:6]
+    if data[:2] == b"\x00\x08" and data[2] == 0:
+        return vr in _VRS
+    group, element, length = struct.unpack_from("<HHI", data)
+    if group not in (0x0002, 0x0008) or element > 0x00FF:
+        return False
+    return vr in _VRS or (length % 2 == 0 and length <= len(data) - 8)
+
+
+def decode_dicom(data: bytes, frame: int | None, limits: ReadLimits) -> NDArray[np.uint8]:
+    """Decode one frame of a DICOM file for display as `[H, W]` or `[H, W, 3]`.
+
+    Raises:
+        ImageError: there is no image in it, it is damaged, or `frame` is missing or not one of its frames.
+        ImageLimitError: the picture, or what a deflated file inflates to, is larger than `limits`.
+        MissingExtraError: pydicom, or what decodes the transfer syntax, is not installed.
+    """
+    if not attempt(_pydicom_is_there, failure="pydicom cannot be imported"):
+        raise MissingExtraError("pydicom", "dicom", "reading DICOM")
+    dataset = attempt(lambda: _parse(data, limits), failure=_UNREADABLE, fix=_REPAIR)
+    layout = attempt(lambda: FrameLayout.of(dataset), failure=_UNREADABLE, fix=_REPAIR)
+    limits.check_pixels(layout.rows, layout.columns)
+    index = _frame_index(layout.frames, frame)
+    stored, in_colour = attempt(lambda: decode_frame(dataset, layout, index), failure=_UNDECODABLE, fix=_REPAIR)
+    return attempt(lambda: _show(dataset, layout, stored, in_colour=in_colour), failure=_UNREADABLE, fix=_REPAIR)
+
+
+def _pydicom_is_there() -> bool:
+    try:
+        import pydicom.pixels  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _parse(data: bytes, limits: ReadLimits) -> Any:
+    from pydicom import dcmread
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    dataset = dcmread(BytesIO(_inflated(data, limits)), force=True, specific_tags=_TAGS)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return dataset
+
+
+def _inflated(data: bytes, limits: ReadLimits) -> bytes:
+    """Return `data`, or if its data set is deflated the same file without that.
+
+    pydicom would inflate the whole of it into memory, which a small file can fill a thousandfold.
+    """
+    stream = BytesIO(data)
+    stream.seek(_PREAMBLE + 4 if data[_PREAMBLE : _PREAMBLE + 4] == _MAGIC else 0)
+    if _file_meta(stream).get("TransferSyntaxUID") != _DEFLATED:
+        return data
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    body = inflater.decompress(data[stream.tell() :], limits.max_bytes + 1)
+    limits.check_bytes(len(body), "the inflated data set")
+    if not inflater.eof:
+        raise ImageError(_UNREADABLE, fix=_REPAIR)
+    return _EXPLICIT_HEADER + body
+
+
+def _file_meta(stream: BytesIO) -> Any:
+    """Read group 2 as pydicom does, unlawful implicit VR included, so that both see the same transfer syntax."""
+    from pydicom.filereader import read_dataset
+
+    start = stream.tell()
+    meta = read_dataset(stream, False, True, stop_when=_after_group_2)
+    try:
+        for element in meta.elements():
+            meta[element.tag]
+            break
+    except NotImplementedError:
+        stream.seek(start)
+        meta = read_dataset(stream, True, True, stop_when=_after_group_2)
+    return meta
+
+
+def _after_group_2(tag: int, _vr: str | None, _length: int) -> bool:
+    return tag >> 16 != 2
+
+
+def _frame_index(count: int, frame: int | None) -> int:
+    if frame is None and count > 1:
+        raise ImageError(f"the DICOM file has {count} frames", fix=f"Choose one with frame=0 to frame={count - 1}")
+    if frame is not None and frame >= count:
+        raise ImageError(f"there is no frame {frame}: the DICOM file has {count}, counted from 0")
+    return frame or 0
+
+
+def _show(
+    dataset: Any,
+    layout: FrameLayout,
+    stored: NDArray[np.generic],
+    *,
+    in_colour: bool,
+) -> NDArray[np.uint8]:
+    if in_colour:
+        white = 2**layout.bits_stored - 1
+        return np.ascontiguousarray(np.rint(np.clip(stored / white, 0, 1) * 255).astype(np.uint8))
+    if layout.photometric == "PALETTE COLOR":
+        return np.stack([to_grey(stored, Display(voi=lut)) for lut in palette_of(dataset, layout)], axis=-1)
+    if stored.dtype.kind == "f" and not np.isfinite(stored).all():
+        raise ImageError("the pixel data of the DICOM file hold values that are not finite numbers")
+    return to_grey(stored, display_of(dataset, layout))

@@ -1,0 +1,224 @@
+"""From the pixel data of a DICOM file to the stored values of one frame."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lrclr.errors import ImageError, MissingExtraError
+from lrclr.images._codestream import FrameSize, jpeg2000_size, jpeg_size
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["FrameLayout", "decode_frame"]
+
+_GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
+_COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
+_PIXEL_KEYWORDS = {"PixelData": (1, 8, 16, 32), "FloatPixelData": (32,), "DoubleFloatPixelData": (64,)}
+
+_RLE = "1.2.840.10008.1.2.5"
+_JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+_JPEG = frozenset(f"1.2.840.10008.1.2.4.{part}" for part in (50, 51, 57, 70, 80, 81))
+_JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{part}" for part in (90, 91, 201, 202, 203))
+
+# For each compressed transfer syntax the plugins of pydicom, best first, and the package that brings the first. One
+# is chosen and its word is final: pydicom itself tries all of them on a damaged frame, the slow and the unbounded
+# among them.
+_DECODERS: dict[str, tuple[tuple[str, ...], str]] = {
+    "1.2.840.10008.1.2.4.50": (("pillow",), "pillow"),
+    _JPEG_EXTENDED: (("pillow",), "pillow"),
+    "1.2.840.10008.1.2.4.57": (("gdcm", "pylibjpeg"), "python-gdcm"),
+    "1.2.840.10008.1.2.4.70": (("gdcm", "pylibjpeg"), "python-gdcm"),
+    "1.2.840.10008.1.2.4.80": (("pyjpegls", "pylibjpeg", "gdcm"), "pyjpegls"),
+    "1.2.840.10008.1.2.4.81": (("pyjpegls", "pylibjpeg", "gdcm"), "pyjpegls"),
+    "1.2.840.10008.1.2.4.90": (("pylibjpeg", "gdcm", "pillow"), "pylibjpeg-openjpeg"),
+    "1.2.840.10008.1.2.4.91": (("pylibjpeg", "gdcm", "pillow"), "pylibjpeg-openjpeg"),
+    "1.2.840.10008.1.2.4.201": (("pylibjpeg",), "pylibjpeg-openjpeg"),
+    "1.2.840.10008.1.2.4.202": (("pylibjpeg",), "pylibjpeg-openjpeg"),
+    "1.2.840.10008.1.2.4.203": (("pylibjpeg",), "pylibjpeg-openjpeg"),
+    _RLE: (("pylibjpeg",), "pylibjpeg-rle"),
+}
+
+
+@dataclass(frozen=True)
+class FrameLayout:
+    """The attributes that say how a frame is stored; sizes in pixels and bits."""
+
+    transfer_syntax: str
+    pixel_keyword: str
+    rows: int
+    columns: int
+    samples: int
+    frames: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    photometric: str
+
+    @classmethod
+    def of(cls, dataset: Any) -> FrameLayout:
+        """Read the layout from a data set.
+
+        Raises:
+            ImageError: there are no pixel data, or an attribute is missing or has no meaning.
+        """
+        keyword = next((name for name in _PIXEL_KEYWORDS if dataset.get(name)), None)
+        if keyword is None:
+            raise ImageError(
+                "the DICOM file holds no image",
+                why="it has no pixel data: it may be a report, a document or a directory, or be cut off",
+                fix="Choose an image object",
+            )
+        integers = keyword == "PixelData"
+        needed = ["Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated"]
+        needed += ["BitsStored", "PixelRepresentation"] if integers else []
+        missing = [name for name in needed if dataset.get(name) in (None, "")]
+        if missing:
+            raise ImageError(
+                "the DICOM file does not say how its pixels are stored", why=f"it lacks {', '.join(missing)}"
+            )
+        allocated = int(dataset.BitsAllocated)
+        stored = int(dataset.BitsStored) if integers else allocated
+        layout = cls(
+            transfer_syntax=str(dataset.file_meta.TransferSyntaxUID),
+            pixel_keyword=keyword,
+            rows=int(dataset.Rows),
+            columns=int(dataset.Columns),
+            samples=int(dataset.SamplesPerPixel),
+            frames=max(1, int(dataset.get("NumberOfFrames") or 1)),
+            bits_allocated=allocated,
+            bits_stored=stored,
+            high_bit=_number_or(dataset.get("HighBit"), stored - 1),
+            signed=integers and int(dataset.PixelRepresentation) == 1,
+            photometric=str(dataset.PhotometricInterpretation).strip().upper(),
+        )
+        layout._check()
+        return layout
+
+    def _check(self) -> None:
+        fault = None
+        if self.bits_allocated not in _PIXEL_KEYWORDS[self.pixel_keyword]:
+            fault = f"{self.bits_allocated} bits allocated are not supported"
+        elif not 1 <= self.bits_stored <= self.bits_allocated:
+            fault = f"{self.bits_stored} bits stored do not fit in the {self.bits_allocated} allocated"
+        elif self.photometric not in _GREY | _COLOUR | {"PALETTE COLOR"}:
+            fault = "the photometric interpretation is not supported"
+        elif self.samples != (3 if self.photometric in _COLOUR else 1):
+            fault = f"{self.samples} samples per pixel contradict the photometric interpretation"
+        elif self.signed and self.photometric in _COLOUR:
+            fault = "colour cannot be signed"
+        if fault:
+            raise ImageError("the pixels of the DICOM file are stored in a way that lrclr does not read", why=fault)
+
+    @property
+    def bytes_needed(self) -> int:
+        """The least length of uncompressed pixel data, all frames together."""
+        bits = self.rows * self.columns * self.samples * self.bits_allocated * self.frames
+        if self.photometric == "YBR_FULL_422":
+            bits = bits // 3 * 2
+        return math.ceil(bits / 8)
+
+
+def decode_frame(dataset: Any, layout: FrameLayout, index: int) -> tuple[NDArray[np.generic], bool]:
+    """Decode frame `index`.
+
+    Returns:
+        The stored values, `[H, W]`, or RGB, `[H, W, 3]`, and whether they are RGB.
+
+    Raises:
+        ImageError: the transfer syntax is not supported, or the pixel data contradict the layout.
+        MissingExtraError: no decoder for the transfer syntax is installed.
+        Exception: nearly any other, if the pixel data are damaged.
+    """
+    from pydicom.pixels import get_decoder
+
+    try:
+        decoder = get_decoder(layout.transfer_syntax)
+    except NotImplementedError:
+        # The identifier is shown only if it is one: the element could hold anything.
+        named = f" {layout.transfer_syntax}" if re.fullmatch(r"[0-9.]{1,64}", layout.transfer_syntax) else ""
+        decoder = None
+    if decoder is None:
+        raise ImageError(f"the transfer syntax{named} of the DICOM file is not supported", fix="Export it uncompressed")
+    if decoder.is_encapsulated:
+        plugin = _choose_plugin(decoder, layout)
+        _check_codestream(dataset, layout, index)
+    else:
+        plugin = ""
+        _check_length(dataset, layout)
+    shift = layout.high_bit - (layout.bits_stored - 1)
+    by_hand = shift > 0 and (not decoder.is_encapsulated or layout.transfer_syntax == _RLE)
+    options = {"correct_unused_bits": False} if by_hand else {}
+    array, properties = decoder.as_array(
+        dataset, index=index, decoding_plugin=plugin, allow_excess_frames=False, **options
+    )
+    if by_hand:
+        array = _take_bits(array, layout)
+    return array, layout.samples == 3 and properties["photometric_interpretation"] == "RGB"
+
+
+def _number_or(value: Any, default: int) -> int:
+    return default if value in (None, "") else int(value)
+
+
+def _choose_plugin(decoder: Any, layout: FrameLayout) -> str:
+    plugins, package = _DECODERS[layout.transfer_syntax]
+    if layout.transfer_syntax == _JPEG_EXTENDED and layout.bits_stored != 8:
+        plugins = ("pylibjpeg",)
+        if "pylibjpeg" not in decoder.available_plugins:
+            raise ImageError(
+                "the pixel data of the DICOM file are 12-bit lossy JPEG, which no installed package decodes",
+                fix="Export it in another transfer syntax, or install pylibjpeg-libjpeg (its licence is the GPL)",
+            )
+    for plugin in plugins:
+        if plugin in decoder.available_plugins:
+            return plugin
+    raise MissingExtraError(package, "dicom", f"decoding {decoder.UID.name} pixel data")
+
+
+def _check_codestream(dataset: Any, layout: FrameLayout, index: int) -> None:
+    """Hold what a compressed frame says of its size against the attributes, before a decoder allocates it."""
+    if layout.transfer_syntax == _RLE:
+        return
+    from pydicom.encaps import get_frame
+
+    offsets = (dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths"))
+    frame = get_frame(
+        dataset.PixelData,
+        index,
+        number_of_frames=layout.frames,
+        extended_offsets=offsets if all(offsets) else None,
+    )
+    size = (jpeg_size if layout.transfer_syntax in _JPEG else jpeg2000_size)(frame)
+    if size is None:
+        raise ImageError("the pixel data of the DICOM file are damaged", why="the compressed frame has no header")
+    if size != FrameSize(layout.rows, layout.columns, layout.samples):
+        raise ImageError(
+            "the pixel data of the DICOM file contradict its attributes",
+            why=f"the compressed frame is {size.rows} by {size.columns} pixels of {size.samples} samples, "
+            f"the attributes say {layout.rows} by {layout.columns} of {layout.samples}",
+        )
+
+
+def _check_length(dataset: Any, layout: FrameLayout) -> None:
+    held = len(dataset[layout.pixel_keyword].value)
+    if held < layout.bytes_needed:
+        raise ImageError(
+            "the DICOM file is truncated, or its attributes are wrong",
+            why=f"its pixel data are {held} bytes long, and {layout.bytes_needed} are needed for {layout.frames} "
+            f"frame(s) of {layout.rows} by {layout.columns} pixels",
+        )
+
+
+def _take_bits(array: NDArray[Any], layout: FrameLayout) -> NDArray[np.generic]:
+    """Take the stored bits from below the high bit, where pydicom assumes that they are the lowest."""
+    high = min(layout.high_bit, layout.bits_allocated - 1)
+    left = np.left_shift(array, layout.bits_allocated - 1 - high)
+    shifted: NDArray[np.generic] = np.right_shift(left, layout.bits_allocated - layout.bits_stored)
+    return shifted

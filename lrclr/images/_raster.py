@@ -1,0 +1,158 @@
+"""PNG, JPEG and TIFF through Pillow.
+
+The three decoders are called by their classes, not through `Image.open`: no other decoder can then be reached
+whatever the content says, and the limits are ours alone, without a word of Pillow's on "decompression bombs" and
+without touching its globals.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from lrclr.errors import ImageError, UsageError
+from lrclr.images._arrays import eight_bit, flatten_alpha, scale_levels
+from lrclr.images._guard import attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from lrclr.images._limits import ReadLimits
+
+__all__ = ["SIGNATURES", "decode_raster", "picture_from_pillow"]
+
+SIGNATURES: dict[bytes, Callable[[BytesIO], ImageFile.ImageFile]] = {
+    b"\x89PNG\r\n\x1a\n": PngImageFile,
+    b"\xff\xd8\xff": JpegImageFile,
+    b"II*\x00": TiffImageFile,
+    b"MM\x00*": TiffImageFile,
+    b"II+\x00": TiffImageFile,
+    b"MM\x00+": TiffImageFile,
+}
+
+_DAMAGED = "the image cannot be decoded: it is damaged, truncated, or of a kind that lrclr does not read"
+_REPAIR = "Export it anew, as an 8-bit or 16-bit PNG"
+_MAX_FRAMES_COUNTED = 1000
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+
+
+def decode_raster(
+    data: bytes, opener: Callable[[BytesIO], ImageFile.ImageFile], frame: int | None, limits: ReadLimits
+) -> NDArray[np.uint8]:
+    """Decode one frame of a PNG, JPEG or TIFF file as `[H, W]` or `[H, W, 3]`.
+
+    Raises:
+        ImageError: the file is damaged or truncated, or `frame` is missing or not one of its frames.
+        ImageLimitError: the picture is larger than `limits`.
+    """
+    _refuse_truncated()
+    image = attempt(lambda: opener(BytesIO(data)), failure=_DAMAGED, fix=_REPAIR)
+    attempt(lambda: _select(image, frame), failure=_DAMAGED, fix=_REPAIR)
+    return picture_from_pillow(image, limits)
+
+
+def picture_from_pillow(image: Image.Image, limits: ReadLimits) -> NDArray[np.uint8]:
+    """Return the current frame of a Pillow image, loaded or not, as a new picture: `[H, W]` or `[H, W, 3]` uint8.
+
+    Raises:
+        ImageError: it cannot be loaded, or its mode has no agreed meaning as a picture.
+        ImageLimitError: it is larger than `limits`.
+    """
+    _refuse_truncated()
+    limits.check_pixels(image.height, image.width)
+    pixels = attempt(lambda: _pixels(image), failure=_DAMAGED, fix=_REPAIR)
+    return np.array(pixels, dtype=np.uint8, order="C", copy=True)
+
+
+def _refuse_truncated() -> None:
+    # Pillow reads this global while it decodes: it would hand out half a picture, and a finding may lie in the other
+    # half.
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise UsageError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on",
+            why="truncated files would pass as whole pictures",
+            fix="Set it to False",
+        )
+
+
+def _select(image: ImageFile.ImageFile, frame: int | None) -> None:
+    if frame is None and getattr(image, "is_animated", False):
+        raise ImageError(f"the file has {_frame_count(image)} frames", fix="Choose one, counted from 0, with frame=")
+    if frame:
+        try:
+            image.seek(frame)
+        except EOFError:
+            raise ImageError(f"there is no frame {frame}: the file has {_frame_count(image)}, counted from 0") from None
+
+
+def _frame_count(image: ImageFile.ImageFile) -> str:
+    """Count by trial, since Pillow's `n_frames` would walk through a file of a million frames."""
+    count = 1
+    try:
+        while count < _MAX_FRAMES_COUNTED:
+            image.seek(count)
+            count += 1
+    except EOFError:
+        return str(count)
+    return f"{count} or more"
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    _check_coverage(image)
+    image.load()
+    upright = ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) != 1 else image
+    mode = upright.mode
+    if mode in {"I", "F"} or mode.startswith("I;16"):
+        return _deep_grey(upright, getattr(image, "tag_v2", {}))
+    if mode in ("P", "PA") or (mode == "RGB" and upright.has_transparency_data):
+        upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+    elif mode in ("1", "L") and upright.has_transparency_data:
+        upright = upright.convert("L").convert("LA") if mode == "1" else upright.convert("LA")
+    elif mode in ("CMYK", "YCbCr", "RGBX"):
+        upright = upright.convert("RGB")
+    elif mode not in ("1", "L", "LA", "RGB", "RGBA"):
+        raise ImageError(f"an image of Pillow's mode {mode} is not accepted", fix="Convert it to mode L or RGB")
+    pixels = eight_bit(np.asarray(upright))
+    if upright.mode in ("LA", "RGBA"):
+        pixels = flatten_alpha(pixels)
+    return pixels[:, :, 0] if upright.mode == "LA" else pixels
+
+
+def _check_coverage(image: Image.Image) -> None:
+    """Refuse a TIFF file whose strips or tiles leave a part of the picture out: Pillow would leave it black."""
+    tiles = getattr(image, "tile", None)
+    if tiles and isinstance(image, TiffImageFile):
+        covered = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in {tile.extents for tile in tiles if tile.extents})
+        if covered < image.width * image.height:
+            raise ImageError(_DAMAGED, why="its strips do not cover the picture", fix=_REPAIR)
+
+
+def _deep_grey(image: Image.Image, tags: Any) -> NDArray[np.uint8]:
+    """Scale grey of more than 8 bits. `tags` are those of the TIFF file that it came from, if it did."""
+    array = cast("NDArray[np.generic]", np.asarray(image))
+    inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    if image.mode == "F":
+        pixels = eight_bit(array)
+        return np.subtract(255, pixels) if inverted else pixels
+    if array.min() < 0 or array.max() > 65535:
+        raise ImageError(
+            "the image holds whole numbers outside 0 to 65535",
+            why="signed and 32-bit grey have no agreed black and white",
+            fix=_REPAIR,
+        )
+    levels = array.astype(np.uint16)
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+    white = 2**bits - 1 if 8 < bits < 16 else 65535
+    if key := image.info.get("transparency"):
+        levels = np.where(levels == key, np.uint16(0), levels)
+    pixels = scale_levels(levels, white)
+    # Pillow turns "white is zero" round for 1 and 8 bits, but not for more.
+    return np.subtract(255, pixels) if inverted else pixels

@@ -1,0 +1,87 @@
+"""From what the caller hands in to the encoded bytes, no more of them than the limits allow."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from lrclr.errors import ImageError, UsageError
+
+if TYPE_CHECKING:
+    from lrclr.images._limits import ReadLimits
+
+__all__ = ["read_bytes"]
+
+_CHUNK = 2**20
+
+_OS_REASONS = {
+    errno.ENOENT: "there is no such file",
+    errno.ENOTDIR: "there is no such file",
+    errno.EACCES: "it may not be read with these permissions",
+    errno.EPERM: "it may not be read with these permissions",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "it is a circle of symbolic links",
+}
+
+
+def read_bytes(source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO, limits: ReadLimits) -> bytes:
+    """Return all bytes of `source`.
+
+    A path must name a regular file: a device or a pipe could go on for ever. A binary file object is read from where it
+    stands, and is left open.
+
+    Raises:
+        ImageError: the file cannot be read, or is empty.
+        ImageLimitError: there are more than `limits.max_bytes` bytes.
+        UsageError: `source` is of a type, or a file object of a kind, that gives no bytes.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        limits.check_bytes(source.nbytes if isinstance(source, memoryview) else len(source))
+        data = bytes(source)
+    elif isinstance(source, (str, os.PathLike)):
+        data = _read_file(source, limits)
+    elif hasattr(source, "read"):
+        data = _drain(source, limits)
+    else:
+        raise UsageError(
+            f"an image cannot be read from an object of type {type(source).__name__}",
+            fix="Pass a path, bytes, a binary file, a NumPy array or a Pillow image",
+        )
+    if not data:
+        raise ImageError("the image is empty", why="its length is 0 bytes")
+    return data
+
+
+def _read_file(path: str | os.PathLike[str], limits: ReadLimits) -> bytes:
+    try:
+        file = Path(path)
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise ImageError(f"cannot read {os.fspath(path)!r}", why=f"it is {kind}")
+        limits.check_bytes(status.st_size, "the file")
+        with file.open("rb") as stream:
+            return _drain(stream, limits)
+    except OSError as error:
+        reason = _OS_REASONS.get(error.errno or 0, os.strerror(error.errno) if error.errno else "the system refused")
+        raise ImageError(f"cannot read {os.fspath(path)!r}", why=reason) from error
+    except ValueError as error:
+        raise ImageError(f"cannot read {os.fspath(path)!r}", why="that is no file name") from error
+
+
+def _drain(stream: BinaryIO, limits: ReadLimits) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        while chunk := stream.read(_CHUNK):
+            if not isinstance(chunk, (bytes, bytearray, memoryview)):
+                raise UsageError("the file object gives text", fix="Open the file in binary mode: open(path, 'rb')")
+            chunks.append(bytes(chunk))
+            size += len(chunks[-1])
+            limits.check_bytes(size)
+    except (OSError, ValueError) as error:
+        raise ImageError("the file object cannot be read", why="it is closed, write-only or failed") from error
+    return b"".join(chunks)

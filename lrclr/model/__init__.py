@@ -1,0 +1,16 @@
+"""The LRCLR network, on transformers' CLIP towers. Importing it imports torch and transformers."""
+
+from lrclr.model.configuration import LrclrConfig
+from lrclr.model.modeling import ImageEncoding, LrclrModel, LrclrOutput, TextEncoding
+from lrclr.model.regions import Regions, rollout_cls_row, select_regions
+
+__all__ = [
+    "ImageEncoding",
+    "LrclrConfig",
+    "LrclrModel",
+    "LrclrOutput",
+    "Regions",
+    "TextEncoding",
+    "rollout_cls_row",
+    "select_regions",
+]

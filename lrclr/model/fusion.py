@@ -1,0 +1,147 @@
+"""The cross-modality fusion head: joint self-attention over ``[CLS, regions | words, EOT]`` of every image-prompt pair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lrclr.model.attention import attend
+
+if TYPE_CHECKING:
+    from lrclr.model.configuration import LrclrConfig
+
+_CLS, _REGION, _WORD, _EOT = range(4)
+
+
+class FusionLinear(nn.Linear):
+    """A linear map of the fusion head; a type of its own so that the model can tell it from CLIP's when it draws weights."""
+
+
+class FusionHead(nn.Module):
+    """Scores a prompt against an image's regions, and says which regions the prompt attends to.
+
+    The local score is the cosine of the fused CLS and the fused EOT vector, so it has the range of the global score.
+    The region attention of a prompt is the last block's attention of EOT on the regions, averaged over its heads and
+    normalised over the regions.
+    """
+
+    def __init__(self, config: LrclrConfig) -> None:
+        super().__init__()
+        width = config.fusion_hidden_size
+        eps = config.vision_config.layer_norm_eps
+        self.image_norm = nn.LayerNorm(config.vision_config.hidden_size, eps=eps)
+        self.image_projection = FusionLinear(config.vision_config.hidden_size, width)
+        self.text_projection = FusionLinear(config.text_config.hidden_size, width)
+        self.modality_embedding = nn.Parameter(torch.zeros(4, width))
+        self.blocks = nn.ModuleList(
+            FusionBlock(width, config.fusion_num_heads, config.fusion_intermediate_size, eps)
+            for _ in range(config.fusion_num_layers)
+        )
+        self.image_head = nn.Sequential(nn.LayerNorm(width, eps=eps), FusionLinear(width, width, bias=False))
+        self.text_head = nn.Sequential(nn.LayerNorm(width, eps=eps), FusionLinear(width, width, bias=False))
+
+    def forward(self, region_tokens: Tensor, text_tokens: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Score every prompt against every image.
+
+        Args:
+            region_tokens: ``[B, 1+R, D_image]``, CLS first.
+            text_tokens: ``[P, T, D_text]``.
+            text_mask: ``[P, T]``, 1 up to and including EOT, then 0.
+
+        Returns:
+            ``local_score [B, P]`` and ``region_attention [B, P, R]``, float32.
+        """
+        dtype = self.image_projection.weight.dtype
+        images, prompts = region_tokens.shape[0], text_tokens.shape[0]
+        num_regions = region_tokens.shape[1] - 1
+        end = text_mask.to(torch.int64).sum(-1) - 1
+        image = self._image_side(region_tokens.to(dtype))
+        text = self._text_side(text_tokens.to(dtype), end)
+        mask = _key_mask(text_mask, num_regions + 1)
+
+        # CLS and EOT are the only rows whose last output is read.
+        queries = torch.stack([torch.zeros_like(end), num_regions + 1 + end], dim=-1).repeat(images, 1)
+        mask = mask.repeat(images, 1, 1, 1)
+        last = len(self.blocks) - 1
+        hidden: Tensor | None = None
+        for number, block in enumerate(self.blocks):
+            rows = queries if number == last else None
+            if hidden is None:
+                # Before the first attention a token does not depend on its pair: norm and projections run once a side.
+                query, key, value = (
+                    _pair(i, t) for i, t in zip(block.project(image), block.project(text), strict=True)
+                )
+                hidden = _pair(image, text)
+            else:
+                query, key, value = block.project(hidden)
+            hidden, attention = block(hidden, query, key, value, mask, rows)
+        assert hidden is not None
+        cls = nn.functional.normalize(self.image_head(hidden[:, 0]).float(), dim=-1)
+        eot = nn.functional.normalize(self.text_head(hidden[:, 1]).float(), dim=-1)
+        on_regions = attention[:, :, 1, 1 : num_regions + 1].mean(1)
+        on_regions = on_regions / on_regions.sum(-1, keepdim=True)
+        return (cls * eot).sum(-1).view(images, prompts), on_regions.view(images, prompts, num_regions)
+
+    def _image_side(self, tokens: Tensor) -> Tensor:
+        kinds = self.modality_embedding
+        projected = self.image_projection(self.image_norm(tokens))
+        return torch.cat([projected[:, :1] + kinds[_CLS], projected[:, 1:] + kinds[_REGION]], dim=1)
+
+    def _text_side(self, tokens: Tensor, end: Tensor) -> Tensor:
+        kinds = self.modality_embedding
+        position = torch.arange(tokens.shape[1], device=tokens.device)
+        is_end = (position == end.unsqueeze(-1)).unsqueeze(-1)
+        return self.text_projection(tokens) + torch.where(is_end, kinds[_EOT], kinds[_WORD])
+
+
+class FusionBlock(nn.Module):
+    """A pre-LN transformer block whose query, key and value projections can be run apart from the rest."""
+
+    def __init__(self, width: int, heads: int, intermediate: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scaling = (width // heads) ** -0.5
+        self.attention_norm = nn.LayerNorm(width, eps=eps)
+        self.query, self.key, self.value = (FusionLinear(width, width) for _ in range(3))
+        self.output = FusionLinear(width, width)
+        self.mlp_norm = nn.LayerNorm(width, eps=eps)
+        self.mlp = nn.Sequential(FusionLinear(width, intermediate), nn.GELU(), FusionLinear(intermediate, width))
+
+    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value ``[X, N, W]`` of tokens ``[X, N, W]``."""
+        normed = self.attention_norm(hidden)
+        return self.query(normed), self.key(normed), self.value(normed)
+
+    def forward(
+        self, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Attend and transform tokens ``[X, N, W]``; with `rows` ``[X, Q]`` compute those rows of the output only.
+
+        Returns:
+            ``[X, N or Q, W]`` and the attention probabilities ``[X, heads, N or Q, N]`` in float32.
+        """
+        if rows is not None:
+            take = rows.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
+            hidden, query = hidden.gather(1, take), query.gather(1, take)
+        mixed, attention = attend(self._split(query), self._split(key), self._split(value), mask, self.scaling)
+        hidden = hidden + self.output(mixed.transpose(1, 2).flatten(2))
+        return hidden + self.mlp(self.mlp_norm(hidden)), attention
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def _pair(image: Tensor, text: Tensor) -> Tensor:
+    """``[B, N, W]`` and ``[P, T, W]`` to the tokens of all pairs ``[B*P, N+T, W]``, image by image."""
+    images, prompts = image.shape[0], text.shape[0]
+    left = image.unsqueeze(1).expand(-1, prompts, -1, -1)
+    right = text.unsqueeze(0).expand(images, -1, -1, -1)
+    return torch.cat([left, right], dim=2).flatten(0, 1)
+
+
+def _key_mask(text_mask: Tensor, image_tokens: int) -> Tensor:
+    """Additive float32 mask ``[P, 1, 1, N+T]``: image tokens are always seen, padding never."""
+    padding = (1.0 - text_mask.float()) * torch.finfo(torch.float32).min
+    return nn.functional.pad(padding, (image_tokens, 0))[:, None, None, :]

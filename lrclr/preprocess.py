@@ -1,0 +1,128 @@
+"""From 8-bit pixels to what the image encoder reads, and the way back from a patch to the radiograph.
+
+Two recipes are known:
+
+- ``clip``: shortest edge to ``resize`` (bicubic, antialiased), centre crop, [0, 255] to [0, 1], mean and standard
+  deviation per channel. Equal, float for float, to the Pillow backend of transformers' ``CLIPImageProcessor``.
+- ``chexzero``: longest edge to ``canvas`` (Lanczos), centred on a black 8-bit canvas, mean and standard deviation on
+  the 0-255 scale, then bicubic *without* antialias to ``image_size``. Source: ``data_process.py`` and ``zero_shot.py``
+  of rajpurkarlab/CheXzero.
+
+Only NumPy and Pillow are needed.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from lrclr._preprocess_spec import Geometry, PreprocessSpec, corner, resized_size
+from lrclr.errors import ImageError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from lrclr._preprocess_spec import Triple
+
+__all__ = ["Geometry", "PreprocessSpec", "preprocess", "preprocess_batch"]
+
+
+def preprocess(image: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.float32]:
+    """What the image encoder reads, made from one image.
+
+    Args:
+        image: uint8 ``[H, W]`` (grey) or ``[H, W, 3]`` (RGB).
+        spec: the recipe.
+
+    Returns:
+        float32 ``[3, S, S]``, S being ``spec.image_size``.
+
+    Raises:
+        ImageError: wrong type or shape, no pixels, or too narrow for the recipe.
+        ImageLimitError: so long and narrow that resizing it would take gigabytes.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        found = getattr(image, "dtype", type(image).__name__)
+        raise ImageError(f"an image must be an array of uint8, not {found}", fix="Window it to 8 bits first.")
+    if image.ndim not in {2, 3} or image.shape[2:] not in {(), (3,)}:
+        raise ImageError(f"an image must have the shape [H, W] or [H, W, 3], not {list(image.shape)}")
+    rows, columns = resized_size(spec, *image.shape[:2])
+    table = _table(spec.kind, spec.mean, spec.std)
+    if spec.canvas is None:
+        size = spec.image_size
+        left, top = -corner(spec, size, columns), -corner(spec, size, rows)
+        # Grey stays grey until the table: Pillow filters each channel alone, so three equal ones are needless work.
+        resized = Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC)
+        pixels = np.asarray(resized.crop((left, top, left + size, top + size)))
+        if pixels.ndim == 2:
+            return table[:, pixels]
+        return np.stack([table[channel][pixels[..., channel]] for channel in range(3)])
+    resized = Image.fromarray(image).resize((columns, rows), Image.Resampling.LANCZOS)
+    canvas = Image.new("L", (spec.canvas, spec.canvas))
+    # Pasting turns RGB into grey after the resize, as CheXzero does; grey = (g, g, g) gives g back exactly.
+    canvas.paste(resized, (corner(spec, spec.canvas, columns), corner(spec, spec.canvas, rows)))
+    weights = _bicubic_weights(spec.canvas, spec.image_size)
+    plane = weights @ table[0][np.asarray(canvas)] @ weights.T
+    return np.repeat(plane[None], 3, axis=0)
+
+
+def preprocess_batch(images: Sequence[NDArray[np.uint8]], spec: PreprocessSpec) -> NDArray[np.float32]:
+    """:func:`preprocess` for several images, which may differ in size.
+
+    Returns:
+        float32 ``[B, 3, S, S]``.
+
+    Raises:
+        UsageError: there are no images.
+        ImageError: as in :func:`preprocess`; the message gives the image's position.
+    """
+    if len(images) == 0:
+        raise UsageError("there are no images to preprocess")
+    batch = np.empty((len(images), 3, spec.image_size, spec.image_size), np.float32)
+    for position, image in enumerate(images):
+        try:
+            batch[position] = preprocess(image, spec)
+        except ImageError as error:
+            what = f"image {position + 1} of {len(images)}: {error.what}"
+            raise type(error)(what, why=error.why, fix=error.fix) from None
+    return batch
+
+
+@lru_cache(maxsize=8)
+def _table(kind: str, mean: Triple, std: Triple) -> NDArray[np.float32]:
+    """``[3, 256]``: what each 8-bit level becomes in each channel.
+
+    With 256 possible levels a table is exact, and it keeps float arithmetic off the image.
+    """
+    levels = np.arange(256, dtype=np.float64)
+    # transformers scales in float64 and rounds to float32 before it normalises; the rounding shows in the last bit.
+    scaled = (levels * (1 / 255) if kind == "clip" else levels).astype(np.float32)
+    table = (scaled - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
+    table.setflags(write=False)
+    return table
+
+
+@lru_cache(maxsize=8)
+def _bicubic_weights(source: int, target: int) -> NDArray[np.float32]:
+    """``[target, source]``: one-dimensional bicubic resampling without antialias as a matrix.
+
+    Keys' kernel with a = -0.75, half-pixel centres, borders repeated: what torch's
+    ``interpolate(mode="bicubic", align_corners=False, antialias=False)`` computes.
+    """
+    a = -0.75
+    position = (np.arange(target) + 0.5) * (source / target) - 0.5
+    first = np.floor(position).astype(np.int64)
+    weights = np.zeros((target, source))
+    for tap in range(-1, 3):
+        x = np.abs(position - (first + tap))
+        near = ((a + 2) * x - (a + 3)) * x * x + 1
+        far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+        np.add.at(weights, (np.arange(target), np.clip(first + tap, 0, source - 1)), np.where(x <= 1, near, far))
+    rounded = weights.astype(np.float32)
+    rounded.setflags(write=False)
+    return rounded

@@ -1,0 +1,252 @@
+"""From prompts to token numbers.
+
+The vocabulary that is shipped is OpenAI CLIP's: lower-cased, byte-level BPE, 49,408 entries, which CheXzero and every
+CLIP checkpoint of OpenAI's line use. Any other ``tokenizer.json`` that marks a text's beginning and end will do.
+
+Unlike OpenAI's own tokenizer, this one does not repair mojibake or HTML entities; prompts are written by people who
+can see them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from lrclr.errors import CheckpointError, FindingsError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
+
+__all__ = ["ClipTokenizer", "TokenBatch"]
+
+CLIP_CONTEXT_LENGTH: Final = 77
+PAD_ID: Final = 0
+MAX_FILE_BYTES: Final = 64 * 2**20
+# Beginning and end, for a tokenizer.json that has them in its vocabulary but does not add them itself.
+KNOWN_MARKERS: Final = (("<|startoftext|>", "<|endoftext|>"), ("<start_of_text>", "<end_of_text>"))
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Prompts as the text encoder reads them.
+
+    Attributes:
+        input_ids: int64 ``[P, T]``; beginning, words, end, then zeros.
+        mask: int64 ``[P, T]``; 1 up to and including the end, then 0.
+    """
+
+    input_ids: NDArray[np.int64]
+    mask: NDArray[np.int64]
+
+
+class ClipTokenizer:
+    """Turns prompts into token numbers; immutable, and safe to share between threads.
+
+    Made by :meth:`default` or :meth:`from_file`.
+
+    Args:
+        data: the bytes of a ``tokenizer.json``.
+        source: what to call it in an error.
+        context_length: the most tokens that the text encoder reads, markers included.
+
+    Raises:
+        CheckpointError: the bytes are no tokenizer, or its beginning and end cannot be told.
+        UsageError: the context has no room for the two markers.
+    """
+
+    def __init__(self, data: bytes, *, source: str, context_length: int = CLIP_CONTEXT_LENGTH) -> None:
+        if context_length < 2:
+            raise UsageError(f"a context of {context_length} tokens has no room for a prompt")
+        self._data = data
+        self._context_length = context_length
+        self._sha256 = hashlib.sha256(data).hexdigest()
+        try:
+            self._tokenizer = _read(data)
+            self._bos_id, self._eot_id = _markers(self._tokenizer)
+            self._vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        except BaseException as error:
+            if isinstance(error, CheckpointError):
+                raise CheckpointError(f"{source}: {error.what}", why=error.why, fix=error.fix) from None
+            # A Rust panic arrives as a BaseException of a type that cannot be imported.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise CheckpointError(
+                f"{source} cannot be read as a tokenizer", why=str(error), fix="Give an undamaged tokenizer.json."
+            ) from None
+
+    @classmethod
+    def default(cls) -> ClipTokenizer:
+        """OpenAI CLIP's tokenizer, with a context of 77."""
+        return _default()
+
+    @classmethod
+    def from_file(cls, path: str | PathLike[str], context_length: int = CLIP_CONTEXT_LENGTH) -> ClipTokenizer:
+        """The tokenizer in a ``tokenizer.json`` of the ``tokenizers`` library.
+
+        Args:
+            path: the file.
+            context_length: the most tokens that the text encoder reads, markers included.
+
+        Raises:
+            CheckpointError: the file cannot be read, is damaged, or its beginning and end cannot be told.
+            UsageError: the context has no room for the two markers.
+        """
+        try:
+            with Path(path).open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read", why=error.strerror) from None
+        if len(data) > MAX_FILE_BYTES:
+            raise CheckpointError(f"{path} is no tokenizer", why=f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
+        return cls(data, source=str(path), context_length=context_length)
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that the text encoder reads, markers included."""
+        return self._context_length
+
+    @property
+    def bos_id(self) -> int:
+        """Number of the token that begins every prompt."""
+        return self._bos_id
+
+    @property
+    def eot_id(self) -> int:
+        """Number of the token that ends every prompt."""
+        return self._eot_id
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest token number: the least rows that an embedding table needs."""
+        return self._vocab_size
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the tokenizer file's bytes, in hexadecimal."""
+        return self._sha256
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes the tokenizer file byte for byte as it was read, so that its hash holds."""
+        Path(path).write_bytes(self._data)
+
+    def encode(self, texts: Sequence[str], *, truncate: bool = False, length: int | None = None) -> TokenBatch:
+        """Token numbers of some prompts.
+
+        Args:
+            texts: prompts; an empty one is just beginning and end.
+            truncate: cut a prompt that is too long, keeping beginning and end, rather than refuse it.
+            length: T; the longest prompt's unless given.
+
+        Returns:
+            ``input_ids`` and ``mask``, int64 ``[P, T]``.
+
+        Raises:
+            FindingsError: no prompts; or one that is no text, is too long, or holds a marker.
+            UsageError: a length that the text encoder cannot read.
+        """
+        if length is not None and not 2 <= length <= self._context_length:
+            raise UsageError(f"prompts cannot have {length} tokens", fix=f"Give 2 to {self._context_length}.")
+        if isinstance(texts, str):
+            raise FindingsError("prompts must be a list of texts, not one text", fix="Wrap it in a list.")
+        if len(texts) == 0:
+            raise FindingsError("there are no prompts to encode")
+        limit = self._context_length if length is None else length
+        rows = [
+            self._encode_one(text, _Where(n + 1, len(texts), text), limit, truncate) for n, text in enumerate(texts)
+        ]
+        columns = max(map(len, rows)) if length is None else length
+        input_ids = np.full((len(rows), columns), PAD_ID, np.int64)
+        mask = np.zeros_like(input_ids)
+        for row, ids in enumerate(rows):
+            input_ids[row, : len(ids)] = ids
+            mask[row, : len(ids)] = 1
+        return TokenBatch(input_ids, mask)
+
+    def _encode_one(self, text: str, where: _Where, limit: int, truncate: bool) -> list[int]:
+        if not isinstance(text, str):
+            raise FindingsError(f"{where} is not a text")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise FindingsError(
+                f"{where} holds half of a surrogate pair, which is no character", fix="Decode the text again."
+            ) from None
+        # One at a time on purpose: encode_batch starts a thread pool, which warns at every later fork.
+        try:
+            words = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # noqa: BLE001  the library raises nothing narrower
+            raise FindingsError(f"{where} cannot be encoded", why=str(error)) from None
+        # The text encoder finds a prompt's end by its number, so that a second one would move it.
+        if self._eot_id in words or self._bos_id in words:
+            raise FindingsError(
+                f"{where} holds a beginning or end marker of the tokenizer",
+                why="it is spelt out, or a word outside the vocabulary is read as one",
+                fix="Take it out.",
+            )
+        if len(words) > limit - 2:
+            if not truncate:
+                raise FindingsError(
+                    f"{where} has {len(words) + 2} tokens",
+                    why=f"{limit} is the most, with beginning and end",
+                    fix="Shorten it, or allow truncation.",
+                )
+            words = words[: limit - 2]
+        return [self._bos_id, *words, self._eot_id]
+
+
+@dataclass(frozen=True)
+class _Where:
+    """A prompt in an error: its position and no more than its first 40 characters."""
+
+    number: int
+    count: int
+    text: object
+
+    def __str__(self) -> str:
+        start = repr(self.text[:40]) if isinstance(self.text, str) else type(self.text).__name__
+        return f"prompt {self.number} of {self.count} ({start})"
+
+
+@lru_cache(maxsize=1)
+def _default() -> ClipTokenizer:
+    data = resources.files("lrclr").joinpath("data", "clip_tokenizer.json").read_bytes()
+    return ClipTokenizer(data, source="the CLIP tokenizer")
+
+
+def _read(data: bytes) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_buffer(data)
+    # Settings for somebody's training run; length and padding are this module's business.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _markers(tokenizer: Tokenizer) -> tuple[int, int]:
+    """Numbers of beginning and end: what the tokenizer puts around a text, else the markers known by name."""
+    bare, whole = (tokenizer.encode("", add_special_tokens=special).ids for special in (False, True))
+    if whole[1:-1] == bare and len(whole) == len(bare) + 2 and whole[0] != whole[-1]:
+        return whole[0], whole[-1]
+    why = f"it puts {len(whole) - len(bare)} tokens around a text, where two different ones were expected"
+    if whole == bare:
+        for bos, eot in KNOWN_MARKERS:
+            bos_id, eot_id = tokenizer.token_to_id(bos), tokenizer.token_to_id(eot)
+            if bos_id is not None and eot_id is not None:
+                return bos_id, eot_id
+        why = f"it puts none around a text, and its vocabulary lacks {KNOWN_MARKERS[0][0]} or {KNOWN_MARKERS[0][1]}"
+    raise CheckpointError(
+        "the tokenizer's beginning-of-text and end-of-text tokens cannot be told",
+        why=why,
+        fix="Give the tokenizer.json that the checkpoint was trained with.",
+    )

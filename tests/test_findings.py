@@ -1,0 +1,235 @@
+"""The findings file: what it says, what it refuses, and how it says so."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrclr.errors import FindingsError
+from lrclr.findings import Finding, FindingSet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHEXZERO = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Consolidation",
+    "Edema",
+    "Enlarged Cardiomediastinum",
+    "Fracture",
+    "Lung Lesion",
+    "Lung Opacity",
+    "No Finding",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Pneumonia",
+    "Pneumothorax",
+    "Support Devices",
+)
+
+
+def test_the_default_is_chexzero_s_14_findings_with_their_names_as_given() -> None:
+    findings = FindingSet.default()
+    assert findings.names == CHEXZERO
+    assert findings.findings[3] == Finding("Edema", ("Edema",), ("no Edema",))
+    assert findings.prompts[:4] == ("Atelectasis", "no Atelectasis", "Cardiomegaly", "no Cardiomegaly")
+    assert len(findings.prompts) == 28
+    assert findings == FindingSet.from_names(CHEXZERO)
+
+
+def test_own_prompts_replace_the_defaults_one_sign_at_a_time() -> None:
+    findings = FindingSet.loads(
+        """
+        positive = ["{} is seen", "{}, yes {}"]
+        [[finding]]
+        name = "Edema"
+        [[finding]]
+        name = "Mass"
+        positive = ["a {}", "nodule"]
+        negative = ["clear lungs"]
+        """
+    )
+    assert findings.findings == (
+        Finding("Edema", ("Edema is seen", "Edema, yes Edema"), ("no Edema",)),
+        Finding("Mass", ("a Mass", "nodule"), ("clear lungs",)),
+    )
+
+
+def test_a_shared_prompt_is_encoded_once_and_both_findings_point_to_it() -> None:
+    findings = FindingSet(
+        (
+            Finding("Edema", ("edema", "wet lungs"), ("clear lungs",)),
+            Finding("Effusion", ("wet lungs", "fluid"), ("clear lungs", "no fluid")),
+        )
+    )
+    assert findings.prompts == ("edema", "wet lungs", "clear lungs", "fluid", "no fluid")
+    assert [index.tolist() for index in findings.positive_index] == [[0, 1], [1, 3]]
+    assert [index.tolist() for index in findings.negative_index] == [[2], [2, 4]]
+    assert findings.positive_index[0].dtype == np.int64
+    with pytest.raises(ValueError, match="read-only"):
+        findings.positive_index[0][0] = 5
+
+
+def test_findings_are_frozen_and_hashable() -> None:
+    findings = FindingSet.from_names(["Edema"])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        findings.findings = ()  # type: ignore[misc]
+    assert hash(findings) == hash(FindingSet.from_names(["Edema"]))
+
+
+def _usable(text: str) -> bool:
+    return not any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} or c in "{}" for c in text)
+
+
+names = st.text(min_size=1, max_size=30).map(str.strip).filter(lambda name: bool(name) and _usable(name))
+prompts = st.text(min_size=1, max_size=30).filter(lambda text: bool(text.strip()) and _usable(text))
+templates = st.lists(st.sampled_from(["{}", "a {} b", "{}{}", 'say "{}"', "\\{}"]) | prompts, min_size=1, max_size=4)
+
+
+@st.composite
+def finding_sets(draw: st.DrawFn) -> FindingSet:
+    def fold(name: str) -> str:
+        return unicodedata.normalize("NFC", name).casefold()
+
+    findings = []
+    for name in draw(st.lists(names, min_size=1, max_size=5, unique_by=fold)):
+        positive = list(dict.fromkeys(text.replace("{}", name) for text in draw(templates)))
+        negative = list(dict.fromkeys("not " + text.replace("{}", name) for text in draw(templates)))
+        findings.append(
+            Finding(name, tuple(positive), tuple(text for text in negative if text not in positive) or ("-",))
+        )
+    return FindingSet(tuple(findings))
+
+
+@given(finding_sets())
+def test_toml_round_trip(findings: FindingSet) -> None:
+    assert FindingSet.loads(findings.to_toml()) == findings
+
+
+@given(finding_sets())
+def test_the_indices_lead_from_the_flat_prompts_back_to_each_finding(findings: FindingSet) -> None:
+    assert len(set(findings.prompts)) == len(findings.prompts)
+    rows = zip(findings.findings, findings.positive_index, findings.negative_index, strict=True)
+    for finding, positive, negative in rows:
+        assert tuple(findings.prompts[i] for i in positive) == finding.positive
+        assert tuple(findings.prompts[i] for i in negative) == finding.negative
+
+
+lines = st.lists(
+    st.sampled_from(["[[finding]]", 'name = "Edema"', 'name = "Mass"', "[finding]", "name = 1", "finding = [1]"])
+    | st.sampled_from(['positive = ["{}"]', 'positive = ["a", "{}"]', "negative = []", 'negative = "x"', "other = {}"])
+    | st.text(max_size=20),
+    max_size=8,
+)
+
+
+@given(lines)
+def test_any_text_gives_findings_or_a_findings_error(lines: list[str]) -> None:
+    with contextlib.suppress(FindingsError):
+        assert FindingSet.loads("\n".join(lines)).prompts
+
+
+E1 = '[[finding]]\nname = "Edema"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"there are no findings.*\[\[finding\]\]"),
+        ("# only a comment\n", "there are no findings"),
+        ("finding = []", "there are no findings"),
+        (E1 + "name = 3\n", "not valid TOML.*line 3"),
+        (E1 + "positive = [\n", "not valid TOML"),
+        ("a = " + "[" * 100_000, "nested too deeply"),
+        ("x = " + "1" * 5000, "not valid TOML"),
+        ('[finding]\nname = "Edema"\n', r"'finding' must be a list of tables, not a table.*\[\[finding\]\]"),
+        ('finding = ["Edema"]', "'finding' must be a list of tables"),
+        (E1 + E1, "two findings are called 'Edema' and 'Edema'"),
+        (E1 + '[[finding]]\nname = "EDEMA"\n', "two findings are called 'Edema' and 'EDEMA'"),
+        ('[[finding]]\nname = "é"\n[[finding]]\nname = "e\\u0301"\n', "two findings are called"),
+        ("[[finding]]\n", "finding 1 has no name"),
+        (E1 + "[[finding]]\nname = 7\n", "number 2: a finding's name must be a text, not a number"),
+        ('[[finding]]\nname = " "\n', "number 1: a finding's name is empty"),
+        ('[[finding]]\nname = " Edema"\n', "has spaces around its name"),
+        ('[[finding]]\nname = "Ede\\nma"\n', "control character in its name"),
+        ('[[finding]]\nname = "Ede\\u2028ma"\n', "control character in its name"),
+        ('[[finding]]\nname = "{}"\n', "brace in its name"),
+        (f'[[finding]]\nname = "{"x" * 201}"\n', "more than 200 characters"),
+        (E1 + "positive = []\n", "'Edema' has an empty list of positive prompts"),
+        (E1 + 'negative = [""]\n', "'Edema' has an empty negative prompt"),
+        (E1 + 'negative = ["  "]\n', "'Edema' has an empty negative prompt"),
+        (E1 + 'positive = "{}"\n', "'Edema' must have a list of positive prompts, not a text"),
+        (E1 + "positive = [true]\n", "positive prompt that is no text but true or false"),
+        (E1 + 'positive = ["a\\tb"]\n', "control character in the positive prompt"),
+        (E1 + 'positive = ["{name}"]\n', r"placeholder that is not understood.*only placeholder is \{\}"),
+        (E1 + 'positive = ["{"]\n', "placeholder that is not understood"),
+        (E1 + 'positive = ["{{}}"]\n', "placeholder that is not understood"),
+        (E1 + 'positive = ["{}", "Edema"]\n', "the positive prompt 'Edema' twice"),
+        (E1 + 'positive = ["no {}"]\n', "'no Edema' both as positive and as negative"),
+        ('positive = ["{0}"]\n' + E1, "the default has a placeholder"),
+        ("negative = 1\n" + E1, "the default must have a list of negative prompts, not a number"),
+        (E1 + 'postive = ["x"]\n', "finding 1 has the unknown key 'postive'. Did you mean 'positive'"),
+        ('findings = ["Edema"]', "unknown key 'findings'. Did you mean 'finding'"),
+        (E1 + "colour = 1\n", "unknown key 'colour'. It may have name, positive, negative"),
+    ],
+)
+def test_what_is_refused_and_why(text: str, message: str) -> None:
+    with pytest.raises(FindingsError) as caught:
+        FindingSet.loads(text)
+    assert "\n" not in str(caught.value)
+    assert re.search(message, str(caught.value))
+
+
+@pytest.mark.parametrize("positive", ["{}", None, {"{}"}])
+def test_a_finding_made_in_python_is_checked_too(positive: Any) -> None:
+    with pytest.raises(FindingsError, match="'Edema' must have a list of positive prompts"):
+        Finding("Edema", positive)
+
+
+def test_one_text_is_no_list_of_names() -> None:
+    with pytest.raises(FindingsError, match="must be a list"):
+        FindingSet.from_names("Edema")
+
+
+def test_a_set_with_no_findings_is_refused() -> None:
+    with pytest.raises(FindingsError, match="no findings"):
+        FindingSet(())
+
+
+def test_load_reads_what_editors_write(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b'\xef\xbb\xbf[[finding]]\r\nname = "\xc3\x96dem"\r\n')
+    assert FindingSet.load(path).prompts == ("Ödem", "no Ödem")
+
+
+def test_load_names_the_file_and_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b'[[finding]]\nname = "\xd6dem"\n')
+    with pytest.raises(FindingsError, match=r"mine\.toml is not UTF-8 at line 2"):
+        FindingSet.load(path)
+    path.write_text("[[finding]]\nname = \n")
+    with pytest.raises(FindingsError, match=r"mine\.toml: .*line 2"):
+        FindingSet.load(path)
+
+
+def test_load_refuses_what_is_no_findings_file(tmp_path: Path) -> None:
+    with pytest.raises(FindingsError, match=r"none\.toml cannot be read: No such file"):
+        FindingSet.load(tmp_path / "none.toml")
+    with pytest.raises(FindingsError, match="cannot be read"):
+        FindingSet.load(tmp_path)
+    path = tmp_path / "large.toml"
+    path.write_bytes(b"#" * 2**20)
+    with pytest.raises(FindingsError, match="there are no findings"):
+        FindingSet.load(path)
+    path.write_bytes(b"#" * (2**20 + 1))
+    with pytest.raises(FindingsError, match="larger than 1 MiB"):
+        FindingSet.load(path)

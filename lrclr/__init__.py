@@ -1,1 +1,82 @@
-"""lrclr: chest x-ray findings, and the regions that speak for them, from a CLIP-like checkpoint."""
+"""lrclr: chest x-ray findings, and the regions that speak for them, from a CLIP-like checkpoint.
+
+Research use only: this is not a medical device.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lrclr.bundle import Bundle
+    from lrclr.checkpoints import Checkpoint, init_checkpoint, load_checkpoint
+    from lrclr.classifier import ZeroShotClassifier
+    from lrclr.engines import OnnxRuntimeEngine
+    from lrclr.errors import LrclrError
+    from lrclr.findings import Finding, FindingSet
+    from lrclr.images import ReadLimits, read_image
+    from lrclr.model import LrclrConfig, LrclrModel
+    from lrclr.preprocess import PreprocessSpec, preprocess, preprocess_batch
+    from lrclr.results import FindingResult, Prediction, Region
+    from lrclr.tokenizer import ClipTokenizer
+
+# Looked up when first used, so that `import lrclr` imports neither torch nor an engine.
+_HOMES = {
+    "Bundle": "bundle",
+    "Checkpoint": "checkpoints",
+    "ClipTokenizer": "tokenizer",
+    "Finding": "findings",
+    "FindingResult": "results",
+    "FindingSet": "findings",
+    "LrclrConfig": "model",
+    "LrclrError": "errors",
+    "LrclrModel": "model",
+    "OnnxRuntimeEngine": "engines",
+    "Prediction": "results",
+    "PreprocessSpec": "preprocess",
+    "ReadLimits": "images",
+    "Region": "results",
+    "ZeroShotClassifier": "classifier",
+    "init_checkpoint": "checkpoints",
+    "load_checkpoint": "checkpoints",
+    "preprocess": "preprocess",
+    "preprocess_batch": "preprocess",
+    "read_image": "images",
+}
+
+__all__ = [
+    "Bundle",
+    "Checkpoint",
+    "ClipTokenizer",
+    "Finding",
+    "FindingResult",
+    "FindingSet",
+    "LrclrConfig",
+    "LrclrError",
+    "LrclrModel",
+    "OnnxRuntimeEngine",
+    "Prediction",
+    "PreprocessSpec",
+    "ReadLimits",
+    "Region",
+    "ZeroShotClassifier",
+    "__version__",
+    "init_checkpoint",
+    "load_checkpoint",
+    "preprocess",
+    "preprocess_batch",
+    "read_image",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lrclr' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"lrclr.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -110,6 +110,10 @@ class ClipTokenizer:
             raise CheckpointError(f"{path} is no tokenizer", why=f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
         return cls(data, source=str(path), context_length=context_length)
 
+    def with_context_length(self, context_length: int) -> ClipTokenizer:
+        """The same tokenizer for a text encoder of another context length."""
+        return ClipTokenizer(self._data, source="a tokenizer", context_length=context_length)
+
     @property
     def context_length(self) -> int:
         """The most tokens that the text encoder reads, markers included."""

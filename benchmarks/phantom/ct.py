@@ -25,15 +25,22 @@ from scipy import ndimage
 
 from lrclr.errors import UsageError
 
-__all__ = ["LUNGS", "MU_WATER", "Phantom", "attenuation_from_hu", "data_folder", "load_phantom"]
+__all__ = ["BONE_GAIN", "LUNGS", "MU_WATER", "Phantom", "attenuation_from_hu", "data_folder", "load_phantom"]
 
 Volume = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-MU_WATER = 0.0206
-"""Linear attenuation of water at 60 keV, in 1/mm: 0.2059 cm2/g in the NIST tables of Hubbell and Seltzer (NISTIR 5632).
+MU_WATER = 0.02269
+"""Linear attenuation of water at 50 keV, in 1/mm: 0.2269 cm2/g in the NIST tables of Hubbell and Seltzer (NISTIR 5632).
 
-60 keV stands for the mean energy of a chest exposure at 110 to 125 kVp behind the patient.
+50 keV stands for the mean energy of a chest exposure at about 90 kVp, where ribs are plainer than at 125 kVp.
+"""
+
+BONE_GAIN = 1.6
+"""How much more bone exceeds water at 50 keV than at the scan's 70 keV or so, as a ratio of what HU measures.
+
+Cortical bone (1.92 g/cm3) has 0.4242 cm2/g at 50 keV in the same tables, and about 0.26 at 70 keV where water has 0.192:
+(0.4242 * 1.92 / 0.2269 - 1) / (0.26 * 1.92 / 0.192 - 1) = 1.6.
 """
 
 LUNGS: Mapping[str, tuple[str, ...]] = {
@@ -83,16 +90,8 @@ class Phantom:
     spacing: float
 
     def region(self, names: Iterable[str]) -> Mask:
-        """Voxels of the union of the named organs, bool, with the steps between CT slices smoothed out."""
-        wanted = np.isin(self.labels, [self.structures[name] for name in names])
-        rows = np.flatnonzero(wanted.any(axis=(1, 2)))
-        if rows.size == 0:
-            return wanted
-        reach = int(np.ceil(4.0 / self.spacing))
-        part = slice(max(0, int(rows[0]) - reach), int(rows[-1]) + 1 + reach)
-        blurred = ndimage.gaussian_filter1d(wanted[part].astype(np.float32), 1.5 / self.spacing, axis=0)
-        wanted[part] = ndimage.uniform_filter(blurred, size=(1, 3, 3)) > 0.5
-        return wanted
+        """Voxels of the union of the named organs, bool. Its border has the steps of the CT's slices."""
+        return np.asarray(np.isin(self.labels, [self.structures[name] for name in names]))
 
 
 def data_folder(ct: Path | None = None) -> Path:
@@ -115,8 +114,9 @@ def data_folder(ct: Path | None = None) -> Path:
 
 
 def attenuation_from_hu(hu: Volume) -> Volume:
-    """Linear attenuation in 1/mm from Hounsfield units, by their definition; never below zero."""
-    return np.maximum(MU_WATER * (1 + hu / 1000), 0).astype(np.float32)
+    """Linear attenuation in 1/mm from Hounsfield units: their definition, with `BONE_GAIN` above soft tissue."""
+    excess = np.maximum(hu - _SOFT_LIMIT_HU, 0)
+    return np.maximum(MU_WATER * (1 + (hu + (BONE_GAIN - 1) * excess) / 1000), 0).astype(np.float32)
 
 
 def load_phantom(ct: Path | None = None, spacing: float = 0.75) -> Phantom:

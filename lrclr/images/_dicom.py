@@ -79,8 +79,8 @@ def decode_dicom(data: bytes, frame: int | None, limits: ReadLimits) -> NDArray[
     layout = attempt(lambda: FrameLayout.of(dataset), failure=_UNREADABLE, fix=_REPAIR)
     limits.check_pixels(layout.rows, layout.columns)
     index = _frame_index(layout.frames, frame)
-    stored, in_colour = attempt(lambda: decode_frame(dataset, layout, index), failure=_UNDECODABLE, fix=_REPAIR)
-    return attempt(lambda: _show(dataset, layout, stored, in_colour=in_colour), failure=_UNREADABLE, fix=_REPAIR)
+    stored = attempt(lambda: decode_frame(dataset, layout, index), failure=_UNDECODABLE, fix=_REPAIR)
+    return attempt(lambda: _show(dataset, layout, stored), failure=_UNREADABLE, fix=_REPAIR)
 
 
 def _pydicom_is_there() -> bool:
@@ -148,14 +148,8 @@ def _frame_index(count: int, frame: int | None) -> int:
     return frame or 0
 
 
-def _show(
-    dataset: Any,
-    layout: FrameLayout,
-    stored: NDArray[np.generic],
-    *,
-    in_colour: bool,
-) -> NDArray[np.uint8]:
-    if in_colour:
+def _show(dataset: Any, layout: FrameLayout, stored: NDArray[np.generic]) -> NDArray[np.uint8]:
+    if layout.samples == 3:
         white = 2**layout.bits_stored - 1
         return np.ascontiguousarray(np.rint(np.clip(stored / white, 0, 1) * 255).astype(np.uint8))
     if layout.photometric == "PALETTE COLOR":

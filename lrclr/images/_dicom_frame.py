@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -125,11 +125,11 @@ class FrameLayout:
         return math.ceil(bits / 8)
 
 
-def decode_frame(dataset: Any, layout: FrameLayout, index: int) -> tuple[NDArray[np.generic], bool]:
+def decode_frame(dataset: Any, layout: FrameLayout, index: int) -> NDArray[np.generic]:
     """Decode frame `index`.
 
     Returns:
-        The stored values, `[H, W]`, or RGB, `[H, W, 3]`, and whether they are RGB.
+        The stored values, `[H, W]`, or if there are three samples per pixel RGB, `[H, W, 3]`.
 
     Raises:
         ImageError: the transfer syntax is not supported, or the pixel data contradict the layout.
@@ -158,9 +158,9 @@ def decode_frame(dataset: Any, layout: FrameLayout, index: int) -> tuple[NDArray
     array, properties = decoder.as_array(
         dataset, index=index, decoding_plugin=plugin, allow_excess_frames=False, **options
     )
-    if by_hand:
-        array = _take_bits(array, layout)
-    return array, layout.samples == 3 and properties["photometric_interpretation"] == "RGB"
+    if layout.samples == 3 and properties["photometric_interpretation"] != "RGB":
+        raise ImageError("the colours of the DICOM file cannot be brought to RGB", fix="Export it as RGB")
+    return _take_bits(array, layout) if by_hand else cast("NDArray[np.generic]", array)
 
 
 def _number_or(value: Any, default: int) -> int:

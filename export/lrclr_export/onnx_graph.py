@@ -1,0 +1,130 @@
+"""A graph of the network as a typed ONNX model."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+
+from lrclr.errors import ExportError, UsageError
+from lrclr_export.graphs import GraphSpec
+from lrclr_export.region_node import DOMAIN, OP_TYPE, TRANSLATIONS, VERSION, region_function
+
+OPSETS = range(18, 24)
+EXTERNAL_DATA_ABOVE = 2**31 - 2**24  # protobuf's limit, less room for the graph itself
+_STAGE = re.compile(
+    r"^model\.((?:vision_model|text_model)\.(?:embeddings|pre_layrnorm|encoder\.layers\.\d+|final_layer_norm)"
+    r"|visual_projection|text_projection"
+    r"|fusion_head\.(?:image_projection|text_projection|blocks\.\d+\.(?:output|mlp)|image_head|text_head))$"
+)
+
+
+@dataclass(frozen=True)
+class TypedGraph:
+    """An ONNX model, and which of its values is the output of which of the network's modules."""
+
+    spec: GraphSpec
+    model: ir.Model
+    stages: dict[str, str]
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(v.const_value.nbytes for v in self.model.graph.initializers.values() if v.const_value is not None)
+
+    def save(self, path: Path, *, external_above: int = EXTERNAL_DATA_ABOVE) -> None:
+        """Write ``model.onnx``; weights over `external_above` bytes go to ``model.onnx.data`` beside it."""
+        external = f"{path.name}.data" if self.weight_bytes > external_above else None
+        ir.save(self.model, path, external_data=external, size_threshold_bytes=1024)
+
+
+def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
+    """Export one graph; the types of its tensors are those of the module.
+
+    Raises:
+        ExportError: torch could not export the module.
+        UsageError: the exporter does not write `opset`.
+    """
+    if opset not in OPSETS:
+        raise UsageError(f"opset {opset} cannot be written", fix=f"Choose {OPSETS.start} to {OPSETS.stop - 1}.")
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                spec.module.eval(),
+                tuple(spec.inputs.values()),
+                dynamo=True,
+                opset_version=opset,
+                dynamic_shapes=tuple(spec.dynamic.get(name, {}) for name in spec.inputs),
+                input_names=list(spec.inputs),
+                output_names=list(spec.outputs),
+                custom_translation_table=TRANSLATIONS,
+                optimize=True,
+                verify=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(f"{spec.name} could not be exported", why=str(error).strip().splitlines()[0]) from error
+    if program is None:
+        raise ExportError(f"{spec.name} could not be exported")
+    model = program.model
+    graph = TypedGraph(spec, model, _stages(model.graph))
+    _define_region_node(model, opset)
+    _strip(model)
+    return graph
+
+
+def _define_region_node(model: ir.Model, opset: int) -> None:
+    for node in model.graph:
+        if (node.domain, node.op_type) == (DOMAIN, OP_TYPE):
+            mean = bool(node.attributes["mean"].as_int())
+            function = ir.serde.deserialize_function(region_function(len(node.inputs) - 1, mean=mean, opset=opset))
+            model.functions[function.identifier()] = function
+            model.opset_imports[DOMAIN] = VERSION
+
+
+def _stages(graph: ir.Graph) -> dict[str, str]:
+    """For each stage of the network, in order, the value that its last node makes."""
+    found: dict[str, str] = {}
+    for node in graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        for scope in scopes:
+            if (match := _STAGE.match(scope)) and node.outputs[0].name is not None:
+                found[match[1]] = node.outputs[0].name
+    return found
+
+
+def _strip(model: ir.Model) -> None:
+    """Take out what is about the exporting machine: stack traces, paths, source lines."""
+    model.metadata_props.clear()
+    model.doc_string = None
+    for graph in (model.graph, *model.functions.values()):
+        graph.metadata_props.clear()
+        graph.doc_string = None
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            node.doc_string = None
+            for value in node.outputs:
+                value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch's exporter prints its progress and warns about its own internals; neither concerns a user."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)

@@ -1,0 +1,172 @@
+"""From a checkpoint to a bundle, through every gate or not at all."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import torch
+import transformers
+
+import lrclr
+from lrclr._files import replace_directory
+from lrclr.bundle import ENTRIES, FINDINGS, GOLDEN, MANIFEST, TOKENIZER, Bundle, Manifest, file_table
+from lrclr.checkpoints import Checkpoint
+from lrclr.engines import OnnxRuntimeEngine
+from lrclr.gates import GateResult, Golden, Tolerances, raise_refused, run_gates
+from lrclr_export.blame import first_bad_layer
+from lrclr_export.golden import golden_from_checkpoint
+from lrclr_export.graphs import graph_specs
+from lrclr_export.onnx_graph import EXTERNAL_DATA_ABOVE, TypedGraph, typed_onnx_from_module
+from lrclr_export.precision import half_precision, precision_gate, precision_histogram
+from lrclr_export.triton_config import triton_configs
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export.
+
+    Attributes:
+        precision: ``"fp16"`` or ``"fp32"``.
+        max_batch: most images of a request to the server.
+        opset: ONNX operator set, 18 to 23.
+        tolerances: limits of the gates to override.
+        external_data_above: bytes of weights above which they are kept beside the graph.
+    """
+
+    precision: str = "fp16"
+    max_batch: int = 32
+    opset: int = 20
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+    external_data_above: int = EXTERNAL_DATA_ABOVE
+
+
+def export_bundle(
+    checkpoint: Checkpoint,
+    output: Path,
+    options: ExportOptions,
+    *,
+    on_stage: Callable[[str], None] = lambda _: None,
+    on_gates: Callable[[list[GateResult]], None] = lambda _: None,
+) -> Bundle:
+    """Write a bundle to `output`, in place of the one that is there; nothing changes there unless every gate holds.
+
+    Args:
+        checkpoint: what to export.
+        output: the bundle's folder.
+        options: how.
+        on_stage: told what is done next.
+        on_gates: told what the gates measured, also when they refuse.
+
+    Raises:
+        GateError: a gate refused; it names the first layer that deviates.
+        ExportError: a graph could not be made.
+        UsageError: `output` is not ours to replace, or an option is not possible.
+    """
+    tolerances = Tolerances.for_precision(options.precision).overridden(options.tolerances)
+    configs = triton_configs(checkpoint.config, max_batch=options.max_batch)
+    with replace_directory(output, expected=ENTRIES, overwrite=True) as staging:
+        on_stage("run the PyTorch model on the gates' inputs")
+        golden = golden_from_checkpoint(checkpoint)
+        exported = checkpoint.model if options.precision == "fp32" else half_precision(checkpoint.model)
+        graphs: dict[str, TypedGraph] = {}
+        for spec in graph_specs(exported):
+            on_stage(f"export {spec.name}")
+            graphs[spec.name] = typed_onnx_from_module(spec, opset=options.opset)
+            folder = staging / spec.name / "1"
+            folder.mkdir(parents=True)
+            graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
+            (staging / spec.name / "config.pbtxt").write_text(configs[spec.name])
+        on_stage("run the gates")
+        scoring = {
+            "alpha": checkpoint.config.effective_alpha,
+            "score_scale": checkpoint.config.score_scale,
+            "fusion_trained": checkpoint.config.fusion_trained,
+        }
+        histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}
+        results = [gate for name in graphs for gate in precision_gate(name, histograms[name], options.precision)]
+        engine = OnnxRuntimeEngine({name: staging / name / "1" / "model.onnx" for name in graphs})
+        results += run_gates(engine, golden, checkpoint.findings, scoring, tolerances)
+        on_gates(results)
+        raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
+        on_stage("write the manifest")
+        checkpoint.tokenizer.save(staging / TOKENIZER)
+        (staging / FINDINGS).write_text(checkpoint.findings.to_toml())
+        golden.save(staging / GOLDEN)
+        manifest = Manifest(
+            made_with=_made_with(engine),
+            checkpoint={"source": checkpoint.source, "sha256": checkpoint.sha256},
+            model=_plain(checkpoint.config.to_dict()),
+            scoring=scoring,
+            preprocess=checkpoint.preprocess.to_dict(),
+            tokenizer={
+                "sha256": checkpoint.tokenizer.sha256,
+                "context_length": checkpoint.tokenizer.context_length,
+                "eot_id": checkpoint.tokenizer.eot_id,
+            },
+            precision=options.precision,
+            opset=options.opset,
+            max_batch=options.max_batch,
+            graphs={name: _signature(graph, histograms[name]) for name, graph in graphs.items()},
+            tolerances={**tolerances.to_dict(), "overridden": sorted(options.tolerances)},
+            gates=[result.to_dict() for result in results],
+            files=file_table(staging),
+        )
+        (staging / MANIFEST).write_text(manifest.to_json())
+    return Bundle(output)
+
+
+def _blame(
+    results: list[GateResult],
+    checkpoint: Checkpoint,
+    graphs: Mapping[str, TypedGraph],
+    golden: Golden,
+    tolerances: Tolerances,
+) -> str:
+    suspects = [result.subject.partition(".")[0] for result in results if not result.passed]
+    # Probabilities come out of all three graphs.
+    for name in dict.fromkeys(graph for suspect in suspects for graph in ([suspect] if suspect in graphs else graphs)):
+        found = first_bad_layer(checkpoint.model, graphs[name], golden, cosine=tolerances.cosine)
+        if found is not None:
+            return found
+    return "no single layer exceeds the limit" if suspects else ""
+
+
+def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]]) -> dict[str, Any]:
+    def described(values: Any) -> dict[str, Any]:
+        return {
+            value.name: {
+                "type": value.dtype.name,
+                "shape": [dim if isinstance(dim, int) else str(dim) for dim in value.shape],
+            }
+            for value in values
+        }
+
+    return {
+        "inputs": described(graph.model.graph.inputs),
+        "outputs": described(graph.model.graph.outputs),
+        "precision_histogram": histogram,
+    }
+
+
+def _made_with(engine: OnnxRuntimeEngine) -> dict[str, str]:
+    return {
+        "lrclr": lrclr.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "gates_ran_on": f"{engine.name}, {platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """Without what tells where the configuration came from rather than what it is."""
+    return {key: value for key, value in config.items() if not key.startswith("_") and key != "transformers_version"}

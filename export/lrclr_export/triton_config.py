@@ -1,0 +1,68 @@
+"""``config.pbtxt`` of each graph, made from Triton's own message type so that it is always valid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as triton
+
+from lrclr.errors import UsageError
+from lrclr.model import LrclrConfig
+
+BACKEND = "onnxruntime"
+MAX_PROMPTS = 256
+
+
+def triton_configs(config: LrclrConfig, *, max_batch: int) -> dict[str, str]:
+    """The text of ``config.pbtxt`` for each graph.
+
+    The image encoder batches over images and the text encoder over prompts; the fusion head has both axes, so Triton
+    does not batch it.
+    """
+    if max_batch < 1:
+        raise UsageError(f"a batch of {max_batch} images is not possible", fix="--max-batch must be at least 1.")
+    vision, text = config.vision_config, config.text_config
+    rows, regions = config.num_regions + 1, config.num_regions
+    image = _model(
+        "image_encoder",
+        max_batch,
+        inputs={"pixel_values": ("FP32", [3, vision.image_size, vision.image_size])},
+        outputs={
+            "image_embedding": ("FP32", [config.projection_dim]),
+            "region_tokens": ("FP32", [rows, vision.hidden_size]),
+            "region_index": ("INT64", [regions]),
+            "region_importance": ("FP32", [regions]),
+        },
+    )
+    prompts = _model(
+        "text_encoder",
+        MAX_PROMPTS,
+        inputs={"input_ids": ("INT64", [-1])},
+        outputs={
+            "text_embedding": ("FP32", [config.projection_dim]),
+            "text_tokens": ("FP32", [-1, text.hidden_size]),
+        },
+    )
+    fusion = _model(
+        "fusion_head",
+        0,
+        inputs={
+            "region_tokens": ("FP32", [-1, rows, vision.hidden_size]),
+            "text_tokens": ("FP32", [-1, -1, text.hidden_size]),
+            "text_mask": ("INT64", [-1, -1]),
+        },
+        outputs={"local_score": ("FP32", [-1, -1]), "region_attention": ("FP32", [-1, -1, regions])},
+    )
+    return {model.name: text_format.MessageToString(model) for model in (image, prompts, fusion)}
+
+
+def _model(name: str, max_batch: int, *, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
+    model = triton.ModelConfig(name=name, backend=BACKEND, max_batch_size=max_batch)
+    for kind, tensors in ((model.input, inputs), (model.output, outputs)):
+        for tensor, (data_type, dims) in tensors.items():
+            kind.add(name=tensor, data_type=getattr(triton, f"TYPE_{data_type}"), dims=dims)
+    if max_batch > 0:
+        # Without a queue delay: it would cost that delay at low load, and at high load a queue forms by itself.
+        model.dynamic_batching.SetInParent()
+    return model

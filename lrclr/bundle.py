@@ -1,0 +1,188 @@
+"""A bundle: a Triton model repository with a manifest that says what is in it, what it was made of, and how it did.
+
+The manifest is checked before anything is loaded. It holds no path, no time and no patient data, so the same
+checkpoint exported twice gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from lrclr._files import sha256_of
+from lrclr.errors import BundleError, LrclrError
+from lrclr.findings import FindingSet
+from lrclr.preprocess import PreprocessSpec
+from lrclr.tokenizer import ClipTokenizer
+
+__all__ = ["GRAPHS", "SCHEMA_VERSION", "Bundle", "Manifest"]
+
+GRAPHS: Final = ("image_encoder", "text_encoder", "fusion_head")
+SCHEMA_VERSION: Final = 1
+MANIFEST, GOLDEN, TOKENIZER, FINDINGS = "manifest.json", "golden.npz", "tokenizer.json", "findings.toml"
+ENTRIES: Final = (*GRAPHS, MANIFEST, GOLDEN, TOKENIZER, FINDINGS)
+_DIGEST = "manifest_sha256"
+_MAX_MANIFEST_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` holds, beside its schema version and its own hash.
+
+    Attributes:
+        made_with: versions of what made the bundle, and the machine its gates ran on.
+        checkpoint: kind and hash of the checkpoint.
+        model: the network's configuration, unchanged.
+        scoring: ``alpha`` in effect, ``score_scale``, ``fusion_trained``.
+        preprocess: see `PreprocessSpec.to_dict`.
+        tokenizer: hash, context length, number of EOT.
+        precision: ``"fp16"`` or ``"fp32"``: what the matrix products of the graphs compute in.
+        opset: ONNX operator set of the graphs.
+        max_batch: most images a request to the server may hold.
+        graphs: per graph its inputs, outputs and precision histogram.
+        tolerances: what the gates demanded; overridden ones are named under ``"overridden"``.
+        gates: every gate with its tolerance and its measured value.
+        files: path, within the bundle, to hash and size of every other file.
+    """
+
+    made_with: dict[str, str]
+    checkpoint: dict[str, str]
+    model: dict[str, Any]
+    scoring: dict[str, Any]
+    preprocess: dict[str, Any]
+    tokenizer: dict[str, Any]
+    precision: str
+    opset: int
+    max_batch: int
+    graphs: dict[str, dict[str, Any]]
+    tolerances: dict[str, Any]
+    gates: list[dict[str, Any]]
+    files: dict[str, dict[str, Any]]
+
+    def to_json(self) -> str:
+        """The manifest's text, with its own hash."""
+        content = {"schema": SCHEMA_VERSION, **{field.name: getattr(self, field.name) for field in fields(self)}}
+        return json.dumps({**content, _DIGEST: _digest(content)}, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read a manifest.
+
+        Raises:
+            BundleError: it is of another version, incomplete, or was changed since it was written.
+        """
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise _damaged("it is not JSON") from error
+        if not isinstance(content, dict):
+            raise _damaged("it is not a JSON object")
+        version = content.get("schema")
+        if version != SCHEMA_VERSION:
+            shown = version if isinstance(version, int) else "unknown"
+            raise BundleError(
+                f"the bundle's manifest has version {shown}",
+                why=f"this lrclr reads version {SCHEMA_VERSION}",
+                fix="Export the checkpoint again with `lrclr export`.",
+            )
+        if content.pop(_DIGEST, None) != _digest(content):
+            raise _damaged("its content does not match its own hash")
+        del content["schema"]
+        names = {field.name for field in fields(cls)}
+        if content.keys() != names:
+            raise _damaged(f"its fields differ: {', '.join(sorted(content.keys() ^ names))}")
+        return cls(**content)
+
+
+class Bundle:
+    """A bundle on disk whose files match its manifest.
+
+    Args:
+        path: the bundle's folder.
+
+    Raises:
+        BundleError: there is no bundle, a file is missing or was changed, or the manifest is of another version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.manifest = _read_manifest(self.path)
+        _check_files(self.path, self.manifest.files)
+        try:
+            self.preprocess = PreprocessSpec.from_dict(self.manifest.preprocess)
+            self.findings = FindingSet.load(self.path / FINDINGS)
+            self.tokenizer = ClipTokenizer.from_file(
+                self.path / TOKENIZER, context_length=self.manifest.tokenizer["context_length"]
+            )
+        except LrclrError as error:
+            raise BundleError(f"the bundle {self.path} cannot be used", why=str(error)) from error
+
+    def graph_path(self, graph: str) -> Path:
+        """The ONNX file of one of `GRAPHS`."""
+        return self.path / graph / "1" / "model.onnx"
+
+    @property
+    def golden_path(self) -> Path:
+        """Inputs and the PyTorch model's outputs, by which `lrclr verify` runs the gates again."""
+        return self.path / GOLDEN
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels of the model's input."""
+        return int(self.manifest.model["vision_config"]["patch_size"])
+
+
+def file_table(root: Path) -> dict[str, dict[str, Any]]:
+    """Hash and size of every file below `root`, as the manifest records them."""
+    return {
+        path.relative_to(root).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _damaged(why: str) -> BundleError:
+    return BundleError(
+        "the bundle's manifest is damaged", why=why, fix="Export the checkpoint again with `lrclr export`."
+    )
+
+
+def _read_manifest(path: Path) -> Manifest:
+    file = path / MANIFEST
+    if not file.is_file():
+        raise BundleError(
+            f"there is no bundle at {path}", why=f"it has no {MANIFEST}", fix="Make one with `lrclr export CHECKPOINT`."
+        )
+    try:
+        if file.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise _damaged("it is larger than a manifest can be")
+        return Manifest.from_json(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{file} cannot be read") from error
+
+
+def _check_files(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    needed = {f"{graph}/1/model.onnx" for graph in GRAPHS} | {GOLDEN, TOKENIZER, FINDINGS}
+    if not needed <= files.keys():
+        raise _damaged(f"it does not list {', '.join(sorted(needed - files.keys()))}")
+    for name, entry in files.items():
+        file = root / name
+        if not file.is_file():
+            raise BundleError(
+                f"the bundle {root} is incomplete", why=f"{name} is missing", fix="Export the checkpoint again."
+            )
+        if file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
+            raise BundleError(
+                f"the bundle {root} is damaged",
+                why=f"{name} is not the file that was exported",
+                fix="Export the checkpoint again, or restore the file.",
+            )

@@ -1,0 +1,7 @@
+"""Reading, making and writing checkpoints. Importing it imports torch and transformers."""
+
+from lrclr.checkpoints._checkpoint import Checkpoint
+from lrclr.checkpoints._init import ARCHITECTURES, init_checkpoint
+from lrclr.checkpoints._load import load_checkpoint
+
+__all__ = ["ARCHITECTURES", "Checkpoint", "init_checkpoint", "load_checkpoint"]

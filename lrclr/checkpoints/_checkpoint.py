@@ -1,0 +1,73 @@
+"""A checkpoint in memory, and the LRCLR folder it is written to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lrclr._files import replace_directory
+from lrclr.findings import FindingSet
+from lrclr.model import LrclrConfig, LrclrModel
+from lrclr.preprocess import PreprocessSpec
+from lrclr.tokenizer import ClipTokenizer
+
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+PREPROCESSING, FINDINGS = "preprocessing.json", "findings.toml"
+FOLDER_FILES = (CONFIG, WEIGHTS, TOKENIZER, PREPROCESSING, FINDINGS)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network and all that belongs to it.
+
+    Attributes:
+        model: in float32, in evaluation mode.
+        tokenizer: its `context_length` is the text tower's.
+        preprocess: its `image_size` is the image tower's.
+        findings: the default findings and prompts.
+        source: what it was read from: ``"lrclr"``, ``"openai state dict"``, ``"openai torchscript"``,
+            ``"transformers clip"`` or ``"random"``.
+        sha256: of the weights file; ``""`` for a checkpoint that was never in a file.
+    """
+
+    model: LrclrModel
+    tokenizer: ClipTokenizer
+    preprocess: PreprocessSpec
+    findings: FindingSet
+    source: str
+    sha256: str
+
+    @property
+    def config(self) -> LrclrConfig:
+        config: LrclrConfig = self.model.config
+        return config
+
+    def save(self, folder: Path, *, overwrite: bool = False) -> None:
+        """Write an LRCLR folder; all of it or nothing.
+
+        Raises:
+            UsageError: `folder` exists and `overwrite` is not set, or holds anything but an LRCLR folder's files.
+            LrclrError: the disk is full or not writable; what was there before is whole.
+        """
+        from safetensors.torch import save_file
+
+        with replace_directory(folder, expected=FOLDER_FILES, overwrite=overwrite) as staging:
+            config = self.config.to_dict()
+            config["architectures"] = [type(self.model).__name__]
+            (staging / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+            weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
+            save_file(weights, staging / WEIGHTS, metadata={"format": "pt"})
+            self.tokenizer.save(staging / TOKENIZER)
+            (staging / PREPROCESSING).write_text(json.dumps(self.preprocess.to_dict(), indent=2) + "\n")
+            (staging / FINDINGS).write_text(self.findings.to_toml())
+
+
+def eval_model(model: LrclrModel) -> LrclrModel:
+    """`model`, frozen and in evaluation mode, as every reader hands it out."""
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.to(torch.float32)

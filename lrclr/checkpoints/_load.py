@@ -1,0 +1,71 @@
+"""`load_checkpoint`: tells what a path holds, reads it, and refuses what is not whole."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+from lrclr._files import sha256_of
+from lrclr.checkpoints import _folders, _openai, _torchscript
+from lrclr.checkpoints._checkpoint import Checkpoint, eval_model
+from lrclr.checkpoints._init import preprocess_spec
+from lrclr.checkpoints._state import model_from_state
+from lrclr.errors import CheckpointError
+from lrclr.findings import FindingSet
+from lrclr.tokenizer import ClipTokenizer
+
+
+def load_checkpoint(path: str | os.PathLike[str], *, preprocess: str | None = None) -> Checkpoint:
+    """Read a checkpoint of any kind, in float32.
+
+    - an LRCLR folder, as `Checkpoint.save` and ``lrclr convert`` write it;
+    - a transformers CLIP folder;
+    - a state dict of OpenAI's CLIP, such as CheXzero's ``.pt`` files, of any ViT size, in fp16 or fp32;
+    - a TorchScript archive as OpenAI publishes them.
+
+    No code from a file is ever run: state dicts are read with torch's weights-only unpickler, TorchScript archives
+    by a reader of our own that knows tensors only.
+
+    Args:
+        path: file or folder.
+        preprocess: ``"clip"`` or ``"chexzero"``, instead of what the source implies: CheXzero's recipe for a bare
+            state dict, CLIP's for the others, the stored one for an LRCLR folder.
+
+    Raises:
+        CheckpointError: it is none of these, is damaged, or keys are missing, unexpected or misshapen.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint at {path}", fix="Give a .pt file or a checkpoint folder.")
+    checkpoint = _folders.load(path) if path.is_dir() else _load_file(path)
+    if preprocess is None:
+        return checkpoint
+    spec = preprocess_spec(preprocess, checkpoint.config.vision_config.image_size)
+    return Checkpoint(**{**checkpoint.__dict__, "preprocess": spec})
+
+
+def _load_file(path: Path) -> Checkpoint:
+    try:
+        is_script = zipfile.is_zipfile(path) and _torchscript.is_torchscript(path)
+        state = _torchscript.read(path) if is_script else _openai.read(path)
+        digest = sha256_of(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read", why=os.strerror(error.errno or 0)) from error
+    config, renamed = _openai.convert(state, path)
+    tokenizer = ClipTokenizer.default()
+    if config.text_config.vocab_size != tokenizer.vocab_size:
+        raise CheckpointError(
+            f"{path} has a vocabulary of {config.text_config.vocab_size}",
+            why=f"a bare state dict is read with CLIP's tokenizer, which has {tokenizer.vocab_size}",
+            fix="Convert it to a transformers CLIP folder with its own tokenizer.json.",
+        )
+    model = model_from_state(config, renamed, path, fusion_expected=False)
+    return Checkpoint(
+        eval_model(model),
+        tokenizer.with_context_length(config.text_config.max_position_embeddings),
+        preprocess_spec("clip" if is_script else "chexzero", config.vision_config.image_size),
+        FindingSet.default(),
+        source="openai torchscript" if is_script else "openai state dict",
+        sha256=digest,
+    )

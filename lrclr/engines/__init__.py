@@ -1,0 +1,35 @@
+"""What runs a bundle's graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrclr.engines._onnxruntime import OnnxRuntimeEngine
+
+__all__ = ["Engine", "OnnxRuntimeEngine"]
+
+
+class Engine(Protocol):
+    """Runs the graphs of one bundle; safe to call from several threads."""
+
+    @property
+    def name(self) -> str:
+        """What runs, and on what: for tables and reports."""
+
+    def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.generic]]:
+        """Run one of `lrclr.bundle.GRAPHS`.
+
+        Args:
+            graph: its name.
+            inputs: every input of the graph, by name, in the shapes of the graph's contract.
+
+        Returns:
+            Every output by name.
+
+        Raises:
+            EngineError: the engine refused the inputs or failed.
+        """

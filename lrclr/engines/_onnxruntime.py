@@ -1,0 +1,100 @@
+"""ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from lrclr.bundle import GRAPHS, Bundle
+from lrclr.errors import EngineError, UsageError
+
+Provider = Literal["cpu", "cuda"]
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_QUIET = 3  # errors only; ONNX Runtime's warnings about its own fusions tell a user nothing
+
+
+class OnnxRuntimeEngine:
+    """Runs graphs in ONNX Runtime on the provider that was asked for, and on no other.
+
+    A graph's session is made when it is first run.
+
+    Args:
+        graphs: a bundle, or the ONNX file of each graph.
+        provider: ``"cpu"`` or ``"cuda"``.
+        threads: of one operator; ``None`` for one a core.
+
+    Raises:
+        EngineError: the provider is not to be had.
+    """
+
+    def __init__(
+        self, graphs: Bundle | Mapping[str, Path], *, provider: Provider = "cpu", threads: int | None = None
+    ) -> None:
+        if provider not in _PROVIDERS:
+            raise UsageError(f"there is no provider {provider!r}", fix="Choose cpu or cuda.")
+        if threads is not None and threads < 1:
+            raise UsageError("an engine needs at least one thread")
+        self._paths = (
+            {graph: graphs.graph_path(graph) for graph in GRAPHS} if isinstance(graphs, Bundle) else dict(graphs)
+        )
+        self._provider: str = provider
+        self._threads = threads
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._lock = Lock()
+        available = onnxruntime.get_available_providers()
+        if _PROVIDERS[provider] not in available:
+            raise EngineError(
+                f"ONNX Runtime has no {_PROVIDERS[provider]}",
+                why=f"this build has {', '.join(available)}",
+                fix="Install onnxruntime-gpu, or ask for the provider cpu.",
+            )
+
+    @property
+    def name(self) -> str:
+        return f"onnxruntime {onnxruntime.__version__} {self._provider}"
+
+    def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.generic]]:
+        session = self._session(graph)
+        names = [output.name for output in session.get_outputs()]
+        try:
+            outputs = session.run(names, dict(inputs))
+        except Exception as error:  # noqa: BLE001 - its exceptions share no base class but Exception
+            raise EngineError(f"ONNX Runtime could not run {graph}", why=_first_line(error)) from error
+        return dict(zip(names, outputs, strict=True))
+
+    def _session(self, graph: str) -> onnxruntime.InferenceSession:
+        with self._lock:
+            if graph not in self._sessions:
+                self._sessions[graph] = self._open(graph)
+            return self._sessions[graph]
+
+    def _open(self, graph: str) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _QUIET
+        options.intra_op_num_threads = self._threads or 0
+        # Three sessions and the decoding threads share the cores; a pool that spins between runs takes them away.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        wanted = _PROVIDERS[self._provider]
+        try:
+            session = onnxruntime.InferenceSession(self._paths[graph], options, providers=[wanted])
+        except Exception as error:  # noqa: BLE001 - as above
+            raise EngineError(f"ONNX Runtime could not load {graph}", why=_first_line(error)) from error
+        # Without this, ONNX Runtime answers a CUDA failure by going on on the CPU.
+        session.disable_fallback()
+        if session.get_providers()[0] != wanted:
+            raise EngineError(
+                f"ONNX Runtime put {graph} on {session.get_providers()[0]} instead of {wanted}",
+                fix="Check the CUDA and cuDNN libraries, or ask for the provider cpu.",
+            )
+        return session
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

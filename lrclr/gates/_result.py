@@ -1,0 +1,118 @@
+"""What a gate demands and what it measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from lrclr.errors import GateError, UsageError
+
+Limit = Literal["min", "max"]
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One measured value and the limit it is held to.
+
+    Attributes:
+        gate: what was measured.
+        subject: graph and output it was measured on.
+        value: the worst value over all inputs.
+        tolerance: the limit.
+        limit: ``"min"``: the value may not be below the tolerance; ``"max"``: not above.
+        note: what a reader may want to know beside the value.
+    """
+
+    gate: str
+    subject: str
+    value: float
+    tolerance: float
+    limit: Limit
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value keeps the limit; NaN never does."""
+        if math.isnan(self.value):
+            return False
+        return self.value >= self.tolerance if self.limit == "min" else self.value <= self.tolerance
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the manifest; a value that is no number is written as text."""
+        value = float(f"{self.value:.6g}") if math.isfinite(self.value) else str(self.value)
+        return {**asdict(self), "value": value, "passed": self.passed}
+
+    def __str__(self) -> str:
+        sign = "below" if self.limit == "min" else "above"
+        return f"{self.gate} of {self.subject} is {self.value:.6g}, {sign} the tolerance {self.tolerance:.6g}"
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Limits of the gates, on the worst input.
+
+    Attributes:
+        cosine: least cosine of a vector to PyTorch's.
+        centred_cosine: the same after the mean over the inputs is removed from both.
+        max_error: largest error of an output, relative to the largest value of PyTorch's.
+        region_gap: largest loss of importance by a region that was picked instead of PyTorch's, relative to the most
+            important patch. Two patches that are equally important up to this may change places.
+        score_error: largest absolute error of local scores and region attention.
+        probability_error: largest absolute error of a finding's probability.
+        invariance: largest change of an output, relative to its largest value, by batch-mates, by padding, or by
+            tokens after EOT.
+        spread: least ratio of the spread of embeddings over the inputs to that of PyTorch's.
+    """
+
+    cosine: float
+    centred_cosine: float
+    max_error: float
+    region_gap: float
+    score_error: float
+    probability_error: float
+    invariance: float
+    spread: float
+
+    @classmethod
+    def for_precision(cls, precision: str) -> Tolerances:
+        """The strict defaults."""
+        if precision == "fp32":
+            return cls(0.999999, 0.99999, 1e-4, 1e-4, 1e-4, 1e-5, 1e-4, 0.99)
+        if precision == "fp16":
+            return cls(0.9999, 0.999, 2e-2, 1e-2, 1e-2, 1e-3, 1e-2, 0.95)
+        raise UsageError(f"there is no precision {precision!r}", fix="Choose fp16 or fp32.")
+
+    def overridden(self, changes: Mapping[str, float]) -> Tolerances:
+        """With some limits replaced."""
+        names = [field.name for field in fields(self)]
+        for name, value in changes.items():
+            if name not in names:
+                raise UsageError(f"there is no tolerance {name!r}", fix=f"Choose from {', '.join(names)}.")
+            if not math.isfinite(value) or value < 0:
+                raise UsageError(f"the tolerance {name} cannot be {value}")
+        return replace(self, **dict(changes))
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def raise_refused(results: Sequence[GateResult], *, blame: str = "") -> None:
+    """Raise when a gate refused.
+
+    Args:
+        results: what the gates measured.
+        blame: where the deviation begins, if it is known.
+
+    Raises:
+        GateError: with the first gate that refused, and how many did.
+    """
+    refused = [result for result in results if not result.passed]
+    if refused:
+        more = f" ({len(refused)} of {len(results)} gates refused)" if len(refused) > 1 else ""
+        raise GateError(
+            f"the gates refused: {refused[0]}{more}",
+            why=blame or None,
+            fix="If the deviation is acceptable, raise that limit with --tolerance NAME=VALUE; it is then recorded.",
+        )

@@ -7,15 +7,24 @@ import ctypes
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 import signal
-import tempfile
+import stat
 import threading
-from collections.abc import Collection, Iterator
 from pathlib import Path
-from types import FrameType
+from typing import TYPE_CHECKING
 
 from lrclr.errors import LrclrError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from types import FrameType
+
+# What a disk says when it will not take any more; anything else that a block raises is the block's own affair.
+_WRITE_FAILURES = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+)
 
 
 def sha256_of(path: Path) -> str:
@@ -29,31 +38,48 @@ def replace_directory(target: Path, *, expected: Collection[str], overwrite: boo
     """Hand out an empty folder that takes the place of `target` when the block ends without an error.
 
     Until then `target` is untouched; after an error, an interrupt or a SIGTERM nothing is left of the new folder.
+    Files and folders get the permissions that the umask gives to new ones, whatever wrote them.
 
     Args:
         target: where the folder shall be.
         expected: names of the entries that `target` may already hold; with any other it is not ours to replace.
         overwrite: whether a `target` that exists may be replaced.
+
+    Raises:
+        UsageError: `target` is no folder, holds strangers, or exists and may not be replaced.
+        LrclrError: the disk is full, not writable or broken.
     """
     target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would replace what a link points to
-    _check_replaceable(target, expected, overwrite=overwrite)
+    staging = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    with _sigterm_raises():
+        try:
+            with _write_errors(target):
+                _check_replaceable(target, expected, overwrite=overwrite)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                staging.mkdir()
+            with _write_errors(target, only=_WRITE_FAILURES):
+                yield staging
+            with _write_errors(target):
+                _finish(staging)
+                # Another process may have been here while the block ran.
+                _check_replaceable(target, expected, overwrite=overwrite)
+                _take_place(staging, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _write_errors(target: Path, *, only: Collection[int] | None = None) -> Iterator[None]:
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        yield
     except OSError as error:
-        raise _write_error(target, error) from error
-    try:
-        with _sigterm_raises():
-            staging.chmod(0o755)
-            yield staging
-            _sync(staging)
-            _take_place(staging, target)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO):
-            raise _write_error(target, error) from error
-        raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if only is not None and error.errno not in only:
+            raise
+        raise LrclrError(
+            f"{target} could not be written",
+            why=error.strerror or type(error).__name__,
+            fix="What was there before is unchanged.",
+        ) from error
 
 
 def _check_replaceable(target: Path, expected: Collection[str], *, overwrite: bool) -> None:
@@ -61,20 +87,28 @@ def _check_replaceable(target: Path, expected: Collection[str], *, overwrite: bo
         raise UsageError(f"{target} cannot be written", why="it exists and is not a folder")
     if not target.is_dir():
         return
-    strangers = sorted(entry.name for entry in target.iterdir() if entry.name not in expected)
+    entries = sorted(entry.name for entry in target.iterdir())
+    strangers = [name for name in entries if name not in expected]
     if strangers:
         raise UsageError(
             f"{target} cannot be replaced",
             why=f"it holds files that are not ours ({', '.join(strangers[:3])}{', …' if len(strangers) > 3 else ''})",
             fix="Choose another folder, or move them away.",
         )
-    if not overwrite and any(target.iterdir()):
+    if entries and not overwrite:
         raise UsageError(f"{target} exists already", fix="Choose another folder, or add --overwrite.")
 
 
-def _sync(folder: Path) -> None:
-    # Renaming first and writing back later could leave a whole-looking folder with empty files after a power cut.
+def _finish(folder: Path) -> None:
+    """Give everything in `folder` the umask's permissions, and bring it to the disk."""
+    # The folder was made with mkdir's default, so that its mode tells the umask without changing it.
+    mode = stat.S_IMODE(folder.stat().st_mode)
     for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_symlink():
+            continue
+        runs = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
+        path.chmod(mode if runs else mode & 0o666)
+        # Renaming first and writing back later could leave a whole-looking folder of empty files after a power cut.
         _fsync(path)
     _fsync(folder)
 
@@ -83,6 +117,10 @@ def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems do not sync folders, and say so.
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 
@@ -92,20 +130,17 @@ def _take_place(staging: Path, target: Path) -> None:
         _exchange(staging, target)
     else:
         staging.rename(target)
-    _fsync(target.parent)
+    # The new folder is in its place; that its parent cannot be opened for reading is no failure any more.
+    with contextlib.suppress(OSError):
+        _fsync(target.parent)
 
 
 def _exchange(staging: Path, target: Path) -> None:
     """Swap two folders in one step, so that at no moment `target` is missing or half new."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    at_cwd, exchange = -100, 2
-    if libc.renameat2(at_cwd, os.fsencode(staging), at_cwd, os.fsencode(target), exchange) == 0:
+    if _renameat2_exchange(staging, target):
         return
-    number = ctypes.get_errno()
-    if number not in (errno.EINVAL, errno.ENOSYS):
-        raise OSError(number, os.strerror(number), str(target))
     # This file system cannot swap: between the two renames the old folder stands beside its place, whole.
-    aside = target.with_name(f".{target.name}.old-{os.getpid()}")
+    aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
     target.rename(aside)
     try:
         staging.rename(target)
@@ -115,26 +150,27 @@ def _exchange(staging: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def _renameat2_exchange(one: Path, other: Path) -> bool:
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    at_cwd, exchange = -100, 2
+    return rename is not None and rename(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0
+
+
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that `finally` blocks run."""
-    if threading.current_thread() is not threading.main_thread():
+    """Turn SIGTERM into an exception, so that `finally` blocks run; once, so that a second one does not stop them."""
+    previous = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or previous is not signal.SIG_DFL:
+        # Signals are the main thread's, and whoever set a handler of his own has made up his mind.
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _write_error(target: Path, error: OSError) -> LrclrError:
-    return LrclrError(
-        f"{target} could not be written",
-        why=os.strerror(error.errno) if error.errno else type(error).__name__,
-        fix="What was there before is unchanged.",
-    )
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -185,7 +185,7 @@ class ClipTokenizer:
             raise FindingsError(
                 f"{where} holds half of a surrogate pair, which is no character", fix="Decode the text again."
             ) from None
-        # One at a time on purpose: encode_batch starts a thread pool, which warns at every later fork.
+        # One at a time on purpose: encode_batch starts a thread pool, of which some releases warn at every later fork.
         try:
             words = self._tokenizer.encode(text, add_special_tokens=False).ids
         except Exception as error:  # noqa: BLE001  the library raises nothing narrower

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrclr.errors import FindingsError
@@ -110,11 +110,13 @@ def finding_sets(draw: st.DrawFn) -> FindingSet:
     return FindingSet(tuple(findings))
 
 
+@settings(deadline=None)
 @given(finding_sets())
 def test_toml_round_trip(findings: FindingSet) -> None:
     assert FindingSet.loads(findings.to_toml()) == findings
 
 
+@settings(deadline=None)
 @given(finding_sets())
 def test_the_indices_lead_from_the_flat_prompts_back_to_each_finding(findings: FindingSet) -> None:
     assert len(set(findings.prompts)) == len(findings.prompts)
@@ -132,6 +134,7 @@ lines = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(lines)
 def test_any_text_gives_findings_or_a_findings_error(lines: list[str]) -> None:
     with contextlib.suppress(FindingsError):

@@ -51,6 +51,10 @@ def transformers_clip(image: NDArray[np.uint8], resize: int = 224, crop: int = 2
     return pixels
 
 
+# Seen: 2e-6. Torch built without fused multiply-add rounds positions once more, which moves noise by 4e-5.
+TORCH_TOLERANCE = 6e-5
+
+
 def torch_chexzero(image: NDArray[np.uint8], size: int = 224) -> NDArray[np.float32]:
     """CheXzero's recipe as FACTS has it, with torch for the last step."""
     picture = Image.fromarray(image).convert("RGB")
@@ -107,7 +111,23 @@ def test_chexzero_equals_torch(size: tuple[int, int]) -> None:
         pixels = preprocess(image, SPECS["chexzero"])
         assert pixels.dtype == np.float32
         assert pixels.flags.c_contiguous
-        np.testing.assert_allclose(pixels, torch_chexzero(image), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(pixels, torch_chexzero(image), rtol=0, atol=TORCH_TOLERANCE)
+
+
+@pytest.mark.parametrize("size", [(303, 303), (616, 500), (366, 488), (98, 490)])
+def test_chexzero_rounds_sides_as_its_floating_point_does(size: tuple[int, int]) -> None:
+    # 303 * (320 / 303) is just below 320, so that its canvas keeps a black line; integer arithmetic would differ.
+    image = noise(*size)
+    np.testing.assert_allclose(
+        preprocess(image, SPECS["chexzero"]), torch_chexzero(image), rtol=0, atol=TORCH_TOLERANCE
+    )
+
+
+def test_chexzero_equals_torch_on_the_sharpest_image_there_is() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (320, 320), dtype=np.uint8)
+    np.testing.assert_allclose(
+        preprocess(image, SPECS["chexzero"]), torch_chexzero(image), rtol=0, atol=TORCH_TOLERANCE
+    )
 
 
 @settings(deadline=None, max_examples=40)
@@ -116,7 +136,7 @@ def test_chexzero_equals_torch_for_any_size(height: int, width: int, size: int) 
     if max(height, width) / min(height, width) < 300:
         image = noise(height, width, 3)
         pixels = preprocess(image, PreprocessSpec.chexzero(size))
-        np.testing.assert_allclose(pixels, torch_chexzero(image, size), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(pixels, torch_chexzero(image, size), rtol=0, atol=TORCH_TOLERANCE)
 
 
 def test_chexzero_pads_with_its_own_black_and_keeps_the_0_to_255_scale() -> None:
@@ -209,6 +229,7 @@ sides = st.integers(20, 500)
 fractions = st.floats(0, 1)
 
 
+@settings(deadline=None)
 @given(specs, sides, sides, fractions, fractions)
 def test_coordinates_round_trip(spec: PreprocessSpec, height: int, width: int, x: float, y: float) -> None:
     geometry = spec.geometry(height, width)
@@ -218,6 +239,7 @@ def test_coordinates_round_trip(spec: PreprocessSpec, height: int, width: int, x
     assert geometry.to_input(*back) == pytest.approx((x * spec.image_size, y * spec.image_size), abs=1e-6)
 
 
+@settings(deadline=None)
 @given(specs, sides, sides)
 def test_boxes_cover_what_the_model_sees_and_do_not_overlap(spec: PreprocessSpec, height: int, width: int) -> None:
     spec = dataclasses.replace(spec, image_size=spec.image_size // 8 * 8)
@@ -240,10 +262,12 @@ def test_a_bright_dot_is_found_where_the_geometry_says(
 ) -> None:
     geometry = spec.geometry(height, width)
     # Wide enough to survive the reduction, and away from the borders, where it would be cut.
-    radius = max(1.0, 1 / geometry.scale_x, 1 / geometry.scale_y)
-    x, y = (radius + fraction * (side - 2 * radius) for fraction, side in ((x, width), (y, height)))
+    radius = max(2.0, 1 / geometry.scale_x, 1 / geometry.scale_y)
+    x, y = (2 * radius + fraction * (side - 4 * radius) for fraction, side in ((x, width), (y, height)))
     rows, columns = np.mgrid[:height, :width] + 0.5
     image = np.where(np.hypot(columns - x, rows - y) <= radius, 255, 0).astype(np.uint8)
+    # Where the dot was drawn, which on a grid of pixels is not quite where it was meant to be.
+    x, y = (float((image * place).sum() / image.sum()) for place in (columns, rows))
     expected = geometry.to_input(x, y)
     margin = radius * max(geometry.scale_x, geometry.scale_y)
     if all(margin <= value <= spec.image_size - margin for value in expected):

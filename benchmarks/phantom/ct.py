@@ -13,17 +13,19 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib.util
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage  # type: ignore[import-untyped]
 
 from lrclr.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["BONE_GAIN", "LUNGS", "MU_WATER", "Phantom", "attenuation_from_hu", "data_folder", "load_phantom"]
 
@@ -39,8 +41,8 @@ MU_WATER = 0.02269
 BONE_GAIN = 1.6
 """How much more bone exceeds water at 50 keV than at the scan's 70 keV or so, as a ratio of what HU measures.
 
-Cortical bone (1.92 g/cm3) has 0.4242 cm2/g at 50 keV in the same tables, and about 0.26 at 70 keV where water has 0.192:
-(0.4242 * 1.92 / 0.2269 - 1) / (0.26 * 1.92 / 0.192 - 1) = 1.6.
+Cortical bone (1.92 g/cm3) has 0.4242 cm2/g at 50 keV in the same tables, and between their rows about 0.26 at 70 keV,
+where water has 0.192: (0.4242 * 1.92 / 0.2269 - 1) / (0.26 * 1.92 / 0.192 - 1) = 1.6.
 """
 
 LUNGS: Mapping[str, tuple[str, ...]] = {
@@ -59,7 +61,7 @@ _OVERSCAN_MM = 60.0  # first and last slice repeated this far, so that slanting 
 
 
 class Lesion(NamedTuple):
-    """A sphere of lung to be overwritten with lung from beside it, in the scanner's millimetres (right, front, head)."""
+    """A sphere of lung to be overwritten, in mm of the scanner's frame (right, front, head positive)."""
 
     centre: tuple[float, float, float]
     radius: float
@@ -69,7 +71,9 @@ class Lesion(NamedTuple):
 
 _KNOWN_LESIONS: Mapping[str, tuple[Lesion, ...]] = {
     # A spiculated nodule of 3 cm in the left lower lobe: found by eye, and as the largest soft component in the lungs.
-    "b1c29dfa53ea82a1a1588eeeffdef9da0440d5f8a478879f646206b9ba4a325c": (Lesion(centre=(-57.0, -85.5, -114.5), radius=23.0, donor=(-20.0, 35.0, 0.0)),),
+    "b1c29dfa53ea82a1a1588eeeffdef9da0440d5f8a478879f646206b9ba4a325c": (
+        Lesion(centre=(-57.0, -85.5, -114.5), radius=23.0, donor=(-20.0, 35.0, 0.0)),
+    ),
 }
 
 
@@ -116,7 +120,8 @@ def data_folder(ct: Path | None = None) -> Path:
 def attenuation_from_hu(hu: Volume) -> Volume:
     """Linear attenuation in 1/mm from Hounsfield units: their definition, with `BONE_GAIN` above soft tissue."""
     excess = np.maximum(hu - _SOFT_LIMIT_HU, 0)
-    return np.maximum(MU_WATER * (1 + (hu + (BONE_GAIN - 1) * excess) / 1000), 0).astype(np.float32)
+    attenuation = MU_WATER * (1 + (hu + (BONE_GAIN - 1) * excess) / 1000)
+    return np.asarray(np.maximum(attenuation, 0), np.float32)
 
 
 def load_phantom(ct: Path | None = None, spacing: float = 0.75) -> Phantom:
@@ -188,7 +193,7 @@ def _without_lesion(
 
 
 def _without_contrast(hu: Volume, labels: NDArray[np.uint8], structures: Mapping[str, int]) -> Volume:
-    """Bring everything that is not bone down to unenhanced soft tissue: a radiograph is taken without contrast agent."""
+    """Bring all but bone down to unenhanced soft tissue: a radiograph is taken without contrast agent."""
     numbers = [number for name, number in structures.items() if name.startswith(_BONES)]
     bone = ndimage.binary_dilation(np.isin(labels, numbers), np.ones((3, 3, 1), bool), iterations=2)
     # The vein of the injection runs along the first rib and the clavicle, and is denser than any bone.
@@ -213,11 +218,11 @@ def _body(hu: Volume) -> Mask:
 def _nearest(count: int, old: float, new: float) -> NDArray[np.intp]:
     """For each cell of the new grid the old cell its centre lies in."""
     centres = (np.arange(round(count * old / new)) + 0.5) * new / old - 0.5
-    return np.clip(np.rint(centres), 0, count - 1).astype(np.intp)
+    return np.asarray(np.clip(np.rint(centres), 0, count - 1), np.intp)
 
 
 def _resample(values: Volume, axis: int, old: float, new: float) -> Volume:
-    """Change the spacing along an axis from ``old`` to ``new`` mm by cubic convolution, widened where the grid coarsens.
+    """Change the spacing along an axis from ``old`` to ``new`` mm: cubic convolution, widened where the grid coarsens.
 
     The kernel is that of Keys (IEEE Trans. ASSP 29, 1981) with a = -1/2.
     """

@@ -6,15 +6,18 @@ the place of lung. Sizes are in mm, densities in Hounsfield units. The shapes ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage  # type: ignore[import-untyped]
 
 from benchmarks.phantom.ct import LUNGS, Mask, Phantom, Volume, attenuation_from_hu
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 __all__ = ["Side", "cardiomegaly", "consolidation", "effusion", "pneumothorax"]
 
@@ -73,22 +76,29 @@ def consolidation(
     return phantom, phantom.region((lobe,))
 
 
-def cardiomegaly(phantom: Phantom, *, scale: float = 1.3) -> tuple[Phantom, Mask]:
-    """A heart enlarged about a point near its right lower border, so that it grows mostly to the left.
+def cardiomegaly(phantom: Phantom, *, scale: float = 1.35) -> tuple[Phantom, Mask]:
+    """A heart that is widened more the lower it is, and a little longer: it grows to the left and onto the diaphragm.
 
     Args:
         phantom: the body.
-        scale: factor of its width; height and depth grow by half as much.
+        scale: factor of its greatest width, about a point near its right border; its depth grows by half as much.
     """
     lungs = (*LUNGS["left"], *LUNGS["right"])
-    box, soft = _organ(phantom, ("heart",), margin_mm=45, sigma_mm=6)
+    box, soft = _organ(phantom, ("heart",), margin_mm=50, sigma_mm=5)
     inner = _box(soft > 0.5, 0)
-    pole = zip(inner, (0.6, 0.5, 0.3), strict=True)
-    anchor = np.array([cut.start + share * (cut.stop - cut.start) for cut, share in pole])
-    shrink = 1 / np.array([(1 + scale) / 2, (1 + scale) / 2, scale])
-    grown = ndimage.affine_transform(soft, shrink, offset=anchor - shrink * anchor, order=1, mode="constant")
+    top, front, right = (float(cut.start) for cut in inner)
+    height, depth, width = (float(cut.stop - cut.start) for cut in inner)
+    down, back, across = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in soft.shape), indexing="ij", sparse=True)
+    # From the great vessels, which stay as they are, to the widest part of the ventricles.
+    low = np.clip((down - top) / (0.6 * height), 0, 1)
+    wider = 1 + (scale - 1) * low * low * (3 - 2 * low)
+    source = np.empty((3, *soft.shape), np.float32)
+    source[0] = top + (down - top) / 1.08
+    source[1] = front + depth / 2 + (back - front - depth / 2) / ((1 + wider) / 2)
+    source[2] = right + 0.3 * width + (across - right - 0.3 * width) / wider
+    grown = ndimage.map_coordinates(soft, source, order=1, mode="constant")
     air = _blurred(np.isin(phantom.labels[box], _numbers(phantom, lungs)), 2 / phantom.spacing)
-    return _fill(phantom, lungs, box, _generous(air) * _sigmoid((grown - 0.5) * 16), _SOLID_HU)
+    return _fill(phantom, lungs, box, _generous(air) * _sigmoid((grown - 0.5) * 14), _SOLID_HU)
 
 
 def pneumothorax(phantom: Phantom, side: Side, *, collapse: float = 0.25) -> tuple[Phantom, Mask]:
@@ -141,7 +151,7 @@ def _blurred(values: NDArray[np.generic], sigma: float) -> Volume:
 
 def _generous(soft: Volume) -> Volume:
     """One over the organ and a little beyond it, so that no film of lung is left along a wall."""
-    return np.clip((soft - 0.02) / 0.1, 0, 1)
+    return np.asarray(np.clip((soft - 0.02) / 0.1, 0, 1), np.float32)
 
 
 def _up_to_midline(lung: Mask, side: Side) -> Mask:
@@ -154,7 +164,7 @@ def _up_to_midline(lung: Mask, side: Side) -> Mask:
 def _fill(
     phantom: Phantom, names: Sequence[str], box: Box, amount: NDArray[np.floating], hu: float
 ) -> tuple[Phantom, Mask]:
-    """Blend tissue in by ``amount``, 0 to 1; what is denser stays. The mask is where it is more than half, in organs."""
+    """Blend tissue in by ``amount``, 0 to 1; what is denser stays. The mask: more than half, in the named organs."""
     mu = phantom.attenuation[box]
     tissue = attenuation_from_hu(np.array([hu], np.float32))[0]
     new = mu + amount * np.maximum(tissue - mu, 0)
@@ -186,4 +196,4 @@ def _box(mask: Mask, margin: int) -> Box:
 
 
 def _sigmoid(x: NDArray[np.floating]) -> NDArray[np.floating]:
-    return 1 / (1 + np.exp(-np.clip(x, -30, 30)))
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -30, 30))), np.float32)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage  # type: ignore[import-untyped]
 
 __all__ = ["Detector", "View", "expose", "footprint", "line_integral"]
 
@@ -30,7 +30,7 @@ class View:
 
     Attributes:
         size: (rows, columns) of the picture in pixels.
-        pitch: distance of neighbouring pixels in mm.
+        pixel_mm: distance of neighbouring pixels.
         pivot: the point in the middle of the picture, about which the body turns, as fractions of the volume along
             (head to foot, front to back, right to left).
         pitch_deg, yaw_deg, roll_deg: rotation of the body about its (right to left, head to foot, front to back) axis.
@@ -40,7 +40,7 @@ class View:
     """
 
     size: tuple[int, int]
-    pitch: float
+    pixel_mm: float
     pivot: tuple[float, float, float] = (0.5, 0.5, 0.5)
     pitch_deg: float = 0.0
     yaw_deg: float = 0.0
@@ -50,8 +50,8 @@ class View:
     direction: Literal["AP", "PA"] = "AP"
 
     def __post_init__(self) -> None:
-        if min(self.size) < 1 or min(self.pitch, self.zoom, self.distance) <= 0:
-            raise ValueError("size, pitch, zoom and distance must be positive")
+        if min(self.size) < 1 or min(self.pixel_mm, self.zoom, self.distance) <= 0:
+            raise ValueError("size, pixel_mm, zoom and distance must be positive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +71,15 @@ class Detector:
         gamma: exponent of the tone curve; above one darkens the middle.
     """
 
-    photons: float = 20_000.0
-    scatter: float = 0.25
+    photons: float = 1_000_000.0
+    scatter: float = 0.1
     scatter_mm: float = 25.0
     blur_mm: float = 0.2
-    balance: float = 0.7
+    balance: float = 0.5
     balance_mm: float = 15.0
     edges: float = 0.5
     window: tuple[float, float] = (1.0, 99.8)
-    gamma: float = 1.0
+    gamma: float = 1.3
 
     def __post_init__(self) -> None:
         if self.photons <= 0 or not 0 <= self.scatter < 1 or self.gamma <= 0:
@@ -100,9 +100,9 @@ def line_integral(attenuation: Volume, spacing: float, view: View) -> Image:
         float32 of ``view.size``. Row 0 is the head, column 0 the patient's right.
     """
     rows, columns = view.size
-    pitch = view.pitch / view.zoom
-    vertical = ((np.arange(rows) - (rows - 1) / 2) * pitch)[:, None]
-    lateral = ((np.arange(columns) - (columns - 1) / 2) * pitch)[None, :]
+    pixel = view.pixel_mm / view.zoom
+    vertical = ((np.arange(rows) - (rows - 1) / 2) * pixel)[:, None]
+    lateral = ((np.arange(columns) - (columns - 1) / 2) * pixel)[None, :]
     turn = _rotation(view)
     shape = np.array(attenuation.shape)
     pivot = np.array(view.pivot) * shape - 0.5
@@ -119,7 +119,7 @@ def line_integral(attenuation: Volume, spacing: float, view: View) -> Image:
             for axis in range(3)
         ]
         lines = np.stack(points).astype(np.float32)
-        if all(_misses(lines[axis], attenuation.shape[axis]) for axis in (1,)):
+        if any(_misses(line, count) for line, count in zip(lines, attenuation.shape, strict=True)):
             continue
         total += ndimage.map_coordinates(attenuation, lines, order=1, mode="constant", cval=0.0, output=np.float32)
     slant = np.sqrt(1 + (vertical**2 + lateral**2) / view.distance**2)
@@ -131,25 +131,25 @@ def footprint(mask: Mask, spacing: float, view: View, least_mm: float = 2.0) -> 
     return np.asarray(line_integral(mask.astype(np.float32), spacing, view) >= least_mm)
 
 
-def expose(integral: Image, pitch: float, detector: Detector, rng: np.random.Generator) -> Image:
+def expose(integral: Image, pixel_mm: float, detector: Detector, rng: np.random.Generator) -> Image:
     """Grey levels from 0 (black, air) to 1 (white, bone), float32, of a line integral.
 
     Args:
         integral: as `line_integral` gives it.
-        pitch: distance of neighbouring pixels in mm.
+        pixel_mm: distance of neighbouring pixels.
         detector: its response.
         rng: the source of the quantum noise.
     """
     primary = np.exp(-integral.astype(np.float64))
-    signal = (1 - detector.scatter) * primary + detector.scatter * _smooth(primary, detector.scatter_mm / pitch)
-    signal = _smooth(signal, detector.blur_mm / pitch)
+    signal = (1 - detector.scatter) * primary + detector.scatter * _smooth(primary, detector.scatter_mm / pixel_mm)
+    signal = _smooth(signal, detector.blur_mm / pixel_mm)
     counts = signal * detector.photons
     counts = counts + np.sqrt(counts) * rng.standard_normal(counts.shape)
     film = -np.log(np.maximum(counts, 1.0) / detector.photons)
 
-    coarse = _smooth(film, detector.balance_mm / pitch)
+    coarse = _smooth(film, detector.balance_mm / pixel_mm)
     film = film - (1 - detector.balance) * coarse
-    film = film + detector.edges * (film - _smooth(film, 0.7 / pitch))
+    film = film + detector.edges * (film - _smooth(film, 0.7 / pixel_mm))
     low, high = np.percentile(film, detector.window)
     scaled = np.clip((film - low) / max(high - low, 1e-9), 0, 1)
     return np.asarray(scaled**detector.gamma, np.float32)

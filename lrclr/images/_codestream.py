@@ -1,19 +1,25 @@
-"""What a compressed frame says of its own size, read from its header.
+"""The headers of compressed frames, read before a decoder sees them.
 
-A decoder allocates what the codestream asks for, not what the DICOM tags promise: the two must agree before it is
-called.
+A decoder allocates what a codestream asks for, not what the DICOM attributes promise, and some native decoders end the
+process or never come back when a header is damaged. So the size is read here first, and such decoders are given a
+codestream that holds nothing but what was checked.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["FrameSize", "jpeg2000_size", "jpeg_size"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["FrameSize", "bare_jpeg2000", "jpeg2000_size", "jpeg_size", "plain_lossless_jpeg"]
 
 _SOC_SIZ = b"\xff\x4f\xff\x51"
-_NO_LENGTH = {0x01, *range(0xD0, 0xD9)}
-_NOT_A_FRAME = {0xC4, 0xC8, 0xCC}
+_SOI = b"\xff\xd8"
+_DHT, _SOS, _DRI, _LOSSLESS, _JPEG_LS = 0xC4, 0xDA, 0xDD, 0xC3, 0xF7
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+_FRAME_HEADERS = {*range(0xC0, 0xD0), _JPEG_LS} - {_DHT, 0xC8, 0xCC}
 
 
 class FrameSize(NamedTuple):
@@ -24,35 +30,130 @@ class FrameSize(NamedTuple):
     samples: int
 
 
+class _Segment(NamedTuple):
+    marker: int
+    payload: bytes
+    end: int
+
+
 def jpeg_size(data: bytes) -> FrameSize | None:
     """Read the frame header of a JPEG (any process) or JPEG-LS codestream; None if there is none."""
-    position = 2
-    if data[:2] != b"\xff\xd8":
-        return None
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            return None
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-        elif marker in _NO_LENGTH:
-            position += 2
-        elif (0xC0 <= marker <= 0xCF and marker not in _NOT_A_FRAME) or marker == 0xF7:
-            return _jpeg_frame_header(data[position + 5 : position + 10])
-        else:
-            position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+    for segment in _segments(data):
+        if segment.marker in _FRAME_HEADERS and len(segment.payload) >= 6:
+            return FrameSize(*struct.unpack_from(">HHB", segment.payload, 1))
     return None
 
 
-def _jpeg_frame_header(header: bytes) -> FrameSize | None:
-    return FrameSize(*struct.unpack(">HHB", header)) if len(header) == 5 else None
-
-
 def jpeg2000_size(data: bytes) -> FrameSize | None:
-    """Read the SIZ segment of a JPEG 2000 or HTJ2K codestream, bare or in a JP2 file; None if there is none."""
-    start = data.find(_SOC_SIZ, 0, 65536)
-    if start < 0 or start + 42 > len(data):
+    """Read the SIZ segment of a bare JPEG 2000 or HTJ2K codestream; None if there is none."""
+    if not data.startswith(_SOC_SIZ) or len(data) < 42:
         return None
-    columns, rows, left, top = struct.unpack_from(">4I", data, start + 8)
-    (samples,) = struct.unpack_from(">H", data, start + 40)
+    columns, rows, left, top = struct.unpack_from(">4I", data, 8)
+    (samples,) = struct.unpack_from(">H", data, 40)
     return FrameSize(rows - top, columns - left, samples)
+
+
+def bare_jpeg2000(data: bytes) -> bytes | None:
+    """Take the codestream out of a JP2 file, which some writers embed; None if there is none.
+
+    OpenJPEG can loop for ever over the boxes of a damaged JP2 file. The standard allows none here.
+    """
+    start = data.find(_SOC_SIZ, 0, 65536)
+    return None if start < 0 else data[start:]
+
+
+def plain_lossless_jpeg(data: bytes, bits_allocated: int) -> bytes | None:
+    """Rebuild a lossless JPEG codestream from its checked tables, frame and scan; None if they are not in order.
+
+    GDCM ends the process when tables or samples are not as promised, and for some application segments.
+    """
+    parts = [_SOI]
+    tables: set[int] = set()
+    components: set[int] = set()
+    for marker, payload, end in _segments(data):
+        if marker == _DHT:
+            found = _huffman_tables(payload)
+            if not found:
+                return None
+            tables |= found
+        elif marker == _LOSSLESS and not components:
+            components = _lossless_components(payload, bits_allocated)
+        elif marker == _SOS:
+            parts.append(_with_header(marker, payload))
+            return b"".join([*parts, data[end:]]) if _scan_fits(payload, components, tables) else None
+        elif marker in _FRAME_HEADERS:
+            return None
+        if marker in (_DHT, _LOSSLESS) or (marker == _DRI and len(payload) == 2):
+            parts.append(_with_header(marker, payload))
+    return None
+
+
+def _segments(data: bytes) -> Iterator[_Segment]:
+    """Yield the segments up to the first scan, as long as one follows the other without a gap."""
+    if not data.startswith(_SOI):
+        return
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+        elif marker in _WITHOUT_LENGTH:
+            position += 2
+        else:
+            length = struct.unpack_from(">H", data, position + 2)[0]
+            end = position + 2 + length
+            if length < 2 or end > len(data):
+                return
+            yield _Segment(marker, data[position + 4 : end], end)
+            if marker == _SOS:
+                return
+            position = end
+
+
+def _with_header(marker: int, payload: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
+
+
+def _huffman_tables(payload: bytes) -> set[int]:
+    """Return the numbers of the tables in a DHT segment; none if one of them is not in order."""
+    numbers: set[int] = set()
+    while payload:
+        counts, number = payload[1:17], payload[0]
+        total, code = sum(counts), 0
+        symbols = payload[17 : 17 + total]
+        for length, count in enumerate(counts, start=1):
+            code = 2 * code + count
+            if code > 2**length:
+                return set()
+        if number > 3 or len(counts) != 16 or not total or len(symbols) != total or max(symbols) > 16:
+            return set()
+        numbers.add(number)
+        payload = payload[17 + total :]
+    return numbers
+
+
+def _lossless_components(payload: bytes, bits_allocated: int) -> set[int]:
+    """Return the components of a frame; none if their samples do not fill the allocated bits or are subsampled."""
+    if len(payload) < 6 or len(payload) != 6 + 3 * payload[5]:
+        return set()
+    precision = payload[0]
+    fits = 2 <= precision <= 16 and 8 * ((precision + 7) // 8) == bits_allocated
+    if not fits or any(sampling != 0x11 for sampling in payload[7::3]):
+        return set()
+    return set(payload[6::3])
+
+
+def _scan_fits(payload: bytes, components: set[int], tables: set[int]) -> bool:
+    """Tell whether a scan uses the components and tables that there are, and a predictor that exists."""
+    count = payload[0] if payload else 0
+    if not 1 <= count <= len(components) or len(payload) != 4 + 2 * count:
+        return False
+    chosen, selectors = payload[1 : 1 + 2 * count : 2], payload[2 : 2 + 2 * count : 2]
+    predictor, transform = payload[-3], payload[-1]
+    return (
+        len(set(chosen)) == count
+        and components.issuperset(chosen)
+        and all(selector & 0x0F == 0 and selector >> 4 in tables for selector in selectors)
+        and 1 <= predictor <= 7
+        and transform == 0
+    )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from lrclr.errors import ImageError, MissingExtraError
-from lrclr.images._codestream import FrameSize, jpeg2000_size, jpeg_size
+from lrclr.images._codestream import FrameSize, bare_jpeg2000, jpeg2000_size, jpeg_size, plain_lossless_jpeg
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +23,7 @@ _PIXEL_KEYWORDS = {"PixelData": (1, 8, 16, 32), "FloatPixelData": (32,), "Double
 
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
-_JPEG = frozenset(f"1.2.840.10008.1.2.4.{part}" for part in (50, 51, 57, 70, 80, 81))
+_JPEG_LOSSLESS = frozenset(f"1.2.840.10008.1.2.4.{part}" for part in (57, 70))
 _JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{part}" for part in (90, 91, 201, 202, 203))
 
 # For each compressed transfer syntax the plugins of pydicom, best first, and the package that brings the first. One
@@ -148,7 +148,8 @@ def decode_frame(dataset: Any, layout: FrameLayout, index: int) -> NDArray[np.ge
         raise ImageError(f"the transfer syntax{named} of the DICOM file is not supported", fix="Export it uncompressed")
     if decoder.is_encapsulated:
         plugin = _choose_plugin(decoder, layout)
-        _check_codestream(dataset, layout, index)
+        _isolate(dataset, layout, index)
+        index = 0
     else:
         plugin = ""
         _check_length(dataset, layout)
@@ -182,27 +183,45 @@ def _choose_plugin(decoder: Any, layout: FrameLayout) -> str:
     raise MissingExtraError(package, "dicom", f"decoding {decoder.UID.name} pixel data")
 
 
-def _check_codestream(dataset: Any, layout: FrameLayout, index: int) -> None:
-    """Hold what a compressed frame says of its size against the attributes, before a decoder allocates it."""
-    if layout.transfer_syntax == _RLE:
-        return
-    from pydicom.encaps import get_frame
+def _isolate(dataset: Any, layout: FrameLayout, index: int) -> None:
+    """Leave the one frame in `dataset`, as a codestream that is safe to decode: of the size that the attributes say."""
+    from pydicom.encaps import encapsulate, get_frame
 
     offsets = (dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths"))
-    frame = get_frame(
+    encoded: bytes | None = get_frame(
         dataset.PixelData,
         index,
         number_of_frames=layout.frames,
         extended_offsets=offsets if all(offsets) else None,
     )
-    size = (jpeg_size if layout.transfer_syntax in _JPEG else jpeg2000_size)(frame)
-    if size is None:
-        raise ImageError("the pixel data of the DICOM file are damaged", why="the compressed frame has no header")
-    if size != FrameSize(layout.rows, layout.columns, layout.samples):
+    size = None
+    if encoded and layout.transfer_syntax in _JPEG_2000:
+        encoded = bare_jpeg2000(encoded)
+        size = jpeg2000_size(encoded or b"")
+    elif encoded and layout.transfer_syntax != _RLE:
+        size = jpeg_size(encoded)
+        if layout.transfer_syntax in _JPEG_LOSSLESS:
+            encoded = plain_lossless_jpeg(encoded, layout.bits_allocated)
+    if not encoded:
+        raise ImageError(
+            "the pixel data of the DICOM file are damaged", why="the header of the compressed frame is not valid"
+        )
+    if layout.transfer_syntax != _RLE:
+        _check_size(size, layout)
+    dataset.PixelData = encapsulate([encoded])
+    dataset.NumberOfFrames = 1
+    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        if keyword in dataset:
+            del dataset[keyword]
+
+
+def _check_size(size: FrameSize | None, layout: FrameLayout) -> None:
+    if size != (layout.rows, layout.columns, layout.samples):
+        found = f"{size.rows} by {size.columns} pixels of {size.samples} samples" if size else "without a size"
         raise ImageError(
             "the pixel data of the DICOM file contradict its attributes",
-            why=f"the compressed frame is {size.rows} by {size.columns} pixels of {size.samples} samples, "
-            f"the attributes say {layout.rows} by {layout.columns} of {layout.samples}",
+            why=f"the compressed frame is {found}, the attributes say {layout.rows} by {layout.columns} "
+            f"of {layout.samples}",
         )
 
 

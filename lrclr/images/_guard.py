@@ -74,5 +74,10 @@ def attempt(step: Callable[[], T], *, failure: str, fix: str | None = None) -> T
             refused = ImageLimitError(failure, why="it asks for more memory than there is, or than the decoder allows")
         except Exception:  # noqa: BLE001 - on bad content a parser raises nearly anything: KeyError, struct.error...
             refused = ImageError(failure, fix=fix)
+        except BaseException as error:
+            # What a decoder written in Rust raises on bad content, which is no Exception by design.
+            if type(error).__name__ != "PanicException":
+                raise
+            refused = ImageError(failure, fix=fix)
     # Raised out here, so that the parser's exception does not hang on it as its context.
     raise refused

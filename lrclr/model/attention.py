@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
 
 IMPLEMENTATION = "lrclr"
 
@@ -44,7 +45,12 @@ def attend(
     return torch.matmul(weights, value), probabilities
 
 
-def _lrclr_attention(  # noqa: PLR0913 - transformers fixes the signature
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """``[B, N, H*C]`` to ``[B, H, N, C]``."""
+    return torch.unflatten(tokens, -1, (heads, -1)).transpose(1, 2)
+
+
+def _lrclr_attention(  # noqa: PLR0913, PLR0917 - transformers fixes the signature
     module: nn.Module,  # noqa: ARG001
     query: Tensor,
     key: Tensor,
@@ -62,3 +68,5 @@ def _lrclr_attention(  # noqa: PLR0913 - transformers fixes the signature
 
 
 AttentionInterface.register(IMPLEMENTATION, _lrclr_attention)
+# Without a mask of its own, transformers gives an attention it does not know none at all, not even the causal one.
+AttentionMaskInterface.register(IMPLEMENTATION, eager_mask)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Any
 
 from transformers import CLIPConfig
 
 from lrclr.errors import UsageError
 
-Rollout = Literal["per_head", "mean"]
 
-
-class LrclrConfig(CLIPConfig):
+class LrclrConfig(CLIPConfig):  # type: ignore[misc]
     """Configuration of `LrclrModel`.
 
     The paper's abstract and overview figure do not give the values below; they are defaults that can be defended,
@@ -47,20 +46,36 @@ class LrclrConfig(CLIPConfig):
     local_loss_weight: float = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
-        heads = self.vision_config.num_attention_heads
-        if self.region_top_k is None:
-            self.region_top_k = 1 if self.region_rollout == "per_head" else heads
+        try:
+            super().__post_init__(**kwargs)
+        except Exception as error:
+            # transformers and huggingface_hub raise types of their own, or trip over a zero.
+            raise UsageError(
+                "the configuration of a tower is not usable", why=str(error) or type(error).__name__
+            ) from error
+        _check_towers(self.text_config, self.vision_config)
+        _require(_whole(self.projection_dim), "projection_dim", "a whole number above 0")
         _require(self.region_rollout in ("per_head", "mean"), "region_rollout", "'per_head' or 'mean'")
-        _require(1 <= self.region_top_k <= self.num_patches, "region_top_k", f"between 1 and {self.num_patches}")
-        _require(self.fusion_num_layers >= 1, "fusion_num_layers", "at least 1")
+        if self.region_top_k is None:
+            self.region_top_k = 1 if self.region_rollout == "per_head" else self.vision_config.num_attention_heads
         _require(
-            self.fusion_num_heads >= 1 and self.fusion_hidden_size % self.fusion_num_heads == 0,
-            "fusion_hidden_size",
-            "a multiple of fusion_num_heads",
+            _whole(self.region_top_k) and self.region_top_k <= self.num_patches,
+            "region_top_k",
+            f"a whole number between 1 and {self.num_patches}, the number of patches",
         )
-        _require(0.0 <= self.alpha <= 1.0, "alpha", "between 0 and 1")
-        _require(self.score_scale > 0, "score_scale", "above 0")
+        for field in ("fusion_hidden_size", "fusion_num_layers", "fusion_num_heads", "fusion_intermediate_size"):
+            _require(_whole(getattr(self, field)), field, "a whole number above 0")
+        _require(
+            self.fusion_hidden_size % self.fusion_num_heads == 0, "fusion_hidden_size", "a multiple of fusion_num_heads"
+        )
+        _require(isinstance(self.fusion_trained, bool), "fusion_trained", "true or false")
+        _require(_number(self.alpha) and 0.0 <= self.alpha <= 1.0, "alpha", "a number between 0 and 1")
+        _require(_number(self.score_scale) and self.score_scale > 0, "score_scale", "a number above 0")
+        _require(
+            _number(self.local_loss_weight) and self.local_loss_weight >= 0,
+            "local_loss_weight",
+            "a number of 0 or more",
+        )
 
     @property
     def num_patches(self) -> int:
@@ -77,6 +92,33 @@ class LrclrConfig(CLIPConfig):
     def effective_alpha(self) -> float:
         """`alpha`, or 0 while the fusion head has not been trained."""
         return self.alpha if self.fusion_trained else 0.0
+
+
+def _check_towers(text: Any, vision: Any) -> None:
+    """Refuse what transformers lets through and the network cannot be built with."""
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    for name, tower, fields in (
+        ("text_config", text, (*sizes, "vocab_size", "max_position_embeddings")),
+        ("vision_config", vision, (*sizes, "image_size", "patch_size")),
+    ):
+        for field in fields:
+            _require(_whole(getattr(tower, field)), f"{name}.{field}", "a whole number above 0")
+        eps = tower.layer_norm_eps
+        _require(_number(eps) and eps > 0, f"{name}.layer_norm_eps", "a number above 0")
+    eos = text.eos_token_id
+    _require(
+        _whole(eos, 0) and eos < text.vocab_size, "text_config.eos_token_id", f"a token of the {text.vocab_size} known"
+    )
+    _require(vision.num_channels == 3, "vision_config.num_channels", "3")
+    _require(vision.image_size >= vision.patch_size, "vision_config.patch_size", "no more than image_size")
+
+
+def _whole(value: object, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _require(holds: bool, field: str, expected: str) -> None:

@@ -1,13 +1,14 @@
-"""The cross-modality fusion head: joint self-attention over ``[CLS, regions | words, EOT]`` of every image-prompt pair."""
+"""The cross-modality fusion head: joint self-attention over ``[CLS, regions | words, EOT]`` of image-prompt pairs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
-from lrclr.model.attention import attend
+from lrclr.model.attention import attend, split_heads
 
 if TYPE_CHECKING:
     from lrclr.model.configuration import LrclrConfig
@@ -16,7 +17,7 @@ _CLS, _REGION, _WORD, _EOT = range(4)
 
 
 class FusionLinear(nn.Linear):
-    """A linear map of the fusion head; a type of its own so that the model can tell it from CLIP's when it draws weights."""
+    """A linear map of the fusion head; a type of its own, by which the model knows it when it draws weights."""
 
 
 class FusionHead(nn.Module):
@@ -64,20 +65,15 @@ class FusionHead(nn.Module):
         # CLS and EOT are the only rows whose last output is read.
         queries = torch.stack([torch.zeros_like(end), num_regions + 1 + end], dim=-1).repeat(images, 1)
         mask = mask.repeat(images, 1, 1, 1)
-        last = len(self.blocks) - 1
-        hidden: Tensor | None = None
-        for number, block in enumerate(self.blocks):
-            rows = queries if number == last else None
-            if hidden is None:
-                # Before the first attention a token does not depend on its pair: norm and projections run once a side.
-                query, key, value = (
-                    _pair(i, t) for i, t in zip(block.project(image), block.project(text), strict=True)
-                )
-                hidden = _pair(image, text)
-            else:
-                query, key, value = block.project(hidden)
-            hidden, attention = block(hidden, query, key, value, mask, rows)
-        assert hidden is not None
+        blocks = cast("list[FusionBlock]", list(self.blocks))
+        # Before the first attention a token does not depend on its pair: norm and projections run once a side.
+        sides = zip(blocks[0].project(image), blocks[0].project(text), strict=True)
+        query, key, value = (_pair(of_image, of_text) for of_image, of_text in sides)
+        hidden = _pair(image, text)
+        for block, following in itertools.pairwise(blocks):
+            hidden, _ = block(hidden, query, key, value, mask, None)
+            query, key, value = following.project(hidden)
+        hidden, attention = blocks[-1](hidden, query, key, value, mask, queries)
         cls = nn.functional.normalize(self.image_head(hidden[:, 0]).float(), dim=-1)
         eot = nn.functional.normalize(self.text_head(hidden[:, 1]).float(), dim=-1)
         on_regions = attention[:, :, 1, 1 : num_regions + 1].mean(1)
@@ -86,14 +82,15 @@ class FusionHead(nn.Module):
 
     def _image_side(self, tokens: Tensor) -> Tensor:
         kinds = self.modality_embedding
-        projected = self.image_projection(self.image_norm(tokens))
+        projected: Tensor = self.image_projection(self.image_norm(tokens))
         return torch.cat([projected[:, :1] + kinds[_CLS], projected[:, 1:] + kinds[_REGION]], dim=1)
 
     def _text_side(self, tokens: Tensor, end: Tensor) -> Tensor:
         kinds = self.modality_embedding
         position = torch.arange(tokens.shape[1], device=tokens.device)
         is_end = (position == end.unsqueeze(-1)).unsqueeze(-1)
-        return self.text_projection(tokens) + torch.where(is_end, kinds[_EOT], kinds[_WORD])
+        projected: Tensor = self.text_projection(tokens)
+        return projected + torch.where(is_end, kinds[_EOT], kinds[_WORD])
 
 
 class FusionBlock(nn.Module):
@@ -125,12 +122,10 @@ class FusionBlock(nn.Module):
         if rows is not None:
             take = rows.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
             hidden, query = hidden.gather(1, take), query.gather(1, take)
-        mixed, attention = attend(self._split(query), self._split(key), self._split(value), mask, self.scaling)
+        query, key, value = (split_heads(tokens, self.heads) for tokens in (query, key, value))
+        mixed, attention = attend(query, key, value, mask, self.scaling)
         hidden = hidden + self.output(mixed.transpose(1, 2).flatten(2))
         return hidden + self.mlp(self.mlp_norm(hidden)), attention
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 def _pair(image: Tensor, text: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from lrclr.errors import UsageError
-from lrclr.model.attention import IMPLEMENTATION, AttentionRecorder, attend
+from lrclr.model.attention import IMPLEMENTATION, AttentionRecorder, attend, split_heads
 from lrclr.model.configuration import LrclrConfig
 from lrclr.model.fusion import FusionHead, FusionLinear
 from lrclr.model.regions import Regions, SelectRegions, select_regions
@@ -33,7 +33,7 @@ class TextEncoding(NamedTuple):
 
 
 @dataclass
-class LrclrOutput(ModelOutput):
+class LrclrOutput(ModelOutput):  # type: ignore[misc]
     """Output of `LrclrModel.forward` for B images and P prompts.
 
     Attributes:
@@ -114,24 +114,21 @@ class LrclrModel(CLIPModel):  # type: ignore[misc]
     def _pruned_last_block(self, hidden: Tensor, recorder: AttentionRecorder, select: SelectRegions) -> Regions:
         layer = self.vision_model.encoder.layers[-1]
         attention = layer.self_attn
-
-        def split(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
-
+        heads = attention.num_heads
         normed = layer.layer_norm1(hidden)
-        key, value = split(attention.k_proj(normed)), split(attention.v_proj(normed))
-        _, cls_row = attend(split(attention.q_proj(normed[:, :1])), key, value, None, attention.scale)
+        key, value = split_heads(attention.k_proj(normed), heads), split_heads(attention.v_proj(normed), heads)
+        _, cls_row = attend(split_heads(attention.q_proj(normed[:, :1]), heads), key, value, None, attention.scale)
         recorder.add(cls_row)
         regions = select(recorder.maps, hidden, self.config.region_top_k, recorder.mean)
         rows = regions.tokens
-        query = split(attention.q_proj(layer.layer_norm1(rows)))
+        query = split_heads(attention.q_proj(layer.layer_norm1(rows)), heads)
         mixed, _ = attend(query, key, value, None, attention.scale)
         rows = rows + attention.out_proj(mixed.transpose(1, 2).flatten(2))
         rows = rows + layer.mlp(layer.layer_norm2(rows))
         return regions._replace(tokens=rows)
 
     def encode_text(self, input_ids: Tensor) -> TextEncoding:
-        """Encode prompts ``[P, T]`` that each hold an EOT; whatever follows the first EOT changes no output up to it."""
+        """Encode prompts ``[P, T]`` that each hold an EOT; what follows the first EOT changes no output up to it."""
         text = self.text_model
         hidden = text.embeddings(input_ids=input_ids)
         length = input_ids.shape[1]

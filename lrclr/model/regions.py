@@ -21,7 +21,7 @@ class Regions(NamedTuple):
     """
 
     tokens: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # a field may hide tuple's method
     importance: Tensor
 
 

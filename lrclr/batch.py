@@ -1,0 +1,148 @@
+"""Many image files through one classifier: decoding overlaps computing, and a bad file stops nobody else."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrclr.classifier import ZeroShotClassifier
+from lrclr.errors import LrclrError, UsageError
+from lrclr.findings import FindingSet
+from lrclr.images import ReadLimits, read_image
+from lrclr.preprocess import preprocess
+from lrclr.results import Prediction
+
+__all__ = ["SUFFIXES", "FileResult", "find_images", "predict_files"]
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom"})
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """A file's answer, or why there is none.
+
+    Attributes:
+        path: as it was given.
+        prediction: the answer, if there is one.
+        error: what was wrong with the file, if anything was.
+        image: the decoded image ``[H, W]`` or ``[H, W, 3]``, if there is an answer.
+    """
+
+    path: Path
+    prediction: Prediction | None = None
+    error: LrclrError | None = None
+    image: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    image: NDArray[np.uint8]
+    pixel_values: NDArray[np.float32]
+
+
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """Files as they are, folders as the images below them: by suffix, or without one as DICOM often is; sorted.
+
+    Raises:
+        UsageError: a path does not exist, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"there is no file or folder {path}")
+        if path.is_dir():
+            inside = sorted(
+                file
+                for file in path.rglob("*")
+                if file.suffix.lower() in (*SUFFIXES, "") and not file.name.startswith(".") and file.is_file()
+            )
+            if not inside:
+                raise UsageError(f"there is no image in {path}", why=f"looked for {', '.join(sorted(SUFFIXES))}")
+            found += inside
+        else:
+            found.append(path)
+    return found
+
+
+def predict_files(  # noqa: PLR0913
+    classifier: ZeroShotClassifier,
+    paths: Sequence[Path],
+    *,
+    findings: FindingSet | None = None,
+    alpha: float | None = None,
+    batch_size: int = 8,
+    workers: int | None = None,
+    frame: int | None = None,
+    limits: ReadLimits | None = None,
+) -> Iterator[FileResult]:
+    """Answer for files, in order, as the answers come.
+
+    Args:
+        classifier: what answers.
+        paths: image files.
+        findings: what to ask for; the bundle's own if not given.
+        alpha: weight of the local score, instead of the bundle's.
+        batch_size: images that the image encoder sees at once.
+        workers: threads that decode; ``None`` for one a core. At most two batches wait decoded.
+        frame: which frame to read of files that hold several.
+        limits: on what is read.
+
+    Yields:
+        One result a file. A file that cannot be read has its error in the result and takes no other down.
+    """
+    if batch_size < 1:
+        raise UsageError("a batch needs at least one image")
+    spec = classifier.bundle.preprocess
+    bounds = limits or ReadLimits()
+
+    def decode(path: Path) -> _Decoded:
+        image = read_image(path, frame=frame, limits=bounds)
+        return _Decoded(image, preprocess(image, spec))
+
+    waiting: deque[tuple[Path, Future[_Decoded]]] = deque()
+    remaining = iter(paths)
+    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="lrclr-decode")
+    try:
+        while True:
+            for path in islice(remaining, 2 * batch_size - len(waiting)):
+                waiting.append((path, pool.submit(decode, path)))
+            if not waiting:
+                return
+            batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
+            yield from _answer(classifier, batch, findings, alpha)
+    finally:
+        # Whoever stops early, by an error or an interrupt, does not wait for files nobody will see.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _answer(
+    classifier: ZeroShotClassifier,
+    batch: Sequence[tuple[Path, Future[_Decoded]]],
+    findings: FindingSet | None,
+    alpha: float | None,
+) -> Iterator[FileResult]:
+    results: dict[int, FileResult] = {}
+    decoded: dict[int, _Decoded] = {}
+    for position, (path, future) in enumerate(batch):
+        try:
+            decoded[position] = future.result()
+        except LrclrError as error:
+            results[position] = FileResult(path, error=error)
+    if decoded:
+        predictions = classifier.predict_pixels(
+            np.stack([one.pixel_values for one in decoded.values()]),
+            [one.image.shape[:2] for one in decoded.values()],
+            findings,
+            alpha,
+        )
+        for (position, one), prediction in zip(decoded.items(), predictions, strict=True):
+            results[position] = FileResult(batch[position][0], prediction, image=one.image)
+    yield from (results[position] for position in range(len(batch)))

@@ -1,0 +1,92 @@
+"""The command line. One function a command; what they do lives elsewhere.
+
+Exit codes: 0 good; 1 the work failed, or some files did; 2 the call was wrong; 3 a gate refused; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import lrclr
+from lrclr.cli import _checkpoints, _export, _predict, _verify
+from lrclr.cli._console import complain
+from lrclr.errors import LrclrError
+
+INTERRUPTED = 130
+# Typer carries its own copy of click in newer versions; its errors are reached through the one that it exports.
+_ClickError: type[Exception] = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    name="lrclr",
+    help="Chest x-ray findings, and the regions that speak for them, from a CLIP-like checkpoint.\n\n"
+    "Research use only: this is not a medical device.",
+    epilog="Exit codes: 0 good; 1 the work failed, or some files did; 2 the call was wrong; 3 a gate refused; "
+    "130 interrupted.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("export")(_export.export)
+app.command("verify")(_verify.verify)
+app.command("predict")(_predict.predict)
+app.command("convert")(_checkpoints.convert)
+app.command("init")(_checkpoints.init)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lrclr {lrclr.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[  # noqa: ARG001 - handled by its callback
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Works in any place.")] = False,  # noqa: ARG001 - taken by main
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    # Its thread pool is not used here, and it warns on stderr when a process forks.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        code = app(given or ["--help"], standalone_mode=False)
+    except LrclrError as error:
+        return _report(error, str(error), error.exit_code, debug=debug)
+    except _ClickError as error:
+        return _report(error, f"{error.format_message()} Try `lrclr --help`.", 2, debug=debug)  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort) as error:
+        return _report(error, "interrupted; nothing was changed", INTERRUPTED, debug=debug)
+    except BrokenPipeError:
+        # The reader of our output has gone; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        text = f"{error.strerror or type(error).__name__}{f': {error.filename}' if error.filename else ''}"
+        return _report(error, text, 1, debug=debug)
+    except Exception as error:  # noqa: BLE001 - the last place where a traceback can be kept from a user
+        text = f"unexpected {type(error).__name__}. Run it again with --debug, and report what it shows."
+        return _report(error, text, 1, debug=debug)
+    if not given:
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: BaseException, text: str, code: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    complain(text)
+    return code

@@ -1,0 +1,78 @@
+"""How commands speak: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from lrclr.gates import GateResult
+
+_FILE_WIDTH = 110
+RESEARCH_ONLY = "Research use only. Not a medical device."
+
+
+def out() -> Console:
+    """For results; as wide as a table needs where no terminal sets the width."""
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _FILE_WIDTH)
+
+
+def err() -> Console:
+    """For notes, progress and errors."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Tell the user something beside the result."""
+    err().print(text, markup=False)
+
+
+def complain(text: str) -> None:
+    """Print an error's one line."""
+    err().print(f"error: {' '.join(text.split())}", style="red" if sys.stderr.isatty() else "", markup=False)
+
+
+@contextlib.contextmanager
+def stages() -> Iterator[Callable[[str], None]]:
+    """Show which step runs, with its time; each step is one line where stderr is no terminal."""
+    console = err()
+    if not console.is_terminal:
+        yield lambda text: console.print(f"- {text}", markup=False)
+        return
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
+        running: list[int] = []
+
+        def begin(text: str) -> None:
+            if running:
+                progress.update(running[-1], total=1, completed=1)
+            running.append(progress.add_task(text, total=None))
+
+        yield begin
+        if running:
+            progress.update(running[-1], total=1, completed=1)
+
+
+@contextlib.contextmanager
+def counter(description: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar over `total` items, where stderr is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = err()
+    with Progress(*columns, console=console, disable=not console.is_terminal or total < 2) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda: progress.advance(task)
+
+
+def gate_table(results: Sequence[GateResult]) -> Table:
+    """Every gate with what it measured."""
+    table = Table(title="Gates, against PyTorch in float32", title_justify="left")
+    for name, justify in (("gate", "left"), ("of", "left"), ("measured", "right"), ("limit", "right"), ("", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for result in results:
+        sign = "≥" if result.limit == "min" else "≤"
+        verdict = "[green]holds[/]" if result.passed else "[red bold]REFUSED[/]"
+        table.add_row(result.gate, result.subject, f"{result.value:.6g}", f"{sign} {result.tolerance:.6g}", verdict)
+    return table

@@ -1,0 +1,76 @@
+"""`lrclr export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lrclr.cli._console import RESEARCH_ONLY, gate_table, note, out, stages
+from lrclr.cli._extras import require_export
+from lrclr.errors import UsageError
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A .pt file or a checkpoint folder of any kind that lrclr reads.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder.")] = Path("triton_repo"),
+    fp16: Annotated[bool, typer.Option("--fp16", help="Products in half precision (the default).")] = False,
+    fp32: Annotated[bool, typer.Option("--fp32", help="Everything in single precision.")] = False,
+    max_batch: Annotated[int, typer.Option("--max-batch", help="Most images of a request to the server.")] = 32,
+    opset: Annotated[int, typer.Option("--opset", help="ONNX operator set, 18 to 23.")] = 20,
+    engine: Annotated[str, typer.Option("--engine", help="onnxruntime.")] = "onnxruntime",
+    preprocess: Annotated[
+        str | None, typer.Option("--preprocess", help="clip or chexzero, instead of what the checkpoint implies.")
+    ] = None,
+    findings: Annotated[Path | None, typer.Option("--findings", help="Findings file to put in the bundle.")] = None,
+    tolerance: Annotated[
+        list[str] | None, typer.Option("--tolerance", help="NAME=VALUE: override a gate's limit; it is recorded.")
+    ] = None,
+) -> None:
+    """Export a checkpoint to a bundle: a Triton model repository of three ONNX graphs, checked by gates.
+
+    A bundle that is there already is replaced only when every gate holds. A gate that refuses: exit code 3.
+    """
+    if fp16 and fp32:
+        raise UsageError("--fp16 and --fp32 exclude each other")
+    if engine != "onnxruntime":
+        raise UsageError(f"there is no engine {engine!r} to export for", fix="Choose onnxruntime.")
+    overrides = _parsed(tolerance or [])
+    require_export()
+    from dataclasses import replace
+
+    from lrclr.checkpoints import load_checkpoint
+    from lrclr.findings import FindingSet
+    from lrclr_export import ExportOptions, export_bundle
+
+    options = ExportOptions("fp32" if fp32 else "fp16", max_batch, opset, overrides)
+    note(f"engine onnxruntime, {options.precision}")
+    with stages() as begin:
+        begin(f"read {checkpoint}")
+        loaded = load_checkpoint(checkpoint, preprocess=preprocess)
+        if findings is not None:
+            loaded = replace(loaded, findings=FindingSet.load(findings))
+        bundle = export_bundle(
+            loaded, output, options, on_stage=begin, on_gates=lambda results: out().print(gate_table(results))
+        )
+    manifest = bundle.manifest
+    size = sum(entry["bytes"] for entry in manifest.files.values())
+    out().print(f"{output}: {manifest.precision} bundle, {size / 1e6:.0f} MB, {len(manifest.gates)} gates hold")
+    note(f"checkpoint: {loaded.source}; {loaded.preprocess.kind} preprocessing")
+    if not manifest.scoring["fusion_trained"]:
+        note("the fusion head is not trained: scores use alpha = 0, the global score alone")
+    note(RESEARCH_ONLY)
+
+
+def _parsed(overrides: list[str]) -> dict[str, float]:
+    parsed: dict[str, float] = {}
+    for text in overrides:
+        name, separator, value = text.partition("=")
+        try:
+            parsed[name] = float(value)
+        except ValueError:
+            separator = ""
+        if not separator:
+            raise UsageError(f"--tolerance {text} is not understood", fix="Write NAME=VALUE, such as cosine=0.999.")
+    return parsed

@@ -1,0 +1,28 @@
+"""Optional dependencies, asked for before a command begins its work."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from lrclr.errors import MissingExtraError
+
+
+def require_torch() -> None:
+    """Raise MissingExtraError where checkpoints cannot be read."""
+    _require("torch", ("torch", "transformers", "safetensors"), "reading a checkpoint")
+
+
+def require_export() -> None:
+    """Raise MissingExtraError where graphs cannot be exported."""
+    require_torch()
+    _require("export", ("onnx", "onnxscript", "tritonclient", "google.protobuf"), "exporting a checkpoint")
+
+
+def _require(extra: str, packages: tuple[str, ...], purpose: str) -> None:
+    for package in packages:
+        try:
+            found = importlib.util.find_spec(package)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            raise MissingExtraError(package, extra, purpose)

@@ -1,0 +1,101 @@
+"""`lrclr predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lrclr.cli._console import RESEARCH_ONLY, complain, counter, note
+from lrclr.errors import LrclrError, UsageError
+
+if TYPE_CHECKING:
+    from lrclr.batch import FileResult
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them: PNG, JPEG, TIFF, DICOM.")],
+    bundle: Annotated[Path, typer.Option("-b", "--bundle", help="The bundle's folder.")] = Path("triton_repo"),
+    findings: Annotated[
+        Path | None, typer.Option("--findings", help="A findings file, instead of the bundle's findings.")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
+    heatmap: Annotated[Path | None, typer.Option("--heatmap", help="Write a heat-map PNG per image there.")] = None,
+    frame: Annotated[int | None, typer.Option("--frame", help="Frame of files that hold several, from 0.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images encoded at once.")] = 8,
+    provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine; one a core.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for each image.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print one CSV row an image.")] = False,
+) -> None:
+    """Answer for images: findings with their probability, and the regions that speak for them.
+
+    A file that cannot be read is reported and does not stop the rest; the exit code is then 1.
+    """
+    if as_json and as_csv:
+        raise UsageError("--json and --csv exclude each other")
+    from lrclr.batch import find_images, predict_files
+    from lrclr.classifier import ZeroShotClassifier
+    from lrclr.cli._reporter import reporter
+    from lrclr.findings import FindingSet
+
+    files = find_images(images)
+    asked = FindingSet.load(findings) if findings is not None else None
+    classifier = ZeroShotClassifier.from_bundle(bundle, provider=provider, threads=threads)
+    report = reporter((asked or classifier.bundle.findings).names, as_json=as_json, as_csv=as_csv)
+    targets = _targets(heatmap, files)
+    failed = 0
+    with counter("images", len(files)) as advance:
+        results = predict_files(
+            classifier, files, findings=asked, alpha=alpha, batch_size=batch_size, frame=frame
+        )
+        for result in results:
+            report.add(result)
+            failed += result.error is not None
+            if result.error is not None:
+                complain(f"{result.path}: {result.error}")
+            elif heatmap is not None:
+                _draw(result, targets[result.path])
+            advance()
+    report.close()
+    _notes(classifier, heatmap)
+    if failed:
+        raise LrclrError(f"{failed} of {len(files)} images could not be read")
+
+
+def _targets(folder: Path | None, files: list[Path]) -> dict[Path, Path]:
+    """A PNG for each file; two files of one name in different folders get different PNGs."""
+    if folder is None:
+        return {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made", why=error.strerror) from error
+    targets: dict[Path, Path] = {}
+    taken: set[str] = set()
+    for file in dict.fromkeys(files):
+        stem, number = file.name, 1
+        while stem in taken:
+            number += 1
+            stem = f"{file.name}-{number}"
+        taken.add(stem)
+        targets[file] = folder / f"{stem}.heatmap.png"
+    return targets
+
+
+def _draw(result: FileResult, target: Path) -> None:
+    from lrclr.heatmap import save_heatmap
+
+    if result.image is not None and result.prediction is not None:
+        save_heatmap(target, result.image, result.prediction)
+
+
+def _notes(classifier: object, heatmap: Path | None) -> None:
+    from lrclr.classifier import ZeroShotClassifier
+
+    if isinstance(classifier, ZeroShotClassifier) and not classifier.fusion_trained:
+        note("the fusion head was never trained: alpha = 0, and region attention means nothing")
+    if heatmap is not None:
+        note(f"heat maps are in {heatmap}")
+    note(RESEARCH_ONLY)

@@ -1,0 +1,36 @@
+"""`lrclr verify`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lrclr.cli._console import gate_table, note, out
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")] = Path("triton_repo"),
+    provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the measurements as JSON.")] = False,
+) -> None:
+    """Check a bundle's hashes, and run its gates again on this machine. Needs no torch."""
+    from lrclr.bundle import Bundle
+    from lrclr.engines import OnnxRuntimeEngine
+    from lrclr.gates import Golden, Tolerances, raise_refused, run_gates
+
+    opened = Bundle(bundle)
+    manifest = opened.manifest
+    limits = {name: value for name, value in manifest.tolerances.items() if name != "overridden"}
+    engine = OnnxRuntimeEngine(opened, provider=provider)
+    results = run_gates(
+        engine, Golden.load(opened.golden_path), opened.findings, manifest.scoring, Tolerances(**limits)
+    )
+    if as_json:
+        print(json.dumps({"engine": engine.name, "gates": [result.to_dict() for result in results]}, indent=2))
+    else:
+        out().print(gate_table(results))
+    raise_refused(results)
+    note(f"{bundle}: {len(manifest.files)} files are unchanged, {len(results)} gates hold on {engine.name}")

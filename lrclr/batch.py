@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lrclr.classifier import ZeroShotClassifier
 from lrclr.errors import LrclrError, UsageError
-from lrclr.findings import FindingSet
 from lrclr.images import ReadLimits, read_image
 from lrclr.preprocess import preprocess
-from lrclr.results import Prediction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from lrclr.classifier import ZeroShotClassifier
+    from lrclr.findings import FindingSet
+    from lrclr.results import Prediction
 
 __all__ = ["SUFFIXES", "FileResult", "find_images", "predict_files"]
 

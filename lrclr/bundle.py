@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lrclr._files import sha256_of
 from lrclr.errors import BundleError, LrclrError
 from lrclr.findings import FindingSet
 from lrclr.preprocess import PreprocessSpec
 from lrclr.tokenizer import ClipTokenizer
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
 
 __all__ = ["GRAPHS", "SCHEMA_VERSION", "Bundle", "Manifest"]
 

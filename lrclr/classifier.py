@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lrclr.bundle import Bundle
 from lrclr.engines import Engine, OnnxRuntimeEngine
 from lrclr.errors import ImageError, NonFiniteError, UsageError
-from lrclr.findings import FindingSet
 from lrclr.preprocess import preprocess_batch
 from lrclr.results import FindingResult, Prediction, Region
 from lrclr.scoring import combined_score, finding_scores, global_score, probabilities
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from lrclr.findings import FindingSet
 
 __all__ = ["ZeroShotClassifier"]
 
@@ -100,7 +104,7 @@ class ZeroShotClassifier:
         findings: FindingSet | None = None,
         alpha: float | None = None,
     ) -> list[Prediction]:
-        """As `predict`, for images that are preprocessed already: ``[B, 3, S, S]``, and their original heights and widths."""
+        """As `predict`, for images that are preprocessed already: ``[B, 3, S, S]``, and their heights and widths before."""
         side = self.bundle.preprocess.image_size
         if pixel_values.shape != (len(sizes), 3, side, side):
             raise ImageError(
@@ -159,7 +163,8 @@ class ZeroShotClassifier:
         local, attention = self._fuse(image["region_tokens"], prompts)
         global_ = global_score(image["image_embedding"], prompts.embedding)
         probability = probabilities(combined_score(global_, local, alpha), findings, self._scale)
-        global_scores, local_scores = finding_scores(global_, findings), finding_scores(local, findings)
+        global_positive, global_negative = finding_scores(global_, findings)
+        local_positive, local_negative = finding_scores(local, findings)
         for b, (height, width) in enumerate(sizes):
             geometry = self.bundle.preprocess.geometry(height, width)
             regions = tuple(
@@ -170,7 +175,10 @@ class ZeroShotClassifier:
                 FindingResult(
                     finding.name,
                     float(probability[b, f]),
-                    *(float(scores[b, f]) for scores in (*global_scores, *local_scores)),
+                    float(global_positive[b, f]),
+                    float(global_negative[b, f]),
+                    float(local_positive[b, f]),
+                    float(local_negative[b, f]),
                     tuple(attention[b, findings.positive_index[f]].mean(0).tolist()),
                 )
                 for f, finding in enumerate(findings.findings)
@@ -192,13 +200,14 @@ class ZeroShotClassifier:
             )
             for start in range(0, len(region_tokens), step)
         ]
-        return tuple(np.concatenate([part[name] for part in parts]) for name in ("local_score", "region_attention"))
+        return (
+            np.concatenate([part["local_score"] for part in parts]),
+            np.concatenate([part["region_attention"] for part in parts]),
+        )
 
     def _run(self, graph: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         outputs = self.engine.run(graph, inputs)
         for name, array in outputs.items():
             if not np.isfinite(array).all():
-                raise NonFiniteError(
-                    f"{graph} gave NaN or infinity in {name}", fix="Run `lrclr verify` on the bundle."
-                )
+                raise NonFiniteError(f"{graph} gave NaN or infinity in {name}", fix="Run `lrclr verify` on the bundle.")
         return outputs

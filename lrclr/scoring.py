@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from lrclr.errors import NonFiniteError, UsageError
-from lrclr.findings import FindingSet
+
+if TYPE_CHECKING:
+    from lrclr.findings import FindingSet
 
 __all__ = ["combined_score", "finding_scores", "global_score", "probabilities"]
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lrclr.engines import OnnxRuntimeEngine
-from lrclr.gates import Golden
-from lrclr.model import LrclrModel
-from lrclr_export.onnx_graph import TypedGraph
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from lrclr.gates import Golden
+    from lrclr.model import LrclrModel
+    from lrclr_export.onnx_graph import TypedGraph
 
 # The reference is run unpruned; the stages below are computed for all tokens in both.
 _INPUTS = {

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from lrclr.checkpoints import Checkpoint
 from lrclr.gates import Golden
 from lrclr.images import read_image
 from lrclr.model import Regions, rollout_cls_row, select_regions
 from lrclr.preprocess import preprocess_batch
 from lrclr.samples import sample_paths
 from lrclr.scoring import combined_score, global_score, probabilities
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from lrclr.checkpoints import Checkpoint
 
 # Short, long, empty, other scripts, emoji, and one that has to be cut: what a user's prompts will be.
 ODD_PROMPTS = (

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from lrclr.model import LrclrModel
 from lrclr_export.region_node import opaque_select
+
+if TYPE_CHECKING:
+    from lrclr.model import LrclrModel
 
 
 class ImageEncoder(nn.Module):
@@ -32,7 +34,8 @@ class TextEncoder(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        return tuple(self.model.encode_text(input_ids))
+        embedding, tokens = self.model.encode_text(input_ids)
+        return embedding, tokens
 
 
 class FusionHeadGraph(nn.Module):

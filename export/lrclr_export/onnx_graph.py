@@ -8,16 +8,20 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 import torch
 
 from lrclr.errors import ExportError, UsageError
-from lrclr_export.graphs import GraphSpec
 from lrclr_export.region_node import DOMAIN, OP_TYPE, TRANSLATIONS, VERSION, region_function
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lrclr_export.graphs import GraphSpec
 
 OPSETS = range(18, 24)
 EXTERNAL_DATA_ABOVE = 2**31 - 2**24  # protobuf's limit, less room for the graph itself
@@ -104,7 +108,8 @@ def _strip(model: ir.Model) -> None:
     """Take out what is about the exporting machine: stack traces, paths, source lines."""
     model.metadata_props.clear()
     model.doc_string = None
-    for graph in (model.graph, *model.functions.values()):
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in graphs:
         graph.metadata_props.clear()
         graph.doc_string = None
         for node in graph.all_nodes():

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnxruntime
@@ -17,7 +15,6 @@ import transformers
 import lrclr
 from lrclr._files import replace_directory
 from lrclr.bundle import ENTRIES, FINDINGS, GOLDEN, MANIFEST, TOKENIZER, Bundle, Manifest, file_table
-from lrclr.checkpoints import Checkpoint
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.gates import GateResult, Golden, Tolerances, raise_refused, run_gates
 from lrclr_export.blame import first_bad_layer
@@ -26,6 +23,12 @@ from lrclr_export.graphs import graph_specs
 from lrclr_export.onnx_graph import EXTERNAL_DATA_ABOVE, TypedGraph, typed_onnx_from_module
 from lrclr_export.precision import half_precision, precision_gate, precision_histogram
 from lrclr_export.triton_config import triton_configs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from lrclr.checkpoints import Checkpoint
 
 
 @dataclass(frozen=True)

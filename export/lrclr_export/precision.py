@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
-import torch
 from torch import Tensor, nn
 
 from lrclr.gates import GateResult
-from lrclr.model import LrclrModel
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from lrclr.model import LrclrModel
 
 # What carries the cost, and must have the precision that was asked for; what must stay float32 whatever was asked.
 _HEAVY = ("Conv", "Gemm", "MatMul")
@@ -28,14 +30,15 @@ def half_precision(model: LrclrModel) -> LrclrModel:
 
     The network itself keeps softmax, region selection and the final normalisation in float32.
     """
-    half = copy.deepcopy(model).half()
+    half: LrclrModel = copy.deepcopy(model).half()
     norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
     for name, original in norms.items():
         island = _Float32LayerNorm(original.normalized_shape, eps=original.eps)
         island.load_state_dict(original.state_dict())
         parent, _, child = name.rpartition(".")
         setattr(half.get_submodule(parent), child, island)
-    return half.eval()
+    half.eval()
+    return half
 
 
 def precision_histogram(graph: ir.Graph) -> dict[str, dict[str, int]]:

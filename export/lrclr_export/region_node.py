@@ -6,7 +6,7 @@ maps it to a plugin of the same name instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence  # noqa: TC003 - the operator's schema is read from annotations
 from typing import Any
 
 import onnx
@@ -24,7 +24,8 @@ VERSION = 1
 
 @torch.library.custom_op("lrclr::region_select", mutates_args=())
 def _region_select(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(select_regions(maps, tokens, top_k, mean))
+    picked = select_regions(maps, tokens, top_k, mean)
+    return picked.tokens, picked.index, picked.importance
 
 
 @_region_select.register_fake
@@ -75,7 +76,7 @@ def _translate(maps: Sequence[Any], tokens: Any, top_k: int, mean: bool) -> Any:
     )
 
 
-TRANSLATIONS = {torch.ops.lrclr.region_select.default: _translate}
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.lrclr.region_select.default: _translate}
 
 
 def region_function(num_maps: int, *, mean: bool, opset: int) -> FunctionProto:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from google.protobuf import text_format
+from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
 from tritonclient.grpc import model_config_pb2 as triton
 
 from lrclr.errors import UsageError
-from lrclr.model import LrclrConfig
+
+if TYPE_CHECKING:
+    from lrclr.model import LrclrConfig
 
 BACKEND = "onnxruntime"
 MAX_PROMPTS = 256

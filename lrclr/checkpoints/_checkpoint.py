@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from lrclr._files import replace_directory
-from lrclr.findings import FindingSet
-from lrclr.model import LrclrConfig, LrclrModel
-from lrclr.preprocess import PreprocessSpec
-from lrclr.tokenizer import ClipTokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from lrclr.findings import FindingSet
+    from lrclr.model import LrclrConfig, LrclrModel
+    from lrclr.preprocess import PreprocessSpec
+    from lrclr.tokenizer import ClipTokenizer
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 PREPROCESSING, FINDINGS = "preprocessing.json", "findings.toml"
@@ -30,7 +40,8 @@ class Checkpoint:
         findings: the default findings and prompts.
         source: what it was read from: ``"lrclr"``, ``"openai state dict"``, ``"openai torchscript"``,
             ``"transformers clip"`` or ``"random"``.
-        sha256: of the weights file; ``""`` for a checkpoint that was never in a file.
+        sha256: of the weights file, or of the list of their hashes if there are several; ``""`` for a checkpoint
+            that was never in a file.
     """
 
     model: LrclrModel
@@ -52,17 +63,25 @@ class Checkpoint:
             UsageError: `folder` exists and `overwrite` is not set, or holds anything but an LRCLR folder's files.
             LrclrError: the disk is full or not writable; what was there before is whole.
         """
-        from safetensors.torch import save_file
-
         with replace_directory(folder, expected=FOLDER_FILES, overwrite=overwrite) as staging:
             config = self.config.to_dict()
             config["architectures"] = [type(self.model).__name__]
             (staging / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-            weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
-            save_file(weights, staging / WEIGHTS, metadata={"format": "pt"})
+            _save_weights(self.model.state_dict(), staging / WEIGHTS)
             self.tokenizer.save(staging / TOKENIZER)
             (staging / PREPROCESSING).write_text(json.dumps(self.preprocess.to_dict(), indent=2) + "\n")
             (staging / FINDINGS).write_text(self.findings.to_toml())
+
+
+def _save_weights(state: dict[str, Tensor], file: Path) -> None:
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # It tells the system's error by its number in the text only.
+        if (number := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(file)) from error
 
 
 def eval_model(model: LrclrModel) -> LrclrModel:
@@ -70,4 +89,5 @@ def eval_model(model: LrclrModel) -> LrclrModel:
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return model.to(torch.float32)
+    model.to(torch.float32)
+    return model

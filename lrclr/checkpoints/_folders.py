@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
-from transformers import CLIPConfig, CLIPTokenizerFast
+from tokenizers.models import BPE
+from transformers import CLIPConfig, CLIPTokenizer
 
 from lrclr._files import sha256_of
 from lrclr.checkpoints import _checkpoint as names
@@ -22,6 +23,9 @@ from lrclr.findings import FindingSet
 from lrclr.model import LrclrConfig
 from lrclr.preprocess import PreprocessSpec
 from lrclr.tokenizer import ClipTokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LEGACY_EOS = 2  # transformers' CLIP configurations from before 2023 name it, and mean "the highest id"
 
@@ -73,7 +77,7 @@ def _load_clip(folder: Path, raw: dict[str, Any]) -> Checkpoint:
         _preprocess(_existing(folder, "preprocessor_config.json"), config, transformers=True),
         FindingSet.default(),
         source="transformers clip",
-        sha256=sha256_of(files[0]),
+        sha256=_digest(files),
     )
 
 
@@ -90,15 +94,21 @@ def _weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder} holds no weights", fix="Expected model.safetensors or pytorch_model.bin.")
 
 
+def _digest(files: list[Path]) -> str:
+    digests = [sha256_of(file) for file in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
 def _tokenizer(folder: Path, config: LrclrConfig) -> ClipTokenizer:
     context = config.text_config.max_position_embeddings
     if (folder / names.TOKENIZER).is_file():
         tokenizer = ClipTokenizer.from_file(folder / names.TOKENIZER, context_length=context)
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        backend = CLIPTokenizerFast.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
-        tokenizer = ClipTokenizer(backend.to_str().encode(), source=str(folder), context_length=context)
+        tokenizer = ClipTokenizer(_from_vocabulary(folder), source=str(folder), context_length=context)
     else:
-        raise CheckpointError(f"{folder} has no tokenizer", fix="Expected tokenizer.json, or vocab.json and merges.txt.")
+        raise CheckpointError(
+            f"{folder} has no tokenizer", fix="Expected tokenizer.json, or vocab.json and merges.txt."
+        )
     if tokenizer.vocab_size > config.text_config.vocab_size or tokenizer.eot_id != config.text_config.eos_token_id:
         raise CheckpointError(
             f"the tokenizer in {folder} is not that of its network",
@@ -106,6 +116,16 @@ def _tokenizer(folder: Path, config: LrclrConfig) -> ClipTokenizer:
             f"{config.text_config.vocab_size} and {config.text_config.eos_token_id}",
         )
     return tokenizer
+
+
+def _from_vocabulary(folder: Path) -> bytes:
+    """The ``tokenizer.json`` of a folder that is from before there was one."""
+    try:
+        vocabulary, merges = BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+        backend = CLIPTokenizer(vocab=vocabulary, merges=merges).backend_tokenizer
+        return str(backend.to_str()).encode()
+    except Exception as error:
+        raise CheckpointError(f"{folder} has a tokenizer that cannot be read", why=str(error)) from error
 
 
 def _preprocess(file: Path, config: LrclrConfig, *, transformers: bool) -> PreprocessSpec:
@@ -124,7 +144,8 @@ def _preprocess(file: Path, config: LrclrConfig, *, transformers: bool) -> Prepr
 def _config(cls: Any, raw: dict[str, Any], folder: Path) -> Any:
     try:
         return cls.from_dict(raw)
-    except Exception as error:  # noqa: BLE001 - transformers' validators raise their own types
+    except Exception as error:
+        # transformers' validators raise types of their own.
         raise CheckpointError(f"{folder / names.CONFIG} cannot be used", why=str(error)) from error
 
 

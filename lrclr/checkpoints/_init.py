@@ -14,7 +14,12 @@ from lrclr.preprocess import PreprocessSpec
 from lrclr.tokenizer import ClipTokenizer
 
 _BASE_TEXT: Final = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8}
-_BASE_VISION: Final = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+_BASE_VISION: Final = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
 
 ARCHITECTURES: Final[dict[str, dict[str, Any]]] = {
     "vit-b-32": {"projection_dim": 512, "text_config": _BASE_TEXT, "vision_config": {**_BASE_VISION, "patch_size": 32}},

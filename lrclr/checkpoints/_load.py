@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
+import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lrclr._files import sha256_of
 from lrclr.checkpoints import _folders, _openai, _torchscript
@@ -14,6 +14,9 @@ from lrclr.checkpoints._state import model_from_state
 from lrclr.errors import CheckpointError
 from lrclr.findings import FindingSet
 from lrclr.tokenizer import ClipTokenizer
+
+if TYPE_CHECKING:
+    import os
 
 
 def load_checkpoint(path: str | os.PathLike[str], *, preprocess: str | None = None) -> Checkpoint:
@@ -34,24 +37,36 @@ def load_checkpoint(path: str | os.PathLike[str], *, preprocess: str | None = No
 
     Raises:
         CheckpointError: it is none of these, is damaged, or keys are missing, unexpected or misshapen.
+        UsageError: there is no preprocessing of that name.
+        FindingsError: the findings of an LRCLR folder cannot be used.
     """
     path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"there is no checkpoint at {path}", fix="Give a .pt file or a checkpoint folder.")
-    checkpoint = _folders.load(path) if path.is_dir() else _load_file(path)
+    if preprocess is not None:
+        preprocess_spec(preprocess, 224)  # a name that is wrong shall not cost a load
+    try:
+        checkpoint = _load(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read", why=error.strerror or type(error).__name__) from error
     if preprocess is None:
         return checkpoint
     spec = preprocess_spec(preprocess, checkpoint.config.vision_config.image_size)
-    return Checkpoint(**{**checkpoint.__dict__, "preprocess": spec})
+    return dataclasses.replace(checkpoint, preprocess=spec)
+
+
+def _load(path: Path) -> Checkpoint:
+    if path.is_dir():
+        return _folders.load(path)
+    if path.is_file():
+        return _load_file(path)
+    if path.exists():
+        raise CheckpointError(f"{path} is neither a file nor a folder")
+    raise CheckpointError(f"there is no checkpoint at {path}", fix="Give a .pt file or a checkpoint folder.")
 
 
 def _load_file(path: Path) -> Checkpoint:
-    try:
-        is_script = zipfile.is_zipfile(path) and _torchscript.is_torchscript(path)
-        state = _torchscript.read(path) if is_script else _openai.read(path)
-        digest = sha256_of(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read", why=os.strerror(error.errno or 0)) from error
+    is_script = _torchscript.is_torchscript(path)
+    state = _torchscript.read(path) if is_script else _openai.read(path)
+    digest = sha256_of(path)
     config, renamed = _openai.convert(state, path)
     tokenizer = ClipTokenizer.default()
     if config.text_config.vocab_size != tokenizer.vocab_size:

@@ -78,12 +78,12 @@ def read(path: Path) -> dict[str, Tensor]:
 def convert(state: Mapping[str, Tensor], path: Path) -> tuple[LrclrConfig, dict[str, Tensor]]:
     """Infer the configuration from the shapes, and give every tensor `LrclrModel`'s name."""
     if any(key.startswith("visual.layer1.") for key in state):
-        raise CheckpointError(f"{path} is a ResNet CLIP", why="regions are picked from a Vision Transformer's attention")
+        raise CheckpointError(
+            f"{path} is a ResNet CLIP", why="regions are picked from a Vision Transformer's attention"
+        )
     absent = [key for key in _SIZES if key not in state]
     if absent:
-        raise CheckpointError(
-            f"{path} is not a state dict of OpenAI's CLIP", why=f"missing: {', '.join(absent)}"
-        )
+        raise CheckpointError(f"{path} is not a state dict of OpenAI's CLIP", why=f"missing: {', '.join(absent)}")
     renamed: dict[str, Tensor] = {}
     for key, tensor in state.items():
         if key in _BOOKKEEPING:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +10,10 @@ from transformers.initialization import no_init_weights
 
 from lrclr.errors import CheckpointError
 from lrclr.model import LrclrConfig, LrclrModel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 _FUSION = "fusion_head."
 _SHOWN = 6
@@ -27,19 +30,49 @@ def model_from_state(
         path: where they are from, for errors.
         fusion_expected: whether `state` must hold the fusion head; if not, a fresh one is drawn from seed 0.
     """
-    with torch.device("meta"):
-        wanted = {name: tensor.shape for name, tensor in LrclrModel(config).state_dict().items()}
+    # Towers are built in the type that their configuration names, which is that of the file and not ours.
+    for part in (config, config.text_config, config.vision_config):
+        part.dtype = None
+    wanted = _shapes(config, state, path)
     required = {name for name in wanted if fusion_expected or not name.startswith(_FUSION)}
-    missing = sorted(required - state.keys())
-    unexpected = sorted(state.keys() - required)
+    _check_keys(required, wanted, state, path)
+    _check_types({name: state[name] for name in required}, path)
+    with no_init_weights():
+        model = LrclrModel(config)
+    if not fusion_expected:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model.fusion_head.apply(model._init_weights)  # noqa: SLF001
+    model.load_state_dict({name: state[name].float() for name in required}, strict=fusion_expected)
+    broken = sorted(name for name, tensor in model.state_dict().items() if not _is_finite(tensor))
+    if broken:
+        raise CheckpointError(f"{path} holds weights that are not finite", why=_listed("NaN or infinity in", broken))
+    return model
+
+
+def _shapes(config: LrclrConfig, state: Mapping[str, Tensor], path: Path) -> dict[str, torch.Size]:
+    """The shape of every tensor that the network of `config` has; costs no memory."""
+    layers = config.text_config.num_hidden_layers + config.vision_config.num_hidden_layers + config.fusion_num_layers
+    try:
+        # A layer has sixteen tensors. More layers than the file has tensors are a damaged number, and endless to build.
+        if layers > len(state) + config.fusion_num_layers or config.fusion_num_layers > 1000:
+            raise ValueError(f"{layers} layers are more than the {len(state)} tensors it holds could make")
+        with torch.device("meta"):
+            return {name: tensor.shape for name, tensor in LrclrModel(config).state_dict().items()}
+    except Exception as error:
+        # An unknown activation, a size that overflows: torch and transformers raise what they like.
+        raise CheckpointError(f"{path} describes a network that cannot be built", why=str(error)) from error
+
+
+def _check_keys(required: set[str], wanted: Mapping[str, torch.Size], state: Mapping[str, Tensor], path: Path) -> None:
     misshapen = [
         f"{name} is {list(state[name].shape)}, expected {list(wanted[name])}"
         for name in sorted(required & state.keys())
         if state[name].shape != wanted[name]
     ]
     problems = [
-        _listed("missing", missing),
-        _listed("unexpected", unexpected),
+        _listed("missing", sorted(required - state.keys())),
+        _listed("unexpected", sorted(state.keys() - required)),
         _listed("misshapen", misshapen),
     ]
     if any(problems):
@@ -48,21 +81,24 @@ def model_from_state(
             why="; ".join(filter(None, problems)),
             fix=f"Expected {len(required)} tensors.",
         )
-    not_float = sorted(name for name in required if not state[name].is_floating_point())
-    if not_float:
-        raise CheckpointError(f"{path} holds weights that are not floating point", why=_listed("wrong type", not_float))
-    if fusion_expected:
-        with no_init_weights():
-            model = LrclrModel(config)
-    else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = LrclrModel(config)
-    model.load_state_dict({name: state[name].float() for name in required}, strict=fusion_expected)
-    broken = sorted(name for name in required if not bool(torch.isfinite(state[name]).all()))
-    if broken:
-        raise CheckpointError(f"{path} holds weights that are not finite", why=_listed("NaN or infinity in", broken))
-    return model
+
+
+def _check_types(state: Mapping[str, Tensor], path: Path) -> None:
+    def is_plain(tensor: Tensor) -> bool:
+        dense = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        # A tensor that repeats few numbers claims any size: a small file must not ask for a great memory.
+        return dense and tensor.is_floating_point() and tensor.untyped_storage().nbytes() >= tensor.nbytes
+
+    strange = sorted(name for name, tensor in state.items() if not is_plain(tensor))
+    if strange:
+        raise CheckpointError(
+            f"{path} holds weights that are not plain floating-point tensors", why=_listed("these", strange)
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # A sum is several times quicker than a look at each; only one that overflows needs the second look.
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def _listed(kind: str, names: list[str]) -> str:

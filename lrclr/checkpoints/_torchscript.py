@@ -11,13 +11,16 @@ import io
 import pickle
 import zipfile
 from collections import OrderedDict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lrclr.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 _STORAGES = {
     "HalfStorage": torch.float16,
@@ -31,12 +34,18 @@ _STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+_MAX_DEPTH, _MAX_MODULES = 100, 100_000
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether a zip archive is TorchScript's: those hold constants beside the data."""
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    """Whether a file is a zip archive of TorchScript's: those hold constants beside the data."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return False  # damaged; the reader of state dicts says so
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -45,15 +54,15 @@ def read(path: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive:
             data = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
             root = _TensorUnpickler(archive, data.removesuffix("data.pkl")).load()
-    except (pickle.UnpicklingError, zipfile.BadZipFile, StopIteration) as error:
+        return dict(_tensors(root))
+    except OSError:
+        raise
+    except Exception as error:
+        # Damaged bytes make pickle, zipfile and torch raise nearly anything.
         raise CheckpointError(
-            f"{path} is not a TorchScript archive of weights", why="it is damaged or holds more than modules and tensors"
+            f"{path} is not a TorchScript archive of weights",
+            why=f"it is damaged, or holds more than modules and tensors ({str(error) or type(error).__name__})",
         ) from error
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError, EOFError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is not a TorchScript archive of weights", why="it is damaged") from error
-    tensors: dict[str, Tensor] = {}
-    _collect(root, "", tensors, depth=0)
-    return tensors
 
 
 class _Module:
@@ -63,20 +72,22 @@ class _Module:
         self.attributes: dict[str, Any] = {}
 
     def __setstate__(self, state: object) -> None:
-        if not isinstance(state, dict):
-            raise pickle.UnpicklingError("a module's state is not a dict")
+        if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+            raise pickle.UnpicklingError("a module's state is not a table of names")
         self.attributes = state
 
 
 class _TensorUnpickler(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, prefix: str) -> None:
-        super().__init__(io.BytesIO(archive.read(f"{prefix}data.pkl")))
         self._archive, self._prefix = archive, prefix
         self._storages: dict[str, Tensor] = {}
+        # A pickle may set attributes on a class it was given, so every archive gets a class of its own.
+        self._module = type("_Module", (_Module,), {})
+        super().__init__(io.BytesIO(self._stored("data.pkl")))
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("__torch__"):
-            return _Module
+            return self._module
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
         known = {
@@ -96,29 +107,45 @@ class _TensorUnpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Tensor:
         _, dtype, key, _, count = pid
         if key not in self._storages:
-            raw = bytearray(self._archive.read(f"{self._prefix}data/{key}"))
+            raw = bytearray(self._stored(f"data/{key}"))
             storage = torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
             if storage.numel() < count:
                 raise pickle.UnpicklingError("a storage is shorter than its tensor")
             self._storages[key] = storage
         return self._storages[key]
 
+    def _stored(self, name: str) -> bytes:
+        entry = self._archive.getinfo(self._prefix + name)
+        # PyTorch compresses its code, never its data; what inflates could inflate without end.
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise pickle.UnpicklingError("its data is compressed")
+        return self._archive.read(entry)
+
 
 def _rebuild(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-    # as_strided checks the bounds against the storage.
-    return storage.as_strided(tuple(size), tuple(stride), offset).clone()
+    # as_strided checks the bounds against the storage; repetition it allows.
+    view = storage.as_strided(tuple(size), tuple(stride), offset)
+    if view.numel() > storage.numel():
+        raise pickle.UnpicklingError("a tensor repeats its storage")
+    return view.clone()
 
 
 def _first(value: Any, _: Any) -> Any:
     return value
 
 
-def _collect(node: Any, prefix: str, found: dict[str, Tensor], depth: int) -> None:
-    if depth > 100:
-        raise CheckpointError("the TorchScript archive is not a module tree", why="its modules hold each other")
-    if isinstance(node, _Module):
+def _tensors(root: object) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the module tree under its dotted name."""
+    waiting, seen = [("", root, 0)], 0
+    while waiting:
+        prefix, node, depth = waiting.pop()
+        seen += 1
+        if depth > _MAX_DEPTH or seen > _MAX_MODULES:
+            raise CheckpointError("its modules hold each other")
+        if not isinstance(node, _Module):
+            continue
         for name, value in node.attributes.items():
             if isinstance(value, Tensor):
-                found[prefix + name] = value
+                yield prefix + name, value
             else:
-                _collect(value, f"{prefix}{name}.", found, depth + 1)
+                waiting.append((f"{prefix}{name}.", value, depth + 1))

@@ -47,10 +47,10 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[  # noqa: ARG001 - handled by its callback
+    version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Works in any place.")] = False,  # noqa: ARG001 - taken by main
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Works in any place.")] = False,
 ) -> None:
     pass
 
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         text = f"{error.strerror or type(error).__name__}{f': {error.filename}' if error.filename else ''}"
         return _report(error, text, 1, debug=debug)
-    except Exception as error:  # noqa: BLE001 - the last place where a traceback can be kept from a user
+    except Exception as error:
         text = f"unexpected {type(error).__name__}. Run it again with --debug, and report what it shows."
         return _report(error, text, 1, debug=debug)
     if not given:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from lrclr.gates import GateResult
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from lrclr.gates import GateResult
 
 _FILE_WIDTH = 110
 RESEARCH_ONLY = "Research use only. Not a medical device."
@@ -44,7 +47,7 @@ def stages() -> Iterator[Callable[[str], None]]:
         yield lambda text: console.print(f"- {text}", markup=False)
         return
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
-        running: list[int] = []
+        running: list[TaskID] = []
 
         def begin(text: str) -> None:
             if running:

@@ -12,7 +12,7 @@ from lrclr.cli._extras import require_export
 from lrclr.errors import UsageError
 
 
-def export(
+def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     checkpoint: Annotated[Path, typer.Argument(help="A .pt file or a checkpoint folder of any kind that lrclr reads.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder.")] = Path("triton_repo"),
     fp16: Annotated[bool, typer.Option("--fp16", help="Products in half precision (the default).")] = False,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lrclr.batch import FileResult
 
 
-def predict(
+def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them: PNG, JPEG, TIFF, DICOM.")],
     bundle: Annotated[Path, typer.Option("-b", "--bundle", help="The bundle's folder.")] = Path("triton_repo"),
     findings: Annotated[
@@ -47,9 +47,7 @@ def predict(
     targets = _targets(heatmap, files)
     failed = 0
     with counter("images", len(files)) as advance:
-        results = predict_files(
-            classifier, files, findings=asked, alpha=alpha, batch_size=batch_size, frame=frame
-        )
+        results = predict_files(classifier, files, findings=asked, alpha=alpha, batch_size=batch_size, frame=frame)
         for result in results:
             report.add(result)
             failed += result.error is not None

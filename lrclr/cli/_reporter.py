@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.table import Table
 
-from lrclr.batch import FileResult
 from lrclr.cli._console import out
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lrclr.batch import FileResult
 
 _SHOWN = 5
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
 from lrclr.bundle import GRAPHS, Bundle
 from lrclr.errors import EngineError, UsageError
 
-Provider = Literal["cpu", "cuda"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _QUIET = 3  # errors only; ONNX Runtime's warnings about its own fusions tell a user nothing
 
@@ -34,7 +36,7 @@ class OnnxRuntimeEngine:
     """
 
     def __init__(
-        self, graphs: Bundle | Mapping[str, Path], *, provider: Provider = "cpu", threads: int | None = None
+        self, graphs: Bundle | Mapping[str, Path], *, provider: str = "cpu", threads: int | None = None
     ) -> None:
         if provider not in _PROVIDERS:
             raise UsageError(f"there is no provider {provider!r}", fix="Choose cpu or cuda.")
@@ -43,7 +45,7 @@ class OnnxRuntimeEngine:
         self._paths = (
             {graph: graphs.graph_path(graph) for graph in GRAPHS} if isinstance(graphs, Bundle) else dict(graphs)
         )
-        self._provider: str = provider
+        self._provider = provider
         self._threads = threads
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._lock = Lock()
@@ -64,7 +66,7 @@ class OnnxRuntimeEngine:
         names = [output.name for output in session.get_outputs()]
         try:
             outputs = session.run(names, dict(inputs))
-        except Exception as error:  # noqa: BLE001 - its exceptions share no base class but Exception
+        except Exception as error:
             raise EngineError(f"ONNX Runtime could not run {graph}", why=_first_line(error)) from error
         return dict(zip(names, outputs, strict=True))
 
@@ -83,7 +85,7 @@ class OnnxRuntimeEngine:
         wanted = _PROVIDERS[self._provider]
         try:
             session = onnxruntime.InferenceSession(self._paths[graph], options, providers=[wanted])
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:
             raise EngineError(f"ONNX Runtime could not load {graph}", why=_first_line(error)) from error
         # Without this, ONNX Runtime answers a CUDA failure by going on on the CPU.
         session.disable_fallback()

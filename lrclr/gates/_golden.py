@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from dataclasses import dataclass, fields
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lrclr.errors import BundleError
+
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

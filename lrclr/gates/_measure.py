@@ -19,7 +19,7 @@ def cosine(actual: Array, expected: Array) -> float:
 
 
 def centred_cosine(actual: Array, expected: Array) -> float:
-    """Least cosine after each side's mean over the rows is removed: embeddings that nearly coincide flatter a plain one."""
+    """Least cosine without each side's mean over the rows: embeddings that nearly coincide flatter a plain one."""
     a, b = actual.astype(np.float64), expected.astype(np.float64)
     return cosine(a - a.mean(0), b - b.mean(0))
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrclr.engines import Engine
-from lrclr.findings import FindingSet
 from lrclr.gates import _measure as measure
-from lrclr.gates._golden import Golden
 from lrclr.gates._result import GateResult, Tolerances
 from lrclr.scoring import combined_score, global_score, probabilities
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lrclr.engines import Engine
+    from lrclr.findings import FindingSet
+    from lrclr.gates._golden import Golden
 
 Outputs = dict[str, NDArray[Any]]
 
@@ -56,9 +59,7 @@ def _finite(image: Outputs, text: Outputs, fusion: Outputs) -> Iterator[GateResu
 
 
 def _image(image: Outputs, golden: Golden, limits: Tolerances) -> Iterator[GateResult]:
-    yield from _embedding(
-        "image_encoder.image_embedding", image["image_embedding"], golden.image_embedding, limits
-    )
+    yield from _embedding("image_encoder.image_embedding", image["image_embedding"], golden.image_embedding, limits)
     gap, share = measure.region_gap(image["region_index"], golden.rollout)
     note = f"{share:.1%} of the picks are PyTorch's"
     yield GateResult("region gap", "image_encoder.region_index", gap, limits.region_gap, "max", note)
@@ -66,9 +67,7 @@ def _image(image: Outputs, golden: Golden, limits: Tolerances) -> Iterator[GateR
     yield GateResult("max error", "image_encoder.region_importance", importance, limits.max_error, "max")
     # A swapped region has another token by right: tokens are compared where the region is the same, CLS always.
     same = np.pad(image["region_index"] == golden.region_index, ((0, 0), (1, 0)), constant_values=True)
-    yield from _vectors(
-        "image_encoder.region_tokens", image["region_tokens"][same], golden.region_tokens[same], limits
-    )
+    yield from _vectors("image_encoder.region_tokens", image["region_tokens"][same], golden.region_tokens[same], limits)
 
 
 def _text(text: Outputs, golden: Golden, limits: Tolerances) -> Iterator[GateResult]:
@@ -83,7 +82,7 @@ def _fusion(fusion: Outputs, golden: Golden, limits: Tolerances) -> Iterator[Gat
         yield GateResult("absolute error", f"fusion_head.{name}", error, limits.score_error, "max")
 
 
-def _answers(  # noqa: PLR0913, PLR0917 - it ends where everything comes together
+def _answers(
     engine: Engine,
     image: Outputs,
     text: Outputs,

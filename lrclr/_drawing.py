@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = [
-    "ATTENTION",
-    "BACKGROUND",
-    "DIM",
-    "IMPORTANCE",
-    "TEXT",
-    "Box",
-    "Colour",
-    "Style",
-    "bar_list",
-    "caption",
-    "label_boxes",
-    "scale_bar",
-    "stack",
-    "text_block",
-    "tint",
-]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
 
 Colour = tuple[int, int, int]
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom lie outside
 
 # Vermilion and sky blue stay apart in every common kind of colour blindness, and both show on black lungs.
-ATTENTION: Final[Colour] = (240, 48, 32)
+ATTENTION: Final[Colour] = (245, 60, 38)
 IMPORTANCE: Final[Colour] = (70, 170, 245)
 BACKGROUND: Final[Colour] = (17, 19, 23)
 TEXT: Final[Colour] = (238, 240, 244)
 DIM: Final[Colour] = (170, 177, 188)
 _TRACK: Final[Colour] = (44, 49, 57)
 _FILL: Final[Colour] = (150, 158, 170)
+_TALLEST: Final = 1.25  # of a picture, in panel widths
 _OPACITY: Final = 0.55  # of the strongest tint: bone and vessels must show through
 _LONGEST: Final = 500  # characters of a text that are looked at
 _PLAIN: Final = str.maketrans({"\u00d7": "x", "\u2013": "-", "\u2014": "-", "\u2212": "-", "\u2010": "-"})
@@ -95,10 +82,13 @@ def _has_glyph(character: str) -> bool:
 def _printable(text: str) -> str:
     """`text` on one line, with an accent dropped where the font lacks the accented letter."""
     one_line = " ".join("".join(c if c.isprintable() else " " for c in text[:_LONGEST].translate(_PLAIN)).split())
-    return "".join(
-        c if c.isascii() or _has_glyph(c) else next(iter(unicodedata.normalize("NFKD", c)))
-        for c in unicodedata.normalize("NFC", one_line)
-    )
+    return "".join(c if c.isascii() or _has_glyph(c) else _plain(c) for c in unicodedata.normalize("NFC", one_line))
+
+
+def _plain(character: str) -> str:
+    """What stands for a character without a glyph: its base letters if these have one, else itself, an empty box."""
+    letters = [c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c)]
+    return "".join(letters) if all(map(_has_glyph, letters)) else character
 
 
 def _shortened(text: str, width: float, size: int) -> str:
@@ -116,7 +106,7 @@ def _wrapped(text: str, width: float, size: int) -> Iterable[str]:
     for word in _printable(text).split():
         longer = f"{line} {word}".strip()
         if line and font.getlength(longer) > width:
-            yield line
+            yield _shortened(line, width, size)
             longer = word
         line = longer
     if line:
@@ -148,16 +138,29 @@ def text_block(text: str, width: int, size: int, colour: Colour = TEXT, *, wrap:
     return block
 
 
+def fitted(image: NDArray[np.uint8], style: Style) -> Image.Image:
+    """A radiograph as wide as a panel, or narrower if it would be too tall."""
+    height, width = image.shape[:2]
+    scale = min(style.panel_width / width, _TALLEST * style.panel_width / height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0).convert("RGB")
+
+
 def caption(name: str, value: str, note: str, style: Style) -> Image.Image:
     """What stands over a panel: a name, a value at the right, and a small line below."""
     width, size = style.panel_width, style.caption
+    head = Image.new("RGB", (width, round(size * 1.35)), BACKGROUND)
     room = width - (round(_font(size).getlength(value)) + style.gap if value else 0)
-    head = text_block(name, width, size, wrap=False)
-    if room < width:
-        head.paste(text_block(name, room, size, wrap=False).crop((0, 0, width, head.height)))
-        head.paste(BACKGROUND, (room, 0, width, head.height))
-        ImageDraw.Draw(head).text((width, round(size * 0.1)), value, TEXT, _font(size), anchor="ra")
+    head.paste(text_block(name, room, size, wrap=False))
+    ImageDraw.Draw(head).text((width, round(size * 0.1)), value, TEXT, _font(size), anchor="ra")
     return stack([head, text_block(note, width, style.small, DIM, wrap=False)], style.scaled(2))
+
+
+def panel(head: Image.Image, picture: Image.Image, style: Style) -> Image.Image:
+    """A picture under its caption, in the middle of the panel."""
+    middle = Image.new("RGB", (style.panel_width, picture.height), BACKGROUND)
+    middle.paste(picture, ((style.panel_width - picture.width) // 2, 0))
+    return stack([head, middle], style.scaled(8, 3))
 
 
 def tint(picture: Image.Image, box: Box, colour: Colour, share: float, line: int) -> None:
@@ -167,34 +170,45 @@ def tint(picture: Image.Image, box: Box, colour: Colour, share: float, line: int
         picture: changed in place.
         box: within the picture, not empty.
         colour: of tint and outline.
-        share: strength of the tint, in [0, 1].
+        share: strength of both, in [0, 1].
         line: width of the outline; at most a sixth of the box is used.
     """
     part = picture.crop(box)
-    picture.paste(Image.blend(part, Image.new("RGB", part.size, colour), _OPACITY * share), box)
-    left, top, right, bottom = box
-    width = max(1, min(line, min(right - left, bottom - top) // 6))
-    ImageDraw.Draw(picture).rectangle((left, top, right - 1, bottom - 1), outline=colour, width=width)
+    full = Image.new("RGB", part.size, colour)
+    width = max(1, min(line, min(part.size) // 6))
+    tinted = Image.blend(part, full, 0.5 + 0.5 * share)
+    if min(part.size) > 2 * width:
+        inner = (width, width, part.width - width, part.height - width)
+        tinted.paste(Image.blend(part, full, _OPACITY * share).crop(inner), inner)
+    picture.paste(tinted, box)
 
 
-def label_boxes(picture: Image.Image, labels: Iterable[tuple[Box, str]], style: Style) -> None:
-    """Write a label into each box, or beside one that is too small; none that would leave the picture or hit another."""
+def label_boxes(picture: Image.Image, labels: Iterable[tuple[Box, str]], boxes: Sequence[Box], style: Style) -> None:
+    """Write a label into the corner of each box or, if that would hide much of it, beside it where no other box is.
+
+    A label for which there is no room is left out; earlier labels come first.
+    """
     draw, font = ImageDraw.Draw(picture), _font(style.small)
-    pad, halo = style.scaled(4, 2), style.scaled(1.5)
+    pad, line = style.scaled(3, 2), style.line
     taken: list[Box] = []
     for (left, top, right, bottom), text in labels:
-        x0, y0, x1, y1 = font.getbbox(text)
-        width, height = round(x1 - x0) + 2 * pad, round(y1 - y0) + 2 * pad
-        places = [(left, top - height), (left, bottom), (right, top), (left - width, top)]
-        if width <= right - left and height <= bottom - top:
-            places.insert(0, (left, top))
-        for x, y in places:
-            spot = (x, y, x + width, y + height)
-            inside = x >= 0 and y >= 0 and spot[2] <= picture.width and spot[3] <= picture.height
+        x0, y0, x1, y1 = (round(side) for side in font.getbbox(text))
+        width, height = x1 - x0 + 2 * pad, y1 - y0 + 2 * pad
+        corner = (left + line, top + line, left + line + width, top + line + height)
+        beside = [
+            (x, y, x + width, y + height)
+            for x, y in ((left, top - height), (left, bottom), (right, top), (left - width, top))
+        ]
+        places = [spot for spot in beside if not any(_overlap(spot, box) for box in boxes)]
+        if corner[2] + line <= right and corner[3] + line <= bottom:
+            hides_little = 4 * width * height <= (right - left) * (bottom - top)
+            places.insert(0 if hides_little else len(places), corner)
+        for spot in places:
+            inside = min(spot) >= 0 and spot[2] <= picture.width and spot[3] <= picture.height
             if inside and not any(_overlap(spot, other) for other in taken):
                 taken.append(spot)
-                place = (x + pad - x0, y + pad - y0)
-                draw.text(place, text, TEXT, font, stroke_width=halo, stroke_fill=(0, 0, 0))
+                draw.rectangle((spot[0], spot[1], spot[2] - 1, spot[3] - 1), BACKGROUND)
+                draw.text((spot[0] + pad - x0, spot[1] + pad - y0), text, TEXT, font)
                 break
 
 
@@ -202,8 +216,8 @@ def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def scale_bar(text: str, colour: Colour, highest: str, style: Style) -> Image.Image:
-    """A legend: what a tint says, and the tint from none to the strongest, over dark and over bright tissue."""
+def scale_bar(name: str, note: str, colour: Colour, highest: str, style: Style) -> Image.Image:
+    """A legend: a tint from none to the strongest, over dark and over bright tissue, and what it says."""
     width, height = style.panel_width, style.scaled(18, 8)
     strength = _OPACITY * np.linspace(0.0, 1.0, width)[None, :, None]
     grounds = np.where(np.arange(height) < height // 2, 40.0, 175.0)[:, None, None]
@@ -212,18 +226,22 @@ def scale_bar(text: str, colour: Colour, highest: str, style: Style) -> Image.Im
     ImageDraw.Draw(bar).rectangle((0, 0, width - 1, height - 1), outline=colour)
     numbers = text_block("0", width, style.small)
     ImageDraw.Draw(numbers).text((width, round(style.small * 0.1)), highest, TEXT, _font(style.small), anchor="ra")
-    return stack([text_block(text, width, style.small), bar, numbers], style.scaled(5, 2))
+    above, below = text_block(name, width, style.small), text_block(note, width, style.small, DIM)
+    return stack([above, bar, numbers, below], style.scaled(4, 2))
 
 
-def bar_list(
-    rows: Sequence[tuple[str, float]], columns: int, style: Style, value: Callable[[float], str]
-) -> Image.Image:
+def percent(share: float) -> str:
+    """A probability as text; one decimal, because zero-shot probabilities crowd around a half."""
+    return f"{100 * share:.1f}%"
+
+
+def bar_list(rows: Sequence[tuple[str, float]], columns: int, style: Style) -> Image.Image:
     """Names with horizontal bars for shares in [0, 1], filling `columns` columns of a panel's width in turn."""
     size, width = style.small, style.panel_width
     step, deep = round(size * 1.75), -(-len(rows) // columns)
     image = Image.new("RGB", (columns * width + (columns - 1) * style.gap, max(1, step * deep)), BACKGROUND)
     draw, font = ImageDraw.Draw(image), _font(size)
-    name_room, value_room = round(width * 0.44), round(font.getlength(value(1.0)))
+    name_room, value_room = round(width * 0.44), round(font.getlength(percent(1.0)))
     pad = style.scaled(8, 4)
     for number, (name, share) in enumerate(rows):
         column, row = divmod(number, deep)
@@ -236,5 +254,5 @@ def bar_list(
         if full:
             draw.rectangle((left, top, left + full, bottom), _FILL)
         draw.line(((left + right) // 2, top, (left + right) // 2, bottom), BACKGROUND)
-        draw.text((x + width, y + step // 2), value(share), TEXT, font, anchor="rm")
+        draw.text((x + width, y + step // 2), percent(share), TEXT, font, anchor="rm")
     return image

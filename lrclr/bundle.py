@@ -98,7 +98,10 @@ class Manifest:
         names = {field.name for field in fields(cls)}
         if content.keys() != names:
             raise _damaged(f"its fields differ: {', '.join(sorted(content.keys() ^ names))}")
-        return cls(**content)
+        manifest = cls(**content)
+        if manifest.to_json() != text:
+            raise _damaged("it is not as it was written")
+        return manifest
 
 
 class Bundle:
@@ -167,9 +170,12 @@ def _read_manifest(path: Path) -> Manifest:
     try:
         if file.stat().st_size > _MAX_MANIFEST_BYTES:
             raise _damaged("it is larger than a manifest can be")
-        return Manifest.from_json(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"{file} cannot be read") from error
+        # Decoded by hand: reading as text would take one kind of line break for another.
+        return Manifest.from_json(file.read_bytes().decode())
+    except UnicodeDecodeError as error:
+        raise _damaged("it is not UTF-8 text") from error
+    except OSError as error:
+        raise BundleError(f"{file} cannot be read", why=error.strerror) from error
 
 
 def _check_files(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:

@@ -104,7 +104,7 @@ class ZeroShotClassifier:
         findings: FindingSet | None = None,
         alpha: float | None = None,
     ) -> list[Prediction]:
-        """As `predict`, for images that are preprocessed already: ``[B, 3, S, S]``, and their heights and widths before."""
+        """As `predict`, for images that are preprocessed already: ``[B, 3, S, S]``, and their sizes before that."""
         side = self.bundle.preprocess.image_size
         if pixel_values.shape != (len(sizes), 3, side, side):
             raise ImageError(

@@ -9,37 +9,29 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from PIL import ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from lrclr._drawing import (
-    ATTENTION,
-    BACKGROUND,
-    DIM,
-    IMPORTANCE,
-    Box,
-    Style,
-    bar_list,
-    caption,
-    label_boxes,
-    scale_bar,
-    stack,
-    text_block,
-    tint,
-)
+from lrclr import _drawing as draw
 from lrclr.errors import ImageError, LrclrError, UsageError
-from lrclr.results import FindingResult, Prediction
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from lrclr._drawing import Box, Style
+    from lrclr.results import FindingResult, Prediction
 
 __all__ = ["draw_heatmap", "save_heatmap"]
 
 _MAX_PIXELS = 100_000_000
-_TALLEST = 1.25  # of a panel's picture, in panel widths
 _MOST_BARS = 20
 _LABELS = 5
 _UNTRAINED = "The fusion head was never trained: region attention means nothing and is not shown."
@@ -101,29 +93,26 @@ def draw_heatmap(
             fix="Use 1 to 12 columns, and 160 to 2000 pixels.",
         )
     shown = _shown(prediction, findings, columns)
-    style, radiograph = Style(panel_width), _fitted(image, panel_width)
+    style = draw.Style(panel_width)
+    radiograph = draw.fitted(image, style)
     if (len(shown) + 2) * panel_width * (radiograph.height + 8 * style.small) > _MAX_PIXELS:
         raise UsageError(f"a heat map of {len(shown)} findings is too large", fix="Name fewer, or use narrower panels.")
     patches = _patches(prediction, radiograph.size)
     top_attention = max((patch.attention(finding) for finding in shown for patch in patches), default=0.0)
     panels = [_regions_panel(radiograph, patches, prediction, style)]
     panels += [_finding_panel(radiograph, patches, finding, top_attention, style) for finding in shown]
-    columns = -(-len(panels) // -(-len(panels) // columns)) if shown else min(columns, 2)
+    columns = math.ceil(len(panels) / math.ceil(len(panels) / columns)) if shown else min(columns, 2)
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     free = columns - len(rows[-1])
     listing = _listing(prediction, free or columns, style)
     rows = [*rows[:-1], [*rows[-1], listing]] if free else [*rows, [listing]]
     blocks = [
         _header(title or "Findings and selected regions", prediction, columns, style),
-        *(stack(row, style.gap, across=True) for row in rows),
+        *(draw.stack(row, style.gap, across=True) for row in rows),
         _legend(patches, top_attention if shown else None, columns, style),
         _footer(prediction, columns, style),
     ]
-    page = stack(blocks, style.gap)
-    margin = style.gap
-    framed = Image.new("RGB", (page.width + 2 * margin, page.height + 2 * margin), BACKGROUND)
-    framed.paste(page, (margin, margin))
-    return framed
+    return ImageOps.expand(draw.stack(blocks, style.gap), style.gap, draw.BACKGROUND)
 
 
 def save_heatmap(
@@ -211,13 +200,6 @@ def _by_probability(prediction: Prediction) -> list[FindingResult]:
     return sorted(prediction.findings, key=lambda finding: -finding.probability)
 
 
-def _fitted(image: NDArray[np.uint8], panel_width: int) -> Image.Image:
-    height, width = image.shape[:2]
-    scale = min(panel_width / width, _TALLEST * panel_width / height)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0).convert("RGB")
-
-
 def _patches(prediction: Prediction, size: tuple[int, int]) -> list[_Patch]:
     """Those with a part in the image, in the order they were first picked."""
     places: dict[int, list[int]] = {}
@@ -246,31 +228,20 @@ def _share(value: float, highest: float) -> float:
     return min(max(value / highest, 0.0), 1.0) if highest > 0 else 0.0
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
-
-
-def _panel(head: Image.Image, picture: Image.Image, style: Style) -> Image.Image:
-    """A picture under its caption, in the middle of the panel."""
-    middle = Image.new("RGB", (style.panel_width, picture.height), BACKGROUND)
-    middle.paste(picture, ((style.panel_width - picture.width) // 2, 0))
-    return stack([head, middle], style.scaled(8, 3))
-
-
 def _regions_panel(
     radiograph: Image.Image, patches: Sequence[_Patch], prediction: Prediction, style: Style
 ) -> Image.Image:
     picture = radiograph.copy()
     highest = max((patch.importance for patch in patches), default=0.0)
     for patch in patches:
-        tint(picture, patch.box, IMPORTANCE, _share(patch.importance, highest), style.line)
-    repeated = [patch for patch in patches if len(patch.places) > 1]
-    label_boxes(picture, [(patch.box, f"x{len(patch.places)}") for patch in repeated], style)
-    note = f"{len(patches)} patches" if len(patches) != 1 else "1 patch"
-    outside = len(prediction.regions) - sum(len(patch.places) for patch in patches)
-    note = f"{len(prediction.regions)} regions on {note}" if repeated else note
-    note += f", {outside} more outside the image" if outside else ""
-    return _panel(caption("Selected regions", "", note, style), picture, style)
+        draw.tint(picture, patch.box, draw.IMPORTANCE, _share(patch.importance, highest), style.line)
+    repeated = [(patch.box, f"x{len(patch.places)}") for patch in patches if len(patch.places) > 1]
+    draw.label_boxes(picture, repeated, [patch.box for patch in patches], style)
+    inside = sum(len(patch.places) for patch in patches)
+    note = f"{inside} region{'' if inside == 1 else 's'}"
+    note += f" on {len(patches)} patch{'' if len(patches) == 1 else 'es'}" if repeated else ""
+    note += f", {len(prediction.regions) - inside} more outside the image" if inside < len(prediction.regions) else ""
+    return draw.panel(draw.caption("Selected regions", "", note, style), picture, style)
 
 
 def _finding_panel(
@@ -279,20 +250,22 @@ def _finding_panel(
     picture = radiograph.copy()
     ranked = sorted(((patch.attention(finding), patch.box) for patch in patches), reverse=True)
     for attention, box in reversed(ranked):
-        tint(picture, box, ATTENTION, _share(attention, highest), style.line)
-    label_boxes(picture, [(box, f"{share:.0%}") for share, box in ranked[:_LABELS] if share >= 0.005], style)
+        draw.tint(picture, box, draw.ATTENTION, _share(attention, highest), style.line)
+    labels = [(box, f"{share:.0%}") for share, box in ranked[:_LABELS] if share >= 0.005]
+    draw.label_boxes(picture, labels, [box for _, box in ranked], style)
     outside = sum(finding.region_attention) - sum(share for share, _ in ranked)
     note = f"strongest region {ranked[0][0]:.0%}" if ranked else "no region in the image"
-    note += f", outside the image {outside:.0%}" if outside >= 0.005 else ""
-    return _panel(caption(finding.name, _percent(finding.probability), note, style), picture, style)
+    note += f", outside the image {outside:.0%}" if ranked and outside >= 0.005 else ""
+    head = draw.caption(finding.name, draw.percent(finding.probability), note, style)
+    return draw.panel(head, picture, style)
 
 
 def _listing(prediction: Prediction, columns: int, style: Style) -> Image.Image:
     ranked = [(finding.name, finding.probability) for finding in _by_probability(prediction)]
     name = "All findings" if len(ranked) <= _MOST_BARS else f"{_MOST_BARS} most probable of {len(ranked)} findings"
-    note = "Probability of the positive against the negative prompts; not calibrated"
-    head = caption(name, "", note, style)
-    return stack([head, bar_list(ranked[:_MOST_BARS], columns, style, _percent)], style.scaled(8, 3))
+    note = "Not calibrated: positive against negative prompts"
+    head = draw.caption(name, "", note, style)
+    return draw.stack([head, draw.bar_list(ranked[:_MOST_BARS], columns, style)], style.scaled(8, 3))
 
 
 def _width(columns: int, style: Style) -> int:
@@ -301,23 +274,25 @@ def _width(columns: int, style: Style) -> int:
 
 def _header(title: str, prediction: Prediction, columns: int, style: Style) -> Image.Image:
     width = _width(columns, style)
-    head = text_block(title, width, style.title, wrap=False)
-    return head if prediction.fusion_trained else stack([head, text_block(_UNTRAINED, width, style.small)], 4)
+    head = draw.text_block(title, width, style.title, wrap=False)
+    return head if prediction.fusion_trained else draw.stack([head, draw.text_block(_UNTRAINED, width, style.small)], 4)
 
 
 def _legend(patches: Sequence[_Patch], top_attention: float | None, columns: int, style: Style) -> Image.Image:
     importance = max((patch.importance for patch in patches), default=0.0)
-    text = "Importance of a selected patch, from the image alone"
+    note = "Attention rollout on the patch, from the image alone"
     if any(len(patch.places) > 1 for patch in patches):
-        text += "; x3: three heads picked it, and their values are summed"
-    bars = [scale_bar(text, IMPORTANCE, f"{importance:.3g}", style)]
+        note += "; x3: three heads picked it, their values are summed"
+    bars = [draw.scale_bar("Importance", note, draw.IMPORTANCE, f"{importance:.3g}", style)]
     if top_attention is not None:
-        text = "Region attention of the finding's positive prompts, on one scale in all panels"
-        bars.append(scale_bar(text, ATTENTION, f"{top_attention:.0%}", style))
-    return stack(bars, style.gap, across=columns > 1)
+        note = "Of the finding's positive prompts, on one scale in all panels"
+        bars.append(draw.scale_bar("Region attention", note, draw.ATTENTION, f"{top_attention:.0%}", style))
+    return draw.stack(bars, style.gap, across=columns > 1)
 
 
 def _footer(prediction: Prediction, columns: int, style: Style) -> Image.Image:
     width = _width(columns, style)
     alpha = f"alpha = {prediction.alpha:.3g} (weight of the local score in the probabilities)"
-    return stack([text_block(_DISCLAIMER, width, style.small), text_block(alpha, width, style.small, DIM)], 0)
+    return draw.stack(
+        [draw.text_block(_DISCLAIMER, width, style.small), draw.text_block(alpha, width, style.small, draw.DIM)], 0
+    )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from scipy import ndimage  # type: ignore[import-untyped]
+from scipy import ndimage
 
 from benchmarks.phantom.ct import LUNGS, Mask, Phantom, Volume, attenuation_from_hu
 

@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 OPSETS = range(18, 24)
 EXTERNAL_DATA_ABOVE = 2**31 - 2**24  # protobuf's limit, less room for the graph itself
 _STAGE = re.compile(
-    r"^model\.((?:vision_model|text_model)\.(?:embeddings|pre_layrnorm|encoder\.layers\.\d+|final_layer_norm)"
+    r"^model\.((?:vision_model|text_model)\.(?:embeddings|pre_layrnorm|post_layernorm|final_layer_norm)"
+    # The image tower's last layer is never called as a whole: it is computed for the selected rows only.
+    r"|(?:vision_model|text_model)\.encoder\.layers\.\d+"
+    r"(?:\.(?:layer_norm1|self_attn\.(?:k_proj|v_proj|q_proj|out_proj)|layer_norm2|mlp))?"
     r"|visual_projection|text_projection"
-    r"|fusion_head\.(?:image_projection|text_projection|blocks\.\d+\.(?:output|mlp)|image_head|text_head))$"
+    r"|fusion_head\.(?:image_norm|image_projection|text_projection|image_head|text_head"
+    r"|blocks\.\d+\.(?:attention_norm|query|key|value|output|mlp_norm|mlp)))$"
 )
 
 
@@ -57,8 +61,7 @@ def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
         ExportError: torch could not export the module.
         UsageError: the exporter does not write `opset`.
     """
-    if opset not in OPSETS:
-        raise UsageError(f"opset {opset} cannot be written", fix=f"Choose {OPSETS.start} to {OPSETS.stop - 1}.")
+    check_opset(opset)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -84,6 +87,12 @@ def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
     return graph
 
 
+def check_opset(opset: int) -> None:
+    """Raise UsageError where the exporter does not write `opset`."""
+    if opset not in OPSETS:
+        raise UsageError(f"opset {opset} cannot be written", fix=f"Choose {OPSETS.start} to {OPSETS.stop - 1}.")
+
+
 def _define_region_node(model: ir.Model, opset: int) -> None:
     for node in model.graph:
         if (node.domain, node.op_type) == (DOMAIN, OP_TYPE):
@@ -101,7 +110,7 @@ def _stages(graph: ir.Graph) -> dict[str, str]:
         for scope in scopes:
             if (match := _STAGE.match(scope)) and node.outputs[0].name is not None:
                 found[match[1]] = node.outputs[0].name
-    return found
+    return {stage: value for stage, value in found.items() if not any(stage.startswith(f"{whole}.") for whole in found)}
 
 
 def _strip(model: ir.Model) -> None:

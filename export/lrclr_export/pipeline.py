@@ -20,7 +20,7 @@ from lrclr.gates import GateResult, Golden, Tolerances, raise_refused, run_gates
 from lrclr_export.blame import first_bad_layer
 from lrclr_export.golden import golden_from_checkpoint
 from lrclr_export.graphs import graph_specs
-from lrclr_export.onnx_graph import EXTERNAL_DATA_ABOVE, TypedGraph, typed_onnx_from_module
+from lrclr_export.onnx_graph import EXTERNAL_DATA_ABOVE, TypedGraph, check_opset, typed_onnx_from_module
 from lrclr_export.precision import half_precision, precision_gate, precision_histogram
 from lrclr_export.triton_config import triton_configs
 
@@ -73,6 +73,7 @@ def export_bundle(
         UsageError: `output` is not ours to replace, or an option is not possible.
     """
     tolerances = Tolerances.for_precision(options.precision).overridden(options.tolerances)
+    check_opset(options.opset)
     configs = triton_configs(checkpoint.config, max_batch=options.max_batch)
     with replace_directory(output, expected=ENTRIES, overwrite=True) as staging:
         on_stage("run the PyTorch model on the gates' inputs")

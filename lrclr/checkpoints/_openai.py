@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
-import pickle
 import re
+import zipfile
 from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
+from lrclr.checkpoints._state import is_dense
 from lrclr.errors import CheckpointError, UsageError
 from lrclr.model import LrclrConfig
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
 _HEAD_WIDTH = 64  # of every CLIP that OpenAI published; a state dict does not tell
 _BOOKKEEPING = frozenset({"input_resolution", "context_length", "vocab_size"})
+_DERIVED = "attn_mask"  # some archives keep the causal mask, which is rebuilt here
 _BLOCK = re.compile(r"^(visual\.)?transformer\.resblocks\.(\d+)\.(.+)$")
 _IN_BLOCK = {
     "attn.out_proj.": "self_attn.out_proj.",
@@ -53,26 +59,39 @@ _SIZES = (
 
 def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a ``torch.save`` file, read without running anything in it."""
+    _refuse_compressed(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except OSError:
+        raise
+    except Exception as error:
+        # Damaged bytes make torch raise nearly anything.
         raise CheckpointError(
             f"{path} is not a file of weights",
-            why="it is damaged, of another format, or holds Python objects that loading would run",
+            why="it is truncated, damaged, of another format, or holds Python objects that loading would run",
             fix="Expected what torch.save(model.state_dict(), path) writes.",
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is not a file of weights", why="it is truncated, damaged or of another format"
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{path} holds no state dict", why=f"it holds a {type(content).__name__}")
-    strangers = sorted(str(key) for key, value in content.items() if not isinstance(value, Tensor))
+    strangers = sorted(str(key) for key, value in content.items() if not is_dense(value))
     if strangers:
-        raise CheckpointError(f"{path} holds no state dict", why=f"these are not tensors: {', '.join(strangers[:6])}")
+        raise CheckpointError(f"{path} holds no state dict", why=f"not plain tensors: {', '.join(strangers[:6])}")
     return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def _refuse_compressed(path: Path) -> None:
+    # torch.save compresses nothing; what inflates could inflate without end.
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a file of weights", why="it is truncated or damaged") from error
+    if compressed:
+        raise CheckpointError(f"{path} is not a file of weights", why="it is a compressed archive")
 
 
 def convert(state: Mapping[str, Tensor], path: Path) -> tuple[LrclrConfig, dict[str, Tensor]]:
@@ -86,7 +105,7 @@ def convert(state: Mapping[str, Tensor], path: Path) -> tuple[LrclrConfig, dict[
         raise CheckpointError(f"{path} is not a state dict of OpenAI's CLIP", why=f"missing: {', '.join(absent)}")
     renamed: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        if key in _BOOKKEEPING:
+        if key in _BOOKKEEPING or key.endswith(_DERIVED):
             continue
         if key in _TRANSPOSED:
             renamed[_TRANSPOSED[key]] = tensor.t() if tensor.ndim == 2 else tensor
@@ -104,7 +123,7 @@ def _block_weights(key: str, tensor: Tensor) -> dict[str, Tensor]:
     tower = "vision_model" if match[1] else "text_model"
     block, inner = f"{tower}.encoder.layers.{match[2]}", match[3]
     for kind in ("weight", "bias"):
-        if inner == f"attn.in_proj_{kind}" and tensor.shape[0] % 3 == 0:
+        if inner == f"attn.in_proj_{kind}" and tensor.ndim > 0 and tensor.shape[0] % 3 == 0:
             parts = zip(("q_proj", "k_proj", "v_proj"), tensor.chunk(3), strict=True)
             return {f"{block}.self_attn.{name}.{kind}": part for name, part in parts}
     for theirs, ours in _IN_BLOCK.items():
@@ -125,6 +144,8 @@ def _config(state: Mapping[str, Tensor], path: Path) -> LrclrConfig:
         vocabulary, _ = state["token_embedding.weight"].shape
         _, dimension = state["text_projection"].shape
         grid = math.isqrt(positions - 1)
+        if width % _HEAD_WIDTH or text_width % _HEAD_WIDTH:
+            raise ValueError(f"its widths {width} and {text_width} are no multiples of {_HEAD_WIDTH}")
         return LrclrConfig(
             projection_dim=dimension,
             vision_config={
@@ -150,5 +171,5 @@ def _config(state: Mapping[str, Tensor], path: Path) -> LrclrConfig:
                 "projection_dim": dimension,
             },
         )
-    except (ValueError, ZeroDivisionError, UsageError) as error:
-        raise CheckpointError(f"{path} has shapes that no CLIP Vision Transformer has") from error
+    except (ValueError, UsageError) as error:
+        raise CheckpointError(f"{path} has shapes that no CLIP Vision Transformer has", why=str(error)) from error

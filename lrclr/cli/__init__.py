@@ -1,15 +1,16 @@
 """The command line. One function a command; what they do lives elsewhere.
 
-Exit codes: 0 good; 1 the work failed, or some files did; 2 the call was wrong; 3 a gate refused; 130 interrupted.
+Exit codes: 0 good; 1 the work failed, or some files did; 2 the call was wrong; 3 a gate refused; 130 interrupted;
+143 terminated.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +19,10 @@ from lrclr.cli import _checkpoints, _export, _predict, _verify
 from lrclr.cli._console import complain
 from lrclr.errors import LrclrError
 
-INTERRUPTED = 130
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+INTERRUPTED, TERMINATED = 130, 143
 # Typer carries its own copy of click in newer versions; its errors are reached through the one that it exports.
 _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -27,7 +31,7 @@ app = typer.Typer(
     help="Chest x-ray findings, and the regions that speak for them, from a CLIP-like checkpoint.\n\n"
     "Research use only: this is not a medical device.",
     epilog="Exit codes: 0 good; 1 the work failed, or some files did; 2 the call was wrong; 3 a gate refused; "
-    "130 interrupted.",
+    "130 interrupted; 143 terminated.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -60,33 +64,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        # A file name may hold bytes that are no text; that must not end in a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Its thread pool is not used here, and it warns on stderr when a process forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         code = app(given or ["--help"], standalone_mode=False)
-    except LrclrError as error:
-        return _report(error, str(error), error.exit_code, debug=debug)
-    except _ClickError as error:
-        return _report(error, f"{error.format_message()} Try `lrclr --help`.", 2, debug=debug)  # type: ignore[attr-defined]
-    except (KeyboardInterrupt, typer.Abort) as error:
-        return _report(error, "interrupted; nothing was changed", INTERRUPTED, debug=debug)
     except BrokenPipeError:
         # The reader of our output has gone; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        text = f"{error.strerror or type(error).__name__}{f': {error.filename}' if error.filename else ''}"
-        return _report(error, text, 1, debug=debug)
-    except Exception as error:
-        text = f"unexpected {type(error).__name__}. Run it again with --debug, and report what it shows."
-        return _report(error, text, 1, debug=debug)
+    except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - no traceback may reach a user
+        if debug:
+            traceback.print_exception(error)
+        text, code = _explained(error)
+        complain(text)
+        return code
     if not given:
         return 2
     return code if isinstance(code, int) else 0
 
 
-def _report(error: BaseException, text: str, code: int, *, debug: bool) -> int:
-    if debug:
-        traceback.print_exception(error)
-    complain(text)
-    return code
+def _explained(error: BaseException) -> tuple[str, int]:
+    """The line that an error gets, and the exit code."""
+    if isinstance(error, LrclrError):
+        return str(error), error.exit_code
+    if isinstance(error, _ClickError):
+        return f"{error.format_message()} Try `lrclr --help`.", 2  # type: ignore[attr-defined]
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, SystemExit):
+        return "terminated", TERMINATED
+    if isinstance(error, OSError):
+        return f"{error.strerror or type(error).__name__}{f': {error.filename}' if error.filename else ''}", 1
+    return f"unexpected {type(error).__name__}. Run it again with --debug, and report what it shows.", 1

@@ -1,4 +1,7 @@
-"""How commands speak: results to stdout, everything else to stderr."""
+"""How commands speak: results to stdout, everything else to stderr.
+
+Texts are printed as they are: a file or a finding may be called anything, ``[bold]`` included.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,22 +25,23 @@ RESEARCH_ONLY = "Research use only. Not a medical device."
 
 def out() -> Console:
     """For results; as wide as a table needs where no terminal sets the width."""
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _FILE_WIDTH)
+    width = None if sys.stdout.isatty() else _FILE_WIDTH
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True, width=width)
 
 
 def err() -> Console:
     """For notes, progress and errors."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
     """Tell the user something beside the result."""
-    err().print(text, markup=False)
+    err().print(text)
 
 
 def complain(text: str) -> None:
     """Print an error's one line."""
-    err().print(f"error: {' '.join(text.split())}", style="red" if sys.stderr.isatty() else "", markup=False)
+    err().print(f"error: {' '.join(text.split())}", style="red" if sys.stderr.isatty() else "")
 
 
 @contextlib.contextmanager
@@ -44,9 +49,9 @@ def stages() -> Iterator[Callable[[str], None]]:
     """Show which step runs, with its time; each step is one line where stderr is no terminal."""
     console = err()
     if not console.is_terminal:
-        yield lambda text: console.print(f"- {text}", markup=False)
+        yield lambda text: console.print(f"- {text}")
         return
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
+    with Progress(SpinnerColumn(), _description(), TimeElapsedColumn(), console=console) as progress:
         running: list[TaskID] = []
 
         def begin(text: str) -> None:
@@ -62,11 +67,15 @@ def stages() -> Iterator[Callable[[str], None]]:
 @contextlib.contextmanager
 def counter(description: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar over `total` items, where stderr is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (_description(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = err()
     with Progress(*columns, console=console, disable=not console.is_terminal or total < 2) as progress:
         task = progress.add_task(description, total=total)
         yield lambda: progress.advance(task)
+
+
+def _description() -> TextColumn:
+    return TextColumn("{task.description}", markup=False)
 
 
 def gate_table(results: Sequence[GateResult]) -> Table:
@@ -76,6 +85,6 @@ def gate_table(results: Sequence[GateResult]) -> Table:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for result in results:
         sign = "≥" if result.limit == "min" else "≤"
-        verdict = "[green]holds[/]" if result.passed else "[red bold]REFUSED[/]"
+        verdict = Text("holds", "green") if result.passed else Text("REFUSED", "red bold")
         table.add_row(result.gate, result.subject, f"{result.value:.6g}", f"{sign} {result.tolerance:.6g}", verdict)
     return table

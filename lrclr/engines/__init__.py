@@ -9,7 +9,6 @@ from lrclr.engines._onnxruntime import OnnxRuntimeEngine
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["Engine", "OnnxRuntimeEngine"]
@@ -22,7 +21,7 @@ class Engine(Protocol):
     def name(self) -> str:
         """What runs, and on what: for tables and reports."""
 
-    def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.generic]]:
+    def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run one of `lrclr.bundle.GRAPHS`.
 
         Args:

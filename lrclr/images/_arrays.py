@@ -68,7 +68,8 @@ def unit_to_eight_bit(array: NDArray[np.generic]) -> NDArray[np.uint8]:
         ImageError: a value is not a number, infinite, or not in [0, 1].
     """
     values = array.astype(np.float64, copy=False)
-    low, high = float(values.min()), float(values.max())
+    with np.errstate(invalid="ignore"):
+        low, high = float(values.min()), float(values.max())
     if np.isnan(low) or np.isnan(high):
         raise ImageError("the image holds values that are not a number (NaN)")
     if low < 0 or high > 1:

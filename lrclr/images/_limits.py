@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lrclr.errors import ImageLimitError, UsageError
+from lrclr.errors import ImageError, ImageLimitError, UsageError
 
 __all__ = ["ReadLimits"]
 
@@ -17,7 +17,7 @@ class ReadLimits:
         max_bytes: the longest encoded source, in bytes. It also bounds the data set that a deflated DICOM file
             inflates to.
         max_pixels: the largest picture, as height times width. The largest detectors give about 20 million pixels.
-            Decoding holds up to about 30 bytes a pixel for a short while.
+            Decoding can hold some 50 bytes a pixel for a short while.
 
     Raises:
         UsageError: a limit is not a positive whole number.
@@ -47,10 +47,11 @@ class ReadLimits:
         """Refuse a picture of `height` by `width` pixels if it is empty or too large.
 
         Raises:
-            ImageLimitError: the picture is empty, or has more than `max_pixels` pixels.
+            ImageError: the picture is empty.
+            ImageLimitError: it has more than `max_pixels` pixels.
         """
         if height < 1 or width < 1:
-            raise ImageLimitError(f"the image is empty: it is {height} pixels high and {width} wide")
+            raise ImageError(f"the image is empty: it is {height} pixels high and {width} wide")
         if height * width > self.max_pixels:
             raise ImageLimitError(
                 f"the image is {height} pixels high and {width} wide",

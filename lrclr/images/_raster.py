@@ -41,7 +41,8 @@ SIGNATURES: dict[bytes, Callable[[BytesIO], ImageFile.ImageFile]] = {
 _DAMAGED = "the image cannot be decoded: it is damaged, truncated, or of a kind that lrclr does not read"
 _REPAIR = "Export it anew, as an 8-bit or 16-bit PNG"
 _MAX_FRAMES_COUNTED = 1000
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR = 258, 262, 284
+_WHITE_IS_ZERO, _SEPARATE_PLANES = 0, 2
 
 
 def decode_raster(
@@ -128,10 +129,12 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 def _check_coverage(image: Image.Image) -> None:
     """Refuse a TIFF file whose strips or tiles leave a part of the picture out: Pillow would leave it black."""
-    tiles = getattr(image, "tile", None)
-    if tiles and isinstance(image, TiffImageFile):
-        covered = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in {tile.extents for tile in tiles if tile.extents})
-        if covered < image.width * image.height:
+    if isinstance(image, TiffImageFile) and image.tile:
+        boxes = [tile.extents for tile in image.tile if tile.extents]
+        layers = len(image.getbands()) if image.tag_v2.get(_PLANAR) == _SEPARATE_PLANES else 1
+        libtiff_fills = image.tile[0].codec_name == "libtiff"
+        covered = sum((right - left) * (lower - upper) for left, upper, right, lower in boxes)
+        if not libtiff_fills and covered < image.width * image.height * layers:
             raise ImageError(_DAMAGED, why="its strips do not cover the picture", fix=_REPAIR)
 
 

@@ -47,7 +47,7 @@ def read_image(
 
     Args:
         source: a path, encoded bytes, a binary file object, an array or a Pillow image. None of them is changed or
-            closed.
+            closed, but a Pillow image is loaded.
         frame: which frame, from 0. It must be given for a file with several of them.
         limits: what is refused before decoding.
 

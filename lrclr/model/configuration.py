@@ -39,7 +39,7 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
     fusion_hidden_size: int = 256
     fusion_num_layers: int = 2
     fusion_num_heads: int = 4
-    fusion_intermediate_size: int = 1024
+    fusion_intermediate_size: int = 512
     fusion_trained: bool = False
     alpha: float = 0.5
     score_scale: float = 1.0

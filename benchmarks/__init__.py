@@ -1,0 +1,1 @@
+"""Measurements: side by side, interleaved, with the machine they were taken on."""

@@ -1,0 +1,88 @@
+"""What several tests share. torch is imported by the fixtures that need it, so that the others stay quick."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+# Before anything imports transformers: no test may ask a network, and progress bars are no results.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+# Tests are many and small: waking a second thread for each step costs more than it brings.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from lrclr.checkpoints import Checkpoint
+    from lrclr.model import LrclrModel
+
+    Prompts = Callable[..., tuple[Tensor, Tensor]]
+
+
+@pytest.fixture(scope="session")
+def quiet_transformers() -> None:
+    """Keep transformers' own bars and notes out of the tests' output."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(quiet_transformers: None) -> Checkpoint:
+    """A random checkpoint of the smallest architecture. Shared: change nothing in it, ask for `tiny_model` instead."""
+    from lrclr.checkpoints import init_checkpoint
+
+    return init_checkpoint("tiny")
+
+
+@pytest.fixture(scope="session")
+def base_checkpoint(quiet_transformers: None) -> Checkpoint:
+    """A random checkpoint in the shape of ViT-B/32, which is CheXzero's. Shared, and 600 MB: change nothing in it."""
+    from lrclr.checkpoints import init_checkpoint
+
+    return init_checkpoint("vit-b-32")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_checkpoint` as an LRCLR folder. Shared: copy it before changing anything."""
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    tiny_checkpoint.save(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_model(tiny_checkpoint: Checkpoint) -> LrclrModel:
+    """A copy of the tiny network with attention that is far from even, for this test alone.
+
+    Random weights attend to every patch nearly alike, so that rounding could decide between two of them.
+    """
+    import torch
+
+    model = copy.deepcopy(tiny_checkpoint.model)
+    with torch.no_grad():
+        for layer in model.vision_model.encoder.layers:
+            layer.self_attn.q_proj.weight *= 30
+            layer.self_attn.k_proj.weight *= 30
+    return model
+
+
+@pytest.fixture
+def prompts(tiny_checkpoint: Checkpoint) -> Prompts:
+    """Token numbers and mask of some texts, as tensors."""
+    import torch
+
+    def encode(*texts: str, length: int | None = None) -> tuple[Tensor, Tensor]:
+        batch = tiny_checkpoint.tokenizer.encode(texts, length=length)
+        return torch.from_numpy(batch.input_ids), torch.from_numpy(batch.mask)
+
+    return encode

@@ -1,0 +1,1 @@
+from tests.bundles import X

@@ -1,0 +1,303 @@
+"""The grey-scale pipeline of DICOM: what the stored values look like on a screen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_windowing
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from lrclr.errors import ImageError
+from lrclr.images import read_image
+
+if TYPE_CHECKING:
+    from conftest import MakeDicom
+    from numpy.typing import NDArray
+
+# Not through `lrclr.images`: that would be the code under test.
+RAMP: NDArray[np.uint16] = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+SYNTAXES = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]
+
+
+def stretched(values: NDArray[Any]) -> NDArray[np.float64]:
+    values = values.astype(np.float64)
+    return np.asarray(np.rint((values - values.min()) / (values.max() - values.min()) * 255))
+
+
+def lut(first: int, entries: list[int], bits: int, *, packed: bool = False) -> Dataset:
+    item = Dataset()
+    item.LUTDescriptor = [len(entries) % 65536, first, bits]
+    if packed:
+        item.add_new(0x00283006, "OW", np.array(entries, dtype=np.uint8).tobytes())
+    else:
+        item.add_new(0x00283006, "US", entries)
+    item[0x00283002].VR = "SS" if first < 0 else "US"
+    return item
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.uint32, np.int32])
+def test_without_a_window_the_range_is_shown(make_dicom: MakeDicom, dtype: type[np.integer], syntax: str) -> None:
+    pixels = (np.arange(60).reshape(6, 10) * 2 + 7).astype(dtype)
+    if np.issubdtype(dtype, np.signedinteger):
+        pixels -= 100
+    np.testing.assert_array_equal(read_image(make_dicom(pixels, syntax=syntax)), stretched(pixels))
+
+
+def test_values_far_apart_are_shown_as_well(make_dicom: MakeDicom) -> None:
+    pixels = np.array([[0, 2**31, 2**32 - 1]], dtype=np.uint32)
+    np.testing.assert_array_equal(read_image(make_dicom(pixels)), [[0, 128, 255]])
+
+
+def test_monochrome1_is_monochrome2_inverted(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
+    for attributes in ({}, {"WindowCenter": 1800, "WindowWidth": 1500}):
+        plain = read_image(make_dicom(chest, BitsStored=12, **attributes))
+        inverted = read_image(make_dicom(chest, BitsStored=12, PhotometricInterpretation="MONOCHROME1", **attributes))
+        np.testing.assert_array_equal(inverted, 255 - plain)
+
+
+@pytest.mark.parametrize(
+    ("photometric", "shape", "inverted"),
+    [
+        ("MONOCHROME1", "INVERSE", True),
+        ("MONOCHROME1", "IDENTITY", True),
+        ("MONOCHROME2", "INVERSE", True),
+        ("MONOCHROME2", "IDENTITY", False),
+    ],
+)
+def test_inversions_do_not_add_up(make_dicom: MakeDicom, photometric: str, shape: str, inverted: bool) -> None:
+    data = make_dicom(RAMP, BitsStored=12, PhotometricInterpretation=photometric, PresentationLUTShape=shape)
+    assert read_image(data)[0, 0] == (255 if inverted else 0)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_bits_that_are_not_stored_are_ignored(make_dicom: MakeDicom, signed: bool) -> None:
+    values = RAMP.astype(np.int16) - (2048 if signed else 0)
+    junk = (np.arange(4096).reshape(64, 64) % 16) << 12
+    pixels = ((values & 0x0FFF) | junk).astype(np.uint16).view(np.int16 if signed else np.uint16)
+    data = make_dicom(pixels, BitsStored=12)
+    np.testing.assert_array_equal(read_image(data), stretched(values))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_stored_bits_that_lie_high_are_found(make_dicom: MakeDicom, signed: bool) -> None:
+    values = RAMP.astype(np.int32) - (2048 if signed else 0)
+    pixels = ((values << 4) | 5).astype(np.int16 if signed else np.uint16)
+    data = make_dicom(pixels, BitsStored=12, HighBit=15)
+    np.testing.assert_array_equal(read_image(data), stretched(values))
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_odd_depths(make_dicom: MakeDicom, bits: int) -> None:
+    pixels = np.array([[0, 2 ** (bits - 1), 2**bits - 1]], dtype=np.uint16)
+    data = make_dicom(pixels, BitsStored=bits, WindowCenter=2 ** (bits - 1), WindowWidth=2**bits)
+    np.testing.assert_array_equal(read_image(data), [[0, 128, 255]])
+
+
+def test_one_bit_pixels_are_black_and_white(make_dicom: MakeDicom) -> None:
+    bits = np.random.default_rng(0).integers(0, 2, (8, 16), dtype=np.uint8)
+    packed = np.packbits(bits, bitorder="little").tobytes()
+    data = make_dicom(bits, BitsAllocated=1, BitsStored=1, HighBit=0, PixelData=packed)
+    np.testing.assert_array_equal(read_image(data), bits * 255)
+
+
+@given(
+    st.sampled_from(["LINEAR", "LINEAR_EXACT", "SIGMOID", None]),
+    st.integers(-3000, 3000),
+    st.integers(2, 5000),
+    st.sampled_from([(1.0, 0.0), (1.0, -1024.0), (2.5, 10.5)]),
+    st.booleans(),
+)
+def test_windows_agree_with_pydicom(
+    make_dicom: MakeDicom, function: str | None, center: int, width: int, rescale: tuple[float, float], signed: bool
+) -> None:
+    stored = RAMP.astype(np.int16) - 2048 if signed else RAMP
+    slope, intercept = rescale
+    attributes = {"WindowCenter": center, "WindowWidth": width, "VOILUTFunction": function}
+    data = make_dicom(stored, BitsStored=12, RescaleSlope=slope, RescaleIntercept=intercept, **attributes)
+    described = pydicom.dcmread(__import__("io").BytesIO(data))
+    shown = apply_windowing(stored * slope + intercept, described)
+    low = (-2048 if signed else 0) * slope + intercept
+    expected = np.rint((shown - low) / (4095 * slope) * 255)
+    # A level just between two greys may be rounded either way.
+    assert abs(read_image(data) - expected).max() <= 1
+    assert (read_image(data) != expected).mean() < 0.01
+
+
+def test_a_window_of_width_1_is_a_threshold(make_dicom: MakeDicom) -> None:
+    pixels = np.array([[99, 100, 101]], dtype=np.uint16)
+    data = make_dicom(pixels, WindowCenter=100.5, WindowWidth=1)
+    np.testing.assert_array_equal(read_image(data), [[0, 0, 255]])
+
+
+def test_a_negative_slope_turns_the_picture_round_and_the_window_with_it(make_dicom: MakeDicom) -> None:
+    # Rescaled, the values run from 0 down to -4095, and the window shows the greatest as white.
+    attributes = {"RescaleSlope": -1, "RescaleIntercept": 0}
+    windowed = read_image(make_dicom(RAMP, BitsStored=12, WindowCenter=-1000, WindowWidth=500, **attributes)).ravel()
+    assert windowed[0] == 255
+    assert windowed[4095] == 0
+    assert 120 <= windowed[1000] <= 135
+    np.testing.assert_array_equal(
+        read_image(make_dicom(RAMP, BitsStored=12, **attributes)), stretched(-RAMP.astype(int))
+    )
+
+
+def test_of_several_windows_the_first_is_taken(make_dicom: MakeDicom) -> None:
+    one = make_dicom(RAMP, BitsStored=12, WindowCenter=1000, WindowWidth=300)
+    several = make_dicom(RAMP, BitsStored=12, WindowCenter=[1000, 3000], WindowWidth=[300, 50])
+    np.testing.assert_array_equal(read_image(several), read_image(one))
+
+
+@pytest.mark.parametrize("window", [(1000, 0), (1000, -5), (1000, None), (None, 300), ("", "")])
+def test_a_window_without_meaning_is_passed_over(make_dicom: MakeDicom, window: tuple[Any, Any]) -> None:
+    data = make_dicom(RAMP, BitsStored=12, WindowCenter=window[0], WindowWidth=window[1])
+    np.testing.assert_array_equal(read_image(data), stretched(RAMP))
+
+
+def test_a_slope_of_0_is_refused(make_dicom: MakeDicom) -> None:
+    with pytest.raises(ImageError, match="rescale slope"):
+        read_image(make_dicom(RAMP, BitsStored=12, RescaleSlope=0, RescaleIntercept=0))
+
+
+def test_an_unknown_voi_function_is_refused(make_dicom: MakeDicom) -> None:
+    with pytest.raises(ImageError, match="VOI LUT function"):
+        read_image(make_dicom(RAMP, WindowCenter=5, WindowWidth=9, VOILUTFunction="CUBIC"))
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_voi_lut_is_looked_up_and_preferred_to_a_window(make_dicom: MakeDicom, signed: bool, syntax: str) -> None:
+    pixels = np.array(
+        [[-5, 0, 1, 2, 3, 9]] if signed else [[0, 5, 6, 7, 8, 20]], dtype=np.int16 if signed else np.uint16
+    )
+    first = 0 if signed else 5
+    table = lut(first, [0, 1000, 300, 4095], 12)
+    data = make_dicom(pixels, syntax=syntax, VOILUTSequence=[table], WindowCenter=1, WindowWidth=1)
+    np.testing.assert_array_equal(read_image(data), np.rint(np.array([[0, 0, 1000, 300, 4095, 4095]]) / 4095 * 255))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_8_bit_voi_lut_of_many_entries_does_not_wrap_round(make_dicom: MakeDicom, packed: bool) -> None:
+    entries = [value // 16 for value in range(4096)]
+    data = make_dicom(RAMP, BitsStored=12, VOILUTSequence=[lut(0, entries, 8, packed=packed)])
+    np.testing.assert_array_equal(read_image(data), RAMP // 16)
+
+
+def test_a_lut_that_starts_below_zero_is_for_rescaled_values(make_dicom: MakeDicom) -> None:
+    pixels = np.array([[0, 1, 2, 3]], dtype=np.uint16)
+    table = lut(-2, [0, 100, 200, 255], 8)
+    data = make_dicom(pixels, RescaleSlope=1, RescaleIntercept=-2, VOILUTSequence=[table])
+    np.testing.assert_array_equal(read_image(data), [[0, 100, 200, 255]])
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_the_modality_lut_comes_first(make_dicom: MakeDicom, syntax: str) -> None:
+    pixels = np.array([[0, 1, 2, 3]], dtype=np.uint16)
+    modality = lut(0, [10, 60000, 500, 30000], 16)
+    modality.ModalityLUTType = "US"
+    data = make_dicom(pixels, syntax=syntax, ModalityLUTSequence=[modality])
+    np.testing.assert_array_equal(read_image(data), stretched(np.array([[10, 60000, 500, 30000]])))
+    windowed = make_dicom(pixels, syntax=syntax, ModalityLUTSequence=[modality], WindowCenter=30000, WindowWidth=1)
+    np.testing.assert_array_equal(read_image(windowed), [[0, 255, 0, 255]])
+
+
+def test_a_lut_cut_short_is_refused(make_dicom: MakeDicom) -> None:
+    table = lut(0, [1, 2, 3], 12)
+    table.LUTDescriptor = [9, 0, 12]
+    with pytest.raises(ImageError, match="shorter than its 9 entries"):
+        read_image(make_dicom(RAMP, VOILUTSequence=[table]))
+    table.LUTDescriptor = [3, 0, 40]
+    with pytest.raises(ImageError, match="40 bits"):
+        read_image(make_dicom(RAMP, VOILUTSequence=[table]))
+
+
+def test_padding_is_black_and_does_not_count(make_dicom: MakeDicom) -> None:
+    pixels = np.array([[-2000, 0, 50, 100]], dtype=np.int16)
+    np.testing.assert_array_equal(read_image(make_dicom(pixels, PixelPaddingValue=-2000)), [[0, 0, 128, 255]])
+    white = np.array([[4095, 0, 50, 100]], dtype=np.uint16)
+    attributes: dict[str, Any] = {"PhotometricInterpretation": "MONOCHROME1", "PixelPaddingValue": 4095}
+    np.testing.assert_array_equal(read_image(make_dicom(white, **attributes)), [[0, 255, 127, 0]])
+    wide = np.array([[4000, 4095, 10, 110]], dtype=np.uint16)
+    limited = make_dicom(wide, PixelPaddingValue=4095, PixelPaddingRangeLimit=4000)
+    np.testing.assert_array_equal(read_image(limited), [[0, 0, 0, 255]])
+
+
+def test_a_padding_value_written_in_the_other_signedness_counts(make_dicom: MakeDicom) -> None:
+    pixels = np.array([[-2000, 0, 50, 100]], dtype=np.int16)
+    data = make_dicom(pixels, PixelPaddingValue=-2000)
+    tag = b"\x28\x00\x20\x01"
+    assert data.count(tag + b"SS") == 1
+    np.testing.assert_array_equal(read_image(data.replace(tag + b"SS", tag + b"US")), [[0, 0, 128, 255]])
+
+
+def test_pictures_without_contrast_are_flat(make_dicom: MakeDicom) -> None:
+    flat = np.full((3, 3), 7, dtype=np.uint16)
+    assert read_image(make_dicom(flat)).max() == 0
+    assert read_image(make_dicom(flat, PixelPaddingValue=7)).max() == 0
+
+
+@given(st.lists(st.floats(-1e30, 1e30, width=32), min_size=2, max_size=12))
+def test_float_pixels_show_their_range(make_dicom: MakeDicom, values: list[float]) -> None:
+    pixels = np.array([values], dtype=np.float32)
+    assume(pixels.min() < pixels.max())
+    absent = dict.fromkeys(("PixelData", "BitsStored", "HighBit", "PixelRepresentation"))
+    data = make_dicom(pixels, **absent, FloatPixelData=pixels.tobytes())
+    assert abs(read_image(data) - stretched(pixels)).max() <= 1
+
+
+def test_float_pixels_must_be_finite(make_dicom: MakeDicom) -> None:
+    pixels = np.array([[0, np.nan]], dtype=np.float32)
+    absent = dict.fromkeys(("PixelData", "BitsStored", "HighBit", "PixelRepresentation"))
+    with pytest.raises(ImageError, match="not finite"):
+        read_image(make_dicom(pixels, **absent, FloatPixelData=pixels.tobytes()))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_palettes_become_rgb(make_dicom: MakeDicom, bits: int) -> None:
+    pixels = np.array([[0, 3, 4, 6, 200]], dtype=np.uint8)
+    white = 2**bits - 1
+    palettes: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for colour, entries in (("Red", [0, 0, white, 0]), ("Green", [white, 0, 0, 0]), ("Blue", [0, white, 0, white])):
+        palettes[f"{colour}PaletteColorLookupTableDescriptor"] = [4, 3, bits]
+        palettes[f"{colour}PaletteColorLookupTableData"] = np.array(entries, dtype=f"<u{bits // 8}").tobytes()
+    green, blue, red = [0, 255, 0], [0, 0, 255], [255, 0, 0]
+    np.testing.assert_array_equal(read_image(make_dicom(pixels, **palettes)), [[green, green, blue, blue, blue]])
+    pixels[0, 3] = 5
+    np.testing.assert_array_equal(read_image(make_dicom(pixels, **palettes))[0, 3], red)
+
+
+def test_palettes_that_are_missing_or_segmented_are_refused(make_dicom: MakeDicom) -> None:
+    pixels = np.zeros((2, 2), dtype=np.uint8)
+    with pytest.raises(ImageError, match="lacks the palette"):
+        read_image(make_dicom(pixels, PhotometricInterpretation="PALETTE COLOR"))
+    with pytest.raises(ImageError, match="segmented"):
+        read_image(
+            make_dicom(
+                pixels, PhotometricInterpretation="PALETTE COLOR", SegmentedRedPaletteColorLookupTableData=bytes(8)
+            )
+        )
+
+
+def test_colour_of_more_than_8_bits_is_scaled_over_the_stored_ones(make_dicom: MakeDicom) -> None:
+    pixels = np.array([[[0, 512, 1023], [1023, 0, 256]]], dtype=np.uint16)
+    np.testing.assert_array_equal(read_image(make_dicom(pixels, BitsStored=10)), np.rint(pixels / 1023 * 255))
+
+
+def test_planes_and_pixels_give_the_same_colours(make_dicom: MakeDicom) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    planes = make_dicom(pixels, PlanarConfiguration=1, PixelData=pixels.transpose(2, 0, 1).tobytes())
+    np.testing.assert_array_equal(read_image(make_dicom(pixels)), pixels)
+    np.testing.assert_array_equal(read_image(planes), pixels)
+
+
+def test_ybr_becomes_rgb(make_dicom: MakeDicom) -> None:
+    # Red, in the equations of the standard (PS3.3 C.7.6.3.1.2).
+    pixels = np.full((4, 4, 3), (76, 85, 255), dtype=np.uint8)
+    picture = read_image(make_dicom(pixels, PhotometricInterpretation="YBR_FULL"))
+    assert abs(picture.astype(int) - [254, 0, 0]).max() <= 1

@@ -1,2 +1,125 @@
-"""Bundles."""
-X = 1
+"""Bundles that several folders of tests share. Each is exported once a session, for real, and changed by nobody."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+
+    from lrclr.checkpoints import Checkpoint
+    from lrclr_export.onnx_graph import TypedGraph
+
+ALPHA = 0.4
+PYTHON = sys.executable
+LRCLR = (PYTHON, "-c", "import sys; from lrclr.cli import main; sys.exit(main())")
+
+
+@cache
+def checkpoint_folder(base: Path) -> Path:
+    """The tiny architecture with random weights, a fusion head that counts as trained, and attention that is not even."""
+    import torch
+
+    from lrclr.checkpoints import init_checkpoint
+
+    checkpoint = init_checkpoint("tiny", fusion_trained=True, alpha=ALPHA)
+    with torch.no_grad():
+        for layer in checkpoint.model.vision_model.encoder.layers:
+            layer.self_attn.q_proj.weight *= 10
+            layer.self_attn.k_proj.weight *= 10
+    folder = base / "shared" / "checkpoint"
+    checkpoint.save(folder)
+    return folder
+
+
+@cache
+def checkpoint(base: Path) -> Checkpoint:
+    """`checkpoint_folder`, read."""
+    from lrclr.checkpoints import load_checkpoint
+
+    return load_checkpoint(checkpoint_folder(base))
+
+
+@cache
+def exported(base: Path, precision: str) -> tuple[Path, Mapping[str, TypedGraph]]:
+    """A bundle of `checkpoint`, and its graphs as the exporter had them before it wrote them."""
+    from lrclr_export import ExportOptions, export_bundle, pipeline
+
+    graphs: dict[str, TypedGraph] = {}
+    original = pipeline.typed_onnx_from_module
+
+    def keeping(spec: object, *, opset: int) -> TypedGraph:
+        graph = original(spec, opset=opset)  # type: ignore[arg-type]
+        graphs[graph.spec.name] = graph
+        return graph
+
+    pipeline.typed_onnx_from_module = keeping
+    try:
+        folder = base / "shared" / precision
+        export_bundle(checkpoint(base), folder, ExportOptions(precision))
+    finally:
+        pipeline.typed_onnx_from_module = original
+    return folder, graphs
+
+
+def copied(bundle: Path, target: Path) -> Path:
+    """A copy of a bundle that a test may damage."""
+    shutil.copytree(bundle, target)
+    return target
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Hash of every file below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def flip(path: Path, position: int | None = None) -> None:
+    """Change one byte of a file, in its middle unless told where."""
+    data = bytearray(path.read_bytes())
+    position = len(data) // 2 if position is None else position
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def radiograph(path: Path, seed: int = 0, size: tuple[int, int] = (90, 70)) -> Path:
+    """A PNG of noise, `size` high and wide: a picture that opens, in no time."""
+    pixels = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment, with changes, for a process of its own."""
+    return {**os.environ, **changes}
+
+
+def run(arguments: Iterable[object], *, timeout: float = 120, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run ``lrclr`` in a process of its own, in whose output nothing is lost."""
+    command = [*LRCLR, *(str(argument) for argument in arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], *, seconds: float = 90) -> None:
+    """Wait for a condition while a process runs."""
+    import time
+
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the process ended before the moment that the test waits for"
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -8,17 +8,18 @@ import shutil
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-
+    from pathlib import Path
 
     from lrclr.checkpoints import Checkpoint
+    from lrclr_export.graphs import GraphSpec
     from lrclr_export.onnx_graph import TypedGraph
 
 ALPHA = 0.4
@@ -28,7 +29,7 @@ LRCLR = (PYTHON, "-c", "import sys; from lrclr.cli import main; sys.exit(main())
 
 @cache
 def checkpoint_folder(base: Path) -> Path:
-    """The tiny architecture with random weights, a fusion head that counts as trained, and attention that is not even."""
+    """A tiny network of random weights whose fusion head counts as trained and whose attention is not even."""
     import torch
 
     from lrclr.checkpoints import init_checkpoint
@@ -36,8 +37,8 @@ def checkpoint_folder(base: Path) -> Path:
     checkpoint = init_checkpoint("tiny", fusion_trained=True, alpha=ALPHA)
     with torch.no_grad():
         for layer in checkpoint.model.vision_model.encoder.layers:
-            layer.self_attn.q_proj.weight *= 10
-            layer.self_attn.k_proj.weight *= 10
+            layer.self_attn.q_proj.weight *= 4
+            layer.self_attn.k_proj.weight *= 4
     folder = base / "shared" / "checkpoint"
     checkpoint.save(folder)
     return folder
@@ -54,22 +55,19 @@ def checkpoint(base: Path) -> Checkpoint:
 @cache
 def exported(base: Path, precision: str) -> tuple[Path, Mapping[str, TypedGraph]]:
     """A bundle of `checkpoint`, and its graphs as the exporter had them before it wrote them."""
-    from lrclr_export import ExportOptions, export_bundle, pipeline
+    from lrclr_export import ExportOptions, export_bundle
+    from lrclr_export.onnx_graph import typed_onnx_from_module
 
     graphs: dict[str, TypedGraph] = {}
-    original = pipeline.typed_onnx_from_module
 
-    def keeping(spec: object, *, opset: int) -> TypedGraph:
-        graph = original(spec, opset=opset)  # type: ignore[arg-type]
-        graphs[graph.spec.name] = graph
-        return graph
+    def keeping(spec: GraphSpec, *, opset: int) -> TypedGraph:
+        graphs[spec.name] = typed_onnx_from_module(spec, opset=opset)
+        return graphs[spec.name]
 
-    pipeline.typed_onnx_from_module = keeping
-    try:
-        folder = base / "shared" / precision
+    folder = base / "shared" / precision
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lrclr_export.pipeline.typed_onnx_from_module", keeping)
         export_bundle(checkpoint(base), folder, ExportOptions(precision))
-    finally:
-        pipeline.typed_onnx_from_module = original
     return folder, graphs
 
 

@@ -6,23 +6,28 @@ the place of lung. Sizes are in mm, densities in Hounsfield units. The shapes ar
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from scipy import ndimage
 
-from benchmarks.phantom.ct import LUNGS, Mask, Phantom, Volume, attenuation_from_hu
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
+from benchmarks.phantom.ct import LUNGS, Mask, Phantom, attenuation_from_hu
+from benchmarks.phantom.shapes import (
+    blurred,
+    box_around,
+    fill,
+    generous,
+    numbers,
+    organ,
+    replaced,
+    share,
+    sigmoid,
+    whole,
+)
 
 __all__ = ["Side", "cardiomegaly", "consolidation", "effusion", "pneumothorax"]
 
 Side = Literal["left", "right"]
-Box = tuple[slice, slice, slice]
 
 _FLUID_HU = 15.0  # a transudate: a little denser than water
 _SOLID_HU = 40.0  # muscle, unenhanced blood, airless lung
@@ -42,14 +47,14 @@ def effusion(
         rise_mm: how much higher it stands at the wall.
         reach_mm: distance from the wall over which that falls off by a factor e.
     """
-    box, soft = _organ(phantom, LUNGS[side], margin_mm=6, sigma_mm=2)
+    box, soft = organ(phantom, LUNGS[side], margin_mm=6, sigma_mm=2)
     rows = soft.shape[0]
     # Only the wall lifts the fluid: what lies between the lung and the midline counts as open.
     open_space = _up_to_midline(soft > 0.5, side)
     wall = ndimage.distance_transform_edt(open_space, sampling=phantom.spacing)
     above_base = (rows - np.arange(rows)[:, None, None]) * phantom.spacing
     depth = level * rows * phantom.spacing + rise_mm * np.exp(-wall / reach_mm) - above_base
-    return _fill(phantom, LUNGS[side], box, _generous(soft) * _sigmoid(depth / 1.5), _FLUID_HU)
+    return fill(phantom, LUNGS[side], box, generous(soft) * sigmoid(depth / 1.5), _FLUID_HU)
 
 
 def consolidation(
@@ -64,15 +69,15 @@ def consolidation(
         fill: mean share of the air that is replaced, 0 to 1.
         patch_mm: size of the uneven patches in mm.
     """
-    box, soft = _organ(phantom, (lobe,), margin_mm=10, sigma_mm=3.5)
+    box, soft = organ(phantom, (lobe,), margin_mm=10, sigma_mm=3.5)
     side = next(side for side, lobes in LUNGS.items() if lobe in lobes)
-    whole = _blurred(np.isin(phantom.labels[box], _numbers(phantom, LUNGS[side])), 3.5 / phantom.spacing)
+    lung = share(phantom, LUNGS[side], box, 3.5)
     # Relative to the whole lung, so that only the fissure is a border, and the chest wall is not.
-    share = soft / np.maximum(whole, 1e-3)
-    noise = _blurred(rng.standard_normal(soft.shape), patch_mm / phantom.spacing)
+    part = soft / np.maximum(lung, 1e-3)
+    noise = blurred(rng.standard_normal(soft.shape), patch_mm / phantom.spacing)
     noise /= max(float(noise.std()), 1e-9)
-    amount = _sigmoid((share - 0.5) * 10) * _generous(whole) * np.clip(fill + 0.15 * noise, 0, 1)
-    phantom, _ = _fill(phantom, (lobe,), box, amount, _SOLID_HU)
+    amount = sigmoid((part - 0.5) * 10) * generous(lung) * np.clip(fill + 0.15 * noise, 0, 1)
+    phantom, _ = fill(phantom, (lobe,), box, amount, _SOLID_HU)
     return phantom, phantom.region((lobe,))
 
 
@@ -84,8 +89,8 @@ def cardiomegaly(phantom: Phantom, *, scale: float = 1.35) -> tuple[Phantom, Mas
         scale: factor of its greatest width, about a point near its right border; its depth grows by half as much.
     """
     lungs = (*LUNGS["left"], *LUNGS["right"])
-    box, soft = _organ(phantom, ("heart",), margin_mm=50, sigma_mm=5)
-    inner = _box(soft > 0.5, 0)
+    box, soft = organ(phantom, ("heart",), margin_mm=50, sigma_mm=5)
+    inner = box_around(soft > 0.5, 0)
     top, front, right = (float(cut.start) for cut in inner)
     height, depth, width = (float(cut.stop - cut.start) for cut in inner)
     down, back, across = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in soft.shape), indexing="ij", sparse=True)
@@ -97,8 +102,8 @@ def cardiomegaly(phantom: Phantom, *, scale: float = 1.35) -> tuple[Phantom, Mas
     source[1] = front + depth / 2 + (back - front - depth / 2) / ((1 + wider) / 2)
     source[2] = right + 0.3 * width + (across - right - 0.3 * width) / wider
     grown = ndimage.map_coordinates(soft, source, order=1, mode="constant")
-    air = _blurred(np.isin(phantom.labels[box], _numbers(phantom, lungs)), 2 / phantom.spacing)
-    return _fill(phantom, lungs, box, _generous(air) * _sigmoid((grown - 0.5) * 14), _SOLID_HU)
+    air = share(phantom, lungs, box, 2)
+    return fill(phantom, lungs, box, generous(air) * sigmoid((grown - 0.5) * 14), _SOLID_HU)
 
 
 def pneumothorax(phantom: Phantom, side: Side, *, collapse: float = 0.25) -> tuple[Phantom, Mask]:
@@ -109,7 +114,7 @@ def pneumothorax(phantom: Phantom, side: Side, *, collapse: float = 0.25) -> tup
         side: the patient's side.
         collapse: how much of its width the lung loses at the top, 0 to 1. At the base it loses none.
     """
-    box, soft = _organ(phantom, LUNGS[side], margin_mm=6, sigma_mm=1.5)
+    box, soft = organ(phantom, LUNGS[side], margin_mm=6, sigma_mm=1.5)
     mu = phantom.attenuation[box]
     rows, depths, columns = soft.shape
     # At mid height, towards the midline: where bronchi and vessels hold the lung.
@@ -119,7 +124,7 @@ def pneumothorax(phantom: Phantom, side: Side, *, collapse: float = 0.25) -> tup
     source = np.empty((3, *soft.shape), np.float32)
     for axis, (line, centre) in enumerate(zip((down, back, across), hilum, strict=True)):
         source[axis] = centre + (line - centre) / shrink
-    kept = _sigmoid((ndimage.map_coordinates(soft, source, order=1, mode="constant") - 0.5) * 12)
+    kept = sigmoid((ndimage.map_coordinates(soft, source, order=1, mode="constant") - 0.5) * 12)
     moved = ndimage.map_coordinates(mu, source, order=1, mode="nearest")
 
     thin, solid = attenuation_from_hu(np.array([_LUNG_HU, _SOLID_HU], np.float32))
@@ -128,30 +133,10 @@ def pneumothorax(phantom: Phantom, side: Side, *, collapse: float = 0.25) -> tup
     hollow = (1 - inner) * np.where(mu < solid, solid * np.clip((mu - thin) / (solid - thin), 0, 1), mu)
     line = 4 * kept * (1 - kept) * inner * (_PLEURA * solid)
     changed = np.maximum(kept * np.minimum(moved, solid) + (1 - kept) * hollow, line)
-    moves = _generous(soft) * np.clip((1 - shrink) / 0.02, 0, 1)
+    moves = generous(soft) * np.clip((1 - shrink) / 0.02, 0, 1)
     new = mu + moves * (changed - mu)
-    within = np.isin(phantom.labels[box], _numbers(phantom, LUNGS[side]))
-    return _replaced(phantom, box, new), _whole(phantom, box, within & (moves * (1 - kept) > 0.5))
-
-
-def _numbers(phantom: Phantom, names: Sequence[str]) -> list[int]:
-    return [phantom.structures[name] for name in names]
-
-
-def _organ(phantom: Phantom, names: Sequence[str], margin_mm: float, sigma_mm: float) -> tuple[Box, Volume]:
-    """A box around the named organs, and how much of each voxel is theirs, 0 to 1, without the steps of the slices."""
-    mask = phantom.region(names)
-    box = _box(mask, round(margin_mm / phantom.spacing))
-    return box, _blurred(mask[box], sigma_mm / phantom.spacing)
-
-
-def _blurred(values: NDArray[np.generic], sigma: float) -> Volume:
-    return np.asarray(ndimage.gaussian_filter(values.astype(np.float32), sigma, truncate=3.0), np.float32)
-
-
-def _generous(soft: Volume) -> Volume:
-    """One over the organ and a little beyond it, so that no film of lung is left along a wall."""
-    return np.asarray(np.clip((soft - 0.02) / 0.1, 0, 1), np.float32)
+    within = np.isin(phantom.labels[box], numbers(phantom, LUNGS[side]))
+    return replaced(phantom, box, new), whole(phantom, box, within & (moves * (1 - kept) > 0.5))
 
 
 def _up_to_midline(lung: Mask, side: Side) -> Mask:
@@ -159,41 +144,3 @@ def _up_to_midline(lung: Mask, side: Side) -> Mask:
     if side == "right":
         return np.asarray(np.logical_or.accumulate(lung, axis=2))
     return np.asarray(np.logical_or.accumulate(lung[:, :, ::-1], axis=2)[:, :, ::-1])
-
-
-def _fill(
-    phantom: Phantom, names: Sequence[str], box: Box, amount: NDArray[np.floating], hu: float
-) -> tuple[Phantom, Mask]:
-    """Blend tissue in by ``amount``, 0 to 1; what is denser stays. The mask: more than half, in the named organs."""
-    mu = phantom.attenuation[box]
-    tissue = attenuation_from_hu(np.array([hu], np.float32))[0]
-    new = mu + amount * np.maximum(tissue - mu, 0)
-    within = np.isin(phantom.labels[box], _numbers(phantom, names))
-    return _replaced(phantom, box, new), _whole(phantom, box, within & (amount > 0.5))
-
-
-def _replaced(phantom: Phantom, box: Box, part: NDArray[np.floating]) -> Phantom:
-    attenuation = phantom.attenuation.copy()
-    attenuation[box] = part
-    return replace(phantom, attenuation=attenuation)
-
-
-def _whole(phantom: Phantom, box: Box, part: Mask) -> Mask:
-    mask = np.zeros(phantom.attenuation.shape, bool)
-    mask[box] = part
-    return mask
-
-
-def _box(mask: Mask, margin: int) -> Box:
-    """The smallest box around a mask, widened by some voxels."""
-    if not mask.any():
-        raise ValueError("the phantom has none of the organs that this finding needs")
-    cuts = []
-    for axis in range(3):
-        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        cuts.append(slice(max(0, int(hit[0]) - margin), min(mask.shape[axis], int(hit[-1]) + 1 + margin)))
-    return cuts[0], cuts[1], cuts[2]
-
-
-def _sigmoid(x: NDArray[np.floating]) -> NDArray[np.floating]:
-    return np.asarray(1 / (1 + np.exp(-np.clip(x, -30, 30))), np.float32)

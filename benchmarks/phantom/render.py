@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["Detector", "View", "expose", "footprint", "line_integral"]
+__all__ = ["Detector", "View", "expose", "footprint", "line_integral", "rotation"]
 
 Image = NDArray[np.float32]
 Volume = NDArray[np.float32]
@@ -103,7 +103,7 @@ def line_integral(attenuation: Volume, spacing: float, view: View) -> Image:
     pixel = view.pixel_mm / view.zoom
     vertical = ((np.arange(rows) - (rows - 1) / 2) * pixel)[:, None]
     lateral = ((np.arange(columns) - (columns - 1) / 2) * pixel)[None, :]
-    turn = _rotation(view)
+    turn = rotation(view)
     shape = np.array(attenuation.shape)
     pivot = np.array(view.pivot) * shape - 0.5
     # One sample a voxel of depth, as far as the volume's diagonal when it is turned.
@@ -163,7 +163,7 @@ def _misses(line: NDArray[np.float32], count: int) -> bool:
     return bool(line.max() <= -1 or line.min() >= count)
 
 
-def _rotation(view: View) -> NDArray[np.float64]:
+def rotation(view: View) -> NDArray[np.float64]:
     """Rows: where the picture's downward, inward and rightward directions point in the volume."""
     a, b, c = np.deg2rad([view.pitch_deg, view.yaw_deg, view.roll_deg])
     nod = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])

@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers.models import BPE
 from transformers import CLIPConfig, CLIPTokenizer
@@ -152,7 +151,9 @@ def _config(cls: Any, raw: dict[str, Any], folder: Path) -> Any:
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:
         raise CheckpointError(f"{file} cannot be read", why="it is truncated, damaged or not safetensors") from error
     return tensors
 

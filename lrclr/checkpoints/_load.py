@@ -75,10 +75,11 @@ def _load_file(path: Path) -> Checkpoint:
             why=f"a bare state dict is read with CLIP's tokenizer, which has {tokenizer.vocab_size}",
             fix="Convert it to a transformers CLIP folder with its own tokenizer.json.",
         )
+    context = config.text_config.max_position_embeddings
     model = model_from_state(config, renamed, path, fusion_expected=False)
     return Checkpoint(
         eval_model(model),
-        tokenizer.with_context_length(config.text_config.max_position_embeddings),
+        tokenizer if context == tokenizer.context_length else tokenizer.with_context_length(context),
         preprocess_spec("clip" if is_script else "chexzero", config.vision_config.image_size),
         FindingSet.default(),
         source="openai torchscript" if is_script else "openai state dict",

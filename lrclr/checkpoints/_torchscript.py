@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 import zipfile
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,8 @@ class _TensorUnpickler(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, prefix: str) -> None:
         self._archive, self._prefix = archive, prefix
         self._storages: dict[str, Tensor] = {}
+        if f"{prefix}byteorder" in archive.namelist() and self._stored("byteorder") != sys.byteorder.encode():
+            raise pickle.UnpicklingError("it was written by a machine of another byte order")
         # A pickle may set attributes on a class it was given, so every archive gets a class of its own.
         self._module = type("_Module", (_Module,), {})
         super().__init__(io.BytesIO(self._stored("data.pkl")))

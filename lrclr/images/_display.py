@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lrclr.errors import ImageError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -52,8 +54,9 @@ class Rescale:
     intercept: float
 
     def __call__(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rescale `values`."""
-        return values * self.slope + self.intercept
+        """Rescale `values`; what is too large becomes infinite."""
+        with np.errstate(over="ignore"):
+            return values * self.slope + self.intercept
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,8 @@ def _shades(values: NDArray[np.float64], present: NDArray[np.bool_], display: Di
     if display.padding is not None:
         padded = (values >= display.padding[0]) & (values <= display.padding[1])
     shown = values if display.modality is None else display.modality(values)
+    if not np.isfinite(shown).all():
+        raise ImageError("the rescaled values of the DICOM file are too large to be shown")
     shares = _stretch(shown, present & ~padded) if display.voi is None else display.voi.shares(shown)
     shades = np.rint(shares * 255).astype(np.uint8)
     if display.inverted:
@@ -134,7 +139,8 @@ def _stretch(values: NDArray[np.float64], counted: NDArray[np.bool_]) -> NDArray
     high = values.max(where=counted, initial=-np.inf)
     if not low < high:
         return np.zeros_like(values)
-    stretched: NDArray[np.float64] = np.clip((values - low) / (high - low), 0.0, 1.0)
+    # Halves, for the difference of two floats may be too large for one.
+    stretched: NDArray[np.float64] = np.clip((values / 2 - low / 2) / (high / 2 - low / 2), 0.0, 1.0)
     return stretched
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +18,13 @@ from lrclr.errors import ImageError
 from lrclr.images import read_image
 
 if TYPE_CHECKING:
-    from conftest import MakeDicom
     from numpy.typing import NDArray
 
-# Not through `lrclr.images`: that would be the code under test.
+    from tests.images.conftest import MakeDicom
+
 RAMP: NDArray[np.uint16] = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 SYNTAXES = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]
+NOT_INTEGERS: dict[str, Any] = dict.fromkeys(("PixelData", "BitsStored", "HighBit", "PixelRepresentation"))
 
 
 def stretched(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -56,7 +58,8 @@ def test_values_far_apart_are_shown_as_well(make_dicom: MakeDicom) -> None:
 
 
 def test_monochrome1_is_monochrome2_inverted(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
-    for attributes in ({}, {"WindowCenter": 1800, "WindowWidth": 1500}):
+    cases: list[dict[str, Any]] = [{}, {"WindowCenter": 1800, "WindowWidth": 1500}]
+    for attributes in cases:
         plain = read_image(make_dicom(chest, BitsStored=12, **attributes))
         inverted = read_image(make_dicom(chest, BitsStored=12, PhotometricInterpretation="MONOCHROME1", **attributes))
         np.testing.assert_array_equal(inverted, 255 - plain)
@@ -119,10 +122,11 @@ def test_windows_agree_with_pydicom(
 ) -> None:
     stored = RAMP.astype(np.int16) - 2048 if signed else RAMP
     slope, intercept = rescale
-    attributes = {"WindowCenter": center, "WindowWidth": width, "VOILUTFunction": function}
+    attributes: dict[str, Any] = {"WindowCenter": center, "WindowWidth": width, "VOILUTFunction": function}
     data = make_dicom(stored, BitsStored=12, RescaleSlope=slope, RescaleIntercept=intercept, **attributes)
-    described = pydicom.dcmread(__import__("io").BytesIO(data))
-    shown = apply_windowing(stored * slope + intercept, described)
+    described = pydicom.dcmread(io.BytesIO(data))
+    with np.errstate(over="ignore"):
+        shown = apply_windowing(stored * slope + intercept, described)
     low = (-2048 if signed else 0) * slope + intercept
     expected = np.rint((shown - low) / (4095 * slope) * 255)
     # A level just between two greys may be rounded either way.
@@ -138,7 +142,7 @@ def test_a_window_of_width_1_is_a_threshold(make_dicom: MakeDicom) -> None:
 
 def test_a_negative_slope_turns_the_picture_round_and_the_window_with_it(make_dicom: MakeDicom) -> None:
     # Rescaled, the values run from 0 down to -4095, and the window shows the greatest as white.
-    attributes = {"RescaleSlope": -1, "RescaleIntercept": 0}
+    attributes: dict[str, Any] = {"RescaleSlope": -1, "RescaleIntercept": 0}
     windowed = read_image(make_dicom(RAMP, BitsStored=12, WindowCenter=-1000, WindowWidth=500, **attributes)).ravel()
     assert windowed[0] == 255
     assert windowed[4095] == 0
@@ -242,20 +246,29 @@ def test_pictures_without_contrast_are_flat(make_dicom: MakeDicom) -> None:
     assert read_image(make_dicom(flat, PixelPaddingValue=7)).max() == 0
 
 
-@given(st.lists(st.floats(-1e30, 1e30, width=32), min_size=2, max_size=12))
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=2, max_size=12))
 def test_float_pixels_show_their_range(make_dicom: MakeDicom, values: list[float]) -> None:
     pixels = np.array([values], dtype=np.float32)
     assume(pixels.min() < pixels.max())
-    absent = dict.fromkeys(("PixelData", "BitsStored", "HighBit", "PixelRepresentation"))
-    data = make_dicom(pixels, **absent, FloatPixelData=pixels.tobytes())
+    data = make_dicom(pixels, **NOT_INTEGERS, FloatPixelData=pixels.tobytes())
     assert abs(read_image(data) - stretched(pixels)).max() <= 1
+
+
+def test_the_widest_range_of_floats_is_shown(make_dicom: MakeDicom) -> None:
+    pixels = np.array([[-1.7e308, 0, 1.7e308]])
+    data = make_dicom(pixels, **NOT_INTEGERS, DoubleFloatPixelData=pixels.tobytes())
+    np.testing.assert_array_equal(read_image(data), [[0, 128, 255]])
+
+
+def test_a_rescale_beyond_all_numbers_is_refused(make_dicom: MakeDicom) -> None:
+    with pytest.raises(ImageError, match="too large"):
+        read_image(make_dicom(RAMP, RescaleSlope=1e306, RescaleIntercept=0))
 
 
 def test_float_pixels_must_be_finite(make_dicom: MakeDicom) -> None:
     pixels = np.array([[0, np.nan]], dtype=np.float32)
-    absent = dict.fromkeys(("PixelData", "BitsStored", "HighBit", "PixelRepresentation"))
     with pytest.raises(ImageError, match="not finite"):
-        read_image(make_dicom(pixels, **absent, FloatPixelData=pixels.tobytes()))
+        read_image(make_dicom(pixels, **NOT_INTEGERS, FloatPixelData=pixels.tobytes()))
 
 
 @pytest.mark.parametrize("bits", [8, 16])

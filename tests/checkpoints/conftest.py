@@ -1,0 +1,141 @@
+"""A CLIP under OpenAI's parameter names, written from their published state dicts' names and shapes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    OpenAiFactory = Callable[..., "OpenAiClip"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of an OpenAI CLIP; the vocabulary must be CLIP's for a bare state dict to be read."""
+
+    width: int = 128
+    layers: int = 2
+    patch: int = 16
+    grid: int = 3
+    text_width: int = 64
+    text_layers: int = 2
+    context: int = 77
+    dimension: int = 24
+    vocabulary: int = 49408
+
+
+class QuickGelu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.gelu = QuickGelu()
+        self.c_proj = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(self.gelu(self.c_fc(x)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(width, width // 64, batch_first=True)
+        self.ln_1 = nn.LayerNorm(width)
+        self.mlp = Mlp(width)
+        self.ln_2 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        normed = self.ln_1(x)
+        x = x + self.attn(normed, normed, normed, need_weights=False, attn_mask=mask)[0]
+        return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
+
+
+class Transformer(nn.Module):
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(width) for _ in range(layers))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        for block in self.resblocks:
+            x = block(x, mask)
+        return x
+
+
+class Visual(nn.Module):
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, sizes.width, sizes.patch, stride=sizes.patch, bias=False)
+        self.class_embedding = nn.Parameter(torch.randn(sizes.width))
+        self.positional_embedding = nn.Parameter(torch.randn(sizes.grid**2 + 1, sizes.width) * 0.3)
+        self.ln_pre = nn.LayerNorm(sizes.width)
+        self.transformer = Transformer(sizes.width, sizes.layers)
+        self.ln_post = nn.LayerNorm(sizes.width)
+        self.proj = nn.Parameter(torch.randn(sizes.width, sizes.dimension) * 0.1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        patches = self.conv1(pixels).flatten(2).permute(0, 2, 1)
+        cls = self.class_embedding.expand(patches.shape[0], 1, -1)
+        x = self.ln_pre(torch.cat([cls, patches], dim=1) + self.positional_embedding)
+        x = self.transformer(x, torch.zeros(x.shape[1], x.shape[1]))
+        return self.ln_post(x[:, 0]) @ self.proj  # type: ignore[no-any-return]
+
+
+class OpenAiClip(nn.Module):
+    """CLIP with OpenAI's names, right-multiplied projections, and the highest token as a text's end."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.visual = Visual(sizes)
+        self.transformer = Transformer(sizes.text_width, sizes.text_layers)
+        self.token_embedding = nn.Embedding(sizes.vocabulary, sizes.text_width)
+        self.positional_embedding = nn.Parameter(torch.randn(sizes.context, sizes.text_width) * 0.3)
+        self.ln_final = nn.LayerNorm(sizes.text_width)
+        self.text_projection = nn.Parameter(torch.randn(sizes.text_width, sizes.dimension) * 0.1)
+        self.logit_scale = nn.Parameter(torch.tensor(2.5))
+        # As OpenAI's modules hold it: an attribute, no buffer.
+        self.attn_mask = torch.full((sizes.context, sizes.context), float("-inf")).triu(1)
+
+    def forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        length = ids.shape[1]
+        x = self.token_embedding(ids) + self.positional_embedding[:length]
+        x = self.ln_final(self.transformer(x, self.attn_mask[:length, :length]))
+        text = x[torch.arange(ids.shape[0]), ids.argmax(dim=-1)] @ self.text_projection
+        return nn.functional.normalize(self.visual(pixels), dim=-1), nn.functional.normalize(text, dim=-1)
+
+
+@pytest.fixture(scope="session")
+def openai_clip(quiet_transformers: None) -> OpenAiFactory:
+    """Makes an OpenAI CLIP with random weights, of which none is left at zero or one."""
+
+    def make(**sizes: int) -> OpenAiClip:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(1)
+            model = OpenAiClip(Sizes(**sizes)).eval().requires_grad_(False)
+            for name, parameter in model.named_parameters():
+                if "bias" in name or ".ln_" in name:
+                    parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_openai(openai_clip: OpenAiFactory) -> OpenAiClip:
+    """One of them, shared: change nothing in it."""
+    return openai_clip()
+
+
+@pytest.fixture
+def state(small_openai: OpenAiClip) -> dict[str, Tensor]:
+    """Its state dict, to be spoilt."""
+    return dict(small_openai.state_dict())

@@ -1,0 +1,207 @@
+"""What an export writes: the same bytes every time, nothing about the machine, and configurations that Triton reads."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import pytest
+from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
+from tritonclient.grpc import model_config_pb2 as triton
+
+from lrclr import Bundle, ZeroShotClassifier, read_image
+from lrclr.bundle import GRAPHS
+from lrclr.checkpoints import load_checkpoint
+from lrclr.checkpoints._init import ARCHITECTURES
+from lrclr.engines import OnnxRuntimeEngine
+from lrclr.errors import BundleError, UsageError
+from lrclr.model import LrclrConfig
+from lrclr.samples import sample_paths
+from lrclr_export import ExportOptions, export_bundle
+from lrclr_export.triton_config import triton_configs
+from tests import bundles
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lrclr.checkpoints import Checkpoint
+    from lrclr_export.onnx_graph import TypedGraph
+
+REPOSITORY = Path(__file__).parents[2]
+DTYPES = {triton.TYPE_FP32: onnx.TensorProto.FLOAT, triton.TYPE_INT64: onnx.TensorProto.INT64}
+
+
+def parsed(text: str) -> Any:
+    return text_format.Parse(text, triton.ModelConfig())
+
+
+def test_a_second_export_gives_the_same_bytes(checkpoint_folder: Path, fp16_bundle: Path, tmp_path: Path) -> None:
+    """In a process of its own, from another folder, with another order of hashes."""
+    done = bundles.run(
+        ["export", checkpoint_folder, "-o", "again", "--fp16"],
+        cwd=tmp_path,
+        env=bundles.environment(PYTHONHASHSEED="7"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert bundles.digests(tmp_path / "again") == bundles.digests(fp16_bundle)
+    assert len(bundles.digests(fp16_bundle)) == 10
+    assert "gates hold" in done.stdout
+    assert "Research use only" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["again"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_no_file_tells_about_the_machine(request: pytest.FixtureRequest, precision: str) -> None:
+    bundle: Path = request.getfixturevalue(f"{precision}_bundle")
+    secrets = [str(REPOSITORY), str(Path.home()), str(bundle.parent), "site-packages", "Traceback", 'File "', ".py"]
+    secrets += [getpass.getuser()] if len(getpass.getuser()) > 4 else []
+    # Compressed and tokenizer data hold any short text by chance.
+    for path in (*bundle.rglob("*.onnx"), *bundle.rglob("*.pbtxt"), bundle / "manifest.json", bundle / "findings.toml"):
+        data = path.read_bytes()
+        assert [secret for secret in secrets if secret.encode() in data] == [], path.name
+    assert not re.search(r'"/|\d{4}-\d\d-\d\d', (bundle / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_a_graph_carries_no_trace_of_its_export(fp16_bundle: Path, graph: str) -> None:
+    model = onnx.load(Bundle(fp16_bundle).graph_path(graph))
+    parts = [model, model.graph, *model.functions]
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    values = [*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer]
+    for part in (*parts, *nodes, *values):
+        assert not part.doc_string
+        assert not getattr(part, "metadata_props", [])
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_config_pbtxt_agrees_with_graph_and_manifest(fp16_bundle: Path, graph: str) -> None:
+    bundle = Bundle(fp16_bundle)
+    config = parsed((fp16_bundle / graph / "config.pbtxt").read_text())
+    model = onnx.load(bundle.graph_path(graph)).graph
+    assert (config.name, config.backend) == (graph, "onnxruntime")
+    for described, actual in ((config.input, model.input), (config.output, model.output)):
+        assert [tensor.name for tensor in described] == [value.name for value in actual]
+        for tensor, value in zip(described, actual, strict=True):
+            shape = [dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim]
+            # Triton puts the batch axis in front itself where it batches.
+            assert list(tensor.dims) == (shape[1:] if config.max_batch_size else shape)
+            assert DTYPES[tensor.data_type] == value.type.tensor_type.elem_type
+            if config.max_batch_size:
+                assert shape[0] == -1
+    expected = {"image_encoder": bundle.manifest.max_batch, "text_encoder": 256, "fusion_head": 0}
+    assert config.max_batch_size == expected[graph]
+    assert config.HasField("dynamic_batching") == (config.max_batch_size > 0)
+    assert config.dynamic_batching.max_queue_delay_microseconds == 0
+
+
+@pytest.mark.parametrize("max_batch", [1, 7, 128])
+def test_max_batch_reaches_the_image_encoder(checkpoint: Checkpoint, max_batch: int) -> None:
+    configs = triton_configs(checkpoint.config, max_batch=max_batch)
+    assert parsed(configs["image_encoder"]).max_batch_size == max_batch
+
+
+def test_no_batch_below_one(checkpoint: Checkpoint) -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        triton_configs(checkpoint.config, max_batch=0)
+
+
+def test_the_committed_configs_are_what_the_exporter_writes() -> None:
+    """`triton_repo/*/config.pbtxt` are never edited by hand: export a vit-b-32 checkpoint and commit what it wrote."""
+    written = triton_configs(LrclrConfig(**ARCHITECTURES["vit-b-32"]), max_batch=ExportOptions().max_batch)
+    committed = {path.parent.name: path.read_text() for path in REPOSITORY.glob("triton_repo/*/config.pbtxt")}
+    assert committed == written
+
+
+def test_manifest_says_what_was_done(checkpoint: Checkpoint, fp16_bundle: Path) -> None:
+    manifest = Bundle(fp16_bundle).manifest
+    assert manifest.checkpoint == {"source": "lrclr", "sha256": checkpoint.sha256}
+    assert manifest.scoring == {"alpha": bundles.ALPHA, "score_scale": 1.0, "fusion_trained": True}
+    assert manifest.model["vision_config"]["patch_size"] == 16
+    assert manifest.preprocess == checkpoint.preprocess.to_dict()
+    assert manifest.tokenizer["sha256"] == checkpoint.tokenizer.sha256
+    assert (manifest.precision, manifest.opset, manifest.max_batch) == ("fp16", 20, 32)
+    assert manifest.tolerances["overridden"] == []
+    assert manifest.gates
+    assert all(gate["passed"] for gate in manifest.gates)
+    assert {"torch", "onnx", "onnxruntime", "gates_ran_on"} <= manifest.made_with.keys()
+    # Hashes are of the files as they lie there, and of all of them but the manifest.
+    on_disk = bundles.digests(fp16_bundle)
+    assert {name: entry["sha256"] for name, entry in manifest.files.items()} | {
+        "manifest.json": on_disk["manifest.json"]
+    } == on_disk
+
+
+@pytest.fixture(scope="module")
+def other(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of all that is not the default: mean rollout, the lowest opset, weights beside the graph."""
+    folder = tmp_path_factory.mktemp("other")
+    config = json.loads((checkpoint_folder / "config.json").read_text())
+    bundles.copied(checkpoint_folder, folder / "checkpoint")
+    config |= {"region_rollout": "mean", "region_top_k": 4}
+    (folder / "checkpoint" / "config.json").write_text(json.dumps(config))
+    options = ExportOptions("fp32", opset=18, external_data_above=1000, max_batch=5)
+    export_bundle(load_checkpoint(folder / "checkpoint"), folder / "bundle", options)
+    return folder / "bundle"
+
+
+def test_mean_rollout_passes_every_gate(other: Path) -> None:
+    bundle = Bundle(other)
+    assert all(gate["passed"] for gate in bundle.manifest.gates)
+    model = onnx.load(bundle.graph_path("image_encoder"), load_external_data=False)
+    (node,) = [node for node in model.graph.node if node.op_type == "RegionSelect"]
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    assert (attributes["mean"], attributes["top_k"]) == (1, 4)
+    assert {opset.domain: opset.version for opset in model.opset_import} == {"": 18, "lrclr": 1}
+    assert bundle.manifest.opset == 18
+
+
+def test_weights_beside_the_graph_are_part_of_the_bundle(other: Path) -> None:
+    manifest = Bundle(other).manifest
+    for graph in GRAPHS:
+        name = f"{graph}/1/model.onnx"
+        assert (other / f"{name}.data").stat().st_size == manifest.files[f"{name}.data"]["bytes"]
+    # The big table is outside.
+    assert (other / "text_encoder/1/model.onnx").stat().st_size < 100_000
+
+
+def test_weights_beside_the_graph_answer_alike(other: Path, tmp_path: Path) -> None:
+    """As the same graphs do with their weights inside."""
+    bundle, inside = Bundle(other), {}
+    for graph in GRAPHS:
+        inside[graph] = tmp_path / f"{graph}.onnx"
+        onnx.save(onnx.load(bundle.graph_path(graph)), inside[graph])
+    images = [read_image(path) for path in sample_paths()[:2]]
+    expected = ZeroShotClassifier(bundle, OnnxRuntimeEngine(inside)).predict(images)
+    assert ZeroShotClassifier.from_bundle(other).predict(images) == expected
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_a_changed_byte_in_the_weights_beside_is_noticed(other: Path, tmp_path: Path, graph: str) -> None:
+    copy = bundles.copied(other, tmp_path / "copy")
+    bundles.flip(copy / graph / "1" / "model.onnx.data")
+    with pytest.raises(BundleError, match=rf"{graph}/1/model\.onnx\.data is not the file"):
+        Bundle(copy)
+    (copy / graph / "1" / "model.onnx.data").unlink()
+    with pytest.raises(BundleError, match=rf"{graph}/1/model\.onnx\.data is missing"):
+        Bundle(copy)
+
+
+@pytest.mark.parametrize("opset", [17, 24, 0, -1])
+def test_an_opset_that_is_not_written_is_refused_before_anything_is_done(
+    checkpoint: Checkpoint, tmp_path: Path, opset: int
+) -> None:
+    with pytest.raises(UsageError, match="Choose 18 to 23"):
+        export_bundle(checkpoint, tmp_path / "bundle", ExportOptions("fp32", opset=opset), on_stage=pytest.fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_go_outside_only_above_the_limit(fp32_graphs: Mapping[str, TypedGraph], tmp_path: Path) -> None:
+    graph = fp32_graphs["fusion_head"]
+    graph.save(tmp_path / "inside.onnx", external_above=graph.weight_bytes)
+    graph.save(tmp_path / "outside.onnx", external_above=graph.weight_bytes - 1)
+    assert not (tmp_path / "inside.onnx.data").exists()
+    assert (tmp_path / "outside.onnx.data").exists()

@@ -1,0 +1,348 @@
+"""Folders that are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lrclr import _files
+from lrclr._files import replace_directory, sha256_of
+from lrclr.errors import LrclrError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAMES = ("a.txt", "b")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file under `folder`, hidden ones and leftovers included."""
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def write(target: Path, text: str, *, overwrite: bool = True) -> None:
+    with replace_directory(target, expected=NAMES, overwrite=overwrite) as staging:
+        (staging / "a.txt").write_text(text)
+        (staging / "b").mkdir()
+        (staging / "b" / "c.txt").write_text(text * 2)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """A folder that holds an older version."""
+    write(tmp_path / "target", "old")
+    return tmp_path / "target"
+
+
+OLD = {"target/a.txt": "old", "target/b/c.txt": "oldold"}
+NEW = {"target/a.txt": "new", "target/b/c.txt": "newnew"}
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def test_sha256(tmp_path: Path) -> None:
+    data = os.urandom(3_000_000)
+    (tmp_path / "file").write_bytes(data)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_new_folder_with_its_parents(tmp_path: Path) -> None:
+    write(tmp_path / "some" / "where" / "target", "new", overwrite=False)
+    assert contents(tmp_path / "some" / "where") == NEW
+    assert [path.name for path in tmp_path.iterdir()] == ["some"]
+
+
+def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    write(tmp_path / "target", "new", overwrite=False)
+    assert contents(tmp_path) == NEW
+
+
+def test_the_old_folder_is_whole_until_the_block_ends(target: Path) -> None:
+    with replace_directory(target, expected=NAMES, overwrite=True) as staging:
+        (staging / "a.txt").write_text("new")
+        assert target.joinpath("a.txt").read_text() == "old"
+        assert target.joinpath("b", "c.txt").read_text() == "oldold"
+    assert contents(target.parent) == {"target/a.txt": "new"}
+
+
+def test_at_no_moment_is_there_no_folder(target: Path) -> None:
+    seen: set[str] = set()
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            try:
+                seen.add((target / "a.txt").read_text())
+            except OSError as error:
+                seen.add(repr(error))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for _ in range(30):
+            write(target, "new")
+    finally:
+        stop.set()
+        watcher.join()
+    assert seen <= {"old", "new"}
+
+
+def test_a_relative_path(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(target.parent)
+    with replace_directory(Path("target"), expected=NAMES, overwrite=True) as staging:
+        (staging / "a.txt").write_text("new")
+        monkeypatch.chdir("/")
+    assert contents(target.parent) == {"target/a.txt": "new"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit, FileNotFoundError])
+def test_after_an_error_nothing_has_happened(target: Path, error: type[BaseException]) -> None:
+    def fail() -> None:
+        with replace_directory(target, expected=NAMES, overwrite=True) as staging:
+            (staging / "a.txt").write_text("new")
+            raise error("stop")
+
+    with pytest.raises(error, match="stop"):
+        fail()
+    assert contents(target.parent) == OLD
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_sigterm_leaves_nothing(tmp_path: Path, *, exists: bool) -> None:
+    if exists:
+        write(tmp_path / "target", "old")
+    code = """
+        import sys, time
+        from pathlib import Path
+        from lrclr._files import replace_directory
+        with replace_directory(Path(sys.argv[1]), expected=("a.txt", "b"), overwrite=True) as staging:
+            (staging / "a.txt").write_text("new")
+            print("ready", flush=True)
+            time.sleep(60)
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "target")], stdout=subprocess.PIPE, text=True
+    )
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        assert any(path.name.endswith(".partial") for path in tmp_path.iterdir())
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 128 + signal.SIGTERM
+    assert contents(tmp_path) == (OLD if exists else {})
+    assert [path.name for path in tmp_path.iterdir()] == (["target"] if exists else [])
+
+
+def test_sigterm_is_given_back(target: Path) -> None:
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    write(target, "new")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    for handler in (signal.SIG_IGN, lambda *_: None):
+        signal.signal(signal.SIGTERM, handler)
+        try:
+            with replace_directory(target, expected=NAMES, overwrite=True):
+                assert signal.getsignal(signal.SIGTERM) is handler
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_from_another_thread(target: Path) -> None:
+    worker = threading.Thread(target=write, args=(target, "new"))
+    worker.start()
+    worker.join()
+    assert contents(target.parent) == NEW
+
+
+def test_a_folder_that_exists_wants_overwrite(target: Path) -> None:
+    with pytest.raises(UsageError, match=r"exists already.*--overwrite"):
+        write(target, "new", overwrite=False)
+    assert contents(target.parent) == OLD
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_strangers_are_not_deleted(target: Path, *, overwrite: bool) -> None:
+    for number in range(5):
+        (target / f"thesis-{number}.txt").write_text("work")
+    with pytest.raises(UsageError, match=r"not ours \(thesis-0.txt, thesis-1.txt, thesis-2.txt, …\)"):
+        write(target, "new", overwrite=overwrite)
+    assert len(contents(target.parent)) == 7
+
+
+def test_a_stranger_that_comes_while_the_block_runs(target: Path) -> None:
+    def race() -> None:
+        with replace_directory(target, expected=NAMES, overwrite=True) as staging:
+            (staging / "a.txt").write_text("new")
+            (target / "thesis.txt").write_text("work")
+
+    with pytest.raises(UsageError, match=r"thesis\.txt"):
+        race()
+    assert contents(target.parent) == OLD | {"target/thesis.txt": "work"}
+
+
+def test_another_process_that_was_quicker(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+
+    def race() -> None:
+        with replace_directory(target, expected=NAMES, overwrite=False) as staging:
+            (staging / "a.txt").write_text("new")
+            write(target, "old")
+
+    with pytest.raises(UsageError, match="exists already"):
+        race()
+    assert contents(tmp_path) == OLD
+
+
+def test_a_link_is_not_followed(target: Path) -> None:
+    link = target.with_name("link")
+    link.symlink_to(target)
+    with pytest.raises(UsageError, match="is not a folder"):
+        write(link, "new")
+    link.unlink()
+    assert contents(target.parent) == OLD
+
+
+def test_a_file_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("work")
+    with pytest.raises(UsageError, match="is not a folder"):
+        write(tmp_path / "target", "new")
+    assert contents(tmp_path) == {"target": "work"}
+
+
+def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("work")
+    with pytest.raises(LrclrError, match="could not be written"):
+        write(tmp_path / "file" / "target", "new")
+
+
+@pytest.mark.usefixtures("umask")
+@pytest.mark.parametrize(
+    ("mask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0o002, 0o664, 0o775)]
+)
+def test_permissions_are_the_umasks(tmp_path: Path, mask: int, file: int, folder: int) -> None:
+    os.umask(mask)
+    with replace_directory(tmp_path / "target", expected=NAMES, overwrite=True) as staging:
+        (staging / "a.txt").write_text("new")
+        (staging / "a.txt").chmod(0o600)
+        (staging / "b").mkdir(mode=0o700)
+        (staging / "b" / "run").write_text("new")
+        (staging / "b" / "run").chmod(0o700)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "target").rglob("*")}
+    assert modes == {"a.txt": file, "b": folder, "run": folder}
+    assert stat.S_IMODE((tmp_path / "target").stat().st_mode) == folder
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_disk_that_takes_no_more(tmp_path: Path, *, exists: bool) -> None:
+    # A limit on the size of a file needs no rights, and fails inside write() just as a full disk does.
+    if exists:
+        write(tmp_path / "target", "old")
+    code = """
+        import resource, sys
+        from pathlib import Path
+        from lrclr._files import replace_directory
+        from lrclr.errors import LrclrError
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            with replace_directory(Path(sys.argv[1]), expected=("a.txt", "b"), overwrite=True) as staging:
+                (staging / "a.txt").write_text("new")
+                (staging / "large").write_bytes(bytes(1_000_000))
+        except LrclrError as error:
+            print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "target")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert (
+        done.stdout == f"{tmp_path}/target could not be written: File too large. What was there before is unchanged.\n"
+    )
+    assert contents(tmp_path) == (OLD if exists else {})
+    assert [path.name for path in tmp_path.iterdir()] == (["target"] if exists else [])
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("where", ["block", "fsync"])
+def test_a_full_disk_says_so(target: Path, number: int, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    def attempt() -> None:
+        with replace_directory(target, expected=NAMES, overwrite=True) as staging:
+            (staging / "a.txt").write_text("new")
+            if where == "block":
+                full()
+
+    if where == "fsync":
+        monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(LrclrError, match=os.strerror(number)):
+        attempt()
+    assert contents(target.parent) == OLD
+
+
+@pytest.fixture
+def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that cannot swap two folders in one step."""
+    monkeypatch.setattr(_files, "_renameat2_exchange", lambda one, other: False)
+
+
+def test_renameat2_reports_failure(tmp_path: Path) -> None:
+    assert not _files._renameat2_exchange(tmp_path / "not", tmp_path / "there")
+
+
+@pytest.mark.usefixtures("no_exchange")
+def test_without_exchange(target: Path) -> None:
+    write(target, "new")
+    assert contents(target.parent) == NEW
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+
+
+@pytest.mark.usefixtures("no_exchange")
+@pytest.mark.parametrize("failing", [1, 2])
+@pytest.mark.parametrize("error", [OSError(errno.EBUSY, "busy"), KeyboardInterrupt()])
+def test_without_exchange_the_old_folder_comes_back(
+    target: Path, failing: int, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = Path.rename, 0
+
+    def rename(self: Path, to: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls == failing:
+            raise error
+        return real(self, to)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises((LrclrError, KeyboardInterrupt)):
+        write(target, "new")
+    assert contents(target.parent) == OLD
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+
+
+def test_two_writers_leave_one_whole_folder(target: Path) -> None:
+    def repeat(text: str) -> None:
+        for _ in range(20):
+            write(target, text)
+            time.sleep(0.001)
+
+    workers = [threading.Thread(target=repeat, args=(text,)) for text in ("old", "new")]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert contents(target.parent) in (OLD, NEW)

@@ -63,7 +63,7 @@ class FusionHead(nn.Module):
         mask = _key_mask(text_mask, num_regions + 1)
 
         # CLS and EOT are the only rows whose last output is read.
-        queries = torch.stack([torch.zeros_like(end), num_regions + 1 + end], dim=-1).repeat(images, 1)
+        read = torch.stack([torch.zeros_like(end), num_regions + 1 + end], dim=-1).repeat(images, 1)
         mask = mask.repeat(images, 1, 1, 1)
         blocks = cast("list[FusionBlock]", list(self.blocks))
         # Before the first attention a token does not depend on its pair: norm and projections run once a side.
@@ -71,9 +71,11 @@ class FusionHead(nn.Module):
         query, key, value = (_pair(of_image, of_text) for of_image, of_text in sides)
         hidden = _pair(image, text)
         for block, following in itertools.pairwise(blocks):
-            hidden, _ = block(hidden, query, key, value, mask, None)
-            query, key, value = following.project(hidden)
-        hidden, attention = blocks[-1](hidden, query, key, value, mask, queries)
+            hidden, _ = block(hidden, query, key, value, mask)
+            query, key, value = following.project(hidden, read if following is blocks[-1] else None)
+        if len(blocks) == 1:
+            query = _rows(query, read)
+        hidden, attention = blocks[-1](_rows(hidden, read), query, key, value, mask)
         cls = nn.functional.normalize(self.image_head(hidden[:, 0]).float(), dim=-1)
         eot = nn.functional.normalize(self.text_head(hidden[:, 1]).float(), dim=-1)
         on_regions = attention[:, :, 1, 1 : num_regions + 1].mean(1)
@@ -106,26 +108,32 @@ class FusionBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(width, eps=eps)
         self.mlp = nn.Sequential(FusionLinear(width, intermediate), nn.GELU(), FusionLinear(intermediate, width))
 
-    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value ``[X, N, W]`` of tokens ``[X, N, W]``."""
+    def project(self, hidden: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of tokens, all ``[X, N, W]``; with `rows` ``[X, Q]`` the query of those only."""
         normed = self.attention_norm(hidden)
-        return self.query(normed), self.key(normed), self.value(normed)
+        return self.query(normed if rows is None else _rows(normed, rows)), self.key(normed), self.value(normed)
 
-    def forward(
-        self, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, rows: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Attend and transform tokens ``[X, N, W]``; with `rows` ``[X, Q]`` compute those rows of the output only.
+    def forward(self, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend and transform.
+
+        Args:
+            hidden: ``[X, Q, W]``, the tokens whose output is wanted.
+            query: ``[X, Q, W]``, theirs.
+            key, value: ``[X, N, W]``, of all tokens.
+            mask: ``[X, 1, 1, N]``, additive.
 
         Returns:
-            ``[X, N or Q, W]`` and the attention probabilities ``[X, heads, N or Q, N]`` in float32.
+            ``[X, Q, W]`` and the attention probabilities ``[X, heads, Q, N]`` in float32.
         """
-        if rows is not None:
-            take = rows.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
-            hidden, query = hidden.gather(1, take), query.gather(1, take)
         query, key, value = (split_heads(tokens, self.heads) for tokens in (query, key, value))
         mixed, attention = attend(query, key, value, mask, self.scaling)
         hidden = hidden + self.output(mixed.transpose(1, 2).flatten(2))
         return hidden + self.mlp(self.mlp_norm(hidden)), attention
+
+
+def _rows(tokens: Tensor, rows: Tensor) -> Tensor:
+    """Rows ``[X, Q]`` of tokens ``[X, N, W]``."""
+    return tokens.gather(1, rows.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
 def _pair(image: Tensor, text: Tensor) -> Tensor:

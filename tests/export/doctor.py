@@ -59,6 +59,19 @@ def nan_weights(value: str) -> Fault:
     return fault
 
 
+def without_scale(value: str) -> Fault:
+    """Let the LayerNorm that makes `value` give its bias whatever comes in."""
+
+    def fault(proto: onnx.ModelProto) -> None:
+        node, position = _weights_before(proto, value)
+        assert node.op_type == "LayerNormalization"
+        scale = np.zeros_like(_array(proto, node.input[position]))
+        proto.graph.initializer.append(numpy_helper.from_array(scale, "doctored"))
+        node.input[position] = "doctored"
+
+    return fault
+
+
 def without_causal_mask(proto: onnx.ModelProto) -> None:
     """Let every token of a prompt see every other."""
     (triangle,) = _of_type(proto, "Trilu")
@@ -196,7 +209,7 @@ def _producer(proto: onnx.ModelProto, value: str) -> Any:
 
 
 def _weights_before(proto: onnx.ModelProto, value: str) -> tuple[Any, int]:
-    """The last node with weights of its own that `value` depends on, and which of its inputs, or its input's, they are."""
+    """The last node with weights of its own that `value` depends on, and which of its inputs they are."""
     stored = {tensor.name for tensor in proto.graph.initializer}
     needed = {value}
     for node in reversed(proto.graph.node):

@@ -289,15 +289,13 @@ def test_collapsed_embeddings_are_refused_although_the_plain_cosine_holds(
     with torch.no_grad():
         model.vision_model.post_layernorm.bias += 1000 * torch.randn(128, generator=torch.Generator().manual_seed(0))
     golden = golden_from_checkpoint(replace(checkpoint, model=model))
-    collapsed = copy.deepcopy(model)
-    with torch.no_grad():
-        collapsed.vision_model.post_layernorm.weight.zero_()
-    graphs = [typed_onnx_from_module(graph_specs(each)[0], opset=20) for each in (model, collapsed)]
+    graph = typed_onnx_from_module(graph_specs(model)[0], opset=20)
+    collapsed = doctor.doctored(graph, doctor.without_scale(graph.stages["vision_model.post_layernorm"]))
     # With a bias this large float32 itself is coarse: only what is at issue is looked at.
     embedding = "image_encoder.image_embedding"
     whole, broken = (
-        {result.gate: result for result in measure(graph, against=golden) if result.subject == embedding}
-        for graph in graphs
+        {result.gate: result for result in measure(each, against=golden) if result.subject == embedding}
+        for each in (graph, collapsed)
     )
     assert broken["cosine"].passed
     assert broken["max error"].value < 0.01

@@ -6,6 +6,7 @@ import base64
 import io
 import struct
 import traceback
+import tracemalloc
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from pydicom.uid import (
 
 from lrclr.errors import ImageError, ImageLimitError, MissingExtraError
 from lrclr.images import ReadLimits, read_image
+from lrclr.images._dicom_frame import decode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -319,25 +321,61 @@ def test_a_jpeg_frame_must_have_the_size_of_its_attributes(bundled: Callable[[st
         read_image(huge)
 
 
-def test_lossless_jpeg_that_would_end_the_process_is_refused(
+# The frame of SC_rgb_jpeg_gdcm.dcm: APP14 at 2, SOF3 at 18, DHT at 37 with its counts from 42, SOS at 62.
+DAMAGES: dict[str, dict[int, int]] = {
+    "no frame header": {19: 0xFE},
+    "another process": {19: 0xC0},
+    "samples of 216 bits": {22: 216},
+    "samples of 12 bits in 8": {22: 12},
+    "a component is subsampled": {29: 0x21},
+    "no table": {38: 0xFE},
+    "a gap before the table": {37: 0x00},
+    "a table of another class": {41: 0x10},
+    "a table with more codes than symbols": {42: 2},
+    "a table with more codes than bits": {42: 4, 43: 0, 44: 0, 45: 0},
+    "a table with a symbol of 32 bits": {59: 32},
+    "a table of no codes": {42: 0, 43: 0, 44: 0, 45: 0},
+    "no scan": {63: 0xFE},
+    "more components than there are": {66: 4},
+    "a component that there is not": {67: 0x53},
+    "a component twice": {69: 0x52},
+    "a table that there is not": {68: 0x10},
+    "no predictor": {73: 0},
+    "a predictor that there is not": {73: 9},
+    "a point transform": {75: 1},
+}
+
+
+def lossless_frame(bundled: Callable[[str], Path]) -> bytes:
+    frame: bytes = get_frame(pydicom.dcmread(bundled("SC_rgb_jpeg_gdcm.dcm")).PixelData, 0, number_of_frames=1)
+    return frame
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_lossless_jpeg_that_could_end_the_process_is_refused(
+    bundled: Callable[[str], Path], make_dicom: MakeDicom, damage: str
+) -> None:
+    frame = bytearray(lossless_frame(bundled))
+    for position, value in DAMAGES[damage].items():
+        assert frame[position] != value
+        frame[position] = value
+    plain = make_dicom(np.zeros((100, 100, 3), dtype=np.uint8))
+    with pytest.raises(ImageError, match="header of the compressed frame is not valid"):
+        read_image(with_frame(plain, bytes(frame), JPEGLosslessSV1))
+
+
+def test_lossless_jpeg_loses_the_segments_that_it_does_not_need(
     bundled: Callable[[str], Path], make_dicom: MakeDicom
 ) -> None:
-    data = bundled("SC_rgb_jpeg_gdcm.dcm").read_bytes()
-    frame = get_frame(pydicom.dcmread(io.BytesIO(data)).PixelData, 0, number_of_frames=1)
+    # GDCM ends the process over an Adobe segment that asks for a colour transform.
+    frame = lossless_frame(bundled)
+    asking = bytearray(frame)
+    assert frame[6:11] == b"Adobe"
+    asking[17] = 43
     plain = make_dicom(np.zeros((100, 100, 3), dtype=np.uint8))
-    expected = read_image(data)
-    np.testing.assert_array_equal(read_image(with_frame(plain, frame, JPEGLosslessSV1)), expected)
-    damages = {"a table is gone": 37, "samples of 216 bits": 22, "a table of type 8": 40, "no scan": 62}
-    for what, position in damages.items():
-        broken = bytearray(frame)
-        broken[position] = 216
-        with pytest.raises(ImageError) as caught:
-            read_image(with_frame(plain, bytes(broken), JPEGLosslessSV1))
-        assert "pixel data" in str(caught.value), what
-    # GDCM cannot bear an Adobe segment that asks for a colour transform: lossless frames have none, and it is left out.
-    asking = frame.replace(b"Adobe\x00\x64\x00\x00\x00\x00\x00", b"Adobe\x00\x64\x00\x00\x00\x00\x2b")
-    assert asking != frame
-    np.testing.assert_array_equal(read_image(with_frame(plain, asking, JPEGLosslessSV1)), expected)
+    expected = read_image(bundled("SC_rgb_jpeg_gdcm.dcm"))
+    for each in (frame, bytes(asking)):
+        np.testing.assert_array_equal(read_image(with_frame(plain, each, JPEGLosslessSV1)), expected)
 
 
 def test_a_jp2_file_in_the_place_of_a_codestream_is_unwrapped(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
@@ -363,8 +401,12 @@ def test_a_deflated_bomb_is_not_inflated(make_dicom: MakeDicom, chest: NDArray[n
     deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     bomb = header + b"".join(deflate.compress(bytes(2**20)) for _ in range(200)) + deflate.flush()
     assert len(bomb) < 2**18
+    tracemalloc.start()
     with pytest.raises(ImageLimitError, match="inflated data set is longer than 4194304 bytes"):
         read_image(bomb, limits=ReadLimits(max_bytes=2**22))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 * 2**20
     with pytest.raises(ImageError, match="truncated"):
         read_image(bomb[:-5000])
 
@@ -411,3 +453,18 @@ def test_damage_elsewhere_in_a_file_does_no_harm(make_dicom: MakeDicom, chest: N
     data = make_dicom(chest, PatientAge="044Y", PatientWeight="11111111")
     broken = data.replace(b"11111111", b"not one!").replace(b"044Y", b"\xff\xfe\x00?")
     np.testing.assert_array_equal(read_image(broken), read_image(data))
+
+
+def test_what_is_not_needed_of_a_file_is_not_kept(
+    make_dicom: MakeDicom, chest: NDArray[np.uint16], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Any] = []
+
+    def watch(dataset: Any, *rest: Any) -> Any:
+        kept.append(dataset)
+        return decode_frame(dataset, *rest)
+
+    monkeypatch.setattr("lrclr.images._dicom.decode_frame", watch)
+    read_image(make_dicom(chest, PatientName=SECRET))
+    assert "Rows" in kept[0]
+    assert not [element for element in kept[0] if element.tag.group == 0x0010]

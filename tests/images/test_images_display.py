@@ -32,14 +32,15 @@ def stretched(values: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(np.rint((values - values.min()) / (values.max() - values.min()) * 255))
 
 
-def lut(first: int, entries: list[int], bits: int, *, packed: bool = False) -> Dataset:
+def lut(first: int, entries: list[int], bits: int, *, packed: str | None = None) -> Dataset:
+    """Make a LUT item; `packed` is the type of the entries if they are to be written as bytes."""
     item = Dataset()
     item.LUTDescriptor = [len(entries) % 65536, first, bits]
+    item[0x00283002].VR = "SS" if first < 0 else "US"
     if packed:
-        item.add_new(0x00283006, "OW", np.array(entries, dtype=np.uint8).tobytes())
+        item.add_new(0x00283006, "OW", np.array(entries, dtype=packed).tobytes())
     else:
         item.add_new(0x00283006, "US", entries)
-    item[0x00283002].VR = "SS" if first < 0 else "US"
     return item
 
 
@@ -186,11 +187,26 @@ def test_the_voi_lut_is_looked_up_and_preferred_to_a_window(make_dicom: MakeDico
     np.testing.assert_array_equal(read_image(data), np.rint(np.array([[0, 0, 1000, 300, 4095, 4095]]) / 4095 * 255))
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_an_8_bit_voi_lut_of_many_entries_does_not_wrap_round(make_dicom: MakeDicom, packed: bool) -> None:
+@pytest.mark.parametrize("packed", [None, "u1", "<u2"])
+def test_an_8_bit_voi_lut_of_many_entries_does_not_wrap_round(make_dicom: MakeDicom, packed: str | None) -> None:
     entries = [value // 16 for value in range(4096)]
     data = make_dicom(RAMP, BitsStored=12, VOILUTSequence=[lut(0, entries, 8, packed=packed)])
     np.testing.assert_array_equal(read_image(data), RAMP // 16)
+
+
+@pytest.mark.parametrize(("syntax", "packed"), [(ExplicitVRLittleEndian, "<u2"), (ExplicitVRBigEndian, ">u2")])
+def test_a_lut_of_all_16_bit_values_in_either_byte_order(make_dicom: MakeDicom, syntax: str, packed: str) -> None:
+    pixels = np.array([[0, 1, 256, 65535]], dtype=np.uint16)
+    table = lut(0, list(range(65535, -1, -1)), 16, packed=packed)
+    np.testing.assert_array_equal(
+        read_image(make_dicom(pixels, syntax=syntax, VOILUTSequence=[table])), [[255, 255, 254, 0]]
+    )
+
+
+def test_the_first_value_of_a_lut_has_the_signedness_of_the_pixels(make_dicom: MakeDicom) -> None:
+    pixels = np.array([[-3, -2, -1, 0, 1]], dtype=np.int16)
+    data = make_dicom(pixels, VOILUTSequence=[lut(65534, [0, 100, 200, 255], 8)])
+    np.testing.assert_array_equal(read_image(data), [[0, 0, 100, 200, 255]])
 
 
 def test_a_lut_that_starts_below_zero_is_for_rescaled_values(make_dicom: MakeDicom) -> None:

@@ -34,34 +34,27 @@ def smooth(channels: int = 1) -> NDArray[np.uint8]:
     return np.stack(planes, axis=-1).round().astype(np.uint8)
 
 
+def tiff_file(pixels: bytes, tags: dict[int, list[int]]) -> bytes:
+    """Write a little-endian TIFF file whose pixels start at byte 8; all values are longs."""
+    body = pixels + bytes(len(pixels) % 2)
+    entries = b""
+    for tag, values in sorted(tags.items()):
+        packed = struct.pack(f"<{len(values)}I", *values)
+        if len(values) > 1:
+            packed, body = struct.pack("<I", 8 + len(body)), body + packed
+        entries += struct.pack("<HHI", tag, 4, len(values)) + packed
+    return b"II*\x00" + struct.pack("<I", 8 + len(body)) + body + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
 def tiff(
     pixels: bytes, width: int, height: int, *, bits: int, photometric: int = 1, kind: int = 1, strips: int = 1
 ) -> bytes:
-    """Write an uncompressed grey TIFF file; `kind` is its sample format: 1 unsigned, 2 signed, 3 float."""
-    offset = 8
-    rows = -(-height // strips)
-    tags = [
-        (256, width),
-        (257, height),
-        (258, bits),
-        (259, 1),
-        (262, photometric),
-        (273, offset),
-        (277, 1),
-        (278, rows),
-        (279, len(pixels)),
-        (339, kind),
-    ]
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    padded = pixels + bytes(len(pixels) % 2)
-    return (
-        b"II*\x00"
-        + struct.pack("<I", offset + len(padded))
-        + padded
-        + struct.pack("<H", len(tags))
-        + entries
-        + bytes(4)
-    )
+    """Write an uncompressed grey TIFF file; `kind` is its sample format: 1 unsigned, 2 signed, 3 float.
+
+    Only the first of `strips` is in the file.
+    """
+    size = {256: [width], 257: [height], 258: [bits], 259: [1], 262: [photometric], 277: [1], 339: [kind]}
+    return tiff_file(pixels, {**size, 273: [8], 278: [-(-height // strips)], 279: [len(pixels)]})
 
 
 @given(hnp.arrays(np.uint16, SHAPES))
@@ -152,6 +145,16 @@ def test_a_tiff_whose_strips_leave_something_out_is_refused() -> None:
     np.testing.assert_array_equal(read_image(tiff(pixels, 56, 40, bits=8)), smooth()[:, :, 0])
     with pytest.raises(ImageError, match="do not cover"):
         read_image(tiff(pixels, 56, 40, bits=8, strips=2))
+
+
+def test_a_tiff_whose_planes_are_not_all_there_is_refused() -> None:
+    planes = smooth(3).transpose(2, 0, 1)
+    tags = {256: [56], 257: [40], 258: [8, 8, 8], 259: [1], 262: [2], 277: [3], 278: [40], 284: [2]}
+    offsets = [8, 8 + 2240, 8 + 4480]
+    whole = tiff_file(planes.tobytes(), {**tags, 273: offsets, 279: [2240] * 3})
+    np.testing.assert_array_equal(read_image(whole), smooth(3))
+    with pytest.raises(ImageError, match="do not cover"):
+        read_image(tiff_file(planes.tobytes(), {**tags, 273: offsets[:2], 279: [2240] * 2}))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])

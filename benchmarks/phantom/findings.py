@@ -13,9 +13,9 @@ from scipy import ndimage
 
 from benchmarks.phantom.ct import LUNGS, Mask, Phantom, attenuation_from_hu
 from benchmarks.phantom.shapes import (
+    blend,
     blurred,
     box_around,
-    fill,
     generous,
     numbers,
     organ,
@@ -54,7 +54,7 @@ def effusion(
     wall = ndimage.distance_transform_edt(open_space, sampling=phantom.spacing)
     above_base = (rows - np.arange(rows)[:, None, None]) * phantom.spacing
     depth = level * rows * phantom.spacing + rise_mm * np.exp(-wall / reach_mm) - above_base
-    return fill(phantom, LUNGS[side], box, generous(soft) * sigmoid(depth / 1.5), _FLUID_HU)
+    return blend(phantom, LUNGS[side], box, generous(soft) * sigmoid(depth / 1.5), _FLUID_HU)
 
 
 def consolidation(
@@ -77,7 +77,7 @@ def consolidation(
     noise = blurred(rng.standard_normal(soft.shape), patch_mm / phantom.spacing)
     noise /= max(float(noise.std()), 1e-9)
     amount = sigmoid((part - 0.5) * 10) * generous(lung) * np.clip(fill + 0.15 * noise, 0, 1)
-    phantom, _ = fill(phantom, (lobe,), box, amount, _SOLID_HU)
+    phantom, _ = blend(phantom, (lobe,), box, amount, _SOLID_HU)
     return phantom, phantom.region((lobe,))
 
 
@@ -103,7 +103,7 @@ def cardiomegaly(phantom: Phantom, *, scale: float = 1.35) -> tuple[Phantom, Mas
     source[2] = right + 0.3 * width + (across - right - 0.3 * width) / wider
     grown = ndimage.map_coordinates(soft, source, order=1, mode="constant")
     air = share(phantom, lungs, box, 2)
-    return fill(phantom, lungs, box, generous(air) * sigmoid((grown - 0.5) * 14), _SOLID_HU)
+    return blend(phantom, lungs, box, generous(air) * sigmoid((grown - 0.5) * 14), _SOLID_HU)
 
 
 def pneumothorax(phantom: Phantom, side: Side, *, collapse: float = 0.25) -> tuple[Phantom, Mask]:

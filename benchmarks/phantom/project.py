@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks.phantom.render import View, rotation
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from benchmarks.phantom.ct import Mask, Volume
     from benchmarks.phantom.render import Image
 

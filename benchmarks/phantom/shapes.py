@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Box",
     "Organ",
+    "blend",
     "blurred",
     "box_around",
-    "fill",
     "generous",
     "numbers",
     "organ",
@@ -96,7 +96,7 @@ def generous(soft: Volume) -> Volume:
     return np.asarray(np.clip((soft - 0.02) / 0.1, 0, 1), np.float32)
 
 
-def fill(
+def blend(
     phantom: Phantom, names: Sequence[str], box: Box, amount: NDArray[np.floating], hu: float
 ) -> tuple[Phantom, Mask]:
     """Blend tissue in by ``amount``, 0 to 1; what is denser stays. The mask: more than half, in the named organs."""

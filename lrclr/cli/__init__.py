@@ -84,6 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     if not given:
         return 2
+    if code == INTERRUPTED:
+        # Typer turns Ctrl-C into this exit code by itself, without a word.
+        complain(_INTERRUPTED_TEXT)
     return code if isinstance(code, int) else 0
 
 
@@ -94,7 +97,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
     if isinstance(error, _ClickError):
         return f"{error.format_message()} Try `lrclr --help`.", 2  # type: ignore[attr-defined]
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return "interrupted", INTERRUPTED
+        return _INTERRUPTED_TEXT, INTERRUPTED
     if isinstance(error, SystemExit):
         return "terminated", TERMINATED
     if isinstance(error, OSError):

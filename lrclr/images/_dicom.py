@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrclr.errors import ImageError, MissingExtraError
+from lrclr.images._arrays import scale_levels
 from lrclr.images._dicom_frame import FrameLayout, decode_frame
 from lrclr.images._dicom_luts import display_of, palette_of
 from lrclr.images._display import Display, to_grey
@@ -121,18 +122,16 @@ def _inflated(data: bytes, limits: ReadLimits) -> bytes:
 
 
 def _file_meta(stream: BytesIO) -> Any:
-    """Read group 2 as pydicom does, unlawful implicit VR included, so that both see the same transfer syntax."""
+    """Read group 2 as pydicom does, so that both see the same transfer syntax.
+
+    If pydicom cannot make out the first element it starts again in another encoding; here the file is refused instead.
+    """
     from pydicom.filereader import read_dataset
 
-    start = stream.tell()
     meta = read_dataset(stream, False, True, stop_when=_after_group_2)
-    try:
-        for element in meta.elements():
-            meta[element.tag]
-            break
-    except NotImplementedError:
-        stream.seek(start)
-        meta = read_dataset(stream, True, True, stop_when=_after_group_2)
+    for element in meta.elements():
+        meta[element.tag]
+        break
     return meta
 
 
@@ -150,10 +149,17 @@ def _frame_index(count: int, frame: int | None) -> int:
 
 def _show(dataset: Any, layout: FrameLayout, stored: NDArray[np.generic]) -> NDArray[np.uint8]:
     if layout.samples == 3:
-        white = 2**layout.bits_stored - 1
-        return np.ascontiguousarray(np.rint(np.clip(stored / white, 0, 1) * 255).astype(np.uint8))
+        return _colours(stored, 2**layout.bits_stored - 1)
     if layout.photometric == "PALETTE COLOR":
         return np.stack([to_grey(stored, Display(voi=lut)) for lut in palette_of(dataset, layout)], axis=-1)
     if stored.dtype.kind == "f" and not np.isfinite(stored).all():
         raise ImageError("the pixel data of the DICOM file hold values that are not finite numbers")
     return to_grey(stored, display_of(dataset, layout))
+
+
+def _colours(stored: NDArray[np.generic], white: int) -> NDArray[np.uint8]:
+    if white <= 65535:
+        colours = stored if white == 255 and stored.dtype == np.uint8 else scale_levels(stored.astype(np.uint32), white)
+    else:
+        colours = np.rint(np.clip(stored.astype(np.float64) / white, 0, 1) * 255)
+    return np.array(colours, dtype=np.uint8, order="C")

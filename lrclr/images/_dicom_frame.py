@@ -111,8 +111,8 @@ class FrameLayout:
             fault = "the photometric interpretation is not supported"
         elif self.samples != (3 if self.photometric in _COLOUR else 1):
             fault = f"{self.samples} samples per pixel contradict the photometric interpretation"
-        elif self.signed and self.photometric in _COLOUR:
-            fault = "colour cannot be signed"
+        elif self.photometric in _COLOUR and (self.signed or self.pixel_keyword != "PixelData"):
+            fault = "colour can be neither signed nor floating-point"
         if fault:
             raise ImageError("the pixels of the DICOM file are stored in a way that lrclr does not read", why=fault)
 
@@ -136,16 +136,7 @@ def decode_frame(dataset: Any, layout: FrameLayout, index: int) -> NDArray[np.ge
         MissingExtraError: no decoder for the transfer syntax is installed.
         Exception: nearly any other, if the pixel data are damaged.
     """
-    from pydicom.pixels import get_decoder
-
-    try:
-        decoder = get_decoder(layout.transfer_syntax)
-    except NotImplementedError:
-        # The identifier is shown only if it is one: the element could hold anything.
-        named = f" {layout.transfer_syntax}" if re.fullmatch(r"[0-9.]{1,64}", layout.transfer_syntax) else ""
-        decoder = None
-    if decoder is None:
-        raise ImageError(f"the transfer syntax{named} of the DICOM file is not supported", fix="Export it uncompressed")
+    decoder = _decoder_of(layout)
     if decoder.is_encapsulated:
         plugin = _choose_plugin(decoder, layout)
         _isolate(dataset, layout, index)
@@ -162,6 +153,21 @@ def decode_frame(dataset: Any, layout: FrameLayout, index: int) -> NDArray[np.ge
     if layout.samples == 3 and properties["photometric_interpretation"] != "RGB":
         raise ImageError("the colours of the DICOM file cannot be brought to RGB", fix="Export it as RGB")
     return _take_bits(array, layout) if by_hand else cast("NDArray[np.generic]", array)
+
+
+def _decoder_of(layout: FrameLayout) -> Any:
+    from pydicom.pixels import get_decoder
+
+    syntax = layout.transfer_syntax
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        decoder = None
+    if decoder is None or (decoder.is_encapsulated and syntax not in _DECODERS):
+        # The identifier is shown only if it is one: the element could hold anything.
+        named = f" {syntax}" if re.fullmatch(r"[0-9.]{1,64}", syntax) else ""
+        raise ImageError(f"the transfer syntax{named} of the DICOM file is not supported", fix="Export it uncompressed")
+    return decoder
 
 
 def _number_or(value: Any, default: int) -> int:

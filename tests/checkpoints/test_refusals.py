@@ -21,8 +21,6 @@ from lrclr.checkpoints import load_checkpoint
 from lrclr.errors import CheckpointError, FindingsError, LrclrError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.checkpoints.conftest import OpenAiClip, OpenAiFactory
 
 State = dict[str, Tensor]
@@ -298,8 +296,9 @@ def module_pickle(value: object) -> bytes:
         b"\x80\x02ctorch\nload\n.",
         b"\x80\x02ccollections\nOrderedDict.fromkeys\n.",
         # Attributes set on what the archive was given: a class, a function.
-        b"\x80\x02c__torch__\nModel\n(N}Vfind_class\nNst\x86b.",
-        b"\x80\x02ctorch.jit._pickle\nrestore_type_tag\n(N}V__code__\nNst\x86b.",
+        b"\x80\x02c__torch__\nModel\nN}V__setstate__\nNs\x86b.",
+        b"\x80\x02c__torch__\nModel\nN}V__init__\nNs\x86b.",
+        b"\x80\x02ctorch.jit._pickle\nrestore_type_tag\nN}V__code__\nNs\x86b.",
         # A module that holds itself, twice.
         b"\x80\x02c__torch__\nModel\n)\x81q\x00}(Va\nh\x00Vb\nh\x00ub.",
         b"\x80\x02c__torch__\nModel\n)\x81}K\x01K\x02sb.",
@@ -352,25 +351,15 @@ def cuts(size: int) -> list[int]:
     return sorted({0, 1, 3, 4, 8, 100, 1000, size // 3, size // 2, size - 100_000, size - 1000, size - 22, size - 1})
 
 
-def each_cut(file: Path) -> Callable[[], Any]:
-    whole = file.read_bytes()
-
-    def generate() -> Any:
-        for length in cuts(len(whole)):
-            file.unlink()
-            file.write_bytes(whole[:length])
-            yield length
-
-    return generate
-
-
 @pytest.mark.parametrize("kind", ["zip", "legacy", "torchscript"])
 def test_truncated_files(state: State, torchscript: Path, tmp_path: Path, kind: str) -> None:
     file = tmp_path / "clip.pt"
     torch.save(state, file, _use_new_zipfile_serialization=kind == "zip")
     if kind == "torchscript":
         file = torchscript
-    for _ in each_cut(file)():
+    whole = file.read_bytes()
+    for length in cuts(len(whole)):
+        file.write_bytes(whole[:length])
         refusal(file)
 
 
@@ -401,11 +390,10 @@ def test_folders_that_are_no_checkpoints(tmp_path: Path) -> None:
         ("[]", "holds no JSON object"),
         ("{", "not readable JSON"),
         ("[" * 100_000, "not readable JSON"),
-        ("\xff", "model_type"),
         ('{"model_type": "bert"}', "model_type 'bert'"),
         ("{}", "model_type None"),
     ]:
-        (tmp_path / "config.json").write_text(content if content != "\xff" else "{}", encoding="utf-8")
+        (tmp_path / "config.json").write_text(content)
         assert words in refusal(tmp_path)
     (tmp_path / "config.json").write_bytes(b"\xff\xfe{}")
     assert "not readable JSON" in refusal(tmp_path)

@@ -250,6 +250,10 @@ def test_objects_without_pixels_are_named_so(bundled: Callable[[str], Path], nam
         ({"PhotometricInterpretation": "RGB"}, "1 samples per pixel contradict"),
         ({"SamplesPerPixel": 3}, "3 samples per pixel contradict"),
         ({"Rows": 0}, "empty"),
+        (
+            {"Rows": 16, "SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PixelRepresentation": 1},
+            "neither signed",
+        ),
         ({"NumberOfFrames": 2}, "2 frames"),
     ],
 )
@@ -378,6 +382,20 @@ def test_lossless_jpeg_loses_the_segments_that_it_does_not_need(
         np.testing.assert_array_equal(read_image(with_frame(plain, each, JPEGLosslessSV1)), expected)
 
 
+def test_lossless_jpeg_with_two_frame_headers_is_refused(bundled: Callable[[str], Path], make_dicom: MakeDicom) -> None:
+    frame = lossless_frame(bundled)
+    twice = frame[:37] + b"\xff\xc0" + frame[20:37] + frame[37:]
+    plain = make_dicom(np.zeros((100, 100, 3), dtype=np.uint8))
+    with pytest.raises(ImageError, match="header of the compressed frame is not valid"):
+        read_image(with_frame(plain, twice, JPEGLosslessSV1))
+
+
+def test_colours_that_stay_what_they_are_do_not_pass_for_rgb(make_dicom: MakeDicom) -> None:
+    pixels = np.zeros((4, 4, 3), dtype=np.uint8)
+    with pytest.raises(ImageError, match="cannot be brought to RGB"):
+        read_image(make_dicom(pixels, PhotometricInterpretation="YBR_RCT"))
+
+
 def test_a_jp2_file_in_the_place_of_a_codestream_is_unwrapped(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
     plain = make_dicom(chest)
     frame = get_frame(pydicom.dcmread(io.BytesIO(compressed(plain, JPEG2000Lossless))).PixelData, 0, number_of_frames=1)
@@ -394,13 +412,14 @@ def test_a_panic_of_the_rle_decoder_is_an_image_error(make_dicom: MakeDicom, cap
     assert "panicked" in capfd.readouterr().err, "the decoder raised an ordinary exception: this test shows nothing"
 
 
-def test_a_deflated_bomb_is_not_inflated(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
-    meta = make_dicom(chest)[: 128 + 4]
+@pytest.mark.parametrize("implicit", [False, True])
+def test_a_deflated_bomb_is_not_inflated(implicit: bool) -> None:
     syntax = b"1.2.840.10008.1.2.1.99"
-    header = meta + struct.pack("<HH2sH", 2, 0x10, b"UI", len(syntax)) + syntax
+    length = struct.pack("<I", len(syntax)) if implicit else b"UI" + struct.pack("<H", len(syntax))
+    header = bytes(128) + b"DICM" + struct.pack("<HH", 2, 0x10) + length + syntax
     deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    bomb = header + b"".join(deflate.compress(bytes(2**20)) for _ in range(200)) + deflate.flush()
-    assert len(bomb) < 2**18
+    bomb = header + b"".join(deflate.compress(bytes(2**20)) for _ in range(100)) + deflate.flush()
+    assert len(bomb) < 2**17
     tracemalloc.start()
     with pytest.raises(ImageLimitError, match="inflated data set is longer than 4194304 bytes"):
         read_image(bomb, limits=ReadLimits(max_bytes=2**22))
@@ -409,6 +428,17 @@ def test_a_deflated_bomb_is_not_inflated(make_dicom: MakeDicom, chest: NDArray[n
     assert peak < 20 * 2**20
     with pytest.raises(ImageError, match="truncated"):
         read_image(bomb[:-5000])
+
+
+def test_a_file_whose_first_element_cannot_be_made_out_is_refused(
+    make_dicom: MakeDicom, chest: NDArray[np.uint16]
+) -> None:
+    # pydicom would start again with implicit VR, and might find another transfer syntax than the one checked.
+    data = make_dicom(chest)
+    first = data[132:138]
+    assert first == b"\x02\x00\x00\x00UL"
+    with pytest.raises(ImageError, match="damaged"):
+        read_image(data.replace(first, b"\x02\x00\x00\x00ZZ", 1))
 
 
 SECRET = "Roe^Jill"

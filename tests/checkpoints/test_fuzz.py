@@ -1,0 +1,122 @@
+"""Damaged checkpoints either load or are refused with an error of ours; nothing else ever comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lrclr.checkpoints import load_checkpoint
+from lrclr.errors import LrclrError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.checkpoints.conftest import OpenAiFactory
+
+EXAMPLES = 120
+damage = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+class Victim:
+    """A file, and a way to spoil it; most damage goes where structure is, since weights are most of a file."""
+
+    def __init__(self, file: Path, structure: list[range], checkpoint: Path) -> None:
+        self.file, self.structure, self.checkpoint = file, structure, checkpoint
+        self.whole = file.read_bytes()
+
+    def load(self, data: st.DataObject) -> None:
+        """Spoil the file, load the checkpoint, and mend the file."""
+        spoilt = self.spoilt(data)  # before anything changes: hypothesis may stop in the middle of it
+        self.file.unlink()
+        self.file.write_bytes(spoilt)
+        try:
+            with contextlib.suppress(LrclrError):
+                load_checkpoint(self.checkpoint)
+        finally:
+            self.file.write_bytes(self.whole)
+
+    def spoilt(self, data: st.DataObject) -> bytes:
+        spoilt = bytearray(self.whole)
+        place = st.one_of(*(st.integers(r.start, r.stop - 1) for r in self.structure), st.integers(0, len(spoilt) - 1))
+        kind = data.draw(st.sampled_from(["flip", "flip", "set", "cut", "remove", "repeat", "digit"]))
+        for _ in range(data.draw(st.integers(1, 4)) if kind in ("flip", "set", "digit") else 1):
+            where = data.draw(place)
+            if kind == "flip":
+                spoilt[where] ^= 1 << data.draw(st.integers(0, 7))
+            elif kind == "set":
+                spoilt[where] = data.draw(st.sampled_from([0, 1, 0x2E, 0x52, 0x7F, 0x80, 0xFF]))
+            elif kind == "digit":
+                spoilt[where] = data.draw(st.sampled_from(b'0123456789e-."[{'))
+            elif kind == "cut":
+                del spoilt[where:]
+            elif kind == "remove":
+                del spoilt[where : where + data.draw(st.integers(1, 64))]
+            else:
+                spoilt[where:where] = spoilt[where : where + data.draw(st.integers(1, 64))]
+        return bytes(spoilt)
+
+
+def archive_structure(file: Path) -> list[range]:
+    """The parts of a zip archive that are no storages: headers, pickles, and the directory at the end."""
+    parts, end = [], 0
+    with zipfile.ZipFile(file) as archive:
+        for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset):
+            data = entry.header_offset + 30 + len(entry.filename)
+            if not entry.filename.endswith(".pkl"):
+                parts.append(range(entry.header_offset, data))
+            else:
+                parts.append(range(entry.header_offset, data + entry.file_size))
+            end = data + entry.file_size
+    pickles = [part for part in parts if len(part) > 1000]
+    return [*pickles, range(parts[0].start, parts[0].stop), range(end, file.stat().st_size)]
+
+
+@pytest.fixture(scope="module", params=["zip", "legacy", "torchscript"])
+def openai_file(
+    request: pytest.FixtureRequest, openai_clip: OpenAiFactory, tmp_path_factory: pytest.TempPathFactory
+) -> Victim:
+    model = openai_clip(width=64, layers=1, patch=4, text_layers=1, dimension=4)
+    file = tmp_path_factory.mktemp("fuzz") / f"{request.param}.pt"
+    if request.param == "torchscript":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.save(torch.jit.script(model), str(file))
+    else:
+        torch.save(model.half().state_dict(), file, _use_new_zipfile_serialization=request.param == "zip")
+    structure = archive_structure(file) if request.param != "legacy" else [range(4000), range(300)]
+    load_checkpoint(file)
+    return Victim(file, structure, file)
+
+
+@damage
+@given(data=st.data())
+def test_damaged_files(openai_file: Victim, data: st.DataObject) -> None:
+    openai_file.load(data)
+
+
+@pytest.fixture(scope="module")
+def folder_copy(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fuzz") / "folder"
+    folder.mkdir()
+    for file in tiny_folder.iterdir():
+        (folder / file.name).symlink_to(file)
+    load_checkpoint(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "preprocessing.json", "findings.toml", "tokenizer.json"]
+)
+@settings(damage, max_examples=EXAMPLES // 3)
+@given(data=st.data())
+def test_damaged_folders(folder_copy: Path, name: str, data: st.DataObject) -> None:
+    file = folder_copy / name
+    parts = {"model.safetensors": [range(10), range(8, 12_000)], "tokenizer.json": [range(3000)]}
+    Victim(file, parts.get(name, [range(file.stat().st_size)]), folder_copy).load(data)

@@ -1,0 +1,128 @@
+"""What `lrclr predict`, `init`, `convert` and `verify` answer when all is well."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+from lrclr import ZeroShotClassifier, read_image
+from lrclr.cli import main
+from lrclr.samples import sample_paths
+from tests import bundles
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    Capture = pytest.CaptureFixture[str]
+
+
+def test_json_lines_hold_what_the_classifier_answers(bundle: Path, capsys: Capture) -> None:
+    files = sample_paths()
+    assert main(["predict", *map(str, files), "-b", str(bundle), "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    classifier = ZeroShotClassifier.from_bundle(bundle)
+    expected = classifier.predict([read_image(file) for file in files])
+    assert lines == [
+        {"file": str(file), **json.loads(json.dumps(answer.to_dict()))}
+        for file, answer in zip(files, expected, strict=True)
+    ]
+
+
+def test_a_png_and_the_dicom_of_the_same_radiograph_agree(bundle: Path, capsys: Capture) -> None:
+    probabilities = []
+    for kind in ("png", "dicom"):
+        files = sample_paths("png" if kind == "png" else "dicom")
+        assert main(["predict", *map(str, files), "-b", str(bundle), "--json"]) == 0
+        answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        probabilities.append([f["probability"] for answer in answers for f in answer["findings"]])
+    assert probabilities[0] == pytest.approx(probabilities[1], abs=5e-3)
+
+
+def test_csv_has_a_column_for_each_finding(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "mine.toml").write_text('[[finding]]\nname = "Edema"\n\n[[finding]]\nname = "Pacemaker, left"\n')
+    bundles.radiograph(tmp_path / "a,b.png")
+    (tmp_path / "no.png").write_text("x")
+    command = ["predict", str(tmp_path), "-b", str(bundle), "--csv", "--findings", str(tmp_path / "mine.toml")]
+    assert main(command) == 1
+    good, bad = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert list(good) == ["file", "Edema", "Pacemaker, left", "regions", "error"]
+    assert good["file"] == str(tmp_path / "a,b.png")
+    assert 0 < float(good["Edema"]) < 1
+    assert good["error"] == ""
+    assert bad["Edema"] == ""
+    assert "not an image" in bad["error"]
+
+
+def test_heat_maps_of_files_with_one_name_do_not_overwrite_each_other(
+    bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    for number, folder in enumerate(("left", "right")):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        bundles.radiograph(tmp_path / "in" / folder / "x.png", number)
+    assert main(["predict", str(tmp_path / "in"), "-b", str(bundle), "--heatmap", str(tmp_path / "out")]) == 0
+    maps = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in maps] == ["x.png-2.heatmap.png", "x.png.heatmap.png"]
+    for path in maps:
+        with Image.open(path) as picture:
+            assert picture.format == "PNG"
+    assert maps[0].read_bytes() != maps[1].read_bytes()
+    captured = capsys.readouterr()
+    assert "Research use only" in captured.err
+    assert "Research use only" not in captured.out
+
+
+def test_init_convert_export_verify(tmp_path: Path, capsys: Capture) -> None:
+    first, second, target = (str(tmp_path / name) for name in ("first", "second", "bundle"))
+    assert main(["init", first, "--arch", "tiny", "--seed", "7"]) == 0
+    assert "random weights" in capsys.readouterr().err
+    assert main(["init", first, "--arch", "tiny"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["convert", first, second, "--preprocess", "clip"]) == 0
+    assert "alpha = 0" in capsys.readouterr().err
+    assert main(["export", second, "-o", target, "--fp16", "--max-batch", "4"]) == 0
+    captured = capsys.readouterr()
+    assert "REFUSED" not in captured.out
+    assert "alpha = 0" in captured.err
+    assert main(["verify", target, "--json"]) == 0
+    assert all(gate["passed"] for gate in json.loads(capsys.readouterr().out)["gates"])
+    bundle = ZeroShotClassifier.from_bundle(target).bundle
+    assert (bundle.preprocess.kind, bundle.manifest.precision, bundle.manifest.max_batch) == ("clip", "fp16", 4)
+    image = str(bundles.radiograph(tmp_path / "a.png"))
+    assert main(["predict", image, "-b", target, "--alpha", "0.5"]) == 2
+    assert "never trained" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["verify", "{bundle}"], ["predict", "{image}", "-b", "{bundle}", "--csv"]])
+def test_answering_imports_no_torch(command: list[str], bundle: Path, tmp_path: Path) -> None:
+    import subprocess
+
+    image = bundles.radiograph(tmp_path / "a.png")
+    arguments = [argument.format(bundle=bundle, image=image) for argument in command]
+    blocker = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "onnx", "onnxscript", "tritonclient", "safetensors"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+from lrclr.cli import main
+sys.exit(main())
+"""
+    done = subprocess.run(
+        [bundles.PYTHON, "-c", blocker, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    refused = subprocess.run(
+        [bundles.PYTHON, "-c", blocker, "export", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "pip install 'lrclr[torch]'" in refused.stderr

@@ -1,0 +1,181 @@
+"""What bad input gets: one clear line, the documented exit code, no traceback."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lrclr.cli import main
+from lrclr.samples import SAMPLES, sample_paths
+from tests import bundles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Capture = pytest.CaptureFixture[str]
+
+
+def bomb(path: Path) -> None:
+    """A PNG whose header claims 100,000 by 100,000 pixels."""
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(bytes(1000)), b"IEND": b""}
+    written = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(written))
+
+
+def nan_tiff(path: Path) -> None:
+    Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(path)
+
+
+def truncated_dicom(path: Path) -> None:
+    whole = SAMPLES[0].path("dicom").read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def letter(path: Path) -> None:
+    path.write_text("Dear colleague")
+
+
+def nothing(path: Path) -> None:
+    path.touch()
+
+
+BAD_IMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "letter.png": (letter, "not an image"),
+    "empty.png": (nothing, "empty"),
+    "half.dcm": (truncated_dicom, "truncated"),
+    "bomb.png": (bomb, "100000"),
+    "nan.tiff": (nan_tiff, "NaN"),
+}
+
+
+def error_lines(text: str) -> list[str]:
+    assert "Traceback" not in text
+    return [line for line in text.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_a_bad_image_is_named_and_the_others_are_answered(
+    name: str, bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    make, reason = BAD_IMAGES[name]
+    make(tmp_path / name)
+    first, last = (bundles.radiograph(tmp_path / f"{letter}.png", seed) for seed, letter in enumerate("az"))
+    files = [first, tmp_path / name, last]
+    assert main(["predict", *map(str, files), "-b", str(bundle), "--json"]) == 1
+    captured = capsys.readouterr()
+    answers = [json.loads(line) for line in captured.out.splitlines()]
+    assert [answer["file"] for answer in answers] == [str(file) for file in files]
+    assert ["error" in answer for answer in answers] == [False, True, False]
+    assert reason in answers[1]["error"]
+    about_it, summary = error_lines(captured.err)
+    assert str(tmp_path / name) in about_it
+    assert reason in about_it
+    assert summary == "error: 1 of 3 images could not be read"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["predict", "no-such-file.png"], "no-such-file.png"),
+        (["predict", "{image}", "--alpha", "1.5"], "between 0 and 1"),
+        (["predict", "{image}", "--json", "--csv"], "exclude each other"),
+        (["predict", "{image}", "--findings", "{empty}"], "empty"),
+        (["predict", "{image}", "--batch-size", "0"], "at least one image"),
+        (["predict", "{image}", "--threads", "0"], "at least one thread"),
+        (["predict", "{image}", "--provider", "tpu"], "cpu or cuda"),
+        (["predict", "{folder}"], "no image in"),
+        (["predict", "{image}", "--no-such-option"], "--no-such-option"),
+        (["no-such-command"], "no-such-command"),
+        (["export", "{folder}", "--fp16", "--fp32"], "exclude each other"),
+        (["export", "{folder}", "--tolerance", "cosine"], "NAME=VALUE"),
+        (["export", "{folder}", "--engine", "abacus"], "abacus"),
+        (["init", "{folder}/x", "--arch", "vit-z-1"], "vit-b-32"),
+    ],
+)
+def test_a_wrong_call_ends_with_2(
+    arguments: list[str], reason: str, bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.toml").touch()
+    places = {
+        "image": bundles.radiograph(tmp_path / "a.png"),
+        "empty": tmp_path / "empty.toml",
+        "folder": tmp_path / "folder",
+    }
+    command = [argument.format(**places) for argument in arguments]
+    if command[0] == "predict":
+        command += ["-b", str(bundle)]
+    assert main(command) == 2
+    captured = capsys.readouterr()
+    (line,) = error_lines(captured.err)
+    assert reason in line
+    assert captured.out == ""
+
+
+def test_a_bundle_with_one_byte_changed_is_not_run(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    damaged = bundles.copied(bundle, tmp_path / "bundle")
+    bundles.flip(damaged / "text_encoder" / "1" / "model.onnx")
+    for command in (["verify", str(damaged)], ["predict", str(sample_paths()[0]), "-b", str(damaged)]):
+        assert main(command) == 1
+        (line,) = error_lines(capsys.readouterr().err)
+        assert "text_encoder/1/model.onnx is not the file that was exported" in line
+
+
+def test_a_graph_that_is_missing_is_named(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    damaged = bundles.copied(bundle, tmp_path / "bundle")
+    (damaged / "fusion_head" / "1" / "model.onnx").unlink()
+    assert main(["verify", str(damaged)]) == 1
+    (line,) = error_lines(capsys.readouterr().err)
+    assert "fusion_head/1/model.onnx is missing" in line
+
+
+def test_a_manifest_of_another_version_says_so(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    other = bundles.copied(bundle, tmp_path / "bundle")
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps({**manifest, "schema": 99}))
+    assert main(["verify", str(other)]) == 1
+    (line,) = error_lines(capsys.readouterr().err)
+    assert "version 99" in line
+    assert "lrclr export" in line
+
+
+def test_debug_shows_the_traceback_in_any_place(tmp_path: Path, capsys: Capture) -> None:
+    for command in (["--debug", "verify", str(tmp_path)], ["verify", str(tmp_path), "--debug"]):
+        assert main(command) == 1
+        shown = capsys.readouterr().err
+        assert "Traceback" in shown
+        assert "BundleError" in shown
+
+
+def test_no_arguments_shows_the_help_and_is_a_wrong_call(capsys: Capture) -> None:
+    assert main([]) == 2
+    assert "Research use only" in capsys.readouterr().out
+
+
+def test_nothing_of_a_patient_is_repeated(bundle: Path, tmp_path: Path) -> None:
+    import pydicom
+
+    secret, identifier = "Zebra^Quux", "MRN-7741903"
+    for number, keep in enumerate((1.0, 0.6)):
+        dataset = pydicom.dcmread(SAMPLES[3].path("dicom"))
+        dataset.PatientName, dataset.PatientID = secret, identifier
+        dataset.save_as(tmp_path / f"{number}.dcm")
+        whole = (tmp_path / f"{number}.dcm").read_bytes()
+        (tmp_path / f"{number}.dcm").write_bytes(whole[: int(len(whole) * keep)])
+    done = bundles.run(["predict", tmp_path, "-b", bundle, "--json", "--debug", "--heatmap", tmp_path / "maps"])
+    assert done.returncode == 1
+    (picture,) = (tmp_path / "maps").iterdir()
+    for text in (done.stdout, done.stderr, picture.read_bytes().decode("latin-1"), picture.name):
+        assert "Zebra" not in text
+        assert identifier not in text

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 INTERRUPTED, TERMINATED = 130, 143
+_INTERRUPTED_TEXT = "interrupted"
 # Typer carries its own copy of click in newer versions; its errors are reached through the one that it exports.
 _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 

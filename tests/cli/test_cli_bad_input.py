@@ -38,8 +38,8 @@ def nan_tiff(path: Path) -> None:
 
 
 def truncated_dicom(path: Path) -> None:
-    whole = SAMPLES[0].path("dicom").read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+    whole = SAMPLES[3].path("dicom").read_bytes()
+    path.write_bytes(whole[: len(whole) * 9 // 10])
 
 
 def letter(path: Path) -> None:

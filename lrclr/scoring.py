@@ -61,5 +61,6 @@ def probabilities(score: Floats, findings: FindingSet, scale: float = 1.0) -> Fl
     if not np.isfinite(score).all():
         raise NonFiniteError("a score is not finite", fix="Check the image and run `lrclr verify` on the bundle.")
     positive, negative = finding_scores(score, findings)
-    result: Floats = (1.0 / (1.0 + np.exp(-scale * (positive - negative)))).astype(np.float32)
+    # exp(-log(1 + exp(-x))) neither overflows nor loses small probabilities.
+    result: Floats = np.exp(-np.logaddexp(0.0, -scale * (positive - negative))).astype(np.float32)
     return result

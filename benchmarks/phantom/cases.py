@@ -1,0 +1,151 @@
+"""What a patient of the phantom data set has: drawn, described, and put into the volume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from benchmarks.phantom import findings, opacities
+from benchmarks.phantom.ct import LUNGS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.phantom.ct import Mask, Phantom
+
+__all__ = ["FINDINGS", "NO_FINDING", "Case", "Item", "draw_case", "put_in"]
+
+FINDINGS = (
+    "Pleural Effusion",
+    "Consolidation",
+    "Atelectasis",
+    "Cardiomegaly",
+    "Pneumothorax",
+    "Lung Lesion",
+    "Edema",
+)
+"""The findings in the order of the columns, and of the bits of a mask."""
+
+NO_FINDING = "No Finding"
+
+Size = Literal["small", "moderate", "large"]
+SIZES: tuple[Size, ...] = ("small", "moderate", "large")
+_NONE = 0.25  # share of cases without any finding
+_HOW_MANY = (0.55, 0.32, 0.13)
+_LUNG_WIDE = frozenset({"Cardiomegaly", "Edema"})
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One finding at one place.
+
+    Attributes:
+        name: of `FINDINGS`.
+        side: the patient's "left" or "right"; "" where the finding has no side.
+        lobe: structure name, "" where the finding keeps to none.
+        size: in words.
+        amount: where in the range of its size it is, 0 to 1.
+    """
+
+    name: str
+    side: findings.Side | Literal[""]
+    lobe: str
+    size: Size
+    amount: float
+
+    def between(self, *limits: float) -> float:
+        """The parameter of this size: the four limits enclose small, moderate and large."""
+        at = SIZES.index(self.size)
+        return limits[at] + self.amount * (limits[at + 1] - limits[at])
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """The findings of one image; none for a normal one."""
+
+    items: tuple[Item, ...]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Labels that are true, `NO_FINDING` among them."""
+        return frozenset(item.name for item in self.items) or frozenset({NO_FINDING})
+
+
+def draw_case(rng: np.random.Generator) -> Case:
+    """Draw which findings there are, where, and how large."""
+    if rng.random() < _NONE:
+        return Case(())
+    count = 1 + int(rng.choice(len(_HOW_MANY), p=_HOW_MANY))
+    names = {FINDINGS[int(at)] for at in rng.choice(len(FINDINGS), count, replace=False)}
+    # A failing heart: what comes with water in the lungs.
+    if "Edema" in names:
+        names |= {name for name in ("Cardiomegaly", "Pleural Effusion") if rng.random() < 0.35}
+    items: list[Item] = []
+    for name in FINDINGS:
+        if name in names:
+            items.extend(_items(name, rng, items))
+    return Case(tuple(items))
+
+
+def put_in(phantom: Phantom, case: Case, rng: np.random.Generator) -> tuple[Phantom, dict[str, Mask]]:
+    """Put a case into a body: the new body, and the voxels of each finding by its name."""
+    masks: dict[str, Mask] = {}
+    for item in case.items:
+        phantom, mask = _put(phantom, item, rng)
+        masks[item.name] = masks[item.name] | mask if item.name in masks else mask
+    return phantom, masks
+
+
+def _items(name: str, rng: np.random.Generator, there: Sequence[Item]) -> list[Item]:
+    if name in _LUNG_WIDE:
+        return [_item(name, "", "", rng)]
+    sides: list[findings.Side] = ["left", "right"]
+    if name == "Pneumothorax":
+        # Air beside fluid or an airless lobe would look otherwise than either; where both sides are taken, it goes.
+        sides = [side for side in sides if all(i.side != side or i.name == "Lung Lesion" for i in there)]
+        if not sides:
+            return []
+    if name == "Pleural Effusion" and rng.random() < 0.3:
+        return [_item(name, side, "", rng) for side in sides]
+    side = sides[int(rng.integers(len(sides)))]
+    if name in {"Pleural Effusion", "Pneumothorax"}:
+        return [_item(name, side, "", rng)]
+    taken = {item.lobe for item in there}
+    lobes = [lobe for lobe in LUNGS[side] if lobe not in taken]
+    return [_item(name, side, lobes[int(rng.integers(len(lobes)))], rng)]
+
+
+def _item(name: str, side: findings.Side | Literal[""], lobe: str, rng: np.random.Generator) -> Item:
+    return Item(name, side, lobe, SIZES[int(rng.choice(3, p=(0.3, 0.4, 0.3)))], float(rng.random()))
+
+
+def _put(phantom: Phantom, item: Item, rng: np.random.Generator) -> tuple[Phantom, Mask]:
+    match item.name, item.side:
+        case "Pleural Effusion", ("left" | "right") as side:
+            level, rise = item.between(0.1, 0.2, 0.36, 0.6), item.between(35, 50, 70, 85)
+            return findings.effusion(phantom, side, level=level, rise_mm=rise)
+        case "Pneumothorax", ("left" | "right") as side:
+            return findings.pneumothorax(phantom, side, collapse=item.between(0.15, 0.25, 0.4, 0.62))
+        case "Consolidation", _:
+            if item.size == "large":
+                return findings.consolidation(phantom, item.lobe, rng, fill=0.6 + 0.3 * item.amount)
+            return opacities.patch(phantom, item.lobe, rng, radius_mm=item.between(24, 32, 45, 45))
+        case "Atelectasis", _:
+            kept, lift = item.between(0.75, 0.65, 0.55, 0.45), item.between(6, 12, 20, 28)
+            return opacities.atelectasis(phantom, item.lobe, kept=kept, lift_mm=lift)
+        case "Lung Lesion", _:
+            return opacities.lesion(phantom, item.lobe, rng, radius_mm=item.between(7, 10, 15, 24), hu=90)
+        case "Edema", _:
+            amount, reach = item.between(0.22, 0.32, 0.45, 0.6), item.between(38, 42, 48, 58)
+            return opacities.edema(phantom, rng, amount=amount, reach_mm=reach)
+        case "Cardiomegaly", _:
+            return _enlarged_heart(phantom, item.between(1.22, 1.32, 1.45, 1.6))
+    raise ValueError(f"there is no finding {item.name!r} on side {item.side!r}")
+
+
+def _enlarged_heart(phantom: Phantom, scale: float) -> tuple[Phantom, Mask]:
+    """The mask is the whole enlarged heart: that is what one points at, not the rim that it gained."""
+    changed, rim = findings.cardiomegaly(phantom, scale=scale)
+    return changed, rim | phantom.region(("heart",))

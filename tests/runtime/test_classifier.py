@@ -1,0 +1,175 @@
+"""The classifier against the PyTorch network, and its promises: caching, batches, threads, alpha."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrclr import FindingSet, ZeroShotClassifier, read_image
+from lrclr.errors import FindingsError, ImageError, NonFiniteError, UsageError
+from lrclr.preprocess import preprocess_batch
+from lrclr.samples import sample_paths
+from lrclr.scoring import combined_score, probabilities
+from tests import bundles
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from lrclr import Prediction
+    from lrclr.checkpoints import Checkpoint
+
+IMAGES = [read_image(path) for path in sample_paths()]
+
+
+class Counting:
+    """Hands everything to a real engine, and counts what it ran; can spoil an output."""
+
+    def __init__(self, inner: Any, spoiled: str = "") -> None:
+        self.inner, self.spoiled, self.ran = inner, spoiled, list[tuple[str, int]]()
+        self.name = inner.name
+
+    def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        self.ran.append((graph, len(next(iter(inputs.values())))))
+        outputs: dict[str, NDArray[Any]] = self.inner.run(graph, inputs)
+        if graph == self.spoiled:
+            outputs = {name: np.full_like(array, np.nan, np.float32) for name, array in outputs.items()}
+        return outputs
+
+
+@pytest.fixture(scope="module")
+def checkpoint(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return bundles.checkpoint(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def precision(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def classifier(checkpoint: Checkpoint, precision: str, tmp_path_factory: pytest.TempPathFactory) -> ZeroShotClassifier:
+    return ZeroShotClassifier.from_bundle(bundles.exported(tmp_path_factory.getbasetemp(), precision)[0])
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")[0]
+
+
+@pytest.fixture
+def counted(folder: Path) -> tuple[ZeroShotClassifier, Counting]:
+    plain = ZeroShotClassifier.from_bundle(folder)
+    engine = Counting(plain.engine)
+    return ZeroShotClassifier(plain.bundle, engine), engine
+
+
+def flat(predictions: list[Prediction]) -> NDArray[np.float64]:
+    return np.array([[finding.probability for finding in each.findings] for each in predictions])
+
+
+@pytest.mark.parametrize("alpha", [0.0, bundles.ALPHA, 1.0])
+def test_answers_are_those_of_the_network(
+    alpha: float, classifier: ZeroShotClassifier, checkpoint: Checkpoint, precision: str
+) -> None:
+    pixels = torch.from_numpy(preprocess_batch(IMAGES, checkpoint.preprocess))
+    limit = {"fp32": 1e-5, "fp16": 1e-3}[precision]
+    answers = classifier.predict(IMAGES, alpha=alpha)
+    for number, finding in enumerate(checkpoint.findings.findings):
+        tokens = checkpoint.tokenizer.encode([finding.positive[0], finding.negative[0]])
+        with torch.inference_mode():
+            out = checkpoint.model(torch.from_numpy(tokens.input_ids), pixels, torch.from_numpy(tokens.mask))
+            cosine = out.image_embeds @ out.text_embeds.t()
+            expected = torch.softmax((1 - alpha) * cosine + alpha * out.local_score, dim=-1)[:, 0]
+        got = [answer.findings[number] for answer in answers]
+        assert [each.name for each in got] == [finding.name] * len(IMAGES)
+        assert np.abs(np.array([each.probability for each in got]) - expected.numpy()).max() <= limit
+        attention = np.array([each.region_attention for each in got])
+        assert np.abs(attention - out.region_attention[:, 0].numpy()).max() <= 100 * limit
+    assert [[r.patch for r in each.regions] for each in answers] == out.region_index.tolist()
+    assert [(each.height, each.width) for each in answers] == [image.shape for image in IMAGES]
+
+
+def test_prompts_are_encoded_once_a_set(counted: tuple[ZeroShotClassifier, Counting]) -> None:
+    classifier, engine = counted
+    others = FindingSet.from_names(["Edema", "Rib fracture"])
+    for findings in (None, others, None, others):
+        classifier.predict(IMAGES[:1], findings=findings)
+    assert [graph for graph, _ in engine.ran].count("text_encoder") == 2
+
+
+def test_no_batch_is_larger_than_the_bundle_allows(counted: tuple[ZeroShotClassifier, Counting]) -> None:
+    classifier, engine = counted
+    most = classifier.bundle.manifest.max_batch
+    answers = classifier.predict([IMAGES[3]] * (most + 3))
+    assert [size for graph, size in engine.ran if graph == "image_encoder"] == [most, 3]
+    assert np.ptp(flat(answers), axis=0).max() <= 1e-6
+
+
+@given(order=st.permutations(range(len(IMAGES))), size=st.integers(1, len(IMAGES)))
+def test_an_answer_does_not_depend_on_its_neighbours(
+    order: list[int], size: int, classifier: ZeroShotClassifier, precision: str
+) -> None:
+    alone = (
+        flat([classifier.predict([image])[0] for image in IMAGES]) if size == 1 else flat(classifier.predict(IMAGES))
+    )
+    together = flat(classifier.predict([IMAGES[number] for number in order]))
+    assert np.abs(together - alone[order]).max() <= {"fp32": 1e-6, "fp16": 1e-4}[precision]
+
+
+def test_threads_get_the_same_answers(classifier: ZeroShotClassifier) -> None:
+    expected = [classifier.predict([image]) for image in IMAGES]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda number: classifier.predict([IMAGES[number % len(IMAGES)]]), range(16)))
+    assert got == [expected[number % len(IMAGES)] for number in range(16)]
+
+
+def test_what_cannot_be_answered_is_refused(folder: Path, tmp_path: Path) -> None:
+    classifier = ZeroShotClassifier.from_bundle(folder)
+    assert classifier.predict([]) == []
+    side = classifier.bundle.preprocess.image_size
+    with pytest.raises(ImageError, match="NaN"):
+        classifier.predict_pixels(np.full((1, 3, side, side), np.nan, np.float32), [(9, 9)])
+    with pytest.raises(ImageError, match="expected"):
+        classifier.predict_pixels(np.zeros((1, 1, side, side), np.float32), [(9, 9)])
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        classifier.predict(IMAGES[:1], alpha=-0.1)
+    with pytest.raises(FindingsError, match="token"):
+        classifier.predict(IMAGES[:1], findings=FindingSet.from_names(["-".join("opacity" for _ in range(45))]))
+
+
+@pytest.mark.parametrize("graph", ["image_encoder", "text_encoder", "fusion_head"])
+def test_an_engine_that_gives_nan_is_an_error(graph: str, folder: Path) -> None:
+    plain = ZeroShotClassifier.from_bundle(folder)
+    with pytest.raises(NonFiniteError, match=graph):
+        ZeroShotClassifier(plain.bundle, Counting(plain.engine, spoiled=graph)).predict(IMAGES[:1])
+
+
+@given(data=st.data(), images=st.integers(1, 4), scale=st.floats(0.1, 100))
+def test_probabilities_are_a_softmax_over_the_mean_of_each_sign(data: st.DataObject, images: int, scale: float) -> None:
+    findings = FindingSet.loads(
+        '[[finding]]\nname = "a"\npositive = ["p", "q"]\n[[finding]]\nname = "b"\nnegative = ["q", "r", "s"]\n'
+    )
+    count = len(findings.prompts)
+    values = data.draw(st.lists(st.floats(-1, 1, width=32), min_size=images * count, max_size=images * count))
+    score = np.array(values, np.float32).reshape(images, count)
+    got = probabilities(score, findings, scale)
+    column = {prompt: score[:, number].astype(np.float64) for number, prompt in enumerate(findings.prompts)}
+    for number, finding in enumerate(findings.findings):
+        positive = np.mean([column[prompt] for prompt in finding.positive], axis=0) * scale
+        negative = np.mean([column[prompt] for prompt in finding.negative], axis=0) * scale
+        expected = np.exp(positive) / (np.exp(positive) + np.exp(negative))
+        assert np.allclose(got[:, number], expected, atol=1e-5)
+
+
+def test_a_local_score_of_weight_zero_cannot_spoil_the_result() -> None:
+    score = combined_score(np.ones((1, 2), np.float32), np.full((1, 2), np.nan, np.float32), 0.0)
+    assert score.tolist() == [[1.0, 1.0]]

@@ -143,7 +143,9 @@ def test_what_cannot_be_answered_is_refused(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="between 0 and 1"):
         classifier.predict(IMAGES[:1], alpha=-0.1)
     with pytest.raises(FindingsError, match="token"):
-        classifier.predict(IMAGES[:1], findings=FindingSet.from_names(["-".join("opacity" for _ in range(45))]))
+        classifier.predict(
+            IMAGES[:1], findings=FindingSet.from_names(["-".join("opacity" for _ in range(24))], positive=("{} {} {}",))
+        )
 
 
 @pytest.mark.parametrize("graph", ["image_encoder", "text_encoder", "fusion_head"])

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from benchmarks.phantom import findings, opacities
 from benchmarks.phantom.ct import LUNGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
 
     from benchmarks.phantom.ct import Mask, Phantom
 
@@ -121,7 +121,7 @@ def _item(name: str, side: findings.Side | Literal[""], lobe: str, rng: np.rando
     return Item(name, side, lobe, SIZES[int(rng.choice(3, p=(0.3, 0.4, 0.3)))], float(rng.random()))
 
 
-def _put(phantom: Phantom, item: Item, rng: np.random.Generator) -> tuple[Phantom, Mask]:
+def _put(phantom: Phantom, item: Item, rng: np.random.Generator) -> tuple[Phantom, Mask]:  # noqa: PLR0911 - a table
     match item.name, item.side:
         case "Pleural Effusion", ("left" | "right") as side:
             level, rise = item.between(0.1, 0.2, 0.36, 0.6), item.between(35, 50, 70, 85)

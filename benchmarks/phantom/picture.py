@@ -1,0 +1,125 @@
+"""One radiograph of the phantom data set, from its split, seed and number alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+from scipy import ndimage
+
+from benchmarks.phantom.cases import FINDINGS, Case, draw_case, put_in
+from benchmarks.phantom.project import camera_of, project, shadow
+from benchmarks.phantom.render import Detector, View, expose
+from benchmarks.phantom.reports import write_report
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from benchmarks.phantom.ct import Phantom
+
+__all__ = ["SPLITS", "Picture", "Split", "make_picture", "streams"]
+
+Split = Literal["train", "validation", "test", "external"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+_FIELD_MM = 350.0  # edge of the square field at zoom 1
+_LETTERS = {"L": "10000 10000 10000 10000 10000 10000 11111", "R": "11110 10001 10001 11110 10100 10010 10001"}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A finished image: ``pixels`` and ``mask`` are uint8 of one shape, bit k of the mask is ``FINDINGS[k]``."""
+
+    pixels: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    report: str
+    case: Case
+
+
+def streams(seed: int, split: Split, index: int) -> tuple[np.random.Generator, ...]:
+    """Independent generators for case, body, picture and report: no two images of any split share one."""
+    root = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index))
+    return tuple(np.random.default_rng(child) for child in root.spawn(4))
+
+
+def make_picture(phantom: Phantom, split: Split, seed: int, index: int, size: int = 224) -> Picture:
+    """Draw, render and describe image ``index`` of a split."""
+    of_case, of_body, of_picture, of_report = streams(seed, split, index)
+    case = draw_case(of_case)
+    body, regions = put_in(phantom, case, of_body)
+    far = split == "external"
+    rows, columns = _frame(of_picture, size) if far else (size, size)
+    view = _view(of_picture, (rows, columns), _FIELD_MM / size, far=far)
+    stretch = tuple(of_picture.uniform(low, high) for low, high in ((0.9, 1.08), (0.85, 1.15), (0.93, 1.07)))
+    bend = _bend(of_picture, view)
+    camera = camera_of(
+        view, phantom.labels.shape, phantom.spacing, stretch=(stretch[0], stretch[1], stretch[2]), bend=bend
+    )
+    detector = _detector(of_picture, far=far)
+    grey = expose(project(body.attenuation, camera), view.pixel_mm / view.zoom, detector, of_picture)
+    mask = np.zeros(view.size, np.uint8)
+    for name, region in regions.items():
+        mask |= shadow(region, camera).astype(np.uint8) << FINDINGS.index(name)
+    if far:
+        grey, mask = _as_elsewhere(grey, mask, size, of_picture)
+    return Picture(np.rint(grey * 255).astype(np.uint8), mask, write_report(case, of_report), case)
+
+
+def _view(rng: np.random.Generator, size: tuple[int, int], pixel_mm: float, *, far: bool) -> View:
+    pitch, yaw, roll = rng.uniform(-1, 1, 3) * ((7, 7, 5) if far else (4, 5, 3))
+    # At the bedside the tube stands near and is tilted.
+    return View(
+        size,
+        pixel_mm,
+        pivot=(rng.uniform(0.455, 0.5), 0.5, rng.uniform(0.49, 0.53)),
+        pitch_deg=pitch - 5 if far else pitch,
+        yaw_deg=yaw,
+        roll_deg=roll,
+        zoom=rng.uniform(0.92, 1.0) if far else rng.uniform(0.97, 1.12),
+        distance=rng.uniform(900, 1200) if far else rng.uniform(1500, 2000),
+        direction="AP" if far or rng.random() < 0.3 else "PA",
+    )
+
+
+def _detector(rng: np.random.Generator, *, far: bool) -> Detector:
+    return Detector(
+        photons=10 ** (rng.uniform(3.9, 4.7) if far else rng.uniform(4.5, 6)),
+        scatter=rng.uniform(0.25, 0.45) if far else rng.uniform(0.05, 0.25),
+        blur_mm=rng.uniform(0.6, 1.4) if far else rng.uniform(0.2, 0.9),
+        balance=rng.uniform(0.65, 0.95) if far else rng.uniform(0.4, 0.7),
+        edges=rng.uniform(0, 0.3) if far else rng.uniform(0.2, 0.8),
+        window=(rng.uniform(0.2, 3), rng.uniform(98.5, 99.9)),
+        gamma=rng.uniform(0.75, 1.0) if far else rng.uniform(1.0, 1.5),
+    )
+
+
+def _bend(rng: np.random.Generator, view: View) -> NDArray[np.float32]:
+    """Smooth displacements of up to about 8 mm: chests of other shapes."""
+    knots = rng.uniform(-8, 8, (2, 4, 4))
+    at = np.meshgrid(*(np.linspace(0, 3, count) for count in view.size), indexing="ij")
+    return np.stack([ndimage.map_coordinates(plane, at, order=3, mode="nearest") for plane in knots]).astype(np.float32)
+
+
+def _frame(rng: np.random.Generator, size: int) -> tuple[int, int]:
+    """A field that is cropped in one direction; the rest of the square is letterbox."""
+    short = round(size * rng.uniform(0.84, 1.0))
+    return (short, size) if rng.random() < 0.5 else (size, short)
+
+
+def _as_elsewhere(
+    grey: NDArray[np.float32], mask: NDArray[np.uint8], size: int, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Another tone curve, a burnt-in side marker, and black bars up to the square."""
+    grey = grey + rng.uniform(-0.12, 0.12) * np.sin(2 * np.pi * grey) / 2
+    letter = "L" if rng.random() < 0.5 else "R"
+    glyph = np.array([[dot == "1" for dot in line] for line in _LETTERS[letter].split()])
+    glyph = np.kron(glyph, np.ones((max(1, size // 90),) * 2, bool))
+    rows, columns = grey.shape
+    top, aside = int(rows * rng.uniform(0.03, 0.1)), int(columns * rng.uniform(0.03, 0.08))
+    # The picture is hung with the patient's right on its left.
+    left = aside if letter == "R" else columns - aside - glyph.shape[1]
+    part = grey[top : top + glyph.shape[0], left : left + glyph.shape[1]]
+    part[glyph[: part.shape[0], : part.shape[1]]] = 1.0
+    bars = [((size - count) // 2, size - count - (size - count) // 2) for count in grey.shape]
+    return np.clip(np.pad(grey, bars), 0, 1).astype(np.float32), np.pad(mask, bars)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SUFFIXES", "FileResult", "find_images", "predict_files"]
 
+HEATMAP_SUFFIX = ".heatmap.png"
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom"})
 
 
@@ -56,6 +57,8 @@ class _Decoded:
 def find_images(paths: Iterable[Path]) -> list[Path]:
     """Files as they are, folders as the images below them: by suffix, or without one as DICOM often is; sorted.
 
+    Of a folder, heat maps that `lrclr predict` wrote there are left out: they are no radiographs.
+
     Raises:
         UsageError: a path does not exist, or a folder holds no image.
     """
@@ -67,7 +70,10 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
             inside = sorted(
                 file
                 for file in path.rglob("*")
-                if file.suffix.lower() in (*SUFFIXES, "") and not file.name.startswith(".") and file.is_file()
+                if file.suffix.lower() in (*SUFFIXES, "")
+                and not file.name.startswith(".")
+                and not file.name.endswith(HEATMAP_SUFFIX)
+                and file.is_file()
             )
             if not inside:
                 raise UsageError(f"there is no image in {path}", why=f"looked for {', '.join(sorted(SUFFIXES))}")

@@ -113,8 +113,10 @@ def _items(name: str, rng: np.random.Generator, there: Sequence[Item]) -> list[I
     if name in {"Pleural Effusion", "Pneumothorax"}:
         return [_item(name, side, "", rng)]
     taken = {item.lobe for item in there}
-    lobes = [lobe for lobe in LUNGS[side] if lobe not in taken]
-    return [_item(name, side, lobes[int(rng.integers(len(lobes)))], rng)]
+    free = {each: [lobe for lobe in LUNGS[each] if lobe not in taken] for each in sides}
+    # The left lung has two lobes, and there are three findings that take one each.
+    side = side if free[side] else next(each for each in sides if free[each])
+    return [_item(name, side, free[side][int(rng.integers(len(free[side])))], rng)]
 
 
 def _item(name: str, side: findings.Side | Literal[""], lobe: str, rng: np.random.Generator) -> Item:

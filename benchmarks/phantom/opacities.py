@@ -1,4 +1,4 @@
-"""Findings that darken no lung but whiten it: atelectasis, edema, a lung lesion, a patch of consolidation.
+"""More findings that whiten lung: atelectasis, edema, a lung lesion, a patch of consolidation.
 
 In the style of `findings`: each function gives a new phantom and the exact voxels it changed.
 """
@@ -136,7 +136,10 @@ def _ball(
 ) -> tuple[Box, NDArray[np.floating]]:
     """A box in the lobe, and each voxel's distance from its centre in mean radii, with a bumpy border at one."""
     cut, soft = organ(phantom, (lobe,), margin_mm=10, sigma_mm=3.5)
-    places = np.argwhere(soft > 0.8)
+    # Where much lung is in line, so that neither heart nor diaphragm hides it.
+    side = next(side for side, lobes in _SIDES if lobe in lobes)
+    depth = share(phantom, LUNGS[side], cut, 2).sum(axis=1, keepdims=True)
+    places = np.argwhere((soft > 0.8) & (depth > 0.5 * depth.max()))
     if not len(places):
         raise ValueError(f"{lobe} is too thin for this finding")
     centre = places[rng.integers(len(places))] + [side.start for side in cut]

@@ -108,7 +108,7 @@ def _graph_values(graph: TypedGraph, inputs: dict[str, NDArray[Any]]) -> dict[st
             outputs.extend(values[name] for name in dict.fromkeys(graph.stages.values()) if values[name] not in kept)
             ir.save(graph.model, path, external_data="model.onnx.data", size_threshold_bytes=1024)
         finally:
-            del outputs[len(kept) :]
+            outputs[len(kept) :] = []  # `del` would leave the values marked as outputs
         return OnnxRuntimeEngine({graph.spec.name: path}).run(graph.spec.name, inputs)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lrclr.checkpoints._archive import entries_of
 from lrclr.checkpoints._state import is_dense
 from lrclr.errors import CheckpointError, UsageError
 from lrclr.model import LrclrConfig
@@ -59,7 +60,9 @@ _SIZES = (
 
 def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a ``torch.save`` file, read without running anything in it."""
-    _refuse_compressed(path)
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries_of(path)):
+        # torch.save compresses nothing; what inflates could inflate without end.
+        raise CheckpointError(f"{path} is not a file of weights", why="it is a compressed archive")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
@@ -79,19 +82,6 @@ def read(path: Path) -> dict[str, Tensor]:
     if strangers:
         raise CheckpointError(f"{path} holds no state dict", why=f"not plain tensors: {', '.join(strangers[:6])}")
     return {str(key).removeprefix("module."): value for key, value in content.items()}
-
-
-def _refuse_compressed(path: Path) -> None:
-    # torch.save compresses nothing; what inflates could inflate without end.
-    if not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a file of weights", why="it is truncated or damaged") from error
-    if compressed:
-        raise CheckpointError(f"{path} is not a file of weights", why="it is a compressed archive")
 
 
 def convert(state: Mapping[str, Tensor], path: Path) -> tuple[LrclrConfig, dict[str, Tensor]]:

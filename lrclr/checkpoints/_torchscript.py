@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lrclr.checkpoints._archive import entries_of
 from lrclr.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -40,13 +41,7 @@ _MAX_DEPTH, _MAX_MODULES = 100, 100_000
 
 def is_torchscript(path: Path) -> bool:
     """Whether a file is a zip archive of TorchScript's: those hold constants beside the data."""
-    if not zipfile.is_zipfile(path):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, NotImplementedError, ValueError):
-        return False  # damaged; the reader of state dicts says so
+    return any(entry.filename.endswith("/constants.pkl") for entry in entries_of(path))
 
 
 def read(path: Path) -> dict[str, Tensor]:

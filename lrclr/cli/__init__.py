@@ -74,10 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(given or ["--help"], standalone_mode=False)
     except BrokenPipeError:
-        # The reader of our output has gone; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _reader_gone()
     except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - no traceback may reach a user
+        if isinstance(error, SystemExit) and error.code != TERMINATED:
+            # So ends typer, which catches a broken pipe before we can.
+            return _reader_gone()
         if debug:
             traceback.print_exception(error)
         text, code = _explained(error)
@@ -89,6 +90,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Typer turns Ctrl-C into this exit code by itself, without a word.
         complain(_INTERRUPTED_TEXT)
     return code if isinstance(code, int) else 0
+
+
+def _reader_gone() -> int:
+    """End quietly: whoever reads our output has seen enough."""
+    # Python would try once more to write, and complain, at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return 1
 
 
 def _explained(error: BaseException) -> tuple[str, int]:

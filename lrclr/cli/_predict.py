@@ -66,6 +66,8 @@ def _targets(folder: Path | None, files: list[Path]) -> dict[Path, Path]:
     """A PNG for each file; two files of one name in different folders get different PNGs."""
     if folder is None:
         return {}
+    from lrclr.batch import HEATMAP_SUFFIX
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -78,7 +80,7 @@ def _targets(folder: Path | None, files: list[Path]) -> dict[Path, Path]:
             number += 1
             stem = f"{file.name}-{number}"
         taken.add(stem)
-        targets[file] = folder / f"{stem}.heatmap.png"
+        targets[file] = folder / f"{stem}{HEATMAP_SUFFIX}"
     return targets
 
 

@@ -250,6 +250,14 @@ def test_compressed_archives(state: State, torchscript: Path, tmp_path: Path) ->
     assert "compressed" in refusal(repacked(torchscript, tmp_path / "small-script.pt", {}, zipfile.ZIP_DEFLATED))
 
 
+def test_an_archive_on_several_disks(state: State, tmp_path: Path) -> None:
+    # The one damage that makes even zipfile.is_zipfile raise.
+    whole = bytearray(saved(state, tmp_path / "clip.pt").read_bytes())
+    whole[whole.rindex(b"PK\x06\x07") + 16] = 2
+    (tmp_path / "clip.pt").write_bytes(whole)
+    assert "damaged" in refusal(tmp_path / "clip.pt")
+
+
 # --- code -------------------------------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,25 @@ def nan_tiff(path: Path) -> None:
     Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(path)
 
 
+def five_channels(path: Path) -> None:
+    """A TIFF of eight by eight pixels with five samples each."""
+    rows, samples, data = 8, 5, bytes(8 * 8 * 5)
+    short, long = 3, 4
+    entries = [
+        (256, short, 1, 8),  # width
+        (257, short, 1, rows),
+        (258, short, 1, 8),  # bits of a sample
+        (259, short, 1, 1),  # not compressed
+        (262, short, 1, 2),  # RGB, it says
+        (273, long, 1, 8),  # where the pixels are
+        (277, short, 1, samples),
+        (278, short, 1, rows),
+        (279, long, 1, len(data)),
+    ]
+    table = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(data)) + data + table)
+
+
 def truncated_dicom(path: Path) -> None:
     whole = SAMPLES[3].path("dicom").read_bytes()
     path.write_bytes(whole[: len(whole) * 9 // 10])
@@ -56,6 +75,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "half.dcm": (truncated_dicom, "truncated"),
     "bomb.png": (bomb, "100000"),
     "nan.tiff": (nan_tiff, "NaN"),
+    "five.tiff": (five_channels, "cannot be decoded"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import signal
 import subprocess
 from typing import TYPE_CHECKING
@@ -58,3 +59,40 @@ def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(
     assert "What was there before is unchanged" in line
     assert bundles.digests(target) == before
     assert staging_folders(tmp_path) == []
+
+
+UNSHARE = ("unshare", "--mount", "sh", "-c")
+IN_A_SMALL_DISK = """
+set -e
+mount -t tmpfs -o size=30m tmpfs "$1"
+cp -r "$2" "$1/bundle"
+code=0; "$4" -c "$5" export "$3" -o "$1/bundle" --fp32 || code=$?
+"$4" -c "$5" verify "$1/bundle" --json > /dev/null
+ls -A "$1"
+exit $code
+"""
+
+
+def test_a_disk_that_is_really_full(checkpoint_folder: Path, bundle: Path, tmp_path: Path) -> None:
+    """A file system with room for one bundle and a half, which ends with the test's own mount namespace."""
+    size = sum(path.stat().st_size for path in bundle.rglob("*"))
+    assert 15e6 < size < 30 * 2**20 < 1.9 * size
+    (tmp_path / "disk").mkdir()
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*UNSHARE, "mount -t tmpfs tmpfs /mnt"], check=False, capture_output=True).returncode
+    ):
+        pytest.skip("this machine allows no mounts")
+    python, _, program = bundles.LRCLR
+    done = subprocess.run(
+        [*UNSHARE, IN_A_SMALL_DISK, "sh", str(tmp_path / "disk"), str(bundle), str(checkpoint_folder), python, program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "could not be written: No space left on device" in line
+    assert done.stdout.split() == ["bundle"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,64 @@ def test_a_manifest_that_was_edited_is_refused(change: dict[str, object], copy: 
     (copy / "manifest.json").write_text(json.dumps(manifest | change))
     with pytest.raises(BundleError, match="manifest"):
         Bundle(copy)
+
+
+def rehashed(content: dict[str, object]) -> str:
+    """A manifest's text with the hash that belongs to it, as its writer writes it."""
+    content.pop("manifest_sha256", None)
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**content, "manifest_sha256": digest}, indent=2, sort_keys=True) + "\n"
+
+
+@pytest.mark.parametrize("field", ["gates", "scoring", "files", "tokenizer"])
+def test_a_missing_field_is_named(field: str, copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    assert rehashed(dict(manifest)) == (copy / "manifest.json").read_text()
+    del manifest[field]
+    (copy / "manifest.json").write_text(rehashed(manifest))
+    with pytest.raises(BundleError, match=f"its fields differ: {field}"):
+        Bundle(copy)
+
+
+@pytest.mark.parametrize("name", ["image_encoder/1/model.onnx", "tokenizer.json", "golden.npz", "findings.toml"])
+def test_a_manifest_that_does_not_list_a_file_it_must_is_refused(name: str, copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["files"][name]
+    (copy / "manifest.json").write_text(rehashed(manifest))
+    with pytest.raises(BundleError, match=f"does not list {name}"):
+        Bundle(copy)
+
+
+def test_every_byte_of_the_manifest_counts(copy: Path) -> None:
+    """Line breaks and spaces as well, though they mean nothing."""
+    file = copy / "manifest.json"
+    whole = file.read_bytes()
+    for position in (0, 1, 2, whole.index(b" "), whole.index(b":"), len(whole) // 3, len(whole) - 2, len(whole) - 1):
+        for changed in (whole[position] ^ 1, ord("\r"), ord("\t"), 0, 0xFF):
+            if changed != whole[position]:
+                file.write_bytes(whole[:position] + bytes([changed]) + whole[position + 1 :])
+                with pytest.raises(BundleError, match="manifest"):
+                    Bundle(copy)
+    for text in (whole + b"\n", whole[:-1], b" " + whole, whole.replace(b"\n", b"\r\n")):
+        file.write_bytes(text)
+        with pytest.raises(BundleError, match="manifest"):
+            Bundle(copy)
+    file.write_bytes(whole)
+    Bundle(copy)
+
+
+def test_a_preprocessing_that_cannot_be_read_is_said_to_be_so(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["preprocess"]["kind"]
+    (copy / "manifest.json").write_text(rehashed(manifest))
+    with pytest.raises(BundleError, match="cannot be used"):
+        Bundle(copy)
+
+
+def test_files_beside_the_bundles_own_are_left_alone(copy: Path) -> None:
+    """Triton may put a fourth model there, or an engine a plan."""
+    (copy / "image_encoder" / "1" / "model.plan").write_bytes(b"plan")
+    Bundle(copy)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"schema": 1}', "[" * 100_000, "\udcff"])

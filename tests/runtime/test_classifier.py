@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrclr import FindingSet, ZeroShotClassifier, read_image
+from lrclr import Bundle, Finding, FindingSet, ZeroShotClassifier, read_image
 from lrclr.errors import FindingsError, ImageError, NonFiniteError, UsageError
 from lrclr.preprocess import preprocess_batch
 from lrclr.samples import sample_paths
@@ -114,6 +115,7 @@ def test_no_batch_is_larger_than_the_bundle_allows(counted: tuple[ZeroShotClassi
     assert np.ptp(flat(answers), axis=0).max() <= 1e-6
 
 
+@settings(max_examples=12, deadline=None)
 @given(order=st.permutations(range(len(IMAGES))), size=st.integers(1, len(IMAGES)))
 def test_an_answer_does_not_depend_on_its_neighbours(
     order: list[int], size: int, classifier: ZeroShotClassifier, precision: str
@@ -130,6 +132,85 @@ def test_threads_get_the_same_answers(classifier: ZeroShotClassifier) -> None:
     with ThreadPoolExecutor(4) as pool:
         got = list(pool.map(lambda number: classifier.predict([IMAGES[number % len(IMAGES)]]), range(16)))
     assert got == [expected[number % len(IMAGES)] for number in range(16)]
+
+
+def test_several_prompts_of_a_sign_are_averaged(folder: Path) -> None:
+    classifier = ZeroShotClassifier.from_bundle(folder)
+    texts = {"positive": ["effusion", "fluid in the pleural space"], "negative": ["no effusion", "clear", "dry lungs"]}
+    whole = FindingSet((Finding("Effusion", tuple(texts["positive"]), tuple(texts["negative"])),))
+    # Each prompt by itself, as the positive one of a finding of its own.
+    apart = FindingSet(tuple(Finding(text, (text,), ("-",)) for text in (*texts["positive"], *texts["negative"])))
+    for one, each in zip(
+        classifier.predict(IMAGES, findings=whole), classifier.predict(IMAGES, findings=apart), strict=True
+    ):
+        (got,) = one.findings
+
+        def mean(sign: str, kind: str, each: Prediction = each) -> Any:
+            return np.mean([getattr(each.finding(text), f"{kind}_positive") for text in texts[sign]])
+
+        for sign in ("positive", "negative"):
+            for kind in ("global", "local"):
+                assert getattr(got, f"{kind}_{sign}") == pytest.approx(mean(sign, kind), abs=1e-5)
+        attention = np.mean([each.finding(text).region_attention for text in texts["positive"]], axis=0)
+        assert np.allclose(got.region_attention, attention, atol=1e-5)
+        assert sum(got.region_attention) == pytest.approx(1.0, abs=1e-5)
+        gap = (1 - bundles.ALPHA) * (mean("positive", "global") - mean("negative", "global"))
+        gap += bundles.ALPHA * (mean("positive", "local") - mean("negative", "local"))
+        assert got.probability == pytest.approx(1 / (1 + np.exp(-gap)), abs=1e-5)
+
+
+def test_regions_lie_where_their_patches_are(folder: Path) -> None:
+    classifier = ZeroShotClassifier.from_bundle(folder)
+    for image, answer in zip(IMAGES, classifier.predict(IMAGES), strict=True):
+        height, width = image.shape
+        assert len(answer.regions) == 4
+        for region in answer.regions:
+            left, top, right, bottom = region.box
+            assert left < right
+            assert top < bottom
+            # The padding of the canvas is no part of the radiograph, so a box may stick out, but not lie outside.
+            row, column = divmod(region.patch, 7)
+            middle = ((left + right) / 2, (top + bottom) / 2)
+            longest = max(height, width)
+            offset = ((longest - width) / 2, (longest - height) / 2)
+            # Boxes are clipped to the image; the middle of a patch is compared where it is not.
+            if left > 0 and right < width and top > 0 and bottom < height:
+                assert middle[0] == pytest.approx((column + 0.5) / 7 * longest - offset[0], abs=longest / 100)
+                assert middle[1] == pytest.approx((row + 0.5) / 7 * longest - offset[1], abs=longest / 100)
+
+
+def test_more_pairs_than_fit_at_once_give_the_same(
+    counted: tuple[ZeroShotClassifier, Counting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier, engine = counted
+    expected = classifier.predict(IMAGES)
+    engine.ran.clear()
+    monkeypatch.setattr("lrclr.classifier._MAX_PAIRS", 60)
+    assert np.allclose(flat(classifier.predict(IMAGES)), flat(expected), atol=1e-6)
+    # 28 prompts: two images at once.
+    assert [size for graph, size in engine.ran if graph == "fusion_head"] == [2, 2]
+
+
+def test_only_the_latest_prompt_sets_are_kept(counted: tuple[ZeroShotClassifier, Counting]) -> None:
+    classifier, engine = counted
+    sets = [FindingSet.from_names([f"Finding {number}"]) for number in range(17)]
+    for findings in (*sets, sets[-1], sets[0]):
+        classifier.predict(IMAGES[3:], findings=findings)
+    assert [graph for graph, _ in engine.ran].count("text_encoder") == 18
+
+
+def test_an_untrained_head_counts_for_nothing(folder: Path, tmp_path: Path) -> None:
+    untrained = bundles.copied(folder, tmp_path / "bundle")
+    manifest = Bundle(untrained).manifest
+    scoring = {**manifest.scoring, "fusion_trained": False, "alpha": 0.0}
+    (untrained / "manifest.json").write_text(replace(manifest, scoring=scoring).to_json())
+    classifier, trained = ZeroShotClassifier.from_bundle(untrained), ZeroShotClassifier.from_bundle(folder)
+    with pytest.raises(UsageError, match=r"alpha is 0\.3, but .* never trained"):
+        classifier.predict(IMAGES[:1], alpha=0.3)
+    for alpha in (None, 0.0):
+        (answer,) = classifier.predict(IMAGES[:1], alpha=alpha)
+        assert (answer.alpha, answer.fusion_trained) == (0.0, False)
+        assert answer.findings == trained.predict(IMAGES[:1], alpha=0.0)[0].findings
 
 
 def test_what_cannot_be_answered_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,145 @@
+"""Files and findings may be called anything; what a command prints stays whole, and on its own stream."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import lrclr
+from lrclr.cli import main
+from tests import bundles
+
+if TYPE_CHECKING:
+    Capture = pytest.CaptureFixture[str]
+
+NAMES = ("[bold]x[/bold].png", "[/red].png", ":warning:.png", "日本語 ñ.png", "-dash.png", "a\tb.png", "🫁.png")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for seed, name in enumerate(NAMES):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        bundles.radiograph(tmp_path / name, seed)
+    return tmp_path
+
+
+def test_json_gives_every_name_back(folder: Path, bundle: Path, capsys: Capture) -> None:
+    assert main(["predict", str(folder), "-b", str(bundle), "--json"]) == 0
+    files = [json.loads(line)["file"] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(files) == sorted(str(folder / name) for name in NAMES)
+
+
+def test_csv_gives_every_name_back(folder: Path, bundle: Path, capsys: Capture) -> None:
+    assert main(["predict", str(folder), "-b", str(bundle), "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert sorted(row["file"] for row in rows) == sorted(str(folder / name) for name in NAMES)
+
+
+def test_tables_and_errors_show_brackets_and_colons_as_they_are(
+    folder: Path, bundle: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "[dim]bad[").mkdir()
+    (folder / "[dim]bad[" / "].png").write_text("x")
+    (folder / "f.toml").write_text('[[finding]]\nname = "[red]Edema[/red]"\n', encoding="utf-8")
+    monkeypatch.chdir(folder)
+    files = [f"./{name}" for name in (*NAMES, "[dim]bad[/].png")]
+    assert main(["predict", *files, "-b", str(bundle), "--findings", "f.toml"]) == 1
+    captured = capsys.readouterr()
+    for name in ("[bold]x[/bold].png", "[/red].png", ":warning:.png", "日本語 ñ.png"):
+        assert f"\n{name}\n" in f"\n{captured.out}"
+    assert captured.out.count("[red]Edema[/red]") == len(NAMES)
+    assert "error: [dim]bad[/].png: " in captured.err
+
+
+def test_a_name_that_is_no_text_stops_nothing(bundle: Path, tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    bundles.radiograph(tmp_path / "a.png")
+    Path(os.fsdecode(name)).write_bytes((tmp_path / "a.png").read_bytes())
+    for option in ("--json", "--csv", None):
+        command = ["predict", tmp_path, "-b", bundle, *([option] if option else [])]
+        done = bundles.run(command, env=bundles.environment(PYTHONUTF8="1"))
+        assert done.returncode == 0, done.stderr
+        assert "caf\\udce9.png" in done.stdout
+        if option == "--json":
+            files = [json.loads(line)["file"] for line in done.stdout.splitlines()]
+            assert os.fsencode(files[1]) == name
+
+
+def test_stdout_holds_results_only(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    bundles.radiograph(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("x")
+    assert main(["predict", str(tmp_path), "-b", str(bundle), "--heatmap", str(tmp_path / "maps"), "--json"]) == 1
+    captured = capsys.readouterr()
+    assert [sorted(json.loads(line))[:2] for line in captured.out.splitlines()] == [
+        ["alpha", "file"],
+        ["error", "file"],
+    ]
+    for note in ("heat maps are in", "Research use only", "b.png"):
+        assert note in captured.err
+
+
+def test_heat_maps_are_not_taken_for_radiographs(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    """A second run over the folder that the first one wrote into."""
+    bundles.radiograph(tmp_path / "a.png")
+    for _ in range(2):
+        assert main(["predict", str(tmp_path), "-b", str(bundle), "--heatmap", str(tmp_path), "--json"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.png.heatmap.png"]
+
+
+def test_heat_maps_cannot_go_where_a_file_is(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    image = bundles.radiograph(tmp_path / "a.png")
+    assert main(["predict", str(image), "-b", str(bundle), "--heatmap", str(image)]) == 2
+    assert "a.png cannot be made" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_error_worth_words(bundle: Path, tmp_path: Path) -> None:
+    """As `lrclr predict … --json | head -1`."""
+    image = bundles.radiograph(tmp_path / "a.png")
+    command = [*bundles.LRCLR, "predict", *[str(image)] * 200, "-b", str(bundle), "--json", "--batch-size", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["file"] == str(image)
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
+def test_importing_lrclr_imports_nothing_heavy() -> None:
+    code = "import sys, lrclr, lrclr.cli; print([m for m in sys.modules if '.' not in m])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    heavy = {"torch", "transformers", "onnx", "onnxruntime", "onnxscript", "tritonclient", "safetensors", "pydicom"}
+    assert heavy.isdisjoint(ast.literal_eval(done.stdout))
+
+
+def test_the_public_names_are_those_that_resolve() -> None:
+    assert len(lrclr.__all__) == len(set(lrclr.__all__))
+    assert set(lrclr.__all__) == {*lrclr._HOMES, "__version__"}
+    for name in lrclr.__all__:
+        assert getattr(lrclr, name) is not None
+    assert dir(lrclr) == sorted(lrclr.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'torch'"):
+        _ = lrclr.torch
+
+
+def test_the_public_names_are_what_type_checkers_see() -> None:
+    """The names under TYPE_CHECKING are the names that are looked up at run time."""
+    tree = ast.parse(Path(lrclr.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen == {name: f"lrclr.{home}" for name, home in lrclr._HOMES.items()}
+
+
+def test_version_is_printed(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lrclr {lrclr.__version__}\n"

@@ -1,0 +1,123 @@
+"""Many files through one classifier: order, bad files among good ones, memory, stopping early."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lrclr import ReadLimits, ZeroShotClassifier, read_image
+from lrclr.batch import find_images, predict_files
+from lrclr.errors import FindingsError, ImageError, ImageLimitError, UsageError
+from lrclr.findings import FindingSet
+from tests import bundles
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+@pytest.fixture(scope="module")
+def classifier(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> ZeroShotClassifier:
+    return ZeroShotClassifier.from_bundle(bundles.exported(tmp_path_factory.getbasetemp(), "fp32")[0])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Nine files of several sizes, the third, fourth and last of them bad."""
+    folder = tmp_path_factory.mktemp("files")
+    made = [bundles.radiograph(folder / f"{n}.png", n, (60 + 7 * n, 90 - 5 * n)) for n in range(9)]
+    for bad in (2, 3, 8):
+        made[bad].write_bytes(b"" if bad == 3 else b"no picture")
+    return made
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batch_size=st.integers(1, 12), workers=st.integers(1, 4))
+def test_order_and_answers_do_not_depend_on_batches_and_workers(
+    classifier: ZeroShotClassifier, files: list[Path], batch_size: int, workers: int
+) -> None:
+    results = list(predict_files(classifier, files, batch_size=batch_size, workers=workers))
+    assert [result.path for result in results] == files
+    assert [n for n, result in enumerate(results) if result.error is not None] == [2, 3, 8]
+    for result in results:
+        if result.error is not None:
+            assert isinstance(result.error, ImageError)
+            assert (result.prediction, result.image) == (None, None)
+            continue
+        image = read_image(result.path)
+        assert result.image is not None
+        assert result.prediction is not None
+        assert np.array_equal(result.image, image)
+        (alone,) = classifier.predict([image])
+        assert (result.prediction.height, result.prediction.width) == image.shape
+        for got, expected in zip(result.prediction.findings, alone.findings, strict=True):
+            assert got.probability == pytest.approx(expected.probability, abs=1e-6)
+
+
+def test_only_bad_files_are_no_reason_to_run_anything(classifier: ZeroShotClassifier, files: list[Path]) -> None:
+    results = list(predict_files(classifier, [files[2], files[3]]))
+    assert [str(result.error) for result in results] != ["", ""]
+    assert list(predict_files(classifier, [])) == []
+
+
+def test_limits_and_frames_reach_the_reader(classifier: ZeroShotClassifier, files: list[Path]) -> None:
+    (small,) = predict_files(classifier, files[:1], limits=ReadLimits(max_pixels=100))
+    assert isinstance(small.error, ImageLimitError)
+    (frame,) = predict_files(classifier, files[:1], frame=3)
+    assert isinstance(frame.error, ImageError)
+
+
+def test_what_is_wrong_with_the_call_is_no_files_error(classifier: ZeroShotClassifier, files: list[Path]) -> None:
+    with pytest.raises(UsageError, match="at least one image"):
+        list(predict_files(classifier, files, batch_size=0))
+    with pytest.raises(UsageError, match="alpha"):
+        list(predict_files(classifier, files, alpha=2.0))
+    too_long = FindingSet.from_names([" ".join(["opacity"] * 20)], positive=(" ".join(["{}"] * 5),))
+    with pytest.raises(FindingsError, match="token"):
+        list(predict_files(classifier, files, findings=too_long))
+
+
+def test_files_are_decoded_as_they_are_needed(
+    classifier: ZeroShotClassifier, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever stops after the first answer has not read a thousand files."""
+    read: list[Path] = []
+
+    def noting(path: Path, **options: Any) -> NDArray[np.uint8]:
+        read.append(path)
+        return read_image(path, **options)
+
+    monkeypatch.setattr("lrclr.batch.read_image", noting)
+    results = predict_files(classifier, [files[0]] * 1000, batch_size=2, workers=2)
+    next(results)
+    assert isinstance(results, Generator)
+    results.close()
+    assert 2 <= len(read) <= 6
+    alive = [thread.name for thread in threading.enumerate() if thread.name.startswith("lrclr-decode")]
+    for thread in threading.enumerate():
+        if thread.name in alive:
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+def test_folders_are_searched_and_files_are_taken_as_they_are(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.dcm", "sub/IM0001", "sub/c.jpeg", ".hidden.png", "notes.txt", "a.png.heatmap.png"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    inside = [str(path.relative_to(tmp_path / "in")) for path in find_images([tmp_path / "in"])]
+    assert inside == ["a.dcm", "b.PNG", "sub/IM0001", "sub/c.jpeg"]
+    named = [tmp_path / "in" / "notes.txt", tmp_path / "in" / "a.png.heatmap.png"]
+    assert find_images([*named, tmp_path / "in" / "sub"])[:2] == named
+    with pytest.raises(UsageError, match="no file or folder"):
+        find_images([tmp_path / "gone.png"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"no image in .*empty"):
+        find_images([tmp_path / "empty"])

@@ -3,7 +3,7 @@
 Seen from the source, every layer of voxels across the view is the picture of the middle layer, magnified and shifted.
 So the layers are added up on the middle layer's grid, two one-dimensional interpolations each, and the sum is bent to
 the camera once (the shear-warp factorisation of Lacroute and Levoy, 1994). Up to interpolation it is what
-`render.line_integral` gives, which takes tens of times as long; it wants a source well in front of or behind the body.
+`render.line_integral` gives, which takes some twenty times as long; the source must be well off the body.
 
 No BLAS is called, so the result does not depend on the number of threads.
 """

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 
@@ -350,3 +351,14 @@ def test_no_layer_is_blamed_for_the_picks(
 ) -> None:
     bad = doctor.doctored(fp32_graphs[IMAGE], doctor.least_important_regions)
     assert first_bad_layer(checkpoint.model, bad, golden, cosine=FP32.cosine) is None
+
+
+@pytest.mark.parametrize("graph", [IMAGE, TEXT, FUSION])
+def test_the_search_for_the_bad_layer_leaves_the_graph_as_it_was(
+    checkpoint: Checkpoint, golden: Golden, fp32_graphs: Mapping[str, TypedGraph], graph: str
+) -> None:
+    """It makes every stage an output for a while."""
+    copied = doctor.doctored(fp32_graphs[graph])
+    before = ir.to_proto(copied.model).SerializeToString(deterministic=True)
+    first_bad_layer(checkpoint.model, copied, golden, cosine=FP32.cosine)
+    assert ir.to_proto(copied.model).SerializeToString(deterministic=True) == before

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from lrclr import Bundle
+from lrclr.bundle import Manifest, file_table
 from lrclr.cli import main
 from lrclr.errors import GateError, LrclrError, UsageError
 from lrclr.gates import Golden, Tolerances, run_gates
@@ -212,7 +214,6 @@ def test_torch_failing_is_an_export_error(
 
 def test_a_checkpoint_with_nan_is_no_bundle(checkpoint: Checkpoint, tmp_path: Path) -> None:
     import copy
-    from dataclasses import replace
 
     import torch
 
@@ -253,3 +254,21 @@ def test_options_are_checked_before_anything_is_done(checkpoint: Checkpoint, tmp
         with pytest.raises(UsageError):
             export_bundle(checkpoint, tmp_path / "bundle", options, on_stage=pytest.fail)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_refuses_a_bundle_whose_hashes_are_right_and_whose_answers_are_not(
+    fp32_graphs: Mapping[str, TypedGraph], old: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a runtime would be that computes something else than the one that the bundle was made on."""
+    bad = doctor.doctored(fp32_graphs["text_encoder"], doctor.without_causal_mask)
+    bad.save(old / "text_encoder" / "1" / "model.onnx")
+    manifest = Manifest.from_json((old / "manifest.json").read_text())
+    (old / "manifest.json").write_text(replace(manifest, files=file_table(old)).to_json())
+    assert main(["verify", str(old), "--json"]) == 3
+    out, err = capsys.readouterr()
+    refused = {(gate["gate"], gate["subject"]) for gate in json.loads(out)["gates"] if not gate["passed"]}
+    assert ("change by tokens after EOT", "text_encoder.text_embedding") in refused
+    assert err.startswith("error: the gates refused: cosine of text_encoder.text_embedding is ")
+    assert len(err.splitlines()) == 1
+    assert main(["verify", str(old)]) == 3
+    assert "REFUSED" in capsys.readouterr().out

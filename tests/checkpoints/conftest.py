@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -139,3 +142,17 @@ def small_openai(openai_clip: OpenAiFactory) -> OpenAiClip:
 def state(small_openai: OpenAiClip) -> dict[str, Tensor]:
     """Its state dict, to be spoilt."""
     return dict(small_openai.state_dict())
+
+
+@pytest.fixture
+def torchscript(small_openai: OpenAiClip, tmp_path: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(small_openai), str(tmp_path / "script.pt"))
+    return tmp_path / "script.pt"
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny checkpoint folder, to be spoilt."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "checkpoint"))

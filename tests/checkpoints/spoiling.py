@@ -1,0 +1,36 @@
+"""How checkpoints are spoilt, and how to see that they are refused."""
+
+from __future__ import annotations
+
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from lrclr.checkpoints import load_checkpoint
+from lrclr.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def saved(content: object, file: Path) -> Path:
+    torch.save(content, file)
+    return file
+
+
+def repacked(source: Path, target: Path, changes: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    """A zip archive with other contents under some names (by their endings)."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
+        for name in old.namelist():
+            ending = next((ending for ending in changes if name.endswith(ending)), None)
+            new.writestr(name, old.read(name) if ending is None else changes[ending])
+    return target

@@ -138,7 +138,7 @@ def _put(phantom: Phantom, item: Item, rng: np.random.Generator) -> tuple[Phanto
             kept, lift = item.between(0.75, 0.65, 0.55, 0.45), item.between(6, 12, 20, 28)
             return opacities.atelectasis(phantom, item.lobe, kept=kept, lift_mm=lift)
         case "Lung Lesion", _:
-            return opacities.lesion(phantom, item.lobe, rng, radius_mm=item.between(7, 10, 15, 24), hu=90)
+            return opacities.lesion(phantom, item.lobe, rng, radius_mm=item.between(8, 11, 16, 24), hu=90)
         case "Edema", _:
             amount, reach = item.between(0.22, 0.32, 0.45, 0.6), item.between(38, 42, 48, 58)
             return opacities.edema(phantom, rng, amount=amount, reach_mm=reach)

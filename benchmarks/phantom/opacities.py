@@ -139,7 +139,7 @@ def _ball(
     # Where much lung is in line, so that neither heart nor diaphragm hides it.
     side = next(side for side, lobes in _SIDES if lobe in lobes)
     depth = share(phantom, LUNGS[side], cut, 2).sum(axis=1, keepdims=True)
-    places = np.argwhere((soft > 0.8) & (depth > 0.5 * depth.max()))
+    places = np.argwhere((soft > 0.8) & (depth > 0.6 * depth.max()))
     if not len(places):
         raise ValueError(f"{lobe} is too thin for this finding")
     centre = places[rng.integers(len(places))] + [side.start for side in cut]

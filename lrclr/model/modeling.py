@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 from lrclr.errors import UsageError
 from lrclr.model.attention import IMPLEMENTATION, AttentionRecorder, attend, split_heads
 from lrclr.model.configuration import LrclrConfig
+from lrclr.model.contrastive import contrastive_loss
 from lrclr.model.fusion import FusionHead, FusionLinear
 from lrclr.model.regions import Regions, SelectRegions, select_regions
 
@@ -170,7 +171,7 @@ class LrclrModel(CLIPModel):  # type: ignore[misc]
                 raise UsageError(
                     f"a loss needs one prompt for each image; got {logits.shape[0]} images, {logits.shape[1]} prompts"
                 )
-            loss = _contrastive(logits) + self.config.local_loss_weight * _contrastive(scale * local)
+            loss = contrastive_loss(logits) + self.config.local_loss_weight * contrastive_loss(scale * local)
         return LrclrOutput(
             loss=loss,
             logits_per_image=logits,
@@ -188,8 +189,3 @@ def _unit(embedding: Tensor) -> Tensor:
     # Spelled as transformers' CLIP spells it: nn.functional.normalize rounds differently.
     embedding = embedding.float()
     return embedding / embedding.square().sum(-1, keepdim=True).sqrt()
-
-
-def _contrastive(logits: Tensor) -> Tensor:
-    target = torch.arange(logits.shape[0], device=logits.device)
-    return (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.t(), target)) / 2

@@ -1,0 +1,155 @@
+"""What an evaluation found: plain numbers, written to JSON unchanged and drawn by every report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Estimate", "Evaluation", "Example", "FindingQuality", "Grounding", "MeanQuality"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its 95 % bootstrap interval; ``None`` where it is not defined."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FindingQuality:
+    """How well one finding is recognised.
+
+    Attributes:
+        name: the finding.
+        positives, negatives: images that count; uncertain and unlabelled ones are `left_out`.
+        undefined: why the figures below are ``None``, in words; "" where they are defined.
+        auroc, average_precision: of the combined score.
+        auroc_global, auroc_local: of either score alone.
+        threshold: probability from which the finding is called, chosen on validation; ``None`` without validation.
+        f1, sensitivity, specificity: at that threshold.
+        calibration_error: expected calibration error of the probabilities, 15 bins of equal width.
+        calibration_error_scaled: the same with the `score_scale` fitted on validation.
+        roc: ``(false positive rate, true positive rate)``, at most 200 points.
+        reliability: per filled bin ``(mean probability, share of positives, images)``, with the fitted scale if any.
+    """
+
+    name: str
+    positives: int
+    negatives: int
+    left_out: int
+    undefined: str
+    auroc: Estimate
+    average_precision: Estimate
+    auroc_global: Estimate
+    auroc_local: Estimate
+    threshold: float | None
+    f1: Estimate
+    sensitivity: Estimate
+    specificity: Estimate
+    calibration_error: float | None
+    calibration_error_scaled: float | None
+    roc: tuple[tuple[float, float], ...]
+    reliability: tuple[tuple[float, float, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MeanQuality:
+    """Means over the findings for which a figure is defined; every resample draws the same images for all of them."""
+
+    findings: int
+    auroc: Estimate
+    average_precision: Estimate
+    auroc_global: Estimate
+    auroc_local: Estimate
+    f1: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Grounding:
+    """How well a finding is located, over the images that have it and a mask or box of it.
+
+    Attributes:
+        name: the finding, or "mean".
+        images: how many.
+        pointing: share in which the patch with the most region attention touches the mask.
+        pointing_rollout: the same for the patch of greatest importance, which knows of no finding.
+        pointing_chance: share of all patches that touch the mask, the mean over images.
+        hit_rate: share in which at least one selected region touches the mask.
+        hit_rate_chance: the same for as many different patches drawn at random.
+        mass: region attention that lies inside the mask, each patch's by the share of it that the mask covers.
+        mass_rollout: the same for importance, normalised over the regions.
+        mass_chance: share of the input that the mask covers.
+    """
+
+    name: str
+    images: int
+    pointing: Estimate
+    pointing_rollout: Estimate
+    pointing_chance: float | None
+    hit_rate: Estimate
+    hit_rate_chance: float | None
+    mass: Estimate
+    mass_rollout: Estimate
+    mass_chance: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An image for the gallery, best or worst of its finding. Only in memory and in the HTML page, never in JSON.
+
+    Attributes:
+        finding: which one was asked for.
+        kind: "best", "missed" (has it, low probability) or "false alarm".
+        probability: the answer.
+        picture: PNG bytes of the radiograph with its heat map beside it.
+    """
+
+    finding: str
+    kind: str
+    probability: float
+    picture: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One model on the images of one manifest. Research use only.
+
+    Attributes:
+        model: kind ("checkpoint" or "bundle"), hash, precision, engine.
+        data: hash of the manifest, split, images, images that could not be read, rows left out.
+        settings: bootstrap resamples, seed, preset, splits.
+        environment: versions and machine.
+        alpha: weight of the local score in effect, and ``alpha_from``: "model", "given" or "validation".
+        alpha_sweep: ``(alpha, mean AUROC on validation)``; empty without validation.
+        score_scale: fitted on validation; ``None`` without.
+        findings: one per finding, in order.
+        mean: over findings.
+        grounding: one per finding with masks, then "mean"; empty without masks.
+    """
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    settings: dict[str, Any]
+    environment: dict[str, str]
+    alpha: float
+    alpha_from: str
+    alpha_sweep: tuple[tuple[float, float], ...]
+    score_scale: float | None
+    findings: tuple[FindingQuality, ...]
+    mean: MeanQuality
+    grounding: tuple[Grounding, ...]
+
+    def to_json(self) -> str:
+        """The evaluation as JSON, with its schema version."""
+        raise NotImplementedError
+
+    def save_json(self, path: Path) -> None:
+        """Write `to_json` to a file."""
+        raise NotImplementedError

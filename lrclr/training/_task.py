@@ -1,0 +1,170 @@
+"""What is minimised: the global and the local contrastive loss over one batch, however it is cut into pieces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.utils.checkpoint import checkpoint
+
+from lrclr.errors import UsageError
+from lrclr.model.contrastive import contrastive_loss, word_region_score
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lrclr.model import LrclrModel
+
+__all__ = ["ContrastiveTask", "LocalLoss", "LossSettings"]
+
+LocalLoss = Literal["none", "pair", "pair+words"]
+
+
+@dataclass(frozen=True, slots=True)
+class LossSettings:
+    """What is minimised, and in pieces of which size.
+
+    Attributes:
+        local: ``"pair"`` is the contrastive loss over the fusion head's scores; ``"pair+words"`` adds one over the
+            alignment of words and regions where they enter the fusion head; ``"none"`` leaves the fusion head alone,
+            which is CheXzero's loss.
+        local_weight: of the local loss beside the global one.
+        encode_at_once: images, and texts, that are encoded with their activations in memory; 0 for all. The loss is
+            that of the whole batch whatever this is; each piece is encoded twice.
+        pairs_at_once: image-text pairs in the fusion head with their activations in memory; 0 for all.
+    """
+
+    local: LocalLoss = "pair"
+    local_weight: float = 1.0
+    encode_at_once: int = 0
+    pairs_at_once: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.local not in ("none", "pair", "pair+words"):
+            raise UsageError(f"there is no local loss {self.local!r}", fix="Choose none, pair or pair+words.")
+        if self.local_weight < 0:
+            raise UsageError("the local loss cannot weigh less than 0")
+        if self.encode_at_once < 0 or self.pairs_at_once < 0:
+            raise UsageError("a piece cannot hold fewer than 0 images or pairs")
+
+
+class ContrastiveTask(nn.Module):
+    """Wraps a network so that its forward pass gives the loss of the batch of all processes.
+
+    Under `torch.distributed` every process passes its part of the batch; embeddings, text tokens and fused scores are
+    gathered with their gradients, each process fuses its own images with all texts, and each sees the whole loss. With
+    gradients averaged over the processes, as DistributedDataParallel does, the step is that of one process with the
+    whole batch.
+    """
+
+    def __init__(self, model: LrclrModel, settings: LossSettings) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+
+    def forward(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, text_key: Tensor
+    ) -> dict[str, Tensor]:
+        """The loss of a batch in which image i belongs to text i.
+
+        Args:
+            pixel_values: ``[B, 3, H, W]``.
+            input_ids: ``[B, T]``.
+            attention_mask: ``[B, T]``.
+            text_key: ``[B]`` int64; equal for texts that are the same, which are no negatives of each other.
+
+        Returns:
+            ``loss``, and its parts ``global_loss`` and, with a local loss, ``local_loss``, detached.
+        """
+        settings, model = self.settings, self.model
+        local_wanted = settings.local != "none" and settings.local_weight > 0
+        image, regions = _in_pieces(self._encode_image, settings.encode_at_once, pixel_values)
+        input_ids, attention_mask = _same_length(input_ids, attention_mask)
+        text, words = _in_pieces(self._encode_text, settings.encode_at_once, input_ids)
+        key = _gathered(text_key)
+        same = key[:, None] == key[None, :]
+        scale = model.logit_scale.exp().float()
+        total = contrastive_loss(scale * _gathered(image) @ _gathered(text).t(), same)
+        result = {"global_loss": total.detach()}
+        if local_wanted:
+            words, mask = _gathered(words), _gathered(attention_mask)
+            local = self._local_loss(regions, words, mask, same, scale)
+            total = total + settings.local_weight * local
+            result["local_loss"] = local.detach()
+        return {"loss": total, **result}
+
+    def _encode_image(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        encoding = self.model.encode_image(pixel_values)
+        return encoding.embedding, encoding.regions.tokens
+
+    def _encode_text(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        encoding = self.model.encode_text(input_ids)
+        return encoding.embedding, encoding.tokens
+
+    def _local_loss(self, regions: Tensor, words: Tensor, mask: Tensor, same: Tensor, scale: Tensor) -> Tensor:
+        images = self.settings.pairs_at_once // len(words) if self.settings.pairs_at_once else 0
+        pieces = max(1, images) if self.settings.pairs_at_once else 0
+
+        def score(some: Tensor) -> tuple[Tensor, ...]:
+            fused = self.model.fusion_head(some, words, mask)[0]
+            return (fused, self._alignment(some, words, mask)) if self.settings.local == "pair+words" else (fused,)
+
+        scores = _in_pieces(score, pieces, regions)
+        return torch.stack([contrastive_loss(scale * _gathered(part), same) for part in scores]).mean()
+
+    def _alignment(self, regions: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        head = self.model.fusion_head
+        # Neither CLS nor the markers of beginning and end are regions or words.
+        end = mask.sum(-1, keepdim=True) - 1
+        position = torch.arange(mask.shape[1], device=mask.device)
+        inner = (position > 0) & (position < end)
+        image = head.image_projection(head.image_norm(regions[:, 1:]))
+        return word_region_score(image, head.text_projection(words), inner)
+
+
+def _in_pieces(function: Callable[[Tensor], tuple[Tensor, ...]], size: int, batch: Tensor) -> tuple[Tensor, ...]:
+    """`function` over a batch, piece by piece; what a piece computed in between is computed again for its gradient."""
+    if size == 0 or size >= len(batch):
+        return function(batch)
+    parts = [checkpoint(function, piece, use_reentrant=False) for piece in torch.split(batch, size)]
+    return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
+
+
+def _processes() -> int:
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def _gathered(tensor: Tensor) -> Tensor:
+    """The parts of all processes in order, through which gradients flow back to each."""
+    if _processes() == 1:
+        return tensor
+    gathered: Tensor = _Gather.apply(tensor)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+def _same_length(input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Texts padded to the longest of any process."""
+    if _processes() == 1:
+        return input_ids, mask
+    longest = torch.tensor(input_ids.shape[1], device=input_ids.device)
+    distributed.all_reduce(longest, distributed.ReduceOp.MAX)
+    more = (0, int(longest) - input_ids.shape[1])
+    return nn.functional.pad(input_ids, more), nn.functional.pad(mask, more)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        ctx.rows = len(tensor)
+        parts = [torch.empty_like(tensor) for _ in range(_processes())]
+        distributed.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(gradient)
+        start = distributed.get_rank() * ctx.rows
+        return gradient[start : start + ctx.rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from lrclr.bundle import Bundle
 from lrclr.engines import Engine, OnnxRuntimeEngine
 from lrclr.errors import ImageError, NonFiniteError, UsageError
+from lrclr.model_spec import ModelSpec
 from lrclr.preprocess import preprocess_batch
 from lrclr.results import FindingResult, Prediction, Region
 from lrclr.scoring import combined_score, finding_scores, global_score, probabilities
@@ -22,12 +23,36 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lrclr.checkpoints import Checkpoint
     from lrclr.findings import FindingSet
 
-__all__ = ["ZeroShotClassifier"]
+__all__ = ["Answers", "ZeroShotClassifier"]
 
 _MAX_PAIRS = 2048  # image-prompt pairs in the fusion head at once: bounds its memory
 _PROMPT_SETS = 16
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of B images about F findings, in arrays.
+
+    Attributes:
+        probability: ``[B, F]``, with the alpha that was asked for.
+        global_positive, global_negative: ``[B, F]``, cosine of the image with the prompts of that sign, their mean.
+        local_positive, local_negative: ``[B, F]``, the fusion head's score, likewise.
+        region_attention: ``[B, F, R]``, of the positive prompts on each selected region, their mean.
+        region_index: ``[B, R]``, the regions' patches, row-major.
+        region_importance: ``[B, R]``, attention rollout of CLS on them.
+    """
+
+    probability: NDArray[np.float32]
+    global_positive: NDArray[np.float32]
+    global_negative: NDArray[np.float32]
+    local_positive: NDArray[np.float32]
+    local_negative: NDArray[np.float32]
+    region_attention: NDArray[np.float32]
+    region_index: NDArray[np.int64]
+    region_importance: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -40,18 +65,17 @@ class _Prompts:
 
 
 class ZeroShotClassifier:
-    """Answers for images with a bundle. Safe to call from several threads.
+    """Answers for images with a model. Safe to call from several threads.
 
     Args:
-        bundle: what to answer with.
+        model: what to answer with.
         engine: what runs its graphs.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
-        self.bundle, self.engine = bundle, engine
-        scoring = bundle.manifest.scoring
-        self.fusion_trained = bool(scoring["fusion_trained"])
-        self._alpha, self._scale = float(scoring["alpha"]), float(scoring["score_scale"])
+    def __init__(self, model: Bundle | ModelSpec, engine: Engine) -> None:
+        self._bundle = model if isinstance(model, Bundle) else None
+        self.spec = ModelSpec.of_bundle(model) if isinstance(model, Bundle) else model
+        self.engine = engine
         self._prompts: OrderedDict[tuple[str, ...], _Prompts] = OrderedDict()
         self._lock = Lock()
 
@@ -69,6 +93,38 @@ class ZeroShotClassifier:
         bundle = Bundle(path)
         return cls(bundle, OnnxRuntimeEngine(bundle, provider=provider, threads=threads))
 
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint | str | os.PathLike[str], *, device: str = "cpu"
+    ) -> ZeroShotClassifier:
+        """Answer with a checkpoint in PyTorch: slower than its bundle, and what the bundle is measured against.
+
+        Args:
+            checkpoint: in memory, or the file or folder to read it from.
+            device: where torch runs.
+        """
+        from lrclr.checkpoints import Checkpoint, load_checkpoint
+        from lrclr.engines._torch import TorchEngine
+
+        loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
+        return cls(ModelSpec.of_checkpoint(loaded), TorchEngine(loaded.model, device))
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that answers.
+
+        Raises:
+            UsageError: it is no bundle; `spec` tells what is known of any model.
+        """
+        if self._bundle is None:
+            raise UsageError(f"this classifier answers with a {self.spec.kind}, and has no bundle")
+        return self._bundle
+
+    @property
+    def fusion_trained(self) -> bool:
+        """Whether the fusion head was ever tuned."""
+        return self.spec.fusion_trained
+
     def predict(
         self,
         images: Sequence[NDArray[np.uint8]],
@@ -80,14 +136,14 @@ class ZeroShotClassifier:
 
         Args:
             images: any number of any sizes.
-            findings: what to ask for; the bundle's own if not given.
-            alpha: weight of the local score, instead of the bundle's.
+            findings: what to ask for; the model's own if not given.
+            alpha: weight of the local score, instead of the model's.
 
         Returns:
             One prediction an image, in order.
 
         Raises:
-            UsageError: `alpha` is not usable with this bundle.
+            UsageError: `alpha` is not usable with this model.
             FindingsError: a prompt is too long.
             ImageError: an image is not what `read_image` gives.
             NonFiniteError: the graphs gave NaN or infinity.
@@ -95,7 +151,7 @@ class ZeroShotClassifier:
         if len(images) == 0:
             return []
         sizes = [image.shape[:2] for image in images]
-        return self.predict_pixels(preprocess_batch(images, self.bundle.preprocess), sizes, findings, alpha)
+        return self.predict_pixels(preprocess_batch(images, self.spec.preprocess), sizes, findings, alpha)
 
     def predict_pixels(
         self,
@@ -105,35 +161,60 @@ class ZeroShotClassifier:
         alpha: float | None = None,
     ) -> list[Prediction]:
         """As `predict`, for images that are preprocessed already: ``[B, 3, S, S]``, and their sizes before that."""
-        side = self.bundle.preprocess.image_size
+        side = self.spec.preprocess.image_size
         if pixel_values.shape != (len(sizes), 3, side, side):
             raise ImageError(
                 f"pixel values have shape {list(pixel_values.shape)}", why=f"expected [{len(sizes)}, 3, {side}, {side}]"
             )
+        findings = findings or self.spec.findings
+        alpha = self._checked_alpha(alpha)
+        if len(sizes) == 0:
+            return []
+        answers = self.answer_pixels(pixel_values, findings, alpha)
+        return list(self._predictions(answers, sizes, findings, alpha))
+
+    def answer_pixels(
+        self, pixel_values: NDArray[np.float32], findings: FindingSet | None = None, alpha: float | None = None
+    ) -> Answers:
+        """The arrays behind `predict_pixels`.
+
+        Args:
+            pixel_values: ``[B, 3, S, S]``, preprocessed.
+            findings: what to ask for; the model's own if not given.
+            alpha: weight of the local score in the probability, instead of the model's.
+
+        Raises:
+            As `predict`.
+        """
+        side = self.spec.preprocess.image_size
+        if pixel_values.shape[1:] != (3, side, side) or len(pixel_values) == 0:
+            raise ImageError(
+                f"pixel values have shape {list(pixel_values.shape)}", why=f"expected [images, 3, {side}, {side}]"
+            )
         if not np.isfinite(pixel_values).all():
             raise ImageError("pixel values hold NaN or infinity")
-        findings = findings or self.bundle.findings
+        findings = findings or self.spec.findings
         alpha = self._checked_alpha(alpha)
         prompts = self._features(findings.prompts)
-        step = self.bundle.manifest.max_batch
-        return [
-            prediction
-            for start in range(0, len(sizes), step)
-            for prediction in self._answer(
-                pixel_values[start : start + step], sizes[start : start + step], findings, prompts, alpha
-            )
+        step = self.spec.max_batch
+        parts = [
+            self._answer(pixel_values[start : start + step], findings, prompts, alpha)
+            for start in range(0, len(pixel_values), step)
         ]
+        if len(parts) == 1:
+            return parts[0]
+        return Answers(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Answers)))
 
     def _checked_alpha(self, alpha: float | None) -> float:
         if alpha is None:
-            return self._alpha
+            return self.spec.alpha
         if not 0.0 <= alpha <= 1.0:
             raise UsageError(f"alpha is {alpha}", fix="It must be between 0 and 1.")
         if alpha > 0.0 and not self.fusion_trained:
             raise UsageError(
-                f"alpha is {alpha}, but this bundle's fusion head was never trained",
+                f"alpha is {alpha}, but the fusion head of this {self.spec.kind} was never trained",
                 why="its local scores mean nothing",
-                fix="Leave alpha at 0, or export a checkpoint with a trained fusion head.",
+                fix="Leave alpha at 0, or use a checkpoint with a trained fusion head.",
             )
         return alpha
 
@@ -142,7 +223,7 @@ class ZeroShotClassifier:
             if prompts in self._prompts:
                 self._prompts.move_to_end(prompts)
                 return self._prompts[prompts]
-        tokens = self.bundle.tokenizer.encode(prompts)
+        tokens = self.spec.tokenizer.encode(prompts)
         text = self._run("text_encoder", {"input_ids": tokens.input_ids})
         features = _Prompts(text["text_embedding"], text["text_tokens"], tokens.mask)
         with self._lock:
@@ -152,38 +233,42 @@ class ZeroShotClassifier:
         return features
 
     def _answer(
-        self,
-        pixel_values: NDArray[np.float32],
-        sizes: Sequence[tuple[int, ...]],
-        findings: FindingSet,
-        prompts: _Prompts,
-        alpha: float,
-    ) -> Iterator[Prediction]:
+        self, pixel_values: NDArray[np.float32], findings: FindingSet, prompts: _Prompts, alpha: float
+    ) -> Answers:
         image = self._run("image_encoder", {"pixel_values": pixel_values})
         local, attention = self._fuse(image["region_tokens"], prompts)
         global_ = global_score(image["image_embedding"], prompts.embedding)
-        probability = probabilities(combined_score(global_, local, alpha), findings, self._scale)
-        global_positive, global_negative = finding_scores(global_, findings)
-        local_positive, local_negative = finding_scores(local, findings)
+        return Answers(
+            probabilities(combined_score(global_, local, alpha), findings, self.spec.score_scale),
+            *finding_scores(global_, findings),
+            *finding_scores(local, findings),
+            np.stack([attention[:, index].mean(1) for index in findings.positive_index], axis=1),
+            image["region_index"],
+            image["region_importance"],
+        )
+
+    def _predictions(
+        self, answers: Answers, sizes: Sequence[tuple[int, ...]], findings: FindingSet, alpha: float
+    ) -> Iterator[Prediction]:
         for b, (height, width) in enumerate(sizes):
-            geometry = self.bundle.preprocess.geometry(height, width)
+            geometry = self.spec.preprocess.geometry(height, width)
             regions = tuple(
-                Region(int(patch), float(importance), geometry.box(int(patch), self.bundle.patch_size))
-                for patch, importance in zip(image["region_index"][b], image["region_importance"][b], strict=True)
+                Region(int(patch), float(importance), geometry.box(int(patch), self.spec.patch_size))
+                for patch, importance in zip(answers.region_index[b], answers.region_importance[b], strict=True)
             )
             results = tuple(
                 FindingResult(
-                    finding.name,
-                    float(probability[b, f]),
-                    float(global_positive[b, f]),
-                    float(global_negative[b, f]),
-                    float(local_positive[b, f]),
-                    float(local_negative[b, f]),
-                    tuple(attention[b, findings.positive_index[f]].mean(0).tolist()),
+                    name,
+                    float(answers.probability[b, f]),
+                    float(answers.global_positive[b, f]),
+                    float(answers.global_negative[b, f]),
+                    float(answers.local_positive[b, f]),
+                    float(answers.local_negative[b, f]),
+                    tuple(answers.region_attention[b, f].tolist()),
                 )
-                for f, finding in enumerate(findings.findings)
+                for f, name in enumerate(findings.names)
             )
-            yield Prediction(height, width, results, regions, alpha, self.fusion_trained)
+            yield Prediction(height, width, results, regions, alpha, self.spec.fusion_trained)
 
     def _fuse(
         self, region_tokens: NDArray[np.float32], prompts: _Prompts

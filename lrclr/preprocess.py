@@ -46,28 +46,55 @@ def preprocess(image: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.flo
         ImageError: wrong type or shape, no pixels, or too narrow for the recipe.
         ImageLimitError: so long and narrow that resizing it would take gigabytes.
     """
+    return from_canvas(to_canvas(image, spec), spec)
+
+
+def to_canvas(image: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.uint8]:
+    """The first stage of :func:`preprocess`, all of it in 8 bits: what is worth keeping between epochs.
+
+    Returns:
+        uint8 ``[S', S']``, or ``[S', S', 3]`` for a coloured image under ``clip``; S' is ``spec.canvas`` under
+        ``chexzero`` and ``spec.image_size`` under ``clip``.
+
+    Raises:
+        ImageError, ImageLimitError: as in :func:`preprocess`.
+    """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         found = getattr(image, "dtype", type(image).__name__)
         raise ImageError(f"an image must be an array of uint8, not {found}", fix="Window it to 8 bits first.")
     if image.ndim not in {2, 3} or image.shape[2:] not in {(), (3,)}:
         raise ImageError(f"an image must have the shape [H, W] or [H, W, 3], not {list(image.shape)}")
     rows, columns = resized_size(spec, *image.shape[:2])
-    table = _table(spec.kind, spec.mean, spec.std)
     if spec.canvas is None:
         size = spec.image_size
         left, top = -corner(spec, size, columns), -corner(spec, size, rows)
         # Grey stays grey until the table: Pillow filters each channel alone, so three equal ones are needless work.
         resized = Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC)
-        pixels = np.asarray(resized.crop((left, top, left + size, top + size)))
-        if pixels.ndim == 2:
-            return np.take(table, pixels, axis=1)
-        return np.stack([table[channel][pixels[..., channel]] for channel in range(3)])
+        return np.asarray(resized.crop((left, top, left + size, top + size)))
     resized = Image.fromarray(image).resize((columns, rows), Image.Resampling.LANCZOS)
     canvas = Image.new("L", (spec.canvas, spec.canvas))
     # Pasting turns RGB into grey after the resize, as CheXzero does; grey = (g, g, g) gives g back exactly.
     canvas.paste(resized, (corner(spec, spec.canvas, columns), corner(spec, spec.canvas, rows)))
+    return np.asarray(canvas)
+
+
+def from_canvas(canvas: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.float32]:
+    """The second stage of :func:`preprocess`: normalised values of the size that the encoder reads.
+
+    Args:
+        canvas: what :func:`to_canvas` made with the same recipe; not checked.
+        spec: the recipe.
+
+    Returns:
+        float32 ``[3, S, S]``.
+    """
+    table = _table(spec.kind, spec.mean, spec.std)
+    if spec.canvas is None:
+        if canvas.ndim == 2:
+            return np.take(table, canvas, axis=1)
+        return np.stack([table[channel][canvas[..., channel]] for channel in range(3)])
     weights = _bicubic_weights(spec.canvas, spec.image_size)
-    plane = weights @ table[0][np.asarray(canvas)] @ weights.T
+    plane = weights @ table[0][canvas] @ weights.T
     return np.repeat(plane[None], 3, axis=0)
 
 

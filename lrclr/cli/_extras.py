@@ -18,6 +18,17 @@ def require_export() -> None:
     _require("export", ("onnx", "onnxscript", "tritonclient", "google.protobuf"), "exporting a checkpoint")
 
 
+def require_evaluate() -> None:
+    """Raise MissingExtraError where models cannot be judged."""
+    _require("evaluate", ("sklearn", "matplotlib"), "judging a model")
+
+
+def require_train() -> None:
+    """Raise MissingExtraError where checkpoints cannot be tuned."""
+    require_torch()
+    _require("train", ("accelerate", "sklearn", "matplotlib"), "training")
+
+
 def _require(extra: str, packages: tuple[str, ...], purpose: str) -> None:
     for package in packages:
         try:

@@ -1,4 +1,4 @@
-"""What runs a bundle's graphs."""
+"""What runs a model's graphs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,22 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Engine", "OnnxRuntimeEngine"]
+    from lrclr.engines._torch import TorchEngine
+
+__all__ = ["Engine", "OnnxRuntimeEngine", "TorchEngine"]
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up when first used: whoever answers with a bundle needs no torch.
+    if name == "TorchEngine":
+        from lrclr.engines._torch import TorchEngine
+
+        return TorchEngine
+    raise AttributeError(f"module 'lrclr.engines' has no attribute {name!r}")
 
 
 class Engine(Protocol):
-    """Runs the graphs of one bundle; safe to call from several threads."""
+    """Runs the graphs of one model; safe to call from several threads."""
 
     @property
     def name(self) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+from lrclr.evaluation._write import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Estimate", "Evaluation", "Example", "FindingQuality", "Grounding", "MeanQuality"]
 
 SCHEMA_VERSION = 1
+_DECIMALS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +151,27 @@ class Evaluation:
     grounding: tuple[Grounding, ...]
 
     def to_json(self) -> str:
-        """The evaluation as JSON, with its schema version."""
-        raise NotImplementedError
+        """The evaluation as JSON, with its schema version.
+
+        Floats are rounded to six decimals, so that two evaluations can be compared by `diff`.
+        """
+        return json_text({"schema": SCHEMA_VERSION, **asdict(self)})
 
     def save_json(self, path: Path) -> None:
-        """Write `to_json` to a file."""
-        raise NotImplementedError
+        """Write `to_json` to a file, whole or not at all."""
+        write_whole(path, self.to_json().encode())
+
+
+def json_text(content: dict[str, Any]) -> str:
+    """A report as JSON."""
+    return json.dumps(_rounded(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, _DECIMALS)
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(each) for each in value]
+    return value

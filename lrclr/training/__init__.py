@@ -1,0 +1,17 @@
+"""Tuning a checkpoint on images and their reports. Importing it imports torch and transformers."""
+
+from lrclr.training._augment import Augmentation
+from lrclr.training._listener import TrainListener
+from lrclr.training._run import TrainResult, train
+from lrclr.training._settings import TrainSettings
+from lrclr.training._task import ContrastiveTask, LossSettings
+
+__all__ = [
+    "Augmentation",
+    "ContrastiveTask",
+    "LossSettings",
+    "TrainListener",
+    "TrainResult",
+    "TrainSettings",
+    "train",
+]

@@ -11,11 +11,13 @@ from torch.utils.checkpoint import checkpoint
 
 from lrclr.errors import UsageError
 from lrclr.model.contrastive import contrastive_loss, word_region_score
+from lrclr.model.regions import select_regions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from lrclr.model import LrclrModel
+    from lrclr.model.regions import Regions
 
 __all__ = ["ContrastiveTask", "LocalLoss", "LossSettings"]
 
@@ -78,40 +80,55 @@ class ContrastiveTask(nn.Module):
         Returns:
             ``loss``, and its parts ``global_loss`` and, with a local loss, ``local_loss``, detached.
         """
-        settings, model = self.settings, self.model
-        local_wanted = settings.local != "none" and settings.local_weight > 0
-        image, regions = _in_pieces(self._encode_image, settings.encode_at_once, pixel_values)
-        input_ids, attention_mask = _same_length(input_ids, attention_mask)
+        return self.loss(*self.encode_images(pixel_values), input_ids, attention_mask, text_key)
+
+    def encode_images(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings ``[B, D]`` and region tokens ``[B, 1+R, D_image]``, in pieces of `encode_at_once`."""
+        embedding, regions = _in_pieces(self._encode_image, self.settings.encode_at_once, pixel_values)
+        return embedding, regions
+
+    def loss(
+        self, image: Tensor, regions: Tensor, input_ids: Tensor, attention_mask: Tensor, text_key: Tensor
+    ) -> dict[str, Tensor]:
+        """`forward` from what `encode_images` gave, so that an image that is scored as well is encoded once."""
+        settings = self.settings
+        input_ids, mask = _same_length(input_ids, attention_mask)
         text, words = _in_pieces(self._encode_text, settings.encode_at_once, input_ids)
         key = _gathered(text_key)
         same = key[:, None] == key[None, :]
-        scale = model.logit_scale.exp().float()
-        total = contrastive_loss(scale * _gathered(image) @ _gathered(text).t(), same)
+        scale = self.model.logit_scale.exp().float()
+        total = contrastive_loss(_product(scale * _gathered(image), _gathered(text)), same)
         result = {"global_loss": total.detach()}
-        if local_wanted:
-            words, mask = _gathered(words), _gathered(attention_mask)
-            local = self._local_loss(regions, words, mask, same, scale)
+        if settings.local != "none" and settings.local_weight > 0:
+            local = self._local_loss(regions, _gathered(words), _gathered(mask), same, scale)
             total = total + settings.local_weight * local
             result["local_loss"] = local.detach()
         return {"loss": total, **result}
 
     def _encode_image(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        encoding = self.model.encode_image(pixel_values)
+        encoding = self.model.encode_image(pixel_values, select=_select_in_float32)
         return encoding.embedding, encoding.regions.tokens
 
     def _encode_text(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         encoding = self.model.encode_text(input_ids)
         return encoding.embedding, encoding.tokens
 
-    def _local_loss(self, regions: Tensor, words: Tensor, mask: Tensor, same: Tensor, scale: Tensor) -> Tensor:
-        images = self.settings.pairs_at_once // len(words) if self.settings.pairs_at_once else 0
-        pieces = max(1, images) if self.settings.pairs_at_once else 0
+    def fused(self, regions: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """Local scores ``[B, P]`` of some texts, in pieces of `pairs_at_once`."""
+        scores = _in_pieces(lambda some: (self.model.fusion_head(some, words, mask)[0],), self._images(words), regions)
+        return scores[0]
 
+    def _images(self, words: Tensor) -> int:
+        """Images whose pairs with all texts are fused at once; 0 for all."""
+        at_once = self.settings.pairs_at_once
+        return max(1, at_once // len(words)) if at_once else 0
+
+    def _local_loss(self, regions: Tensor, words: Tensor, mask: Tensor, same: Tensor, scale: Tensor) -> Tensor:
         def score(some: Tensor) -> tuple[Tensor, ...]:
             fused = self.model.fusion_head(some, words, mask)[0]
             return (fused, self._alignment(some, words, mask)) if self.settings.local == "pair+words" else (fused,)
 
-        scores = _in_pieces(score, pieces, regions)
+        scores = _in_pieces(score, self._images(words), regions)
         return torch.stack([contrastive_loss(scale * _gathered(part), same) for part in scores]).mean()
 
     def _alignment(self, regions: Tensor, words: Tensor, mask: Tensor) -> Tensor:
@@ -121,7 +138,9 @@ class ContrastiveTask(nn.Module):
         position = torch.arange(mask.shape[1], device=mask.device)
         inner = (position > 0) & (position < end)
         image = head.image_projection(head.image_norm(regions[:, 1:]))
-        return word_region_score(image, head.text_projection(words), inner)
+        text = head.text_projection(words)
+        with _no_autocast(image):
+            return word_region_score(image, text, inner)
 
 
 def _in_pieces(function: Callable[[Tensor], tuple[Tensor, ...]], size: int, batch: Tensor) -> tuple[Tensor, ...]:
@@ -130,6 +149,22 @@ def _in_pieces(function: Callable[[Tensor], tuple[Tensor, ...]], size: int, batc
         return function(batch)
     parts = [checkpoint(function, piece, use_reentrant=False) for piece in torch.split(batch, size)]
     return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
+
+
+def _no_autocast(tensor: Tensor) -> torch.autocast:
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right.T`` in float32: scaled cosines in half precision are rounded by up to a third."""
+    with _no_autocast(left):
+        return left.float() @ right.float().t()
+
+
+def _select_in_float32(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:
+    """`select_regions`, whose chain would pick other patches in half precision."""
+    with _no_autocast(tokens):
+        return select_regions(maps, tokens, top_k, mean)
 
 
 def _processes() -> int:

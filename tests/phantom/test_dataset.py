@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,40 +21,22 @@ from scipy import ndimage
 from benchmarks.phantom import ct, make_dataset, opacities, render
 from benchmarks.phantom.cases import FINDINGS, NO_FINDING, SIZES, Case, Item, draw_case, put_in
 from benchmarks.phantom.contact_sheet import contact_sheet
-from benchmarks.phantom.make_dataset import COLUMNS, Settings
+from benchmarks.phantom.make_dataset import COLUMNS, GENERATOR, Settings
 from benchmarks.phantom.picture import SPLITS, make_picture, streams
 from benchmarks.phantom.project import camera_of, project, shadow
 from benchmarks.phantom.reports import write_report
 from lrclr.errors import UsageError
+from tests.phantom.bodies import NUMBERS, SHAPE, SPACING, made_up_body, said, tree, write_ct
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from benchmarks.phantom.picture import Split
 
-    from numpy.typing import NDArray
-
-SHAPE, SPACING = (80, 60, 90), 4.0
-NUMBERS = {name: number for number, name in enumerate([*ct.LUNGS["left"], *ct.LUNGS["right"], "heart"], start=10)}
-SOFT, LUNG = (float(value) for value in ct.attenuation_from_hu(np.array([40, -840], np.float32)))
-
-
-def ellipsoid(centre: tuple[int, int, int], radii: tuple[int, int, int]) -> NDArray[np.bool_]:
-    grid = np.ogrid[tuple(slice(n) for n in SHAPE)]
-    return np.asarray(sum(((g - c) / r) ** 2 for g, c, r in zip(grid, centre, radii, strict=True)) <= 1)
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def body() -> ct.Phantom:
-    attenuation, labels = np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.uint8)
-    attenuation[:, 5:55, 5:85] = SOFT
-    down = np.arange(SHAPE[0])[:, None, None]
-    for side, column in (("right", 25), ("left", 65)):
-        lung = ellipsoid((40, 30, column), (28, 20, 15))
-        attenuation[lung] = LUNG
-        for index, name in enumerate(ct.LUNGS[side]):
-            labels[lung & (down >= 10 + index * 20)] = NUMBERS[name]
-    heart = ellipsoid((50, 25, 50), (10, 10, 10))
-    attenuation[heart], labels[heart] = SOFT, NUMBERS["heart"]
-    return ct.Phantom(attenuation, labels, NUMBERS, SPACING)
+    return made_up_body()
 
 
 VIEW = render.View((96, 112), 3.5, pitch_deg=6, yaw_deg=-5, roll_deg=4, distance=1000)
@@ -102,30 +88,15 @@ def test_a_lobe_too_thin_is_refused(body: ct.Phantom) -> None:
         opacities.lesion(thin, "lung_upper_lobe_left", np.random.default_rng(0))
 
 
-WORDS = {
-    "Pleural Effusion": "pleural effusion|pleural fluid",
-    "Consolidation": "consolidat",
-    "Atelectasis": "atelecta|collapse",
-    "Cardiomegaly": "cardiomegaly|enlarge",
-    "Pneumothorax": "pneumothorax",
-    "Lung Lesion": "nodul|lesion",
-    "Edema": "edema",
-}
-NEGATED = re.compile(r"^(No |There is no |Without |Negative )")
-
-
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**63))
 def test_a_report_says_what_there_is(seed: int) -> None:
     rng = np.random.default_rng(seed)
     case = draw_case(rng)
     report = write_report(case, rng)
-    said: dict[bool, set[str]] = {True: set(), False: set()}
-    for sentence in re.findall(r"[^.]+\.", report):
-        there = not NEGATED.match(sentence.strip())
-        said[there] |= {name for name, words in WORDS.items() if re.search(words, sentence, re.IGNORECASE)}
-    assert said[True] == case.names - {NO_FINDING}
-    assert not said[False] & case.names
+    there, denied = said(report)
+    assert there == case.names - {NO_FINDING}
+    assert not denied & case.names
     assert not re.search(r"[{}]|  | \.|\ba extensive", report, re.IGNORECASE)
     for item in case.items:
         assert item.side in report.lower()
@@ -162,45 +133,105 @@ def test_an_external_picture_is_another_domain(body: ct.Phantom) -> None:
     assert contact_sheet(pictures).size == (6 * 64, 64 + 30)
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def make(
+    body: ct.Phantom, splits: dict[Split, int], folder: Path, *, workers: int = 1, overwrite: bool = False
+) -> None:
+    settings = Settings(splits, size=64, seed=3)
+    make_dataset.make_dataset(body, settings, folder, ct_sha256={}, workers=workers, overwrite=overwrite)
 
 
 def test_a_data_set_is_the_same_whatever_makes_it(body: ct.Phantom, tmp_path: Path) -> None:
-    for name, count, workers in (("one", 5, 1), ("two", 5, 2), ("longer", 7, 1)):
-        make = Settings("test", count, size=64, seed=3)
-        make_dataset.make_dataset(body, make, tmp_path / name, workers=workers, overwrite=False)
+    splits: dict[Split, int] = {"test": 5, "external": 3}
+    make(body, splits, tmp_path / "one")
+    make(body, splits, tmp_path / "two", workers=2)
+    make(body, {"test": 7}, tmp_path / "longer")
     one, two, longer = (tree(tmp_path / name) for name in ("one", "two", "longer"))
     assert one == two
-    assert len(one) == 12
-    assert all(longer[name] == content for name, content in one.items() if name.endswith(".png"))
-    with (tmp_path / "one/manifest.csv").open(newline="", encoding="utf-8") as table:
+    assert len(one) == 2 * (5 + 3) + 2
+    assert all(longer[name] == content for name, content in one.items() if "/test/" in name)
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "longer"}
+
+
+def test_a_manifest_says_what_is_in_the_pictures(body: ct.Phantom, tmp_path: Path) -> None:
+    make(body, {"external": 3, "test": 5}, tmp_path / "set")
+    with (tmp_path / "set/manifest.csv").open(newline="", encoding="utf-8") as table:
         rows = list(csv.DictReader(table))
     assert tuple(rows[0]) == COLUMNS
-    for row in rows:
-        assert row["split"] == "test"
-        with Image.open(tmp_path / "one" / row["image"]) as image, Image.open(tmp_path / "one" / row["mask"]) as mask:
+    assert [row["split"] for row in rows] == ["external"] * 3 + ["test"] * 5
+    assert rows[3]["image"] == "images/test/000000.png"
+    for number, row in enumerate(rows):
+        with Image.open(tmp_path / "set" / row["image"]) as image, Image.open(tmp_path / "set" / row["mask"]) as mask:
             assert image.mode == mask.mode == "L"
             assert image.size == mask.size == (64, 64)
             bits = np.bitwise_or.reduce(np.asarray(mask), axis=None)
         labels = [int(row[name]) for name in FINDINGS]
         assert [int(bits) >> k & 1 for k in range(len(FINDINGS))] == labels
         assert int(row[NO_FINDING]) == (not any(labels))
+        picture = make_picture(body, "test" if number > 2 else "external", 3, number - 3 if number > 2 else number, 64)
+        assert row["report"] == picture.report
+
+
+def test_a_data_set_says_how_it_was_made(body: ct.Phantom, tmp_path: Path) -> None:
+    settings = Settings({"test": 2}, size=64)
+    hashes = {"cxr.nii.gz": "0" * 64}
+    make_dataset.make_dataset(body, settings, tmp_path / "set", ct_sha256=hashes, workers=1, overwrite=False)
+    facts = json.loads((tmp_path / "set/dataset.json").read_text(encoding="utf-8"))
+    assert facts["splits"] == {"test": 2}
+    assert (facts["size"], facts["seed"], facts["spacing_mm"]) == (64, 0, 3.0)
+    assert facts["ct_sha256"] == hashes
+    assert facts["packages"]["numpy"] == np.__version__
+    assert facts["mask_bits"] == list(FINDINGS)
+    assert facts["measured"].pop("images_per_second") > 0
+    assert facts["measured"] == {"rendered": 2, "reused": 0, "workers": 1}
+
+
+def test_the_generator_is_all_that_a_picture_depends_on() -> None:
+    modules = "import sys; print(*(name for name in sys.modules if 'phantom' in name))"
+    look = f"import benchmarks.phantom.ct, benchmarks.phantom.picture; {modules}"
+    answer = subprocess.run([sys.executable, "-c", look], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert sorted(answer.stdout.split()) == sorted(
+        ["benchmarks.phantom", *(f"benchmarks.phantom.{name}" for name in GENERATOR)]
+    )
 
 
 def test_a_folder_of_others_is_left_alone(body: ct.Phantom, tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("mine")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(UsageError, match="not ours"):
-            make_dataset.make_dataset(body, Settings("train", 1, 64), tmp_path, workers=1, overwrite=overwrite)
-    assert tree(tmp_path) == {"thesis.txt": b"mine"}
+            make(body, {"train": 1}, mine, overwrite=overwrite)
+    assert tree(tmp_path) == {"mine/thesis.txt": b"mine"}
 
 
-def test_wrong_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    start = ["--split", "train", "--ct", str(tmp_path)]
-    for wrong in ([], ["-o", "x", "--count", "0"], ["-o", "x", "--seed", "-1"], ["-o", "x", "--size", "8"]):
-        with pytest.raises(SystemExit, match="2"):
-            make_dataset.main([*start, *wrong])
-    assert make_dataset.main([*start, "-o", str(tmp_path / "out")]) == 2
-    assert "the chest CT is incomplete" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (["--splits", "train"], "with '=' and a number"),
+        (["--splits", "train=3,train=4"], "once"),
+        (["--splits", "tset=3"], "train, validation, test, external"),
+        (["--splits", "train=-3"], "number"),
+        (["--splits", "train=0"], "from 1 to 1,000,000"),
+        (["--splits", "train=1", "--seed", "-1"], "--seed must be 0 or more"),
+        (["--splits", "train=1", "--size", "8"], "--size 32 or more"),
+        (["--splits", "train=1"], "the chest CT is incomplete"),
+    ],
+)
+def test_wrong_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str], why: str) -> None:
+    assert make_dataset.main([*wrong, "--ct", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
+    assert why in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_call_that_makes_nothing() -> None:
+    with pytest.raises(SystemExit, match="2"):
+        make_dataset.main(["--splits", "train=1"])
+
+
+def test_a_contact_sheet_alone(tmp_path: Path) -> None:
+    write_ct(tmp_path)
+    sheet = tmp_path / "sheet.png"
+    call = ["--splits", "train=2,external=30", "--size", "32", "--ct", str(tmp_path), "--contact-sheet", str(sheet)]
+    assert make_dataset.main(call) == 0
+    with Image.open(sheet) as image:
+        assert image.size == (6 * 32, 5 * (32 + 30))  # 2 and 24 pictures

@@ -1,0 +1,1 @@
+"""How the checkpoint that lrclr carries is made."""

@@ -1,0 +1,235 @@
+"""`lrclr evaluate`."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path  # noqa: TC003 - typer reads annotations
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from lrclr.cli._console import RESEARCH_ONLY, complain, counter, note, out
+from lrclr.cli._extras import require_evaluate, require_torch
+from lrclr.errors import LrclrError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from lrclr.classifier import ZeroShotClassifier
+    from lrclr.datasets import DataManifest
+    from lrclr.evaluation import Comparison, Evaluation, EvaluationOptions, Judged
+
+
+def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
+    model: Annotated[Path, typer.Argument(help="A bundle's folder, or a checkpoint.")],
+    manifest: Annotated[Path, typer.Argument(help="Images and labels: .csv or .jsonl.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write report.json, .md and .html into this folder.")
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Rows to judge; test, or the only split.")] = None,
+    validation_split: Annotated[
+        str, typer.Option("--validation-split", help="Rows to fit thresholds, alpha and score scale on.")
+    ] = "validation",
+    validation: Annotated[Path | None, typer.Option("--validation", help="A manifest of its own to fit on.")] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Compare with this bundle, checkpoint or .npz of scores.")
+    ] = None,
+    ensemble: Annotated[
+        list[Path] | None, typer.Option("--ensemble", help="One more model that votes, by mean probability. Repeat.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="A protocol: chexzero or chexzero-5.")] = None,
+    findings: Annotated[
+        Path | None, typer.Option("--findings", help="A findings file, instead of the model's findings.")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
+    threshold: Annotated[
+        str | None, typer.Option("--threshold", help="Chosen on validation by f1, mcc or youden.")
+    ] = None,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", help="Resamples of the intervals.")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the resamples.")] = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images encoded at once.")] = 8,
+    provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine; one a core.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse bad rows and unreadable images.")] = False,
+    scores: Annotated[Path | None, typer.Option("--scores", help="Write every answer to this .npz.")] = None,
+    keep: Annotated[
+        bool, typer.Option("--store", help="Write the fitted alpha and score scale into the model.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Judge a model on labelled images: AUROC, calibration, and where it looks, with intervals.
+
+    An image that cannot be read is reported and does not stop the rest; the exit code is then 1.
+    """
+    members = [model, *(ensemble or [])]
+    _check_files(scores, against, members, keep=keep, preset=preset)
+    require_evaluate()
+    from lrclr.datasets import read_manifest
+    from lrclr.evaluation import EvaluationOptions, save_scores, store
+    from lrclr.evaluation._models import is_bundle, is_scores
+    from lrclr.evaluation._store import check_storable
+    from lrclr.findings import FindingSet
+
+    if not all(is_bundle(path) or is_scores(path) for path in (*members, *([against] if against else []))):
+        require_torch()
+    options = EvaluationOptions(
+        split=split,
+        validation_split=validation_split,
+        findings=FindingSet.load(findings) if findings is not None else None,
+        preset=preset,
+        alpha=alpha,
+        threshold=threshold,
+        resamples=bootstrap,
+        seed=seed,
+        batch_size=batch_size,
+        strict=strict,
+    )
+    data = read_manifest(manifest, strict=strict)
+    fitting = read_manifest(validation, strict=strict) if validation is not None else None
+    if keep:
+        check_storable(model)
+        if fitting is None and not data.split(validation_split):
+            raise UsageError("there is nothing to store", why="no images to fit on", fix="Give --validation.")
+    judged = _judged(members, data, fitting, options, provider=provider, threads=threads)
+    comparison = None
+    if against is not None:
+        comparison = _compared(judged, against, data, fitting, options, provider=provider, threads=threads)
+    if scores is not None:
+        save_scores(judged.scores, scores)
+    evaluation = judged.evaluation
+    if output is not None:
+        from lrclr.evaluation._reports import save_reports
+
+        save_reports(output, evaluation, comparison, _examples(judged))
+    if as_json:
+        from lrclr.evaluation._reports import report_json
+
+        print(report_json(evaluation, comparison), end="")
+    else:
+        _print(evaluation, comparison)
+    if keep:
+        scale = evaluation.score_scale
+        if scale is None:
+            raise LrclrError("there is nothing to store", why="no finding has both classes on validation")
+        store(model, alpha=evaluation.alpha if judged.scores.fusion_trained else None, score_scale=scale)
+        note(f"{model}: stored the fitted values")
+    _notes(judged, data, output)
+    failures = judged.scores.failures
+    if failures:
+        raise LrclrError(f"{len(failures)} of {len(failures) + len(judged.scores)} images could not be read")
+
+
+def _check_files(
+    scores: Path | None, against: Path | None, members: Sequence[Path], *, keep: bool, preset: str | None
+) -> None:
+    if scores is not None and scores.suffix != ".npz":
+        raise UsageError(f"{scores} is no place for scores", fix="End the name in .npz.")
+    if against is not None and not against.exists():
+        raise UsageError(f"there is no model or file of scores at {against}")
+    if keep and (preset is not None or len(members) > 1):
+        raise UsageError(
+            "--store goes with neither --preset nor --ensemble", why="what is fitted then is not one model's own"
+        )
+
+
+def _judged(
+    paths: Sequence[Path],
+    data: DataManifest,
+    fitting: DataManifest | None,
+    options: EvaluationOptions,
+    **engine: Any,
+) -> Judged:
+    from lrclr.evaluation import evaluate as judge
+    from lrclr.evaluation._models import open_model
+
+    def opened() -> Iterator[ZeroShotClassifier]:
+        for path in paths:
+            yield open_model(path, **engine)
+
+    with contextlib.ExitStack() as bars:
+
+        def begin(what: str, count: int) -> Callable[[], None]:
+            # One bar at a time can be drawn.
+            bars.close()
+            return bars.enter_context(counter(what, count))
+
+        return judge(opened(), data, options, validation=fitting, on_rows=begin)
+
+
+def _compared(
+    judged: Judged,
+    against: Path,
+    data: DataManifest,
+    fitting: DataManifest | None,
+    options: EvaluationOptions,
+    **engine: Any,
+) -> Comparison:
+    from lrclr.evaluation import compare, load_scores
+    from lrclr.evaluation._models import is_scores
+
+    other = load_scores(against) if is_scores(against) else _judged([against], data, fitting, options, **engine).scores
+    return compare(judged.scores, other, judged.selection.rows, resamples=options.resamples, seed=options.seed)
+
+
+def _print(evaluation: Evaluation, comparison: Comparison | None) -> None:
+    from lrclr.evaluation._markdown import shown
+
+    places = {each.name: each for each in evaluation.grounding}
+    table = Table(title=f"{evaluation.model['kind']}, alpha {evaluation.alpha:g}", title_justify="left")
+    for column in (
+        "finding",
+        "with",
+        "without",
+        "AUROC",
+        "average precision",
+        "F1",
+        *(("pointing",) if places else ()),
+    ):
+        table.add_column(column, justify="left" if column == "finding" else "right")
+    for each in evaluation.findings:
+        cells = [shown(each.auroc), shown(each.average_precision), shown(each.f1)]
+        if each.undefined:
+            cells[0] = f"undefined: {each.undefined}"
+        if places:
+            cells.append(shown(places[each.name].pointing) if each.name in places else "")
+        table.add_row(each.name, str(each.positives), str(each.negatives), *cells)
+    mean = evaluation.mean
+    last = [shown(mean.auroc), shown(mean.average_precision), shown(mean.f1)]
+    table.add_section()
+    table.add_row("mean", "", "", *last, *([shown(places["mean"].pointing)] if places else []))
+    out().print(table)
+    if comparison is None:
+        return
+    table = Table(title="Against the other model, paired", title_justify="left")
+    for column in ("finding", "figure", "this", "other", "difference"):
+        table.add_column(column, justify="left" if column in ("finding", "figure") else "right")
+    for one in comparison.differences:
+        table.add_row(one.name, one.figure, shown(one.value), shown(one.against), shown(one.difference, 4))
+    out().print(table)
+
+
+def _examples(judged: Judged) -> tuple[Any, ...]:  # noqa: ARG001
+    return ()
+
+
+def _notes(judged: Judged, data: DataManifest, output: Path | None) -> None:
+    evaluation = judged.evaluation
+    if data.problems:
+        first = data.problems[0]
+        note(f"{len(data.problems)} rows of the manifest were left out; line {first.line}: {first.text}")
+    for line, reason in judged.scores.failures:
+        complain(f"line {line}: {reason}")
+    if judged.selection.not_labelled:
+        note(f"the manifest has no labels of {', '.join(judged.selection.not_labelled)}")
+    for name, count in evaluation.settings["resamples_without_a_class"].items():
+        note(f"{name}: {count} resamples lacked a class and were skipped")
+    if not evaluation.model["fusion_trained"]:
+        note("the fusion head was never trained: alpha = 0, and region attention means nothing")
+    if "validation" not in evaluation.data:
+        note("there are no validation images: no threshold and no score scale were fitted")
+    elif evaluation.score_scale is not None:
+        note(f"fitted on validation: score scale {evaluation.score_scale:g}")
+    if output is not None:
+        note(f"reports are in {output}")
+    note(RESEARCH_ONLY)

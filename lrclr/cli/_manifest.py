@@ -1,0 +1,131 @@
+"""`lrclr manifest`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from lrclr.cli._console import note, out, stages
+from lrclr.errors import UsageError
+
+if TYPE_CHECKING:
+    from lrclr.datasets._imported import Imported
+    from lrclr.datasets._reports import Section
+
+_FORMATS: Final = ("mimic-cxr", "chexpert", "openi", "chexlocalize")
+_SECTIONS: Final[tuple[Section, ...]] = ("impression", "findings", "both")
+_SHOWN: Final = 5
+# What each format can do something with; anything else given to it is a mistake.
+_OPTIONS: Final = {
+    "mimic-cxr": {"images", "labels", "splits", "metadata", "section"},
+    "chexpert": {"images"},
+    "openi": {"images", "metadata", "section"},
+    "chexlocalize": {"images", "masks"},
+}
+
+
+def manifest(  # noqa: PLR0913, PLR0917 - one parameter an option
+    kind: Annotated[str, typer.Argument(metavar="FORMAT", help="mimic-cxr, chexpert, openi or chexlocalize.")],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE...", help="Folder, tables or archive of the data set.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The manifest: .csv or .jsonl.")],
+    images: Annotated[Path | None, typer.Option("--images", help="Folder of the images, if not the source.")] = None,
+    labels: Annotated[Path | None, typer.Option("--labels", help="mimic-cxr: table of labels.")] = None,
+    splits: Annotated[Path | None, typer.Option("--splits", help="mimic-cxr: table of splits.")] = None,
+    metadata: Annotated[Path | None, typer.Option("--metadata", help="mimic-cxr, openi: table of views.")] = None,
+    section: Annotated[
+        str | None, typer.Option("--section", help="Part of the report: impression (the default), findings or both.")
+    ] = None,
+    masks: Annotated[Path | None, typer.Option("--masks", help="chexlocalize: folder to write masks to.")] = None,
+    all_views: Annotated[bool, typer.Option("--all-views", help="Lateral images too.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse the data set if anything has to be left out.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a manifest, or masks, that are there.")
+    ] = False,
+) -> None:
+    """Write the manifest of a public data set that you hold: images, reports, labels, splits and masks.
+
+    What cannot be used is left out and counted, unless --strict is given.
+    """
+    if kind not in _FORMATS:
+        raise UsageError(f"there is no format {kind!r}", fix=f"Choose one of {', '.join(_FORMATS)}.")
+    chosen: Section = next((name for name in _SECTIONS if name == (section or "impression")), "impression")
+    if section is not None and section not in _SECTIONS:
+        raise UsageError(f"there is no section {section!r}", fix=f"Choose one of {', '.join(_SECTIONS)}.")
+    given = {"images": images, "labels": labels, "splits": splits, "metadata": metadata, "masks": masks}
+    given |= {"section": Path(section)} if section else {}
+    for name in sorted(name for name, value in given.items() if value is not None and name not in _OPTIONS[kind]):
+        raise UsageError(f"{kind} has no use for --{name}")
+    from lrclr.datasets import write_manifest
+    from lrclr.datasets._manifest import check_format, raise_bad_rows
+
+    check_format(output)
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} exists already", fix="Choose another name, or add --overwrite.")
+    with stages() as begin:
+        begin(f"read {', '.join(str(source) for source in sources)}")
+        if kind == "mimic-cxr":
+            from lrclr.datasets._mimic import import_mimic_cxr
+
+            imported = import_mimic_cxr(
+                _only(kind, sources), images=images, splits=splits, labels=labels, metadata=metadata,
+                section=chosen, all_views=all_views,
+            )  # fmt: skip
+        elif kind == "chexpert":
+            from lrclr.datasets._chexpert import import_chexpert
+
+            imported = import_chexpert(sources, images=images, all_views=all_views)
+        elif kind == "openi":
+            from lrclr.datasets._openi import import_openi
+
+            imported = import_openi(
+                _only(kind, sources), _needed(images, kind, "images"),
+                metadata=metadata, section=chosen, all_views=all_views,
+            )  # fmt: skip
+        else:
+            from lrclr.datasets._chexlocalize import import_chexlocalize
+
+            imported = import_chexlocalize(
+                sources, _needed(images, kind, "images"), _needed(masks, kind, "masks"),
+                all_views=all_views, overwrite=overwrite, strict=strict,
+            )  # fmt: skip
+        if strict:
+            raise_bad_rows(", ".join(str(source) for source in sources), imported.problems, len(imported.rows))
+        if not imported.rows:
+            raise UsageError(
+                f"nothing in {', '.join(str(source) for source in sources)} can be used",
+                why=imported.problems[0].text if imported.problems else "there is no image of the wanted views",
+            )
+        begin(f"write {output}")
+        write_manifest(imported.rows, imported.findings, output, overwrite=overwrite)
+    _tell(output, imported)
+
+
+def _only(kind: str, sources: list[Path]) -> Path:
+    if len(sources) != 1:
+        raise UsageError(f"{kind} has one source, not {len(sources)}")
+    return sources[0]
+
+
+def _needed(value: Path | None, kind: str, option: str) -> Path:
+    if value is None:
+        raise UsageError(f"{kind} needs --{option}")
+    return value
+
+
+def _tell(output: Path, imported: Imported) -> None:
+    splits = Counter(row.split or "no split" for row in imported.rows)
+    parts = ", ".join(f"{name} {count}" for name, count in sorted(splits.items()))
+    out().print(f"{output}: {len(imported.rows)} images ({parts}), {len(imported.findings)} findings")
+    for text in imported.notes:
+        note(text)
+    if imported.problems:
+        note(f"left out: {len(imported.problems)}")
+        for problem in imported.problems[:_SHOWN]:
+            note(f"  line {problem.line}: {problem.text}")

@@ -1,0 +1,248 @@
+"""`lrclr train`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path  # noqa: TC003 - typer reads annotations
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lrclr.cli._console import RESEARCH_ONLY, err, note, out
+from lrclr.cli._extras import require_train
+from lrclr.errors import LrclrError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lrclr.datasets import RowProblem
+    from lrclr.training import TrainListener, TrainResult, TrainSettings
+
+_PROBLEMS_SHOWN = 20
+# So long another process waits with its own error: most are told by the first one, which then ends them all.
+_FIRST_SPEAKS_SECONDS = 5.0
+
+
+def train(  # noqa: PLR0913, PLR0917 - one parameter an option
+    manifest: Annotated[Path, typer.Argument(help="Images with reports or labels: .csv or .jsonl.")],
+    base: Annotated[Path, typer.Option("--base", help="Checkpoint to begin with, of any kind that lrclr reads.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The run's folder.")],
+    validation: Annotated[
+        Path | None, typer.Option("--validation", help="A manifest of its own to validate on.")
+    ] = None,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the training rows.")] = 10,
+    max_steps: Annotated[int | None, typer.Option("--max-steps", help="Steps, instead of --epochs.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images of a step, of all processes together.")] = 64,
+    encode_at_once: Annotated[
+        int, typer.Option("--encode-at-once", help="Images encoded at once, to save memory; 0 for the whole batch.")
+    ] = 0,
+    pairs_at_once: Annotated[
+        int, typer.Option("--pairs-at-once", help="Image-text pairs fused at once; 0 for all.")
+    ] = 4096,
+    learning_rate: Annotated[float, typer.Option("--lr", help="Learning rate of the fusion head.")] = 3e-4,
+    tower_learning_rate: Annotated[float, typer.Option("--tower-lr", help="Learning rate of the towers.")] = 1e-5,
+    weight_decay: Annotated[
+        float, typer.Option("--weight-decay", help="Of weights; biases, norms and embeddings have none.")
+    ] = 0.05,
+    warmup: Annotated[float, typer.Option("--warmup", help="Share of the steps that warm up.")] = 0.05,
+    max_grad_norm: Annotated[float, typer.Option("--max-grad-norm", help="Gradients are clipped; 0: never.")] = 1.0,
+    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
+    freeze: Annotated[
+        str,
+        typer.Option(
+            "--freeze",
+            help="none, image, text or image,text; auto: image,text while the fusion head was never trained.",
+        ),
+    ] = "auto",
+    local_loss: Annotated[str, typer.Option("--local-loss", help="none, pair or pair+words.")] = "pair",
+    local_weight: Annotated[float, typer.Option("--local-weight", help="Of the local loss beside the global.")] = 1.0,
+    text: Annotated[str, typer.Option("--text", help="report, or sentences: a random part of them.")] = "report",
+    augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Change images a little.")] = True,
+    region_rollout: Annotated[str | None, typer.Option("--region-rollout", help="per_head or mean.")] = None,
+    region_top_k: Annotated[int | None, typer.Option("--region-top-k", help="Patches to select.")] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
+    findings: Annotated[
+        Path | None, typer.Option("--findings", help="A findings file, to validate with and to keep.")
+    ] = None,
+    preprocess: Annotated[
+        str | None, typer.Option("--preprocess", help="clip or chexzero, instead of what the base implies.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of order, texts and augmentation.")] = 0,
+    workers: Annotated[int, typer.Option("--workers", help="Processes that prepare batches, for each process.")] = 2,
+    save_every: Annotated[int, typer.Option("--save-every", help="Steps between resumable states; 0: an epoch.")] = 0,
+    evaluate_every: Annotated[
+        int, typer.Option("--evaluate-every", help="Steps between validations; 0: an epoch.")
+    ] = 0,
+    keep: Annotated[int, typer.Option("--keep", help="Resumable states to keep.")] = 2,
+    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for decoded images; in the run's own.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at a bad row instead of leaving it out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder, if any.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
+) -> None:
+    """Tune a checkpoint on images and their reports.
+
+    Several GPUs: torchrun --nproc-per-node N -m lrclr train … with the same options. A run that was stopped goes on
+    with --resume and ends with the same weights as one that was not.
+    """
+    require_train()
+    from dataclasses import replace
+
+    from lrclr.checkpoints import load_checkpoint
+    from lrclr.datasets import read_manifest
+    from lrclr.findings import FindingSet
+    from lrclr.training import Augmentation, LossSettings, TrainSettings
+    from lrclr.training import train as tune
+
+    settings = TrainSettings(
+        epochs=epochs,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        tower_learning_rate=tower_learning_rate,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        max_grad_norm=max_grad_norm,
+        precision=cast("Any", precision),
+        freeze=cast("Any", freeze),
+        seed=seed,
+        workers=workers,
+        save_every=save_every,
+        evaluate_every=evaluate_every,
+        keep=keep,
+        text=cast("Any", text),
+        augmentation=Augmentation() if augment else Augmentation.off(),
+        loss=LossSettings(cast("Any", local_loss), local_weight, encode_at_once, pairs_at_once),
+        region_rollout=cast("Any", region_rollout),
+        region_top_k=region_top_k,
+        alpha=alpha,
+    )
+    with _first_speaks():
+        data = read_manifest(manifest, strict=strict)
+        judged = read_manifest(validation, strict=strict) if validation is not None else None
+        loaded = load_checkpoint(base, preprocess=preprocess)
+        if findings is not None:
+            loaded = replace(loaded, findings=FindingSet.load(findings))
+        with _shown(settings) as listener:
+            result = tune(
+                loaded,
+                data,
+                output,
+                settings,
+                validation=judged,
+                cache=cache,
+                strict=strict,
+                resume=resume,
+                overwrite=overwrite,
+                listener=listener,
+            )
+    if _is_first():
+        _conclude(result)
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def _first_speaks() -> Iterator[None]:
+    """Let the first of several processes tell an error that all of them meet, and then end the others."""
+    try:
+        yield
+    except LrclrError:
+        if not _is_first():
+            time.sleep(_FIRST_SPEAKS_SECONDS)
+        raise
+
+
+@contextlib.contextmanager
+def _shown(settings: TrainSettings) -> Iterator[TrainListener]:
+    """A listener that prints what it is told, and a bar where stderr is a terminal."""
+    from lrclr.training import TrainListener
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}", markup=False),
+    )
+    console = err()
+    bars = Progress(*columns, console=console, disable=not console.is_terminal or not _is_first())
+    problems = 0
+
+    class Shown(TrainListener):
+        def __init__(self) -> None:
+            self.images = bars.add_task("images", total=None, visible=False, detail="")
+            self.steps = bars.add_task("training", total=None, visible=False, detail="")
+
+        def note(self, text: str) -> None:
+            console.print(f"- {text}")
+
+        def problem(self, problem: RowProblem) -> None:
+            nonlocal problems
+            problems += 1
+            if problems <= _PROBLEMS_SHOWN:
+                console.print(f"line {problem.line} is left out: {problem.text}")
+            elif problems == _PROBLEMS_SHOWN + 1:
+                console.print("further rows that are left out are only counted")
+
+        def prepared(self, done: int, total: int, rate: float) -> None:
+            bars.update(self.images, total=total, completed=done, visible=total > 1, detail=f"{rate:.0f}/s")
+
+        def begun(self, record: dict[str, Any]) -> None:
+            if problems:
+                console.print(f"{problems} {'row is' if problems == 1 else 'rows are'} left out")
+            console.print(_settings_table(record, settings))
+
+        def step(self, step: int, steps: int, loss: float | None) -> None:
+            detail = "" if loss is None else f"loss {loss:.4f}"
+            bars.update(self.steps, total=steps, completed=step, visible=True, detail=detail)
+
+        def evaluated(self, step: int, metrics: dict[str, float]) -> None:
+            found = (f"{name} {metrics[name]:.4f}" for name in _METRICS if name in metrics)
+            console.print(f"step {step}: {', '.join(found)}")
+
+    with bars:
+        yield Shown()
+
+
+_METRICS = ("loss", "auroc", "auroc_global", "auroc_local")
+
+
+def _settings_table(record: dict[str, Any], settings: TrainSettings) -> Table:
+    asked, rows = record["settings"], record["rows"]
+    chosen = f"{asked['freeze']}{' (chosen for this base)' if settings.freeze == 'auto' else ''}"
+    loss = asked["loss"]
+    lines = {
+        "rows": f"{rows['train']} to train on, {rows['validation']} to validate on",
+        "steps": f"{record['steps']} of {asked['batch_size']} images",
+        "frozen": chosen,
+        "learning rate": f"{asked['learning_rate']:g}, towers {asked['tower_learning_rate']:g}",
+        "local loss": f"{loss['local']}, weight {loss['local_weight']:g}",
+        "text": asked["text"],
+        "precision": asked["precision"],
+        "seed": str(asked["seed"]),
+    }
+    table = Table(title="Training", title_justify="left", show_header=False)
+    for name, value in lines.items():
+        table.add_row(name, value)
+    return table
+
+
+def _conclude(result: TrainResult) -> None:
+    if result.resumed_from:
+        note(f"went on from step {result.resumed_from}")
+    if result.auroc is None:
+        out().print(f"{result.checkpoint}: the network of step {result.steps}; no AUROC on validation")
+    else:
+        out().print(
+            f"{result.checkpoint}: the network of step {result.best_step} of {result.steps}, "
+            f"mean AUROC on validation {result.auroc:.4f}"
+        )
+    note(f"{result.folder}: settings, environment, log and curves; {result.seconds:.0f} s")
+    note(RESEARCH_ONLY)

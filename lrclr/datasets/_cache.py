@@ -1,0 +1,161 @@
+"""Decoded images, kept on disk in the size in which the model is fed, so that only the first epoch decodes."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from lrclr._files import sha256_of
+from lrclr.datasets._cache_build import CACHE_FILES, INDEX, PIXELS, SUMMARY, Entry, cache_key, write_cache
+from lrclr.datasets._rows import RowProblem
+from lrclr.errors import LrclrError, UsageError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from lrclr.datasets._rows import Row
+    from lrclr.preprocess import PreprocessSpec
+
+__all__ = ["PixelCache"]
+
+_MEND: Final = "Build it anew."
+
+
+class _Summary(NamedTuple):
+    key: str
+    side: int
+    problems: tuple[RowProblem, ...]
+
+
+class PixelCache:
+    """Images of some rows after :func:`~lrclr.preprocess.to_canvas`, mapped into memory.
+
+    Made by :meth:`build` or :meth:`open`. ``cache.kept(rows)[i]`` is the row of image i; rows that could not be read
+    are in `read_errors` and have no image. It can be pickled: the other process maps the same file.
+
+    Attributes:
+        folder: where it is.
+        key: hash of the recipe and of the files that the images came from.
+        positions: int64 ``[N]``: for each image the position of its row among those that were given.
+        read_errors: rows without an image, and why.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self.key = Path(folder), key
+        summary, index, pixels = _load(self.folder)
+        if summary.key != key:
+            raise UsageError(
+                f"the cache in {folder} is stale",
+                why="it is of other images, of files that changed since, or of another preprocessing",
+                fix=_MEND,
+            )
+        self.read_errors = summary.problems
+        self._side, self._index, self._pixels = summary.side, index, pixels
+        self.positions: NDArray[np.int64] = index["row"]
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], rows: Sequence[Row], spec: PreprocessSpec) -> PixelCache:
+        """Open the cache of exactly these rows and this recipe.
+
+        Raises:
+            UsageError: there is none, or it is stale.
+            LrclrError: it is damaged.
+        """
+        return cls(Path(folder), cache_key(rows, spec))
+
+    @classmethod
+    def build(
+        cls,
+        rows: Sequence[Row],
+        spec: PreprocessSpec,
+        folder: str | os.PathLike[str],
+        *,
+        workers: int | None = None,
+        on_progress: Callable[[int, int, float], None] | None = None,
+        on_note: Callable[[str], None] | None = None,
+        strict: bool = False,
+    ) -> PixelCache:
+        """Open the cache of these rows, or decode them into a new one if there is none or a stale one.
+
+        Args:
+            rows: whose images.
+            spec: the recipe that the model is fed with.
+            folder: of the cache; written whole or not at all.
+            workers: threads that decode; ``None`` for one a core.
+            on_progress: told images done, images in all, and images a second.
+            on_note: told in words when a cache is replaced, and why.
+            strict: raise at the first image that cannot be read, instead of leaving it out.
+
+        Raises:
+            UsageError: there are no rows, or the folder holds something else.
+            ImageError: no image at all, or with `strict` one image, cannot be read.
+            MissingExtraError: an image is DICOM, and what reads it is not installed.
+            LrclrError: the disk is too small or not writable.
+        """
+        folder = Path(folder)
+        key = cache_key(rows, spec)
+        if (folder / SUMMARY).is_file():
+            try:
+                cache = cls(folder, key)
+            except LrclrError as error:
+                if on_note is not None:
+                    on_note(f"{error.what}, because {error.why}; it is built anew" if error.why else error.what)
+            else:
+                if strict and cache.read_errors:
+                    problem = cache.read_errors[0]
+                    raise LrclrError(
+                        f"line {problem.line}: {problem.text}",
+                        why=f"{len(cache.read_errors)} of {len(rows)} images cannot be read",
+                    )
+                return cache
+        write_cache(rows, spec, folder, key, workers=workers, on_progress=on_progress, strict=strict)
+        return cls(folder, key)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def pixels(self, i: int) -> NDArray[np.uint8]:
+        """Image i for :func:`~lrclr.preprocess.from_canvas`: uint8 ``[S', S']`` or ``[S', S', 3]``, read-only."""
+        entry = self._index[i]
+        shape = (self._side, self._side, 3)[: 2 if entry["channels"] == 1 else 3]
+        return np.frombuffer(self._pixels, np.uint8, int(np.prod(shape)), int(entry["offset"])).reshape(shape)
+
+    def sizes(self, i: int) -> tuple[int, int]:
+        """Height and width of image i as it was decoded, before any resize."""
+        return int(self._index[i]["height"]), int(self._index[i]["width"])
+
+    def kept(self, rows: Sequence[Row]) -> list[Row]:
+        """Of the rows that the cache is of, those that have an image, in the images' order."""
+        return [rows[position] for position in self.positions]
+
+    def __reduce__(self) -> tuple[type[PixelCache], tuple[Path, str]]:
+        return type(self), (self.folder, self.key)
+
+
+def _load(folder: Path) -> tuple[_Summary, NDArray[Any], mmap.mmap]:
+    missing = [name for name in sorted(CACHE_FILES) if not (folder / name).is_file()]
+    if missing:
+        raise UsageError(f"there is no cache in {folder}", why=f"{missing[0]} is missing")
+    try:
+        content = json.loads((folder / SUMMARY).read_text("utf-8"))
+        problems = tuple(RowProblem(int(line), str(text)) for line, text in content["problems"])
+        summary = _Summary(str(content["key"]), int(content["side"]), problems)
+        # The pixels themselves are not hashed, which would read gigabytes; that they are all there is known.
+        if sha256_of(folder / INDEX) != content["index_sha256"] or (folder / PIXELS).stat().st_size != content["bytes"]:
+            raise ValueError(folder)
+        index = np.load(folder / INDEX, allow_pickle=False)
+        if index.dtype != Entry or len(index) < 1:
+            raise ValueError(folder)
+        with (folder / PIXELS).open("rb") as file:
+            return summary, index, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LrclrError(
+            f"the cache in {folder} is damaged", why="its files do not belong together", fix=_MEND
+        ) from error

@@ -1,0 +1,138 @@
+"""Where a finding is: masks and boxes of rows as pixels of the image, and as shares of the model's patches."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from PIL import Image
+
+from lrclr.errors import ImageError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from lrclr.datasets._rows import Box, Row
+    from lrclr.preprocess import Geometry
+
+__all__ = ["patch_coverage", "row_mask"]
+
+_GREY: Final = frozenset({"1", "L", "I", "I;16", "I;16B", "I;16L"})
+
+
+def row_mask(row: Row, finding: str, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
+    """Where a finding is in a row's image, from its mask or, if there is none, its boxes.
+
+    A box covers the pixels whose centres lie in it, and at least one.
+
+    Args:
+        row: the row.
+        finding: name of the finding.
+        shape: height and width of the original image, as it was decoded.
+
+    Returns:
+        bool ``[H, W]``; ``None`` where the row says nothing about the place.
+
+    Raises:
+        ImageError: the mask cannot be read, is not grey, or is of another size than the image; or a box lies outside.
+    """
+    mask = row.masks.get(finding)
+    if mask is not None:
+        return _read_mask(*mask, shape)
+    boxes = row.boxes.get(finding)
+    if not boxes:
+        return None
+    covered = np.zeros(shape, np.bool_)
+    for box in boxes:
+        covered[_slices(box, *shape)] = True
+    return covered
+
+
+def patch_coverage(mask: NDArray[np.bool_], geometry: Geometry, patch_size: int) -> NDArray[np.float32]:
+    """What share of each patch of the model's input a mask covers, by exact areas.
+
+    Args:
+        mask: bool ``[H, W]`` in the original image's pixels.
+        geometry: where the image lies in the input: the same resize, crop and padding as the image's own.
+        patch_size: side of a patch, in input pixels.
+
+    Returns:
+        float32 ``[G, G]``, row-major like ``region_index``; padding counts as not covered.
+
+    Raises:
+        UsageError: the mask is of another size than the geometry's image, or the input holds no such patch.
+    """
+    if mask.shape != (geometry.height, geometry.width):
+        raise UsageError(
+            f"a mask of {list(mask.shape)} does not belong to an image of {geometry.height} x {geometry.width}"
+        )
+    count = geometry.input_size // patch_size if patch_size > 0 else 0
+    if count < 1:
+        raise UsageError(f"an input of {geometry.input_size} pixels holds no patch of {patch_size}")
+    down = _overlap(geometry.height, geometry.scale_y, geometry.offset_y, count, patch_size)
+    across = _overlap(geometry.width, geometry.scale_x, geometry.offset_x, count, patch_size)
+    # Only the part with the finding costs anything; it is mostly small.
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return np.zeros((count, count), np.float32)
+    part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    shares = down[:, part[0]] @ mask[part].astype(np.float64) @ across[:, part[1]].T
+    return np.clip(shares, 0.0, 1.0).astype(np.float32)
+
+
+def _overlap(pixels: int, scale: float, offset: float, count: int, patch_size: int) -> NDArray[np.float64]:
+    """``[count, pixels]``: the share of each patch's side that each pixel of the image takes up."""
+    edges = offset + scale * np.arange(pixels + 1)
+    starts = patch_size * np.arange(count)[:, None]
+    within = np.clip(edges[None], starts, starts + patch_size)
+    return np.asarray(np.diff(within, axis=1) / patch_size, np.float64)
+
+
+def _slices(box: Box, height: int, width: int) -> tuple[slice, slice]:
+    if box.right <= 0 or box.bottom <= 0 or box.left >= width or box.top >= height:
+        raise ImageError(f"a box lies outside its image of {height} x {width}")
+    return _centres(box.top, box.bottom, height), _centres(box.left, box.right, width)
+
+
+def _centres(low: float, high: float, size: int) -> slice:
+    first, last = max(math.ceil(low - 0.5), 0), min(math.ceil(high - 0.5), size)
+    if first < last:
+        return slice(first, last)
+    middle = min(max(int((low + high) / 2), 0), size - 1)
+    return slice(middle, middle + 1)
+
+
+def _read_mask(path: Path, bit: int | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    with _explained(), Image.open(path, formats=("PNG", "TIFF")) as image:
+        # The header decides before anything is decoded, so that a hostile file allocates no more than its image did.
+        if (image.height, image.width) != tuple(shape):
+            raise ImageError(
+                f"a mask is {image.height} x {image.width} and its image {shape[0]} x {shape[1]}",
+                fix="Masks are in pixels of the original image.",
+            )
+        if image.mode not in _GREY or (bit is not None and image.mode != "L"):
+            kind = "of 8 bits" if bit is not None else "grey"
+            raise ImageError(f"a mask is not {kind}", why=f"its mode is {image.mode!r}", fix="Save it in mode L.")
+        pixels = np.asarray(image)
+    if bit is None:
+        return pixels > 0
+    return (pixels >> np.uint8(bit)) & np.uint8(1) > 0
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures and odd metadata; the size is checked, and the rest does no harm.
+            warnings.simplefilter("ignore")
+            yield
+    except ImageError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, MemoryError) as error:
+        raise ImageError("a mask cannot be read", why="it is missing, damaged, or neither PNG nor TIFF") from error

@@ -1,0 +1,167 @@
+"""`write_manifest`: rows as a file that `read_manifest` reads back the same."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from lrclr.datasets._cells import mask_of
+from lrclr.datasets._manifest import JSON_SUFFIXES, check_format
+from lrclr.datasets._row_readers import FINDING_MASK, MASK_BITS, RESERVED
+from lrclr.errors import LrclrError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from lrclr.datasets._rows import Row
+
+__all__ = ["write_manifest"]
+
+
+def write_manifest(
+    rows: Sequence[Row], findings: Sequence[str], path: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
+    """Write a manifest, whole or not at all. Files below its folder are named relative to it.
+
+    Args:
+        rows: what to write; their `line` is not kept.
+        findings: names of the label columns, in order.
+        path: ``.csv``, ``.jsonl`` or ``.ndjson``.
+        overwrite: whether a file that is there may be replaced.
+
+    Raises:
+        UsageError: the file exists, its suffix is unknown, or a row or finding cannot be expressed in the format.
+        LrclrError: it cannot be written.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would replace what a link points to
+    check_format(path)
+    if not rows:
+        raise UsageError(f"there are no rows to write to {path}")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists already", fix="Choose another name, or add --overwrite.")
+    as_json = path.suffix.lower() in JSON_SUFFIXES
+    _check_names(rows, findings, as_json=as_json)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("x", encoding="utf-8", newline="") as file:
+            (_write_json if as_json else _write_csv)(file, rows, findings, path.parent)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except UnicodeEncodeError as error:
+        # Its text would quote the report. A file name of bytes that are no text ends here too.
+        raise UsageError(f"{path} cannot be written", why="a name or a text is not Unicode") from error
+    except OSError as error:
+        raise LrclrError(f"{path} could not be written", why=error.strerror) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _write_csv(file: TextIO, rows: Sequence[Row], findings: Sequence[str], folder: Path) -> None:
+    shared = _share_masks(rows, findings)
+    masked = [] if shared else list(dict.fromkeys(name for row in rows for name in row.masks))
+    optional = [
+        ("report", any(row.report is not None for row in rows)),
+        ("split", any(row.split for row in rows)),
+        ("patient", any(row.patient for row in rows)),
+        ("frame", any(row.frame is not None for row in rows)),
+    ]
+    names = ["image", *(name for name, used in optional if used), *findings]
+    names += ["mask"] if shared else [f"{FINDING_MASK}{name}" for name in masked]
+    names += ["boxes"] if any(row.boxes for row in rows) else []
+    # Both line ends are quoted inside cells only if the rows themselves end in both.
+    writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\r\n")
+    writer.writeheader()
+    for row in rows:
+        cells: dict[str, Any] = {
+            "image": _name(row.image, folder),
+            "report": row.report,
+            "split": row.split,
+            "patient": row.patient,
+            "frame": row.frame,
+            **row.labels,
+            "boxes": json.dumps(_boxes(row), ensure_ascii=False) if row.boxes else "",
+        }
+        if shared and row.masks:
+            cells["mask"] = _name(next(iter(row.masks.values()))[0], folder)
+        cells |= {f"{FINDING_MASK}{name}": _mask_name(*row.masks[name], folder) for name in masked if name in row.masks}
+        writer.writerow(cells)
+
+
+def _write_json(file: TextIO, rows: Sequence[Row], findings: Sequence[str], folder: Path) -> None:
+    for position, row in enumerate(rows):
+        # The first row states every finding, so that their order, and those without a label, are not lost.
+        labels: dict[str, int | None] = {**dict.fromkeys(findings), **row.labels} if position == 0 else dict(row.labels)
+        record: dict[str, Any] = {
+            "image": _name(row.image, folder),
+            "report": row.report,
+            "split": row.split,
+            "patient": row.patient,
+            "frame": row.frame,
+            "labels": labels,
+            "masks": {name: _mask_name(*mask, folder) for name, mask in row.masks.items()},
+            "boxes": _boxes(row),
+        }
+        kept = {key: value for key, value in record.items() if value not in (None, "", {})}
+        file.write(json.dumps(kept, ensure_ascii=False) + "\n")
+
+
+def _share_masks(rows: Iterable[Row], findings: Sequence[str]) -> bool:
+    """Whether every mask is one file a row, with bit k for the k-th finding: the column ``mask``."""
+    masked = [row for row in rows if row.masks]
+    return (
+        bool(masked)
+        and len(findings) <= MASK_BITS
+        and all(
+            len({file for file, _ in row.masks.values()}) == 1
+            and {name: bit for name, (_, bit) in row.masks.items()} == {name: k for k, name in enumerate(findings)}
+            for row in masked
+        )
+    )
+
+
+def _boxes(row: Row) -> dict[str, list[list[float]]]:
+    return {name: [[b.left, b.top, b.right, b.bottom] for b in boxes] for name, boxes in row.boxes.items() if boxes}
+
+
+def _name(file: Path, folder: Path) -> str:
+    absolute = Path(os.path.abspath(file))  # noqa: PTH100 - resolve() would replace what a link points to
+    return str(absolute.relative_to(folder)) if absolute.is_relative_to(folder) else str(absolute)
+
+
+def _mask_name(file: Path, bit: int | None, folder: Path) -> str:
+    name = _name(file, folder)
+    written = name if bit is None else f"{name}#bit{bit}"
+    if mask_of(written) != (name, bit):
+        raise UsageError("a mask cannot be written", why="its name ends in #bit and a digit, or its bit is not 0 to 7")
+    return written
+
+
+def _named(rows: Iterable[Row]) -> Iterator[str]:
+    for row in rows:
+        yield from row.labels
+        yield from row.masks
+        yield from row.boxes
+
+
+def _check_names(rows: Sequence[Row], findings: Sequence[str], *, as_json: bool) -> None:
+    for name in findings:
+        reserved = not as_json and (name in RESERVED or name.startswith(FINDING_MASK))
+        if not name.strip() or name != name.strip() or "\0" in name or reserved:
+            raise UsageError(f"a finding cannot be called {name!r} in a manifest")
+    if len(set(findings)) != len(findings):
+        raise UsageError("a finding stands twice in the list of findings")
+    unknown = set(_named(rows)) - set(findings)
+    if unknown:
+        raise UsageError(f"a row names {min(unknown)!r}, which is not among the findings")
+    for row in rows:
+        edges = (str(row.image), row.split, row.patient)
+        if any(text != text.strip() or "\0" in text for text in edges) or "\0" in (row.report or ""):
+            raise UsageError("a row cannot be written", why="a name begins or ends with a space, or a NUL is in it")

@@ -1,0 +1,90 @@
+"""PyTorch: a checkpoint answers as a bundle does. Importing this module imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lrclr.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from lrclr.model import LrclrModel
+
+
+class TorchEngine:
+    """Runs a network's three graphs, as it is in memory, without a trace of gradients.
+
+    The network is moved to `device` and is otherwise as before after every run: it may be one that is being trained.
+
+    Args:
+        model: the network.
+        device: where to run, in torch's words.
+
+    Raises:
+        EngineError: the device is not to be had.
+    """
+
+    def __init__(self, model: LrclrModel, device: str | torch.device = "cpu") -> None:
+        try:
+            self._device = torch.device(device)
+            self._model = model.to(self._device)
+        except (RuntimeError, AssertionError) as error:
+            raise EngineError(f"torch cannot use the device {device}", why=_first_line(error)) from error
+        self._lock = Lock()
+
+    @property
+    def name(self) -> str:
+        return f"torch {torch.__version__} {self._device}"
+
+    def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        # One run at a time: another thread's must not see the training flags half restored.
+        with self._lock, torch.inference_mode(), _evaluating(self._model):
+            try:
+                tensors = {name: torch.from_numpy(array).to(self._device) for name, array in inputs.items()}
+                outputs = self._outputs(graph, tensors)
+            except Exception as error:
+                raise EngineError(f"torch could not run {graph}", why=_first_line(error)) from error
+            return {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
+
+    def _outputs(self, graph: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if graph == "image_encoder":
+            embedding, regions = self._model.encode_image(tensors["pixel_values"])
+            return {
+                "image_embedding": embedding,
+                "region_tokens": regions.tokens,
+                "region_index": regions.index,
+                "region_importance": regions.importance,
+            }
+        if graph == "text_encoder":
+            text = self._model.encode_text(tensors["input_ids"])
+            return {"text_embedding": text.embedding, "text_tokens": text.tokens}
+        if graph == "fusion_head":
+            score, attention = self._model.fusion_head(
+                tensors["region_tokens"], tensors["text_tokens"], tensors["text_mask"]
+            )
+            return {"local_score": score, "region_attention": attention}
+        raise EngineError(f"there is no graph {graph!r}")
+
+
+@contextlib.contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    # Flag by flag: a tower may be frozen in evaluation mode inside a network that is being trained.
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

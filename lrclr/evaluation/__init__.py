@@ -1,0 +1,83 @@
+"""How good a model is: recognition, calibration and grounding, with intervals, from a checkpoint or a bundle.
+
+Needs the extra ``evaluate``. Research use only.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lrclr.evaluation._compare import Comparison, Difference, compare
+    from lrclr.evaluation._evaluate import EvaluationOptions, Judged, evaluate, judge
+    from lrclr.evaluation._markdown import markdown
+    from lrclr.evaluation._presets import PRESETS, Preset
+    from lrclr.evaluation._result import Estimate, Evaluation, Example, FindingQuality, Grounding, MeanQuality
+    from lrclr.evaluation._scores import Scores, score_rows
+    from lrclr.evaluation._scores_file import load_scores, save_scores
+    from lrclr.evaluation._select import Selection, select
+    from lrclr.evaluation._store import store
+
+# Looked up when first used: scikit-learn takes a second to import.
+_HOMES = {
+    "Comparison": "_compare",
+    "Difference": "_compare",
+    "Estimate": "_result",
+    "Evaluation": "_result",
+    "EvaluationOptions": "_evaluate",
+    "Example": "_result",
+    "FindingQuality": "_result",
+    "Grounding": "_result",
+    "Judged": "_evaluate",
+    "MeanQuality": "_result",
+    "PRESETS": "_presets",
+    "Preset": "_presets",
+    "Scores": "_scores",
+    "Selection": "_select",
+    "compare": "_compare",
+    "evaluate": "_evaluate",
+    "judge": "_evaluate",
+    "load_scores": "_scores_file",
+    "markdown": "_markdown",
+    "save_scores": "_scores_file",
+    "score_rows": "_scores",
+    "select": "_select",
+    "store": "_store",
+}
+
+__all__ = [
+    "PRESETS",
+    "Comparison",
+    "Difference",
+    "Estimate",
+    "Evaluation",
+    "EvaluationOptions",
+    "Example",
+    "FindingQuality",
+    "Grounding",
+    "Judged",
+    "MeanQuality",
+    "Preset",
+    "Scores",
+    "Selection",
+    "compare",
+    "evaluate",
+    "judge",
+    "load_scores",
+    "markdown",
+    "save_scores",
+    "score_rows",
+    "select",
+    "store",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lrclr.evaluation' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"lrclr.evaluation.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,252 @@
+"""`evaluate`: a model and a manifest in, an `Evaluation` out."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import lrclr
+from lrclr.classifier import ZeroShotClassifier
+from lrclr.errors import UsageError
+from lrclr.evaluation import _judge
+from lrclr.evaluation._bootstrap import Resamples
+from lrclr.evaluation._compare import describe
+from lrclr.evaluation._grounding import ground
+from lrclr.evaluation._metrics import CRITERIA, fit_score_scale
+from lrclr.evaluation._presets import preset_named
+from lrclr.evaluation._result import Evaluation
+from lrclr.evaluation._scores import score_rows
+from lrclr.evaluation._select import Selection, select
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from lrclr.datasets import DataManifest
+    from lrclr.evaluation._scores import Scores
+    from lrclr.findings import FindingSet
+
+__all__ = ["EvaluationOptions", "Judged", "evaluate", "judge"]
+
+_PACKAGES = ("numpy", "scikit-learn", "pillow", "onnxruntime", "torch")
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How to evaluate.
+
+    Attributes:
+        split: which rows; if not given, "test", or the only split there is.
+        validation_split: rows on which thresholds, alpha and score scale are fitted.
+        findings: with their prompts; the model's, or the preset's, if not given.
+        preset: name of a protocol, see `PRESETS`.
+        alpha: weight of the local score; if not given it is fitted on validation, or the model's.
+        threshold: "f1", "mcc" or "youden"; "f1", or the preset's, if not given.
+        resamples, seed: of the bootstrap.
+        batch_size: images encoded at once.
+        workers: threads that decode; ``None`` for one a core.
+        strict: an image that cannot be read is an error.
+    """
+
+    split: str | None = None
+    validation_split: str = "validation"
+    findings: FindingSet | None = None
+    preset: str | None = None
+    alpha: float | None = None
+    threshold: str | None = None
+    resamples: int = 1000
+    seed: int = 0
+    batch_size: int = 8
+    workers: int | None = None
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        preset_named(self.preset)
+        if self.threshold is not None and self.threshold not in CRITERIA:
+            raise UsageError(
+                f"there is no criterion {self.threshold!r} for a threshold", fix=f"Choose {', '.join(CRITERIA)}."
+            )
+        if self.resamples < 0 or self.seed < 0:
+            raise UsageError("the number of resamples and the seed cannot be below 0")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An evaluation, and what it was made from.
+
+    Attributes:
+        evaluation: the figures.
+        scores: every answer, with the alpha in effect.
+        selection: rows and findings.
+    """
+
+    evaluation: Evaluation
+    scores: Scores
+    selection: Selection
+
+
+def evaluate(
+    classifiers: ZeroShotClassifier | Iterable[ZeroShotClassifier],
+    manifest: DataManifest,
+    options: EvaluationOptions | None = None,
+    *,
+    validation: DataManifest | None = None,
+    on_rows: Callable[[str, int], Callable[[], None]] = lambda _what, _count: lambda: None,
+) -> Judged:
+    """Judge a model, or an ensemble by its mean probability, on the images of a manifest.
+
+    Args:
+        classifiers: one, or the members of an ensemble; of an iterator one is held in memory at a time.
+        manifest: images, labels, masks.
+        options: how.
+        validation: a manifest of its own to fit on, instead of rows of `manifest`.
+        on_rows: told what images are answered for next and how many; what it returns is called after each image.
+
+    Raises:
+        UsageError: an option does not fit the model or the manifest; no finding in common.
+        LrclrError: no image, or with `strict` one image, could be read.
+    """
+    options = options or EvaluationOptions()
+    preset = preset_named(options.preset)
+    selection: Selection | None = None
+    scores: Scores | None = None
+    fitting: Scores | None = None
+    members = [classifiers] if isinstance(classifiers, ZeroShotClassifier) else classifiers
+    for given in members:
+        classifier = given
+        if preset is not None:
+            classifier = ZeroShotClassifier(preset.applied(given.spec), given.engine)
+        if selection is None:
+            selection = select(
+                manifest,
+                options.findings or (preset.findings if preset else classifier.spec.findings),
+                split=options.split,
+                validation_split=options.validation_split,
+                validation=validation,
+            )
+        if options.alpha is not None:
+            # Before an hour of images, not after it.
+            _judge.check_alpha(options.alpha, trained=classifier.spec.fusion_trained)
+        answered = []
+        for what, rows in (("images", selection.rows), ("validation images", selection.validation)):
+            if rows:
+                answered.append(
+                    score_rows(
+                        classifier,
+                        rows,
+                        selection.findings,
+                        batch_size=options.batch_size,
+                        workers=options.workers,
+                        strict=options.strict,
+                        on_progress=on_rows(what, len(rows)),
+                    )
+                )
+        scores = answered[0] if scores is None else scores.joined(answered[0])
+        if len(answered) > 1:
+            fitting = answered[1] if fitting is None else fitting.joined(answered[1])
+    if selection is None or scores is None:
+        raise UsageError("there is no model to evaluate")
+    evaluation, scores = judge(scores, fitting, selection, manifest, options, validation=validation)
+    return Judged(evaluation, scores, selection)
+
+
+def judge(
+    scores: Scores,
+    fitting: Scores | None,
+    selection: Selection,
+    manifest: DataManifest,
+    options: EvaluationOptions,
+    *,
+    validation: DataManifest | None = None,
+) -> tuple[Evaluation, Scores]:
+    """As `evaluate`, of answers that are there already.
+
+    Args:
+        scores: for the rows of `selection`.
+        fitting: for its validation rows, if there are any.
+        selection: rows and findings.
+        manifest: which they are from.
+        options: how.
+        validation: which the validation rows are from, if not from `manifest`.
+
+    Returns:
+        The evaluation, and the scores with the alpha in effect.
+    """
+    preset = preset_named(options.preset)
+    criterion = options.threshold or (preset.threshold if preset else "f1")
+    alpha = options.alpha if options.alpha is not None else (preset.alpha if preset else None)
+    scores, alpha_from, sweep = _judge.fitted(scores, fitting, alpha)
+    scale = fit_score_scale(fitting, scores.alpha) if fitting is not None else None
+    draws = Resamples(scores.group, options.resamples, options.seed)
+    cuts = _judge.thresholds(scores, fitting, criterion)
+    findings, mean, skipped = _judge.recognition(scores, cuts, scale, draws)
+    by_patient = int(scores.group.max()) + 1 < len(scores)
+    settings: dict[str, Any] = {
+        "resamples": options.resamples,
+        "seed": options.seed,
+        "resampled": "patients" if by_patient else "images",
+        "resamples_without_a_class": skipped,
+        "preset": options.preset,
+        "threshold": criterion,
+        "score_scale_in_effect": scores.score_scale,
+        "not_labelled": list(selection.not_labelled),
+    }
+    if preset is not None:
+        settings["published"] = {"source": preset.source, "auroc": dict(preset.published)}
+    evaluation = Evaluation(
+        model=describe(scores),
+        data=_data(scores, fitting, selection, manifest, validation, options),
+        settings=settings,
+        environment=_environment(),
+        alpha=scores.alpha,
+        alpha_from=alpha_from,
+        alpha_sweep=sweep,
+        score_scale=scale,
+        findings=findings,
+        mean=mean,
+        grounding=ground(scores, selection.rows, draws),
+    )
+    return evaluation, scores
+
+
+def _data(
+    scores: Scores,
+    fitting: Scores | None,
+    selection: Selection,
+    manifest: DataManifest,
+    validation: DataManifest | None,
+    options: EvaluationOptions,
+) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "manifest_sha256": manifest.sha256,
+        "split": selection.split,
+        "images": len(scores),
+        "patients": int(scores.group.max()) + 1,
+        "unreadable": len(scores.failures),
+        "unreadable_lines": [line for line, _ in scores.failures],
+        "rows_left_out": len(manifest.problems),
+    }
+    if fitting is not None:
+        data["validation"] = {
+            "manifest_sha256": (validation or manifest).sha256,
+            "split": options.validation_split,
+            "images": len(fitting),
+            "unreadable": len(fitting.failures),
+        }
+    return data
+
+
+def _environment() -> dict[str, str]:
+    found = {
+        "lrclr": lrclr.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

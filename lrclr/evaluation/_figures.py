@@ -1,0 +1,265 @@
+"""Figures of an evaluation as SVG, for :mod:`lrclr.evaluation._html`.
+
+Each is small enough to be read on a telephone and says one thing; its title is the page's. The same numbers give the
+same bytes. Text stays text, in the page's font. Marks differ in shape as well as in colour.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import unicodedata
+import warnings
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from lrclr.evaluation._result import Estimate, FindingQuality, Grounding, MeanQuality
+
+__all__ = ["alpha_sweep", "auroc_by_finding", "clean", "grounding_bars", "reliability_diagram", "roc_curve"]
+
+INK, DIM, RULE = "#15202b", "#55636f", "#c9d2da"
+# Okabe and Ito's palette; vermilion is region attention and sky blue is importance, as in the heat maps.
+BLUE, VERMILION, SKY = "#0072b2", "#d55e00", "#56b4e9"
+_LONGEST: Final = 46
+_MARGIN: Final = 12
+_STYLE: Final[dict[Any, Any]] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": RULE,
+    "axes.grid": True,
+    "axes.labelcolor": DIM,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": DIM,
+    "font.size": 11,
+    "grid.color": "#e6ebef",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.labelcolor": DIM,
+    "svg.fonttype": "none",
+    "svg.image_inline": True,
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": RULE,
+    "xtick.labelcolor": DIM,
+    "ytick.color": RULE,
+    "ytick.labelcolor": DIM,
+}
+_MARKS: Final = (("o", INK, INK), ("s", BLUE, "white"), ("D", VERMILION, "white"))
+# Its style sheet would rule the whole page; fonts are the page's.
+_NEEDLESS = re.compile(
+    r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL
+)
+
+
+def clean(text: str) -> str:
+    """`text` without what no page should hold: control characters, line breaks, marks that turn the writing round."""
+    return "".join(
+        c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in unicodedata.normalize("NFC", text)
+    )
+
+
+def roc_curve(finding: FindingQuality, name: str) -> str:
+    """ROC curve of a finding that has one; the point at its threshold is marked.
+
+    Args:
+        finding: what to draw.
+        name: of the figure, unlike any other in the page; letters, digits and hyphens.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = _square(figure, (38, 36, 190, 190))
+        axes.plot([0, 1], [0, 1], color=DIM, linewidth=1, dashes=(3, 3))
+        axes.plot(*zip(*finding.roc, strict=True), color=INK, linewidth=1.8, clip_on=False, solid_joinstyle="round")
+        if finding.sensitivity.value is not None and finding.specificity.value is not None:
+            point = ([1 - finding.specificity.value], [finding.sensitivity.value])
+            axes.plot(*point, "o", color="white", markeredgecolor=VERMILION, markeredgewidth=2, clip_on=False, zorder=3)
+        interval = _interval(finding.auroc)
+        axes.text(0.97, 0.16, f"AUROC {_number(finding.auroc)}", ha="right", weight="bold", transform=axes.transAxes)
+        axes.text(0.97, 0.06, interval, ha="right", color=DIM, fontsize=10, transform=axes.transAxes)
+        axes.set_xlabel("False positive rate")
+        axes.set_title("True positive rate", loc="left", fontsize=11, x=-0.14, pad=8)
+
+    return _svg((240, 262), name, f"ROC curve of {finding.name}, AUROC {_number(finding.auroc)}", draw)
+
+
+def reliability_diagram(finding: FindingQuality, name: str) -> str:
+    """Share of positives over mean probability, bin by bin, and how many images stand behind each; as `roc_curve`."""
+    means, shares, counts = zip(*finding.reliability, strict=True)
+
+    def draw(figure: Figure) -> None:
+        axes = _square(figure, (38, 108, 190, 190))
+        axes.plot([0, 1], [0, 1], color=DIM, linewidth=1, dashes=(3, 3))
+        axes.plot(means, shares, "o-", color=INK, linewidth=1.2, markersize=4.5, clip_on=False)
+        axes.set_title("Share that has the finding", loc="left", fontsize=11, x=-0.14, pad=8)
+        below = figure.add_axes((38 / 240, 36 / 334, 190 / 240, 42 / 334))
+        below.bar(means, counts, width=0.045, color=SKY)
+        below.set(xlim=(0, 1), ylim=(0, max(counts) * 1.05), yticks=[0, max(counts)], xticks=[0, 0.5, 1])
+        below.set_xlabel("Mean probability")
+        below.set_title("Images", loc="left", fontsize=11, x=-0.14, pad=4)
+        below.grid(visible=False)
+
+    return _svg((240, 334), name, f"Reliability diagram of {finding.name}", draw)
+
+
+def alpha_sweep(sweep: Sequence[tuple[float, float]], alpha: float, name: str) -> str:
+    """Mean AUROC on validation over the weight of the local score; the weight in effect is marked."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_axes((48 / 460, 44 / 250, 396 / 460, 172 / 250))
+        weights, values = zip(*sorted(sweep), strict=True)
+        axes.plot(weights, values, "o-", color=INK, linewidth=1.5, markersize=4)
+        axes.axvline(alpha, color=VERMILION, linewidth=1.2)
+        room = max(max(values) - min(values), 0.01)
+        axes.set(xlim=(-0.02, 1.02), ylim=(min(values) - 0.1 * room, max(values) + 0.22 * room))
+        right = alpha < 0.7
+        axes.annotate(
+            f"in effect: alpha = {alpha:.3g}",
+            (alpha, max(values) + 0.14 * room),
+            xytext=(5 if right else -5, 0),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="center",
+            color="#a84a00",
+        )
+        axes.set_xlabel("alpha: 0 is the global score alone, 1 the local score alone", fontsize=10)
+        axes.set_title("Mean AUROC on validation", loc="left", fontsize=11, x=-0.09, pad=8)
+
+    return _svg((460, 250), name, "Mean AUROC on validation by the weight of the local score", draw)
+
+
+def auroc_by_finding(findings: Sequence[FindingQuality], mean: MeanQuality, name: str) -> str:
+    """AUROC of every finding by the combined, the global and the local score, each with its interval."""
+    rows: list[tuple[str, tuple[Estimate, ...]]] = [
+        (finding.name, (finding.auroc, finding.auroc_global, finding.auroc_local)) for finding in findings
+    ]
+    rows.append(("Mean", (mean.auroc, mean.auroc_global, mean.auroc_local)))
+    ends = [end for _, row in rows for e in row for end in (e.value, e.low) if end is not None]
+    lowest = min([0.5, *ends])
+    height = 48 * len(rows) + 66
+
+    def draw(figure: Figure) -> None:
+        axes = _rows(figure, [label for label, _ in rows], height, (max(0.0, lowest - 0.03), 1.0))
+        axes.axvline(0.5, color=DIM, linewidth=1, dashes=(3, 3))
+        labels = ("Combined score", "Global score alone", "Local score alone")
+        for place, (label, (shape, edge, face)) in enumerate(zip(labels, _MARKS, strict=True)):
+            style: dict[str, Any] = {
+                "marker": shape,
+                "color": edge,
+                "markerfacecolor": face,
+                "markersize": 6,
+                "linestyle": "none",
+            }
+            axes.plot([], [], label=label, **style)
+            for row, (_, estimates) in enumerate(rows):
+                estimate, y = estimates[place], row + 0.1 + 0.19 * place
+                if estimate.low is not None and estimate.high is not None:
+                    axes.plot([estimate.low, estimate.high], [y, y], color=edge, linewidth=1.4)
+                if estimate.value is not None:
+                    axes.plot([estimate.value], [y], clip_on=False, zorder=3, **style)
+        for row, (_, estimates) in enumerate(rows):
+            if all(estimate.value is None for estimate in estimates):
+                axes.text(0.01, row + 0.25, "not defined", color=DIM, va="center", transform=axes.get_yaxis_transform())
+        axes.axhline(len(rows) - 1.52, color=RULE, linewidth=1)
+        axes.set_xlabel("AUROC (dashed: guessing)")
+        _legend(axes, 3)
+
+    return _svg((460, height), name, "AUROC of every finding with 95 % intervals", draw)
+
+
+def grounding_bars(grounding: Sequence[Grounding], what: Literal["pointing", "mass"], name: str) -> str:
+    """Region attention against rollout and chance, finding by finding, as the pointing game or as attention inside."""
+    height = 44 * len(grounding) + 66
+
+    def draw(figure: Figure) -> None:
+        axes = _rows(figure, [quality.name for quality in grounding], height, (0.0, 1.0))
+        for row, quality in enumerate(grounding):
+            bars = ((getattr(quality, what), VERMILION), (getattr(quality, f"{what}_rollout"), SKY))
+            for place, (estimate, colour) in enumerate(bars):
+                y = row + 0.14 + 0.27 * place
+                if estimate.value is None:
+                    continue
+                axes.barh([y], [estimate.value], height=0.22, color=colour)
+                if estimate.low is not None and estimate.high is not None:
+                    axes.plot([estimate.low, estimate.high], [y, y], color=INK, linewidth=1.1, solid_capstyle="butt")
+            chance = getattr(quality, f"{what}_chance")
+            if chance is not None:
+                axes.plot([chance, chance], [row - 0.02, row + 0.57], color=INK, linewidth=2, solid_capstyle="butt")
+        axes.barh([0], [0], color=VERMILION, label="Region attention")
+        axes.barh([0], [0], color=SKY, label="Rollout")
+        axes.plot([], [], color=INK, linewidth=2, label="Chance")
+        axes.set_xlabel("Share of the images" if what == "pointing" else "Share of the attention")
+        _legend(axes, 3)
+
+    return _svg((460, height), name, f"Grounding of every finding, {what}", draw)
+
+
+def _square(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
+    width, height = figure.get_size_inches() * 72
+    axes = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
+    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+    return axes
+
+
+def _rows(figure: Figure, names: Sequence[str], height: float, limits: tuple[float, float]) -> Axes:
+    """Axes with a row a name, which stands above its marks: a gutter for long names would leave no room for these."""
+    width = figure.get_size_inches()[0] * 72
+    axes = figure.add_axes((_MARGIN / width, 40 / height, 1 - 2 * _MARGIN / width, 1 - 66 / height))
+    axes.set(xlim=limits, ylim=(len(names) - 0.35, -0.45), yticks=[])
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=False, axis="y")
+    for row, label in enumerate(names):
+        text = clean(label)
+        text = text if len(text) <= _LONGEST else text[: _LONGEST - 1].rstrip() + "…"
+        axes.text(0, row - 0.2, text, va="center", transform=axes.get_yaxis_transform(), weight="bold")
+    return axes
+
+
+def _legend(axes: Axes, columns: int) -> None:
+    spacing: dict[str, Any] = {"handletextpad": 0.4, "columnspacing": 1.2, "handlelength": 1.2, "borderaxespad": 0.2}
+    axes.legend(ncols=columns, loc="lower left", bbox_to_anchor=(-0.015, 1.0), **spacing)
+
+
+def _number(estimate: Estimate) -> str:
+    return "–" if estimate.value is None else f"{estimate.value:.3f}"
+
+
+def _interval(estimate: Estimate) -> str:
+    return "" if estimate.low is None or estimate.high is None else f"{estimate.low:.3f}–{estimate.high:.3f}"
+
+
+def _svg(size: tuple[int, int], name: str, label: str, draw: Callable[[Figure], None]) -> str:
+    """What `draw` draws on a figure of `size` pixels, as an element for a page."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    buffer = io.StringIO()
+    with mpl.rc_context(), warnings.catch_warnings():
+        # A name in letters that matplotlib's font lacks is measured badly and shown well: the reader's fonts draw it.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE | {"svg.hashsalt": name})
+        figure = Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72, facecolor="none")
+        FigureCanvasSVG(figure)
+        draw(figure)
+        for axes in figure.axes:
+            axes.set_facecolor("none")
+            axes.tick_params(length=3)
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, dpi=72)
+    text = _NEEDLESS.sub("", buffer.getvalue())
+    # Angle brackets in names are escaped by now, so that a tag is a tag.
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    text = re.sub(r'(<text style="[^"]*)font-family:[^;"]*;', r"\1", text)
+    text = re.sub(r'(<text [^>]*?) transform="rotate\(-0 [^"]*"', r"\1", text)
+    text = re.sub(r"\s*\n\s*", "\n", text)
+    head = (
+        f'<svg class="{name}" viewBox="0 0 {size[0]} {size[1]}" width="{size[0]}" height="{size[1]}" role="img"'
+        f' aria-label="{html.escape(clean(label))}">'
+    )
+    return re.sub(r"<svg [^>]*>", lambda _: head, text, count=1).strip()

@@ -1,0 +1,217 @@
+"""Where a finding is, against where the model looked: pointing game, hit rate, mass; each beside chance and rollout."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lrclr.datasets import PRESENT, patch_coverage, row_mask
+from lrclr.errors import LrclrError
+from lrclr.evaluation._bootstrap import estimate, mean_of, resampled, share
+from lrclr.evaluation._result import Estimate, Grounding
+from lrclr.preprocess import PreprocessSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from lrclr.datasets import Row
+    from lrclr.evaluation._bootstrap import Resamples
+    from lrclr.evaluation._scores import Scores
+
+    Floats = NDArray[np.float64]
+
+__all__ = ["Located", "Place", "ground", "located", "place"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One finding in one image; see `Grounding`, whose figures are means of these."""
+
+    pointing: float
+    pointing_rollout: float
+    pointing_chance: float
+    hit: float
+    hit_chance: float
+    mass: float
+    mass_rollout: float
+    mass_chance: float
+
+
+@dataclass(frozen=True)
+class Located:
+    """One finding in all images that have it and a mask or box of it.
+
+    Attributes:
+        name: the finding.
+        image: ``[n]``, their places among the scores.
+        others: `Place`'s figures, ``[n]`` each.
+    """
+
+    name: str
+    image: NDArray[np.int64]
+    pointing: Floats
+    pointing_rollout: Floats
+    pointing_chance: Floats
+    hit: Floats
+    hit_chance: Floats
+    mass: Floats
+    mass_rollout: Floats
+    mass_chance: Floats
+
+
+def place(coverage: Floats, attention: Floats, importance: Floats, selected: NDArray[np.bool_]) -> Place:
+    """Judge one finding in one image; all arguments ``[patches]``.
+
+    Args:
+        coverage: share of each patch that the mask covers.
+        attention: region attention on each patch, summed over the heads that picked it.
+        importance: likewise.
+        selected: whether a patch was picked.
+    """
+    touches = coverage > 0
+    patches, touching, picked = len(coverage), int(touches.sum()), int(selected.sum())
+    return Place(
+        pointing=float(touches[attention.argmax()]),
+        pointing_rollout=float(touches[importance.argmax()]),
+        pointing_chance=touching / patches,
+        hit=float((touches & selected).any()),
+        # As many different patches, drawn without looking, all beside the mask: hypergeometric.
+        hit_chance=1.0 - math.comb(patches - touching, picked) / math.comb(patches, picked),
+        mass=float(_normalised(attention) @ coverage),
+        mass_rollout=float(_normalised(importance) @ coverage),
+        mass_chance=float(coverage.mean()),
+    )
+
+
+def located(scores: Scores, rows: Sequence[Row]) -> list[Located]:
+    """Judge every finding in every image that has it and a mask or box of it, finding by finding.
+
+    A mask without a single pixel is none. One that the preprocessing cuts off counts, as missed: the model could not
+    see it. An ensemble looks where its members look on the mean, and has selected what any of them has.
+
+    Args:
+        scores: of one model, or of an ensemble on one grid of patches.
+        rows: the manifest's, which hold the masks; found by their line.
+
+    Raises:
+        LrclrError: a mask cannot be read, or is not of its image's shape.
+    """
+    by_line = {row.line: row for row in rows}
+    result = []
+    for f, name in enumerate(scores.findings):
+        places = []
+        for n in np.flatnonzero(scores.labels[:, f] == PRESENT).tolist():
+            row = by_line.get(int(scores.line[n]))
+            key = None if row is None else _key(row, name)
+            judged = None if row is None or key is None else _judged(scores, n, f, row, key)
+            if judged is not None:
+                places.append((n, judged))
+        if places:
+            result.append(_collected(name, places))
+    return result
+
+
+def ground(scores: Scores, rows: Sequence[Row], resamples: Resamples) -> tuple[Grounding, ...]:
+    """Grounding of each finding that has masks, then of their mean; nothing without masks.
+
+    While the fusion head is not trained, its region attention means nothing and is not judged.
+    """
+    findings = located(scores, rows)
+    if not findings:
+        return ()
+    figures = ["hit", "pointing_rollout", "mass_rollout"]
+    if scores.fusion_trained:
+        figures += ["pointing", "mass"]
+    statistics = [share(each.image, getattr(each, figure)) for figure in figures for each in findings]
+    samples = resampled(resamples, statistics).reshape(len(figures), len(findings), -1)
+    drawn = dict(zip(figures, samples, strict=True))
+    result = [
+        _summary(
+            each.name,
+            len(each.image),
+            {figure: estimate(float(getattr(each, figure).mean()), drawn[figure][number]) for figure in figures},
+            {chance: float(getattr(each, f"{chance}_chance").mean()) for chance in ("pointing", "hit", "mass")},
+        )
+        for number, each in enumerate(findings)
+    ]
+    means = {
+        figure: mean_of([float(getattr(each, figure).mean()) for each in findings], drawn[figure]) for figure in figures
+    }
+    chances = {
+        chance: float(np.mean([getattr(each, f"{chance}_chance").mean() for each in findings]))
+        for chance in ("pointing", "hit", "mass")
+    }
+    images = len(np.unique(np.concatenate([each.image for each in findings])))
+    return (*result, _summary("mean", images, means, chances))
+
+
+def _summary(name: str, images: int, figures: dict[str, Estimate], chances: dict[str, float]) -> Grounding:
+    return Grounding(
+        name=name,
+        images=images,
+        pointing=figures.get("pointing", Estimate(None)),
+        pointing_rollout=figures["pointing_rollout"],
+        pointing_chance=chances["pointing"],
+        hit_rate=figures["hit"],
+        hit_rate_chance=chances["hit"],
+        mass=figures.get("mass", Estimate(None)),
+        mass_rollout=figures["mass_rollout"],
+        mass_chance=chances["mass"],
+    )
+
+
+def _judged(scores: Scores, n: int, f: int, row: Row, key: str) -> Place | None:
+    info = scores.models[0].info
+    height, width = (int(side) for side in scores.sizes[n])
+    try:
+        mask = row_mask(row, key, (height, width))
+    except LrclrError as error:
+        raise LrclrError(
+            f"what line {row.line} of the manifest says about the place of a finding cannot be used", why=str(error)
+        ) from error
+    if mask is None or not mask.any():
+        return None
+    geometry = PreprocessSpec.from_dict(info["preprocess"]).geometry(height, width)
+    coverage = patch_coverage(mask, geometry, info["patch_size"]).ravel().astype(np.float64)
+    return place(coverage, *on_grid(scores, n, f, len(coverage)))
+
+
+def on_grid(scores: Scores, n: int, f: int, patches: int) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Attention, importance, and whether it was selected, of every patch ``[patches]`` of an image for a finding."""
+    attention, importance = np.zeros(patches), np.zeros(patches)
+    selected = np.zeros(patches, np.bool_)
+    for model in scores.models:
+        answers = model.answers
+        index = answers.region_index[n]
+        selected[index] = True
+        attention += _summed(index, answers.region_attention[n, f], patches)
+        importance += _summed(index, answers.region_importance[n], patches)
+    return attention, importance, selected
+
+
+def _summed(index: NDArray[np.int64], weights: NDArray[np.float32], patches: int) -> Floats:
+    """What fell on each patch, as shares of all of it."""
+    return _normalised(np.bincount(index, weights, patches).astype(np.float64))
+
+
+def _normalised(weights: Floats) -> Floats:
+    total = weights.sum()
+    return weights / total if total > 0 else weights
+
+
+def _key(row: Row, name: str) -> str | None:
+    """The finding as the row's masks or boxes spell it."""
+    folded = name.casefold()
+    return next((key for key in (*row.masks, *row.boxes) if key.casefold() == folded), None)
+
+
+def _collected(name: str, places: Sequence[tuple[int, Place]]) -> Located:
+    figures = {
+        figure: np.array([getattr(each, figure) for _, each in places], np.float64) for figure in Place.__slots__
+    }
+    return Located(name, np.array([n for n, _ in places], np.int64), **figures)

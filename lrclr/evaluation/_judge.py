@@ -1,0 +1,171 @@
+"""From answers to figures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lrclr.errors import UsageError
+from lrclr.evaluation import _metrics as metrics
+from lrclr.evaluation._bootstrap import Ranking, decisions, estimate, mean_of, resampled
+from lrclr.evaluation._result import Estimate, FindingQuality, MeanQuality
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from lrclr.evaluation._bootstrap import Resamples, Statistic
+    from lrclr.evaluation._scores import Scores
+
+    Floats = NDArray[np.float64]
+
+__all__ = ["fitted", "recognition"]
+
+_MEANS = ("auroc", "average_precision", "auroc_global", "auroc_local", "f1")
+
+
+def fitted(
+    scores: Scores, validation: Scores | None, alpha: float | None
+) -> tuple[Scores, str, tuple[tuple[float, float], ...]]:
+    """Settle alpha.
+
+    Args:
+        scores: what will be judged.
+        validation: answers to fit on, if there are any.
+        alpha: weight of the local score that the caller wants.
+
+    Returns:
+        The scores with the alpha in effect; where it is from: "given", "validation" or "model"; the sweep.
+
+    Raises:
+        UsageError: the alpha given is not usable with this model.
+    """
+    sweep = metrics.sweep_alpha(validation) if validation is not None else ()
+    if alpha is not None:
+        check_alpha(alpha, trained=scores.fusion_trained)
+        return replace(scores, alpha=alpha), "given", sweep
+    if sweep and scores.fusion_trained:
+        # Of equals the least: it leans on the part that was pretrained.
+        best = max(sweep, key=lambda point: (point[1], -point[0]))
+        return replace(scores, alpha=best[0]), "validation", sweep
+    return scores, "model", sweep
+
+
+def check_alpha(alpha: float, *, trained: bool) -> None:
+    """Raise UsageError for a weight that cannot be used."""
+    if not 0.0 <= alpha <= 1.0:
+        raise UsageError(f"alpha is {alpha}", fix="It must be between 0 and 1.")
+    if alpha > 0.0 and not trained:
+        raise UsageError(
+            f"alpha is {alpha}, but the fusion head was never trained", why="its local scores mean nothing"
+        )
+
+
+def thresholds(scores: Scores, validation: Scores | None, criterion: str) -> list[float | None]:
+    """Per finding the probability from which it is called, with the model's own score scale."""
+    if validation is None:
+        return [None] * len(scores.findings)
+    probability = validation.probability(scores.alpha, scores.score_scale)
+    return [
+        metrics.choose_threshold(validation.labels[:, f], probability[:, f], criterion)
+        for f in range(len(scores.findings))
+    ]
+
+
+def recognition(
+    scores: Scores, cuts: Sequence[float | None], score_scale: float | None, draws: Resamples
+) -> tuple[tuple[FindingQuality, ...], MeanQuality, dict[str, int]]:
+    """Judge how well findings are recognised.
+
+    Args:
+        scores: with the alpha in effect.
+        cuts: a threshold a finding.
+        score_scale: fitted on validation, if it was.
+        draws: of the bootstrap.
+
+    Returns:
+        Each finding, their mean, and for each finding how many resamples lacked a class.
+    """
+    rankings = {"auroc": scores.ranking(scores.alpha), "auroc_global": scores.ranking(0.0)}
+    if scores.fusion_trained:
+        rankings["auroc_local"] = scores.ranking(1.0)
+    probability = scores.probability(scores.alpha, scores.score_scale)
+    scaled = None if score_scale is None else scores.probability(scores.alpha, score_scale)
+    points, samples = _figures(scores, rankings, probability, cuts, draws)
+    findings = []
+    for f, name in enumerate(scores.findings):
+        label = scores.labels[:, f]
+
+        def figure(key: str, f: int = f) -> Estimate:
+            return estimate(points[key][f], samples[key][f]) if key in points else Estimate(None)
+
+        why = metrics.undefined(label)
+        best = probability if scaled is None else scaled
+        findings.append(
+            FindingQuality(
+                name=name,
+                positives=int((label == 1).sum()),
+                negatives=int((label == 0).sum()),
+                left_out=int((label < 0).sum()),
+                undefined=why,
+                auroc=figure("auroc"),
+                average_precision=figure("average_precision"),
+                auroc_global=figure("auroc_global"),
+                auroc_local=figure("auroc_local"),
+                threshold=cuts[f],
+                f1=figure("f1"),
+                sensitivity=figure("sensitivity"),
+                specificity=figure("specificity"),
+                calibration_error=metrics.calibration_error(label, probability[:, f]),
+                calibration_error_scaled=None if scaled is None else metrics.calibration_error(label, scaled[:, f]),
+                roc=metrics.roc_points(label, rankings["auroc"][:, f]),
+                reliability=() if why else metrics.reliability(label, best[:, f]),
+            )
+        )
+    means = {key: mean_of(points[key], samples[key]) if key in points else Estimate(None) for key in _MEANS}
+    defined = sum(not finding.undefined for finding in findings)
+    skipped = {
+        name: int(np.isnan(samples["auroc"][f]).sum())
+        for f, name in enumerate(scores.findings)
+        if not findings[f].undefined
+    }
+    return tuple(findings), MeanQuality(findings=defined, **means), {name: n for name, n in skipped.items() if n}
+
+
+def _figures(
+    scores: Scores,
+    rankings: Mapping[str, Floats],
+    probability: Floats,
+    cuts: Sequence[float | None],
+    draws: Resamples,
+) -> tuple[dict[str, list[float | None]], dict[str, Floats]]:
+    """Each figure's values ``[F]`` and resamples ``[F, count]``, all of the same draws."""
+    points: dict[str, list[float | None]] = defaultdict(list)
+    statistics: list[Statistic] = []
+    columns: list[tuple[str, ...]] = []
+    everyone = np.ones((1, len(scores)))
+    for f in range(len(scores.findings)):
+        label = scores.labels[:, f]
+        for key, ranking in rankings.items():
+            points[key].append(metrics.auroc(label, ranking[:, f]))
+            ranked = Ranking(label, ranking[:, f])
+            if key == "auroc":
+                points["average_precision"].append(metrics.average_precision(label, ranking[:, f]))
+            statistics.append(ranked.both if key == "auroc" else ranked.auroc)
+            columns.append(("auroc", "average_precision") if key == "auroc" else (key,))
+        cut = cuts[f]
+        # A finding that is never called keeps its place among the others.
+        decided = decisions(label, probability[:, f] >= (np.inf if cut is None else cut))
+        values: list[Any] = decided(everyone)[0].tolist()
+        missing = cut is None or bool(metrics.undefined(label))
+        for key, value in zip(("f1", "sensitivity", "specificity"), values, strict=True):
+            points[key].append(None if missing else value)
+        statistics.append(decided)
+        columns.append(("f1", "sensitivity", "specificity"))
+    drawn = resampled(draws, statistics)
+    names = [name for group in columns for name in group]
+    return dict(points), {key: drawn[[i for i, name in enumerate(names) if name == key]] for key in points}

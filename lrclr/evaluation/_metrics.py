@@ -1,0 +1,164 @@
+"""Figures of recognition, and what is fitted on validation: threshold, alpha, score scale."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+from lrclr.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from lrclr.evaluation._scores import Scores
+
+    Floats = NDArray[np.float64]
+    Labels = NDArray[np.int8]
+
+__all__ = ["CRITERIA", "auroc", "average_precision", "calibration_error", "choose_threshold", "fit_score_scale"]
+
+ALPHAS: Final = tuple(round(0.05 * step, 2) for step in range(21))
+SCALES: Final = (1e-2, 1e4)
+_BINS: Final = 15
+_ROC_POINTS: Final = 200
+
+
+def undefined(label: Labels) -> str:
+    """Why no figure can be given for a finding, in words; "" if it can."""
+    present, absent = bool((label == 1).any()), bool((label == 0).any())
+    if present and absent:
+        return ""
+    if present:
+        return "every labelled image has it"
+    return "no labelled image has it" if absent else "no image is labelled for it"
+
+
+def auroc(label: Labels, score: Floats) -> float | None:
+    """Area under the ROC curve over the images labelled 1 or 0; ``None`` where a class is absent."""
+    if undefined(label):
+        return None
+    used = label >= 0
+    return float(roc_auc_score(label[used], score[used]))
+
+
+def average_precision(label: Labels, score: Floats) -> float | None:
+    """Average precision, likewise."""
+    if undefined(label):
+        return None
+    used = label >= 0
+    return float(average_precision_score(label[used], score[used]))
+
+
+def mean_auroc(labels: Labels, score: Floats) -> float | None:
+    """Mean AUROC over the findings for which it is defined."""
+    areas = [auroc(labels[:, f], score[:, f]) for f in range(labels.shape[1])]
+    defined = [area for area in areas if area is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+def roc_points(label: Labels, score: Floats) -> tuple[tuple[float, float], ...]:
+    """``(false positive rate, true positive rate)``, at most 200 points."""
+    if undefined(label):
+        return ()
+    used = label >= 0
+    false, true, _ = roc_curve(label[used], score[used])
+    picked = np.unique(np.linspace(0, len(false) - 1, min(len(false), _ROC_POINTS)).round().astype(int))
+    return tuple((float(false[i]), float(true[i])) for i in picked)
+
+
+def _f1(hit: Floats, false: Floats, positives: float, negatives: float) -> Floats:  # noqa: ARG001
+    return 2 * hit / (hit + false + positives)
+
+
+def _youden(hit: Floats, false: Floats, positives: float, negatives: float) -> Floats:
+    return hit / positives - false / negatives
+
+
+def _mcc(hit: Floats, false: Floats, positives: float, negatives: float) -> Floats:
+    missed, right, called = positives - hit, negatives - false, hit + false
+    spread = called * positives * negatives * (missed + right)
+    return np.divide(hit * right - false * missed, np.sqrt(spread), out=np.zeros_like(hit), where=spread > 0)
+
+
+CRITERIA: Final[dict[str, Callable[[Floats, Floats, float, float], Floats]]] = {
+    "f1": _f1,
+    "mcc": _mcc,
+    "youden": _youden,
+}
+"""What a threshold may be chosen by: F1, Matthews' correlation (CheXzero's choice), or sensitivity + specificity."""
+
+
+def choose_threshold(label: Labels, probability: Floats, criterion: str) -> float | None:
+    """The probability from which to call a finding, best by a criterion; ``None`` where a class is absent.
+
+    It lies half way between the least probability that is called and the greatest that is not, so that rounding in
+    another engine calls the same images.
+
+    Raises:
+        UsageError: there is no such criterion.
+    """
+    if criterion not in CRITERIA:
+        raise UsageError(f"there is no criterion {criterion!r} for a threshold", fix=f"Choose {', '.join(CRITERIA)}.")
+    if undefined(label):
+        return None
+    used = label >= 0
+    false, true, least = roc_curve(label[used], probability[used], drop_intermediate=False)
+    positives, negatives = float((label == 1).sum()), float((label == 0).sum())
+    # The first point calls nothing.
+    best = 1 + int(np.argmax(CRITERIA[criterion](true[1:] * positives, false[1:] * negatives, positives, negatives)))
+    if best + 1 == len(least):
+        return float(least[best])
+    middle = (float(least[best]) + float(least[best + 1])) / 2
+    return middle if middle > least[best + 1] else float(least[best])
+
+
+def reliability(label: Labels, probability: Floats) -> tuple[tuple[float, float, int], ...]:
+    """Per filled bin of 15 of equal width: mean probability, share of positives, images."""
+    used = label >= 0
+    truth, value = label[used] == 1, probability[used]
+    bins = np.minimum((value * _BINS).astype(int), _BINS - 1)
+    return tuple(
+        (float(value[bins == b].mean()), float(truth[bins == b].mean()), int((bins == b).sum()))
+        for b in np.unique(bins)
+    )
+
+
+def calibration_error(label: Labels, probability: Floats) -> float | None:
+    """Expected calibration error: mean distance of probability and share of positives, over bins, by their images."""
+    if undefined(label):
+        return None
+    bins = reliability(label, probability)
+    return sum(abs(mean - positives) * images for mean, positives, images in bins) / sum(bin_[2] for bin_ in bins)
+
+
+def fit_score_scale(validation: Scores, alpha: float) -> float | None:
+    """The factor on scores under which the labels of all findings are most probable.
+
+    It is one over the usual temperature. ``None`` where there is nothing to fit: no labels of both kinds.
+    """
+    used = validation.labels >= 0
+    truth = validation.labels[used] == 1
+    if truth.all() or not truth.any():
+        return None
+
+    def loss(log_scale: float) -> float:
+        value = validation.probability(alpha, math.exp(log_scale))[used]
+        right = np.where(truth, value, 1.0 - value)
+        return float(-np.log(np.maximum(right, np.finfo(np.float64).tiny)).mean())
+
+    bounds = tuple(math.log(limit) for limit in SCALES)
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
+    return float(f"{math.exp(found.x):.6g}")
+
+
+def sweep_alpha(validation: Scores) -> tuple[tuple[float, float], ...]:
+    """``(alpha, mean AUROC)`` on validation; of alpha 0 alone while the fusion head is not trained."""
+    alphas = ALPHAS if validation.fusion_trained else (0.0,)
+    areas = [(alpha, mean_auroc(validation.labels, validation.ranking(alpha))) for alpha in alphas]
+    return tuple((alpha, area) for alpha, area in areas if area is not None)

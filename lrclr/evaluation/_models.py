@@ -1,0 +1,50 @@
+"""Whatever can be evaluated, told apart by what it is on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrclr.bundle import MANIFEST
+from lrclr.classifier import ZeroShotClassifier
+from lrclr.errors import UsageError
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["is_bundle", "is_scores", "open_model"]
+
+_DEVICES = ("cpu", "cuda")
+
+
+def is_bundle(path: str | os.PathLike[str]) -> bool:
+    """Whether a path holds a bundle rather than a checkpoint."""
+    return (Path(path) / MANIFEST).is_file()
+
+
+def is_scores(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is named as a file of scores is."""
+    return Path(path).suffix == ".npz"
+
+
+def open_model(
+    path: str | os.PathLike[str], *, provider: str = "cpu", threads: int | None = None
+) -> ZeroShotClassifier:
+    """Open a bundle with ONNX Runtime, or a checkpoint with PyTorch.
+
+    Args:
+        path: of either.
+        provider: ``"cpu"`` or ``"cuda"``.
+        threads: of one operator; ``None`` for what the engine takes by itself.
+    """
+    if is_bundle(path):
+        return ZeroShotClassifier.from_bundle(path, provider=provider, threads=threads)
+    if provider not in _DEVICES:
+        raise UsageError(f"there is no provider {provider!r}", fix="Choose cpu or cuda.")
+    if threads is not None:
+        if threads < 1:
+            raise UsageError("an engine needs at least one thread")
+        import torch
+
+        torch.set_num_threads(threads)
+    return ZeroShotClassifier.from_checkpoint(path, device=provider)

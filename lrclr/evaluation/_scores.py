@@ -1,0 +1,266 @@
+"""What one or more models answered for the images of a manifest: the ground on which every figure stands.
+
+It knows the images by the lines of their manifest and by hashes of their files, and nothing else about them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+from lrclr.classifier import Answers
+from lrclr.errors import LrclrError, UsageError
+from lrclr.evaluation._ahead import batches_ahead
+from lrclr.images import ReadLimits, read_image
+from lrclr.images._source import read_bytes
+from lrclr.preprocess import preprocess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from lrclr.classifier import ZeroShotClassifier
+    from lrclr.datasets import Row
+    from lrclr.findings import FindingSet
+    from lrclr.preprocess import PreprocessSpec
+
+__all__ = ["NOT_STATED", "Scores", "score_rows"]
+
+NOT_STATED = -2
+_LIMITS = ReadLimits()
+_SHARED = ("preprocess", "patch_size", "score_scale", "alpha")
+
+
+@dataclass(frozen=True)
+class ModelAnswers:
+    """One model's answers.
+
+    Attributes:
+        info: kind, hashes, precision, engine, and how it scores and preprocesses; in JSON's types.
+        answers: for N images and F findings; its probabilities are not used.
+    """
+
+    info: dict[str, Any]
+    answers: Answers
+
+    def gap(self, alpha: float) -> NDArray[np.float64]:
+        """``[N, F]``: combined score of the positive prompts above that of the negative ones."""
+        answers = self.answers
+        global_ = answers.global_positive.astype(np.float64) - answers.global_negative
+        if alpha == 0.0:
+            return global_
+        local = answers.local_positive.astype(np.float64) - answers.local_negative
+        return (1.0 - alpha) * global_ + alpha * local
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Answers of one model, or of several that vote by their mean probability, beside the truth.
+
+    Attributes:
+        findings: F names.
+        line: ``[N]``, of the images in their manifest.
+        image: ``[N]``, hash of each image's file, and of the frame if one was asked for.
+        group: ``[N]``, equal for the images of one patient, from 0.
+        labels: ``[N, F]``: 1 present, 0 absent, -1 uncertain, -2 not stated.
+        sizes: ``[N, 2]``, height and width of the original images.
+        failures: line and reason of every image that could not be read.
+        models: one, or the members of an ensemble.
+        alpha, score_scale: in effect.
+    """
+
+    findings: tuple[str, ...]
+    line: NDArray[np.int64]
+    image: NDArray[np.str_]
+    group: NDArray[np.int64]
+    labels: NDArray[np.int8]
+    sizes: NDArray[np.int64]
+    failures: tuple[tuple[int, str], ...]
+    models: tuple[ModelAnswers, ...]
+    alpha: float
+    score_scale: float
+
+    def __len__(self) -> int:
+        return len(self.line)
+
+    @property
+    def fusion_trained(self) -> bool:
+        """Whether local scores and region attention mean anything."""
+        return all(model.info["fusion_trained"] for model in self.models)
+
+    def probability(self, alpha: float, scale: float) -> NDArray[np.float64]:
+        """``[N, F]``, the mean over the models."""
+        # exp(-log(1 + exp(-x))) neither overflows nor loses small probabilities.
+        each = [np.exp(-np.logaddexp(0.0, -scale * model.gap(alpha))) for model in self.models]
+        result: NDArray[np.float64] = np.mean(each, axis=0)
+        return result
+
+    def ranking(self, alpha: float) -> NDArray[np.float64]:
+        """``[N, F]``: what orders the images as their probabilities do, without probabilities' rounding near 1."""
+        return self.models[0].gap(alpha) if len(self.models) == 1 else self.probability(alpha, self.score_scale)
+
+    def joined(self, other: Scores) -> Scores:
+        """These models and those of `other` as one ensemble.
+
+        Raises:
+            UsageError: they did not answer for the same images and findings, or do not score alike.
+        """
+        self.check_same_images(other)
+        if self.findings != other.findings:
+            raise UsageError("the models of an ensemble were asked for different findings")
+        for key in _SHARED:
+            if self.models[0].info[key] != other.models[0].info[key]:
+                raise UsageError(f"the models of an ensemble differ in {key}", fix="Only models alike can vote.")
+        return replace(self, models=(*self.models, *other.models))
+
+    def check_same_images(self, other: Scores) -> None:
+        """Raise UsageError unless both are about the same images in the same order."""
+        if len(self) != len(other):
+            raise UsageError(
+                f"the models answered for {len(self)} and {len(other)} images",
+                fix="Compare models on the same manifest and split.",
+            )
+        differing = int((self.image != other.image).sum())
+        if differing:
+            same = sorted(self.image.tolist()) == sorted(other.image.tolist())
+            raise UsageError(
+                f"{differing} of {len(self)} images differ between the two models",
+                why="they are in another order" if same else "they are other files",
+                fix="Compare models on the same manifest and split.",
+            )
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    size: tuple[int, int]
+    sha256: str
+    pixel_values: NDArray[np.float32]
+
+
+def score_rows(
+    classifier: ZeroShotClassifier,
+    rows: Sequence[Row],
+    findings: FindingSet | None = None,
+    *,
+    batch_size: int = 8,
+    workers: int | None = None,
+    strict: bool = False,
+    on_progress: Callable[[], None] = lambda: None,
+) -> Scores:
+    """Answer for the images of some rows of a manifest.
+
+    Args:
+        classifier: what answers.
+        rows: at least one.
+        findings: what to ask for; the model's own if not given. Labels are found by name, case aside.
+        batch_size: images encoded at once.
+        workers: threads that decode; ``None`` for one a core.
+        strict: stop at the first image that cannot be read, instead of leaving it out and saying so.
+        on_progress: called after every image.
+
+    Raises:
+        UsageError: there are no rows.
+        LrclrError: no image could be read, or one with `strict`.
+    """
+    if not rows:
+        raise UsageError("there are no images to answer for")
+    asked, spec = findings or classifier.spec.findings, classifier.spec
+    kept: list[tuple[Row, _Decoded]] = []
+    failures: list[tuple[int, str]] = []
+    parts: list[Answers] = []
+    # The decoding threads fill the cores already; small products that OpenBLAS splits once more take ten times as long.
+    with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
+        for batch in batches_ahead(rows, partial(_decode, spec.preprocess), batch_size=batch_size, workers=workers):
+            good: list[tuple[Row, _Decoded]] = []
+            for row, outcome in batch:
+                if isinstance(outcome, LrclrError):
+                    failures.append((row.line, _nameless(outcome, row)))
+                    if strict:
+                        raise _line_error(outcome, *failures[-1]) from None
+                else:
+                    good.append((row, outcome))
+            if good:
+                parts.append(classifier.answer_pixels(np.stack([one.pixel_values for _, one in good]), asked))
+                # The pixels are not needed again, and would fill the memory.
+                kept += [(row, replace(one, pixel_values=_NOTHING)) for row, one in good]
+            for _ in batch:
+                on_progress()
+    if not kept:
+        raise LrclrError(f"none of {len(rows)} images could be read", why=f"line {failures[0][0]}: {failures[0][1]}")
+    return Scores(
+        findings=asked.names,
+        line=np.array([row.line for row, _ in kept], np.int64),
+        image=np.array([one.sha256 for _, one in kept]),
+        group=_groups([row.patient for row, _ in kept]),
+        labels=_labels([row for row, _ in kept], asked.names),
+        sizes=np.array([one.size for _, one in kept], np.int64),
+        failures=tuple(failures),
+        models=(ModelAnswers(_info(classifier), joined_answers(parts)),),
+        alpha=spec.alpha,
+        score_scale=spec.score_scale,
+    )
+
+
+_NOTHING = np.empty(0, np.float32)
+
+
+def _decode(spec: PreprocessSpec, row: Row) -> _Decoded:
+    data = read_bytes(row.image, _LIMITS)
+    digest = hashlib.sha256(data)
+    if row.frame is not None:
+        digest.update(f"frame {row.frame}".encode())
+    image = read_image(data, frame=row.frame, limits=_LIMITS)
+    height, width = image.shape[:2]
+    return _Decoded((height, width), digest.hexdigest(), preprocess(image, spec))
+
+
+def joined_answers(parts: Sequence[Answers]) -> Answers:
+    """Answers for the images of all parts."""
+    return Answers(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Answers)))
+
+
+def _line_error(error: LrclrError, line: int, reason: str) -> LrclrError:
+    """An image's error as that of a line of the manifest."""
+    return type(error)(f"the image in line {line} of the manifest cannot be used", why=reason)
+
+
+def _nameless(error: LrclrError, row: Row) -> str:
+    """An error's text without the file's name, which may be a patient's."""
+    text = str(error)
+    for name in (str(row.image), row.image.name, row.image.stem):
+        text = text.replace(name, "the image")
+    return text
+
+
+def _groups(patients: Sequence[str]) -> NDArray[np.int64]:
+    """Numbers for pseudonyms; an image without one is a patient of its own."""
+    numbers: dict[str, int] = {}
+    keys = [patient or f"\0{position}" for position, patient in enumerate(patients)]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+
+
+def _labels(rows: Sequence[Row], names: Sequence[str]) -> NDArray[np.int8]:
+    folded = [{name.casefold(): value for name, value in row.labels.items()} for row in rows]
+    return np.array([[labels.get(name.casefold(), NOT_STATED) for name in names] for labels in folded], np.int8)
+
+
+def _info(classifier: ZeroShotClassifier) -> dict[str, Any]:
+    spec = classifier.spec
+    return {
+        "kind": spec.kind,
+        "sha256": spec.sha256,
+        "checkpoint_sha256": spec.checkpoint_sha256,
+        "precision": spec.precision,
+        "engine": classifier.engine.name,
+        "fusion_trained": spec.fusion_trained,
+        "alpha": spec.alpha,
+        "score_scale": spec.score_scale,
+        "patch_size": spec.patch_size,
+        "preprocess": spec.preprocess.to_dict(),
+    }

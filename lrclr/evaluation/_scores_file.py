@@ -1,0 +1,130 @@
+"""Scores in a file: numbers, lines of a manifest and hashes of images; no path, no report, no pseudonym."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lrclr.classifier import Answers
+from lrclr.errors import UsageError
+from lrclr.evaluation._scores import ModelAnswers, Scores
+from lrclr.evaluation._write import write_whole
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+__all__ = ["load_scores", "save_scores"]
+
+_SCHEMA = 1
+_ARRAYS = ("line", "image", "group", "labels", "sizes")
+_INFO = {
+    "kind": str,
+    "sha256": str,
+    "checkpoint_sha256": str,
+    "precision": str,
+    "engine": str,
+    "fusion_trained": bool,
+    "alpha": float,
+    "score_scale": float,
+    "patch_size": int,
+    "preprocess": dict,
+}
+
+
+def save_scores(scores: Scores, path: str | os.PathLike[str]) -> None:
+    """Write an ``.npz``, whole or not at all; the same scores give the same bytes."""
+    arrays: dict[str, Any] = {name: getattr(scores, name) for name in _ARRAYS}
+    for number, model in enumerate(scores.models):
+        for field in fields(Answers):
+            arrays[f"{number}.{field.name}"] = getattr(model.answers, field.name)
+    about = {
+        "schema": _SCHEMA,
+        "findings": scores.findings,
+        "failures": scores.failures,
+        "models": [model.info for model in scores.models],
+        "alpha": scores.alpha,
+        "score_scale": scores.score_scale,
+    }
+    arrays["about"] = np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_whole(Path(path), content.getvalue())
+
+
+def load_scores(path: str | os.PathLike[str]) -> Scores:
+    """Read what `save_scores` wrote; no pickle in it is ever run.
+
+    Raises:
+        UsageError: the file cannot be read, or is no file of scores.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        about = json.loads(arrays.pop("about").tobytes())
+        scores = _scores(about, arrays)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read", why=error.strerror or type(error).__name__) from error
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, IndexError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"{path} is no file of scores", why="it is damaged, or of another version", fix="Write it with --scores."
+        ) from error
+    return scores
+
+
+def _scores(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Scores:
+    if about["schema"] != _SCHEMA or not about["models"]:
+        raise ValueError
+    scores = Scores(
+        findings=tuple(map(str, about["findings"])),
+        **{name: arrays[name] for name in _ARRAYS},
+        failures=tuple((int(line), str(reason)) for line, reason in about["failures"]),
+        models=tuple(
+            ModelAnswers(info, Answers(**{field.name: arrays[f"{number}.{field.name}"] for field in fields(Answers)}))
+            for number, info in enumerate(about["models"])
+        ),
+        alpha=float(about["alpha"]),
+        score_scale=float(about["score_scale"]),
+    )
+    _check(scores)
+    return scores
+
+
+def _check(scores: Scores) -> None:
+    """Raise ValueError for arrays that do not fit each other: a file may come from anywhere."""
+    images, findings = len(scores.line), len(scores.findings)
+    shapes: list[tuple[NDArray[Any], tuple[int, ...]]] = [
+        (scores.line, (images,)),
+        (scores.image, (images,)),
+        (scores.group, (images,)),
+        (scores.labels, (images, findings)),
+        (scores.sizes, (images, 2)),
+    ]
+    for model in scores.models:
+        for key, kind in _INFO.items():
+            if not isinstance(model.info[key], kind):
+                raise TypeError(key)
+        regions = model.answers.region_index.shape[1]
+        for field in fields(Answers):
+            last = {
+                "region_attention": (findings, regions),
+                "region_index": (regions,),
+                "region_importance": (regions,),
+            }
+            array = getattr(model.answers, field.name)
+            shapes.append((array, (images, *last.get(field.name, (findings,)))))
+            if not np.isfinite(array).all():
+                raise ValueError(field.name)
+    if images == 0 or any(array.shape != shape for array, shape in shapes):
+        raise ValueError
+    numbers = np.unique(scores.group)
+    if not np.array_equal(numbers, np.arange(len(numbers))) or not set(np.unique(scores.labels)) <= {-2, -1, 0, 1}:
+        raise ValueError

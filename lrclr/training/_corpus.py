@@ -1,0 +1,155 @@
+"""Which rows of a manifest are trained on, which are for validation, and what is worth knowing about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from lrclr.datasets import PRESENT, UNCERTAIN, RowProblem
+from lrclr.errors import FindingsError, UsageError
+from lrclr.training._texts import whole_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lrclr.datasets import DataManifest, Row
+    from lrclr.tokenizer import ClipTokenizer
+
+__all__ = ["Corpus", "choose_rows", "plural"]
+
+TRAIN: Final = "train"
+VALIDATION: Final = ("validation", "valid", "val")
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Rows that are used.
+
+    Attributes:
+        train: rows to train on.
+        texts: theirs, whole.
+        validation: those with a text first; each has a text or a label.
+        validation_texts: theirs; "" where there is none.
+        columns: of labels, in order.
+        problems: rows that were left out, by the manifest or here.
+        notes: what the user should know, one sentence each, without patient data.
+    """
+
+    train: tuple[Row, ...]
+    texts: tuple[str, ...]
+    validation: tuple[Row, ...]
+    validation_texts: tuple[str, ...]
+    columns: tuple[str, ...]
+    problems: tuple[RowProblem, ...]
+    notes: tuple[str, ...]
+
+
+def choose_rows(manifest: DataManifest, validation: DataManifest | None, tokenizer: ClipTokenizer) -> Corpus:
+    """Split rows, and leave out those that nothing can be learnt from.
+
+    Without a split a row is for training. With a manifest of its own, validation takes its rows of split
+    "validation", or all if it has none, and none from `manifest`.
+
+    Raises:
+        UsageError: no row to train on; or one patient, or one image, is in both parts.
+    """
+    training = _of_split(manifest, (TRAIN,)) or (
+        manifest.split("") if not any(row.split for row in manifest.rows) else ()
+    )
+    judged = _of_split(manifest, VALIDATION)
+    if validation is not None:
+        judged = _of_split(validation, VALIDATION) or validation.rows
+        _check_apart(training, judged)
+    problems = [*manifest.problems, *(validation.problems if validation is not None else ())]
+    notes: list[str] = []
+    kept, texts, cut = _readable(training, tokenizer, problems)
+    with_text, said, _ = _readable(judged, tokenizer, [])
+    known = {id(row) for row in with_text}
+    others = [row for row in judged if id(row) not in known and _has_label(row)]
+    if useless := len(judged) - len(with_text) - len(others):
+        notes.append(f"{useless} of {plural(len(judged), 'validation row')} have neither a text nor a label")
+    if not kept:
+        splits = sorted({row.split for row in manifest.rows})
+        raise UsageError(
+            f"{manifest.path} has no row to train on",
+            why=f"none of its {plural(len(manifest.rows), 'usable row')} is of split 'train' and has a report or a "
+            f"label that says something; its splits are {', '.join(map(repr, splits))}",
+        )
+    if cut:
+        notes.append(f"{cut} of {plural(len(kept), 'report')} are longer than the text tower reads and lose their end")
+    notes += _notes_on(kept)
+    columns = validation.findings if validation is not None else manifest.findings
+    return Corpus(
+        train=tuple(kept),
+        texts=tuple(texts),
+        validation=tuple(with_text + others),
+        validation_texts=(*said, *[""] * len(others)),
+        columns=columns,
+        problems=tuple(problems),
+        notes=tuple(notes),
+    )
+
+
+def _of_split(manifest: DataManifest, names: Sequence[str]) -> tuple[Row, ...]:
+    return tuple(row for row in manifest.rows if row.split.casefold() in names)
+
+
+def _readable(
+    rows: Sequence[Row], tokenizer: ClipTokenizer, problems: list[RowProblem]
+) -> tuple[list[Row], list[str], int]:
+    """Rows whose text the tokenizer takes, their texts, and how many of these will be cut."""
+    kept: list[Row] = []
+    texts: list[str] = []
+    cut = 0
+    for row in rows:
+        text = whole_text(row)
+        if text is None:
+            problems.append(RowProblem(row.line, "it has no report, and no label that says something"))
+            continue
+        try:
+            tokens = tokenizer.encode([text], truncate=True).input_ids
+        except FindingsError:
+            # What the tokenizer says quotes the text.
+            problems.append(RowProblem(row.line, "its report holds a marker of the tokenizer or no valid text"))
+            continue
+        # A text that fills the context exactly is told as cut: a second encoding is not worth the difference.
+        cut += tokens.shape[1] == tokenizer.context_length
+        kept.append(row)
+        texts.append(text)
+    return kept, texts, cut
+
+
+def _has_label(row: Row) -> bool:
+    return any(value != UNCERTAIN for value in row.labels.values())
+
+
+def _notes_on(rows: Sequence[Row]) -> list[str]:
+    notes = []
+    spoken = sum(1 for row in rows if not any(character.isalnum() for character in row.report or ""))
+    if spoken:
+        notes.append(f"{spoken} of {plural(len(rows), 'training row')} have no report; their labels are put in words")
+    labelled = [row for row in rows if _has_label(row)]
+    negative = sum(
+        1
+        for row in labelled
+        if not any(value == PRESENT and not name.casefold().startswith("no ") for name, value in row.labels.items())
+    )
+    if negative:
+        notes.append(f"{negative} of {plural(len(labelled), 'labelled training row')} name no finding as present")
+    return notes
+
+
+def _check_apart(training: Sequence[Row], judged: Sequence[Row]) -> None:
+    patients = {row.patient for row in training if row.patient} & {row.patient for row in judged}
+    images = {(row.image, row.frame) for row in training} & {(row.image, row.frame) for row in judged}
+    for what, shared in (("patient", patients), ("image", images)):
+        if shared:
+            raise UsageError(
+                f"{plural(len(shared), what)} to validate on {'is' if len(shared) == 1 else 'are'} trained on as well",
+                fix="Scores would flatter: take them out of one of the two manifests.",
+            )
+
+
+def plural(count: int, noun: str) -> str:
+    """``3 rows``, ``1 row``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,133 @@
+"""From rows to what is trained and judged on, with all that can be wrong about it told before the first step."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lrclr.datasets import PixelCache
+from lrclr.errors import UsageError
+from lrclr.training._augment import Augmentation
+from lrclr.training._corpus import plural
+from lrclr.training._data import Items
+from lrclr.training._validation import Validation, label_table, matched_findings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from lrclr.checkpoints import Checkpoint
+    from lrclr.datasets import Row
+    from lrclr.training._corpus import Corpus
+    from lrclr.training._listener import TrainListener
+    from lrclr.training._settings import TrainSettings
+
+__all__ = ["check_enough", "check_machine", "prepare_items", "run_record", "tell"]
+
+
+def check_machine(settings: TrainSettings, processes: int) -> None:
+    if settings.batch_size % processes:
+        raise UsageError(
+            f"a batch of {settings.batch_size} cannot be shared by {processes} processes",
+            fix="Give a --batch-size that is a multiple of them; it counts the images of all.",
+        )
+    if settings.precision == "fp16" and not torch.cuda.is_available():
+        raise UsageError("fp16 needs a GPU", why="its gradients are scaled there", fix="Choose bf16 or fp32.")
+    if settings.precision == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        raise UsageError("this GPU cannot compute in bf16", fix="Choose fp16 or fp32.")
+
+
+def check_enough(rows: int, settings: TrainSettings, processes: int) -> None:
+    if rows < processes:
+        raise UsageError(
+            f"{processes} processes are more than {plural(rows, 'training row')}", fix="Start fewer processes."
+        )
+    if rows < settings.batch_size:
+        raise UsageError(
+            f"{plural(rows, 'training row')} do not fill a batch of {settings.batch_size}",
+            why="every image of a batch is compared with every other, so that a smaller one is another task",
+            fix=f"Add rows, or give --batch-size {max(2, rows // processes * processes)} or less.",
+        )
+
+
+def tell(corpus: Corpus, told: TrainListener, *, strict: bool) -> None:
+    if strict and corpus.problems:
+        problem = corpus.problems[0]
+        raise UsageError(
+            f"line {problem.line}: {problem.text}", why=f"{plural(len(corpus.problems), 'row')} cannot be used"
+        )
+    for problem in corpus.problems:
+        told.problem(problem)
+    for note in corpus.notes:
+        told.note(note)
+    if not corpus.validation:
+        told.note("there are no rows of split 'validation': the last network is kept, not the best")
+
+
+def prepare_items(
+    base: Checkpoint, corpus: Corpus, settings: TrainSettings, place: Path, told: TrainListener, *, strict: bool
+) -> tuple[Items, Validation | None]:
+    def cached(rows: Sequence[Row], name: str) -> PixelCache:
+        pixels = PixelCache.build(
+            rows, base.preprocess, place / name, on_progress=told.prepared, on_note=told.note, strict=strict
+        )
+        for problem in pixels.read_errors:
+            told.problem(problem)
+        return pixels
+
+    plain = dataclasses.replace(settings, augmentation=Augmentation.off())
+    pixels = cached(corpus.train, "train")
+    items = Items(pixels, [corpus.texts[n] for n in pixels.positions], base.preprocess, settings)
+    if not corpus.validation:
+        return items, None
+    pixels = cached(corpus.validation, "validation")
+    findings, columns = matched_findings(base.findings, corpus.columns)
+    judge = Validation(
+        Items(pixels, [corpus.validation_texts[n] for n in pixels.positions], base.preprocess, plain),
+        findings,
+        label_table(pixels.kept(corpus.validation), columns),
+        base.tokenizer,
+        settings.batch_size,
+        settings.workers,
+    )
+    _tell_undefined(judge, told)
+    return items, judge
+
+
+def _tell_undefined(judge: Validation, told: TrainListener) -> None:
+    if judge.findings is None:
+        told.note("no column of labels has the name of a finding of the base: AUROC is not defined; see --findings")
+        return
+    names = [name for n, name in enumerate(judge.findings.names) if n not in judge.defined]
+    if not judge.defined:
+        told.note("AUROC is not defined for any finding, since none has both classes: the last network is kept")
+    elif names:
+        told.note(f"AUROC is not defined for {', '.join(names)}: validation lacks images with it, or without it")
+
+
+def run_record(
+    base: Checkpoint,
+    corpus: Corpus,
+    hashes: dict[str, str | None],
+    items: Items,
+    judge: Validation | None,
+    settings: TrainSettings,
+) -> dict[str, Any]:
+    """What decides the result, for ``settings.json``: no paths, and nothing of any row."""
+    judged = len(judge.items) if judge is not None else 0
+    unread = len(corpus.train) - len(items) + len(corpus.validation) - judged
+    return {
+        "schema_version": 1,
+        "settings": settings.to_dict(),
+        "base": {"sha256": base.sha256, "source": base.source, "preprocess": base.preprocess.to_dict()},
+        **hashes,
+        "rows": {
+            "train": len(items),
+            "validation": judged,
+            "left_out": len(corpus.problems) + unread,
+        },
+        "findings": hashlib.sha256(base.findings.to_toml().encode()).hexdigest(),
+    }

@@ -1,0 +1,167 @@
+"""The folder of a run: what it was asked, where it ran, what it logged; and whether a run may go on in it."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+import lrclr
+from lrclr.errors import LrclrError, UsageError
+from lrclr.training._trainer import last_state
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from lrclr.training._settings import TrainSettings
+
+__all__ = ["CHECKPOINT", "PIXELS", "STEPS", "begin_run", "check_run", "draw_curves", "environment", "write_log"]
+
+SETTINGS: Final = "settings.json"
+ENVIRONMENT: Final = "environment.json"
+LOG: Final = "log.csv"
+CURVES: Final = "curves.png"
+CHECKPOINT: Final = "checkpoint"
+STEPS: Final = "steps"
+PIXELS: Final = "pixels"
+OURS: Final = (SETTINGS, ENVIRONMENT, LOG, CURVES, CHECKPOINT, STEPS, PIXELS)
+_PACKAGES: Final = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy", "pillow")
+_FIRST_COLUMNS: Final = ("step", "epoch", "loss", "global_loss", "local_loss", "eval_loss")
+
+
+def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that a run cannot have, before any work is done.
+
+    Raises:
+        UsageError: it is no folder, holds strangers, or holds a run that may be neither resumed nor replaced.
+    """
+    if resume and overwrite:
+        raise UsageError("a run is either resumed or overwritten")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UsageError(f"{folder} cannot be the folder of a run", why="it exists and is not a folder")
+    if not folder.is_dir():
+        return
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.endswith(".partial"))
+    if strangers := [name for name in names if name not in OURS]:
+        raise UsageError(
+            f"{folder} cannot be the folder of a run",
+            why=f"it holds files that are not ours ({', '.join(strangers[:3])}{', …' if len(strangers) > 3 else ''})",
+            fix="Choose another folder, or move them away.",
+        )
+    if set(names) - {PIXELS} and not resume and not overwrite:
+        raise UsageError(f"{folder} holds a run already", fix="Choose another folder, or add --resume or --overwrite.")
+
+
+def begin_run(folder: Path, record: Mapping[str, Any], settings: TrainSettings, *, overwrite: bool) -> Path | None:
+    """Write what the run is asked; returns the state from which it goes on, if it goes on.
+
+    Raises:
+        UsageError: the run that is there was asked something else.
+        LrclrError: the folder cannot be written, or the settings in it are damaged.
+    """
+    if not overwrite and (folder / SETTINGS).exists():
+        _check_same(folder / SETTINGS, record, settings)
+        return last_state(folder / STEPS)
+    for name in OURS:
+        if name == PIXELS:
+            continue
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / ENVIRONMENT, environment())
+    _write_json(folder / SETTINGS, record)
+    return None
+
+
+def _check_same(file: Path, record: Mapping[str, Any], settings: TrainSettings) -> None:
+    try:
+        before = json.loads(file.read_text("utf-8"))
+        changed = settings.differences(before["settings"])
+        changed += [key for key in ("base", "manifest", "validation", "rows", "findings") if before[key] != record[key]]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise LrclrError(f"{file} is damaged", fix="Begin the run anew, with --overwrite.") from error
+    if changed:
+        raise UsageError(
+            f"the run in {file.parent} cannot be resumed with other settings",
+            why=f"it differs in {', '.join(changed)}",
+            fix="Give what it was begun with, or choose another folder.",
+        )
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, without its name or any path."""
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {
+        "lrclr": lrclr.__version__,
+        "python": platform.python_version(),
+        "packages": versions,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "devices": devices,
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    _replace(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_log(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write the log: one line a step that was logged, with what validation found there."""
+    lines: dict[int, dict[str, Any]] = {}
+    for entry in history:
+        lines.setdefault(entry["step"], {}).update(entry)
+    names = sorted({name for line in lines.values() for name in line} - set(_FIRST_COLUMNS))
+    columns = [*_FIRST_COLUMNS, *names]
+    partial = folder / f".{LOG}.partial"
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines[step] for step in sorted(lines))
+    partial.replace(folder / LOG)
+
+
+def draw_curves(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Draw losses and AUROC over the steps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    parts = (
+        (left, {"loss": "training", "global_loss": "global", "local_loss": "local", "eval_loss": "validation"}),
+        (right, {"eval_auroc": "combined", "eval_auroc_global": "global", "eval_auroc_local": "local"}),
+    )
+    for axes, (plot, names) in enumerate(parts):
+        for name, label in names.items():
+            points = [(entry["step"], entry[name]) for entry in history if name in entry]
+            if points:
+                plot.plot(*zip(*points, strict=True), label=label, marker="." if name.startswith("eval") else "")
+        plot.set_xlabel("step")
+        plot.set_title(("contrastive loss", "mean AUROC on validation")[axes])
+        plot.grid(alpha=0.3)
+        if plot.lines:
+            plot.legend()
+        elif axes:
+            plot.text(0.5, 0.5, "not defined", ha="center", transform=plot.transAxes)
+    partial = folder / f".{CURVES}.partial"
+    figure.savefig(partial, format="png", dpi=110)
+    partial.replace(folder / CURVES)
+
+
+def _replace(file: Path, text: str) -> None:
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)

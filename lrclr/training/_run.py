@@ -1,0 +1,170 @@
+"""`train`: a base, a manifest and settings become a run's folder with a checkpoint in it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import broadcast_object_list
+
+from lrclr._files import _sigterm_raises
+from lrclr.checkpoints._checkpoint import eval_model
+from lrclr.training._corpus import choose_rows
+from lrclr.training._listener import Teller, TrainListener
+from lrclr.training._prepare import check_enough, check_machine, prepare_items, run_record, tell
+from lrclr.training._record import CHECKPOINT, PIXELS, STEPS, begin_run, check_run, draw_curves
+from lrclr.training._task import ContrastiveTask
+from lrclr.training._trainer import ContrastiveTrainer, training_arguments
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from lrclr.checkpoints import Checkpoint
+    from lrclr.datasets import DataManifest
+    from lrclr.training._data import Items
+    from lrclr.training._settings import TrainSettings
+    from lrclr.training._validation import Validation
+
+__all__ = ["TrainResult", "train"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        folder: of the run.
+        checkpoint: the LRCLR folder with the best network by validation AUROC, or with the last.
+        steps: of the run.
+        resumed_from: step from which it went on; 0 for a run in one piece.
+        auroc, best_step: highest mean AUROC on validation, and where; ``None`` where it is not defined.
+        seconds: of this call.
+    """
+
+    folder: Path
+    checkpoint: Path
+    steps: int
+    resumed_from: int
+    auroc: float | None
+    best_step: int | None
+    seconds: float
+
+
+def train(  # noqa: PLR0913 - what a run consists of
+    base: Checkpoint,
+    manifest: DataManifest,
+    folder: Path,
+    settings: TrainSettings,
+    *,
+    validation: DataManifest | None = None,
+    cache: Path | None = None,
+    strict: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: TrainListener | None = None,
+) -> TrainResult:
+    """Tune a checkpoint on images and their reports.
+
+    Under ``torchrun`` every process calls it with the same arguments; the first one writes.
+
+    Args:
+        base: where to begin. Its network is tuned in place and is that of the last step afterwards.
+        manifest: rows of split "train" (all, where there are no splits) and "validation".
+        folder: of the run.
+        settings: how.
+        validation: rows to validate on, instead of the manifest's.
+        cache: folder for decoded images; inside `folder` unless given.
+        strict: refuse rows that cannot be used, instead of leaving them out.
+        resume: go on with the run in `folder` from its last state; begin it where there is none.
+        overwrite: replace the run in `folder`.
+        listener: told what happens.
+
+    Raises:
+        UsageError: the call is wrong, or the data cannot be trained on.
+        NonFiniteError: loss or gradients became NaN or infinite.
+        LrclrError: the disk is full or not writable; the last saved state and checkpoint are whole.
+    """
+    begun = time.monotonic()
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    first = int(os.environ.get("RANK", "0")) == 0
+    told = listener if listener is not None and first else TrainListener()
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would replace what a link points to
+    settings = settings.resolved(fusion_trained=base.config.fusion_trained)
+    if first:
+        check_run(folder, resume=resume, overwrite=overwrite)
+    check_machine(settings, processes)
+    corpus = choose_rows(manifest, validation, base.tokenizer)
+    tell(corpus, told, strict=strict)
+    check_enough(len(corpus.train), settings, processes)
+    settings.configure(base.config)
+    if settings.tunes_fusion:
+        # From here on its score counts, in validation and in what is saved.
+        base.config.fusion_trained = True
+        base.config.local_loss_weight = settings.loss.local_weight
+    per_epoch = len(corpus.train) // settings.batch_size
+    steps = settings.max_steps or settings.epochs * per_epoch
+    with _sigterm_raises():
+        arguments = training_arguments(settings, folder / STEPS, steps, per_epoch)
+        place = cache if cache is not None else folder / PIXELS
+        with arguments.main_process_first(local=False, desc="decoding images"):
+            items, judge = prepare_items(base, corpus, settings, place, told, strict=strict)
+        if len(items) < settings.batch_size:
+            check_enough(len(items), settings, processes)
+        hashes = {"manifest": manifest.sha256, "validation": validation.sha256 if validation is not None else None}
+        record = run_record(base, corpus, hashes, items, judge, settings) | {"steps": steps}
+        state: list[Any] = [None]
+        if first:
+            state[0] = begin_run(folder, record, settings, overwrite=overwrite)
+            told.begun(record)
+        state = broadcast_object_list(state)
+        return _run(base, folder, settings, arguments, items, judge, state[0], told, begun)
+
+
+def _run(  # noqa: PLR0913, PLR0917 - all of the above
+    base: Checkpoint,
+    folder: Path,
+    settings: TrainSettings,
+    arguments: TrainingArguments,
+    items: Items,
+    judge: Validation | None,
+    state: Path | None,
+    told: TrainListener,
+    begun: float,
+) -> TrainResult:
+    def save() -> None:
+        base.save(folder / CHECKPOINT, overwrite=True)
+
+    trainer = ContrastiveTrainer(
+        ContrastiveTask(base.model, settings.loss),
+        arguments,
+        settings,
+        items=items,
+        tokenizer=base.tokenizer,
+        validation=judge,
+        on_best=save,
+    )
+    if trainer.is_world_process_zero():
+        trainer.add_callback(Teller(folder, told))
+    resumed_from = int(state.name.rpartition("-")[2]) if state is not None else 0
+    # What the base knew, to compare with.
+    trainer.args.eval_on_start = state is None and judge is not None
+    trainer.train(resume_from_checkpoint=str(state) if state is not None else None)
+    eval_model(base.model)
+    best_step = trainer.state.best_global_step or None
+    if trainer.is_world_process_zero():
+        if best_step is None:
+            save()
+        draw_curves(folder, trainer.state.log_history)
+    trainer.accelerator.wait_for_everyone()
+    return TrainResult(
+        folder,
+        folder / CHECKPOINT,
+        arguments.max_steps,
+        resumed_from,
+        trainer.state.best_metric,
+        best_step,
+        time.monotonic() - begun,
+    )

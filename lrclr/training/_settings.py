@@ -1,0 +1,166 @@
+"""How a network is tuned: every number, checked where it is made and written to the run's folder unchanged."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from lrclr.errors import UsageError
+from lrclr.training._augment import Augmentation
+from lrclr.training._task import LossSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lrclr.model import LrclrConfig
+
+__all__ = ["Freeze", "TrainSettings"]
+
+Freeze = Literal["auto", "none", "image", "text", "image,text"]
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "freeze": ("auto", "none", "image", "text", "image,text"),
+    "precision": ("fp32", "bf16", "fp16"),
+    "text": ("report", "sentences"),
+    "region_rollout": ("per_head", "mean"),
+}
+# What may differ between a run and its resumption: where the work is done, not what it comes to.
+_INCIDENTAL: Final = ("workers", "keep")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """How a network is tuned. The paper's numbers are not known; these are defaults that can be defended.
+
+    Attributes:
+        epochs: passes over the training rows; `max_steps` counts instead where it is given.
+        max_steps: optimiser steps.
+        batch_size: images of a step, over all processes: each is a negative of every other.
+        learning_rate: highest, of the fusion head and the temperature.
+        tower_learning_rate: highest, of the towers and their projections, which know something already.
+        weight_decay: of weights; biases, norms, embeddings and the temperature have none.
+        warmup: share of the steps in which the learning rate rises, before it falls along half a cosine to 0.
+        max_grad_norm: gradients longer than that are shortened to it; 0 for never.
+        precision: ``"bf16"`` and ``"fp16"`` compute products in half precision and keep weights in single.
+        freeze: towers that stay as they are. ``"auto"`` is ``"image,text"`` for a base whose fusion head was never
+            trained, so that noise from it cannot spoil the towers, and ``"none"`` otherwise.
+        seed: of the order of rows, texts and augmentation.
+        workers: processes that prepare batches, for each process that trains; 0 prepares them in line.
+        save_every, evaluate_every: steps; 0 for once an epoch.
+        keep: resumable states that are kept.
+        text: ``"report"`` or ``"sentences"``, a random part of the report's sentences in random order.
+        augmentation: what is done to an image at each draw.
+        loss: what is minimised.
+        region_rollout, region_top_k, alpha: fields of `LrclrConfig` to change; ``None`` leaves the base's.
+
+    Raises:
+        UsageError: a value that cannot be used.
+    """
+
+    epochs: int = 10
+    max_steps: int | None = None
+    batch_size: int = 64
+    learning_rate: float = 3e-4
+    tower_learning_rate: float = 1e-5
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    max_grad_norm: float = 1.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    freeze: Freeze = "auto"
+    seed: int = 0
+    workers: int = 2
+    save_every: int = 0
+    evaluate_every: int = 0
+    keep: int = 2
+    text: Literal["report", "sentences"] = "report"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    loss: LossSettings = field(default_factory=LossSettings)
+    region_rollout: Literal["per_head", "mean"] | None = None
+    region_top_k: int | None = None
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        self._check_whole_numbers()
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in known and not (value is None and name == "region_rollout"):
+                raise _bad(name, value, f"one of {', '.join(known)}")
+        for name in ("learning_rate", "tower_learning_rate"):
+            if not _is_number(getattr(self, name)) or not 0 < getattr(self, name) <= 1:
+                raise _bad(name, getattr(self, name), "a number above 0 and at most 1")
+        for name in ("weight_decay", "max_grad_norm"):
+            if not _is_number(getattr(self, name)) or getattr(self, name) < 0:
+                raise _bad(name, getattr(self, name), "a number of 0 or more")
+        if not _is_number(self.warmup) or not 0 <= self.warmup < 1:
+            raise _bad("warmup", self.warmup, "a share of the steps, from 0 to below 1")
+        if self.alpha is not None and (not _is_number(self.alpha) or not 0 <= self.alpha <= 1):
+            raise _bad("alpha", self.alpha, "a number between 0 and 1")
+        if self.freeze == "image,text" and not self.tunes_fusion:
+            raise UsageError("with both towers frozen and no local loss there is nothing to tune")
+
+    def _check_whole_numbers(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 2), ("keep", 1), ("seed", 0)):
+            _check_whole(name, getattr(self, name), least)
+        for name in ("workers", "save_every", "evaluate_every"):
+            _check_whole(name, getattr(self, name), 0)
+        for name in ("max_steps", "region_top_k"):
+            if getattr(self, name) is not None:
+                _check_whole(name, getattr(self, name), 1)
+
+    @property
+    def tunes_fusion(self) -> bool:
+        """Whether the fusion head has a share in the loss."""
+        return self.loss.local != "none" and self.loss.local_weight > 0
+
+    def resolved(self, *, fusion_trained: bool) -> TrainSettings:
+        """These settings with ``freeze="auto"`` decided for a base."""
+        if self.freeze != "auto":
+            return self
+        first_stage = self.tunes_fusion and not fusion_trained
+        return dataclasses.replace(self, freeze="image,text" if first_stage else "none")
+
+    def configure(self, config: LrclrConfig) -> None:
+        """Put the changes to a network's configuration into it.
+
+        Raises:
+            UsageError: the network cannot have them.
+        """
+        changes = {name: getattr(self, name) for name in ("region_rollout", "region_top_k", "alpha")}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if changes.get("region_rollout", config.region_rollout) != config.region_rollout:
+            # A number of patches that was meant for the other rule means nothing for this one.
+            changes.setdefault("region_top_k", None)
+        checked = type(config).from_dict({**config.to_dict(), **changes})
+        for name in changes:
+            setattr(config, name, getattr(checked, name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings in JSON's types."""
+        return dataclasses.asdict(self)
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """Names of the settings in which `other`, as `to_dict` wrote it, would come to other weights."""
+        mine = {key: value for key, value in _flat(self.to_dict()).items() if key not in _INCIDENTAL}
+        others = {key: value for key, value in _flat(other).items() if key not in _INCIDENTAL}
+        return sorted(key for key in mine.keys() | others.keys() if mine.get(key) != others.get(key))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise _bad(name, value, f"a whole number of {least} or more")
+
+
+def _bad(name: str, value: object, expected: str) -> UsageError:
+    return UsageError(f"training cannot use {name} = {value!r}", fix=f"It must be {expected}.")

@@ -1,0 +1,62 @@
+"""What an image's text is at a draw, and which texts are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Final
+
+from lrclr.datasets import ABSENT, PRESENT
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+    from lrclr.datasets import Row
+
+__all__ = ["draw_text", "sentences", "text_key", "whole_text"]
+
+_BETWEEN_SENTENCES: Final = re.compile(r"(?<=[.!?;])\s+|\s*\n\s*\n\s*")
+
+
+def whole_text(row: Row) -> str | None:
+    """A row's report, or what its labels say in words; ``None`` where there is neither."""
+    report = " ".join((row.report or "").split())
+    if any(character.isalnum() for character in report):
+        return report
+    said = (_said(name, value) for name, value in row.labels.items())
+    return " ".join(sentence for sentence in said if sentence) or None
+
+
+def _said(name: str, value: int) -> str:
+    """A label as a sentence; an uncertain one says nothing."""
+    # "No Finding" is the field's name for a label that is itself a negation.
+    negation = name.casefold().startswith("no ")
+    if value == PRESENT:
+        return f"{name}."
+    return f"No {name}." if value == ABSENT and not negation else ""
+
+
+def sentences(text: str) -> tuple[str, ...]:
+    """The sentences of a report, without those that hold no word, such as the number of a list."""
+    parts = (" ".join(part.split()) for part in _BETWEEN_SENTENCES.split(text))
+    kept = tuple(part for part in parts if any(character.isalpha() for character in part))
+    return kept or (" ".join(text.split()),)
+
+
+def draw_text(text: str, mode: str, generator: Generator) -> str:
+    """The whole text, or with ``"sentences"`` a random part of its sentences in random order, never none."""
+    if mode == "report":
+        return text
+    known = sentences(text)
+    count = int(generator.integers(1, len(known) + 1))
+    return " ".join(known[number] for number in generator.permutation(len(known))[:count])
+
+
+def text_key(text: str) -> int:
+    """A number of 64 bits that is equal for texts that say the same, and for no others by any likely chance.
+
+    Case, white space and the order of sentences make no difference.
+    """
+    known = sorted(sentences(text.casefold()))
+    digest = hashlib.blake2b("\n".join(known).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)

@@ -1,0 +1,112 @@
+"""What is written is read back the same, from CSV and from JSON lines."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrclr.datasets import Box, Row, read_manifest, write_manifest
+from lrclr.errors import LrclrError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FINDINGS = ("Edema", 'Pleural "Effusion", left', "Übelkeit\nx", "mass")
+
+printable = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+words = st.text(printable, max_size=8).map(str.strip)
+reports = st.none() | st.text(printable, max_size=30).filter(lambda text: bool(text.strip()))
+sides = st.floats(-1e6, 1e6, width=32)
+boxes = st.tuples(sides, sides, sides, sides).filter(lambda s: s[0] < s[2] and s[1] < s[3]).map(lambda s: Box(*s))
+places = st.sampled_from(["/data/m.png", "m#bit.png", "a b/m,1.png", "m.png"])
+masks = st.dictionaries(st.sampled_from(FINDINGS), st.tuples(places, st.none() | st.integers(0, 7)))
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> list[Row]:
+    rows: list[Row] = []
+    for number in range(draw(st.integers(1, 5))):
+        located = {name: (Path("/set") / file, bit) for name, (file, bit) in draw(masks).items()}
+        if draw(st.booleans()):
+            located = {name: (Path("/set/shared.png"), bit) for bit, name in enumerate(FINDINGS)}
+        rows.append(
+            Row(
+                line=0,
+                image=Path("/set") / draw(st.sampled_from(["", "deep/er", "/else"])) / f"{number}, ä.png",
+                report=draw(reports),
+                labels=draw(st.dictionaries(st.sampled_from(FINDINGS), st.sampled_from([1, 0, -1]))),
+                split=draw(words),
+                frame=draw(st.none() | st.integers(0, 2**31 - 1)),
+                masks=located,
+                boxes=draw(
+                    st.dictionaries(st.sampled_from(FINDINGS), st.lists(boxes, min_size=1, max_size=2).map(tuple))
+                ),
+            )
+        )
+    return rows
+
+
+def unnumbered(rows: Sequence[Row]) -> list[Row]:
+    return [dataclasses.replace(row, line=0) for row in rows]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".ndjson"])
+@settings(max_examples=60, deadline=None)
+@given(rows=tables())
+def test_round_trip(tmp_path_factory: pytest.TempPathFactory, suffix: str, rows: list[Row]) -> None:
+    folder = tmp_path_factory.mktemp("set")
+    moved = [
+        dataclasses.replace(
+            row,
+            image=folder / row.image.relative_to("/set") if row.image.is_relative_to("/set") else row.image,
+            masks={name: (folder / Path(file).name, bit) for name, (file, bit) in row.masks.items()},
+        )
+        for row in rows
+    ]
+    path = folder / f"m{suffix}"
+    write_manifest(moved, FINDINGS, path)
+    read = read_manifest(path, strict=True, check_images=False)
+    assert unnumbered(read.rows) == moved
+    assert read.findings == FINDINGS
+
+
+def test_files_below_the_folder_are_named_relative_to_it(tmp_path: Path) -> None:
+    row = Row(1, tmp_path / "images/a.png", masks={"Edema": (Path("/else/m.png"), None)}, patient="p")
+    write_manifest([row], ["Edema"], tmp_path / "m.csv")
+    assert (tmp_path / "m.csv").read_text() == "image,patient,Edema,mask:Edema\nimages/a.png,p,,/else/m.png\n"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.csv"]
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    good = Row(1, tmp_path / "a.png")
+    path = tmp_path / "m.csv"
+    refused: list[tuple[list[Row], list[str], str]] = [
+        ([], [], "no rows"),
+        ([good], ["Edema", "Edema"], "twice"),
+        ([good], ["image"], "cannot be called"),
+        ([good], ["mask:Edema"], "cannot be called"),
+        ([good], [" "], "cannot be called"),
+        ([dataclasses.replace(good, labels={"Edema": 1})], [], "'Edema', which is not among"),
+        ([dataclasses.replace(good, masks={"Edema": (tmp_path / "m#bit1", None)})], ["Edema"], "#bit"),
+        ([dataclasses.replace(good, masks={"Edema": (tmp_path / "m.png", 9)})], ["Edema"], "#bit"),
+        ([dataclasses.replace(good, report="\ud800")], [], "not Unicode"),
+        ([dataclasses.replace(good, report="a\0")], [], "NUL"),
+    ]
+    for rows, findings, reason in refused:
+        with pytest.raises(UsageError, match=reason):
+            write_manifest(rows, findings, path)
+    with pytest.raises(UsageError, match="no known format"):
+        write_manifest([good], [], tmp_path / "m.xlsx")
+    assert not list(tmp_path.iterdir())
+    write_manifest([good], [], path)
+    with pytest.raises(UsageError, match="exists already"):
+        write_manifest([good], [], path)
+    write_manifest([dataclasses.replace(good, report="new")], [], path, overwrite=True)
+    assert "new" in path.read_text()
+    with pytest.raises(LrclrError, match="could not be written"):
+        write_manifest([good], [], path / "below.csv")

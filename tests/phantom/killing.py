@@ -1,0 +1,57 @@
+"""Ends a run of `make_dataset` in a way that it cannot notice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.phantom.staging import kept_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ROOT = Path(__file__).parents[2]
+
+
+def killed_amid(call: Sequence[str], out: Path, *, after: int) -> Path:
+    """Start the command, kill it with SIGKILL once some pictures are there, and return the folder with its work."""
+    work = kept_folder(out) / "work"
+    command = [sys.executable, "-m", "benchmarks.phantom.make_dataset", *call]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        _wait(lambda: process.poll() is not None or len(list(work.glob("images/*/[!.]*.png"))) >= after)
+        assert process.poll() is None, "it ended before it could be killed"
+        workers = _children(process.pid)
+        process.kill()
+    assert workers
+    # Workers that outlive their parent would hold the CT in memory for ever.
+    _wait(lambda: not any(_runs(worker) for worker in workers))
+    assert not out.exists()
+    return work
+
+
+def _wait(met: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not met():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def _state(pid: int) -> list[str]:
+    """What follows the name in /proc/PID/stat: state, parent and so on; nothing when the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _children(parent: int) -> list[int]:
+    numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    return [pid for pid in numbers if _state(pid)[1:2] == [str(parent)]]
+
+
+def _runs(pid: int) -> bool:
+    # Nobody may be there to collect an orphan.
+    return _state(pid)[:1] not in ([], ["Z"])

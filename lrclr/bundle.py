@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["GRAPHS", "SCHEMA_VERSION", "Bundle", "Manifest"]
 
 GRAPHS: Final = ("image_encoder", "text_encoder", "fusion_head")
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 MANIFEST, GOLDEN, TOKENIZER, FINDINGS = "manifest.json", "golden.npz", "tokenizer.json", "findings.toml"
 ENTRIES: Final = (*GRAPHS, MANIFEST, GOLDEN, TOKENIZER, FINDINGS)
 _DIGEST = "manifest_sha256"

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrclr.gates import Golden
+from lrclr.classifier import ZeroShotClassifier
+from lrclr.gates import Golden, task_auroc
 from lrclr.images import read_image
 from lrclr.model import Regions, rollout_cls_row, select_regions
 from lrclr.preprocess import preprocess_batch
@@ -80,6 +81,7 @@ def golden_from_checkpoint(checkpoint: Checkpoint) -> Golden:
         local_score=_array(local),
         region_attention=_array(attention),
         probabilities=probabilities(score[:, : len(findings.prompts)], findings, model.config.score_scale),
+        task_auroc=np.float32(task_auroc(ZeroShotClassifier.from_checkpoint(checkpoint))).reshape(()),
     )
 
 

@@ -15,8 +15,10 @@ import transformers
 import lrclr
 from lrclr._files import replace_directory
 from lrclr.bundle import ENTRIES, FINDINGS, GOLDEN, MANIFEST, TOKENIZER, Bundle, Manifest, file_table
+from lrclr.classifier import ZeroShotClassifier
 from lrclr.engines import OnnxRuntimeEngine
-from lrclr.gates import GateResult, Golden, Tolerances, raise_refused, run_gates
+from lrclr.gates import GateResult, Golden, Tolerances, raise_refused, run_gates, task_gate
+from lrclr.model_spec import ModelSpec
 from lrclr_export.blame import first_bad_layer
 from lrclr_export.golden import golden_from_checkpoint
 from lrclr_export.graphs import graph_specs
@@ -97,6 +99,9 @@ def export_bundle(
         results = [gate for name in graphs for gate in precision_gate(name, histograms[name], options.precision)]
         engine = OnnxRuntimeEngine({name: staging / name / "1" / "model.onnx" for name in graphs})
         results += run_gates(engine, golden, checkpoint.findings, scoring, tolerances)
+        if all(result.passed for result in results):
+            classifier = ZeroShotClassifier(ModelSpec.of_checkpoint(checkpoint), engine)
+            results += task_gate(classifier, float(golden.task_auroc), tolerances.task_auroc)
         on_gates(results)
         raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
         on_stage("write the manifest")

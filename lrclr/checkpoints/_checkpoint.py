@@ -56,8 +56,13 @@ class Checkpoint:
         config: LrclrConfig = self.model.config
         return config
 
-    def save(self, folder: Path, *, overwrite: bool = False) -> None:
+    def save(self, folder: Path, *, overwrite: bool = False, half: bool = False) -> None:
         """Write an LRCLR folder; all of it or nothing.
+
+        Args:
+            folder: where.
+            overwrite: whether an LRCLR folder that is there may be replaced.
+            half: weights in float16, half the size; they are read back to float32.
 
         Raises:
             UsageError: `folder` exists and `overwrite` is not set, or holds anything but an LRCLR folder's files.
@@ -67,7 +72,10 @@ class Checkpoint:
             config = self.config.to_dict()
             config["architectures"] = [type(self.model).__name__]
             (staging / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-            _save_weights(self.model.state_dict(), staging / WEIGHTS)
+            state = self.model.state_dict()
+            if half:
+                state = {name: tensor.half() for name, tensor in state.items()}
+            _save_weights(state, staging / WEIGHTS)
             self.tokenizer.save(staging / TOKENIZER)
             (staging / PREPROCESSING).write_text(json.dumps(self.preprocess.to_dict(), indent=2) + "\n")
             (staging / FINDINGS).write_text(self.findings.to_toml())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,25 @@ if TYPE_CHECKING:
     import os
 
 
+DEFAULT = "default"
+
+
+def default_checkpoint() -> Path:
+    """The folder of the checkpoint that the package carries: a small network, tuned on synthetic radiographs.
+
+    Not for patients; its model card lies beside it.
+    """
+    return Path(str(resources.files("lrclr").joinpath("data", "checkpoint")))
+
+
 def load_checkpoint(path: str | os.PathLike[str], *, preprocess: str | None = None) -> Checkpoint:
     """Read a checkpoint of any kind, in float32.
 
     - an LRCLR folder, as `Checkpoint.save` and ``lrclr convert`` write it;
     - a transformers CLIP folder;
     - a state dict of OpenAI's CLIP, such as CheXzero's ``.pt`` files, of any ViT size, in fp16 or fp32;
-    - a TorchScript archive as OpenAI publishes them.
+    - a TorchScript archive as OpenAI publishes them;
+    - `"default"`, unless there is a file of that name: the checkpoint that the package carries.
 
     No code from a file is ever run: state dicts are read with torch's weights-only unpickler, TorchScript archives
     by a reader of our own that knows tensors only.
@@ -41,6 +54,8 @@ def load_checkpoint(path: str | os.PathLike[str], *, preprocess: str | None = No
         FindingsError: the findings of an LRCLR folder cannot be used.
     """
     path = Path(path)
+    if str(path) == DEFAULT and not path.exists():
+        path = default_checkpoint()
     if preprocess is not None:
         preprocess_spec(preprocess, 224)  # a name that is wrong shall not cost a load
     try:

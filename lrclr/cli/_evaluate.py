@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lrclr.classifier import ZeroShotClassifier
     from lrclr.datasets import DataManifest
-    from lrclr.evaluation import Comparison, Evaluation, EvaluationOptions, Judged
+    from lrclr.evaluation import Comparison, Evaluation, EvaluationOptions, Example, Judged
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -98,16 +98,17 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     if scores is not None:
         save_scores(judged.scores, scores)
     evaluation = judged.evaluation
-    if output is not None:
-        from lrclr.evaluation._reports import save_reports
-
-        save_reports(output, evaluation, comparison, _examples(judged))
     if as_json:
         from lrclr.evaluation._reports import report_json
 
         print(report_json(evaluation, comparison), end="")
     else:
         _print(evaluation, comparison)
+    if output is not None:
+        from lrclr.evaluation._reports import save_reports
+
+        examples = _examples(judged, model, preset, provider=provider, threads=threads)
+        save_reports(output, evaluation, comparison, examples)
     if keep:
         scale = evaluation.score_scale
         if scale is None:
@@ -209,8 +210,25 @@ def _print(evaluation: Evaluation, comparison: Comparison | None) -> None:
     out().print(table)
 
 
-def _examples(judged: Judged) -> tuple[Any, ...]:  # noqa: ARG001
-    return ()
+def _examples(judged: Judged, path: Path, preset: str | None, **engine: Any) -> list[Example]:
+    """Pictures of where the model, or the first of an ensemble, is right and wrong."""
+    from lrclr.classifier import ZeroShotClassifier
+    from lrclr.evaluation._gallery import gallery
+    from lrclr.evaluation._models import open_model
+    from lrclr.evaluation._presets import preset_named
+
+    classifier, protocol = open_model(path, **engine), preset_named(preset)
+    if protocol is not None:
+        classifier = ZeroShotClassifier(protocol.applied(classifier.spec), classifier.engine)
+    scores = judged.scores
+    rows = {row.line: row for row in judged.selection.rows}
+    return gallery(
+        classifier,
+        [rows[line] for line in scores.line.tolist()],
+        scores.probability(scores.alpha, scores.score_scale),
+        scores.labels,
+        judged.selection.findings,
+    )
 
 
 def _notes(judged: Judged, data: DataManifest, output: Path | None) -> None:

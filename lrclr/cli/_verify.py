@@ -18,16 +18,18 @@ def verify(
 ) -> None:
     """Check a bundle's hashes, and run its gates again on this machine. Needs no torch."""
     from lrclr.bundle import Bundle
+    from lrclr.classifier import ZeroShotClassifier
     from lrclr.engines import OnnxRuntimeEngine
-    from lrclr.gates import Golden, Tolerances, raise_refused, run_gates
+    from lrclr.gates import Golden, Tolerances, raise_refused, run_gates, task_gate
 
     opened = Bundle(bundle)
     manifest = opened.manifest
     limits = {name: value for name, value in manifest.tolerances.items() if name != "overridden"}
     engine = OnnxRuntimeEngine(opened, provider=provider)
-    results = run_gates(
-        engine, Golden.load(opened.golden_path), opened.findings, manifest.scoring, Tolerances(**limits)
-    )
+    golden, tolerances = Golden.load(opened.golden_path), Tolerances(**limits)
+    results = run_gates(engine, golden, opened.findings, manifest.scoring, tolerances)
+    if all(result.passed for result in results):
+        results += task_gate(ZeroShotClassifier(opened, engine), float(golden.task_auroc), tolerances.task_auroc)
     if as_json:
         print(json.dumps({"engine": engine.name, "gates": [result.to_dict() for result in results]}, indent=2))
     else:

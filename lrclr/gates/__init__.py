@@ -3,5 +3,6 @@
 from lrclr.gates._golden import Golden
 from lrclr.gates._result import GateResult, Tolerances, raise_refused
 from lrclr.gates._run import run_gates
+from lrclr.gates._task import auroc, task_auroc, task_gate
 
-__all__ = ["GateResult", "Golden", "Tolerances", "raise_refused", "run_gates"]
+__all__ = ["GateResult", "Golden", "Tolerances", "auroc", "raise_refused", "run_gates", "task_auroc", "task_gate"]

@@ -32,6 +32,7 @@ class Golden:
         text_embedding, text_tokens: of the text encoder; tokens after EOT are zero.
         local_score, region_attention: of the fusion head on the above.
         probabilities: ``[B, F]``.
+        task_auroc: no axes; see `task_auroc` of the gates, NaN where there is nothing to compare.
     """
 
     pixel_values: Floats
@@ -47,6 +48,7 @@ class Golden:
     local_score: Floats
     region_attention: Floats
     probabilities: Floats
+    task_auroc: Floats
 
     def save(self, path: Path) -> None:
         """Write an ``.npz``; the same arrays give the same bytes."""

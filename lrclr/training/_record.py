@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +33,8 @@ CHECKPOINT: Final = "checkpoint"
 STEPS: Final = "steps"
 PIXELS: Final = "pixels"
 OURS: Final = (SETTINGS, ENVIRONMENT, LOG, CURVES, CHECKPOINT, STEPS, PIXELS)
+# What `replace_directory` and we leave behind where a process is killed in the middle of a save.
+_LEFTOVER: Final = re.compile(r"\..+\.(partial|old)")
 _PACKAGES: Final = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy", "pillow")
 _FIRST_COLUMNS: Final = ("step", "epoch", "loss", "global_loss", "local_loss", "eval_loss")
 
@@ -48,7 +51,7 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise UsageError(f"{folder} cannot be the folder of a run", why="it exists and is not a folder")
     if not folder.is_dir():
         return
-    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.endswith(".partial"))
+    names = sorted(entry.name for entry in folder.iterdir() if not _LEFTOVER.fullmatch(entry.name))
     if strangers := [name for name in names if name not in OURS]:
         raise UsageError(
             f"{folder} cannot be the folder of a run",
@@ -68,18 +71,31 @@ def begin_run(folder: Path, record: Mapping[str, Any], settings: TrainSettings, 
     """
     if not overwrite and (folder / SETTINGS).exists():
         _check_same(folder / SETTINGS, record, settings)
+        _sweep(folder)
         return last_state(folder / STEPS)
     for name in OURS:
-        if name == PIXELS:
-            continue
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)
+        if name != PIXELS:
+            _delete(folder / name)
+    _sweep(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / ENVIRONMENT, environment())
     _write_json(folder / SETTINGS, record)
     return None
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what a killed process left behind: it can be gigabytes."""
+    for place in (folder, folder / STEPS):
+        for entry in place.glob(".*"):
+            if _LEFTOVER.fullmatch(entry.name):
+                _delete(entry)
+
+
+def _delete(entry: Path) -> None:
+    if entry.is_dir():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink(missing_ok=True)
 
 
 def _check_same(file: Path, record: Mapping[str, Any], settings: TrainSettings) -> None:

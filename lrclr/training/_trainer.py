@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import os
 import re
 import shutil
 from pathlib import Path
@@ -66,7 +67,7 @@ def training_arguments(settings: TrainSettings, folder: Path, steps: int, per_ep
         eval_strategy="no",
         eval_steps=settings.evaluate_every or per_epoch,
         use_cpu=on_cpu,
-        ddp_backend="gloo" if on_cpu else None,
+        ddp_backend="gloo" if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
         ddp_timeout=_PATIENCE,
         ddp_find_unused_parameters=False,
         disable_tqdm=True,

@@ -78,9 +78,9 @@ def test_a_mask_lies_on_its_finding(body: ct.Phantom, name: str, split: Split, m
         marked = with_it.mask > 0
         assert set(np.unique(with_it.mask)) == {0, 1 << FINDINGS.index(name)}
         assert not without.mask.any()
-        change = with_it.pixels.astype(float) - without.pixels
+        change = with_it.pixels.astype(float) - without.pixels.astype(float)
         # The window follows the picture, so that all of it becomes a little lighter or darker.
-        change = change - np.median(change[~marked & (without.pixels > 0)])
+        change -= float(np.median(change[~marked & (without.pixels > 0)]))
         assert (change[marked].mean() < -1) if name == "Pneumothorax" else (change[marked].mean() > 2)
         assert np.abs(change[marked]).mean() > 1.5 * np.abs(change[~marked]).mean()
         columns = np.flatnonzero(marked.any(axis=0))

@@ -1,0 +1,118 @@
+"""First stage: an image tower that knows where findings are, before it has read a word.
+
+Each patch token learns which findings its patch shows, from the phantom's exact masks. A vision transformer that
+starts from random weights finds small things in few images far sooner so than from labels or reports. CLS takes no
+part: which patches matter for a text is for the second stage to learn.
+
+::
+
+    python -m benchmarks.checkpoint.base build/phantom/manifest.csv -o build/base.pt
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.checkpoint.images import augmented, patch_targets, read_split
+from benchmarks.checkpoint.network import network
+from benchmarks.phantom.cases import FINDINGS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lrclr.model import LrclrModel
+
+_BATCH, _RATE, _WARM_UP = 32, 8e-4, 300
+
+
+class Segmenter(nn.Module):
+    """The image tower with a linear map from each patch token to the findings."""
+
+    def __init__(self, model: LrclrModel) -> None:
+        super().__init__()
+        self.tower = model.vision_model
+        width = model.config.vision_config.hidden_size
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, len(FINDINGS))
+        # CLIP draws weights for towers that are pretrained at scale; these let a small one start sooner.
+        nn.init.trunc_normal_(self.tower.embeddings.patch_embedding.weight, std=0.04)
+        for module in self.tower.encoder.layers.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.constant_(self.head.bias, -1.5)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Logits ``[B, 100, 7]``."""
+        hidden = self.tower.pre_layrnorm(self.tower.embeddings(pixel_values))
+        for layer in self.tower.encoder.layers:
+            hidden = layer(hidden, None)
+        logits: Tensor = self.head(self.norm(hidden[:, 1:]))
+        return logits
+
+
+def train_base(manifest: Path, output: Path, *, epochs: float, seed: int) -> None:
+    """Train the tower and write its weights."""
+    torch.manual_seed(seed)
+    data = read_split(manifest, "train")
+    segmenter = Segmenter(network(vocabulary=512))
+    matrices = [p for p in segmenter.parameters() if p.ndim > 1 and p.requires_grad]
+    others = [p for p in segmenter.parameters() if p.ndim <= 1 and p.requires_grad]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=_RATE, betas=(0.9, 0.98))
+    steps = int(epochs * len(data.images) / _BATCH)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, steps, _WARM_UP))
+    rng, order = torch.Generator().manual_seed(seed + 1), np.random.default_rng(seed + 2)
+    weight = torch.full((len(FINDINGS),), 2.0)
+    began, losses = time.monotonic(), []
+    rows = np.empty(0, np.int64)
+    for step in range(1, steps + 1):
+        if len(rows) < _BATCH:
+            rows = order.permutation(len(data.images))
+        chosen, rows = np.sort(rows[:_BATCH]), rows[_BATCH:]
+        pixel_values, coverage = augmented(data.images[chosen], data.masks[chosen], rng)
+        assert coverage is not None
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = segmenter(pixel_values)
+        loss = 4 * nn.functional.binary_cross_entropy_with_logits(
+            logits.float(), patch_targets(coverage), pos_weight=weight
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(segmenter.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if step % 250 == 0:
+            rate = step * _BATCH / (time.monotonic() - began)
+            sys.stderr.write(f"step {step} of {steps}: loss {np.mean(losses[-250:]):.4f}, {rate:.0f} images/s\n")
+    torch.save(segmenter.tower.state_dict(), output)
+
+
+def rate_at(step: int, steps: int, warm_up: int) -> float:
+    """Share of the learning rate: a linear warm-up, then a cosine down to a fiftieth."""
+    return min(1.0, (step + 1) / warm_up) * (0.49 * (1 + math.cos(math.pi * step / steps)) + 0.02)
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.base", description="Train the base's image tower.")
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--epochs", type=float, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    train_base(options.manifest, options.output, epochs=options.epochs, seed=options.seed)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""The phantom's images in memory, and random changes of them that make other domains likely."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from benchmarks.phantom.cases import FINDINGS
+from lrclr.preprocess import PreprocessSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["PATCH", "SIZE", "Split", "as_pixel_values", "augmented", "patch_targets", "read_split"]
+
+SIZE, PATCH = 160, 16
+_SPEC = PreprocessSpec.clip(SIZE)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Attributes: images, masks ``[N, 160, 160]`` uint8, bit k of a mask is finding k; labels ``[N, 7]``; reports."""
+
+    images: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
+    labels: NDArray[np.bool_]
+    reports: tuple[str, ...]
+
+
+def read_split(manifest: Path, split: str) -> Split:
+    """One split of a phantom data set of 160-pixel images."""
+    with manifest.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    stacks = [
+        np.stack([np.asarray(Image.open(manifest.parent / row[column])) for row in rows])
+        for column in ("image", "mask")
+    ]
+    labels = np.array([[row[name] == "1" for name in FINDINGS] for row in rows])
+    return Split(stacks[0], stacks[1], labels, tuple(row["report"] for row in rows))
+
+
+def as_pixel_values(grey: Tensor) -> Tensor:
+    """``[B, 1, 160, 160]`` in [0, 1] to the image encoder's ``[B, 3, 160, 160]``."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (_SPEC.mean, _SPEC.std))
+    return (grey.expand(-1, 3, -1, -1) - mean) / std
+
+
+def augmented(
+    images: NDArray[np.uint8], masks: NDArray[np.uint8] | None, rng: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """Turned, scaled, shifted, of another exposure, blurred, noisy, cropped; never mirrored, for reports name sides.
+
+    Returns:
+        pixel values ``[B, 3, 160, 160]``, and which share of each patch each finding covers, ``[B, 7, 10, 10]``.
+    """
+    count = len(images)
+
+    def draw(low: float, high: float) -> Tensor:
+        return torch.empty(count).uniform_(low, high, generator=rng)
+
+    def spread(values: Tensor) -> Tensor:
+        return values[:, None, None, None]
+
+    angle, scale = draw(-8, 8) * (math.pi / 180), draw(0.9, 1.2)
+    wide = scale * draw(0.95, 1.05)
+    right, down = draw(-0.08, 0.08), draw(-0.08, 0.08)
+    rows = [(angle.cos() * wide, -angle.sin() * scale, right), (angle.sin() * wide, angle.cos() * scale, down)]
+    transform = torch.stack([torch.stack(row, 1) for row in rows], 1)
+    grey = _moved(torch.from_numpy(images).float()[:, None] / 255, transform)
+    grey = grey.clamp(1e-4, 1) ** spread(draw(-0.45, 0.35).exp())
+    grey = (grey - 0.5) * spread(draw(0.7, 1.25)) + 0.5 + spread(draw(-0.1, 0.1))
+    blurred = draw(0, 1) < 0.3
+    grey[blurred] = nn.functional.avg_pool2d(nn.functional.pad(grey[blurred], (1,) * 4, mode="replicate"), 3, 1)
+    grey = grey + torch.randn(grey.shape, generator=rng) * spread(draw(0, 0.06) * (draw(0, 1) < 0.6))
+    bars = (torch.rand(count, 4, generator=rng) * 0.09 * SIZE * (torch.rand(count, 4, generator=rng) < 0.25)).int()
+    for picture, (top, bottom, left, right_bar) in zip(grey, bars.tolist(), strict=True):
+        picture[:, :top] = picture[:, SIZE - bottom :] = 0
+        picture[:, :, :left] = picture[:, :, SIZE - right_bar :] = 0
+    pixel_values = as_pixel_values(grey.clamp(0, 1))
+    if masks is None:
+        return pixel_values, None
+    halved = masks[:, ::2, ::2]
+    planes = torch.from_numpy(np.stack([halved >> bit & 1 for bit in range(len(FINDINGS))], 1).astype(np.float32))
+    return pixel_values, nn.functional.avg_pool2d(_moved(planes, transform), PATCH // 2)
+
+
+def patch_targets(coverage: Tensor) -> Tensor:
+    """``[B, 100, 7]`` of 0 and 1: patches that a finding fills by 40 %, or that hold a fifth of it."""
+    whole = coverage.sum((2, 3), keepdim=True).clamp_min(1e-6)
+    inside = (coverage > 0.4) | ((coverage / whole > 0.2) & (coverage > 0.02))
+    return inside.float().flatten(2).transpose(1, 2)
+
+
+def _moved(pictures: Tensor, transform: Tensor) -> Tensor:
+    grid = nn.functional.affine_grid(transform, list(pictures.shape), align_corners=False)
+    return nn.functional.grid_sample(pictures, grid, align_corners=False)

@@ -1,0 +1,41 @@
+"""The shape of the default checkpoint's network."""
+
+from __future__ import annotations
+
+from benchmarks.checkpoint.images import PATCH, SIZE
+from lrclr.model import LrclrConfig, LrclrModel
+
+__all__ = ["CONTEXT", "network"]
+
+CONTEXT = 64
+
+
+def network(*, vocabulary: int) -> LrclrModel:
+    """A network with random weights: 4 million parameters, 100 patches of 16 pixels, 12 regions."""
+    config = LrclrConfig(
+        projection_dim=128,
+        text_config={
+            "hidden_size": 128,
+            "intermediate_size": 512,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "vocab_size": vocabulary,
+            "max_position_embeddings": CONTEXT,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+        vision_config={
+            "hidden_size": 192,
+            "intermediate_size": 768,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 6,
+            "image_size": SIZE,
+            "patch_size": PATCH,
+        },
+        region_rollout="mean",
+        region_top_k=12,
+        fusion_hidden_size=96,
+        fusion_intermediate_size=192,
+    )
+    return LrclrModel(config)

@@ -1,0 +1,87 @@
+"""`lrclr manifest`, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import typer
+
+from lrclr.cli._manifest import manifest
+from lrclr.datasets import read_manifest
+from lrclr.datasets._imported import CHEXPERT_FINDINGS
+from lrclr.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Picture = Callable[..., Path]
+
+app = typer.Typer()
+app.command()(manifest)
+
+
+def lrclr_manifest(*arguments: str | Path) -> None:
+    app([str(argument) for argument in arguments], standalone_mode=False)
+
+
+@pytest.fixture
+def chexpert(tmp_path: Path, picture: Picture) -> Path:
+    names = ["valid/patient1/study1/view1_frontal.jpg", "valid/patient2/study1/view1_frontal.jpg"]
+    picture(names[0])
+    rows = "".join(f"CheXpert-v1.0/{name},Frontal{',1.0' * 14}\n" for name in names)
+    (tmp_path / "valid.csv").write_text(f"Path,Frontal/Lateral,{','.join(CHEXPERT_FINDINGS)}\n{rows}")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
+def test_a_manifest_is_written_and_told(chexpert: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    lrclr_manifest("chexpert", chexpert, "-o", chexpert / name)
+    read = read_manifest(chexpert / name, strict=True)
+    assert read.findings == CHEXPERT_FINDINGS
+    assert [(row.split, row.patient, len(row.labels)) for row in read.rows] == [("validation", "patient1", 14)]
+    told = capsys.readouterr()
+    assert told.out == f"{chexpert / name}: 1 images (validation 1), 14 findings\n"
+    assert "left out: 1\n  line 3: valid.csv: there is no image file\n" in told.err
+    with pytest.raises(UsageError, match="exists already"):
+        lrclr_manifest("chexpert", chexpert, "-o", chexpert / name)
+    lrclr_manifest("chexpert", chexpert, "-o", chexpert / name, "--overwrite")
+
+
+def test_what_is_left_out_can_be_refused(chexpert: Path) -> None:
+    with pytest.raises(UsageError, match=r"line 3: valid\.csv: there is no image file: 1 of 2 rows are bad"):
+        lrclr_manifest("chexpert", chexpert, "-o", chexpert / "out.csv", "--strict")
+    assert not (chexpert / "out.csv").exists()
+
+
+def test_calls_that_are_wrong(chexpert: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    calls: list[tuple[list[str | Path], str]] = [
+        (["padchest", chexpert, "-o", out], "no format 'padchest'"),
+        (["chexpert", chexpert, "-o", tmp_path / "out.xlsx"], "no known format"),
+        (["chexpert", chexpert, "-o", out, "--section", "findings"], "no use for --section"),
+        (["chexpert", chexpert, "-o", out, "--masks", chexpert], "no use for --masks"),
+        (["openi", chexpert, "-o", out, "--section", "title"], "no section 'title'"),
+        (["openi", chexpert, "-o", out], "needs --images"),
+        (["openi", chexpert, chexpert, "-o", out, "--images", chexpert], "one source, not 2"),
+        (["chexlocalize", chexpert, "-o", out, "--images", chexpert], "needs --masks"),
+        (["chexpert", tmp_path / "train.csv", "-o", out], "cannot be read"),
+        (["chexpert", chexpert, "-o", out, "--images", chexpert / "valid/patient1"], "can be used: valid.csv"),
+    ]
+    for arguments, reason in calls:
+        with pytest.raises(UsageError, match=reason):
+            lrclr_manifest(*arguments)
+    assert not out.exists()
+
+
+def test_masks_come_with_the_manifest(tmp_path: Path, picture: Picture) -> None:
+    picture("test/patient1/study1/view1_frontal.jpg", (2, 3))
+    source = tmp_path / "gt_segmentations_test.json"
+    source.write_text(json.dumps({"patient1_study1_view1_frontal": {"Edema": {"size": [2, 3], "counts": [1, 5]}}}))
+    lrclr_manifest(
+        "chexlocalize", source, "--images", tmp_path, "--masks", tmp_path / "masks", "-o", tmp_path / "out.csv"
+    )
+    (row,) = read_manifest(tmp_path / "out.csv", strict=True).rows
+    assert row.masks == {"Edema": (tmp_path / "masks/patient1_study1_view1_frontal/Edema.png", None)}

@@ -1,0 +1,113 @@
+"""Thresholds, calibration, and what is fitted on validation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
+
+from lrclr.errors import UsageError
+from lrclr.evaluation import _metrics as metrics
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tests.evaluation.conftest import MakeScores
+
+
+def youden(truth: NDArray[np.int8], called: NDArray[np.bool_]) -> float:
+    return float(recall_score(truth, called) + recall_score(1 - truth, ~called) - 1)
+
+
+SCORE = {"f1": f1_score, "mcc": matthews_corrcoef, "youden": youden}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    label=st.lists(st.sampled_from([-2, -1, 0, 1]), min_size=2, max_size=25),
+    criterion=st.sampled_from(sorted(SCORE)),
+    levels=st.integers(1, 40),
+    seed=st.integers(0, 999),
+)
+def test_no_threshold_is_better_than_the_chosen_one(label: list[int], criterion: str, levels: int, seed: int) -> None:
+    truth = np.array(label, np.int8)
+    probability = np.random.default_rng(seed).integers(0, levels, len(truth)) / levels
+    cut = metrics.choose_threshold(truth, probability, criterion)
+    used = truth >= 0
+    if len(set(truth[used].tolist())) < 2:
+        assert cut is None
+        return
+    assert cut is not None
+    truth, probability = truth[used], probability[used]
+    got = SCORE[criterion](truth, probability >= cut)
+    assert got == pytest.approx(max(SCORE[criterion](truth, probability >= t) for t in np.unique(probability)))
+
+
+def test_a_threshold_lies_between_what_is_called_and_what_is_not() -> None:
+    label = np.array([0, 0, 1, 1], np.int8)
+    assert metrics.choose_threshold(label, np.array([0.1, 0.2, 0.6, 0.7]), "f1") == pytest.approx(0.4)
+    with pytest.raises(UsageError, match="f1, mcc, youden"):
+        metrics.choose_threshold(label, np.arange(4.0), "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("label", "why"),
+    [([1, 1, -1], "every labelled image has it"), ([0, -2], "no labelled image"), ([-1, -2], "no image is labelled")],
+)
+def test_an_absent_class_is_said_and_nothing_is_computed(label: list[int], why: str) -> None:
+    truth, score = np.array(label, np.int8), np.linspace(0, 1, len(label))
+    assert why in metrics.undefined(truth)
+    assert metrics.auroc(truth, score) is None
+    assert metrics.average_precision(truth, score) is None
+    assert metrics.calibration_error(truth, score) is None
+    assert metrics.roc_points(truth, score) == ()
+    assert metrics.mean_auroc(truth[:, None], score[:, None]) is None
+
+
+def test_calibration_error_is_the_distance_of_the_bins() -> None:
+    label = np.array([1, 0, 1, 1, -1], np.int8)
+    probability = np.array([0.51, 0.52, 0.98, 1.0, 0.1])
+    assert metrics.reliability(label, probability) == (
+        (pytest.approx(0.515), 0.5, 2),
+        (pytest.approx(0.99), 1.0, 2),
+    )
+    assert metrics.calibration_error(label, probability) == pytest.approx(0.5 * 0.015 + 0.5 * 0.01)
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0, 40.0])
+def test_the_fitted_scale_is_the_one_that_made_the_labels(scale: float, make_scores: MakeScores) -> None:
+    draw = np.random.default_rng(1)
+    gap = draw.normal(size=(4000, 3)) / scale * 2
+    labels = (draw.random(gap.shape) < 1 / (1 + np.exp(-scale * gap))).astype(np.int8)
+    labels[:50] = -1
+    scores = make_scores(labels, gap)
+    assert metrics.fit_score_scale(scores, 0.0) == pytest.approx(scale, rel=0.1)
+    before = metrics.calibration_error(labels[:, 0], scores.probability(0.0, 1.0)[:, 0])
+    after = metrics.calibration_error(labels[:, 0], scores.probability(0.0, scale)[:, 0])
+    assert before is not None
+    assert after is not None
+    assert after < before
+    assert metrics.fit_score_scale(make_scores(np.ones((5, 1)), np.ones((5, 1))), 0.0) is None
+
+
+def test_the_sweep_finds_the_score_that_knows(make_scores: MakeScores) -> None:
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 2, (300, 2))
+    blind, seeing = draw.normal(size=(300, 2)), labels + draw.normal(size=(300, 2))
+    sweep = metrics.sweep_alpha(make_scores(labels, blind, seeing))
+    assert [alpha for alpha, _ in sweep] == pytest.approx(np.arange(21) / 20)
+    assert max(sweep, key=lambda point: point[1])[0] > 0.7
+    untrained = metrics.sweep_alpha(make_scores(labels, blind, seeing, trained=False))
+    assert [alpha for alpha, _ in untrained] == [0.0]
+
+
+def test_a_roc_keeps_its_ends_and_no_more_than_it_may() -> None:
+    draw = np.random.default_rng(0)
+    points = metrics.roc_points(draw.integers(0, 2, 5000).astype(np.int8), draw.normal(size=5000))
+    assert (points[0], points[-1]) == ((0.0, 0.0), (1.0, 1.0))
+    assert len(points) <= 200
+    assert list(points) == sorted(points)

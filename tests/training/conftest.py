@@ -1,0 +1,86 @@
+"""What the tests of training share: images of bright and dark squares, with reports that say which."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from lrclr.checkpoints import Checkpoint
+
+    Manifest = Callable[..., Path]
+
+REPOSITORY = Path(__file__).parents[2]
+FIELDS = ("image", "report", "split", "Lung Opacity", "Pneumothorax")
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 64 images: even ones have a bright square, odd ones a dark one."""
+    folder = tmp_path_factory.mktemp("squares")
+    generator = np.random.default_rng(0)
+    for number in range(64):
+        pixels = generator.integers(90, 110, (48, 48), np.uint8)
+        top, left = generator.integers(4, 24, 2)
+        pixels[top : top + 20, left : left + 20] = 230 if number % 2 == 0 else 20
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+def row(squares: Path, number: int, split: str) -> dict[str, Any]:
+    bright = number % 2 == 0
+    # No two reports are the same, or there would be two texts and no contrast.
+    report = f"{'Lung opacity' if bright else 'Pneumothorax'}. No {'pneumothorax' if bright else 'lung opacity'}."
+    label = {"Lung Opacity": int(bright), "Pneumothorax": int(not bright)}
+    return {"image": str(squares / f"{number}.png"), "report": f"{report} Case {number}.", "split": split, **label}
+
+
+@pytest.fixture
+def manifest(squares: Path, tmp_path: Path) -> Manifest:
+    """Writes a manifest of 32 rows to train on and 32 to validate on; `change` changes a row, or drops it."""
+
+    def write(
+        change: Callable[[int, dict[str, Any]], dict[str, Any] | None] = lambda _, one: one, *, name: str = "data.csv"
+    ) -> Path:
+        rows = (change(n, row(squares, n, "train" if n < 32 else "validation")) for n in range(64))
+        return write_csv(tmp_path / name, [one for one in rows if one is not None])
+
+    return write
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """A Python process in the repository, with one thread."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def base(quiet_transformers: None) -> Checkpoint:
+    """A tiny random checkpoint of this test's own: training changes it."""
+    from lrclr.checkpoints import init_checkpoint
+
+    return init_checkpoint("tiny")

@@ -1,0 +1,73 @@
+"""Settings that cannot be used are refused where they are made."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from lrclr.checkpoints import init_checkpoint
+from lrclr.errors import UsageError
+from lrclr.training import Augmentation, LossSettings, TrainSettings
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("epochs", value) for value in (0, -1, 1.5, True)],
+        ("max_steps", 0),
+        ("batch_size", 1),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("tower_learning_rate", -1e-5),
+        ("weight_decay", -0.1),
+        ("warmup", 1.0),
+        ("max_grad_norm", float("inf")),
+        ("precision", "int8"),
+        ("freeze", "text,image"),
+        ("text", "words"),
+        ("region_rollout", "max"),
+        ("region_top_k", 0),
+        ("alpha", 1.5),
+        ("workers", -1),
+        ("keep", 0),
+    ],
+)
+def test_refused(field: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=field):
+        TrainSettings(**{field: value})
+
+
+def test_nothing_left_to_tune_is_refused() -> None:
+    with pytest.raises(UsageError, match="nothing to tune"):
+        TrainSettings(freeze="image,text", loss=LossSettings("none"))
+
+
+@pytest.mark.parametrize(
+    ("trained", "local", "expected"),
+    [(False, "pair", "image,text"), (True, "pair", "none"), (False, "none", "none")],
+)
+def test_what_auto_freezes(trained: bool, local: Any, expected: str) -> None:
+    settings = TrainSettings(loss=LossSettings(local))
+    assert settings.resolved(fusion_trained=trained).freeze == expected
+
+
+def test_differences_survive_json() -> None:
+    settings = TrainSettings(seed=3)
+    written = json.loads(json.dumps(settings.to_dict()))
+    assert settings.differences(written) == []
+    assert TrainSettings(seed=3, workers=7, keep=9).differences(written) == []
+    other = TrainSettings(seed=4, augmentation=Augmentation.off(), loss=LossSettings("none"))
+    assert {"seed", "loss.local", "augmentation.noise"} <= set(other.differences(written))
+
+
+def test_region_settings_reach_the_configuration(quiet_transformers: None) -> None:
+    config = init_checkpoint("tiny").config
+    assert (config.region_rollout, config.region_top_k) == ("per_head", 2)
+    TrainSettings(region_rollout="mean", alpha=0.25).configure(config)
+    assert (config.region_rollout, config.region_top_k, config.alpha) == ("mean", 2, 0.25)
+    TrainSettings(region_top_k=5).configure(config)
+    assert config.num_regions == 5
+    with pytest.raises(UsageError, match="region_top_k"):
+        TrainSettings(region_top_k=50).configure(config)

@@ -1,0 +1,68 @@
+"""The loss: over processes, in pieces, with equal texts, and in half precision."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from lrclr.training import ContrastiveTask, LossSettings
+from tests.training import gloo_worker
+from tests.training.conftest import start
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lrclr.checkpoints import Checkpoint
+
+
+def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path: Path, quiet_transformers: None) -> None:
+    workers = [start("-m", "tests.training.gloo_worker", rank, 2, tmp_path) for rank in range(2)]
+    alone = gloo_worker.losses_and_gradients(0, 1)
+    for worker in workers:
+        _, errors = worker.communicate(timeout=120)
+        assert worker.returncode == 0, errors
+    for rank in range(2):
+        shared = torch.load(tmp_path / f"{rank}.pt")
+        for name, (losses, gradients) in alone.items():
+            for part, value in losses.items():
+                torch.testing.assert_close(shared[name][0][part], value, rtol=1e-6, atol=1e-6)
+            assert shared[name][1].keys() == gradients.keys()
+            for key, gradient in gradients.items():
+                # Relative to the gradient's own size: sums are rounded in another order.
+                torch.testing.assert_close(
+                    shared[name][1][key], gradient, rtol=1e-4, atol=2e-5 * float(gradient.abs().max()) + 1e-7
+                )
+
+
+def test_pieces_change_neither_loss_nor_gradients(quiet_transformers: None) -> None:
+    found = gloo_worker.losses_and_gradients(0, 1)
+    for name in ("pair", "pair+words"):
+        (whole, gradients), (pieces, in_pieces) = found[name], found[f"{name}, in pieces"]
+        torch.testing.assert_close(pieces["loss"], whole["loss"], rtol=1e-6, atol=1e-6)
+        assert in_pieces.keys() == gradients.keys()
+        for key, gradient in gradients.items():
+            torch.testing.assert_close(
+                in_pieces[key], gradient, rtol=1e-4, atol=2e-5 * float(gradient.abs().max()) + 1e-7
+            )
+
+
+@pytest.mark.parametrize("local", ["none", "pair", "pair+words"])
+def test_equal_texts_are_no_negatives(base: Checkpoint, local: str) -> None:
+    task = ContrastiveTask(base.model, LossSettings(local))  # type: ignore[arg-type]
+    whole = gloo_worker.batch(0, 1)
+    twice = {name: torch.cat([tensor[:1], tensor[:1]]) for name, tensor in whole.items()}
+    assert float(task(**twice)["loss"]) == pytest.approx(0.0, abs=1e-6)
+    twice["text_key"] = torch.tensor([1, 2])
+    assert float(task(**twice)["loss"]) > 0.5
+
+
+def test_half_precision_selects_the_regions_of_its_own_attention_in_single(base: Checkpoint) -> None:
+    task = ContrastiveTask(base.model, LossSettings("pair+words"))
+    batch = gloo_worker.batch(0, 1)
+    single = task(**batch)["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        half = task(**batch)["loss"]
+    assert half.dtype == torch.float32
+    assert float(half) == pytest.approx(float(single), rel=0.02)

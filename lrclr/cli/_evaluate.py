@@ -126,6 +126,8 @@ def _check_files(
 ) -> None:
     if scores is not None and scores.suffix != ".npz":
         raise UsageError(f"{scores} is no place for scores", fix="End the name in .npz.")
+    if scores is not None and not scores.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder for {scores}")
     if against is not None and not against.exists():
         raise UsageError(f"there is no model or file of scores at {against}")
     if keep and (preset is not None or len(members) > 1):

@@ -126,9 +126,7 @@ def made_scores(
         labels=labels,
         sizes=np.full((images, 2), 64),
         failures=(),
-        models=(
-            ModelAnswers(known | info, Answers(zero + 0.5, gap, zero, other, zero, attention, index, importance)),
-        ),
+        models=(ModelAnswers(known | info, Answers(zero + 0.5, gap, zero, other, zero, attention, index, importance)),),
         alpha=0.0,
         score_scale=1.0,
     )

@@ -86,11 +86,9 @@ def test_the_fitted_scale_is_the_one_that_made_the_labels(scale: float, make_sco
     labels[:50] = -1
     scores = make_scores(labels, gap)
     assert metrics.fit_score_scale(scores, 0.0) == pytest.approx(scale, rel=0.1)
-    before = metrics.calibration_error(labels[:, 0], scores.probability(0.0, 1.0)[:, 0])
-    after = metrics.calibration_error(labels[:, 0], scores.probability(0.0, scale)[:, 0])
-    assert before is not None
-    assert after is not None
-    assert after < before
+    error = metrics.calibration_error(labels[:, 0], scores.probability(0.0, scale)[:, 0])
+    assert error is not None
+    assert error < 0.04
     assert metrics.fit_score_scale(make_scores(np.ones((5, 1)), np.ones((5, 1))), 0.0) is None
 
 

@@ -1,0 +1,292 @@
+"""Evaluations as a whole: a checkpoint and its bundle alike, fitted values, splits, presets, ensembles, comparisons."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from lrclr import Bundle, FindingSet, ZeroShotClassifier
+from lrclr.datasets import read_manifest
+from lrclr.errors import GateError, UsageError
+from lrclr.evaluation import EvaluationOptions, Judged, compare, evaluate, markdown, select, store
+from lrclr.preprocess import PreprocessSpec
+from tests import bundles
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lrclr.datasets import DataManifest
+    from lrclr.evaluation import Evaluation
+    from tests.evaluation.conftest import MakeScores
+
+OPTIONS = EvaluationOptions(resamples=60)
+
+
+@pytest.fixture(scope="module")
+def judged(classifier: ZeroShotClassifier, data: DataManifest) -> Judged:
+    return evaluate(classifier, data, OPTIONS)
+
+
+def numbers(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [number for each in value.values() for number in numbers(each)]
+    if isinstance(value, list | tuple):
+        return [number for each in value for number in numbers(each)]
+    return [float(value)] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def figures(evaluation: Evaluation) -> dict[str, Any]:
+    kept = asdict(evaluation)
+    return {key: kept[key] for key in ("alpha", "alpha_sweep", "score_scale", "findings", "mean", "grounding")}
+
+
+def test_a_checkpoint_and_its_bundle_are_judged_alike(
+    judged: Judged, torch_classifier: ZeroShotClassifier, data: DataManifest
+) -> None:
+    torch_judged = evaluate(torch_classifier, data, OPTIONS)
+    assert torch_judged.evaluation.model["kind"] == "checkpoint"
+    assert judged.evaluation.model["kind"] == "bundle"
+    for key in ("checkpoint_sha256", "fusion_trained", "alpha"):
+        assert torch_judged.evaluation.model[key] == judged.evaluation.model[key]
+    ours, theirs = numbers(figures(judged.evaluation)), numbers(figures(torch_judged.evaluation))
+    assert len(ours) > 200
+    assert ours == pytest.approx(theirs, abs=2e-3)
+    comparison = compare(judged.scores, torch_judged.scores, judged.selection.rows, resamples=60)
+    assert all(abs(each.difference.value or 0) < 1e-3 for each in comparison.differences)
+
+
+def test_the_figures_are_those_of_the_answers(judged: Judged) -> None:
+    evaluation, scores = judged.evaluation, judged.scores
+    assert [finding.name for finding in evaluation.findings] == ["Edema", "Fracture", "Pneumothorax"]
+    probability = scores.probability(evaluation.alpha, 1.0)
+    for f in (0, 2):
+        finding, label = evaluation.findings[f], scores.labels[:, f]
+        used = label >= 0
+        assert (finding.positives, finding.negatives, finding.left_out) == tuple(
+            int(part.sum()) for part in (label == 1, label == 0, label < 0)
+        )
+        assert finding.left_out == 1
+        assert finding.auroc.value == pytest.approx(roc_auc_score(label[used], probability[used, f]), abs=1e-6)
+        assert finding.threshold is not None
+        called = probability[:, f] >= finding.threshold
+        assert finding.sensitivity.value == pytest.approx(called[label == 1].mean())
+        assert finding.specificity.value == pytest.approx((~called)[label == 0].mean())
+        for estimate in (finding.auroc, finding.average_precision, finding.auroc_local, finding.f1):
+            assert estimate.value is not None
+            assert estimate.low is not None
+            assert estimate.high is not None
+            assert estimate.low <= estimate.value <= estimate.high
+    assert evaluation.alpha_from == "validation"
+    best = max(area for _, area in evaluation.alpha_sweep)
+    assert dict(evaluation.alpha_sweep)[evaluation.alpha] == best
+    assert evaluation.settings["resampled"] == "patients"
+    assert evaluation.data["patients"] == 13
+    assert [each.name for each in evaluation.grounding] == ["Edema", "Pneumothorax", "mean"]
+
+
+def test_an_absent_class_is_said_in_every_report(judged: Judged) -> None:
+    fracture = judged.evaluation.findings[1]
+    assert fracture.undefined == "no labelled image has it"
+    assert (fracture.auroc.value, fracture.f1.value, fracture.calibration_error, fracture.roc) == (None, None, None, ())
+    assert fracture.threshold is not None  # validation has both
+    assert judged.evaluation.mean.findings == 2
+    assert judged.evaluation.mean.auroc.value is not None
+    assert "undefined: no labelled image has it" in markdown(judged.evaluation)
+    assert json.loads(judged.evaluation.to_json())["findings"][1]["auroc"]["value"] is None
+
+
+def test_the_seed_decides(classifier: ZeroShotClassifier, data: DataManifest, judged: Judged) -> None:
+    assert evaluate(classifier, data, OPTIONS).evaluation.to_json() == judged.evaluation.to_json()
+    other = evaluate(classifier, data, replace(OPTIONS, seed=1)).evaluation
+    assert other.findings[0].auroc.value == judged.evaluation.findings[0].auroc.value
+    assert other.findings[0].auroc.low != judged.evaluation.findings[0].auroc.low
+
+
+def test_json_holds_everything_and_no_path(judged: Judged, data: DataManifest, tmp_path: Path) -> None:
+    judged.evaluation.save_json(tmp_path / "report.json")
+    text = (tmp_path / "report.json").read_text()
+    content = json.loads(text)
+    assert content["schema"] == 1
+    assert content["mean"]["auroc"]["value"] == round(judged.evaluation.mean.auroc.value or 0, 6)
+    assert content["data"]["manifest_sha256"] == data.sha256
+    for secret in (str(data.path.parent), "patient1", ".png"):
+        assert secret not in text
+
+
+def test_without_validation_nothing_is_fitted(classifier: ZeroShotClassifier, data: DataManifest) -> None:
+    alone = replace(data, rows=data.split("test"))
+    evaluation = evaluate(classifier, alone, OPTIONS).evaluation
+    assert (evaluation.alpha, evaluation.alpha_from) == (bundles.ALPHA, "model")
+    assert (evaluation.alpha_sweep, evaluation.score_scale) == ((), None)
+    assert all(finding.threshold is None and finding.f1.value is None for finding in evaluation.findings)
+    assert evaluation.findings[0].calibration_error is not None
+    assert "No validation images" in markdown(evaluation)
+
+
+def test_validation_may_be_a_manifest_of_its_own(
+    classifier: ZeroShotClassifier, data: DataManifest, judged: Judged
+) -> None:
+    test = replace(data, rows=data.split("test"))
+    fitted = replace(data, rows=tuple(replace(row, split="") for row in data.split("validation")))
+    evaluation = evaluate(classifier, test, OPTIONS, validation=fitted).evaluation
+    assert figures(evaluation) == figures(judged.evaluation)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_an_alpha_that_is_given_is_taken(alpha: float, classifier: ZeroShotClassifier, data: DataManifest) -> None:
+    evaluation = evaluate(classifier, data, replace(OPTIONS, alpha=alpha)).evaluation
+    assert (evaluation.alpha, evaluation.alpha_from) == (alpha, "given")
+    edema = evaluation.findings[0]
+    assert edema.auroc == (edema.auroc_local if alpha else edema.auroc_global)
+
+
+def test_an_untrained_head_is_not_judged(classifier: ZeroShotClassifier, data: DataManifest) -> None:
+    untrained = ZeroShotClassifier(replace(classifier.spec, fusion_trained=False, alpha=0.0), classifier.engine)
+    evaluation = evaluate(untrained, data, OPTIONS).evaluation
+    assert (evaluation.alpha, evaluation.alpha_from, len(evaluation.alpha_sweep)) == (0.0, "model", 1)
+    assert evaluation.findings[0].auroc_local.value is None
+    assert evaluation.findings[0].auroc == evaluation.findings[0].auroc_global
+    assert evaluation.grounding[0].pointing.value is None
+    assert evaluation.grounding[0].pointing_rollout.value is not None
+    assert "never trained" in markdown(evaluation)
+    with pytest.raises(UsageError, match="never trained"):
+        evaluate(untrained, data, replace(OPTIONS, alpha=0.5))
+
+
+def test_splits_are_found_or_asked_for(data: DataManifest) -> None:
+    asked = FindingSet.from_names(["edema", "Cyst"])
+    chosen = select(data, asked)
+    assert (chosen.split, len(chosen.rows), len(chosen.validation)) == ("test", 26, 14)
+    assert (chosen.findings.names, chosen.not_labelled) == (("edema",), ("Cyst",))
+    same = select(data, asked, split="validation")
+    assert (len(same.rows), same.validation) == (14, ())
+    for name in ("external", ""):
+        renamed = replace(data, rows=tuple(replace(row, split=name) for row in data.rows))
+        assert (select(renamed, asked).split, len(select(renamed, asked).rows)) == (name, 40)
+    with pytest.raises(UsageError, match=r"no split 'dev'.*test, validation"):
+        select(data, asked, split="dev")
+    three = replace(data, rows=tuple(replace(row, split=f"s{row.line % 3}") for row in data.rows))
+    with pytest.raises(UsageError, match="--split"):
+        select(three, asked)
+    with pytest.raises(UsageError, match=r"nothing in common.*model has Cyst.*manifest has edema"):
+        select(data, FindingSet.from_names(["Cyst"]))
+
+
+def test_chexzeros_protocol(classifier: ZeroShotClassifier, data: DataManifest) -> None:
+    clip = ZeroShotClassifier(
+        replace(classifier.spec, preprocess=PreprocessSpec.clip(112), score_scale=7.0), classifier.engine
+    )
+    evaluation = evaluate(clip, data, EvaluationOptions(preset="chexzero", resamples=20)).evaluation
+    expected = evaluate(
+        classifier, data, EvaluationOptions(alpha=0.0, threshold="mcc", findings=FindingSet.default(), resamples=20)
+    ).evaluation
+    assert figures(evaluation) == figures(expected)
+    assert evaluation.settings["published"]["auroc"]["Edema"] == 0.899
+    text = markdown(evaluation)
+    assert "CheXzero's published figures" in text
+    assert "0.899" in text
+    assert evaluate(clip, data, EvaluationOptions(preset="chexzero-5", resamples=0)).selection.findings.names == (
+        "Edema",
+    )
+    for wrong in ({"preset": "chexnet"}, {"threshold": "best"}, {"resamples": -1}):
+        with pytest.raises(UsageError):
+            EvaluationOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_an_ensemble_votes_by_mean_probability(classifier: ZeroShotClassifier, data: DataManifest) -> None:
+    names = FindingSet.from_names(["Edema"])
+    other = ZeroShotClassifier(replace(classifier.spec, sha256="f" * 64), Upside(classifier.engine))
+    options = replace(OPTIONS, findings=names, alpha=0.0)
+    alone = [evaluate(each, data, options).scores for each in (classifier, other)]
+    both = evaluate(iter([classifier, other]), data, options)
+    mean = (alone[0].probability(0.0, 1.0) + alone[1].probability(0.0, 1.0)) / 2
+    assert both.scores.probability(0.0, 1.0) == pytest.approx(mean)
+    assert np.ptp(mean - alone[0].probability(0.0, 1.0)) > 0
+    assert both.evaluation.model["ensemble"] == [classifier.spec.sha256, "f" * 64]
+    assert "ensemble of 2" in markdown(both.evaluation)
+    with pytest.raises(UsageError, match="no model"):
+        evaluate(iter(()), data, options)
+
+
+class Upside:
+    """Answers with the dimensions of the image embedding in another order: another model of the same shape."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.name = inner, inner.name
+
+    def run(self, graph: str, inputs: Any) -> Any:
+        outputs = self.inner.run(graph, inputs)
+        if graph == "image_encoder":
+            outputs["image_embedding"] = outputs["image_embedding"][:, ::-1]
+        return outputs
+
+
+def test_a_paired_difference_is_narrower_than_two_intervals(make_scores: MakeScores) -> None:
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 2, (400, 2))
+    gap = labels + draw.normal(size=(400, 2)) * 1.5
+    one = make_scores(labels, gap + 0.3 * (labels - 0.5) + draw.normal(size=gap.shape) * 0.05)
+    other = make_scores(labels, gap)
+    result = compare(one, other, resamples=300)
+    assert [each.name for each in result.differences] == ["finding 0", "finding 1", "mean"]
+    for each in result.differences:
+        assert each.difference.low is not None
+        assert each.difference.high is not None
+        assert each.value is not None
+        assert each.against is not None
+        assert each.difference.value == pytest.approx(each.value - each.against)
+        assert 0 < each.difference.low < each.difference.value < each.difference.high < 0.08
+    swapped = compare(other, one, resamples=300)
+    for each, back in zip(result.differences, swapped.differences, strict=True):
+        assert each.difference.low == pytest.approx(-(back.difference.high or 0))
+    same = compare(one, one, resamples=50).differences[0].difference
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    with pytest.raises(UsageError, match="no finding in common"):
+        compare(one, replace(other, findings=("a", "b")))
+    with pytest.raises(UsageError, match="different labels"):
+        compare(one, make_scores(1 - labels, gap))
+    with pytest.raises(UsageError, match="images differ"):
+        compare(one, replace(other, image=other.image[::-1]))
+
+
+def test_a_bundle_keeps_what_was_fitted_and_its_gates_hold(bundle_folder: Path, tmp_path: Path) -> None:
+    from lrclr.cli import main
+
+    folder = bundles.copied(bundle_folder, tmp_path / "bundle")
+    before = bundles.digests(folder)
+    store(folder, alpha=0.75, score_scale=2.5)
+    scoring = Bundle(folder).manifest.scoring
+    assert (scoring["alpha"], scoring["score_scale"], scoring["fusion_trained"]) == (0.75, 2.5, True)
+    assert main(["verify", str(folder)]) == 0
+    changed = {name for name, digest in bundles.digests(folder).items() if before[name] != digest}
+    assert changed == {"manifest.json", "golden.npz"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
+    assert bundles.digests(bundle_folder) == before
+    # So steep that rounding would show in the probabilities: refused, and nothing is changed.
+    now = bundles.digests(folder)
+    with pytest.raises(GateError, match="probabilities"):
+        store(folder, alpha=0.75, score_scale=1e4)
+    assert bundles.digests(folder) == now
+
+
+def test_a_checkpoint_keeps_what_was_fitted(checkpoint_folder: Path, data_file: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint_folder, folder)
+    store(folder, alpha=None, score_scale=3.5)
+    store(folder, alpha=0.25, score_scale=4.5)
+    spec = ZeroShotClassifier.from_checkpoint(folder).spec
+    assert (spec.alpha, spec.score_scale) == (0.25, 4.5)
+    for wrong in (data_file, tmp_path):
+        with pytest.raises(UsageError, match="no place for fitted values"):
+            store(wrong, alpha=0.5, score_scale=1.0)
+
+
+def test_a_manifest_is_read_by_its_owner(data_file: Path) -> None:
+    assert len(read_manifest(data_file).rows) == 40

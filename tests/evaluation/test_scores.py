@@ -1,0 +1,172 @@
+"""Scores of rows: those of the classifier; unreadable images are reported; files of scores say no more than they may."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lrclr import FindingSet, ZeroShotClassifier, read_image
+from lrclr.errors import ImageError, LrclrError, UsageError
+from lrclr.evaluation import Scores, load_scores, save_scores, score_rows
+from tests import bundles
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lrclr.datasets import DataManifest
+    from tests.evaluation.conftest import MakeScores
+
+ASKED = FindingSet.from_names(["Edema", "Fracture"])
+
+
+def arrays(scores: Scores) -> list[object]:
+    answers = scores.models[0].answers
+    return [*(getattr(answers, field.name) for field in fields(answers)), scores.line, scores.image, scores.labels]
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batch_size=st.integers(1, 9), workers=st.integers(1, 3))
+def test_scores_are_the_classifiers_whatever_the_batches(
+    classifier: ZeroShotClassifier, data: DataManifest, batch_size: int, workers: int
+) -> None:
+    rows, done = data.rows[:7], list[int]()
+    scores = score_rows(
+        classifier, rows, ASKED, batch_size=batch_size, workers=workers, on_progress=lambda: done.append(1)
+    )
+    assert (len(scores), len(done)) == (7, 7)
+    expected = classifier.predict([read_image(row.image) for row in rows], findings=ASKED)
+    got = scores.probability(scores.alpha, scores.score_scale)
+    assert got == pytest.approx(np.array([[f.probability for f in each.findings] for each in expected]), abs=1e-6)
+    attention = [[finding.region_attention for finding in each.findings] for each in expected]
+    assert scores.models[0].answers.region_attention == pytest.approx(np.array(attention), abs=1e-5)
+    assert scores.sizes.tolist() == [[each.height, each.width] for each in expected]
+    assert scores.line.tolist() == [row.line for row in rows]
+    # The manifest spells it in small letters; the second image is uncertain.
+    assert scores.labels[:, 0].tolist() == [row.labels["edema"] for row in rows]
+    assert scores.labels[1, 0] == -1
+    assert scores.group.tolist() == [0, 0, 1, 1, 2, 2, 3]
+
+
+def test_what_is_not_stated_is_no_label(classifier: ZeroShotClassifier, data: DataManifest) -> None:
+    scores = score_rows(classifier, data.rows[:3], FindingSet.from_names(["Pneumothorax", "Cyst"]))
+    assert scores.labels[2].tolist() == [-2, -2]
+
+
+def test_unreadable_images_are_left_out_and_told(
+    classifier: ZeroShotClassifier, data: DataManifest, tmp_path: Path
+) -> None:
+    bad = tmp_path / "Jane Doe.png"
+    bad.write_bytes(b"no picture")
+    rows = [data.rows[0], replace(data.rows[1], image=bad), replace(data.rows[2], image=tmp_path / "gone.png")]
+    scores = score_rows(classifier, rows, ASKED)
+    assert [line for line, _ in scores.failures] == [rows[1].line, rows[2].line]
+    assert scores.line.tolist() == [rows[0].line]
+    for _, reason in scores.failures:
+        assert reason
+        assert "Jane" not in reason
+        assert "gone" not in reason
+    with pytest.raises(ImageError, match=f"line {rows[1].line}"):
+        score_rows(classifier, rows, ASKED, strict=True)
+    with pytest.raises(LrclrError, match="none of 2 images"):
+        score_rows(classifier, rows[1:], ASKED)
+    with pytest.raises(UsageError, match="no images"):
+        score_rows(classifier, [], ASKED)
+
+
+def test_a_frame_is_another_image(classifier: ZeroShotClassifier, data: DataManifest) -> None:
+    rows = [data.rows[0], replace(data.rows[0], frame=0)]
+    first, second = score_rows(classifier, rows, ASKED).image
+    assert first != second
+
+
+def test_a_file_of_scores_brings_back_what_was_saved(
+    classifier: ZeroShotClassifier, data: DataManifest, tmp_path: Path
+) -> None:
+    scores = score_rows(classifier, data.rows[:5], ASKED)
+    scores = replace(scores.joined(scores), failures=((9, "no image"),), alpha=0.25)
+    file, again = tmp_path / "scores.npz", tmp_path / "again.npz"
+    save_scores(scores, file)
+    save_scores(scores, again)
+    assert file.read_bytes() == again.read_bytes()
+    got = load_scores(file)
+    assert all(np.array_equal(a, b) for a, b in zip(arrays(got), arrays(scores), strict=True))  # type: ignore[call-overload]
+    for name in ("findings", "failures", "alpha", "score_scale"):
+        assert getattr(got, name) == getattr(scores, name)
+    assert [model.info for model in got.models] == [model.info for model in scores.models]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.npz", "scores.npz"]
+
+
+def test_a_file_of_scores_tells_nobody_who_it_was(
+    classifier: ZeroShotClassifier, data: DataManifest, tmp_path: Path
+) -> None:
+    save_scores(score_rows(classifier, data.rows[:3], ASKED), tmp_path / "scores.npz")
+    with zipfile.ZipFile(tmp_path / "scores.npz") as archive:
+        content = b"".join(archive.read(name) for name in archive.namelist())
+    for secret in ("patient", str(data.path.parent), "images/", ".png"):
+        assert secret.encode() not in content
+        assert secret.encode("utf-32-le") not in content
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "short", "infinite", "label", "version", "info", "region"])
+def test_a_damaged_file_of_scores_is_refused(damage: str, make_scores: MakeScores, tmp_path: Path) -> None:
+    file = tmp_path / "scores.npz"
+    save_scores(make_scores([[1], [0]], [[0.5], [0.1]]), file)
+    stored = dict(np.load(file))
+    about = json.loads(stored["about"].tobytes())
+    if damage == "short":
+        stored["line"] = stored["line"][:1]
+    elif damage == "infinite":
+        stored["0.local_positive"] = np.full((2, 1), np.inf)
+    elif damage == "label":
+        stored["labels"] = np.full((2, 1), 7)
+    elif damage == "version":
+        about["schema"] = 99
+    elif damage == "info":
+        del about["models"][0]["patch_size"]
+    elif damage == "region":
+        stored["0.region_index"] = np.zeros(2, np.int64)
+    stored["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    content = io.BytesIO()
+    np.savez(content, **stored)
+    data = {"cut": content.getvalue()[:400], "text": b"scores"}.get(damage, content.getvalue())
+    file.write_bytes(data)
+    with pytest.raises(UsageError, match=r"scores\.npz is no file of scores"):
+        load_scores(file)
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_scores(tmp_path / "gone.npz")
+
+
+def test_only_models_alike_can_vote(make_scores: MakeScores) -> None:
+    labels, gap = [[1], [0]], np.array([[2.0], [-1.0]])
+    one = make_scores(labels, gap)
+    both = one.joined(make_scores(labels, -gap))
+    assert both.probability(0.0, 1.0) == pytest.approx(np.full((2, 1), 0.5))
+    with pytest.raises(UsageError, match="patch_size"):
+        one.joined(make_scores(labels, gap, patch_size=32))
+    with pytest.raises(UsageError, match="2 and 3 images"):
+        one.joined(make_scores([[1], [0], [0]], np.zeros((3, 1))))
+    with pytest.raises(UsageError, match="other files"):
+        one.joined(replace(one, image=np.array(["a", "b"])))
+    with pytest.raises(UsageError, match="another order"):
+        one.joined(replace(one, image=one.image[::-1]))
+    with pytest.raises(UsageError, match="different findings"):
+        one.joined(replace(one, findings=("x",)))
+
+
+def test_scores_need_no_torch(bundle_folder: Path) -> None:
+    import subprocess
+
+    code = (
+        "import sys\nfrom lrclr.evaluation import evaluate, compare, load_scores, markdown\n"
+        "from lrclr.engines import OnnxRuntimeEngine\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([bundles.PYTHON, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

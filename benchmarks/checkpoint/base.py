@@ -86,7 +86,7 @@ def train_base(manifest: Path, output: Path, *, epochs: float, seed: int) -> Non
             logits.float(), patch_targets(coverage), pos_weight=weight
         )
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch declares none
         nn.utils.clip_grad_norm_(segmenter.parameters(), 1.0)
         optimizer.step()
         schedule.step()

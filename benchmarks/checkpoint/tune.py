@@ -81,7 +81,7 @@ def tune(manifest: Path, base: Path, output: Path, *, local: LocalLoss, epochs: 
     model.config.fusion_trained = local != "none"
     model.config.alpha = _ALPHA
     # The contrastive temperature is the one at which a softmax over scores means a probability.
-    model.config.score_scale = float(model.logit_scale.exp())
+    model.config.score_scale = model.logit_scale.exp().item()
     findings = FindingSet.load(Path(__file__).with_name("findings.toml"))
     spec = PreprocessSpec.clip(SIZE)
     Checkpoint(model, tokenizer, spec, findings, source="lrclr", sha256="").save(output, overwrite=True)

@@ -81,7 +81,7 @@ def golden_from_checkpoint(checkpoint: Checkpoint) -> Golden:
         local_score=_array(local),
         region_attention=_array(attention),
         probabilities=probabilities(score[:, : len(findings.prompts)], findings, model.config.score_scale),
-        task_auroc=np.float32(task_auroc(ZeroShotClassifier.from_checkpoint(checkpoint))).reshape(()),
+        task_auroc=np.array(task_auroc(ZeroShotClassifier.from_checkpoint(checkpoint)), np.float32),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,11 +58,14 @@ class Resamples:
 
 def resampled(resamples: Resamples, statistics: Sequence[Statistic]) -> Floats:
     """``[S, count]``: every statistic of every resample; all see the same ones."""
+    if not statistics:
+        return np.empty((0, resamples.count))
+    # Everyone once comes first, and is left out again: it tells how many figures there are if there is no resample.
+    every = np.ones((1, len(resamples.group)))
     parts = [
-        np.column_stack([statistic(weights) for statistic in statistics]).T
-        for weights in (resamples if statistics else ())
+        np.column_stack([statistic(weights) for statistic in statistics]).T for weights in chain([every], resamples)
     ]
-    return np.concatenate(parts, axis=1) if parts else np.empty((len(statistics), 0))
+    return np.concatenate(parts, axis=1)[:, 1:]
 
 
 def estimate(value: float | None, samples: Floats) -> Estimate:

@@ -73,19 +73,19 @@ def roc_curve(finding: FindingQuality, name: str) -> str:
     """
 
     def draw(figure: Figure) -> None:
-        axes = _square(figure, (38, 36, 190, 190))
+        axes = _square(figure, (32, 36, 168, 168))
         axes.plot([0, 1], [0, 1], color=DIM, linewidth=1, dashes=(3, 3))
         axes.plot(*zip(*finding.roc, strict=True), color=INK, linewidth=1.8, clip_on=False, solid_joinstyle="round")
         if finding.sensitivity.value is not None and finding.specificity.value is not None:
             point = ([1 - finding.specificity.value], [finding.sensitivity.value])
             axes.plot(*point, "o", color="white", markeredgecolor=VERMILION, markeredgewidth=2, clip_on=False, zorder=3)
         interval = _interval(finding.auroc)
-        axes.text(0.97, 0.16, f"AUROC {_number(finding.auroc)}", ha="right", weight="bold", transform=axes.transAxes)
+        axes.text(0.97, 0.17, f"AUROC {_number(finding.auroc)}", ha="right", weight="bold", transform=axes.transAxes)
         axes.text(0.97, 0.06, interval, ha="right", color=DIM, fontsize=10, transform=axes.transAxes)
         axes.set_xlabel("False positive rate")
-        axes.set_title("True positive rate", loc="left", fontsize=11, x=-0.14, pad=8)
+        axes.set_title("True positive rate", loc="left", fontsize=11, x=-0.15, pad=8)
 
-    return _svg((240, 262), name, f"ROC curve of {finding.name}, AUROC {_number(finding.auroc)}", draw)
+    return _svg((210, 240), name, f"ROC curve of {finding.name}, AUROC {_number(finding.auroc)}", draw)
 
 
 def reliability_diagram(finding: FindingQuality, name: str) -> str:
@@ -93,18 +93,19 @@ def reliability_diagram(finding: FindingQuality, name: str) -> str:
     means, shares, counts = zip(*finding.reliability, strict=True)
 
     def draw(figure: Figure) -> None:
-        axes = _square(figure, (38, 108, 190, 190))
+        axes = _square(figure, (32, 104, 168, 168))
         axes.plot([0, 1], [0, 1], color=DIM, linewidth=1, dashes=(3, 3))
         axes.plot(means, shares, "o-", color=INK, linewidth=1.2, markersize=4.5, clip_on=False)
-        axes.set_title("Share that has the finding", loc="left", fontsize=11, x=-0.14, pad=8)
-        below = figure.add_axes((38 / 240, 36 / 334, 190 / 240, 42 / 334))
+        axes.set_title("Share that has the finding", loc="left", fontsize=11, x=-0.15, pad=8)
+        axes.tick_params(labelbottom=False)
+        below = figure.add_axes((32 / 210, 36 / 306, 168 / 210, 40 / 306))
         below.bar(means, counts, width=0.045, color=SKY)
         below.set(xlim=(0, 1), ylim=(0, max(counts) * 1.05), yticks=[0, max(counts)], xticks=[0, 0.5, 1])
         below.set_xlabel("Mean probability")
-        below.set_title("Images", loc="left", fontsize=11, x=-0.14, pad=4)
+        below.set_title("Images", loc="left", fontsize=11, x=0.01, pad=4)
         below.grid(visible=False)
 
-    return _svg((240, 334), name, f"Reliability diagram of {finding.name}", draw)
+    return _svg((210, 306), name, f"Reliability diagram of {finding.name}", draw)
 
 
 def alpha_sweep(sweep: Sequence[tuple[float, float]], alpha: float, name: str) -> str:
@@ -157,15 +158,15 @@ def auroc_by_finding(findings: Sequence[FindingQuality], mean: MeanQuality, name
             }
             axes.plot([], [], label=label, **style)
             for row, (_, estimates) in enumerate(rows):
-                estimate, y = estimates[place], row + 0.1 + 0.19 * place
+                estimate, y = estimates[place], row + 0.03 + 0.16 * place
                 if estimate.low is not None and estimate.high is not None:
                     axes.plot([estimate.low, estimate.high], [y, y], color=edge, linewidth=1.4)
                 if estimate.value is not None:
                     axes.plot([estimate.value], [y], clip_on=False, zorder=3, **style)
         for row, (_, estimates) in enumerate(rows):
             if all(estimate.value is None for estimate in estimates):
-                axes.text(0.01, row + 0.25, "not defined", color=DIM, va="center", transform=axes.get_yaxis_transform())
-        axes.axhline(len(rows) - 1.52, color=RULE, linewidth=1)
+                _beside(axes, row + 0.1, "not defined", color=DIM)
+        axes.axhline(len(rows) - 1.5, color=RULE, linewidth=1)
         axes.set_xlabel("AUROC (dashed: guessing)")
         _legend(axes, 3)
 
@@ -177,22 +178,22 @@ def grounding_bars(grounding: Sequence[Grounding], what: Literal["pointing", "ma
     height = 44 * len(grounding) + 66
 
     def draw(figure: Figure) -> None:
-        axes = _rows(figure, [quality.name for quality in grounding], height, (0.0, 1.0))
+        axes = _rows(figure, ["Mean" if each.name == "mean" else each.name for each in grounding], height, (0.0, 1.0))
         for row, quality in enumerate(grounding):
             bars = ((getattr(quality, what), VERMILION), (getattr(quality, f"{what}_rollout"), SKY))
             for place, (estimate, colour) in enumerate(bars):
-                y = row + 0.14 + 0.27 * place
+                y = row + 0.08 + 0.25 * place
                 if estimate.value is None:
                     continue
-                axes.barh([y], [estimate.value], height=0.22, color=colour)
+                axes.barh([y], [estimate.value], height=0.21, color=colour)
                 if estimate.low is not None and estimate.high is not None:
                     axes.plot([estimate.low, estimate.high], [y, y], color=INK, linewidth=1.1, solid_capstyle="butt")
             chance = getattr(quality, f"{what}_chance")
             if chance is not None:
-                axes.plot([chance, chance], [row - 0.02, row + 0.57], color=INK, linewidth=2, solid_capstyle="butt")
-        axes.barh([0], [0], color=VERMILION, label="Region attention")
-        axes.barh([0], [0], color=SKY, label="Rollout")
-        axes.plot([], [], color=INK, linewidth=2, label="Chance")
+                axes.plot([chance, chance], [row - 0.06, row + 0.47], color=INK, linewidth=2, solid_capstyle="butt")
+        # Lines all: a legend puts these before bars, whatever the order.
+        for label, colour, width in (("Region attention", VERMILION, 7), ("Rollout", SKY, 7), ("Chance", INK, 2)):
+            axes.plot([], [], color=colour, linewidth=width, label=label, solid_capstyle="butt")
         axes.set_xlabel("Share of the images" if what == "pointing" else "Share of the attention")
         _legend(axes, 3)
 
@@ -216,8 +217,14 @@ def _rows(figure: Figure, names: Sequence[str], height: float, limits: tuple[flo
     for row, label in enumerate(names):
         text = clean(label)
         text = text if len(text) <= _LONGEST else text[: _LONGEST - 1].rstrip() + "…"
-        axes.text(0, row - 0.2, text, va="center", transform=axes.get_yaxis_transform(), weight="bold")
+        _beside(axes, row - 0.22, text, weight="bold")
     return axes
+
+
+def _beside(axes: Axes, row: float, text: str, **style: str) -> None:
+    """Text at the left edge, on white, so that no line runs through it."""
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    axes.text(0, row, text, va="center", transform=axes.get_yaxis_transform(), bbox=behind, zorder=4, **style)  # type: ignore[arg-type]
 
 
 def _legend(axes: Axes, columns: int) -> None:
@@ -254,6 +261,7 @@ def _svg(size: tuple[int, int], name: str, label: str, draw: Callable[[Figure], 
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, dpi=72)
     text = _NEEDLESS.sub("", buffer.getvalue())
     # Angle brackets in names are escaped by now, so that a tag is a tag.
+    text = re.sub(r'<g id="[^"]*"/>', "", text)
     text = re.sub(r'<g id="[^"]*">', "<g>", text)
     text = re.sub(r'(<text style="[^"]*)font-family:[^;"]*;', r"\1", text)
     text = re.sub(r'(<text [^>]*?) transform="rotate\(-0 [^"]*"', r"\1", text)

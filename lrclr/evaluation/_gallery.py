@@ -124,13 +124,13 @@ def _picture(image: NDArray[np.uint8], prediction: Prediction, finding: str, row
     from lrclr.datasets import row_mask
 
     radiograph = draw.fitted(image, draw.Style(_WIDTH))
+    # The manifest may spell the finding in other letters than the model.
+    spelt = (name for name in (*row.masks, *row.boxes) if name.casefold() == finding.casefold())
+    mask = row_mask(row, next(spelt, finding), (prediction.height, prediction.width))
+    if mask is not None:
+        radiograph.paste(_TRUTH, (0, 0), _outline(mask, radiograph.size))
     tinted = radiograph.copy()
     _tint(tinted, prediction, finding)
-    mask = row_mask(row, finding, (prediction.height, prediction.width))
-    if mask is not None:
-        line = _outline(mask, radiograph.size)
-        for picture in (radiograph, tinted):
-            picture.paste(_TRUTH, (0, 0), line)
     return draw.stack([radiograph, tinted], _GAP, across=True)
 
 
@@ -174,5 +174,5 @@ def _outline(mask: NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
 def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     # The lowest bit is noise to the eye and a sixth of the bytes. A palette saves no more, and stains the tints.
-    picture.point([value & 0xFE for value in range(256)] * 3).save(buffer, "PNG", optimize=True)
+    picture.point([value & 0xFE for value in range(256)] * 3).save(buffer, "PNG")
     return buffer.getvalue()

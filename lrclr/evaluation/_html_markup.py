@@ -79,12 +79,16 @@ def signed(estimate: Estimate) -> Markup:
     """A difference above its interval; bold if that does not hold 0."""
     if estimate.value is None:
         return Markup(NONE)
-    value = f"{estimate.value:+.3f}"
+    value = _signed(estimate.value)
     if estimate.low is None or estimate.high is None:
         return join([value])
     told = estimate.low > 0 or estimate.high < 0
-    between = f"{estimate.low:+.3f} to {estimate.high:+.3f}"
+    between = f"{_signed(estimate.low)} to {_signed(estimate.high)}"
     return join([tag("b", value) if told else value, tag("small", between)])
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def row(first: str, *cells: str, class_: str = "") -> Markup:
@@ -107,7 +111,10 @@ def table(
     """
     lines = [tag("tr", *(tag("th", head, scope="col") for head in heads))]
     if groups:
-        spans = (tag("th", name, colspan=str(count), scope="colgroup") for name, count in groups)
+        spans = (
+            tag("th", name, colspan=str(count), scope="colgroup") if name else tag("td", colspan=str(count))
+            for name, count in groups
+        )
         lines.insert(0, tag("tr", *spans, class_="group"))
     inside = tag("table", tag("thead", *lines), tag("tbody", *rows), **({"class_": "slim"} if slim else {}))
     return tag("div", inside, class_="scroll", tabindex="0", role="group", aria_label=f"Table: {', '.join(heads)}")

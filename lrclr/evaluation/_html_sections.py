@@ -78,17 +78,18 @@ def _recognition(evaluation: Evaluation, *, trained: bool) -> Section:
     resampled = evaluation.settings.get("resampled", "images")
     skipped = evaluation.settings.get("resamples_without_a_class") or {}
     small = [
-        f"Under a figure: its 95 % interval, of {evaluation.settings.get('resamples', 0)} resamples of {resampled}.",
-        "Left out: images in which the finding is uncertain or not stated.",
+        "Under a figure: its 95 % interval. Left out: images in which the finding is uncertain or not stated.",
         f"{GUESS} The interval holds 0.5, which is what guessing gives." if any(GUESS in each for each in rows) else "",
         "" if trained else _UNTRAINED,
+    ]
+    beside = [
+        "The figures of the table. Two scores whose intervals overlap may still differ: they are of the same images.",
+        f"The intervals are of {evaluation.settings.get('resamples', 0)} bootstrap resamples of {resampled}.",
         f"Resamples without an image of either class, skipped: {_listed(skipped)}." if skipped else "",
     ]
     chart = Markup(figures.auroc_by_finding(evaluation.findings, mean, "auroc"))
-    reading = "The figures of the table, with their intervals. Two scores whose intervals overlap may still differ: "
-    reading += "both were taken from the same images."
-    parts = [table(heads, rows), notes(small)]
-    parts += [tag("div", tag("figure", chart), tag("p", reading, class_="notes"), class_="beside")]
+    parts = [table(heads, rows), notes(small), tag("h3", "Global and local score")]
+    parts += [tag("div", tag("figure", chart), notes(beside), class_="beside")]
     curves = [
         _captioned(each, figures.roc_curve(each, f"roc-{place}"))
         for place, each in enumerate(evaluation.findings)

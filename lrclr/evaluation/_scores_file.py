@@ -67,7 +67,7 @@ def load_scores(path: str | os.PathLike[str]) -> Scores:
         UsageError: the file cannot be read, or is no file of scores.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         about = json.loads(arrays.pop("about").tobytes())
         scores = _scores(about, arrays)

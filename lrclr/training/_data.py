@@ -44,9 +44,7 @@ class Draws(Sampler[list[tuple[int, int]]]):
         process, processes: which share to give.
     """
 
-    def __init__(
-        self, rows: int, *, batch: int, steps: int, seed: int, process: int = 0, processes: int = 1
-    ) -> None:
+    def __init__(self, rows: int, *, batch: int, steps: int, seed: int, process: int = 0, processes: int = 1) -> None:
         self._rows, self._batch, self._steps, self._seed = rows, batch, steps, seed
         share = batch // processes
         self._share = slice(process * share, (process + 1) * share)

@@ -163,6 +163,9 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:  # noqa: ARG002 - Trainer's
         """Add the parts of the loss, both learning rates and the temperature to what Trainer logs."""
+        if "train_runtime" in logs:
+            # Trainer's summary: the clock's, not the run's, and of this session alone.
+            return
         if "loss" in logs and self._summed and self.optimizer is not None:
             logs |= {name: float(value) / self._summed for name, value in self._sums.items()}
             self._sums, self._summed = {}, 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from PIL import Image
 
 from lrclr import ZeroShotClassifier
 from lrclr.classifier import Answers
-from lrclr.cli import _evaluate, app
 from lrclr.datasets import read_manifest
 from lrclr.evaluation._scores import ModelAnswers, Scores
 from lrclr.preprocess import PreprocessSpec
@@ -20,6 +18,7 @@ from tests import bundles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from lrclr.datasets import DataManifest
 
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
 
 FINDINGS = ("Edema", "Pneumothorax", "Fracture")
 SIDE = 64
-
-if not any(command.name == "evaluate" for command in app.registered_commands):
-    app.command("evaluate")(_evaluate.evaluate)
 
 
 def write_data(folder: Path, *, seed: int = 0, test: int = 26, validation: int = 14) -> Path:

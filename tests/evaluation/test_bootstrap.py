@@ -71,7 +71,8 @@ def test_all_statistics_see_the_same_resamples() -> None:
     assert np.array_equal(both[0], both[1])
     assert np.array_equal(both[0], -both[2])
     assert np.ptp(both[0]) > 0
-    assert resampled(draws, []).shape == (0, 0)
+    assert resampled(draws, []).shape == (0, 70)
+    assert resampled(Resamples(np.arange(20), 0, 0), [once]).shape == (1, 0)
 
 
 def test_an_interval_skips_resamples_without_a_class() -> None:

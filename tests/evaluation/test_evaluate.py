@@ -195,7 +195,7 @@ def test_chexzeros_protocol(classifier: ZeroShotClassifier, data: DataManifest) 
     )
     for wrong in ({"preset": "chexnet"}, {"threshold": "best"}, {"resamples": -1}):
         with pytest.raises(UsageError):
-            EvaluationOptions(**wrong)  # type: ignore[arg-type]
+            EvaluationOptions(**wrong)
 
 
 def test_an_ensemble_votes_by_mean_probability(classifier: ZeroShotClassifier, data: DataManifest) -> None:
@@ -235,12 +235,14 @@ def test_a_paired_difference_is_narrower_than_two_intervals(make_scores: MakeSco
     result = compare(one, other, resamples=300)
     assert [each.name for each in result.differences] == ["finding 0", "finding 1", "mean"]
     for each in result.differences:
-        assert each.difference.low is not None
-        assert each.difference.high is not None
+        low, middle, high = each.difference.low, each.difference.value, each.difference.high
+        assert low is not None
+        assert middle is not None
+        assert high is not None
         assert each.value is not None
         assert each.against is not None
-        assert each.difference.value == pytest.approx(each.value - each.against)
-        assert 0 < each.difference.low < each.difference.value < each.difference.high < 0.08
+        assert middle == pytest.approx(each.value - each.against)
+        assert 0 < low < middle < high < 0.08
     swapped = compare(other, one, resamples=300)
     for each, back in zip(result.differences, swapped.differences, strict=True):
         assert each.difference.low == pytest.approx(-(back.difference.high or 0))
@@ -272,6 +274,24 @@ def test_a_bundle_keeps_what_was_fitted_and_its_gates_hold(bundle_folder: Path, 
     with pytest.raises(GateError, match="probabilities"):
         store(folder, alpha=0.75, score_scale=1e4)
     assert bundles.digests(folder) == now
+
+
+def test_the_task_gate_holds_after_alpha_was_changed(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lrclr.cli import main
+    from lrclr.gates import Golden
+
+    # Random weights recognise nothing: without this there would be no task gate.
+    monkeypatch.setattr("lrclr.gates._task.LEAST_AUROC", 0.0)
+    folder = bundles.copied(bundle_folder, tmp_path / "bundle")
+    before = float(Golden.load(folder / "golden.npz").task_auroc)
+    store(folder, alpha=None, score_scale=2.0)
+    assert float(Golden.load(folder / "golden.npz").task_auroc) == before
+    store(folder, alpha=1.0, score_scale=2.0)
+    after = float(Golden.load(folder / "golden.npz").task_auroc)
+    assert abs(after - before) > 2e-3  # or the gate would have held anyway
+    assert main(["verify", str(folder)]) == 0
 
 
 def test_a_checkpoint_keeps_what_was_fitted(checkpoint_folder: Path, data_file: Path, tmp_path: Path) -> None:

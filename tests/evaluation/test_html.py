@@ -101,7 +101,10 @@ def evaluation(names: Sequence[str] = NAMES, *, validated: bool = True, masks: b
     """A made-up evaluation whose last finding is undefined."""
     numbers = Numbers(7)
     findings = (*(quality(name, numbers, validated=validated) for name in names[:-1]), undefined(names[-1]))
-    means = [numbers.estimate(width=0.03) for _ in range(4)]
+    means = {
+        name: numbers.estimate(width=0.03) for name in ("auroc", "average_precision", "auroc_global", "auroc_local")
+    }
+    f1 = numbers.estimate() if validated else NONE
     located = [grounding(name, numbers) for name in (*names[:-1], "mean")] if masks else []
     data: dict[str, Any] = {
         "manifest_sha256": "77ab" * 16, "split": "test", "images": 1200, "patients": 803, "unreadable": 2,
@@ -111,8 +114,8 @@ def evaluation(names: Sequence[str] = NAMES, *, validated: bool = True, masks: b
         data["validation"] = {"manifest_sha256": "77ab" * 16, "split": "validation", "images": 400, "unreadable": 0}
     return Evaluation(
         model={
-            "kind": "bundle", "sha256": "3f2a9c01b7d4e650" * 4, "checkpoint_sha256": "c0ffee00" * 8, "precision": "fp16",
-            "engine": "onnxruntime (CPUExecutionProvider)", "fusion_trained": True, "alpha": 0.4,
+            "kind": "bundle", "sha256": "3f2a9c01b7d4e650" * 4, "checkpoint_sha256": "c0ffee00" * 8,
+            "precision": "fp16", "engine": "onnxruntime (CPUExecutionProvider)", "fusion_trained": True, "alpha": 0.4,
         },
         data=data,
         settings={
@@ -126,7 +129,7 @@ def evaluation(names: Sequence[str] = NAMES, *, validated: bool = True, masks: b
         alpha_sweep=tuple((i / 10, 0.84 - 0.3 * (i / 10 - 0.4) ** 2 + 1e-6) for i in range(11)) if validated else (),
         score_scale=21.73 if validated else None,
         findings=findings,
-        mean=MeanQuality(len(findings) - 1, *means, numbers.estimate() if validated else NONE),
+        mean=MeanQuality(findings=len(findings) - 1, **means, f1=f1),
         grounding=tuple(located),
     )  # fmt: skip
 
@@ -152,3 +155,260 @@ def picture(shade: int) -> bytes:
 def examples(names: Sequence[str] = NAMES) -> list[Example]:
     kinds = ("best", "best", "best", "missed", "missed", "false alarm")
     return [Example(name, kind, 0.91 - 0.07 * n, picture(30 * n)) for name in names[:2] for n, kind in enumerate(kinds)]
+
+
+class Page(HTMLParser):
+    """What a browser makes of a page: its elements, whether they nest, and its text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(source)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += f"{data}\n"
+
+    @property
+    def tags(self) -> set[str]:
+        return {tag for tag, _ in self.elements}
+
+    def headings(self) -> list[str]:
+        return re.findall(r"^(?:Recognition|Decisions|Calibration|Weight.*|Grounding|Against.*|Beside.*|Pictures)$",
+                          self.text.split("Research use only", 1)[1], re.MULTILINE)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pages")
+
+
+def saved(folder: Path, made: Evaluation, other: Comparison | None = None, pictures: Sequence[Example] = ()) -> str:
+    path = folder / "report.html"
+    save_html(made, other, pictures, path)
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> str:
+    return saved(folder, evaluation(), comparison(), examples())
+
+
+@pytest.fixture(scope="module")
+def hostile(folder: Path) -> str:
+    return saved(folder, evaluation(HOSTILE), comparison(HOSTILE), examples(HOSTILE))
+
+
+def estimates(thing: object) -> Iterator[Estimate]:
+    if isinstance(thing, Estimate):
+        yield thing
+    elif is_dataclass(thing):
+        for field in fields(thing):
+            yield from estimates(getattr(thing, field.name))
+    elif isinstance(thing, tuple):
+        for part in thing:
+            yield from estimates(part)
+
+
+def test_every_figure_is_there(whole: str) -> None:
+    text = Page(whole).text
+    made = evaluation()
+    shown = [e for part in (made.findings, made.mean, made.grounding) for e in estimates(part) if e.value is not None]
+    assert len(shown) > 60
+    for estimate in shown:
+        assert f"\n{estimate.value:.3f}" in text
+        assert f"{estimate.low:.3f}–{estimate.high:.3f}" in text
+    for finding in made.findings[:-1]:
+        assert f"{finding.threshold:.4f}" in text
+        for value in (finding.calibration_error, finding.calibration_error_scaled):
+            assert f"\n{value:.3f}\n" in text
+        for mean, share, count in finding.reliability:
+            assert f"\n{mean:.3f}\n{share:.3f}\n{count}\n" in text
+    for located in made.grounding:
+        for chance in (located.pointing_chance, located.hit_rate_chance, located.mass_chance):
+            assert f"\n{chance:.3f}\n" in text
+    for alpha, area in made.alpha_sweep:
+        assert f"\n{alpha:.3g}\n{area:.4f}\n" in text
+    assert "21.73" in text
+    assert "0.932" in text
+
+
+def test_every_difference_is_there(whole: str) -> None:
+    text = Page(whole).text.replace("\N{MINUS SIGN}", "-")
+    for each in comparison().differences:
+        gap = each.difference
+        assert f"\n{each.value:.3f}\n{each.against:.3f}\n{gap.value:+.3f}\n{gap.low:+.3f} to {gap.high:+.3f}\n" in text
+    assert "1,196 images" in text
+
+
+def test_a_difference_is_bold_where_its_interval_does_not_hold_0(folder: Path) -> None:
+    def made(low: float, high: float) -> str:
+        one = Difference("Edema", "auroc", 9, 0.7, 0.6, Estimate(0.123, low, high))
+        return saved(folder, evaluation(NAMES[:2], masks=False), replace(comparison(), differences=(one,)))
+
+    assert "<b>+0.123</b>" in made(0.01, 0.2)
+    assert "<td>+0.123<small>" in made(-0.01, 0.2)
+
+
+def test_head_says_what_was_judged(whole: str) -> None:
+    head = Page(whole).text.split("Recognition")[0]
+    for part in ("3f2a9c01b7d4\n", "fp16", "onnxruntime", "77ab77ab77ab\n", "test\n", "1,200 images of 803 patients"):
+        assert part in head
+    assert "Research use only. Not a medical device." in head
+    assert "2 images that could not be read, 4 rows" in head
+
+
+def test_undefined_findings_say_why(whole: str) -> None:
+    assert "Lung Lesion\n0\n1188\n12\nnot defined: no image has it\n" in Page(whole).text
+
+
+def test_guessing_is_marked(folder: Path) -> None:
+    made = evaluation()
+    first = replace(made.findings[0], auroc=Estimate(0.5123, 0.4876, 0.6))
+    text = Page(saved(folder, replace(made, findings=(first, *made.findings[1:])), None, ())).text
+    assert "0.512†" in text.replace("\n†", "†")
+
+
+def test_settings_and_environment_are_there(whole: str) -> None:
+    text = Page(whole).text
+    for part in ("c0ffee00" * 8, "17, 512", "Fracture", "Linux x86_64, 2 cores", "resamples without a class"):
+        assert part in text
+
+
+def test_hostile_names_are_text(hostile: str) -> None:
+    page = Page(hostile)
+    assert "script" not in page.tags
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    assert {attributes["src"][:22] for tag, attributes in page.elements if tag == "img"} == {"data:image/png;base64,"}
+    for name in HOSTILE:
+        shown = page.text.count(name.replace("\u202e", "\ufffd"))
+        assert shown >= (3 if name == HOSTILE[-1] else 6)
+    assert "\u202e" not in html.unescape(hostile)
+
+
+def test_hostile_facts_are_text(folder: Path) -> None:
+    made = evaluation()
+    bad = HOSTILE[0]
+    made = replace(
+        made,
+        model={**made.model, "kind": bad, "precision": bad, "engine": bad, "sha256": bad, "ensemble": [bad]},
+        data={**made.data, "split": bad, "manifest_sha256": bad, bad: {bad: [bad]}},
+        settings={**made.settings, "threshold": bad, "published": {"source": bad, "auroc": {NAMES[0]: 0.9}}},
+        environment={bad: bad},
+        alpha_from=bad,
+    )
+    other = replace(comparison(), against={"kind": bad, "sha256": bad, "precision": bad, "engine": bad, "alpha": 0.1})
+    assert "script" not in Page(saved(folder, made, other, [Example(bad, bad, 0.5, picture(1))])).tags
+
+
+@pytest.mark.parametrize("which", ["whole", "hostile"])
+def test_the_page_needs_nothing_else(which: str, request: pytest.FixtureRequest) -> None:
+    source = request.getfixturevalue(which)
+    page = Page(source)
+    assert not page.tags & {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio"}
+    policy = [each["content"] for tag, each in page.elements if each.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    inside = {each["id"] for _, each in page.elements if "id" in each}
+    assert len(inside) == sum("id" in each for _, each in page.elements)
+    for _, attributes in page.elements:
+        for name, value in attributes.items():
+            if name in {"src", "href", "xlink:href"}:
+                assert value.startswith("data:image/png;base64,") or value.removeprefix("#") in inside
+            for target in re.findall(r"url\(([^)]*)\)", value):
+                assert target.removeprefix("#") in inside
+    style = source.split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_svg_is_text_in_the_pages_font(whole: str) -> None:
+    assert whole.count("<svg ") == 5 + 5 + 1 + 1 + 2
+    assert "font-family:" not in whole.split("</style>")[1]
+    assert ">False positive rate</text>" in whole
+
+
+def test_the_same_evaluation_gives_the_same_bytes(folder: Path, whole: str) -> None:
+    import matplotlib as mpl
+
+    with mpl.rc_context({"axes.facecolor": "red", "font.size": 30, "svg.fonttype": "path"}):
+        assert saved(folder, evaluation(), comparison(), examples()) == whole
+
+
+def test_settings_of_matplotlib_stay_as_they_are(folder: Path) -> None:
+    import matplotlib as mpl
+
+    with mpl.rc_context({"font.size": 31}):
+        before = dict(mpl.rcParams)
+        saved(folder, evaluation(), None, ())
+        assert dict(mpl.rcParams) == before
+
+
+def test_missing_parts_have_no_section(folder: Path) -> None:
+    every = ["Recognition", "Decisions", "Calibration", "Weight of the local score", "Grounding",
+             "Against another model", "Beside published figures", "Pictures"]  # fmt: skip
+
+    def found(*parts: Any) -> list[str]:
+        page = Page(saved(folder, *parts))
+        return [title for title in every if page.headings().count(title) == 2]
+
+    assert found(evaluation(), comparison(), examples()) == every
+    bare = evaluation(validated=False, masks=False)
+    assert found(replace(bare, settings={}), None, ()) == ["Recognition", "Calibration"]
+    assert found(evaluation(masks=False), None, examples()) == [*every[:4], *every[6:]]
+
+
+def test_an_untrained_fusion_head_is_said_once_and_its_figures_are_dashes(folder: Path) -> None:
+    made = evaluation(validated=False, masks=False)
+    findings = tuple(replace(each, auroc_local=NONE) for each in made.findings)
+    made = replace(
+        made,
+        model={**made.model, "fusion_trained": False},
+        findings=findings,
+        mean=replace(made.mean, auroc_local=NONE),
+        alpha=0.0,
+    )
+    text = Page(saved(folder, made, None, ())).text
+    assert text.count("The fusion head was never trained") == 1
+    assert "Local score alone\n0." not in text
+
+
+def test_a_page_of_undefined_findings(folder: Path) -> None:
+    mean = MeanQuality(0, NONE, NONE, NONE, NONE, NONE)
+    made = replace(evaluation(validated=False, masks=False), findings=(undefined("Edema"),), mean=mean)
+    page = Page(saved(folder, made, None, ()))
+    assert "not defined: no image has it" in page.text
+    assert "Mean of 0" in page.text
+
+
+def test_pictures_are_in_the_page_with_their_words(whole: str) -> None:
+    page = Page(whole)
+    shown = [attributes for tag, attributes in page.elements if tag == "img"]
+    assert len(shown) == len(examples())
+    for example, attributes in zip(examples(), shown, strict=True):
+        assert base64.b64decode(attributes["src"].partition(",")[2]) == example.picture
+        assert attributes["alt"].startswith(example.finding)
+        assert f"probability {100 * example.probability:.1f} %" in attributes["alt"]
+    for word in ("Found", "Missed", "False alarm", "share this page as you would them"):
+        assert word in page.text
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(folder: Path) -> None:
+    from lrclr.errors import LrclrError
+
+    with pytest.raises(LrclrError, match="could not be written"):
+        save_html(evaluation(masks=False), None, (), folder / "nowhere" / "report.html")
+    assert not (folder / "nowhere").exists()

@@ -71,10 +71,8 @@ def test_an_absent_class_is_said_and_nothing_is_computed(label: list[int], why: 
 def test_calibration_error_is_the_distance_of_the_bins() -> None:
     label = np.array([1, 0, 1, 1, -1], np.int8)
     probability = np.array([0.51, 0.52, 0.98, 1.0, 0.1])
-    assert metrics.reliability(label, probability) == (
-        (pytest.approx(0.515), 0.5, 2),
-        (pytest.approx(0.99), 1.0, 2),
-    )
+    expected = np.array([[0.515, 0.5, 2], [0.99, 1.0, 2]])
+    assert np.array(metrics.reliability(label, probability)) == pytest.approx(expected)
     assert metrics.calibration_error(label, probability) == pytest.approx(0.5 * 0.015 + 0.5 * 0.01)
 
 

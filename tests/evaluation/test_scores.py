@@ -1,4 +1,4 @@
-"""Scores of rows: those of the classifier; unreadable images are reported; files of scores say no more than they may."""
+"""Scores of rows: those of the classifier; unreadable images are told; files of scores say no more than they may."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,13 +21,15 @@ from tests import bundles
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from lrclr.datasets import DataManifest
     from tests.evaluation.conftest import MakeScores
 
 ASKED = FindingSet.from_names(["Edema", "Fracture"])
 
 
-def arrays(scores: Scores) -> list[object]:
+def arrays(scores: Scores) -> list[NDArray[Any]]:
     answers = scores.models[0].answers
     return [*(getattr(answers, field.name) for field in fields(answers)), scores.line, scores.image, scores.labels]
 
@@ -97,7 +99,7 @@ def test_a_file_of_scores_brings_back_what_was_saved(
     save_scores(scores, again)
     assert file.read_bytes() == again.read_bytes()
     got = load_scores(file)
-    assert all(np.array_equal(a, b) for a, b in zip(arrays(got), arrays(scores), strict=True))  # type: ignore[call-overload]
+    assert all(np.array_equal(a, b) for a, b in zip(arrays(got), arrays(scores), strict=True))
     for name in ("findings", "failures", "alpha", "score_scale"):
         assert getattr(got, name) == getattr(scores, name)
     assert [model.info for model in got.models] == [model.info for model in scores.models]

@@ -1,0 +1,225 @@
+"""Input that cannot be trained on: one line that says why, and the documented exit code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from lrclr.checkpoints import init_checkpoint
+from lrclr.cli import main
+from lrclr.training import ContrastiveTask
+from tests.training.conftest import row, write_csv
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from tests.training.conftest import Manifest
+
+    Change = Callable[[int, dict[str, Any]], dict[str, Any] | None]
+
+QUICK = ("--max-steps", "1", "--batch-size", "16", "--workers", "0", "--no-augment")
+
+
+@pytest.fixture(scope="module")
+def folder(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "base"
+    init_checkpoint("tiny").save(folder)
+    return folder
+
+
+@pytest.fixture
+def run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def call(manifest: Path, *options: str) -> tuple[int, str, str]:
+        target = ["--base", str(folder), "-o", str(tmp_path / "run")]
+        code = main(["train", str(manifest), *target, *QUICK, *options])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def only(part: str) -> Change:
+    return lambda _, one: one if one["split"] == part else None
+
+
+def with_(**values: Any) -> Change:
+    return lambda _, one: {**one, **values}
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "expected"),
+    [
+        (lambda n, one: None, (), "has no rows"),
+        (only("validation"), (), "no row to train on"),
+        (with_(image="nowhere.png"), (), "there is no such file"),
+        (with_(report="", **{"Lung Opacity": "", "Pneumothorax": ""}), (), "no row to train on"),
+        (with_(**{"Lung Opacity": 7}), (), "Lung Opacity"),
+        (lambda n, one: one if n % 8 == 0 else None, (), "4 training rows do not fill a batch of 16"),
+        (lambda n, one: one, ("--batch-size", "1"), "batch_size"),
+        (lambda n, one: one, ("--precision", "int8"), "precision"),
+        (lambda n, one: one, ("--precision", "fp16"), "fp16 needs a GPU"),
+        (lambda n, one: one, ("--freeze", "head"), "freeze"),
+        (lambda n, one: one, ("--local-loss", "words"), "local loss"),
+        (lambda n, one: one, ("--freeze", "image,text", "--local-loss", "none"), "nothing to tune"),
+        (lambda n, one: one, ("--region-top-k", "1000"), "region_top_k"),
+        (lambda n, one: one, ("--resume", "--overwrite"), "either resumed or overwritten"),
+        (lambda n, one: one, ("--preprocess", "mri"), "preprocessing"),
+    ],
+)
+def test_refused_before_any_work(
+    run: Callable[..., tuple[int, str, str]],
+    manifest: Manifest,
+    tmp_path: Path,
+    change: Change,
+    options: tuple[str, ...],
+    expected: str,
+) -> None:
+    code, out, err = run(manifest(change), *options)
+    assert code == 2
+    assert out == ""
+    assert expected in err.splitlines()[-1]
+    assert err.splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "run" / "settings.json").exists()
+
+
+def test_a_bad_row_is_told_with_its_line_and_strict_stops(
+    run: Callable[..., tuple[int, str, str]], manifest: Manifest
+) -> None:
+    def spoil(number: int, one: dict[str, Any]) -> dict[str, Any]:
+        return {**one, "image": "gone.png"} if number == 4 else one
+
+    code, _, err = run(manifest(spoil), "--strict")
+    assert code == 2
+    assert "line 6: image: there is no such file" in err
+    code, out, err = run(manifest(spoil))
+    assert code == 0
+    assert "line 6 is left out: image: there is no such file" in err
+    assert "1 row is left out" in err
+    assert "31 to train on, 32 to validate on" in err
+    assert "mean AUROC on validation" in out
+    assert "Research use only" in err
+
+
+def test_an_image_that_cannot_be_read_is_told(
+    run: Callable[..., tuple[int, str, str]], manifest: Manifest, tmp_path: Path
+) -> None:
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+
+    def spoil(number: int, one: dict[str, Any]) -> dict[str, Any]:
+        return {**one, "image": str(tmp_path / "torn.png")} if number == 40 else one
+
+    code, _, err = run(manifest(spoil))
+    assert code == 0
+    assert "line 42 is left out" in err
+    code, _, err = run(manifest(spoil), "--strict", "--overwrite")
+    assert code == 1
+    assert "line 42" in err.splitlines()[-1]
+
+
+def test_only_negative_reports_are_counted_and_trained_on(
+    run: Callable[..., tuple[int, str, str]], manifest: Manifest
+) -> None:
+    negative = with_(**{"Lung Opacity": 0, "Pneumothorax": 0})
+    code, out, err = run(manifest(negative))
+    assert code == 0
+    assert "32 of 32 labelled training rows name no finding as present" in err
+    assert "AUROC is not defined for any finding" in err
+    assert "no AUROC on validation" in out
+
+
+def test_without_validation_the_last_network_is_kept(
+    run: Callable[..., tuple[int, str, str]], manifest: Manifest, tmp_path: Path
+) -> None:
+    code, out, err = run(manifest(only("train")))
+    assert code == 0
+    assert "no rows of split 'validation'" in err
+    assert "the network of step 1" in out
+    code, _, err = run(manifest(only("train")))
+    assert code == 2
+    assert "holds a run already" in err
+    assert run(manifest(only("train")), "--overwrite")[0] == 0
+    (tmp_path / "run" / "thesis.tex").write_text("mine")
+    code, _, err = run(manifest(only("train")), "--overwrite")
+    assert code == 2
+    assert "not ours (thesis.tex)" in err
+
+
+def test_validation_of_its_own_must_hold_other_images(
+    run: Callable[..., tuple[int, str, str]], manifest: Manifest, squares: Path, tmp_path: Path
+) -> None:
+    train = manifest(only("train"))
+    apart = write_csv(tmp_path / "apart.csv", [row(squares, n, "") for n in range(40, 60)])
+    code, _, err = run(train, "--validation", str(apart))
+    assert code == 0
+    assert "32 to train on, 20 to validate on" in err
+    shared = write_csv(tmp_path / "shared.csv", [row(squares, n, "") for n in range(30, 60)])
+    code, _, err = run(train, "--validation", str(shared), "--overwrite")
+    assert code == 2
+    assert "2 images to validate on are trained on as well" in err
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_numbers_that_are_not_finite_stop_the_run(
+    run: Callable[..., tuple[int, str, str]],
+    manifest: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: str,
+) -> None:
+    whole, calls = ContrastiveTask.forward, []
+
+    def forward(task: ContrastiveTask, **batch: Tensor) -> dict[str, Tensor]:
+        calls.append(1)
+        output = whole(task, **batch)
+        if len(calls) == 2:
+            # The gradient of a square root is infinite at 0, where its value is not.
+            zero = task.model.logit_scale - task.model.logit_scale.detach()
+            output["loss"] = output["loss"] * (torch.nan if broken == "loss" else 1) + zero.sqrt()
+        return output
+
+    monkeypatch.setattr(ContrastiveTask, "forward", forward)
+    code, _, err = run(manifest(only("train")), "--max-steps", "3", "--save-every", "1")
+    assert code == 1
+    assert f"the {broken} of step 2 is not finite" in err.splitlines()[-1]
+    assert [entry.name for entry in (tmp_path / "run" / "steps").iterdir()] == ["checkpoint-1"]
+
+
+@pytest.mark.parametrize(
+    ("processes", "batch", "expected"),
+    [
+        (4, 8, "4 processes are more than 3 training rows. Start fewer processes."),
+        (3, 8, "a batch of 8 cannot be shared by 3 processes"),
+    ],
+)
+def test_more_processes_than_work(
+    run: Callable[..., tuple[int, str, str]],
+    manifest: Manifest,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: int,
+    batch: int,
+    expected: str,
+) -> None:
+    # What torchrun sets. The check comes before processes meet, so that one of them is enough to see it.
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    code, _, err = run(manifest(lambda n, one: one if n < 3 else None), "--batch-size", str(batch))
+    assert code == 2
+    assert expected in err.splitlines()[-1]
+
+
+def test_another_process_lets_the_first_one_speak(
+    run: Callable[..., tuple[int, str, str]], manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = run(manifest(only("validation")))
+    assert code == 2
+    assert waited == [5.0]
+    assert err.startswith("error: ")

@@ -1,0 +1,91 @@
+"""A run that is stopped leaves whole files, and goes on to the same weights."""
+
+from __future__ import annotations
+
+import filecmp
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from lrclr.checkpoints import load_checkpoint
+from lrclr.datasets import read_manifest
+from lrclr.errors import UsageError
+from lrclr.training import train
+from lrclr.training._trainer import _system_errors
+from tests.training.conftest import start
+from tests.training.run_worker import SETTINGS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lrclr.checkpoints import Checkpoint
+    from tests.training.conftest import Manifest
+
+STATE = {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
+
+
+@pytest.fixture
+def inputs(base: Checkpoint, manifest: Manifest, tmp_path: Path) -> tuple[Path, Path]:
+    base.save(tmp_path / "base")
+    return tmp_path / "base", manifest()
+
+
+def stop(inputs: tuple[Path, Path], folder: Path, event: str, step: int) -> tuple[int, str]:
+    worker = start("-m", "tests.training.run_worker", *inputs, folder, event, step)
+    _, errors = worker.communicate(timeout=120)
+    return worker.returncode, errors
+
+
+def states(folder: Path) -> dict[str, set[str]]:
+    return {entry.name: {file.name for file in entry.iterdir()} for entry in sorted((folder / "steps").iterdir())}
+
+
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    base, manifest = inputs
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    # In the worst moment: when half of a state is written.
+    assert stop(inputs, killed, "killed while saving", 6)[0] == -9
+    torn = [name for name in states(killed) if name.startswith(".")]
+    assert len(torn) == 1
+    assert states(killed).keys() == {"checkpoint-2", "checkpoint-4", *torn}
+    with pytest.raises(UsageError, match="holds a run already"):
+        train(load_checkpoint(base), read_manifest(manifest), killed, SETTINGS)
+    with pytest.raises(UsageError, match="differs in seed"):
+        train(load_checkpoint(base), read_manifest(manifest), killed, replace(SETTINGS, seed=1), resume=True)
+    uninterrupted = train(load_checkpoint(base), read_manifest(manifest), whole, SETTINGS)
+    # Other workers change nothing.
+    resumed = train(load_checkpoint(base), read_manifest(manifest), killed, replace(SETTINGS, workers=1), resume=True)
+    assert resumed.resumed_from == 4
+    assert (resumed.auroc, resumed.best_step) == (uninterrupted.auroc, uninterrupted.best_step)
+    assert states(killed) == {"checkpoint-6": STATE, "checkpoint-8": STATE}
+    for file in ("steps/checkpoint-8/model.safetensors", "checkpoint/model.safetensors", "log.csv"):
+        assert filecmp.cmp(killed / file, whole / file, shallow=False), file
+
+
+def test_a_full_disk_leaves_what_was_saved_before(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    code, errors = stop(inputs, folder, "disk full", 5)
+    assert code == 1
+    assert errors.strip().splitlines()[-1] == (
+        f"{folder}/steps/checkpoint-6 could not be written: File too large. What was there before is unchanged."
+    )
+    assert states(folder) == {"checkpoint-2": STATE, "checkpoint-4": STATE}
+    assert {entry.name for entry in folder.iterdir()} == {
+        *("checkpoint", "curves.png", "environment.json", "log.csv", "pixels", "settings.json", "steps")
+    }
+    load_checkpoint(folder / "checkpoint")
+
+
+def test_a_write_that_torch_makes_is_told_as_the_systems_error() -> None:
+    with pytest.raises(OSError, match="the disk is full"), _system_errors():
+        torch.save(torch.zeros(10**5), "/dev/full")
+    with pytest.raises(RuntimeError, match="ours"), _system_errors():
+        raise RuntimeError("ours")
+
+
+def test_a_terminated_run_says_so_and_leaves_whole_states(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert stop(inputs, folder, "terminated", 4)[0] == 143
+    assert states(folder) == {"checkpoint-2": STATE}

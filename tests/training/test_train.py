@@ -1,0 +1,172 @@
+"""A network is tuned, and answers for images it has not seen."""
+
+from __future__ import annotations
+
+import csv
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from lrclr.checkpoints import load_checkpoint
+from lrclr.datasets import read_manifest
+from lrclr.images import read_image
+from lrclr.preprocess import preprocess_batch
+from lrclr.training import Augmentation, LossSettings, TrainListener, TrainSettings, train
+from tests.training.conftest import start
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lrclr.checkpoints import Checkpoint
+    from tests.training.conftest import Manifest
+
+QUICK: dict[str, Any] = {"workers": 0, "augmentation": Augmentation.off(), "batch_size": 16}
+
+
+def test_learns_what_reports_say(base: Checkpoint, manifest: Manifest, tmp_path: Path) -> None:
+    """From random weights, with every part tuned, to images that no step has seen; judged without this package."""
+    settings = TrainSettings(
+        **QUICK,
+        max_steps=40,
+        evaluate_every=20,
+        save_every=40,
+        learning_rate=2e-3,
+        tower_learning_rate=5e-4,
+        freeze="none",
+        text="sentences",
+    )
+    result = train(base, read_manifest(manifest()), tmp_path / "run", settings)
+    assert result.auroc is not None
+    assert result.auroc > 0.9
+    tuned = load_checkpoint(result.checkpoint)
+    assert tuned.config.fusion_trained
+    data = read_manifest(manifest()).split("validation")
+    images = [read_image(row.image) for row in data]
+    with torch.no_grad():
+        encoding = tuned.model.encode_image(torch.from_numpy(preprocess_batch(images, tuned.preprocess)))
+        tokens = tuned.tokenizer.encode(["Lung Opacity", "no Lung Opacity"])
+        ids, mask = torch.from_numpy(tokens.input_ids), torch.from_numpy(tokens.mask)
+        text = tuned.model.encode_text(ids)
+        local, _ = tuned.model.fusion_head(encoding.regions.tokens, text.tokens, mask)
+    truth = [row.labels["Lung Opacity"] for row in data]
+    for score in (encoding.embedding @ text.embedding.t(), local):
+        assert roc_auc_score(truth, (score[:, 0] - score[:, 1]).numpy()) > 0.9
+    with (result.folder / "log.csv").open(encoding="utf-8") as file:
+        log = list(csv.DictReader(file))
+    logged = [float(line["eval_auroc"]) for line in log if line["eval_auroc"]]
+    assert max(logged[1:]) == pytest.approx(result.auroc)
+    assert log[0]["step"] == "0"
+    with Image.open(result.folder / "curves.png") as curves:
+        assert curves.size[0] > 500
+    written = (result.folder / "settings.json").read_text() + (result.folder / "environment.json").read_text()
+    assert str(tmp_path) not in written
+    assert "Case" not in written
+    assert json.loads(written[: written.index("\n}\n") + 3])["rows"] == {
+        "train": 32,
+        "validation": 32,
+        "left_out": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("freeze", "local", "changed"),
+    [
+        ("auto", "pair", {"fusion_head", "logit_scale"}),
+        ("text", "pair", {"fusion_head", "logit_scale", "vision_model", "visual_projection"}),
+        ("image", "none", {"logit_scale", "text_model", "text_projection"}),
+        ("none", "pair+words", None),
+    ],
+)
+def test_what_is_frozen_stays_bit_for_bit(
+    base: Checkpoint, manifest: Manifest, tmp_path: Path, freeze: Any, local: Any, changed: set[str] | None
+) -> None:
+    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    settings = TrainSettings(**QUICK, max_steps=3, warmup=0.0, freeze=freeze, loss=LossSettings(local))
+    result = train(base, read_manifest(manifest()), tmp_path / "run", settings)
+    # The last state is looked at, since the best may be an earlier one.
+    after = base.model.state_dict()
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert {name.split(".")[0] for name in moved} == (changed or {name.split(".")[0] for name in before})
+    assert load_checkpoint(result.checkpoint).config.fusion_trained == (local != "none")
+    if changed is not None and "fusion_head" in changed:
+        assert {name for name in before if name.startswith("fusion_head")} <= moved
+
+
+def test_bf16_trains_too(base: Checkpoint, manifest: Manifest, tmp_path: Path) -> None:
+    loss = LossSettings("pair+words", encode_at_once=5, pairs_at_once=64)
+    settings = TrainSettings(**QUICK, max_steps=2, precision="bf16", freeze="none", loss=loss)
+    result = train(base, read_manifest(manifest()), tmp_path / "run", settings)
+    assert all(
+        tensor.dtype == torch.float32 for tensor in load_checkpoint(result.checkpoint).model.state_dict().values()
+    )
+
+
+class Notes(TrainListener):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.problems: list[tuple[int, str]] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def problem(self, problem: Any) -> None:
+        self.problems.append((problem.line, problem.text))
+
+
+def test_one_class_in_validation_is_said(base: Checkpoint, manifest: Manifest, tmp_path: Path) -> None:
+    def only_bright(number: int, row: dict[str, Any]) -> dict[str, Any] | None:
+        return None if number >= 32 and number % 2 else row
+
+    told = Notes()
+    settings = TrainSettings(**QUICK, max_steps=2)
+    result = train(base, read_manifest(manifest(only_bright)), tmp_path / "run", settings, listener=told)
+    assert (result.auroc, result.best_step) == (None, None)
+    assert any("not defined for any finding" in note for note in told.notes)
+    last = load_checkpoint(result.checkpoint).model.state_dict()
+    assert all(torch.equal(last[name], tensor) for name, tensor in base.model.state_dict().items())
+
+
+def test_rows_that_teach_nothing_are_told_with_their_lines(
+    base: Checkpoint, manifest: Manifest, tmp_path: Path
+) -> None:
+    def spoil(number: int, row: dict[str, Any]) -> dict[str, Any]:
+        if number == 3:
+            row |= {"report": "", "Lung Opacity": "", "Pneumothorax": -1}
+        if number == 5:
+            row["report"] = ""
+        if number == 7:
+            row["report"] = "<|endoftext|> Mr. Smith"
+        if number == 9:
+            row["report"] = "edema " * 200
+        return row
+
+    told = Notes()
+    settings = TrainSettings(**QUICK, max_steps=1, text="sentences")
+    train(base, read_manifest(manifest(spoil)), tmp_path / "run", settings, listener=told)
+    assert [line for line, _ in told.problems] == [5, 9]
+    assert "Smith" not in str(told.problems)
+    assert any(note.startswith("1 of 30 reports are longer") for note in told.notes)
+    assert any(note.startswith("1 of 30 training rows have no report") for note in told.notes)
+
+
+def test_torchrun_with_two_processes_gives_the_weights_of_one(
+    base: Checkpoint, manifest: Manifest, tmp_path: Path
+) -> None:
+    base.save(tmp_path / "base")
+    data = manifest()
+    options = ["--max-steps", 3, "--warmup", 0, "--batch-size", 16, "--workers", 0, "--freeze", "none"]
+    command = ["lrclr", "train", data, "--base", tmp_path / "base", "-o", tmp_path / "two", *options]
+    process = start("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", *command)
+    settings = TrainSettings(batch_size=16, workers=0, max_steps=3, warmup=0.0, freeze="none")
+    train(load_checkpoint(tmp_path / "base"), read_manifest(data), tmp_path / "one", settings)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    # One of them speaks.
+    assert output.count("mean AUROC") == 1
+    one, two = (load_checkpoint(tmp_path / run / "checkpoint").model.state_dict() for run in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)

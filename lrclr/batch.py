@@ -111,7 +111,7 @@ def predict_files(  # noqa: PLR0913
     """
     if batch_size < 1:
         raise UsageError("a batch needs at least one image")
-    spec = classifier.bundle.preprocess
+    spec = classifier.spec.preprocess
     bounds = limits or ReadLimits()
 
     def decode(path: Path) -> _Decoded:

@@ -43,7 +43,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     files = find_images(images)
     asked = FindingSet.load(findings) if findings is not None else None
     classifier = ZeroShotClassifier.from_bundle(bundle, provider=provider, threads=threads)
-    report = reporter((asked or classifier.bundle.findings).names, as_json=as_json, as_csv=as_csv)
+    report = reporter((asked or classifier.spec.findings).names, as_json=as_json, as_csv=as_csv)
     targets = _targets(heatmap, files)
     failed = 0
     with counter("images", len(files)) as advance:

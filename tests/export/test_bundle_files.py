@@ -16,10 +16,8 @@ from tritonclient.grpc import model_config_pb2 as triton
 from lrclr import Bundle, ZeroShotClassifier, read_image
 from lrclr.bundle import GRAPHS
 from lrclr.checkpoints import load_checkpoint
-from lrclr.checkpoints._init import ARCHITECTURES
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import BundleError, UsageError
-from lrclr.model import LrclrConfig
 from lrclr.samples import sample_paths
 from lrclr_export import ExportOptions, export_bundle
 from lrclr_export.triton_config import triton_configs
@@ -110,8 +108,8 @@ def test_no_batch_below_one(checkpoint: Checkpoint) -> None:
 
 
 def test_the_committed_configs_are_what_the_exporter_writes() -> None:
-    """`triton_repo/*/config.pbtxt` are never edited by hand: export a vit-b-32 checkpoint and commit what it wrote."""
-    written = triton_configs(LrclrConfig(**ARCHITECTURES["vit-b-32"]), max_batch=ExportOptions().max_batch)
+    """`triton_repo/*/config.pbtxt` are never edited by hand: export the default checkpoint and commit what it wrote."""
+    written = triton_configs(load_checkpoint("default").config, max_batch=ExportOptions().max_batch)
     committed = {path.parent.name: path.read_text() for path in REPOSITORY.glob("triton_repo/*/config.pbtxt")}
     assert committed == written
 

@@ -33,6 +33,25 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Put `content` at `path`, in place of what is there.
+
+    Raises:
+        LrclrError: it cannot be written; what was there before is unchanged.
+    """
+    # Not named after `path`, whose name may be as long as names can be.
+    partial = path.with_name(f".lrclr-{secrets.token_hex(8)}.partial")
+    with _write_errors(path):
+        try:
+            with partial.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def replace_directory(target: Path, *, expected: Collection[str], overwrite: bool) -> Iterator[Path]:
     """Hand out an empty folder that takes the place of `target` when the block ends without an error.

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lrclr._ahead import batches_ahead
 from lrclr.errors import LrclrError, UsageError
 from lrclr.images import ReadLimits, read_image
 from lrclr.preprocess import preprocess
@@ -109,8 +106,6 @@ def predict_files(  # noqa: PLR0913
     Yields:
         One result a file. A file that cannot be read has its error in the result and takes no other down.
     """
-    if batch_size < 1:
-        raise UsageError("a batch needs at least one image")
     spec = classifier.spec.preprocess
     bounds = limits or ReadLimits()
 
@@ -118,35 +113,23 @@ def predict_files(  # noqa: PLR0913
         image = read_image(path, frame=frame, limits=bounds)
         return _Decoded(image, preprocess(image, spec))
 
-    waiting: deque[tuple[Path, Future[_Decoded]]] = deque()
-    remaining = iter(paths)
-    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="lrclr-decode")
-    try:
-        while True:
-            for path in islice(remaining, 2 * batch_size - len(waiting)):
-                waiting.append((path, pool.submit(decode, path)))
-            if not waiting:
-                return
-            batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
-            yield from _answer(classifier, batch, findings, alpha)
-    finally:
-        # Whoever stops early, by an error or an interrupt, does not wait for files nobody will see.
-        pool.shutdown(wait=False, cancel_futures=True)
+    for batch in batches_ahead(paths, decode, batch_size=batch_size, workers=workers):
+        yield from _answer(classifier, batch, findings, alpha)
 
 
 def _answer(
     classifier: ZeroShotClassifier,
-    batch: Sequence[tuple[Path, Future[_Decoded]]],
+    batch: Sequence[tuple[Path, _Decoded | LrclrError]],
     findings: FindingSet | None,
     alpha: float | None,
 ) -> Iterator[FileResult]:
     results: dict[int, FileResult] = {}
     decoded: dict[int, _Decoded] = {}
-    for position, (path, future) in enumerate(batch):
-        try:
-            decoded[position] = future.result()
-        except LrclrError as error:
-            results[position] = FileResult(path, error=error)
+    for position, (path, outcome) in enumerate(batch):
+        if isinstance(outcome, LrclrError):
+            results[position] = FileResult(path, error=outcome)
+        else:
+            decoded[position] = outcome
     if decoded:
         predictions = classifier.predict_pixels(
             np.stack([one.pixel_values for one in decoded.values()]),

@@ -6,9 +6,8 @@ that it does not have. Every tint grows from zero, on one scale for all panels, 
 
 from __future__ import annotations
 
+import io
 import math
-import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +17,11 @@ from PIL import ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from lrclr import _drawing as draw
-from lrclr.errors import ImageError, LrclrError, UsageError
+from lrclr._files import write_whole
+from lrclr.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
@@ -141,22 +142,9 @@ def save_heatmap(
     notes = PngInfo()
     notes.add_text("Software", "lrclr")
     notes.add_text("Comment", "research use only")
-    partial = path.with_name(f".lrclr-{secrets.token_hex(8)}.partial")
-    try:
-        try:
-            with partial.open("xb") as file:
-                picture.save(file, "PNG", pnginfo=notes)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise LrclrError(
-            f"{path} could not be written",
-            why=error.strerror or type(error).__name__,
-            fix="What was there before is unchanged.",
-        ) from error
+    content = io.BytesIO()
+    picture.save(content, "PNG", pnginfo=notes)
+    write_whole(path, content.getvalue())
 
 
 def _check(image: NDArray[np.uint8], prediction: Prediction) -> None:

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from lrclr.evaluation._write import write_whole
+from lrclr._files import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path

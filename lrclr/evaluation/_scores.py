@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
+from lrclr._ahead import batches_ahead
 from lrclr.classifier import Answers
 from lrclr.errors import LrclrError, UsageError
-from lrclr.evaluation._ahead import batches_ahead
 from lrclr.images import ReadLimits, read_image
 from lrclr.images._source import read_bytes
 from lrclr.preprocess import preprocess

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrclr._files import write_whole
 from lrclr.classifier import Answers
 from lrclr.errors import UsageError
 from lrclr.evaluation._scores import ModelAnswers, Scores
-from lrclr.evaluation._write import write_whole
 
 if TYPE_CHECKING:
     import os

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrclr._files import replace_directory, sha256_of
+from lrclr._files import replace_directory, sha256_of, write_whole
 from lrclr.bundle import ENTRIES, GOLDEN, MANIFEST, Bundle
 from lrclr.classifier import ZeroShotClassifier
 from lrclr.errors import UsageError
 from lrclr.evaluation._models import is_bundle
-from lrclr.evaluation._write import write_whole
 from lrclr.scoring import combined_score, global_score, probabilities
 
 if TYPE_CHECKING:

@@ -1,8 +1,11 @@
-"""First stage: an image tower that knows where findings are, before it has read a word.
+"""First stage: an image tower that has seen radiographs, before it has read a word.
 
-Each patch token learns which findings its patch shows, from the phantom's exact masks. A vision transformer that
-starts from random weights finds small things in few images far sooner so than from labels or reports. CLS takes no
-part: which patches matter for a text is for the second stage to learn.
+``--taught-by masks``: each patch token learns which findings its patch shows, from the phantom's exact masks. A vision
+transformer that starts from random weights finds small things in few images far sooner so than from labels or
+reports. CLS takes no part: which patches matter for a text is for the second stage to learn.
+
+``--taught-by labels``: CLS learns which findings the image shows, as a hospital's own labels would teach it; where
+they are is left to the second stage.
 
 ::
 
@@ -34,11 +37,12 @@ if TYPE_CHECKING:
 _BATCH, _RATE, _WARM_UP = 32, 8e-4, 300
 
 
-class Segmenter(nn.Module):
-    """The image tower with a linear map from each patch token to the findings."""
+class Reader(nn.Module):
+    """The image tower with a linear map from each patch token, or from CLS, to the findings."""
 
-    def __init__(self, model: LrclrModel) -> None:
+    def __init__(self, model: LrclrModel, *, from_patches: bool) -> None:
         super().__init__()
+        self.tokens = slice(1, None) if from_patches else slice(0, 1)
         self.tower = model.vision_model
         width = model.config.vision_config.hidden_size
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, len(FINDINGS))
@@ -51,21 +55,21 @@ class Segmenter(nn.Module):
         nn.init.constant_(self.head.bias, -1.5)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Logits ``[B, 100, 7]``."""
+        """Logits ``[B, 100, 7]`` of the patches, or ``[B, 1, 7]`` of the image."""
         hidden = self.tower.pre_layrnorm(self.tower.embeddings(pixel_values))
         for layer in self.tower.encoder.layers:
             hidden = layer(hidden, None)
-        logits: Tensor = self.head(self.norm(hidden[:, 1:]))
+        logits: Tensor = self.head(self.norm(hidden[:, self.tokens]))
         return logits
 
 
-def train_base(manifest: Path, output: Path, *, epochs: float, seed: int) -> None:
+def train_base(manifest: Path, output: Path, *, from_patches: bool, epochs: float, seed: int) -> None:
     """Train the tower and write its weights."""
     torch.manual_seed(seed)
     data = read_split(manifest, "train")
-    segmenter = Segmenter(network(vocabulary=512))
-    matrices = [p for p in segmenter.parameters() if p.ndim > 1 and p.requires_grad]
-    others = [p for p in segmenter.parameters() if p.ndim <= 1 and p.requires_grad]
+    reader = Reader(network(vocabulary=512), from_patches=from_patches)
+    matrices = [p for p in reader.parameters() if p.ndim > 1 and p.requires_grad]
+    others = [p for p in reader.parameters() if p.ndim <= 1 and p.requires_grad]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=_RATE, betas=(0.9, 0.98))
     steps = int(epochs * len(data.images) / _BATCH)
@@ -78,23 +82,24 @@ def train_base(manifest: Path, output: Path, *, epochs: float, seed: int) -> Non
         if len(rows) < _BATCH:
             rows = order.permutation(len(data.images))
         chosen, rows = np.sort(rows[:_BATCH]), rows[_BATCH:]
-        pixel_values, coverage = augmented(data.images[chosen], data.masks[chosen], rng)
-        assert coverage is not None
+        pixel_values, coverage = augmented(data.images[chosen], data.masks[chosen] if from_patches else None, rng)
+        if coverage is None:
+            targets = torch.from_numpy(data.labels[chosen]).float()[:, None]
+        else:
+            targets = patch_targets(coverage)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = segmenter(pixel_values)
-        loss = 4 * nn.functional.binary_cross_entropy_with_logits(
-            logits.float(), patch_targets(coverage), pos_weight=weight
-        )
+            logits = reader(pixel_values)
+        loss = 4 * nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, pos_weight=weight)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch declares none
-        nn.utils.clip_grad_norm_(segmenter.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
         if step % 250 == 0:
             rate = step * _BATCH / (time.monotonic() - began)
             sys.stderr.write(f"step {step} of {steps}: loss {np.mean(losses[-250:]):.4f}, {rate:.0f} images/s\n")
-    torch.save(segmenter.tower.state_dict(), output)
+    torch.save(reader.tower.state_dict(), output)
 
 
 def rate_at(step: int, steps: int, warm_up: int) -> float:
@@ -107,10 +112,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.base", description="Train the base's image tower.")
     parser.add_argument("manifest", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--taught-by", choices=("masks", "labels"), default="masks")
     parser.add_argument("--epochs", type=float, default=8)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    train_base(options.manifest, options.output, epochs=options.epochs, seed=options.seed)
+    train_base(
+        options.manifest,
+        options.output,
+        from_patches=options.taught_by == "masks",
+        epochs=options.epochs,
+        seed=options.seed,
+    )
     return 0
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, fields
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from lrclr.engines import Engine, OnnxRuntimeEngine
 from lrclr.errors import ImageError, NonFiniteError, UsageError
 from lrclr.model_spec import ModelSpec
 from lrclr.preprocess import preprocess_batch
+from lrclr.prompt_cache import PromptCache, PromptFeatures
 from lrclr.results import FindingResult, Prediction, Region
 from lrclr.scoring import combined_score, finding_scores, global_score, probabilities
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Answers", "ZeroShotClassifier"]
 
 _MAX_PAIRS = 2048  # image-prompt pairs in the fusion head at once: bounds its memory
-_PROMPT_SETS = 16
 
 
 @dataclass(frozen=True)
@@ -55,29 +53,24 @@ class Answers:
     region_importance: NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class _Prompts:
-    """Features of one set of prompts: ``[P, D]``, ``[P, T, D_text]``, ``[P, T]``."""
-
-    embedding: NDArray[np.float32]
-    tokens: NDArray[np.float32]
-    mask: NDArray[np.int64]
-
-
 class ZeroShotClassifier:
     """Answers for images with a model. Safe to call from several threads.
 
     Args:
         model: what to answer with.
         engine: what runs its graphs.
+
+    Attributes:
+        spec: what is known of the model.
+        engine: what runs its graphs.
+        prompt_cache: features of the prompts that were asked for.
     """
 
     def __init__(self, model: Bundle | ModelSpec, engine: Engine) -> None:
         self._bundle = model if isinstance(model, Bundle) else None
         self.spec = ModelSpec.of_bundle(model) if isinstance(model, Bundle) else model
         self.engine = engine
-        self._prompts: OrderedDict[tuple[str, ...], _Prompts] = OrderedDict()
-        self._lock = Lock()
+        self.prompt_cache = PromptCache(self._encode_prompts)
 
     @classmethod
     def from_bundle(
@@ -195,7 +188,7 @@ class ZeroShotClassifier:
             raise ImageError("pixel values hold NaN or infinity")
         findings = findings or self.spec.findings
         alpha = self._checked_alpha(alpha)
-        prompts = self._features(findings.prompts)
+        prompts = self.prompt_cache.features(findings.prompts)
         step = self.spec.max_batch
         parts = [
             self._answer(pixel_values[start : start + step], findings, prompts, alpha)
@@ -218,22 +211,15 @@ class ZeroShotClassifier:
             )
         return alpha
 
-    def _features(self, prompts: tuple[str, ...]) -> _Prompts:
-        with self._lock:
-            if prompts in self._prompts:
-                self._prompts.move_to_end(prompts)
-                return self._prompts[prompts]
+    def _encode_prompts(self, prompts: tuple[str, ...]) -> PromptFeatures:
+        if self.spec.tokenizer is None:
+            raise UsageError("this model has no tokenizer", why=f"it is a {self.spec.kind}")
         tokens = self.spec.tokenizer.encode(prompts)
         text = self._run("text_encoder", {"input_ids": tokens.input_ids})
-        features = _Prompts(text["text_embedding"], text["text_tokens"], tokens.mask)
-        with self._lock:
-            self._prompts[prompts] = features
-            if len(self._prompts) > _PROMPT_SETS:
-                self._prompts.popitem(last=False)
-        return features
+        return PromptFeatures(text["text_embedding"], text["text_tokens"], tokens.mask)
 
     def _answer(
-        self, pixel_values: NDArray[np.float32], findings: FindingSet, prompts: _Prompts, alpha: float
+        self, pixel_values: NDArray[np.float32], findings: FindingSet, prompts: PromptFeatures, alpha: float
     ) -> Answers:
         image = self._run("image_encoder", {"pixel_values": pixel_values})
         local, attention = self._fuse(image["region_tokens"], prompts)
@@ -271,7 +257,7 @@ class ZeroShotClassifier:
             yield Prediction(height, width, results, regions, alpha, self.spec.fusion_trained)
 
     def _fuse(
-        self, region_tokens: NDArray[np.float32], prompts: _Prompts
+        self, region_tokens: NDArray[np.float32], prompts: PromptFeatures
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         step = max(1, _MAX_PAIRS // len(prompts.mask))
         parts = [

@@ -13,6 +13,8 @@
     ├── EngineError            1  an engine cannot be had, or cannot run a graph
     │   └── NonFiniteError     1  a computation gave NaN or infinity
     ├── ExportError            1  a graph could not be made
+    ├── ServerError            1  a server cannot be started, or answered with an error
+    │   └── ServerUnavailableError  1  it did not answer; it may when asked again
     └── GateError              3  a bundle was refused by its gates
 
 An error says what happened, why, and what to do, in one line. It never holds pixels, names or DICOM values.
@@ -34,6 +36,8 @@ __all__ = [
     "LrclrError",
     "MissingExtraError",
     "NonFiniteError",
+    "ServerError",
+    "ServerUnavailableError",
     "UsageError",
 ]
 
@@ -106,6 +110,14 @@ class NonFiniteError(EngineError):
 
 class ExportError(LrclrError):
     """A graph could not be made."""
+
+
+class ServerError(LrclrError):
+    """A server cannot be started, or answered with an error."""
+
+
+class ServerUnavailableError(ServerError):
+    """A server did not answer; it may when asked again."""
 
 
 class GateError(LrclrError):

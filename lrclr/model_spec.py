@@ -24,7 +24,7 @@ class ModelSpec:
 
     Attributes:
         preprocess: from a radiograph to the image encoder's input.
-        tokenizer: from prompts to the text encoder's input.
+        tokenizer: from prompts to the text encoder's input; None for a model behind a server, which has it there.
         findings: the model's own.
         patch_size: side of a patch in pixels of the model's input.
         max_batch: most images that the image encoder takes at once.
@@ -38,14 +38,14 @@ class ModelSpec:
     """
 
     preprocess: PreprocessSpec
-    tokenizer: ClipTokenizer
+    tokenizer: ClipTokenizer | None
     findings: FindingSet
     patch_size: int
     max_batch: int
     alpha: float
     score_scale: float
     fusion_trained: bool
-    kind: Literal["bundle", "checkpoint"]
+    kind: Literal["bundle", "checkpoint", "server"]
     sha256: str
     checkpoint_sha256: str
     precision: str

@@ -191,12 +191,17 @@ def test_more_pairs_than_fit_at_once_give_the_same(
     assert [size for graph, size in engine.ran if graph == "fusion_head"] == [2, 2]
 
 
-def test_only_the_latest_prompt_sets_are_kept(counted: tuple[ZeroShotClassifier, Counting]) -> None:
+def test_a_prompt_is_encoded_once_in_whatever_set_it_stands(counted: tuple[ZeroShotClassifier, Counting]) -> None:
     classifier, engine = counted
-    sets = [FindingSet.from_names([f"Finding {number}"]) for number in range(17)]
-    for findings in (*sets, sets[-1], sets[0]):
-        classifier.predict(IMAGES[3:], findings=findings)
-    assert [graph for graph, _ in engine.ran].count("text_encoder") == 18
+    names = ["Edema", "Pneumothorax", "A longer name of a finding"]
+    expected = [flat(classifier.predict(IMAGES, findings=FindingSet.from_names([name]))) for name in names]
+    engine.ran.clear()
+    together = classifier.predict(IMAGES, findings=FindingSet.from_names(names))
+    assert "text_encoder" not in [graph for graph, _ in engine.ran]
+    for place, values in enumerate(expected):
+        alone = [replace(one, findings=one.findings[place : place + 1]) for one in together]
+        assert np.allclose(flat(alone), values, atol=1e-6)
+    assert (classifier.prompt_cache.hits, classifier.prompt_cache.misses) == (6, 6)
 
 
 def test_an_untrained_head_counts_for_nothing(folder: Path, tmp_path: Path) -> None:

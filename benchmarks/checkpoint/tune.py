@@ -119,7 +119,7 @@ def main() -> int:
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--local", choices=("none", "pair", "pair+words"), default="pair+words")
-    parser.add_argument("--epochs", type=float, default=1.6)
+    parser.add_argument("--epochs", type=float, default=4.8)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     tune(

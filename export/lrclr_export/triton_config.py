@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
 from tritonclient.grpc import model_config_pb2 as triton
 
+from lrclr import protocol
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,13 +15,16 @@ if TYPE_CHECKING:
 
 BACKEND = "onnxruntime"
 MAX_PROMPTS = 256
+# Each decodes and waits for the graphs; the image encoder batches what several of them ask at once.
+_CLASSIFIERS = 4
 
 
 def triton_configs(config: LrclrConfig, *, max_batch: int) -> dict[str, str]:
-    """The text of ``config.pbtxt`` for each graph.
+    """The text of ``config.pbtxt`` for each graph, and for the model `lrclr` above them.
 
     The image encoder batches over images and the text encoder over prompts; the fusion head has both axes, so Triton
-    does not batch it.
+    does not batch it. Two versions of a graph stay loaded, so that the `lrclr` model of one bundle finds the graphs of
+    that bundle while the next is taking over.
     """
     if max_batch < 1:
         raise UsageError(f"a batch of {max_batch} images is not possible", fix="--max-batch must be at least 1.")
@@ -56,7 +60,26 @@ def triton_configs(config: LrclrConfig, *, max_batch: int) -> dict[str, str]:
         },
         outputs={"local_score": ("FP32", [-1, -1]), "region_attention": ("FP32", [-1, -1, regions])},
     )
-    return {model.name: text_format.MessageToString(model) for model in (image, prompts, fusion)}
+    for graph in (image, prompts, fusion):
+        graph.version_policy.latest.num_versions = 2
+    classifier = _classifier({"S": vision.image_size, "R": regions})
+    return {model.name: text_format.MessageToString(model) for model in (image, prompts, fusion, classifier)}
+
+
+def _classifier(sizes: dict[str, int]) -> Any:
+    """The model that answers for files: requests with tensors of any size, each answered by one of its processes."""
+    model = triton.ModelConfig(name=protocol.MODEL, backend="python")
+    for kind, tensors in ((model.input, protocol.INPUTS), (model.output, protocol.OUTPUTS)):
+        for name, tensor in tensors.items():
+            dims = [dim if isinstance(dim, int) else sizes.get(dim, -1) for dim in tensor.dims]
+            # Triton calls text strings, and its protocol calls them bytes.
+            data_type = getattr(triton, f"TYPE_{'STRING' if tensor.datatype == 'BYTES' else tensor.datatype}")
+            if kind is model.input:
+                kind.add(name=name, data_type=data_type, dims=dims, optional=True)
+            else:
+                kind.add(name=name, data_type=data_type, dims=dims)
+    model.instance_group.add(count=_CLASSIFIERS, kind=triton.ModelInstanceGroup.KIND_CPU)
+    return model
 
 
 def _model(name: str, max_batch: int, *, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:

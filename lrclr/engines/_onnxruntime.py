@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import onnxruntime
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _QUIET = 3  # errors only; ONNX Runtime's warnings about its own fusions tell a user nothing
 
 
@@ -37,7 +37,7 @@ class OnnxRuntimeEngine:
     def __init__(
         self, graphs: Bundle | Mapping[str, Path], *, provider: str = "cpu", threads: int | None = None
     ) -> None:
-        if provider not in _PROVIDERS:
+        if provider not in PROVIDERS:
             raise UsageError(f"there is no provider {provider!r}", fix="Choose cpu or cuda.")
         if threads is not None and threads < 1:
             raise UsageError("an engine needs at least one thread")
@@ -49,9 +49,9 @@ class OnnxRuntimeEngine:
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._lock = Lock()
         available = onnxruntime.get_available_providers()
-        if _PROVIDERS[provider] not in available:
+        if PROVIDERS[provider] not in available:
             raise EngineError(
-                f"ONNX Runtime has no {_PROVIDERS[provider]}",
+                f"ONNX Runtime has no {PROVIDERS[provider]}",
                 why=f"this build has {', '.join(available)}",
                 fix="Install onnxruntime-gpu, or ask for the provider cpu.",
             )
@@ -76,26 +76,62 @@ class OnnxRuntimeEngine:
             return self._sessions[graph]
 
     def _open(self, graph: str) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _QUIET
-        options.intra_op_num_threads = self._threads or 0
-        # Three sessions and the decoding threads share the cores. Threads that spin while a graph runs make it faster
-        # (measured: a seventh at batch 1); threads that go on spinning after it take the cores from the next one.
-        options.add_session_config_entry("session.intra_op.spin_duration_us", "100")
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        wanted = _PROVIDERS[self._provider]
-        try:
-            session = onnxruntime.InferenceSession(self._paths[graph], options, providers=[wanted])
-        except Exception as error:
-            raise EngineError(f"ONNX Runtime could not load {graph}", why=_first_line(error)) from error
-        # Without this, ONNX Runtime answers a CUDA failure by going on on the CPU.
-        session.disable_fallback()
-        if session.get_providers()[0] != wanted:
-            raise EngineError(
-                f"ONNX Runtime put {graph} on {session.get_providers()[0]} instead of {wanted}",
-                fix="Check the CUDA and cuDNN libraries, or ask for the provider cpu.",
-            )
-        return session
+        return open_session(
+            self._paths[graph], provider=PROVIDERS[self._provider], intra_op_threads=self._threads, name=graph
+        )
+
+
+def open_session(
+    path: Path,
+    *,
+    provider: str,
+    intra_op_threads: int | None = None,
+    inter_op_threads: int | None = None,
+    execution_mode: int = 0,
+    graph_level: int | None = None,
+    name: str | None = None,
+) -> onnxruntime.InferenceSession:
+    """Load a graph on one provider and no other.
+
+    Args:
+        path: the ONNX file.
+        provider: in ONNX Runtime's words.
+        intra_op_threads: of one operator; ``None`` for one a core.
+        inter_op_threads: that run operators side by side, in parallel execution.
+        execution_mode: 0 for one operator after the other, 1 for parallel execution.
+        graph_level: Triton's: -1 basic optimisations, 1 extended, 2 none; ``None`` for all.
+        name: of the graph, for errors.
+
+    Raises:
+        EngineError: it cannot be loaded, or not there.
+    """
+    name = name or path.parent.parent.name
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _QUIET
+    options.intra_op_num_threads = intra_op_threads or 0
+    options.inter_op_num_threads = inter_op_threads or 0
+    if execution_mode:
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+    levels = onnxruntime.GraphOptimizationLevel
+    if graph_level is not None:
+        known = {-1: levels.ORT_ENABLE_BASIC, 1: levels.ORT_ENABLE_EXTENDED, 2: levels.ORT_DISABLE_ALL}
+        options.graph_optimization_level = known.get(graph_level, levels.ORT_ENABLE_ALL)
+    # Three sessions and the decoding threads share the cores. Threads that spin while a graph runs make it faster
+    # (measured: a seventh at batch 1); threads that go on spinning after it take the cores from the next one.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "100")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=[provider])
+    except Exception as error:
+        raise EngineError(f"ONNX Runtime could not load {name}", why=_first_line(error)) from error
+    # Without this, ONNX Runtime answers a CUDA failure by going on on the CPU.
+    session.disable_fallback()
+    if session.get_providers()[0] != provider:
+        raise EngineError(
+            f"ONNX Runtime put {name} on {session.get_providers()[0]} instead of {provider}",
+            fix="Check the CUDA and cuDNN libraries, or ask for the provider cpu.",
+        )
+    return session
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,161 @@
+"""From a checked request to the tensors of its response."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import lrclr
+from lrclr.errors import FindingsError, LrclrError
+from lrclr.findings import FindingSet
+from lrclr.heatmap import draw_heatmap, png_bytes
+from lrclr.images import ReadLimits, read_image
+from lrclr.preprocess import preprocess
+from lrclr.triton._tensors import put, put_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from lrclr.classifier import ZeroShotClassifier
+    from lrclr.results import Prediction
+    from lrclr.triton._metrics import Metrics
+    from lrclr.triton._request import Request
+
+__all__ = ["Answerer"]
+
+_MAX_PROMPTS = 256  # what the text encoder's configuration takes at once
+_ARRAYS = (
+    "probability",
+    "global_positive",
+    "global_negative",
+    "local_positive",
+    "local_negative",
+    "region_attention",
+    "region_index",
+    "region_importance",
+)
+
+
+class Answerer:
+    """Answers requests with a classifier, as `lrclr predict` does.
+
+    Args:
+        classifier: of a bundle.
+        metrics: told what was done.
+        limits: on what is read.
+    """
+
+    def __init__(self, classifier: ZeroShotClassifier, metrics: Metrics, limits: ReadLimits | None = None) -> None:
+        self._classifier = classifier
+        self._metrics = metrics
+        self._limits = limits or ReadLimits()
+        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+        self._prompts = (0, 0)
+
+    def answer(self, request: Request) -> list[Any]:
+        """The response's tensors.
+
+        Raises:
+            LrclrError: the request cannot be answered; the text says which image of it, by number.
+        """
+        if request.describe:
+            return [put_bytes("description", [self._description().encode()])]
+        findings = self._findings(request)
+        images: list[NDArray[np.uint8]] = []
+        if request.pixel_values is not None:
+            pixel_values = request.pixel_values
+            sizes = [pixel_values.shape[2:]] * len(pixel_values)
+        else:
+            images, pixel_values = self._decoded(request.image or (), request.frame)
+            sizes = [image.shape[:2] for image in images]
+        answers = self._classifier.answer_pixels(pixel_values, findings, request.alpha)
+        predictions = self._classifier.predictions(answers, sizes, findings, request.alpha)
+        self._count(len(predictions))
+        tensors = [
+            put_bytes("finding", [name.encode() for name in findings.names]),
+            *(put(name, getattr(answers, name)) for name in _ARRAYS),
+            put("region_box", np.array([[region.box for region in one.regions] for one in predictions], np.float32)),
+            put("image_size", np.array(sizes, np.int64)),
+            put("alpha", np.array([predictions[0].alpha], np.float32)),
+            put_bytes("bundle", [self._classifier.spec.sha256.encode()]),
+        ]
+        if request.heatmap:
+            tensors.append(put_bytes("heatmap", self._drawn(images, predictions)))
+        return tensors
+
+    def close(self) -> None:
+        """End the decoding threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _findings(self, request: Request) -> FindingSet:
+        own = self._classifier.spec.findings
+        if request.findings_toml is not None:
+            findings = FindingSet.loads(request.findings_toml)
+        elif request.finding is not None:
+            findings = own.only(request.finding)
+        else:
+            findings = own
+        if len(findings.prompts) > _MAX_PROMPTS:
+            raise FindingsError(
+                f"the findings have {len(findings.prompts)} prompts", why=f"a request may have {_MAX_PROMPTS}"
+            )
+        return findings
+
+    def _decoded(
+        self, files: Sequence[bytes], frame: int | None
+    ) -> tuple[list[NDArray[np.uint8]], NDArray[np.float32]]:
+        began = time.perf_counter()
+        spec = self._classifier.spec.preprocess
+
+        def decode(place: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+            try:
+                image = read_image(files[place], frame=frame, limits=self._limits)
+                return image, preprocess(image, spec)
+            except LrclrError as error:
+                if len(files) > 1:
+                    # Which of them, by number: the request has no names, and must show none.
+                    error.what = f"image {place + 1} of {len(files)}: {error.what}"
+                raise
+
+        places = range(len(files))
+        done = [decode(0)] if len(files) == 1 else list(self._pool.map(decode, places))
+        self._metrics.decoded(time.perf_counter() - began)
+        return [image for image, _ in done], np.stack([pixels for _, pixels in done])
+
+    def _drawn(self, images: Sequence[NDArray[np.uint8]], predictions: Sequence[Prediction]) -> list[bytes]:
+        return [
+            png_bytes(draw_heatmap(image, prediction)) for image, prediction in zip(images, predictions, strict=True)
+        ]
+
+    def _count(self, images: int) -> None:
+        self._metrics.images(images)
+        cache = self._classifier.prompt_cache
+        before, self._prompts = self._prompts, (cache.hits, cache.misses)
+        self._metrics.prompts(cache.hits - before[0], cache.misses - before[1])
+
+    def _description(self) -> str:
+        spec = self._classifier.spec
+        return json.dumps(
+            {
+                "lrclr": lrclr.__version__,
+                "bundle": spec.sha256,
+                "checkpoint": spec.checkpoint_sha256,
+                "precision": spec.precision,
+                "engine": self._classifier.engine.name,
+                "max_batch": spec.max_batch,
+                "alpha": spec.alpha,
+                "score_scale": spec.score_scale,
+                "fusion_trained": spec.fusion_trained,
+                "patch_size": spec.patch_size,
+                "preprocess": spec.preprocess.to_dict(),
+                "findings": spec.findings.to_toml(),
+            },
+            allow_nan=False,
+        )

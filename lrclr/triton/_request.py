@@ -1,0 +1,107 @@
+"""A request to the model `lrclr`, read and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from lrclr import protocol
+from lrclr.errors import ImageError, MissingExtraError, UsageError
+from lrclr.triton._tensors import get
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lrclr.errors import LrclrError
+
+__all__ = ["MAX_IMAGES", "Request", "status_of"]
+
+MAX_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked. Attributes are those of `lrclr.protocol.INPUTS`; what was not given is None or False."""
+
+    image: tuple[bytes, ...] | None = None
+    pixel_values: NDArray[np.float32] | None = None
+    finding: tuple[str, ...] | None = None
+    findings_toml: str | None = None
+    alpha: float | None = None
+    frame: int | None = None
+    heatmap: bool = False
+    describe: bool = False
+
+    @classmethod
+    def read(cls, request: Any) -> Self:
+        """From Triton's request.
+
+        Raises:
+            UsageError: inputs exclude each other, are missing, or are not what they should be.
+        """
+        arrays = {tensor.name(): get(tensor) for tensor in request.inputs()}
+        for name, array in arrays.items():
+            if array.size == 0:
+                raise UsageError(f"the input {name} is empty", fix="Leave it out, or give it content.")
+        if "describe" in arrays and _single(arrays, "describe"):
+            if len(arrays) > 1:
+                raise UsageError("describe excludes all other inputs")
+            return cls(describe=True)
+        if ("image" in arrays) == ("pixel_values" in arrays):
+            raise UsageError("a request needs either image or pixel_values")
+        if "finding" in arrays and "findings_toml" in arrays:
+            raise UsageError("finding and findings_toml exclude each other")
+        frame = _single(arrays, "frame")
+        if frame is not None and frame < 0:
+            raise UsageError(f"frame is {frame}", why="a frame is a whole number from 0")
+        toml = _texts(arrays, "findings_toml")
+        alpha = _single(arrays, "alpha")
+        heatmap = bool(_single(arrays, "heatmap"))
+        if "pixel_values" in arrays and (heatmap or frame is not None):
+            raise UsageError("heatmap and frame are for encoded images, not for pixel_values")
+        _check_count(arrays.get("image", arrays.get("pixel_values")))
+        return cls(
+            image=tuple(arrays["image"].ravel().tolist()) if "image" in arrays else None,
+            pixel_values=arrays.get("pixel_values"),
+            finding=_texts(arrays, "finding"),
+            findings_toml=None if toml is None else toml[0],
+            alpha=None if alpha is None else float(alpha),
+            frame=None if frame is None else int(frame),
+            heatmap=heatmap,
+        )
+
+
+def status_of(error: LrclrError) -> str:
+    """Triton's code for an error, as `lrclr.protocol` says."""
+    if isinstance(error, MissingExtraError):
+        return "UNSUPPORTED"
+    if isinstance(error, UsageError | ImageError):
+        return "INVALID_ARG"
+    return "INTERNAL"
+
+
+def _check_count(images: NDArray[Any] | None) -> None:
+    if images is not None and len(images) > MAX_IMAGES:
+        raise UsageError(
+            f"a request holds {len(images)} images", why=f"at most {MAX_IMAGES} are taken", fix="Send several requests."
+        )
+
+
+def _single(arrays: dict[str, NDArray[Any]], name: str) -> Any:
+    if name not in arrays:
+        return None
+    if arrays[name].size != 1:
+        raise UsageError(f"the input {name} must hold one value", why=f"its shape is {list(arrays[name].shape)}")
+    return arrays[name].ravel()[0].item()
+
+
+def _texts(arrays: dict[str, NDArray[Any]], name: str) -> tuple[str, ...] | None:
+    if name not in arrays:
+        return None
+    if protocol.INPUTS[name].dims == (1,) and arrays[name].size != 1:
+        raise UsageError(f"the input {name} must hold one text", why=f"its shape is {list(arrays[name].shape)}")
+    try:
+        return tuple(value.decode() for value in arrays[name].ravel().tolist())
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the input {name} is not UTF-8 text") from error

@@ -1,0 +1,72 @@
+"""The Triton model `lrclr`: encoded images and findings in, answers out, by the bundle's graphs in the same server.
+
+The work is `ZeroShotClassifier`'s, as in `lrclr predict`; this reads requests, writes responses, and counts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import triton_python_backend_utils as pb_utils
+
+from lrclr.bundle import Bundle
+from lrclr.classifier import ZeroShotClassifier
+from lrclr.errors import LrclrError
+from lrclr.triton._answer import Answerer
+from lrclr.triton._engine import BlsEngine, ServerBusyError
+from lrclr.triton._metrics import Metrics
+from lrclr.triton._request import Request, status_of
+from lrclr.triton._tensors import refuse, require_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class TritonPythonModel:
+    """One instance. Triton calls the methods, one at a time; other instances are other processes."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Open the bundle that this model's folder belongs to.
+
+        Raises:
+            TritonModelException: the bundle is damaged, or the server's Python cannot read tensors of bytes.
+        """
+        require_bytes()
+        folder = Path(args["model_repository"])
+        version = args["model_version"]
+        # `lrclr serve` puts a copy of the bundle beside each version; a bundle served as it is has one version.
+        own = folder / version / "bundle"
+        try:
+            bundle = Bundle(own if own.is_dir() else folder.parent)
+        except LrclrError as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+        self._metrics = Metrics()
+        engine = BlsEngine(int(version), self._metrics)
+        self._answerer = Answerer(ZeroShotClassifier(bundle, engine), self._metrics)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer each request by itself."""
+        return [self._execute(request) for request in requests]
+
+    def _execute(self, request: Any) -> Any:
+        self._metrics.requests()
+        if request.is_cancelled():
+            self._metrics.failed("cancelled")
+            return refuse("the request was cancelled", "CANCELLED")
+        try:
+            return pb_utils.InferenceResponse(self._answerer.answer(Request.read(request)))
+        except ServerBusyError as error:
+            self._metrics.failed("unavailable")
+            return refuse(str(error), "UNAVAILABLE")
+        except LrclrError as error:
+            self._metrics.failed(type(error).__name__)
+            return refuse(str(error), status_of(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next request must be answered
+            self._metrics.failed("unexpected")
+            # The text of an unknown error may hold what the image holds.
+            return refuse(f"unexpected {type(error).__name__}", "INTERNAL")
+
+    def finalize(self) -> None:
+        """End the decoding threads."""
+        self._answerer.close()

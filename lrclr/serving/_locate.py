@@ -1,0 +1,67 @@
+"""Where the Triton server is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import lrclr
+from lrclr.errors import ServerError
+
+__all__ = ["Installation", "find_server"]
+
+LOCAL = Path(".triton")
+_LOCAL_SERVER = Path("pytriton/tritonserver/bin/tritonserver")
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A Triton server.
+
+    Attributes:
+        program: the tritonserver program.
+        backends: the folder of its backends, if it must be told.
+        environment: to run it in.
+    """
+
+    program: Path
+    backends: Path | None
+    environment: dict[str, str]
+
+
+def find_server(program: Path | None = None) -> Installation:
+    """The program that was named, else the one on the PATH, as in the vendor's container, else that of `make triton`.
+
+    Raises:
+        ServerError: there is none.
+    """
+    if program is not None:
+        if not (program.is_file() and os.access(program, os.X_OK)):
+            raise ServerError(f"{program} is no program", fix="Give the path of tritonserver.")
+        return _installation(program.absolute())
+    on_path = shutil.which("tritonserver")
+    if on_path:
+        return _installation(Path(on_path))
+    for root in dict.fromkeys((Path.cwd(), Path(lrclr.__file__).parent.parent)):
+        if (root / LOCAL / _LOCAL_SERVER).is_file():
+            return _installation(root / LOCAL / _LOCAL_SERVER)
+    raise ServerError(
+        "there is no Triton server",
+        why=f"tritonserver is neither on the PATH nor in {LOCAL}",
+        fix="Run `make triton`, or give its path with --server.",
+    )
+
+
+def _installation(program: Path) -> Installation:
+    environment = dict(os.environ)
+    backends = program.parent.parent / "backends"
+    python = program.parents[len(_LOCAL_SERVER.parts) - 1] / "python" if len(program.parents) >= 4 else Path()
+    if not (python / "bin" / "python").exists():
+        return Installation(program, None, environment)
+    # Its libraries and its Python find their own way, and others' would lead them astray.
+    for name in ("LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME"):
+        environment.pop(name, None)
+    environment["PATH"] = f"{python / 'bin'}{os.pathsep}{environment.get('PATH', '')}"
+    return Installation(program, backends, environment)

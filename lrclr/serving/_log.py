@@ -1,0 +1,56 @@
+"""The server's log, one readable line a message."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from threading import Thread
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["LogRelay"]
+
+_GLOG = re.compile(r"^([IWEF])\d{4} [\d:.]+ \d+ [\w.]+:\d+\] ?(.*)$")
+_LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "fatal"}
+# What the stand-in server says about the GPU that it lacks.
+_NOISE = re.compile(r"DCGM|NVML|pinned memory|CUDA|GPU metrics|cuda_memory|GPU metric", re.IGNORECASE)
+
+
+class LogRelay:
+    """Reads a server's output to its end, in a thread, so that it never waits for a reader.
+
+    Args:
+        stream: the server's output.
+        tell: called with level and message.
+    """
+
+    def __init__(self, stream: IO[str], tell: Callable[[str, str], None]) -> None:
+        self._stream, self._tell = stream, tell
+        self._complaints: deque[str] = deque(maxlen=20)
+        self._thread = Thread(target=self._run, name="triton-log", daemon=True)
+        self._thread.start()
+
+    def reason(self) -> str | None:
+        """The server's own word on what went wrong first, if it complained."""
+        return self._complaints[0] if self._complaints else None
+
+    def close(self) -> None:
+        """Wait until the server's output has ended."""
+        self._thread.join(timeout=5)
+        self._stream.close()
+
+    def _run(self) -> None:
+        for line in self._stream:
+            match = _GLOG.match(line.rstrip())
+            if match is None or _NOISE.search(line):
+                continue  # tables and stack traces: the messages beside them say it in words
+            level, message = _LEVELS[match[1]], match[2].strip().strip('"')
+            if level in {"error", "fatal"}:
+                self._complaints.append(message)
+            try:
+                self._tell(level, message)
+            except OSError:
+                # A full disk or a closed terminal behind the log must not stop the server behind the port.
+                continue

@@ -62,6 +62,8 @@ def triton_configs(config: LrclrConfig, *, max_batch: int) -> dict[str, str]:
     )
     for graph in (image, prompts, fusion):
         graph.version_policy.latest.num_versions = 2
+        # One, on a GPU where there is one: its threads or kernels fill the device, and a batch serves all who wait.
+        graph.instance_group.add(count=1)
     classifier = _classifier({"S": vision.image_size, "R": regions})
     return {model.name: text_format.MessageToString(model) for model in (image, prompts, fusion, classifier)}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import lrclr
-from lrclr.cli import _checkpoints, _evaluate, _export, _manifest, _predict, _train, _verify
+from lrclr.cli import _checkpoints, _evaluate, _export, _manifest, _predict, _serve, _train, _verify
 from lrclr.cli._console import complain
 from lrclr.errors import LrclrError
 
@@ -41,6 +41,7 @@ app.command("export")(_export.export)
 app.command("verify")(_verify.verify)
 app.command("predict")(_predict.predict)
 app.command("evaluate")(_evaluate.evaluate)
+app.command("serve")(_serve.serve)
 app.command("train")(_train.train)
 app.command("manifest")(_manifest.manifest)
 app.command("convert")(_checkpoints.convert)

@@ -96,7 +96,7 @@ class Probe:
         except InferenceServerException as error:
             kind = ServerUnavailableError if _passing(error.status()) else ServerError
             text = str(error.message()).strip().splitlines() or ["no message"]
-            raise kind(f"the server did not do {method.replace('_', ' ')}", why=text[0]) from error
+            raise kind(f"the server did not do {method.replace('_', ' ')}", why=text[0].rstrip(".")) from error
 
 
 def _passing(status: object) -> bool:

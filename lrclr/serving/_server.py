@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrclr.serving._ports import free_ports
 from lrclr.bundle import GRAPHS, Bundle
 from lrclr.errors import LrclrError, ServerError, ServerUnavailableError, UsageError
 from lrclr.protocol import MODEL
@@ -20,6 +19,7 @@ from lrclr.serving._command import command_line
 from lrclr.serving._locate import find_server
 from lrclr.serving._log import LogRelay
 from lrclr.serving._options import ServeOptions
+from lrclr.serving._ports import free_ports
 from lrclr.serving._probe import Probe
 from lrclr.serving._stage import MODELS, Stage
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TritonServer"]
 
-_EXIT_SECONDS = 3
+_EXIT_SECONDS = 5
 _PATIENCE = 15.0
 
 
@@ -66,9 +66,9 @@ class TritonServer:
         self._prefix = f"lrclr_{os.getpid()}_{secrets.token_hex(4)}"
         self._process: subprocess.Popen[str] | None = None
         self._folder: Path | None = None
-        self.grpc, self.http, self.metrics = "", None, None
-        self.http: str | None
-        self.metrics: str | None
+        self.grpc = ""
+        self.http: str | None = None
+        self.metrics: str | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -115,20 +115,20 @@ class TritonServer:
             self._folder = None
 
     def check(self, *, timeout: float = _PATIENCE) -> None:
-        """Ask for a radiograph; where the server lives but does not answer, have its models loaded again.
-
-        Returns:
-            when it answers.
+        """Return when a radiograph was answered; where a backend's process has died, have the models loaded again.
 
         Raises:
             ServerError: the server has ended, or could not be mended.
         """
         self._raise_if_ended()
         try:
+            if self._dead_backends():
+                # One of several instances: the others may have answered just now, and the next request may be its.
+                raise ServerError("a backend's process has died")
             self._probe.infer(timeout=timeout)
         except ServerError as error:
             self._raise_if_ended()
-            self._on_log("warning", f"a radiograph was not answered ({error}): loading the models again")
+            self._on_log("warning", f"{error}: loading the models again")
             self.mend()
 
     def mend(self) -> None:
@@ -137,9 +137,7 @@ class TritonServer:
         Raises:
             ServerError: it still does not answer.
         """
-        # The server loads again what has changed; a touched file has. The old instance serves until the new one does.
-        for model in MODELS:
-            (self._stage.root / model / "config.pbtxt").touch()
+        self._stage.mark_changed()
         self._probe.load(MODELS)
         self._probe.infer(timeout=_PATIENCE)
         self._on_log("info", "mended: a radiograph was answered")
@@ -237,6 +235,16 @@ class TritonServer:
                 time.sleep(0.05)
             else:
                 return
+
+    def _dead_backends(self) -> bool:
+        """Whether a child of the server has ended without the server having seen to it."""
+        pid = 0 if self._process is None else self._process.pid
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            states = [Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in children]
+        except OSError:
+            return False  # gone while we looked, or no such table: the inference will tell
+        return "Z" in states
 
     def _raise_if_ended(self) -> None:
         code: Any = None if self._process is None else self._process.poll()

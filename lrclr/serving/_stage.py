@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
+import time
+from typing import TYPE_CHECKING
 
 from lrclr.bundle import GRAPHS, MANIFEST, Bundle
 from lrclr.errors import ServerError
 from lrclr.protocol import MODEL
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["MODELS", "Stage"]
 
@@ -53,6 +57,16 @@ class Stage:
             raise ServerError("the server's model repository cannot be written", why=error.strerror) from error
         self.version = version
         return version
+
+    def mark_changed(self) -> None:
+        """Make the server take every model for a new one when it is next asked to load it.
+
+        A changed configuration would not do: the server then keeps the processes that it has, the dead ones too.
+        """
+        for model in MODELS:
+            for version in (self.root / model).glob("[0-9]*"):
+                marker = version / "reloaded"
+                marker.write_text(f"{time.time_ns()}\n", encoding="utf-8")
 
     def drop(self, version: int) -> None:
         """Take a version out again."""

@@ -1,0 +1,135 @@
+"""`lrclr serve`."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lrclr.cli._console import RESEARCH_ONLY, complain, note
+from lrclr.errors import LrclrError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from lrclr.serving import TritonServer
+
+_TERMINATED = 143
+_TICK = 0.25  # seconds until a signal is heeded
+
+
+def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")] = Path("triton_repo"),
+    server: Annotated[Path | None, typer.Option("--server", help="The tritonserver program.")] = None,
+    address: Annotated[str, typer.Option("--address", help="IP address to listen on.")] = "127.0.0.1",
+    grpc_port: Annotated[int, typer.Option("--grpc-port", help="0 for any that is free.")] = 8001,
+    http_port: Annotated[int, typer.Option("--http-port", help="0 for any that is free.")] = 8000,
+    metrics_port: Annotated[int, typer.Option("--metrics-port", help="0 for any that is free.")] = 8002,
+    http: Annotated[bool, typer.Option("--http/--no-http", help="Listen for HTTP.")] = True,
+    metrics: Annotated[bool, typer.Option("--metrics/--no-metrics", help="Serve metrics.")] = True,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="PEM certificate for gRPC.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its PEM key.")] = None,
+    tls_name: Annotated[str, typer.Option("--tls-name", help="The name in the certificate.")] = "localhost",
+    instances: Annotated[int | None, typer.Option("--instances", help="Processes of the model lrclr.")] = None,
+    model_control: Annotated[bool, typer.Option("--model-control", help="Let clients load and unload models.")] = False,
+    shared_memory: Annotated[
+        bool, typer.Option("--shared-memory", help="Let clients on this machine pass inputs by shared memory.")
+    ] = False,
+    startup_timeout: Annotated[float, typer.Option("--startup-timeout", help="Seconds until it must answer.")] = 120.0,
+    health_every: Annotated[
+        float, typer.Option("--health-every", help="Seconds between radiographs that test it.")
+    ] = 10.0,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show all of the server's log.")] = False,
+) -> None:
+    """Put a bundle behind a port with a Triton server, until Ctrl-C.
+
+    It is ready when a radiograph was answered. SIGHUP lets a bundle that was exported anew take over without a pause.
+    A backend process that dies is found by its silence and started again.
+    """
+    from lrclr.serving import ServeOptions, TritonServer
+
+    options = ServeOptions(
+        server=server,
+        address=address,
+        grpc_port=grpc_port,
+        http_port=http_port,
+        metrics_port=metrics_port,
+        http=http,
+        metrics=metrics,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_name=tls_name,
+        instances=instances,
+        model_control=model_control,
+        shared_memory=shared_memory,
+        startup_timeout=startup_timeout,
+    )
+
+    def on_log(level: str, message: str) -> None:
+        if verbose or level != "info":
+            note(f"triton {level}: {message}")
+
+    signals = _Signals()
+    triton = TritonServer(bundle, options, on_log=on_log)
+    note("starting the server")
+    with triton:
+        _announce(triton)
+        checked = time.monotonic()
+        while True:
+            triton.wait(_TICK)
+            if signals.take_reload():
+                _reload(triton)
+            if time.monotonic() - checked >= health_every:
+                triton.check()
+                checked = time.monotonic()
+
+
+class _Signals:
+    """SIGTERM ends the command in order; SIGHUP asks for the bundle to be read again."""
+
+    def __init__(self) -> None:
+        self._reload = False
+        signal.signal(signal.SIGTERM, self._end)
+        signal.signal(signal.SIGHUP, self._ask)
+
+    def take_reload(self) -> bool:
+        """Whether it was asked for since the last call."""
+        asked, self._reload = self._reload, False
+        return asked
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        self._reload = True
+
+    def _end(self, _number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(_TERMINATED)
+
+
+def _announce(triton: TritonServer) -> None:
+    typer.echo(f"gRPC     {triton.grpc}")
+    if triton.http:
+        typer.echo(f"HTTP     http://{triton.http}")
+    if triton.metrics:
+        typer.echo(f"metrics  http://{triton.metrics}/metrics")
+    options = triton.options
+    if not options.local:
+        tls = "gRPC is encrypted, HTTP and metrics are not" if options.tls_cert else "nothing is encrypted"
+        note(
+            f"warning: exposed: whoever reaches {options.address} can ask for answers; {tls}; nobody is asked who they are"
+        )
+    for asked, what in ((options.model_control, "load and unload models"), (options.shared_memory, "share memory")):
+        if asked:
+            note(f"warning: exposed: clients may {what}")
+    note("ready: a radiograph was answered. Ctrl-C stops the server")
+    note(RESEARCH_ONLY)
+
+
+def _reload(triton: TritonServer) -> None:
+    try:
+        version = triton.reload()
+    except LrclrError as error:
+        complain(str(error))
+    else:
+        note(f"the bundle was read again: version {version} answers now")

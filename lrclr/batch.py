@@ -36,13 +36,15 @@ class FileResult:
         path: as it was given.
         prediction: the answer, if there is one.
         error: what was wrong with the file, if anything was.
-        image: the decoded image ``[H, W]`` or ``[H, W, 3]``, if there is an answer.
+        image: the decoded image ``[H, W]`` or ``[H, W, 3]``, if there is an answer and it was decoded here.
+        heatmap: a PNG file, if a server was asked for one.
     """
 
     path: Path
     prediction: Prediction | None = None
     error: LrclrError | None = None
     image: NDArray[np.uint8] | None = None
+    heatmap: bytes | None = None
 
 
 @dataclass(frozen=True)

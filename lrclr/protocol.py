@@ -5,7 +5,8 @@ optional. B images, F findings, R regions, S the side of the model's input. A re
 whole. ``describe`` alone asks what the model is.
 
 Status codes: INVALID_ARGUMENT for what the caller must change, UNAVAILABLE for what may work when tried again,
-UNIMPLEMENTED for a format whose decoder the server lacks, INTERNAL for the rest.
+UNIMPLEMENTED for a format whose decoder the server lacks, INTERNAL for the rest. The text of an error is the name of
+its class in `lrclr.errors`, a colon, and one line that says what happened, why, and what to do.
 """
 
 from __future__ import annotations

@@ -58,10 +58,12 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(self._answerer.answer(Request.read(request)))
         except ServerBusyError as error:
             self._metrics.failed("unavailable")
-            return refuse(str(error), "UNAVAILABLE")
+            return refuse(f"ServerUnavailableError: {error}", "UNAVAILABLE")
         except LrclrError as error:
-            self._metrics.failed(type(error).__name__)
-            return refuse(str(error), status_of(error))
+            kind = type(error).__name__
+            self._metrics.failed(kind)
+            # The kind stands before the text, so that a client can raise the same.
+            return refuse(f"{kind}: {error}", status_of(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, the next request must be answered
             self._metrics.failed("unexpected")
             # The text of an unknown error may hold what the image holds.

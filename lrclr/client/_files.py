@@ -1,0 +1,60 @@
+"""Many image files through a server: requests overlap, and a bad file stops nobody else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lrclr._ahead import batches_ahead
+from lrclr.batch import FileResult
+from lrclr.errors import ImageError, LrclrError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from lrclr.client._client import Client
+    from lrclr.client._wire import Reply
+    from lrclr.findings import FindingSet
+
+__all__ = ["predict_files"]
+
+
+def predict_files(
+    client: Client,
+    paths: Sequence[Path],
+    *,
+    findings: FindingSet | None = None,
+    alpha: float | None = None,
+    frame: int | None = None,
+    heatmap: bool = False,
+    concurrency: int = 8,
+) -> Iterator[FileResult]:
+    """Answer for files, in order, as the answers come; as `lrclr.batch.predict_files`, by a server.
+
+    Args:
+        client: connected to the server.
+        paths: image files, read here and decoded there.
+        findings: what to ask for; the model's own if not given.
+        alpha: weight of the local score, instead of the model's.
+        frame: which frame to read of files that hold several.
+        heatmap: whether to have heat maps drawn.
+        concurrency: requests at once, one image each. At most twice as many answers wait.
+
+    Yields:
+        One result a file. A file that cannot be read has its error in the result and takes no other down.
+
+    Raises:
+        ServerError, UsageError: what is no file's fault ends it.
+    """
+
+    def ask(path: Path) -> Reply:
+        return client.ask([path], findings=findings, alpha=alpha, frame=frame, heatmap=heatmap)
+
+    for batch in batches_ahead(paths, ask, batch_size=concurrency, workers=concurrency):
+        for path, outcome in batch:
+            if isinstance(outcome, ImageError):
+                yield FileResult(path, error=outcome)
+            elif isinstance(outcome, LrclrError):
+                raise outcome
+            else:
+                yield FileResult(path, outcome.predictions[0], heatmap=next(iter(outcome.heatmaps), None))

@@ -1,0 +1,226 @@
+"""Requests and answers of the model `lrclr` as tritonclient's tensors, and its errors as ours."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from lrclr import errors, protocol
+from lrclr.errors import (
+    ImageError,
+    LrclrError,
+    MissingExtraError,
+    ServerError,
+    ServerUnavailableError,
+    UsageError,
+)
+from lrclr.results import FindingResult, Prediction, Region
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+    from numpy.typing import NDArray
+
+    from lrclr.findings import FindingSet
+
+__all__ = [
+    "ImageSource",
+    "Reply",
+    "as_infer_inputs",
+    "describe_inputs",
+    "description",
+    "encoded",
+    "error_of",
+    "inputs",
+    "passing",
+    "reply",
+    "triton_grpc",
+]
+
+ImageSource = str | os.PathLike[str] | bytes | np.ndarray[Any, np.dtype[np.uint8]]
+# The model `lrclr` writes the kind of its error before the text.
+_OURS = re.compile(r"^(\w+Error): (.*)$")
+_SCORES = ("probability", "global_positive", "global_negative", "local_positive", "local_negative")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a server answered.
+
+    Attributes:
+        predictions: one an image, in order.
+        heatmaps: PNG files, one an image, if they were asked for.
+        bundle: SHA-256 of the manifest of the bundle that answered.
+    """
+
+    predictions: list[Prediction]
+    heatmaps: list[bytes]
+    bundle: str
+
+
+def triton_grpc() -> ModuleType:
+    """tritonclient's gRPC module.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        from tritonclient import grpc
+    except ImportError:
+        raise MissingExtraError("tritonclient", "serve", "asking a server") from None
+    module: ModuleType = grpc
+    return module
+
+
+def encoded(source: ImageSource) -> bytes:
+    """An image as a file's bytes: a path is read, an array of uint8 is written as PNG.
+
+    Raises:
+        ImageError: a file cannot be read, or an array is no picture.
+    """
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim not in {2, 3} or source.shape[2:] not in {(), (3,)}:
+            raise ImageError("an image must be an array of uint8, [H, W] or [H, W, 3]")
+        content = io.BytesIO()
+        Image.fromarray(source).save(content, "PNG", compress_level=1)
+        return content.getvalue()
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise ImageError("the file cannot be read", why=error.strerror) from error
+
+
+def inputs(
+    images: Sequence[bytes], findings: FindingSet | None, alpha: float | None, frame: int | None, *, heatmap: bool
+) -> dict[str, NDArray[Any]]:
+    """The tensors of a request, by name."""
+    tensors: dict[str, NDArray[Any]] = {"image": _bytes(images)}
+    if findings is not None:
+        tensors["findings_toml"] = _bytes([findings.to_toml().encode()])
+    if alpha is not None:
+        tensors["alpha"] = np.array([alpha], np.float32)
+    if frame is not None:
+        tensors["frame"] = np.array([frame], np.int64)
+    if heatmap:
+        tensors["heatmap"] = np.array([True])
+    return tensors
+
+
+def as_infer_inputs(tensors: dict[str, NDArray[Any]]) -> list[Any]:
+    """tritonclient's objects for the tensors of the model `lrclr`."""
+    grpc = triton_grpc()
+    made = []
+    for name, array in tensors.items():
+        one = grpc.InferInput(name, list(array.shape), protocol.INPUTS[name].datatype)
+        one.set_data_from_numpy(array)
+        made.append(one)
+    return made
+
+
+def describe_inputs() -> list[Any]:
+    """The request that asks what the model is."""
+    return as_infer_inputs({"describe": np.array([True])})
+
+
+def description(result: Any) -> dict[str, Any]:
+    """What the server says of its model.
+
+    Raises:
+        ServerError: it says nothing that we understand.
+    """
+    text = result.as_numpy("description")
+    if text is None:
+        raise ServerError("the server did not describe its model", why="it is none of lrclr's")
+    content: dict[str, Any] = json.loads(text.ravel()[0])
+    return content
+
+
+def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
+    """Tensors of an answer to predictions.
+
+    Raises:
+        ServerError: the answer is not for as many images as were sent.
+    """
+    arrays = {name: result.as_numpy(name) for name in protocol.OUTPUTS if name not in {"description", "heatmap"}}
+    missing = [name for name, array in arrays.items() if array is None]
+    if missing or len(arrays["probability"]) != images:
+        raise ServerError("the server's answer is incomplete", why=f"missing: {', '.join(missing) or 'images'}")
+    names = [name.decode() for name in arrays["finding"].ravel().tolist()]
+    alpha = float(arrays["alpha"].ravel()[0])
+    predictions = []
+    for b in range(images):
+        height, width = arrays["image_size"][b].tolist()
+        regions = tuple(
+            Region(int(patch), float(importance), tuple(box))
+            for patch, importance, box in zip(
+                arrays["region_index"][b], arrays["region_importance"][b], arrays["region_box"][b].tolist(), strict=True
+            )
+        )
+        results = tuple(
+            FindingResult(
+                name,
+                *(float(arrays[score][b, f]) for score in _SCORES),
+                tuple(arrays["region_attention"][b, f].tolist()),
+            )
+            for f, name in enumerate(names)
+        )
+        predictions.append(Prediction(height, width, results, regions, alpha, fusion_trained))
+    heatmaps = result.as_numpy("heatmap")
+    return Reply(
+        predictions, [] if heatmaps is None else heatmaps.ravel().tolist(), arrays["bundle"].ravel()[0].decode()
+    )
+
+
+def error_of(error: Any, address: str, seconds: float) -> LrclrError:
+    """tritonclient's exception as one of ours, with the server's own line.
+
+    Args:
+        error: an `InferenceServerException`.
+        address: of the server.
+        seconds: how long it was waited for.
+    """
+    status = str(error.status() or "").removeprefix("StatusCode.")
+    line = (str(error.message()).strip().splitlines() or ["no message"])[0].strip()
+    if "DEADLINE" in status.upper() or "Deadline Exceeded" in line:
+        return ServerUnavailableError(
+            f"{address} did not answer within {seconds:g} s", fix="Give it longer, or look at the server's log."
+        )
+    if status == "UNAVAILABLE":
+        return ServerUnavailableError(
+            f"{address} is not available",
+            why=line,
+            fix="Check the address, and that `lrclr serve` runs there.",
+        )
+    if status == "NOT_FOUND":
+        return ServerUnavailableError(f"{address} does not serve the model", why=line)
+    if status == "RESOURCE_EXHAUSTED":
+        return UsageError("a message is too large", why=line, fix="Send fewer images at once, or raise max_message.")
+    ours = _OURS.match(line)
+    if ours is not None and ours[1] in errors.__all__:
+        kind: type[LrclrError] = getattr(errors, ours[1])
+        return kind(ours[2])
+    if status == "INVALID_ARGUMENT":
+        return UsageError(f"{address} refused the request", why=line)
+    return ServerError(f"{address} answered with an error", why=line)
+
+
+def passing(error: LrclrError) -> bool:
+    """Whether it may work when asked again."""
+    return isinstance(error, ServerUnavailableError)
+
+
+def _bytes(values: Sequence[bytes]) -> NDArray[np.object_]:
+    array = np.empty(len(values), dtype=np.object_)
+    array[:] = values
+    return array

@@ -74,11 +74,11 @@ lint: $(STAMP)
 	@echo "== ruff and mypy"
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-test: lint
+test: lint triton
 	@echo "== tests"
 	@$(BIN)/pytest -m "not slow and not gpu and not tensorrt" -q
 
-test-slow: $(STAMP)
+test-slow: $(STAMP) triton
 	@$(BIN)/pytest -m "slow" -q
 
 bench: $(STAMP)

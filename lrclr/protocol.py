@@ -47,7 +47,7 @@ OUTPUTS: Final = {
     "region_attention": Tensor("FP32", ("B", "F", "R"), "of the positive prompts on each region"),
     "region_index": Tensor("INT64", ("B", "R"), "patch number of each region, row-major"),
     "region_importance": Tensor("FP32", ("B", "R"), "attention rollout of CLS on each region"),
-    "region_box": Tensor("FP32", ("B", "R", 4), "left, top, right, bottom in pixels of the original image"),
+    "region_box": Tensor("FP64", ("B", "R", 4), "left, top, right, bottom in pixels of the original image"),
     "image_size": Tensor("INT64", ("B", 2), "height and width of the original image"),
     "alpha": Tensor("FP32", (1,), "weight that the local scores had"),
     "heatmap": Tensor("BYTES", ("B",), "PNG files, if they were asked for"),

@@ -49,6 +49,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     bootstrap: Annotated[int, typer.Option("--bootstrap", help="Resamples of the intervals.")] = 1000,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the resamples.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images encoded at once.")] = 8,
+    server: Annotated[
+        str | None, typer.Option("--server", help="HOST:PORT of a server that has MODEL, a bundle: score it there.")
+    ] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine; one a core.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse bad rows and unreadable images.")] = False,
@@ -91,7 +94,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         check_storable(model)
         if fitting is None and not data.split(validation_split):
             raise UsageError("there is nothing to store", why="no images to fit on", fix="Give --validation.")
-    judged = _judged(members, data, fitting, options, provider=provider, threads=threads)
+    if server is not None and (ensemble or keep or not is_bundle(model)):
+        raise UsageError("--server needs one bundle, and excludes --ensemble and --store", why="it serves one bundle")
+    judged = _judged(members, data, fitting, options, provider=provider, threads=threads, server=server)
     comparison = None
     if against is not None:
         comparison = _compared(judged, against, data, fitting, options, provider=provider, threads=threads)
@@ -107,7 +112,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     if output is not None:
         from lrclr.evaluation._reports import save_reports
 
-        examples = _examples(judged, model, preset, provider=provider, threads=threads)
+        examples = _examples(judged, model, preset, provider=provider, threads=threads, server=server)
         save_reports(output, evaluation, comparison, examples)
     if keep:
         scale = evaluation.score_scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,20 +12,30 @@ from lrclr.cli._console import RESEARCH_ONLY, complain, counter, note
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lrclr.batch import FileResult
+    from lrclr.findings import FindingSet
 
 
 def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them: PNG, JPEG, TIFF, DICOM.")],
-    bundle: Annotated[Path, typer.Option("-b", "--bundle", help="The bundle's folder.")] = Path("triton_repo"),
+    bundle: Annotated[
+        Path | None, typer.Option("-b", "--bundle", help="The bundle's folder; triton_repo if not given.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option("--server", help="HOST:PORT of a server's gRPC, instead of a bundle.")
+    ] = None,
     findings: Annotated[
         Path | None, typer.Option("--findings", help="A findings file, instead of the bundle's findings.")
     ] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
     heatmap: Annotated[Path | None, typer.Option("--heatmap", help="Write a heat-map PNG per image there.")] = None,
     frame: Annotated[int | None, typer.Option("--frame", help="Frame of files that hold several, from 0.")] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Images encoded at once.")] = 8,
-    provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", help="Images encoded at once; requests at once, with --server.")
+    ] = 8,
+    provider: Annotated[str | None, typer.Option("--provider", help="cpu or cuda; cpu if not given.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine; one a core.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for each image.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print one CSV row an image.")] = False,
@@ -35,19 +46,23 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     if as_json and as_csv:
         raise UsageError("--json and --csv exclude each other")
-    from lrclr.batch import find_images, predict_files
-    from lrclr.classifier import ZeroShotClassifier
+    if server is not None and not (bundle is None and provider is None and threads is None):
+        raise UsageError("--server excludes --bundle, --provider and --threads", why="the server has its own")
+    from lrclr.batch import find_images
     from lrclr.cli._reporter import reporter
     from lrclr.findings import FindingSet
 
     files = find_images(images)
     asked = FindingSet.load(findings) if findings is not None else None
-    classifier = ZeroShotClassifier.from_bundle(bundle, provider=provider, threads=threads)
-    report = reporter((asked or classifier.spec.findings).names, as_json=as_json, as_csv=as_csv)
+    question = _Question(files, asked, alpha, frame, batch_size, heatmap=heatmap is not None)
+    if server is None:
+        own, fusion_trained, results = _here(question, bundle or Path("triton_repo"), provider or "cpu", threads)
+    else:
+        own, fusion_trained, results = _there(question, server)
+    report = reporter((asked or own).names, as_json=as_json, as_csv=as_csv)
     targets = _targets(heatmap, files)
     failed = 0
     with counter("images", len(files)) as advance:
-        results = predict_files(classifier, files, findings=asked, alpha=alpha, batch_size=batch_size, frame=frame)
         for result in results:
             report.add(result)
             failed += result.error is not None
@@ -57,9 +72,63 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
                 _draw(result, targets[result.path])
             advance()
     report.close()
-    _notes(classifier, heatmap)
+    if not fusion_trained:
+        note("the fusion head was never trained: alpha = 0, and region attention means nothing")
+    if heatmap is not None:
+        note(f"heat maps are in {heatmap}")
+    note(RESEARCH_ONLY)
     if failed:
         raise LrclrError(f"{failed} of {len(files)} images could not be read")
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked, of whom ever."""
+
+    files: list[Path]
+    findings: FindingSet | None
+    alpha: float | None
+    frame: int | None
+    batch_size: int
+    heatmap: bool
+
+
+def _here(
+    question: _Question, bundle: Path, provider: str, threads: int | None
+) -> tuple[FindingSet, bool, Iterator[FileResult]]:
+    """A bundle's findings, whether its fusion head was trained, and its answers."""
+    from lrclr.batch import predict_files
+    from lrclr.classifier import ZeroShotClassifier
+
+    classifier = ZeroShotClassifier.from_bundle(bundle, provider=provider, threads=threads)
+    results = predict_files(
+        classifier,
+        question.files,
+        findings=question.findings,
+        alpha=question.alpha,
+        batch_size=question.batch_size,
+        frame=question.frame,
+    )
+    return classifier.spec.findings, classifier.fusion_trained, results
+
+
+def _there(question: _Question, address: str) -> tuple[FindingSet, bool, Iterator[FileResult]]:
+    """The same of a server."""
+    from lrclr.client import Client, predict_files
+    from lrclr.findings import FindingSet
+
+    client = Client(address)
+    described = client.describe()
+    results = predict_files(
+        client,
+        question.files,
+        findings=question.findings,
+        alpha=question.alpha,
+        frame=question.frame,
+        heatmap=question.heatmap,
+        concurrency=question.batch_size,
+    )
+    return FindingSet.loads(described["findings"]), bool(described["fusion_trained"]), results
 
 
 def _targets(folder: Path | None, files: list[Path]) -> dict[Path, Path]:
@@ -85,17 +154,10 @@ def _targets(folder: Path | None, files: list[Path]) -> dict[Path, Path]:
 
 
 def _draw(result: FileResult, target: Path) -> None:
+    from lrclr._files import write_whole
     from lrclr.heatmap import save_heatmap
 
-    if result.image is not None and result.prediction is not None:
+    if result.heatmap is not None:
+        write_whole(target, result.heatmap)
+    elif result.image is not None and result.prediction is not None:
         save_heatmap(target, result.image, result.prediction)
-
-
-def _notes(classifier: object, heatmap: Path | None) -> None:
-    from lrclr.classifier import ZeroShotClassifier
-
-    if isinstance(classifier, ZeroShotClassifier) and not classifier.fusion_trained:
-        note("the fusion head was never trained: alpha = 0, and region attention means nothing")
-    if heatmap is not None:
-        note(f"heat maps are in {heatmap}")
-    note(RESEARCH_ONLY)

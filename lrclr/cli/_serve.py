@@ -116,9 +116,7 @@ def _announce(triton: TritonServer) -> None:
     options = triton.options
     if not options.local:
         tls = "gRPC is encrypted, HTTP and metrics are not" if options.tls_cert else "nothing is encrypted"
-        note(
-            f"warning: exposed: whoever reaches {options.address} can ask for answers; {tls}; nobody is asked who they are"
-        )
+        note(f"warning: exposed: whoever reaches {options.address} gets answers; {tls}; nobody is asked for a name")
     for asked, what in ((options.model_control, "load and unload models"), (options.shared_memory, "share memory")):
         if asked:
             note(f"warning: exposed: clients may {what}")

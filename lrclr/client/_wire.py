@@ -47,6 +47,12 @@ __all__ = [
 ]
 
 ImageSource = str | os.PathLike[str] | bytes | np.ndarray[Any, np.dtype[np.uint8]]
+# Of the server's own errors. It has no model while the model is loaded again.
+_KINDS: dict[str, type[LrclrError]] = {
+    "UNAVAILABLE": ServerUnavailableError,
+    "NOT_FOUND": ServerUnavailableError,
+    "INVALID_ARGUMENT": UsageError,
+}
 # The model `lrclr` writes the kind of its error before the text.
 _OURS = re.compile(r"^(\w+Error): (.*)$")
 _SCORES = ("probability", "global_positive", "global_negative", "local_positive", "local_negative")
@@ -169,9 +175,9 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
         )
         results = tuple(
             FindingResult(
-                name,
-                *(float(arrays[score][b, f]) for score in _SCORES),
-                tuple(arrays["region_attention"][b, f].tolist()),
+                name=name,
+                region_attention=tuple(arrays["region_attention"][b, f].tolist()),
+                **{score: float(arrays[score][b, f]) for score in _SCORES},
             )
             for f, name in enumerate(names)
         )
@@ -196,23 +202,13 @@ def error_of(error: Any, address: str, seconds: float) -> LrclrError:
         return ServerUnavailableError(
             f"{address} did not answer within {seconds:g} s", fix="Give it longer, or look at the server's log."
         )
-    if status == "UNAVAILABLE":
-        return ServerUnavailableError(
-            f"{address} is not available",
-            why=line,
-            fix="Check the address, and that `lrclr serve` runs there.",
-        )
-    if status == "NOT_FOUND":
-        return ServerUnavailableError(f"{address} does not serve the model", why=line)
     if status == "RESOURCE_EXHAUSTED":
         return UsageError("a message is too large", why=line, fix="Send fewer images at once, or raise max_message.")
     ours = _OURS.match(line)
     if ours is not None and ours[1] in errors.__all__:
         kind: type[LrclrError] = getattr(errors, ours[1])
         return kind(ours[2])
-    if status == "INVALID_ARGUMENT":
-        return UsageError(f"{address} refused the request", why=line)
-    return ServerError(f"{address} answered with an error", why=line)
+    return _KINDS.get(status, ServerError)(f"{address} answered {status or 'with an error'}", why=line)
 
 
 def passing(error: LrclrError) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lrclr.bundle import MANIFEST
+from lrclr.bundle import MANIFEST, Bundle
 from lrclr.classifier import ZeroShotClassifier
 from lrclr.errors import UsageError
+from lrclr.model_spec import ModelSpec
 
 if TYPE_CHECKING:
     import os
@@ -28,15 +29,21 @@ def is_scores(path: str | os.PathLike[str]) -> bool:
 
 
 def open_model(
-    path: str | os.PathLike[str], *, provider: str = "cpu", threads: int | None = None
+    path: str | os.PathLike[str], *, provider: str = "cpu", threads: int | None = None, server: str | None = None
 ) -> ZeroShotClassifier:
-    """Open a bundle with ONNX Runtime, or a checkpoint with PyTorch.
+    """Open a bundle with ONNX Runtime or in a server, or a checkpoint with PyTorch.
 
     Args:
         path: of either.
         provider: ``"cpu"`` or ``"cuda"``.
         threads: of one operator; ``None`` for what the engine takes by itself.
+        server: ``host:port`` of a server that has this bundle.
     """
+    if server is not None:
+        from lrclr.client import TritonEngine
+
+        bundle = Bundle(path)
+        return ZeroShotClassifier(bundle, TritonEngine(server, ModelSpec.of_bundle(bundle).sha256))
     if is_bundle(path):
         return ZeroShotClassifier.from_bundle(path, provider=provider, threads=threads)
     if provider not in _DEVICES:

@@ -81,7 +81,7 @@ class Answerer:
         tensors = [
             put_bytes("finding", [name.encode() for name in findings.names]),
             *(put(name, getattr(answers, name)) for name in _ARRAYS),
-            put("region_box", np.array([[region.box for region in one.regions] for one in predictions], np.float32)),
+            put("region_box", np.array([[region.box for region in one.regions] for one in predictions], np.float64)),
             put("image_size", np.array(sizes, np.int64)),
             put("alpha", np.array([predictions[0].alpha], np.float32)),
             put_bytes("bundle", [self._classifier.spec.sha256.encode()]),

@@ -1,0 +1,36 @@
+"""A real Triton server over a real bundle, started once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lrclr import ZeroShotClassifier
+from lrclr.serving import ServeOptions, TritonServer
+from tests import bundles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ANY_PORTS = ServeOptions(grpc_port=0, http_port=0, metrics_port=0, shared_memory=True)
+
+
+@pytest.fixture(scope="session")
+def folder(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle. Shared: copy it before changing anything."""
+    return bundles.exported(tmp_path_factory.getbasetemp(), "fp16")[0]
+
+
+@pytest.fixture(scope="session")
+def server(folder: Path) -> Iterator[TritonServer]:
+    """Shared: leave it as it is."""
+    with TritonServer(folder, ANY_PORTS) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def local(folder: Path) -> ZeroShotClassifier:
+    """The same bundle without a server, and what its answers must equal."""
+    return ZeroShotClassifier.from_bundle(folder)

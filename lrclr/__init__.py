@@ -6,9 +6,14 @@ Research use only: this is not a medical device.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# ONNX Runtime 1.29 and later tell their maker about each session, and write an identifier to disk, unless this is set
+# before they are imported. Nothing goes out of a hospital unasked; who wants it sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from lrclr.bundle import Bundle

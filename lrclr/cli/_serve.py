@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrclr.cli._console import RESEARCH_ONLY, complain, note
+from lrclr.cli._console import RESEARCH_ONLY, note
 from lrclr.errors import LrclrError
 
 if TYPE_CHECKING:
@@ -70,11 +71,11 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     def on_log(level: str, message: str) -> None:
         if verbose or level != "info":
-            note(f"triton {level}: {message}")
+            _tell(f"triton {level}: {message}")
 
     signals = _Signals()
     triton = TritonServer(bundle, options, on_log=on_log)
-    note("starting the server")
+    _tell("starting the server")
     with triton:
         _announce(triton)
         checked = time.monotonic()
@@ -116,18 +117,24 @@ def _announce(triton: TritonServer) -> None:
     options = triton.options
     if not options.local:
         tls = "gRPC is encrypted, HTTP and metrics are not" if options.tls_cert else "nothing is encrypted"
-        note(f"warning: exposed: whoever reaches {options.address} gets answers; {tls}; nobody is asked for a name")
+        _tell(f"warning: exposed: whoever reaches {options.address} gets answers; {tls}; nobody is asked for a name")
     for asked, what in ((options.model_control, "load and unload models"), (options.shared_memory, "share memory")):
         if asked:
-            note(f"warning: exposed: clients may {what}")
-    note("ready: a radiograph was answered. Ctrl-C stops the server")
-    note(RESEARCH_ONLY)
+            _tell(f"warning: exposed: clients may {what}")
+    _tell("ready: a radiograph was answered. Ctrl-C stops the server")
+    _tell(RESEARCH_ONLY)
 
 
 def _reload(triton: TritonServer) -> None:
     try:
         version = triton.reload()
     except LrclrError as error:
-        complain(str(error))
+        _tell(f"error: {error}")
     else:
-        note(f"the bundle was read again: version {version} answers now")
+        _tell(f"the bundle was read again: version {version} answers now")
+
+
+def _tell(text: str) -> None:
+    """A line of the log. A full disk behind it must not stop the answers."""
+    with contextlib.suppress(OSError):
+        note(text)

@@ -115,7 +115,7 @@ def inputs(
     if findings is not None:
         tensors["findings_toml"] = _bytes([findings.to_toml().encode()])
     if alpha is not None:
-        tensors["alpha"] = np.array([alpha], np.float32)
+        tensors["alpha"] = np.array([alpha], np.float64)
     if frame is not None:
         tensors["frame"] = np.array([frame], np.int64)
     if heatmap:

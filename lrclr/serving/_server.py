@@ -79,6 +79,17 @@ class TritonServer:
     ) -> None:
         self.stop()
 
+    @property
+    def pid(self) -> int:
+        """The server's process.
+
+        Raises:
+            UsageError: it was not started.
+        """
+        if self._process is None:
+            raise UsageError("the server was not started")
+        return self._process.pid
+
     def start(self) -> None:
         """Start, and return when a radiograph was answered.
 

@@ -83,7 +83,7 @@ class Answerer:
             *(put(name, getattr(answers, name)) for name in _ARRAYS),
             put("region_box", np.array([[region.box for region in one.regions] for one in predictions], np.float64)),
             put("image_size", np.array(sizes, np.int64)),
-            put("alpha", np.array([predictions[0].alpha], np.float32)),
+            put("alpha", np.array([predictions[0].alpha], np.float64)),
             put_bytes("bundle", [self._classifier.spec.sha256.encode()]),
         ]
         if request.heatmap:

@@ -1,0 +1,198 @@
+"""What a server does when a part of it dies, and when its bundle changes, while it is being asked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lrclr import Bundle, ZeroShotClassifier, read_image
+from lrclr._files import sha256_of
+from lrclr.client import Client, ClientOptions
+from lrclr.errors import BundleError, EngineError, LrclrError, ServerError, ServerUnavailableError
+from lrclr.evaluation._store import store
+from lrclr.samples import sample_paths
+from lrclr.serving import ServeOptions, TritonServer
+from tests import bundles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lrclr.results import Prediction
+
+pytestmark = pytest.mark.triton
+OPTIONS = ServeOptions(grpc_port=0, http=False, metrics=False, instances=2)
+IMAGE = sample_paths()[1]
+
+
+def close(one: Prediction, other: Prediction) -> bool:
+    return all(
+        abs(mine.probability - its.probability) < 1e-6
+        for mine, its in zip(one.findings, other.findings, strict=True)
+    )
+
+
+class Load:
+    """Answers and errors of threads that ask without a pause.
+
+    Attributes:
+        answers: each with the bundle that gave it.
+        errors: what was raised.
+    """
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[str, Prediction]] = []
+        self.errors: list[LrclrError] = []
+        self._stop = Event()
+
+    def _ask(self, address: str, options: ClientOptions) -> None:
+        with Client(address, options) as client:
+            while not self._stop.is_set():
+                try:
+                    reply = client.ask([IMAGE])
+                    self.answers.append((reply.bundle, reply.predictions[0]))
+                except LrclrError as error:
+                    self.errors.append(error)
+
+    @classmethod
+    @contextmanager
+    def on(cls, address: str, options: ClientOptions, *, threads: int = 4) -> Iterator[Load]:
+        """A load for the time of a block; at its end every thread has had its last answer."""
+        load = cls()
+        running = [Thread(target=load._ask, args=(address, options)) for _ in range(threads)]
+        for thread in running:
+            thread.start()
+        try:
+            yield load
+        finally:
+            load._stop.set()
+            for thread in running:
+                thread.join()
+
+    def wait_for(self, more: int) -> None:
+        """Until there are so many more answers."""
+        wanted, end = len(self.answers) + more, time.monotonic() + 60
+        while len(self.answers) < wanted:
+            assert time.monotonic() < end, self.errors[-3:]
+            time.sleep(0.02)
+
+
+def entry_of(file: Path) -> dict[str, object]:
+    """What a manifest says of a file."""
+    return {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+
+
+def expected(bundle: Path) -> Prediction:
+    return ZeroShotClassifier.from_bundle(bundle).predict([read_image(IMAGE)])[0]
+
+
+def backends(model: str) -> list[int]:
+    """The processes of a model, of servers that this process started."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if command[0].endswith(b"triton_python_backend_stub") and any(
+            f"/{model}/".encode() in word or word.startswith(f"{model}_".encode()) for word in command
+        ):
+            found.append(int(folder.name))
+    return found
+
+
+def test_a_killed_backend_is_found_and_mended_in_the_same_server(folder: Path) -> None:
+    told: list[str] = []
+    right = expected(folder)
+    with TritonServer(folder, OPTIONS, on_log=lambda level, text: told.append(f"{level}: {text}")) as server:
+        with Load.on(server.grpc, ClientOptions(timeout=20, retries=0)) as load:
+            load.wait_for(8)
+            for process in backends("image_encoder", server.pid):
+                os.kill(process, signal.SIGKILL)
+            deadline = time.monotonic() + 60
+            while not load.errors and time.monotonic() < deadline:
+                time.sleep(0.02)
+            server.check()
+            errors = len(load.errors)
+            load.wait_for(20)
+        assert errors
+        assert all(isinstance(error, ServerError | ServerUnavailableError | EngineError) for error in load.errors)
+        assert all(close(answer, right) for _, answer in load.answers)
+        assert any("loading the models again" in line for line in told)
+        assert any("mended" in line for line in told)
+        server.check()  # and a sound one is left alone
+        assert sum("mended" in line for line in told) == 1
+
+
+def test_a_killed_server_is_an_error_in_time_and_answers_once_it_is_back(folder: Path) -> None:
+    with TritonServer(folder, OPTIONS) as server:
+        port = int(server.grpc.rpartition(":")[2])
+        with Client(server.grpc, ClientOptions(timeout=3, retries=1)) as client:
+            right = client.predict([IMAGE])[0]
+            os.kill(server.pid, signal.SIGKILL)
+            began = time.monotonic()
+            with pytest.raises(ServerUnavailableError, match="did not answer|UNAVAILABLE"):
+                client.predict([IMAGE])
+            assert time.monotonic() - began < 4
+            with pytest.raises(ServerError, match="ended with exit code"):
+                server.wait(5)
+            patient: list[Prediction] = []
+
+            def ask() -> None:
+                with Client(client.address, ClientOptions(timeout=60, retries=100, backoff=0.05)) as other:
+                    patient.extend(other.predict([IMAGE]))
+
+            asking = Thread(target=ask)
+            asking.start()
+            server.stop()
+            with TritonServer(folder, replace(OPTIONS, grpc_port=port)):
+                asking.join()
+                assert close(patient[0], right)
+                assert close(client.predict([IMAGE])[0], right)
+
+
+def test_a_new_bundle_takes_over_and_a_broken_one_does_not(folder: Path, tmp_path: Path) -> None:
+    bundle = bundles.copied(folder, tmp_path / "bundle")
+    first = expected(bundle)
+    old = Bundle(bundle).manifest
+    with TritonServer(bundle, OPTIONS) as server, Load.on(server.grpc, ClientOptions(retries=0)) as load:
+        load.wait_for(8)
+        store(bundle, alpha=0.9, score_scale=3.0)
+        second = expected(bundle)
+        assert not close(first, second)
+        assert server.reload() == 2
+        load.wait_for(12)
+        names = Counter(name for name, _ in load.answers)
+        assert len(names) == 2
+        sha_of_old = load.answers[0][0]
+        for name, answer in load.answers:
+            assert close(answer, first if name == sha_of_old else second)
+        assert load.answers[-1][0] != sha_of_old
+
+        # A file that is not what the manifest says.
+        encoder = bundle / "image_encoder" / "1" / "model.onnx"
+        encoder_then = encoder.read_bytes()
+        encoder.unlink()  # the server's own copy shares its bytes
+        encoder.write_bytes(encoder_then[:-1] + b"\0")
+        with pytest.raises(BundleError, match="image_encoder"):
+            server.reload()
+
+        # A manifest that agrees, of a graph that no runtime takes.
+        encoder.write_bytes(encoder_then[: len(encoder_then) // 2])
+        changed = {name: entry_of(bundle / name) for name in ("image_encoder/1/model.onnx", "golden.npz")}
+        (bundle / "manifest.json").unlink()
+        (bundle / "manifest.json").write_text(replace(old, files={**old.files, **changed}).to_json())
+        answered = len(load.answers)
+        with pytest.raises(ServerError, match="refused, and the old one goes on serving"):
+            server.reload()
+        load.wait_for(12)
+        assert all(close(answer, second) for _, answer in load.answers[answered:])
+        assert load.errors == []

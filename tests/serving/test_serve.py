@@ -1,0 +1,272 @@
+"""`lrclr serve` as a user runs it: what it prints, what it leaves, what it lets strangers do, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from lrclr.client import Client, ClientOptions
+from lrclr.errors import ServerUnavailableError
+from lrclr.samples import sample_paths
+from lrclr.serving import ServeOptions, TritonServer
+from tests import bundles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.triton
+ANY_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
+
+
+class Served:
+    """`lrclr serve` in a process of its own.
+
+    Args:
+        folder: for its temporary files and its output.
+        arguments: of the command.
+        stderr: where its notes go; a file in `folder` if not given.
+    """
+
+    def __init__(self, folder: Path, *arguments: object, stderr: str | None = None) -> None:
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir()
+        self.out, self.err = folder / "out", folder / "err"
+        with self.out.open("w") as out, Path(stderr or self.err).open("w") as err:
+            self.process = subprocess.Popen(
+                [*bundles.LRCLR, "serve", *map(str, arguments)],
+                stdout=out,
+                stderr=err,
+                env=bundles.environment(TMPDIR=str(self.temporary), PYTHONUNBUFFERED="1"),
+            )
+
+    def grpc(self) -> str:
+        """The address, when it has said so."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and self.process.poll() is None:
+            match = re.search(r"gRPC +(\S+)\n", self.out.read_text())
+            if match:
+                return match[1]
+            time.sleep(0.05)
+        raise AssertionError(self.err.read_text() if self.err.is_file() else "it ended")
+
+    def end(self, how: signal.Signals) -> int:
+        """Send a signal; returns the exit code."""
+        self.process.send_signal(how)
+        return self.process.wait(timeout=60)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[type[Served]]:
+    """`Served`, of which none outlives the test."""
+    made: list[Served] = []
+
+    class Kept(Served):
+        def __init__(self, *arguments: object, stderr: str | None = None) -> None:
+            super().__init__(tmp_path, *arguments, stderr=stderr)
+            made.append(self)
+
+    yield Kept
+    for one in made:
+        if one.process.poll() is None:
+            one.end(signal.SIGTERM)
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir() if not path.name.startswith("pym-")}
+
+
+def servers_in(folder: Path) -> list[str]:
+    """Processes, server or backend, whose command line names the folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = process.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in command and "triton" in command:
+            found.append(command)
+    return found
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_it_answers_and_leaves_nothing(serve: type[Served], folder: Path, how: signal.Signals, code: int) -> None:
+    before = shared_memory()
+    served = serve(folder, *ANY_PORTS, "--instances", 1)
+    address = served.grpc()
+    done = bundles.run(["predict", *sample_paths()[:2], "--server", address, "--json"])
+    assert done.returncode == 0, done.stderr
+    here = bundles.run(["predict", *sample_paths()[:2], "-b", folder, "--json", "--batch-size", 1])
+    assert done.stdout == here.stdout
+    assert servers_in(served.temporary)
+    assert shared_memory() > before
+    assert served.end(how) == code
+    assert servers_in(served.temporary) == []
+    assert shared_memory() <= before
+    assert list(served.temporary.iterdir()) == []
+    assert "Research use only" in served.err.read_text()
+    assert "exposed" not in served.err.read_text()
+
+
+def test_a_full_disk_behind_the_log_stops_no_answer(serve: type[Served], folder: Path) -> None:
+    served = serve(folder, *ANY_PORTS, "--instances", 1, "--verbose", "--health-every", "0.2", stderr="/dev/full")
+    with Client(served.grpc()) as client:
+        for _ in range(5):
+            assert len(client.predict(sample_paths()[:1])) == 1
+            time.sleep(0.2)
+    assert served.process.poll() is None
+    # 143 where the last line, too, could be written.
+    assert served.end(signal.SIGTERM) in {1, 143}
+    assert servers_in(served.temporary) == []
+
+
+def test_what_is_exposed_is_said(serve: type[Served], folder: Path) -> None:
+    served = serve(
+        folder, "--address", "0.0.0.0", *ANY_PORTS, "--instances", 1, "--model-control", "--shared-memory", "--no-http"
+    )
+    port = served.grpc().rpartition(":")[2]
+    with Client(f"127.0.0.1:{port}", ClientOptions(shared_memory=True)) as client:
+        assert len(client.predict(sample_paths()[:1])) == 1
+    said = served.err.read_text()
+    assert "exposed: whoever reaches 0.0.0.0 gets answers; nothing is encrypted" in said
+    assert "clients may load and unload models" in said
+    assert "clients may share memory" in said
+    assert "HTTP" not in served.out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("none",), 1, "bundle"),
+        (("{bundle}", "--server", "none"), 1, "is no program"),
+        (("{bundle}", "--server", "/bin/false", *ANY_PORTS), 1, "ended with exit code 1"),
+        (("{bundle}", "--address", "hospital"), 2, "is no IP address"),
+        (("{bundle}", "--address", "192.0.2.1"), 1, "cannot listen on 192.0.2.1"),
+        (("{bundle}", "--grpc-port", "{taken}"), 1, "cannot listen on 127.0.0.1 port {taken}"),
+        (("{bundle}", "--grpc-port", "70000"), 2, "between 0 and 65535"),
+        (("{bundle}", "--grpc-port", "9", "--http-port", "9"), 2, "two ports are the same"),
+        (("{bundle}", "--tls-cert", "{bundle}/manifest.json"), 2, "certificate and its key"),
+        (("{bundle}", "--instances", "0"), 2, "instances are not possible"),
+    ],
+)
+def test_a_wrong_call_is_an_error_with_a_line(
+    folder: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        words = {"bundle": folder, "taken": taken.getsockname()[1]}
+        done = bundles.run(
+            ["serve", *(argument.format(**words) for argument in arguments)],
+            cwd=tmp_path,
+            env=bundles.environment(TMPDIR=str(tmp_path)),
+        )
+    assert done.returncode == code
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert said.format(**words) in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_bundle_is_not_served(folder: Path, tmp_path: Path) -> None:
+    damaged = bundles.copied(folder, tmp_path / "damaged")
+    with (damaged / "fusion_head" / "1" / "model.onnx").open("r+b") as graph:
+        graph.write(b"\xff")
+    done = bundles.run(["serve", damaged, *ANY_PORTS])
+    assert done.returncode == 1
+    assert "fusion_head" in done.stderr
+
+
+def test_strangers_may_not_change_the_server(folder: Path) -> None:
+    from tritonclient import grpc, http
+    from tritonclient.utils import InferenceServerException
+
+    options = ServeOptions(grpc_port=0, http_port=0, metrics_port=0, instances=1)
+    with TritonServer(folder, options) as server:
+        assert server.http is not None
+        for module, address in ((grpc, server.grpc), (http, server.http)):
+            client = module.InferenceServerClient(address)
+            for change in (
+                lambda one: one.unload_model("lrclr"),
+                lambda one: one.load_model("lrclr"),
+                lambda one: one.get_model_repository_index(),
+                lambda one: one.register_system_shared_memory("all", "/all", 64),
+                lambda one: one.get_system_shared_memory_status(),
+                lambda one: one.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"]}),
+                lambda one: one.update_log_settings(settings={"log_verbose_level": 1}),
+            ):
+                with pytest.raises(InferenceServerException, match="restricted"):
+                    change(client)
+            assert client.is_model_ready("lrclr")
+            client.close()
+
+
+def test_tls(folder: Path, tmp_path: Path) -> None:
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+        + ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)],
+        capture_output=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    options = ServeOptions(grpc_port=0, http=False, metrics=False, instances=1, tls_cert=cert, tls_key=key)
+    with TritonServer(folder, options) as server:
+        port = server.grpc.rpartition(":")[2]
+        with Client(f"localhost:{port}", ClientOptions(tls_root=cert)) as client:
+            assert len(client.predict(sample_paths()[:1])) == 1
+        plain = ClientOptions(timeout=2, retries=1)
+        with Client(f"localhost:{port}", plain) as client, pytest.raises(ServerUnavailableError):
+            client.predict(sample_paths()[:1])
+
+
+def test_predict_with_heat_maps_and_a_bad_file(folder: Path, tmp_path: Path, server: TritonServer) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"junk")
+    results = {}
+    for name, whose in (("there", ["--server", server.grpc]), ("here", ["-b", folder])):
+        heatmaps = tmp_path / name
+        done = bundles.run(["predict", *sample_paths()[:3], bad, *whose, "--csv", "--heatmap", heatmaps, "--batch-size", 1])
+        assert done.returncode == 1
+        assert "bad.png" in done.stderr
+        results[name] = (done.stdout, {path.name: path.read_bytes() for path in heatmaps.iterdir()})
+    assert results["there"] == results["here"]
+    assert len(results["here"][1]) == 3
+
+
+def test_evaluate_by_a_server_gives_the_scores_of_the_bundle(
+    folder: Path, tmp_path: Path, server: TritonServer
+) -> None:
+    rows = [f"{path},test,{k % 2},{k % 3 % 2}" for k, path in enumerate(sample_paths("png") * 3)]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(["image,split,Edema,Pneumothorax", *rows]) + "\n")
+    tables = []
+    for name, whose in (("there.npz", ["--server", server.grpc]), ("here.npz", [])):
+        done = bundles.run(["evaluate", folder, manifest, "--split", "test", "--scores", tmp_path / name, *whose])
+        assert done.returncode == 0, done.stderr
+        tables.append(np.load(tmp_path / name, allow_pickle=False))
+    there, here = tables
+    assert there.files == here.files
+    for name in there.files:
+        if there[name].dtype.kind == "f":
+            assert np.allclose(there[name], here[name], atol=1e-6, equal_nan=True), name
+
+
+@pytest.mark.skipif(not os.access("/proc", os.R_OK), reason="no /proc")
+def test_a_server_of_another_bundle_is_not_evaluated(folder: Path, tmp_path: Path, server: TritonServer) -> None:
+    other = bundles.copied(folder, tmp_path / "other")
+    from lrclr.evaluation._store import store
+
+    store(other, alpha=0.1, score_scale=5.0)
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(f"image,split,Edema\n{sample_paths()[0]},test,1\n")
+    done = bundles.run(["evaluate", other, manifest, "--server", server.grpc])
+    assert done.returncode == 1
+    assert "serves another bundle" in done.stderr

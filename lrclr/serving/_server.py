@@ -66,6 +66,7 @@ class TritonServer:
         self._prefix = f"lrclr_{os.getpid()}_{secrets.token_hex(4)}"
         self._process: subprocess.Popen[str] | None = None
         self._folder: Path | None = None
+        self._mourned: set[str] = set()
         self.grpc = ""
         self.http: str | None = None
         self.metrics: str | None = None
@@ -133,7 +134,7 @@ class TritonServer:
         """
         self._raise_if_ended()
         try:
-            if self._dead_backends():
+            if self._dead_backends() - self._mourned:
                 # One of several instances: the others may have answered just now, and the next request may be its.
                 raise ServerError("a backend's process has died")
             self._probe.infer(timeout=timeout)
@@ -148,9 +149,12 @@ class TritonServer:
         Raises:
             ServerError: it still does not answer.
         """
+        dead = self._dead_backends()
         self._stage.mark_changed()
         self._probe.load(MODELS)
         self._probe.infer(timeout=_PATIENCE)
+        # The server keeps them among its children until the last request that they had is given up.
+        self._mourned = dead
         self._on_log("info", "mended: a radiograph was answered")
 
     def reload(self) -> int:
@@ -247,15 +251,17 @@ class TritonServer:
             else:
                 return
 
-    def _dead_backends(self) -> bool:
-        """Whether a child of the server has ended without the server having seen to it."""
+    def _dead_backends(self) -> set[str]:
+        """Children of the server that have ended without the server having seen to it."""
         pid = 0 if self._process is None else self._process.pid
         try:
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            states = [Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in children]
+            states = {
+                child: Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in children
+            }
         except OSError:
-            return False  # gone while we looked, or no such table: the inference will tell
-        return "Z" in states
+            return set()  # gone while we looked, or no such table: the inference will tell
+        return {child for child, state in states.items() if state == "Z"}
 
     def _raise_if_ended(self) -> None:
         code: Any = None if self._process is None else self._process.poll()

@@ -211,8 +211,8 @@ def test_strangers_may_not_change_the_server(folder: Path) -> None:
 def test_tls(folder: Path, tmp_path: Path) -> None:
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     made = subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-        + ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)],
+        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+        f" -addext subjectAltName=DNS:localhost -keyout {key} -out {cert}".split(),
         capture_output=True,
         check=False,
     )
@@ -233,7 +233,9 @@ def test_predict_with_heat_maps_and_a_bad_file(folder: Path, tmp_path: Path, ser
     results = {}
     for name, whose in (("there", ["--server", server.grpc]), ("here", ["-b", folder])):
         heatmaps = tmp_path / name
-        done = bundles.run(["predict", *sample_paths()[:3], bad, *whose, "--csv", "--heatmap", heatmaps, "--batch-size", 1])
+        done = bundles.run(
+            ["predict", *sample_paths()[:3], bad, *whose, "--csv", "--heatmap", heatmaps, "--batch-size", 1]
+        )
         assert done.returncode == 1
         assert "bad.png" in done.stderr
         results[name] = (done.stdout, {path.name: path.read_bytes() for path in heatmaps.iterdir()})

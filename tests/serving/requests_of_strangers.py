@@ -1,0 +1,258 @@
+"""Requests that are wrong, as any client could send them: past tritonclient's own checks, straight onto the wire."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import struct
+import zlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from hypothesis import strategies as st
+
+from lrclr.samples import sample_paths
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+GOOD_IMAGE = min((path.read_bytes() for path in sample_paths()), key=len)
+MAX_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A tensor on the wire. Nothing about it has to fit."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A request that must be refused.
+
+    Attributes:
+        what: is wrong.
+        model: that is asked.
+        tensors: of the request.
+        codes: gRPC's names for a right refusal.
+        says: a word that the line must hold; empty where the line is the server's own.
+    """
+
+    what: str
+    model: str
+    tensors: tuple[Sent, ...]
+    codes: tuple[str, ...] = ("INVALID_ARGUMENT",)
+    says: str = ""
+
+
+def byte_tensor(name: str, *values: bytes) -> Sent:
+    """As Triton writes BYTES: each with its length before it."""
+    return Sent(name, "BYTES", (len(values),), b"".join(struct.pack("<I", len(value)) + value for value in values))
+
+
+def numbers(name: str, datatype: str, array: np.ndarray) -> Sent:  # type: ignore[type-arg]
+    return Sent(name, datatype, array.shape, array.tobytes())
+
+
+IMAGE = byte_tensor("image", GOOD_IMAGE)
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG that says it is so large, and holds almost nothing."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(64))) + chunk(b"IEND", b"")
+    )
+
+
+def about(what: str, *tensors: Sent, says: str = "", codes: tuple[str, ...] = ("INVALID_ARGUMENT",)) -> Wrong:
+    return Wrong(what, "lrclr", tensors, codes, says)
+
+
+def alpha_of(value: float) -> Sent:
+    return numbers("alpha", "FP64", np.array([value], np.float64))
+
+
+def pixels(size: int, rows: int = 1, *, fill: float = 0.0, dtype: type = np.float32) -> np.ndarray:  # type: ignore[type-arg]
+    return np.full((rows, 3, size, size), fill, dtype)
+
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+
+
+def bad_files() -> SearchStrategy[Wrong]:
+    """Files that are no radiographs."""
+    cut = st.integers(0, len(GOOD_IMAGE) // 2).map(lambda end: GOOD_IMAGE[:end])
+    bomb = st.builds(png_of, st.integers(30_000, 2**31 - 1), st.integers(30_000, 2**31 - 1))
+    torn = st.integers(40, len(GOOD_IMAGE) // 2).map(lambda at: GOOD_IMAGE[:at] + bytes(40) + GOOD_IMAGE[at + 40 :])
+    junk = st.binary(max_size=300)
+    preamble = st.binary(max_size=60).map(lambda rest: bytes(128) + b"DICM" + rest)
+    file = st.one_of(cut, bomb, torn, junk, preamble)
+    alone = st.builds(lambda one: about("file", byte_tensor("image", one), says="ImageError"), file)
+    among = st.builds(
+        lambda one, place: about(
+            "file among good ones",
+            byte_tensor("image", *[one if k == place else GOOD_IMAGE for k in range(3)]),
+            says=f"image {place + 1} of 3",
+        ),
+        file,
+        st.integers(0, 2),
+    )
+    return st.one_of(alone, among)
+
+
+def bad_questions() -> SearchStrategy[Wrong]:
+    """A good image, and a question that cannot be answered."""
+    unknown = WORDS.map(lambda word: about("finding", IMAGE, byte_tensor("finding", b"No " + word.encode())))
+    invalid = st.sampled_from((b"\xff\xfe", b"\xc3(", b"\xed\xa0\x80")).flatmap(
+        lambda one: st.sampled_from(("finding", "findings_toml")).map(
+            lambda name: about("not UTF-8", IMAGE, byte_tensor(name, one), says="UTF-8")
+        )
+    )
+    toml = WORDS.map(lambda word: about("findings file", IMAGE, byte_tensor("findings_toml", b"[[" + word.encode())))
+    prompt = st.integers(100, 60_000).map(
+        lambda count: about(
+            "huge prompt",
+            IMAGE,
+            byte_tensor("findings_toml", b'[[finding]]\nname = "A"\npositive = ["' + b"fluid " * count + b'"]\n'),
+        )
+    )
+    many = st.integers(150, 3000).map(
+        lambda count: about(
+            "many findings",
+            IMAGE,
+            byte_tensor("findings_toml", "".join(f'[[finding]]\nname = "F{k}"\n' for k in range(count)).encode()),
+            says="prompts",
+        )
+    )
+    alpha = st.one_of(
+        st.sampled_from((np.nan, np.inf, -np.inf, -1e-9, 1.0001)), st.floats(1.01, 1e300), st.floats(-1e300, -0.01)
+    ).map(lambda value: about("alpha", IMAGE, alpha_of(value), says="alpha"))
+    frame = st.integers(-(2**63), -1).map(
+        lambda one: about("frame", IMAGE, numbers("frame", "INT64", np.array([one])), says="frame")
+    )
+    far = st.integers(1, 2**63 - 1).map(
+        lambda one: about("frame", IMAGE, numbers("frame", "INT64", np.array([one])), says="frame")
+    )
+    return st.one_of(unknown, invalid, toml, prompt, many, alpha, frame, far)
+
+
+def bad_forms(size: int) -> SearchStrategy[Wrong]:
+    """Requests that are not as the configuration says."""
+    images = st.sampled_from((IMAGE, numbers("pixel_values", "FP32", pixels(size))))
+    name = st.builds(
+        lambda one, word: about("name", one, byte_tensor(f"x{word}", b"1")), images, st.text("abc_", max_size=9)
+    )
+    kind = st.sampled_from(("FP32", "INT64", "BOOL", "UINT8", "FP16", "INT8", "NONE", "")).map(
+        lambda datatype: about("type", replace(IMAGE, datatype=datatype))
+    )
+    shape = (
+        st.lists(st.integers(-3, 70), max_size=4)
+        .filter(lambda dims: dims != [1])
+        .map(lambda dims: about("shape", replace(IMAGE, shape=tuple(dims))))
+    )
+    side = (
+        st.integers(1, size * 2)
+        .filter(lambda one: one != size)
+        .map(lambda one: about("size", numbers("pixel_values", "FP32", pixels(one))))
+    )
+    length = st.integers(1, len(GOOD_IMAGE)).map(
+        lambda less: about("length", replace(IMAGE, content=IMAGE.content[:-less]))
+    )
+    count = st.integers(65, 200).map(lambda rows: about("images", byte_tensor("image", *[b"x"] * rows), says="images"))
+    nothing = st.just(about("nothing"))
+    both = st.just(about("both", IMAGE, numbers("pixel_values", "FP32", pixels(size)), says="either"))
+    asked = st.just(about("describe", IMAGE, numbers("describe", "BOOL", np.array([True])), says="describe"))
+    fill = st.sampled_from((np.nan, np.inf, -np.inf)).map(
+        lambda value: about("values", numbers("pixel_values", "FP32", pixels(size, fill=value)), says="pixel_values")
+    )
+    twice = st.sampled_from(("alpha", "frame")).map(
+        lambda which: about("two", IMAGE, replace(alpha_of(0.5), name=which, shape=(2,), content=bytes(16)))
+    )
+    return st.one_of(name, kind, shape, side, length, count, nothing, both, asked, fill, twice)
+
+
+def bad_graph_requests(size: int) -> SearchStrategy[Wrong]:
+    """Requests to the graphs themselves."""
+    rows = st.integers(MAX_BATCH + 1, MAX_BATCH * 4).map(
+        lambda count: Wrong(
+            "batch", "image_encoder", (numbers("pixel_values", "FP32", pixels(size, count)),), says="batch"
+        )
+    )
+    ids = st.integers(49_408, 2**62).map(
+        lambda token: Wrong("token", "text_encoder", (numbers("input_ids", "INT64", np.array([[49_406, token]])),))
+    )
+    long = st.integers(78, 400).map(
+        lambda tokens: Wrong("tokens", "text_encoder", (numbers("input_ids", "INT64", np.ones((1, tokens), np.int64)),))
+    )
+    heads = st.integers(0, 9).map(
+        lambda regions: Wrong(
+            "rows", "fusion_head", (numbers("region_tokens", "FP32", np.zeros((1, regions, 8), np.float32)),)
+        )
+    )
+    model = st.text("abcdef", min_size=1, max_size=9).map(
+        lambda name: Wrong("model", f"no_{name}", (IMAGE,), ("NOT_FOUND", "INVALID_ARGUMENT"))
+    )
+    return st.one_of(rows, ids, long, heads, model)
+
+
+def wrong_requests(size: int) -> SearchStrategy[Wrong]:
+    """All of them.
+
+    Args:
+        size: side of the model's input, in pixels.
+    """
+    return st.one_of(bad_files(), bad_questions(), bad_forms(size), bad_graph_requests(size))
+
+
+def over_grpc(stub: object, request: Wrong) -> tuple[str, str]:
+    """Status code and line; OK for an answer."""
+    import grpc
+    from tritonclient.grpc import service_pb2
+
+    message = service_pb2.ModelInferRequest(model_name=request.model)
+    for tensor in request.tensors:
+        message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        message.raw_input_contents.append(tensor.content)
+    try:
+        stub.ModelInfer(message, timeout=30)  # type: ignore[attr-defined]
+    except grpc.RpcError as error:
+        return error.code().name, error.details()
+    return "OK", ""
+
+
+def over_http(connection: http.client.HTTPConnection, request: Wrong) -> tuple[int, str]:
+    """HTTP status and line."""
+    head = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": tensor.name,
+                    "datatype": tensor.datatype,
+                    "shape": list(tensor.shape),
+                    "parameters": {"binary_data_size": len(tensor.content)},
+                }
+                for tensor in request.tensors
+            ]
+        }
+    ).encode()
+    body = head + b"".join(tensor.content for tensor in request.tensors)
+    connection.request(
+        "POST", f"/v2/models/{request.model}/infer", body, {"Inference-Header-Content-Length": str(len(head))}
+    )
+    answer = connection.getresponse()
+    content = answer.read()
+    try:
+        line = json.loads(content).get("error", "")
+    except ValueError:
+        line = content.decode(errors="replace")
+    return answer.status, line

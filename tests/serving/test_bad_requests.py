@@ -1,0 +1,101 @@
+"""Two thousand wrong requests over both protocols: each refused with its code and a line, and nobody else is hurt."""
+
+from __future__ import annotations
+
+import http.client
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from lrclr import read_image
+from lrclr.client import Client, ClientOptions
+from lrclr.samples import sample_paths
+from tests.serving import requests_of_strangers as strangers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lrclr import ZeroShotClassifier
+    from lrclr.serving import TritonServer
+
+pytestmark = pytest.mark.triton
+SIZE = 112
+MANY = settings(
+    max_examples=1000, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+HTTP_CODES = {"INVALID_ARGUMENT": 400, "NOT_FOUND": 404, "UNIMPLEMENTED": 501}
+TELLTALES = ("Traceback", "site-packages", "/tmp", ".py", "Error: Error", "unexpected")
+
+
+@pytest.fixture
+def neighbours(server: TritonServer, local: ZeroShotClassifier) -> Iterator[None]:
+    """Others who ask the same server, for good answers, all the while."""
+    path = sample_paths()[1]
+    (right,) = local.predict([read_image(path)])
+    stop, wrong, answered = Event(), [], []
+
+    def ask() -> None:
+        with Client(server.grpc, ClientOptions(retries=0)) as client:
+            while not stop.is_set():
+                try:
+                    (answer,) = client.predict([path])
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is shown below
+                    wrong.append(repr(error))
+                    return
+                answered.append(answer)
+                pairs = zip(answer.findings, right.findings, strict=True)
+                if not all(abs(one.probability - other.probability) < 1e-6 for one, other in pairs):
+                    wrong.append(answer)
+
+    asking = [Thread(target=ask) for _ in range(2)]
+    for thread in asking:
+        thread.start()
+    yield
+    stop.set()
+    for thread in asking:
+        thread.join()
+    assert wrong == []
+    assert len(answered) > 20
+
+
+def check_line(line: str, request: strangers.Wrong) -> None:
+    """It is one line that says something, and nothing about the server's inside."""
+    assert line
+    assert len(line) < 600
+    assert not any(telltale in line for telltale in TELLTALES), line
+    assert request.says in line, line
+
+
+def test_over_grpc(server: TritonServer, neighbours: None) -> None:
+    from tritonclient.grpc import service_pb2_grpc
+
+    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    with grpc.insecure_channel(server.grpc, options=options) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+        @MANY
+        @given(strangers.wrong_requests(SIZE))
+        def refused(request: strangers.Wrong) -> None:
+            code, line = strangers.over_grpc(stub, request)
+            assert code in request.codes, line
+            check_line(line, request)
+
+        refused()
+
+
+def test_over_http(server: TritonServer, neighbours: None) -> None:
+    assert server.http is not None
+    connection = http.client.HTTPConnection(server.http, timeout=30)
+
+    @MANY
+    @given(strangers.wrong_requests(SIZE))
+    def refused(request: strangers.Wrong) -> None:
+        status, line = strangers.over_http(connection, request)
+        assert status in {HTTP_CODES[code] for code in request.codes}, (status, line)
+        check_line(line, request)
+
+    refused()
+    connection.close()

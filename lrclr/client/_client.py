@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lrclr.client import _wire as wire
 from lrclr.client._options import ClientOptions
 from lrclr.client._shared_memory import shared_inputs
-from lrclr.errors import LrclrError, ServerUnavailableError
+from lrclr.errors import LrclrError, ServerUnavailableError, UsageError
 from lrclr.protocol import MODEL
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Client:
     def __init__(self, address: str, options: ClientOptions | None = None) -> None:
         self.address = address
         self.options = options or ClientOptions()
-        self._triton = wire.triton_grpc().InferenceServerClient(address, **self.options.connection())
+        self._triton: Any = wire.triton_grpc().InferenceServerClient(address, **self.options.connection())
         self._described: dict[str, Any] | None = None
         self._lock = Lock()
 
@@ -55,7 +55,10 @@ class Client:
 
     def close(self) -> None:
         """End the connection."""
-        self._triton.close()
+        if self._triton is not None:
+            self._triton.close()
+            # tritonclient would close it once more at the interpreter's end, and complain.
+            self._triton = None
 
     def predict(
         self,
@@ -141,6 +144,8 @@ class Client:
         """Call, and again while it may help; with the seconds that are left."""
         from tritonclient.utils import InferenceServerException
 
+        if self._triton is None:
+            raise UsageError("the client is closed")
         options = self.options
         deadline = time.monotonic() + options.timeout
         for attempt in range(1, options.retries + 2):

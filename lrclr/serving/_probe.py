@@ -87,6 +87,8 @@ class Probe:
     def close(self) -> None:
         """End the connection."""
         self._client.close()
+        # tritonclient would close it once more at the interpreter's end, and complain.
+        del self._client
 
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
         from tritonclient.utils import InferenceServerException

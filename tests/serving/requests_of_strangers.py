@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import struct
 import zlib
@@ -15,6 +14,8 @@ from hypothesis import strategies as st
 from lrclr.samples import sample_paths
 
 if TYPE_CHECKING:
+    import http.client
+
     from hypothesis.strategies import SearchStrategy
 
 GOOD_IMAGE = min((path.read_bytes() for path in sample_paths()), key=len)
@@ -97,7 +98,7 @@ def bad_files() -> SearchStrategy[Wrong]:
     junk = st.binary(max_size=300)
     preamble = st.binary(max_size=60).map(lambda rest: bytes(128) + b"DICM" + rest)
     file = st.one_of(cut, bomb, torn, junk, preamble)
-    alone = st.builds(lambda one: about("file", byte_tensor("image", one), says="ImageError"), file)
+    alone = st.builds(lambda one: about("file", byte_tensor("image", one), says="Image"), file)
     among = st.builds(
         lambda one, place: about(
             "file among good ones",
@@ -173,7 +174,7 @@ def bad_forms(size: int) -> SearchStrategy[Wrong]:
     both = st.just(about("both", IMAGE, numbers("pixel_values", "FP32", pixels(size)), says="either"))
     asked = st.just(about("describe", IMAGE, numbers("describe", "BOOL", np.array([True])), says="describe"))
     fill = st.sampled_from((np.nan, np.inf, -np.inf)).map(
-        lambda value: about("values", numbers("pixel_values", "FP32", pixels(size, fill=value)), says="pixel_values")
+        lambda value: about("values", numbers("pixel_values", "FP32", pixels(size, fill=value)), says="NaN")
     )
     twice = st.sampled_from(("alpha", "frame")).map(
         lambda which: about("two", IMAGE, replace(alpha_of(0.5), name=which, shape=(2,), content=bytes(16)))

@@ -13,7 +13,7 @@ SAMPLES := lrclr/data/samples
 .PHONY: help setup triton demo test test-slow lint bench samples phantom checkpoint lock clean
 
 help:
-	@echo "make demo       set up, export the default checkpoint to triton_repo/, answer for the sample radiographs"
+	@echo "make demo       set up, export the default checkpoint to triton_repo/, answer for the sample radiographs, here and by a server"
 	@echo "make test       set up, lint, type-check and run the tests"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make triton     put a real Triton server (CPU) into .triton/, for lrclr serve"
@@ -69,6 +69,13 @@ demo: $(STAMP)
 	fi
 	@echo "== answering for the sample radiographs (synthetic, and so is what the checkpoint was trained on)"
 	@$(BIN)/lrclr predict $(SAMPLES)/*.png $(SAMPLES)/effusion.dcm -b triton_repo --heatmap demo
+	@$(MAKE) --no-print-directory triton
+	@echo "== the same answers from a Triton server"
+	@set -e; log=$$(mktemp); \
+	$(BIN)/lrclr serve triton_repo --grpc-port 0 --http-port 0 --metrics-port 0 > $$log & server=$$!; \
+	trap "kill $$server 2>/dev/null; wait $$server 2>/dev/null || true; rm -f $$log" EXIT; \
+	until grep -q gRPC $$log; do kill -0 $$server 2>/dev/null || exit 1; sleep 0.2; done; \
+	$(BIN)/lrclr predict $(SAMPLES)/*.png $(SAMPLES)/effusion.dcm --server $$(awk '/^gRPC/ { print $$2 }' $$log)
 
 lint: $(STAMP)
 	@echo "== ruff and mypy"

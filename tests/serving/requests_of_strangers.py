@@ -6,7 +6,7 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import http.client
 
     from hypothesis.strategies import SearchStrategy
+    from numpy.typing import NDArray
 
 GOOD_IMAGE = min((path.read_bytes() for path in sample_paths()), key=len)
 MAX_BATCH = 32
@@ -56,7 +57,7 @@ def byte_tensor(name: str, *values: bytes) -> Sent:
     return Sent(name, "BYTES", (len(values),), b"".join(struct.pack("<I", len(value)) + value for value in values))
 
 
-def numbers(name: str, datatype: str, array: np.ndarray) -> Sent:  # type: ignore[type-arg]
+def numbers(name: str, datatype: str, array: NDArray[Any]) -> Sent:
     return Sent(name, datatype, array.shape, array.tobytes())
 
 
@@ -83,7 +84,7 @@ def alpha_of(value: float) -> Sent:
     return numbers("alpha", "FP64", np.array([value], np.float64))
 
 
-def pixels(size: int, rows: int = 1, *, fill: float = 0.0, dtype: type = np.float32) -> np.ndarray:  # type: ignore[type-arg]
+def pixels(size: int, rows: int = 1, *, fill: float = 0.0, dtype: type = np.float32) -> NDArray[Any]:
     return np.full((rows, 3, size, size), fill, dtype)
 
 
@@ -215,9 +216,9 @@ def wrong_requests(size: int) -> SearchStrategy[Wrong]:
     return st.one_of(bad_files(), bad_questions(), bad_forms(size), bad_graph_requests(size))
 
 
-def over_grpc(stub: object, request: Wrong) -> tuple[str, str]:
+def over_grpc(stub: Any, request: Wrong) -> tuple[str, str]:
     """Status code and line; OK for an answer."""
-    import grpc
+    import grpc  # type: ignore[import-untyped, unused-ignore]
     from tritonclient.grpc import service_pb2
 
     message = service_pb2.ModelInferRequest(model_name=request.model)
@@ -225,7 +226,7 @@ def over_grpc(stub: object, request: Wrong) -> tuple[str, str]:
         message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         message.raw_input_contents.append(tensor.content)
     try:
-        stub.ModelInfer(message, timeout=30)  # type: ignore[attr-defined]
+        stub.ModelInfer(message, timeout=30)
     except grpc.RpcError as error:
         return error.code().name, error.details()
     return "OK", ""

@@ -7,12 +7,13 @@ import re
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
-import grpc
+import grpc  # type: ignore[import-untyped, unused-ignore]
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from lrclr import read_image
 from lrclr.client import Client, ClientOptions
+from lrclr.results import Prediction
 from lrclr.samples import sample_paths
 from tests.serving import requests_of_strangers as strangers
 
@@ -36,7 +37,7 @@ def neighbours(server: TritonServer, local: ZeroShotClassifier) -> Iterator[None
     """Others who ask the same server, for good answers, all the while."""
     path = sample_paths()[1]
     (right,) = local.predict([read_image(path)])
-    stop, wrong, answered = Event(), [], []
+    stop, wrong, answered = Event(), list[str](), list[Prediction]()
 
     def ask() -> None:
         with Client(server.grpc, ClientOptions(retries=0)) as client:
@@ -49,7 +50,7 @@ def neighbours(server: TritonServer, local: ZeroShotClassifier) -> Iterator[None
                 answered.append(answer)
                 pairs = zip(answer.findings, right.findings, strict=True)
                 if not all(abs(one.probability - other.probability) < 1e-6 for one, other in pairs):
-                    wrong.append(answer)
+                    wrong.append(f"not the right answer: {answer}")
 
     asking = [Thread(target=ask) for _ in range(2)]
     for thread in asking:

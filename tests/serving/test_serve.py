@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from lrclr.client import Client, ClientOptions
 from lrclr.errors import ServerUnavailableError
+from lrclr.evaluation._store import store
 from lrclr.samples import sample_paths
 from lrclr.serving import ServeOptions, TritonServer
 from tests import bundles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.triton
 ANY_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
@@ -193,7 +193,7 @@ def test_strangers_may_not_change_the_server(folder: Path) -> None:
         assert server.http is not None
         for module, address in ((grpc, server.grpc), (http, server.http)):
             client = module.InferenceServerClient(address)
-            for change in (
+            changes: list[Callable[[Any], Any]] = [
                 lambda one: one.unload_model("lrclr"),
                 lambda one: one.load_model("lrclr"),
                 lambda one: one.get_model_repository_index(),
@@ -201,7 +201,8 @@ def test_strangers_may_not_change_the_server(folder: Path) -> None:
                 lambda one: one.get_system_shared_memory_status(),
                 lambda one: one.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"]}),
                 lambda one: one.update_log_settings(settings={"log_verbose_level": 1}),
-            ):
+            ]
+            for change in changes:
                 with pytest.raises(InferenceServerException, match="restricted"):
                     change(client)
             assert client.is_model_ready("lrclr")
@@ -261,11 +262,8 @@ def test_evaluate_by_a_server_gives_the_scores_of_the_bundle(
             assert np.allclose(there[name], here[name], atol=1e-6, equal_nan=True), name
 
 
-@pytest.mark.skipif(not os.access("/proc", os.R_OK), reason="no /proc")
 def test_a_server_of_another_bundle_is_not_evaluated(folder: Path, tmp_path: Path, server: TritonServer) -> None:
     other = bundles.copied(folder, tmp_path / "other")
-    from lrclr.evaluation._store import store
-
     store(other, alpha=0.1, score_scale=5.0)
     manifest = tmp_path / "manifest.csv"
     manifest.write_text(f"image,split,Edema\n{sample_paths()[0]},test,1\n")

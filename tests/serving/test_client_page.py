@@ -1,0 +1,84 @@
+"""The page for people who use other clients: each block runs as it is written."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import lrclr.client
+from lrclr import ZeroShotClassifier, read_image
+from lrclr.samples import sample_paths
+from tests import bundles
+
+if TYPE_CHECKING:
+    from lrclr.serving import TritonServer
+
+pytestmark = pytest.mark.triton
+PAGE = (Path(lrclr.client.__file__).parent / "README.md").read_text()
+
+
+def section(title: str, language: str) -> list[str]:
+    """The blocks of code under a title."""
+    text = PAGE.split(f"## {title}\n")[1].split("\n## ")[0]
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A folder with the files that the page names."""
+    shutil.copy(sample_paths()[1], tmp_path / "study.png")
+    shutil.copy(sample_paths("dicom")[1], tmp_path / "study.dcm")
+    return tmp_path
+
+
+def addressed(code: str, server: TritonServer) -> str:
+    """With this server's ports instead of the usual ones."""
+    assert server.http is not None
+    for port, address in (("8001", server.grpc), ("8000", server.http)):
+        code = code.replace(f"localhost:{port}", address).replace(f"127.0.0.1:{port}", address)
+    return code
+
+
+def test_curl(server: TritonServer, study: Path, local: ZeroShotClassifier) -> None:
+    about, request = section("With curl", "bash")
+    for code, wanted in ((about, '"name":"lrclr"'), (request, '"probability"')):
+        done = subprocess.run(
+            ["bash", "-euc", addressed(code, server)], cwd=study, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert wanted in done.stdout
+    (expected,) = local.predict([read_image(study / "study.png")], findings=local.spec.findings.only(["Edema"]))
+    assert f"{expected.findings[0].probability:.4f}"[:5] in done.stdout
+
+
+def test_tritonclient(server: TritonServer, study: Path, local: ZeroShotClassifier) -> None:
+    (code,) = section("With tritonclient", "python")
+    done = subprocess.run(
+        [bundles.PYTHON, "-c", addressed(code, server)], cwd=study, capture_output=True, text=True, check=True
+    )
+    (expected,) = local.predict([read_image(study / "study.png")])
+    lines = [f"{finding.name} {finding.probability}" for finding in expected.findings]
+    assert [line.rsplit(" ", 1)[0] for line in done.stdout.splitlines()] == [line.rsplit(" ", 1)[0] for line in lines]
+    for line, finding in zip(done.stdout.splitlines(), expected.findings, strict=True):
+        assert float(line.rsplit(" ", 1)[1]) == pytest.approx(finding.probability, abs=1e-6)
+
+
+def test_our_own(server: TritonServer, study: Path) -> None:
+    first, streamed = section("With lrclr", "python")
+    wrapped = "\n".join(f"    {line}" for line in streamed.replace("...", "print(answer.height)").splitlines())
+    code = f"{first}\nimport asyncio\nfrom lrclr.client import AsyncClient\npaths = ['study.png', 'study.dcm']\n"
+    code += f"async def main():\n{wrapped}\nasyncio.run(main())\n"
+    done = subprocess.run(
+        [bundles.PYTHON, "-W", "error", "-c", addressed(code, server)],
+        cwd=study,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["960", "960"]

@@ -47,7 +47,8 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
 ) -> None:
     """Put a bundle behind a port with a Triton server, until Ctrl-C.
 
-    It is ready when a radiograph was answered. SIGHUP lets a bundle that was exported anew take over without a pause.
+    It is ready when a radiograph was answered. SIGTERM and Ctrl-C stop it, with exit code 0. SIGHUP lets a bundle that
+    was exported anew take over without a pause.
     A backend process that dies is found by its silence and started again.
     """
     from lrclr.serving import ServeOptions, TritonServer
@@ -78,22 +79,40 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
     _tell("starting the server")
     with triton:
         _announce(triton)
-        checked = time.monotonic()
-        while True:
-            triton.wait(_TICK)
-            if signals.take_reload():
-                _reload(triton)
-            if time.monotonic() - checked >= health_every:
-                triton.check()
-                checked = time.monotonic()
+        signals.serving = True
+        with contextlib.suppress(_Stopped):
+            _watch(triton, signals, health_every)
+    _tell("stopped")
+
+
+def _watch(triton: TritonServer, signals: _Signals, health_every: float) -> None:
+    """Look after a server until a signal ends it."""
+    checked = time.monotonic()
+    while True:
+        triton.wait(_TICK)
+        if signals.take_reload():
+            _reload(triton)
+        if time.monotonic() - checked >= health_every:
+            triton.check()
+            checked = time.monotonic()
+
+
+class _Stopped(BaseException):
+    """Who started the server wants it to end."""
 
 
 class _Signals:
-    """SIGTERM ends the command in order; SIGHUP asks for the bundle to be read again."""
+    """SIGTERM and Ctrl-C end the server in order; SIGHUP asks for the bundle to be read again.
+
+    Attributes:
+        serving: whether the server has started, so that its end is what was wanted and no failure.
+    """
 
     def __init__(self) -> None:
+        self.serving = False
         self._reload = False
         signal.signal(signal.SIGTERM, self._end)
+        signal.signal(signal.SIGINT, self._end)
         signal.signal(signal.SIGHUP, self._ask)
 
     def take_reload(self) -> bool:
@@ -104,7 +123,14 @@ class _Signals:
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self._reload = True
 
-    def _end(self, _number: int, _frame: FrameType | None) -> None:
+    def _end(self, number: int, _frame: FrameType | None) -> None:
+        # Once is enough: a second one must not keep the server from being put away.
+        for one in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(one, signal.SIG_IGN)
+        if self.serving:
+            raise _Stopped
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         raise SystemExit(_TERMINATED)
 
 

@@ -1,0 +1,1 @@
+"""A real server under load, and what the way through it costs."""

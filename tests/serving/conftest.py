@@ -24,9 +24,15 @@ def folder(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def server(folder: Path) -> Iterator[TritonServer]:
+def log() -> list[str]:
+    """Every line that `server` has logged."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def server(folder: Path, log: list[str]) -> Iterator[TritonServer]:
     """Shared: leave it as it is."""
-    with TritonServer(folder, ANY_PORTS) as running:
+    with TritonServer(folder, ANY_PORTS, on_log=lambda _level, text: log.append(text)) as running:
         yield running
 
 

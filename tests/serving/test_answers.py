@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from lrclr import FindingSet, ZeroShotClassifier, read_image
 from lrclr.client import AsyncClient, Client, ClientOptions, TritonEngine, predict_files
-from lrclr.errors import EngineError, FindingsError, ImageError, ServerUnavailableError, UsageError
+from lrclr.errors import EngineError, FindingsError, ImageError, LrclrError, ServerUnavailableError, UsageError
 from lrclr.heatmap import draw_heatmap, png_bytes
 from lrclr.preprocess import preprocess_batch
 from lrclr.protocol import MODEL
@@ -158,23 +157,6 @@ def test_a_server_as_engine(server: TritonServer, local: ZeroShotClassifier) -> 
         TritonEngine(server.grpc, "0" * 64)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 7])
-def test_the_stand_in_backend_equals_a_session(server: TritonServer, folder: Path, rows: int) -> None:
-    from tritonclient import grpc
-
-    rng = np.random.default_rng(rows)
-    session = onnxruntime.InferenceSession(folder / "image_encoder" / "1" / "model.onnx")
-    shape = [rows, *session.get_inputs()[0].shape[1:]]
-    pixels = rng.normal(size=shape).astype(np.float32)
-    sent = grpc.InferInput("pixel_values", shape, "FP32")
-    sent.set_data_from_numpy(pixels)
-    client = grpc.InferenceServerClient(server.grpc)
-    result = client.infer("image_encoder", [sent])
-    for output, expected in zip(session.get_outputs(), session.run(None, {"pixel_values": pixels}), strict=True):
-        assert np.array_equal(result.as_numpy(output.name), expected)
-    client.close()
-
-
 def test_metrics_count(server: TritonServer, client: Client) -> None:
     def count(name: str) -> float:
         with urllib.request.urlopen(f"http://{server.metrics}/metrics") as page:
@@ -207,6 +189,35 @@ def test_plain_json_over_http(server: TritonServer, folder: Path, local: ZeroSho
         content = json.load(answer)
     expected = local.answer_pixels(pixels, local.spec.findings.only(["Edema"])).probability
     assert content["outputs"][0]["data"] == pytest.approx(expected.ravel().tolist(), abs=1e-6)
+
+
+def test_no_error_log_or_metric_tells_about_a_patient(
+    server: TritonServer, client: Client, log: list[str], tmp_path: Path
+) -> None:
+    import pydicom
+
+    study = pydicom.dcmread(FILES[-1])
+    study.PatientName, study.PatientID, study.StudyDescription = "MUSTERFRAU^ERIKA", "4711-0815", "HUSTEN"
+    told = []
+    for name, damage in (
+        ("MUSTERFRAU.dcm", {"PixelData": study.PixelData[:100]}),
+        ("MUSTERFRAU2.dcm", {"Rows": 1, "PhotometricInterpretation": "MUSTERFRAU"}),
+        ("MUSTERFRAU3.dcm", {"BitsAllocated": 13}),
+    ):
+        bad = pydicom.dcmread(FILES[-1])
+        bad.update(study)
+        for tag, value in damage.items():
+            setattr(bad, tag, value)
+        bad.save_as(tmp_path / name)
+        for files in ([tmp_path / name], [FILES[0], tmp_path / name]):
+            with pytest.raises(LrclrError) as raised:
+                client.predict(files)
+            told.append(str(raised.value))
+    with urllib.request.urlopen(f"http://{server.metrics}/metrics") as page:
+        told.append(page.read().decode())
+    everything = "\n".join([*told, *log])
+    assert not any(secret in everything for secret in ("ERIKA", "4711", "HUSTEN"))
+    assert "MUSTERFRAU" not in "\n".join([*log, told[-1]])
 
 
 def test_samples_are_what_they_are() -> None:

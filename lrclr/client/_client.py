@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from lrclr.client import _wire as wire
 from lrclr.client._options import ClientOptions
-from lrclr.client._shared_memory import shared_inputs
+from lrclr.client._shared_memory import SharedRegions
 from lrclr.errors import LrclrError, ServerUnavailableError, UsageError
 from lrclr.protocol import MODEL
 
@@ -42,6 +41,7 @@ class Client:
         self.address = address
         self.options = options or ClientOptions()
         self._triton: Any = wire.triton_grpc().InferenceServerClient(address, **self.options.connection())
+        self._regions = SharedRegions(self._triton) if self.options.shared_memory else None
         self._described: dict[str, Any] | None = None
         self._lock = Lock()
 
@@ -56,6 +56,8 @@ class Client:
     def close(self) -> None:
         """End the connection."""
         if self._triton is not None:
+            if self._regions is not None:
+                self._regions.close()
             self._triton.close()
             # tritonclient would close it once more at the interpreter's end, and complain.
             self._triton = None
@@ -130,12 +132,22 @@ class Client:
         return self._repeated(lambda left: self._triton.infer(graph, tensors, **self.options.call(left)))
 
     def _infer_tensors(self, tensors: Mapping[str, NDArray[Any]]) -> Any:
-        with ExitStack() as held:
-            if self.options.shared_memory:
-                asked = self._repeated(lambda _: held.enter_context(shared_inputs(self._triton, tensors)))
-            else:
-                asked = wire.as_infer_inputs(dict(tensors))
+        if self._regions is None:
+            asked = wire.as_infer_inputs(dict(tensors))
             return self._repeated(lambda left: self._infer(asked, left))
+        try:
+            return self._repeated(lambda left: self._infer_shared(tensors, left))
+        except UsageError as error:
+            if "shared memory region" not in str(error):
+                raise
+            # The server was started again since it was told of the region.
+            self._regions.close()
+            return self._repeated(lambda left: self._infer_shared(tensors, left))
+
+    def _infer_shared(self, tensors: Mapping[str, NDArray[Any]], left: float) -> Any:
+        assert self._regions is not None  # noqa: S101 - for the type checker
+        with self._regions.inputs(tensors) as asked:
+            return self._infer(asked, left)
 
     def _infer(self, asked: list[Any], left: float) -> Any:
         return self._triton.infer(MODEL, asked, **self.options.call(left))

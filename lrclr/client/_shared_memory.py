@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,37 +18,114 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["shared_inputs"]
+__all__ = ["SharedRegions"]
 
-_WORTH_IT = 4096  # bytes below which the two calls that a region costs are more than it saves
+_WORTH_IT = 4096  # bytes below which a tensor travels with the request
+_SMALLEST = 1 << 18
+_ALIGNMENT = 64
 
 
-@contextmanager
-def shared_inputs(client: Any, tensors: Mapping[str, NDArray[Any]]) -> Iterator[list[Any]]:
-    """tritonclient's input objects, large ones in shared memory; regions are gone afterwards, whatever happened.
+@dataclass(frozen=True)
+class _Region:
+    """Memory that the server knows by name."""
+
+    name: str
+    size: int
+    handle: Any
+
+
+class SharedRegions:
+    """Regions that are kept from request to request: to make one known to the server costs a call. Safe with threads.
+
+    A region belongs to one request at a time. One whose request failed is not used again, for the server may still be
+    reading it.
 
     Args:
         client: tritonclient's, connected to a server on this machine that allows it.
-        tensors: by name.
     """
-    from tritonclient.utils import serialize_byte_tensor
-    from tritonclient.utils import shared_memory as shm
 
-    grpc = triton_grpc()
-    with ExitStack() as held:
-        inputs = []
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._lock = Lock()
+        self._free: list[_Region] = []
+        self._given_up: list[str] = []
+
+    @contextmanager
+    def inputs(self, tensors: Mapping[str, NDArray[Any]]) -> Iterator[list[Any]]:
+        """tritonclient's input objects, large ones in a region, for one request.
+
+        Args:
+            tensors: by name.
+        """
+        from tritonclient.utils import serialize_byte_tensor
+        from tritonclient.utils import shared_memory as shm
+
+        grpc = triton_grpc()
+        inputs, large, end = [], [], 0
         for name, array in tensors.items():
             one = grpc.InferInput(name, list(array.shape), protocol.INPUTS[name].datatype)
             content = serialize_byte_tensor(array).item() if array.dtype == np.object_ else array.tobytes()
             if len(content) < _WORTH_IT:
                 one.set_data_from_numpy(array)
             else:
-                region = f"lrclr_{secrets.token_hex(8)}"
-                handle = shm.create_shared_memory_region(region, f"/{region}", len(content))
-                held.callback(shm.destroy_shared_memory_region, handle)
-                shm.set_shared_memory_region(handle, [np.frombuffer(content, np.uint8)])
-                client.register_system_shared_memory(region, f"/{region}", len(content))
-                held.callback(client.unregister_system_shared_memory, region)
-                one.set_shared_memory(region, len(content))
+                large.append((one, content, end))
+                end += -(-len(content) // _ALIGNMENT) * _ALIGNMENT
             inputs.append(one)
-        yield inputs
+        if not large:
+            yield inputs
+            return
+        region = self._take(end)
+        try:
+            for one, content, start in large:
+                shm.set_shared_memory_region(region.handle, [np.frombuffer(content, np.uint8)], offset=start)
+                one.set_shared_memory(region.name, len(content), offset=start)
+            yield inputs
+        except BaseException:
+            self._give_up([region])
+            raise
+        with self._lock:
+            self._free.append(region)
+
+    def close(self) -> None:
+        """Give all of them up; none may be in use."""
+        with self._lock:
+            regions, self._free = self._free, []
+        self._give_up(regions)
+
+    def _take(self, size: int) -> _Region:
+        from tritonclient.utils import shared_memory as shm
+
+        with self._lock:
+            fitting = next((region for region in self._free if region.size >= size), None)
+            if fitting is not None:
+                self._free.remove(fitting)
+                return fitting
+            outgrown, self._free = self._free, []
+        self._give_up(outgrown)
+        size = max(_SMALLEST, 1 << (size - 1).bit_length())
+        name = f"lrclr_{secrets.token_hex(8)}"
+        region = _Region(name, size, shm.create_shared_memory_region(name, f"/{name}", size))
+        try:
+            self._client.register_system_shared_memory(name, f"/{name}", size)
+        except BaseException:
+            shm.destroy_shared_memory_region(region.handle)
+            raise
+        return region
+
+    def _give_up(self, regions: list[_Region]) -> None:
+        """Remove regions from this machine at once, and from the server as soon as it lets go of them."""
+        from tritonclient.utils import InferenceServerException
+        from tritonclient.utils import shared_memory as shm
+
+        for region in regions:
+            shm.destroy_shared_memory_region(region.handle)
+        with self._lock:
+            names, self._given_up = [*self._given_up, *(region.name for region in regions)], []
+        for name in names:
+            try:
+                self._client.unregister_system_shared_memory(name, client_timeout=5)
+            except InferenceServerException as error:
+                # A server that is gone has forgotten it; one that still reads it is asked another time.
+                if "in use" in str(error.message()):
+                    with self._lock:
+                        self._given_up.append(name)

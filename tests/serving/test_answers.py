@@ -112,6 +112,13 @@ def test_shared_memory_gives_the_same_and_leaves_nothing(server: TritonServer, c
         assert np.array_equal(numbers(sharing.predict(FILES)), numbers(client.predict(FILES)))
         with pytest.raises(ImageError):
             sharing.predict([bytes(10_000)])
+        expected = {path: numbers(client.predict([path])) for path in FILES}
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda path: numbers(sharing.predict([path])), FILES * 12))
+        for path, answer in zip(FILES * 12, answers, strict=True):
+            assert np.allclose(answer, expected[path], atol=1e-6)
+        mine = set(Path("/dev/shm").iterdir()) - before
+        assert 1 <= len(mine) <= 9  # kept, and no more than were ever in use at once
     assert set(Path("/dev/shm").iterdir()) == before
 
 

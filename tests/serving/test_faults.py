@@ -149,6 +149,18 @@ def test_a_killed_server_is_an_error_in_time_and_answers_once_it_is_back(folder:
                 assert close(client.predict([IMAGE])[0], right)
 
 
+def test_shared_memory_outlives_a_server(folder: Path) -> None:
+    options = replace(OPTIONS, shared_memory=True)
+    with TritonServer(folder, options) as server:
+        port = int(server.grpc.rpartition(":")[2])
+        with Client(server.grpc, ClientOptions(shared_memory=True)) as client:
+            right = client.predict([IMAGE])[0]
+            server.stop()
+            with TritonServer(folder, replace(options, grpc_port=port)):
+                assert close(client.predict([IMAGE])[0], right)
+                assert close(client.predict([IMAGE])[0], right)
+
+
 def test_a_new_bundle_takes_over_and_a_broken_one_does_not(folder: Path, tmp_path: Path) -> None:
     bundle = bundles.copied(folder, tmp_path / "bundle")
     first = expected(bundle)

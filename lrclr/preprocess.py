@@ -93,8 +93,12 @@ def from_canvas(canvas: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.f
         if canvas.ndim == 2:
             return np.take(table, canvas, axis=1)
         return np.stack([table[channel][canvas[..., channel]] for channel in range(3)])
-    weights = _bicubic_weights(spec.canvas, spec.image_size)
-    plane = weights @ table[0][canvas] @ weights.T
+    # Four taps a value, and no matrix product: BLAS would wake threads whose waiting takes the cores from the engine
+    # that runs next (measured: `lrclr predict` on ViT-B/32 took 1.7 times as long).
+    taps = _bicubic_taps(spec.canvas, spec.image_size)
+    levels = table[0][canvas]
+    rows = sum(weight[:, None] * levels[place] for place, weight in taps)
+    plane = sum(rows[:, place] * weight for place, weight in taps)
     return np.repeat(plane[None], 3, axis=0)
 
 
@@ -135,8 +139,10 @@ def _table(kind: str, mean: Triple, std: Triple) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=8)
-def _bicubic_weights(source: int, target: int) -> NDArray[np.float32]:
-    """``[target, source]``: one-dimensional bicubic resampling without antialias as a matrix.
+def _bicubic_taps(source: int, target: int) -> tuple[tuple[NDArray[np.int64], NDArray[np.float32]], ...]:
+    """One-dimensional bicubic resampling without antialias: four times where each value comes from, and its weight.
+
+    Both are ``[target]``.
 
     Keys' kernel with a = -0.75, half-pixel centres, borders repeated: what torch's
     ``interpolate(mode="bicubic", align_corners=False, antialias=False)`` computes.
@@ -147,12 +153,10 @@ def _bicubic_weights(source: int, target: int) -> NDArray[np.float32]:
     scale = np.float64(np.float32(source) / np.float32(target))
     position = (scale * (np.arange(target) + 0.5) - 0.5).astype(np.float32).astype(np.float64)
     first = np.floor(position).astype(np.int64)
-    weights = np.zeros((target, source))
+    taps = []
     for tap in range(-1, 3):
         x = np.abs(position - (first + tap))
         near = ((a + 2) * x - (a + 3)) * x * x + 1
         far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-        np.add.at(weights, (np.arange(target), np.clip(first + tap, 0, source - 1)), np.where(x <= 1, near, far))
-    rounded = weights.astype(np.float32)
-    rounded.setflags(write=False)
-    return rounded
+        taps.append((np.clip(first + tap, 0, source - 1), np.where(x <= 1, near, far).astype(np.float32)))
+    return tuple(taps)

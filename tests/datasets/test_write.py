@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lrclr.datasets import Box, Row, read_manifest, write_manifest
@@ -56,7 +56,7 @@ def unnumbered(rows: Sequence[Row]) -> list[Row]:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".ndjson"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(rows=tables())
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, suffix: str, rows: list[Row]) -> None:
     folder = tmp_path_factory.mktemp("set")

@@ -10,13 +10,14 @@ PHANTOM := $(BUILD)/phantom/manifest.csv
 TRITON := .triton
 SAMPLES := lrclr/data/samples
 
-.PHONY: help setup triton demo test test-slow lint bench samples phantom checkpoint lock clean
+.PHONY: help setup triton perf-analyzer demo test test-slow lint bench samples phantom checkpoint lock clean
 
 help:
 	@echo "make demo       set up, export the default checkpoint to triton_repo/, answer for the sample radiographs, here and by a server"
 	@echo "make test       set up, lint, type-check and run the tests"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make triton     put a real Triton server (CPU) into .triton/, for lrclr serve"
+	@echo "make perf-analyzer  put Triton's own load generator beside it, for benchmarks/serving/perf_analyzer.py"
 	@echo "make bench      measure this machine; writes benchmarks/results/"
 	@echo "make phantom    render the phantom data set, 29,000 radiographs (a quarter of an hour on 2 cores)"
 	@echo "make checkpoint train the default checkpoint on it (an hour on 2 cores) and judge it"
@@ -60,6 +61,19 @@ $(TRITON)/installed: $(STAMP)
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > $$site/zz_lrclr.pth
 	@touch $@
 
+perf-analyzer: $(TRITON)/bin/perf_analyzer
+
+# It comes with an old client of Triton's, which is kept apart from ours; two libraries that it wants came with the server.
+$(TRITON)/bin/perf_analyzer: $(TRITON)/installed
+	@echo "== putting perf_analyzer into $(TRITON)/"
+	@rm -rf $(TRITON)/perf_analyzer
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(TRITON)/perf_analyzer tritonclient==2.51.0
+	@set -e; cd $(TRITON)/perf_analyzer; \
+	ln -s ../nvidia_pytriton.libs/libb64-*.so.0d libb64.so.0d; \
+	ln -s ../nvidia_pytriton.libs/libcudart-*.so.12.* libcudart.so.12; \
+	printf '#!/bin/sh\nhere=$$(dirname "$$0")/../perf_analyzer\nLD_LIBRARY_PATH="$$here" exec "$$here/bin/perf_analyzer" "$$@"\n' > ../bin/perf_analyzer; \
+	chmod +x ../bin/perf_analyzer bin/perf_analyzer
+
 demo: $(STAMP)
 	@if $(BIN)/python -c 'from lrclr import Bundle; Bundle("triton_repo")' 2>/dev/null; then \
 	  echo "== triton_repo/ is there and whole: running its gates again"; $(BIN)/lrclr verify triton_repo; \
@@ -81,7 +95,7 @@ lint: $(STAMP)
 	@echo "== ruff and mypy"
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-test: lint triton
+test: lint triton perf-analyzer
 	@echo "== tests"
 	@$(BIN)/pytest -m "not slow and not gpu and not tensorrt" -q
 

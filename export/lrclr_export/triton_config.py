@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 BACKEND = "onnxruntime"
 MAX_PROMPTS = 256
-# Each decodes and waits for the graphs; the image encoder batches what several of them ask at once.
-_CLASSIFIERS = 4
+# Each decodes and waits for the graphs, and the image encoder batches what they ask at once: at most so many images
+# meet there. Measured in benchmarks/results/serving; each costs 55 MiB.
+_CLASSIFIERS = 8
 
 
 def triton_configs(config: LrclrConfig, *, max_batch: int) -> dict[str, str]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,9 @@ class TritonServer:
             ServerError: it ended, or did not answer in time; nothing of it is left.
         """
         try:
-            self._start()
+            # A signal's exception strikes the main thread, and would lose a process that has no name there yet.
+            with ThreadPoolExecutor(1) as another_thread:
+                another_thread.submit(self._start).result()
             self._await_answer()
         except BaseException:
             self.stop()

@@ -52,6 +52,26 @@ def write_whole(path: Path, content: bytes) -> None:
             partial.unlink(missing_ok=True)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link where the file system has them: graphs are large. Its folder is made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        # Another file system, or one without links.
+        shutil.copy2(source, target)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """`link_or_copy` of every file below a folder.
+
+    What is written there later must take a file's place, as `write_whole` does: its content is the other's too.
+    """
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            link_or_copy(path, target / path.relative_to(source))
+
+
 @contextlib.contextmanager
 def replace_directory(target: Path, *, expected: Collection[str], overwrite: bool) -> Iterator[Path]:
     """Hand out an empty folder that takes the place of `target` when the block ends without an error.

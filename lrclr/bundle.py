@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-__all__ = ["GRAPHS", "SCHEMA_VERSION", "Bundle", "Manifest"]
+__all__ = ["GRAPHS", "SCHEMA_VERSION", "Bundle", "Manifest", "plan_file"]
 
 GRAPHS: Final = ("image_encoder", "text_encoder", "fusion_head")
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 MANIFEST, GOLDEN, TOKENIZER, FINDINGS = "manifest.json", "golden.npz", "tokenizer.json", "findings.toml"
 ENTRIES: Final = (*GRAPHS, MODEL, MANIFEST, GOLDEN, TOKENIZER, FINDINGS)
 _DIGEST = "manifest_sha256"
@@ -47,7 +47,11 @@ class Manifest:
         precision: ``"fp16"`` or ``"fp32"``: what the matrix products of the graphs compute in.
         opset: ONNX operator set of the graphs.
         max_batch: most images a request to the server may hold.
+        profiles: smallest, commonest and largest size of each dynamic axis, for one image and for batches: what plans
+            are built for and what the server takes.
         graphs: per graph its inputs, outputs and precision histogram.
+        engine: ``name`` of what answers with the bundle unless another is asked for, and ``why`` it is that.
+        plans: per plan engine and GPU what `lrclr build` made, of what, with what, and how it did; see `plan_entry`.
         tolerances: what the gates demanded; overridden ones are named under ``"overridden"``.
         gates: every gate with its tolerance and its measured value.
         files: path, within the bundle, to hash and size of every other file.
@@ -62,7 +66,10 @@ class Manifest:
     precision: str
     opset: int
     max_batch: int
+    profiles: list[dict[str, list[int]]]
     graphs: dict[str, dict[str, Any]]
+    engine: dict[str, str]
+    plans: list[dict[str, Any]]
     tolerances: dict[str, Any]
     gates: list[dict[str, Any]]
     files: dict[str, dict[str, Any]]
@@ -132,6 +139,10 @@ class Bundle:
         """The ONNX file of one of `GRAPHS`."""
         return self.path / graph / "1" / "model.onnx"
 
+    def plan_path(self, graph: str, entry: Mapping[str, Any]) -> Path:
+        """The plan of one of `GRAPHS` that an entry of the manifest's ``plans`` speaks of."""
+        return self.path / str(entry["graphs"][graph]["file"])
+
     @property
     def golden_path(self) -> Path:
         """Inputs and the PyTorch model's outputs, by which `lrclr verify` runs the gates again."""
@@ -141,6 +152,11 @@ class Bundle:
     def patch_size(self) -> int:
         """Side of a patch in pixels of the model's input."""
         return int(self.manifest.model["vision_config"]["patch_size"])
+
+
+def plan_file(engine: str, capability: str) -> str:
+    """Name of a plan beside its graph: for TensorRT one a compute capability, for TensorRT-RTX one for all."""
+    return f"model_sm{capability.replace('.', '')}.plan" if engine == "tensorrt" else "model.rtx.plan"
 
 
 def file_table(root: Path) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrclr.bundle import Bundle
-from lrclr.engines import Engine, OnnxRuntimeEngine
+from lrclr.engines import Engine, EngineOptions, open_engine
 from lrclr.errors import ImageError, NonFiniteError, UsageError
 from lrclr.model_spec import ModelSpec
 from lrclr.preprocess import preprocess_batch
@@ -74,17 +74,23 @@ class ZeroShotClassifier:
 
     @classmethod
     def from_bundle(
-        cls, path: str | os.PathLike[str], *, provider: str = "cpu", threads: int | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        engine: str | None = None,
+        provider: str = "cpu",
+        threads: int | None = None,
     ) -> ZeroShotClassifier:
-        """Open a bundle with ONNX Runtime.
+        """Open a bundle.
 
         Args:
             path: the bundle's folder.
-            provider: ``"cpu"`` or ``"cuda"``.
-            threads: of one operator; ``None`` for one a core.
+            engine: one of `lrclr.engines.ENGINES`; None for the one that the bundle was made for.
+            provider: of ONNX Runtime: ``"cpu"`` or ``"cuda"``.
+            threads: of one operator of ONNX Runtime; ``None`` for one a core.
         """
         bundle = Bundle(path)
-        return cls(bundle, OnnxRuntimeEngine(bundle, provider=provider, threads=threads))
+        return cls(bundle, open_engine(bundle, EngineOptions(engine, provider, threads)))
 
     @classmethod
     def from_checkpoint(

@@ -7,8 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -75,6 +76,16 @@ def copied(bundle: Path, target: Path) -> Path:
     """A copy of a bundle that a test may damage."""
     shutil.copytree(bundle, target)
     return target
+
+
+def signed(bundle: Path, **changes: Any) -> Path:
+    """Write a bundle's manifest anew, with changes and with the files as they are now."""
+    from lrclr.bundle import MANIFEST, Manifest, file_table
+
+    manifest = Manifest.from_json((bundle / MANIFEST).read_text())
+    renewed = replace(manifest, **{"files": file_table(bundle), **changes})
+    (bundle / MANIFEST).write_text(renewed.to_json())
+    return bundle
 
 
 def digests(folder: Path) -> dict[str, str]:

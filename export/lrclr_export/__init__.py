@@ -1,5 +1,33 @@
-"""From a checkpoint to a bundle: typed ONNX graphs, the Triton model repository around them, and the gates."""
+"""From a checkpoint to a bundle: typed ONNX graphs, the Triton model repository around them, and the gates.
 
-from lrclr_export.pipeline import ExportOptions, export_bundle
+And from a bundle to one with TensorRT plans, which needs neither torch nor ONNX.
+"""
 
-__all__ = ["ExportOptions", "export_bundle"]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lrclr_export.build import add_plans, best_engine, build_bundle, check_buildable
+from lrclr_export.plans import BuildOptions
+
+if TYPE_CHECKING:
+    from lrclr_export.pipeline import ExportOptions, export_bundle
+
+__all__ = [
+    "BuildOptions",
+    "ExportOptions",
+    "add_plans",
+    "best_engine",
+    "build_bundle",
+    "check_buildable",
+    "export_bundle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up when first used: plans are built where a bundle is served, and nothing there reads checkpoints.
+    if name in {"ExportOptions", "export_bundle"}:
+        from lrclr_export import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module 'lrclr_export' has no attribute {name!r}")

@@ -7,6 +7,7 @@ import platform
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import torch
@@ -25,7 +26,8 @@ from lrclr_export.golden import golden_from_checkpoint
 from lrclr_export.graphs import graph_specs
 from lrclr_export.onnx_graph import EXTERNAL_DATA_ABOVE, TypedGraph, check_opset, typed_onnx_from_module
 from lrclr_export.precision import half_precision, precision_gate, precision_histogram
-from lrclr_export.triton_config import triton_configs
+from lrclr_export.profiles import profiles
+from lrclr_export.triton_config import triton_configs, warmup_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,6 +52,7 @@ class ExportOptions:
         opset: ONNX operator set, 18 to 23.
         tolerances: limits of the gates to override.
         external_data_above: bytes of weights above which they are kept beside the graph.
+        why_engine: why ONNX Runtime is what answers with the bundle, for the manifest.
     """
 
     precision: str = "fp16"
@@ -57,6 +60,7 @@ class ExportOptions:
     opset: int = 20
     tolerances: Mapping[str, float] = field(default_factory=dict)
     external_data_above: int = EXTERNAL_DATA_ABOVE
+    why_engine: str = "asked for"
 
 
 def export_bundle(
@@ -66,6 +70,7 @@ def export_bundle(
     *,
     on_stage: Callable[[str], None] = lambda _: None,
     on_gates: Callable[[list[GateResult]], None] = lambda _: None,
+    finish: Callable[[Path], None] = lambda _: None,
 ) -> Bundle:
     """Write a bundle to `output`, in place of the one that is there; nothing changes there unless every gate holds.
 
@@ -75,6 +80,7 @@ def export_bundle(
         options: how.
         on_stage: told what is done next.
         on_gates: told what the gates measured, also when they refuse.
+        finish: given the whole new bundle before it takes its place; an error there leaves the old one.
 
     Raises:
         GateError: a gate refused; it names the first layer that deviates.
@@ -83,7 +89,8 @@ def export_bundle(
     """
     tolerances = Tolerances.for_precision(options.precision).overridden(options.tolerances)
     check_opset(options.opset)
-    configs = triton_configs(checkpoint.config, max_batch=options.max_batch)
+    sizes = profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=options.max_batch)
+    configs = triton_configs(checkpoint.config, sizes[-1])
     with replace_directory(output, expected=ENTRIES, overwrite=True) as staging:
         on_stage("run the PyTorch model on the gates' inputs")
         golden = golden_from_checkpoint(checkpoint)
@@ -96,6 +103,10 @@ def export_bundle(
             folder.mkdir(parents=True)
             graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
             (staging / spec.name / "config.pbtxt").write_text(configs[spec.name])
+        for name, inputs in warmup_inputs(golden, sizes[-1]).items():
+            (staging / name / "warmup").mkdir()
+            for tensor, array in inputs.items():
+                (staging / name / "warmup" / tensor).write_bytes(np.ascontiguousarray(array).tobytes())
         classifier_folder = staging / MODEL / "1"
         classifier_folder.mkdir(parents=True)
         (classifier_folder / "model.py").write_text(_CLASSIFIER)
@@ -133,12 +144,16 @@ def export_bundle(
             precision=options.precision,
             opset=options.opset,
             max_batch=options.max_batch,
+            profiles=sizes,
             graphs={name: _signature(graph, histograms[name]) for name, graph in graphs.items()},
+            engine={"name": "onnxruntime", "why": options.why_engine},
+            plans=[],
             tolerances={**tolerances.to_dict(), "overridden": sorted(options.tolerances)},
             gates=[result.to_dict() for result in results],
             files=file_table(staging),
         )
         (staging / MANIFEST).write_text(manifest.to_json())
+        finish(staging)
     return Bundle(output)
 
 

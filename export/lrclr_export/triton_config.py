@@ -8,32 +8,36 @@ from google.protobuf import text_format  # type: ignore[import-untyped, unused-i
 from tritonclient.grpc import model_config_pb2 as triton
 
 from lrclr import protocol
-from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lrclr.gates import Golden
     from lrclr.model import LrclrConfig
+    from lrclr_export.profiles import Profile
 
 BACKEND = "onnxruntime"
-MAX_PROMPTS = 256
 # Each decodes and waits for the graphs, and the image encoder batches what they ask at once: at most so many images
 # meet there. Measured in benchmarks/results/serving; each costs 55 MiB.
 _CLASSIFIERS = 8
 
 
-def triton_configs(config: LrclrConfig, *, max_batch: int) -> dict[str, str]:
+def triton_configs(config: LrclrConfig, profile: Profile) -> dict[str, str]:
     """The text of ``config.pbtxt`` for each graph, and for the model `lrclr` above them.
 
     The image encoder batches over images and the text encoder over prompts; the fusion head has both axes, so Triton
     does not batch it. Two versions of a graph stay loaded, so that the `lrclr` model of one bundle finds the graphs of
-    that bundle while the next is taking over.
+    that bundle while the next is taking over. Before a graph is ready, the server runs `warmup_inputs` through it.
+
+    Args:
+        config: the network's.
+        profile: smallest, commonest and largest size of each axis; see `lrclr_export.profiles`.
     """
-    if max_batch < 1:
-        raise UsageError(f"a batch of {max_batch} images is not possible", fix="--max-batch must be at least 1.")
     vision, text = config.vision_config, config.text_config
     rows, regions = config.num_regions + 1, config.num_regions
     image = _model(
         "image_encoder",
-        max_batch,
+        profile["batch"][2],
         inputs={"pixel_values": ("FP32", [3, vision.image_size, vision.image_size])},
         outputs={
             "image_embedding": ("FP32", [config.projection_dim]),
@@ -44,7 +48,7 @@ def triton_configs(config: LrclrConfig, *, max_batch: int) -> dict[str, str]:
     )
     prompts = _model(
         "text_encoder",
-        MAX_PROMPTS,
+        profile["prompts"][2],
         inputs={"input_ids": ("INT64", [-1])},
         outputs={
             "text_embedding": ("FP32", [config.projection_dim]),
@@ -65,8 +69,42 @@ def triton_configs(config: LrclrConfig, *, max_batch: int) -> dict[str, str]:
         graph.version_policy.latest.num_versions = 2
         # One, on a GPU where there is one: its threads or kernels fill the device, and a batch serves all who wait.
         graph.instance_group.add(count=1)
+    _warm_up(image, {"pixel_values": [3, vision.image_size, vision.image_size]})
+    many, long = profile["prompts"][1], profile["tokens"][1]
+    _warm_up(prompts, {"input_ids": [long]})
+    sizes = {"region_tokens": [1, rows, vision.hidden_size], "text_tokens": [many, long, text.hidden_size]}
+    _warm_up(fusion, {**sizes, "text_mask": [many, long]})
     classifier = _classifier({"S": vision.image_size, "R": regions})
     return {model.name: text_format.MessageToString(model) for model in (image, prompts, fusion, classifier)}
+
+
+def warmup_inputs(golden: Golden, profile: Profile) -> dict[str, dict[str, NDArray[Any]]]:
+    """A radiograph and the findings' prompts, as each graph takes them, without the axis that Triton batches over.
+
+    Args:
+        golden: of the bundle; the first prompts are those of the findings.
+        profile: as for `triton_configs`.
+    """
+    many, long = profile["prompts"][1], profile["tokens"][1]
+    return {
+        "image_encoder": {"pixel_values": golden.pixel_values[0]},
+        "text_encoder": {"input_ids": golden.input_ids[0, :long]},
+        "fusion_head": {
+            "region_tokens": golden.region_tokens[:1],
+            "text_tokens": golden.text_tokens[:many, :long],
+            "text_mask": golden.text_mask[:many, :long],
+        },
+    }
+
+
+def _warm_up(model: Any, shapes: dict[str, list[int]]) -> None:
+    types = {tensor.name: tensor.data_type for tensor in model.input}
+    warmup = model.model_warmup.add(name="findings of a radiograph", batch_size=min(1, model.max_batch_size))
+    for name, shape in shapes.items():
+        entry = warmup.inputs[name]
+        entry.data_type = types[name]
+        entry.dims.extend(shape)
+        entry.input_data_file = name
 
 
 def _classifier(sizes: dict[str, int]) -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import lrclr
-from lrclr.cli import _checkpoints, _evaluate, _export, _manifest, _predict, _serve, _train, _verify
+from lrclr.cli import _build, _checkpoints, _evaluate, _export, _manifest, _predict, _serve, _train, _verify
 from lrclr.cli._console import complain
 from lrclr.errors import LrclrError
 
@@ -38,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("export")(_export.export)
+app.command("build")(_build.build)
 app.command("verify")(_verify.verify)
 app.command("predict")(_predict.predict)
 app.command("evaluate")(_evaluate.evaluate)

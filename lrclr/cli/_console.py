@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lrclr.gates import GateResult
 
 _FILE_WIDTH = 110
+ENGINE_HELP = "onnxruntime, tensorrt or tensorrt-rtx; what the bundle was made for if not given."
 RESEARCH_ONLY = "Research use only. Not a medical device."
 
 
@@ -44,24 +45,44 @@ def complain(text: str) -> None:
     err().print(f"error: {' '.join(text.split())}", style="red" if sys.stderr.isatty() else "")
 
 
+class Stages:
+    """Called with what is done next; each stage is one line where stderr is no terminal."""
+
+    def __init__(self, console: Console, progress: Progress | None) -> None:
+        self._console, self._progress = console, progress
+        self._task: TaskID | None = None
+        self._text = ""
+
+    def __call__(self, text: str) -> None:
+        if self._progress is None:
+            self._console.print(f"- {text}")
+            return
+        self.finish()
+        self._text = text
+        self._task = self._progress.add_task(text, total=None)
+
+    def step(self, phase: str, done: int, steps: int) -> None:
+        """Show how far a phase of the stage is, where there is somebody to watch."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=f"{self._text}: {phase} {done}/{steps}")
+
+    def finish(self) -> None:
+        """The stage has come to its end."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, total=1, completed=1, description=self._text)
+
+
 @contextlib.contextmanager
-def stages() -> Iterator[Callable[[str], None]]:
-    """Show which step runs, with its time; each step is one line where stderr is no terminal."""
+def stages() -> Iterator[Stages]:
+    """Show which step runs, with its time."""
     console = err()
     if not console.is_terminal:
-        yield lambda text: console.print(f"- {text}")
+        yield Stages(console, None)
         return
     with Progress(SpinnerColumn(), _description(), TimeElapsedColumn(), console=console) as progress:
-        running: list[TaskID] = []
-
-        def begin(text: str) -> None:
-            if running:
-                progress.update(running[-1], total=1, completed=1)
-            running.append(progress.add_task(text, total=None))
-
-        yield begin
-        if running:
-            progress.update(running[-1], total=1, completed=1)
+        running = Stages(console, progress)
+        yield running
+        running.finish()
 
 
 @contextlib.contextmanager

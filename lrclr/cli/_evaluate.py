@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from lrclr.cli._console import RESEARCH_ONLY, complain, counter, note, out
+from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, complain, counter, note, out
 from lrclr.cli._extras import require_evaluate, require_torch
 from lrclr.errors import LrclrError, UsageError
 
@@ -52,6 +52,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     server: Annotated[
         str | None, typer.Option("--server", help="HOST:PORT of a server that has MODEL, a bundle: score it there.")
     ] = None,
+    engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine; one a core.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse bad rows and unreadable images.")] = False,
@@ -96,10 +97,11 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
             raise UsageError("there is nothing to store", why="no images to fit on", fix="Give --validation.")
     if server is not None and (ensemble or keep or not is_bundle(model)):
         raise UsageError("--server needs one bundle, and excludes --ensemble and --store", why="it serves one bundle")
-    judged = _judged(members, data, fitting, options, provider=provider, threads=threads, server=server)
+    runner = {"engine": engine, "provider": provider, "threads": threads}
+    judged = _judged(members, data, fitting, options, server=server, **runner)
     comparison = None
     if against is not None:
-        comparison = _compared(judged, against, data, fitting, options, provider=provider, threads=threads)
+        comparison = _compared(judged, against, data, fitting, options, **runner)
     if scores is not None:
         save_scores(judged.scores, scores)
     evaluation = judged.evaluation
@@ -112,7 +114,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     if output is not None:
         from lrclr.evaluation._reports import save_reports
 
-        examples = _examples(judged, model, preset, provider=provider, threads=threads, server=server)
+        examples = _examples(judged, model, preset, server=server, **runner)
         save_reports(output, evaluation, comparison, examples)
     if keep:
         scale = evaluation.score_scale

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lrclr.cli._console import RESEARCH_ONLY, gate_table, note, out, stages
 from lrclr.cli._extras import require_export
 from lrclr.errors import UsageError
+
+if TYPE_CHECKING:
+    from lrclr.gates import GateResult
 
 
 def export(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -19,7 +22,14 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     fp32: Annotated[bool, typer.Option("--fp32", help="Everything in single precision.")] = False,
     max_batch: Annotated[int, typer.Option("--max-batch", help="Most images of a request to the server.")] = 32,
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set, 18 to 23.")] = 20,
-    engine: Annotated[str, typer.Option("--engine", help="onnxruntime.")] = "onnxruntime",
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", help="tensorrt, tensorrt-rtx or onnxruntime; the best that is here if not given."),
+    ] = None,
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option("--compute-capability", help="Of the GPU to build for, such as 8.6. Repeat. RTX only."),
+    ] = None,
     preprocess: Annotated[
         str | None, typer.Option("--preprocess", help="clip or chexzero, instead of what the checkpoint implies.")
     ] = None,
@@ -28,32 +38,47 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         list[str] | None, typer.Option("--tolerance", help="NAME=VALUE: override a gate's limit; it is recorded.")
     ] = None,
 ) -> None:
-    """Export a checkpoint to a bundle: a Triton model repository of three ONNX graphs, checked by gates.
+    """Export a checkpoint to a bundle: a Triton model repository of three graphs and plans of them, checked by gates.
 
     A bundle that is there already is replaced only when every gate holds. A gate that refuses: exit code 3.
     """
     if fp16 and fp32:
         raise UsageError("--fp16 and --fp32 exclude each other")
-    if engine != "onnxruntime":
-        raise UsageError(f"there is no engine {engine!r} to export for", fix="Choose onnxruntime.")
+    from lrclr.engines import ENGINES
+
+    if engine is not None and engine not in ENGINES:
+        raise UsageError(f"there is no engine {engine!r} to export for", fix=f"Choose {', '.join(ENGINES)}.")
     overrides = _parsed(tolerance or [])
     require_export()
     from dataclasses import replace
 
     from lrclr.checkpoints import load_checkpoint
     from lrclr.findings import FindingSet
-    from lrclr_export import ExportOptions, export_bundle
+    from lrclr_export import BuildOptions, ExportOptions, add_plans, best_engine, check_buildable, export_bundle
 
-    options = ExportOptions("fp32" if fp32 else "fp16", max_batch, opset, overrides)
-    note(f"engine onnxruntime, {options.precision}")
+    chosen, why = (engine, "asked for") if engine is not None else best_engine()
+    plans = None
+    if chosen != "onnxruntime":
+        plans = BuildOptions(chosen, tuple(compute_capability or ()))
+        check_buildable(plans)
+    elif compute_capability:
+        raise UsageError("--compute-capability needs --engine tensorrt-rtx")
+    options = ExportOptions("fp32" if fp32 else "fp16", max_batch, opset, overrides, why_engine=why)
+    note(f"engine {chosen} ({why}), {options.precision}")
     with stages() as begin:
         begin(f"read {checkpoint}")
         loaded = load_checkpoint(checkpoint, preprocess=preprocess)
         if findings is not None:
             loaded = replace(loaded, findings=FindingSet.load(findings))
-        bundle = export_bundle(
-            loaded, output, options, on_stage=begin, on_gates=lambda results: out().print(gate_table(results))
-        )
+
+        def show(results: list[GateResult]) -> None:
+            out().print(gate_table(results))
+
+        def finish(folder: Path) -> None:
+            if plans is not None:
+                add_plans(folder, plans, why=why, on_stage=begin, on_progress=begin.step, on_gates=show)
+
+        bundle = export_bundle(loaded, output, options, on_stage=begin, on_gates=show, finish=finish)
     manifest = bundle.manifest
     size = sum(entry["bytes"] for entry in manifest.files.values())
     out().print(f"{output}: {manifest.precision} bundle, {size / 1e6:.0f} MB, {len(manifest.gates)} gates hold")

@@ -18,6 +18,11 @@ def require_export() -> None:
     _require("export", ("onnx", "onnxscript", "tritonclient", "google.protobuf"), "exporting a checkpoint")
 
 
+def require_build() -> None:
+    """Raise MissingExtraError where plans cannot be put into a bundle."""
+    _require("serve", ("tritonclient", "google.protobuf"), "building plans")
+
+
 def require_evaluate() -> None:
     """Raise MissingExtraError where models cannot be judged."""
     _require("evaluate", ("sklearn", "matplotlib"), "judging a model")

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrclr.cli._console import RESEARCH_ONLY, complain, counter, note
+from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, complain, counter, note
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lrclr.batch import FileResult
+    from lrclr.engines import EngineOptions
     from lrclr.findings import FindingSet
 
 
@@ -35,6 +36,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     batch_size: Annotated[
         int, typer.Option("--batch-size", help="Images encoded at once; requests at once, with --server.")
     ] = 8,
+    engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
     provider: Annotated[str | None, typer.Option("--provider", help="cpu or cuda; cpu if not given.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine; one a core.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for each image.")] = False,
@@ -46,17 +48,20 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     if as_json and as_csv:
         raise UsageError("--json and --csv exclude each other")
-    if server is not None and not (bundle is None and provider is None and threads is None):
-        raise UsageError("--server excludes --bundle, --provider and --threads", why="the server has its own")
+    if server is not None and not (bundle is None and engine is None and provider is None and threads is None):
+        raise UsageError("--server excludes --bundle, --engine, --provider and --threads", why="the server has its own")
     from lrclr.batch import find_images
     from lrclr.cli._reporter import reporter
+    from lrclr.engines import EngineOptions
     from lrclr.findings import FindingSet
 
     files = find_images(images)
     asked = FindingSet.load(findings) if findings is not None else None
     question = _Question(files, asked, alpha, frame, batch_size, heatmap=heatmap is not None)
     if server is None:
-        own, fusion_trained, results = _here(question, bundle or Path("triton_repo"), provider or "cpu", threads)
+        own, fusion_trained, results = _here(
+            question, bundle or Path("triton_repo"), EngineOptions(engine, provider or "cpu", threads)
+        )
     else:
         own, fusion_trained, results = _there(question, server)
     report = reporter((asked or own).names, as_json=as_json, as_csv=as_csv)
@@ -93,14 +98,14 @@ class _Question:
     heatmap: bool
 
 
-def _here(
-    question: _Question, bundle: Path, provider: str, threads: int | None
-) -> tuple[FindingSet, bool, Iterator[FileResult]]:
+def _here(question: _Question, bundle: Path, engine: EngineOptions) -> tuple[FindingSet, bool, Iterator[FileResult]]:
     """A bundle's findings, whether its fusion head was trained, and its answers."""
     from lrclr.batch import predict_files
     from lrclr.classifier import ZeroShotClassifier
 
-    classifier = ZeroShotClassifier.from_bundle(bundle, provider=provider, threads=threads)
+    classifier = ZeroShotClassifier.from_bundle(
+        bundle, engine=engine.engine, provider=engine.provider, threads=engine.threads
+    )
     results = predict_files(
         classifier,
         question.files,

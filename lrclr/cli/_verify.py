@@ -8,31 +8,32 @@ from typing import Annotated
 
 import typer
 
-from lrclr.cli._console import gate_table, note, out
+from lrclr.cli._console import ENGINE_HELP, gate_table, note, out
 
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")] = Path("triton_repo"),
+    engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the measurements as JSON.")] = False,
 ) -> None:
     """Check a bundle's hashes, and run its gates again on this machine. Needs no torch."""
     from lrclr.bundle import Bundle
     from lrclr.classifier import ZeroShotClassifier
-    from lrclr.engines import OnnxRuntimeEngine
+    from lrclr.engines import EngineOptions, open_engine
     from lrclr.gates import Golden, Tolerances, raise_refused, run_gates, task_gate
 
     opened = Bundle(bundle)
     manifest = opened.manifest
     limits = {name: value for name, value in manifest.tolerances.items() if name != "overridden"}
-    engine = OnnxRuntimeEngine(opened, provider=provider)
+    runner = open_engine(opened, EngineOptions(engine, provider))
     golden, tolerances = Golden.load(opened.golden_path), Tolerances(**limits)
-    results = run_gates(engine, golden, opened.findings, manifest.scoring, tolerances)
+    results = run_gates(runner, golden, opened.findings, manifest.scoring, tolerances)
     if all(result.passed for result in results):
-        results += task_gate(ZeroShotClassifier(opened, engine), float(golden.task_auroc), tolerances.task_auroc)
+        results += task_gate(ZeroShotClassifier(opened, runner), float(golden.task_auroc), tolerances.task_auroc)
     if as_json:
-        print(json.dumps({"engine": engine.name, "gates": [result.to_dict() for result in results]}, indent=2))
+        print(json.dumps({"engine": runner.name, "gates": [result.to_dict() for result in results]}, indent=2))
     else:
         out().print(gate_table(results))
     raise_refused(results)
-    note(f"{bundle}: {len(manifest.files)} files are unchanged, {len(results)} gates hold on {engine.name}")
+    note(f"{bundle}: {len(manifest.files)} files are unchanged, {len(results)} gates hold on {runner.name}")

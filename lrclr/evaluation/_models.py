@@ -29,12 +29,18 @@ def is_scores(path: str | os.PathLike[str]) -> bool:
 
 
 def open_model(
-    path: str | os.PathLike[str], *, provider: str = "cpu", threads: int | None = None, server: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    engine: str | None = None,
+    provider: str = "cpu",
+    threads: int | None = None,
+    server: str | None = None,
 ) -> ZeroShotClassifier:
-    """Open a bundle with ONNX Runtime or in a server, or a checkpoint with PyTorch.
+    """Open a bundle here or in a server, or a checkpoint with PyTorch.
 
     Args:
         path: of either.
+        engine: that runs a bundle; None for its own.
         provider: ``"cpu"`` or ``"cuda"``.
         threads: of one operator; ``None`` for what the engine takes by itself.
         server: ``host:port`` of a server that has this bundle.
@@ -45,7 +51,7 @@ def open_model(
         bundle = Bundle(path)
         return ZeroShotClassifier(bundle, TritonEngine(server, ModelSpec.of_bundle(bundle).sha256))
     if is_bundle(path):
-        return ZeroShotClassifier.from_bundle(path, provider=provider, threads=threads)
+        return ZeroShotClassifier.from_bundle(path, engine=engine, provider=provider, threads=threads)
     if provider not in _DEVICES:
         raise UsageError(f"there is no provider {provider!r}", fix="Choose cpu or cuda.")
     if threads is not None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrclr._files import replace_directory, sha256_of, write_whole
+from lrclr._files import link_tree, replace_directory, sha256_of, write_whole
 from lrclr.bundle import ENTRIES, GOLDEN, MANIFEST, Bundle
 from lrclr.classifier import ZeroShotClassifier
 from lrclr.errors import UsageError
@@ -92,7 +91,7 @@ def _store_bundle(path: Path, change: dict[str, float]) -> None:
     raise_refused(results)
     measured = {(result.gate, result.subject): result.to_dict() for result in results}
     with replace_directory(path, expected=ENTRIES, overwrite=True) as staging:
-        shutil.copytree(path, staging, dirs_exist_ok=True, copy_function=_link)
+        link_tree(path, staging)
         # The old files are shared with the bundle that is still there: new ones take their places.
         for name in (GOLDEN, MANIFEST):
             (staging / name).unlink()
@@ -140,12 +139,3 @@ def _rescored(golden: Golden, bundle: Bundle, scoring: dict[str, Any]) -> Golden
     )
     asked = score[:, : len(bundle.findings.prompts)]
     return replace(golden, probabilities=probabilities(asked, bundle.findings, scoring["score_scale"]))
-
-
-def _link(source: str, target: str) -> str:
-    """A hard link where the file system has them: graphs are large."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target

@@ -201,6 +201,7 @@ class TritonServer:
             raise UsageError("the server runs already")
         self._folder = Path(tempfile.mkdtemp(prefix="lrclr-serve-"))
         self._stage = Stage(self._folder, instances=self.options.instances)
+        self._require_backend()
         self._stage.add(self._bundle)
         wanted = [self.options.grpc_port, self.options.http_port, self.options.metrics_port]
         ports = free_ports(self.options.address, wanted)
@@ -232,6 +233,16 @@ class TritonServer:
         )
         assert self._process.stdout is not None  # noqa: S101 - for the type checker
         self._log = LogRelay(self._process.stdout, self._on_log)
+
+    def _require_backend(self) -> None:
+        """The server would say so too, in many more words."""
+        backends, engine = self._installation.backends, self._bundle.manifest.engine["name"]
+        if engine == "tensorrt" and backends is not None and not (backends / engine).is_dir():
+            raise ServerError(
+                "the bundle is to be served by TensorRT, and this server cannot",
+                why=f"it has the backends {', '.join(sorted(path.name for path in backends.iterdir()))}",
+                fix=f"Use the vendor's server, or run: lrclr build {self._path} --engine onnxruntime",
+            )
 
     def _reachable(self) -> str:
         address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.options.address, self.options.address)  # noqa: S104

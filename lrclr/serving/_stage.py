@@ -7,11 +7,11 @@ model here is that of one bundle.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from typing import TYPE_CHECKING
 
+from lrclr._files import link_or_copy
 from lrclr.bundle import GRAPHS, MANIFEST, Bundle
 from lrclr.errors import ServerError
 from lrclr.protocol import MODEL
@@ -49,7 +49,7 @@ class Stage:
                 self._put_model(bundle.path, model, version)
             own = self.root / MODEL / str(version) / "bundle"
             for name in (*bundle.manifest.files, MANIFEST):
-                _link(bundle.path / name, own / name)
+                link_or_copy(bundle.path / name, own / name)
         except (OSError, ServerError) as error:
             self.drop(version)
             if isinstance(error, ServerError):
@@ -77,7 +77,11 @@ class Stage:
     def _put_model(self, bundle: Path, model: str, version: int) -> None:
         for file in sorted((bundle / model / "1").rglob("*")):
             if file.is_file():
-                _link(file, self.root / model / str(version) / file.relative_to(bundle / model / "1"))
+                link_or_copy(file, self.root / model / str(version) / file.relative_to(bundle / model / "1"))
+        for file in sorted((bundle / model / "warmup").glob("*")):
+            target = self.root / model / "warmup" / file.name
+            target.unlink(missing_ok=True)
+            link_or_copy(file, target)
         config = (bundle / model / "config.pbtxt").read_text(encoding="utf-8")
         if model == MODEL and self._instances is not None:
             config = _with_instances(config, self._instances)
@@ -101,12 +105,3 @@ def _with_instances(config: str, instances: int) -> str:
     for group in model.instance_group:
         group.count = instances
     return str(text_format.MessageToString(model))
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        # Another file system, or one without links.
-        shutil.copy2(source, target)

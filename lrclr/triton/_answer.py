@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Answerer"]
 
-_MAX_PROMPTS = 256  # what the text encoder's configuration takes at once
 _ARRAYS = (
     "probability",
     "global_positive",
@@ -49,10 +48,14 @@ class Answerer:
     Args:
         classifier: of a bundle.
         metrics: told what was done.
+        max_prompts: that the text encoder takes at once.
         limits: on what is read.
     """
 
-    def __init__(self, classifier: ZeroShotClassifier, metrics: Metrics, limits: ReadLimits | None = None) -> None:
+    def __init__(
+        self, classifier: ZeroShotClassifier, metrics: Metrics, max_prompts: int, limits: ReadLimits | None = None
+    ) -> None:
+        self._max_prompts = max_prompts
         self._classifier = classifier
         self._metrics = metrics
         self._limits = limits or ReadLimits()
@@ -102,9 +105,9 @@ class Answerer:
             findings = own.only(request.finding)
         else:
             findings = own
-        if len(findings.prompts) > _MAX_PROMPTS:
+        if len(findings.prompts) > self._max_prompts:
             raise FindingsError(
-                f"the findings have {len(findings.prompts)} prompts", why=f"a request may have {_MAX_PROMPTS}"
+                f"the findings have {len(findings.prompts)} prompts", why=f"a request may have {self._max_prompts}"
             )
         return findings
 

@@ -43,7 +43,8 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(str(error)) from error
         self._metrics = Metrics()
         engine = BlsEngine(int(version), self._metrics)
-        self._answerer = Answerer(ZeroShotClassifier(bundle, engine), self._metrics)
+        largest = bundle.manifest.profiles[-1]
+        self._answerer = Answerer(ZeroShotClassifier(bundle, engine), self._metrics, largest["prompts"][2])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request by itself."""

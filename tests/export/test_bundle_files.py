@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 import pytest
 from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
@@ -20,6 +21,7 @@ from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import BundleError, UsageError
 from lrclr.samples import sample_paths
 from lrclr_export import ExportOptions, export_bundle
+from lrclr_export.profiles import profiles
 from lrclr_export.triton_config import triton_configs
 from tests import bundles
 
@@ -40,13 +42,13 @@ def parsed(text: str) -> Any:
 def test_a_second_export_gives_the_same_bytes(checkpoint_folder: Path, fp16_bundle: Path, tmp_path: Path) -> None:
     """In a process of its own, from another folder, with another order of hashes."""
     done = bundles.run(
-        ["export", checkpoint_folder, "-o", "again", "--fp16"],
+        ["export", checkpoint_folder, "-o", "again", "--fp16", "--engine", "onnxruntime"],
         cwd=tmp_path,
         env=bundles.environment(PYTHONHASHSEED="7"),
     )
     assert done.returncode == 0, done.stderr
     assert bundles.digests(tmp_path / "again") == bundles.digests(fp16_bundle)
-    assert len(bundles.digests(fp16_bundle)) == 12
+    assert len(bundles.digests(fp16_bundle)) == 17
     assert "gates hold" in done.stdout
     assert "Research use only" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["again"]
@@ -98,20 +100,40 @@ def test_config_pbtxt_agrees_with_graph_and_manifest(fp16_bundle: Path, graph: s
 
 @pytest.mark.parametrize("max_batch", [1, 7, 128])
 def test_max_batch_reaches_the_image_encoder(checkpoint: Checkpoint, max_batch: int) -> None:
-    configs = triton_configs(checkpoint.config, max_batch=max_batch)
+    sizes = profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=max_batch)
+    assert sizes[0]["batch"] == [1, 1, 1]
+    assert sizes[-1]["batch"] == [1, min(8, max_batch), max_batch]
+    configs = triton_configs(checkpoint.config, sizes[-1])
     assert parsed(configs["image_encoder"]).max_batch_size == max_batch
 
 
 def test_no_batch_below_one(checkpoint: Checkpoint) -> None:
     with pytest.raises(UsageError, match="at least 1"):
-        triton_configs(checkpoint.config, max_batch=0)
+        profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=0)
 
 
 def test_the_committed_configs_are_what_the_exporter_writes() -> None:
     """`triton_repo/*/config.pbtxt` are never edited by hand: export the default checkpoint and commit what it wrote."""
-    written = triton_configs(load_checkpoint("default").config, max_batch=ExportOptions().max_batch)
+    default = load_checkpoint("default")
+    sizes = profiles(default.findings, default.tokenizer, max_batch=ExportOptions().max_batch)
+    written = triton_configs(default.config, sizes[-1])
     committed = {path.parent.name: path.read_text() for path in REPOSITORY.glob("triton_repo/*/config.pbtxt")}
     assert committed == written
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_the_warm_up_is_what_the_graph_takes(fp16_bundle: Path, graph: str) -> None:
+    config = parsed((fp16_bundle / graph / "config.pbtxt").read_text())
+    (warmup,) = config.model_warmup
+    inputs: dict[str, Any] = {}
+    for name, entry in warmup.inputs.items():
+        raw = (fp16_bundle / graph / "warmup" / entry.input_data_file).read_bytes()
+        kind = {triton.TYPE_FP32: np.float32, triton.TYPE_INT64: np.int64}[entry.data_type]
+        array = np.frombuffer(raw, kind).reshape(list(entry.dims))
+        inputs[name] = array[None] if config.max_batch_size else array
+    for output in OnnxRuntimeEngine(Bundle(fp16_bundle)).run(graph, inputs).values():
+        assert np.isfinite(output).all()
+        assert np.ptp(output) > 0
 
 
 def test_manifest_says_what_was_done(checkpoint: Checkpoint, fp16_bundle: Path) -> None:

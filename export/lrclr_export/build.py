@@ -1,0 +1,194 @@
+"""Plans for the graphs of a bundle, built where it will answer; through every gate that can run there or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lrclr._files import link_tree, replace_directory, write_whole
+from lrclr.bundle import ENTRIES, GRAPHS, MANIFEST, Bundle, Manifest, file_table, plan_file
+from lrclr.classifier import ZeroShotClassifier
+from lrclr.engines import Gpu, TensorRTEngine, gpus, tensorrt_library
+from lrclr.errors import EngineError, MissingExtraError, UsageError
+from lrclr.gates import GateResult, Golden, Tolerances, raise_refused, run_gates, task_gate
+from lrclr.model_spec import ModelSpec
+from lrclr_export.plan_config import serving_graph, serving_plans
+from lrclr_export.plans import BuildOptions, plan_from_onnx, precision_gates
+from lrclr_export.profiles import profiles_of_graph
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    OnProgress = Callable[[str, int, int], None]
+
+
+def best_engine() -> tuple[str, str]:
+    """The engine to make a bundle for on this machine, and why: TensorRT where it and a GPU are, else ONNX Runtime."""
+    if not gpus():
+        return "onnxruntime", "there is no GPU here"
+    try:
+        library = tensorrt_library("tensorrt")
+    except (EngineError, MissingExtraError) as error:
+        return "onnxruntime", error.what
+    return "tensorrt", f"TensorRT {library.__version__} and {gpus()[0].name} are here"
+
+
+def check_buildable(options: BuildOptions) -> None:
+    """Find out early what `add_plans` would find out late.
+
+    Raises:
+        UsageError: there is no GPU to build for, or the library is not installed.
+        EngineError: the library cannot be used.
+    """
+    tensorrt_library(options.engine)
+    here = gpus()
+    _capabilities(options, here)
+    if (options.refit or options.strip) and not here:
+        raise UsageError(
+            f"{options.engine} needs a GPU to build plans whose weights can be exchanged",
+            why="there is none on this machine",
+            fix="Leave --refit and --strip out, or build on a machine with a GPU.",
+        )
+
+
+def build_bundle(
+    path: Path,
+    options: BuildOptions | None,
+    *,
+    why: str = "asked for",
+    on_stage: Callable[[str], None] = lambda _: None,
+    on_progress: OnProgress = lambda _phase, _done, _steps: None,
+    on_gates: Callable[[list[GateResult]], None] = lambda _: None,
+) -> Bundle:
+    """Put plans into the bundle at `path`; until all of them are good, it stays as it was.
+
+    Args:
+        path: the bundle's folder.
+        options: how; None makes ONNX Runtime the bundle's engine again, and leaves its plans.
+        why: it is built for that engine, for the manifest.
+        on_stage: told what is done next.
+        on_progress: told the library's phase, steps done, steps of the phase; from another thread.
+        on_gates: told what the gates measured, also when they refuse.
+
+    Raises:
+        BundleError: there is no whole bundle.
+        UsageError: nothing can be built for what was asked, on this machine.
+        ExportError: a plan could not be built.
+        GateError: a gate refused.
+    """
+    bundle = Bundle(path)
+    if options is not None:
+        check_buildable(options)
+    with replace_directory(path, expected=ENTRIES, overwrite=True) as staging:
+        link_tree(bundle.path, staging)
+        if options is None:
+            _make_default(staging, bundle.manifest, "onnxruntime", why)
+        else:
+            add_plans(staging, options, why=why, on_stage=on_stage, on_progress=on_progress, on_gates=on_gates)
+    return Bundle(path)
+
+
+def add_plans(
+    folder: Path,
+    options: BuildOptions,
+    *,
+    why: str,
+    on_stage: Callable[[str], None],
+    on_progress: OnProgress,
+    on_gates: Callable[[list[GateResult]], None],
+) -> None:
+    """The same, in a bundle that nobody else sees yet; after an error it is good for nothing."""
+    bundle = Bundle(folder)
+    manifest = bundle.manifest
+    library = tensorrt_library(options.engine)
+    here = gpus()
+    capabilities = _capabilities(options, here)
+    entry: dict[str, Any] = {
+        "engine": options.engine,
+        "library": str(library.__version__),
+        "compute_capabilities": list(capabilities),
+        "built_on": str(here[0]) if here else "no GPU",
+        "options": options.to_dict(),
+        "region_selection": None,
+        "graphs": {},
+    }
+    results: list[GateResult] = []
+    for graph in GRAPHS:
+        on_stage(f"build {graph} with {options.engine} for compute capability {', '.join(capabilities)}")
+        shapes = {name: tensor["shape"] for name, tensor in manifest.graphs[graph]["inputs"].items()}
+        plan = plan_from_onnx(
+            bundle.graph_path(graph),
+            options,
+            name=graph,
+            profiles=profiles_of_graph(shapes, manifest.profiles),
+            on_progress=on_progress,
+        )
+        results += precision_gates(graph, plan.precision_histogram, manifest.precision)
+        file = bundle.graph_path(graph).with_name(plan_file(options.engine, capabilities[0]))
+        write_whole(file, plan.data)
+        entry["graphs"][graph] = {
+            "file": file.relative_to(folder).as_posix(),
+            "precision_histogram": plan.precision_histogram,
+            "profiles": plan.profiles,
+        }
+        entry["region_selection"] = entry["region_selection"] or plan.region_selection
+    measured = []
+    if here and here[0].capability in capabilities:
+        on_stage(f"run the gates on {here[0].name}")
+        measured = _gates(bundle, TensorRTEngine.of_entry(bundle, entry))
+        entry["gates_ran_on"] = str(here[0])
+    else:
+        # Said where the figures would be: no one may take a plan that was never run for one that was.
+        entry["gates_ran_on"] = None
+    on_gates([*results, *measured])
+    raise_refused([*results, *measured])
+    entry["gates"] = [result.to_dict() for result in (*results, *measured)]
+    others = [other for other in manifest.plans if not _replaced(other, entry)]
+    plans = sorted([*others, entry], key=lambda one: (one["engine"], one["compute_capabilities"]))
+    _make_default(folder, replace(manifest, plans=plans), options.engine, why)
+
+
+def _capabilities(options: BuildOptions, here: list[Gpu]) -> tuple[str, ...]:
+    if options.compute_capabilities:
+        return options.compute_capabilities
+    if not here:
+        fix = (
+            "Say for which with --compute-capability, such as 8.6."
+            if options.engine == "tensorrt-rtx"
+            else "Run `lrclr build` on the machine that serves."
+        )
+        raise UsageError(f"{options.engine} plans are for a GPU", why="there is none on this machine", fix=fix)
+    return (here[0].capability,)
+
+
+def _gates(bundle: Bundle, engine: TensorRTEngine) -> list[GateResult]:
+    manifest = bundle.manifest
+    limits = Tolerances(**{name: value for name, value in manifest.tolerances.items() if name != "overridden"})
+    golden = Golden.load(bundle.golden_path)
+    results = run_gates(engine, golden, bundle.findings, manifest.scoring, limits)
+    if all(result.passed for result in results):
+        classifier = ZeroShotClassifier(ModelSpec.of_bundle(bundle), engine)
+        results += task_gate(classifier, float(golden.task_auroc), limits.task_auroc)
+    return results
+
+
+def _replaced(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether the new plans lie where the old ones did."""
+    return all(old["graphs"][graph]["file"] == new["graphs"][graph]["file"] for graph in GRAPHS)
+
+
+def _make_default(folder: Path, manifest: Manifest, engine: str, why: str) -> None:
+    """Write the manifest, and Triton's configuration: it serves plans of TensorRT, and has no backend for RTX's."""
+    capabilities = [entry["compute_capabilities"][0] for entry in manifest.plans if entry["engine"] == engine]
+    for graph in GRAPHS:
+        config = folder / graph / "config.pbtxt"
+        text = config.read_text(encoding="utf-8")
+        if engine == "tensorrt":
+            shapes = {name: tensor["shape"] for name, tensor in manifest.graphs[graph]["inputs"].items()}
+            text = serving_plans(text, shapes, manifest.profiles, capabilities)
+        else:
+            text = serving_graph(text)
+        write_whole(config, text.encode())
+    renewed = replace(manifest, engine={"name": engine, "why": why}, files=file_table(folder))
+    write_whole(folder / MANIFEST, renewed.to_json().encode())

@@ -1,0 +1,7 @@
+"""From an ONNX graph to a plan, by the Python library of TensorRT or TensorRT-RTX; needs no torch and no ONNX."""
+
+from lrclr_export.plans._build import Plan, plan_from_onnx
+from lrclr_export.plans._network import precision_gates
+from lrclr_export.plans._options import BuildOptions
+
+__all__ = ["BuildOptions", "Plan", "plan_from_onnx", "precision_gates"]

@@ -1,0 +1,176 @@
+"""Building one plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lrclr.engines import tensorrt_library
+from lrclr.errors import ExportError, UsageError
+from lrclr_export.plans._network import network_from_onnx, precision_of_network, region_selection, signature
+from lrclr_export.plans._watch import interruptible, logger, monitor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from lrclr_export.plans._options import BuildOptions
+    from lrclr_export.profiles import Profile
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan, and what the network was that it was built of.
+
+    Attributes:
+        data: the serialised engine, as the library wrote it; nothing is put before it.
+        precision_histogram: how many layers of a kind compute in which type.
+        region_selection: ``"plugin"``, ``"function body"``, or None.
+        signature: inputs and outputs with types and shapes.
+        profiles: the optimisation profiles, in their order.
+    """
+
+    data: bytes
+    precision_histogram: dict[str, dict[str, int]]
+    region_selection: str | None
+    signature: dict[str, Any]
+    profiles: list[dict[str, Profile]]
+
+
+def plan_from_onnx(
+    path: Path,
+    options: BuildOptions,
+    *,
+    name: str,
+    profiles: Sequence[Mapping[str, Profile]],
+    on_progress: Callable[[str, int, int], None] = lambda _phase, _done, _steps: None,
+) -> Plan:
+    """Build a plan of an ONNX file.
+
+    Args:
+        path: the ONNX file; weights beside it are found.
+        options: how.
+        name: of the graph, for errors.
+        profiles: per profile and input the ``min``, ``opt`` and ``max`` shape.
+        on_progress: told phase, steps done, steps of the phase; from another thread.
+
+    Raises:
+        ExportError: the graph, a profile or an option does not suit the library.
+        UsageError: the library cannot build for a compute capability.
+    """
+    library = tensorrt_library(options.engine)
+    log = logger(library)
+    builder = library.Builder(log)
+    if builder is None or not hasattr(builder, "create_network"):
+        raise ExportError("the library made no builder", why="; ".join(log.errors[:1]) or None)
+    network, parser = network_from_onnx(library, builder, log, path, name)
+    config = _config(library, builder, options)
+    for profile in profiles:
+        _add_profile(builder, config, profile, network, name, log)
+    cache = _timing_cache(config, options)
+    watch = monitor(library, on_progress)
+    config.progress_monitor = watch
+    serialised = interruptible(lambda: builder.build_serialized_network(network, config), watch)
+    del parser  # the network reads its weights until here
+    _raise_if_unfit(serialised, log, name)
+    if cache is not None and options.timing_cache is not None:
+        from lrclr._files import write_whole
+
+        write_whole(options.timing_cache, _content(config.get_timing_cache()))
+    return Plan(
+        data=bytes(memoryview(serialised)),
+        precision_histogram=precision_of_network(network),
+        region_selection=region_selection(library, network),
+        signature=signature(network),
+        profiles=[dict(profile) for profile in profiles],
+    )
+
+
+def _config(library: Any, builder: Any, options: BuildOptions) -> Any:
+    config = builder.create_builder_config()
+    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
+    flags = library.BuilderFlag
+    # On by default: float32 products would lose 13 of their 23 bits, those that select regions too.
+    config.clear_flag(flags.TF32)
+    for wanted, flag in (
+        (options.version_compatible, "VERSION_COMPATIBLE"),
+        (options.refit, "REFIT"),
+        (options.strip, "STRIP_PLAN"),
+    ):
+        if wanted:
+            config.set_flag(getattr(flags, flag))
+    if options.hardware_compatible != "none":
+        name = {"ampere+": "AMPERE_PLUS", "same-capability": "SAME_COMPUTE_CAPABILITY"}[options.hardware_compatible]
+        config.hardware_compatibility_level = getattr(library.HardwareCompatibilityLevel, name)
+    if options.workspace_mib is not None:
+        config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    if options.builder_level is not None:
+        config.builder_optimization_level = options.builder_level
+    if options.compute_capabilities:
+        _aim(library, config, options.compute_capabilities)
+    return config
+
+
+def _aim(library: Any, config: Any, capabilities: Sequence[str]) -> None:
+    known = library.ComputeCapability
+    members = {f"{name[2:-1]}.{name[-1]}": value for name, value in known.__members__.items() if name.startswith("SM")}
+    config.num_compute_capabilities = len(capabilities)
+    for place, capability in enumerate(capabilities):
+        if capability not in members or not config.set_compute_capability(members[capability], place):
+            raise UsageError(
+                f"TensorRT-RTX {library.__version__} does not build for the compute capability {capability}",
+                fix=f"Choose from {', '.join(sorted(members, key=float))}.",
+            )
+
+
+def _add_profile(builder: Any, config: Any, sizes: Mapping[str, Profile], network: Any, name: str, log: Any) -> None:
+    profile = builder.create_optimization_profile()
+    for number in range(network.num_inputs):
+        tensor = network.get_input(number)
+        shapes = sizes[tensor.name]
+        profile.set_shape(tensor.name, shapes["min"], shapes["opt"], shapes["max"])
+        fits = all(
+            low <= common <= high and (axis in {-1, low} and low > 0)
+            for low, common, high, axis in zip(shapes["min"], shapes["opt"], shapes["max"], tensor.shape, strict=True)
+        )
+        if not fits:
+            raise _unfit_profile(name, f"{tensor.name} is {tuple(tensor.shape)}, and the profile is {shapes}")
+    if config.add_optimization_profile(profile) < 0:
+        raise _unfit_profile(name, log.errors[-1] if log.errors else "the library does not take it")
+
+
+def _raise_if_unfit(serialised: Any, log: Any, name: str) -> None:
+    """A plan may come out although the graph cannot run at an end of its profile: a warning says so."""
+    contradictions = [text for text in log.warnings if text.startswith("Profile k") and "not self-consistent" in text]
+    if contradictions:
+        raise _unfit_profile(name, contradictions[0])
+    if serialised is None:
+        raise ExportError(f"no plan of {name} could be built", why=log.errors[0] if log.errors else "no reason given")
+
+
+def _unfit_profile(name: str, why: str) -> ExportError:
+    return ExportError(
+        f"{name} cannot run at the sizes of its profile",
+        why=why,
+        fix="Export the checkpoint again with `lrclr export`.",
+    )
+
+
+def _timing_cache(config: Any, options: BuildOptions) -> Any:
+    if options.timing_cache is None:
+        return None
+    known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
+    cache, empty = config.create_timing_cache(known), config.create_timing_cache(b"")
+    # What is no cache at all is taken for an empty one, without a word.
+    lost = cache is not None and known and known != _content(cache) == _content(empty)
+    if cache is None or lost or not config.set_timing_cache(cache, ignore_mismatch=False):
+        raise UsageError(
+            f"the timing cache {options.timing_cache} cannot be used",
+            why="it is damaged, or of another GPU or version",
+            fix="Remove it, or name another file.",
+        )
+    return cache
+
+
+def _content(cache: Any) -> bytes:
+    return bytes(memoryview(cache.serialize()))

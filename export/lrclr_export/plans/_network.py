@@ -1,0 +1,133 @@
+"""From an ONNX file to TensorRT's network: strongly typed, and looked at before anything is built of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from lrclr.errors import ExportError
+from lrclr.gates import GateResult
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REGION_NODE = "RegionSelect"
+_NAMES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64", "INT32": "int32", "BOOL": "bool"}
+# As for the ONNX graph: what carries the cost, and what must stay float32.
+_HEAVY = ("CONVOLUTION", "MATRIX_MULTIPLY")
+_DELICATE = ("NORMALIZATION", "REDUCE", "SOFTMAX", "TOPK")
+
+
+def network_from_onnx(library: Any, builder: Any, log: Any, path: Path, name: str) -> tuple[Any, Any]:
+    """Network, and the parser that its weights live in.
+
+    Args:
+        library: TensorRT's or TensorRT-RTX's module.
+        builder: of that library.
+        log: of `_watch.logger`.
+        path: the ONNX file.
+        name: of the graph, for errors.
+
+    Raises:
+        ExportError: it cannot be parsed; the error names the node.
+    """
+    flags = library.NetworkDefinitionCreationFlag
+    # TensorRT 11 and RTX know no other networks, and may have dropped the flag.
+    strongly_typed = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+    network = builder.create_network(strongly_typed)
+    parser = library.OnnxParser(network, log)
+    if not parser.parse_from_file(str(path)) or network.num_outputs == 0:
+        raise ExportError(
+            f"{_title(library)} cannot take {name}",
+            why=_first_error(parser, log),
+            fix="Export the checkpoint again, with another --opset if the node is not supported.",
+        )
+    return network, parser
+
+
+def precision_of_network(network: Any) -> dict[str, dict[str, int]]:
+    """How many layers of each kind compute in which type; those of the region node's definition apart."""
+    found: dict[str, Counter[str]] = {}
+    for layer in _layers(network):
+        kind = _kind(layer)
+        if kind in _HEAVY + _DELICATE:
+            inside = f"{REGION_NODE}." if _of_region_node(layer) else ""
+            found.setdefault(inside + kind, Counter())[_type(layer.get_input(0))] += 1
+    return {kind: dict(sorted(found[kind].items())) for kind in sorted(found)}
+
+
+def precision_gates(graph: str, histogram: dict[str, dict[str, int]], precision: str) -> list[GateResult]:
+    """No product in another type than was asked for; nothing delicate, nor region selection, in half precision."""
+    heavy = {"fp16": "float16", "fp32": "float32"}[precision]
+    products = [(type_, count) for kind in _HEAVY for type_, count in histogram.get(kind, {}).items()]
+    wrong = sum(count for type_, count in products if type_ != heavy)
+    total = sum(count for _, count in products)
+    delicate = [kind for kind in histogram if kind in _DELICATE or kind.startswith(REGION_NODE)]
+    half = sum(histogram[kind].get("float16", 0) for kind in delicate)
+    subject = f"{graph}, plan"
+    return [
+        GateResult("products", subject, total, 1, "min"),
+        GateResult(f"products not in {precision}", subject, wrong, 0, "max", f"{total} products"),
+        GateResult("delicate nodes in half precision", subject, half, 0, "max"),
+    ]
+
+
+def region_selection(library: Any, network: Any) -> str | None:
+    """What selects the regions: ``"plugin"``, ``"function body"``, or None where the graph selects none.
+
+    Raises:
+        ExportError: TensorRT took the node's definition instead of the plugin.
+    """
+    inside = [layer for layer in _layers(network) if _of_region_node(layer) or layer.name.endswith(REGION_NODE)]
+    if not inside:
+        return None
+    if any(_kind(layer).startswith("PLUGIN") for layer in inside):
+        return "plugin"
+    if hasattr(library, "__name__") and library.__name__ == "tensorrt":
+        raise ExportError(
+            "TensorRT did not take the region kernel",
+            why=f"the node {REGION_NODE} became {len(inside)} layers of its own",
+            fix="Report this with the output of `lrclr build --debug`.",
+        )
+    return "function body"
+
+
+def signature(network: Any) -> dict[str, dict[str, dict[str, Any]]]:
+    """Type and shape of every input and output; -1 stands for a dynamic axis."""
+
+    def described(tensors: Any) -> dict[str, dict[str, Any]]:
+        return {tensor.name: {"type": _type(tensor), "shape": list(tensor.shape)} for tensor in tensors}
+
+    return {
+        "inputs": described(network.get_input(number) for number in range(network.num_inputs)),
+        "outputs": described(network.get_output(number) for number in range(network.num_outputs)),
+    }
+
+
+def _layers(network: Any) -> Any:
+    return (network.get_layer(number) for number in range(network.num_layers))
+
+
+def _kind(layer: Any) -> str:
+    return str(layer.type).rpartition(".")[2]
+
+
+def _of_region_node(layer: Any) -> bool:
+    return f"({REGION_NODE})" in getattr(layer, "metadata", "")
+
+
+def _type(tensor: Any) -> str:
+    name = "none" if tensor is None else str(tensor.dtype).rpartition(".")[2]
+    return _NAMES.get(name, name.lower())
+
+
+def _title(library: Any) -> str:
+    return "TensorRT-RTX" if library.__name__ == "tensorrt_rtx" else "TensorRT"
+
+
+def _first_error(parser: Any, log: Any) -> str:
+    if parser.num_errors == 0:
+        return log.errors[0] if log.errors else "there is nothing in it"
+    error = parser.get_error(0)
+    where = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
+    return where + " ".join(error.desc().split())

@@ -1,0 +1,61 @@
+"""What the library says while it works, and how it is stopped."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def logger(library: Any) -> Any:
+    """Keeps warnings and errors instead of printing them: ``.warnings`` and ``.errors``, lists of text."""
+
+    class Kept(library.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.warnings: list[str] = []
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in {library.ILogger.Severity.ERROR, library.ILogger.Severity.INTERNAL_ERROR}:
+                self.errors.append(message)
+            elif severity == library.ILogger.Severity.WARNING:
+                self.warnings.append(message)
+
+    return Kept()
+
+
+def monitor(library: Any, on_progress: Callable[[str, int, int], None]) -> Any:
+    """Tells phase, steps done and steps of the phase; ``.cancelled = True`` ends the build at the next step."""
+
+    class Monitor(library.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.cancelled = False
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:  # noqa: ARG002
+            self._steps[phase] = steps
+            on_progress(phase, 0, steps)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            on_progress(phase, step + 1, self._steps.get(phase, 0))
+            return not self.cancelled
+
+        def phase_finish(self, phase: str) -> None:
+            on_progress(phase, self._steps.get(phase, 0), self._steps.pop(phase, 0))
+
+    return Monitor()
+
+
+def interruptible(work: Callable[[], Any], watch: Any) -> Any:
+    """Do `work` in another thread, so that Ctrl-C and SIGTERM reach this one, and end it by its monitor."""
+    with ThreadPoolExecutor(1) as another_thread:
+        future = another_thread.submit(work)
+        try:
+            return future.result()
+        except BaseException:
+            watch.cancelled = True
+            raise

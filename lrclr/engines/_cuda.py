@@ -1,0 +1,92 @@
+"""The few calls of CUDA that running a plan takes, and memory that is used again."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lrclr.errors import EngineError, MissingExtraError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Cuda:
+    """`cuda.bindings.runtime`, whose every call is checked.
+
+    Raises:
+        MissingExtraError: the package ``cuda-bindings`` is not installed.
+    """
+
+    def __init__(self, extra: str) -> None:
+        try:
+            from cuda.bindings import runtime
+        except ImportError:
+            raise MissingExtraError("cuda-bindings", extra, "running plans") from None
+        self._runtime = runtime
+
+    def __call__(self, function: str, *arguments: Any) -> Any:
+        """Call ``cuda<function>``; returns its result, if it has one.
+
+        Raises:
+            EngineError: CUDA reported an error.
+        """
+        status, *results = getattr(self._runtime, f"cuda{function}")(*arguments)
+        if status != self._runtime.cudaError_t.cudaSuccess:
+            text = self._runtime.cudaGetErrorString(status)[1]
+            raise EngineError(
+                f"CUDA could not do {function}", why=text.decode() if isinstance(text, bytes) else str(text)
+            )
+        return results[0] if results else None
+
+    @property
+    def to_device(self) -> Any:
+        return self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+
+    @property
+    def to_host(self) -> Any:
+        return self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+
+    @property
+    def capture_here(self) -> Any:
+        """Other threads' calls do not disturb a capture of this one."""
+        return self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+
+
+class Staging:
+    """A tensor's memory on the device and, pinned, on the host: grown when needed, never shrunk.
+
+    Attributes:
+        device, host: addresses.
+    """
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self._bytes = 0
+        self.device = 0
+        self.host = 0
+
+    def reserve(self, count: int) -> bool:
+        """Have room for so many bytes; returns whether the addresses changed."""
+        count = max(count, 1)
+        if count <= self._bytes:
+            return False
+        self.free()
+        self.device = int(self._cuda("Malloc", count))
+        self.host = int(self._cuda("MallocHost", count))
+        self._bytes = count
+        return True
+
+    def view(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """The host's memory as an array."""
+        count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        buffer = (ctypes.c_byte * count).from_address(self.host)
+        return np.ndarray(shape, dtype, memoryview(buffer))
+
+    def free(self) -> None:
+        if self._bytes:
+            self._cuda("Free", self.device)
+            self._cuda("FreeHost", self.host)
+            self._bytes = 0

@@ -10,12 +10,14 @@ PHANTOM := $(BUILD)/phantom/manifest.csv
 TRITON := .triton
 SAMPLES := lrclr/data/samples
 
-.PHONY: help setup triton perf-analyzer demo test test-slow lint bench samples phantom checkpoint lock clean
+.PHONY: help setup triton perf-analyzer demo test test-slow test-gpu kernels lint bench samples phantom checkpoint lock clean
 
 help:
 	@echo "make demo       set up, export the default checkpoint to triton_repo/, answer for the sample radiographs, here and by a server"
 	@echo "make test       set up, lint, type-check and run the tests"
 	@echo "make test-slow  the tests that take longer"
+	@echo "make test-gpu   the tests that need a GPU, and those that need TensorRT"
+	@echo "make kernels    compile the CUDA kernel again, with nvcc; no GPU needed"
 	@echo "make triton     put a real Triton server (CPU) into .triton/, for lrclr serve"
 	@echo "make perf-analyzer  put Triton's own load generator beside it, for benchmarks/serving/perf_analyzer.py"
 	@echo "make bench      measure this machine; writes benchmarks/results/"
@@ -97,10 +99,19 @@ lint: $(STAMP)
 
 test: lint triton perf-analyzer
 	@echo "== tests"
-	@$(BIN)/pytest -m "not slow and not gpu and not tensorrt" -q
+	@$(BIN)/pytest -m "not slow and not gpu and not tensorrt and not triton" -q -n 2 --dist loadfile
+	@echo "== tests with a Triton server, which wants the cores for itself"
+	@$(BIN)/pytest -m "triton and not slow and not gpu and not tensorrt" -q
 
 test-slow: $(STAMP) triton
 	@$(BIN)/pytest -m "slow" -q
+
+# The tests of what needs a GPU: plans that run, the kernel in them, CUDA graphs, the vendor's server.
+test-gpu: $(STAMP) triton
+	@$(BIN)/pytest -m "gpu or tensorrt" -q -rs
+
+kernels: $(STAMP)
+	@$(BIN)/python export/kernels/compile.py
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.core

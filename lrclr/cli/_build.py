@@ -32,7 +32,7 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
         int | None, typer.Option("--builder-level", help="0 to 5: from quick to build to quick to run.")
     ] = None,
     timing_cache: Annotated[
-        Path | None, typer.Option("--timing-cache", help="File of measurements that builds share.")
+        Path | None, typer.Option("--timing-cache", help="File of measurements that builds share. TensorRT only.")
     ] = None,
 ) -> None:
     """Build plans for a bundle's graphs, on the machine that serves them. `--engine onnxruntime` switches back.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lrclr._files import write_whole
 from lrclr.engines import tensorrt_library
 from lrclr.errors import ExportError, UsageError
 from lrclr_export.plans._network import network_from_onnx, precision_of_network, region_selection, signature
@@ -58,25 +59,34 @@ def plan_from_onnx(
         ExportError: the graph, a profile or an option does not suit the library.
         UsageError: the library cannot build for a compute capability.
     """
+    # Imported here: what is wrong with the library is this thread's to tell.
     library = tensorrt_library(options.engine)
+    return interruptible(
+        lambda stop: _built(library, path, options, name, profiles, monitor(library, on_progress, stop))
+    )
+
+
+def _built(
+    library: Any,
+    path: Path,
+    options: BuildOptions,
+    name: str,
+    profiles: Sequence[Mapping[str, Profile]],
+    watch: Any,
+) -> Plan:
     log = logger(library)
     builder = library.Builder(log)
-    if builder is None or not hasattr(builder, "create_network"):
-        raise ExportError("the library made no builder", why="; ".join(log.errors[:1]) or None)
     network, parser = network_from_onnx(library, builder, log, path, name)
     config = _config(library, builder, options)
     for profile in profiles:
         _add_profile(builder, config, profile, network, name, log)
     cache = _timing_cache(config, options)
-    watch = monitor(library, on_progress)
     config.progress_monitor = watch
-    serialised = interruptible(lambda: builder.build_serialized_network(network, config), watch)
+    serialised = builder.build_serialized_network(network, config)
     del parser  # the network reads its weights until here
     _raise_if_unfit(serialised, log, name)
     if cache is not None and options.timing_cache is not None:
-        from lrclr._files import write_whole
-
-        write_whole(options.timing_cache, _content(config.get_timing_cache()))
+        write_whole(options.timing_cache, bytes(memoryview(config.get_timing_cache().serialize())))
     return Plan(
         data=bytes(memoryview(serialised)),
         precision_histogram=precision_of_network(network),
@@ -160,17 +170,11 @@ def _timing_cache(config: Any, options: BuildOptions) -> Any:
     if options.timing_cache is None:
         return None
     known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
-    cache, empty = config.create_timing_cache(known), config.create_timing_cache(b"")
-    # What is no cache at all is taken for an empty one, without a word.
-    lost = cache is not None and known and known != _content(cache) == _content(empty)
-    if cache is None or lost or not config.set_timing_cache(cache, ignore_mismatch=False):
+    cache = config.create_timing_cache(known)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         raise UsageError(
             f"the timing cache {options.timing_cache} cannot be used",
             why="it is damaged, or of another GPU or version",
             fix="Remove it, or name another file.",
         )
     return cache
-
-
-def _content(cache: Any) -> bytes:
-    return bytes(memoryview(cache.serialize()))

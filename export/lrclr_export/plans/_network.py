@@ -78,16 +78,17 @@ def region_selection(library: Any, network: Any) -> str | None:
     Raises:
         ExportError: TensorRT took the node's definition instead of the plugin.
     """
-    inside = [layer for layer in _layers(network) if _of_region_node(layer) or layer.name.endswith(REGION_NODE)]
+    # No other plugin is in a graph of ours.
+    if any(_kind(layer).startswith("PLUGIN") for layer in _layers(network)):
+        return "plugin"
+    inside = sum(1 for layer in _layers(network) if _of_region_node(layer))
     if not inside:
         return None
-    if any(_kind(layer).startswith("PLUGIN") for layer in inside):
-        return "plugin"
-    if hasattr(library, "__name__") and library.__name__ == "tensorrt":
+    if library.__name__ == "tensorrt":
         raise ExportError(
             "TensorRT did not take the region kernel",
-            why=f"the node {REGION_NODE} became {len(inside)} layers of its own",
-            fix="Report this with the output of `lrclr build --debug`.",
+            why=f"the node {REGION_NODE} became {inside} layers of its own",
+            fix="Report this with the version of TensorRT.",
         )
     return "function body"
 

@@ -29,7 +29,7 @@ class BuildOptions:
         strip: leave the weights out; they are taken from the ONNX file when the plan is loaded.
         workspace_mib: most memory that a layer may use while it runs; None for the library's own limit.
         builder_level: 0 to 5, from the quickest build to the quickest plan; None for the library's own.
-        timing_cache: a file of measurements that further builds need not repeat; it is read and written.
+        timing_cache: a file of measurements that further builds need not repeat; it is read and written. TensorRT only.
     """
 
     engine: str
@@ -52,6 +52,8 @@ class BuildOptions:
                 "only TensorRT-RTX builds for other GPUs than this machine's",
                 fix="Leave --compute-capability out, and build on the machine that serves.",
             )
+        if self.timing_cache is not None and self.engine == "tensorrt-rtx":
+            raise UsageError("TensorRT-RTX keeps no timing cache", fix="Leave --timing-cache out.")
         for capability in self.compute_capabilities:
             if not re.fullmatch(r"\d+\.\d", capability):
                 raise UsageError(f"{capability!r} is no compute capability", fix="Write it like 8.6.")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from threading import Event
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_Result = TypeVar("_Result")
 
 
 def logger(library: Any) -> Any:
@@ -27,13 +30,12 @@ def logger(library: Any) -> Any:
     return Kept()
 
 
-def monitor(library: Any, on_progress: Callable[[str, int, int], None]) -> Any:
-    """Tells phase, steps done and steps of the phase; ``.cancelled = True`` ends the build at the next step."""
+def monitor(library: Any, on_progress: Callable[[str, int, int], None], stop: Event) -> Any:
+    """Tells phase, steps done and steps of the phase; once `stop` is set, the build ends at the next step."""
 
     class Monitor(library.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.cancelled = False
             self._steps: dict[str, int] = {}
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:  # noqa: ARG002
@@ -42,7 +44,7 @@ def monitor(library: Any, on_progress: Callable[[str, int, int], None]) -> Any:
 
         def step_complete(self, phase: str, step: int) -> bool:
             on_progress(phase, step + 1, self._steps.get(phase, 0))
-            return not self.cancelled
+            return not stop.is_set()
 
         def phase_finish(self, phase: str) -> None:
             on_progress(phase, self._steps.get(phase, 0), self._steps.pop(phase, 0))
@@ -50,12 +52,17 @@ def monitor(library: Any, on_progress: Callable[[str, int, int], None]) -> Any:
     return Monitor()
 
 
-def interruptible(work: Callable[[], Any], watch: Any) -> Any:
-    """Do `work` in another thread, so that Ctrl-C and SIGTERM reach this one, and end it by its monitor."""
+def interruptible(work: Callable[[Event], _Result]) -> _Result:
+    """Do `work` in another thread, and set what it was given when this one is interrupted.
+
+    Signals are the main thread's. In it, the library would call back into Python, and an exception that a signal
+    raises there would be lost in the library.
+    """
+    stop = Event()
     with ThreadPoolExecutor(1) as another_thread:
-        future = another_thread.submit(work)
+        future = another_thread.submit(work, stop)
         try:
             return future.result()
         except BaseException:
-            watch.cancelled = True
+            stop.set()
             raise

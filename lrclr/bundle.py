@@ -49,7 +49,7 @@ class Manifest:
         max_batch: most images a request to the server may hold.
         profiles: smallest, commonest and largest size of each dynamic axis, for one image and for batches: what plans
             are built for and what the server takes.
-        graphs: per graph its inputs, outputs and precision histogram.
+        graphs: per graph its inputs, outputs, precision histogram, and the number of maps that its region node takes.
         engine: ``name`` of what answers with the bundle unless another is asked for, and ``why`` it is that.
         plans: per plan engine and GPU what `lrclr build` made, of what, with what, and how it did; see `plan_entry`.
         tolerances: what the gates demanded; overridden ones are named under ``"overridden"``.

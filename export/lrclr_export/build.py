@@ -122,6 +122,7 @@ def add_plans(
             options,
             name=graph,
             profiles=profiles_of_graph(shapes, manifest.profiles),
+            region_layers=manifest.graphs[graph]["region_maps"],
             on_progress=on_progress,
         )
         results += precision_gates(graph, plan.precision_histogram, manifest.precision)
@@ -136,7 +137,8 @@ def add_plans(
     measured = []
     if here and here[0].capability in capabilities:
         on_stage(f"run the gates on {here[0].name}")
-        measured = _gates(bundle, TensorRTEngine.of_entry(bundle, entry))
+        engine = TensorRTEngine.of_entry(bundle, entry)
+        measured = [*_inspected(engine, entry, manifest.precision), *_gates(bundle, engine)]
         entry["gates_ran_on"] = str(here[0])
     else:
         # Said where the figures would be: no one may take a plan that was never run for one that was.
@@ -170,6 +172,18 @@ def _gates(bundle: Bundle, engine: TensorRTEngine) -> list[GateResult]:
     if all(result.passed for result in results):
         classifier = ZeroShotClassifier(ModelSpec.of_bundle(bundle), engine)
         results += task_gate(classifier, float(golden.task_auroc), limits.task_auroc)
+    return results
+
+
+def _inspected(engine: TensorRTEngine, entry: dict[str, Any], precision: str) -> list[GateResult]:
+    """What the finished plans compute in, by the library's own account; it is kept in the entry."""
+    results = []
+    for graph in GRAPHS:
+        written = engine.written_types(graph)
+        entry["graphs"][graph]["layers_write"] = written
+        half = written.get("float16", 0)
+        limit: tuple[float, Any] = (1, "min") if precision == "fp16" else (0, "max")
+        results.append(GateResult("layers that write half precision", f"{graph}, plan", half, *limit))
     return results
 
 

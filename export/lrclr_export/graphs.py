@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lrclr_export.region_node import opaque_select
+from lrclr.model.region_op import select_regions_op
 
 if TYPE_CHECKING:
     from lrclr.model import LrclrModel
@@ -22,7 +22,7 @@ class ImageEncoder(nn.Module):
         self.model = model
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        embedding, regions = self.model.encode_image(pixel_values, select=opaque_select, prune=True)
+        embedding, regions = self.model.encode_image(pixel_values, select=select_regions_op, prune=True)
         return embedding, regions.tokens, regions.index, regions.importance
 
 

@@ -27,6 +27,7 @@ from lrclr_export.graphs import graph_specs
 from lrclr_export.onnx_graph import EXTERNAL_DATA_ABOVE, TypedGraph, check_opset, typed_onnx_from_module
 from lrclr_export.precision import half_precision, precision_gate, precision_histogram
 from lrclr_export.profiles import profiles
+from lrclr_export.region_node import OP_TYPE
 from lrclr_export.triton_config import triton_configs, warmup_inputs
 
 if TYPE_CHECKING:
@@ -187,6 +188,7 @@ def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]]) -> dict[
         "inputs": described(graph.model.graph.inputs),
         "outputs": described(graph.model.graph.outputs),
         "precision_histogram": histogram,
+        "region_maps": next((len(node.inputs) - 1 for node in graph.model.graph if node.op_type == OP_TYPE), None),
     }
 
 

@@ -13,35 +13,12 @@ import onnx
 import torch
 from onnx import AttributeProto, FunctionProto, helper
 from onnxscript.values import Op, Opset
-from torch import Tensor
 
-from lrclr.model import Regions, select_regions
+import lrclr.model.region_op  # noqa: F401 - makes the operator known to torch
 
 DOMAIN = "lrclr"
 OP_TYPE = "RegionSelect"
 VERSION = 1
-
-
-@torch.library.custom_op("lrclr::region_select", mutates_args=())
-def _region_select(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> tuple[Tensor, Tensor, Tensor]:
-    picked = select_regions(maps, tokens, top_k, mean)
-    return picked.tokens, picked.index, picked.importance
-
-
-@_region_select.register_fake
-def _(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> tuple[Tensor, Tensor, Tensor]:
-    batch, _, width = tokens.shape
-    regions = top_k * (1 if mean else maps[0].shape[1])
-    return (
-        tokens.new_empty((batch, regions + 1, width)),
-        tokens.new_empty((batch, regions), dtype=torch.int64),
-        maps[0].new_empty((batch, regions)),
-    )
-
-
-def opaque_select(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:
-    """`lrclr.model.select_regions` as an operator that the exporter does not look into."""
-    return Regions(*_region_select(list(maps), tokens, top_k, mean))
 
 
 def _operator(num_maps: int) -> Op:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 import onnxruntime
 
 from lrclr.bundle import GRAPHS, Bundle
+from lrclr.engines._placement import require_placed
 from lrclr.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
@@ -29,13 +31,19 @@ class OnnxRuntimeEngine:
         graphs: a bundle, or the ONNX file of each graph.
         provider: ``"cpu"`` or ``"cuda"``.
         threads: of one operator; ``None`` for one a core.
+        provider_options: of the provider, in ONNX Runtime's words, such as ``{"device_id": "1"}``.
 
     Raises:
         EngineError: the provider is not to be had.
     """
 
     def __init__(
-        self, graphs: Bundle | Mapping[str, Path], *, provider: str = "cpu", threads: int | None = None
+        self,
+        graphs: Bundle | Mapping[str, Path],
+        *,
+        provider: str = "cpu",
+        threads: int | None = None,
+        provider_options: Mapping[str, str] | None = None,
     ) -> None:
         if provider not in PROVIDERS:
             raise UsageError(f"there is no provider {provider!r}", fix="Choose cpu or cuda.")
@@ -46,6 +54,7 @@ class OnnxRuntimeEngine:
         )
         self._provider = provider
         self._threads = threads
+        self._provider_options = dict(provider_options or {})
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._lock = Lock()
         available = onnxruntime.get_available_providers()
@@ -76,52 +85,62 @@ class OnnxRuntimeEngine:
             return self._sessions[graph]
 
     def _open(self, graph: str) -> onnxruntime.InferenceSession:
-        return open_session(
-            self._paths[graph], provider=PROVIDERS[self._provider], intra_op_threads=self._threads, name=graph
-        )
+        settings = SessionSettings(self._provider, self._provider_options, intra_op_threads=self._threads)
+        return open_session(self._paths[graph], settings, name=graph)
 
 
-def open_session(
-    path: Path,
-    *,
-    provider: str,
-    intra_op_threads: int | None = None,
-    inter_op_threads: int | None = None,
-    execution_mode: int = 0,
-    graph_level: int | None = None,
-    name: str | None = None,
-) -> onnxruntime.InferenceSession:
-    """Load a graph on one provider and no other.
+@dataclass(frozen=True)
+class SessionSettings:
+    """How a session runs its graph.
 
-    Args:
-        path: the ONNX file.
-        provider: in ONNX Runtime's words.
+    Attributes:
+        provider: one of `PROVIDERS`.
+        provider_options: of it, in ONNX Runtime's words.
         intra_op_threads: of one operator; ``None`` for one a core.
         inter_op_threads: that run operators side by side, in parallel execution.
         execution_mode: 0 for one operator after the other, 1 for parallel execution.
         graph_level: Triton's: -1 basic optimisations, 1 extended, 2 none; ``None`` for all.
+    """
+
+    provider: str = "cpu"
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    intra_op_threads: int | None = None
+    inter_op_threads: int | None = None
+    execution_mode: int = 0
+    graph_level: int | None = None
+
+
+def open_session(path: Path, settings: SessionSettings, *, name: str) -> onnxruntime.InferenceSession:
+    """Load a graph on one provider and no other.
+
+    Args:
+        path: the ONNX file.
+        settings: where and how it shall run.
         name: of the graph, for errors.
 
     Raises:
         EngineError: it cannot be loaded, or not there.
     """
-    name = name or path.parent.parent.name
+    provider = PROVIDERS[settings.provider]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _QUIET
-    options.intra_op_num_threads = intra_op_threads or 0
-    options.inter_op_num_threads = inter_op_threads or 0
-    if execution_mode:
+    options.intra_op_num_threads = settings.intra_op_threads or 0
+    options.inter_op_num_threads = settings.inter_op_threads or 0
+    if settings.execution_mode:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
     levels = onnxruntime.GraphOptimizationLevel
-    if graph_level is not None:
+    if settings.graph_level is not None:
         known = {-1: levels.ORT_ENABLE_BASIC, 1: levels.ORT_ENABLE_EXTENDED, 2: levels.ORT_DISABLE_ALL}
-        options.graph_optimization_level = known.get(graph_level, levels.ORT_ENABLE_ALL)
+        options.graph_optimization_level = known.get(settings.graph_level, levels.ORT_ENABLE_ALL)
     # Three sessions and the decoding threads share the cores. Threads that spin while a graph runs make it faster
     # (measured: a seventh at batch 1); threads that go on spinning after it take the cores from the next one.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "100")
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    on_cpu = settings.provider == "cpu"
+    if not on_cpu:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=[provider])
+        session = onnxruntime.InferenceSession(path, options, providers=[(provider, dict(settings.provider_options))])
     except Exception as error:
         raise EngineError(f"ONNX Runtime could not load {name}", why=_first_line(error)) from error
     # Without this, ONNX Runtime answers a CUDA failure by going on on the CPU.
@@ -131,6 +150,8 @@ def open_session(
             f"ONNX Runtime put {name} on {session.get_providers()[0]} instead of {provider}",
             fix="Check the CUDA and cuDNN libraries, or ask for the provider cpu.",
         )
+    if not on_cpu:
+        require_placed(session, provider, name)
     return session
 
 

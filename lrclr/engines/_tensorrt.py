@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import json
+from collections import Counter, OrderedDict
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -65,12 +66,19 @@ class TensorRTEngine:
         return f"{self._entry['engine']} {self._library.__version__} {gpus()[0].name}"
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return self._runner(graph).run(inputs)
+
+    def written_types(self, graph: str) -> dict[str, int]:
+        """How many layers of a graph's plan write which type, by the library's inspector."""
+        return self._runner(graph).written_types()
+
+    def _runner(self, graph: str) -> _Runner:
         with self._lock:
             if graph not in self._runners:
                 stripped = self._bundle.graph_path(graph) if self._entry["options"]["strip"] else None
                 plan = self._bundle.plan_path(graph, self._entry)
                 self._runners[graph] = _Runner(graph, plan, self._library, self._cuda, stripped, self._cuda_graphs)
-        return self._runners[graph].run(inputs)
+            return self._runners[graph]
 
 
 class _Runner:
@@ -90,7 +98,7 @@ class _Runner:
         self._stream = cuda("StreamCreate")
         self._contexts = [self._context(number) for number in range(self._engine.num_optimization_profiles)]
         names = [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
-        is_input = library.TensorIOMode.INPUT
+        is_input, self._json = library.TensorIOMode.INPUT, library.LayerInformationFormat.JSON
         self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == is_input]
         self._outputs = [name for name in names if name not in self._inputs]
         self._types = {
@@ -117,6 +125,18 @@ class _Runner:
             self._launch(context, (number, *sorted(shapes.items())), shapes)
             self._cuda("StreamSynchronize", self._stream)
             return {name: self._staging[name].view(shapes[name], self._types[name]).copy() for name in self._outputs}
+
+    def written_types(self) -> dict[str, int]:
+        inspector = self._engine.create_engine_inspector()
+        told = json.loads(inspector.get_engine_information(self._json))
+        found: Counter[str] = Counter()
+        for layer in told["Layers"]:
+            # A plan that was built without details names its layers and says no more.
+            for output in layer["Outputs"] if isinstance(layer, dict) else ():
+                text = str(output["Format/Datatype"]).upper()
+                names = {"HALF": "float16", "FP16": "float16", "FLOAT": "float32", "FP32": "float32"}
+                found[next((name for word, name in names.items() if word in text), "other")] += 1
+        return dict(sorted(found.items()))
 
     def _checked(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         if inputs.keys() != set(self._inputs):

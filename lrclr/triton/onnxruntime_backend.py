@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from lrclr.engines._onnxruntime import PROVIDERS, open_session
+from lrclr.engines._onnxruntime import SessionSettings, open_session
 from lrclr.errors import EngineError
 from lrclr.triton._tensors import get, put, refuse
 
@@ -50,8 +50,8 @@ class TritonPythonModel:
         try:
             self._session = open_session(
                 folder / (config.get("default_model_filename") or "model.onnx"),
-                provider=PROVIDERS["cuda" if args["model_instance_kind"] == "GPU" else "cpu"],
-                **_settings(config),
+                _settings(config, "cuda" if args["model_instance_kind"] == "GPU" else "cpu"),
+                name=args["model_name"],
             )
         except (EngineError, ValueError) as error:
             raise pb_utils.TritonModelException(str(error)) from error
@@ -122,7 +122,7 @@ class TritonPythonModel:
             start = stop or 0
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(config: Mapping[str, Any], provider: str) -> SessionSettings:
     """The keys of a model's configuration that Triton's own backend reads, as far as they mean something here.
 
     Raises:
@@ -130,9 +130,10 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     parameters = {name: entry["string_value"] for name, entry in config.get("parameters", {}).items()}
     level = config.get("optimization", {}).get("graph", {}).get("level")
-    return {
-        "intra_op_threads": int(parameters.get("intra_op_thread_count", 0)) or None,
-        "inter_op_threads": int(parameters.get("inter_op_thread_count", 0)) or None,
-        "execution_mode": int(parameters.get("execution_mode", 0)),
-        "graph_level": None if level is None else int(level),
-    }
+    return SessionSettings(
+        provider,
+        intra_op_threads=int(parameters.get("intra_op_thread_count", 0)) or None,
+        inter_op_threads=int(parameters.get("inter_op_thread_count", 0)) or None,
+        execution_mode=int(parameters.get("execution_mode", 0)),
+        graph_level=None if level is None else int(level),
+    )

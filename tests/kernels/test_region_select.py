@@ -70,7 +70,8 @@ def _attention(random: np.random.Generator, kind: str, shape: tuple[int, ...]) -
     weights /= weights.sum(-1, keepdims=True)
     # Below the least normal number of float16 and of float32.
     scale = {"tiny": 1e-6 if shape[-1] < 100 else 1e-30}.get(kind, 1.0)
-    return (weights * scale).astype(np.float32)
+    scaled: NDArray[np.float32] = (weights * scale).astype(np.float32)
+    return scaled
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

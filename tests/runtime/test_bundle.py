@@ -7,10 +7,12 @@ import json
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from lrclr import Bundle, OnnxRuntimeEngine
 from lrclr.bundle import ENTRIES, GRAPHS
+from lrclr.engines._placement import require_placed
 from lrclr.errors import BundleError, EngineError, UsageError
 from lrclr.gates import Golden
 from tests import bundles
@@ -162,3 +164,14 @@ def test_a_graph_that_is_no_onnx_is_an_error_that_names_it(tmp_path: Path) -> No
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
     with pytest.raises(EngineError, match="image_encoder"):
         OnnxRuntimeEngine({"image_encoder": tmp_path / "model.onnx"}).run("image_encoder", {})
+
+
+def test_work_on_another_provider_is_named(folder: Path) -> None:
+    """A session on the CPU, looked at as if CUDA had been asked for: what a silent fallback looks like."""
+    path = Bundle(folder).graph_path("image_encoder")
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    require_placed(session, "CPUExecutionProvider", "image_encoder")
+    with pytest.raises(EngineError, match=r"the first is \w+ \((Conv|MatMul|Gemm|FusedConv)\) on CPUExecutionProvider"):
+        require_placed(session, "CUDAExecutionProvider", "image_encoder")

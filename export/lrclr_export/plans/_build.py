@@ -9,6 +9,7 @@ from lrclr._files import write_whole
 from lrclr.engines import tensorrt_library
 from lrclr.errors import ExportError, UsageError
 from lrclr_export.plans._network import network_from_onnx, precision_of_network, region_selection, signature
+from lrclr_export.plans._region_plugin import register_region_plugin
 from lrclr_export.plans._watch import interruptible, logger, monitor
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def plan_from_onnx(
     *,
     name: str,
     profiles: Sequence[Mapping[str, Profile]],
+    region_layers: int | None = None,
     on_progress: Callable[[str, int, int], None] = lambda _phase, _done, _steps: None,
 ) -> Plan:
     """Build a plan of an ONNX file.
@@ -53,6 +55,7 @@ def plan_from_onnx(
         options: how.
         name: of the graph, for errors.
         profiles: per profile and input the ``min``, ``opt`` and ``max`` shape.
+        region_layers: attention maps that its region node takes; None where it has no such node.
         on_progress: told phase, steps done, steps of the phase; from another thread.
 
     Raises:
@@ -61,6 +64,8 @@ def plan_from_onnx(
     """
     # Imported here: what is wrong with the library is this thread's to tell.
     library = tensorrt_library(options.engine)
+    if options.engine == "tensorrt" and region_layers is not None:
+        register_region_plugin(library, region_layers)
     return interruptible(
         lambda stop: _built(library, path, options, name, profiles, monitor(library, on_progress, stop))
     )

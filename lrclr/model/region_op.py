@@ -1,0 +1,48 @@
+"""Region selection as one operator of torch: exporters do not look into it, and on CUDA it has a kernel of its own.
+
+On the CPU it is `lrclr.model.select_regions`. On CUDA it is the kernel of ``export/kernels``, whose PTX the package
+carries; nothing is compiled but by the driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence  # noqa: TC003 - torch reads the annotations
+
+import torch
+from torch import Tensor
+
+from lrclr.model.regions import Regions, select_regions
+
+__all__ = ["select_regions_op"]
+
+
+@torch.library.custom_op("lrclr::region_select", mutates_args=())
+def _region_select(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> tuple[Tensor, Tensor, Tensor]:
+    picked = select_regions(maps, tokens, top_k, mean)
+    return picked.tokens, picked.index, picked.importance
+
+
+@_region_select.register_kernel("cuda")
+def _(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> tuple[Tensor, Tensor, Tensor]:
+    from lrclr.model.region_kernel import launch
+
+    return launch(maps, tokens, top_k, mean)
+
+
+@_region_select.register_fake
+def _(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> tuple[Tensor, Tensor, Tensor]:
+    batch, _, width = tokens.shape
+    regions = top_k * (1 if mean else maps[0].shape[1])
+    return (
+        tokens.new_empty((batch, regions + 1, width)),
+        tokens.new_empty((batch, regions), dtype=torch.int64),
+        maps[0].new_empty((batch, regions), dtype=torch.float32),
+    )
+
+
+def select_regions_op(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:
+    """`select_regions` as the operator ``torch.ops.lrclr.region_select``; it has no gradient.
+
+    On CUDA a rollout that is not finite is no error, for that would wait for the device: its importance is NaN.
+    """
+    return Regions(*_region_select(list(maps), tokens, top_k, mean))

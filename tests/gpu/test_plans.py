@@ -1,0 +1,131 @@
+"""What only a machine with a GPU can show of plans: that they run, and answer as PyTorch does.
+
+Run by ``make test-gpu``. The first failure is what to fix first: the tests go from the library to the server.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from lrclr import Bundle, ZeroShotClassifier, read_image
+from lrclr.engines import PLAN_ENGINES, TensorRTEngine, gpus, tensorrt_library
+from lrclr.errors import EngineError, LrclrError
+from lrclr.gates import Golden
+from lrclr.samples import sample_paths
+from lrclr_export import BuildOptions, build_bundle
+from tests import bundles
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _reason(engine: str) -> str:
+    if not gpus():
+        return "there is no GPU"
+    try:
+        tensorrt_library(engine)
+    except LrclrError as error:
+        return str(error)
+    return ""
+
+
+ENGINES = [
+    pytest.param(
+        engine,
+        marks=[
+            pytest.mark.tensorrt if engine == "tensorrt" else pytest.mark.gpu,
+            pytest.mark.skipif(bool(_reason(engine)), reason=_reason(engine)),
+        ],
+    )
+    for engine in PLAN_ENGINES
+]
+TENSORRT = ENGINES[:1]
+
+
+@pytest.fixture(scope="session")
+def planned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A bundle with plans of an engine for this machine, built once: every gate has then held on the GPU."""
+    made: dict[str, Path] = {}
+
+    def build(engine: str) -> Path:
+        if engine not in made:
+            base = tmp_path_factory.getbasetemp()
+            folder = bundles.copied(bundles.exported(base, "fp16")[0], base / f"planned-{engine}")
+            build_bundle(folder, BuildOptions(engine))
+            made[engine] = folder
+        return made[engine]
+
+    return build
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_gates_hold_on_the_gpu(planned: Any, engine: str) -> None:
+    (entry,) = Bundle(planned(engine)).manifest.plans
+    assert entry["gates_ran_on"] == str(gpus()[0])
+    assert {"cosine", "region gap", "layers that write half precision"} <= {gate["gate"] for gate in entry["gates"]}
+
+
+@pytest.mark.parametrize("engine", TENSORRT)
+def test_the_plugin_is_in_the_plan(planned: Any, engine: str) -> None:
+    bundle = Bundle(planned(engine))
+    (entry,) = bundle.manifest.plans
+    assert entry["region_selection"] == "plugin"
+    # Its PTX, so that neither Python nor lrclr is needed where the plan runs.
+    assert b"region_select_" in bundle.plan_path("image_encoder", entry).read_bytes()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_answers_are_onnx_runtimes(planned: Any, engine: str) -> None:
+    images = [read_image(path) for path in sample_paths()]
+    ours = ZeroShotClassifier.from_bundle(planned(engine)).predict(images)
+    theirs = ZeroShotClassifier.from_bundle(planned(engine), engine="onnxruntime").predict(images)
+    for one, other in zip(ours, theirs, strict=True):
+        found, wanted = ([finding.probability for finding in answer.findings] for answer in (one, other))
+        np.testing.assert_allclose(found, wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_cuda_graphs_change_nothing(planned: Any, engine: str) -> None:
+    """The first run of a size is plain, the second is captured, the third launches what was captured."""
+    bundle = Bundle(planned(engine))
+    golden = Golden.load(bundle.golden_path)
+    captured = TensorRTEngine(bundle, engine=engine)
+    plain = TensorRTEngine(bundle, engine=engine, cuda_graphs=False)
+    for _ in range(3):
+        for batch in (1, 3, 8, 1):
+            inputs = {"pixel_values": golden.pixel_values[:batch]}
+            wanted, found = plain.run("image_encoder", inputs), captured.run("image_encoder", inputs)
+            for name, array in wanted.items():
+                np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_more_than_a_plan_takes(planned: Any, engine: str) -> None:
+    pixels = np.zeros((33, *Golden.load(Bundle(planned(engine)).golden_path).pixel_values.shape[1:]), np.float32)
+    with pytest.raises(EngineError, match="--max-batch"):
+        TensorRTEngine(Bundle(planned(engine)), engine=engine).run("image_encoder", {"pixel_values": pixels})
+
+
+@pytest.mark.parametrize("options", [{"strip": True}, {"refit": True}, {"hardware_compatible": "ampere+"}])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_other_ways_to_build(planned: Any, tmp_path: Path, engine: str, options: dict[str, Any]) -> None:
+    folder = bundles.copied(planned(engine), tmp_path / "bundle")
+    build_bundle(folder, BuildOptions(engine, **options))
+    assert ZeroShotClassifier.from_bundle(folder).predict([read_image(sample_paths()[0])])
+
+
+@pytest.mark.parametrize("engine", TENSORRT)
+@pytest.mark.skipif(shutil.which("tritonserver") is None, reason="the vendor's Triton server is not on the PATH")
+def test_triton_serves_plans(planned: Any, engine: str) -> None:
+    from lrclr.client import Client
+    from lrclr.serving import ServeOptions, TritonServer
+
+    image = read_image(sample_paths()[0])
+    with TritonServer(planned(engine), ServeOptions(grpc_port=0, http_port=0, metrics_port=0)) as server:
+        (answer,) = Client(server.grpc).predict([image])
+    (wanted,) = ZeroShotClassifier.from_bundle(planned(engine)).predict([image])
+    assert [region.box for region in answer.regions] == [region.box for region in wanted.regions]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import onnxruntime
 
 from lrclr.bundle import GRAPHS, Bundle
+from lrclr.engines._bound import BoundSession
 from lrclr.engines._placement import require_placed
 from lrclr.errors import EngineError, UsageError
 
@@ -32,9 +33,11 @@ class OnnxRuntimeEngine:
         provider: ``"cpu"`` or ``"cuda"``.
         threads: of one operator; ``None`` for one a core.
         provider_options: of the provider, in ONNX Runtime's words, such as ``{"device_id": "1"}``.
+        cuda_graphs: on CUDA, launch each size of inputs that was seen before as one CUDA graph.
 
     Raises:
         EngineError: the provider is not to be had.
+        UsageError: there is no such provider, or it has no CUDA graphs.
     """
 
     def __init__(
@@ -44,9 +47,12 @@ class OnnxRuntimeEngine:
         provider: str = "cpu",
         threads: int | None = None,
         provider_options: Mapping[str, str] | None = None,
+        cuda_graphs: bool = False,
     ) -> None:
         if provider not in PROVIDERS:
             raise UsageError(f"there is no provider {provider!r}", fix="Choose cpu or cuda.")
+        if cuda_graphs and provider != "cuda":
+            raise UsageError(f"the provider {provider} has no CUDA graphs", fix="Choose the provider cuda.")
         if threads is not None and threads < 1:
             raise UsageError("an engine needs at least one thread")
         self._paths = (
@@ -54,8 +60,9 @@ class OnnxRuntimeEngine:
         )
         self._provider = provider
         self._threads = threads
-        self._provider_options = dict(provider_options or {})
-        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._provider_options = dict(provider_options or {}) | ({"enable_cuda_graph": "1"} if cuda_graphs else {})
+        self._cuda_graphs = cuda_graphs
+        self._sessions: dict[str, onnxruntime.InferenceSession | BoundSession] = {}
         self._lock = Lock()
         available = onnxruntime.get_available_providers()
         if PROVIDERS[provider] not in available:
@@ -71,22 +78,27 @@ class OnnxRuntimeEngine:
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         session = self._session(graph)
-        names = [output.name for output in session.get_outputs()]
         try:
-            outputs = session.run(names, dict(inputs))
+            if isinstance(session, BoundSession):
+                return session.run(inputs)
+            names = [output.name for output in session.get_outputs()]
+            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
         except Exception as error:
             raise EngineError(f"ONNX Runtime could not run {graph}", why=_first_line(error)) from error
-        return dict(zip(names, outputs, strict=True))
 
-    def _session(self, graph: str) -> onnxruntime.InferenceSession:
+    def _session(self, graph: str) -> onnxruntime.InferenceSession | BoundSession:
         with self._lock:
             if graph not in self._sessions:
                 self._sessions[graph] = self._open(graph)
             return self._sessions[graph]
 
-    def _open(self, graph: str) -> onnxruntime.InferenceSession:
+    def _open(self, graph: str) -> onnxruntime.InferenceSession | BoundSession:
         settings = SessionSettings(self._provider, self._provider_options, intra_op_threads=self._threads)
-        return open_session(self._paths[graph], settings, name=graph)
+        session = open_session(self._paths[graph], settings, name=graph)
+        if self._provider == "cpu":
+            return session
+        number = int(self._provider_options.get("device_id", 0))
+        return BoundSession(session, self._provider, number, cuda_graphs=self._cuda_graphs)
 
 
 @dataclass(frozen=True)

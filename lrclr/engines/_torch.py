@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lrclr.errors import EngineError
+from lrclr.model.region_op import select_regions_op
+from lrclr.model.regions import select_regions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,6 +24,7 @@ class TorchEngine:
     """Runs a network's three graphs, as it is in memory, without a trace of gradients.
 
     The network is moved to `device` and is otherwise as before after every run: it may be one that is being trained.
+    On CUDA the region kernel selects.
 
     Args:
         model: the network.
@@ -55,7 +58,8 @@ class TorchEngine:
 
     def _outputs(self, graph: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if graph == "image_encoder":
-            embedding, regions = self._model.encode_image(tensors["pixel_values"])
+            select = select_regions_op if self._device.type == "cuda" else select_regions
+            embedding, regions = self._model.encode_image(tensors["pixel_values"], select=select)
             return {
                 "image_embedding": embedding,
                 "region_tokens": regions.tokens,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lrclr._kernels import MAX_LAYERS, MAX_NODES, MAX_TOP_K, region_ptx, threads_of
-from lrclr.errors import EngineError, MissingExtraError
+from lrclr.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,26 +62,26 @@ def launch(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> tu
     arguments = [addresses, shape, *pointers]
     packed = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
     with torch.cuda.device(rows.device):
-        stream = torch.cuda.current_stream().cuda_stream
+        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
         grid, block = (1 if mean else heads, batch, 1), (threads_of(nodes), 1, 1)
-        kernel = _kernel(rows.device.index, _NAMES[kind])
-        _driver("LaunchKernel", kernel, *grid, *block, 0, stream, ctypes.addressof(packed), 0)
+        _driver("cuLaunchKernel", _kernel(rows.device.index, _NAMES[kind]), *grid, *block, 0, stream, packed, None)
     return out, index, importance
 
 
 @cache
-def _kernel(_device: int, name: str) -> Any:
+def _kernel(_device: int, name: str) -> ctypes.c_void_p:
     """Loaded once a device, in torch's own context, which is current there."""
-    module = _driver("ModuleLoadData", region_ptx() + b"\0")
-    return _driver("ModuleGetFunction", module, f"region_select_{name}".encode())
+    module, function = ctypes.c_void_p(), ctypes.c_void_p()
+    _driver("cuModuleLoadData", ctypes.byref(module), region_ptx() + b"\0")
+    _driver("cuModuleGetFunction", ctypes.byref(function), module, f"region_select_{name}".encode())
+    return function
 
 
-def _driver(call: str, *arguments: Any) -> Any:
-    try:
-        from cuda.bindings import driver
-    except ImportError:
-        raise MissingExtraError("cuda-bindings", "tensorrt-rtx", "the region kernel on a GPU") from None
-    status, *results = getattr(driver, f"cu{call}")(*arguments)
-    if status != driver.CUresult.CUDA_SUCCESS:
-        raise EngineError(f"the driver could not do {call} for the region kernel", why=str(status))
-    return results[0] if results else None
+def _driver(call: str, *arguments: Any) -> None:
+    cuda = ctypes.CDLL("libcuda.so.1")
+    status = getattr(cuda, call)(*arguments)
+    if status != 0:
+        text = ctypes.c_char_p()
+        cuda.cuGetErrorString(status, ctypes.byref(text))
+        why = text.value.decode() if text.value else f"error {status}"
+        raise EngineError(f"the driver could not do {call} for the region kernel", why=why)

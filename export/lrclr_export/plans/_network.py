@@ -33,8 +33,8 @@ def network_from_onnx(library: Any, builder: Any, log: Any, path: Path, name: st
     """
     flags = library.NetworkDefinitionCreationFlag
     # TensorRT 11 and RTX know no other networks, and may have dropped the flag.
-    wanted = [getattr(flags, name) for name in ("STRONGLY_TYPED", "PREFER_AOT_PYTHON_PLUGINS") if hasattr(flags, name)]
-    network = builder.create_network(sum(1 << int(flag) for flag in wanted))
+    known = [flag for flag in ("STRONGLY_TYPED", "PREFER_AOT_PYTHON_PLUGINS") if hasattr(flags, flag)]
+    network = builder.create_network(sum(1 << int(getattr(flags, flag)) for flag in known))
     parser = library.OnnxParser(network, log)
     if not parser.parse_from_file(str(path)) or network.num_outputs == 0:
         raise ExportError(

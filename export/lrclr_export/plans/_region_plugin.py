@@ -46,10 +46,11 @@ def register_region_plugin(library: Any, layers: int) -> None:
 
     def describe(*given: Any, **named: Any) -> Any:
         values = describe.__signature__.bind(*given, **named).arguments  # type: ignore[attr-defined]
-        tokens, regions = values["tokens"], _regions(values)
-        picked = tokens.like()
+        # Sizes are expressions here: TensorRT asks before it knows any.
+        batch, heads = values["tokens"].shape_expr[0], values["map_0"].shape_expr[1]
+        regions = values["top_k"] if values["mean"] else heads * values["top_k"]
+        picked = values["tokens"].like()
         picked.shape_expr[1] = regions + 1
-        batch = tokens.shape_expr[0]
         index = qdp.from_shape_expr((batch, regions), dtype=library.int64)
         importance = qdp.from_shape_expr((batch, regions), dtype=library.float32)
         return picked, index, importance
@@ -79,10 +80,6 @@ def register_region_plugin(library: Any, layers: int) -> None:
     qdp.register(PLUGIN)(describe)
     qdp.aot_impl(PLUGIN)(implement)
     _registered.add(layers)
-
-
-def _regions(values: dict[str, Any]) -> int:
-    return int(values["top_k"]) * (1 if values["mean"] else int(values["map_0"].shape[1]))
 
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:

@@ -10,7 +10,7 @@ PHANTOM := $(BUILD)/phantom/manifest.csv
 TRITON := .triton
 SAMPLES := lrclr/data/samples
 
-.PHONY: help setup triton perf-analyzer demo test test-slow test-gpu kernels lint bench samples phantom checkpoint lock clean
+.PHONY: help setup triton perf-analyzer demo test test-slow test-gpu kernels dist audit lint bench samples phantom checkpoint lock clean
 
 help:
 	@echo "make demo       set up, export the default checkpoint to triton_repo/, answer for the sample radiographs, here and by a server"
@@ -24,6 +24,8 @@ help:
 	@echo "make phantom    render the phantom data set, 29,000 radiographs (a quarter of an hour on 2 cores)"
 	@echo "make checkpoint train the default checkpoint on it (an hour on 2 cores) and judge it"
 	@echo "make samples    render the sample radiographs again from the CT"
+	@echo "make dist       a wheel and an sdist, the same bytes wherever they are built, with their bill of materials"
+	@echo "make audit      ask PyPI about known weaknesses of the pinned dependencies; needs the network"
 	@echo "make clean      remove what the other targets made"
 
 setup: $(STAMP)
@@ -112,6 +114,20 @@ test-gpu: $(STAMP) triton
 
 kernels: $(STAMP)
 	@$(BIN)/python export/kernels/compile.py
+
+# What is pinned here is for this machine only, and never in lrclr's own environment.
+.make/tools: constraints.txt Makefile
+	@rm -rf $@ && $(PYTHON) -m venv $@
+	@$@/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1
+
+dist: $(STAMP) .make/tools
+	@rm -rf dist
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 315532800) $(BIN)/python -m hatchling build
+	@.make/tools/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible --of JSON -o dist/lrclr.cdx.json
+	@cd dist && sha256sum * > SHA256SUMS && cat SHA256SUMS
+
+audit: .make/tools
+	@.make/tools/bin/pip-audit --no-deps --disable-pip -r constraints.txt
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.core

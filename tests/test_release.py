@@ -1,0 +1,59 @@
+"""What is released: the same bytes from wherever it is built, and all that a user needs in it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("lrclr", "export", "pyproject.toml", "README.md", "LICENSE", "NOTICE")
+
+
+def _wheel(folder: Path, modified: int) -> Path:
+    """Build a wheel in `folder`, of sources that were all modified at that time."""
+    folder.mkdir()
+    for name in SOURCES:
+        source, target = ROOT / name, folder / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    for path in folder.rglob("*"):
+        os.utime(path, (modified, modified))
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1767225600"}
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel"]
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    (wheel,) = (folder / "dist").iterdir()
+    return wheel
+
+
+def test_two_builds_are_the_same_bytes(tmp_path: Path) -> None:
+    one, other = _wheel(tmp_path / "one", 1_600_000_000), _wheel(tmp_path / "another", 1_700_000_000)
+    assert hashlib.sha256(one.read_bytes()).digest() == hashlib.sha256(other.read_bytes()).digest()
+    names = set(zipfile.ZipFile(one).namelist())
+    assert {"lrclr/data/kernels/region_select.ptx", "lrclr/data/checkpoint/model.safetensors"} <= names
+    assert {"lrclr_export/__init__.py", "lrclr/py.typed", "lrclr/data/task.npz"} <= names
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "export/"))]
+
+
+def test_every_dependency_is_pinned() -> None:
+    """Of everything that an extra may bring, but for full TensorRT, which is for machines of another kind."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {canonicalize_name(one.name): one.specifier for one in map(Requirement, filter(None, lines))}
+    assert all(len(one) == 1 and str(one).startswith("==") for one in pinned.values())
+    extras = project["optional-dependencies"]
+    wanted = [Requirement(line) for group in [project["dependencies"], *extras.values()] for line in group]
+    for one in wanted:
+        if one.name not in {"lrclr", "tensorrt"}:
+            (pin,) = pinned[canonicalize_name(one.name)]
+            assert one.specifier.contains(pin.version), f"{one} excludes what is tested, {pin.version}"

@@ -9,14 +9,16 @@ BUILD := build
 PHANTOM := $(BUILD)/phantom/manifest.csv
 TRITON := .triton
 SAMPLES := lrclr/data/samples
+RUNS := 100000
 
-.PHONY: help setup triton perf-analyzer demo test test-slow test-gpu kernels dist audit lint bench samples phantom checkpoint lock clean
+.PHONY: help setup triton perf-analyzer demo test test-slow test-gpu fuzz kernels dist audit lint bench samples phantom checkpoint lock clean
 
 help:
 	@echo "make demo       set up, export the default checkpoint to triton_repo/, answer for the sample radiographs, here and by a server"
 	@echo "make test       set up, lint, type-check and run the tests"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make test-gpu   the tests that need a GPU, and those that need TensorRT"
+	@echo "make fuzz       100,000 cases, guided by coverage, for everything that reads bytes from outside (an hour)"
 	@echo "make kernels    compile the CUDA kernel again, with nvcc; no GPU needed"
 	@echo "make triton     put a real Triton server (CPU) into .triton/, for lrclr serve"
 	@echo "make perf-analyzer  put Triton's own load generator beside it, for benchmarks/serving/perf_analyzer.py"
@@ -111,6 +113,11 @@ test-slow: $(STAMP) triton
 # The tests of what needs a GPU: plans that run, the kernel in them, CUDA graphs, the vendor's server.
 test-gpu: $(STAMP) triton
 	@$(BIN)/pytest -m "gpu or tensorrt" -q -rs
+
+# What breaks a target is kept in tests/fuzz/found, where a test replays it.
+fuzz: $(STAMP)
+	@set -e; for target in $$($(BIN)/python -c 'from tests.fuzz.targets import TARGETS; print(*TARGETS)'); do \
+	  echo "== $$target"; $(BIN)/python -m tests.fuzz $$target --runs $(RUNS) 2>&1 | grep -E '^Done|Error|ERROR'; done
 
 kernels: $(STAMP)
 	@$(BIN)/python export/kernels/compile.py

@@ -152,11 +152,11 @@ def open_session(path: Path, settings: SessionSettings, *, name: str) -> onnxrun
     if not on_cpu:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=[(provider, dict(settings.provider_options))])
+        # Without the last, ONNX Runtime answers a failure by going on on the CPU, and prints that.
+        providers = [(provider, dict(settings.provider_options))]
+        session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
     except Exception as error:
         raise EngineError(f"ONNX Runtime could not load {name}", why=_first_line(error)) from error
-    # Without this, ONNX Runtime answers a CUDA failure by going on on the CPU.
-    session.disable_fallback()
     if session.get_providers()[0] != provider:
         raise EngineError(
             f"ONNX Runtime put {name} on {session.get_providers()[0]} instead of {provider}",

@@ -1,0 +1,50 @@
+"""Fuzz one target, guided by coverage: ``python -m tests.fuzz png --runs 100000``. What breaks it is kept in a file."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+FOUND = Path(__file__).parent / "found"
+
+
+def main() -> None:
+    """Ends with 0 when nothing was found; libFuzzer ends the process otherwise."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("target")
+    parser.add_argument("--runs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=Path, default=FOUND, help="Where what breaks a target is put.")
+    given = parser.parse_args()
+    with atheris.instrument_imports(include=["lrclr", "PIL", "pydicom"]):
+        from tests.fuzz import targets
+    if given.target not in targets.TARGETS:
+        sys.exit(f"error: there is no target {given.target}. Choose {', '.join(targets.TARGETS)}.")
+    targets.prepare(given.target)
+    corpus = Path(tempfile.mkdtemp(prefix="lrclr-corpus-"))
+    for data in targets.seeds(given.target):
+        (corpus / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
+    keep = given.keep / given.target
+    keep.mkdir(parents=True, exist_ok=True)
+    options = {
+        "runs": given.runs,
+        "seed": given.seed,
+        "max_len": 20_000,
+        # Of the wall's clock, for what waits; what computes is stopped by the target's own limit.
+        "timeout": 60,
+        "rss_limit_mb": 3000,
+        "artifact_prefix": f"{keep}/",
+        "print_final_stats": 1,
+    }
+    flags = [f"-{name}={value}" for name, value in options.items()]
+    atheris.Setup([sys.argv[0], str(corpus), *flags], lambda data: targets.run(given.target, data))
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -84,7 +84,7 @@ def _alerts(facts: Facts, options: DeployOptions) -> list[dict[str, Any]]:
             f"absent(nv_inference_request_success{{{model}}})",
             minutes=5,
             severity="critical",
-            summary="No server of {name} is there, or none can be read".format(name=options.name),
+            summary=f"No server of {options.name} is there, or none can be read",
         ),
         _alert(
             "LrclrFails",

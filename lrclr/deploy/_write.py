@@ -134,10 +134,10 @@ def _known(folder: Path) -> set[str]:
 class _Dumper(yaml.SafeDumper):
     """Lists stand further in than their key, and nothing is written as a reference to something else."""
 
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002 - PyYAML's own
         super().increase_indent(flow, False)
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's own
         return True
 
 

@@ -30,8 +30,10 @@ def waiting(where: str) -> str:
 
 
 def where(options: DeployOptions, *more: str) -> str:
-    """Labels that pick the servers of one deployment."""
-    return ",".join([f'namespace="{options.namespace}"', f'pod=~"{options.name}-.*"', *more])
+    """Labels that pick the servers of one deployment, whether Kubernetes or KServe named its pods."""
+    # No dash within the two last parts: those of another deployment, whose name begins alike, are not meant.
+    pods = f"{options.name}-(predictor-)?[a-z0-9]+-[a-z0-9]+"
+    return ",".join([f'namespace="{options.namespace}"', f'pod=~"{pods}"', *more])
 
 
 def pod_monitor(options: DeployOptions) -> dict[str, Any]:

@@ -118,9 +118,9 @@ def container(
         ],
         "resources": resources(facts, options),
         "startupProbe": {**_asks(facts), "periodSeconds": 10, "failureThreshold": _STARTUP_SECONDS // 10},
-        # A busy server answers late. Only one that answers nothing for most of a minute is spared further requests:
+        # A busy server answers late. Only one that answers nothing for a minute is spared further requests:
         # taken out sooner, it would leave its load to others as busy.
-        "readinessProbe": {**_asks(facts), "periodSeconds": 15, "failureThreshold": 3},
+        "readinessProbe": {**_asks(facts), "periodSeconds": 20, "failureThreshold": 3},
         # Whether the server's process still turns around, which needs no model and waits in no queue. Backends that
         # died are `lrclr serve`'s affair, which ends if it cannot mend them.
         "livenessProbe": {

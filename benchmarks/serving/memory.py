@@ -97,7 +97,7 @@ def measure(bundle: Path, instances: int) -> dict[str, Any]:
         loads = {"single": ([small], 8 * instances, 2 * instances), "largest": ([large] * batch, instances, instances)}
         for name, (files, requests, concurrency) in loads.items():
             with _Peak(server.pid) as peak, ThreadPoolExecutor(concurrency) as pool:
-                list(pool.map(lambda _, files=files: client.ask(files, heatmap=True), range(requests)))  # type: ignore[misc]
+                list(pool.map(lambda _, files=files: client.ask(files, heatmap=True), range(requests)))
             rows[name] = peak.largest
         rows["after"] = {**_held(server.pid), "shm": _shared()}
     graphs = sum(file.stat().st_size for file in bundle.glob("*/1/model.onnx")) / _MIB

@@ -38,7 +38,7 @@ def _runtime(facts: Facts, options: DeployOptions) -> dict[str, Any]:
     return {
         "apiVersion": "serving.kserve.io/v1alpha1",
         "kind": "ServingRuntime",
-        "metadata": {**metadata(options, options.name), "annotations": pod.annotations(facts)},
+        "metadata": {**metadata(options, options.name), "annotations": pod.described(facts)},
         "spec": {
             "supportedModelFormats": [{"name": _FORMAT, "version": "1", "autoSelect": False}],
             "protocolVersions": ["v2", "grpc-v2"],
@@ -58,7 +58,7 @@ def _service(facts: Facts, options: DeployOptions) -> dict[str, Any]:
         "metadata": {
             **metadata(options, options.name),
             "annotations": {
-                **pod.annotations(facts),
+                **pod.described(facts),
                 # A Deployment without Knative, scaled by the autoscaler that stands beside this.
                 "serving.kserve.io/deploymentMode": "RawDeployment",
                 "serving.kserve.io/autoscalerClass": "external",
@@ -67,7 +67,7 @@ def _service(facts: Facts, options: DeployOptions) -> dict[str, Any]:
         "spec": {
             "predictor": {
                 "labels": pod.labels(options),
-                "annotations": pod.annotations(facts),
+                "annotations": pod.described(facts),
                 "minReplicas": options.min_replicas,
                 "maxReplicas": options.max_replicas,
                 "deploymentStrategy": {

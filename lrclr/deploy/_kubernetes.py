@@ -29,7 +29,7 @@ def _deployment(facts: Facts, options: DeployOptions) -> dict[str, Any]:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {**metadata(options, options.name), "annotations": pod.annotations(facts)},
+        "metadata": {**metadata(options, options.name), "annotations": pod.described(facts)},
         # How many is the autoscaler's to say: a number here would undo its work each time this is applied.
         "spec": {
             "selector": {"matchLabels": pod.selector(options)},
@@ -38,7 +38,7 @@ def _deployment(facts: Facts, options: DeployOptions) -> dict[str, Any]:
             "progressDeadlineSeconds": 900,
             "revisionHistoryLimit": 3,
             "template": {
-                "metadata": {"labels": pod.labels(options), "annotations": pod.annotations(facts)},
+                "metadata": {"labels": pod.labels(options), "annotations": pod.described(facts)},
                 "spec": _pod_spec(facts, options),
             },
         },

@@ -16,7 +16,7 @@ __all__ = [
     "HTTP",
     "METRICS",
     "affinity",
-    "annotations",
+    "described",
     "container",
     "grace_seconds",
     "init_containers",
@@ -53,7 +53,7 @@ def labels(options: DeployOptions) -> dict[str, str]:
     }
 
 
-def annotations(facts: Facts) -> dict[str, str]:
+def described(facts: Facts) -> dict[str, str]:
     """What is served, for people and tools that look; another bundle means other pods."""
     return {
         "lrclr/bundle-sha256": facts.sha256,

@@ -131,7 +131,7 @@ def _known(folder: Path) -> set[str]:
     return {name.partition("/")[0] for name in _sums(folder)}
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc, unused-ignore]
     """Lists stand further in than their key, and nothing is written as a reference to something else."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002 - PyYAML's own

@@ -98,7 +98,11 @@ OPTIONS: list[dict[str, Any]] = [
     {"source": f"oci://registry.example/models/lrclr@{DIGEST}", "memory": "12Gi", "cpu": "500m", "waiting": 9},
     {"source": "pvc://models/lrclr/2026-11", "clients": "clinic/role=viewer", "gpu_resource": "nvidia.com/mig-1g.10gb"},
 ]
-STORE = {"source": "s3://models/lrclr", "fetch_image": "registry.example/rclone:1.75", "secret": "store-keys"}
+STORE: dict[str, Any] = {
+    "source": "s3://models/lrclr",
+    "fetch_image": "registry.example/rclone:1.75",
+    "secret": "store-keys",
+}
 
 
 @pytest.mark.parametrize("changes", [*OPTIONS, STORE])

@@ -30,7 +30,7 @@ from lrclr.serving._ports import free_ports
 from tests import bundles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lrclr.results import Prediction
 
@@ -62,7 +62,11 @@ class Balancer:
         self._log = folder / "haproxy.log"
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [program, "-db", "-f", str(CONFIG)], env=bundles.environment(**environment), stdout=log, stderr=log
+                [program, "-db", "-f", str(CONFIG)],
+                env=bundles.environment(**environment),
+                stdout=log,
+                stderr=log,
+                text=True,
             )
 
     def __enter__(self) -> Self:
@@ -86,11 +90,16 @@ class Balancer:
     def until(self, name: str, column: str, *wanted: str) -> None:
         bundles.wait_until(lambda: self.row(name)[column] in wanted, self.process, seconds=60)
 
+    def until_served(self, name: str, requests: int) -> None:
+        """Wait until a server was given so many more."""
+        before = int(self.row(name)["stot"])
+        bundles.wait_until(lambda: int(self.row(name)["stot"]) >= before + requests, self.process, seconds=60)
+
 
 class Load:
     """Clients that ask one radiograph after the other, each once, and look at each answer."""
 
-    def __init__(self, address: str, expected: dict[str, Sequence[Prediction]]) -> None:
+    def __init__(self, address: str, expected: Mapping[str, Sequence[Prediction]]) -> None:
         self._address, self._expected = address, expected
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -157,10 +166,15 @@ def test_both_servers_are_replaced_and_no_request_fails(folder: Path, tmp_path: 
         server.start()
         return server
 
+    servers: dict[str, TritonServer] = {}
+
+    def stop(name: str) -> None:
+        servers[name].stop()
+
     with ExitStack() as running:
-        servers = {name: started(name, folder) for name in NAMES}
-        running.callback(lambda: [server.stop() for server in servers.values()])
         for name in NAMES:
+            servers[name] = started(name, folder)
+            running.callback(stop, name)
             balancer.until(name, "status", "UP")
         with Load(balancer.address, expected) as load:
             bundles.wait_until(lambda: load.answered > 20, balancer.process)
@@ -174,10 +188,7 @@ def test_both_servers_are_replaced_and_no_request_fails(folder: Path, tmp_path: 
                 assert load.answered > during
                 balancer.tell(f"set server servers/{name} state ready")
                 balancer.until(name, "status", "UP")
-                before = int(balancer.row(name)["stot"])
-                bundles.wait_until(
-                    lambda name=name, before=before: int(balancer.row(name)["stot"]) > before + 10, balancer.process
-                )  # type: ignore[misc]
+                balancer.until_served(name, 10)
             settled = load.by_bundle[old]
             bundles.wait_until(lambda: load.by_bundle[new] > 60, balancer.process)
             assert load.by_bundle[old] <= settled + CLIENTS
@@ -196,7 +207,7 @@ def test_a_server_that_vanishes_costs_no_client_that_asks_again(
             options = ServeOptions(grpc_port=grpc, http_port=http, metrics=False, instances=2)
             running.enter_context(server := TritonServer(folder, options))
             balancer.until(name, "status", "UP")
-        counts = []
+        counts: list[int] = []
 
         def ask() -> None:
             with Client(balancer.address) as client:

@@ -192,9 +192,10 @@ def test_a_real_prometheus_answers_every_question(server: TritonServer, written:
         assert all(rule["health"] == "ok" for rule in rules)
         for name, question in asked.items():
             if name not in alerts:
-                found = evaluated(address, question)
-                assert found, f"{name}: {question}"
-                assert all(float(one["value"][1]) >= 0 for one in found)
+                values = [float(one["value"][1]) for one in evaluated(address, question)]
+                # Nothing by nothing is no number: a mean over no requests.
+                assert any(value >= 0 for value in values), f"{name}: {question}"
+                assert not any(value < 0 for value in values)
         (waiting,) = evaluated(address, asked["autoscaler"])
         assert waiting["metric"] == {"namespace": "default", "pod": "lrclr-7d9c-x2x5b"}
         # All goes well but for the nonsense that was asked, which is its sender's fault.

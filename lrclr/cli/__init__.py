@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import lrclr
-from lrclr.cli import _build, _checkpoints, _evaluate, _export, _manifest, _predict, _serve, _train, _verify
+from lrclr.cli import (
+    _build,
+    _checkpoints,
+    _deploy,
+    _evaluate,
+    _export,
+    _manifest,
+    _predict,
+    _probe,
+    _serve,
+    _train,
+    _verify,
+)
 from lrclr.cli._console import complain
 from lrclr.errors import LrclrError
 
@@ -43,6 +55,8 @@ app.command("verify")(_verify.verify)
 app.command("predict")(_predict.predict)
 app.command("evaluate")(_evaluate.evaluate)
 app.command("serve")(_serve.serve)
+app.command("probe")(_probe.probe)
+app.add_typer(_deploy.app, name="deploy")
 app.command("train")(_train.train)
 app.command("manifest")(_manifest.manifest)
 app.command("convert")(_checkpoints.convert)

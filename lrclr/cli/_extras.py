@@ -23,6 +23,11 @@ def require_build() -> None:
     _require("serve", ("tritonclient", "google.protobuf"), "building plans")
 
 
+def require_deploy() -> None:
+    """Raise MissingExtraError where manifests cannot be written."""
+    _require("deploy", ("yaml", "tritonclient", "google.protobuf"), "writing manifests")
+
+
 def require_evaluate() -> None:
     """Raise MissingExtraError where models cannot be judged."""
     _require("evaluate", ("sklearn", "matplotlib"), "judging a model")

@@ -40,6 +40,12 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
         bool, typer.Option("--shared-memory", help="Let clients on this machine pass inputs by shared memory.")
     ] = False,
     startup_timeout: Annotated[float, typer.Option("--startup-timeout", help="Seconds until it must answer.")] = 120.0,
+    exit_timeout: Annotated[
+        int, typer.Option("--exit-timeout", help="Seconds that requests in flight have when it is stopped.")
+    ] = 5,
+    expect: Annotated[
+        str | None, typer.Option("--expect", help="Serve only the bundle whose manifest.json has this SHA-256.")
+    ] = None,
     health_every: Annotated[
         float, typer.Option("--health-every", help="Seconds between radiographs that test it.")
     ] = 10.0,
@@ -68,6 +74,8 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
         model_control=model_control,
         shared_memory=shared_memory,
         startup_timeout=startup_timeout,
+        exit_timeout=exit_timeout,
+        expect=expect,
     )
 
     def on_log(level: str, message: str) -> None:

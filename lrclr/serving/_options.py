@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lrclr.bundle import require_digest
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class ServeOptions:
         model_control: let clients load and unload models.
         shared_memory: let clients on this machine pass inputs by system shared memory.
         startup_timeout: seconds until it must have answered.
+        exit_timeout: seconds that requests in flight have when it is stopped.
+        expect: SHA-256 that the bundle's ``manifest.json`` must have, at the start and at each reload.
     """
 
     server: Path | None = None
@@ -45,6 +48,8 @@ class ServeOptions:
     model_control: bool = False
     shared_memory: bool = False
     startup_timeout: float = 120.0
+    exit_timeout: int = 5
+    expect: str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -68,6 +73,10 @@ class ServeOptions:
             raise UsageError(f"{self.instances} instances are not possible", fix="Use 1 to 64.")
         if self.startup_timeout <= 0:
             raise UsageError("the start-up timeout must be positive")
+        if not 0 <= self.exit_timeout <= 3600:
+            raise UsageError("the exit timeout must be between 0 and 3600 seconds")
+        if self.expect is not None:
+            require_digest(self.expect)
 
     @property
     def local(self) -> bool:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TritonServer"]
 
-_EXIT_SECONDS = 5
+# What the server takes to end beside the requests that it waits for.
+_EXIT_MARGIN = 7
 _PATIENCE = 15.0
 
 
@@ -47,7 +48,7 @@ class TritonServer:
         grpc, http, metrics: addresses as ``host:port``; None for one that does not listen.
 
     Raises:
-        BundleError: there is no whole bundle.
+        BundleError: there is no whole bundle, or another one than was expected.
         ServerError: there is no server program, or it did not start.
     """
 
@@ -60,7 +61,7 @@ class TritonServer:
     ) -> None:
         self.options = options or ServeOptions()
         self._path = Path(bundle)
-        self._bundle = Bundle(self._path)
+        self._bundle = self._read_bundle()
         self._installation = find_server(self.options.server)
         self._on_log = on_log
         self._key = ("lrclr-" + secrets.token_hex(4), secrets.token_hex(16))
@@ -114,7 +115,7 @@ class TritonServer:
             if process.poll() is None:
                 process.terminate()
                 try:
-                    process.wait(timeout=_EXIT_SECONDS + 7)
+                    process.wait(timeout=self.options.exit_timeout + _EXIT_MARGIN)
                 except subprocess.TimeoutExpired:
                     process.kill()
             # The backends' processes are in its group; one that hangs outlives the server.
@@ -167,7 +168,7 @@ class TritonServer:
             BundleError: it is not whole; the old one goes on serving.
             ServerError: the server could not load it, or it did not answer; the old one goes on serving.
         """
-        bundle = Bundle(self._path)
+        bundle = self._read_bundle()
         before = self._stage.version
         version = self._stage.add(bundle)
         try:
@@ -217,7 +218,7 @@ class TritonServer:
             ports=ports,
             key=self._key,
             shared_memory_prefix=self._prefix,
-            exit_seconds=_EXIT_SECONDS,
+            exit_seconds=self.options.exit_timeout,
         )
         self._process = subprocess.Popen(
             command,
@@ -233,6 +234,12 @@ class TritonServer:
         )
         assert self._process.stdout is not None  # noqa: S101 - for the type checker
         self._log = LogRelay(self._process.stdout, self._on_log)
+
+    def _read_bundle(self) -> Bundle:
+        bundle = Bundle(self._path)
+        if self.options.expect is not None:
+            bundle.require(self.options.expect)
+        return bundle
 
     def _require_backend(self) -> None:
         """The server would say so too, in many more words."""

@@ -1,0 +1,41 @@
+"""`lrclr probe`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path  # noqa: TC003 - typer reads annotations
+from typing import Annotated
+
+import typer
+
+from lrclr.cli._console import out
+from lrclr.errors import ServerError
+
+
+def probe(
+    address: Annotated[str, typer.Argument(help="HOST:PORT of the server's gRPC.")],
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds until it must have answered.")] = 10.0,
+    expect: Annotated[
+        str | None, typer.Option("--expect", help="SHA-256 that the manifest of the bundle that answers must have.")
+    ] = None,
+    tls_root: Annotated[Path | None, typer.Option("--tls-root", help="PEM certificates to check it against.")] = None,
+) -> None:
+    """Ask a server about one radiograph that lrclr carries. A server can say that it is ready and answer nothing.
+
+    Exit code 0: it answered, with the bundle that was expected. Nothing is asked twice: whoever probes decides that.
+    """
+    from lrclr.bundle import require_digest
+    from lrclr.client import Client, ClientOptions
+    from lrclr.samples import sample_paths
+
+    if expect is not None:
+        require_digest(expect)
+    smallest = min(sample_paths(), key=lambda path: path.stat().st_size)
+    began = time.perf_counter()
+    with Client(address, ClientOptions(timeout=timeout, retries=0, tls_root=tls_root)) as client:
+        reply = client.ask([smallest])
+    if expect is not None and reply.bundle != expect:
+        raise ServerError(
+            f"{address} serves another bundle", why=f"its manifest has the hash {reply.bundle}, expected was {expect}"
+        )
+    out().print(f"{address} answered in {(time.perf_counter() - began) * 1e3:.0f} ms, bundle {reply.bundle}")

@@ -1,0 +1,374 @@
+"""`lrclr deploy`: what it writes, by schema, by golden file, and by what must be true of every pod."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from lrclr import Bundle
+from lrclr.deploy import DeployOptions, write_kserve, write_kubernetes
+from lrclr.errors import UsageError
+from tests import bundles
+from tests.deploy.schemas import check_core, check_kserve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GOLDEN = Path(__file__).parent / "golden"
+IMAGE = "registry.example/lrclr:0.1.0"
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+# Instead of the hash of a bundle, which differs from machine to machine as the versions in its manifest do.
+NOBODY = "0" * 64
+WRITERS: dict[str, Callable[..., list[Path]]] = {"kubernetes": write_kubernetes, "kserve": write_kserve}
+
+
+def objects(folder: Path) -> list[dict[str, Any]]:
+    """Every manifest in a folder, without those for Prometheus."""
+    return [one for file in sorted(folder.glob("*.yaml")) for one in yaml.safe_load_all(file.read_text())]
+
+
+def of_kind(folder: Path, kind: str) -> dict[str, Any]:
+    (one,) = [one for one in objects(folder) if one["kind"] == kind]
+    return one
+
+
+def pod(folder: Path) -> dict[str, Any]:
+    """The pod's spec; KServe's is put together from its two halves."""
+    if (folder / "deployment.yaml").exists():
+        return dict(of_kind(folder, "Deployment")["spec"]["template"]["spec"])
+    runtime, predictor = of_kind(folder, "ServingRuntime"), of_kind(folder, "InferenceService")["spec"]["predictor"]
+    kserves = {"model", "minReplicas", "maxReplicas", "labels", "annotations", "deploymentStrategy"}
+    halves = [runtime["spec"], {name: value for name, value in predictor.items() if name not in kserves}]
+    theirs = {"supportedModelFormats", "protocolVersions", "multiModel"}
+    return {name: value for half in halves for name, value in half.items() if name not in theirs}
+
+
+def with_plans(folder: Path, target: Path, *capabilities: str, hardware: str = "none") -> Path:
+    """A copy of a bundle whose manifest says that TensorRT serves it with plans for these GPUs."""
+    bundle = bundles.copied(folder, target)
+    plans = [
+        {
+            "engine": "tensorrt",
+            "library": "10.16.0",
+            "compute_capabilities": [one],
+            "options": {"hardware_compatible": hardware, "version_compatible": False},
+            "graphs": {},
+        }
+        for one in capabilities
+    ]
+    return bundles.signed(bundle, engine={"name": "tensorrt", "why": "asked for"}, plans=plans)
+
+
+@pytest.mark.parametrize("target", WRITERS)
+def test_golden_files(folder: Path, tmp_path: Path, target: str) -> None:
+    written = WRITERS[target](folder, tmp_path / "out", DeployOptions(IMAGE))
+    text = {
+        file.relative_to(tmp_path / "out").as_posix(): file.read_text().replace(Bundle(folder).sha256, NOBODY)
+        for file in written
+    }
+    if os.environ.get("LRCLR_WRITE_GOLDEN"):
+        for name, content in text.items():
+            (GOLDEN / target / name).parent.mkdir(parents=True, exist_ok=True)
+            (GOLDEN / target / name).write_text(content)
+    golden = {file.relative_to(GOLDEN / target).as_posix() for file in (GOLDEN / target).rglob("*") if file.is_file()}
+    assert set(text) == golden
+    for name, content in text.items():
+        assert content == (GOLDEN / target / name).read_text(), f"{name}: LRCLR_WRITE_GOLDEN=1 writes it anew"
+
+
+@pytest.mark.parametrize("target", WRITERS)
+def test_the_same_bytes_again(folder: Path, tmp_path: Path, target: str) -> None:
+    options = DeployOptions(IMAGE, name="x-ray", namespace="clinic", gpu=True, min_replicas=3)
+    for name in ("one", "two"):
+        WRITERS[target](folder, tmp_path / name, options)
+    assert bundles.digests(tmp_path / "one") == bundles.digests(tmp_path / "two")
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"gpu": True, "pull_secret": "registry", "service_account": "reader", "name": "x-ray", "instances": 3},
+    {"source": f"oci://registry.example/models/lrclr@{DIGEST}", "memory": "12Gi", "cpu": "500m", "waiting": 9},
+    {"source": "pvc://models/lrclr/2026-11", "clients": "clinic/role=viewer", "gpu_resource": "nvidia.com/mig-1g.10gb"},
+]
+STORE: dict[str, Any] = {
+    "source": "s3://models/lrclr",
+    "fetch_image": "registry.example/rclone:1.75",
+    "secret": "store-keys",
+}
+
+
+@pytest.mark.parametrize("changes", [*OPTIONS, STORE])
+def test_schema_of_kubernetes(folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    write_kubernetes(folder, tmp_path / "out", DeployOptions(IMAGE, **changes))
+    kinds = []
+    for manifest in objects(tmp_path / "out"):
+        check_core(manifest)
+        kinds.append(manifest["kind"])
+    expected = ["HorizontalPodAutoscaler", "Deployment", "PodDisruptionBudget", "NetworkPolicy", "Service", "Service"]
+    assert sorted(kinds) == sorted(expected)
+
+
+@pytest.mark.parametrize("changes", [*OPTIONS, {"source": "s3://models/lrclr", "service_account": "reader"}])
+def test_schema_of_kserve(folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    write_kserve(folder, tmp_path / "out", DeployOptions(IMAGE, **changes))
+    for manifest in objects(tmp_path / "out"):
+        if manifest["apiVersion"].startswith("serving.kserve.io/"):
+            check_kserve(manifest)
+        else:
+            check_core(manifest)
+    check_core({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "both"}, "spec": pod(tmp_path / "out")})
+
+
+def test_the_schemas_can_refuse(folder: Path, tmp_path: Path) -> None:
+    write_kubernetes(folder, tmp_path / "k", DeployOptions(IMAGE))
+    deployment = of_kind(tmp_path / "k", "Deployment")
+    deployment["spec"]["template"]["spec"]["containers"][0]["readyProbe"] = {}
+    with pytest.raises(Exception, match="readyProbe"):
+        check_core(deployment)
+    write_kserve(folder, tmp_path / "s", DeployOptions(IMAGE))
+    service = of_kind(tmp_path / "s", "InferenceService")
+    wrong = copy.deepcopy(service)
+    wrong["spec"]["predictor"]["minReplicas"] = "two"
+    for changed in (wrong, {**service, "spec": {"predictors": {}}}):
+        with pytest.raises(AssertionError, match="no "):
+            check_kserve(changed)
+
+
+@pytest.mark.parametrize("target", WRITERS)
+@pytest.mark.parametrize("changes", [{}, {"gpu": True}, {"source": "s3://models/lrclr"}])
+def test_every_container_is_closed_in(folder: Path, tmp_path: Path, target: str, changes: dict[str, Any]) -> None:
+    if target == "kubernetes" and "source" in changes:
+        changes = STORE
+    WRITERS[target](folder, tmp_path / "out", DeployOptions(IMAGE, **changes))
+    spec = pod(tmp_path / "out")
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] > 0
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["automountServiceAccountToken"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+    kinds = {one["name"]: next(kind for kind in one if kind != "name") for one in spec["volumes"]}
+    for one in [*spec.get("initContainers", []), *spec["containers"]]:
+        assert one["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert "memory" in one["resources"]["limits"]
+        for mount in one["volumeMounts"]:
+            assert kinds[mount["name"]] == "emptyDir" or mount["readOnly"] is True
+    (server,) = spec["containers"]
+    assert {"/tmp", "/dev/shm"} <= {mount["mountPath"] for mount in server["volumeMounts"]}
+    memory = {one["name"]: one.get("emptyDir", {}) for one in spec["volumes"]}
+    assert memory["shm"]["medium"] == "Memory"
+    assert all(one.get("sizeLimit") for one in memory.values() if one)
+
+
+@pytest.mark.parametrize("target", WRITERS)
+def test_the_bundle_is_the_one_that_was_checked(folder: Path, tmp_path: Path, target: str) -> None:
+    WRITERS[target](folder, tmp_path / "out", DeployOptions(IMAGE))
+    spec, digest = pod(tmp_path / "out"), Bundle(folder).sha256
+    (server,) = spec["containers"]
+    assert server["args"][server["args"].index("--expect") + 1] == digest
+    for probe in ("startupProbe", "readinessProbe"):
+        assert server[probe]["exec"]["command"][-1] == digest
+    if target == "kubernetes":
+        assert spec["initContainers"][-1]["args"][-2:] == ["--expect", digest]
+        # What the pod's step does, done here with what it was given.
+        arguments = [str(folder) if one == "/bundle" else one for one in spec["initContainers"][-1]["args"]]
+        assert bundles.run(arguments).returncode == 0
+        arguments[-1] = NOBODY
+        refused = bundles.run(arguments)
+        assert refused.returncode == 1
+        assert "is not the bundle that was expected" in refused.stderr
+
+
+def test_ends_fit_into_each_other(folder: Path, tmp_path: Path) -> None:
+    write_kubernetes(folder, tmp_path / "out", DeployOptions(IMAGE, exit_timeout=90))
+    deployment = of_kind(tmp_path / "out", "Deployment")
+    spec = deployment["spec"]["template"]["spec"]
+    (server,) = spec["containers"]
+    before = int(server["lifecycle"]["preStop"]["exec"]["command"][1])
+    told = int(server["args"][server["args"].index("--exit-timeout") + 1])
+    # `lrclr serve` gives the server 7 s beside the requests in flight.
+    assert told == 90
+    assert spec["terminationGracePeriodSeconds"] > before + told + 7
+    assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    startup = server["startupProbe"]["periodSeconds"] * server["startupProbe"]["failureThreshold"]
+    assert startup > int(server["args"][server["args"].index("--startup-timeout") + 1])
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "hardware", "wanted"),
+    [
+        (("8.6",), "none", [("major", "In", "8"), ("minor", "In", "6")]),
+        (
+            ("8.9", "12.0"),
+            "none",
+            [("major", "In", "8"), ("minor", "In", "9"), ("major", "In", "12"), ("minor", "In", "0")],
+        ),
+        (("8.0",), "ampere+", [("major", "Gt", "7")]),
+    ],
+)
+@pytest.mark.parametrize("target", WRITERS)
+def test_plans_choose_the_node(
+    folder: Path, tmp_path: Path, target: str, capabilities: tuple[str, ...], hardware: str, wanted: list[Any]
+) -> None:
+    bundle = with_plans(folder, tmp_path / "bundle", *capabilities, hardware=hardware)
+    WRITERS[target](bundle, tmp_path / "out", DeployOptions(IMAGE))
+    spec = pod(tmp_path / "out")
+    check_core({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": spec})
+    assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    found = [
+        (one["key"].rpartition(".")[2], one["operator"], one["values"][0])
+        for term in terms
+        for one in term["matchExpressions"]
+    ]
+    assert found == wanted
+    with pytest.raises(UsageError, match="needs a GPU"):
+        WRITERS[target](bundle, tmp_path / "none", DeployOptions(IMAGE, gpu=False))
+
+
+def test_memory_follows_what_the_server_does(folder: Path, tmp_path: Path) -> None:
+    def limit(**changes: Any) -> int:
+        write_kubernetes(folder, tmp_path / "out", DeployOptions(IMAGE, **changes))
+        text = pod(tmp_path / "out")["containers"][0]["resources"]["limits"]["memory"]
+        return int(text.removesuffix("Mi"))
+
+    assert limit(instances=2) < limit(instances=8) < limit(instances=8, gpu=True)
+    # More than what the server of the default bundle was seen to hold; see `_resources`.
+    assert limit(instances=2) > 2041
+    assert limit(instances=8) > 5507
+    write_kubernetes(folder, tmp_path / "own", DeployOptions(IMAGE, memory="3Gi"))
+    assert pod(tmp_path / "own")["containers"][0]["resources"]["limits"]["memory"] == "3Gi"
+
+
+def test_only_what_is_needed_comes_in_or_out(folder: Path, tmp_path: Path) -> None:
+    write_kubernetes(folder, tmp_path / "out", DeployOptions(IMAGE, clients="role=viewer", monitoring="watch"))
+    policy = of_kind(tmp_path / "out", "NetworkPolicy")["spec"]
+    assert policy["egress"] == []
+    asking, watching = policy["ingress"]
+    assert asking["from"] == [{"podSelector": {"matchLabels": {"role": "viewer"}}}]
+    assert [one["port"] for one in asking["ports"]] == [8001, 8000]
+    assert watching["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "watch"}
+    assert [one["port"] for one in watching["ports"]] == [8002]
+    write_kubernetes(folder, tmp_path / "store", DeployOptions(IMAGE, **STORE))
+    egress = of_kind(tmp_path / "store", "NetworkPolicy")["spec"]["egress"]
+    assert {port["port"] for one in egress for port in one["ports"]} == {53, 443}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "LRCLR"}, "cannot be the name"),
+        ({"name": "a" * 41}, "at most 40"),
+        ({"name": "lrclr\n"}, "cannot be the name"),
+        ({"name": "-lrclr"}, "cannot be the name"),
+        ({"name": "1lrclr"}, "cannot be the name"),
+        ({"namespace": "a.b"}, "namespace"),
+        ({"monitoring": ""}, "namespace"),
+        ({"image": "lrclr; rm -rf /"}, "no image reference"),
+        ({"image": ""}, "no image reference"),
+        ({"memory": "lots"}, "no amount of memory"),
+        ({"cpu": "-1"}, "no amount of cpu"),
+        ({"clients": "viewer"}, "no label"),
+        ({"gpu_resource": "gpu"}, "no resource"),
+        ({"source": "https://user:hunter2@host/bundle"}, "cannot be had from there"),
+        ({"source": "s3://bucket/../other"}, "cannot be had from there"),
+        ({"source": "oci://registry.example/lrclr:latest"}, "no digest"),
+        ({"source": "pvc://Claim"}, "claim"),
+        ({"fetch_image": "rclone"}, "for s3:// alone"),
+        ({"min_replicas": 9}, "above"),
+        ({"instances": 0}, "not possible"),
+        ({"exit_timeout": 0}, "not possible"),
+        ({"secret": "AKIA+hunter2=="}, "the secret cannot be called so"),
+    ],
+)
+def test_wrong_options(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        DeployOptions(**{"image": IMAGE, **changes})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_store_needs_somebody_who_fetches(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a container that fetches"):
+        write_kubernetes(folder, tmp_path / "out", DeployOptions(IMAGE, source="s3://models/lrclr"))
+    with pytest.raises(UsageError, match="KServe fetches the bundle itself"):
+        write_kserve(folder, tmp_path / "out", DeployOptions(IMAGE, **STORE))
+    assert not (tmp_path / "out").exists()
+
+
+def test_secrets_are_named_and_not_held(folder: Path, tmp_path: Path) -> None:
+    write_kubernetes(folder, tmp_path / "out", DeployOptions(IMAGE, **STORE))
+    fetch, check = pod(tmp_path / "out")["initContainers"]
+    assert fetch["envFrom"] == [{"secretRef": {"name": "store-keys"}}]
+    assert "envFrom" not in check
+    assert "envFrom" not in pod(tmp_path / "out")["containers"][0]
+    assert not any(one["kind"] == "Secret" for one in objects(tmp_path / "out"))
+
+
+def test_a_folder_of_somebody_else_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_kubernetes(folder, out, DeployOptions(IMAGE))
+    done = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=out, capture_output=True, check=False)
+    assert done.returncode == 0
+    # What this wrote is replaced, by the other kind too.
+    write_kserve(folder, out, DeployOptions(IMAGE))
+    write_kubernetes(folder, out, DeployOptions(IMAGE))
+    assert not (out / "inference-service.yaml").exists()
+    before = bundles.digests(out)
+    for name, content in (("deployment.yaml", "changed: by hand\n"), ("monitoring/own.yaml", ""), ("secret.yaml", "")):
+        old = (out / name).read_text() if (out / name).exists() else None
+        (out / name).write_text(content)
+        with pytest.raises(UsageError, match=f"cannot be replaced.*{re.escape(name)}"):
+            write_kubernetes(folder, out, DeployOptions(IMAGE, name="other"))
+        assert (out / name).read_text() == content
+        (out / name).unlink() if old is None else (out / name).write_text(old)
+    assert bundles.digests(out) == before
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "deployment.yaml").write_text("own: 1\n")
+    with pytest.raises(UsageError, match="cannot be replaced"):
+        write_kubernetes(folder, strange, DeployOptions(IMAGE))
+
+
+def test_the_command(folder: Path, tmp_path: Path) -> None:
+    done = bundles.run(["deploy", "kubernetes", folder, "-o", tmp_path / "k", "--image", IMAGE, "--name", "x-ray"])
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path / 'k' / 'deployment.yaml'}\n" in done.stdout
+    write_kubernetes(folder, tmp_path / "same", DeployOptions(IMAGE, name="x-ray"))
+    assert bundles.digests(tmp_path / "k") == bundles.digests(tmp_path / "same")
+    for arguments, code, said in (
+        (["kubernetes", folder, "-o", tmp_path / "n", "--image", IMAGE, "--name", "X"], 2, "cannot be the name"),
+        (["kserve", tmp_path / "none", "-o", tmp_path / "n", "--image", IMAGE], 1, "there is no bundle"),
+        (["kserve", folder, "-o", tmp_path / "n"], 2, "--image"),
+    ):
+        wrong = bundles.run(["deploy", *arguments])
+        assert wrong.returncode == code
+        assert said in wrong.stderr
+    assert not (tmp_path / "n").exists()
+
+
+def test_a_damaged_bundle_is_not_deployed(folder: Path, tmp_path: Path) -> None:
+    damaged = bundles.copied(folder, tmp_path / "damaged")
+    bundles.flip(damaged / "golden.npz")
+    done = bundles.run(["deploy", "kserve", damaged, "-o", tmp_path / "out", "--image", IMAGE])
+    assert done.returncode == 1
+    assert "damaged" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_board_is_one(folder: Path, tmp_path: Path) -> None:
+    write_kubernetes(folder, tmp_path / "out", DeployOptions(IMAGE))
+    board = json.loads((tmp_path / "out" / "monitoring" / "grafana-board.json").read_text())
+    places = [(one["gridPos"]["x"], one["gridPos"]["y"]) for one in board["panels"]]
+    assert len(set(places)) == len(places) == len({one["id"] for one in board["panels"]})
+    assert all(x + 8 <= 24 for x, _ in places)

@@ -39,9 +39,7 @@ class OpenVINOEngine:
         EngineError: it is, and cannot be used.
     """
 
-    def __init__(
-        self, graphs: Bundle | Mapping[str, Path], *, threads: int | None = None, half: bool = False
-    ) -> None:
+    def __init__(self, graphs: Bundle | Mapping[str, Path], *, threads: int | None = None, half: bool = False) -> None:
         if threads is not None and threads < 1:
             raise UsageError("an engine needs at least one thread")
         if isinstance(graphs, Bundle):

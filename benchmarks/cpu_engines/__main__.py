@@ -1,8 +1,8 @@
 """Our graphs in OpenVINO and ONNX Runtime against OpenVINO straight, ViT-B/32: ``python -m benchmarks.cpu_engines``.
 
-"OpenVINO straight" is transformers' CLIP image tower, without regions, exported by torch.onnx and compiled by OpenVINO in
-the same precision. Everything that is compared takes turns in one run; ratios are taken round by round. Weights are
-random: they do not change the speed, and the quality columns say only that the graphs compute what the network computes.
+"OpenVINO straight" is transformers' CLIP image tower, without regions, exported by torch.onnx and compiled by OpenVINO
+in the same precision. Everything that is compared takes turns in one run; ratios are taken round by round. Weights are
+random: they do not change the speed, and the quality columns say only that the graphs compute what the network does.
 """
 
 from __future__ import annotations
@@ -198,10 +198,13 @@ def _row(what: str, name: str, timings: Timings, baseline: str) -> Row:
 
 def _markdown(report: Row) -> str:
     env = report["environment"]
-    lines = [
+    machine = (
         f"{env['processor']}, {env['threads']} threads, fp32 GEMM peak {env['fp32_gemm_gflops']} GFLOP/s, load "
         f"{env['load'][0]:.1f}; OpenVINO {env['openvino']}, ONNX Runtime {env['onnxruntime']}, torch {env['torch']}. "
-        "All in float32. Ratios: median of rounds (quartiles).",
+        "All in float32. Ratios: median of rounds (quartiles)."
+    )
+    lines = [
+        machine,
         "",
         "| what | with | ms | times as fast as OpenVINO straight | cosine to torch (centred) | regions as torch's |",
         "|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""OpenVINO over a bundle's graphs: what ONNX Runtime answers, from many threads, at every size, and nothing told to anybody."""
+"""OpenVINO over a bundle's graphs: what ONNX Runtime answers, from many threads, and nothing told to anybody."""
 
 from __future__ import annotations
 

@@ -137,9 +137,9 @@ class FusionBlock(nn.Module):
         """Project, attend and transform for few of the tokens; the same up to rounding.
 
         Keys and values of all tokens are never made, and the bias of the keys is not used. A score is
-        ``q·(K h + b) = (q K)·h + q·b``, whose last term is the same for all keys and drops out of the softmax; and since
-        a row of attention sums to one, mixing values is mixing tokens first and projecting the mixture. Both cost by the
-        row that is read instead of by the token.
+        ``q·(K h + b) = (q K)·h + q·b``, whose last term is the same for all keys and drops out of the softmax; and
+        since a row of attention sums to one, mixing values is mixing tokens first and projecting the mixture. Both
+        cost by the row that is read instead of by the token.
 
         Args:
             hidden: ``[X, N, W]``, all tokens.

@@ -1,4 +1,4 @@
-"""A bundle whose engine is OpenVINO, behind a real server: the same answers, by the configuration that the bundle brings."""
+"""A bundle whose engine is OpenVINO, behind a real server: the same answers, by its own configuration."""
 
 from __future__ import annotations
 

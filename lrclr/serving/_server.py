@@ -241,7 +241,9 @@ class TritonServer:
             raise ServerError(
                 f"the bundle is to be served by {engine}, and this server cannot",
                 why=f"it has the backends {', '.join(sorted(path.name for path in backends.iterdir()))}",
-                fix=f"Use the vendor's server, or run: lrclr build {self._path} --engine onnxruntime",
+                # One of `make triton` that is older than the stand-in for this backend lacks it too.
+                fix=f"Use the vendor's server, or that of a new `make triton`, or run: "
+                f"lrclr build {self._path} --engine onnxruntime",
             )
 
     def _reachable(self) -> str:

@@ -27,8 +27,8 @@ class OpenVINOEngine:
 
     OpenVINO multiplies in one precision, whatever the types in a graph: a graph in float16 runs in bfloat16 where the
     processor has it, and in float32 where it has not; every other graph runs in float32 (an int8 graph's quantised
-    products in int8). `name` says which. Region selection is meant to stay float32 in all of them; with bfloat16 that was
-    read in OpenVINO's source and never run.
+    products in int8). `name` says which. Region selection is meant to stay float32 in all of them; with bfloat16 that
+    was read in OpenVINO's source and never run.
 
     Args:
         graphs: a bundle, or the file of each graph: ONNX, or OpenVINO's own ``.xml``.

@@ -46,8 +46,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 triton: $(TRITON)/installed
 
-# A real Triton server with its Python backend, from the registry. It lacks the onnxruntime backend, whose place lrclr's
-# own takes, and its stub was built for NumPy 1, which its Python therefore finds first.
+# A real Triton server with its Python backend, from the registry. It lacks the backends onnxruntime and openvino, whose
+# place lrclr's own take, and its stub was built for NumPy 1, which its Python therefore finds first.
 $(TRITON)/installed: $(STAMP)
 	@echo "== putting a Triton server into $(TRITON)/ (half a minute)"
 	@rm -rf $(TRITON)
@@ -59,8 +59,10 @@ $(TRITON)/installed: $(STAMP)
 	cp $$server/python_backend_stubs/$$version/triton_python_backend_stub $$server/backends/python/; \
 	ldd $$server/backends/python/triton_python_backend_stub | grep -q 'libpython.*not found' \
 	  && { echo "libpython$$version is missing. On Debian or Ubuntu: sudo apt-get install libpython$$version"; exit 1; }; \
-	mkdir -p $$server/backends/onnxruntime; \
-	echo 'from lrclr.triton.onnxruntime_backend import TritonPythonModel' > $$server/backends/onnxruntime/model.py; \
+	for backend in onnxruntime openvino; do \
+	  mkdir -p $$server/backends/$$backend; \
+	  echo "from lrclr.triton.$${backend}_backend import TritonPythonModel" > $$server/backends/$$backend/model.py; \
+	done; \
 	$(BIN)/python -m venv --without-pip $(TRITON)/python; \
 	site=$(TRITON)/python/lib/python$$version/site-packages; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $$site numpy==1.26.4; \

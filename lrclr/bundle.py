@@ -52,7 +52,8 @@ class Manifest:
             are built for and what the server takes.
         graphs: per graph its inputs, outputs, precision histogram, and the number of maps that its region node takes.
         engine: ``name`` of what answers with the bundle unless another is asked for, and ``why`` it is that.
-        plans: per plan engine and GPU what `lrclr build` made, of what, with what, and how it did; see `plan_entry`.
+        plans: per engine, and GPU where it is for one, what `lrclr build` made, with what, and how it did; see
+            `plan_entry`. Of OpenVINO the files that a server reads; the engine itself reads the graphs.
         tolerances: what the gates demanded; overridden ones are named under ``"overridden"``.
         gates: every gate with its tolerance and its measured value.
         files: path, within the bundle, to hash and size of every other file.
@@ -159,7 +160,7 @@ class Bundle:
         return self.path / graph / "1" / "model.onnx"
 
     def plan_path(self, graph: str, entry: Mapping[str, Any]) -> Path:
-        """The plan of one of `GRAPHS` that an entry of the manifest's ``plans`` speaks of."""
+        """The file of one of `GRAPHS` that an entry of the manifest's ``plans`` speaks of."""
         return self.path / str(entry["graphs"][graph]["file"])
 
     @property

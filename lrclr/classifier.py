@@ -85,9 +85,10 @@ class ZeroShotClassifier:
 
         Args:
             path: the bundle's folder.
-            engine: one of `lrclr.engines.ENGINES`; None for the one that the bundle was made for.
+            engine: one of `lrclr.engines.ENGINES`; None for the one that the bundle was made for; ``"auto"`` for the
+                fastest here, which is measured.
             provider: of ONNX Runtime: ``"cpu"`` or ``"cuda"``.
-            threads: of one operator of ONNX Runtime; ``None`` for one a core.
+            threads: of one operator of ONNX Runtime or OpenVINO; ``None`` for one a core.
         """
         bundle = Bundle(path)
         return cls(bundle, open_engine(bundle, EngineOptions(engine, provider, threads)))

@@ -1,13 +1,13 @@
 """From a checkpoint to a bundle: typed ONNX graphs, the Triton model repository around them, and the gates.
 
-And from a bundle to one with TensorRT plans, which needs neither torch nor ONNX.
+And from a bundle to one for TensorRT or OpenVINO, which needs neither torch nor ONNX.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lrclr_export.build import add_plans, best_engine, build_bundle, check_buildable
+from lrclr_export.build import add_plans, best_engine, build_bundle, check_buildable, set_cpu_engine
 from lrclr_export.plans import BuildOptions
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ __all__ = [
     "build_bundle",
     "check_buildable",
     "export_bundle",
+    "set_cpu_engine",
 ]
 
 

@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lrclr._files import link_tree, replace_directory, write_whole
-from lrclr.bundle import ENTRIES, GRAPHS, MANIFEST, Bundle, Manifest, file_table, plan_file
-from lrclr.classifier import ZeroShotClassifier
-from lrclr.engines import Gpu, TensorRTEngine, gpus, tensorrt_library
+from lrclr.bundle import ENTRIES, GRAPHS, Bundle, plan_file
+from lrclr.engines import AUTO, CPU_ENGINES, Gpu, TensorRTEngine, choose_engine, gpus, tensorrt_library
 from lrclr.errors import EngineError, MissingExtraError, UsageError
-from lrclr.gates import GateResult, Golden, Tolerances, raise_refused, run_gates, task_gate
-from lrclr.model_spec import ModelSpec
-from lrclr_export.plan_config import serving_graph, serving_plans
+from lrclr.gates import GateResult, raise_refused
+from lrclr_export.build_openvino import add_openvino
+from lrclr_export.default_engine import gates_of, make_default
 from lrclr_export.plans import BuildOptions, plan_from_onnx, precision_gates
 from lrclr_export.profiles import profiles_of_graph
 
@@ -54,18 +53,19 @@ def check_buildable(options: BuildOptions) -> None:
 
 def build_bundle(
     path: Path,
-    options: BuildOptions | None,
+    options: BuildOptions | str,
     *,
     why: str = "asked for",
     on_stage: Callable[[str], None] = lambda _: None,
     on_progress: OnProgress = lambda _phase, _done, _steps: None,
     on_gates: Callable[[list[GateResult]], None] = lambda _: None,
 ) -> Bundle:
-    """Put plans into the bundle at `path`; until all of them are good, it stays as it was.
+    """Make the bundle at `path` one for another engine; until all that it needs is good, it stays as it was.
 
     Args:
         path: the bundle's folder.
-        options: how; None makes ONNX Runtime the bundle's engine again, and leaves its plans.
+        options: how plans are built; or the name of an engine of the CPU, which becomes the bundle's own, or `AUTO`
+            for the fastest of them. Plans stay.
         why: it is built for that engine, for the manifest.
         on_stage: told what is done next.
         on_progress: told the library's phase, steps done, steps of the phase; from another thread.
@@ -78,15 +78,43 @@ def build_bundle(
         GateError: a gate refused.
     """
     bundle = Bundle(path)
-    if options is not None:
+    if isinstance(options, BuildOptions):
         check_buildable(options)
+    elif options not in {*CPU_ENGINES, AUTO}:
+        raise UsageError(f"there is no engine {options!r} for the CPU", fix=f"Choose {' or '.join(CPU_ENGINES)}.")
     with replace_directory(path, expected=ENTRIES, overwrite=True) as staging:
         link_tree(bundle.path, staging)
-        if options is None:
-            _make_default(staging, bundle.manifest, "onnxruntime", why)
+        if isinstance(options, str):
+            set_cpu_engine(staging, options, why=why, on_stage=on_stage, on_gates=on_gates)
         else:
             add_plans(staging, options, why=why, on_stage=on_stage, on_progress=on_progress, on_gates=on_gates)
     return Bundle(path)
+
+
+def set_cpu_engine(
+    folder: Path,
+    engine: str,
+    *,
+    why: str,
+    on_stage: Callable[[str], None],
+    on_gates: Callable[[list[GateResult]], None],
+) -> None:
+    """Make an engine of the CPU that of a bundle that nobody else sees yet.
+
+    Args:
+        folder: the bundle.
+        engine: one of `CPU_ENGINES`, or `AUTO` for the fastest here whose gates hold.
+        why: it is that one; `AUTO` finds its own reason.
+        on_stage, on_gates: as for `build_bundle`.
+    """
+    if engine == AUTO:
+        on_stage("measure the engines that are here")
+        chosen = choose_engine(Bundle(folder))
+        engine, why = chosen.kind, chosen.why
+    if engine == "openvino":
+        add_openvino(folder, why=why, on_stage=on_stage, on_gates=on_gates)
+    else:
+        make_default(folder, Bundle(folder).manifest, engine, why)
 
 
 def add_plans(
@@ -138,7 +166,7 @@ def add_plans(
     if here and here[0].capability in capabilities:
         on_stage(f"run the gates on {here[0].name}")
         engine = TensorRTEngine.of_entry(bundle, entry)
-        measured = [*_inspected(engine, entry, manifest.precision), *_gates(bundle, engine)]
+        measured = [*_inspected(engine, entry, manifest.precision), *gates_of(bundle, engine)]
         entry["gates_ran_on"] = str(here[0])
     else:
         # Said where the figures would be: no one may take a plan that was never run for one that was.
@@ -148,7 +176,7 @@ def add_plans(
     entry["gates"] = [result.to_dict() for result in (*results, *measured)]
     others = [other for other in manifest.plans if not _replaced(other, entry)]
     plans = sorted([*others, entry], key=lambda one: (one["engine"], one["compute_capabilities"]))
-    _make_default(folder, replace(manifest, plans=plans), options.engine, why)
+    make_default(folder, replace(manifest, plans=plans), options.engine, why)
 
 
 def _capabilities(options: BuildOptions, here: list[Gpu]) -> tuple[str, ...]:
@@ -162,17 +190,6 @@ def _capabilities(options: BuildOptions, here: list[Gpu]) -> tuple[str, ...]:
         )
         raise UsageError(f"{options.engine} plans are for a GPU", why="there is none on this machine", fix=fix)
     return (here[0].capability,)
-
-
-def _gates(bundle: Bundle, engine: TensorRTEngine) -> list[GateResult]:
-    manifest = bundle.manifest
-    limits = Tolerances(**{name: value for name, value in manifest.tolerances.items() if name != "overridden"})
-    golden = Golden.load(bundle.golden_path)
-    results = run_gates(engine, golden, bundle.findings, manifest.scoring, limits)
-    if all(result.passed for result in results):
-        classifier = ZeroShotClassifier(ModelSpec.of_bundle(bundle), engine)
-        results += task_gate(classifier, float(golden.task_auroc), limits.task_auroc)
-    return results
 
 
 def _inspected(engine: TensorRTEngine, entry: dict[str, Any], precision: str) -> list[GateResult]:
@@ -190,19 +207,3 @@ def _inspected(engine: TensorRTEngine, entry: dict[str, Any], precision: str) ->
 def _replaced(old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Whether the new plans lie where the old ones did."""
     return all(old["graphs"][graph]["file"] == new["graphs"][graph]["file"] for graph in GRAPHS)
-
-
-def _make_default(folder: Path, manifest: Manifest, engine: str, why: str) -> None:
-    """Write the manifest, and Triton's configuration: it serves plans of TensorRT, and has no backend for RTX's."""
-    capabilities = [entry["compute_capabilities"][0] for entry in manifest.plans if entry["engine"] == engine]
-    for graph in GRAPHS:
-        config = folder / graph / "config.pbtxt"
-        text = config.read_text(encoding="utf-8")
-        if engine == "tensorrt":
-            shapes = {name: tensor["shape"] for name, tensor in manifest.graphs[graph]["inputs"].items()}
-            text = serving_plans(text, shapes, manifest.profiles, capabilities)
-        else:
-            text = serving_graph(text)
-        write_whole(config, text.encode())
-    renewed = replace(manifest, engine={"name": engine, "why": why}, files=file_table(folder))
-    write_whole(folder / MANIFEST, renewed.to_json().encode())

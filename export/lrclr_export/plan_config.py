@@ -31,7 +31,7 @@ def serving_plans(
     """
     from lrclr_export.profiles import profiles_of_graph
 
-    model = _cleared(config)
+    model = cleared(config)
     model.backend = _PLANS
     for capability in sorted(capabilities, key=float):
         model.cc_model_filenames[capability] = plan_file(_PLANS, capability)
@@ -55,15 +55,16 @@ def serving_plans(
 
 def serving_graph(config: str) -> str:
     """The configuration as the export wrote it: Triton serves the ONNX graph."""
-    model = _cleared(config)
+    model = cleared(config)
     model.backend = BACKEND
     return str(text_format.MessageToString(model))
 
 
-def _cleared(config: str) -> Any:
+def cleared(config: str) -> Any:
+    """The parsed configuration without what a backend was told."""
     model = text_format.Parse(config, triton.ModelConfig())
-    model.ClearField("cc_model_filenames")
-    model.ClearField("optimization")
+    for field in ("cc_model_filenames", "default_model_filename", "optimization", "parameters"):
+        model.ClearField(field)
     (group,) = model.instance_group
     group.ClearField("kind")
     group.ClearField("profile")

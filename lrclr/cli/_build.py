@@ -14,7 +14,9 @@ from lrclr.errors import UsageError
 
 def build(  # noqa: PLR0913, PLR0917 - one parameter an option
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")] = Path("triton_repo"),
-    engine: Annotated[str, typer.Option("--engine", help="tensorrt, tensorrt-rtx, or onnxruntime.")] = "tensorrt",
+    engine: Annotated[
+        str, typer.Option("--engine", help="tensorrt, tensorrt-rtx, openvino, onnxruntime, or auto.")
+    ] = "tensorrt",
     compute_capability: Annotated[
         list[str] | None,
         typer.Option("--compute-capability", help="Build for this GPU, such as 8.6, ahead of time. Repeat. RTX only."),
@@ -35,16 +37,24 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
         Path | None, typer.Option("--timing-cache", help="File of measurements that builds share. TensorRT only.")
     ] = None,
 ) -> None:
-    """Build plans for a bundle's graphs, on the machine that serves them. `--engine onnxruntime` switches back.
+    """Make a bundle one for another engine, on the machine that serves it: plans for a GPU, or OpenVINO for the CPU.
+
+    `--engine auto` takes TensorRT where it and a GPU are, else the fastest here of those whose gates hold.
+    `--engine onnxruntime` switches back.
 
     The bundle changes only when every plan is built and every gate holds. A gate that refuses: exit code 3.
     """
     require_build()
-    from lrclr_export import BuildOptions, build_bundle
+    from lrclr.engines import AUTO, CPU_ENGINES
+    from lrclr_export import BuildOptions, best_engine, build_bundle
 
-    options = None
+    why = "asked for"
+    if engine == AUTO:
+        engine, why = best_engine()
+        engine = AUTO if engine in CPU_ENGINES else engine
+    options: BuildOptions | str = engine
     given = (compute_capability, version_compatible, refit, strip, workspace, builder_level, timing_cache)
-    if engine != "onnxruntime":
+    if engine not in {*CPU_ENGINES, AUTO}:
         options = BuildOptions(
             engine,
             tuple(compute_capability or ()),
@@ -57,17 +67,19 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
             timing_cache,
         )
     elif any(value not in {None, False} for value in given if not isinstance(value, list)) or compute_capability:
-        raise UsageError("--engine onnxruntime goes with no other option", why="nothing is built for it")
+        raise UsageError(f"--engine {engine} goes with no other option", why="nothing is built for it")
     with stages() as begin:
         built = build_bundle(
             bundle,
             options,
+            why=why,
             on_stage=begin,
             on_progress=begin.step,
             on_gates=lambda results: out().print(gate_table(results)),
         )
-    if options is None:
-        out().print(f"{bundle}: ONNX Runtime answers again")
+    if isinstance(options, str):
+        chosen = built.manifest.engine
+        out().print(f"{bundle}: {chosen['name']} answers from now on ({chosen['why']})")
         return
     entry = next(entry for entry in built.manifest.plans if entry["engine"] == engine)
     size = sum(built.plan_path(graph, entry).stat().st_size for graph in entry["graphs"])

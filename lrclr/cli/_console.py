@@ -17,10 +17,14 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from lrclr.engines import Engine
     from lrclr.gates import GateResult
 
 _FILE_WIDTH = 110
-ENGINE_HELP = "onnxruntime, tensorrt or tensorrt-rtx; what the bundle was made for if not given."
+ENGINE_HELP = (
+    "onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the fastest here; "
+    "what the bundle was made for if not given."
+)
 RESEARCH_ONLY = "Research use only. Not a medical device."
 
 
@@ -38,6 +42,13 @@ def err() -> Console:
 def note(text: str) -> None:
     """Tell the user something beside the result."""
     err().print(text)
+
+
+def note_choice(engine: Engine) -> None:
+    """Say which engine was chosen and why, if it was."""
+    why = getattr(engine, "why", None)
+    if why is not None:
+        note(f"engine {engine.name} ({why})")
 
 
 def complain(text: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, complain, counter, note, out
+from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, complain, counter, note, note_choice, out
 from lrclr.cli._extras import require_evaluate, require_torch
 from lrclr.errors import LrclrError, UsageError
 
@@ -155,7 +155,9 @@ def _judged(
 
     def opened() -> Iterator[ZeroShotClassifier]:
         for path in paths:
-            yield open_model(path, **engine)
+            classifier = open_model(path, **engine)
+            note_choice(classifier.engine)
+            yield classifier
 
     with contextlib.ExitStack() as bars:
 

@@ -24,7 +24,10 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set, 18 to 23.")] = 20,
     engine: Annotated[
         str | None,
-        typer.Option("--engine", help="tensorrt, tensorrt-rtx or onnxruntime; the best that is here if not given."),
+        typer.Option(
+            "--engine",
+            help="tensorrt, tensorrt-rtx, openvino, onnxruntime, or auto; TensorRT if it is here if not given.",
+        ),
     ] = None,
     compute_capability: Annotated[
         list[str] | None,
@@ -44,21 +47,31 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     if fp16 and fp32:
         raise UsageError("--fp16 and --fp32 exclude each other")
-    from lrclr.engines import ENGINES
+    from lrclr.engines import AUTO, CPU_ENGINES, ENGINES
 
-    if engine is not None and engine not in ENGINES:
-        raise UsageError(f"there is no engine {engine!r} to export for", fix=f"Choose {', '.join(ENGINES)}.")
+    if engine is not None and engine not in {*ENGINES, AUTO}:
+        raise UsageError(f"there is no engine {engine!r} to export for", fix=f"Choose {', '.join((*ENGINES, AUTO))}.")
     overrides = _parsed(tolerance or [])
     require_export()
     from dataclasses import replace
 
     from lrclr.checkpoints import load_checkpoint
     from lrclr.findings import FindingSet
-    from lrclr_export import BuildOptions, ExportOptions, add_plans, best_engine, check_buildable, export_bundle
+    from lrclr_export import (
+        BuildOptions,
+        ExportOptions,
+        add_plans,
+        best_engine,
+        check_buildable,
+        export_bundle,
+        set_cpu_engine,
+    )
 
-    chosen, why = (engine, "asked for") if engine is not None else best_engine()
+    chosen, why = best_engine() if engine in {None, AUTO} else (engine, "asked for")
+    if engine == AUTO and chosen in CPU_ENGINES:
+        chosen, why = AUTO, "the fastest here"
     plans = None
-    if chosen != "onnxruntime":
+    if chosen not in {*CPU_ENGINES, AUTO}:
         plans = BuildOptions(chosen, tuple(compute_capability or ()))
         check_buildable(plans)
     elif compute_capability:
@@ -77,11 +90,15 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         def finish(folder: Path) -> None:
             if plans is not None:
                 add_plans(folder, plans, why=why, on_stage=begin, on_progress=begin.step, on_gates=show)
+            elif chosen != "onnxruntime":
+                set_cpu_engine(folder, chosen, why=why, on_stage=begin, on_gates=show)
 
         bundle = export_bundle(loaded, output, options, on_stage=begin, on_gates=show, finish=finish)
     manifest = bundle.manifest
     size = sum(entry["bytes"] for entry in manifest.files.values())
     out().print(f"{output}: {manifest.precision} bundle, {size / 1e6:.0f} MB, {len(manifest.gates)} gates hold")
+    if chosen == AUTO:
+        note(f"engine {manifest.engine['name']} ({manifest.engine['why']})")
     note(f"checkpoint: {loaded.source}; {loaded.preprocess.kind} preprocessing")
     if not manifest.scoring["fusion_trained"]:
         note("the fusion head is not trained: scores use alpha = 0, the global score alone")

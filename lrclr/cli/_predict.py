@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, complain, counter, note
+from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, complain, counter, note, note_choice
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def _here(question: _Question, bundle: Path, engine: EngineOptions) -> tuple[Fin
     classifier = ZeroShotClassifier.from_bundle(
         bundle, engine=engine.engine, provider=engine.provider, threads=engine.threads
     )
+    note_choice(classifier.engine)
     results = predict_files(
         classifier,
         question.files,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lrclr.cli._console import ENGINE_HELP, gate_table, note, out
+from lrclr.cli._console import ENGINE_HELP, gate_table, note, note_choice, out
 from lrclr.errors import UsageError
 
 
@@ -40,6 +40,7 @@ def verify(
     manifest = opened.manifest
     limits = {name: value for name, value in manifest.tolerances.items() if name != "overridden"}
     runner = open_engine(opened, EngineOptions(engine, provider))
+    note_choice(runner)
     golden, tolerances = Golden.load(opened.golden_path), Tolerances(**limits)
     results = run_gates(runner, golden, opened.findings, manifest.scoring, tolerances)
     if all(result.passed for result in results):

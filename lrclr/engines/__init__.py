@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lrclr.engines._gpu import Gpu, gpus
 from lrclr.engines._onnxruntime import OnnxRuntimeEngine
+from lrclr.engines._openvino import OpenVINOEngine
 from lrclr.engines._tensorrt import TensorRTEngine
 from lrclr.engines._tensorrt_library import PACKAGES as _PACKAGES
 from lrclr.engines._tensorrt_library import tensorrt_library
@@ -18,24 +19,33 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.bundle import Bundle
+    from lrclr.engines._choice import ChosenEngine, choose_engine
     from lrclr.engines._torch import TorchEngine
 
 __all__ = [
+    "AUTO",
+    "CPU_ENGINES",
     "ENGINES",
     "PLAN_ENGINES",
+    "ChosenEngine",
     "Engine",
     "EngineOptions",
     "Gpu",
     "OnnxRuntimeEngine",
+    "OpenVINOEngine",
     "TensorRTEngine",
     "TorchEngine",
+    "choose_engine",
     "gpus",
     "open_engine",
     "tensorrt_library",
 ]
 
 PLAN_ENGINES = tuple(_PACKAGES)
-ENGINES = ("onnxruntime", *PLAN_ENGINES)
+CPU_ENGINES = ("onnxruntime", "openvino")
+ENGINES = (*CPU_ENGINES, *PLAN_ENGINES)
+AUTO = "auto"
+"""Asks for the fastest engine here instead of one by name."""
 
 
 def __getattr__(name: str) -> Any:
@@ -44,6 +54,10 @@ def __getattr__(name: str) -> Any:
         from lrclr.engines._torch import TorchEngine
 
         return TorchEngine
+    if name in {"ChosenEngine", "choose_engine"}:
+        from lrclr.engines import _choice
+
+        return getattr(_choice, name)
     raise AttributeError(f"module 'lrclr.engines' has no attribute {name!r}")
 
 
@@ -74,9 +88,9 @@ class EngineOptions:
     """What shall run a bundle's graphs.
 
     Attributes:
-        engine: one of `ENGINES`; None for the one that the bundle was made for.
+        engine: one of `ENGINES`; None for the one that the bundle was made for; `AUTO` for the fastest here.
         provider: of ONNX Runtime: ``"cpu"`` or ``"cuda"``. torch takes it for the device.
-        threads: of one operator of ONNX Runtime; None for one a core.
+        threads: of one operator of ONNX Runtime or OpenVINO; None for one a core.
     """
 
     engine: str | None = None
@@ -85,17 +99,26 @@ class EngineOptions:
 
 
 def open_engine(bundle: Bundle, options: EngineOptions | None = None) -> Engine:
-    """The engine that was asked for, and no other.
+    """The engine that was asked for, and no other; with `AUTO` a `ChosenEngine`, which says why it was chosen.
 
     Raises:
         BundleError: the bundle has no plans that suit this machine.
         EngineError: the engine cannot be had here.
-        UsageError: there is no such engine.
+        GateError: with `AUTO`, no engine here holds the bundle's gates.
+        UsageError: there is no such engine, or it knows no such provider.
     """
     options = options or EngineOptions()
     name = options.engine or bundle.manifest.engine["name"]
+    if name == AUTO:
+        from lrclr.engines._choice import choose_engine
+
+        return choose_engine(bundle, options)
     if name not in ENGINES:
-        raise UsageError(f"there is no engine {name!r}", fix=f"Choose {', '.join(ENGINES)}.")
+        raise UsageError(f"there is no engine {name!r}", fix=f"Choose {', '.join((*ENGINES, AUTO))}.")
     if name == "onnxruntime":
         return OnnxRuntimeEngine(bundle, provider=options.provider, threads=options.threads)
+    if name == "openvino":
+        if options.provider != "cpu":
+            raise UsageError("the engine openvino runs on the CPU", fix="Leave --provider out.")
+        return OpenVINOEngine(bundle, threads=options.threads)
     return TensorRTEngine(bundle, engine=name)

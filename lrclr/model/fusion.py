@@ -70,12 +70,16 @@ class FusionHead(nn.Module):
         sides = zip(blocks[0].project(image), blocks[0].project(text), strict=True)
         query, key, value = (_pair(of_image, of_text) for of_image, of_text in sides)
         hidden = _pair(image, text)
+        # In training a parameter that no output needs would hold up processes that wait for its gradient.
+        in_full = self.training or len(blocks) == 1
         for block, following in itertools.pairwise(blocks):
             hidden, _ = block(hidden, query, key, value, mask)
-            query, key, value = following.project(hidden, read if following is blocks[-1] else None)
-        if len(blocks) == 1:
-            query = _rows(query, read)
-        hidden, attention = blocks[-1](_rows(hidden, read), query, key, value, mask)
+            if following is not blocks[-1] or in_full:
+                query, key, value = following.project(hidden)
+        if in_full:
+            hidden, attention = blocks[-1](_rows(hidden, read), _rows(query, read), key, value, mask)
+        else:
+            hidden, attention = blocks[-1].read(hidden, read, mask)
         cls = nn.functional.normalize(self.image_head(hidden[:, 0]).float(), dim=-1)
         eot = nn.functional.normalize(self.text_head(hidden[:, 1]).float(), dim=-1)
         on_regions = attention[:, :, 1, 1 : num_regions + 1].mean(1)
@@ -108,10 +112,10 @@ class FusionBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(width, eps=eps)
         self.mlp = nn.Sequential(FusionLinear(width, intermediate), nn.GELU(), FusionLinear(intermediate, width))
 
-    def project(self, hidden: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value of tokens, all ``[X, N, W]``; with `rows` ``[X, Q]`` the query of those only."""
+    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of tokens, all ``[X, N, W]``."""
         normed = self.attention_norm(hidden)
-        return self.query(normed if rows is None else _rows(normed, rows)), self.key(normed), self.value(normed)
+        return self.query(normed), self.key(normed), self.value(normed)
 
     def forward(self, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Attend and transform.
@@ -127,13 +131,53 @@ class FusionBlock(nn.Module):
         """
         query, key, value = (split_heads(tokens, self.heads) for tokens in (query, key, value))
         mixed, attention = attend(query, key, value, mask, self.scaling)
+        return self._transformed(hidden, mixed), attention
+
+    def read(self, hidden: Tensor, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Project, attend and transform for few of the tokens; the same up to rounding.
+
+        Keys and values of all tokens are never made, and the bias of the keys is not used. A score is
+        ``q·(K h + b) = (q K)·h + q·b``, whose last term is the same for all keys and drops out of the softmax; and
+        since a row of attention sums to one, mixing values is mixing tokens first and projecting the mixture. Both
+        cost by the row that is read instead of by the token.
+
+        Args:
+            hidden: ``[X, N, W]``, all tokens.
+            rows: ``[X, Q]``, which of them are read.
+            mask: ``[X, 1, 1, N]``, additive.
+
+        Returns:
+            As `forward`.
+        """
+        normed = self.attention_norm(hidden)
+        query = split_heads(self.query(_rows(normed, rows)), self.heads)
+        to_tokens = torch.unflatten(self.key.weight, 0, (self.heads, -1))
+        to_values = torch.unflatten(self.value.weight, 0, (self.heads, -1)).transpose(1, 2)
+        # Rows of all heads together: they meet the same tokens, so each pair needs one product instead of one a head.
+        asked = _by_head(query, to_tokens).flatten(1, 2).unsqueeze(1)
+        tokens = normed.unsqueeze(1)
+        mixed, attention = attend(asked, tokens, tokens, mask, self.scaling)
+        mixed, attention = (torch.unflatten(each.squeeze(1), 1, (self.heads, -1)) for each in (mixed, attention))
+        bias = split_heads(self.value.bias.expand(1, 1, -1), self.heads)
+        mixed = _by_head(mixed, to_values) + bias
+        return self._transformed(_rows(hidden, rows), mixed), attention
+
+    def _transformed(self, hidden: Tensor, mixed: Tensor) -> Tensor:
         hidden = hidden + self.output(mixed.transpose(1, 2).flatten(2))
-        return hidden + self.mlp(self.mlp_norm(hidden)), attention
+        transformed: Tensor = hidden + self.mlp(self.mlp_norm(hidden))
+        return transformed
 
 
 def _rows(tokens: Tensor, rows: Tensor) -> Tensor:
     """Rows ``[X, Q]`` of tokens ``[X, N, W]``."""
     return tokens.gather(1, rows.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def _by_head(tokens: Tensor, weight: Tensor) -> Tensor:
+    """``[X, H, Q, A]`` times each head's ``[H, A, B]``, as one product a head: ``[X, H, Q, B]``."""
+    pairs, heads, rows, _ = tokens.shape
+    product = torch.matmul(tokens.transpose(0, 1).reshape(heads, pairs * rows, -1), weight)
+    return product.view(heads, pairs, rows, -1).transpose(0, 1)
 
 
 def _pair(image: Tensor, text: Tensor) -> Tensor:

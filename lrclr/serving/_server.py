@@ -244,11 +244,13 @@ class TritonServer:
     def _require_backend(self) -> None:
         """The server would say so too, in many more words."""
         backends, engine = self._installation.backends, self._bundle.manifest.engine["name"]
-        if engine == "tensorrt" and backends is not None and not (backends / engine).is_dir():
+        if engine in {"tensorrt", "openvino"} and backends is not None and not (backends / engine).is_dir():
             raise ServerError(
-                "the bundle is to be served by TensorRT, and this server cannot",
+                f"the bundle is to be served by {engine}, and this server cannot",
                 why=f"it has the backends {', '.join(sorted(path.name for path in backends.iterdir()))}",
-                fix=f"Use the vendor's server, or run: lrclr build {self._path} --engine onnxruntime",
+                # One of `make triton` that is older than the stand-in for this backend lacks it too.
+                fix=f"Use the vendor's server, or that of a new `make triton`, or run: "
+                f"lrclr build {self._path} --engine onnxruntime",
             )
 
     def _reachable(self) -> str:

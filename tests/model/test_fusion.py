@@ -167,3 +167,16 @@ def test_scores_are_cosines() -> None:
     score, attention = made(given.regions * 100, given.text * 100, given.mask)
     assert bool((score.abs() <= 1 + 1e-6).all())
     assert bool((attention >= 0).all())
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_training_and_evaluation_score_alike(layers: int) -> None:
+    """Evaluation makes no keys and values in the last block; training needs every parameter in its graph."""
+    made, given = head(layers), inputs(3, [4, 7, 2])
+    evaluated = made(given.regions, given.text, given.mask)
+    trained = made.train()(given.regions, given.text, given.mask)
+    for one, other in zip(evaluated, trained, strict=True):
+        assert one.numpy() == pytest.approx(other.numpy(), abs=2e-6)
+    made.requires_grad_(True)
+    made(given.regions, given.text, given.mask)[0].sum().backward()
+    assert all(parameter.grad is not None for parameter in made.parameters())

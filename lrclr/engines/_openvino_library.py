@@ -1,0 +1,63 @@
+"""OpenVINO's Python library, with its telemetry off."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from threading import Lock
+from typing import Any, Final
+
+from lrclr.errors import EngineError, MissingExtraError
+
+_OLDEST: Final = (2026, 0)
+_TELEMETRY: Final = "openvino_telemetry"
+_importing = Lock()
+
+
+def openvino_library() -> Any:
+    """The module ``openvino``.
+
+    Importing it tells its maker of the import and writes an identifier into the home directory, if the package
+    ``openvino_telemetry`` can be imported. Here it cannot: OpenVINO then takes its own stub, which tells nobody.
+    Whoever imported OpenVINO before has decided otherwise.
+
+    Raises:
+        MissingExtraError: it is not installed.
+        EngineError: it is, and cannot be used.
+    """
+    with _importing:
+        try:
+            library = sys.modules["openvino"] if "openvino" in sys.modules else _imported_quietly()
+        except ModuleNotFoundError as error:
+            if error.name != "openvino":
+                raise _unusable(error) from error
+            raise MissingExtraError("openvino", "openvino", "the engine openvino") from None
+        except Exception as error:
+            # Its bindings load libraries of their own, and fail in ways of their own.
+            raise _unusable(error) from error
+    version = release(library)
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise EngineError(f"openvino {version} is too old", fix=f"Install {oldest} or newer.")
+    return library
+
+
+def release(library: Any) -> str:
+    """The version without the number of its build, such as ``"2026.4.1"``."""
+    return str(library.__version__).partition("-")[0]
+
+
+def _imported_quietly() -> Any:
+    if _TELEMETRY in sys.modules:
+        return importlib.import_module("openvino")
+    # None in this table is Python's own way of saying that a module cannot be imported.
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[_TELEMETRY]
+
+
+def _unusable(error: Exception) -> EngineError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return EngineError("openvino is installed and cannot be loaded", why=lines[0])

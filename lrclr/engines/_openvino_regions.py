@@ -1,0 +1,57 @@
+"""``lrclr::RegionSelect`` in OpenVINO's operators: its ONNX frontend does not look into a function that a graph brings.
+
+The same as the function, with two differences of form. The chain multiplies and sums where the function has MatMul:
+when OpenVINO computes in bfloat16 it rounds what a MatMul takes, and leaves what lies between the last MatMul and an
+output in float32 (READ in its CPU plugin; no CPU with bfloat16 was at hand). So the chain, and the softmax before it,
+stay float32. And a rollout ``[B, G, N, N]`` is read once a layer, row by row.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+OP_TYPE: Final = "RegionSelect"
+DOMAIN: Final = "lrclr"
+_END: Final = 2**31 - 1
+
+
+def region_extension(library: Any) -> Any:
+    """What `Core.add_extension` takes, so that it can read a graph with the node.
+
+    Args:
+        library: the module ``openvino``.
+    """
+    from openvino.frontend.onnx import ConversionExtension
+
+    return ConversionExtension(OP_TYPE, DOMAIN, lambda node: _converted(library.opset14, node))
+
+
+def _converted(op: Any, node: Any) -> list[Any]:
+    tokens, *maps = (node.get_input(place) for place in range(node.get_input_size()))
+    mean = bool(node.get_attribute("mean"))
+    # Whoever wrote the graph may have kept all rows of the last map; the chain starts from CLS's alone.
+    maps[-1] = op.slice(maps[-1], [0], [1], [1], [2])
+    row, *matrices = [_averaged(op, each) if mean else each for each in reversed(maps)]
+    for matrix in matrices:
+        column = op.transpose(row, [0, 1, 3, 2])
+        row = op.reduce_sum(op.multiply(column, matrix), [2], keep_dims=True)
+    importance = op.squeeze(op.slice(row, [1], [_END], [1], [3]), [2])
+    top_k = np.int64(node.get_attribute("top_k"))
+    # Stable: of equals the lower patch number is taken, as ONNX demands.
+    best = op.topk(importance, top_k, -1, "max", "value", "i64", stable=True)
+    values, index = (op.reshape(best.output(place), [0, -1], special_zero=True) for place in (0, 1))
+    patch_rows = op.add(index, np.int64(1))
+    first = op.multiply(op.slice(patch_rows, [0], [1], [1], [1]), np.int64(0))
+    gathered = op.gather(tokens, op.concat([first, patch_rows], 1), np.int64(1), batch_dims=1)
+    return [gathered.output(0), index.output(0), values.output(0)]
+
+
+def _averaged(op: Any, matrix: Any) -> Any:
+    """Average over heads, add the identity, renormalise the rows: Abnar and Zuidema's rollout."""
+    averaged = op.reduce_mean(matrix, [1], keep_dims=True)
+    sizes = op.shape_of(averaged, "i64")
+    rows, columns = (op.gather(sizes, np.int64(axis), np.int64(0)) for axis in (2, 3))
+    mixed = op.add(averaged, op.eye(rows, columns, np.int64(0), "f32"))
+    return op.divide(mixed, op.reduce_sum(mixed, [-1], keep_dims=True))

@@ -15,12 +15,11 @@ from lrclr import ReadLimits, ZeroShotClassifier, read_image
 from lrclr.batch import find_images, predict_files
 from lrclr.errors import FindingsError, ImageError, ImageLimitError, UsageError
 from lrclr.findings import FindingSet
+from lrclr.images import ReducedImage, read_reduced
 from tests import bundles
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_order_and_answers_do_not_depend_on_batches_and_workers(
     classifier: ZeroShotClassifier, files: list[Path], batch_size: int, workers: int
 ) -> None:
-    results = list(predict_files(classifier, files, batch_size=batch_size, workers=workers))
+    results = list(predict_files(classifier, files, batch_size=batch_size, workers=workers, images=True))
     assert [result.path for result in results] == files
     assert [n for n, result in enumerate(results) if result.error is not None] == [2, 3, 8]
     for result in results:
@@ -90,11 +89,11 @@ def test_files_are_decoded_as_they_are_needed(
     """Whoever stops after the first answer has not read a thousand files."""
     read: list[Path] = []
 
-    def noting(path: Path, **options: Any) -> NDArray[np.uint8]:
+    def noting(path: Path, *recipe: Any, **options: Any) -> ReducedImage:
         read.append(path)
-        return read_image(path, **options)
+        return read_reduced(path, *recipe, **options)
 
-    monkeypatch.setattr("lrclr.batch.read_image", noting)
+    monkeypatch.setattr("lrclr.batch.read_reduced", noting)
     results = predict_files(classifier, [files[0]] * 1000, batch_size=2, workers=2)
     next(results)
     assert isinstance(results, Generator)

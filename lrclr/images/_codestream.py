@@ -77,11 +77,13 @@ def jpeg2000_size(data: bytes) -> FrameSize | None:
 def jpeg2000_wavelet(data: bytes) -> Wavelet | None:
     """Read how a bare codestream of one component halves the picture.
 
-    None unless the whole of it is as its headers say: the same for all tiles, from the origin, tile-part after
-    tile-part up to its end.
+    None unless it is one tile from the origin, as its headers say up to its end.
     """
     size = jpeg2000_size(data)
     if size is None or size.samples != 1 or any(data[16:24]) or any(data[32:40]) or data[43:45] != b"\x01\x01":
+        return None
+    tile = struct.unpack_from(">II", data, 24)
+    if tile[0] < size.columns or tile[1] < size.rows:
         return None
     style = b""
     for marker, payload, end in _segments(data):
@@ -90,7 +92,7 @@ def jpeg2000_wavelet(data: bytes) -> Wavelet | None:
         if marker == _COD:
             style = payload
         elif marker == _SOT:
-            if not style or not _tiles_are_plain(data, end - 12):
+            if not style or not _tile_is_plain(data, end - 12):
                 return None
             return Wavelet((data[42] & 0x7F) + 1, data[42] > 0x7F, style[5], style[9] == 1)
     return None
@@ -104,8 +106,8 @@ def with_headroom(data: bytes, bits: int) -> bytes:
     return data[:42] + bytes([data[42] + bits]) + data[43:]
 
 
-def _tiles_are_plain(data: bytes, start: int) -> bool:
-    """Tell whether tile-parts without coding styles of their own follow each other up to the end of the codestream."""
+def _tile_is_plain(data: bytes, start: int) -> bool:
+    """Tell whether parts of the tile without coding styles of their own follow each other up to the end of `data`."""
     end = data.rfind(_EOC)
     if end < len(data) - 3:
         return False

@@ -19,9 +19,9 @@ __all__ = ["Box", "ReducedImage", "Wanted", "shrunk"]
 
 Box = tuple[float, float, float, float]
 
-# A mean over boxes damps fine detail that the filter of the resize still lets through. With four pixels left to each
+# A mean over boxes damps fine detail that the filter of the resize still lets through. With so many pixels left to each
 # that comes of them, a grating of full contrast is off by at most 4 of 255; with two it would be off by 11.
-_PIXELS_LEFT = 4
+_PIXELS_LEFT = 4.5
 # The low-pass filters of a wavelet keep more of it.
 _WAVELET_PIXELS_LEFT = 2
 

@@ -1,0 +1,105 @@
+"""What decoding costs: ``python -m benchmarks.decoding BUNDLE [-o FOLDER]``.
+
+The ways to read a file take turns, and ratios are taken round by round. `BUNDLE` is what answers: ``lrclr export
+default`` makes one. For numbers that mean something, nothing else may run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.decoding.files import FORMATS, make_files
+from benchmarks.decoding.folder import memory, throughput
+from benchmarks.decoding.reading import WAYS, exact, fast
+from benchmarks.decoding.report import write_report
+from benchmarks.measure import environment, interleaved
+from lrclr import ZeroShotClassifier
+from lrclr.preprocess import PreprocessSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def formats(files: dict[str, list[Path]], spec: PreprocessSpec, *, rounds: int) -> dict[str, Any]:
+    """For each format: times, ratios, and by how many grey levels the fast way differs from the exact one."""
+    results: dict[str, Any] = {}
+    for name in FORMATS:
+        path = files[name][0]
+        timings = interleaved({way: partial(read, path, spec) for way, read in WAYS.items()}, rounds=rounds, warmup=1)
+        differences = [_levels(spec, exact(one, spec), fast(one, spec)) for one in files[name]]
+        results[name] = {
+            "bytes": path.stat().st_size,
+            "median_ms": {way: round(timings.median_ms(way), 2) for way in WAYS},
+            "fast_over_baseline": [round(one, 3) for one in timings.ratio("baseline", "fast")],
+            "fast_over_exact": [round(one, 3) for one in timings.ratio("exact", "fast")],
+            "largest_difference": round(max(float(one.max()) for one in differences), 2),
+            "mean_difference": round(max(float(one.mean()) for one in differences), 3),
+            "seconds": timings.to_dict(),
+        }
+    return results
+
+
+def probabilities(files: dict[str, list[Path]], classifier: ZeroShotClassifier) -> dict[str, float]:
+    """The largest difference of any finding's probability, fast against exact, by format."""
+    spec = classifier.spec.preprocess
+    largest = {}
+    for name, paths in files.items():
+        ways = [np.stack([read(path, spec) for path in paths]) for read in (exact, fast)]
+        whole, reduced = (classifier.answer_pixels(pixels).probability for pixels in ways)
+        largest[name] = float(np.abs(whole - reduced).max())
+    return largest
+
+
+def _levels(spec: PreprocessSpec, one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    unit = np.array(spec.std, np.float32).reshape(3, 1, 1) * (255 if spec.kind == "clip" else 1)
+    return np.asarray(np.abs(one - other) * unit, np.float32)
+
+
+def main() -> None:
+    """Measure, and write JSON and a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/decoding"))
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--parts", nargs="+", choices=["formats", "folder", "memory"], default=["formats", "folder"])
+    parser.add_argument("--files", type=int, default=10_000, help="of the part memory")
+    given = parser.parse_args()
+    given.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        machine = {**environment(), "isal": find_spec("isal") is not None}
+        if "memory" in given.parts:
+            small = make_files(Path(folder), 4, (250, 205))
+            result = {"environment": machine, "memory": memory(given.bundle, small, count=given.files)}
+            _write(given.output / "memory.json", result)
+        if {"formats", "folder"} & set(given.parts):
+            files = make_files(Path(folder), given.samples)
+        if "formats" in given.parts:
+            classifier = ZeroShotClassifier.from_bundle(given.bundle, threads=2)
+            result = {
+                "environment": machine,
+                "clip_224": formats(files, PreprocessSpec.clip(224), rounds=given.rounds),
+                "chexzero_224": formats(files, PreprocessSpec.chexzero(224), rounds=max(3, given.rounds // 3)),
+                "largest_difference_of_a_probability": probabilities(files, classifier),
+            }
+            _write(given.output / "formats.json", result)
+        if "folder" in given.parts:
+            result = {"environment": machine, "folder": throughput(given.bundle, files, rounds=5)}
+            _write(given.output / "folder.json", result)
+    write_report(given.output)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

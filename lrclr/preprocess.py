@@ -124,7 +124,7 @@ def from_canvas(canvas: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.f
     return np.repeat(plane[None], 3, axis=0)
 
 
-def preprocess_batch(images: Sequence[NDArray[np.uint8]], spec: PreprocessSpec) -> NDArray[np.float32]:
+def preprocess_batch(images: Sequence[NDArray[np.uint8] | ReducedImage], spec: PreprocessSpec) -> NDArray[np.float32]:
     """:func:`preprocess` for several images, which may differ in size.
 
     Returns:

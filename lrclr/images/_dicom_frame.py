@@ -21,6 +21,7 @@ _GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
 _PIXEL_KEYWORDS = {"PixelData": (1, 8, 16, 32), "FloatPixelData": (32,), "DoubleFloatPixelData": (64,)}
 
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _JPEG_LOSSLESS = frozenset(f"1.2.840.10008.1.2.4.{part}" for part in (57, 70))
@@ -147,8 +148,9 @@ def decode_frame(dataset: Any, layout: FrameLayout, index: int) -> NDArray[np.ge
     shift = layout.high_bit - (layout.bits_stored - 1)
     by_hand = shift > 0 and (not decoder.is_encapsulated or layout.transfer_syntax == _RLE)
     options = {"correct_unused_bits": False} if by_hand else {}
-    if not decoder.is_encapsulated and layout.samples == 1 and layout.bits_allocated > 1:
-        # Nobody writes into the stored values, so they need not be copied.
+    plain = not decoder.is_encapsulated and layout.transfer_syntax != _BIG_ENDIAN
+    if plain and layout.samples == 1 and layout.bits_allocated > 1:
+        # Nobody writes into the stored values, so they need not be copied where they can be had without.
         options["view_only"] = True
     array, properties = decoder.as_array(
         dataset, index=index, decoding_plugin=plugin, allow_excess_frames=False, **options

@@ -45,6 +45,7 @@ _DAMAGED = "the image cannot be decoded: it is damaged, truncated, or of a kind 
 _REPAIR = "Export it anew, as an 8-bit or 16-bit PNG"
 _MAX_FRAMES_COUNTED = 1000
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR, _ORIENTATION = 258, 262, 284, 274
+_SIDEWAYS = frozenset({5, 6, 7, 8})
 _WHITE_IS_ZERO, _SEPARATE_PLANES = 0, 2
 
 
@@ -143,10 +144,11 @@ def _reduced(image: ImageFile.ImageFile, wanted: Wanted) -> ReducedImage:
     full = image.size
     scale = _draft(image, wanted) if isinstance(image, JpegImageFile) else 1
     upright = _upright(image)
-    width, height = full if _orientation(image) < 5 else full[::-1]
     if scale > 1:
+        width, height = full[::-1] if image.getexif().get(_ORIENTATION) in _SIDEWAYS else full
         # Its last row and column may stand for less than the others.
         return ReducedImage(_eight_bit(upright, image), height, width, (0.0, 0.0, width / scale, height / scale))
+    width, height = upright.size
     if upright.mode not in ("L", "RGB") or upright.has_transparency_data:
         upright = Image.fromarray(_eight_bit(upright, image))
     return shrunk(upright, wanted.factor(height, width), height, width)
@@ -155,7 +157,7 @@ def _reduced(image: ImageFile.ImageFile, wanted: Wanted) -> ReducedImage:
 def _draft(image: JpegImageFile, wanted: Wanted) -> int:
     """Have a JPEG decoded at a part of its size, and return which: 1, 2, 4 or 8 pixels become one along an edge."""
     width, height = image.size
-    turned = _orientation(image) != 1
+    turned = image.getexif().get(_ORIENTATION, 1) != 1
     scale = next(part for part in (8, 4, 2, 1) if part <= wanted.factor(height, width))
     while scale > 1 and turned and (width % scale or height % scale):
         # What stands for less than the others would be at another end once the picture is turned.
@@ -163,10 +165,6 @@ def _draft(image: JpegImageFile, wanted: Wanted) -> int:
     if scale > 1 and image.draft(image.mode, (width // scale, height // scale)) is None:
         return 1
     return scale
-
-
-def _orientation(image: Image.Image) -> int:
-    return int(image.getexif().get(_ORIENTATION, 1))
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -107,13 +107,13 @@ RASTERS = {
 
 
 @settings(max_examples=4, deadline=None)
-@given(size=SIZES, orientation=st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8]), spec=st.sampled_from(RECIPES))
+@given(size=SIZES, orientation=st.integers(0, 9), spec=st.sampled_from(RECIPES))
 @pytest.mark.parametrize("name", [name for name in sorted(RASTERS) if name != "tiff bilevel"])
 def test_rasters_of_every_kind_size_and_orientation(
     name: str, size: tuple[int, int], orientation: int, spec: PreprocessSpec
 ) -> None:
     data = RASTERS[name](radiograph(*size))
-    if orientation > 1:
+    if orientation != 1:
         exif = Image.Exif()
         exif[0x0112] = orientation
         with Image.open(io.BytesIO(data)) as image:
@@ -121,7 +121,7 @@ def test_rasters_of_every_kind_size_and_orientation(
             options = {"quality": 92} if "jpeg" in name else {}
             data = encode(image.copy(), str(image.format), exif=exif, **options)
     reduced = difference(data, spec)
-    assert reduced.pixels.shape[0] * reduced.pixels.shape[1] < size[0] * size[1] or orientation > 1
+    assert reduced.pixels.shape[0] * reduced.pixels.shape[1] < size[0] * size[1] or orientation != 1
 
 
 WINDOWS: dict[str, dict[str, Any]] = {

@@ -92,11 +92,11 @@ def difference(data: bytes, spec: PreprocessSpec, **options: Any) -> ReducedImag
 
 SIZES = st.tuples(st.integers(520, 600), st.integers(520, 600))
 RASTERS = {
-    "png": lambda p: encode(grey(p), "PNG"),
-    "png deep": lambda p: encode(Image.fromarray(p << 4), "PNG"),
-    "png colour": lambda p: encode(Image.merge("RGB", [grey(p), grey(p // 2), grey(p)]), "PNG"),
-    "png palette": lambda p: encode(grey(p).convert("P"), "PNG"),
-    "png alpha": lambda p: encode(Image.merge("LA", [grey(p), grey(4095 - p)]), "PNG"),
+    "png": lambda p: encode(grey(p), "PNG", compress_level=1),
+    "png deep": lambda p: encode(Image.fromarray(p << 4), "PNG", compress_level=1),
+    "png colour": lambda p: encode(Image.merge("RGB", [grey(p), grey(p // 2), grey(p)]), "PNG", compress_level=1),
+    "png palette": lambda p: encode(grey(p).convert("P"), "PNG", compress_level=1),
+    "png alpha": lambda p: encode(Image.merge("LA", [grey(p), grey(4095 - p)]), "PNG", compress_level=1),
     "jpeg": lambda p: encode(grey(p), "JPEG", quality=92),
     "jpeg progressive": lambda p: encode(grey(p), "JPEG", progressive=True),
     "jpeg colour": lambda p: encode(Image.merge("RGB", [grey(p), grey(p // 2), grey(p)]), "JPEG", quality=92),
@@ -106,13 +106,16 @@ RASTERS = {
 }
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(size=SIZES, orientation=st.integers(0, 9), spec=st.sampled_from(RECIPES))
 @pytest.mark.parametrize("name", [name for name in sorted(RASTERS) if name != "tiff bilevel"])
 def test_rasters_of_every_kind_size_and_orientation(
     name: str, size: tuple[int, int], orientation: int, spec: PreprocessSpec
 ) -> None:
     data = RASTERS[name](radiograph(*size))
+    if "tiff" in name:
+        # libtiff writes no others.
+        orientation = min(max(orientation, 1), 8)
     if orientation != 1:
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -136,7 +139,7 @@ WINDOWS: dict[str, dict[str, Any]] = {
 }
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     size=SIZES,
     window=st.sampled_from(sorted(WINDOWS)),
@@ -232,7 +235,7 @@ def test_a_cut_or_damaged_jpeg_2000_is_refused_or_the_same(make_dicom: MakeDicom
 
 def test_small_pictures_arrays_and_pillow_images_are_read_whole() -> None:
     pixels = (radiograph(100, 90) >> 4).astype(np.uint8)
-    sources: list[Any] = [encode(Image.fromarray(pixels), "PNG"), pixels, Image.fromarray(pixels)]
+    sources: list[Any] = [encode(Image.fromarray(pixels), "PNG", compress_level=1), pixels, Image.fromarray(pixels)]
     for source in sources:
         reduced = read_reduced(source, RECIPES[0])
         np.testing.assert_array_equal(reduced.pixels, pixels)
@@ -264,7 +267,7 @@ def test_a_png_with_stored_pixels_is_the_same_picture(name: str) -> None:
 
 
 def test_a_png_that_is_not_plain_is_left_as_it_is() -> None:
-    data = encode(grey(radiograph(60, 50)), "PNG")
+    data = encode(grey(radiograph(60, 50)), "PNG", compress_level=1)
     place = data.index(b"IDAT")
     damaged = bytearray(data)
     damaged[place + 40] ^= 0x55

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,16 +26,24 @@ from lrclr import ZeroShotClassifier
 from lrclr.preprocess import PreprocessSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 
-def formats(files: dict[str, list[Path]], spec: PreprocessSpec, *, rounds: int) -> dict[str, Any]:
+_PARTS = ("formats", "probabilities", "folder")
+
+
+def formats(
+    files: dict[str, list[Path]], spec: PreprocessSpec, *, rounds: int, clock: Callable[[], float]
+) -> dict[str, Any]:
     """For each format: times, ratios, and by how many grey levels the fast way differs from the exact one."""
     results: dict[str, Any] = {}
-    for name in FORMATS:
-        path = files[name][0]
-        timings = interleaved({way: partial(read, path, spec) for way, read in WAYS.items()}, rounds=rounds, warmup=1)
-        differences = [_levels(spec, exact(one, spec), fast(one, spec)) for one in files[name]]
+    for name, paths in files.items():
+        path = paths[0]
+        ways = {way: partial(read, path, spec) for way, read in WAYS.items()}
+        timings = interleaved(ways, rounds=rounds, warmup=1, clock=clock)
+        differences = [_levels(spec, exact(one, spec), fast(one, spec)) for one in paths]
         results[name] = {
             "bytes": path.stat().st_size,
             "median_ms": {way: round(timings.median_ms(way), 2) for way in WAYS},
@@ -70,31 +79,44 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/decoding"))
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--parts", nargs="+", choices=["formats", "folder", "memory"], default=["formats", "folder"])
+    parser.add_argument("--parts", nargs="+", choices=[*_PARTS, "memory"], default=_PARTS)
+    parser.add_argument("--only", nargs="+", choices=FORMATS, default=FORMATS, help="formats; the others are kept")
     parser.add_argument("--files", type=int, default=10_000, help="of the part memory")
+    parser.add_argument("--processor-time", action="store_true", help="of the formats: on a machine that is not idle")
+    parser.add_argument("--work", type=Path, help="a folder to make the files in, and to find them in again")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        machine = {**environment(), "isal": find_spec("isal") is not None}
+    clock = time.process_time if given.processor_time else time.perf_counter
+    machine = {**environment(), "isal": find_spec("isal") is not None, "clock": clock.__name__}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.work or Path(temporary)
         if "memory" in given.parts:
-            small = make_files(Path(folder), 4, (250, 205))
-            result = {"environment": machine, "memory": memory(given.bundle, small, count=given.files)}
-            _write(given.output / "memory.json", result)
-        if {"formats", "folder"} & set(given.parts):
-            files = make_files(Path(folder), given.samples)
-        if "formats" in given.parts:
-            classifier = ZeroShotClassifier.from_bundle(given.bundle, threads=2)
-            result = {
-                "environment": machine,
-                "clip_224": formats(files, PreprocessSpec.clip(224), rounds=given.rounds),
-                "chexzero_224": formats(files, PreprocessSpec.chexzero(224), rounds=max(3, given.rounds // 3)),
-                "largest_difference_of_a_probability": probabilities(files, classifier),
-            }
-            _write(given.output / "formats.json", result)
+            small = make_files(Path(temporary), 4, (250, 205))
+            _update(given.output / "memory.json", machine, memory=memory(given.bundle, small, count=given.files))
         if "folder" in given.parts:
-            result = {"environment": machine, "folder": throughput(given.bundle, files, rounds=5)}
-            _write(given.output / "folder.json", result)
+            files = make_files(folder, given.samples)
+            _update(given.output / "folder.json", machine, folder=throughput(given.bundle, files, rounds=given.rounds))
+        if {"formats", "probabilities"} & set(given.parts):
+            files = {name: paths for name, paths in make_files(folder, given.samples).items() if name in given.only}
+        if "formats" in given.parts:
+            for recipe, rounds in ((PreprocessSpec.clip(224), given.rounds), (PreprocessSpec.chexzero(224), 3)):
+                measured = formats(files, recipe, rounds=rounds, clock=clock)
+                # Written after each step: a run that is cut off leaves what it has.
+                _update(given.output / "formats.json", machine, **{f"{recipe.kind}_224": measured})
+        if "probabilities" in given.parts:
+            classifier = ZeroShotClassifier.from_bundle(given.bundle, threads=2)
+            largest = probabilities(files, classifier)
+            _update(given.output / "formats.json", machine, largest_difference_of_a_probability=largest)
     write_report(given.output)
+
+
+def _update(path: Path, machine: dict[str, Any], **parts: dict[str, Any]) -> None:
+    """Put parts into a file of results, beside what is there of other formats."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    content["environment"] = machine
+    for name, part in parts.items():
+        content[name] = {**content.get(name, {}), **part}
+    _write(path, content)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -43,28 +43,36 @@ def picture(sample: int, size: tuple[int, int] = SIZE) -> NDArray[np.uint16]:
 
 
 def make_files(folder: Path, samples: int, size: tuple[int, int] = SIZE) -> dict[str, list[Path]]:
-    """Write `samples` pictures in every format, and return the files of each."""
+    """Write `samples` pictures in every format, unless they are there, and return the files of each."""
     files: dict[str, list[Path]] = {name: [] for name in FORMATS}
+    folder.mkdir(parents=True, exist_ok=True)
     for sample in range(samples):
-        pixels = picture(sample, size)
-        grey = Image.fromarray(np.asarray(np.rint(pixels * (255 / _WHITE)), np.uint8))
-        deep = Image.fromarray(np.asarray(np.rint(pixels * (65535 / _WHITE)), np.uint16))
-        encoded = {
-            "png": _encoded(grey, "PNG"),
-            "png 16 bit": _encoded(deep, "PNG"),
-            "jpeg": _encoded(grey, "JPEG", quality=92),
-            "jpeg colour": _encoded(grey.convert("RGB"), "JPEG", quality=92),
-            "dicom raw": _dicom(pixels, ExplicitVRLittleEndian),
-            "dicom rle": _dicom(pixels, RLELossless),
-            "dicom jpeg 2000": _dicom(pixels, JPEG2000Lossless),
-            "dicom jpeg lossless": _lossless_jpeg(_dicom(pixels, ExplicitVRLittleEndian)),
-        }
-        for name, data in encoded.items():
-            suffix = ".dcm" if name.startswith("dicom") else f".{name.split()[0]}"
-            path = folder / f"{sample}-{name.replace(' ', '-')}{suffix}"
-            path.write_bytes(data)
+        paths = {name: folder / f"{sample}-{name.replace(' ', '-')}{_suffix(name)}" for name in FORMATS}
+        if not all(path.exists() for path in paths.values()):
+            for name, data in _every_format(picture(sample, size)).items():
+                paths[name].write_bytes(data)
+        for name, path in paths.items():
             files[name].append(path)
     return files
+
+
+def _suffix(name: str) -> str:
+    return ".dcm" if name.startswith("dicom") else f".{name.split(maxsplit=1)[0]}"
+
+
+def _every_format(pixels: NDArray[np.uint16]) -> dict[str, bytes]:
+    grey = Image.fromarray(np.asarray(np.rint(pixels * (255 / _WHITE)), np.uint8))
+    deep = Image.fromarray(np.asarray(np.rint(pixels * (65535 / _WHITE)), np.uint16))
+    return {
+        "png": _encoded(grey, "PNG"),
+        "png 16 bit": _encoded(deep, "PNG"),
+        "jpeg": _encoded(grey, "JPEG", quality=92),
+        "jpeg colour": _encoded(grey.convert("RGB"), "JPEG", quality=92),
+        "dicom raw": _dicom(pixels, ExplicitVRLittleEndian),
+        "dicom rle": _dicom(pixels, RLELossless),
+        "dicom jpeg 2000": _dicom(pixels, JPEG2000Lossless),
+        "dicom jpeg lossless": _lossless_jpeg(_dicom(pixels, ExplicitVRLittleEndian)),
+    }
 
 
 def _encoded(image: Image.Image, file_format: str, **options: Any) -> bytes:

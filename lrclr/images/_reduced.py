@@ -77,4 +77,23 @@ class Wanted:
 def shrunk(picture: Image.Image, factor: int, height: int, width: int) -> ReducedImage:
     """Average `factor` by `factor` pixels of a picture of mode L or RGB that is `height` by `width` pixels in full."""
     box = (0.0, 0.0, picture.width / factor, picture.height / factor)
+    if factor == 2:
+        return ReducedImage(_halved(np.asarray(picture)), height, width, box)
     return ReducedImage(np.asarray(picture.reduce(factor) if factor > 1 else picture), height, width, box)
+
+
+def _halved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Average 2 by 2 pixels, and round halves up and down by turns.
+
+    Always up, as Pillow does, makes a picture brighter by an eighth of a level, which moved a probability by 0.0025.
+    """
+    if any(side % 2 for side in pixels.shape[:2]):
+        odd = [(0, side % 2) for side in pixels.shape[:2]]
+        pixels = np.pad(pixels, [*odd, *[(0, 0)] * (pixels.ndim - 2)], mode="edge")
+    rows = np.add(pixels[0::2], pixels[1::2], dtype=np.uint16)
+    sums = rows[:, 0::2] + rows[:, 1::2]
+    sums += 1
+    sums[0::2, 0::2] += 1
+    sums[1::2, 1::2] += 1
+    sums >>= 2
+    return sums.astype(np.uint8)

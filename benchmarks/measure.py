@@ -34,16 +34,18 @@ class Timings:
         return {name: [round(value, 6) for value in values] for name, values in self.seconds.items()}
 
 
-def interleaved(candidates: Mapping[str, Work], *, rounds: int, warmup: int = 3) -> Timings:
+def interleaved(
+    candidates: Mapping[str, Work], *, rounds: int, warmup: int = 3, clock: Callable[[], float] = time.perf_counter
+) -> Timings:
     """Run every candidate once a round, in turn, `rounds` times after `warmup` rounds that do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     names = list(candidates)
     for number in range(warmup + rounds):
         # Another order each round: whoever follows a cache-hungry neighbour is not always the same.
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            begin = time.perf_counter()
+            begin = clock()
             candidates[name]()
-            elapsed = time.perf_counter() - begin
+            elapsed = clock() - begin
             if number >= warmup:
                 seconds[name].append(elapsed)
     return Timings(seconds)

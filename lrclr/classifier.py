@@ -10,6 +10,7 @@ import numpy as np
 from lrclr.bundle import Bundle
 from lrclr.engines import Engine, EngineOptions, open_engine
 from lrclr.errors import ImageError, NonFiniteError, UsageError
+from lrclr.images import ReducedImage
 from lrclr.model_spec import ModelSpec
 from lrclr.preprocess import preprocess_batch
 from lrclr.prompt_cache import PromptCache, PromptFeatures
@@ -127,12 +128,12 @@ class ZeroShotClassifier:
 
     def predict(
         self,
-        images: Sequence[NDArray[np.uint8]],
+        images: Sequence[NDArray[np.uint8] | ReducedImage],
         *,
         findings: FindingSet | None = None,
         alpha: float | None = None,
     ) -> list[Prediction]:
-        """Answer for images as `read_image` gives them, each ``[H, W]`` or ``[H, W, 3]``.
+        """Answer for images as `read_image` gives them, each ``[H, W]`` or ``[H, W, 3]``, or `read_reduced`.
 
         Args:
             images: any number of any sizes.
@@ -150,7 +151,7 @@ class ZeroShotClassifier:
         """
         if len(images) == 0:
             return []
-        sizes = [image.shape[:2] for image in images]
+        sizes = [(one.height, one.width) if isinstance(one, ReducedImage) else one.shape[:2] for one in images]
         return self.predict_pixels(preprocess_batch(images, self.spec.preprocess), sizes, findings, alpha)
 
     def predict_pixels(

@@ -21,6 +21,7 @@ from PIL import Image
 
 from lrclr._preprocess_spec import Geometry, PreprocessSpec, corner, resized_size
 from lrclr.errors import ImageError, UsageError
+from lrclr.images import ReducedImage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
 __all__ = ["Geometry", "PreprocessSpec", "preprocess", "preprocess_batch"]
 
 
-def preprocess(image: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.float32]:
+def preprocess(image: NDArray[np.uint8] | ReducedImage, spec: PreprocessSpec) -> NDArray[np.float32]:
     """What the image encoder reads, made from one image.
 
     Args:
-        image: uint8 ``[H, W]`` (grey) or ``[H, W, 3]`` (RGB).
+        image: uint8 ``[H, W]`` (grey) or ``[H, W, 3]`` (RGB), or what `read_reduced` read with the same recipe.
         spec: the recipe.
 
     Returns:
@@ -49,7 +50,7 @@ def preprocess(image: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.flo
     return from_canvas(to_canvas(image, spec), spec)
 
 
-def to_canvas(image: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.uint8]:
+def to_canvas(image: NDArray[np.uint8] | ReducedImage, spec: PreprocessSpec) -> NDArray[np.uint8]:
     """The first stage of :func:`preprocess`, all of it in 8 bits: what is worth keeping between epochs.
 
     Returns:
@@ -59,23 +60,44 @@ def to_canvas(image: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.uint
     Raises:
         ImageError, ImageLimitError: as in :func:`preprocess`.
     """
+    if not isinstance(image, ReducedImage):
+        _check_image(image)
+        image = ReducedImage.whole(image)
+    rows, columns = resized_size(spec, image.height, image.width)
+    picture = Image.fromarray(image.pixels)
+    if spec.canvas is None:
+        size = spec.image_size
+        left, top = -corner(spec, size, columns), -corner(spec, size, rows)
+        # Grey stays grey until the table: Pillow filters each channel alone, so three equal ones are needless work.
+        resized = _resized(picture, columns, rows, Image.Resampling.BICUBIC, image.box)
+        return np.asarray(resized.crop((left, top, left + size, top + size)))
+    resized = _resized(picture, columns, rows, Image.Resampling.LANCZOS, image.box)
+    canvas = Image.new("L", (spec.canvas, spec.canvas))
+    # Pasting turns RGB into grey after the resize, as CheXzero does; grey = (g, g, g) gives g back exactly.
+    canvas.paste(resized, (corner(spec, spec.canvas, columns), corner(spec, spec.canvas, rows)))
+    return np.asarray(canvas)
+
+
+def _resized(
+    picture: Image.Image, columns: int, rows: int, resample: Image.Resampling, box: tuple[float, float, float, float]
+) -> Image.Image:
+    """Resize a picture of mode L, RGB or F to one of 8 bits."""
+    if picture.mode != "F":
+        return picture.resize((columns, rows), resample, box=box)
+    left, top, right, bottom = box
+    # As Pillow does with 8 bits: first along the rows, and what overshoots there is cut off before it goes on.
+    across = picture.resize((columns, picture.height), resample, box=(left, 0, right, picture.height))
+    across = Image.fromarray(np.clip(np.asarray(across), 0, 255))
+    upright = across.resize((columns, rows), resample, box=(0, top, columns, bottom))
+    return Image.fromarray(np.rint(np.clip(np.asarray(upright), 0, 255)).astype(np.uint8))
+
+
+def _check_image(image: object) -> None:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         found = getattr(image, "dtype", type(image).__name__)
         raise ImageError(f"an image must be an array of uint8, not {found}", fix="Window it to 8 bits first.")
     if image.ndim not in {2, 3} or image.shape[2:] not in {(), (3,)}:
         raise ImageError(f"an image must have the shape [H, W] or [H, W, 3], not {list(image.shape)}")
-    rows, columns = resized_size(spec, *image.shape[:2])
-    if spec.canvas is None:
-        size = spec.image_size
-        left, top = -corner(spec, size, columns), -corner(spec, size, rows)
-        # Grey stays grey until the table: Pillow filters each channel alone, so three equal ones are needless work.
-        resized = Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC)
-        return np.asarray(resized.crop((left, top, left + size, top + size)))
-    resized = Image.fromarray(image).resize((columns, rows), Image.Resampling.LANCZOS)
-    canvas = Image.new("L", (spec.canvas, spec.canvas))
-    # Pasting turns RGB into grey after the resize, as CheXzero does; grey = (g, g, g) gives g back exactly.
-    canvas.paste(resized, (corner(spec, spec.canvas, columns), corner(spec, spec.canvas, rows)))
-    return np.asarray(canvas)
 
 
 def from_canvas(canvas: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.float32]:
@@ -102,7 +124,7 @@ def from_canvas(canvas: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.f
     return np.repeat(plane[None], 3, axis=0)
 
 
-def preprocess_batch(images: Sequence[NDArray[np.uint8]], spec: PreprocessSpec) -> NDArray[np.float32]:
+def preprocess_batch(images: Sequence[NDArray[np.uint8] | ReducedImage], spec: PreprocessSpec) -> NDArray[np.float32]:
     """:func:`preprocess` for several images, which may differ in size.
 
     Returns:

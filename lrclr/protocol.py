@@ -34,6 +34,7 @@ INPUTS: Final = {
     "alpha": Tensor("FP64", (1,), "weight of the local score, instead of the bundle's"),
     "frame": Tensor("INT64", (1,), "which frame of files that hold several, from 0"),
     "heatmap": Tensor("BOOL", (1,), "whether to draw heat maps; not for pixel_values"),
+    "exact": Tensor("BOOL", (1,), "whether to decode files in full; not for pixel_values"),
     "describe": Tensor("BOOL", (1,), "only say what the model is; excludes all other inputs"),
 }
 

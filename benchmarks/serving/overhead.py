@@ -22,6 +22,7 @@ from benchmarks.measure import environment, interleaved
 from lrclr import ZeroShotClassifier, read_image
 from lrclr.checkpoints import init_checkpoint
 from lrclr.client import Client, ClientOptions
+from lrclr.images import read_reduced
 from lrclr.preprocess import preprocess_batch
 from lrclr.samples import sample_paths
 from lrclr.serving import ServeOptions, TritonServer
@@ -45,7 +46,7 @@ def overhead(bundle: Path, *, rounds: int) -> dict[str, Any]:
         Client(server.grpc, ClientOptions(shared_memory=True)) as sharing,
     ):
         candidates: dict[str, Callable[[], Any]] = {
-            "here": lambda: local.predict([read_image(file)]),
+            "here": lambda: local.predict([read_reduced(file, local.spec.preprocess)]),
             "grpc": lambda: plain.predict([file]),
             "grpc, shared memory": lambda: sharing.predict([file]),
         }

@@ -39,6 +39,9 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
     provider: Annotated[str | None, typer.Option("--provider", help="cpu or cuda; cpu if not given.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine; one a core.")] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Decode every pixel of large files: slower, the same within a grey level.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for each image.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print one CSV row an image.")] = False,
 ) -> None:
@@ -57,7 +60,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     files = find_images(images)
     asked = FindingSet.load(findings) if findings is not None else None
-    question = _Question(files, asked, alpha, frame, batch_size, heatmap=heatmap is not None)
+    question = _Question(files, asked, alpha, frame, batch_size, heatmap=heatmap is not None, exact=exact)
     if server is None:
         own, fusion_trained, results = _here(
             question, bundle or Path("triton_repo"), EngineOptions(engine, provider or "cpu", threads)
@@ -96,6 +99,7 @@ class _Question:
     frame: int | None
     batch_size: int
     heatmap: bool
+    exact: bool
 
 
 def _here(question: _Question, bundle: Path, engine: EngineOptions) -> tuple[FindingSet, bool, Iterator[FileResult]]:
@@ -114,6 +118,8 @@ def _here(question: _Question, bundle: Path, engine: EngineOptions) -> tuple[Fin
         alpha=question.alpha,
         batch_size=question.batch_size,
         frame=question.frame,
+        exact=question.exact,
+        images=question.heatmap,
     )
     return classifier.spec.findings, classifier.fusion_trained, results
 
@@ -132,6 +138,7 @@ def _there(question: _Question, address: str) -> tuple[FindingSet, bool, Iterato
         alpha=question.alpha,
         frame=question.frame,
         heatmap=question.heatmap,
+        exact=question.exact,
         concurrency=question.batch_size,
     )
     return FindingSet.loads(described["findings"]), bool(described["fusion_trained"]), results

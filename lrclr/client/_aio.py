@@ -75,12 +75,13 @@ class AsyncClient:
         alpha: float | None = None,
         frame: int | None = None,
         heatmap: bool = False,
+        exact: bool = False,
     ) -> Reply:
         """As `Client.ask`."""
         if not images:
             return wire.Reply([], [], "")
         files = [await asyncio.to_thread(wire.encoded, image) for image in images]
-        asked = wire.as_infer_inputs(wire.inputs(files, findings, alpha, frame, heatmap=heatmap))
+        asked = wire.as_infer_inputs(wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact))
         result = await self._infer(asked)
         bundle = result.as_numpy("bundle")
         known = await self.describe()

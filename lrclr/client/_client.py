@@ -97,12 +97,16 @@ class Client:
         alpha: float | None = None,
         frame: int | None = None,
         heatmap: bool = False,
+        exact: bool = False,
     ) -> Reply:
-        """As `predict`, with heat maps as PNG files where `heatmap` says so, and with which bundle answered."""
+        """As `predict`, with heat maps as PNG files where `heatmap` says so, and with which bundle answered.
+
+        `exact` has the files decoded in full, as `lrclr.batch.predict_files` does where it is told so.
+        """
         if not images:
             return wire.Reply([], [], "")
         files = [wire.encoded(image) for image in images]
-        tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap)
+        tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact)
         result = self._infer_tensors(tensors)
         bundle = result.as_numpy("bundle")
         known = self.describe()

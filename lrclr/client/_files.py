@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["predict_files"]
 
 
-def predict_files(
+def predict_files(  # noqa: PLR0913
     client: Client,
     paths: Sequence[Path],
     *,
@@ -27,6 +27,7 @@ def predict_files(
     alpha: float | None = None,
     frame: int | None = None,
     heatmap: bool = False,
+    exact: bool = False,
     concurrency: int = 8,
 ) -> Iterator[FileResult]:
     """Answer for files, in order, as the answers come; as `lrclr.batch.predict_files`, by a server.
@@ -38,6 +39,7 @@ def predict_files(
         alpha: weight of the local score, instead of the model's.
         frame: which frame to read of files that hold several.
         heatmap: whether to have heat maps drawn.
+        exact: whether to have the files decoded in full.
         concurrency: requests at once, one image each. At most twice as many answers wait.
 
     Yields:
@@ -48,7 +50,7 @@ def predict_files(
     """
 
     def ask(path: Path) -> Reply:
-        return client.ask([path], findings=findings, alpha=alpha, frame=frame, heatmap=heatmap)
+        return client.ask([path], findings=findings, alpha=alpha, frame=frame, heatmap=heatmap, exact=exact)
 
     for batch in batches_ahead(paths, ask, batch_size=concurrency, workers=concurrency):
         for path, outcome in batch:

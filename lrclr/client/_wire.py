@@ -108,7 +108,13 @@ def encoded(source: ImageSource) -> bytes:
 
 
 def inputs(
-    images: Sequence[bytes], findings: FindingSet | None, alpha: float | None, frame: int | None, *, heatmap: bool
+    images: Sequence[bytes],
+    findings: FindingSet | None,
+    alpha: float | None,
+    frame: int | None,
+    *,
+    heatmap: bool,
+    exact: bool,
 ) -> dict[str, NDArray[Any]]:
     """The tensors of a request, by name."""
     tensors: dict[str, NDArray[Any]] = {"image": _bytes(images)}
@@ -120,6 +126,8 @@ def inputs(
         tensors["frame"] = np.array([frame], np.int64)
     if heatmap:
         tensors["heatmap"] = np.array([True])
+    if exact:
+        tensors["exact"] = np.array([True])
     return tensors
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lrclr.images._limits import ReadLimits
-from lrclr.images._read import read_image
+from lrclr.images._read import read_image, read_reduced
+from lrclr.images._reduced import ReducedImage
 
-__all__ = ["ReadLimits", "read_image"]
+__all__ = ["ReadLimits", "ReducedImage", "read_image", "read_reduced"]

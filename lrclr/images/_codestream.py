@@ -13,10 +13,22 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["FrameSize", "bare_jpeg2000", "jpeg2000_size", "jpeg_size", "plain_lossless_jpeg"]
+__all__ = [
+    "FrameSize",
+    "Wavelet",
+    "bare_jpeg2000",
+    "jpeg2000_size",
+    "jpeg2000_wavelet",
+    "jpeg_size",
+    "plain_lossless_jpeg",
+    "with_headroom",
+]
 
 _SOC_SIZ = b"\xff\x4f\xff\x51"
 _SOI = b"\xff\xd8"
+_COD, _COC, _SOT, _SOD, _EOC = 0x52, 0x53, 0x90, 0x93, b"\xff\xd9"
+# More of them would only take time.
+_MAX_TILE_PARTS = 2**16
 _DHT, _SOS, _DRI, _LOSSLESS, _JPEG_LS = 0xC4, 0xDA, 0xDD, 0xC3, 0xF7
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _FRAME_HEADERS = {*range(0xC0, 0xD0), _JPEG_LS} - {_DHT, 0xC8, 0xCC}
@@ -30,6 +42,15 @@ class FrameSize(NamedTuple):
     samples: int
 
 
+class Wavelet(NamedTuple):
+    """Bits of a sample, whether it has a sign, how often the wavelet halves the picture, and whether it is lossless."""
+
+    bits: int
+    signed: bool
+    levels: int
+    reversible: bool
+
+
 class _Segment(NamedTuple):
     marker: int
     payload: bytes
@@ -38,7 +59,7 @@ class _Segment(NamedTuple):
 
 def jpeg_size(data: bytes) -> FrameSize | None:
     """Read the frame header of a JPEG (any process) or JPEG-LS codestream; None if there is none."""
-    for segment in _segments(data):
+    for segment in _segments(data) if data.startswith(_SOI) else ():
         if segment.marker in _FRAME_HEADERS and len(segment.payload) >= 6:
             return FrameSize(*struct.unpack_from(">HHB", segment.payload, 1))
     return None
@@ -51,6 +72,58 @@ def jpeg2000_size(data: bytes) -> FrameSize | None:
     columns, rows, left, top = struct.unpack_from(">4I", data, 8)
     (samples,) = struct.unpack_from(">H", data, 40)
     return FrameSize(rows - top, columns - left, samples)
+
+
+def jpeg2000_wavelet(data: bytes) -> Wavelet | None:
+    """Read how a bare codestream of one component halves the picture.
+
+    None unless it is one tile from the origin, as its headers say up to its end.
+    """
+    size = jpeg2000_size(data)
+    if size is None or size.samples != 1 or any(data[16:24]) or any(data[32:40]) or data[43:45] != b"\x01\x01":
+        return None
+    tile = struct.unpack_from(">II", data, 24)
+    if tile[0] < size.columns or tile[1] < size.rows:
+        return None
+    style = b""
+    for marker, payload, end in _segments(data):
+        if marker == _COC or (marker == _COD and len(payload) < 10):
+            return None
+        if marker == _COD:
+            style = payload
+        elif marker == _SOT:
+            if not style or not _tile_is_plain(data, end - 12):
+                return None
+            return Wavelet((data[42] & 0x7F) + 1, data[42] > 0x7F, style[5], style[9] == 1)
+    return None
+
+
+def with_headroom(data: bytes, bits: int) -> bytes:
+    """Have a bare codestream of one component and the reversible wavelet decoded as if a sample had so many bits more.
+
+    That changes nothing but the bounds that a decoder cuts values off at, and the level that it adds to them.
+    """
+    return data[:42] + bytes([data[42] + bits]) + data[43:]
+
+
+def _tile_is_plain(data: bytes, start: int) -> bool:
+    """Tell whether parts of the tile without coding styles of their own follow each other up to the end of `data`."""
+    end = data.rfind(_EOC)
+    if end < len(data) - 3:
+        return False
+    for _ in range(_MAX_TILE_PARTS):
+        segments = list(_segments(data, start))
+        if not segments or segments[0].marker != _SOT or len(segments[0].payload) != 8:
+            return False
+        if any(one.marker in (_COD, _COC) for one in segments):
+            return False
+        (length,) = struct.unpack_from(">I", segments[0].payload, 2)
+        if 0 < length < 14:
+            return False
+        start = start + length if length else end
+        if start >= end:
+            return start == end
+    return False
 
 
 def bare_jpeg2000(data: bytes) -> bytes | None:
@@ -70,7 +143,7 @@ def plain_lossless_jpeg(data: bytes, bits_allocated: int) -> bytes | None:
     parts = [_SOI]
     tables: set[int] = set()
     components: set[int] = set()
-    for marker, payload, end in _segments(data):
+    for marker, payload, end in _segments(data) if data.startswith(_SOI) else ():
         if marker == _DHT:
             found = _huffman_tables(payload)
             if not found:
@@ -88,15 +161,17 @@ def plain_lossless_jpeg(data: bytes, bits_allocated: int) -> bytes | None:
     return None
 
 
-def _segments(data: bytes) -> Iterator[_Segment]:
-    """Yield the segments up to the first scan, as long as one follows the other without a gap."""
-    if not data.startswith(_SOI):
-        return
-    position = 2
+def _segments(data: bytes, position: int = 2) -> Iterator[_Segment]:
+    """Yield the segments up to the first scan or tile, as long as one follows the other without a gap.
+
+    By default those after the marker that begins a codestream of JPEG or JPEG 2000.
+    """
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:
             position += 1
+        elif marker == _SOD:
+            return
         elif marker in _WITHOUT_LENGTH:
             position += 2
         else:

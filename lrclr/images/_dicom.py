@@ -12,6 +12,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from lrclr.errors import ImageError, MissingExtraError
 from lrclr.images._arrays import scale_levels
@@ -19,13 +20,16 @@ from lrclr.images._dicom_frame import FrameLayout, decode_frame
 from lrclr.images._dicom_luts import display_of, palette_of
 from lrclr.images._display import Display, to_grey
 from lrclr.images._guard import attempt
+from lrclr.images._reduced import ReducedImage, shrunk
+from lrclr.images._wavelet import reduced_wavelet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.images._limits import ReadLimits
+    from lrclr.images._reduced import Wanted
 
-__all__ = ["decode_dicom", "looks_like_dicom"]
+__all__ = ["decode_dicom", "looks_like_dicom", "reduce_dicom"]
 
 _UNREADABLE = "the DICOM file cannot be read: it is damaged or truncated"
 _UNDECODABLE = (
@@ -74,12 +78,36 @@ def decode_dicom(data: bytes, frame: int | None, limits: ReadLimits) -> NDArray[
         ImageLimitError: the picture, or what a deflated file inflates to, is larger than `limits`.
         MissingExtraError: pydicom, or what decodes the transfer syntax, is not installed.
     """
+    return _decoded(*_opened(data, frame, limits))
+
+
+def reduce_dicom(data: bytes, frame: int | None, limits: ReadLimits, wanted: Wanted) -> ReducedImage:
+    """As `decode_dicom`, with no more pixels than are wanted.
+
+    Of JPEG 2000 the finest levels are left out, where that can be done; all else is decoded and shown in full, and
+    averaged then.
+
+    Raises:
+        ImageError, ImageLimitError, MissingExtraError: as `decode_dicom`; and the picture is too narrow for the recipe.
+    """
+    dataset, layout, index = _opened(data, frame, limits)
+    reduced = attempt(lambda: reduced_wavelet(dataset, layout, index, wanted), failure=_UNDECODABLE, fix=_REPAIR)
+    if reduced is not None:
+        return reduced
+    pixels = Image.fromarray(_decoded(dataset, layout, index))
+    return shrunk(pixels, wanted.factor(layout.rows, layout.columns), layout.rows, layout.columns)
+
+
+def _opened(data: bytes, frame: int | None, limits: ReadLimits) -> tuple[Any, FrameLayout, int]:
     if not attempt(_pydicom_is_there, failure="pydicom cannot be imported"):
         raise MissingExtraError("pydicom", "dicom", "reading DICOM")
     dataset = attempt(lambda: _parse(data, limits), failure=_UNREADABLE, fix=_REPAIR)
     layout = attempt(lambda: FrameLayout.of(dataset), failure=_UNREADABLE, fix=_REPAIR)
     limits.check_pixels(layout.rows, layout.columns)
-    index = _frame_index(layout.frames, frame)
+    return dataset, layout, _frame_index(layout.frames, frame)
+
+
+def _decoded(dataset: Any, layout: FrameLayout, index: int) -> NDArray[np.uint8]:
     stored = attempt(lambda: decode_frame(dataset, layout, index), failure=_UNDECODABLE, fix=_REPAIR)
     return attempt(lambda: _show(dataset, layout, stored), failure=_UNREADABLE, fix=_REPAIR)
 

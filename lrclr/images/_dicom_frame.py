@@ -15,12 +15,13 @@ from lrclr.images._codestream import FrameSize, bare_jpeg2000, jpeg2000_size, jp
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FrameLayout", "decode_frame"]
+__all__ = ["FrameLayout", "codestream_of", "decode_frame"]
 
 _GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
 _PIXEL_KEYWORDS = {"PixelData": (1, 8, 16, 32), "FloatPixelData": (32,), "DoubleFloatPixelData": (64,)}
 
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _JPEG_LOSSLESS = frozenset(f"1.2.840.10008.1.2.4.{part}" for part in (57, 70))
@@ -139,7 +140,7 @@ def decode_frame(dataset: Any, layout: FrameLayout, index: int) -> NDArray[np.ge
     decoder = _decoder_of(layout)
     if decoder.is_encapsulated:
         plugin = _choose_plugin(decoder, layout)
-        _isolate(dataset, layout, index)
+        _isolate(dataset, codestream_of(dataset, layout, index))
         index = 0
     else:
         plugin = ""
@@ -147,6 +148,10 @@ def decode_frame(dataset: Any, layout: FrameLayout, index: int) -> NDArray[np.ge
     shift = layout.high_bit - (layout.bits_stored - 1)
     by_hand = shift > 0 and (not decoder.is_encapsulated or layout.transfer_syntax == _RLE)
     options = {"correct_unused_bits": False} if by_hand else {}
+    plain = not decoder.is_encapsulated and layout.transfer_syntax != _BIG_ENDIAN
+    if plain and layout.samples == 1 and layout.bits_allocated > 1:
+        # Nobody writes into the stored values, so they need not be copied where they can be had without.
+        options["view_only"] = True
     array, properties = decoder.as_array(
         dataset, index=index, decoding_plugin=plugin, allow_excess_frames=False, **options
     )
@@ -189,9 +194,14 @@ def _choose_plugin(decoder: Any, layout: FrameLayout) -> str:
     raise MissingExtraError(package, "dicom", f"decoding {decoder.UID.name} pixel data")
 
 
-def _isolate(dataset: Any, layout: FrameLayout, index: int) -> None:
-    """Leave the one frame in `dataset`, as a codestream that is safe to decode: of the size that the attributes say."""
-    from pydicom.encaps import encapsulate, get_frame
+def codestream_of(dataset: Any, layout: FrameLayout, index: int) -> bytes:
+    """Return a compressed frame as a codestream that is safe to decode: of the size that the attributes say.
+
+    Raises:
+        ImageError: its header is damaged, or contradicts the attributes.
+        Exception: nearly any other, if the pixel data are damaged.
+    """
+    from pydicom.encaps import get_frame
 
     offsets = (dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths"))
     encoded: bytes | None = get_frame(
@@ -214,6 +224,13 @@ def _isolate(dataset: Any, layout: FrameLayout, index: int) -> None:
         )
     if layout.transfer_syntax != _RLE:
         _check_size(size, layout)
+    return encoded
+
+
+def _isolate(dataset: Any, encoded: bytes) -> None:
+    """Leave one frame in `dataset`."""
+    from pydicom.encaps import encapsulate
+
     dataset.PixelData = encapsulate([encoded])
     dataset.NumberOfFrames = 1
     for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):

@@ -9,20 +9,19 @@ regard to its neighbours, so it is computed once for each grey level, not for ea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from lrclr.errors import ImageError
+from lrclr.images._arrays import look_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
-__all__ = ["Display", "Lut", "Rescale", "Window", "to_grey"]
+__all__ = ["Display", "Lut", "Rescale", "Window", "shades_of", "to_grey"]
 
-_BLOCK = 2**20
+_ROWS = 64
 _MAX_LEVELS = 2**20
 
 
@@ -104,21 +103,22 @@ def to_grey(stored: NDArray[np.generic], display: Display) -> NDArray[np.uint8]:
     low, high = stored.min(), stored.max()
     if stored.dtype.kind == "f" or int(high) - int(low) >= _MAX_LEVELS:
         values = stored.astype(np.float64)
-        return _shades(values, np.ones(values.shape, dtype=np.bool_), display)
+        return shades_of(values, np.ones(values.shape, dtype=np.bool_), display)
+    whole = cast("NDArray[np.integer]", stored)
     first, count = int(low), int(high) - int(low) + 1
     levels = np.arange(first, first + count, dtype=np.float64)
     present = np.zeros(count, dtype=np.bool_)
     if display.voi is None:
-        for block in _blocks(stored):
-            present[_index(stored[block], first)] = True
-    table = _shades(levels, present, display)
-    grey = np.empty(stored.shape, dtype=np.uint8)
-    for block in _blocks(stored):
-        np.take(table, _index(stored[block], first), out=grey[block], mode="clip")
-    return grey
+        if display.padding is None and not isinstance(display.modality, Lut):
+            # A rescale keeps the order, or turns it round: the ends are the ends of the range.
+            present[[0, -1]] = True
+        else:
+            for start in range(0, len(stored), _ROWS):
+                present[whole[start : start + _ROWS].astype(np.intp) - first] = True
+    return look_up(shades_of(levels, present, display), whole, first)
 
 
-def _shades(values: NDArray[np.float64], present: NDArray[np.bool_], display: Display) -> NDArray[np.uint8]:
+def shades_of(values: NDArray[np.float64], present: NDArray[np.bool_], display: Display) -> NDArray[np.uint8]:
     """Shade `values`; without a VOI, those that are `present` and no padding span the range."""
     padded = np.zeros(values.shape, dtype=np.bool_)
     if display.padding is not None:
@@ -142,16 +142,3 @@ def _stretch(values: NDArray[np.float64], counted: NDArray[np.bool_]) -> NDArray
     # Halves, for the difference of two floats may be too large for one.
     stretched: NDArray[np.float64] = np.clip((values / 2 - low / 2) / (high / 2 - low / 2), 0.0, 1.0)
     return stretched
-
-
-def _blocks(pixels: NDArray[np.generic]) -> Iterator[slice]:
-    """Split the rows, for indexing needs eight bytes a pixel for a while."""
-    step = max(1, _BLOCK // pixels.shape[1])
-    for start in range(0, pixels.shape[0], step):
-        yield slice(start, start + step)
-
-
-def _index(pixels: NDArray[np.generic], first: int) -> NDArray[np.intp]:
-    index = pixels.astype(np.intp)
-    index -= first
-    return index

@@ -1,4 +1,4 @@
-"""`read_image`: the door through which every picture comes in."""
+"""`read_image` and `read_reduced`: the doors through which every picture comes in."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from PIL import Image
 
 from lrclr.errors import ImageError, UsageError
 from lrclr.images._arrays import picture_from_array
-from lrclr.images._dicom import decode_dicom, looks_like_dicom
+from lrclr.images._dicom import decode_dicom, looks_like_dicom, reduce_dicom
 from lrclr.images._limits import ReadLimits
-from lrclr.images._raster import SIGNATURES, decode_raster, picture_from_pillow
+from lrclr.images._raster import SIGNATURES, decode_raster, picture_from_pillow, reduce_raster
+from lrclr.images._reduced import ReducedImage, Wanted
 from lrclr.images._source import read_bytes
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
+    from io import BytesIO
 
     from numpy.typing import NDArray
+    from PIL import ImageFile
 
-__all__ = ["read_image"]
+    from lrclr._preprocess_spec import PreprocessSpec
+
+__all__ = ["read_image", "read_reduced"]
 
 _DEFAULT_LIMITS = ReadLimits()
 
@@ -69,12 +75,58 @@ def read_image(
         _only_frame(wanted)
         return picture_from_pillow(source, limits)
     data = read_bytes(source, limits)
+    opener = _opener_of(data)
+    return decode_dicom(data, wanted, limits) if opener is None else decode_raster(data, opener, wanted, limits)
+
+
+def read_reduced(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[np.generic] | Image.Image,
+    spec: PreprocessSpec,
+    *,
+    frame: int | None = None,
+    limits: ReadLimits = _DEFAULT_LIMITS,
+) -> ReducedImage:
+    """Read one radiograph for a model: what `read_image` gives, with no more pixels than preprocessing needs.
+
+    It is several times faster on large files, and what `preprocess` makes of it differs by half a grey level of 255 on
+    average at most, and by 4 anywhere.
+
+    - JPEG is decoded at a half, a quarter or an eighth of its edges, as long as four times what preprocessing resizes
+      it to is left.
+    - JPEG 2000 in DICOM is decoded without the finest levels of its wavelet, down to twice that size, where a window
+      or a VOI LUT is given that is straight over the values that lie side by side. Otherwise it is decoded in full.
+    - All else is decoded and brought to display in full, value for value as in `read_image`, and then averaged in
+      blocks down to four times that size. PNG inflates faster where isal is installed.
+    - A picture that is small already, an array and a Pillow image are read as `read_image` does.
+
+    Args:
+        source, frame, limits: as for `read_image`.
+        spec: the recipe that it will be preprocessed with.
+
+    Returns:
+        The picture, and the size that it has in full. Its pixels may be read-only.
+
+    Raises:
+        ImageError, ImageLimitError, MissingExtraError, UsageError: as `read_image` and `preprocess`.
+    """
+    if isinstance(source, (np.ndarray, Image.Image)):
+        return ReducedImage.whole(read_image(source, frame=frame, limits=limits))
+    index = _checked_frame(frame)
+    data = read_bytes(source, limits)
+    opener, wanted = _opener_of(data), Wanted(spec)
+    if opener is None:
+        return reduce_dicom(data, index, limits, wanted)
+    return reduce_raster(data, opener, index, limits, wanted)
+
+
+def _opener_of(data: bytes) -> Callable[[BytesIO], ImageFile.ImageFile] | None:
+    """Return what opens a file in Pillow; None for DICOM."""
     # DICOM first: its preamble may lawfully hold the header of another format.
     if looks_like_dicom(data):
-        return decode_dicom(data, wanted, limits)
+        return None
     for signature, opener in SIGNATURES.items():
         if data.startswith(signature):
-            return decode_raster(data, opener, wanted, limits)
+            return opener
     raise ImageError(
         "the file is not an image that lrclr reads",
         why="it is neither PNG, JPEG, TIFF nor DICOM",

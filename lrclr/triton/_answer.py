@@ -6,7 +6,7 @@ import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -14,12 +14,12 @@ import lrclr
 from lrclr.errors import FindingsError, LrclrError
 from lrclr.findings import FindingSet
 from lrclr.heatmap import draw_heatmap, png_bytes
-from lrclr.images import ReadLimits, read_image
+from lrclr.images import ReadLimits, ReducedImage, read_image, read_reduced
 from lrclr.preprocess import preprocess
 from lrclr.triton._tensors import put, put_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from lrclr.triton._request import Request
 
 __all__ = ["Answerer"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _ARRAYS = (
     "probability",
@@ -71,13 +74,11 @@ class Answerer:
         if request.describe:
             return [put_bytes("description", [self._description().encode()])]
         findings = self._findings(request)
-        images: list[NDArray[np.uint8]] = []
         if request.pixel_values is not None:
             pixel_values = request.pixel_values
             sizes = [pixel_values.shape[2:]] * len(pixel_values)
         else:
-            images, pixel_values = self._decoded(request.image or (), request.frame)
-            sizes = [image.shape[:2] for image in images]
+            pixel_values, sizes = self._decoded(request)
         answers = self._classifier.answer_pixels(pixel_values, findings, request.alpha)
         predictions = self._classifier.predictions(answers, sizes, findings, request.alpha)
         self._count(len(predictions))
@@ -90,7 +91,7 @@ class Answerer:
             put_bytes("bundle", [self._classifier.spec.sha256.encode()]),
         ]
         if request.heatmap:
-            tensors.append(put_bytes("heatmap", self._drawn(images, predictions)))
+            tensors.append(put_bytes("heatmap", self._drawn(request, predictions)))
         return tensors
 
     def close(self) -> None:
@@ -111,31 +112,46 @@ class Answerer:
             )
         return findings
 
-    def _decoded(
-        self, files: Sequence[bytes], frame: int | None
-    ) -> tuple[list[NDArray[np.uint8]], NDArray[np.float32]]:
+    def _decoded(self, request: Request) -> tuple[NDArray[np.float32], list[tuple[int, ...]]]:
+        """Pixel values of the request's files, and their sizes in full."""
         began = time.perf_counter()
-        spec = self._classifier.spec.preprocess
+        spec, limits = self._classifier.spec.preprocess, self._limits
 
-        def decode(place: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        def decode(file: bytes) -> tuple[NDArray[np.float32], tuple[int, ...]]:
+            if request.exact:
+                read = ReducedImage.whole(read_image(file, frame=request.frame, limits=limits))
+            else:
+                read = read_reduced(file, spec, frame=request.frame, limits=limits)
+            return preprocess(read, spec), (read.height, read.width)
+
+        done = self._each(decode, request.image or ())
+        self._metrics.decoded(time.perf_counter() - began)
+        return np.stack([pixels for pixels, _ in done]), [size for _, size in done]
+
+    def _drawn(self, request: Request, predictions: Sequence[Prediction]) -> list[bytes]:
+        """Heat maps, on the pictures in full."""
+
+        def draw(place: int) -> bytes:
+            image = read_image((request.image or ())[place], frame=request.frame, limits=self._limits)
+            return png_bytes(draw_heatmap(image, predictions[place]))
+
+        return self._each(draw, range(len(predictions)))
+
+    def _each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Do `work` on the request's images in several threads; an error says which of them, by number.
+
+        The request has no names, and must show none.
+        """
+
+        def numbered(place: int) -> Result:
             try:
-                image = read_image(files[place], frame=frame, limits=self._limits)
-                return image, preprocess(image, spec)
+                return work(items[place])
             except LrclrError as error:
-                if len(files) > 1:
-                    # Which of them, by number: the request has no names, and must show none.
-                    error.what = f"image {place + 1} of {len(files)}: {error.what}"
+                if len(items) > 1:
+                    error.what = f"image {place + 1} of {len(items)}: {error.what}"
                 raise
 
-        places = range(len(files))
-        done = [decode(0)] if len(files) == 1 else list(self._pool.map(decode, places))
-        self._metrics.decoded(time.perf_counter() - began)
-        return [image for image, _ in done], np.stack([pixels for _, pixels in done])
-
-    def _drawn(self, images: Sequence[NDArray[np.uint8]], predictions: Sequence[Prediction]) -> list[bytes]:
-        return [
-            png_bytes(draw_heatmap(image, prediction)) for image, prediction in zip(images, predictions, strict=True)
-        ]
+        return [numbered(0)] if len(items) == 1 else list(self._pool.map(numbered, range(len(items))))
 
     def _count(self, images: int) -> None:
         self._metrics.images(images)

@@ -31,6 +31,7 @@ class Request:
     alpha: float | None = None
     frame: int | None = None
     heatmap: bool = False
+    exact: bool = False
     describe: bool = False
 
     @classmethod
@@ -58,8 +59,9 @@ class Request:
         toml = _texts(arrays, "findings_toml")
         alpha = _single(arrays, "alpha")
         heatmap = bool(_single(arrays, "heatmap"))
-        if "pixel_values" in arrays and (heatmap or frame is not None):
-            raise UsageError("heatmap and frame are for encoded images, not for pixel_values")
+        exact = bool(_single(arrays, "exact"))
+        if "pixel_values" in arrays and (heatmap or exact or frame is not None):
+            raise UsageError("heatmap, exact and frame are for encoded images, not for pixel_values")
         _check_count(arrays.get("image", arrays.get("pixel_values")))
         return cls(
             image=tuple(arrays["image"].ravel().tolist()) if "image" in arrays else None,
@@ -69,6 +71,7 @@ class Request:
             alpha=None if alpha is None else float(alpha),
             frame=None if frame is None else int(frame),
             heatmap=heatmap,
+            exact=exact,
         )
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from lrclr import ZeroShotClassifier, read_image
 from lrclr.cli import main
+from lrclr.images import read_reduced
 from lrclr.samples import sample_paths
 from tests import bundles
 
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
     Capture = pytest.CaptureFixture[str]
 
 
-def test_json_lines_hold_what_the_classifier_answers(bundle: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize("exact", [False, True])
+def test_json_lines_hold_what_the_classifier_answers(bundle: Path, capsys: Capture, exact: bool) -> None:
     files = sample_paths()
-    assert main(["predict", *map(str, files), "-b", str(bundle), "--json"]) == 0
+    assert main(["predict", *map(str, files), "-b", str(bundle), "--json", *["--exact"] * exact]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     classifier = ZeroShotClassifier.from_bundle(bundle)
-    expected = classifier.predict([read_image(file) for file in files])
+    reduced = [read_reduced(file, classifier.spec.preprocess) for file in files]
+    assert any(image.pixels.shape[0] < image.height for image in reduced)
+    expected = classifier.predict([read_image(file) for file in files] if exact else reduced)
     assert lines == [
         {"file": str(file), **json.loads(json.dumps(answer.to_dict()))}
         for file, answer in zip(files, expected, strict=True)

@@ -22,7 +22,7 @@ SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
 
 
 def test_the_public_face_is_two_names() -> None:
-    assert lrclr.images.__all__ == ["ReadLimits", "read_image"]
+    assert lrclr.images.__all__ == ["ReadLimits", "ReducedImage", "read_image", "read_reduced"]
 
 
 @given(hnp.arrays(np.uint8, SHAPES))

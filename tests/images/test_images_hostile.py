@@ -21,7 +21,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from lrclr.errors import ImageError, ImageLimitError, LrclrError
-from lrclr.images import ReadLimits, read_image
+from lrclr.images import ReadLimits, read_image, read_reduced
+from lrclr.preprocess import PreprocessSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tests.images.conftest import MakeDicom
+
+
+# So small that even these pictures are reduced.
+SMALL = PreprocessSpec.clip(2)
 
 
 def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
@@ -94,6 +99,11 @@ CHANGES = st.lists(
 
 def read_or_refuse(data: bytes, frame: int | None = None) -> None:
     """Whatever `data` are, a picture or one of our errors on one line must come of them, and soon."""
+    try:
+        read_reduced(data, SMALL, frame=frame, limits=ReadLimits(max_pixels=10**6))
+    except LrclrError as error:
+        assert str(error)  # noqa: PT017
+        assert "\n" not in str(error)  # noqa: PT017
     try:
         pixels = read_image(data, frame=frame, limits=ReadLimits(max_pixels=10**6))
     except LrclrError as error:
@@ -172,13 +182,19 @@ def test_a_truncated_raster_is_never_half_a_picture(name: str) -> None:
     data = RASTERS[name]
     frame = 0 if "frames" in name else None
     whole = read_image(data, frame=frame)
+    reduced = read_reduced(data, SMALL, frame=frame)
+    assert reduced.pixels.size < whole.size
     refused = 0
     for length in range(0, len(data), max(1, len(data) // 150)):
         try:
             np.testing.assert_array_equal(read_image(data[:length], frame=frame), whole)
         except ImageError:
             refused += 1
-    assert refused > 20
+        try:
+            np.testing.assert_array_equal(read_reduced(data[:length], SMALL, frame=frame).pixels, reduced.pixels)
+        except ImageError:
+            refused += 1
+    assert refused > 40
 
 
 @pytest.mark.parametrize(
@@ -187,13 +203,18 @@ def test_a_truncated_raster_is_never_half_a_picture(name: str) -> None:
 def test_truncated_dicom_is_never_half_a_picture(bundled: Callable[[str], Path], name: str) -> None:
     data = bundled(name).read_bytes()
     whole = read_image(data)
+    reduced = read_reduced(data, SMALL)
     refused = 0
     for length in range(0, len(data), max(1, len(data) // 40)):
         try:
             np.testing.assert_array_equal(read_image(data[:length]), whole)
         except ImageError:
             refused += 1
-    assert refused > 20
+        try:
+            np.testing.assert_array_equal(read_reduced(data[:length], SMALL).pixels, reduced.pixels)
+        except ImageError:
+            refused += 1
+    assert refused > 40
 
 
 def chunk(name: bytes, body: bytes) -> bytes:
@@ -229,6 +250,8 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(name: str, monkeypatch: 
     started = time.perf_counter()
     with pytest.raises(ImageLimitError, match="more than the limit of 100000000 pixels"):
         read_image(data)
+    with pytest.raises(ImageLimitError, match="more than the limit of 100000000 pixels"):
+        read_reduced(data, SMALL)
     took, (_, peak) = time.perf_counter() - started, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert took < 1

@@ -15,12 +15,12 @@ from lrclr import ReadLimits, ZeroShotClassifier, read_image
 from lrclr.batch import find_images, predict_files
 from lrclr.errors import FindingsError, ImageError, ImageLimitError, UsageError
 from lrclr.findings import FindingSet
+from lrclr.images import ReducedImage, read_reduced
+from lrclr.samples import sample_paths
 from tests import bundles
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_order_and_answers_do_not_depend_on_batches_and_workers(
     classifier: ZeroShotClassifier, files: list[Path], batch_size: int, workers: int
 ) -> None:
-    results = list(predict_files(classifier, files, batch_size=batch_size, workers=workers))
+    results = list(predict_files(classifier, files, batch_size=batch_size, workers=workers, images=True))
     assert [result.path for result in results] == files
     assert [n for n, result in enumerate(results) if result.error is not None] == [2, 3, 8]
     for result in results:
@@ -59,6 +59,27 @@ def test_order_and_answers_do_not_depend_on_batches_and_workers(
         assert (result.prediction.height, result.prediction.width) == image.shape
         for got, expected in zip(result.prediction.findings, alone.findings, strict=True):
             assert got.probability == pytest.approx(expected.probability, abs=1e-6)
+
+
+def test_exact_images_and_the_usual_ones(classifier: ZeroShotClassifier) -> None:
+    files = list(sample_paths())
+    usual, drawn, exact, both = (
+        list(predict_files(classifier, files, exact=exact, images=images))
+        for exact, images in ((False, False), (False, True), (True, False), (True, True))
+    )
+    whole = classifier.predict([read_image(path) for path in files])
+    for one, other in ((usual, drawn), (exact, both)):
+        assert [result.prediction for result in one] == [result.prediction for result in other]
+        assert all(result.image is None for result in one)
+        for result in other:
+            np.testing.assert_array_equal(result.image, read_image(result.path))
+    assert [result.prediction for result in exact] == whole
+    assert [result.prediction for result in usual] != whole
+    for result, expected in zip(usual, whole, strict=True):
+        assert result.prediction is not None
+        assert (result.prediction.height, result.prediction.width) == (expected.height, expected.width)
+        for got, finding in zip(result.prediction.findings, expected.findings, strict=True):
+            assert got.probability == pytest.approx(finding.probability, abs=2e-3)
 
 
 def test_only_bad_files_are_no_reason_to_run_anything(classifier: ZeroShotClassifier, files: list[Path]) -> None:
@@ -90,11 +111,11 @@ def test_files_are_decoded_as_they_are_needed(
     """Whoever stops after the first answer has not read a thousand files."""
     read: list[Path] = []
 
-    def noting(path: Path, **options: Any) -> NDArray[np.uint8]:
+    def noting(path: Path, *recipe: Any, **options: Any) -> ReducedImage:
         read.append(path)
-        return read_image(path, **options)
+        return read_reduced(path, *recipe, **options)
 
-    monkeypatch.setattr("lrclr.batch.read_image", noting)
+    monkeypatch.setattr("lrclr.batch.read_reduced", noting)
     results = predict_files(classifier, [files[0]] * 1000, batch_size=2, workers=2)
     next(results)
     assert isinstance(results, Generator)

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from lrclr import FindingSet, ZeroShotClassifier, read_image
+from lrclr.batch import predict_files as predict_here
 from lrclr.client import AsyncClient, Client, ClientOptions, TritonEngine, predict_files
 from lrclr.errors import EngineError, FindingsError, ImageError, LrclrError, ServerUnavailableError, UsageError
 from lrclr.heatmap import draw_heatmap, png_bytes
+from lrclr.images import ReducedImage, read_reduced
 from lrclr.preprocess import preprocess_batch
 from lrclr.protocol import MODEL
 from lrclr.samples import SAMPLES, sample_paths
@@ -41,6 +43,10 @@ def client(server: TritonServer) -> Iterator[Client]:
         yield one
 
 
+def read(path: Path, local: ZeroShotClassifier) -> ReducedImage:
+    return read_reduced(path, local.spec.preprocess)
+
+
 def numbers(predictions: list[Prediction]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Every number of every answer."""
     return np.array(
@@ -59,7 +65,7 @@ def numbers(predictions: list[Prediction]) -> np.ndarray[Any, np.dtype[np.float6
 
 def test_files_bytes_and_arrays_are_answered_as_without_a_server(client: Client, local: ZeroShotClassifier) -> None:
     images = [read_image(path) for path in FILES]
-    expected = local.predict(images)
+    expected = local.predict([read(path, local) for path in FILES])
     for asked in (FILES, [path.read_bytes() for path in FILES], images):
         answers = client.predict(asked)
         assert [one.finding("Edema").name for one in answers] == ["Edema"] * len(FILES)
@@ -69,8 +75,23 @@ def test_files_bytes_and_arrays_are_answered_as_without_a_server(client: Client,
 
 
 def test_own_findings_and_alpha(client: Client, local: ZeroShotClassifier) -> None:
-    expected = local.predict([read_image(FILES[0])], findings=OWN, alpha=0.9)
+    expected = local.predict([read(FILES[0], local)], findings=OWN, alpha=0.9)
     assert np.allclose(numbers(client.predict(FILES[:1], findings=OWN, alpha=0.9)), numbers(expected), atol=1e-6)
+
+
+def test_exact_is_exact_here_and_there(client: Client, local: ZeroShotClassifier) -> None:
+    """And what is not asked to be exact is near, and the same with a heat map as without."""
+    exact = client.ask(FILES, exact=True).predictions
+    assert np.allclose(numbers(exact), numbers(local.predict([read_image(path) for path in FILES])), atol=1e-6)
+    usual = client.predict(FILES)
+    assert not np.array_equal(numbers(usual), numbers(exact))
+    assert np.array_equal(numbers(client.ask(FILES, heatmap=True).predictions), numbers(usual))
+    for one, other in zip(usual, exact, strict=True):
+        assert [each.probability for each in one.findings] == pytest.approx(
+            [each.probability for each in other.findings], abs=2e-3
+        )
+    here = [result.prediction for result in predict_here(local, FILES)]
+    assert np.allclose(numbers([one for one in here if one is not None]), numbers(usual), atol=1e-6)
 
 
 def test_heat_maps_are_those_that_are_drawn_here(client: Client) -> None:
@@ -81,7 +102,7 @@ def test_heat_maps_are_those_that_are_drawn_here(client: Client) -> None:
 
 
 def test_asyncio_and_a_stream_in_order(server: TritonServer, local: ZeroShotClassifier) -> None:
-    expected = {path: numbers(local.predict([read_image(path)])) for path in FILES}
+    expected = {path: numbers(local.predict([read(path, local)])) for path in FILES}
     asked = FILES * 8
 
     async def ask() -> list[Prediction | Exception]:
@@ -98,7 +119,7 @@ def test_asyncio_and_a_stream_in_order(server: TritonServer, local: ZeroShotClas
 
 
 def test_concurrent_callers_get_their_own_answers(client: Client, local: ZeroShotClassifier) -> None:
-    expected = {path: numbers(local.predict([read_image(path)])) for path in FILES}
+    expected = {path: numbers(local.predict([read(path, local)])) for path in FILES}
     asked = FILES * 20
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda path: client.predict([path]), asked))

@@ -11,8 +11,8 @@ import grpc  # type: ignore[import-untyped, unused-ignore]
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from lrclr import read_image
 from lrclr.client import Client, ClientOptions
+from lrclr.images import read_reduced
 from lrclr.results import Prediction
 from lrclr.samples import sample_paths
 from tests.serving import requests_of_strangers as strangers
@@ -36,7 +36,7 @@ TELLTALES = ("Traceback", "site-packages", "/tmp", ".py", "Error: Error")
 def neighbours(server: TritonServer, local: ZeroShotClassifier) -> Iterator[None]:
     """Others who ask the same server, for good answers, all the while."""
     path = sample_paths()[1]
-    (right,) = local.predict([read_image(path)])
+    (right,) = local.predict([read_reduced(path, local.spec.preprocess)])
     stop, wrong, answered = Event(), list[str](), list[Prediction]()
 
     def ask() -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import lrclr.client
-from lrclr import ZeroShotClassifier, read_image
+from lrclr import ZeroShotClassifier
+from lrclr.images import read_reduced
 from lrclr.samples import sample_paths
 from tests import bundles
 
@@ -52,7 +53,9 @@ def test_curl(server: TritonServer, study: Path, local: ZeroShotClassifier) -> N
         )
         assert done.returncode == 0, done.stderr
         assert wanted in done.stdout
-    (expected,) = local.predict([read_image(study / "study.png")], findings=local.spec.findings.only(["Edema"]))
+    (expected,) = local.predict(
+        [read_reduced(study / "study.png", local.spec.preprocess)], findings=local.spec.findings.only(["Edema"])
+    )
     assert f"{expected.findings[0].probability:.4f}"[:5] in done.stdout
 
 
@@ -61,7 +64,7 @@ def test_tritonclient(server: TritonServer, study: Path, local: ZeroShotClassifi
     done = subprocess.run(
         [bundles.PYTHON, "-c", addressed(code, server)], cwd=study, capture_output=True, text=True, check=True
     )
-    (expected,) = local.predict([read_image(study / "study.png")])
+    (expected,) = local.predict([read_reduced(study / "study.png", local.spec.preprocess)])
     lines = [f"{finding.name} {finding.probability}" for finding in expected.findings]
     assert [line.rsplit(" ", 1)[0] for line in done.stdout.splitlines()] == [line.rsplit(" ", 1)[0] for line in lines]
     for line, finding in zip(done.stdout.splitlines(), expected.findings, strict=True):

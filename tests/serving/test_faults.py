@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lrclr import Bundle, ZeroShotClassifier, read_image
+from lrclr import Bundle, ZeroShotClassifier
 from lrclr._files import sha256_of
 from lrclr.client import Client, ClientOptions
 from lrclr.errors import BundleError, EngineError, LrclrError, ServerError, ServerUnavailableError
 from lrclr.evaluation._store import store
+from lrclr.images import read_reduced
 from lrclr.samples import sample_paths
 from lrclr.serving import ServeOptions, TritonServer
 from tests import bundles
@@ -90,7 +91,8 @@ def entry_of(file: Path) -> dict[str, object]:
 
 
 def expected(bundle: Path) -> Prediction:
-    return ZeroShotClassifier.from_bundle(bundle).predict([read_image(IMAGE)])[0]
+    local = ZeroShotClassifier.from_bundle(bundle)
+    return local.predict([read_reduced(IMAGE, local.spec.preprocess)])[0]
 
 
 def backends(model: str, server: int) -> list[int]:

@@ -1,0 +1,279 @@
+"""`read_reduced`: what preprocessing makes of it is what it makes of the whole picture, within a few grey levels."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFont
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+
+from lrclr.errors import ImageError
+from lrclr.images import ReducedImage, read_image, read_reduced
+from lrclr.images._png import inflated_png
+from lrclr.preprocess import PreprocessSpec, preprocess, to_canvas
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tests.images.conftest import MakeDicom
+
+RECIPES = [PreprocessSpec.clip(48), PreprocessSpec("chexzero", 48, (101.5,) * 3, (83.4,) * 3, canvas=64)]
+SIZE = (523, 437)
+
+
+def radiograph(height: int, width: int, *, letters: bool = False) -> NDArray[np.uint16]:
+    """A 12-bit picture with soft shapes, noise and a collimated edge; on demand with burnt-in letters."""
+    rows, columns = np.mgrid[:height, :width]
+    soft = 1800 + 900 * np.sin(rows / 61) * np.cos(columns / 47) + 500 * np.sin(columns / 23 + rows / 31)
+    soft += np.random.default_rng(7).normal(0, 25, soft.shape)
+    soft[:, : width // 12] = 30
+    levels: NDArray[np.uint16] = np.rint(np.clip(soft, 0, 4095)).astype(np.uint16)
+    if letters:
+        label = Image.new("L", (width, height))
+        draw = ImageDraw.Draw(label)
+        draw.text((width // 3, height // 8), "R AP", fill=255, font=ImageFont.load_default(height / 14))
+        draw.line((width // 2, height // 2, width * 3 // 4, height - 9), fill=255, width=2)
+        levels[np.asarray(label) > 127] = 4095
+    return levels
+
+
+def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, file_format, **options)
+    return stream.getvalue()
+
+
+def grey(pixels: NDArray[np.uint16]) -> Image.Image:
+    return Image.fromarray((pixels >> 4).astype(np.uint8))
+
+
+def compressed(data: bytes, syntax: str) -> bytes:
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    dataset.compress(syntax, generate_instance_uid=False)
+    stream = io.BytesIO()
+    dataset.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def wavelet(data: bytes, **options: Any) -> bytes:
+    """A DICOM file of 16 bits as JPEG 2000, written by Pillow."""
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    frame = encode(Image.fromarray(dataset.pixel_array), "JPEG2000", no_jp2=True, **options)
+    dataset.file_meta.TransferSyntaxUID = JPEG2000
+    dataset.PixelData = encapsulate([frame])
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    stream = io.BytesIO()
+    dataset.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def difference(data: bytes, spec: PreprocessSpec, **options: Any) -> ReducedImage:
+    """Compare both ways of reading, and return what `read_reduced` gave."""
+    whole, reduced = read_image(data, **options), read_reduced(data, spec, **options)
+    assert (reduced.height, reduced.width) == whole.shape[:2]
+    expected, got = to_canvas(whole, spec).astype(int), to_canvas(reduced, spec).astype(int)
+    assert np.abs(got - expected).max() <= 4
+    assert np.abs(got - expected).mean() <= 0.5
+    # The same of what the encoder reads, in grey levels.
+    unit = np.array(spec.std).reshape(3, 1, 1) * (255 if spec.kind == "clip" else 1)
+    final = np.abs(preprocess(reduced, spec) - preprocess(whole, spec)) * unit
+    assert final.max() <= 4
+    assert final.mean() <= 0.5
+    return reduced
+
+
+SIZES = st.tuples(st.integers(520, 600), st.integers(520, 600))
+RASTERS = {
+    "png": lambda p: encode(grey(p), "PNG", compress_level=1),
+    "png deep": lambda p: encode(Image.fromarray(p << 4), "PNG", compress_level=1),
+    "png colour": lambda p: encode(Image.merge("RGB", [grey(p), grey(p // 2), grey(p)]), "PNG", compress_level=1),
+    "png palette": lambda p: encode(grey(p).convert("P"), "PNG", compress_level=1),
+    "png alpha": lambda p: encode(Image.merge("LA", [grey(p), grey(4095 - p)]), "PNG", compress_level=1),
+    "jpeg": lambda p: encode(grey(p), "JPEG", quality=92),
+    "jpeg progressive": lambda p: encode(grey(p), "JPEG", progressive=True),
+    "jpeg colour": lambda p: encode(Image.merge("RGB", [grey(p), grey(p // 2), grey(p)]), "JPEG", quality=92),
+    "jpeg cmyk": lambda p: encode(grey(p).convert("CMYK"), "JPEG", quality=92),
+    "tiff deep": lambda p: encode(Image.fromarray(p << 4), "TIFF", compression="tiff_lzw"),
+    "tiff bilevel": lambda p: encode(grey(p).convert("1"), "TIFF"),
+}
+
+
+@settings(max_examples=3, deadline=None)
+@given(size=SIZES, orientation=st.integers(0, 9), spec=st.sampled_from(RECIPES))
+@pytest.mark.parametrize("name", [name for name in sorted(RASTERS) if name != "tiff bilevel"])
+def test_rasters_of_every_kind_size_and_orientation(
+    name: str, size: tuple[int, int], orientation: int, spec: PreprocessSpec
+) -> None:
+    data = RASTERS[name](radiograph(*size))
+    if "tiff" in name:
+        # libtiff writes no others.
+        orientation = min(max(orientation, 1), 8)
+    if orientation != 1:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            options = {"quality": 92} if "jpeg" in name else {}
+            data = encode(image.copy(), str(image.format), exif=exif, **options)
+    reduced = difference(data, spec)
+    assert reduced.pixels.shape[0] * reduced.pixels.shape[1] < size[0] * size[1] or orientation != 1
+
+
+WINDOWS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "full": {"WindowCenter": 2048, "WindowWidth": 4096},
+    "wide": {"WindowCenter": 2048, "WindowWidth": 6000},
+    "narrow": {"WindowCenter": 1500, "WindowWidth": 900},
+    "sigmoid": {"WindowCenter": 1800, "WindowWidth": 1500, "VOILUTFunction": "SIGMOID"},
+    "rescaled": {"WindowCenter": 0, "WindowWidth": 2048, "RescaleSlope": 0.5, "RescaleIntercept": -1024},
+    "padded": {"WindowCenter": 2048, "WindowWidth": 4096, "PixelPaddingValue": 30},
+    "inverse": {"WindowCenter": 2048, "WindowWidth": 4096, "PresentationLUTShape": "INVERSE"},
+}
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    size=SIZES,
+    window=st.sampled_from(sorted(WINDOWS)),
+    photometric=st.sampled_from(["MONOCHROME1", "MONOCHROME2"]),
+    letters=st.booleans(),
+    signed=st.booleans(),
+    spec=st.sampled_from(RECIPES),
+)
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
+def test_dicom_of_every_size_window_and_sign(
+    make_dicom: MakeDicom,
+    syntax: str,
+    size: tuple[int, int],
+    window: str,
+    photometric: str,
+    letters: bool,
+    signed: bool,
+    spec: PreprocessSpec,
+) -> None:
+    pixels = radiograph(*size, letters=letters)
+    attributes = dict(WINDOWS[window])
+    if signed:
+        shift = attributes.get("RescaleSlope", 1)
+        for keyword in {"WindowCenter", "PixelPaddingValue"} & attributes.keys():
+            attributes[keyword] -= int(2048 * (shift if keyword == "WindowCenter" else 1))
+    stored = pixels.astype(np.int16) - 2048 if signed else pixels
+    data = make_dicom(stored, BitsStored=12, PhotometricInterpretation=photometric, **attributes)
+    if syntax != ExplicitVRLittleEndian:
+        data = compressed(data, syntax)
+    difference(data, spec)
+
+
+@pytest.mark.parametrize("irreversible", [False, True])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("size", [(512, 512), (513, 514), (515, 449)])
+def test_jpeg_2000_is_decoded_in_part(
+    make_dicom: MakeDicom, size: tuple[int, int], bits: int, irreversible: bool
+) -> None:
+    levels = radiograph(*size)
+    pixels = (levels >> 4).astype(np.uint8) if bits == 8 else levels << (bits - 12)
+    window: dict[str, Any] = {"WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits}
+    if bits == 12:
+        data = compressed(make_dicom(pixels, BitsStored=12, **window), JPEG2000Lossless)
+    else:
+        data = wavelet(make_dicom(pixels, **window), irreversible=irreversible)
+    reduced = difference(data, RECIPES[0])
+    part = tuple(-(-side // 4) + 1 for side in size)
+    assert reduced.pixels.shape < size
+    if bits > 8:
+        assert reduced.pixels.shape == part
+    elif not irreversible:
+        assert reduced.pixels.shape != part
+
+
+def test_jpeg_2000_is_decoded_in_full_where_a_part_would_not_do(make_dicom: MakeDicom) -> None:
+    plain = radiograph(*SIZE)
+    full: dict[str, Any] = {"WindowCenter": 2048, "WindowWidth": 4096}
+    half = tuple(side // 4 + 1 for side in SIZE)
+    cases: list[tuple[NDArray[np.uint16], dict[str, Any]]] = [
+        (plain, {}),
+        (plain, {"WindowCenter": 1500, "WindowWidth": 300}),
+        (plain, {**full, "PixelPaddingValue": 1800, "PixelPaddingRangeLimit": 1900}),
+        (radiograph(*SIZE, letters=True), full),
+    ]
+    for pixels, attributes in cases:
+        reduced = difference(compressed(make_dicom(pixels, BitsStored=12, **attributes), JPEG2000Lossless), RECIPES[0])
+        assert reduced.pixels.shape > half
+    tiled = wavelet(make_dicom(plain << 4, WindowCenter=32768, WindowWidth=65536), tile_size=(256, 256))
+    assert difference(tiled, RECIPES[0]).pixels.shape > half
+    # The attributes say 16 bits, and the codestream 12.
+    data = compressed(make_dicom(plain, BitsStored=12, **full), JPEG2000Lossless)
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    dataset.BitsStored, dataset.HighBit = 16, 15
+    stream = io.BytesIO()
+    dataset.save_as(stream, enforce_file_format=True)
+    assert difference(stream.getvalue(), RECIPES[0]).pixels.shape > half
+
+
+def test_a_cut_or_damaged_jpeg_2000_is_refused_or_the_same(make_dicom: MakeDicom) -> None:
+    data = compressed(
+        make_dicom(radiograph(*SIZE), BitsStored=12, WindowCenter=2048, WindowWidth=4096), JPEG2000Lossless
+    )
+    whole, refused = read_reduced(data, RECIPES[0]), 0
+    assert whole.pixels.size < np.prod(SIZE) / 8
+    for length in range(len(data) // 30, len(data) - 2, len(data) // 30):
+        try:
+            np.testing.assert_array_equal(read_reduced(data[:length], RECIPES[0]).pixels, whole.pixels)
+        except ImageError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+            refused += 1
+    assert refused >= 25
+
+
+def test_small_pictures_arrays_and_pillow_images_are_read_whole() -> None:
+    pixels = (radiograph(100, 90) >> 4).astype(np.uint8)
+    sources: list[Any] = [encode(Image.fromarray(pixels), "PNG", compress_level=1), pixels, Image.fromarray(pixels)]
+    for source in sources:
+        reduced = read_reduced(source, RECIPES[0])
+        np.testing.assert_array_equal(reduced.pixels, pixels)
+        np.testing.assert_array_equal(preprocess(reduced, RECIPES[0]), preprocess(pixels, RECIPES[0]))
+
+
+def test_frames_are_chosen_and_missed_alike() -> None:
+    frames = [grey(radiograph(*SIZE)), grey(radiograph(*SIZE)).rotate(180)]
+    data = encode(frames[0], "TIFF", save_all=True, append_images=frames[1:])
+    for frame in (0, 1):
+        difference(data, RECIPES[0], frame=frame)
+    for wrong in (None, 2):
+        with pytest.raises(ImageError) as whole:
+            read_image(data, frame=wrong)
+        with pytest.raises(ImageError) as reduced:
+            read_reduced(data, RECIPES[0], frame=wrong)
+        assert str(whole.value) == str(reduced.value)
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(RASTERS) if "png" in name])
+def test_a_png_with_stored_pixels_is_the_same_picture(name: str) -> None:
+    pytest.importorskip("isal")
+    data = RASTERS[name](radiograph(211, 97)) + b"trailing"
+    stored = inflated_png(data)
+    assert len(stored) > len(data)
+    with Image.open(io.BytesIO(data)) as before, Image.open(io.BytesIO(stored)) as after:
+        np.testing.assert_array_equal(np.asarray(before), np.asarray(after))
+        assert before.info == after.info
+
+
+def test_a_png_that_is_not_plain_is_left_as_it_is() -> None:
+    data = encode(grey(radiograph(60, 50)), "PNG", compress_level=1)
+    place = data.index(b"IDAT")
+    damaged = bytearray(data)
+    damaged[place + 40] ^= 0x55
+    frames = encode(
+        grey(radiograph(60, 50)), "PNG", save_all=True, append_images=[grey(radiograph(60, 50)).rotate(180)]
+    )
+    longer = data[:20] + (51).to_bytes(4, "big") + data[24:]
+    for odd in (bytes(damaged), data[: place + 90], frames, longer, data[:16] + b"\0" * 4 + data[20:], b"", data[:8]):
+        assert inflated_png(odd) is odd

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import lrclr
-from lrclr.cli import _build, _checkpoints, _evaluate, _export, _manifest, _predict, _serve, _train, _verify
+from lrclr.cli import _bench, _build, _checkpoints, _evaluate, _export, _manifest, _predict, _serve, _train, _verify
 from lrclr.cli._console import complain
 from lrclr.errors import LrclrError
 
@@ -43,6 +43,7 @@ app.command("verify")(_verify.verify)
 app.command("predict")(_predict.predict)
 app.command("evaluate")(_evaluate.evaluate)
 app.command("serve")(_serve.serve)
+app.add_typer(_bench.app, name="bench", help="Measure how fast models answer, and how right; compare two results.")
 app.command("train")(_train.train)
 app.command("manifest")(_manifest.manifest)
 app.command("convert")(_checkpoints.convert)

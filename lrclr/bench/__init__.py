@@ -11,7 +11,8 @@ from lrclr.bench._options import BenchOptions
 from lrclr.bench._peak import measure_peaks
 from lrclr.bench._quality import Reference, judge, reference_from
 from lrclr.bench._reports import save_reports
-from lrclr.bench._result import Measurement, Peak, Quality, Result, Round, Search, TargetInfo, load_result
+from lrclr.bench._result import Measurement, Peak, Quality, Result, Round, Search, TargetInfo
+from lrclr.bench._result_file import load_result, result_from_json, result_json
 from lrclr.bench._run import Watch, bench
 from lrclr.bench._targets import OpenOptions, Target, open_targets
 
@@ -45,5 +46,7 @@ __all__ = [
     "measure_peaks",
     "open_targets",
     "reference_from",
+    "result_from_json",
+    "result_json",
     "save_reports",
 ]

@@ -1,4 +1,4 @@
-"""Axes and marks as SVG, without a drawing library: colours are the page's variables, so that they suit light and dark."""
+"""Axes and marks as SVG, without a drawing library. Colours are the page's variables: they suit light and dark."""
 
 from __future__ import annotations
 

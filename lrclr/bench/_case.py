@@ -26,8 +26,8 @@ class Case:
 
     Attributes:
         target: label of what does it.
-        stage: a graph; ``"classifier"``: preprocessed pixels to findings, the prompts' features being cached as they are
-            in use; ``"files"``: encoded files to findings.
+        stage: a graph; ``"classifier"``: preprocessed pixels to findings, the prompts' features being cached as they
+            are in use; ``"files"``: encoded files to findings.
         batch: images a call; 0 for the text encoder.
         prompts: that are asked for; 0 for the image encoder.
         callers: threads that call at once.

@@ -13,8 +13,8 @@ from lrclr.bench._machine import machine, settings
 __all__ = ["PACKAGES", "environment"]
 
 PACKAGES: Final = (
-    "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx", "torch", "transformers",
-    "onnx", "tokenizers", "pydicom", "pylibjpeg", "python-gdcm", "tritonclient", "grpcio", "nvidia-ml-py",
+    "numpy", "pillow", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx", "torch",
+    "transformers", "tokenizers", "pydicom", "pylibjpeg", "python-gdcm", "tritonclient", "grpcio", "nvidia-ml-py",
 )  # fmt: skip
 
 

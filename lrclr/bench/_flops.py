@@ -82,7 +82,8 @@ class Network:
     @classmethod
     def of_dict(cls, content: Mapping[str, Any]) -> Network:
         """What `to_dict` gave, after a file."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+        made: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in content.items()}
+        return cls(**made)
 
     def to_dict(self) -> dict[str, Any]:
         """For a file."""
@@ -102,9 +103,10 @@ class Network:
         if case.stage == "fusion_head":
             return Cost(self._fusion(images, prompts), self._fusion_weights() * size + self._fusion_traffic(case))
         if case.stage == "classifier":
-            moved = 4 * images * 3 * self.patch**2 * self.patches + self._fusion_traffic(case)
+            pixels = 4 * images * 3 * self.patch**2 * self.patches
+            weights = (self._image_weights() + self._fusion_weights()) * size
             flops = images * self._image() + self._fusion(images, prompts)
-            return Cost(flops, (self._image_weights() + self._fusion_weights()) * size + moved)
+            return Cost(flops, weights + pixels + self._fusion_traffic(case))
         return None
 
     def _image(self) -> float:

@@ -97,7 +97,8 @@ def _lines(result: Result) -> Iterator[str]:
         yield _row((target.label, *cells[:-1], verdict))
     yield ""
     packages = ", ".join(f"{name} {version}" for name, version in result.environment["packages"].items())
-    yield f"lrclr {result.environment['lrclr']}, {result.environment['python']}, {result.environment['system']}; {packages}."
+    told = ", ".join(str(result.environment[key]) for key in ("python", "system"))
+    yield f"lrclr {result.environment['lrclr']}, {told}; {packages}."
 
 
 def _closed(row: Row) -> str:

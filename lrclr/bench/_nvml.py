@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["GpuMeter", "GpuUse", "describe"]
 
-# Reasons for lower clocks that are a fault of cooling or power: hardware and software thermal, hardware slow-down, brake.
+# Reasons for lower clocks that heat or power give: hardware slow-down, software and hardware thermal, power brake.
 _THROTTLED = 0x08 | 0x20 | 0x40 | 0x80
 
 

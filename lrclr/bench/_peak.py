@@ -22,7 +22,7 @@ from lrclr.bench._result import Peak
 from lrclr.errors import LrclrError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["measure_peaks", "roof_of"]
 
@@ -50,21 +50,22 @@ def measure_peaks(seconds: float) -> tuple[tuple[Peak, ...], float]:
         peak = Peak(**each)
         if peak.dtype not in best or peak.gops > best[peak.dtype].gops:
             best[peak.dtype] = peak
-    return tuple(best.values()), float(content["bandwidth_gbs"])
+    # A library without a proper product of a type is slower in it than in float32, and says nothing of the processor.
+    kept = (peak for peak in best.values() if peak.gops >= best["fp32"].gops)
+    return tuple(kept), float(content["bandwidth_gbs"])
 
 
-def roof_of(precision: str, engine: str) -> str | None:
-    """The type that a processor computes in when an engine runs a model of this precision; None for a GPU's.
+def roof_of(precision: str, engine: str, peaks: Sequence[Peak]) -> Peak | None:
+    """The peak that an engine is held against when it runs a model of this precision; None for one on a GPU.
 
     ONNX Runtime has no float16 products on a processor and computes such graphs in float32; OpenVINO takes bfloat16
-    where the processor has it.
+    where the processor has it. Where no library showed a peak of the type, float32's stands in.
     """
     if engine.startswith("tensorrt") or "cuda" in engine.lower():
         return None
-    if precision in {"fp32", "int8"}:
-        return precision
-    has_bf16 = bool({"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags())
-    return "bf16" if has_bf16 and engine.startswith("openvino") else "fp32"
+    dtype = precision if precision == "int8" else "bf16" if precision != "fp32" and "openvino" in engine else "fp32"
+    known = {peak.dtype: peak for peak in peaks}
+    return known.get(dtype, known.get("fp32"))
 
 
 def _measured(seconds: float) -> Iterator[Peak]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lrclr._files import replace_directory
-from lrclr.bench._result import RESULT
+from lrclr.bench._result_file import RESULT, result_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +29,6 @@ def save_reports(folder: Path, result: Result) -> None:
 
     with replace_directory(folder, expected=REPORTS, overwrite=True) as staging:
         as_json, as_markdown, as_html = (staging / name for name in REPORTS)
-        as_json.write_text(result.to_json(), encoding="utf-8")
+        as_json.write_text(result_json(result), encoding="utf-8")
         as_markdown.write_text(markdown(result), encoding="utf-8")
         as_html.write_text(page(result), encoding="utf-8")

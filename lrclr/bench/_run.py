@@ -10,7 +10,7 @@ from lrclr.bench._case import Case
 from lrclr.bench._closed import closed_window
 from lrclr.bench._environment import environment
 from lrclr.bench._interleave import shuffled_rounds
-from lrclr.bench._load import load_rounds, searched
+from lrclr.bench._load import LEAST_SECONDS, LOAD_ROUNDS, load_rounds, searched
 from lrclr.bench._options import BenchOptions
 from lrclr.bench._peak import measure_peaks
 from lrclr.bench._quality import Reference, judge, own_references
@@ -180,7 +180,7 @@ def _closed(running: list[_Running], options: BenchOptions, watch: Watch) -> Non
     window, rounds = _plan(running, options)
     turn = sum(max(window, 2 * one.seconds) + one.seconds for one in running)
     least, most = turn * (rounds + CALM_WINDOWS), turn * (rounds + MOST_WINDOWS)
-    load = _OPEN_SHARE * options.seconds if options.shares or options.rates else 0.0
+    load = _load_seconds(running, options)
     watch.note(
         f"{len(running)} configurations, {rounds} rounds of {window:.2g} s each: about {_minutes(least + load)}"
         f", up to {_minutes(most + load)} if the machine is not calm"
@@ -224,6 +224,13 @@ def _plan(running: list[_Running], options: BenchOptions) -> tuple[float, int]:
     turn = sum(max(window, 2 * one.seconds) + one.seconds for one in running)
     fitting = int(seconds / turn) - CALM_WINDOWS
     return window, min(rounds, max(fitting, min(rounds, LEAST_ROUNDS)))
+
+
+def _load_seconds(running: Sequence[_Running], options: BenchOptions) -> float:
+    """Of open loop, at least: a low rate takes longer to show anything."""
+    targets = len({one.case.target for one in running if one.case.stage == options.load_stage})
+    windows = targets * (len(options.shares) + len(options.rates)) * LOAD_ROUNDS
+    return max(_OPEN_SHARE * options.seconds, windows * LEAST_SECONDS) if windows else 0.0
 
 
 def _calm(one: _Running, options: BenchOptions) -> bool:

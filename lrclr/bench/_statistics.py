@@ -1,4 +1,4 @@
-"""What is said of samples: quantiles that were seen, intervals by the bootstrap over rounds, and whether time stood still.
+"""What is said of samples: quantiles that were seen, intervals by the bootstrap over rounds, and whether all was calm.
 
 Calls within a round follow each other within milliseconds and share whatever disturbed the machine then; they are not
 independent, however many there are. Rounds lie apart. Every interval here therefore draws whole rounds.

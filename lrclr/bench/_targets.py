@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from lrclr.batch import predict_files
 from lrclr.bench._flops import Network
 from lrclr.bench._result import TargetInfo
-from lrclr.bundle import Bundle
 from lrclr.errors import UsageError
 from lrclr.evaluation._models import is_bundle, open_checkpoint, open_model
 from lrclr.findings import FindingSet
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from lrclr.bundle import Bundle
     from lrclr.classifier import ZeroShotClassifier
     from lrclr.client import Client
     from lrclr.engines import Engine

@@ -91,8 +91,7 @@ def share_of_peak(result: Result, measurement: Measurement) -> Work | None:
     if target.network is None or case.rate is not None:
         return None
     cost = Network.of_dict(target.network).cost(case, target.precision)
-    dtype = roof_of(target.precision, target.engine)
-    peak = next((each for each in result.peaks if each.dtype == dtype), None)
+    peak = roof_of(target.precision, target.engine, result.peaks)
     if cost is None or peak is None:
         return None
     calls = measurement.throughput.value / case.items

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from lrclr.bench import Reference, Result
 
 _MEASURE = "measure"
-QUICK_SECONDS, QUICK_ROUNDS = 20.0, 5
+QUICK_SECONDS, QUICK_ROUNDS, QUICK_RATE = 20.0, 5, "70%"
+RATES = "50%,70%,90%"
 
 
 class _TargetsFirst(TyperGroup):
@@ -49,8 +50,8 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     prompts: Annotated[str | None, typer.Option("--prompts", help="Prompts, even; the model's own.")] = None,
     concurrency: Annotated[str, typer.Option("--concurrency", help="Callers at once, of whole programs.")] = "1,2",
     rate: Annotated[
-        str, typer.Option("--rate", help="Calls that arrive at random: a second, or % of capacity; or none.")
-    ] = "50%,70%,90%",
+        str | None, typer.Option("--rate", help="Calls at random: a second, or % of capacity, or none; 50%,70%,90%.")
+    ] = None,
     p99: Annotated[
         float | None, typer.Option("--p99", help="Find the highest rate whose p99 is below so many ms.")
     ] = None,
@@ -73,11 +74,11 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     Ctrl-C keeps the rounds that are whole, and ends with 130. Exit code 3: answers are wrong, however fast.
     """
-    shares, rates = _rates(rate)
+    shares, rates = _rates(rate or (QUICK_RATE if quick else RATES))
     from lrclr.bench import STAGES, BenchOptions, OpenOptions, Watch, bench, open_targets, reference_from, save_reports
 
     options = BenchOptions(
-        stages=STAGES if stages is None else _list("--what", stages, str),  # type: ignore[arg-type]
+        stages=STAGES if stages is None else _list("--what", stages, str),
         batches=_list("--batch", batch, int),
         prompts=() if prompts is None else _list("--prompts", prompts, int),
         callers=_list("--concurrency", concurrency, int),
@@ -99,7 +100,9 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     if output is not None:
         save_reports(output, result)
     if as_json:
-        print(result.to_json(), end="")
+        from lrclr.bench import result_json
+
+        print(result_json(result), end="")
     else:
         _print(result)
     _finish(result, output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -67,7 +67,8 @@ def _notes(found: ResultComparison) -> None:
     speed = found.machine_speed
     if speed is not None and abs(speed - 1) > found.threshold:
         note(
-            f"the machine itself multiplies matrices at {speed:.2f} times the rate that it had: measure again when it is calm"
+            f"the machine itself multiplies matrices at {speed:.2f} times the rate that it had:"
+            " measure again when it is calm"
         )
     unjudged = sum(change.verdict == "not judged" for change in found.changes)
     if unjudged:

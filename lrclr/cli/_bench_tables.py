@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lrclr.bench import Result, ResultComparison
+    from lrclr.bench._statistics import Interval
     from lrclr.bench._view import Row
 
 _STYLES: Final = {
@@ -31,7 +32,7 @@ def tables(result: Result) -> Iterator[Table]:
     yield _speed([row for row in rows if row.measurement.case.rate is None], several=several)
     opened = [row for row in rows if row.measurement.case.rate is not None]
     if opened:
-        yield _load(opened)
+        yield _load(opened, several=several)
     if result.searches:
         table = _table("Highest rate", ("target", "what"), ("p99 at most", "calls a second"))
         for search in result.searches:
@@ -59,41 +60,44 @@ def comparison_table(found: ResultComparison) -> Table:
 
 
 def _speed(rows: list[Row], *, several: bool) -> Table:
-    numbers = [
-        "p50 ms",
-        "p90",
-        "p95",
-        "p99",
-        "max",
-        "a second",
-        "95 %",
-        *(["times faster"] if several else []),
-        "of peak",
-        "",
-    ]
-    table = _table("Speed", ("what", "target"), numbers)
-    for row in rows:
-        each = row.measurement
-        faster = ("" if row.faster is None else f"{three(row.faster.value)} ({span(row.faster)})",) if several else ()
-        table.add_row(
-            each.case.what, each.case.target, *(three(value) for value in each.quantiles_ms.values()),
-            f"{three(each.throughput.value)} {each.case.unit}", span(each.throughput), *faster,
-            "" if row.peak_share is None else f"{row.peak_share:.0%}", Text(row.verdict, _STYLES.get(row.verdict, "")),
-        )  # fmt: skip
-    return table
-
-
-def _load(rows: list[Row]) -> Table:
-    title = "Calls that arrive at random; latency from when they were due"
-    table = _table(title, ("what", "target"), ("due a second", "answered", "p50 ms", "p95", "p99", "max", ""))
+    """The reports have all of it; here is what fits a terminal."""
+    words = ("what", "target") if several else ("what",)
+    numbers = ["p50 ms", "p90", "p99", "max", "a second", *(["times faster"] if several else []), "of peak", ""]
+    table = _table("Speed", words, numbers)
     for row in rows:
         each, times = row.measurement, row.measurement.quantiles_ms
         table.add_row(
-            each.case.what, each.case.target, three(each.case.rate or 0.0),
-            three(each.throughput.value / each.case.items), *(three(times[name]) for name in ("p50", "p95", "p99", "max")),
+            each.case.what,
+            *((each.case.target,) if several else ()),
+            *(three(times[name]) for name in ("p50", "p90", "p99", "max")),
+            _with_span(each.throughput),
+            *(("" if row.faster is None else _with_span(row.faster),) if several else ()),
+            "" if row.peak_share is None else f"{row.peak_share:.0%}",
             Text(row.verdict, _STYLES.get(row.verdict, "")),
-        )  # fmt: skip
+        )
     return table
+
+
+def _load(rows: list[Row], *, several: bool) -> Table:
+    title = "Calls that arrive at random; latency from when they were due"
+    words = ("what", "target") if several else ("what",)
+    table = _table(title, words, ("due a second", "answered", "p50 ms", "p99", "max", ""))
+    for row in rows:
+        each, times = row.measurement, row.measurement.quantiles_ms
+        table.add_row(
+            each.case.what,
+            *((each.case.target,) if several else ()),
+            three(each.case.rate or 0.0),
+            three(each.throughput.value / each.case.items),
+            *(three(times[name]) for name in ("p50", "p99", "max")),
+            Text(row.verdict, _STYLES.get(row.verdict, "")),
+        )
+    return table
+
+
+def _with_span(interval: Interval) -> str:
+    between = span(interval)
+    return three(interval.value) + (f" ({between})" if between else "")
 
 
 def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...] | list[str]) -> Table:

@@ -93,10 +93,14 @@ def _header(result: Result) -> Markup:
 
 def _roof_notes(result: Result) -> Markup:
     lines = (
-        f"Roof: the fastest product of large matrices measured here, in the type that the engine computes in, and "
-        f"{three(result.bandwidth_gbs or 0.0)} GB/s of copied memory. It is no data sheet’s.",
-        "Operations are counted from the model’s configuration, as if every block transformed every token: a graph "
-        "that leaves out what nobody reads is not counted down for it. Bytes: every weight once, inputs and outputs.",
+        (
+            f"Roof: the fastest product of large matrices measured here, in the type that the engine computes in, and "
+            f"{three(result.bandwidth_gbs or 0.0)} GB/s of copied memory. It is no data sheet’s."
+        ),
+        (
+            "Operations are counted from the model’s configuration, as if every block transformed every token: a graph "
+            "that leaves out what nobody reads is not counted down for it. Bytes: weights once, inputs and outputs."
+        ),
         "I image encoder, T text encoder, F fusion head, C pixels to findings; the number is the batch.",
         "A network that fits the processor’s cache can lie above the slope, which is that of memory.",
     )

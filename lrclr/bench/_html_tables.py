@@ -56,12 +56,18 @@ def speed_table(result: Result, rows: Sequence[Row]) -> tuple[Markup, ...]:
         target = tag("td", each.case.target, class_="left")
         lines.append(row(each.case.what, target, *times, rate, faster, share, joules, _marked(one.verdict)))
     said = (
-        f"Times faster than {result.targets[0].label}, median of the ratios round by round: all took turns, in another "
-        "order each round. Small print: 95 % interval, by a bootstrap that draws whole rounds.",
-        "Unstable: no steady state was reached before measuring, or the rounds differ by more than "
-        f"{result.settings.get('tolerance', 0):.0%} (interquartile range). Percentiles are samples that were seen.",
-        "A call ends when its answer is in host memory: times are those of a synchronised device, copies included; "
-        "no engine here tells them apart.",
+        (
+            f"Times faster than {result.targets[0].label}, median of the ratios round by round: all took turns, in another "
+            "order each round. Small print: 95 % interval, by a bootstrap that draws whole rounds."
+        ),
+        (
+            "Unstable: no steady state was reached before measuring, or the rounds differ by more than "
+            f"{result.settings.get('tolerance', 0):.0%} (interquartile range). Percentiles are samples that were seen."
+        ),
+        (
+            "A call ends when its answer is in host memory: times are those of a synchronised device, copies included; "
+            "no engine here tells them apart."
+        ),
     )
     return (table(heads, lines), notes(said))
 
@@ -91,8 +97,10 @@ def load_tables(result: Result, rows: Sequence[Row]) -> tuple[Markup, ...]:
             table(("Target", "What", "Calls a second", "p99 at most", "Trials"), lines),
         ]
     said = (
-        "Calls arrive as a Poisson process, whether or not earlier ones were answered, and wait for a free caller. "
-        "Latency counts from the moment that a call was due: a stall shows in all that had to wait.",
+        (
+            "Calls arrive as a Poisson process, whether or not earlier ones were answered, and wait for a free caller. "
+            "Latency counts from the moment that a call was due: a stall shows in all that had to wait."
+        ),
         "Saturated: the queue kept growing; calls are given up when one has waited half of the window.",
     )
     parts.append(notes(said))

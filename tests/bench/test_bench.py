@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import socket
@@ -33,6 +32,7 @@ from lrclr.findings import FindingSet
 from tests.bench.conftest import SHORT
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Mapping
     from pathlib import Path
 

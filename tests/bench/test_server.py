@@ -39,5 +39,5 @@ def test_a_server_is_measured_and_judged(bundle: Path) -> None:
 
 
 def test_an_address_without_a_server_is_told() -> None:
-    with pytest.raises(ServerError, match="127.0.0.1:9"), open_targets(["127.0.0.1:9"]) as targets:
+    with pytest.raises(ServerError, match=r"127\.0\.0\.1:9"), open_targets(["127.0.0.1:9"]) as targets:
         bench(targets, SHORT)

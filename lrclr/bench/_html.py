@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from lrclr.bench._result import Measurement, Result
+    from lrclr.bench._view import Row
 
 __all__ = ["page"]
 
@@ -24,11 +25,12 @@ _NOTICE: Final = "Research use only. Not a medical device."
 
 def page(result: Result) -> str:
     """The whole page. The same result gives the same bytes."""
-    parts = list(_sections(result))
+    rows = rows_of(result)
+    parts = list(_sections(result, rows))
     links = join(tag("a", title, href=f"#{key}") for key, title, _ in parts)
     sections = (tag("section", tag("h2", title), *content, id=key) for key, title, content in parts)
     body = (
-        _header(result),
+        _header(result, rows),
         tag("nav", tag("div", links, class_="page"), aria_label="Sections"),
         tag("main", *sections, class_="page"),
         tag("footer", tag("div", f"Made by lrclr {result.environment['lrclr']}. {_NOTICE}", class_="page")),
@@ -37,9 +39,8 @@ def page(result: Result) -> str:
     return document(title, body, [("lrclr.evaluation", "report.css"), ("lrclr.bench", "bench.css")])
 
 
-def _sections(result: Result) -> Iterator[tuple[str, str, tuple[Markup, ...]]]:
+def _sections(result: Result, rows: Sequence[Row]) -> Iterator[tuple[str, str, tuple[Markup, ...]]]:
     """Key, title and content of each, in the order of a reader's questions: is it right, how fast, how sure, why."""
-    rows = rows_of(result)
     closed = [one for one in rows if one.measurement.case.rate is None]
     opened = [one for one in rows if one.measurement.case.rate is not None]
     numbers = {target.label: number for number, target in enumerate(result.targets)}
@@ -75,11 +76,11 @@ def _sections(result: Result) -> Iterator[tuple[str, str, tuple[Markup, ...]]]:
     yield "settings", "Settings and environment", (_settings(result),)
 
 
-def _header(result: Result) -> Markup:
+def _header(result: Result, rows: Sequence[Row]) -> Markup:
     lines = [tag("p", environment_line(result))]
     lines += [tag("p", note, class_="alert") for note in notes_of(result)]
     boxes = []
-    for one in rows_of(result):
+    for one in rows:
         case = one.measurement.case
         smallest = min((each.case.batch for each in result.measurements if each.case.stage == "classifier"), default=0)
         if (case.stage, case.callers, case.rate, case.batch) == ("classifier", 1, None, smallest):

@@ -57,8 +57,8 @@ def speed_table(result: Result, rows: Sequence[Row]) -> tuple[Markup, ...]:
         lines.append(row(each.case.what, target, *times, rate, faster, share, joules, _marked(one.verdict)))
     said = (
         (
-            f"Times faster than {result.targets[0].label}, median of the ratios round by round: all took turns, in another "
-            "order each round. Small print: 95 % interval, by a bootstrap that draws whole rounds."
+            f"Times faster than {result.targets[0].label}, median of the ratios round by round: all took turns, in "
+            "another order each round. Small print: 95 % interval, by a bootstrap that draws whole rounds."
         ),
         (
             "Unstable: no steady state was reached before measuring, or the rounds differ by more than "

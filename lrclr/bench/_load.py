@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["load_rounds", "searched"]
 
 LOAD_ROUNDS: Final = 3
-LEAST_SECONDS: Final = 2.0
-_LEAST_CALLS: Final = 40  # due in a window, on average: a queue takes some to form
+_LEAST_RATE: Final = 20.0  # calls a second: below, a window is longer, since a queue takes some calls to form
 _TRIAL_CALLS: Final = 300  # so that a p99 is not the largest of all
 _TRIAL_SECONDS: Final = (1.0, 20.0)
 
@@ -44,13 +43,13 @@ def load_rounds(
     ]
     if not cases:
         return
-    planned = max(LEAST_SECONDS, seconds / (len(cases) * LOAD_ROUNDS))
+    planned = max(options.load_seconds, seconds / (len(cases) * LOAD_ROUNDS))
     rounds: list[list[Round]] = [[] for _ in cases]
     count = len(cases) * LOAD_ROUNDS
     for done, (number, place) in enumerate(shuffled_rounds(range(len(cases)), LOAD_ROUNDS, seed=options.seed + 7)):
         case, work = cases[place]
         step(f"load: {case.target}, {case.what}", 0.7 + 0.29 * done / count)
-        window = min(max(planned, _LEAST_CALLS / (case.rate or 1.0)), _TRIAL_SECONDS[1])
+        window = min(max(planned, options.load_seconds * _LEAST_RATE / (case.rate or 1.0)), _TRIAL_SECONDS[1])
         made = _window(case, work, window, options.seed + number)
         if made is not None:
             rounds[place].append(made)

@@ -28,6 +28,7 @@ class BenchOptions:
         rates: of open loop: calls a second.
         p99_ms: find the highest rate whose p99 stays below this.
         seconds: that measuring may take, about; opening, warm-up until calm, quality and slow calls come on top.
+        load_seconds: of a window of calls that arrive at random, at least; longer at a rate of less than 20 a second.
         rounds: in which everything takes its turn; fewer, but no fewer than 5, if the time would not do.
         tolerance: how far windows may differ and still count as calm.
         files: encoded images that are read; the sample radiographs (PNG) if there are none.
@@ -43,6 +44,7 @@ class BenchOptions:
     rates: tuple[float, ...] = ()
     p99_ms: float | None = None
     seconds: float = 120.0
+    load_seconds: float = 2.0
     rounds: int = 10
     tolerance: float = 0.1
     files: tuple[Path, ...] = ()
@@ -60,14 +62,8 @@ class BenchOptions:
                 raise UsageError(f"{name} must be whole numbers from 1 to 4096")
         if any(value % 2 for value in self.prompts):
             raise UsageError("a number of prompts must be even", why="a finding has a positive and a negative one")
-        positive = (
-            *self.shares,
-            *self.rates,
-            self.seconds,
-            self.tolerance,
-            1.0 if self.p99_ms is None else self.p99_ms,
-        )
-        if not all(math.isfinite(value) and value > 0 for value in positive):
+        positive = (*self.shares, *self.rates, self.seconds, self.load_seconds, self.tolerance, self.p99_ms or 1.0)
+        if not all(math.isfinite(value) and value > 0 for value in positive) or self.p99_ms == 0:
             raise UsageError("rates, seconds, stability and p99 must be numbers above 0")
         if self.rounds < 1:
             raise UsageError("there must be at least one round")
@@ -82,6 +78,6 @@ class BenchOptions:
         return {
             "stages": list(self.stages), "batches": list(self.batches), "prompts": list(self.prompts),
             "callers": list(self.callers), "shares": list(self.shares), "rates": list(self.rates),
-            "p99_ms": self.p99_ms, "seconds": self.seconds, "rounds": self.rounds, "tolerance": self.tolerance,
-            "own_files": len(self.files), "seed": self.seed,
+            "p99_ms": self.p99_ms, "seconds": self.seconds, "load_seconds": self.load_seconds, "rounds": self.rounds,
+            "tolerance": self.tolerance, "own_files": len(self.files), "seed": self.seed,
         }  # fmt: skip

@@ -10,7 +10,7 @@ from lrclr.bench._case import Case
 from lrclr.bench._closed import closed_window
 from lrclr.bench._environment import environment
 from lrclr.bench._interleave import shuffled_rounds
-from lrclr.bench._load import LEAST_SECONDS, LOAD_ROUNDS, load_rounds, searched
+from lrclr.bench._load import LOAD_ROUNDS, load_rounds, searched
 from lrclr.bench._options import BenchOptions
 from lrclr.bench._peak import measure_peaks
 from lrclr.bench._quality import Reference, judge, own_references
@@ -230,7 +230,7 @@ def _load_seconds(running: Sequence[_Running], options: BenchOptions) -> float:
     """Of open loop, at least: a low rate takes longer to show anything."""
     targets = len({one.case.target for one in running if one.case.stage == options.load_stage})
     windows = targets * (len(options.shares) + len(options.rates)) * LOAD_ROUNDS
-    return max(_OPEN_SHARE * options.seconds, windows * LEAST_SECONDS) if windows else 0.0
+    return max(_OPEN_SHARE * options.seconds, windows * options.load_seconds) if windows else 0.0
 
 
 def _calm(one: _Running, options: BenchOptions) -> bool:

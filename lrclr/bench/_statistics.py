@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 QUANTILES: Final = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99, "max": 1.0}
-RESAMPLES: Final = 4000
+RESAMPLES: Final = 2000
 LEAST_ROUNDS: Final = 3
 """Fewer rounds have no interval: drawing from two gives little but those two."""
 _ENDS: Final = (2.5, 97.5)

@@ -52,7 +52,7 @@ def test_an_error_in_a_window_is_told(callers: int) -> None:
     with pytest.raises(EngineError, match="it broke"):
         closed_window(work, callers, 30.0)
     with pytest.raises(EngineError, match="it broke"):
-        open_window(work, callers, np.linspace(0, 0.2, 20), 30.0)
+        open_window(work, callers, np.arange(20) * 0.01, 30.0)
 
 
 @pytest.mark.parametrize("callers", [1, 3])

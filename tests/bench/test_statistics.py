@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrclr.bench import interleaved
@@ -41,6 +41,7 @@ def test_no_samples_have_no_quantiles() -> None:
         quantiles([])
 
 
+@settings(max_examples=25, deadline=None)
 @given(rounds, st.data())
 def test_throughput_is_all_that_was_done_over_all_time(seconds: list[float], data: st.DataObject) -> None:
     done = data.draw(st.lists(st.integers(1, 1000), min_size=len(seconds), max_size=len(seconds)))
@@ -73,12 +74,14 @@ def test_the_interval_of_a_median_holds_it_as_often_as_it_says() -> None:
     assert 0.90 <= held / 300 <= 0.99
 
 
+@settings(max_examples=25, deadline=None)
 @given(rounds, st.floats(0.1, 10))
 def test_a_constant_ratio_is_found_exactly(values: list[float], factor: float) -> None:
     found = paired_ratio([value * factor for value in values], values)
     assert (found.value, found.low, found.high) == pytest.approx((factor,) * 3)
 
 
+@settings(max_examples=25, deadline=None)
 @given(rounds, rounds, st.floats(0.1, 10))
 def test_a_ratio_scales_with_what_is_measured(ours: list[float], theirs: list[float], factor: float) -> None:
     plain, scaled = ratio_of_medians(ours, theirs), ratio_of_medians([value * factor for value in ours], theirs)

@@ -11,7 +11,6 @@ from lrclr.errors import GateError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lrclr.bench._case import Case
     from lrclr.bench._result import Measurement, Quality, Result, TargetInfo
 
 __all__ = ["Change", "ResultComparison", "compare_results"]
@@ -127,8 +126,7 @@ def compare_results(
     changes: list[Change] = []
     unmatched: list[str] = []
     for first, second in pairs:
-        ours = {_key(each): each for each in before.measurements if each.case.target == first.label}
-        theirs = {_key(each): each for each in after.measurements if each.case.target == second.label}
+        ours, theirs = _cases(before, first.label), _cases(after, second.label)
         for key in ours.keys() & theirs.keys():
             changes += _changes(ours[key], theirs[key], threshold)
         unmatched += [f"{each.case.target}: {each.case.what}" for key, each in ours.items() if key not in theirs]
@@ -164,11 +162,11 @@ def _matched(before: Result, after: Result) -> list[tuple[TargetInfo, TargetInfo
     return pairs
 
 
-def _key(measurement: Measurement) -> object:
-    """What makes two cases the same; None for what no other can be compared with."""
-    case: Case = measurement.case
-    # A share of two capacities is two rates.
-    return case.key if case.share is None else id(measurement)
+def _cases(result: Result, target: str) -> dict[object, Measurement]:
+    """A target's measurements by what was done; not those at a share of capacity, which is another rate in each run."""
+    return {
+        each.case.key: each for each in result.measurements if each.case.target == target and each.case.share is None
+    }
 
 
 def _changes(before: Measurement, after: Measurement, threshold: float) -> Iterator[Change]:

@@ -48,7 +48,7 @@ def load_rounds(
     count = len(cases) * LOAD_ROUNDS
     for done, (number, place) in enumerate(shuffled_rounds(range(len(cases)), LOAD_ROUNDS, seed=options.seed + 7)):
         case, work = cases[place]
-        step(f"load: {case.target}, {case.what}", 0.7 + 0.29 * done / count)
+        step(f"load: {case.target}, {case.what}", done / count)
         window = min(max(planned, options.load_seconds * _LEAST_RATE / (case.rate or 1.0)), _TRIAL_SECONDS[1])
         made = _window(case, work, window, options.seed + number)
         if made is not None:

@@ -111,9 +111,10 @@ def bench(
         running = _prepared(targets, options, files, reference, references, state)
         if not running:
             raise LrclrError("nothing could be measured", why=state.left_out[0][1])
-        _closed(running, options, watch)
+        share = _closed(running, options, watch)
         state.measurements = _measured(running, options)
-        _opened(targets, running, options, state, watch)
+        rest = Watch(lambda text, part: watch.step(text, share + (1 - share) * part), watch.note)
+        _opened(targets, running, options, state, rest)
     except KeyboardInterrupt:
         if not any(one.rounds for one in running):
             raise
@@ -175,8 +176,8 @@ def _prepared(
     return found
 
 
-def _closed(running: list[_Running], options: BenchOptions, watch: Watch) -> None:
-    """Warm-up until every case is calm, then the rounds that count."""
+def _closed(running: list[_Running], options: BenchOptions, watch: Watch) -> float:
+    """Warm-up until every case is calm, then the rounds that count; the share of the whole that is done then."""
     window, rounds = _plan(running, options)
     turn = sum(max(window, 2 * one.seconds) + one.seconds for one in running)
     least, most = turn * (rounds + CALM_WINDOWS), turn * (rounds + MOST_WINDOWS)
@@ -212,6 +213,7 @@ def _closed(running: list[_Running], options: BenchOptions, watch: Watch) -> Non
             for each, result in held:
                 each.rounds.append(result)
             held = []
+    return share
 
 
 def _plan(running: list[_Running], options: BenchOptions) -> tuple[float, int]:

@@ -52,7 +52,7 @@ def test_an_error_in_a_window_is_told(callers: int) -> None:
     with pytest.raises(EngineError, match="it broke"):
         closed_window(work, callers, 30.0)
     with pytest.raises(EngineError, match="it broke"):
-        open_window(work, callers, np.arange(20) * 0.01, 30.0)
+        open_window(work, callers, arrivals(100.0, 0.2, seed=0), 30.0)
 
 
 @pytest.mark.parametrize("callers", [1, 3])
@@ -80,7 +80,7 @@ def test_arrivals_are_a_poisson_process() -> None:
 
 def test_latency_counts_from_when_a_call_was_due() -> None:
     """The one slow call makes nine others wait; from their begin to their end they take no time at all."""
-    due = np.arange(10) * 0.01
+    due = np.array([0.01 * number for number in range(10)])
 
     def work(number: int) -> None:
         # The call that does not count comes first and has the number 0 too.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lrclr.bench import BenchOptions, OpenOptions, bench, open_targets
+from lrclr.bench import OpenOptions, bench, open_targets
 from lrclr.errors import ServerError
 from lrclr.serving import ServeOptions, TritonServer
 from tests.bench.conftest import SHORT
@@ -18,17 +18,7 @@ pytestmark = pytest.mark.triton
 
 
 def test_a_server_is_measured_and_judged(bundle: Path) -> None:
-    options = BenchOptions(
-        batches=(1,),
-        callers=(1, 2),
-        shares=(),
-        rates=(20.0,),
-        seconds=0.5,
-        load_seconds=0.2,
-        rounds=3,
-        peaks=False,
-        tolerance=0.5,
-    )
+    options = replace(SHORT, batches=(1,), rates=(20.0,), load_seconds=0.2, rounds=3)
     served = ServeOptions(grpc_port=0, http=False, metrics=False, shared_memory=True)
     with (
         TritonServer(bundle, served) as server,

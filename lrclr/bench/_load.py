@@ -23,7 +23,7 @@ __all__ = ["load_rounds", "searched"]
 LOAD_ROUNDS: Final = 3
 _LEAST_RATE: Final = 20.0  # calls a second: below, a window is longer, since a queue takes some calls to form
 _TRIAL_CALLS: Final = 300  # so that a p99 is not the largest of all
-_TRIAL_SECONDS: Final = (1.0, 20.0)
+_LONGEST: Final = 10  # windows of the least length make the longest one
 
 Loaded = tuple["Case", "Work", float]
 """A case without a rate, one call of it, and the calls a second that its closed loop reached."""
@@ -49,7 +49,9 @@ def load_rounds(
     for done, (number, place) in enumerate(shuffled_rounds(range(len(cases)), LOAD_ROUNDS, seed=options.seed + 7)):
         case, work = cases[place]
         step(f"load: {case.target}, {case.what}", done / count)
-        window = min(max(planned, options.load_seconds * _LEAST_RATE / (case.rate or 1.0)), _TRIAL_SECONDS[1])
+        window = min(
+            max(planned, options.load_seconds * _LEAST_RATE / (case.rate or 1.0)), _LONGEST * options.load_seconds
+        )
         made = _window(case, work, window, options.seed + number)
         if made is not None:
             rounds[place].append(made)
@@ -64,7 +66,7 @@ def searched(case: Case, work: Work, capacity: float, options: BenchOptions) -> 
     assert target is not None  # noqa: S101 - whoever calls has looked
 
     def trial(rate: float) -> tuple[float | None, bool]:
-        seconds = min(max(_TRIAL_CALLS / rate, _TRIAL_SECONDS[0]), _TRIAL_SECONDS[1])
+        seconds = min(max(_TRIAL_CALLS / rate, options.load_seconds), _LONGEST * options.load_seconds)
         made = _window(replace(case, rate=rate), work, seconds, options.seed)
         if made is None or made.saturated:
             return None, False

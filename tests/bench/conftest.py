@@ -13,7 +13,9 @@ from tests import bundles
 if TYPE_CHECKING:
     from pathlib import Path
 
-SHORT = BenchOptions(batches=(1, 2), callers=(1, 2), shares=(), seconds=0.5, rounds=4, peaks=False, tolerance=0.5)
+SHORT = BenchOptions(
+    batches=(1, 2), callers=(1, 2), shares=(), seconds=0.5, load_seconds=0.1, rounds=4, peaks=False, tolerance=9.0
+)
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +39,7 @@ def told() -> io.StringIO:
 def result(bundle: Path, checkpoint_folder: Path, told: io.StringIO) -> Result:
     """A bundle and the checkpoint that it is of, in closed loop and at a rate."""
     options = BenchOptions(
-        batches=(1,), callers=(1, 2), shares=(0.3,), seconds=0.5, load_seconds=0.2, rounds=4, peaks=False, tolerance=0.5
+        batches=(1,), callers=(1, 2), shares=(0.3,), seconds=0.5, load_seconds=0.2, rounds=4, peaks=False, tolerance=9.0
     )
     watch = Watch(lambda text, share: print(f"{share:.3f} {text}", file=told), lambda text: print(text, file=told))
     with open_targets([str(bundle), str(checkpoint_folder)]) as targets:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.triton
 
 
 def test_a_server_is_measured_and_judged(bundle: Path) -> None:
-    options = replace(SHORT, batches=(1,), rates=(20.0,), load_seconds=0.2, rounds=3)
+    options = replace(SHORT, batches=(1,), rates=(20.0,), rounds=3)
     served = ServeOptions(grpc_port=0, http=False, metrics=False, shared_memory=True)
     with (
         TritonServer(bundle, served) as server,

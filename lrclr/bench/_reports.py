@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lrclr._files import replace_directory
+from lrclr._files import check_replaceable, replace_directory
 from lrclr.bench._result_file import RESULT, result_json
 
 if TYPE_CHECKING:
@@ -12,9 +12,18 @@ if TYPE_CHECKING:
 
     from lrclr.bench._result import Result
 
-__all__ = ["REPORTS", "save_reports"]
+__all__ = ["REPORTS", "check_folder", "save_reports"]
 
 REPORTS = (RESULT, "bench.md", "bench.html")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise now what `save_reports` would raise after minutes of measuring.
+
+    Raises:
+        UsageError: the folder holds anything else.
+    """
+    check_replaceable(folder, REPORTS, overwrite=True)
 
 
 def save_reports(folder: Path, result: Result) -> None:

@@ -76,6 +76,7 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     shares, rates = _rates(rate or (QUICK_RATE if quick else RATES))
     from lrclr.bench import STAGES, BenchOptions, OpenOptions, Watch, bench, open_targets, reference_from, save_reports
+    from lrclr.bench._reports import check_folder
 
     options = BenchOptions(
         stages=STAGES if stages is None else _list("--what", stages, str),
@@ -91,6 +92,8 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
         files=tuple(files or ()),
         peaks=not no_peak,
     )
+    if output is not None:
+        check_folder(output)
     _require(targets, reference)
     engines = () if engine is None else _list("--engine", engine, str)
     opening = OpenOptions(engines, provider, threads, shared_memory)

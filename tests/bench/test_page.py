@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HOSTILE = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)>'
-VOID = {"meta", "img"}
+VOID = {"br", "img", "meta"}
 
 
 class Elements(HTMLParser):
@@ -63,7 +63,8 @@ def references(source: str) -> Iterator[str]:
 def test_the_page_needs_nothing_else(whole: str) -> None:
     inside = {attributes["id"] for _, attributes in Elements(whole).found if "id" in attributes}
     assert all(value.removeprefix("#") in inside for value in references(whole))
-    assert "default-src 'none'" in whole
+    policies = [attributes.get("content", "") for _, attributes in Elements(whole).found if "http-equiv" in attributes]
+    assert [policy.split(";")[0] for policy in policies] == ["default-src 'none'"]
     assert not re.search(r"https?://|url\(|@import", whole)
 
 

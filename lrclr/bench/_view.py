@@ -70,7 +70,7 @@ class Work:
 
 
 def rows_of(result: Result) -> list[Row]:
-    """Every measurement, in the order of the result."""
+    """Every measurement; those of one case stand together, in the order of the first of them."""
     wrong = {target.label for target in result.wrong}
     first = {each.case.key: each for each in result.measurements if each.case.target == result.targets[0].label}
     rows = []
@@ -82,7 +82,10 @@ def rows_of(result: Result) -> list[Row]:
         work = share_of_peak(result, each)
         share = None if work is None else work.share
         rows.append(Row(each, faster, share, _joules(each), each.case.target in wrong))
-    return rows
+    # A share of capacity is another rate for each target, and the same question.
+    asked = [(*row.measurement.case.key[:4], row.measurement.case.share or row.measurement.case.rate) for row in rows]
+    order = {key: place for place, key in reversed(list(enumerate(asked)))}
+    return [rows[place] for place in sorted(range(len(rows)), key=lambda place: order[asked[place]])]
 
 
 def share_of_peak(result: Result, measurement: Measurement) -> Work | None:

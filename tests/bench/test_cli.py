@@ -39,6 +39,7 @@ def test_options_may_come_first_and_json_is_alone_on_stdout(bundle: Path, capsys
     assert content["measurements"][0]["summary"]["unit"] == "images a second"
 
 
+@pytest.mark.slow
 def test_the_machines_peak_is_measured(bundle: Path, capsys: Capture) -> None:
     options = [each for each in BRIEF if each != "--no-peak"]
     assert main(["bench", str(bundle), *options, "--json"]) == 0

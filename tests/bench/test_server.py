@@ -19,7 +19,7 @@ pytestmark = pytest.mark.triton
 
 
 def test_a_server_is_measured_and_judged(bundle: Path) -> None:
-    options = replace(SHORT, batches=(1,), rates=(20.0,), rounds=3)
+    options = replace(SHORT, batches=(1,), callers=(1,), rates=(20.0,), rounds=3)
     served = ServeOptions(grpc_port=0, http=False, metrics=False, shared_memory=True)
     with (
         TritonServer(bundle, served) as server,
@@ -31,7 +31,7 @@ def test_a_server_is_measured_and_judged(bundle: Path) -> None:
     assert found.left_out == ()
     assert len({target.sha256 for target in found.targets}) == 1
     closed = [each.case for each in found.measurements if each.case.rate is None]
-    assert len(closed) == 3 * 7
+    assert len(closed) == 3 * 5
     opened = [each.case for each in found.measurements if each.case.rate is not None]
     assert [case.callers for case in opened][:2] == [32, 32]
     assert server.grpc not in str(found)

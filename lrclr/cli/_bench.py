@@ -86,8 +86,8 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
         shares=shares,
         rates=rates,
         p99_ms=p99,
-        seconds=seconds or (QUICK_SECONDS if quick else BenchOptions.seconds),
-        rounds=rounds or (QUICK_ROUNDS if quick else BenchOptions.rounds),
+        seconds=_given(seconds, QUICK_SECONDS if quick else BenchOptions.seconds),
+        rounds=_given(rounds, QUICK_ROUNDS if quick else BenchOptions.rounds),
         tolerance=_share("--stability", stability),
         files=tuple(files or ()),
         peaks=not no_peak,
@@ -151,6 +151,11 @@ def _rates(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     parts = [part.strip() for part in text.split(",")]
     shares = [_share("--rate", part) for part in parts if part.endswith("%")]
     return tuple(shares), tuple(_number("--rate", part, float) for part in parts if not part.endswith("%"))
+
+
+def _given(value: float | None, default: float) -> Any:
+    # Zero is given too, and refused by the options.
+    return default if value is None else value
 
 
 def _share(option: str, text: str) -> float:

@@ -70,7 +70,7 @@ def test_wrong_answers_end_with_3_and_reports_are_there(bundle: Path, tmp_path: 
     [
         ["nowhere"], ["--what", "decoder"], ["--batch", "many"], ["--batch", "0"], ["--prompts", "3"],
         ["--rate", "fast"], ["--rate", "%"], ["--stability", "10"], ["--p99", "-1"], ["--engine", "abacus"],
-        ["--rounds", "-1"],
+        ["--rounds", "0"], ["--seconds", "0"],
     ],
 )  # fmt: skip
 def test_a_wrong_call_is_told(bundle: Path, arguments: list[str], capsys: Capture) -> None:

@@ -93,7 +93,7 @@ def replace_directory(target: Path, *, expected: Collection[str], overwrite: boo
     with _sigterm_raises():
         try:
             with _write_errors(target):
-                _check_replaceable(target, expected, overwrite=overwrite)
+                check_replaceable(target, expected, overwrite=overwrite)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 staging.mkdir()
             with _write_errors(target, only=_WRITE_FAILURES):
@@ -101,7 +101,7 @@ def replace_directory(target: Path, *, expected: Collection[str], overwrite: boo
             with _write_errors(target):
                 _finish(staging)
                 # Another process may have been here while the block ran.
-                _check_replaceable(target, expected, overwrite=overwrite)
+                check_replaceable(target, expected, overwrite=overwrite)
                 _take_place(staging, target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -121,7 +121,8 @@ def _write_errors(target: Path, *, only: Collection[int] | None = None) -> Itera
         ) from error
 
 
-def _check_replaceable(target: Path, expected: Collection[str], *, overwrite: bool) -> None:
+def check_replaceable(target: Path, expected: Collection[str], *, overwrite: bool) -> None:
+    """Raise the UsageError that `replace_directory` would: for what works long before it writes."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise UsageError(f"{target} cannot be written", why="it exists and is not a folder")
     if not target.is_dir():

@@ -16,6 +16,7 @@ import typer
 
 import lrclr
 from lrclr.cli import (
+    _bench,
     _build,
     _checkpoints,
     _deploy,
@@ -57,6 +58,7 @@ app.command("evaluate")(_evaluate.evaluate)
 app.command("serve")(_serve.serve)
 app.command("probe")(_probe.probe)
 app.add_typer(_deploy.app, name="deploy")
+app.add_typer(_bench.app, name="bench", help="Measure how fast models answer, and how right; compare two results.")
 app.command("train")(_train.train)
 app.command("manifest")(_manifest.manifest)
 app.command("convert")(_checkpoints.convert)

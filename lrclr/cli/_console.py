@@ -106,6 +106,16 @@ def counter(description: str, total: int) -> Iterator[Callable[[], None]]:
         yield lambda: progress.advance(task)
 
 
+@contextlib.contextmanager
+def gauge(description: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar that is told what is done and which share of the whole is, where stderr is a terminal."""
+    console = err()
+    columns = (BarColumn(bar_width=24), TimeElapsedColumn(), _description())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=1.0)
+        yield lambda text, share: progress.update(task, description=text, completed=share)
+
+
 def _description() -> TextColumn:
     return TextColumn("{task.description}", markup=False)
 

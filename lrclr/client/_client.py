@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from lrclr.client._wire import ImageSource, Reply
@@ -107,12 +108,26 @@ class Client:
             return wire.Reply([], [], "")
         files = [wire.encoded(image) for image in images]
         tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact)
+        return self._answered(tensors, len(files))
+
+    def predict_pixels(
+        self, pixel_values: NDArray[np.float32], *, findings: FindingSet | None = None, alpha: float | None = None
+    ) -> list[Prediction]:
+        """As `predict`, for images that are preprocessed already, as `describe` says: ``[B, 3, S, S]`` float32."""
+        if len(pixel_values) == 0:
+            return []
+        # The request of no file has everything else.
+        tensors = wire.inputs([], findings, alpha, None, heatmap=False)
+        del tensors["image"]
+        return self._answered(tensors | {"pixel_values": pixel_values}, len(pixel_values)).predictions
+
+    def _answered(self, tensors: Mapping[str, NDArray[Any]], images: int) -> Reply:
         result = self._infer_tensors(tensors)
         bundle = result.as_numpy("bundle")
         known = self.describe()
         if bundle is not None and bundle.ravel()[0].decode() != known["bundle"]:
             known = self.describe(again=True)
-        return wire.reply(result, len(files), fusion_trained=bool(known["fusion_trained"]))
+        return wire.reply(result, images, fusion_trained=bool(known["fusion_trained"]))
 
     def describe(self, *, again: bool = False) -> dict[str, Any]:
         """What the model is: see the server's output ``description``. Asked once, or `again`."""

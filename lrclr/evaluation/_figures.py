@@ -9,9 +9,10 @@ from __future__ import annotations
 import html
 import io
 import re
-import unicodedata
 import warnings
 from typing import TYPE_CHECKING, Any, Final, Literal
+
+from lrclr._markup import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from lrclr.evaluation._result import Estimate, FindingQuality, Grounding, MeanQuality
 
-__all__ = ["alpha_sweep", "auroc_by_finding", "clean", "grounding_bars", "reliability_diagram", "roc_curve"]
+__all__ = ["alpha_sweep", "auroc_by_finding", "grounding_bars", "reliability_diagram", "roc_curve"]
 
 INK, DIM, RULE = "#15202b", "#55636f", "#c9d2da"
 # Okabe and Ito's palette; vermilion is region attention and sky blue is importance, as in the heat maps.
@@ -55,13 +56,6 @@ _MARKS: Final = (("o", INK, INK), ("s", BLUE, "white"), ("D", VERMILION, "white"
 _NEEDLESS = re.compile(
     r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL
 )
-
-
-def clean(text: str) -> str:
-    """`text` without what no page should hold: control characters, line breaks, marks that turn the writing round."""
-    return "".join(
-        c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in unicodedata.normalize("NFC", text)
-    )
 
 
 def roc_curve(finding: FindingQuality, name: str) -> str:

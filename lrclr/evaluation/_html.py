@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from lrclr._files import write_whole
+from lrclr._markup import document
 from lrclr.evaluation._html_markup import Markup, interval, join, model, number, tag
 from lrclr.evaluation._html_sections import ORIGINS, sections
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["save_html"]
 
 _NOTICE: Final = "Research use only. Not a medical device."
-# Texts are escaped where they are put in; with this nothing is fetched or run even if one were not.
-_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def save_html(evaluation: Evaluation, comparison: Comparison | None, examples: Sequence[Example], path: Path) -> None:
@@ -51,16 +49,9 @@ def _page(evaluation: Evaluation, comparison: Comparison | None, examples: Seque
         ),
         tag("footer", tag("div", f"Made by lrclr {version}. {_NOTICE}", class_="page")),
     )
-    style = resources.files("lrclr.evaluation").joinpath("report.css").read_text(encoding="utf-8")
     digest = str(evaluation.model.get("sha256") or "")[:12]
-    head = (
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"Evaluation of {evaluation.model.get('kind', 'a model')} {digest}".strip()),
-        tag("style", Markup(style)),
-    )
-    return f"<!DOCTYPE html>\n{tag('html', tag('head', *head), tag('body', *body), lang='en')}\n"
+    title = f"Evaluation of {evaluation.model.get('kind', 'a model')} {digest}".strip()
+    return document(title, body, [("lrclr.evaluation", "report.css")])
 
 
 def _header(evaluation: Evaluation) -> Markup:

@@ -13,7 +13,9 @@ from lrclr.model_spec import ModelSpec
 if TYPE_CHECKING:
     import os
 
-__all__ = ["is_bundle", "is_scores", "open_model"]
+    from lrclr.checkpoints import Checkpoint
+
+__all__ = ["is_bundle", "is_scores", "open_checkpoint", "open_model"]
 
 _DEVICES = ("cpu", "cuda")
 
@@ -52,6 +54,13 @@ def open_model(
         return ZeroShotClassifier(bundle, TritonEngine(server, ModelSpec.of_bundle(bundle).sha256))
     if is_bundle(path):
         return ZeroShotClassifier.from_bundle(path, engine=engine, provider=provider, threads=threads)
+    return open_checkpoint(path, provider=provider, threads=threads)
+
+
+def open_checkpoint(
+    checkpoint: Checkpoint | str | os.PathLike[str], *, provider: str = "cpu", threads: int | None = None
+) -> ZeroShotClassifier:
+    """As `open_model`, for a checkpoint, which may be in memory."""
     if provider not in _DEVICES:
         raise UsageError(f"there is no provider {provider!r}", fix="Choose cpu or cuda.")
     if threads is not None:
@@ -60,4 +69,4 @@ def open_model(
         import torch
 
         torch.set_num_threads(threads)
-    return ZeroShotClassifier.from_checkpoint(path, device=provider)
+    return ZeroShotClassifier.from_checkpoint(checkpoint, device=provider)

@@ -3,6 +3,17 @@
 from lrclr.gates._golden import Golden
 from lrclr.gates._result import GateResult, Tolerances, raise_refused
 from lrclr.gates._run import run_gates
-from lrclr.gates._task import auroc, task_auroc, task_gate
+from lrclr.gates._task import LEAST_AUROC, auroc, task_auroc, task_auroc_of, task_gate
 
-__all__ = ["GateResult", "Golden", "Tolerances", "auroc", "raise_refused", "run_gates", "task_auroc", "task_gate"]
+__all__ = [
+    "LEAST_AUROC",
+    "GateResult",
+    "Golden",
+    "Tolerances",
+    "auroc",
+    "raise_refused",
+    "run_gates",
+    "task_auroc",
+    "task_auroc_of",
+    "task_gate",
+]

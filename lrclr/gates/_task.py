@@ -17,11 +17,14 @@ import numpy as np
 from lrclr.gates._result import GateResult
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
 
     from lrclr.classifier import ZeroShotClassifier
+    from lrclr.results import Prediction
 
-__all__ = ["TaskImages", "auroc", "task_auroc", "task_gate", "task_images"]
+__all__ = ["TaskImages", "auroc", "task_auroc", "task_auroc_of", "task_gate", "task_images"]
 
 LEAST_AUROC: Final = 0.65
 """Mean AUROC from which a checkpoint counts as one that recognises something on these images."""
@@ -60,16 +63,19 @@ def auroc(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
 
 def task_auroc(classifier: ZeroShotClassifier) -> float:
     """Mean AUROC over the findings that both the model and the carried images know; NaN where there are none."""
+    return task_auroc_of(classifier.spec.findings.names, classifier.predict)
+
+
+def task_auroc_of(
+    names: Sequence[str], predict: Callable[[Sequence[NDArray[np.uint8]]], Sequence[Prediction]]
+) -> float:
+    """As `task_auroc`, of whatever answers for findings of these names, in this order."""
     task = task_images()
     known = {name.casefold(): column for column, name in enumerate(task.findings)}
-    shared = [
-        (place, known[name.casefold()])
-        for place, name in enumerate(classifier.spec.findings.names)
-        if name.casefold() in known
-    ]
+    shared = [(place, known[name.casefold()]) for place, name in enumerate(names) if name.casefold() in known]
     if not shared:
         return math.nan
-    predictions = classifier.predict(list(task.images))
+    predictions = predict(list(task.images))
     probability = np.array([[finding.probability for finding in each.findings] for each in predictions])
     return float(np.mean([auroc(task.labels[:, column], probability[:, place]) for place, column in shared]))
 

@@ -121,7 +121,9 @@ def test_what_torch_cannot_do_is_said(checkpoint: Checkpoint) -> None:
         TorchEngine(checkpoint.model).run("decoder", {})
 
 
-@pytest.mark.parametrize("module", ["lrclr.engines", "lrclr.classifier", "lrclr.model_spec", "lrclr.evaluation"])
+@pytest.mark.parametrize(
+    "module", ["lrclr.engines", "lrclr.classifier", "lrclr.model_spec", "lrclr.evaluation", "lrclr.bench"]
+)
 def test_engines_are_imported_without_torch(module: str, tmp_path: Path) -> None:
     code = f"import sys, {module}\nassert not {{'torch', 'sklearn'}} & set(sys.modules)"
     done = subprocess.run([bundles.PYTHON, "-c", code], capture_output=True, text=True, timeout=60, check=False)

@@ -1,0 +1,52 @@
+"""How fast a model is, and how right while it is that fast: what `lrclr bench` does. See README.md here."""
+
+from __future__ import annotations
+
+from lrclr.bench._case import STAGES, Case, Stage
+from lrclr.bench._compare import Change, ResultComparison, compare_results
+from lrclr.bench._environment import environment
+from lrclr.bench._flops import Cost, Network
+from lrclr.bench._interleave import Timings, interleaved
+from lrclr.bench._options import BenchOptions
+from lrclr.bench._peak import measure_peaks
+from lrclr.bench._quality import Reference, judge, reference_from
+from lrclr.bench._reports import save_reports
+from lrclr.bench._result import Measurement, Peak, Quality, Result, Round, Search, TargetInfo
+from lrclr.bench._result_file import load_result, result_from_json, result_json
+from lrclr.bench._run import Watch, bench
+from lrclr.bench._targets import OpenOptions, Target, open_targets
+
+__all__ = [
+    "STAGES",
+    "BenchOptions",
+    "Case",
+    "Change",
+    "Cost",
+    "Measurement",
+    "Network",
+    "OpenOptions",
+    "Peak",
+    "Quality",
+    "Reference",
+    "Result",
+    "ResultComparison",
+    "Round",
+    "Search",
+    "Stage",
+    "Target",
+    "TargetInfo",
+    "Timings",
+    "Watch",
+    "bench",
+    "compare_results",
+    "environment",
+    "interleaved",
+    "judge",
+    "load_result",
+    "measure_peaks",
+    "open_targets",
+    "reference_from",
+    "result_from_json",
+    "result_json",
+    "save_reports",
+]

@@ -1,0 +1,60 @@
+"""Closed loop: each caller calls again as soon as it was answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, BrokenBarrierError
+
+__all__ = ["Window", "Work", "closed_window"]
+
+Work = Callable[[int], object]
+"""One call; its number says which of the prepared inputs it takes. Returns when the answer is here, in host memory."""
+
+Window = tuple[float, list[float]]
+"""Seconds on the wall, and those of each call."""
+
+
+def closed_window(work: Work, callers: int, seconds: float, *, least: int = 2) -> Window:
+    """Call for a while. A first call of each caller does not count: whoever ran before has filled the caches.
+
+    Args:
+        work: safe to call from several threads if there are several callers.
+        callers: threads.
+        seconds: after which no caller calls again.
+        least: calls of each caller, however long they take.
+    """
+    if callers == 1:
+        work(0)
+        return _call(work, 0, 1, seconds, least)
+    ready = Barrier(callers)
+
+    def caller(number: int) -> Window:
+        try:
+            work(number)
+            ready.wait()
+        except BrokenBarrierError:
+            # Another caller failed, and its error is the one that is told.
+            return 0.0, []
+        except BaseException:
+            ready.abort()
+            raise
+        return _call(work, number, callers, seconds, least)
+
+    with ThreadPoolExecutor(callers) as pool:
+        parts = list(pool.map(caller, range(callers)))
+    return max(elapsed for elapsed, _ in parts), [each for _, latencies in parts for each in latencies]
+
+
+def _call(work: Work, first: int, step: int, seconds: float, least: int) -> Window:
+    latencies: list[float] = []
+    began = now = time.perf_counter()
+    number = first
+    while now - began < seconds or len(latencies) < least:
+        begin = time.perf_counter()
+        work(number)
+        now = time.perf_counter()
+        latencies.append(now - begin)
+        number += step
+    return now - began, latencies

@@ -1,0 +1,237 @@
+"""Two results of the same machine: what became slower or quicker, beyond what their rounds differ among themselves."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from lrclr.bench._statistics import Interval, quantiles, ratio_of_medians
+from lrclr.errors import GateError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lrclr.bench._result import Measurement, Quality, Result, TargetInfo
+
+__all__ = ["Change", "ResultComparison", "compare_results"]
+
+Verdict = Literal["regression", "improvement", "same", "not judged"]
+_UNITS: Final = {"latency": "ms", "throughput": "a second", "p99 under load": "ms"}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One figure of one configuration in two results.
+
+    Attributes:
+        target: label in the second.
+        what: the case, in words.
+        figure: ``"latency"``: median of the rounds' medians, in ms; ``"throughput"``: of images or prompts a second;
+            ``"p99 under load"``: in ms, at a rate that was given in calls a second.
+        before, after: in the first and in the second.
+        worse: how many times worse the second is: above 1 is worse, for throughput too.
+        verdict: by the threshold and by whether the interval holds 1; not judged where there are too few rounds.
+        stable: whether both were measured in a steady state.
+    """
+
+    target: str
+    what: str
+    figure: str
+    before: float
+    after: float
+    worse: Interval
+    verdict: Verdict
+    stable: bool
+
+    @property
+    def unit(self) -> str:
+        """Of `before` and `after`."""
+        return _UNITS[self.figure]
+
+
+@dataclass(frozen=True, slots=True)
+class ResultComparison:
+    """What `compare_results` found.
+
+    Attributes:
+        threshold: a regression is worse by more than this share.
+        changes: of every configuration that both results have.
+        wrong: targets of the second whose answers are wrong, with the first reason.
+        unmatched: configurations that only one of them has.
+        differences: of machine and software, in words.
+        machine_speed: the second machine's float32 peak over the first's; None if one was not measured.
+    """
+
+    threshold: float
+    changes: tuple[Change, ...]
+    wrong: tuple[tuple[str, str], ...]
+    unmatched: tuple[str, ...]
+    differences: tuple[str, ...]
+    machine_speed: float | None
+
+    @property
+    def regressions(self) -> list[Change]:
+        """Those that pass the threshold and are no noise."""
+        return [change for change in self.changes if change.verdict == "regression"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For machines."""
+        return {"schema": 1, **asdict(self), "passed": not self.regressions and not self.wrong}
+
+    def raise_refused(self) -> None:
+        """Raise if anything became slower, or is wrong.
+
+        Raises:
+            GateError: with the worst.
+        """
+        if self.wrong:
+            label, reason = self.wrong[0]
+            raise GateError(f"the answers of {label} are wrong", why=reason, fix="Run `lrclr verify` on the bundle.")
+        if self.regressions:
+            worst = max(self.regressions, key=lambda change: change.worse.value)
+            many = len(self.regressions)
+            more = f" ({many} of {len(self.changes)} figures became worse)" if many > 1 else ""
+            raise GateError(
+                f"{worst.figure} of {worst.target}, {worst.what}, is {worst.worse.value:.3g} times worse{more}",
+                why=f"more than {self.threshold:.3g} is a regression, and the interval "
+                f"{worst.worse.low:.3g} to {worst.worse.high:.3g} does not hold 1",
+            )
+
+
+def compare_results(
+    before: Result, after: Result, *, threshold: float = 0.05, allow_other_machine: bool = False
+) -> ResultComparison:
+    """Compare configurations that both have. The results are of two runs, so that their rounds are no pairs.
+
+    A target is matched by its kind, engine, precision and transport; where each result has a single one, those are
+    matched whatever they are.
+
+    Args:
+        before, after: the results.
+        threshold: share by which a figure may become worse.
+        allow_other_machine: whether to compare what two machines did.
+
+    Raises:
+        UsageError: they are not comparable: of two machines, or without a configuration in common.
+    """
+    if not 0 < threshold < 10:
+        raise UsageError("the threshold must be above 0 and below 1000 %")
+    machines = list(_machine_differences(before, after))
+    if machines and not allow_other_machine:
+        raise UsageError(
+            f"the results are of different machines: {'; '.join(machines[:4])}",
+            fix="Measure both on one machine, or add --allow-other-machine.",
+        )
+    pairs = _matched(before, after)
+    changes: list[Change] = []
+    unmatched: list[str] = []
+    for first, second in pairs:
+        ours, theirs = _cases(before, first.label), _cases(after, second.label)
+        for key in ours.keys() & theirs.keys():
+            changes += _changes(ours[key], theirs[key], threshold)
+        unmatched += [f"{each.case.target}: {each.case.what}" for key, each in ours.items() if key not in theirs]
+        unmatched += [f"{each.case.target}: {each.case.what}" for key, each in theirs.items() if key not in ours]
+    if not changes:
+        raise UsageError("the results have no configuration in common", fix="Measure the same with the same options.")
+    matched = ({one.label for one, _ in pairs}, {other.label for _, other in pairs})
+    for result, labels in zip((before, after), matched, strict=True):
+        unmatched += [target.label for target in result.targets if target.label not in labels]
+    order = {(each.case.target, each.case.what): place for place, each in enumerate(after.measurements)}
+    changes.sort(key=lambda change: (order[change.target, change.what], change.figure))
+    return ResultComparison(
+        threshold=threshold,
+        changes=tuple(changes),
+        wrong=tuple((target.label, _reason(target.quality)) for target in after.wrong),
+        unmatched=tuple(unmatched),
+        differences=(*machines, *_software_differences(before, after)),
+        machine_speed=_machine_speed(before, after),
+    )
+
+
+def _matched(before: Result, after: Result) -> list[tuple[TargetInfo, TargetInfo]]:
+    if len(before.targets) == len(after.targets) == 1:
+        return [(before.targets[0], after.targets[0])]
+    left = list(after.targets)
+    pairs = []
+    for first in before.targets:
+        # Of several alike, the first with the first.
+        second = next((each for each in left if each.key == first.key), None)
+        if second is not None:
+            left.remove(second)
+            pairs.append((first, second))
+    return pairs
+
+
+def _cases(result: Result, target: str) -> dict[object, Measurement]:
+    """A target's measurements by what was done; not those at a share of capacity, which is another rate in each run."""
+    return {
+        each.case.key: each for each in result.measurements if each.case.target == target and each.case.share is None
+    }
+
+
+def _changes(before: Measurement, after: Measurement, threshold: float) -> Iterator[Change]:
+    if before.case.rate is None:
+        ours, theirs = before.medians, after.medians
+        yield _change(before, after, "latency", (ours, theirs), threshold)
+        rates = [
+            [len(one.latency_us) * each.case.items / one.seconds for one in each.rounds] for each in (before, after)
+        ]
+        yield _change(before, after, "throughput", (rates[0], rates[1]), threshold)
+    else:
+        tails = [[quantiles(one.latency_us)["p99"] / 1e6 for one in each.rounds] for each in (before, after)]
+        yield _change(before, after, "p99 under load", (tails[0], tails[1]), threshold)
+
+
+def _change(
+    before: Measurement, after: Measurement, figure: str, values: tuple[list[float], list[float]], threshold: float
+) -> Change:
+    ours, theirs = values
+    worse = ratio_of_medians(ours, theirs) if figure == "throughput" else ratio_of_medians(theirs, ours)
+    verdict: Verdict = "same"
+    if worse.low is None or worse.high is None:
+        verdict = "not judged"
+    elif worse.value > 1 + threshold and worse.low > 1:
+        verdict = "regression"
+    elif worse.value < 1 / (1 + threshold) and worse.high < 1:
+        verdict = "improvement"
+    scale = 1.0 if figure == "throughput" else 1e3
+    middles = [sorted(each)[len(each) // 2] * scale for each in values]
+    stable = before.stable and after.stable
+    return Change(after.case.target, after.case.what, figure, middles[0], middles[1], worse, verdict, stable)
+
+
+def _machine_differences(before: Result, after: Result) -> Iterator[str]:
+    ours, theirs = (result.environment.get("machine", {}) for result in (before, after))
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key):
+            yield f"{key.replace('_', ' ')} {_told(ours.get(key))} and {_told(theirs.get(key))}"
+    cards = [[gpu.get("name") for gpu in result.environment.get("gpus", [])] for result in (before, after)]
+    if cards[0] != cards[1]:
+        yield f"GPUs {_told(cards[0])} and {_told(cards[1])}"
+
+
+def _software_differences(before: Result, after: Result) -> Iterator[str]:
+    for group in ("packages", "settings"):
+        ours, theirs = (result.environment.get(group, {}) for result in (before, after))
+        for key in sorted(ours.keys() | theirs.keys()):
+            if key != "load" and ours.get(key) != theirs.get(key):
+                yield f"{key} {_told(ours.get(key))} and {_told(theirs.get(key))}"
+    for key in ("lrclr", "python", "system"):
+        if before.environment.get(key) != after.environment.get(key):
+            yield f"{key} {_told(before.environment.get(key))} and {_told(after.environment.get(key))}"
+    for name, result in (("first", before), ("second", after)):
+        if not result.complete:
+            yield f"the {name} was interrupted"
+
+
+def _machine_speed(before: Result, after: Result) -> float | None:
+    peaks = [next((peak.gops for peak in result.peaks if peak.dtype == "fp32"), None) for result in (before, after)]
+    return None if peaks[0] is None or peaks[1] is None else peaks[1] / peaks[0]
+
+
+def _reason(quality: Quality) -> str:
+    return quality.refused[0] if quality.refused else "a gate refused"
+
+
+def _told(value: Any) -> str:
+    return "unknown" if value is None else str(value)[:60]

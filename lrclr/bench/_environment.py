@@ -1,0 +1,45 @@
+"""Everything that the numbers depend on, for the report; no host, no user, no path."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import lrclr
+from lrclr.bench import _nvml
+from lrclr.bench._machine import machine, settings
+
+__all__ = ["PACKAGES", "environment"]
+
+PACKAGES: Final = (
+    "numpy", "pillow", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx", "torch",
+    "transformers", "tokenizers", "pydicom", "pylibjpeg", "python-gdcm", "tritonclient", "grpcio", "nvidia-ml-py",
+)  # fmt: skip
+
+
+def environment() -> dict[str, Any]:
+    """``machine``, ``settings``, ``system``, ``python``, ``packages``, ``gpus`` and ``lrclr``."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "lrclr": lrclr.__version__,
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "system": f"{platform.system()} {platform.release()}",
+        "distribution": _distribution(),
+        "machine": machine(),
+        "gpus": _nvml.describe(),
+        "settings": settings(),
+        "packages": packages,
+    }
+
+
+def _distribution() -> str | None:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME")
+    except OSError:
+        return None

@@ -1,0 +1,157 @@
+"""Operations and memory traffic of the graphs, counted from the network's sizes.
+
+Counted are the products of matrices, a multiplication and an addition each, as the network is *defined*: every block
+transforms every token. A graph that leaves out what nobody reads, such as the MLP of tokens that are dropped after the
+last block, does fewer and is not counted down for it: it shows as a larger share of the peak. Rollout, norms, softmax
+and activations are not counted; they are below one percent at ViT-B/32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lrclr.bench._case import Case
+
+__all__ = ["Cost", "Network"]
+
+BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one call.
+
+    Attributes:
+        flops: multiplications and additions.
+        traffic: bytes that must be moved at least: every weight once in the model's precision, inputs and outputs.
+    """
+
+    flops: float
+    traffic: float
+
+    @property
+    def intensity(self) -> float:
+        """Operations a byte."""
+        return self.flops / self.traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The sizes that matter: as in `LrclrConfig`.
+
+    Attributes:
+        image, text: width, MLP width and number of blocks of the towers.
+        fusion: the same of the fusion head.
+        patch: side of a patch in pixels.
+        patches: of an image.
+        regions: that are selected.
+        projection: width of the embeddings.
+        prompt_tokens: of the prompts that are asked for, the longest of them.
+    """
+
+    image: tuple[int, int, int]
+    text: tuple[int, int, int]
+    fusion: tuple[int, int, int]
+    patch: int
+    patches: int
+    regions: int
+    projection: int
+    prompt_tokens: int
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any], prompt_tokens: int) -> Network:
+        """From a configuration as a manifest or a checkpoint holds it."""
+        vision, text = config["vision_config"], config["text_config"]
+        tower = ("hidden_size", "intermediate_size", "num_hidden_layers")
+        groups = vision["num_attention_heads"] if config["region_rollout"] == "per_head" else 1
+        return cls(
+            image=tuple(int(vision[key]) for key in tower),  # type: ignore[arg-type]
+            text=tuple(int(text[key]) for key in tower),  # type: ignore[arg-type]
+            fusion=tuple(int(config[f"fusion_{key.replace('hidden_layers', 'layers')}"]) for key in tower),  # type: ignore[arg-type]
+            patch=int(vision["patch_size"]),
+            patches=(int(vision["image_size"]) // int(vision["patch_size"])) ** 2,
+            regions=groups * int(config["region_top_k"]),
+            projection=int(config["projection_dim"]),
+            prompt_tokens=prompt_tokens,
+        )
+
+    @classmethod
+    def of_dict(cls, content: Mapping[str, Any]) -> Network:
+        """What `to_dict` gave, after a file."""
+        made: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in content.items()}
+        return cls(**made)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a file."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def cost(self, case: Case, precision: str) -> Cost | None:
+        """Of one call of a graph, or of pixels to findings; None for files, whose decoding is no matrix product."""
+        size = BYTES.get(precision, 4)
+        images, prompts, tokens = case.batch, case.prompts, self.prompt_tokens
+        if case.stage == "image_encoder":
+            moved = images * (3 * self.patch**2 * self.patches + (1 + self.regions) * self.image[0] + self.projection)
+            return Cost(images * self._image(), self._image_weights() * size + 4 * moved)
+        if case.stage == "text_encoder":
+            moved = prompts * (tokens * (2 + self.text[0]) + self.projection)
+            weights = _tower_weights(self.text) + self.text[0] * self.projection
+            return Cost(prompts * self._text(), weights * size + 4 * moved)
+        if case.stage == "fusion_head":
+            return Cost(self._fusion(images, prompts), self._fusion_weights() * size + self._fusion_traffic(case))
+        if case.stage == "classifier":
+            pixels = 4 * images * 3 * self.patch**2 * self.patches
+            weights = (self._image_weights() + self._fusion_weights()) * size
+            flops = images * self._image() + self._fusion(images, prompts)
+            return Cost(flops, weights + pixels + self._fusion_traffic(case))
+        return None
+
+    def _image(self) -> float:
+        width, tokens = self.image[0], self.patches + 1
+        embedding = 2 * self.patches * 3 * self.patch**2 * width
+        return embedding + _tower(self.image, tokens) + 2 * width * self.projection
+
+    def _text(self) -> float:
+        return _tower(self.text, self.prompt_tokens) + 2 * self.text[0] * self.projection
+
+    def _fusion(self, images: int, prompts: int) -> float:
+        width, inner, blocks = self.fusion
+        of_image, of_text = images * (1 + self.regions), prompts * self.prompt_tokens
+        joint = 1 + self.regions + self.prompt_tokens
+        # Each side once: its projection, and queries, keys and values of the first block.
+        sides = 2 * of_image * self.image[0] * width + 2 * of_text * self.text[0] * width
+        sides += 6 * (of_image + of_text) * width**2
+        # Then every pair. In the last block two rows are read.
+        whole = 4 * joint**2 * width + 2 * joint * width**2 + 4 * joint * width * inner
+        last = 4 * 2 * joint * width + 2 * 2 * width**2 + 4 * 2 * width * inner
+        again = 6 * joint * width**2
+        follow = (4 * joint + 2 * 2) * width**2
+        pair = last + 2 * 2 * width**2
+        if blocks > 1:
+            pair += (blocks - 1) * whole + (blocks - 2) * again + follow
+        return sides + images * prompts * pair
+
+    def _image_weights(self) -> float:
+        width = self.image[0]
+        return _tower_weights(self.image) + width * (3 * self.patch**2 + self.patches + 1 + self.projection)
+
+    def _fusion_weights(self) -> float:
+        width = self.fusion[0]
+        return _tower_weights(self.fusion) + width * (self.image[0] + self.text[0] + 2 * width)
+
+    def _fusion_traffic(self, case: Case) -> float:
+        tokens = case.batch * (1 + self.regions) * self.image[0] + case.prompts * self.prompt_tokens * self.text[0]
+        return 4.0 * (tokens + case.batch * case.prompts * (1 + self.regions))
+
+
+def _tower(sizes: tuple[int, int, int], tokens: int) -> float:
+    width, inner, blocks = sizes
+    return blocks * (8 * tokens * width**2 + 4 * tokens**2 * width + 4 * tokens * width * inner)
+
+
+def _tower_weights(sizes: tuple[int, int, int]) -> float:
+    width, inner, blocks = sizes
+    return blocks * (4 * width**2 + 2 * width * inner)

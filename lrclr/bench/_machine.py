@@ -1,0 +1,108 @@
+"""The machine as the operating system tells it: processor, memory, what may slow it; never its name or its user's."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["FLAGS", "cores", "cpu_flags", "machine"]
+
+FLAGS: Final = (
+    "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16",
+    "amx_int8", "asimd", "asimddp", "bf16", "i8mm", "sve",
+)  # fmt: skip
+"""Of a processor, those that decide how fast matrices are multiplied."""
+_CPU = Path("/sys/devices/system/cpu")
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> dict[str, Any]:
+    """Processor, memory and what stands between a program and them; ``None`` where this system does not tell.
+
+    Two results are of one kind of machine if these are equal.
+    """
+    found = _cpuinfo()
+    return {
+        "processor": found.get("model name") or platform.processor() or platform.machine(),
+        "family_model_stepping": [found.get(key) for key in ("cpu family", "model", "stepping")],
+        "flags": sorted(cpu_flags()),
+        "architecture": platform.machine(),
+        "cores": cores(),
+        "cores_of_the_machine": os.cpu_count(),
+        "cpu_quota": _quota(),
+        "memory_gib": _memory(),
+        "virtual": "hypervisor" in found.get("flags", "").split() or _hypervisor(),
+        "container": _container(),
+    }
+
+
+def settings() -> dict[str, Any]:
+    """What may be set otherwise on the same machine: governor, turbo, and variables that engines read."""
+    read = ("OMP_", "MKL_", "OPENBLAS_", "KMP_", "MALLOC_", "GOMP_", "ORT_", "OV_", "CUDA_VISIBLE", "LD_PRELOAD")
+    boost = _text(_CPU / "cpufreq/boost")
+    no_turbo = _text(_CPU / "intel_pstate/no_turbo")
+    return {
+        "governor": _text(_CPU / "cpu0/cpufreq/scaling_governor"),
+        "turbo": {"1": True, "0": False}.get(boost or "", None if no_turbo is None else no_turbo == "0"),
+        # A library's path may hold a user's name: that it is set is what matters.
+        "variables": {
+            name: "set" if name == "LD_PRELOAD" else value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(read) and "/" not in value.replace("LD_PRELOAD", "")
+        },
+        "load": [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+    }
+
+
+def cpu_flags() -> frozenset[str]:
+    """Those of `FLAGS` that this processor has."""
+    found = _cpuinfo()
+    return frozenset(FLAGS) & frozenset((found.get("flags") or found.get("Features") or "").split())
+
+
+@cache
+def _cpuinfo() -> dict[str, str]:
+    lines = (_text(Path("/proc/cpuinfo")) or "").splitlines()
+    fields: dict[str, str] = {}
+    for key, _, value in (line.partition(":") for line in lines):
+        fields.setdefault(key.strip(), value.strip())
+    return fields
+
+
+def _memory() -> float | None:
+    try:
+        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+    except (OSError, ValueError):
+        return None
+
+
+def _quota() -> float | None:
+    """Processors that a container may use in the long run."""
+    quota, _, period = (_text(Path("/sys/fs/cgroup/cpu.max")) or "max").partition(" ")
+    return None if quota == "max" else round(int(quota) / int(period), 2)
+
+
+def _hypervisor() -> bool:
+    return bool(_text(Path("/sys/hypervisor/type")))
+
+
+def _container() -> str | None:
+    if Path("/.dockerenv").exists():
+        return "docker"
+    if Path("/run/.containerenv").exists():
+        return "podman"
+    return "kubernetes" if "KUBERNETES_SERVICE_HOST" in os.environ else None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None

@@ -1,0 +1,85 @@
+"""GPUs through NVML, where nvidia-ml-py (extra ``bench``) and a driver are. Not run so far: no GPU was to be had."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+__all__ = ["GpuMeter", "GpuUse", "describe"]
+
+# Reasons for lower clocks that heat or power give: hardware slow-down, software and hardware thermal, power brake.
+_THROTTLED = 0x08 | 0x20 | 0x40 | 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class GpuUse:
+    """All visible GPUs together, between two moments.
+
+    Attributes:
+        joules: that they took.
+        busy: largest share of time that one of them computed, of NVML's last sampling period.
+        memory_mib: in use.
+        mhz: lowest clock of a GPU's multiprocessors at the end.
+        throttled: whether heat or power held one of them back at the end.
+    """
+
+    joules: float
+    busy: float
+    memory_mib: float
+    mhz: float
+    throttled: bool
+
+
+def describe() -> list[dict[str, Any]]:
+    """Name, memory, driver and power limit of each GPU."""
+    library, handles = _handles()
+    return [
+        {
+            "name": library.nvmlDeviceGetName(handle),
+            "memory_gib": round(library.nvmlDeviceGetMemoryInfo(handle).total / 2**30, 1),
+            "driver": library.nvmlSystemGetDriverVersion(),
+            "power_limit_w": library.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3,
+        }
+        for handle in handles
+    ]
+
+
+class GpuMeter:
+    """Reads the counters when made, and again in `stop`."""
+
+    def __init__(self) -> None:
+        self._begin = _energy()
+
+    def stop(self) -> GpuUse | None:
+        """What was used since; None where there is no GPU."""
+        library, handles = _handles()
+        if not handles or self._begin is None:
+            return None
+        end = _energy() or self._begin
+        reasons = [library.nvmlDeviceGetCurrentClocksEventReasons(handle) for handle in handles]
+        return GpuUse(
+            joules=end - self._begin,
+            busy=max(library.nvmlDeviceGetUtilizationRates(handle).gpu for handle in handles) / 100,
+            memory_mib=sum(library.nvmlDeviceGetMemoryInfo(handle).used for handle in handles) / 2**20,
+            mhz=min(library.nvmlDeviceGetClockInfo(handle, library.NVML_CLOCK_SM) for handle in handles),
+            throttled=any(reason & _THROTTLED for reason in reasons),
+        )
+
+
+def _energy() -> float | None:
+    library, handles = _handles()
+    return sum(library.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in handles) / 1e3 if handles else None
+
+
+@cache
+def _handles() -> tuple[Any, list[Any]]:
+    try:
+        import pynvml
+    except ImportError:
+        return None, []
+    try:
+        pynvml.nvmlInit()
+        return pynvml, [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return None, []

@@ -1,0 +1,83 @@
+"""What is measured, and for how long."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lrclr.bench._case import STAGES, Stage
+from lrclr.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["BenchOptions"]
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Checked when made.
+
+    Attributes:
+        stages: graphs alone, pixels to findings, files to findings.
+        batches: images a call.
+        prompts: numbers of prompts, even ones; the model's own if there are none.
+        callers: threads that call at once, of what is more than a graph.
+        shares: of open loop: rates as shares of the calls a second that the closed loop reached.
+        rates: of open loop: calls a second.
+        p99_ms: find the highest rate whose p99 stays below this.
+        seconds: that measuring may take, about; opening, warm-up until calm, quality and slow calls come on top.
+        load_seconds: of a window of calls that arrive at random, at least; longer at a rate of less than 20 a second.
+        rounds: in which everything takes its turn; fewer, but no fewer than 5, if the time would not do.
+        tolerance: how far windows may differ and still count as calm.
+        files: encoded images that are read; the sample radiographs (PNG) if there are none.
+        peaks: whether to measure the machine's fastest product of matrices.
+        seed: of orders and arrivals.
+    """
+
+    stages: tuple[Stage, ...] = STAGES
+    batches: tuple[int, ...] = (1, 8)
+    prompts: tuple[int, ...] = ()
+    callers: tuple[int, ...] = (1, 2)
+    shares: tuple[float, ...] = (0.5, 0.7, 0.9)
+    rates: tuple[float, ...] = ()
+    p99_ms: float | None = None
+    seconds: float = 120.0
+    load_seconds: float = 2.0
+    rounds: int = 10
+    tolerance: float = 0.1
+    files: tuple[Path, ...] = ()
+    peaks: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for stage in self.stages:
+            if stage not in STAGES:
+                raise UsageError(f"there is no stage {stage!r}", fix=f"Choose from {', '.join(STAGES)}.")
+        if not self.stages:
+            raise UsageError("nothing is to be measured", fix=f"Choose from {', '.join(STAGES)}.")
+        for name, values in (("batch", self.batches), ("prompts", self.prompts), ("concurrency", self.callers)):
+            if any(not 1 <= value <= 4096 for value in values) or (not values and name != "prompts"):
+                raise UsageError(f"{name} must be whole numbers from 1 to 4096")
+        if any(value % 2 for value in self.prompts):
+            raise UsageError("a number of prompts must be even", why="a finding has a positive and a negative one")
+        positive = (*self.shares, *self.rates, self.seconds, self.load_seconds, self.tolerance, self.p99_ms or 1.0)
+        if not all(math.isfinite(value) and value > 0 for value in positive) or self.p99_ms == 0:
+            raise UsageError("rates, seconds, stability and p99 must be numbers above 0")
+        if self.rounds < 1:
+            raise UsageError("there must be at least one round")
+
+    @property
+    def load_stage(self) -> Stage:
+        """What calls that arrive at random ask for."""
+        return "classifier" if "classifier" in self.stages else self.stages[-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the result: without the names of files."""
+        return {
+            "stages": list(self.stages), "batches": list(self.batches), "prompts": list(self.prompts),
+            "callers": list(self.callers), "shares": list(self.shares), "rates": list(self.rates),
+            "p99_ms": self.p99_ms, "seconds": self.seconds, "load_seconds": self.load_seconds, "rounds": self.rounds,
+            "tolerance": self.tolerance, "own_files": len(self.files), "seed": self.seed,
+        }  # fmt: skip

@@ -1,0 +1,144 @@
+"""How fast this machine multiplies large matrices, in a process of its own: ``python -m lrclr.bench._peak``.
+
+A processor's data sheet says what it can do at a clock that it does not hold; what a good library reaches here, now, is
+what an engine can be asked for. NumPy is always here; torch is asked too where it is installed, for it may have the
+better library and knows bfloat16 and int8. The fastest counts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lrclr.bench._machine import cores, cpu_flags
+from lrclr.bench._result import Peak
+from lrclr.errors import LrclrError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+__all__ = ["measure_peaks", "roof_of"]
+
+_SIDES: Final = (512, 1024, 2048)
+_COPIED: Final = 1 << 27  # bytes: more than any cache
+
+
+def measure_peaks(seconds: float) -> tuple[tuple[Peak, ...], float]:
+    """The fastest product of each type of number, and 10⁹ bytes a second that copying moves.
+
+    Args:
+        seconds: for each type and library.
+
+    Raises:
+        LrclrError: the process failed.
+    """
+    command = [sys.executable, "-m", "lrclr.bench._peak", str(seconds)]
+    # Limits on threads are for others: a peak is that of all cores.
+    limits = ("OMP_", "MKL_", "OPENBLAS_", "GOMP_", "KMP_")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(limits)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        raise LrclrError("the machine's peak could not be measured", why=lines[-1] if lines else None)
+    content = json.loads(done.stdout.splitlines()[-1])
+    best: dict[str, Peak] = {}
+    for each in content["peaks"]:
+        peak = Peak(**each)
+        if peak.dtype not in best or peak.gops > best[peak.dtype].gops:
+            best[peak.dtype] = peak
+    # A library without a proper product of a type is slower in it than in float32, and says nothing of the processor.
+    kept = (peak for peak in best.values() if peak.gops >= best["fp32"].gops)
+    return tuple(kept), float(content["bandwidth_gbs"])
+
+
+def roof_of(precision: str, engine: str, peaks: Sequence[Peak]) -> Peak | None:
+    """The peak that an engine is held against when it runs a model of this precision; None for one on a GPU.
+
+    ONNX Runtime has no float16 products on a processor and computes such graphs in float32; OpenVINO takes bfloat16
+    where the processor has it. Where no library showed a peak of the type, float32's stands in.
+    """
+    if engine.startswith("tensorrt") or "cuda" in engine.lower():
+        return None
+    dtype = precision if precision == "int8" else "bf16" if precision != "fp32" and "openvino" in engine else "fp32"
+    known = {peak.dtype: peak for peak in peaks}
+    return known.get(dtype, known.get("fp32"))
+
+
+def _measured(seconds: float) -> Iterator[Peak]:
+    matrices = {side: np.random.default_rng(0).random((2, side, side), np.float32) for side in _SIDES}
+
+    def with_numpy(side: int) -> object:
+        return matrices[side][0] @ matrices[side][1]
+
+    yield Peak("fp32", _fastest(with_numpy, seconds), f"numpy {np.__version__}")
+    if importlib.util.find_spec("torch") is None:
+        return
+    import torch
+
+    torch.set_num_threads(cores())
+    by = f"torch {torch.__version__}"
+    types: dict[str, Any] = {"fp32": torch.float32, "int8": torch.int8}
+    if {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags():
+        types["bf16"] = torch.bfloat16
+    for name, dtype in types.items():
+        pairs = {
+            side: tuple((torch.from_numpy(one) * 100).to(dtype) for one in both) for side, both in matrices.items()
+        }
+        multiply = torch._int_mm if name == "int8" else torch.mm  # noqa: SLF001 - torch has no public int8 product
+
+        def with_torch(side: int, pairs: Any = pairs, multiply: Any = multiply) -> object:
+            return multiply(*pairs[side])
+
+        yield Peak(name, _fastest(with_torch, seconds), by)
+
+
+def _fastest(multiply: Callable[[int], object], seconds: float) -> float:
+    best = 0.0
+    for side in _SIDES:
+        # Eight times the work of the size before: a library that has no proper product of a type would take minutes.
+        if best and 2 * side**3 / (best * 1e9) > seconds:
+            break
+        multiply(side)
+        end = time.perf_counter() + seconds / len(_SIDES)
+        while True:
+            begin = time.perf_counter()
+            multiply(side)
+            now = time.perf_counter()
+            best = max(best, 2 * side**3 / (now - begin) / 1e9)
+            if now >= end:
+                break
+    return round(best, 1)
+
+
+def _bandwidth(seconds: float) -> float:
+    source = np.ones(_COPIED, np.uint8)
+    target = np.empty_like(source)
+    best = 0.0
+    np.copyto(target, source)
+    end = time.perf_counter() + seconds
+    while True:
+        begin = time.perf_counter()
+        np.copyto(target, source)
+        now = time.perf_counter()
+        best = max(best, 2 * _COPIED / (now - begin) / 1e9)
+        if now >= end:
+            break
+    return round(best, 2)
+
+
+def _main() -> None:
+    seconds = float(sys.argv[1])
+    peaks = [asdict(peak) for peak in _measured(seconds)]
+    print(json.dumps({"peaks": peaks, "bandwidth_gbs": _bandwidth(min(seconds, 0.5))}))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,145 @@
+"""From a case to one call of it: inputs are made beforehand, and what is timed is what a user's program would do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lrclr.errors import UsageError
+from lrclr.findings import Finding, FindingSet
+from lrclr.images import read_image
+from lrclr.preprocess import preprocess_batch
+from lrclr.samples import sample_paths
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from lrclr.bench._case import Case
+    from lrclr.bench._closed import Work
+    from lrclr.bench._targets import Target
+    from lrclr.gates import Golden
+
+__all__ = ["Files", "findings_of", "work_of"]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Encoded images, which calls take in turn.
+
+    Attributes:
+        paths: where they are; never told.
+        contents: their bytes.
+    """
+
+    paths: tuple[Path, ...]
+    contents: tuple[bytes, ...]
+
+    @classmethod
+    def read(cls, paths: Sequence[Path] = ()) -> Files:
+        """These files, or the sample radiographs as PNG.
+
+        Raises:
+            UsageError: one of them cannot be read.
+        """
+        chosen = tuple(paths) or sample_paths()
+        try:
+            return cls(chosen, tuple(path.read_bytes() for path in chosen))
+        except OSError as error:
+            raise UsageError("a file to be measured cannot be read", why=error.strerror) from error
+
+    def describe(self) -> dict[str, Any]:
+        """Number, kinds and size, without a name."""
+        return {
+            "files": len(self.paths),
+            "kinds": sorted({path.suffix.lower().lstrip(".") or "none" for path in self.paths}),
+            "mean_bytes": round(sum(map(len, self.contents)) / len(self.contents)),
+        }
+
+
+def findings_of(own: FindingSet, prompts: int) -> FindingSet | None:
+    """Findings with that many prompts in all; None for the model's own.
+
+    Further ones are called after the model's own and numbered, so that every prompt differs.
+    """
+    if prompts == len(own.prompts):
+        return None
+    names = [
+        name if turn == 0 else f"{name} {turn + 1}"
+        for turn in range(1 + prompts // len(own.names))
+        for name in own.names
+    ]
+    return FindingSet(tuple(Finding(name) for name in names[: prompts // 2]))
+
+
+def work_of(case: Case, target: Target, files: Files, golden: Golden | None) -> Work:
+    """What is called again and again.
+
+    Args:
+        case: what to do.
+        target: who does it.
+        files: to read, and to make pixels of.
+        golden: whose tokens stand for prompts where the target has no tokenizer here: a server's.
+
+    Raises:
+        LrclrError: the target cannot do it.
+    """
+    if case.stage in {"classifier", "files"}:
+        findings = findings_of(target.spec.findings, case.prompts)
+        if case.stage == "files":
+            return _file_work(case.batch, target, files, findings)
+        pixels = _pixels(target, files, case.batch)
+        return lambda _: target.predict_pixels(pixels, findings)
+    inputs = _inputs(case, target, files, golden)
+    run, graph = target.engine.run, str(case.stage)
+    return lambda _: run(graph, inputs)
+
+
+def _file_work(batch: int, target: Target, files: Files, findings: FindingSet | None) -> Work:
+    count = len(files.paths)
+
+    def work(number: int) -> object:
+        places = [(number * batch + place) % count for place in range(batch)]
+        return target.predict_files(
+            [files.paths[place] for place in places], [files.contents[place] for place in places], findings
+        )
+
+    return work
+
+
+def _inputs(case: Case, target: Target, files: Files, golden: Golden | None) -> dict[str, NDArray[Any]]:
+    if case.stage == "image_encoder":
+        return {"pixel_values": _pixels(target, files, case.batch)}
+    ids, mask = _tokens(case.prompts, target, golden)
+    if case.stage == "text_encoder":
+        return {"input_ids": ids}
+    image = target.engine.run("image_encoder", {"pixel_values": _pixels(target, files, case.batch)})
+    text = target.engine.run("text_encoder", {"input_ids": ids})
+    return {"region_tokens": image["region_tokens"], "text_tokens": text["text_tokens"], "text_mask": mask}
+
+
+def _pixels(target: Target, files: Files, batch: int) -> NDArray[np.float32]:
+    images = [read_image(content) for content in files.contents[:batch]]
+    pixels = preprocess_batch(images, target.spec.preprocess)
+    return np.ascontiguousarray(pixels[np.arange(batch) % len(pixels)])
+
+
+def _tokens(prompts: int, target: Target, golden: Golden | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers and mask ``[P, T]``."""
+    own = target.spec.findings
+    if target.spec.tokenizer is not None:
+        tokens = target.spec.tokenizer.encode((findings_of(own, prompts) or own).prompts)
+        return tokens.input_ids, tokens.mask
+    if golden is None:
+        raise UsageError(
+            "a server takes tokens and has no tokenizer for us",
+            fix="Measure its bundle in the same run, or give it with --reference.",
+        )
+    mask = golden.text_mask[: len(own.prompts)]
+    ids = golden.input_ids[: len(own.prompts), : int(mask.sum(1).max())]
+    rows = np.arange(prompts) % len(ids)
+    return np.ascontiguousarray(ids[rows]), np.ascontiguousarray(mask[rows, : ids.shape[1]])

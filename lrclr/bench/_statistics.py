@@ -1,0 +1,119 @@
+"""What is said of samples: quantiles that were seen, intervals by the bootstrap over rounds, and whether all was calm.
+
+Calls within a round follow each other within milliseconds and share whatever disturbed the machine then; they are not
+independent, however many there are. Rounds lie apart. Every interval here therefore draws whole rounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "QUANTILES",
+    "Interval",
+    "median_interval",
+    "paired_ratio",
+    "quantiles",
+    "ratio_of_medians",
+    "settled",
+    "spread",
+    "throughput_interval",
+]
+
+QUANTILES: Final = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99, "max": 1.0}
+RESAMPLES: Final = 2000
+LEAST_ROUNDS: Final = 3
+"""Fewer rounds have no interval: drawing from two gives little but those two."""
+_ENDS: Final = (2.5, 97.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure with its 95 % percentile interval; without one where there are too few rounds."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def quantiles(samples: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
+    """`QUANTILES` by nearest rank: each is a sample that was seen, at least that share of all being no larger.
+
+    Of fewer than 100 samples the p99 is the largest.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    if len(samples) == 0:
+        raise ValueError("there are no samples")
+    values = np.quantile(np.asarray(samples, np.float64), list(QUANTILES.values()), method="inverted_cdf")
+    return {name: float(value) for name, value in zip(QUANTILES, values, strict=True)}
+
+
+def throughput_interval(done: Sequence[float], seconds: Sequence[float]) -> Interval:
+    """What was done a second over all rounds, with its interval.
+
+    Args:
+        done: in each round.
+        seconds: that each round took.
+    """
+    amount, time = np.asarray(done, np.float64), np.asarray(seconds, np.float64)
+    value = float(amount.sum() / time.sum())
+    draws = _draws(len(amount), 0)
+    if draws is None:
+        return Interval(value)
+    return _interval(value, amount[draws].sum(1) / time[draws].sum(1))
+
+
+def median_interval(rounds: Sequence[float]) -> Interval:
+    """The median of one figure a round, with its interval."""
+    values = np.asarray(rounds, np.float64)
+    value = float(np.median(values))
+    draws = _draws(len(values), 0)
+    return Interval(value) if draws is None else _interval(value, np.median(values[draws], axis=1))
+
+
+def ratio_of_medians(over: Sequence[float], under: Sequence[float]) -> Interval:
+    """Median of one run's rounds over the median of another's. The runs are drawn from independently."""
+    first, second = np.asarray(over, np.float64), np.asarray(under, np.float64)
+    value = float(np.median(first) / np.median(second))
+    draws = (_draws(len(first), 1), _draws(len(second), 2))
+    if draws[0] is None or draws[1] is None:
+        return Interval(value)
+    return _interval(value, np.median(first[draws[0]], axis=1) / np.median(second[draws[1]], axis=1))
+
+
+def paired_ratio(over: Sequence[float], under: Sequence[float]) -> Interval:
+    """Median of the ratios round by round, of two that took turns in one run."""
+    return median_interval(np.asarray(over, np.float64) / np.asarray(under, np.float64))  # type: ignore[arg-type]
+
+
+def settled(windows: Sequence[float], *, count: int, tolerance: float) -> bool:
+    """Whether the last `count` windows lie within `tolerance` of their mean, from the lowest to the highest."""
+    last = windows[-count:]
+    return len(last) == count and max(last) - min(last) <= tolerance * float(np.mean(last))
+
+
+def spread(rounds: Sequence[float]) -> float:
+    """Interquartile range of one figure a round, over their median."""
+    low, middle, high = np.percentile(np.asarray(rounds, np.float64), (25, 50, 75))
+    return float((high - low) / middle)
+
+
+def _draws(rounds: int, seed: int) -> NDArray[np.int64] | None:
+    if rounds < LEAST_ROUNDS:
+        return None
+    return np.random.default_rng([seed, rounds]).integers(0, rounds, (RESAMPLES, rounds))
+
+
+def _interval(value: float, resampled: NDArray[np.float64]) -> Interval:
+    low, high = np.percentile(resampled, _ENDS)
+    return Interval(value, float(low), float(high))

@@ -1,0 +1,210 @@
+"""What can be measured: a bundle in an engine, a checkpoint in torch, a server with and without shared memory."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lrclr.batch import predict_files
+from lrclr.bench._flops import Network
+from lrclr.bench._result import TargetInfo
+from lrclr.errors import UsageError
+from lrclr.evaluation._models import is_bundle, open_checkpoint, open_model
+from lrclr.findings import FindingSet
+from lrclr.model_spec import ModelSpec
+from lrclr.preprocess import PreprocessSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lrclr.bundle import Bundle
+    from lrclr.classifier import ZeroShotClassifier
+    from lrclr.client import Client
+    from lrclr.engines import Engine
+    from lrclr.results import Prediction
+
+__all__ = ["OpenOptions", "Target", "is_server", "open_targets"]
+
+_ADDRESS = re.compile(r"^(\[[0-9a-fA-F:]+\]|[^/\\\s:]+):\d{1,5}$")
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """How targets are opened.
+
+    Attributes:
+        engines: that run each bundle, one after another; a bundle's own if there are none.
+        provider: ``"cpu"`` or ``"cuda"``, of ONNX Runtime and torch.
+        threads: of one operator; None for the engine's own choice.
+        shared_memory: whether a server is also asked through shared memory.
+    """
+
+    engines: tuple[str, ...] = ()
+    provider: str = "cpu"
+    threads: int | None = None
+    shared_memory: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """An opened one. Exactly one of `classifier` and `client` answers.
+
+    Attributes:
+        info: for the result.
+        spec: what is known of its model.
+        engine: that runs its graphs.
+        bundle: if it is one, here.
+        classifier: answers here.
+        client: asks a server.
+    """
+
+    info: TargetInfo
+    spec: ModelSpec
+    engine: Engine
+    bundle: Bundle | None = None
+    classifier: ZeroShotClassifier | None = None
+    client: Client | None = None
+
+    def predict_pixels(self, pixel_values: NDArray[np.float32], findings: FindingSet | None) -> list[Prediction]:
+        """Preprocessed pixels to findings."""
+        if self.client is not None:
+            return self.client.predict_pixels(pixel_values, findings=findings)
+        assert self.classifier is not None  # noqa: S101 - for the type checker
+        return self.classifier.predict_pixels(pixel_values, [pixel_values.shape[2:]] * len(pixel_values), findings)
+
+    def predict_files(
+        self, paths: Sequence[Path], contents: Sequence[bytes], findings: FindingSet | None
+    ) -> list[Prediction]:
+        """Encoded files to findings, as `lrclr predict` does it."""
+        if self.client is not None:
+            return self.client.predict(list(contents), findings=findings)
+        assert self.classifier is not None  # noqa: S101 - for the type checker
+        predictions = []
+        for result in predict_files(self.classifier, paths, findings=findings, batch_size=len(paths)):
+            if result.prediction is None:
+                assert result.error is not None  # noqa: S101 - for the type checker
+                raise result.error
+            predictions.append(result.prediction)
+        return predictions
+
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+        """Decoded images to the model's own findings, in as many calls as it takes."""
+        if self.classifier is not None:
+            return self.classifier.predict(images)
+        assert self.client is not None  # noqa: S101 - for the type checker
+        step = self.spec.max_batch
+        parts = [self.client.predict(list(images[start : start + step])) for start in range(0, len(images), step)]
+        return [each for part in parts for each in part]
+
+
+def is_server(target: str) -> bool:
+    """Whether this is an address rather than a file, a folder or ``default``."""
+    return not Path(target).exists() and _ADDRESS.match(target) is not None
+
+
+@contextmanager
+def open_targets(given: Sequence[str], options: OpenOptions | None = None) -> Iterator[list[Target]]:
+    """Open everything that shall be measured, in this order.
+
+    Raises:
+        LrclrError: one of them cannot be opened.
+    """
+    options = options or OpenOptions()
+    if not given:
+        raise UsageError("there is nothing to measure", fix="Give a bundle, a checkpoint, or HOST:PORT of a server.")
+    found: list[Target] = []
+    with ExitStack() as stack:
+        for one in given:
+            if is_server(one):
+                found += [_server(stack, one, shared=shared) for shared in (False, True)[: 1 + options.shared_memory]]
+            elif is_bundle(one):
+                found += [_bundle(one, options, engine) for engine in options.engines or (None,)]
+            else:
+                found.append(_checkpoint(one, options))
+        yield _labelled(found)
+
+
+def _bundle(path: str, options: OpenOptions, engine: str | None) -> Target:
+    classifier = open_model(path, engine=engine, provider=options.provider, threads=options.threads)
+    return _local(classifier, classifier.bundle.manifest.model, options, classifier.bundle)
+
+
+def _checkpoint(path: str, options: OpenOptions) -> Target:
+    from lrclr.checkpoints import load_checkpoint
+
+    checkpoint = load_checkpoint(path)
+    classifier = open_checkpoint(checkpoint, provider=options.provider, threads=options.threads)
+    return _local(classifier, checkpoint.config.to_dict(), options, None)
+
+
+def _local(
+    classifier: ZeroShotClassifier, config: dict[str, Any], options: OpenOptions, bundle: Bundle | None
+) -> Target:
+    spec = classifier.spec
+    assert spec.tokenizer is not None  # noqa: S101 - a server's alone is missing
+    tokens = spec.tokenizer.encode(spec.findings.prompts).input_ids.shape[1]
+    network = Network.of_config(config, tokens)
+    info = TargetInfo(
+        label=f"{spec.kind} {spec.precision} {classifier.engine.name.split(' ')[0]}",
+        kind=spec.kind,
+        engine=classifier.engine.name,
+        precision=spec.precision,
+        transport="in process",
+        threads=options.threads,
+        sha256=spec.sha256,
+        checkpoint_sha256=spec.checkpoint_sha256,
+        network=network.to_dict(),
+    )
+    return Target(info, spec, classifier.engine, bundle, classifier)
+
+
+def _server(stack: ExitStack, address: str, *, shared: bool) -> Target:
+    from lrclr.client import Client, ClientOptions, TritonEngine
+
+    # A call that is repeated would be timed with its pauses: what fails shall be seen.
+    client = stack.enter_context(Client(address, ClientOptions(retries=0, shared_memory=shared)))
+    told = client.describe()
+    spec = ModelSpec(
+        preprocess=PreprocessSpec.from_dict(told["preprocess"]),
+        tokenizer=None,
+        findings=FindingSet.loads(told["findings"]),
+        patch_size=int(told["patch_size"]),
+        max_batch=int(told["max_batch"]),
+        alpha=float(told["alpha"]),
+        score_scale=float(told["score_scale"]),
+        fusion_trained=bool(told["fusion_trained"]),
+        kind="server",
+        sha256=str(told["bundle"]),
+        checkpoint_sha256=str(told["checkpoint"]),
+        precision=str(told["precision"]),
+    )
+    transport = "grpc, shared memory" if shared else "grpc"
+    info = TargetInfo(
+        label=f"server {spec.precision} {transport}",
+        kind="server",
+        engine=f"triton, {told['engine']}",
+        precision=spec.precision,
+        transport=transport,
+        threads=None,
+        sha256=spec.sha256,
+        checkpoint_sha256=spec.checkpoint_sha256,
+    )
+    return Target(info, spec, TritonEngine(address, spec.sha256, client.options), client=client)
+
+
+def _labelled(targets: list[Target]) -> list[Target]:
+    """With a number where two would be called the same."""
+    count: dict[str, int] = {}
+    named = []
+    for target in targets:
+        label = target.info.label
+        count[label] = count.get(label, 0) + 1
+        label = label if count[label] == 1 else f"{label} #{count[label]}"
+        named.append(replace(target, info=replace(target.info, label=label)))
+    return named

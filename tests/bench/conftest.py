@@ -1,0 +1,46 @@
+"""A small benchmark of real things, made once."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lrclr.bench import BenchOptions, Result, Watch, bench, open_targets
+from tests import bundles
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SHORT = BenchOptions(
+    batches=(1, 2), callers=(1, 2), shares=(), seconds=0.5, load_seconds=0.1, rounds=4, peaks=False, tolerance=9.0
+)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundles.checkpoint_folder(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def bundle(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared: copy it before changing anything."""
+    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")[0]
+
+
+@pytest.fixture(scope="session")
+def told() -> io.StringIO:
+    """What `result` told on its way."""
+    return io.StringIO()
+
+
+@pytest.fixture(scope="session")
+def result(bundle: Path, checkpoint_folder: Path, told: io.StringIO) -> Result:
+    """A bundle and the checkpoint that it is of, in closed loop and at a rate."""
+    options = BenchOptions(
+        batches=(1,), callers=(1, 2), shares=(0.3,), seconds=0.5, load_seconds=0.2, rounds=4, peaks=False, tolerance=9.0
+    )
+    watch = Watch(lambda text, share: print(f"{share:.3f} {text}", file=told), lambda text: print(text, file=told))
+    with open_targets([str(bundle), str(checkpoint_folder)]) as targets:
+        return bench(targets, options, watch=watch)

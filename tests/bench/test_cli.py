@@ -1,0 +1,94 @@
+"""`lrclr bench` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from lrclr.bench import load_result
+from lrclr.bundle import GOLDEN
+from lrclr.cli import main
+from lrclr.gates import Golden
+from tests import bundles
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    Capture = pytest.CaptureFixture[str]
+
+BRIEF = ("--what", "image_encoder", "--batch", "1", "--rate", "none", "--seconds", "0.5", "--rounds", "3", "--no-peak")
+
+
+def test_a_bundle_is_measured(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["bench", str(bundle), *BRIEF, "-o", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    assert "image encoder, batch 1" in captured.out
+    assert "good" in captured.out
+    assert "1 configurations, 3 rounds" in captured.err
+    assert "Research use only" in captured.err
+    assert len(load_result(tmp_path / "out").measurements) == 1
+
+
+def test_options_may_come_first_and_json_is_alone_on_stdout(bundle: Path, capsys: Capture) -> None:
+    assert main(["bench", "--quick", "--json", *BRIEF, str(bundle), "--prompts", "6", "--concurrency", "1"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["schema"] == 1
+    assert content["measurements"][0]["summary"]["unit"] == "images a second"
+
+
+@pytest.mark.slow
+def test_the_machines_peak_is_measured(bundle: Path, capsys: Capture) -> None:
+    options = [each for each in BRIEF if each != "--no-peak"]
+    assert main(["bench", str(bundle), *options, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["peaks"][0]["dtype"] == "fp32"
+    assert content["peaks"][0]["gops"] > 0.1
+    assert content["bandwidth_gbs"] > 0.1
+
+
+def test_wrong_answers_end_with_3_and_reports_are_there(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    """A bundle whose graphs do not compute what PyTorch did: here PyTorch's answers were exchanged, and signed."""
+    copy = bundles.copied(bundle, tmp_path / "bundle")
+    golden = Golden.load(copy / GOLDEN)
+    object.__setattr__(golden, "image_embedding", np.roll(golden.image_embedding, 1, axis=0))
+    (copy / GOLDEN).unlink()
+    golden.save(copy / GOLDEN)
+    bundles.signed(copy)
+    assert main(["bench", str(copy), *BRIEF, "-o", str(tmp_path / "out")]) == 3
+    captured = capsys.readouterr()
+    assert "WRONG" in captured.out
+    assert "the answers of bundle fp32 onnxruntime are wrong" in captured.err
+    assert load_result(tmp_path / "out").wrong
+    assert "WRONG" in (tmp_path / "out" / "bench.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nowhere"], ["--what", "decoder"], ["--batch", "many"], ["--batch", "0"], ["--prompts", "3"],
+        ["--rate", "fast"], ["--rate", "%"], ["--stability", "10"], ["--p99", "-1"], ["--engine", "abacus"],
+        ["--rounds", "0"], ["--seconds", "0"],
+    ],
+)  # fmt: skip
+def test_a_wrong_call_is_told(bundle: Path, arguments: list[str], capsys: Capture) -> None:
+    given = arguments if arguments == ["nowhere"] else [str(bundle), *arguments]
+    code = main(["bench", *given])
+    assert code == (1 if arguments == ["nowhere"] else 2)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_strangers_in_the_folder_of_reports_are_left_alone(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert main(["bench", str(bundle), *BRIEF, "-o", str(tmp_path)]) == 2
+    assert "configurations" not in capsys.readouterr().err, "it should have been told before anything was measured"
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_help_is_that_of_measuring(capsys: Capture) -> None:
+    assert main(["bench", "--help"]) == 0
+    assert "TARGET..." in capsys.readouterr().out
+    assert main(["bench", "compare", "--help"]) == 0
+    assert "--threshold" in capsys.readouterr().out

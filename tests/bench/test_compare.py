@@ -1,0 +1,185 @@
+"""Two results against each other: made by the real writer, with times that were changed on purpose."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from lrclr.bench import Measurement, Peak, Quality, Result, compare_results, save_reports
+from lrclr.cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    Capture = pytest.CaptureFixture[str]
+
+
+def steady(measurement: Measurement, factor: float, noise: float, seed: int) -> Measurement:
+    """The same case with ten rounds of about a millisecond, each off by some noise of its own."""
+    generator = np.random.default_rng(seed)
+    rounds = []
+    for _ in range(10):
+        times = 1000 * factor * generator.lognormal(0, noise) * generator.lognormal(0, 0.01, 30)
+        use = measurement.rounds[0].use
+        rounds.append(
+            replace(
+                measurement.rounds[0],
+                latency_us=tuple(times.round(1).tolist()),
+                seconds=float(times.sum() / 1e6),
+                use=use,
+            )
+        )
+    return replace(measurement, rounds=tuple(rounds), settled=True)
+
+
+def crafted(result: Result, factor: float = 1.0, *, noise: float = 0.01, seed: int = 0) -> Result:
+    own = [each for each in result.measurements if each.case.rate is None]
+    made = tuple(steady(each, factor, noise, 100 * seed + place) for place, each in enumerate(own))
+    return replace(result, measurements=made, peaks=(Peak("fp32", 100.0, "made up"),))
+
+
+@pytest.fixture(scope="module")
+def before(result: Result) -> Result:
+    return crafted(result)
+
+
+def compared(tmp_path: Path, before: Result, after: Result, *options: str) -> int:
+    save_reports(tmp_path / "a", before)
+    save_reports(tmp_path / "b", after)
+    return main(["bench", "compare", str(tmp_path / "a"), str(tmp_path / "b" / "bench.json"), *options])
+
+
+def test_a_result_is_as_good_as_itself(before: Result, tmp_path: Path, capsys: Capture) -> None:
+    assert compared(tmp_path, before, before) == 0
+    assert "regression" not in capsys.readouterr().out
+
+
+def test_what_became_slower_ends_with_3(before: Result, result: Result, tmp_path: Path, capsys: Capture) -> None:
+    after = crafted(result, 1.2, seed=1)
+    assert compared(tmp_path, before, after) == 3
+    captured = capsys.readouterr()
+    assert "regression" in captured.out
+    assert "times worse" in captured.err
+    assert "more than 0.05 is a regression" in captured.err
+
+
+def test_what_became_quicker_is_no_fault(before: Result, result: Result, tmp_path: Path, capsys: Capture) -> None:
+    assert compared(tmp_path, before, crafted(result, 0.8, seed=1)) == 0
+    assert "improvement" in capsys.readouterr().out
+
+
+def test_below_the_threshold_is_no_regression(before: Result, result: Result, tmp_path: Path) -> None:
+    after = crafted(result, 1.2, seed=1)
+    assert compared(tmp_path, before, after, "--threshold", "50%") == 0
+    assert compared(tmp_path, before, after, "--threshold", "0.5") == 0
+
+
+def test_noise_is_no_regression(before: Result, result: Result) -> None:
+    """Rounds that differ by half of themselves cannot tell ten percent."""
+    found = compare_results(crafted(result, noise=0.5), crafted(result, 1.1, noise=0.5, seed=3))
+    passing = [change for change in found.changes if change.worse.value > 1.05]
+    assert passing
+    assert all(change.worse.low is not None and change.worse.low <= 1 for change in passing if change.verdict == "same")
+    assert len(found.regressions) < len(passing) / 2
+
+
+def test_too_few_rounds_are_not_judged(before: Result, result: Result, tmp_path: Path, capsys: Capture) -> None:
+    after = crafted(result, 3.0, seed=1)
+    short = replace(after, measurements=tuple(replace(each, rounds=each.rounds[:2]) for each in after.measurements))
+    assert compared(tmp_path, before, short) == 0
+    assert "were not judged" in capsys.readouterr().err
+
+
+def test_another_machine_is_refused(before: Result, result: Result, tmp_path: Path, capsys: Capture) -> None:
+    machine = {**before.environment["machine"], "processor": "Abacus 9000"}
+    after = replace(crafted(result, 2.0, seed=1), environment={**before.environment, "machine": machine})
+    assert compared(tmp_path, before, after) == 2
+    assert "different machines: processor" in capsys.readouterr().err
+    assert compared(tmp_path, before, after, "--allow-other-machine") == 3
+    assert "Abacus 9000" in capsys.readouterr().err
+
+
+def test_wrong_answers_end_with_3_however_quick(
+    before: Result, result: Result, tmp_path: Path, capsys: Capture
+) -> None:
+    after = crafted(result, 0.5, seed=1)
+    wrong = Quality("golden", "wrong", ("cosine of image_encoder is 0.1, below the tolerance 0.99",), 20)
+    after = replace(after, targets=(replace(after.targets[0], quality=wrong), *after.targets[1:]))
+    assert compared(tmp_path, before, after) == 3
+    captured = capsys.readouterr()
+    assert "WRONG" in captured.out
+    assert "cosine of image_encoder" in captured.err
+
+
+def test_targets_are_matched_by_what_they_are(before: Result) -> None:
+    turned = replace(before, targets=before.targets[::-1])
+    found = compare_results(before, turned)
+    assert all(change.worse.value == 1.0 for change in found.changes)
+    assert {change.target for change in found.changes} == {target.label for target in before.targets}
+
+
+def test_single_targets_are_matched_whatever_they_are(before: Result) -> None:
+    def only(place: int) -> Result:
+        target = before.targets[place]
+        kept = tuple(each for each in before.measurements if each.case.target == target.label)
+        return replace(before, targets=(target,), measurements=kept)
+
+    found = compare_results(only(0), only(1))
+    assert len(found.changes) == 2 * len(only(0).measurements)
+    assert found.unmatched == ()
+
+
+def test_nothing_in_common_is_refused(before: Result) -> None:
+    halves = [replace(before, measurements=before.measurements[part::2]) for part in (0, 1)]
+    disjoint = [
+        replace(half, measurements=tuple(each for each in half.measurements if each.case.callers == place + 1))
+        for place, half in enumerate(halves)
+    ]
+    from lrclr.errors import UsageError
+
+    with pytest.raises(UsageError, match="no configuration in common"):
+        compare_results(*disjoint)
+
+
+def test_what_only_one_has_and_what_differs_is_told(before: Result, tmp_path: Path, capsys: Capture) -> None:
+    packages = {**before.environment["packages"], "numpy": "0.0.1"}
+    after = replace(
+        before,
+        measurements=before.measurements[1:],
+        environment={**before.environment, "packages": packages},
+        peaks=(Peak("fp32", 60.0, "made up"),),
+        complete=False,
+    )
+    assert compared(tmp_path, before, after) == 0
+    told = capsys.readouterr().err
+    assert "only in one of them" in told
+    assert "numpy" in told
+    assert "0.60 times the rate" in told
+    assert "the second was interrupted" in told
+
+
+def test_a_machine_can_read_it(before: Result, result: Result, tmp_path: Path, capsys: Capture) -> None:
+    assert compared(tmp_path, before, crafted(result, 1.2, seed=1), "--json") == 3
+    content: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert content["passed"] is False
+    assert {change["verdict"] for change in content["changes"]} == {"regression"}
+    assert compared(tmp_path, before, before, "--markdown") == 0
+    assert capsys.readouterr().out.startswith("| target | what |")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["a"], ["a", "nowhere"], ["a", "b", "--threshold", "fast"], ["a", "b", "--threshold", "0%"],
+     ["a", "b", "--json", "--markdown"]],
+)  # fmt: skip
+def test_a_wrong_call_ends_with_2(
+    before: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        save_reports(tmp_path / name, before)
+    assert main(["bench", "compare", *arguments]) == 2

@@ -1,0 +1,137 @@
+"""Closed and open loop, with work whose duration is known from below: to sleep never takes less than was asked for."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from threading import Lock
+
+import numpy as np
+import pytest
+
+from lrclr.bench._closed import closed_window
+from lrclr.bench._open import arrivals, highest_rate, open_window
+from lrclr.errors import EngineError
+
+
+class Recorder:
+    """Sleeps, and remembers the numbers of its calls."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds, self.calls, self._lock = seconds, [0][:0], Lock()
+
+    def __call__(self, number: int) -> None:
+        with self._lock:
+            self.calls.append(number)
+        time.sleep(self.seconds)
+
+
+@pytest.mark.parametrize("callers", [1, 3])
+def test_a_closed_window_counts_all_calls_but_the_first_of_each_caller(callers: int) -> None:
+    work = Recorder(0.002)
+    elapsed, latencies = closed_window(work, callers, 0.05)
+    assert len(latencies) == len(work.calls) - callers
+    assert min(latencies) >= 0.002
+    # No caller works on two at once.
+    assert sum(latencies) <= elapsed * callers
+    assert elapsed >= 0.05
+    assert set(Counter(work.calls).values()) <= {1, 2}
+
+
+def test_a_slow_call_is_made_often_enough() -> None:
+    _, latencies = closed_window(Recorder(0.01), 1, 0.001, least=4)
+    assert len(latencies) == 4
+
+
+@pytest.mark.parametrize("callers", [1, 3])
+def test_an_error_in_a_window_is_told(callers: int) -> None:
+    def work(number: int) -> None:
+        if number > 5:
+            raise EngineError("it broke")
+
+    with pytest.raises(EngineError, match="it broke"):
+        closed_window(work, callers, 30.0)
+    with pytest.raises(EngineError, match="it broke"):
+        open_window(work, callers, arrivals(100.0, 0.2, seed=0), 30.0)
+
+
+@pytest.mark.parametrize("callers", [1, 3])
+def test_an_error_before_a_window_is_told(callers: int) -> None:
+    def work(number: int) -> None:
+        raise EngineError("it never worked")
+
+    with pytest.raises(EngineError, match="never worked"):
+        closed_window(work, callers, 30.0)
+
+
+def test_arrivals_are_a_poisson_process() -> None:
+    many = [arrivals(50.0, 4.0, seed=seed) for seed in range(200)]
+    counts = np.array([len(each) for each in many])
+    # Mean and variance of the number are equal: 200, here with a standard error of 1 and of 20.
+    assert abs(counts.mean() - 200) < 5
+    assert 140 < counts.var() < 270
+    gaps = np.concatenate([np.diff(each) for each in many])
+    assert gaps.mean() == pytest.approx(1 / 50, rel=0.02)
+    assert np.mean(gaps > 2 / 50) == pytest.approx(np.exp(-2), abs=0.01)
+    assert all(each[0] > 0 and each[-1] < 4.0 for each in many)
+    assert np.array_equal(arrivals(50.0, 4.0, seed=3), many[3])
+    assert len(arrivals(0.001, 1.0, seed=0)) == 1
+
+
+def test_latency_counts_from_when_a_call_was_due() -> None:
+    """The one slow call makes nine others wait; from their begin to their end they take no time at all."""
+    due = np.array([0.01 * number for number in range(10)])
+
+    def work(number: int) -> None:
+        # The call that does not count comes first and has the number 0 too.
+        if number == 0:
+            time.sleep(0.3)
+
+    window = open_window(work, 1, due, 2.0)
+    assert window.due == len(window.latency) == 10
+    for moment, latency in zip(due, window.latency, strict=True):
+        assert latency >= 0.3 - moment
+
+
+def test_a_second_caller_does_not_wait_for_the_first() -> None:
+    begun: list[float] = []
+
+    def work(number: int) -> None:
+        begun.append(time.perf_counter())
+        time.sleep(0.2)
+
+    open_window(work, 4, np.array([0.0, 0.001, 0.002, 0.003]), 2.0)
+    # The fourth began before the first ended; the first of all did not count.
+    assert begun[4] - begun[1] < 0.2
+
+
+def test_saturation_is_seen_and_ends_early() -> None:
+    work = Recorder(0.02)
+    window = open_window(work, 1, arrivals(200.0, 1.0, seed=0), 1.0)
+    assert window.saturated
+    assert len(window.latency) < window.due
+    assert max(window.latency) >= 0.4
+
+
+def test_what_is_kept_up_with_is_not_saturated() -> None:
+    window = open_window(Recorder(), 2, arrivals(20.0, 2.0, seed=0), 2.0)
+    assert not window.saturated
+    assert len(window.latency) == window.due
+    assert window.seconds >= 2.0
+
+
+def test_the_highest_rate_is_found_by_bisection() -> None:
+    def trial(rate: float) -> tuple[float | None, bool]:
+        p99 = 10.0 / (1 - rate / 100)  # a queue that one server of 100 calls a second empties
+        return p99, p99 <= 40.0
+
+    rate, trials = highest_rate(trial, 100.0, steps=12, resolution=0.001)
+    assert rate == pytest.approx(75.0, rel=0.002)
+    assert all(held == (each <= 75.0) for each, _, held in trials)
+    assert len(trials) <= 12
+
+
+def test_no_rate_may_hold() -> None:
+    rate, trials = highest_rate(lambda _: (None, False), 64.0, steps=6)
+    assert rate == 0.0
+    assert [each for each, _, _ in trials] == [32.0, 16.0, 8.0, 4.0, 2.0, 1.0]

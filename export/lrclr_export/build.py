@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     OnProgress = Callable[[str, int, int], None]
 
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+
 
 def best_engine() -> tuple[str, str]:
     """The engine to make a bundle for on this machine, and why: TensorRT where it and a GPU are, else ONNX Runtime."""
@@ -125,7 +127,9 @@ def add_plans(
             region_layers=manifest.graphs[graph]["region_maps"],
             on_progress=on_progress,
         )
-        results += precision_gates(graph, plan.precision_histogram, manifest.precision)
+        in_graph = manifest.graphs[graph]["precision_histogram"]
+        in_int8 = sum(in_graph.get(kind, {}).get("int8", 0) for kind in _PRODUCTS)
+        results += precision_gates(graph, plan.precision_histogram, manifest.precision, int8_products=in_int8)
         file = bundle.graph_path(graph).with_name(plan_file(options.engine, capabilities[0]))
         write_whole(file, plan.data)
         entry["graphs"][graph] = {

@@ -60,7 +60,9 @@ def read_calibration(source: Path, spec: PreprocessSpec) -> Calibration:
         rows = read_manifest(source, strict=True).rows
         return _read("manifest", [row.image for row in rows], spec, [row.frame for row in rows])
     if not source.is_dir():
-        raise UsageError(f"there is no folder of images at {source}", fix="Give a folder, or a .csv or .jsonl manifest.")
+        raise UsageError(
+            f"there is no folder of images at {source}", fix="Give a folder, or a .csv or .jsonl manifest."
+        )
     return _read("folder", find_images([source]), spec)
 
 

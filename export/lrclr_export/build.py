@@ -17,7 +17,7 @@ from lrclr_export.plans import BuildOptions, plan_from_onnx, precision_gates
 from lrclr_export.profiles import profiles_of_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     OnProgress = Callable[[str, int, int], None]
@@ -116,6 +116,7 @@ def add_plans(
         "graphs": {},
     }
     results: list[GateResult] = []
+    in_int8 = _int8_products(manifest)
     for graph in GRAPHS:
         on_stage(f"build {graph} with {options.engine} for compute capability {', '.join(capabilities)}")
         shapes = {name: tensor["shape"] for name, tensor in manifest.graphs[graph]["inputs"].items()}
@@ -127,9 +128,7 @@ def add_plans(
             region_layers=manifest.graphs[graph]["region_maps"],
             on_progress=on_progress,
         )
-        in_graph = manifest.graphs[graph]["precision_histogram"]
-        in_int8 = sum(in_graph.get(kind, {}).get("int8", 0) for kind in _PRODUCTS)
-        results += precision_gates(graph, plan.precision_histogram, manifest.precision, int8_products=in_int8)
+        results += precision_gates(graph, plan.precision_histogram, manifest.precision, int8_products=in_int8[graph])
         file = bundle.graph_path(graph).with_name(plan_file(options.engine, capabilities[0]))
         write_whole(file, plan.data)
         entry["graphs"][graph] = {
@@ -142,7 +141,7 @@ def add_plans(
     if here and here[0].capability in capabilities:
         on_stage(f"run the gates on {here[0].name}")
         engine = TensorRTEngine.of_entry(bundle, entry)
-        measured = [*_inspected(engine, entry, manifest.precision), *_gates(bundle, engine)]
+        measured = [*_inspected(engine, entry, manifest.precision, in_int8), *_gates(bundle, engine)]
         entry["gates_ran_on"] = str(here[0])
     else:
         # Said where the figures would be: no one may take a plan that was never run for one that was.
@@ -179,7 +178,18 @@ def _gates(bundle: Bundle, engine: TensorRTEngine) -> list[GateResult]:
     return results
 
 
-def _inspected(engine: TensorRTEngine, entry: dict[str, Any], precision: str) -> list[GateResult]:
+def _int8_products(manifest: Manifest) -> dict[str, int]:
+    """How many products of each ONNX graph are in int8."""
+    histograms = {graph: manifest.graphs[graph]["precision_histogram"] for graph in GRAPHS}
+    return {
+        graph: sum(histogram.get(kind, {}).get("int8", 0) for kind in _PRODUCTS)
+        for graph, histogram in histograms.items()
+    }
+
+
+def _inspected(
+    engine: TensorRTEngine, entry: dict[str, Any], precision: str, in_int8: Mapping[str, int]
+) -> list[GateResult]:
     """What the finished plans compute in, by the library's own account; it is kept in the entry."""
     results = []
     for graph in GRAPHS:
@@ -188,6 +198,10 @@ def _inspected(engine: TensorRTEngine, entry: dict[str, Any], precision: str) ->
         half = written.get("float16", 0)
         limit: tuple[float, Any] = (1, "min") if precision == "fp16" else (0, "max")
         results.append(GateResult("layers that write half precision", f"{graph}, plan", half, *limit))
+        if precision == "int8":
+            wanted = min(1, in_int8[graph])
+            int8 = written.get("int8", 0)
+            results.append(GateResult("layers that write int8", f"{graph}, plan", int8, wanted, "min"))
     return results
 
 

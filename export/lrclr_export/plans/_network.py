@@ -97,7 +97,7 @@ def precision_gates(
         *quantised,
         GateResult("products", subject, total, 1, "min"),
         GateResult(
-            f"products not in {' or '.join(heavy) if precision == 'int8' else precision}",
+            f"products not in {precision}",
             subject,
             wrong,
             0,

@@ -41,8 +41,7 @@ def search(names: Sequence[str], losses: Callable[[set[str]], Losses], limits: M
     if share(together) <= _OF_LIMIT:
         return Outcome({}, together)
     alone = {name: share(losses({name})) for name in names}
-    # Stable: of equals, the later block goes first, after which less is computed.
-    order = sorted(reversed(names), key=lambda name: alone[name], reverse=True)
+    order = sorted(names, key=lambda name: alone[name], reverse=True)
     # Halving: each trial runs the network over all images.
     too_few, enough = 0, len(order)
     together = losses(set())

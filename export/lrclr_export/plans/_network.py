@@ -59,11 +59,13 @@ def precision_of_network(network: Any) -> dict[str, dict[str, int]]:
     A product of two dequantised int8 tensors counts as int8: the library fuses them.
     """
     found: dict[str, Counter[str]] = {}
-    dequantised = {
-        layer.get_output(0).name
-        for layer in _layers(network)
-        if _kind(layer) == "DEQUANTIZE" and _type(layer.get_input(0)) == "int8"
-    }
+    dequantised: set[str] = set()
+    for layer in _layers(network):
+        made = _kind(layer) == "DEQUANTIZE" and _type(layer.get_input(0)) == "int8"
+        # The parser gives weights the rank of what they are multiplied with.
+        given_rank = _kind(layer) == "SHUFFLE" and layer.get_input(0).name in dequantised
+        if made or given_rank:
+            dequantised.add(layer.get_output(0).name)
     for layer in _layers(network):
         kind = _kind(layer)
         if kind in _HEAVY + _DELICATE:

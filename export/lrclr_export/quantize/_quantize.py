@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     from lrclr_export.quantize._calibration import Calibration
 
 _TOWERS = {"image_encoder": "vision_model", "text_encoder": "text_model"}
-# Rarely more than a fiftieth of the work, and what it saves is less than what rounding its inputs costs: the products
-# have 96 to 512 columns, and most of its time goes into attention over many short rows.
-_FUSION = "a small part of the work, and narrow"
+_FUSION = "not tried in int8"
 _BATCH = 16
 
 

@@ -87,8 +87,8 @@ class Tolerances:
         if precision == "fp16":
             return cls(0.9999, 0.999, 2e-2, 1e-2, 1e-2, 1e-3, 1e-2, 0.95, 2e-3)
         if precision == "int8":
-            # What the default checkpoint keeps with half to spare or more, except the cosine of single tokens and the largest
-            # probability error (0.03): its scores are multiplied by 30 before the softmax.
+            # What the default checkpoint keeps with half to spare or more, except the cosine of single tokens and the
+            # largest probability error (0.03): its scores are multiplied by 30 before the softmax.
             return cls(0.995, 0.99, 1e-1, 5e-2, 1e-2, 5e-2, 1e-2, 0.95, 5e-3)
         raise UsageError(f"there is no precision {precision!r}", fix="Choose fp16, fp32 or int8.")
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["GRAPHS", "SCHEMA_VERSION", "Bundle", "Manifest", "plan_file"]
 
 GRAPHS: Final = ("image_encoder", "text_encoder", "fusion_head")
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 MANIFEST, GOLDEN, TOKENIZER, FINDINGS = "manifest.json", "golden.npz", "tokenizer.json", "findings.toml"
 ENTRIES: Final = (*GRAPHS, MODEL, MANIFEST, GOLDEN, TOKENIZER, FINDINGS)
 _DIGEST = "manifest_sha256"
@@ -45,7 +45,9 @@ class Manifest:
         scoring: ``alpha`` in effect, ``score_scale``, ``fusion_trained``.
         preprocess: see `PreprocessSpec.to_dict`.
         tokenizer: hash, context length, number of EOT.
-        precision: ``"fp16"`` or ``"fp32"``: what the matrix products of the graphs compute in.
+        precision: ``"fp16"``, ``"fp32"`` or ``"int8"``: what the matrix products of the graphs compute in.
+        quantization: of int8: what it was calibrated on, per graph the number of layers in int8, which stayed in
+            float32 and why, and what was lost on the calibration images; None for other precisions.
         opset: ONNX operator set of the graphs.
         max_batch: most images a request to the server may hold.
         profiles: smallest, commonest and largest size of each dynamic axis, for one image and for batches: what plans
@@ -66,6 +68,7 @@ class Manifest:
     preprocess: dict[str, Any]
     tokenizer: dict[str, Any]
     precision: str
+    quantization: dict[str, Any] | None
     opset: int
     max_batch: int
     profiles: list[dict[str, list[int]]]

@@ -50,7 +50,8 @@ class _PlainTower(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         pooled = self.clip.vision_model(pixel_values=pixel_values).pooler_output
         embedding: Tensor = self.clip.visual_projection(pooled)
-        return embedding / embedding.norm(dim=-1, keepdim=True)
+        unit: Tensor = embedding / embedding.norm(dim=-1, keepdim=True)
+        return unit
 
 
 def main() -> None:

@@ -16,10 +16,14 @@ from lrclr_export.plans import BuildOptions, plan_from_onnx, precision_gates
 from lrclr_export.profiles import profiles_of_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from lrclr.bundle import Manifest
+
     OnProgress = Callable[[str, int, int], None]
+
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
 def best_engine() -> tuple[str, str]:
@@ -142,6 +146,7 @@ def add_plans(
         "graphs": {},
     }
     results: list[GateResult] = []
+    in_int8 = _int8_products(manifest)
     for graph in GRAPHS:
         on_stage(f"build {graph} with {options.engine} for compute capability {', '.join(capabilities)}")
         shapes = {name: tensor["shape"] for name, tensor in manifest.graphs[graph]["inputs"].items()}
@@ -153,7 +158,7 @@ def add_plans(
             region_layers=manifest.graphs[graph]["region_maps"],
             on_progress=on_progress,
         )
-        results += precision_gates(graph, plan.precision_histogram, manifest.precision)
+        results += precision_gates(graph, plan.precision_histogram, manifest.precision, int8_products=in_int8[graph])
         file = bundle.graph_path(graph).with_name(plan_file(options.engine, capabilities[0]))
         write_whole(file, plan.data)
         entry["graphs"][graph] = {
@@ -166,7 +171,7 @@ def add_plans(
     if here and here[0].capability in capabilities:
         on_stage(f"run the gates on {here[0].name}")
         engine = TensorRTEngine.of_entry(bundle, entry)
-        measured = [*_inspected(engine, entry, manifest.precision), *gates_of(bundle, engine)]
+        measured = [*_inspected(engine, entry, manifest.precision, in_int8), *gates_of(bundle, engine)]
         entry["gates_ran_on"] = str(here[0])
     else:
         # Said where the figures would be: no one may take a plan that was never run for one that was.
@@ -192,7 +197,18 @@ def _capabilities(options: BuildOptions, here: list[Gpu]) -> tuple[str, ...]:
     return (here[0].capability,)
 
 
-def _inspected(engine: TensorRTEngine, entry: dict[str, Any], precision: str) -> list[GateResult]:
+def _int8_products(manifest: Manifest) -> dict[str, int]:
+    """How many products of each ONNX graph are in int8."""
+    histograms = {graph: manifest.graphs[graph]["precision_histogram"] for graph in GRAPHS}
+    return {
+        graph: sum(histogram.get(kind, {}).get("int8", 0) for kind in _PRODUCTS)
+        for graph, histogram in histograms.items()
+    }
+
+
+def _inspected(
+    engine: TensorRTEngine, entry: dict[str, Any], precision: str, in_int8: Mapping[str, int]
+) -> list[GateResult]:
     """What the finished plans compute in, by the library's own account; it is kept in the entry."""
     results = []
     for graph in GRAPHS:
@@ -201,6 +217,10 @@ def _inspected(engine: TensorRTEngine, entry: dict[str, Any], precision: str) ->
         half = written.get("float16", 0)
         limit: tuple[float, Any] = (1, "min") if precision == "fp16" else (0, "max")
         results.append(GateResult("layers that write half precision", f"{graph}, plan", half, *limit))
+        if precision == "int8":
+            wanted = min(1, in_int8[graph])
+            int8 = written.get("int8", 0)
+            results.append(GateResult("layers that write int8", f"{graph}, plan", int8, wanted, "min"))
     return results
 
 

@@ -18,6 +18,7 @@ from lrclr._files import replace_directory
 from lrclr.bundle import ENTRIES, FINDINGS, GOLDEN, MANIFEST, TOKENIZER, Bundle, Manifest, file_table
 from lrclr.classifier import ZeroShotClassifier
 from lrclr.engines import OnnxRuntimeEngine
+from lrclr.errors import UsageError
 from lrclr.gates import GateResult, Golden, Tolerances, raise_refused, run_gates, task_gate
 from lrclr.model_spec import ModelSpec
 from lrclr.protocol import MODEL
@@ -27,6 +28,7 @@ from lrclr_export.graphs import graph_specs
 from lrclr_export.onnx_graph import EXTERNAL_DATA_ABOVE, TypedGraph, check_opset, typed_onnx_from_module
 from lrclr_export.precision import half_precision, precision_gate, precision_histogram
 from lrclr_export.profiles import profiles
+from lrclr_export.quantize import carried_calibration, quantized, read_calibration
 from lrclr_export.region_node import OP_TYPE
 from lrclr_export.triton_config import triton_configs, warmup_inputs
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lrclr.checkpoints import Checkpoint
+    from lrclr.model import LrclrModel
+    from lrclr_export.quantize import Calibration
 
 # What Triton's Python backend loads; the code is lrclr's, where the server runs.
 _CLASSIFIER = """from lrclr.triton.lrclr_model import TritonPythonModel
@@ -48,12 +52,13 @@ class ExportOptions:
     """How to export.
 
     Attributes:
-        precision: ``"fp16"`` or ``"fp32"``.
+        precision: ``"fp16"``, ``"fp32"`` or ``"int8"``.
         max_batch: most images of a request to the server.
         opset: ONNX operator set, 18 to 23.
         tolerances: limits of the gates to override.
         external_data_above: bytes of weights above which they are kept beside the graph.
         why_engine: why ONNX Runtime is what answers with the bundle, for the manifest.
+        calibration: of int8: a folder or manifest of images to take ranges from; the carried ones if not given.
     """
 
     precision: str = "fp16"
@@ -62,6 +67,11 @@ class ExportOptions:
     tolerances: Mapping[str, float] = field(default_factory=dict)
     external_data_above: int = EXTERNAL_DATA_ABOVE
     why_engine: str = "asked for"
+    calibration: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.calibration is not None and self.precision != "int8":
+            raise UsageError("only int8 is calibrated", fix="Add --int8, or leave --calibration out.")
 
 
 def export_bundle(
@@ -92,10 +102,11 @@ def export_bundle(
     check_opset(options.opset)
     sizes = profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=options.max_batch)
     configs = triton_configs(checkpoint.config, sizes[-1])
+    calibration = _calibration(checkpoint, options)
     with replace_directory(output, expected=ENTRIES, overwrite=True) as staging:
         on_stage("run the PyTorch model on the gates' inputs")
         golden = golden_from_checkpoint(checkpoint)
-        exported = checkpoint.model if options.precision == "fp32" else half_precision(checkpoint.model)
+        exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, on_stage)
         graphs: dict[str, TypedGraph] = {}
         for spec in graph_specs(exported):
             on_stage(f"export {spec.name}")
@@ -119,7 +130,10 @@ def export_bundle(
             "fusion_trained": checkpoint.config.fusion_trained,
         }
         histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}
-        results = [gate for name in graphs for gate in precision_gate(name, histograms[name], options.precision)]
+        results = []
+        for name in graphs:
+            layers = quantization["graphs"][name]["int8_layers"] if quantization else 0
+            results += precision_gate(name, histograms[name], options.precision, int8_layers=layers)
         engine = OnnxRuntimeEngine({name: staging / name / "1" / "model.onnx" for name in graphs})
         results += run_gates(engine, golden, checkpoint.findings, scoring, tolerances)
         if all(result.passed for result in results):
@@ -143,6 +157,7 @@ def export_bundle(
                 "eot_id": checkpoint.tokenizer.eot_id,
             },
             precision=options.precision,
+            quantization=quantization,
             opset=options.opset,
             max_batch=options.max_batch,
             profiles=sizes,
@@ -156,6 +171,28 @@ def export_bundle(
         (staging / MANIFEST).write_text(manifest.to_json())
         finish(staging)
     return Bundle(output)
+
+
+def _calibration(checkpoint: Checkpoint, options: ExportOptions) -> Calibration | None:
+    if options.precision != "int8":
+        return None
+    if options.calibration is None:
+        return carried_calibration(checkpoint.preprocess)
+    return read_calibration(options.calibration, checkpoint.preprocess)
+
+
+def _in_precision(
+    checkpoint: Checkpoint,
+    calibration: Calibration | None,
+    precision: str,
+    tolerances: Tolerances,
+    on_stage: Callable[[str], None],
+) -> tuple[LrclrModel, dict[str, Any] | None]:
+    """The network as it shall be exported; of int8, what was done to it."""
+    if calibration is not None:
+        made = quantized(checkpoint, calibration, tolerances, on_stage=on_stage)
+        return made.model, made.record
+    return (checkpoint.model if precision == "fp32" else half_precision(checkpoint.model)), None
 
 
 def _blame(

@@ -1,4 +1,4 @@
-"""Half precision where it is safe, and the proof of what a graph computes in."""
+"""Half precision where it is safe, and the proof of what a graph computes in, int8 included."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # What carries the cost, and must have the precision that was asked for; what must stay float32 whatever was asked.
 _HEAVY = ("Conv", "Gemm", "MatMul")
 _DELICATE = ("LayerNormalization", "Softmax", "ReduceSum", "ReduceL2", "Sqrt", "TopK")
+_REDUCED = ("float16", "int8")
 
 
 class _Float32LayerNorm(nn.LayerNorm):
@@ -42,7 +43,10 @@ def half_precision(model: LrclrModel) -> LrclrModel:
 
 
 def precision_histogram(graph: ir.Graph) -> dict[str, dict[str, int]]:
-    """How many nodes of each kind compute in which type, and how many bytes of weights have which type."""
+    """How many nodes of each kind compute in which type, and how many bytes of weights have which type.
+
+    A product of two dequantised int8 tensors counts as int8, and so does, under ``"layers"``, each weight in one.
+    """
     nodes: dict[str, Counter[str]] = {}
     for node in graph.all_nodes():
         if node.op_type in _HEAVY + _DELICATE:
@@ -52,11 +56,24 @@ def precision_histogram(graph: ir.Graph) -> dict[str, dict[str, int]]:
         if value.const_value is not None:
             weights[_type_name(value.const_value.dtype)] += value.const_value.nbytes
     ordered = {kind: dict(sorted(nodes[kind].items())) for kind in sorted(nodes)}
-    return {**ordered, "weight_bytes": dict(sorted(weights.items()))}
+    layers = {node.inputs[1] for node in graph.all_nodes() if node.op_type in _HEAVY and _computes_in(node) == "int8"}
+    quantised: dict[str, dict[str, int]] = {"layers": {"int8": len(layers)}} if layers else {}
+    return {**ordered, **quantised, "weight_bytes": dict(sorted(weights.items()))}
 
 
-def precision_gate(graph: str, histogram: dict[str, dict[str, int]], precision: str) -> list[GateResult]:
-    """No product in another type than was asked for, no delicate node in half precision."""
+def precision_gate(
+    graph: str, histogram: dict[str, dict[str, int]], precision: str, *, int8_layers: int = 0
+) -> list[GateResult]:
+    """No product in another type than was asked for, no delicate node in half precision.
+
+    Args:
+        graph: its name.
+        histogram: of it.
+        precision: that was asked for.
+        int8_layers: how many layers were quantised; the other products of an int8 graph are in float32.
+    """
+    if precision == "int8":
+        return _int8_gate(graph, histogram, int8_layers)
     heavy = {"fp16": "float16", "fp32": "float32"}[precision]
     wrong = sum(count for kind in _HEAVY for name, count in histogram.get(kind, {}).items() if name != heavy)
     total = sum(sum(histogram.get(kind, {}).values()) for kind in _HEAVY)
@@ -67,9 +84,33 @@ def precision_gate(graph: str, histogram: dict[str, dict[str, int]], precision: 
     ]
 
 
+def _int8_gate(graph: str, histogram: dict[str, dict[str, int]], wanted: int) -> list[GateResult]:
+    products = [(name, count) for kind in _HEAVY for name, count in histogram.get(kind, {}).items()]
+    others = sum(count for name, count in products if name not in {"int8", "float32"})
+    delicate = sum(count for kind in _DELICATE for name, count in histogram.get(kind, {}).items() if name in _REDUCED)
+    layers = histogram.get("layers", {}).get("int8", 0)
+    total = sum(count for _, count in products)
+    return [
+        GateResult("layers in int8", graph, layers, wanted, "min"),
+        GateResult("products neither in int8 nor in float32", graph, others, 0, "max", f"{total} products"),
+        GateResult("delicate nodes in int8 or half precision", graph, delicate, 0, "max"),
+    ]
+
+
 def _computes_in(node: ir.Node) -> str:
     first = node.inputs[0]
+    if node.op_type in _HEAVY and all(_dequantised(value) for value in node.inputs[:2]):
+        return "int8"
     return _type_name(first.dtype if first is not None else None)
+
+
+def _dequantised(value: ir.Value | None) -> bool:
+    """Whether it is made of int8 numbers, which an engine multiplies as such."""
+    maker = value.producer() if value is not None else None
+    if maker is None or maker.op_type != "DequantizeLinear" or maker.inputs[0] is None:
+        return False
+    dtype = maker.inputs[0].dtype
+    return dtype is not None and dtype.name == "INT8"
 
 
 def _type_name(dtype: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,13 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder.")] = Path("triton_repo"),
     fp16: Annotated[bool, typer.Option("--fp16", help="Products in half precision (the default).")] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="Everything in single precision.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Linear layers in int8, calibrated on images; for CPUs above all.")
+    ] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", help="Folder or manifest of chest x-rays for --int8; carried ones without it."),
+    ] = None,
     max_batch: Annotated[int, typer.Option("--max-batch", help="Most images of a request to the server.")] = 32,
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set, 18 to 23.")] = 20,
     engine: Annotated[
@@ -45,8 +52,10 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     A bundle that is there already is replaced only when every gate holds. A gate that refuses: exit code 3.
     """
-    if fp16 and fp32:
-        raise UsageError("--fp16 and --fp32 exclude each other")
+    if fp16 + fp32 + int8 > 1:
+        raise UsageError("--fp16, --fp32 and --int8 exclude each other")
+    if calibration is not None and not int8:
+        raise UsageError("only int8 is calibrated", fix="Add --int8, or leave --calibration out.")
     from lrclr.engines import AUTO, CPU_ENGINES, ENGINES
 
     if engine is not None and engine not in {*ENGINES, AUTO}:
@@ -76,7 +85,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         check_buildable(plans)
     elif compute_capability:
         raise UsageError("--compute-capability needs --engine tensorrt-rtx")
-    options = ExportOptions("fp32" if fp32 else "fp16", max_batch, opset, overrides, why_engine=why)
+    precision = "int8" if int8 else "fp32" if fp32 else "fp16"
+    options = ExportOptions(precision, max_batch, opset, overrides, why_engine=why, calibration=calibration)
     note(f"engine {chosen} ({why}), {options.precision}")
     with stages() as begin:
         begin(f"read {checkpoint}")
@@ -99,10 +109,24 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     out().print(f"{output}: {manifest.precision} bundle, {size / 1e6:.0f} MB, {len(manifest.gates)} gates hold")
     if chosen == AUTO:
         note(f"engine {manifest.engine['name']} ({manifest.engine['why']})")
+    if manifest.quantization is not None:
+        _note_quantization(manifest.quantization, random=loaded.source == "random")
     note(f"checkpoint: {loaded.source}; {loaded.preprocess.kind} preprocessing")
     if not manifest.scoring["fusion_trained"]:
         note("the fusion head is not trained: scores use alpha = 0, the global score alone")
     note(RESEARCH_ONLY)
+
+
+def _note_quantization(quantization: dict[str, Any], *, random: bool) -> None:
+    source = quantization["calibration"]
+    note(f"calibrated on {source['images']} images ({source['kind']}) and {source['texts']} texts")
+    if source["kind"] == "carried":
+        note("they are synthetic: --calibration FOLDER with radiographs of the place of use is better")
+    for graph, entry in quantization["graphs"].items():
+        floats = ", ".join(entry["float_layers"]) or "none"
+        note(f"{graph}: {entry['int8_layers']} layers in int8; in float32: {floats}")
+    if random:
+        note("the weights are random: what int8 loses of them says nothing about trained ones")
 
 
 def _parsed(overrides: list[str]) -> dict[str, float]:

@@ -117,7 +117,7 @@ class Client:
         if len(pixel_values) == 0:
             return []
         # The request of no file has everything else.
-        tensors = wire.inputs([], findings, alpha, None, heatmap=False)
+        tensors = wire.inputs([], findings, alpha, None, heatmap=False, exact=False)
         del tensors["image"]
         return self._answered(tensors | {"pixel_values": pixel_values}, len(pixel_values)).predictions
 

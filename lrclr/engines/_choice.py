@@ -93,9 +93,9 @@ def _fastest(engines: Mapping[str, Engine], golden: Golden, prompts: int) -> tup
     """Which, and how it did, by the median of rounds in which every engine answers for one radiograph."""
     if len(engines) == 1:
         return next(iter(engines)), "the only engine here whose gates hold"
-    image = {"pixel_values": golden.pixel_values[:1]}
+    image: dict[str, NDArray[Any]] = {"pixel_values": golden.pixel_values[:1]}
     length = int(golden.text_mask[:prompts].sum(1).max())
-    pairs = {
+    pairs: dict[str, NDArray[Any]] = {
         "region_tokens": golden.region_tokens[:1],
         "text_tokens": np.ascontiguousarray(golden.text_tokens[:prompts, :length]),
         "text_mask": np.ascontiguousarray(golden.text_mask[:prompts, :length]),

@@ -120,9 +120,9 @@ def test_half_precision_leaves_the_original_alone(checkpoint: Checkpoint) -> Non
     assert half.visual_projection.weight.dtype == torch.float16
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8", "", "FP16"])
+@pytest.mark.parametrize("precision", ["bf16", "int4", "", "FP16"])
 def test_no_other_precision_is_pretended(precision: str) -> None:
-    with pytest.raises(UsageError, match="Choose fp16 or fp32"):
+    with pytest.raises(UsageError, match="Choose fp16, fp32 or int8"):
         Tolerances.for_precision(precision)
 
 

@@ -25,7 +25,7 @@ class Disk:
         self.events = 0
         self._fsync = os.fsync
 
-    def fsync(self, descriptor: int) -> None:
+    def fsync(self, descriptor: Any) -> None:
         self._below(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         self._fsync(descriptor)
 

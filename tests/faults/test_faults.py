@@ -35,11 +35,12 @@ class _Case:
 
     def __init__(self, name: str, base: Path) -> None:
         checkpoint = bundles.checkpoint_folder(base)
-        self.command = {
+        commands: dict[str, list[object]] = {
             # Another precision, so that old and new differ.
             "export": ["export", checkpoint, "--fp32", "-o", "bundle"],
             "build": ["build", "bundle", "--engine", "tensorrt-rtx", "--compute-capability", "8.6"],
-        }[name]
+        }
+        self.command = commands[name]
         self.bundle = bundles.exported(base, "fp16")[0]
 
     def at(self, folder: Path) -> tuple[Path, list[object]]:

@@ -57,7 +57,7 @@ def engine(bundle: Bundle) -> OpenVINOEngine:
 def asked(golden: Golden, graph: str, rows: int) -> Arrays:
     """Golden input of a graph, of some of its rows."""
     length = int(golden.text_mask[:rows].sum(1).max())
-    return {
+    of_graph: dict[str, Arrays] = {
         "image_encoder": {"pixel_values": golden.pixel_values[:rows]},
         "text_encoder": {"input_ids": golden.input_ids[:rows, :length]},
         "fusion_head": {
@@ -65,7 +65,8 @@ def asked(golden: Golden, graph: str, rows: int) -> Arrays:
             "text_tokens": golden.text_tokens[:rows, :length],
             "text_mask": golden.text_mask[:rows, :length],
         },
-    }[graph]
+    }
+    return of_graph[graph]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7])

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
 pytest.importorskip("openvino")
 pytestmark = pytest.mark.triton
 ANY_PORTS = ServeOptions(grpc_port=0, http=False, metrics=False, instances=1)
@@ -70,7 +72,7 @@ def test_files_are_answered_as_without_a_server(served: tuple[Bundle, Any]) -> N
 def test_each_graph_equals_the_engine(served: tuple[Bundle, Any], graph: str, rows: int) -> None:
     bundle, server = served
     golden = Golden.load(bundle.golden_path)
-    inputs = {
+    of_graph: dict[str, dict[str, NDArray[Any]]] = {
         "image_encoder": {"pixel_values": golden.pixel_values[:rows]},
         "text_encoder": {"input_ids": golden.input_ids[:rows]},
         "fusion_head": {
@@ -78,7 +80,8 @@ def test_each_graph_equals_the_engine(served: tuple[Bundle, Any], graph: str, ro
             "text_tokens": golden.text_tokens[:5],
             "text_mask": golden.text_mask[:5],
         },
-    }[graph]
+    }
+    inputs = of_graph[graph]
     expected = ZeroShotClassifier.from_bundle(bundle.path).engine.run(graph, inputs)
     got = ask(server.grpc, graph, inputs)
     assert got.keys() == expected.keys()

@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REGION_NODE = "RegionSelect"
-_NAMES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64", "INT32": "int32", "BOOL": "bool"}
+_NAMES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "INT64": "int64",
+    "INT8": "int8",
+    "INT32": "int32",
+    "BOOL": "bool",
+}
 # As for the ONNX graph: what carries the cost, and what must stay float32.
 _HEAVY = ("CONVOLUTION", "MATRIX_MULTIPLY")
 _DELICATE = ("NORMALIZATION", "REDUCE", "SOFTMAX", "TOPK")
@@ -46,28 +54,58 @@ def network_from_onnx(library: Any, builder: Any, log: Any, path: Path, name: st
 
 
 def precision_of_network(network: Any) -> dict[str, dict[str, int]]:
-    """How many layers of each kind compute in which type; those of the region node's definition apart."""
+    """How many layers of each kind compute in which type; those of the region node's definition apart.
+
+    A product of two dequantised int8 tensors counts as int8: the library fuses them.
+    """
     found: dict[str, Counter[str]] = {}
+    dequantised: set[str] = set()
+    for layer in _layers(network):
+        made = _kind(layer) == "DEQUANTIZE" and _type(layer.get_input(0)) == "int8"
+        # The parser gives weights the rank of what they are multiplied with.
+        given_rank = _kind(layer) == "SHUFFLE" and layer.get_input(0).name in dequantised
+        if made or given_rank:
+            dequantised.add(layer.get_output(0).name)
     for layer in _layers(network):
         kind = _kind(layer)
         if kind in _HEAVY + _DELICATE:
             inside = f"{REGION_NODE}." if _of_region_node(layer) else ""
-            found.setdefault(inside + kind, Counter())[_type(layer.get_input(0))] += 1
+            of_int8 = kind in _HEAVY and all(layer.get_input(place).name in dequantised for place in (0, 1))
+            found.setdefault(inside + kind, Counter())["int8" if of_int8 else _type(layer.get_input(0))] += 1
     return {kind: dict(sorted(found[kind].items())) for kind in sorted(found)}
 
 
-def precision_gates(graph: str, histogram: dict[str, dict[str, int]], precision: str) -> list[GateResult]:
-    """No product in another type than was asked for; nothing delicate, nor region selection, in half precision."""
-    heavy = {"fp16": "float16", "fp32": "float32"}[precision]
+def precision_gates(
+    graph: str, histogram: dict[str, dict[str, int]], precision: str, *, int8_products: int = 0
+) -> list[GateResult]:
+    """No product in another type than was asked for; nothing delicate, nor region selection, in half precision.
+
+    Args:
+        graph: its name.
+        histogram: of the network.
+        precision: of the bundle.
+        int8_products: how many products of the ONNX graph are in int8; the others of an int8 bundle are in float32.
+    """
+    heavy = {"fp16": ("float16",), "fp32": ("float32",), "int8": ("int8", "float32")}[precision]
     products = [(type_, count) for kind in _HEAVY for type_, count in histogram.get(kind, {}).items()]
-    wrong = sum(count for type_, count in products if type_ != heavy)
+    wrong = sum(count for type_, count in products if type_ not in heavy)
     total = sum(count for _, count in products)
     delicate = [kind for kind in histogram if kind in _DELICATE or kind.startswith(REGION_NODE)]
     half = sum(histogram[kind].get("float16", 0) for kind in delicate)
     subject = f"{graph}, plan"
+    in_int8 = sum(count for type_, count in products if type_ == "int8")
+    quantised = [GateResult("products in int8", subject, in_int8, int8_products, "min")] if precision == "int8" else []
     return [
+        *quantised,
         GateResult("products", subject, total, 1, "min"),
-        GateResult(f"products not in {precision}", subject, wrong, 0, "max", f"{total} products"),
+        GateResult(
+            f"products not in {precision}",
+            subject,
+            wrong,
+            0,
+            "max",
+            f"{total} products",
+        ),
         GateResult("delicate nodes in half precision", subject, half, 0, "max"),
     ]
 

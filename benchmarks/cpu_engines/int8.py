@@ -1,0 +1,133 @@
+"""int8 against float32 on this CPU: the image and the text encoder, in turns, with what int8 loses beside.
+
+::
+
+    python -m benchmarks.cpu_engines.int8 default vit-b-32 -o benchmarks/results/cpu_engines/int8.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from benchmarks.measure import environment, interleaved
+from lrclr.checkpoints import init_checkpoint, load_checkpoint
+from lrclr.engines import OnnxRuntimeEngine, TorchEngine
+from lrclr.gates import Tolerances, centred_cosine, region_gap
+from lrclr_export.golden import golden_from_checkpoint
+from lrclr_export.graphs import graph_specs
+from lrclr_export.onnx_graph import typed_onnx_from_module
+from lrclr_export.quantize import carried_calibration, quantized
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+# Random weights lose far more than trained ones: nothing is held back here, so that speed is that of all layers.
+_WHATEVER = {"centred_cosine": 0.0, "region_gap": 10.0}
+
+
+def measure(name: str, folder: Path, *, batches: tuple[int, ...], rounds: int) -> dict[str, Any]:
+    """Timings in seconds, ratios and losses of one checkpoint."""
+    checkpoint = load_checkpoint(name) if name == "default" else init_checkpoint(name)
+    tolerances = Tolerances.for_precision("int8")
+    if name != "default":
+        tolerances = tolerances.overridden(_WHATEVER)
+    made = quantized(checkpoint, carried_calibration(checkpoint.preprocess), tolerances)
+    paths: dict[str, dict[str, Path]] = {"fp32": {}, "int8": {}}
+    for precision, model in (("fp32", checkpoint.model), ("int8", made.model)):
+        for spec in graph_specs(model)[:2]:
+            paths[precision][spec.name] = folder / f"{name}-{precision}-{spec.name}.onnx"
+            typed_onnx_from_module(spec, opset=20).save(paths[precision][spec.name])
+    engines: dict[str, Any] = {"torch fp32": TorchEngine(checkpoint.model).run}
+    for precision, graphs in paths.items():
+        engines[f"onnxruntime {precision}"] = OnnxRuntimeEngine(graphs, threads=torch.get_num_threads()).run
+        if importlib.util.find_spec("openvino") is not None:
+            engines[f"openvino {precision}"] = _openvino(graphs)
+    golden = golden_from_checkpoint(checkpoint)
+    result: dict[str, Any] = {"quantization": made.record, "losses": _losses(engines, golden), "timings": {}}
+    pixels = np.tile(golden.pixel_values, (4, 1, 1, 1))
+    length = int(golden.text_mask.sum(1)[: len(checkpoint.findings.prompts)].max())
+    prompts = golden.input_ids[: len(checkpoint.findings.prompts), :length]
+    work: dict[str, tuple[str, dict[str, NDArray[Any]]]] = {
+        f"{size} images": ("image_encoder", {"pixel_values": pixels[:size]}) for size in batches
+    }
+    work[f"{len(prompts)} prompts of up to {length} tokens"] = ("text_encoder", {"input_ids": prompts})
+    for title, (graph, inputs) in work.items():
+        timings = interleaved({engine: partial(run, graph, inputs) for engine, run in engines.items()}, rounds=rounds)
+        result["timings"][title] = {
+            "seconds": timings.to_dict(),
+            "ratios": {
+                base: {engine: [round(x, 3) for x in timings.ratio(base, engine)] for engine in engines}
+                for base in ("torch fp32", "onnxruntime fp32")
+            },
+        }
+    return result
+
+
+def _losses(engines: dict[str, Any], golden: Any) -> dict[str, dict[str, float]]:
+    losses = {}
+    for name, run in engines.items():
+        image = run("image_encoder", {"pixel_values": golden.pixel_values})
+        text = run("text_encoder", {"input_ids": golden.input_ids})
+        gap, same = region_gap(image["region_index"], golden.rollout)
+        losses[name] = {
+            "image_centred_cosine": centred_cosine(image["image_embedding"], golden.image_embedding),
+            "text_centred_cosine": centred_cosine(text["text_embedding"], golden.text_embedding),
+            "region_gap": gap,
+            "regions_of_pytorch": same,
+        }
+    return losses
+
+
+def _openvino(graphs: dict[str, Path]) -> Any:
+    """OpenVINO straight; it does not expand local functions by itself."""
+    import onnx.inliner
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    compiled = {}
+    for graph, path in graphs.items():
+        inlined = path.with_suffix(".inlined.onnx")
+        onnx.save(onnx.inliner.inline_local_functions(onnx.load(path)), inlined)
+        compiled[graph] = core.compile_model(core.read_model(inlined), "CPU", settings)
+
+    def run(graph: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        outputs = compiled[graph](inputs)
+        return {key.get_any_name(): value for key, value in outputs.items()}
+
+    return run
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="benchmarks.cpu_engines.int8", description="int8 against float32.")
+    parser.add_argument("checkpoints", nargs="+", help="default, or an architecture for random weights")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    report: dict[str, Any] = {"environment": environment(), "checkpoints": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.checkpoints:
+            measured = measure(name, Path(folder), batches=tuple(options.batches), rounds=options.rounds)
+            report["checkpoints"][name] = measured
+            for title, timing in measured["timings"].items():
+                sys.stdout.write(f"{name}, {title}: {json.dumps(timing['ratios'])}\n")
+            sys.stdout.write(f"{name}: {json.dumps(measured['losses'])}\n")
+            options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""Post-training quantisation: linear layers in int8 with static scales, chosen on images that no gate is judged on.
+
+It is done on the network, as half precision is: what the exporter writes as QDQ nodes is what the network computes.
+ONNX Runtime's own quantiser works on a finished graph, where layers have no names to report and each trial of the
+search for sensitive ones would be a graph of its own.
+
+Every choice holds on every processor. Weights have 7 bits (-63 to 63): x86 without VNNI adds two products of bytes in
+16 bits, and 2 * 255 * 63 fits. Activations are symmetric, as TensorRT wants them. Scales are of the tensor and static:
+a result depends on no batch-mate and no padding.
+"""
+
+from lrclr_export.quantize._calibration import Calibration, carried_calibration, read_calibration
+from lrclr_export.quantize._linear import LARGEST_WEIGHT, Int8Linear
+from lrclr_export.quantize._quantize import Quantized, quantized
+
+__all__ = [
+    "LARGEST_WEIGHT",
+    "Calibration",
+    "Int8Linear",
+    "Quantized",
+    "carried_calibration",
+    "quantized",
+    "read_calibration",
+]

@@ -1,0 +1,85 @@
+"""Layers that are quantised together, and switching them between float32 and int8."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from lrclr_export.quantize._linear import Int8Linear
+from lrclr_export.quantize._ranges import range_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lrclr.model import LrclrModel
+    from lrclr_export.quantize._ranges import Inputs
+
+
+@dataclass(frozen=True)
+class Group:
+    """Attributes: layers that share an input, by name; norm, the name of the LayerNorm that makes it, if one does."""
+
+    name: str
+    layers: tuple[str, ...]
+    norm: str | None
+
+
+def groups_of(model: LrclrModel, tower: str) -> list[Group]:
+    """The groups of ``"vision_model"`` or ``"text_model"``, block by block.
+
+    Embeddings and the final projections are not among them: one is no product with a row of tokens, and the other is of
+    a single row an image. Both cost next to nothing.
+    """
+    groups = []
+    for number in range(len(model.get_submodule(f"{tower}.encoder.layers"))):
+        block = f"{tower}.encoder.layers.{number}"
+        attention = tuple(f"{block}.self_attn.{name}_proj" for name in "qkv")
+        groups += [
+            Group(f"{block}.self_attn.qkv", attention, f"{block}.layer_norm1"),
+            Group(f"{block}.self_attn.out_proj", (f"{block}.self_attn.out_proj",), None),
+            Group(f"{block}.mlp.fc1", (f"{block}.mlp.fc1",), f"{block}.layer_norm2"),
+            Group(f"{block}.mlp.fc2", (f"{block}.mlp.fc2",), None),
+        ]
+    return groups
+
+
+class Switchable:
+    """A copy of a network, any of whose groups can be in int8; the network itself is left alone.
+
+    Args:
+        model: in float32.
+        groups: that can be switched.
+        inputs: of their layers.
+    """
+
+    def __init__(self, model: LrclrModel, groups: list[Group], inputs: Mapping[str, Inputs]) -> None:
+        self.model = copy.deepcopy(model).eval()
+        self._float: dict[str, nn.Module] = {}
+        self._int8: dict[str, nn.Module] = {}
+        self._groups = groups
+        for group in groups:
+            layers = {name: model.get_submodule(name) for name in group.layers}
+            linear = [layer for layer in layers.values() if isinstance(layer, nn.Linear)]
+            range_ = range_of(inputs[group.layers[0]], linear, even_out=group.norm is not None)
+            for name, layer in zip(layers, linear, strict=True):
+                self._float[name] = self.model.get_submodule(name)
+                self._int8[name] = Int8Linear(layer, range_.scale, range_.factors)
+            if group.norm is not None and range_.factors is not None:
+                norm = self.model.get_submodule(group.norm)
+                divided = copy.deepcopy(norm)
+                for parameter in divided.parameters():
+                    parameter.data /= range_.factors
+                self._float[group.norm], self._int8[group.norm] = norm, divided
+
+    def switch(self, to_int8: set[str]) -> LrclrModel:
+        """The copy with exactly the groups of these names in int8."""
+        for group in self._groups:
+            modules = self._int8 if group.name in to_int8 else self._float
+            for name in (*group.layers, *([group.norm] if group.norm is not None else [])):
+                parent, _, child = name.rpartition(".")
+                setattr(self.model.get_submodule(parent), child, modules[name])
+        switched: LrclrModel = self.model
+        return switched

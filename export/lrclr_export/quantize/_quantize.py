@@ -1,0 +1,148 @@
+"""From a checkpoint to a network in int8, but for the layers that it takes to stay what it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lrclr.errors import GateError
+from lrclr.gates import centred_cosine, region_gap
+from lrclr.model import Regions, rollout_cls_row, select_regions
+from lrclr_export.quantize._calibration import calibration_tokens
+from lrclr_export.quantize._groups import Group, Switchable, groups_of
+from lrclr_export.quantize._linear import LARGEST_WEIGHT
+from lrclr_export.quantize._ranges import watched
+from lrclr_export.quantize._search import Losses, search
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from lrclr.checkpoints import Checkpoint
+    from lrclr.gates import Tolerances
+    from lrclr.model import LrclrModel
+    from lrclr_export.quantize._calibration import Calibration
+
+_TOWERS = {"image_encoder": "vision_model", "text_encoder": "text_model"}
+_FUSION = "not tried in int8"
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Attributes: model, with `Int8Linear` layers; record, for the manifest."""
+
+    model: LrclrModel
+    record: dict[str, Any]
+
+
+def quantized(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    tolerances: Tolerances,
+    *,
+    on_stage: Callable[[str], None] = lambda _: None,
+) -> Quantized:
+    """Quantise the linear layers of both towers; those that cost too much stay in float32.
+
+    What is too much is judged on the calibration images, against the network in float32, by the gates' own limits with
+    a quarter to spare.
+
+    Args:
+        checkpoint: what to quantise; it is left alone.
+        calibration: the images.
+        tolerances: of the gates.
+        on_stage: told what is done next.
+
+    Raises:
+        GateError: too little could be quantised.
+    """
+    model = checkpoint.model
+    tokens = calibration_tokens(checkpoint)
+    groups = {graph: groups_of(model, tower) for graph, tower in _TOWERS.items()}
+    everything = [group for some in groups.values() for group in some]
+    layers = {name: model.get_submodule(name) for group in everything for name in group.layers}
+    on_stage(f"take ranges from {len(calibration.pixel_values)} images ({calibration.kind}) and {len(tokens)} texts")
+    with watched({name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}) as inputs:
+        image = _images(model, calibration.pixel_values)
+        text = _texts(model, tokens)
+    switchable = Switchable(model, everything, inputs)
+
+    def image_losses(names: set[str]) -> Losses:
+        found = _images(switchable.switch(names), calibration.pixel_values)
+        return {
+            "centred cosine": 1 - centred_cosine(found.embedding, image.embedding),
+            "region gap": region_gap(found.index, image.rollout)[0],
+        }
+
+    def text_losses(names: set[str]) -> Losses:
+        return {"centred cosine": 1 - centred_cosine(_texts(switchable.switch(names), tokens), text)}
+
+    limits = {"centred cosine": 1 - tolerances.centred_cosine, "region gap": tolerances.region_gap}
+    losses = {"image_encoder": image_losses, "text_encoder": text_losses}
+    record: dict[str, Any] = {
+        "calibration": {**calibration.to_dict(), "texts": len(tokens)},
+        "weights": f"symmetric per output, {-LARGEST_WEIGHT} to {LARGEST_WEIGHT}",
+        "activations": "int8, symmetric per tensor, static, of least squared error",
+        "graphs": {},
+    }
+    kept: set[str] = set()
+    for graph, some in groups.items():
+        on_stage(f"look for layers of {graph} that int8 does not suit")
+        outcome = search([group.name for group in some], losses[graph], limits)
+        if outcome.floats and 2 * len(outcome.floats) > len(some):
+            raise GateError(
+                f"{graph} does not stand int8",
+                why=f"{len(outcome.floats)} of {len(some)} groups of layers would have to stay in float32",
+                fix="Export with --fp16, calibrate on other images, or raise the limits with --tolerance.",
+            )
+        kept |= {group.name for group in some} - outcome.floats.keys()
+        record["graphs"][graph] = {
+            "int8_layers": _layers(some, outcome.floats.keys()),
+            "float_layers": dict(sorted(outcome.floats.items())),
+            "losses": {name: float(f"{value:.4g}") for name, value in outcome.losses.items()},
+        }
+    record["graphs"]["fusion_head"] = {"int8_layers": 0, "float_layers": {"fusion_head": _FUSION}, "losses": {}}
+    return Quantized(switchable.switch(kept), record)
+
+
+def _layers(groups: Sequence[Group], floats: Any) -> int:
+    return sum(len(group.layers) for group in groups if group.name not in floats)
+
+
+@dataclass(frozen=True)
+class _Images:
+    embedding: NDArray[np.float32]
+    index: NDArray[np.int64]
+    rollout: NDArray[np.float32]
+
+
+def _images(model: LrclrModel, pixel_values: NDArray[np.float32]) -> _Images:
+    rollouts: list[NDArray[np.float32]] = []
+
+    def select(maps: Sequence[Tensor], rows: Tensor, top_k: int, mean: bool) -> Regions:
+        rollouts.append(rollout_cls_row(maps, mean=mean).numpy())
+        return select_regions(maps, rows, top_k, mean)
+
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(pixel_values), _BATCH):
+            batch = torch.from_numpy(pixel_values[start : start + _BATCH])
+            # As the graph computes it: the last block for the selected rows only.
+            parts.append(model.encode_image(batch, select=select, prune=True))
+    return _Images(
+        np.concatenate([part.embedding.numpy() for part in parts]),
+        np.concatenate([part.regions.index.numpy() for part in parts]),
+        np.concatenate(rollouts),
+    )
+
+
+def _texts(model: LrclrModel, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        embedding: NDArray[np.float32] = model.encode_text(torch.from_numpy(tokens)).embedding.numpy()
+    return embedding

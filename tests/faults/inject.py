@@ -25,9 +25,9 @@ class Disk:
         self.events = 0
         self._fsync = os.fsync
 
-    def fsync(self, descriptor: Any) -> None:
-        self._below(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
-        self._fsync(descriptor)
+    def fsync(self, fd: Any) -> None:
+        self._below(str(Path(f"/proc/self/fd/{fd}").readlink()))
+        self._fsync(fd)
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _AT_ONCE = 4  # peers of a group, beside the baseline and lrclr's: bounds the memory
-_ROUNDS = {"image/1": 16, "image/8": 8, "image/32": 4, "text77/1": 4, "text/1": 8, "answer/1": 5, "answer-new/1": 5}
+_ROUNDS = {"image/1": 12, "image/8": 6, "image/32": 4, "text77/1": 4, "text/1": 6, "answer/1": 6, "answer-new/1": 4}
 _COLD = 3
 
 

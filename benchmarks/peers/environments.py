@@ -84,9 +84,9 @@ def make(environments: Path, name: str, requirements: Sequence[str]) -> dict[str
     constraint = folder / "constraint.txt"
     # Any other build of torch brings gigabytes for a GPU.
     constraint.write_text("torch==2.13.0\n")
-    command = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--no-input"]
+    command = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--no-input"]
     began = time.perf_counter()
-    done = subprocess.run([*command, "-c", constraint, *requirements], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "-c", str(constraint), *requirements], capture_output=True, text=True, check=False)
     known = {"requirements": list(requirements), "seconds": round(time.perf_counter() - began, 1)}
     if done.returncode:
         known["refused"] = in_short(done.stderr)

@@ -51,7 +51,8 @@ def weights(names: Sequence[str], plan: Plan, note: Callable[[str], None]) -> di
     """
     import numpy as np
 
-    from benchmarks.peers.weights import checkpoint_named, write_all
+    from benchmarks.peers.catalogue import precisions
+    from benchmarks.peers.weights import checkpoint_named, write_bundle, write_weights
 
     found = {}
     for name in names:
@@ -59,9 +60,20 @@ def weights(names: Sequence[str], plan: Plan, note: Callable[[str], None]) -> di
         record = folder / "bundles.json"
         known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
         if known.get("source") != source_digest():
+            known = {"source": source_digest(), "refused": {}}
+        missing = [one for one in precisions() if one not in known["refused"]]
+        there = (folder / "reference.npz").is_file()
+        if not missing and there:
+            found[name] = known["refused"]
+            continue
+        checkpoint = checkpoint_named(name)
+        if not there:
             note(f"weights of {name}, in everybody's format")
-            known = {"source": source_digest(), "refused": write_all(checkpoint_named(name), folder)}
+            write_weights(checkpoint, folder)
             np.savez(folder / "reference.npz", **reference(folder))
+        for precision in missing:
+            note(f"{precision} bundle of {name}")
+            known["refused"][precision] = write_bundle(checkpoint, folder, precision)
             record.write_text(json.dumps(known, indent=1), encoding="utf-8")
         found[name] = known["refused"]
     return found
@@ -124,7 +136,15 @@ def formats(
             note(f"{step}: its format of {checkpoint}")
             began = time.perf_counter()
             python = python_of(plan.environments, users[0])
-            command = [python, "-W", "ignore", "-m", "benchmarks.peers.prepare", step, plan.folder(checkpoint)]
+            command = [
+                str(python),
+                "-W",
+                "ignore",
+                "-m",
+                "benchmarks.peers.prepare",
+                step,
+                str(plan.folder(checkpoint)),
+            ]
             ran = subprocess.run(
                 command,
                 capture_output=True,

@@ -194,11 +194,11 @@ def _offers(worker: Worker, work: str) -> bool:
 
 
 def _warm(group: Group, workers: list[Worker], work: str) -> None:
-    """Two runs that do not count: the first compiles and packs, the second finds its memory."""
+    """A run that does not count: it compiles and packs. Its quality was judged before, at other sizes."""
     name, _, batch = work.partition("/")
     for worker in tuple(workers):
         try:
-            worker.seconds(name, int(batch), 2)
+            worker.seconds(name, int(batch))
         except PeerError as error:
             group.failed[f"{worker.name}: {work}"] = error.why or str(error)
             workers.remove(worker)

@@ -7,13 +7,12 @@ import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from benchmarks.peers.catalogue import RANDOM, precisions
+from benchmarks.peers.catalogue import RANDOM
 from benchmarks.peers.works import Inputs
 from lrclr.checkpoints import Checkpoint, default_checkpoint, init_checkpoint, load_checkpoint
 from lrclr.errors import LrclrError
@@ -21,9 +20,6 @@ from lrclr.preprocess import from_canvas, to_canvas
 from lrclr.tokenizer import ClipTokenizer
 from lrclr_export import ExportOptions, export_bundle
 from lrclr_export.golden import gate_images
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _CLIP_SCALE = 2.6592  # CLIP's own beginning, as a logarithm
 
@@ -63,30 +59,26 @@ def with_last_end(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, tokenizer=tokenizer)
 
 
-def write_all(checkpoint: Checkpoint, folder: Path, wanted: Sequence[str] | None = None) -> dict[str, str]:
-    """Write what the peers read, and lrclr's bundles.
-
-    Args:
-        checkpoint: the network.
-        folder: for all of it.
-        wanted: precisions of the bundles; all that lrclr exports if not given.
-
-    Returns:
-        For each precision, why there is no bundle in it; "" where there is one.
-    """
+def write_weights(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write the inputs, transformers' folder and lrclr's."""
     folder.mkdir(parents=True, exist_ok=True)
     inputs = inputs_of(checkpoint)
     inputs.save(folder)
     write_clip(checkpoint, folder / "hf", inputs.scale)
     checkpoint.save(folder / "lrclr", overwrite=True)
-    refused = {}
-    for precision in precisions() if wanted is None else wanted:
-        try:
-            export_bundle(checkpoint, folder / "bundles" / precision, ExportOptions(precision=precision))
-            refused[precision] = ""
-        except LrclrError as error:
-            refused[precision] = str(error)
-    return refused
+
+
+def write_bundle(checkpoint: Checkpoint, folder: Path, precision: str) -> str:
+    """Write lrclr's bundle in a precision.
+
+    Returns:
+        Why there is none; "" if there is.
+    """
+    try:
+        export_bundle(checkpoint, folder / "bundles" / precision, ExportOptions(precision=precision))
+    except LrclrError as error:
+        return str(error)
+    return ""
 
 
 def inputs_of(checkpoint: Checkpoint) -> Inputs:
@@ -101,8 +93,8 @@ def inputs_of(checkpoint: Checkpoint) -> Inputs:
         padded_ids=padded.input_ids,
         ids=trimmed.input_ids,
         prompts=prompts,
-        positive=tuple(int(index[0]) for index in findings.positive_index),
-        negative=tuple(int(index[0]) for index in findings.negative_index),
+        positive=tuple(tuple(index.tolist()) for index in findings.positive_index),
+        negative=tuple(tuple(index.tolist()) for index in findings.negative_index),
         scale=float(checkpoint.config.score_scale),
     )
 

@@ -27,7 +27,7 @@ class Inputs:
         padded_ids: int64 ``[P, context length]``.
         ids: int64 ``[P, T]``, the same trimmed to the longest prompt.
         prompts: P texts.
-        positive, negative: which prompts speak for and against each of F findings, one each.
+        positive, negative: which prompts speak for and against each of F findings; the mean counts.
         scale: factor on a cosine before the softmax over the two.
     """
 
@@ -36,8 +36,8 @@ class Inputs:
     padded_ids: Array
     ids: Array
     prompts: tuple[str, ...]
-    positive: tuple[int, ...]
-    negative: tuple[int, ...]
+    positive: tuple[tuple[int, ...], ...]
+    negative: tuple[tuple[int, ...], ...]
     scale: float
 
     def save(self, folder: Path) -> None:
@@ -49,7 +49,8 @@ class Inputs:
     @classmethod
     def load(cls, folder: Path) -> Inputs:
         fields = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
-        fields |= {name: tuple(fields[name]) for name in ("prompts", "positive", "negative")}
+        fields["prompts"] = tuple(fields["prompts"])
+        fields |= {sign: tuple(map(tuple, fields[sign])) for sign in ("positive", "negative")}
         with np.load(folder / "inputs.npz", allow_pickle=False) as arrays:
             return cls(**{name: arrays[name] for name in arrays.files}, **fields)
 
@@ -59,8 +60,12 @@ class Inputs:
 
     def pair_probabilities(self, logits: Array) -> Array:
         """Scaled cosines ``[B, P]`` to each finding's probability against its own denial, ``[B, F]``."""
-        difference = logits[:, list(self.positive)] - logits[:, list(self.negative)]
-        return np.asarray(1.0 / (1.0 + np.exp(-difference.astype(np.float64))))
+        scores = logits.astype(np.float64)
+        pro, contra = (
+            np.stack([scores[:, list(prompts)].mean(1) for prompts in sign], 1)
+            for sign in (self.positive, self.negative)
+        )
+        return np.asarray(1.0 / (1.0 + np.exp(contra - pro)))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from benchmarks.peers.findings import rows_of
 from benchmarks.peers.quality import quality, wrong
 from benchmarks.peers.rounds import Group, Plan, measure
 from benchmarks.peers.table import markdown
-from benchmarks.peers.weights import checkpoint_named, inputs_of, write_all
+from benchmarks.peers.weights import checkpoint_named, inputs_of, write_bundle, write_weights
 from lrclr import ZeroShotClassifier
 from lrclr.checkpoints import default_checkpoint, init_checkpoint, load_checkpoint
 from lrclr.engines import ENGINES
@@ -43,9 +43,11 @@ def plan(tmp_path_factory: pytest.TempPathFactory, quiet_transformers: None) -> 
     """Tiny weights in everybody's format, but for one peer, whose graphs are of other weights."""
     plan = Plan(ROUNDS, 1, tmp_path_factory.mktemp("peers"))
     folder, other = plan.folder(RANDOM), plan.folder("other")
-    assert write_all(init_checkpoint("tiny", preprocess="clip", score_scale=14.3), folder, ["fp32"]) == {"fp32": ""}
+    checkpoint = init_checkpoint("tiny", preprocess="clip", score_scale=14.3)
+    write_weights(checkpoint, folder)
+    assert write_bundle(checkpoint, folder, "fp32") == ""
     np.savez(folder / "reference.npz", **prepare.reference(folder))
-    write_all(init_checkpoint("tiny", preprocess="clip", seed=1), other, [])
+    write_weights(init_checkpoint("tiny", preprocess="clip", seed=1), other)
     plain_onnx.prepare(other)
     shutil.copytree(other / "onnx", folder / "onnx")
     return plan

@@ -25,10 +25,10 @@ def open_works(opening: Opening) -> Works:
         torch._inductor.config.freezing = True  # noqa: SLF001  the documented switch has no other name
     model = CLIPModel.from_pretrained(opening.folder / "hf", attn_implementation=options["attention"]).eval()
 
-    def image(pixel_values: torch.Tensor) -> torch.Tensor:
+    def image(pixel_values: torch.Tensor) -> Any:
         return _features(model.get_image_features(pixel_values=pixel_values))
 
-    def text(input_ids: torch.Tensor) -> torch.Tensor:
+    def text(input_ids: torch.Tensor) -> Any:
         return _features(model.get_text_features(input_ids=input_ids))
 
     if backend:
@@ -67,7 +67,7 @@ def open_works(opening: Opening) -> Works:
     return works
 
 
-def _unit(rows: torch.Tensor) -> torch.Tensor:
+def _unit(rows: torch.Tensor) -> Any:
     return rows / rows.norm(dim=-1, keepdim=True)
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from benchmarks.peers.catalogue import BASELINE, RANDOM, TRAINED
 from benchmarks.peers.findings import Row, rows_of
+from benchmarks.peers.quality import LARGEST_PROBABILITY_ERROR, LEAST_CENTRED, LEAST_COSINE
+from benchmarks.peers.rounds import PAUSE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,8 +47,13 @@ are in every group. Figures are times faster than torch eager at the same work (
 milliseconds for torch eager itself. lrclr selects regions within these times, and its fusion head runs on the way to
 probabilities; no peer does either.
 
+OpenMP, MKL, OpenBLAS and Rayon are told the same number of threads; between two candidates there is a pause of
+{PAUSE * 1e3:.0f} ms for threads that spin on; what a waiting one takes of a core all the same is in the second table.
+
 {_GAP}: ahead of every lrclr that ran in turns with it, by more than the quartiles leave open: an open gap.
-{_GAP_OF_PRECISION}: ahead of lrclr's best of the same precision only."""
+{_GAP_OF_PRECISION}: ahead of lrclr's best of the same precision only.
+WRONG: a cosine to torch eager below {LEAST_COSINE}, a centred one below {LEAST_CENTRED}, or a probability that is off
+by more than {LARGEST_PROBABILITY_ERROR}, on the worst input; who is wrong is ahead of nobody."""
 _FLATTER = """\
 Random weights do not change the speed, and they flatter the quality: embeddings nearly coincide, so that only the
 centred cosine, of eight images and 28 prompts, says anything."""
@@ -54,10 +61,11 @@ _SET_UP_HEAD = (
     "| | versions | then | on disk, MB (packages) | added, MB | its format, s | cold, s | without network | cannot |"
 )
 _SET_UP = """\
-On disk: all that its requirements need, with torch's CPU build where it needs torch. Added: megabytes of packages
-that pip brought for its own environment, beside the project's. Cold: from nothing to the first answer for one image,
-of processes in turns, median (least–most). Without network: the same start in an empty network namespace, when
-everything is installed and prepared."""
+On disk: all that its requirements need to answer, with torch's CPU build where that takes torch; what makes graphs
+once is not counted, lrclr's neither. Added: megabytes of packages that pip brought for its own environment, beside the
+project's. Its format: seconds to make of transformers' folder what the peer reads. Cold: from nothing to the first
+answer for one image, of processes in turns, median (least–most). Without network: the same start in an empty network
+namespace, when everything is installed and prepared."""
 
 
 def _head(report: Mapping[str, Any]) -> list[str]:

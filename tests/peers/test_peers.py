@@ -130,7 +130,7 @@ def test_a_faster_peer_is_an_open_gap(group: Group) -> None:
     assert row.ahead["image/1"][0] == pytest.approx(2.0 / 1.15, rel=0.01)
     page = markdown(report_of(faster))
     assert f"- {RANDOM}, image, batch 1: **{STALE}**, 1.7" in page
-    assert page.count("**◀**") == 2  # the legend, and the cell
+    assert page.count("**◀**") == 2  # what it means, and the cell
 
 
 def test_the_page_has_everything(group: Group) -> None:

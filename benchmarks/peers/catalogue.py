@@ -22,7 +22,7 @@ class Candidate:
 
     Attributes:
         name: in every table.
-        precision: what its products compute in: ``"fp32"``, ``"16 bit"`` or ``"int8"``.
+        precision: what its products compute in: ``"fp32"``, ``"16 bit"``, ``"int8"``, or ``"int8 weights"``.
         adapter: module in `benchmarks.peers.adapters`; "" for a peer that cannot be had, whose installation is tried.
         options: of the adapter.
         environment: its own, by name; "" for the project's.
@@ -155,7 +155,7 @@ PEERS: tuple[Candidate, ...] = (
     ),
     Candidate(
         "faster-clip",
-        "int8",
+        "int8 weights",
         "faster_clip",
         environment="faster-clip",
         requirements=("faster-clip==0.4.0",),

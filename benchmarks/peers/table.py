@@ -75,6 +75,8 @@ def _head(report: Mapping[str, Any]) -> list[str]:
         f"{env['system']}, Python {env['python']}; torch {env['torch']}, ONNX Runtime {env['onnxruntime']}."
     )
     first = "`make peers` writes this page and `peers.json`, which keeps every sample."
+    if not report["finished"]:
+        first += " **It was ended early: not everything is measured.**"
     return ["# Peers", "", first, "", machine, "", _INTRODUCTION]
 
 
@@ -134,7 +136,13 @@ def _gaps(report: Mapping[str, Any]) -> list[str]:
             for work, (middle, low, high) in row.ahead.items():
                 by = f"{middle:.2f} ({low:.2f}–{high:.2f}) times lrclr's best"
                 found.append(f"- {checkpoint}, {_what(work)}: **{row.name}**, {by}.")
-    return lines + (found or ["None: at no work that was measured is a peer ahead of lrclr's best."])
+    measured = any(group["rounds"] for group in report["groups"])
+    none = (
+        "None: at no work that was measured is a peer ahead of lrclr's best."
+        if measured
+        else "Nothing is measured yet."
+    )
+    return lines + (found or [none])
 
 
 def _what(work: str) -> str:

@@ -82,6 +82,7 @@ def report_of(*groups: Group) -> dict[str, Any]:
         "environments": {},
         "formats": {},
         "cold": {BASELINE: {"seconds": [1.0, 3.0, 2.0], "offline": "yes", "failed": ""}},
+        "finished": True,
         "unavailable": {"clip-server": "it pins what is not to be had"},
     }
 
@@ -135,6 +136,8 @@ def test_a_faster_peer_is_an_open_gap(group: Group) -> None:
 
 def test_the_page_has_everything(group: Group) -> None:
     page = markdown(report_of(group))
+    assert "ended early" not in page
+    assert "ended early" in markdown({**report_of(group), "finished": False})
     for name in MEMBERS:
         assert page.count(f"| {name} ") >= 2
     assert "2.0 (1.0–3.0)" in page

@@ -8,6 +8,7 @@ call goes on.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -35,7 +36,7 @@ _COLD = 3
 def main() -> None:
     """Do what is left to do."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/peers"))
+    parser.add_argument("-o", "--output", type=Path, help="benchmarks/results/peers; with --quick build/peers/quick")
     parser.add_argument("--build", type=Path, default=Path("build/peers"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing new after that")
@@ -47,9 +48,10 @@ def main() -> None:
     plan = Plan(rounds, given.threads, given.build.resolve())
     wanted = [one for one in PEERS if not given.only or one.name == BASELINE or any(w in one.name for w in given.only)]
     report, finished = _run(plan, wanted, 1 if given.quick else _COLD, until)
-    given.output.mkdir(parents=True, exist_ok=True)
-    (given.output / "peers.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (given.output / "README.md").write_text(markdown(report), encoding="utf-8")
+    output = given.output or (given.build / "quick" if given.quick else Path("benchmarks/results/peers"))
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "peers.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (output / "README.md").write_text(markdown(report), encoding="utf-8")
     print(markdown(report))
     if not finished:
         print("There is more to measure: call again, and it goes on.", file=sys.stderr)
@@ -82,11 +84,9 @@ def _run(plan: Plan, peers: Sequence[Candidate], cold_times: int, until: float) 
             break
     mine = _references(Group(**report["groups"][0])) if report["groups"] else []
     everyone = [*here, *(one for one in ours() if one.name in mine)]
-    kept = plan.build / "cold.json"
-    key = {"source": prepare.source_digest(), "times": cold_times}
-    cold = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
-    if cold.get("key") != key:
-        cold = {"key": key, "of": {}}
+    key = {"source": prepare.source_digest(), "times": cold_times, "candidates": [one.name for one in everyone]}
+    kept = _kept(plan, "cold", key)
+    cold = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {"key": key, "of": {}}
     if finished:
         finished = measure_cold(
             cold["of"],
@@ -124,7 +124,7 @@ def _measure_checkpoint(
             "threads": plan.threads,
             "source": prepare.source_digest(),
         }
-        file = plan.build / "runs" / f"{checkpoint}-{number}.json"
+        file = _kept(plan, f"{checkpoint}-{number}", key)
         group = Group.load(file, key)
         if number == 0:
             group.failed.update({f"lrclr {one}": why for one, why in refused.items() if why})
@@ -171,7 +171,14 @@ def _described(one: Candidate, plan: Plan) -> dict[str, Any]:
     }
 
 
+def _kept(plan: Plan, name: str, key: dict[str, Any]) -> Path:
+    """Where a measurement is kept: what differs in anything that matters has another name."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
+    return plan.build / "runs" / f"{name}-{digest}.json"
+
+
 def _write(file: Path, content: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content), encoding="utf-8")
 
 

@@ -38,8 +38,8 @@ def prepare(folder: Path) -> None:
     end = model.config.text_config.eos_token_id
     ids = torch.full((3, 9), end)
     for module, example, name, dynamic in (
-        (Image(model), torch.zeros(2, 3, size, size), "image", {0: "batch"}),
-        (Text(model), ids, "text", {0: "prompts", 1: "tokens"}),
+        (Image(model).eval(), torch.zeros(2, 3, size, size), "image", {0: "batch"}),
+        (Text(model).eval(), ids, "text", {0: "prompts", 1: "tokens"}),
     ):
         program = torch.onnx.export(
             module, (example,), dynamo=True, dynamic_shapes=(dynamic,), verbose=False, external_data=False

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def open_works(opening: Opening) -> Works:
-    """Options: ``attention`` of transformers; ``compile``, a backend of `torch.compile`, or nothing."""
+    """Options: ``attention`` of transformers; ``compile``, a backend of `torch.compile`; ``weights``, another folder."""
     import torch
     from transformers import CLIPModel
 
@@ -23,7 +23,9 @@ def open_works(opening: Opening) -> Works:
         import torch._inductor.config
 
         torch._inductor.config.freezing = True  # noqa: SLF001  the documented switch has no other name
-    model = CLIPModel.from_pretrained(opening.folder / "hf", attn_implementation=options["attention"]).eval()
+    model = CLIPModel.from_pretrained(
+        opening.folder / options.get("weights", "hf"), attn_implementation=options["attention"]
+    ).eval()
 
     def image(pixel_values: torch.Tensor) -> Any:
         return _features(model.get_image_features(pixel_values=pixel_values))

@@ -22,6 +22,7 @@ from benchmarks.peers import prepare
 from benchmarks.peers.catalogue import BASELINE, PEERS, RANDOM, TRAINED, Candidate, lacking, ours, processor_flags
 from benchmarks.peers.cold import measure_cold
 from benchmarks.peers.environments import python_of, size
+from benchmarks.peers.quality import wrong
 from benchmarks.peers.rounds import Group, Plan, measure
 from benchmarks.peers.table import markdown
 
@@ -42,9 +43,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing new after that")
     parser.add_argument("--quick", action="store_true", help="two rounds of everything, one cold start")
     parser.add_argument("--only", nargs="*", default=[], help="parts of names: the baseline, lrclr, and these peers")
+    parser.add_argument("--works", nargs="*", choices=list(_ROUNDS), default=list(_ROUNDS), help="what to measure")
     given = parser.parse_args()
     until = time.monotonic() + given.seconds
-    rounds = dict.fromkeys(_ROUNDS, 2) if given.quick else _ROUNDS
+    rounds = {work: 2 if given.quick else times for work, times in _ROUNDS.items() if work in given.works}
     plan = Plan(rounds, given.threads, given.build.resolve())
     wanted = [one for one in PEERS if not given.only or one.name == BASELINE or any(w in one.name for w in given.only)]
     report, finished = _run(plan, wanted, 1 if given.quick else _COLD, until)
@@ -82,7 +84,7 @@ def _run(plan: Plan, peers: Sequence[Candidate], cold_times: int, until: float) 
         finished = finished and done
         if not done:
             break
-    mine = _references(Group(**report["groups"][0])) if report["groups"] else []
+    mine = _references(Group(**report["groups"][0]), set()) if report["groups"] else []
     everyone = [*here, *(one for one in ours() if one.name in mine)]
     key = {"source": prepare.source_digest(), "times": cold_times, "candidates": [one.name for one in everyone]}
     kept = _kept(plan, "cold", key)
@@ -115,7 +117,7 @@ def _measure_checkpoint(
     sets = [[baseline, *own], *([baseline, *rest[at : at + _AT_ONCE]] for at in range(0, len(rest), _AT_ONCE))]
     groups: list[Group] = []
     for number, of_set in enumerate(sets):
-        best = _references(groups[0]) if number else []
+        best = _references(groups[0], {one.precision for one in of_set}) if number else []
         members = [*of_set, *(one for one in own if one.name in best)]
         key = {
             "checkpoint": checkpoint,
@@ -136,15 +138,16 @@ def _measure_checkpoint(
     return [one.__dict__ for one in groups], True
 
 
-def _references(group: Group) -> list[str]:
-    """The fastest of lrclr in each precision, by the geometric mean over all work that it was measured at."""
+def _references(group: Group, precisions: set[str]) -> list[str]:
+    """lrclr's fastest of all, and its fastest in each of these precisions, by the mean over all that was measured."""
     best: dict[str, tuple[float, str]] = {}
     for one in ours():
         ratios = [found[0] for work in group.rounds if (found := group.ratio(BASELINE, one.name, work))]
-        if ratios and one.options["engine"] != "torch":
+        if ratios and one.options["engine"] != "torch" and not wrong(group.quality.get(one.name, {})):
             mean = float(np.exp(np.mean(np.log(ratios))))
-            best[one.precision] = max(best.get(one.precision, (0.0, "")), (mean, one.name))
-    return [name for _, name in best.values()]
+            for precision in (one.precision, ""):
+                best[precision] = max(best.get(precision, (0.0, "")), (mean, one.name))
+    return list(dict.fromkeys(name for precision, (_, name) in best.items() if precision in {*precisions, ""}))
 
 
 def _environment(plan: Plan) -> dict[str, Any]:

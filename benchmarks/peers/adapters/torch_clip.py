@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def open_works(opening: Opening) -> Works:
-    """Options: ``attention`` of transformers; ``compile``, a backend of `torch.compile`; ``weights``, another folder."""
+    """Options: ``attention`` of transformers; ``compile``: `torch.compile`'s backend; ``weights``: another folder."""
     import torch
     from transformers import CLIPModel
 

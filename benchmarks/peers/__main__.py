@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -39,7 +40,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, help="benchmarks/results/peers; with --quick build/peers/quick")
     parser.add_argument("--build", type=Path, default=Path("build/peers"))
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing new after that")
     parser.add_argument("--quick", action="store_true", help="two rounds of everything, one cold start")
     parser.add_argument("--only", nargs="*", default=[], help="parts of names: the baseline, lrclr, and these peers")
@@ -47,7 +47,8 @@ def main() -> None:
     given = parser.parse_args()
     until = time.monotonic() + given.seconds
     rounds = {work: 2 if given.quick else times for work, times in _ROUNDS.items() if work in given.works}
-    plan = Plan(rounds, given.threads, given.build.resolve())
+    # A thread a core: what everyone takes who is not told, and some cannot be told.
+    plan = Plan(rounds, os.cpu_count() or 1, given.build.resolve())
     wanted = [one for one in PEERS if not given.only or one.name == BASELINE or any(w in one.name for w in given.only)]
     report, finished = _run(plan, wanted, 1 if given.quick else _COLD, until)
     output = given.output or (given.build / "quick" if given.quick else Path("benchmarks/results/peers"))
@@ -69,7 +70,7 @@ def _run(plan: Plan, peers: Sequence[Candidate], cold_times: int, until: float) 
             unavailable[peer.name] = why or "it was installed, and nobody has written how to ask it"
     here = [peer for peer in peers if peer.name not in unavailable]
     bundles = prepare.weights((RANDOM, TRAINED), plan, _note)
-    formats = prepare.formats(here, plan, {}, _note, until)
+    formats = prepare.formats(here, plan, _note, until)
     report: dict[str, Any] = {
         "unavailable": unavailable,
         "environments": made,

@@ -105,7 +105,6 @@ def reference(folder: Path) -> dict[str, Any]:
 def formats(
     candidates: Sequence[Candidate],
     plan: Plan,
-    refused: dict[str, str],
     note: Callable[[str], None],
     until: float = float("inf"),
 ) -> dict[str, dict[str, Any]]:
@@ -114,7 +113,6 @@ def formats(
     Args:
         candidates: whose.
         plan: where.
-        refused: environments that could not be made, which are passed over.
         note: told what happens.
         until: the clock after which nothing new begins.
 
@@ -127,7 +125,7 @@ def formats(
     kept = plan.build / "formats.json"
     done: dict[str, dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     for step in _STEPS:
-        users = [one for one in candidates if one.adapter == step and one.environment not in refused]
+        users = [one for one in candidates if one.adapter == step]
         # Where several share a step, the one with an environment of the fewest surprises: the first.
         for checkpoint in users[0].checkpoints if users else ():
             key = f"{step} {checkpoint}"

@@ -72,7 +72,7 @@ def _other_images(inputs: Inputs) -> list[Any]:
 def _other_prompts(inputs: Inputs) -> list[Any]:
     """Words of the prompts in other orders, each between its own beginning and end."""
     rng = np.random.default_rng(0)
-    begin, end = inputs.ids[0, 0], inputs.ids.max() if inputs.ids[0, 0] != inputs.ids.max() else inputs.ids[0, 1]
+    begin, end = inputs.ids[0, 0], inputs.ids.max()
     words = np.setdiff1d(inputs.ids, [begin, end, 0])
     return [
         np.concatenate([[begin], rng.choice(words, size), [end]]).astype(np.int64)[None]

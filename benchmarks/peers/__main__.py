@@ -44,13 +44,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two rounds of everything, one cold start")
     parser.add_argument("--only", nargs="*", default=[], help="parts of names: the baseline, lrclr, and these peers")
     parser.add_argument("--works", nargs="*", choices=list(_ROUNDS), default=list(_ROUNDS), help="what to measure")
+    both = [RANDOM, TRAINED]
+    parser.add_argument("--checkpoints", nargs="*", choices=both, default=both, help="of which weights")
     given = parser.parse_args()
     until = time.monotonic() + given.seconds
     rounds = {work: 2 if given.quick else times for work, times in _ROUNDS.items() if work in given.works}
     # A thread a core: what everyone takes who is not told, and some cannot be told.
     plan = Plan(rounds, os.cpu_count() or 1, given.build.resolve())
     wanted = [one for one in PEERS if not given.only or one.name == BASELINE or any(w in one.name for w in given.only)]
-    report, finished = _run(plan, wanted, 1 if given.quick else _COLD, until)
+    report, finished = _run(plan, given.checkpoints, wanted, 1 if given.quick else _COLD, until)
     output = given.output or (given.build / "quick" if given.quick else Path("benchmarks/results/peers"))
     output.mkdir(parents=True, exist_ok=True)
     (output / "peers.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -60,7 +62,9 @@ def main() -> None:
         print("There is more to measure: call again, and it goes on.", file=sys.stderr)
 
 
-def _run(plan: Plan, peers: Sequence[Candidate], cold_times: int, until: float) -> tuple[dict[str, Any], bool]:
+def _run(
+    plan: Plan, checkpoints: Sequence[str], peers: Sequence[Candidate], cold_times: int, until: float
+) -> tuple[dict[str, Any], bool]:
     unavailable: dict[str, str] = {}
     flags = processor_flags()
     made = prepare.environments(peers, plan, _note)
@@ -69,8 +73,8 @@ def _run(plan: Plan, peers: Sequence[Candidate], cold_times: int, until: float) 
         if why or not peer.adapter:
             unavailable[peer.name] = why or "it was installed, and nobody has written how to ask it"
     here = [peer for peer in peers if peer.name not in unavailable]
-    bundles = prepare.weights((RANDOM, TRAINED), plan, _note)
-    formats = prepare.formats(here, plan, _note, until)
+    bundles = prepare.weights(checkpoints, plan, _note)
+    formats = prepare.formats(here, checkpoints, plan, _note, until)
     report: dict[str, Any] = {
         "unavailable": unavailable,
         "environments": made,
@@ -79,7 +83,7 @@ def _run(plan: Plan, peers: Sequence[Candidate], cold_times: int, until: float) 
         "cold": {},
     }
     finished = True
-    for checkpoint in (RANDOM, TRAINED):
+    for checkpoint in checkpoints:
         groups, done = _measure_checkpoint(plan, checkpoint, here, bundles[checkpoint], until)
         report["groups"] += groups
         finished = finished and done
@@ -95,7 +99,7 @@ def _run(plan: Plan, peers: Sequence[Candidate], cold_times: int, until: float) 
             cold["of"],
             everyone,
             plan,
-            RANDOM,
+            checkpoints[0],
             cold_times,
             keep=lambda: _write(kept, cold),
             until=until,

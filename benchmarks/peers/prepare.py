@@ -104,6 +104,7 @@ def reference(folder: Path) -> dict[str, Any]:
 
 def formats(
     candidates: Sequence[Candidate],
+    checkpoints: Sequence[str],
     plan: Plan,
     note: Callable[[str], None],
     until: float = float("inf"),
@@ -112,6 +113,7 @@ def formats(
 
     Args:
         candidates: whose.
+        checkpoints: of which weights.
         plan: where.
         note: told what happens.
         until: the clock after which nothing new begins.
@@ -129,7 +131,7 @@ def formats(
         # Where several share a step, the one with an environment of the fewest surprises: the first.
         for checkpoint in users[0].checkpoints if users else ():
             key = f"{step} {checkpoint}"
-            if "seconds" in done.get(key, {}) or not plan.folder(checkpoint).is_dir() or time.monotonic() > until:
+            if checkpoint not in checkpoints or "seconds" in done.get(key, {}) or time.monotonic() > until:
                 continue
             note(f"{step}: its format of {checkpoint}")
             began = time.perf_counter()

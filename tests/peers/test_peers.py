@@ -61,7 +61,7 @@ def test_graphs_and_bundles_compute_the_same(plan: Plan) -> None:
     folder = plan.folder(RANDOM)
     assert write_bundle(init_checkpoint("tiny", preprocess="clip", score_scale=14.3), folder, "fp32") == ""
     plain = next(one for one in PEERS if one.name == "torch.onnx, ONNX Runtime")
-    made = prepare.formats([plain], plan, print)
+    made = prepare.formats([plain], [RANDOM], plan, print)
     assert "failed" not in made[f"plain_onnx {RANDOM}"]
     members = [named(BASELINE), plain, named("lrclr, onnxruntime fp32")]
     group = Group({"checkpoint": RANDOM, "candidates": [one.name for one in members]})

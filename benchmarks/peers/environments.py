@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,8 @@ def in_short(words: str) -> str:
     return re.sub(r" \(from versions:.*", "", text)[:240]
 
 
-def size(python: Path, requirements: Sequence[str]) -> dict[str, Any]:
+@cache
+def size(python: Path, requirements: tuple[str, ...]) -> dict[str, Any]:
     """Megabytes on disk of all that these need, and their versions, as that Python sees them."""
     done = subprocess.run([python, "-c", _SIZES, *requirements], capture_output=True, text=True, check=False)
     if done.returncode:

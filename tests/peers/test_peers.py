@@ -216,6 +216,6 @@ def test_pips_refusal_is_kept_in_its_words(tmp_path: Path) -> None:
     python = tmp_path / "none" / "bin" / "python"
     # It sees the project's packages, so that torch is there once.
     assert subprocess.run([python, "-c", "import numpy"], check=False).returncode == 0
-    assert environments.size(python, ["numpy"])["mb"] > 10
-    assert environments.size(environments.python_of(tmp_path, named(BASELINE)), ["numpy"])["packages"] >= 1
+    assert environments.size(python, ("numpy",))["mb"] > 10
+    assert environments.size(environments.python_of(tmp_path, named(BASELINE)), ("numpy",))["packages"] >= 1
     assert sys.executable == str(environments.python_of(tmp_path, named(BASELINE)))

@@ -93,7 +93,7 @@ def make(environments: Path, name: str, requirements: Sequence[str]) -> dict[str
         known["refused"] = in_short(done.stderr)
     fetched = sum(float(mb) * _UNITS[unit] for _, mb, unit in _WHEEL.findall(done.stdout))
     # An index on disk is still a download for whoever has none.
-    fetched += sum(Path(file).stat().st_size / 1e6 for file in _LOCAL.findall(done.stdout))
+    fetched += sum(file.stat().st_size / 1e6 for file in map(Path, _LOCAL.findall(done.stdout)) if file.is_file())
     known["download_mb"] = round(fetched, 1)
     record.write_text(json.dumps(known, indent=1))
     return known

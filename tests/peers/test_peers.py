@@ -157,6 +157,7 @@ def test_the_page_has_everything(group: Group) -> None:
     assert "nothing but this" in page
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_was_cut_off(plan: Plan) -> None:
     file, key = plan.build / "cut.json", {"checkpoint": RANDOM, "candidates": [BASELINE, OURS]}
     members = [named(BASELINE), named(OURS)]

@@ -176,7 +176,8 @@ def _described(one: Candidate, plan: Plan) -> dict[str, Any]:
         "commands": list(one.commands),
         "cannot": list(one.cannot),
         "environment": one.environment,
-        "adapter": one.adapter,
+        # OpenVINO reads the plain graphs as they are, unless they are to be quantised.
+        "adapter": "plain_onnx" if one.options.get("precision") in {"f32", "bf16"} else one.adapter,
         "disk": size(python_of(plan.environments, one), one.requirements),
     }
 

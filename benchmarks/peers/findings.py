@@ -30,7 +30,7 @@ class Row:
         quality: see `quality`.
         wrong: what is too far off; a row with any is ahead of nobody.
         failed: by work, what it said.
-        idle_share: of one core, taken while others worked.
+        idle_share: of one core, taken while others worked; None until its group is finished.
         peak_mb: most memory.
     """
 
@@ -44,7 +44,7 @@ class Row:
     quality: dict[str, float] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    idle_share: float = 0.0
+    idle_share: float | None = None
     peak_mb: int = 0
 
 
@@ -61,7 +61,8 @@ def rows_of(
             if name in rows or name not in candidates:
                 continue
             row = _row(name, group, candidates)
-            if row.milliseconds or row.failed:
+            # Who never opened stands among those that did not run.
+            if row.milliseconds or any(row.failed):
                 rows[name] = row
     return sorted(rows.values(), key=lambda row: (not row.ours, row.name != BASELINE))
 
@@ -71,7 +72,7 @@ def _row(name: str, group: Group, candidates: Mapping[str, Mapping[str, Any]]) -
     row = Row(name, known["precision"], known["ours"])
     row.quality = group.quality.get(name, {})
     row.wrong = wrong(row.quality)
-    row.idle_share = group.idle_share.get(name, 0.0)
+    row.idle_share = group.idle_share.get(name)
     row.peak_mb = group.peak_mb.get(name, 0)
     for whose, what in group.failed.items():
         owner, _, work = whose.partition(": ")

@@ -123,7 +123,7 @@ def _quality_line(row: Row) -> str:
         "" if error is None else f"{error:.1e}",
         "" if regions is None else f"{regions:.0%}",
         str(row.peak_mb or ""),
-        f"{row.idle_share:.1%}",
+        "" if row.idle_share is None else f"{row.idle_share:.1%}",
     ]
     return f"| {' | '.join(fields)} |"
 

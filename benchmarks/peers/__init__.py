@@ -1,0 +1,1 @@
+"""What else could answer with the same weights, side by side: ``python -m benchmarks.peers``."""

@@ -1,0 +1,87 @@
+"""From nothing to the first answer, and whether it needs a network."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.peers.client import PeerError, Worker
+from benchmarks.peers.environments import python_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from benchmarks.peers.catalogue import Candidate
+    from benchmarks.peers.rounds import Plan
+
+
+def cold_start(candidate: Candidate, plan: Plan, checkpoint: str, *, network: bool = True) -> float:
+    """Seconds from the start of a process to its first answer for one image.
+
+    Raises:
+        PeerError: there was none.
+    """
+    began = time.perf_counter()
+    with Worker(
+        candidate,
+        python_of(plan.environments, candidate),
+        plan.folder(checkpoint),
+        threads=plan.threads,
+        log=plan.build / "logs" / "cold.log",
+        network=network,
+    ) as worker:
+        worker.seconds("image" if "image" in worker.works else "answer", 1)
+        return time.perf_counter() - began
+
+
+def can_cut_network() -> bool:
+    """Whether this machine lets us start a process in a network namespace of its own."""
+    try:
+        return subprocess.run(["unshare", "--map-root-user", "--net", "true"], check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def measure_cold(
+    known: dict[str, Any],
+    candidates: Sequence[Candidate],
+    plan: Plan,
+    checkpoint: str,
+    times: int,
+    *,
+    keep: Callable[[], None],
+    until: float,
+) -> bool:
+    """Fill `known`, by candidate: ``seconds`` of each start, in turns, after one without a network that fills caches.
+
+    Returns:
+        Whether all is there.
+    """
+    cut = can_cut_network()
+    for number in range(times + 1):
+        for candidate in candidates:
+            entry = known.setdefault(candidate.name, {"seconds": [], "offline": None, "failed": ""})
+            # Who compiles at every start takes minutes over it, and differs little.
+            enough = len(entry["seconds"]) >= (1 if "compile" in candidate.options else times)
+            if entry["failed"] or enough or len(entry["seconds"]) + (entry["offline"] is not None) > number:
+                continue
+            if time.monotonic() > until:
+                return False
+            try:
+                if entry["offline"] is None:
+                    entry["offline"] = _answers_alone(candidate, plan, checkpoint) if cut else "not checked"
+                else:
+                    entry["seconds"].append(round(cold_start(candidate, plan, checkpoint), 3))
+            except PeerError as error:
+                entry["failed"] = error.why or str(error)
+            keep()
+    return True
+
+
+def _answers_alone(candidate: Candidate, plan: Plan, checkpoint: str) -> str:
+    try:
+        cold_start(candidate, plan, checkpoint, network=False)
+    except PeerError as error:
+        return f"no: {error.why}"
+    return "yes"

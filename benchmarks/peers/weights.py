@@ -1,0 +1,135 @@
+"""One checkpoint in everybody's format, so that all compute the same function on the same inputs."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import CLIPConfig, CLIPModel
+
+from benchmarks.peers.catalogue import RANDOM
+from benchmarks.peers.works import Inputs
+from lrclr.checkpoints import Checkpoint, default_checkpoint, init_checkpoint, load_checkpoint
+from lrclr.errors import LrclrError
+from lrclr.preprocess import from_canvas, to_canvas
+from lrclr.tokenizer import ClipTokenizer
+from lrclr_export import ExportOptions, export_bundle
+from lrclr_export.golden import gate_images
+
+_CLIP_SCALE = 2.6592  # CLIP's own beginning, as a logarithm
+
+
+def checkpoint_named(name: str, architecture: str = "vit-b-32") -> Checkpoint:
+    """`RANDOM`: random weights of that architecture. Otherwise the one that lrclr carries, through `with_last_end`."""
+    if name == RANDOM:
+        return init_checkpoint(architecture, preprocess="clip", score_scale=math.exp(_CLIP_SCALE))
+    return with_last_end(load_checkpoint(default_checkpoint()))
+
+
+def with_last_end(checkpoint: Checkpoint) -> Checkpoint:
+    """The same function, with the end of a prompt as the vocabulary's last entry.
+
+    transformers' CLIP takes an end of number 2 for a legacy, and then pools at the highest number instead: a vocabulary
+    whose end is number 2 would give a wrong text embedding. Two rows of the embedding change places, and their numbers.
+    """
+    config = checkpoint.config.text_config
+    end, last = int(config.eos_token_id), int(config.vocab_size) - 1
+    with torch.no_grad():
+        table = checkpoint.model.text_model.embeddings.token_embedding.weight
+        table[[end, last]] = table[[last, end]]
+    config.eos_token_id = checkpoint.model.text_model.eos_token_id = last
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "tokenizer.json"
+        checkpoint.tokenizer.save(file)
+        content = json.loads(file.read_text(encoding="utf-8"))
+        exchanged = {end: last, last: end}
+        vocabulary = content["model"]["vocab"]
+        content["model"]["vocab"] = {word: exchanged.get(number, number) for word, number in vocabulary.items()}
+        for entry in content["added_tokens"]:
+            entry["id"] = exchanged.get(entry["id"], entry["id"])
+        for marker in content["post_processor"]["special_tokens"].values():
+            marker["ids"] = [exchanged.get(number, number) for number in marker["ids"]]
+        file.write_text(json.dumps(content), encoding="utf-8")
+        tokenizer = ClipTokenizer.from_file(file, context_length=checkpoint.tokenizer.context_length)
+    return replace(checkpoint, tokenizer=tokenizer)
+
+
+def write_weights(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write the inputs, transformers' folder and lrclr's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    inputs = inputs_of(checkpoint)
+    inputs.save(folder)
+    write_clip(checkpoint, folder / "hf", inputs.scale)
+    checkpoint.save(folder / "lrclr", overwrite=True)
+
+
+def write_bundle(checkpoint: Checkpoint, folder: Path, precision: str) -> str:
+    """Write lrclr's bundle in a precision.
+
+    Returns:
+        Why there is none; "" if there is.
+    """
+    try:
+        export_bundle(checkpoint, folder / "bundles" / precision, ExportOptions(precision=precision))
+    except LrclrError as error:
+        return str(error)
+    return ""
+
+
+def inputs_of(checkpoint: Checkpoint) -> Inputs:
+    """The gates' radiographs and the default prompts, as this checkpoint wants them."""
+    spec, tokenizer, findings = checkpoint.preprocess, checkpoint.tokenizer, checkpoint.findings
+    canvases = [to_canvas(image, spec) for image in gate_images()]
+    prompts = findings.prompts
+    padded, trimmed = tokenizer.encode(prompts, length=tokenizer.context_length), tokenizer.encode(prompts)
+    return Inputs(
+        pictures=np.stack([np.repeat(canvas[..., None], 3, -1) for canvas in canvases]),
+        pixel_values=np.stack([from_canvas(canvas, spec) for canvas in canvases]),
+        padded_ids=padded.input_ids,
+        ids=trimmed.input_ids,
+        prompts=prompts,
+        positive=tuple(tuple(index.tolist()) for index in findings.positive_index),
+        negative=tuple(tuple(index.tolist()) for index in findings.negative_index),
+        scale=float(checkpoint.config.score_scale),
+    )
+
+
+def write_clip(checkpoint: Checkpoint, folder: Path, scale: float) -> None:
+    """transformers' CLIP folder, with what its processors read, whose logits carry `scale`."""
+    own = checkpoint.config
+    config = CLIPConfig(
+        projection_dim=own.projection_dim,
+        text_config=own.text_config.to_dict(),
+        vision_config=own.vision_config.to_dict(),
+    )
+    clip = CLIPModel(config).eval()
+    weights = {name: value for name, value in checkpoint.model.state_dict().items() if "fusion_head" not in name}
+    clip.load_state_dict({**weights, "logit_scale": torch.tensor(math.log(scale))})
+    clip.save_pretrained(folder)
+    checkpoint.tokenizer.save(folder / "tokenizer.json")
+    for name, content in (("preprocessor_config", _images(checkpoint)), ("tokenizer_config", _texts(checkpoint))):
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+# Both as OpenAI's own folders have them, which old and new transformers read.
+def _images(checkpoint: Checkpoint) -> dict[str, object]:
+    spec = checkpoint.preprocess
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": spec.resize},
+        "crop_size": {"height": spec.image_size, "width": spec.image_size},
+        "image_mean": list(spec.mean),
+        "image_std": list(spec.std),
+    }
+
+
+def _texts(checkpoint: Checkpoint) -> dict[str, object]:
+    # It pads with the end; the first one counts, so that it is the same function.
+    end = "<|endoftext|>"
+    marks = {"bos_token": "<|startoftext|>", "eos_token": end, "pad_token": end, "unk_token": end}
+    return {"tokenizer_class": "CLIPTokenizer", "model_max_length": checkpoint.tokenizer.context_length, **marks}

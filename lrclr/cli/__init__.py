@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import lrclr
-from lrclr.cli import _build, _checkpoints, _evaluate, _export, _manifest, _predict, _serve, _train, _verify
+from lrclr.cli import _build, _checkpoints, _evaluate, _export, _manifest, _predict, _score, _serve, _train, _verify
 from lrclr.cli._console import complain
 from lrclr.errors import LrclrError
 
@@ -41,6 +41,7 @@ app.command("export")(_export.export)
 app.command("build")(_build.build)
 app.command("verify")(_verify.verify)
 app.command("predict")(_predict.predict)
+app.command("score")(_score.score)
 app.command("evaluate")(_evaluate.evaluate)
 app.command("serve")(_serve.serve)
 app.command("train")(_train.train)

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable
 
     from lrclr.score._decode import Decoder
     from lrclr.score._encode import Encoder
@@ -19,7 +19,7 @@ __all__ = ["run_local"]
 
 def run_local(
     chunks: Iterable[Chunk], decoder: Decoder, encoder: Encoder, *, workers: int | None = None
-) -> Iterator[tuple[Chunk, list[Outcome]]]:
+) -> Generator[tuple[Chunk, list[Outcome]]]:
     """Outcomes of every chunk, in order.
 
     Each thread takes a chunk through both stages: the engine runs in the thread that calls it, and decoders let

@@ -19,7 +19,7 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from lrclr.score._decode import Decoder
     from lrclr.score._encode import Encoder
@@ -37,7 +37,7 @@ _STORE_BYTES: Final = 512 << 20
 
 def run_ray(
     chunks: Sequence[Chunk], decoder: Decoder, encoder: Encoder, options: RayOptions
-) -> Iterator[tuple[Chunk, list[Outcome]]]:
+) -> Generator[tuple[Chunk, list[Outcome]]]:
     """Outcomes of every chunk, as they come.
 
     A worker or a machine that is lost takes nothing with it: Ray does its tasks again elsewhere.

@@ -30,7 +30,7 @@ from lrclr.score._settings import Settings
 from lrclr.score._source import open_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from lrclr.findings import FindingSet
     from lrclr.score._collect import Collector
@@ -151,7 +151,7 @@ class _Work:
         for part in self._survey.parts:
             yield from self._collector.chunks(part)
 
-    def _stream(self, decoder: Decoder, encoder: Encoder) -> Iterator[tuple[Chunk, list[Outcome]]]:
+    def _stream(self, decoder: Decoder, encoder: Encoder) -> Generator[tuple[Chunk, list[Outcome]]]:
         where = self._options.where
         if isinstance(where, RayOptions):
             from lrclr.score._ray import run_ray

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from lrclr.engines import EngineOptions
 from lrclr.samples import sample_paths
 from lrclr.score import ScoreOptions, ScoreProgress, score
 
@@ -46,9 +45,7 @@ def make_archive(folder: Path) -> Path:
 
 def options(bundle: Path, **changes: Any) -> ScoreOptions:
     """What the tests score with."""
-    return ScoreOptions(
-        **{"bundle": bundle, "engine": EngineOptions(threads=1), "rows_per_part": ROWS_PER_PART, **changes}
-    )
+    return ScoreOptions(**{"bundle": bundle, "rows_per_part": ROWS_PER_PART, **changes})
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

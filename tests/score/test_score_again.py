@@ -133,7 +133,7 @@ def test_killed_at_every_write_and_between_them(archive: Path, scored: Path, bun
     """Each run goes on with what the killed one before it left: at the settings' write, and amid each part's."""
     out = tmp_path / "out"
     seen = 0
-    for fsyncs, chunks in ((1, 0), (2, 0), (3, 0), (0, 2), (3, 0), (3, 0)):
+    for fsyncs, chunks in ((1, 0), (2, 0), (3, 0), (0, 2), (3, 0), (2, 0)):
         done = killed(archive, out, bundle, fsyncs, chunks)
         assert done.returncode == -signal.SIGKILL, done.stderr
         parts = sorted(out.glob("part-*.parquet"))

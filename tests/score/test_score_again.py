@@ -123,7 +123,7 @@ def test_a_damaged_part_is_made_again(archive: Path, scored: Path, bundle: Path,
 def killed(
     archive: Path, out: Path, bundle: Path, fsyncs: int = 0, chunks: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.score.archives", archive, out, bundle, str(fsyncs), str(chunks)]
+    command = [sys.executable, "-m", "tests.score.archives", *map(str, (archive, out, bundle, fsyncs, chunks))]
     return subprocess.run(
         command, cwd=archives.ROOT, env=bundles.environment(), capture_output=True, text=True, timeout=120, check=False
     )

@@ -60,7 +60,8 @@ def running(many: Path, out: Path, bundle: Path) -> subprocess.Popen[str]:
 
 
 def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
+    family: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
+    return family
 
 
 def test_the_same_bytes_and_no_door_to_the_outside(many: Path, expected: Path, bundle: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import contextlib
 import logging
 import os
 import pickle  # what is unpickled came from this run's own workers
+import signal
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from lrclr.errors import EngineError, LrclrError, UsageError
@@ -106,6 +108,7 @@ def _cluster(address: str | None) -> Iterator[None]:
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    at_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             ray.init(
@@ -121,6 +124,9 @@ def _cluster(address: str | None) -> Iterator[None]:
         where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
         raise EngineError(f"{where} cannot be had", why=_first_line(error)) from error
     try:
+        if threading.current_thread() is threading.main_thread():
+            # Ray put its own there, which ends the process with another exit code.
+            signal.signal(signal.SIGTERM, at_sigterm)
         yield
     finally:
         ray.shutdown()

@@ -111,6 +111,21 @@ def test_a_driver_that_is_killed_leaves_whole_parts_and_no_process(
     assert archives.rows(tmp_path / "out") == archives.rows(expected)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_cluster_too(
+    number: signal.Signals, code: int, many: Path, bundle: Path, tmp_path: Path
+) -> None:
+    process = running(many, tmp_path / "out", bundle)
+    family = descendants(process)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == code, told
+    assert "Traceback" not in told
+    _, left = psutil.wait_procs(family, timeout=60)
+    assert left == []
+    assert not list((tmp_path / "out").glob(".*.partial"))
+
+
 def test_nothing_is_told_to_anybody(bundle: Path) -> None:
     code = "import lrclr.score._ray; from ray._common.usage import usage_lib; print(usage_lib.usage_stats_enabled())"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

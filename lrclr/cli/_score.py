@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -97,7 +96,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     with _watched() as on_progress:
         summary = score_source(source, output, options, on_progress=on_progress)
     if as_json:
-        print(json.dumps({**asdict(summary), "failed": summary.failed}, ensure_ascii=False))
+        print(json.dumps(summary.to_dict(), ensure_ascii=False))
     else:
         _tell(output, summary)
     note(RESEARCH_ONLY)

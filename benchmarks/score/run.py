@@ -76,7 +76,7 @@ def local(work: Path) -> dict[str, Any]:
 def faults(work: Path) -> dict[str, Any]:
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 200 << 20, "include_dashboard": False}
+    node = {"num_cpus": 1, "object_store_memory": 200 << 20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     nodes = [cluster.add_node(**node) for _ in range(2)]
     out, events = work / "ray", []

@@ -25,6 +25,7 @@ from lrclr.cli import (
     _manifest,
     _predict,
     _probe,
+    _score,
     _serve,
     _train,
     _verify,
@@ -54,6 +55,7 @@ app.command("export")(_export.export)
 app.command("build")(_build.build)
 app.command("verify")(_verify.verify)
 app.command("predict")(_predict.predict)
+app.command("score")(_score.score)
 app.command("evaluate")(_evaluate.evaluate)
 app.command("serve")(_serve.serve)
 app.command("probe")(_probe.probe)

@@ -318,6 +318,8 @@ def stages(graph: str) -> list[str]:
         return [*(f"text_model.{stage}" for stage in whole), "text_projection"]
     parts = ("attention_norm", "query", "key", "value", "output", "mlp_norm", "mlp")
     blocks = [f"blocks.{block}.{part}" for block in (0, 1) for part in parts]
+    # The last block works with the weights of its key and value, and never with what those layers would give.
+    blocks = [name for name in blocks if name not in {"blocks.1.key", "blocks.1.value"}]
     ends = ["image_norm", "image_projection", "text_projection", "image_head", "text_head"]
     return [f"fusion_head.{stage}" for stage in (*ends, *blocks)]
 

@@ -246,7 +246,7 @@ def test_gates_can_be_run_again_from_the_bundle_alone(fp16_bundle: Path) -> None
 
 def test_options_are_checked_before_anything_is_done(checkpoint: Checkpoint, tmp_path: Path) -> None:
     for options in (
-        ExportOptions("int8"),
+        ExportOptions("int4"),
         ExportOptions(max_batch=0),
         ExportOptions(opset=17),
         ExportOptions(tolerances={"nothing": 1.0}),

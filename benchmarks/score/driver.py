@@ -1,0 +1,69 @@
+"""One run of `lrclr.score.score` that tells how it went: what the other modules here start, stop and compare."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import signal
+import time
+from pathlib import Path
+
+from lrclr.errors import LrclrError
+from lrclr.score import LocalOptions, RayOptions, ScoreOptions, ScoreProgress, score
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source")
+    parser.add_argument("output")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--rows-per-part", type=int, default=500)
+    parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--address")
+    parser.add_argument("--actors", type=int)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--largest-file", type=int, help="bytes: what a full disk does, without one")
+    chosen = parser.parse_args()
+    if chosen.largest_file is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (chosen.largest_file, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    where = RayOptions(chosen.address, chosen.actors) if chosen.ray else LocalOptions(chosen.workers)
+    options = ScoreOptions(chosen.bundle, rows_per_part=chosen.rows_per_part, where=where)
+    points: list[tuple[float, int, float]] = []
+
+    def told(progress: ScoreProgress) -> None:
+        points.append((time.monotonic(), progress.done, _resident_mb()))
+
+    begin = time.monotonic()
+    try:
+        summary = score(chosen.source, chosen.output, options, on_progress=told)
+    except LrclrError as error:
+        print(json.dumps({"error": str(error)}))
+        raise SystemExit(1) from error
+    print(json.dumps({**_pace(points, begin), "images": summary.images, "failed": summary.failed}))
+
+
+def _pace(points: list[tuple[float, int, float]], begin: float) -> dict[str, object]:
+    """Images a second between the first tenth and the end, which leaves out starting; and memory on the way."""
+    if not points:
+        return {"seconds": time.monotonic() - begin}
+    total = points[-1][1]
+    first = next(point for point in points if point[1] >= total / 10)
+    last = points[-1]
+    span = last[0] - first[0]
+    return {
+        "seconds": round(time.monotonic() - begin, 2),
+        "first_after": round(points[0][0] - begin, 2),
+        "rate": round((last[1] - first[1]) / span, 2) if span > 0 else None,
+        "resident_mb": [round(points[int(share * (len(points) - 1))][2]) for share in (0.1, 0.4, 0.7, 1.0)],
+    }
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""`lrclr score`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, err, note, out
+from lrclr.errors import LrclrError, UsageError
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable, Iterator
+
+    from lrclr.score import LocalOptions, RayOptions, ScoreProgress, ScoreSummary
+
+_SHOWN = 5
+_LINE_EVERY = 30.0  # seconds, where nobody watches
+
+
+def score(  # noqa: PLR0913, PLR0917 - one parameter an option
+    source: Annotated[
+        str, typer.Argument(help="A folder, a glob in quotes, a manifest (.csv, .jsonl) or a Parquet file.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the scores, in Parquet.")],
+    bundle: Annotated[Path, typer.Option("-b", "--bundle", help="The bundle's folder.")] = Path("triton_repo"),
+    engine: Annotated[str, typer.Option("--engine", help="What does the work: local or ray.")] = "local",
+    graph_engine: Annotated[str | None, typer.Option("--graph-engine", help=ENGINE_HELP)] = None,
+    provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option("--threads", help="Threads of one operator; rows depend on it.")] = 1,
+    findings: Annotated[
+        Path | None, typer.Option("--findings", help="A findings file, instead of the bundle's findings.")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
+    frame: Annotated[int | None, typer.Option("--frame", help="Frame of files that hold several, from 0.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Images in the graphs at once; 1 on a CPU, 32 on a GPU.")
+    ] = None,
+    rows_per_part: Annotated[int, typer.Option("--rows-per-part", help="About how many rows a file gets.")] = 2048,
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="Score everything again if the folder is of other settings.")
+    ] = False,
+    recheck: Annotated[
+        bool, typer.Option("--recheck", help="Hash every file again, not only those whose size or times changed.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option("--workers", help="local: threads; one a core.")] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="ray: a cluster's HOST:PORT, or auto; else one is started here.")
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option("--actors", help="ray: processes with an engine; as many as fit if not given.")
+    ] = None,
+    actor_cpus: Annotated[float | None, typer.Option("--actor-cpus", help="ray: cores of an actor; 0.75.")] = None,
+    actor_gpus: Annotated[
+        float | None, typer.Option("--actor-gpus", help="ray: GPUs of an actor, or a fraction of one.")
+    ] = None,
+    decode_cpus: Annotated[
+        float | None, typer.Option("--decode-cpus", help="ray: cores of a decoding task; 0.25.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Score an archive: every image gets one row in Parquet. Started again, it does what is missing.
+
+    An image that cannot be read has a row that says why, and the exit code is then 1.
+    """
+    from lrclr.engines import EngineOptions
+    from lrclr.findings import FindingSet
+    from lrclr.score import ScoreOptions
+    from lrclr.score import score as score_source
+
+    ray = {
+        "address": address,
+        "actors": actors,
+        "actor_cpus": actor_cpus,
+        "actor_gpus": actor_gpus,
+        "decode_cpus": decode_cpus,
+    }
+    options = ScoreOptions(
+        bundle=bundle,
+        findings=FindingSet.load(findings) if findings is not None else None,
+        alpha=alpha,
+        frame=frame,
+        engine=EngineOptions(graph_engine, provider, threads),
+        batch_size=batch_size,
+        rows_per_part=rows_per_part,
+        rescore=rescore,
+        recheck=recheck,
+        where=_where(engine, workers, {name: value for name, value in ray.items() if value is not None}),
+    )
+    with _watched() as on_progress:
+        summary = score_source(source, output, options, on_progress=on_progress)
+    if as_json:
+        print(json.dumps(summary.to_dict(), ensure_ascii=False))
+    else:
+        _tell(output, summary)
+    note(RESEARCH_ONLY)
+    if summary.failed:
+        raise LrclrError(f"{summary.failed} of {summary.images} images have no scores", why="see their rows' reasons")
+
+
+def _where(engine: str, workers: int | None, ray: dict[str, object]) -> LocalOptions | RayOptions:
+    from lrclr.score import LocalOptions, RayOptions
+
+    if engine not in {"local", "ray"}:
+        raise UsageError(
+            f"there is no engine {engine!r} that scores",
+            fix="Choose local or ray; --graph-engine says what runs the graphs.",
+        )
+    if engine == "ray":
+        if workers is not None:
+            raise UsageError("--workers belongs to --engine local", fix="Give --actors.")
+        return RayOptions(**ray)  # type: ignore[arg-type]
+    if ray:
+        raise UsageError(f"--{next(iter(ray)).replace('_', '-')} belongs to --engine ray")
+    return LocalOptions(workers)
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[Callable[[ScoreProgress], None]]:
+    """A bar where stderr is a terminal, else a line now and then."""
+    console = err()
+    if not console.is_terminal:
+        last = time.monotonic()
+
+        def line(progress: ScoreProgress) -> None:
+            nonlocal last
+            if time.monotonic() - last >= _LINE_EVERY:
+                last = time.monotonic()
+                note(f"{progress.done} of {progress.total} images, {_pace(progress)}{_reasons(progress.failures)}")
+
+        yield line
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=None)
+
+        def update(progress: ScoreProgress) -> None:
+            told = f"{_pace(progress)}{_reasons(progress.failures)}"
+            bar.update(task, completed=progress.done, total=progress.total, description=told)
+
+        yield update
+
+
+def _pace(progress: ScoreProgress) -> str:
+    left = progress.seconds_left
+    return f"{progress.rate:.1f} a second" + (f", {_span(left)} left" if left is not None else "")
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def _reasons(failures: Counter[str]) -> str:
+    if not failures:
+        return ""
+    shown = [f"{count} × {reason[:60]}" for reason, count in failures.most_common(2)]
+    return f"; {sum(failures.values())} failed ({'; '.join(shown)}{'; …' if len(failures) > 2 else ''})"
+
+
+def _tell(output: Path, summary: ScoreSummary) -> None:
+    rate = f", {summary.scored / summary.seconds:.1f} a second" if summary.scored and summary.seconds else ""
+    out().print(f"{output}: {summary.images} images, {summary.images - summary.failed} with scores")
+    out().print(f"scored now: {summary.scored} in {_span(summary.seconds)}{rate}; parts written: {summary.parts}")
+    out().print(f"as they were: {summary.kept} by size and times, {summary.unchanged} by hash")
+    if summary.gone:
+        note(f"{summary.gone} rows are of images that are no longer in the source; they are kept")
+    for reason, count in summary.failures.most_common(_SHOWN):
+        note(f"failed: {count} × {reason}")
+    if len(summary.failures) > _SHOWN:
+        note(f"and for {len(summary.failures) - _SHOWN} other reasons")
+    if not summary.fusion_trained:
+        note("the fusion head was never trained: alpha = 0, and region attention means nothing")

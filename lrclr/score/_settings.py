@@ -1,0 +1,112 @@
+"""What rows depend on beside the image, and the file in which a folder of scores keeps it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import lrclr
+from lrclr._files import write_whole
+from lrclr.errors import LrclrError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["SCHEMA_VERSION", "Settings"]
+
+SCHEMA_VERSION: Final = 1
+RUN_FILE: Final = "_run.json"
+_MAX_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Two runs with equal settings give equal rows for equal images, on equal machines.
+
+    Attributes:
+        bundle: hash of the bundle's manifest.
+        findings: hash of the findings asked for, with their prompts.
+        alpha: weight of the local score.
+        frame: of files that hold several, where the source names none.
+        graph_engine: what runs the graphs.
+        provider: of ONNX Runtime.
+        threads: of one operator of ONNX Runtime. Results can depend on it in their last bit.
+        batch_size: images that the graphs see at once, never fewer. Likewise.
+        order: hash of the source's rows if parts follow their order; None if they follow the names.
+        parts: how many there are.
+        schema: version of the rows.
+    """
+
+    bundle: str
+    findings: str
+    alpha: float
+    frame: int | None
+    graph_engine: str
+    provider: str
+    threads: int
+    batch_size: int
+    order: str | None
+    parts: int
+    schema: int = SCHEMA_VERSION
+
+    @property
+    def digest(self) -> str:
+        """Hash of all of them."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Put them into a folder of scores."""
+        content = {**asdict(self), "lrclr": lrclr.__version__}
+        write_whole(folder / RUN_FILE, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+    def settled(self, folder: Path, *, rescore: bool) -> Settings:
+        """These settings with the parts that a folder of scores began with, if it holds any.
+
+        Raises:
+            UsageError: the folder holds something else, or scores of other settings, and `rescore` is not given.
+            LrclrError: what it holds of settings is damaged.
+        """
+        file = folder / RUN_FILE
+        if not file.exists():
+            strangers = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(("_", ".")))
+            if strangers:
+                raise UsageError(
+                    f"{folder} cannot be written to",
+                    why=f"it holds {strangers[0]}, and is no folder of scores",
+                    fix="Choose another folder.",
+                )
+            return self
+        old = _read(file)
+        wanted = replace(self, parts=int(old["parts"]))
+        if wanted.order != old["order"]:
+            raise UsageError(
+                f"{folder} holds scores of another source",
+                why="the parts follow the rows of a Parquet file, which are others now",
+                fix="Choose another folder.",
+            )
+        other = sorted(name for name, value in asdict(wanted).items() if old.get(name) != value)
+        if other and not rescore:
+            raise UsageError(
+                f"{folder} holds scores of another {' and '.join(other).replace('_', ' ')}",
+                fix="Choose another folder, or add --rescore to score everything in it again.",
+            )
+        return wanted
+
+
+def _read(file: Path) -> dict[str, Any]:
+    damaged = LrclrError(
+        f"{file} is damaged", why="it is not what lrclr wrote", fix="Choose another folder for the scores."
+    )
+    try:
+        with file.open("rb") as stream:
+            content = json.loads(stream.read(_MAX_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged from error
+    if not isinstance(content, dict) or "order" not in content:
+        raise damaged
+    parts = content.get("parts")
+    if not isinstance(parts, int) or isinstance(parts, bool) or parts < 1:
+        raise damaged
+    return content

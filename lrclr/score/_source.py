@@ -1,0 +1,171 @@
+"""What shall be scored: a folder tree, a glob, a manifest or a Parquet file becomes a sorted list of items."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from lrclr.batch import HEATMAP_SUFFIX, SUFFIXES
+from lrclr.errors import LrclrError, UsageError
+from lrclr.score._names import name_of, path_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["Item", "Source", "open_source"]
+
+NAME_COLUMNS: Final = ("file", "path", "image")
+BYTES_COLUMN: Final = "bytes"
+_MANIFESTS: Final = frozenset({".csv", ".jsonl", ".ndjson"})
+_MAGIC: Final = "*?["
+
+
+class Item(NamedTuple):
+    """One image.
+
+    Attributes:
+        name: its path as text, relative to the source's root where it lies below it; see `name_of`.
+        frame: of a file that holds several.
+    """
+
+    name: str
+    frame: int | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where images are.
+
+    Attributes:
+        root: folder that names are relative to.
+        items: every image once. In the order of the file if `container` is set, else sorted.
+        container: a Parquet file that holds the images themselves, in its rows.
+    """
+
+    root: Path
+    items: tuple[Item, ...]
+    container: Path | None = None
+
+    def path(self, item: Item) -> Path:
+        """The file of an item, or the one that holds it."""
+        return self.container or self.root / path_of(item.name)
+
+    def keys_sha256(self) -> str:
+        """Of all items, in order."""
+        digest = hashlib.sha256()
+        for name, frame in self.items:
+            digest.update(f"{name}\0{'' if frame is None else frame}\n".encode())
+        return digest.hexdigest()
+
+
+def open_source(source: str | os.PathLike[str]) -> Source:
+    """List a source's images.
+
+    Args:
+        source: a folder, whose images are found by suffix, or without one as DICOM often is; a glob such as
+            ``"archive/**/*.dcm"``; a manifest (see `lrclr.datasets.read_manifest`); a Parquet file with a column
+            ``file``, ``path`` or ``image``, and perhaps ``frame`` and ``bytes``; or one image.
+
+    Raises:
+        UsageError: there is nothing, or it is listed twice, or a manifest has bad rows.
+        LrclrError: a folder in the tree cannot be read.
+    """
+    text = os.fspath(source)
+    path = Path(os.path.abspath(text))  # noqa: PTH100 - resolve() would replace what a link points to
+    if path.is_dir():
+        found = Source(path, _sorted((name, None) for name in _walk(path)))
+    elif not path.exists() and any(character in text for character in _MAGIC):
+        root = _fixed_part(path)
+        names = (os.path.relpath(match, root) for match in glob.iglob(str(path), recursive=True))  # noqa: PTH207
+        found = Source(root, _sorted((name, None) for name in names if not (root / name).is_dir()))
+    elif not path.is_file():
+        raise UsageError(f"there is no file or folder {text}")
+    elif path.suffix.lower() in _MANIFESTS:
+        found = _manifest(path)
+    elif path.suffix.lower() == ".parquet":
+        found = _parquet(path)
+    else:
+        found = Source(path.parent, _sorted([(path.name, None)]))
+    if not found.items:
+        raise UsageError(f"there is no image in {text}", why=f"looked for {', '.join(sorted(SUFFIXES))}")
+    return found
+
+
+def _sorted(found: Iterable[tuple[str, int | None]]) -> tuple[Item, ...]:
+    return tuple(sorted((Item(name_of(name), frame) for name, frame in found), key=item_order))
+
+
+def item_order(item: Item) -> tuple[str, int]:
+    """What items are sorted by."""
+    return item.name, -1 if item.frame is None else item.frame
+
+
+def _walk(root: Path) -> Iterator[str]:
+    def refuse(error: OSError) -> None:
+        # Skipped, its images would be missing and nobody would know.
+        raise LrclrError(f"the folder {error.filename} cannot be read", why=error.strerror) from error
+
+    for folder, _, files in os.walk(root, onerror=refuse):
+        for file in files:
+            suffix = os.path.splitext(file)[1].lower()  # noqa: PTH122 - a Path for each of millions costs too much
+            if suffix in (*SUFFIXES, "") and not file.startswith(".") and not file.endswith(HEATMAP_SUFFIX):
+                yield os.path.relpath(os.path.join(folder, file), root)  # noqa: PTH118
+
+
+def _fixed_part(pattern: Path) -> Path:
+    fixed = Path(pattern.anchor)
+    for part in pattern.parts[1:-1]:
+        if any(character in part for character in _MAGIC):
+            break
+        fixed /= part
+    return fixed
+
+
+def _below(root: Path, path: str) -> str:
+    """Relative to the root where it lies below it, else absolute."""
+    full = os.path.normpath(root / path)
+    relative = os.path.relpath(full, root)
+    return full if relative.startswith(os.pardir) else relative
+
+
+def _manifest(path: Path) -> Source:
+    from lrclr.datasets import read_manifest
+
+    manifest = read_manifest(path, strict=True, check_images=False)
+    return Source(path.parent, _sorted((_below(path.parent, str(row.image)), row.frame) for row in manifest.rows))
+
+
+def _parquet(path: Path) -> Source:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        columns = pq.read_schema(path).names
+        name = next((column for column in NAME_COLUMNS if column in columns), None)
+        if name is None:
+            raise UsageError(f"{path} has no column {', '.join(NAME_COLUMNS)}", why="one of them must name the images")
+        wanted = [name, *(["frame"] if "frame" in columns else [])]
+        table = pq.read_table(path, columns=wanted, partitioning=None)
+        names = table[name].to_pylist()
+        frames = table["frame"].to_pylist() if "frame" in columns else [None] * len(names)
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(f"{path} cannot be read", why="it is no Parquet file, or a damaged one") from error
+    for number, (each, frame) in enumerate(zip(names, frames, strict=True), 1):
+        if not isinstance(each, str) or not each or "\0" in each:
+            raise UsageError(f"row {number} of {path} names no image", why=f"its {name} is no text, or an empty one")
+        if frame is not None and (not isinstance(frame, int) or frame < 0):
+            raise UsageError(f"row {number} of {path} has a frame that is no whole number from 0")
+    inside = BYTES_COLUMN in columns
+    root = path.parent
+    found = (
+        tuple(Item(name_of(each), frame) for each, frame in zip(names, frames, strict=True))
+        if inside
+        else _sorted((_below(root, each), frame) for each, frame in zip(names, frames, strict=True))
+    )
+    if len(set(found)) != len(found):
+        raise UsageError(f"{path} names {len(found) - len(set(found))} images twice")
+    return Source(root, found, path if inside else None)

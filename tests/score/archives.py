@@ -1,0 +1,91 @@
+"""Small archives made of the carried radiographs, damaged files among them, and ways to end a run without warning."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from lrclr.samples import sample_paths
+from lrclr.score import ScoreOptions, ScoreProgress, score
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[2]
+ROWS_PER_PART = 8
+GOOD, BAD = 30, 4
+
+
+def make_archive(folder: Path) -> Path:
+    """`GOOD` pictures and `BAD` files that are none, in three folders."""
+    rng = np.random.default_rng(3)
+    pictures = [Image.open(path).convert("L") for path in sample_paths()]
+    for number in range(GOOD):
+        size = (60 + number, 70)
+        pixels = np.asarray(pictures[number % len(pictures)].resize(size)).astype(np.int16)
+        noisy = (pixels + rng.integers(-9, 10, pixels.shape)).clip(0, 255).astype(np.uint8)
+        target = folder / f"study{number % 3}" / f"image{number:02d}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noisy).save(target)
+    whole = (folder / "study0" / "image00.png").read_bytes()
+    (folder / "study1" / "empty.png").write_bytes(b"")
+    (folder / "study1" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "study2" / "text.jpg").write_bytes(b"Doe^Jane 1970-01-01")
+    (folder / "study2" / "dangling.dcm").symlink_to(folder / "nowhere")
+    return folder
+
+
+def options(bundle: Path, **changes: Any) -> ScoreOptions:
+    """What the tests score with."""
+    return ScoreOptions(**{"bundle": bundle, "rows_per_part": ROWS_PER_PART, **changes})
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """Every row of a folder of scores, by file and frame."""
+    found: list[dict[str, Any]] = pq.read_table(folder).to_pylist()
+    return sorted(found, key=lambda row: (row["file"], row["frame"] or 0))
+
+
+def names(folder: Path) -> list[str]:
+    """Of the files of `make_archive`, which all begin with a letter that needs no escape."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+def _die_at(calls: int) -> Callable[[int], None]:
+    flush, made = os.fsync, 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal made
+        made += 1
+        if made == calls:
+            os.kill(os.getpid(), signal.SIGKILL)
+        flush(descriptor)
+
+    return fsync
+
+
+def _main(source: str, output: str, bundle: str, fsyncs: str, chunks: str) -> None:
+    """Score, and be killed at one fsync, or after so many chunks; 0 for not at all."""
+    setattr(os, "fsync", _die_at(int(fsyncs)))  # noqa: B010 - its own type takes more than a number
+    left = int(chunks)
+
+    def told(_: ScoreProgress) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    summary = score(source, output, options(Path(bundle)), on_progress=told)
+    print(json.dumps({"failed": summary.failed, "ray": "ray" in sys.modules}))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

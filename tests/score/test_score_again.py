@@ -1,0 +1,198 @@
+"""Stopped in any way and started again, changed or grown: nothing is lost, doubled, or done twice."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+import pytest
+
+from lrclr import LrclrError
+from lrclr.errors import UsageError
+from lrclr.score import score
+from tests import bundles
+from tests.score import archives
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trust the times of files that were just made."""
+    monkeypatch.setattr("lrclr.score._decode._UNSETTLED_NS", 0)
+
+
+@pytest.fixture
+def mine(archive: Path, tmp_path: Path) -> Path:
+    """An archive that a test may change."""
+    return shutil.copytree(archive, tmp_path / "archive", symlinks=True)
+
+
+def test_the_second_run_does_nothing(mine: Path, bundle: Path, tmp_path: Path, settled: None) -> None:
+    first = score(mine, tmp_path / "out", archives.options(bundle))
+    before = bundles.digests(tmp_path / "out")
+    second = score(mine, tmp_path / "out", archives.options(bundle))
+    assert (first.scored, first.failed) == (archives.GOOD, archives.BAD)
+    # Those that could not be read at all are tried again.
+    assert (second.scored, second.unchanged, second.kept) == (0, 0, len(archives.names(mine)) - 2)
+    assert second.failures == first.failures
+    assert bundles.digests(tmp_path / "out") == before
+
+
+def test_files_that_were_just_written_are_known_by_their_hash(mine: Path, bundle: Path, tmp_path: Path) -> None:
+    score(mine, tmp_path / "out", archives.options(bundle))
+    second = score(mine, tmp_path / "out", archives.options(bundle))
+    assert (second.scored, second.unchanged, second.kept) == (0, len(archives.names(mine)) - 2, 0)
+
+
+def test_recheck_trusts_no_time(mine: Path, bundle: Path, tmp_path: Path, settled: None) -> None:
+    score(mine, tmp_path / "out", archives.options(bundle))
+    second = score(mine, tmp_path / "out", archives.options(bundle, recheck=True))
+    assert (second.scored, second.unchanged, second.kept) == (0, len(archives.names(mine)) - 2, 0)
+
+
+def test_a_changed_file_of_the_same_size_and_time_is_seen(
+    mine: Path, bundle: Path, tmp_path: Path, settled: None
+) -> None:
+    score(mine, tmp_path / "out", archives.options(bundle))
+    before = {row["file"]: row for row in archives.rows(tmp_path / "out")}
+    file = mine / "study1" / "image01.png"
+    status = file.stat()
+    bundles.flip(file)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    again = score(mine, tmp_path / "out", archives.options(bundle))
+    after = {row["file"]: row for row in archives.rows(tmp_path / "out")}
+    # A flipped byte breaks the PNG's checksum.
+    assert (again.scored, again.failed) == (0, archives.BAD + 1)
+    assert [name for name in before if before[name] != after[name]] == ["study1/image01.png"]
+    assert after["study1/image01.png"]["sha256"] != before["study1/image01.png"]["sha256"]
+
+
+def test_new_files_are_scored_and_rows_of_gone_ones_kept(
+    mine: Path, bundle: Path, tmp_path: Path, settled: None
+) -> None:
+    score(mine, tmp_path / "out", archives.options(bundle))
+    (mine / "study2" / "image02.png").unlink()
+    bundles.radiograph(mine / "study2" / "late.png", 7)
+    again = score(mine, tmp_path / "out", archives.options(bundle))
+    assert (again.scored, again.gone, again.images) == (1, 1, archives.GOOD + archives.BAD)
+    files = [row["file"] for row in archives.rows(tmp_path / "out")]
+    assert files == sorted([*archives.names(mine), "study2/image02.png"])
+    score(mine, tmp_path / "fresh", archives.options(bundle))
+    late = [row for row in archives.rows(tmp_path / "fresh") if row["file"] == "study2/late.png"]
+    assert late == [row for row in archives.rows(tmp_path / "out") if row["file"] == "study2/late.png"]
+
+
+def test_another_bundle_is_refused_until_everything_shall_be_scored_again(
+    archive: Path, scored: Path, bundle: Path, tmp_path: Path
+) -> None:
+    other = bundles.signed(bundles.copied(bundle, tmp_path / "bundle"), made_with={"somebody": "else"})
+    out = shutil.copytree(scored, tmp_path / "out")
+    before = bundles.digests(out)
+    with pytest.raises(UsageError, match="scores of another bundle"):
+        score(archive, out, archives.options(other))
+    assert bundles.digests(out) == before
+    again = score(archive, out, archives.options(other, rescore=True))
+    assert again.scored == archives.GOOD
+    old, new = archives.rows(scored), archives.rows(out)
+    assert {row["bundle"] for row in old}.isdisjoint({row["bundle"] for row in new})
+    assert [row["probability"] for row in old] == [row["probability"] for row in new]
+    # From here on the folder is the other bundle's.
+    assert score(archive, out, archives.options(other)).scored == 0
+
+
+def test_a_damaged_part_is_made_again(archive: Path, scored: Path, bundle: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(scored, tmp_path / "out")
+    part = next(out.glob("part-*.parquet"))
+    wanted = pq.read_table(part).num_rows
+    bundles.flip(part, 100)
+    again = score(archive, out, archives.options(bundle))
+    assert 0 < again.scored <= wanted
+    assert archives.rows(out) == archives.rows(scored)
+
+
+def killed(
+    archive: Path, out: Path, bundle: Path, fsyncs: int = 0, chunks: int = 0
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.score.archives", *map(str, (archive, out, bundle, fsyncs, chunks))]
+    return subprocess.run(
+        command, cwd=archives.ROOT, env=bundles.environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_killed_at_every_write_and_between_them(archive: Path, scored: Path, bundle: Path, tmp_path: Path) -> None:
+    """Each run goes on with what the killed one before it left: at the settings' write, and amid each part's."""
+    out = tmp_path / "out"
+    seen = 0
+    for fsyncs, chunks in ((1, 0), (2, 0), (3, 0), (0, 2), (3, 0), (2, 0)):
+        done = killed(archive, out, bundle, fsyncs, chunks)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        parts = sorted(out.glob("part-*.parquet"))
+        assert len(parts) >= seen
+        seen = len(parts)
+        files = [name for part in parts for name in pq.read_table(part)["file"].to_pylist()]
+        assert len(set(files)) == len(files)
+    assert seen >= 3
+    assert list(out.glob(".*.partial"))
+    done = killed(archive, out, bundle)
+    assert json.loads(done.stdout) == {"failed": archives.BAD, "ray": False}
+    assert archives.rows(out) == archives.rows(scored)
+    assert not list(out.glob(".*.partial"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_whole_parts(
+    number: signal.Signals, code: int, archive: Path, scored: Path, bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    files = tmp_path / "many"
+    for copy in range(40):
+        shutil.copytree(archive, files / str(copy), symlinks=True)
+    call = ["score", str(files), "-o", str(out), "-b", str(bundle), "--rows-per-part", "40", "--workers", "1"]
+    process = subprocess.Popen([*bundles.LRCLR, *call], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    bundles.wait_until(lambda: any(out.glob("part-*.parquet")), process)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == code, told
+    assert "Traceback" not in told
+    assert not list(out.glob(".*.partial"))
+    assert 0 < pq.read_table(out).num_rows < 40 * (archives.GOOD + archives.BAD)
+
+
+def test_a_full_disk_keeps_what_is_there(archive: Path, scored: Path, bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert killed(archive, out, bundle, fsyncs=3).returncode == -signal.SIGKILL
+    before = bundles.digests(out)
+
+    def no_large_files() -> None:
+        # What a full disk does, without one: the kernel refuses the write that goes beyond.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))
+
+    call = ["score", archive, "-o", out, "-b", bundle]
+    done = bundles.run(call, preexec_fn=no_large_files)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "could not be written: File too large" in done.stderr
+    after = bundles.digests(out)
+    assert after.items() >= {name: digest for name, digest in before.items() if name.startswith("part-")}.items()
+    assert bundles.run(call).returncode == 1  # for the damaged files
+    assert archives.rows(out) == archives.rows(scored)
+
+
+def test_two_runs_do_not_write_to_one_folder(archive: Path, scored: Path, bundle: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(scored, tmp_path / "out")
+    with (out / "_lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(LrclrError, match="another run is writing"):
+            score(archive, out, archives.options(bundle))
+    assert score(archive, out, archives.options(bundle)).scored == 0

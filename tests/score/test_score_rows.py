@@ -1,0 +1,193 @@
+"""Every image gets exactly one row, which holds what the classifier answers, or why it does not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lrclr import LrclrError, ZeroShotClassifier, read_image
+from lrclr.errors import UsageError
+from lrclr.score import LocalOptions, score
+from lrclr.score._names import name_of, path_of
+from tests import bundles
+from tests.score import archives
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def test_every_file_has_one_row_and_failures_say_why(archive: Path, scored: Path) -> None:
+    rows = archives.rows(scored)
+    assert [row["file"] for row in rows] == archives.names(archive)
+    failed = {Path(row["file"]).name: row for row in rows if row["status"] == "failed"}
+    assert sorted(failed) == ["cut.png", "dangling.dcm", "empty.png", "text.jpg"]
+    assert failed["dangling.dcm"]["reason"] == "the file cannot be read: No such file or directory"
+    for row in failed.values():
+        assert row["error"] == "ImageError"
+        assert not any(word in row["reason"] for word in ("Doe", "1970", "study", str(archive)))
+        assert row["probability"] is None
+    assert len(list(scored.glob("part-*.parquet"))) == 5
+    assert pq.read_schema(next(scored.glob("part-*.parquet"))).metadata[b"lrclr.schema"] == b"1"
+
+
+def test_rows_hold_what_the_classifier_answers(archive: Path, scored: Path, bundle: Path) -> None:
+    classifier = ZeroShotClassifier.from_bundle(bundle, threads=1)
+    good = [row for row in archives.rows(scored) if row["status"] == "scored"]
+    assert len(good) == archives.GOOD
+    for row in good:
+        file = archive / row["file"]
+        (answer,) = classifier.predict([read_image(file)])
+        assert (row["height"], row["width"], row["bytes"]) == (answer.height, answer.width, file.stat().st_size)
+        assert row["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert row["bundle"] == classifier.spec.sha256
+        assert row["findings"] == [each.name for each in answer.findings]
+        for column in ("probability", "global_positive", "global_negative", "local_positive", "local_negative"):
+            assert row[column] == [getattr(each, column) for each in answer.findings]
+        assert row["region_attention"] == [list(each.region_attention) for each in answer.findings]
+        assert row["region_index"] == [region.patch for region in answer.regions]
+        assert row["region_importance"] == [region.importance for region in answer.regions]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_the_number_of_workers_changes_no_byte(archive: Path, bundle: Path, tmp_path: Path, batch_size: int) -> None:
+    for workers in (1, 3):
+        options = archives.options(bundle, batch_size=batch_size, where=LocalOptions(workers))
+        score(archive, tmp_path / str(workers), options)
+    one, three = (pq.read_table(tmp_path / name) for name in ("1", "3"))
+    assert one.equals(three)
+
+
+def test_images_of_a_full_batch_and_of_a_padded_one_get_their_own_scores(
+    archive: Path, scored: Path, bundle: Path, tmp_path: Path
+) -> None:
+    score(archive, tmp_path / "out", archives.options(bundle, batch_size=7))
+    for alone, among in zip(archives.rows(scored), archives.rows(tmp_path / "out"), strict=True):
+        assert (alone["file"], alone["status"], alone["sha256"]) == (among["file"], among["status"], among["sha256"])
+        if alone["status"] == "scored":
+            np.testing.assert_allclose(among["probability"], alone["probability"], atol=1e-5)
+
+
+def write_manifest(folder: Path) -> Path:
+    lines = ["image,frame", *(f"{name}," for name in archives.names(folder))]
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder / "manifest.csv"
+
+
+def write_paths(folder: Path) -> Path:
+    pq.write_table(pa.table({"path": archives.names(folder)}), folder / "paths.parquet")
+    return folder / "paths.parquet"
+
+
+@pytest.mark.parametrize("make", [write_manifest, write_paths, lambda folder: str(folder / "**" / "*.*")])
+def test_every_kind_of_source_gives_the_folders_rows(
+    make: Callable[[Path], Path | str], archive: Path, scored: Path, bundle: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(archive, tmp_path / "copy", symlinks=True)
+    source = make(copy)
+    score(source, tmp_path / "out", archives.options(bundle))
+    assert archives.rows(tmp_path / "out") == archives.rows(scored)
+
+
+def test_images_inside_a_parquet_file_give_the_files_rows(
+    archive: Path, scored: Path, bundle: Path, tmp_path: Path
+) -> None:
+    files = [name for name in archives.names(archive) if not name.endswith(".dcm")]
+    table = pa.table({"file": files, "bytes": [(archive / name).read_bytes() for name in files]})
+    pq.write_table(table, tmp_path / "images.parquet", row_group_size=7)
+    summary = score(tmp_path / "images.parquet", tmp_path / "out", archives.options(bundle))
+    assert (summary.images, summary.failed) == (len(files), archives.BAD - 1)
+    assert archives.rows(tmp_path / "out") == [row for row in archives.rows(scored) if not row["file"].endswith(".dcm")]
+    again = score(tmp_path / "images.parquet", tmp_path / "out", archives.options(bundle))
+    assert again.scored == 0
+    pq.write_table(table.slice(1), tmp_path / "images.parquet")
+    with pytest.raises(UsageError, match="another source"):
+        score(tmp_path / "images.parquet", tmp_path / "out", archives.options(bundle))
+
+
+def test_an_image_that_is_named_twice_is_refused(archive: Path, bundle: Path, tmp_path: Path) -> None:
+    name = archives.names(archive)[0]
+    pq.write_table(
+        pa.table({"path": [str(archive / name), str(archive / "study0" / ".." / name)]}), tmp_path / "p.parquet"
+    )
+    with pytest.raises(UsageError, match="names 1 images twice"):
+        score(tmp_path / "p.parquet", tmp_path / "out", archives.options(bundle))
+    assert not (tmp_path / "out").exists()
+
+
+HOSTILE = (
+    b"\xff\xfe.png",
+    b"\\xff\\xfe.png",
+    b"new\nline.png",
+    b"[red]x[bold].png",
+    b"; DROP.png",
+    "日本語.png".encode(),
+    b"-o.png",
+)
+
+
+def test_hostile_names_come_back_as_they_were(bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    content = bundles.radiograph(tmp_path / "x.png").read_bytes()
+    for name in HOSTILE:
+        (folder / os.fsdecode(name)).write_bytes(content)
+    summary = score(folder, tmp_path / "out", archives.options(bundle))
+    assert (summary.images, summary.scored) == (len(HOSTILE), len(HOSTILE))
+    found = [os.fsencode(path_of(row["file"])) for row in archives.rows(tmp_path / "out")]
+    assert sorted(found) == sorted(HOSTILE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "x.png"]
+
+
+def test_no_two_names_share_a_text() -> None:
+    texts = {name_of(os.fsdecode(name)) for name in (b"\xff", b"\\xff", b"\\\\xff", b"\\", b"\\\\", "ÿ".encode())}
+    assert len(texts) == 6
+    assert all(name_of(path_of(text)) == text for text in texts)
+
+
+def test_the_command_tells_what_failed(
+    archive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lrclr.cli import main
+
+    call = ["score", str(archive), "-o", str(tmp_path / "out"), "-b", str(bundle), "--json"]
+    assert main(call) == 1
+    captured = capsys.readouterr()
+    told: dict[str, Any] = json.loads(captured.out)
+    assert (told["images"], told["scored"], told["failed"]) == (34, 30, 4)
+    assert "error: 4 of 34 images have no scores" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--engine", "onnxruntime"], "there is no engine 'onnxruntime' that scores"),
+        (["--actors", "2"], "--actors belongs to --engine ray"),
+        (["--engine", "ray", "--workers", "2"], "--workers belongs to --engine local"),
+        (["--batch-size", "5000"], "a batch of 5000 is too large"),
+        (["--alpha", "3"], "alpha is 3.0"),
+    ],
+)
+def test_wrong_calls_write_nothing(
+    arguments: list[str], told: str, archive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lrclr.cli import main
+
+    assert main(["score", str(archive), "-o", str(tmp_path / "out"), "-b", str(bundle), *arguments]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(archive: Path, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(LrclrError, match=r"it holds thesis\.txt"):
+        score(archive, tmp_path, archives.options(bundle))
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "mine"

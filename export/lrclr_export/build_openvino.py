@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,16 @@ def _written(library: Any, graph: Path) -> Path:
         # The bundle that this one was linked from has the same file.
         file.unlink(missing_ok=True)
     try:
-        library.save_model(read_model(graph), target, compress_to_fp16=False)
+        model = read_model(graph)
+        _number_anew(model)
+        library.save_model(model, target, compress_to_fp16=False)
     except Exception as error:
         raise ExportError(f"{target.name} could not be written", why=first_line(error)) from error
     return target
+
+
+def _number_anew(model: Any) -> None:
+    """Nodes without a name get a number that counts through the whole process: the file would never be the same."""
+    for place, node in enumerate(model.get_ordered_ops()):
+        if re.fullmatch(rf"{node.get_type_name()}_\d+", node.get_friendly_name()):
+            node.set_friendly_name(f"{node.get_type_name()}_{place}")

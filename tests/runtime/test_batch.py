@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from lrclr import ReadLimits, ZeroShotClassifier, read_image
 from lrclr.batch import find_images, predict_files

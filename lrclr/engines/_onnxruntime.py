@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_QUIET = 3  # errors only; ONNX Runtime's warnings about its own fusions tell a user nothing
+_QUIET = 4  # what fails is raised; ONNX Runtime's own lines on stderr would say it twice
 
 
 class OnnxRuntimeEngine:

@@ -48,6 +48,7 @@ class Network:
         fusion: the same of the fusion head.
         patch: side of a patch in pixels.
         patches: of an image.
+        fusion_heads: attention heads of a block of the fusion head.
         regions: that are selected.
         projection: width of the embeddings.
         prompt_tokens: of the prompts that are asked for, the longest of them.
@@ -58,6 +59,7 @@ class Network:
     fusion: tuple[int, int, int]
     patch: int
     patches: int
+    fusion_heads: int
     regions: int
     projection: int
     prompt_tokens: int
@@ -74,6 +76,7 @@ class Network:
             fusion=tuple(int(config[f"fusion_{key.replace('hidden_layers', 'layers')}"]) for key in tower),  # type: ignore[arg-type]
             patch=int(vision["patch_size"]),
             patches=(int(vision["image_size"]) // int(vision["patch_size"])) ** 2,
+            fusion_heads=int(config["fusion_num_heads"]),
             regions=groups * int(config["region_top_k"]),
             projection=int(config["projection_dim"]),
             prompt_tokens=prompt_tokens,
@@ -124,14 +127,15 @@ class Network:
         # Each side once: its projection, and queries, keys and values of the first block.
         sides = 2 * of_image * self.image[0] * width + 2 * of_text * self.text[0] * width
         sides += 6 * (of_image + of_text) * width**2
-        # Then every pair. In the last block two rows are read.
+        # Then every pair. Of the last block two rows are read, and go through its MLP and to the score.
         whole = 4 * joint**2 * width + 2 * joint * width**2 + 4 * joint * width * inner
-        last = 4 * 2 * joint * width + 2 * 2 * width**2 + 4 * 2 * width * inner
         again = 6 * joint * width**2
-        follow = (4 * joint + 2 * 2) * width**2
-        pair = last + 2 * 2 * width**2
-        if blocks > 1:
-            pair += (blocks - 1) * whole + (blocks - 2) * again + follow
+        pair = 4 * 2 * width**2 + 4 * 2 * width * inner
+        if blocks == 1:
+            return sides + images * prompts * (pair + 4 * 2 * joint * width)
+        # Their heads attend to whole tokens: keys and values are made of the rows and not of the tokens.
+        pair += 4 * 2 * self.fusion_heads * joint * width + 6 * 2 * width**2
+        pair += (blocks - 1) * whole + (blocks - 2) * again
         return sides + images * prompts * pair
 
     def _image_weights(self) -> float:

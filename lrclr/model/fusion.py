@@ -70,8 +70,8 @@ class FusionHead(nn.Module):
         sides = zip(blocks[0].project(image), blocks[0].project(text), strict=True)
         query, key, value = (_pair(of_image, of_text) for of_image, of_text in sides)
         hidden = _pair(image, text)
-        # In training a parameter that no output needs would hold up processes that wait for its gradient.
-        in_full = self.training or len(blocks) == 1
+        # Where gradients are made, a parameter that no output needs would hold up processes that wait for its own.
+        in_full = len(blocks) == 1 or (torch.is_grad_enabled() and blocks[-1].key.bias.requires_grad)
         for block, following in itertools.pairwise(blocks):
             hidden, _ = block(hidden, query, key, value, mask)
             if following is not blocks[-1] or in_full:

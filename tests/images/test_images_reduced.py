@@ -17,6 +17,7 @@ from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, JPEG2000Lossless, RLEL
 from lrclr.errors import ImageError
 from lrclr.images import ReducedImage, read_image, read_reduced
 from lrclr.images._png import inflated_png
+from lrclr.images._reduced import Wanted
 from lrclr.preprocess import PreprocessSpec, preprocess, to_canvas
 
 if TYPE_CHECKING:
@@ -124,7 +125,9 @@ def test_rasters_of_every_kind_size_and_orientation(
             options = {"quality": 92} if "jpeg" in name else {}
             data = encode(image.copy(), str(image.format), exif=exif, **options)
     reduced = difference(data, spec)
-    assert reduced.pixels.shape[0] * reduced.pixels.shape[1] < size[0] * size[1] or orientation != 1
+    # What is turned, and JPEG's own scaling, have bounds of their own.
+    if orientation == 1 and Wanted(spec).factor(*size) > 1:
+        assert reduced.pixels.shape[0] * reduced.pixels.shape[1] < size[0] * size[1]
 
 
 WINDOWS: dict[str, dict[str, Any]] = {

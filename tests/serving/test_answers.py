@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lrclr import FindingSet, ZeroShotClassifier, read_image
 from lrclr.batch import predict_files as predict_here
@@ -79,18 +80,22 @@ def test_own_findings_and_alpha(client: Client, local: ZeroShotClassifier) -> No
     assert np.allclose(numbers(client.predict(FILES[:1], findings=OWN, alpha=0.9)), numbers(expected), atol=1e-6)
 
 
-def test_exact_is_exact_here_and_there(client: Client, local: ZeroShotClassifier) -> None:
+def test_exact_is_exact_here_and_there(client: Client, local: ZeroShotClassifier, tmp_path: Path) -> None:
     """And what is not asked to be exact is near, and the same with a heat map as without."""
-    exact = client.ask(FILES, exact=True).predictions
-    assert np.allclose(numbers(exact), numbers(local.predict([read_image(path) for path in FILES])), atol=1e-6)
-    usual = client.predict(FILES)
+    large = [tmp_path / path.name for path in FILES[:2]]
+    for file, path in zip(large, FILES, strict=False):
+        # So large that the usual way has pixels to leave out.
+        Image.fromarray(np.kron(read_image(path), np.ones((3, 3), np.uint8))).save(file)
+    exact = client.ask(large, exact=True).predictions
+    assert np.allclose(numbers(exact), numbers(local.predict([read_image(path) for path in large])), atol=1e-6)
+    usual = client.predict(large)
     assert not np.array_equal(numbers(usual), numbers(exact))
-    assert np.array_equal(numbers(client.ask(FILES, heatmap=True).predictions), numbers(usual))
+    assert np.array_equal(numbers(client.ask(large, heatmap=True).predictions), numbers(usual))
     for one, other in zip(usual, exact, strict=True):
         assert [each.probability for each in one.findings] == pytest.approx(
             [each.probability for each in other.findings], abs=2e-3
         )
-    here = [result.prediction for result in predict_here(local, FILES)]
+    here = [result.prediction for result in predict_here(local, large)]
     assert np.allclose(numbers([one for one in here if one is not None]), numbers(usual), atol=1e-6)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.triton
 
 
+@pytest.mark.slow
 def test_a_server_is_measured_and_judged(bundle: Path) -> None:
     options = replace(SHORT, batches=(1,), callers=(1,), rates=(20.0,), rounds=3)
     served = ServeOptions(grpc_port=0, http=False, metrics=False, shared_memory=True)

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel
 
 from benchmarks.measure import Timings, environment, interleaved
+from benchmarks.plain_clip import plain_clip
 from lrclr.bundle import GRAPHS
 from lrclr.checkpoints import Checkpoint, init_checkpoint
 from lrclr.engines import OnnxRuntimeEngine
@@ -39,6 +39,8 @@ from lrclr_export.onnx_graph import typed_onnx_from_module
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from transformers import CLIPModel
 
 TORCH = "torch eager fp32"
 Row = dict[str, Any]
@@ -105,16 +107,8 @@ def _engines(checkpoint: Checkpoint, folder: Path) -> dict[str, OnnxRuntimeEngin
 
 
 def _baseline(checkpoint: Checkpoint) -> CLIPModel:
-    own = checkpoint.config
-    config = CLIPConfig(
-        projection_dim=own.projection_dim,
-        text_config=own.text_config.to_dict(),
-        vision_config=own.vision_config.to_dict(),
-    )
-    clip = CLIPModel(config).eval()
+    clip = plain_clip(checkpoint)
     clip.set_attn_implementation("eager")
-    weights = {name: value for name, value in checkpoint.model.state_dict().items() if "fusion_head" not in name}
-    clip.load_state_dict(weights)
     return clip
 
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel
 
 from benchmarks.measure import Timings, environment, interleaved
+from benchmarks.plain_clip import plain_clip
 from lrclr.bundle import GRAPHS
 from lrclr.checkpoints import Checkpoint, init_checkpoint
 from lrclr.engines import OnnxRuntimeEngine, OpenVINOEngine
@@ -100,17 +100,9 @@ def _graphs(checkpoint: Checkpoint, folder: Path) -> dict[str, Path]:
 
 
 def _baseline(checkpoint: Checkpoint, path: Path) -> _PlainTower:
-    own = checkpoint.config
-    config = CLIPConfig(
-        projection_dim=own.projection_dim,
-        text_config=own.text_config.to_dict(),
-        vision_config=own.vision_config.to_dict(),
-    )
-    clip = CLIPModel(config).eval()
-    weights = {name: value for name, value in checkpoint.model.state_dict().items() if "fusion_head" not in name}
-    clip.load_state_dict(weights)
+    clip = plain_clip(checkpoint)
     tower = _PlainTower(clip).eval()
-    size = own.vision_config.image_size
+    size = checkpoint.config.vision_config.image_size
     # With transformers' own default attention, which OpenVINO fuses.
     program = torch.onnx.export(
         tower,

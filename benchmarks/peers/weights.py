@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import CLIPConfig, CLIPModel
 
 from benchmarks.peers.catalogue import RANDOM
 from benchmarks.peers.works import Inputs
+from benchmarks.plain_clip import plain_clip
 from lrclr.checkpoints import Checkpoint, default_checkpoint, init_checkpoint, load_checkpoint
 from lrclr.errors import LrclrError
 from lrclr.preprocess import from_canvas, to_canvas
@@ -101,15 +101,9 @@ def inputs_of(checkpoint: Checkpoint) -> Inputs:
 
 def write_clip(checkpoint: Checkpoint, folder: Path, scale: float) -> None:
     """transformers' CLIP folder, with what its processors read, whose logits carry `scale`."""
-    own = checkpoint.config
-    config = CLIPConfig(
-        projection_dim=own.projection_dim,
-        text_config=own.text_config.to_dict(),
-        vision_config=own.vision_config.to_dict(),
-    )
-    clip = CLIPModel(config).eval()
-    weights = {name: value for name, value in checkpoint.model.state_dict().items() if "fusion_head" not in name}
-    clip.load_state_dict({**weights, "logit_scale": torch.tensor(math.log(scale))})
+    clip = plain_clip(checkpoint)
+    with torch.no_grad():
+        clip.logit_scale.fill_(math.log(scale))
     clip.save_pretrained(folder)
     checkpoint.tokenizer.save(folder / "tokenizer.json")
     for name, content in (("preprocessor_config", _images(checkpoint)), ("tokenizer_config", _texts(checkpoint))):

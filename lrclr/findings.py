@@ -21,7 +21,6 @@ import difflib
 import json
 import tomllib
 import unicodedata
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -82,8 +81,10 @@ class Finding:
             raise FindingsError(f"{label} has a brace in its name", why="braces mark where a name goes in a prompt")
         for sign in ("positive", "negative"):
             object.__setattr__(self, sign, _filled(label, sign, getattr(self, sign), self.name))
-        if both := set(self.positive) & set(self.negative):
-            raise FindingsError(f"{label} has the prompt {min(both)[:40]!r} both as positive and as negative")
+        for number, prompt in enumerate(self.positive, 1):
+            if prompt in self.negative:
+                negative = self.negative.index(prompt) + 1
+                raise FindingsError(f"{label} has its positive prompt {number} as negative prompt {negative} too")
 
 
 @dataclass(frozen=True)
@@ -243,30 +244,31 @@ class FindingSet:
 
 
 def _filled(label: str, sign: str, templates: object, name: str) -> tuple[str, ...]:
-    """Templates with the name put in, or a FindingsError."""
+    """Templates with the name put in, or a FindingsError, which tells a prompt's place: its text may be a patient's."""
     if not isinstance(templates, list | tuple):
         raise FindingsError(
             f"{label} must have a list of {sign} prompts, not {_kind(templates)}", fix=f'Write {sign} = ["..."].'
         )
     if not templates:
         raise FindingsError(f"{label} has an empty list of {sign} prompts", fix="Leave the key out to use the default.")
-    for template in templates:
+    for number, template in enumerate(templates, 1):
+        prompt = f"{sign} prompt {number}"
         if not isinstance(template, str):
-            raise FindingsError(f"{label} has a {sign} prompt that is no text but {_kind(template)}")
+            raise FindingsError(f"{label} has as {prompt} no text but {_kind(template)}")
         if not template.strip():
-            raise FindingsError(f"{label} has an empty {sign} prompt", fix="Write a prompt or take it out.")
-        start = repr(template[:40])
+            raise FindingsError(f"{label} has an empty {prompt}", fix="Write a prompt or take it out.")
         if _has_control(template):
-            raise FindingsError(f"{label} has a line break or another control character in the {sign} prompt {start}")
+            raise FindingsError(f"{label} has a line break or another control character in {prompt}")
         if {"{", "}"} & set(template.replace("{}", "")):
             raise FindingsError(
-                f"{label} has a placeholder that is not understood in the {sign} prompt {start}",
+                f"{label} has a placeholder that is not understood in {prompt}",
                 fix="The only placeholder is {}, which stands for the finding's name.",
             )
     prompts = tuple(template.replace("{}", name) for template in templates)
-    if len(set(prompts)) < len(prompts):
-        twice = Counter(prompts).most_common(1)[0][0]
-        raise FindingsError(f"{label} has the {sign} prompt {twice[:40]!r} twice", fix="Take one out.")
+    for number, text in enumerate(prompts, 1):
+        if text in prompts[: number - 1]:
+            first = prompts.index(text) + 1
+            raise FindingsError(f"{label} has {sign} prompts {first} and {number} alike", fix="Take one out.")
     return prompts
 
 

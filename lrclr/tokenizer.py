@@ -166,7 +166,9 @@ class ClipTokenizer:
             raise FindingsError("there are no prompts to encode")
         limit = self._context_length if length is None else length
         rows = [
-            self._encode_one(text, _Where(n + 1, len(texts), text), limit, truncate) for n, text in enumerate(texts)
+            # Its place alone names a prompt in an error: the text may be a patient's.
+            self._encode_one(text, f"prompt {n} of {len(texts)}", limit, truncate)
+            for n, text in enumerate(texts, 1)
         ]
         columns = max(map(len, rows)) if length is None else length
         input_ids = np.full((len(rows), columns), PAD_ID, np.int64)
@@ -176,9 +178,9 @@ class ClipTokenizer:
             mask[row, : len(ids)] = 1
         return TokenBatch(input_ids, mask)
 
-    def _encode_one(self, text: str, where: _Where, limit: int, truncate: bool) -> list[int]:
+    def _encode_one(self, text: str, where: str, limit: int, truncate: bool) -> list[int]:
         if not isinstance(text, str):
-            raise FindingsError(f"{where} is not a text")
+            raise FindingsError(f"{where} is no text but {type(text).__name__}")
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -206,19 +208,6 @@ class ClipTokenizer:
                 )
             words = words[: limit - 2]
         return [self._bos_id, *words, self._eot_id]
-
-
-@dataclass(frozen=True)
-class _Where:
-    """A prompt in an error: its position and no more than its first 40 characters."""
-
-    number: int
-    count: int
-    text: object
-
-    def __str__(self) -> str:
-        start = repr(self.text[:40]) if isinstance(self.text, str) else type(self.text).__name__
-        return f"prompt {self.number} of {self.count} ({start})"
 
 
 @lru_cache(maxsize=1)

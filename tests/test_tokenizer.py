@@ -202,10 +202,11 @@ def test_the_longest_prompt_that_fits(tokenizer: ClipTokenizer) -> None:
     assert tokenizer.encode(["cat " * 75]).input_ids.shape == (1, 77)
 
 
-def test_a_prompt_that_is_too_long_is_refused_with_its_place_and_only_its_start(tokenizer: ClipTokenizer) -> None:
+def test_a_prompt_that_is_too_long_is_refused_with_its_place_and_none_of_its_text(tokenizer: ClipTokenizer) -> None:
     with pytest.raises(FindingsError) as caught:
         tokenizer.encode(["Edema", "y" + "cat " * 75 + "secret"])
-    assert str(caught.value).startswith(f"prompt 2 of 2 ('y{'cat ' * 9}cat') has 79 tokens: 77 is the most")
+    assert str(caught.value).startswith("prompt 2 of 2 has 79 tokens: 77 is the most")
+    assert "cat" not in str(caught.value)
     assert "secret" not in str(caught.value)
 
 
@@ -234,9 +235,9 @@ def test_a_length_that_the_model_cannot_read_is_refused(tokenizer: ClipTokenizer
         ([], "no prompts"),
         ((), "no prompts"),
         ("Edema", "must be a list of texts"),
-        (["Edema", None], r"prompt 2 of 2 \(NoneType\) is not a text"),
-        ([b"Edema"], r"prompt 1 of 1 \(bytes\) is not a text"),
-        (["\ud800"], r"prompt 1 of 1 \('\\ud800'\) holds half of a surrogate pair"),
+        (["Edema", None], "prompt 2 of 2 is no text but NoneType"),
+        ([b"Edema"], "prompt 1 of 1 is no text but bytes"),
+        (["\ud800"], "prompt 1 of 1 holds half of a surrogate pair"),
         (["cat <|endoftext|> dog"], "holds a beginning or end marker"),
         (["<|startoftext|>"], "holds a beginning or end marker"),
     ],

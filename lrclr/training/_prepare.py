@@ -46,10 +46,11 @@ def check_enough(rows: int, settings: TrainSettings, processes: int) -> None:
             f"{processes} processes are more than {plural(rows, 'training row')}", fix="Start fewer processes."
         )
     if rows < settings.batch_size:
+        fewer = rows // processes * processes
         raise UsageError(
-            f"{plural(rows, 'training row')} do not fill a batch of {settings.batch_size}",
+            f"a batch of {settings.batch_size} is more than {plural(rows, 'training row')}",
             why="every image of a batch is compared with every other, so that a smaller one is another task",
-            fix=f"Add rows, or give --batch-size {max(2, rows // processes * processes)} or less.",
+            fix=f"Add rows, or give --batch-size {fewer} or less." if fewer > 1 else "Add rows.",
         )
 
 

@@ -59,7 +59,7 @@ def with_(**values: Any) -> Change:
         (with_(image="nowhere.png"), (), "there is no such file"),
         (with_(report="", **{"Lung Opacity": "", "Pneumothorax": ""}), (), "no row to train on"),
         (with_(**{"Lung Opacity": 7}), (), "Lung Opacity"),
-        (lambda n, one: one if n % 8 == 0 else None, (), "4 training rows do not fill a batch of 16"),
+        (lambda n, one: one if n % 8 == 0 else None, (), "a batch of 16 is more than 4 training rows"),
         (lambda n, one: one, ("--batch-size", "1"), "batch_size"),
         (lambda n, one: one, ("--precision", "int8"), "precision"),
         (lambda n, one: one, ("--precision", "fp16"), "fp16 needs a GPU"),

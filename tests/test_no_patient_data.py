@@ -1,0 +1,264 @@
+"""Names and identifiers, planted wherever a hospital has them, are in nothing that lrclr writes or says.
+
+Three kinds of them. What is in a DICOM file's tags or in a manifest's reports is nowhere. A file's name is in the answer
+about that file, and in an error on the terminal where it was given. A finding's name is in the answers, its prompts are
+nowhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.encaps import encapsulate
+
+from lrclr.samples import SAMPLES
+from tests import bundles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAME, NUMBER, BORN, COMMENT = "QUUXMANN", "MRN7741903", "19310207", "COUGHSATNIGHT"
+UID, ACCESSION, PHYSICIAN, SITE = "1.2.826.0.7741.55", "ACC5550123", "DRZEBRA", "StVeitKlinik"
+REPORTED, PROMPTED, FILE = "GRANDMAHILDE", "BYDROKAPI", "okapifile"
+TAGS = {
+    "PatientName": f"{NAME}^IRMGARD",
+    "PatientID": NUMBER,
+    "PatientBirthDate": BORN,
+    "PatientComments": COMMENT,
+    "StudyInstanceUID": UID,
+    "AccessionNumber": ACCESSION,
+    "ReferringPhysicianName": PHYSICIAN,
+    "InstitutionName": SITE,
+}
+INSIDE = (NAME, "IRMGARD", NUMBER, BORN, COMMENT, UID, ACCESSION, PHYSICIAN, SITE, REPORTED, PROMPTED)
+WHOLE = 6
+DAMAGE: tuple[dict[str, object], ...] = (
+    *({},) * WHOLE,
+    {"BitsAllocated": 13},
+    {"PhotometricInterpretation": NAME},
+    {"PixelData": encapsulate([NAME.encode() * 10])},
+    {"Rows": 1, "ImageComments": COMMENT},
+)
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Files full of identifiers, and folders that are empty until a command runs."""
+
+    given: Path
+    made: Path
+    temporary: Path
+
+    @property
+    def images(self) -> Path:
+        return self.given / "images"
+
+    @property
+    def findings(self) -> Path:
+        return self.given / "findings.toml"
+
+    @property
+    def manifest(self) -> Path:
+        return self.given / "manifest.csv"
+
+    @property
+    def bad_manifest(self) -> Path:
+        return self.given / "bad.csv"
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundles.checkpoint_folder(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def bundle(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared: copy it before changing anything."""
+    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")[0]
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Planted:
+    folders = Planted(*(tmp_path / name for name in ("given", "made", "temporary")))
+    for folder in (folders.images, folders.made, folders.temporary):
+        folder.mkdir(parents=True)
+    rows = []
+    for number, damage in enumerate(DAMAGE):
+        study = pydicom.dcmread(SAMPLES[number % len(SAMPLES)].path("dicom"))
+        for tag, value in {**TAGS, **damage}.items():
+            setattr(study, tag, value)
+        path = folders.images / f"{FILE}{number}.dcm"
+        study.save_as(path)
+        rows.append(
+            {
+                "image": f"images/{path.name}",
+                "report": f"Edema {number}. {REPORTED} coughs.",
+                "split": ("train", "validation", "test")[number % 3],
+                "patient": f"{NUMBER}-{number}",
+                "Edema": number // 3 % 2,
+            }
+        )
+    whole = path.read_bytes()
+    (folders.images / f"{FILE}cut.dcm").write_bytes(whole[: len(whole) // 2])
+    rows.append({**rows[0], "image": f"images/{FILE}gone.dcm"})
+    for name, bad in ((folders.manifest, []), (folders.bad_manifest, [{**rows[1], "Edema": REPORTED}])):
+        with name.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows([*rows, *bad])
+    folders.findings.write_text(f'[[finding]]\nname = "Edema"\npositive = ["edema, {PROMPTED}"]\n')
+    return folders
+
+
+def run(planted: Planted, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """``lrclr --debug`` in a process whose temporary folder is the test's own."""
+    environment = bundles.environment(TMPDIR=str(planted.temporary))
+    return bundles.run(["--debug", *arguments], env=environment, cwd=planted.given)
+
+
+def content(path: Path) -> str:
+    """Everything that a file says, packed or not."""
+    text = path.read_bytes().decode("latin-1")
+    if path.suffix == ".parquet":
+        table = pq.read_table(path, partitioning=None)
+        text += f"{table.to_pylist()} {table.schema.metadata}"
+    if path.suffix == ".png":
+        with Image.open(path) as image:
+            image.load()
+            text += str(image.info)
+    return text
+
+
+def written(folder: Path) -> Iterator[tuple[str, str]]:
+    """Name and content of each file below a folder."""
+    for path in sorted(folder.rglob("*")):
+        yield str(path.relative_to(folder)), content(path) if path.is_file() else ""
+
+
+def found(text: str, secrets: tuple[str, ...]) -> list[str]:
+    """Those of the secrets that a text holds, as they are or in UTF-16."""
+    return [one for one in secrets if one in text or "\0".join(one) in text]
+
+
+def check(planted: Planted, *said: str, named: bool = False) -> None:
+    """Nothing of a patient is in what was said or written, and unless `named` no file's name is in what was written."""
+    for text in said:
+        assert found(text, INSIDE) == []
+    for folder in (planted.made, planted.temporary):
+        for name, text in written(folder):
+            assert (name, found(name + text, INSIDE)) == (name, [])
+            assert named or (name, found(name + text, (FILE,))) == (name, [])
+
+
+def test_predict(planted: Planted, bundle: Path) -> None:
+    common = ("predict", planted.images, "-b", bundle, "--findings", planted.findings)
+    for extra in (("--csv",), ("--json", "--heatmap", planted.made)):
+        done = run(planted, *common, *extra)
+        assert done.returncode == 1
+        assert f"{FILE}0.dcm" in done.stdout
+        assert f"{FILE}cut.dcm" in done.stderr
+        check(planted, done.stdout, done.stderr, named=True)
+    assert len(list(planted.made.iterdir())) == WHOLE  # a picture is called as the file that it is of
+
+
+def test_score(planted: Planted, bundle: Path) -> None:
+    out = planted.made / "scores"
+    for source in (planted.images, planted.manifest):
+        done = run(planted, "score", source, "-o", out, "-b", bundle, "--findings", planted.findings, "--rescore")
+        assert done.returncode == 1
+        check(planted, done.stdout, done.stderr, named=True)
+        for name, text in written(out):
+            if found(name + text, (FILE,)):
+                assert name.endswith(".parquet"), f"{name} is no row about a file, and names one"
+
+
+def test_evaluate(planted: Planted, bundle: Path) -> None:
+    arguments = ("-o", planted.made / "report", "--scores", planted.made / "scores.npz", "--bootstrap", 10)
+    done = run(planted, "evaluate", bundle, planted.bad_manifest, "--findings", planted.findings, *arguments)
+    assert done.returncode == 1, done.stderr
+    check(planted, done.stdout, done.stderr)
+
+
+def test_train(planted: Planted, checkpoint_folder: Path) -> None:
+    options = ("--epochs", 1, "--batch-size", 2, "--workers", 0, "--findings", planted.findings)
+    done = run(planted, "train", planted.bad_manifest, "--base", checkpoint_folder, "-o", planted.made / "run", *options)
+    assert done.returncode == 0, done.stderr
+    for text in (done.stdout, done.stderr):
+        assert found(text, INSIDE) == []
+    for name, text in written(planted.made):
+        assert (name, found(name + text, (*(one for one in INSIDE if one != PROMPTED), FILE))) == (name, [])
+
+
+def test_bench(planted: Planted, bundle: Path) -> None:
+    files = [argument for path in sorted(planted.images.glob("*[0-2].dcm")) for argument in ("--file", path)]
+    quick = ("--what", "files", "--seconds", 1, "--rounds", 5, "--no-peak", "--rate", "none", "--stability", "900%")
+    done = run(planted, "bench", bundle, "-o", planted.made / "bench", *files, *quick)
+    assert done.returncode == 0, done.stderr
+    assert {path.suffix for path in (planted.made / "bench").iterdir()} == {".json", ".md", ".html"}
+    check(planted, done.stdout, done.stderr)
+
+
+def test_deploy(planted: Planted, bundle: Path) -> None:
+    for kind in ("kubernetes", "kserve"):
+        done = run(planted, "deploy", kind, bundle, "-o", planted.made / kind, "--image", "registry.test/lrclr:1")
+        assert done.returncode == 0, done.stderr
+        check(planted, done.stdout, done.stderr)
+
+
+def test_wrong_files(planted: Planted, bundle: Path) -> None:
+    """What cannot be read is refused without being quoted."""
+    long = planted.given / "long.toml"
+    long.write_text(f'[[finding]]\nname = "Edema"\npositive = ["{PROMPTED} {"edema " * 99}"]\n')
+    twice = planted.given / "twice.toml"
+    twice.write_text(f'[[finding]]\nname = "Edema"\npositive = ["{PROMPTED}", "{PROMPTED}"]\n')
+    for findings in (long, twice):
+        done = run(planted, "predict", planted.images, "-b", bundle, "--findings", findings)
+        assert done.returncode != 0
+        check(planted, done.stdout, done.stderr)
+    for manifest in (planted.images / f"{FILE}0.dcm", planted.bad_manifest):
+        done = run(planted, "evaluate", bundle, manifest, "--strict")
+        assert done.returncode != 0
+        check(planted, done.stdout, done.stderr)
+
+
+@pytest.mark.triton
+def test_serve(planted: Planted, bundle: Path) -> None:
+    ports = ("--grpc-port", 0, "--http-port", 0, "--metrics-port", 0, "--shared-memory", "--verbose")
+    log = planted.temporary / "serve.log"
+    environment = bundles.environment(TMPDIR=str(planted.temporary))
+    command = [*bundles.LRCLR, "serve", str(bundle), *(str(one) for one in ports)]
+    with log.open("w") as file:
+        server = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    try:
+        bundles.wait_until(lambda: "gRPC" in log.read_text(), server)
+        addresses = dict(line.split()[:2] for line in log.read_text().splitlines() if len(line.split()) > 1)
+        for extra in ((), ("--heatmap", planted.made)):
+            done = run(
+                planted, "predict", planted.images, "--server", addresses["gRPC"], "--findings", planted.findings, *extra
+            )
+            assert done.returncode == 1
+            assert f"{FILE}0.dcm" in done.stdout
+            assert f"{FILE}cut.dcm" in done.stderr
+            check(planted, done.stdout, done.stderr, named=True)
+        with urllib.request.urlopen(f"http://{addresses['metrics']}/metrics") as page:
+            metrics = page.read().decode()
+        assert "lrclr" in metrics
+        for shared in Path("/dev/shm").iterdir():
+            if shared.is_file() and shared.stat().st_mtime > time.time() - 300:
+                assert found(f"{shared.name} {content(shared)}", (*INSIDE, FILE)) == []
+        assert found(metrics, (*INSIDE, FILE)) == []
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+    assert found(log.read_text(), (*INSIDE, FILE)) == []

@@ -1,22 +1,27 @@
-"""Bundles that several folders of tests share. Each is exported once a session, for real, and changed by nobody."""
+"""Bundles that several folders of tests share. Each is exported once, for real, and changed by nobody."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from lrclr.checkpoints import Checkpoint
@@ -28,6 +33,16 @@ PYTHON = sys.executable
 LRCLR = (PYTHON, "-c", "import sys; from lrclr.cli import main; sys.exit(main())")
 
 
+@contextmanager
+def _shared(base: Path, name: str) -> Iterator[Path]:
+    """A folder that pytest's processes share, for one of them at a time: the first makes what is in it."""
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder / name
+
+
 @cache
 def checkpoint_folder(base: Path) -> Path:
     """A tiny network of random weights whose fusion head counts as trained and whose attention is not even."""
@@ -35,13 +50,14 @@ def checkpoint_folder(base: Path) -> Path:
 
     from lrclr.checkpoints import init_checkpoint
 
-    checkpoint = init_checkpoint("tiny", fusion_trained=True, alpha=ALPHA)
-    with torch.no_grad():
-        for layer in checkpoint.model.vision_model.encoder.layers:
-            layer.self_attn.q_proj.weight *= 4
-            layer.self_attn.k_proj.weight *= 4
-    folder = base / "shared" / "checkpoint"
-    checkpoint.save(folder)
+    with _shared(base, "checkpoint") as folder:
+        if not folder.exists():
+            checkpoint = init_checkpoint("tiny", fusion_trained=True, alpha=ALPHA)
+            with torch.no_grad():
+                for layer in checkpoint.model.vision_model.encoder.layers:
+                    layer.self_attn.q_proj.weight *= 4
+                    layer.self_attn.k_proj.weight *= 4
+            checkpoint.save(folder)
     return folder
 
 
@@ -54,22 +70,39 @@ def checkpoint(base: Path) -> Checkpoint:
 
 
 @cache
-def exported(base: Path, precision: str) -> tuple[Path, Mapping[str, TypedGraph]]:
-    """A bundle of `checkpoint`, and its graphs as the exporter had them before it wrote them."""
+def exported(base: Path, precision: str) -> Path:
+    """A bundle of `checkpoint`. Its graphs as the exporter had them before it wrote them are kept beside it."""
     from lrclr_export import ExportOptions, export_bundle
     from lrclr_export.onnx_graph import typed_onnx_from_module
 
-    graphs: dict[str, TypedGraph] = {}
+    with _shared(base, precision) as folder:
 
-    def keeping(spec: GraphSpec, *, opset: int) -> TypedGraph:
-        graphs[spec.name] = typed_onnx_from_module(spec, opset=opset)
-        return graphs[spec.name]
+        def keeping(spec: GraphSpec, *, opset: int) -> TypedGraph:
+            graph = typed_onnx_from_module(spec, opset=opset)
+            kept = folder.with_name(f"{precision}-{spec.name}")
+            kept.with_suffix(".onnx").write_bytes(ir.to_proto(graph.model).SerializeToString())
+            kept.with_suffix(".json").write_text(json.dumps(graph.stages))
+            return graph
 
-    folder = base / "shared" / precision
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lrclr_export.pipeline.typed_onnx_from_module", keeping)
-        export_bundle(checkpoint(base), folder, ExportOptions(precision))
-    return folder, graphs
+        if not folder.exists():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("lrclr_export.pipeline.typed_onnx_from_module", keeping)
+                export_bundle(checkpoint(base), folder, ExportOptions(precision))
+    return folder
+
+
+@cache
+def graphs(base: Path) -> Mapping[str, TypedGraph]:
+    """The graphs of the fp32 bundle as the exporter had them before it wrote them."""
+    from lrclr_export.graphs import graph_specs
+    from lrclr_export.onnx_graph import TypedGraph
+
+    found = {}
+    for spec in graph_specs(checkpoint(base).model):
+        kept = exported(base, "fp32").with_name(f"fp32-{spec.name}")
+        model = ir.from_proto(onnx.load_from_string(kept.with_suffix(".onnx").read_bytes()))
+        found[spec.name] = TypedGraph(spec, model, json.loads(kept.with_suffix(".json").read_text()))
+    return found
 
 
 def copied(bundle: Path, target: Path) -> Path:

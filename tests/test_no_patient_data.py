@@ -1,8 +1,8 @@
 """Names and identifiers, planted wherever a hospital has them, are in nothing that lrclr writes or says.
 
-Three kinds of them. What is in a DICOM file's tags or in a manifest's reports is nowhere. A file's name is in the answer
-about that file, and in an error on the terminal where it was given. A finding's name is in the answers, its prompts are
-nowhere.
+Three kinds of them. What is in a DICOM file's tags or in a manifest's reports is nowhere. A file's name is in the
+answer about that file, and in an error on the terminal where it was given. A finding's name is in the answers, its
+prompts are nowhere.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def checkpoint_folder(quiet_transformers: None, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="session")
 def bundle(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shared: copy it before changing anything."""
-    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")[0]
+    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")
 
 
 @pytest.fixture
@@ -192,7 +192,9 @@ def test_evaluate(planted: Planted, bundle: Path) -> None:
 
 def test_train(planted: Planted, checkpoint_folder: Path) -> None:
     options = ("--epochs", 1, "--batch-size", 2, "--workers", 0, "--findings", planted.findings)
-    done = run(planted, "train", planted.bad_manifest, "--base", checkpoint_folder, "-o", planted.made / "run", *options)
+    done = run(
+        planted, "train", planted.bad_manifest, "--base", checkpoint_folder, "-o", planted.made / "run", *options
+    )
     assert done.returncode == 0, done.stderr
     for text in (done.stdout, done.stderr):
         assert found(text, INSIDE) == []
@@ -239,13 +241,20 @@ def test_serve(planted: Planted, bundle: Path) -> None:
     environment = bundles.environment(TMPDIR=str(planted.temporary))
     command = [*bundles.LRCLR, "serve", str(bundle), *(str(one) for one in ports)]
     with log.open("w") as file:
-        server = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        server = subprocess.Popen(command, text=True, stdout=file, stderr=subprocess.STDOUT, env=environment)
     try:
         bundles.wait_until(lambda: "gRPC" in log.read_text(), server)
         addresses = dict(line.split()[:2] for line in log.read_text().splitlines() if len(line.split()) > 1)
         for extra in ((), ("--heatmap", planted.made)):
             done = run(
-                planted, "predict", planted.images, "--server", addresses["gRPC"], "--findings", planted.findings, *extra
+                planted,
+                "predict",
+                planted.images,
+                "--server",
+                addresses["gRPC"],
+                "--findings",
+                planted.findings,
+                *extra,
             )
             assert done.returncode == 1
             assert f"{FILE}0.dcm" in done.stdout

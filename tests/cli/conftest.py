@@ -20,4 +20,4 @@ def checkpoint_folder(quiet_transformers: None, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="session")
 def bundle(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shared: copy it before changing anything."""
-    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")[0]
+    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")

@@ -73,6 +73,7 @@ exit $code
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full(checkpoint_folder: Path, bundle: Path, tmp_path: Path) -> None:
     """A file system with room for one bundle and a half, which ends with the test's own mount namespace."""
     size = sum(path.stat().st_size for path in bundle.rglob("*"))

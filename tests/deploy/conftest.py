@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def folder(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle. Shared: copy it before changing anything."""
-    return bundles.exported(tmp_path_factory.getbasetemp(), "fp16")[0]
+    return bundles.exported(tmp_path_factory.getbasetemp(), "fp16")
 
 
 @pytest.fixture(scope="module")

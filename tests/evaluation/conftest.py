@@ -73,7 +73,7 @@ def checkpoint_folder(quiet_transformers: None, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="session")
 def bundle_folder(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")[0]
+    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")
 
 
 @pytest.fixture(scope="session")

@@ -30,18 +30,18 @@ def checkpoint_folder(quiet_transformers: None, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="session")
 def fp32_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")[0]
+    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")
 
 
 @pytest.fixture(scope="session")
 def fp32_graphs(fp32_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, TypedGraph]:
     """Shared: doctor copies only."""
-    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")[1]
+    return bundles.graphs(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")
 def fp16_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundles.exported(tmp_path_factory.getbasetemp(), "fp16")[0]
+    return bundles.exported(tmp_path_factory.getbasetemp(), "fp16")
 
 
 @pytest.fixture(scope="session")

@@ -101,6 +101,7 @@ def test_a_gpu_without_what_a_graph_needs(bundle: Path) -> None:
     _unchanged(bundle, ExportError, "node_of_chain_0", BuildOptions("tensorrt-rtx", ("7.5",)))
 
 
+@pytest.mark.slow
 def test_a_clip_of_full_size(base_checkpoint: Checkpoint, tmp_path: Path) -> None:
     """ViT-B/32 in half precision, each graph for several GPUs."""
     from lrclr_export.graphs import graph_specs
@@ -309,6 +310,7 @@ def test_back_to_onnx_runtime(built: tuple[Path, subprocess.CompletedProcess[str
     assert len(manifest.plans) == 1
 
 
+@pytest.mark.slow
 def test_export_builds_too(checkpoint_folder: Path, tmp_path: Path) -> None:
     done = bundles.run(["export", checkpoint_folder, "-o", tmp_path / "bundle", *AHEAD])
     assert done.returncode == 0, done.stderr

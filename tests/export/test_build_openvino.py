@@ -121,6 +121,7 @@ def test_auto_keeps_what_was_measured(fp16_bundle: Path, tmp_path: Path) -> None
     assert "ms for a radiograph here" in chosen["why"]
 
 
+@pytest.mark.slow
 def test_export_takes_it_too(checkpoint_folder: Path, tmp_path: Path) -> None:
     done = bundles.run(["export", checkpoint_folder, "-o", tmp_path / "bundle", "--engine", "openvino"])
     assert done.returncode == 0, done.stderr

@@ -39,6 +39,7 @@ def parsed(text: str) -> Any:
     return text_format.Parse(text, triton.ModelConfig())
 
 
+@pytest.mark.slow
 def test_a_second_export_gives_the_same_bytes(checkpoint_folder: Path, fp16_bundle: Path, tmp_path: Path) -> None:
     """In a process of its own, from another folder, with another order of hashes."""
     done = bundles.run(
@@ -168,6 +169,7 @@ def other(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder / "bundle"
 
 
+@pytest.mark.slow
 def test_mean_rollout_passes_every_gate(other: Path) -> None:
     bundle = Bundle(other)
     assert all(gate["passed"] for gate in bundle.manifest.gates)

@@ -126,6 +126,7 @@ def test_no_other_precision_is_pretended(precision: str) -> None:
         Tolerances.for_precision(precision)
 
 
+@pytest.mark.slow
 def test_the_highest_opset_passes_too(
     checkpoint: Checkpoint, fp32_bundle: Path, golden: Golden, tmp_path: Path
 ) -> None:

@@ -131,6 +131,7 @@ def test_a_graph_without_int8_is_refused(fp32_bundle: Path, int8_bundle: Path, g
     assert refused(int8_bundle, LAYERS[graph] + 1) == ["layers in int8"]
 
 
+@pytest.mark.slow
 def test_the_same_checkpoint_gives_the_same_bytes(int8_bundle: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
     export_bundle(checkpoint, tmp_path / "again", ExportOptions("int8", tolerances=LOOSE))
     assert bundles.digests(tmp_path / "again") == bundles.digests(int8_bundle)

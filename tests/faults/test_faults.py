@@ -41,7 +41,7 @@ class _Case:
             "build": ["build", "bundle", "--engine", "tensorrt-rtx", "--compute-capability", "8.6"],
         }
         self.command = commands[name]
-        self.bundle = bundles.exported(base, "fp16")[0]
+        self.bundle = bundles.exported(base, "fp16")
 
     def at(self, folder: Path) -> tuple[Path, list[object]]:
         """The bundle in a folder of its own, and the command that changes it."""
@@ -71,7 +71,7 @@ def _fails_at(case: _Case, how: str, number: int, folder: Path) -> None:
     assert (changed.precision, len(changed.plans)) != ("fp16", 0)
 
 
-@pytest.mark.parametrize("how", ["full", "killed"])
+@pytest.mark.parametrize("how", [pytest.param("full", marks=pytest.mark.slow), "killed"])
 def test_amid_the_writing(how: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     case = _Case("build", tmp_path_factory.getbasetemp())
     (tmp_path / "counted").mkdir()

@@ -54,7 +54,7 @@ def planned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     def build(engine: str) -> Path:
         if engine not in made:
             base = tmp_path_factory.getbasetemp()
-            folder = bundles.copied(bundles.exported(base, "fp16")[0], base / f"planned-{engine}")
+            folder = bundles.copied(bundles.exported(base, "fp16"), base / f"planned-{engine}")
             build_bundle(folder, BuildOptions(engine))
             made[engine] = folder
         return made[engine]

@@ -173,6 +173,7 @@ def test_the_committed_kernels_spill_nothing() -> None:
             assert used["shared_bytes"] <= 24 * 1024
 
 
+@pytest.mark.slow
 def test_the_committed_kernels_are_the_sources() -> None:
     if shutil.which("nvcc") is None:
         pytest.skip("there is no nvcc")

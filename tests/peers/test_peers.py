@@ -99,6 +99,7 @@ def report_of(*groups: Group) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_everyone_computes_the_same(group: Group) -> None:
     assert group.failed == {}
     for name in (BASELINE, OURS, PIPELINE):
@@ -111,6 +112,7 @@ def test_everyone_computes_the_same(group: Group) -> None:
     assert group.quality[PIPELINE]["probability.error"] < 1e-3
 
 
+@pytest.mark.slow
 def test_rounds_are_complete_and_idle_ones_rest(group: Group) -> None:
     assert {work: len(taken) for work, taken in group.rounds.items()} == ROUNDS
     assert all(set(one) == {BASELINE, OURS, STALE} for one in group.rounds["image/1"])
@@ -119,6 +121,7 @@ def test_rounds_are_complete_and_idle_ones_rest(group: Group) -> None:
     assert set(group.idle_share) == set(MEMBERS)
 
 
+@pytest.mark.slow
 def test_other_weights_show_as_wrong_and_never_as_a_gap(group: Group) -> None:
     fast = Group(**{**group.__dict__, "rounds": {"image/1": [{BASELINE: 3.0, OURS: 2.0, STALE: 0.1}] * 4}})
     rows = {row.name: row for row in rows_of([fast.__dict__], report_of()["candidates"], RANDOM)}
@@ -129,6 +132,7 @@ def test_other_weights_show_as_wrong_and_never_as_a_gap(group: Group) -> None:
     assert "at no work that was measured is a peer ahead" in page
 
 
+@pytest.mark.slow
 def test_a_faster_peer_is_an_open_gap(group: Group) -> None:
     right = {**group.quality, STALE: group.quality[BASELINE]}
     rounds = {
@@ -146,6 +150,7 @@ def test_a_faster_peer_is_an_open_gap(group: Group) -> None:
     assert page.count("**◀**") == 2  # what it means, and the cell
 
 
+@pytest.mark.slow
 def test_the_page_has_everything(group: Group) -> None:
     page = markdown(report_of(group))
     assert "ended early" not in page

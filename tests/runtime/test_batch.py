@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def classifier(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> ZeroShotClassifier:
-    return ZeroShotClassifier.from_bundle(bundles.exported(tmp_path_factory.getbasetemp(), "fp32")[0])
+    return ZeroShotClassifier.from_bundle(bundles.exported(tmp_path_factory.getbasetemp(), "fp32"))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return Bundle(bundles.exported(tmp_path_factory.getbasetemp(), "fp16")[0])
+    return Bundle(bundles.exported(tmp_path_factory.getbasetemp(), "fp16"))
 
 
 def _inputs(golden: Golden, graph: str, images: int, prompts: int, *, tokens: int) -> dict[str, NDArray[Any]]:

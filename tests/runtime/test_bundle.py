@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def folder(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")[0]
+    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")
 
 
 @pytest.fixture

@@ -58,12 +58,12 @@ def precision(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def classifier(checkpoint: Checkpoint, precision: str, tmp_path_factory: pytest.TempPathFactory) -> ZeroShotClassifier:
-    return ZeroShotClassifier.from_bundle(bundles.exported(tmp_path_factory.getbasetemp(), precision)[0])
+    return ZeroShotClassifier.from_bundle(bundles.exported(tmp_path_factory.getbasetemp(), precision))
 
 
 @pytest.fixture(scope="module")
 def folder(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")[0]
+    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 def bundle(
     request: pytest.FixtureRequest, quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
-    return Bundle(bundles.exported(tmp_path_factory.getbasetemp(), request.param)[0])
+    return Bundle(bundles.exported(tmp_path_factory.getbasetemp(), request.param))
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def checkpoint(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> ZeroShotClassifier:
-    return ZeroShotClassifier.from_bundle(bundles.exported(tmp_path_factory.getbasetemp(), "fp32")[0])
+    return ZeroShotClassifier.from_bundle(bundles.exported(tmp_path_factory.getbasetemp(), "fp32"))
 
 
 def test_a_checkpoint_answers_as_its_bundle(checkpoint: Checkpoint, bundle: ZeroShotClassifier) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def bundle(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shared: copy it before changing anything."""
-    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")[0]
+    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")
 
 
 @pytest.fixture(scope="session")

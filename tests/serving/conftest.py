@@ -20,7 +20,7 @@ ANY_PORTS = ServeOptions(grpc_port=0, http_port=0, metrics_port=0, shared_memory
 @pytest.fixture(scope="session")
 def folder(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle. Shared: copy it before changing anything."""
-    return bundles.exported(tmp_path_factory.getbasetemp(), "fp16")[0]
+    return bundles.exported(tmp_path_factory.getbasetemp(), "fp16")
 
 
 @pytest.fixture(scope="session")

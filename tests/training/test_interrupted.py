@@ -64,6 +64,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(inputs: tuple[Pa
         assert filecmp.cmp(killed / file, whole / file, shallow=False), file
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_saved_before(inputs: tuple[Path, Path], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code, errors = stop(inputs, folder, "disk full", 5)

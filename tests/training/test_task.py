@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lrclr.checkpoints import Checkpoint
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path: Path, quiet_transformers: None) -> None:
     workers = [start("-m", "tests.training.gloo_worker", rank, 2, tmp_path) for rank in range(2)]
     alone = gloo_worker.losses_and_gradients(0, 1)

@@ -153,6 +153,7 @@ def test_rows_that_teach_nothing_are_told_with_their_lines(
     assert any(note.startswith("1 of 30 training rows have no report") for note in told.notes)
 
 
+@pytest.mark.slow
 def test_torchrun_with_two_processes_gives_the_weights_of_one(
     base: Checkpoint, manifest: Manifest, tmp_path: Path
 ) -> None:

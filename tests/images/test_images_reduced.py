@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.encaps import encapsulate
@@ -143,6 +143,7 @@ WINDOWS: dict[str, dict[str, Any]] = {
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(size=(520, 577), window="full", photometric="MONOCHROME1", letters=True, signed=False, spec=RECIPES[-1])
 @given(
     size=SIZES,
     window=st.sampled_from(sorted(WINDOWS)),

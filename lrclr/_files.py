@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
@@ -77,6 +78,7 @@ def replace_directory(target: Path, *, expected: Collection[str], overwrite: boo
     """Hand out an empty folder that takes the place of `target` when the block ends without an error.
 
     Until then `target` is untouched; after an error, an interrupt or a SIGTERM nothing is left of the new folder.
+    Of two processes that write there at once, the first to finish wins, and the other is told.
     Files and folders get the permissions that the umask gives to new ones, whatever wrote them.
 
     Args:
@@ -86,7 +88,7 @@ def replace_directory(target: Path, *, expected: Collection[str], overwrite: boo
 
     Raises:
         UsageError: `target` is no folder, holds strangers, or exists and may not be replaced.
-        LrclrError: the disk is full, not writable or broken.
+        LrclrError: the disk is full, not writable or broken; or another process has replaced `target` meanwhile.
     """
     target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would replace what a link points to
     staging = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
@@ -94,15 +96,22 @@ def replace_directory(target: Path, *, expected: Collection[str], overwrite: boo
         try:
             with _write_errors(target):
                 check_replaceable(target, expected, overwrite=overwrite)
+                before = _state(target)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 staging.mkdir()
             with _write_errors(target, only=_WRITE_FAILURES):
                 yield staging
             with _write_errors(target):
                 _finish(staging)
-                # Another process may have been here while the block ran.
-                check_replaceable(target, expected, overwrite=overwrite)
-                _take_place(staging, target)
+                with _turn_in(target.parent):
+                    # Another process may have been here while the block ran.
+                    check_replaceable(target, expected, overwrite=overwrite)
+                    if _state(target) != before:
+                        raise LrclrError(
+                            f"{target} was changed by another process meanwhile",
+                            fix="That stands. Run this again to replace it.",
+                        )
+                    _take_place(staging, target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -137,6 +146,26 @@ def check_replaceable(target: Path, expected: Collection[str], *, overwrite: boo
         )
     if entries and not overwrite:
         raise UsageError(f"{target} exists already", fix="Choose another folder, or add --overwrite.")
+
+
+def _state(folder: Path) -> tuple[int, int] | None:
+    """What changes when another folder takes this one's place, or an entry in it is replaced."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+@contextlib.contextmanager
+def _turn_in(folder: Path) -> Iterator[None]:
+    """Keep others of this function out, where the file system has locks: what is seen then stays as it is."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def _finish(folder: Path) -> None:

@@ -335,9 +335,14 @@ def test_without_exchange_the_old_folder_comes_back(
 
 
 def test_two_writers_leave_one_whole_folder(target: Path) -> None:
+    told = []
+
     def repeat(text: str) -> None:
         for _ in range(20):
-            write(target, text)
+            try:
+                write(target, text)
+            except LrclrError as error:
+                told.append(str(error))
             time.sleep(0.001)
 
     workers = [threading.Thread(target=repeat, args=(text,)) for text in ("old", "new")]
@@ -346,3 +351,21 @@ def test_two_writers_leave_one_whole_folder(target: Path) -> None:
     for worker in workers:
         worker.join()
     assert contents(target.parent) in (OLD, NEW)
+    assert len(told) < 40
+    assert all("changed by another process meanwhile" in text for text in told)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_of_two_at_once_the_first_to_finish_wins_and_the_other_says_so(tmp_path: Path, *, exists: bool) -> None:
+    target = tmp_path / "target"
+    if exists:
+        write(target, "old")
+
+    def slower() -> None:
+        with replace_directory(target, expected=NAMES, overwrite=True) as staging:
+            (staging / "a.txt").write_text("slower")
+            write(target, "new")
+
+    with pytest.raises(LrclrError, match=r"changed by another process meanwhile\. That stands\."):
+        slower()
+    assert contents(tmp_path) == NEW

@@ -1,14 +1,16 @@
-"""A disk that fails on cue: ``python -m tests.faults.inject FOLDER HOW NUMBER COMMAND...``.
+"""A disk that fails on cue: ``python -m tests.faults.inject FOLDER HOW WHERE COMMAND...``.
 
 Runs a command of lrclr. Every file opened for writing, rename, link, new folder, removal and fsync below FOLDER is an
-event; at the event of that NUMBER the disk is full (``full``) or the process is gone (``killed``). With ``count``
-nothing happens, and the number of events is the last line of stderr.
+event. With ``full`` and ``killed``, WHERE is the number of the event at which the disk is full or the process is gone.
+With ``kept``, it is a folder that gets a copy of FOLDER as it is before each event: what a process that is killed there
+leaves. The number of events is the last line of stderr.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,10 @@ KILLED = 99
 class Disk:
     """Counts events below a folder, and fails at one of them."""
 
-    def __init__(self, folder: Path, how: str, number: int) -> None:
-        self._folder, self._how, self._number = str(folder), how, number
+    def __init__(self, folder: Path, how: str, where: str) -> None:
+        self._folder, self._how, self._where = str(folder), how, where
         self.events = 0
+        self._copying = False
         self._fsync = os.fsync
 
     def fsync(self, fd: Any) -> None:
@@ -38,22 +41,25 @@ class Disk:
             self._below(os.fsdecode(arguments[0]))
 
     def _below(self, path: str) -> None:
-        if not os.path.abspath(path).startswith(self._folder):  # noqa: PTH100 - called before and inside pathlib's own
+        path = os.path.abspath(path)  # noqa: PTH100 - called before and inside pathlib's own
+        if self._copying or not path.startswith(self._folder):
             return
         self.events += 1
-        if self.events != self._number:
-            return
-        if self._how == "killed":
-            os._exit(KILLED)
-        if self._how == "full":
+        if self._how == "kept":
+            self._copying = True
+            shutil.copytree(self._folder, Path(self._where) / f"{self.events:04d}", symlinks=True)
+            self._copying = False
+        elif self.events == int(self._where):
+            if self._how == "killed":
+                os._exit(KILLED)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
 
 def main() -> int:
-    folder, how, number, *command = sys.argv[1:]
+    folder, how, where, *command = sys.argv[1:]
     from lrclr.cli import main as lrclr
 
-    disk = Disk(Path(folder), how, int(number))
+    disk = Disk(Path(folder), how, where)
     os.fsync = disk.fsync
     sys.addaudithook(disk.audit)
     code = lrclr(command)

@@ -9,83 +9,102 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lrclr import Bundle
 from tests import bundles
+from tests.faults.cases import CASES, Case, made
 from tests.faults.inject import KILLED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).parents[2]
+EVERYWHERE = (pytest.mark.slow, pytest.mark.timeout(3600))
 
 
-def _run(folder: Path, how: str, number: int, command: Sequence[object]) -> subprocess.CompletedProcess[str]:
-    call = [sys.executable, "-m", "tests.faults.inject", str(folder), how, str(number), *map(str, command)]
-    return subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+def _run(folder: Path, how: str, where: object, command: Sequence[object]) -> subprocess.CompletedProcess[str]:
+    call = [sys.executable, "-m", "tests.faults.inject", str(folder), how, str(where), *map(str, command)]
+    environment = bundles.environment(PYTHONPATH=str(ROOT))
+    return subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def _events(folder: Path, command: Sequence[object]) -> int:
-    done = _run(folder, "count", 0, command)
+def _states(case: Case, folder: Path) -> list[Path]:
+    """Copies of the case's folder before every event of its command."""
+    case.prepare(folder / "work")
+    (folder / "kept").mkdir()
+    done = _run(folder / "work", "kept", folder / "kept", case.command)
     assert done.returncode == 0, done.stderr
-    return int(done.stderr.split()[-1])
+    case.finished(folder / "work")
+    return sorted((folder / "kept").iterdir())
 
 
-class _Case:
-    """A command over a bundle that is there already."""
-
-    def __init__(self, name: str, base: Path) -> None:
-        checkpoint = bundles.checkpoint_folder(base)
-        commands: dict[str, list[object]] = {
-            # Another precision, so that old and new differ.
-            "export": ["export", checkpoint, "--fp32", "-o", "bundle"],
-            "build": ["build", "bundle", "--engine", "tensorrt-rtx", "--compute-capability", "8.6"],
-        }
-        self.command = commands[name]
-        self.bundle = bundles.exported(base, "fp16")
-
-    def at(self, folder: Path) -> tuple[Path, list[object]]:
-        """The bundle in a folder of its own, and the command that changes it."""
-        bundle = bundles.copied(self.bundle, folder / "bundle")
-        return bundle, [bundle if part == "bundle" else part for part in self.command]
+def _goes_on(case: Case, folder: Path) -> None:
+    done = bundles.run(case.command, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    case.finished(folder)
 
 
-def _fails_at(case: _Case, how: str, number: int, folder: Path) -> None:
-    bundle, command = case.at(folder)
-    before = bundles.digests(bundle)
-    done = _run(folder, how, number, command)
-    if how == "killed":
-        assert done.returncode == KILLED
-    elif done.returncode != 0:
-        # What was still to be tidied up may fail without harm; all else is told in one line.
+def _full(case: Case, number: int, folder: Path) -> None:
+    case.prepare(folder)
+    done = _run(folder, "full", number, case.command)
+    # What was still to be tidied up may fail without harm; all else is told in one line.
+    if done.returncode != 0:
         assert done.returncode == 1, done.stderr
         assert "Traceback" not in done.stderr
         assert "No space left" in done.stderr
-    # Old or new, and nothing between: the manifest knows every file.
-    after = Bundle(bundle)
-    if bundles.digests(bundle) != before:
-        assert done.returncode in {0, KILLED}
-        assert (after.manifest.precision, len(after.manifest.plans)) != ("fp16", 0)
-    again = _run(folder, "count", 0, command)
-    assert again.returncode == 0, again.stderr
-    changed = Bundle(bundle).manifest
-    assert (changed.precision, len(changed.plans)) != ("fp16", 0)
+    case.whole(folder)
 
 
-@pytest.mark.parametrize("how", [pytest.param("full", marks=pytest.mark.slow), "killed"])
-def test_amid_the_writing(how: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    case = _Case("build", tmp_path_factory.getbasetemp())
-    (tmp_path / "counted").mkdir()
-    count = _events(tmp_path / "counted", case.at(tmp_path / "counted")[1])
-    assert count > 10
-    _fails_at(case, how, count // 2, tmp_path / "failing")
+def test_amid_the_writing(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    case = made("score", tmp_path_factory.getbasetemp())
+    states = _states(case, tmp_path / "watched")
+    middle = len(states) // 2
+    assert middle > 5
+    case.prepare(tmp_path / "killed")
+    assert _run(tmp_path / "killed", "killed", middle, case.command).returncode == KILLED
+    # A copy taken at the event is what the killed process leaves.
+    assert bundles.digests(tmp_path / "killed" / "archive") == bundles.digests(states[middle - 1] / "archive")
+    assert len(bundles.digests(tmp_path / "killed")) == len(bundles.digests(states[middle - 1]))
+    for folder in (tmp_path / "killed", states[middle - 1]):
+        case.whole(folder)
+    _goes_on(case, tmp_path / "killed")
+    _full(case, middle, tmp_path / "full")
+    _goes_on(case, tmp_path / "full")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=EVERYWHERE) for name in CASES])
+def test_killed_anywhere(name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    case = made(name, tmp_path_factory.getbasetemp())
+    seen = []
+    for state in _states(case, tmp_path):
+        case.whole(state)
+        content = bundles.digests(state)
+        if content not in seen:
+            seen.append(content)
+            _goes_on(case, state)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=EVERYWHERE) for name in CASES])
+def test_full_anywhere(name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    case = made(name, tmp_path_factory.getbasetemp())
+    seen = []
+    for number in range(1, len(_states(case, tmp_path / "watched")) + 1):
+        folder = tmp_path / str(number)
+        _full(case, number, folder)
+        content = bundles.digests(folder)
+        if content not in seen:
+            seen.append(content)
+            _goes_on(case, folder)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("how", ["full", "killed"])
-@pytest.mark.parametrize("name", ["export", "build"])
-def test_every_event(name: str, how: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    case = _Case(name, tmp_path_factory.getbasetemp())
-    (tmp_path / "counted").mkdir()
-    for number in range(1, _events(tmp_path / "counted", case.at(tmp_path / "counted")[1]) + 1):
-        _fails_at(case, how, number, tmp_path / str(number))
+def test_of_two_exports_at_once_one_wins_and_the_other_says_so(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    case = made("export", tmp_path_factory.getbasetemp())
+    case.prepare(tmp_path)
+    command = [*bundles.LRCLR, *map(str, case.command)]
+    both = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=200)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1]
+    assert "bundle was changed by another process meanwhile. That stands." in "".join(told)
+    case.finished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

@@ -59,8 +59,8 @@ def with_last_end(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, tokenizer=tokenizer)
 
 
-# Embeddings of random weights nearly coincide, so that int8 loses far more of them than of trained ones. With strict limits
-# layers would be held back in float32, and the speed would be of another graph; the table tells what was lost.
+# Embeddings of random weights nearly coincide, so that int8 loses far more of them than of trained ones. With strict
+# limits layers would be held back in float32, and the speed would be of another graph; the table tells what was lost.
 _RANDOM_INT8 = {
     "cosine": 0.9,
     "centred_cosine": 0.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +22,7 @@ _GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
 _PIXEL_KEYWORDS = {"PixelData": (1, 8, 16, 32), "FloatPixelData": (32,), "DoubleFloatPixelData": (64,)}
 
+_ITEM = b"\xfe\xff\x00\xe0"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
@@ -140,7 +142,9 @@ def decode_frame(dataset: Any, layout: FrameLayout, index: int) -> NDArray[np.ge
     decoder = _decoder_of(layout)
     if decoder.is_encapsulated:
         plugin = _choose_plugin(decoder, layout)
-        _isolate(dataset, codestream_of(dataset, layout, index))
+        if layout.transfer_syntax != _RLE or layout.frames > 1:
+            # An only frame of RLE stays where it is: it has no header to look at, and megabytes to copy.
+            _isolate(dataset, codestream_of(dataset, layout, index))
         index = 0
     else:
         plugin = ""
@@ -229,9 +233,10 @@ def codestream_of(dataset: Any, layout: FrameLayout, index: int) -> bytes:
 
 def _isolate(dataset: Any, encoded: bytes) -> None:
     """Leave one frame in `dataset`."""
-    from pydicom.encaps import encapsulate
-
-    dataset.PixelData = encapsulate([encoded])
+    # pydicom's `encapsulate` copies a frame four times.
+    dataset.PixelData = b"".join(
+        (_ITEM, bytes(4), _ITEM, struct.pack("<I", len(encoded) + len(encoded) % 2), encoded, bytes(len(encoded) % 2))
+    )
     dataset.NumberOfFrames = 1
     for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         if keyword in dataset:

@@ -31,7 +31,7 @@ def cold_start(candidate: Candidate, plan: Plan, checkpoint: str, *, network: bo
         log=plan.build / "logs" / "cold.log",
         network=network,
     ) as worker:
-        worker.seconds("image" if "image" in worker.works else "answer", 1)
+        worker.seconds(next(work for work in ("image", "answer", "answer-new") if work in worker.works), 1)
         return time.perf_counter() - began
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -46,13 +45,19 @@ def _answer(works: Works, request: dict[str, Any]) -> dict[str, Any]:
     work, batch = works[request["work"]], int(request["batch"])
     if request["do"] == "answer":
         np.save(request["file"], work.array(work.run(batch)), allow_pickle=False)
-        return {"peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
+        return {"peak_mb": _peak_mb()}
     seconds = []
     for _ in range(int(request["times"])):
         begin = time.perf_counter()
         work.run(batch)
         seconds.append(time.perf_counter() - begin)
     return {"seconds": seconds}
+
+
+def _peak_mb() -> int:
+    """Of this process; getrusage's is at least what the process had that started it."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
 
 def _say(lines: IO[str], **what: Any) -> None:

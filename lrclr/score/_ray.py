@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import os
 import pickle  # what is unpickled came from this run's own workers
 import signal
+import socket
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +19,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 import ray.data
+import ray.util
+from ray._private import ray_constants
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
@@ -35,6 +39,7 @@ _CHUNKS_A_BLOCK: Final = 4
 _BLOCKS_AN_ACTOR: Final = 8
 # Pictures are handed over in the model's size: some ten kilobytes each.
 _STORE_BYTES: Final = 512 << 20
+_KNOCK_SECONDS: Final = 10
 
 
 def run_ray(
@@ -111,25 +116,65 @@ def _cluster(address: str | None) -> Iterator[None]:
     at_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                object_store_memory=_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
+            with _on_loopback():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    object_store_memory=_STORE_BYTES,
+                    _node_ip_address="127.0.0.1",
+                    **quiet,
+                )
         else:
+            _knock(address)
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
         raise EngineError(f"{where} cannot be had", why=_first_line(error)) from error
     try:
+        if address is None:
+            _refuse_open_doors()
         if threading.current_thread() is threading.main_thread():
             # Ray put its own there, which ends the process with another exit code.
             signal.signal(signal.SIGTERM, at_sigterm)
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Keep a cluster that is started here on the loopback interface.
+
+    Whoever reaches Ray's ports runs code. Ray turns the loopback's address into one that other machines reach, and
+    then listens on every interface, unless it takes this for a system where it has no clusters of many machines.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _refuse_open_doors() -> None:
+    at = ray.util.get_node_ip_address()
+    if not ipaddress.ip_address(at).is_loopback:
+        raise EngineError(
+            f"the Ray cluster on this machine listens on {at}",
+            why="other machines would reach it, and whoever reaches a Ray cluster runs code on it",
+            fix="Install the version of Ray that this release was tested with, or join a cluster with --address.",
+        )
+
+
+def _knock(address: str) -> None:
+    """Ray itself tries for minutes before it says that nobody is there.
+
+    Raises:
+        OSError: nobody is.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
 
 
 def _actors(options: RayOptions) -> int:

@@ -30,7 +30,7 @@ def test_json_lines_hold_what_the_classifier_answers(
     files = [tmp_path / path.name for path in sample_paths()[:2]]
     for file, path in zip(files, sample_paths(), strict=False):
         # So large that the usual way has pixels to leave out.
-        Image.fromarray(np.kron(read_image(path), np.ones((3, 3), np.uint8))).save(file)
+        Image.fromarray(np.kron(read_image(path), np.ones((4, 4), np.uint8))).save(file)
     assert main(["predict", *map(str, files), "-b", str(bundle), "--json", *["--exact"] * exact]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     classifier = ZeroShotClassifier.from_bundle(bundle)

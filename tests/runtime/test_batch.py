@@ -66,7 +66,7 @@ def test_exact_images_and_the_usual_ones(classifier: ZeroShotClassifier, tmp_pat
     files = [tmp_path / path.name for path in sample_paths()[:2]]
     for file, path in zip(files, sample_paths(), strict=False):
         # So large that the usual way has pixels to leave out.
-        Image.fromarray(np.kron(read_image(path), np.ones((3, 3), np.uint8))).save(file)
+        Image.fromarray(np.kron(read_image(path), np.ones((4, 4), np.uint8))).save(file)
     usual, drawn, exact, both = (
         list(predict_files(classifier, files, exact=exact, images=images))
         for exact, images in ((False, False), (False, True), (True, False), (True, True))

@@ -51,7 +51,6 @@ def command_line(
         "grpc-restricted-protocol": restriction,
         "allow-http": options.http,
         "allow-metrics": options.metrics,
-        "backend-config": f"python,shm-region-prefix-name={shared_memory_prefix}",
     }
     if options.http:
         arguments |= {
@@ -65,8 +64,11 @@ def command_line(
         arguments |= {"grpc-use-ssl": True, "grpc-server-cert": options.tls_cert, "grpc-server-key": options.tls_key}
     if installation.backends is not None:
         arguments["backend-directory"] = installation.backends
+    # Stand-ins for others are the Python backend under their names.
+    backends = ["python"] if installation.backends is None else [path.name for path in installation.backends.iterdir()]
     return [
         str(installation.program),
+        *(f"--backend-config={backend},shm-region-prefix-name={shared_memory_prefix}" for backend in sorted(backends)),
         *(f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in arguments.items()),
         *(f"--load-model={model}" for model in MODELS),
     ]

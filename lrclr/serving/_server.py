@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -22,6 +21,8 @@ from lrclr.serving._log import LogRelay
 from lrclr.serving._options import ServeOptions
 from lrclr.serving._ports import free_ports
 from lrclr.serving._probe import Probe
+from lrclr.serving._processes import dead_children, kill_group
+from lrclr.serving._shared_memory import remove_regions, restrict_regions
 from lrclr.serving._stage import MODELS, Stage
 
 if TYPE_CHECKING:
@@ -119,13 +120,12 @@ class TritonServer:
                 except subprocess.TimeoutExpired:
                     process.kill()
             # The backends' processes are in its group; one that hangs outlives the server.
-            _kill_group(process.pid)
+            kill_group(process.pid)
             process.wait()
             self._log.close()
             self._probe.close()
             self._process = None
-        for leftover in Path("/dev/shm").glob(f"{self._prefix}*"):  # noqa: S108 - where Triton puts them
-            leftover.unlink(missing_ok=True)
+        remove_regions(self._prefix)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
@@ -141,7 +141,7 @@ class TritonServer:
             if self._dead_backends() - self._mourned:
                 # One of several instances: the others may have answered just now, and the next request may be its.
                 raise ServerError("a backend's process has died")
-            self._probe.infer(timeout=timeout)
+            self._ask(timeout=timeout)
         except ServerError as error:
             self._raise_if_ended()
             self._on_log("warning", f"{error}: loading the models again")
@@ -156,7 +156,7 @@ class TritonServer:
         dead = self._dead_backends()
         self._stage.mark_changed()
         self._probe.load(MODELS)
-        self._probe.infer(timeout=_PATIENCE)
+        self._ask(timeout=_PATIENCE)
         # The server keeps them among its children until the last request that they had is given up.
         self._mourned = dead
         self._on_log("info", "mended: a radiograph was answered")
@@ -174,11 +174,11 @@ class TritonServer:
         try:
             self._probe.load(GRAPHS)
             self._probe.load([MODEL])
-            self._probe.infer(timeout=_PATIENCE, version=version)
+            self._ask(timeout=_PATIENCE, version=version)
         except LrclrError as error:
             self._stage.drop(version)
             self._probe.load(MODELS)
-            self._probe.infer(timeout=_PATIENCE, version=before)
+            self._ask(timeout=_PATIENCE, version=before)
             raise ServerError("the new bundle was refused, and the old one goes on serving", why=str(error)) from error
         self._bundle = bundle
         return version
@@ -257,12 +257,19 @@ class TritonServer:
         address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.options.address, self.options.address)  # noqa: S104
         return f"[{address}]" if ":" in address else address
 
+    def _ask(self, *, timeout: float, version: int | None = None) -> None:
+        try:
+            self._probe.infer(timeout=timeout, version=version)
+        finally:
+            # Whatever was loaded before it answered, or failed to, has its regions now.
+            restrict_regions(self._prefix)
+
     def _await_answer(self) -> None:
         deadline = time.monotonic() + self.options.startup_timeout
         while True:
             self._raise_if_ended()
             try:
-                self._probe.infer(timeout=max(0.1, min(_PATIENCE, deadline - time.monotonic())))
+                self._ask(timeout=max(0.1, min(_PATIENCE, deadline - time.monotonic())))
             except ServerUnavailableError as error:
                 if time.monotonic() > deadline:
                     raise ServerError(
@@ -275,26 +282,10 @@ class TritonServer:
                 return
 
     def _dead_backends(self) -> set[str]:
-        """Children of the server that have ended without the server having seen to it."""
-        pid = 0 if self._process is None else self._process.pid
-        try:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            states = {
-                child: Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in children
-            }
-        except OSError:
-            return set()  # gone while we looked, or no such table: the inference will tell
-        return {child for child, state in states.items() if state == "Z"}
+        return set() if self._process is None else dead_children(self._process.pid)
 
     def _raise_if_ended(self) -> None:
         code: Any = None if self._process is None else self._process.poll()
         if code is not None:
             self._log.close()
             raise ServerError(f"the server ended with exit code {code}", why=self._log.reason())
-
-
-def _kill_group(group: int) -> None:
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return

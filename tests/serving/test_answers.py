@@ -85,7 +85,7 @@ def test_exact_is_exact_here_and_there(client: Client, local: ZeroShotClassifier
     large = [tmp_path / path.name for path in FILES[:2]]
     for file, path in zip(large, FILES, strict=False):
         # So large that the usual way has pixels to leave out.
-        Image.fromarray(np.kron(read_image(path), np.ones((3, 3), np.uint8))).save(file)
+        Image.fromarray(np.kron(read_image(path), np.ones((4, 4), np.uint8))).save(file)
     exact = client.ask(large, exact=True).predictions
     assert np.allclose(numbers(exact), numbers(local.predict([read_image(path) for path in large])), atol=1e-6)
     usual = client.predict(large)

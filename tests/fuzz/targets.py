@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
+import shutil
 import sys
 import tempfile
 import time
@@ -31,6 +33,7 @@ LIMITS: Final = ReadLimits(max_bytes=1 << 20, max_pixels=1 << 20)
 SECONDS: Final = 2.0
 
 _FOLDER: Final = Path(tempfile.mkdtemp(prefix="lrclr-fuzz-"))
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 _FORBIDDEN: Final = ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "os.fork", "socket.connect")
 
 

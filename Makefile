@@ -120,7 +120,7 @@ test-gpu: $(STAMP) triton
 
 # What breaks a target is kept in tests/fuzz/found, where a test replays it.
 fuzz: $(STAMP)
-	@set -e; export TMPDIR=$$(mktemp -d); trap "rm -rf $$TMPDIR" EXIT; \
+	@set -e -o pipefail; export TMPDIR=$$(mktemp -d); trap "rm -rf $$TMPDIR" EXIT; \
 	for target in $$($(BIN)/python -c 'from tests.fuzz.targets import TARGETS; print(*TARGETS)'); do \
 	  echo "== $$target"; $(BIN)/python -m tests.fuzz $$target --runs $(RUNS) 2>&1 | grep -E '^Done|Error|ERROR'; done
 

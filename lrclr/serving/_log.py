@@ -37,9 +37,11 @@ class LogRelay:
         return self._complaints[0] if self._complaints else None
 
     def close(self) -> None:
-        """Wait until the server's output has ended."""
+        """Wait until the server's output has ended; give it up if another process still has it."""
         self._thread.join(timeout=5)
-        self._stream.close()
+        if not self._thread.is_alive():
+            # Closing what a thread waits to read from would wait too, for ever.
+            self._stream.close()
 
     def _run(self) -> None:
         for line in self._stream:

@@ -286,6 +286,8 @@ class TritonServer:
 
     def _raise_if_ended(self) -> None:
         code: Any = None if self._process is None else self._process.poll()
-        if code is not None:
+        if self._process is not None and code is not None:
+            # A backend's process that waits for its dead server keeps the log open.
+            kill_group(self._process.pid)
             self._log.close()
             raise ServerError(f"the server ended with exit code {code}", why=self._log.reason())

@@ -129,6 +129,8 @@ def test_a_killed_server_is_an_error_in_time_and_answers_once_it_is_back(folder:
         port = int(server.grpc.rpartition(":")[2])
         with Client(server.grpc, ClientOptions(timeout=3, retries=1)) as client:
             right = client.predict([IMAGE])[0]
+            # A backend's process that does not see that its server is dead.
+            os.kill(backends("lrclr", server.pid)[0], signal.SIGSTOP)
             os.kill(server.pid, signal.SIGKILL)
             began = time.monotonic()
             with pytest.raises(ServerUnavailableError, match=r"did not answer|UNAVAILABLE"):

@@ -12,6 +12,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from lrclr.checkpoints import Checkpoint
     from lrclr_export.graphs import GraphSpec
@@ -35,8 +35,12 @@ LRCLR = (PYTHON, "-c", "import sys; from lrclr.cli import main; sys.exit(main())
 
 @contextmanager
 def _shared(base: Path, name: str) -> Iterator[Path]:
-    """A folder that pytest's processes share, for one of them at a time: the first makes what is in it."""
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    """A folder that pytest's processes share, for one of them at a time: the first makes what is in it.
+
+    LRCLR_TEST_SHARED is where several runs of pytest, of the same code, share it.
+    """
+    run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = Path(os.environ.get("LRCLR_TEST_SHARED", run / "shared"))
     folder.mkdir(exist_ok=True)
     with (folder / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

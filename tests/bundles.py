@@ -21,6 +21,9 @@ import onnx_ir as ir
 import pytest
 from PIL import Image
 
+from lrclr.images import read_image
+from lrclr.samples import sample_paths
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -147,6 +150,15 @@ def radiograph(path: Path, seed: int = 0, size: tuple[int, int] = (90, 70)) -> P
     pixels = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path
+
+
+def enlarged(folder: Path) -> list[Path]:
+    """Two sample radiographs, so large that the usual way of reading has pixels to leave out."""
+    files = []
+    for path in sample_paths()[:2]:
+        files.append(folder / path.name)
+        Image.fromarray(np.kron(read_image(path), np.ones((4, 4), np.uint8))).save(files[-1])
+    return files
 
 
 def environment(**changes: str) -> dict[str, str]:

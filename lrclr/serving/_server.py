@@ -10,7 +10,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lrclr.bundle import GRAPHS, Bundle
 from lrclr.errors import LrclrError, ServerError, ServerUnavailableError, UsageError
@@ -285,9 +285,9 @@ class TritonServer:
         return set() if self._process is None else dead_children(self._process.pid)
 
     def _raise_if_ended(self) -> None:
-        code: Any = None if self._process is None else self._process.poll()
-        if self._process is not None and code is not None:
+        process = self._process
+        if process is not None and process.poll() is not None:
             # A backend's process that waits for its dead server keeps the log open.
-            kill_group(self._process.pid)
+            kill_group(process.pid)
             self._log.close()
-            raise ServerError(f"the server ended with exit code {code}", why=self._log.reason())
+            raise ServerError(f"the server ended with exit code {process.returncode}", why=self._log.reason())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import bundles
 from tests.fuzz import targets
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def test_a_short_run_finds_nothing(target: str, tmp_path: Path) -> None:
         pytest.skip("atheris is not installed: it is for Linux")
     command = [sys.executable, "-m", "tests.fuzz", target, "--runs", "400", "--keep", str(tmp_path)]
     # libFuzzer ends a process without a chance to tidy up.
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    environment = bundles.environment(TMPDIR=str(tmp_path))
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Done 400 runs" in done.stderr
@@ -47,14 +47,15 @@ def test_what_was_found_is_mended(file: Path) -> None:
     [
         "open('/tmp/elsewhere', 'w')",
         "__import__('os').system('true')",
-        "next(now for now in iter(t.time.process_time, None) if now > began + 2.5)",
+        "next(now for now in iter(time.process_time, None) if now > began + 2.5)",
     ],
 )
 def test_the_watch_sees(work: str) -> None:
     """A target that does what none may is told on."""
     code = f"""
+import time
 from tests.fuzz import targets as t
-began = t.time.process_time()
+began = time.process_time()
 t.TARGETS["bad"] = lambda data: {work}
 t.run("bad", b"")
 """

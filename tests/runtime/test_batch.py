@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from lrclr import ReadLimits, ZeroShotClassifier, read_image
 from lrclr.batch import find_images, predict_files
 from lrclr.errors import FindingsError, ImageError, ImageLimitError, UsageError
 from lrclr.findings import FindingSet
 from lrclr.images import ReducedImage, read_reduced
-from lrclr.samples import sample_paths
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -63,10 +61,7 @@ def test_order_and_answers_do_not_depend_on_batches_and_workers(
 
 
 def test_exact_images_and_the_usual_ones(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
-    files = [tmp_path / path.name for path in sample_paths()[:2]]
-    for file, path in zip(files, sample_paths(), strict=False):
-        # So large that the usual way has pixels to leave out.
-        Image.fromarray(np.kron(read_image(path), np.ones((4, 4), np.uint8))).save(file)
+    files = bundles.enlarged(tmp_path)
     usual, drawn, exact, both = (
         list(predict_files(classifier, files, exact=exact, images=images))
         for exact, images in ((False, False), (False, True), (True, False), (True, True))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from lrclr import FindingSet, ZeroShotClassifier, read_image
 from lrclr.batch import predict_files as predict_here
@@ -23,6 +22,7 @@ from lrclr.images import ReducedImage, read_reduced
 from lrclr.preprocess import preprocess_batch
 from lrclr.protocol import MODEL
 from lrclr.samples import SAMPLES, sample_paths
+from tests import bundles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,10 +82,7 @@ def test_own_findings_and_alpha(client: Client, local: ZeroShotClassifier) -> No
 
 def test_exact_is_exact_here_and_there(client: Client, local: ZeroShotClassifier, tmp_path: Path) -> None:
     """And what is not asked to be exact is near, and the same with a heat map as without."""
-    large = [tmp_path / path.name for path in FILES[:2]]
-    for file, path in zip(large, FILES, strict=False):
-        # So large that the usual way has pixels to leave out.
-        Image.fromarray(np.kron(read_image(path), np.ones((4, 4), np.uint8))).save(file)
+    large = bundles.enlarged(tmp_path)
     exact = client.ask(large, exact=True).predictions
     assert np.allclose(numbers(exact), numbers(local.predict([read_image(path) for path in large])), atol=1e-6)
     usual = client.predict(large)

@@ -37,7 +37,8 @@ def main() -> None:
         "max_len": 20_000,
         # Of the wall's clock, for what waits; what computes is stopped by the target's own limit.
         "timeout": 60,
-        "rss_limit_mb": 3000,
+        # It is getrusage's, which a process takes over from its parent; the target's own limit is of itself alone.
+        "rss_limit_mb": 0,
         "artifact_prefix": f"{keep}/",
         "print_final_stats": 1,
     }

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # Small, so that what passes them is still quick to decode.
 LIMITS: Final = ReadLimits(max_bytes=1 << 20, max_pixels=1 << 20)
 SECONDS: Final = 2.0
+MEGABYTES: Final = 1000
 
 _FOLDER: Final = Path(tempfile.mkdtemp(prefix="lrclr-fuzz-"))
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
@@ -45,7 +46,8 @@ def run(target: str, data: bytes) -> None:
     """Give `data` to a target.
 
     Raises:
-        ForbiddenError: it took over two seconds of the processor, ran something, or wrote outside its folder.
+        ForbiddenError: it took over two seconds of the processor, brought this process over a gigabyte of memory, ran
+            something, or wrote outside its folder.
         Exception: whatever else is no error of ours.
     """
     _watch()
@@ -55,6 +57,14 @@ def run(target: str, data: bytes) -> None:
     spent = time.process_time() - began
     if spent > SECONDS:
         raise ForbiddenError(f"{target} took {spent:.1f} s")
+    if (peak := _peak()) > MEGABYTES:
+        raise ForbiddenError(f"{target} took memory to {peak} MB")
+
+
+def _peak() -> int:
+    """Megabytes, of this process alone: getrusage's peak is at least that of the process that started it."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
 
 def prepare(target: str) -> None:

@@ -48,6 +48,7 @@ def test_what_was_found_is_mended(file: Path) -> None:
         "open('/tmp/elsewhere', 'w')",
         "__import__('os').system('true')",
         "next(now for now in iter(time.process_time, None) if now > began + 2.5)",
+        "b'x' * 1_200_000_000",
     ],
 )
 def test_the_watch_sees(work: str) -> None:

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from benchmarks.memory import peak_mb
 from benchmarks.peers.works import Inputs, Opening, Works
 
 
@@ -45,19 +46,13 @@ def _answer(works: Works, request: dict[str, Any]) -> dict[str, Any]:
     work, batch = works[request["work"]], int(request["batch"])
     if request["do"] == "answer":
         np.save(request["file"], work.array(work.run(batch)), allow_pickle=False)
-        return {"peak_mb": _peak_mb()}
+        return {"peak_mb": peak_mb()}
     seconds = []
     for _ in range(int(request["times"])):
         begin = time.perf_counter()
         work.run(batch)
         seconds.append(time.perf_counter() - begin)
     return {"seconds": seconds}
-
-
-def _peak_mb() -> int:
-    """Of this process; getrusage's is at least what the process had that started it."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
 
 def _say(lines: IO[str], **what: Any) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
+from benchmarks.memory import peak_mb
 from lrclr.bundle import Manifest
 from lrclr.datasets import read_manifest
 from lrclr.engines._onnxruntime import SessionSettings, open_session
@@ -57,14 +58,8 @@ def run(target: str, data: bytes) -> None:
     spent = time.process_time() - began
     if spent > SECONDS:
         raise ForbiddenError(f"{target} took {spent:.1f} s")
-    if (peak := _peak()) > MEGABYTES:
+    if (peak := peak_mb()) > MEGABYTES:
         raise ForbiddenError(f"{target} took memory to {peak} MB")
-
-
-def _peak() -> int:
-    """Megabytes, of this process alone: getrusage's peak is at least that of the process that started it."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
 
 def prepare(target: str) -> None:

@@ -1,125 +1,203 @@
-"""The charts of a benchmark's page: how latency is spread, what throughput costs in latency, and the roofline."""
+"""Charts of a benchmark's page: the spread of latencies, the latency that throughput costs, and the roofline."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lrclr._markup import Markup, tag
-from lrclr.bench._axes import Axis, colour, grid, line, mark, svg, text
-from lrclr.bench._view import share_of_peak, three
+from lrclr.bench._view import share_of_peak
+from lrclr.reports import BAD, DIM, INK, figure_svg, series_style, significant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from markupsafe import Markup
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
     from lrclr.bench._case import Stage
     from lrclr.bench._result import Measurement, Result
 
-__all__ = ["distributions", "legend", "roofline", "throughput_latency"]
+__all__ = ["distributions", "roofline", "throughput_latency"]
 
 _WIDTH: Final = 520
 _ROW: Final = 54
 _BINS: Final = 72
-_LETTERS: Final = {"image_encoder": "I", "text_encoder": "T", "fusion_head": "F", "classifier": "C"}
+_LETTERS: Final = {"image_encoder": "I", "text_encoder": "T", "fusion_head": "F", "classifier": "C", "files": "D"}
 
 
-def legend(numbers: Mapping[str, int], wrong: Sequence[str]) -> Markup:
-    """Which sign is which target."""
-    items = []
-    for label, number in numbers.items():
-        sign = tag("svg", mark(7, 7, number), viewBox="0 0 14 14", width="14", height="14", aria_hidden="true")
-        name = tag("span", f"{label}: WRONG", class_="bad") if label in wrong else label
-        items.append(tag("li", sign, name))
-    return tag("ul", *items, class_="legend")
+def distributions(
+    group: Sequence[Measurement], series: Mapping[str, int], wrong: Sequence[str], name: str
+) -> Markup:
+    """All samples of one case, one row for each target: a histogram of latencies, the median and p99.
 
+    The axis ends at the slowest thousandth; the slowest call is given in numbers.
 
-def distributions(group: Sequence[Measurement], numbers: Mapping[str, int], wrong: Sequence[str]) -> Markup:
-    """All samples of one case, a row a target: how often each latency was seen, the median, and the 99 %.
-
-    The slowest thousandth is left out of the picture's width, and told in numbers.
+    Args:
+        group: of the same case.
+        series: number of each target's colour and marker.
+        wrong: labels of targets whose answers are wrong.
+        name: of the figure.
     """
     samples = [np.asarray(each.samples_us) / 1e3 for each in group]
     ends = [float(value) for each in samples for value in np.quantile(each, (0.0, 0.999))]
+    low, high = _with_room(ends)
+    edges = np.geomspace(low, high, _BINS + 1)
     height = _ROW * len(group) + 46
-    across, up = Axis.over(ends, 8, _WIDTH - 8), Axis(0, 1, height - 38, 8, log=False)
-    edges = np.geomspace(across.low, across.high, _BINS + 1)
-    parts = list(grid(across, up, x_title="ms, from call to answer"))
-    for place, (each, values) in enumerate(zip(group, samples, strict=True)):
-        base, number = 8 + _ROW * (place + 1) - 6, numbers[each.case.target]
-        counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-        heights = np.sqrt(counts / counts.max()) * 26  # the root, so that a thin tail can be seen
-        outline = [(across.at(float(edges[0])), base)]
-        for bin_, tall in enumerate(heights):
-            left, right = across.at(float(edges[bin_])), across.at(float(edges[bin_ + 1]))
-            outline += [(left, base - tall), (right, base - tall)]
-        outline.append((across.at(float(edges[-1])), base))
-        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in outline)
-        parts.append(tag("polygon", points=points, style=f"fill:{colour(number)};opacity:0.45"))
-        times = each.quantiles_ms
-        for name, tall, wide in (("p50", 30, 2.4), ("p99", 22, 1.4)):
-            x = across.at(times[name])
-            style = f"stroke:{colour(number)};stroke-width:{wide}"
-            parts.append(tag("polyline", points=f"{x:.1f},{base} {x:.1f},{base - tall}", style=style))
-        is_wrong = each.case.target in wrong
-        name = f"{each.case.target}: WRONG" if is_wrong else each.case.target
-        parts.append(text(10, base - 33, name, kind="bad" if is_wrong else "name"))
-        said = " · ".join(f"{key} {three(times[key])}" for key in ("p50", "p99", "max"))
-        parts.append(text(_WIDTH - 10, base - 33, said, anchor="end"))
-    return svg(_WIDTH, height, f"Latencies of {group[0].case.what}", *parts)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_axes((8 / _WIDTH, 38 / height, 1 - 16 / _WIDTH, 1 - 46 / height))
+        axes.set(xlim=(low, high), ylim=(_ROW * len(group), 0), yticks=[], xlabel="ms, from call to answer")
+        axes.spines["left"].set_visible(False)
+        axes.set_xscale("log")
+        _number(axes.xaxis, low, high)
+        for place, (each, values) in enumerate(zip(group, samples, strict=True)):
+            base, label = _ROW * (place + 1) - 4, each.case.target
+            colour = series_style(series[label])["color"]
+            counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+            # The square root makes a thin tail visible.
+            heights = np.sqrt(counts / counts.max()) * 24
+            tops = base - np.append(heights, heights[-1])
+            axes.fill_between(edges, base, tops, step="post", color=colour, alpha=0.45, linewidth=0)
+            for quantile, tall, wide in (("p50", 28, 2.4), ("p99", 20, 1.4)):
+                x = each.quantiles_ms[quantile]
+                axes.plot([x, x], [base, base - tall], color=colour, linewidth=wide, solid_capstyle="butt")
+            said = " · ".join(f"{key} {significant(each.quantiles_ms[key])}" for key in ("p50", "p99", "max"))
+            transform = axes.get_yaxis_transform()
+            axes.text(0, base - 33, _label(label, wrong), weight="bold", transform=transform, **_alert(label, wrong))
+            axes.text(1, base - 33, said, ha="right", color=DIM, transform=transform)
+
+    return figure_svg((_WIDTH, height), name, f"Latencies of {group[0].case.what}", draw)
 
 
-def throughput_latency(stage: Stage, measurements: Sequence[Measurement], numbers: Mapping[str, int]) -> Markup | None:
-    """Latency over throughput of one stage: what a larger batch or more callers bring and cost; None for one point."""
+def throughput_latency(
+    stage: Stage, measurements: Sequence[Measurement], series: Mapping[str, int], wrong: Sequence[str], name: str
+) -> Markup | None:
+    """Latency over throughput of one stage, by batch and callers; None where there is one point only."""
     own = [each for each in measurements if each.case.stage == stage]
     if len(own) < 2:
         return None
-    across = Axis.over([each.throughput.value for each in own], 58, _WIDTH - 14)
-    up = Axis.over([each.quantiles_ms[name] for each in own for name in ("p50", "p99")], 290, 26)
-    unit = f"{own[0].case.unit} a second"
-    parts = list(grid(across, up, x_title=unit, y_title="ms"))
-    for label, number in numbers.items():
-        closed = [each for each in own if each.case.target == label and each.case.rate is None]
-        loaded = [each for each in own if each.case.target == label and each.case.rate is not None]
-        for group, name, kind in ((closed, "p50", "line"), (closed, "p99", "line tail"), (loaded, "p99", "line load")):
-            ordered = sorted(group, key=lambda each: each.throughput.value)
-            points = [(across.at(each.throughput.value), up.at(each.quantiles_ms[name])) for each in ordered]
-            if len(points) > 1:
-                parts.append(line(points, kind, colour(number)))
-            parts += [mark(x, y, number, 3.2 if kind != "line" else 4.5) for x, y in points]
-            if kind == "line":
-                for (x, y), each in zip(points, ordered, strict=True):
-                    sign = f"{each.case.items}" + (f"×{each.case.callers}" if each.case.callers > 1 else "")
-                    parts.append(text(x, y + 17, sign, anchor="middle"))
-    return svg(_WIDTH, 330, f"Latency over throughput of {own[0].case.stage}", *parts)
+    labels = [label for label in series if any(each.case.target == label for each in own)]
+    height = 330 + 18 * len(labels)
+
+    def draw(figure: Figure) -> None:
+        top = 26 + 18 * len(labels)
+        axes = figure.add_axes((56 / _WIDTH, 42 / height, 1 - 70 / _WIDTH, 1 - (42 + top) / height))
+        x_limits = _with_room([each.throughput.value for each in own])
+        y_limits = _with_room([each.quantiles_ms[quantile] for each in own for quantile in ("p50", "p99")])
+        axes.set_xlabel(f"{own[0].case.unit} a second")
+        axes.set(xscale="log", yscale="log", xlim=x_limits, ylim=y_limits)
+        _number(axes.xaxis, *x_limits)
+        _number(axes.yaxis, *y_limits)
+        axes.set_title("ms", loc="left", fontsize=11, x=-0.1, pad=6)
+        for label in labels:
+            style = series_style(series[label])
+            closed = [each for each in own if each.case.target == label and each.case.rate is None]
+            loaded = [each for each in own if each.case.target == label and each.case.rate is not None]
+            for group, quantile, line, size in (
+                (closed, "p50", "-", 7),
+                (closed, "p99", "--", 5),
+                (loaded, "p99", ":", 5),
+            ):
+                ordered = sorted(group, key=lambda each: each.throughput.value)
+                points = [(each.throughput.value, each.quantiles_ms[quantile]) for each in ordered]
+                if points:
+                    axes.plot(*zip(*points, strict=True), line, markersize=size, clip_on=False, **style)
+                for point, each in zip(points if line == "-" else (), ordered, strict=False):
+                    callers = f"×{each.case.callers}" if each.case.callers > 1 else ""
+                    _below(axes, point, f"{each.case.items}{callers}")
+            axes.plot([], [], "-", label=_label(label, wrong), **style)
+        _legend(axes)
+
+    return figure_svg((_WIDTH, height), name, f"Latency over throughput of {own[0].case.stage}", draw)
 
 
-def roofline(result: Result, numbers: Mapping[str, int]) -> Markup | None:
-    """Operations a second over operations a byte, under what this machine was measured to do; None without a peak."""
+def roofline(result: Result, series: Mapping[str, int], wrong: Sequence[str]) -> Markup | None:
+    """Operations a second over operations a byte, below what this machine was measured to do; None without a peak."""
     found = [(each, share_of_peak(result, each)) for each in result.measurements]
     points = [(each, work) for each, work in found if work is not None]
     if not points or result.bandwidth_gbs is None:
         return None
+    bandwidth = result.bandwidth_gbs
     peaks = {work.peak.dtype: work.peak for _, work in points}
-    width, height = 760, 380
-    ridge = [peak.gops / result.bandwidth_gbs for peak in peaks.values()]
-    across = Axis.over([*(work.intensity for _, work in points), *ridge], 62, width - 16)
-    up = Axis.over([*(work.gops for _, work in points), *(peak.gops for peak in peaks.values())], height - 44, 28)
-    parts = list(grid(across, up, x_title="operations a byte", y_title="10⁹ operations a second"))
-    for peak in peaks.values():
-        turn = peak.gops / result.bandwidth_gbs
-        from_ = max(across.low, up.low / result.bandwidth_gbs)
-        roof = [(from_, from_ * result.bandwidth_gbs), (turn, peak.gops), (across.high, peak.gops)]
-        parts.append(line([(across.at(x), up.at(y)) for x, y in roof], "roof"))
-        said = f"{peak.dtype}: {three(peak.gops)} ({peak.by})"
-        parts.append(text(across.end, up.at(peak.gops) - 7, said, anchor="end", kind="name"))
-    taken: list[tuple[float, float]] = []
-    for each, work in points:
-        x, y = across.at(work.intensity), up.at(work.gops)
-        parts.append(mark(x, y, numbers[each.case.target]))
-        # Many points share a place; one of them carries the letters.
-        if all(math.hypot(x - left, y - top) > 24 for left, top in taken):
-            taken.append((x, y))
-            parts.append(text(x, y + 17, f"{_LETTERS[each.case.stage]}{each.case.items}", anchor="middle"))
-    return svg(width, height, "Roofline of this machine", *parts)
+    labels = [label for label in series if any(each.case.target == label for each, _ in points)]
+    width, height = 760, 390 + 18 * len(labels)
+
+    def draw(figure: Figure) -> None:
+        top = 30 + 18 * len(labels)
+        axes = figure.add_axes((64 / width, 44 / height, 1 - 80 / width, 1 - (44 + top) / height))
+        x_limits = _with_room(
+            [*(work.intensity for _, work in points), *(peak.gops / bandwidth for peak in peaks.values())]
+        )
+        y_limits = _with_room([*(work.gops for _, work in points), *(peak.gops for peak in peaks.values())])
+        axes.set_xlabel("operations a byte")
+        axes.set_title("10⁹ operations a second", loc="left", fontsize=11, x=-0.07, pad=6)
+        axes.set(xscale="log", yscale="log", xlim=x_limits, ylim=y_limits)
+        _number(axes.xaxis, *x_limits)
+        _number(axes.yaxis, *y_limits)
+        for peak in peaks.values():
+            start, turn = max(x_limits[0], y_limits[0] / bandwidth), peak.gops / bandwidth
+            axes.plot(
+                [start, turn, x_limits[1]], [start * bandwidth, peak.gops, peak.gops], color=INK, linewidth=1.6
+            )
+            said = f"{peak.dtype}: {significant(peak.gops)} ({peak.by})"
+            axes.annotate(
+                said, (x_limits[1], peak.gops), (0, 5), textcoords="offset points", ha="right", weight="bold"
+            )
+        taken: list[tuple[float, float]] = []
+        for each, work in points:
+            axes.plot([work.intensity], [work.gops], linestyle="none", markersize=7, **series_style(series[each.case.target]))
+            place = tuple(axes.transData.transform((work.intensity, work.gops)))
+            # Many points can share a place; one of them gets the letters.
+            if all(math.dist(place, other) > 24 for other in taken):
+                taken.append((place[0], place[1]))
+                _below(axes, (work.intensity, work.gops), f"{_LETTERS[each.case.stage]}{each.case.items}")
+        for label in labels:
+            axes.plot([], [], linestyle="none", label=_label(label, wrong), **series_style(series[label]))
+        _legend(axes)
+
+    return figure_svg((width, height), "roofline-chart", "Roofline of this machine", draw)
+
+
+def _with_room(values: Sequence[float]) -> tuple[float, float]:
+    """Limits of a logarithmic axis, with a little space at both ends."""
+    low, high = min(values), max(values)
+    room = max((high / low) ** 0.06, 1.04)
+    return low / room, high * room
+
+
+def _number(axis: Axis, low: float, high: float) -> None:
+    """Give a logarithmic axis three to nine ticks with plain digits."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    inside: list[float] = []
+    for steps in ((1,), (1, 3), (1, 2, 5)):
+        ticks = LogLocator(subs=steps, numticks=20).tick_values(low, high)
+        inside = [value for value in ticks if low <= value <= high]
+        if len(inside) >= 3:
+            break
+    else:
+        # From end to end less than a factor of ten: even steps are the round numbers.
+        inside = [value for value in MaxNLocator(6).tick_values(low, high) if low <= value <= high]
+    axis.set_major_locator(FixedLocator(inside[:: math.ceil(len(inside) / 9)]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: significant(value)))
+
+
+def _label(label: str, wrong: Sequence[str]) -> str:
+    return f"{label}: WRONG" if label in wrong else label
+
+
+def _alert(label: str, wrong: Sequence[str]) -> dict[str, Any]:
+    return {"color": BAD} if label in wrong else {}
+
+
+def _below(axes: Axes, point: tuple[float, float], text: str) -> None:
+    axes.annotate(text, point, (0, -6), textcoords="offset points", ha="center", va="top", color=DIM)
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.08), handlelength=1.6, borderaxespad=0.0, labelspacing=0.3)

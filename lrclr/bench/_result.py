@@ -35,6 +35,11 @@ class Round:
     due: int | None = None
     saturated: bool = False
 
+    @property
+    def lost(self) -> int:
+        """Calls that were due and were given up."""
+        return 0 if self.due is None else self.due - len(self.latency_us)
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from lrclr.bench._flops import Network
 from lrclr.bench._peak import roof_of
 from lrclr.bench._statistics import Interval, paired_ratio
+from lrclr.reports import significant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lrclr.bench._result import Measurement, Peak, Quality, Result
 
-__all__ = ["QUALITY_HEADS", "Row", "Work", "notes_of", "quality_cells", "rows_of", "share_of_peak", "span", "three"]
+__all__ = ["QUALITY_HEADS", "Row", "Work", "notes_of", "quality_cells", "rows_of", "share_of_peak", "span"]
 
 QUALITY_HEADS = (
     "Against", "Cosine", "Centred", "Text", "Regions", "Largest error", "AUROC", "Verdict",
@@ -143,15 +144,7 @@ def span(interval: Interval, digits: int = 3) -> str:
     """From where to where; empty where that is not known."""
     if interval.low is None or interval.high is None:
         return ""
-    return f"{three(interval.low, digits)}–{three(interval.high, digits)}"
-
-
-def three(value: float, digits: int = 3) -> str:
-    """With three significant digits, and never as a power of ten."""
-    if value == 0:
-        return "0"
-    shown = f"{value:.{digits}g}"
-    return f"{value:,.0f}" if "e" in shown or abs(value) >= 1000 else shown
+    return f"{significant(interval.low, digits)}–{significant(interval.high, digits)}"
 
 
 def _joules(measurement: Measurement) -> float | None:

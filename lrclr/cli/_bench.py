@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from lrclr.cli import _bench_compare
 from lrclr.cli._console import RESEARCH_ONLY, gauge, note, out
-from lrclr.cli._extras import require_export, require_torch
+from lrclr.cli._extras import require_bench, require_export, require_torch
 from lrclr.errors import GateError, UsageError
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
         peaks=not no_peak,
     )
     if output is not None:
+        require_bench()
         check_folder(output)
     _require(targets, reference)
     engines = () if engine is None else _list("--engine", engine, str)

@@ -41,7 +41,7 @@ def compare(
     if as_json:
         print(json.dumps(found.to_dict(), indent=1, allow_nan=False))
     elif markdown:
-        from lrclr.bench._markdown import comparison_markdown
+        from lrclr.bench._reports import comparison_markdown
 
         print(comparison_markdown(found), end="")
     else:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 from rich.table import Table
 from rich.text import Text
 
-from lrclr.bench._view import QUALITY_HEADS, quality_cells, rows_of, span, three
+from lrclr.bench._view import QUALITY_HEADS, quality_cells, rows_of, span
+from lrclr.reports import significant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +37,7 @@ def tables(result: Result) -> Iterator[Table]:
     if result.searches:
         table = _table("Highest rate", ("target", "what"), ("p99 at most", "calls a second"))
         for search in result.searches:
-            table.add_row(search.case.target, search.case.what, f"{search.p99_ms:g} ms", three(search.case.rate or 0.0))
+            table.add_row(search.case.target, search.case.what, f"{search.p99_ms:g} ms", significant(search.case.rate or 0.0))
         yield table
     table = _table("Quality, of the engine that was timed", ("target", "against"), [*map(str.lower, QUALITY_HEADS[1:])])
     for target in result.targets:
@@ -51,8 +52,8 @@ def comparison_table(found: ResultComparison) -> Table:
     for each in found.changes:
         verdict = each.verdict if each.stable else f"{each.verdict}, unstable"
         table.add_row(
-            each.target, each.what, f"{each.figure}, {each.unit}", three(each.before), three(each.after),
-            three(each.worse.value), span(each.worse), Text(verdict, _STYLES.get(each.verdict, "")),
+            each.target, each.what, f"{each.figure}, {each.unit}", significant(each.before), significant(each.after),
+            significant(each.worse.value), span(each.worse), Text(verdict, _STYLES.get(each.verdict, "")),
         )  # fmt: skip
     for label, reason in found.wrong:
         table.add_row(label, reason, "quality", "", "", "", "", Text("WRONG", _STYLES["WRONG"]))
@@ -69,7 +70,7 @@ def _speed(rows: list[Row], *, several: bool) -> Table:
         table.add_row(
             each.case.what,
             *((each.case.target,) if several else ()),
-            *(three(times[name]) for name in ("p50", "p90", "p99", "max")),
+            *(significant(times[name]) for name in ("p50", "p90", "p99", "max")),
             _with_span(each.throughput),
             *(("" if row.faster is None else _with_span(row.faster),) if several else ()),
             "" if row.peak_share is None else f"{row.peak_share:.0%}",
@@ -87,9 +88,9 @@ def _load(rows: list[Row], *, several: bool) -> Table:
         table.add_row(
             each.case.what,
             *((each.case.target,) if several else ()),
-            three(each.case.rate or 0.0),
-            three(each.throughput.value / each.case.items),
-            *(three(times[name]) for name in ("p50", "p99", "max")),
+            significant(each.case.rate or 0.0),
+            significant(each.throughput.value / each.case.items),
+            *(significant(times[name]) for name in ("p50", "p99", "max")),
             Text(row.verdict, _STYLES.get(row.verdict, "")),
         )
     return table
@@ -97,7 +98,7 @@ def _load(rows: list[Row], *, several: bool) -> Table:
 
 def _with_span(interval: Interval) -> str:
     between = span(interval)
-    return three(interval.value) + (f" ({between})" if between else "")
+    return significant(interval.value) + (f" ({between})" if between else "")
 
 
 def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...] | list[str]) -> Table:

@@ -33,6 +33,11 @@ def require_evaluate() -> None:
     _require("evaluate", ("sklearn", "matplotlib"), "judging a model")
 
 
+def require_bench() -> None:
+    """Raise MissingExtraError where a benchmark's reports cannot be written."""
+    _require("bench", ("jinja2", "matplotlib"), "writing a benchmark's reports")
+
+
 def require_train() -> None:
     """Raise MissingExtraError where checkpoints cannot be tuned."""
     require_torch()

@@ -51,7 +51,7 @@ def _page(evaluation: Evaluation, comparison: Comparison | None, examples: Seque
     )
     digest = str(evaluation.model.get("sha256") or "")[:12]
     title = f"Evaluation of {evaluation.model.get('kind', 'a model')} {digest}".strip()
-    return document(title, body, [("lrclr.evaluation", "report.css")])
+    return document(title, body, [("lrclr.reports", "templates/page.css")])
 
 
 def _header(evaluation: Evaluation) -> Markup:

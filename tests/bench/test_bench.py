@@ -24,8 +24,8 @@ from lrclr.bench import (
     result_json,
     save_reports,
 )
-from lrclr.bench._html import page
-from lrclr.bench._markdown import markdown
+from lrclr.bench._reports import html as page
+from lrclr.bench._reports import markdown
 from lrclr.bench._stages import findings_of
 from lrclr.errors import LrclrError, UsageError
 from lrclr.findings import FindingSet

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from benchmarks.peers.rounds import Plan
 
 _STEPS = ("plain_onnx", "openvino_straight", "optimum_onnx", "modern_onnx_clip", "faster_clip")
+# Adapters that read what another adapter's step writes.
+_READS_PLAIN_ONNX = ("plain_onnx", "openvino_straight", "modern_onnx_clip")
 
 
 def environments(candidates: Sequence[Candidate], plan: Plan, note: Callable[[str], None]) -> dict[str, dict[str, Any]]:
@@ -127,17 +129,20 @@ def formats(
     kept = plan.build / "formats.json"
     done: dict[str, dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     for step in _STEPS:
-        users = [one for one in candidates if one.adapter == step]
-        # Where several share a step, the one with an environment of the fewest surprises: the first.
-        for checkpoint in users[0].checkpoints if users else ():
+        adapters = _READS_PLAIN_ONNX if step == "plain_onnx" else (step,)
+        users = [one for one in candidates if one.adapter in adapters]
+        # The plain graphs are exported with the project's own torch, whichever peer reads them.
+        python = (
+            sys.executable if step == "plain_onnx" else str(python_of(plan.environments, users[0])) if users else ""
+        )
+        for checkpoint in sorted({name for one in users for name in one.checkpoints}):
             key = f"{step} {checkpoint}"
             if checkpoint not in checkpoints or "seconds" in done.get(key, {}) or time.monotonic() > until:
                 continue
             note(f"{step}: its format of {checkpoint}")
             began = time.perf_counter()
-            python = python_of(plan.environments, users[0])
             command = [
-                str(python),
+                python,
                 "-W",
                 "ignore",
                 "-m",

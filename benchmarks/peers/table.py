@@ -130,19 +130,23 @@ def _quality_line(row: Row) -> str:
 
 def _gaps(report: Mapping[str, Any]) -> list[str]:
     lines = ["## Open gaps", ""]
-    found = []
+    found: list[str] = []
+    measured: set[str] = set()
+    failed: dict[str, str] = {}
     for checkpoint in (RANDOM, TRAINED):
         for row in rows_of(report["groups"], report["candidates"], checkpoint):
             for work, (middle, low, high) in row.ahead.items():
                 by = f"{middle:.2f} ({low:.2f}–{high:.2f}) times lrclr's best"
                 found.append(f"- {checkpoint}, {_what(work)}: **{row.name}**, {by}.")
-    measured = any(group["rounds"] for group in report["groups"])
-    none = (
-        "None: at no work that was measured is a peer ahead of lrclr's best."
-        if measured
-        else "Nothing is measured yet."
-    )
-    return lines + (found or [none])
+            if not row.ours and row.name != BASELINE and row.milliseconds:
+                measured.add(row.name)
+    peers = {name for name, one in report["candidates"].items() if not one["ours"] and name != BASELINE}
+    for group in report["groups"]:
+        failed |= {name: why for name, why in group["failed"].items() if name in peers - measured}
+    if not found:
+        names = ", ".join(sorted(measured))
+        found.append(f"None: {names} are at no work ahead of lrclr's best." if measured else "No peer was measured.")
+    return [*lines, *found, *(f"- Not compared: {name}: {why}" for name, why in sorted(failed.items()))]
 
 
 def _what(work: str) -> str:

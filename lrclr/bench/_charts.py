@@ -29,9 +29,7 @@ _BINS: Final = 72
 _LETTERS: Final = {"image_encoder": "I", "text_encoder": "T", "fusion_head": "F", "classifier": "C", "files": "D"}
 
 
-def distributions(
-    group: Sequence[Measurement], series: Mapping[str, int], wrong: Sequence[str], name: str
-) -> Markup:
+def distributions(group: Sequence[Measurement], series: Mapping[str, int], wrong: Sequence[str], name: str) -> Markup:
     """All samples of one case, one row for each target: a histogram of latencies, the median and p99.
 
     The axis ends at the slowest thousandth; the slowest call is given in numbers.
@@ -140,16 +138,14 @@ def roofline(result: Result, series: Mapping[str, int], wrong: Sequence[str]) ->
         _number(axes.yaxis, *y_limits)
         for peak in peaks.values():
             start, turn = max(x_limits[0], y_limits[0] / bandwidth), peak.gops / bandwidth
-            axes.plot(
-                [start, turn, x_limits[1]], [start * bandwidth, peak.gops, peak.gops], color=INK, linewidth=1.6
-            )
+            axes.plot([start, turn, x_limits[1]], [start * bandwidth, peak.gops, peak.gops], color=INK, linewidth=1.6)
             said = f"{peak.dtype}: {significant(peak.gops)} ({peak.by})"
-            axes.annotate(
-                said, (x_limits[1], peak.gops), (0, 5), textcoords="offset points", ha="right", weight="bold"
-            )
+            axes.annotate(said, (x_limits[1], peak.gops), (0, 5), textcoords="offset points", ha="right", weight="bold")
         taken: list[tuple[float, float]] = []
         for each, work in points:
-            axes.plot([work.intensity], [work.gops], linestyle="none", markersize=7, **series_style(series[each.case.target]))
+            axes.plot(
+                [work.intensity], [work.gops], linestyle="none", markersize=7, **series_style(series[each.case.target])
+            )
             place = tuple(axes.transData.transform((work.intensity, work.gops)))
             # Many points can share a place; one of them gets the letters.
             if all(math.dist(place, other) > 24 for other in taken):

@@ -37,7 +37,9 @@ def tables(result: Result) -> Iterator[Table]:
     if result.searches:
         table = _table("Highest rate", ("target", "what"), ("p99 at most", "calls a second"))
         for search in result.searches:
-            table.add_row(search.case.target, search.case.what, f"{search.p99_ms:g} ms", significant(search.case.rate or 0.0))
+            table.add_row(
+                search.case.target, search.case.what, f"{search.p99_ms:g} ms", significant(search.case.rate or 0.0)
+            )
         yield table
     table = _table("Quality, of the engine that was timed", ("target", "against"), [*map(str.lower, QUALITY_HEADS[1:])])
     for target in result.targets:

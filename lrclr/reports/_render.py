@@ -73,7 +73,7 @@ def _environment() -> Environment:
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lrclr.reports"),
-        autoescape=lambda name: name is not None and name.endswith(".html"),
+        autoescape=jinja2.select_autoescape(["html"]),
         undefined=jinja2.StrictUndefined,
         finalize=finalize,
         trim_blocks=True,

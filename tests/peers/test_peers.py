@@ -57,11 +57,13 @@ def group(plan: Plan) -> Group:
 
 
 @pytest.mark.slow
-def test_graphs_and_bundles_compute_the_same(plan: Plan) -> None:
+def test_graphs_and_bundles_compute_the_same(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = plan.folder(RANDOM)
     assert write_bundle(init_checkpoint("tiny", preprocess="clip", score_scale=14.3), folder, "fp32") == ""
     plain = next(one for one in PEERS if one.name == "torch.onnx, ONNX Runtime")
-    made = prepare.formats([plain], [RANDOM], plan, print)
+    # A peer that reads the plain graphs is enough to have them made.
+    monkeypatch.setattr(prepare, "_STEPS", ("plain_onnx",))
+    made = prepare.formats([named("OpenVINO straight, f32")], [RANDOM], plan, print)
     assert "failed" not in made[f"plain_onnx {RANDOM}"]
     members = [named(BASELINE), plain, named("lrclr, onnxruntime fp32")]
     group = Group({"checkpoint": RANDOM, "candidates": [one.name for one in members]})
@@ -206,6 +208,21 @@ def test_the_default_checkpoint_keeps_its_function(quiet_transformers: None) -> 
     answers = [ZeroShotClassifier.from_checkpoint(one).answer_pixels(pixels) for one in (own, moved)]
     assert np.array_equal(answers[0].probability, answers[1].probability)
     assert moved.config.text_config.eos_token_id == moved.config.text_config.vocab_size - 1
+
+
+def test_a_peer_that_failed_is_not_counted_as_behind() -> None:
+    def gaps(*failed: str) -> str:
+        rounds = {"image/1": [{name: 1.0 for name in MEMBERS if name not in failed} | {OURS: 0.5}] * 3}
+        group = Group({"checkpoint": RANDOM, "candidates": list(MEMBERS)}, rounds, dict.fromkeys(failed, "pip refused"))
+        return markdown(report_of(group)).split("## Open gaps")[1].split("## Set-up")[0]
+
+    assert f"None: {STALE}, {PIPELINE} are at no work ahead" in gaps()
+    one = gaps(PIPELINE)
+    assert f"None: {STALE} are at no work ahead" in one
+    assert f"Not compared: {PIPELINE}: pip refused" in one
+    every = gaps(PIPELINE, STALE)
+    assert "No peer was measured." in every
+    assert "None" not in every
 
 
 def test_nothing_is_not_right() -> None:

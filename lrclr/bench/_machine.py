@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
 __all__ = ["FLAGS", "cores", "cpu_flags", "machine"]
 
 FLAGS: Final = (
@@ -37,7 +39,7 @@ def machine() -> dict[str, Any]:
         "cores": cores(),
         "cores_of_the_machine": os.cpu_count(),
         "cpu_quota": _quota(),
-        "memory_gib": _memory(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "virtual": "hypervisor" in found.get("flags", "").split() or _hypervisor(),
         "container": _container(),
     }
@@ -74,13 +76,6 @@ def _cpuinfo() -> dict[str, str]:
     for key, _, value in (line.partition(":") for line in lines):
         fields.setdefault(key.strip(), value.strip())
     return fields
-
-
-def _memory() -> float | None:
-    try:
-        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
-    except (OSError, ValueError):
-        return None
 
 
 def _quota() -> float | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 from lrclr.bench._machine import cores
 from lrclr.bench._nvml import GpuMeter, GpuUse
@@ -14,7 +15,6 @@ from lrclr.bench._nvml import GpuMeter, GpuUse
 __all__ = ["Meter", "Use"]
 
 _RAPL: Final = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
-_FREQUENCIES: Final = "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"
 _THROTTLES: Final = "devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count"
 
 
@@ -57,18 +57,17 @@ class Meter:
         wall, cpu, ticks = time.perf_counter() - self._wall, time.process_time() - self._cpu, _ticks()
         process = cpu / (wall * cores())
         others = stolen = None
-        if ticks is not None and self._ticks is not None:
-            busy, steal, total = (now - then for now, then in zip(ticks, self._ticks, strict=True))
-            # The kernel counts in hundredths of a second: too short a window tells nothing.
-            if total >= 10:
-                others, stolen = max(0.0, busy / total - process), steal / total
+        busy, steal, total = (now - then for now, then in zip(ticks, self._ticks, strict=True))
+        # The kernel counts in hundredths of a second: too short a window tells nothing.
+        if total >= 0.1:
+            others, stolen = max(0.0, busy / total - process), steal / total
         throttles, joules = _throttles(), _joules()
         return Use(
             cpu_seconds=cpu,
             process=process,
             others=others,
             stolen=stolen,
-            rss_mib=_rss(),
+            rss_mib=psutil.Process().memory_info().rss / 2**20,
             mhz=_mhz(),
             throttled=None if throttles is None or self._throttles is None else throttles - self._throttles,
             # The counter begins anew when it is full.
@@ -77,35 +76,19 @@ class Meter:
         )
 
 
-def _ticks() -> tuple[int, int, int] | None:
-    """Busy, stolen and all ticks of the machine's processors so far."""
-    try:
-        with Path("/proc/stat").open(encoding="ascii") as file:
-            user, nice, system, idle, wait, irq, soft, steal = (int(part) for part in file.readline().split()[1:9])
-    except (OSError, ValueError):
-        return None
-    busy = user + nice + system + irq + soft
-    return busy, steal, busy + steal + idle + wait
-
-
-def _rss() -> float | None:
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, IndexError, ValueError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+def _ticks() -> tuple[float, float, float]:
+    """Seconds that the machine's processors were busy, stolen by a hypervisor, and all, so far."""
+    times = psutil.cpu_times()
+    steal = getattr(times, "steal", 0.0)
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    # Linux counts guests in `user` already.
+    total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    return total - idle - steal, steal, total
 
 
 def _mhz() -> float | None:
-    values = _numbers(Path("/"), _FREQUENCIES.lstrip("/"))
-    if values:
-        return sum(values) / len(values) / 1e3
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    clocks = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
-    return sum(clocks) / len(clocks) if clocks else None
+    clock = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    return None if clock is None else clock.current
 
 
 def _throttles() -> int | None:

@@ -74,6 +74,7 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     Ctrl-C keeps the rounds that are whole, and ends with 130. Exit code 3: answers are wrong, however fast.
     """
+    require_bench()
     shares, rates = _rates(rate or (QUICK_RATE if quick else RATES))
     from lrclr.bench import STAGES, BenchOptions, OpenOptions, Watch, bench, open_targets, reference_from, save_reports
     from lrclr.bench._reports import check_folder
@@ -93,7 +94,6 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
         peaks=not no_peak,
     )
     if output is not None:
-        require_bench()
         check_folder(output)
     _require(targets, reference)
     engines = () if engine is None else _list("--engine", engine, str)

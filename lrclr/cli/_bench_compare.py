@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lrclr.cli._console import note, out
+from lrclr.cli._extras import require_bench
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def compare(
     """
     if markdown and as_json:
         raise UsageError("--markdown and --json exclude each other")
+    require_bench()
     from lrclr.bench import compare_results, load_result
 
     limit = _percentage(threshold)

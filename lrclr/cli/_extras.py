@@ -34,8 +34,8 @@ def require_evaluate() -> None:
 
 
 def require_bench() -> None:
-    """Raise MissingExtraError where a benchmark's reports cannot be written."""
-    _require("bench", ("jinja2", "matplotlib"), "writing a benchmark's reports")
+    """Raise MissingExtraError where the machine cannot be measured or reports cannot be written."""
+    _require("bench", ("psutil", "jinja2", "matplotlib"), "a benchmark")
 
 
 def require_train() -> None:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lrclr.cli._console import RESEARCH_ONLY, note, out
 from lrclr.cli._extras import require_deploy
 
-app = typer.Typer(help="Write manifests that put a bundle behind many servers.", add_completion=False)
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-_Bundle = Annotated[Path, typer.Argument(help="The bundle's folder, of which the manifests are made.")]
-_Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the manifests.")]
+app = typer.Typer(help="Write a Helm chart that puts a bundle on many servers.", add_completion=False)
+
+_Bundle = Annotated[Path, typer.Argument(help="The bundle's folder; the chart's values are made from it.")]
+_Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the chart.")]
 _Image = Annotated[str, typer.Option("--image", help="lrclr on a Triton server: see serving/container/Containerfile.")]
-_Name = Annotated[str, typer.Option("--name", help="Of everything that is made.")]
-_Namespace = Annotated[str, typer.Option("--namespace", help="Where it is made.")]
+_Name = Annotated[str, typer.Option("--name", help="Name of everything in the cluster.")]
 _Source = Annotated[
     str | None,
     typer.Option(
         "--bundle-from",
         help="pvc://CLAIM[/PATH], oci://IMAGE@DIGEST or s3://BUCKET/PATH.  [default: pvc://NAME-bundle]",
     ),
+]
+_FetchImage = Annotated[str | None, typer.Option("--fetch-image", help="An image with rclone, for s3://.")]
+_Secret = Annotated[
+    str | None, typer.Option("--secret", help="Name of the Secret that is rclone's environment, for s3://.")
 ]
 _Gpu = Annotated[
     bool | None, typer.Option("--gpu/--cpu-only", help="One GPU a server, or none; as the bundle's engine wants it.")
@@ -44,118 +50,69 @@ _Pull = Annotated[str | None, typer.Option("--pull-secret", help="Name of the Se
 _Exit = Annotated[int, typer.Option("--exit-timeout", help="Seconds that requests in flight have at the end.")]
 
 
-@app.command("kubernetes")
-def kubernetes(  # noqa: PLR0913, PLR0917 - one parameter an option
-    bundle: _Bundle,
-    output: _Output,
-    image: _Image,
-    name: _Name = "lrclr",
-    namespace: _Namespace = "default",
-    source: _Source = None,
-    fetch_image: Annotated[
-        str | None, typer.Option("--fetch-image", help="A container with rclone, for s3://.")
-    ] = None,
-    secret: Annotated[
-        str | None, typer.Option("--secret", help="Name of the Secret that is rclone's environment, for s3://.")
-    ] = None,
-    gpu: _Gpu = None,
-    gpu_resource: _GpuResource = "nvidia.com/gpu",
-    memory: _Memory = None,
-    cpu: _Cpu = None,
-    instances: _Instances = None,
-    min_replicas: _Least = 2,
-    max_replicas: _Most = 8,
-    waiting: _Waiting = None,
-    clients: _Clients = "lrclr-client=true",
-    monitoring: _Monitoring = "monitoring",
-    service_account: _Account = None,
-    pull_secret: _Pull = None,
-    exit_timeout: _Exit = 30,
-) -> None:
-    """A Deployment, Services, an autoscaler, a disruption budget, a network policy, and what watches them.
+def _command(platform: Literal["kubernetes", "kserve"]) -> Callable[..., None]:
+    def command(  # noqa: PLR0913, PLR0917 - one parameter an option
+        bundle: _Bundle,
+        output: _Output,
+        image: _Image,
+        name: _Name = "lrclr",
+        source: _Source = None,
+        fetch_image: _FetchImage = None,
+        secret: _Secret = None,
+        gpu: _Gpu = None,
+        gpu_resource: _GpuResource = "nvidia.com/gpu",
+        memory: _Memory = None,
+        cpu: _Cpu = None,
+        instances: _Instances = None,
+        min_replicas: _Least = 2,
+        max_replicas: _Most = 8,
+        waiting: _Waiting = None,
+        clients: _Clients = "lrclr-client=true",
+        monitoring: _Monitoring = "monitoring",
+        service_account: _Account = None,
+        pull_secret: _Pull = None,
+        exit_timeout: _Exit = 30,
+    ) -> None:
+        require_deploy()
+        from lrclr.deploy import DeployOptions, write_kserve, write_kubernetes
 
-    The folder is made, or replaced where it holds nothing but what this command wrote.
-    """
-    require_deploy()
-    from lrclr.deploy import DeployOptions, write_kubernetes
+        options = DeployOptions(
+            image=image,
+            name=name,
+            source=source,
+            fetch_image=fetch_image,
+            secret=secret,
+            gpu=gpu,
+            gpu_resource=gpu_resource,
+            memory=memory,
+            cpu=cpu,
+            instances=instances,
+            min_replicas=min_replicas,
+            max_replicas=max_replicas,
+            waiting=waiting,
+            clients=clients,
+            monitoring=monitoring,
+            service_account=service_account,
+            pull_secret=pull_secret,
+            exit_timeout=exit_timeout,
+        )
+        write = write_kubernetes if platform == "kubernetes" else write_kserve
+        for file in write(bundle, output, options):
+            out().print(str(file))
+        note(f"install it with: helm install {name} {output} --namespace NAMESPACE")
+        note(RESEARCH_ONLY)
 
-    options = DeployOptions(
-        image=image,
-        name=name,
-        namespace=namespace,
-        source=source,
-        fetch_image=fetch_image,
-        secret=secret,
-        gpu=gpu,
-        gpu_resource=gpu_resource,
-        memory=memory,
-        cpu=cpu,
-        instances=instances,
-        min_replicas=min_replicas,
-        max_replicas=max_replicas,
-        waiting=waiting,
-        clients=clients,
-        monitoring=monitoring,
-        service_account=service_account,
-        pull_secret=pull_secret,
-        exit_timeout=exit_timeout,
-    )
-    _tell(write_kubernetes(bundle, output, options), output)
+    return command
 
 
-@app.command("kserve")
-def kserve(  # noqa: PLR0913, PLR0917 - one parameter an option
-    bundle: _Bundle,
-    output: _Output,
-    image: _Image,
-    name: _Name = "lrclr",
-    namespace: _Namespace = "default",
-    source: _Source = None,
-    gpu: _Gpu = None,
-    gpu_resource: _GpuResource = "nvidia.com/gpu",
-    memory: _Memory = None,
-    cpu: _Cpu = None,
-    instances: _Instances = None,
-    min_replicas: _Least = 2,
-    max_replicas: _Most = 8,
-    waiting: _Waiting = None,
-    clients: _Clients = "lrclr-client=true",
-    monitoring: _Monitoring = "monitoring",
-    service_account: _Account = None,
-    pull_secret: _Pull = None,
-    exit_timeout: _Exit = 30,
-) -> None:
-    """A ServingRuntime and an InferenceService, and around them what `kubernetes` writes.
-
-    The folder is made, or replaced where it holds nothing but what this command wrote.
-    """
-    require_deploy()
-    from lrclr.deploy import DeployOptions, write_kserve
-
-    options = DeployOptions(
-        image=image,
-        name=name,
-        namespace=namespace,
-        source=source,
-        gpu=gpu,
-        gpu_resource=gpu_resource,
-        memory=memory,
-        cpu=cpu,
-        instances=instances,
-        min_replicas=min_replicas,
-        max_replicas=max_replicas,
-        waiting=waiting,
-        clients=clients,
-        monitoring=monitoring,
-        service_account=service_account,
-        pull_secret=pull_secret,
-        exit_timeout=exit_timeout,
-    )
-    _tell(write_kserve(bundle, output, options), output)
-
-
-def _tell(files: list[Path], folder: Path) -> None:
-    for file in files:
-        out().print(str(file))
-    note(f"kubectl apply -f {folder} puts them to work; {folder / 'monitoring'} is for Prometheus and Grafana")
-    note(RESEARCH_ONLY)
+_REPLACED = "The folder is made, or replaced where it holds only what this command wrote."
+app.command(
+    "kubernetes",
+    help=f"""Write a Helm chart: a Deployment, Services, an autoscaler, a disruption budget, a network policy, and what
+    monitors them. {_REPLACED}""",
+)(_command("kubernetes"))
+app.command(
+    "kserve",
+    help=f"""Write a Helm chart: a ServingRuntime and an InferenceService, and around them what `kubernetes` writes.
+    {_REPLACED}""",
+)(_command("kserve"))

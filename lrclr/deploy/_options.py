@@ -32,7 +32,6 @@ class DeployOptions:
     Attributes:
         image: of lrclr on a Triton server, as ``serving/container/Containerfile`` makes it.
         name: of everything that is made.
-        namespace: where it is made.
         source: where the bundle comes from: ``pvc://CLAIM[/PATH]``, ``oci://IMAGE`` or ``s3://BUCKET/PATH``; a claim
             called NAME-bundle if not given.
         fetch_image: a container with rclone, for ``s3://`` on plain Kubernetes.
@@ -52,7 +51,6 @@ class DeployOptions:
 
     image: str
     name: str = "lrclr"
-    namespace: str = "default"
     source: str | None = None
     fetch_image: str | None = None
     secret: str | None = None
@@ -77,9 +75,8 @@ class DeployOptions:
                 why="Kubernetes takes small letters, digits and dashes, a letter first and no dash last",
                 fix=f"Use at most {_LONGEST_NAME} of them.",
             )
-        for what in ("namespace", "monitoring"):
-            if not _LABEL.fullmatch(getattr(self, what)):
-                raise UsageError(f"{getattr(self, what)!r} cannot be a namespace's name")
+        if not _LABEL.fullmatch(self.monitoring):
+            raise UsageError(f"{self.monitoring!r} cannot be a namespace's name")
         for what in ("secret", "service_account", "pull_secret"):
             name = getattr(self, what)
             if name is not None and not (len(name) <= 253 and _SUBDOMAIN.fullmatch(name)):

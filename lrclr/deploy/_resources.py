@@ -21,13 +21,13 @@ A limit is a sixth above it. Idle, the four servers held 288, 486, 998 and 1,305
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from lrclr.deploy._facts import Facts
     from lrclr.deploy._options import DeployOptions
 
-__all__ = ["memory_mib", "resources", "shared_memory", "temporary"]
+__all__ = ["cpu", "memory", "memory_mib", "shared_memory", "temporary"]
 
 _MIB: Final = 1 << 20
 _BASE, _GRAPHS, _PROCESS, _IMAGE = 860, 3.3, 60, 17
@@ -47,12 +47,14 @@ def memory_mib(facts: Facts) -> float:
     return _BASE + graphs + facts.instances * _PROCESS + images * _IMAGE + _GPU * facts.gpu
 
 
-def resources(facts: Facts, options: DeployOptions) -> dict[str, Any]:
-    """A container's ``resources``: as much memory asked for as it may have, so that nobody else's is counted on."""
-    memory = options.memory or _mebibytes(memory_mib(facts) * _MARGIN, 256)
-    gpus = {options.gpu_resource: "1"} if facts.gpu else {}
-    requests = {"cpu": options.cpu or _CPU, "memory": memory, "ephemeral-storage": temporary(facts)}
-    return {"requests": {**requests, **gpus}, "limits": {"memory": memory, **gpus}}
+def memory(facts: Facts, options: DeployOptions) -> str:
+    """A server's memory, request and limit alike, so that it never depends on memory of other pods."""
+    return options.memory or _mebibytes(memory_mib(facts) * _MARGIN, 256)
+
+
+def cpu(options: DeployOptions) -> str:
+    """Processors that a server requests."""
+    return options.cpu or _CPU
 
 
 def shared_memory(facts: Facts) -> str:

@@ -1,4 +1,4 @@
-"""`lrclr deploy`: what it writes, by schema, by golden file, and by what must be true of every pod."""
+"""Charts of `lrclr deploy` as Helm renders them: schemas, one golden file, and what must be true of every pod."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from helm_python import HelmValuesError
 
 from lrclr import Bundle
 from lrclr.deploy import DeployOptions, write_kserve, write_kubernetes
 from lrclr.errors import UsageError
 from tests import bundles
+from tests.deploy.charts import MONITORING, objects, of_kind, templates
 from tests.deploy.schemas import check_core, check_kserve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent / "deployment.yaml"
 IMAGE = "registry.example/lrclr:0.1.0"
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 # Instead of the hash of a bundle, which differs from machine to machine as the versions in its manifest do.
@@ -30,19 +32,9 @@ NOBODY = "0" * 64
 WRITERS: dict[str, Callable[..., list[Path]]] = {"kubernetes": write_kubernetes, "kserve": write_kserve}
 
 
-def objects(folder: Path) -> list[dict[str, Any]]:
-    """Every manifest in a folder, without those for Prometheus."""
-    return [one for file in sorted(folder.glob("*.yaml")) for one in yaml.safe_load_all(file.read_text())]
-
-
-def of_kind(folder: Path, kind: str) -> dict[str, Any]:
-    (one,) = [one for one in objects(folder) if one["kind"] == kind]
-    return one
-
-
 def pod(folder: Path) -> dict[str, Any]:
     """The pod's spec; KServe's is put together from its two halves."""
-    if (folder / "deployment.yaml").exists():
+    if yaml.safe_load((folder / "values.yaml").read_text())["platform"] == "kubernetes":
         return dict(of_kind(folder, "Deployment")["spec"]["template"]["spec"])
     runtime, predictor = of_kind(folder, "ServingRuntime"), of_kind(folder, "InferenceService")["spec"]["predictor"]
     kserves = {"model", "minReplicas", "maxReplicas", "labels", "annotations", "deploymentStrategy"}
@@ -67,26 +59,17 @@ def with_plans(folder: Path, target: Path, *capabilities: str, hardware: str = "
     return bundles.signed(bundle, engine={"name": "tensorrt", "why": "asked for"}, plans=plans)
 
 
-@pytest.mark.parametrize("target", WRITERS)
-def test_golden_files(folder: Path, tmp_path: Path, target: str) -> None:
-    written = WRITERS[target](folder, tmp_path / "out", DeployOptions(IMAGE))
-    text = {
-        file.relative_to(tmp_path / "out").as_posix(): file.read_text().replace(Bundle(folder).sha256, NOBODY)
-        for file in written
-    }
+def test_golden_deployment(folder: Path, tmp_path: Path) -> None:
+    write_kubernetes(folder, tmp_path / "out", DeployOptions(IMAGE))
+    text = templates(tmp_path / "out")["deployment.yaml"].replace(Bundle(folder).sha256, NOBODY)
     if os.environ.get("LRCLR_WRITE_GOLDEN"):
-        for name, content in text.items():
-            (GOLDEN / target / name).parent.mkdir(parents=True, exist_ok=True)
-            (GOLDEN / target / name).write_text(content)
-    golden = {file.relative_to(GOLDEN / target).as_posix() for file in (GOLDEN / target).rglob("*") if file.is_file()}
-    assert set(text) == golden
-    for name, content in text.items():
-        assert content == (GOLDEN / target / name).read_text(), f"{name}: LRCLR_WRITE_GOLDEN=1 writes it anew"
+        GOLDEN.write_text(text)
+    assert text == GOLDEN.read_text(), "LRCLR_WRITE_GOLDEN=1 writes it anew"
 
 
 @pytest.mark.parametrize("target", WRITERS)
 def test_the_same_bytes_again(folder: Path, tmp_path: Path, target: str) -> None:
-    options = DeployOptions(IMAGE, name="x-ray", namespace="clinic", gpu=True, min_replicas=3)
+    options = DeployOptions(IMAGE, name="x-ray", gpu=True, min_replicas=3)
     for name in ("one", "two"):
         WRITERS[target](folder, tmp_path / name, options)
     assert bundles.digests(tmp_path / "one") == bundles.digests(tmp_path / "two")
@@ -273,7 +256,6 @@ def test_only_what_is_needed_comes_in_or_out(folder: Path, tmp_path: Path) -> No
         ({"name": "lrclr\n"}, "cannot be the name"),
         ({"name": "-lrclr"}, "cannot be the name"),
         ({"name": "1lrclr"}, "cannot be the name"),
-        ({"namespace": "a.b"}, "namespace"),
         ({"monitoring": ""}, "namespace"),
         ({"image": "lrclr; rm -rf /"}, "no image reference"),
         ({"image": ""}, "no image reference"),
@@ -323,9 +305,9 @@ def test_a_folder_of_somebody_else_is_left_alone(folder: Path, tmp_path: Path) -
     # What this wrote is replaced, by the other kind too.
     write_kserve(folder, out, DeployOptions(IMAGE))
     write_kubernetes(folder, out, DeployOptions(IMAGE))
-    assert not (out / "inference-service.yaml").exists()
+    assert not any(one["kind"] == "InferenceService" for one in objects(out))
     before = bundles.digests(out)
-    for name, content in (("deployment.yaml", "changed: by hand\n"), ("monitoring/own.yaml", ""), ("secret.yaml", "")):
+    for name, content in (("values.yaml", "changed: by hand\n"), ("templates/own.yaml", ""), ("secret.yaml", "")):
         old = (out / name).read_text() if (out / name).exists() else None
         (out / name).write_text(content)
         with pytest.raises(UsageError, match=f"cannot be replaced.*{re.escape(name)}"):
@@ -335,7 +317,7 @@ def test_a_folder_of_somebody_else_is_left_alone(folder: Path, tmp_path: Path) -
     assert bundles.digests(out) == before
     strange = tmp_path / "strange"
     strange.mkdir()
-    (strange / "deployment.yaml").write_text("own: 1\n")
+    (strange / "values.yaml").write_text("own: 1\n")
     with pytest.raises(UsageError, match="cannot be replaced"):
         write_kubernetes(folder, strange, DeployOptions(IMAGE))
 
@@ -343,7 +325,7 @@ def test_a_folder_of_somebody_else_is_left_alone(folder: Path, tmp_path: Path) -
 def test_the_command(folder: Path, tmp_path: Path) -> None:
     done = bundles.run(["deploy", "kubernetes", folder, "-o", tmp_path / "k", "--image", IMAGE, "--name", "x-ray"])
     assert done.returncode == 0, done.stderr
-    assert f"{tmp_path / 'k' / 'deployment.yaml'}\n" in done.stdout
+    assert f"{tmp_path / 'k' / 'values.yaml'}\n" in done.stdout
     write_kubernetes(folder, tmp_path / "same", DeployOptions(IMAGE, name="x-ray"))
     assert bundles.digests(tmp_path / "k") == bundles.digests(tmp_path / "same")
     for arguments, code, said in (
@@ -366,9 +348,29 @@ def test_a_damaged_bundle_is_not_deployed(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_board_is_one(folder: Path, tmp_path: Path) -> None:
-    write_kubernetes(folder, tmp_path / "out", DeployOptions(IMAGE))
-    board = json.loads((tmp_path / "out" / "monitoring" / "grafana-board.json").read_text())
+@pytest.mark.parametrize("target", WRITERS)
+def test_monitoring_is_for_clusters_that_have_it(folder: Path, tmp_path: Path, target: str) -> None:
+    WRITERS[target](folder, tmp_path / "out", DeployOptions(IMAGE, name="x-ray"))
+    plain = {one["kind"] for one in objects(tmp_path / "out")}
+    assert {one["kind"] for one in objects(tmp_path / "out", monitoring=True)} - plain == MONITORING
+    board = json.loads(of_kind(tmp_path / "out", "ConfigMap", monitoring=True)["data"]["x-ray.json"])
+    assert "@" not in json.dumps(board)
     places = [(one["gridPos"]["x"], one["gridPos"]["y"]) for one in board["panels"]]
     assert len(set(places)) == len(places) == len({one["id"] for one in board["panels"]})
     assert all(x + 8 <= 24 for x, _ in places)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"image": 7}, "image"),
+        ({"bundle": {"sha256": "latest"}}, "sha256"),
+        ({"platform": "swarm"}, "platform"),
+        ({"replicas": 3}, "replicas"),
+        ({"server": {"exitTimeout": 0}}, "exitTimeout"),
+    ],
+)
+def test_wrong_values_are_refused(folder: Path, tmp_path: Path, values: dict[str, Any], said: str) -> None:
+    write_kubernetes(folder, tmp_path / "out", DeployOptions(IMAGE))
+    with pytest.raises(HelmValuesError, match=said):
+        templates(tmp_path / "out", **values)

@@ -25,9 +25,10 @@ from lrclr.samples import sample_paths
 from lrclr.serving import ServeOptions, TritonServer
 from lrclr.serving._ports import free_ports
 from tests import bundles
+from tests.deploy.charts import of_kind, templates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 pytestmark = pytest.mark.triton
@@ -42,10 +43,9 @@ def fetched(address: str, path: str, *, timeout: float = 10) -> tuple[int, str]:
 
 def questions(folder: Path) -> dict[str, str]:
     """Every expression in what is written for Prometheus, Grafana and the autoscaler, by where it stands."""
-    watching = folder / "monitoring"
-    rules = yaml.safe_load((watching / "prometheus-rule.yaml").read_text())["spec"]["groups"][0]["rules"]
-    board = json.loads((watching / "grafana-board.json").read_text())
-    (adapter,) = yaml.safe_load((watching / "prometheus-adapter.yaml").read_text())["rules"]
+    rules = of_kind(folder, "PrometheusRule", monitoring=True)["spec"]["groups"][0]["rules"]
+    board = json.loads(of_kind(folder, "ConfigMap", monitoring=True)["data"]["lrclr.json"])
+    (adapter,) = yaml.safe_load(templates(folder)["NOTES.txt"].partition("\n\n- ")[2].join(["- ", ""]))
     found = {rule["alert"]: rule["expr"] for rule in rules}
     for panel in board["panels"]:
         for target in panel["targets"]:
@@ -139,13 +139,12 @@ def test_a_server_takes_no_other_bundle_than_expected(folder: Path, tmp_path: Pa
 
 
 @contextmanager
-def prometheus(server: TritonServer, rules: Path, folder: Path) -> Iterator[str]:
+def prometheus(server: TritonServer, rules: Mapping[str, Any], folder: Path) -> Iterator[str]:
     """A Prometheus that reads the server as if it were a pod; gives its address."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("there is no Prometheus here: apt-get install prometheus")
-    groups = yaml.safe_load(rules.read_text())["spec"]
-    (folder / "rules.yaml").write_text(yaml.safe_dump(groups))
+    (folder / "rules.yaml").write_text(yaml.safe_dump(rules))
     pods = [{"targets": [server.metrics], "labels": {"namespace": "default", "pod": "lrclr-7d9c-x2x5b"}}]
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
@@ -174,7 +173,7 @@ def evaluated(address: str, question: str) -> list[Any]:
 @pytest.mark.slow
 def test_a_real_prometheus_answers_every_question(server: TritonServer, written: Path, tmp_path: Path) -> None:
     ask(server)
-    with prometheus(server, written / "monitoring" / "prometheus-rule.yaml", tmp_path) as address:
+    with prometheus(server, of_kind(written, "PrometheusRule", monitoring=True)["spec"], tmp_path) as address:
         end = time.monotonic() + 60
         ready = False
         while not ready and time.monotonic() < end:

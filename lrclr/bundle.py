@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lrclr._files import sha256_of
+from lrclr.contract import MODEL
 from lrclr.errors import BundleError, LrclrError, UsageError
 from lrclr.findings import FindingSet
 from lrclr.preprocess import PreprocessSpec
-from lrclr.protocol import MODEL
 from lrclr.tokenizer import ClipTokenizer
 
 if TYPE_CHECKING:

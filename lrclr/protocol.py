@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-__all__ = ["INPUTS", "MODEL", "OUTPUTS", "Tensor"]
+from lrclr.contract import MODEL
 
-MODEL: Final = "lrclr"
+__all__ = ["INPUTS", "MODEL", "OUTPUTS", "Tensor"]
 
 
 class Tensor(NamedTuple):

@@ -23,8 +23,8 @@ from tritonclient.utils import np_to_triton_dtype
 
 from benchmarks.measure import environment
 from lrclr import ZeroShotClassifier, read_image
+from lrclr.contract import MODEL
 from lrclr.preprocess import preprocess
-from lrclr.protocol import MODEL
 from lrclr.samples import sample_paths
 from lrclr.serving import ServeOptions, TritonServer
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from lrclr.contract import GRAPHS
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.model import Regions
 
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
     from lrclr.model import LrclrModel
     from lrclr.model.regions import SelectRegions
     from lrclr_export.onnx_graph import TypedGraph
-
-_INPUTS = {
-    "image_encoder": ("pixel_values",),
-    "text_encoder": ("input_ids",),
-    "fusion_head": ("region_tokens", "text_tokens", "text_mask"),
-}
 
 
 def first_bad_layer(reference: LrclrModel, graph: TypedGraph, golden: Golden, *, cosine: float) -> str | None:
@@ -44,7 +39,7 @@ def first_bad_layer(reference: LrclrModel, graph: TypedGraph, golden: Golden, *,
     Returns:
         Its name and cosine, as a clause; ``None`` if every layer keeps the limit.
     """
-    inputs = {name: getattr(golden, name) for name in _INPUTS[graph.spec.name]}
+    inputs = {name: getattr(golden, name) for name in GRAPHS[graph.spec.name].input_names}
     actual = _graph_values(graph, inputs)
     expected = _reference_stages(reference, graph, inputs, actual)
     for stage, wanted in expected.items():

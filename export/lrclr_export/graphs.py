@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from lrclr.contract import DYNAMIC, GRAPHS, axis_sizes
 from lrclr.model.region_op import select_regions_op
 
 if TYPE_CHECKING:
+    from lrclr import contract
     from lrclr.model import LrclrModel
 
 
@@ -50,9 +52,20 @@ class FusionHeadGraph(nn.Module):
         return score, attention
 
 
+_MODULES: Final = {"image_encoder": ImageEncoder, "text_encoder": TextEncoder, "fusion_head": FusionHeadGraph}
+
+
 @dataclass(frozen=True)
 class GraphSpec:
-    """One graph of the contract: `inputs` maps each name to its example tensor, `dynamic` to its free axes."""
+    """One graph to export.
+
+    Attributes:
+        name: of the graph.
+        module: what computes it.
+        inputs: an example tensor for each input, by name.
+        dynamic: for each input, `torch.export.Dim` of its dynamic axes, by position.
+        outputs: names, in order.
+    """
 
     name: str
     module: nn.Module
@@ -62,43 +75,32 @@ class GraphSpec:
 
 
 def graph_specs(model: LrclrModel) -> tuple[GraphSpec, ...]:
-    """The three graphs of `model`, in the order in which a request runs them."""
-    config = model.config
-    vision, text = config.vision_config, config.text_config
-    batch, prompts = torch.export.Dim("batch", min=1, max=65535), torch.export.Dim("prompts", min=1, max=65535)
-    tokens = torch.export.Dim("tokens", min=2, max=text.max_position_embeddings)
-    length = min(9, text.max_position_embeddings - 1)
-    ids = torch.full((3, length), 1)
-    ids[:, -1] = model.text_model.eos_token_id
-    size = vision.image_size
-    return (
+    """The three graphs of `model`, in the order in which a request runs them; see `lrclr.contract`."""
+    longest = model.config.text_config.max_position_embeddings
+    dims = {
+        "batch": torch.export.Dim("batch", min=1, max=65535),
+        "prompts": torch.export.Dim("prompts", min=1, max=65535),
+        "tokens": torch.export.Dim("tokens", min=2, max=longest),
+    }
+    sizes = axis_sizes(model.config) | {"batch": 2, "prompts": 3, "tokens": min(9, longest - 1)}
+
+    def example(tensor: contract.Tensor) -> Tensor:
+        shape = [sizes[axis] if isinstance(axis, str) else axis for axis in tensor.axes]
+        values = torch.zeros(shape) if tensor.dtype == "float32" else torch.ones(shape, dtype=torch.int64)
+        if tensor.name == "input_ids":
+            values[:, -1] = model.text_model.eos_token_id
+        return values
+
+    return tuple(
         GraphSpec(
-            "image_encoder",
-            ImageEncoder(model),
-            {"pixel_values": torch.zeros(2, vision.num_channels, size, size)},
-            {"pixel_values": {0: batch}},
-            ("image_embedding", "region_tokens", "region_index", "region_importance"),
-        ),
-        GraphSpec(
-            "text_encoder",
-            TextEncoder(model),
-            {"input_ids": ids},
-            {"input_ids": {0: prompts, 1: tokens}},
-            ("text_embedding", "text_tokens"),
-        ),
-        GraphSpec(
-            "fusion_head",
-            FusionHeadGraph(model),
+            name,
+            _MODULES[name](model),
+            {tensor.name: example(tensor) for tensor in graph.inputs},
             {
-                "region_tokens": torch.zeros(2, config.num_regions + 1, vision.hidden_size),
-                "text_tokens": torch.zeros(3, length, text.hidden_size),
-                "text_mask": torch.ones(3, length, dtype=torch.int64),
+                tensor.name: {place: dims[axis] for place, axis in enumerate(tensor.axes) if axis in DYNAMIC}
+                for tensor in graph.inputs
             },
-            {
-                "region_tokens": {0: batch},
-                "text_tokens": {0: prompts, 1: tokens},
-                "text_mask": {0: prompts, 1: tokens},
-            },
-            ("local_score", "region_attention"),
-        ),
+            graph.output_names,
+        )
+        for name, graph in GRAPHS.items()
     )

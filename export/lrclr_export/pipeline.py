@@ -17,11 +17,11 @@ import lrclr
 from lrclr._files import replace_directory
 from lrclr.bundle import ENTRIES, FINDINGS, GOLDEN, MANIFEST, TOKENIZER, Bundle, Manifest, file_table
 from lrclr.classifier import ZeroShotClassifier
+from lrclr.contract import MODEL
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import UsageError
 from lrclr.gates import GateResult, Golden, Tolerances, raise_refused, run_gates, task_gate
 from lrclr.model_spec import ModelSpec
-from lrclr.protocol import MODEL
 from lrclr_export.blame import first_bad_layer
 from lrclr_export.golden import golden_from_checkpoint
 from lrclr_export.graphs import graph_specs

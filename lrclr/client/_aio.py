@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lrclr.client import _wire as wire
 from lrclr.client._options import ClientOptions
+from lrclr.contract import MODEL
 from lrclr.errors import LrclrError, UsageError
-from lrclr.protocol import MODEL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from lrclr.client import _wire as wire
 from lrclr.client._options import ClientOptions
 from lrclr.client._shared_memory import SharedRegions
+from lrclr.contract import MODEL
 from lrclr.errors import LrclrError, ServerUnavailableError, UsageError
-from lrclr.protocol import MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

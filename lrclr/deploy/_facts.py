@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lrclr.bundle import GRAPHS
+from lrclr.contract import MODEL
 from lrclr.errors import UsageError
-from lrclr.protocol import MODEL
 
 if TYPE_CHECKING:
     from lrclr.bundle import Bundle

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lrclr.contract import GRAPHS
 from lrclr.errors import EngineError
 from lrclr.model.region_op import select_regions_op
 from lrclr.model.regions import select_regions
@@ -57,24 +58,19 @@ class TorchEngine:
             return {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
 
     def _outputs(self, graph: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if graph not in GRAPHS:
+            raise EngineError(f"there is no graph {graph!r}")
+        arguments = [tensors[name] for name in GRAPHS[graph].input_names]
+        outputs: tuple[torch.Tensor, ...]
         if graph == "image_encoder":
             select = select_regions_op if self._device.type == "cuda" else select_regions
-            embedding, regions = self._model.encode_image(tensors["pixel_values"], select=select)
-            return {
-                "image_embedding": embedding,
-                "region_tokens": regions.tokens,
-                "region_index": regions.index,
-                "region_importance": regions.importance,
-            }
-        if graph == "text_encoder":
-            text = self._model.encode_text(tensors["input_ids"])
-            return {"text_embedding": text.embedding, "text_tokens": text.tokens}
-        if graph == "fusion_head":
-            score, attention = self._model.fusion_head(
-                tensors["region_tokens"], tensors["text_tokens"], tensors["text_mask"]
-            )
-            return {"local_score": score, "region_attention": attention}
-        raise EngineError(f"there is no graph {graph!r}")
+            embedding, regions = self._model.encode_image(*arguments, select=select)
+            outputs = (embedding, *regions)
+        elif graph == "text_encoder":
+            outputs = self._model.encode_text(*arguments)
+        else:
+            outputs = self._model.fusion_head(*arguments)
+        return dict(zip(GRAPHS[graph].output_names, outputs, strict=True))
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrclr.contract import MODEL
 from lrclr.errors import MissingExtraError, ServerError, ServerUnavailableError
-from lrclr.protocol import MODEL
 from lrclr.samples import sample_paths
 
 if TYPE_CHECKING:

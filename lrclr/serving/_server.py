@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrclr.bundle import GRAPHS, Bundle
+from lrclr.contract import MODEL
 from lrclr.errors import LrclrError, ServerError, ServerUnavailableError, UsageError
-from lrclr.protocol import MODEL
 from lrclr.serving._command import command_line
 from lrclr.serving._locate import find_server
 from lrclr.serving._log import LogRelay

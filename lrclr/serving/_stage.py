@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from lrclr._files import link_or_copy
 from lrclr.bundle import GRAPHS, MANIFEST, Bundle
+from lrclr.contract import MODEL
 from lrclr.errors import ServerError
-from lrclr.protocol import MODEL
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import triton_python_backend_utils as pb_utils
 
+from lrclr.contract import GRAPHS
 from lrclr.errors import EngineError
 from lrclr.triton._tensors import get, put
 
@@ -16,12 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.triton._metrics import Metrics
-
-_OUTPUTS = {
-    "image_encoder": ("image_embedding", "region_tokens", "region_index", "region_importance"),
-    "text_encoder": ("text_embedding", "text_tokens"),
-    "fusion_head": ("local_score", "region_attention"),
-}
 
 
 class ServerBusyError(EngineError):
@@ -46,7 +41,7 @@ class BlsEngine:
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         began = time.perf_counter()
-        names = list(_OUTPUTS[graph])
+        names = list(GRAPHS[graph].output_names)
         response = pb_utils.InferenceRequest(
             model_name=graph,
             model_version=self._version,

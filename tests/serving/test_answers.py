@@ -16,11 +16,11 @@ import pytest
 from lrclr import FindingSet, ZeroShotClassifier, read_image
 from lrclr.batch import predict_files as predict_here
 from lrclr.client import AsyncClient, Client, ClientOptions, TritonEngine, predict_files
+from lrclr.contract import MODEL
 from lrclr.errors import EngineError, FindingsError, ImageError, LrclrError, ServerUnavailableError, UsageError
 from lrclr.heatmap import draw_heatmap, png_bytes
 from lrclr.images import ReducedImage, read_reduced
 from lrclr.preprocess import preprocess_batch
-from lrclr.protocol import MODEL
 from lrclr.samples import SAMPLES, sample_paths
 from tests import bundles
 

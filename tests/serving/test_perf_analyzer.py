@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.serving import perf_analyzer
 from lrclr.bundle import GRAPHS
-from lrclr.protocol import MODEL
+from lrclr.contract import MODEL
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,122 @@
+"""The three graphs of a bundle: names, axes, types and meaning of what goes in and comes out.
+
+This is the only definition. The exporter, Triton's configuration, the engines, the server's model, the gates and the
+reports of deviating layers derive from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lrclr.model import LrclrConfig
+
+__all__ = ["DYNAMIC", "GRAPHS", "MODEL", "Graph", "Tensor", "axis_sizes"]
+
+MODEL: Final = "lrclr"
+"""Name of the Triton model that answers for files with the three graphs."""
+
+DYNAMIC: Final = ("batch", "prompts", "tokens")
+"""Axes whose size differs from call to call: images, prompts, and tokens of the longest prompt."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a graph.
+
+    Attributes:
+        name: in the ONNX file, in Triton and in `Engine.run`.
+        dtype: NumPy's name of the type.
+        axes: a number, or the name of an axis; see `axis_sizes` and `DYNAMIC`.
+        meaning: what it holds.
+    """
+
+    name: str
+    dtype: Literal["float32", "int64"]
+    axes: tuple[int | str, ...]
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One of the three graphs.
+
+    Attributes:
+        name: of the graph and of its Triton model.
+        inputs, outputs: in order.
+    """
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return tuple(tensor.name for tensor in self.inputs)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        return tuple(tensor.name for tensor in self.outputs)
+
+
+_PIXELS = Tensor("pixel_values", "float32", ("batch", 3, "image_size", "image_size"), "preprocessed images")
+_IDS = Tensor("input_ids", "int64", ("prompts", "tokens"), "token numbers of prompts, padded to the longest")
+_REGION_TOKENS = Tensor(
+    "region_tokens", "float32", ("batch", "rows", "vision_width"), "hidden states of CLS, then of the selected regions"
+)
+_TEXT_TOKENS = Tensor("text_tokens", "float32", ("prompts", "tokens", "text_width"), "hidden states of the tokens")
+
+GRAPHS: Final[Mapping[str, Graph]] = MappingProxyType(
+    {
+        graph.name: graph
+        for graph in (
+            Graph(
+                "image_encoder",
+                (_PIXELS,),
+                (
+                    Tensor("image_embedding", "float32", ("batch", "projection"), "of unit length"),
+                    _REGION_TOKENS,
+                    Tensor("region_index", "int64", ("batch", "regions"), "patch number of each region, row-major"),
+                    Tensor("region_importance", "float32", ("batch", "regions"), "attention rollout of CLS on it"),
+                ),
+            ),
+            Graph(
+                "text_encoder",
+                (_IDS,),
+                (Tensor("text_embedding", "float32", ("prompts", "projection"), "of unit length"), _TEXT_TOKENS),
+            ),
+            Graph(
+                "fusion_head",
+                (
+                    _REGION_TOKENS,
+                    _TEXT_TOKENS,
+                    Tensor("text_mask", "int64", ("prompts", "tokens"), "1 up to the end of each prompt, then 0"),
+                ),
+                (
+                    Tensor("local_score", "float32", ("batch", "prompts"), "of each pair of image and prompt"),
+                    Tensor("region_attention", "float32", ("batch", "prompts", "regions"), "sums to 1 over regions"),
+                ),
+            ),
+        )
+    }
+)
+"""By name, in the order in which a request runs them."""
+
+
+def axis_sizes(config: LrclrConfig) -> dict[str, int]:
+    """Sizes of the named axes that a network fixes; those of `DYNAMIC` are not among them."""
+    vision, text = config.vision_config, config.text_config
+    return {
+        "image_size": vision.image_size,
+        "regions": config.num_regions,
+        "rows": config.num_regions + 1,
+        "projection": config.projection_dim,
+        "vision_width": vision.hidden_size,
+        "text_width": text.hidden_size,
+    }

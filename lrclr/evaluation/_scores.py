@@ -16,6 +16,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from lrclr._ahead import batches_ahead
 from lrclr.classifier import Answers
 from lrclr.errors import LrclrError, UsageError
+from lrclr.findings import finding_key
 from lrclr.images import ReadLimits, read_image
 from lrclr.images._source import read_bytes
 from lrclr.preprocess import preprocess
@@ -34,7 +35,7 @@ __all__ = ["NOT_STATED", "Scores", "score_rows"]
 
 NOT_STATED = -2
 _LIMITS = ReadLimits()
-_SHARED = ("preprocess", "patch_size", "score_scale", "alpha")
+_SHARED = ("preprocess", "patch_size", "score_scale", "score_bias", "finding_calibration", "alpha")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Scores:
         sizes: ``[N, 2]``, height and width of the original images.
         failures: line and reason of every image that could not be read.
         models: one, or the members of an ensemble.
-        alpha, score_scale: in effect.
+        alpha: in effect.
+        calibration: ``[F, 2]``, scale and bias of each finding in effect.
     """
 
     findings: tuple[str, ...]
@@ -84,7 +86,7 @@ class Scores:
     failures: tuple[tuple[int, str], ...]
     models: tuple[ModelAnswers, ...]
     alpha: float
-    score_scale: float
+    calibration: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.line)
@@ -94,16 +96,17 @@ class Scores:
         """Whether local scores and region attention mean anything."""
         return all(model.info["fusion_trained"] for model in self.models)
 
-    def probability(self, alpha: float, scale: float) -> NDArray[np.float64]:
-        """``[N, F]``, the mean over the models."""
+    def probability(self, alpha: float, calibration: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """``[N, F]``, the mean over the models; with a calibration ``[F, 2]`` other than the one in effect, if given."""
+        scale, bias = (self.calibration if calibration is None else calibration).T
         # exp(-log(1 + exp(-x))) neither overflows nor loses small probabilities.
-        each = [np.exp(-np.logaddexp(0.0, -scale * model.gap(alpha))) for model in self.models]
+        each = [np.exp(-np.logaddexp(0.0, -(scale * model.gap(alpha) + bias))) for model in self.models]
         result: NDArray[np.float64] = np.mean(each, axis=0)
         return result
 
     def ranking(self, alpha: float) -> NDArray[np.float64]:
         """``[N, F]``: what orders the images as their probabilities do, without probabilities' rounding near 1."""
-        return self.models[0].gap(alpha) if len(self.models) == 1 else self.probability(alpha, self.score_scale)
+        return self.models[0].gap(alpha) if len(self.models) == 1 else self.probability(alpha)
 
     def joined(self, other: Scores) -> Scores:
         """These models and those of `other` as one ensemble.
@@ -115,7 +118,7 @@ class Scores:
         if self.findings != other.findings:
             raise UsageError("the models of an ensemble were asked for different findings")
         for key in _SHARED:
-            if self.models[0].info[key] != other.models[0].info[key]:
+            if self.models[0].info.get(key) != other.models[0].info.get(key):
                 raise UsageError(f"the models of an ensemble differ in {key}", fix="Only models alike can vote.")
         return replace(self, models=(*self.models, *other.models))
 
@@ -158,7 +161,7 @@ def score_rows(
     Args:
         classifier: what answers.
         rows: at least one.
-        findings: what to ask for; the model's own if not given. Labels are found by name, case aside.
+        findings: what to ask for; the model's own if not given. Labels are found by name, as `finding_key` compares names.
         batch_size: images encoded at once.
         workers: threads that decode; ``None`` for one a core.
         strict: stop at the first image that cannot be read, instead of leaving it out and saying so.
@@ -203,7 +206,7 @@ def score_rows(
         failures=tuple(failures),
         models=(ModelAnswers(_info(classifier), joined_answers(parts)),),
         alpha=spec.alpha,
-        score_scale=spec.score_scale,
+        calibration=np.stack(spec.calibration.of(asked, spec.findings), axis=1).astype(np.float64),
     )
 
 
@@ -246,8 +249,9 @@ def _groups(patients: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _labels(rows: Sequence[Row], names: Sequence[str]) -> NDArray[np.int8]:
-    folded = [{name.casefold(): value for name, value in row.labels.items()} for row in rows]
-    return np.array([[labels.get(name.casefold(), NOT_STATED) for name in names] for labels in folded], np.int8)
+    keys = [finding_key(name) for name in names]
+    stated = [{finding_key(name): value for name, value in row.labels.items()} for row in rows]
+    return np.array([[labels.get(key, NOT_STATED) for key in keys] for labels in stated], np.int8)
 
 
 def _info(classifier: ZeroShotClassifier) -> dict[str, Any]:
@@ -260,7 +264,7 @@ def _info(classifier: ZeroShotClassifier) -> dict[str, Any]:
         "engine": classifier.engine.name,
         "fusion_trained": spec.fusion_trained,
         "alpha": spec.alpha,
-        "score_scale": spec.score_scale,
+        **spec.calibration.to_dict(),
         "patch_size": spec.patch_size,
         "preprocess": spec.preprocess.to_dict(),
     }

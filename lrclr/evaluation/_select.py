@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lrclr.errors import UsageError
-from lrclr.findings import FindingSet
+from lrclr.findings import FindingSet, finding_key
 
 if TYPE_CHECKING:
     from lrclr.datasets import DataManifest, Row
@@ -47,7 +47,7 @@ def select(
 
     Args:
         manifest: what to evaluate on.
-        asked: findings, of which those stay that the manifest has a column for, case aside.
+        asked: findings, of which those stay that the manifest has a column for; names are compared by `finding_key`.
         split: which rows; if not given, "test", or the only split there is.
         validation_split: rows to fit on; none if there is no such split, or it is the one that is evaluated.
         validation: a manifest of its own to fit on: its `validation_split`, or all its rows if it has no such split.
@@ -63,15 +63,15 @@ def select(
         fitted = manifest.split(validation_split) if chosen != validation_split and chosen else ()
     if not rows:
         raise UsageError("the manifest has no rows that can be used", why=_problems(manifest))
-    labelled = {name.casefold() for name in manifest.findings}
-    kept = tuple(finding for finding in asked.findings if finding.name.casefold() in labelled)
+    labelled = {finding_key(name) for name in manifest.findings}
+    kept = tuple(finding for finding in asked.findings if finding_key(finding.name) in labelled)
     if not kept:
         raise UsageError(
             "the model's findings and the manifest's labels have nothing in common",
             why=f"the model has {', '.join(asked.names)}; the manifest has {', '.join(manifest.findings) or 'none'}",
             fix="Name the manifest's findings in a file, and give it with --findings.",
         )
-    missing = tuple(name for name in asked.names if name.casefold() not in labelled)
+    missing = tuple(name for name in asked.names if finding_key(name) not in labelled)
     return Selection(chosen, rows, fitted, FindingSet(kept), missing)
 
 

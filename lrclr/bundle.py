@@ -45,7 +45,7 @@ class Manifest:
         made_with: versions of what made the bundle, and the machine its gates ran on.
         checkpoint: kind and hash of the checkpoint.
         model: the network's configuration, unchanged.
-        scoring: ``alpha`` in effect, ``fusion_trained``, and what `Calibration.to_dict` gives.
+        scoring: ``alpha`` in effect, ``fusion_trained``, and what `ScoreCalibration.to_dict` gives.
         preprocess: see `PreprocessSpec.to_dict`.
         tokenizer: hash, context length, number of EOT.
         precision: ``"fp16"``, ``"fp32"`` or ``"int8"``: what the matrix products of the graphs compute in.

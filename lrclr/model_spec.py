@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lrclr.scoring import Calibration
+from lrclr.scoring import ScoreCalibration
 
 if TYPE_CHECKING:
     from lrclr.bundle import Bundle
@@ -44,7 +44,7 @@ class ModelSpec:
     patch_size: int
     max_batch: int
     alpha: float
-    calibration: Calibration
+    calibration: ScoreCalibration
     fusion_trained: bool
     kind: Literal["bundle", "checkpoint", "server"]
     sha256: str
@@ -62,7 +62,7 @@ class ModelSpec:
             patch_size=bundle.patch_size,
             max_batch=manifest.max_batch,
             alpha=float(manifest.scoring["alpha"]),
-            calibration=Calibration.from_dict(manifest.scoring),
+            calibration=ScoreCalibration.from_dict(manifest.scoring),
             fusion_trained=bool(manifest.scoring["fusion_trained"]),
             kind="bundle",
             sha256=bundle.sha256,
@@ -81,7 +81,7 @@ class ModelSpec:
             patch_size=int(config.vision_config.patch_size),
             max_batch=_CHECKPOINT_BATCH,
             alpha=float(config.effective_alpha),
-            calibration=Calibration.from_dict(config.to_dict()),
+            calibration=ScoreCalibration.from_dict(config.to_dict()),
             fusion_trained=bool(config.fusion_trained),
             kind="checkpoint",
             sha256=checkpoint.sha256,

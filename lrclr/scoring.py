@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from lrclr.findings import FindingSet
 
-__all__ = ["CALIBRATION_KEYS", "Calibration", "combined_score", "finding_scores", "global_score", "probabilities"]
+__all__ = ["CALIBRATION_KEYS", "ScoreCalibration", "combined_score", "finding_scores", "global_score", "probabilities"]
 
 Floats = NDArray[np.float32]
 _SCALE, _BIAS, _FINDINGS = CALIBRATION_KEYS = ("score_scale", "score_bias", "finding_calibration")
 
 
 @dataclass(frozen=True)
-class Calibration:
+class ScoreCalibration:
     """From scores to probabilities: the logistic function of ``scale * gap + bias``.
 
     The gap is the mean score of a finding's positive prompts less that of its negative prompts. A scale of 1 and a bias
@@ -51,7 +51,7 @@ class Calibration:
                 )
 
     @classmethod
-    def from_dict(cls, scoring: Mapping[str, Any]) -> Calibration:
+    def from_dict(cls, scoring: Mapping[str, Any]) -> ScoreCalibration:
         """The calibration in a bundle's ``scoring`` or a checkpoint's configuration; without a bias, it is 0.
 
         Raises:
@@ -130,7 +130,7 @@ def probabilities(
     Args:
         score: ``[B, P]``, one column for each of `findings`' prompts.
         findings: F findings.
-        scale: factor on the gap of the two scores, of all findings or ``[F]``; see `Calibration.of`.
+        scale: factor on the gap of the two scores, of all findings or ``[F]``; see `ScoreCalibration.of`.
         bias: added to the scaled gap, likewise.
 
     Returns:

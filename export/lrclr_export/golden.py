@@ -14,7 +14,7 @@ from lrclr.images import read_image
 from lrclr.model import Regions, rollout_cls_row, select_regions
 from lrclr.preprocess import preprocess_batch
 from lrclr.samples import sample_paths
-from lrclr.scoring import Calibration, combined_score, global_score, probabilities
+from lrclr.scoring import ScoreCalibration, combined_score, global_score, probabilities
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,7 +83,7 @@ def golden_from_checkpoint(checkpoint: Checkpoint) -> Golden:
         probabilities=probabilities(
             score[:, : len(findings.prompts)],
             findings,
-            *Calibration.from_dict(model.config.to_dict()).of(findings, findings),
+            *ScoreCalibration.from_dict(model.config.to_dict()).of(findings, findings),
         ),
         task_auroc=np.array(task_auroc(ZeroShotClassifier.from_checkpoint(checkpoint)), np.float32),
     )

@@ -14,7 +14,7 @@ from lrclr.errors import UsageError
 from lrclr.evaluation._models import is_bundle
 from lrclr.gates import LEAST_AUROC, GateResult, Golden, Tolerances, run_gates, task_auroc_of
 from lrclr.gates._measure import region_gap
-from lrclr.scoring import Calibration
+from lrclr.scoring import ScoreCalibration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,7 @@ def reference_from(path: str) -> Reference:
     from lrclr_export.golden import golden_from_checkpoint
 
     checkpoint = load_checkpoint(path)
-    calibration = Calibration.from_dict(checkpoint.config.to_dict())
+    calibration = ScoreCalibration.from_dict(checkpoint.config.to_dict())
     scoring = {"alpha": checkpoint.config.effective_alpha, **calibration.to_dict()}
     golden = golden_from_checkpoint(checkpoint)
     return Reference("the checkpoint in torch, fp32", golden, checkpoint.findings, scoring, None, checkpoint.sha256)

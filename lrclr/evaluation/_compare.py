@@ -179,7 +179,7 @@ def _with_mean(contrasts: list[_Contrast]) -> list[_Contrast]:
     if not known:
         return [*contrasts, _Contrast(contrasts[0].figure, "mean", images, None, None, None)]
     value, against = (float(np.mean([getattr(each, side) for each in known])) for side in ("value", "against"))
-    influence = np.mean([each.influence for each in known], axis=0)
+    influence = np.mean([each.influence for each in known if each.influence is not None], axis=0)
     return [*contrasts, _Contrast(contrasts[0].figure, "mean", images, value, against, influence)]
 
 

@@ -1,9 +1,9 @@
 """Intervals and tests of AUROCs that hold with few positives, for images that come in patients.
 
-The variance is DeLong's, in Obuchowski's form for clustered data: an AUROC is a mean over patients, and what one patient
-adds to it varies from patient to patient. With few positives this variance is itself uncertain, and at perfect
-separation it is 0, so that an interval takes the wider limits of two: DeLong's on the logit scale with Student's t, and
-Newcombe's score interval, which has a proper limit at 1. ``benchmarks/results/evaluation`` shows how often they hold.
+The variance is DeLong's, in Obuchowski's form for clustered data: an AUROC is a mean over patients, and what a patient
+adds to it varies. With few positives this variance is itself uncertain, and at perfect separation it is 0. An interval
+therefore takes the wider limits of two: DeLong's on the logit scale with Student's t, and Newcombe's score interval,
+which has a proper limit at 1. ``benchmarks/results/evaluation`` shows how often they hold.
 
 References:
     DeLong, DeLong, Clarke-Pearson. Biometrics 1988;44:837.

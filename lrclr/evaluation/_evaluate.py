@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import lrclr
 from lrclr.classifier import ZeroShotClassifier
+from lrclr.datasets import SKIP, raise_bad_rows
 from lrclr.errors import UsageError
 from lrclr.evaluation import _judge
 from lrclr.evaluation._bootstrap import Resamples
@@ -50,7 +51,7 @@ class EvaluationOptions:
         resamples, seed: of the bootstrap, which gives the intervals of all figures but the AUROCs.
         batch_size: images encoded at once.
         workers: threads that decode; ``None`` for one a core.
-        strict: an image that cannot be read is an error.
+        skip_bad_rows: leave out rows that cannot be used and images that cannot be read, instead of refusing the data.
     """
 
     split: str | None = None
@@ -64,7 +65,7 @@ class EvaluationOptions:
     seed: int = 0
     batch_size: int = 8
     workers: int | None = None
-    strict: bool = False
+    skip_bad_rows: bool = False
 
     def __post_init__(self) -> None:
         preset_named(self.preset)
@@ -109,10 +110,14 @@ def evaluate(
         on_rows: told what images are answered for next and how many; what it returns is called after each image.
 
     Raises:
-        UsageError: an option does not fit the model or the manifest; no finding in common.
-        LrclrError: no image, or with `strict` one image, could be read.
+        UsageError: an option does not fit the model or the manifest; a column is no finding; no finding in common;
+            images or patients to fit on are evaluated as well.
+        LrclrError: a row cannot be used or an image cannot be read, and `skip_bad_rows` is not set; or none can.
     """
     options = options or EvaluationOptions()
+    for table in (manifest, *([validation] if validation is not None else [])):
+        if not options.skip_bad_rows:
+            raise_bad_rows(str(table.path), table.problems, len(table.rows), fix=SKIP)
     preset = preset_named(options.preset)
     selection: Selection | None = None
     scores: Scores | None = None
@@ -143,7 +148,7 @@ def evaluate(
                         selection.findings,
                         batch_size=options.batch_size,
                         workers=options.workers,
-                        strict=options.strict,
+                        skip_bad_rows=options.skip_bad_rows,
                         on_progress=on_rows(what, len(rows)),
                     )
                 )

@@ -14,9 +14,9 @@ __all__ = ["COMPARED", "INTERVALS", "calibration_rows", "markdown", "refusals", 
 
 _NONE = "–"
 COMPARED = (
-    "Each interval is a 95 % interval for its row alone. p is corrected by Holm for the number of rows: among models that "
-    "do not differ at all, some row has one below 0.05 in at most 5 % of comparisons. No difference shown does not mean "
-    "equal: the interval tells which differences are still possible."
+    "Each interval is a 95 % interval for its row alone. p is corrected by Holm for the number of rows: where the "
+    "models do not differ at all, some row has one below 0.05 in at most 5 % of comparisons. No difference shown does "
+    "not mean equal: the interval tells which differences are still possible."
 )
 INTERVALS = (
     "Those of AUROCs are DeLong's for patients and Newcombe's score interval, whichever is wider, and hold with few "

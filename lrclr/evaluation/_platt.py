@@ -106,7 +106,7 @@ def fit_platt(label: Labels, gap: Floats) -> tuple[float, float] | str:
     standard = (gap - centre) / spread
     flat = np.array([0.0, float(logit(target.mean()))])
     found = minimize(
-        _loss, flat + [1.0, 0.0], args=(standard, target), jac=True, method="L-BFGS-B",
+        _loss, [1.0, flat[1]], args=(standard, target), jac=True, method="L-BFGS-B",
         bounds=[(-_STEEPEST, _STEEPEST)] * 2, options={"maxiter": 500, "ftol": 1e-12, "gtol": 1e-8},
     )  # fmt: skip
     slope, offset = (float(value) for value in found.x)

@@ -41,7 +41,8 @@ class FindingQuality:
         calibration_error: expected calibration error of the probabilities, 15 bins of equal width.
         calibration_error_scaled: the same with the calibration fitted on validation.
         roc: ``(false positive rate, true positive rate)``, at most 200 points.
-        reliability: per filled bin ``(mean probability, share of positives, images)``, with the fitted calibration if any.
+        reliability: per filled bin ``(mean probability, share of positives, images)``, with the fitted calibration if
+            there is one.
     """
 
     name: str

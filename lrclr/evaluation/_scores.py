@@ -15,6 +15,8 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from lrclr._ahead import batches_ahead
 from lrclr.classifier import Answers
+from lrclr.datasets import SKIP, RowProblem, raise_bad_rows
+from lrclr.datasets._rows import without_name
 from lrclr.errors import LrclrError, UsageError
 from lrclr.findings import finding_key
 from lrclr.images import ReadLimits, read_image
@@ -97,7 +99,7 @@ class Scores:
         return all(model.info["fusion_trained"] for model in self.models)
 
     def probability(self, alpha: float, calibration: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        """``[N, F]``, the mean over the models; with a calibration ``[F, 2]`` other than the one in effect, if given."""
+        """``[N, F]``, the mean over the models; with another calibration ``[F, 2]`` than in effect, if given."""
         scale, bias = (self.calibration if calibration is None else calibration).T
         # exp(-log(1 + exp(-x))) neither overflows nor loses small probabilities.
         each = [np.exp(-np.logaddexp(0.0, -(scale * model.gap(alpha) + bias))) for model in self.models]
@@ -153,7 +155,7 @@ def score_rows(
     *,
     batch_size: int = 8,
     workers: int | None = None,
-    strict: bool = False,
+    skip_bad_rows: bool = False,
     on_progress: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Answer for the images of some rows of a manifest.
@@ -161,15 +163,15 @@ def score_rows(
     Args:
         classifier: what answers.
         rows: at least one.
-        findings: what to ask for; the model's own if not given. Labels are found by name, as `finding_key` compares names.
+        findings: what to ask for; the model's own if not given. `finding_key` tells which label is whose.
         batch_size: images encoded at once.
         workers: threads that decode; ``None`` for one a core.
-        strict: stop at the first image that cannot be read, instead of leaving it out and saying so.
+        skip_bad_rows: leave out images that cannot be read; they are among the result's `failures`.
         on_progress: called after every image.
 
     Raises:
         UsageError: there are no rows.
-        LrclrError: no image could be read, or one with `strict`.
+        LrclrError: an image cannot be read, and `skip_bad_rows` is not set; or none can.
     """
     if not rows:
         raise UsageError("there are no images to answer for")
@@ -183,17 +185,19 @@ def score_rows(
             good: list[tuple[Row, _Decoded]] = []
             for row, outcome in batch:
                 if isinstance(outcome, LrclrError):
-                    failures.append((row.line, _nameless(outcome, row)))
-                    if strict:
-                        raise _line_error(outcome, *failures[-1]) from None
+                    failures.append((row.line, without_name(outcome, row.image)))
                 else:
                     good.append((row, outcome))
-            if good:
+            # Without leave to skip images the run has failed; the others are read only to tell how many fail.
+            if good and (skip_bad_rows or not failures):
                 parts.append(classifier.answer_pixels(np.stack([one.pixel_values for _, one in good]), asked))
                 # The pixels are not needed again, and would fill the memory.
                 kept += [(row, replace(one, pixel_values=_NOTHING)) for row, one in good]
             for _ in batch:
                 on_progress()
+    if not skip_bad_rows:
+        problems = [RowProblem(line, reason) for line, reason in failures]
+        raise_bad_rows("the manifest", problems, len(rows) - len(problems), fix=SKIP)
     if not kept:
         raise LrclrError(f"none of {len(rows)} images could be read", why=f"line {failures[0][0]}: {failures[0][1]}")
     return Scores(
@@ -226,19 +230,6 @@ def _decode(spec: PreprocessSpec, row: Row) -> _Decoded:
 def joined_answers(parts: Sequence[Answers]) -> Answers:
     """Answers for the images of all parts."""
     return Answers(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Answers)))
-
-
-def _line_error(error: LrclrError, line: int, reason: str) -> LrclrError:
-    """An image's error as that of a line of the manifest."""
-    return type(error)(f"the image in line {line} of the manifest cannot be used", why=reason)
-
-
-def _nameless(error: LrclrError, row: Row) -> str:
-    """An error's text without the file's name, which may be a patient's."""
-    text = str(error)
-    for name in (str(row.image), row.image.name, row.image.stem):
-        text = text.replace(name, "the image")
-    return text
 
 
 def _groups(patients: Sequence[str]) -> NDArray[np.int64]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lrclr.datasets import check_apart, check_columns
+from lrclr.datasets._columns import is_known
 from lrclr.errors import UsageError
 from lrclr.findings import FindingSet, finding_key
 
@@ -26,6 +28,7 @@ class Selection:
         validation: what thresholds, alpha and score scale are fitted on; may be empty.
         findings: those asked for that the manifest has labels of.
         not_labelled: those asked for that it has none of.
+        not_asked: findings that the manifest declares and that are neither asked for nor of a public data set.
     """
 
     split: str
@@ -33,6 +36,7 @@ class Selection:
     validation: tuple[Row, ...]
     findings: FindingSet
     not_labelled: tuple[str, ...]
+    not_asked: tuple[str, ...] = ()
 
 
 def select(
@@ -53,7 +57,8 @@ def select(
         validation: a manifest of its own to fit on: its `validation_split`, or all its rows if it has no such split.
 
     Raises:
-        UsageError: there is no such split, or no finding in common.
+        UsageError: there is no such split; no finding in common; a column that is no finding; or images or patients
+            are both fitted on and evaluated.
     """
     chosen = _split(manifest, split, validation_split)
     rows = manifest.split(chosen) if chosen else manifest.rows
@@ -61,6 +66,9 @@ def select(
         fitted = validation.split(validation_split) or validation.rows
     else:
         fitted = manifest.split(validation_split) if chosen != validation_split and chosen else ()
+    for table in (manifest, *([validation] if validation is not None else [])):
+        check_columns(table, asked.names)
+    check_apart(rows, fitted, what="to fit on are evaluated as well", fix="Take them out of one of the two parts.")
     if not rows:
         raise UsageError("the manifest has no rows that can be used", why=_problems(manifest))
     labelled = {finding_key(name) for name in manifest.findings}
@@ -72,7 +80,9 @@ def select(
             fix="Name the manifest's findings in a file, and give it with --findings.",
         )
     missing = tuple(name for name in asked.names if finding_key(name) not in labelled)
-    return Selection(chosen, rows, fitted, FindingSet(kept), missing)
+    wanted = {finding_key(name) for name in asked.names}
+    unasked = tuple(name for name in manifest.findings if finding_key(name) not in wanted and not is_known(name))
+    return Selection(chosen, rows, fitted, FindingSet(kept), missing, unasked)
 
 
 def _split(manifest: DataManifest, split: str | None, validation_split: str) -> str:

@@ -16,7 +16,7 @@ from lrclr.bundle import ENTRIES, GOLDEN, MANIFEST, Bundle
 from lrclr.classifier import ZeroShotClassifier
 from lrclr.errors import UsageError
 from lrclr.evaluation._models import is_bundle
-from lrclr.scoring import CALIBRATION_KEYS, Calibration, combined_score, global_score, probabilities
+from lrclr.scoring import CALIBRATION_KEYS, ScoreCalibration, combined_score, global_score, probabilities
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,14 +46,14 @@ def store(
     Args:
         path: the bundle or the folder.
         alpha: weight of the local score; ``None`` leaves it, as for a fusion head that is not trained.
-        score_scale, score_bias: of the findings without values of their own, see `lrclr.scoring.Calibration`.
+        score_scale, score_bias: of the findings without values of their own, see `lrclr.scoring.ScoreCalibration`.
         finding_calibration: scale and bias by finding; replaces what was stored before.
 
     Raises:
         UsageError: the checkpoint has no place for it.
         GateError: a gate of the bundle does not hold with this scoring; nothing was changed.
     """
-    change = Calibration(score_scale, score_bias, finding_calibration or {}).to_dict()
+    change = ScoreCalibration(score_scale, score_bias, finding_calibration or {}).to_dict()
     change |= {} if alpha is None else {"alpha": alpha}
     if is_bundle(path):
         _store_bundle(Path(path), change)
@@ -154,5 +154,5 @@ def _rescored(golden: Golden, bundle: Bundle, scoring: dict[str, Any]) -> Golden
         global_score(golden.image_embedding, golden.text_embedding), golden.local_score, scoring["alpha"]
     )
     asked = score[:, : len(bundle.findings.prompts)]
-    calibration = Calibration.from_dict(scoring).of(bundle.findings, bundle.findings)
+    calibration = ScoreCalibration.from_dict(scoring).of(bundle.findings, bundle.findings)
     return replace(golden, probabilities=probabilities(asked, bundle.findings, *calibration))

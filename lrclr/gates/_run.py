@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lrclr.errors import NonFiniteError
 from lrclr.gates import _measure as measure
 from lrclr.gates._result import GateResult, Tolerances
-from lrclr.scoring import Calibration, combined_score, global_score, probabilities
+from lrclr.scoring import ScoreCalibration, combined_score, global_score, probabilities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,7 +113,7 @@ def _answers(
     )
     try:
         answer = probabilities(
-            score[:, : len(findings.prompts)], findings, *Calibration.from_dict(scoring).of(findings, findings)
+            score[:, : len(findings.prompts)], findings, *ScoreCalibration.from_dict(scoring).of(findings, findings)
         )
         error = measure.absolute_error(answer, golden.probabilities)
     except NonFiniteError:

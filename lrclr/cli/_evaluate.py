@@ -83,6 +83,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.evaluation._models import is_bundle, is_scores
     from lrclr.evaluation._store import check_storable
     from lrclr.findings import FindingSet
+    from lrclr.scoring import ScoreCalibration
 
     if not all(is_bundle(path) or is_scores(path) for path in (*members, *([against] if against else []))):
         require_torch()
@@ -110,9 +111,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise UsageError("--server needs one bundle, and excludes --ensemble and --store", why="it serves one bundle")
     runner = {"engine": engine, "provider": provider, "threads": threads}
     judged = _judged(members, data, fitting, options, server=server, **runner)
-    scale, bias = judged.evaluation.score_scale, judged.evaluation.score_bias
-    if keep and (scale is None or bias is None):
-        raise LrclrError("the fit is not stored, and the model is unchanged", why=judged.evaluation.not_calibrated[""])
+    if keep and judged.evaluation.score_scale is None and not judged.evaluation.finding_calibration:
+        raise LrclrError("no fit is stored, and the model is unchanged", why=judged.evaluation.not_calibrated[""])
     comparison = None
     if against is not None:
         comparison = _compared(judged, against, data, fitting, options, **runner)
@@ -130,12 +130,14 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
 
         examples = _examples(judged, model, preset, server=server, **runner)
         save_reports(output, evaluation, comparison, examples)
-    if keep and scale is not None and bias is not None:
+    if keep:
+        present = ScoreCalibration.from_dict(judged.scores.models[0].info)
+        scale, bias = evaluation.score_scale, evaluation.score_bias
         store(
             model,
             alpha=evaluation.alpha if judged.scores.fusion_trained else None,
-            score_scale=scale,
-            score_bias=bias,
+            score_scale=present.scale if scale is None else scale,
+            score_bias=present.bias if bias is None else bias,
             finding_calibration=evaluation.finding_calibration,
         )
         note(f"{model}: stored the fitted values; the thresholds above are for them")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrclr._files import sha256_of
@@ -27,7 +28,7 @@ def check_apart(one: Sequence[Row], other: Sequence[Row], *, what: str, fix: str
 
     Args:
         one, other: the rows.
-        what: of the shared images, in words, such as "to validate on are trained on as well".
+        what: of the shared images, in words, such as "to validate on {} trained on as well".
         fix: what to do.
 
     Raises:
@@ -37,7 +38,8 @@ def check_apart(one: Sequence[Row], other: Sequence[Row], *, what: str, fix: str
     for noun, shared in (("patient", len(patients)), ("image", _shared_images(one, other))):
         if shared:
             plural = "" if shared == 1 else "s"
-            raise UsageError(f"{shared} {noun}{plural} {what}", why="scores would flatter", fix=fix)
+            verb = "is" if shared == 1 else "are"
+            raise UsageError(f"{shared} {noun}{plural} {what.format(verb)}", why="scores would flatter", fix=fix)
 
 
 def _shared_images(one: Iterable[Row], other: Iterable[Row]) -> int:
@@ -66,6 +68,6 @@ def _by_size(rows: Iterable[Row]) -> dict[int, set[Key]]:
 
 def _content(path: str, frame: int | None) -> tuple[str, int | None]:
     try:
-        return sha256_of(path), frame
+        return sha256_of(Path(path)), frame
     except (OSError, LrclrError):
         return path, frame

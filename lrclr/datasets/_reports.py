@@ -45,8 +45,10 @@ _SPELT: Final = ("impression", "findings", "comparison", "indication")
 _SIMILAR: Final = 0.8
 # A paragraph that only tells who was informed: "Dr. ___ was notified by telephone."
 _NOTICE: Final = re.compile(
-    r"(?is)(?=.{0,400}\Z)(?:.{0,200}\b(?:dr\b|physician|nurse|team|service)).{0,200}"
-    r"\b(?:notified|informed|paged|telephoned|discussed|communicated|conveyed|aware)\b"
+    r"(?i)(?:(?:these|the|above|critical|important) ){0,2}(?:(?:findings?|results?) (?:was|were|have been) "
+    r"(?:discussed|communicated|conveyed|reported|telephoned|called|paged)\b"
+    r"|(?:dr|nurse|physician|(?:primary |surgical |clinical |referring )?(?:team|service|physician|clinician))\b"
+    r".{0,60}\b(?:notified|informed|paged|called|aware)\b)"
 )
 _BLANK_LINE: Final = re.compile(r"\n[ \t\r]*\n")
 _MARK: Final = "XXX"

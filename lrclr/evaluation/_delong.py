@@ -155,8 +155,8 @@ def _last_covered(covers: Callable[[float], bool], inside: float, outside: float
 def mean_interval(placed: Sequence[Placements | None]) -> Estimate:
     """The mean AUROC of several findings on the same images, with its 95 % interval, by MOVER.
 
-    The limits of the findings are combined with the correlations of their AUROCs; an AUROC without variance, at perfect
-    separation, counts as correlated with all others.
+    The limits of the findings are combined with the correlations of their AUROCs. Negative ones count as 0, because few
+    positives give them by chance. An AUROC without variance, at perfect separation, counts as correlated with all.
     """
     known = [each for each in placed if each is not None]
     if not known:
@@ -168,7 +168,7 @@ def mean_interval(placed: Sequence[Placements | None]) -> Estimate:
     influence = np.stack([one.influence for one in known])
     deviation = np.sqrt((influence**2).sum(axis=1))
     scale = np.outer(deviation, deviation)
-    together = np.divide(influence @ influence.T, scale, out=np.ones_like(scale), where=scale > 0.0)
+    together = np.divide(influence @ influence.T, scale, out=np.ones_like(scale), where=scale > 0.0).clip(min=0.0)
     mean, count = float(value.mean()), len(known)
     low = mean - float(np.sqrt(max(below @ together @ below, 0.0))) / count
     high = mean + float(np.sqrt(max(above @ together @ above, 0.0))) / count

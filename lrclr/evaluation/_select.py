@@ -68,7 +68,7 @@ def select(
         fitted = manifest.split(validation_split) if chosen != validation_split and chosen else ()
     for table in (manifest, *([validation] if validation is not None else [])):
         check_columns(table, asked.names)
-    check_apart(rows, fitted, what="to fit on are evaluated as well", fix="Take them out of one of the two parts.")
+    check_apart(rows, fitted, what="to fit on {} evaluated as well", fix="Take them out of one of the two parts.")
     if not rows:
         raise UsageError("the manifest has no rows that can be used", why=_problems(manifest))
     labelled = {finding_key(name) for name in manifest.findings}

@@ -72,7 +72,7 @@ def choose_rows(
     if validation is not None:
         judged = _of_split(validation, VALIDATION) or validation.rows
     check_apart(
-        training, judged, what="to validate on are trained on as well", fix="Take them out of one of the two parts."
+        training, judged, what="to validate on {} trained on as well", fix="Take them out of one of the two parts."
     )
     problems = [*manifest.problems, *(validation.problems if validation is not None else ())]
     notes: list[str] = []

@@ -18,6 +18,7 @@ from lrclr.contract import MODEL
 from lrclr.errors import BundleError, LrclrError, UsageError
 from lrclr.findings import FindingSet
 from lrclr.preprocess import PreprocessSpec
+from lrclr.scoring import CALIBRATION_KEYS
 from lrclr.tokenizer import ClipTokenizer
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["GRAPHS", "SCHEMA_VERSION", "Bundle", "Manifest", "plan_file"]
 
 GRAPHS: Final = ("image_encoder", "text_encoder", "fusion_head")
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
+# Without a bias in its scoring a manifest still has this version, which earlier releases read.
+_WITHOUT_BIAS: Final = 5
 MANIFEST, GOLDEN, TOKENIZER, FINDINGS = "manifest.json", "golden.npz", "tokenizer.json", "findings.toml"
 ENTRIES: Final = (*GRAPHS, MODEL, MANIFEST, GOLDEN, TOKENIZER, FINDINGS)
 _DIGEST = "manifest_sha256"
@@ -42,7 +45,7 @@ class Manifest:
         made_with: versions of what made the bundle, and the machine its gates ran on.
         checkpoint: kind and hash of the checkpoint.
         model: the network's configuration, unchanged.
-        scoring: ``alpha`` in effect, ``score_scale``, ``fusion_trained``.
+        scoring: ``alpha`` in effect, ``fusion_trained``, and what `ScoreCalibration.to_dict` gives.
         preprocess: see `PreprocessSpec.to_dict`.
         tokenizer: hash, context length, number of EOT.
         precision: ``"fp16"``, ``"fp32"`` or ``"int8"``: what the matrix products of the graphs compute in.
@@ -81,8 +84,13 @@ class Manifest:
 
     def to_json(self) -> str:
         """The manifest's text, with its own hash."""
-        content = {"schema": SCHEMA_VERSION, **{field.name: getattr(self, field.name) for field in fields(self)}}
+        content = {"schema": self._schema, **{field.name: getattr(self, field.name) for field in fields(self)}}
         return json.dumps({**content, _DIGEST: _digest(content)}, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    @property
+    def _schema(self) -> int:
+        """Releases that read version 5 do not know a bias: they would leave it out and answer wrongly."""
+        return SCHEMA_VERSION if self.scoring.keys() & set(CALIBRATION_KEYS[1:]) else _WITHOUT_BIAS
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -98,11 +106,11 @@ class Manifest:
         if not isinstance(content, dict):
             raise _damaged("it is not a JSON object")
         version = content.get("schema")
-        if version != SCHEMA_VERSION:
+        if version not in (_WITHOUT_BIAS, SCHEMA_VERSION):
             shown = version if isinstance(version, int) else "unknown"
             raise BundleError(
                 f"the bundle's manifest has version {shown}",
-                why=f"this lrclr reads version {SCHEMA_VERSION}",
+                why=f"this lrclr reads the versions {_WITHOUT_BIAS} and {SCHEMA_VERSION}",
                 fix="Export the checkpoint again with `lrclr export`.",
             )
         if content.pop(_DIGEST, None) != _digest(content):

@@ -233,7 +233,11 @@ class ZeroShotClassifier:
         local, attention = self._fuse(image["region_tokens"], prompts)
         global_ = global_score(image["image_embedding"], prompts.embedding)
         return Answers(
-            probabilities(combined_score(global_, local, alpha), findings, self.spec.score_scale),
+            probabilities(
+                combined_score(global_, local, alpha),
+                findings,
+                *self.spec.calibration.of(findings, self.spec.findings),
+            ),
             *finding_scores(global_, findings),
             *finding_scores(local, findings),
             np.stack([attention[:, index].mean(1) for index in findings.positive_index], axis=1),

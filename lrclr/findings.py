@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 import unicodedata
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Finding", "FindingSet"]
+__all__ = ["Finding", "FindingSet", "finding_key"]
 
 POSITIVE: Final = ("{}",)
 NEGATIVE: Final = ("no {}",)
@@ -46,6 +47,15 @@ MAX_NAME_CHARACTERS: Final = 200
 FINDING_KEYS: Final = ("name", "positive", "negative")
 FILE_KEYS: Final = ("finding", "positive", "negative")
 EXAMPLE: Final = 'Write [[finding]] and, on the next line, name = "Edema".'
+
+
+@lru_cache(maxsize=4096)
+def finding_key(name: str) -> str:
+    """By what names of findings are compared: case, underscores, hyphens and spaces between words do not count.
+
+    ``pleural_effusion`` in a table of labels is the finding ``Pleural Effusion``.
+    """
+    return " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFC", name).casefold().strip(" _-")))
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ class FindingSet:
     """Findings in the order in which results are given; checked when made.
 
     Attributes:
-        findings: at least one, with names that differ in more than case.
+        findings: at least one, with names that differ in their `finding_key`.
 
     Raises:
         FindingsError: no findings, or two of one name.
@@ -106,7 +116,7 @@ class FindingSet:
             raise FindingsError("there are no findings", fix=EXAMPLE)
         seen: dict[str, str] = {}
         for name in self.names:
-            key = unicodedata.normalize("NFC", name).casefold()
+            key = finding_key(name)
             if key in seen:
                 raise FindingsError(f"two findings are called {seen[key]!r} and {name!r}", fix="Rename one of them.")
             seen[key] = name

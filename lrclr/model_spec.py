@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from lrclr.scoring import ScoreCalibration
+
 if TYPE_CHECKING:
     from lrclr.bundle import Bundle
     from lrclr.checkpoints import Checkpoint
@@ -28,7 +30,7 @@ class ModelSpec:
         patch_size: side of a patch in pixels of the model's input.
         max_batch: most images that the image encoder takes at once.
         alpha: weight of the local score in effect: 0 while the fusion head is not trained.
-        score_scale: factor on a score before the positive/negative softmax.
+        calibration: from scores to probabilities.
         fusion_trained: whether the fusion head was ever tuned.
         kind: what the model is kept as.
         sha256: of the bundle's manifest, or of the checkpoint's weights; "" for a model that was never in a file.
@@ -42,7 +44,7 @@ class ModelSpec:
     patch_size: int
     max_batch: int
     alpha: float
-    score_scale: float
+    calibration: ScoreCalibration
     fusion_trained: bool
     kind: Literal["bundle", "checkpoint", "server"]
     sha256: str
@@ -60,7 +62,7 @@ class ModelSpec:
             patch_size=bundle.patch_size,
             max_batch=manifest.max_batch,
             alpha=float(manifest.scoring["alpha"]),
-            score_scale=float(manifest.scoring["score_scale"]),
+            calibration=ScoreCalibration.from_dict(manifest.scoring),
             fusion_trained=bool(manifest.scoring["fusion_trained"]),
             kind="bundle",
             sha256=bundle.sha256,
@@ -79,7 +81,7 @@ class ModelSpec:
             patch_size=int(config.vision_config.patch_size),
             max_batch=_CHECKPOINT_BATCH,
             alpha=float(config.effective_alpha),
-            score_scale=float(config.score_scale),
+            calibration=ScoreCalibration.from_dict(config.to_dict()),
             fusion_trained=bool(config.fusion_trained),
             kind="checkpoint",
             sha256=checkpoint.sha256,

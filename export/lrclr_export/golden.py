@@ -14,7 +14,7 @@ from lrclr.images import read_image
 from lrclr.model import Regions, rollout_cls_row, select_regions
 from lrclr.preprocess import preprocess_batch
 from lrclr.samples import sample_paths
-from lrclr.scoring import combined_score, global_score, probabilities
+from lrclr.scoring import ScoreCalibration, combined_score, global_score, probabilities
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +80,11 @@ def golden_from_checkpoint(checkpoint: Checkpoint) -> Golden:
         text_tokens=_array(text.tokens * mask.unsqueeze(-1)),
         local_score=_array(local),
         region_attention=_array(attention),
-        probabilities=probabilities(score[:, : len(findings.prompts)], findings, model.config.score_scale),
+        probabilities=probabilities(
+            score[:, : len(findings.prompts)],
+            findings,
+            *ScoreCalibration.from_dict(model.config.to_dict()).of(findings, findings),
+        ),
         task_auroc=np.array(task_auroc(ZeroShotClassifier.from_checkpoint(checkpoint)), np.float32),
     )
 

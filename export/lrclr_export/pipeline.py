@@ -22,6 +22,7 @@ from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import UsageError
 from lrclr.gates import GateResult, Golden, Tolerances, raise_refused, run_gates, task_gate
 from lrclr.model_spec import ModelSpec
+from lrclr.scoring import ScoreCalibration
 from lrclr_export.blame import first_bad_layer
 from lrclr_export.golden import golden_from_checkpoint
 from lrclr_export.graphs import graph_specs
@@ -126,7 +127,7 @@ def export_bundle(
         on_stage("run the gates")
         scoring = {
             "alpha": checkpoint.config.effective_alpha,
-            "score_scale": checkpoint.config.score_scale,
+            **ScoreCalibration.from_dict(checkpoint.config.to_dict()).to_dict(),
             "fusion_trained": checkpoint.config.fusion_trained,
         }
         histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}

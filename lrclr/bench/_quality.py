@@ -14,6 +14,7 @@ from lrclr.errors import UsageError
 from lrclr.evaluation._models import is_bundle
 from lrclr.gates import LEAST_AUROC, GateResult, Golden, Tolerances, run_gates, task_auroc_of
 from lrclr.gates._measure import region_gap
+from lrclr.scoring import ScoreCalibration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,7 @@ class Reference:
         name: in words.
         golden: the inputs and the answers.
         findings: whose prompts are the first of `golden`.
-        scoring: ``alpha`` and ``score_scale`` that the answers had.
+        scoring: ``alpha`` and calibration that the answers had.
         tolerances: None for those of the target's precision.
         checkpoint_sha256: of the weights.
     """
@@ -57,7 +58,8 @@ def reference_from(path: str) -> Reference:
     from lrclr_export.golden import golden_from_checkpoint
 
     checkpoint = load_checkpoint(path)
-    scoring = {"alpha": checkpoint.config.effective_alpha, "score_scale": checkpoint.config.score_scale}
+    calibration = ScoreCalibration.from_dict(checkpoint.config.to_dict())
+    scoring = {"alpha": checkpoint.config.effective_alpha, **calibration.to_dict()}
     golden = golden_from_checkpoint(checkpoint)
     return Reference("the checkpoint in torch, fp32", golden, checkpoint.findings, scoring, None, checkpoint.sha256)
 

@@ -16,6 +16,7 @@ from lrclr.evaluation._models import is_bundle, open_checkpoint, open_model
 from lrclr.findings import FindingSet
 from lrclr.model_spec import ModelSpec
 from lrclr.preprocess import PreprocessSpec
+from lrclr.scoring import ScoreCalibration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -177,7 +178,7 @@ def _server(stack: ExitStack, address: str, *, shared: bool) -> Target:
         patch_size=int(told["patch_size"]),
         max_batch=int(told["max_batch"]),
         alpha=float(told["alpha"]),
-        score_scale=float(told["score_scale"]),
+        calibration=ScoreCalibration.from_dict(told),
         fusion_trained=bool(told["fusion_trained"]),
         kind="server",
         sha256=str(told["bundle"]),

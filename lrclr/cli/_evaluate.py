@@ -29,7 +29,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="Rows to judge; test, or the only split.")] = None,
     validation_split: Annotated[
-        str, typer.Option("--validation-split", help="Rows to fit thresholds, alpha and score scale on.")
+        str, typer.Option("--validation-split", help="Rows to fit thresholds, alpha and calibration on.")
     ] = "validation",
     validation: Annotated[Path | None, typer.Option("--validation", help="A manifest of its own to fit on.")] = None,
     against: Annotated[
@@ -46,7 +46,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     threshold: Annotated[
         str | None, typer.Option("--threshold", help="Chosen on validation by f1, mcc or youden.")
     ] = None,
-    bootstrap: Annotated[int, typer.Option("--bootstrap", help="Resamples of the intervals.")] = 1000,
+    bootstrap: Annotated[
+        int, typer.Option("--bootstrap", help="Resamples of the intervals of all figures but AUROCs.")
+    ] = 1000,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the resamples.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images encoded at once.")] = 8,
     server: Annotated[
@@ -55,25 +57,33 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine; one a core.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse bad rows and unreadable images.")] = False,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave out bad rows and unreadable images, instead of stopping.")
+    ] = False,
     scores: Annotated[Path | None, typer.Option("--scores", help="Write every answer to this .npz.")] = None,
     keep: Annotated[
-        bool, typer.Option("--store", help="Write the fitted alpha and score scale into the model.")
+        bool, typer.Option("--store", help="Write the fitted alpha and calibration into the model.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Judge a model on labelled images: AUROC, calibration, and where it looks, with intervals.
 
-    An image that cannot be read is reported and does not stop the rest; the exit code is then 1.
+    MANIFEST has a column image, and for each finding a column of its name or label:NAME with 1, 0, -1 (uncertain) or
+    nothing. Columns split, patient, report and frame are optional. Where a finding is: boxes, JSON such as {"Edema":
+    [[left, top, right, bottom]]} in pixels of the image; mask:NAME, a grey image whose pixels above 0 are the finding;
+    or mask, an 8-bit image whose bit k is the k-th finding.
+
+    A row that cannot be used, or an image that cannot be read, stops the evaluation with exit code 1.
     """
     members = [model, *(ensemble or [])]
-    _check_files(scores, against, members, keep=keep, preset=preset)
+    _check_files(scores, against, members, keep=keep, preset=preset, findings=findings)
     require_evaluate()
     from lrclr.datasets import read_manifest
     from lrclr.evaluation import EvaluationOptions, save_scores, store
     from lrclr.evaluation._models import is_bundle, is_scores
     from lrclr.evaluation._store import check_storable
     from lrclr.findings import FindingSet
+    from lrclr.scoring import ScoreCalibration
 
     if not all(is_bundle(path) or is_scores(path) for path in (*members, *([against] if against else []))):
         require_torch()
@@ -84,13 +94,15 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         preset=preset,
         alpha=alpha,
         threshold=threshold,
+        use_fitted=keep,
         resamples=bootstrap,
         seed=seed,
         batch_size=batch_size,
-        strict=strict,
+        skip_bad_rows=skip_bad_rows,
     )
-    data = read_manifest(manifest, strict=strict)
-    fitting = read_manifest(validation, strict=strict) if validation is not None else None
+    names = _findings_of(model, options)
+    data = read_manifest(manifest, findings=names)
+    fitting = read_manifest(validation, findings=names) if validation is not None else None
     if keep:
         check_storable(model)
         if fitting is None and not data.split(validation_split):
@@ -99,6 +111,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise UsageError("--server needs one bundle, and excludes --ensemble and --store", why="it serves one bundle")
     runner = {"engine": engine, "provider": provider, "threads": threads}
     judged = _judged(members, data, fitting, options, server=server, **runner)
+    if keep and judged.evaluation.score_scale is None and not judged.evaluation.finding_calibration:
+        raise LrclrError("no fit is stored, and the model is unchanged", why=judged.evaluation.not_calibrated[""])
     comparison = None
     if against is not None:
         comparison = _compared(judged, against, data, fitting, options, **runner)
@@ -117,19 +131,27 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         examples = _examples(judged, model, preset, server=server, **runner)
         save_reports(output, evaluation, comparison, examples)
     if keep:
-        scale = evaluation.score_scale
-        if scale is None:
-            raise LrclrError("there is nothing to store", why="no finding has both classes on validation")
-        store(model, alpha=evaluation.alpha if judged.scores.fusion_trained else None, score_scale=scale)
-        note(f"{model}: stored the fitted values")
+        present = ScoreCalibration.from_dict(judged.scores.models[0].info)
+        scale, bias = evaluation.score_scale, evaluation.score_bias
+        store(
+            model,
+            alpha=evaluation.alpha if judged.scores.fusion_trained else None,
+            score_scale=present.scale if scale is None else scale,
+            score_bias=present.bias if bias is None else bias,
+            finding_calibration=evaluation.finding_calibration,
+        )
+        note(f"{model}: stored the fitted values; the thresholds above are for them")
     _notes(judged, data, output)
-    failures = judged.scores.failures
-    if failures:
-        raise LrclrError(f"{len(failures)} of {len(failures) + len(judged.scores)} images could not be read")
 
 
 def _check_files(
-    scores: Path | None, against: Path | None, members: Sequence[Path], *, keep: bool, preset: str | None
+    scores: Path | None,
+    against: Path | None,
+    members: Sequence[Path],
+    *,
+    keep: bool,
+    preset: str | None,
+    findings: Path | None,
 ) -> None:
     if scores is not None and scores.suffix != ".npz":
         raise UsageError(f"{scores} is no place for scores", fix="End the name in .npz.")
@@ -137,10 +159,25 @@ def _check_files(
         raise UsageError(f"there is no folder for {scores}")
     if against is not None and not against.exists():
         raise UsageError(f"there is no model or file of scores at {against}")
-    if keep and (preset is not None or len(members) > 1):
+    if keep and (preset is not None or findings is not None or len(members) > 1):
         raise UsageError(
-            "--store goes with neither --preset nor --ensemble", why="what is fitted then is not one model's own"
+            "--store goes with neither --preset nor --findings nor --ensemble",
+            why="what is fitted then is not one model's own",
         )
+
+
+def _findings_of(model: Path, options: EvaluationOptions) -> tuple[str, ...]:
+    """Names of the findings that will be asked for, as far as they are known before the model is opened."""
+    from lrclr.bundle import FINDINGS
+    from lrclr.evaluation._presets import preset_named
+    from lrclr.findings import FindingSet
+
+    preset = preset_named(options.preset)
+    asked = options.findings or (preset.findings if preset else None)
+    if asked is None and (model / FINDINGS).is_file():
+        # Bundles and LRCLR's own checkpoints have it.
+        asked = FindingSet.load(model / FINDINGS)
+    return asked.names if asked else ()
 
 
 def _judged(
@@ -181,11 +218,11 @@ def _compared(
     from lrclr.evaluation._models import is_scores
 
     other = load_scores(against) if is_scores(against) else _judged([against], data, fitting, options, **engine).scores
-    return compare(judged.scores, other, judged.selection.rows, resamples=options.resamples, seed=options.seed)
+    return compare(judged.scores, other, judged.selection.rows)
 
 
 def _print(evaluation: Evaluation, comparison: Comparison | None) -> None:
-    from lrclr.evaluation._markdown import shown
+    from lrclr.evaluation._markdown import COMPARED, shown
 
     places = {each.name: each for each in evaluation.grounding}
     table = Table(title=f"{evaluation.model['kind']}, alpha {evaluation.alpha:g}", title_justify="left")
@@ -214,11 +251,13 @@ def _print(evaluation: Evaluation, comparison: Comparison | None) -> None:
     if comparison is None:
         return
     table = Table(title="Against the other model, paired", title_justify="left")
-    for column in ("finding", "figure", "this", "other", "difference"):
-        table.add_column(column, justify="left" if column in ("finding", "figure") else "right")
+    for column in ("finding", "figure", "this", "other", "difference", "p, Holm", "shown"):
+        table.add_column(column, justify="left" if column in ("finding", "figure", "shown") else "right")
     for one in comparison.differences:
-        table.add_row(one.name, one.figure, shown(one.value), shown(one.against), shown(one.difference, 4))
+        figures = (shown(one.value), shown(one.against), shown(one.difference, 4), shown(one.p_family))
+        table.add_row(one.name, one.figure, *figures, one.verdict)
     out().print(table)
+    note(COMPARED)
 
 
 def _examples(judged: Judged, path: Path, preset: str | None, **engine: Any) -> list[Example]:
@@ -236,19 +275,23 @@ def _examples(judged: Judged, path: Path, preset: str | None, **engine: Any) -> 
     return gallery(
         classifier,
         [rows[line] for line in scores.line.tolist()],
-        scores.probability(scores.alpha, scores.score_scale),
+        scores.probability(scores.alpha),
         scores.labels,
         judged.selection.findings,
     )
 
 
 def _notes(judged: Judged, data: DataManifest, output: Path | None) -> None:
+    from lrclr.evaluation._markdown import calibration_rows, refusals
+
     evaluation = judged.evaluation
     if data.problems:
         first = data.problems[0]
         note(f"{len(data.problems)} rows of the manifest were left out; line {first.line}: {first.text}")
     for line, reason in judged.scores.failures:
         complain(f"line {line}: {reason}")
+    if judged.selection.not_asked:
+        note(f"not among the model's findings, and not judged: {', '.join(judged.selection.not_asked)}")
     if judged.selection.not_labelled:
         note(f"the manifest has no labels of {', '.join(judged.selection.not_labelled)}")
     for name, count in evaluation.settings["resamples_without_a_class"].items():
@@ -256,9 +299,12 @@ def _notes(judged: Judged, data: DataManifest, output: Path | None) -> None:
     if not evaluation.model["fusion_trained"]:
         note("the fusion head was never trained: alpha = 0, and region attention means nothing")
     if "validation" not in evaluation.data:
-        note("there are no validation images: no threshold and no score scale were fitted")
-    elif evaluation.score_scale is not None:
-        note(f"fitted on validation: score scale {evaluation.score_scale:g}")
+        note("there are no validation images: no threshold and no calibration were fitted")
+    else:
+        for name, scale, bias in calibration_rows(evaluation):
+            note(f"fitted on validation, {name}: scale {scale}, bias {bias}")
+        for text in refusals(evaluation):
+            note(f"not fitted: {text}")
     if output is not None:
         note(f"reports are in {output}")
     note(RESEARCH_ONLY)

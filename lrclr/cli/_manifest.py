@@ -42,8 +42,8 @@ def manifest(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = None,
     masks: Annotated[Path | None, typer.Option("--masks", help="chexlocalize: folder to write masks to.")] = None,
     all_views: Annotated[bool, typer.Option("--all-views", help="Lateral images too.")] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse the data set if anything has to be left out.")
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave out and count what cannot be used, instead of stopping.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a manifest, or masks, that are there.")
@@ -51,7 +51,8 @@ def manifest(  # noqa: PLR0913, PLR0917 - one parameter an option
 ) -> None:
     """Write the manifest of a public data set that you hold: images, reports, labels, splits and masks.
 
-    What cannot be used is left out and counted, unless --strict is given.
+    Nothing is written, and the exit code is 1, if a row cannot be used or its image is missing. Masks are written for
+    chexlocalize: a PNG a finding, in pixels of the image, above 0 where the finding is, in the column mask:FINDING.
     """
     if kind not in _FORMATS:
         raise UsageError(f"there is no format {kind!r}", fix=f"Choose one of {', '.join(_FORMATS)}.")
@@ -63,7 +64,7 @@ def manifest(  # noqa: PLR0913, PLR0917 - one parameter an option
     for name in sorted(name for name, value in given.items() if value is not None and name not in _OPTIONS[kind]):
         raise UsageError(f"{kind} has no use for --{name}")
     from lrclr.datasets import write_manifest
-    from lrclr.datasets._manifest import check_format, raise_bad_rows
+    from lrclr.datasets._manifest import SKIP, check_format, raise_bad_rows
 
     check_format(output)
     if output.exists() and not overwrite:
@@ -93,10 +94,12 @@ def manifest(  # noqa: PLR0913, PLR0917 - one parameter an option
 
             imported = import_chexlocalize(
                 sources, _needed(images, kind, "images"), _needed(masks, kind, "masks"),
-                all_views=all_views, overwrite=overwrite, strict=strict,
+                all_views=all_views, overwrite=overwrite, skip_bad_rows=skip_bad_rows,
             )  # fmt: skip
-        if strict:
-            raise_bad_rows(", ".join(str(source) for source in sources), imported.problems, len(imported.rows))
+        if not skip_bad_rows:
+            raise_bad_rows(
+                ", ".join(str(source) for source in sources), imported.problems, len(imported.rows), fix=SKIP
+            )
         if not imported.rows:
             raise UsageError(
                 f"nothing in {', '.join(str(source) for source in sources)} can be used",

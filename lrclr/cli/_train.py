@@ -79,11 +79,16 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = 0,
     keep: Annotated[int, typer.Option("--keep", help="Resumable states to keep.")] = 2,
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder for decoded images; in the run's own.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at a bad row instead of leaving it out.")] = False,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave out bad rows and unreadable images, instead of stopping.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder, if any.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
 ) -> None:
     """Tune a checkpoint on images and their reports.
+
+    MANIFEST has the columns that `lrclr evaluate --help` describes; a row needs a report or a label. A row that cannot
+    be used, or an image that cannot be read, stops the command with exit code 1.
 
     Several GPUs: torchrun --nproc-per-node N -m lrclr train … with the same options. A run that was stopped goes on
     with --resume and ends with the same weights as one that was not.
@@ -121,11 +126,11 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
         alpha=alpha,
     )
     with _first_speaks():
-        data = read_manifest(manifest, strict=strict)
-        judged = read_manifest(validation, strict=strict) if validation is not None else None
         loaded = load_checkpoint(base, preprocess=preprocess)
         if findings is not None:
             loaded = replace(loaded, findings=FindingSet.load(findings))
+        data = read_manifest(manifest, findings=loaded.findings.names)
+        judged = read_manifest(validation, findings=loaded.findings.names) if validation is not None else None
         with _shown(settings) as listener:
             result = tune(
                 loaded,
@@ -134,7 +139,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
                 settings,
                 validation=judged,
                 cache=cache,
-                strict=strict,
+                skip_bad_rows=skip_bad_rows,
                 resume=resume,
                 overwrite=overwrite,
                 listener=listener,

@@ -80,7 +80,6 @@ class PixelCache:
         workers: int | None = None,
         on_progress: Callable[[int, int, float], None] | None = None,
         on_note: Callable[[str], None] | None = None,
-        strict: bool = False,
     ) -> PixelCache:
         """Open the cache of these rows, or decode them into a new one if there is none or a stale one.
 
@@ -91,11 +90,10 @@ class PixelCache:
             workers: threads that decode; ``None`` for one a core.
             on_progress: told images done, images in all, and images a second.
             on_note: told in words when a cache is replaced, and why.
-            strict: raise at the first image that cannot be read, instead of leaving it out.
 
         Raises:
             UsageError: there are no rows, or the folder holds something else.
-            ImageError: no image at all, or with `strict` one image, cannot be read.
+            ImageError: no image can be read; single ones are among the cache's `read_errors`.
             MissingExtraError: an image is DICOM, and what reads it is not installed.
             LrclrError: the disk is too small or not writable.
         """
@@ -108,14 +106,8 @@ class PixelCache:
                 if on_note is not None:
                     on_note(f"{error.what}, because {error.why}; it is built anew" if error.why else error.what)
             else:
-                if strict and cache.read_errors:
-                    problem = cache.read_errors[0]
-                    raise LrclrError(
-                        f"line {problem.line}: {problem.text}",
-                        why=f"{len(cache.read_errors)} of {len(rows)} images cannot be read",
-                    )
                 return cache
-        write_cache(rows, spec, folder, key, workers=workers, on_progress=on_progress, strict=strict)
+        write_cache(rows, spec, folder, key, workers=workers, on_progress=on_progress)
         return cls(folder, key)
 
     def __len__(self) -> int:

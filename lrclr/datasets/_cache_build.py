@@ -17,6 +17,7 @@ import numpy as np
 import PIL
 
 from lrclr._files import replace_directory, sha256_of
+from lrclr.datasets._rows import without_name
 from lrclr.errors import ImageError, LrclrError, MissingExtraError, UsageError
 from lrclr.images import read_image
 from lrclr.preprocess import to_canvas
@@ -70,7 +71,6 @@ def write_cache(
     *,
     workers: int | None,
     on_progress: Callable[[int, int, float], None] | None,
-    strict: bool,
 ) -> None:
     """Decode all rows into `folder`, which is replaced when the last one is done.
 
@@ -93,10 +93,7 @@ def write_cache(
                     entries.append((position, offset, *decoded.size, canvas.size // (side * side)))
                     offset += file.write(np.ascontiguousarray(canvas).data)
                 else:
-                    problem = _reason(rows[position], decoded)
-                    if strict:
-                        raise ImageError(f"line {rows[position].line}: {problem}")
-                    problems.append((rows[position].line, problem))
+                    problems.append((rows[position].line, without_name(decoded, rows[position].image)))
                 shown.advance()
         if not entries:
             raise ImageError(f"none of {len(rows)} images can be read", why=f"line {problems[0][0]}: {problems[0][1]}")
@@ -177,8 +174,3 @@ def _decode(rows: Sequence[Row], spec: PreprocessSpec) -> list[_Decoded | LrclrE
             canvas = canvas[..., 0]
         results.append(_Decoded(canvas, (image.shape[0], image.shape[1])))
     return results
-
-
-def _reason(row: Row, error: LrclrError) -> str:
-    """An error's text without the place of the file, which may be named after a patient."""
-    return str(error).replace(repr(os.fspath(row.image)), "the image").replace(os.fspath(row.image), "the image")

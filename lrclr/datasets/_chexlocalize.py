@@ -15,7 +15,7 @@ from lrclr.datasets._cells import BadRowError
 from lrclr.datasets._chexpert import chexpert_places
 from lrclr.datasets._imported import Imported, existing, require_folder
 from lrclr.datasets._lines import check_regular
-from lrclr.datasets._manifest import raise_bad_rows
+from lrclr.datasets._manifest import SKIP, raise_bad_rows
 from lrclr.datasets._rle import decode_rle
 from lrclr.datasets._rows import ABSENT, PRESENT, Row, RowProblem
 from lrclr.errors import UsageError
@@ -39,7 +39,7 @@ def import_chexlocalize(
     *,
     all_views: bool = False,
     overwrite: bool = False,
-    strict: bool = False,
+    skip_bad_rows: bool = False,
 ) -> Imported:
     """Rows of CheXlocalize: one an image, with a mask a finding; a finding with an empty mask is absent.
 
@@ -49,7 +49,7 @@ def import_chexlocalize(
         masks: folder to write the masks to, as PNG; written whole or not at all.
         all_views: take lateral images too.
         overwrite: whether a folder of masks that is there may be replaced.
-        strict: refuse the data set, and write no masks, if anything has to be left out.
+        skip_bad_rows: leave out what cannot be used; otherwise the data set is refused then, and no masks are written.
 
     Raises:
         UsageError: a source cannot be read or is no segmentation, or `masks` may not be written.
@@ -81,8 +81,8 @@ def import_chexlocalize(
                 findings.update(dict.fromkeys(labels))
                 located = {name: (folder / key / mask, None) for name, mask in kept.items()}
                 rows.append(Row(number, file, None, labels, split, match[1], masks=located))
-        if strict:
-            raise_bad_rows(", ".join(str(source) for source in sources), problems, len(rows))
+        if not skip_bad_rows:
+            raise_bad_rows(", ".join(str(source) for source in sources), problems, len(rows), fix=SKIP)
     notes = [f"{laterals} lateral images left out"] if laterals else []
     return Imported(rows, tuple(findings), problems, notes)
 

@@ -13,21 +13,28 @@ from lrclr.datasets._cells import BadRowError
 from lrclr.datasets._lines import check_regular, csv_rows, text_lines
 from lrclr.datasets._row_readers import CsvRows, JsonRows
 from lrclr.datasets._rows import DataManifest, Row, RowProblem
-from lrclr.errors import UsageError
+from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from lrclr.datasets._row_readers import RowReader
 
-__all__ = ["JSON_SUFFIXES", "check_format", "raise_bad_rows", "read_manifest"]
+__all__ = ["JSON_SUFFIXES", "SKIP", "check_format", "raise_bad_rows", "read_manifest"]
 
 JSON_SUFFIXES: Final = frozenset({".jsonl", ".ndjson"})
 _CHUNK: Final = 2**20
+_SHOWN: Final = 3
+SKIP: Final = "Correct them, or leave them out with --skip-bad-rows."
 
 
 def read_manifest(
-    path: str | os.PathLike[str], *, strict: bool = False, need_report: bool = False, check_images: bool = True
+    path: str | os.PathLike[str],
+    *,
+    findings: Collection[str] = (),
+    strict: bool = False,
+    need_report: bool = False,
+    check_images: bool = True,
 ) -> DataManifest:
     """Read a manifest: ``.csv`` with a header, or ``.jsonl``/``.ndjson`` with one object a line.
 
@@ -39,12 +46,17 @@ def read_manifest(
     - ``mask:FINDING``: an image in which every value above 0 is that finding; ``name.png#bit3`` for one bit of it.
     - ``boxes``: JSON, ``{"Finding": [[left, top, right, bottom], ...]}`` in pixels of the image.
     - ``findings``: names of those that are present, separated by ``;``.
-    - every other column is a finding: 1 present, 0 absent, -1 uncertain, empty or NaN not stated.
+    - a finding's name, or ``label:NAME``: 1 present, 0 absent, -1 uncertain, empty or NaN not stated. Without the
+      prefix the name must be one of `findings` or of a public data set; case, ``_`` and ``-`` do not count. Any other
+      column is refused if it holds anything but labels or is close to one of the names above; otherwise it is among the
+      result's `unknown`, which commands refuse (`check_columns`).
 
-    JSON lines have the same keys, with ``labels`` and ``masks`` as objects by finding and ``findings`` as a list.
+    JSON lines have the same keys, with ``labels`` and ``masks`` as objects by finding and ``findings`` as a list. A key
+    that is not known is refused.
 
     Args:
         path: the manifest.
+        findings: names of the model's findings.
         strict: refuse a manifest with a bad row, instead of leaving the row out.
         need_report: whether a row without a report is a bad one.
         check_images: whether the files must be there.
@@ -54,8 +66,9 @@ def read_manifest(
         ``findings``, masks or boxes. Paths are absolute, or as absolute as the manifest has them.
 
     Raises:
-        UsageError: it cannot be read, is no manifest, has no usable row, has one patient in several splits, or has
-            a bad row while `strict`.
+        UsageError: it cannot be read, is no manifest, has a column or key that is not known, has no usable row, or has
+            one patient in several splits.
+        LrclrError: it has a bad row while `strict`.
     """
     path = Path(path)
     check_format(path)
@@ -68,9 +81,9 @@ def read_manifest(
     problems: list[RowProblem] = []
     with text_lines(path) as lines:
         reader: RowReader = (
-            JsonRows(folder, lines)
+            JsonRows(path, folder, lines)
             if path.suffix.lower() in JSON_SUFFIXES
-            else CsvRows(path, folder, csv_rows(lines, path))
+            else CsvRows(path, folder, csv_rows(lines, path), findings)
         )
         for line, row in reader.rows():
             problem = str(row) if isinstance(row, BadRowError) else checks.problem(row)
@@ -88,7 +101,7 @@ def read_manifest(
             why=f"all {len(problems)} are bad; the first stands in line {problems[0].line}: {problems[0].text}",
         )
     _check_leak(path, rows)
-    return DataManifest(path, tuple(rows), reader.findings, tuple(problems), digest)
+    return DataManifest(path, tuple(rows), reader.findings, tuple(problems), digest, reader.unknown)
 
 
 def check_format(path: Path) -> None:
@@ -101,16 +114,23 @@ def check_format(path: Path) -> None:
         raise UsageError(f"{path} is of no known format", fix="The name of a manifest ends in .csv, .jsonl or .ndjson.")
 
 
-def raise_bad_rows(source: str, problems: Sequence[RowProblem], good: int) -> None:
+def raise_bad_rows(source: str, problems: Sequence[RowProblem], good: int, *, fix: str | None = None) -> None:
     """Refuse a source with bad rows.
 
+    Args:
+        source: what it is called.
+        problems: its bad rows.
+        good: how many others it has.
+        fix: what the caller can do beside correcting them.
+
     Raises:
-        UsageError: there are any; it names the first one's line and their number.
+        LrclrError: there are bad rows; it tells their number, and line and reason of the first ones.
     """
     if problems:
-        raise UsageError(
-            f"{source} line {problems[0].line}: {problems[0].text}",
-            why=f"{len(problems)} of {len(problems) + good} rows are bad",
+        first = "; ".join(f"line {problem.line}: {problem.text}" for problem in problems[:_SHOWN])
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise LrclrError(
+            f"{len(problems)} of {len(problems) + good} rows of {source} are bad", why=f"{first}{more}", fix=fix
         )
 
 

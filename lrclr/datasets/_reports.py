@@ -1,7 +1,12 @@
-"""Radiology reports: their sections, and the marks that de-identification left in them."""
+"""Radiology reports: their sections, and the marks that de-identification left in them.
+
+The sections of MIMIC-CXR follow the rules by which its authors section the reports before labelling them:
+``txt/section_parser.py`` and ``txt/create_section_files.py`` in https://github.com/MIT-LCP/mimic-cxr.
+"""
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
@@ -12,16 +17,44 @@ __all__ = ["Section", "SectionText", "choose_section", "mimic_sections", "withou
 
 Section = Literal["impression", "findings", "both"]
 
-# "FINDINGS:" in capitals whatever it says, and the usual names in any case; the bounds keep matching linear.
-_HEADER: Final = re.compile(
-    r"^[ \t]{0,80}(?P<name>[A-Z][A-Z0-9 ,/&()'-]{2,60}?|(?i:findings?|impressions?|conclusions?|indications?"
-    r"|comparisons?|techniques?|history|examination|recommendations?|notification|addendum|wet read"
-    r"|clinical [a-z ]{1,40})(?i: and impressions?)?)[ \t]{0,20}(?::|(?<=IMPRESSION)[ \t]*$|(?<=FINDINGS)[ \t]*$)",
+# A heading in capitals, or a usual name in any case; the bounds keep matching linear.
+_CAPITALS: Final = re.compile(
+    r"^[ \t]{0,80}(?P<name>[A-Z][A-Z0-9 ,/&()'-]{2,60}?)[ \t]{0,20}"
+    r"(?::(?=\s|\Z)|(?<=IMPRESSION)[ \t]*$|(?<=FINDINGS)[ \t]*$)",
     re.MULTILINE,
 )
+_ANY_CASE: Final = re.compile(
+    r"^[ \t]{0,80}(?P<name>(?i:findings?|impressions?|conclusions?|indications?|comparisons?|techniques?|history"
+    r"|examination|recommendations?|notification|addendum|wet read|clinical [a-z ]{1,40})(?i: and impressions?)?)"
+    r"[ \t]{0,20}:",
+    re.MULTILINE,
+)
+# A heading that describes the study instead of naming a section: its text is the findings.
+_STUDY: Final = re.compile(
+    r"chest|portable|(?:pa|ap|lateral) and (?:pa|ap|lat)|frontal (?:and|view|upright|semi-upright)|bone window|ribs"
+    r"|(?:pa|ap|one|lateral) view|(?:two|2) views"
+)
+# The first of these that occurs in a heading decides its section.
+_WORDS: Final = (
+    *(("reason for", "indication"), ("indication", "indication"), ("technique", "technique")),
+    *(("impression", "impression"), ("conclusion", "impression"), ("finding", "findings"), ("history", "history")),
+    *(("pfi", "history"), ("comparison", "comparison"), ("addendum", "addendum"), ("recommendation", "notification")),
+    *(("notification", "notification"), ("wet read", "wet read"), ("wetread", "wet read")),
+)
+_SPELT: Final = ("impression", "findings", "comparison", "indication")
+_SIMILAR: Final = 0.8
+# A paragraph that only tells who was informed: "Dr. ___ was notified by telephone."
+_NOTICE: Final = re.compile(
+    r"(?i)(?:(?:these|the|above|critical|important) ){0,2}(?:(?:findings?|results?) (?:was|were|have been) "
+    r"(?:discussed|communicated|conveyed|reported|telephoned|called|paged)\b"
+    r"|(?:dr|nurse|physician|(?:primary |surgical |clinical |referring )?(?:team|service|physician|clinician))\b"
+    r".{0,60}\b(?:notified|informed|paged|called|aware)\b)"
+)
+_BLANK_LINE: Final = re.compile(r"\n[ \t\r]*\n")
 _MARK: Final = "XXX"
 _TWICE: Final = re.compile(r"[.,;:](?:\s*[.,;:])+")
 _BEFORE: Final = re.compile(r"\s+(?=[.,;:)])")
+_FREE, _UNDER_COMPARISON = "free paragraphs", "text under COMPARISON"
 
 
 class SectionText(NamedTuple):
@@ -32,29 +65,78 @@ class SectionText(NamedTuple):
 
 
 def mimic_sections(report: str) -> dict[str, str]:
-    """The texts of a MIMIC-CXR report: ``impression`` and ``findings`` where they are, and ``last paragraph``.
+    """The sections of a MIMIC-CXR report that describe the images.
 
-    Of a section that stands there twice, as after an addendum, the last one with a text counts.
+    A heading stands at the beginning of a line, in capitals, before a colon. Headings that describe the study, such as
+    ``PORTABLE CHEST:`` or ``CHEST, TWO VIEWS:``, count as ``FINDINGS:``; one on the line after a heading without text
+    belongs to that section's text. Of a section that occurs twice, the last one with a text counts. A report that has
+    neither findings nor impression is described by what follows the first paragraph of its last section, for example
+    after ``REASON FOR EXAMINATION:``; or else, as a last resort, under ``COMPARISON:``. Notifications and
+    recommendations are never taken for a description, with a heading or without one.
+
+    Beyond the published rules, usual headings in lower case are read where none in capitals names findings or an
+    impression, and headings may hold digits and lack the indentation.
+
+    Returns:
+        ``impression`` and ``findings``, as far as the report has them; otherwise ``free paragraphs`` or
+        ``text under COMPARISON``, or nothing.
     """
-    sections: dict[str, str] = {}
-    headers = list(_HEADER.finditer(report))
-    for number, header in enumerate(headers):
-        end = headers[number + 1].start() if number + 1 < len(headers) else len(report)
-        name = header["name"].lower()
-        kind = "impression" if "impression" in name or "conclusion" in name else "findings" if "finding" in name else ""
-        text = without_underscores(report[header.end() : end])
-        if kind and text:
-            sections[kind] = text
-    paragraphs = [text for part in re.split(r"\n[ \t]*\n", report) if (text := without_underscores(part))]
-    if paragraphs:
-        sections["last paragraph"] = paragraphs[-1]
-    return sections
+    report = report.replace("\r\n", "\n")
+    for pattern in (_CAPITALS, _ANY_CASE):
+        parts = _parts(report, pattern)
+        found = {name: text for name, part in parts if (text := without_underscores(part))}
+        described = {name: found[name] for name in ("impression", "findings") if name in found}
+        if described:
+            return described
+    parts = [part for part in _parts(report, _CAPITALS) if part[0] != "notification"]
+    free = _BLANK_LINE.split(parts[-1][1], maxsplit=1) if parts else []
+    if len(free) > 1 and (text := without_underscores(free[1])) and not _NOTICE.match(text):
+        return {_FREE: text}
+    compared = [text for name, part in parts if name == "comparison" and (text := without_underscores(part))]
+    return {_UNDER_COMPARISON: compared[-1]} if compared else {}
+
+
+def _parts(report: str, pattern: re.Pattern[str]) -> list[tuple[str, str]]:
+    """Section name and text of each part of a report, in order; "" is what precedes the first heading."""
+    parts = []
+    name, start, bare = "", 0, False
+    for heading in pattern.finditer(report):
+        kind = _kind(heading["name"])
+        # What describes the study right after "IMPRESSION:" begins that section's text.
+        begins_text = bare and heading.start() == start + 1 and kind in ("study", "other")
+        bare = False
+        if kind and not begins_text:
+            parts.append((name, report[start : heading.start()]))
+            name, start = "findings" if kind == "study" else kind, heading.end()
+            bare = report.startswith("\n", start)
+    parts.append((name, report[start:]))
+    return parts
+
+
+def _kind(heading: str) -> str:
+    """Which section a heading opens; "" if it is none."""
+    text = " ".join(heading.lower().split())
+    for word, section in _WORDS:
+        if word in text:
+            return section
+    if _STUDY.search(text):
+        return "study"
+    if text.startswith(("exam", "type of exam")):
+        return "examination"
+    if text.isalpha() and 6 <= len(text) <= 14:
+        # "IMPRESSOIN" and "FINIDNGS" are in the published reports.
+        near = difflib.get_close_matches(text, _SPELT, n=1, cutoff=_SIMILAR)
+        if near:
+            return near[0]
+    # "L4: compression" begins no section.
+    return "" if any(character.isdigit() for character in text) else "other"
 
 
 def choose_section(sections: Mapping[str, str], section: Section) -> SectionText | None:
     """The wanted text, or the best that there is; ``None`` where there is none.
 
-    ``impression`` falls back to the findings, ``findings`` to the impression, and everything to the last paragraph.
+    ``impression`` falls back to the findings, ``findings`` to the impression, and everything to what `mimic_sections`
+    found without headings.
     """
     if section == "both":
         texts = [sections[name] for name in ("findings", "impression") if name in sections]
@@ -62,7 +144,7 @@ def choose_section(sections: Mapping[str, str], section: Section) -> SectionText
             names = [name for name in ("findings", "impression") if name in sections]
             return SectionText(" ".join(dict.fromkeys(texts)), " and ".join(names))
     order = ("findings", "impression") if section == "findings" else ("impression", "findings")
-    for name in (*order, "last paragraph"):
+    for name in (*order, _FREE, _UNDER_COMPARISON):
         if name in sections:
             return SectionText(sections[name], name)
     return None

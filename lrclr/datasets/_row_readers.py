@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lrclr.datasets._cells import BadRowError, boxes_of, boxes_of_cell, frame_of, label_of, mask_of, parse_json
+from lrclr.datasets._columns import DECLARED, KNOWN_FINDINGS, RESERVED, is_known, nearest, unknown_column
 from lrclr.datasets._rows import PRESENT, Box, Row
 from lrclr.errors import UsageError
+from lrclr.findings import finding_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
-__all__ = ["FINDING_MASK", "MASK_BITS", "RESERVED", "CsvRows", "JsonRows", "RowReader"]
+__all__ = ["FINDING_MASK", "MASK_BITS", "CsvRows", "JsonRows", "RowReader"]
 
-RESERVED: Final = ("image", "report", "split", "patient", "frame", "mask", "boxes", "findings")
 FINDING_MASK: Final = "mask:"
 MASK_BITS: Final = 8
 _JSON_KEYS: Final = frozenset({"image", "report", "split", "patient", "frame", "labels", "masks", "boxes", "findings"})
@@ -24,6 +25,9 @@ _Masks = dict[str, tuple[Path, int | None]]
 
 class RowReader(Protocol):
     """Makes rows of one manifest, and knows the findings that it has seen."""
+
+    unknown: tuple[str, ...]
+    """Label columns whose names are neither declared nor known."""
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -36,12 +40,21 @@ class RowReader(Protocol):
 class CsvRows:
     """Rows of a CSV manifest.
 
+    Args:
+        path: the file.
+        folder: that images are relative to.
+        numbered: its rows with their lines.
+        findings: names of findings beside those of public data sets.
+
     Raises:
-        UsageError: the header is not that of a manifest.
+        UsageError: the header is not that of a manifest; or, from `rows`, a column that is not known holds anything but
+            labels.
     """
 
-    def __init__(self, path: Path, folder: Path, numbered: Iterator[tuple[int, list[str]]]) -> None:
-        self._folder, self._numbered = folder, numbered
+    def __init__(
+        self, path: Path, folder: Path, numbered: Iterator[tuple[int, list[str]]], findings: Collection[str] = ()
+    ) -> None:
+        self._path, self._folder, self._numbered = path, folder, numbered
         header = next(numbered, None)
         if header is None:
             raise UsageError(f"{path} is empty", fix="A manifest begins with a line of column names.")
@@ -54,14 +67,17 @@ class CsvRows:
             for position, name in enumerate(names)
             if name.startswith(FINDING_MASK)
         ]
-        labels = [name for name in names if name not in RESERVED and not name.startswith(FINDING_MASK)]
+        columns = [name for name in names if name not in RESERVED and not name.startswith(FINDING_MASK)]
+        labels = [name.removeprefix(DECLARED).strip() for name in columns]
+        self.unknown = tuple(name for name in columns if not name.startswith(DECLARED) and not is_known(name, findings))
+        _check_labels(path, labels, self.unknown)
         if "mask" in self._at and len(labels) > MASK_BITS:
             raise UsageError(
                 f"{path} has a column 'mask' and {len(labels)} columns of findings",
                 why=f"a mask's pixels have {MASK_BITS} bits, one a finding",
                 fix=f"Use columns {FINDING_MASK}FINDING instead.",
             )
-        self._labels = [(names.index(name), name) for name in labels]
+        self._labels = [(names.index(column), name) for column, name in zip(columns, labels, strict=True)]
         self._bits = list(enumerate(labels))
         self._seen = dict.fromkeys([*labels, *(name for _, name in self._finding_masks)])
 
@@ -89,6 +105,10 @@ class CsvRows:
             try:
                 label = label_of(cells[position].strip())
             except BadRowError as error:
+                if name in self.unknown:
+                    # Whatever the column is, it is no finding: leaving out these rows would be a guess.
+                    why = f"line {line} holds something else there than 1, 0, -1 or nothing"
+                    raise unknown_column(self._path, name, nearest(name, KNOWN_FINDINGS), why) from None
                 raise BadRowError(f"column {name!r} {error}") from None
             if label is not None:
                 labels[name] = label
@@ -113,10 +133,16 @@ class CsvRows:
 
 
 class JsonRows:
-    """Rows of a JSON-lines manifest. Keys that are not known are refused: they could be mistyped ones that matter."""
+    """Rows of a JSON-lines manifest.
 
-    def __init__(self, folder: Path, lines: Iterator[str]) -> None:
-        self._folder, self._lines = folder, lines
+    Raises:
+        UsageError: from `rows`, a key that is not known; it could be a mistyped one that matters.
+    """
+
+    unknown = ()  # what `labels` names is declared
+
+    def __init__(self, path: Path, folder: Path, lines: Iterator[str]) -> None:
+        self._path, self._folder, self._lines = path, folder, lines
         self._seen: dict[str, None] = {}
 
     @property
@@ -135,8 +161,13 @@ class JsonRows:
     def _row(self, line: int, record: object) -> Row:
         if not isinstance(record, dict):
             raise BadRowError("not a JSON object")
-        if record.keys() - _JSON_KEYS:
-            raise BadRowError(f"a key that is none of {', '.join(sorted(_JSON_KEYS))}")
+        for key in sorted(record.keys() - _JSON_KEYS):
+            meant = nearest(key, _JSON_KEYS)
+            raise UsageError(
+                f"{self._path} line {line} has an unknown key{f': did you mean {meant!r}?' if meant else ''}",
+                why=f"the keys are {', '.join(sorted(_JSON_KEYS))}",
+                fix="Rename it, or take it out; findings stand in 'labels'.",
+            )
         labels: dict[str, int] = {}
         stated = _table(record, "labels")
         for name, value in stated.items():
@@ -218,6 +249,19 @@ def _table(record: Mapping[str, Any], key: str) -> dict[str, Any]:
     return table
 
 
+def _check_labels(path: Path, labels: Sequence[str], unknown: Collection[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in labels:
+        key = finding_key(name)
+        if key in seen:
+            raise UsageError(f"{path} has two columns of one finding, {seen[key]!r} and {name!r}", fix="Remove one.")
+        seen[key] = name
+    for name in unknown:
+        meant = nearest(name, RESERVED)
+        if meant is not None:
+            raise unknown_column(path, name, meant, "it is no known finding, and its name is close to another column's")
+
+
 def _check_header(path: Path, names: Sequence[str]) -> None:
     if "image" not in names:
         # Without a header the names would be a patient's data, so they are not shown.
@@ -227,7 +271,7 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
             fix="A manifest begins with a line of column names, separated by commas.",
         )
     for position, name in enumerate(names, start=1):
-        if not name or name == FINDING_MASK:
+        if not name or name in (FINDING_MASK, DECLARED):
             raise UsageError(
                 f"{path}: column {position} has no name", fix="If pandas wrote it: to_csv(..., index=False)."
             )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from lrclr.errors import LrclrError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["ABSENT", "PRESENT", "UNCERTAIN", "Box", "DataManifest", "Row", "RowProblem"]
+__all__ = ["ABSENT", "PRESENT", "UNCERTAIN", "Box", "DataManifest", "Row", "RowProblem", "without_name"]
 
 PRESENT: Final = 1
 ABSENT: Final = 0
@@ -72,6 +75,7 @@ class DataManifest:
         findings: names of the label columns, in order.
         problems: rows that were left out.
         sha256: of the file.
+        unknown: label columns whose names are neither declared nor those of a public data set; see `check_columns`.
     """
 
     path: Path
@@ -79,7 +83,19 @@ class DataManifest:
     findings: tuple[str, ...]
     problems: tuple[RowProblem, ...]
     sha256: str
+    unknown: tuple[str, ...] = ()
 
     def split(self, name: str) -> tuple[Row, ...]:
         """The rows of one split."""
         return tuple(row for row in self.rows if row.split == name)
+
+
+def without_name(error: LrclrError, image: Path) -> str:
+    """The text of an error about an image, without the name of its file, which may be a patient's.
+
+    Errors quote the whole path. Parts of it are not looked for: a file called ``e.png`` would take the letters out of
+    other words.
+    """
+    quoted = repr(os.fspath(image))
+    what, why, fix = (text and text.replace(quoted, "the image") for text in (error.what, error.why, error.fix))
+    return str(LrclrError(what or "", why=why, fix=fix))

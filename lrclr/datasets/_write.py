@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lrclr.datasets._cells import mask_of
+from lrclr.datasets._columns import DECLARED, RESERVED, is_known
 from lrclr.datasets._manifest import JSON_SUFFIXES, check_format
-from lrclr.datasets._row_readers import FINDING_MASK, MASK_BITS, RESERVED
+from lrclr.datasets._row_readers import FINDING_MASK, MASK_BITS
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def _write_csv(file: TextIO, rows: Sequence[Row], findings: Sequence[str], folde
         ("patient", any(row.patient for row in rows)),
         ("frame", any(row.frame is not None for row in rows)),
     ]
-    names = ["image", *(name for name, used in optional if used), *findings]
+    columns = {name: name if is_known(name) else f"{DECLARED}{name}" for name in findings}
+    names = ["image", *(name for name, used in optional if used), *columns.values()]
     names += ["mask"] if shared else [f"{FINDING_MASK}{name}" for name in masked]
     names += ["boxes"] if any(row.boxes for row in rows) else []
     # Both line ends are quoted inside cells only if the rows themselves end in both.
@@ -86,7 +88,7 @@ def _write_csv(file: TextIO, rows: Sequence[Row], findings: Sequence[str], folde
             "split": row.split,
             "patient": row.patient,
             "frame": row.frame,
-            **row.labels,
+            **{columns[name]: label for name, label in row.labels.items()},
             "boxes": json.dumps(_boxes(row), ensure_ascii=False) if row.boxes else "",
         }
         if shared and row.masks:
@@ -153,7 +155,7 @@ def _named(rows: Iterable[Row]) -> Iterator[str]:
 
 def _check_names(rows: Sequence[Row], findings: Sequence[str], *, as_json: bool) -> None:
     for name in findings:
-        reserved = not as_json and (name in RESERVED or name.startswith(FINDING_MASK))
+        reserved = not as_json and (name in RESERVED or name.startswith((FINDING_MASK, DECLARED)))
         if not name.strip() or name != name.strip() or "\0" in name or reserved:
             raise UsageError(f"a finding cannot be called {name!r} in a manifest")
     if len(set(findings)) != len(findings):

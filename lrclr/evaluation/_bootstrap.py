@@ -113,6 +113,10 @@ class Ranking:
         """``[b]``, of weights ``[b, N]``."""
         return self.both(weights)[:, 0]
 
+    def average_precision(self, weights: Floats) -> Floats:
+        """Likewise."""
+        return self.both(weights)[:, 1]
+
     def both(self, weights: Floats) -> Floats:
         """AUROC and average precision ``[b, 2]``; NaN where a class is absent."""
         if len(self._index) == 0:

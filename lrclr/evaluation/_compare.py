@@ -1,4 +1,4 @@
-"""Two models on the same images: the paired bootstrap of their difference."""
+"""Two models on the same images: their paired differences, corrected for how many there are."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lrclr.errors import UsageError
-from lrclr.evaluation._bootstrap import Ranking, Resamples, estimate, mean_of, resampled, share
+from lrclr.evaluation._delong import (
+    LEVEL,
+    auroc_interval,
+    holm,
+    independent_difference,
+    mean_influence,
+    paired_difference,
+    placements,
+)
 from lrclr.evaluation._grounding import located
-from lrclr.evaluation._metrics import auroc
+from lrclr.evaluation._result import Estimate
+from lrclr.findings import finding_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,11 +27,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.datasets import Row
-    from lrclr.evaluation._bootstrap import Statistic
-    from lrclr.evaluation._result import Estimate
     from lrclr.evaluation._scores import Scores
 
 __all__ = ["Comparison", "Difference", "compare"]
+
+Verdict = Literal["higher", "lower", "no difference shown", "not defined"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +44,12 @@ class Difference:
         images: that it is taken from.
         value: of the model that was evaluated; ``None`` where it is not defined.
         against: of the other model.
-        difference: `value` less `against`, with the interval of a paired bootstrap: each resample draws the same
-            images for both. An interval that holds 0 tells no difference.
+        difference: `value` less `against`, with a 95 % interval for this difference alone; see `paired_difference`.
+        p: of this difference alone, if the models did not differ; ``None`` where no image tells them apart.
+        p_family: Holm's, over all differences of the comparison: if no difference is real, the chance that any of them
+            has one below 0.05 is at most 5 %.
+        verdict: "higher" or "lower" where `p_family` is below 0.05. "no difference shown" does not say that the models
+            are equal: the interval tells which differences are still possible.
     """
 
     name: str
@@ -45,6 +58,9 @@ class Difference:
     value: float | None
     against: float | None
     difference: Estimate
+    p: float | None = None
+    p_family: float | None = None
+    verdict: Verdict = "no difference shown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +70,12 @@ class Comparison:
     Attributes:
         model, against: kind, hash, precision, engine and alpha of the two.
         images: that both answered for.
-        resamples, seed: of the bootstrap.
         differences: AUROC of each finding and their mean, then pointing likewise if there are masks.
     """
 
     model: dict[str, Any]
     against: dict[str, Any]
     images: int
-    resamples: int
-    seed: int
     differences: tuple[Difference, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,39 +83,50 @@ class Comparison:
         return asdict(self)
 
 
-def compare(
-    scores: Scores,
-    against: Scores,
-    rows: Sequence[Row] = (),
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Comparison:
+@dataclass(frozen=True, slots=True)
+class _Contrast:
+    """A figure of two models, and what each patient adds to the difference; ``None`` where it is not defined."""
+
+    figure: Literal["auroc", "pointing"]
+    name: str
+    images: int
+    value: float | None
+    against: float | None
+    influence: NDArray[np.float64] | None
+    wide: tuple[Estimate, float] | None = None
+
+    def tested(self) -> tuple[Estimate, float | None]:
+        """The difference with its interval, and the p-value."""
+        if self.wide is not None:
+            return self.wide
+        if self.influence is None or self.value is None or self.against is None:
+            return Estimate(None), None
+        return paired_difference(self.influence, self.value - self.against)
+
+
+def compare(scores: Scores, against: Scores, rows: Sequence[Row] = ()) -> Comparison:
     """Compare two models, each with its own alpha in effect.
 
     Args:
         scores: of the model that was evaluated.
         against: of the other, for the same images in the same order.
         rows: the manifest's, for masks; without them only AUROCs are compared.
-        resamples: of the bootstrap.
-        seed: of its draws.
 
     Raises:
         UsageError: other images, other labels, or no finding in common.
     """
     scores.check_same_images(against)
-    columns = {name.casefold(): f for f, name in enumerate(against.findings)}
-    pairs = [(f, columns[name.casefold()]) for f, name in enumerate(scores.findings) if name.casefold() in columns]
+    columns = {finding_key(name): f for f, name in enumerate(against.findings)}
+    pairs = [(f, columns[finding_key(name)]) for f, name in enumerate(scores.findings) if finding_key(name) in columns]
     if not pairs:
         raise UsageError("the two models have no finding in common")
     ours, theirs = (list(column) for column in zip(*pairs, strict=True))
     if not np.array_equal(scores.labels[:, ours], against.labels[:, theirs]):
         raise UsageError("the two models were judged by different labels", fix="Use the same manifest for both.")
-    draws = Resamples(scores.group, resamples, seed)
-    differences = _aurocs(scores, against, pairs, draws)
+    contrasts = _with_mean(_aurocs(scores, against, pairs))
     if rows and scores.fusion_trained and against.fusion_trained:
-        differences += _pointing(scores, against, rows, draws)
-    return Comparison(describe(scores), describe(against), len(scores), resamples, seed, tuple(differences))
+        contrasts += _with_mean(_pointing(scores, against, rows))
+    return Comparison(describe(scores), describe(against), len(scores), _judged(contrasts))
 
 
 def describe(scores: Scores) -> dict[str, Any]:
@@ -114,50 +138,67 @@ def describe(scores: Scores) -> dict[str, Any]:
     return {**shown, "alpha": scores.alpha}
 
 
-def _aurocs(scores: Scores, against: Scores, pairs: Sequence[tuple[int, int]], draws: Resamples) -> list[Difference]:
+def _aurocs(scores: Scores, against: Scores, pairs: Sequence[tuple[int, int]]) -> list[_Contrast]:
     mine, other = scores.ranking(scores.alpha), against.ranking(against.alpha)
-    names, points, statistics, images = [], [], [], []
+    contrasts = []
     for f, g in pairs:
         label = scores.labels[:, f]
-        names.append(scores.findings[f])
-        images.append(int((label >= 0).sum()))
-        points.append((auroc(label, mine[:, f]), auroc(label, other[:, g])))
-        statistics.append(_difference(Ranking(label, mine[:, f]).auroc, Ranking(label, other[:, g]).auroc))
-    return _differences("auroc", names, images, points, resampled(draws, statistics))
+        images = int((label >= 0).sum())
+        one, two = (placements(label, ranking, scores.group) for ranking in (mine[:, f], other[:, g]))
+        if one is None or two is None:
+            contrasts.append(_Contrast("auroc", scores.findings[f], images, None, None, None))
+            continue
+        influence = one.influence - two.influence
+        wide = None
+        if not influence.any() and not one.influence.any():
+            # Both are without variance, as at perfect separation.
+            wide = independent_difference(auroc_interval(one), auroc_interval(two))
+        contrasts.append(_Contrast("auroc", scores.findings[f], images, one.area, two.area, influence, wide))
+    return contrasts
 
 
-def _pointing(scores: Scores, against: Scores, rows: Sequence[Row], draws: Resamples) -> list[Difference]:
-    mine, other = located(scores, rows), located(against, rows)
-    theirs = {each.name.casefold(): each for each in other}
-    names, points, statistics, images = [], [], [], []
-    for each in mine:
-        twin = theirs.get(each.name.casefold())
+def _pointing(scores: Scores, against: Scores, rows: Sequence[Row]) -> list[_Contrast]:
+    theirs = {finding_key(each.name): each for each in located(against, rows)}
+    contrasts = []
+    for each in located(scores, rows):
+        twin = theirs.get(finding_key(each.name))
         if twin is None:
             continue
-        names.append(each.name)
-        images.append(len(each.image))
-        points.append((float(each.pointing.mean()), float(twin.pointing.mean())))
-        statistics.append(_difference(share(each.image, each.pointing), share(twin.image, twin.pointing)))
-    return _differences("pointing", names, images, points, resampled(draws, statistics)) if names else []
+        influence = mean_influence(each.image, each.pointing - twin.pointing, scores.group)
+        values = float(each.pointing.mean()), float(twin.pointing.mean())
+        contrasts.append(_Contrast("pointing", each.name, len(each.image), *values, influence))
+    return contrasts
 
 
-def _difference(one: Statistic, other: Statistic) -> Statistic:
-    return lambda weights: one(weights) - other(weights)
+def _with_mean(contrasts: list[_Contrast]) -> list[_Contrast]:
+    """Followed by the mean over the findings for which the figure is defined."""
+    if not contrasts:
+        return []
+    images = max(each.images for each in contrasts)
+    known = [each for each in contrasts if each.influence is not None]
+    if not known:
+        return [*contrasts, _Contrast(contrasts[0].figure, "mean", images, None, None, None)]
+    value, against = (float(np.mean([getattr(each, side) for each in known])) for side in ("value", "against"))
+    influence = np.mean([each.influence for each in known if each.influence is not None], axis=0)
+    return [*contrasts, _Contrast(contrasts[0].figure, "mean", images, value, against, influence)]
 
 
-def _differences(
-    figure: Literal["auroc", "pointing"],
-    names: Sequence[str],
-    images: Sequence[int],
-    points: Sequence[tuple[float | None, float | None]],
-    samples: NDArray[np.float64],
-) -> list[Difference]:
-    gaps = [None if a is None or b is None else a - b for a, b in points]
-    result = [
-        Difference(name, figure, count, a, b, estimate(gap, drawn))
-        for name, count, (a, b), gap, drawn in zip(names, images, points, gaps, samples, strict=True)
-    ]
-    both = [(a, b) for a, b in points if a is not None and b is not None]
-    means = tuple(float(np.mean(column)) for column in zip(*both, strict=True)) if both else (None, None)
-    result.append(Difference("mean", figure, max(images), means[0], means[1], mean_of(gaps, samples)))
-    return result
+def _judged(contrasts: Sequence[_Contrast]) -> tuple[Difference, ...]:
+    """All of them as one family: the more is compared, the clearer a single difference must be."""
+    tested = [each.tested() for each in contrasts]
+    adjusted = holm([p for _, p in tested])
+    return tuple(
+        Difference(
+            each.name, each.figure, each.images, each.value, each.against, difference, p, p_family,
+            _verdict(difference.value, p_family),
+        )
+        for each, (difference, p), p_family in zip(contrasts, tested, adjusted, strict=True)
+    )  # fmt: skip
+
+
+def _verdict(value: float | None, p: float | None) -> Verdict:
+    if value is None:
+        return "not defined"
+    if p is None or p >= 1.0 - LEVEL:
+        return "no difference shown"
+    return "higher" if value > 0 else "lower"

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import lrclr
 from lrclr.classifier import ZeroShotClassifier
+from lrclr.datasets import SKIP, raise_bad_rows
 from lrclr.errors import UsageError
 from lrclr.evaluation import _judge
 from lrclr.evaluation._bootstrap import Resamples
 from lrclr.evaluation._compare import describe
 from lrclr.evaluation._grounding import ground
-from lrclr.evaluation._metrics import CRITERIA, fit_score_scale
+from lrclr.evaluation._metrics import CRITERIA
+from lrclr.evaluation._platt import FittedCalibration, fit_calibration
 from lrclr.evaluation._presets import preset_named
 from lrclr.evaluation._result import Evaluation
 from lrclr.evaluation._scores import score_rows
@@ -39,15 +41,17 @@ class EvaluationOptions:
 
     Attributes:
         split: which rows; if not given, "test", or the only split there is.
-        validation_split: rows on which thresholds, alpha and score scale are fitted.
+        validation_split: rows on which thresholds, alpha and the calibration are fitted.
         findings: with their prompts; the model's, or the preset's, if not given.
         preset: name of a protocol, see `PRESETS`.
         alpha: weight of the local score; if not given it is fitted on validation, or the model's.
         threshold: "f1", "mcc" or "youden"; "f1", or the preset's, if not given.
-        resamples, seed: of the bootstrap.
+        use_fitted: judge with the calibration fitted on validation instead of the model's, as it is after `store`:
+            probabilities and thresholds are those of the stored model.
+        resamples, seed: of the bootstrap, which gives the intervals of all figures but the AUROCs.
         batch_size: images encoded at once.
         workers: threads that decode; ``None`` for one a core.
-        strict: an image that cannot be read is an error.
+        skip_bad_rows: leave out rows that cannot be used and images that cannot be read, instead of refusing the data.
     """
 
     split: str | None = None
@@ -56,11 +60,12 @@ class EvaluationOptions:
     preset: str | None = None
     alpha: float | None = None
     threshold: str | None = None
+    use_fitted: bool = False
     resamples: int = 1000
     seed: int = 0
     batch_size: int = 8
     workers: int | None = None
-    strict: bool = False
+    skip_bad_rows: bool = False
 
     def __post_init__(self) -> None:
         preset_named(self.preset)
@@ -105,10 +110,14 @@ def evaluate(
         on_rows: told what images are answered for next and how many; what it returns is called after each image.
 
     Raises:
-        UsageError: an option does not fit the model or the manifest; no finding in common.
-        LrclrError: no image, or with `strict` one image, could be read.
+        UsageError: an option does not fit the model or the manifest; a column is no finding; no finding in common;
+            images or patients to fit on are evaluated as well.
+        LrclrError: a row cannot be used or an image cannot be read, and `skip_bad_rows` is not set; or none can.
     """
     options = options or EvaluationOptions()
+    for table in (manifest, *([validation] if validation is not None else [])):
+        if not options.skip_bad_rows:
+            raise_bad_rows(str(table.path), table.problems, len(table.rows), fix=SKIP)
     preset = preset_named(options.preset)
     selection: Selection | None = None
     scores: Scores | None = None
@@ -139,7 +148,7 @@ def evaluate(
                         selection.findings,
                         batch_size=options.batch_size,
                         workers=options.workers,
-                        strict=options.strict,
+                        skip_bad_rows=options.skip_bad_rows,
                         on_progress=on_rows(what, len(rows)),
                     )
                 )
@@ -178,10 +187,13 @@ def judge(
     criterion = options.threshold or (preset.threshold if preset else "f1")
     alpha = options.alpha if options.alpha is not None else (preset.alpha if preset else None)
     scores, alpha_from, sweep = _judge.fitted(scores, fitting, alpha)
-    scale = fit_score_scale(fitting, scores.alpha) if fitting is not None else None
+    fit = fit_calibration(fitting, scores.alpha) if fitting is not None else FittedCalibration(None)
+    fitted = fit.applied(scores) if fit else None
+    if options.use_fitted and fitted is not None and fitting is not None:
+        scores, fitting = replace(scores, calibration=fitted), replace(fitting, calibration=fitted)
     draws = Resamples(scores.group, options.resamples, options.seed)
     cuts = _judge.thresholds(scores, fitting, criterion)
-    findings, mean, skipped = _judge.recognition(scores, cuts, scale, draws)
+    findings, mean, skipped = _judge.recognition(scores, cuts, fitted, draws)
     by_patient = int(scores.group.max()) + 1 < len(scores)
     settings: dict[str, Any] = {
         "resamples": options.resamples,
@@ -190,7 +202,7 @@ def judge(
         "resamples_without_a_class": skipped,
         "preset": options.preset,
         "threshold": criterion,
-        "score_scale_in_effect": scores.score_scale,
+        "calibration_in_effect": dict(zip(scores.findings, scores.calibration.tolist(), strict=True)),
         "not_labelled": list(selection.not_labelled),
     }
     if preset is not None:
@@ -203,10 +215,13 @@ def judge(
         alpha=scores.alpha,
         alpha_from=alpha_from,
         alpha_sweep=sweep,
-        score_scale=scale,
+        score_scale=fit.shared[0] if fit.shared else None,
         findings=findings,
         mean=mean,
         grounding=ground(scores, selection.rows, draws),
+        score_bias=fit.shared[1] if fit.shared else None,
+        finding_calibration=dict(fit.own),
+        not_calibrated=dict(fit.refused),
     )
     return evaluation, scores
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 from lrclr import _drawing as draw
 from lrclr.errors import UsageError
 from lrclr.evaluation._result import Example
+from lrclr.findings import finding_key
 from lrclr.images import read_image
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _picture(image: NDArray[np.uint8], prediction: Prediction, finding: str, row
 
     radiograph = draw.fitted(image, draw.Style(_WIDTH))
     # The manifest may spell the finding in other letters than the model.
-    spelt = (name for name in (*row.masks, *row.boxes) if name.casefold() == finding.casefold())
+    spelt = (name for name in (*row.masks, *row.boxes) if finding_key(name) == finding_key(finding))
     mask = row_mask(row, next(spelt, finding), (prediction.height, prediction.width))
     if mask is not None:
         radiograph.paste(_TRUTH, (0, 0), _outline(mask, radiograph.size))

@@ -12,6 +12,7 @@ from lrclr.datasets import PRESENT, patch_coverage, row_mask
 from lrclr.errors import LrclrError
 from lrclr.evaluation._bootstrap import estimate, mean_of, resampled, share
 from lrclr.evaluation._result import Estimate, Grounding
+from lrclr.findings import finding_key
 from lrclr.preprocess import PreprocessSpec
 
 if TYPE_CHECKING:
@@ -206,8 +207,8 @@ def _normalised(weights: Floats) -> Floats:
 
 def _key(row: Row, name: str) -> str | None:
     """The finding as the row's masks or boxes spell it."""
-    folded = name.casefold()
-    return next((key for key in (*row.masks, *row.boxes) if key.casefold() == folded), None)
+    wanted = finding_key(name)
+    return next((key for key in (*row.masks, *row.boxes) if finding_key(key) == wanted), None)
 
 
 def _collected(name: str, places: Sequence[tuple[int, Place]]) -> Located:

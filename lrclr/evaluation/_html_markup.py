@@ -50,16 +50,15 @@ def cell(estimate: Estimate, *, guess: float | None = None) -> Markup:
     return join([number(estimate.value), mark, tag("small", between) if between else ""])
 
 
-def signed(estimate: Estimate) -> Markup:
-    """A difference above its interval; bold if that does not hold 0."""
+def signed(estimate: Estimate, *, bold: bool) -> Markup:
+    """A difference above its interval."""
     if estimate.value is None:
         return Markup(NONE)
     value = _signed(estimate.value)
     if estimate.low is None or estimate.high is None:
         return join([value])
-    told = estimate.low > 0 or estimate.high < 0
     between = f"{_signed(estimate.low)} to {_signed(estimate.high)}"
-    return join([tag("b", value) if told else value, tag("small", between)])
+    return join([tag("b", value) if bold else value, tag("small", between)])
 
 
 def _signed(value: float) -> str:

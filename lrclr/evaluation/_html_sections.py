@@ -21,6 +21,7 @@ from lrclr.evaluation._html_markup import (
     table,
     tag,
 )
+from lrclr.evaluation._markdown import COMPARED, INTERVALS, calibration_rows, refusals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +85,8 @@ def _recognition(evaluation: Evaluation, *, trained: bool) -> Section:
     ]
     beside = [
         "The figures of the table. Two scores whose intervals overlap may still differ: they are of the same images.",
-        f"The intervals are of {evaluation.settings.get('resamples', 0)} bootstrap resamples of {resampled}.",
+        INTERVALS,
+        f"Bootstrap: {evaluation.settings.get('resamples', 0)} resamples of {resampled}.",
         f"Resamples without an image of either class, skipped: {_listed(skipped)}." if skipped else "",
     ]
     chart = Markup(figures.auroc_by_finding(evaluation.findings, mean, "auroc"))
@@ -123,22 +125,27 @@ def _calibration(evaluation: Evaluation) -> Section | None:
     shown = [each for each in evaluation.findings if each.calibration_error is not None or each.reliability]
     if not shown:
         return None
-    scale = evaluation.score_scale
-    heads = ["Finding", "Calibration error", *([] if scale is None else ["With the fitted scale"])]
+    fitted = any(each.calibration_error_scaled is not None for each in shown)
+    heads = ["Finding", "Calibration error", *(["As fitted"] if fitted else [])]
     rows = [
         row(e.name, *map(number, (e.calibration_error, e.calibration_error_scaled)[: len(heads) - 1])) for e in shown
     ]
     text = "How far a probability is from the share of images that do have the finding; 0 is best (15 bins). "
-    if scale is None:
-        text += "No score scale was fitted: there are no validation images."
-    else:
-        text += f"The score scale fitted on validation is {scale:.4g}; the diagrams are drawn with it."
+    if fitted:
+        text += "A scale and a bias were fitted on validation images; the diagrams are drawn with them."
+    elif not evaluation.not_calibrated:
+        text += "No calibration was fitted: there are no validation images."
     diagrams = [
         _captioned(each, figures.reliability_diagram(each, f"reliability-{place}"))
         for place, each in enumerate(shown)
         if each.reliability
     ]
     parts = [tag("p", text), table(heads, rows, slim=True)]
+    if fitted:
+        parts.append(
+            table(("Finding", "Scale", "Bias"), [row(*each) for each in calibration_rows(evaluation)], slim=True)
+        )
+    parts.append(notes([f"Not fitted: {each}." for each in refusals(evaluation)]))
     if diagrams:
         bins = [
             row(each.name, number(mean), number(share), str(count))
@@ -209,17 +216,19 @@ def _against(comparison: Comparison | None) -> Section | None:
         for kind in kinds:
             one = by_name[name].get(kind)
             if one is None:
-                cells += [NONE] * 4
+                cells += [NONE] * 5
             else:
-                cells += [str(one.images), number(one.value), number(one.against), signed(one.difference)]
+                told = one.verdict in ("higher", "lower")
+                cells += [str(one.images), number(one.value), number(one.against), signed(one.difference, bold=told)]
+                cells.append(number(one.p_family))
         rows.append(row(*(("Mean", *cells) if name == "mean" else (name, *cells)), class_="mean" * (name == "mean")))
     other = comparison.against
     alpha = f", alpha {other['alpha']:.3g}" if "alpha" in other else ""
     text = (model(other), f", {other.get('precision', '')}, {other.get('engine', '')}{alpha}, ")
-    ending = f"on the same {comparison.images:,} images; differences are paired, of {comparison.resamples} resamples."
-    small = notes(["Difference: this model less the other. Bold: its interval does not hold 0."])
-    heads = ("Finding", *("Images", "This", "Other", "Difference") * len(kinds))
-    groups = (("", 1), *((_FIGURES[kind], 4) for kind in kinds))
+    ending = f"on the same {comparison.images:,} images."
+    small = notes(["Difference: this model less the other. Bold: p is below 0.05, a difference is shown.", COMPARED])
+    heads = ("Finding", *("Images", "This", "Other", "Difference", "p, Holm") * len(kinds))
+    groups = (("", 1), *((_FIGURES[kind], 5) for kind in kinds))
     parts = (tag("p", "The other: ", *text, ending), table(heads, rows, groups=groups), small)
     return Section("comparison", "Against another model", parts)
 
@@ -264,7 +273,7 @@ def _settings(evaluation: Evaluation) -> Section:
     lists = (
         facts("Model", evaluation.model),
         facts("Data", evaluation.data),
-        facts("Settings", {**settings, "score_scale_fitted": evaluation.score_scale}),
+        facts("Settings", settings),
         facts("Environment", evaluation.environment),
     )
     return Section("settings", "Settings and environment", (tag("div", *lists, class_="facts"),))

@@ -11,10 +11,11 @@ import numpy as np
 from lrclr.errors import UsageError
 from lrclr.evaluation import _metrics as metrics
 from lrclr.evaluation._bootstrap import Ranking, decisions, estimate, mean_of, resampled
+from lrclr.evaluation._delong import auroc_interval, mean_interval, placements
 from lrclr.evaluation._result import Estimate, FindingQuality, MeanQuality
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 __all__ = ["fitted", "recognition"]
-
-_MEANS = ("auroc", "average_precision", "auroc_global", "auroc_local", "f1")
 
 
 def fitted(
@@ -66,10 +65,10 @@ def check_alpha(alpha: float, *, trained: bool) -> None:
 
 
 def thresholds(scores: Scores, validation: Scores | None, criterion: str) -> list[float | None]:
-    """Per finding the probability from which it is called, with the model's own score scale."""
+    """Per finding the probability from which it is called, with the calibration in effect."""
     if validation is None:
         return [None] * len(scores.findings)
-    probability = validation.probability(scores.alpha, scores.score_scale)
+    probability = validation.probability(scores.alpha)
     return [
         metrics.choose_threshold(validation.labels[:, f], probability[:, f], criterion)
         for f in range(len(scores.findings))
@@ -77,14 +76,14 @@ def thresholds(scores: Scores, validation: Scores | None, criterion: str) -> lis
 
 
 def recognition(
-    scores: Scores, cuts: Sequence[float | None], score_scale: float | None, draws: Resamples
+    scores: Scores, cuts: Sequence[float | None], fitted: Floats | None, draws: Resamples
 ) -> tuple[tuple[FindingQuality, ...], MeanQuality, dict[str, int]]:
     """Judge how well findings are recognised.
 
     Args:
-        scores: with the alpha in effect.
+        scores: with the alpha and the calibration in effect.
         cuts: a threshold a finding.
-        score_scale: fitted on validation, if it was.
+        fitted: ``[F, 2]``, the calibration that was fitted on validation, if it was.
         draws: of the bootstrap.
 
     Returns:
@@ -93,15 +92,22 @@ def recognition(
     rankings = {"auroc": scores.ranking(scores.alpha), "auroc_global": scores.ranking(0.0)}
     if scores.fusion_trained:
         rankings["auroc_local"] = scores.ranking(1.0)
-    probability = scores.probability(scores.alpha, scores.score_scale)
-    scaled = None if score_scale is None else scores.probability(scores.alpha, score_scale)
-    points, samples = _figures(scores, rankings, probability, cuts, draws)
+    placed = {
+        key: [placements(scores.labels[:, f], ranking[:, f], scores.group) for f in range(len(scores.findings))]
+        for key, ranking in rankings.items()
+    }
+    probability = scores.probability(scores.alpha)
+    scaled = None if fitted is None else scores.probability(scores.alpha, fitted)
+    points, samples = _figures(scores, rankings["auroc"], probability, cuts, draws)
     findings = []
     for f, name in enumerate(scores.findings):
         label = scores.labels[:, f]
 
+        def area(key: str, f: int = f) -> Estimate:
+            return auroc_interval(placed[key][f]) if key in placed else Estimate(None)
+
         def figure(key: str, f: int = f) -> Estimate:
-            return estimate(points[key][f], samples[key][f]) if key in points else Estimate(None)
+            return estimate(points[key][f], samples[key][f])
 
         why = metrics.undefined(label)
         best = probability if scaled is None else scaled
@@ -112,10 +118,10 @@ def recognition(
                 negatives=int((label == 0).sum()),
                 left_out=int((label < 0).sum()),
                 undefined=why,
-                auroc=figure("auroc"),
+                auroc=area("auroc"),
                 average_precision=figure("average_precision"),
-                auroc_global=figure("auroc_global"),
-                auroc_local=figure("auroc_local"),
+                auroc_global=area("auroc_global"),
+                auroc_local=area("auroc_local"),
                 threshold=cuts[f],
                 f1=figure("f1"),
                 sensitivity=figure("sensitivity"),
@@ -126,46 +132,42 @@ def recognition(
                 reliability=() if why else metrics.reliability(label, best[:, f]),
             )
         )
-    means = {key: mean_of(points[key], samples[key]) if key in points else Estimate(None) for key in _MEANS}
-    defined = sum(not finding.undefined for finding in findings)
+    mean = MeanQuality(
+        findings=sum(not finding.undefined for finding in findings),
+        auroc=mean_interval(placed["auroc"]),
+        average_precision=mean_of(points["average_precision"], samples["average_precision"]),
+        auroc_global=mean_interval(placed["auroc_global"]),
+        auroc_local=mean_interval(placed.get("auroc_local", ())),
+        f1=mean_of(points["f1"], samples["f1"]),
+    )
     skipped = {
-        name: int(np.isnan(samples["auroc"][f]).sum())
+        name: int(np.isnan(samples["average_precision"][f]).sum())
         for f, name in enumerate(scores.findings)
         if not findings[f].undefined
     }
-    return tuple(findings), MeanQuality(findings=defined, **means), {name: n for name, n in skipped.items() if n}
+    return tuple(findings), mean, {name: n for name, n in skipped.items() if n}
 
 
 def _figures(
-    scores: Scores,
-    rankings: Mapping[str, Floats],
-    probability: Floats,
-    cuts: Sequence[float | None],
-    draws: Resamples,
+    scores: Scores, ranking: Floats, probability: Floats, cuts: Sequence[float | None], draws: Resamples
 ) -> tuple[dict[str, list[float | None]], dict[str, Floats]]:
-    """Each figure's values ``[F]`` and resamples ``[F, count]``, all of the same draws."""
+    """The figures that have bootstrap intervals: values ``[F]`` and resamples ``[F, count]``, all of the same draws."""
     points: dict[str, list[float | None]] = defaultdict(list)
     statistics: list[Statistic] = []
-    columns: list[tuple[str, ...]] = []
+    decided_names = ("f1", "sensitivity", "specificity")
     everyone = np.ones((1, len(scores)))
     for f in range(len(scores.findings)):
         label = scores.labels[:, f]
-        for key, ranking in rankings.items():
-            points[key].append(metrics.auroc(label, ranking[:, f]))
-            ranked = Ranking(label, ranking[:, f])
-            if key == "auroc":
-                points["average_precision"].append(metrics.average_precision(label, ranking[:, f]))
-            statistics.append(ranked.both if key == "auroc" else ranked.auroc)
-            columns.append(("auroc", "average_precision") if key == "auroc" else (key,))
+        points["average_precision"].append(metrics.average_precision(label, ranking[:, f]))
+        statistics.append(Ranking(label, ranking[:, f]).average_precision)
         cut = cuts[f]
         # A finding that is never called keeps its place among the others.
         decided = decisions(label, probability[:, f] >= (np.inf if cut is None else cut))
         values: list[Any] = decided(everyone)[0].tolist()
         missing = cut is None or bool(metrics.undefined(label))
-        for key, value in zip(("f1", "sensitivity", "specificity"), values, strict=True):
+        for key, value in zip(decided_names, values, strict=True):
             points[key].append(None if missing else value)
         statistics.append(decided)
-        columns.append(("f1", "sensitivity", "specificity"))
     drawn = resampled(draws, statistics)
-    names = [name for group in columns for name in group]
+    names = ("average_precision", *decided_names) * len(scores.findings)
     return dict(points), {key: drawn[[i for i, name in enumerate(names) if name == key]] for key in points}

@@ -10,9 +10,18 @@ if TYPE_CHECKING:
     from lrclr.evaluation._compare import Comparison
     from lrclr.evaluation._result import Estimate, Evaluation
 
-__all__ = ["markdown", "shown"]
+__all__ = ["COMPARED", "INTERVALS", "calibration_rows", "markdown", "refusals", "shown"]
 
 _NONE = "–"
+COMPARED = (
+    "Each interval is a 95 % interval for its row alone. p is corrected by Holm for the number of rows: where the "
+    "models do not differ at all, some row has one below 0.05 in at most 5 % of comparisons. No difference shown does "
+    "not mean equal: the interval tells which differences are still possible."
+)
+INTERVALS = (
+    "Those of AUROCs are DeLong's for patients and Newcombe's score interval, whichever is wider, and hold with few "
+    "positives. All others are bootstrap percentiles, which are too narrow where positives are few."
+)
 
 
 def markdown(evaluation: Evaluation, comparison: Comparison | None = None) -> str:
@@ -50,19 +59,17 @@ def _head(evaluation: Evaluation) -> Iterator[str]:
         )
     if "validation" in data:
         fitted = data["validation"]
-        yield f"- Fitted on validation ({fitted['images']} images): thresholds by {settings['threshold']}, score scale"
+        yield f"- Fitted on validation ({fitted['images']} images): thresholds by {settings['threshold']}, calibration"
     else:
-        yield "- No validation images: no threshold, no score scale"
+        yield "- No validation images: no threshold, no calibration"
     origin = {"model": "the model's own", "given": "as given", "validation": "best on validation"}
     yield f"- alpha, the weight of the local score: {evaluation.alpha:g}, {origin[evaluation.alpha_from]}"
     if not model["fusion_trained"]:
         yield "- The fusion head was never trained: local scores and region attention mean nothing and are not judged"
     if settings["not_labelled"]:
         yield f"- Without labels in the manifest: {_cell(', '.join(settings['not_labelled']))}"
-    yield (
-        f"- Brackets: 95 % intervals of {settings['resamples']} bootstrap resamples of {settings['resampled']}, "
-        f"seed {settings['seed']}"
-    )
+    yield f"- Brackets: 95 % intervals. {INTERVALS}"
+    yield f"- Bootstrap: {settings['resamples']} resamples of {settings['resampled']}, seed {settings['seed']}"
 
 
 def _recognition(evaluation: Evaluation) -> Iterator[str]:
@@ -92,7 +99,7 @@ def _recognition(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _decisions(evaluation: Evaluation) -> Iterator[str]:
-    fitted = evaluation.score_scale is not None
+    fitted = any(each.calibration_error_scaled is not None for each in evaluation.findings)
     yield "\n## Decisions and calibration\n"
     header = ["Finding", "Threshold", "F1", "Sensitivity", "Specificity", "Calibration error"]
     rows = []
@@ -100,9 +107,25 @@ def _decisions(evaluation: Evaluation) -> Iterator[str]:
         row = [each.name, shown(each.threshold, 4), *map(shown, (each.f1, each.sensitivity, each.specificity))]
         rows.append([*row, shown(each.calibration_error), *([shown(each.calibration_error_scaled)] if fitted else [])])
     rows.append(["**mean**", "", shown(evaluation.mean.f1), *[""] * (4 if fitted else 3)])
-    yield from _table([*header, "with fitted scale"] if fitted else header, rows)
-    if fitted:
-        yield f"\nScore scale fitted on validation: {evaluation.score_scale:g}."
+    yield from _table([*header, "as fitted"] if fitted else header, rows)
+    if evaluation.score_scale is not None or evaluation.finding_calibration:
+        yield "\n### Calibration fitted on validation\n"
+        yield from _table(("Finding", "Scale", "Bias"), calibration_rows(evaluation))
+    if evaluation.not_calibrated:
+        yield "\nNot fitted: " + "; ".join(_cell(text) for text in refusals(evaluation)) + "."
+
+
+def calibration_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """Name, scale and bias of everything that was fitted."""
+    rows = [(name, f"{scale:g}", f"{bias:g}") for name, (scale, bias) in evaluation.finding_calibration.items()]
+    if evaluation.score_scale is not None and evaluation.score_bias is not None:
+        rows.append(("every other", f"{evaluation.score_scale:g}", f"{evaluation.score_bias:g}"))
+    return rows
+
+
+def refusals(evaluation: Evaluation) -> list[str]:
+    """Why something was not fitted, one clause each."""
+    return [f"{name or 'all findings together'}: {why}" for name, why in evaluation.not_calibrated.items()]
 
 
 def _alpha(evaluation: Evaluation) -> Iterator[str]:
@@ -149,7 +172,7 @@ def _comparison(comparison: Comparison | None) -> Iterator[str]:
     other = comparison.against
     yield "\n## Against another model\n"
     yield f"{other['kind']} `{other['sha256'][:12] or 'in memory'}`, {other['precision']}, alpha {other['alpha']:g},"
-    yield f"on the same {comparison.images} images. An interval that holds 0 tells no difference.\n"
+    yield f"on the same {comparison.images} images. {COMPARED}\n"
     rows = [
         (
             each.name if each.name != "mean" else "**mean**",
@@ -157,10 +180,12 @@ def _comparison(comparison: Comparison | None) -> Iterator[str]:
             shown(each.value),
             shown(each.against),
             shown(each.difference, 4),
+            shown(each.p_family),
+            each.verdict,
         )
         for each in comparison.differences
     ]
-    yield from _table(("Finding", "Figure", "Here", "Other", "Difference"), rows)
+    yield from _table(("Finding", "Figure", "Here", "Other", "Difference", "p, Holm", "Shown"), rows)
 
 
 def _foot(evaluation: Evaluation) -> Iterator[str]:

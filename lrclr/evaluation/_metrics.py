@@ -1,12 +1,10 @@
-"""Figures of recognition, and what is fitted on validation: threshold, alpha, score scale."""
+"""Figures of recognition, and what is chosen on validation: threshold and alpha."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from lrclr.errors import UsageError
@@ -21,10 +19,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Labels = NDArray[np.int8]
 
-__all__ = ["CRITERIA", "auroc", "average_precision", "calibration_error", "choose_threshold", "fit_score_scale"]
+__all__ = ["CRITERIA", "auroc", "average_precision", "calibration_error", "choose_threshold"]
 
 ALPHAS: Final = tuple(round(0.05 * step, 2) for step in range(21))
-SCALES: Final = (1e-2, 1e4)
 _BINS: Final = 15
 _ROC_POINTS: Final = 200
 
@@ -135,26 +132,6 @@ def calibration_error(label: Labels, probability: Floats) -> float | None:
         return None
     bins = reliability(label, probability)
     return sum(abs(mean - positives) * images for mean, positives, images in bins) / sum(bin_[2] for bin_ in bins)
-
-
-def fit_score_scale(validation: Scores, alpha: float) -> float | None:
-    """The factor on scores under which the labels of all findings are most probable.
-
-    It is one over the usual temperature. ``None`` where there is nothing to fit: no labels of both kinds.
-    """
-    used = validation.labels >= 0
-    truth = validation.labels[used] == 1
-    if truth.all() or not truth.any():
-        return None
-
-    def loss(log_scale: float) -> float:
-        value = validation.probability(alpha, math.exp(log_scale))[used]
-        right = np.where(truth, value, 1.0 - value)
-        return float(-np.log(np.maximum(right, np.finfo(np.float64).tiny)).mean())
-
-    bounds = tuple(math.log(limit) for limit in SCALES)
-    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
-    return float(f"{math.exp(found.x):.6g}")
 
 
 def sweep_alpha(validation: Scores) -> tuple[tuple[float, float], ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from lrclr.errors import UsageError
 from lrclr.findings import FindingSet
 from lrclr.preprocess import PreprocessSpec
+from lrclr.scoring import ScoreCalibration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +46,7 @@ class Preset:
         """A model that preprocesses and scores by this protocol."""
         size = spec.preprocess.image_size
         preprocess = PreprocessSpec.chexzero(size) if self.preprocess == "chexzero" else PreprocessSpec.clip(size)
-        return replace(spec, preprocess=preprocess, alpha=self.alpha, score_scale=self.score_scale)
+        return replace(spec, preprocess=preprocess, alpha=self.alpha, calibration=ScoreCalibration(self.score_scale))
 
 
 _PUBLISHED: Final = {

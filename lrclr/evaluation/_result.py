@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lrclr._files import write_whole
@@ -19,7 +19,7 @@ _DECIMALS = 6
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure with its 95 % bootstrap interval; ``None`` where it is not defined."""
+    """A figure with its 95 % interval; ``None`` where it is not defined."""
 
     value: float | None
     low: float | None = None
@@ -39,9 +39,10 @@ class FindingQuality:
         threshold: probability from which the finding is called, chosen on validation; ``None`` without validation.
         f1, sensitivity, specificity: at that threshold.
         calibration_error: expected calibration error of the probabilities, 15 bins of equal width.
-        calibration_error_scaled: the same with the `score_scale` fitted on validation.
+        calibration_error_scaled: the same with the calibration fitted on validation.
         roc: ``(false positive rate, true positive rate)``, at most 200 points.
-        reliability: per filled bin ``(mean probability, share of positives, images)``, with the fitted scale if any.
+        reliability: per filled bin ``(mean probability, share of positives, images)``, with the fitted calibration if
+            there is one.
     """
 
     name: str
@@ -65,7 +66,7 @@ class FindingQuality:
 
 @dataclass(frozen=True, slots=True)
 class MeanQuality:
-    """Means over the findings for which a figure is defined; every resample draws the same images for all of them."""
+    """Means over the findings for which a figure is defined."""
 
     findings: int
     auroc: Estimate
@@ -132,7 +133,9 @@ class Evaluation:
         environment: versions and machine.
         alpha: weight of the local score in effect, and ``alpha_from``: "model", "given" or "validation".
         alpha_sweep: ``(alpha, mean AUROC on validation)``; empty without validation.
-        score_scale: fitted on validation; ``None`` without.
+        score_scale, score_bias: fitted on validation for the findings without values of their own; ``None`` without.
+        finding_calibration: scale and bias fitted on validation by finding.
+        not_calibrated: why a finding has no scale and bias of its own; under "" why there are no shared ones.
         findings: one per finding, in order.
         mean: over findings.
         grounding: one per finding with masks, then "mean"; empty without masks.
@@ -149,6 +152,9 @@ class Evaluation:
     findings: tuple[FindingQuality, ...]
     mean: MeanQuality
     grounding: tuple[Grounding, ...]
+    score_bias: float | None = None
+    finding_calibration: dict[str, tuple[float, float]] = field(default_factory=dict)
+    not_calibrated: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The evaluation as JSON, with its schema version.

@@ -15,7 +15,10 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from lrclr._ahead import batches_ahead
 from lrclr.classifier import Answers
+from lrclr.datasets import SKIP, RowProblem, raise_bad_rows
+from lrclr.datasets._rows import without_name
 from lrclr.errors import LrclrError, UsageError
+from lrclr.findings import finding_key
 from lrclr.images import ReadLimits, read_image
 from lrclr.images._source import read_bytes
 from lrclr.preprocess import preprocess
@@ -34,7 +37,7 @@ __all__ = ["NOT_STATED", "Scores", "score_rows"]
 
 NOT_STATED = -2
 _LIMITS = ReadLimits()
-_SHARED = ("preprocess", "patch_size", "score_scale", "alpha")
+_SHARED = ("preprocess", "patch_size", "score_scale", "score_bias", "finding_calibration", "alpha")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class Scores:
         sizes: ``[N, 2]``, height and width of the original images.
         failures: line and reason of every image that could not be read.
         models: one, or the members of an ensemble.
-        alpha, score_scale: in effect.
+        alpha: in effect.
+        calibration: ``[F, 2]``, scale and bias of each finding in effect.
     """
 
     findings: tuple[str, ...]
@@ -84,7 +88,7 @@ class Scores:
     failures: tuple[tuple[int, str], ...]
     models: tuple[ModelAnswers, ...]
     alpha: float
-    score_scale: float
+    calibration: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.line)
@@ -94,16 +98,17 @@ class Scores:
         """Whether local scores and region attention mean anything."""
         return all(model.info["fusion_trained"] for model in self.models)
 
-    def probability(self, alpha: float, scale: float) -> NDArray[np.float64]:
-        """``[N, F]``, the mean over the models."""
+    def probability(self, alpha: float, calibration: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """``[N, F]``, the mean over the models; with another calibration ``[F, 2]`` than in effect, if given."""
+        scale, bias = (self.calibration if calibration is None else calibration).T
         # exp(-log(1 + exp(-x))) neither overflows nor loses small probabilities.
-        each = [np.exp(-np.logaddexp(0.0, -scale * model.gap(alpha))) for model in self.models]
+        each = [np.exp(-np.logaddexp(0.0, -(scale * model.gap(alpha) + bias))) for model in self.models]
         result: NDArray[np.float64] = np.mean(each, axis=0)
         return result
 
     def ranking(self, alpha: float) -> NDArray[np.float64]:
         """``[N, F]``: what orders the images as their probabilities do, without probabilities' rounding near 1."""
-        return self.models[0].gap(alpha) if len(self.models) == 1 else self.probability(alpha, self.score_scale)
+        return self.models[0].gap(alpha) if len(self.models) == 1 else self.probability(alpha)
 
     def joined(self, other: Scores) -> Scores:
         """These models and those of `other` as one ensemble.
@@ -115,7 +120,7 @@ class Scores:
         if self.findings != other.findings:
             raise UsageError("the models of an ensemble were asked for different findings")
         for key in _SHARED:
-            if self.models[0].info[key] != other.models[0].info[key]:
+            if self.models[0].info.get(key) != other.models[0].info.get(key):
                 raise UsageError(f"the models of an ensemble differ in {key}", fix="Only models alike can vote.")
         return replace(self, models=(*self.models, *other.models))
 
@@ -150,7 +155,7 @@ def score_rows(
     *,
     batch_size: int = 8,
     workers: int | None = None,
-    strict: bool = False,
+    skip_bad_rows: bool = False,
     on_progress: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Answer for the images of some rows of a manifest.
@@ -158,15 +163,15 @@ def score_rows(
     Args:
         classifier: what answers.
         rows: at least one.
-        findings: what to ask for; the model's own if not given. Labels are found by name, case aside.
+        findings: what to ask for; the model's own if not given. `finding_key` tells which label is whose.
         batch_size: images encoded at once.
         workers: threads that decode; ``None`` for one a core.
-        strict: stop at the first image that cannot be read, instead of leaving it out and saying so.
+        skip_bad_rows: leave out images that cannot be read; they are among the result's `failures`.
         on_progress: called after every image.
 
     Raises:
         UsageError: there are no rows.
-        LrclrError: no image could be read, or one with `strict`.
+        LrclrError: an image cannot be read, and `skip_bad_rows` is not set; or none can.
     """
     if not rows:
         raise UsageError("there are no images to answer for")
@@ -180,17 +185,19 @@ def score_rows(
             good: list[tuple[Row, _Decoded]] = []
             for row, outcome in batch:
                 if isinstance(outcome, LrclrError):
-                    failures.append((row.line, _nameless(outcome, row)))
-                    if strict:
-                        raise _line_error(outcome, *failures[-1]) from None
+                    failures.append((row.line, without_name(outcome, row.image)))
                 else:
                     good.append((row, outcome))
-            if good:
+            # Without leave to skip images the run has failed; the others are read only to tell how many fail.
+            if good and (skip_bad_rows or not failures):
                 parts.append(classifier.answer_pixels(np.stack([one.pixel_values for _, one in good]), asked))
                 # The pixels are not needed again, and would fill the memory.
                 kept += [(row, replace(one, pixel_values=_NOTHING)) for row, one in good]
             for _ in batch:
                 on_progress()
+    if not skip_bad_rows:
+        problems = [RowProblem(line, reason) for line, reason in failures]
+        raise_bad_rows("the manifest", problems, len(rows) - len(problems), fix=SKIP)
     if not kept:
         raise LrclrError(f"none of {len(rows)} images could be read", why=f"line {failures[0][0]}: {failures[0][1]}")
     return Scores(
@@ -203,7 +210,7 @@ def score_rows(
         failures=tuple(failures),
         models=(ModelAnswers(_info(classifier), joined_answers(parts)),),
         alpha=spec.alpha,
-        score_scale=spec.score_scale,
+        calibration=np.stack(spec.calibration.of(asked, spec.findings), axis=1).astype(np.float64),
     )
 
 
@@ -225,19 +232,6 @@ def joined_answers(parts: Sequence[Answers]) -> Answers:
     return Answers(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Answers)))
 
 
-def _line_error(error: LrclrError, line: int, reason: str) -> LrclrError:
-    """An image's error as that of a line of the manifest."""
-    return type(error)(f"the image in line {line} of the manifest cannot be used", why=reason)
-
-
-def _nameless(error: LrclrError, row: Row) -> str:
-    """An error's text without the file's name, which may be a patient's."""
-    text = str(error)
-    for name in (str(row.image), row.image.name, row.image.stem):
-        text = text.replace(name, "the image")
-    return text
-
-
 def _groups(patients: Sequence[str]) -> NDArray[np.int64]:
     """Numbers for pseudonyms; an image without one is a patient of its own."""
     numbers: dict[str, int] = {}
@@ -246,8 +240,9 @@ def _groups(patients: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _labels(rows: Sequence[Row], names: Sequence[str]) -> NDArray[np.int8]:
-    folded = [{name.casefold(): value for name, value in row.labels.items()} for row in rows]
-    return np.array([[labels.get(name.casefold(), NOT_STATED) for name in names] for labels in folded], np.int8)
+    keys = [finding_key(name) for name in names]
+    stated = [{finding_key(name): value for name, value in row.labels.items()} for row in rows]
+    return np.array([[labels.get(key, NOT_STATED) for key in keys] for labels in stated], np.int8)
 
 
 def _info(classifier: ZeroShotClassifier) -> dict[str, Any]:
@@ -260,7 +255,7 @@ def _info(classifier: ZeroShotClassifier) -> dict[str, Any]:
         "engine": classifier.engine.name,
         "fusion_trained": spec.fusion_trained,
         "alpha": spec.alpha,
-        "score_scale": spec.score_scale,
+        **spec.calibration.to_dict(),
         "patch_size": spec.patch_size,
         "preprocess": spec.preprocess.to_dict(),
     }

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["load_scores", "save_scores"]
 
-_SCHEMA = 1
+_SCHEMA = 2
+_ONE_SCALE = 1  # with a score scale for all findings, and no bias
 _ARRAYS = ("line", "image", "group", "labels", "sizes")
 _INFO = {
     "kind": str,
@@ -52,7 +53,7 @@ def save_scores(scores: Scores, path: str | os.PathLike[str]) -> None:
         "failures": scores.failures,
         "models": [model.info for model in scores.models],
         "alpha": scores.alpha,
-        "score_scale": scores.score_scale,
+        "calibration": scores.calibration.tolist(),
     }
     arrays["about"] = np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)
     content = io.BytesIO()
@@ -81,10 +82,13 @@ def load_scores(path: str | os.PathLike[str]) -> Scores:
 
 
 def _scores(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Scores:
-    if about["schema"] != _SCHEMA or not about["models"]:
+    if about["schema"] not in (_ONE_SCALE, _SCHEMA) or not about["models"]:
         raise ValueError
+    findings = tuple(map(str, about["findings"]))
+    one = about["schema"] == _ONE_SCALE
+    calibration = [[about["score_scale"], 0.0]] * len(findings) if one else about["calibration"]
     scores = Scores(
-        findings=tuple(map(str, about["findings"])),
+        findings=findings,
         **{name: arrays[name] for name in _ARRAYS},
         failures=tuple((int(line), str(reason)) for line, reason in about["failures"]),
         models=tuple(
@@ -92,7 +96,7 @@ def _scores(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Sco
             for number, info in enumerate(about["models"])
         ),
         alpha=float(about["alpha"]),
-        score_scale=float(about["score_scale"]),
+        calibration=np.array(calibration, np.float64),
     )
     _check(scores)
     return scores
@@ -107,6 +111,7 @@ def _check(scores: Scores) -> None:
         (scores.group, (images,)),
         (scores.labels, (images, findings)),
         (scores.sizes, (images, 2)),
+        (scores.calibration, (findings, 2)),
     ]
     for model in scores.models:
         for key, kind in _INFO.items():
@@ -124,6 +129,8 @@ def _check(scores: Scores) -> None:
             if not np.isfinite(array).all():
                 raise ValueError(field.name)
     if images == 0 or any(array.shape != shape for array, shape in shapes):
+        raise ValueError
+    if not np.isfinite(scores.calibration).all() or not (scores.calibration[:, 0] > 0).all():
         raise ValueError
     numbers = np.unique(scores.group)
     if not np.array_equal(numbers, np.arange(len(numbers))) or not set(np.unique(scores.labels)) <= {-2, -1, 0, 1}:

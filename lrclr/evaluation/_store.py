@@ -16,9 +16,11 @@ from lrclr.bundle import ENTRIES, GOLDEN, MANIFEST, Bundle
 from lrclr.classifier import ZeroShotClassifier
 from lrclr.errors import UsageError
 from lrclr.evaluation._models import is_bundle
-from lrclr.scoring import combined_score, global_score, probabilities
+from lrclr.scoring import CALIBRATION_KEYS, ScoreCalibration, combined_score, global_score, probabilities
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lrclr.engines import Engine
     from lrclr.gates import GateResult, Golden, Tolerances
 
@@ -28,7 +30,14 @@ _CONFIG = "config.json"
 _OWN = "; since it was set to"
 
 
-def store(path: str | os.PathLike[str], *, alpha: float | None, score_scale: float) -> None:
+def store(
+    path: str | os.PathLike[str],
+    *,
+    alpha: float | None,
+    score_scale: float,
+    score_bias: float = 0.0,
+    finding_calibration: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
     """Write scoring into a bundle or an LRCLR checkpoint folder, all of it or nothing.
 
     A bundle's reference answers are computed anew for this scoring, and its gates are run on them: what `lrclr verify`
@@ -37,13 +46,15 @@ def store(path: str | os.PathLike[str], *, alpha: float | None, score_scale: flo
     Args:
         path: the bundle or the folder.
         alpha: weight of the local score; ``None`` leaves it, as for a fusion head that is not trained.
-        score_scale: factor on scores before the softmax.
+        score_scale, score_bias: of the findings without values of their own, see `lrclr.scoring.ScoreCalibration`.
+        finding_calibration: scale and bias by finding; replaces what was stored before.
 
     Raises:
         UsageError: the checkpoint has no place for it.
         GateError: a gate of the bundle does not hold with this scoring; nothing was changed.
     """
-    change: dict[str, float] = {"score_scale": score_scale} | ({} if alpha is None else {"alpha": alpha})
+    change = ScoreCalibration(score_scale, score_bias, finding_calibration or {}).to_dict()
+    change |= {} if alpha is None else {"alpha": alpha}
     if is_bundle(path):
         _store_bundle(Path(path), change)
     else:
@@ -71,18 +82,23 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _store_checkpoint(path: Path, change: dict[str, float]) -> None:
-    text = json.dumps({**_config(path), **change}, indent=2, sort_keys=True) + "\n"
+def _store_checkpoint(path: Path, change: dict[str, Any]) -> None:
+    text = json.dumps(_changed(_config(path), change), indent=2, sort_keys=True) + "\n"
     write_whole(path / _CONFIG, text.encode())
 
 
-def _store_bundle(path: Path, change: dict[str, float]) -> None:
+def _changed(scoring: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """With the new calibration in place of the old one, which may have a bias where the new one has none."""
+    return {key: value for key, value in scoring.items() if key not in CALIBRATION_KEYS} | change
+
+
+def _store_bundle(path: Path, change: dict[str, Any]) -> None:
     from lrclr.engines import OnnxRuntimeEngine
     from lrclr.gates import Golden, Tolerances, raise_refused, run_gates
 
     bundle = Bundle(path)
     manifest = bundle.manifest
-    scoring = {**manifest.scoring, **change}
+    scoring = _changed(manifest.scoring, change)
     limits = Tolerances(**{name: value for name, value in manifest.tolerances.items() if name != "overridden"})
     engine = OnnxRuntimeEngine(bundle)
     golden, task = _task_reference(Golden.load(bundle.golden_path), bundle, engine, scoring, limits)
@@ -138,4 +154,5 @@ def _rescored(golden: Golden, bundle: Bundle, scoring: dict[str, Any]) -> Golden
         global_score(golden.image_embedding, golden.text_embedding), golden.local_score, scoring["alpha"]
     )
     asked = score[:, : len(bundle.findings.prompts)]
-    return replace(golden, probabilities=probabilities(asked, bundle.findings, scoring["score_scale"]))
+    calibration = ScoreCalibration.from_dict(scoring).of(bundle.findings, bundle.findings)
+    return replace(golden, probabilities=probabilities(asked, bundle.findings, *calibration))

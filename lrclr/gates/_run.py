@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lrclr.errors import NonFiniteError
 from lrclr.gates import _measure as measure
 from lrclr.gates._result import GateResult, Tolerances
-from lrclr.scoring import combined_score, global_score, probabilities
+from lrclr.scoring import ScoreCalibration, combined_score, global_score, probabilities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ def run_gates(
         engine: what runs the graphs.
         golden: inputs, and PyTorch's outputs in float32.
         findings: whose prompts are the first of `golden`.
-        scoring: the manifest's ``alpha`` and ``score_scale``.
+        scoring: the manifest's ``alpha`` and calibration.
         tolerances: the limits.
     """
     image = engine.run("image_encoder", {"pixel_values": golden.pixel_values})
@@ -112,7 +112,9 @@ def _answers(
         global_score(image["image_embedding"], text["text_embedding"]), fusion["local_score"], scoring["alpha"]
     )
     try:
-        answer = probabilities(score[:, : len(findings.prompts)], findings, scoring["score_scale"])
+        answer = probabilities(
+            score[:, : len(findings.prompts)], findings, *ScoreCalibration.from_dict(scoring).of(findings, findings)
+        )
         error = measure.absolute_error(answer, golden.probabilities)
     except NonFiniteError:
         error = math.nan  # refused, as a gate; the graphs were finite on PyTorch's regions

@@ -28,7 +28,9 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
         fusion_intermediate_size: width of a block's MLP.
         fusion_trained: whether the fusion head has ever been tuned. While it has not, scores use ``alpha = 0``.
         alpha: weight of the local score in ``(1 - alpha) * global + alpha * local``, in [0, 1].
-        score_scale: factor on a score before the positive/negative softmax; 1 is CheXzero's protocol.
+        score_scale, score_bias: of the positive/negative softmax, see `lrclr.scoring.ScoreCalibration`; 1 and 0 are
+            CheXzero's protocol.
+        finding_calibration: scale and bias by name of the findings that have their own; ``None`` for none.
         local_loss_weight: weight of the local contrastive loss beside the global one.
     """
 
@@ -43,6 +45,8 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
     fusion_trained: bool = False
     alpha: float = 0.5
     score_scale: float = 1.0
+    score_bias: float = 0.0
+    finding_calibration: dict[str, list[float]] | None = None
     local_loss_weight: float = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -71,6 +75,15 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
         _require(isinstance(self.fusion_trained, bool), "fusion_trained", "true or false")
         _require(_number(self.alpha) and 0.0 <= self.alpha <= 1.0, "alpha", "a number between 0 and 1")
         _require(_number(self.score_scale) and self.score_scale > 0, "score_scale", "a number above 0")
+        _require(_number(self.score_bias), "score_bias", "a number")
+        _require(
+            self.finding_calibration is None
+            or (
+                isinstance(self.finding_calibration, dict) and all(map(_calibrates, self.finding_calibration.values()))
+            ),
+            "finding_calibration",
+            "a table from a finding's name to its scale, above 0, and bias",
+        )
         _require(
             _number(self.local_loss_weight) and self.local_loss_weight >= 0,
             "local_loss_weight",
@@ -119,6 +132,10 @@ def _whole(value: object, least: int = 1) -> bool:
 
 def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _calibrates(pair: object) -> bool:
+    return isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_number, pair)) and pair[0] > 0
 
 
 def _require(holds: bool, field: str, expected: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from lrclr.datasets import PRESENT, UNCERTAIN, RowProblem
+from lrclr.datasets import PRESENT, UNCERTAIN, RowProblem, check_apart, check_columns
 from lrclr.errors import FindingsError, UsageError
 from lrclr.training._texts import whole_text
 
@@ -19,6 +20,7 @@ __all__ = ["Corpus", "choose_rows", "plural"]
 
 TRAIN: Final = "train"
 VALIDATION: Final = ("validation", "valid", "val")
+_USUAL: Final = (TRAIN, *VALIDATION, "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +46,40 @@ class Corpus:
     notes: tuple[str, ...]
 
 
-def choose_rows(manifest: DataManifest, validation: DataManifest | None, tokenizer: ClipTokenizer) -> Corpus:
+def choose_rows(
+    manifest: DataManifest, validation: DataManifest | None, tokenizer: ClipTokenizer, findings: Sequence[str] = ()
+) -> Corpus:
     """Split rows, and leave out those that nothing can be learnt from.
 
     Without a split a row is for training. With a manifest of its own, validation takes its rows of split
     "validation", or all if it has none, and none from `manifest`.
 
+    Args:
+        manifest: of the rows.
+        validation: a manifest of its own to validate on.
+        tokenizer: of the network.
+        findings: names of its findings.
+
     Raises:
-        UsageError: no row to train on; or one patient, or one image, is in both parts.
+        UsageError: no row to train on; a column that is no finding; or one patient, or one image, is in both parts.
     """
+    for table in (manifest, *([validation] if validation is not None else [])):
+        check_columns(table, findings)
     training = _of_split(manifest, (TRAIN,)) or (
         manifest.split("") if not any(row.split for row in manifest.rows) else ()
     )
     judged = _of_split(manifest, VALIDATION)
     if validation is not None:
         judged = _of_split(validation, VALIDATION) or validation.rows
-        _check_apart(training, judged)
+    check_apart(
+        training, judged, what="to validate on {} trained on as well", fix="Take them out of one of the two parts."
+    )
     problems = [*manifest.problems, *(validation.problems if validation is not None else ())]
     notes: list[str] = []
+    if unused := Counter(row.split for row in manifest.rows if row.split.casefold() not in _USUAL):
+        named = ", ".join(f"{count} of {'no split' if not name else repr(name)}" for name, count in unused.items())
+        if training and any(row.split for row in training):
+            notes.append(f"rows of other splits are not used: {named}")
     kept, texts, cut = _readable(training, tokenizer, problems)
     with_text, said, _ = _readable(judged, tokenizer, [])
     known = {id(row) for row in with_text}
@@ -137,17 +155,6 @@ def _notes_on(rows: Sequence[Row]) -> list[str]:
     if negative:
         notes.append(f"{negative} of {plural(len(labelled), 'labelled training row')} name no finding as present")
     return notes
-
-
-def _check_apart(training: Sequence[Row], judged: Sequence[Row]) -> None:
-    patients = {row.patient for row in training if row.patient} & {row.patient for row in judged}
-    images = {(row.image, row.frame) for row in training} & {(row.image, row.frame) for row in judged}
-    for what, shared in (("patient", patients), ("image", images)):
-        if shared:
-            raise UsageError(
-                f"{plural(len(shared), what)} to validate on {'is' if len(shared) == 1 else 'are'} trained on as well",
-                fix="Scores would flatter: take them out of one of the two manifests.",
-            )
 
 
 def plural(count: int, noun: str) -> str:

@@ -81,11 +81,12 @@ class Items(Dataset[dict[str, Any]]):
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         epoch, row = draw
         canvas, text = self._pixels.pixels(row), self.texts[row]
+        whole = text
         if epoch >= 0:
             text = draw_text(text, self._mode, np.random.default_rng([self._seed, epoch, _TEXT, row]))
             if self._limits != Augmentation.off():
                 canvas = augment(canvas, self._limits, np.random.default_rng([self._seed, epoch, _IMAGE, row]))
-        return {"pixels": from_canvas(canvas, self._spec), "text": text}
+        return {"pixels": from_canvas(canvas, self._spec), "text": text, "whole_text": whole}
 
 
 class _Collator:
@@ -99,7 +100,9 @@ class _Collator:
             "pixel_values": torch.from_numpy(np.stack([item["pixels"] for item in items])),
             "input_ids": torch.from_numpy(tokens.input_ids),
             "attention_mask": torch.from_numpy(tokens.mask),
-            "text_key": torch.tensor([text_key(text) for text in texts], dtype=torch.int64),
+            # The whole report, because the images of one study are positives of each other whatever was drawn; and what
+            # was drawn, because two reports may have it in common.
+            "text_key": torch.tensor([[text_key(item["whole_text"]), text_key(item["text"])] for item in items]),
         }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lrclr.datasets import PixelCache
+from lrclr.datasets import SKIP, PixelCache, raise_bad_rows
 from lrclr.errors import UsageError
 from lrclr.training._augment import Augmentation
 from lrclr.training._corpus import plural
@@ -54,12 +54,9 @@ def check_enough(rows: int, settings: TrainSettings, processes: int) -> None:
         )
 
 
-def tell(corpus: Corpus, told: TrainListener, *, strict: bool) -> None:
-    if strict and corpus.problems:
-        problem = corpus.problems[0]
-        raise UsageError(
-            f"line {problem.line}: {problem.text}", why=f"{plural(len(corpus.problems), 'row')} cannot be used"
-        )
+def tell(corpus: Corpus, told: TrainListener, *, skip_bad_rows: bool) -> None:
+    if not skip_bad_rows:
+        raise_bad_rows("the manifest", corpus.problems, len(corpus.train) + len(corpus.validation), fix=SKIP)
     for problem in corpus.problems:
         told.problem(problem)
     for note in corpus.notes:
@@ -69,12 +66,12 @@ def tell(corpus: Corpus, told: TrainListener, *, strict: bool) -> None:
 
 
 def prepare_items(
-    base: Checkpoint, corpus: Corpus, settings: TrainSettings, place: Path, told: TrainListener, *, strict: bool
+    base: Checkpoint, corpus: Corpus, settings: TrainSettings, place: Path, told: TrainListener, *, skip_bad_rows: bool
 ) -> tuple[Items, Validation | None]:
     def cached(rows: Sequence[Row], name: str) -> PixelCache:
-        pixels = PixelCache.build(
-            rows, base.preprocess, place / name, on_progress=told.prepared, on_note=told.note, strict=strict
-        )
+        pixels = PixelCache.build(rows, base.preprocess, place / name, on_progress=told.prepared, on_note=told.note)
+        if not skip_bad_rows:
+            raise_bad_rows(f"the {name} images", pixels.read_errors, len(rows) - len(pixels.read_errors), fix=SKIP)
         for problem in pixels.read_errors:
             told.problem(problem)
         return pixels

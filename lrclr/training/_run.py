@@ -61,7 +61,7 @@ def train(  # noqa: PLR0913 - what a run consists of
     *,
     validation: DataManifest | None = None,
     cache: Path | None = None,
-    strict: bool = False,
+    skip_bad_rows: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     listener: TrainListener | None = None,
@@ -77,7 +77,7 @@ def train(  # noqa: PLR0913 - what a run consists of
         settings: how.
         validation: rows to validate on, instead of the manifest's.
         cache: folder for decoded images; inside `folder` unless given.
-        strict: refuse rows that cannot be used, instead of leaving them out.
+        skip_bad_rows: leave out rows and images that cannot be used, instead of refusing the data.
         resume: go on with the run in `folder` from its last state; begin it where there is none.
         overwrite: replace the run in `folder`.
         listener: told what happens.
@@ -85,7 +85,8 @@ def train(  # noqa: PLR0913 - what a run consists of
     Raises:
         UsageError: the call is wrong, or the data cannot be trained on.
         NonFiniteError: loss or gradients became NaN or infinite.
-        LrclrError: the disk is full or not writable; the last saved state and checkpoint are whole.
+        LrclrError: a row or an image cannot be used and `skip_bad_rows` is not set; or the disk is full or not
+            writable, and the last saved state and checkpoint are whole.
     """
     begun = time.monotonic()
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -96,8 +97,8 @@ def train(  # noqa: PLR0913 - what a run consists of
     if first:
         check_run(folder, resume=resume, overwrite=overwrite)
     check_machine(settings, processes)
-    corpus = choose_rows(manifest, validation, base.tokenizer)
-    tell(corpus, told, strict=strict)
+    corpus = choose_rows(manifest, validation, base.tokenizer, base.findings.names)
+    tell(corpus, told, skip_bad_rows=skip_bad_rows)
     check_enough(len(corpus.train), settings, processes)
     settings.configure(base.config)
     if settings.tunes_fusion:
@@ -110,7 +111,7 @@ def train(  # noqa: PLR0913 - what a run consists of
         arguments = training_arguments(settings, folder / STEPS, steps, per_epoch)
         place = cache if cache is not None else folder / PIXELS
         with arguments.main_process_first(local=False, desc="decoding images"):
-            items, judge = prepare_items(base, corpus, settings, place, told, strict=strict)
+            items, judge = prepare_items(base, corpus, settings, place, told, skip_bad_rows=skip_bad_rows)
         if len(items) < settings.batch_size:
             check_enough(len(items), settings, processes)
         hashes = {"manifest": manifest.sha256, "validation": validation.sha256 if validation is not None else None}

@@ -75,7 +75,8 @@ class ContrastiveTask(nn.Module):
             pixel_values: ``[B, 3, H, W]``.
             input_ids: ``[B, T]``.
             attention_mask: ``[B, T]``.
-            text_key: ``[B]`` int64; equal for texts that are the same, which are no negatives of each other.
+            text_key: ``[B]`` or ``[B, K]`` int64; two images are no negatives of each other if one of their keys is
+                equal, column by column.
 
         Returns:
             ``loss``, and its parts ``global_loss`` and, with a local loss, ``local_loss``, detached.
@@ -94,8 +95,8 @@ class ContrastiveTask(nn.Module):
         settings = self.settings
         input_ids, mask = _same_length(input_ids, attention_mask)
         text, words = _in_pieces(self._encode_text, settings.encode_at_once, input_ids)
-        key = _gathered(text_key)
-        same = key[:, None] == key[None, :]
+        key = _gathered(text_key.reshape(len(text_key), -1))
+        same = (key[:, None] == key[None, :]).any(-1)
         scale = self.model.logit_scale.exp().float()
         total = contrastive_loss(_product(scale * _gathered(image), _gathered(text)), same)
         result = {"global_loss": total.detach()}

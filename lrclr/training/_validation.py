@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from lrclr.datasets import ABSENT, PRESENT
 from lrclr.errors import NonFiniteError
-from lrclr.findings import FindingSet
+from lrclr.findings import FindingSet, finding_key
 from lrclr.scoring import combined_score, finding_scores, global_score
 from lrclr.training._data import loader
 
@@ -34,15 +33,11 @@ __all__ = ["Validation", "label_table", "matched_findings"]
 def matched_findings(known: FindingSet, columns: Sequence[str]) -> tuple[FindingSet | None, tuple[str, ...]]:
     """Those of the known findings that have a column of labels, and the columns, in the same order.
 
-    Case makes no difference. ``None`` where there are none.
+    Names are compared by `finding_key`. ``None`` where there are none.
     """
-    by_key = {_key(column): column for column in columns}
-    kept = [finding for finding in known.findings if _key(finding.name) in by_key]
-    return FindingSet(tuple(kept)) if kept else None, tuple(by_key[_key(finding.name)] for finding in kept)
-
-
-def _key(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+    by_key = {finding_key(column): column for column in columns}
+    kept = [finding for finding in known.findings if finding_key(finding.name) in by_key]
+    return FindingSet(tuple(kept)) if kept else None, tuple(by_key[finding_key(finding.name)] for finding in kept)
 
 
 def label_table(rows: Sequence[Row], columns: Sequence[str]) -> NDArray[np.int8]:

@@ -170,7 +170,7 @@ class Answerer:
                 "engine": self._classifier.engine.name,
                 "max_batch": spec.max_batch,
                 "alpha": spec.alpha,
-                "score_scale": spec.score_scale,
+                **spec.calibration.to_dict(),
                 "fusion_trained": spec.fusion_trained,
                 "patch_size": spec.patch_size,
                 "preprocess": spec.preprocess.to_dict(),

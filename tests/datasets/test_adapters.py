@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import tarfile
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +28,9 @@ from lrclr.datasets._chexpert import import_chexpert
 from lrclr.datasets._imported import CHEXPERT_FINDINGS
 from lrclr.datasets._mimic import import_mimic_cxr
 from lrclr.datasets._openi import OpeniReport, import_openi, openi_labels, read_openi_reports
-from lrclr.datasets._reports import choose_section
+from lrclr.datasets._reports import choose_section, mimic_sections, without_underscores
 from lrclr.datasets._rle import decode_rle
-from lrclr.errors import UsageError
+from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -265,6 +266,22 @@ def test_all_real_openi_reports() -> None:
     labels = [openi_labels(report.terms) for report in reports]
     assert sum(each.get("No Finding", 0) for each in labels) == 1391
     assert sum(not each for each in labels) == 181
+    # The same texts, laid out as MIMIC-CXR lays out its reports.
+    layouts = (
+        " EXAMINATION:  CHEST (PA AND LAT)\n \n FINDINGS: \n \n None.\n \n IMPRESSION: \n \n{}\n",
+        " REASON FOR EXAMINATION:  Cough.\n \n{}\n",
+        " INDICATION:  Cough.\n \n PORTABLE CHEST: {}\n",
+        " INDICATION:  Cough.\n \n COMPARISON:  None.\n \n CHEST, TWO VIEWS: {}\n",
+        " INDICATION:  Cough.\n \n IMPRESSION:\n AP CHEST: {}\n \n NOTIFICATION:  Dr. ___ was notified.\n",
+    )
+    for number, text in enumerate(each.text for each in texts if each):
+        layout = layouts[number % len(layouts)]
+        report = layout.format(
+            textwrap.fill(text, 78, initial_indent=" ", subsequent_indent=" ", break_on_hyphens=False)
+        )
+        got = choose_section(mimic_sections(f"                 FINAL REPORT\n{report}"), "impression")
+        assert got is not None
+        assert got.text.removeprefix("AP CHEST: ") == without_underscores(text)
 
 
 masks = stn.arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12)))
@@ -344,7 +361,7 @@ def test_chexlocalize(tmp_path: Path, picture: Picture) -> None:
             "../../evil": entries,
         })
     )  # fmt: skip
-    imported = import_chexlocalize([source], tmp_path, tmp_path / "masks")
+    imported = import_chexlocalize([source], tmp_path, tmp_path / "masks", skip_bad_rows=True)
     (row,) = imported.rows
     assert row.image == tmp_path / "CheXpert/val/patient64541/study1/view1_frontal.jpg"
     assert (row.split, row.patient, row.labels) == ("validation", "patient64541", {"Lung Opacity": 1, "Edema": 0})
@@ -360,10 +377,12 @@ def test_chexlocalize(tmp_path: Path, picture: Picture) -> None:
     assert [path.name for path in tmp_path.rglob("*.png")] == ["Lung_Opacity.png"]
     with pytest.raises(UsageError, match="exists already"):
         import_chexlocalize([source], tmp_path, tmp_path / "masks")
-    with pytest.raises(UsageError, match="3 of 4 rows are bad"):
-        import_chexlocalize([source], tmp_path, tmp_path / "strict", strict=True)
+    with pytest.raises(LrclrError, match=r"3 of 4 rows of .* are bad: line 3: .*; line 4: .*; line 5: "):
+        import_chexlocalize([source], tmp_path, tmp_path / "strict")
     assert not (tmp_path / "strict").exists()
-    assert len(import_chexlocalize([source], tmp_path, tmp_path / "masks", overwrite=True).rows) == 1
+    assert (
+        len(import_chexlocalize([source], tmp_path, tmp_path / "masks", overwrite=True, skip_bad_rows=True).rows) == 1
+    )
 
 
 def test_segmentations_that_are_none(tmp_path: Path) -> None:

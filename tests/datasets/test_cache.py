@@ -76,11 +76,6 @@ def test_images_that_cannot_be_read_are_left_out(tmp_path: Path, rows: list[Row]
     assert "there is no such file" in cache.read_errors[1].text
     assert not any(str(tmp_path) in problem.text for problem in cache.read_errors)
     assert np.array_equal(cache.pixels(1), to_canvas(read_image(rows[2].image), SMALL))
-    with pytest.raises(LrclrError, match="line 3: "):
-        PixelCache.build(rows, SMALL, tmp_path / "cache", strict=True)
-    with pytest.raises(ImageError, match="line 3: "):
-        PixelCache.build(rows, SMALL, tmp_path / "strict", strict=True)
-    assert not (tmp_path / "strict").exists()
 
 
 def test_nothing_to_keep(tmp_path: Path, rows: list[Row]) -> None:

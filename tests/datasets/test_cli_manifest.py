@@ -11,7 +11,7 @@ import typer
 from lrclr.cli._manifest import manifest
 from lrclr.datasets import read_manifest
 from lrclr.datasets._imported import CHEXPERT_FINDINGS
-from lrclr.errors import UsageError
+from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ def chexpert(tmp_path: Path, picture: Picture) -> Path:
 
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
 def test_a_manifest_is_written_and_told(chexpert: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    lrclr_manifest("chexpert", chexpert, "-o", chexpert / name)
+    lrclr_manifest("chexpert", chexpert, "-o", chexpert / name, "--skip-bad-rows")
     read = read_manifest(chexpert / name, strict=True)
     assert read.findings == CHEXPERT_FINDINGS
     assert [(row.split, row.patient, len(row.labels)) for row in read.rows] == [("validation", "patient1", 14)]
@@ -47,12 +47,16 @@ def test_a_manifest_is_written_and_told(chexpert: Path, capsys: pytest.CaptureFi
     assert "left out: 1\n  line 3: valid.csv: there is no image file\n" in told.err
     with pytest.raises(UsageError, match="exists already"):
         lrclr_manifest("chexpert", chexpert, "-o", chexpert / name)
-    lrclr_manifest("chexpert", chexpert, "-o", chexpert / name, "--overwrite")
+    lrclr_manifest("chexpert", chexpert, "-o", chexpert / name, "--overwrite", "--skip-bad-rows")
 
 
-def test_what_is_left_out_can_be_refused(chexpert: Path) -> None:
-    with pytest.raises(UsageError, match=r"line 3: valid\.csv: there is no image file: 1 of 2 rows are bad"):
-        lrclr_manifest("chexpert", chexpert, "-o", chexpert / "out.csv", "--strict")
+def test_nothing_is_left_out_unless_it_is_said(chexpert: Path) -> None:
+    with pytest.raises(
+        LrclrError, match=r"1 of 2 rows of .* are bad: line 3: valid\.csv: there is no image file"
+    ) as caught:
+        lrclr_manifest("chexpert", chexpert, "-o", chexpert / "out.csv")
+    assert caught.value.exit_code == 1
+    assert "--skip-bad-rows" in str(caught.value)
     assert not (chexpert / "out.csv").exists()
 
 
@@ -68,7 +72,10 @@ def test_calls_that_are_wrong(chexpert: Path, tmp_path: Path) -> None:
         (["openi", chexpert, chexpert, "-o", out, "--images", chexpert], "one source, not 2"),
         (["chexlocalize", chexpert, "-o", out, "--images", chexpert], "needs --masks"),
         (["chexpert", tmp_path / "train.csv", "-o", out], "cannot be read"),
-        (["chexpert", chexpert, "-o", out, "--images", chexpert / "valid/patient1"], "can be used: valid.csv"),
+        (
+            ["chexpert", chexpert, "-o", out, "--images", chexpert / "valid/patient1", "--skip-bad-rows"],
+            "used: valid.csv",
+        ),
     ]
     for arguments, reason in calls:
         with pytest.raises(UsageError, match=reason):

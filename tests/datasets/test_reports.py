@@ -54,12 +54,86 @@ def test_sections_of_a_mimic_report() -> None:
         ("IMPRESSION: First.\nADDENDUM: x\nIMPRESSION: Second.\n", "Second.", "impression"),
         ("IMPRESSION: First.\nNOTIFICATION: by phone", "First.", "impression"),
         ("My impression: none.\nIMPRESSION: Mild edema: stable.\n", "Mild edema: stable.", "impression"),
-        ("PORTABLE CHEST\n\nHeart is large.\n\nLungs are\nclear.\n\n", "Lungs are clear.", "last paragraph"),
+        (
+            "PORTABLE CHEST\n\nHeart is large.\n\nLungs are\nclear.\n\n",
+            "Heart is large. Lungs are clear.",
+            "free paragraphs",
+        ),
+        ("IMPRESSION:\nFINDINGS: Heart is large.\n", "Heart is large.", "findings"),
+        ("CHEST, 2 VIEWS: Heart is large.\n", "Heart is large.", "findings"),
+        ("INDICATION FOR CHEST: Cough.\nFINDINGS: Heart is large.\n", "Heart is large.", "findings"),
+        ("IMPRESSION: Loss of height of\nL4: compression.\n", "Loss of height of L4: compression.", "impression"),
         ("IMPRESSION: One.\r\nFINDINGS: Two.\r\n", "One.", "impression"),
     ],
 )
 def test_what_stands_in_is_said(report: str, text: str, section: str) -> None:
     assert chosen(report) == (text, section)
+
+
+FINAL = "                                 FINAL REPORT\n"
+LARGE = "The heart is large.\n There is a small left effusion."
+IS_LARGE = "The heart is large. There is a small left effusion."
+NOTIFIED = " \n Dr. ___ was notified by telephone at 9 a.m.\n"
+WAS_NOTIFIED = "Dr. was notified by telephone at 9 a.m."
+
+
+@pytest.mark.parametrize(
+    ("report", "text"),
+    [
+        (
+            f" EXAM:  CHEST (PA AND LAT)\n \n FINDINGS: \n \n {LARGE}\n \n IMPRESSION: \n \n Mild edema.\n{NOTIFIED}",
+            f"Mild edema. {WAS_NOTIFIED}",
+        ),
+        (f" REASON FOR EXAMINATION:  Cough.\n \n {LARGE}\n \n None.\n{NOTIFIED}", f"{IS_LARGE} None. {WAS_NOTIFIED}"),
+        (f" REASON FOR EXAM:  ___-year-old with\n cough.\n \n {LARGE}\n{NOTIFIED}", f"{IS_LARGE} {WAS_NOTIFIED}"),
+        (f" PORTABLE CHEST:  {LARGE}\n{NOTIFIED}", f"{IS_LARGE} {WAS_NOTIFIED}"),
+        (f" CHEST, TWO VIEWS:  {LARGE}\n \n No edema.\n{NOTIFIED}", f"{IS_LARGE} No edema. {WAS_NOTIFIED}"),
+        (f" CHEST, PA LATERAL:\n \n INDICATION:  Cough.\n \n FINDINGS:  {LARGE}\n", IS_LARGE),
+        (f" CHEST, PA LATERAL:\n \n INDICATION:  Cough.\n \n {LARGE}\n{NOTIFIED}", f"{IS_LARGE} {WAS_NOTIFIED}"),
+        (
+            f" INDICATION:  Cough.\n \n IMPRESSION:\n AP CHEST:  {LARGE}\n{NOTIFIED}",
+            f"AP CHEST: {IS_LARGE} {WAS_NOTIFIED}",
+        ),
+        (f" INDICATION:  Cough.\n \n IMPRESSION:  \n AP CHEST:  {LARGE}\n", IS_LARGE),
+        (f" INDICATION:  Cough.\n \n IMPRESSION:\n \n PA AND LATERAL CHEST:  {LARGE}\n", IS_LARGE),
+        (f" IMPRESSION:  AP CHEST:  {LARGE}\n", f"AP CHEST: {IS_LARGE}"),
+        (f" HISTORY:  Fall.\n \n COMPARISON:  None.\n \n PA AND LATERAL VIEWS OF THE CHEST:  {LARGE}\n", IS_LARGE),
+        (f" SINGLE FRONTAL VIEW:  {LARGE}\n \n COMPARISON:  ___.\n", IS_LARGE),
+        (f" COMPARISON:  Made with prior radiographs.\n \n {LARGE}\n{NOTIFIED}", f"{IS_LARGE} {WAS_NOTIFIED}"),
+        (f" INDICATION:  Fall.\n \n COMPARISON:  ___.  {LARGE}\n", IS_LARGE),
+        (f" FINDINGS:  Old.\n \n CONCLUSION:  {LARGE}\n", IS_LARGE),
+        (f" FINDINGS/IMPRESSION:  {LARGE}\n", IS_LARGE),
+        (f" FINIDNGS:  Old.\n \n IMPRESSOIN:  {LARGE}\n", IS_LARGE),
+        (f" IMPRESSION:  Old.\n \n ADDENDUM:  Read again.\n \n IMPRESSION:  {LARGE}\n", IS_LARGE),
+        (f" IMPRESSION:  {LARGE}\n \n RECOMMENDATION(S):  Follow up.\n{NOTIFIED}", IS_LARGE),
+        (f" WET READ:  ___ 9:10 AM\n  No edema.\n \n REASON FOR EXAMINATION:  Line.\n \n {LARGE}\n", IS_LARGE),
+        (f" \n {LARGE}\n \n No edema.\n", f"{IS_LARGE} No edema."),
+    ],
+)
+def test_mimic_reports_as_their_authors_section_them(report: str, text: str) -> None:
+    """Expected is what MIT-LCP's ``txt/section_parser.py`` gave for these made-up reports, without the underscores."""
+    got = chosen(FINAL + report)
+    assert got is not None
+    assert got[0] == text
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        f" REASON FOR EXAMINATION:  Cough, effusion.\n{NOTIFIED}",
+        f" INDICATION:  Cough.\n \n NOTIFICATION:\n \n Discussed.\n{NOTIFIED}",
+        " INDICATION:  Cough.\n \n These findings were discussed with Dr. ___ at 9 a.m.\n",
+        f" RECOMMENDATION(S):  Follow up.\n{NOTIFIED}",
+    ],
+)
+def test_a_notification_is_no_description(report: str) -> None:
+    """The published rules would take these."""
+    assert chosen(FINAL + report) is None
+
+
+def test_text_before_a_notification_with_a_heading_is_found() -> None:
+    report = f"{FINAL} REASON FOR EXAMINATION:  Cough.\n \n {LARGE}\n \n NOTIFICATION:\n \n Discussed.\n{NOTIFIED}"
+    assert chosen(report) == (IS_LARGE, "free paragraphs")
 
 
 def test_nothing_to_choose() -> None:

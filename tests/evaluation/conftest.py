@@ -17,7 +17,7 @@ from lrclr.preprocess import PreprocessSpec
 from tests import bundles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from lrclr.datasets import DataManifest
@@ -59,6 +59,29 @@ def write_data(folder: Path, *, seed: int = 0, test: int = 26, validation: int =
 def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest. Shared: write another to change it."""
     return write_data(tmp_path_factory.mktemp("evaluated") / "data")
+
+
+@pytest.fixture
+def make_data(data_file: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Writes another manifest of the same images: with columns renamed, and each row changed."""
+
+    def write(
+        columns: Mapping[str, str] | None = None, change: Callable[[dict[str, str]], dict[str, str]] = lambda row: row
+    ) -> Path:
+        with data_file.open(newline="") as file:
+            reader = csv.DictReader(file)
+            names, rows = list(reader.fieldnames or ()), [change(row) for row in reader]
+        target = tmp_path / "changed.csv"
+        with target.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow([(columns or {}).get(name, name) for name in names])
+            for row in rows:
+                folder = data_file.parent
+                files = {name: str(folder / row[name]) for name in ("image", "mask") if row[name]}
+                writer.writerow([{**row, **files}[name] for name in names])
+        return target
+
+    return write
 
 
 @pytest.fixture(scope="session")
@@ -124,5 +147,5 @@ def made_scores(
         failures=(),
         models=(ModelAnswers(known | info, Answers(zero + 0.5, gap, zero, other, zero, attention, index, importance)),),
         alpha=0.0,
-        score_scale=1.0,
+        calibration=np.tile([1.0, 0.0], (findings, 1)),
     )

@@ -13,16 +13,21 @@ from sklearn.metrics import roc_auc_score
 from lrclr import Bundle, FindingSet, ZeroShotClassifier
 from lrclr.datasets import read_manifest
 from lrclr.errors import GateError, UsageError
-from lrclr.evaluation import EvaluationOptions, Judged, compare, evaluate, markdown, select, store
+from lrclr.evaluation import EvaluationOptions, Judged, compare, evaluate, markdown, score_rows, select, store
+from lrclr.images import read_image
 from lrclr.preprocess import PreprocessSpec
+from lrclr.scoring import ScoreCalibration
 from tests import bundles
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from lrclr.datasets import DataManifest
     from lrclr.evaluation import Evaluation
     from tests.evaluation.conftest import MakeScores
+
+    MakeData = Callable[..., Path]
 
 OPTIONS = EvaluationOptions(resamples=60)
 
@@ -56,14 +61,14 @@ def test_a_checkpoint_and_its_bundle_are_judged_alike(
     ours, theirs = numbers(figures(judged.evaluation)), numbers(figures(torch_judged.evaluation))
     assert len(ours) > 200
     assert ours == pytest.approx(theirs, abs=2e-3)
-    comparison = compare(judged.scores, torch_judged.scores, judged.selection.rows, resamples=60)
+    comparison = compare(judged.scores, torch_judged.scores, judged.selection.rows)
     assert all(abs(each.difference.value or 0) < 1e-3 for each in comparison.differences)
 
 
 def test_the_figures_are_those_of_the_answers(judged: Judged) -> None:
     evaluation, scores = judged.evaluation, judged.scores
     assert [finding.name for finding in evaluation.findings] == ["Edema", "Fracture", "Pneumothorax"]
-    probability = scores.probability(evaluation.alpha, 1.0)
+    probability = scores.probability(evaluation.alpha)
     for f in (0, 2):
         finding, label = evaluation.findings[f], scores.labels[:, f]
         used = label >= 0
@@ -103,8 +108,11 @@ def test_an_absent_class_is_said_in_every_report(judged: Judged) -> None:
 def test_the_seed_decides(classifier: ZeroShotClassifier, data: DataManifest, judged: Judged) -> None:
     assert evaluate(classifier, data, OPTIONS).evaluation.to_json() == judged.evaluation.to_json()
     other = evaluate(classifier, data, replace(OPTIONS, seed=1)).evaluation
-    assert other.findings[0].auroc.value == judged.evaluation.findings[0].auroc.value
-    assert other.findings[0].auroc.low != judged.evaluation.findings[0].auroc.low
+    ours, theirs = judged.evaluation.findings[0], other.findings[0]
+    assert theirs.average_precision.value == ours.average_precision.value
+    assert theirs.average_precision.low != ours.average_precision.low
+    # AUROCs have no draws in their intervals.
+    assert theirs.auroc == ours.auroc
 
 
 def test_json_holds_everything_and_no_path(judged: Judged, data: DataManifest, tmp_path: Path) -> None:
@@ -179,7 +187,8 @@ def test_splits_are_found_or_asked_for(data: DataManifest) -> None:
 
 def test_chexzeros_protocol(classifier: ZeroShotClassifier, data: DataManifest) -> None:
     clip = ZeroShotClassifier(
-        replace(classifier.spec, preprocess=PreprocessSpec.clip(112), score_scale=7.0), classifier.engine
+        replace(classifier.spec, preprocess=PreprocessSpec.clip(112), calibration=ScoreCalibration(7.0, 1.0)),
+        classifier.engine,
     )
     evaluation = evaluate(clip, data, EvaluationOptions(preset="chexzero", resamples=20)).evaluation
     expected = evaluate(
@@ -204,9 +213,9 @@ def test_an_ensemble_votes_by_mean_probability(classifier: ZeroShotClassifier, d
     options = replace(OPTIONS, findings=names, alpha=0.0)
     alone = [evaluate(each, data, options).scores for each in (classifier, other)]
     both = evaluate(iter([classifier, other]), data, options)
-    mean = (alone[0].probability(0.0, 1.0) + alone[1].probability(0.0, 1.0)) / 2
-    assert both.scores.probability(0.0, 1.0) == pytest.approx(mean)
-    assert np.ptp(mean - alone[0].probability(0.0, 1.0)) > 0
+    mean = (alone[0].probability(0.0) + alone[1].probability(0.0)) / 2
+    assert both.scores.probability(0.0) == pytest.approx(mean)
+    assert np.ptp(mean - alone[0].probability(0.0)) > 0
     assert both.evaluation.model["ensemble"] == [classifier.spec.sha256, "f" * 64]
     assert "ensemble of 2" in markdown(both.evaluation)
     with pytest.raises(UsageError, match="no model"):
@@ -232,7 +241,7 @@ def test_a_paired_difference_is_narrower_than_two_intervals(make_scores: MakeSco
     gap = labels + draw.normal(size=(400, 2)) * 1.5
     one = make_scores(labels, gap + 0.3 * (labels - 0.5) + draw.normal(size=gap.shape) * 0.05)
     other = make_scores(labels, gap)
-    result = compare(one, other, resamples=300)
+    result = compare(one, other)
     assert [each.name for each in result.differences] == ["finding 0", "finding 1", "mean"]
     for each in result.differences:
         low, middle, high = each.difference.low, each.difference.value, each.difference.high
@@ -243,10 +252,10 @@ def test_a_paired_difference_is_narrower_than_two_intervals(make_scores: MakeSco
         assert each.against is not None
         assert middle == pytest.approx(each.value - each.against)
         assert 0 < low < middle < high < 0.08
-    swapped = compare(other, one, resamples=300)
+    swapped = compare(other, one)
     for each, back in zip(result.differences, swapped.differences, strict=True):
         assert each.difference.low == pytest.approx(-(back.difference.high or 0))
-    same = compare(one, one, resamples=50).differences[0].difference
+    same = compare(one, one).differences[0].difference
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
     with pytest.raises(UsageError, match="no finding in common"):
         compare(one, replace(other, findings=("a", "b")))
@@ -254,6 +263,93 @@ def test_a_paired_difference_is_narrower_than_two_intervals(make_scores: MakeSco
         compare(one, make_scores(1 - labels, gap))
     with pytest.raises(UsageError, match="images differ"):
         compare(one, replace(other, image=other.image[::-1]))
+
+
+def test_the_calibration_is_the_same_in_torch_and_in_the_bundle(
+    bundle_folder: Path, checkpoint_folder: Path, data: DataManifest, tmp_path: Path
+) -> None:
+    import shutil
+
+    folder, checkpoint = bundles.copied(bundle_folder, tmp_path / "bundle"), tmp_path / "checkpoint"
+    shutil.copytree(checkpoint_folder, checkpoint)
+    names = FindingSet.from_names(["Edema", "Fracture", "Tuberculosis"])
+    rows = data.rows[:4]
+    plain = score_rows(ZeroShotClassifier.from_bundle(folder), rows, names)
+    for place in (folder, checkpoint):
+        store(place, alpha=0.25, score_scale=1.0, score_bias=3.0, finding_calibration={"Fracture": (5.0, 5.0)})
+        store(place, alpha=0.25, score_scale=2.0, score_bias=-0.5, finding_calibration={"Edema": (30.0, 1.5)})
+    exported = tmp_path / "exported"
+    from lrclr.checkpoints import load_checkpoint
+    from lrclr_export import ExportOptions, export_bundle
+
+    export_bundle(load_checkpoint(checkpoint), exported, ExportOptions("fp32"))
+    assert Bundle(exported).manifest.scoring == Bundle(folder).manifest.scoring
+    gap = plain.models[0].gap(0.25)
+    expected = 1 / (1 + np.exp(-(gap * [30.0, 2.0, 2.0] + [1.5, -0.5, -0.5])))
+    for classifier in (
+        ZeroShotClassifier.from_bundle(folder),
+        ZeroShotClassifier.from_checkpoint(checkpoint),
+        ZeroShotClassifier.from_bundle(exported),
+    ):
+        got = classifier.predict([read_image(row.image) for row in rows], findings=names)
+        table = [[one.finding(name).probability for name in names.names] for one in got]
+        assert np.array(table) == pytest.approx(expected, abs=1e-4)
+        scores = score_rows(classifier, rows, names)
+        assert scores.probability(0.25) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_bundle_without_a_bias_is_read_as_before(bundle_folder: Path, tmp_path: Path) -> None:
+    folder = bundles.copied(bundle_folder, tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["schema"], set(manifest["scoring"])) == (5, {"alpha", "score_scale", "fusion_trained"})
+    store(folder, alpha=None, score_scale=1.0, score_bias=0.5)
+    # Releases that know no bias must refuse it.
+    assert json.loads((folder / "manifest.json").read_text())["schema"] == 6
+    assert Bundle(folder).manifest.scoring["score_bias"] == 0.5
+    store(folder, alpha=None, score_scale=1.0)
+    assert json.loads((folder / "manifest.json").read_text())["schema"] == 5
+
+
+def test_what_is_fitted_on_is_not_judged_on(classifier: ZeroShotClassifier, data: DataManifest, tmp_path: Path) -> None:
+    import shutil
+
+    test = replace(data, rows=data.split("test"))
+    own = replace(data, rows=tuple(replace(row, split="", patient="") for row in data.split("validation")))
+    unknown = replace(test, rows=tuple(replace(row, patient="") for row in test.rows))
+    with pytest.raises(UsageError, match="26 images to fit on are evaluated as well"):
+        evaluate(classifier, test, OPTIONS, validation=unknown)
+    with pytest.raises(UsageError, match="13 patients to fit on are evaluated as well"):
+        evaluate(classifier, test, OPTIONS, validation=test)
+    # The same pixels under another name, or through a link.
+    copy, link = tmp_path / "copy.png", tmp_path / "link.png"
+    shutil.copyfile(test.rows[0].image, copy)
+    link.symlink_to(test.rows[1].image)
+    for other in (copy, link):
+        rows = (*own.rows[:-1], replace(own.rows[-1], image=other))
+        with pytest.raises(UsageError, match="1 image to fit on is evaluated as well"):
+            evaluate(classifier, test, OPTIONS, validation=replace(own, rows=rows))
+    patient = replace(own.rows[0], patient=test.rows[0].patient)
+    with pytest.raises(UsageError, match="1 patient to fit on is evaluated as well"):
+        evaluate(classifier, test, OPTIONS, validation=replace(own, rows=(patient, *own.rows[1:])))
+
+
+def test_names_of_findings_are_compared_loosely(make_data: MakeData, classifier: ZeroShotClassifier) -> None:
+    data = read_manifest(make_data({"edema": "pleural_effusion", "Fracture": "SUPPORT-DEVICES"}))
+    chosen = select(data, FindingSet.from_names(["Pleural Effusion", "Support Devices", "Mass"]))
+    assert chosen.findings.names == ("Pleural Effusion", "Support Devices")
+    scores = score_rows(classifier, chosen.rows, chosen.findings)
+    assert set(scores.labels[:, 0].tolist()) == {0, 1, -1}
+
+
+def test_a_finding_that_lost_a_class_says_so(make_data: MakeData, classifier: ZeroShotClassifier) -> None:
+    def spoil(row: dict[str, str]) -> dict[str, str]:
+        return {**row, "Pneumothorax": "-1"} if row["Pneumothorax"] == "1" else row
+
+    data = read_manifest(make_data({}, spoil))
+    evaluation = evaluate(classifier, data, replace(OPTIONS, split="test")).evaluation
+    finding = next(each for each in evaluation.findings if each.name == "Pneumothorax")
+    assert finding.undefined == "no labelled image has it"
+    assert (finding.auroc.value, finding.positives) == (None, 0)
 
 
 def test_a_bundle_keeps_what_was_fitted_and_its_gates_hold(bundle_folder: Path, tmp_path: Path) -> None:
@@ -302,7 +398,7 @@ def test_a_checkpoint_keeps_what_was_fitted(checkpoint_folder: Path, data_file: 
     store(folder, alpha=None, score_scale=3.5)
     store(folder, alpha=0.25, score_scale=4.5)
     spec = ZeroShotClassifier.from_checkpoint(folder).spec
-    assert (spec.alpha, spec.score_scale) == (0.25, 4.5)
+    assert (spec.alpha, spec.calibration) == (0.25, ScoreCalibration(4.5))
     for wrong in (data_file, tmp_path):
         with pytest.raises(UsageError, match="no place for fitted values"):
             store(wrong, alpha=0.5, score_scale=1.0)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
-from lrclr import Bundle
+from lrclr import Bundle, FindingSet, ZeroShotClassifier
 from lrclr.cli import main
-from lrclr.evaluation import load_scores
+from lrclr.datasets import read_manifest
+from lrclr.evaluation import load_scores, score_rows
 from tests import bundles
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    MakeData = Callable[..., Path]
     Capture = pytest.CaptureFixture[str]
 
 
@@ -55,14 +60,63 @@ def test_everything_at_once_for_a_checkpoint_against_its_bundle(
     assert "paired" in captured.out
 
 
-def test_fitted_values_are_stored(bundle_folder: Path, data_file: Path, tmp_path: Path, capsys: Capture) -> None:
-    folder = bundles.copied(bundle_folder, tmp_path / "bundle")
-    assert call(folder, data_file, "--json", "--store") == 0
-    fitted = json.loads(capsys.readouterr().out)
+def telling(bundle_folder: Path, make_data: MakeData, columns: dict[str, str] | None = None) -> Path:
+    """The data set with labels that follow the model's scores, more or less: random weights recognise nothing."""
+    classifier = ZeroShotClassifier.from_bundle(bundle_folder)
+    scores = score_rows(classifier, read_manifest(make_data()).rows, FindingSet.from_names(["Edema", "Pneumothorax"]))
+    gap = scores.models[0].gap(classifier.spec.alpha)
+    noisy = gap + gap.std(axis=0) * np.random.default_rng(0).normal(0, 0.7, gap.shape)
+    label = dict(zip(scores.line.tolist(), (noisy > np.median(noisy, axis=0)).astype(int).tolist(), strict=True))
+    lines = itertools.count(2)
+
+    def change(row: dict[str, str]) -> dict[str, str]:
+        edema, air = label[next(lines)]
+        split = "validation" if int(row["patient"].removeprefix("patient")) % 2 else "test"
+        return {**row, "edema": str(edema), "Pneumothorax": str(air), "Fracture": "", "mask": "", "split": split}
+
+    return make_data(columns, change)
+
+
+def test_fitted_values_are_stored(bundle_folder: Path, make_data: MakeData, tmp_path: Path, capsys: Capture) -> None:
+    folder, data = bundles.copied(bundle_folder, tmp_path / "bundle"), telling(bundle_folder, make_data)
+    alpha = ("--alpha", str(bundles.ALPHA))
+    assert call(folder, data, "--json", *alpha) == 0
+    before = json.loads(capsys.readouterr().out)
+    assert call(folder, data, "--json", "--store", *alpha) == 0
+    captured = capsys.readouterr()
+    fitted = json.loads(captured.out)
+    assert "the thresholds above are for them" in captured.err
     scoring = Bundle(folder).manifest.scoring
-    assert (scoring["alpha"], scoring["score_scale"]) == pytest.approx((fitted["alpha"], fitted["score_scale"]))
-    assert call(folder, data_file, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["settings"]["score_scale_in_effect"] == scoring["score_scale"]
+    stored = scoring["finding_calibration"]
+    assert stored.keys() == fitted["finding_calibration"].keys() >= {"Edema"}
+    for name, pair in stored.items():
+        assert pair == pytest.approx(fitted["finding_calibration"][name], rel=1e-4)
+        assert pair[1] != 0.0
+    assert call(folder, data, "--json", *alpha) == 0
+    after = json.loads(capsys.readouterr().out)
+    assert after["settings"]["calibration_in_effect"] == fitted["settings"]["calibration_in_effect"]
+    assert after["settings"]["calibration_in_effect"] != before["settings"]["calibration_in_effect"]
+    for told, stored, old in zip(fitted["findings"], after["findings"], before["findings"], strict=True):
+        # What was printed beside --store is what the stored model has; decisions are the same as ever.
+        assert told["threshold"] == pytest.approx(stored["threshold"], abs=2e-6)
+        if told["threshold"] is not None:
+            assert abs(told["threshold"] - old["threshold"]) > 1e-3
+        for figure in ("f1", "sensitivity", "specificity", "auroc"):
+            assert told[figure]["value"] == stored[figure]["value"] == old[figure]["value"]
+        assert told["calibration_error"] == told["calibration_error_scaled"]
+
+
+def test_a_fit_that_is_refused_is_not_stored(
+    bundle_folder: Path, data_file: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """The random weights recognise nothing on this data: no scale would be right."""
+    folder = bundles.copied(bundle_folder, tmp_path / "bundle")
+    before = bundles.digests(folder)
+    assert call(folder, data_file, "--json", "--store") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "no fit is stored, and the model is unchanged" in captured.err
+    assert bundles.digests(folder) == before
 
 
 def test_an_ensemble_with_a_preset(bundle_folder: Path, data_file: Path, capsys: Capture) -> None:
@@ -80,14 +134,74 @@ def test_a_bad_image_is_told_and_the_rest_is_judged(
     folder = tmp_path / "data"
     shutil.copytree(data_file.parent, folder)
     (folder / "images" / "3.png").write_bytes(b"no picture")
-    assert call(bundle_folder, folder / "manifest.csv", "--json") == 1
+    (folder / "images" / "e.png").write_bytes(b"no picture")
+    manifest, kept = folder / "manifest.csv", tmp_path / "scores.npz"
+    manifest.write_text(manifest.read_text().replace("images/4.png,", "images/e.png,"))
+    assert call(bundle_folder, manifest, "--json", "-o", tmp_path / "report", "--scores", kept) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert not kept.exists()
+    assert not (tmp_path / "report").exists()
+    reason = "cannot be read: it is neither PNG, JPEG, TIFF nor DICOM"
+    assert "2 of 26 rows of the manifest are bad: line 5: " in captured.err
+    assert captured.err.count(reason) in (0, 2), "the reason is the same, whatever the file is called"
+    assert call(bundle_folder, manifest, "--json", "--skip-bad-rows") == 0
     captured = capsys.readouterr()
     content = json.loads(captured.out)
-    assert (content["data"]["images"], content["data"]["unreadable_lines"]) == (25, [5])
-    assert "line 5:" in captured.err
-    assert "1 of 26 images could not be read" in captured.err
-    assert call(bundle_folder, folder / "manifest.csv", "--strict") == 1
-    assert "line 5" in capsys.readouterr().err
+    assert (content["data"]["images"], content["data"]["unreadable_lines"]) == (24, [5, 6])
+    first, second = (text.split(": ", 2)[2] for text in captured.err.splitlines() if "error: line " in text)
+    assert first == second
+    assert "neither PNG" in first
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"mask": "box"}, "an unknown column 'box': did you mean 'boxes'?"),
+        ({"mask": "masks"}, "an unknown column 'masks': did you mean 'mask'?"),
+        ({"patient": "Patient"}, "an unknown column 'Patient': did you mean 'patient'?"),
+        ({"split": "spilt"}, "an unknown column 'spilt': did you mean 'split'?"),
+        ({"patient": "ward"}, "an unknown column 'ward'"),
+        ({"Fracture": "Fractrue"}, "an unknown column 'Fractrue': did you mean 'Fracture'?"),
+        ({"Fracture": "Cyst"}, "an unknown column 'Cyst'"),
+        ({"Fracture": "Edema"}, "two columns of one finding"),
+    ],
+)
+@pytest.mark.parametrize("options", [(), ("--skip-bad-rows",)], ids=["", "skipping"])
+def test_an_unknown_column_is_named_and_stops_the_run(
+    columns: dict[str, str],
+    told: str,
+    options: tuple[str, ...],
+    bundle_folder: Path,
+    make_data: MakeData,
+    capsys: Capture,
+) -> None:
+    assert call(bundle_folder, make_data(columns), *options) == 2
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert captured.out == ""
+
+
+def test_a_declared_finding_is_taken(bundle_folder: Path, make_data: MakeData, capsys: Capture) -> None:
+    assert call(bundle_folder, make_data({"Fracture": "label:Cyst"}), "--json") == 0
+    assert "not among the model's findings, and not judged: Cyst" in capsys.readouterr().err
+
+
+def test_a_row_that_cannot_be_used_stops_the_run(bundle_folder: Path, make_data: MakeData, capsys: Capture) -> None:
+    def spoil(row: dict[str, str]) -> dict[str, str]:
+        return {**row, "image": f"{row['image']}.gone"} if row["edema"] == "1" else row
+
+    manifest = make_data({}, spoil)
+    assert call(bundle_folder, manifest) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "of 40 rows of" in captured.err
+    assert captured.err.count("image: there is no such file") == 3
+    assert "--skip-bad-rows" in captured.err
+    assert call(bundle_folder, manifest, "--skip-bad-rows") == 0
+    captured = capsys.readouterr()
+    assert "undefined" in captured.out
+    assert "rows of the manifest were left out" in captured.err
 
 
 @pytest.mark.parametrize(
@@ -100,6 +214,7 @@ def test_a_bad_image_is_told_and_the_rest_is_judged(
         (["--alpha", "2"], "between 0 and 1"),
         (["--preset", "x"], "no preset"),
         (["--store", "--preset", "chexzero"], "--store goes with neither"),
+        (["--store", "--findings", "{tmp}/x.toml"], "--store goes with neither"),
         (["--validation-split", "none", "--store"], "nothing to store"),
         (["--provider", "tpu"], "no provider"),
         (["--batch-size", "0"], "at least one image"),

@@ -143,7 +143,7 @@ def comparison(names: Sequence[str] = NAMES) -> Comparison:
             gap = numbers.value(-0.05, 0.15)
             estimate = Estimate(gap, round(gap - 0.0312, 6), round(gap + 0.0278, 6))
             differences.append(Difference(name, figure, 700, numbers.value(), numbers.value(), estimate))  # type: ignore[arg-type]
-    return Comparison({"kind": "bundle"}, other, 1196, 1000, 0, tuple(differences))
+    return Comparison({"kind": "bundle"}, other, 1196, tuple(differences))
 
 
 def picture(shade: int) -> bytes:
@@ -251,17 +251,18 @@ def test_every_difference_is_there(whole: str) -> None:
     text = Page(whole).text.replace("\N{MINUS SIGN}", "-")
     for each in comparison().differences:
         gap = each.difference
-        assert f"\n{each.value:.3f}\n{each.against:.3f}\n{gap.value:+.3f}\n{gap.low:+.3f} to {gap.high:+.3f}\n" in text
+        figures = f"\n{each.value:.3f}\n{each.against:.3f}\n{gap.value:+.3f}\n{gap.low:+.3f} to {gap.high:+.3f}\n"
+        assert f"{figures}{each.p_family:.3f}\n" in text
     assert "1,196 images" in text
 
 
-def test_a_difference_is_bold_where_its_interval_does_not_hold_0(folder: Path) -> None:
-    def made(low: float, high: float) -> str:
-        one = Difference("Edema", "auroc", 9, 0.7, 0.6, Estimate(0.123, low, high))
+def test_a_difference_is_bold_where_it_is_shown_among_all(folder: Path) -> None:
+    def made(verdict: Any) -> str:
+        one = Difference("Edema", "auroc", 9, 0.7, 0.6, Estimate(0.123, 0.01, 0.2), 0.03, 0.2, verdict)
         return saved(folder, evaluation(NAMES[:2], masks=False), replace(comparison(), differences=(one,)))
 
-    assert "<b>+0.123</b>" in made(0.01, 0.2)
-    assert "<td>+0.123<small>" in made(-0.01, 0.2)
+    assert "<b>+0.123</b>" in made("higher")
+    assert "<td>+0.123<small>" in made("no difference shown")
 
 
 def test_head_says_what_was_judged(whole: str) -> None:

@@ -1,4 +1,4 @@
-"""Thresholds, calibration, and what is fitted on validation."""
+"""Thresholds, calibration error, and the choice of alpha."""
 
 from __future__ import annotations
 
@@ -74,20 +74,6 @@ def test_calibration_error_is_the_distance_of_the_bins() -> None:
     expected = np.array([[0.515, 0.5, 2], [0.99, 1.0, 2]])
     assert np.array(metrics.reliability(label, probability)) == pytest.approx(expected)
     assert metrics.calibration_error(label, probability) == pytest.approx(0.5 * 0.015 + 0.5 * 0.01)
-
-
-@pytest.mark.parametrize("scale", [0.5, 3.0, 40.0])
-def test_the_fitted_scale_is_the_one_that_made_the_labels(scale: float, make_scores: MakeScores) -> None:
-    draw = np.random.default_rng(1)
-    gap = draw.normal(size=(4000, 3)) / scale * 2
-    labels = (draw.random(gap.shape) < 1 / (1 + np.exp(-scale * gap))).astype(np.int8)
-    labels[:50] = -1
-    scores = make_scores(labels, gap)
-    assert metrics.fit_score_scale(scores, 0.0) == pytest.approx(scale, rel=0.1)
-    error = metrics.calibration_error(labels[:, 0], scores.probability(0.0, scale)[:, 0])
-    assert error is not None
-    assert error < 0.04
-    assert metrics.fit_score_scale(make_scores(np.ones((5, 1)), np.ones((5, 1))), 0.0) is None
 
 
 def test_the_sweep_finds_the_score_that_knows(make_scores: MakeScores) -> None:

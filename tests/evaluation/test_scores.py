@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lrclr import FindingSet, ZeroShotClassifier, read_image
-from lrclr.errors import ImageError, LrclrError, UsageError
+from lrclr.errors import LrclrError, UsageError
 from lrclr.evaluation import Scores, load_scores, save_scores, score_rows
 from tests import bundles
 
@@ -45,7 +45,7 @@ def test_scores_are_the_classifiers_whatever_the_batches(
     )
     assert (len(scores), len(done)) == (7, 7)
     expected = classifier.predict([read_image(row.image) for row in rows], findings=ASKED)
-    got = scores.probability(scores.alpha, scores.score_scale)
+    got = scores.probability(scores.alpha)
     assert got == pytest.approx(np.array([[f.probability for f in each.findings] for each in expected]), abs=1e-6)
     attention = [[finding.region_attention for finding in each.findings] for each in expected]
     assert scores.models[0].answers.region_attention == pytest.approx(np.array(attention), abs=1e-5)
@@ -68,17 +68,19 @@ def test_unreadable_images_are_left_out_and_told(
     bad = tmp_path / "Jane Doe.png"
     bad.write_bytes(b"no picture")
     rows = [data.rows[0], replace(data.rows[1], image=bad), replace(data.rows[2], image=tmp_path / "gone.png")]
-    scores = score_rows(classifier, rows, ASKED)
+    scores = score_rows(classifier, rows, ASKED, skip_bad_rows=True)
     assert [line for line, _ in scores.failures] == [rows[1].line, rows[2].line]
     assert scores.line.tolist() == [rows[0].line]
     for _, reason in scores.failures:
         assert reason
         assert "Jane" not in reason
         assert "gone" not in reason
-    with pytest.raises(ImageError, match=f"line {rows[1].line}"):
-        score_rows(classifier, rows, ASKED, strict=True)
+    with pytest.raises(LrclrError, match=rf"2 of 3 rows .*line {rows[1].line}: .*line {rows[2].line}: ") as caught:
+        score_rows(classifier, rows, ASKED)
+    assert caught.value.exit_code == 1
+    assert "--skip-bad-rows" in str(caught.value)
     with pytest.raises(LrclrError, match="none of 2 images"):
-        score_rows(classifier, rows[1:], ASKED)
+        score_rows(classifier, rows[1:], ASKED, skip_bad_rows=True)
     with pytest.raises(UsageError, match="no images"):
         score_rows(classifier, [], ASKED)
 
@@ -100,8 +102,9 @@ def test_a_file_of_scores_brings_back_what_was_saved(
     assert file.read_bytes() == again.read_bytes()
     got = load_scores(file)
     assert all(np.array_equal(a, b) for a, b in zip(arrays(got), arrays(scores), strict=True))
-    for name in ("findings", "failures", "alpha", "score_scale"):
+    for name in ("findings", "failures", "alpha"):
         assert getattr(got, name) == getattr(scores, name)
+    assert np.array_equal(got.calibration, scores.calibration)
     assert [model.info for model in got.models] == [model.info for model in scores.models]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.npz", "scores.npz"]
 
@@ -150,7 +153,7 @@ def test_only_models_alike_can_vote(make_scores: MakeScores) -> None:
     labels, gap = [[1], [0]], np.array([[2.0], [-1.0]])
     one = make_scores(labels, gap)
     both = one.joined(make_scores(labels, -gap))
-    assert both.probability(0.0, 1.0) == pytest.approx(np.full((2, 1), 0.5))
+    assert both.probability(0.0) == pytest.approx(np.full((2, 1), 0.5))
     with pytest.raises(UsageError, match="patch_size"):
         one.joined(make_scores(labels, gap, patch_size=32))
     with pytest.raises(UsageError, match="2 and 3 images"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lrclr import ZeroShotClassifier
+from lrclr.evaluation import store
 from lrclr.serving import ServeOptions, TritonServer
 from tests import bundles
 
@@ -19,8 +20,12 @@ ANY_PORTS = ServeOptions(grpc_port=0, http_port=0, metrics_port=0, shared_memory
 
 @pytest.fixture(scope="session")
 def folder(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle. Shared: copy it before changing anything."""
-    return bundles.exported(tmp_path_factory.getbasetemp(), "fp16")
+    """A bundle with a bias, and with a finding that has values of its own. Shared: copy it before changing anything."""
+    folder = bundles.copied(
+        bundles.exported(tmp_path_factory.getbasetemp(), "fp16"), tmp_path_factory.mktemp("served") / "bundle"
+    )
+    store(folder, alpha=None, score_scale=1.5, score_bias=-0.4, finding_calibration={"Edema": (3.0, 0.7)})
+    return folder
 
 
 @pytest.fixture(scope="session")

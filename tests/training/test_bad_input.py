@@ -87,16 +87,17 @@ def test_refused_before_any_work(
     assert not (tmp_path / "run" / "settings.json").exists()
 
 
-def test_a_bad_row_is_told_with_its_line_and_strict_stops(
+def test_a_bad_row_stops_the_run_unless_it_may_be_skipped(
     run: Callable[..., tuple[int, str, str]], manifest: Manifest
 ) -> None:
     def spoil(number: int, one: dict[str, Any]) -> dict[str, Any]:
         return {**one, "image": "gone.png"} if number == 4 else one
 
-    code, _, err = run(manifest(spoil), "--strict")
-    assert code == 2
-    assert "line 6: image: there is no such file" in err
     code, out, err = run(manifest(spoil))
+    assert (code, out) == (1, "")
+    assert "1 of 64 rows of the manifest are bad: line 6: image: there is no such file" in err
+    assert "--skip-bad-rows" in err
+    code, out, err = run(manifest(spoil), "--skip-bad-rows")
     assert code == 0
     assert "line 6 is left out: image: there is no such file" in err
     assert "1 row is left out" in err
@@ -113,12 +114,12 @@ def test_an_image_that_cannot_be_read_is_told(
     def spoil(number: int, one: dict[str, Any]) -> dict[str, Any]:
         return {**one, "image": str(tmp_path / "torn.png")} if number == 40 else one
 
-    code, _, err = run(manifest(spoil))
+    code, _, err = run(manifest(spoil), "--skip-bad-rows")
     assert code == 0
     assert "line 42 is left out" in err
-    code, _, err = run(manifest(spoil), "--strict", "--overwrite")
+    code, _, err = run(manifest(spoil), "--overwrite")
     assert code == 1
-    assert "line 42" in err.splitlines()[-1]
+    assert "1 of 32 rows of the validation images are bad: line 42" in err.splitlines()[-1]
 
 
 def test_only_negative_reports_are_counted_and_trained_on(

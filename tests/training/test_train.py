@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from lrclr.checkpoints import load_checkpoint
 from lrclr.datasets import read_manifest
+from lrclr.errors import LrclrError
 from lrclr.images import read_image
 from lrclr.preprocess import preprocess_batch
 from lrclr.training import Augmentation, LossSettings, TrainListener, TrainSettings, train
@@ -146,7 +147,9 @@ def test_rows_that_teach_nothing_are_told_with_their_lines(
 
     told = Notes()
     settings = TrainSettings(**QUICK, max_steps=1, text="sentences")
-    train(base, read_manifest(manifest(spoil)), tmp_path / "run", settings, listener=told)
+    with pytest.raises(LrclrError, match=r"2 of 64 rows of the manifest are bad: line 5: .*; line 9: "):
+        train(base, read_manifest(manifest(spoil)), tmp_path / "run", settings, listener=told)
+    train(base, read_manifest(manifest(spoil)), tmp_path / "run", settings, listener=told, skip_bad_rows=True)
     assert [line for line, _ in told.problems] == [5, 9]
     assert "Smith" not in str(told.problems)
     assert any(note.startswith("1 of 30 reports are longer") for note in told.notes)

@@ -1,0 +1,1 @@
+"""Simulations of what `lrclr evaluate` says about its own uncertainty."""

@@ -1,0 +1,135 @@
+"""Platt scaling: scale and bias by finding, and the fits that are refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from sklearn.calibration import _SigmoidCalibration
+from sklearn.metrics import roc_auc_score
+
+from lrclr.evaluation import _metrics as metrics
+from lrclr.evaluation._platt import LEAST_IMAGES, fit_calibration, fit_platt
+from lrclr.scoring import ScoreCalibration
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tests.evaluation.conftest import MakeScores
+
+
+def labels_of(gap: NDArray[np.float64], scale: float, bias: float, seed: int = 2) -> NDArray[np.int8]:
+    draw = np.random.default_rng(seed)
+    return (draw.random(gap.shape) < 1 / (1 + np.exp(-(scale * gap + bias)))).astype(np.int8)
+
+
+@pytest.mark.parametrize(("scale", "bias"), [(0.5, 0.0), (3.0, -2.0), (40.0, 1.5), (900.0, -3.0)])
+def test_the_fit_finds_what_made_the_labels(scale: float, bias: float) -> None:
+    gap = np.random.default_rng(1).normal(0.3, 2.0, 6000) / scale
+    label = labels_of(gap, scale, bias)
+    label[:50] = -1
+    found = fit_platt(label, gap)
+    assert not isinstance(found, str)
+    assert found == pytest.approx((scale, bias), rel=0.1, abs=0.15)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.03, -5.0])
+def test_the_fit_is_scikit_learns(shift: float) -> None:
+    gap = np.random.default_rng(3).normal(size=300) * 0.1
+    label = labels_of(gap, 20.0, -1.0)
+    expected = _SigmoidCalibration().fit(gap + shift, label)
+    found = fit_platt(label, gap + shift)
+    # Theirs is the logistic function of -(a x + b).
+    assert found == pytest.approx((-expected.a_, -expected.b_), rel=2e-3, abs=2e-3)
+
+
+def test_a_score_with_an_offset_is_calibrated() -> None:
+    """Without a bias this score, of AUROC 0.96, was fitted with a scale of 0.01 and probabilities of 0.5."""
+    draw = np.random.default_rng(0)
+    label = (draw.random(1000) < 0.3).astype(np.int8)
+    gap = 0.03 + 0.01 * (label * 2.5 + draw.normal(size=1000))
+    assert roc_auc_score(label, gap) > 0.95
+    found = fit_platt(label, gap)
+    assert not isinstance(found, str)
+    scale, bias = found
+    probability = 1 / (1 + np.exp(-(scale * gap + bias)))
+    assert probability.min() < 0.01
+    assert probability.max() > 0.98
+    error = metrics.calibration_error(label, probability)
+    assert error is not None
+    assert error < 0.03
+
+
+def test_separated_classes_have_a_finite_fit() -> None:
+    label = np.repeat(np.array([0, 1], np.int8), 15)
+    found = fit_platt(label, np.linspace(-1, 1, 30))
+    assert not isinstance(found, str)
+    # Platt's target values: never surer than 16 of 17.
+    probability = 1 / (1 + np.exp(-(found[0] * np.linspace(-1, 1, 30) + found[1])))
+    assert 0.9 < probability.max() < 0.9999
+
+
+@pytest.mark.parametrize(
+    ("label", "gap", "reason"),
+    [
+        (np.arange(40) < LEAST_IMAGES - 1, np.linspace(1, 0, 40), "9 validation images have it and 31 do not"),
+        (np.arange(40) < 40, np.linspace(1, 0, 40), "40 validation images have it and 0 do not"),
+        (np.arange(40) < 20, np.ones(40), "is the same for all"),
+        (np.arange(40) < 20, np.linspace(0, 1, 40), "is lower for"),
+        (np.arange(40) % 2 == 0, np.linspace(0, 1, 40), "does not tell"),
+        (np.arange(40) < 20, np.linspace(1, 0, 40) * 1e-6, "at the bound"),
+        (np.arange(40) < 20, np.linspace(1, 0, 40) * 1e5, "at the bound"),
+    ],
+)
+def test_a_fit_that_would_mislead_is_refused(label: NDArray[np.bool_], gap: NDArray[np.float64], reason: str) -> None:
+    found = fit_platt(label.astype(np.int8), gap)
+    assert isinstance(found, str)
+    assert reason in found
+
+
+def test_a_finding_with_few_images_has_the_shared_values(make_scores: MakeScores) -> None:
+    gap = np.random.default_rng(5).normal(size=(400, 3))
+    labels = np.stack([labels_of(gap[:, 0], 4.0, -2.0), labels_of(gap[:, 1], 1.0, 1.0), np.full(400, -1)], axis=1)
+    labels[:5, 2] = 1
+    labels[5:30, 2] = 0
+    scores = make_scores(labels, gap)
+    fit = fit_calibration(scores, 0.0)
+    assert set(fit.own) == {"finding 0", "finding 1"}
+    assert "5 validation images have it" in fit.refused["finding 2"]
+    assert fit.own["finding 0"] == pytest.approx((4.0, -2.0), rel=0.35)
+    assert fit.own["finding 1"] == pytest.approx((1.0, 1.0), rel=0.35)
+    assert fit.shared is not None
+    assert np.array_equal(fit.applied(scores), [fit.own["finding 0"], fit.own["finding 1"], fit.shared])
+    nothing = fit_calibration(make_scores(np.ones((50, 1)), np.ones((50, 1))), 0.0)
+    assert not nothing
+    assert "50 validation images have it and 0 do not" in nothing.refused[""]
+
+
+def test_an_ensemble_is_fitted_by_its_mean_probability(make_scores: MakeScores) -> None:
+    draw = np.random.default_rng(6)
+    gap = draw.normal(size=(2000, 1))
+    labels = labels_of(gap, 3.0, -1.0)
+    one, other = make_scores(labels, gap + 0.3 * draw.normal(size=gap.shape)), make_scores(labels, gap)
+    both = one.joined(other)
+    fit = fit_calibration(both, 0.0)
+    probability = both.probability(0.0, fit.applied(both))[:, 0]
+    error = metrics.calibration_error(labels[:, 0], probability)
+    assert error is not None
+    assert error < 0.04
+
+
+def test_a_calibration_is_the_models_own_findings_only() -> None:
+    from lrclr import Finding, FindingSet
+
+    own = FindingSet.from_names(["Edema", "Fracture"])
+    calibration = ScoreCalibration(2.0, 0.5, {"Edema": (4.0, -1.0)})
+    assert ScoreCalibration.from_dict(calibration.to_dict()) == calibration
+    assert ScoreCalibration.from_dict({"score_scale": 3}) == ScoreCalibration(3.0)
+    assert ScoreCalibration(3.0).to_dict() == {"score_scale": 3.0}
+    asked = FindingSet((Finding("Fracture"), Finding("Edema")))
+    scale, bias = calibration.of(asked, own)
+    assert (scale.tolist(), bias.tolist()) == ([2.0, 4.0], [0.5, -1.0])
+    # Other prompts have other scores, for which nothing was fitted.
+    scale, bias = calibration.of(FindingSet((Finding("Edema", ("wet lungs",)),)), own)
+    assert (scale.tolist(), bias.tolist()) == ([2.0], [0.5])

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 from transformers import CLIPConfig
 
 from lrclr.errors import UsageError
+
+# As an end token it stands for "the highest token of the prompt": configurations of transformers from before 2023 name
+# it whatever the tokenizer's is, and transformers reads them so (transformers#24773).
+LEGACY_EOS: Final = 2
 
 
 class LrclrConfig(CLIPConfig):  # type: ignore[misc]
@@ -30,6 +34,7 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
         alpha: weight of the local score in ``(1 - alpha) * global + alpha * local``, in [0, 1].
         score_scale: factor on a score before the positive/negative softmax; 1 is CheXzero's protocol.
         local_loss_weight: weight of the local contrastive loss beside the global one.
+        assumed: what the checkpoint that the network began with did not tell, and how it was read, a sentence each.
     """
 
     model_type = "lrclr"
@@ -44,6 +49,7 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
     alpha: float = 0.5
     score_scale: float = 1.0
     local_loss_weight: float = 1.0
+    assumed: list[str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         try:
@@ -67,6 +73,12 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
             _require(_whole(getattr(self, field)), field, "a whole number above 0")
         _require(
             self.fusion_hidden_size % self.fusion_num_heads == 0, "fusion_hidden_size", "a multiple of fusion_num_heads"
+        )
+        _require(
+            self.assumed is None
+            or (isinstance(self.assumed, list) and all(isinstance(line, str) for line in self.assumed)),
+            "assumed",
+            "a list of sentences",
         )
         _require(isinstance(self.fusion_trained, bool), "fusion_trained", "true or false")
         _require(_number(self.alpha) and 0.0 <= self.alpha <= 1.0, "alpha", "a number between 0 and 1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.bundle import Bundle
+    from lrclr.checkpoints import ReadOptions
     from lrclr.classifier import ZeroShotClassifier
     from lrclr.client import Client
     from lrclr.engines import Engine
@@ -43,12 +44,14 @@ class OpenOptions:
         provider: ``"cpu"`` or ``"cuda"``, of ONNX Runtime and torch.
         threads: of one operator; None for the engine's own choice.
         shared_memory: whether a server is also asked through shared memory.
+        reading: options of `load_checkpoint`, of checkpoints.
     """
 
     engines: tuple[str, ...] = ()
     provider: str = "cpu"
     threads: int | None = None
     shared_memory: bool = False
+    reading: ReadOptions = field(default_factory=lambda: {})
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def _bundle(path: str, options: OpenOptions, engine: str | None) -> Target:
 def _checkpoint(path: str, options: OpenOptions) -> Target:
     from lrclr.checkpoints import load_checkpoint
 
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, **options.reading)
     classifier = open_checkpoint(checkpoint, provider=options.provider, threads=options.threads)
     return _local(classifier, checkpoint.config.to_dict(), options, None)
 

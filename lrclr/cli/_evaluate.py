@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options, require_checkpoint
 from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, complain, counter, note, note_choice, out
 from lrclr.cli._extras import require_evaluate, require_torch
 from lrclr.errors import LrclrError, UsageError
@@ -55,6 +56,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine; one a core.")] = None,
+    heads: Heads = None,
+    activation: Activation = None,
+    key: Key = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse bad rows and unreadable images.")] = False,
     scores: Annotated[Path | None, typer.Option("--scores", help="Write every answer to this .npz.")] = None,
     keep: Annotated[
@@ -75,7 +79,11 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.evaluation._store import check_storable
     from lrclr.findings import FindingSet
 
-    if not all(is_bundle(path) or is_scores(path) for path in (*members, *([against] if against else []))):
+    reading = read_options(heads, activation, key)
+    others = (path for path in (*members, *([against] if against else [])) if not is_bundle(path))
+    any_checkpoint = not all(is_scores(path) for path in others)
+    require_checkpoint(reading, any_checkpoint=any_checkpoint)
+    if any_checkpoint:
         require_torch()
     options = EvaluationOptions(
         split=split,
@@ -97,7 +105,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
             raise UsageError("there is nothing to store", why="no images to fit on", fix="Give --validation.")
     if server is not None and (ensemble or keep or not is_bundle(model)):
         raise UsageError("--server needs one bundle, and excludes --ensemble and --store", why="it serves one bundle")
-    runner = {"engine": engine, "provider": provider, "threads": threads}
+    runner = {"engine": engine, "provider": provider, "threads": threads, "reading": reading}
     judged = _judged(members, data, fitting, options, server=server, **runner)
     comparison = None
     if against is not None:
@@ -157,6 +165,7 @@ def _judged(
         for path in paths:
             classifier = open_model(path, **engine)
             note_choice(classifier.engine)
+            note_assumed(classifier.spec.assumed)
             yield classifier
 
     with contextlib.ExitStack() as bars:

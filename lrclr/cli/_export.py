@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options
 from lrclr.cli._console import RESEARCH_ONLY, gate_table, note, out, stages
 from lrclr.cli._extras import require_export
 from lrclr.errors import UsageError
@@ -43,6 +44,9 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     preprocess: Annotated[
         str | None, typer.Option("--preprocess", help="clip or chexzero, instead of what the checkpoint implies.")
     ] = None,
+    heads: Heads = None,
+    activation: Activation = None,
+    key: Key = None,
     findings: Annotated[Path | None, typer.Option("--findings", help="Findings file to put in the bundle.")] = None,
     tolerance: Annotated[
         list[str] | None, typer.Option("--tolerance", help="NAME=VALUE: override a gate's limit; it is recorded.")
@@ -61,6 +65,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     if engine is not None and engine not in {*ENGINES, AUTO}:
         raise UsageError(f"there is no engine {engine!r} to export for", fix=f"Choose {', '.join((*ENGINES, AUTO))}.")
     overrides = _parsed(tolerance or [])
+    reading = read_options(heads, activation, key)
     require_export()
     from dataclasses import replace
 
@@ -90,7 +95,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     note(f"engine {chosen} ({why}), {options.precision}")
     with stages() as begin:
         begin(f"read {checkpoint}")
-        loaded = load_checkpoint(checkpoint, preprocess=preprocess)
+        loaded = load_checkpoint(checkpoint, preprocess=preprocess, **reading)
+        note_assumed(loaded.assumed)
         if findings is not None:
             loaded = replace(loaded, findings=FindingSet.load(findings))
 

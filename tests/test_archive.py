@@ -34,7 +34,7 @@ def archive(contents: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -
     return bytearray(stream.getvalue())
 
 
-def directory(data: bytes) -> tuple[int, list[int]]:
+def directory(data: bytearray) -> tuple[int, list[int]]:
     """Where the central directory begins, and each of its entries."""
     place, count = END.unpack_from(data, len(data) - END.size)[6], END.unpack_from(data, len(data) - END.size)[4]
     entries, start = [], place
@@ -110,7 +110,7 @@ def both_sizes(value: int) -> bytearray:
     return data
 
 
-FORGERIES: dict[str, tuple[Callable[[], bytes], str]] = {
+FORGERIES: dict[str, tuple[Callable[[], bytearray], str]] = {
     "entries within each other": (overlapping, "overlap"),
     "one entry listed twice": (twice_the_same, "disagree"),
     "an entry that runs into the next": (lambda: both_sizes(180), "overlap"),
@@ -123,7 +123,7 @@ FORGERIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "encrypted": (lambda: set_header(set_directory(archive(TWO), 0, 3, 1), 0, 2, 1), "encrypted"),
     "bytes behind the directory": (lambda: archive(TWO) + b"more", "follow"),
     "cut": (lambda: archive(TWO)[:-1], "truncated"),
-    "empty": (lambda: bytearray(), "damaged"),
+    "empty": (bytearray, "damaged"),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ class OpenOptions:
     provider: str = "cpu"
     threads: int | None = None
     shared_memory: bool = False
-    reading: ReadOptions = field(default_factory=lambda: {})
+    reading: ReadOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _bundle(path: str, options: OpenOptions, engine: str | None) -> Target:
 def _checkpoint(path: str, options: OpenOptions) -> Target:
     from lrclr.checkpoints import load_checkpoint
 
-    checkpoint = load_checkpoint(path, **options.reading)
+    checkpoint = load_checkpoint(path, **(options.reading or {}))
     classifier = open_checkpoint(checkpoint, provider=options.provider, threads=options.threads)
     return _local(classifier, checkpoint.config.to_dict(), options, None)
 

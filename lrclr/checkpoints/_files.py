@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import sys
 import zipfile
-import zlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -294,9 +293,7 @@ def _leaves(root: object) -> Iterator[tuple[str, str, object]]:
         for key, value in _children(node):
             if key in _MODULE_TABLES:
                 waiting.append((container, prefix, value, depth + 1))
-            elif isinstance(value, TensorView | OtherTensor):
-                yield container, prefix + key, value
-            elif key == "num_heads" and isinstance(value, int):
+            elif isinstance(value, TensorView | OtherTensor) or (key == "num_heads" and isinstance(value, int)):
                 yield container, prefix + key, value
             elif isinstance(value, Mapping | Inert | list | tuple) and depth < _MAX_DEPTH:
                 below = f"{prefix}{key}."

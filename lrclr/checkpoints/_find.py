@@ -168,6 +168,8 @@ def _root(name: str, end: str) -> str | None:
 def _read(file: TensorFile, place: _Place) -> Found:
     container = file.entries[place.first].container
     names = _inner(file, file.entries, place)
+    if (other := _other_family(names, file)) is not None:
+        raise other
     # The projections and the scale may be kept outside the towers.
     for end in place.layout.apart:
         if end not in names:
@@ -207,12 +209,8 @@ def _inner(file: TensorFile, names: Iterable[str], place: _Place) -> dict[str, s
 
 
 def _nothing_found(file: TensorFile) -> CheckpointError:
-    """The error of a file without a CLIP of this kind; it names the family that it holds, if that can be told."""
-    names = [f".{name}" for name in file.entries]
-    for mark, family, why in _OTHERS:
-        if any(mark in name for name in names):
-            return CheckpointError(f"{file.path} is {family}", why=why)
-    return CheckpointError(
+    """The error of a file without a CLIP of this kind."""
+    return _other_family(file.entries, file) or CheckpointError(
         f"{file.path} holds no CLIP Vision Transformer",
         why=f"no tensor's name ends with {OPENAI.vision} or {TRANSFORMERS.vision}; "
         f"it has {', '.join(list(file.entries)[:3])}",
@@ -224,5 +222,14 @@ _OTHERS: Final = (
     (".visual.layer1.", "a ResNet CLIP", "regions are picked from a Vision Transformer's attention"),
     (".visual.trunk.", "an open_clip network with an image tower of timm", _VIT_ONLY),
     (".vision_model.head.", "a SigLIP", _VIT_ONLY),
-    (".vision_model.", "not a CLIP of transformers", _VIT_ONLY),
+    (".logit_bias", "a network with a sigmoid loss, such as SigLIP", _VIT_ONLY),
 )
+
+
+def _other_family(names: Iterable[str], file: TensorFile) -> CheckpointError | None:
+    """The error of a network of another kind, if its names tell."""
+    dotted = [f".{name}" for name in names]
+    for mark, family, why in _OTHERS:
+        if any(mark in name for name in dotted):
+            return CheckpointError(f"{file.path} is {family}", why=why)
+    return None

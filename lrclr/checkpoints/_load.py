@@ -13,8 +13,8 @@ from lrclr.checkpoints._beside import (
     OPEN_CLIP,
     preprocess_beside,
     read_json,
-    told_beside,
     tokenizer_beside,
+    told_beside,
 )
 from lrclr.checkpoints._checkpoint import Checkpoint, eval_model
 from lrclr.checkpoints._files import read_shards

@@ -112,7 +112,8 @@ def read_pickle(stream: IO[bytes]) -> tuple[object, dict[str, Storage]]:
     """Read one pickle from a stream.
 
     Returns:
-        its value, made of Python's literals, `Inert`, `Global`, `TensorView` and `OtherTensor`; and the storages by key.
+        its value, made of Python's literals, `Inert`, `Global`, `TensorView` and `OtherTensor`; and the storages by
+        key.
 
     Raises:
         PickleError: it is damaged, or uses what no checkpoint uses.
@@ -133,8 +134,11 @@ def read_pickle(stream: IO[bytes]) -> tuple[object, dict[str, Storage]]:
 
 
 _LITERALS: Final = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE "
-    "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
+    (
+        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+        *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+    )
 )
 _NOTHING: Final = frozenset(("PROTO", "FRAME", "STOP"))
 

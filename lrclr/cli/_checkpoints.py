@@ -30,8 +30,10 @@ Key = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint folder that is there already.")]
 
 
-def read_options(heads: str | None, activation: str | None, key: str | None) -> ReadOptions:
-    """The values of `Heads`, `Activation` and `Key` that were given, for `load_checkpoint`.
+def read_options(
+    heads: str | None, activation: str | None, key: str | None, preprocess: str | None = None
+) -> ReadOptions:
+    """The values of `Heads`, `Activation`, `Key` and --preprocess that were given, for `load_checkpoint`.
 
     Raises:
         UsageError: the heads are not one or two numbers.
@@ -48,6 +50,8 @@ def read_options(heads: str | None, activation: str | None, key: str | None) -> 
         options["activation"] = activation
     if key is not None:
         options["key"] = key
+    if preprocess is not None:
+        options["preprocess"] = preprocess
     return options
 
 
@@ -100,11 +104,11 @@ def convert(
     overwrite: Overwrite = False,
 ) -> None:
     """Write any checkpoint that lrclr reads as an LRCLR folder."""
-    options = read_options(heads, activation, key)
+    options = read_options(heads, activation, key, preprocess)
     require_torch()
     from lrclr.checkpoints import load_checkpoint
 
-    checkpoint = load_checkpoint(source, preprocess=preprocess, **options)
+    checkpoint = load_checkpoint(source, **options)
     checkpoint.save(folder, overwrite=overwrite)
     vision = checkpoint.config.vision_config
     note(

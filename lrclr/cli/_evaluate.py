@@ -17,6 +17,7 @@ from lrclr.errors import LrclrError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from lrclr.checkpoints import ReadOptions
     from lrclr.classifier import ZeroShotClassifier
     from lrclr.datasets import DataManifest
     from lrclr.evaluation import Comparison, Evaluation, EvaluationOptions, Example, Judged
@@ -79,12 +80,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.evaluation._store import check_storable
     from lrclr.findings import FindingSet
 
-    reading = read_options(heads, activation, key)
-    others = (path for path in (*members, *([against] if against else [])) if not is_bundle(path))
-    any_checkpoint = not all(is_scores(path) for path in others)
-    require_checkpoint(reading, any_checkpoint=any_checkpoint)
-    if any_checkpoint:
-        require_torch()
+    models = (*members, *([against] if against else []))
+    reading = _reading([path for path in models if not is_bundle(path) and not is_scores(path)], heads, activation, key)
     options = EvaluationOptions(
         split=split,
         validation_split=validation_split,
@@ -134,6 +131,14 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     failures = judged.scores.failures
     if failures:
         raise LrclrError(f"{len(failures)} of {len(failures) + len(judged.scores)} images could not be read")
+
+
+def _reading(checkpoints: Sequence[Path], heads: str | None, activation: str | None, key: str | None) -> ReadOptions:
+    reading = read_options(heads, activation, key)
+    require_checkpoint(reading, any_checkpoint=bool(checkpoints))
+    if checkpoints:
+        require_torch()
+    return reading
 
 
 def _check_files(

@@ -92,7 +92,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     Several GPUs: torchrun --nproc-per-node N -m lrclr train … with the same options. A run that was stopped goes on
     with --resume and ends with the same weights as one that was not.
     """
-    reading = read_options(heads, activation, key)
+    reading = read_options(heads, activation, key, preprocess)
     require_train()
     from dataclasses import replace
 
@@ -128,7 +128,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     with _first_speaks():
         data = read_manifest(manifest, strict=strict)
         judged = read_manifest(validation, strict=strict) if validation is not None else None
-        loaded = load_checkpoint(base, preprocess=preprocess, **reading)
+        loaded = load_checkpoint(base, **reading)
         if _is_first():
             note_assumed(loaded.assumed)
         if findings is not None:

@@ -206,7 +206,8 @@ def _sha256(findings: FindingSet) -> str:
 
 def _require(options: ScoreOptions) -> None:
     # The extra for Ray brings the other's packages, too.
-    packages, extra, purpose = ("pyarrow",), "score", "scoring an archive"
+    packages: tuple[str, ...] = ("pyarrow",)
+    extra, purpose = "score", "scoring an archive"
     if isinstance(options.where, RayOptions):
         packages, extra, purpose = ("pyarrow", "ray", "pandas"), "ray", "scoring with Ray"
     for package in packages:

@@ -6,7 +6,7 @@ import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -123,7 +123,7 @@ class OpenAiClip(nn.Module):
 def openai_clip(quiet_transformers: None) -> OpenAiFactory:
     """Makes an OpenAI CLIP with random weights, of which none is left at zero or one."""
 
-    def make(**sizes: int) -> OpenAiClip:
+    def make(**sizes: Any) -> OpenAiClip:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(1)
             model = OpenAiClip(Sizes(**sizes)).eval().requires_grad_(False)

@@ -169,8 +169,7 @@ def _told_by_open_clip(file: Path) -> list[Told]:
             for key, value in config.items():
                 if key not in read and key not in _IGNORED and value != fixed.get(key) and value not in (None, False):
                     raise UsageError(f"{tower}.{key} is {value!r}, which lrclr's CLIP network cannot do")
-        width, layers = vision.get("width", 768), vision.get("layers", 12)
-        head_width = vision.get("head_width", 64)
+        width, head_width = _whole(vision, "width", 768), _whole(vision, "head_width", 64)
         gelu = "quick_gelu" if model.get("quick_gelu", False) else "gelu"
         if model.get("init_logit_bias") is not None:
             raise UsageError("it is trained with a sigmoid loss, whose bias lrclr's CLIP network does not have")
@@ -183,22 +182,22 @@ def _told_by_open_clip(file: Path) -> list[Told]:
                 _epsilon(vision),
                 (
                     ("hidden_size", width),
-                    ("num_hidden_layers", layers),
+                    ("num_hidden_layers", _whole(vision, "layers", 12)),
                     ("image_size", _side(vision.get("image_size", 224))),
                     ("patch_size", _side(vision.get("patch_size", 16))),
-                    ("projection_dim", model["embed_dim"]),
+                    ("projection_dim", _whole(model, "embed_dim", 0)),
                 ),
             ),
             Told(
                 OPEN_CLIP,
                 "text",
-                text.get("heads", 8),
+                _whole(text, "heads", 8),
                 _activation(gelu, text),
                 _epsilon(text),
                 (
-                    ("hidden_size", text.get("width", 512)),
-                    ("num_hidden_layers", text.get("layers", 12)),
-                    ("max_position_embeddings", text.get("context_length", 77)),
+                    ("hidden_size", _whole(text, "width", 512)),
+                    ("num_hidden_layers", _whole(text, "layers", 12)),
+                    ("max_position_embeddings", _whole(text, "context_length", 77)),
                 ),
             ),
         ]
@@ -206,6 +205,13 @@ def _told_by_open_clip(file: Path) -> list[Told]:
         raise CheckpointError(f"{file} describes a network that lrclr cannot read", why=str(error)) from error
     except Exception as error:
         raise CheckpointError(f"{file} is not an open_clip configuration", why=str(error)) from error
+
+
+def _whole(config: Mapping[str, Any], key: str, default: int) -> int:
+    value = config.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(f"{key} is {value!r}, and must be a whole number above 0")
+    return value
 
 
 def _activation(name: str, config: Mapping[str, Any]) -> str:

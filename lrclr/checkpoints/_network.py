@@ -98,7 +98,7 @@ def check_told(config: LrclrConfig, told: Iterable[Told], path: Path) -> None:
                 raise UsageError(
                     f"the configuration of {path} has {getattr(tower, field)} as {one.tower}_config.{field}",
                     why=f"{one.source} gave {value}",
-                    fix="Leave the option out.",
+                    fix="Leave the option out. If it is meant for another checkpoint, give it to `lrclr convert` first.",
                 )
 
 
@@ -173,7 +173,7 @@ def _known(tower: str, sizes: Mapping[str, Any], told: Sequence[Told], path: Pat
             if value != sizes[field]:
                 raise CheckpointError(
                     f"{path} does not fit {one.source} beside it",
-                    why=f"{field} of the {_SHOWN[tower]} tower is {sizes[field]} there and {value} here",
+                    why=f"{field} of the {_SHOWN[tower]} tower is {sizes[field]} in the weights and {value} there",
                     fix=f"Move the weights away from {one.source}, or put the right one there.",
                 )
         for field, value in _fields(one).items():

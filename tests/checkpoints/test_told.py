@@ -237,7 +237,10 @@ def test_what_openai_published_needs_no_option(
     [
         ({"width": 1280, "layers": 32}, "no image tower of 32 layers of width 1280"),
         ({"width": 1664, "layers": 48}, "ViT-bigG-14 has 16,20"),
-        ({"width": 768, "layers": 12, "text_width": 1024, "text_layers": 24}, "no text tower of 24 layers of width 1024"),
+        (
+            {"width": 768, "layers": 12, "text_width": 1024, "text_layers": 24},
+            "no text tower of 24 layers of width 1024",
+        ),
         ({"width": 768, "layers": 11}, "no image tower of 11 layers of width 768"),
         ({"width": 896, "layers": 12}, "width 896"),
     ],

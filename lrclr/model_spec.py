@@ -36,6 +36,7 @@ class ModelSpec:
         sha256: of the bundle's manifest, or of the checkpoint's weights; "" for a model that was never in a file.
         checkpoint_sha256: of the weights that it all began with; equal for a checkpoint and every bundle of it.
         precision: what the matrix products compute in, such as ``"fp16"``.
+        assumed: what the weights that it began with did not tell, and how they were read: a clause each.
     """
 
     preprocess: PreprocessSpec
@@ -50,6 +51,7 @@ class ModelSpec:
     sha256: str
     checkpoint_sha256: str
     precision: str
+    assumed: tuple[str, ...] = ()
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> ModelSpec:
@@ -68,6 +70,7 @@ class ModelSpec:
             sha256=bundle.sha256,
             checkpoint_sha256=manifest.checkpoint["sha256"],
             precision=manifest.precision,
+            assumed=tuple(manifest.model.get("assumed") or ()),
         )
 
     @classmethod
@@ -87,4 +90,5 @@ class ModelSpec:
             sha256=checkpoint.sha256,
             checkpoint_sha256=checkpoint.sha256,
             precision="fp32",
+            assumed=checkpoint.assumed,
         )

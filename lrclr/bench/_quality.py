@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lrclr.bench._targets import Target
+    from lrclr.checkpoints import ReadOptions
     from lrclr.findings import FindingSet
 
 __all__ = ["Reference", "judge", "own_references", "reference_from"]
@@ -46,8 +47,12 @@ class Reference:
     checkpoint_sha256: str
 
 
-def reference_from(path: str) -> Reference:
+def reference_from(path: str, reading: ReadOptions | None = None) -> Reference:
     """The golden values of a bundle; or a checkpoint, run in torch now.
+
+    Args:
+        path: of either.
+        reading: options of `load_checkpoint`.
 
     Raises:
         LrclrError: it cannot be read.
@@ -57,7 +62,7 @@ def reference_from(path: str) -> Reference:
     from lrclr.checkpoints import load_checkpoint
     from lrclr_export.golden import golden_from_checkpoint
 
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, **(reading or {}))
     calibration = ScoreCalibration.from_dict(checkpoint.config.to_dict())
     scoring = {"alpha": checkpoint.config.effective_alpha, **calibration.to_dict()}
     golden = golden_from_checkpoint(checkpoint)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.bundle import Bundle
+    from lrclr.checkpoints import ReadOptions
     from lrclr.classifier import ZeroShotClassifier
     from lrclr.client import Client
     from lrclr.engines import Engine
@@ -44,12 +45,14 @@ class OpenOptions:
         provider: ``"cpu"`` or ``"cuda"``, of ONNX Runtime and torch.
         threads: of one operator; None for the engine's own choice.
         shared_memory: whether a server is also asked through shared memory.
+        reading: options of `load_checkpoint`, of checkpoints.
     """
 
     engines: tuple[str, ...] = ()
     provider: str = "cpu"
     threads: int | None = None
     shared_memory: bool = False
+    reading: ReadOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ def _bundle(path: str, options: OpenOptions, engine: str | None) -> Target:
 def _checkpoint(path: str, options: OpenOptions) -> Target:
     from lrclr.checkpoints import load_checkpoint
 
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, **(options.reading or {}))
     classifier = open_checkpoint(checkpoint, provider=options.provider, threads=options.threads)
     return _local(classifier, checkpoint.config.to_dict(), options, None)
 

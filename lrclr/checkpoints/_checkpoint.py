@@ -39,7 +39,8 @@ class Checkpoint:
         preprocess: its `image_size` is the image tower's.
         findings: the default findings and prompts.
         source: what it was read from: ``"lrclr"``, ``"openai state dict"``, ``"openai torchscript"``,
-            ``"transformers clip"`` or ``"random"``.
+            ``"transformers clip"``, ``"transformers state dict"``, ``"transformers torchscript"``, ``"open_clip"`` or
+            ``"random"``.
         sha256: of the weights file, or of the list of their hashes if there are several; ``""`` for a checkpoint
             that was never in a file.
     """
@@ -55,6 +56,11 @@ class Checkpoint:
     def config(self) -> LrclrConfig:
         config: LrclrConfig = self.model.config
         return config
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What the weights that it began with did not tell, and how they were read: a clause each."""
+        return tuple(self.model.config.assumed or ())
 
     def save(self, folder: Path, *, overwrite: bool = False, half: bool = False) -> None:
         """Write an LRCLR folder; all of it or nothing.

@@ -7,10 +7,22 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lrclr._files import sha256_of
-from lrclr.checkpoints import _folders, _openai, _torchscript
+from lrclr.checkpoints import _folders
+from lrclr.checkpoints._beside import (
+    CONFIG,
+    OPEN_CLIP,
+    preprocess_beside,
+    read_json,
+    tokenizer_beside,
+    told_beside,
+)
 from lrclr.checkpoints._checkpoint import Checkpoint, eval_model
+from lrclr.checkpoints._files import read_shards
+from lrclr.checkpoints._find import OPENAI, find_clip
 from lrclr.checkpoints._init import preprocess_spec
+from lrclr.checkpoints._network import config_of, told_by_caller, told_by_modules
+from lrclr.checkpoints._openai import renamed
+from lrclr.checkpoints._options import check_options
 from lrclr.checkpoints._state import model_from_state
 from lrclr.errors import CheckpointError
 from lrclr.findings import FindingSet
@@ -19,8 +31,10 @@ from lrclr.tokenizer import ClipTokenizer
 if TYPE_CHECKING:
     import os
 
+    from lrclr.checkpoints._options import ReadOptions
 
 DEFAULT = "default"
+_OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 def default_checkpoint() -> Path:
@@ -31,72 +45,142 @@ def default_checkpoint() -> Path:
     return Path(str(resources.files("lrclr").joinpath("data", "checkpoint")))
 
 
-def load_checkpoint(path: str | os.PathLike[str], *, preprocess: str | None = None) -> Checkpoint:
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    preprocess: str | None = None,
+    heads: tuple[int, ...] | None = None,
+    activation: str | None = None,
+    key: str | None = None,
+) -> Checkpoint:
     """Read a checkpoint of any kind, in float32.
 
     - an LRCLR folder, as `Checkpoint.save` and ``lrclr convert`` write it;
-    - a transformers CLIP folder;
-    - a state dict of OpenAI's CLIP, such as CheXzero's ``.pt`` files, of any ViT size, in fp16 or fp32;
-    - a TorchScript archive as OpenAI publishes them;
+    - a transformers CLIP folder, or an open_clip folder of a CLIP with its own Vision Transformer;
+    - a file with the tensors of such a CLIP, under OpenAI's or transformers' names, in fp16 or fp32: what
+      ``torch.save`` wrote, such as CheXzero's ``.pt`` files, safetensors, or a TorchScript archive as OpenAI publishes
+      them. The tensors are found by how their names end, so they may be wrapped as trainers wrap them;
     - `"default"`, unless there is a file of that name: the checkpoint that the package carries.
 
-    No code from a file is ever run: state dicts are read with torch's weights-only unpickler, TorchScript archives
-    by a reader of our own that knows tensors only.
+    No code from a file is ever executed: pickles are read as data, and classes and functions that they name are neither
+    imported nor called.
+
+    The tensors of a file do not tell all of a network. The rest comes from the options below, from an
+    ``open_clip_config.json`` or a ``config.json`` of transformers' CLIP in the file's folder, or from the modules in a
+    TorchScript archive. What none of them tells is as in OpenAI's networks, and `Checkpoint.assumed` lists it.
 
     Args:
         path: file or folder.
-        preprocess: ``"clip"`` or ``"chexzero"``, instead of what the source implies: CheXzero's recipe for a bare
-            state dict, CLIP's for the others, the stored one for an LRCLR folder.
+        preprocess: ``"clip"`` or ``"chexzero"``, instead of what the source implies: the stored recipe where there is
+            one, CheXzero's for a bare state dict under OpenAI's names, CLIP's for the others.
+        heads: attention heads of the image tower, or of both towers.
+        activation: ``"quick_gelu"`` or ``"gelu"``.
+        key: where the network is in a file that holds several, such as ``"ema"``: the path of its tensors, or the
+            beginning of it.
 
     Raises:
-        CheckpointError: it is none of these, is damaged, or keys are missing, unexpected or misshapen.
-        UsageError: there is no preprocessing of that name.
+        CheckpointError: it is none of these, is damaged, or keys are missing, unexpected or misshapen; or the number of
+            heads is not known, because OpenAI published no network of this size.
+        UsageError: an option has a value that is not known, or contradicts a stored configuration.
         FindingsError: the findings of an LRCLR folder cannot be used.
     """
     path = Path(path)
     if str(path) == DEFAULT and not path.exists():
         path = default_checkpoint()
+    # A wrong option must not cost a load.
+    check_options(heads, activation)
     if preprocess is not None:
-        preprocess_spec(preprocess, 224)  # a name that is wrong shall not cost a load
+        preprocess_spec(preprocess, 224)
+    options: ReadOptions = {"preprocess": preprocess, "heads": heads, "activation": activation, "key": key}
     try:
-        checkpoint = _load(path)
+        checkpoint = _load(path, options)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read", why=error.strerror or type(error).__name__) from error
-    if preprocess is None:
-        return checkpoint
-    spec = preprocess_spec(preprocess, checkpoint.config.vision_config.image_size)
-    return dataclasses.replace(checkpoint, preprocess=spec)
+    size = checkpoint.config.vision_config.image_size
+    if preprocess is not None:
+        checkpoint = dataclasses.replace(checkpoint, preprocess=preprocess_spec(preprocess, size))
+    if checkpoint.preprocess.image_size != size:
+        raise CheckpointError(
+            f"the recipe beside {path} makes images of {checkpoint.preprocess.image_size} pixels, the network takes "
+            f"{size}"
+        )
+    return checkpoint
 
 
-def _load(path: Path) -> Checkpoint:
+def _load(path: Path, options: ReadOptions) -> Checkpoint:
     if path.is_dir():
-        return _folders.load(path)
+        return _load_folder(path, options)
     if path.is_file():
-        return _load_file(path)
+        return _load_weights(path, [path], path.parent, options)
     if path.exists():
         raise CheckpointError(f"{path} is neither a file nor a folder")
     raise CheckpointError(f"there is no checkpoint at {path}", fix="Give a .pt file or a checkpoint folder.")
 
 
-def _load_file(path: Path) -> Checkpoint:
-    is_script = _torchscript.is_torchscript(path)
-    state = _torchscript.read(path) if is_script else _openai.read(path)
-    digest = sha256_of(path)
-    config, renamed = _openai.convert(state, path)
-    tokenizer = ClipTokenizer.default()
-    if config.text_config.vocab_size != tokenizer.vocab_size:
+def _load_folder(folder: Path, options: ReadOptions) -> Checkpoint:
+    has_open_clip = (folder / OPEN_CLIP).is_file()
+    # Repositories of open_clip's networks often hold both; transformers' configuration is the more complete one.
+    if not has_open_clip or (folder / CONFIG).is_file():
+        raw = read_json(folder / CONFIG)
+        if raw.get("model_type") == "lrclr":
+            return _folders.load_lrclr(folder, raw, options)
+        if raw.get("model_type") == "clip" and not (has_open_clip and not _folders.has_transformers_weights(folder)):
+            return _folders.load_transformers(folder, raw, options)
+        if not has_open_clip:
+            raise CheckpointError(
+                f"{folder} is not a checkpoint that lrclr reads",
+                why=f"its {CONFIG} has model_type {raw.get('model_type')!r}",
+                fix="Expected 'lrclr' or 'clip'.",
+            )
+    files = _folders.weight_files(folder, (*_OPEN_CLIP_WEIGHTS, *_folders.TRANSFORMERS_WEIGHTS))
+    return _load_weights(folder, files, folder, options)
+
+
+def _load_weights(path: Path, files: list[Path], folder: Path, options: ReadOptions) -> Checkpoint:
+    """Read tensors that have no configuration of their own; `folder` may hold one beside them."""
+    table = read_shards(path, files)
+    found = find_clip(table, options.get("key"))
+    is_openai = found.layout is OPENAI
+    state = renamed(found.state) if is_openai else found.state
+    told = [
+        *told_by_caller(options.get("heads"), options.get("activation")),
+        *told_beside(folder),
+        *told_by_modules(found.facts),
+    ]
+    config = config_of(state, told, path)
+    assumed: list[str] = list(config.assumed or ())
+    vision, text = config.vision_config, config.text_config
+    recipe = None if options.get("preprocess") else preprocess_beside(folder)
+    if recipe is None:
+        name = options.get("preprocess") or ("chexzero" if is_openai and not table.script else "clip")
+        recipe = preprocess_spec(name, vision.image_size)
+        if not options.get("preprocess"):
+            assumed.append(f"preprocessing: {name}")
+    context = text.max_position_embeddings
+    tokenizer = tokenizer_beside(folder, context) or ClipTokenizer.default()
+    if text.vocab_size != tokenizer.vocab_size:
         raise CheckpointError(
-            f"{path} has a vocabulary of {config.text_config.vocab_size}",
-            why=f"a bare state dict is read with CLIP's tokenizer, which has {tokenizer.vocab_size}",
+            f"{path} has a vocabulary of {text.vocab_size}",
+            why=f"the tokenizer that it is read with has {tokenizer.vocab_size}",
             fix="Convert it to a transformers CLIP folder with its own tokenizer.json.",
         )
-    context = config.text_config.max_position_embeddings
-    model = model_from_state(config, renamed, path, fusion_expected=False)
+    if found.left_out:
+        shown = ", ".join(found.left_out[:3])
+        assumed.append(f"tensors beside the network that do not belong to it: {len(found.left_out)} ({shown})")
+    text.eos_token_id, text.bos_token_id, config.assumed = tokenizer.eot_id, tokenizer.bos_id, assumed
+    model = model_from_state(config, state, path, fusion_expected=False)
     return Checkpoint(
         eval_model(model),
         tokenizer if context == tokenizer.context_length else tokenizer.with_context_length(context),
-        preprocess_spec("clip" if is_script else "chexzero", config.vision_config.image_size),
+        recipe,
         FindingSet.default(),
-        source="openai torchscript" if is_script else "openai state dict",
-        sha256=digest,
+        source=_source(path, table.script, is_openai=is_openai),
+        sha256=_folders.digest_of(files),
     )
+
+
+def _source(path: Path, script: bool, *, is_openai: bool) -> str:
+    if path.is_dir():
+        return "open_clip"
+    names = "openai" if is_openai else "transformers"
+    return f"{names} {'torchscript' if script else 'state dict'}"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import Parameter
 from transformers.initialization import no_init_weights
 
 from lrclr.errors import CheckpointError
@@ -16,6 +14,8 @@ from lrclr.model import LrclrConfig, LrclrModel
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from torch import Tensor
 
 _FUSION = "fusion_head."
 _SHOWN = 6
@@ -35,6 +35,7 @@ def model_from_state(
     # Towers are built in the type that their configuration names, which is that of the file and not ours.
     for part in (config, config.text_config, config.vision_config):
         part.dtype = None
+    state = {name: tensor.reshape(()) if _is_scale(name, tensor) else tensor for name, tensor in state.items()}
     wanted = _shapes(config, len(state) if fusion_expected else len(state) + config.fusion_num_layers, path)
     required = {name for name in wanted if fusion_expected or not name.startswith(_FUSION)}
     _check_keys(required, wanted, state, path)
@@ -53,15 +54,9 @@ def model_from_state(
     return model
 
 
-def is_dense(value: object) -> bool:
-    """Whether a value out of a pickle is a tensor that has its numbers, and has them in memory as they are counted."""
-    if type(value) not in (Tensor, Parameter):
-        return False
-    tensor = cast("Tensor", value)
-    if tensor.is_nested or tensor.is_quantized or tensor.layout != torch.strided or tensor.device.type != "cpu":
-        return False
-    # A tensor that repeats few numbers claims any size: a small file must not ask for a great memory.
-    return tensor.untyped_storage().nbytes() >= tensor.nbytes
+def _is_scale(name: str, tensor: Tensor) -> bool:
+    # FSDP needs parameters with an axis, so that open_clip can keep this number as an array of one.
+    return name == "logit_scale" and tensor.shape == (1,)
 
 
 def _shapes(config: LrclrConfig, most_layers: int, path: Path) -> dict[str, torch.Size]:

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from lrclr.cli import _bench_compare
+from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options, require_checkpoint
 from lrclr.cli._console import RESEARCH_ONLY, gauge, note, out
 from lrclr.cli._extras import require_bench, require_export, require_torch
 from lrclr.errors import GateError, UsageError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lrclr.bench import Reference, Result
+    from lrclr.checkpoints import ReadOptions
 
 _MEASURE = "measure"
 QUICK_SECONDS, QUICK_ROUNDS, QUICK_RATE = 20.0, 5, "70%"
@@ -61,6 +63,9 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     engine: Annotated[str | None, typer.Option("--engine", help="Engines of bundles, by commas.")] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of one operator; one a core.")] = None,
+    heads: Heads = None,
+    activation: Activation = None,
+    key: Key = None,
     shared_memory: Annotated[bool, typer.Option("--shared-memory", help="Ask servers by shared memory too.")] = False,
     files: Annotated[list[Path] | None, typer.Option("--file", help="An image to read; may be repeated.")] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="Time to measure in, about; 120.")] = None,
@@ -95,11 +100,14 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     )
     if output is not None:
         check_folder(output)
-    _require(targets, reference)
+    reading = read_options(heads, activation, key)
+    _require(targets, reference, reading)
     engines = () if engine is None else _list("--engine", engine, str)
-    opening = OpenOptions(engines, provider, threads, shared_memory)
+    opening = OpenOptions(engines, provider, threads, shared_memory, reading)
     with gauge("opening") as step, open_targets(targets, opening) as opened:
-        held: Reference | None = None if reference is None else reference_from(reference)
+        held: Reference | None = None if reference is None else reference_from(reference, reading)
+        for target in opened:
+            note_assumed(target.spec.assumed)
         result = bench(opened, options, reference=held, watch=Watch(step, note))
     if output is not None:
         save_reports(output, result)
@@ -112,15 +120,17 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     _finish(result, output)
 
 
-def _require(targets: Sequence[str], reference: str | None) -> None:
+def _require(targets: Sequence[str], reference: str | None, reading: ReadOptions) -> None:
     from lrclr.bench._targets import is_server
     from lrclr.evaluation._models import is_bundle
 
-    for target in targets:
-        if not is_server(target) and not is_bundle(target):
-            require_torch()
-    if reference is not None and not is_bundle(reference):
+    is_checkpoint = any(not is_server(target) and not is_bundle(target) for target in targets)
+    is_reference = reference is not None and not is_bundle(reference)
+    require_checkpoint(reading, any_checkpoint=is_checkpoint or is_reference)
+    if is_reference:
         require_export()
+    elif is_checkpoint:
+        require_torch()
 
 
 def _finish(result: Result, output: Path | None) -> None:

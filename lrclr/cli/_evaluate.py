@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options, require_checkpoint
 from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, complain, counter, note, note_choice, out
 from lrclr.cli._extras import require_evaluate, require_torch
 from lrclr.errors import LrclrError, UsageError
@@ -16,6 +17,7 @@ from lrclr.errors import LrclrError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from lrclr.checkpoints import ReadOptions
     from lrclr.classifier import ZeroShotClassifier
     from lrclr.datasets import DataManifest
     from lrclr.evaluation import Comparison, Evaluation, EvaluationOptions, Example, Judged
@@ -57,6 +59,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine; one a core.")] = None,
+    heads: Heads = None,
+    activation: Activation = None,
+    key: Key = None,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Leave out bad rows and unreadable images, instead of stopping.")
     ] = False,
@@ -85,8 +90,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.findings import FindingSet
     from lrclr.scoring import ScoreCalibration
 
-    if not all(is_bundle(path) or is_scores(path) for path in (*members, *([against] if against else []))):
-        require_torch()
+    models = (*members, *([against] if against else []))
+    reading = _reading([path for path in models if not is_bundle(path) and not is_scores(path)], heads, activation, key)
     options = EvaluationOptions(
         split=split,
         validation_split=validation_split,
@@ -109,7 +114,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
             raise UsageError("there is nothing to store", why="no images to fit on", fix="Give --validation.")
     if server is not None and (ensemble or keep or not is_bundle(model)):
         raise UsageError("--server needs one bundle, and excludes --ensemble and --store", why="it serves one bundle")
-    runner = {"engine": engine, "provider": provider, "threads": threads}
+    runner = {"engine": engine, "provider": provider, "threads": threads, "reading": reading}
     judged = _judged(members, data, fitting, options, server=server, **runner)
     if keep and judged.evaluation.score_scale is None and not judged.evaluation.finding_calibration:
         raise LrclrError("no fit is stored, and the model is unchanged", why=judged.evaluation.not_calibrated[""])
@@ -142,6 +147,14 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         )
         note(f"{model}: stored the fitted values; the thresholds above are for them")
     _notes(judged, data, output)
+
+
+def _reading(checkpoints: Sequence[Path], heads: str | None, activation: str | None, key: str | None) -> ReadOptions:
+    reading = read_options(heads, activation, key)
+    require_checkpoint(reading, any_checkpoint=bool(checkpoints))
+    if checkpoints:
+        require_torch()
+    return reading
 
 
 def _check_files(
@@ -194,6 +207,7 @@ def _judged(
         for path in paths:
             classifier = open_model(path, **engine)
             note_choice(classifier.engine)
+            note_assumed(classifier.spec.assumed)
             yield classifier
 
     with contextlib.ExitStack() as bars:

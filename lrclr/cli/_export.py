@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options
 from lrclr.cli._console import RESEARCH_ONLY, gate_table, note, out, stages
 from lrclr.cli._extras import require_export
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
+    from lrclr.checkpoints import Checkpoint, ReadOptions
     from lrclr.gates import GateResult
 
 
@@ -43,6 +46,9 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     preprocess: Annotated[
         str | None, typer.Option("--preprocess", help="clip or chexzero, instead of what the checkpoint implies.")
     ] = None,
+    heads: Heads = None,
+    activation: Activation = None,
+    key: Key = None,
     findings: Annotated[Path | None, typer.Option("--findings", help="Findings file to put in the bundle.")] = None,
     tolerance: Annotated[
         list[str] | None, typer.Option("--tolerance", help="NAME=VALUE: override a gate's limit; it is recorded.")
@@ -61,11 +67,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     if engine is not None and engine not in {*ENGINES, AUTO}:
         raise UsageError(f"there is no engine {engine!r} to export for", fix=f"Choose {', '.join((*ENGINES, AUTO))}.")
     overrides = _parsed(tolerance or [])
+    reading = read_options(heads, activation, key, preprocess)
     require_export()
-    from dataclasses import replace
-
-    from lrclr.checkpoints import load_checkpoint
-    from lrclr.findings import FindingSet
     from lrclr_export import (
         BuildOptions,
         ExportOptions,
@@ -90,9 +93,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     note(f"engine {chosen} ({why}), {options.precision}")
     with stages() as begin:
         begin(f"read {checkpoint}")
-        loaded = load_checkpoint(checkpoint, preprocess=preprocess)
-        if findings is not None:
-            loaded = replace(loaded, findings=FindingSet.load(findings))
+        loaded = _loaded(checkpoint, findings, reading)
 
         def show(results: list[GateResult]) -> None:
             out().print(gate_table(results))
@@ -115,6 +116,15 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     if not manifest.scoring["fusion_trained"]:
         note("the fusion head is not trained: scores use alpha = 0, the global score alone")
     note(RESEARCH_ONLY)
+
+
+def _loaded(path: Path, findings: Path | None, reading: ReadOptions) -> Checkpoint:
+    from lrclr.checkpoints import load_checkpoint
+    from lrclr.findings import FindingSet
+
+    loaded = load_checkpoint(path, **reading)
+    note_assumed(loaded.assumed)
+    return loaded if findings is None else replace(loaded, findings=FindingSet.load(findings))
 
 
 def _note_quantization(quantization: dict[str, Any], *, random: bool) -> None:

@@ -6,16 +6,17 @@ import importlib.util
 
 from lrclr.errors import MissingExtraError
 
+_TORCH = ("torch", "transformers", "safetensors")
+
 
 def require_torch() -> None:
     """Raise MissingExtraError where checkpoints cannot be read."""
-    _require("torch", ("torch", "transformers", "safetensors"), "reading a checkpoint")
+    _require("torch", _TORCH, "reading a checkpoint")
 
 
 def require_export() -> None:
     """Raise MissingExtraError where graphs cannot be exported."""
-    require_torch()
-    _require("export", ("onnx", "onnxscript", "tritonclient", "google.protobuf"), "exporting a checkpoint")
+    _require("export", (*_TORCH, "onnx", "onnxscript", "tritonclient", "google.protobuf"), "exporting a checkpoint")
 
 
 def require_build() -> None:
@@ -40,8 +41,10 @@ def require_bench() -> None:
 
 def require_train() -> None:
     """Raise MissingExtraError where checkpoints cannot be tuned."""
-    require_torch()
-    _require("train", ("accelerate", "sklearn", "matplotlib"), "training")
+    _require("train", (*_TORCH, "accelerate", "sklearn", "matplotlib"), "training")
+
+
+# Each function names the one extra that brings everything that its command needs.
 
 
 def _require(extra: str, packages: tuple[str, ...], purpose: str) -> None:

@@ -12,6 +12,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options
 from lrclr.cli._console import RESEARCH_ONLY, err, note, out
 from lrclr.cli._extras import require_train
 from lrclr.errors import LrclrError
@@ -71,6 +72,9 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     preprocess: Annotated[
         str | None, typer.Option("--preprocess", help="clip or chexzero, instead of what the base implies.")
     ] = None,
+    heads: Heads = None,
+    activation: Activation = None,
+    key: Key = None,
     seed: Annotated[int, typer.Option("--seed", help="Of order, texts and augmentation.")] = 0,
     workers: Annotated[int, typer.Option("--workers", help="Processes that prepare batches, for each process.")] = 2,
     save_every: Annotated[int, typer.Option("--save-every", help="Steps between resumable states; 0: an epoch.")] = 0,
@@ -93,6 +97,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     Several GPUs: torchrun --nproc-per-node N -m lrclr train … with the same options. A run that was stopped goes on
     with --resume and ends with the same weights as one that was not.
     """
+    reading = read_options(heads, activation, key, preprocess)
     require_train()
     from dataclasses import replace
 
@@ -126,7 +131,9 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
         alpha=alpha,
     )
     with _first_speaks():
-        loaded = load_checkpoint(base, preprocess=preprocess)
+        loaded = load_checkpoint(base, **reading)
+        if _is_first():
+            note_assumed(loaded.assumed)
         if findings is not None:
             loaded = replace(loaded, findings=FindingSet.load(findings))
         data = read_manifest(manifest, findings=loaded.findings.names)

@@ -13,7 +13,7 @@ from lrclr.model_spec import ModelSpec
 if TYPE_CHECKING:
     import os
 
-    from lrclr.checkpoints import Checkpoint
+    from lrclr.checkpoints import Checkpoint, ReadOptions
 
 __all__ = ["is_bundle", "is_scores", "open_checkpoint", "open_model"]
 
@@ -37,6 +37,7 @@ def open_model(
     provider: str = "cpu",
     threads: int | None = None,
     server: str | None = None,
+    reading: ReadOptions | None = None,
 ) -> ZeroShotClassifier:
     """Open a bundle here or in a server, or a checkpoint with PyTorch.
 
@@ -46,6 +47,7 @@ def open_model(
         provider: ``"cpu"`` or ``"cuda"``.
         threads: of one operator; ``None`` for what the engine takes by itself.
         server: ``host:port`` of a server that has this bundle.
+        reading: options of `load_checkpoint`; a bundle needs none.
     """
     if server is not None:
         from lrclr.client import TritonEngine
@@ -54,11 +56,15 @@ def open_model(
         return ZeroShotClassifier(bundle, TritonEngine(server, ModelSpec.of_bundle(bundle).sha256))
     if is_bundle(path):
         return ZeroShotClassifier.from_bundle(path, engine=engine, provider=provider, threads=threads)
-    return open_checkpoint(path, provider=provider, threads=threads)
+    return open_checkpoint(path, provider=provider, threads=threads, reading=reading)
 
 
 def open_checkpoint(
-    checkpoint: Checkpoint | str | os.PathLike[str], *, provider: str = "cpu", threads: int | None = None
+    checkpoint: Checkpoint | str | os.PathLike[str],
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    reading: ReadOptions | None = None,
 ) -> ZeroShotClassifier:
     """As `open_model`, for a checkpoint, which may be in memory."""
     if provider not in _DEVICES:
@@ -69,4 +75,8 @@ def open_checkpoint(
         import torch
 
         torch.set_num_threads(threads)
+    from lrclr.checkpoints import Checkpoint, load_checkpoint
+
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = load_checkpoint(checkpoint, **(reading or {}))
     return ZeroShotClassifier.from_checkpoint(checkpoint, device=provider)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrclr._archive import checked_entries
 from lrclr._files import write_whole
 from lrclr.classifier import Answers
 from lrclr.errors import UsageError
@@ -26,6 +27,7 @@ __all__ = ["load_scores", "save_scores"]
 
 _SCHEMA = 2
 _ONE_SCALE = 1  # with a score scale for all findings, and no bias
+_MOST_BYTES = 1 << 30  # of all arrays, unpacked
 _ARRAYS = ("line", "image", "group", "labels", "sizes")
 _INFO = {
     "kind": str,
@@ -68,7 +70,10 @@ def load_scores(path: str | os.PathLike[str]) -> Scores:
         UsageError: the file cannot be read, or is no file of scores.
     """
     try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        with Path(path).open("rb") as file:
+            checked_entries(file, most_bytes=_MOST_BYTES)
+            file.seek(0)
+            stored = np.load(file, allow_pickle=False)
             arrays = {name: stored[name] for name in stored.files}
         about = json.loads(arrays.pop("about").tobytes())
         scores = _scores(about, arrays)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import zipfile
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lrclr._archive import checked_entries
 from lrclr.errors import BundleError
 
 if TYPE_CHECKING:
     import os
-    from pathlib import Path
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+# Of all arrays, unpacked: some times what the largest network's need.
+_MOST_BYTES: Final = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,10 @@ class Golden:
     def load(cls, path: str | os.PathLike[str]) -> Golden:
         """Read what `save` wrote; no pickle in it is ever run."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with Path(path).open("rb") as file:
+                checked_entries(file, most_bytes=_MOST_BYTES)
+                file.seek(0)
+                arrays = np.load(file, allow_pickle=False)
                 return cls(**{field.name: arrays[field.name] for field in fields(cls)})
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise BundleError(f"{path} holds no golden inputs and outputs", why="it is damaged") from error

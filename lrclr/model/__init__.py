@@ -1,10 +1,11 @@
 """The LRCLR network, on transformers' CLIP towers. Importing it imports torch and transformers."""
 
-from lrclr.model.configuration import LrclrConfig
+from lrclr.model.configuration import LEGACY_EOS, LrclrConfig
 from lrclr.model.modeling import ImageEncoding, LrclrModel, LrclrOutput, TextEncoding
 from lrclr.model.regions import Regions, rollout_cls_row, select_regions
 
 __all__ = [
+    "LEGACY_EOS",
     "ImageEncoding",
     "LrclrConfig",
     "LrclrModel",

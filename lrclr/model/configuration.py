@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 from transformers import CLIPConfig
 
 from lrclr.errors import UsageError
+
+# As an end token it stands for "the highest token of the prompt": configurations of transformers from before 2023 name
+# it whatever the tokenizer's is, and transformers reads them so (transformers#24773).
+LEGACY_EOS: Final = 2
 
 
 class LrclrConfig(CLIPConfig):  # type: ignore[misc]
@@ -32,6 +36,7 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
             CheXzero's protocol.
         finding_calibration: scale and bias by name of the findings that have their own; ``None`` for none.
         local_loss_weight: weight of the local contrastive loss beside the global one.
+        assumed: what the checkpoint that the network began with did not tell, and how it was read, a sentence each.
     """
 
     model_type = "lrclr"
@@ -48,6 +53,7 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
     score_bias: float = 0.0
     finding_calibration: dict[str, list[float]] | None = None
     local_loss_weight: float = 1.0
+    assumed: list[str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         try:
@@ -71,6 +77,12 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
             _require(_whole(getattr(self, field)), field, "a whole number above 0")
         _require(
             self.fusion_hidden_size % self.fusion_num_heads == 0, "fusion_hidden_size", "a multiple of fusion_num_heads"
+        )
+        _require(
+            self.assumed is None
+            or (isinstance(self.assumed, list) and all(isinstance(line, str) for line in self.assumed)),
+            "assumed",
+            "a list of sentences",
         )
         _require(isinstance(self.fusion_trained, bool), "fusion_trained", "true or false")
         _require(_number(self.alpha) and 0.0 <= self.alpha <= 1.0, "alpha", "a number between 0 and 1")

@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from lrclr.errors import UsageError
 from lrclr.model.attention import IMPLEMENTATION, AttentionRecorder, attend, split_heads
-from lrclr.model.configuration import LrclrConfig
+from lrclr.model.configuration import LEGACY_EOS, LrclrConfig
 from lrclr.model.contrastive import contrastive_loss
 from lrclr.model.fusion import FusionHead, FusionLinear
 from lrclr.model.regions import Regions, SelectRegions, select_regions
@@ -129,7 +129,11 @@ class LrclrModel(CLIPModel):  # type: ignore[misc]
         return regions._replace(tokens=rows)
 
     def encode_text(self, input_ids: Tensor) -> TextEncoding:
-        """Encode prompts ``[P, T]`` that each hold an EOT; what follows the first EOT changes no output up to it."""
+        """Encode prompts ``[P, T]`` that each hold an EOT; what follows the first EOT changes no output up to it.
+
+        Where the configuration names 2 as EOT, a prompt ends at its highest token, as in transformers' `CLIPTextModel`
+        (transformers#24773).
+        """
         text = self.text_model
         hidden = text.embeddings(input_ids=input_ids)
         length = input_ids.shape[1]
@@ -138,7 +142,8 @@ class LrclrModel(CLIPModel):  # type: ignore[misc]
         for layer in text.encoder.layers:
             hidden = layer(hidden, mask)
         hidden = text.final_layer_norm(hidden)
-        end = (input_ids == text.eos_token_id).to(torch.int32).argmax(-1)
+        ends = input_ids if text.eos_token_id == LEGACY_EOS else input_ids == text.eos_token_id
+        end = ends.to(torch.int32).argmax(-1)
         pooled = hidden[torch.arange(hidden.shape[0], device=hidden.device), end]
         embedding = self.text_projection(pooled)
         return TextEncoding(_unit(embedding), hidden.float())

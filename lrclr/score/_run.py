@@ -205,10 +205,12 @@ def _sha256(findings: FindingSet) -> str:
 
 
 def _require(options: ScoreOptions) -> None:
-    wanted = [("pyarrow", "score", "scoring an archive")]
+    # The extra for Ray brings the other's packages, too.
+    packages: tuple[str, ...] = ("pyarrow",)
+    extra, purpose = "score", "scoring an archive"
     if isinstance(options.where, RayOptions):
-        wanted += [("ray", "ray", "scoring with Ray"), ("pandas", "ray", "scoring with Ray")]
-    for package, extra, purpose in wanted:
+        packages, extra, purpose = ("pyarrow", "ray", "pandas"), "ray", "scoring with Ray"
+    for package in packages:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, extra, purpose)
 

@@ -6,7 +6,7 @@ import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -31,6 +31,9 @@ class Sizes:
     context: int = 77
     dimension: int = 24
     vocabulary: int = 49408
+    head_width: int = 64
+    text_head_width: int = 64
+    gelu: bool = False
 
 
 class QuickGelu(nn.Module):
@@ -39,10 +42,10 @@ class QuickGelu(nn.Module):
 
 
 class Mlp(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, gelu: bool) -> None:
         super().__init__()
         self.c_fc = nn.Linear(width, 4 * width)
-        self.gelu = QuickGelu()
+        self.gelu = nn.GELU() if gelu else QuickGelu()
         self.c_proj = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,11 +53,11 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, head_width: int, gelu: bool) -> None:
         super().__init__()
-        self.attn = nn.MultiheadAttention(width, width // 64, batch_first=True)
+        self.attn = nn.MultiheadAttention(width, width // head_width, batch_first=True)
         self.ln_1 = nn.LayerNorm(width)
-        self.mlp = Mlp(width)
+        self.mlp = Mlp(width, gelu)
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -64,9 +67,9 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    def __init__(self, width: int, layers: int) -> None:
+    def __init__(self, width: int, layers: int, head_width: int, gelu: bool) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(width) for _ in range(layers))
+        self.resblocks = nn.ModuleList(Block(width, head_width, gelu) for _ in range(layers))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         for block in self.resblocks:
@@ -81,7 +84,7 @@ class Visual(nn.Module):
         self.class_embedding = nn.Parameter(torch.randn(sizes.width))
         self.positional_embedding = nn.Parameter(torch.randn(sizes.grid**2 + 1, sizes.width) * 0.3)
         self.ln_pre = nn.LayerNorm(sizes.width)
-        self.transformer = Transformer(sizes.width, sizes.layers)
+        self.transformer = Transformer(sizes.width, sizes.layers, sizes.head_width, sizes.gelu)
         self.ln_post = nn.LayerNorm(sizes.width)
         self.proj = nn.Parameter(torch.randn(sizes.width, sizes.dimension) * 0.1)
 
@@ -99,7 +102,7 @@ class OpenAiClip(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.visual = Visual(sizes)
-        self.transformer = Transformer(sizes.text_width, sizes.text_layers)
+        self.transformer = Transformer(sizes.text_width, sizes.text_layers, sizes.text_head_width, sizes.gelu)
         self.token_embedding = nn.Embedding(sizes.vocabulary, sizes.text_width)
         self.positional_embedding = nn.Parameter(torch.randn(sizes.context, sizes.text_width) * 0.3)
         self.ln_final = nn.LayerNorm(sizes.text_width)
@@ -120,7 +123,7 @@ class OpenAiClip(nn.Module):
 def openai_clip(quiet_transformers: None) -> OpenAiFactory:
     """Makes an OpenAI CLIP with random weights, of which none is left at zero or one."""
 
-    def make(**sizes: int) -> OpenAiClip:
+    def make(**sizes: Any) -> OpenAiClip:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(1)
             model = OpenAiClip(Sizes(**sizes)).eval().requires_grad_(False)

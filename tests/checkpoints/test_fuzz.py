@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 import zipfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -27,9 +27,9 @@ damage = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[H
 class Victim:
     """A file, and a way to spoil it; most damage goes where structure is, since weights are most of a file."""
 
-    def __init__(self, original: Path, structure: list[range], link: Path, checkpoint: Path) -> None:
+    def __init__(self, original: Path, structure: list[range], link: Path, checkpoint: Path, **options: Any) -> None:
         self.original, self.structure, self.link, self.checkpoint = original, structure, link, checkpoint
-        self.whole = original.read_bytes()
+        self.whole, self.options = original.read_bytes(), options
 
     def load(self, data: st.DataObject) -> None:
         """Put a spoilt file where the link is, load the checkpoint, and put the link back."""
@@ -38,7 +38,7 @@ class Victim:
         self.link.write_bytes(spoilt)
         try:
             with contextlib.suppress(LrclrError):
-                load_checkpoint(self.checkpoint)
+                load_checkpoint(self.checkpoint, **self.options)
         finally:
             self.link.unlink()
             self.link.symlink_to(self.original)
@@ -92,9 +92,9 @@ def openai_file(
     else:
         torch.save(model.state_dict(), file, _use_new_zipfile_serialization=request.param == "zip")
     structure = archive_structure(file) if request.param != "legacy" else [range(4000), range(300)]
-    load_checkpoint(file)
+    load_checkpoint(file, heads=(1, 1))
     spoilt = file.with_name("spoilt.pt")
-    return Victim(file, structure, spoilt, spoilt)
+    return Victim(file, structure, spoilt, spoilt, heads=(1, 1))
 
 
 @damage

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from lrclr._files import sha256_of
-from lrclr.checkpoints import _openai, _torchscript, load_checkpoint
+from lrclr.checkpoints import load_checkpoint
+from lrclr.checkpoints._files import read_file
+from lrclr.checkpoints._network import config_of
+from lrclr.checkpoints._openai import renamed
 from lrclr.model import LrclrConfig, LrclrModel
+from tests.checkpoints.spoiling import SMALL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +59,8 @@ def test_a_state_dict_gives_the_same_embeddings(
 ) -> None:
     theirs = openai_clip(**sizes).to(dtype)
     torch.save(theirs.state_dict(), tmp_path / "clip.pt")
-    checkpoint = load_checkpoint(tmp_path / "clip.pt")
+    heads = (sizes.get("width", 128) // 64, sizes.get("text_width", 64) // 64)
+    checkpoint = load_checkpoint(tmp_path / "clip.pt", heads=heads)
     assert_same_embeddings(checkpoint, theirs.float(), prompts)
     assert checkpoint.source == "openai state dict"
     assert checkpoint.sha256 == sha256_of(tmp_path / "clip.pt")
@@ -77,10 +82,10 @@ def test_the_fusion_head_of_a_bare_state_dict_is_always_the_same(small_openai: O
     torch.save(small_openai.state_dict(), tmp_path / "clip.pt")
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    one = load_checkpoint(tmp_path / "clip.pt").model.fusion_head
+    one = load_checkpoint(tmp_path / "clip.pt", heads=SMALL).model.fusion_head
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    other = load_checkpoint(tmp_path / "clip.pt").model.fusion_head.state_dict()
+    other = load_checkpoint(tmp_path / "clip.pt", heads=SMALL).model.fusion_head.state_dict()
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.state_dict().items())
     for module in one.modules():
         if isinstance(module, nn.LayerNorm):
@@ -103,13 +108,13 @@ def test_the_ways_a_state_dict_is_wrapped(
     if wrapping == "counts":
         content |= {name: torch.tensor(48) for name in ("input_resolution", "context_length", "vocab_size")}
     torch.save(content, tmp_path / "clip.pt", _use_new_zipfile_serialization=wrapping != "legacy")
-    assert_same_embeddings(load_checkpoint(tmp_path / "clip.pt"), small_openai, prompts)
+    assert_same_embeddings(load_checkpoint(tmp_path / "clip.pt", heads=SMALL), small_openai, prompts)
 
 
 @pytest.mark.parametrize(("name", "mean"), [("clip", 0.48145466), ("chexzero", 101.48761)])
 def test_preprocessing_by_name(small_openai: OpenAiClip, tmp_path: Path, name: str, mean: float) -> None:
     torch.save(small_openai.state_dict(), tmp_path / "clip.pt")
-    spec = load_checkpoint(tmp_path / "clip.pt", preprocess=name).preprocess
+    spec = load_checkpoint(tmp_path / "clip.pt", preprocess=name, heads=SMALL).preprocess
     assert (spec.kind, spec.image_size, spec.mean[0]) == (name, 48, mean)
 
 
@@ -138,11 +143,11 @@ def test_a_torchscript_archive(
             parameter.data = parameter.data.half().float()
     expected = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
     as_torchscript(theirs, kind, tmp_path / "clip.pt")
-    assert _torchscript.is_torchscript(tmp_path / "clip.pt")
-    read = _torchscript.read(tmp_path / "clip.pt")
-    assert expected.keys() <= read.keys()
+    file = read_file(tmp_path / "clip.pt")
+    assert file.script
+    read = file.tensors(expected)
     assert all(torch.equal(read[name], tensor) for name, tensor in expected.items())
-    checkpoint = load_checkpoint(tmp_path / "clip.pt")
+    checkpoint = load_checkpoint(tmp_path / "clip.pt", heads=SMALL)
     assert checkpoint.source == "openai torchscript"
     assert checkpoint.preprocess.kind == "clip"
     assert_same_embeddings(checkpoint, theirs, prompts)
@@ -166,7 +171,8 @@ def test_storages_that_are_shared_and_views(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(model), str(tmp_path / "views.pt"))
-    read = _torchscript.read(tmp_path / "views.pt")
+    file = read_file(tmp_path / "views.pt")
+    read = file.tensors(file.entries)
     assert read.keys() == model.state_dict().keys()
     assert all(torch.equal(read[name], tensor) for name, tensor in model.state_dict().items())
 
@@ -178,12 +184,13 @@ def test_chexzeros_302_tensors_fill_vit_b_32(openai_clip: OpenAiFactory, tmp_pat
         ).state_dict()
     assert len(theirs) == 302
     assert sum(tensor.numel() for tensor in theirs.values()) == 151_277_313
-    config, renamed = _openai.convert(theirs, tmp_path)
-    assert sum(tensor.numel() for tensor in renamed.values()) == 151_277_313
+    state = renamed(theirs)
+    config = config_of(state, [], tmp_path)
+    assert sum(tensor.numel() for tensor in state.values()) == 151_277_313
     with torch.device("meta"):
         ours = LrclrModel(config).state_dict()
     wanted = {name: tensor.shape for name, tensor in ours.items() if not name.startswith("fusion_head.")}
-    assert {name: tensor.shape for name, tensor in renamed.items()} == wanted
+    assert {name: tensor.shape for name, tensor in state.items()} == wanted
     default = LrclrConfig()
     for tower in ("vision_config", "text_config"):
         for field in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act"):

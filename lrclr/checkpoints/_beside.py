@@ -1,0 +1,291 @@
+"""What lies beside weights: configurations of open_clip and transformers, recipes for images, and tokenizers."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import BPE
+from transformers import CLIPConfig, CLIPTokenizer
+
+from lrclr.checkpoints._network import Told
+from lrclr.errors import CheckpointError, LrclrError, UsageError
+from lrclr.preprocess import PreprocessSpec
+from lrclr.tokenizer import ClipTokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+CONFIG, OPEN_CLIP, TOKENIZER = "config.json", "open_clip_config.json", "tokenizer.json"
+_PROCESSOR, _IMAGE_PROCESSOR = "processor_config.json", "preprocessor_config.json"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    existing(file.parent, file.name)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not readable JSON") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} holds no JSON object")
+    return content
+
+
+def existing(folder: Path, name: str) -> Path:
+    """A file of a folder.
+
+    Raises:
+        CheckpointError: it is not there.
+    """
+    file = folder / name
+    if not os.path.isfile(file):  # noqa: PTH113 - Path.is_file raises on names with null bytes
+        raise CheckpointError(f"{folder} has no {name}", fix="Give a whole checkpoint folder.")
+    return file
+
+
+def config_from(cls: Any, raw: Mapping[str, Any], folder: Path) -> Any:
+    """A configuration of transformers' kind out of its JSON.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    try:
+        return cls.from_dict(raw)
+    except Exception as error:
+        # transformers' validators raise types of their own.
+        raise CheckpointError(f"{folder / CONFIG} cannot be used", why=str(error)) from error
+
+
+def told_beside(folder: Path) -> list[Told]:
+    """What the configurations in a folder tell about a network whose weights lie there.
+
+    Raises:
+        CheckpointError: one of them describes a network that lrclr does not have.
+    """
+    told: list[Told] = []
+    if (folder / OPEN_CLIP).is_file():
+        told += _told_by_open_clip(folder / OPEN_CLIP)
+    if (folder / CONFIG).is_file():
+        raw = read_json(folder / CONFIG)
+        # A file of this common name may be anybody's.
+        if raw.get("model_type") == "clip":
+            told += _told_by_transformers(config_from(CLIPConfig, raw, folder))
+    return told
+
+
+def preprocess_beside(folder: Path) -> PreprocessSpec | None:
+    """The recipe for images in a folder: open_clip's if there is one, else transformers'; None without either.
+
+    Raises:
+        CheckpointError: it asks for what lrclr cannot do.
+    """
+    if (folder / OPEN_CLIP).is_file():
+        return _open_clip_recipe(folder / OPEN_CLIP)
+    if (folder / _PROCESSOR).is_file() or (folder / _IMAGE_PROCESSOR).is_file():
+        return transformers_recipe(folder)
+    return None
+
+
+# transformers.
+
+
+def _told_by_transformers(config: CLIPConfig) -> list[Told]:
+    fields = ("hidden_size", "num_hidden_layers", "intermediate_size")
+    told = []
+    for name, own in (("vision", ("image_size", "patch_size")), ("text", ("max_position_embeddings",))):
+        tower = getattr(config, f"{name}_config")
+        sizes = tuple((field, getattr(tower, field)) for field in (*fields, *own))
+        told.append(Told(CONFIG, name, tower.num_attention_heads, tower.hidden_act, tower.layer_norm_eps, sizes))
+    return told
+
+
+def transformers_recipe(folder: Path) -> PreprocessSpec:
+    """The recipe of a ``CLIPImageProcessor``, looked for where transformers looks for it.
+
+    ``CLIPProcessor.save_pretrained`` of transformers 5 writes `processor_config.json` alone, with the recipe under
+    ``image_processor``; older versions, and ``CLIPImageProcessor.save_pretrained``, write `preprocessor_config.json`.
+
+    Raises:
+        CheckpointError: there is none, or it asks for what lrclr cannot do.
+    """
+    file = folder / _PROCESSOR
+    raw = read_json(file).get("image_processor") if file.is_file() else None
+    if raw is None:
+        file = folder / _IMAGE_PROCESSOR
+        if not file.is_file():
+            raise CheckpointError(
+                f"{folder} has no {_IMAGE_PROCESSOR}",
+                why=f"and no {_PROCESSOR} that holds an image_processor",
+                fix="Save its CLIPProcessor there, or choose a recipe: --preprocess clip.",
+            )
+        raw = read_json(file)
+    try:
+        return PreprocessSpec.from_transformers(raw)
+    except LrclrError as error:
+        raise CheckpointError(f"{file} cannot be used", why=str(error)) from error
+
+
+# open_clip.
+
+# What open_clip's own Vision Transformer and text transformer can be told that changes what they compute, and the value
+# for which they compute a CLIP. Keys that are not here or below must be false or null.
+_VISION_FIXED: Final = {"pool_type": "tok", "pos_embed_type": "learnable"}
+_TEXT_FIXED: Final = {"pool_type": "argmax", "proj_type": "linear", "text_arch": "clip", "pad_id": 0}
+_VISION_READ: Final = frozenset(
+    ("layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "act_kwargs", "norm_kwargs")
+)
+_TEXT_READ: Final = frozenset(
+    ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "act_kwargs", "norm_kwargs")
+)
+# These concern training, tokenizers that are read elsewhere, or outputs that lrclr does not take.
+_IGNORED: Final = frozenset(
+    (
+        *("patch_dropout", "output_tokens", "attn_pooler_queries", "attn_pooler_heads"),
+        *("timm_model_pretrained", "timm_pool", "timm_proj", "timm_drop", "hf_model_pretrained", "hf_proj_type"),
+        *("hf_pooler_type", "hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode", "tokenizer_type"),
+        *("tiktoken_name", "eos_id", "bos_id", "attention_mode", "pos_embed", "rope_temperature", "mlp_type"),
+        *("norm_eps", "norm_placement"),
+    )
+)
+
+
+def _told_by_open_clip(file: Path) -> list[Told]:
+    raw = read_json(file)
+    model = raw.get("model_cfg", raw)
+    try:
+        vision, text = dict(model["vision_cfg"]), dict(model["text_cfg"])
+        for tower, config, fixed, read in (
+            ("vision_cfg", vision, _VISION_FIXED, _VISION_READ),
+            ("text_cfg", text, _TEXT_FIXED, _TEXT_READ),
+        ):
+            for key, value in config.items():
+                if key not in read and key not in _IGNORED and value != fixed.get(key) and value not in (None, False):
+                    raise UsageError(f"{tower}.{key} is {value!r}, which lrclr's CLIP network cannot do")
+        width, head_width = _whole(vision, "width", 768), _whole(vision, "head_width", 64)
+        gelu = "quick_gelu" if model.get("quick_gelu", False) else "gelu"
+        if model.get("init_logit_bias") is not None:
+            raise UsageError("it is trained with a sigmoid loss, whose bias lrclr's CLIP network does not have")
+        return [
+            Told(
+                OPEN_CLIP,
+                "vision",
+                width // head_width,
+                _activation(gelu, vision),
+                _epsilon(vision),
+                (
+                    ("hidden_size", width),
+                    ("num_hidden_layers", _whole(vision, "layers", 12)),
+                    ("image_size", _side(vision.get("image_size", 224))),
+                    ("patch_size", _side(vision.get("patch_size", 16))),
+                    ("projection_dim", _whole(model, "embed_dim", 0)),
+                ),
+            ),
+            Told(
+                OPEN_CLIP,
+                "text",
+                _whole(text, "heads", 8),
+                _activation(gelu, text),
+                _epsilon(text),
+                (
+                    ("hidden_size", _whole(text, "width", 512)),
+                    ("num_hidden_layers", _whole(text, "layers", 12)),
+                    ("max_position_embeddings", _whole(text, "context_length", 77)),
+                ),
+            ),
+        ]
+    except UsageError as error:
+        raise CheckpointError(f"{file} describes a network that lrclr cannot read", why=str(error)) from error
+    except Exception as error:
+        raise CheckpointError(f"{file} is not an open_clip configuration", why=str(error)) from error
+
+
+def _whole(config: Mapping[str, Any], key: str, default: int) -> int:
+    value = config.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(f"{key} is {value!r}, and must be a whole number above 0")
+    return value
+
+
+def _activation(name: str, config: Mapping[str, Any]) -> str:
+    match config.get("act_kwargs") or {}:
+        case {"approximate": "tanh", **rest} if not rest and name == "gelu":
+            return "gelu_pytorch_tanh"
+        case {"approximate": "none", **rest} if not rest and name == "gelu":
+            return name
+        case {**rest} if not rest:
+            return name
+        case other:
+            raise UsageError(f"an activation cannot have {other}")
+
+
+def _epsilon(config: Mapping[str, Any]) -> float:
+    match config.get("norm_kwargs") or {}:
+        case {"eps": float(eps), **rest} if not rest:
+            return eps
+        case {**rest} if not rest:
+            return 1e-5
+        case other:
+            raise UsageError(f"a layer norm cannot have {other}")
+
+
+def _side(value: Any) -> int:
+    sides = {value} if isinstance(value, int) else set(value)
+    if len(sides) != 1:
+        raise UsageError(f"images and patches must be square, not {value}")
+    return int(sides.pop())
+
+
+def _open_clip_recipe(file: Path) -> PreprocessSpec:
+    raw = read_json(file)
+    recipe, model = raw.get("preprocess_cfg") or {}, raw.get("model_cfg", raw)
+    try:
+        fixed = {"interpolation": "bicubic", "resize_mode": "shortest", "mode": "RGB"}
+        for key, only in fixed.items():
+            if recipe.get(key, only) != only:
+                raise UsageError(f"preprocess_cfg.{key} is {recipe[key]!r}", fix=f"lrclr can do {only!r}.")
+        size = _side(recipe.get("size", model["vision_cfg"].get("image_size", 224)))
+        default = PreprocessSpec.clip(size)
+        mean, std = (tuple(recipe.get(key) or getattr(default, key)) for key in ("mean", "std"))
+        return PreprocessSpec("clip", size, mean, std, resize=size)
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        raise CheckpointError(f"{file} has a recipe that cannot be used", why=why) from error
+
+
+# Tokenizers.
+
+
+def tokenizer_beside(folder: Path, context: int) -> ClipTokenizer | None:
+    """The tokenizer in a folder, or None without one.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    if (folder / TOKENIZER).is_file():
+        return ClipTokenizer.from_file(folder / TOKENIZER, context_length=context)
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return ClipTokenizer(_from_vocabulary(folder), source=str(folder), context_length=context)
+    return None
+
+
+def _from_vocabulary(folder: Path) -> bytes:
+    """The ``tokenizer.json`` of a folder that is from before there was one."""
+    try:
+        vocabulary, merges = BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+        backend: Tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges).backend_tokenizer
+        added = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
+        for token, number in sorted(added.items(), key=lambda item: item[1]):
+            backend.add_tokens([AddedToken(token, normalized=False)])
+            if backend.token_to_id(token) != number:
+                raise ValueError(f"the added token {number} does not follow the vocabulary")
+        return str(backend.to_str()).encode()
+    except Exception as error:
+        raise CheckpointError(f"{folder} has a tokenizer that cannot be read", why=str(error)) from error

@@ -1,0 +1,231 @@
+"""The configuration of a network from its tensors, and from what is told about it.
+
+Shapes give widths, layers, patches and lengths. They do not give the number of attention heads, the activation and the
+epsilon of layer normalisation: networks that differ in these have the same tensors. They come from the caller, from
+files beside the weights, or from the modules in the file; failing that, from what OpenAI published, and then the
+configuration records what was assumed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from lrclr.errors import CheckpointError, UsageError
+from lrclr.model import LrclrConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+_LAYER: Final = re.compile(r"^(vision|text)_model\.encoder\.layers\.(\d+)\.")
+TOWERS: Final = ("vision", "text")
+_SHOWN: Final = {"vision": "image", "text": "text"}
+# By tower, width and layers: ViT-B/32, ViT-B/16, ViT-L/14 and ViT-L/14@336px.
+_PUBLISHED: Final = {("vision", 768, 12): 12, ("vision", 1024, 24): 16, ("text", 512, 12): 8, ("text", 768, 12): 12}
+# Networks of open_clip whose heads are not 64 wide, to say it in an error. By width of the image tower.
+_OPEN_CLIP: Final = {
+    1280: "ViT-H-14 has 16,16",
+    1408: "ViT-g-14 has 16,16",
+    1664: "ViT-bigG-14 has 16,20",
+    1792: "ViT-e-14 has 16,20",
+}
+_SIZES: Final = (
+    "vision_model.embeddings.patch_embedding.weight",
+    "vision_model.embeddings.position_embedding.weight",
+    "visual_projection.weight",
+    "text_model.embeddings.position_embedding.weight",
+    "text_model.embeddings.token_embedding.weight",
+    "text_projection.weight",
+)
+_EPS: Final = 1e-5
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one source tells about one tower; None for what it does not tell.
+
+    Attributes:
+        source: what told it, for errors.
+        tower: ``"vision"`` or ``"text"``.
+        heads: number of attention heads.
+        activation: by transformers' name.
+        eps: epsilon of layer normalisation.
+        sizes: configuration fields that the shapes must agree with.
+    """
+
+    source: str
+    tower: str
+    heads: int | None = None
+    activation: str | None = None
+    eps: float | None = None
+    sizes: tuple[tuple[str, int], ...] = ()
+
+
+def told_by_caller(heads: tuple[int, ...] | None, activation: str | None) -> list[Told]:
+    """The options of `load_checkpoint`."""
+    given = dict(zip(TOWERS, heads or (), strict=False))
+    return [Told("the caller", tower, given.get(tower), activation) for tower in TOWERS]
+
+
+def told_by_modules(facts: Mapping[str, object]) -> list[Told]:
+    """What the modules in a file tell of themselves: TorchScript archives and pickled modules keep them."""
+    activations = {"quickgelu": "quick_gelu", "quickgeluactivation": "quick_gelu", "gelu": "gelu"}
+    told = []
+    for name, fact in facts.items():
+        tower = "vision" if name.startswith("vis") else "text"
+        if name.endswith("attn.num_heads") and isinstance(fact, int):
+            told.append(Told("a module in the file", tower, heads=fact))
+        elif isinstance(fact, str) and (known := activations.get(fact.rpartition(".")[2].lower())):
+            told.append(Told("a module in the file", tower, activation=known))
+    return told
+
+
+def check_told(config: LrclrConfig, told: Iterable[Told], path: Path) -> None:
+    """Refuse what contradicts a configuration.
+
+    Raises:
+        UsageError: it does.
+    """
+    for one in told:
+        tower = getattr(config, f"{one.tower}_config")
+        for field, value in _fields(one).items():
+            if value is not None and value != getattr(tower, field):
+                raise UsageError(
+                    f"the configuration of {path} has {getattr(tower, field)} as {one.tower}_config.{field}",
+                    why=f"{one.source} gave {value}",
+                    fix="Leave the option out. If it is meant for another checkpoint, give it to `lrclr convert` first.",
+                )
+
+
+def config_of(state: Mapping[str, Tensor], told: Sequence[Told], path: Path) -> LrclrConfig:
+    """Infer the configuration of a network.
+
+    Args:
+        state: its tensors, under transformers' names.
+        told: what is known beside them.
+        path: where they are from, for errors.
+
+    Raises:
+        CheckpointError: the shapes are not those of a CLIP Vision Transformer, two sources contradict each other, or
+            the number of heads is not known.
+    """
+    absent = [key for key in _SIZES if key not in state]
+    if absent:
+        raise CheckpointError(f"{path} does not hold a whole CLIP", why=f"missing: {', '.join(absent)}")
+    try:
+        sizes = _sizes(state)
+        known = {tower: _known(tower, sizes[tower], told, path) for tower in TOWERS}
+        assumed = {tower: _assumed(tower, sizes[tower], known[tower], path) for tower in TOWERS}
+        towers = {f"{tower}_config": sizes[tower] | known[tower] | assumed[tower] for tower in TOWERS}
+        return LrclrConfig(
+            projection_dim=sizes["vision"]["projection_dim"], **towers, assumed=list(_sentences(assumed))
+        )
+    except (ValueError, UsageError) as error:
+        raise CheckpointError(f"{path} has shapes that no CLIP Vision Transformer has", why=str(error)) from error
+
+
+def _sizes(state: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    layers = dict.fromkeys(TOWERS, 0)
+    for key in state:
+        if match := _LAYER.match(key):
+            layers[match[1]] = max(layers[match[1]], int(match[2]) + 1)
+    width, _, patch, _ = state["vision_model.embeddings.patch_embedding.weight"].shape
+    positions, _ = state["vision_model.embeddings.position_embedding.weight"].shape
+    context, text_width = state["text_model.embeddings.position_embedding.weight"].shape
+    vocabulary, _ = state["text_model.embeddings.token_embedding.weight"].shape
+    dimension, _ = state["text_projection.weight"].shape
+    if positions < 2:
+        raise ValueError("its image tower has no patches")
+
+    def tower(name: str, width: int) -> dict[str, Any]:
+        first = state.get(f"{name}_model.encoder.layers.0.mlp.fc1.weight")
+        return {
+            "hidden_size": width,
+            "intermediate_size": 4 * width if first is None or first.ndim != 2 else first.shape[0],
+            "num_hidden_layers": layers[name],
+            "projection_dim": dimension,
+        }
+
+    return {
+        "vision": tower("vision", width) | {"image_size": math.isqrt(positions - 1) * patch, "patch_size": patch},
+        "text": tower("text", text_width)
+        | {
+            "max_position_embeddings": context,
+            "vocab_size": vocabulary,
+            "eos_token_id": vocabulary - 1,
+            "bos_token_id": vocabulary - 2,
+        },
+    }
+
+
+def _known(tower: str, sizes: Mapping[str, Any], told: Sequence[Told], path: Path) -> dict[str, Any]:
+    """The fields of a tower's configuration that were told."""
+    known: dict[str, tuple[Any, str]] = {}
+    for one in told:
+        if one.tower != tower:
+            continue
+        for field, value in one.sizes:
+            if value != sizes[field]:
+                raise CheckpointError(
+                    f"{path} does not fit {one.source} beside it",
+                    why=f"{field} of the {_SHOWN[tower]} tower is {sizes[field]} in the weights and {value} there",
+                    fix=f"Move the weights away from {one.source}, or put the right one there.",
+                )
+        for field, value in _fields(one).items():
+            first, source = known.setdefault(field, (value, one.source)) if value is not None else (value, "")
+            if first != value:
+                raise CheckpointError(
+                    f"what is told about {path} is contradictory",
+                    why=f"{field} of the {_SHOWN[tower]} tower is {first} by {source}, and {value} by {one.source}",
+                )
+    heads = known.get("num_attention_heads")
+    if heads is not None and sizes["hidden_size"] % heads[0]:
+        raise CheckpointError(
+            f"the {_SHOWN[tower]} tower of {path} cannot have {heads[0]} attention heads",
+            why=f"its width {sizes['hidden_size']} is not a multiple, and {heads[1]} gave it",
+        )
+    return {field: value for field, (value, _) in known.items()}
+
+
+def _assumed(tower: str, sizes: Mapping[str, Any], known: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The fields that were not told, as OpenAI's networks have them."""
+    fields: dict[str, Any] = {"hidden_act": "quick_gelu", "layer_norm_eps": _EPS}
+    if "num_attention_heads" not in known:
+        fields["num_attention_heads"] = _published_heads(tower, sizes, path)
+    return {field: value for field, value in fields.items() if field not in known}
+
+
+def _sentences(assumed: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    words = {
+        "num_attention_heads": "attention heads: {}, as OpenAI published of these sizes",
+        "hidden_act": "activation: {}, as in OpenAI's networks (open_clip's own have gelu)",
+        "layer_norm_eps": "layer norm epsilon: {}",
+    }
+    for field, text in words.items():
+        values = [f"{fields[field]} ({_SHOWN[tower]})" for tower, fields in assumed.items() if field in fields]
+        if values:
+            yield text.format(" and ".join(values))
+
+
+def _fields(told: Told) -> dict[str, Any]:
+    return {"num_attention_heads": told.heads, "hidden_act": told.activation, "layer_norm_eps": told.eps}
+
+
+def _published_heads(tower: str, sizes: Mapping[str, Any], path: Path) -> int:
+    width, layers = sizes["hidden_size"], sizes["num_hidden_layers"]
+    heads = _PUBLISHED.get((tower, width, layers))
+    if heads is None:
+        example = f" (open_clip's {_OPEN_CLIP[width]})" if width in _OPEN_CLIP else ""
+        raise CheckpointError(
+            f"the number of attention heads of {path} is not known",
+            why=f"its tensors do not tell, and OpenAI published no {_SHOWN[tower]} tower of {layers} layers of width "
+            f"{width}",
+            fix="Give --heads IMAGE,TEXT, or heads=(IMAGE, TEXT) to load_checkpoint"
+            f"{example}; or put its open_clip_config.json or config.json beside it.",
+        )
+    return heads

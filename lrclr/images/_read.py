@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 from PIL import Image
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from lrclr._preprocess_spec import PreprocessSpec
 
-__all__ = ["read_image", "read_reduced"]
+__all__ = ["read_image", "read_reduced", "read_whole"]
 
 _DEFAULT_LIMITS = ReadLimits()
 
@@ -67,16 +67,28 @@ def read_image(
         MissingExtraError: the source is DICOM, and pydicom or the decoder of its transfer syntax is not installed.
         UsageError: `source` or `frame` is of the wrong type.
     """
-    wanted = _checked_frame(frame)
+    return cast("NDArray[np.uint8]", read_whole(source, frame=frame, limits=limits).pixels)
+
+
+def read_whole(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[np.generic] | Image.Image,
+    *,
+    frame: int | None = None,
+    limits: ReadLimits = _DEFAULT_LIMITS,
+) -> ReducedImage:
+    """As `read_image`, with remarks on the file beside the picture."""
+    index = _checked_frame(frame)
     if isinstance(source, np.ndarray):
-        _only_frame(wanted)
-        return picture_from_array(source, limits)
+        _only_frame(index)
+        return ReducedImage.whole(picture_from_array(source, limits))
     if isinstance(source, Image.Image):
-        _only_frame(wanted)
-        return picture_from_pillow(source, limits)
+        _only_frame(index)
+        return ReducedImage.whole(picture_from_pillow(source, limits))
     data = read_bytes(source, limits)
     opener = _opener_of(data)
-    return decode_dicom(data, wanted, limits) if opener is None else decode_raster(data, opener, wanted, limits)
+    if opener is None:
+        return decode_dicom(data, index, limits)
+    return ReducedImage.whole(decode_raster(data, opener, index, limits))
 
 
 def read_reduced(
@@ -110,7 +122,7 @@ def read_reduced(
         ImageError, ImageLimitError, MissingExtraError, UsageError: as `read_image` and `preprocess`.
     """
     if isinstance(source, (np.ndarray, Image.Image)):
-        return ReducedImage.whole(read_image(source, frame=frame, limits=limits))
+        return read_whole(source, frame=frame, limits=limits)
     index = _checked_frame(frame)
     data = read_bytes(source, limits)
     opener, wanted = _opener_of(data), Wanted(spec)

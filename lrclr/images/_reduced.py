@@ -37,18 +37,21 @@ class ReducedImage:
         height, width: of the full picture, in pixels: what regions' boxes refer to.
         box: left, top, right and bottom of the full picture in `pixels`, in their coordinates. It need not end between
             two pixels.
+        remarks: what was ignored in the file, and where it is not as it should be: fixed sentences that hold names of
+            attributes, and no values.
     """
 
     pixels: NDArray[np.uint8] | NDArray[np.float32]
     height: int
     width: int
     box: Box
+    remarks: tuple[str, ...] = ()
 
     @classmethod
-    def whole(cls, pixels: NDArray[np.uint8]) -> ReducedImage:
+    def whole(cls, pixels: NDArray[np.uint8], remarks: tuple[str, ...] = ()) -> ReducedImage:
         """A picture in full."""
         height, width = pixels.shape[:2]
-        return cls(pixels, height, width, (0.0, 0.0, float(width), float(height)))
+        return cls(pixels, height, width, (0.0, 0.0, float(width), float(height)), remarks)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def test_csv_has_a_column_for_each_finding(bundle: Path, tmp_path: Path, capsys:
     command = ["predict", str(tmp_path), "-b", str(bundle), "--csv", "--findings", str(tmp_path / "mine.toml")]
     assert main(command) == 1
     good, bad = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert list(good) == ["file", "Edema", "Pacemaker, left", "regions", "error"]
+    assert list(good) == ["file", "Edema", "Pacemaker, left", "regions", "error", "remarks"]
     assert good["file"] == str(tmp_path / "a,b.png")
     assert 0 < float(good["Edema"]) < 1
     assert good["error"] == ""

@@ -165,16 +165,6 @@ def test_a_window_without_meaning_is_passed_over(make_dicom: MakeDicom, window: 
     np.testing.assert_array_equal(read_image(data), stretched(RAMP))
 
 
-def test_a_slope_of_0_is_refused(make_dicom: MakeDicom) -> None:
-    with pytest.raises(ImageError, match="rescale slope"):
-        read_image(make_dicom(RAMP, BitsStored=12, RescaleSlope=0, RescaleIntercept=0))
-
-
-def test_an_unknown_voi_function_is_refused(make_dicom: MakeDicom) -> None:
-    with pytest.raises(ImageError, match="VOI LUT function"):
-        read_image(make_dicom(RAMP, WindowCenter=5, WindowWidth=9, VOILUTFunction="CUBIC"))
-
-
 @pytest.mark.parametrize("syntax", SYNTAXES)
 @pytest.mark.parametrize("signed", [False, True])
 def test_the_voi_lut_is_looked_up_and_preferred_to_a_window(make_dicom: MakeDicom, signed: bool, syntax: str) -> None:
@@ -227,16 +217,6 @@ def test_the_modality_lut_comes_first(make_dicom: MakeDicom, syntax: str) -> Non
     np.testing.assert_array_equal(read_image(windowed), [[0, 255, 0, 255]])
 
 
-def test_a_lut_cut_short_is_refused(make_dicom: MakeDicom) -> None:
-    table = lut(0, [1, 2, 3], 12)
-    table.LUTDescriptor = [9, 0, 12]
-    with pytest.raises(ImageError, match="shorter than its 9 entries"):
-        read_image(make_dicom(RAMP, VOILUTSequence=[table]))
-    table.LUTDescriptor = [3, 0, 40]
-    with pytest.raises(ImageError, match="40 bits"):
-        read_image(make_dicom(RAMP, VOILUTSequence=[table]))
-
-
 def test_padding_is_black_and_does_not_count(make_dicom: MakeDicom) -> None:
     pixels = np.array([[-2000, 0, 50, 100]], dtype=np.int16)
     np.testing.assert_array_equal(read_image(make_dicom(pixels, PixelPaddingValue=-2000)), [[0, 0, 128, 255]])
@@ -274,11 +254,6 @@ def test_the_widest_range_of_floats_is_shown(make_dicom: MakeDicom) -> None:
     pixels = np.array([[-1.7e308, 0, 1.7e308]])
     data = make_dicom(pixels, **NOT_INTEGERS, DoubleFloatPixelData=pixels.tobytes())
     np.testing.assert_array_equal(read_image(data), [[0, 128, 255]])
-
-
-def test_a_rescale_beyond_all_numbers_is_refused(make_dicom: MakeDicom) -> None:
-    with pytest.raises(ImageError, match="too large"):
-        read_image(make_dicom(RAMP, RescaleSlope=1e306, RescaleIntercept=0))
 
 
 def test_float_pixels_must_be_finite(make_dicom: MakeDicom) -> None:

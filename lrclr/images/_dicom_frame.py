@@ -188,7 +188,7 @@ class Frame:
         syntax: the transfer syntax that it is decoded with.
         codec: how it is compressed; None if it is not.
         codestream: of a compressed frame; it is safe to decode, and of the size that the attributes say.
-        bits: of a sample in the codestream.
+        bits: of a sample in the codestream; 0 where the codec has no such thing.
         index: its place in uncompressed pixel data.
     """
 
@@ -214,7 +214,8 @@ def open_frame(attributes: Attributes, layout: FrameLayout, index: int) -> Frame
     if declared not in _NATIVE:
         if _is_other_standard(declared):
             raise _unsupported(declared)
-        attributes.remark(_OTHER_SYNTAX)
+        if declared:
+            attributes.remark(_OTHER_SYNTAX)
     implicit, little = attributes.dataset.original_encoding
     syntax = (_IMPLICIT if implicit else _EXPLICIT) if little else _BIG_ENDIAN
     return Frame(layout, syntax, index=index)
@@ -250,9 +251,10 @@ def _is_encapsulated(dataset: Any, layout: FrameLayout, declared: str) -> bool:
 
 def _open_compressed(attributes: Attributes, layout: FrameLayout, index: int, declared: str) -> Frame:
     encoded = _encoded(attributes, layout, index)
-    if any(declared in _SYNTAXES[codec] for codec in _WAVELETS):
-        encoded = bare_jpeg2000(encoded) or b""
     codec = codec_of(encoded)
+    if codec is None and any(declared in _SYNTAXES[one] for one in _WAVELETS):
+        encoded = bare_jpeg2000(encoded) or b""
+        codec = codec_of(encoded)
     if codec is None:
         if _is_other_standard(declared):
             raise _unsupported(declared)
@@ -262,7 +264,7 @@ def _open_compressed(attributes: Attributes, layout: FrameLayout, index: int, de
         attributes.remark(_OTHER_SYNTAX)
     syntax = declared if declared in syntaxes else syntaxes[0]
     if codec is Codec.RLE:
-        return Frame(layout, syntax, codec, encoded, layout.bits_allocated)
+        return Frame(layout, syntax, codec, encoded)
     if codec in _WAVELETS:
         encoded = bare_jpeg2000(encoded) or b""
     size = jpeg2000_size(encoded) if codec in _WAVELETS else jpeg_size(encoded)
@@ -352,11 +354,10 @@ def decode_frame(dataset: Any, frame: Frame) -> NDArray[np.generic]:
     decoder = get_decoder(frame.syntax)
     plugin = _choose_plugin(decoder, frame)
     high_bit = _high_bit(frame)
-    keeps_all_bits = frame.codec in _WAVELETS or frame.codec is Codec.JPEG_LS
-    by_hand = high_bit >= layout.bits_stored or (keeps_all_bits and frame.bits > layout.bits_stored)
+    by_hand = high_bit >= layout.bits_stored or frame.bits > layout.bits_stored
     options: dict[str, bool] = {"correct_unused_bits": False} if by_hand else {}
     plain = frame.codec is None and frame.syntax != _BIG_ENDIAN
-    if plain and layout.samples == 1 and layout.bits_allocated > 1:
+    if plain and layout.samples == 1 and 1 < layout.bits_allocated == layout.bits_stored:
         # Nothing writes into the stored values, so they need not be copied where they can be had without.
         options["view_only"] = True
     array, properties = decoder.as_array(
@@ -376,7 +377,7 @@ def _high_bit(frame: Frame) -> int:
 
     A codestream whose samples have no more bits than are stored holds nothing else.
     """
-    packed = frame.codec not in {None, Codec.RLE} and frame.bits <= frame.layout.bits_stored
+    packed = 0 < frame.bits <= frame.layout.bits_stored
     return frame.layout.bits_stored - 1 if packed else frame.layout.high_bit
 
 
@@ -403,18 +404,18 @@ def _image_pixel(dataset: Any, frame: Frame) -> Any:
 
 
 def _decoded_bits(frame: Frame) -> tuple[int, int, bool]:
-    """Return the bits allocated and stored, and the sign, of what the decoder gives.
+    """Return the bits allocated and stored, and the sign, that a decoder is told.
 
-    JPEG knows no sign. The sign of a stored value is one of its own bits, which are all there only if a sample has as
-    many.
+    Decoders of JPEG take them at their word. It knows no sign: that of a stored value is one of its own bits, which are
+    all there only if a sample has as many.
     """
     layout = frame.layout
-    if frame.codec in _DCT and frame.bits < layout.bits_stored:
-        allocated = 8 * math.ceil(frame.bits / 8)
+    if frame.codec not in _DCT:
+        return layout.bits_allocated, layout.bits_stored, layout.signed
+    allocated = 8 * math.ceil(frame.bits / 8)
+    if frame.bits < layout.bits_stored:
         return allocated, min(layout.bits_stored, allocated), False
-    if frame.codec in _DCT:
-        return 8 * math.ceil(frame.bits / 8), layout.bits_stored, layout.signed
-    return layout.bits_allocated, layout.bits_stored, layout.signed
+    return allocated, frame.bits, layout.signed
 
 
 def _encapsulated(codestream: bytes) -> bytes:

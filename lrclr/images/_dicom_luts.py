@@ -142,7 +142,7 @@ def _sequence_lut(
 ) -> tuple[int, NDArray[np.uint16], int] | None:
     """Read the table in the first item of a sequence; None if there is none, or it has no meaning."""
     item = attributes.item(keyword)
-    if item is None or (keyword == "VOILUTSequence" and "LUTData" not in item):
+    if item is None:
         return None
     try:
         table = _lut(item, "LUTDescriptor", "LUTData", layout, little=_is_little(attributes.dataset))

@@ -13,7 +13,6 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from lrclr.errors import ImageError, MissingExtraError
 from lrclr.images._arrays import scale_levels
@@ -22,7 +21,7 @@ from lrclr.images._dicom_frame import PIXEL_KEYWORDS, FrameLayout, decode_frame,
 from lrclr.images._dicom_luts import display_of, palette_of
 from lrclr.images._display import Display, to_grey
 from lrclr.images._guard import attempt
-from lrclr.images._reduced import ReducedImage, shrunk
+from lrclr.images._reduced import ReducedImage
 from lrclr.images._wavelet import reduced_wavelet
 
 if TYPE_CHECKING:
@@ -88,18 +87,15 @@ def decode_dicom(data: bytes, frame: int | None, limits: ReadLimits) -> ReducedI
 def reduce_dicom(data: bytes, frame: int | None, limits: ReadLimits, wanted: Wanted) -> ReducedImage:
     """As `decode_dicom`, with no more pixels than are wanted.
 
-    Of JPEG 2000 the finest levels are left out, where that can be done; all else is decoded and shown in full, and
-    averaged then.
+    Of JPEG 2000 the finest levels are left out, where that can be done. All else is decoded in full.
 
     Raises:
         ImageError, ImageLimitError, MissingExtraError: as `decode_dicom`; and the picture is too narrow for the recipe.
     """
     attributes, found = _opened(data, frame, limits)
-    layout = found.layout
     reduced = attempt(lambda: reduced_wavelet(attributes, found, wanted), failure=_UNDECODABLE, fix=_REPAIR)
     if reduced is None:
-        pixels = Image.fromarray(_decoded(attributes, found))
-        reduced = shrunk(pixels, wanted.factor(layout.rows, layout.columns), layout.rows, layout.columns)
+        reduced = ReducedImage.whole(_decoded(attributes, found))
     return replace(reduced, remarks=attributes.remarks)
 
 

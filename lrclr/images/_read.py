@@ -12,7 +12,7 @@ from lrclr.errors import ImageError, UsageError
 from lrclr.images._arrays import picture_from_array
 from lrclr.images._dicom import decode_dicom, looks_like_dicom, reduce_dicom
 from lrclr.images._limits import ReadLimits
-from lrclr.images._raster import SIGNATURES, decode_raster, picture_from_pillow, reduce_raster
+from lrclr.images._raster import SIGNATURES, decode_raster, picture_from_pillow
 from lrclr.images._reduced import ReducedImage, Wanted
 from lrclr.images._source import read_bytes
 
@@ -100,16 +100,11 @@ def read_reduced(
 ) -> ReducedImage:
     """Read one radiograph for a model: what `read_image` gives, with no more pixels than preprocessing needs.
 
-    It is several times faster on large files, and what `preprocess` makes of it differs by half a grey level of 255 on
-    average at most, and by 4 anywhere.
-
-    - JPEG is decoded at a half, a quarter or an eighth of its edges, as long as four times what preprocessing resizes
-      it to is left.
-    - JPEG 2000 in DICOM is decoded without the finest levels of its wavelet, down to twice that size, where a window
-      or a VOI LUT is given that is straight over the values that lie side by side. Otherwise it is decoded in full.
-    - All else is decoded and brought to display in full, value for value as in `read_image`, and then averaged in
-      blocks down to four times that size. PNG inflates faster where isal is installed.
-    - A picture that is small already, an array and a Pillow image are read as `read_image` does.
+    JPEG 2000 in DICOM is decoded without the finest levels of its wavelet, where a window or a VOI LUT is given that is
+    straight over the values that lie side by side, and where the levels that are left out hold no strong detail. It is
+    several times faster, and what `preprocess` makes of the picture differs by half a grey level of 255 on average at
+    most, and by 4 anywhere. All else is read as `read_image` does: no filter that is cheaper than the resize itself
+    keeps to that with fine patterns of strong contrast.
 
     Args:
         source, frame, limits: as for `read_image`.
@@ -125,10 +120,10 @@ def read_reduced(
         return read_whole(source, frame=frame, limits=limits)
     index = _checked_frame(frame)
     data = read_bytes(source, limits)
-    opener, wanted = _opener_of(data), Wanted(spec)
+    opener = _opener_of(data)
     if opener is None:
-        return reduce_dicom(data, index, limits, wanted)
-    return reduce_raster(data, opener, index, limits, wanted)
+        return reduce_dicom(data, index, limits, Wanted(spec))
+    return ReducedImage.whole(decode_raster(data, opener, index, limits))
 
 
 def _opener_of(data: bytes) -> Callable[[BytesIO], ImageFile.ImageFile] | None:

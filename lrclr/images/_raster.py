@@ -18,8 +18,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from lrclr.errors import ImageError, UsageError
 from lrclr.images._arrays import eight_bit, flatten_alpha, scale_levels
+from lrclr.images._container import picture_parts
 from lrclr.images._guard import attempt
 from lrclr.images._png import inflated_png
+from lrclr.images._reduced import ReducedImage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,25 +43,29 @@ SIGNATURES: dict[bytes, Callable[[BytesIO], ImageFile.ImageFile]] = {
 
 _DAMAGED = "the image cannot be decoded: it is damaged, truncated, or of a kind that lrclr does not read"
 _REPAIR = "Export it anew, as an 8-bit or 16-bit PNG"
+_BAD_EXIF = "the EXIF data cannot be read and are ignored"
 _MAX_FRAMES_COUNTED = 1000
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR, _ORIENTATION = 258, 262, 284, 274
 _WHITE_IS_ZERO, _SEPARATE_PLANES = 0, 2
 
 
 def decode_raster(
-    data: bytes, opener: Callable[[BytesIO], ImageFile.ImageFile], frame: int | None, limits: ReadLimits
-) -> NDArray[np.uint8]:
-    """Decode one frame of a PNG, JPEG or TIFF file as `[H, W]` or `[H, W, 3]`.
+    file: bytes, opener: Callable[[BytesIO], ImageFile.ImageFile], frame: int | None, limits: ReadLimits
+) -> ReducedImage:
+    """Decode one frame of a PNG, JPEG or TIFF file in full, as `[H, W]` or `[H, W, 3]`.
 
     Raises:
         ImageError: the file is damaged or truncated, or `frame` is missing or not one of its frames.
         ImageLimitError: the picture is larger than `limits`.
     """
+    data, remarks = attempt(lambda: picture_parts(file), failure=_DAMAGED, fix=_REPAIR)
     image = _opened(data, opener, frame)
     limits.check_pixels(image.height, image.width)
     if opener is PngImageFile:
         image = _opened(attempt(lambda: inflated_png(data), failure=_DAMAGED, fix=_REPAIR), opener, frame)
-    return picture_from_pillow(image, limits)
+    pixels = picture_from_pillow(image, limits)
+    unread = () if attempt(lambda: _orientation(image), failure=_DAMAGED) else (_BAD_EXIF,)
+    return ReducedImage.whole(pixels, remarks + unread)
 
 
 def _opened(data: bytes, opener: Callable[[BytesIO], ImageFile.ImageFile], frame: int | None) -> ImageFile.ImageFile:
@@ -122,7 +128,15 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
 def _upright(image: Image.Image) -> Image.Image:
     _check_coverage(image)
     image.load()
-    return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
+    return ImageOps.exif_transpose(image) if (_orientation(image) or 1) != 1 else image
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """Return how the EXIF of an image says that it is turned; None if it cannot be read."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - Pillow raises nearly anything on EXIF that is damaged
+        return None
 
 
 def _eight_bit(upright: Image.Image, image: Image.Image) -> NDArray[np.uint8]:

@@ -86,9 +86,7 @@ def read_whole(
         return ReducedImage.whole(picture_from_pillow(source, limits))
     data = read_bytes(source, limits)
     opener = _opener_of(data)
-    if opener is None:
-        return decode_dicom(data, index, limits)
-    return ReducedImage.whole(decode_raster(data, opener, index, limits))
+    return decode_dicom(data, index, limits) if opener is None else decode_raster(data, opener, index, limits)
 
 
 def read_reduced(
@@ -123,7 +121,7 @@ def read_reduced(
     opener = _opener_of(data)
     if opener is None:
         return reduce_dicom(data, index, limits, Wanted(spec))
-    return ReducedImage.whole(decode_raster(data, opener, index, limits))
+    return decode_raster(data, opener, index, limits)
 
 
 def _opener_of(data: bytes) -> Callable[[BytesIO], ImageFile.ImageFile] | None:

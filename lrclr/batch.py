@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lrclr._ahead import batches_ahead
 from lrclr.errors import LrclrError, UsageError
-from lrclr.images import ReadLimits, ReducedImage, read_image, read_reduced
+from lrclr.images import ReadLimits, read_image, read_reduced
+from lrclr.images._read import read_whole
 from lrclr.preprocess import preprocess
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class _Decoded:
     pixel_values: NDArray[np.float32]
     size: tuple[int, int]
     image: NDArray[np.uint8] | None
+    remarks: tuple[str, ...]
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
@@ -121,12 +123,12 @@ def predict_files(  # noqa: PLR0913
     bounds = limits or ReadLimits()
 
     def decode(path: Path) -> _Decoded:
-        full = read_image(path, frame=frame, limits=bounds) if exact or images else None
-        if exact and full is not None:
-            read = ReducedImage.whole(full)
+        if exact:
+            read = read_whole(path, frame=frame, limits=bounds)
         else:
             read = read_reduced(path, spec, frame=frame, limits=bounds)
-        return _Decoded(preprocess(read, spec), (read.height, read.width), full if images else None)
+        full = read_image(path, frame=frame, limits=bounds) if images else None
+        return _Decoded(preprocess(read, spec), (read.height, read.width), full, read.remarks)
 
     for batch in batches_ahead(paths, decode, batch_size=batch_size, workers=workers):
         yield from _answer(classifier, batch, findings, alpha)
@@ -153,5 +155,6 @@ def _answer(
             alpha,
         )
         for (position, one), prediction in zip(decoded.items(), predictions, strict=True):
-            results[position] = FileResult(batch[position][0], prediction, image=one.image)
+            answer = replace(prediction, remarks=one.remarks)
+            results[position] = FileResult(batch[position][0], answer, image=one.image)
     yield from (results[position] for position in range(len(batch)))

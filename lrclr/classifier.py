@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,8 +151,10 @@ class ZeroShotClassifier:
         """
         if len(images) == 0:
             return []
-        sizes = [(one.height, one.width) if isinstance(one, ReducedImage) else one.shape[:2] for one in images]
-        return self.predict_pixels(preprocess_batch(images, self.spec.preprocess), sizes, findings, alpha)
+        read = [one if isinstance(one, ReducedImage) else ReducedImage.whole(one) for one in images]
+        sizes = [(one.height, one.width) for one in read]
+        predictions = self.predict_pixels(preprocess_batch(images, self.spec.preprocess), sizes, findings, alpha)
+        return [replace(each, remarks=one.remarks) for each, one in zip(predictions, read, strict=True)]
 
     def predict_pixels(
         self,

@@ -50,6 +50,7 @@ OUTPUTS: Final = {
     "region_importance": Tensor("FP32", ("B", "R"), "attention rollout of CLS on each region"),
     "region_box": Tensor("FP64", ("B", "R", 4), "left, top, right, bottom in pixels of the original image"),
     "image_size": Tensor("INT64", ("B", 2), "height and width of the original image"),
+    "remarks": Tensor("BYTES", ("B",), "what was ignored in each file: sentences, one a line; empty if nothing was"),
     "alpha": Tensor("FP64", (1,), "weight that the local scores had"),
     "heatmap": Tensor("BYTES", ("B",), "PNG files, if they were asked for"),
     "bundle": Tensor("BYTES", (1,), "SHA-256 of the manifest of the bundle that answered"),

@@ -54,6 +54,7 @@ class Prediction:
         regions: the R selected regions; a patch that several heads picked stands as often as it was picked.
         alpha: weight that the local scores had.
         fusion_trained: whether the fusion head was ever tuned; if not, local scores and region attention mean nothing.
+        remarks: what was ignored in the image's file; see `lrclr.images.ReducedImage`.
     """
 
     height: int
@@ -62,6 +63,7 @@ class Prediction:
     regions: tuple[Region, ...]
     alpha: float
     fusion_trained: bool
+    remarks: tuple[str, ...] = ()
 
     def finding(self, name: str) -> FindingResult:
         """The result of one finding; KeyError if it was not asked for."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnx
@@ -153,12 +153,43 @@ def radiograph(path: Path, seed: int = 0, size: tuple[int, int] = (90, 70)) -> P
 
 
 def enlarged(folder: Path) -> list[Path]:
-    """Two sample radiographs, so large that the usual way of reading has pixels to leave out."""
+    """Two sample radiographs as JPEG 2000, so large that the usual way of reading has pixels to leave out."""
+    import pydicom
+    from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
+
     files = []
-    for path in sample_paths()[:2]:
+    for path in sample_paths("dicom")[:2]:
         files.append(folder / path.name)
-        Image.fromarray(np.kron(read_image(path), np.ones((4, 4), np.uint8))).save(files[-1])
+        dataset = pydicom.dcmread(path)
+        picture = Image.fromarray(read_image(path)).resize((1800, 1900), Image.Resampling.BICUBIC)
+        dataset.Columns, dataset.Rows = picture.size
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+        dataset.PhotometricInterpretation, dataset.WindowCenter, dataset.WindowWidth = "MONOCHROME2", 2048, 4096
+        for keyword in ("VOILUTSequence", "ModalityLUTSequence", "PresentationLUTShape", "PixelPaddingValue"):
+            dataset.pop(keyword, None)
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1, 0
+        dataset.PixelData = (np.asarray(picture).astype(np.uint16) << 4).tobytes()
+        dataset["PixelData"].VR = "OW"
+        dataset["PixelData"].is_undefined_length = False
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.compress(JPEG2000Lossless, generate_instance_uid=False)
+        dataset.save_as(files[-1])
     return files
+
+
+def odd_radiograph(path: Path) -> Path:
+    """A DICOM file of which two attributes are ignored: see `REMARKS`."""
+    import pydicom
+
+    dataset = pydicom.dcmread(sample_paths("dicom")[0])
+    dataset.PresentationLUTShape, dataset.VOILUTFunction = "ODD", "CUBIC"
+    dataset.save_as(path)
+    return path
+
+
+REMARKS: Final = tuple(
+    f"{keyword} has no meaning and is ignored" for keyword in ("PresentationLUTShape", "VOILUTFunction")
+)
 
 
 def environment(**changes: str) -> dict[str, str]:

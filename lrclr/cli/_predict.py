@@ -78,6 +78,8 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
                 complain(f"{result.path}: {result.error}")
             elif heatmap is not None:
                 _draw(result, targets[result.path])
+            if result.prediction is not None and result.prediction.remarks:
+                note(f"{result.path}: {'; '.join(result.prediction.remarks)}")
             advance()
     report.close()
     if not fusion_trained:

@@ -53,15 +53,16 @@ class _Csv:
     def __init__(self, findings: Sequence[str]) -> None:
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
         self._width = len(findings)
-        self._writer.writerow(["file", *findings, "regions", "error"])
+        self._writer.writerow(["file", *findings, "regions", "error", "remarks"])
 
     def add(self, result: FileResult) -> None:
         prediction = result.prediction
         if prediction is None:
-            self._writer.writerow([result.path, *[""] * self._width, "", result.error])
+            self._writer.writerow([result.path, *[""] * self._width, "", result.error, ""])
             return
         shares = [f"{finding.probability:.6f}" for finding in prediction.findings]
-        self._writer.writerow([result.path, *shares, " ".join(str(r.patch) for r in prediction.regions), ""])
+        regions = " ".join(str(region.patch) for region in prediction.regions)
+        self._writer.writerow([result.path, *shares, regions, "", "; ".join(prediction.remarks)])
 
     def close(self) -> None:
         sys.stdout.flush()

@@ -166,12 +166,16 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
     Raises:
         ServerError: the answer is not for as many images as were sent.
     """
-    arrays = {name: result.as_numpy(name) for name in protocol.OUTPUTS if name not in {"description", "heatmap"}}
+    optional = {"description", "heatmap", "remarks"}
+    arrays = {name: result.as_numpy(name) for name in protocol.OUTPUTS if name not in optional}
     missing = [name for name, array in arrays.items() if array is None]
     if missing or len(arrays["probability"]) != images:
         raise ServerError("the server's answer is incomplete", why=f"missing: {', '.join(missing) or 'images'}")
     names = [name.decode() for name in arrays["finding"].ravel().tolist()]
     alpha = float(arrays["alpha"].ravel()[0])
+    # Servers of bundles that were exported before there were remarks give none.
+    remarks = result.as_numpy("remarks")
+    texts = [b""] * images if remarks is None else remarks.ravel().tolist()
     predictions = []
     for b in range(images):
         height, width = arrays["image_size"][b].tolist()
@@ -189,7 +193,8 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
             )
             for f, name in enumerate(names)
         )
-        predictions.append(Prediction(height, width, results, regions, alpha, fusion_trained))
+        sentences = tuple(texts[b].decode().splitlines())
+        predictions.append(Prediction(height, width, results, regions, alpha, fusion_trained, sentences))
     heatmaps = result.as_numpy("heatmap")
     return Reply(
         predictions, [] if heatmaps is None else heatmaps.ravel().tolist(), arrays["bundle"].ravel()[0].decode()

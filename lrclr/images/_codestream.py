@@ -8,15 +8,19 @@ codestream that holds nothing but what was checked.
 from __future__ import annotations
 
 import struct
+from enum import Enum
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "Codec",
     "FrameSize",
     "Wavelet",
     "bare_jpeg2000",
+    "codec_of",
     "jpeg2000_size",
     "jpeg2000_wavelet",
     "jpeg_size",
@@ -25,21 +29,39 @@ __all__ = [
 ]
 
 _SOC_SIZ = b"\xff\x4f\xff\x51"
+_JP2 = b"\x00\x00\x00\x0cjP  "
 _SOI = b"\xff\xd8"
-_COD, _COC, _SOT, _SOD, _EOC = 0x52, 0x53, 0x90, 0x93, b"\xff\xd9"
+_CAP, _COD, _COC, _SOT, _SOD, _EOC = 0x50, 0x52, 0x53, 0x90, 0x93, b"\xff\xd9"
+# A JP2 file may stand in the place of a codestream, which then begins a little later.
+_MAX_BOXES = 65536
 # More of them would only take time.
 _MAX_TILE_PARTS = 2**16
 _DHT, _SOS, _DRI, _LOSSLESS, _JPEG_LS = 0xC4, 0xDA, 0xDD, 0xC3, 0xF7
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _FRAME_HEADERS = {*range(0xC0, 0xD0), _JPEG_LS} - {_DHT, 0xC8, 0xCC}
+# Baseline, extended and progressive Huffman coding.
+_LOSSY = {0xC0, 0xC1, 0xC2}
+_RLE_HEADER, _MAX_RLE_SEGMENTS = 64, 15
+
+
+class Codec(Enum):
+    """How a frame is compressed."""
+
+    JPEG = "JPEG"
+    LOSSLESS_JPEG = "lossless JPEG"
+    JPEG_LS = "JPEG-LS"
+    JPEG_2000 = "JPEG 2000"
+    HTJ2K = "High-Throughput JPEG 2000"
+    RLE = "RLE"
 
 
 class FrameSize(NamedTuple):
-    """Height and width in pixels, and the number of components."""
+    """Height and width in pixels, the number of components, and the bits of a sample."""
 
     rows: int
     columns: int
     samples: int
+    bits: int
 
 
 class Wavelet(NamedTuple):
@@ -57,21 +79,61 @@ class _Segment(NamedTuple):
     end: int
 
 
-def jpeg_size(data: bytes) -> FrameSize | None:
-    """Read the frame header of a JPEG (any process) or JPEG-LS codestream; None if there is none."""
+def codec_of(data: bytes) -> Codec | None:
+    """Tell from the header of a frame how it is compressed; None if nothing known begins so."""
+    if data.startswith(_SOI):
+        header = _frame_header(data)
+        if header is None:
+            return None
+        if header.marker in _LOSSY:
+            return Codec.JPEG
+        return {_LOSSLESS: Codec.LOSSLESS_JPEG, _JPEG_LS: Codec.JPEG_LS}.get(header.marker)
+    if data.startswith((_SOC_SIZ, _JP2)):
+        codestream = bare_jpeg2000(data) or b""
+        if not codestream:
+            return None
+        capabilities = any(segment.marker == _CAP for segment in _segments(codestream))
+        return Codec.HTJ2K if capabilities else Codec.JPEG_2000
+    return Codec.RLE if _is_rle(data) else None
+
+
+def _frame_header(data: bytes) -> _Segment | None:
     for segment in _segments(data) if data.startswith(_SOI) else ():
         if segment.marker in _FRAME_HEADERS and len(segment.payload) >= 6:
-            return FrameSize(*struct.unpack_from(">HHB", segment.payload, 1))
+            return segment
     return None
+
+
+def _is_rle(data: bytes) -> bool:
+    """Tell whether `data` begin with the header of an RLE frame (PS3.5 G.5)."""
+    if len(data) < _RLE_HEADER:
+        return False
+    count, *offsets = struct.unpack_from("<16I", data)
+    used = offsets[:count]
+    return (
+        1 <= count <= _MAX_RLE_SEGMENTS
+        and used[0] == _RLE_HEADER
+        and all(before < after for before, after in pairwise([*used, len(data) + 1]))
+        and not any(offsets[count:])
+    )
+
+
+def jpeg_size(data: bytes) -> FrameSize | None:
+    """Read the frame header of a JPEG (any process) or JPEG-LS codestream; None if there is none."""
+    header = _frame_header(data)
+    if header is None:
+        return None
+    bits, rows, columns, samples = struct.unpack_from(">BHHB", header.payload)
+    return FrameSize(rows, columns, samples, bits)
 
 
 def jpeg2000_size(data: bytes) -> FrameSize | None:
     """Read the SIZ segment of a bare JPEG 2000 or HTJ2K codestream; None if there is none."""
-    if not data.startswith(_SOC_SIZ) or len(data) < 42:
+    if not data.startswith(_SOC_SIZ) or len(data) < 43:
         return None
     columns, rows, left, top = struct.unpack_from(">4I", data, 8)
     (samples,) = struct.unpack_from(">H", data, 40)
-    return FrameSize(rows - top, columns - left, samples)
+    return FrameSize(rows - top, columns - left, samples, (data[42] & 0x7F) + 1)
 
 
 def jpeg2000_wavelet(data: bytes) -> Wavelet | None:
@@ -94,7 +156,7 @@ def jpeg2000_wavelet(data: bytes) -> Wavelet | None:
         elif marker == _SOT:
             if not style or not _tile_is_plain(data, end - 12):
                 return None
-            return Wavelet((data[42] & 0x7F) + 1, data[42] > 0x7F, style[5], style[9] == 1)
+            return Wavelet(size.bits, data[42] > 0x7F, style[5], style[9] == 1)
     return None
 
 
@@ -131,12 +193,14 @@ def bare_jpeg2000(data: bytes) -> bytes | None:
 
     OpenJPEG can loop for ever over the boxes of a damaged JP2 file. The standard allows none here.
     """
-    start = data.find(_SOC_SIZ, 0, 65536)
+    start = data.find(_SOC_SIZ, 0, _MAX_BOXES)
     return None if start < 0 else data[start:]
 
 
 def plain_lossless_jpeg(data: bytes, bits_allocated: int) -> bytes | None:
     """Rebuild a lossless JPEG codestream from its checked tables, frame and scan; None if they are not in order.
+
+    `bits_allocated` is the size of the samples that a decoder is told to write, which those of the frame must fill.
 
     GDCM ends the process when tables or samples are not as promised, and for some application segments.
     """

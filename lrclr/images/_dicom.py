@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from lrclr.errors import ImageError, MissingExtraError
 from lrclr.images._arrays import scale_levels
-from lrclr.images._dicom_frame import FrameLayout, decode_frame
+from lrclr.images._dicom_attributes import Attributes
+from lrclr.images._dicom_frame import PIXEL_KEYWORDS, FrameLayout, decode_frame, open_frame, with_delimiter
 from lrclr.images._dicom_luts import display_of, palette_of
 from lrclr.images._display import Display, to_grey
 from lrclr.images._guard import attempt
-from lrclr.images._reduced import ReducedImage, shrunk
+from lrclr.images._reduced import ReducedImage
 from lrclr.images._wavelet import reduced_wavelet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from lrclr.images._dicom_frame import Frame
     from lrclr.images._limits import ReadLimits
     from lrclr.images._reduced import Wanted
 
@@ -70,46 +72,46 @@ def looks_like_dicom(data: bytes) -> bool:
     return vr in _VRS or (length % 2 == 0 and length <= len(data) - 8)
 
 
-def decode_dicom(data: bytes, frame: int | None, limits: ReadLimits) -> NDArray[np.uint8]:
-    """Decode one frame of a DICOM file for display as `[H, W]` or `[H, W, 3]`.
+def decode_dicom(data: bytes, frame: int | None, limits: ReadLimits) -> ReducedImage:
+    """Decode one frame of a DICOM file for display in full, as `[H, W]` or `[H, W, 3]`.
 
     Raises:
         ImageError: there is no image in it, it is damaged, or `frame` is missing or not one of its frames.
         ImageLimitError: the picture, or what a deflated file inflates to, is larger than `limits`.
         MissingExtraError: pydicom, or what decodes the transfer syntax, is not installed.
     """
-    return _decoded(*_opened(data, frame, limits))
+    attributes, found = _opened(data, frame, limits)
+    return ReducedImage.whole(_decoded(attributes, found), attributes.remarks)
 
 
 def reduce_dicom(data: bytes, frame: int | None, limits: ReadLimits, wanted: Wanted) -> ReducedImage:
     """As `decode_dicom`, with no more pixels than are wanted.
 
-    Of JPEG 2000 the finest levels are left out, where that can be done; all else is decoded and shown in full, and
-    averaged then.
+    Of JPEG 2000 the finest levels are left out, where that can be done. All else is decoded in full.
 
     Raises:
         ImageError, ImageLimitError, MissingExtraError: as `decode_dicom`; and the picture is too narrow for the recipe.
     """
-    dataset, layout, index = _opened(data, frame, limits)
-    reduced = attempt(lambda: reduced_wavelet(dataset, layout, index, wanted), failure=_UNDECODABLE, fix=_REPAIR)
-    if reduced is not None:
-        return reduced
-    pixels = Image.fromarray(_decoded(dataset, layout, index))
-    return shrunk(pixels, wanted.factor(layout.rows, layout.columns), layout.rows, layout.columns)
+    attributes, found = _opened(data, frame, limits)
+    reduced = attempt(lambda: reduced_wavelet(attributes, found, wanted), failure=_UNDECODABLE, fix=_REPAIR)
+    if reduced is None:
+        reduced = ReducedImage.whole(_decoded(attributes, found))
+    return replace(reduced, remarks=attributes.remarks)
 
 
-def _opened(data: bytes, frame: int | None, limits: ReadLimits) -> tuple[Any, FrameLayout, int]:
+def _opened(data: bytes, frame: int | None, limits: ReadLimits) -> tuple[Attributes, Frame]:
     if not attempt(_pydicom_is_there, failure="pydicom cannot be imported"):
         raise MissingExtraError("pydicom", "dicom", "reading DICOM")
-    dataset = attempt(lambda: _parse(data, limits), failure=_UNREADABLE, fix=_REPAIR)
-    layout = attempt(lambda: FrameLayout.of(dataset), failure=_UNREADABLE, fix=_REPAIR)
+    attributes = attempt(lambda: _parse(data, limits), failure=_UNREADABLE, fix=_REPAIR)
+    layout = attempt(lambda: FrameLayout.of(attributes), failure=_UNREADABLE, fix=_REPAIR)
     limits.check_pixels(layout.rows, layout.columns)
-    return dataset, layout, _frame_index(layout.frames, frame)
+    index = _frame_index(layout.frames, frame)
+    return attributes, attempt(lambda: open_frame(attributes, layout, index), failure=_UNDECODABLE, fix=_REPAIR)
 
 
-def _decoded(dataset: Any, layout: FrameLayout, index: int) -> NDArray[np.uint8]:
-    stored = attempt(lambda: decode_frame(dataset, layout, index), failure=_UNDECODABLE, fix=_REPAIR)
-    return attempt(lambda: _show(dataset, layout, stored), failure=_UNREADABLE, fix=_REPAIR)
+def _decoded(attributes: Attributes, frame: Frame) -> NDArray[np.uint8]:
+    stored = attempt(lambda: decode_frame(attributes.dataset, frame), failure=_UNDECODABLE, fix=_REPAIR)
+    return attempt(lambda: _show(attributes, frame.layout, stored), failure=_UNREADABLE, fix=_REPAIR)
 
 
 def _pydicom_is_there() -> bool:
@@ -120,16 +122,24 @@ def _pydicom_is_there() -> bool:
     return True
 
 
-def _parse(data: bytes, limits: ReadLimits) -> Any:
-    from pydicom import dcmread
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+def _parse(data: bytes, limits: ReadLimits) -> Attributes:
+    plain = _inflated(data, limits)
+    dataset = _read(plain)
+    if any(keyword in dataset for keyword in PIXEL_KEYWORDS):
+        return Attributes(dataset)
+    # pydicom gives up on the whole file where the end of encapsulated pixel data is not marked.
+    ended = with_delimiter(plain)
+    if ended is None:
+        return Attributes(dataset)
+    attributes = Attributes(_read(ended))
+    attributes.remark("the end of PixelData is not marked")
+    return attributes
 
-    dataset = dcmread(BytesIO(_inflated(data, limits)), force=True, specific_tags=_TAGS)
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit, little = dataset.original_encoding
-        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    return dataset
+
+def _read(data: bytes) -> Any:
+    from pydicom import dcmread
+
+    return dcmread(BytesIO(data), force=True, specific_tags=_TAGS)
 
 
 def _inflated(data: bytes, limits: ReadLimits) -> bytes:
@@ -175,14 +185,15 @@ def _frame_index(count: int, frame: int | None) -> int:
     return frame or 0
 
 
-def _show(dataset: Any, layout: FrameLayout, stored: NDArray[np.generic]) -> NDArray[np.uint8]:
+def _show(attributes: Attributes, layout: FrameLayout, stored: NDArray[np.generic]) -> NDArray[np.uint8]:
     if layout.samples == 3:
         return _colours(stored, 2**layout.bits_stored - 1)
     if layout.photometric == "PALETTE COLOR":
-        return np.stack([to_grey(stored, Display(voi=lut)) for lut in palette_of(dataset, layout)], axis=-1)
+        luts = palette_of(attributes.dataset, layout)
+        return np.stack([to_grey(stored, Display(voi=lut)) for lut in luts], axis=-1)
     if stored.dtype.kind == "f" and not np.isfinite(stored).all():
         raise ImageError("the pixel data of the DICOM file hold values that are not finite numbers")
-    return to_grey(stored, display_of(dataset, layout))
+    return to_grey(stored, display_of(attributes, layout))
 
 
 def _colours(stored: NDArray[np.generic], white: int) -> NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,27 +10,30 @@ from lrclr.errors import ImageError
 from lrclr.images._display import Display, Lut, Rescale, Window
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lrclr.images._dicom_attributes import Attributes
     from lrclr.images._dicom_frame import FrameLayout
 
 __all__ = ["display_of", "palette_of"]
 
 _FUNCTIONS = frozenset({"LINEAR", "LINEAR_EXACT", "SIGMOID"})
+_SHAPES = frozenset({"IDENTITY", "INVERSE"})
+# Beyond it sums and products could become infinite.
+_GREATEST = 1e300
 
 
-def display_of(dataset: Any, layout: FrameLayout) -> Display:
-    """Read how the grey values of a data set are to be shown.
+def display_of(attributes: Attributes, layout: FrameLayout) -> Display:
+    """Read how the grey values of a data set are to be shown. What has no meaning is ignored, with a remark.
 
     Either MONOCHROME1 or a presentation LUT shape of INVERSE inverts. Both together invert once: for radiographs the
     standard asks for both, and they say the same.
-
-    Raises:
-        ImageError: a rescale, a lookup table or a VOI function has no meaning.
     """
-    shape = str(dataset.get("PresentationLUTShape") or "").strip().upper()
+    shape = attributes.term("PresentationLUTShape", _SHAPES)
     return Display(
-        modality=_modality(dataset, layout),
-        voi=_voi(dataset, layout),
-        padding=_padding(dataset, layout),
+        modality=_modality(attributes, layout),
+        voi=_voi(attributes, layout),
+        padding=_padding(attributes, layout),
         inverted=layout.photometric == "MONOCHROME1" or shape == "INVERSE",
     )
 
@@ -46,47 +48,66 @@ def palette_of(dataset: Any, layout: FrameLayout) -> list[Lut]:
         raise ImageError(
             "the DICOM file has a segmented colour palette, which is not supported", fix="Export it as RGB"
         )
-    luts = []
+    tables = []
     for colour in ("Red", "Green", "Blue"):
         name = f"{colour}PaletteColorLookupTable"
         if f"{name}Data" not in dataset or f"{name}Descriptor" not in dataset:
             raise ImageError("the DICOM file lacks the palette that its colours need")
-        luts.append(_lut(dataset, f"{name}Descriptor", f"{name}Data", layout, little=_is_little(dataset)))
-    return luts
+        tables.append(_lut(dataset, f"{name}Descriptor", f"{name}Data", layout, little=_is_little(dataset)))
+    # One white for all three, or the colours would change. PS3.3 C.7.6.3.1.5 knows entries of 8 and of 16 bits.
+    greatest, bits = max(int(entries.max()) for _, entries, _ in tables), tables[0][2]
+    white = 2**bits - 1
+    if not 8 <= bits <= 16 or (bits > 8) != (greatest > 255):
+        white = 255 if greatest <= 255 else 65535
+    return [Lut(first, entries, white) for first, entries, _ in tables]
 
 
-def _modality(dataset: Any, layout: FrameLayout) -> Rescale | Lut | None:
-    if items := dataset.get("ModalityLUTSequence"):
-        return _lut(items[0], "LUTDescriptor", "LUTData", layout, little=_is_little(dataset))
-    slope, intercept = _first(dataset, "RescaleSlope"), _first(dataset, "RescaleIntercept")
+def _modality(attributes: Attributes, layout: FrameLayout) -> Rescale | Lut | None:
+    table = _sequence_lut(attributes, "ModalityLUTSequence", layout)
+    if table is not None:
+        first, entries, bits = table
+        return Lut(first, entries, 2**bits - 1)
+    slope, intercept = attributes.number("RescaleSlope"), attributes.number("RescaleIntercept")
+    if slope == 0:
+        attributes.ignore("RescaleSlope")
+        slope = None
     if slope is None and intercept is None:
         return None
     rescale = Rescale(1.0 if slope is None else slope, 0.0 if intercept is None else intercept)
-    if rescale.slope == 0 or not (math.isfinite(rescale.slope) and math.isfinite(rescale.intercept)):
-        raise ImageError("the rescale slope of the DICOM file is 0 or not a number, which would wipe out the picture")
+    if max(map(abs, (rescale.slope * 2.0**layout.bits_allocated, rescale.intercept))) > _GREATEST:
+        attributes.remark("RescaleSlope and RescaleIntercept give values that are too large and are ignored")
+        return None
     return rescale
 
 
-def _voi(dataset: Any, layout: FrameLayout) -> Window | Lut | None:
-    items = dataset.get("VOILUTSequence")
-    if items and "LUTData" in items[0]:
-        return _lut(items[0], "LUTDescriptor", "LUTData", layout, little=_is_little(dataset))
-    center, width = _first(dataset, "WindowCenter"), _first(dataset, "WindowWidth")
-    if center is None or width is None:
+def _voi(attributes: Attributes, layout: FrameLayout) -> Window | Lut | None:
+    table = _sequence_lut(attributes, "VOILUTSequence", layout)
+    if table is not None:
+        first, entries, bits = table
+        return Lut(first, entries, _white(attributes, entries, bits))
+    centers, widths = attributes.numbers("WindowCenter"), attributes.numbers("WindowWidth")
+    function = attributes.term("VOILUTFunction", _FUNCTIONS) or "LINEAR"
+    if not centers or not widths:
+        if centers or widths:
+            attributes.remark("WindowCenter or WindowWidth is missing, and the other one is ignored")
         return None
-    # Scanners do write windows without meaning, mostly of width 0. Viewers pass over them, and so the range is shown.
-    if not (math.isfinite(center) and math.isfinite(width) and width > 0):
+    if len(centers) != len(widths):
+        attributes.remark("WindowCenter and WindowWidth differ in the number of their values, and the first are used")
+    # Scanners do write windows without meaning, mostly of width 0. Viewers pass over them and show the range.
+    if widths[0] <= 0 or not abs(centers[0]) + widths[0] < _GREATEST:
+        attributes.ignore("WindowWidth" if widths[0] <= 0 else "WindowCenter")
         return None
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
-    if function not in _FUNCTIONS:
-        raise ImageError("the DICOM file asks for a VOI LUT function that the standard does not have")
-    return Window(center, width, function)
+    return Window(centers[0], widths[0], function)
 
 
-def _padding(dataset: Any, layout: FrameLayout) -> tuple[float, float] | None:
-    value, limit = _first(dataset, "PixelPaddingValue"), _first(dataset, "PixelPaddingRangeLimit")
-    if value is None or layout.pixel_keyword != "PixelData":
+def _padding(attributes: Attributes, layout: FrameLayout) -> tuple[float, float] | None:
+    if layout.pixel_keyword != "PixelData":
         return None
+    span = 2**layout.bits_allocated
+    value = attributes.integer("PixelPaddingValue", -span // 2, span - 1)
+    if value is None:
+        return None
+    limit = attributes.integer("PixelPaddingRangeLimit", -span // 2, span - 1)
     ends = [_as_stored(end, layout) for end in (value, value if limit is None else limit)]
     return min(ends), max(ends)
 
@@ -101,35 +122,70 @@ def _as_stored(value: float, layout: FrameLayout) -> float:
     return value
 
 
-def _first(dataset: Any, keyword: str) -> float | None:
-    """Return a number, the first if there are several."""
-    value = dataset.get(keyword)
-    if value is None or isinstance(value, (int, float)):
-        return None if value is None else float(value)
-    if isinstance(value, str):
-        return float(value) if value.strip() else None
-    return float(value[0]) if len(value) else None
+def _white(attributes: Attributes, entries: NDArray[np.uint16], bits: int) -> int:
+    """Return the entry of a VOI LUT that is shown white.
+
+    It is the greatest one that the declared bits can hold, if the entries need so many bits. Where they need fewer or
+    more, as in files of Agfa's, the declared bits are not those of the table, and it is the greatest entry. Viewers
+    look at the entries, too: Cornerstone (``getVOILut``) takes the bits that the greatest entry needs, and Horos
+    (``VOILookupTable``) shows the range from the least to the greatest entry.
+    """
+    greatest = int(entries.max())
+    if greatest.bit_length() == bits:
+        return int(2**bits - 1)
+    attributes.remark("LUTDescriptor of VOILUTSequence has not the bits of its LUTData, whose greatest entry is white")
+    return greatest
+
+
+def _sequence_lut(
+    attributes: Attributes, keyword: str, layout: FrameLayout
+) -> tuple[int, NDArray[np.uint16], int] | None:
+    """Read the table in the first item of a sequence; None if there is none, or it has no meaning."""
+    item = attributes.item(keyword)
+    if item is None:
+        return None
+    try:
+        table = _lut(item, "LUTDescriptor", "LUTData", layout, little=_is_little(attributes.dataset))
+    except Exception:  # noqa: BLE001 - on values that are not of their VR, pydicom and NumPy raise nearly anything
+        attributes.ignore(keyword)
+        return None
+    if table[1].min() == table[1].max():
+        # It would wipe out the picture.
+        attributes.ignore(keyword)
+        return None
+    return table
 
 
 def _is_little(dataset: Any) -> bool:
     return bool(dataset.original_encoding[1])
 
 
-def _lut(holder: Any, descriptor: str, data: str, layout: FrameLayout, *, little: bool) -> Lut:
-    """Read a lookup table, whose entries may be words, words as bytes, or bytes."""
+def _lut(
+    holder: Any, descriptor: str, data: str, layout: FrameLayout, *, little: bool
+) -> tuple[int, NDArray[np.uint16], int]:
+    """Read a lookup table, whose entries may be words, words as bytes, or bytes.
+
+    Returns:
+        The first value that is mapped, the entries, and the bits that an entry is declared to have.
+
+    Raises:
+        ImageError: there are fewer entries than the descriptor says.
+        Exception: nearly any other, if the descriptor or the data are not what they should be.
+    """
     count, first, bits = (int(number) for number in holder[descriptor].value)
     count = count & 0xFFFF or 2**16
     if layout.signed and first >= 2**15:
         first -= 2**16
-    if not 1 <= bits <= 16:
-        raise ImageError("a lookup table of the DICOM file is damaged", why=f"it claims entries of {bits} bits")
     value = holder[data].value
     order = "<" if little else ">"
-    raw = value if isinstance(value, bytes) else np.atleast_1d(np.asarray(value, dtype=f"{order}u2")).tobytes()
+    raw = value
+    if not isinstance(value, bytes):
+        raw = (np.atleast_1d(np.asarray(value, dtype=np.int64)) & 0xFFFF).astype(f"{order}u2").tobytes()
     if len(raw) >= 2 * count:
         entries = np.frombuffer(raw, dtype=f"{order}u2", count=count)
-    elif bits <= 8 and len(raw) >= count:
+    elif len(raw) - len(raw) % 2 == count or (bits <= 8 and len(raw) >= count):
+        # Two of them to a word, whatever the descriptor says.
         entries = np.frombuffer(raw, dtype=np.uint8, count=count)
     else:
         raise ImageError("a lookup table of the DICOM file is damaged", why=f"it is shorter than its {count} entries")
-    return Lut(first, entries.astype(np.uint16), bits)
+    return first, entries.astype(np.uint16), bits

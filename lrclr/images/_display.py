@@ -27,11 +27,11 @@ _MAX_LEVELS = 2**20
 
 @dataclass(frozen=True)
 class Lut:
-    """A lookup table: `entries[0]` is for values up to `first`; `bits` give its white, `2**bits - 1`."""
+    """A lookup table: `entries[0]` is for values up to `first`; entries of `white` and above are shown white."""
 
     first: int
     entries: NDArray[np.uint16]
-    bits: int
+    white: int
 
     def __call__(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Look up `values`, rounded; those beyond an end take its entry."""
@@ -41,7 +41,7 @@ class Lut:
 
     def shares(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Look up `values` as shares of white, from 0 to 1."""
-        shares: NDArray[np.float64] = np.minimum(self(values) / (2**self.bits - 1), 1.0)
+        shares: NDArray[np.float64] = np.minimum(self(values) / self.white, 1.0)
         return shares
 
 

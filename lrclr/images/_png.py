@@ -6,12 +6,13 @@ import struct
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
+from lrclr.images._container import png_chunks
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["inflated_png"]
 
-_SIGNATURE = 8
 # By colour type.
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _KNOWN_DEPTHS = {1, 2, 4, 8, 16}
@@ -32,7 +33,7 @@ def inflated_png(data: bytes) -> bytes:
         from isal import igzip_lib, isal_zlib
     except ImportError:
         return data
-    chunks = list(islice(_chunks(data), _MAX_CHUNKS))
+    chunks = list(islice(png_chunks(data), _MAX_CHUNKS))
     names = [name for name, _, _ in chunks]
     deflated = [place for place, name in enumerate(names) if name == b"IDAT"]
     if not deflated or names[0] != b"IHDR" or names[-1] != b"IEND" or b"acTL" in names:
@@ -52,20 +53,6 @@ def inflated_png(data: bytes) -> bytes:
     head = struct.pack(">I", len(stored)) + b"IDAT"
     check = struct.pack(">I", isal_zlib.crc32(stored, isal_zlib.crc32(b"IDAT")))
     return b"".join([data[: first[1] - 8], head, stored, check, data[last[2] + 4 :]])
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the name of each chunk, and where its content begins and ends, up to IEND or the first that is cut off."""
-    place = _SIGNATURE
-    while place + 12 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, place)
-        begin, end = place + 8, place + 8 + length
-        if end + 4 > len(data):
-            return
-        yield name, begin, end
-        if name == b"IEND":
-            return
-        place = end + 4
 
 
 def _filtered_length(header: bytes) -> int | None:

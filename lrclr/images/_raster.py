@@ -18,9 +18,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from lrclr.errors import ImageError, UsageError
 from lrclr.images._arrays import eight_bit, flatten_alpha, scale_levels
+from lrclr.images._container import picture_parts
 from lrclr.images._guard import attempt
 from lrclr.images._png import inflated_png
-from lrclr.images._reduced import ReducedImage, shrunk
+from lrclr.images._reduced import ReducedImage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.images._limits import ReadLimits
-    from lrclr.images._reduced import Wanted
 
-__all__ = ["SIGNATURES", "decode_raster", "picture_from_pillow", "reduce_raster"]
+__all__ = ["SIGNATURES", "decode_raster", "picture_from_pillow"]
 
 SIGNATURES: dict[bytes, Callable[[BytesIO], ImageFile.ImageFile]] = {
     b"\x89PNG\r\n\x1a\n": PngImageFile,
@@ -43,44 +43,29 @@ SIGNATURES: dict[bytes, Callable[[BytesIO], ImageFile.ImageFile]] = {
 
 _DAMAGED = "the image cannot be decoded: it is damaged, truncated, or of a kind that lrclr does not read"
 _REPAIR = "Export it anew, as an 8-bit or 16-bit PNG"
+_BAD_EXIF = "the EXIF data cannot be read and are ignored"
 _MAX_FRAMES_COUNTED = 1000
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR, _ORIENTATION = 258, 262, 284, 274
-_SIDEWAYS = frozenset({5, 6, 7, 8})
 _WHITE_IS_ZERO, _SEPARATE_PLANES = 0, 2
 
 
 def decode_raster(
-    data: bytes, opener: Callable[[BytesIO], ImageFile.ImageFile], frame: int | None, limits: ReadLimits
-) -> NDArray[np.uint8]:
-    """Decode one frame of a PNG, JPEG or TIFF file as `[H, W]` or `[H, W, 3]`.
+    file: bytes, opener: Callable[[BytesIO], ImageFile.ImageFile], frame: int | None, limits: ReadLimits
+) -> ReducedImage:
+    """Decode one frame of a PNG, JPEG or TIFF file in full, as `[H, W]` or `[H, W, 3]`.
 
     Raises:
         ImageError: the file is damaged or truncated, or `frame` is missing or not one of its frames.
         ImageLimitError: the picture is larger than `limits`.
     """
-    return picture_from_pillow(_opened(data, opener, frame), limits)
-
-
-def reduce_raster(
-    data: bytes,
-    opener: Callable[[BytesIO], ImageFile.ImageFile],
-    frame: int | None,
-    limits: ReadLimits,
-    wanted: Wanted,
-) -> ReducedImage:
-    """As `decode_raster`, with no more pixels than are wanted.
-
-    JPEG is decoded to a half, a quarter or an eighth of its edges, which leaves most of the work out. What else there
-    is is decoded in full, and averaged.
-
-    Raises:
-        ImageError, ImageLimitError: as `decode_raster`; and the picture is too narrow for the recipe.
-    """
+    data, remarks = attempt(lambda: picture_parts(file), failure=_DAMAGED, fix=_REPAIR)
     image = _opened(data, opener, frame)
     limits.check_pixels(image.height, image.width)
     if opener is PngImageFile:
         image = _opened(attempt(lambda: inflated_png(data), failure=_DAMAGED, fix=_REPAIR), opener, frame)
-    return attempt(lambda: _reduced(image, wanted), failure=_DAMAGED, fix=_REPAIR)
+    pixels = picture_from_pillow(image, limits)
+    unread = () if attempt(lambda: _orientation(image), failure=_DAMAGED) else (_BAD_EXIF,)
+    return ReducedImage.whole(pixels, remarks + unread)
 
 
 def _opened(data: bytes, opener: Callable[[BytesIO], ImageFile.ImageFile], frame: int | None) -> ImageFile.ImageFile:
@@ -140,37 +125,18 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     return _eight_bit(_upright(image), image)
 
 
-def _reduced(image: ImageFile.ImageFile, wanted: Wanted) -> ReducedImage:
-    full = image.size
-    scale = _draft(image, wanted) if isinstance(image, JpegImageFile) else 1
-    upright = _upright(image)
-    if scale > 1:
-        width, height = full[::-1] if image.getexif().get(_ORIENTATION) in _SIDEWAYS else full
-        # Its last row and column may stand for less than the others.
-        return ReducedImage(_eight_bit(upright, image), height, width, (0.0, 0.0, width / scale, height / scale))
-    width, height = upright.size
-    if upright.mode not in ("L", "RGB") or upright.has_transparency_data:
-        upright = Image.fromarray(_eight_bit(upright, image))
-    return shrunk(upright, wanted.factor(height, width), height, width)
-
-
-def _draft(image: JpegImageFile, wanted: Wanted) -> int:
-    """Have a JPEG decoded at a part of its size, and return which: 1, 2, 4 or 8 pixels become one along an edge."""
-    width, height = image.size
-    turned = image.getexif().get(_ORIENTATION, 1) != 1
-    scale = next(part for part in (8, 4, 2, 1) if part <= wanted.factor(height, width))
-    while scale > 1 and turned and (width % scale or height % scale):
-        # What stands for less than the others would be at another end once the picture is turned.
-        scale //= 2
-    if scale > 1 and image.draft(image.mode, (width // scale, height // scale)) is None:
-        return 1
-    return scale
-
-
 def _upright(image: Image.Image) -> Image.Image:
     _check_coverage(image)
     image.load()
-    return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
+    return ImageOps.exif_transpose(image) if (_orientation(image) or 1) != 1 else image
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """Return how the EXIF of an image says that it is turned; None if it cannot be read."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - Pillow raises nearly anything on EXIF that is damaged
+        return None
 
 
 def _eight_bit(upright: Image.Image, image: Image.Image) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 from PIL import Image
@@ -12,7 +12,7 @@ from lrclr.errors import ImageError, UsageError
 from lrclr.images._arrays import picture_from_array
 from lrclr.images._dicom import decode_dicom, looks_like_dicom, reduce_dicom
 from lrclr.images._limits import ReadLimits
-from lrclr.images._raster import SIGNATURES, decode_raster, picture_from_pillow, reduce_raster
+from lrclr.images._raster import SIGNATURES, decode_raster, picture_from_pillow
 from lrclr.images._reduced import ReducedImage, Wanted
 from lrclr.images._source import read_bytes
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from lrclr._preprocess_spec import PreprocessSpec
 
-__all__ = ["read_image", "read_reduced"]
+__all__ = ["read_image", "read_reduced", "read_whole"]
 
 _DEFAULT_LIMITS = ReadLimits()
 
@@ -67,16 +67,26 @@ def read_image(
         MissingExtraError: the source is DICOM, and pydicom or the decoder of its transfer syntax is not installed.
         UsageError: `source` or `frame` is of the wrong type.
     """
-    wanted = _checked_frame(frame)
+    return cast("NDArray[np.uint8]", read_whole(source, frame=frame, limits=limits).pixels)
+
+
+def read_whole(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[np.generic] | Image.Image,
+    *,
+    frame: int | None = None,
+    limits: ReadLimits = _DEFAULT_LIMITS,
+) -> ReducedImage:
+    """As `read_image`, with remarks on the file beside the picture."""
+    index = _checked_frame(frame)
     if isinstance(source, np.ndarray):
-        _only_frame(wanted)
-        return picture_from_array(source, limits)
+        _only_frame(index)
+        return ReducedImage.whole(picture_from_array(source, limits))
     if isinstance(source, Image.Image):
-        _only_frame(wanted)
-        return picture_from_pillow(source, limits)
+        _only_frame(index)
+        return ReducedImage.whole(picture_from_pillow(source, limits))
     data = read_bytes(source, limits)
     opener = _opener_of(data)
-    return decode_dicom(data, wanted, limits) if opener is None else decode_raster(data, opener, wanted, limits)
+    return decode_dicom(data, index, limits) if opener is None else decode_raster(data, opener, index, limits)
 
 
 def read_reduced(
@@ -88,16 +98,11 @@ def read_reduced(
 ) -> ReducedImage:
     """Read one radiograph for a model: what `read_image` gives, with no more pixels than preprocessing needs.
 
-    It is several times faster on large files, and what `preprocess` makes of it differs by half a grey level of 255 on
-    average at most, and by 4 anywhere.
-
-    - JPEG is decoded at a half, a quarter or an eighth of its edges, as long as four times what preprocessing resizes
-      it to is left.
-    - JPEG 2000 in DICOM is decoded without the finest levels of its wavelet, down to twice that size, where a window
-      or a VOI LUT is given that is straight over the values that lie side by side. Otherwise it is decoded in full.
-    - All else is decoded and brought to display in full, value for value as in `read_image`, and then averaged in
-      blocks down to four times that size. PNG inflates faster where isal is installed.
-    - A picture that is small already, an array and a Pillow image are read as `read_image` does.
+    JPEG 2000 in DICOM is decoded without the finest levels of its wavelet, where a window or a VOI LUT is given that is
+    straight over the values that lie side by side, and where the levels that are left out hold no strong detail. It is
+    several times faster, and what `preprocess` makes of the picture differs by half a grey level of 255 on average at
+    most, and by 4 anywhere. All else is read as `read_image` does: no filter that is cheaper than the resize itself
+    keeps to that with fine patterns of strong contrast.
 
     Args:
         source, frame, limits: as for `read_image`.
@@ -110,13 +115,13 @@ def read_reduced(
         ImageError, ImageLimitError, MissingExtraError, UsageError: as `read_image` and `preprocess`.
     """
     if isinstance(source, (np.ndarray, Image.Image)):
-        return ReducedImage.whole(read_image(source, frame=frame, limits=limits))
+        return read_whole(source, frame=frame, limits=limits)
     index = _checked_frame(frame)
     data = read_bytes(source, limits)
-    opener, wanted = _opener_of(data), Wanted(spec)
+    opener = _opener_of(data)
     if opener is None:
-        return reduce_dicom(data, index, limits, wanted)
-    return reduce_raster(data, opener, index, limits, wanted)
+        return reduce_dicom(data, index, limits, Wanted(spec))
+    return decode_raster(data, opener, index, limits)
 
 
 def _opener_of(data: bytes) -> Callable[[BytesIO], ImageFile.ImageFile] | None:

@@ -23,8 +23,7 @@ from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
 from lrclr._preprocess_spec import resized_size
 from lrclr.images._arrays import look_up
-from lrclr.images._codestream import jpeg2000_wavelet, with_headroom
-from lrclr.images._dicom_frame import codestream_of
+from lrclr.images._codestream import Codec, jpeg2000_wavelet, with_headroom
 from lrclr.images._dicom_luts import display_of
 from lrclr.images._display import shades_of
 from lrclr.images._reduced import ReducedImage
@@ -33,12 +32,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.images._codestream import Wavelet
-    from lrclr.images._dicom_frame import FrameLayout
+    from lrclr.images._dicom_attributes import Attributes
+    from lrclr.images._dicom_frame import Frame, FrameLayout
     from lrclr.images._reduced import Box, Wanted
 
 __all__ = ["reduced_wavelet"]
 
-_JPEG_2000 = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"})
 _GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 # How much doubt is let pass, in grey levels of what the model is given. By the display: at most, and on average. By
 # fine detail: at most with one level left out, with several, and on average. Measured on letters, lines and edges of
@@ -53,18 +52,18 @@ _LEAST_BITS = 10
 _HEADROOM = 2
 
 
-def reduced_wavelet(dataset: Any, layout: FrameLayout, index: int, wanted: Wanted) -> ReducedImage | None:
+def reduced_wavelet(attributes: Attributes, frame: Frame, wanted: Wanted) -> ReducedImage | None:
     """Decode a frame at a part of its size for display; None if it must be decoded in full.
 
     Raises:
-        ImageError: the picture is too narrow for the recipe, or an attribute has no meaning.
+        ImageError: the picture is too narrow for the recipe.
         Exception: nearly any other, if the pixel data are damaged.
     """
-    if layout.transfer_syntax not in _JPEG_2000 or layout.photometric not in _GREY or layout.bits_stored < 8:
+    layout, codestream = frame.layout, frame.codestream
+    if frame.codec is not Codec.JPEG_2000 or layout.photometric not in _GREY or layout.bits_stored < 8:
         return None
-    codestream = codestream_of(dataset, layout, index)
     wavelet = _known(jpeg2000_wavelet(codestream), layout)
-    display = display_of(dataset, layout)
+    display = display_of(attributes, layout)
     if wavelet is None or display.voi is None:
         return None
     least, most = _ends(wavelet)

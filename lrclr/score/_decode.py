@@ -10,7 +10,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from lrclr.errors import ImageError, LrclrError, MissingExtraError
-from lrclr.images import ReadLimits, read_image
+from lrclr.images import ReadLimits
+from lrclr.images._read import read_whole
 from lrclr.images._source import read_bytes
 from lrclr.preprocess import to_canvas
 from lrclr.score._names import path_of
@@ -66,8 +67,7 @@ class Decoder:
         if digest == task.known:
             return Decoded(item, size, digest, hint)
         try:
-            image = read_image(data, frame=self.frame if item.frame is None else item.frame, limits=self.limits)
-            height, width = image.shape[:2]
+            image = read_whole(data, frame=self.frame if item.frame is None else item.frame, limits=self.limits)
             canvas = to_canvas(image, self.spec)
         except MissingExtraError as error:
             return Decoded(item, size, digest, hint, failure=Failure(type(error).__name__, str(error), final=False))
@@ -75,7 +75,7 @@ class Decoder:
             return Decoded(item, size, digest, hint, failure=Failure(type(error).__name__, str(error)))
         except Exception as error:  # noqa: BLE001 - likewise; its text may quote the content
             return Decoded(item, size, digest, hint, failure=_unexpected(error))
-        return Decoded(item, size, digest, hint, (height, width), canvas)
+        return Decoded(item, size, digest, hint, (image.height, image.width), canvas, remarks=image.remarks)
 
     def _content(self, path: Path, row: int | None) -> bytes:
         if row is None:

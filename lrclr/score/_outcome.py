@@ -92,6 +92,7 @@ class Decoded:
         hint: by which it will be known as unchanged.
         shape: (height, width) of the picture, if there is one.
         canvas: the picture in the size in which the model is fed: see `lrclr.preprocess.to_canvas`.
+        remarks: what was ignored in the file: see `lrclr.images.ReducedImage`.
         failure: why there is no picture, if there should be one.
     """
 
@@ -102,6 +103,7 @@ class Decoded:
     shape: tuple[int, int] | None = None
     canvas: NDArray[np.uint8] | None = None
     failure: Failure | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "Settings"]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 RUN_FILE: Final = "_run.json"
 _MAX_BYTES: Final = 1 << 20
 

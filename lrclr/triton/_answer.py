@@ -14,7 +14,8 @@ import lrclr
 from lrclr.errors import FindingsError, LrclrError
 from lrclr.findings import FindingSet
 from lrclr.heatmap import draw_heatmap, png_bytes
-from lrclr.images import ReadLimits, ReducedImage, read_image, read_reduced
+from lrclr.images import ReadLimits, read_image, read_reduced
+from lrclr.images._read import read_whole
 from lrclr.preprocess import preprocess
 from lrclr.triton._tensors import put, put_bytes
 
@@ -77,8 +78,9 @@ class Answerer:
         if request.pixel_values is not None:
             pixel_values = request.pixel_values
             sizes = [pixel_values.shape[2:]] * len(pixel_values)
+            remarks: list[tuple[str, ...]] = [()] * len(pixel_values)
         else:
-            pixel_values, sizes = self._decoded(request)
+            pixel_values, sizes, remarks = self._decoded(request)
         answers = self._classifier.answer_pixels(pixel_values, findings, request.alpha)
         predictions = self._classifier.predictions(answers, sizes, findings, request.alpha)
         self._count(len(predictions))
@@ -87,6 +89,7 @@ class Answerer:
             *(put(name, getattr(answers, name)) for name in _ARRAYS),
             put("region_box", np.array([[region.box for region in one.regions] for one in predictions], np.float64)),
             put("image_size", np.array(sizes, np.int64)),
+            put_bytes("remarks", ["\n".join(sentences).encode() for sentences in remarks]),
             put("alpha", np.array([predictions[0].alpha], np.float64)),
             put_bytes("bundle", [self._classifier.spec.sha256.encode()]),
         ]
@@ -112,21 +115,21 @@ class Answerer:
             )
         return findings
 
-    def _decoded(self, request: Request) -> tuple[NDArray[np.float32], list[tuple[int, ...]]]:
-        """Pixel values of the request's files, and their sizes in full."""
+    def _decoded(self, request: Request) -> tuple[NDArray[np.float32], list[tuple[int, ...]], list[tuple[str, ...]]]:
+        """Pixel values of the request's files, their sizes in full, and remarks on each."""
         began = time.perf_counter()
         spec, limits = self._classifier.spec.preprocess, self._limits
 
-        def decode(file: bytes) -> tuple[NDArray[np.float32], tuple[int, ...]]:
+        def decode(file: bytes) -> tuple[NDArray[np.float32], tuple[int, ...], tuple[str, ...]]:
             if request.exact:
-                read = ReducedImage.whole(read_image(file, frame=request.frame, limits=limits))
+                read = read_whole(file, frame=request.frame, limits=limits)
             else:
                 read = read_reduced(file, spec, frame=request.frame, limits=limits)
-            return preprocess(read, spec), (read.height, read.width)
+            return preprocess(read, spec), (read.height, read.width), read.remarks
 
         done = self._each(decode, request.image or ())
         self._metrics.decoded(time.perf_counter() - began)
-        return np.stack([pixels for pixels, _ in done]), [size for _, size in done]
+        return np.stack([one[0] for one in done]), [one[1] for one in done], [one[2] for one in done]
 
     def _drawn(self, request: Request, predictions: Sequence[Prediction]) -> list[bytes]:
         """Heat maps, on the pictures in full."""

@@ -56,12 +56,27 @@ def test_csv_has_a_column_for_each_finding(bundle: Path, tmp_path: Path, capsys:
     command = ["predict", str(tmp_path), "-b", str(bundle), "--csv", "--findings", str(tmp_path / "mine.toml")]
     assert main(command) == 1
     good, bad = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert list(good) == ["file", "Edema", "Pacemaker, left", "regions", "error"]
+    assert list(good) == ["file", "Edema", "Pacemaker, left", "regions", "error", "remarks"]
     assert good["file"] == str(tmp_path / "a,b.png")
     assert 0 < float(good["Edema"]) < 1
     assert good["error"] == ""
     assert bad["Edema"] == ""
     assert "not an image" in bad["error"]
+
+
+def test_remarks_on_a_file_are_told(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    odd = bundles.odd_radiograph(tmp_path / "odd.dcm")
+    good = sample_paths("dicom")[0]
+    for exact in ([], ["--exact"]):
+        assert main(["predict", str(odd), str(good), "-b", str(bundle), "--json", *exact]) == 0
+        captured = capsys.readouterr()
+        first, second = map(json.loads, captured.out.splitlines())
+        assert first["remarks"] == list(bundles.REMARKS)
+        assert second["remarks"] == []
+        assert f"odd.dcm: {'; '.join(bundles.REMARKS)}" in " ".join(captured.err.split())
+    assert main(["predict", str(odd), "-b", str(bundle), "--csv"]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert row["remarks"] == "; ".join(bundles.REMARKS)
 
 
 def test_heat_maps_of_files_with_one_name_do_not_overwrite_each_other(

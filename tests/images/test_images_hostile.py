@@ -183,7 +183,6 @@ def test_a_truncated_raster_is_never_half_a_picture(name: str) -> None:
     frame = 0 if "frames" in name else None
     whole = read_image(data, frame=frame)
     reduced = read_reduced(data, SMALL, frame=frame)
-    assert reduced.pixels.size < whole.size
     refused = 0
     for length in range(0, len(data), max(1, len(data) // 150)):
         try:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
-from PIL import Image, ImageFile, PngImagePlugin
+from PIL import Image, ImageFile
 
 from lrclr.errors import ImageError, UsageError
 from lrclr.images import read_image
@@ -283,10 +283,3 @@ def test_half_pictures_are_not_let_in_by_a_switch_of_pillow(monkeypatch: pytest.
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(UsageError, match="LOAD_TRUNCATED_IMAGES"):
         read_image(data)
-
-
-def test_text_that_inflates_without_end_is_an_image_error() -> None:
-    info = PngImagePlugin.PngInfo()
-    info.add_text("comment", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
-    with pytest.raises(ImageError, match="damaged"):
-        read_image(encode(Image.fromarray(smooth()[:, :, 0]), "PNG", pnginfo=info))

@@ -36,7 +36,7 @@ def test_every_file_has_one_row_and_failures_say_why(archive: Path, scored: Path
         assert not any(word in row["reason"] for word in ("Doe", "1970", "study", str(archive)))
         assert row["probability"] is None
     assert len(list(scored.glob("part-*.parquet"))) == 5
-    assert pq.read_schema(next(scored.glob("part-*.parquet"))).metadata[b"lrclr.schema"] == b"1"
+    assert pq.read_schema(next(scored.glob("part-*.parquet"))).metadata[b"lrclr.schema"] == b"2"
 
 
 def test_rows_hold_what_the_classifier_answers(archive: Path, scored: Path, bundle: Path) -> None:
@@ -50,11 +50,22 @@ def test_rows_hold_what_the_classifier_answers(archive: Path, scored: Path, bund
         assert row["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
         assert row["bundle"] == classifier.spec.sha256
         assert row["findings"] == [each.name for each in answer.findings]
+        assert row["remarks"] == []
         for column in ("probability", "global_positive", "global_negative", "local_positive", "local_negative"):
             assert row[column] == [getattr(each, column) for each in answer.findings]
         assert row["region_attention"] == [list(each.region_attention) for each in answer.findings]
         assert row["region_index"] == [region.patch for region in answer.regions]
         assert row["region_importance"] == [region.importance for region in answer.regions]
+
+
+def test_a_row_holds_the_remarks_on_its_file(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    bundles.odd_radiograph(tmp_path / "in" / "odd.dcm")
+    (tmp_path / "in" / "text.dcm").write_bytes(bytes(128) + b"DICM")
+    score(tmp_path / "in", tmp_path / "out", archives.options(bundle))
+    odd, text = archives.rows(tmp_path / "out")
+    assert odd["remarks"] == list(bundles.REMARKS)
+    assert text["remarks"] is None
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

@@ -96,6 +96,19 @@ def test_exact_is_exact_here_and_there(client: Client, local: ZeroShotClassifier
     assert np.allclose(numbers([one for one in here if one is not None]), numbers(usual), atol=1e-6)
 
 
+def test_remarks_are_those_of_reading_here(client: Client, local: ZeroShotClassifier, tmp_path: Path) -> None:
+    odd = bundles.odd_radiograph(tmp_path / "odd.dcm")
+    for exact in (False, True):
+        answers = client.ask([FILES[0], odd], exact=exact).predictions
+        assert [one.remarks for one in answers] == [(), bundles.REMARKS]
+    assert local.predict([read(odd, local)])[0].remarks == bundles.REMARKS
+    (result,) = predict_here(local, [odd])
+    assert result.prediction is not None
+    assert result.prediction.remarks == bundles.REMARKS
+    (pixels,) = client.predict_pixels(preprocess_batch([read(odd, local)], local.spec.preprocess))
+    assert pixels.remarks == ()
+
+
 def test_heat_maps_are_those_that_are_drawn_here(client: Client) -> None:
     reply = client.ask(FILES[:2], heatmap=True)
     for path, prediction, png in zip(FILES, reply.predictions, reply.heatmaps, strict=False):

@@ -1,4 +1,4 @@
-"""Many image files through one classifier: decoding overlaps computing, and a bad file stops nobody else."""
+"""Many image files through one classifier. Decoding and computing overlap; a bad file does not affect the others."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lrclr._ahead import batches_ahead
-from lrclr.errors import LrclrError, UsageError
-from lrclr.images import ReadLimits, ReducedImage, read_image, read_reduced
+from lrclr.errors import LrclrError
+from lrclr.images import ReadLimits, read_for_model, read_image
 from lrclr.preprocess import preprocess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
     from lrclr.findings import FindingSet
     from lrclr.results import Prediction
 
-__all__ = ["SUFFIXES", "FileResult", "find_images", "predict_files"]
-
-HEATMAP_SUFFIX = ".heatmap.png"
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom"})
+__all__ = ["FileResult", "predict_files"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,7 @@ class FileResult:
         error: what was wrong with the file, if anything was.
         image: the image in full, ``[H, W]`` or ``[H, W, 3]``, if there is an answer and it was asked for.
         heatmap: a PNG file, if a server was asked for one.
+        exact: whether the file was to be read in full; see `lrclr.images.read_for_model`.
     """
 
     path: Path
@@ -45,6 +43,7 @@ class FileResult:
     error: LrclrError | None = None
     image: NDArray[np.uint8] | None = None
     heatmap: bytes | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,35 +51,6 @@ class _Decoded:
     pixel_values: NDArray[np.float32]
     size: tuple[int, int]
     image: NDArray[np.uint8] | None
-
-
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """Files as they are, folders as the images below them: by suffix, or without one as DICOM often is; sorted.
-
-    Of a folder, heat maps that `lrclr predict` wrote there are left out: they are no radiographs.
-
-    Raises:
-        UsageError: a path does not exist, or a folder holds no image.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise UsageError(f"there is no file or folder {path}")
-        if path.is_dir():
-            inside = sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in (*SUFFIXES, "")
-                and not file.name.startswith(".")
-                and not file.name.endswith(HEATMAP_SUFFIX)
-                and file.is_file()
-            )
-            if not inside:
-                raise UsageError(f"there is no image in {path}", why=f"looked for {', '.join(sorted(SUFFIXES))}")
-            found += inside
-        else:
-            found.append(path)
-    return found
 
 
 def predict_files(  # noqa: PLR0913
@@ -109,8 +79,7 @@ def predict_files(  # noqa: PLR0913
         workers: threads that decode; ``None`` for one a core. At most two batches wait decoded.
         frame: which frame to read of files that hold several.
         limits: on what is read.
-        exact: read every file in full, as `read_image` does, and not as `read_reduced`, which is several times faster
-            and moves what the encoder sees by half a grey level on average at most.
+        exact: read every file in full; see `lrclr.images.read_for_model`.
         images: put each image into its result, in full: what a heat map is drawn on. It takes a second reading, and
             changes no answer.
 
@@ -121,15 +90,14 @@ def predict_files(  # noqa: PLR0913
     bounds = limits or ReadLimits()
 
     def decode(path: Path) -> _Decoded:
-        full = read_image(path, frame=frame, limits=bounds) if exact or images else None
-        if exact and full is not None:
-            read = ReducedImage.whole(full)
-        else:
-            read = read_reduced(path, spec, frame=frame, limits=bounds)
-        return _Decoded(preprocess(read, spec), (read.height, read.width), full if images else None)
+        read = read_for_model(path, spec, exact=exact, frame=frame, limits=bounds)
+        full = None
+        if images:
+            full = np.asarray(read.pixels, np.uint8) if exact else read_image(path, frame=frame, limits=bounds)
+        return _Decoded(preprocess(read, spec), (read.height, read.width), full)
 
     for batch in batches_ahead(paths, decode, batch_size=batch_size, workers=workers):
-        yield from _answer(classifier, batch, findings, alpha)
+        yield from _answer(classifier, batch, findings, alpha, exact=exact)
 
 
 def _answer(
@@ -137,12 +105,14 @@ def _answer(
     batch: Sequence[tuple[Path, _Decoded | LrclrError]],
     findings: FindingSet | None,
     alpha: float | None,
+    *,
+    exact: bool,
 ) -> Iterator[FileResult]:
     results: dict[int, FileResult] = {}
     decoded: dict[int, _Decoded] = {}
     for position, (path, outcome) in enumerate(batch):
         if isinstance(outcome, LrclrError):
-            results[position] = FileResult(path, error=outcome)
+            results[position] = FileResult(path, error=outcome, exact=exact)
         else:
             decoded[position] = outcome
     if decoded:
@@ -153,5 +123,5 @@ def _answer(
             alpha,
         )
         for (position, one), prediction in zip(decoded.items(), predictions, strict=True):
-            results[position] = FileResult(batch[position][0], prediction, image=one.image)
+            results[position] = FileResult(batch[position][0], prediction, image=one.image, exact=exact)
     yield from (results[position] for position in range(len(batch)))

@@ -53,7 +53,7 @@ class PixelCache:
         if summary.key != key:
             raise UsageError(
                 f"the cache in {folder} is stale",
-                why="it is of other images, of files that changed since, or of another preprocessing",
+                why="it is of other images, of files that changed since, or of another preprocessing or reading",
                 fix=_MEND,
             )
         self.read_errors = summary.problems
@@ -61,23 +61,26 @@ class PixelCache:
         self.positions: NDArray[np.int64] = index["row"]
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], rows: Sequence[Row], spec: PreprocessSpec) -> PixelCache:
-        """Open the cache of exactly these rows and this recipe.
+    def open(
+        cls, folder: str | os.PathLike[str], rows: Sequence[Row], spec: PreprocessSpec, *, exact: bool = False
+    ) -> PixelCache:
+        """Open the cache of exactly these rows, this recipe and this way of reading.
 
         Raises:
             UsageError: there is none, or it is stale.
             LrclrError: it is damaged.
         """
-        return cls(Path(folder), cache_key(rows, spec))
+        return cls(Path(folder), cache_key(rows, spec, exact=exact))
 
     @classmethod
-    def build(
+    def build(  # noqa: PLR0913
         cls,
         rows: Sequence[Row],
         spec: PreprocessSpec,
         folder: str | os.PathLike[str],
         *,
         workers: int | None = None,
+        exact: bool = False,
         on_progress: Callable[[int, int, float], None] | None = None,
         on_note: Callable[[str], None] | None = None,
         strict: bool = False,
@@ -89,6 +92,7 @@ class PixelCache:
             spec: the recipe that the model is fed with.
             folder: of the cache; written whole or not at all.
             workers: threads that decode; ``None`` for one a core.
+            exact: read every pixel of the images; see `lrclr.images.read_for_model`.
             on_progress: told images done, images in all, and images a second.
             on_note: told in words when a cache is replaced, and why.
             strict: raise at the first image that cannot be read, instead of leaving it out.
@@ -100,7 +104,7 @@ class PixelCache:
             LrclrError: the disk is too small or not writable.
         """
         folder = Path(folder)
-        key = cache_key(rows, spec)
+        key = cache_key(rows, spec, exact=exact)
         if (folder / SUMMARY).is_file():
             try:
                 cache = cls(folder, key)
@@ -115,7 +119,7 @@ class PixelCache:
                         why=f"{len(cache.read_errors)} of {len(rows)} images cannot be read",
                     )
                 return cache
-        write_cache(rows, spec, folder, key, workers=workers, on_progress=on_progress, strict=strict)
+        write_cache(rows, spec, folder, key, workers=workers, exact=exact, on_progress=on_progress, strict=strict)
         return cls(folder, key)
 
     def __len__(self) -> int:

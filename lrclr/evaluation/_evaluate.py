@@ -47,6 +47,7 @@ class EvaluationOptions:
         resamples, seed: of the bootstrap.
         batch_size: images encoded at once.
         workers: threads that decode; ``None`` for one a core.
+        exact: read every pixel of the images; see `lrclr.images.read_for_model`.
         strict: an image that cannot be read is an error.
     """
 
@@ -60,6 +61,7 @@ class EvaluationOptions:
     seed: int = 0
     batch_size: int = 8
     workers: int | None = None
+    exact: bool = False
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -139,6 +141,7 @@ def evaluate(
                         selection.findings,
                         batch_size=options.batch_size,
                         workers=options.workers,
+                        exact=options.exact,
                         strict=options.strict,
                         on_progress=on_rows(what, len(rows)),
                     )

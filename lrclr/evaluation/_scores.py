@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from lrclr._ahead import batches_ahead
 from lrclr.classifier import Answers
 from lrclr.errors import LrclrError, UsageError
-from lrclr.images import ReadLimits, read_image
+from lrclr.images import ReadLimits, read_for_model
 from lrclr.images._source import read_bytes
 from lrclr.preprocess import preprocess
 
@@ -34,7 +34,7 @@ __all__ = ["NOT_STATED", "Scores", "score_rows"]
 
 NOT_STATED = -2
 _LIMITS = ReadLimits()
-_SHARED = ("preprocess", "patch_size", "score_scale", "alpha")
+_SHARED = ("preprocess", "exact", "patch_size", "score_scale", "alpha")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class ModelAnswers:
     """One model's answers.
 
     Attributes:
-        info: kind, hashes, precision, engine, and how it scores and preprocesses; in JSON's types.
+        info: kind, hashes, precision, engine, how it scores and preprocesses, and whether images were read in full;
+            in JSON's types.
         answers: for N images and F findings; its probabilities are not used.
     """
 
@@ -143,13 +144,14 @@ class _Decoded:
     pixel_values: NDArray[np.float32]
 
 
-def score_rows(
+def score_rows(  # noqa: PLR0913
     classifier: ZeroShotClassifier,
     rows: Sequence[Row],
     findings: FindingSet | None = None,
     *,
     batch_size: int = 8,
     workers: int | None = None,
+    exact: bool = False,
     strict: bool = False,
     on_progress: Callable[[], None] = lambda: None,
 ) -> Scores:
@@ -161,6 +163,7 @@ def score_rows(
         findings: what to ask for; the model's own if not given. Labels are found by name, case aside.
         batch_size: images encoded at once.
         workers: threads that decode; ``None`` for one a core.
+        exact: read every pixel of the images; see `lrclr.images.read_for_model`.
         strict: stop at the first image that cannot be read, instead of leaving it out and saying so.
         on_progress: called after every image.
 
@@ -176,7 +179,9 @@ def score_rows(
     parts: list[Answers] = []
     # The decoding threads fill the cores already; small products that OpenBLAS splits once more take ten times as long.
     with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
-        for batch in batches_ahead(rows, partial(_decode, spec.preprocess), batch_size=batch_size, workers=workers):
+        for batch in batches_ahead(
+            rows, partial(_decode, spec.preprocess, exact), batch_size=batch_size, workers=workers
+        ):
             good: list[tuple[Row, _Decoded]] = []
             for row, outcome in batch:
                 if isinstance(outcome, LrclrError):
@@ -201,7 +206,7 @@ def score_rows(
         labels=_labels([row for row, _ in kept], asked.names),
         sizes=np.array([one.size for _, one in kept], np.int64),
         failures=tuple(failures),
-        models=(ModelAnswers(_info(classifier), joined_answers(parts)),),
+        models=(ModelAnswers({**_info(classifier), "exact": exact}, joined_answers(parts)),),
         alpha=spec.alpha,
         score_scale=spec.score_scale,
     )
@@ -210,14 +215,13 @@ def score_rows(
 _NOTHING = np.empty(0, np.float32)
 
 
-def _decode(spec: PreprocessSpec, row: Row) -> _Decoded:
+def _decode(spec: PreprocessSpec, exact: bool, row: Row) -> _Decoded:
     data = read_bytes(row.image, _LIMITS)
     digest = hashlib.sha256(data)
     if row.frame is not None:
         digest.update(f"frame {row.frame}".encode())
-    image = read_image(data, frame=row.frame, limits=_LIMITS)
-    height, width = image.shape[:2]
-    return _Decoded((height, width), digest.hexdigest(), preprocess(image, spec))
+    image = read_for_model(data, spec, exact=exact, frame=row.frame, limits=_LIMITS)
+    return _Decoded((image.height, image.width), digest.hexdigest(), preprocess(image, spec))
 
 
 def joined_answers(parts: Sequence[Answers]) -> Answers:

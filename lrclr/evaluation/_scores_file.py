@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_scores", "save_scores"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 _ARRAYS = ("line", "image", "group", "labels", "sizes")
 _INFO = {
     "kind": str,
@@ -33,6 +33,7 @@ _INFO = {
     "precision": str,
     "engine": str,
     "fusion_trained": bool,
+    "exact": bool,
     "alpha": float,
     "score_scale": float,
     "patch_size": int,

@@ -10,10 +10,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from lrclr.errors import ImageError, LrclrError, MissingExtraError
-from lrclr.images import ReadLimits, read_image
+from lrclr.images import ReadLimits, read_for_model
 from lrclr.images._source import read_bytes
+from lrclr.names import path_of
 from lrclr.preprocess import to_canvas
-from lrclr.score._names import path_of
 from lrclr.score._outcome import NO_HINT, Decoded, Failure, Hint, Task
 from lrclr.score._source import BYTES_COLUMN
 
@@ -42,6 +42,7 @@ class Decoder:
         container: a Parquet file that holds the images, if one does.
         spec: the model's recipe.
         frame: of files that hold several, where the item names none.
+        exact: whether files are read in full; see `lrclr.images.read_for_model`.
         limits: on what is read.
     """
 
@@ -49,6 +50,7 @@ class Decoder:
     container: Path | None
     spec: PreprocessSpec
     frame: int | None = None
+    exact: bool = False
     limits: ReadLimits = field(default_factory=ReadLimits)
 
     def __call__(self, task: Task) -> Decoded:
@@ -66,8 +68,8 @@ class Decoder:
         if digest == task.known:
             return Decoded(item, size, digest, hint)
         try:
-            image = read_image(data, frame=self.frame if item.frame is None else item.frame, limits=self.limits)
-            height, width = image.shape[:2]
+            frame = self.frame if item.frame is None else item.frame
+            image = read_for_model(data, self.spec, exact=self.exact, frame=frame, limits=self.limits)
             canvas = to_canvas(image, self.spec)
         except MissingExtraError as error:
             return Decoded(item, size, digest, hint, failure=Failure(type(error).__name__, str(error), final=False))
@@ -75,7 +77,7 @@ class Decoder:
             return Decoded(item, size, digest, hint, failure=Failure(type(error).__name__, str(error)))
         except Exception as error:  # noqa: BLE001 - likewise; its text may quote the content
             return Decoded(item, size, digest, hint, failure=_unexpected(error))
-        return Decoded(item, size, digest, hint, (height, width), canvas)
+        return Decoded(item, size, digest, hint, (image.height, image.width), canvas)
 
     def _content(self, path: Path, row: int | None) -> bytes:
         if row is None:

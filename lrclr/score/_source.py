@@ -5,16 +5,17 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from lrclr.batch import HEATMAP_SUFFIX, SUFFIXES
-from lrclr.errors import LrclrError, UsageError
-from lrclr.score._names import name_of, path_of
+from lrclr.errors import UsageError
+from lrclr.images._find import FolderScan, describe_passed_over
+from lrclr.names import name_of, path_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 __all__ = ["Item", "Source", "open_source"]
 
@@ -44,11 +45,13 @@ class Source:
         root: folder that names are relative to.
         items: every image once. In the order of the file if `container` is set, else sorted.
         container: a Parquet file that holds the images themselves, in its rows.
+        passed_over: what a folder holds beside images: a count for each kind; see `lrclr.images.find_images`.
     """
 
     root: Path
     items: tuple[Item, ...]
     container: Path | None = None
+    passed_over: Counter[str] = field(default_factory=Counter)
 
     def path(self, item: Item) -> Path:
         """The file of an item, or the one that holds it."""
@@ -66,9 +69,10 @@ def open_source(source: str | os.PathLike[str]) -> Source:
     """List a source's images.
 
     Args:
-        source: a folder, whose images are found by suffix, or without one as DICOM often is; a glob such as
-            ``"archive/**/*.dcm"``; a manifest (see `lrclr.datasets.read_manifest`); a Parquet file with a column
-            ``file``, ``path`` or ``image``, and perhaps ``frame`` and ``bytes``; or one image.
+        source: a folder, whose images are found as by `lrclr.images.find_images`; a glob such as
+            ``"archive/**/*.dcm"``, of which every file counts as an image, once however many links lead to it; a
+            manifest (see `lrclr.datasets.read_manifest`); a Parquet file with a column ``file``, ``path`` or ``image``,
+            and perhaps ``frame`` and ``bytes``; or one image.
 
     Raises:
         UsageError: there is nothing, or it is listed twice, or a manifest has bad rows.
@@ -77,11 +81,14 @@ def open_source(source: str | os.PathLike[str]) -> Source:
     text = os.fspath(source)
     path = Path(os.path.abspath(text))  # noqa: PTH100 - resolve() would replace what a link points to
     if path.is_dir():
-        found = Source(path, _sorted((name, None) for name in _walk(path)))
+        scan = FolderScan()
+        names = [os.path.relpath(file, path) for file in scan.images_below(str(path))]
+        found = Source(path, _sorted((name, None) for name in names), passed_over=scan.passed_over)
     elif not path.exists() and any(character in text for character in _MAGIC):
         root = _fixed_part(path)
-        names = (os.path.relpath(match, root) for match in glob.iglob(str(path), recursive=True))  # noqa: PTH207
-        found = Source(root, _sorted((name, None) for name in names if not (root / name).is_dir()))
+        passed_over: Counter[str] = Counter()
+        names = [os.path.relpath(match, root) for match in _matches(path, passed_over)]
+        found = Source(root, _sorted((name, None) for name in names), passed_over=passed_over)
     elif not path.is_file():
         raise UsageError(f"there is no file or folder {text}")
     elif path.suffix.lower() in _MANIFESTS:
@@ -91,7 +98,7 @@ def open_source(source: str | os.PathLike[str]) -> Source:
     else:
         found = Source(path.parent, _sorted([(path.name, None)]))
     if not found.items:
-        raise UsageError(f"there is no image in {text}", why=f"looked for {', '.join(sorted(SUFFIXES))}")
+        raise UsageError(f"there is no image in {text}", why=describe_passed_over(found.passed_over) or None)
     return found
 
 
@@ -104,16 +111,23 @@ def item_order(item: Item) -> tuple[str, int]:
     return item.name, -1 if item.frame is None else item.frame
 
 
-def _walk(root: Path) -> Iterator[str]:
-    def refuse(error: OSError) -> None:
-        # Skipped, its images would be missing and nobody would know.
-        raise LrclrError(f"the folder {error.filename} cannot be read", why=error.strerror) from error
-
-    for folder, _, files in os.walk(root, onerror=refuse):
-        for file in files:
-            suffix = os.path.splitext(file)[1].lower()  # noqa: PTH122 - a Path for each of millions costs too much
-            if suffix in (*SUFFIXES, "") and not file.startswith(".") and not file.endswith(HEATMAP_SUFFIX):
-                yield os.path.relpath(os.path.join(folder, file), root)  # noqa: PTH118
+def _matches(pattern: Path, passed_over: Counter[str]) -> list[str]:
+    """Files that a pattern matches, each once: ``**`` follows links, and a link may lead back to a folder above it."""
+    files: dict[str, str] = {}
+    folders: set[str] = set()
+    # A file's own name sorts before those that lead to it through links.
+    matches = sorted(glob.iglob(str(pattern), recursive=True), key=lambda name: (name != os.path.realpath(name), name))  # noqa: PTH207
+    for match in matches:
+        if os.path.isdir(match):  # noqa: PTH112
+            folders.add(os.path.normpath(match))
+        elif files.setdefault(os.path.realpath(match), match) != match:
+            passed_over["repeated"] += 1
+    found = list(files.values())
+    if not str(pattern).endswith("**"):
+        # With folders/* the images below each folder are left out. Folders that hold matches are no loss.
+        above = {str(folder) for file in found for folder in Path(file).parents}
+        passed_over["folder"] += len(folders - above)
+    return found
 
 
 def _fixed_part(pattern: Path) -> Path:

@@ -73,7 +73,13 @@ def prepare_items(
 ) -> tuple[Items, Validation | None]:
     def cached(rows: Sequence[Row], name: str) -> PixelCache:
         pixels = PixelCache.build(
-            rows, base.preprocess, place / name, on_progress=told.prepared, on_note=told.note, strict=strict
+            rows,
+            base.preprocess,
+            place / name,
+            exact=settings.exact,
+            on_progress=told.prepared,
+            on_note=told.note,
+            strict=strict,
         )
         for problem in pixels.read_errors:
             told.problem(problem)

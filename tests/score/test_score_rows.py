@@ -36,7 +36,7 @@ def test_every_file_has_one_row_and_failures_say_why(archive: Path, scored: Path
         assert not any(word in row["reason"] for word in ("Doe", "1970", "study", str(archive)))
         assert row["probability"] is None
     assert len(list(scored.glob("part-*.parquet"))) == 5
-    assert pq.read_schema(next(scored.glob("part-*.parquet"))).metadata[b"lrclr.schema"] == b"1"
+    assert pq.read_schema(next(scored.glob("part-*.parquet"))).metadata[b"lrclr.schema"] == b"2"
 
 
 def test_rows_hold_what_the_classifier_answers(archive: Path, scored: Path, bundle: Path) -> None:

@@ -16,7 +16,7 @@ from lrclr.images._kind import HEAD_BYTES, IMAGE, PASSED_OVER, kind_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["HEATMAP_SUFFIX", "FolderScan", "FoundImages", "describe_passed_over", "find_images"]
+__all__ = ["HEATMAP_SUFFIX", "FolderScan", "FoundImages", "describe_passed_over", "entries_of", "find_images"]
 
 HEATMAP_SUFFIX: Final = ".heatmap.png"
 _RASTER_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
@@ -78,6 +78,19 @@ def describe_passed_over(passed_over: Mapping[str, int]) -> str:
     return f"passed over: {'; '.join(kinds)}" if kinds else ""
 
 
+def entries_of(folder: str) -> list[os.DirEntry[str]]:
+    """What a folder holds.
+
+    Raises:
+        LrclrError: it cannot be read. If it were left out, its images would be missing without a word.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
 @dataclass
 class FolderScan:
     """Lists the images below folders, each once; see `find_images`.
@@ -96,7 +109,7 @@ class FolderScan:
         """Paths of the images, each beginning with `root`.
 
         Raises:
-            LrclrError: a folder cannot be read. If it were left out, its images would be missing without a word.
+            LrclrError: a folder cannot be read.
         """
         links: list[str] = []
         file_links: list[str] = []
@@ -131,29 +144,24 @@ class FolderScan:
         pending = [root]
         while pending:
             folder = pending.pop()
-            try:
-                status = os.stat(folder)  # noqa: PTH116 - a Path for each of millions costs too much
-                if (status.st_dev, status.st_ino) in self._folders:
+            status = os.stat(folder)  # noqa: PTH116 - a Path for each of millions costs too much
+            if (status.st_dev, status.st_ino) in self._folders:
+                self.passed_over["repeated"] += 1
+                continue
+            self._folders.add((status.st_dev, status.st_ino))
+            for entry in entries_of(folder):
+                if entry.name.startswith("."):
+                    self.passed_over["hidden"] += 1
+                elif entry.is_symlink():
+                    links.append(entry.path)
+                elif entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif not entry.is_file(follow_symlinks=False):
+                    self.passed_over["special"] += 1
+                elif self.given and os.path.realpath(entry.path) in self.given:
                     self.passed_over["repeated"] += 1
-                    continue
-                self._folders.add((status.st_dev, status.st_ino))
-                with os.scandir(folder) as entries:
-                    inside = list(entries)
-                for entry in inside:
-                    if entry.name.startswith("."):
-                        self.passed_over["hidden"] += 1
-                    elif entry.is_symlink():
-                        links.append(entry.path)
-                    elif entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-                    elif not entry.is_file(follow_symlinks=False):
-                        self.passed_over["special"] += 1
-                    elif self.given and os.path.realpath(entry.path) in self.given:
-                        self.passed_over["repeated"] += 1
-                    else:
-                        yield from self._judged(entry.path)
-            except OSError as error:
-                raise _unreadable(folder, error) from error
+                else:
+                    yield from self._judged(entry.path)
 
     def _judged(self, path: str) -> Iterator[str]:
         """The path if it is an image; else it is counted."""
@@ -202,7 +210,6 @@ def _suffix(path: str) -> str:
 
 
 def _unreadable(path: str, error: OSError) -> LrclrError:
-    # If it were left out, its images would be missing without a word.
     return LrclrError(
         f"the folder {path} cannot be read",
         why=error.strerror or type(error).__name__,

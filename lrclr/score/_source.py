@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+import fnmatch
 import hashlib
 import os
 from collections import Counter
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lrclr.errors import UsageError
-from lrclr.images._find import FolderScan, describe_passed_over
+from lrclr.images._find import FolderScan, describe_passed_over, entries_of
 from lrclr.names import name_of, path_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["Item", "Source", "open_source"]
 
@@ -87,7 +87,7 @@ def open_source(source: str | os.PathLike[str]) -> Source:
     elif not path.exists() and any(character in text for character in _MAGIC):
         root = _fixed_part(path)
         passed_over: Counter[str] = Counter()
-        names = [os.path.relpath(match, root) for match in _matches(path, passed_over)]
+        names = [os.path.relpath(match, root) for match in _matches(path, root, passed_over)]
         found = Source(root, _sorted((name, None) for name in names), passed_over=passed_over)
     elif not path.is_file():
         raise UsageError(f"there is no file or folder {text}")
@@ -111,23 +111,68 @@ def item_order(item: Item) -> tuple[str, int]:
     return item.name, -1 if item.frame is None else item.frame
 
 
-def _matches(pattern: Path, passed_over: Counter[str]) -> list[str]:
-    """Files that a pattern matches, each once: ``**`` follows links, and a link may lead back to a folder above it."""
+def _matches(pattern: Path, root: Path, passed_over: Counter[str]) -> list[str]:
+    """Files that a pattern matches, each once, whatever links lead to it."""
     files: dict[str, str] = {}
     folders: set[str] = set()
-    # A file's own name sorts before those that lead to it through links.
-    matches = sorted(glob.iglob(str(pattern), recursive=True), key=lambda name: (name != os.path.realpath(name), name))  # noqa: PTH207
-    for match in matches:
+    real_root = os.path.realpath(root)
+
+    def through_a_link(path: str) -> bool:
+        return os.path.realpath(path) != os.path.join(real_root, os.path.relpath(path, root))  # noqa: PTH118
+
+    matches = set(_expanded(str(root), pattern.parts[len(root.parts) :])) if root.is_dir() else set()
+    # A file's own name comes before those that lead to it through links.
+    for match in sorted(matches, key=lambda path: (through_a_link(path), path)):
         if os.path.isdir(match):  # noqa: PTH112
-            folders.add(os.path.normpath(match))
+            folders.add(os.path.realpath(match))
         elif files.setdefault(os.path.realpath(match), match) != match:
             passed_over["repeated"] += 1
-    found = list(files.values())
-    if not str(pattern).endswith("**"):
+    if pattern.name != "**":
         # With folders/* the images below each folder are left out. Folders that hold matches are no loss.
-        above = {str(folder) for file in found for folder in Path(file).parents}
+        above = {str(folder) for file in files for folder in Path(file).parents}
         passed_over["folder"] += len(folders - above)
-    return found
+    return list(files.values())
+
+
+def _expanded(folder: str, pattern: tuple[str, ...]) -> Iterator[str]:
+    """Paths below a folder that match, as `glob.iglob` finds them.
+
+    `iglob` follows links that lead back to a folder above them until the system refuses, and passes over folders that
+    cannot be read.
+    """
+    head, rest = pattern[0], pattern[1:]
+    if head == "**":
+        for below in _folders(folder):
+            yield from _expanded(below, rest or ("*",))
+            if not rest:
+                yield below
+    elif any(character in head for character in _MAGIC):
+        for entry in entries_of(folder):
+            shown = head.startswith(".") or not entry.name.startswith(".")
+            if shown and fnmatch.fnmatchcase(entry.name, head) and (not rest or entry.is_dir()):
+                yield from _expanded(entry.path, rest) if rest else (entry.path,)
+    else:
+        path = os.path.join(folder, head)  # noqa: PTH118
+        if rest and os.path.isdir(path):  # noqa: PTH112
+            yield from _expanded(path, rest)
+        elif not rest and os.path.lexists(path):
+            yield path
+
+
+def _folders(root: str) -> Iterator[str]:
+    """A folder and those below it, each once; links come last."""
+    seen: set[tuple[int, int]] = set()
+    pending, links = [root], list[str]()
+    while pending or links:
+        folder = pending.pop() if pending else links.pop(0)
+        status = os.stat(folder)  # noqa: PTH116
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield folder
+        below = sorted(each.path for each in entries_of(folder) if not each.name.startswith(".") and each.is_dir())
+        for path in below:
+            (links if os.path.islink(path) else pending).append(path)  # noqa: PTH114
 
 
 def _fixed_part(pattern: Path) -> Path:

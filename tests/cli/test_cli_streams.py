@@ -12,6 +12,7 @@ import fcntl
 import io
 import json
 import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -98,7 +99,7 @@ def commands(
     for number in range(4):
         bundles.radiograph(images / f"{number}.png", number)
     (images / "bad.png").write_bytes(b"no picture")
-    rows = [["image", "split", "report", "Edema"]]
+    rows: list[list[object]] = [["image", "split", "report", "Edema"]]
     rows += [[f"images/{number}.png", "train" if number < 2 else "test", "Oedema.", number % 2] for number in range(4)]
     with (data / "manifest.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
@@ -188,7 +189,7 @@ def test_a_closed_descriptor_is_not_given_to_a_file(
     assert run(*arguments).code == 1  # one image is bad; all parts are whole
     command = [*bundles.LRCLR, "--version"]
     code = "import os, sys; os.close(1); os.execv(sys.argv[1], sys.argv[1:])"
-    done = bundles.subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "error: standard output could not be written: Bad file descriptor\n")
 
 
@@ -200,11 +201,11 @@ def test_the_interpreters_end_changes_no_exit_code(
     image = bundles.radiograph(tmp_path / "a.png")
     with contextlib.ExitStack() as stack:
         opened = [
-            bundles.subprocess.PIPE if name is None else stack.enter_context(open(name, "w"))  # noqa: PTH123
+            subprocess.PIPE if name is None else stack.enter_context(open(name, "w"))  # noqa: PTH123
             for name in (out, err)
         ]
         command = [*bundles.LRCLR, "predict", str(image), "-b", str(bundle), "--json"]
-        done = bundles.subprocess.run(command, stdout=opened[0], stderr=opened[1], text=True, check=False)
+        done = subprocess.run(command, stdout=opened[0], stderr=opened[1], text=True, check=False)
     assert done.returncode == code
     if out is None:
         assert json.loads(done.stdout)["file"] == str(image)

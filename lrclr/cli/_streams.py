@@ -88,9 +88,10 @@ def guarded_streams() -> Iterator[Output | None]:
         What standard output is written to; None if the application has put another object in its place.
     """
     stdin, stdout, stderr = sys.stdin, sys.stdout, sys.stderr
-    _open_closed_descriptors()
-    answers = Output(_STDOUT)
-    notes = _Notes(_STDERR)
+    # Before any file is opened. Standard output is opened so that writing fails, as GNU's programs do it.
+    _descriptor(stdin, _STDIN, os.O_RDONLY)
+    answers = Output(_descriptor(stdout, _STDOUT, os.O_RDONLY))
+    notes = _Notes(_descriptor(stderr, _STDERR, os.O_WRONLY))
     own = _is_own(stdout, _STDOUT)
     if own:
         sys.stdout = _text(io.BufferedWriter(answers), stdout)
@@ -131,26 +132,26 @@ def _text(raw: Any, replaced: Any) -> io.TextIOWrapper:
     )
 
 
-def _open_closed_descriptors() -> None:
-    """Open the standard descriptors that are closed, so that no file that is opened later takes their place.
+def _descriptor(stream: Any, standard: int, flags: int) -> int:
+    """The standard descriptor, which is opened on /dev/null if it is closed.
 
-    A library that prints would write into that file. Standard output is opened so that writing fails, as GNU's programs
-    do it.
+    Otherwise the next file that is opened would take its place, and what a library prints would end in that file.
+
+    Returns:
+        `standard`; another one, on /dev/null, if it was closed and a file has taken its place already.
     """
-    for stream, descriptor, flags in (
-        (sys.stdin, _STDIN, os.O_RDONLY),
-        (sys.stdout, _STDOUT, os.O_RDONLY),
-        (sys.stderr, _STDERR, os.O_WRONLY),
-    ):
-        if stream is not None:
-            continue
-        try:
-            os.fstat(descriptor)
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
-            opened = os.open(os.devnull, flags)
-            if opened != descriptor:
-                os.dup2(opened, descriptor)
-                os.close(opened)
-            os.set_inheritable(descriptor, True)
+    if stream is not None:
+        return standard
+    try:
+        os.fstat(standard)
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+    else:
+        return os.open(os.devnull, flags)
+    opened = os.open(os.devnull, flags)
+    if opened != standard:
+        os.dup2(opened, standard)
+        os.close(opened)
+    os.set_inheritable(standard, True)
+    return standard

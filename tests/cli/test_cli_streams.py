@@ -193,6 +193,19 @@ def test_a_closed_descriptor_is_not_given_to_a_file(
     assert (done.returncode, done.stderr) == (1, "error: standard output could not be written: Bad file descriptor\n")
 
 
+def test_a_file_that_has_taken_the_place_of_stdout_is_left_alone(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "os.close(1); sys.stdout = None\n"
+        "assert os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY) == 1\n"
+        "from lrclr.cli import main\n"
+        "code = main(['--version']); os._exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "file"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: standard output could not be written: Bad file descriptor\n")
+    assert (tmp_path / "file").read_bytes() == b""
+
+
 @pytest.mark.parametrize(("out", "err", "code"), [("/dev/full", None, 1), (None, "/dev/full", 0), (None, None, 0)])
 def test_the_interpreters_end_changes_no_exit_code(
     out: str | None, err: str | None, code: int, bundle: Path, tmp_path: Path

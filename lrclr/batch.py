@@ -1,4 +1,4 @@
-"""Many image files through one classifier: decoding overlaps computing, and a bad file stops nobody else."""
+"""Many image files through one classifier. Decoding and computing overlap; a bad file does not affect the others."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lrclr._ahead import batches_ahead
-from lrclr.errors import LrclrError, UsageError
-from lrclr.images import ReadLimits, read_image, read_reduced
-from lrclr.images._read import read_whole
+from lrclr.errors import LrclrError
+from lrclr.images import ReadLimits, read_for_model, read_image
 from lrclr.preprocess import preprocess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -23,10 +22,7 @@ if TYPE_CHECKING:
     from lrclr.findings import FindingSet
     from lrclr.results import Prediction
 
-__all__ = ["SUFFIXES", "FileResult", "find_images", "predict_files"]
-
-HEATMAP_SUFFIX = ".heatmap.png"
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom"})
+__all__ = ["FileResult", "predict_files"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +35,7 @@ class FileResult:
         error: what was wrong with the file, if anything was.
         image: the image in full, ``[H, W]`` or ``[H, W, 3]``, if there is an answer and it was asked for.
         heatmap: a PNG file, if a server was asked for one.
+        exact: whether the file was to be read in full; see `lrclr.images.read_for_model`.
     """
 
     path: Path
@@ -46,6 +43,7 @@ class FileResult:
     error: LrclrError | None = None
     image: NDArray[np.uint8] | None = None
     heatmap: bytes | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,35 +52,6 @@ class _Decoded:
     size: tuple[int, int]
     image: NDArray[np.uint8] | None
     remarks: tuple[str, ...]
-
-
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """Files as they are, folders as the images below them: by suffix, or without one as DICOM often is; sorted.
-
-    Of a folder, heat maps that `lrclr predict` wrote there are left out: they are no radiographs.
-
-    Raises:
-        UsageError: a path does not exist, or a folder holds no image.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise UsageError(f"there is no file or folder {path}")
-        if path.is_dir():
-            inside = sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in (*SUFFIXES, "")
-                and not file.name.startswith(".")
-                and not file.name.endswith(HEATMAP_SUFFIX)
-                and file.is_file()
-            )
-            if not inside:
-                raise UsageError(f"there is no image in {path}", why=f"looked for {', '.join(sorted(SUFFIXES))}")
-            found += inside
-        else:
-            found.append(path)
-    return found
 
 
 def predict_files(  # noqa: PLR0913
@@ -111,8 +80,7 @@ def predict_files(  # noqa: PLR0913
         workers: threads that decode; ``None`` for one a core. At most two batches wait decoded.
         frame: which frame to read of files that hold several.
         limits: on what is read.
-        exact: read every file in full, as `read_image` does, and not as `read_reduced`, which is several times faster
-            and moves what the encoder sees by half a grey level on average at most.
+        exact: read every file in full; see `lrclr.images.read_for_model`.
         images: put each image into its result, in full: what a heat map is drawn on. It takes a second reading, and
             changes no answer.
 
@@ -123,15 +91,14 @@ def predict_files(  # noqa: PLR0913
     bounds = limits or ReadLimits()
 
     def decode(path: Path) -> _Decoded:
-        if exact:
-            read = read_whole(path, frame=frame, limits=bounds)
-        else:
-            read = read_reduced(path, spec, frame=frame, limits=bounds)
-        full = read_image(path, frame=frame, limits=bounds) if images else None
+        read = read_for_model(path, spec, exact=exact, frame=frame, limits=bounds)
+        full = None
+        if images:
+            full = np.asarray(read.pixels, np.uint8) if exact else read_image(path, frame=frame, limits=bounds)
         return _Decoded(preprocess(read, spec), (read.height, read.width), full, read.remarks)
 
     for batch in batches_ahead(paths, decode, batch_size=batch_size, workers=workers):
-        yield from _answer(classifier, batch, findings, alpha)
+        yield from _answer(classifier, batch, findings, alpha, exact=exact)
 
 
 def _answer(
@@ -139,12 +106,14 @@ def _answer(
     batch: Sequence[tuple[Path, _Decoded | LrclrError]],
     findings: FindingSet | None,
     alpha: float | None,
+    *,
+    exact: bool,
 ) -> Iterator[FileResult]:
     results: dict[int, FileResult] = {}
     decoded: dict[int, _Decoded] = {}
     for position, (path, outcome) in enumerate(batch):
         if isinstance(outcome, LrclrError):
-            results[position] = FileResult(path, error=outcome)
+            results[position] = FileResult(path, error=outcome, exact=exact)
         else:
             decoded[position] = outcome
     if decoded:
@@ -156,5 +125,5 @@ def _answer(
         )
         for (position, one), prediction in zip(decoded.items(), predictions, strict=True):
             answer = replace(prediction, remarks=one.remarks)
-            results[position] = FileResult(batch[position][0], answer, image=one.image)
+            results[position] = FileResult(batch[position][0], answer, image=one.image, exact=exact)
     yield from (results[position] for position in range(len(batch)))

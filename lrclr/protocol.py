@@ -34,7 +34,7 @@ INPUTS: Final = {
     "alpha": Tensor("FP64", (1,), "weight of the local score, instead of the bundle's"),
     "frame": Tensor("INT64", (1,), "which frame of files that hold several, from 0"),
     "heatmap": Tensor("BOOL", (1,), "whether to draw heat maps; not for pixel_values"),
-    "exact": Tensor("BOOL", (1,), "whether to decode files in full; not for pixel_values"),
+    "exact": Tensor("BOOL", (1,), "whether to read every pixel of files; by default large ones are read reduced"),
     "describe": Tensor("BOOL", (1,), "only say what the model is; excludes all other inputs"),
 }
 
@@ -52,6 +52,7 @@ OUTPUTS: Final = {
     "image_size": Tensor("INT64", ("B", 2), "height and width of the original image"),
     "remarks": Tensor("BYTES", ("B",), "what was ignored in each file: sentences, one a line; empty if nothing was"),
     "alpha": Tensor("FP64", (1,), "weight that the local scores had"),
+    "exact": Tensor("BOOL", (1,), "whether files were read in full; not for pixel_values"),
     "heatmap": Tensor("BYTES", ("B",), "PNG files, if they were asked for"),
     "bundle": Tensor("BYTES", (1,), "SHA-256 of the manifest of the bundle that answered"),
     "description": Tensor("BYTES", (1,), "JSON: what the model is, if describe was asked for"),

@@ -122,6 +122,13 @@ def compare_results(
             f"the results are of different machines: {'; '.join(machines[:4])}",
             fix="Measure both on one machine, or add --allow-other-machine.",
         )
+    exact = [bool(result.settings.get("exact")) for result in (before, after)]
+    if exact[0] != exact[1]:
+        raise UsageError(
+            "the results cannot be compared",
+            why="one was measured with files read in full (--exact), the other at a lower resolution",
+            fix="Measure both with --exact, or both without.",
+        )
     pairs = _matched(before, after)
     changes: list[Change] = []
     unmatched: list[str] = []

@@ -32,6 +32,7 @@ class BenchOptions:
         rounds: in which everything takes its turn; fewer, but no fewer than 5, if the time would not do.
         tolerance: how far windows may differ and still count as calm.
         files: encoded images that are read; the sample radiographs (PNG) if there are none.
+        exact: whether files are read in full; see `lrclr.images.read_for_model`.
         peaks: whether to measure the machine's fastest product of matrices.
         seed: of orders and arrivals.
     """
@@ -48,6 +49,7 @@ class BenchOptions:
     rounds: int = 10
     tolerance: float = 0.1
     files: tuple[Path, ...] = ()
+    exact: bool = False
     peaks: bool = True
     seed: int = 0
 
@@ -79,5 +81,5 @@ class BenchOptions:
             "stages": list(self.stages), "batches": list(self.batches), "prompts": list(self.prompts),
             "callers": list(self.callers), "shares": list(self.shares), "rates": list(self.rates),
             "p99_ms": self.p99_ms, "seconds": self.seconds, "load_seconds": self.load_seconds, "rounds": self.rounds,
-            "tolerance": self.tolerance, "own_files": len(self.files), "seed": self.seed,
+            "tolerance": self.tolerance, "own_files": len(self.files), "exact": self.exact, "seed": self.seed,
         }  # fmt: skip

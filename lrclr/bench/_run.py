@@ -97,7 +97,7 @@ def bench(
         LrclrError: nothing could be measured; the first reason is told.
     """
     options, watch = options or BenchOptions(), watch or Watch()
-    files, state = Files.read(options.files), _State()
+    files, state = Files.read(options.files, exact=options.exact), _State()
     running: list[_Running] = []
     try:
         if options.peaks:

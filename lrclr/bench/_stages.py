@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lrclr.errors import UsageError
 from lrclr.findings import Finding, FindingSet
-from lrclr.images import read_image
+from lrclr.images import find_images, read_for_model
 from lrclr.preprocess import preprocess_batch
 from lrclr.samples import sample_paths
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,23 +32,28 @@ class Files:
     """Encoded images, which calls take in turn.
 
     Attributes:
-        paths: where they are; never told.
+        paths: where they are; no result holds them.
         contents: their bytes.
+        exact: whether they are read in full; see `lrclr.images.read_for_model`.
+        passed_over: what folders hold beside images, by kind.
     """
 
     paths: tuple[Path, ...]
     contents: tuple[bytes, ...]
+    exact: bool = False
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, paths: Sequence[Path] = ()) -> Files:
-        """These files, or the sample radiographs as PNG.
+    def read(cls, paths: Sequence[Path] = (), *, exact: bool = False) -> Files:
+        """These files and the images in these folders, or the sample radiographs as PNG.
 
         Raises:
-            UsageError: one of them cannot be read.
+            UsageError: one of them cannot be read, or a folder holds no image.
         """
-        chosen = tuple(paths) or sample_paths()
+        found = find_images(paths)
+        chosen = tuple(found.files) or sample_paths()
         try:
-            return cls(chosen, tuple(path.read_bytes() for path in chosen))
+            return cls(chosen, tuple(path.read_bytes() for path in chosen), exact, dict(found.passed_over))
         except OSError as error:
             raise UsageError("a file to be measured cannot be read", why=error.strerror) from error
 
@@ -58,6 +63,7 @@ class Files:
             "files": len(self.paths),
             "kinds": sorted({path.suffix.lower().lstrip(".") or "none" for path in self.paths}),
             "mean_bytes": round(sum(map(len, self.contents)) / len(self.contents)),
+            "passed_over": dict(self.passed_over),
         }
 
 
@@ -105,7 +111,10 @@ def _file_work(batch: int, target: Target, files: Files, findings: FindingSet | 
     def work(number: int) -> object:
         places = [(number * batch + place) % count for place in range(batch)]
         return target.predict_files(
-            [files.paths[place] for place in places], [files.contents[place] for place in places], findings
+            [files.paths[place] for place in places],
+            [files.contents[place] for place in places],
+            findings,
+            exact=files.exact,
         )
 
     return work
@@ -123,7 +132,8 @@ def _inputs(case: Case, target: Target, files: Files, golden: Golden | None) -> 
 
 
 def _pixels(target: Target, files: Files, batch: int) -> NDArray[np.float32]:
-    images = [read_image(content) for content in files.contents[:batch]]
+    spec = target.spec.preprocess
+    images = [read_for_model(content, spec, exact=files.exact) for content in files.contents[:batch]]
     pixels = preprocess_batch(images, target.spec.preprocess)
     return np.ascontiguousarray(pixels[np.arange(batch) % len(pixels)])
 

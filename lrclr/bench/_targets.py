@@ -83,14 +83,14 @@ class Target:
         return self.classifier.predict_pixels(pixel_values, [pixel_values.shape[2:]] * len(pixel_values), findings)
 
     def predict_files(
-        self, paths: Sequence[Path], contents: Sequence[bytes], findings: FindingSet | None
+        self, paths: Sequence[Path], contents: Sequence[bytes], findings: FindingSet | None, *, exact: bool = False
     ) -> list[Prediction]:
         """Encoded files to findings, as `lrclr predict` does it."""
         if self.client is not None:
-            return self.client.predict(list(contents), findings=findings)
+            return self.client.predict(list(contents), findings=findings, exact=exact)
         assert self.classifier is not None  # noqa: S101 - for the type checker
         predictions = []
-        for result in predict_files(self.classifier, paths, findings=findings, batch_size=len(paths)):
+        for result in predict_files(self.classifier, paths, findings=findings, batch_size=len(paths), exact=exact):
             if result.prediction is None:
                 assert result.error is not None  # noqa: S101 - for the type checker
                 raise result.error

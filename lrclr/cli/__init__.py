@@ -1,12 +1,12 @@
 """The command line. One function a command; what they do lives elsewhere.
 
-Exit codes: 0 good; 1 the work failed, or some files did; 2 the call was wrong; 3 a gate refused; 130 interrupted;
-143 terminated.
+Exit codes: 0 good; 1 the work failed, or some files did, or standard output could not be written; 2 the call was wrong;
+3 a gate refused; 130 interrupted; 143 terminated.
 """
 
 from __future__ import annotations
 
-import io
+import errno
 import os
 import sys
 import traceback
@@ -31,10 +31,13 @@ from lrclr.cli import (
     _verify,
 )
 from lrclr.cli._console import complain
+from lrclr.cli._streams import guarded_streams
 from lrclr.errors import LrclrError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from lrclr.cli._streams import Output
 
 INTERRUPTED, TERMINATED = 130, 143
 _INTERRUPTED_TEXT = "interrupted"
@@ -45,8 +48,8 @@ app = typer.Typer(
     name="lrclr",
     help="Chest x-ray findings, and the regions that speak for them, from a CLIP-like checkpoint.\n\n"
     "Research use only: this is not a medical device.",
-    epilog="Exit codes: 0 good; 1 the work failed, or some files did; 2 the call was wrong; 3 a gate refused; "
-    "130 interrupted; 143 terminated.",
+    epilog="Exit codes: 0 good; 1 the work failed, or some files did, or stdout could not be written; "
+    "2 the call was wrong; 3 a gate refused; 130 interrupted; 143 terminated.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -88,20 +91,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
-    for stream in (sys.stdout, sys.stderr):
-        # A file name may hold bytes that are no text; that must not end in a traceback.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     # Its thread pool is not used here, and it warns on stderr when a process forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with guarded_streams() as output:
+        code = _run(given, output, debug=debug)
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            if output is None:
+                raise
+            output.failed = output.failed or error
+        if output is not None and output.failed is not None:
+            # A reader that has gone, such as `head`, has seen enough.
+            if output.failed.errno != errno.EPIPE:
+                complain(f"standard output could not be written: {os.strerror(output.failed.errno or 0)}")
+            code = code or 1
+    return code
+
+
+def _run(given: Sequence[str], output: Output | None, *, debug: bool) -> int:
+    """Run a command; the exit code, but for what became of standard output."""
     try:
         code = app(given or ["--help"], standalone_mode=False)
-    except BrokenPipeError:
-        return _reader_gone()
     except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - no traceback may reach a user
-        if isinstance(error, SystemExit) and error.code != TERMINATED:
-            # So ends typer, which catches a broken pipe before we can.
-            return _reader_gone()
+        if output is not None and output.failed is not None:
+            # Whatever the error is, it is a consequence: Typer and Rich turn a broken pipe into SystemExit.
+            return 1
         if debug:
             traceback.print_exception(error)
         text, code = _explained(error)
@@ -115,13 +130,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _reader_gone() -> int:
-    """End quietly: whoever reads our output has seen enough."""
-    # Python would try once more to write, and complain, at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
-    return 1
-
-
 def _explained(error: BaseException) -> tuple[str, int]:
     """The line that an error gets, and the exit code."""
     if isinstance(error, LrclrError):
@@ -130,7 +138,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
         return f"{error.format_message()} Try `lrclr --help`.", 2  # type: ignore[attr-defined]
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return _INTERRUPTED_TEXT, INTERRUPTED
-    if isinstance(error, SystemExit):
+    if isinstance(error, SystemExit) and error.code == TERMINATED:
         return "terminated", TERMINATED
     if isinstance(error, OSError):
         return f"{error.strerror or type(error).__name__}{f': {error.filename}' if error.filename else ''}", 1

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from lrclr.cli import _bench_compare
 from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options, require_checkpoint
-from lrclr.cli._console import RESEARCH_ONLY, gauge, note, out
+from lrclr.cli._console import EXACT_HELP, RESEARCH_ONLY, gauge, note, out, print_utf8
 from lrclr.cli._extras import require_bench, require_export, require_torch
 from lrclr.errors import GateError, UsageError
 
@@ -67,7 +67,10 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     activation: Activation = None,
     key: Key = None,
     shared_memory: Annotated[bool, typer.Option("--shared-memory", help="Ask servers by shared memory too.")] = False,
-    files: Annotated[list[Path] | None, typer.Option("--file", help="An image to read; may be repeated.")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Option("--file", help="An image, or a folder of them; may be repeated.")
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
     seconds: Annotated[float | None, typer.Option("--seconds", help="Time to measure in, about; 120.")] = None,
     rounds: Annotated[int | None, typer.Option("--rounds", help="Turns of every configuration; 10.")] = None,
     stability: Annotated[str, typer.Option("--stability", help="How far calm windows may differ.")] = "10%",
@@ -96,6 +99,7 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
         rounds=_given(rounds, QUICK_ROUNDS if quick else BenchOptions.rounds),
         tolerance=_share("--stability", stability),
         files=tuple(files or ()),
+        exact=exact,
         peaks=not no_peak,
     )
     if output is not None:
@@ -114,7 +118,7 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     if as_json:
         from lrclr.bench import result_json
 
-        print(result_json(result), end="")
+        print_utf8(result_json(result))
     else:
         _print(result)
     _finish(result, output)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path  # noqa: TC003 - typer reads annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrclr.cli._console import note, out
+from lrclr.cli._console import note, out, print_json, print_utf8
 from lrclr.cli._extras import require_bench
 from lrclr.errors import UsageError
 
@@ -41,11 +40,11 @@ def compare(
         load_result(before), load_result(after), threshold=limit, allow_other_machine=allow_other_machine
     )
     if as_json:
-        print(json.dumps(found.to_dict(), indent=1, allow_nan=False))
+        print_json(found.to_dict(), indent=1)
     elif markdown:
         from lrclr.bench._reports import comparison_markdown
 
-        print(comparison_markdown(found), end="")
+        print_utf8(comparison_markdown(found))
     else:
         from lrclr.cli._bench_tables import comparison_table
 

@@ -6,8 +6,11 @@ Texts are printed as they are: a file or a finding may be called anything, ``[bo
 from __future__ import annotations
 
 import contextlib
+import json
+import math
+import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -21,10 +24,12 @@ if TYPE_CHECKING:
     from lrclr.gates import GateResult
 
 _FILE_WIDTH = 110
+_SURROGATE = re.compile("[\ud800-\udfff]")
 ENGINE_HELP = (
     "onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the fastest here; "
     "what the bundle was made for if not given."
 )
+EXACT_HELP = "Read every pixel of large images. Slower; by default they are read at a lower resolution."
 RESEARCH_ONLY = "Research use only. Not a medical device."
 
 
@@ -42,6 +47,43 @@ def err() -> Console:
 def note(text: str) -> None:
     """Tell the user something beside the result."""
     err().print(text)
+
+
+def print_json(content: Any, *, indent: int | None = None) -> None:
+    """Print a line, or an indented text, of JSON on stdout: UTF-8 whatever the locale.
+
+    Numbers that JSON lacks are null. Bytes of a file name that are not text become ``\\xNN``.
+    """
+    text = json.dumps(_finite(content), ensure_ascii=False, allow_nan=False, indent=indent)
+    # In the text of JSON, a backslash of a string stands twice.
+    print_utf8(_SURROGATE.sub(lambda found: rf"\\{_escape(found)}", text) + "\n")
+
+
+def print_utf8(text: str) -> None:
+    """Print what programs read, JSON or CSV, on stdout: UTF-8 whatever the locale."""
+    data = _SURROGATE.sub(lambda found: rf"\{_escape(found)}", text).encode()
+    sys.stdout.flush()
+    buffer = getattr(sys.stdout, "buffer", None)
+    if buffer is None:
+        # An application's own stream of text.
+        sys.stdout.write(data.decode())
+        return
+    buffer.write(data)
+    buffer.flush()
+
+
+def _escape(found: re.Match[str]) -> str:
+    """What stands behind the backslash for a surrogate: Python keeps an undecodable byte NN as U+DCNN."""
+    code = ord(found[0])
+    return f"x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"u{code:04x}"
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def note_choice(engine: Engine) -> None:

@@ -10,7 +10,17 @@ import typer
 from rich.table import Table
 
 from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options, require_checkpoint
-from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, complain, counter, note, note_choice, out
+from lrclr.cli._console import (
+    ENGINE_HELP,
+    EXACT_HELP,
+    RESEARCH_ONLY,
+    complain,
+    counter,
+    note,
+    note_choice,
+    out,
+    print_utf8,
+)
 from lrclr.cli._extras import require_evaluate, require_torch
 from lrclr.errors import LrclrError, UsageError
 
@@ -53,6 +63,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = 1000,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the resamples.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images encoded at once.")] = 8,
+    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
     server: Annotated[
         str | None, typer.Option("--server", help="HOST:PORT of a server that has MODEL, a bundle: score it there.")
     ] = None,
@@ -103,6 +114,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         resamples=bootstrap,
         seed=seed,
         batch_size=batch_size,
+        exact=exact,
         skip_bad_rows=skip_bad_rows,
     )
     names = _findings_of(model, options)
@@ -127,7 +139,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     if as_json:
         from lrclr.evaluation._reports import report_json
 
-        print(report_json(evaluation, comparison), end="")
+        print_utf8(report_json(evaluation, comparison))
     else:
         _print(evaluation, comparison)
     if output is not None:
@@ -292,6 +304,7 @@ def _examples(judged: Judged, path: Path, preset: str | None, **engine: Any) -> 
         scores.probability(scores.alpha),
         scores.labels,
         judged.selection.findings,
+        exact=scores.models[0].info["exact"],
     )
 
 

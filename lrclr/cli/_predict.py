@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, complain, counter, note, note_choice
+from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, complain, counter, note, note_choice
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them: PNG, JPEG, TIFF, DICOM.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Files, or folders in which images are found: PNG, JPEG, TIFF, DICOM.")
+    ],
     bundle: Annotated[
         Path | None, typer.Option("-b", "--bundle", help="The bundle's folder; triton_repo if not given.")
     ] = None,
@@ -39,9 +41,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
     provider: Annotated[str | None, typer.Option("--provider", help="cpu or cuda; cpu if not given.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine; one a core.")] = None,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Decode every pixel of large files: slower, the same within a grey level.")
-    ] = False,
+    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for each image.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print one CSV row an image.")] = False,
 ) -> None:
@@ -53,12 +53,13 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise UsageError("--json and --csv exclude each other")
     if server is not None and not (bundle is None and engine is None and provider is None and threads is None):
         raise UsageError("--server excludes --bundle, --engine, --provider and --threads", why="the server has its own")
-    from lrclr.batch import find_images
     from lrclr.cli._reporter import reporter
     from lrclr.engines import EngineOptions
     from lrclr.findings import FindingSet
+    from lrclr.images import describe_passed_over, find_images
 
-    files = find_images(images)
+    found = find_images(images)
+    files = found.files
     asked = FindingSet.load(findings) if findings is not None else None
     question = _Question(files, asked, alpha, frame, batch_size, heatmap=heatmap is not None, exact=exact)
     if server is None:
@@ -86,6 +87,8 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
         note("the fusion head was never trained: alpha = 0, and region attention means nothing")
     if heatmap is not None:
         note(f"heat maps are in {heatmap}")
+    if passed_over := describe_passed_over(found.passed_over):
+        note(passed_over)
     note(RESEARCH_ONLY)
     if failed:
         raise LrclrError(f"{failed} of {len(files)} images could not be read")
@@ -93,7 +96,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 @dataclass(frozen=True)
 class _Question:
-    """What is asked, of whom ever."""
+    """What is asked of a bundle or of a server."""
 
     files: list[Path]
     findings: FindingSet | None
@@ -150,7 +153,7 @@ def _targets(folder: Path | None, files: list[Path]) -> dict[Path, Path]:
     """A PNG for each file; two files of one name in different folders get different PNGs."""
     if folder is None:
         return {}
-    from lrclr.batch import HEATMAP_SUFFIX
+    from lrclr.images._find import HEATMAP_SUFFIX
 
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,18 @@
-"""Predictions as a table for people, or as JSON lines or CSV for machines; printed as they come."""
+"""Predictions as a table for people, or as JSON lines or CSV for programs, printed as they come.
+
+Programs get UTF-8 whatever the locale, and file names as `lrclr.names.name_of` writes them.
+"""
 
 from __future__ import annotations
 
 import csv
-import json
-import sys
+import io
 from typing import TYPE_CHECKING, Protocol
 
 from rich.table import Table
 
-from lrclr.cli._console import out
+from lrclr.cli._console import out, print_json, print_utf8
+from lrclr.names import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,12 +41,12 @@ def reporter(findings: Sequence[str], *, as_json: bool, as_csv: bool) -> Reporte
 
 class _JsonLines:
     def add(self, result: FileResult) -> None:
-        content: dict[str, object] = {"file": str(result.path)}
+        content: dict[str, object] = {"file": name_of(result.path), "exact": result.exact}
         if result.prediction is not None:
             content |= result.prediction.to_dict()
         else:
             content["error"] = str(result.error)
-        print(json.dumps(content, ensure_ascii=False), flush=True)
+        print_json(content)
 
     def close(self) -> None:
         pass
@@ -51,21 +54,29 @@ class _JsonLines:
 
 class _Csv:
     def __init__(self, findings: Sequence[str]) -> None:
-        self._writer = csv.writer(sys.stdout, lineterminator="\n")
         self._width = len(findings)
-        self._writer.writerow(["file", *findings, "regions", "error", "remarks"])
+        self._print(["file", *findings, "exact", "regions", "error", "remarks"])
 
     def add(self, result: FileResult) -> None:
         prediction = result.prediction
         if prediction is None:
-            self._writer.writerow([result.path, *[""] * self._width, "", result.error, ""])
+            self._print(
+                [name_of(result.path), *[""] * self._width, str(result.exact).lower(), "", str(result.error), ""]
+            )
             return
         shares = [f"{finding.probability:.6f}" for finding in prediction.findings]
         regions = " ".join(str(region.patch) for region in prediction.regions)
-        self._writer.writerow([result.path, *shares, regions, "", "; ".join(prediction.remarks)])
+        remarks = "; ".join(prediction.remarks)
+        self._print([name_of(result.path), *shares, str(result.exact).lower(), regions, "", remarks])
 
     def close(self) -> None:
-        sys.stdout.flush()
+        pass
+
+    @staticmethod
+    def _print(row: Sequence[str]) -> None:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(row)
+        print_utf8(line.getvalue())
 
 
 class _Tables:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, err, note, out
+from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, err, note, out, print_json
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
     frame: Annotated[int | None, typer.Option("--frame", help="Frame of files that hold several, from 0.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Images in the graphs at once; 1 on a CPU, 32 on a GPU.")
     ] = None,
@@ -86,6 +86,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         findings=FindingSet.load(findings) if findings is not None else None,
         alpha=alpha,
         frame=frame,
+        exact=exact,
         engine=EngineOptions(graph_engine, provider, threads),
         batch_size=batch_size,
         rows_per_part=rows_per_part,
@@ -96,7 +97,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     with _watched() as on_progress:
         summary = score_source(source, output, options, on_progress=on_progress)
     if as_json:
-        print(json.dumps(summary.to_dict(), ensure_ascii=False))
+        print_json(summary.to_dict())
     else:
         _tell(output, summary)
     note(RESEARCH_ONLY)
@@ -166,12 +167,16 @@ def _reasons(failures: Counter[str]) -> str:
 
 
 def _tell(output: Path, summary: ScoreSummary) -> None:
+    from lrclr.images import describe_passed_over
+
     rate = f", {summary.scored / summary.seconds:.1f} a second" if summary.scored and summary.seconds else ""
     out().print(f"{output}: {summary.images} images, {summary.images - summary.failed} with scores")
     out().print(f"scored now: {summary.scored} in {_span(summary.seconds)}{rate}; parts written: {summary.parts}")
     out().print(f"as they were: {summary.kept} by size and times, {summary.unchanged} by hash")
     if summary.gone:
         note(f"{summary.gone} rows are of images that are no longer in the source; they are kept")
+    if passed_over := describe_passed_over(summary.passed_over):
+        note(passed_over)
     for reason, count in summary.failures.most_common(_SHOWN):
         note(f"failed: {count} × {reason}")
     if len(summary.failures) > _SHOWN:

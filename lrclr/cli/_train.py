@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options
-from lrclr.cli._console import RESEARCH_ONLY, err, note, out
+from lrclr.cli._console import EXACT_HELP, RESEARCH_ONLY, err, note, out
 from lrclr.cli._extras import require_train
 from lrclr.errors import LrclrError
 
@@ -62,6 +62,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     local_loss: Annotated[str, typer.Option("--local-loss", help="none, pair or pair+words.")] = "pair",
     local_weight: Annotated[float, typer.Option("--local-weight", help="Of the local loss beside the global.")] = 1.0,
     text: Annotated[str, typer.Option("--text", help="report, or sentences: a random part of them.")] = "report",
+    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
     augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Change images a little.")] = True,
     region_rollout: Annotated[str | None, typer.Option("--region-rollout", help="per_head or mean.")] = None,
     region_top_k: Annotated[int | None, typer.Option("--region-top-k", help="Patches to select.")] = None,
@@ -124,6 +125,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
         evaluate_every=evaluate_every,
         keep=keep,
         text=cast("Any", text),
+        exact=exact,
         augmentation=Augmentation() if augment else Augmentation.off(),
         loss=LossSettings(cast("Any", local_loss), local_weight, encode_at_once, pairs_at_once),
         region_rollout=cast("Any", region_rollout),
@@ -237,6 +239,7 @@ def _settings_table(record: dict[str, Any], settings: TrainSettings) -> Table:
         "learning rate": f"{asked['learning_rate']:g}, towers {asked['tower_learning_rate']:g}",
         "local loss": f"{loss['local']}, weight {loss['local_weight']:g}",
         "text": asked["text"],
+        "images": "read in full" if asked["exact"] else "read as lrclr predict does",
         "precision": asked["precision"],
         "seed": str(asked["seed"]),
     }

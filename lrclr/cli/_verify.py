@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lrclr.cli._console import ENGINE_HELP, gate_table, note, note_choice, out
+from lrclr.cli._console import ENGINE_HELP, gate_table, note, note_choice, out, print_json
 from lrclr.errors import UsageError
 
 
@@ -46,7 +45,7 @@ def verify(
     if all(result.passed for result in results):
         results += task_gate(ZeroShotClassifier(opened, runner), float(golden.task_auroc), tolerances.task_auroc)
     if as_json:
-        print(json.dumps({"engine": runner.name, "gates": [result.to_dict() for result in results]}, indent=2))
+        print_json({"engine": runner.name, "gates": [result.to_dict() for result in results]}, indent=2)
     else:
         out().print(gate_table(results))
     raise_refused(results)

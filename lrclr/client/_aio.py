@@ -63,9 +63,10 @@ class AsyncClient:
         findings: FindingSet | None = None,
         alpha: float | None = None,
         frame: int | None = None,
+        exact: bool = False,
     ) -> list[Prediction]:
         """As `Client.predict`."""
-        return (await self.ask(images, findings=findings, alpha=alpha, frame=frame)).predictions
+        return (await self.ask(images, findings=findings, alpha=alpha, frame=frame, exact=exact)).predictions
 
     async def ask(
         self,

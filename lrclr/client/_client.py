@@ -70,6 +70,7 @@ class Client:
         findings: FindingSet | None = None,
         alpha: float | None = None,
         frame: int | None = None,
+        exact: bool = False,
     ) -> list[Prediction]:
         """Answer for images, in one request.
 
@@ -78,6 +79,7 @@ class Client:
             findings: what to ask for; the model's own if not given.
             alpha: weight of the local score, instead of the model's.
             frame: which frame of files that hold several.
+            exact: whether to have the files read in full; see `lrclr.images.read_for_model`.
 
         Returns:
             One prediction an image, in order.
@@ -88,7 +90,7 @@ class Client:
             ServerUnavailableError: no answer in time, though asked again.
             ServerError: the server failed.
         """
-        return self.ask(images, findings=findings, alpha=alpha, frame=frame).predictions
+        return self.ask(images, findings=findings, alpha=alpha, frame=frame, exact=exact).predictions
 
     def ask(
         self,
@@ -100,10 +102,7 @@ class Client:
         heatmap: bool = False,
         exact: bool = False,
     ) -> Reply:
-        """As `predict`, with heat maps as PNG files where `heatmap` says so, and with which bundle answered.
-
-        `exact` has the files decoded in full, as `lrclr.batch.predict_files` does where it is told so.
-        """
+        """As `predict`, with heat maps as PNG files where `heatmap` says so, and with which bundle answered."""
         if not images:
             return wire.Reply([], [], "")
         files = [wire.encoded(image) for image in images]

@@ -39,7 +39,7 @@ def predict_files(  # noqa: PLR0913
         alpha: weight of the local score, instead of the model's.
         frame: which frame to read of files that hold several.
         heatmap: whether to have heat maps drawn.
-        exact: whether to have the files decoded in full.
+        exact: whether to have the files read in full; see `lrclr.images.read_for_model`.
         concurrency: requests at once, one image each. At most twice as many answers wait.
 
     Yields:
@@ -55,8 +55,9 @@ def predict_files(  # noqa: PLR0913
     for batch in batches_ahead(paths, ask, batch_size=concurrency, workers=concurrency):
         for path, outcome in batch:
             if isinstance(outcome, ImageError):
-                yield FileResult(path, error=outcome)
+                yield FileResult(path, error=outcome, exact=exact)
             elif isinstance(outcome, LrclrError):
                 raise outcome
             else:
-                yield FileResult(path, outcome.predictions[0], heatmap=next(iter(outcome.heatmaps), None))
+                drawn = next(iter(outcome.heatmaps), None)
+                yield FileResult(path, outcome.predictions[0], heatmap=drawn, exact=bool(outcome.exact))

@@ -66,11 +66,13 @@ class Reply:
         predictions: one an image, in order.
         heatmaps: PNG files, one an image, if they were asked for.
         bundle: SHA-256 of the manifest of the bundle that answered.
+        exact: whether the server read the files in full; None if it was sent no files.
     """
 
     predictions: list[Prediction]
     heatmaps: list[bytes]
     bundle: str
+    exact: bool | None = None
 
 
 def triton_grpc() -> ModuleType:
@@ -166,7 +168,7 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
     Raises:
         ServerError: the answer is not for as many images as were sent.
     """
-    optional = {"description", "heatmap", "remarks"}
+    optional = {"description", "exact", "heatmap", "remarks"}
     arrays = {name: result.as_numpy(name) for name in protocol.OUTPUTS if name not in optional}
     missing = [name for name, array in arrays.items() if array is None]
     if missing or len(arrays["probability"]) != images:
@@ -195,9 +197,12 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
         )
         sentences = tuple(texts[b].decode().splitlines())
         predictions.append(Prediction(height, width, results, regions, alpha, fusion_trained, sentences))
-    heatmaps = result.as_numpy("heatmap")
+    heatmaps, exact = result.as_numpy("heatmap"), result.as_numpy("exact")
     return Reply(
-        predictions, [] if heatmaps is None else heatmaps.ravel().tolist(), arrays["bundle"].ravel()[0].decode()
+        predictions,
+        [] if heatmaps is None else heatmaps.ravel().tolist(),
+        arrays["bundle"].ravel()[0].decode(),
+        None if exact is None else bool(exact.ravel()[0]),
     )
 
 

@@ -53,7 +53,7 @@ class PixelCache:
         if summary.key != key:
             raise UsageError(
                 f"the cache in {folder} is stale",
-                why="it is of other images, of files that changed since, or of another preprocessing",
+                why="it is of other images, of files that changed since, or of another preprocessing or reading",
                 fix=_MEND,
             )
         self.read_errors = summary.problems
@@ -61,14 +61,16 @@ class PixelCache:
         self.positions: NDArray[np.int64] = index["row"]
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], rows: Sequence[Row], spec: PreprocessSpec) -> PixelCache:
-        """Open the cache of exactly these rows and this recipe.
+    def open(
+        cls, folder: str | os.PathLike[str], rows: Sequence[Row], spec: PreprocessSpec, *, exact: bool = False
+    ) -> PixelCache:
+        """Open the cache of exactly these rows, this recipe and this way of reading.
 
         Raises:
             UsageError: there is none, or it is stale.
             LrclrError: it is damaged.
         """
-        return cls(Path(folder), cache_key(rows, spec))
+        return cls(Path(folder), cache_key(rows, spec, exact=exact))
 
     @classmethod
     def build(
@@ -78,6 +80,7 @@ class PixelCache:
         folder: str | os.PathLike[str],
         *,
         workers: int | None = None,
+        exact: bool = False,
         on_progress: Callable[[int, int, float], None] | None = None,
         on_note: Callable[[str], None] | None = None,
     ) -> PixelCache:
@@ -88,6 +91,7 @@ class PixelCache:
             spec: the recipe that the model is fed with.
             folder: of the cache; written whole or not at all.
             workers: threads that decode; ``None`` for one a core.
+            exact: read every pixel of the images; see `lrclr.images.read_for_model`.
             on_progress: told images done, images in all, and images a second.
             on_note: told in words when a cache is replaced, and why.
 
@@ -98,7 +102,7 @@ class PixelCache:
             LrclrError: the disk is too small or not writable.
         """
         folder = Path(folder)
-        key = cache_key(rows, spec)
+        key = cache_key(rows, spec, exact=exact)
         if (folder / SUMMARY).is_file():
             try:
                 cache = cls(folder, key)
@@ -107,7 +111,7 @@ class PixelCache:
                     on_note(f"{error.what}, because {error.why}; it is built anew" if error.why else error.what)
             else:
                 return cache
-        write_cache(rows, spec, folder, key, workers=workers, on_progress=on_progress)
+        write_cache(rows, spec, folder, key, workers=workers, exact=exact, on_progress=on_progress)
         return cls(folder, key)
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ import PIL
 from lrclr._files import replace_directory, sha256_of
 from lrclr.datasets._rows import without_name
 from lrclr.errors import ImageError, LrclrError, MissingExtraError, UsageError
-from lrclr.images import read_image
+from lrclr.images import read_for_model
 from lrclr.preprocess import to_canvas
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ class _Decoded(NamedTuple):
     size: tuple[int, int]
 
 
-def cache_key(rows: Sequence[Row], spec: PreprocessSpec) -> str:
-    """Hash of everything that decides the pixels: recipe, files with size and time, frames, Pillow's version."""
-    recipe = {**asdict(spec), "format": _FORMAT, "pillow": PIL.__version__}
+def cache_key(rows: Sequence[Row], spec: PreprocessSpec, *, exact: bool = False) -> str:
+    """Hash of all that decides the pixels: recipe, reading, files with size and time, frames, Pillow's version."""
+    recipe = {**asdict(spec), "exact": exact, "format": _FORMAT, "pillow": PIL.__version__}
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
     for row in rows:
         try:
@@ -70,6 +70,7 @@ def write_cache(
     key: str,
     *,
     workers: int | None,
+    exact: bool,
     on_progress: Callable[[int, int, float], None] | None,
 ) -> None:
     """Decode all rows into `folder`, which is replaced when the last one is done.
@@ -87,7 +88,7 @@ def write_cache(
         offset = 0
         with (staging / PIXELS).open("wb") as file:
             shown = _Rate(len(rows), on_progress)
-            for position, decoded in enumerate(_decoded(rows, spec, workers)):
+            for position, decoded in enumerate(_decoded(rows, spec, workers, exact=exact)):
                 if isinstance(decoded, _Decoded):
                     canvas = decoded.canvas
                     entries.append((position, offset, *decoded.size, canvas.size // (side * side)))
@@ -104,6 +105,7 @@ def write_cache(
             "bytes": offset,
             "index_sha256": sha256_of(staging / INDEX),
             "preprocess": asdict(spec),
+            "exact": exact,
             "problems": problems,
         }
         (staging / SUMMARY).write_text(json.dumps(summary) + "\n", encoding="utf-8")
@@ -134,7 +136,9 @@ def _check_space(folder: Path, least: int) -> None:
         )
 
 
-def _decoded(rows: Sequence[Row], spec: PreprocessSpec, workers: int | None) -> Iterator[_Decoded | LrclrError]:
+def _decoded(
+    rows: Sequence[Row], spec: PreprocessSpec, workers: int | None, *, exact: bool
+) -> Iterator[_Decoded | LrclrError]:
     """Every row's image, in order.
 
     Threads, because Pillow decodes and resizes without the interpreter's lock. On two cores, images a second for PNG of
@@ -149,7 +153,9 @@ def _decoded(rows: Sequence[Row], spec: PreprocessSpec, workers: int | None) -> 
     try:
         while True:
             # No more in flight than keeps the threads busy: decoded images take memory.
-            waiting.extend(pool.submit(_decode, chunk, spec) for chunk in islice(chunks, 2 * count - len(waiting)))
+            waiting.extend(
+                pool.submit(_decode, chunk, spec, exact) for chunk in islice(chunks, 2 * count - len(waiting))
+            )
             if not waiting:
                 return
             yield from waiting.popleft().result()
@@ -157,11 +163,11 @@ def _decoded(rows: Sequence[Row], spec: PreprocessSpec, workers: int | None) -> 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _decode(rows: Sequence[Row], spec: PreprocessSpec) -> list[_Decoded | LrclrError]:
+def _decode(rows: Sequence[Row], spec: PreprocessSpec, exact: bool) -> list[_Decoded | LrclrError]:
     results: list[_Decoded | LrclrError] = []
     for row in rows:
         try:
-            image = read_image(row.image, frame=row.frame)
+            image = read_for_model(row.image, spec, exact=exact, frame=row.frame)
             canvas = to_canvas(image, spec)
         except MissingExtraError:
             # Not this image's fault, and every other of its kind would follow.
@@ -172,5 +178,5 @@ def _decode(rows: Sequence[Row], spec: PreprocessSpec) -> list[_Decoded | LrclrE
         if canvas.ndim == 3 and (canvas == canvas[..., :1]).all():
             # Grey that was saved as colour: a third of the room, and the same values for the model.
             canvas = canvas[..., 0]
-        results.append(_Decoded(canvas, (image.shape[0], image.shape[1])))
+        results.append(_Decoded(canvas, (image.height, image.width)))
     return results

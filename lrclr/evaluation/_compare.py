@@ -116,6 +116,12 @@ def compare(scores: Scores, against: Scores, rows: Sequence[Row] = ()) -> Compar
         UsageError: other images, other labels, or no finding in common.
     """
     scores.check_same_images(against)
+    if scores.models[0].info["exact"] != against.models[0].info["exact"]:
+        raise UsageError(
+            "the models cannot be compared",
+            why="for one of them the images were read in full (--exact), for the other at a lower resolution",
+            fix="Evaluate both with --exact, or both without.",
+        )
     columns = {finding_key(name): f for f, name in enumerate(against.findings)}
     pairs = [(f, columns[finding_key(name)]) for f, name in enumerate(scores.findings) if finding_key(name) in columns]
     if not pairs:
@@ -132,7 +138,10 @@ def compare(scores: Scores, against: Scores, rows: Sequence[Row] = ()) -> Compar
 def describe(scores: Scores) -> dict[str, Any]:
     """What a report says of a model."""
     info = scores.models[0].info
-    shown = {key: info[key] for key in ("kind", "sha256", "checkpoint_sha256", "precision", "engine", "fusion_trained")}
+    shown = {
+        key: info[key]
+        for key in ("kind", "sha256", "checkpoint_sha256", "precision", "engine", "fusion_trained", "exact")
+    }
     if len(scores.models) > 1:
         shown["ensemble"] = [model.info["sha256"] for model in scores.models]
     return {**shown, "alpha": scores.alpha}

@@ -52,6 +52,7 @@ class EvaluationOptions:
         batch_size: images encoded at once.
         workers: threads that decode; ``None`` for one a core.
         skip_bad_rows: leave out rows that cannot be used and images that cannot be read, instead of refusing the data.
+        exact: read every pixel of the images; see `lrclr.images.read_for_model`.
     """
 
     split: str | None = None
@@ -66,6 +67,7 @@ class EvaluationOptions:
     batch_size: int = 8
     workers: int | None = None
     skip_bad_rows: bool = False
+    exact: bool = False
 
     def __post_init__(self) -> None:
         preset_named(self.preset)
@@ -149,6 +151,7 @@ def evaluate(
                         batch_size=options.batch_size,
                         workers=options.workers,
                         skip_bad_rows=options.skip_bad_rows,
+                        exact=options.exact,
                         on_progress=on_rows(what, len(rows)),
                     )
                 )

@@ -13,7 +13,7 @@ from lrclr import _drawing as draw
 from lrclr.errors import UsageError
 from lrclr.evaluation._result import Example
 from lrclr.findings import finding_key
-from lrclr.images import read_image
+from lrclr.images import read_for_model, read_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,6 +51,7 @@ def gallery(
     findings: FindingSet,
     *,
     per_kind: int = 3,
+    exact: bool = False,
 ) -> list[Example]:
     """For each finding the images that have it and are most and least probable, and those without that are most so.
 
@@ -68,6 +69,7 @@ def gallery(
         labels: ``[N, F]``: 1 present, 0 absent; anything else does not count.
         findings: F.
         per_kind: most images of each kind a finding.
+        exact: how the evaluation read the images; see `lrclr.images.read_for_model`. They are drawn in full.
 
     Returns:
         Finding by finding; in each the best, the missed and the false alarms.
@@ -90,8 +92,10 @@ def gallery(
     pictures: dict[_Pick, bytes] = {}
     # Image by image, so that each is read and answered for once, and only one is held in memory.
     for row in dict.fromkeys(pick.row for pick in picks):
-        image = read_image(rows[row].image, frame=rows[row].frame)
-        prediction = classifier.predict([image], findings=findings)[0]
+        file, frame = rows[row].image, rows[row].frame
+        read = read_for_model(file, classifier.spec.preprocess, exact=exact, frame=frame)
+        prediction = classifier.predict([read], findings=findings)[0]
+        image = read_image(file, frame=frame)
         for pick in picks:
             if pick.row == row:
                 name = findings.names[pick.finding]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lrclr.evaluation._compare import Comparison
     from lrclr.evaluation._result import Estimate, Evaluation
 
-__all__ = ["COMPARED", "INTERVALS", "calibration_rows", "markdown", "refusals", "shown"]
+__all__ = ["COMPARED", "INTERVALS", "calibration_rows", "markdown", "reading", "refusals", "shown"]
 
 _NONE = "–"
 COMPARED = (
@@ -42,6 +42,11 @@ def shown(figure: Estimate | float | None, digits: int = 3) -> str:
     return f"{text} ({figure.low:.{digits}f}–{figure.high:.{digits}f})"
 
 
+def reading(model: Mapping[str, Any]) -> str:
+    """How the images were read, of a report's `model`."""
+    return "read in full (--exact)" if model["exact"] else "read as `lrclr predict` and the server do"
+
+
 def _head(evaluation: Evaluation) -> Iterator[str]:
     model, data, settings = evaluation.model, evaluation.data, evaluation.settings
     yield "# Evaluation\n"
@@ -57,6 +62,7 @@ def _head(evaluation: Evaluation) -> Iterator[str]:
             f"- Left out: {data['unreadable']} images that could not be read, "
             f"{data['rows_left_out']} rows of the manifest"
         )
+    yield f"- Images: {reading(model)}"
     if "validation" in data:
         fitted = data["validation"]
         yield f"- Fitted on validation ({fitted['images']} images): thresholds by {settings['threshold']}, calibration"

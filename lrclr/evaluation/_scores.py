@@ -19,7 +19,7 @@ from lrclr.datasets import SKIP, RowProblem, raise_bad_rows
 from lrclr.datasets._rows import without_name
 from lrclr.errors import LrclrError, UsageError
 from lrclr.findings import finding_key
-from lrclr.images import ReadLimits, read_image
+from lrclr.images import ReadLimits, read_for_model
 from lrclr.images._source import read_bytes
 from lrclr.preprocess import preprocess
 
@@ -37,7 +37,7 @@ __all__ = ["NOT_STATED", "Scores", "score_rows"]
 
 NOT_STATED = -2
 _LIMITS = ReadLimits()
-_SHARED = ("preprocess", "patch_size", "score_scale", "score_bias", "finding_calibration", "alpha")
+_SHARED = ("preprocess", "exact", "patch_size", "score_scale", "score_bias", "finding_calibration", "alpha")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class ModelAnswers:
     """One model's answers.
 
     Attributes:
-        info: kind, hashes, precision, engine, and how it scores and preprocesses; in JSON's types.
+        info: kind, hashes, precision, engine, how it scores and preprocesses, and whether images were read in full;
+            in JSON's types.
         answers: for N images and F findings; its probabilities are not used.
     """
 
@@ -148,7 +149,7 @@ class _Decoded:
     pixel_values: NDArray[np.float32]
 
 
-def score_rows(
+def score_rows(  # noqa: PLR0913
     classifier: ZeroShotClassifier,
     rows: Sequence[Row],
     findings: FindingSet | None = None,
@@ -156,6 +157,7 @@ def score_rows(
     batch_size: int = 8,
     workers: int | None = None,
     skip_bad_rows: bool = False,
+    exact: bool = False,
     on_progress: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Answer for the images of some rows of a manifest.
@@ -167,6 +169,7 @@ def score_rows(
         batch_size: images encoded at once.
         workers: threads that decode; ``None`` for one a core.
         skip_bad_rows: leave out images that cannot be read; they are among the result's `failures`.
+        exact: read every pixel of the images; see `lrclr.images.read_for_model`.
         on_progress: called after every image.
 
     Raises:
@@ -181,7 +184,9 @@ def score_rows(
     parts: list[Answers] = []
     # The decoding threads fill the cores already; small products that OpenBLAS splits once more take ten times as long.
     with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
-        for batch in batches_ahead(rows, partial(_decode, spec.preprocess), batch_size=batch_size, workers=workers):
+        for batch in batches_ahead(
+            rows, partial(_decode, spec.preprocess, exact), batch_size=batch_size, workers=workers
+        ):
             good: list[tuple[Row, _Decoded]] = []
             for row, outcome in batch:
                 if isinstance(outcome, LrclrError):
@@ -208,7 +213,7 @@ def score_rows(
         labels=_labels([row for row, _ in kept], asked.names),
         sizes=np.array([one.size for _, one in kept], np.int64),
         failures=tuple(failures),
-        models=(ModelAnswers(_info(classifier), joined_answers(parts)),),
+        models=(ModelAnswers({**_info(classifier), "exact": exact}, joined_answers(parts)),),
         alpha=spec.alpha,
         calibration=np.stack(spec.calibration.of(asked, spec.findings), axis=1).astype(np.float64),
     )
@@ -217,14 +222,13 @@ def score_rows(
 _NOTHING = np.empty(0, np.float32)
 
 
-def _decode(spec: PreprocessSpec, row: Row) -> _Decoded:
+def _decode(spec: PreprocessSpec, exact: bool, row: Row) -> _Decoded:
     data = read_bytes(row.image, _LIMITS)
     digest = hashlib.sha256(data)
     if row.frame is not None:
         digest.update(f"frame {row.frame}".encode())
-    image = read_image(data, frame=row.frame, limits=_LIMITS)
-    height, width = image.shape[:2]
-    return _Decoded((height, width), digest.hexdigest(), preprocess(image, spec))
+    image = read_for_model(data, spec, exact=exact, frame=row.frame, limits=_LIMITS)
+    return _Decoded((image.height, image.width), digest.hexdigest(), preprocess(image, spec))
 
 
 def joined_answers(parts: Sequence[Answers]) -> Answers:

@@ -36,6 +36,7 @@ _INFO = {
     "precision": str,
     "engine": str,
     "fusion_trained": bool,
+    "exact": bool,
     "alpha": float,
     "score_scale": float,
     "patch_size": int,

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from lrclr.images._find import FoundImages, describe_passed_over, find_images
+from lrclr.images._for_model import read_for_model
 from lrclr.images._limits import ReadLimits
 from lrclr.images._read import read_image, read_reduced
 from lrclr.images._reduced import ReducedImage
 
-__all__ = ["ReadLimits", "ReducedImage", "read_image", "read_reduced"]
+__all__ = [
+    "FoundImages",
+    "ReadLimits",
+    "ReducedImage",
+    "describe_passed_over",
+    "find_images",
+    "read_for_model",
+    "read_image",
+    "read_reduced",
+]

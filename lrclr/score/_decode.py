@@ -10,11 +10,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from lrclr.errors import ImageError, LrclrError, MissingExtraError
-from lrclr.images import ReadLimits
-from lrclr.images._read import read_whole
+from lrclr.images import ReadLimits, read_for_model
 from lrclr.images._source import read_bytes
+from lrclr.names import path_of
 from lrclr.preprocess import to_canvas
-from lrclr.score._names import path_of
 from lrclr.score._outcome import NO_HINT, Decoded, Failure, Hint, Task
 from lrclr.score._source import BYTES_COLUMN
 
@@ -43,6 +42,7 @@ class Decoder:
         container: a Parquet file that holds the images, if one does.
         spec: the model's recipe.
         frame: of files that hold several, where the item names none.
+        exact: whether files are read in full; see `lrclr.images.read_for_model`.
         limits: on what is read.
     """
 
@@ -50,6 +50,7 @@ class Decoder:
     container: Path | None
     spec: PreprocessSpec
     frame: int | None = None
+    exact: bool = False
     limits: ReadLimits = field(default_factory=ReadLimits)
 
     def __call__(self, task: Task) -> Decoded:
@@ -67,7 +68,8 @@ class Decoder:
         if digest == task.known:
             return Decoded(item, size, digest, hint)
         try:
-            image = read_whole(data, frame=self.frame if item.frame is None else item.frame, limits=self.limits)
+            frame = self.frame if item.frame is None else item.frame
+            image = read_for_model(data, self.spec, exact=self.exact, frame=frame, limits=self.limits)
             canvas = to_canvas(image, self.spec)
         except MissingExtraError as error:
             return Decoded(item, size, digest, hint, failure=Failure(type(error).__name__, str(error), final=False))

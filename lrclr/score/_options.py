@@ -73,6 +73,7 @@ class ScoreOptions:
         findings: what to ask for; None for the bundle's own.
         alpha: weight of the local score; None for the bundle's.
         frame: of files that hold several, where the source names none.
+        exact: read files in full; see `lrclr.images.read_for_model`.
         engine: what runs the graphs. Its threads are 1 if not given: other threads take other images meanwhile.
         batch_size: images that the graphs see at once; None for 1 on a processor and 32 on a GPU.
         rows_per_part: about how many rows a part shall have. It counts when a folder is begun.
@@ -85,6 +86,7 @@ class ScoreOptions:
     findings: FindingSet | None = None
     alpha: float | None = None
     frame: int | None = None
+    exact: bool = False
     engine: EngineOptions = field(default_factory=EngineOptions)
     batch_size: int | None = None
     rows_per_part: int = 2048
@@ -145,6 +147,9 @@ class ScoreSummary:
         parts: that were written.
         seconds: that the run took.
         fusion_trained: whether the bundle's fusion head was ever tuned.
+        passed_over: what the source's folder holds beside images: a count for each kind; see
+            `lrclr.images.find_images`.
+        exact: whether files were read in full.
     """
 
     images: int
@@ -156,6 +161,8 @@ class ScoreSummary:
     parts: int = 0
     seconds: float = 0.0
     fusion_trained: bool = True
+    passed_over: Counter[str] = field(default_factory=Counter)
+    exact: bool = False
 
     @property
     def failed(self) -> int:
@@ -166,4 +173,9 @@ class ScoreSummary:
         """For JSON."""
         # Not by asdict, which takes a Counter's items for what it shall count.
         content = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {**content, "failures": dict(self.failures), "failed": self.failed}
+        return {
+            **content,
+            "failures": dict(self.failures),
+            "passed_over": dict(self.passed_over),
+            "failed": self.failed,
+        }

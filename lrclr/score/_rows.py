@@ -34,6 +34,7 @@ SCHEMA: Final = pa.schema(
         pa.field("bytes", pa.int64()),
         pa.field("sha256", pa.string()),
         pa.field("bundle", pa.string(), nullable=False),
+        pa.field("exact", pa.bool_(), nullable=False),
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
         pa.field("reason", pa.string()),
@@ -80,7 +81,7 @@ def part_path(folder: Path, number: int) -> Path:
     return folder / f"part-{number:06d}.parquet"
 
 
-def rows_of(outcomes: Sequence[Outcome], findings: Sequence[str], bundle: str) -> pa.Table:
+def rows_of(outcomes: Sequence[Outcome], findings: Sequence[str], settings: Settings) -> pa.Table:
     """Rows of outcomes that are scores or failures, in their order."""
     decoded = [outcome.decoded for outcome in outcomes]
     scores = [outcome.scores for outcome in outcomes]
@@ -91,7 +92,8 @@ def rows_of(outcomes: Sequence[Outcome], findings: Sequence[str], bundle: str) -
         "frame": [one.item.frame for one in decoded],
         "bytes": [one.size for one in decoded],
         "sha256": [one.sha256 for one in decoded],
-        "bundle": [bundle] * len(decoded),
+        "bundle": [settings.bundle] * len(decoded),
+        "exact": [settings.exact] * len(decoded),
         "status": [SCORED if failure is None else FAILED for failure in failures],
         "error": [failure and failure.error for failure in failures],
         "reason": [failure and failure.reason for failure in failures],
@@ -167,4 +169,4 @@ def selected(part: Part, rows: Sequence[int]) -> Part:
 def part_of(outcomes: Sequence[Outcome], findings: Sequence[str], settings: Settings) -> Part:
     """The rows of new outcomes."""
     hints = np.array([outcome.decoded.hint for outcome in outcomes], np.int64).reshape(len(outcomes), 2)
-    return Part(rows_of(outcomes, findings, settings.bundle), hints, settings.digest)
+    return Part(rows_of(outcomes, findings, settings), hints, settings.digest)

@@ -87,7 +87,7 @@ def score(
         settings.write(folder)
         for left in folder.glob(_PARTIAL):
             left.unlink(missing_ok=True)
-        decoder = Decoder(images.root, images.container, spec.preprocess, options.frame)
+        decoder = Decoder(images.root, images.container, spec.preprocess, options.frame, options.exact)
         plan = Plan(images, folder, settings, recheck=options.recheck)
         size = settings.batch_size * math.ceil(_CHUNK / settings.batch_size)
         collector = Collector(folder, encoder.findings.names, settings, chunk_size=size)
@@ -103,6 +103,8 @@ def score(
         parts=collector.written,
         seconds=time.monotonic() - begin,
         fusion_trained=spec.fusion_trained,
+        passed_over=images.passed_over,
+        exact=options.exact,
     )
 
 
@@ -179,6 +181,7 @@ def _question(options: ScoreOptions, images: Source) -> tuple[Settings, Encoder,
         findings=_sha256(findings),
         alpha=alpha,
         frame=options.frame,
+        exact=options.exact,
         graph_engine=name,
         provider=engine.provider,
         threads=engine.threads or 1,

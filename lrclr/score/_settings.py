@@ -18,6 +18,12 @@ __all__ = ["SCHEMA_VERSION", "Settings"]
 
 SCHEMA_VERSION: Final = 2
 RUN_FILE: Final = "_run.json"
+_IN_WORDS: Final = {
+    "exact": "way of reading (--exact)",
+    "graph_engine": "graph engine",
+    "batch_size": "batch size",
+    "schema": "version of lrclr",
+}
 _MAX_BYTES: Final = 1 << 20
 
 
@@ -30,6 +36,7 @@ class Settings:
         findings: hash of the findings asked for, with their prompts.
         alpha: weight of the local score.
         frame: of files that hold several, where the source names none.
+        exact: whether files were read in full; see `lrclr.images.read_for_model`.
         graph_engine: what runs the graphs.
         provider: of ONNX Runtime.
         threads: of one operator of ONNX Runtime. Results can depend on it in their last bit.
@@ -43,6 +50,7 @@ class Settings:
     findings: str
     alpha: float
     frame: int | None
+    exact: bool
     graph_engine: str
     provider: str
     threads: int
@@ -89,7 +97,7 @@ class Settings:
         other = sorted(name for name, value in asdict(wanted).items() if old.get(name) != value)
         if other and not rescore:
             raise UsageError(
-                f"{folder} holds scores of another {' and '.join(other).replace('_', ' ')}",
+                f"{folder} holds scores of another {' and '.join(_IN_WORDS.get(name, name) for name in other)}",
                 fix="Choose another folder, or add --rescore to score everything in it again.",
             )
         return wanted

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import glob
+import fnmatch
 import hashlib
 import os
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from lrclr.batch import HEATMAP_SUFFIX, SUFFIXES
-from lrclr.errors import LrclrError, UsageError
-from lrclr.score._names import name_of, path_of
+from lrclr.errors import UsageError
+from lrclr.images._find import FolderScan, describe_passed_over, entries_of
+from lrclr.names import name_of, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,11 +45,13 @@ class Source:
         root: folder that names are relative to.
         items: every image once. In the order of the file if `container` is set, else sorted.
         container: a Parquet file that holds the images themselves, in its rows.
+        passed_over: what a folder holds beside images: a count for each kind; see `lrclr.images.find_images`.
     """
 
     root: Path
     items: tuple[Item, ...]
     container: Path | None = None
+    passed_over: Counter[str] = field(default_factory=Counter)
 
     def path(self, item: Item) -> Path:
         """The file of an item, or the one that holds it."""
@@ -66,9 +69,10 @@ def open_source(source: str | os.PathLike[str]) -> Source:
     """List a source's images.
 
     Args:
-        source: a folder, whose images are found by suffix, or without one as DICOM often is; a glob such as
-            ``"archive/**/*.dcm"``; a manifest (see `lrclr.datasets.read_manifest`); a Parquet file with a column
-            ``file``, ``path`` or ``image``, and perhaps ``frame`` and ``bytes``; or one image.
+        source: a folder, whose images are found as by `lrclr.images.find_images`; a glob such as
+            ``"archive/**/*.dcm"``, of which every file counts as an image, once however many links lead to it; a
+            manifest (see `lrclr.datasets.read_manifest`); a Parquet file with a column ``file``, ``path`` or ``image``,
+            and perhaps ``frame`` and ``bytes``; or one image.
 
     Raises:
         UsageError: there is nothing, or it is listed twice, or a manifest has bad rows.
@@ -77,11 +81,14 @@ def open_source(source: str | os.PathLike[str]) -> Source:
     text = os.fspath(source)
     path = Path(os.path.abspath(text))  # noqa: PTH100 - resolve() would replace what a link points to
     if path.is_dir():
-        found = Source(path, _sorted((name, None) for name in _walk(path)))
+        scan = FolderScan()
+        names = [os.path.relpath(file, path) for file in scan.images_below(str(path))]
+        found = Source(path, _sorted((name, None) for name in names), passed_over=scan.passed_over)
     elif not path.exists() and any(character in text for character in _MAGIC):
         root = _fixed_part(path)
-        names = (os.path.relpath(match, root) for match in glob.iglob(str(path), recursive=True))  # noqa: PTH207
-        found = Source(root, _sorted((name, None) for name in names if not (root / name).is_dir()))
+        passed_over: Counter[str] = Counter()
+        names = [os.path.relpath(match, root) for match in _matches(path, root, passed_over)]
+        found = Source(root, _sorted((name, None) for name in names), passed_over=passed_over)
     elif not path.is_file():
         raise UsageError(f"there is no file or folder {text}")
     elif path.suffix.lower() in _MANIFESTS:
@@ -91,7 +98,7 @@ def open_source(source: str | os.PathLike[str]) -> Source:
     else:
         found = Source(path.parent, _sorted([(path.name, None)]))
     if not found.items:
-        raise UsageError(f"there is no image in {text}", why=f"looked for {', '.join(sorted(SUFFIXES))}")
+        raise UsageError(f"there is no image in {text}", why=describe_passed_over(found.passed_over) or None)
     return found
 
 
@@ -104,16 +111,68 @@ def item_order(item: Item) -> tuple[str, int]:
     return item.name, -1 if item.frame is None else item.frame
 
 
-def _walk(root: Path) -> Iterator[str]:
-    def refuse(error: OSError) -> None:
-        # Skipped, its images would be missing and nobody would know.
-        raise LrclrError(f"the folder {error.filename} cannot be read", why=error.strerror) from error
+def _matches(pattern: Path, root: Path, passed_over: Counter[str]) -> list[str]:
+    """Files that a pattern matches, each once, whatever links lead to it."""
+    files: dict[str, str] = {}
+    folders: set[str] = set()
+    real_root = os.path.realpath(root)
 
-    for folder, _, files in os.walk(root, onerror=refuse):
-        for file in files:
-            suffix = os.path.splitext(file)[1].lower()  # noqa: PTH122 - a Path for each of millions costs too much
-            if suffix in (*SUFFIXES, "") and not file.startswith(".") and not file.endswith(HEATMAP_SUFFIX):
-                yield os.path.relpath(os.path.join(folder, file), root)  # noqa: PTH118
+    def through_a_link(path: str) -> bool:
+        return os.path.realpath(path) != os.path.join(real_root, os.path.relpath(path, root))  # noqa: PTH118
+
+    matches = set(_expanded(str(root), pattern.parts[len(root.parts) :])) if root.is_dir() else set()
+    # A file's own name comes before those that lead to it through links.
+    for match in sorted(matches, key=lambda path: (through_a_link(path), path)):
+        if os.path.isdir(match):  # noqa: PTH112
+            folders.add(os.path.realpath(match))
+        elif files.setdefault(os.path.realpath(match), match) != match:
+            passed_over["repeated"] += 1
+    if pattern.name != "**":
+        # With folders/* the images below each folder are left out. Folders that hold matches are no loss.
+        above = {str(folder) for file in files for folder in Path(file).parents}
+        passed_over["folder"] += len(folders - above)
+    return list(files.values())
+
+
+def _expanded(folder: str, pattern: tuple[str, ...]) -> Iterator[str]:
+    """Paths below a folder that match, as `glob.iglob` finds them.
+
+    `iglob` follows links that lead back to a folder above them until the system refuses, and passes over folders that
+    cannot be read.
+    """
+    head, rest = pattern[0], pattern[1:]
+    if head == "**":
+        for below in _folders(folder):
+            yield from _expanded(below, rest or ("*",))
+            if not rest:
+                yield below
+    elif any(character in head for character in _MAGIC):
+        for entry in entries_of(folder):
+            shown = head.startswith(".") or not entry.name.startswith(".")
+            if shown and fnmatch.fnmatchcase(entry.name, head) and (not rest or entry.is_dir()):
+                yield from _expanded(entry.path, rest) if rest else (entry.path,)
+    else:
+        path = os.path.join(folder, head)  # noqa: PTH118
+        if rest and os.path.isdir(path):  # noqa: PTH112
+            yield from _expanded(path, rest)
+        elif not rest and os.path.lexists(path):
+            yield path
+
+
+def _folders(root: str) -> Iterator[str]:
+    """A folder and those below it, each once; links come last."""
+    seen: set[tuple[int, int]] = set()
+    pending, links = [root], list[str]()
+    while pending or links:
+        folder = pending.pop() if pending else links.pop(0)
+        status = os.stat(folder)  # noqa: PTH116
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield folder
+        below = sorted(each.path for each in entries_of(folder) if not each.name.startswith(".") and each.is_dir())
+        for path in below:
+            (links if os.path.islink(path) else pending).append(path)  # noqa: PTH114
 
 
 def _fixed_part(pattern: Path) -> Path:

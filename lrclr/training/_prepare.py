@@ -69,7 +69,14 @@ def prepare_items(
     base: Checkpoint, corpus: Corpus, settings: TrainSettings, place: Path, told: TrainListener, *, skip_bad_rows: bool
 ) -> tuple[Items, Validation | None]:
     def cached(rows: Sequence[Row], name: str) -> PixelCache:
-        pixels = PixelCache.build(rows, base.preprocess, place / name, on_progress=told.prepared, on_note=told.note)
+        pixels = PixelCache.build(
+            rows,
+            base.preprocess,
+            place / name,
+            exact=settings.exact,
+            on_progress=told.prepared,
+            on_note=told.note,
+        )
         if not skip_bad_rows:
             raise_bad_rows(f"the {name} images", pixels.read_errors, len(rows) - len(pixels.read_errors), fix=SKIP)
         for problem in pixels.read_errors:

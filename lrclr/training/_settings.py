@@ -50,6 +50,8 @@ class TrainSettings:
         save_every, evaluate_every: steps; 0 for once an epoch.
         keep: resumable states that are kept.
         text: ``"report"`` or ``"sentences"``, a random part of the report's sentences in random order.
+        exact: read every pixel of the images; see `lrclr.images.read_for_model`. By default the network sees what it is
+            served.
         augmentation: what is done to an image at each draw.
         loss: what is minimised.
         region_rollout, region_top_k, alpha: fields of `LrclrConfig` to change; ``None`` leaves the base's.
@@ -74,6 +76,7 @@ class TrainSettings:
     evaluate_every: int = 0
     keep: int = 2
     text: Literal["report", "sentences"] = "report"
+    exact: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
     loss: LossSettings = field(default_factory=LossSettings)
     region_rollout: Literal["per_head", "mean"] | None = None

@@ -14,9 +14,9 @@ import lrclr
 from lrclr.errors import FindingsError, LrclrError
 from lrclr.findings import FindingSet
 from lrclr.heatmap import draw_heatmap, png_bytes
-from lrclr.images import ReadLimits, read_image, read_reduced
-from lrclr.images._read import read_whole
+from lrclr.images import ReadLimits, read_for_model, read_image
 from lrclr.preprocess import preprocess
+from lrclr.triton._request import Request
 from lrclr.triton._tensors import put, put_bytes
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from lrclr.classifier import ZeroShotClassifier
     from lrclr.results import Prediction
     from lrclr.triton._metrics import Metrics
-    from lrclr.triton._request import Request
 
 __all__ = ["Answerer"]
 
@@ -93,6 +92,8 @@ class Answerer:
             put("alpha", np.array([predictions[0].alpha], np.float64)),
             put_bytes("bundle", [self._classifier.spec.sha256.encode()]),
         ]
+        if request.pixel_values is None:
+            tensors.append(put("exact", np.array([request.exact])))
         if request.heatmap:
             tensors.append(put_bytes("heatmap", self._drawn(request, predictions)))
         return tensors
@@ -121,10 +122,7 @@ class Answerer:
         spec, limits = self._classifier.spec.preprocess, self._limits
 
         def decode(file: bytes) -> tuple[NDArray[np.float32], tuple[int, ...], tuple[str, ...]]:
-            if request.exact:
-                read = read_whole(file, frame=request.frame, limits=limits)
-            else:
-                read = read_reduced(file, spec, frame=request.frame, limits=limits)
+            read = read_for_model(file, spec, exact=request.exact, frame=request.frame, limits=limits)
             return preprocess(read, spec), (read.height, read.width), read.remarks
 
         done = self._each(decode, request.image or ())
@@ -177,6 +175,8 @@ class Answerer:
                 "fusion_trained": spec.fusion_trained,
                 "patch_size": spec.patch_size,
                 "preprocess": spec.preprocess.to_dict(),
+                # Unless a request says otherwise.
+                "exact": Request.exact,
                 "findings": spec.findings.to_toml(),
             },
             allow_nan=False,

@@ -34,7 +34,7 @@ def test_json_lines_hold_what_the_classifier_answers(
     assert any(image.pixels.shape[0] < image.height for image in reduced)
     expected = classifier.predict([read_image(file) for file in files] if exact else reduced)
     assert lines == [
-        {"file": str(file), **json.loads(json.dumps(answer.to_dict()))}
+        {"file": str(file), "exact": exact, **json.loads(json.dumps(answer.to_dict()))}
         for file, answer in zip(files, expected, strict=True)
     ]
 
@@ -56,7 +56,7 @@ def test_csv_has_a_column_for_each_finding(bundle: Path, tmp_path: Path, capsys:
     command = ["predict", str(tmp_path), "-b", str(bundle), "--csv", "--findings", str(tmp_path / "mine.toml")]
     assert main(command) == 1
     good, bad = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert list(good) == ["file", "Edema", "Pacemaker, left", "regions", "error", "remarks"]
+    assert list(good) == ["file", "Edema", "Pacemaker, left", "exact", "regions", "error", "remarks"]
     assert good["file"] == str(tmp_path / "a,b.png")
     assert 0 < float(good["Edema"]) < 1
     assert good["error"] == ""

@@ -132,6 +132,7 @@ def made_scores(
         "precision": "fp32",
         "engine": "none",
         "fusion_trained": trained,
+        "exact": False,
         "alpha": 0.0,
         "score_scale": 1.0,
         "patch_size": 16,

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lrclr import ReadLimits, ZeroShotClassifier, read_image
-from lrclr.batch import find_images, predict_files
+from lrclr.batch import predict_files
 from lrclr.errors import FindingsError, ImageError, ImageLimitError, UsageError
 from lrclr.findings import FindingSet
-from lrclr.images import ReducedImage, read_reduced
+from lrclr.images import ReducedImage, read_for_model
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ def test_files_are_decoded_as_they_are_needed(
 
     def noting(path: Path, *recipe: Any, **options: Any) -> ReducedImage:
         read.append(path)
-        return read_reduced(path, *recipe, **options)
+        return read_for_model(path, *recipe, **options)
 
-    monkeypatch.setattr("lrclr.batch.read_reduced", noting)
+    monkeypatch.setattr("lrclr.batch.read_for_model", noting)
     results = predict_files(classifier, [files[0]] * 1000, batch_size=2, workers=2)
     next(results)
     assert isinstance(results, Generator)
@@ -125,19 +125,3 @@ def test_files_are_decoded_as_they_are_needed(
         if thread.name in alive:
             thread.join(10)
             assert not thread.is_alive()
-
-
-def test_folders_are_searched_and_files_are_taken_as_they_are(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.dcm", "sub/IM0001", "sub/c.jpeg", ".hidden.png", "notes.txt", "a.png.heatmap.png"):
-        path = tmp_path / "in" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    inside = [str(path.relative_to(tmp_path / "in")) for path in find_images([tmp_path / "in"])]
-    assert inside == ["a.dcm", "b.PNG", "sub/IM0001", "sub/c.jpeg"]
-    named = [tmp_path / "in" / "notes.txt", tmp_path / "in" / "a.png.heatmap.png"]
-    assert find_images([*named, tmp_path / "in" / "sub"])[:2] == named
-    with pytest.raises(UsageError, match="no file or folder"):
-        find_images([tmp_path / "gone.png"])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"no image in .*empty"):
-        find_images([tmp_path / "empty"])

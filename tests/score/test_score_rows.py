@@ -16,8 +16,8 @@ import pytest
 
 from lrclr import LrclrError, ZeroShotClassifier, read_image
 from lrclr.errors import UsageError
+from lrclr.names import name_of, path_of
 from lrclr.score import LocalOptions, score
-from lrclr.score._names import name_of, path_of
 from tests import bundles
 from tests.score import archives
 

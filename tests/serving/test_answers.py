@@ -83,7 +83,12 @@ def test_own_findings_and_alpha(client: Client, local: ZeroShotClassifier) -> No
 def test_exact_is_exact_here_and_there(client: Client, local: ZeroShotClassifier, tmp_path: Path) -> None:
     """And what is not asked to be exact is near, and the same with a heat map as without."""
     large = bundles.enlarged(tmp_path)
-    exact = client.ask(large, exact=True).predictions
+    reply = client.ask(large, exact=True)
+    exact = reply.predictions
+    assert (reply.exact, client.ask(large[:1]).exact, client.describe()["exact"]) == (True, False, False)
+    assert [result.exact for result in predict_files(client, large[:1], exact=True)] == [True]
+    assert [result.exact for result in predict_files(client, large[:1])] == [False]
+    assert client.predict(large, exact=True) == exact
     assert np.allclose(numbers(exact), numbers(local.predict([read_image(path) for path in large])), atol=1e-6)
     usual = client.predict(large)
     assert not np.array_equal(numbers(usual), numbers(exact))

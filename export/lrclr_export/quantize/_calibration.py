@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrclr.batch import find_images
 from lrclr.errors import ImageError, UsageError
-from lrclr.images import read_image
+from lrclr.images import find_images, read_for_model
 from lrclr.preprocess import preprocess
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def read_calibration(source: Path, spec: PreprocessSpec) -> Calibration:
         raise UsageError(
             f"there is no folder of images at {source}", fix="Give a folder, or a .csv or .jsonl manifest."
         )
-    return _read("folder", find_images([source]), spec)
+    return _read("folder", find_images([source]).files, spec)
 
 
 def calibration_tokens(checkpoint: Checkpoint) -> NDArray[np.int64]:
@@ -101,7 +100,7 @@ def _read(
     for number in chosen:
         try:
             data = paths[number].read_bytes()
-            pixels.append(preprocess(read_image(data, frame=frames[number] if frames else None), spec))
+            pixels.append(preprocess(read_for_model(data, spec, frame=frames[number] if frames else None), spec))
         except (ImageError, OSError) as error:
             why = error.what if isinstance(error, ImageError) else error.strerror
             raise UsageError(

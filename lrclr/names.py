@@ -1,4 +1,4 @@
-"""File names as text: a name may hold any byte, a Parquet string may not."""
+"""File names as text. A name may hold any byte; strings in Parquet, JSON and CSV may not."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ __all__ = ["name_of", "path_of"]
 _ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2})")
 
 
-def name_of(path: str) -> str:
-    r"""A path as UTF-8 text, told apart from every other path's.
+def name_of(path: str | os.PathLike[str]) -> str:
+    r"""Write a path as UTF-8 text from which `path_of` makes the path again.
 
     Bytes that are no UTF-8 become ``\xNN``, and a backslash is doubled, so that no two paths share a text.
     """
@@ -20,7 +20,7 @@ def name_of(path: str) -> str:
 
 
 def path_of(name: str) -> str:
-    """The path that `name_of` made the text of."""
+    """Return the path that `name_of` wrote."""
     parts = _ESCAPE.split(name)
     # Every second part is what followed a backslash.
     raw = b"".join(_byte(part) if position % 2 else part.encode() for position, part in enumerate(parts))

@@ -1,0 +1,47 @@
+"""The one way in which an image file becomes what a model is fed with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO
+
+from lrclr.images._limits import ReadLimits
+from lrclr.images._read import read_reduced, read_whole
+
+if TYPE_CHECKING:
+    import os
+
+    from lrclr._preprocess_spec import PreprocessSpec
+    from lrclr.images._reduced import ReducedImage
+
+__all__ = ["read_for_model"]
+
+_DEFAULT_LIMITS = ReadLimits()
+
+
+def read_for_model(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO,
+    spec: PreprocessSpec,
+    *,
+    exact: bool = False,
+    frame: int | None = None,
+    limits: ReadLimits = _DEFAULT_LIMITS,
+) -> ReducedImage:
+    """Read an image for `lrclr.preprocess.preprocess`.
+
+    Prediction, the server, scoring, evaluation, training, calibration and the benchmark all read with this function, so
+    that a model is evaluated on the pixels that it is served.
+
+    Args:
+        source: as for `read_image`.
+        spec: the recipe that the image is preprocessed with.
+        exact: read every pixel, as `read_image` does. By default large images are read as `read_reduced` does, which is
+            several times faster; its documentation says by how much the pixels differ.
+        frame: which frame to read of a file that holds several.
+        limits: what is refused before decoding.
+
+    Raises:
+        ImageError, ImageLimitError, MissingExtraError, UsageError: as `read_image` and `read_reduced`.
+    """
+    if exact:
+        return read_whole(source, frame=frame, limits=limits)
+    return read_reduced(source, spec, frame=frame, limits=limits)

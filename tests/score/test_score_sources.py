@@ -1,0 +1,129 @@
+"""What of a source is an image: by content, through links once, and what is passed over is told."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lrclr.cli import main
+from lrclr.errors import LrclrError, UsageError
+from lrclr.samples import SAMPLES
+from lrclr.score import score
+from lrclr.score._source import open_source
+from tests import bundles
+from tests.score import archives
+
+
+@pytest.fixture
+def cd(tmp_path: Path) -> Path:
+    """A folder as it comes from a DICOM CD, with a link to another folder and one back to itself."""
+    folder, other = tmp_path / "cd", tmp_path / "other"
+    (folder / "IMAGES").mkdir(parents=True)
+    other.mkdir()
+    for name in ("1.2.840.113619.2", "IM000001", "x.IMA"):
+        shutil.copy(SAMPLES[0].path("dicom"), folder / "IMAGES" / name)
+    bundles.radiograph(other / "late.png")
+    (folder / "linked").symlink_to(other)
+    for name in ("back", "back again"):
+        (folder / name).symlink_to(folder)
+    (folder / "README").write_text("Doe^Jane")
+    (folder / "all.zip").write_bytes(b"PK\x03\x04")
+    return folder
+
+
+PARTS = ("**", "*", "a", "?", "[ab]*", ".*", "*.png", "b.png", ".h")
+IMAGES = ["IMAGES/1.2.840.113619.2", "IMAGES/IM000001", "IMAGES/x.IMA", "linked/late.png"]
+
+
+def test_every_image_of_a_folder_has_a_row_and_the_rest_is_counted(
+    cd: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = score(cd, tmp_path / "out", archives.options(bundle))
+    assert [(row["file"], row["status"]) for row in archives.rows(tmp_path / "out")] == [(f, "scored") for f in IMAGES]
+    assert summary.to_dict()["passed_over"] == {"other": 1, "archive": 1, "repeated": 2}
+    assert main(["score", str(cd), "-o", str(tmp_path / "out"), "-b", str(bundle)]) == 0
+    told = capsys.readouterr().err
+    assert "passed over: 1 × archives (zip and the like are not opened); 2 × files and folders reached again" in told
+    assert "Doe" not in told
+    assert main(["score", str(cd), "-o", str(tmp_path / "out"), "-b", str(bundle), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["passed_over"]["archive"] == 1
+
+
+def test_predict_finds_what_score_finds(cd: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(cd), "-b", str(bundle), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert [json.loads(line)["file"] for line in captured.out.splitlines()] == [str(cd / name) for name in IMAGES]
+    assert "1 × other files" in captured.err
+
+
+def test_a_pattern_takes_everything_that_it_matches_once(cd: Path) -> None:
+    every = open_source(str(cd / "**" / "*"))
+    assert [item.name for item in every.items] == sorted([*IMAGES, "README", "all.zip"])
+    assert every.passed_over["folder"] == 0
+    named = open_source(str(cd / "**" / "*.png"))
+    assert [item.name for item in named.items] == ["linked/late.png"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=st.lists(st.sampled_from(PARTS), min_size=1, max_size=4))
+def test_patterns_mean_what_they_mean_to_glob(tmp_path: Path, parts: list[str]) -> None:
+    """In a tree without links."""
+    for name in ("a/b.png", "a/a/c.png", "a/.h/d.png", "b.png", "b/a.png", ".h/a/e.png", "a/.f.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for last in ("*", "**"):
+        pattern = str(tmp_path.joinpath(*parts, last))
+        # glob takes "b.png/" for a match of "b.png/**".
+        matches = [name for name in glob.glob(pattern, recursive=True) if not name.endswith("/")]  # noqa: PTH207
+        expected = {name for name in matches if Path(name).is_file()}
+        try:
+            source = open_source(pattern)
+        except UsageError:
+            assert not expected
+        else:
+            assert {os.path.normpath(source.root / item.name) for item in source.items} == expected
+
+
+def test_a_folder_that_a_pattern_cannot_read_is_an_error(cd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refusing(path: str) -> Any:
+        if path.endswith("IMAGES"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    for source in (cd, cd / "**" / "*.dcm", cd / "IM*" / "*"):
+        with pytest.raises(LrclrError, match="IMAGES cannot be read: Permission denied"):
+            open_source(source)
+
+
+def test_a_pattern_that_matches_folders_says_so(cd: Path) -> None:
+    """The images in them are not in the source."""
+    loose = bundles.radiograph(cd / "loose.png")
+    found = open_source(str(cd / "*"))
+    assert [item.name for item in found.items] == ["README", "all.zip", loose.name]
+    assert found.passed_over["folder"] == 2
+    with pytest.raises(UsageError, match=r"no image in .*: passed over: 1 × folders that match the pattern"):
+        open_source(str(cd / "IM*"))
+
+
+def test_the_names_do_not_change_when_a_link_is_added(cd: Path) -> None:
+    before = open_source(cd).items
+    (cd / "0 first").symlink_to(cd / "IMAGES")
+    (cd / "0 first.png").symlink_to(cd / "IMAGES" / "IM000001")
+    assert open_source(cd).items == before
+    for name in ("*", "*/*"):
+        (cd / "link").unlink(missing_ok=True)
+        pattern = str(cd / name)
+        items = open_source(pattern).items
+        (cd / "link").symlink_to(cd / "IMAGES")
+        assert set(items) >= set(open_source(pattern).items) - {("README", None)}

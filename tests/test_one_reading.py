@@ -200,7 +200,7 @@ def test_an_evaluation_draws_the_regions_that_it_judged(
     for exact in (False, True):
         judged = evaluate(classifier, data, EvaluationOptions(resamples=0, exact=exact))
         scores = judged.scores
-        probability = scores.probability(scores.alpha, scores.score_scale)
+        probability = scores.probability(scores.alpha)
         findings = judged.selection.findings
         _gallery.gallery(classifier, judged.selection.rows, probability, scores.labels, findings, exact=exact)
     assert seen

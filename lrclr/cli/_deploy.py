@@ -41,6 +41,9 @@ _Clients = Annotated[str, typer.Option("--clients", help="Label of the pods that
 _Monitoring = Annotated[str, typer.Option("--monitoring", help="Namespace that may read the metrics.")]
 _Account = Annotated[str | None, typer.Option("--service-account", help="Name of the account that the pods run as.")]
 _Pull = Annotated[str | None, typer.Option("--pull-secret", help="Name of the Secret that opens the registry.")]
+_Ipv6 = Annotated[
+    bool, typer.Option("--ipv6", help="Listen on IPv6 addresses: for pods whose first address is of that kind.")
+]
 _Exit = Annotated[int, typer.Option("--exit-timeout", help="Seconds that requests in flight have at the end.")]
 
 
@@ -71,6 +74,7 @@ def kubernetes(  # noqa: PLR0913, PLR0917 - one parameter an option
     service_account: _Account = None,
     pull_secret: _Pull = None,
     exit_timeout: _Exit = 30,
+    ipv6: _Ipv6 = False,
 ) -> None:
     """A Deployment, Services, an autoscaler, a disruption budget, a network policy, and what watches them.
 
@@ -99,6 +103,7 @@ def kubernetes(  # noqa: PLR0913, PLR0917 - one parameter an option
         service_account=service_account,
         pull_secret=pull_secret,
         exit_timeout=exit_timeout,
+        ipv6=ipv6,
     )
     _tell(write_kubernetes(bundle, output, options), output)
 
@@ -124,6 +129,7 @@ def kserve(  # noqa: PLR0913, PLR0917 - one parameter an option
     service_account: _Account = None,
     pull_secret: _Pull = None,
     exit_timeout: _Exit = 30,
+    ipv6: _Ipv6 = False,
 ) -> None:
     """A ServingRuntime and an InferenceService, and around them what `kubernetes` writes.
 
@@ -150,6 +156,7 @@ def kserve(  # noqa: PLR0913, PLR0917 - one parameter an option
         service_account=service_account,
         pull_secret=pull_secret,
         exit_timeout=exit_timeout,
+        ipv6=ipv6,
     )
     _tell(write_kserve(bundle, output, options), output)
 

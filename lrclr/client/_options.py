@@ -84,8 +84,9 @@ class ClientOptions:
         """Arguments of one inference, with the seconds that are left for it."""
         return {
             "client_timeout": seconds,
-            # The server takes the request from its queue then, even if it does not see that the client has gone.
-            "timeout": max(1, int(seconds * 1_000_000)),
+            # Microseconds that the request may wait in the server's queue. The server looks at them every half second:
+            # a request whose turn does not come in time is refused before the client gives it up.
+            "timeout": max(1, int(max(seconds / 2, seconds - 1) * 1_000_000)),
             "compression_algorithm": None if self.compression == "none" else self.compression,
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from lrclr.deploy import _pod as pod
+from lrclr.protocol import MAX_QUEUED
 
 if TYPE_CHECKING:
     from lrclr.deploy._facts import Facts
@@ -25,7 +26,7 @@ def metadata(options: DeployOptions, name: str) -> dict[str, Any]:
 
 def wanted_waiting(facts: Facts, options: DeployOptions) -> int:
     """Requests that may wait in a server on average: half as many as it works on at once."""
-    return options.waiting or max(1, facts.instances // 2)
+    return options.waiting or max(1, min(facts.instances, MAX_QUEUED) // 2)
 
 
 def autoscaler(facts: Facts, options: DeployOptions, *, target: str) -> dict[str, Any]:

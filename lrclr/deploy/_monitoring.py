@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lrclr.deploy import _pod as pod
 from lrclr.deploy._around import WAITING, metadata, wanted_waiting
+from lrclr.protocol import MAX_QUEUED
 
 if TYPE_CHECKING:
     from lrclr.deploy._facts import Facts
@@ -79,7 +80,8 @@ def _alerts(facts: Facts, options: DeployOptions) -> list[dict[str, Any]]:
     here = where(options)
     model = where(options, 'model="lrclr"')
     ours = where(options, f'reason=~"{OURS}"')
-    crowded = 2 * wanted_waiting(facts, options)
+    # More requests than the queue holds never wait: the server refuses them.
+    crowded = min(2 * wanted_waiting(facts, options), MAX_QUEUED - 1)
     return [
         _alert(
             "LrclrGone",

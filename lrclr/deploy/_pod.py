@@ -101,7 +101,8 @@ def container(
             "serve",
             bundle,
             "--address",
-            "0.0.0.0",  # noqa: S104 - the pod's; the network policy says who reaches it
+            # The pod's own; the network policy says who reaches it.
+            "::" if options.ipv6 else "0.0.0.0",  # noqa: S104
             "--expect",
             facts.sha256,
             "--startup-timeout",
@@ -117,10 +118,10 @@ def container(
             {"name": "metrics", "containerPort": METRICS, "protocol": "TCP"},
         ],
         "resources": resources(facts, options),
-        "startupProbe": {**_asks(facts), "periodSeconds": 10, "failureThreshold": _STARTUP_SECONDS // 10},
-        # A busy server answers late. Only one that answers nothing for a minute is spared further requests:
-        # taken out sooner, it would leave its load to others as busy.
-        "readinessProbe": {**_asks(facts), "periodSeconds": 20, "failureThreshold": 3},
+        "startupProbe": {**_asks(facts, options), "periodSeconds": 10, "failureThreshold": _STARTUP_SECONDS // 10},
+        # A busy server answers late, or refuses. Only a server that does neither for a minute gets no more requests:
+        # without it, the load of the other servers would grow.
+        "readinessProbe": {**_asks(facts, options, "--busy-ok"), "periodSeconds": 20, "failureThreshold": 3},
         # Whether the server's process still turns around, which needs no model and waits in no queue. Backends that
         # died are `lrclr serve`'s affair, which ends if it cannot mend them.
         "livenessProbe": {
@@ -239,10 +240,11 @@ def affinity(facts: Facts) -> dict[str, Any] | None:
     }
 
 
-def _asks(facts: Facts) -> dict[str, Any]:
+def _asks(facts: Facts, options: DeployOptions, *more: str) -> dict[str, Any]:
     """A real radiograph through every graph, answered by the bundle that is meant."""
     wait = str(_PROBE_TIMEOUT - 3)
-    command = ["lrclr", "probe", f"127.0.0.1:{GRPC}", "--timeout", wait, "--expect", facts.sha256]
+    address = f"[::1]:{GRPC}" if options.ipv6 else f"127.0.0.1:{GRPC}"
+    command = ["lrclr", "probe", address, "--timeout", wait, "--expect", facts.sha256, *more]
     return {"exec": {"command": command}, "timeoutSeconds": _PROBE_TIMEOUT}
 
 

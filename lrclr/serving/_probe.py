@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrclr._network import DIRECT, Address
 from lrclr.errors import MissingExtraError, ServerError, ServerUnavailableError
 from lrclr.protocol import MODEL
 from lrclr.samples import sample_paths
@@ -33,14 +34,13 @@ class Probe:
         except ImportError:
             raise MissingExtraError("tritonclient", "serve", "a Triton server") from None
         self._grpc = grpc
+        # The server runs on this machine, whatever its address is: no proxy stands before it.
+        channel: list[tuple[str, Any]] = [DIRECT]
         tls: dict[str, Any] = {}
         if options.tls_cert is not None:
-            tls = {
-                "ssl": True,
-                "root_certificates": str(options.tls_cert),
-                "channel_args": [("grpc.ssl_target_name_override", options.tls_name)],
-            }
-        self._client = grpc.InferenceServerClient(address, **tls)
+            tls = {"ssl": True, "root_certificates": str(options.tls_cert)}
+            channel.append(("grpc.ssl_target_name_override", options.tls_name))
+        self._client = grpc.InferenceServerClient(Address.parse(address).target, channel_args=channel, **tls)
         self._headers = {f"triton-grpc-protocol-{key[0]}": key[1]}
         self._image = min(sample_paths(), key=lambda path: path.stat().st_size).read_bytes()
 

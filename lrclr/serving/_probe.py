@@ -8,7 +8,7 @@ import numpy as np
 
 from lrclr._network import DIRECT, Address
 from lrclr.errors import MissingExtraError, ServerError, ServerUnavailableError
-from lrclr.protocol import MODEL
+from lrclr.protocol import BUSY, MODEL, RETRY_SECONDS
 from lrclr.samples import sample_paths
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class Probe:
         """One radiograph through the model `lrclr`.
 
         Raises:
-            ServerUnavailableError: no answer within `timeout` seconds, or none now.
+            ServerUnavailableError: no answer within `timeout` seconds, or none now. Its `retry_after` is set if the
+                server refused because it is busy.
             ServerError: an answer that is an error.
         """
         image = self._grpc.InferInput("image", [1], "BYTES")
@@ -98,7 +99,10 @@ class Probe:
         except InferenceServerException as error:
             kind = ServerUnavailableError if _passing(error.status()) else ServerError
             text = str(error.message()).strip().splitlines() or ["no message"]
-            raise kind(f"the server did not do {method.replace('_', ' ')}", why=text[0].rstrip(".")) from error
+            failed = kind(f"the server did not do {method.replace('_', ' ')}", why=text[0].rstrip("."))
+            if isinstance(failed, ServerUnavailableError) and any(sign in text[0] for sign in BUSY):
+                failed.retry_after = RETRY_SECONDS
+            raise failed from error
 
 
 def _passing(status: object) -> bool:

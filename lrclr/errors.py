@@ -22,7 +22,7 @@ An error says what happened, why, and what to do, in one line. It never holds pi
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 __all__ = [
     "BundleError",
@@ -57,11 +57,26 @@ class LrclrError(Exception):
         self.what, self.why, self.fix = what, why, fix
         super().__init__(what)
 
+    @classmethod
+    def told(cls, what: str, *, why: str | None = None, fix: str | None = None) -> Self:
+        """An error of this class whose text was made elsewhere, as by a server or another process."""
+        error = cls.__new__(cls)
+        LrclrError.__init__(error, what, why=why, fix=fix)
+        return error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Subclasses have parameters of their own, with which they cannot be made again from the text.
+        return _restored, (type(self), self.what, self.why, self.fix), self.__dict__
+
     def __str__(self) -> str:
         line = self.what if self.why is None else f"{self.what}: {self.why}"
         if self.fix is not None:
             line = f"{line}. {self.fix}"
         return " ".join(line.split())
+
+
+def _restored(kind: type[LrclrError], what: str, why: str | None, fix: str | None) -> LrclrError:
+    return kind.told(what, why=why, fix=fix)
 
 
 class UsageError(LrclrError):
@@ -117,7 +132,13 @@ class ServerError(LrclrError):
 
 
 class ServerUnavailableError(ServerError):
-    """A server did not answer; it may when asked again."""
+    """A server did not answer; it may when asked again.
+
+    Attributes:
+        retry_after: seconds to wait before the next attempt, if the server refused because it is busy; else None.
+    """
+
+    retry_after: float | None = None
 
 
 class GateError(LrclrError):

@@ -7,6 +7,9 @@ whole. ``describe`` alone asks what the model is.
 Status codes: INVALID_ARGUMENT for what the caller must change, UNAVAILABLE for what may work when tried again,
 UNIMPLEMENTED for a format whose decoder the server lacks, INTERNAL for the rest. The text of an error is the name of
 its class in `lrclr.errors`, a colon, and one line that says what happened, why, and what to do.
+
+At most `MAX_QUEUED` requests wait for a process of the model, each for at most `MAX_QUEUED_SECONDS`. Triton refuses the
+others with UNAVAILABLE and one of the texts in `BUSY`, before it reads an image.
 """
 
 from __future__ import annotations
@@ -15,7 +18,18 @@ from typing import Final, NamedTuple
 
 from lrclr.contract import MODEL
 
-__all__ = ["INPUTS", "MODEL", "OUTPUTS", "Tensor"]
+__all__ = ["BUSY", "INPUTS", "MAX_QUEUED", "MAX_QUEUED_SECONDS", "MODEL", "OUTPUTS", "RETRY_SECONDS", "Tensor"]
+
+# Two for each process. What waits keeps its files in the server's memory.
+MAX_QUEUED: Final = 16
+MAX_QUEUED_SECONDS: Final = 30
+# Seconds until a request that found the queue full should be sent again.
+RETRY_SECONDS: Final = 1.0
+# Parts of Triton's own texts, and what they mean.
+BUSY: Final = {
+    "Exceeds maximum queue size": "its queue is full",
+    "Request timeout expired": "the request waited too long in its queue",
+}
 
 
 class Tensor(NamedTuple):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lrclr._network import ip_address
 from lrclr.batch import predict_files
 from lrclr.bench._flops import Network
 from lrclr.bench._result import TargetInfo
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenOptions", "Target", "is_server", "open_targets"]
 
-_ADDRESS = re.compile(r"^(\[[0-9a-fA-F:]+\]|[^/\\\s:]+):\d{1,5}$")
+# Whatever looks like an address or a URL: `Client` says what is wrong with it.
+_ADDRESS = re.compile(r"^(\w+://.*|\[.*\].*|[^/\\\s:]+:\d+)$")
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Target:
 
 def is_server(target: str) -> bool:
     """Whether this is an address rather than a file, a folder or ``default``."""
-    return not Path(target).exists() and _ADDRESS.match(target) is not None
+    return not Path(target).exists() and (_ADDRESS.match(target) is not None or ip_address(target) is not None)
 
 
 @contextmanager

@@ -47,6 +47,9 @@ _Clients = Annotated[str, typer.Option("--clients", help="Label of the pods that
 _Monitoring = Annotated[str, typer.Option("--monitoring", help="Namespace that may read the metrics.")]
 _Account = Annotated[str | None, typer.Option("--service-account", help="Name of the account that the pods run as.")]
 _Pull = Annotated[str | None, typer.Option("--pull-secret", help="Name of the Secret that opens the registry.")]
+_Ipv6 = Annotated[
+    bool, typer.Option("--ipv6", help="Listen on IPv6 addresses: for pods whose first address is of that kind.")
+]
 _Exit = Annotated[int, typer.Option("--exit-timeout", help="Seconds that requests in flight have at the end.")]
 
 
@@ -72,6 +75,7 @@ def _command(platform: Literal["kubernetes", "kserve"]) -> Callable[..., None]:
         service_account: _Account = None,
         pull_secret: _Pull = None,
         exit_timeout: _Exit = 30,
+        ipv6: _Ipv6 = False,
     ) -> None:
         require_deploy()
         from lrclr.deploy import DeployOptions, write_kserve, write_kubernetes
@@ -95,6 +99,7 @@ def _command(platform: Literal["kubernetes", "kserve"]) -> Callable[..., None]:
             service_account=service_account,
             pull_secret=pull_secret,
             exit_timeout=exit_timeout,
+            ipv6=ipv6,
         )
         write = write_kubernetes if platform == "kubernetes" else write_kserve
         for file in write(bundle, output, options):

@@ -9,20 +9,26 @@ from typing import Annotated
 import typer
 
 from lrclr.cli._console import out
-from lrclr.errors import ServerError
+from lrclr.errors import ServerError, ServerUnavailableError
 
 
 def probe(
-    address: Annotated[str, typer.Argument(help="HOST:PORT of the server's gRPC.")],
+    address: Annotated[
+        str, typer.Argument(metavar="HOST:PORT", help="Of the server's gRPC; an IPv6 address in brackets.")
+    ],
     timeout: Annotated[float, typer.Option("--timeout", help="Seconds until it must have answered.")] = 10.0,
     expect: Annotated[
         str | None, typer.Option("--expect", help="SHA-256 that the manifest of the bundle that answers must have.")
     ] = None,
+    busy_ok: Annotated[
+        bool, typer.Option("--busy-ok", help="Exit code 0 too if the server refuses because it is busy.")
+    ] = False,
     tls_root: Annotated[Path | None, typer.Option("--tls-root", help="PEM certificates to check it against.")] = None,
 ) -> None:
     """Ask a server about one radiograph that lrclr carries. A server can say that it is ready and answer nothing.
 
-    Exit code 0: it answered, with the bundle that was expected. Nothing is asked twice: whoever probes decides that.
+    Exit code 0: it answered, with the bundle that was expected. Each request is sent once: an orchestrator decides how
+    often to probe. A server refuses requests at once while too many wait. It works then, but its bundle is not checked.
     """
     from lrclr.bundle import require_digest
     from lrclr.client import Client, ClientOptions
@@ -32,8 +38,14 @@ def probe(
         require_digest(expect)
     smallest = min(sample_paths(), key=lambda path: path.stat().st_size)
     began = time.perf_counter()
-    with Client(address, ClientOptions(timeout=timeout, retries=0, tls_root=tls_root)) as client:
-        reply = client.ask([smallest])
+    try:
+        with Client(address, ClientOptions(timeout=timeout, retries=0, tls_root=tls_root)) as client:
+            reply = client.ask([smallest])
+    except ServerUnavailableError as error:
+        if not busy_ok or error.retry_after is None:
+            raise
+        out().print(f"{address} is busy: {error.why}")
+        return
     if expect is not None and reply.bundle != expect:
         raise ServerError(
             f"{address} serves another bundle", why=f"its manifest has the hash {reply.bundle}, expected was {expect}"

@@ -25,7 +25,7 @@ _TICK = 0.25  # seconds until a signal is heeded
 def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")] = Path("triton_repo"),
     server: Annotated[Path | None, typer.Option("--server", help="The tritonserver program.")] = None,
-    address: Annotated[str, typer.Option("--address", help="IP address to listen on.")] = "127.0.0.1",
+    address: Annotated[str, typer.Option("--address", help="IPv4 or IPv6 address to listen on.")] = "127.0.0.1",
     grpc_port: Annotated[int, typer.Option("--grpc-port", help="0 for any that is free.")] = 8001,
     http_port: Annotated[int, typer.Option("--http-port", help="0 for any that is free.")] = 8000,
     metrics_port: Annotated[int, typer.Option("--metrics-port", help="0 for any that is free.")] = 8002,

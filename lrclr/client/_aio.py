@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from lrclr._network import Address
 from lrclr.client import _wire as wire
-from lrclr.client._options import ClientOptions
+from lrclr.client._options import ClientOptions, Deadline
 from lrclr.contract import MODEL
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -27,12 +28,12 @@ class AsyncClient:
     """As `Client`, for asyncio; use it within one event loop, with ``async with``.
 
     Args:
-        address: ``host:port`` of the server's gRPC.
+        address: as for `Client`.
         options: how to ask.
 
     Raises:
         MissingExtraError: tritonclient is not installed.
-        UsageError: shared memory, which only `Client` has.
+        UsageError: the address is something else, or shared memory was asked for, which only `Client` has.
     """
 
     def __init__(self, address: str, options: ClientOptions | None = None) -> None:
@@ -41,6 +42,7 @@ class AsyncClient:
         if self.options.shared_memory:
             raise UsageError("AsyncClient does not share memory", fix="Use Client, or leave shared_memory out.")
         wire.triton_grpc()
+        self._connection = self.options.connection(Address.parse(address))
         self._triton: Any = None
         self._described: dict[str, Any] | None = None
 
@@ -48,7 +50,7 @@ class AsyncClient:
         # Made here: the channel belongs to the event loop that runs.
         from tritonclient.grpc.aio import InferenceServerClient
 
-        self._triton = InferenceServerClient(self.address, **self.options.connection())
+        self._triton = InferenceServerClient(**self._connection)
         return self
 
     async def __aexit__(
@@ -81,19 +83,23 @@ class AsyncClient:
         """As `Client.ask`."""
         if not images:
             return wire.Reply([], [], "")
+        deadline = Deadline(self.options)
         files = [await asyncio.to_thread(wire.encoded, image) for image in images]
         asked = wire.as_infer_inputs(wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact))
-        result = await self._infer(asked)
+        result = await self._infer(asked, deadline)
         bundle = result.as_numpy("bundle")
-        known = await self.describe()
+        known = await self._description(deadline)
         if bundle is not None and bundle.ravel()[0].decode() != known["bundle"]:
-            known = await self.describe(again=True)
+            known = await self._description(deadline, again=True)
         return wire.reply(result, len(files), fusion_trained=bool(known["fusion_trained"]))
 
     async def describe(self, *, again: bool = False) -> dict[str, Any]:
         """As `Client.describe`."""
+        return await self._description(Deadline(self.options), again=again)
+
+    async def _description(self, deadline: Deadline, *, again: bool = False) -> dict[str, Any]:
         if self._described is None or again:
-            self._described = wire.description(await self._infer(wire.describe_inputs()))
+            self._described = wire.description(await self._infer(wire.describe_inputs(), deadline))
         return self._described
 
     async def stream(
@@ -139,29 +145,24 @@ class AsyncClient:
     async def _one(
         self, image: ImageSource, findings: FindingSet | None, alpha: float | None
     ) -> Prediction | LrclrError:
-        from lrclr.errors import ImageError
-
         try:
             return (await self.predict([image], findings=findings, alpha=alpha))[0]
-        except ImageError as error:
+        except wire.OF_ONE_IMAGE as error:
             return error
 
-    async def _infer(self, asked: list[Any]) -> Any:
-        return await self._repeated(lambda left: self._triton.infer(MODEL, asked, **self.options.call(left)))
-
-    async def _repeated(self, call: Callable[[float], Awaitable[Any]]) -> Any:
+    async def _infer(self, asked: list[Any], deadline: Deadline) -> Any:
+        """Ask, and again while it may help."""
         from tritonclient.utils import InferenceServerException
 
-        options = self.options
-        deadline = time.monotonic() + options.timeout
-        for attempt in range(1, options.retries + 2):
+        if self._triton is None:
+            raise UsageError("the client is not open", fix="Use it within `async with`.")
+        for attempt in count(1):
             try:
-                return await call(max(0.001, deadline - time.monotonic()))
+                return await self._triton.infer(MODEL, asked, **self.options.call(deadline.left()))
             except InferenceServerException as error:
-                ours: LrclrError = wire.error_of(error, self.address, options.timeout)
-                pause = options.pause(attempt)
-                over = attempt > options.retries or time.monotonic() + pause >= deadline
-                if over or not wire.passing(ours):
+                ours = wire.error_of(error, self.address, self.options.timeout)
+                pause = deadline.pause(attempt, ours)
+                if pause is None:
                     raise ours from error
                 await asyncio.sleep(pause)
         raise AssertionError("the loop returns or raises")

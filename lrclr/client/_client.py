@@ -1,16 +1,18 @@
-"""The client that waits."""
+"""The synchronous client."""
 
 from __future__ import annotations
 
 import time
+from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from lrclr._network import Address
 from lrclr.client import _wire as wire
-from lrclr.client._options import ClientOptions
+from lrclr.client._options import ClientOptions, Deadline
 from lrclr.client._shared_memory import SharedRegions
 from lrclr.contract import MODEL
-from lrclr.errors import LrclrError, ServerUnavailableError, UsageError
+from lrclr.errors import ServerUnavailableError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,17 +33,21 @@ class Client:
     """Asks a server, and gives what the local `ZeroShotClassifier` gives. Safe to call from several threads.
 
     Args:
-        address: ``host:port`` of the server's gRPC.
+        address: ``host:port`` of the server's gRPC; an IPv6 address in brackets. A loopback address is called without
+            a proxy, whatever the environment says.
         options: how to ask.
 
     Raises:
         MissingExtraError: tritonclient is not installed.
+        UsageError: the address is something else.
     """
 
     def __init__(self, address: str, options: ClientOptions | None = None) -> None:
         self.address = address
         self.options = options or ClientOptions()
-        self._triton: Any = wire.triton_grpc().InferenceServerClient(address, **self.options.connection())
+        self._triton: Any = None
+        connection = self.options.connection(Address.parse(address))
+        self._triton = wire.triton_grpc().InferenceServerClient(**connection)
         self._regions = SharedRegions(self._triton) if self.options.shared_memory else None
         self._described: dict[str, Any] | None = None
         self._lock = Lock()
@@ -87,7 +93,7 @@ class Client:
         Raises:
             ImageError: an image cannot be read.
             UsageError: the call was wrong: alpha, findings, too much at once.
-            ServerUnavailableError: no answer in time, though asked again.
+            ServerUnavailableError: no answer in time, though asked again. Its `retry_after` is set if the server is busy.
             ServerError: the server failed.
         """
         return self.ask(images, findings=findings, alpha=alpha, frame=frame, exact=exact).predictions
@@ -105,9 +111,10 @@ class Client:
         """As `predict`, with heat maps as PNG files where `heatmap` says so, and with which bundle answered."""
         if not images:
             return wire.Reply([], [], "")
+        deadline = Deadline(self.options)
         files = [wire.encoded(image) for image in images]
         tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact)
-        return self._answered(tensors, len(files))
+        return self._answered(tensors, len(files), deadline)
 
     def predict_pixels(
         self, pixel_values: NDArray[np.float32], *, findings: FindingSet | None = None, alpha: float | None = None
@@ -118,74 +125,81 @@ class Client:
         # The request of no file has everything else.
         tensors = wire.inputs([], findings, alpha, None, heatmap=False, exact=False)
         del tensors["image"]
-        return self._answered(tensors | {"pixel_values": pixel_values}, len(pixel_values)).predictions
+        tensors["pixel_values"] = pixel_values
+        return self._answered(tensors, len(pixel_values), Deadline(self.options)).predictions
 
-    def _answered(self, tensors: Mapping[str, NDArray[Any]], images: int) -> Reply:
-        result = self._infer_tensors(tensors)
+    def _answered(self, tensors: Mapping[str, NDArray[Any]], images: int, deadline: Deadline) -> Reply:
+        result = self._infer_tensors(tensors, deadline)
         bundle = result.as_numpy("bundle")
-        known = self.describe()
+        known = self._description(deadline)
         if bundle is not None and bundle.ravel()[0].decode() != known["bundle"]:
-            known = self.describe(again=True)
+            known = self._description(deadline, again=True)
         return wire.reply(result, images, fusion_trained=bool(known["fusion_trained"]))
 
     def describe(self, *, again: bool = False) -> dict[str, Any]:
         """What the model is: see the server's output ``description``. Asked once, or `again`."""
+        return self._description(Deadline(self.options), again=again)
+
+    def _description(self, deadline: Deadline, *, again: bool = False) -> dict[str, Any]:
         with self._lock:
             known = self._described
         if known is None or again:
-            known = wire.description(self._repeated(lambda left: self._infer(wire.describe_inputs(), left)))
+            known = wire.description(self._repeated(lambda: self._infer(wire.describe_inputs(), deadline), deadline))
             with self._lock:
                 self._described = known
         return known
 
     def ready(self) -> bool:
         """Whether the server says that it takes requests. Only an answer shows that it does."""
+        deadline = Deadline(self.options)
         try:
-            return bool(self._repeated(lambda left: self._triton.is_model_ready(MODEL, client_timeout=left)))
+            return bool(
+                self._repeated(lambda: self._triton.is_model_ready(MODEL, client_timeout=deadline.left()), deadline)
+            )
         except ServerUnavailableError:
             return False
 
     def infer_graph(self, graph: str, tensors: list[Any]) -> Any:
         """One of the bundle's graphs, with tritonclient's inputs and its result."""
-        return self._repeated(lambda left: self._triton.infer(graph, tensors, **self.options.call(left)))
+        deadline = Deadline(self.options)
+        return self._repeated(
+            lambda: self._triton.infer(graph, tensors, **self.options.call(deadline.left())), deadline
+        )
 
-    def _infer_tensors(self, tensors: Mapping[str, NDArray[Any]]) -> Any:
+    def _infer_tensors(self, tensors: Mapping[str, NDArray[Any]], deadline: Deadline) -> Any:
         if self._regions is None:
             asked = wire.as_infer_inputs(dict(tensors))
-            return self._repeated(lambda left: self._infer(asked, left))
+            return self._repeated(lambda: self._infer(asked, deadline), deadline)
         try:
-            return self._repeated(lambda left: self._infer_shared(tensors, left))
+            return self._repeated(lambda: self._infer_shared(tensors, deadline), deadline)
         except UsageError as error:
             if "shared memory region" not in str(error):
                 raise
             # The server was started again since it was told of the region.
             self._regions.close()
-            return self._repeated(lambda left: self._infer_shared(tensors, left))
+            return self._repeated(lambda: self._infer_shared(tensors, deadline), deadline)
 
-    def _infer_shared(self, tensors: Mapping[str, NDArray[Any]], left: float) -> Any:
+    def _infer_shared(self, tensors: Mapping[str, NDArray[Any]], deadline: Deadline) -> Any:
         assert self._regions is not None  # noqa: S101 - for the type checker
-        with self._regions.inputs(tensors) as asked:
-            return self._infer(asked, left)
+        with self._regions.inputs(tensors, timeout=deadline.left()) as asked:
+            return self._infer(asked, deadline)
 
-    def _infer(self, asked: list[Any], left: float) -> Any:
-        return self._triton.infer(MODEL, asked, **self.options.call(left))
+    def _infer(self, asked: list[Any], deadline: Deadline) -> Any:
+        return self._triton.infer(MODEL, asked, **self.options.call(deadline.left()))
 
-    def _repeated(self, call: Callable[[float], Any]) -> Any:
-        """Call, and again while it may help; with the seconds that are left."""
+    def _repeated(self, call: Callable[[], Any], deadline: Deadline) -> Any:
+        """Call, and again while it may help."""
         from tritonclient.utils import InferenceServerException
 
         if self._triton is None:
             raise UsageError("the client is closed")
-        options = self.options
-        deadline = time.monotonic() + options.timeout
-        for attempt in range(1, options.retries + 2):
+        for attempt in count(1):
             try:
-                return call(max(0.001, deadline - time.monotonic()))
+                return call()
             except InferenceServerException as error:
-                ours: LrclrError = wire.error_of(error, self.address, options.timeout)
-                pause = options.pause(attempt)
-                over = attempt > options.retries or time.monotonic() + pause >= deadline
-                if over or not wire.passing(ours):
+                ours = wire.error_of(error, self.address, self.options.timeout)
+                pause = deadline.pause(attempt, ours)
+                if pause is None:
                     raise ours from error
                 time.sleep(pause)
         raise AssertionError("the loop returns or raises")

@@ -32,6 +32,7 @@ class TritonEngine:
 
     Raises:
         EngineError: it serves another bundle.
+        UsageError: the address is something else.
         ServerUnavailableError: it does not answer.
     """
 

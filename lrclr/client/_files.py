@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from lrclr._ahead import batches_ahead
 from lrclr.batch import FileResult
-from lrclr.errors import ImageError, LrclrError
+from lrclr.client._wire import OF_ONE_IMAGE
+from lrclr.errors import LrclrError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,10 +44,11 @@ def predict_files(  # noqa: PLR0913
         concurrency: requests at once, one image each. At most twice as many answers wait.
 
     Yields:
-        One result a file. A file that cannot be read has its error in the result and takes no other down.
+        One result a file. A file that cannot be read, or whose format the server cannot decode, has its error in the
+        result; the other files are answered for.
 
     Raises:
-        ServerError, UsageError: what is no file's fault ends it.
+        ServerError, UsageError: an error that does not depend on the file.
     """
 
     def ask(path: Path) -> Reply:
@@ -54,7 +56,7 @@ def predict_files(  # noqa: PLR0913
 
     for batch in batches_ahead(paths, ask, batch_size=concurrency, workers=concurrency):
         for path, outcome in batch:
-            if isinstance(outcome, ImageError):
+            if isinstance(outcome, OF_ONE_IMAGE):
                 yield FileResult(path, error=outcome, exact=exact)
             elif isinstance(outcome, LrclrError):
                 raise outcome

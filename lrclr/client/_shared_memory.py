@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
@@ -51,11 +52,12 @@ class SharedRegions:
         self._given_up: list[str] = []
 
     @contextmanager
-    def inputs(self, tensors: Mapping[str, NDArray[Any]]) -> Iterator[list[Any]]:
+    def inputs(self, tensors: Mapping[str, NDArray[Any]], *, timeout: float) -> Iterator[list[Any]]:
         """tritonclient's input objects, large ones in a region, for one request.
 
         Args:
             tensors: by name.
+            timeout: seconds that the server may take to learn of a new region.
         """
         from tritonclient.utils import serialize_byte_tensor
         from tritonclient.utils import shared_memory as shm
@@ -74,14 +76,17 @@ class SharedRegions:
         if not large:
             yield inputs
             return
-        region = self._take(end)
+        region = self._take(end, timeout)
         try:
             for one, content, start in large:
                 shm.set_shared_memory_region(region.handle, [np.frombuffer(content, np.uint8)], offset=start)
                 one.set_shared_memory(region.name, len(content), offset=start)
             yield inputs
         except BaseException:
-            self._give_up([region])
+            # The server is told when the next region is made, or at the end: a call that failed has no time left.
+            shm.destroy_shared_memory_region(region.handle)
+            with self._lock:
+                self._given_up.append(region.name)
             raise
         with self._lock:
             self._free.append(region)
@@ -90,9 +95,9 @@ class SharedRegions:
         """Give all of them up; none may be in use."""
         with self._lock:
             regions, self._free = self._free, []
-        self._give_up(regions)
+        self._give_up(regions, timeout=5.0)
 
-    def _take(self, size: int) -> _Region:
+    def _take(self, size: int, timeout: float) -> _Region:
         from tritonclient.utils import shared_memory as shm
 
         with self._lock:
@@ -101,19 +106,26 @@ class SharedRegions:
                 self._free.remove(fitting)
                 return fitting
             outgrown, self._free = self._free, []
-        self._give_up(outgrown)
+        end = time.monotonic() + timeout
+        self._give_up(outgrown, timeout=timeout)
         size = max(_SMALLEST, 1 << (size - 1).bit_length())
         name = f"lrclr_{secrets.token_hex(8)}"
         region = _Region(name, size, shm.create_shared_memory_region(name, f"/{name}", size))
         try:
-            self._client.register_system_shared_memory(name, f"/{name}", size)
+            left = max(0.001, end - time.monotonic())
+            self._client.register_system_shared_memory(name, f"/{name}", size, client_timeout=left)
         except BaseException:
             shm.destroy_shared_memory_region(region.handle)
             raise
         return region
 
-    def _give_up(self, regions: list[_Region]) -> None:
-        """Remove regions from this machine at once, and from the server as soon as it lets go of them."""
+    def _give_up(self, regions: list[_Region], *, timeout: float) -> None:
+        """Remove regions from this machine at once, and from the server as soon as it lets go of them.
+
+        Args:
+            regions: that no request uses.
+            timeout: seconds that the server may take, for all of them.
+        """
         from tritonclient.utils import InferenceServerException
         from tritonclient.utils import shared_memory as shm
 
@@ -121,11 +133,13 @@ class SharedRegions:
             shm.destroy_shared_memory_region(region.handle)
         with self._lock:
             names, self._given_up = [*self._given_up, *(region.name for region in regions)], []
+        end = time.monotonic() + timeout
         for name in names:
             try:
-                self._client.unregister_system_shared_memory(name, client_timeout=5)
+                left = max(0.001, end - time.monotonic())
+                self._client.unregister_system_shared_memory(name, client_timeout=left)
             except InferenceServerException as error:
-                # A server that is gone has forgotten it; one that still reads it is asked another time.
-                if "in use" in str(error.message()):
+                # A server that is gone has forgotten it. One that still reads it, or is late, is asked another time.
+                if any(sign in f"{error.status()} {error.message()}" for sign in ("in use", "DEADLINE", "Deadline")):
                     with self._lock:
                         self._given_up.append(name)

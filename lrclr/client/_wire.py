@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lrclr.findings import FindingSet
 
 __all__ = [
+    "OF_ONE_IMAGE",
     "ImageSource",
     "Reply",
     "as_infer_inputs",
@@ -41,12 +42,14 @@ __all__ = [
     "encoded",
     "error_of",
     "inputs",
-    "passing",
     "reply",
     "triton_grpc",
 ]
 
 ImageSource = str | os.PathLike[str] | bytes | np.ndarray[Any, np.dtype[np.uint8]]
+# Errors of a request with one image that say nothing about other images. The server answers with a MissingExtraError
+# to an image whose format it has no decoder for.
+OF_ONE_IMAGE = (ImageError, MissingExtraError)
 # Of the server's own errors. It has no model while the model is loaded again.
 _KINDS: dict[str, type[LrclrError]] = {
     "UNAVAILABLE": ServerUnavailableError,
@@ -222,16 +225,20 @@ def error_of(error: Any, address: str, seconds: float) -> LrclrError:
         )
     if status == "RESOURCE_EXHAUSTED":
         return UsageError("a message is too large", why=line, fix="Send fewer images at once, or raise max_message.")
+    busy = next((meaning for sign, meaning in protocol.BUSY.items() if sign in line), None)
+    if busy is not None and status == "UNAVAILABLE":
+        refused = ServerUnavailableError(
+            f"{address} is busy",
+            why=busy,
+            fix=f"Ask again after {protocol.RETRY_SECONDS:g} s or later, with fewer requests at once.",
+        )
+        refused.retry_after = protocol.RETRY_SECONDS
+        return refused
     ours = _OURS.match(line)
     if ours is not None and ours[1] in errors.__all__:
         kind: type[LrclrError] = getattr(errors, ours[1])
-        return kind(ours[2])
+        return kind.told(ours[2])
     return _KINDS.get(status, ServerError)(f"{address} answered {status or 'with an error'}", why=line)
-
-
-def passing(error: LrclrError) -> bool:
-    """Whether it may work when asked again."""
-    return isinstance(error, ServerUnavailableError)
 
 
 def _bytes(values: Sequence[bytes]) -> NDArray[np.object_]:

@@ -15,6 +15,7 @@ from lrclr.bundle import Bundle
 from lrclr.deploy._facts import Facts
 from lrclr.deploy._resources import cpu, memory, shared_memory, temporary
 from lrclr.errors import UsageError
+from lrclr.protocol import MAX_QUEUED
 
 if TYPE_CHECKING:
     import os
@@ -73,6 +74,8 @@ def values(platform: str, facts: Facts, options: DeployOptions) -> dict[str, Any
     """The chart's values, as ``values.schema.json`` describes them."""
     source = options.origin
     key, _, label = options.clients.partition("=")
+    # Half as many requests as a server works on at once, or as its queue holds.
+    waiting = options.waiting or max(1, min(facts.instances, MAX_QUEUED) // 2)
     return {
         "platform": platform,
         "name": options.name,
@@ -93,6 +96,7 @@ def values(platform: str, facts: Facts, options: DeployOptions) -> dict[str, Any
         "server": {
             "instances": options.instances,
             "exitTimeout": options.exit_timeout,
+            "ipv6": options.ipv6,
             "cpu": cpu(options),
             "memory": memory(facts, options),
             "sharedMemory": shared_memory(facts),
@@ -103,12 +107,12 @@ def values(platform: str, facts: Facts, options: DeployOptions) -> dict[str, Any
         "autoscaling": {
             "minReplicas": options.min_replicas,
             "maxReplicas": options.max_replicas,
-            # Half as many requests as a server works on at once.
-            "waiting": options.waiting or max(1, facts.instances // 2),
+            "waiting": waiting,
         },
         "network": {"clients": {key: label}, "monitoring": options.monitoring},
-        # These kinds exist only in a cluster with the Prometheus operator.
-        "monitoring": {"enabled": False},
+        # These kinds exist only in a cluster with the Prometheus operator. A server refuses what its queue cannot hold,
+        # so that more requests than that never wait.
+        "monitoring": {"enabled": False, "crowded": min(2 * waiting, MAX_QUEUED - 1)},
     }
 
 

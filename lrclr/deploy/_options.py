@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lrclr.deploy._source import Source
 from lrclr.errors import UsageError
+from lrclr.protocol import MAX_QUEUED
 
 if TYPE_CHECKING:
     from typing import Final
@@ -43,10 +44,12 @@ class DeployOptions:
         memory, cpu: of a server; from the measured rule if not given. See `lrclr.deploy._resources`.
         instances: processes of the model `lrclr`; the bundle's own number if not given.
         min_replicas, max_replicas: servers.
-        waiting: requests that wait in a server, on average, before another is started; half its processes if not given.
+        waiting: requests that wait in a server, on average, before another is started; half its processes if not
+            given, and no more than half of the requests that may wait in a server.
         clients: label of the pods that may ask, as ``key=value``.
         monitoring: namespace that may read the metrics.
         exit_timeout: seconds that requests in flight have when a server is stopped.
+        ipv6: listen on IPv6 addresses, in a cluster whose pods have such addresses first.
     """
 
     image: str
@@ -67,6 +70,7 @@ class DeployOptions:
     clients: str = "lrclr-client=true"
     monitoring: str = "monitoring"
     exit_timeout: int = 30
+    ipv6: bool = False
 
     def __post_init__(self) -> None:
         if len(self.name) > _LONGEST_NAME or not _LABEL.fullmatch(self.name) or self.name[0].isdigit():
@@ -109,7 +113,7 @@ class DeployOptions:
             "instances": (1, 64),
             "min_replicas": (1, 1000),
             "max_replicas": (1, 1000),
-            "waiting": (1, 10_000),
+            "waiting": (1, MAX_QUEUED - 1),
             "exit_timeout": (1, 3600),
         }
         assert limits.keys() <= {field.name for field in fields(self)}  # noqa: S101 - they are looked up by name

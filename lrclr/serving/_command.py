@@ -41,12 +41,15 @@ def command_line(
     closed += [] if options.shared_memory else ["shared-memory"]
     # Settings of the server that change what it writes where.
     closed += ["trace", "logging"]
+    # libevhtp, which Triton's HTTP and metrics use, takes an IPv6 address after this word. Without it, or with brackets,
+    # it does not read the address and listens on every interface.
+    plain = f"ipv6:{options.address}" if ":" in options.address else options.address
     restriction = f"{','.join(closed)}:{key[0]}={key[1]}"
     arguments = {
         "model-repository": repository,
         "model-control-mode": "explicit",
         "exit-timeout-secs": exit_seconds,
-        "grpc-address": options.address,
+        "grpc-address": f"[{options.address}]" if ":" in options.address else options.address,
         "grpc-port": ports[0],
         "grpc-restricted-protocol": restriction,
         "allow-http": options.http,
@@ -54,12 +57,12 @@ def command_line(
     }
     if options.http:
         arguments |= {
-            "http-address": options.address,
+            "http-address": plain,
             "http-port": ports[1],
             "http-restricted-api": restriction,
         }
     if options.metrics:
-        arguments |= {"metrics-address": options.address, "metrics-port": ports[2]}
+        arguments |= {"metrics-address": plain, "metrics-port": ports[2]}
     if options.tls_cert is not None:
         arguments |= {"grpc-use-ssl": True, "grpc-server-cert": options.tls_cert, "grpc-server-key": options.tls_key}
     if installation.backends is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lrclr._network import ip_address
 from lrclr.bundle import require_digest
 from lrclr.errors import UsageError
 
@@ -21,7 +21,8 @@ class ServeOptions:
 
     Attributes:
         server: the tritonserver program; looked for if not given.
-        address: to listen on. Anything but loopback is open to whoever can reach it.
+        address: to listen on, an IPv4 or IPv6 address; brackets are left out. With ``::``, gRPC takes
+            IPv4 and IPv6, HTTP and metrics take IPv6 alone. An address that is not a loopback address is open to every machine that can reach it.
         grpc_port, http_port, metrics_port: 0 for any that is free.
         http, metrics: whether to listen there at all.
         tls_cert, tls_key: PEM files for gRPC; Triton's HTTP and metrics ports have no TLS.
@@ -52,12 +53,19 @@ class ServeOptions:
     expect: str | None = None
 
     def __post_init__(self) -> None:
-        try:
-            ipaddress.ip_address(self.address)
-        except ValueError:
+        address = ip_address(self.address)
+        if address is None:
             raise UsageError(
-                f"{self.address!r} is no IP address", fix="Use 127.0.0.1, or 0.0.0.0 for every interface."
-            ) from None
+                f"{self.address!r} is not an IP address",
+                fix="Use 127.0.0.1, or 0.0.0.0 or :: for every interface. Ports have options of their own.",
+            )
+        if "%" in str(address) and (self.http or self.metrics):
+            raise UsageError(
+                f"Triton cannot listen for HTTP or metrics on {address}",
+                why="it does not read the zone of a link-local address",
+                fix="Use --no-http and --no-metrics, or another address.",
+            )
+        object.__setattr__(self, "address", str(address))
         ports = [self.grpc_port, *([self.http_port] * self.http), *([self.metrics_port] * self.metrics)]
         if not all(0 <= port <= 65535 for port in ports):
             raise UsageError("a port must be between 0 and 65535")
@@ -81,4 +89,5 @@ class ServeOptions:
     @property
     def local(self) -> bool:
         """Whether only this machine can reach it."""
-        return ipaddress.ip_address(self.address).is_loopback
+        address = ip_address(self.address)
+        return address is not None and address.is_loopback

@@ -20,14 +20,16 @@ def free_ports(address: str, wanted: Sequence[int]) -> list[int]:
     Raises:
         ServerError: one is taken, or the address is not this machine's.
     """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     ports = []
     with ExitStack() as held:
         for port in wanted:
-            one = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                one.bind((address, port))
+                # An address with a zone becomes one with the number of the interface.
+                found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+                family, kind, protocol, _, place = found[0]
+                one = held.enter_context(socket.socket(family, kind, protocol))
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                one.bind(place)
             except OSError as error:
                 raise ServerError(
                     f"cannot listen on {address} port {port}",

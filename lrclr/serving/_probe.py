@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrclr._network import DIRECT, Address
 from lrclr.contract import MODEL
 from lrclr.errors import MissingExtraError, ServerError, ServerUnavailableError
+from lrclr.protocol import BUSY, RETRY_SECONDS
 from lrclr.samples import sample_paths
 
 if TYPE_CHECKING:
@@ -33,14 +35,13 @@ class Probe:
         except ImportError:
             raise MissingExtraError("tritonclient", "serve", "a Triton server") from None
         self._grpc = grpc
+        # The server runs on this machine, whatever its address is: no proxy stands before it.
+        channel: list[tuple[str, Any]] = [DIRECT]
         tls: dict[str, Any] = {}
         if options.tls_cert is not None:
-            tls = {
-                "ssl": True,
-                "root_certificates": str(options.tls_cert),
-                "channel_args": [("grpc.ssl_target_name_override", options.tls_name)],
-            }
-        self._client = grpc.InferenceServerClient(address, **tls)
+            tls = {"ssl": True, "root_certificates": str(options.tls_cert)}
+            channel.append(("grpc.ssl_target_name_override", options.tls_name))
+        self._client = grpc.InferenceServerClient(Address.parse(address).target, channel_args=channel, **tls)
         self._headers = {f"triton-grpc-protocol-{key[0]}": key[1]}
         self._image = min(sample_paths(), key=lambda path: path.stat().st_size).read_bytes()
 
@@ -48,7 +49,8 @@ class Probe:
         """One radiograph through the model `lrclr`.
 
         Raises:
-            ServerUnavailableError: no answer within `timeout` seconds, or none now.
+            ServerUnavailableError: no answer within `timeout` seconds, or none now. Its `retry_after` is set if the
+                server refused because it is busy.
             ServerError: an answer that is an error.
         """
         image = self._grpc.InferInput("image", [1], "BYTES")
@@ -98,7 +100,10 @@ class Probe:
         except InferenceServerException as error:
             kind = ServerUnavailableError if _passing(error.status()) else ServerError
             text = str(error.message()).strip().splitlines() or ["no message"]
-            raise kind(f"the server did not do {method.replace('_', ' ')}", why=text[0].rstrip(".")) from error
+            failed = kind(f"the server did not do {method.replace('_', ' ')}", why=text[0].rstrip("."))
+            if isinstance(failed, ServerUnavailableError) and any(sign in text[0] for sign in BUSY):
+                failed.retry_after = RETRY_SECONDS
+            raise failed from error
 
 
 def _passing(status: object) -> bool:

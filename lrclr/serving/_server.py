@@ -144,6 +144,9 @@ class TritonServer:
             self._ask(timeout=timeout)
         except ServerError as error:
             self._raise_if_ended()
+            if isinstance(error, ServerUnavailableError) and error.retry_after is not None:
+                # The server works on so many requests that it refuses more.
+                return
             self._on_log("warning", f"{error}: loading the models again")
             self.mend()
 

@@ -53,11 +53,19 @@ class Answerer:
         metrics: told what was done.
         max_prompts: that the text encoder takes at once.
         limits: on what is read.
+        before_image: called before each image is decoded or drawn; what it raises ends the request.
     """
 
     def __init__(
-        self, classifier: ZeroShotClassifier, metrics: Metrics, max_prompts: int, limits: ReadLimits | None = None
+        self,
+        classifier: ZeroShotClassifier,
+        metrics: Metrics,
+        max_prompts: int,
+        limits: ReadLimits | None = None,
+        *,
+        before_image: Callable[[], None] = lambda: None,
     ) -> None:
+        self._before_image = before_image
         self._max_prompts = max_prompts
         self._classifier = classifier
         self._metrics = metrics
@@ -145,6 +153,7 @@ class Answerer:
         """
 
         def numbered(place: int) -> Result:
+            self._before_image()
             try:
                 return work(items[place])
             except LrclrError as error:

@@ -14,7 +14,7 @@ from lrclr.bundle import Bundle
 from lrclr.classifier import ZeroShotClassifier
 from lrclr.errors import LrclrError
 from lrclr.triton._answer import Answerer
-from lrclr.triton._engine import BlsEngine, ServerBusyError
+from lrclr.triton._engine import BlsEngine, RequestCancelledError, ServerBusyError
 from lrclr.triton._metrics import Metrics
 from lrclr.triton._request import Request, status_of
 from lrclr.triton._tensors import refuse, require_bytes
@@ -42,9 +42,14 @@ class TritonPythonModel:
         except LrclrError as error:
             raise pb_utils.TritonModelException(str(error)) from error
         self._metrics = Metrics()
-        engine = BlsEngine(int(version), self._metrics)
+        self._engine = BlsEngine(int(version), self._metrics)
         largest = bundle.manifest.profiles[-1]
-        self._answerer = Answerer(ZeroShotClassifier(bundle, engine), self._metrics, largest["prompts"][2])
+        self._answerer = Answerer(
+            ZeroShotClassifier(bundle, self._engine),
+            self._metrics,
+            largest["prompts"][2],
+            before_image=self._engine.stop_if_cancelled,
+        )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request by itself."""
@@ -52,11 +57,13 @@ class TritonPythonModel:
 
     def _execute(self, request: Any) -> Any:
         self._metrics.requests()
-        if request.is_cancelled():
-            self._metrics.failed("cancelled")
-            return refuse("the request was cancelled", "CANCELLED")
+        self._engine.cancelled = request.is_cancelled
         try:
+            self._engine.stop_if_cancelled()
             return pb_utils.InferenceResponse(self._answerer.answer(Request.read(request)))
+        except RequestCancelledError as error:
+            self._metrics.failed("cancelled")
+            return refuse(str(error), "CANCELLED")
         except ServerBusyError as error:
             self._metrics.failed("unavailable")
             return refuse(f"ServerUnavailableError: {error}", "UNAVAILABLE")
@@ -69,6 +76,9 @@ class TritonPythonModel:
             self._metrics.failed("unexpected")
             # The text of an unknown error may hold what the image holds.
             return refuse(f"unexpected {type(error).__name__}", "INTERNAL")
+        finally:
+            # Triton frees a request's memory when nothing refers to it.
+            self._engine.cancelled = bool
 
     def finalize(self) -> None:
         """End the decoding threads."""

@@ -161,7 +161,8 @@ def test_the_bundle_is_the_one_that_was_checked(folder: Path, tmp_path: Path, ta
     (server,) = spec["containers"]
     assert server["args"][server["args"].index("--expect") + 1] == digest
     for probe in ("startupProbe", "readinessProbe"):
-        assert server[probe]["exec"]["command"][-1] == digest
+        command = server[probe]["exec"]["command"]
+        assert command[command.index("--expect") + 1] == digest
     if target == "kubernetes":
         assert spec["initContainers"][-1]["args"][-2:] == ["--expect", digest]
         # What the pod's step does, done here with what it was given.

@@ -67,8 +67,14 @@ capabilities:
 {{/* A real radiograph through every graph, answered by the expected bundle. */}}
 {{- define "lrclr.probe" -}}
 exec:
-  command: [lrclr, probe, "127.0.0.1:8001", --timeout, "7", --expect, {{ .Values.bundle.sha256 | quote }}]
-timeoutSeconds: 10
+  command:
+    - lrclr
+    - probe
+    - {{ .Values.server.ipv6 | ternary "[::1]:8001" "127.0.0.1:8001" | quote }}
+    - --timeout
+    - "7"
+    - --expect
+    - {{ .Values.bundle.sha256 | quote }}
 {{- end }}
 
 {{- define "lrclr.ports" -}}
@@ -103,7 +109,7 @@ args:
   - {{ include "lrclr.bundlePath" . }}
   # The network policy says who reaches the pod's addresses.
   - --address
-  - 0.0.0.0
+  - {{ .Values.server.ipv6 | ternary "::" "0.0.0.0" | quote }}
   - --expect
   - {{ .Values.bundle.sha256 | quote }}
   - --startup-timeout
@@ -141,12 +147,15 @@ resources:
     {{- end }}
 startupProbe:
   {{- include "lrclr.probe" . | nindent 2 }}
+  timeoutSeconds: 10
   periodSeconds: 10
   failureThreshold: 30
-# A busy server answers late. It is taken out only after a minute without an answer: earlier, its load would go to
-# servers that are as busy.
+# A busy server answers late, or refuses. Only a server that does neither for a minute gets no more requests: without it,
+# the load of the other servers would grow.
 readinessProbe:
   {{- include "lrclr.probe" . | nindent 2 }}
+      - --busy-ok
+  timeoutSeconds: 10
   periodSeconds: 20
   failureThreshold: 3
 # Whether the server's process runs at all; this needs no model and waits in no queue. `lrclr serve` repairs backends

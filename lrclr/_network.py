@@ -1,0 +1,112 @@
+"""Addresses of servers, and which connections may go through a proxy."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from lrclr.errors import UsageError
+
+__all__ = ["DIRECT", "Address", "ip_address"]
+
+# A gRPC channel with this option ignores http_proxy, https_proxy and grpc_proxy.
+DIRECT = ("grpc.enable_http_proxy", 0)
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+_EXAMPLE = "Give HOST:PORT of the server's gRPC, for example 127.0.0.1:8001 or [::1]:8001."
+
+
+def ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An IP address, with or without the brackets of a URL; None if the text is not one.
+
+    An IPv4 address that is written as an IPv6 address (``::ffff:127.0.0.1``) is returned as the IPv4 address.
+    """
+    if text.startswith("[") and text.endswith("]") and ":" in text:
+        text = text[1:-1]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens.
+
+    Attributes:
+        host: an IP address without brackets, or a name.
+        port: from 1 to 65535.
+    """
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``HOST:PORT``; an IPv6 address stands in brackets.
+
+        Raises:
+            UsageError: the text is something else. The error says what.
+        """
+        if "@" in text:
+            # What stands before it may be a password.
+            raise UsageError("the server's address holds a user name", why="lrclr sends none", fix=_EXAMPLE)
+        if "://" in text:
+            fix = _EXAMPLE
+            if text.lower().startswith("http"):
+                fix += " lrclr serve listens for gRPC on port 8001, and for HTTP on port 8000."
+            raise UsageError(f"{text!r} is a URL", why="an address has no scheme", fix=fix)
+        if any(sign in text for sign in "/?#"):
+            raise UsageError(f"{text!r} has a path", why="an address is a host and a port", fix=_EXAMPLE)
+        host, colon, port = text.rpartition(":")
+        if not colon or ip_address(text) is not None or text.endswith("]"):
+            where = ip_address(text)
+            written = text if where is None else f"[{where}]" if where.version == 6 else str(where)
+            fix = f"Write {written}:8001 if its gRPC port is 8001." if text else _EXAMPLE
+            why = "an IPv6 address with a port is written in brackets" if where and where.version == 6 else None
+            raise UsageError(f"{text!r} has no port" if text else "the server's address is empty", why=why, fix=fix)
+        if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
+            raise UsageError(
+                f"{text!r} has no valid port", why=f"{port!r} is not a number from 1 to 65535", fix=_EXAMPLE
+            )
+        where = ip_address(host)
+        if where is None:
+            if ":" in host or "[" in host or "]" in host:
+                raise UsageError(f"{text!r} has no valid host", why=f"{host!r} is not an IPv6 address", fix=_EXAMPLE)
+            if not _HOST.fullmatch(host) or not host.strip("0123456789."):
+                raise UsageError(f"{text!r} has no valid host", why=f"{host!r} is not a name or address", fix=_EXAMPLE)
+            return cls(host, int(port))
+        if where.version == 6 and not host.startswith("["):
+            raise UsageError(
+                f"{text!r} is ambiguous", why="an IPv6 address needs brackets", fix=f"Write [{where}]:{port}."
+            )
+        return cls(str(where), int(port))
+
+    @property
+    def loopback(self) -> bool:
+        """Whether it is this machine's own, so that no proxy can reach it."""
+        where = ip_address(self.host)
+        if where is None:
+            # RFC 6761, section 6.3.
+            name = self.host.lower().rstrip(".")
+            return name == "localhost" or name.endswith(".localhost")
+        # A connection to 0.0.0.0 or :: is a connection to this machine.
+        return where.is_loopback or where.is_unspecified
+
+    @property
+    def channel_options(self) -> list[tuple[str, int]]:
+        """Options of a gRPC channel to it: a connection to a loopback address ignores the proxy variables."""
+        return [DIRECT] if self.loopback else []
+
+    @property
+    def target(self) -> str:
+        """As gRPC takes it."""
+        if "%" in self.host:
+            # gRPC reads a zone from a URI alone, in which brackets and the percent sign are escaped.
+            return f"ipv6:%5B{self.host.replace('%', '%25')}%5D:{self.port}"
+        return str(self)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

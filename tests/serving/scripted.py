@@ -1,0 +1,87 @@
+"""A gRPC server of Triton's protocol that answers as a test tells it to."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from lrclr import protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Script = Callable[["Scripted", Any], None]
+
+__all__ = ["Scripted", "scripted"]
+
+_TYPES = {"FP32": np.float32, "FP64": np.float64, "INT64": np.int64}
+_SIZES = {"B": 1, "F": 1, "R": 2}
+BUNDLE = "0" * 64
+
+
+class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """Answers every inference with one image's answer, unless the script aborts it.
+
+    Args:
+        script: called with this and gRPC's context before each answer; it may abort.
+
+    Attributes:
+        address: of the server.
+        left: seconds that the client gave each inference.
+        queued: microseconds that the client let each inference wait in the queue.
+        described: whether each inference was one that asked for the description.
+        images: first bytes of the file of each other inference.
+    """
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self.address = ""
+        self.left: list[float] = []
+        self.queued: list[int] = []
+        self.described: list[bool] = []
+        self.images: list[bytes] = []
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:
+        self.left.append(context.time_remaining())
+        self.queued.append(request.parameters["timeout"].int64_param)
+        self.described.append(request.inputs[0].name == "describe")
+        if not self.described[-1]:
+            self.images.append(request.raw_input_contents[0][4:])
+        self._script(self, context)
+        answer = service_pb2.ModelInferResponse(model_name=protocol.MODEL)
+        if self.described[-1]:
+            _add(answer, "description", json.dumps({"bundle": BUNDLE, "fusion_trained": True}).encode())
+            return answer
+        for name, tensor in protocol.OUTPUTS.items():
+            if name not in {"description", "heatmap"}:
+                _add(answer, name, BUNDLE.encode())
+        return answer
+
+
+def _add(answer: Any, name: str, text: bytes) -> None:
+    tensor = protocol.OUTPUTS[name]
+    shape = [one if isinstance(one, int) else _SIZES[one] for one in tensor.dims]
+    answer.outputs.add(name=name, datatype=tensor.datatype, shape=shape)
+    if tensor.datatype == "BYTES":
+        answer.raw_output_contents.append(len(text).to_bytes(4, "little") + text)
+    else:
+        answer.raw_output_contents.append(np.full(shape, 0.5, _TYPES[tensor.datatype]).tobytes())
+
+
+@contextmanager
+def scripted(script: Script = lambda _server, _context: None) -> Iterator[Scripted]:
+    """A running server on a port that is free."""
+    servicer = Scripted(script)
+    with ThreadPoolExecutor(8) as pool:
+        server = grpc.server(pool)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+        servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        yield servicer
+        server.stop(None).wait()

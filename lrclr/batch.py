@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lrclr._ahead import batches_ahead
+from lrclr.budget import reading
 from lrclr.errors import LrclrError, UsageError
 from lrclr.images import ReadLimits, ReducedImage, read_image, read_reduced
 from lrclr.preprocess import preprocess
@@ -51,7 +52,6 @@ class FileResult:
 class _Decoded:
     pixel_values: NDArray[np.float32]
     size: tuple[int, int]
-    image: NDArray[np.uint8] | None
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
@@ -111,8 +111,8 @@ def predict_files(  # noqa: PLR0913
         limits: on what is read.
         exact: read every file in full, as `read_image` does, and not as `read_reduced`, which is several times faster
             and moves what the encoder sees by half a grey level on average at most.
-        images: put each image into its result, in full: what a heat map is drawn on. It takes a second reading, and
-            changes no answer.
+        images: put each image into its result, in full: what a heat map is drawn on. It takes a second reading, one
+            image at a time, and changes no answer.
 
     Yields:
         One result a file. A file that cannot be read has its error in the result and takes no other down.
@@ -121,15 +121,27 @@ def predict_files(  # noqa: PLR0913
     bounds = limits or ReadLimits()
 
     def decode(path: Path) -> _Decoded:
-        full = read_image(path, frame=frame, limits=bounds) if exact or images else None
-        if exact and full is not None:
-            read = ReducedImage.whole(full)
-        else:
-            read = read_reduced(path, spec, frame=frame, limits=bounds)
-        return _Decoded(preprocess(read, spec), (read.height, read.width), full if images else None)
+        # One job: the picture is in memory until it is preprocessed.
+        with reading():
+            if exact:
+                read = ReducedImage.whole(read_image(path, frame=frame, limits=bounds))
+            else:
+                read = read_reduced(path, spec, frame=frame, limits=bounds)
+            return _Decoded(preprocess(read, spec), (read.height, read.width))
 
     for batch in batches_ahead(paths, decode, batch_size=batch_size, workers=workers):
-        yield from _answer(classifier, batch, findings, alpha)
+        for result in _answer(classifier, batch, findings, alpha):
+            yield _with_image(result, frame, bounds) if images else result
+
+
+def _with_image(result: FileResult, frame: int | None, limits: ReadLimits) -> FileResult:
+    # Now and not when it was decoded: pictures in full of all that waits would have no bound.
+    if result.prediction is None:
+        return result
+    try:
+        return replace(result, image=read_image(result.path, frame=frame, limits=limits))
+    except LrclrError as error:
+        return FileResult(result.path, error=error)
 
 
 def _answer(
@@ -152,6 +164,6 @@ def _answer(
             findings,
             alpha,
         )
-        for (position, one), prediction in zip(decoded.items(), predictions, strict=True):
-            results[position] = FileResult(batch[position][0], prediction, image=one.image)
+        for position, prediction in zip(decoded, predictions, strict=True):
+            results[position] = FileResult(batch[position][0], prediction)
     yield from (results[position] for position in range(len(batch)))

@@ -11,14 +11,16 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from lrclr import budget
 from lrclr.errors import ImageError, UsageError
 from lrclr.images._arrays import eight_bit, flatten_alpha, scale_levels
 from lrclr.images._guard import attempt
+from lrclr.images._memory import STRIP, inflated_bytes, raster_bytes
 from lrclr.images._png import inflated_png
 from lrclr.images._reduced import ReducedImage, shrunk
 
@@ -46,6 +48,18 @@ _REPAIR = "Export it anew, as an 8-bit or 16-bit PNG"
 _MAX_FRAMES_COUNTED = 1000
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR, _ORIENTATION = 258, 262, 284, 274
 _SIDEWAYS = frozenset({5, 6, 7, 8})
+# For each orientation of EXIF, from the upright picture to a view of it whose rows are those in the file.
+_UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: upright.swapaxes(0, 1)[::-1],
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: upright.swapaxes(0, 1)[:, ::-1],
+}
+# Inflating at once is for pictures of usual size: it holds the pixels three times.
+_MAX_INFLATED = 256 * 2**20
 _WHITE_IS_ZERO, _SEPARATE_PLANES = 0, 2
 
 
@@ -58,7 +72,7 @@ def decode_raster(
         ImageError: the file is damaged or truncated, or `frame` is missing or not one of its frames.
         ImageLimitError: the picture is larger than `limits`.
     """
-    return picture_from_pillow(_opened(data, opener, frame), limits)
+    return picture_from_pillow(_opened(data, opener, frame, limits), limits, data)
 
 
 def reduce_raster(
@@ -76,31 +90,43 @@ def reduce_raster(
     Raises:
         ImageError, ImageLimitError: as `decode_raster`; and the picture is too narrow for the recipe.
     """
-    image = _opened(data, opener, frame)
-    limits.check_pixels(image.height, image.width)
-    if opener is PngImageFile:
-        image = _opened(attempt(lambda: inflated_png(data), failure=_DAMAGED, fix=_REPAIR), opener, frame)
-    return attempt(lambda: _reduced(image, wanted), failure=_DAMAGED, fix=_REPAIR)
+    image = _opened(data, opener, frame, limits)
+    factor = wanted.factor(image.height, image.width)
+    if opener is PngImageFile and (size := inflated_bytes(image, data, factor)) <= _MAX_INFLATED:
+        budget.decoding.reserve(size)
+        image = _opened(attempt(lambda: inflated_png(data), failure=_DAMAGED, fix=_REPAIR), opener, frame, limits)
+    return attempt(lambda: _reduced(image, data, wanted), failure=_DAMAGED, fix=_REPAIR)
 
 
-def _opened(data: bytes, opener: Callable[[BytesIO], ImageFile.ImageFile], frame: int | None) -> ImageFile.ImageFile:
+def _opened(
+    data: bytes, opener: Callable[[BytesIO], ImageFile.ImageFile], frame: int | None, limits: ReadLimits
+) -> ImageFile.ImageFile:
     _refuse_truncated()
     image = attempt(lambda: opener(BytesIO(data)), failure=_DAMAGED, fix=_REPAIR)
+    if isinstance(image, PngImageFile) and image.is_animated and frame and frame < image.n_frames:
+        # Pillow decodes each frame before the wanted one.
+        limits.check_pixels(image.height * (frame + 1), image.width)
+        budget.decoding.reserve(attempt(lambda: raster_bytes(image), failure=_DAMAGED, fix=_REPAIR))
     attempt(lambda: _select(image, frame), failure=_DAMAGED, fix=_REPAIR)
+    limits.check_pixels(image.height, image.width)
     return image
 
 
-def picture_from_pillow(image: Image.Image, limits: ReadLimits) -> NDArray[np.uint8]:
+def picture_from_pillow(image: Image.Image, limits: ReadLimits, data: bytes = b"") -> NDArray[np.uint8]:
     """Return the current frame of a Pillow image, loaded or not, as a new picture: `[H, W]` or `[H, W, 3]` uint8.
+
+    Args:
+        image: as Pillow opened it.
+        limits: what is refused before decoding.
+        data: the file that it comes from, if it does.
 
     Raises:
         ImageError: it cannot be loaded, or its mode has no agreed meaning as a picture.
-        ImageLimitError: it is larger than `limits`.
+        ImageLimitError: it is larger than `limits`, or takes more memory than `lrclr.budget` allows.
     """
     _refuse_truncated()
     limits.check_pixels(image.height, image.width)
-    pixels = attempt(lambda: _pixels(image), failure=_DAMAGED, fix=_REPAIR)
-    return np.array(pixels, dtype=np.uint8, order="C", copy=True)
+    return attempt(lambda: _pixels(image, raster_bytes(image, data)), failure=_DAMAGED, fix=_REPAIR)
 
 
 def _refuse_truncated() -> None:
@@ -125,7 +151,12 @@ def _select(image: ImageFile.ImageFile, frame: int | None) -> None:
 
 
 def _frame_count(image: ImageFile.ImageFile) -> str:
-    """Count by trial, since Pillow's `n_frames` would walk through a file of a million frames."""
+    """Count by trial, since Pillow's `n_frames` would walk through a TIFF file of a million frames.
+
+    A PNG file says how many it has, and a trial would decode them.
+    """
+    if isinstance(image, PngImageFile):
+        return str(image.n_frames)
     count = 1
     try:
         while count < _MAX_FRAMES_COUNTED:
@@ -136,21 +167,29 @@ def _frame_count(image: ImageFile.ImageFile) -> str:
     return f"{count} or more"
 
 
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
-    return _eight_bit(_upright(image), image)
+def _pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    budget.decoding.reserve(size)
+    _load(image)
+    return _eight_bit(image)
 
 
-def _reduced(image: ImageFile.ImageFile, wanted: Wanted) -> ReducedImage:
+def _reduced(image: ImageFile.ImageFile, data: bytes, wanted: Wanted) -> ReducedImage:
     full = image.size
     scale = _draft(image, wanted) if isinstance(image, JpegImageFile) else 1
-    upright = _upright(image)
+    factor = None if scale > 1 else wanted.factor(image.height, image.width)
+    budget.decoding.reserve(raster_bytes(image, data, full=full, factor=factor))
+    _load(image)
     if scale > 1:
         width, height = full[::-1] if image.getexif().get(_ORIENTATION) in _SIDEWAYS else full
         # Its last row and column may stand for less than the others.
-        return ReducedImage(_eight_bit(upright, image), height, width, (0.0, 0.0, width / scale, height / scale))
+        return ReducedImage(_eight_bit(image), height, width, (0.0, 0.0, width / scale, height / scale))
+    upright: Image.Image = image
+    if image.mode not in ("L", "RGB") or image.has_transparency_data or _orientation(image) != 1:
+        pixels = _eight_bit(image)
+        # Its pixels are needed no more.
+        image.close()
+        upright = Image.fromarray(pixels)
     width, height = upright.size
-    if upright.mode not in ("L", "RGB") or upright.has_transparency_data:
-        upright = Image.fromarray(_eight_bit(upright, image))
     return shrunk(upright, wanted.factor(height, width), height, width)
 
 
@@ -167,29 +206,51 @@ def _draft(image: JpegImageFile, wanted: Wanted) -> int:
     return scale
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _load(image: Image.Image) -> None:
     _check_coverage(image)
     image.load()
-    return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
 
 
-def _eight_bit(upright: Image.Image, image: Image.Image) -> NDArray[np.uint8]:
-    """Return the pixels of `upright`, which is `image` turned as its EXIF says."""
-    mode = upright.mode
+def _orientation(image: Image.Image) -> int:
+    return int(image.getexif().get(_ORIENTATION, 1))
+
+
+def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels of a loaded image, turned as its EXIF says: `[H, W]` or `[H, W, 3]`.
+
+    Strip by strip: what lies between Pillow's pixels and 8 bits can take 28 bytes a pixel.
+    """
+    width, height = image.size
+    rows = max(1, STRIP // width)
+    pixels = as_stored = np.empty(0, np.uint8)
+    for top in range(0, height, rows):
+        part = _eight_bit_part(image.crop((0, top, width, min(top + rows, height))), image)
+        if top == 0:
+            orientation = _orientation(image)
+            size = (width, height) if orientation in _SIDEWAYS else (height, width)
+            pixels = np.empty((*size, *part.shape[2:]), np.uint8)
+            as_stored = _UPRIGHT.get(orientation, lambda upright: upright)(pixels)
+        as_stored[top : top + rows] = part
+    return pixels
+
+
+def _eight_bit_part(part: Image.Image, image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels of a part of `image`, not turned."""
+    mode = part.mode
     if mode in {"I", "F"} or mode.startswith("I;16"):
-        return _deep_grey(upright, getattr(image, "tag_v2", {}))
-    if mode in ("P", "PA") or (mode == "RGB" and upright.has_transparency_data):
-        upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
-    elif mode in ("1", "L") and upright.has_transparency_data:
-        upright = upright.convert("L").convert("LA") if mode == "1" else upright.convert("LA")
+        return _deep_grey(part, getattr(image, "tag_v2", {}))
+    if mode in ("P", "PA") or (mode == "RGB" and part.has_transparency_data):
+        part = part.convert("RGBA" if part.has_transparency_data else "RGB")
+    elif mode in ("1", "L") and part.has_transparency_data:
+        part = part.convert("L").convert("LA") if mode == "1" else part.convert("LA")
     elif mode in ("CMYK", "YCbCr", "RGBX"):
-        upright = upright.convert("RGB")
+        part = part.convert("RGB")
     elif mode not in ("1", "L", "LA", "RGB", "RGBA"):
         raise ImageError(f"an image of Pillow's mode {mode} is not accepted", fix="Convert it to mode L or RGB")
-    pixels = eight_bit(np.asarray(upright))
-    if upright.mode in ("LA", "RGBA"):
+    pixels = eight_bit(np.asarray(part))
+    if part.mode in ("LA", "RGBA"):
         pixels = flatten_alpha(pixels)
-    return pixels[:, :, 0] if upright.mode == "LA" else pixels
+    return pixels[:, :, 0] if part.mode == "LA" else pixels
 
 
 def _check_coverage(image: Image.Image) -> None:

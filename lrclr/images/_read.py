@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image
 
+from lrclr import budget
 from lrclr.errors import ImageError, UsageError
 from lrclr.images._arrays import picture_from_array
 from lrclr.images._dicom import decode_dicom, looks_like_dicom, reduce_dicom
@@ -68,15 +69,16 @@ def read_image(
         UsageError: `source` or `frame` is of the wrong type.
     """
     wanted = _checked_frame(frame)
-    if isinstance(source, np.ndarray):
-        _only_frame(wanted)
-        return picture_from_array(source, limits)
-    if isinstance(source, Image.Image):
-        _only_frame(wanted)
-        return picture_from_pillow(source, limits)
-    data = read_bytes(source, limits)
-    opener = _opener_of(data)
-    return decode_dicom(data, wanted, limits) if opener is None else decode_raster(data, opener, wanted, limits)
+    with budget.reading():
+        if isinstance(source, np.ndarray):
+            _only_frame(wanted)
+            return picture_from_array(source, limits)
+        if isinstance(source, Image.Image):
+            _only_frame(wanted)
+            return picture_from_pillow(source, limits)
+        data = read_bytes(source, limits)
+        opener = _opener_of(data)
+        return decode_dicom(data, wanted, limits) if opener is None else decode_raster(data, opener, wanted, limits)
 
 
 def read_reduced(
@@ -112,11 +114,12 @@ def read_reduced(
     if isinstance(source, (np.ndarray, Image.Image)):
         return ReducedImage.whole(read_image(source, frame=frame, limits=limits))
     index = _checked_frame(frame)
-    data = read_bytes(source, limits)
-    opener, wanted = _opener_of(data), Wanted(spec)
-    if opener is None:
-        return reduce_dicom(data, index, limits, wanted)
-    return reduce_raster(data, opener, index, limits, wanted)
+    with budget.reading():
+        data = read_bytes(source, limits)
+        opener, wanted = _opener_of(data), Wanted(spec)
+        if opener is None:
+            return reduce_dicom(data, index, limits, wanted)
+        return reduce_raster(data, opener, index, limits, wanted)
 
 
 def _opener_of(data: bytes) -> Callable[[BytesIO], ImageFile.ImageFile] | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from lrclr.budget import reading
 from lrclr.errors import ImageError, LrclrError, MissingExtraError
 from lrclr.images import ReadLimits, read_image
 from lrclr.images._source import read_bytes
@@ -53,6 +54,11 @@ class Decoder:
 
     def __call__(self, task: Task) -> Decoded:
         """The picture, or why there is none; neither if the content is the known one."""
+        # One job: file and picture are in memory until the picture has the model's size.
+        with reading():
+            return self._decoded(task)
+
+    def _decoded(self, task: Task) -> Decoded:
         item = task.item
         path = self.container or self.root / path_of(item.name)
         try:

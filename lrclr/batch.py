@@ -120,14 +120,13 @@ def predict_files(  # noqa: PLR0913
     spec = classifier.spec.preprocess
     bounds = limits or ReadLimits()
 
+    @reading()
     def decode(path: Path) -> _Decoded:
-        # One job: the picture is in memory until it is preprocessed.
-        with reading():
-            if exact:
-                read = ReducedImage.whole(read_image(path, frame=frame, limits=bounds))
-            else:
-                read = read_reduced(path, spec, frame=frame, limits=bounds)
-            return _Decoded(preprocess(read, spec), (read.height, read.width))
+        if exact:
+            read = ReducedImage.whole(read_image(path, frame=frame, limits=bounds))
+        else:
+            read = read_reduced(path, spec, frame=frame, limits=bounds)
+        return _Decoded(preprocess(read, spec), (read.height, read.width))
 
     for batch in batches_ahead(paths, decode, batch_size=batch_size, workers=workers):
         for result in _answer(classifier, batch, findings, alpha):

@@ -20,13 +20,15 @@ __all__ = [
     "DECODE_BYTES",
     "FILE_BYTES",
     "FINDINGS_BYTES",
-    "MAX_FINDINGS",
-    "MAX_PROMPT_CHARACTERS",
     "REQUEST_BYTES",
+    "REQUEST_HEATMAPS",
     "REQUEST_IMAGES",
     "SERVER_DECODE_BYTES",
     "SERVER_FILE_BYTES",
+    "FUSION_ROWS",
+    "HEATMAP_BYTES",
     "MemoryBudget",
+    "QUEUED_REQUESTS",
     "decoding",
     "files",
     "reading",
@@ -34,17 +36,21 @@ __all__ = [
 
 _MIB: Final = 2**20
 
-REQUEST_BYTES: Final = 128 * _MIB
+REQUEST_BYTES: Final = 64 * _MIB
 """Most bytes of the inputs of a request, all tensors together."""
 REQUEST_IMAGES: Final = 64
-"""Most images of a request. They are decoded and encoded ``max_batch`` at a time."""
+"""Most images of a request, whatever the bundle's ``max_batch``: so many go through the image encoder at a time."""
+REQUEST_HEATMAPS: Final = 16
+"""Most images of a request that asks for heat maps."""
+HEATMAP_BYTES: Final = 32 * _MIB
+"""Memory in which a heat map is drawn. The picture that it is drawn on, and the PNG file of it, take less."""
+QUEUED_REQUESTS: Final = 16
+"""Most requests that wait for a process of a server's model `lrclr`."""
 FINDINGS_BYTES: Final = 256 * 1024
-"""Longest findings file, and longest ``findings_toml`` of a request."""
-MAX_FINDINGS: Final = 1024
-"""Most findings of a set, and most names in the input ``finding`` of a request."""
-MAX_PROMPT_CHARACTERS: Final = 2000
-"""Longest prompt. A text encoder reads 77 tokens."""
-CACHE_BYTES: Final = 128 * _MIB
+"""Longest ``findings_toml``, and most bytes of the names in ``finding``, of a request."""
+FUSION_ROWS: Final = 2**16
+"""Region and word tokens, of all pairs of an image and a prompt, that the fusion head takes at once."""
+CACHE_BYTES: Final = 64 * _MIB
 """Features of prompts that a process keeps."""
 DECODE_BYTES: Final = 1024 * _MIB
 """Memory of the images that a process decodes at once, in all its threads."""
@@ -149,6 +155,6 @@ files = MemoryBudget("files", FILE_BYTES)
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """A job for one image: its file and its pixels."""
+    """A job for one image, its file and its pixels: a context manager, or a decorator of a function that reads one."""
     with files.job(), decoding.job():
         yield

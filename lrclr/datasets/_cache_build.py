@@ -17,6 +17,7 @@ import numpy as np
 import PIL
 
 from lrclr._files import replace_directory, sha256_of
+from lrclr.budget import reading
 from lrclr.errors import ImageError, LrclrError, MissingExtraError, UsageError
 from lrclr.images import read_image
 from lrclr.preprocess import to_canvas
@@ -160,6 +161,7 @@ def _decoded(rows: Sequence[Row], spec: PreprocessSpec, workers: int | None) -> 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@reading()
 def _decode(rows: Sequence[Row], spec: PreprocessSpec) -> list[_Decoded | LrclrError]:
     results: list[_Decoded | LrclrError] = []
     for row in rows:

@@ -14,6 +14,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from lrclr._ahead import batches_ahead
+from lrclr.budget import reading
 from lrclr.classifier import Answers
 from lrclr.errors import LrclrError, UsageError
 from lrclr.images import ReadLimits, read_image
@@ -210,6 +211,7 @@ def score_rows(
 _NOTHING = np.empty(0, np.float32)
 
 
+@reading()
 def _decode(spec: PreprocessSpec, row: Row) -> _Decoded:
     data = read_bytes(row.image, _LIMITS)
     digest = hashlib.sha256(data)

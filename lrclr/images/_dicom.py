@@ -130,7 +130,7 @@ def _parse(data: bytes, limits: ReadLimits) -> Any:
     from pydicom import dcmread
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    dataset = dcmread(_inflated(data, limits), force=True, specific_tags=_TAGS)
+    dataset = dcmread(BytesIO(_inflated(data, limits)), force=True, specific_tags=_TAGS)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -138,7 +138,7 @@ def _parse(data: bytes, limits: ReadLimits) -> Any:
     return dataset
 
 
-def _inflated(data: bytes, limits: ReadLimits) -> BytesIO:
+def _inflated(data: bytes, limits: ReadLimits) -> bytes:
     """Return `data`, or if its data set is deflated the same file without that.
 
     pydicom would inflate the whole of it into memory, which a small file can fill a thousandfold. Here it is inflated
@@ -147,7 +147,7 @@ def _inflated(data: bytes, limits: ReadLimits) -> BytesIO:
     stream = BytesIO(data)
     stream.seek(_PREAMBLE + 4 if data[_PREAMBLE : _PREAMBLE + 4] == _MAGIC else 0)
     if _file_meta(stream).get("TransferSyntaxUID") != _DEFLATED:
-        return BytesIO(data)
+        return data
     deflated = memoryview(data)[stream.tell() :]
     size = 0
     for part in _inflated_parts(deflated):
@@ -159,8 +159,7 @@ def _inflated(data: bytes, limits: ReadLimits) -> BytesIO:
     whole.write(_EXPLICIT_HEADER)
     for part in _inflated_parts(deflated):
         whole.write(part)
-    whole.seek(0)
-    return whole
+    return whole.getvalue()
 
 
 def _inflated_parts(deflated: memoryview) -> Iterator[bytes]:

@@ -52,13 +52,9 @@ class Decoder:
     frame: int | None = None
     limits: ReadLimits = field(default_factory=ReadLimits)
 
+    @reading()
     def __call__(self, task: Task) -> Decoded:
         """The picture, or why there is none; neither if the content is the known one."""
-        # One job: file and picture are in memory until the picture has the model's size.
-        with reading():
-            return self._decoded(task)
-
-    def _decoded(self, task: Task) -> Decoded:
         item = task.item
         path = self.container or self.root / path_of(item.name)
         try:

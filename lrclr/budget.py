@@ -88,6 +88,11 @@ class MemoryBudget:
         """Bytes that are reserved now."""
         return self._used
 
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait for memory."""
+        return len(self._queue)
+
     @contextmanager
     def job(self) -> Iterator[None]:
         """Work of one thread on one image: what is reserved inside is given back at the end of the outermost job.

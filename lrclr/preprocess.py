@@ -66,8 +66,9 @@ def to_canvas(image: NDArray[np.uint8] | ReducedImage, spec: PreprocessSpec) -> 
         image = ReducedImage.whole(image)
     rows, columns = resized_size(spec, image.height, image.width)
     with decoding.job():
-        # Resized along the rows first, so that this needs a picture of another width.
-        decoding.reserve(8 * image.pixels.size + 4 * columns * (image.pixels.shape[0] + rows))
+        # The pixels, and Pillow's copy of RGB in four bytes. It resizes along the rows first, which takes another
+        # picture, of the new width and the old height.
+        decoding.reserve(image.pixels.nbytes * 7 // 3 + 4 * columns * (image.pixels.shape[0] + rows))
         return _canvas(image, spec, rows, columns)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -54,14 +55,18 @@ class CsvRows:
             for position, name in enumerate(names)
             if name.startswith(FINDING_MASK)
         ]
-        labels = [name for name in names if name not in RESERVED and not name.startswith(FINDING_MASK)]
+        self._labels = [
+            (position, name)
+            for position, name in enumerate(names)
+            if name not in RESERVED and not name.startswith(FINDING_MASK)
+        ]
+        labels = [name for _, name in self._labels]
         if "mask" in self._at and len(labels) > MASK_BITS:
             raise UsageError(
                 f"{path} has a column 'mask' and {len(labels)} columns of findings",
                 why=f"a mask's pixels have {MASK_BITS} bits, one a finding",
                 fix=f"Use columns {FINDING_MASK}FINDING instead.",
             )
-        self._labels = [(names.index(name), name) for name in labels]
         self._bits = list(enumerate(labels))
         self._seen = dict.fromkeys([*labels, *(name for _, name in self._finding_masks)])
 
@@ -231,6 +236,6 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
             raise UsageError(
                 f"{path}: column {position} has no name", fix="If pandas wrote it: to_csv(..., index=False)."
             )
-    for name in names:
-        if names.count(name) > 1:
+    for name, times in Counter(names).items():
+        if times > 1:
             raise UsageError(f"{path} has two columns {name!r}", fix="Rename or remove one of them.")

@@ -76,8 +76,8 @@ def worst_requests() -> Iterator[dict[str, Any]]:
     whole, parts = transparent_png(1.0), transparent_png(0.24)
     coloured = dicom(6 * 2**20, syntax="1.2.840.10008.1.2.1", photometric="YBR_FULL")
     deflated = dicom(50 * 2**20, syntax="1.2.840.10008.1.2.1.99", photometric="MONOCHROME2")
-    noise = noise_png(budget.REQUEST_BYTES // budget.REQUEST_IMAGES - 8192)
-    heatmaps = noise_png(budget.REQUEST_BYTES // budget.REQUEST_HEATMAPS - 8192)
+    noise = noise_png(budget.REQUEST_BYTES // budget.REQUEST_IMAGES - 2**14)
+    heatmaps = noise_png(budget.REQUEST_BYTES // budget.REQUEST_HEATMAPS - 2**15)
     yield {"images": [whole], "exact": True}
     yield {"images": [parts] * 16, "exact": True}
     yield {"images": [coloured] * 8, "exact": True}

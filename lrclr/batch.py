@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lrclr._ahead import batches_ahead
+from lrclr.budget import reading
 from lrclr.errors import LrclrError
 from lrclr.images import ReadLimits, read_for_model, read_image
 from lrclr.preprocess import preprocess
@@ -50,7 +51,6 @@ class FileResult:
 class _Decoded:
     pixel_values: NDArray[np.float32]
     size: tuple[int, int]
-    image: NDArray[np.uint8] | None
     remarks: tuple[str, ...]
 
 
@@ -81,8 +81,8 @@ def predict_files(  # noqa: PLR0913
         frame: which frame to read of files that hold several.
         limits: on what is read.
         exact: read every file in full; see `lrclr.images.read_for_model`.
-        images: put each image into its result, in full: what a heat map is drawn on. It takes a second reading, and
-            changes no answer.
+        images: put each image into its result, in full: what a heat map is drawn on. It takes a second reading, one
+            image at a time, and changes no answer.
 
     Yields:
         One result a file. A file that cannot be read has its error in the result and takes no other down.
@@ -90,15 +90,24 @@ def predict_files(  # noqa: PLR0913
     spec = classifier.spec.preprocess
     bounds = limits or ReadLimits()
 
+    @reading()
     def decode(path: Path) -> _Decoded:
         read = read_for_model(path, spec, exact=exact, frame=frame, limits=bounds)
-        full = None
-        if images:
-            full = np.asarray(read.pixels, np.uint8) if exact else read_image(path, frame=frame, limits=bounds)
-        return _Decoded(preprocess(read, spec), (read.height, read.width), full, read.remarks)
+        return _Decoded(preprocess(read, spec), (read.height, read.width), read.remarks)
 
     for batch in batches_ahead(paths, decode, batch_size=batch_size, workers=workers):
-        yield from _answer(classifier, batch, findings, alpha, exact=exact)
+        for result in _answer(classifier, batch, findings, alpha, exact=exact):
+            yield _with_image(result, frame, bounds) if images else result
+
+
+def _with_image(result: FileResult, frame: int | None, limits: ReadLimits) -> FileResult:
+    # Read now and not when it was decoded: full pictures of all files that wait would take memory without bound.
+    if result.prediction is None:
+        return result
+    try:
+        return replace(result, image=read_image(result.path, frame=frame, limits=limits))
+    except LrclrError as error:
+        return replace(result, prediction=None, error=error)
 
 
 def _answer(
@@ -125,5 +134,5 @@ def _answer(
         )
         for (position, one), prediction in zip(decoded.items(), predictions, strict=True):
             answer = replace(prediction, remarks=one.remarks)
-            results[position] = FileResult(batch[position][0], answer, image=one.image, exact=exact)
+            results[position] = FileResult(batch[position][0], answer, exact=exact)
     yield from (results[position] for position in range(len(batch)))

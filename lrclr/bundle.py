@@ -52,7 +52,7 @@ class Manifest:
         quantization: of int8: what it was calibrated on, per graph the number of layers in int8, which stayed in
             float32 and why, and what was lost on the calibration images; None for other precisions.
         opset: ONNX operator set of the graphs.
-        max_batch: most images a request to the server may hold.
+        max_batch: most images that the image encoder takes at once.
         profiles: smallest, commonest and largest size of each dynamic axis, for one image and for batches: what plans
             are built for and what the server takes.
         graphs: per graph its inputs, outputs, precision histogram, and the number of maps that its region node takes.

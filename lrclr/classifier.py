@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrclr.budget import FUSION_ROWS
 from lrclr.bundle import Bundle
 from lrclr.engines import Engine, EngineOptions, open_engine
 from lrclr.errors import ImageError, NonFiniteError, UsageError
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from lrclr.findings import FindingSet
 
 __all__ = ["Answers", "ZeroShotClassifier"]
-
-_MAX_PAIRS = 2048  # image-prompt pairs in the fusion head at once: bounds its memory
 
 
 @dataclass(frozen=True)
@@ -283,7 +282,9 @@ class ZeroShotClassifier:
     def _fuse(
         self, region_tokens: NDArray[np.float32], prompts: PromptFeatures
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        step = max(1, _MAX_PAIRS // len(prompts.mask))
+        # Its memory grows with the tokens of all pairs.
+        rows = len(prompts.mask) * (region_tokens.shape[1] + prompts.mask.shape[1])
+        step = max(1, FUSION_ROWS // rows)
         parts = [
             self._run(
                 "fusion_head",

@@ -44,8 +44,22 @@ POSITIVE: Final = ("{}",)
 NEGATIVE: Final = ("no {}",)
 MAX_FILE_BYTES: Final = 2**20
 MAX_NAME_CHARACTERS: Final = 200
+MAX_PROMPT_CHARACTERS: Final = 2000
+# Of all findings together, repetitions included.
+MAX_PROMPTS: Final = 2**14
+# A key has one part, and two dots make three. tomllib takes quadratic time for keys of many parts.
+MAX_DOTS: Final = 8
 FINDING_KEYS: Final = ("name", "positive", "negative")
 FILE_KEYS: Final = ("finding", "positive", "negative")
+# Cc, Cs, Zl and Zp of Unicode's general categories.
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+# TOML's strings and comments. Each alternative also matches what is not closed, and none looks at a character twice.
+_TEXTS: Final = re.compile(
+    r'"""(?:\\.|[^\\"]|"(?!""))*+(?:"""|\Z)|"(?:\\.|[^\\"\n])*+"?'
+    r"|'''(?:[^']|'(?!''))*+(?:'''|\Z)|'[^'\n]*+'?|#[^\n]*+",
+    re.DOTALL,
+)
+SPLIT: Final = "Ask for fewer findings at once."
 EXAMPLE: Final = 'Write [[finding]] and, on the next line, name = "Edema".'
 
 
@@ -91,10 +105,12 @@ class Finding:
             raise FindingsError(f"{label} has a brace in its name", why="braces mark where a name goes in a prompt")
         for sign in ("positive", "negative"):
             object.__setattr__(self, sign, _filled(label, sign, getattr(self, sign), self.name))
+        negative = {prompt: number for number, prompt in enumerate(self.negative, 1)}
         for number, prompt in enumerate(self.positive, 1):
-            if prompt in self.negative:
-                negative = self.negative.index(prompt) + 1
-                raise FindingsError(f"{label} has its positive prompt {number} as negative prompt {negative} too")
+            if prompt in negative:
+                raise FindingsError(
+                    f"{label} has its positive prompt {number} as negative prompt {negative[prompt]} too"
+                )
 
 
 @dataclass(frozen=True)
@@ -197,8 +213,17 @@ class FindingSet:
         """The findings in the text of a findings file.
 
         Raises:
-            FindingsError: not TOML (with the line), or not what a findings file holds (with the finding's number).
+            FindingsError: longer than 1 MiB, not TOML (with the line), or not what a findings file holds (with the
+                finding's number).
         """
+        if len(text) > MAX_FILE_BYTES:
+            raise FindingsError(
+                f"the findings have {len(text)} characters", why=f"at most {MAX_FILE_BYTES} are read", fix=SPLIT
+            )
+        if any(line.count(".") > MAX_DOTS for line in _TEXTS.sub("", text).split("\n")):
+            raise FindingsError(
+                "findings are not valid", why=f"a line has more than {MAX_DOTS} dots outside texts", fix=EXAMPLE
+            )
         try:
             document = tomllib.loads(text)
         except RecursionError:
@@ -213,6 +238,7 @@ class FindingSet:
         for sign, templates in defaults.items():
             # Checked here as well, so that the message does not blame the first finding.
             _filled("the default", sign, templates, "{}")
+        _check_number(defaults, tables)
         findings = []
         for number, table in enumerate(tables, start=1):
             _check_keys(table, FINDING_KEYS, f"finding {number} has")
@@ -274,12 +300,28 @@ def _filled(label: str, sign: str, templates: object, name: str) -> tuple[str, .
                 f"{label} has a placeholder that is not understood in {prompt}",
                 fix="The only placeholder is {}, which stands for the finding's name.",
             )
-    prompts = tuple(template.replace("{}", name) for template in templates)
-    for number, text in enumerate(prompts, 1):
-        if text in prompts[: number - 1]:
-            first = prompts.index(text) + 1
-            raise FindingsError(f"{label} has {sign} prompts {first} and {number} alike", fix="Take one out.")
-    return prompts
+        if len(template) + template.count("{}") * (len(name) - 2) > MAX_PROMPT_CHARACTERS:
+            raise FindingsError(
+                f"{label} has more than {MAX_PROMPT_CHARACTERS} characters in {prompt}",
+                why="a text encoder reads 77 tokens or a few more",
+                fix="Shorten it.",
+            )
+    first: dict[str, int] = {}
+    for number, template in enumerate(templates, 1):
+        text = template.replace("{}", name)
+        if first.setdefault(text, number) != number:
+            raise FindingsError(f"{label} has {sign} prompts {first[text]} and {number} alike", fix="Take one out.")
+    return tuple(first)
+
+
+def _check_number(defaults: dict[str, Any], tables: list[dict[str, Any]]) -> None:
+    """Refuse too many prompts before one is made: a list of defaults counts for each finding that uses it."""
+    prompts = 0
+    for table in tables:
+        lists = ({**defaults, **table}[sign] for sign in defaults)
+        prompts += sum(len(one) for one in lists if isinstance(one, list | tuple))
+    if prompts > MAX_PROMPTS:
+        raise FindingsError(f"the findings have {prompts} prompts", why=f"at most {MAX_PROMPTS} are read", fix=SPLIT)
 
 
 def _check_keys(table: dict[str, Any], known: tuple[str, ...], subject: str) -> None:
@@ -291,7 +333,7 @@ def _check_keys(table: dict[str, Any], known: tuple[str, ...], subject: str) -> 
 
 
 def _has_control(text: str) -> bool:
-    return any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in text)
+    return _CONTROL.search(text) is not None
 
 
 def _kind(value: object) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from lrclr._preprocess_spec import Geometry, PreprocessSpec, corner, resized_size
+from lrclr.budget import decoding
 from lrclr.errors import ImageError, UsageError
 from lrclr.images import ReducedImage
 
@@ -64,6 +65,14 @@ def to_canvas(image: NDArray[np.uint8] | ReducedImage, spec: PreprocessSpec) -> 
         _check_image(image)
         image = ReducedImage.whole(image)
     rows, columns = resized_size(spec, image.height, image.width)
+    with decoding.job():
+        # The pixels, and Pillow's copy of RGB in four bytes. It resizes along the rows first, which takes another
+        # picture, of the new width and the old height.
+        decoding.reserve(image.pixels.nbytes * 7 // 3 + 4 * columns * (image.pixels.shape[0] + rows))
+        return _canvas(image, spec, rows, columns)
+
+
+def _canvas(image: ReducedImage, spec: PreprocessSpec, rows: int, columns: int) -> NDArray[np.uint8]:
     picture = Image.fromarray(image.pixels)
     if spec.canvas is None:
         size = spec.image_size

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from sys import getsizeof
 from threading import Lock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+
+from lrclr.budget import CACHE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PromptCache", "PromptFeatures"]
 
-_Key = TypeVar("_Key")
+# Of an entry beside its arrays' contents: the arrays themselves, and the place among the entries.
+_ENTRY: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -41,24 +45,22 @@ class PromptCache:
 
     Args:
         encode: from distinct prompts to their features, in one pass.
-        texts: most texts that are kept.
-        sets: most sets that are kept.
+        max_bytes: of what is kept: features and texts, of single texts and of sets.
 
     Attributes:
         hits: texts that were here when they were asked for.
         misses: texts that had to be encoded.
+        bytes: of what is kept.
     """
 
-    def __init__(
-        self, encode: Callable[[tuple[str, ...]], PromptFeatures], *, texts: int = 2048, sets: int = 16
-    ) -> None:
+    def __init__(self, encode: Callable[[tuple[str, ...]], PromptFeatures], *, max_bytes: int = CACHE_BYTES) -> None:
         self._encode = encode
-        self._most_texts, self._most_sets = texts, sets
-        self._texts: OrderedDict[str, PromptFeatures] = OrderedDict()
-        self._sets: OrderedDict[tuple[str, ...], PromptFeatures] = OrderedDict()
+        self._max_bytes = max_bytes
+        self._kept: OrderedDict[str | tuple[str, ...], PromptFeatures] = OrderedDict()
         self._lock = Lock()
         self.hits = 0
         self.misses = 0
+        self.bytes = 0
 
     def features(self, prompts: tuple[str, ...]) -> PromptFeatures:
         """Of these prompts, in order.
@@ -67,25 +69,49 @@ class PromptCache:
             As the encoder.
         """
         with self._lock:
-            if prompts in self._sets:
-                self._sets.move_to_end(prompts)
+            if prompts in self._kept:
+                self._kept.move_to_end(prompts)
                 self.hits += len(prompts)
-                return self._sets[prompts]
-            known = {text: self._texts[text] for text in prompts if text in self._texts}
+                return self._kept[prompts]
+            known = {text: self._kept[text] for text in prompts if text in self._kept}
         missing = tuple(dict.fromkeys(text for text in prompts if text not in known))
         # Not under the lock: one caller's new prompts must not stop another's known ones.
         fresh = self._encode(missing) if missing else None
         if fresh is not None:
             known.update((text, _alone(fresh, row)) for row, text in enumerate(missing))
         # As they came from the encoder, if all did: what is padded to the same length need not be laid out anew.
-        features = fresh if fresh is not None and missing == prompts else _together([known[text] for text in prompts])
+        whole = fresh is not None and missing == prompts
+        features = _own(fresh) if fresh is not None and whole else _together([known[text] for text in prompts])
         with self._lock:
             self.misses += len(missing)
             self.hits += len(prompts) - len(missing)
             for text in prompts:
-                _keep(self._texts, text, known[text], self._most_texts)
-            _keep(self._sets, prompts, features, self._most_sets)
+                self._keep(text, known[text])
+            self._keep(prompts, features)
         return features
+
+    def _keep(self, key: str | tuple[str, ...], features: PromptFeatures) -> None:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return
+        size = _size(key, features)
+        if size > self._max_bytes:
+            return
+        self._kept[key] = features
+        self.bytes += size
+        while self.bytes > self._max_bytes:
+            self.bytes -= _size(*self._kept.popitem(last=False))
+
+
+def _size(key: str | tuple[str, ...], features: PromptFeatures) -> int:
+    """Bytes of an entry; a set's texts are counted with it, for it may be all that still holds them."""
+    texts = sum(getsizeof(text) for text in ((key,) if isinstance(key, str) else key))
+    return features.embedding.nbytes + features.tokens.nbytes + features.mask.nbytes + texts + _ENTRY
+
+
+def _own(features: PromptFeatures) -> PromptFeatures:
+    """Features in memory of their own: an encoder's may lie in memory that a server shares with another process."""
+    return PromptFeatures(features.embedding.copy(), features.tokens.copy(), features.mask.copy())
 
 
 def _alone(features: PromptFeatures, row: int) -> PromptFeatures:
@@ -108,10 +134,3 @@ def _together(features: list[PromptFeatures]) -> PromptFeatures:
         np.concatenate([padded(one.tokens) for one in features]).astype(np.float32, copy=False),
         np.concatenate([padded(one.mask) for one in features]).astype(np.int64, copy=False),
     )
-
-
-def _keep(kept: OrderedDict[_Key, PromptFeatures], key: _Key, features: PromptFeatures, most: int) -> None:
-    kept[key] = features
-    kept.move_to_end(key)
-    while len(kept) > most:
-        kept.popitem(last=False)

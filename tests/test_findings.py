@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import sys
 import unicodedata
 from typing import TYPE_CHECKING, Any
 
@@ -236,3 +237,85 @@ def test_load_refuses_what_is_no_findings_file(tmp_path: Path) -> None:
     path.write_bytes(b"#" * (2**20 + 1))
     with pytest.raises(FindingsError, match="larger than 1 MiB"):
         FindingSet.load(path)
+
+
+class Counted(str):
+    """A template whose prompts count how often they are compared."""
+
+    compared = 0
+
+    def replace(self, *arguments: Any) -> Counted:
+        return Counted(super().replace(*arguments))
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return super().__eq__(other)
+
+    __hash__ = str.__hash__
+
+
+def test_comparisons_grow_with_the_prompts_and_not_with_their_square() -> None:
+    def compared(prompts: int) -> int:
+        Counted.compared = 0
+        positive = tuple(Counted(f"positive {number}") for number in range(prompts))
+        Finding("Edema", positive, tuple(Counted(f"negative {number}") for number in range(prompts)))
+        return Counted.compared
+
+    assert compared(4000) <= 4 * 4000
+
+
+BIG = 2**20
+HOSTILE = {
+    "many prompts": '[[finding]]\nname = "A"\npositive = ['
+    + ",".join(f'"p{number}"' for number in range(64_000))
+    + "]",
+    "shared prompts": "positive = ["
+    + ",".join(f'"p{number}"' for number in range(30_000))
+    + "]\n"
+    + "".join(f'[[finding]]\nname = "n{number}"\n' for number in range(8000)),
+    "a long prompt made by repeating a name": f'[[finding]]\nname = "{"n" * 200}"\npositive = ["{"{}" * 500}"]',
+    "a key of many parts": "a" + ".a" * (BIG // 3) + " = 1",
+    "a quoted key of many parts": '"a"' + '."a"' * (BIG // 5) + " = 1",
+    "a long header": "[a" + ".a" * 60_000 + "]\n" + "".join(f"b{number} = 1\n" for number in range(60_000)),
+    "a key of many parts in a table": "a = {b" + ".b" * (BIG // 3) + " = 1}",
+    "many tables": "".join(f"[t{number}]\n" for number in range(90_000)),
+    "nesting": "a = " + "[" * (BIG // 4),
+    "no line": "a" * BIG,
+    "too long": "#" * (BIG + 1),
+    **{
+        f"texts that do not end: {one}": one * (BIG // len(one))
+        for one in ('"', "'", '\\"""', '"\\', "'''x''", "a='", '"""\\"""\n')
+    },
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_texts_are_refused_after_few_calls(what: str) -> None:
+    """Not by time: tomllib and the findings are Python, and each of their steps is a call or a line."""
+    text, calls = HOSTILE[what], 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count)
+    try:
+        with pytest.raises(FindingsError) as error:
+            FindingSet.loads(text)
+    finally:
+        sys.setprofile(None)
+    # Calls and returns, of Python's functions and of C's.
+    assert calls < 10 * len(text) + 1000
+    assert len(str(error.value)) < 400
+    # What takes tomllib quadratic time is not in calls: it is refused before tomllib sees it.
+    assert ("dots outside texts" in str(error.value)) == ("of many parts" in what or "header" in what)
+
+
+def test_dots_in_texts_and_comments_are_no_parts_of_keys() -> None:
+    text = """
+    # ................
+    [[finding]]
+    name = "Edema.................."  # ...........
+    positive = ["e.g. a.b.c.d.e.f.g.h.i.j", 'k.l.m.n.o.p.q.r.s.t'] # "x.
+    """
+    assert FindingSet.loads(text).findings[0].positive[1] == "k.l.m.n.o.p.q.r.s.t"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,9 @@ from lrclr.bench._targets import is_server
 from lrclr.cli import main
 from lrclr.client import AsyncClient, Client
 from lrclr.errors import UsageError
+
+if TYPE_CHECKING:
+    import ipaddress
 
 WRONG = {
     "": "is empty",

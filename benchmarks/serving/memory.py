@@ -48,7 +48,7 @@ def _shared() -> float:
     return sum(file.stat().st_blocks * 512 for file in files if file.exists()) / _MIB
 
 
-class _Peak:
+class Peak:
     """The largest of each number while it is watched."""
 
     def __init__(self, server: int) -> None:
@@ -66,7 +66,11 @@ class _Peak:
 
     def _watch(self) -> None:
         while True:
-            for name, value in {**_held(self._server), "shm": _shared()}.items():
+            try:
+                held = {**_held(self._server), "shm": _shared()}
+            except psutil.NoSuchProcess:
+                return
+            for name, value in held.items():
                 self.largest[name] = max(value, self.largest.get(name, 0.0))
             if self._over.wait(0.1):
                 return
@@ -96,7 +100,7 @@ def measure(bundle: Path, instances: int) -> dict[str, Any]:
         batch = int(client.describe()["max_batch"])
         loads = {"single": ([small], 8 * instances, 2 * instances), "largest": ([large] * batch, instances, instances)}
         for name, (files, requests, concurrency) in loads.items():
-            with _Peak(server.pid) as peak, ThreadPoolExecutor(concurrency) as pool:
+            with Peak(server.pid) as peak, ThreadPoolExecutor(concurrency) as pool:
                 list(pool.map(lambda _, files=files: client.ask(files, heatmap=True), range(requests)))
             rows[name] = peak.largest
         rows["after"] = {**_held(server.pid), "shm": _shared()}

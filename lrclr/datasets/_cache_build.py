@@ -17,6 +17,7 @@ import numpy as np
 import PIL
 
 from lrclr._files import replace_directory, sha256_of
+from lrclr.budget import reading
 from lrclr.datasets._rows import without_name
 from lrclr.errors import ImageError, LrclrError, MissingExtraError, UsageError
 from lrclr.images import read_for_model
@@ -163,6 +164,7 @@ def _decoded(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@reading()
 def _decode(rows: Sequence[Row], spec: PreprocessSpec, exact: bool) -> list[_Decoded | LrclrError]:
     results: list[_Decoded | LrclrError] = []
     for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -67,9 +68,16 @@ class CsvRows:
             for position, name in enumerate(names)
             if name.startswith(FINDING_MASK)
         ]
-        columns = [name for name in names if name not in RESERVED and not name.startswith(FINDING_MASK)]
-        labels = [name.removeprefix(DECLARED).strip() for name in columns]
-        self.unknown = tuple(name for name in columns if not name.startswith(DECLARED) and not is_known(name, findings))
+        columns = [
+            (position, name)
+            for position, name in enumerate(names)
+            if name not in RESERVED and not name.startswith(FINDING_MASK)
+        ]
+        self._labels = [(position, name.removeprefix(DECLARED).strip()) for position, name in columns]
+        labels = [name for _, name in self._labels]
+        self.unknown = tuple(
+            name for _, name in columns if not name.startswith(DECLARED) and not is_known(name, findings)
+        )
         _check_labels(path, labels, self.unknown)
         if "mask" in self._at and len(labels) > MASK_BITS:
             raise UsageError(
@@ -77,7 +85,6 @@ class CsvRows:
                 why=f"a mask's pixels have {MASK_BITS} bits, one a finding",
                 fix=f"Use columns {FINDING_MASK}FINDING instead.",
             )
-        self._labels = [(names.index(column), name) for column, name in zip(columns, labels, strict=True)]
         self._bits = list(enumerate(labels))
         self._seen = dict.fromkeys([*labels, *(name for _, name in self._finding_masks)])
 
@@ -275,6 +282,6 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
             raise UsageError(
                 f"{path}: column {position} has no name", fix="If pandas wrote it: to_csv(..., index=False)."
             )
-    for name in names:
-        if names.count(name) > 1:
+    for name, times in Counter(names).items():
+        if times > 1:
             raise UsageError(f"{path} has two columns {name!r}", fix="Rename or remove one of them.")

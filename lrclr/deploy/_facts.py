@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
+from lrclr import budget
 from lrclr.bundle import GRAPHS
 from lrclr.contract import MODEL
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
-    from lrclr.bundle import Bundle
+    from collections.abc import Mapping
+
+    from lrclr.bundle import Bundle, Manifest
     from lrclr.deploy._options import DeployOptions
 
 __all__ = ["Facts"]
+
+_FLOAT: Final = 4
 
 
 @dataclass(frozen=True)
@@ -24,11 +29,14 @@ class Facts:
         sha256: of its manifest.
         engine: that answers.
         precision: of its graphs.
-        max_batch: most images of a request.
+        max_batch: most images that the image encoder takes at once.
         capabilities: compute capabilities of its plans; empty where it runs on any machine.
         from_ampere: whether plans run on every GPU from compute capability 8.0.
         graph_bytes: of the three ONNX files.
         bytes: of all files.
+        pixel_bytes: of one preprocessed image.
+        feature_bytes: of the features of as many prompts as a request may have, each as long as can be.
+        activation_bytes: that the three graphs hold while each of them runs at its largest size.
         instances: processes of the model `lrclr`.
         gpu: whether a server gets a GPU.
     """
@@ -41,6 +49,9 @@ class Facts:
     from_ampere: bool
     graph_bytes: int
     bytes: int
+    pixel_bytes: int
+    feature_bytes: int
+    activation_bytes: int
     instances: int
     gpu: bool
 
@@ -70,9 +81,43 @@ class Facts:
             from_ampere=any(entry["options"]["hardware_compatible"] == "ampere+" for entry in plans),
             graph_bytes=sum(int(files[f"{graph}/1/model.onnx"]["bytes"]) for graph in GRAPHS),
             bytes=sum(int(entry["bytes"]) for entry in files.values()),
+            pixel_bytes=3 * manifest.model["vision_config"]["image_size"] ** 2 * _FLOAT,
+            feature_bytes=_features(manifest),
+            activation_bytes=_activations(manifest),
             instances=options.instances or _instances(bundle),
             gpu=engine != "onnxruntime" if options.gpu is None else options.gpu,
         )
+
+
+def _features(manifest: Manifest) -> int:
+    largest = manifest.profiles[-1]
+    return largest["prompts"][2] * largest["tokens"][2] * int(manifest.model["text_config"]["hidden_size"]) * _FLOAT
+
+
+def _activations(manifest: Manifest) -> int:
+    """Bytes of one block of each graph: its tokens, queries, keys, values, attention maps and what its MLP holds."""
+    model, largest = manifest.model, manifest.profiles[-1]
+    vision, text = model["vision_config"], model["text_config"]
+    patches = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
+    prompts, tokens = largest["prompts"][2], largest["tokens"][2]
+    regions = manifest.graphs["image_encoder"]["outputs"]["region_tokens"]["shape"][1]
+    # One image's pairs with all prompts go through the fusion head together, however many they are.
+    rows = max(budget.FUSION_ROWS, prompts * (regions + tokens))
+    fusion = {
+        "hidden_size": model["fusion_hidden_size"],
+        "intermediate_size": model["fusion_intermediate_size"],
+        "num_attention_heads": model["fusion_num_heads"],
+    }
+    return (
+        _block(vision, manifest.max_batch * patches, patches)
+        + _block(text, prompts * tokens, tokens)
+        + _block(fusion, rows, regions + tokens)
+    )
+
+
+def _block(sizes: Mapping[str, Any], rows: int, length: int) -> int:
+    widths = 6 * sizes["hidden_size"] + 2 * sizes["intermediate_size"] + 2 * sizes["num_attention_heads"] * length
+    return int(rows * widths * _FLOAT)
 
 
 def _instances(bundle: Bundle) -> int:

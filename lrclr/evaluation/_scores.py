@@ -14,6 +14,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from lrclr._ahead import batches_ahead
+from lrclr.budget import reading
 from lrclr.classifier import Answers
 from lrclr.datasets import SKIP, RowProblem, raise_bad_rows
 from lrclr.datasets._rows import without_name
@@ -222,6 +223,7 @@ def score_rows(  # noqa: PLR0913
 _NOTHING = np.empty(0, np.float32)
 
 
+@reading()
 def _decode(spec: PreprocessSpec, exact: bool, row: Row) -> _Decoded:
     data = read_bytes(row.image, _LIMITS)
     digest = hashlib.sha256(data)

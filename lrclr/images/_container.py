@@ -65,7 +65,8 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _png_parts(data: bytes) -> tuple[bytes, tuple[str, ...]]:
-    view, parts, kept, remarks = memoryview(data), [], 0, ()
+    view, parts, kept = memoryview(data), [], 0
+    remarks: tuple[str, ...] = ()
     colour = data[25:26]
     for number, (name, begin, end) in enumerate(png_chunks(data)):
         if number >= _MAX_PARTS:
@@ -132,7 +133,9 @@ def _tiff_parts(data: bytes) -> tuple[bytes, tuple[str, ...]]:
     width, pointer_width = struct.calcsize(f"={number}"), struct.calcsize(f"={pointer}")
     if len(data) < first + pointer_width:
         return data, ()
-    changed, seen, remarks = bytearray(data), set(), ()
+    changes: list[tuple[int, bytes]] = []
+    seen: set[int] = set()
+    remarks: tuple[str, ...] = ()
     (place,) = struct.unpack_from(f"{order}{pointer}", data, first)
     while place and place not in seen and place + width <= len(data) and len(seen) < _MAX_FRAMES:
         seen.add(place)
@@ -152,8 +155,19 @@ def _tiff_parts(data: bytes) -> tuple[bytes, tuple[str, ...]]:
             elif tag == _ORIENTATION:
                 remarks = (_BAD_ORIENTATION,)
         following = data[end : end + pointer_width]
-        struct.pack_into(f"{order}{number}", changed, place, len(needed))
-        content = b"".join([*needed, following])
-        changed[begin : begin + len(content)] = content
+        if len(needed) < count:
+            changes.append((place, b"".join([struct.pack(f"{order}{number}", len(needed)), *needed, following])))
         (place,) = struct.unpack(f"{order}{pointer}", following)
-    return bytes(changed), remarks
+    return _patched(data, changes), remarks
+
+
+def _patched(data: bytes, changes: list[tuple[int, bytes]]) -> bytes:
+    """Write other content over parts of a file; in one copy, for a file can be large."""
+    view, parts, kept = memoryview(data), [], 0
+    for place, content in sorted(changes):
+        if place < kept:
+            # Directories that overlap: no encoder writes them.
+            return data
+        parts += [view[kept:place], content]
+        kept = place + len(content)
+    return b"".join([*parts, view[kept:]]) if changes else data

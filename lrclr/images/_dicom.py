@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrclr import budget
 from lrclr.errors import ImageError, MissingExtraError
 from lrclr.images._arrays import scale_levels
 from lrclr.images._dicom_attributes import Attributes
@@ -21,10 +22,13 @@ from lrclr.images._dicom_frame import PIXEL_KEYWORDS, FrameLayout, decode_frame,
 from lrclr.images._dicom_luts import display_of, palette_of
 from lrclr.images._display import Display, to_grey
 from lrclr.images._guard import attempt
+from lrclr.images._memory import dicom_bytes
 from lrclr.images._reduced import ReducedImage
 from lrclr.images._wavelet import reduced_wavelet
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from lrclr.images._dicom_frame import Frame
@@ -50,6 +54,7 @@ _TAGS = [
 ]
 
 _PREAMBLE, _MAGIC = 128, b"DICM"
+_PART = 2**20
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _EXPLICIT_HEADER = bytes(_PREAMBLE) + _MAGIC + struct.pack("<HH2sH20s", 2, 0x10, b"UI", 20, b"1.2.840.10008.1.2.1")
 _VRS = frozenset(
@@ -106,7 +111,10 @@ def _opened(data: bytes, frame: int | None, limits: ReadLimits) -> tuple[Attribu
     layout = attempt(lambda: FrameLayout.of(attributes), failure=_UNREADABLE, fix=_REPAIR)
     limits.check_pixels(layout.rows, layout.columns)
     index = _frame_index(layout.frames, frame)
-    return attributes, attempt(lambda: open_frame(attributes, layout, index), failure=_UNDECODABLE, fix=_REPAIR)
+    found = attempt(lambda: open_frame(attributes, layout, index), failure=_UNDECODABLE, fix=_REPAIR)
+    encoded = len(attributes.dataset[layout.pixel_keyword].value) if found.codec else 0
+    budget.decoding.reserve(dicom_bytes(layout, encoded))
+    return attributes, found
 
 
 def _decoded(attributes: Attributes, frame: Frame) -> NDArray[np.uint8]:
@@ -145,18 +153,38 @@ def _read(data: bytes) -> Any:
 def _inflated(data: bytes, limits: ReadLimits) -> bytes:
     """Return `data`, or if its data set is deflated the same file without that.
 
-    pydicom would inflate the whole of it into memory, which a small file can fill a thousandfold.
+    pydicom would inflate the whole of it into memory, which a small file can fill a thousandfold. Here it is inflated
+    once to see how long it becomes, and once more when there is memory for that.
     """
     stream = BytesIO(data)
     stream.seek(_PREAMBLE + 4 if data[_PREAMBLE : _PREAMBLE + 4] == _MAGIC else 0)
     if _file_meta(stream).get("TransferSyntaxUID") != _DEFLATED:
         return data
+    deflated = memoryview(data)[stream.tell() :]
+    size = 0
+    for part in _inflated_parts(deflated):
+        size += len(part)
+        limits.check_bytes(size, "the inflated data set")
+    # pydicom copies the pixel data out of the data set.
+    budget.files.reserve(len(data) + 2 * size + size // 4)
+    whole = BytesIO()
+    whole.write(_EXPLICIT_HEADER)
+    for part in _inflated_parts(deflated):
+        whole.write(part)
+    return whole.getvalue()
+
+
+def _inflated_parts(deflated: memoryview) -> Iterator[bytes]:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    body = inflater.decompress(data[stream.tell() :], limits.max_bytes + 1)
-    limits.check_bytes(len(body), "the inflated data set")
+    for start in range(0, len(deflated), _PART):
+        rest: bytes | memoryview = deflated[start : start + _PART]
+        while rest and not inflater.eof:
+            yield inflater.decompress(rest, _PART)
+            rest = inflater.unconsumed_tail
+    while not inflater.eof and (part := inflater.decompress(b"", _PART)):
+        yield part
     if not inflater.eof:
         raise ImageError(_UNREADABLE, fix=_REPAIR)
-    return _EXPLICIT_HEADER + body
 
 
 def _file_meta(stream: BytesIO) -> Any:
@@ -198,7 +226,10 @@ def _show(attributes: Attributes, layout: FrameLayout, stored: NDArray[np.generi
 
 def _colours(stored: NDArray[np.generic], white: int) -> NDArray[np.uint8]:
     if white <= 65535:
-        colours = stored if white == 255 and stored.dtype == np.uint8 else scale_levels(stored.astype(np.uint32), white)
+        colours = stored if white == 255 and stored.dtype == np.uint8 else scale_levels(stored, white)
     else:
-        colours = np.rint(np.clip(stored.astype(np.float64) / white, 0, 1) * 255)
+        colours = np.empty(stored.shape, np.uint8)
+        # Row by row: the steps between hold 72 bytes a pixel.
+        for row, values in zip(colours, stored, strict=True):
+            row[:] = np.rint(np.clip(values.astype(np.float64) / white, 0, 1) * 255)
     return np.array(colours, dtype=np.uint8, order="C")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Display", "Lut", "Rescale", "Window", "shades_of", "to_grey"]
 
 _ROWS = 64
+_BLOCK = 2**18
 _MAX_LEVELS = 2**20
 
 
@@ -102,8 +103,7 @@ def to_grey(stored: NDArray[np.generic], display: Display) -> NDArray[np.uint8]:
     """Show `stored`, `[H, W]` of integers or finite floats, as `[H, W]` uint8."""
     low, high = stored.min(), stored.max()
     if stored.dtype.kind == "f" or int(high) - int(low) >= _MAX_LEVELS:
-        values = stored.astype(np.float64)
-        return shades_of(values, np.ones(values.shape, dtype=np.bool_), display)
+        return _to_grey_by_rows(stored, display)
     whole = cast("NDArray[np.integer]", stored)
     first, count = int(low), int(high) - int(low) + 1
     levels = np.arange(first, first + count, dtype=np.float64)
@@ -118,15 +118,33 @@ def to_grey(stored: NDArray[np.generic], display: Display) -> NDArray[np.uint8]:
     return look_up(shades_of(levels, present, display), whole, first)
 
 
-def shades_of(values: NDArray[np.float64], present: NDArray[np.bool_], display: Display) -> NDArray[np.uint8]:
-    """Shade `values`; without a VOI, those that are `present` and no padding span the range."""
-    padded = np.zeros(values.shape, dtype=np.bool_)
-    if display.padding is not None:
-        padded = (values >= display.padding[0]) & (values <= display.padding[1])
-    shown = values if display.modality is None else display.modality(values)
+def _to_grey_by_rows(stored: NDArray[np.generic], display: Display) -> NDArray[np.uint8]:
+    """As `to_grey`, pixel by pixel. A few rows at once: the steps between hold 40 bytes a pixel."""
+    rows = max(1, _BLOCK // stored.shape[1])
+    parts = [slice(start, start + rows) for start in range(0, len(stored), rows)]
+    span = None
+    if display.voi is None:
+        ends = [_span(*_modality_values(stored[part].astype(np.float64), display)) for part in parts]
+        span = min(low for low, _ in ends), max(high for _, high in ends)
+    grey = np.empty(stored.shape, np.uint8)
+    for part in parts:
+        values = stored[part].astype(np.float64)
+        grey[part] = shades_of(values, np.ones(values.shape, dtype=np.bool_), display, span)
+    return grey
+
+
+def shades_of(
+    values: NDArray[np.float64], present: NDArray[np.bool_], display: Display, span: tuple[float, float] | None = None
+) -> NDArray[np.uint8]:
+    """Shade `values`; without a VOI, `span` is the range, or else that of those that are `present` and no padding."""
+    shown, picture = _modality_values(values, display)
+    padded = ~picture
     if not np.isfinite(shown).all():
         raise ImageError("the rescaled values of the DICOM file are too large to be shown")
-    shares = _stretch(shown, present & ~padded) if display.voi is None else display.voi.shares(shown)
+    if display.voi is None:
+        shares = _stretch(shown, span or _span(shown, present & picture))
+    else:
+        shares = display.voi.shares(shown)
     shades = np.rint(shares * 255).astype(np.uint8)
     if display.inverted:
         shades = np.uint8(255) - shades
@@ -134,9 +152,23 @@ def shades_of(values: NDArray[np.float64], present: NDArray[np.bool_], display: 
     return shades
 
 
-def _stretch(values: NDArray[np.float64], counted: NDArray[np.bool_]) -> NDArray[np.float64]:
-    low = values.min(where=counted, initial=np.inf)
-    high = values.max(where=counted, initial=-np.inf)
+def _modality_values(values: NDArray[np.float64], display: Display) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return stored values after the modality step, and which of them are no padding."""
+    picture = np.ones(values.shape, dtype=np.bool_)
+    if display.padding is not None:
+        picture = (values < display.padding[0]) | (values > display.padding[1])
+    return values if display.modality is None else display.modality(values), picture
+
+
+def _span(values: NDArray[np.float64], counted: NDArray[np.bool_]) -> tuple[float, float]:
+    return (
+        float(values.min(where=counted, initial=np.inf)),
+        float(values.max(where=counted, initial=-np.inf)),
+    )
+
+
+def _stretch(values: NDArray[np.float64], span: tuple[float, float]) -> NDArray[np.float64]:
+    low, high = span
     if not low < high:
         return np.zeros_like(values)
     # Halves, for the difference of two floats may be too large for one.

@@ -11,15 +11,17 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from lrclr import budget
 from lrclr.errors import ImageError, UsageError
 from lrclr.images._arrays import eight_bit, flatten_alpha, scale_levels
 from lrclr.images._container import picture_parts
 from lrclr.images._guard import attempt
+from lrclr.images._memory import STRIP, inflated_bytes, raster_bytes
 from lrclr.images._png import inflated_png
 from lrclr.images._reduced import ReducedImage
 
@@ -46,6 +48,20 @@ _REPAIR = "Export it anew, as an 8-bit or 16-bit PNG"
 _BAD_EXIF = "the EXIF data cannot be read and are ignored"
 _MAX_FRAMES_COUNTED = 1000
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR, _ORIENTATION = 258, 262, 284, 274
+# Orientations of EXIF in which the width in the file is the height of the upright picture.
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+# For each orientation of EXIF, from the upright picture to a view of it whose rows are those in the file.
+_UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: upright.swapaxes(0, 1)[::-1],
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: upright.swapaxes(0, 1)[:, ::-1],
+}
+# Inflating at once is for pictures of usual size: it holds the pixels three times.
+_MAX_INFLATED = 256 * 2**20
 _WHITE_IS_ZERO, _SEPARATE_PLANES = 0, 2
 
 
@@ -59,33 +75,44 @@ def decode_raster(
         ImageLimitError: the picture is larger than `limits`.
     """
     data, remarks = attempt(lambda: picture_parts(file), failure=_DAMAGED, fix=_REPAIR)
-    image = _opened(data, opener, frame)
-    limits.check_pixels(image.height, image.width)
-    if opener is PngImageFile:
-        image = _opened(attempt(lambda: inflated_png(data), failure=_DAMAGED, fix=_REPAIR), opener, frame)
-    pixels = picture_from_pillow(image, limits)
+    image = _opened(data, opener, frame, limits)
+    if opener is PngImageFile and (size := inflated_bytes(image, data)) <= _MAX_INFLATED:
+        budget.decoding.reserve(size)
+        image = _opened(attempt(lambda: inflated_png(data), failure=_DAMAGED, fix=_REPAIR), opener, frame, limits)
+    pixels = picture_from_pillow(image, limits, data)
     unread = () if attempt(lambda: _orientation(image), failure=_DAMAGED) else (_BAD_EXIF,)
     return ReducedImage.whole(pixels, remarks + unread)
 
 
-def _opened(data: bytes, opener: Callable[[BytesIO], ImageFile.ImageFile], frame: int | None) -> ImageFile.ImageFile:
+def _opened(
+    data: bytes, opener: Callable[[BytesIO], ImageFile.ImageFile], frame: int | None, limits: ReadLimits
+) -> ImageFile.ImageFile:
     _refuse_truncated()
     image = attempt(lambda: opener(BytesIO(data)), failure=_DAMAGED, fix=_REPAIR)
+    if isinstance(image, PngImageFile) and image.is_animated and frame and frame < image.n_frames:
+        # Pillow decodes each frame before the wanted one.
+        limits.check_pixels(image.height * (frame + 1), image.width)
+        budget.decoding.reserve(attempt(lambda: raster_bytes(image), failure=_DAMAGED, fix=_REPAIR))
     attempt(lambda: _select(image, frame), failure=_DAMAGED, fix=_REPAIR)
+    limits.check_pixels(image.height, image.width)
     return image
 
 
-def picture_from_pillow(image: Image.Image, limits: ReadLimits) -> NDArray[np.uint8]:
+def picture_from_pillow(image: Image.Image, limits: ReadLimits, data: bytes = b"") -> NDArray[np.uint8]:
     """Return the current frame of a Pillow image, loaded or not, as a new picture: `[H, W]` or `[H, W, 3]` uint8.
+
+    Args:
+        image: as Pillow opened it.
+        limits: what is refused before decoding.
+        data: the file that it comes from, if it does.
 
     Raises:
         ImageError: it cannot be loaded, or its mode has no agreed meaning as a picture.
-        ImageLimitError: it is larger than `limits`.
+        ImageLimitError: it is larger than `limits`, or takes more memory than `lrclr.budget` allows.
     """
     _refuse_truncated()
     limits.check_pixels(image.height, image.width)
-    pixels = attempt(lambda: _pixels(image), failure=_DAMAGED, fix=_REPAIR)
-    return np.array(pixels, dtype=np.uint8, order="C", copy=True)
+    return attempt(lambda: _pixels(image, raster_bytes(image, data)), failure=_DAMAGED, fix=_REPAIR)
 
 
 def _refuse_truncated() -> None:
@@ -110,7 +137,12 @@ def _select(image: ImageFile.ImageFile, frame: int | None) -> None:
 
 
 def _frame_count(image: ImageFile.ImageFile) -> str:
-    """Count by trial, since Pillow's `n_frames` would walk through a file of a million frames."""
+    """Count by trial, since Pillow's `n_frames` would walk through a TIFF file of a million frames.
+
+    A PNG file says how many it has, and a trial would decode them.
+    """
+    if isinstance(image, PngImageFile):
+        return str(image.n_frames)
     count = 1
     try:
         while count < _MAX_FRAMES_COUNTED:
@@ -121,14 +153,10 @@ def _frame_count(image: ImageFile.ImageFile) -> str:
     return f"{count} or more"
 
 
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
-    return _eight_bit(_upright(image), image)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    _check_coverage(image)
-    image.load()
-    return ImageOps.exif_transpose(image) if (_orientation(image) or 1) != 1 else image
+def _pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    budget.decoding.reserve(size)
+    _load(image)
+    return _eight_bit(image)
 
 
 def _orientation(image: Image.Image) -> int | None:
@@ -139,23 +167,47 @@ def _orientation(image: Image.Image) -> int | None:
         return None
 
 
-def _eight_bit(upright: Image.Image, image: Image.Image) -> NDArray[np.uint8]:
-    """Return the pixels of `upright`, which is `image` turned as its EXIF says."""
-    mode = upright.mode
+def _load(image: Image.Image) -> None:
+    _check_coverage(image)
+    image.load()
+
+
+def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels of a loaded image, turned as its EXIF says: `[H, W]` or `[H, W, 3]`.
+
+    Strip by strip: what lies between Pillow's pixels and 8 bits can take 28 bytes a pixel.
+    """
+    width, height = image.size
+    rows = max(1, STRIP // width)
+    pixels = as_stored = np.empty(0, np.uint8)
+    for top in range(0, height, rows):
+        part = _eight_bit_part(image.crop((0, top, width, min(top + rows, height))), image)
+        if top == 0:
+            orientation = _orientation(image) or 1
+            size = (width, height) if orientation in _SIDEWAYS else (height, width)
+            pixels = np.empty((*size, *part.shape[2:]), np.uint8)
+            as_stored = _UPRIGHT[orientation](pixels) if orientation in _UPRIGHT else pixels
+        as_stored[top : top + rows] = part
+    return pixels
+
+
+def _eight_bit_part(part: Image.Image, image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels of a part of `image`, not turned."""
+    mode = part.mode
     if mode in {"I", "F"} or mode.startswith("I;16"):
-        return _deep_grey(upright, getattr(image, "tag_v2", {}))
-    if mode in ("P", "PA") or (mode == "RGB" and upright.has_transparency_data):
-        upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
-    elif mode in ("1", "L") and upright.has_transparency_data:
-        upright = upright.convert("L").convert("LA") if mode == "1" else upright.convert("LA")
+        return _deep_grey(part, getattr(image, "tag_v2", {}))
+    if mode in ("P", "PA") or (mode == "RGB" and part.has_transparency_data):
+        part = part.convert("RGBA" if part.has_transparency_data else "RGB")
+    elif mode in ("1", "L") and part.has_transparency_data:
+        part = part.convert("L").convert("LA") if mode == "1" else part.convert("LA")
     elif mode in ("CMYK", "YCbCr", "RGBX"):
-        upright = upright.convert("RGB")
+        part = part.convert("RGB")
     elif mode not in ("1", "L", "LA", "RGB", "RGBA"):
         raise ImageError(f"an image of Pillow's mode {mode} is not accepted", fix="Convert it to mode L or RGB")
-    pixels = eight_bit(np.asarray(upright))
-    if upright.mode in ("LA", "RGBA"):
+    pixels = eight_bit(np.asarray(part))
+    if part.mode in ("LA", "RGBA"):
         pixels = flatten_alpha(pixels)
-    return pixels[:, :, 0] if upright.mode == "LA" else pixels
+    return pixels[:, :, 0] if part.mode == "LA" else pixels
 
 
 def _check_coverage(image: Image.Image) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import numpy as np
 from PIL import Image
 
+from lrclr import budget
 from lrclr.errors import ImageError, UsageError
 from lrclr.images._arrays import picture_from_array
 from lrclr.images._dicom import decode_dicom, looks_like_dicom, reduce_dicom
@@ -78,15 +79,16 @@ def read_whole(
 ) -> ReducedImage:
     """As `read_image`, with remarks on the file beside the picture."""
     index = _checked_frame(frame)
-    if isinstance(source, np.ndarray):
-        _only_frame(index)
-        return ReducedImage.whole(picture_from_array(source, limits))
-    if isinstance(source, Image.Image):
-        _only_frame(index)
-        return ReducedImage.whole(picture_from_pillow(source, limits))
-    data = read_bytes(source, limits)
-    opener = _opener_of(data)
-    return decode_dicom(data, index, limits) if opener is None else decode_raster(data, opener, index, limits)
+    with budget.reading():
+        if isinstance(source, np.ndarray):
+            _only_frame(index)
+            return ReducedImage.whole(picture_from_array(source, limits))
+        if isinstance(source, Image.Image):
+            _only_frame(index)
+            return ReducedImage.whole(picture_from_pillow(source, limits))
+        data = read_bytes(source, limits)
+        opener = _opener_of(data)
+        return decode_dicom(data, index, limits) if opener is None else decode_raster(data, opener, index, limits)
 
 
 def read_reduced(
@@ -117,11 +119,12 @@ def read_reduced(
     if isinstance(source, (np.ndarray, Image.Image)):
         return read_whole(source, frame=frame, limits=limits)
     index = _checked_frame(frame)
-    data = read_bytes(source, limits)
-    opener = _opener_of(data)
-    if opener is None:
-        return reduce_dicom(data, index, limits, Wanted(spec))
-    return decode_raster(data, opener, index, limits)
+    with budget.reading():
+        data = read_bytes(source, limits)
+        opener = _opener_of(data)
+        if opener is None:
+            return reduce_dicom(data, index, limits, Wanted(spec))
+        return decode_raster(data, opener, index, limits)
 
 
 def _opener_of(data: bytes) -> Callable[[BytesIO], ImageFile.ImageFile] | None:

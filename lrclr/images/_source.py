@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from lrclr.budget import files
 from lrclr.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def _read_file(path: str | os.PathLike[str], limits: ReadLimits) -> bytes:
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise ImageError(f"cannot read {os.fspath(path)!r}", why=f"it is {kind}")
         limits.check_bytes(status.st_size, "the file")
-        with file.open("rb") as stream:
+        with files.job(), file.open("rb") as stream:
+            # Twice: it is read in parts and joined, and then pydicom copies the pixel data out of it.
+            files.reserve(2 * status.st_size)
             return _drain(stream, limits)
     except OSError as error:
         reason = _OS_REASONS.get(error.errno or 0, os.strerror(error.errno) if error.errno else "the system refused")

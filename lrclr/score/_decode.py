@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from lrclr.budget import reading
 from lrclr.errors import ImageError, LrclrError, MissingExtraError
 from lrclr.images import ReadLimits, read_for_model
 from lrclr.images._source import read_bytes
@@ -53,6 +54,7 @@ class Decoder:
     exact: bool = False
     limits: ReadLimits = field(default_factory=ReadLimits)
 
+    @reading()
     def __call__(self, task: Task) -> Decoded:
         """The picture, or why there is none; neither if the content is the known one."""
         item = task.item

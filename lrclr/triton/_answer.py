@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 import lrclr
+from lrclr.budget import HEATMAP_BYTES, decoding, reading
 from lrclr.errors import FindingsError, LrclrError
 from lrclr.findings import FindingSet
 from lrclr.heatmap import draw_heatmap, png_bytes
@@ -122,6 +123,11 @@ class Answerer:
             raise FindingsError(
                 f"the findings have {len(findings.prompts)} prompts", why=f"a request may have {self._max_prompts}"
             )
+        # Findings can share their prompts, and each of them has a place in the answer.
+        if len(findings.names) > self._max_prompts and findings is not own:
+            raise FindingsError(
+                f"there are {len(findings.names)} findings", why=f"a request may have {self._max_prompts}"
+            )
         return findings
 
     def _decoded(self, request: Request) -> tuple[NDArray[np.float32], list[tuple[int, ...]], list[tuple[str, ...]]]:
@@ -129,18 +135,26 @@ class Answerer:
         began = time.perf_counter()
         spec, limits = self._classifier.spec.preprocess, self._limits
 
-        def decode(file: bytes) -> tuple[NDArray[np.float32], tuple[int, ...], tuple[str, ...]]:
-            read = read_for_model(file, spec, exact=request.exact, frame=request.frame, limits=limits)
-            return preprocess(read, spec), (read.height, read.width), read.remarks
+        files = request.image or ()
+        # All images of the request in one array: a list of them, put together at the end, would take twice the memory.
+        pixel_values = np.empty((len(files), 3, spec.image_size, spec.image_size), np.float32)
 
-        done = self._each(decode, request.image or ())
+        @reading()
+        def decode(place: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+            read = read_for_model(files[place], spec, exact=request.exact, frame=request.frame, limits=limits)
+            pixel_values[place] = preprocess(read, spec)
+            return (read.height, read.width), read.remarks
+
+        done = self._each(decode, range(len(files)))
         self._metrics.decoded(time.perf_counter() - began)
-        return np.stack([one[0] for one in done]), [one[1] for one in done], [one[2] for one in done]
+        return pixel_values, [size for size, _ in done], [remarks for _, remarks in done]
 
     def _drawn(self, request: Request, predictions: Sequence[Prediction]) -> list[bytes]:
         """Heat maps, on the pictures in full."""
 
+        @reading()
         def draw(place: int) -> bytes:
+            decoding.reserve(HEATMAP_BYTES)
             image = read_image((request.image or ())[place], frame=request.frame, limits=self._limits)
             return png_bytes(draw_heatmap(image, predictions[place]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from lrclr import protocol
+from lrclr import budget, protocol
 from lrclr.errors import ImageError, MissingExtraError, UsageError
 from lrclr.triton._tensors import get
 
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
     from lrclr.errors import LrclrError
 
-__all__ = ["MAX_IMAGES", "Request", "status_of"]
-
-MAX_IMAGES = 64
+__all__ = ["Request", "status_of"]
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,10 @@ class Request:
         """From Triton's request.
 
         Raises:
-            UsageError: inputs exclude each other, are missing, or are not what they should be.
+            UsageError: inputs are too large, exclude each other, are missing, or are not what they should be.
         """
         arrays = {tensor.name(): get(tensor) for tensor in request.inputs()}
+        _check_bytes(arrays)
         for name, array in arrays.items():
             if array.size == 0:
                 raise UsageError(f"the input {name} is empty", fix="Leave it out, or give it content.")
@@ -62,7 +61,7 @@ class Request:
         exact = bool(_single(arrays, "exact"))
         if "pixel_values" in arrays and (heatmap or exact or frame is not None):
             raise UsageError("heatmap, exact and frame are for encoded images, not for pixel_values")
-        _check_count(arrays.get("image", arrays.get("pixel_values")))
+        _check_count(arrays.get("image", arrays.get("pixel_values")), heatmap=heatmap)
         return cls(
             image=tuple(arrays["image"].ravel().tolist()) if "image" in arrays else None,
             pixel_values=arrays.get("pixel_values"),
@@ -84,10 +83,37 @@ def status_of(error: LrclrError) -> str:
     return "INTERNAL"
 
 
-def _check_count(images: NDArray[Any] | None) -> None:
-    if images is not None and len(images) > MAX_IMAGES:
+def _check_bytes(arrays: dict[str, NDArray[Any]]) -> None:
+    """Refuse a request by its size alone, before anything is made of it."""
+    sizes = {
+        name: sum(map(len, array.ravel().tolist())) if array.dtype.kind == "O" else array.nbytes
+        for name, array in arrays.items()
+    }
+    # Each value of a BYTES input has its length before it.
+    total = sum(sizes.values()) + sum(4 * array.size for array in arrays.values() if array.dtype.kind == "O")
+    if total > budget.REQUEST_BYTES:
         raise UsageError(
-            f"a request holds {len(images)} images", why=f"at most {MAX_IMAGES} are taken", fix="Send several requests."
+            f"the request has {total} bytes",
+            why=f"at most {budget.REQUEST_BYTES} are taken",
+            fix="Send several requests, with fewer images each.",
+        )
+    for name in ("finding", "findings_toml"):
+        if sizes.get(name, 0) > budget.FINDINGS_BYTES:
+            raise UsageError(
+                f"the input {name} has {sizes[name]} bytes",
+                why=f"at most {budget.FINDINGS_BYTES} are taken",
+                fix="Send several requests, with fewer findings each.",
+            )
+
+
+def _check_count(images: NDArray[Any] | None, *, heatmap: bool) -> None:
+    most = budget.REQUEST_HEATMAPS if heatmap else budget.REQUEST_IMAGES
+    if images is not None and len(images) > most:
+        with_heatmaps = " with heat maps" if heatmap else ""
+        raise UsageError(
+            f"a request holds {len(images)} images{with_heatmaps}",
+            why=f"at most {most} are taken",
+            fix="Send several requests.",
         )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import triton_python_backend_utils as pb_utils
 
+from lrclr import budget
 from lrclr.bundle import Bundle
 from lrclr.classifier import ZeroShotClassifier
 from lrclr.errors import LrclrError
@@ -41,6 +42,8 @@ class TritonPythonModel:
             bundle = Bundle(own if own.is_dir() else folder.parent)
         except LrclrError as error:
             raise pb_utils.TritonModelException(str(error)) from error
+        budget.decoding.total = budget.SERVER_DECODE_BYTES
+        budget.files.total = budget.SERVER_FILE_BYTES
         self._metrics = Metrics()
         self._engine = BlsEngine(int(version), self._metrics)
         largest = bundle.manifest.profiles[-1]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrclr.datasets import ABSENT, PRESENT, UNCERTAIN, Box, read_manifest
+from lrclr.datasets._row_readers import CsvRows
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -270,3 +271,24 @@ def test_twenty_thousand_rows_with_files_are_quick(tmp_path: Path) -> None:
     assert len(read_manifest(path, strict=True).rows) == 20_000
     # Seen: 0.4 s. 400,000 rows then take eight seconds; anything quadratic takes minutes.
     assert time.perf_counter() - begun < 5
+
+
+class CountedName(str):
+    """A column's name that counts how often it is compared."""
+
+    compared = 0
+
+    def strip(self, *_: object) -> CountedName:
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        CountedName.compared += 1
+        return super().__eq__(other)
+
+    __hash__ = str.__hash__
+
+
+def test_comparisons_grow_with_the_columns_and_not_with_their_square(tmp_path: Path) -> None:
+    names = ["image", *(CountedName(f"Finding {number}") for number in range(3000))]
+    CsvRows(tmp_path / "wide.csv", tmp_path, iter([(1, names)]))
+    assert CountedName.compared < 20 * len(names)

@@ -185,7 +185,9 @@ def test_more_pairs_than_fit_at_once_give_the_same(
     classifier, engine = counted
     expected = classifier.predict(IMAGES)
     engine.ran.clear()
-    monkeypatch.setattr("lrclr.classifier._MAX_PAIRS", 60)
+    prompts = classifier.prompt_cache.features(FindingSet.default().prompts).mask.shape
+    rows = prompts[0] * (1 + len(expected[0].regions) + prompts[1])
+    monkeypatch.setattr("lrclr.classifier.FUSION_ROWS", 3 * rows - 1)
     assert np.allclose(flat(classifier.predict(IMAGES)), flat(expected), atol=1e-6)
     # 28 prompts: two images at once.
     assert [size for graph, size in engine.ran if graph == "fusion_head"] == [2, 2]

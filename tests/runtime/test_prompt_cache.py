@@ -26,10 +26,10 @@ class Encoder:
         return PromptFeatures(embedding, tokens, mask)
 
 
-@given(st.lists(TEXTS, min_size=1, max_size=8), st.integers(1, 4), st.integers(1, 3))
-def test_what_comes_out_is_what_the_encoder_says(asked: list[tuple[str, ...]], texts: int, sets: int) -> None:
+@given(st.lists(TEXTS, min_size=1, max_size=8), st.integers(0, 20_000))
+def test_what_comes_out_is_what_the_encoder_says(asked: list[tuple[str, ...]], max_bytes: int) -> None:
     encoder = Encoder()
-    cache = PromptCache(encoder, texts=texts, sets=sets)
+    cache = PromptCache(encoder, max_bytes=max_bytes)
     for prompts in asked:
         features, expected = cache.features(prompts), Encoder()(prompts)
         assert np.array_equal(features.embedding, expected.embedding)
@@ -37,6 +37,7 @@ def test_what_comes_out_is_what_the_encoder_says(asked: list[tuple[str, ...]], t
         assert np.array_equal(features.mask, expected.mask)
         for one, other in ((features.tokens, expected.tokens), (features.mask, expected.mask)):
             assert one.dtype == other.dtype
+        assert cache.bytes <= max_bytes
     assert cache.hits + cache.misses == sum(len(prompts) for prompts in asked)
     assert cache.misses == sum(len(prompts) for prompts in encoder.asked)
 
@@ -50,9 +51,44 @@ def test_no_text_is_encoded_twice_while_there_is_room() -> None:
     assert encoder.asked == [("a", "bb"), ("ccc",)]
 
 
-def test_the_text_that_was_not_used_for_longest_goes_first() -> None:
-    encoder = Encoder()
-    cache = PromptCache(encoder, texts=2, sets=1)
-    for text in ("a", "bb", "a", "ccc", "a", "bb"):
+def test_what_was_not_used_for_longest_goes_first() -> None:
+    encoder, one = Encoder(), PromptCache(Encoder())
+    one.features(("a",))
+    # Room for two texts and for the set of each.
+    cache = PromptCache(encoder, max_bytes=2 * one.bytes + 500)
+    for text in ("a", "bb", "a", "ccc", "a", "dddd", "a", "bb"):
         cache.features((text,))
-    assert encoder.asked == [("a",), ("bb",), ("ccc",), ("bb",)]
+    assert encoder.asked == [("a",), ("bb",), ("ccc",), ("dddd",), ("bb",)]
+
+
+def test_it_holds_bytes_and_not_a_number_of_texts() -> None:
+    """Long prompts of a wide encoder: few of them fill the cache, whatever their number."""
+
+    def wide(prompts: tuple[str, ...]) -> PromptFeatures:
+        shape = (len(prompts), 77, 256)
+        return PromptFeatures(
+            np.zeros((shape[0], 256), np.float32), np.zeros(shape, np.float32), np.ones(shape[:2], np.int64)
+        )
+
+    cache = PromptCache(wide, max_bytes=2**20)
+    for first in range(0, 200, 4):
+        features = cache.features(tuple(f"prompt {number}" for number in range(first, first + 4)))
+        assert features.tokens.shape == (4, 77, 256)
+        assert 2**19 < cache.bytes <= 2**20 or first == 0
+    # One that is larger than the cache is answered for, and not kept.
+    assert cache.features(tuple(f"another {number}" for number in range(20))).tokens.shape == (20, 77, 256)
+    assert cache.bytes <= 2**20
+
+
+def test_nothing_is_kept_in_the_encoders_own_memory() -> None:
+    encoder = Encoder()
+    given: list[PromptFeatures] = []
+
+    def remembered(prompts: tuple[str, ...]) -> PromptFeatures:
+        given.append(encoder(prompts))
+        return given[-1]
+
+    cache = PromptCache(remembered)
+    for prompts in (("a", "bb"), ("a", "bb")):
+        features = cache.features(prompts)
+        assert not np.shares_memory(features.tokens, given[0].tokens)

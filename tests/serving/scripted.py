@@ -58,7 +58,7 @@ class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         if self.described[-1]:
             _add(answer, "description", json.dumps({"bundle": BUNDLE, "fusion_trained": True}).encode())
             return answer
-        for name, tensor in protocol.OUTPUTS.items():
+        for name in protocol.OUTPUTS:
             if name not in {"description", "heatmap"}:
                 _add(answer, name, BUNDLE.encode())
         return answer

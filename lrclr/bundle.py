@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["GRAPHS", "SCHEMA_VERSION", "Bundle", "Manifest", "plan_file"]
 
 GRAPHS: Final = ("image_encoder", "text_encoder", "fusion_head")
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 MANIFEST, GOLDEN, TOKENIZER, FINDINGS = "manifest.json", "golden.npz", "tokenizer.json", "findings.toml"
 ENTRIES: Final = (*GRAPHS, MODEL, MANIFEST, GOLDEN, TOKENIZER, FINDINGS)
 _DIGEST = "manifest_sha256"
@@ -52,7 +52,8 @@ class Manifest:
         max_batch: most images a request to the server may hold.
         profiles: smallest, commonest and largest size of each dynamic axis, for one image and for batches: what plans
             are built for and what the server takes.
-        graphs: per graph its inputs, outputs, precision histogram, and the number of maps that its region node takes.
+        graphs: per graph its inputs, outputs, precision histogram, the number of maps that its region node takes, and
+            the file in which that node is expanded (``inlined``), or None.
         engine: ``name`` of what answers with the bundle unless another is asked for, and ``why`` it is that.
         plans: per engine, and GPU where it is for one, what `lrclr build` made, with what, and how it did; see
             `plan_entry`. Of OpenVINO the files that a server reads; the engine itself reads the graphs.
@@ -161,6 +162,11 @@ class Bundle:
     def graph_path(self, graph: str) -> Path:
         """The ONNX file of one of `GRAPHS`."""
         return self.path / graph / "1" / "model.onnx"
+
+    def inlined_path(self, graph: str) -> Path | None:
+        """The ONNX file of one of `GRAPHS` without functions; None where the export was not asked for one."""
+        file = self.manifest.graphs[graph].get("inlined")
+        return None if file is None else self.path / str(file)
 
     def plan_path(self, graph: str, entry: Mapping[str, Any]) -> Path:
         """The file of one of `GRAPHS` that an entry of the manifest's ``plans`` speaks of."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lrclr.engines import Engine
     from lrclr.gates import GateResult
 
-_FILE_WIDTH = 110
+_FILE_WIDTH = 130
 ENGINE_HELP = (
     "onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the fastest here; "
     "what the bundle was made for if not given."

@@ -44,6 +44,7 @@ def golden_from_checkpoint(checkpoint: Checkpoint, *, stored: LrclrModel | None 
     return Golden(
         **{field.name: getattr(outputs, field.name) for field in fields(GraphOutputs)},
         images_sha256=images_sha256(images),
+        findings=findings.names,
         prompts=prompts,
         pixel_values=pixel_values,
         input_ids=tokens.input_ids,

@@ -123,10 +123,14 @@ def _gates(target: Target, reference: Reference, auroc: float) -> list[GateResul
         profiles = target.bundle.manifest.profiles
         if reference.tolerances is None:
             limits = Tolerances.of_manifest(target.bundle.manifest.tolerances)
-    # The preprocessing and the tokenizer of the target are judged; those of a server are out of reach.
-    tokenizer = target.spec.tokenizer or reference.model.tokenizer
-    own = {"preprocess": target.spec.preprocess, "tokenizer": tokenizer, "max_batch": target.spec.max_batch}
-    gates = run_gates(target.engine, golden, replace(reference.model, **own), limits, profiles)
+    model = replace(
+        reference.model,
+        preprocess=target.spec.preprocess,
+        # A server keeps its tokenizer to itself.
+        tokenizer=target.spec.tokenizer or reference.model.tokenizer,
+        max_batch=target.spec.max_batch,
+    )
+    gates = run_gates(target.engine, golden, model, limits, profiles)
     return gates + _task_gate(auroc, float(golden.task_auroc), limits)
 
 

@@ -49,7 +49,8 @@ class Golden(GraphOutputs):
 
     Attributes:
         images_sha256: hash of the pixels of `gate_images`, which `pixel_values` were made from.
-        prompts: P texts; the first ones are those of the bundle's findings, in order.
+        findings: names of the bundle's findings.
+        prompts: P texts; the first ones are those of the findings, in order.
         pixel_values: ``[B, 3, H, W]``.
         input_ids: ``[P, T]``; T is the longest prompt that the text encoder reads.
         text_mask: ``[P, T]``.
@@ -60,6 +61,7 @@ class Golden(GraphOutputs):
     """
 
     images_sha256: str
+    findings: tuple[str, ...]
     prompts: tuple[str, ...]
     pixel_values: Floats
     input_ids: Ints
@@ -93,7 +95,8 @@ class Golden(GraphOutputs):
                 stored = GraphOutputs(**_outputs(arrays, _STORED)) if f"{_STORED}rollout" in arrays else None
                 names = [field.name for field in fields(cls) if field.name != "stored"]
                 own: dict[str, Any] = {name: arrays[name] for name in names}
-                own["prompts"] = tuple(str(prompt) for prompt in own["prompts"].reshape(-1))
+                for name in ("findings", "prompts"):
+                    own[name] = tuple(str(text) for text in own[name].reshape(-1))
                 own["images_sha256"] = str(own["images_sha256"])
                 return cls(**own, stored=stored)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:

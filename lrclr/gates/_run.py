@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -290,9 +291,10 @@ class _Answers:
         results.append(GateResult("change since the export", "pixel values", pixels, 0, "max"))
         wrong = self._wrong_tokens()
         results.append(GateResult("change since the export", "token numbers", wrong, 0, "max", self._refusal))
-        count = len(model.findings.prompts)
-        prompts = sum(one != other for one, other in zip(model.findings.prompts, golden.prompts, strict=False))
-        results.append(GateResult("prompts unlike the export's", "findings", prompts, 0, "max", f"{count} prompts"))
+        names = (*model.findings.names, *model.findings.prompts)
+        known = (*golden.findings, *golden.prompts[: len(model.findings.prompts)])
+        unlike = sum(one != other for one, other in itertools.zip_longest(names, known))
+        results.append(GateResult("texts unlike the export's", "findings", unlike, 0, "max", f"{len(names)} texts"))
         return results
 
     def _preprocessed(self) -> NDArray[np.float32]:

@@ -121,6 +121,8 @@ class GraphRuns:
         self._run_text(f"1 prompt, {longest} tokens", one, 1, longest)
         self._run_text(f"{len(many)} prompts, {usual} tokens", many, len(many), usual)
         asked = prompts[:findings_prompts]
+        self._run_text(f"{len(asked)} prompts, {usual} tokens", asked, len(asked), usual)
+        self._run_fusion(f"{len(asked)} prompts, {usual} tokens", images, asked, usual)
         for image in images:
             self._run_fusion(f"batch 1, {len(asked)} prompts", image[None], asked, usual)
         self._run_fusion("batch 1, 1 prompt, 2 tokens", images[:1], prompts[golden.lengths == 2][:1], 2)

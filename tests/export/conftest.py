@@ -1,4 +1,4 @@
-"""What the tests of the exporter share: bundles, their graphs, and the means to doctor a graph."""
+"""What the tests of the exporter share: bundles and their graphs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fp32_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def fp32_graphs(fp32_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, TypedGraph]:
-    """Shared: doctor copies only."""
+    """Shared: put faults into copies only."""
     return bundles.graphs(tmp_path_factory.getbasetemp())
 
 

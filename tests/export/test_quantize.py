@@ -16,11 +16,10 @@ from lrclr import Bundle, load_checkpoint
 from lrclr.bundle import GRAPHS
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import ExportError, GateError, UsageError
-from lrclr.gates import Tolerances
+from lrclr.gates import Tolerances, gate_images
 from lrclr.gates._task import task_images
 from lrclr.images import read_image
 from lrclr_export import BuildOptions, ExportOptions, build_bundle, export_bundle
-from lrclr_export.golden import gate_images
 from lrclr_export.graphs import GraphSpec
 from lrclr_export.onnx_graph import typed_onnx_from_module
 from lrclr_export.precision import precision_gate

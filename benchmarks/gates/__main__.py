@@ -61,8 +61,8 @@ def _table(verdicts: dict[str, dict[str, Verdict]]) -> str:
         + ".",
         f"Written by `python -m benchmarks.gates` with ONNX Runtime {onnxruntime.__version__} on {platform.machine()}.",
         "",
-        "Each cell names one gate that refuses: what it measured, and the limit. Behind it stands how many gates refuse",
-        "in all. `(float32)` marks the graph in float32 arithmetic with the weights that it stores.",
+        "Each cell names one gate that refuses: what it measured, and the limit. Then it says how many gates refuse in",
+        "all. `(float32)` marks the graph in float32 arithmetic with the weights that it stores.",
     ]
     kinds = dict.fromkeys(mutant.kind for mutant in MUTANTS)
     for kind in kinds:

@@ -45,6 +45,11 @@ def fp16_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
+def int8_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundles.exported(tmp_path_factory.getbasetemp(), "int8")
+
+
+@pytest.fixture(scope="session")
 def golden(fp32_bundle: Path) -> Golden:
     """The gates' inputs and what PyTorch makes of them."""
     from lrclr import Bundle

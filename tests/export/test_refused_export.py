@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from benchmarks.gates import faults
 from lrclr import Bundle
 from lrclr.bundle import Manifest, file_table
 from lrclr.cli import main
@@ -16,7 +17,6 @@ from lrclr.errors import GateError, LrclrError, UsageError
 from lrclr.gates import Tolerances, verify
 from lrclr_export import ExportOptions, export_bundle
 from tests import bundles
-from benchmarks.gates import faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

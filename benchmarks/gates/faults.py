@@ -105,7 +105,9 @@ def gelu_for_quick_gelu(proto: onnx.ModelProto) -> None:
 
 def quick_gelu_for_gelu(proto: onnx.ModelProto) -> None:
     """The other way round."""
-    proto.graph.initializer.append(numpy_helper.from_array(np.array(1.702, np.float32), "quick"))
+    half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in proto.graph.initializer)
+    factor = np.array(1.702, np.float16 if half else np.float32)
+    proto.graph.initializer.append(numpy_helper.from_array(factor, "quick"))
     for position in reversed(range(len(proto.graph.node))):
         node = proto.graph.node[position]
         if node.op_type == "Gelu":
@@ -173,14 +175,16 @@ def exchanged_products(first: int, second: int) -> Fault:
     """Give two products each other's weights."""
 
     def fault(proto: onnx.ModelProto) -> None:
-        makers = {output: node.op_type for node in proto.graph.node for output in node.output}
-        nodes = [
-            node
-            for node in _of_type(proto, "MatMul")
-            if _is_weight(proto, node.input[1]) or makers.get(node.input[1]) == "DequantizeLinear"
-        ]
-        one, other = nodes[first], nodes[second]
-        one.input[1], other.input[1] = other.input[1], one.input[1]
+        places = [(node, 1) for node in _of_type(proto, "MatMul") if _is_weight(proto, node.input[1])]
+        # Of int8 the stored weights and their scales.
+        stored = [node for node in _of_type(proto, "DequantizeLinear") if _is_weight(proto, node.input[0])]
+        if stored:
+            places = [(node, place) for node in (stored[first], stored[second]) for place in (0, 1)]
+            pairs = [(places[0], places[2]), (places[1], places[3])]
+        else:
+            pairs = [(places[first], places[second])]
+        for (one, place), (other, _) in pairs:
+            one.input[place], other.input[place] = other.input[place], one.input[place]
 
     return fault
 

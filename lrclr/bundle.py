@@ -18,7 +18,6 @@ from lrclr.contract import MODEL
 from lrclr.errors import BundleError, LrclrError, UsageError
 from lrclr.findings import FindingSet
 from lrclr.preprocess import PreprocessSpec
-from lrclr.scoring import CALIBRATION_KEYS
 from lrclr.tokenizer import ClipTokenizer
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ __all__ = ["GRAPHS", "SCHEMA_VERSION", "Bundle", "Manifest", "plan_file"]
 
 GRAPHS: Final = ("image_encoder", "text_encoder", "fusion_head")
 SCHEMA_VERSION: Final = 6
-# Without a bias in its scoring a manifest still has this version, which earlier releases read.
-_WITHOUT_BIAS: Final = 5
 MANIFEST, GOLDEN, TOKENIZER, FINDINGS = "manifest.json", "golden.npz", "tokenizer.json", "findings.toml"
 ENTRIES: Final = (*GRAPHS, MODEL, MANIFEST, GOLDEN, TOKENIZER, FINDINGS)
 _DIGEST = "manifest_sha256"
@@ -55,7 +52,8 @@ class Manifest:
         max_batch: most images that the image encoder takes at once.
         profiles: smallest, commonest and largest size of each dynamic axis, for one image and for batches: what plans
             are built for and what the server takes.
-        graphs: per graph its inputs, outputs, precision histogram, and the number of maps that its region node takes.
+        graphs: per graph its inputs, outputs, precision histogram, the number of maps that its region node takes, and
+            the file in which that node is expanded (``inlined``), or None.
         engine: ``name`` of what answers with the bundle unless another is asked for, and ``why`` it is that.
         plans: per engine, and GPU where it is for one, what `lrclr build` made, with what, and how it did; see
             `plan_entry`. Of OpenVINO the files that a server reads; the engine itself reads the graphs.
@@ -84,13 +82,8 @@ class Manifest:
 
     def to_json(self) -> str:
         """The manifest's text, with its own hash."""
-        content = {"schema": self._schema, **{field.name: getattr(self, field.name) for field in fields(self)}}
+        content = {"schema": SCHEMA_VERSION, **{field.name: getattr(self, field.name) for field in fields(self)}}
         return json.dumps({**content, _DIGEST: _digest(content)}, indent=2, sort_keys=True, allow_nan=False) + "\n"
-
-    @property
-    def _schema(self) -> int:
-        """Releases that read version 5 do not know a bias: they would leave it out and answer wrongly."""
-        return SCHEMA_VERSION if self.scoring.keys() & set(CALIBRATION_KEYS[1:]) else _WITHOUT_BIAS
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -106,11 +99,11 @@ class Manifest:
         if not isinstance(content, dict):
             raise _damaged("it is not a JSON object")
         version = content.get("schema")
-        if version not in (_WITHOUT_BIAS, SCHEMA_VERSION):
+        if version != SCHEMA_VERSION:
             shown = version if isinstance(version, int) else "unknown"
             raise BundleError(
                 f"the bundle's manifest has version {shown}",
-                why=f"this lrclr reads the versions {_WITHOUT_BIAS} and {SCHEMA_VERSION}",
+                why=f"this lrclr reads version {SCHEMA_VERSION}",
                 fix="Export the checkpoint again with `lrclr export`.",
             )
         if content.pop(_DIGEST, None) != _digest(content):
@@ -169,6 +162,11 @@ class Bundle:
     def graph_path(self, graph: str) -> Path:
         """The ONNX file of one of `GRAPHS`."""
         return self.path / graph / "1" / "model.onnx"
+
+    def inlined_path(self, graph: str) -> Path | None:
+        """The ONNX file of one of `GRAPHS` without functions; None where the export was not asked for one."""
+        file = self.manifest.graphs[graph].get("inlined")
+        return None if file is None else self.path / str(file)
 
     def plan_path(self, graph: str, entry: Mapping[str, Any]) -> Path:
         """The file of one of `GRAPHS` that an entry of the manifest's ``plans`` speaks of."""

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from lrclr_export.onnx_graph import TypedGraph
 
 ALPHA = 0.4
+# Weights that were never trained lose more in int8 than trained ones.
+LOOSE = {"cosine": 0.9, "centred_cosine": 0.6, "max_error": 0.8, "region_gap": 0.9, "probability_error": 0.2}
 PYTHON = sys.executable
 LRCLR = (PYTHON, "-c", "import sys; from lrclr.cli import main; sys.exit(main())")
 
@@ -94,7 +96,8 @@ def exported(base: Path, precision: str) -> Path:
         if not folder.exists():
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("lrclr_export.pipeline.typed_onnx_from_module", keeping)
-                export_bundle(checkpoint(base), folder, ExportOptions(precision))
+                limits = LOOSE if precision == "int8" else {}
+                export_bundle(checkpoint(base), folder, ExportOptions(precision, tolerances=limits))
     return folder
 
 

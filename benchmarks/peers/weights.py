@@ -16,10 +16,10 @@ from benchmarks.peers.works import Inputs
 from benchmarks.plain_clip import plain_clip
 from lrclr.checkpoints import Checkpoint, default_checkpoint, init_checkpoint, load_checkpoint
 from lrclr.errors import LrclrError
+from lrclr.gates import gate_images
 from lrclr.preprocess import from_canvas, to_canvas
 from lrclr.tokenizer import ClipTokenizer
 from lrclr_export import ExportOptions, export_bundle
-from lrclr_export.golden import gate_images
 
 _CLIP_SCALE = 2.6592  # CLIP's own beginning, as a logarithm
 

@@ -9,9 +9,9 @@ from lrclr._files import link_tree, replace_directory, write_whole
 from lrclr.bundle import ENTRIES, GRAPHS, Bundle, plan_file
 from lrclr.engines import AUTO, CPU_ENGINES, Gpu, TensorRTEngine, choose_engine, gpus, tensorrt_library
 from lrclr.errors import EngineError, MissingExtraError, UsageError
-from lrclr.gates import GateResult, raise_refused
+from lrclr.gates import GateResult, raise_refused, verify
 from lrclr_export.build_openvino import add_openvino
-from lrclr_export.default_engine import gates_of, make_default
+from lrclr_export.default_engine import make_default
 from lrclr_export.plans import BuildOptions, plan_from_onnx, precision_gates
 from lrclr_export.profiles import profiles_of_graph
 
@@ -171,7 +171,7 @@ def add_plans(
     if here and here[0].capability in capabilities:
         on_stage(f"run the gates on {here[0].name}")
         engine = TensorRTEngine.of_entry(bundle, entry)
-        measured = [*_inspected(engine, entry, manifest.precision, in_int8), *gates_of(bundle, engine)]
+        measured = [*_inspected(engine, entry, manifest.precision, in_int8), *verify(bundle, engine).gates]
         entry["gates_ran_on"] = str(here[0])
     else:
         # Said where the figures would be: no one may take a plan that was never run for one that was.

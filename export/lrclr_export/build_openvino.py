@@ -13,8 +13,8 @@ from lrclr.engines import OpenVINOEngine
 from lrclr.engines._openvino import first_line, read_model
 from lrclr.engines._openvino_library import openvino_library, release
 from lrclr.errors import ExportError
-from lrclr.gates import GateResult, raise_refused
-from lrclr_export.default_engine import gates_of, make_default
+from lrclr.gates import GateResult, raise_refused, verify
+from lrclr_export.default_engine import make_default
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ def add_openvino(
             files[graph] = _written(library, files[graph])
     engine = OpenVINOEngine(files, half=manifest.precision == "fp16")
     on_stage(f"run the gates on {engine.name}")
-    results = gates_of(bundle, engine)
+    results = [*verify(bundle, engine).gates]
     on_gates(results)
     raise_refused(results)
     entry: dict[str, Any] = {

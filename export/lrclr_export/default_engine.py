@@ -1,4 +1,4 @@
-"""What makes an engine a bundle's own: its gates, the manifest, and Triton's configuration."""
+"""What makes an engine a bundle's own: the manifest and Triton's configuration."""
 
 from __future__ import annotations
 
@@ -6,29 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lrclr._files import write_whole
-from lrclr.bundle import GRAPHS, MANIFEST, Bundle, Manifest, file_table
-from lrclr.classifier import ZeroShotClassifier
-from lrclr.gates import GateResult, Golden, Tolerances, run_gates, task_gate
-from lrclr.model_spec import ModelSpec
+from lrclr.bundle import GRAPHS, MANIFEST, Manifest, file_table
 from lrclr_export.openvino_config import batched_again, serving_openvino
 from lrclr_export.plan_config import serving_graph, serving_plans
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from lrclr.engines import Engine
-
-
-def gates_of(bundle: Bundle, engine: Engine) -> list[GateResult]:
-    """Every gate of a bundle, through an engine."""
-    manifest = bundle.manifest
-    limits = Tolerances(**{name: value for name, value in manifest.tolerances.items() if name != "overridden"})
-    golden = Golden.load(bundle.golden_path)
-    results = run_gates(engine, golden, bundle.findings, manifest.scoring, limits)
-    if all(result.passed for result in results):
-        classifier = ZeroShotClassifier(ModelSpec.of_bundle(bundle), engine)
-        results += task_gate(classifier, float(golden.task_auroc), limits.task_auroc)
-    return results
 
 
 def make_default(folder: Path, manifest: Manifest, engine: str, why: str) -> None:

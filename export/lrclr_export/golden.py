@@ -1,7 +1,8 @@
-"""The inputs of the gates, and what the PyTorch model makes of them in float32."""
+"""The inputs of the gates, and what the PyTorch network answers to them in float32."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,11 +10,9 @@ import torch
 from torch import Tensor
 
 from lrclr.classifier import ZeroShotClassifier
-from lrclr.gates import Golden, task_auroc
-from lrclr.images import read_image
+from lrclr.gates import Golden, GraphOutputs, gate_images, gate_prompts, images_sha256, task_auroc
 from lrclr.model import Regions, rollout_cls_row, select_regions
 from lrclr.preprocess import preprocess_batch
-from lrclr.samples import sample_paths
 from lrclr.scoring import ScoreCalibration, combined_score, global_score, probabilities
 
 if TYPE_CHECKING:
@@ -22,37 +21,45 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.checkpoints import Checkpoint
-
-# Short, long, empty, other scripts, emoji, and one that has to be cut: what a user's prompts will be.
-ODD_PROMPTS = (
-    "",
-    "x",
-    "Pleural effusion",
-    "épanchement pleural droit, sans pneumothorax",
-    "両側下肺野に浸潤影を認める",
-    "🫁 opacity",
-    "There is a moderate right pleural effusion with adjacent compressive atelectasis; the heart is enlarged.",
-    "no acute cardiopulmonary abnormality " * 40,
-)
+    from lrclr.model import LrclrModel
+    from lrclr.tokenizer import TokenBatch
 
 
-def gate_images() -> list[NDArray[np.uint8]]:
-    """The bundled radiographs, and the middle of each: eight real images of eight sizes."""
-    images = []
-    for path in sample_paths():
-        image = read_image(path)
-        height, width = image.shape
-        middle = image[height // 8 : -height // 8, width // 10 : -width // 10]
-        images += [image, np.ascontiguousarray(middle)]
-    return images
+def golden_from_checkpoint(checkpoint: Checkpoint, *, stored: LrclrModel | None = None) -> Golden:
+    """Run the PyTorch network, in float32, on the gates' inputs.
 
-
-def golden_from_checkpoint(checkpoint: Checkpoint) -> Golden:
-    """Run the PyTorch model, in float32, on the gates' inputs."""
-    model, findings = checkpoint.model, checkpoint.findings
-    pixel_values = preprocess_batch(gate_images(), checkpoint.preprocess)
-    prompts = [*findings.prompts, *ODD_PROMPTS]
+    Args:
+        checkpoint: the network.
+        stored: the network in float32 with the weights that the graphs store, if they are rounded.
+    """
+    findings, config = checkpoint.findings, checkpoint.config
+    images = gate_images()
+    pixel_values = preprocess_batch(images, checkpoint.preprocess)
+    prompts = gate_prompts(findings, checkpoint.tokenizer.context_length)
     tokens = checkpoint.tokenizer.encode(prompts, truncate=True)
+    outputs = _outputs(checkpoint.model, pixel_values, tokens)
+    score = combined_score(
+        global_score(outputs.image_embedding, outputs.text_embedding), outputs.local_score, config.effective_alpha
+    )
+    return Golden(
+        **{field.name: getattr(outputs, field.name) for field in fields(GraphOutputs)},
+        images_sha256=images_sha256(images),
+        findings=findings.names,
+        prompts=prompts,
+        pixel_values=pixel_values,
+        input_ids=tokens.input_ids,
+        text_mask=tokens.mask,
+        probabilities=probabilities(
+            score[:, : len(findings.prompts)],
+            findings,
+            *ScoreCalibration.from_dict(config.to_dict()).of(findings, findings),
+        ),
+        task_auroc=np.array(task_auroc(ZeroShotClassifier.from_checkpoint(checkpoint)), np.float32),
+        stored=None if stored is None else _outputs(stored, pixel_values, tokens),
+    )
+
+
+def _outputs(model: LrclrModel, pixel_values: NDArray[np.float32], tokens: TokenBatch) -> GraphOutputs:
     rollouts: list[Tensor] = []
 
     def recording_select(maps: Sequence[Tensor], rows: Tensor, top_k: int, mean: bool) -> Regions:
@@ -64,13 +71,7 @@ def golden_from_checkpoint(checkpoint: Checkpoint) -> Golden:
         image = model.encode_image(torch.from_numpy(pixel_values), select=recording_select)
         text = model.encode_text(torch.from_numpy(tokens.input_ids))
         local, attention = model.fusion_head(image.regions.tokens, text.tokens, mask)
-    score = combined_score(
-        global_score(_array(image.embedding), _array(text.embedding)), _array(local), model.config.effective_alpha
-    )
-    return Golden(
-        pixel_values=pixel_values,
-        input_ids=tokens.input_ids,
-        text_mask=tokens.mask,
+    return GraphOutputs(
         image_embedding=_array(image.embedding),
         region_tokens=_array(image.regions.tokens),
         region_index=_array(image.regions.index),
@@ -80,12 +81,6 @@ def golden_from_checkpoint(checkpoint: Checkpoint) -> Golden:
         text_tokens=_array(text.tokens * mask.unsqueeze(-1)),
         local_score=_array(local),
         region_attention=_array(attention),
-        probabilities=probabilities(
-            score[:, : len(findings.prompts)],
-            findings,
-            *ScoreCalibration.from_dict(model.config.to_dict()).of(findings, findings),
-        ),
-        task_auroc=np.array(task_auroc(ZeroShotClassifier.from_checkpoint(checkpoint)), np.float32),
     )
 
 

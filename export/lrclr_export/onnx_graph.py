@@ -8,11 +8,12 @@ import io
 import logging
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import InlinePass
 
 from lrclr.errors import ExportError, UsageError
 from lrclr_export.region_node import DOMAIN, OP_TYPE, TRANSLATIONS, VERSION, region_function
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from lrclr_export.graphs import GraphSpec
 
 OPSETS = range(18, 24)
+INLINED = "model.inlined.onnx"
+"""File of a graph without ONNX functions, beside ``model.onnx``."""
 EXTERNAL_DATA_ABOVE = 2**31 - 2**24  # protobuf's limit, less room for the graph itself
 _STAGE = re.compile(
     r"^model\.((?:vision_model|text_model)\.(?:embeddings|pre_layrnorm|post_layernorm|final_layer_norm)"
@@ -85,6 +88,18 @@ def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
     _define_region_node(model, opset)
     _strip(model)
     return graph
+
+
+def inlined(graph: TypedGraph) -> TypedGraph:
+    """The graph with its functions expanded, for runtimes that do not expand them themselves, such as OpenVINO.
+
+    TensorRT finds no region kernel in it: it maps the function's node to its plugin.
+    """
+    model = graph.model.clone()
+    InlinePass()(model)
+    model.opset_imports.pop(DOMAIN, None)
+    model.functions.clear()
+    return replace(graph, model=model)
 
 
 def check_opset(opset: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,20 +16,32 @@ import transformers
 import lrclr
 from lrclr._files import replace_directory
 from lrclr.bundle import ENTRIES, FINDINGS, GOLDEN, MANIFEST, TOKENIZER, Bundle, Manifest, file_table
-from lrclr.classifier import ZeroShotClassifier
 from lrclr.contract import MODEL
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import UsageError
-from lrclr.gates import GateResult, Golden, Tolerances, raise_refused, run_gates, task_gate
-from lrclr.model_spec import ModelSpec
+from lrclr.gates import GateResult, Golden, Tolerances, gate_images, raise_refused, verify
 from lrclr.scoring import ScoreCalibration
 from lrclr_export.blame import first_bad_layer
 from lrclr_export.golden import golden_from_checkpoint
 from lrclr_export.graphs import graph_specs
-from lrclr_export.onnx_graph import EXTERNAL_DATA_ABOVE, TypedGraph, check_opset, typed_onnx_from_module
-from lrclr_export.precision import half_precision, precision_gate, precision_histogram
+from lrclr_export.onnx_graph import (
+    EXTERNAL_DATA_ABOVE,
+    INLINED,
+    TypedGraph,
+    check_opset,
+    inlined,
+    typed_onnx_from_module,
+)
+from lrclr_export.precision import (
+    half_precision,
+    precision_gate,
+    precision_histogram,
+    rounding_gates,
+    stored_in_float32,
+)
 from lrclr_export.profiles import profiles
 from lrclr_export.quantize import carried_calibration, quantized, read_calibration
+from lrclr_export.reference_inputs import reference_gates
 from lrclr_export.region_node import OP_TYPE
 from lrclr_export.triton_config import triton_configs, warmup_inputs
 
@@ -60,6 +72,7 @@ class ExportOptions:
         external_data_above: bytes of weights above which they are kept beside the graph.
         why_engine: why ONNX Runtime is what answers with the bundle, for the manifest.
         calibration: of int8: a folder or manifest of images to take ranges from; the carried ones if not given.
+        inline: whether to write graphs without ONNX functions too, for runtimes that do not expand them.
     """
 
     precision: str = "fp16"
@@ -69,6 +82,7 @@ class ExportOptions:
     external_data_above: int = EXTERNAL_DATA_ABOVE
     why_engine: str = "asked for"
     calibration: Path | None = None
+    inline: bool = False
 
     def __post_init__(self) -> None:
         if self.calibration is not None and self.precision != "int8":
@@ -105,9 +119,10 @@ def export_bundle(
     configs = triton_configs(checkpoint.config, sizes[-1])
     calibration = _calibration(checkpoint, options)
     with replace_directory(output, expected=ENTRIES, overwrite=True) as staging:
-        on_stage("run the PyTorch model on the gates' inputs")
-        golden = golden_from_checkpoint(checkpoint)
         exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, on_stage)
+        on_stage("run the PyTorch model on the gates' inputs")
+        stored = None if options.precision == "fp32" else stored_in_float32(exported)
+        golden = golden_from_checkpoint(checkpoint, stored=stored)
         graphs: dict[str, TypedGraph] = {}
         for spec in graph_specs(exported):
             on_stage(f"export {spec.name}")
@@ -115,6 +130,8 @@ def export_bundle(
             folder = staging / spec.name / "1"
             folder.mkdir(parents=True)
             graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
+            if options.inline and graphs[spec.name].model.functions:
+                inlined(graphs[spec.name]).save(folder / INLINED, external_above=options.external_data_above)
             (staging / spec.name / "config.pbtxt").write_text(configs[spec.name])
         for name, inputs in warmup_inputs(golden, sizes[-1]).items():
             (staging / name / "warmup").mkdir()
@@ -124,33 +141,19 @@ def export_bundle(
         classifier_folder.mkdir(parents=True)
         (classifier_folder / "model.py").write_text(_CLASSIFIER)
         (staging / MODEL / "config.pbtxt").write_text(configs[MODEL])
-        on_stage("run the gates")
-        scoring = {
-            "alpha": checkpoint.config.effective_alpha,
-            **ScoreCalibration.from_dict(checkpoint.config.to_dict()).to_dict(),
-            "fusion_trained": checkpoint.config.fusion_trained,
-        }
-        histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}
-        results = []
-        for name in graphs:
-            layers = quantization["graphs"][name]["int8_layers"] if quantization else 0
-            results += precision_gate(name, histograms[name], options.precision, int8_layers=layers)
-        engine = OnnxRuntimeEngine({name: staging / name / "1" / "model.onnx" for name in graphs})
-        results += run_gates(engine, golden, checkpoint.findings, scoring, tolerances)
-        if all(result.passed for result in results):
-            classifier = ZeroShotClassifier(ModelSpec.of_checkpoint(checkpoint), engine)
-            results += task_gate(classifier, float(golden.task_auroc), tolerances.task_auroc)
-        on_gates(results)
-        raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
-        on_stage("write the manifest")
         checkpoint.tokenizer.save(staging / TOKENIZER)
         (staging / FINDINGS).write_text(checkpoint.findings.to_toml())
         golden.save(staging / GOLDEN)
+        histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}
         manifest = Manifest(
-            made_with=_made_with(engine),
+            made_with=_made_with(),
             checkpoint={"source": checkpoint.source, "sha256": checkpoint.sha256},
             model=_plain(checkpoint.config.to_dict()),
-            scoring=scoring,
+            scoring={
+                "alpha": checkpoint.config.effective_alpha,
+                **ScoreCalibration.from_dict(checkpoint.config.to_dict()).to_dict(),
+                "fusion_trained": checkpoint.config.fusion_trained,
+            },
             preprocess=checkpoint.preprocess.to_dict(),
             tokenizer={
                 "sha256": checkpoint.tokenizer.sha256,
@@ -162,14 +165,32 @@ def export_bundle(
             opset=options.opset,
             max_batch=options.max_batch,
             profiles=sizes,
-            graphs={name: _signature(graph, histograms[name]) for name, graph in graphs.items()},
+            graphs={name: _signature(graph, histograms[name], inline=options.inline) for name, graph in graphs.items()},
             engine={"name": "onnxruntime", "why": options.why_engine},
             plans=[],
             tolerances={**tolerances.to_dict(), "overridden": sorted(options.tolerances)},
-            gates=[result.to_dict() for result in results],
+            gates=[],
             files=file_table(staging),
         )
+        # The gates run on the bundle as `lrclr verify` reads it, so it has a manifest before they are measured.
         (staging / MANIFEST).write_text(manifest.to_json())
+        on_stage("run the gates")
+        results = reference_gates(golden, gate_images(), checkpoint.preprocess, checkpoint.tokenizer)
+        for name in graphs:
+            layers = quantization["graphs"][name]["int8_layers"] if quantization else 0
+            results += precision_gate(name, histograms[name], options.precision, int8_layers=layers)
+        if stored is not None:
+            results += rounding_gates(checkpoint.model, exported)
+        bundle = Bundle(staging)
+        engine = OnnxRuntimeEngine(bundle)
+        results += verify(bundle, engine).gates
+        on_gates(results)
+        raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
+        on_stage("write the manifest")
+        ran_on = f"{engine.name}, {platform.machine()}, {os.cpu_count()} cores"
+        made_with = {**manifest.made_with, "gates_ran_on": ran_on}
+        measured = replace(manifest, gates=[result.to_dict() for result in results], made_with=made_with)
+        (staging / MANIFEST).write_text(measured.to_json())
         finish(staging)
     return Bundle(output)
 
@@ -204,15 +225,17 @@ def _blame(
     tolerances: Tolerances,
 ) -> str:
     suspects = [result.subject.partition(".")[0] for result in results if not result.passed]
-    # Probabilities come out of all three graphs.
-    for name in dict.fromkeys(graph for suspect in suspects for graph in ([suspect] if suspect in graphs else graphs)):
+    # Probabilities and the task come out of all three graphs.
+    outcomes = {"probabilities", "findings"}
+    suspected = [name for name in graphs if name in suspects or not outcomes.isdisjoint(suspects)]
+    for name in suspected:
         found = first_bad_layer(checkpoint.model, graphs[name], golden, cosine=tolerances.cosine)
         if found is not None:
             return found
-    return "no single layer exceeds the limit" if suspects else ""
+    return "no single layer exceeds the limit" if suspected else ""
 
 
-def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]]) -> dict[str, Any]:
+def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]], *, inline: bool) -> dict[str, Any]:
     def described(values: Any) -> dict[str, Any]:
         return {
             value.name: {
@@ -226,11 +249,12 @@ def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]]) -> dict[
         "inputs": described(graph.model.graph.inputs),
         "outputs": described(graph.model.graph.outputs),
         "precision_histogram": histogram,
+        "inlined": f"{graph.spec.name}/1/{INLINED}" if inline and graph.model.functions else None,
         "region_maps": next((len(node.inputs) - 1 for node in graph.model.graph if node.op_type == OP_TYPE), None),
     }
 
 
-def _made_with(engine: OnnxRuntimeEngine) -> dict[str, str]:
+def _made_with() -> dict[str, str]:
     return {
         "lrclr": lrclr.__version__,
         "python": platform.python_version(),
@@ -238,7 +262,6 @@ def _made_with(engine: OnnxRuntimeEngine) -> dict[str, str]:
         "transformers": transformers.__version__,
         "onnx": onnx.__version__,
         "onnxruntime": onnxruntime.__version__,
-        "gates_ran_on": f"{engine.name}, {platform.machine()}, {os.cpu_count()} cores",
     }
 
 

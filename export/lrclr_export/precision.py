@@ -1,14 +1,19 @@
-"""Half precision where it is safe, and the proof of what a graph computes in, int8 included."""
+"""Half precision where it is safe, and the checks of what a graph computes in and of the weights that it stores."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
+from transformers.activations import QuickGELUActivation
 
 from lrclr.gates import GateResult
+from lrclr_export.quantize import Int8Linear
+from lrclr_export.quantize._groups import groups_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -40,6 +45,89 @@ def half_precision(model: LrclrModel) -> LrclrModel:
         setattr(half.get_submodule(parent), child, island)
     half.eval()
     return half
+
+
+class _HalfQuickGelu(nn.Module):
+    """QuickGELU with its factor as half precision stores it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(_as_half(1.702) * x)
+
+
+def stored_in_float32(model: LrclrModel) -> LrclrModel:
+    """The network in float32 arithmetic, with the weights and constants that `model` stores in half precision or int8.
+
+    It differs from its exported graph by no rounding, once the graph is in float32 arithmetic too.
+    """
+    stored: LrclrModel = copy.deepcopy(model).float()
+    half = next(model.parameters()).dtype == torch.float16
+    for name, module in list(stored.named_modules()):
+        if isinstance(module, Int8Linear):
+            module.rounds_input = False
+        if half and isinstance(module, QuickGELUActivation):
+            parent, _, child = name.rpartition(".")
+            setattr(stored.get_submodule(parent), child, _HalfQuickGelu())
+        for constant in ("scale", "scaling"):
+            if half and isinstance(getattr(module, constant, None), float):
+                setattr(module, constant, _as_half(getattr(module, constant)))
+    stored.eval()
+    return stored
+
+
+def _as_half(value: float) -> float:
+    return float(torch.tensor(value, dtype=torch.float16))
+
+
+def rounding_gates(original: LrclrModel, stored: LrclrModel) -> list[GateResult]:
+    """The weights of `stored` are those of `original`, each off by half a step of its type at most.
+
+    Args:
+        original: the network in float32.
+        stored: the same network in half precision or with int8 layers.
+    """
+    int8, steps = _int8_steps(original, stored)
+    for name, value in original.named_parameters():
+        module = name.rpartition(".")[0]
+        if module not in int8:
+            kept = stored.get_parameter(name).detach()
+            limits = torch.finfo(kept.dtype)
+            # Below the smallest normal number the step stays the same.
+            step = limits.eps * value.detach().double().abs().clamp_min(limits.tiny)
+            steps[name] = float(((kept.double() - value.detach().double()).abs() / step).max())
+    worst = dict.fromkeys(("image_encoder", "text_encoder", "fusion_head"), 0.0)
+    graphs = {"vision_model": "image_encoder", "visual_projection": "image_encoder", "fusion_head": "fusion_head"}
+    for name, value in steps.items():
+        graph = graphs.get(name.partition(".")[0], "text_encoder")
+        worst[graph] = max(worst[graph], value)
+    # A thousandth for the float32 arithmetic in which the steps are counted.
+    return [GateResult("rounding of weights, in steps", graph, value, 0.501, "max") for graph, value in worst.items()]
+
+
+def _int8_steps(original: LrclrModel, stored: LrclrModel) -> tuple[set[str], dict[str, float]]:
+    """Names of the modules that int8 changed, and how many steps each weight of them is off at most."""
+    changed: set[str] = set()
+    steps: dict[str, float] = {}
+    for group in (group for tower in ("vision_model", "text_model") for group in groups_of(original, tower)):
+        layers = {name: stored.get_submodule(name) for name in group.layers}
+        if not all(isinstance(layer, Int8Linear) for layer in layers.values()):
+            continue
+        factors = torch.ones(())
+        if group.norm is not None:
+            norm, divided = original.get_submodule(group.norm), stored.get_submodule(group.norm)
+            # The norm gives its channels divided by factors, which the weights make up for.
+            factors = torch.where(divided.weight == 0, norm.bias / divided.bias, norm.weight / divided.weight)
+            factors = factors.nan_to_num(1.0, 1.0, 1.0)
+            for one, other in ((norm.weight, divided.weight), (norm.bias, divided.bias)):
+                error = (one - other * factors).abs().max() / one.abs().max().clamp_min(1e-30)
+                steps[group.norm] = max(steps.get(group.norm, 0.0), 0.5 * float(error) / 1e-5)
+            changed.add(group.norm)
+        for name, layer in layers.items():
+            wanted = (original.get_submodule(name).weight.double() * factors).t() / layer.weight_scale
+            bias = original.get_submodule(name).bias
+            same = bias is None or torch.equal(bias, layer.bias)
+            steps[name] = float((wanted - layer.weight.double()).abs().max()) if same else math.inf
+            changed.add(name)
+    return changed, steps
 
 
 def precision_histogram(graph: ir.Graph) -> dict[str, dict[str, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,16 +12,15 @@ from lrclr.bench._result import Quality
 from lrclr.bundle import Bundle
 from lrclr.errors import UsageError
 from lrclr.evaluation._models import is_bundle
-from lrclr.gates import LEAST_AUROC, GateResult, Golden, Tolerances, run_gates, task_auroc_of
+from lrclr.gates import LEAST_AUROC, GateResult, Golden, Tolerances, run_gates, task_auroc_of, verify
 from lrclr.gates._measure import region_gap
-from lrclr.scoring import ScoreCalibration
+from lrclr.model_spec import ModelSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lrclr.bench._targets import Target
     from lrclr.checkpoints import ReadOptions
-    from lrclr.findings import FindingSet
 
 __all__ = ["Reference", "judge", "own_references", "reference_from"]
 
@@ -33,18 +32,16 @@ class Reference:
     Attributes:
         name: in words.
         golden: the inputs and the answers.
-        findings: whose prompts are the first of `golden`.
-        scoring: ``alpha`` and calibration that the answers had.
+        model: the model that gave the answers; the prompts of its findings are the first of `golden`.
         tolerances: None for those of the target's precision.
-        checkpoint_sha256: of the weights.
+        bundle_sha256: of the bundle that carries the answers; None for a checkpoint that was run for them.
     """
 
     name: str
     golden: Golden
-    findings: FindingSet
-    scoring: dict[str, Any]
+    model: ModelSpec
     tolerances: Tolerances | None
-    checkpoint_sha256: str
+    bundle_sha256: str | None
 
 
 def reference_from(path: str, reading: ReadOptions | None = None) -> Reference:
@@ -63,10 +60,8 @@ def reference_from(path: str, reading: ReadOptions | None = None) -> Reference:
     from lrclr_export.golden import golden_from_checkpoint
 
     checkpoint = load_checkpoint(path, **(reading or {}))
-    calibration = ScoreCalibration.from_dict(checkpoint.config.to_dict())
-    scoring = {"alpha": checkpoint.config.effective_alpha, **calibration.to_dict()}
-    golden = golden_from_checkpoint(checkpoint)
-    return Reference("the checkpoint in torch, fp32", golden, checkpoint.findings, scoring, None, checkpoint.sha256)
+    golden, model = golden_from_checkpoint(checkpoint), ModelSpec.of_checkpoint(checkpoint)
+    return Reference("the checkpoint in torch, fp32", golden, model, None, None)
 
 
 def own_references(targets: Sequence[Target]) -> dict[str, Reference]:
@@ -96,18 +91,19 @@ def judge(target: Target, reference: Reference | None) -> Quality:
     if reference is None:
         itself = target.spec.kind == "checkpoint"
         return Quality("it is the reference itself" if itself else "nothing", "not compared", **of_task)  # type: ignore[arg-type]
-    if reference.checkpoint_sha256 != target.spec.checkpoint_sha256:
+    if reference.model.checkpoint_sha256 != target.spec.checkpoint_sha256:
         raise UsageError(
             f"the reference has other weights than the {target.info.label}",
             why="its answers would differ by right",
             fix="Give the checkpoint that it was exported from.",
         )
     golden, engine = reference.golden, target.engine
-    limits = reference.tolerances or _tolerances(target)
-    gates = run_gates(engine, golden, reference.findings, reference.scoring, limits)
-    gates += _task_gate(auroc, float(golden.task_auroc), limits)
+    gates = _gates(target, reference, auroc)
     refused = tuple(str(gate) for gate in gates if not gate.passed)
-    index = engine.run("image_encoder", {"pixel_values": golden.pixel_values})["region_index"]
+    # One by one: the target may take no more at once.
+    index = np.concatenate(
+        [engine.run("image_encoder", {"pixel_values": pixels[None]})["region_index"] for pixels in golden.pixel_values]
+    )
     quality = Quality(
         reference=reference.name,
         verdict="wrong" if refused else "good",
@@ -123,20 +119,29 @@ def judge(target: Target, reference: Reference | None) -> Quality:
     return replace(quality, **of_task)  # type: ignore[arg-type]
 
 
+def _gates(target: Target, reference: Reference, auroc: float) -> list[GateResult]:
+    if target.bundle is not None and target.bundle.sha256 == reference.bundle_sha256:
+        return [*verify(target.bundle, target.engine, auroc=auroc).gates]
+    golden, profiles = reference.golden, None
+    limits = reference.tolerances or Tolerances.for_precision(target.spec.precision)
+    if target.bundle is not None:
+        profiles = target.bundle.manifest.profiles
+        if reference.tolerances is None:
+            limits = Tolerances.of_manifest(target.bundle.manifest.tolerances)
+    model = replace(
+        reference.model,
+        preprocess=target.spec.preprocess,
+        # A server keeps its tokenizer to itself.
+        tokenizer=target.spec.tokenizer or reference.model.tokenizer,
+        max_batch=target.spec.max_batch,
+    )
+    gates = run_gates(target.engine, golden, model, limits, profiles)
+    return gates + _task_gate(auroc, float(golden.task_auroc), limits)
+
+
 def _of_bundle(bundle: Bundle, name: str) -> Reference:
-    manifest = bundle.manifest
-    limits = {key: value for key, value in manifest.tolerances.items() if key != "overridden"}
-    golden = Golden.load(bundle.golden_path)
-    sha256 = str(manifest.checkpoint["sha256"])
-    return Reference(name, golden, bundle.findings, manifest.scoring, Tolerances(**limits), sha256)
-
-
-def _tolerances(target: Target) -> Tolerances:
-    if target.bundle is None:
-        return Tolerances.for_precision(target.spec.precision)
-    own = _of_bundle(target.bundle, "").tolerances
-    assert own is not None  # noqa: S101 - for the type checker
-    return own
+    limits = Tolerances.of_manifest(bundle.manifest.tolerances)
+    return Reference(name, Golden.load(bundle.golden_path), ModelSpec.of_bundle(bundle), limits, bundle.sha256)
 
 
 def _task_gate(auroc: float, reference: float, limits: Tolerances) -> list[GateResult]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lrclr.engines import Engine
     from lrclr.gates import GateResult
 
-_FILE_WIDTH = 110
+_FILE_WIDTH = 130
 _SURROGATE = re.compile("[\ud800-\udfff]")
 ENGINE_HELP = (
     "onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the fastest here; "

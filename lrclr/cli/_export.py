@@ -50,6 +50,10 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     activation: Activation = None,
     key: Key = None,
     findings: Annotated[Path | None, typer.Option("--findings", help="Findings file to put in the bundle.")] = None,
+    inline: Annotated[
+        bool,
+        typer.Option("--inline", help="Also write graphs without ONNX functions, for runtimes that expand none."),
+    ] = False,
     tolerance: Annotated[
         list[str] | None, typer.Option("--tolerance", help="NAME=VALUE: override a gate's limit; it is recorded.")
     ] = None,
@@ -89,7 +93,9 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     elif compute_capability:
         raise UsageError("--compute-capability needs --engine tensorrt-rtx")
     precision = "int8" if int8 else "fp32" if fp32 else "fp16"
-    options = ExportOptions(precision, max_batch, opset, overrides, why_engine=why, calibration=calibration)
+    options = ExportOptions(
+        precision, max_batch, opset, overrides, why_engine=why, calibration=calibration, inline=inline
+    )
     note(f"engine {chosen} ({why}), {options.precision}")
     with stages() as begin:
         begin(f"read {checkpoint}")

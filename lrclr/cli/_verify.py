@@ -32,21 +32,18 @@ def verify(
     if files_only:
         note(f"{bundle}: {len(opened.manifest.files)} files are unchanged, manifest {opened.sha256}")
         return
-    from lrclr.classifier import ZeroShotClassifier
     from lrclr.engines import EngineOptions, open_engine
-    from lrclr.gates import Golden, Tolerances, raise_refused, run_gates, task_gate
+    from lrclr.gates import verify as run_verify
 
-    manifest = opened.manifest
-    limits = {name: value for name, value in manifest.tolerances.items() if name != "overridden"}
     runner = open_engine(opened, EngineOptions(engine, provider))
     note_choice(runner)
-    golden, tolerances = Golden.load(opened.golden_path), Tolerances(**limits)
-    results = run_gates(runner, golden, opened.findings, manifest.scoring, tolerances)
-    if all(result.passed for result in results):
-        results += task_gate(ZeroShotClassifier(opened, runner), float(golden.task_auroc), tolerances.task_auroc)
+    report = run_verify(opened, runner)
     if as_json:
-        print_json({"engine": runner.name, "gates": [result.to_dict() for result in results]}, indent=2)
+        print_json(report.to_dict(), indent=2)
     else:
-        out().print(gate_table(results))
-    raise_refused(results)
-    note(f"{bundle}: {len(manifest.files)} files are unchanged, {len(results)} gates hold on {runner.name}")
+        out().print(gate_table(report.gates))
+    for remark in report.notes:
+        note(remark)
+    report.require()
+    files, gates = len(opened.manifest.files), len(report.gates)
+    note(f"{bundle}: {files} files are unchanged, {gates} gates hold on {report.engine}")

@@ -1,4 +1,4 @@
-"""The fastest engine of this machine whose gates hold: measured on the bundle's golden inputs, not guessed."""
+"""The fastest engine of this machine that `lrclr verify` accepts, measured on the bundle's golden inputs."""
 
 from __future__ import annotations
 
@@ -43,10 +43,11 @@ class ChosenEngine:
 
 
 def choose_engine(bundle: Bundle, options: EngineOptions | None = None) -> ChosenEngine:
-    """The bundle's plans where they suit a GPU here; else the fastest on the CPU of those whose gates hold.
+    """The bundle's plans where they suit a GPU here, else the fastest engine on the CPU; only if its gates hold.
 
-    It takes some seconds: every engine that is installed runs the gates, and then a radiograph and the findings'
-    prompts, in turn with the others. `lrclr build --engine auto` asks once and keeps the answer in the bundle.
+    It takes some seconds: every engine that is installed runs the gates of `lrclr.gates.verify`, and then a radiograph
+    and the findings' prompts, in turn with the others. `lrclr build --engine auto` asks once and keeps the answer in
+    the bundle.
 
     Args:
         bundle: what shall be answered with.
@@ -56,37 +57,47 @@ def choose_engine(bundle: Bundle, options: EngineOptions | None = None) -> Chose
         GateError: no engine here holds the bundle's gates.
         UsageError: a provider was asked for too.
     """
-    from lrclr.gates import Golden, Tolerances, run_gates
+    from lrclr.gates import Golden
 
     options = options or EngineOptions(AUTO)
     if options.provider != "cpu":
         raise UsageError("--engine auto chooses where to run, too", fix="Leave --provider out, or name an engine.")
     remarks: list[str] = []
-    if gpus():
-        for kind in PLAN_ENGINES:
-            try:
-                return ChosenEngine(open_engine(bundle, EngineOptions(kind)), kind, f"its plans suit {gpus()[0].name}")
-            except (BundleError, EngineError, MissingExtraError) as error:
-                remarks.append(f"{kind}: {error.what}")
-    golden = Golden.load(bundle.golden_path)
-    limits = {name: value for name, value in bundle.manifest.tolerances.items() if name != "overridden"}
+    for kind in PLAN_ENGINES if gpus() else ():
+        engine = _holding(bundle, EngineOptions(kind), remarks)
+        if engine is not None:
+            return ChosenEngine(engine, kind, "; ".join([f"its plans suit {gpus()[0].name}", *remarks]))
     holding: dict[str, Engine] = {}
     for kind in CPU_ENGINES:
-        try:
-            engine = open_engine(bundle, EngineOptions(kind, threads=options.threads))
-            results = run_gates(engine, golden, bundle.findings, bundle.manifest.scoring, Tolerances(**limits))
-        except (EngineError, MissingExtraError) as error:
-            remarks.append(error.what)
-            continue
-        refused = [result for result in results if not result.passed]
-        if refused:
-            remarks.append(f"{kind}: the gate {refused[0].gate} of {refused[0].subject} refused")
-        else:
+        engine = _holding(bundle, EngineOptions(kind, threads=options.threads), remarks)
+        if engine is not None:
             holding[kind] = engine
     if not holding:
         raise GateError("no engine here holds the bundle's gates", why="; ".join(remarks), fix="Export it again.")
-    kind, why = _fastest(holding, golden, len(bundle.findings.prompts))
+    kind, why = _fastest(holding, Golden.load(bundle.golden_path), len(bundle.findings.prompts))
     return ChosenEngine(holding[kind], kind, "; ".join([why, *remarks]))
+
+
+def _holding(bundle: Bundle, options: EngineOptions, remarks: list[str]) -> Engine | None:
+    """The engine if the bundle's gates hold on it; else None, and a remark why."""
+    from lrclr.gates import verify
+
+    try:
+        engine = open_engine(bundle, options)
+        report = verify(bundle, engine)
+    except (EngineError, MissingExtraError) as error:
+        remarks.append(f"{options.engine}: {error.what}")
+        return None
+    except BundleError as error:
+        if options.engine not in PLAN_ENGINES:
+            raise
+        remarks.append(f"{options.engine}: {error.what}")
+        return None
+    if not report.passed:
+        first = report.refused[0]
+        remarks.append(f"{options.engine}: the gate {first.gate} of {first.subject} refused")
+        return None
+    return engine
 
 
 def _fastest(engines: Mapping[str, Engine], golden: Golden, prompts: int) -> tuple[str, str]:

@@ -94,18 +94,16 @@ def _changed(scoring: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 def _store_bundle(path: Path, change: dict[str, Any]) -> None:
     from lrclr.engines import OnnxRuntimeEngine
-    from lrclr.gates import Golden, Tolerances, raise_refused, run_gates
+    from lrclr.gates import Golden, Tolerances, raise_refused, verify
 
     bundle = Bundle(path)
     manifest = bundle.manifest
     scoring = _changed(manifest.scoring, change)
-    limits = Tolerances(**{name: value for name, value in manifest.tolerances.items() if name != "overridden"})
+    limits = Tolerances.of_manifest(manifest.tolerances)
     engine = OnnxRuntimeEngine(bundle)
     golden, task = _task_reference(Golden.load(bundle.golden_path), bundle, engine, scoring, limits)
     golden = _rescored(golden, bundle, scoring)
-    results = [*run_gates(engine, golden, bundle.findings, scoring, limits), *task]
-    raise_refused(results)
-    measured = {(result.gate, result.subject): result.to_dict() for result in results}
+    raise_refused(task)
     with replace_directory(path, expected=ENTRIES, overwrite=True) as staging:
         link_tree(path, staging)
         # The old files are shared with the bundle that is still there: new ones take their places.
@@ -117,11 +115,16 @@ def _store_bundle(path: Path, change: dict[str, Any]) -> None:
         renewed = replace(
             manifest,
             scoring=scoring,
-            gates=[measured.get((gate["gate"], gate["subject"]), gate) for gate in manifest.gates],
             files={**manifest.files, GOLDEN: entry},
             made_with={**manifest.made_with, "gates_ran_on": machine},
         )
+        # The gates run on the bundle as it will be, so its manifest is there before they are measured.
         (staging / MANIFEST).write_text(renewed.to_json())
+        report = verify(Bundle(staging), engine)
+        report.require()
+        measured = {(result.gate, result.subject): result.to_dict() for result in (*report.gates, *task)}
+        gates = [measured.get((gate["gate"], gate["subject"]), gate) for gate in manifest.gates]
+        (staging / MANIFEST).write_text(replace(renewed, gates=gates).to_json())
 
 
 def _task_reference(

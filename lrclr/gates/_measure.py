@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 _TINY = 1e-30
+NO_SPREAD = 1e-6
+"""Spread of vectors below which they count as all the same."""
 
 
 def cosine(actual: Array, expected: Array) -> float:

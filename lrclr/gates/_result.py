@@ -63,8 +63,8 @@ class Tolerances:
             important patch. Two patches that are equally important up to this may change places.
         score_error: largest absolute error of local scores and region attention.
         probability_error: largest absolute error of a finding's probability.
-        invariance: largest change of an output, relative to its largest value, by batch-mates, by padding, or by
-            tokens after EOT.
+        invariance: largest change of an output, relative to its largest value, by the size of the batch, by padding,
+            or by tokens after EOT; of local scores and region attention the absolute change.
         spread: least ratio of the spread of embeddings over the inputs to that of PyTorch's.
         task_auroc: largest difference of mean AUROC on the carried phantom radiographs.
     """
@@ -91,6 +91,11 @@ class Tolerances:
             # largest probability error (0.03): its scores are multiplied by 30 before the softmax.
             return cls(0.995, 0.99, 1e-1, 5e-2, 1e-2, 5e-2, 1e-2, 0.95, 5e-3)
         raise UsageError(f"there is no precision {precision!r}", fix="Choose fp16, fp32 or int8.")
+
+    @classmethod
+    def of_manifest(cls, tolerances: Mapping[str, Any]) -> Tolerances:
+        """The limits that a bundle's manifest records."""
+        return cls(**{name: value for name, value in tolerances.items() if name != "overridden"})
 
     def overridden(self, changes: Mapping[str, float]) -> Tolerances:
         """With some limits replaced."""

@@ -80,16 +80,19 @@ def task_auroc_of(
     return float(np.mean([auroc(task.labels[:, column], probability[:, place]) for place, column in shared]))
 
 
-def task_gate(classifier: ZeroShotClassifier, reference: float, tolerance: float) -> list[GateResult]:
+def task_gate(
+    classifier: ZeroShotClassifier, reference: float, tolerance: float, *, auroc: float | None = None
+) -> list[GateResult]:
     """Compare a classifier's AUROC with the checkpoint's; no gate where there is nothing to compare.
 
     Args:
         classifier: over the engine that is judged.
         reference: `task_auroc` of the checkpoint in PyTorch.
         tolerance: the largest difference.
+        auroc: `task_auroc` of the classifier, where it was measured already.
     """
     if not reference >= LEAST_AUROC:
         return []
-    value = task_auroc(classifier)
+    value = task_auroc(classifier) if auroc is None else auroc
     note = f"mean AUROC {value:.4f}, PyTorch's {reference:.4f}, {len(task_images().images)} phantom radiographs"
     return [GateResult("task AUROC difference", "findings", abs(value - reference), tolerance, "max", note)]

@@ -1,4 +1,4 @@
-"""What the tests of the exporter share: bundles, their graphs, and the means to doctor a graph."""
+"""What the tests of the exporter share: bundles and their graphs."""
 
 from __future__ import annotations
 
@@ -35,13 +35,18 @@ def fp32_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def fp32_graphs(fp32_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, TypedGraph]:
-    """Shared: doctor copies only."""
+    """Shared: put faults into copies only."""
     return bundles.graphs(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")
 def fp16_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bundles.exported(tmp_path_factory.getbasetemp(), "fp16")
+
+
+@pytest.fixture(scope="session")
+def int8_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundles.exported(tmp_path_factory.getbasetemp(), "int8")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import GateError, UsageError
 from lrclr.gates import GateResult, Tolerances, raise_refused, run_gates
 from lrclr.model import LrclrModel
+from lrclr.model_spec import ModelSpec
 from lrclr_export.graphs import graph_specs
 from lrclr_export.onnx_graph import typed_onnx_from_module
 from lrclr_export.precision import half_precision, precision_gate, precision_histogram
@@ -137,8 +138,7 @@ def test_the_highest_opset_passes_too(
     model = onnx.load(tmp_path / "model.onnx")
     assert {opset.domain: opset.version for opset in model.opset_import} == {"": 23, "lrclr": 1}
     paths = {name: bundle.graph_path(name) for name in GRAPHS} | {"image_encoder": tmp_path / "model.onnx"}
-    results = run_gates(
-        OnnxRuntimeEngine(paths), golden, bundle.findings, bundle.manifest.scoring, Tolerances.for_precision("fp32")
-    )
+    model = ModelSpec.of_bundle(bundle)
+    results = run_gates(OnnxRuntimeEngine(paths), golden, model, Tolerances.for_precision("fp32"))
     raise_refused(results)
     assert all(isinstance(result, GateResult) for result in results)

@@ -16,11 +16,10 @@ from lrclr import Bundle, load_checkpoint
 from lrclr.bundle import GRAPHS
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import ExportError, GateError, UsageError
-from lrclr.gates import Tolerances
+from lrclr.gates import Tolerances, gate_images
 from lrclr.gates._task import task_images
 from lrclr.images import read_image
 from lrclr_export import BuildOptions, ExportOptions, build_bundle, export_bundle
-from lrclr_export.golden import gate_images
 from lrclr_export.graphs import GraphSpec
 from lrclr_export.onnx_graph import typed_onnx_from_module
 from lrclr_export.precision import precision_gate
@@ -35,16 +34,7 @@ if TYPE_CHECKING:
     from lrclr.checkpoints import Checkpoint
     from lrclr.gates import Golden
 
-# Weights that were never trained lose more than trained ones.
-LOOSE = {"cosine": 0.9, "centred_cosine": 0.6, "max_error": 0.8, "region_gap": 0.9, "probability_error": 0.2}
 LAYERS = {"image_encoder": 18, "text_encoder": 12, "fusion_head": 0}
-
-
-@pytest.fixture(scope="module")
-def int8_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("int8") / "bundle"
-    export_bundle(checkpoint, folder, ExportOptions("int8", tolerances=LOOSE))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +123,7 @@ def test_a_graph_without_int8_is_refused(fp32_bundle: Path, int8_bundle: Path, g
 
 @pytest.mark.slow
 def test_the_same_checkpoint_gives_the_same_bytes(int8_bundle: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
-    export_bundle(checkpoint, tmp_path / "again", ExportOptions("int8", tolerances=LOOSE))
+    export_bundle(checkpoint, tmp_path / "again", ExportOptions("int8", tolerances=bundles.LOOSE))
     assert bundles.digests(tmp_path / "again") == bundles.digests(int8_bundle)
 
 
@@ -187,7 +177,7 @@ def test_bad_calibration_images_are_refused(checkpoint: Checkpoint, tmp_path: Pa
 
 
 def test_the_command(checkpoint_folder: Path, tmp_path: Path) -> None:
-    loose = [part for name, value in LOOSE.items() for part in ("--tolerance", f"{name}={value}")]
+    loose = [part for name, value in bundles.LOOSE.items() for part in ("--tolerance", f"{name}={value}")]
     few = bundles.radiograph(tmp_path / "one.png").parent
     done = bundles.run(["export", checkpoint_folder, "--int8", "--calibration", few, "-o", tmp_path / "bundle", *loose])
     assert done.returncode == 2

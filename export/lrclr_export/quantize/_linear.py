@@ -23,6 +23,9 @@ class Int8Linear(nn.Module):
         linear: the layer.
         scale: of the input; its zero point is 0.
         factors: ``[in]``, by which the input comes divided: the weights make up for it.
+
+    Attributes:
+        rounds_input: whether the input is rounded; False only where weights shall be judged apart from it.
     """
 
     def __init__(self, linear: nn.Linear, scale: float, factors: Tensor | None = None) -> None:
@@ -34,14 +37,16 @@ class Int8Linear(nn.Module):
         weight = weight.t().contiguous()
         each = (weight.abs().amax(0) / LARGEST_WEIGHT).clamp_min(torch.finfo(torch.float32).tiny)
         self.scale = scale
+        self.rounds_input = True
         self.register_buffer("weight", torch.round(weight / each).to(torch.int8))
         self.register_buffer("weight_scale", each)
         self.register_buffer("weight_zero", torch.zeros_like(each, dtype=torch.int8))
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        rounded = _ops.quantize_per_tensor(x, self.scale, 0, _LOWEST, _HIGHEST, torch.int8)
-        x = _ops.dequantize_per_tensor(rounded, self.scale, 0, _LOWEST, _HIGHEST, torch.int8)
+        if self.rounds_input:
+            rounded = _ops.quantize_per_tensor(x, self.scale, 0, _LOWEST, _HIGHEST, torch.int8)
+            x = _ops.dequantize_per_tensor(rounded, self.scale, 0, _LOWEST, _HIGHEST, torch.int8)
         weight = _ops.dequantize_per_channel(
             self.weight, self.weight_scale, self.weight_zero, 1, _LOWEST, _HIGHEST, torch.int8
         )

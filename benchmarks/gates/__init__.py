@@ -1,0 +1,1 @@
+"""Mutants of bundles, all of which the gates have to refuse."""

@@ -335,5 +335,5 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _some(names: list[str]) -> str:
-    shown = ", ".join(name[:80].encode(errors="replace").decode() for name in sorted(names)[:3])
+    shown = ", ".join(ascii(name[:80])[1:-1] for name in sorted(names)[:3])
     return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")

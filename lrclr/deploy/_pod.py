@@ -171,7 +171,6 @@ def init_containers(facts: Facts, options: DeployOptions) -> list[dict[str, Any]
 
 def bundle_path(source: Source) -> str:
     """The bundle's folder in the server's container."""
-    # What is fetched lies where the server's own repository lies, which then links its files instead of copying them.
     return {"s3": f"{_TMP}/bundle", "pvc": f"/bundle{source.path}", "oci": "/bundle"}[source.kind]
 
 

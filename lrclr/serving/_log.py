@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from threading import Thread
+from threading import Event, Thread
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ __all__ = ["LogRelay"]
 
 _GLOG = re.compile(r"^([IWEF])\d{4} [\d:.]+ \d+ [\w.]+:\d+\] ?(.*)$")
 _LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "fatal"}
+_FAILED = re.compile(r"failed to load '(\w+)' version (\d+): (.*)")
+_STOPPED = "All models are stopped"
 # What the stand-in server says about the GPU that it lacks.
 _NOISE = re.compile(r"DCGM|NVML|pinned memory|CUDA|GPU metrics|cuda_memory|GPU metric", re.IGNORECASE)
 
@@ -24,10 +26,15 @@ class LogRelay:
     Args:
         stream: the server's output.
         tell: called with level and message.
+
+    Attributes:
+        models_stopped: set when the server is being stopped and every request has been answered.
     """
 
     def __init__(self, stream: IO[str], tell: Callable[[str, str], None]) -> None:
         self._stream, self._tell = stream, tell
+        self.models_stopped = Event()
+        self._failures: dict[tuple[str, int], str] = {}
         self._complaints: deque[str] = deque(maxlen=20)
         self._thread = Thread(target=self._run, name="triton-log", daemon=True)
         self._thread.start()
@@ -35,6 +42,10 @@ class LogRelay:
     def reason(self) -> str | None:
         """The server's own word on what went wrong first, if it complained."""
         return self._complaints[0] if self._complaints else None
+
+    def failure(self, model: str, version: int) -> str | None:
+        """Why a version of a model could not be loaded, if the server said so."""
+        return self._failures.get((model, version))
 
     def close(self) -> None:
         """Wait until the server's output has ended; give it up if another process still has it."""
@@ -49,8 +60,17 @@ class LogRelay:
             if match is None or _NOISE.search(line):
                 continue  # tables and stack traces: the messages beside them say it in words
             level, message = _LEVELS[match[1]], match[2].strip().strip('"')
+            if message.startswith(_STOPPED):
+                self.models_stopped.set()
+            if self.models_stopped.is_set():
+                # Nothing can go wrong any more for a client. Triton complains when its processes take long to end.
+                level = "info"
             if level in {"error", "fatal"}:
                 self._complaints.append(message)
+            failed = _FAILED.match(message)
+            if failed:
+                # The reason goes on with a stack trace.
+                self._failures[failed[1], int(failed[2])] = failed[3].partition("\\n")[0]
             try:
                 self._tell(level, message)
             except OSError:

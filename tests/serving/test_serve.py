@@ -128,15 +128,12 @@ def test_a_full_disk_behind_the_log_stops_no_answer(serve: type[Served], folder:
 
 
 def test_what_is_exposed_is_said(serve: type[Served], folder: Path) -> None:
-    served = serve(
-        folder, "--address", "0.0.0.0", *ANY_PORTS, "--instances", 1, "--model-control", "--shared-memory", "--no-http"
-    )
+    served = serve(folder, "--address", "0.0.0.0", *ANY_PORTS, "--instances", 1, "--shared-memory", "--no-http")
     port = served.grpc().rpartition(":")[2]
     with Client(f"127.0.0.1:{port}", ClientOptions(shared_memory=True)) as client:
         assert len(client.predict(sample_paths()[:1])) == 1
     said = served.err.read_text()
     assert "exposed: whoever reaches 0.0.0.0 gets answers; nothing is encrypted" in said
-    assert "clients may load and unload models" in said
     assert "clients may share memory" in said
     assert "HTTP" not in served.out.read_text()
 
@@ -154,6 +151,7 @@ def test_what_is_exposed_is_said(serve: type[Served], folder: Path) -> None:
         (("{bundle}", "--grpc-port", "9", "--http-port", "9"), 2, "two ports are the same"),
         (("{bundle}", "--tls-cert", "{bundle}/manifest.json"), 2, "certificate and its key"),
         (("{bundle}", "--instances", "0"), 2, "instances are not possible"),
+        (("{bundle}", "--model-control"), 2, "--model-control was removed"),
     ],
 )
 def test_a_wrong_call_is_an_error_with_a_line(

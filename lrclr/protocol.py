@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-__all__ = ["INPUTS", "MODEL", "OUTPUTS", "Tensor"]
+__all__ = ["INPUTS", "LAST_ANSWER", "MODEL", "OUTPUTS", "Tensor"]
 
+# Begins the line that a process of the model writes when it has answered its last request.
+LAST_ANSWER: Final = "lrclr: last answer of process"
 MODEL: Final = "lrclr"
 
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TritonServer"]
 
-# What the server takes to end beside the requests that it waits for.
-_EXIT_MARGIN: Final = 7
+# Seconds for requests that clients send to the graphs themselves, when the server ends.
+_GRAPHS_SECONDS: Final = 1.0
 _PATIENCE: Final = 15.0
 # So often in a row the server may be found with no request finished since the time before. With the ten seconds
 # between two looks and the patience of each, that is more than a minute.
@@ -83,6 +83,7 @@ class TritonServer:
         self._finished: dict[str, tuple[int, int]] | None = None
         self._silent_looks = 0
         self._failed_mendings = 0
+        self._answers = False
         self.grpc = ""
         self.http: str | None = None
         self.metrics: str | None = None
@@ -118,6 +119,7 @@ class TritonServer:
             with ThreadPoolExecutor(1) as another_thread:
                 another_thread.submit(self._start).result()
             self._await_answer()
+            self._answers = True
         except BaseException:
             self.stop()
             raise
@@ -128,9 +130,7 @@ class TritonServer:
         Requests in flight have `ServeOptions.exit_timeout` seconds. A server that has none ends at once.
         """
         if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            self._await_end(self._process)
-            self._process.kill()
+            self._end(self._process)
         if self._guard is not None:
             # The backends' processes are in its group.
             kill_group(self._guard.pid)
@@ -142,6 +142,7 @@ class TritonServer:
             self._process.wait()
             self._log.close()
             self._process = None
+            self._answers = False
         if self._probe is not None:
             self._probe.close()
             self._probe = None
@@ -421,21 +422,42 @@ class TritonServer:
             else:
                 return
 
-    def _await_end(self, process: subprocess.Popen[str]) -> None:
-        """Until a server that was told to end has, or owes no client an answer, or its time is over.
+    def _end(self, process: subprocess.Popen[str]) -> None:
+        """Have a server answer the requests that it has taken on, and end it.
 
-        Triton ends its Python processes one after another, which takes a second for each.
+        Triton does not do so by itself. When it is told to end, its models take no request any more, also not from the
+        model `lrclr`, whose requests in flight then fail. And it ends Python's processes one after another, which takes
+        more than a second for each.
         """
-        deadline = time.monotonic() + self.options.exit_timeout + _EXIT_MARGIN
-        quiet_since = None
-        while process.poll() is None and time.monotonic() < deadline:
-            if self._log.models_stopped.is_set() and not unsent_bytes(self._ports):
-                quiet_since = quiet_since or time.monotonic()
-                if time.monotonic() - quiet_since > _QUIET:
-                    return
-            else:
-                quiet_since = None
+        deadline = time.monotonic() + self.options.exit_timeout
+        if self._answers and not self._drained(process, deadline):
+            self._on_log("warning", f"requests were in flight after {self.options.exit_timeout} s, and are given up")
+        process.terminate()
+        # Requests for the graphs themselves, if clients send any.
+        self._log.idle.wait(_GRAPHS_SECONDS)
+        quiet = time.monotonic()
+        while process.poll() is None and time.monotonic() - quiet < _QUIET:
+            if unsent_bytes(self._ports) and time.monotonic() < deadline:
+                quiet = time.monotonic()
             time.sleep(0.02)
+        process.kill()
+
+    def _drained(self, process: subprocess.Popen[str], deadline: float) -> bool:
+        """Wait until the model `lrclr` has answered all requests; returns whether it has."""
+        versions = {self._stage.version, *self._superseded}
+        waiting = {version: set(self._living(version)) for version in versions}
+        self._stage.withdraw()
+        while process.poll() is None:
+            # Triton tells the processes of a version to end when all of its requests have been answered.
+            waiting = {
+                version: pids
+                for version, pids in waiting.items()
+                if pids and pids <= set(self._living(version)) - self._log.done
+            }
+            if not waiting or time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+        return not waiting
 
     def _note_processes(self) -> None:
         """Remember of which model each process is: a dead one does not tell. Close their regions to other accounts."""

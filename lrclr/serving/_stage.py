@@ -145,6 +145,10 @@ class Stage:
         published = [other for other in self._folders if (self.repository / MODEL / str(other)).is_symlink()]
         self.version = max(published, default=0)
 
+    def withdraw(self) -> None:
+        """Take the model `lrclr` out: the server answers what it has taken on, and takes on no more."""
+        (self.repository / MODEL).rename(self._copies / MODEL)
+
     def _write_shared(self, bundle: Path, configs: dict[str, str]) -> None:
         """Write what all versions share.
 

@@ -80,8 +80,9 @@ def serve(tmp_path: Path) -> Iterator[type[Served]]:
             one.end(signal.SIGTERM)
 
 
-def shared_memory() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir() if not path.name.startswith("pym-")}
+def shared_memory(owner: int) -> set[str]:
+    """What `lrclr serve` of that process number, and its server, have in /dev/shm."""
+    return {path.name for path in Path("/dev/shm").glob(f"*lrclr_{owner}_*")}
 
 
 def servers_in(folder: Path) -> list[str]:
@@ -99,7 +100,6 @@ def servers_in(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_it_answers_and_leaves_nothing(serve: type[Served], folder: Path, how: signal.Signals) -> None:
-    before = shared_memory()
     served = serve(folder, *ANY_PORTS, "--instances", 1)
     address = served.grpc()
     done = bundles.run(["predict", *sample_paths()[:2], "--server", address, "--json"])
@@ -107,10 +107,10 @@ def test_it_answers_and_leaves_nothing(serve: type[Served], folder: Path, how: s
     here = bundles.run(["predict", *sample_paths()[:2], "-b", folder, "--json", "--batch-size", 1])
     assert done.stdout == here.stdout
     assert servers_in(served.temporary)
-    assert shared_memory() > before
+    assert shared_memory(served.process.pid)
     assert served.end(how) == 0
     assert servers_in(served.temporary) == []
-    assert shared_memory() <= before
+    assert shared_memory(served.process.pid) == set()
     assert list(served.temporary.iterdir()) == []
     assert "Research use only" in served.err.read_text()
     assert "exposed" not in served.err.read_text()

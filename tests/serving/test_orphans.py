@@ -31,9 +31,8 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def nothing_left(served: Served) -> bool:
-    return not (
-        servers_in(served.temporary) or shared_memory(served.process.pid) or list(served.temporary.glob("lrclr-*"))
-    )
+    left = [*servers_in(served.temporary), *shared_memory(served.process.pid)]
+    return not left and not any(served.temporary.glob("lrclr-*"))
 
 
 def guard_of(served: Served) -> int:

@@ -245,7 +245,6 @@ def test_nothing_on_the_servers_command_line_opens_what_is_closed(folder: Path) 
                 for line in (b"%s: %s", b"%s:%s", b"%s : %s", b"%s\r\n : %s", b"\\%s: %s", b'"%s": %s'):
                     answer = raw_requests.http_get(address, "/v2/logging", line % (header, content))
                     assert b"log_" not in answer
-        # Not even the server's own account could, if it had a way in: the server loads nothing for a client.
         with Client(server.grpc) as asking:
             assert len(asking.predict(sample_paths()[:1])) == 1
 

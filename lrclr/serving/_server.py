@@ -444,15 +444,19 @@ class TritonServer:
 
     def _drained(self, process: subprocess.Popen[str], deadline: float) -> bool:
         """Wait until the model `lrclr` has answered all requests; returns whether it has."""
-        versions = {self._stage.version, *self._superseded}
-        waiting = {version: set(self._living(version)) for version in versions}
-        self._stage.withdraw()
+        waiting: dict[int, set[int]] = {}
+        for backend in backends_of(process.pid):
+            if backend.model == MODEL:
+                waiting.setdefault(backend.version, set()).add(backend.pid)
+        # Something may have removed the folder: systems clean up the one for temporary files.
+        with contextlib.suppress(OSError):
+            self._stage.withdraw()
         while process.poll() is None:
             # Triton tells the processes of a version to end when all of its requests have been answered.
             waiting = {
                 version: pids
                 for version, pids in waiting.items()
-                if pids and pids <= set(self._living(version)) - self._log.done
+                if pids <= set(self._living(version)) - self._log.done
             }
             if not waiting or time.monotonic() > deadline:
                 break

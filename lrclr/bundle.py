@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from lrclr._files import sha256_of
@@ -21,15 +22,30 @@ from lrclr.preprocess import PreprocessSpec
 from lrclr.tokenizer import ClipTokenizer
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
-__all__ = ["GRAPHS", "SCHEMA_VERSION", "Bundle", "Manifest", "plan_file"]
+__all__ = ["GRAPHS", "SCHEMA_VERSION", "SERVER_MODEL", "Bundle", "Manifest", "plan_file"]
 
 GRAPHS: Final = ("image_encoder", "text_encoder", "fusion_head")
 SCHEMA_VERSION: Final = 6
 MANIFEST, GOLDEN, TOKENIZER, FINDINGS = "manifest.json", "golden.npz", "tokenizer.json", "findings.toml"
 ENTRIES: Final = (*GRAPHS, MODEL, MANIFEST, GOLDEN, TOKENIZER, FINDINGS)
+# The only code in a bundle. Triton runs it.
+SERVER_MODEL: Final = """from lrclr.triton.lrclr_model import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+"""
+# Every path that a manifest may list. No path that Python or Triton would run as code matches, except the server's
+# model, whose content is compared with SERVER_MODEL.
+_LISTED: Final = re.compile(
+    r"golden\.npz|tokenizer\.json|findings\.toml"
+    r"|(GRAPH|lrclr)/config\.pbtxt"
+    r"|GRAPH/warmup/[a-z0-9_]+"
+    r"|GRAPH/1/model[a-z0-9_.]*\.(onnx|data|xml|bin|plan)"
+    r"|lrclr/1/model\.py".replace("GRAPH", f"({'|'.join(GRAPHS)})")
+)
+# The root of an ext4 volume has this folder, and only root can read it. It is never entered.
+_LOST_AND_FOUND: Final = "lost+found"
 _DIGEST = "manifest_sha256"
 _MAX_MANIFEST_BYTES = 16 << 20
 
@@ -119,13 +135,14 @@ class Manifest:
 
 
 class Bundle:
-    """A bundle on disk whose files match its manifest.
+    """A bundle on disk whose files are exactly those that its manifest lists.
 
     Args:
         path: the bundle's folder.
 
     Raises:
-        BundleError: there is no bundle, a file is missing or was changed, or the manifest is of another version.
+        BundleError: there is no bundle; a file is missing, was changed, is a symbolic link or is not in the manifest;
+            the manifest lists a path that no bundle has, or is of another version.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -235,9 +252,12 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def _check_files(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    needed = {f"{graph}/1/model.onnx" for graph in GRAPHS} | {f"{MODEL}/1/model.py", GOLDEN, TOKENIZER, FINDINGS}
-    if not needed <= files.keys():
-        raise _damaged(f"it does not list {', '.join(sorted(needed - files.keys()))}")
+    """Compare a folder with a manifest's table of files.
+
+    The table itself may be forged: a path in it could lead out of the folder, or name a file that Triton would run.
+    """
+    _check_table(files)
+    _check_strangers(root, files)
     for name, entry in files.items():
         file = root / name
         if not file.is_file():
@@ -250,3 +270,76 @@ def _check_files(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
                 why=f"{name} is not the file that was exported",
                 fix="Export the checkpoint again, or restore the file.",
             )
+    model = f"{MODEL}/1/model.py"
+    if files[model]["sha256"] != hashlib.sha256(SERVER_MODEL.encode()).hexdigest():
+        raise BundleError(
+            f"the bundle {root} is refused",
+            why=f"Triton runs {model} as code, and its content is not what lrclr writes there",
+            fix="Export the checkpoint again. If you did not change the file, find out who did.",
+        )
+
+
+def _check_table(files: Mapping[str, Mapping[str, Any]]) -> None:
+    needed = {f"{graph}/1/model.onnx" for graph in GRAPHS}
+    needed |= {f"{model}/config.pbtxt" for model in (*GRAPHS, MODEL)}
+    needed |= {f"{MODEL}/1/model.py", GOLDEN, TOKENIZER, FINDINGS}
+    if not isinstance(files, dict) or not needed <= files.keys():
+        raise _damaged(f"it does not list {', '.join(sorted(needed.difference(files)))}")
+    for name, entry in files.items():
+        if not _LISTED.fullmatch(name):
+            raise BundleError(
+                "the bundle's manifest is refused",
+                why=f"it lists {name[:80]!r}, and no bundle has such a file",
+                fix="Export the checkpoint again with `lrclr export`.",
+            )
+        if not isinstance(entry, dict) or not (
+            isinstance(entry.get("sha256"), str) and isinstance(entry.get("bytes"), int)
+        ):
+            raise _damaged(f"it has no hash or size of {name}")
+
+
+def _check_strangers(root: Path, files: Mapping[str, Any]) -> None:
+    """Refuse what the manifest does not list: Python would import a stray ``__init__.py`` or ``__pycache__``."""
+    known = {MANIFEST, *files}
+    folders = {parent.as_posix() for name in files for parent in PurePosixPath(name).parents}
+    links, strangers = [], []
+    waiting = [root]
+    while waiting:
+        for entry in _entries(waiting.pop()):
+            name = Path(entry.path).relative_to(root).as_posix()
+            if entry.is_symlink():
+                links.append(name)
+            elif not entry.is_dir(follow_symlinks=False):
+                if name not in known:
+                    strangers.append(name)
+            elif name in folders:
+                waiting.append(Path(entry.path))
+            elif name != _LOST_AND_FOUND:
+                strangers.append(f"{name}/")
+    if links:
+        raise BundleError(
+            f"the bundle {root} is refused",
+            why=f"{_some(links)} {'are symbolic links' if len(links) > 1 else 'is a symbolic link'}",
+            fix="Copy the bundle with `cp -rL`, which puts files in the place of links.",
+        )
+    if strangers:
+        python = any("__pycache__" in name for name in strangers)
+        raise BundleError(
+            f"the bundle {root} is refused",
+            why=f"its manifest does not list {_some(strangers)}",
+            fix="Delete what is not the bundle's."
+            + (" Set PYTHONDONTWRITEBYTECODE=1 where Triton serves this folder itself." if python else ""),
+        )
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise BundleError(f"the folder {folder} of the bundle cannot be read", why=error.strerror) from error
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(ascii(name[:80])[1:-1] for name in sorted(names)[:3])
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")

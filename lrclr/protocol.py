@@ -18,8 +18,20 @@ from typing import Final, NamedTuple
 
 from lrclr.contract import MODEL
 
-__all__ = ["BUSY", "INPUTS", "MAX_QUEUED", "MAX_QUEUED_SECONDS", "MODEL", "OUTPUTS", "RETRY_SECONDS", "Tensor"]
+__all__ = [
+    "BUSY",
+    "INPUTS",
+    "LAST_ANSWER",
+    "MAX_QUEUED",
+    "MAX_QUEUED_SECONDS",
+    "MODEL",
+    "OUTPUTS",
+    "RETRY_SECONDS",
+    "Tensor",
+]
 
+# Begins the line that a process of the model writes when it has answered its last request.
+LAST_ANSWER: Final = "lrclr: last answer of process"
 # Two for each process. What waits keeps its files in the server's memory.
 MAX_QUEUED: Final = 16
 MAX_QUEUED_SECONDS: Final = 30

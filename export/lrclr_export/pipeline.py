@@ -15,7 +15,7 @@ import transformers
 
 import lrclr
 from lrclr._files import replace_directory
-from lrclr.bundle import ENTRIES, FINDINGS, GOLDEN, MANIFEST, TOKENIZER, Bundle, Manifest, file_table
+from lrclr.bundle import ENTRIES, FINDINGS, GOLDEN, MANIFEST, SERVER_MODEL, TOKENIZER, Bundle, Manifest, file_table
 from lrclr.contract import MODEL
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import UsageError
@@ -52,12 +52,6 @@ if TYPE_CHECKING:
     from lrclr.checkpoints import Checkpoint
     from lrclr.model import LrclrModel
     from lrclr_export.quantize import Calibration
-
-# What Triton's Python backend loads; the code is lrclr's, where the server runs.
-_CLASSIFIER = """from lrclr.triton.lrclr_model import TritonPythonModel
-
-__all__ = ["TritonPythonModel"]
-"""
 
 
 @dataclass(frozen=True)
@@ -139,7 +133,7 @@ def export_bundle(
                 (staging / name / "warmup" / tensor).write_bytes(np.ascontiguousarray(array).tobytes())
         classifier_folder = staging / MODEL / "1"
         classifier_folder.mkdir(parents=True)
-        (classifier_folder / "model.py").write_text(_CLASSIFIER)
+        (classifier_folder / "model.py").write_text(SERVER_MODEL)
         (staging / MODEL / "config.pbtxt").write_text(configs[MODEL])
         checkpoint.tokenizer.save(staging / TOKENIZER)
         (staging / FINDINGS).write_text(checkpoint.findings.to_toml())

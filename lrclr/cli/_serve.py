@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lrclr.cli._console import RESEARCH_ONLY, note
-from lrclr.errors import LrclrError
+from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -35,7 +35,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its PEM key.")] = None,
     tls_name: Annotated[str, typer.Option("--tls-name", help="The name in the certificate.")] = "localhost",
     instances: Annotated[int | None, typer.Option("--instances", help="Processes of the model lrclr.")] = None,
-    model_control: Annotated[bool, typer.Option("--model-control", help="Let clients load and unload models.")] = False,
+    model_control: Annotated[bool, typer.Option("--model-control", hidden=True)] = False,
     shared_memory: Annotated[
         bool, typer.Option("--shared-memory", help="Let clients on this machine pass inputs by shared memory.")
     ] = False,
@@ -55,10 +55,16 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     It is ready when a radiograph was answered. SIGTERM and Ctrl-C stop it, with exit code 0. SIGHUP lets a bundle that
     was exported anew take over without a pause.
-    A backend process that dies is found by its silence and started again.
+    A backend process that dies is found and started again.
     """
     from lrclr.serving import ServeOptions, TritonServer
 
+    if model_control:
+        raise UsageError(
+            "--model-control was removed",
+            why="it let every client upload a model, and so run code as this account",
+            fix="Export the bundle anew and send SIGHUP. The server then loads it.",
+        )
     options = ServeOptions(
         server=server,
         address=address,
@@ -71,7 +77,6 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
         tls_key=tls_key,
         tls_name=tls_name,
         instances=instances,
-        model_control=model_control,
         shared_memory=shared_memory,
         startup_timeout=startup_timeout,
         exit_timeout=exit_timeout,
@@ -152,9 +157,8 @@ def _announce(triton: TritonServer) -> None:
     if not options.local:
         tls = "gRPC is encrypted, HTTP and metrics are not" if options.tls_cert else "nothing is encrypted"
         _tell(f"warning: exposed: whoever reaches {options.address} gets answers; {tls}; nobody is asked for a name")
-    for asked, what in ((options.model_control, "load and unload models"), (options.shared_memory, "share memory")):
-        if asked:
-            _tell(f"warning: exposed: clients may {what}")
+    if options.shared_memory:
+        _tell("warning: exposed: clients may share memory")
     _tell("ready: a radiograph was answered. Ctrl-C stops the server")
     _tell(RESEARCH_ONLY)
 

@@ -1,10 +1,11 @@
-"""The server's command line."""
+"""The server's command line.
+
+Every account of the machine can read it in ``/proc/PID/cmdline``, so no secret may stand there.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from lrclr.serving._stage import MODELS
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["command_line"]
 
+# Triton closes an API by asking for a header. This one cannot be sent: a field name has no colon in HTTP/1 (RFC 9112,
+# section 5), and no colon, space or upper-case letter in HTTP/2 (RFC 9113, section 8.2.1), which gRPC enforces.
+_NO_HEADER: Final = "Closed to everyone:"
+_POLL_SECONDS: Final = 1
+
 
 def command_line(
     installation: Installation,
@@ -22,7 +28,6 @@ def command_line(
     options: ServeOptions,
     *,
     ports: Sequence[int],
-    key: tuple[str, str],
     shared_memory_prefix: str,
     exit_seconds: int,
 ) -> list[str]:
@@ -30,24 +35,24 @@ def command_line(
 
     Args:
         installation: the server.
-        repository: of its models.
+        repository: of its models. The server looks there every second for versions that were added or removed. In
+            this mode it loads, unloads and uploads nothing for a client.
         options: how to run.
         ports: of gRPC, HTTP and metrics.
-        key: header and value that open what is closed to others.
         shared_memory_prefix: of the names of what its backends leave in /dev/shm if they are killed.
         exit_seconds: how long requests may still run when it is stopped.
     """
-    closed = [] if options.model_control else ["model-repository"]
-    closed += [] if options.shared_memory else ["shared-memory"]
-    # Settings of the server that change what it writes where.
-    closed += ["trace", "logging"]
+    closed = [] if options.shared_memory else ["shared-memory"]
+    # The repository's index, and settings that change what the server writes where.
+    closed += ["model-repository", "trace", "logging"]
     # libevhtp, which Triton's HTTP and metrics use, takes an IPv6 address after this word. Without it, or with brackets,
     # it does not read the address and listens on every interface.
     plain = f"ipv6:{options.address}" if ":" in options.address else options.address
-    restriction = f"{','.join(closed)}:{key[0]}={key[1]}"
+    restriction = f"{','.join(closed)}:{_NO_HEADER}=closed"
     arguments = {
         "model-repository": repository,
-        "model-control-mode": "explicit",
+        "model-control-mode": "poll",
+        "repository-poll-secs": _POLL_SECONDS,
         "exit-timeout-secs": exit_seconds,
         "grpc-address": f"[{options.address}]" if ":" in options.address else options.address,
         "grpc-port": ports[0],
@@ -73,5 +78,4 @@ def command_line(
         str(installation.program),
         *(f"--backend-config={backend},shm-region-prefix-name={shared_memory_prefix}" for backend in sorted(backends)),
         *(f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in arguments.items()),
-        *(f"--load-model={model}" for model in MODELS),
     ]

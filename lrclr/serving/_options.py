@@ -28,7 +28,6 @@ class ServeOptions:
         tls_cert, tls_key: PEM files for gRPC; Triton's HTTP and metrics ports have no TLS.
         tls_name: the name in the certificate, by which the server is asked whether it is ready.
         instances: processes of the model `lrclr`; the bundle's own number if not given.
-        model_control: let clients load and unload models.
         shared_memory: let clients on this machine pass inputs by system shared memory.
         startup_timeout: seconds until it must have answered.
         exit_timeout: seconds that requests in flight have when it is stopped.
@@ -46,7 +45,6 @@ class ServeOptions:
     tls_key: Path | None = None
     tls_name: str = "localhost"
     instances: int | None = None
-    model_control: bool = False
     shared_memory: bool = False
     startup_timeout: float = 120.0
     exit_timeout: int = 5

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from lrclr.errors import ServerError
+from lrclr.serving._processes import port_owner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,10 +33,12 @@ def free_ports(address: str, wanted: Sequence[int]) -> list[int]:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 one.bind(place)
             except OSError as error:
+                owner = port_owner(port) if error.errno == errno.EADDRINUSE else None
+                other = "another port, or 0 for any that is free."
                 raise ServerError(
                     f"cannot listen on {address} port {port}",
-                    why=error.strerror,
-                    fix="Choose another port, or 0 for any that is free.",
+                    why=f"{owner} listens there" if owner else error.strerror,
+                    fix=f"End that process, or choose {other}" if owner else f"Choose {other}",
                 ) from None
             ports.append(int(one.getsockname()[1]))
     return ports

@@ -1,27 +1,94 @@
-"""The processes that a server has begun, as the system's tables tell of them."""
+"""The processes and connections of a server, as Linux's tables in /proc show them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 from pathlib import Path
+from typing import NamedTuple
 
-__all__ = ["dead_children", "kill_group"]
+__all__ = ["Backend", "backends_of", "kill", "kill_group", "port_owner", "unsent_bytes"]
+
+_MODEL_FOLDER = re.compile(rb"/([a-z_]+)/(\d+)(?:/|\0|$)")
+_ESTABLISHED, _LISTEN = "01", "0A"
 
 
-def dead_children(pid: int) -> set[str]:
-    """Children of a process that have ended without it having seen to that."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        states = {child: Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in children}
-    except OSError:
-        return set()  # gone while we looked, or no such table: an inference will tell
-    return {child for child, state in states.items() if state == "Z"}
+class Backend(NamedTuple):
+    """A process of a server in which a model runs.
+
+    Attributes:
+        pid: its number.
+        model: the model's name, and `version` the model's version; "" and 0 for a process that has ended.
+        dead: it has ended, and its parent has not noticed.
+    """
+
+    pid: int
+    model: str
+    version: int
+    dead: bool
+
+
+def backends_of(pid: int) -> list[Backend]:
+    """The children of a server. Empty where the system has no such tables, or the server has ended."""
+    found = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [_backend(int(child)) for child in file.read_text().split()]
+    return [backend for backend in found if backend is not None]
+
+
+def kill(pids: list[int]) -> None:
+    """End processes of ours that may have ended already."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def kill_group(group: int) -> None:
     """End all processes of a group, if there are any."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+
+
+def unsent_bytes(ports: set[int]) -> int:
+    """Bytes that wait in the system to be sent from these ports."""
+    return sum(unsent for port, state, unsent, _ in _connections() if port in ports and state == _ESTABLISHED)
+
+
+def port_owner(port: int) -> str | None:
+    """Number and program of the process that listens on a port, where this account may know it."""
+    inodes = {f"socket:[{inode}]" for number, state, _, inode in _connections() if number == port and state == _LISTEN}
+    if not inodes:
+        return None
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            for descriptor in (process / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if str(descriptor.readlink()) in inodes:
+                        return f"process {process.name} ({(process / 'comm').read_text().strip()})"
+    return None
+
+
+def _backend(pid: int) -> Backend | None:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return None  # gone meanwhile
+    match = _MODEL_FOLDER.search(command)
+    model, version = (match[1].decode(), int(match[2])) if match else ("", 0)
+    return Backend(pid, model, version, state == "Z")
+
+
+def _connections() -> list[tuple[int, str, int, str]]:
+    """Local port, state, unsent bytes and inode of every TCP connection."""
+    rows = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                port, unsent = fields[1].rpartition(":")[2], fields[4].partition(":")[0]
+                rows.append((int(port, 16), fields[3], int(unsent, 16), fields[9]))
+    return rows

@@ -3,25 +3,53 @@
 A server is not pointed at the bundle itself: a bundle that is exported anew is replaced as a whole, and a server must
 not lose its files, nor serve the image encoder of one bundle with the text encoder of another. Version N of every
 model here is that of one bundle.
+
+The server looks at the repository once a second, and loads what has changed. A version appears there as a link to a
+folder that is complete, so the server sees all of it or nothing. The files are copies: Triton takes a file for changed
+when its inode changes, which a hard link to it, made by any other program, does.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
-from typing import TYPE_CHECKING
+from itertools import count
+from typing import TYPE_CHECKING, Final
 
-from lrclr._files import link_or_copy
-from lrclr.bundle import GRAPHS, MANIFEST, Bundle
+from lrclr.bundle import GRAPHS, MANIFEST, SERVER_MODEL
 from lrclr.contract import MODEL
 from lrclr.errors import ServerError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from lrclr.bundle import Bundle
 
 __all__ = ["MODELS", "Stage"]
 
-MODELS = (*GRAPHS, MODEL)
+MODELS: Final = (*GRAPHS, MODEL)
+_BACKENDS: Final = {"onnxruntime", "openvino", "tensorrt"}
+# Everything that the exporter sets. The other fields can name libraries, agents or environments that Triton would load.
+_FIELDS: Final = frozenset(
+    {
+        "backend",
+        "cc_model_filenames",
+        "default_model_filename",
+        "dynamic_batching",
+        "input",
+        "instance_group",
+        "max_batch_size",
+        "model_transaction_policy",
+        "model_warmup",
+        "name",
+        "optimization",
+        "output",
+        "parameters",
+        "version_policy",
+    }
+)
 
 
 class Stage:
@@ -30,78 +58,144 @@ class Stage:
     Args:
         root: an empty folder.
         instances: of the model `lrclr`, instead of the bundle's number.
+
+    Attributes:
+        repository: the folder for the server.
+        version: the newest version of the model `lrclr` in it; 0 for none.
     """
 
     def __init__(self, root: Path, *, instances: int | None = None) -> None:
-        self.root = root
+        self.repository = root / "repository"
+        self._copies = root / "bundles"
+        self._copies.mkdir()
+        for model in MODELS:
+            (self.repository / model).mkdir(parents=True)
         self._instances = instances
+        self._configs: dict[str, str] = {}
+        self._folders: dict[int, Path] = {}
+        self._numbers = count(1)
+        self._touched_ns = 0
         self.version = 0
 
-    def add(self, bundle: Bundle) -> int:
-        """Put a bundle in as the next version, and return that.
+    def prepare(self, bundle: Bundle) -> int:
+        """Copy a bundle as the next version, where the server does not see it, and return its number.
 
         Raises:
-            ServerError: the folder cannot be written; nothing of the version is left.
+            ServerError: the folder cannot be written, or the bundle's configuration is not that of the running server;
+                nothing of the version is left, and nothing else was changed.
         """
-        version = self.version + 1
+        configs = {
+            model: _checked(model, (bundle.path / model / "config.pbtxt").read_text(encoding="utf-8"), self._instances)
+            for model in MODELS
+        }
+        for model, text in self._configs.items():
+            # All versions of a model share one configuration.
+            if configs[model] != text:
+                raise ServerError(
+                    "the new bundle cannot take over in a running server",
+                    why=f"the configuration of {model} differs: other sizes or another --max-batch",
+                    fix="Stop the server and start it again.",
+                )
+        version = next(self._numbers)
+        folder = self._copies / str(version)
         try:
-            for model in MODELS:
-                self._put_model(bundle.path, model, version)
-            own = self.root / MODEL / str(version) / "bundle"
             for name in (*bundle.manifest.files, MANIFEST):
-                link_or_copy(bundle.path / name, own / name)
-        except (OSError, ServerError) as error:
-            self.drop(version)
-            if isinstance(error, ServerError):
-                raise
+                copy = folder / "bundle" / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(bundle.path / name, copy)
+            (folder / "model.py").write_text(SERVER_MODEL, encoding="utf-8")
+            # In the place of the folder in which Python would cache the compiled model, for Triton would take that for
+            # a change. Its Python ignores PYTHONDONTWRITEBYTECODE.
+            (folder / "__pycache__").touch()
+            if not self._configs:
+                self._write_shared(folder / "bundle", configs)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
             raise ServerError("the server's model repository cannot be written", why=error.strerror) from error
-        self.version = version
+        self._configs = configs
+        self._folders[version] = folder
         return version
 
-    def mark_changed(self) -> None:
-        """Make the server take every model for a new one when it is next asked to load it.
+    def prepare_again(self) -> int:
+        """Make another version of the newest bundle in the repository, and return its number. Nothing is copied."""
+        version = next(self._numbers)
+        self._folders[version] = self._folders[self.version]
+        return version
 
-        A changed configuration would not do: the server then keeps the processes that it has, the dead ones too.
-        """
-        for model in MODELS:
-            for version in (self.root / model).glob("[0-9]*"):
-                marker = version / "reloaded"
-                marker.write_text(f"{time.time_ns()}\n", encoding="utf-8")
+    def publish(self, version: int, models: Sequence[str]) -> None:
+        """Let the server see the models of a version."""
+        folder = self._folders[version]
+        for model in models:
+            target = folder if model == MODEL else folder / "bundle" / model / "1"
+            (self.repository / model / str(version)).symlink_to(target)
+            self._touch(model)
+        if MODEL in models:
+            self.version = version
 
     def drop(self, version: int) -> None:
-        """Take a version out again."""
+        """Take a version out again. Its files are deleted unless another version has the same."""
         for model in MODELS:
-            shutil.rmtree(self.root / model / str(version), ignore_errors=True)
-        self.version = min(self.version, version - 1)
+            link = self.repository / model / str(version)
+            if link.is_symlink():
+                link.unlink()
+                self._touch(model)
+        folder = self._folders.pop(version)
+        if folder not in self._folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+        published = [other for other in self._folders if (self.repository / MODEL / str(other)).is_symlink()]
+        self.version = max(published, default=0)
 
-    def _put_model(self, bundle: Path, model: str, version: int) -> None:
-        for file in sorted((bundle / model / "1").rglob("*")):
-            if file.is_file():
-                link_or_copy(file, self.root / model / str(version) / file.relative_to(bundle / model / "1"))
-        for file in sorted((bundle / model / "warmup").glob("*")):
-            target = self.root / model / "warmup" / file.name
-            target.unlink(missing_ok=True)
-            link_or_copy(file, target)
-        config = (bundle / model / "config.pbtxt").read_text(encoding="utf-8")
-        if model == MODEL and self._instances is not None:
-            config = _with_instances(config, self._instances)
-        target = self.root / model / "config.pbtxt"
-        if not target.exists():
-            target.write_text(config, encoding="utf-8")
-        elif target.read_text(encoding="utf-8") != config:
-            # All versions of a model share one configuration.
-            raise ServerError(
-                "the new bundle cannot take over in a running server",
-                why=f"the configuration of {model} differs: other sizes or another --max-batch",
-                fix="Stop the server and start it again.",
-            )
+    def withdraw(self) -> None:
+        """Take the model `lrclr` out: the server answers what it has taken on, and takes on no more."""
+        (self.repository / MODEL).rename(self._copies / MODEL)
+
+    def _write_shared(self, bundle: Path, configs: dict[str, str]) -> None:
+        """Write what all versions share.
+
+        The warm-up files stay those of the first bundle: only their shapes matter, and the configuration has these.
+        Triton would load every version again if they changed.
+        """
+        for model, text in configs.items():
+            if (bundle / model / "warmup").is_dir():
+                shutil.copytree(bundle / model / "warmup", self.repository / model / "warmup")
+            (self.repository / model / "config.pbtxt").write_text(text, encoding="utf-8")
+
+    def _touch(self, model: str) -> None:
+        """Give a model's folder a later time than ever before, by which the server sees that versions came or went.
+
+        The system's clock may have been set back.
+        """
+        self._touched_ns = max(self._touched_ns + 1_000_000, time.time_ns())
+        os.utime(self.repository / model, ns=(self._touched_ns, self._touched_ns))
 
 
-def _with_instances(config: str, instances: int) -> str:
+def _checked(model: str, text: str, instances: int | None) -> str:
+    """A model's configuration, with so many instances of the model `lrclr`.
+
+    Raises:
+        ServerError: it asks Triton for something that no exporter writes, such as another backend: the manifest that
+            lists it may be forged.
+    """
     from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
     from tritonclient.grpc import model_config_pb2
 
-    model = text_format.Parse(config, model_config_pb2.ModelConfig())
-    for group in model.instance_group:
-        group.count = instances
-    return str(text_format.MessageToString(model))
+    try:
+        config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise _refused(model, "Triton could not read it") from error
+    unknown = {field.name for field, _ in config.ListFields()} - _FIELDS
+    if unknown:
+        raise _refused(model, f"no exporter sets {', '.join(sorted(unknown))}")
+    if config.name != model or config.backend not in ({"python"} if model == MODEL else _BACKENDS):
+        raise _refused(model, f"it asks for the backend {config.backend[:40]!r} under the name {config.name[:40]!r}")
+    if "/" in text_format.MessageToString(config):
+        raise _refused(model, "it names a path, and all that a model needs lies beside it")
+    if model == MODEL and instances is not None:
+        for group in config.instance_group:
+            group.count = instances
+        return str(text_format.MessageToString(config))
+    return text
+
+
+def _refused(model: str, why: str) -> ServerError:
+    return ServerError(f"the bundle's configuration of {model} is refused", why=why, fix="Export the checkpoint again.")

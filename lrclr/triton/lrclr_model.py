@@ -5,12 +5,13 @@ The work is `ZeroShotClassifier`'s, as in `lrclr predict`; this reads requests, 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import triton_python_backend_utils as pb_utils
 
-from lrclr import budget
+from lrclr import budget, protocol
 from lrclr.bundle import Bundle
 from lrclr.classifier import ZeroShotClassifier
 from lrclr.errors import LrclrError
@@ -84,5 +85,7 @@ class TritonPythonModel:
             self._engine.cancelled = bool
 
     def finalize(self) -> None:
-        """End the decoding threads."""
+        """End the decoding threads. Triton calls this when every request for this version has been answered."""
+        # `lrclr serve` waits for this line when it stops the server.
+        print(f"{protocol.LAST_ANSWER} {os.getpid()}", flush=True)
         self._answerer.close()

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lrclr import Bundle, OnnxRuntimeEngine
-from lrclr.bundle import ENTRIES, GRAPHS
+from lrclr.bundle import _LISTED as LISTED
+from lrclr.bundle import ENTRIES, GRAPHS, SERVER_MODEL
 from lrclr.engines._placement import require_placed
 from lrclr.errors import BundleError, EngineError, UsageError
 from lrclr.gates import Golden
 from tests import bundles
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture(scope="session")
@@ -118,10 +118,112 @@ def test_a_preprocessing_that_cannot_be_read_is_said_to_be_so(copy: Path) -> Non
         Bundle(copy)
 
 
-def test_files_beside_the_bundles_own_are_left_alone(copy: Path) -> None:
-    """Triton may put a fourth model there, or an engine a plan."""
-    (copy / "image_encoder" / "1" / "model.plan").write_bytes(b"plan")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lrclr/1/__init__.py",
+        "lrclr/1/__pycache__/model.cpython-311.pyc",
+        "lrclr/1/lrclr.py",
+        "lrclr/2/model.py",
+        "lrclr/2/",
+        "image_encoder/1/model.py",
+        "image_encoder/1/model.plan",
+        "image_encoder/warmup/more",
+        "fourth_model/config.pbtxt",
+        "README.md",
+        ".hidden",
+        "line\nbreak",
+    ],
+)
+def test_a_file_or_folder_that_the_manifest_does_not_list_is_refused(name: str, copy: Path) -> None:
+    stranger = copy / name
+    stranger.parent.mkdir(parents=True, exist_ok=True)
+    if name.endswith("/"):
+        stranger.mkdir()
+    else:
+        stranger.write_bytes(b"")
+    with pytest.raises(BundleError, match="does not list") as caught:
+        Bundle(copy)
+    assert ascii(name.partition("/")[0])[1:-1] in str(caught.value)
+    assert ("PYTHONDONTWRITEBYTECODE" in str(caught.value)) == ("__pycache__" in name)
+
+
+def test_the_folder_that_every_ext4_volume_has_is_no_stranger(copy: Path) -> None:
+    (copy / "lost+found").mkdir(mode=0o700)
     Bundle(copy)
+    (copy / "lrclr" / "lost+found").mkdir()
+    with pytest.raises(BundleError, match=r"lrclr/lost\+found/"):
+        Bundle(copy)
+
+
+@pytest.mark.parametrize("name", ["golden.npz", "lrclr/1/model.py", "manifest.json", "image_encoder/1", "lrclr"])
+def test_a_link_in_the_place_of_a_file_or_folder_is_refused(name: str, copy: Path, tmp_path: Path) -> None:
+    (copy / name).rename(tmp_path / "elsewhere")
+    (copy / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match=f"{name} is a symbolic link"):
+        Bundle(copy)
+    Bundle(bundles.copied(copy, tmp_path / "whole"))  # which follows links, as the error advises
+    (tmp_path / "link").symlink_to(tmp_path / "whole")
+    Bundle(tmp_path / "link")  # the folder that the user names may be a link
+
+
+NO_NAMES = [
+    "../golden.npz",
+    "/etc/passwd",
+    "lrclr/1/../1/model.py",
+    "./golden.npz",
+    "lrclr//config.pbtxt",
+    "lrclr\\config.pbtxt",
+    "GOLDEN.npz",
+    "image_encoder/1/Model.onnx",
+    "image_encoder/1/model.py",
+    "image_encoder/1/libcustom.so",
+    "lrclr/1/__init__.py",
+    "lrclr/1/model.py\n",
+    "golden.npz\0",
+    "manifest.json",
+    "",
+]
+
+
+def listing(folder: Path, name: str) -> str:
+    """The text of the folder's manifest if it listed one more file."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] = manifest["files"]["golden.npz"]
+    return rehashed(manifest)
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_path_that_no_bundle_has_is_refused_though_the_manifest_lists_it(name: str, copy: Path) -> None:
+    (copy / "manifest.json").write_text(listing(copy, name))
+    with pytest.raises(BundleError, match="no bundle has such a file"):
+        Bundle(copy)
+
+
+@given(st.text(max_size=20) | st.from_regex(r"(image_encoder|lrclr|\.\.|)/(1|warmup)/[\w./\\-]{1,8}", fullmatch=True))
+def test_no_listed_path_leads_out_or_to_code(name: str) -> None:
+    found = LISTED.fullmatch(name)
+    assert found is None or (
+        Path("/b", name).resolve() == Path("/b", name)
+        and (name == "lrclr/1/model.py" or Path(name).suffix not in {".py", ".pyc", ".so"})
+    )
+
+
+def test_the_servers_model_is_the_one_that_lrclr_writes_whatever_the_manifest_says(copy: Path) -> None:
+    bundles.signed(copy)
+    Bundle(copy)
+    (copy / "lrclr" / "1" / "model.py").write_text(SERVER_MODEL + "import os\n")
+    with pytest.raises(BundleError, match=r"Triton runs lrclr/1/model\.py as code"):
+        Bundle(bundles.signed(copy))
+
+
+@pytest.mark.parametrize("entry", [None, {}, [], {"sha256": 1, "bytes": 1}, {"sha256": "a", "bytes": "b"}], ids=str)
+def test_an_entry_without_hash_or_size_is_refused(entry: object, copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["files"]["golden.npz"] = entry
+    (copy / "manifest.json").write_text(rehashed(manifest))
+    with pytest.raises(BundleError, match="no hash or size"):
+        Bundle(copy)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"schema": 2}', "[" * 100_000, "\udcff"])

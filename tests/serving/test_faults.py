@@ -98,7 +98,7 @@ def expected(bundle: Path) -> Prediction:
 def backends(model: str, server: int) -> list[int]:
     """A server's processes of a model."""
     children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
-    return [int(pid) for pid in children if f"/{model}/1/" in Path(f"/proc/{pid}/cmdline").read_text()]
+    return [int(pid) for pid in children if f"/{model}/" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 def test_a_killed_backend_is_found_and_mended_in_the_same_server(folder: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_new_bundle_takes_over_and_a_broken_one_does_not(folder: Path, tmp_pat
         # A file that is not what the manifest says.
         encoder = bundle / "image_encoder" / "1" / "model.onnx"
         encoder_then = encoder.read_bytes()
-        encoder.unlink()  # the server's own copy shares its bytes
+        encoder.unlink()
         encoder.write_bytes(encoder_then[:-1] + b"\0")
         with pytest.raises(BundleError, match="image_encoder"):
             server.reload()
@@ -202,3 +202,14 @@ def test_a_new_bundle_takes_over_and_a_broken_one_does_not(folder: Path, tmp_pat
         load.wait_for(12)
         assert all(close(answer, second) for _, answer in load.answers[answered:])
         assert load.errors == []
+
+        # A server that refused bundles can still be mended, and keeps no version that does not answer.
+        for process in backends("image_encoder", server.pid):
+            os.kill(process, signal.SIGKILL)
+        server.check()
+        load.wait_for(4)
+        copies, end = server._stage.repository.parent / "bundles", time.monotonic() + 60
+        while len(list(copies.iterdir())) > 1:
+            assert time.monotonic() < end
+            server.wait(0.05)
+        assert close(load.answers[-1][1], second)

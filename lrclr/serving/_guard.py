@@ -1,0 +1,47 @@
+"""Ends a server whose `lrclr serve` has ended without a word, by SIGKILL for example.
+
+A program of its own, which imports nothing of lrclr: ``python _guard.py FOLDER PREFIX``. It leads the process group
+that the server joins. Its standard input is a pipe whose other end `lrclr serve` holds, so it reads the end of the file
+when that process is gone, however it ended. Then it ends the group and removes what the server leaves: FOLDER, and the
+regions in /dev/shm whose names begin with PREFIX.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def main(folder: str, prefix: str) -> None:
+    """Wait, and clean up."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdin.buffer.read()
+    while members := _members(os.getpgrp()):
+        for pid in members:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    for region in Path("/dev/shm").glob(f"{prefix}*"):  # noqa: S108 - where Triton puts them
+        region.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _members(group: int) -> list[int]:
+    """Living processes of a group, but this one."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state != "Z" and int(process.name) != os.getpid():
+                found.append(int(process.name))
+    return found
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -219,7 +219,8 @@ def _legacy(path: Path, file: IO[bytes], size: int) -> TensorFile:
         raise PickleError("it was written by a machine of another byte order")
     root, storages = read_pickle(file)
     keys, _ = read_pickle(file)
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
+    known = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not isinstance(keys, list) or not known or sorted(keys) != sorted(storages):
         raise PickleError("its list of storages is damaged")
     place, regions = file.tell(), {}
     for key in keys:

@@ -98,7 +98,7 @@ def check_told(config: LrclrConfig, told: Iterable[Told], path: Path) -> None:
                 raise UsageError(
                     f"the configuration of {path} has {getattr(tower, field)} as {one.tower}_config.{field}",
                     why=f"{one.source} gave {value}",
-                    fix="Leave the option out. If it is meant for another checkpoint, give it to `lrclr convert` first.",
+                    fix="Leave the option out; of another checkpoint, give it to `lrclr convert` first.",
                 )
 
 

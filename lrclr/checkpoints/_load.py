@@ -142,11 +142,9 @@ def _load_weights(path: Path, files: list[Path], folder: Path, options: ReadOpti
     found = find_clip(table, options.get("key"))
     is_openai = found.layout is OPENAI
     state = renamed(found.state) if is_openai else found.state
-    told = [
-        *told_by_caller(options.get("heads"), options.get("activation")),
-        *told_beside(folder),
-        *told_by_modules(found.facts),
-    ]
+    beside = told_beside(folder)
+    caller = told_by_caller(options.get("heads"), options.get("activation"))
+    told = [*caller, *beside, *told_by_modules(found.facts)]
     config = config_of(state, told, path)
     assumed: list[str] = list(config.assumed or ())
     vision, text = config.vision_config, config.text_config
@@ -157,7 +155,8 @@ def _load_weights(path: Path, files: list[Path], folder: Path, options: ReadOpti
         if not options.get("preprocess"):
             assumed.append(f"preprocessing: {name}")
     context = text.max_position_embeddings
-    tokenizer = tokenizer_beside(folder, context) or ClipTokenizer.default()
+    # Without a configuration that fits, a tokenizer in the same folder may be any network's.
+    tokenizer = (tokenizer_beside(folder, context) if beside else None) or ClipTokenizer.default()
     if text.vocab_size != tokenizer.vocab_size:
         raise CheckpointError(
             f"{path} has a vocabulary of {text.vocab_size}",

@@ -34,7 +34,7 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
         alpha: weight of the local score in ``(1 - alpha) * global + alpha * local``, in [0, 1].
         score_scale: factor on a score before the positive/negative softmax; 1 is CheXzero's protocol.
         local_loss_weight: weight of the local contrastive loss beside the global one.
-        assumed: what the checkpoint that the network began with did not tell, and how it was read, a sentence each.
+        assumed: what the original weights do not record, and the values that were assumed: a clause each.
     """
 
     model_type = "lrclr"

@@ -292,9 +292,9 @@ def test_a_small_file_cannot_ask_for_much(tmp_path: Path) -> None:
     for name, megabytes, said in lines:
         assert int(megabytes) < 400, name
         assert said != "it was read", name
-    told = {name: said for name, _, said in lines}
-    assert "operations" in told["more operations than any checkpoint has"]
-    assert "repeat its numbers" in told["a network of one tensor"]
+    errors = {name: said for name, _, said in lines}
+    assert "operations" in errors["more operations than any checkpoint has"]
+    assert "repeat its numbers" in errors["a network of one tensor"]
 
 
 def test_a_tensor_that_leaves_or_repeats_its_storage() -> None:

@@ -1,4 +1,4 @@
-"""What tensors do not tell about a network: read from beside them, asked of the caller, or assumed and said."""
+"""What tensors do not determine: read from files beside them, given by options, or assumed and recorded."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_open_clip_configurations_that_do_not_fit(weights: Path, path: tuple[str
         (("model_cfg", "vision_cfg", "patch_dropout"), 0.5, "hidden_act", "gelu"),
     ],
 )
-def test_what_open_clip_tells(weights: Path, path: tuple[str, ...], value: Any, field: str, expected: Any) -> None:
+def test_what_open_clip_records(weights: Path, path: tuple[str, ...], value: Any, field: str, expected: Any) -> None:
     read = load_checkpoint(beside(weights, "open_clip_config.json", changed(*path, value=value)))
     assert getattr(read.config.vision_config, field) == expected
 
@@ -283,7 +283,7 @@ def test_modules_in_an_archive_contradict_a_wrong_option(torchscript: Path) -> N
     read = load_checkpoint(torchscript)
     assert read.config.vision_config.hidden_act == "quick_gelu"
     assert [line.partition(":")[0] for line in read.assumed] == ["layer norm epsilon", "preprocessing"]
-    with pytest.raises(CheckpointError, match="contradictory"):
+    with pytest.raises(CheckpointError, match="contradict each other"):
         load_checkpoint(torchscript, heads=(4, 1))
 
 

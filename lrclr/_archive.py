@@ -90,10 +90,10 @@ def _range(file: IO[bytes], entry: zipfile.ZipInfo) -> tuple[int, int]:
         sizes = (entry.CRC, entry.compress_size, entry.file_size)
     else:
         sizes = (crc, *_sizes(packed, unpacked, extra))
-    told = (signature, flags, method, name, *sizes)
+    local = (signature, flags, method, name, *sizes)
     encoding = "utf-8" if entry.flag_bits & _IS_UTF8 else "cp437"
     listed = (MAGIC, entry.flag_bits, entry.compress_type, entry.orig_filename.encode(encoding))
-    if told != (*listed, entry.CRC, entry.compress_size, entry.file_size):
+    if local != (*listed, entry.CRC, entry.compress_size, entry.file_size):
         raise ArchiveError("an entry's header and the directory disagree")
     if flags & _ENCRYPTED:
         raise ArchiveError("it is encrypted")

@@ -36,7 +36,7 @@ class ModelSpec:
         sha256: of the bundle's manifest, or of the checkpoint's weights; "" for a model that was never in a file.
         checkpoint_sha256: of the weights that it all began with; equal for a checkpoint and every bundle of it.
         precision: what the matrix products compute in, such as ``"fp16"``.
-        assumed: what the weights that it began with did not tell, and how they were read: a clause each.
+        assumed: what the original weights do not record, and the values that were assumed: a clause each.
     """
 
     preprocess: PreprocessSpec

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
 from transformers import CLIPConfig, CLIPTokenizer
 
-from lrclr.checkpoints._network import Told
+from lrclr.checkpoints._network import TowerFacts
 from lrclr.errors import CheckpointError, LrclrError, UsageError
 from lrclr.preprocess import PreprocessSpec
 from lrclr.tokenizer import ClipTokenizer
@@ -64,21 +64,21 @@ def config_from(cls: Any, raw: Mapping[str, Any], folder: Path) -> Any:
         raise CheckpointError(f"{folder / CONFIG} cannot be used", why=str(error)) from error
 
 
-def told_beside(folder: Path) -> list[Told]:
-    """What the configurations in a folder tell about a network whose weights lie there.
+def facts_beside(folder: Path) -> list[TowerFacts]:
+    """What the configurations in a folder record about a network whose weights are there.
 
     Raises:
         CheckpointError: one of them describes a network that lrclr does not have.
     """
-    told: list[Told] = []
+    facts: list[TowerFacts] = []
     if (folder / OPEN_CLIP).is_file():
-        told += _told_by_open_clip(folder / OPEN_CLIP)
+        facts += _facts_from_open_clip(folder / OPEN_CLIP)
     if (folder / CONFIG).is_file():
         raw = read_json(folder / CONFIG)
-        # A file of this common name may be anybody's.
+        # Many programs write a file of this name.
         if raw.get("model_type") == "clip":
-            told += _told_by_transformers(config_from(CLIPConfig, raw, folder))
-    return told
+            facts += _facts_from_transformers(config_from(CLIPConfig, raw, folder))
+    return facts
 
 
 def preprocess_beside(folder: Path) -> PreprocessSpec | None:
@@ -97,14 +97,14 @@ def preprocess_beside(folder: Path) -> PreprocessSpec | None:
 # transformers.
 
 
-def _told_by_transformers(config: CLIPConfig) -> list[Told]:
+def _facts_from_transformers(config: CLIPConfig) -> list[TowerFacts]:
     fields = ("hidden_size", "num_hidden_layers", "intermediate_size")
-    told = []
+    facts = []
     for name, own in (("vision", ("image_size", "patch_size")), ("text", ("max_position_embeddings",))):
         tower = getattr(config, f"{name}_config")
         sizes = tuple((field, getattr(tower, field)) for field in (*fields, *own))
-        told.append(Told(CONFIG, name, tower.num_attention_heads, tower.hidden_act, tower.layer_norm_eps, sizes))
-    return told
+        facts.append(TowerFacts(CONFIG, name, tower.num_attention_heads, tower.hidden_act, tower.layer_norm_eps, sizes))
+    return facts
 
 
 def transformers_recipe(folder: Path) -> PreprocessSpec:
@@ -135,8 +135,8 @@ def transformers_recipe(folder: Path) -> PreprocessSpec:
 
 # open_clip.
 
-# What open_clip's own Vision Transformer and text transformer can be told that changes what they compute, and the value
-# for which they compute a CLIP. Keys that are not here or below must be false or null.
+# Settings of open_clip's own two transformers that change what they compute, and the value for which they compute a
+# CLIP. Keys that are not here or below must be false or null.
 _VISION_FIXED: Final = {"pool_type": "tok", "pos_embed_type": "learnable"}
 _TEXT_FIXED: Final = {"pool_type": "argmax", "proj_type": "linear", "text_arch": "clip", "pad_id": 0}
 _VISION_READ: Final = frozenset(
@@ -157,7 +157,7 @@ _IGNORED: Final = frozenset(
 )
 
 
-def _told_by_open_clip(file: Path) -> list[Told]:
+def _facts_from_open_clip(file: Path) -> list[TowerFacts]:
     raw = read_json(file)
     model = raw.get("model_cfg", raw)
     try:
@@ -174,7 +174,7 @@ def _told_by_open_clip(file: Path) -> list[Told]:
         if model.get("init_logit_bias") is not None:
             raise UsageError("it is trained with a sigmoid loss, whose bias lrclr's CLIP network does not have")
         return [
-            Told(
+            TowerFacts(
                 OPEN_CLIP,
                 "vision",
                 width // head_width,
@@ -188,7 +188,7 @@ def _told_by_open_clip(file: Path) -> list[Told]:
                     ("projection_dim", _whole(model, "embed_dim", 0)),
                 ),
             ),
-            Told(
+            TowerFacts(
                 OPEN_CLIP,
                 "text",
                 _whole(text, "heads", 8),

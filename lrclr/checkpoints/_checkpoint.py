@@ -59,7 +59,7 @@ class Checkpoint:
 
     @property
     def assumed(self) -> tuple[str, ...]:
-        """What the weights that it began with did not tell, and how they were read: a clause each."""
+        """What the original weights do not record, and the values that were assumed: a clause each."""
         return tuple(self.model.config.assumed or ())
 
     def save(self, folder: Path, *, overwrite: bool = False, half: bool = False) -> None:

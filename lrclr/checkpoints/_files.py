@@ -1,6 +1,6 @@
 """Files that hold tensors, of every format: a table of names, and the numbers when they are asked for.
 
-Formats are told by content: ``torch.save`` archives (since PyTorch 1.6), TorchScript archives, the files of
+The content decides the format: ``torch.save`` archives (since PyTorch 1.6), TorchScript archives, the files of
 ``torch.save`` from before, and safetensors. None of them is read by executing anything (see `_pickle`).
 """
 
@@ -67,7 +67,7 @@ class TensorFile:
         path: what to call it in an error.
         script: whether it is a TorchScript archive.
         entries: every tensor by its dotted path from the file's root.
-        facts: what modules in the file tell of themselves by the same kind of path: ``num_heads``, and the class of an
+        modules: settings that modules in the file keep, by the same kind of path: ``num_heads``, and the class of an
             activation.
         numbers: where the numbers are: for each file the names that it holds, its reader, and its size.
     """
@@ -75,7 +75,7 @@ class TensorFile:
     path: Path
     script: bool
     entries: Mapping[str, Entry]
-    facts: Mapping[str, object]
+    modules: Mapping[str, object]
     numbers: tuple[tuple[frozenset[str], Numbers, int], ...]
 
     def tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
@@ -126,9 +126,9 @@ def read_shards(path: Path, files: Iterable[Path]) -> TensorFile:
     entries = {name: entry for part in parts for name, entry in part.entries.items()}
     if len(entries) < sum(len(part.entries) for part in parts):
         raise CheckpointError(f"{path} holds a tensor twice, in two of its files of weights")
-    facts = {name: fact for part in parts for name, fact in part.facts.items()}
+    modules = {name: fact for part in parts for name, fact in part.modules.items()}
     numbers = tuple(item for part in parts for item in part.numbers)
-    return TensorFile(path, any(part.script for part in parts), entries, facts, numbers)
+    return TensorFile(path, any(part.script for part in parts), entries, modules, numbers)
 
 
 class _refusing:  # noqa: N801 - a context manager, used as a function
@@ -219,7 +219,8 @@ def _legacy(path: Path, file: IO[bytes], size: int) -> TensorFile:
         raise PickleError("it was written by a machine of another byte order")
     root, storages = read_pickle(file)
     keys, _ = read_pickle(file)
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
+    known = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not isinstance(keys, list) or not known or sorted(keys) != sorted(storages):
         raise PickleError("its list of storages is damaged")
     place, regions = file.tell(), {}
     for key in keys:
@@ -260,19 +261,19 @@ def _safetensors(path: Path, size: int) -> TensorFile:
 
 def _listed(path: Path, root: object, numbers: Numbers, size: int, *, script: bool) -> TensorFile:
     entries: dict[str, Entry] = {}
-    facts: dict[str, object] = {}
+    modules: dict[str, object] = {}
     for container, name, value in _leaves(root):
         path_of_value = container + name
         if isinstance(value, TensorView | OtherTensor):
             entries[path_of_value] = Entry(path, container, value, getattr(value, "nbytes", 0))
             _check_names((path_of_value,), len(entries))
         elif isinstance(value, Inert):
-            facts[path_of_value] = value.kind
+            modules[path_of_value] = value.kind
         else:
-            facts[path_of_value] = value
+            modules[path_of_value] = value
     if not entries:
         raise CheckpointError(f"{path} holds no state dict", why="there are no tensors in it")
-    return TensorFile(path, script, entries, facts, ((frozenset(entries), numbers, size),))
+    return TensorFile(path, script, entries, modules, ((frozenset(entries), numbers, size),))
 
 
 def _check_names(names: Iterable[str], count: int = 0) -> None:
@@ -282,7 +283,7 @@ def _check_names(names: Iterable[str], count: int = 0) -> None:
 
 
 def _leaves(root: object) -> Iterator[tuple[str, str, object]]:
-    """Every tensor below `root`, and what tells of the network, each with its table's path and its name there."""
+    """Every tensor and every setting of a module below `root`, each with its table's path and its name there."""
     waiting: deque[tuple[str, str, object, int]] = deque([("", "", root, 0)])
     seen: set[int] = set()
     while waiting:

@@ -62,13 +62,13 @@ class Found:
     Attributes:
         layout: how its tensors are named.
         state: its tensors, under their names in that layout.
-        facts: what its modules tell of themselves, under names of that layout.
+        modules: settings that its modules keep, under names of that layout.
         left_out: tensors of the same table that do not belong to it.
     """
 
     layout: Layout
     state: dict[str, Tensor]
-    facts: dict[str, object]
+    modules: dict[str, object]
     left_out: tuple[str, ...]
 
 
@@ -183,7 +183,7 @@ def _read(file: TensorFile, place: _Place) -> Found:
     return Found(
         place.layout,
         state={name: tensors[source] for name, source in names.items()},
-        facts={name: file.facts[source] for name, source in _inner(file, file.facts, place).items()},
+        modules={name: file.modules[source] for name, source in _inner(file, file.modules, place).items()},
         left_out=tuple(left_out),
     )
 
@@ -227,7 +227,7 @@ _OTHERS: Final = (
 
 
 def _other_family(names: Iterable[str], file: TensorFile) -> CheckpointError | None:
-    """The error of a network of another kind, if its names tell."""
+    """The error of a network of another kind, if its names show one."""
     dotted = [f".{name}" for name in names]
     for mark, family, why in _OTHERS:
         if any(mark in name for name in dotted):

@@ -14,7 +14,7 @@ from lrclr.checkpoints._beside import config_from, existing, read_json, tokenize
 from lrclr.checkpoints._checkpoint import Checkpoint, eval_model
 from lrclr.checkpoints._files import read_file, read_shards
 from lrclr.checkpoints._find import TRANSFORMERS, Found, find_clip
-from lrclr.checkpoints._network import check_told, told_by_caller
+from lrclr.checkpoints._network import check_consistent, facts_from_options
 from lrclr.checkpoints._openai import renamed
 from lrclr.checkpoints._state import model_from_state
 from lrclr.errors import CheckpointError, LrclrError
@@ -105,10 +105,10 @@ def digest_of(files: list[Path]) -> str:
 
 
 def _found(file: TensorFile, config: LrclrConfig, folder: Path, options: ReadOptions) -> Found:
-    check_told(config, told_by_caller(options.get("heads"), options.get("activation")), folder)
+    check_consistent(config, facts_from_options(options.get("heads"), options.get("activation")), folder)
     found = find_clip(file, options.get("key"))
     if found.layout is not TRANSFORMERS:
-        return Found(TRANSFORMERS, renamed(found.state), found.facts, found.left_out)
+        return Found(TRANSFORMERS, renamed(found.state), found.modules, found.left_out)
     return found
 
 

@@ -1,4 +1,4 @@
-"""`load_checkpoint`: tells what a path holds, reads it, and refuses what is not whole."""
+"""`load_checkpoint`: finds out what a path holds, reads it, and refuses what is not whole."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from lrclr.checkpoints import _folders
 from lrclr.checkpoints._beside import (
     CONFIG,
     OPEN_CLIP,
+    facts_beside,
     preprocess_beside,
     read_json,
     tokenizer_beside,
-    told_beside,
 )
 from lrclr.checkpoints._checkpoint import Checkpoint, eval_model
 from lrclr.checkpoints._files import read_shards
 from lrclr.checkpoints._find import OPENAI, find_clip
 from lrclr.checkpoints._init import preprocess_spec
-from lrclr.checkpoints._network import config_of, told_by_caller, told_by_modules
+from lrclr.checkpoints._network import config_of, facts_from_modules, facts_from_options
 from lrclr.checkpoints._openai import renamed
 from lrclr.checkpoints._options import check_options
 from lrclr.checkpoints._state import model_from_state
@@ -65,9 +65,10 @@ def load_checkpoint(
     No code from a file is ever executed: pickles are read as data, and classes and functions that they name are neither
     imported nor called.
 
-    The tensors of a file do not tell all of a network. The rest comes from the options below, from an
+    Tensors do not determine a network. The rest comes from the options below, from an
     ``open_clip_config.json`` or a ``config.json`` of transformers' CLIP in the file's folder, or from the modules in a
-    TorchScript archive. What none of them tells is as in OpenAI's networks, and `Checkpoint.assumed` lists it.
+    TorchScript archive. What none of them records is assumed to be as in OpenAI's networks; `Checkpoint.assumed` lists
+    it.
 
     Args:
         path: file or folder.
@@ -142,12 +143,10 @@ def _load_weights(path: Path, files: list[Path], folder: Path, options: ReadOpti
     found = find_clip(table, options.get("key"))
     is_openai = found.layout is OPENAI
     state = renamed(found.state) if is_openai else found.state
-    told = [
-        *told_by_caller(options.get("heads"), options.get("activation")),
-        *told_beside(folder),
-        *told_by_modules(found.facts),
-    ]
-    config = config_of(state, told, path)
+    beside = facts_beside(folder)
+    caller = facts_from_options(options.get("heads"), options.get("activation"))
+    facts = [*caller, *beside, *facts_from_modules(found.modules)]
+    config = config_of(state, facts, path)
     assumed: list[str] = list(config.assumed or ())
     vision, text = config.vision_config, config.text_config
     recipe = None if options.get("preprocess") else preprocess_beside(folder)
@@ -157,7 +156,8 @@ def _load_weights(path: Path, files: list[Path], folder: Path, options: ReadOpti
         if not options.get("preprocess"):
             assumed.append(f"preprocessing: {name}")
     context = text.max_position_embeddings
-    tokenizer = tokenizer_beside(folder, context) or ClipTokenizer.default()
+    # Without a configuration that fits, a tokenizer in the same folder may be any network's.
+    tokenizer = (tokenizer_beside(folder, context) if beside else None) or ClipTokenizer.default()
     if text.vocab_size != tokenizer.vocab_size:
         raise CheckpointError(
             f"{path} has a vocabulary of {text.vocab_size}",

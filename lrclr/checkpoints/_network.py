@@ -1,4 +1,4 @@
-"""The configuration of a network from its tensors, and from what is told about it.
+"""The configuration of a network from its tensors, and from facts beside them.
 
 Shapes give widths, layers, patches and lengths. They do not give the number of attention heads, the activation and the
 epsilon of layer normalisation: networks that differ in these have the same tensors. They come from the caller, from
@@ -46,11 +46,11 @@ _EPS: Final = 1e-5
 
 
 @dataclass(frozen=True)
-class Told:
-    """What one source tells about one tower; None for what it does not tell.
+class TowerFacts:
+    """What one source records about one tower; None for what it does not record.
 
     Attributes:
-        source: what told it, for errors.
+        source: its name, for errors.
         tower: ``"vision"`` or ``"text"``.
         heads: number of attention heads.
         activation: by transformers' name.
@@ -66,48 +66,48 @@ class Told:
     sizes: tuple[tuple[str, int], ...] = ()
 
 
-def told_by_caller(heads: tuple[int, ...] | None, activation: str | None) -> list[Told]:
+def facts_from_options(heads: tuple[int, ...] | None, activation: str | None) -> list[TowerFacts]:
     """The options of `load_checkpoint`."""
     given = dict(zip(TOWERS, heads or (), strict=False))
-    return [Told("the caller", tower, given.get(tower), activation) for tower in TOWERS]
+    return [TowerFacts("the caller", tower, given.get(tower), activation) for tower in TOWERS]
 
 
-def told_by_modules(facts: Mapping[str, object]) -> list[Told]:
-    """What the modules in a file tell of themselves: TorchScript archives and pickled modules keep them."""
+def facts_from_modules(modules: Mapping[str, object]) -> list[TowerFacts]:
+    """The settings that modules in a file keep: TorchScript archives and pickled modules have them."""
     activations = {"quickgelu": "quick_gelu", "quickgeluactivation": "quick_gelu", "gelu": "gelu"}
-    told = []
-    for name, fact in facts.items():
+    facts = []
+    for name, fact in modules.items():
         tower = "vision" if name.startswith("vis") else "text"
         if name.endswith("attn.num_heads") and isinstance(fact, int):
-            told.append(Told("a module in the file", tower, heads=fact))
+            facts.append(TowerFacts("a module in the file", tower, heads=fact))
         elif isinstance(fact, str) and (known := activations.get(fact.rpartition(".")[2].lower())):
-            told.append(Told("a module in the file", tower, activation=known))
-    return told
+            facts.append(TowerFacts("a module in the file", tower, activation=known))
+    return facts
 
 
-def check_told(config: LrclrConfig, told: Iterable[Told], path: Path) -> None:
+def check_consistent(config: LrclrConfig, facts: Iterable[TowerFacts], path: Path) -> None:
     """Refuse what contradicts a configuration.
 
     Raises:
         UsageError: it does.
     """
-    for one in told:
+    for one in facts:
         tower = getattr(config, f"{one.tower}_config")
         for field, value in _fields(one).items():
             if value is not None and value != getattr(tower, field):
                 raise UsageError(
                     f"the configuration of {path} has {getattr(tower, field)} as {one.tower}_config.{field}",
                     why=f"{one.source} gave {value}",
-                    fix="Leave the option out. If it is meant for another checkpoint, give it to `lrclr convert` first.",
+                    fix="Leave the option out; of another checkpoint, give it to `lrclr convert` first.",
                 )
 
 
-def config_of(state: Mapping[str, Tensor], told: Sequence[Told], path: Path) -> LrclrConfig:
+def config_of(state: Mapping[str, Tensor], facts: Sequence[TowerFacts], path: Path) -> LrclrConfig:
     """Infer the configuration of a network.
 
     Args:
         state: its tensors, under transformers' names.
-        told: what is known beside them.
+        facts: what is known beside them.
         path: where they are from, for errors.
 
     Raises:
@@ -119,7 +119,7 @@ def config_of(state: Mapping[str, Tensor], told: Sequence[Told], path: Path) -> 
         raise CheckpointError(f"{path} does not hold a whole CLIP", why=f"missing: {', '.join(absent)}")
     try:
         sizes = _sizes(state)
-        known = {tower: _known(tower, sizes[tower], told, path) for tower in TOWERS}
+        known = {tower: _known(tower, sizes[tower], facts, path) for tower in TOWERS}
         assumed = {tower: _assumed(tower, sizes[tower], known[tower], path) for tower in TOWERS}
         towers = {f"{tower}_config": sizes[tower] | known[tower] | assumed[tower] for tower in TOWERS}
         return LrclrConfig(
@@ -163,10 +163,10 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _known(tower: str, sizes: Mapping[str, Any], told: Sequence[Told], path: Path) -> dict[str, Any]:
-    """The fields of a tower's configuration that were told."""
+def _known(tower: str, sizes: Mapping[str, Any], facts: Sequence[TowerFacts], path: Path) -> dict[str, Any]:
+    """The fields of a tower's configuration that a source records."""
     known: dict[str, tuple[Any, str]] = {}
-    for one in told:
+    for one in facts:
         if one.tower != tower:
             continue
         for field, value in one.sizes:
@@ -180,7 +180,7 @@ def _known(tower: str, sizes: Mapping[str, Any], told: Sequence[Told], path: Pat
             first, source = known.setdefault(field, (value, one.source)) if value is not None else (value, "")
             if first != value:
                 raise CheckpointError(
-                    f"what is told about {path} is contradictory",
+                    f"the sources of the configuration of {path} contradict each other",
                     why=f"{field} of the {_SHOWN[tower]} tower is {first} by {source}, and {value} by {one.source}",
                 )
     heads = known.get("num_attention_heads")
@@ -193,7 +193,7 @@ def _known(tower: str, sizes: Mapping[str, Any], told: Sequence[Told], path: Pat
 
 
 def _assumed(tower: str, sizes: Mapping[str, Any], known: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The fields that were not told, as OpenAI's networks have them."""
+    """The fields that no source records, as OpenAI's networks have them."""
     fields: dict[str, Any] = {"hidden_act": "quick_gelu", "layer_norm_eps": _EPS}
     if "num_attention_heads" not in known:
         fields["num_attention_heads"] = _published_heads(tower, sizes, path)
@@ -212,8 +212,8 @@ def _sentences(assumed: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             yield text.format(" and ".join(values))
 
 
-def _fields(told: Told) -> dict[str, Any]:
-    return {"num_attention_heads": told.heads, "hidden_act": told.activation, "layer_norm_eps": told.eps}
+def _fields(facts: TowerFacts) -> dict[str, Any]:
+    return {"num_attention_heads": facts.heads, "hidden_act": facts.activation, "layer_norm_eps": facts.eps}
 
 
 def _published_heads(tower: str, sizes: Mapping[str, Any], path: Path) -> int:
@@ -223,8 +223,8 @@ def _published_heads(tower: str, sizes: Mapping[str, Any], path: Path) -> int:
         example = f" (open_clip's {_OPEN_CLIP[width]})" if width in _OPEN_CLIP else ""
         raise CheckpointError(
             f"the number of attention heads of {path} is not known",
-            why=f"its tensors do not tell, and OpenAI published no {_SHOWN[tower]} tower of {layers} layers of width "
-            f"{width}",
+            why=f"its tensors do not determine it, and OpenAI published no {_SHOWN[tower]} tower of {layers} layers of "
+            f"width {width}",
             fix="Give --heads IMAGE,TEXT, or heads=(IMAGE, TEXT) to load_checkpoint"
             f"{example}; or put its open_clip_config.json or config.json beside it.",
         )

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 # The options of every command that reads a checkpoint; `read_options` takes their values.
 Heads = Annotated[
     str | None,
-    typer.Option("--heads", help="IMAGE[,TEXT]: attention heads of the towers, which bare weights do not tell."),
+    typer.Option("--heads", help="IMAGE[,TEXT]: attention heads of the towers, which bare weights do not record."),
 ]
 Activation = Annotated[
-    str | None, typer.Option("--activation", help="quick_gelu or gelu, which bare weights do not tell.")
+    str | None, typer.Option("--activation", help="quick_gelu or gelu, which bare weights do not record.")
 ]
 Key = Annotated[
     str | None, typer.Option("--key", help="Which network of a file that holds several, such as model or ema.")
@@ -65,7 +65,7 @@ def require_checkpoint(options: ReadOptions, *, any_checkpoint: bool) -> None:
 
 
 def note_assumed(assumed: Iterable[str]) -> None:
-    """Print what a checkpoint did not tell, and how it was read."""
+    """Print what was assumed about a checkpoint."""
     for line in assumed:
         note(f"assumed: {line}")
 

@@ -36,7 +36,7 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
             CheXzero's protocol.
         finding_calibration: scale and bias by name of the findings that have their own; ``None`` for none.
         local_loss_weight: weight of the local contrastive loss beside the global one.
-        assumed: what the checkpoint that the network began with did not tell, and how it was read, a sentence each.
+        assumed: what the original weights do not record, and the values that were assumed: a clause each.
     """
 
     model_type = "lrclr"

@@ -134,7 +134,7 @@ def test_any_nesting(state: State, tmp_path: Path, prefixes: list[str], containe
 def test_a_whole_module_that_was_saved(small_openai: OpenAiClip, state: State, tmp_path: Path) -> None:
     read = load_checkpoint(saved({"model": small_openai}, tmp_path / "clip.pt"))
     assert_whole(read, state)
-    # Its modules tell their heads and activations.
+    # Its modules keep their heads and activations.
     assert [line for line in read.assumed if "heads" in line or "activation" in line] == []
 
 
@@ -242,7 +242,7 @@ def test_what_lies_beside_the_weights(state: State, tmp_path: Path, beside: str,
     assert all(torch.equal(found.state[name], tensor) for name, tensor in state.items())
 
 
-# What cannot be told apart.
+# More than one network, or none.
 
 
 def test_two_networks(state: State, tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_two_networks(state: State, tmp_path: Path) -> None:
     assert_whole(load_checkpoint(at_root, heads=SMALL, key="ema"), ema)
 
 
-def test_what_is_left_out_is_told(state: State, tmp_path: Path) -> None:
+def test_what_is_left_out_is_recorded(state: State, tmp_path: Path) -> None:
     extra = {"loss.weight": torch.ones(4), "head.bias": torch.ones(2)}
     read = load_checkpoint(saved({"state_dict": under("model.", state) | extra}, tmp_path / "clip.pt"), heads=SMALL)
     assert any("2 (state_dict.loss.weight, state_dict.head.bias)" in line for line in read.assumed)

@@ -1,14 +1,16 @@
-"""What tensors do not tell about a network: read from beside them, asked of the caller, or assumed and said."""
+"""What tensors do not determine: read from files beside them, given by options, or assumed and recorded."""
 
 from __future__ import annotations
 
 import json
 import warnings
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
@@ -19,6 +21,9 @@ from lrclr.checkpoints._openai import renamed
 from lrclr.cli import main
 from lrclr.errors import CheckpointError, UsageError
 from lrclr.model import LrclrModel
+from lrclr.model_spec import ModelSpec
+from lrclr.tokenizer import ClipTokenizer
+from lrclr_export.pipeline import _plain
 from tests.checkpoints.spoiling import SMALL, refusal, saved
 from tests.checkpoints.test_openai import assert_same_embeddings
 
@@ -199,7 +204,7 @@ def test_open_clip_configurations_that_do_not_fit(weights: Path, path: tuple[str
         (("model_cfg", "vision_cfg", "patch_dropout"), 0.5, "hidden_act", "gelu"),
     ],
 )
-def test_what_open_clip_tells(weights: Path, path: tuple[str, ...], value: Any, field: str, expected: Any) -> None:
+def test_what_open_clip_records(weights: Path, path: tuple[str, ...], value: Any, field: str, expected: Any) -> None:
     read = load_checkpoint(beside(weights, "open_clip_config.json", changed(*path, value=value)))
     assert getattr(read.config.vision_config, field) == expected
 
@@ -278,7 +283,7 @@ def test_modules_in_an_archive_contradict_a_wrong_option(torchscript: Path) -> N
     read = load_checkpoint(torchscript)
     assert read.config.vision_config.hidden_act == "quick_gelu"
     assert [line.partition(":")[0] for line in read.assumed] == ["layer norm epsilon", "preprocessing"]
-    with pytest.raises(CheckpointError, match="contradictory"):
+    with pytest.raises(CheckpointError, match="contradict each other"):
         load_checkpoint(torchscript, heads=(4, 1))
 
 
@@ -291,6 +296,21 @@ def test_what_was_assumed_stays_with_the_network(state: State, tmp_path: Path) -
         warnings.simplefilter("ignore")
         theirs = LrclrModel.from_pretrained(tmp_path / "folder", local_files_only=True)
     assert theirs.config.assumed == list(read.assumed)
+    # A bundle's manifest holds the network's configuration.
+    assert _plain(read.config.to_dict())["assumed"] == list(read.assumed)
+    assert ModelSpec.of_checkpoint(read).assumed == read.assumed
+
+
+def test_a_tokenizer_in_the_same_folder(weights: Path) -> None:
+    backend = Tokenizer.from_str(resources.files("lrclr").joinpath("data", "clip_tokenizer.json").read_text("utf-8"))
+    backend.add_tokens(["<finding>"])
+    backend.save(str(weights.parent / "tokenizer.json"))
+    # It may be any network's, unless a configuration shows that the folder is this one's.
+    read = load_checkpoint(weights, heads=(2, 2))
+    assert read.tokenizer.sha256 == ClipTokenizer.default().sha256
+    assert "the tokenizer that it is read with has 49409" in refusal(
+        beside(weights, "open_clip_config.json", OPEN_CLIP)
+    )
 
 
 def command(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:

@@ -137,10 +137,12 @@ def error(share: float, draws: int) -> float:
 
 INTRODUCTION = """# How often the intervals and tests of `lrclr evaluate` hold
 
-`{command}` on {machine}. Scores are normal in both classes; {negatives} images do not have the finding. Coverage is the
-share of draws whose 95 % interval holds the true AUROC, with its standard error; width is the median interval's, with
-quartiles. Bootstrap is the percentile interval of 1,000 resamples that earlier versions gave; in brackets, the share of
-draws in which it had no width at all.
+`{command}` on {machine}.
+
+Scores are normal in both classes; {negatives} images do not have the finding. Coverage is the share of draws whose 95 %
+interval holds the true AUROC, with its standard error; width is the median interval's, with quartiles. Bootstrap is the
+percentile interval of 1,000 resamples that earlier versions gave; in brackets, the share of draws in which it had no
+width at all.
 """
 FAMILY = """## Two equal models, {findings} findings and their mean
 
@@ -154,7 +156,9 @@ LIMITS = """
 
 Where two to seven patients carry all positives and their scores vary much more than the negatives', coverage can fall
 to 92 %. Intervals of average precision, F1, sensitivity, specificity and all grounding figures are bootstrap
-percentiles: with few positives they are too narrow, as the bootstrap column shows for the AUROC.
+percentiles: with few positives they are too narrow, as the bootstrap column shows for the AUROC. The interval of the
+mean, and the comparison of two models, are on the safe side: wider, and less ready to show a difference, than they
+need to be.
 """
 
 

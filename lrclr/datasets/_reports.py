@@ -85,7 +85,7 @@ def mimic_sections(report: str) -> dict[str, str]:
     for pattern in (_CAPITALS, _ANY_CASE):
         parts = _parts(report, pattern)
         found = {name: text for name, part in parts if (text := without_underscores(part))}
-        described = {name: found[name] for name in ("impression", "findings") if name in found}
+        described = {name: text for name, text in found.items() if name in ("impression", "findings")}
         if described:
             return described
     parts = [part for part in _parts(report, _CAPITALS) if part[0] != "notification"]

@@ -27,12 +27,13 @@ _Masks = dict[str, tuple[Path, int | None]]
 class RowReader(Protocol):
     """Makes rows of one manifest, and knows the findings that it has seen."""
 
-    unknown: tuple[str, ...]
-    """Label columns whose names are neither declared nor known."""
-
     @property
     def findings(self) -> tuple[str, ...]:
         """Label columns in order, then what only masks, boxes or lists of findings name."""
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Label columns whose names are neither declared nor known."""
 
     def rows(self) -> Iterator[tuple[int, Row | BadRowError]]:
         """Every row with its line, or why it is none."""
@@ -146,7 +147,7 @@ class JsonRows:
         UsageError: from `rows`, a key that is not known; it could be a mistyped one that matters.
     """
 
-    unknown = ()  # what `labels` names is declared
+    unknown: tuple[str, ...] = ()  # what `labels` names is declared
 
     def __init__(self, path: Path, folder: Path, lines: Iterator[str]) -> None:
         self._path, self._folder, self._lines = path, folder, lines

@@ -69,13 +69,19 @@ def resampled(resamples: Resamples, statistics: Sequence[Statistic]) -> Floats:
 
 
 def estimate(value: float | None, samples: Floats) -> Estimate:
-    """A figure with its 95 % percentile interval; resamples in which it is undefined are skipped."""
+    """A figure with its 95 % percentile interval; resamples in which it is undefined are skipped.
+
+    There is no interval where nearly all resamples agree, as at perfect separation: one without width would claim
+    certainty that the data do not give.
+    """
     if value is None:
         return Estimate(None)
     usable = samples[np.isfinite(samples)]
     if len(usable) < _LEAST:
         return Estimate(value)
     low, high = np.percentile(usable, _PERCENTILES)
+    if low == high:
+        return Estimate(value)
     return Estimate(value, float(low), float(high))
 
 

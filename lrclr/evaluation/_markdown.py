@@ -20,7 +20,8 @@ COMPARED = (
 )
 INTERVALS = (
     "Those of AUROCs are DeLong's for patients and Newcombe's score interval, whichever is wider, and hold with few "
-    "positives. All others are bootstrap percentiles, which are too narrow where positives are few."
+    "positives. All others are bootstrap percentiles, which are too narrow where positives are few; none is given "
+    "where all resamples agree."
 )
 
 

@@ -120,7 +120,7 @@ def evaluation(names: Sequence[str] = NAMES, *, validated: bool = True, masks: b
         data=data,
         settings={
             "resamples": 1000, "seed": 0, "resampled": "patients", "resamples_without_a_class": {names[1]: 3},
-            "preset": None, "threshold": "f1", "score_scale_in_effect": 1.0, "not_labelled": ["Fracture"],
+            "preset": None, "threshold": "f1", "not_labelled": ["Fracture"],
             "published": {"source": "CheXzero's ensemble on CheXpert's test set", "auroc": {names[0]: 0.932}},
         },
         environment={"lrclr": "0.1.0", "python": "3.11.7", "machine": "Linux x86_64, 2 cores", "numpy": "2.3.1"},
@@ -131,6 +131,9 @@ def evaluation(names: Sequence[str] = NAMES, *, validated: bool = True, masks: b
         findings=findings,
         mean=MeanQuality(findings=len(findings) - 1, **means, f1=f1),
         grounding=tuple(located),
+        score_bias=-0.613 if validated else None,
+        finding_calibration={names[0]: (31.9, 0.274)} if validated else {},
+        not_calibrated={names[1]: "3 validation images have it and 397 do not"} if validated else {},
     )  # fmt: skip
 
 
@@ -142,7 +145,8 @@ def comparison(names: Sequence[str] = NAMES) -> Comparison:
         for name in shown:
             gap = numbers.value(-0.05, 0.15)
             estimate = Estimate(gap, round(gap - 0.0312, 6), round(gap + 0.0278, 6))
-            differences.append(Difference(name, figure, 700, numbers.value(), numbers.value(), estimate))  # type: ignore[arg-type]
+            values = (numbers.value(), numbers.value(), estimate, numbers.value(), numbers.value())
+            differences.append(Difference(name, figure, 700, *values))  # type: ignore[arg-type]
     return Comparison({"kind": "bundle"}, other, 1196, tuple(differences))
 
 
@@ -243,7 +247,9 @@ def test_every_figure_is_there(whole: str) -> None:
             assert f"\n{chance:.3f}\n" in text
     for alpha, area in made.alpha_sweep:
         assert f"\n{alpha:.3g}\n{area:.4f}\n" in text
-    assert "21.73" in text
+    assert "\nevery other\n21.73\n-0.613\n" in text
+    assert f"\n{NAMES[0]}\n31.9\n0.274\n" in text
+    assert f"Not fitted: {NAMES[1]}: 3 validation images have it" in text
     assert "0.932" in text
 
 

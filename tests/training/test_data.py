@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrclr.datasets import Row
+from lrclr.datasets import PixelCache, Row
 from lrclr.errors import UsageError
-from lrclr.training import Augmentation
+from lrclr.preprocess import PreprocessSpec
+from lrclr.tokenizer import ClipTokenizer
+from lrclr.training import Augmentation, TrainSettings
 from lrclr.training._augment import augment
-from lrclr.training._data import Draws
+from lrclr.training._data import Draws, Items, loader
 from lrclr.training._texts import draw_text, sentences, text_key, whole_text
 
 IMAGE = Path("image.png")
@@ -113,3 +115,28 @@ def test_processes_share_the_batches_of_one() -> None:
         rows = [row for batch in alone for drawn, row in batch if drawn == epoch]
         assert len(set(rows)) == 8
     assert alone[0] != [(0, row) for _, row in alone[2]]
+
+
+def test_images_of_one_study_are_positives_whatever_sentences_are_drawn(squares: Path, tmp_path: Path) -> None:
+    report = "Mild edema. No effusion."
+    others = ("No edema. No effusion.", "Stable nodule. Normal heart.")
+    reports = [report, report, *others]
+    rows = [Row(n + 2, squares / f"{n}.png", text) for n, text in enumerate(reports)]
+    spec = PreprocessSpec.clip(32)
+    pixels = PixelCache.build(rows, spec, tmp_path / "cache")
+    items = Items(pixels, reports, spec, TrainSettings(text="sentences", augmentation=OFF))
+    draws = [[(epoch, row) for row in range(4)] for epoch in range(60)]
+    different = shared = 0
+    for draw, batch in zip(draws, loader(items, draws, ClipTokenizer.default(), 0), strict=True):
+        key = batch["text_key"]
+        same = (key[:, None] == key[None, :]).any(-1)
+        texts = [items[one]["text"] for one in draw]
+        assert same[0, 1]
+        assert not same[3, :3].any()
+        assert bool(same[0, 2]) is (text_key(texts[0]) == text_key(texts[2]))
+        different += text_key(texts[0]) != text_key(texts[1])
+        shared += bool(same[0, 2] or same[1, 2])
+    # Often their drawn sentences differ: by these alone they were negatives of each other.
+    assert different > 20
+    # And two reports may have a drawn sentence in common, which is then no negative.
+    assert shared >= 1

@@ -59,6 +59,10 @@ def test_equal_texts_are_no_negatives(base: Checkpoint, local: str) -> None:
     assert float(task(**twice)["loss"]) == pytest.approx(0.0, abs=1e-6)
     twice["text_key"] = torch.tensor([1, 2])
     assert float(task(**twice)["loss"]) > 0.5
+    # With two keys each, one that is equal is enough.
+    for keys, same in (([[1, 7], [1, 8]], True), ([[1, 7], [2, 7]], True), ([[1, 2], [2, 1]], False)):
+        twice["text_key"] = torch.tensor(keys)
+        assert (float(task(**twice)["loss"]) < 1e-6) is same
 
 
 def test_half_precision_picks_the_regions_of_single(base: Checkpoint) -> None:

@@ -68,7 +68,9 @@ class Address:
             why = "an IPv6 address with a port is written in brackets" if where and where.version == 6 else None
             raise UsageError(f"{text!r} has no port" if text else "the server's address is empty", why=why, fix=fix)
         if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
-            raise UsageError(f"{text!r} has no valid port", why=f"{port!r} is not a number from 1 to 65535", fix=_EXAMPLE)
+            raise UsageError(
+                f"{text!r} has no valid port", why=f"{port!r} is not a number from 1 to 65535", fix=_EXAMPLE
+            )
         where = ip_address(host)
         if where is None:
             if ":" in host or "[" in host or "]" in host:

@@ -254,7 +254,11 @@ def run(bundle: Path, *, seconds: float, images: int = 32) -> dict[str, Any]:
     accepted = [one for kind in ("answered", "wrong", "failed") for one in by_kind[kind]]
     return {
         "queue": {"requests": MAX_QUEUED, "seconds": MAX_QUEUED_SECONDS, "processes": facts.instances},
-        "mix": {"images": [1, _MANY], "share_of_large": _SHARE, "bytes_of_an_image": round(np.mean([*map(len, files)]))},
+        "mix": {
+            "images": [1, _MANY],
+            "share_of_large": _SHARE,
+            "bytes_of_an_image": round(np.mean([*map(len, files)])),
+        },
         "can_take": {
             "requests_per_second": round(rate, 2),
             "images_per_second": round(sum(one.images for one in taken) / ended, 1),
@@ -304,7 +308,11 @@ def _milliseconds(seconds: Sequence[float]) -> dict[str, float]:
 def _tenths(moments: Sequence[float], seconds: float) -> dict[str, float]:
     counts, _ = np.histogram(moments, bins=_PARTS, range=(0.0, seconds))
     rates = counts * _PARTS / seconds
-    return {"least": round(float(rates.min()), 2), "median": round(float(np.median(rates)), 2), "most": round(float(rates.max()), 2)}
+    return {
+        "least": round(float(rates.min()), 2),
+        "median": round(float(np.median(rates)), 2),
+        "most": round(float(rates.max()), 2),
+    }
 
 
 def page(result: dict[str, Any], found: dict[str, Any], command: str) -> str:
@@ -324,29 +332,47 @@ def page(result: dict[str, Any], found: dict[str, Any], command: str) -> str:
         return " / ".join(f"{values[key]:,.0f}" for key in ("p50", "p99", "p100")) if values else "none"
 
     rows = [
-        ("what the server can take", f"{can['requests_per_second']} requests, {can['images_per_second']} images a second"),
-        ("offered", f"{offered['requests']:,} requests ({offered['requests_per_second']} a second), {offered['images']:,} images"),
+        (
+            "what the server can take",
+            f"{can['requests_per_second']} requests, {can['images_per_second']} images a second",
+        ),
+        (
+            "offered",
+            f"{offered['requests']:,} requests, {offered['requests_per_second']} a second; {offered['images']:,} images",
+        ),
         ("accepted", f"{accepted['requests']:,} requests, {accepted['images']:,} images"),
-        ("answered right / wrong / failed", f"{accepted['answered_right']:,} / {accepted['answered_wrong']} / {accepted['failed']}"),
+        (
+            "answered right / wrong / failed",
+            f"{accepted['answered_right']:,} / {accepted['answered_wrong']} / {accepted['failed']}",
+        ),
         ("answered a second, in tenths of the run", f"{rates['least']} to {rates['most']}, median {rates['median']}"),
         ("time to an answer, p50 / p99 / longest (ms)", ms(accepted["ms"])),
         ("refused at once: the queue is full", f"{refused['at_once']:,}"),
         ("time to this refusal, p50 / p99 / longest (ms)", ms(refused["at_once_ms"])),
         ("the same, requests of one image (ms)", ms(refused["at_once_ms_of_one_image"])),
         (f"refused after {result['queue']['seconds']} s in the queue", f"{refused['after_waiting']:,}"),
-        ("memory before, largest, limit that `lrclr deploy` writes", f"{memory['before']:,} MiB, {memory['largest']:,} MiB, {memory['limit']}"),
+        (
+            "memory before, largest, limit that `lrclr deploy` writes",
+            f"{memory['before']:,} MiB, {memory['largest']:,} MiB, {memory['limit']}",
+        ),
         ("processes that were started again", f"{server['processes_started_later']} of {server['processes']}"),
-        ("exit code of `lrclr serve` during the run", "none, it ran on" if server["exit_code"] is None else str(server["exit_code"])),
-        ("answered right afterwards, at a load that it can take", f"{result['afterwards']['answered_right']} of {result['afterwards']['requests']}"),
+        (
+            "exit code of `lrclr serve` during the run",
+            "none, it ran on" if server["exit_code"] is None else str(server["exit_code"]),
+        ),
+        (
+            "answered right afterwards, at a load that it can take",
+            f"{result['afterwards']['answered_right']} of {result['afterwards']['requests']}",
+        ),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return f"""# Overload: four times the load that a server can take
 
-`{command}` on {found['cores']} cores of {found['processor']}, {found['system']}, Python {found['python']}; the server and
-the process that sends the requests share the cores. The server is `lrclr serve` with its defaults:
-{result['queue']['processes']} processes of the model `lrclr`, and a queue of {result['queue']['requests']} requests. Requests
-arrive at random moments for {offered['seconds']:g} s; one in ten has {_MANY} images, the others have one (PNG of
-{result['mix']['bytes_of_an_image']:,} bytes on average). Each answer is compared with the answer without a server, to
+`{command}` on {found["cores"]} cores of {found["processor"]}, {found["system"]}, {found["python"]}; the server and the
+process that sends the requests share the cores. The server is `lrclr serve` with its defaults:
+{result["queue"]["processes"]} processes of the model `lrclr`, and a queue of {result["queue"]["requests"]} requests.
+Requests arrive at random moments for {offered["seconds"]:g} s; one in ten has {_MANY} images, the others have one (PNG of
+{result["mix"]["bytes_of_an_image"]:,} bytes on average). Each answer is compared with the answer without a server, to
 {_TOLERANCE}. Raw figures: `overload.json`.
 
 | | |

@@ -244,7 +244,7 @@ def _asks(facts: Facts, options: DeployOptions, *more: str) -> dict[str, Any]:
     """A real radiograph through every graph, answered by the bundle that is meant."""
     wait = str(_PROBE_TIMEOUT - 3)
     address = f"[::1]:{GRPC}" if options.ipv6 else f"127.0.0.1:{GRPC}"
-    command = ["lrclr", "probe", address, "--timeout", wait, "--expect", facts.sha256, *more]
+    command = ["lrclr", "probe", address, "--timeout", wait, *more, "--expect", facts.sha256]
     return {"exec": {"command": command}, "timeoutSeconds": _PROBE_TIMEOUT}
 
 

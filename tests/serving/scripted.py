@@ -47,7 +47,7 @@ class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         self.described: list[bool] = []
         self.images: list[bytes] = []
 
-    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
+    def ModelInfer(self, request: Any, context: Any) -> Any:
         self.left.append(context.time_remaining())
         self.queued.append(request.parameters["timeout"].int64_param)
         self.described.append(request.inputs[0].name == "describe")
@@ -58,7 +58,7 @@ class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         if self.described[-1]:
             _add(answer, "description", json.dumps({"bundle": BUNDLE, "fusion_trained": True}).encode())
             return answer
-        for name, tensor in protocol.OUTPUTS.items():
+        for name in protocol.OUTPUTS:
             if name not in {"description", "heatmap"}:
                 _add(answer, name, BUNDLE.encode())
         return answer

@@ -83,7 +83,7 @@ def occupied(server: TritonServer, large: list[bytes]) -> Iterator[None]:
     requests, cancelled = metric(server, "lrclr_requests_total"), metric(server, *CANCELLED)
     told: list[Any] = []
 
-    def callback(result: Any, error: Any) -> None:  # noqa: ARG001 - tritonclient gives both by name
+    def callback(result: Any, error: Any) -> None:
         told.append(error)
 
     call = triton.async_infer(MODEL, wire.as_infer_inputs(tensors), callback)
@@ -115,7 +115,11 @@ def test_a_full_queue_refuses_at_once_and_what_waits_is_answered(
         async with AsyncClient(one.grpc, ONCE) as client:
             await client.predict([IMAGE])
 
-    with Client(one.grpc, ONCE) as client, ThreadPoolExecutor(MAX_QUEUED + 1) as pool:
+    with (
+        Client(one.grpc, ONCE) as client,
+        Client(one.grpc, ClientOptions(timeout=60)) as patient,
+        ThreadPoolExecutor(MAX_QUEUED + 1) as pool,
+    ):
         client.describe()
         before = metric(one, "lrclr_requests_total")
         with occupied(one, large):
@@ -126,7 +130,8 @@ def test_a_full_queue_refuses_at_once_and_what_waits_is_answered(
                     call()
                 assert raised.value.retry_after == 1.0
             # What an HTTP client sees; the page for other clients says so.
-            request = urllib.request.Request(f"http://{one.http}/v2/models/{MODEL}/infer", json.dumps(asked).encode())
+            url = f"http://{one.http}/v2/models/{MODEL}/infer"
+            request = urllib.request.Request(url, json.dumps(asked).encode())
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(request)
             assert refused.value.code == 503
@@ -135,13 +140,12 @@ def test_a_full_queue_refuses_at_once_and_what_waits_is_answered(
             assert "is busy: its queue is full" in capsys.readouterr().err
             assert main(["probe", one.grpc, "--busy-ok"]) == 0
             assert "is busy: its queue is full" in capsys.readouterr().out
-            with Client(one.grpc, ClientOptions(timeout=60)) as patient:
-                late = pool.submit(patient.predict, [IMAGE])
-                assert waiting(one) == MAX_QUEUED
-                assert not any(future.done() for future in sent)
+            late = pool.submit(patient.predict, [IMAGE])
+            assert waiting(one) == MAX_QUEUED
+            assert not any(future.done() for future in sent)
         assert all(close(future.result().predictions[0], right) for future in sent)
         assert close(late.result()[0], right)
-    # What was refused reached no process: the large one, those that waited, the patient client's answer and description.
+    # What was refused reached no process: the large one, those that waited, and the patient client's two requests.
     assert metric(one, "lrclr_requests_total") - before == 1 + MAX_QUEUED + 2
 
 
@@ -176,22 +180,23 @@ def test_a_graph_that_clients_flood_refuses_too(one: TritonServer, right: Any, l
     triton = grpc.InferenceServerClient(one.grpc)
     told: list[Any] = []
 
-    def callback(result: Any, error: Any) -> None:  # noqa: ARG001 - tritonclient gives both by name
+    def callback(result: Any, error: Any) -> None:
         told.append(error)
 
-    for _ in range(400):
+    for _ in range(160):
         triton.async_infer("image_encoder", [pixels], callback)
     with Client(one.grpc, ONCE) as client:
-        end = time.monotonic() + 60
-        while len(told) < 400:
+        end, hints = time.monotonic() + 60, set()
+        while len(told) < 160:
             assert time.monotonic() < end
             try:
                 assert close(client.predict([IMAGE])[0], right)
             except ServerUnavailableError as error:
-                assert error.retry_after == 1.0
+                hints.add(error.retry_after)
         assert close(client.predict([IMAGE])[0], right)
+    assert hints <= {1.0}
     refused = [error for error in told if error is not None]
-    assert 0 < len(refused) < 400
+    assert 0 < len(refused) < 160
     assert all("UNAVAILABLE" in str(error.status()) for error in refused)
     assert all("Exceeds maximum queue size" in str(error.message()) for error in refused)
     triton.close()

@@ -113,9 +113,11 @@ def test_any_text_is_an_address_or_a_usage_error(text: str) -> None:
     try:
         address = Address.parse(text)
     except UsageError as error:
-        assert len(str(error).splitlines()) == 1
+        lines = str(error).splitlines()
     else:
+        lines = [text]
         assert Address.parse(str(address)) == address
+    assert len(lines) == 1
 
 
 @pytest.mark.parametrize(

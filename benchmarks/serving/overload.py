@@ -338,7 +338,7 @@ def page(result: dict[str, Any], found: dict[str, Any], command: str) -> str:
         ),
         (
             "offered",
-            f"{offered['requests']:,} requests ({offered['requests_per_second']} a second), {offered['images']:,} images",
+            f"{offered['requests']:,} requests, {offered['requests_per_second']} a second; {offered['images']:,} images",
         ),
         ("accepted", f"{accepted['requests']:,} requests, {accepted['images']:,} images"),
         (
@@ -368,10 +368,10 @@ def page(result: dict[str, Any], found: dict[str, Any], command: str) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return f"""# Overload: four times the load that a server can take
 
-`{command}` on {found["cores"]} cores of {found["processor"]}, {found["system"]}, Python {found["python"]}; the server and
-the process that sends the requests share the cores. The server is `lrclr serve` with its defaults:
-{result["queue"]["processes"]} processes of the model `lrclr`, and a queue of {result["queue"]["requests"]} requests. Requests
-arrive at random moments for {offered["seconds"]:g} s; one in ten has {_MANY} images, the others have one (PNG of
+`{command}` on {found["cores"]} cores of {found["processor"]}, {found["system"]}, {found["python"]}; the server and the
+process that sends the requests share the cores. The server is `lrclr serve` with its defaults:
+{result["queue"]["processes"]} processes of the model `lrclr`, and a queue of {result["queue"]["requests"]} requests.
+Requests arrive at random moments for {offered["seconds"]:g} s; one in ten has {_MANY} images, the others have one (PNG of
 {result["mix"]["bytes_of_an_image"]:,} bytes on average). Each answer is compared with the answer without a server, to
 {_TOLERANCE}. Raw figures: `overload.json`.
 

@@ -93,7 +93,8 @@ class Client:
         Raises:
             ImageError: an image cannot be read.
             UsageError: the call was wrong: alpha, findings, too much at once.
-            ServerUnavailableError: no answer in time, though asked again. Its `retry_after` is set if the server is busy.
+            ServerUnavailableError: no answer in time, though asked again. Its `retry_after` is set if the server is
+                busy.
             ServerError: the server failed.
         """
         return self.ask(images, findings=findings, alpha=alpha, frame=frame, exact=exact).predictions

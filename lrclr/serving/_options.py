@@ -21,8 +21,9 @@ class ServeOptions:
 
     Attributes:
         server: the tritonserver program; looked for if not given.
-        address: to listen on, an IPv4 or IPv6 address; brackets are left out. With ``::``, gRPC takes
-            IPv4 and IPv6, HTTP and metrics take IPv6 alone. An address that is not a loopback address is open to every machine that can reach it.
+        address: to listen on, an IPv4 or IPv6 address; brackets are left out. With ``::``, gRPC takes IPv4 and IPv6,
+            HTTP and metrics take IPv6 alone. An address that is not a loopback address is open to every machine that
+            can reach it.
         grpc_port, http_port, metrics_port: 0 for any that is free.
         http, metrics: whether to listen there at all.
         tls_cert, tls_key: PEM files for gRPC; Triton's HTTP and metrics ports have no TLS.

@@ -1,0 +1,214 @@
+"""A server that has more requests than it can work on: it refuses at once, and works on nothing that nobody waits for.
+
+The model's one process is kept busy with a request of many large images, so that the queue fills and stays full until
+that request is cancelled. To stop the process (SIGSTOP) would not do: Triton then takes it for dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lrclr import ZeroShotClassifier, read_image
+from lrclr.cli import main
+from lrclr.client import AsyncClient, Client, ClientOptions
+from lrclr.client import _wire as wire
+from lrclr.errors import ServerUnavailableError
+from lrclr.images import read_reduced
+from lrclr.protocol import MAX_QUEUED, MAX_QUEUED_SECONDS, MODEL
+from lrclr.samples import sample_paths
+from lrclr.serving import ServeOptions, TritonServer
+from tests.serving.test_faults import close
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.triton
+IMAGE = sample_paths()[1]
+CANCELLED = ("lrclr_failures_total", "cancelled")
+ONCE = ClientOptions(retries=0, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def one(folder: Path) -> Iterator[TritonServer]:
+    """A server with one process of the model."""
+    with TritonServer(folder, ServeOptions(grpc_port=0, http_port=0, metrics_port=0, instances=1)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def right(folder: Path) -> Any:
+    local = ZeroShotClassifier.from_bundle(folder)
+    return local.predict([read_reduced(IMAGE, local.spec.preprocess)])[0]
+
+
+def metric(server: TritonServer, name: str, *labels: str) -> float:
+    with urllib.request.urlopen(f"http://{server.metrics}/metrics") as page:
+        lines = page.read().decode().splitlines()
+    found = [line for line in lines if line.startswith(name) and all(label in line for label in labels)]
+    return sum(float(line.split()[-1]) for line in found)
+
+
+def waiting(server: TritonServer, model: str = MODEL) -> float:
+    """Requests in a model's queue."""
+    return metric(server, "nv_inference_pending_request_count", f'model="{model}"')
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@contextmanager
+def occupied(server: TritonServer, large: list[bytes]) -> Iterator[None]:
+    """The model's process has much to do for the time of a block: so much that it is cancelled at the end."""
+    from tritonclient import grpc
+
+    triton = grpc.InferenceServerClient(server.grpc)
+    tensors = wire.inputs(large, None, None, None, heatmap=True, exact=True)
+    requests, cancelled = metric(server, "lrclr_requests_total"), metric(server, *CANCELLED)
+    told: list[Any] = []
+
+    def callback(result: Any, error: Any) -> None:
+        told.append(error)
+
+    call = triton.async_infer(MODEL, wire.as_infer_inputs(tensors), callback)
+    until(lambda: metric(server, "lrclr_requests_total") == requests + 1)
+    try:
+        yield
+        assert told == [], "the machine is too fast for this test: give it more to do"
+    finally:
+        call.cancel()
+        until(lambda: metric(server, *CANCELLED) >= cancelled + 1)
+        triton.close()
+
+
+@pytest.fixture(scope="module")
+def large(local: ZeroShotClassifier) -> list[bytes]:
+    """As many radiographs as a batch has, as large as hospitals have them."""
+    pixels = np.resize(read_image(IMAGE), (2500, 2048))
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG", compress_level=1)
+    return [content.getvalue()] * local.spec.max_batch
+
+
+def test_a_full_queue_refuses_at_once_and_what_waits_is_answered(
+    one: TritonServer, right: Any, large: list[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["no image"]}]}
+
+    async def ask() -> None:
+        async with AsyncClient(one.grpc, ONCE) as client:
+            await client.predict([IMAGE])
+
+    with (
+        Client(one.grpc, ONCE) as client,
+        Client(one.grpc, ClientOptions(timeout=60)) as patient,
+        ThreadPoolExecutor(MAX_QUEUED + 1) as pool,
+    ):
+        client.describe()
+        before = metric(one, "lrclr_requests_total")
+        with occupied(one, large):
+            sent = [pool.submit(client.ask, [IMAGE]) for _ in range(MAX_QUEUED)]
+            until(lambda: waiting(one) == MAX_QUEUED)
+            for call in (lambda: client.predict([IMAGE]), lambda: asyncio.run(ask())):
+                with pytest.raises(ServerUnavailableError, match=r"its queue is full\. Ask again after 1 s") as raised:
+                    call()
+                assert raised.value.retry_after == 1.0
+            # What an HTTP client sees; the page for other clients says so.
+            url = f"http://{one.http}/v2/models/{MODEL}/infer"
+            request = urllib.request.Request(url, json.dumps(asked).encode())
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request)
+            assert refused.value.code == 503
+            assert "Exceeds maximum queue size" in json.load(refused.value)["error"]
+            assert main(["probe", one.grpc]) == 1
+            assert "is busy: its queue is full" in capsys.readouterr().err
+            assert main(["probe", one.grpc, "--busy-ok"]) == 0
+            assert "is busy: its queue is full" in capsys.readouterr().out
+            late = pool.submit(patient.predict, [IMAGE])
+            assert waiting(one) == MAX_QUEUED
+            assert not any(future.done() for future in sent)
+        assert all(close(future.result().predictions[0], right) for future in sent)
+        assert close(late.result()[0], right)
+    # What was refused reached no process: the large one, those that waited, and the patient client's two requests.
+    assert metric(one, "lrclr_requests_total") - before == 1 + MAX_QUEUED + 2
+
+
+def test_what_nobody_waits_for_is_not_worked_on(one: TritonServer, right: Any, large: list[bytes]) -> None:
+    with Client(one.grpc, ONCE) as client:
+        client.describe()
+        requests, images = metric(one, "lrclr_requests_total"), metric(one, "lrclr_images_total")
+        with (
+            occupied(one, large),
+            Client(one.grpc, ClientOptions(retries=0, timeout=2)) as hasty,
+            ThreadPoolExecutor(3) as pool,
+        ):
+            sent = [pool.submit(hasty.predict, [IMAGE] * 3) for _ in range(3)]
+            # They are told before their time is up.
+            for future in sent:
+                error = future.exception()
+                assert isinstance(error, ServerUnavailableError)
+                assert "waited too long in its queue" in str(error)
+            assert waiting(one) == 0
+        assert close(client.predict([IMAGE])[0], right)
+    # The large request, which was given up in the middle of its images, and the last one.
+    assert metric(one, "lrclr_requests_total") == requests + 2
+    assert metric(one, "lrclr_images_total") == images + 1
+
+
+def test_a_graph_that_clients_flood_refuses_too(one: TritonServer, right: Any, local: ZeroShotClassifier) -> None:
+    from tritonclient import grpc
+
+    shape = (local.spec.max_batch, 3, *[local.spec.preprocess.image_size] * 2)
+    pixels = grpc.InferInput("pixel_values", shape, "FP32")
+    pixels.set_data_from_numpy(np.zeros(shape, np.float32))
+    triton = grpc.InferenceServerClient(one.grpc)
+    told: list[Any] = []
+
+    def callback(result: Any, error: Any) -> None:
+        told.append(error)
+
+    for _ in range(160):
+        triton.async_infer("image_encoder", [pixels], callback)
+    with Client(one.grpc, ONCE) as client:
+        end, hints = time.monotonic() + 60, set()
+        while len(told) < 160:
+            assert time.monotonic() < end
+            try:
+                assert close(client.predict([IMAGE])[0], right)
+            except ServerUnavailableError as error:
+                hints.add(error.retry_after)
+        assert close(client.predict([IMAGE])[0], right)
+    assert hints <= {1.0}
+    refused = [error for error in told if error is not None]
+    assert 0 < len(refused) < 160
+    assert all("UNAVAILABLE" in str(error.status()) for error in refused)
+    assert all("Exceeds maximum queue size" in str(error.message()) for error in refused)
+    triton.close()
+
+
+@pytest.mark.parametrize("graph", ["image_encoder", "text_encoder", "fusion_head", MODEL])
+def test_every_queue_is_bounded(one: TritonServer, graph: str) -> None:
+    with urllib.request.urlopen(f"http://{one.http}/v2/models/{graph}/config") as page:
+        config = json.load(page)
+    policy = config["dynamic_batching"]["default_queue_policy"]
+    assert policy["max_queue_size"] == (MAX_QUEUED if graph == MODEL else 64)
+    if graph == MODEL:
+        assert policy["timeout_action"] == "REJECT"
+        assert int(policy["default_timeout_microseconds"]) == MAX_QUEUED_SECONDS * 1_000_000
+        assert policy["allow_timeout_override"]

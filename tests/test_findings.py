@@ -266,7 +266,9 @@ def test_comparisons_grow_with_the_prompts_and_not_with_their_square() -> None:
 
 BIG = 2**20
 HOSTILE = {
-    "many prompts": '[[finding]]\nname = "A"\npositive = [' + ",".join(f'"p{number}"' for number in range(64_000)) + "]",
+    "many prompts": '[[finding]]\nname = "A"\npositive = ['
+    + ",".join(f'"p{number}"' for number in range(64_000))
+    + "]",
     "shared prompts": "positive = ["
     + ",".join(f'"p{number}"' for number in range(30_000))
     + "]\n"

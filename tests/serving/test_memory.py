@@ -78,7 +78,10 @@ TOO_MUCH: dict[str, tuple[Callable[[], tuple[Sent, ...]], str]] = {
         lambda: (byte_tensor("image", *[bytes(budget.REQUEST_BYTES // 8 + 1)] * 8),),
         f"at most {budget.REQUEST_BYTES}",
     ),
-    "images": (lambda: (byte_tensor("image", *[b"x"] * (budget.REQUEST_IMAGES + 1)),), f"at most {budget.REQUEST_IMAGES}"),
+    "images": (
+        lambda: (byte_tensor("image", *[b"x"] * (budget.REQUEST_IMAGES + 1)),),
+        f"at most {budget.REQUEST_IMAGES}",
+    ),
     "pixel values": (
         lambda: (numbers("pixel_values", "FP32", strangers.pixels(112, budget.REQUEST_IMAGES + 1)),),
         f"at most {budget.REQUEST_IMAGES}",

@@ -1,7 +1,8 @@
 """What memory a server holds, idle and at its largest requests: ``python -m benchmarks.serving.memory``.
 
 Shared pages are counted once (PSS), those in ``/dev/shm`` included. Kept apart: the server itself, the processes of the
-model ``lrclr``, and those of the graphs, which are the stand-in's; where Triton's own backend runs the graphs they are the server's.
+model ``lrclr``, and those of the graphs, which are the stand-in's; where Triton's own backend runs the graphs they are
+the server's.
 """
 
 from __future__ import annotations

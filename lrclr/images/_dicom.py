@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image
@@ -213,7 +213,11 @@ def _show(dataset: Any, layout: FrameLayout, stored: NDArray[np.generic]) -> NDA
 
 def _colours(stored: NDArray[np.generic], white: int) -> NDArray[np.uint8]:
     if white <= 65535:
-        colours = stored if white == 255 and stored.dtype == np.uint8 else scale_levels(stored, white)
+        colours = (
+            stored
+            if white == 255 and stored.dtype == np.uint8
+            else scale_levels(cast("NDArray[np.integer]", stored), white)
+        )
     else:
         colours = np.empty(stored.shape, np.uint8)
         # Row by row: the steps between hold 72 bytes a pixel.

@@ -229,7 +229,7 @@ def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
             orientation = _orientation(image)
             size = (width, height) if orientation in _SIDEWAYS else (height, width)
             pixels = np.empty((*size, *part.shape[2:]), np.uint8)
-            as_stored = _UPRIGHT.get(orientation, lambda upright: upright)(pixels)
+            as_stored = _UPRIGHT[orientation](pixels) if orientation in _UPRIGHT else pixels
         as_stored[top : top + rows] = part
     return pixels
 

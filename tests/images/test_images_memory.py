@@ -82,7 +82,7 @@ def pillow(mode: str, height: int, width: int, file_format: str, **options: Any)
 
 
 FAST = {"compress_level": 1}
-ONE_STRIP = {"compression": "tiff_deflate", "tiffinfo": {278: 2**20}}
+ONE_STRIP: dict[str, Any] = {"compression": "tiff_deflate", "tiffinfo": {278: 2**20}}
 RASTER: dict[str, tuple[str, str, dict[str, Any]]] = {
     "grey": ("L", "PNG", FAST),
     "grey of 16 bits": ("I;16", "PNG", FAST),

@@ -1,8 +1,8 @@
 """What memory a server holds, idle and at its largest requests: ``python -m benchmarks.serving.memory``.
 
-The limits that ``lrclr deploy`` writes come from these numbers. Shared pages are counted once (PSS), those in
-``/dev/shm`` included. Kept apart: the server itself, the processes of the model ``lrclr``, and those of the graphs,
-which are the stand-in's; where Triton's own backend runs the graphs they are the server's.
+Shared pages are counted once (PSS), those in ``/dev/shm`` included. Kept apart: the server itself, the processes of the
+model ``lrclr``, and those of the graphs, which are the stand-in's; where Triton's own backend runs the graphs they are
+the server's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import psutil  # type: ignore[import-untyped, unused-ignore]
 from PIL import Image
 
 from benchmarks.measure import environment
-from lrclr import read_image
+from lrclr import budget, read_image
 from lrclr.client import Client, ClientOptions
 from lrclr.samples import SAMPLES, sample_paths
 from lrclr.serving import ServeOptions, TritonServer
@@ -97,7 +97,7 @@ def measure(bundle: Path, instances: int) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     with TritonServer(bundle, options) as server, Client(server.grpc, ClientOptions(timeout=250)) as client:
         rows["idle"] = {**_held(server.pid), "shm": _shared()}
-        batch = int(client.describe()["max_batch"])
+        batch = min(budget.REQUEST_HEATMAPS, budget.REQUEST_BYTES // (len(large) + 4))
         loads = {"single": ([small], 8 * instances, 2 * instances), "largest": ([large] * batch, instances, instances)}
         for name, (files, requests, concurrency) in loads.items():
             with Peak(server.pid) as peak, ThreadPoolExecutor(concurrency) as pool:
@@ -107,7 +107,7 @@ def measure(bundle: Path, instances: int) -> dict[str, Any]:
     graphs = sum(file.stat().st_size for file in bundle.glob("*/1/model.onnx")) / _MIB
     return {
         "instances": instances,
-        "max_batch": batch,
+        "images": batch,
         "graphs_mib": round(graphs, 1),
         "request_mib": round(batch * len(large) / _MIB, 1),
         "mib": {name: {key: round(value, 1) for key, value in row.items()} for name, row in rows.items()},

@@ -10,7 +10,7 @@ import struct
 import zlib
 from dataclasses import replace
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -226,7 +226,11 @@ def _show(attributes: Attributes, layout: FrameLayout, stored: NDArray[np.generi
 
 def _colours(stored: NDArray[np.generic], white: int) -> NDArray[np.uint8]:
     if white <= 65535:
-        colours = stored if white == 255 and stored.dtype == np.uint8 else scale_levels(stored, white)
+        colours = (
+            stored
+            if white == 255 and stored.dtype == np.uint8
+            else scale_levels(cast("NDArray[np.integer]", stored), white)
+        )
     else:
         colours = np.empty(stored.shape, np.uint8)
         # Row by row: the steps between hold 72 bytes a pixel.

@@ -17,7 +17,7 @@ class ReadLimits:
         max_bytes: the longest encoded source, in bytes. It also bounds the data set that a deflated DICOM file
             inflates to.
         max_pixels: the largest picture, as height times width. The largest detectors give about 20 million pixels.
-            Decoding can hold some 50 bytes a pixel for a short while.
+            Decoding takes 3 to 35 bytes a pixel, by the format; `lrclr.budget` bounds what a process uses for it.
 
     Raises:
         UsageError: a limit is not a positive whole number.

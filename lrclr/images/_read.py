@@ -64,7 +64,8 @@ def read_image(
     Raises:
         ImageError: the source cannot be read, is damaged or truncated, is none of the formats, or needs another
             `frame`.
-        ImageLimitError: the source or the picture is larger than `limits`.
+        ImageLimitError: the source or the picture is larger than `limits`, or takes more memory than `lrclr.budget`
+            gives a process.
         MissingExtraError: the source is DICOM, and pydicom or the decoder of its transfer syntax is not installed.
         UsageError: `source` or `frame` is of the wrong type.
     """

@@ -82,7 +82,7 @@ def pillow(mode: str, height: int, width: int, file_format: str, **options: Any)
 
 
 FAST = {"compress_level": 1}
-ONE_STRIP = {"compression": "tiff_deflate", "tiffinfo": {278: 2**20}}
+ONE_STRIP: dict[str, Any] = {"compression": "tiff_deflate", "tiffinfo": {278: 2**20}}
 RASTER: dict[str, tuple[str, str, dict[str, Any]]] = {
     "grey": ("L", "PNG", FAST),
     "grey of 16 bits": ("I;16", "PNG", FAST),
@@ -127,7 +127,8 @@ def measured(folder: Path, files: dict[str, tuple[bytes, bytes]]) -> dict[tuple[
         names.append(str(folder / f"{name}.file"))
     # What malloc keeps of one file for the next would be missing in the next one's figure.
     environment = {"MALLOC_MMAP_THRESHOLD_": str(2**17), "MALLOC_TRIM_THRESHOLD_": "0", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", CHILD, *names], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", CHILD, *names]
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return {(name, way): (took, reserved) for name, way, took, reserved in map(json.loads, done.stdout.splitlines())}
 

@@ -1,4 +1,4 @@
-"""`MemoryBudget`: never more than the total at once, no thread left waiting, and every caller that decodes holds to it."""
+"""`MemoryBudget`: never more than the total at once, and no thread is left waiting; reading images holds to it."""
 
 from __future__ import annotations
 
@@ -87,9 +87,10 @@ def test_a_large_reservation_is_not_overtaken_for_ever() -> None:
 
 def test_what_could_never_fit_is_refused_and_nothing_stays_reserved() -> None:
     memory = MemoryBudget("decoding", 10 * 2**20)
-    with pytest.raises(ImageLimitError, match="11 MiB of memory to read: that is more than the 10 MiB"), memory.job():
+    with memory.job():
         memory.reserve(2**20)
-        memory.reserve(11 * 2**20)
+        with pytest.raises(ImageLimitError, match="11 MiB of memory to read: that is more than the 10 MiB"):
+            memory.reserve(11 * 2**20)
     assert memory.used == 0
 
 

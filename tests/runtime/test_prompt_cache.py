@@ -65,10 +65,8 @@ def test_it_holds_bytes_and_not_a_number_of_texts() -> None:
     """Long prompts of a wide encoder: few of them fill the cache, whatever their number."""
 
     def wide(prompts: tuple[str, ...]) -> PromptFeatures:
-        shape = (len(prompts), 77, 256)
-        return PromptFeatures(
-            np.zeros((shape[0], 256), np.float32), np.zeros(shape, np.float32), np.ones(shape[:2], np.int64)
-        )
+        tokens = np.zeros((len(prompts), 77, 256), np.float32)
+        return PromptFeatures(tokens[:, 0], tokens, np.ones(tokens.shape[:2], np.int64))
 
     cache = PromptCache(wide, max_bytes=2**20)
     for first in range(0, 200, 4):

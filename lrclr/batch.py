@@ -111,8 +111,8 @@ def predict_files(  # noqa: PLR0913
         workers: threads that decode; ``None`` for one a core. At most two batches wait decoded.
         frame: which frame to read of files that hold several.
         limits: on what is read.
-        exact: read every file in full, as `read_image` does, and not as `read_reduced`, which is several times faster
-            and moves what the encoder sees by half a grey level on average at most.
+        exact: read every file in full, as `read_image` does, and not as `read_reduced`, which decodes JPEG 2000 several
+            times faster and moves what the encoder sees by half a grey level on average at most.
         images: put each image into its result, in full: what a heat map is drawn on. It takes a second reading, and
             changes no answer.
 

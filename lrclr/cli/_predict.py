@@ -40,7 +40,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     provider: Annotated[str | None, typer.Option("--provider", help="cpu or cuda; cpu if not given.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine; one a core.")] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Decode every pixel of large files: slower, the same within a grey level.")
+        bool, typer.Option("--exact", help="Decode JPEG 2000 in full: slower, the same within a few grey levels.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for each image.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print one CSV row an image.")] = False,

@@ -65,7 +65,8 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _png_parts(data: bytes) -> tuple[bytes, tuple[str, ...]]:
-    view, parts, kept, remarks = memoryview(data), [], 0, ()
+    view, parts, kept = memoryview(data), [], 0
+    remarks: tuple[str, ...] = ()
     colour = data[25:26]
     for number, (name, begin, end) in enumerate(png_chunks(data)):
         if number >= _MAX_PARTS:
@@ -132,7 +133,9 @@ def _tiff_parts(data: bytes) -> tuple[bytes, tuple[str, ...]]:
     width, pointer_width = struct.calcsize(f"={number}"), struct.calcsize(f"={pointer}")
     if len(data) < first + pointer_width:
         return data, ()
-    changed, seen, remarks = bytearray(data), set(), ()
+    changed = bytearray(data)
+    seen: set[int] = set()
+    remarks: tuple[str, ...] = ()
     (place,) = struct.unpack_from(f"{order}{pointer}", data, first)
     while place and place not in seen and place + width <= len(data) and len(seen) < _MAX_FRAMES:
         seen.add(place)

@@ -12,6 +12,8 @@ from enum import Enum
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from lrclr.images._packets import Coding
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -21,6 +23,7 @@ __all__ = [
     "Wavelet",
     "bare_jpeg2000",
     "codec_of",
+    "jpeg2000_coding",
     "jpeg2000_size",
     "jpeg2000_wavelet",
     "jpeg_size",
@@ -32,6 +35,9 @@ _SOC_SIZ = b"\xff\x4f\xff\x51"
 _JP2 = b"\x00\x00\x00\x0cjP  "
 _SOI = b"\xff\xd8"
 _CAP, _COD, _COC, _SOT, _SOD, _EOC = 0x50, 0x52, 0x53, 0x90, 0x93, b"\xff\xd9"
+_QCD = 0x5C
+# Other quantization, regions of interest, other orders, packed packet headers.
+_ODD = frozenset({_COC, 0x5D, 0x5E, 0x5F, 0x60, 0x61})
 # A JP2 file may stand in the place of a codestream, which then begins a little later.
 _MAX_BOXES = 65536
 # More of them would only take time.
@@ -158,6 +164,33 @@ def jpeg2000_wavelet(data: bytes) -> Wavelet | None:
                 return None
             return Wavelet(size.bits, data[42] > 0x7F, style[5], style[9] == 1)
     return None
+
+
+def jpeg2000_coding(data: bytes) -> tuple[bytes, Coding] | None:
+    """Return the content of the tile-parts of a codestream that `jpeg2000_wavelet` knows, and how it is coded.
+
+    None if its headers hold what changes the order or the meaning of packets.
+    """
+    size, found, body, start = jpeg2000_size(data), {}, [], 0
+    for marker, payload, end in _segments(data):
+        if marker in _ODD or (marker in found and marker in {_COD, _QCD}):
+            return None
+        if marker == _SOT:
+            start = end - 12
+            break
+        found[marker] = payload
+    if size is None or _COD not in found or _QCD not in found:
+        return None
+    last = data.rfind(_EOC)
+    while start < last:
+        segments = list(_segments(data, start))
+        if any(segment.marker in {*_ODD, _QCD} for segment in segments):
+            return None
+        (length,) = struct.unpack_from(">I", segments[0].payload, 2)
+        end = start + length if length else last
+        body.append(data[segments[-1].end + 2 : end])
+        start = end
+    return b"".join(body), Coding(found[_COD], found[_QCD], size.bits, size.rows, size.columns)
 
 
 def with_headroom(data: bytes, bits: int) -> bytes:

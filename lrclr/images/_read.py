@@ -49,6 +49,7 @@ def read_image(
     - DICOM is brought to display: modality LUT or rescale, then the first VOI LUT, else the first window, else the
       range from the frame's least to its greatest value without padding; MONOCHROME1 is inverted; padding is black.
       Only the top level of the data set is looked at, not functional groups.
+      An optional attribute that has no meaning is as if it were not there.
     - Arrays are `[H, W]`, `[H, W, 1]`, `[H, W, 3]` (RGB) or `[H, W, 4]` (RGBA) of bool, uint8, uint16 (full range) or
       floats in [0, 1]. A Pillow image counts as its current frame.
 

@@ -4,9 +4,11 @@ A level less is a quarter of the work, for the codec keeps the picture at a half
 price is that the values are shown after they were averaged and not before, and that fine detail is lost or added to. So
 the frame is decoded in full where it is not known to come out the same:
 
-- without a VOI: the range is that of the single pixels, which nobody has seen;
+- without a VOI: the range is that of the single pixels, which are not decoded;
 - where a window clips, a LUT bends or padding cuts within a neighbourhood of unequal values (`_doubts`);
 - where the picture has so fine and strong detail, burnt-in letters above all, that the filters show (`_doubts`);
+- where the levels that would be left out have strong detail of which the rest shows nothing, as fine patterns have
+  (`_hidden`);
 - lossless frames of less than 10 bits, of which the codec loses track by rounding;
 - colour, signs or depths that the attributes and the codestream do not agree on, HTJ2K, offsets, tiles, and whatever
   does not end where it should.
@@ -14,6 +16,7 @@ the frame is decoded in full where it is not known to come out the same:
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,9 +26,10 @@ from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
 from lrclr._preprocess_spec import resized_size
 from lrclr.images._arrays import look_up
-from lrclr.images._codestream import Codec, jpeg2000_wavelet, with_headroom
+from lrclr.images._codestream import Codec, jpeg2000_coding, jpeg2000_wavelet, with_headroom
 from lrclr.images._dicom_luts import display_of
 from lrclr.images._display import shades_of
+from lrclr.images._packets import bands_of
 from lrclr.images._reduced import ReducedImage
 
 if TYPE_CHECKING:
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from lrclr.images._codestream import Wavelet
     from lrclr.images._dicom_attributes import Attributes
     from lrclr.images._dicom_frame import Frame, FrameLayout
+    from lrclr.images._packets import Band
     from lrclr.images._reduced import Box, Wanted
 
 __all__ = ["reduced_wavelet"]
@@ -44,6 +49,8 @@ _GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 # every contrast: what passes is wrong by at most 4, and by less than half a level on average.
 _BEND, _MEAN_BEND = 2.0, 0.25
 _DETAIL, _MEAN_DETAIL = (10.0, 16.0), 1.5
+# Amplitudes of what is left out that are let pass, in grey levels; and those that an edge of one grey level explains.
+_HIDDEN, _EXPLAINED = 12.0, 0.75
 # With so many times the doubt that is let pass, a level more would not be enough.
 _HOPELESS = 1.7
 # The reversible wavelet rounds up, by half a step for each level that is left out: too much if there are few steps.
@@ -64,13 +71,16 @@ def reduced_wavelet(attributes: Attributes, frame: Frame, wanted: Wanted) -> Red
         return None
     wavelet = _known(jpeg2000_wavelet(codestream), layout)
     display = display_of(attributes, layout)
-    if wavelet is None or display.voi is None:
+    most = min(wanted.levels(layout.rows, layout.columns), wavelet.levels if wavelet else 0)
+    bands = _left_out(codestream) if most and display.voi is not None else None
+    if wavelet is None or bands is None:
         return None
-    least, most = _ends(wavelet)
-    values = np.arange(least, most + 1, dtype=np.float64)
+    least, greatest = _ends(wavelet)
+    values = np.arange(least, greatest + 1, dtype=np.float64)
     table = shades_of(values, np.ones(values.shape, np.bool_), display)
+    steepest = _steepest(table)
     size = resized_size(wanted.spec, layout.rows, layout.columns)
-    for levels in range(min(wanted.levels(layout.rows, layout.columns), wavelet.levels), 0, -1):
+    for levels in range(most, 0, -1):
         stored, detail = _decoded(codestream, levels, wavelet)
         picture = ReducedImage(_shown(stored, table, least), layout.rows, layout.columns, _box(layout, levels))
         bend, detail = (
@@ -78,6 +88,8 @@ def reduced_wavelet(attributes: Attributes, frame: Frame, wanted: Wanted) -> Red
             for doubt in _doubts(stored, detail, table, wavelet)
         )
         most_doubt = max(bend.max() / _BEND, detail.max() / _DETAIL[levels > 1])
+        if _hidden(bands, picture.pixels, levels, steepest):
+            return None
         if most_doubt <= 1 and bend.mean() <= _MEAN_BEND and detail.mean() <= _MEAN_DETAIL:
             return picture
         if most_doubt > _HOPELESS:
@@ -98,6 +110,43 @@ def _box(layout: FrameLayout, levels: int) -> Box:
     part = 2**levels
     begin = (1 - 1 / part) / 2
     return begin, begin, begin + layout.columns / part, begin + layout.rows / part
+
+
+def _left_out(codestream: bytes) -> list[Band] | None:
+    """Return the bands of a codestream; None if they cannot be made out, damaged ones among them."""
+    found = jpeg2000_coding(codestream)
+    try:
+        return None if found is None else bands_of(*found)
+    except (IndexError, struct.error):
+        # The decoder has the last word.
+        return None
+
+
+def _steepest(table: NDArray[np.uint8]) -> float:
+    """Return by how many grey levels the display rises at most for a step of a sample. Levels are rounded: one less."""
+    shown = table.astype(np.int32)
+    steps = [4**power for power in range(9) if 4**power <= len(table) // 16]
+    return float(max((np.abs(shown[step:] - shown[:-step]).max() - 1) / step for step in steps))
+
+
+def _hidden(bands: list[Band], pixels: NDArray[Any], levels: int, steepest: float) -> bool:
+    """Tell whether strong detail is left out that no edge in the rest explains.
+
+    Edges have strong coefficients, too. They can be seen in the rest, and fine patterns cannot.
+    """
+    whole = np.rint(pixels).astype(np.int32)
+    edges = (_around(whole, np.maximum) - _around(whole, np.minimum)) * _EXPLAINED
+    for band in bands:
+        if band.level > levels:
+            continue
+        width, height = (part * 2**band.level // 2**levels for part in band.block)
+        amplitudes = np.minimum(band.greatest * steepest, 255.0)
+        for row, column in np.argwhere(amplitudes > _HIDDEN):
+            top, left = max(0, row * height - 1), max(0, column * width - 1)
+            around = edges[top : (row + 1) * height + 2, left : (column + 1) * width + 2]
+            if amplitudes[row, column] > around.max(initial=0):
+                return True
+    return False
 
 
 class _Part(Jpeg2KImageFile):

@@ -177,7 +177,7 @@ def with_tag(data: bytes, entry: bytes) -> bytes:
     (count,) = struct.unpack_from("<H", data, place)
     entries = {data[at : at + 2]: data[at : at + 12] for at in range(place + 2, place + 2 + 12 * count, 12)}
     entries[entry[:2]] = entry
-    body = b"".join(sorted(entries.values(), key=lambda one: struct.unpack("<H", one[:2])))
+    body = b"".join(entries[tag] for tag in sorted(entries, key=lambda tag: int.from_bytes(tag, "little")))
     end = len(data) + len(data) % 2
     return (
         data[:4]

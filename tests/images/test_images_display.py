@@ -382,7 +382,8 @@ def broken_tables() -> dict[str, Dataset]:
 @pytest.mark.parametrize("keyword", ["VOILUTSequence", "ModalityLUTSequence"])
 def test_a_table_without_meaning_is_ignored(make_dicom: MakeDicom, keyword: str, name: str) -> None:
     window: dict[str, Any] = {"WindowCenter": 1800, "WindowWidth": 700}
-    read = read_whole(make_dicom(RAMP, BitsStored=12, **window, **{keyword: [broken_tables()[name]]}))
+    broken: dict[str, Any] = {**window, keyword: [broken_tables()[name]]}
+    read = read_whole(make_dicom(RAMP, BitsStored=12, **broken))
     np.testing.assert_array_equal(read.pixels, read_image(make_dicom(RAMP, BitsStored=12, **window)))
     assert read.remarks == (f"{keyword} has no meaning and is ignored",)
 

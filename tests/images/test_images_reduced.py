@@ -16,10 +16,14 @@ from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, JPEG2000Lossless, RLEL
 
 from lrclr.errors import ImageError
 from lrclr.images import ReducedImage, read_image, read_reduced
+from lrclr.images._codestream import jpeg2000_coding
+from lrclr.images._packets import bands_of
 from lrclr.images._png import inflated_png
 from lrclr.preprocess import PreprocessSpec, preprocess, to_canvas
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from tests.images.conftest import MakeDicom
@@ -276,3 +280,97 @@ def test_a_png_that_is_not_plain_is_left_as_it_is() -> None:
     longer = data[:20] + (51).to_bytes(4, "big") + data[24:]
     for odd in (bytes(damaged), data[: place + 90], frames, longer, data[:16] + b"\0" * 4 + data[20:], b"", data[:8]):
         assert inflated_png(odd) is odd
+
+
+def grating(height: int, width: int, across: float, down: float) -> NDArray[np.float64]:
+    """Waves between -1 and 1; frequencies in waves a pixel."""
+    rows, columns = np.mgrid[:height, :width]
+    waves: NDArray[np.float64] = np.cos(2 * np.pi * (across * columns + down * rows))
+    return waves
+
+
+PATTERNS: dict[str, Callable[[int, int, float, float], NDArray[np.float64]]] = {
+    "grating": grating,
+    "bars": lambda height, width, across, down: np.sign(grating(height, width, across, down)),
+    "checkerboard": lambda height, width, across, down: np.sign(
+        grating(height, width, across, 0) * grating(height, width, 0, down)
+    ),
+    "moiré": lambda height, width, across, down: (
+        (grating(height, width, across, down) + grating(height, width, across * 0.97, down + 0.01)) / 2
+    ),
+    "grid": lambda height, width, across, _: np.where(grating(height, width, across, 0) > 0.8, 1.0, -1.0),
+    "noise": lambda height, width, across, _: np.random.default_rng(int(across * 1e6)).uniform(-1, 1, (height, width)),
+    "dots": lambda height, width, across, down: np.where(
+        (grating(height, width, across, 0) > 0.9) & (grating(height, width, 0, down) > 0.9), 1.0, -1.0
+    ),
+}
+FREQUENCY = st.one_of(st.floats(0, 0.5), st.integers(2, 9).map(lambda one: 1 / one), st.just(0.0), st.floats(0.3, 0.5))
+
+
+def patterned(
+    make_dicom: MakeDicom, kind: str, pixels: NDArray[np.float64], window: dict[str, Any] | None = None
+) -> bytes:
+    """A picture with values from -1 to 1 as a file."""
+    grey8 = np.rint(127.5 + 127.5 * np.clip(pixels, -1, 1)).astype(np.uint8)
+    if kind in {"PNG", "JPEG"}:
+        return encode(Image.fromarray(grey8), kind, **({"quality": 95} if kind == "JPEG" else {"compress_level": 1}))
+    levels = np.rint(2047.5 + 2047.5 * np.clip(pixels, -1, 1)).astype(np.uint16)
+    if kind == "irreversible":
+        return wavelet(make_dicom(levels << 4, WindowCenter=32768, WindowWidth=65536), irreversible=True)
+    data = make_dicom(levels, BitsStored=12, **(window or {"WindowCenter": 2048, "WindowWidth": 4096}))
+    return compressed(data, JPEG2000Lossless) if kind == "reversible" else data
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pattern=st.sampled_from(sorted(PATTERNS)),
+    across=FREQUENCY,
+    down=FREQUENCY,
+    amplitude=st.sampled_from([1.0, 0.4, 0.1]),
+    on_radiograph=st.booleans(),
+    size=st.sampled_from([(437, 523), (523, 611), (700, 640)]),
+    spec=st.sampled_from(RECIPES),
+)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "raw", "reversible", "irreversible"])
+def test_fine_patterns_keep_to_what_is_promised(
+    make_dicom: MakeDicom,
+    kind: str,
+    pattern: str,
+    across: float,
+    down: float,
+    amplitude: float,
+    on_radiograph: bool,
+    size: tuple[int, int],
+    spec: PreprocessSpec,
+) -> None:
+    pixels = amplitude * PATTERNS[pattern](*size, across, down)
+    if on_radiograph:
+        pixels = pixels + radiograph(*size) / 2048 - 1
+    data = patterned(make_dicom, kind, pixels)
+    reduced = difference(data, spec)
+    if kind in {"PNG", "JPEG", "raw"}:
+        np.testing.assert_array_equal(reduced.pixels, read_image(data))
+
+
+@pytest.mark.parametrize("kind", ["reversible", "irreversible"])
+def test_a_patch_of_a_fine_pattern_has_the_picture_read_in_full(make_dicom: MakeDicom, kind: str) -> None:
+    smooth = grating(*SIZE, 0.002, 0.003) * 0.5
+    assert difference(patterned(make_dicom, kind, smooth), RECIPES[0]).pixels.shape < SIZE
+    smooth[200:240, 300:340] += 0.5 * grating(40, 40, 0.46, 0)
+    assert difference(patterned(make_dicom, kind, smooth), RECIPES[0]).pixels.shape == SIZE
+
+
+@pytest.mark.parametrize("options", [{"num_resolutions": 3}, {"progression": "RPCL"}, {"progression": "CPRL"}])
+@pytest.mark.parametrize("layers", [[0], [40, 10, 0]])
+def test_packets_of_every_order_are_read(options: dict[str, Any], layers: list[int]) -> None:
+    picture = Image.fromarray(radiograph(300, 260))
+    data = encode(picture, "JPEG2000", no_jp2=True, quality_layers=layers, quality_mode="rates", **options)
+    found = jpeg2000_coding(data)
+    assert found is not None
+    bands = bands_of(*found)
+    assert bands is not None
+    assert [band.level for band in bands[-3:]] == [1, 1, 1]
+    # Half the greatest difference of neighbours bounds what a grating can have.
+    for band in bands[-3:-1]:
+        assert 16 <= band.greatest.max() <= 4096
+    assert len(bands) == 3 * (options.get("num_resolutions", 6) - 1)

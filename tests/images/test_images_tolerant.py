@@ -53,7 +53,8 @@ def ignored(keyword: str) -> str:
 
 
 def frame_of(data: bytes) -> bytes:
-    return next(generate_frames(pydicom.dcmread(io.BytesIO(data)).PixelData, number_of_frames=1))
+    frame: bytes = next(generate_frames(pydicom.dcmread(io.BytesIO(data)).PixelData, number_of_frames=1))
+    return frame
 
 
 def with_raw(data: bytes, keyword: str, vr: str, value: bytes) -> bytes:
@@ -409,7 +410,7 @@ def test_bits_that_are_not_stored_are_masked_in_every_transfer_syntax(syntax: st
     shift = high_bit - 11
     mask = 0x0FFF << shift
     packed = ((values << shift) & mask | other & ~mask & 0xFFFF).astype(np.uint16)
-    window = {"WindowCenter": 0 if signed else 2048, "WindowWidth": 4096}
+    window: dict[str, Any] = {"WindowCenter": 0 if signed else 2048, "WindowWidth": 4096}
     # Encoders look at the bits stored: 16 of them, until the file is compressed.
     data = _make(packed.view(np.int16) if signed else packed, **window)
     if syntax == JPEGLosslessSV1:

@@ -29,7 +29,7 @@ ENGINE_HELP = (
     "onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the fastest here; "
     "what the bundle was made for if not given."
 )
-EXACT_HELP = "Read every pixel of large images. Slower; by default they are read at a lower resolution."
+EXACT_HELP = "Decode every pixel. Slower; by default large JPEG 2000 is decoded at a lower resolution."
 RESEARCH_ONLY = "Research use only. Not a medical device."
 
 

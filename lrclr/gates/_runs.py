@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lrclr.contract import GRAPHS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -212,21 +214,15 @@ class GraphRuns:
         self.fusion.append(GraphRun(where, _joined(parts), images, prompts))
 
     def _contract(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, tuple[tuple[int, ...], Any]]:
-        golden = self._golden
-        if graph == "image_encoder":
-            names, lead = ("image_embedding", "region_tokens", "region_index", "region_importance"), 1
-            sizes: tuple[int, ...] = (len(inputs["pixel_values"]),)
-        elif graph == "text_encoder":
-            sizes = inputs["input_ids"].shape
-            return {
-                "text_embedding": ((sizes[0], *golden.text_embedding.shape[1:]), golden.text_embedding.dtype),
-                "text_tokens": ((*sizes, *golden.text_tokens.shape[2:]), golden.text_tokens.dtype),
-            }
-        else:
-            names, lead = ("local_score", "region_attention"), 2
-            sizes = (len(inputs["region_tokens"]), len(inputs["text_tokens"]))
-        arrays = {name: getattr(golden, name) for name in names}
-        return {name: ((*sizes, *array.shape[lead:]), array.dtype) for name, array in arrays.items()}
+        """Shape and type of each output of a graph on these inputs; sizes that the network fixes are the golden data's."""
+        tensors = GRAPHS[graph]
+        pairs = [(tensor.axes, getattr(self._golden, tensor.name).shape) for tensor in tensors.outputs]
+        pairs += [(tensor.axes, inputs[tensor.name].shape) for tensor in tensors.inputs]
+        sizes = {axis: size for axes, shape in pairs for axis, size in zip(axes, shape, strict=True)}
+        return {
+            tensor.name: (tuple(int(sizes[axis]) for axis in tensor.axes), np.dtype(tensor.dtype))
+            for tensor in tensors.outputs
+        }
 
 
 def _unlike_contract(outputs: Mapping[str, Any], contract: Mapping[str, tuple[tuple[int, ...], Any]]) -> list[str]:

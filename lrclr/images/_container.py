@@ -163,7 +163,8 @@ def _tiff_parts(data: bytes) -> tuple[bytes, tuple[str, ...]]:
 
 def _patched(data: bytes, changes: list[tuple[int, bytes]]) -> bytes:
     """Write other content over parts of a file; in one copy, for a file can be large."""
-    view, parts, kept = memoryview(data), [], 0
+    view, kept = memoryview(data), 0
+    parts: list[bytes | memoryview] = []
     for place, content in sorted(changes):
         if place < kept:
             # Directories that overlap: no encoder writes them.

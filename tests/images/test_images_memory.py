@@ -143,7 +143,7 @@ def test_no_raster_format_takes_more_than_was_reserved(tmp_path: Path) -> None:
     # Once 28 bytes a pixel.
     constant = 24 * 2**20
     for name in ("colour with opacity", "palette with transparency", "colour with a transparent one"):
-        # A PNG file of this size is inflated at once: three copies of at most four bytes a pixel. Above 256 MiB it is not.
+        # A PNG file of this size is inflated at once: three copies of at most four bytes a pixel.
         assert found[name, "in full"][1] <= 13 * HEIGHT * WIDTH + constant
         assert found[name, "in full"][0] > 4 * HEIGHT * WIDTH, "nothing was measured"
 

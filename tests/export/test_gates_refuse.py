@@ -18,6 +18,7 @@ from lrclr.errors import GateError
 from lrclr.gates import Tolerances, raise_refused, run_gates
 from lrclr.model import select_regions
 from lrclr.model_spec import ModelSpec
+from lrclr.scoring import ScoreCalibration
 from lrclr_export.blame import first_bad_layer
 from lrclr_export.golden import golden_from_checkpoint
 from lrclr_export.graphs import graph_specs
@@ -225,8 +226,17 @@ def test_nan_in_the_weights_is_found_and_located(
     assert (first_bad_layer(checkpoint.model, bad, golden, cosine=FP32.cosine) or "").endswith(f"{stage} (cosine nan)")
 
 
-@pytest.mark.parametrize("changed", [{"score_scale": 1.01}, {"alpha": 0.5}, {"alpha": 0.0}])
-def test_probabilities_are_held_to_pytorchs(measure: Measure, changed: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"calibration": ScoreCalibration(scale=1.01)},
+        {"calibration": ScoreCalibration(bias=0.01)},
+        {"calibration": ScoreCalibration(findings={"Edema": (1.01, 0.0)})},
+        {"alpha": 0.5},
+        {"alpha": 0.0},
+    ],
+)
+def test_probabilities_are_held_to_pytorchs(measure: Measure, changed: dict[str, Any]) -> None:
     """Where only the scoring is off, as a manifest may say it."""
     assert refused(measure(**changed)) == {("absolute error", "probabilities")}
 

@@ -338,7 +338,7 @@ def page(result: dict[str, Any], found: dict[str, Any], command: str) -> str:
         ),
         (
             "offered",
-            f"{offered['requests']:,} requests, {offered['requests_per_second']} a second; {offered['images']:,} images",
+            f"{offered['requests']:,} requests, {offered['requests_per_second']}/s; {offered['images']:,} images",
         ),
         ("accepted", f"{accepted['requests']:,} requests, {accepted['images']:,} images"),
         (

@@ -28,7 +28,8 @@ class ServeOptions:
         http, metrics: whether to listen there at all.
         tls_cert, tls_key: PEM files for gRPC; Triton's HTTP and metrics ports have no TLS.
         tls_name: the name in the certificate, by which the server is asked whether it is ready.
-        instances: processes of the model `lrclr`; the bundle's own number if not given.
+        instances: processes of the model `lrclr`; the bundle's own number if not given. With fewer than four, Triton
+            can leave one idle for up to half a second while requests wait.
         model_control: let clients load and unload models.
         shared_memory: let clients on this machine pass inputs by system shared memory.
         startup_timeout: seconds until it must have answered.

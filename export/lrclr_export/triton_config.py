@@ -121,10 +121,11 @@ def _classifier(sizes: dict[str, int]) -> Any:
                 kind.add(name=name, data_type=data_type, dims=dims)
     model.instance_group.add(count=_CLASSIFIERS, kind=triton.ModelInstanceGroup.KIND_CPU)
     # Triton has a queue policy only under ``dynamic_batching``. Its scheduler takes one request at a time from the
-    # queue of a model whose ``max_batch_size`` is 0. With a policy it hands a request out only when a process waits, and can
-    # see that up to half a second late if no other process ends one meanwhile. Measured on a machine under load: with
-    # four processes and more nothing is lost, with one process two thirds of the throughput. The graphs, of which there
-    # is one process each, therefore have no policy: the processes of this model bound what waits for them.
+    # queue of a model whose ``max_batch_size`` is 0. With a policy it hands a request out only when a process waits,
+    # and can see that up to half a second late if no other process ends a request meanwhile. Measured on a machine
+    # under load: with four processes and more nothing is lost, with one process two thirds of the throughput. The
+    # graphs, of which there is one process each, therefore have no policy: the processes of this model bound what waits
+    # for them.
     policy = model.dynamic_batching.default_queue_policy
     policy.max_queue_size = protocol.MAX_QUEUED
     policy.default_timeout_microseconds = protocol.MAX_QUEUED_SECONDS * 1_000_000

@@ -338,7 +338,7 @@ def page(result: dict[str, Any], found: dict[str, Any], command: str) -> str:
         ),
         (
             "offered",
-            f"{offered['requests']:,} requests, {offered['requests_per_second']} a second; {offered['images']:,} images",
+            f"{offered['requests']:,} requests, {offered['requests_per_second']}/s; {offered['images']:,} images",
         ),
         ("accepted", f"{accepted['requests']:,} requests, {accepted['images']:,} images"),
         (
@@ -371,7 +371,7 @@ def page(result: dict[str, Any], found: dict[str, Any], command: str) -> str:
 `{command}` on {found["cores"]} cores of {found["processor"]}, {found["system"]}, {found["python"]}; the server and the
 process that sends the requests share the cores. The server is `lrclr serve` with its defaults:
 {result["queue"]["processes"]} processes of the model `lrclr`, and a queue of {result["queue"]["requests"]} requests.
-Requests arrive at random moments for {offered["seconds"]:g} s; one in ten has {_MANY} images, the others have one (PNG of
+Requests arrive at random moments for {offered["seconds"]:g} s; one in ten has {_MANY} images, the others one (PNG of
 {result["mix"]["bytes_of_an_image"]:,} bytes on average). Each answer is compared with the answer without a server, to
 {_TOLERANCE}. Raw figures: `overload.json`.
 

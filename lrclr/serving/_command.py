@@ -45,8 +45,8 @@ def command_line(
     closed = [] if options.shared_memory else ["shared-memory"]
     # The repository's index, and settings that change what the server writes where.
     closed += ["model-repository", "trace", "logging"]
-    # libevhtp, on which Triton's HTTP and metrics rest, takes an IPv6 address after this word. It cannot read an address
-    # in brackets or with a zone, and then listens on every interface.
+    # libevhtp, on which Triton's HTTP and metrics rest, takes an IPv6 address after this word. It cannot read one in
+    # brackets or with a zone, and then listens on every interface.
     plain = f"ipv6:{options.address}" if ":" in options.address else options.address
     restriction = f"{','.join(closed)}:{_NO_HEADER}=closed"
     arguments = {

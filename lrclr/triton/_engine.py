@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lrclr.triton._metrics import Metrics
 
 
-# A process of the graph died, the graph is being loaded again, or clients that call it themselves fill its queue.
+# A process of the graph died, the graph is being loaded again, or a bundle gives its queue a bound.
 _PASSING = ("not healthy", "not ready", "not found", "unavailable", "unloading", *protocol.BUSY)
 
 

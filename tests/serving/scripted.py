@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import grpc
+import grpc  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 

@@ -201,9 +201,9 @@ def test_what_is_not_an_ip_address_is_refused(address: str) -> None:
 
 
 def test_http_and_metrics_refuse_a_zone_which_triton_would_read_as_every_interface() -> None:
-    for listens in ({"http": False}, {"metrics": False}, {}):
+    for http, metrics in ((False, True), (True, False), (True, True)):
         with pytest.raises(UsageError, match="does not read the zone"):
-            ServeOptions(address="fe80::1%lo", **listens)
+            ServeOptions(address="fe80::1%lo", http=http, metrics=metrics)
 
 
 @needs_ipv6

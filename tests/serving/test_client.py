@@ -7,7 +7,7 @@ import pickle
 import time
 from typing import TYPE_CHECKING, Any
 
-import grpc
+import grpc  # type: ignore[import-untyped, unused-ignore]
 import pytest
 
 from lrclr import errors, protocol

@@ -213,20 +213,22 @@ class GraphRuns:
 
     def _contract(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, tuple[tuple[int, ...], Any]]:
         golden = self._golden
-        if graph == "image_encoder":
-            names, lead = ("image_embedding", "region_tokens", "region_index", "region_importance"), 1
-            sizes: tuple[int, ...] = (len(inputs["pixel_values"]),)
-        elif graph == "text_encoder":
+        sizes: tuple[int, ...]
+        if graph == "text_encoder":
             sizes = inputs["input_ids"].shape
             return {
                 "text_embedding": ((sizes[0], *golden.text_embedding.shape[1:]), golden.text_embedding.dtype),
                 "text_tokens": ((*sizes, *golden.text_tokens.shape[2:]), golden.text_tokens.dtype),
             }
+        names: tuple[str, ...]
+        if graph == "image_encoder":
+            names = ("image_embedding", "region_tokens", "region_index", "region_importance")
+            sizes = (len(inputs["pixel_values"]),)
         else:
-            names, lead = ("local_score", "region_attention"), 2
+            names = ("local_score", "region_attention")
             sizes = (len(inputs["region_tokens"]), len(inputs["text_tokens"]))
         arrays = {name: getattr(golden, name) for name in names}
-        return {name: ((*sizes, *array.shape[lead:]), array.dtype) for name, array in arrays.items()}
+        return {name: ((*sizes, *array.shape[len(sizes) :]), array.dtype) for name, array in arrays.items()}
 
 
 def _unlike_contract(outputs: Mapping[str, Any], contract: Mapping[str, tuple[tuple[int, ...], Any]]) -> list[str]:

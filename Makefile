@@ -11,7 +11,7 @@ TRITON := .triton
 SAMPLES := lrclr/data/samples
 RUNS := 100000
 
-.PHONY: help setup triton perf-analyzer demo test test-slow test-gpu fuzz kernels dist audit lint bench peers samples phantom checkpoint lock clean
+.PHONY: help setup triton perf-analyzer demo test test-slow test-gpu fuzz kernels dist audit lint bench mutants peers samples phantom checkpoint lock clean
 
 help:
 	@echo "make demo       set up, export the default checkpoint to triton_repo/, answer for the sample radiographs, here and by a server"
@@ -23,6 +23,7 @@ help:
 	@echo "make triton     put a real Triton server (CPU) into .triton/, for lrclr serve"
 	@echo "make perf-analyzer  put Triton's own load generator beside it, for benchmarks/serving/perf_analyzer.py"
 	@echo "make bench      measure this machine; writes benchmarks/results/"
+	@echo "make mutants    put a hundred faults into bundles of each precision, and write which gate refuses them (ten minutes)"
 	@echo "make peers      put everything else that runs such a model beside it, each in an environment of its own (half an hour; g++ for torch.compile)"
 	@echo "make phantom    render the phantom data set, 29,000 radiographs (a quarter of an hour on 2 cores)"
 	@echo "make checkpoint train the default checkpoint on it (an hour on 2 cores) and judge it"
@@ -144,6 +145,9 @@ audit: .make/tools
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.core
+
+mutants: $(STAMP)
+	@$(BIN)/python -m benchmarks.gates
 
 peers: $(STAMP)
 	@$(BIN)/python -m benchmarks.peers

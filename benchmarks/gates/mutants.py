@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from contextlib import contextmanager, nullcontext
@@ -12,8 +13,6 @@ from unittest.mock import patch
 import numpy as np
 from PIL import Image
 
-import lrclr.classifier
-import lrclr.preprocess
 from benchmarks.gates import faults
 from lrclr.bundle import FINDINGS, MANIFEST, TOKENIZER, Bundle, Manifest, file_table
 from lrclr.engines import OnnxRuntimeEngine
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["MUTANTS", "Mutant", "Verdict", "judge"]
 
 IMAGE, TEXT, FUSION = "image_encoder", "text_encoder", "fusion_head"
+# By name: the package has a function of the same name as the module.
+_preprocess: Any = importlib.import_module("lrclr.preprocess")
+_classifier: Any = importlib.import_module("lrclr.classifier")
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def judge(mutant: Mutant, bundle: Path, scratch: Path) -> Verdict:
         _sign(scratch)
         with mutant.code():
             opened = Bundle(scratch)
-            refused = verify(opened, OnnxRuntimeEngine(opened)).refused
+            refused = verify(opened, OnnxRuntimeEngine(opened, threads=1)).refused
     except LrclrError as error:
         return Verdict((), 0, error.what)
     finally:
@@ -167,24 +169,24 @@ def _no_normalizer(folder: Path) -> None:
 
 def _pixels(change: Callable[[Any], Any]) -> Callable[[], AbstractContextManager[Any]]:
     """Change what preprocessing makes of an image."""
-    whole = lrclr.preprocess.preprocess
+    whole = _preprocess.preprocess
     return lambda: patch.object(
-        lrclr.preprocess, "preprocess", lambda image, spec: np.ascontiguousarray(change(whole(image, spec)))
+        _preprocess, "preprocess", lambda image, spec: np.ascontiguousarray(change(whole(image, spec)))
     )
 
 
 def _canvas(change: Callable[[Any], Any]) -> Callable[[], AbstractContextManager[Any]]:
     """Change the 8-bit image after the resize."""
-    whole = lrclr.preprocess.from_canvas
+    whole = _preprocess.from_canvas
     return lambda: patch.object(
-        lrclr.preprocess, "from_canvas", lambda canvas, spec: whole(np.ascontiguousarray(change(canvas)), spec)
+        _preprocess, "from_canvas", lambda canvas, spec: whole(np.ascontiguousarray(change(canvas)), spec)
     )
 
 
 def _interpolation(other: Image.Resampling) -> Callable[[], AbstractContextManager[Any]]:
-    whole = lrclr.preprocess._resized  # noqa: SLF001
+    whole = _preprocess._resized  # noqa: SLF001
     return lambda: patch.object(
-        lrclr.preprocess,
+        _preprocess,
         "_resized",
         lambda picture, columns, rows, _resample, box: whole(picture, columns, rows, other, box),
     )
@@ -197,7 +199,7 @@ def _without_antialias() -> Iterator[None]:
     def nearby(picture: Image.Image, columns: int, rows: int, _resample: Any, box: Any) -> Image.Image:
         return picture.transform((columns, rows), Image.Transform.EXTENT, box, Image.Resampling.BICUBIC)
 
-    with patch.object(lrclr.preprocess, "_resized", nearby):
+    with patch.object(_preprocess, "_resized", nearby):
         yield
 
 
@@ -235,8 +237,8 @@ def _shorter_mask(_: ClipTokenizer, batch: TokenBatch) -> TokenBatch:
 
 def _answers(name: str, change: Callable[..., Any]) -> Callable[[], AbstractContextManager[Any]]:
     """Change a function by which the classifier makes answers of the graphs' outputs."""
-    whole = getattr(lrclr.classifier, name)
-    return lambda: patch.object(lrclr.classifier, name, lambda *given, **named: change(whole, *given, **named))
+    whole = getattr(_classifier, name)
+    return lambda: patch.object(_classifier, name, lambda *given, **named: change(whole, *given, **named))
 
 
 def _fixed(fault: Fault) -> Callable[[Bundle], Fault]:

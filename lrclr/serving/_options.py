@@ -19,21 +19,21 @@ __all__ = ["ServeOptions"]
 class ServeOptions:
     """Checked when made.
 
-        Attributes:
-            server: the tritonserver program; looked for if not given.
-            address: to listen on, an IPv4 or IPv6 address; brackets are left out. With ``::``, gRPC takes IPv4 and IPv6,
-                HTTP and metrics take IPv6 alone. An address that is not a loopback address is open to every machine that
-                can reach it.
-            grpc_port, http_port, metrics_port: 0 for any that is free.
-            http, metrics: whether to listen there at all.
-            tls_cert, tls_key: PEM files for gRPC; Triton's HTTP and metrics ports have no TLS.
-            tls_name: the name in the certificate, by which the server is asked whether it is ready.
-            instances: processes of the model `lrclr`; the bundle's own number if not given. With fewer than four, Triton
-            can leave one idle for up to half a second while requests wait.
-            shared_memory: let clients on this machine pass inputs by system shared memory.
-            startup_timeout: seconds until it must have answered.
-            exit_timeout: seconds that requests in flight have when it is stopped.
-            expect: SHA-256 that the bundle's ``manifest.json`` must have, at the start and at each reload.
+    Attributes:
+        server: the tritonserver program; looked for if not given.
+        address: to listen on, an IPv4 or IPv6 address; brackets are left out. With ``::``, gRPC takes IPv4 and IPv6,
+            HTTP and metrics take IPv6 alone. An address that is not a loopback address is open to every machine that
+            can reach it.
+        grpc_port, http_port, metrics_port: 0 for any that is free.
+        http, metrics: whether to listen there at all.
+        tls_cert, tls_key: PEM files for gRPC; Triton's HTTP and metrics ports have no TLS.
+        tls_name: the name in the certificate, by which the server is asked whether it is ready.
+        instances: processes of the model `lrclr`; the bundle's own number if not given. With fewer than four, Triton
+        can leave one idle for up to half a second while requests wait.
+        shared_memory: let clients on this machine pass inputs by system shared memory.
+        startup_timeout: seconds until it must have answered.
+        exit_timeout: seconds that requests in flight have when it is stopped.
+        expect: SHA-256 that the bundle's ``manifest.json`` must have, at the start and at each reload.
     """
 
     server: Path | None = None

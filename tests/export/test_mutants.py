@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,7 +18,10 @@ from lrclr_export.reference_inputs import reference_gates
 from tests import bundles
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from lrclr.checkpoints import Checkpoint
 
@@ -132,7 +135,7 @@ def test_a_small_max_batch_is_kept_to(fp32_bundle: Path, tmp_path: Path) -> None
     class Watching:
         name = "watching"
 
-        def run(self, graph: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
             seen.append((graph, {name: array.shape for name, array in inputs.items()}))
             return engine.run(graph, inputs)
 

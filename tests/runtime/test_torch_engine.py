@@ -46,7 +46,7 @@ def test_a_checkpoint_answers_as_its_bundle(checkpoint: Checkpoint, bundle: Zero
         got, expected = getattr(ours, field.name), getattr(theirs, field.name)
         assert got.dtype == expected.dtype
         assert got == pytest.approx(expected, abs=2e-5), field.name
-    for name in ("alpha", "score_scale", "patch_size", "fusion_trained", "findings", "preprocess", "checkpoint_sha256"):
+    for name in ("alpha", "calibration", "patch_size", "fusion_trained", "findings", "preprocess", "checkpoint_sha256"):
         assert getattr(network.spec, name) == getattr(bundle.spec, name)
     assert network.spec.sha256 != bundle.spec.sha256
     assert "torch" in network.engine.name

@@ -214,7 +214,7 @@ class GraphRuns:
         self.fusion.append(GraphRun(where, _joined(parts), images, prompts))
 
     def _contract(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """Shape and type of each output for these inputs; sizes that the network fixes are taken from the golden data."""
+        """Shape and type of each output for these inputs; the network's own sizes are taken from the golden data."""
         tensors = GRAPHS[graph]
         pairs = [(tensor.axes, getattr(self._golden, tensor.name).shape) for tensor in tensors.outputs]
         pairs += [(tensor.axes, inputs[tensor.name].shape) for tensor in tensors.inputs]

@@ -67,6 +67,7 @@ def _table(verdicts: dict[str, dict[str, Verdict]]) -> str:
         "",
         "Each cell names one gate that refuses: what it measured, and the limit. Then it says how many gates refuse in",
         "all. `(float32)` marks the graph in float32 arithmetic with the weights that it stores.",
+        "Values have three digits: a cosine that reads 1 is below its limit by less than that shows.",
     ]
     kinds = dict.fromkeys(mutant.kind for mutant in MUTANTS)
     for kind in kinds:

@@ -1,8 +1,8 @@
 """The region selection of the network as one ONNX node, ``lrclr::RegionSelect``.
 
-The node carries its own definition as an ONNX function, by which every runtime that expands functions runs it, and the
-attributes by which TensorRT maps it to a plugin of the same name instead. `lrclr_export.onnx_graph.inlined` expands it
-for runtimes that do not, such as OpenVINO.
+The node carries its own definition as an ONNX function, by which every runtime that expands functions runs it, and
+attributes by which TensorRT maps it to a plugin of the same name instead. For runtimes that expand no functions, such
+as OpenVINO, `lrclr_export.onnx_graph.inlined` does.
 """
 
 from __future__ import annotations

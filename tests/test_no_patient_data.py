@@ -98,6 +98,8 @@ def planted(tmp_path: Path) -> Planted:
         study = pydicom.dcmread(SAMPLES[number % len(SAMPLES)].path("dicom"))
         for tag, value in {**TAGS, **damage}.items():
             setattr(study, tag, value)
+        # No two files are the same: images of one split must not be in another.
+        study.InstanceNumber = number
         path = folders.images / f"{FILE}{number}.dcm"
         study.save_as(path)
         rows.append(

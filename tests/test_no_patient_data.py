@@ -98,6 +98,8 @@ def planted(tmp_path: Path) -> Planted:
         study = pydicom.dcmread(SAMPLES[number % len(SAMPLES)].path("dicom"))
         for tag, value in {**TAGS, **damage}.items():
             setattr(study, tag, value)
+        # No two files are the same: images of one split must not be in another.
+        study.InstanceNumber = number
         path = folders.images / f"{FILE}{number}.dcm"
         study.save_as(path)
         rows.append(
@@ -185,16 +187,22 @@ def test_score(planted: Planted, bundle: Path) -> None:
 
 def test_evaluate(planted: Planted, bundle: Path) -> None:
     arguments = ("-o", planted.made / "report", "--scores", planted.made / "scores.npz", "--bootstrap", 10)
-    done = run(planted, "evaluate", bundle, planted.bad_manifest, "--findings", planted.findings, *arguments)
+    command = ("evaluate", bundle, planted.bad_manifest, "--findings", planted.findings, *arguments)
+    done = run(planted, *command)
     assert done.returncode == 1, done.stderr
+    check(planted, done.stdout, done.stderr)
+    done = run(planted, *command, "--skip-bad-rows")
+    assert done.returncode == 0, done.stderr
     check(planted, done.stdout, done.stderr)
 
 
 def test_train(planted: Planted, checkpoint_folder: Path) -> None:
     options = ("--epochs", 1, "--batch-size", 2, "--workers", 0, "--findings", planted.findings)
-    done = run(
-        planted, "train", planted.bad_manifest, "--base", checkpoint_folder, "-o", planted.made / "run", *options
-    )
+    command = ("train", planted.bad_manifest, "--base", checkpoint_folder, "-o", planted.made / "run", *options)
+    done = run(planted, *command)
+    assert done.returncode == 1, done.stderr
+    check(planted, done.stdout, done.stderr)
+    done = run(planted, *command, "--skip-bad-rows")
     assert done.returncode == 0, done.stderr
     for text in (done.stdout, done.stderr):
         assert found(text, INSIDE) == []

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from lrclr import ZeroShotClassifier
 from lrclr.batch import predict_files
@@ -22,7 +21,6 @@ from lrclr.errors import UsageError
 from lrclr.evaluation import EvaluationOptions, compare, evaluate, load_scores, save_scores, score_rows
 from lrclr.images import read_for_model, read_image
 from lrclr.preprocess import from_canvas, preprocess
-from lrclr.samples import sample_paths
 from lrclr.score import ScoreOptions, score
 from tests import bundles
 from tests.score import archives
@@ -44,10 +42,7 @@ def bundle(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two images that the default reads at a lower resolution, with labels."""
     folder = tmp_path_factory.mktemp("large")
-    names = []
-    for number in range(2):
-        names.append(f"{number}.jpg")
-        Image.open(sample_paths()[number]).convert("L").resize((3000, 3300)).save(folder / names[-1], quality=90)
+    names = [path.rename(folder / f"{number}.dcm").name for number, path in enumerate(bundles.enlarged(folder))]
     with (folder / "manifest.csv").open("w", newline="") as file:
         rows = [[name, "test", "Oedema.", number] for number, name in enumerate(names)]
         csv.writer(file).writerows([["image", "split", "report", "Edema"], *rows])
@@ -62,17 +57,17 @@ def classifier(bundle: Path) -> ZeroShotClassifier:
 def cosines(classifier: ZeroShotClassifier, images: Path, *, exact: bool) -> np.ndarray[Any, Any]:
     """What the model answers for pixels that are read in a way."""
     spec = classifier.spec.preprocess
-    pixels = [preprocess(read_for_model(images / f"{n}.jpg", spec, exact=exact), spec) for n in range(2)]
+    pixels = [preprocess(read_for_model(images / f"{n}.dcm", spec, exact=exact), spec) for n in range(2)]
     return np.concatenate([classifier.answer_pixels(one[None]).global_positive for one in pixels])
 
 
 def test_the_two_ways_differ_here(classifier: ZeroShotClassifier, images: Path) -> None:
     """Or the other tests could not tell them apart."""
     spec = classifier.spec.preprocess
-    read = read_for_model(images / "0.jpg", spec)
+    read = read_for_model(images / "0.dcm", spec)
     assert read.pixels.shape[0] < read.height
     np.testing.assert_array_equal(
-        read_for_model(images / "0.jpg", spec, exact=True).pixels, read_image(images / "0.jpg")
+        read_for_model(images / "0.dcm", spec, exact=True).pixels, read_image(images / "0.dcm")
     )
     difference = cosines(classifier, images, exact=True) - cosines(classifier, images, exact=False)
     assert np.abs(difference).max() > 1e-4
@@ -83,13 +78,13 @@ def test_predict_and_score_and_evaluate_answer_alike(
     exact: bool, classifier: ZeroShotClassifier, bundle: Path, images: Path, tmp_path: Path
 ) -> None:
     expected = cosines(classifier, images, exact=exact)
-    files = [images / "0.jpg", images / "1.jpg"]
+    files = [images / "0.dcm", images / "1.dcm"]
     results = list(predict_files(classifier, files, batch_size=1, exact=exact))
     assert [result.exact for result in results] == [exact, exact]
     predicted = [[f.global_positive for f in result.prediction.findings] for result in results if result.prediction]
     np.testing.assert_allclose(predicted, expected, atol=2e-6)
 
-    summary = score(str(images / "*.jpg"), tmp_path / "out", ScoreOptions(bundle, exact=exact))
+    summary = score(str(images / "*.dcm"), tmp_path / "out", ScoreOptions(bundle, exact=exact))
     rows = archives.rows(tmp_path / "out")
     assert [row["exact"] for row in rows] == [exact, exact]
     assert json.loads((tmp_path / "out" / "_run.json").read_text())["exact"] is exact
@@ -150,7 +145,7 @@ def test_training_sees_what_is_served_and_its_cache_is_of_one_way(
         for number in range(2):
             expected = preprocess(read_for_model(rows[number].image, spec, exact=exact), spec)
             np.testing.assert_array_equal(from_canvas(cache.pixels(number), spec), expected)
-            assert cache.sizes(number) == (3300, 3000)
+            assert cache.sizes(number) == (1900, 1800)
         assert json.loads((tmp_path / "cache" / "cache.json").read_text())["exact"] is exact
     assert len(notes) == 2
     assert "another preprocessing or reading" in notes[0]
@@ -160,10 +155,10 @@ def test_calibration_sees_what_is_served(classifier: ZeroShotClassifier, images:
     from lrclr_export.quantize._calibration import read_calibration
 
     for number in range(16):
-        (tmp_path / f"{number:02d}.1").write_bytes((images / f"{number % 2}.jpg").read_bytes())
+        (tmp_path / f"{number:02d}.1").write_bytes((images / f"{number % 2}.dcm").read_bytes())
     spec = classifier.spec.preprocess
     read = read_calibration(tmp_path, spec).pixel_values
-    np.testing.assert_array_equal(read[0], preprocess(read_for_model(images / "0.jpg", spec), spec))
+    np.testing.assert_array_equal(read[0], preprocess(read_for_model(images / "0.dcm", spec), spec))
 
 
 def test_scores_of_two_ways_are_not_mixed(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["binormal", "equal_models", "patients_of"]
 
 _INFO: Final[dict[str, Any]] = {
+    "exact": False,
     "kind": "checkpoint", "sha256": "", "checkpoint_sha256": "", "precision": "fp32", "engine": "none",
     "fusion_trained": False, "alpha": 0.0, "score_scale": 1.0, "patch_size": 16, "preprocess": {},
 }  # fmt: skip

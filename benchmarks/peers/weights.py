@@ -104,7 +104,7 @@ def inputs_of(checkpoint: Checkpoint) -> Inputs:
     prompts = findings.prompts
     padded, trimmed = tokenizer.encode(prompts, length=tokenizer.context_length), tokenizer.encode(prompts)
     return Inputs(
-        pictures=np.stack([np.repeat(canvas[..., None], 3, -1) for canvas in canvases]),
+        pictures=np.stack([canvas if canvas.ndim == 3 else np.repeat(canvas[..., None], 3, -1) for canvas in canvases]),
         pixel_values=np.stack([from_canvas(canvas, spec) for canvas in canvases]),
         padded_ids=padded.input_ids,
         ids=trimmed.input_ids,

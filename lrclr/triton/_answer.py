@@ -54,7 +54,8 @@ class Answerer:
         metrics: told what was done.
         max_prompts: that the text encoder takes at once.
         limits: on what is read.
-        before_image: called before each image is decoded or drawn; what it raises ends the request.
+        before_image: called between images that are decoded or drawn, in the thread that answers; what it raises ends
+            the request.
     """
 
     def __init__(
@@ -167,7 +168,6 @@ class Answerer:
         """
 
         def numbered(place: int) -> Result:
-            self._before_image()
             try:
                 return work(items[place])
             except LrclrError as error:
@@ -175,7 +175,20 @@ class Answerer:
                     error.what = f"image {place + 1} of {len(items)}: {error.what}"
                 raise
 
-        return [numbered(0)] if len(items) == 1 else list(self._pool.map(numbered, range(len(items))))
+        self._before_image()
+        if len(items) == 1:
+            return [numbered(0)]
+        done, waiting = [], [self._pool.submit(numbered, place) for place in range(len(items))]
+        try:
+            for one in waiting:
+                done.append(one.result())
+                # Here and not in the threads: Triton 2.51 crashes when several threads of a process ask at once whether
+                # a request was cancelled.
+                self._before_image()
+        finally:
+            for one in waiting:
+                one.cancel()
+        return done
 
     def _count(self, images: int) -> None:
         self._metrics.images(images)

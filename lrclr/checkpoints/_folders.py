@@ -56,11 +56,12 @@ def load_transformers(folder: Path, raw: dict[str, Any], options: ReadOptions) -
     clip = config_from(CLIPConfig, raw, folder).to_dict()
     text = clip["text_config"]
     tokenizer = _required(tokenizer_beside(folder, text["max_position_embeddings"]), folder)
-    if text.get("eos_token_id") == LEGACY_EOS and tokenizer.vocab_size == tokenizer.eot_id + 1:
-        # The highest token is always the end. Only with tokens that were added behind it is the rule another one.
+    if text.get("eos_token_id") == LEGACY_EOS:
         text["eos_token_id"] = tokenizer.eot_id
-    known = ("projection_dim", "logit_scale_init_value", "text_config", "vision_config")
-    config = config_from(LrclrConfig, {key: clip[key] for key in known}, folder)
+        # Where no token was added behind the end, the highest token is the end.
+        clip["text_end"] = "eos_token" if tokenizer.vocab_size == tokenizer.eot_id + 1 else "highest_token"
+    known = ("projection_dim", "logit_scale_init_value", "text_config", "vision_config", "text_end")
+    config = config_from(LrclrConfig, {key: clip[key] for key in known if key in clip}, folder)
     files = weight_files(folder, TRANSFORMERS_WEIGHTS)
     found = _found(read_shards(folder, files), config, folder, options)
     for derived in ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"):
@@ -128,7 +129,7 @@ def _required(tokenizer: ClipTokenizer | None, folder: Path) -> ClipTokenizer:
 
 def _check_tokenizer(tokenizer: ClipTokenizer, config: LrclrConfig, folder: Path) -> None:
     text = config.text_config
-    if tokenizer.vocab_size > text.vocab_size or text.eos_token_id not in {tokenizer.eot_id, LEGACY_EOS}:
+    if tokenizer.vocab_size > text.vocab_size or text.eos_token_id != tokenizer.eot_id:
         raise CheckpointError(
             f"the tokenizer in {folder} is not that of its network",
             why=f"it has {tokenizer.vocab_size} entries and ends a prompt with {tokenizer.eot_id}; the network has "

@@ -9,8 +9,8 @@ from transformers import CLIPConfig
 
 from lrclr.errors import UsageError
 
-# As an end token it stands for "the highest token of the prompt": configurations of transformers from before 2023 name
-# it whatever the tokenizer's is, and transformers reads them so (transformers#24773).
+# Configurations of transformers from before 2023 name this end token whatever the tokenizer's is. transformers then
+# takes the highest token of a prompt for its end (transformers#24773).
 LEGACY_EOS: Final = 2
 
 
@@ -36,6 +36,8 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
             CheXzero's protocol.
         finding_calibration: scale and bias by name of the findings that have their own; ``None`` for none.
         local_loss_weight: weight of the local contrastive loss beside the global one.
+        text_end: where a prompt ends: ``"eos_token"`` is the first `text_config.eos_token_id`, ``"highest_token"`` the
+            highest token of the prompt, as in transformers' CLIP with an `eos_token_id` of 2.
         assumed: what the original weights do not record, and the values that were assumed: a clause each.
     """
 
@@ -53,6 +55,7 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
     score_bias: float = 0.0
     finding_calibration: dict[str, list[float]] | None = None
     local_loss_weight: float = 1.0
+    text_end: str = "eos_token"
     assumed: list[str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -85,6 +88,7 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
             "a list of sentences",
         )
         _require(isinstance(self.fusion_trained, bool), "fusion_trained", "true or false")
+        _require(self.text_end in ("eos_token", "highest_token"), "text_end", "'eos_token' or 'highest_token'")
         _require(_number(self.alpha) and 0.0 <= self.alpha <= 1.0, "alpha", "a number between 0 and 1")
         _require(_number(self.score_scale) and self.score_scale > 0, "score_scale", "a number above 0")
         _require(_number(self.score_bias), "score_bias", "a number")

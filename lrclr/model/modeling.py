@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from lrclr.errors import UsageError
 from lrclr.model.attention import IMPLEMENTATION, AttentionRecorder, attend, split_heads
-from lrclr.model.configuration import LEGACY_EOS, LrclrConfig
+from lrclr.model.configuration import LrclrConfig
 from lrclr.model.contrastive import contrastive_loss
 from lrclr.model.fusion import FusionHead, FusionLinear
 from lrclr.model.regions import Regions, SelectRegions, select_regions
@@ -131,8 +131,7 @@ class LrclrModel(CLIPModel):  # type: ignore[misc]
     def encode_text(self, input_ids: Tensor) -> TextEncoding:
         """Encode prompts ``[P, T]`` that each hold an EOT; what follows the first EOT changes no output up to it.
 
-        Where the configuration names 2 as EOT, a prompt ends at its highest token, as in transformers' `CLIPTextModel`
-        (transformers#24773).
+        The configuration's `text_end` tells where a prompt ends.
         """
         text = self.text_model
         hidden = text.embeddings(input_ids=input_ids)
@@ -142,7 +141,7 @@ class LrclrModel(CLIPModel):  # type: ignore[misc]
         for layer in text.encoder.layers:
             hidden = layer(hidden, mask)
         hidden = text.final_layer_norm(hidden)
-        ends = input_ids if text.eos_token_id == LEGACY_EOS else input_ids == text.eos_token_id
+        ends = input_ids if self.config.text_end == "highest_token" else input_ids == text.eos_token_id
         end = ends.to(torch.int32).argmax(-1)
         pooled = hidden[torch.arange(hidden.shape[0], device=hidden.device), end]
         embedding = self.text_projection(pooled)

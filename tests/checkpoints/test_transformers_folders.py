@@ -158,7 +158,8 @@ def test_added_tokens(clip: Callable[..., Path], eos: int, form: str) -> None:
     torch.testing.assert_close(torch.from_numpy(actual), expected, rtol=0, atol=1e-6)
     read.save(folder.parent / "ours")
     again = load_checkpoint(folder.parent / "ours")
-    assert again.config.text_config.eos_token_id == (2 if eos == 2 else 49407)
+    assert again.config.text_config.eos_token_id == 49407
+    assert again.config.text_end == ("highest_token" if eos == 2 else "eos_token")
     actual = TorchEngine(again.model, "cpu").run("text_encoder", {"input_ids": ours.input_ids})["text_embedding"]
     torch.testing.assert_close(torch.from_numpy(actual), expected, rtol=0, atol=1e-6)
 

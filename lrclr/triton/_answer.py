@@ -92,7 +92,6 @@ class Answerer:
             pixel_values, sizes, remarks = self._decoded(request)
         answers = self._classifier.answer_pixels(pixel_values, findings, request.alpha)
         predictions = self._classifier.predictions(answers, sizes, findings, request.alpha)
-        self._count(len(predictions))
         tensors = [
             put_bytes("finding", [name.encode() for name in findings.names]),
             *(put(name, getattr(answers, name)) for name in _ARRAYS),
@@ -106,6 +105,7 @@ class Answerer:
             tensors.append(put("exact", np.array([request.exact])))
         if request.heatmap:
             tensors.append(put_bytes("heatmap", self._drawn(request, predictions)))
+        self._count(len(predictions))
         return tensors
 
     def close(self) -> None:

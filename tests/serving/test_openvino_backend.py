@@ -34,9 +34,10 @@ ANY_PORTS = ServeOptions(grpc_port=0, http=False, metrics=False, instances=1)
 
 
 @pytest.fixture(scope="module")
-def served(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bundle, Any]]:
+def served(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bundle, Any]]:
     """A bundle for OpenVINO, and a server of it."""
-    copy = bundles.copied(folder, tmp_path_factory.mktemp("openvino") / "bundle")
+    exported = bundles.exported(tmp_path_factory.getbasetemp(), "fp16")
+    copy = bundles.copied(exported, tmp_path_factory.mktemp("openvino") / "bundle")
     bundle = build_bundle(copy, "openvino")
     with TritonServer(copy, ANY_PORTS) as running:
         yield bundle, running

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lrclr import ZeroShotClassifier, read_image
+from lrclr import ZeroShotClassifier, budget, read_image
 from lrclr.cli import main
 from lrclr.client import AsyncClient, Client, ClientOptions
 from lrclr.client import _wire as wire
@@ -99,11 +99,11 @@ def occupied(server: TritonServer, large: list[bytes]) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def large(local: ZeroShotClassifier) -> list[bytes]:
-    """As many radiographs as a batch has, as large as hospitals have them."""
+    """As many radiographs as a request with heat maps can have, as large as hospitals have them."""
     pixels = np.resize(read_image(IMAGE), (2500, 2048))
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "PNG", compress_level=1)
-    return [content.getvalue()] * local.spec.max_batch
+    return [content.getvalue()] * budget.REQUEST_HEATMAPS
 
 
 def test_a_full_queue_refuses_at_once_and_what_waits_is_answered(

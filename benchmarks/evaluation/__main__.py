@@ -155,10 +155,10 @@ LIMITS = """
 ## What does not hold
 
 Where a few patients carry all positives and their scores vary much more than the negatives', coverage can be lower;
-the tables do not contain that case. Intervals of average precision, F1, sensitivity, specificity and all grounding figures are bootstrap
-percentiles: with few positives they are too narrow, as the bootstrap column shows for the AUROC. The interval of the
-mean, and the comparison of two models, are on the safe side: wider, and less ready to show a difference, than they
-need to be.
+the tables do not contain that case. Intervals of average precision, F1, sensitivity, specificity and all grounding
+figures are bootstrap percentiles: with few positives they are too narrow, as the bootstrap column shows for the
+AUROC. The interval of the mean, and the comparison of two models, are on the safe side: wider, and less ready to
+show a difference, than they need to be.
 """
 
 

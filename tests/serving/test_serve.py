@@ -145,7 +145,7 @@ def test_what_is_exposed_is_said(serve: type[Served], folder: Path) -> None:
         (("none",), 1, "bundle"),
         (("{bundle}", "--server", "none"), 1, "is no program"),
         (("{bundle}", "--server", "/bin/false", *ANY_PORTS), 1, "ended with exit code 1"),
-        (("{bundle}", "--address", "hospital"), 2, "is no IP address"),
+        (("{bundle}", "--address", "hospital"), 2, "is not an IP address"),
         (("{bundle}", "--address", "192.0.2.1"), 1, "cannot listen on 192.0.2.1"),
         (("{bundle}", "--grpc-port", "{taken}"), 1, "cannot listen on 127.0.0.1 port {taken}"),
         (("{bundle}", "--grpc-port", "70000"), 2, "between 0 and 65535"),
@@ -287,7 +287,8 @@ def test_predict_with_heat_maps_and_a_bad_file(folder: Path, tmp_path: Path, ser
 def test_evaluate_by_a_server_gives_the_scores_of_the_bundle(
     folder: Path, tmp_path: Path, server: TritonServer
 ) -> None:
-    rows = [f"{path},test,{k % 2},{k % 3 % 2}" for k, path in enumerate(sample_paths("png") * 3)]
+    images = [bundles.radiograph(tmp_path / f"{k}.png", seed=k) for k in range(12)]
+    rows = [f"{path},test,{k % 2},{k % 3 % 2}" for k, path in enumerate(images)]
     manifest = tmp_path / "manifest.csv"
     manifest.write_text("\n".join(["image,split,Edema,Pneumothorax", *rows]) + "\n")
     tables = []

@@ -51,7 +51,8 @@ def test_the_largest_requests_stay_below_what_a_deployment_has(folder: Path) -> 
     waiting = INSTANCES + MAX_QUEUED
     with (
         TritonServer(folder, options) as server,
-        Client(server.grpc, ClientOptions(timeout=900, retries=0)) as client,
+        # A request that finds the queue full for a moment is sent again.
+        Client(server.grpc, ClientOptions(timeout=900)) as client,
         Peak(server.pid) as peak,
         ThreadPoolExecutor(waiting) as pool,
     ):

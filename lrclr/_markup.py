@@ -6,26 +6,20 @@ Findings, splits, engines and machines may be called anything: whatever is not `
 from __future__ import annotations
 
 import html
-import unicodedata
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
+
+from lrclr.reports import clean
+from lrclr.reports._render import NONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["NONE", "Markup", "clean", "document", "facts", "join", "notes", "row", "table", "tag"]
+__all__ = ["NONE", "Markup", "document", "facts", "join", "notes", "row", "table", "tag"]
 
-NONE: Final = "–"
 _VOID: Final = frozenset({"img", "meta"})
 # Texts are escaped where they are put in; with this nothing is fetched or run even if one were not.
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-
-
-def clean(text: str) -> str:
-    """`text` without what no page should hold: control characters, line breaks, marks that turn the writing round."""
-    return "".join(
-        c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in unicodedata.normalize("NFC", text)
-    )
 
 
 class Markup(str):

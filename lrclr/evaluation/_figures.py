@@ -6,13 +6,9 @@ same bytes. Text stays text, in the page's font. Marks differ in shape as well a
 
 from __future__ import annotations
 
-import html
-import io
-import re
-import warnings
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from lrclr._markup import clean
+from lrclr.reports import BLUE, DIM, INK, SKY, VERMILION, clean, fixed_svg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,38 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["alpha_sweep", "auroc_by_finding", "grounding_bars", "reliability_diagram", "roc_curve"]
 
-INK, DIM, RULE = "#15202b", "#55636f", "#c9d2da"
-# Okabe and Ito's palette; vermilion is region attention and sky blue is importance, as in the heat maps.
-BLUE, VERMILION, SKY = "#0072b2", "#d55e00", "#56b4e9"
+RULE = "#c9d2da"
 _LONGEST: Final = 46
 _MARGIN: Final = 12
-_STYLE: Final[dict[Any, Any]] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": RULE,
-    "axes.grid": True,
-    "axes.labelcolor": DIM,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": DIM,
-    "font.size": 11,
-    "grid.color": "#e6ebef",
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "legend.labelcolor": DIM,
-    "svg.fonttype": "none",
-    "svg.image_inline": True,
-    "text.color": INK,
-    "text.parse_math": False,
-    "xtick.color": RULE,
-    "xtick.labelcolor": DIM,
-    "ytick.color": RULE,
-    "ytick.labelcolor": DIM,
-}
+_STYLE: Final[dict[Any, Any]] = dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), RULE)
 _MARKS: Final = (("o", INK, INK), ("s", BLUE, "white"), ("D", VERMILION, "white"))
-# Its style sheet would rule the whole page; fonts are the page's.
-_NEEDLESS = re.compile(
-    r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL
-)
 
 
 def roc_curve(finding: FindingQuality, name: str) -> str:
@@ -236,32 +205,4 @@ def _interval(estimate: Estimate) -> str:
 
 def _svg(size: tuple[int, int], name: str, label: str, draw: Callable[[Figure], None]) -> str:
     """What `draw` draws on a figure of `size` pixels, as an element for a page."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    buffer = io.StringIO()
-    with mpl.rc_context(), warnings.catch_warnings():
-        # A name in letters that matplotlib's font lacks is measured badly and shown well: the reader's fonts draw it.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE | {"svg.hashsalt": name})
-        figure = Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72, facecolor="none")
-        FigureCanvasSVG(figure)
-        draw(figure)
-        for axes in figure.axes:
-            axes.set_facecolor("none")
-            axes.tick_params(length=3)
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, dpi=72)
-    text = _NEEDLESS.sub("", buffer.getvalue())
-    # Angle brackets in names are escaped by now, so that a tag is a tag.
-    text = re.sub(r'<g id="[^"]*"/>', "", text)
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)
-    text = re.sub(r'(<text style="[^"]*)font-family:[^;"]*;', r"\1", text)
-    text = re.sub(r'(<text [^>]*?) transform="rotate\(-0 [^"]*"', r"\1", text)
-    text = re.sub(r"\s*\n\s*", "\n", text)
-    head = (
-        f'<svg class="{name}" viewBox="0 0 {size[0]} {size[1]}" width="{size[0]}" height="{size[1]}" role="img"'
-        f' aria-label="{html.escape(clean(label))}">'
-    )
-    return re.sub(r"<svg [^>]*>", lambda _: head, text, count=1).strip()
+    return fixed_svg(size, name, label, draw, style=_STYLE)

@@ -5,7 +5,20 @@ A page needs nothing else: no network, no script, every picture inside it. The s
 
 from __future__ import annotations
 
-from lrclr.reports._figure import BAD, BLUE, DIM, EDGE, GRID, INK, RULE, SKY, VERMILION, figure_svg, series_style
+from lrclr.reports._figure import (
+    BAD,
+    BLUE,
+    DIM,
+    EDGE,
+    GRID,
+    INK,
+    RULE,
+    SKY,
+    VERMILION,
+    figure_svg,
+    fixed_svg,
+    series_style,
+)
 from lrclr.reports._render import clean, percent, render, signed, significant
 
 __all__ = [
@@ -20,6 +33,7 @@ __all__ = [
     "VERMILION",
     "clean",
     "figure_svg",
+    "fixed_svg",
     "percent",
     "render",
     "series_style",

@@ -21,7 +21,20 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-__all__ = ["BAD", "BLUE", "DIM", "EDGE", "GRID", "INK", "RULE", "SKY", "VERMILION", "figure_svg", "series_style"]
+__all__ = [
+    "BAD",
+    "BLUE",
+    "DIM",
+    "EDGE",
+    "GRID",
+    "INK",
+    "RULE",
+    "SKY",
+    "VERMILION",
+    "figure_svg",
+    "fixed_svg",
+    "series_style",
+]
 
 INK, DIM, RULE, GRID, EDGE = "#15202b", "#55636f", "#dbe2e8", "#e6ebef", "#9aa6b1"
 PAPER, BAD = "#ffffff", "#b3261e"
@@ -88,19 +101,43 @@ def figure_svg(size: tuple[int, int], name: str, label: str, draw: Callable[[Fig
         ValueError: `draw` used another colour, which would not follow the page's.
     """
     try:
-        import matplotlib as mpl
+        import matplotlib as mpl  # noqa: F401 - whether it is installed
         from markupsafe import Markup
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError("matplotlib", "bench", "drawing a chart") from None
+
+    return Markup(fixed_svg(size, name, label, draw, recolour=_variable))  # noqa: S704 - matplotlib escaped every text
+
+
+def fixed_svg(
+    size: tuple[int, int],
+    name: str,
+    label: str,
+    draw: Callable[[Figure], None],
+    *,
+    style: dict[Any, Any] | None = None,
+    recolour: Callable[[re.Match[str]], str] | None = None,
+) -> str:
+    """As `figure_svg`, but in any colours, which stay as they are drawn.
+
+    Args:
+        size: width and height in pixels.
+        name: of the figure, as in `figure_svg`.
+        label: what it shows, for screen readers.
+        draw: gets a figure of `size`.
+        style: settings of matplotlib that differ from those of the other figures.
+        recolour: gets each match of ``(fill|stroke): (#[0-9a-f]{6})`` and returns its replacement.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
 
     buffer = io.StringIO()
     with mpl.rc_context(), warnings.catch_warnings():
         # matplotlib measures a glyph that its font lacks badly; the reader's fonts draw it well.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE | {"svg.hashsalt": name})
+        mpl.rcParams.update(_STYLE | (style or {}) | {"svg.hashsalt": name})
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72, facecolor="none")
         FigureCanvasSVG(figure)
         draw(figure)
@@ -108,18 +145,15 @@ def figure_svg(size: tuple[int, int], name: str, label: str, draw: Callable[[Fig
             axes.set_facecolor("none")
             axes.tick_params(which="both", length=3)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, dpi=72)
-    return Markup(_for_page(buffer.getvalue(), size, name, label))  # noqa: S704 - matplotlib escaped every text
-
-
-def _for_page(text: str, size: tuple[int, int], name: str, label: str) -> str:
-    text = _NEEDLESS.sub("", text)
+    text = _NEEDLESS.sub("", buffer.getvalue())
     # Angle brackets in texts are escaped by now: what looks like a tag is one.
     text = re.sub(r'<g id="[^"]*"/>', "", text)
     text = re.sub(r'<g id="[^"]*">', "<g>", text)
     text = re.sub(r'(<text style="[^"]*)font-family:[^;"]*;', r"\1", text)
     text = re.sub(r'(<text [^>]*?) transform="rotate\(-0 [^"]*"', r"\1", text)
     text = re.sub(r"\s*\n\s*", "\n", text)
-    text = re.sub(r'(?<=[ "])(fill|stroke): (#[0-9a-f]{6})\b', _variable, text)
+    if recolour is not None:
+        text = re.sub(r'(?<=[ "])(fill|stroke): (#[0-9a-f]{6})\b', recolour, text)
     head = (
         f'<svg class="{name}" viewBox="0 0 {size[0]} {size[1]}" width="{size[0]}" height="{size[1]}" role="img"'
         f' aria-label="{html.escape(clean(label))}">'

@@ -42,6 +42,12 @@ __all__ = [
 ]
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or the name of its type if it has no text."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class LrclrError(Exception):
     """Root of the tree.
 

@@ -11,7 +11,7 @@ import onnxruntime
 from lrclr.bundle import GRAPHS, Bundle
 from lrclr.engines._bound import BoundSession
 from lrclr.engines._placement import require_placed
-from lrclr.errors import EngineError, UsageError
+from lrclr.errors import EngineError, UsageError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +84,7 @@ class OnnxRuntimeEngine:
             names = [output.name for output in session.get_outputs()]
             return dict(zip(names, session.run(names, dict(inputs)), strict=True))
         except Exception as error:
-            raise EngineError(f"ONNX Runtime could not run {graph}", why=_first_line(error)) from error
+            raise EngineError(f"ONNX Runtime could not run {graph}", why=first_line(error)) from error
 
     def _session(self, graph: str) -> onnxruntime.InferenceSession | BoundSession:
         with self._lock:
@@ -156,7 +156,7 @@ def open_session(path: Path, settings: SessionSettings, *, name: str) -> onnxrun
         providers = [(provider, dict(settings.provider_options))]
         session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
     except Exception as error:
-        raise EngineError(f"ONNX Runtime could not load {name}", why=_first_line(error)) from error
+        raise EngineError(f"ONNX Runtime could not load {name}", why=first_line(error)) from error
     if session.get_providers()[0] != provider:
         raise EngineError(
             f"ONNX Runtime put {name} on {session.get_providers()[0]} instead of {provider}",
@@ -165,8 +165,3 @@ def open_session(path: Path, settings: SessionSettings, *, name: str) -> onnxrun
     if not on_cpu:
         require_placed(session, provider, name)
     return session
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -7,7 +7,7 @@ import sys
 from threading import Lock
 from typing import Any, Final
 
-from lrclr.errors import EngineError, MissingExtraError
+from lrclr.errors import EngineError, MissingExtraError, first_line
 
 _OLDEST: Final = (2026, 0)
 _TELEMETRY: Final = "openvino_telemetry"
@@ -59,5 +59,4 @@ def _imported_quietly() -> Any:
 
 
 def _unusable(error: Exception) -> EngineError:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return EngineError("openvino is installed and cannot be loaded", why=lines[0])
+    return EngineError("openvino is installed and cannot be loaded", why=first_line(error))

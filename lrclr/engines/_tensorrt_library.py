@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, Final
 
-from lrclr.errors import EngineError, MissingExtraError, UsageError
+from lrclr.errors import EngineError, MissingExtraError, UsageError, first_line
 
 PACKAGES: Final = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _OLDEST: Final = {"tensorrt": (10, 12), "tensorrt-rtx": (1, 1)}
@@ -41,5 +41,4 @@ def tensorrt_library(engine: str) -> Any:
 
 
 def _unusable(engine: str, error: Exception) -> EngineError:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return EngineError(f"{PACKAGES[engine]} is installed and cannot be loaded", why=lines[0])
+    return EngineError(f"{PACKAGES[engine]} is installed and cannot be loaded", why=first_line(error))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lrclr.contract import GRAPHS
-from lrclr.errors import EngineError
+from lrclr.errors import EngineError, first_line
 from lrclr.model.region_op import select_regions_op
 from lrclr.model.regions import select_regions
 
@@ -40,7 +40,7 @@ class TorchEngine:
             self._device = torch.device(device)
             self._model = model.to(self._device)
         except (RuntimeError, AssertionError) as error:
-            raise EngineError(f"torch cannot use the device {device}", why=_first_line(error)) from error
+            raise EngineError(f"torch cannot use the device {device}", why=first_line(error)) from error
         self._lock = Lock()
 
     @property
@@ -54,7 +54,7 @@ class TorchEngine:
                 tensors = {name: torch.from_numpy(array).to(self._device) for name, array in inputs.items()}
                 outputs = self._outputs(graph, tensors)
             except Exception as error:
-                raise EngineError(f"torch could not run {graph}", why=_first_line(error)) from error
+                raise EngineError(f"torch could not run {graph}", why=first_line(error)) from error
             return {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
 
     def _outputs(self, graph: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -83,8 +83,3 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

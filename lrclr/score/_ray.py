@@ -12,7 +12,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from lrclr.errors import EngineError, LrclrError, UsageError
+from lrclr.errors import EngineError, LrclrError, UsageError, first_line
 
 # Ray tells its maker about its use unless told not to before it is imported. Nothing goes out of a hospital unasked.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -129,7 +129,7 @@ def _cluster(address: str | None) -> Iterator[None]:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
-        raise EngineError(f"{where} cannot be had", why=_first_line(error)) from error
+        raise EngineError(f"{where} cannot be had", why=first_line(error)) from error
     try:
         if address is None:
             _refuse_open_doors()
@@ -206,9 +206,4 @@ def _explained(error: RayError) -> LrclrError:
             return below
         seen.append(below)
         below = getattr(below, "cause", None) or below.__cause__
-    return EngineError("Ray failed", why=_first_line(error), fix="What was finished is kept; run again to go on.")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return EngineError("Ray failed", why=first_line(error), fix="What was finished is kept; run again to go on.")

@@ -141,7 +141,7 @@ class Bundle:
         path: the bundle's folder.
 
     Raises:
-        BundleError: there is no bundle; a file is missing, was changed, is a symbolic link or is not in the manifest;
+        BundleError: the folder is not a bundle; a file is missing, was changed, is a symbolic link or is not listed;
             the manifest lists a path that no bundle has, or is of another version.
     """
 

@@ -118,7 +118,7 @@ def quick_gelu_for_gelu(proto: onnx.ModelProto) -> None:
 
 
 def large_epsilon(proto: onnx.ModelProto) -> None:
-    """Normalise with a floor that is no longer small."""
+    """Normalise with an epsilon that is too large."""
     for node in _of_type(proto, "LayerNormalization"):
         for attribute in node.attribute:
             if attribute.name == "epsilon":

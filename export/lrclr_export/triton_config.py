@@ -130,7 +130,7 @@ def _classifier(sizes: dict[str, int]) -> Any:
     policy.max_queue_size = protocol.MAX_QUEUED
     policy.default_timeout_microseconds = protocol.MAX_QUEUED_SECONDS * 1_000_000
     policy.timeout_action = triton.ModelQueuePolicy.REJECT
-    # A client may give a request less time, never more: a request that nobody waits for leaves the queue.
+    # A client may set a shorter time limit for its request, not a longer one: then the request leaves the queue.
     policy.allow_timeout_override = True
     return model
 

@@ -60,7 +60,7 @@ def require_checkpoint(options: ReadOptions, *, any_checkpoint: bool) -> None:
     if options and not any_checkpoint:
         raise UsageError(
             f"--{' and --'.join(options)} cannot be used here",
-            why="only checkpoints are read with them, and a bundle holds its network's configuration",
+            why="they apply to checkpoints only; a bundle holds its network's configuration",
         )
 
 

@@ -29,7 +29,7 @@ class Output(io.RawIOBase):
     when the interpreter ends.
 
     Attributes:
-        failed: the first error; it was raised to whoever wrote.
+        failed: the first error, which `write` also raised; None if there was none.
     """
 
     def __init__(self, descriptor: int) -> None:

@@ -55,7 +55,7 @@ def unknown_column(path: Path, name: str, meant: str | None, why: str) -> UsageE
 
 
 def check_columns(manifest: DataManifest, findings: Collection[str]) -> None:
-    """Refuse a table with a column that is no finding of the model or of a public data set.
+    """Refuse a table with a column that is neither a finding of the model nor one of a public data set.
 
     A misspelt finding would leave its labels out without a word.
 
@@ -69,4 +69,6 @@ def check_columns(manifest: DataManifest, findings: Collection[str]) -> None:
     for name in manifest.unknown:
         if not is_known(name, findings):
             meant = nearest(name, (*findings, *KNOWN_FINDINGS))
-            raise unknown_column(manifest.path, name, meant, "it is no finding of the model or of a public data set")
+            raise unknown_column(
+                manifest.path, name, meant, "it is neither a finding of the model nor one of a public data set"
+            )

@@ -9,6 +9,8 @@ the frame is decoded in full where it is not known to come out the same:
 - where the picture has so fine and strong detail, burnt-in letters above all, that the filters show (`_doubts`);
 - where the levels that would be left out have strong detail of which the rest shows nothing, as fine patterns have
   (`_hidden`);
+- where the picture is nearly flat: `read_image` rounds each sample to a whole grey level, and with few levels in the
+  picture these errors do not average out;
 - lossless frames of less than 10 bits, of which the codec loses track by rounding;
 - colour, signs or depths that the attributes and the codestream do not agree on, HTJ2K, offsets, tiles, and whatever
   does not end where it should.
@@ -50,7 +52,9 @@ _GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _BEND, _MEAN_BEND = 2.0, 0.25
 _DETAIL, _MEAN_DETAIL = (10.0, 16.0), 1.5
 # Amplitudes of what is left out that are let pass, in grey levels; and those that an edge of one grey level explains.
-_HIDDEN, _EXPLAINED = 12.0, 0.75
+_HIDDEN, _EXPLAINED = 12.0, 0.5
+# Grey levels that a picture spans at least. Weaker patterns than `_HIDDEN` alone span less.
+_LEAST_SPAN = 32.0
 # With so many times the doubt that is let pass, a level more would not be enough.
 _HOPELESS = 1.7
 # The reversible wavelet rounds up, by half a step for each level that is left out: too much if there are few steps.
@@ -88,7 +92,7 @@ def reduced_wavelet(attributes: Attributes, frame: Frame, wanted: Wanted) -> Red
             for doubt in _doubts(stored, detail, table, wavelet)
         )
         most_doubt = max(bend.max() / _BEND, detail.max() / _DETAIL[levels > 1])
-        if _hidden(bands, picture.pixels, levels, steepest):
+        if float(np.ptp(picture.pixels)) < _LEAST_SPAN or _hidden(bands, picture.pixels, levels, steepest):
             return None
         if most_doubt <= 1 and bend.mean() <= _MEAN_BEND and detail.mean() <= _MEAN_DETAIL:
             return picture

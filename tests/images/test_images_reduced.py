@@ -331,6 +331,26 @@ def patterned(
     size=st.sampled_from([(437, 523), (523, 611), (700, 640)]),
     spec=st.sampled_from(RECIPES),
 )
+@example(
+    # Nearly flat: every second row of the whole picture is rounded to the next grey level.
+    pattern="dots",
+    across=1 / 9,
+    down=0.5,
+    amplitude=0.1,
+    on_radiograph=False,
+    size=(437, 523),
+    spec=RECIPES[0],
+)
+@example(
+    # A weak pattern all over a picture whose slow changes seem to explain it.
+    pattern="bars",
+    across=0.0,
+    down=0.28125,
+    amplitude=0.1,
+    on_radiograph=True,
+    size=(437, 523),
+    spec=RECIPES[0],
+)
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "raw", "reversible", "irreversible"])
 def test_fine_patterns_keep_to_what_is_promised(
     make_dicom: MakeDicom,

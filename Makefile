@@ -63,7 +63,7 @@ $(TRITON)/installed: $(STAMP)
 	  && { echo "libpython$$version is missing. On Debian or Ubuntu: sudo apt-get install libpython$$version"; exit 1; }; \
 	for backend in onnxruntime openvino; do \
 	  mkdir -p $$server/backends/$$backend; \
-	  echo "from lrclr.triton.$${backend}_backend import TritonPythonModel" > $$server/backends/$$backend/model.py; \
+	  echo "from lrclr.triton.model.$${backend}_backend import TritonPythonModel" > $$server/backends/$$backend/model.py; \
 	done; \
 	$(BIN)/python -m venv --without-pip $(TRITON)/python; \
 	site=$(TRITON)/python/lib/python$$version/site-packages; \

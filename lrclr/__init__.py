@@ -18,37 +18,35 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 if TYPE_CHECKING:
     from lrclr.bundle import Bundle
     from lrclr.checkpoints import Checkpoint, init_checkpoint, load_checkpoint
-    from lrclr.classifier import ZeroShotClassifier
     from lrclr.engines import OnnxRuntimeEngine
     from lrclr.errors import LrclrError
-    from lrclr.findings import Finding, FindingSet
     from lrclr.images import ReadLimits, read_image
+    from lrclr.inference import FindingResult, Prediction, Region, ZeroShotClassifier
     from lrclr.model import LrclrConfig, LrclrModel
-    from lrclr.preprocess import PreprocessSpec, preprocess, preprocess_batch
-    from lrclr.results import FindingResult, Prediction, Region
-    from lrclr.tokenizer import ClipTokenizer
+    from lrclr.preprocessing import PreprocessSpec, preprocess, preprocess_batch
+    from lrclr.text import ClipTokenizer, Finding, FindingSet
 
 # Looked up when first used, so that `import lrclr` imports neither torch nor an engine.
 _HOMES = {
     "Bundle": "bundle",
     "Checkpoint": "checkpoints",
-    "ClipTokenizer": "tokenizer",
-    "Finding": "findings",
-    "FindingResult": "results",
-    "FindingSet": "findings",
+    "ClipTokenizer": "text",
+    "Finding": "text",
+    "FindingResult": "inference",
+    "FindingSet": "text",
     "LrclrConfig": "model",
     "LrclrError": "errors",
     "LrclrModel": "model",
     "OnnxRuntimeEngine": "engines",
-    "Prediction": "results",
-    "PreprocessSpec": "preprocess",
+    "Prediction": "inference",
+    "PreprocessSpec": "preprocessing",
     "ReadLimits": "images",
-    "Region": "results",
-    "ZeroShotClassifier": "classifier",
+    "Region": "inference",
+    "ZeroShotClassifier": "inference",
     "init_checkpoint": "checkpoints",
     "load_checkpoint": "checkpoints",
-    "preprocess": "preprocess",
-    "preprocess_batch": "preprocess",
+    "preprocess": "preprocessing",
+    "preprocess_batch": "preprocessing",
     "read_image": "images",
 }
 

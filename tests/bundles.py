@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from lrclr.checkpoints import Checkpoint
-    from lrclr_export.graphs import GraphSpec
-    from lrclr_export.onnx_graph import TypedGraph
+    from lrclr_export.onnx.graphs import GraphSpec
+    from lrclr_export.onnx.onnx_graph import TypedGraph
 
 ALPHA = 0.4
 # Weights that were never trained lose more in int8 than trained ones.
@@ -82,7 +82,7 @@ def checkpoint(base: Path) -> Checkpoint:
 def exported(base: Path, precision: str) -> Path:
     """A bundle of `checkpoint`. Its graphs as the exporter had them before it wrote them are kept beside it."""
     from lrclr_export import ExportOptions, export_bundle
-    from lrclr_export.onnx_graph import typed_onnx_from_module
+    from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
 
     with _shared(base, precision) as folder:
 
@@ -95,7 +95,7 @@ def exported(base: Path, precision: str) -> Path:
 
         if not folder.exists():
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("lrclr_export.pipeline.typed_onnx_from_module", keeping)
+                patch.setattr("lrclr_export.repository.pipeline.typed_onnx_from_module", keeping)
                 limits = LOOSE if precision == "int8" else {}
                 export_bundle(checkpoint(base), folder, ExportOptions(precision, tolerances=limits))
     return folder
@@ -104,8 +104,8 @@ def exported(base: Path, precision: str) -> Path:
 @cache
 def graphs(base: Path) -> Mapping[str, TypedGraph]:
     """The graphs of the fp32 bundle as the exporter had them before it wrote them."""
-    from lrclr_export.graphs import graph_specs
-    from lrclr_export.onnx_graph import TypedGraph
+    from lrclr_export.onnx.graphs import graph_specs
+    from lrclr_export.onnx.onnx_graph import TypedGraph
 
     found = {}
     for spec in graph_specs(checkpoint(base).model):

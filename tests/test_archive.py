@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrclr._archive import ArchiveError, checked_entries
+from lrclr._zip import ArchiveError, checked_entries
+from lrclr.bundle import Golden
 from lrclr.checkpoints import load_checkpoint
 from lrclr.errors import BundleError, CheckpointError, UsageError
 from lrclr.evaluation import load_scores
-from lrclr.gates import Golden
 
 if TYPE_CHECKING:
     from collections.abc import Callable

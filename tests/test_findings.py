@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrclr.errors import FindingsError
-from lrclr.findings import Finding, FindingSet
+from lrclr.text import Finding, FindingSet
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lrclr.errors import ImageError, LrclrError, UsageError
-from lrclr.heatmap import draw_heatmap, save_heatmap
-from lrclr.preprocess import PreprocessSpec
-from lrclr.results import FindingResult, Prediction, Region
+from lrclr.inference import FindingResult, Prediction, Region, draw_heatmap, save_heatmap
+from lrclr.preprocessing import PreprocessSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lrclr._drawing import Box
+    from lrclr.inference.drawing import Box
 
 GREY = 201  # a flat radiograph of a shade that nothing else in the picture has
 SIDE = 300

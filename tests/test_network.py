@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrclr._network import Address, ip_address
+from lrclr._addresses import Address, ip_address
 from lrclr.bench._targets import is_server
 from lrclr.cli import main
-from lrclr.client import AsyncClient, Client
 from lrclr.errors import UsageError
+from lrclr.triton.client import AsyncClient, Client
 
 if TYPE_CHECKING:
     import ipaddress

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lrclr import ZeroShotClassifier
-from lrclr.batch import predict_files
+from lrclr.archive import ScoreOptions, score
 from lrclr.bench import BenchOptions
 from lrclr.bench._stages import Files, _pixels
 from lrclr.bench._targets import open_targets
@@ -20,8 +20,8 @@ from lrclr.datasets import PixelCache, read_manifest
 from lrclr.errors import UsageError
 from lrclr.evaluation import EvaluationOptions, compare, evaluate, load_scores, save_scores, score_rows
 from lrclr.images import read_for_model, read_image
-from lrclr.preprocess import from_canvas, preprocess
-from lrclr.score import ScoreOptions, score
+from lrclr.inference import predict_files
+from lrclr.preprocessing import from_canvas, preprocess
 from tests import bundles
 from tests.score import archives
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lrclr.errors import ImageError, ImageLimitError, UsageError
-from lrclr.preprocess import PreprocessSpec, preprocess, preprocess_batch
+from lrclr.preprocessing import PreprocessSpec, preprocess, preprocess_batch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

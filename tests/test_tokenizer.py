@@ -21,8 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lrclr.errors import CheckpointError, FindingsError, UsageError
-from lrclr.findings import FindingSet
-from lrclr.tokenizer import ClipTokenizer
+from lrclr.text import ClipTokenizer, FindingSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.phantom.cases import FINDINGS
-from lrclr.preprocess import PreprocessSpec
+from lrclr.preprocessing import PreprocessSpec
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -27,8 +27,8 @@ from benchmarks.checkpoint.images import SIZE, augmented, read_split
 from benchmarks.checkpoint.network import CONTEXT, network
 from benchmarks.checkpoint.vocabulary import learn_tokenizer
 from lrclr.checkpoints import Checkpoint
-from lrclr.findings import FindingSet
-from lrclr.preprocess import PreprocessSpec
+from lrclr.preprocessing import PreprocessSpec
+from lrclr.text import FindingSet
 from lrclr.training import ContrastiveTask, LossSettings
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from lrclr.findings import FindingSet
-from lrclr.tokenizer import ClipTokenizer
+from lrclr.text import ClipTokenizer, FindingSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Timings, environment, interleaved
 from benchmarks.plain_clip import plain_clip
-from lrclr.bundle import GRAPHS
+from lrclr.bundle import GRAPHS, Golden
 from lrclr.checkpoints import Checkpoint, init_checkpoint
 from lrclr.engines import OnnxRuntimeEngine, OpenVINOEngine
 from lrclr.engines._openvino_library import openvino_library, release
-from lrclr.gates import Golden, _measure
-from lrclr_export.golden import golden_from_checkpoint
-from lrclr_export.graphs import graph_specs
-from lrclr_export.onnx_graph import typed_onnx_from_module
+from lrclr.verification import _measure
+from lrclr_export.onnx.graphs import graph_specs
+from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
+from lrclr_export.repository.golden import golden_from_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,11 +22,11 @@ import torch
 from benchmarks.measure import environment, interleaved
 from lrclr.checkpoints import init_checkpoint, load_checkpoint
 from lrclr.engines import OnnxRuntimeEngine, TorchEngine
-from lrclr.gates import Tolerances, centred_cosine, region_gap
-from lrclr_export.golden import golden_from_checkpoint
-from lrclr_export.graphs import graph_specs
-from lrclr_export.onnx_graph import typed_onnx_from_module
+from lrclr.verification import Tolerances, centred_cosine, region_gap
+from lrclr_export.onnx.graphs import graph_specs
+from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
 from lrclr_export.quantize import carried_calibration, quantized
+from lrclr_export.repository.golden import golden_from_checkpoint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -23,7 +23,7 @@ from benchmarks.decoding.reading import WAYS, exact, fast
 from benchmarks.decoding.report import write_report
 from benchmarks.measure import environment, interleaved
 from lrclr import ZeroShotClassifier
-from lrclr.preprocess import PreprocessSpec
+from lrclr.preprocessing import PreprocessSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,8 +14,8 @@ import psutil  # type: ignore[import-untyped, unused-ignore]
 from benchmarks.decoding.reading import fast
 from benchmarks.measure import interleaved
 from lrclr import ZeroShotClassifier
-from lrclr._ahead import batches_ahead
-from lrclr.batch import predict_files
+from lrclr._prefetch import batches_ahead
+from lrclr.inference import predict_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable

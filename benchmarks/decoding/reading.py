@@ -21,14 +21,14 @@ from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
 
 from lrclr import read_image
 from lrclr.images import read_reduced
-from lrclr.preprocess import preprocess
+from lrclr.preprocessing import preprocess
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from lrclr.preprocess import PreprocessSpec
+    from lrclr.preprocessing import PreprocessSpec
 
 __all__ = ["WAYS", "baseline", "exact", "fast"]
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy.stats import norm
 
-from lrclr.classifier import Answers
 from lrclr.evaluation import Scores
 from lrclr.evaluation._scores import ModelAnswers
+from lrclr.inference import Answers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

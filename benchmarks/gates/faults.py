@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from lrclr_export.onnx_graph import TypedGraph
+    from lrclr_export.onnx.onnx_graph import TypedGraph
 
     Fault = Callable[[onnx.ModelProto], None]
 

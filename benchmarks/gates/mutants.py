@@ -17,9 +17,8 @@ from benchmarks.gates import faults
 from lrclr.bundle import FINDINGS, MANIFEST, TOKENIZER, Bundle, Manifest, file_table
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import LrclrError
-from lrclr.findings import FindingSet
-from lrclr.gates import GateResult, verify
-from lrclr.tokenizer import ClipTokenizer, TokenBatch
+from lrclr.text import ClipTokenizer, FindingSet, TokenBatch
+from lrclr.verification import GateResult, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,8 +31,8 @@ __all__ = ["MUTANTS", "Mutant", "Verdict", "judge"]
 
 IMAGE, TEXT, FUSION = "image_encoder", "text_encoder", "fusion_head"
 # By name: the package has a function of the same name as the module.
-_preprocess: Any = importlib.import_module("lrclr.preprocess")
-_classifier: Any = importlib.import_module("lrclr.classifier")
+_preprocess: Any = importlib.import_module("lrclr.preprocessing._transform")
+_classifier: Any = importlib.import_module("lrclr.inference._classifier")
 
 
 @dataclass(frozen=True)

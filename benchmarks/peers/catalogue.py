@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lrclr.engines import ENGINES
 from lrclr.errors import UsageError
-from lrclr.gates import Tolerances
+from lrclr.verification import Tolerances
 
 BASELINE = "torch eager"
 RANDOM, TRAINED = "vit-b-32", "default"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrclr.gates import _measure
+from lrclr.verification import _measure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

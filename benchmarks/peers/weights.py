@@ -16,9 +16,9 @@ from benchmarks.peers.works import Inputs
 from benchmarks.plain_clip import plain_clip
 from lrclr.checkpoints import Checkpoint, default_checkpoint, init_checkpoint, load_checkpoint
 from lrclr.errors import LrclrError
-from lrclr.gates import gate_images
-from lrclr.preprocess import from_canvas, to_canvas
-from lrclr.tokenizer import ClipTokenizer
+from lrclr.preprocessing import from_canvas, to_canvas
+from lrclr.text import ClipTokenizer
+from lrclr.verification import gate_images
 from lrclr_export import ExportOptions, export_bundle
 
 _CLIP_SCALE = 2.6592  # CLIP's own beginning, as a logarithm

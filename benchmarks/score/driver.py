@@ -1,4 +1,4 @@
-"""One run of `lrclr.score.score` that tells how it went: what the other modules here start, stop and compare."""
+"""One run of `lrclr.archive.score` that tells how it went: what the other modules here start, stop and compare."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import signal
 import time
 from pathlib import Path
 
+from lrclr.archive import LocalOptions, RayOptions, ScoreOptions, ScoreProgress, score
 from lrclr.errors import LrclrError
-from lrclr.score import LocalOptions, RayOptions, ScoreOptions, ScoreProgress, score
 
 
 def main() -> None:

@@ -21,10 +21,10 @@ from PIL import Image
 
 from benchmarks.measure import environment
 from lrclr import ZeroShotClassifier, read_image
-from lrclr.client import Client, ClientOptions
 from lrclr.errors import LrclrError
 from lrclr.samples import sample_paths
-from lrclr.serving import ServeOptions, TritonServer
+from lrclr.triton.client import Client, ClientOptions
+from lrclr.triton.server import ServeOptions, TritonServer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

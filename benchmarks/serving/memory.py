@@ -21,9 +21,9 @@ from PIL import Image
 
 from benchmarks.measure import environment
 from lrclr import budget, read_image
-from lrclr.client import Client, ClientOptions
 from lrclr.samples import SAMPLES, sample_paths
-from lrclr.serving import ServeOptions, TritonServer
+from lrclr.triton.client import Client, ClientOptions
+from lrclr.triton.server import ServeOptions, TritonServer
 
 _MIB = 1 << 20
 _LARGE = (2048, 2500)  # width and height of a radiograph as hospitals have them

@@ -21,11 +21,11 @@ import tritonclient.grpc as triton
 from benchmarks.measure import environment, interleaved
 from lrclr import ZeroShotClassifier, read_image
 from lrclr.checkpoints import init_checkpoint, load_checkpoint
-from lrclr.client import Client, ClientOptions
 from lrclr.images import read_reduced
-from lrclr.preprocess import preprocess_batch
+from lrclr.preprocessing import preprocess_batch
 from lrclr.samples import sample_paths
-from lrclr.serving import ServeOptions, TritonServer
+from lrclr.triton.client import Client, ClientOptions
+from lrclr.triton.server import ServeOptions, TritonServer
 from lrclr_export import ExportOptions, export_bundle
 
 if TYPE_CHECKING:

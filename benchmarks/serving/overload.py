@@ -31,12 +31,12 @@ from benchmarks.measure import environment
 from benchmarks.serving.load import distinct_images
 from lrclr import Bundle, ZeroShotClassifier, read_image
 from lrclr.bench._open import arrivals
-from lrclr.client import AsyncClient, ClientOptions
 from lrclr.deploy import DeployOptions
 from lrclr.deploy._facts import Facts
 from lrclr.deploy._resources import memory
 from lrclr.errors import LrclrError, ServerUnavailableError
-from lrclr.protocol import MAX_QUEUED, MAX_QUEUED_SECONDS
+from lrclr.triton.client import AsyncClient, ClientOptions
+from lrclr.triton.protocol import MAX_QUEUED, MAX_QUEUED_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

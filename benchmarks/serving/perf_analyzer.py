@@ -24,9 +24,9 @@ from tritonclient.utils import np_to_triton_dtype
 from benchmarks.measure import environment
 from lrclr import ZeroShotClassifier, read_image
 from lrclr.contract import MODEL
-from lrclr.preprocess import preprocess
+from lrclr.preprocessing import preprocess
 from lrclr.samples import sample_paths
-from lrclr.serving import ServeOptions, TritonServer
+from lrclr.triton.server import ServeOptions, TritonServer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lrclr_export.build import add_plans, best_engine, build_bundle, check_buildable, set_cpu_engine
 from lrclr_export.plans import BuildOptions
+from lrclr_export.repository.build import add_plans, best_engine, build_bundle, check_buildable, set_cpu_engine
 
 if TYPE_CHECKING:
-    from lrclr_export.pipeline import ExportOptions, export_bundle
+    from lrclr_export.repository.pipeline import ExportOptions, export_bundle
 
 __all__ = [
     "BuildOptions",
@@ -28,7 +28,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Looked up when first used: plans are built where a bundle is served, and nothing there reads checkpoints.
     if name in {"ExportOptions", "export_bundle"}:
-        from lrclr_export import pipeline
+        from lrclr_export.repository import pipeline
 
         return getattr(pipeline, name)
     raise AttributeError(f"module 'lrclr_export' has no attribute {name!r}")

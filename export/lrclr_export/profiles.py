@@ -9,8 +9,7 @@ from lrclr.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lrclr.findings import FindingSet
-    from lrclr.tokenizer import ClipTokenizer
+    from lrclr.text import ClipTokenizer, FindingSet
 
 MAX_PROMPTS = 256
 _COMMON_BATCH = 8

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lrclr.auto import is_bundle
 from lrclr.bench._result import Quality
-from lrclr.bundle import Bundle
+from lrclr.bundle import Bundle, Golden
 from lrclr.errors import UsageError
-from lrclr.evaluation._models import is_bundle
-from lrclr.gates import LEAST_AUROC, GateResult, Golden, Tolerances, run_gates, task_auroc_of, verify
-from lrclr.gates._measure import region_gap
-from lrclr.model_spec import ModelSpec
+from lrclr.inference import ModelSpec
+from lrclr.verification import LEAST_AUROC, GateResult, Tolerances, run_gates, task_auroc_of, verify
+from lrclr.verification._measure import region_gap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,7 @@ def reference_from(path: str, reading: ReadOptions | None = None) -> Reference:
     if is_bundle(path):
         return _of_bundle(Bundle(path), "the reference bundle’s golden values")
     from lrclr.checkpoints import load_checkpoint
-    from lrclr_export.golden import golden_from_checkpoint
+    from lrclr_export.repository.golden import golden_from_checkpoint
 
     checkpoint = load_checkpoint(path, **(reading or {}))
     golden, model = golden_from_checkpoint(checkpoint), ModelSpec.of_checkpoint(checkpoint)
@@ -151,7 +151,7 @@ def _task_gate(auroc: float, reference: float, limits: Tolerances) -> list[GateR
 
 
 def _task_images() -> int:
-    from lrclr.gates._task import task_images
+    from lrclr.verification._task import task_images
 
     return len(task_images().images)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrclr.errors import UsageError
-from lrclr.findings import Finding, FindingSet
 from lrclr.images import find_images, read_for_model
-from lrclr.preprocess import preprocess_batch
+from lrclr.preprocessing import preprocess_batch
 from lrclr.samples import sample_paths
+from lrclr.text import Finding, FindingSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lrclr.bench._case import Case
     from lrclr.bench._closed import Work
     from lrclr.bench._targets import Target
-    from lrclr.gates import Golden
+    from lrclr.bundle import Golden
 
 __all__ = ["Files", "findings_of", "work_of"]
 

@@ -8,16 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrclr._network import ip_address
-from lrclr.batch import predict_files
+from lrclr._addresses import ip_address
+from lrclr.auto import is_bundle, open_checkpoint, open_model
 from lrclr.bench._flops import Network
 from lrclr.bench._result import TargetInfo
 from lrclr.errors import UsageError
-from lrclr.evaluation._models import is_bundle, open_checkpoint, open_model
-from lrclr.findings import FindingSet
-from lrclr.model_spec import ModelSpec
-from lrclr.preprocess import PreprocessSpec
-from lrclr.scoring import ScoreCalibration
+from lrclr.inference import ModelSpec, ScoreCalibration, predict_files
+from lrclr.preprocessing import PreprocessSpec
+from lrclr.text import FindingSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,10 +25,9 @@ if TYPE_CHECKING:
 
     from lrclr.bundle import Bundle
     from lrclr.checkpoints import ReadOptions
-    from lrclr.classifier import ZeroShotClassifier
-    from lrclr.client import Client
     from lrclr.engines import Engine
-    from lrclr.results import Prediction
+    from lrclr.inference import Prediction, ZeroShotClassifier
+    from lrclr.triton.client import Client
 
 __all__ = ["OpenOptions", "Target", "is_server", "open_targets"]
 
@@ -171,7 +168,7 @@ def _local(
 
 
 def _server(stack: ExitStack, address: str, *, shared: bool) -> Target:
-    from lrclr.client import Client, ClientOptions, TritonEngine
+    from lrclr.triton.client import Client, ClientOptions, TritonEngine
 
     # A call that is repeated would be timed with its pauses: what fails shall be seen.
     client = stack.enter_context(Client(address, ClientOptions(retries=0, shared_memory=shared)))

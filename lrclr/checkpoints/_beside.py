@@ -12,8 +12,8 @@ from transformers import CLIPConfig, CLIPTokenizer
 
 from lrclr.checkpoints._network import TowerFacts
 from lrclr.errors import CheckpointError, LrclrError, UsageError
-from lrclr.preprocess import PreprocessSpec
-from lrclr.tokenizer import ClipTokenizer
+from lrclr.preprocessing import PreprocessSpec
+from lrclr.text import ClipTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

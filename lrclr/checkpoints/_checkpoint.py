@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from lrclr.findings import FindingSet
     from lrclr.model import LrclrConfig, LrclrModel
-    from lrclr.preprocess import PreprocessSpec
-    from lrclr.tokenizer import ClipTokenizer
+    from lrclr.preprocessing import PreprocessSpec
+    from lrclr.text import ClipTokenizer, FindingSet
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 PREPROCESSING, FINDINGS = "preprocessing.json", "findings.toml"

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Final, Protocol
 import torch
 from safetensors import safe_open
 
-from lrclr._archive import MAGIC, ArchiveError, checked_entries
+from lrclr._zip import MAGIC, ArchiveError, checked_entries
 from lrclr.checkpoints._pickle import Inert, OtherTensor, PickleError, Storage, TensorView, read_pickle
 from lrclr.errors import CheckpointError
 

@@ -18,14 +18,14 @@ from lrclr.checkpoints._network import check_consistent, facts_from_options
 from lrclr.checkpoints._openai import renamed
 from lrclr.checkpoints._state import model_from_state
 from lrclr.errors import CheckpointError, LrclrError
-from lrclr.findings import FindingSet
 from lrclr.model import LEGACY_EOS, LrclrConfig
-from lrclr.preprocess import PreprocessSpec
+from lrclr.preprocessing import PreprocessSpec
+from lrclr.text import FindingSet
 
 if TYPE_CHECKING:
     from lrclr.checkpoints._files import TensorFile
     from lrclr.checkpoints._options import ReadOptions
-    from lrclr.tokenizer import ClipTokenizer
+    from lrclr.text import ClipTokenizer
 
 TRANSFORMERS_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 

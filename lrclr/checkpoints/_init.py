@@ -8,10 +8,9 @@ import torch
 
 from lrclr.checkpoints._checkpoint import Checkpoint, eval_model
 from lrclr.errors import UsageError
-from lrclr.findings import FindingSet
 from lrclr.model import LrclrConfig, LrclrModel
-from lrclr.preprocess import PreprocessSpec
-from lrclr.tokenizer import ClipTokenizer
+from lrclr.preprocessing import PreprocessSpec
+from lrclr.text import ClipTokenizer, FindingSet
 
 _BASE_TEXT: Final = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8}
 _BASE_VISION: Final = {

@@ -25,8 +25,7 @@ from lrclr.checkpoints._openai import renamed
 from lrclr.checkpoints._options import check_options
 from lrclr.checkpoints._state import model_from_state
 from lrclr.errors import CheckpointError
-from lrclr.findings import FindingSet
-from lrclr.tokenizer import ClipTokenizer
+from lrclr.text import ClipTokenizer, FindingSet
 
 if TYPE_CHECKING:
     import os

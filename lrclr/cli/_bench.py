@@ -125,8 +125,8 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 def _require(targets: Sequence[str], reference: str | None, reading: ReadOptions) -> None:
+    from lrclr.auto import is_bundle
     from lrclr.bench._targets import is_server
-    from lrclr.evaluation._models import is_bundle
 
     is_checkpoint = any(not is_server(target) and not is_bundle(target) for target in targets)
     is_reference = reference is not None and not is_bundle(reference)

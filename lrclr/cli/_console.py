@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lrclr.engines import Engine
-    from lrclr.gates import GateResult
+    from lrclr.verification import GateResult
 
 _FILE_WIDTH = 130
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -17,7 +17,9 @@ app = typer.Typer(help="Write a Helm chart that puts a bundle on many servers.",
 
 _Bundle = Annotated[Path, typer.Argument(help="The bundle's folder; the chart's values are made from it.")]
 _Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the chart.")]
-_Image = Annotated[str, typer.Option("--image", help="lrclr on a Triton server: see serving/container/Containerfile.")]
+_Image = Annotated[
+    str, typer.Option("--image", help="lrclr on a Triton server: see lrclr/triton/server/container/Containerfile.")
+]
 _Name = Annotated[str, typer.Option("--name", help="Name of everything in the cluster.")]
 _Source = Annotated[
     str | None,

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lrclr.checkpoints import ReadOptions
-    from lrclr.classifier import ZeroShotClassifier
     from lrclr.datasets import DataManifest
     from lrclr.evaluation import Comparison, Evaluation, EvaluationOptions, Example, Judged
+    from lrclr.inference import ZeroShotClassifier
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -94,12 +94,12 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     members = [model, *(ensemble or [])]
     _check_files(scores, against, members, keep=keep, preset=preset, findings=findings)
     require_evaluate()
+    from lrclr.auto import is_bundle, is_scores
     from lrclr.datasets import read_manifest
     from lrclr.evaluation import EvaluationOptions, save_scores, store
-    from lrclr.evaluation._models import is_bundle, is_scores
     from lrclr.evaluation._store import check_storable
-    from lrclr.findings import FindingSet
-    from lrclr.scoring import ScoreCalibration
+    from lrclr.inference import ScoreCalibration
+    from lrclr.text import FindingSet
 
     models = (*members, *([against] if against else []))
     reading = _reading([path for path in models if not is_bundle(path) and not is_scores(path)], heads, activation, key)
@@ -195,7 +195,7 @@ def _findings_of(model: Path, options: EvaluationOptions) -> tuple[str, ...]:
     """Names of the findings that will be asked for, as far as they are known before the model is opened."""
     from lrclr.bundle import FINDINGS
     from lrclr.evaluation._presets import preset_named
-    from lrclr.findings import FindingSet
+    from lrclr.text import FindingSet
 
     preset = preset_named(options.preset)
     asked = options.findings or (preset.findings if preset else None)
@@ -212,8 +212,8 @@ def _judged(
     options: EvaluationOptions,
     **engine: Any,
 ) -> Judged:
+    from lrclr.auto import open_model
     from lrclr.evaluation import evaluate as judge
-    from lrclr.evaluation._models import open_model
 
     def opened() -> Iterator[ZeroShotClassifier]:
         for path in paths:
@@ -240,8 +240,8 @@ def _compared(
     options: EvaluationOptions,
     **engine: Any,
 ) -> Comparison:
+    from lrclr.auto import is_scores
     from lrclr.evaluation import compare, load_scores
-    from lrclr.evaluation._models import is_scores
 
     other = load_scores(against) if is_scores(against) else _judged([against], data, fitting, options, **engine).scores
     return compare(judged.scores, other, judged.selection.rows)
@@ -288,10 +288,10 @@ def _print(evaluation: Evaluation, comparison: Comparison | None) -> None:
 
 def _examples(judged: Judged, path: Path, preset: str | None, **engine: Any) -> list[Example]:
     """Pictures of where the model, or the first of an ensemble, is right and wrong."""
-    from lrclr.classifier import ZeroShotClassifier
+    from lrclr.auto import open_model
     from lrclr.evaluation._gallery import gallery
-    from lrclr.evaluation._models import open_model
     from lrclr.evaluation._presets import preset_named
+    from lrclr.inference import ZeroShotClassifier
 
     classifier, protocol = open_model(path, **engine), preset_named(preset)
     if protocol is not None:

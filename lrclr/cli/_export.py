@@ -15,7 +15,7 @@ from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
     from lrclr.checkpoints import Checkpoint, ReadOptions
-    from lrclr.gates import GateResult
+    from lrclr.verification import GateResult
 
 
 def export(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -126,7 +126,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 def _loaded(path: Path, findings: Path | None, reading: ReadOptions) -> Checkpoint:
     from lrclr.checkpoints import load_checkpoint
-    from lrclr.findings import FindingSet
+    from lrclr.text import FindingSet
 
     loaded = load_checkpoint(path, **reading)
     note_assumed(loaded.assumed)

@@ -14,9 +14,9 @@ from lrclr.errors import LrclrError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lrclr.batch import FileResult
     from lrclr.engines import EngineOptions
-    from lrclr.findings import FindingSet
+    from lrclr.inference import FileResult
+    from lrclr.text import FindingSet
 
 
 def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -55,8 +55,8 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise UsageError("--server excludes --bundle, --engine, --provider and --threads", why="the server has its own")
     from lrclr.cli._reporter import reporter
     from lrclr.engines import EngineOptions
-    from lrclr.findings import FindingSet
     from lrclr.images import describe_passed_over, find_images
+    from lrclr.text import FindingSet
 
     found = find_images(images)
     files = found.files
@@ -109,8 +109,7 @@ class _Question:
 
 def _here(question: _Question, bundle: Path, engine: EngineOptions) -> tuple[FindingSet, bool, Iterator[FileResult]]:
     """A bundle's findings, whether its fusion head was trained, and its answers."""
-    from lrclr.batch import predict_files
-    from lrclr.classifier import ZeroShotClassifier
+    from lrclr.inference import ZeroShotClassifier, predict_files
 
     classifier = ZeroShotClassifier.from_bundle(
         bundle, engine=engine.engine, provider=engine.provider, threads=engine.threads
@@ -131,8 +130,8 @@ def _here(question: _Question, bundle: Path, engine: EngineOptions) -> tuple[Fin
 
 def _there(question: _Question, address: str) -> tuple[FindingSet, bool, Iterator[FileResult]]:
     """The same of a server."""
-    from lrclr.client import Client, predict_files
-    from lrclr.findings import FindingSet
+    from lrclr.text import FindingSet
+    from lrclr.triton.client import Client, predict_files
 
     client = Client(address)
     described = client.describe()
@@ -173,7 +172,7 @@ def _targets(folder: Path | None, files: list[Path]) -> dict[Path, Path]:
 
 def _draw(result: FileResult, target: Path) -> None:
     from lrclr._files import write_whole
-    from lrclr.heatmap import save_heatmap
+    from lrclr.inference import save_heatmap
 
     if result.heatmap is not None:
         write_whole(target, result.heatmap)

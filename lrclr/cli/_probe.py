@@ -31,8 +31,8 @@ def probe(
     often to probe. A server refuses requests at once while too many wait. It works then, but its bundle is not checked.
     """
     from lrclr.bundle import require_digest
-    from lrclr.client import Client, ClientOptions
     from lrclr.samples import sample_paths
+    from lrclr.triton.client import Client, ClientOptions
 
     if expect is not None:
         require_digest(expect)

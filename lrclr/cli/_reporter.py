@@ -1,6 +1,6 @@
 """Predictions as a table for people, or as JSON lines or CSV for programs, printed as they come.
 
-Programs get UTF-8 whatever the locale, and file names as `lrclr.names.name_of` writes them.
+Programs get UTF-8 whatever the locale, and file names as `lrclr.file_names.name_of` writes them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 from rich.table import Table
 
 from lrclr.cli._console import out, print_json, print_utf8
-from lrclr.names import name_of
+from lrclr.file_names import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lrclr.batch import FileResult
+    from lrclr.inference import FileResult
 
 _SHOWN = 5
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable, Iterator
 
-    from lrclr.score import LocalOptions, RayOptions, ScoreProgress, ScoreSummary
+    from lrclr.archive import LocalOptions, RayOptions, ScoreProgress, ScoreSummary
 
 _SHOWN = 5
 _LINE_EVERY = 30.0  # seconds, where nobody watches
@@ -69,10 +69,10 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     An image that cannot be read has a row that says why, and the exit code is then 1.
     """
+    from lrclr.archive import ScoreOptions
+    from lrclr.archive import score as score_source
     from lrclr.engines import EngineOptions
-    from lrclr.findings import FindingSet
-    from lrclr.score import ScoreOptions
-    from lrclr.score import score as score_source
+    from lrclr.text import FindingSet
 
     ray = {
         "address": address,
@@ -106,7 +106,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 def _where(engine: str, workers: int | None, ray: dict[str, object]) -> LocalOptions | RayOptions:
-    from lrclr.score import LocalOptions, RayOptions
+    from lrclr.archive import LocalOptions, RayOptions
 
     if engine not in {"local", "ray"}:
         raise UsageError(

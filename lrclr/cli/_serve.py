@@ -16,7 +16,7 @@ from lrclr.errors import LrclrError, UsageError
 if TYPE_CHECKING:
     from types import FrameType
 
-    from lrclr.serving import TritonServer
+    from lrclr.triton.server import TritonServer
 
 _TERMINATED = 143
 _TICK = 0.25  # seconds until a signal is heeded
@@ -57,7 +57,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
     was exported anew take over without a pause.
     A backend process that dies is found and started again.
     """
-    from lrclr.serving import ServeOptions, TritonServer
+    from lrclr.triton.server import ServeOptions, TritonServer
 
     if model_control:
         raise UsageError(

@@ -104,7 +104,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     from lrclr.checkpoints import load_checkpoint
     from lrclr.datasets import read_manifest
-    from lrclr.findings import FindingSet
+    from lrclr.text import FindingSet
     from lrclr.training import Augmentation, LossSettings, TrainSettings
     from lrclr.training import train as tune
 

@@ -33,7 +33,7 @@ def verify(
         note(f"{bundle}: {len(opened.manifest.files)} files are unchanged, manifest {opened.sha256}")
         return
     from lrclr.engines import EngineOptions, open_engine
-    from lrclr.gates import verify as run_verify
+    from lrclr.verification import verify as run_verify
 
     runner = open_engine(opened, EngineOptions(engine, provider))
     note_choice(runner)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.datasets._rows import Row
-    from lrclr.preprocess import PreprocessSpec
+    from lrclr.preprocessing import PreprocessSpec
 
 __all__ = ["PixelCache"]
 
@@ -35,7 +35,7 @@ class _Summary(NamedTuple):
 
 
 class PixelCache:
-    """Images of some rows after :func:`~lrclr.preprocess.to_canvas`, mapped into memory.
+    """Images of some rows after :func:`~lrclr.preprocessing.to_canvas`, mapped into memory.
 
     Made by :meth:`build` or :meth:`open`. ``cache.kept(rows)[i]`` is the row of image i; rows that could not be read
     are in `read_errors` and have no image. It can be pickled: the other process maps the same file.
@@ -118,7 +118,7 @@ class PixelCache:
         return len(self._index)
 
     def pixels(self, i: int) -> NDArray[np.uint8]:
-        """Image i for :func:`~lrclr.preprocess.from_canvas`: uint8 ``[S', S']`` or ``[S', S', 3]``, read-only."""
+        """Image i for :func:`~lrclr.preprocessing.from_canvas`: uint8 ``[S', S']`` or ``[S', S', 3]``, read-only."""
         entry = self._index[i]
         shape = (self._side, self._side, 3)[: 2 if entry["channels"] == 1 else 3]
         return np.frombuffer(self._pixels, np.uint8, int(np.prod(shape)), int(entry["offset"])).reshape(shape)

@@ -21,7 +21,7 @@ from lrclr.budget import reading
 from lrclr.datasets._rows import without_name
 from lrclr.errors import ImageError, LrclrError, MissingExtraError, UsageError
 from lrclr.images import read_for_model
-from lrclr.preprocess import to_canvas
+from lrclr.preprocessing import to_canvas
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.datasets._rows import Row
-    from lrclr.preprocess import PreprocessSpec
+    from lrclr.preprocessing import PreprocessSpec
 
 __all__ = ["CACHE_FILES", "INDEX", "PIXELS", "SUMMARY", "Entry", "cache_key", "write_cache"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from lrclr.datasets._imported import CHEXPERT_FINDINGS
 from lrclr.errors import UsageError
-from lrclr.findings import finding_key
+from lrclr.text import finding_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.datasets._rows import Box, Row
-    from lrclr.preprocess import Geometry
+    from lrclr.preprocessing import Geometry
 
 __all__ = ["patch_coverage", "row_mask"]
 

@@ -10,7 +10,7 @@ from lrclr.datasets._cells import BadRowError, boxes_of, boxes_of_cell, frame_of
 from lrclr.datasets._columns import DECLARED, KNOWN_FINDINGS, RESERVED, is_known, nearest, unknown_column
 from lrclr.datasets._rows import PRESENT, Box, Row
 from lrclr.errors import UsageError
-from lrclr.findings import finding_key
+from lrclr.text import finding_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

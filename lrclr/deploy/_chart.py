@@ -15,7 +15,7 @@ from lrclr.bundle import Bundle
 from lrclr.deploy._facts import Facts
 from lrclr.deploy._resources import cpu, memory, shared_memory, temporary
 from lrclr.errors import UsageError
-from lrclr.protocol import MAX_QUEUED
+from lrclr.triton.protocol import MAX_QUEUED
 
 if TYPE_CHECKING:
     import os

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lrclr.deploy._source import Source
 from lrclr.errors import UsageError
-from lrclr.protocol import MAX_QUEUED
+from lrclr.triton.protocol import MAX_QUEUED
 
 if TYPE_CHECKING:
     from typing import Final
@@ -31,7 +31,7 @@ class DeployOptions:
     """Checked when made.
 
     Attributes:
-        image: of lrclr on a Triton server, as ``serving/container/Containerfile`` makes it.
+        image: container image of lrclr on a Triton server; ``lrclr/triton/server/container/Containerfile`` builds it.
         name: of everything that is made.
         source: where the bundle comes from: ``pvc://CLAIM[/PATH]``, ``oci://IMAGE`` or ``s3://BUCKET/PATH``; a claim
             called NAME-bundle if not given.

@@ -15,7 +15,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from lrclr import budget
-from lrclr.protocol import MAX_QUEUED
+from lrclr.triton.protocol import MAX_QUEUED
 
 if TYPE_CHECKING:
     from lrclr.deploy._facts import Facts

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lrclr.auto import ChosenEngine, choose_engine
     from lrclr.bundle import Bundle
-    from lrclr.engines._choice import ChosenEngine, choose_engine
     from lrclr.engines._torch import TorchEngine
 
 __all__ = [
@@ -110,7 +110,7 @@ def open_engine(bundle: Bundle, options: EngineOptions | None = None) -> Engine:
     options = options or EngineOptions()
     name = options.engine or bundle.manifest.engine["name"]
     if name == AUTO:
-        from lrclr.engines._choice import choose_engine
+        from lrclr.auto import choose_engine
 
         return choose_engine(bundle, options)
     if name not in ENGINES:

@@ -19,7 +19,7 @@ from lrclr.evaluation._delong import (
 )
 from lrclr.evaluation._grounding import located
 from lrclr.evaluation._result import Estimate
-from lrclr.findings import finding_key
+from lrclr.text import finding_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import lrclr
-from lrclr.classifier import ZeroShotClassifier
 from lrclr.datasets import SKIP, raise_bad_rows
 from lrclr.errors import UsageError
 from lrclr.evaluation import _judge
@@ -22,13 +21,14 @@ from lrclr.evaluation._presets import preset_named
 from lrclr.evaluation._result import Evaluation
 from lrclr.evaluation._scores import score_rows
 from lrclr.evaluation._select import Selection, select
+from lrclr.inference import ZeroShotClassifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from lrclr.datasets import DataManifest
     from lrclr.evaluation._scores import Scores
-    from lrclr.findings import FindingSet
+    from lrclr.text import FindingSet
 
 __all__ = ["EvaluationOptions", "Judged", "evaluate", "judge"]
 

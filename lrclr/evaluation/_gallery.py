@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image, ImageFilter
 
-from lrclr import _drawing as draw
 from lrclr.errors import UsageError
 from lrclr.evaluation._result import Example
-from lrclr.findings import finding_key
 from lrclr.images import read_for_model, read_image
+from lrclr.inference import drawing as draw
+from lrclr.text import finding_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from lrclr.classifier import ZeroShotClassifier
     from lrclr.datasets import Row
-    from lrclr.findings import FindingSet
-    from lrclr.results import Prediction
+    from lrclr.inference import Prediction, ZeroShotClassifier
+    from lrclr.text import FindingSet
 
 __all__ = ["gallery"]
 

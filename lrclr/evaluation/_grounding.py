@@ -12,8 +12,8 @@ from lrclr.datasets import PRESENT, patch_coverage, row_mask
 from lrclr.errors import LrclrError
 from lrclr.evaluation._bootstrap import estimate, mean_of, resampled, share
 from lrclr.evaluation._result import Estimate, Grounding
-from lrclr.findings import finding_key
-from lrclr.preprocess import PreprocessSpec
+from lrclr.preprocessing import PreprocessSpec
+from lrclr.text import finding_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

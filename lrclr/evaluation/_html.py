@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from lrclr._files import write_whole
-from lrclr._markup import document
 from lrclr.evaluation._html_markup import Markup, interval, join, model, number, tag
 from lrclr.evaluation._html_sections import ORIGINS, sections
+from lrclr.reports.markup import document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -1,10 +1,10 @@
-"""Figures in words, for :mod:`lrclr.evaluation._html`, beside the elements of :mod:`lrclr._markup`."""
+"""Figures in words, for :mod:`lrclr.evaluation._html`, beside the elements of :mod:`lrclr.reports.markup`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from lrclr._markup import NONE, Markup, facts, join, notes, row, table, tag
+from lrclr.reports.markup import NONE, Markup, facts, join, notes, row, table, tag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from lrclr.errors import UsageError
-from lrclr.findings import FindingSet
-from lrclr.preprocess import PreprocessSpec
-from lrclr.scoring import ScoreCalibration
+from lrclr.inference import ScoreCalibration
+from lrclr.preprocessing import PreprocessSpec
+from lrclr.text import FindingSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lrclr.model_spec import ModelSpec
+    from lrclr.inference import ModelSpec
 
 __all__ = ["PRESETS", "Preset", "preset_named"]
 

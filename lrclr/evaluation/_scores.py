@@ -13,26 +13,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-from lrclr._ahead import batches_ahead
+from lrclr._prefetch import batches_ahead
 from lrclr.budget import reading
-from lrclr.classifier import Answers
 from lrclr.datasets import SKIP, RowProblem, raise_bad_rows
 from lrclr.datasets._rows import without_name
 from lrclr.errors import LrclrError, UsageError
-from lrclr.findings import finding_key
 from lrclr.images import ReadLimits, read_for_model
 from lrclr.images._source import read_bytes
-from lrclr.preprocess import preprocess
+from lrclr.inference import Answers
+from lrclr.preprocessing import preprocess
+from lrclr.text import finding_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from lrclr.classifier import ZeroShotClassifier
     from lrclr.datasets import Row
-    from lrclr.findings import FindingSet
-    from lrclr.preprocess import PreprocessSpec
+    from lrclr.inference import ZeroShotClassifier
+    from lrclr.preprocessing import PreprocessSpec
+    from lrclr.text import FindingSet
 
 __all__ = ["NOT_STATED", "Scores", "score_rows"]
 

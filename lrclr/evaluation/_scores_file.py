@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrclr._archive import checked_entries
 from lrclr._files import write_whole
-from lrclr.classifier import Answers
+from lrclr._zip import checked_entries
 from lrclr.errors import UsageError
 from lrclr.evaluation._scores import ModelAnswers, Scores
+from lrclr.inference import Answers
 
 if TYPE_CHECKING:
     import os

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lrclr.datasets import check_apart, check_columns
 from lrclr.datasets._columns import is_known
 from lrclr.errors import UsageError
-from lrclr.findings import FindingSet, finding_key
+from lrclr.text import FindingSet, finding_key
 
 if TYPE_CHECKING:
     from lrclr.datasets import DataManifest, Row

@@ -12,17 +12,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrclr._files import link_tree, replace_directory, sha256_of, write_whole
+from lrclr.auto import is_bundle
 from lrclr.bundle import ENTRIES, GOLDEN, MANIFEST, Bundle
-from lrclr.classifier import ZeroShotClassifier
 from lrclr.errors import UsageError
-from lrclr.evaluation._models import is_bundle
-from lrclr.scoring import CALIBRATION_KEYS, ScoreCalibration, combined_score, global_score, probabilities
+from lrclr.inference import (
+    CALIBRATION_KEYS,
+    ScoreCalibration,
+    ZeroShotClassifier,
+    combined_score,
+    global_score,
+    probabilities,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lrclr.bundle import Golden
     from lrclr.engines import Engine
-    from lrclr.gates import GateResult, Golden, Tolerances
+    from lrclr.verification import GateResult, Tolerances
 
 __all__ = ["check_storable", "store"]
 
@@ -46,7 +53,7 @@ def store(
     Args:
         path: the bundle or the folder.
         alpha: weight of the local score; ``None`` leaves it, as for a fusion head that is not trained.
-        score_scale, score_bias: of the findings without values of their own, see `lrclr.scoring.ScoreCalibration`.
+        score_scale, score_bias: of the findings without values of their own, see `lrclr.inference.ScoreCalibration`.
         finding_calibration: scale and bias by finding; replaces what was stored before.
 
     Raises:
@@ -93,8 +100,9 @@ def _changed(scoring: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 
 def _store_bundle(path: Path, change: dict[str, Any]) -> None:
+    from lrclr.bundle import Golden
     from lrclr.engines import OnnxRuntimeEngine
-    from lrclr.gates import Golden, Tolerances, raise_refused, verify
+    from lrclr.verification import Tolerances, raise_refused, verify
 
     bundle = Bundle(path)
     manifest = bundle.manifest
@@ -136,7 +144,7 @@ def _task_reference(
     as it is; then the bundle's own AUROC under the new alpha is what other machines and engines are held to, and the
     gate's note says so.
     """
-    from lrclr.gates import task_auroc, task_gate
+    from lrclr.verification import task_auroc, task_gate
 
     before = ZeroShotClassifier(bundle, engine)
     results = task_gate(before, float(golden.task_auroc), limits.task_auroc)

@@ -10,8 +10,8 @@ from lrclr.images._read import read_reduced, read_whole
 if TYPE_CHECKING:
     import os
 
-    from lrclr._preprocess_spec import PreprocessSpec
     from lrclr.images._reduced import ReducedImage
+    from lrclr.images._resize import ResizeSpec
 
 __all__ = ["read_for_model"]
 
@@ -20,13 +20,13 @@ _DEFAULT_LIMITS = ReadLimits()
 
 def read_for_model(
     source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO,
-    spec: PreprocessSpec,
+    spec: ResizeSpec,
     *,
     exact: bool = False,
     frame: int | None = None,
     limits: ReadLimits = _DEFAULT_LIMITS,
 ) -> ReducedImage:
-    """Read an image for `lrclr.preprocess.preprocess`.
+    """Read an image for `lrclr.preprocessing.preprocess`.
 
     Prediction, the server, scoring, evaluation, training, calibration and the benchmark all read with this function, so
     that a model is evaluated on the pixels that it is served.

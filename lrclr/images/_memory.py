@@ -1,7 +1,7 @@
 """How many bytes it takes to read a picture: from its header, before anything is decoded.
 
 Each figure is the most that the process holds for one picture beside the file itself, from the decoder's first row
-until `lrclr.preprocess.preprocess` has its values. ``tests/images/test_images_memory.py`` measures them.
+until `lrclr.preprocessing.preprocess` has its values. ``tests/images/test_images_memory.py`` measures them.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import ImageFile
 
-    from lrclr._preprocess_spec import PreprocessSpec
+    from lrclr.images._resize import ResizeSpec
 
 __all__ = ["read_image", "read_reduced", "read_whole"]
 
@@ -95,7 +95,7 @@ def read_whole(
 
 def read_reduced(
     source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[np.generic] | Image.Image,
-    spec: PreprocessSpec,
+    spec: ResizeSpec,
     *,
     frame: int | None = None,
     limits: ReadLimits = _DEFAULT_LIMITS,

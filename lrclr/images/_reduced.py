@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrclr._preprocess_spec import resized_size
+from lrclr.images._resize import resized_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from lrclr._preprocess_spec import PreprocessSpec
+    from lrclr.images._resize import ResizeSpec
 
 __all__ = ["Box", "ReducedImage", "Wanted"]
 
@@ -53,7 +53,7 @@ class ReducedImage:
 class Wanted:
     """How small a picture may become: as small as a recipe of preprocessing allows."""
 
-    spec: PreprocessSpec
+    spec: ResizeSpec
 
     def surplus(self, height: int, width: int) -> float:
         """How many pixels of the picture, along an edge, make one of what preprocessing resizes it to.

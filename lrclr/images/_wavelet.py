@@ -26,13 +26,13 @@ import numpy as np
 from PIL import Image
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
-from lrclr._preprocess_spec import resized_size
 from lrclr.images._arrays import look_up
 from lrclr.images._codestream import Codec, jpeg2000_coding, jpeg2000_wavelet, with_headroom
 from lrclr.images._dicom_luts import display_of
 from lrclr.images._display import shades_of
 from lrclr.images._packets import bands_of
 from lrclr.images._reduced import ReducedImage
+from lrclr.images._resize import resized_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -32,7 +32,7 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
         fusion_intermediate_size: width of a block's MLP.
         fusion_trained: whether the fusion head has ever been tuned. While it has not, scores use ``alpha = 0``.
         alpha: weight of the local score in ``(1 - alpha) * global + alpha * local``, in [0, 1].
-        score_scale, score_bias: of the positive/negative softmax, see `lrclr.scoring.ScoreCalibration`; 1 and 0 are
+        score_scale, score_bias: of the positive/negative softmax, see `lrclr.inference.ScoreCalibration`; 1 and 0 are
             CheXzero's protocol.
         finding_calibration: scale and bias by name of the findings that have their own; ``None`` for none.
         local_loss_weight: weight of the local contrastive loss beside the global one.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lrclr.datasets import DataManifest, Row
-    from lrclr.tokenizer import ClipTokenizer
+    from lrclr.text import ClipTokenizer
 
 __all__ = ["Corpus", "choose_rows", "plural"]
 

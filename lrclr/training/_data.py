@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lrclr.preprocess import from_canvas
+from lrclr.preprocessing import from_canvas
 from lrclr.training._augment import Augmentation, augment
 from lrclr.training._texts import draw_text, text_key
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lrclr.datasets._cache import PixelCache
-    from lrclr.preprocess import PreprocessSpec
-    from lrclr.tokenizer import ClipTokenizer
+    from lrclr.preprocessing import PreprocessSpec
+    from lrclr.text import ClipTokenizer
     from lrclr.training._settings import TrainSettings
 
 __all__ = ["Draws", "Items", "loader"]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
     from transformers import TrainerControl, TrainerState
 
-    from lrclr.tokenizer import ClipTokenizer
+    from lrclr.text import ClipTokenizer
     from lrclr.training._data import Items
     from lrclr.training._settings import TrainSettings
     from lrclr.training._task import ContrastiveTask

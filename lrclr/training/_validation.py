@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from lrclr.datasets import ABSENT, PRESENT
 from lrclr.errors import NonFiniteError
-from lrclr.findings import FindingSet, finding_key
-from lrclr.scoring import combined_score, finding_scores, global_score
+from lrclr.inference import combined_score, finding_scores, global_score
+from lrclr.text import FindingSet, finding_key
 from lrclr.training._data import loader
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.datasets import Row
-    from lrclr.tokenizer import ClipTokenizer
+    from lrclr.text import ClipTokenizer
     from lrclr.training._data import Items
     from lrclr.training._task import ContrastiveTask
 

@@ -28,7 +28,7 @@ from lrclr.bench._reports import html as page
 from lrclr.bench._reports import markdown
 from lrclr.bench._stages import findings_of
 from lrclr.errors import LrclrError, UsageError
-from lrclr.findings import FindingSet
+from lrclr.text import FindingSet
 from tests.bench.conftest import SHORT
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from lrclr.bench import load_result
-from lrclr.bundle import GOLDEN
+from lrclr.bundle import GOLDEN, Golden
 from lrclr.cli import main
-from lrclr.gates import Golden
 from tests import bundles
 
 if TYPE_CHECKING:

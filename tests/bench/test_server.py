@@ -9,7 +9,7 @@ import pytest
 
 from lrclr.bench import OpenOptions, bench, open_targets
 from lrclr.errors import ServerError
-from lrclr.serving import ServeOptions, TritonServer
+from lrclr.triton.server import ServeOptions, TritonServer
 from tests.bench.conftest import SHORT
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from transformers import CLIPConfig, CLIPModel
 from lrclr._files import sha256_of
 from lrclr.checkpoints import Checkpoint, init_checkpoint, load_checkpoint
 from lrclr.errors import CheckpointError, UsageError
-from lrclr.findings import FindingSet
 from lrclr.model import LrclrModel
+from lrclr.text import FindingSet
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,10 +20,10 @@ from lrclr.checkpoints._network import config_of
 from lrclr.checkpoints._openai import renamed
 from lrclr.cli import main
 from lrclr.errors import CheckpointError, UsageError
+from lrclr.inference import ModelSpec
 from lrclr.model import LrclrModel
-from lrclr.model_spec import ModelSpec
-from lrclr.tokenizer import ClipTokenizer
-from lrclr_export.pipeline import _plain
+from lrclr.text import ClipTokenizer
+from lrclr_export.repository.pipeline import _plain
 from tests.checkpoints.spoiling import SMALL, refusal, saved
 from tests.checkpoints.test_openai import assert_same_embeddings
 

@@ -16,7 +16,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from lrclr.checkpoints import load_checkpoint
 from lrclr.engines._torch import TorchEngine
 from lrclr.errors import CheckpointError
-from lrclr.preprocess import preprocess
+from lrclr.preprocessing import preprocess
 from tests.checkpoints.spoiling import refusal
 from tests.checkpoints.test_folders import TEXTS, clip_folder, clip_model
 

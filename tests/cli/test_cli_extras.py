@@ -148,20 +148,20 @@ def test_every_error_names_an_extra_that_brings_its_package() -> None:
     others = {file for file, package, extra in places if not (package and extra)}
     assert others <= {
         "lrclr/cli/_extras.py",
-        "lrclr/client/_wire.py",
+        "lrclr/triton/client/_wire.py",
         "lrclr/engines/_cuda.py",
         "lrclr/engines/_tensorrt_library.py",
         "lrclr/images/_dicom_frame.py",
-        "lrclr/score/_run.py",
+        "lrclr/archive/_run.py",
     }
 
 
 def test_the_tables_that_errors_are_built_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lrclr.archive import RayOptions, ScoreOptions
+    from lrclr.archive import _run as score
     from lrclr.engines import PLAN_ENGINES
     from lrclr.engines._tensorrt_library import PACKAGES
     from lrclr.images import _dicom_frame
-    from lrclr.score import RayOptions, ScoreOptions
-    from lrclr.score import _run as score
 
     for engine, package in PACKAGES.items():
         # TensorRT-RTX and TensorRT call their distributions with a dash.

@@ -16,7 +16,7 @@ import pytest
 
 import lrclr
 from lrclr.cli import main
-from lrclr.names import path_of
+from lrclr.file_names import path_of
 from tests import bundles
 
 if TYPE_CHECKING:

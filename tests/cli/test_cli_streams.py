@@ -21,7 +21,7 @@ import pytest
 
 from lrclr.cli import main
 from lrclr.datasets._imported import CHEXPERT_FINDINGS
-from lrclr.names import path_of
+from lrclr.file_names import path_of
 from tests import bundles
 
 if TYPE_CHECKING:

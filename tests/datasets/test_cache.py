@@ -14,7 +14,7 @@ from PIL import Image
 from lrclr.datasets import PixelCache, Row, RowProblem
 from lrclr.errors import ImageError, LrclrError, UsageError
 from lrclr.images import read_image
-from lrclr.preprocess import PreprocessSpec, from_canvas, preprocess, to_canvas
+from lrclr.preprocessing import PreprocessSpec, from_canvas, preprocess, to_canvas
 
 if TYPE_CHECKING:
     from collections.abc import Callable

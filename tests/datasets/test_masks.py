@@ -13,7 +13,7 @@ from PIL import Image
 
 from lrclr.datasets import Box, Row, patch_coverage, row_mask
 from lrclr.errors import ImageError, UsageError
-from lrclr.preprocess import Geometry, PreprocessSpec, to_canvas
+from lrclr.preprocessing import Geometry, PreprocessSpec, to_canvas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

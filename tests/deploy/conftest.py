@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lrclr.serving import ServeOptions, TritonServer
+from lrclr.triton.server import ServeOptions, TritonServer
 from tests import bundles
 
 if TYPE_CHECKING:

@@ -21,18 +21,18 @@ import pytest
 
 import lrclr.deploy
 from lrclr import Bundle, ZeroShotClassifier, read_image
-from lrclr.client import Client, ClientOptions
 from lrclr.errors import LrclrError
 from lrclr.evaluation._store import store
 from lrclr.samples import sample_paths
-from lrclr.serving import ServeOptions, TritonServer
-from lrclr.serving._ports import free_ports
+from lrclr.triton.client import Client, ClientOptions
+from lrclr.triton.server import ServeOptions, TritonServer
+from lrclr.triton.server._ports import free_ports
 from tests import bundles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from lrclr.results import Prediction
+    from lrclr.inference import Prediction
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 CONFIG = Path(lrclr.deploy.__file__).parent / "balancer" / "haproxy.cfg"

@@ -18,12 +18,12 @@ import pytest
 import yaml
 
 from lrclr import Bundle
-from lrclr.client import Client
 from lrclr.deploy import DeployOptions, write_kubernetes
 from lrclr.errors import BundleError, ImageError
 from lrclr.samples import sample_paths
-from lrclr.serving import ServeOptions, TritonServer
-from lrclr.serving._ports import free_ports
+from lrclr.triton.client import Client
+from lrclr.triton.server import ServeOptions, TritonServer
+from lrclr.triton.server._ports import free_ports
 from tests import bundles
 from tests.deploy.charts import of_kind, templates
 

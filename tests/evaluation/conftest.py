@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from lrclr import ZeroShotClassifier
-from lrclr.classifier import Answers
 from lrclr.datasets import read_manifest
 from lrclr.evaluation._scores import ModelAnswers, Scores
-from lrclr.preprocess import PreprocessSpec
+from lrclr.inference import Answers
+from lrclr.preprocessing import PreprocessSpec
 from tests import bundles
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from lrclr.datasets import read_manifest
 from lrclr.errors import GateError, UsageError
 from lrclr.evaluation import EvaluationOptions, Judged, compare, evaluate, markdown, score_rows, select, store
 from lrclr.images import read_image
-from lrclr.preprocess import PreprocessSpec
-from lrclr.scoring import ScoreCalibration
+from lrclr.inference import ScoreCalibration
+from lrclr.preprocessing import PreprocessSpec
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -372,11 +372,11 @@ def test_a_bundle_keeps_what_was_fitted_and_its_gates_hold(bundle_folder: Path, 
 def test_the_task_gate_holds_after_alpha_was_changed(
     bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from lrclr.bundle import Golden
     from lrclr.cli import main
-    from lrclr.gates import Golden
 
     # Random weights recognise nothing: without this there would be no task gate.
-    monkeypatch.setattr("lrclr.gates._task.LEAST_AUROC", 0.0)
+    monkeypatch.setattr("lrclr.verification._task.LEAST_AUROC", 0.0)
     folder = bundles.copied(bundle_folder, tmp_path / "bundle")
     before = float(Golden.load(folder / "golden.npz").task_auroc)
     store(folder, alpha=None, score_scale=2.0)

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from lrclr.evaluation import _metrics as metrics
 from lrclr.evaluation._platt import LEAST_IMAGES, fit_calibration, fit_platt
-from lrclr.scoring import ScoreCalibration
+from lrclr.inference import ScoreCalibration
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from lrclr.bundle import Golden
     from lrclr.checkpoints import Checkpoint
-    from lrclr.gates import Golden
-    from lrclr_export.onnx_graph import TypedGraph
+    from lrclr_export.onnx.onnx_graph import TypedGraph
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +53,6 @@ def int8_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
 def golden(fp32_bundle: Path) -> Golden:
     """The gates' inputs and what PyTorch makes of them."""
     from lrclr import Bundle
-    from lrclr.gates import Golden
+    from lrclr.bundle import Golden
 
     return Golden.load(Bundle(fp32_bundle).golden_path)

@@ -20,9 +20,9 @@ from lrclr.engines import EngineOptions, Gpu, open_engine
 from lrclr.engines._plans import plan_entry
 from lrclr.errors import BundleError, EngineError, ExportError, GateError, LrclrError, UsageError
 from lrclr_export import BuildOptions, best_engine, build_bundle
-from lrclr_export.plan_config import serving_graph, serving_plans
 from lrclr_export.plans import Plan, plan_from_onnx
 from lrclr_export.profiles import profiles, profiles_of_graph
+from lrclr_export.repository.plan_config import serving_graph, serving_plans
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -104,9 +104,9 @@ def test_a_gpu_without_what_a_graph_needs(bundle: Path) -> None:
 @pytest.mark.slow
 def test_a_clip_of_full_size(base_checkpoint: Checkpoint, tmp_path: Path) -> None:
     """ViT-B/32 in half precision, each graph for several GPUs."""
-    from lrclr_export.graphs import graph_specs
-    from lrclr_export.onnx_graph import typed_onnx_from_module
-    from lrclr_export.precision import half_precision
+    from lrclr_export.onnx.graphs import graph_specs
+    from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
+    from lrclr_export.onnx.precision import half_precision
 
     sizes = profiles(base_checkpoint.findings, base_checkpoint.tokenizer, max_batch=32)
     for spec in graph_specs(half_precision(base_checkpoint.model)):

@@ -22,14 +22,14 @@ from lrclr.errors import BundleError, UsageError
 from lrclr.samples import sample_paths
 from lrclr_export import ExportOptions, export_bundle
 from lrclr_export.profiles import profiles
-from lrclr_export.triton_config import triton_configs
+from lrclr_export.repository.triton_config import triton_configs
 from tests import bundles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lrclr.checkpoints import Checkpoint
-    from lrclr_export.onnx_graph import TypedGraph
+    from lrclr_export.onnx.onnx_graph import TypedGraph
 
 REPOSITORY = Path(__file__).parents[2]
 DTYPES = {triton.TYPE_FP32: onnx.TensorProto.FLOAT, triton.TYPE_INT64: onnx.TensorProto.INT64}

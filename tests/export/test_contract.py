@@ -15,7 +15,7 @@ from lrclr.errors import EngineError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lrclr.gates import Golden
+    from lrclr.bundle import Golden
 
 FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 # Two heads pick two patches each; 32 is the tiny projection, 128 and 64 the widths of its towers.

@@ -15,23 +15,23 @@ from benchmarks.gates import faults
 from lrclr import Bundle
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import GateError
-from lrclr.gates import Tolerances, raise_refused, run_gates
+from lrclr.inference import ModelSpec, ScoreCalibration
 from lrclr.model import select_regions
-from lrclr.model_spec import ModelSpec
-from lrclr.scoring import ScoreCalibration
-from lrclr_export.blame import first_bad_layer
-from lrclr_export.golden import golden_from_checkpoint
-from lrclr_export.graphs import graph_specs
-from lrclr_export.onnx_graph import typed_onnx_from_module
+from lrclr.verification import Tolerances, raise_refused, run_gates
+from lrclr_export.onnx.blame import first_bad_layer
+from lrclr_export.onnx.graphs import graph_specs
+from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
+from lrclr_export.repository.golden import golden_from_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from lrclr.bundle import Golden
     from lrclr.checkpoints import Checkpoint
-    from lrclr.gates import GateResult, Golden
     from lrclr.model import Regions
-    from lrclr_export.onnx_graph import TypedGraph
+    from lrclr.verification import GateResult
+    from lrclr_export.onnx.onnx_graph import TypedGraph
 
     Measure = Callable[..., list[GateResult]]
 
@@ -265,7 +265,7 @@ def swapped(golden: Golden, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPa
         index[2, slot], rows[2, 1 + slot] = outsider, tokens[2, 1 + outsider]
         return regions._replace(index=index, tokens=rows)
 
-    monkeypatch.setattr("lrclr_export.golden.select_regions", select)
+    monkeypatch.setattr("lrclr_export.repository.golden.select_regions", select)
     pretended = golden_from_checkpoint(checkpoint)
     rollout, importance = pretended.rollout.copy(), pretended.region_importance.copy()
     best = rollout[2, head, first]

@@ -11,8 +11,8 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from lrclr import Bundle
+from lrclr.bundle import Golden
 from lrclr.cli import main
-from lrclr.gates import Golden
 
 if TYPE_CHECKING:
     from collections.abc import Callable

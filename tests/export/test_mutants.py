@@ -10,13 +10,14 @@ import pytest
 
 from benchmarks.gates.mutants import MUTANTS, Mutant, judge
 from lrclr import Bundle
+from lrclr.bundle import Golden
 from lrclr.checkpoints import default_checkpoint, load_checkpoint
 from lrclr.engines import EngineOptions, OnnxRuntimeEngine, open_engine
 from lrclr.errors import GateError
-from lrclr.gates import Golden, gate_images, verify
+from lrclr.verification import gate_images, verify
 from lrclr_export import ExportOptions, export_bundle
-from lrclr_export.precision import half_precision, rounding_gates
-from lrclr_export.reference_inputs import reference_gates
+from lrclr_export.onnx.precision import half_precision, rounding_gates
+from lrclr_export.onnx.reference_inputs import reference_gates
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def test_rounding_hides_nothing_in_float32_arithmetic(request: pytest.FixtureReq
 
 
 def test_verify_says_what_it_cannot_check_without_onnx(fp16_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrclr.gates._verify.can_rewrite", lambda: False)
+    monkeypatch.setattr("lrclr.verification._verify.can_rewrite", lambda: False)
     bundle = Bundle(fp16_bundle)
     report = verify(bundle, OnnxRuntimeEngine(bundle))
     assert report.passed

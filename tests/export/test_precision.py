@@ -13,18 +13,18 @@ from lrclr import Bundle
 from lrclr.bundle import GRAPHS
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import GateError, UsageError
-from lrclr.gates import GateResult, Tolerances, raise_refused, run_gates
+from lrclr.inference import ModelSpec
 from lrclr.model import LrclrModel
-from lrclr.model_spec import ModelSpec
-from lrclr_export.graphs import graph_specs
-from lrclr_export.onnx_graph import typed_onnx_from_module
-from lrclr_export.precision import half_precision, precision_gate, precision_histogram
+from lrclr.verification import GateResult, Tolerances, raise_refused, run_gates
+from lrclr_export.onnx.graphs import graph_specs
+from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
+from lrclr_export.onnx.precision import half_precision, precision_gate, precision_histogram
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lrclr.bundle import Golden
     from lrclr.checkpoints import Checkpoint
-    from lrclr.gates import Golden
 
 HEAVY, DELICATE = ("Conv", "Gemm", "MatMul"), ("LayerNormalization", "Softmax", "ReduceSum", "ReduceL2", "Sqrt")
 

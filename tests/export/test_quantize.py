@@ -16,13 +16,13 @@ from lrclr import Bundle, load_checkpoint
 from lrclr.bundle import GRAPHS
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import ExportError, GateError, UsageError
-from lrclr.gates import Tolerances, gate_images
-from lrclr.gates._task import task_images
 from lrclr.images import read_image
+from lrclr.verification import Tolerances, gate_images
+from lrclr.verification._task import task_images
 from lrclr_export import BuildOptions, ExportOptions, build_bundle, export_bundle
-from lrclr_export.graphs import GraphSpec
-from lrclr_export.onnx_graph import typed_onnx_from_module
-from lrclr_export.precision import precision_gate
+from lrclr_export.onnx.graphs import GraphSpec
+from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
+from lrclr_export.onnx.precision import precision_gate
 from lrclr_export.quantize import LARGEST_WEIGHT, Int8Linear, carried_calibration, quantized, read_calibration
 from lrclr_export.quantize._calibration import _carried
 from lrclr_export.quantize._search import search
@@ -31,8 +31,8 @@ from tests import bundles
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lrclr.bundle import Golden
     from lrclr.checkpoints import Checkpoint
-    from lrclr.gates import Golden
 
 LAYERS = {"image_encoder": 18, "text_encoder": 12, "fusion_head": 0}
 

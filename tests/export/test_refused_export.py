@@ -14,7 +14,7 @@ from lrclr import Bundle
 from lrclr.bundle import Manifest, file_table
 from lrclr.cli import main
 from lrclr.errors import GateError, LrclrError, UsageError
-from lrclr.gates import Tolerances, verify
+from lrclr.verification import Tolerances, verify
 from lrclr_export import ExportOptions, export_bundle
 from tests import bundles
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lrclr.checkpoints import Checkpoint
-    from lrclr_export.graphs import GraphSpec
-    from lrclr_export.onnx_graph import TypedGraph
+    from lrclr_export.onnx.graphs import GraphSpec
+    from lrclr_export.onnx.onnx_graph import TypedGraph
 
     Exports = Callable[..., None]
 
@@ -40,7 +40,7 @@ def exporter_gives(monkeypatch: pytest.MonkeyPatch, fp32_graphs: Mapping[str, Ty
             assert opset == 20
             return graphs[spec.name]
 
-        monkeypatch.setattr("lrclr_export.pipeline.typed_onnx_from_module", typed_onnx_from_module)
+        monkeypatch.setattr("lrclr_export.repository.pipeline.typed_onnx_from_module", typed_onnx_from_module)
 
     install()
     return install

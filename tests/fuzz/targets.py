@@ -21,10 +21,9 @@ from lrclr.bundle import Manifest
 from lrclr.datasets import read_manifest
 from lrclr.engines._onnxruntime import SessionSettings, open_session
 from lrclr.errors import LrclrError
-from lrclr.findings import FindingSet
 from lrclr.images import ReadLimits, read_image
 from lrclr.samples import SAMPLES
-from lrclr.tokenizer import ClipTokenizer
+from lrclr.text import ClipTokenizer, FindingSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

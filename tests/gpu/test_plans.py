@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from lrclr import Bundle, ZeroShotClassifier, read_image
+from lrclr.bundle import Golden
 from lrclr.engines import PLAN_ENGINES, TensorRTEngine, gpus, tensorrt_library
 from lrclr.errors import EngineError, LrclrError
-from lrclr.gates import Golden
 from lrclr.samples import sample_paths
 from lrclr_export import BuildOptions, build_bundle
 from tests import bundles
@@ -121,8 +121,8 @@ def test_other_ways_to_build(planned: Any, tmp_path: Path, engine: str, options:
 @pytest.mark.parametrize("engine", TENSORRT)
 @pytest.mark.skipif(shutil.which("tritonserver") is None, reason="the vendor's Triton server is not on the PATH")
 def test_triton_serves_plans(planned: Any, engine: str) -> None:
-    from lrclr.client import Client
-    from lrclr.serving import ServeOptions, TritonServer
+    from lrclr.triton.client import Client
+    from lrclr.triton.server import ServeOptions, TritonServer
 
     image = read_image(sample_paths()[0])
     with TritonServer(planned(engine), ServeOptions(grpc_port=0, http_port=0, metrics_port=0)) as server:

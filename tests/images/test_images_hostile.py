@@ -22,7 +22,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from lrclr.errors import ImageError, ImageLimitError, LrclrError
 from lrclr.images import ReadLimits, read_image, read_reduced
-from lrclr.preprocess import PreprocessSpec
+from lrclr.preprocessing import PreprocessSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable

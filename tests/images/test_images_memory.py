@@ -16,7 +16,7 @@ from lrclr import ReadLimits, read_image
 from lrclr.errors import ImageLimitError
 from lrclr.images import read_reduced
 from lrclr.images._display import Display, Rescale, Window, to_grey
-from lrclr.preprocess import PreprocessSpec
+from lrclr.preprocessing import PreprocessSpec
 
 if TYPE_CHECKING:
     from pathlib import Path

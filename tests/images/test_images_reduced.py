@@ -19,7 +19,7 @@ from lrclr.images import ReducedImage, read_image, read_reduced
 from lrclr.images._codestream import jpeg2000_coding
 from lrclr.images._packets import bands_of
 from lrclr.images._png import inflated_png
-from lrclr.preprocess import PreprocessSpec, preprocess, to_canvas
+from lrclr.preprocessing import PreprocessSpec, preprocess, to_canvas
 
 if TYPE_CHECKING:
     from collections.abc import Callable

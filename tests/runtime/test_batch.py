@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lrclr import ReadLimits, ZeroShotClassifier, read_image
-from lrclr.batch import predict_files
 from lrclr.errors import FindingsError, ImageError, ImageLimitError, UsageError
-from lrclr.findings import FindingSet
 from lrclr.images import ReducedImage, read_for_model
+from lrclr.inference import predict_files
+from lrclr.text import FindingSet
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def test_files_are_decoded_as_they_are_needed(
         read.append(path)
         return read_for_model(path, *recipe, **options)
 
-    monkeypatch.setattr("lrclr.batch.read_for_model", noting)
+    monkeypatch.setattr("lrclr.inference._files.read_for_model", noting)
     results = predict_files(classifier, [files[0]] * 1000, batch_size=2, workers=2)
     next(results)
     assert isinstance(results, Generator)

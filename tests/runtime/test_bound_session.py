@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from lrclr import Bundle, OnnxRuntimeEngine
+from lrclr.bundle import Golden
 from lrclr.engines._bound import BoundSession
 from lrclr.engines._onnxruntime import SessionSettings, open_session
 from lrclr.errors import EngineError, UsageError
-from lrclr.gates import Golden
 from tests import bundles
 
 if TYPE_CHECKING:

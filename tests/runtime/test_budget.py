@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lrclr import budget, read_image
-from lrclr._ahead import batches_ahead
+from lrclr._prefetch import batches_ahead
 from lrclr.budget import MemoryBudget
 from lrclr.errors import ImageLimitError
 from lrclr.images import read_reduced
-from lrclr.preprocess import PreprocessSpec, preprocess
+from lrclr.preprocessing import PreprocessSpec, preprocess
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def test_a_job_inside_another_keeps_its_reservation_until_the_outer_ends() -> No
 def little(monkeypatch: pytest.MonkeyPatch) -> MemoryBudget:
     """A budget that holds one of these tests' pictures and not two."""
     memory = MemoryBudget("decoding", 64 * 2**20)
-    for module in ("lrclr.budget", "lrclr.preprocess"):
+    for module in ("lrclr.budget", "lrclr.preprocessing._transform"):
         monkeypatch.setattr(f"{module}.decoding", memory)
     return memory
 

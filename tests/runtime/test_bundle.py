@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrclr import Bundle, OnnxRuntimeEngine
-from lrclr.bundle import _LISTED as LISTED
-from lrclr.bundle import ENTRIES, GRAPHS, SERVER_MODEL
+from lrclr.bundle import ENTRIES, GRAPHS, SERVER_MODEL, Golden
+from lrclr.bundle._bundle import _LISTED as LISTED
 from lrclr.engines._placement import require_placed
 from lrclr.errors import BundleError, EngineError, UsageError
-from lrclr.gates import Golden
 from tests import bundles
 
 

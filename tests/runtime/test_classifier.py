@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from lrclr import Bundle, Finding, FindingSet, ZeroShotClassifier, read_image
 from lrclr.errors import FindingsError, ImageError, NonFiniteError, UsageError
-from lrclr.preprocess import preprocess_batch
+from lrclr.inference import combined_score, probabilities
+from lrclr.preprocessing import preprocess_batch
 from lrclr.samples import sample_paths
-from lrclr.scoring import combined_score, probabilities
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def test_more_pairs_than_fit_at_once_give_the_same(
     engine.ran.clear()
     prompts = classifier.prompt_cache.features(FindingSet.default().prompts).mask.shape
     rows = prompts[0] * (1 + len(expected[0].regions) + prompts[1])
-    monkeypatch.setattr("lrclr.classifier.FUSION_ROWS", 3 * rows - 1)
+    monkeypatch.setattr("lrclr.inference._classifier.FUSION_ROWS", 3 * rows - 1)
     assert np.allclose(flat(classifier.predict(IMAGES)), flat(expected), atol=1e-6)
     # 28 prompts: two images at once.
     assert [size for graph, size in engine.ran if graph == "fusion_head"] == [2, 2]

@@ -13,19 +13,11 @@ import pytest
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 from lrclr import Bundle, ZeroShotClassifier
-from lrclr.bundle import GRAPHS
-from lrclr.engines import (
-    AUTO,
-    ChosenEngine,
-    EngineOptions,
-    OnnxRuntimeEngine,
-    OpenVINOEngine,
-    choose_engine,
-    open_engine,
-)
+from lrclr.auto import ChosenEngine, choose_engine
+from lrclr.bundle import GRAPHS, Golden
+from lrclr.engines import AUTO, EngineOptions, OnnxRuntimeEngine, OpenVINOEngine, open_engine
 from lrclr.engines._openvino import precision_here
 from lrclr.errors import EngineError, GateError, UsageError
-from lrclr.gates import Golden
 from lrclr.samples import sample_paths
 from tests import bundles
 

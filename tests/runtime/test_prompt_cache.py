@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrclr.prompt_cache import PromptCache, PromptFeatures
+from lrclr.inference import PromptCache, PromptFeatures
 
 TEXTS = st.lists(st.sampled_from(["a", "bb", "ccc", "dddd", "eeeee"]), min_size=1, max_size=6).map(tuple)
 

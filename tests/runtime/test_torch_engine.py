@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from lrclr import Finding, FindingSet, ZeroShotClassifier, read_image
-from lrclr.classifier import Answers
 from lrclr.engines import TorchEngine
 from lrclr.errors import EngineError, ImageError, UsageError
-from lrclr.preprocess import preprocess_batch
+from lrclr.inference import Answers
+from lrclr.preprocessing import preprocess_batch
 from lrclr.samples import sample_paths
 from tests import bundles
 
@@ -122,7 +122,8 @@ def test_what_torch_cannot_do_is_said(checkpoint: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["lrclr.engines", "lrclr.classifier", "lrclr.model_spec", "lrclr.evaluation", "lrclr.bench"]
+    "module",
+    ["lrclr.engines", "lrclr.inference", "lrclr.evaluation", "lrclr.bench"],
 )
 def test_engines_are_imported_without_torch(module: str, tmp_path: Path) -> None:
     code = f"import sys, {module}\nassert not {{'torch', 'sklearn'}} & set(sys.modules)"

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from lrclr.archive import ScoreOptions, ScoreProgress, score
 from lrclr.samples import sample_paths
-from lrclr.score import ScoreOptions, ScoreProgress, score
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lrclr.score import score
+from lrclr.archive import score
 from tests import bundles
 from tests.score import archives
 

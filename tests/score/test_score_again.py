@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lrclr import LrclrError
+from lrclr.archive import score
 from lrclr.errors import UsageError
-from lrclr.score import score
 from tests import bundles
 from tests.score import archives
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trust the times of files that were just made."""
-    monkeypatch.setattr("lrclr.score._decode._UNSETTLED_NS", 0)
+    monkeypatch.setattr("lrclr.archive._decode._UNSETTLED_NS", 0)
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def test_a_signal_ends_the_cluster_too(
 
 
 def test_nothing_is_told_to_anybody(bundle: Path) -> None:
-    code = "import lrclr.score._ray; from ray._common.usage import usage_lib; print(usage_lib.usage_stats_enabled())"
+    code = "import lrclr.archive._ray; from ray._common.usage import usage_lib; print(usage_lib.usage_stats_enabled())"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lrclr import LrclrError, ZeroShotClassifier, read_image
+from lrclr.archive import LocalOptions, score
 from lrclr.errors import UsageError
-from lrclr.names import name_of, path_of
-from lrclr.score import LocalOptions, score
+from lrclr.file_names import name_of, path_of
 from tests import bundles
 from tests.score import archives
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lrclr.archive import score
+from lrclr.archive._source import open_source
 from lrclr.cli import main
 from lrclr.errors import LrclrError, UsageError
 from lrclr.samples import SAMPLES
-from lrclr.score import score
-from lrclr.score._source import open_source
 from tests import bundles
 from tests.score import archives
 

@@ -8,7 +8,7 @@ import pytest
 
 from lrclr import ZeroShotClassifier
 from lrclr.evaluation import store
-from lrclr.serving import ServeOptions, TritonServer
+from lrclr.triton.server import ServeOptions, TritonServer
 from tests import bundles
 
 if TYPE_CHECKING:

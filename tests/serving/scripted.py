@@ -11,7 +11,7 @@ import grpc  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from lrclr import protocol
+from lrclr.triton import protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

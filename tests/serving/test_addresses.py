@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lrclr.cli import main
-from lrclr.client import AsyncClient, Client, ClientOptions
 from lrclr.errors import ServerError, ServerUnavailableError, UsageError
 from lrclr.samples import sample_paths
-from lrclr.serving import ServeOptions, TritonServer
-from lrclr.serving._ports import free_ports
+from lrclr.triton.client import AsyncClient, Client, ClientOptions
+from lrclr.triton.server import ServeOptions, TritonServer
+from lrclr.triton.server._ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,21 +14,21 @@ import numpy as np
 import pytest
 
 from lrclr import FindingSet, ZeroShotClassifier, read_image
-from lrclr.batch import predict_files as predict_here
-from lrclr.client import AsyncClient, Client, ClientOptions, TritonEngine, predict_files
 from lrclr.contract import MODEL
 from lrclr.errors import EngineError, FindingsError, ImageError, LrclrError, ServerUnavailableError, UsageError
-from lrclr.heatmap import draw_heatmap, png_bytes
 from lrclr.images import ReducedImage, read_reduced
-from lrclr.preprocess import preprocess_batch
+from lrclr.inference import draw_heatmap, png_bytes
+from lrclr.inference import predict_files as predict_here
+from lrclr.preprocessing import preprocess_batch
 from lrclr.samples import SAMPLES, sample_paths
+from lrclr.triton.client import AsyncClient, Client, ClientOptions, TritonEngine, predict_files
 from tests import bundles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lrclr.results import Prediction
-    from lrclr.serving import TritonServer
+    from lrclr.inference import Prediction
+    from lrclr.triton.server import TritonServer
 
 pytestmark = pytest.mark.triton
 FILES = [*sample_paths("png"), *sample_paths("dicom")]

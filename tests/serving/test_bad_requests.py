@@ -14,17 +14,17 @@ import grpc  # type: ignore[import-untyped, unused-ignore]
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from lrclr.client import Client, ClientOptions
 from lrclr.images import read_reduced
-from lrclr.results import Prediction
+from lrclr.inference import Prediction
 from lrclr.samples import sample_paths
+from lrclr.triton.client import Client, ClientOptions
 from tests.serving import requests_of_strangers as strangers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lrclr import ZeroShotClassifier
-    from lrclr.serving import TritonServer
+    from lrclr.triton.server import TritonServer
 
 pytestmark = pytest.mark.triton
 SIZE = 112

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lrclr.client import Client, ClientOptions
 from lrclr.errors import LrclrError, ServerUnavailableError
 from lrclr.samples import sample_paths
-from lrclr.serving import ServeOptions, TritonServer
-from lrclr.serving._processes import backends_of
+from lrclr.triton.client import Client, ClientOptions
+from lrclr.triton.server import ServeOptions, TritonServer
+from lrclr.triton.server._processes import backends_of
 from tests.serving.test_faults import IMAGE, Load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from lrclr.results import Prediction
+    from lrclr.inference import Prediction
 
 pytestmark = pytest.mark.triton
 OPTIONS = ServeOptions(grpc_port=0, http=False, metrics=False, instances=1, exit_timeout=20)

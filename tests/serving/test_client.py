@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import grpc  # type: ignore[import-untyped, unused-ignore]
 import pytest
 
-from lrclr import errors, protocol
-from lrclr.client import AsyncClient, Client, ClientOptions, predict_files
-from lrclr.client._options import Deadline
+from lrclr import errors
 from lrclr.errors import ImageError, LrclrError, MissingExtraError, ServerUnavailableError, UsageError
+from lrclr.triton import protocol
+from lrclr.triton.client import AsyncClient, Client, ClientOptions, predict_files
+from lrclr.triton.client._options import Deadline
 from tests import bundles
 from tests.serving.scripted import scripted
 
@@ -35,7 +36,7 @@ def made(kind: type[LrclrError]) -> LrclrError:
 
 
 def status(error: LrclrError) -> grpc.StatusCode:
-    """As `lrclr.protocol` says."""
+    """As `lrclr.triton.protocol` says."""
     if isinstance(error, MissingExtraError):
         return grpc.StatusCode.UNIMPLEMENTED
     return grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, UsageError | ImageError) else grpc.StatusCode.INTERNAL

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import lrclr.client
+import lrclr.triton.client
 from lrclr import ZeroShotClassifier
 from lrclr.images import read_reduced
 from lrclr.samples import sample_paths
 from tests import bundles
 
 if TYPE_CHECKING:
-    from lrclr.serving import TritonServer
+    from lrclr.triton.server import TritonServer
 
 pytestmark = pytest.mark.triton
-PAGE = (Path(lrclr.client.__file__).parent / "README.md").read_text()
+PAGE = (Path(lrclr.triton.client.__file__).parent / "README.md").read_text()
 
 
 def section(title: str, language: str) -> list[str]:
@@ -74,7 +74,7 @@ def test_tritonclient(server: TritonServer, study: Path, local: ZeroShotClassifi
 def test_our_own(server: TritonServer, study: Path) -> None:
     first, streamed = section("With lrclr", "python")
     wrapped = "\n".join(f"    {line}" for line in streamed.replace("...", "print(answer.height)").splitlines())
-    code = f"{first}\nimport asyncio\nfrom lrclr.client import AsyncClient\npaths = ['study.png', 'study.dcm']\n"
+    code = f"{first}\nimport asyncio\nfrom lrclr.triton.client import AsyncClient\npaths = ['study.png', 'study.dcm']\n"
     code += f"async def main():\n{wrapped}\nasyncio.run(main())\n"
     done = subprocess.run(
         [bundles.PYTHON, "-W", "error", "-c", addressed(code, server)],

@@ -16,18 +16,18 @@ import pytest
 
 from lrclr import Bundle, ZeroShotClassifier
 from lrclr._files import sha256_of
-from lrclr.client import Client, ClientOptions
 from lrclr.errors import BundleError, EngineError, LrclrError, ServerError, ServerUnavailableError
 from lrclr.evaluation._store import store
 from lrclr.images import read_reduced
 from lrclr.samples import sample_paths
-from lrclr.serving import ServeOptions, TritonServer
+from lrclr.triton.client import Client, ClientOptions
+from lrclr.triton.server import ServeOptions, TritonServer
 from tests import bundles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lrclr.results import Prediction
+    from lrclr.inference import Prediction
 
 pytestmark = pytest.mark.triton
 OPTIONS = ServeOptions(grpc_port=0, http=False, metrics=False, instances=2)

@@ -13,13 +13,13 @@ from tritonclient.grpc import service_pb2_grpc
 
 from benchmarks.serving.memory import Peak
 from lrclr import Bundle, budget
-from lrclr.client import Client, ClientOptions
 from lrclr.deploy import DeployOptions
 from lrclr.deploy._facts import Facts
 from lrclr.deploy._resources import memory_mib
 from lrclr.errors import ServerUnavailableError
-from lrclr.protocol import MAX_QUEUED
-from lrclr.serving import ServeOptions, TritonServer
+from lrclr.triton.client import Client, ClientOptions
+from lrclr.triton.protocol import MAX_QUEUED
+from lrclr.triton.server import ServeOptions, TritonServer
 from tests.serving import requests_of_strangers as strangers
 from tests.serving import worst_requests as worst
 from tests.serving.requests_of_strangers import Sent, byte_tensor, numbers

@@ -12,13 +12,12 @@ from tritonclient import grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from lrclr import Bundle, ZeroShotClassifier, read_image
-from lrclr.bundle import GRAPHS
-from lrclr.client import Client
+from lrclr.bundle import GRAPHS, Golden
 from lrclr.errors import ServerError
-from lrclr.gates import Golden
 from lrclr.samples import sample_paths
-from lrclr.serving import ServeOptions, TritonServer
-from lrclr.serving._locate import find_server
+from lrclr.triton.client import Client
+from lrclr.triton.server import ServeOptions, TritonServer
+from lrclr.triton.server._locate import find_server
 from lrclr_export import build_bundle
 from tests import bundles
 

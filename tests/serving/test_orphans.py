@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lrclr.errors import ServerError
-from lrclr.serving._ports import free_ports
-from lrclr.serving._shared_memory import Claim, remove_leftovers
+from lrclr.triton.server._ports import free_ports
+from lrclr.triton.server._shared_memory import Claim, remove_leftovers
 from tests import bundles
 from tests.serving.test_serve import ANY_PORTS, Served, serve, servers_in, shared_memory
 

@@ -13,7 +13,7 @@ from lrclr.contract import MODEL
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lrclr.serving import TritonServer
+    from lrclr.triton.server import TritonServer
 
 pytestmark = [
     pytest.mark.triton,

@@ -22,13 +22,13 @@ from PIL import Image
 
 from lrclr import ZeroShotClassifier, budget, read_image
 from lrclr.cli import main
-from lrclr.client import AsyncClient, Client, ClientOptions
-from lrclr.client import _wire as wire
 from lrclr.errors import ServerUnavailableError
 from lrclr.images import read_reduced
-from lrclr.protocol import MAX_QUEUED, MAX_QUEUED_SECONDS, MODEL
 from lrclr.samples import sample_paths
-from lrclr.serving import ServeOptions, TritonServer
+from lrclr.triton.client import AsyncClient, Client, ClientOptions
+from lrclr.triton.client import _wire as wire
+from lrclr.triton.protocol import MAX_QUEUED, MAX_QUEUED_SECONDS, MODEL
+from lrclr.triton.server import ServeOptions, TritonServer
 from tests.serving.test_faults import close
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from lrclr.client import Client, ClientOptions
 from lrclr.errors import ServerUnavailableError
 from lrclr.evaluation._store import store
 from lrclr.samples import sample_paths
-from lrclr.serving import ServeOptions, TritonServer
+from lrclr.triton.client import Client, ClientOptions
+from lrclr.triton.server import ServeOptions, TritonServer
 from tests import bundles
 from tests.serving import raw_requests
 

@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2 as triton
 from lrclr import Bundle
 from lrclr.bundle import SERVER_MODEL
 from lrclr.errors import ServerError
-from lrclr.serving._stage import MODELS, Stage
+from lrclr.triton.server._stage import MODELS, Stage
 from tests import bundles
 
 if TYPE_CHECKING:

@@ -16,14 +16,14 @@ from tritonclient import grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from lrclr.bundle import GRAPHS
-from lrclr.serving._locate import find_server
-from lrclr.serving._ports import free_ports
+from lrclr.triton.server._locate import find_server
+from lrclr.triton.server._ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from lrclr.serving import TritonServer
+    from lrclr.triton.server import TritonServer
 
 pytestmark = pytest.mark.triton
 TYPES = {

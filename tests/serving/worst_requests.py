@@ -72,7 +72,7 @@ def new_findings(prompts: int) -> FindingSet:
 
 
 def worst_requests() -> Iterator[dict[str, Any]]:
-    """Arguments of `lrclr.client.Client.ask`."""
+    """Arguments of `lrclr.triton.client.Client.ask`."""
     whole, parts = transparent_png(1.0), transparent_png(0.24)
     coloured = dicom(6 * 2**20, syntax="1.2.840.10008.1.2.1", photometric="YBR_FULL")
     deflated = dicom(50 * 2**20, syntax="1.2.840.10008.1.2.1.99", photometric="MONOCHROME2")

@@ -33,7 +33,7 @@ TEXTS = (
 
 def batch(rank: int, processes: int) -> dict[str, Tensor]:
     """A process's part of eight images and texts, its texts padded to its own longest."""
-    from lrclr.tokenizer import ClipTokenizer
+    from lrclr.text import ClipTokenizer
     from lrclr.training._texts import text_key
 
     images = torch.randn(8, 3, 112, 112, generator=torch.Generator().manual_seed(1))

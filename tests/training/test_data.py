@@ -9,8 +9,8 @@ import pytest
 
 from lrclr.datasets import PixelCache, Row
 from lrclr.errors import UsageError
-from lrclr.preprocess import PreprocessSpec
-from lrclr.tokenizer import ClipTokenizer
+from lrclr.preprocessing import PreprocessSpec
+from lrclr.text import ClipTokenizer
 from lrclr.training import Augmentation, TrainSettings
 from lrclr.training._augment import augment
 from lrclr.training._data import Draws, Items, loader

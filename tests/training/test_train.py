@@ -15,7 +15,7 @@ from lrclr.checkpoints import load_checkpoint
 from lrclr.datasets import read_manifest
 from lrclr.errors import LrclrError
 from lrclr.images import read_image
-from lrclr.preprocess import preprocess_batch
+from lrclr.preprocessing import preprocess_batch
 from lrclr.training import Augmentation, LossSettings, TrainListener, TrainSettings, train
 from tests.training.conftest import start
 

@@ -10,7 +10,7 @@ from benchmarks.peers.works import Opening, Work, Works
 def open_works(opening: Opening) -> Works:
     """Options: ``engine``: ``"torch"`` or one of `lrclr.engines.ENGINES`; ``precision``; ``threads``."""
     from lrclr import ZeroShotClassifier
-    from lrclr.prompt_cache import PromptCache
+    from lrclr.inference import PromptCache
 
     inputs, options = opening.inputs, opening.options
     if options["engine"] == "torch":

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from lrclr.errors import ExportError
-from lrclr.gates import GateResult
+from lrclr.verification import GateResult
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ import numpy as np
 
 from lrclr.errors import ImageError, UsageError
 from lrclr.images import find_images, read_for_model
-from lrclr.preprocess import preprocess
+from lrclr.preprocessing import preprocess
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.checkpoints import Checkpoint
-    from lrclr.preprocess import PreprocessSpec
+    from lrclr.preprocessing import PreprocessSpec
 
 FEWEST, MOST = 16, 256
 _MANIFESTS = frozenset({".csv", ".jsonl", ".ndjson"})

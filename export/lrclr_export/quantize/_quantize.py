@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lrclr.errors import GateError
-from lrclr.gates import centred_cosine, region_gap
 from lrclr.model import Regions, rollout_cls_row, select_regions
+from lrclr.verification import centred_cosine, region_gap
 from lrclr_export.quantize._calibration import calibration_tokens
 from lrclr_export.quantize._groups import Group, Switchable, groups_of
 from lrclr_export.quantize._linear import LARGEST_WEIGHT
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.checkpoints import Checkpoint
-    from lrclr.gates import Tolerances
     from lrclr.model import LrclrModel
+    from lrclr.verification import Tolerances
     from lrclr_export.quantize._calibration import Calibration
 
 _TOWERS = {"image_encoder": "vision_model", "text_encoder": "text_model"}

@@ -1,0 +1,159 @@
+"""A graph of the network as a typed ONNX model."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import logging
+import re
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import InlinePass
+
+from lrclr.errors import ExportError, UsageError
+from lrclr_export.onnx.region_node import DOMAIN, OP_TYPE, TRANSLATIONS, VERSION, region_function
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lrclr_export.onnx.graphs import GraphSpec
+
+OPSETS = range(18, 24)
+INLINED = "model.inlined.onnx"
+"""File of a graph without ONNX functions, beside ``model.onnx``."""
+EXTERNAL_DATA_ABOVE = 2**31 - 2**24  # protobuf's limit, less room for the graph itself
+_STAGE = re.compile(
+    r"^model\.((?:vision_model|text_model)\.(?:embeddings|pre_layrnorm|post_layernorm|final_layer_norm)"
+    # The image tower's last layer is never called as a whole: it is computed for the selected rows only.
+    r"|(?:vision_model|text_model)\.encoder\.layers\.\d+"
+    r"(?:\.(?:layer_norm1|self_attn\.(?:k_proj|v_proj|q_proj|out_proj)|layer_norm2|mlp))?"
+    r"|visual_projection|text_projection"
+    r"|fusion_head\.(?:image_norm|image_projection|text_projection|image_head|text_head"
+    r"|blocks\.\d+\.(?:attention_norm|query|key|value|output|mlp_norm|mlp)))$"
+)
+
+
+@dataclass(frozen=True)
+class TypedGraph:
+    """An ONNX model, and which of its values is the output of which of the network's modules."""
+
+    spec: GraphSpec
+    model: ir.Model
+    stages: dict[str, str]
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(v.const_value.nbytes for v in self.model.graph.initializers.values() if v.const_value is not None)
+
+    def save(self, path: Path, *, external_above: int = EXTERNAL_DATA_ABOVE) -> None:
+        """Write ``model.onnx``; weights over `external_above` bytes go to ``model.onnx.data`` beside it."""
+        external = f"{path.name}.data" if self.weight_bytes > external_above else None
+        ir.save(self.model, path, external_data=external, size_threshold_bytes=1024)
+
+
+def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
+    """Export one graph; the types of its tensors are those of the module.
+
+    Raises:
+        ExportError: torch could not export the module.
+        UsageError: the exporter does not write `opset`.
+    """
+    check_opset(opset)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                spec.module.eval(),
+                tuple(spec.inputs.values()),
+                dynamo=True,
+                opset_version=opset,
+                dynamic_shapes=tuple(spec.dynamic.get(name, {}) for name in spec.inputs),
+                input_names=list(spec.inputs),
+                output_names=list(spec.outputs),
+                custom_translation_table=TRANSLATIONS,
+                optimize=True,
+                verify=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(f"{spec.name} could not be exported", why=str(error).strip().splitlines()[0]) from error
+    if program is None:
+        raise ExportError(f"{spec.name} could not be exported")
+    model = program.model
+    graph = TypedGraph(spec, model, _stages(model.graph))
+    _define_region_node(model, opset)
+    _strip(model)
+    return graph
+
+
+def inlined(graph: TypedGraph) -> TypedGraph:
+    """The graph with its functions expanded, for runtimes that do not expand them themselves, such as OpenVINO.
+
+    TensorRT finds no region kernel in it: it maps the function's node to its plugin.
+    """
+    model = graph.model.clone()
+    InlinePass()(model)
+    model.opset_imports.pop(DOMAIN, None)
+    model.functions.clear()
+    return replace(graph, model=model)
+
+
+def check_opset(opset: int) -> None:
+    """Raise UsageError where the exporter does not write `opset`."""
+    if opset not in OPSETS:
+        raise UsageError(f"opset {opset} cannot be written", fix=f"Choose {OPSETS.start} to {OPSETS.stop - 1}.")
+
+
+def _define_region_node(model: ir.Model, opset: int) -> None:
+    for node in model.graph:
+        if (node.domain, node.op_type) == (DOMAIN, OP_TYPE):
+            mean = bool(node.attributes["mean"].as_int())
+            function = ir.serde.deserialize_function(region_function(len(node.inputs) - 1, mean=mean, opset=opset))
+            model.functions[function.identifier()] = function
+            model.opset_imports[DOMAIN] = VERSION
+
+
+def _stages(graph: ir.Graph) -> dict[str, str]:
+    """For each stage of the network, in order, the value that its last node makes."""
+    found: dict[str, str] = {}
+    for node in graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        for scope in scopes:
+            if (match := _STAGE.match(scope)) and node.outputs[0].name is not None:
+                found[match[1]] = node.outputs[0].name
+    return {stage: value for stage, value in found.items() if not any(stage.startswith(f"{whole}.") for whole in found)}
+
+
+def _strip(model: ir.Model) -> None:
+    """Take out what is about the exporting machine: stack traces, paths, source lines."""
+    model.metadata_props.clear()
+    model.doc_string = None
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in graphs:
+        graph.metadata_props.clear()
+        graph.doc_string = None
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            node.doc_string = None
+            for value in node.outputs:
+                value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch's exporter prints its progress and warns about its own internals; neither concerns a user."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)

@@ -1,0 +1,230 @@
+"""Plans for the graphs of a bundle, built where it will answer; through every gate that can run there or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lrclr._files import link_tree, replace_directory, write_whole
+from lrclr.auto import choose_engine
+from lrclr.bundle import ENTRIES, GRAPHS, Bundle, plan_file
+from lrclr.engines import AUTO, CPU_ENGINES, Gpu, TensorRTEngine, gpus, tensorrt_library
+from lrclr.errors import EngineError, MissingExtraError, UsageError
+from lrclr.verification import GateResult, raise_refused, verify
+from lrclr_export.plans import BuildOptions, plan_from_onnx, precision_gates
+from lrclr_export.profiles import profiles_of_graph
+from lrclr_export.repository.build_openvino import add_openvino
+from lrclr_export.repository.default_engine import make_default
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from lrclr.bundle import Manifest
+
+    OnProgress = Callable[[str, int, int], None]
+
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+
+
+def best_engine() -> tuple[str, str]:
+    """The engine to make a bundle for on this machine, and why: TensorRT where it and a GPU are, else ONNX Runtime."""
+    if not gpus():
+        return "onnxruntime", "there is no GPU here"
+    try:
+        library = tensorrt_library("tensorrt")
+    except (EngineError, MissingExtraError) as error:
+        return "onnxruntime", error.what
+    return "tensorrt", f"TensorRT {library.__version__} and {gpus()[0].name} are here"
+
+
+def check_buildable(options: BuildOptions) -> None:
+    """Find out early what `add_plans` would find out late.
+
+    Raises:
+        UsageError: there is no GPU to build for, or the library is not installed.
+        EngineError: the library cannot be used.
+    """
+    tensorrt_library(options.engine)
+    here = gpus()
+    _capabilities(options, here)
+    if (options.refit or options.strip) and not here:
+        raise UsageError(
+            f"{options.engine} needs a GPU to build plans whose weights can be exchanged",
+            why="there is none on this machine",
+            fix="Leave --refit and --strip out, or build on a machine with a GPU.",
+        )
+
+
+def build_bundle(
+    path: Path,
+    options: BuildOptions | str,
+    *,
+    why: str = "asked for",
+    on_stage: Callable[[str], None] = lambda _: None,
+    on_progress: OnProgress = lambda _phase, _done, _steps: None,
+    on_gates: Callable[[list[GateResult]], None] = lambda _: None,
+) -> Bundle:
+    """Make the bundle at `path` one for another engine; until all that it needs is good, it stays as it was.
+
+    Args:
+        path: the bundle's folder.
+        options: how plans are built; or the name of an engine of the CPU, which becomes the bundle's own, or `AUTO`
+            for the fastest of them. Plans stay.
+        why: it is built for that engine, for the manifest.
+        on_stage: told what is done next.
+        on_progress: told the library's phase, steps done, steps of the phase; from another thread.
+        on_gates: told what the gates measured, also when they refuse.
+
+    Raises:
+        BundleError: there is no whole bundle.
+        UsageError: nothing can be built for what was asked, on this machine.
+        ExportError: a plan could not be built.
+        GateError: a gate refused.
+    """
+    bundle = Bundle(path)
+    if isinstance(options, BuildOptions):
+        check_buildable(options)
+    elif options not in {*CPU_ENGINES, AUTO}:
+        raise UsageError(f"there is no engine {options!r} for the CPU", fix=f"Choose {' or '.join(CPU_ENGINES)}.")
+    with replace_directory(path, expected=ENTRIES, overwrite=True) as staging:
+        link_tree(bundle.path, staging)
+        if isinstance(options, str):
+            set_cpu_engine(staging, options, why=why, on_stage=on_stage, on_gates=on_gates)
+        else:
+            add_plans(staging, options, why=why, on_stage=on_stage, on_progress=on_progress, on_gates=on_gates)
+    return Bundle(path)
+
+
+def set_cpu_engine(
+    folder: Path,
+    engine: str,
+    *,
+    why: str,
+    on_stage: Callable[[str], None],
+    on_gates: Callable[[list[GateResult]], None],
+) -> None:
+    """Make an engine of the CPU that of a bundle that nobody else sees yet.
+
+    Args:
+        folder: the bundle.
+        engine: one of `CPU_ENGINES`, or `AUTO` for the fastest here whose gates hold.
+        why: it is that one; `AUTO` finds its own reason.
+        on_stage, on_gates: as for `build_bundle`.
+    """
+    if engine == AUTO:
+        on_stage("measure the engines that are here")
+        chosen = choose_engine(Bundle(folder))
+        engine, why = chosen.kind, chosen.why
+    if engine == "openvino":
+        add_openvino(folder, why=why, on_stage=on_stage, on_gates=on_gates)
+    else:
+        make_default(folder, Bundle(folder).manifest, engine, why)
+
+
+def add_plans(
+    folder: Path,
+    options: BuildOptions,
+    *,
+    why: str,
+    on_stage: Callable[[str], None],
+    on_progress: OnProgress,
+    on_gates: Callable[[list[GateResult]], None],
+) -> None:
+    """The same, in a bundle that nobody else sees yet; after an error it is good for nothing."""
+    bundle = Bundle(folder)
+    manifest = bundle.manifest
+    library = tensorrt_library(options.engine)
+    here = gpus()
+    capabilities = _capabilities(options, here)
+    entry: dict[str, Any] = {
+        "engine": options.engine,
+        "library": str(library.__version__),
+        "compute_capabilities": list(capabilities),
+        "built_on": str(here[0]) if here else "no GPU",
+        "options": options.to_dict(),
+        "region_selection": None,
+        "graphs": {},
+    }
+    results: list[GateResult] = []
+    in_int8 = _int8_products(manifest)
+    for graph in GRAPHS:
+        on_stage(f"build {graph} with {options.engine} for compute capability {', '.join(capabilities)}")
+        shapes = {name: tensor["shape"] for name, tensor in manifest.graphs[graph]["inputs"].items()}
+        plan = plan_from_onnx(
+            bundle.graph_path(graph),
+            options,
+            name=graph,
+            profiles=profiles_of_graph(shapes, manifest.profiles),
+            region_layers=manifest.graphs[graph]["region_maps"],
+            on_progress=on_progress,
+        )
+        results += precision_gates(graph, plan.precision_histogram, manifest.precision, int8_products=in_int8[graph])
+        file = bundle.graph_path(graph).with_name(plan_file(options.engine, capabilities[0]))
+        write_whole(file, plan.data)
+        entry["graphs"][graph] = {
+            "file": file.relative_to(folder).as_posix(),
+            "precision_histogram": plan.precision_histogram,
+            "profiles": plan.profiles,
+        }
+        entry["region_selection"] = entry["region_selection"] or plan.region_selection
+    measured = []
+    if here and here[0].capability in capabilities:
+        on_stage(f"run the gates on {here[0].name}")
+        engine = TensorRTEngine.of_entry(bundle, entry)
+        measured = [*_inspected(engine, entry, manifest.precision, in_int8), *verify(bundle, engine).gates]
+        entry["gates_ran_on"] = str(here[0])
+    else:
+        # Said where the figures would be: no one may take a plan that was never run for one that was.
+        entry["gates_ran_on"] = None
+    on_gates([*results, *measured])
+    raise_refused([*results, *measured])
+    entry["gates"] = [result.to_dict() for result in (*results, *measured)]
+    others = [other for other in manifest.plans if not _replaced(other, entry)]
+    plans = sorted([*others, entry], key=lambda one: (one["engine"], one["compute_capabilities"]))
+    make_default(folder, replace(manifest, plans=plans), options.engine, why)
+
+
+def _capabilities(options: BuildOptions, here: list[Gpu]) -> tuple[str, ...]:
+    if options.compute_capabilities:
+        return options.compute_capabilities
+    if not here:
+        fix = (
+            "Say for which with --compute-capability, such as 8.6."
+            if options.engine == "tensorrt-rtx"
+            else "Run `lrclr build` on the machine that serves."
+        )
+        raise UsageError(f"{options.engine} plans are for a GPU", why="there is none on this machine", fix=fix)
+    return (here[0].capability,)
+
+
+def _int8_products(manifest: Manifest) -> dict[str, int]:
+    """How many products of each ONNX graph are in int8."""
+    histograms = {graph: manifest.graphs[graph]["precision_histogram"] for graph in GRAPHS}
+    return {
+        graph: sum(histogram.get(kind, {}).get("int8", 0) for kind in _PRODUCTS)
+        for graph, histogram in histograms.items()
+    }
+
+
+def _inspected(
+    engine: TensorRTEngine, entry: dict[str, Any], precision: str, in_int8: Mapping[str, int]
+) -> list[GateResult]:
+    """What the finished plans compute in, by the library's own account; it is kept in the entry."""
+    results = []
+    for graph in GRAPHS:
+        written = engine.written_types(graph)
+        entry["graphs"][graph]["layers_write"] = written
+        half = written.get("float16", 0)
+        limit: tuple[float, Any] = (1, "min") if precision == "fp16" else (0, "max")
+        results.append(GateResult("layers that write half precision", f"{graph}, plan", half, *limit))
+        if precision == "int8":
+            wanted = min(1, in_int8[graph])
+            int8 = written.get("int8", 0)
+            results.append(GateResult("layers that write int8", f"{graph}, plan", int8, wanted, "min"))
+    return results
+
+
+def _replaced(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether the new plans lie where the old ones did."""
+    return all(old["graphs"][graph]["file"] == new["graphs"][graph]["file"] for graph in GRAPHS)

@@ -1,0 +1,81 @@
+"""OpenVINO as a bundle's engine: what its server needs beside the graphs, through the gates."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lrclr.bundle import GRAPHS, Bundle
+from lrclr.engines import OpenVINOEngine
+from lrclr.engines._openvino import first_line, read_model
+from lrclr.engines._openvino_library import openvino_library, release
+from lrclr.errors import ExportError
+from lrclr.verification import GateResult, raise_refused, verify
+from lrclr_export.repository.default_engine import make_default
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+ENGINE = "openvino"
+
+
+def add_openvino(
+    folder: Path, *, why: str, on_stage: Callable[[str], None], on_gates: Callable[[list[GateResult]], None]
+) -> None:
+    """Make OpenVINO the engine of a bundle that nobody else sees yet; after an error it is good for nothing.
+
+    A graph with region selection is written in OpenVINO's own format too: Triton's backend would not know the node.
+
+    Raises:
+        MissingExtraError, EngineError: OpenVINO cannot be had.
+        ExportError: a graph could not be written.
+        GateError: a gate refused.
+    """
+    library = openvino_library()
+    bundle = Bundle(folder)
+    manifest = bundle.manifest
+    files = {graph: bundle.graph_path(graph) for graph in GRAPHS}
+    for graph, described in manifest.graphs.items():
+        if described["region_maps"] is not None:
+            on_stage(f"write {graph} in OpenVINO's format")
+            files[graph] = _written(library, files[graph])
+    engine = OpenVINOEngine(files, half=manifest.precision == "fp16")
+    on_stage(f"run the gates on {engine.name}")
+    results = [*verify(bundle, engine).gates]
+    on_gates(results)
+    raise_refused(results)
+    entry: dict[str, Any] = {
+        "engine": ENGINE,
+        "library": release(library),
+        "compute_capabilities": [],
+        "gates_ran_on": f"{engine.name}, {platform.machine()}, {os.cpu_count()} cores",
+        "gates": [result.to_dict() for result in results],
+        "graphs": {graph: {"file": file.relative_to(folder).as_posix()} for graph, file in files.items()},
+    }
+    plans = [entry, *(other for other in manifest.plans if other["engine"] != ENGINE)]
+    make_default(folder, replace(manifest, plans=plans), ENGINE, why)
+
+
+def _written(library: Any, graph: Path) -> Path:
+    target = graph.with_suffix(".xml")
+    for file in (target, target.with_suffix(".bin")):
+        # The bundle that this one was linked from has the same file.
+        file.unlink(missing_ok=True)
+    try:
+        model = read_model(graph)
+        _number_anew(model)
+        library.save_model(model, target, compress_to_fp16=False)
+    except Exception as error:
+        raise ExportError(f"{target.name} could not be written", why=first_line(error)) from error
+    return target
+
+
+def _number_anew(model: Any) -> None:
+    """Nodes without a name get a number that counts through the whole process: the file would never be the same."""
+    for place, node in enumerate(model.get_ordered_ops()):
+        if re.fullmatch(rf"{node.get_type_name()}_\d+", node.get_friendly_name()):
+            node.set_friendly_name(f"{node.get_type_name()}_{place}")

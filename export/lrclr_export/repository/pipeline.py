@@ -1,0 +1,275 @@
+"""From a checkpoint to a bundle, through every gate or not at all."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import transformers
+
+import lrclr
+from lrclr._files import replace_directory
+from lrclr.bundle import (
+    ENTRIES,
+    FINDINGS,
+    GOLDEN,
+    MANIFEST,
+    SERVER_MODEL,
+    TOKENIZER,
+    Bundle,
+    Golden,
+    Manifest,
+    file_table,
+)
+from lrclr.contract import MODEL
+from lrclr.engines import OnnxRuntimeEngine
+from lrclr.errors import UsageError
+from lrclr.inference import ScoreCalibration
+from lrclr.verification import GateResult, Tolerances, gate_images, raise_refused, verify
+from lrclr_export.onnx.blame import first_bad_layer
+from lrclr_export.onnx.graphs import graph_specs
+from lrclr_export.onnx.onnx_graph import (
+    EXTERNAL_DATA_ABOVE,
+    INLINED,
+    TypedGraph,
+    check_opset,
+    inlined,
+    typed_onnx_from_module,
+)
+from lrclr_export.onnx.precision import (
+    half_precision,
+    precision_gate,
+    precision_histogram,
+    rounding_gates,
+    stored_in_float32,
+)
+from lrclr_export.onnx.reference_inputs import reference_gates
+from lrclr_export.onnx.region_node import OP_TYPE
+from lrclr_export.profiles import profiles
+from lrclr_export.quantize import carried_calibration, quantized, read_calibration
+from lrclr_export.repository.golden import golden_from_checkpoint
+from lrclr_export.repository.triton_config import triton_configs, warmup_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from lrclr.checkpoints import Checkpoint
+    from lrclr.model import LrclrModel
+    from lrclr_export.quantize import Calibration
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export.
+
+    Attributes:
+        precision: ``"fp16"``, ``"fp32"`` or ``"int8"``.
+        max_batch: most images of a request to the server.
+        opset: ONNX operator set, 18 to 23.
+        tolerances: limits of the gates to override.
+        external_data_above: bytes of weights above which they are kept beside the graph.
+        why_engine: why ONNX Runtime is what answers with the bundle, for the manifest.
+        calibration: of int8: a folder or manifest of images to take ranges from; the carried ones if not given.
+        inline: whether to write graphs without ONNX functions too, for runtimes that do not expand them.
+    """
+
+    precision: str = "fp16"
+    max_batch: int = 32
+    opset: int = 20
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+    external_data_above: int = EXTERNAL_DATA_ABOVE
+    why_engine: str = "asked for"
+    calibration: Path | None = None
+    inline: bool = False
+
+    def __post_init__(self) -> None:
+        if self.calibration is not None and self.precision != "int8":
+            raise UsageError("only int8 is calibrated", fix="Add --int8, or leave --calibration out.")
+
+
+def export_bundle(
+    checkpoint: Checkpoint,
+    output: Path,
+    options: ExportOptions,
+    *,
+    on_stage: Callable[[str], None] = lambda _: None,
+    on_gates: Callable[[list[GateResult]], None] = lambda _: None,
+    finish: Callable[[Path], None] = lambda _: None,
+) -> Bundle:
+    """Write a bundle to `output`, in place of the one that is there; nothing changes there unless every gate holds.
+
+    Args:
+        checkpoint: what to export.
+        output: the bundle's folder.
+        options: how.
+        on_stage: told what is done next.
+        on_gates: told what the gates measured, also when they refuse.
+        finish: given the whole new bundle before it takes its place; an error there leaves the old one.
+
+    Raises:
+        GateError: a gate refused; it names the first layer that deviates.
+        ExportError: a graph could not be made.
+        UsageError: `output` is not ours to replace, or an option is not possible.
+    """
+    tolerances = Tolerances.for_precision(options.precision).overridden(options.tolerances)
+    check_opset(options.opset)
+    sizes = profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=options.max_batch)
+    configs = triton_configs(checkpoint.config, sizes[-1])
+    calibration = _calibration(checkpoint, options)
+    with replace_directory(output, expected=ENTRIES, overwrite=True) as staging:
+        exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, on_stage)
+        on_stage("run the PyTorch model on the gates' inputs")
+        stored = None if options.precision == "fp32" else stored_in_float32(exported)
+        golden = golden_from_checkpoint(checkpoint, stored=stored)
+        graphs: dict[str, TypedGraph] = {}
+        for spec in graph_specs(exported):
+            on_stage(f"export {spec.name}")
+            graphs[spec.name] = typed_onnx_from_module(spec, opset=options.opset)
+            folder = staging / spec.name / "1"
+            folder.mkdir(parents=True)
+            graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
+            if options.inline and graphs[spec.name].model.functions:
+                inlined(graphs[spec.name]).save(folder / INLINED, external_above=options.external_data_above)
+            (staging / spec.name / "config.pbtxt").write_text(configs[spec.name])
+        for name, inputs in warmup_inputs(golden, sizes[-1]).items():
+            (staging / name / "warmup").mkdir()
+            for tensor, array in inputs.items():
+                (staging / name / "warmup" / tensor).write_bytes(np.ascontiguousarray(array).tobytes())
+        classifier_folder = staging / MODEL / "1"
+        classifier_folder.mkdir(parents=True)
+        (classifier_folder / "model.py").write_text(SERVER_MODEL)
+        (staging / MODEL / "config.pbtxt").write_text(configs[MODEL])
+        checkpoint.tokenizer.save(staging / TOKENIZER)
+        (staging / FINDINGS).write_text(checkpoint.findings.to_toml())
+        golden.save(staging / GOLDEN)
+        histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}
+        manifest = Manifest(
+            made_with=_made_with(),
+            checkpoint={"source": checkpoint.source, "sha256": checkpoint.sha256},
+            model=_plain(checkpoint.config.to_dict()),
+            scoring={
+                "alpha": checkpoint.config.effective_alpha,
+                **ScoreCalibration.from_dict(checkpoint.config.to_dict()).to_dict(),
+                "fusion_trained": checkpoint.config.fusion_trained,
+            },
+            preprocess=checkpoint.preprocess.to_dict(),
+            tokenizer={
+                "sha256": checkpoint.tokenizer.sha256,
+                "context_length": checkpoint.tokenizer.context_length,
+                "eot_id": checkpoint.tokenizer.eot_id,
+            },
+            precision=options.precision,
+            quantization=quantization,
+            opset=options.opset,
+            max_batch=options.max_batch,
+            profiles=sizes,
+            graphs={name: _signature(graph, histograms[name], inline=options.inline) for name, graph in graphs.items()},
+            engine={"name": "onnxruntime", "why": options.why_engine},
+            plans=[],
+            tolerances={**tolerances.to_dict(), "overridden": sorted(options.tolerances)},
+            gates=[],
+            files=file_table(staging),
+        )
+        # The gates run on the bundle as `lrclr verify` reads it, so it has a manifest before they are measured.
+        (staging / MANIFEST).write_text(manifest.to_json())
+        on_stage("run the gates")
+        results = reference_gates(golden, gate_images(), checkpoint.preprocess, checkpoint.tokenizer)
+        for name in graphs:
+            layers = quantization["graphs"][name]["int8_layers"] if quantization else 0
+            results += precision_gate(name, histograms[name], options.precision, int8_layers=layers)
+        if stored is not None:
+            results += rounding_gates(checkpoint.model, exported)
+        bundle = Bundle(staging)
+        engine = OnnxRuntimeEngine(bundle)
+        results += verify(bundle, engine).gates
+        on_gates(results)
+        raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
+        on_stage("write the manifest")
+        ran_on = f"{engine.name}, {platform.machine()}, {os.cpu_count()} cores"
+        made_with = {**manifest.made_with, "gates_ran_on": ran_on}
+        measured = replace(manifest, gates=[result.to_dict() for result in results], made_with=made_with)
+        (staging / MANIFEST).write_text(measured.to_json())
+        finish(staging)
+    return Bundle(output)
+
+
+def _calibration(checkpoint: Checkpoint, options: ExportOptions) -> Calibration | None:
+    if options.precision != "int8":
+        return None
+    if options.calibration is None:
+        return carried_calibration(checkpoint.preprocess)
+    return read_calibration(options.calibration, checkpoint.preprocess)
+
+
+def _in_precision(
+    checkpoint: Checkpoint,
+    calibration: Calibration | None,
+    precision: str,
+    tolerances: Tolerances,
+    on_stage: Callable[[str], None],
+) -> tuple[LrclrModel, dict[str, Any] | None]:
+    """The network as it shall be exported; of int8, what was done to it."""
+    if calibration is not None:
+        made = quantized(checkpoint, calibration, tolerances, on_stage=on_stage)
+        return made.model, made.record
+    return (checkpoint.model if precision == "fp32" else half_precision(checkpoint.model)), None
+
+
+def _blame(
+    results: list[GateResult],
+    checkpoint: Checkpoint,
+    graphs: Mapping[str, TypedGraph],
+    golden: Golden,
+    tolerances: Tolerances,
+) -> str:
+    suspects = [result.subject.partition(".")[0] for result in results if not result.passed]
+    # Probabilities and the task come out of all three graphs.
+    outcomes = {"probabilities", "findings"}
+    suspected = [name for name in graphs if name in suspects or not outcomes.isdisjoint(suspects)]
+    for name in suspected:
+        found = first_bad_layer(checkpoint.model, graphs[name], golden, cosine=tolerances.cosine)
+        if found is not None:
+            return found
+    return "no single layer exceeds the limit" if suspected else ""
+
+
+def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]], *, inline: bool) -> dict[str, Any]:
+    def described(values: Any) -> dict[str, Any]:
+        return {
+            value.name: {
+                "type": value.dtype.name,
+                "shape": [dim if isinstance(dim, int) else str(dim) for dim in value.shape],
+            }
+            for value in values
+        }
+
+    return {
+        "inputs": described(graph.model.graph.inputs),
+        "outputs": described(graph.model.graph.outputs),
+        "precision_histogram": histogram,
+        "inlined": f"{graph.spec.name}/1/{INLINED}" if inline and graph.model.functions else None,
+        "region_maps": next((len(node.inputs) - 1 for node in graph.model.graph if node.op_type == OP_TYPE), None),
+    }
+
+
+def _made_with() -> dict[str, str]:
+    return {
+        "lrclr": lrclr.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """Without what tells where the configuration came from rather than what it is."""
+    return {key: value for key, value in config.items() if not key.startswith("_") and key != "transformers_version"}

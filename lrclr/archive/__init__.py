@@ -1,0 +1,6 @@
+"""Whole archives: every image gets one row, in Parquet, in this process or on a Ray cluster."""
+
+from lrclr.archive._options import LocalOptions, RayOptions, ScoreOptions, ScoreProgress, ScoreSummary
+from lrclr.archive._run import score
+
+__all__ = ["LocalOptions", "RayOptions", "ScoreOptions", "ScoreProgress", "ScoreSummary", "score"]

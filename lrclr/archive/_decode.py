@@ -1,0 +1,143 @@
+"""The first stage: from a task to the picture in the model's size. Needs no engine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+from lrclr.archive._outcome import NO_HINT, Decoded, Failure, Hint, Task
+from lrclr.archive._source import BYTES_COLUMN
+from lrclr.budget import reading
+from lrclr.errors import ImageError, LrclrError, MissingExtraError
+from lrclr.file_names import path_of
+from lrclr.images import ReadLimits, read_for_model
+from lrclr.images._source import read_bytes
+from lrclr.preprocessing import to_canvas
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lrclr.preprocessing import PreprocessSpec
+
+__all__ = ["Decoder", "hint_of"]
+
+# A file that changes twice within one tick of a file system's clock keeps its times. FAT ticks in 2 seconds.
+_UNSETTLED_NS: Final = 3_000_000_000
+
+
+def hint_of(status: os.stat_result) -> Hint:
+    """A file's times."""
+    return Hint(status.st_mtime_ns, status.st_ctime_ns)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Reads, hashes and decodes files. Safe to call from several threads; can be pickled.
+
+    Attributes:
+        root: folder that names are relative to.
+        container: a Parquet file that holds the images, if one does.
+        spec: the model's recipe.
+        frame: of files that hold several, where the item names none.
+        exact: whether files are read in full; see `lrclr.images.read_for_model`.
+        limits: on what is read.
+    """
+
+    root: Path
+    container: Path | None
+    spec: PreprocessSpec
+    frame: int | None = None
+    exact: bool = False
+    limits: ReadLimits = field(default_factory=ReadLimits)
+
+    @reading()
+    def __call__(self, task: Task) -> Decoded:
+        """The picture, or why there is none; neither if the content is the known one."""
+        item = task.item
+        path = self.container or self.root / path_of(item.name)
+        try:
+            before = _status(path)
+            data = self._content(path, task.row)
+            after = _status(path)
+        except Exception as error:  # noqa: BLE001 - a file that cannot be read must not take the others down
+            return Decoded(item, failure=_unreadable(error))
+        size, digest = len(data), hashlib.sha256(data).hexdigest()
+        hint = _trusted(before, after)
+        if digest == task.known:
+            return Decoded(item, size, digest, hint)
+        try:
+            frame = self.frame if item.frame is None else item.frame
+            image = read_for_model(data, self.spec, exact=self.exact, frame=frame, limits=self.limits)
+            canvas = to_canvas(image, self.spec)
+        except MissingExtraError as error:
+            return Decoded(item, size, digest, hint, failure=Failure(type(error).__name__, str(error), final=False))
+        except LrclrError as error:
+            return Decoded(item, size, digest, hint, failure=Failure(type(error).__name__, str(error)))
+        except Exception as error:  # noqa: BLE001 - likewise; its text may quote the content
+            return Decoded(item, size, digest, hint, failure=_unexpected(error))
+        return Decoded(item, size, digest, hint, (image.height, image.width), canvas, remarks=image.remarks)
+
+    def _content(self, path: Path, row: int | None) -> bytes:
+        if row is None:
+            return read_bytes(path, self.limits)
+        return read_bytes(_cell(path, row, _status(path)), self.limits)
+
+
+def _status(path: Path) -> tuple[int, Hint]:
+    status = path.stat()
+    return status.st_size, hint_of(status)
+
+
+def _trusted(before: tuple[int, Hint], after: tuple[int, Hint]) -> Hint:
+    size_and_times = after
+    if before != size_and_times or time.time_ns() - max(after[1]) < _UNSETTLED_NS:
+        return NO_HINT
+    return after[1]
+
+
+def _unreadable(error: Exception) -> Failure:
+    # Its text names the file, whose name may be a patient's.
+    if isinstance(error, LrclrError):
+        return Failure(type(error).__name__, _sentence("the file cannot be read", error.why or error.what), final=False)
+    if isinstance(error, OSError):
+        why = os.strerror(error.errno) if error.errno else "the system refused"
+        return Failure(ImageError.__name__, _sentence("the file cannot be read", why), final=False)
+    return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> Failure:
+    return Failure(LrclrError.__name__, f"unexpected {type(error).__name__}", final=False)
+
+
+def _sentence(what: str, why: str) -> str:
+    return f"{what}: {why}"
+
+
+def _cell(path: Path, row: int, stamp: tuple[int, Hint]) -> bytes:
+    starts = _row_groups(path, stamp)
+    group = max(number for number, start in enumerate(starts) if start <= row)
+    value = _column(path, group, stamp)[row - starts[group]].as_py()
+    return bytes(value) if value is not None else b""
+
+
+@lru_cache(maxsize=4)
+def _row_groups(path: Path, stamp: tuple[int, Hint]) -> tuple[int, ...]:  # noqa: ARG001 - the stamp is a key
+    """First row of each."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        rows = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    return tuple(sum(rows[:number]) for number in range(len(rows)))
+
+
+# Neighbours are read one after the other, from the same group.
+@lru_cache(maxsize=2)
+def _column(path: Path, group: int, stamp: tuple[int, Hint]) -> Any:  # noqa: ARG001 - the stamp is a key
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(group, columns=[BYTES_COLUMN])[BYTES_COLUMN]

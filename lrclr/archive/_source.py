@@ -1,0 +1,230 @@
+"""What shall be scored: a folder tree, a glob, a manifest or a Parquet file becomes a sorted list of items."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from lrclr.errors import UsageError
+from lrclr.file_names import name_of, path_of
+from lrclr.images._find import FolderScan, describe_passed_over, entries_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["Item", "Source", "open_source"]
+
+NAME_COLUMNS: Final = ("file", "path", "image")
+BYTES_COLUMN: Final = "bytes"
+_MANIFESTS: Final = frozenset({".csv", ".jsonl", ".ndjson"})
+_MAGIC: Final = "*?["
+
+
+class Item(NamedTuple):
+    """One image.
+
+    Attributes:
+        name: its path as text, relative to the source's root where it lies below it; see `name_of`.
+        frame: of a file that holds several.
+    """
+
+    name: str
+    frame: int | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where images are.
+
+    Attributes:
+        root: folder that names are relative to.
+        items: every image once. In the order of the file if `container` is set, else sorted.
+        container: a Parquet file that holds the images themselves, in its rows.
+        passed_over: what a folder holds beside images: a count for each kind; see `lrclr.images.find_images`.
+    """
+
+    root: Path
+    items: tuple[Item, ...]
+    container: Path | None = None
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+    def path(self, item: Item) -> Path:
+        """The file of an item, or the one that holds it."""
+        return self.container or self.root / path_of(item.name)
+
+    def keys_sha256(self) -> str:
+        """Of all items, in order."""
+        digest = hashlib.sha256()
+        for name, frame in self.items:
+            digest.update(f"{name}\0{'' if frame is None else frame}\n".encode())
+        return digest.hexdigest()
+
+
+def open_source(source: str | os.PathLike[str]) -> Source:
+    """List a source's images.
+
+    Args:
+        source: a folder, whose images are found as by `lrclr.images.find_images`; a glob such as
+            ``"archive/**/*.dcm"``, of which every file counts as an image, once however many links lead to it; a
+            manifest (see `lrclr.datasets.read_manifest`); a Parquet file with a column ``file``, ``path`` or ``image``,
+            and perhaps ``frame`` and ``bytes``; or one image.
+
+    Raises:
+        UsageError: there is nothing, or it is listed twice, or a manifest has bad rows.
+        LrclrError: a folder in the tree cannot be read.
+    """
+    text = os.fspath(source)
+    path = Path(os.path.abspath(text))  # noqa: PTH100 - resolve() would replace what a link points to
+    if path.is_dir():
+        scan = FolderScan()
+        names = [os.path.relpath(file, path) for file in scan.images_below(str(path))]
+        found = Source(path, _sorted((name, None) for name in names), passed_over=scan.passed_over)
+    elif not path.exists() and any(character in text for character in _MAGIC):
+        root = _fixed_part(path)
+        passed_over: Counter[str] = Counter()
+        names = [os.path.relpath(match, root) for match in _matches(path, root, passed_over)]
+        found = Source(root, _sorted((name, None) for name in names), passed_over=passed_over)
+    elif not path.is_file():
+        raise UsageError(f"there is no file or folder {text}")
+    elif path.suffix.lower() in _MANIFESTS:
+        found = _manifest(path)
+    elif path.suffix.lower() == ".parquet":
+        found = _parquet(path)
+    else:
+        found = Source(path.parent, _sorted([(path.name, None)]))
+    if not found.items:
+        raise UsageError(f"there is no image in {text}", why=describe_passed_over(found.passed_over) or None)
+    return found
+
+
+def _sorted(found: Iterable[tuple[str, int | None]]) -> tuple[Item, ...]:
+    return tuple(sorted((Item(name_of(name), frame) for name, frame in found), key=item_order))
+
+
+def item_order(item: Item) -> tuple[str, int]:
+    """What items are sorted by."""
+    return item.name, -1 if item.frame is None else item.frame
+
+
+def _matches(pattern: Path, root: Path, passed_over: Counter[str]) -> list[str]:
+    """Files that a pattern matches, each once, whatever links lead to it."""
+    files: dict[str, str] = {}
+    folders: set[str] = set()
+    real_root = os.path.realpath(root)
+
+    def through_a_link(path: str) -> bool:
+        return os.path.realpath(path) != os.path.join(real_root, os.path.relpath(path, root))  # noqa: PTH118
+
+    matches = set(_expanded(str(root), pattern.parts[len(root.parts) :])) if root.is_dir() else set()
+    # A file's own name comes before those that lead to it through links.
+    for match in sorted(matches, key=lambda path: (through_a_link(path), path)):
+        if os.path.isdir(match):  # noqa: PTH112
+            folders.add(os.path.realpath(match))
+        elif files.setdefault(os.path.realpath(match), match) != match:
+            passed_over["repeated"] += 1
+    if pattern.name != "**":
+        # With folders/* the images below each folder are left out. Folders that hold matches are no loss.
+        above = {str(folder) for file in files for folder in Path(file).parents}
+        passed_over["folder"] += len(folders - above)
+    return list(files.values())
+
+
+def _expanded(folder: str, pattern: tuple[str, ...]) -> Iterator[str]:
+    """Paths below a folder that match, as `glob.iglob` finds them.
+
+    `iglob` follows links that lead back to a folder above them until the system refuses, and passes over folders that
+    cannot be read.
+    """
+    head, rest = pattern[0], pattern[1:]
+    if head == "**":
+        for below in _folders(folder):
+            yield from _expanded(below, rest or ("*",))
+            if not rest:
+                yield below
+    elif any(character in head for character in _MAGIC):
+        for entry in entries_of(folder):
+            shown = head.startswith(".") or not entry.name.startswith(".")
+            if shown and fnmatch.fnmatchcase(entry.name, head) and (not rest or entry.is_dir()):
+                yield from _expanded(entry.path, rest) if rest else (entry.path,)
+    else:
+        path = os.path.join(folder, head)  # noqa: PTH118
+        if rest and os.path.isdir(path):  # noqa: PTH112
+            yield from _expanded(path, rest)
+        elif not rest and os.path.lexists(path):
+            yield path
+
+
+def _folders(root: str) -> Iterator[str]:
+    """A folder and those below it, each once; links come last."""
+    seen: set[tuple[int, int]] = set()
+    pending, links = [root], list[str]()
+    while pending or links:
+        folder = pending.pop() if pending else links.pop(0)
+        status = os.stat(folder)  # noqa: PTH116
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield folder
+        below = sorted(each.path for each in entries_of(folder) if not each.name.startswith(".") and each.is_dir())
+        for path in below:
+            (links if os.path.islink(path) else pending).append(path)  # noqa: PTH114
+
+
+def _fixed_part(pattern: Path) -> Path:
+    fixed = Path(pattern.anchor)
+    for part in pattern.parts[1:-1]:
+        if any(character in part for character in _MAGIC):
+            break
+        fixed /= part
+    return fixed
+
+
+def _below(root: Path, path: str) -> str:
+    """Relative to the root where it lies below it, else absolute."""
+    full = os.path.normpath(root / path)
+    relative = os.path.relpath(full, root)
+    return full if relative.startswith(os.pardir) else relative
+
+
+def _manifest(path: Path) -> Source:
+    from lrclr.datasets import read_manifest
+
+    manifest = read_manifest(path, strict=True, check_images=False)
+    return Source(path.parent, _sorted((_below(path.parent, str(row.image)), row.frame) for row in manifest.rows))
+
+
+def _parquet(path: Path) -> Source:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        columns = pq.read_schema(path).names
+        name = next((column for column in NAME_COLUMNS if column in columns), None)
+        if name is None:
+            raise UsageError(f"{path} has no column {', '.join(NAME_COLUMNS)}", why="one of them must name the images")
+        wanted = [name, *(["frame"] if "frame" in columns else [])]
+        table = pq.read_table(path, columns=wanted, partitioning=None)
+        names = table[name].to_pylist()
+        frames = table["frame"].to_pylist() if "frame" in columns else [None] * len(names)
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(f"{path} cannot be read", why="it is no Parquet file, or a damaged one") from error
+    for number, (each, frame) in enumerate(zip(names, frames, strict=True), 1):
+        if not isinstance(each, str) or not each or "\0" in each:
+            raise UsageError(f"row {number} of {path} names no image", why=f"its {name} is no text, or an empty one")
+        if frame is not None and (not isinstance(frame, int) or frame < 0):
+            raise UsageError(f"row {number} of {path} has a frame that is no whole number from 0")
+    inside = BYTES_COLUMN in columns
+    root = path.parent
+    found = (
+        tuple(Item(name_of(each), frame) for each, frame in zip(names, frames, strict=True))
+        if inside
+        else _sorted((_below(root, each), frame) for each, frame in zip(names, frames, strict=True))
+    )
+    if len(set(found)) != len(found):
+        raise UsageError(f"{path} names {len(found) - len(set(found))} images twice")
+    return Source(root, found, path if inside else None)

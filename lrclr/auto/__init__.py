@@ -1,0 +1,8 @@
+"""Choosing: the fastest engine whose gates hold, and what a path holds, a bundle or a checkpoint."""
+
+from __future__ import annotations
+
+from lrclr.auto._choice import ChosenEngine, choose_engine
+from lrclr.auto._open import is_bundle, is_scores, open_checkpoint, open_model
+
+__all__ = ["ChosenEngine", "choose_engine", "is_bundle", "is_scores", "open_checkpoint", "open_model"]

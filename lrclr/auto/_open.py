@@ -1,0 +1,81 @@
+"""Whatever can be evaluated, told apart by what it is on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrclr.bundle import MANIFEST, Bundle
+from lrclr.errors import UsageError
+from lrclr.inference import ModelSpec, ZeroShotClassifier
+
+if TYPE_CHECKING:
+    import os
+
+    from lrclr.checkpoints import Checkpoint, ReadOptions
+
+__all__ = ["is_bundle", "is_scores", "open_checkpoint", "open_model"]
+
+_DEVICES = ("cpu", "cuda")
+
+
+def is_bundle(path: str | os.PathLike[str]) -> bool:
+    """Whether a path holds a bundle rather than a checkpoint."""
+    return (Path(path) / MANIFEST).is_file()
+
+
+def is_scores(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is named as a file of scores is."""
+    return Path(path).suffix == ".npz"
+
+
+def open_model(
+    path: str | os.PathLike[str],
+    *,
+    engine: str | None = None,
+    provider: str = "cpu",
+    threads: int | None = None,
+    server: str | None = None,
+    reading: ReadOptions | None = None,
+) -> ZeroShotClassifier:
+    """Open a bundle here or in a server, or a checkpoint with PyTorch.
+
+    Args:
+        path: of either.
+        engine: that runs a bundle; None for its own.
+        provider: ``"cpu"`` or ``"cuda"``.
+        threads: of one operator; ``None`` for what the engine takes by itself.
+        server: ``host:port`` of a server that has this bundle.
+        reading: options of `load_checkpoint`; a bundle needs none.
+    """
+    if server is not None:
+        from lrclr.triton.client import TritonEngine
+
+        bundle = Bundle(path)
+        return ZeroShotClassifier(bundle, TritonEngine(server, ModelSpec.of_bundle(bundle).sha256))
+    if is_bundle(path):
+        return ZeroShotClassifier.from_bundle(path, engine=engine, provider=provider, threads=threads)
+    return open_checkpoint(path, provider=provider, threads=threads, reading=reading)
+
+
+def open_checkpoint(
+    checkpoint: Checkpoint | str | os.PathLike[str],
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    reading: ReadOptions | None = None,
+) -> ZeroShotClassifier:
+    """As `open_model`, for a checkpoint, which may be in memory."""
+    if provider not in _DEVICES:
+        raise UsageError(f"there is no provider {provider!r}", fix="Choose cpu or cuda.")
+    if threads is not None:
+        if threads < 1:
+            raise UsageError("an engine needs at least one thread")
+        import torch
+
+        torch.set_num_threads(threads)
+    from lrclr.checkpoints import Checkpoint, load_checkpoint
+
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = load_checkpoint(checkpoint, **(reading or {}))
+    return ZeroShotClassifier.from_checkpoint(checkpoint, device=provider)

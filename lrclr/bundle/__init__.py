@@ -1,0 +1,38 @@
+"""A bundle: a Triton model repository with a manifest, and the golden data that its gates compare with."""
+
+from __future__ import annotations
+
+from lrclr.bundle._bundle import (
+    ENTRIES,
+    FINDINGS,
+    GOLDEN,
+    GRAPHS,
+    MANIFEST,
+    SCHEMA_VERSION,
+    SERVER_MODEL,
+    TOKENIZER,
+    Bundle,
+    Manifest,
+    file_table,
+    plan_file,
+    require_digest,
+)
+from lrclr.bundle._golden import Golden, GraphOutputs
+
+__all__ = [
+    "ENTRIES",
+    "FINDINGS",
+    "GOLDEN",
+    "GRAPHS",
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "SERVER_MODEL",
+    "TOKENIZER",
+    "Bundle",
+    "Golden",
+    "GraphOutputs",
+    "Manifest",
+    "file_table",
+    "plan_file",
+    "require_digest",
+]

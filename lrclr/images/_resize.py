@@ -1,0 +1,62 @@
+"""The size that preprocessing resizes a picture to. It decides how small a picture may be read."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from lrclr.errors import ImageError, ImageLimitError
+
+__all__ = ["ResizeSpec", "resized_size"]
+
+# A strip of one pixel by thousands would be resized to gigabytes before it is cropped.
+MAX_RESIZED_PIXELS: Final = 2**25
+
+
+class ResizeSpec(Protocol):
+    """What reading an image must know of its preprocessing; `lrclr.preprocessing.PreprocessSpec` is one."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the network's input, in pixels."""
+
+    @property
+    def resize(self) -> int | None:
+        """Shortest edge after the resize; None for `image_size`."""
+
+    @property
+    def canvas(self) -> int | None:
+        """Longest edge after the resize; None if the shortest edge decides."""
+
+
+def resized_size(spec: ResizeSpec, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of an image after the resize.
+
+    They are rounded as in the sources of the recipes, down to their floating-point errors.
+
+    Args:
+        spec: of the preprocessing.
+        height, width: of the image, in pixels.
+
+    Raises:
+        ImageError: the image has no pixels, or is too narrow.
+        ImageLimitError: the image is so long and narrow that resizing it would take gigabytes.
+    """
+    if min(height, width) < 1:
+        raise ImageError(f"an image of {height} x {width} has no pixels")
+    if spec.canvas is not None:
+        ratio = float(spec.canvas) / max(height, width)
+        rows, columns = int(height * ratio), int(width * ratio)
+        if min(rows, columns) < 1:
+            raise ImageError(
+                f"an image of {height} x {width} is too narrow",
+                why=f"it vanishes when its longest edge is {spec.canvas} pixels",
+            )
+        return rows, columns
+    short = spec.resize or spec.image_size
+    long = int(short * max(height, width) / min(height, width))
+    if short * long > MAX_RESIZED_PIXELS:
+        raise ImageLimitError(
+            f"an image of {height} x {width} is too narrow",
+            why=f"it has {short * long} pixels when its shortest edge has {short}, more than {MAX_RESIZED_PIXELS}",
+        )
+    return (long, short) if width <= height else (short, long)

@@ -1,0 +1,40 @@
+"""The zero-shot classifier, what it knows of a model, its results, and heat maps of them."""
+
+from __future__ import annotations
+
+from lrclr.inference._classifier import Answers, ZeroShotClassifier
+from lrclr.inference._files import FileResult, predict_files
+from lrclr.inference._heatmap import draw_heatmap, png_bytes, save_heatmap
+from lrclr.inference._model_spec import ModelSpec
+from lrclr.inference._prompt_cache import PromptCache, PromptFeatures
+from lrclr.inference._results import FindingResult, Prediction, Region
+from lrclr.inference._scores import (
+    CALIBRATION_KEYS,
+    ScoreCalibration,
+    combined_score,
+    finding_scores,
+    global_score,
+    probabilities,
+)
+
+__all__ = [
+    "CALIBRATION_KEYS",
+    "Answers",
+    "FileResult",
+    "FindingResult",
+    "ModelSpec",
+    "Prediction",
+    "PromptCache",
+    "PromptFeatures",
+    "Region",
+    "ScoreCalibration",
+    "ZeroShotClassifier",
+    "combined_score",
+    "draw_heatmap",
+    "finding_scores",
+    "global_score",
+    "png_bytes",
+    "predict_files",
+    "probabilities",
+    "save_heatmap",
+]

@@ -1,0 +1,93 @@
+"""What a classifier must know about a model, wherever the model comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from lrclr.inference._scores import ScoreCalibration
+
+if TYPE_CHECKING:
+    from lrclr.bundle import Bundle
+    from lrclr.checkpoints import Checkpoint
+    from lrclr.preprocessing import PreprocessSpec
+    from lrclr.text import ClipTokenizer, FindingSet
+
+__all__ = ["ModelSpec"]
+
+_CHECKPOINT_BATCH = 32
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All of a model but its graphs.
+
+    Attributes:
+        preprocess: from a radiograph to the image encoder's input.
+        tokenizer: from prompts to the text encoder's input; None for a model behind a server, which has it there.
+        findings: the model's own.
+        patch_size: side of a patch in pixels of the model's input.
+        max_batch: most images that the image encoder takes at once.
+        alpha: weight of the local score in effect: 0 while the fusion head is not trained.
+        calibration: from scores to probabilities.
+        fusion_trained: whether the fusion head was ever tuned.
+        kind: what the model is kept as.
+        sha256: of the bundle's manifest, or of the checkpoint's weights; "" for a model that was never in a file.
+        checkpoint_sha256: of the weights that it all began with; equal for a checkpoint and every bundle of it.
+        precision: what the matrix products compute in, such as ``"fp16"``.
+        assumed: what the original weights do not record, and the values that were assumed: a clause each.
+    """
+
+    preprocess: PreprocessSpec
+    tokenizer: ClipTokenizer | None
+    findings: FindingSet
+    patch_size: int
+    max_batch: int
+    alpha: float
+    calibration: ScoreCalibration
+    fusion_trained: bool
+    kind: Literal["bundle", "checkpoint", "server"]
+    sha256: str
+    checkpoint_sha256: str
+    precision: str
+    assumed: tuple[str, ...] = ()
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle) -> ModelSpec:
+        """The model in a bundle."""
+        manifest = bundle.manifest
+        return cls(
+            preprocess=bundle.preprocess,
+            tokenizer=bundle.tokenizer,
+            findings=bundle.findings,
+            patch_size=bundle.patch_size,
+            max_batch=manifest.max_batch,
+            alpha=float(manifest.scoring["alpha"]),
+            calibration=ScoreCalibration.from_dict(manifest.scoring),
+            fusion_trained=bool(manifest.scoring["fusion_trained"]),
+            kind="bundle",
+            sha256=bundle.sha256,
+            checkpoint_sha256=manifest.checkpoint["sha256"],
+            precision=manifest.precision,
+            assumed=tuple(manifest.model.get("assumed") or ()),
+        )
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Checkpoint) -> ModelSpec:
+        """The model of a checkpoint."""
+        config = checkpoint.config
+        return cls(
+            preprocess=checkpoint.preprocess,
+            tokenizer=checkpoint.tokenizer,
+            findings=checkpoint.findings,
+            patch_size=int(config.vision_config.patch_size),
+            max_batch=_CHECKPOINT_BATCH,
+            alpha=float(config.effective_alpha),
+            calibration=ScoreCalibration.from_dict(config.to_dict()),
+            fusion_trained=bool(config.fusion_trained),
+            kind="checkpoint",
+            sha256=checkpoint.sha256,
+            checkpoint_sha256=checkpoint.sha256,
+            precision="fp32",
+            assumed=checkpoint.assumed,
+        )

@@ -1,0 +1,147 @@
+"""From scores to probabilities, in NumPy: the one place that says how a finding's probability comes about."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrclr.errors import NonFiniteError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lrclr.text import FindingSet
+
+__all__ = ["CALIBRATION_KEYS", "ScoreCalibration", "combined_score", "finding_scores", "global_score", "probabilities"]
+
+Floats = NDArray[np.float32]
+_SCALE, _BIAS, _FINDINGS = CALIBRATION_KEYS = ("score_scale", "score_bias", "finding_calibration")
+
+
+@dataclass(frozen=True)
+class ScoreCalibration:
+    """From scores to probabilities: the logistic function of ``scale * gap + bias``.
+
+    The gap is the mean score of a finding's positive prompts less that of its negative prompts. A scale of 1 and a bias
+    of 0 are CheXzero's protocol; `lrclr evaluate --store` writes fitted values (Platt scaling).
+
+    Attributes:
+        scale: above 0.
+        bias: added to the scaled gap.
+        findings: name to ``(scale, bias)`` of the findings that have values of their own.
+
+    Raises:
+        UsageError: a value is not finite, or a scale is not above 0.
+    """
+
+    scale: float = 1.0
+    bias: float = 0.0
+    findings: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for scale, bias in ((self.scale, self.bias), *self.findings.values()):
+            if not (math.isfinite(scale) and math.isfinite(bias) and scale > 0.0):
+                raise UsageError(
+                    f"a calibration with scale {scale} and bias {bias} cannot be used",
+                    fix="A scale is a number above 0, and a bias a number.",
+                )
+
+    @classmethod
+    def from_dict(cls, scoring: Mapping[str, Any]) -> ScoreCalibration:
+        """The calibration in a bundle's ``scoring`` or a checkpoint's configuration; without a bias, it is 0.
+
+        Raises:
+            UsageError: it is not what `to_dict` writes.
+        """
+        try:
+            return cls(
+                float(scoring[_SCALE]),
+                float(scoring.get(_BIAS) or 0.0),
+                {str(name): (float(a), float(b)) for name, (a, b) in (scoring.get(_FINDINGS) or {}).items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(
+                "a calibration cannot be read",
+                why=f"{_SCALE} and {_BIAS} must be numbers, and {_FINDINGS} a table of a scale and a bias by finding",
+            ) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types. A bias of 0, and an empty table of findings, are left out."""
+        table: dict[str, Any] = {_SCALE: self.scale}
+        if self.bias:
+            table[_BIAS] = self.bias
+        if self.findings:
+            table[_FINDINGS] = {name: list(pair) for name, pair in self.findings.items()}
+        return table
+
+    def of(self, asked: FindingSet, own: FindingSet) -> tuple[Floats, Floats]:
+        """Scale and bias ``[F]`` of each finding that is asked for.
+
+        Args:
+            asked: F findings.
+            own: the model's findings. One with other prompts than the model's was not calibrated: it has the shared
+                values.
+        """
+        known = {finding: self.findings[finding.name] for finding in own.findings if finding.name in self.findings}
+        pairs = [known.get(finding, (self.scale, self.bias)) for finding in asked.findings]
+        scale, bias = np.array(pairs, np.float32).T
+        return scale, bias
+
+
+def global_score(image_embedding: Floats, text_embedding: Floats) -> Floats:
+    """Cosines ``[B, P]`` of unit vectors ``[B, D]`` and ``[P, D]``."""
+    # Not by `@`: threads of NumPy's BLAS spin for some 25 ms after a product, and take the cores from the next graph,
+    # in this process and in others of the same machine (measured: half of a server's speed).
+    scores: Floats = np.einsum("bd,pd->bp", image_embedding, text_embedding)
+    return scores
+
+
+def combined_score(global_: Floats, local: Floats, alpha: float) -> Floats:
+    """``(1 - alpha) * global + alpha * local``, all ``[B, P]``.
+
+    Raises:
+        UsageError: `alpha` is not in [0, 1].
+    """
+    if not 0.0 <= alpha <= 1.0:
+        raise UsageError(f"alpha is {alpha}", fix="It must be between 0 and 1.")
+    # An untrained head's score must not reach the result even as NaN times zero.
+    return global_.copy() if alpha == 0.0 else (1.0 - alpha) * global_ + alpha * local
+
+
+def finding_scores(score: Floats, findings: FindingSet) -> tuple[Floats, Floats]:
+    """Scores ``[B, P]`` of all prompts to those of each finding's positive and negative prompts, ``[B, F]`` each.
+
+    A finding with several prompts of a sign gets their mean.
+    """
+    positive = np.stack([score[:, index].mean(axis=1) for index in findings.positive_index], axis=1)
+    negative = np.stack([score[:, index].mean(axis=1) for index in findings.negative_index], axis=1)
+    return positive, negative
+
+
+def probabilities(
+    score: Floats, findings: FindingSet, scale: float | Floats = 1.0, bias: float | Floats = 0.0
+) -> Floats:
+    """Softmax over each finding's positive and negative score, as in CheXzero, with a scale and a bias.
+
+    Args:
+        score: ``[B, P]``, one column for each of `findings`' prompts.
+        findings: F findings.
+        scale: factor on the gap of the two scores, of all findings or ``[F]``; see `ScoreCalibration.of`.
+        bias: added to the scaled gap, likewise.
+
+    Returns:
+        ``[B, F]``, the positive prompts' share.
+
+    Raises:
+        NonFiniteError: a score is NaN or infinite.
+    """
+    if not np.isfinite(score).all():
+        raise NonFiniteError("a score is not finite", fix="Check the image and run `lrclr verify` on the bundle.")
+    positive, negative = finding_scores(score, findings)
+    # exp(-log(1 + exp(-x))) neither overflows nor loses small probabilities.
+    result: Floats = np.exp(-np.logaddexp(0.0, -(scale * (positive - negative) + bias))).astype(np.float32)
+    return result

@@ -1,6 +1,0 @@
-"""Whole archives: every image gets one row, in Parquet, in this process or on a Ray cluster."""
-
-from lrclr.score._options import LocalOptions, RayOptions, ScoreOptions, ScoreProgress, ScoreSummary
-from lrclr.score._run import score
-
-__all__ = ["LocalOptions", "RayOptions", "ScoreOptions", "ScoreProgress", "ScoreSummary", "score"]

@@ -1,0 +1,8 @@
+"""Tokenizers, and findings with their prompts."""
+
+from __future__ import annotations
+
+from lrclr.text._findings import Finding, FindingSet, finding_key
+from lrclr.text._tokenizer import ClipTokenizer, TokenBatch
+
+__all__ = ["ClipTokenizer", "Finding", "FindingSet", "TokenBatch", "finding_key"]

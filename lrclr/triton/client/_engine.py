@@ -1,0 +1,60 @@
+"""A server's graphs as an engine, for whoever has the bundle here and wants it run there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lrclr.errors import EngineError
+from lrclr.triton.client import _wire as wire
+from lrclr.triton.client._client import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from lrclr.triton.client._options import ClientOptions
+
+__all__ = ["TritonEngine"]
+
+_TYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64"}
+
+
+class TritonEngine:
+    """Runs the three graphs of the bundle that a server has. Safe to call from several threads.
+
+    Args:
+        address: ``host:port`` of the server's gRPC.
+        bundle: SHA-256 of the manifest that it must serve: `ModelSpec.sha256`.
+        options: how to ask.
+
+    Raises:
+        EngineError: it serves another bundle.
+        UsageError: the address is something else.
+        ServerUnavailableError: it does not answer.
+    """
+
+    def __init__(self, address: str, bundle: str, options: ClientOptions | None = None) -> None:
+        self._client = Client(address, options)
+        served = str(self._client.describe()["bundle"])
+        if served != bundle:
+            raise EngineError(
+                f"{address} serves another bundle",
+                why=f"its manifest is {served[:12]}, this one's is {bundle[:12]}",
+                fix="Give the bundle that it was started with, or restart it with this one.",
+            )
+
+    @property
+    def name(self) -> str:
+        return f"triton {self._client.address}"
+
+    def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        tensors = []
+        for name, array in inputs.items():
+            one = wire.triton_grpc().InferInput(name, list(array.shape), _TYPES[array.dtype])
+            one.set_data_from_numpy(np.ascontiguousarray(array))
+            tensors.append(one)
+        result = self._client.infer_graph(graph, tensors)
+        return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}

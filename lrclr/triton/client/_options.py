@@ -1,0 +1,124 @@
+"""How a server is asked."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from lrclr.errors import LrclrError, ServerUnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lrclr._addresses import Address
+
+__all__ = ["ClientOptions", "Deadline"]
+
+_LONGEST_PAUSE = 8.0  # seconds
+
+
+@dataclass(frozen=True)
+class ClientOptions:
+    """Checked when made.
+
+    Attributes:
+        timeout: seconds until a call must have been answered: one limit for all requests to the server that the call
+            takes, their repetitions included.
+        retries: how often a request is repeated that the server did not take or could not answer now. A request that
+            a busy server refused is repeated until `timeout`, unless `retries` is 0. Every request here is safe to
+            repeat: an answer changes nothing in the server.
+        backoff: seconds before the first repetition; doubled each time, with jitter. A busy server says how long to
+            wait at least.
+        keep_alive: seconds between signs of life on an idle connection; 0 for none.
+        compression: of requests and answers on the wire.
+        max_message: most bytes of a request or an answer.
+        tls: whether the server's gRPC port is encrypted.
+        tls_root: PEM certificates that it is checked against; the system's if not given.
+        shared_memory: pass images by system shared memory: on one machine, and where the server allows it.
+    """
+
+    timeout: float = 60.0
+    retries: int = 3
+    backoff: float = 0.1
+    keep_alive: float = 30.0
+    compression: Literal["none", "gzip", "deflate"] = "none"
+    max_message: int = 2**31 - 1
+    tls: bool = False
+    tls_root: Path | None = None
+    shared_memory: bool = False
+
+    def __post_init__(self) -> None:
+        if self.timeout <= 0 or self.backoff < 0 or self.retries < 0 or self.keep_alive < 0:
+            raise UsageError("timeout must be positive, and retries, backoff and keep-alive not negative")
+        if self.compression not in {"none", "gzip", "deflate"}:
+            raise UsageError(f"there is no compression {self.compression!r}", fix="Choose none, gzip or deflate.")
+        if not 1 <= self.max_message < 2**31:
+            raise UsageError("a message can have from 1 byte to 2 GiB")
+        if self.tls_root is not None and not self.tls_root.is_file():
+            raise UsageError(f"there is no file {self.tls_root}")
+
+    def connection(self, address: Address) -> dict[str, Any]:
+        """Arguments of tritonclient's `InferenceServerClient`."""
+        channel: list[tuple[str, int]] = [
+            *address.channel_options,
+            ("grpc.max_send_message_length", self.max_message),
+            ("grpc.max_receive_message_length", self.max_message),
+        ]
+        if self.keep_alive:
+            channel += [
+                ("grpc.keepalive_time_ms", int(self.keep_alive * 1000)),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.http2.max_pings_without_data", 0),
+            ]
+        root = None if self.tls_root is None else str(self.tls_root)
+        return {
+            "url": address.target,
+            "ssl": self.tls or self.tls_root is not None,
+            "root_certificates": root,
+            "channel_args": channel,
+        }
+
+    def call(self, seconds: float) -> dict[str, Any]:
+        """Arguments of one inference, with the seconds that are left for it."""
+        return {
+            "client_timeout": seconds,
+            # Microseconds that the request may wait in the server's queue. The server looks at them every half second:
+            # a request whose turn does not come in time is refused before the client gives it up.
+            "timeout": max(1, int(max(seconds / 2, seconds - 1) * 1_000_000)),
+            "compression_algorithm": None if self.compression == "none" else self.compression,
+        }
+
+
+class Deadline:
+    """The time that a call has, over all requests to the server that it takes and their repetitions.
+
+    Args:
+        options: of the client.
+    """
+
+    def __init__(self, options: ClientOptions) -> None:
+        self._options = options
+        self._end = time.monotonic() + options.timeout
+
+    def left(self) -> float:
+        """Seconds that are left, at least a millisecond."""
+        return max(0.001, self._end - time.monotonic())
+
+    def pause(self, attempt: int, error: LrclrError) -> float | None:
+        """Seconds to wait before a request is repeated; None where a repetition cannot help or has no time left.
+
+        Args:
+            attempt: how often it has failed, from 1.
+            error: the last failure.
+        """
+        options = self._options
+        if not isinstance(error, ServerUnavailableError) or options.retries == 0:
+            return None
+        if error.retry_after is None and attempt > options.retries:
+            return None
+        growing = min(options.backoff * 2.0 ** min(attempt - 1, 32), max(options.backoff, _LONGEST_PAUSE))
+        # A random share, so that many clients do not come back together.
+        pause: float = (error.retry_after or 0.0) + growing * random.uniform(0.5, 1.0)  # noqa: S311
+        return pause if time.monotonic() + pause < self._end else None

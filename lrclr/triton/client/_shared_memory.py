@@ -1,0 +1,145 @@
+"""Inputs that lie in memory which client and server share, instead of travelling through a socket."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lrclr.triton import protocol
+from lrclr.triton.client._wire import triton_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+__all__ = ["SharedRegions"]
+
+_WORTH_IT = 4096  # bytes below which a tensor travels with the request
+_SMALLEST = 1 << 18
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class _Region:
+    """Memory that the server knows by name."""
+
+    name: str
+    size: int
+    handle: Any
+
+
+class SharedRegions:
+    """Regions that are kept from request to request: to make one known to the server costs a call. Safe with threads.
+
+    A region belongs to one request at a time. One whose request failed is not used again, for the server may still be
+    reading it.
+
+    Args:
+        client: tritonclient's, connected to a server on this machine that allows it.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._lock = Lock()
+        self._free: list[_Region] = []
+        self._given_up: list[str] = []
+
+    @contextmanager
+    def inputs(self, tensors: Mapping[str, NDArray[Any]], *, timeout: float) -> Iterator[list[Any]]:
+        """tritonclient's input objects, large ones in a region, for one request.
+
+        Args:
+            tensors: by name.
+            timeout: seconds that the server may take to learn of a new region.
+        """
+        from tritonclient.utils import serialize_byte_tensor
+        from tritonclient.utils import shared_memory as shm
+
+        grpc = triton_grpc()
+        inputs, large, end = [], [], 0
+        for name, array in tensors.items():
+            one = grpc.InferInput(name, list(array.shape), protocol.INPUTS[name].datatype)
+            content = serialize_byte_tensor(array).item() if array.dtype == np.object_ else array.tobytes()
+            if len(content) < _WORTH_IT:
+                one.set_data_from_numpy(array)
+            else:
+                large.append((one, content, end))
+                end += -(-len(content) // _ALIGNMENT) * _ALIGNMENT
+            inputs.append(one)
+        if not large:
+            yield inputs
+            return
+        region = self._take(end, timeout)
+        try:
+            for one, content, start in large:
+                shm.set_shared_memory_region(region.handle, [np.frombuffer(content, np.uint8)], offset=start)
+                one.set_shared_memory(region.name, len(content), offset=start)
+            yield inputs
+        except BaseException:
+            # The server is told when the next region is made, or at the end: a call that failed has no time left.
+            shm.destroy_shared_memory_region(region.handle)
+            with self._lock:
+                self._given_up.append(region.name)
+            raise
+        with self._lock:
+            self._free.append(region)
+
+    def close(self) -> None:
+        """Give all of them up; none may be in use."""
+        with self._lock:
+            regions, self._free = self._free, []
+        self._give_up(regions, timeout=5.0)
+
+    def _take(self, size: int, timeout: float) -> _Region:
+        from tritonclient.utils import shared_memory as shm
+
+        with self._lock:
+            fitting = next((region for region in self._free if region.size >= size), None)
+            if fitting is not None:
+                self._free.remove(fitting)
+                return fitting
+            outgrown, self._free = self._free, []
+        end = time.monotonic() + timeout
+        self._give_up(outgrown, timeout=timeout)
+        size = max(_SMALLEST, 1 << (size - 1).bit_length())
+        name = f"lrclr_{secrets.token_hex(8)}"
+        region = _Region(name, size, shm.create_shared_memory_region(name, f"/{name}", size))
+        try:
+            left = max(0.001, end - time.monotonic())
+            self._client.register_system_shared_memory(name, f"/{name}", size, client_timeout=left)
+        except BaseException:
+            shm.destroy_shared_memory_region(region.handle)
+            raise
+        return region
+
+    def _give_up(self, regions: list[_Region], *, timeout: float) -> None:
+        """Remove regions from this machine at once, and from the server as soon as it lets go of them.
+
+        Args:
+            regions: that no request uses.
+            timeout: seconds that the server may take, for all of them.
+        """
+        from tritonclient.utils import InferenceServerException
+        from tritonclient.utils import shared_memory as shm
+
+        for region in regions:
+            shm.destroy_shared_memory_region(region.handle)
+        with self._lock:
+            names, self._given_up = [*self._given_up, *(region.name for region in regions)], []
+        end = time.monotonic() + timeout
+        for name in names:
+            try:
+                left = max(0.001, end - time.monotonic())
+                self._client.unregister_system_shared_memory(name, client_timeout=left)
+            except InferenceServerException as error:
+                # A server that is gone has forgotten it. One that still reads it, or is late, is asked another time.
+                if any(sign in f"{error.status()} {error.message()}" for sign in ("in use", "DEADLINE", "Deadline")):
+                    with self._lock:
+                        self._given_up.append(name)

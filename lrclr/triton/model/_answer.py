@@ -1,0 +1,218 @@
+"""From a checked request to the tensors of its response."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+import lrclr
+from lrclr.budget import HEATMAP_BYTES, decoding, reading
+from lrclr.errors import FindingsError, LrclrError
+from lrclr.images import ReadLimits, read_for_model, read_image
+from lrclr.inference import draw_heatmap, png_bytes
+from lrclr.preprocessing import preprocess
+from lrclr.text import FindingSet
+from lrclr.triton.model._request import Request
+from lrclr.triton.model._tensors import put, put_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from lrclr.inference import Prediction, ZeroShotClassifier
+    from lrclr.triton.model._metrics import Metrics
+
+__all__ = ["Answerer"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_ARRAYS = (
+    "probability",
+    "global_positive",
+    "global_negative",
+    "local_positive",
+    "local_negative",
+    "region_attention",
+    "region_index",
+    "region_importance",
+)
+
+
+class Answerer:
+    """Answers requests with a classifier, as `lrclr predict` does.
+
+    Args:
+        classifier: of a bundle.
+        metrics: told what was done.
+        max_prompts: that the text encoder takes at once.
+        limits: on what is read.
+        before_image: called between images that are decoded or drawn, in the thread that answers; what it raises ends
+            the request.
+    """
+
+    def __init__(
+        self,
+        classifier: ZeroShotClassifier,
+        metrics: Metrics,
+        max_prompts: int,
+        limits: ReadLimits | None = None,
+        *,
+        before_image: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._before_image = before_image
+        self._max_prompts = max_prompts
+        self._classifier = classifier
+        self._metrics = metrics
+        self._limits = limits or ReadLimits()
+        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+        self._prompts = (0, 0)
+
+    def answer(self, request: Request) -> list[Any]:
+        """The response's tensors.
+
+        Raises:
+            LrclrError: the request cannot be answered; the text says which image of it, by number.
+        """
+        if request.describe:
+            return [put_bytes("description", [self._description().encode()])]
+        findings = self._findings(request)
+        if request.pixel_values is not None:
+            pixel_values = request.pixel_values
+            sizes = [pixel_values.shape[2:]] * len(pixel_values)
+            remarks: list[tuple[str, ...]] = [()] * len(pixel_values)
+        else:
+            pixel_values, sizes, remarks = self._decoded(request)
+        answers = self._classifier.answer_pixels(pixel_values, findings, request.alpha)
+        predictions = self._classifier.predictions(answers, sizes, findings, request.alpha)
+        tensors = [
+            put_bytes("finding", [name.encode() for name in findings.names]),
+            *(put(name, getattr(answers, name)) for name in _ARRAYS),
+            put("region_box", np.array([[region.box for region in one.regions] for one in predictions], np.float64)),
+            put("image_size", np.array(sizes, np.int64)),
+            put_bytes("remarks", ["\n".join(sentences).encode() for sentences in remarks]),
+            put("alpha", np.array([predictions[0].alpha], np.float64)),
+            put_bytes("bundle", [self._classifier.spec.sha256.encode()]),
+        ]
+        if request.pixel_values is None:
+            tensors.append(put("exact", np.array([request.exact])))
+        if request.heatmap:
+            tensors.append(put_bytes("heatmap", self._drawn(request, predictions)))
+        self._count(len(predictions))
+        return tensors
+
+    def close(self) -> None:
+        """End the decoding threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _findings(self, request: Request) -> FindingSet:
+        own = self._classifier.spec.findings
+        if request.findings_toml is not None:
+            findings = FindingSet.loads(request.findings_toml)
+        elif request.finding is not None:
+            findings = own.only(request.finding)
+        else:
+            findings = own
+        if len(findings.prompts) > self._max_prompts:
+            raise FindingsError(
+                f"the findings have {len(findings.prompts)} prompts", why=f"a request may have {self._max_prompts}"
+            )
+        # Findings can share their prompts, and each of them has a place in the answer.
+        if len(findings.names) > self._max_prompts and findings is not own:
+            raise FindingsError(
+                f"there are {len(findings.names)} findings", why=f"a request may have {self._max_prompts}"
+            )
+        return findings
+
+    def _decoded(self, request: Request) -> tuple[NDArray[np.float32], list[tuple[int, ...]], list[tuple[str, ...]]]:
+        """Pixel values of the request's files, their sizes in full, and remarks on each."""
+        began = time.perf_counter()
+        spec, limits = self._classifier.spec.preprocess, self._limits
+
+        files = request.image or ()
+        # All images of the request in one array: a list of them, put together at the end, would take twice the memory.
+        pixel_values = np.empty((len(files), 3, spec.image_size, spec.image_size), np.float32)
+
+        @reading()
+        def decode(place: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+            read = read_for_model(files[place], spec, exact=request.exact, frame=request.frame, limits=limits)
+            pixel_values[place] = preprocess(read, spec)
+            return (read.height, read.width), read.remarks
+
+        done = self._each(decode, range(len(files)))
+        self._metrics.decoded(time.perf_counter() - began)
+        return pixel_values, [size for size, _ in done], [remarks for _, remarks in done]
+
+    def _drawn(self, request: Request, predictions: Sequence[Prediction]) -> list[bytes]:
+        """Heat maps, on the pictures in full."""
+
+        @reading()
+        def draw(place: int) -> bytes:
+            decoding.reserve(HEATMAP_BYTES)
+            image = read_image((request.image or ())[place], frame=request.frame, limits=self._limits)
+            return png_bytes(draw_heatmap(image, predictions[place]))
+
+        return self._each(draw, range(len(predictions)))
+
+    def _each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Do `work` on the request's images in several threads; an error says which of them, by number.
+
+        The request has no names, and must show none.
+        """
+
+        def numbered(place: int) -> Result:
+            try:
+                return work(items[place])
+            except LrclrError as error:
+                if len(items) > 1:
+                    error.what = f"image {place + 1} of {len(items)}: {error.what}"
+                raise
+
+        self._before_image()
+        if len(items) == 1:
+            return [numbered(0)]
+        done, waiting = [], [self._pool.submit(numbered, place) for place in range(len(items))]
+        try:
+            for one in waiting:
+                done.append(one.result())
+                # Here and not in the threads: Triton 2.51 crashes when several threads of a process ask at once whether
+                # a request was cancelled.
+                self._before_image()
+        finally:
+            for one in waiting:
+                one.cancel()
+        return done
+
+    def _count(self, images: int) -> None:
+        self._metrics.images(images)
+        cache = self._classifier.prompt_cache
+        before, self._prompts = self._prompts, (cache.hits, cache.misses)
+        self._metrics.prompts(cache.hits - before[0], cache.misses - before[1])
+
+    def _description(self) -> str:
+        spec = self._classifier.spec
+        return json.dumps(
+            {
+                "lrclr": lrclr.__version__,
+                "bundle": spec.sha256,
+                "checkpoint": spec.checkpoint_sha256,
+                "precision": spec.precision,
+                "engine": self._classifier.engine.name,
+                "max_batch": spec.max_batch,
+                "alpha": spec.alpha,
+                **spec.calibration.to_dict(),
+                "fusion_trained": spec.fusion_trained,
+                "patch_size": spec.patch_size,
+                "preprocess": spec.preprocess.to_dict(),
+                # Unless a request says otherwise.
+                "exact": Request.exact,
+                "findings": spec.findings.to_toml(),
+            },
+            allow_nan=False,
+        )

@@ -1,0 +1,92 @@
+"""The Triton model `lrclr`: encoded images and findings in, answers out, by the bundle's graphs in the same server.
+
+The work is `ZeroShotClassifier`'s, as in `lrclr predict`; this reads requests, writes responses, and counts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import triton_python_backend_utils as pb_utils
+
+from lrclr import budget
+from lrclr.bundle import Bundle
+from lrclr.errors import LrclrError
+from lrclr.inference import ZeroShotClassifier
+from lrclr.triton import protocol
+from lrclr.triton.model._answer import Answerer
+from lrclr.triton.model._engine import BlsEngine, RequestCancelledError, ServerBusyError
+from lrclr.triton.model._metrics import Metrics
+from lrclr.triton.model._request import Request, status_of
+from lrclr.triton.model._tensors import refuse, require_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class TritonPythonModel:
+    """One instance. Triton calls the methods, one at a time; other instances are other processes."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Open the bundle that this model's folder belongs to.
+
+        Raises:
+            TritonModelException: the bundle is damaged, or the server's Python cannot read tensors of bytes.
+        """
+        require_bytes()
+        folder = Path(args["model_repository"])
+        version = args["model_version"]
+        # `lrclr serve` puts a copy of the bundle beside each version; a bundle served as it is has one version.
+        own = folder / version / "bundle"
+        try:
+            bundle = Bundle(own if own.is_dir() else folder.parent)
+        except LrclrError as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+        budget.decoding.total = budget.SERVER_DECODE_BYTES
+        budget.files.total = budget.SERVER_FILE_BYTES
+        self._metrics = Metrics()
+        self._engine = BlsEngine(int(version), self._metrics)
+        largest = bundle.manifest.profiles[-1]
+        self._answerer = Answerer(
+            ZeroShotClassifier(bundle, self._engine),
+            self._metrics,
+            largest["prompts"][2],
+            before_image=self._engine.stop_if_cancelled,
+        )
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer each request by itself."""
+        return [self._execute(request) for request in requests]
+
+    def _execute(self, request: Any) -> Any:
+        self._metrics.requests()
+        self._engine.cancelled = request.is_cancelled
+        try:
+            self._engine.stop_if_cancelled()
+            return pb_utils.InferenceResponse(self._answerer.answer(Request.read(request)))
+        except RequestCancelledError as error:
+            self._metrics.failed("cancelled")
+            return refuse(str(error), "CANCELLED")
+        except ServerBusyError as error:
+            self._metrics.failed("unavailable")
+            return refuse(f"ServerUnavailableError: {error}", "UNAVAILABLE")
+        except LrclrError as error:
+            kind = type(error).__name__
+            self._metrics.failed(kind)
+            # The kind stands before the text, so that a client can raise the same.
+            return refuse(f"{kind}: {error}", status_of(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next request must be answered
+            self._metrics.failed("unexpected")
+            # The text of an unknown error may hold what the image holds.
+            return refuse(f"unexpected {type(error).__name__}", "INTERNAL")
+        finally:
+            # Triton frees a request's memory when nothing refers to it.
+            self._engine.cancelled = bool
+
+    def finalize(self) -> None:
+        """End the decoding threads. Triton calls this when every request for this version has been answered."""
+        # `lrclr serve` waits for this line when it stops the server.
+        print(f"{protocol.LAST_ANSWER} {os.getpid()}", flush=True)
+        self._answerer.close()

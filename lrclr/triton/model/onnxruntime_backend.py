@@ -1,0 +1,51 @@
+"""Stands in for Triton's ``onnxruntime`` backend where that is not to be had: the same configuration, the same graphs.
+
+Placed as ``backends/onnxruntime/model.py`` by one line, it answers to ``backend: "onnxruntime"``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lrclr.engines._onnxruntime import SessionSettings, open_session
+from lrclr.triton.model._graph_backend import GraphBackend, parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["TritonPythonModel"]
+
+
+class TritonPythonModel(GraphBackend):
+    """A graph in ONNX Runtime, on the provider that the instance's kind says."""
+
+    engine: ClassVar[str] = "onnxruntime"
+    default_file: ClassVar[str] = "model.onnx"
+
+    def open(self, file: Path, config: Mapping[str, Any], args: Mapping[str, str]) -> None:
+        provider = "cuda" if args["model_instance_kind"] == "GPU" else "cpu"
+        self._session = open_session(file, _settings(config, provider), name=args["model_name"])
+
+    def answer(self, outputs: Sequence[str], inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        answers: list[NDArray[Any]] = self._session.run(outputs, inputs)
+        return answers
+
+
+def _settings(config: Mapping[str, Any], provider: str) -> SessionSettings:
+    """The keys of a model's configuration that Triton's own backend reads, as far as they mean something here.
+
+    Raises:
+        ValueError: a value is not a number.
+    """
+    given = parameters(config)
+    level = config.get("optimization", {}).get("graph", {}).get("level")
+    return SessionSettings(
+        provider,
+        intra_op_threads=int(given.get("intra_op_thread_count", 0)) or None,
+        inter_op_threads=int(given.get("inter_op_thread_count", 0)) or None,
+        execution_mode=int(given.get("execution_mode", 0)),
+        graph_level=None if level is None else int(level),
+    )

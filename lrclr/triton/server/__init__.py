@@ -1,0 +1,8 @@
+"""A bundle behind a port: a Triton server that is started, watched and stopped. Needs the extra ``serve``."""
+
+from __future__ import annotations
+
+from lrclr.triton.server._options import ServeOptions
+from lrclr.triton.server._server import TritonServer
+
+__all__ = ["ServeOptions", "TritonServer"]

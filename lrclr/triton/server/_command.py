@@ -1,0 +1,81 @@
+"""The server's command line.
+
+Every account of the machine can read it in ``/proc/PID/cmdline``, so no secret may stand there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from lrclr.triton.server._locate import Installation
+    from lrclr.triton.server._options import ServeOptions
+
+__all__ = ["command_line"]
+
+# Triton closes an API by asking for a header. This one cannot be sent: a field name has no colon in HTTP/1 (RFC 9112,
+# section 5), and no colon, space or upper-case letter in HTTP/2 (RFC 9113, section 8.2.1), which gRPC enforces.
+_NO_HEADER: Final = "Closed to everyone:"
+_POLL_SECONDS: Final = 1
+
+
+def command_line(
+    installation: Installation,
+    repository: Path,
+    options: ServeOptions,
+    *,
+    ports: Sequence[int],
+    shared_memory_prefix: str,
+    exit_seconds: int,
+) -> list[str]:
+    """Program and arguments.
+
+    Args:
+        installation: the server.
+        repository: of its models. The server looks there every second for versions that were added or removed. In
+            this mode it loads, unloads and uploads nothing for a client.
+        options: how to run.
+        ports: of gRPC, HTTP and metrics.
+        shared_memory_prefix: of the names of what its backends leave in /dev/shm if they are killed.
+        exit_seconds: how long requests may still run when it is stopped.
+    """
+    closed = [] if options.shared_memory else ["shared-memory"]
+    # The repository's index, and settings that change what the server writes where.
+    closed += ["model-repository", "trace", "logging"]
+    # libevhtp, on which Triton's HTTP and metrics rest, takes an IPv6 address after this word. It cannot read one in
+    # brackets or with a zone, and then listens on every interface.
+    plain = f"ipv6:{options.address}" if ":" in options.address else options.address
+    restriction = f"{','.join(closed)}:{_NO_HEADER}=closed"
+    arguments = {
+        "model-repository": repository,
+        "model-control-mode": "poll",
+        "repository-poll-secs": _POLL_SECONDS,
+        "exit-timeout-secs": exit_seconds,
+        "grpc-address": f"[{options.address}]" if ":" in options.address else options.address,
+        "grpc-port": ports[0],
+        "grpc-restricted-protocol": restriction,
+        "allow-http": options.http,
+        "allow-metrics": options.metrics,
+    }
+    if options.http:
+        arguments |= {
+            "http-address": plain,
+            "http-port": ports[1],
+            "http-restricted-api": restriction,
+        }
+    if options.metrics:
+        arguments |= {"metrics-address": plain, "metrics-port": ports[2]}
+    if options.tls_cert is not None:
+        arguments |= {"grpc-use-ssl": True, "grpc-server-cert": options.tls_cert, "grpc-server-key": options.tls_key}
+    if installation.backends is not None:
+        arguments["backend-directory"] = installation.backends
+    # Stand-ins for others are the Python backend under their names.
+    backends = ["python"] if installation.backends is None else [path.name for path in installation.backends.iterdir()]
+    return [
+        str(installation.program),
+        *(f"--backend-config={backend},shm-region-prefix-name={shared_memory_prefix}" for backend in sorted(backends)),
+        *(f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in arguments.items()),
+    ]

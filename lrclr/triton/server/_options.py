@@ -1,0 +1,93 @@
+"""How a server is to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lrclr._addresses import ip_address
+from lrclr.bundle import require_digest
+from lrclr.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["ServeOptions"]
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Checked when made.
+
+    Attributes:
+        server: the tritonserver program; looked for if not given.
+        address: to listen on, an IPv4 or IPv6 address; brackets are left out. With ``::``, gRPC takes IPv4 and IPv6,
+            HTTP and metrics take IPv6 alone. An address that is not a loopback address is open to every machine that
+            can reach it.
+        grpc_port, http_port, metrics_port: 0 for any that is free.
+        http, metrics: whether to listen there at all.
+        tls_cert, tls_key: PEM files for gRPC; Triton's HTTP and metrics ports have no TLS.
+        tls_name: the name in the certificate, by which the server is asked whether it is ready.
+        instances: processes of the model `lrclr`; the bundle's own number if not given. With fewer than four, Triton
+        can leave one idle for up to half a second while requests wait.
+        shared_memory: let clients on this machine pass inputs by system shared memory.
+        startup_timeout: seconds until it must have answered.
+        exit_timeout: seconds that requests in flight have when it is stopped.
+        expect: SHA-256 that the bundle's ``manifest.json`` must have, at the start and at each reload.
+    """
+
+    server: Path | None = None
+    address: str = "127.0.0.1"
+    grpc_port: int = 8001
+    http_port: int = 8000
+    metrics_port: int = 8002
+    http: bool = True
+    metrics: bool = True
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_name: str = "localhost"
+    instances: int | None = None
+    shared_memory: bool = False
+    startup_timeout: float = 120.0
+    exit_timeout: int = 5
+    expect: str | None = None
+
+    def __post_init__(self) -> None:
+        address = ip_address(self.address)
+        if address is None:
+            raise UsageError(
+                f"{self.address!r} is not an IP address",
+                fix="Use 127.0.0.1, or 0.0.0.0 or :: for every interface. Ports have options of their own.",
+            )
+        if "%" in str(address) and (self.http or self.metrics):
+            raise UsageError(
+                f"Triton cannot listen for HTTP or metrics on {address}",
+                why="it does not read the zone of a link-local address",
+                fix="Use --no-http and --no-metrics, or another address.",
+            )
+        object.__setattr__(self, "address", str(address))
+        ports = [self.grpc_port, *([self.http_port] * self.http), *([self.metrics_port] * self.metrics)]
+        if not all(0 <= port <= 65535 for port in ports):
+            raise UsageError("a port must be between 0 and 65535")
+        given = [port for port in ports if port]
+        if len(given) != len(set(given)):
+            raise UsageError("two ports are the same", fix="Give each its own, or 0 for any that is free.")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise UsageError("TLS needs a certificate and its key", fix="Give both.")
+        for file in (self.tls_cert, self.tls_key):
+            if file is not None and not file.is_file():
+                raise UsageError(f"there is no file {file}")
+        if self.instances is not None and not 1 <= self.instances <= 64:
+            raise UsageError(f"{self.instances} instances are not possible", fix="Use 1 to 64.")
+        if self.startup_timeout <= 0:
+            raise UsageError("the start-up timeout must be positive")
+        if not 0 <= self.exit_timeout <= 3600:
+            raise UsageError("the exit timeout must be between 0 and 3600 seconds")
+        if self.expect is not None:
+            require_digest(self.expect)
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can reach it."""
+        address = ip_address(self.address)
+        return address is not None and address.is_loopback

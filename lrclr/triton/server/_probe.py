@@ -1,0 +1,158 @@
+"""Whether a server answers: it is asked with a radiograph, because a model whose process is dead can be "ready"."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from lrclr._addresses import DIRECT, Address
+from lrclr.contract import MODEL
+from lrclr.errors import MissingExtraError, ServerError, ServerUnavailableError
+from lrclr.samples import sample_paths
+from lrclr.triton.protocol import BUSY, RETRY_SECONDS
+
+if TYPE_CHECKING:
+    from lrclr.triton.server._options import ServeOptions
+
+__all__ = ["Probe"]
+
+# Seconds for questions that no model is asked.
+_SHORT: Final = 5.0
+
+
+class Probe:
+    """A connection to a server of ours. Not for several threads at once.
+
+    Args:
+        address: ``host:port`` of gRPC.
+        options: the server's.
+    """
+
+    def __init__(self, address: str, options: ServeOptions) -> None:
+        try:
+            from tritonclient import grpc
+        except ImportError:
+            raise MissingExtraError("tritonclient", "serve", "a Triton server") from None
+        self._grpc = grpc
+        # The server runs on this machine, whatever its address is: no proxy stands before it.
+        channel: list[tuple[str, Any]] = [DIRECT, ("grpc.max_reconnect_backoff_ms", 500)]
+        tls: dict[str, Any] = {}
+        if options.tls_cert is not None:
+            tls = {"ssl": True, "root_certificates": str(options.tls_cert)}
+            channel.append(("grpc.ssl_target_name_override", options.tls_name))
+        self._client = grpc.InferenceServerClient(Address.parse(address).target, channel_args=channel, **tls)
+        self._image = min(sample_paths(), key=lambda path: path.stat().st_size).read_bytes()
+        self._asked: _Question | None = None
+
+    def infer(self, *, timeout: float, version: int | None = None) -> None:
+        """Wait for one radiograph to go through the model `lrclr`.
+
+        A radiograph that is not answered in time stays in the server's queue, and the next call waits for it: a busy
+        server has never more than one of them.
+
+        Raises:
+            ServerUnavailableError: no answer within `timeout` seconds, or the server takes no request now. Its
+                `retry_after` is set if the server refused because it is busy.
+            ServerError: an answer that is an error.
+        """
+        if self._asked is not None and self._asked.version != version:
+            self.cancel()
+        if self._asked is None:
+            self._asked = self._ask(version)
+        try:
+            result = self._asked.answer.result(timeout)
+        except FutureTimeoutError:
+            raise ServerUnavailableError(f"the server did not answer within {timeout:g} s") from None
+        except self._grpc.InferenceServerException as error:
+            self._asked = None
+            raise _error("infer", error) from error
+        self._asked = None
+        probability = result.as_numpy("probability")
+        if probability is None or not np.isfinite(probability).all():
+            raise ServerError("the server's answer holds no probabilities")
+
+    def cancel(self) -> None:
+        """Take the radiograph back that was not answered, if there is one."""
+        if self._asked is not None:
+            self._asked.call.cancel()
+            self._asked = None
+
+    def is_ready(self, model: str, version: int) -> bool:
+        """Whether a version of a model has been loaded. Its process may have died since.
+
+        Raises:
+            ServerUnavailableError: the server did not answer.
+        """
+        return bool(self._call("is_model_ready", model, str(version), client_timeout=_SHORT))
+
+    def finished(self, version: int) -> dict[str, tuple[int, int]] | None:
+        """Per model the number of requests answered and of runs, since it was loaded; None if the server does not say.
+
+        Requests that were refused for a full queue do not count.
+        """
+        try:
+            statistics = self._call("get_inference_statistics", client_timeout=_SHORT)
+        except ServerError:
+            return None
+        return {
+            model.name: (model.inference_stats.success.count, model.execution_count)
+            for model in statistics.model_stats
+            if model.version == str(version)
+        }
+
+    def close(self) -> None:
+        """End the connection."""
+        self.cancel()
+        self._client.close()
+        # tritonclient would close it once more at the interpreter's end, and complain.
+        del self._client
+
+    def _ask(self, version: int | None) -> _Question:
+        image = self._grpc.InferInput("image", [1], "BYTES")
+        image.set_data_from_numpy(np.array([self._image], dtype=np.object_))
+        answer: Future[Any] = Future()
+
+        def take(result: Any, error: Exception | None) -> None:
+            if error is None:
+                answer.set_result(result)
+            else:
+                answer.set_exception(error)
+
+        call = self._client.async_infer(
+            MODEL,
+            [image],
+            take,
+            outputs=[self._grpc.InferRequestedOutput("probability")],
+            model_version="" if version is None else str(version),
+        )
+        return _Question(version, answer, call)
+
+    def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            return getattr(self._client, method)(*arguments, **options)
+        except self._grpc.InferenceServerException as error:
+            raise _error(method, error) from error
+
+
+class _Question(NamedTuple):
+    version: int | None
+    answer: Future[Any]
+    call: Any
+
+
+def _error(method: str, error: Any) -> ServerError:
+    text = str(error.message()).strip().splitlines() or ["no message"]
+    what, why = f"the server did not do {method.replace('_', ' ')}", text[0].rstrip(".")
+    if not _passing(error.status()):
+        return ServerError(what, why=why)
+    unavailable = ServerUnavailableError(what, why=why)
+    if any(sign in text[0] for sign in BUSY):
+        unavailable.retry_after = RETRY_SECONDS
+    return unavailable
+
+
+def _passing(status: object) -> bool:
+    return any(word in str(status) for word in ("UNAVAILABLE", "DEADLINE", "NOT_FOUND", "Deadline"))

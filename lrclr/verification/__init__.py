@@ -1,0 +1,30 @@
+"""Gates: checks that can refuse a bundle. They need no torch: an engine and PyTorch's answers (`Golden`) are enough."""
+
+from lrclr.bundle import Golden, GraphOutputs
+from lrclr.verification._inputs import gate_images, gate_prompts, images_sha256
+from lrclr.verification._measure import centred_cosine, region_gap
+from lrclr.verification._result import GateResult, Tolerances, raise_refused
+from lrclr.verification._run import run_gates
+from lrclr.verification._task import LEAST_AUROC, auroc, task_auroc, task_auroc_of, task_gate
+from lrclr.verification._verify import VerificationReport, verify
+
+__all__ = [
+    "LEAST_AUROC",
+    "GateResult",
+    "Golden",
+    "GraphOutputs",
+    "Tolerances",
+    "VerificationReport",
+    "auroc",
+    "centred_cosine",
+    "gate_images",
+    "gate_prompts",
+    "images_sha256",
+    "raise_refused",
+    "region_gap",
+    "run_gates",
+    "task_auroc",
+    "task_auroc_of",
+    "task_gate",
+    "verify",
+]

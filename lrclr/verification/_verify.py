@@ -1,0 +1,122 @@
+"""`verify`: the one function that runs the gates of a bundle. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lrclr.bundle import Golden
+from lrclr.verification._float_form import can_rewrite, float_forms
+from lrclr.verification._result import GateResult, Tolerances, raise_refused
+from lrclr.verification._run import graph_gates, run_gates
+from lrclr.verification._task import task_gate
+
+if TYPE_CHECKING:
+    from lrclr.bundle import Bundle
+    from lrclr.engines import Engine
+    from lrclr.inference import ModelSpec
+
+__all__ = ["VerificationReport", "verify"]
+
+_NO_ONNX = (
+    "the {} graphs were not checked in float32 arithmetic, as they were at the export, "
+    "because onnx is not installed (pip install onnx)"
+)
+_FLOAT = " (float32)"
+_INLINED = " (inlined)"
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """What the gates of a bundle measured.
+
+    Attributes:
+        engine: that ran the graphs.
+        gates: every gate with its limit and its measured value.
+        notes: what could not be measured here, and why.
+    """
+
+    engine: str
+    gates: tuple[GateResult, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def refused(self) -> tuple[GateResult, ...]:
+        """The gates that do not hold."""
+        return tuple(gate for gate in self.gates if not gate.passed)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate holds."""
+        return not self.refused
+
+    def require(self) -> None:
+        """Raise GateError where a gate does not hold."""
+        raise_refused(self.gates)
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types."""
+        return {"engine": self.engine, "gates": [gate.to_dict() for gate in self.gates], "notes": list(self.notes)}
+
+
+def verify(bundle: Bundle, engine: Engine, *, auroc: float | None = None) -> VerificationReport:
+    """Run every gate of a bundle on this machine.
+
+    In this order: preprocessing and tokenizer against the inputs of the export; the graphs against PyTorch, at the
+    usual sizes and at the ends of the profiles; the probabilities; graphs of reduced precision in float32 arithmetic
+    at the limits of float32; the inlined graph, where there is one; and, if all of these hold, the task.
+
+    Args:
+        bundle: what to check. `Bundle` has compared its files with the manifest.
+        engine: what shall run its graphs.
+        auroc: `task_auroc` of the bundle with this engine, where it was measured already.
+
+    Raises:
+        EngineError: the engine refused an input that the bundle's profiles allow.
+        BundleError: the golden file is damaged.
+    """
+    from lrclr.inference import ModelSpec
+
+    manifest = bundle.manifest
+    golden, tolerances = Golden.load(bundle.golden_path), Tolerances.of_manifest(manifest.tolerances)
+    model = ModelSpec.of_bundle(bundle)
+    gates = run_gates(engine, golden, model, tolerances, manifest.profiles)
+    notes: tuple[str, ...] = ()
+    if golden.stored is not None:
+        if can_rewrite():
+            gates += _float_form_gates(bundle, golden, model)
+        else:
+            notes = (_NO_ONNX.format(manifest.precision),)
+    gates += _inlined_gates(bundle, golden, model, tolerances)
+    if all(gate.passed for gate in gates):
+        from lrclr.inference import ZeroShotClassifier
+
+        classifier = ZeroShotClassifier(bundle, engine)
+        gates += task_gate(classifier, float(golden.task_auroc), tolerances.task_auroc, auroc=auroc)
+    return VerificationReport(engine.name, tuple(gates), notes)
+
+
+def _float_form_gates(bundle: Bundle, golden: Golden, model: ModelSpec) -> list[GateResult]:
+    """The graphs without any rounding but that of their weights, against PyTorch with the same weights."""
+    from lrclr.bundle import GRAPHS
+    from lrclr.engines import OnnxRuntimeEngine
+
+    assert golden.stored is not None  # noqa: S101 - for the type checker
+    expected = replace(golden, **vars(golden.stored))
+    with float_forms({graph: bundle.graph_path(graph) for graph in GRAPHS}) as files:
+        gates = graph_gates(OnnxRuntimeEngine(files), expected, model, Tolerances.for_precision("fp32"))
+    return [replace(gate, subject=gate.subject + _FLOAT) for gate in gates if gate.gate != "non-finite values"]
+
+
+def _inlined_gates(bundle: Bundle, golden: Golden, model: ModelSpec, tolerances: Tolerances) -> list[GateResult]:
+    """The graphs for runtimes that know no ONNX functions; ONNX Runtime runs them here."""
+    from lrclr.bundle import GRAPHS
+    from lrclr.engines import OnnxRuntimeEngine
+
+    inlined = {graph: path for graph in GRAPHS if (path := bundle.inlined_path(graph)) is not None}
+    if not inlined:
+        return []
+    files = {graph: inlined.get(graph, bundle.graph_path(graph)) for graph in GRAPHS}
+    gates = graph_gates(OnnxRuntimeEngine(files), golden, model, tolerances)
+    of_inlined = [gate for gate in gates if gate.subject.partition(".")[0] in inlined]
+    return [replace(gate, subject=gate.subject + _INLINED) for gate in of_inlined]

@@ -371,7 +371,7 @@ def test_threads_may_share_one(tokenizer: ClipTokenizer) -> None:
 def test_a_fork_after_encoding_is_quiet_and_torch_is_not_needed() -> None:
     code = """
 import os, sys
-from lrclr.tokenizer import ClipTokenizer
+from lrclr.text import ClipTokenizer
 assert "tokenizers" not in sys.modules
 tokenizer = ClipTokenizer.default()
 tokenizer.encode(["a cat", "a dog"] * 50)

@@ -36,7 +36,7 @@ import numpy as np
 import PIL.TiffImagePlugin
 from lrclr import budget, read_image
 from lrclr.images import ReducedImage, read_reduced
-from lrclr.preprocess import PreprocessSpec, preprocess
+from lrclr.preprocessing import PreprocessSpec, preprocess
 
 def status(name):
     return int(Path("/proc/self/status").read_text().partition(name)[2].split()[0]) * 1024

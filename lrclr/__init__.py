@@ -9,7 +9,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from lrclr._version import __version__
 
 # ONNX Runtime 1.29 and later tell their maker about each session, and write an identifier to disk, unless this is set
 # before they are imported. Nothing goes out of a hospital unasked; who wants it sets it to 0.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lrclr.archive._outcome import Failure, Outcome, Scores
+from lrclr.auto import open_engine
 from lrclr.bundle import Bundle
-from lrclr.engines import EngineOptions, open_engine
 from lrclr.errors import BundleError, NonFiniteError
 from lrclr.inference import Answers, ZeroShotClassifier
 from lrclr.preprocessing import from_canvas
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lrclr.archive._outcome import Decoded
+    from lrclr.engines import EngineOptions
     from lrclr.text import FindingSet
 
 __all__ = ["Encoder"]

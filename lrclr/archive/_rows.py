@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import lrclr
 from lrclr._files import write_whole
+from lrclr._version import __version__
 from lrclr.archive._outcome import Hint, Outcome, Scores
 from lrclr.archive._settings import SCHEMA_VERSION
 from lrclr.archive._source import Item, item_order
@@ -121,7 +121,7 @@ def write_part(path: Path, part: Part) -> None:
         _SCHEMA: str(SCHEMA_VERSION).encode(),
         _SETTINGS: part.settings.encode(),
         _HINTS: part.hints[order].astype("<i8").tobytes().hex().encode(),
-        _VERSION: lrclr.__version__.encode(),
+        _VERSION: __version__.encode(),
     }
     table = part.table.take(pa.array(order, pa.int64())).combine_chunks().replace_schema_metadata(metadata)
     buffer = io.BytesIO()

@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-import lrclr
 from lrclr._files import write_whole
+from lrclr._version import __version__
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Settings:
 
     def write(self, folder: Path) -> None:
         """Put them into a folder of scores."""
-        content = {**asdict(self), "lrclr": lrclr.__version__}
+        content = {**asdict(self), "lrclr": __version__}
         write_whole(folder / RUN_FILE, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
     def settled(self, folder: Path, *, rescore: bool) -> Settings:

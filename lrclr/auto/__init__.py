@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lrclr.auto._choice import ChosenEngine, choose_engine
-from lrclr.auto._open import is_bundle, is_scores, open_checkpoint, open_model
+from lrclr.auto._choice import ChosenEngine, choose_engine, open_engine
+from lrclr.auto._open import is_bundle, open_checkpoint, open_model
 
-__all__ = ["ChosenEngine", "choose_engine", "is_bundle", "is_scores", "open_checkpoint", "open_model"]
+__all__ = ["ChosenEngine", "choose_engine", "is_bundle", "open_checkpoint", "open_engine", "open_model"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrclr.engines import AUTO, CPU_ENGINES, PLAN_ENGINES, EngineOptions, gpus, open_engine
+from lrclr.engines import AUTO, CPU_ENGINES, PLAN_ENGINES, EngineOptions, gpus, open_named_engine
 from lrclr.errors import BundleError, EngineError, GateError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +39,25 @@ class ChosenEngine:
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return self._engine.run(graph, inputs)
+
+
+def open_engine(bundle: Bundle, options: EngineOptions | None = None) -> Engine:
+    """Open the engine that the options name, or the fastest one if they ask for `AUTO`.
+
+    Args:
+        bundle: the bundle whose graphs the engine shall run.
+        options: None for the engine that the bundle was made for.
+
+    Returns:
+        With `AUTO` a `ChosenEngine`, which says why it was chosen.
+
+    Raises:
+        GateError: with `AUTO`, no engine on this machine passes the bundle's gates.
+        BundleError, EngineError, UsageError: as `lrclr.engines.open_named_engine`.
+    """
+    if options is not None and options.engine == AUTO:
+        return choose_engine(bundle, options)
+    return open_named_engine(bundle, options)
 
 
 def choose_engine(bundle: Bundle, options: EngineOptions | None = None) -> ChosenEngine:
@@ -82,7 +101,7 @@ def _holding(bundle: Bundle, options: EngineOptions, remarks: list[str]) -> Engi
     from lrclr.verification import verify
 
     try:
-        engine = open_engine(bundle, options)
+        engine = open_named_engine(bundle, options)
         report = verify(bundle, engine)
     except (EngineError, MissingExtraError) as error:
         remarks.append(f"{options.engine}: {error.what}")

@@ -1,11 +1,13 @@
-"""Whatever can be evaluated, told apart by what it is on disk."""
+"""Open a model whatever holds it: a bundle here or in a server, or a checkpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lrclr.auto._choice import open_engine
 from lrclr.bundle import MANIFEST, Bundle
+from lrclr.engines import EngineOptions
 from lrclr.errors import UsageError
 from lrclr.inference import ModelSpec, ZeroShotClassifier
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
     from lrclr.checkpoints import Checkpoint, ReadOptions
 
-__all__ = ["is_bundle", "is_scores", "open_checkpoint", "open_model"]
+__all__ = ["is_bundle", "open_checkpoint", "open_model"]
 
 _DEVICES = ("cpu", "cuda")
 
@@ -22,11 +24,6 @@ _DEVICES = ("cpu", "cuda")
 def is_bundle(path: str | os.PathLike[str]) -> bool:
     """Whether a path holds a bundle rather than a checkpoint."""
     return (Path(path) / MANIFEST).is_file()
-
-
-def is_scores(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is named as a file of scores is."""
-    return Path(path).suffix == ".npz"
 
 
 def open_model(
@@ -42,7 +39,7 @@ def open_model(
 
     Args:
         path: of either.
-        engine: that runs a bundle; None for its own.
+        engine: that runs a bundle; None for its own; `lrclr.engines.AUTO` for the fastest one on this machine.
         provider: ``"cpu"`` or ``"cuda"``.
         threads: of one operator; ``None`` for what the engine takes by itself.
         server: ``host:port`` of a server that has this bundle.
@@ -54,7 +51,8 @@ def open_model(
         bundle = Bundle(path)
         return ZeroShotClassifier(bundle, TritonEngine(server, ModelSpec.of_bundle(bundle).sha256))
     if is_bundle(path):
-        return ZeroShotClassifier.from_bundle(path, engine=engine, provider=provider, threads=threads)
+        bundle = Bundle(path)
+        return ZeroShotClassifier(bundle, open_engine(bundle, EngineOptions(engine, provider, threads)))
     return open_checkpoint(path, provider=provider, threads=threads, reading=reading)
 
 

@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-import lrclr
+from lrclr._version import __version__
 from lrclr.bench import _nvml
 from lrclr.bench._machine import machine, settings
 
@@ -27,7 +27,7 @@ def environment() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {
-        "lrclr": lrclr.__version__,
+        "lrclr": __version__,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "system": f"{platform.system()} {platform.release()}",
         "distribution": _distribution(),

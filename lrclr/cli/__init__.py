@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import lrclr
+from lrclr._version import __version__
 from lrclr.cli import (
     _bench,
     _build,
@@ -72,7 +72,7 @@ app.command("init")(_checkpoints.init)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"lrclr {lrclr.__version__}")
+        typer.echo(f"lrclr {__version__}")
         raise typer.Exit
 
 

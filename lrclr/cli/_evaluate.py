@@ -94,9 +94,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     members = [model, *(ensemble or [])]
     _check_files(scores, against, members, keep=keep, preset=preset, findings=findings)
     require_evaluate()
-    from lrclr.auto import is_bundle, is_scores
+    from lrclr.auto import is_bundle
     from lrclr.datasets import read_manifest
-    from lrclr.evaluation import EvaluationOptions, save_scores, store
+    from lrclr.evaluation import EvaluationOptions, is_scores, save_scores, store
     from lrclr.evaluation._store import check_storable
     from lrclr.inference import ScoreCalibration
     from lrclr.text import FindingSet
@@ -240,8 +240,7 @@ def _compared(
     options: EvaluationOptions,
     **engine: Any,
 ) -> Comparison:
-    from lrclr.auto import is_scores
-    from lrclr.evaluation import compare, load_scores
+    from lrclr.evaluation import compare, is_scores, load_scores
 
     other = load_scores(against) if is_scores(against) else _judged([against], data, fitting, options, **engine).scores
     return compare(judged.scores, other, judged.selection.rows)

@@ -109,11 +109,12 @@ class _Question:
 
 def _here(question: _Question, bundle: Path, engine: EngineOptions) -> tuple[FindingSet, bool, Iterator[FileResult]]:
     """A bundle's findings, whether its fusion head was trained, and its answers."""
+    from lrclr.auto import open_engine
+    from lrclr.bundle import Bundle
     from lrclr.inference import ZeroShotClassifier, predict_files
 
-    classifier = ZeroShotClassifier.from_bundle(
-        bundle, engine=engine.engine, provider=engine.provider, threads=engine.threads
-    )
+    opened = Bundle(bundle)
+    classifier = ZeroShotClassifier(opened, open_engine(opened, engine))
     note_choice(classifier.engine)
     results = predict_files(
         classifier,

@@ -32,7 +32,8 @@ def verify(
     if files_only:
         note(f"{bundle}: {len(opened.manifest.files)} files are unchanged, manifest {opened.sha256}")
         return
-    from lrclr.engines import EngineOptions, open_engine
+    from lrclr.auto import open_engine
+    from lrclr.engines import EngineOptions
     from lrclr.verification import verify as run_verify
 
     runner = open_engine(opened, EngineOptions(engine, provider))

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lrclr.auto import ChosenEngine, choose_engine
     from lrclr.bundle import Bundle
     from lrclr.engines._torch import TorchEngine
 
@@ -27,7 +26,6 @@ __all__ = [
     "CPU_ENGINES",
     "ENGINES",
     "PLAN_ENGINES",
-    "ChosenEngine",
     "Engine",
     "EngineOptions",
     "Gpu",
@@ -35,9 +33,8 @@ __all__ = [
     "OpenVINOEngine",
     "TensorRTEngine",
     "TorchEngine",
-    "choose_engine",
     "gpus",
-    "open_engine",
+    "open_named_engine",
     "tensorrt_library",
 ]
 
@@ -54,10 +51,6 @@ def __getattr__(name: str) -> Any:
         from lrclr.engines._torch import TorchEngine
 
         return TorchEngine
-    if name in {"ChosenEngine", "choose_engine"}:
-        from lrclr.engines import _choice
-
-        return getattr(_choice, name)
     raise AttributeError(f"module 'lrclr.engines' has no attribute {name!r}")
 
 
@@ -88,7 +81,8 @@ class EngineOptions:
     """What shall run a bundle's graphs.
 
     Attributes:
-        engine: one of `ENGINES`; None for the one that the bundle was made for; `AUTO` for the fastest here.
+        engine: one of `ENGINES`; None for the one that the bundle was made for; `AUTO` for the fastest one on this
+            machine, which `lrclr.auto.open_engine` chooses.
         provider: of ONNX Runtime: ``"cpu"`` or ``"cuda"``. torch takes it for the device.
         threads: of one operator of ONNX Runtime or OpenVINO; None for one a core.
     """
@@ -98,21 +92,20 @@ class EngineOptions:
     threads: int | None = None
 
 
-def open_engine(bundle: Bundle, options: EngineOptions | None = None) -> Engine:
-    """The engine that was asked for, and no other; with `AUTO` a `ChosenEngine`, which says why it was chosen.
+def open_named_engine(bundle: Bundle, options: EngineOptions | None = None) -> Engine:
+    """Open the engine that the options name, or the one that the bundle was made for. There is no fallback.
 
     Raises:
         BundleError: the bundle has no plans that suit this machine.
-        EngineError: the engine cannot be had here.
-        GateError: with `AUTO`, no engine here holds the bundle's gates.
-        UsageError: there is no such engine, or it knows no such provider.
+        EngineError: the engine is not available on this machine.
+        UsageError: the options ask for `AUTO`, an unknown engine, or a provider that the engine does not have.
     """
     options = options or EngineOptions()
     name = options.engine or bundle.manifest.engine["name"]
     if name == AUTO:
-        from lrclr.auto import choose_engine
-
-        return choose_engine(bundle, options)
+        raise UsageError(
+            f"an engine must be named here, not {AUTO!r}", fix="Call lrclr.auto.open_engine to choose the fastest one."
+        )
     if name not in ENGINES:
         raise UsageError(f"there is no engine {name!r}", fix=f"Choose {', '.join((*ENGINES, AUTO))}.")
     if name == "onnxruntime":

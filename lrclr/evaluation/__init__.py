@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lrclr.evaluation._presets import PRESETS, Preset
     from lrclr.evaluation._result import Estimate, Evaluation, Example, FindingQuality, Grounding, MeanQuality
     from lrclr.evaluation._scores import Scores, score_rows
-    from lrclr.evaluation._scores_file import load_scores, save_scores
+    from lrclr.evaluation._scores_file import is_scores, load_scores, save_scores
     from lrclr.evaluation._select import Selection, select
     from lrclr.evaluation._store import store
 
@@ -38,6 +38,7 @@ _HOMES = {
     "compare": "_compare",
     "evaluate": "_evaluate",
     "judge": "_evaluate",
+    "is_scores": "_scores_file",
     "load_scores": "_scores_file",
     "markdown": "_markdown",
     "save_scores": "_scores_file",
@@ -63,6 +64,7 @@ __all__ = [
     "Selection",
     "compare",
     "evaluate",
+    "is_scores",
     "judge",
     "load_scores",
     "markdown",

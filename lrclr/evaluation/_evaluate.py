@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-import lrclr
+from lrclr._version import __version__
 from lrclr.datasets import SKIP, raise_bad_rows
 from lrclr.errors import UsageError
 from lrclr.evaluation import _judge
@@ -258,7 +258,7 @@ def _data(
 
 def _environment() -> dict[str, str]:
     found = {
-        "lrclr": lrclr.__version__,
+        "lrclr": __version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["load_scores", "save_scores"]
+__all__ = ["is_scores", "load_scores", "save_scores"]
 
 _SCHEMA = 2
 _ONE_SCALE = 1  # with a score scale for all findings, and no bias
@@ -42,6 +42,11 @@ _INFO = {
     "patch_size": int,
     "preprocess": dict,
 }
+
+
+def is_scores(path: str | os.PathLike[str]) -> bool:
+    """Whether a path has the suffix of a file of scores."""
+    return Path(path).suffix == ".npz"
 
 
 def save_scores(scores: Scores, path: str | os.PathLike[str]) -> None:

@@ -85,16 +85,16 @@ class ZeroShotClassifier:
 
         Args:
             path: the bundle's folder.
-            engine: one of `lrclr.engines.ENGINES`; None for the one that the bundle was made for; ``"auto"`` for the
-                fastest here, which is measured.
+            engine: one of `lrclr.engines.ENGINES`; None for the one that the bundle was made for.
+                `lrclr.auto.open_model` also chooses the fastest one on this machine.
             provider: of ONNX Runtime: ``"cpu"`` or ``"cuda"``.
             threads: of one operator of ONNX Runtime or OpenVINO; ``None`` for one a core.
         """
         # Imported here: clients, training and reports use this package without an engine.
-        from lrclr.engines import EngineOptions, open_engine
+        from lrclr.engines import EngineOptions, open_named_engine
 
         bundle = Bundle(path)
-        return cls(bundle, open_engine(bundle, EngineOptions(engine, provider, threads)))
+        return cls(bundle, open_named_engine(bundle, EngineOptions(engine, provider, threads)))
 
     @classmethod
     def from_checkpoint(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-import lrclr
+from lrclr._version import __version__
 from lrclr.errors import LrclrError, UsageError
 from lrclr.training._trainer import last_state
 
@@ -118,7 +118,7 @@ def environment() -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {
-        "lrclr": lrclr.__version__,
+        "lrclr": __version__,
         "python": platform.python_version(),
         "packages": versions,
         "system": f"{platform.system()} {platform.machine()}",

@@ -15,8 +15,9 @@ from onnx import helper
 from tritonclient.grpc import model_config_pb2 as triton
 
 from lrclr import Bundle
+from lrclr.auto import open_engine
 from lrclr.bundle import GRAPHS
-from lrclr.engines import EngineOptions, Gpu, open_engine
+from lrclr.engines import EngineOptions, Gpu
 from lrclr.engines._plans import plan_entry
 from lrclr.errors import BundleError, EngineError, ExportError, GateError, LrclrError, UsageError
 from lrclr_export import BuildOptions, best_engine, build_bundle

@@ -9,8 +9,8 @@ from google.protobuf import text_format  # type: ignore[import-untyped, unused-i
 from tritonclient.grpc import model_config_pb2 as triton
 
 from lrclr import Bundle
+from lrclr.auto import open_engine
 from lrclr.bundle import GRAPHS
-from lrclr.engines import open_engine
 from lrclr.errors import BundleError, GateError
 from lrclr_export import build_bundle
 from tests import bundles

@@ -10,9 +10,10 @@ import pytest
 
 from benchmarks.gates.mutants import MUTANTS, Mutant, judge
 from lrclr import Bundle
+from lrclr.auto import open_engine
 from lrclr.bundle import Golden
 from lrclr.checkpoints import default_checkpoint, load_checkpoint
-from lrclr.engines import EngineOptions, OnnxRuntimeEngine, open_engine
+from lrclr.engines import EngineOptions, OnnxRuntimeEngine
 from lrclr.errors import GateError
 from lrclr.verification import gate_images, verify
 from lrclr_export import ExportOptions, export_bundle

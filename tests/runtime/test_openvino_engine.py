@@ -13,9 +13,9 @@ import pytest
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 from lrclr import Bundle, ZeroShotClassifier
-from lrclr.auto import ChosenEngine, choose_engine
+from lrclr.auto import ChosenEngine, choose_engine, open_engine
 from lrclr.bundle import GRAPHS, Golden
-from lrclr.engines import AUTO, EngineOptions, OnnxRuntimeEngine, OpenVINOEngine, open_engine
+from lrclr.engines import AUTO, EngineOptions, OnnxRuntimeEngine, OpenVINOEngine
 from lrclr.engines._openvino import precision_here
 from lrclr.errors import EngineError, GateError, UsageError
 from lrclr.samples import sample_paths

@@ -13,8 +13,8 @@ import onnxruntime
 import torch
 import transformers
 
-import lrclr
 from lrclr._files import replace_directory
+from lrclr._version import __version__
 from lrclr.bundle import (
     ENTRIES,
     FINDINGS,
@@ -261,7 +261,7 @@ def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]], *, inlin
 
 def _made_with() -> dict[str, str]:
     return {
-        "lrclr": lrclr.__version__,
+        "lrclr": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-import lrclr
+from lrclr._version import __version__
 from lrclr.budget import HEATMAP_BYTES, decoding, reading
 from lrclr.errors import FindingsError, LrclrError
 from lrclr.images import ReadLimits, read_for_model, read_image
@@ -199,7 +199,7 @@ class Answerer:
         spec = self._classifier.spec
         return json.dumps(
             {
-                "lrclr": lrclr.__version__,
+                "lrclr": __version__,
                 "bundle": spec.sha256,
                 "checkpoint": spec.checkpoint_sha256,
                 "precision": spec.precision,

@@ -7,7 +7,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import lrclr
 from lrclr.errors import ServerError
 
 __all__ = ["Installation", "find_server"]
@@ -44,7 +43,7 @@ def find_server(program: Path | None = None) -> Installation:
     on_path = shutil.which("tritonserver")
     if on_path:
         return _installation(Path(on_path))
-    for root in dict.fromkeys((Path.cwd(), Path(lrclr.__file__).parent.parent)):
+    for root in dict.fromkeys((Path.cwd(), Path(__file__).parents[3])):
         if (root / LOCAL / _LOCAL_SERVER).is_file():
             return _installation(root / LOCAL / _LOCAL_SERVER)
     raise ServerError(

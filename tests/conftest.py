@@ -16,13 +16,15 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import Tensor
 
+    from lrclr.bundle import Golden
     from lrclr.checkpoints import Checkpoint
     from lrclr.model import LrclrModel
+    from lrclr_export.onnx.onnx_graph import TypedGraph
 
     Prompts = Callable[..., tuple[Tensor, Tensor]]
 
@@ -86,3 +88,56 @@ def prompts(tiny_checkpoint: Checkpoint) -> Prompts:
         return torch.from_numpy(batch.input_ids), torch.from_numpy(batch.mask)
 
     return encode
+
+
+@pytest.fixture(scope="session")
+def checkpoint(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """What the bundles are made of. Shared: change nothing in it."""
+    from tests import bundles
+
+    return bundles.checkpoint(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests import bundles
+
+    return bundles.checkpoint_folder(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def fp32_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests import bundles
+
+    return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")
+
+
+@pytest.fixture(scope="session")
+def fp32_graphs(fp32_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, TypedGraph]:
+    """Shared: put faults into copies only."""
+    from tests import bundles
+
+    return bundles.graphs(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def fp16_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests import bundles
+
+    return bundles.exported(tmp_path_factory.getbasetemp(), "fp16")
+
+
+@pytest.fixture(scope="session")
+def int8_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests import bundles
+
+    return bundles.exported(tmp_path_factory.getbasetemp(), "int8")
+
+
+@pytest.fixture(scope="session")
+def golden(fp32_bundle: Path) -> Golden:
+    """The gates' inputs and what PyTorch makes of them."""
+    from lrclr import Bundle
+    from lrclr.bundle import Golden
+
+    return Golden.load(Bundle(fp32_bundle).golden_path)

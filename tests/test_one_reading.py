@@ -23,7 +23,7 @@ from lrclr.images import read_for_model, read_image
 from lrclr.inference import predict_files
 from lrclr.preprocessing import from_canvas, preprocess
 from tests import bundles
-from tests.score import archives
+from tests.archive import archives
 
 if TYPE_CHECKING:
     from pathlib import Path

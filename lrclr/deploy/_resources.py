@@ -1,9 +1,9 @@
 """How much memory a server needs: what `lrclr.budget` allows it, and what was measured of the rest.
 
 Every process of the model `lrclr` refuses what is above its budget, so that the sum holds whatever legal requests come,
-all at once: the largest, with the costliest images, the most prompts, heat maps. ``tests/serving/test_memory.py`` holds
-a server to it. What is measured and not allowed is a process without work, and the graphs, which take 3.3 times their
-files and twice what one of their blocks holds. The rest of the measurements is in ``benchmarks/results/serving``.
+all at once: the largest, with the costliest images, the most prompts, heat maps. ``tests/triton/server/test_memory.py``
+holds a server to it. What is measured and not allowed is a process without work, and the graphs, which take 3.3 times
+their files and twice what one of their blocks holds. The rest of the measurements is in ``benchmarks/results/serving``.
 
 Triton receives a request as a whole before `lrclr` sees it: one above `budget.REQUEST_BYTES` is refused, but its bytes
 were in the server's memory until then. Let a proxy bound the size of messages where clients are not trusted.

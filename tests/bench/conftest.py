@@ -19,11 +19,6 @@ SHORT = BenchOptions(
 
 
 @pytest.fixture(scope="session")
-def checkpoint_folder(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundles.checkpoint_folder(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="session")
 def bundle(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shared: copy it before changing anything."""
     return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")

@@ -90,11 +90,6 @@ def data(data_file: Path) -> DataManifest:
 
 
 @pytest.fixture(scope="session")
-def checkpoint_folder(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundles.checkpoint_folder(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="session")
 def bundle_folder(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")
 

@@ -16,7 +16,7 @@ from lrclr.samples import sample_paths
 from lrclr.triton.client import Client, ClientOptions
 from lrclr.triton.server import ServeOptions, TritonServer
 from lrclr.triton.server._processes import backends_of
-from tests.serving.test_faults import IMAGE, Load
+from tests.triton.server.test_faults import IMAGE, Load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,7 +19,7 @@ from lrclr import LrclrError
 from lrclr.archive import score
 from lrclr.errors import UsageError
 from tests import bundles
-from tests.score import archives
+from tests.archive import archives
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,7 +123,7 @@ def test_a_damaged_part_is_made_again(archive: Path, scored: Path, bundle: Path,
 def killed(
     archive: Path, out: Path, bundle: Path, fsyncs: int = 0, chunks: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.score.archives", *map(str, (archive, out, bundle, fsyncs, chunks))]
+    command = [sys.executable, "-m", "tests.archive.archives", *map(str, (archive, out, bundle, fsyncs, chunks))]
     return subprocess.run(
         command, cwd=archives.ROOT, env=bundles.environment(), capture_output=True, text=True, timeout=120, check=False
     )

@@ -19,7 +19,7 @@ from lrclr.cli import main
 from lrclr.errors import LrclrError, UsageError
 from lrclr.samples import SAMPLES
 from tests import bundles
-from tests.score import archives
+from tests.archive import archives
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from lrclr.archive import score
 from tests import bundles
-from tests.score import archives
+from tests.archive import archives
 
 if TYPE_CHECKING:
     from pathlib import Path

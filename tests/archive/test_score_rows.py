@@ -19,7 +19,7 @@ from lrclr.archive import LocalOptions, score
 from lrclr.errors import UsageError
 from lrclr.file_names import name_of, path_of
 from tests import bundles
-from tests.score import archives
+from tests.archive import archives
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,8 +15,8 @@ from benchmarks.phantom.picture import make_picture
 from benchmarks.phantom.rendering import is_whole
 from benchmarks.phantom.staging import kept_folder, resumed_directory, write_whole
 from lrclr.errors import LrclrError, UsageError
-from tests.phantom.bodies import made_up_body, tree, write_ct
-from tests.phantom.killing import killed_amid
+from tests.benchmarks.phantom.bodies import made_up_body, tree, write_ct
+from tests.benchmarks.phantom.killing import killed_amid
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from benchmarks.phantom.staging import kept_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def killed_amid(call: Sequence[str], out: Path, *, after: int) -> Path:

@@ -19,7 +19,7 @@ from lrclr.samples import sample_paths
 from lrclr.triton.client import Client, ClientOptions
 from lrclr.triton.server import ServeOptions, TritonServer
 from tests import bundles
-from tests.serving import raw_requests
+from tests.triton import raw_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -46,11 +46,6 @@ class Counting:
         return outputs
 
 
-@pytest.fixture(scope="module")
-def checkpoint(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return bundles.checkpoint(tmp_path_factory.getbasetemp())
-
-
 @pytest.fixture(scope="module", params=["fp32", "fp16"])
 def precision(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -26,12 +26,12 @@ from benchmarks.phantom.picture import SPLITS, make_picture, streams
 from benchmarks.phantom.project import camera_of, project, shadow
 from benchmarks.phantom.reports import write_report
 from lrclr.errors import UsageError
-from tests.phantom.bodies import NUMBERS, SHAPE, SPACING, made_up_body, said, tree, write_ct
+from tests.benchmarks.phantom.bodies import NUMBERS, SHAPE, SPACING, made_up_body, said, tree, write_ct
 
 if TYPE_CHECKING:
     from benchmarks.phantom.picture import Split
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from lrclr.triton.client import AsyncClient, Client, ClientOptions
 from lrclr.triton.client import _wire as wire
 from lrclr.triton.protocol import MAX_QUEUED, MAX_QUEUED_SECONDS, MODEL
 from lrclr.triton.server import ServeOptions, TritonServer
-from tests.serving.test_faults import close
+from tests.triton.server.test_faults import close
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

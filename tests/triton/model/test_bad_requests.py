@@ -18,7 +18,7 @@ from lrclr.images import read_reduced
 from lrclr.inference import Prediction
 from lrclr.samples import sample_paths
 from lrclr.triton.client import Client, ClientOptions
-from tests.serving import requests_of_strangers as strangers
+from tests.triton import requests_of_strangers as strangers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from lrclr.errors import ServerError
 from lrclr.triton.server._ports import free_ports
 from lrclr.triton.server._shared_memory import Claim, remove_leftovers
 from tests import bundles
-from tests.serving.test_serve import ANY_PORTS, Served, serve, servers_in, shared_memory
+from tests.triton.server.test_serve import ANY_PORTS, Served, serve, servers_in, shared_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

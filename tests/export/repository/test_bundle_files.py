@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lrclr.checkpoints import Checkpoint
     from lrclr_export.onnx.onnx_graph import TypedGraph
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 DTYPES = {triton.TYPE_FP32: onnx.TensorProto.FLOAT, triton.TYPE_INT64: onnx.TensorProto.INT64}
 
 

@@ -16,12 +16,12 @@ from lrclr.triton import protocol
 from lrclr.triton.client import AsyncClient, Client, ClientOptions, predict_files
 from lrclr.triton.client._options import Deadline
 from tests import bundles
-from tests.serving.scripted import scripted
+from tests.triton.scripted import scripted
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.serving.scripted import Scripted
+    from tests.triton.scripted import Scripted
 
 KINDS = [getattr(errors, name) for name in errors.__all__]
 FULL = "[request id: <id_unknown>] Exceeds maximum queue size"

@@ -12,7 +12,7 @@ import pytest
 from lrclr._kernels import LAYERS, region_ptx, threads_of
 from lrclr.errors import ExportError
 from lrclr_export.plans import _region_plugin
-from tests.export import tensorrt_natives as natives
+from tests.export.plans import tensorrt_natives as natives
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

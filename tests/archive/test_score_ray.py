@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import bundles
-from tests.score import archives
+from tests.archive import archives
 
 if TYPE_CHECKING:
     from pathlib import Path

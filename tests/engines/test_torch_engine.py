@@ -29,11 +29,6 @@ FINDINGS = FindingSet((Finding("Edema", ("{}", "wet lungs"), ("no {}", "dry lung
 
 
 @pytest.fixture(scope="module")
-def checkpoint(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return bundles.checkpoint(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="module")
 def bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> ZeroShotClassifier:
     return ZeroShotClassifier.from_bundle(bundles.exported(tmp_path_factory.getbasetemp(), "fp32"))
 

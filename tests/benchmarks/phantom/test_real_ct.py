@@ -15,8 +15,8 @@ from PIL import Image
 from benchmarks.phantom import ct, make_dataset, picture
 from benchmarks.phantom.cases import FINDINGS, NO_FINDING, Case
 from benchmarks.phantom.picture import SPLITS, Split, describe, make_picture
-from tests.phantom.bodies import said, tree
-from tests.phantom.killing import killed_amid
+from tests.benchmarks.phantom.bodies import said, tree
+from tests.benchmarks.phantom.killing import killed_amid
 
 pytestmark = pytest.mark.slow
 SIZE = 96

@@ -20,9 +20,9 @@ from lrclr.errors import ServerUnavailableError
 from lrclr.triton.client import Client, ClientOptions
 from lrclr.triton.protocol import MAX_QUEUED
 from lrclr.triton.server import ServeOptions, TritonServer
-from tests.serving import requests_of_strangers as strangers
-from tests.serving import worst_requests as worst
-from tests.serving.requests_of_strangers import Sent, byte_tensor, numbers
+from tests.triton import requests_of_strangers as strangers
+from tests.triton import worst_requests as worst
+from tests.triton.requests_of_strangers import Sent, byte_tensor, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

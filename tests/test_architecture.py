@@ -1,0 +1,87 @@
+"""Imports run one way, in no circle, and what a package must not import it does not."""
+
+from __future__ import annotations
+
+from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import architecture
+from tests.architecture import LAYERS, imported_names, module_files, module_graph, package_graph, package_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILES = module_files()
+MODULES = module_graph(FILES)
+PACKAGES = package_graph(MODULES)
+# Running a bundle needs no torch. `lrclr.engines._torch` runs a checkpoint, and is imported when it is asked for.
+WITHOUT_TORCH = {
+    *("lrclr.text", "lrclr.images", "lrclr.preprocessing", "lrclr.bundle", "lrclr.inference", "lrclr.verification"),
+    *("lrclr.triton", "lrclr.archive", "lrclr.deploy", "lrclr.reports", "lrclr_export.plans"),
+}
+# The network does not know what it is exported to.
+NOT_IN_MODEL = {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "openvino", "tensorrt", "tensorrt_rtx", "tritonclient"}
+
+
+def test_every_package_has_its_place() -> None:
+    assert sorted(PACKAGES) == sorted(LAYERS)
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_imports_run_one_way(package: str) -> None:
+    later = LAYERS[LAYERS.index(package) :]
+    assert not PACKAGES[package].intersection(later)
+
+
+def test_no_circle_of_modules() -> None:
+    """Inside a package too, and not even of imports in functions or for types."""
+    TopologicalSorter(MODULES).prepare()
+
+
+def test_torch_is_imported_where_it_belongs() -> None:
+    importing = {module for module, file in FILES.items() if {"torch", "transformers"} & _libraries(file)}
+    assert not {module for module in importing if package_of(module) in WITHOUT_TORCH}
+    # So that the test above sees something.
+    assert "lrclr.model.modeling" in importing
+
+
+def test_the_network_knows_no_export() -> None:
+    for module, file in FILES.items():
+        if package_of(module) == "lrclr.model":
+            assert not _libraries(file) & NOT_IN_MODEL
+
+
+def test_the_page_has_the_table() -> None:
+    page = architecture.PAGE.read_text()
+    written = architecture.with_table(page, architecture.table(PACKAGES))
+    assert page == written, "run `python -m tests.architecture`"
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        "import top.one.a",
+        "from top.one import a",
+        "from top.one.a import NAME",
+        "def f():\n    from top.one import a",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from top.one.a import NAME",
+    ],
+)
+def test_a_circle_is_seen(later: str, tmp_path: Path) -> None:
+    """The tests above would pass on an empty graph."""
+    first = "from top.two import b\nNAME = 0"
+    for name, content in {"one/__init__": "", "one/a": first, "two/__init__": "", "two/b": later}.items():
+        file = tmp_path / "top" / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    modules = module_graph(module_files([tmp_path / "top"]))
+    assert modules["top.two.b"] == {"top.one.a"}
+    assert package_graph(modules)["top.one"] == {"top.two"}
+    with pytest.raises(CycleError):
+        TopologicalSorter(modules).prepare()
+
+
+def _libraries(file: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imported_names(file)}

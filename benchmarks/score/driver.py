@@ -28,8 +28,8 @@ def main() -> None:
     if chosen.largest_file is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (chosen.largest_file, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    where = RayOptions(chosen.address, chosen.actors) if chosen.ray else LocalOptions(chosen.workers)
-    options = ScoreOptions(chosen.bundle, rows_per_part=chosen.rows_per_part, where=where)
+    runner = RayOptions(chosen.address, chosen.actors) if chosen.ray else LocalOptions(chosen.workers)
+    options = ScoreOptions(chosen.bundle, rows_per_part=chosen.rows_per_part, runner=runner)
     points: list[tuple[float, int, float]] = []
 
     def told(progress: ScoreProgress) -> None:

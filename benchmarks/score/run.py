@@ -6,7 +6,7 @@ Each step is a process of minutes; together they are the run that `benchmarks/re
 - ``local``: all of them in one process: what the others are compared with.
 - ``faults``: on a Ray cluster of three nodes, with a worker killed, a node removed, the driver killed and started
   again, and a disk that is full.
-- ``pace``: `--engine local` and Ray on one node, in turns; two actors against one.
+- ``pace``: `--runner local` and Ray on one node, in turns; two actors against one.
 """
 
 from __future__ import annotations

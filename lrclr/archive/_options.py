@@ -24,7 +24,7 @@ class LocalOptions:
     """Scoring in this process.
 
     Attributes:
-        workers: threads, each of which takes images through all stages; None for one a core.
+        workers: threads, each of which decodes images and runs the engine on them; None for one a core.
     """
 
     workers: int | None = None
@@ -79,7 +79,7 @@ class ScoreOptions:
         rows_per_part: about how many rows a part shall have. It counts when a folder is begun.
         rescore: score everything again if the folder's rows were made with other settings.
         recheck: hash every file again, instead of those only whose size or times changed.
-        where: what does the work.
+        runner: what decodes and runs the engine: threads of this process, or a Ray cluster.
     """
 
     bundle: Path
@@ -92,7 +92,7 @@ class ScoreOptions:
     rows_per_part: int = 2048
     rescore: bool = False
     recheck: bool = False
-    where: LocalOptions | RayOptions = field(default_factory=LocalOptions)
+    runner: LocalOptions | RayOptions = field(default_factory=LocalOptions)
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:

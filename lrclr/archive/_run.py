@@ -78,7 +78,7 @@ def score(
     images = open_source(source)
     folder = Path(os.path.abspath(output))  # noqa: PTH100 - resolve() would replace what a link points to
     settings, encoder, spec = _question(options, images)
-    if isinstance(options.where, LocalOptions):
+    if isinstance(options.runner, LocalOptions):
         # An engine that cannot be had is told before anything is written.
         _ = encoder.classifier
     with _only_run(folder), _sigterm_raises():
@@ -153,14 +153,14 @@ class _Work:
             yield from self._collector.chunks(part)
 
     def _stream(self, decoder: Decoder, encoder: Encoder) -> Generator[tuple[Chunk, list[Outcome]]]:
-        where = self._options.where
-        if isinstance(where, RayOptions):
+        runner = self._options.runner
+        if isinstance(runner, RayOptions):
             from lrclr.archive._ray import run_ray
 
-            return run_ray(list(self._chunks()), decoder, encoder, where)
+            return run_ray(list(self._chunks()), decoder, encoder, runner)
         from lrclr.archive._local import run_local
 
-        return run_local(self._chunks(), decoder, encoder, workers=where.workers)
+        return run_local(self._chunks(), decoder, encoder, workers=runner.workers)
 
 
 def _question(options: ScoreOptions, images: Source) -> tuple[Settings, Encoder, ModelSpec]:
@@ -210,7 +210,7 @@ def _require(options: ScoreOptions) -> None:
     # The extra for Ray brings the other's packages, too.
     packages: tuple[str, ...] = ("pyarrow",)
     extra, purpose = "score", "scoring an archive"
-    if isinstance(options.where, RayOptions):
+    if isinstance(options.runner, RayOptions):
         packages, extra, purpose = ("pyarrow", "ray", "pandas"), "ray", "scoring with Ray"
     for package in packages:
         if importlib.util.find_spec(package) is None:

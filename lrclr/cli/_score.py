@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from lrclr.archive import LocalOptions, RayOptions, ScoreProgress, ScoreSummary
 
+_RUNNERS = ("local", "ray")
 _SHOWN = 5
 _LINE_EVERY = 30.0  # seconds, where nobody watches
 
@@ -29,8 +30,11 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the scores, in Parquet.")],
     bundle: Annotated[Path, typer.Option("-b", "--bundle", help="The bundle's folder.")] = Path("triton_repo"),
-    engine: Annotated[str, typer.Option("--engine", help="What does the work: local or ray.")] = "local",
-    graph_engine: Annotated[str | None, typer.Option("--graph-engine", help=ENGINE_HELP)] = None,
+    runner: Annotated[
+        str | None, typer.Option("--runner", help="Where to run: local (the default), in this process; or ray.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
+    graph_engine: Annotated[str | None, typer.Option("--graph-engine", hidden=True)] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option("--threads", help="Threads of one operator; rows depend on it.")] = 1,
     findings: Annotated[
@@ -74,6 +78,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.engines import EngineOptions
     from lrclr.text import FindingSet
 
+    runner, engine = _current_names(runner, engine, graph_engine)
     ray = {
         "address": address,
         "actors": actors,
@@ -87,12 +92,12 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         alpha=alpha,
         frame=frame,
         exact=exact,
-        engine=EngineOptions(graph_engine, provider, threads),
+        engine=EngineOptions(engine, provider, threads),
         batch_size=batch_size,
         rows_per_part=rows_per_part,
         rescore=rescore,
         recheck=recheck,
-        where=_where(engine, workers, {name: value for name, value in ray.items() if value is not None}),
+        runner=_runner(runner, workers, {name: value for name, value in ray.items() if value is not None}),
     )
     with _watched() as on_progress:
         summary = score_source(source, output, options, on_progress=on_progress)
@@ -105,20 +110,32 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise LrclrError(f"{summary.failed} of {summary.images} images have no scores", why="see their rows' reasons")
 
 
-def _where(engine: str, workers: int | None, ray: dict[str, object]) -> LocalOptions | RayOptions:
+def _current_names(runner: str | None, engine: str | None, graph_engine: str | None) -> tuple[str, str | None]:
+    """The runner and the engine, also from the names that these options had first."""
+    if engine in _RUNNERS:
+        if runner is not None:
+            raise UsageError(f"--runner {runner} and --engine {engine} exclude each other", fix="Leave --engine out.")
+        note(f"--engine {engine} is now called --runner {engine}")
+        runner, engine = engine, None
+    if graph_engine is not None:
+        if engine is not None:
+            raise UsageError("--engine and --graph-engine are the same option", fix="Leave --graph-engine out.")
+        note(f"--graph-engine {graph_engine} is now called --engine {graph_engine}")
+        engine = graph_engine
+    return runner or "local", engine
+
+
+def _runner(name: str, workers: int | None, ray: dict[str, object]) -> LocalOptions | RayOptions:
     from lrclr.archive import LocalOptions, RayOptions
 
-    if engine not in {"local", "ray"}:
-        raise UsageError(
-            f"there is no engine {engine!r} that scores",
-            fix="Choose local or ray; --graph-engine says what runs the graphs.",
-        )
-    if engine == "ray":
+    if name not in _RUNNERS:
+        raise UsageError(f"there is no runner {name!r}", fix=f"Choose {' or '.join(_RUNNERS)}.")
+    if name == "ray":
         if workers is not None:
-            raise UsageError("--workers belongs to --engine local", fix="Give --actors.")
+            raise UsageError("--workers belongs to --runner local", fix="Give --actors.")
         return RayOptions(**ray)  # type: ignore[arg-type]
     if ray:
-        raise UsageError(f"--{next(iter(ray)).replace('_', '-')} belongs to --engine ray")
+        raise UsageError(f"--{next(iter(ray)).replace('_', '-')} belongs to --runner ray")
     return LocalOptions(workers)
 
 

@@ -45,8 +45,8 @@ def expected(many: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory)
     return out
 
 
-def call(source: Path, out: Path, bundle: Path, engine: str) -> list[str]:
-    return ["score", str(source), "-o", str(out), "-b", str(bundle), "--rows-per-part", "50", "--engine", engine]
+def call(source: Path, out: Path, bundle: Path, runner: str) -> list[str]:
+    return ["score", str(source), "-o", str(out), "-b", str(bundle), "--rows-per-part", "50", "--runner", runner]
 
 
 def running(many: Path, out: Path, bundle: Path) -> subprocess.Popen[str]:

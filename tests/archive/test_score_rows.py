@@ -71,7 +71,7 @@ def test_a_row_holds_the_remarks_on_its_file(bundle: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_the_number_of_workers_changes_no_byte(archive: Path, bundle: Path, tmp_path: Path, batch_size: int) -> None:
     for workers in (1, 3):
-        options = archives.options(bundle, batch_size=batch_size, where=LocalOptions(workers))
+        options = archives.options(bundle, batch_size=batch_size, runner=LocalOptions(workers))
         score(archive, tmp_path / str(workers), options)
     one, three = (pq.read_table(tmp_path / name) for name in ("1", "3"))
     assert one.equals(three)
@@ -177,12 +177,29 @@ def test_the_command_tells_what_failed(
     assert "error: 4 of 34 images have no scores" in captured.err
 
 
+def test_the_first_names_of_the_options_work_and_say_so(
+    archive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lrclr.cli import main
+
+    call = ["score", str(archive), "-b", str(bundle), "--json", "-o"]
+    assert main([*call, str(tmp_path / "now"), "--runner", "local", "--engine", "onnxruntime"]) == 1
+    assert "is now called" not in capsys.readouterr().err
+    assert main([*call, str(tmp_path / "first"), "--engine", "local", "--graph-engine", "onnxruntime"]) == 1
+    told = capsys.readouterr().err
+    assert "--engine local is now called --runner local" in told
+    assert "--graph-engine onnxruntime is now called --engine onnxruntime" in told
+    assert archives.rows(tmp_path / "first") == archives.rows(tmp_path / "now")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--engine", "onnxruntime"], "there is no engine 'onnxruntime' that scores"),
-        (["--actors", "2"], "--actors belongs to --engine ray"),
-        (["--engine", "ray", "--workers", "2"], "--workers belongs to --engine local"),
+        (["--runner", "onnxruntime"], "there is no runner 'onnxruntime'"),
+        (["--runner", "local", "--engine", "ray"], "--runner local and --engine ray exclude each other"),
+        (["--engine", "openvino", "--graph-engine", "openvino"], "--engine and --graph-engine are the same option"),
+        (["--actors", "2"], "--actors belongs to --runner ray"),
+        (["--runner", "ray", "--workers", "2"], "--workers belongs to --runner local"),
         (["--batch-size", "5000"], "a batch of 5000 is too large"),
         (["--alpha", "3"], "alpha is 3.0"),
     ],

@@ -171,7 +171,7 @@ def test_the_tables_that_errors_are_built_from(monkeypatch: pytest.MonkeyPatch) 
     packages = re.findall(r'"(py[\w-]+|python-gdcm)"', Path(_dicom_frame.__file__).read_text())
     assert packages
     assert {name for name in packages if name != "pylibjpeg-libjpeg"} <= brought("dicom")
-    for options, extra in ((ScoreOptions(Path()), "score"), (ScoreOptions(Path(), where=RayOptions()), "ray")):
+    for options, extra in ((ScoreOptions(Path()), "score"), (ScoreOptions(Path(), runner=RayOptions()), "ray")):
         monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
         with pytest.raises(MissingExtraError, match=rf"lrclr\[{extra}\]"):
             score._require(options)

@@ -16,7 +16,7 @@ from lrclr.bench import BenchOptions
 from lrclr.bench._stages import Files, _pixels
 from lrclr.bench._targets import open_targets
 from lrclr.cli import main
-from lrclr.datasets import PixelCache, read_manifest
+from lrclr.datasets import PixelCache, read_dataset
 from lrclr.errors import UsageError
 from lrclr.evaluation import EvaluationOptions, compare, evaluate, load_scores, save_scores, score_rows
 from lrclr.images import read_for_model, read_image
@@ -91,7 +91,7 @@ def test_predict_and_score_and_evaluate_answer_alike(
     assert summary.to_dict()["exact"] is exact
     np.testing.assert_allclose([row["global_positive"] for row in rows], expected, atol=2e-6)
 
-    scores = score_rows(classifier, read_manifest(images / "manifest.csv").rows, exact=exact)
+    scores = score_rows(classifier, read_dataset(images / "manifest.csv").rows, exact=exact)
     np.testing.assert_allclose(scores.models[0].answers.global_positive, expected, atol=2e-6)
     save_scores(scores, tmp_path / "scores.npz")
     assert load_scores(tmp_path / "scores.npz").models[0].info["exact"] is exact
@@ -138,7 +138,7 @@ def test_the_benchmark_reads_as_the_others(
 def test_training_sees_what_is_served_and_its_cache_is_of_one_way(
     classifier: ZeroShotClassifier, images: Path, tmp_path: Path
 ) -> None:
-    rows, spec = read_manifest(images / "manifest.csv").rows, classifier.spec.preprocess
+    rows, spec = read_dataset(images / "manifest.csv").rows, classifier.spec.preprocess
     notes: list[str] = []
     for exact in (False, True, False):
         cache = PixelCache.build(rows, spec, tmp_path / "cache", exact=exact, on_note=notes.append)
@@ -170,7 +170,7 @@ def test_scores_of_two_ways_are_not_mixed(
     assert score(images, tmp_path / "out", ScoreOptions(bundle, exact=True, rescore=True)).scored == 2
     assert [row["exact"] for row in archives.rows(tmp_path / "out")] == [True, True]
 
-    rows = read_manifest(images / "manifest.csv").rows
+    rows = read_dataset(images / "manifest.csv").rows
     one, other = (score_rows(classifier, rows, exact=exact) for exact in (False, True))
     with pytest.raises(UsageError, match="cannot be compared: for one of them the images were read in full"):
         compare(one, other)
@@ -191,7 +191,7 @@ def test_an_evaluation_draws_the_regions_that_it_judged(
         return read_for_model(*source, exact=exact, **options)
 
     monkeypatch.setattr(_gallery, "read_for_model", noting)
-    data = read_manifest(images / "manifest.csv")
+    data = read_dataset(images / "manifest.csv")
     for exact in (False, True):
         judged = evaluate(classifier, data, EvaluationOptions(resamples=0, exact=exact))
         scores = judged.scores

@@ -63,10 +63,10 @@ class Reader(nn.Module):
         return logits
 
 
-def train_base(manifest: Path, output: Path, *, from_patches: bool, epochs: float, seed: int) -> None:
+def train_base(dataset: Path, output: Path, *, from_patches: bool, epochs: float, seed: int) -> None:
     """Train the tower and write its weights."""
     torch.manual_seed(seed)
-    data = read_split(manifest, "train")
+    data = read_split(dataset, "train")
     reader = Reader(network(vocabulary=512), from_patches=from_patches)
     matrices = [p for p in reader.parameters() if p.ndim > 1 and p.requires_grad]
     others = [p for p in reader.parameters() if p.ndim <= 1 and p.requires_grad]
@@ -110,14 +110,14 @@ def rate_at(step: int, steps: int, warm_up: int) -> float:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.base", description="Train the base's image tower.")
-    parser.add_argument("manifest", type=Path)
+    parser.add_argument("dataset", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--taught-by", choices=("masks", "labels"), default="masks")
     parser.add_argument("--epochs", type=float, default=8)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     train_base(
-        options.manifest,
+        options.dataset,
         options.output,
         from_patches=options.taught_by == "masks",
         epochs=options.epochs,

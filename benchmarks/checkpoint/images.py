@@ -36,13 +36,12 @@ class Split:
     reports: tuple[str, ...]
 
 
-def read_split(manifest: Path, split: str) -> Split:
+def read_split(dataset: Path, split: str) -> Split:
     """One split of a phantom data set of 160-pixel images."""
-    with manifest.open(encoding="utf-8", newline="") as file:
+    with dataset.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split]
     stacks = [
-        np.stack([np.asarray(Image.open(manifest.parent / row[column])) for row in rows])
-        for column in ("image", "mask")
+        np.stack([np.asarray(Image.open(dataset.parent / row[column])) for row in rows]) for column in ("image", "mask")
     ]
     labels = np.array([[row[name] == "1" for name in FINDINGS] for row in rows])
     return Split(stacks[0], stacks[1], labels, tuple(row["report"] for row in rows))

@@ -41,10 +41,10 @@ _FROZEN_LAYERS = 3  # what an edge is need not be learnt again
 _ALPHA = 0.5
 
 
-def tune(manifest: Path, base: Path, output: Path, *, local: LocalLoss, epochs: float, seed: int) -> None:
+def tune(dataset: Path, base: Path, output: Path, *, local: LocalLoss, epochs: float, seed: int) -> None:
     """Tune the base and write a checkpoint folder."""
     torch.manual_seed(seed)
-    data = read_split(manifest, "train")
+    data = read_split(dataset, "train")
     tokenizer = learn_tokenizer(data.reports, context_length=CONTEXT)
     model = network(vocabulary=tokenizer.vocab_size)
     model.vision_model.load_state_dict(torch.load(base, weights_only=True))
@@ -115,7 +115,7 @@ def _some_sentences(report: str, rng: np.random.Generator) -> str:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.tune", description="Tune the base on reports.")
-    parser.add_argument("manifest", type=Path)
+    parser.add_argument("dataset", type=Path)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--local", choices=("none", "pair", "pair+words"), default="pair+words")
@@ -123,7 +123,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     tune(
-        options.manifest,
+        options.dataset,
         options.base,
         options.output,
         local=options.local,

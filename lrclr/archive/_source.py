@@ -1,4 +1,4 @@
-"""What shall be scored: a folder tree, a glob, a manifest or a Parquet file becomes a sorted list of items."""
+"""What shall be scored: a folder tree, a glob, a dataset or a Parquet file becomes a sorted list of items."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Item", "Source", "open_source"]
 
 NAME_COLUMNS: Final = ("file", "path", "image")
 BYTES_COLUMN: Final = "bytes"
-_MANIFESTS: Final = frozenset({".csv", ".jsonl", ".ndjson"})
+_DATASETS: Final = frozenset({".csv", ".jsonl", ".ndjson"})
 _MAGIC: Final = "*?["
 
 
@@ -71,11 +71,11 @@ def open_source(source: str | os.PathLike[str]) -> Source:
     Args:
         source: a folder, whose images are found as by `lrclr.images.find_images`; a glob such as
             ``"archive/**/*.dcm"``, of which every file counts as an image, once however many links lead to it; a
-            manifest (see `lrclr.datasets.read_manifest`); a Parquet file with a column ``file``, ``path`` or ``image``,
+            dataset (see `lrclr.datasets.read_dataset`); a Parquet file with a column ``file``, ``path`` or ``image``,
             and perhaps ``frame`` and ``bytes``; or one image.
 
     Raises:
-        UsageError: there is nothing, or it is listed twice, or a manifest has bad rows.
+        UsageError: there is nothing, or it is listed twice, or a dataset has bad rows.
         LrclrError: a folder in the tree cannot be read.
     """
     text = os.fspath(source)
@@ -91,8 +91,8 @@ def open_source(source: str | os.PathLike[str]) -> Source:
         found = Source(root, _sorted((name, None) for name in names), passed_over=passed_over)
     elif not path.is_file():
         raise UsageError(f"there is no file or folder {text}")
-    elif path.suffix.lower() in _MANIFESTS:
-        found = _manifest(path)
+    elif path.suffix.lower() in _DATASETS:
+        found = _dataset(path)
     elif path.suffix.lower() == ".parquet":
         found = _parquet(path)
     else:
@@ -191,11 +191,11 @@ def _below(root: Path, path: str) -> str:
     return full if relative.startswith(os.pardir) else relative
 
 
-def _manifest(path: Path) -> Source:
-    from lrclr.datasets import read_manifest
+def _dataset(path: Path) -> Source:
+    from lrclr.datasets import read_dataset
 
-    manifest = read_manifest(path, strict=True, check_images=False)
-    return Source(path.parent, _sorted((_below(path.parent, str(row.image)), row.frame) for row in manifest.rows))
+    dataset = read_dataset(path, strict=True, check_images=False)
+    return Source(path.parent, _sorted((_below(path.parent, str(row.image)), row.frame) for row in dataset.rows))
 
 
 def _parquet(path: Path) -> Source:

@@ -19,10 +19,10 @@ from lrclr.cli import (
     _bench,
     _build,
     _checkpoints,
+    _dataset,
     _deploy,
     _evaluate,
     _export,
-    _manifest,
     _predict,
     _probe,
     _score,
@@ -65,7 +65,8 @@ app.command("probe")(_probe.probe)
 app.add_typer(_deploy.app, name="deploy")
 app.add_typer(_bench.app, name="bench", help="Measure how fast models answer, and how right; compare two results.")
 app.command("train")(_train.train)
-app.command("manifest")(_manifest.manifest)
+app.command("dataset")(_dataset.dataset)
+app.command("manifest", hidden=True)(_dataset.manifest)
 app.command("convert")(_checkpoints.convert)
 app.command("init")(_checkpoints.init)
 

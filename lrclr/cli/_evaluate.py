@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lrclr.checkpoints import ReadOptions
-    from lrclr.datasets import DataManifest
+    from lrclr.datasets import ImageDataset
     from lrclr.evaluation import Comparison, Evaluation, EvaluationOptions, Example, Judged
     from lrclr.inference import ZeroShotClassifier
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     model: Annotated[Path, typer.Argument(help="A bundle's folder, or a checkpoint.")],
-    manifest: Annotated[Path, typer.Argument(help="Images and labels: .csv or .jsonl.")],
+    dataset: Annotated[Path, typer.Argument(help="Images and labels: .csv or .jsonl.")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write report.json, .md and .html into this folder.")
     ] = None,
@@ -43,7 +43,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     validation_split: Annotated[
         str, typer.Option("--validation-split", help="Rows to fit thresholds, alpha and calibration on.")
     ] = "validation",
-    validation: Annotated[Path | None, typer.Option("--validation", help="A manifest of its own to fit on.")] = None,
+    validation: Annotated[Path | None, typer.Option("--validation", help="A dataset of its own to fit on.")] = None,
     against: Annotated[
         Path | None, typer.Option("--against", help="Compare with this bundle, checkpoint or .npz of scores.")
     ] = None,
@@ -84,7 +84,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
 ) -> None:
     """Judge a model on labelled images: AUROC, calibration, and where it looks, with intervals.
 
-    MANIFEST has a column image, and for each finding a column of its name or label:NAME with 1, 0, -1 (uncertain) or
+    DATASET has a column image, and for each finding a column of its name or label:NAME with 1, 0, -1 (uncertain) or
     nothing. Columns split, patient, report and frame are optional. Where a finding is: boxes, JSON such as {"Edema":
     [[left, top, right, bottom]]} in pixels of the image; mask:NAME, a grey image whose pixels above 0 are the finding;
     or mask, an 8-bit image whose bit k is the k-th finding.
@@ -95,7 +95,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     _check_files(scores, against, members, keep=keep, preset=preset, findings=findings)
     require_evaluate()
     from lrclr.auto import is_bundle
-    from lrclr.datasets import read_manifest
+    from lrclr.datasets import read_dataset
     from lrclr.evaluation import EvaluationOptions, is_scores, save_scores, store
     from lrclr.evaluation._store import check_storable
     from lrclr.inference import ScoreCalibration
@@ -118,8 +118,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         skip_bad_rows=skip_bad_rows,
     )
     names = _findings_of(model, options)
-    data = read_manifest(manifest, findings=names)
-    fitting = read_manifest(validation, findings=names) if validation is not None else None
+    data = read_dataset(dataset, findings=names)
+    fitting = read_dataset(validation, findings=names) if validation is not None else None
     if keep:
         check_storable(model)
         if fitting is None and not data.split(validation_split):
@@ -207,8 +207,8 @@ def _findings_of(model: Path, options: EvaluationOptions) -> tuple[str, ...]:
 
 def _judged(
     paths: Sequence[Path],
-    data: DataManifest,
-    fitting: DataManifest | None,
+    data: ImageDataset,
+    fitting: ImageDataset | None,
     options: EvaluationOptions,
     **engine: Any,
 ) -> Judged:
@@ -235,8 +235,8 @@ def _judged(
 def _compared(
     judged: Judged,
     against: Path,
-    data: DataManifest,
-    fitting: DataManifest | None,
+    data: ImageDataset,
+    fitting: ImageDataset | None,
     options: EvaluationOptions,
     **engine: Any,
 ) -> Comparison:
@@ -307,19 +307,19 @@ def _examples(judged: Judged, path: Path, preset: str | None, **engine: Any) -> 
     )
 
 
-def _notes(judged: Judged, data: DataManifest, output: Path | None) -> None:
+def _notes(judged: Judged, data: ImageDataset, output: Path | None) -> None:
     from lrclr.evaluation._markdown import calibration_rows, refusals
 
     evaluation = judged.evaluation
     if data.problems:
         first = data.problems[0]
-        note(f"{len(data.problems)} rows of the manifest were left out; line {first.line}: {first.text}")
+        note(f"{len(data.problems)} rows of the dataset were left out; line {first.line}: {first.text}")
     for line, reason in judged.scores.failures:
         complain(f"line {line}: {reason}")
     if judged.selection.not_asked:
         note(f"not among the model's findings, and not judged: {', '.join(judged.selection.not_asked)}")
     if judged.selection.not_labelled:
-        note(f"the manifest has no labels of {', '.join(judged.selection.not_labelled)}")
+        note(f"the dataset has no labels of {', '.join(judged.selection.not_labelled)}")
     for name, count in evaluation.settings["resamples_without_a_class"].items():
         note(f"{name}: {count} resamples lacked a class and were skipped")
     if not evaluation.model["fusion_trained"]:

@@ -28,7 +28,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = False,
     calibration: Annotated[
         Path | None,
-        typer.Option("--calibration", help="Folder or manifest of chest x-rays for --int8; carried ones without it."),
+        typer.Option("--calibration", help="Folder or dataset of chest x-rays for --int8; carried ones without it."),
     ] = None,
     max_batch: Annotated[int, typer.Option("--max-batch", help="Most images of a request to the server.")] = 32,
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set, 18 to 23.")] = 20,

@@ -26,7 +26,7 @@ _LINE_EVERY = 30.0  # seconds, where nobody watches
 
 def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     source: Annotated[
-        str, typer.Argument(help="A folder, a glob in quotes, a manifest (.csv, .jsonl) or a Parquet file.")
+        str, typer.Argument(help="A folder, a glob in quotes, a dataset (.csv, .jsonl) or a Parquet file.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the scores, in Parquet.")],
     bundle: Annotated[Path, typer.Option("-b", "--bundle", help="The bundle's folder.")] = Path("triton_repo"),

@@ -29,11 +29,11 @@ _FIRST_SPEAKS_SECONDS = 5.0
 
 
 def train(  # noqa: PLR0913, PLR0917 - one parameter an option
-    manifest: Annotated[Path, typer.Argument(help="Images with reports or labels: .csv or .jsonl.")],
+    dataset: Annotated[Path, typer.Argument(help="Images with reports or labels: .csv or .jsonl.")],
     base: Annotated[Path, typer.Option("--base", help="Checkpoint to begin with, of any kind that lrclr reads.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The run's folder.")],
     validation: Annotated[
-        Path | None, typer.Option("--validation", help="A manifest of its own to validate on.")
+        Path | None, typer.Option("--validation", help="A dataset of its own to validate on.")
     ] = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the training rows.")] = 10,
     max_steps: Annotated[int | None, typer.Option("--max-steps", help="Steps, instead of --epochs.")] = None,
@@ -92,7 +92,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
 ) -> None:
     """Tune a checkpoint on images and their reports.
 
-    MANIFEST has the columns that `lrclr evaluate --help` describes; a row needs a report or a label. A row that cannot
+    DATASET has the columns that `lrclr evaluate --help` describes; a row needs a report or a label. A row that cannot
     be used, or an image that cannot be read, stops the command with exit code 1.
 
     Several GPUs: torchrun --nproc-per-node N -m lrclr train … with the same options. A run that was stopped goes on
@@ -103,7 +103,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     from dataclasses import replace
 
     from lrclr.checkpoints import load_checkpoint
-    from lrclr.datasets import read_manifest
+    from lrclr.datasets import read_dataset
     from lrclr.text import FindingSet
     from lrclr.training import Augmentation, LossSettings, TrainSettings
     from lrclr.training import train as tune
@@ -138,8 +138,8 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
             note_assumed(loaded.assumed)
         if findings is not None:
             loaded = replace(loaded, findings=FindingSet.load(findings))
-        data = read_manifest(manifest, findings=loaded.findings.names)
-        judged = read_manifest(validation, findings=loaded.findings.names) if validation is not None else None
+        data = read_dataset(dataset, findings=loaded.findings.names)
+        judged = read_dataset(validation, findings=loaded.findings.names) if validation is not None else None
         with _shown(settings) as listener:
             result = tune(
                 loaded,

@@ -2,11 +2,11 @@
 
 from lrclr.datasets._cache import PixelCache
 from lrclr.datasets._columns import check_columns
-from lrclr.datasets._manifest import SKIP, raise_bad_rows, read_manifest
+from lrclr.datasets._dataset import SKIP, raise_bad_rows, read_dataset
 from lrclr.datasets._masks import patch_coverage, row_mask
 from lrclr.datasets._overlap import check_apart
-from lrclr.datasets._rows import ABSENT, PRESENT, UNCERTAIN, Box, DataManifest, Row, RowProblem
-from lrclr.datasets._write import write_manifest
+from lrclr.datasets._rows import ABSENT, PRESENT, UNCERTAIN, Box, ImageDataset, Row, RowProblem
+from lrclr.datasets._write import write_dataset
 
 __all__ = [
     "ABSENT",
@@ -14,7 +14,7 @@ __all__ = [
     "SKIP",
     "UNCERTAIN",
     "Box",
-    "DataManifest",
+    "ImageDataset",
     "PixelCache",
     "Row",
     "RowProblem",
@@ -22,7 +22,7 @@ __all__ = [
     "check_columns",
     "patch_coverage",
     "raise_bad_rows",
-    "read_manifest",
+    "read_dataset",
     "row_mask",
-    "write_manifest",
+    "write_dataset",
 ]

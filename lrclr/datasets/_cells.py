@@ -1,4 +1,4 @@
-"""From what stands in a manifest's cell to the value that it means."""
+"""From what stands in a dataset's cell to the value that it means."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from PIL import Image
 from lrclr._files import replace_directory
 from lrclr.datasets._cells import BadRowError
 from lrclr.datasets._chexpert import chexpert_places
+from lrclr.datasets._dataset import SKIP, raise_bad_rows
 from lrclr.datasets._imported import Imported, existing, require_folder
 from lrclr.datasets._lines import check_regular
-from lrclr.datasets._manifest import SKIP, raise_bad_rows
 from lrclr.datasets._rle import decode_rle
 from lrclr.datasets._rows import ABSENT, PRESENT, Row, RowProblem
 from lrclr.errors import UsageError

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-    from lrclr.datasets._rows import DataManifest
+    from lrclr.datasets._rows import ImageDataset
 
 __all__ = ["DECLARED", "KNOWN_FINDINGS", "RESERVED", "check_columns", "is_known", "nearest", "unknown_column"]
 
@@ -54,21 +54,21 @@ def unknown_column(path: Path, name: str, meant: str | None, why: str) -> UsageE
     )
 
 
-def check_columns(manifest: DataManifest, findings: Collection[str]) -> None:
+def check_columns(dataset: ImageDataset, findings: Collection[str]) -> None:
     """Refuse a table with a column that is neither a finding of the model nor one of a public data set.
 
     A misspelt finding would leave its labels out without a word.
 
     Args:
-        manifest: the table.
+        dataset: the table.
         findings: of the model.
 
     Raises:
         UsageError: there is such a column.
     """
-    for name in manifest.unknown:
+    for name in dataset.unknown:
         if not is_known(name, findings):
             meant = nearest(name, (*findings, *KNOWN_FINDINGS))
             raise unknown_column(
-                manifest.path, name, meant, "it is neither a finding of the model nor one of a public data set"
+                dataset.path, name, meant, "it is neither a finding of the model nor one of a public data set"
             )

@@ -23,7 +23,7 @@ CHEXPERT_FINDINGS: Final = (
 
 
 class Imported(NamedTuple):
-    """Rows of a data set, for :func:`~lrclr.datasets.write_manifest`.
+    """Rows of a data set, for :func:`~lrclr.datasets.write_dataset`.
 
     Attributes:
         rows: in the source's order.

@@ -25,7 +25,7 @@ _Masks = dict[str, tuple[Path, int | None]]
 
 
 class RowReader(Protocol):
-    """Makes rows of one manifest, and knows the findings that it has seen."""
+    """Makes rows of one dataset, and knows the findings that it has seen."""
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ class RowReader(Protocol):
 
 
 class CsvRows:
-    """Rows of a CSV manifest.
+    """Rows of a CSV dataset.
 
     Args:
         path: the file.
@@ -49,7 +49,7 @@ class CsvRows:
         findings: names of findings beside those of public data sets.
 
     Raises:
-        UsageError: the header is not that of a manifest; or, from `rows`, a column that is not known holds anything but
+        UsageError: the header is not that of a dataset; or, from `rows`, a column that is not known holds anything but
             labels.
     """
 
@@ -59,7 +59,7 @@ class CsvRows:
         self._path, self._folder, self._numbered = path, folder, numbered
         header = next(numbered, None)
         if header is None:
-            raise UsageError(f"{path} is empty", fix="A manifest begins with a line of column names.")
+            raise UsageError(f"{path} is empty", fix="A dataset begins with a line of column names.")
         names = [name.strip() for name in header[1]]
         _check_header(path, names)
         self._width = len(names)
@@ -141,7 +141,7 @@ class CsvRows:
 
 
 class JsonRows:
-    """Rows of a JSON-lines manifest.
+    """Rows of a JSON-lines dataset.
 
     Raises:
         UsageError: from `rows`, a key that is not known; it could be a mistyped one that matters.
@@ -276,7 +276,7 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
         raise UsageError(
             f"{path} has no column 'image'",
             why=f"none of its {len(names)} columns is called so",
-            fix="A manifest begins with a line of column names, separated by commas.",
+            fix="A dataset begins with a line of column names, separated by commas.",
         )
     for position, name in enumerate(names, start=1):
         if not name or name in (FINDING_MASK, DECLARED):

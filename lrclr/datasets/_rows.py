@@ -1,4 +1,4 @@
-"""What a manifest of images holds, row by row."""
+"""What a dataset of images holds, row by row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["ABSENT", "PRESENT", "UNCERTAIN", "Box", "DataManifest", "Row", "RowProblem", "without_name"]
+__all__ = ["ABSENT", "PRESENT", "UNCERTAIN", "Box", "ImageDataset", "Row", "RowProblem", "without_name"]
 
 PRESENT: Final = 1
 ABSENT: Final = 0
@@ -34,12 +34,12 @@ class Row:
     """One image and what is known about it.
 
     Attributes:
-        line: where the row stands in the manifest, from 1, the header counted.
+        line: where the row stands in the dataset, from 1, the header counted.
         image: the image file.
         report: text for training; ``None`` where there is none.
         labels: finding to `PRESENT`, `ABSENT` or `UNCERTAIN`; what is not stated is left out.
-        split: "train", "validation", "test" or any other name; "" where the manifest gives none.
-        patient: pseudonym that keeps one patient's images in one split; "" where the manifest gives none.
+        split: "train", "validation", "test" or any other name; "" where the dataset gives none.
+        patient: pseudonym that keeps one patient's images in one split; "" where the dataset gives none.
         frame: of a file that holds several.
         masks: finding to where its mask is: a grey image of the original's shape in which every value above 0 is
             the finding; or, with a bit number, an 8-bit image in which that bit is.
@@ -66,8 +66,8 @@ class RowProblem:
 
 
 @dataclass(frozen=True, slots=True)
-class DataManifest:
-    """A manifest that was read.
+class ImageDataset:
+    """A dataset that was read.
 
     Attributes:
         path: the file.

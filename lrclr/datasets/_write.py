@@ -1,4 +1,4 @@
-"""`write_manifest`: rows as a file that `read_manifest` reads back the same."""
+"""`write_dataset`: rows as a file that `read_dataset` reads back the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lrclr.datasets._cells import mask_of
 from lrclr.datasets._columns import DECLARED, RESERVED, is_known
-from lrclr.datasets._manifest import JSON_SUFFIXES, check_format
+from lrclr.datasets._dataset import JSON_SUFFIXES, check_format
 from lrclr.datasets._row_readers import FINDING_MASK, MASK_BITS
 from lrclr.errors import LrclrError, UsageError
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from lrclr.datasets._rows import Row
 
-__all__ = ["write_manifest"]
+__all__ = ["write_dataset"]
 
 
-def write_manifest(
+def write_dataset(
     rows: Sequence[Row], findings: Sequence[str], path: str | os.PathLike[str], *, overwrite: bool = False
 ) -> None:
-    """Write a manifest, whole or not at all. Files below its folder are named relative to it.
+    """Write a dataset, whole or not at all. Files below its folder are named relative to it.
 
     Args:
         rows: what to write; their `line` is not kept.
@@ -157,7 +157,7 @@ def _check_names(rows: Sequence[Row], findings: Sequence[str], *, as_json: bool)
     for name in findings:
         reserved = not as_json and (name in RESERVED or name.startswith((FINDING_MASK, DECLARED)))
         if not name.strip() or name != name.strip() or "\0" in name or reserved:
-            raise UsageError(f"a finding cannot be called {name!r} in a manifest")
+            raise UsageError(f"a finding cannot be called {name!r} in a dataset")
     if len(set(findings)) != len(findings):
         raise UsageError("a finding stands twice in the list of findings")
     unknown = set(_named(rows)) - set(findings)

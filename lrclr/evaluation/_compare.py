@@ -110,7 +110,7 @@ def compare(scores: Scores, against: Scores, rows: Sequence[Row] = ()) -> Compar
     Args:
         scores: of the model that was evaluated.
         against: of the other, for the same images in the same order.
-        rows: the manifest's, for masks; without them only AUROCs are compared.
+        rows: the dataset's, for masks; without them only AUROCs are compared.
 
     Raises:
         UsageError: other images, other labels, or no finding in common.
@@ -128,7 +128,7 @@ def compare(scores: Scores, against: Scores, rows: Sequence[Row] = ()) -> Compar
         raise UsageError("the two models have no finding in common")
     ours, theirs = (list(column) for column in zip(*pairs, strict=True))
     if not np.array_equal(scores.labels[:, ours], against.labels[:, theirs]):
-        raise UsageError("the two models were judged by different labels", fix="Use the same manifest for both.")
+        raise UsageError("the two models were judged by different labels", fix="Use the same dataset for both.")
     contrasts = _with_mean(_aurocs(scores, against, pairs))
     if rows and scores.fusion_trained and against.fusion_trained:
         contrasts += _with_mean(_pointing(scores, against, rows))

@@ -1,4 +1,4 @@
-"""`evaluate`: a model and a manifest in, an `Evaluation` out."""
+"""`evaluate`: a model and a dataset in, an `Evaluation` out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lrclr.inference import ZeroShotClassifier
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from lrclr.datasets import DataManifest
+    from lrclr.datasets import ImageDataset
     from lrclr.evaluation._scores import Scores
     from lrclr.text import FindingSet
 
@@ -96,28 +96,28 @@ class Judged:
 
 def evaluate(
     classifiers: ZeroShotClassifier | Iterable[ZeroShotClassifier],
-    manifest: DataManifest,
+    dataset: ImageDataset,
     options: EvaluationOptions | None = None,
     *,
-    validation: DataManifest | None = None,
+    validation: ImageDataset | None = None,
     on_rows: Callable[[str, int], Callable[[], None]] = lambda _what, _count: lambda: None,
 ) -> Judged:
-    """Judge a model, or an ensemble by its mean probability, on the images of a manifest.
+    """Judge a model, or an ensemble by its mean probability, on the images of a dataset.
 
     Args:
         classifiers: one, or the members of an ensemble; of an iterator one is held in memory at a time.
-        manifest: images, labels, masks.
+        dataset: images, labels, masks.
         options: how.
-        validation: a manifest of its own to fit on, instead of rows of `manifest`.
+        validation: a dataset of its own to fit on, instead of rows of `dataset`.
         on_rows: told what images are answered for next and how many; what it returns is called after each image.
 
     Raises:
-        UsageError: an option does not fit the model or the manifest; a column is no finding; no finding in common;
+        UsageError: an option does not fit the model or the dataset; a column is no finding; no finding in common;
             images or patients to fit on are evaluated as well.
         LrclrError: a row cannot be used or an image cannot be read, and `skip_bad_rows` is not set; or none can.
     """
     options = options or EvaluationOptions()
-    for table in (manifest, *([validation] if validation is not None else [])):
+    for table in (dataset, *([validation] if validation is not None else [])):
         if not options.skip_bad_rows:
             raise_bad_rows(str(table.path), table.problems, len(table.rows), fix=SKIP)
     preset = preset_named(options.preset)
@@ -131,7 +131,7 @@ def evaluate(
             classifier = ZeroShotClassifier(preset.applied(given.spec), given.engine)
         if selection is None:
             selection = select(
-                manifest,
+                dataset,
                 options.findings or (preset.findings if preset else classifier.spec.findings),
                 split=options.split,
                 validation_split=options.validation_split,
@@ -160,7 +160,7 @@ def evaluate(
             fitting = answered[1] if fitting is None else fitting.joined(answered[1])
     if selection is None or scores is None:
         raise UsageError("there is no model to evaluate")
-    evaluation, scores = judge(scores, fitting, selection, manifest, options, validation=validation)
+    evaluation, scores = judge(scores, fitting, selection, dataset, options, validation=validation)
     return Judged(evaluation, scores, selection)
 
 
@@ -168,10 +168,10 @@ def judge(
     scores: Scores,
     fitting: Scores | None,
     selection: Selection,
-    manifest: DataManifest,
+    dataset: ImageDataset,
     options: EvaluationOptions,
     *,
-    validation: DataManifest | None = None,
+    validation: ImageDataset | None = None,
 ) -> tuple[Evaluation, Scores]:
     """As `evaluate`, of answers that are there already.
 
@@ -179,9 +179,9 @@ def judge(
         scores: for the rows of `selection`.
         fitting: for its validation rows, if there are any.
         selection: rows and findings.
-        manifest: which they are from.
+        dataset: which they are from.
         options: how.
-        validation: which the validation rows are from, if not from `manifest`.
+        validation: which the validation rows are from, if not from `dataset`.
 
     Returns:
         The evaluation, and the scores with the alpha in effect.
@@ -212,7 +212,7 @@ def judge(
         settings["published"] = {"source": preset.source, "auroc": dict(preset.published)}
     evaluation = Evaluation(
         model=describe(scores),
-        data=_data(scores, fitting, selection, manifest, validation, options),
+        data=_data(scores, fitting, selection, dataset, validation, options),
         settings=settings,
         environment=_environment(),
         alpha=scores.alpha,
@@ -233,22 +233,22 @@ def _data(
     scores: Scores,
     fitting: Scores | None,
     selection: Selection,
-    manifest: DataManifest,
-    validation: DataManifest | None,
+    dataset: ImageDataset,
+    validation: ImageDataset | None,
     options: EvaluationOptions,
 ) -> dict[str, Any]:
     data: dict[str, Any] = {
-        "manifest_sha256": manifest.sha256,
+        "manifest_sha256": dataset.sha256,
         "split": selection.split,
         "images": len(scores),
         "patients": int(scores.group.max()) + 1,
         "unreadable": len(scores.failures),
         "unreadable_lines": [line for line, _ in scores.failures],
-        "rows_left_out": len(manifest.problems),
+        "rows_left_out": len(dataset.problems),
     }
     if fitting is not None:
         data["validation"] = {
-            "manifest_sha256": (validation or manifest).sha256,
+            "manifest_sha256": (validation or dataset).sha256,
             "split": options.validation_split,
             "images": len(fitting),
             "unreadable": len(fitting.failures),

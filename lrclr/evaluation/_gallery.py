@@ -128,7 +128,7 @@ def _picture(image: NDArray[np.uint8], prediction: Prediction, finding: str, row
     from lrclr.datasets import row_mask
 
     radiograph = draw.fitted(image, draw.Style(_WIDTH))
-    # The manifest may spell the finding in other letters than the model.
+    # The dataset may spell the finding in other letters than the model.
     spelt = (name for name in (*row.masks, *row.boxes) if finding_key(name) == finding_key(finding))
     mask = row_mask(row, next(spelt, finding), (prediction.height, prediction.width))
     if mask is not None:

@@ -97,7 +97,7 @@ def located(scores: Scores, rows: Sequence[Row]) -> list[Located]:
 
     Args:
         scores: of one model, or of an ensemble on one grid of patches.
-        rows: the manifest's, which hold the masks; found by their line.
+        rows: the dataset's, which hold the masks; found by their line.
 
     Raises:
         LrclrError: a mask cannot be read, or is not of its image's shape.
@@ -173,7 +173,7 @@ def _judged(scores: Scores, n: int, f: int, row: Row, key: str) -> Place | None:
         mask = row_mask(row, key, (height, width))
     except LrclrError as error:
         raise LrclrError(
-            f"what line {row.line} of the manifest says about the place of a finding cannot be used", why=str(error)
+            f"what line {row.line} of the dataset says about the place of a finding cannot be used", why=str(error)
         ) from error
     if mask is None or not mask.any():
         return None

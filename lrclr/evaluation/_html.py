@@ -60,15 +60,15 @@ def _header(evaluation: Evaluation) -> Markup:
     told += [f"ensemble of {len(info['ensemble'])}"] if info.get("ensemble") else []
     told.append(f"alpha {evaluation.alpha:.3g}, {ORIGINS.get(evaluation.alpha_from, evaluation.alpha_from)}")
     counts = f"{data.get('images', 0):,} images" + (f" of {data['patients']:,} patients" if "patients" in data else "")
-    manifest = tag("code", str(data.get("manifest_sha256") or "–")[:12])
+    dataset = tag("code", str(data.get("manifest_sha256") or "–")[:12])
     split = ("split ", tag("b", str(data["split"])), " · ") if data.get("split") else ()
     lines = [
         tag("p", model(info), " · ", " · ".join(told)),
-        tag("p", "Manifest ", manifest, " · ", *split, tag("b", counts)),
+        tag("p", "Dataset ", dataset, " · ", *split, tag("b", counts)),
     ]
     unreadable, left_out = data.get("unreadable", 0), data.get("rows_left_out", 0)
     if unreadable or left_out:
-        lines.append(tag("p", f"Left out: {unreadable} images that could not be read, {left_out} rows of the manifest"))
+        lines.append(tag("p", f"Left out: {unreadable} images that could not be read, {left_out} rows of the dataset"))
     boxes = (
         tag("div", tag("dt", name), tag("dd", number(each.value)), tag("dd", interval(each)), tag("dd", note))
         for name, each, note in _headline(evaluation)

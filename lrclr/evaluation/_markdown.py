@@ -57,11 +57,11 @@ def _head(evaluation: Evaluation) -> Iterator[str]:
     yield f"- Model: {model['kind']} `{digest}`, {model['precision']}{votes}, {model['engine']}"
     split = f", split {_cell(data['split'])}" if data["split"] else ""
     counts = f"{data['images']} images of {data['patients']} patients"
-    yield f"- Data: manifest `{data['manifest_sha256'][:12]}`{split}: {counts}"
+    yield f"- Data: dataset `{data['manifest_sha256'][:12]}`{split}: {counts}"
     if data["unreadable"] or data["rows_left_out"]:
         yield (
             f"- Left out: {data['unreadable']} images that could not be read, "
-            f"{data['rows_left_out']} rows of the manifest"
+            f"{data['rows_left_out']} rows of the dataset"
         )
     yield f"- Images: {reading(model)}"
     if "validation" in data:
@@ -74,7 +74,7 @@ def _head(evaluation: Evaluation) -> Iterator[str]:
     if not model["fusion_trained"]:
         yield "- The fusion head was never trained: local scores and region attention mean nothing and are not judged"
     if settings["not_labelled"]:
-        yield f"- Without labels in the manifest: {_cell(', '.join(settings['not_labelled']))}"
+        yield f"- Without labels in the dataset: {_cell(', '.join(settings['not_labelled']))}"
     yield f"- Brackets: 95 % intervals. {INTERVALS}"
     yield f"- Bootstrap: {settings['resamples']} resamples of {settings['resampled']}, seed {settings['seed']}"
 

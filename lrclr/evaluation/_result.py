@@ -124,11 +124,11 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One model on the images of one manifest. Research use only.
+    """One model on the images of one dataset. Research use only.
 
     Attributes:
         model: kind ("checkpoint" or "bundle"), hash, precision, engine.
-        data: hash of the manifest, split, images, images that could not be read, rows left out.
+        data: hash of the dataset, split, images, images that could not be read, rows left out.
         settings: bootstrap resamples, seed, preset, splits.
         environment: versions and machine.
         alpha: weight of the local score in effect, and ``alpha_from``: "model", "given" or "validation".

@@ -1,6 +1,6 @@
-"""What one or more models answered for the images of a manifest: the ground on which every figure stands.
+"""What one or more models answered for the images of a dataset: the ground on which every figure stands.
 
-It knows the images by the lines of their manifest and by hashes of their files, and nothing else about them.
+It knows the images by the lines of their dataset and by hashes of their files, and nothing else about them.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Scores:
 
     Attributes:
         findings: F names.
-        line: ``[N]``, of the images in their manifest.
+        line: ``[N]``, of the images in their dataset.
         image: ``[N]``, hash of each image's file, and of the frame if one was asked for.
         group: ``[N]``, equal for the images of one patient, from 0.
         labels: ``[N, F]``: 1 present, 0 absent, -1 uncertain, -2 not stated.
@@ -131,7 +131,7 @@ class Scores:
         if len(self) != len(other):
             raise UsageError(
                 f"the models answered for {len(self)} and {len(other)} images",
-                fix="Compare models on the same manifest and split.",
+                fix="Compare models on the same dataset and split.",
             )
         differing = int((self.image != other.image).sum())
         if differing:
@@ -139,7 +139,7 @@ class Scores:
             raise UsageError(
                 f"{differing} of {len(self)} images differ between the two models",
                 why="they are in another order" if same else "they are other files",
-                fix="Compare models on the same manifest and split.",
+                fix="Compare models on the same dataset and split.",
             )
 
 
@@ -161,7 +161,7 @@ def score_rows(  # noqa: PLR0913
     exact: bool = False,
     on_progress: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Answer for the images of some rows of a manifest.
+    """Answer for the images of some rows of a dataset.
 
     Args:
         classifier: what answers.
@@ -203,7 +203,7 @@ def score_rows(  # noqa: PLR0913
                 on_progress()
     if not skip_bad_rows:
         problems = [RowProblem(line, reason) for line, reason in failures]
-        raise_bad_rows("the manifest", problems, len(rows) - len(problems), fix=SKIP)
+        raise_bad_rows("the dataset", problems, len(rows) - len(problems), fix=SKIP)
     if not kept:
         raise LrclrError(f"none of {len(rows)} images could be read", why=f"line {failures[0][0]}: {failures[0][1]}")
     return Scores(

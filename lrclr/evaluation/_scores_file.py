@@ -1,4 +1,4 @@
-"""Scores in a file: numbers, lines of a manifest and hashes of images; no path, no report, no pseudonym."""
+"""Scores in a file: numbers, lines of a dataset and hashes of images; no path, no report, no pseudonym."""
 
 from __future__ import annotations
 

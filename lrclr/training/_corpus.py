@@ -1,4 +1,4 @@
-"""Which rows of a manifest are trained on, which are for validation, and what is worth knowing about them."""
+"""Which rows of a dataset are trained on, which are for validation, and what is worth knowing about them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lrclr.training._texts import whole_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lrclr.datasets import DataManifest, Row
+    from lrclr.datasets import ImageDataset, Row
     from lrclr.text import ClipTokenizer
 
 __all__ = ["Corpus", "choose_rows", "plural"]
@@ -33,7 +33,7 @@ class Corpus:
         validation: those with a text first; each has a text or a label.
         validation_texts: theirs; "" where there is none.
         columns: of labels, in order.
-        problems: rows that were left out, by the manifest or here.
+        problems: rows that were left out, by the dataset or here.
         notes: what the user should know, one sentence each, without patient data.
     """
 
@@ -47,36 +47,34 @@ class Corpus:
 
 
 def choose_rows(
-    manifest: DataManifest, validation: DataManifest | None, tokenizer: ClipTokenizer, findings: Sequence[str] = ()
+    dataset: ImageDataset, validation: ImageDataset | None, tokenizer: ClipTokenizer, findings: Sequence[str] = ()
 ) -> Corpus:
     """Split rows, and leave out those that nothing can be learnt from.
 
-    Without a split a row is for training. With a manifest of its own, validation takes its rows of split
-    "validation", or all if it has none, and none from `manifest`.
+    Without a split a row is for training. With a dataset of its own, validation takes its rows of split
+    "validation", or all if it has none, and none from `dataset`.
 
     Args:
-        manifest: of the rows.
-        validation: a manifest of its own to validate on.
+        dataset: of the rows.
+        validation: a dataset of its own to validate on.
         tokenizer: of the network.
         findings: names of its findings.
 
     Raises:
         UsageError: no row to train on; a column that is no finding; or one patient, or one image, is in both parts.
     """
-    for table in (manifest, *([validation] if validation is not None else [])):
+    for table in (dataset, *([validation] if validation is not None else [])):
         check_columns(table, findings)
-    training = _of_split(manifest, (TRAIN,)) or (
-        manifest.split("") if not any(row.split for row in manifest.rows) else ()
-    )
-    judged = _of_split(manifest, VALIDATION)
+    training = _of_split(dataset, (TRAIN,)) or (dataset.split("") if not any(row.split for row in dataset.rows) else ())
+    judged = _of_split(dataset, VALIDATION)
     if validation is not None:
         judged = _of_split(validation, VALIDATION) or validation.rows
     check_apart(
         training, judged, what="to validate on {} trained on as well", fix="Take them out of one of the two parts."
     )
-    problems = [*manifest.problems, *(validation.problems if validation is not None else ())]
+    problems = [*dataset.problems, *(validation.problems if validation is not None else ())]
     notes: list[str] = []
-    if unused := Counter(row.split for row in manifest.rows if row.split.casefold() not in _USUAL):
+    if unused := Counter(row.split for row in dataset.rows if row.split.casefold() not in _USUAL):
         named = ", ".join(f"{count} of {'no split' if not name else repr(name)}" for name, count in unused.items())
         if training and any(row.split for row in training):
             notes.append(f"rows of other splits are not used: {named}")
@@ -87,16 +85,16 @@ def choose_rows(
     if useless := len(judged) - len(with_text) - len(others):
         notes.append(f"{useless} of {plural(len(judged), 'validation row')} have neither a text nor a label")
     if not kept:
-        splits = sorted({row.split for row in manifest.rows})
+        splits = sorted({row.split for row in dataset.rows})
         raise UsageError(
-            f"{manifest.path} has no row to train on",
-            why=f"none of its {plural(len(manifest.rows), 'usable row')} is of split 'train' and has a report or a "
+            f"{dataset.path} has no row to train on",
+            why=f"none of its {plural(len(dataset.rows), 'usable row')} is of split 'train' and has a report or a "
             f"label that says something; its splits are {', '.join(map(repr, splits))}",
         )
     if cut:
         notes.append(f"{cut} of {plural(len(kept), 'report')} are longer than the text tower reads and lose their end")
     notes += _notes_on(kept)
-    columns = validation.findings if validation is not None else manifest.findings
+    columns = validation.findings if validation is not None else dataset.findings
     return Corpus(
         train=tuple(kept),
         texts=tuple(texts),
@@ -108,8 +106,8 @@ def choose_rows(
     )
 
 
-def _of_split(manifest: DataManifest, names: Sequence[str]) -> tuple[Row, ...]:
-    return tuple(row for row in manifest.rows if row.split.casefold() in names)
+def _of_split(dataset: ImageDataset, names: Sequence[str]) -> tuple[Row, ...]:
+    return tuple(row for row in dataset.rows if row.split.casefold() in names)
 
 
 def _readable(

@@ -56,7 +56,7 @@ def check_enough(rows: int, settings: TrainSettings, processes: int) -> None:
 
 def tell(corpus: Corpus, told: TrainListener, *, skip_bad_rows: bool) -> None:
     if not skip_bad_rows:
-        raise_bad_rows("the manifest", corpus.problems, len(corpus.train) + len(corpus.validation), fix=SKIP)
+        raise_bad_rows("the dataset", corpus.problems, len(corpus.train) + len(corpus.validation), fix=SKIP)
     for problem in corpus.problems:
         told.problem(problem)
     for note in corpus.notes:

@@ -102,7 +102,15 @@ def _check_same(file: Path, record: Mapping[str, Any], settings: TrainSettings) 
     try:
         before = json.loads(file.read_text("utf-8"))
         changed = settings.differences(before["settings"])
-        changed += [key for key in ("base", "manifest", "validation", "rows", "findings") if before[key] != record[key]]
+        # By the key in the record: what the dataset's hash is called there.
+        names = {
+            "base": "base",
+            "manifest": "dataset",
+            "validation": "validation",
+            "rows": "rows",
+            "findings": "findings",
+        }
+        changed += [name for key, name in names.items() if before[key] != record[key]]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise LrclrError(f"{file} is damaged", fix="Begin the run anew, with --overwrite.") from error
     if changed:

@@ -1,4 +1,4 @@
-"""`train`: a base, a manifest and settings become a run's folder with a checkpoint in it."""
+"""`train`: a base, a dataset and settings become a run's folder with a checkpoint in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from lrclr.checkpoints import Checkpoint
-    from lrclr.datasets import DataManifest
+    from lrclr.datasets import ImageDataset
     from lrclr.training._data import Items
     from lrclr.training._settings import TrainSettings
     from lrclr.training._validation import Validation
@@ -55,11 +55,11 @@ class TrainResult:
 
 def train(  # noqa: PLR0913 - what a run consists of
     base: Checkpoint,
-    manifest: DataManifest,
+    dataset: ImageDataset,
     folder: Path,
     settings: TrainSettings,
     *,
-    validation: DataManifest | None = None,
+    validation: ImageDataset | None = None,
     cache: Path | None = None,
     skip_bad_rows: bool = False,
     resume: bool = False,
@@ -72,10 +72,10 @@ def train(  # noqa: PLR0913 - what a run consists of
 
     Args:
         base: where to begin. Its network is tuned in place and is that of the last step afterwards.
-        manifest: rows of split "train" (all, where there are no splits) and "validation".
+        dataset: rows of split "train" (all, where there are no splits) and "validation".
         folder: of the run.
         settings: how.
-        validation: rows to validate on, instead of the manifest's.
+        validation: rows to validate on, instead of the dataset's.
         cache: folder for decoded images; inside `folder` unless given.
         skip_bad_rows: leave out rows and images that cannot be used, instead of refusing the data.
         resume: go on with the run in `folder` from its last state; begin it where there is none.
@@ -97,7 +97,7 @@ def train(  # noqa: PLR0913 - what a run consists of
     if first:
         check_run(folder, resume=resume, overwrite=overwrite)
     check_machine(settings, processes)
-    corpus = choose_rows(manifest, validation, base.tokenizer, base.findings.names)
+    corpus = choose_rows(dataset, validation, base.tokenizer, base.findings.names)
     tell(corpus, told, skip_bad_rows=skip_bad_rows)
     check_enough(len(corpus.train), settings, processes)
     settings.configure(base.config)
@@ -114,7 +114,7 @@ def train(  # noqa: PLR0913 - what a run consists of
             items, judge = prepare_items(base, corpus, settings, place, told, skip_bad_rows=skip_bad_rows)
         if len(items) < settings.batch_size:
             check_enough(len(items), settings, processes)
-        hashes = {"manifest": manifest.sha256, "validation": validation.sha256 if validation is not None else None}
+        hashes = {"manifest": dataset.sha256, "validation": validation.sha256 if validation is not None else None}
         record = run_record(base, corpus, hashes, items, judge, settings) | {"steps": steps}
         state: list[Any] = [None]
         if first:

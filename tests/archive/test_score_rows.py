@@ -87,7 +87,7 @@ def test_images_of_a_full_batch_and_of_a_padded_one_get_their_own_scores(
             np.testing.assert_allclose(among["probability"], alone["probability"], atol=1e-5)
 
 
-def write_manifest(folder: Path) -> Path:
+def write_dataset(folder: Path) -> Path:
     lines = ["image,frame", *(f"{name}," for name in archives.names(folder))]
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder / "manifest.csv"
@@ -98,7 +98,7 @@ def write_paths(folder: Path) -> Path:
     return folder / "paths.parquet"
 
 
-@pytest.mark.parametrize("make", [write_manifest, write_paths, lambda folder: str(folder / "**" / "*.*")])
+@pytest.mark.parametrize("make", [write_dataset, write_paths, lambda folder: str(folder / "**" / "*.*")])
 def test_every_kind_of_source_gives_the_folders_rows(
     make: Callable[[Path], Path | str], archive: Path, scored: Path, bundle: Path, tmp_path: Path
 ) -> None:

@@ -137,7 +137,7 @@ def commands(
         "bench compare --json": lambda: ["bench", "compare", measured, measured, "--json"],
         "bench compare --markdown": lambda: ["bench", "compare", measured, measured, "--markdown"],
         "deploy": lambda: ["deploy", "kubernetes", bundle, "-o", new(), "--image", "registry.example/lrclr:0.1.0"],
-        "manifest": lambda: ["manifest", "chexpert", data / "chexpert", "-o", new().with_suffix(".csv")],
+        "dataset": lambda: ["dataset", "chexpert", data / "chexpert", "-o", new().with_suffix(".csv")],
         "wrong": lambda: ["predict", data / "nowhere.png", "-b", bundle],
         "no such option": lambda: ["predict", "--nothing"],
     }
@@ -147,7 +147,7 @@ def commands(
 COMMANDS = (
     "--version", "--help", "predict --help", "init", "convert", "predict", "predict --json", "predict --csv", "score",
     "score --json", "evaluate", "evaluate --json", "verify", "verify --json", "bench", "bench compare",
-    "bench compare --json", "bench compare --markdown", "deploy", "manifest", "wrong", "no such option",
+    "bench compare --json", "bench compare --markdown", "dataset", "deploy", "wrong", "no such option",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lrclr.datasets import Box, Row, read_manifest, write_manifest
+from lrclr.datasets import Box, Row, read_dataset, write_dataset
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -69,15 +69,15 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, suffix: str, rows:
         for row in rows
     ]
     path = folder / f"m{suffix}"
-    write_manifest(moved, FINDINGS, path)
-    read = read_manifest(path, strict=True, check_images=False)
+    write_dataset(moved, FINDINGS, path)
+    read = read_dataset(path, strict=True, check_images=False)
     assert unnumbered(read.rows) == moved
     assert read.findings == FINDINGS
 
 
 def test_files_below_the_folder_are_named_relative_to_it(tmp_path: Path) -> None:
     row = Row(1, tmp_path / "images/a.png", masks={"Edema": (Path("/else/m.png"), None)}, patient="p")
-    write_manifest([row], ["Edema"], tmp_path / "m.csv")
+    write_dataset([row], ["Edema"], tmp_path / "m.csv")
     assert (tmp_path / "m.csv").read_text() == "image,patient,Edema,mask:Edema\nimages/a.png,p,,/else/m.png\n"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.csv"]
 
@@ -99,14 +99,14 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     ]
     for rows, findings, reason in refused:
         with pytest.raises(UsageError, match=reason):
-            write_manifest(rows, findings, path)
+            write_dataset(rows, findings, path)
     with pytest.raises(UsageError, match="no known format"):
-        write_manifest([good], [], tmp_path / "m.xlsx")
+        write_dataset([good], [], tmp_path / "m.xlsx")
     assert not list(tmp_path.iterdir())
-    write_manifest([good], [], path)
+    write_dataset([good], [], path)
     with pytest.raises(UsageError, match="exists already"):
-        write_manifest([good], [], path)
-    write_manifest([dataclasses.replace(good, report="new")], [], path, overwrite=True)
+        write_dataset([good], [], path)
+    write_dataset([dataclasses.replace(good, report="new")], [], path, overwrite=True)
     assert "new" in path.read_text()
     with pytest.raises(LrclrError, match="could not be written"):
-        write_manifest([good], [], path / "below.csv")
+        write_dataset([good], [], path / "below.csv")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lrclr import ZeroShotClassifier
-from lrclr.datasets import read_manifest
+from lrclr.datasets import read_dataset
 from lrclr.evaluation._scores import ModelAnswers, Scores
 from lrclr.inference import Answers
 from lrclr.preprocessing import PreprocessSpec
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from lrclr.datasets import DataManifest
+    from lrclr.datasets import ImageDataset
 
     MakeScores = Callable[..., Scores]
 
@@ -29,7 +29,7 @@ SIDE = 64
 
 
 def write_data(folder: Path, *, seed: int = 0, test: int = 26, validation: int = 14) -> Path:
-    """PNGs of noise with masks of squares, and their manifest. "Fracture" is in no image of the test split."""
+    """PNGs of noise with masks of squares, and their dataset. "Fracture" is in no image of the test split."""
     draw = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
     rows = []
@@ -57,13 +57,13 @@ def write_data(folder: Path, *, seed: int = 0, test: int = 26, validation: int =
 
 @pytest.fixture(scope="session")
 def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest. Shared: write another to change it."""
+    """A dataset. Shared: write another to change it."""
     return write_data(tmp_path_factory.mktemp("evaluated") / "data")
 
 
 @pytest.fixture
 def make_data(data_file: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Writes another manifest of the same images: with columns renamed, and each row changed."""
+    """Writes another dataset of the same images: with columns renamed, and each row changed."""
 
     def write(
         columns: Mapping[str, str] | None = None, change: Callable[[dict[str, str]], dict[str, str]] = lambda row: row
@@ -85,8 +85,8 @@ def make_data(data_file: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def data(data_file: Path) -> DataManifest:
-    return read_manifest(data_file)
+def data(data_file: Path) -> ImageDataset:
+    return read_dataset(data_file)
 
 
 @pytest.fixture(scope="session")

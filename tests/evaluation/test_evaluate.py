@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lrclr import Bundle, FindingSet, ZeroShotClassifier
-from lrclr.datasets import read_manifest
+from lrclr.datasets import read_dataset
 from lrclr.errors import GateError, UsageError
 from lrclr.evaluation import EvaluationOptions, Judged, compare, evaluate, markdown, score_rows, select, store
 from lrclr.images import read_image
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from lrclr.datasets import DataManifest
+    from lrclr.datasets import ImageDataset
     from lrclr.evaluation import Evaluation
     from tests.evaluation.conftest import MakeScores
 
@@ -33,7 +33,7 @@ OPTIONS = EvaluationOptions(resamples=60)
 
 
 @pytest.fixture(scope="module")
-def judged(classifier: ZeroShotClassifier, data: DataManifest) -> Judged:
+def judged(classifier: ZeroShotClassifier, data: ImageDataset) -> Judged:
     return evaluate(classifier, data, OPTIONS)
 
 
@@ -51,7 +51,7 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def test_a_checkpoint_and_its_bundle_are_judged_alike(
-    judged: Judged, torch_classifier: ZeroShotClassifier, data: DataManifest
+    judged: Judged, torch_classifier: ZeroShotClassifier, data: ImageDataset
 ) -> None:
     torch_judged = evaluate(torch_classifier, data, OPTIONS)
     assert torch_judged.evaluation.model["kind"] == "checkpoint"
@@ -105,7 +105,7 @@ def test_an_absent_class_is_said_in_every_report(judged: Judged) -> None:
     assert json.loads(judged.evaluation.to_json())["findings"][1]["auroc"]["value"] is None
 
 
-def test_the_seed_decides(classifier: ZeroShotClassifier, data: DataManifest, judged: Judged) -> None:
+def test_the_seed_decides(classifier: ZeroShotClassifier, data: ImageDataset, judged: Judged) -> None:
     assert evaluate(classifier, data, OPTIONS).evaluation.to_json() == judged.evaluation.to_json()
     other = evaluate(classifier, data, replace(OPTIONS, seed=1)).evaluation
     ours, theirs = judged.evaluation.findings[0], other.findings[0]
@@ -115,7 +115,7 @@ def test_the_seed_decides(classifier: ZeroShotClassifier, data: DataManifest, ju
     assert theirs.auroc == ours.auroc
 
 
-def test_json_holds_everything_and_no_path(judged: Judged, data: DataManifest, tmp_path: Path) -> None:
+def test_json_holds_everything_and_no_path(judged: Judged, data: ImageDataset, tmp_path: Path) -> None:
     judged.evaluation.save_json(tmp_path / "report.json")
     text = (tmp_path / "report.json").read_text()
     content = json.loads(text)
@@ -126,7 +126,7 @@ def test_json_holds_everything_and_no_path(judged: Judged, data: DataManifest, t
         assert secret not in text
 
 
-def test_without_validation_nothing_is_fitted(classifier: ZeroShotClassifier, data: DataManifest) -> None:
+def test_without_validation_nothing_is_fitted(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
     alone = replace(data, rows=data.split("test"))
     evaluation = evaluate(classifier, alone, OPTIONS).evaluation
     assert (evaluation.alpha, evaluation.alpha_from) == (bundles.ALPHA, "model")
@@ -136,8 +136,8 @@ def test_without_validation_nothing_is_fitted(classifier: ZeroShotClassifier, da
     assert "No validation images" in markdown(evaluation)
 
 
-def test_validation_may_be_a_manifest_of_its_own(
-    classifier: ZeroShotClassifier, data: DataManifest, judged: Judged
+def test_validation_may_be_a_dataset_of_its_own(
+    classifier: ZeroShotClassifier, data: ImageDataset, judged: Judged
 ) -> None:
     test = replace(data, rows=data.split("test"))
     fitted = replace(data, rows=tuple(replace(row, split="") for row in data.split("validation")))
@@ -146,14 +146,14 @@ def test_validation_may_be_a_manifest_of_its_own(
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_an_alpha_that_is_given_is_taken(alpha: float, classifier: ZeroShotClassifier, data: DataManifest) -> None:
+def test_an_alpha_that_is_given_is_taken(alpha: float, classifier: ZeroShotClassifier, data: ImageDataset) -> None:
     evaluation = evaluate(classifier, data, replace(OPTIONS, alpha=alpha)).evaluation
     assert (evaluation.alpha, evaluation.alpha_from) == (alpha, "given")
     edema = evaluation.findings[0]
     assert edema.auroc == (edema.auroc_local if alpha else edema.auroc_global)
 
 
-def test_an_untrained_head_is_not_judged(classifier: ZeroShotClassifier, data: DataManifest) -> None:
+def test_an_untrained_head_is_not_judged(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
     untrained = ZeroShotClassifier(replace(classifier.spec, fusion_trained=False, alpha=0.0), classifier.engine)
     evaluation = evaluate(untrained, data, OPTIONS).evaluation
     assert (evaluation.alpha, evaluation.alpha_from, len(evaluation.alpha_sweep)) == (0.0, "model", 1)
@@ -166,7 +166,7 @@ def test_an_untrained_head_is_not_judged(classifier: ZeroShotClassifier, data: D
         evaluate(untrained, data, replace(OPTIONS, alpha=0.5))
 
 
-def test_splits_are_found_or_asked_for(data: DataManifest) -> None:
+def test_splits_are_found_or_asked_for(data: ImageDataset) -> None:
     asked = FindingSet.from_names(["edema", "Cyst"])
     chosen = select(data, asked)
     assert (chosen.split, len(chosen.rows), len(chosen.validation)) == ("test", 26, 14)
@@ -181,11 +181,11 @@ def test_splits_are_found_or_asked_for(data: DataManifest) -> None:
     three = replace(data, rows=tuple(replace(row, split=f"s{row.line % 3}") for row in data.rows))
     with pytest.raises(UsageError, match="--split"):
         select(three, asked)
-    with pytest.raises(UsageError, match=r"nothing in common.*model has Cyst.*manifest has edema"):
+    with pytest.raises(UsageError, match=r"nothing in common.*model has Cyst.*dataset has edema"):
         select(data, FindingSet.from_names(["Cyst"]))
 
 
-def test_chexzeros_protocol(classifier: ZeroShotClassifier, data: DataManifest) -> None:
+def test_chexzeros_protocol(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
     clip = ZeroShotClassifier(
         replace(classifier.spec, preprocess=PreprocessSpec.clip(112), calibration=ScoreCalibration(7.0, 1.0)),
         classifier.engine,
@@ -207,7 +207,7 @@ def test_chexzeros_protocol(classifier: ZeroShotClassifier, data: DataManifest) 
             EvaluationOptions(**wrong)
 
 
-def test_an_ensemble_votes_by_mean_probability(classifier: ZeroShotClassifier, data: DataManifest) -> None:
+def test_an_ensemble_votes_by_mean_probability(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
     names = FindingSet.from_names(["Edema"])
     other = ZeroShotClassifier(replace(classifier.spec, sha256="f" * 64), Upside(classifier.engine))
     options = replace(OPTIONS, findings=names, alpha=0.0)
@@ -266,7 +266,7 @@ def test_a_paired_difference_is_narrower_than_two_intervals(make_scores: MakeSco
 
 
 def test_the_calibration_is_the_same_in_torch_and_in_the_bundle(
-    bundle_folder: Path, checkpoint_folder: Path, data: DataManifest, tmp_path: Path
+    bundle_folder: Path, checkpoint_folder: Path, data: ImageDataset, tmp_path: Path
 ) -> None:
     import shutil
 
@@ -307,7 +307,7 @@ def test_a_bias_is_in_the_manifest_only_where_there_is_one(bundle_folder: Path, 
     assert set(Bundle(folder).manifest.scoring) == {"alpha", "score_scale", "fusion_trained"}
 
 
-def test_what_is_fitted_on_is_not_judged_on(classifier: ZeroShotClassifier, data: DataManifest, tmp_path: Path) -> None:
+def test_what_is_fitted_on_is_not_judged_on(classifier: ZeroShotClassifier, data: ImageDataset, tmp_path: Path) -> None:
     import shutil
 
     test = replace(data, rows=data.split("test"))
@@ -331,7 +331,7 @@ def test_what_is_fitted_on_is_not_judged_on(classifier: ZeroShotClassifier, data
 
 
 def test_names_of_findings_are_compared_loosely(make_data: MakeData, classifier: ZeroShotClassifier) -> None:
-    data = read_manifest(make_data({"edema": "pleural_effusion", "Fracture": "SUPPORT-DEVICES"}))
+    data = read_dataset(make_data({"edema": "pleural_effusion", "Fracture": "SUPPORT-DEVICES"}))
     chosen = select(data, FindingSet.from_names(["Pleural Effusion", "Support Devices", "Mass"]))
     assert chosen.findings.names == ("Pleural Effusion", "Support Devices")
     scores = score_rows(classifier, chosen.rows, chosen.findings)
@@ -342,7 +342,7 @@ def test_a_finding_that_lost_a_class_says_so(make_data: MakeData, classifier: Ze
     def spoil(row: dict[str, str]) -> dict[str, str]:
         return {**row, "Pneumothorax": "-1"} if row["Pneumothorax"] == "1" else row
 
-    data = read_manifest(make_data({}, spoil))
+    data = read_dataset(make_data({}, spoil))
     evaluation = evaluate(classifier, data, replace(OPTIONS, split="test")).evaluation
     finding = next(each for each in evaluation.findings if each.name == "Pneumothorax")
     assert finding.undefined == "no labelled image has it"
@@ -401,5 +401,5 @@ def test_a_checkpoint_keeps_what_was_fitted(checkpoint_folder: Path, data_file: 
             store(wrong, alpha=0.5, score_scale=1.0)
 
 
-def test_a_manifest_is_read_by_its_owner(data_file: Path) -> None:
-    assert len(read_manifest(data_file).rows) == 40
+def test_a_dataset_is_read_by_its_owner(data_file: Path) -> None:
+    assert len(read_dataset(data_file).rows) == 40

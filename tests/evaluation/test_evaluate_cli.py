@@ -11,7 +11,7 @@ import pytest
 
 from lrclr import Bundle, FindingSet, ZeroShotClassifier
 from lrclr.cli import main
-from lrclr.datasets import read_manifest
+from lrclr.datasets import read_dataset
 from lrclr.evaluation import load_scores, score_rows
 from tests import bundles
 
@@ -63,7 +63,7 @@ def test_everything_at_once_for_a_checkpoint_against_its_bundle(
 def telling(bundle_folder: Path, make_data: MakeData, columns: dict[str, str] | None = None) -> Path:
     """The data set with labels that follow the model's scores, more or less: random weights recognise nothing."""
     classifier = ZeroShotClassifier.from_bundle(bundle_folder)
-    scores = score_rows(classifier, read_manifest(make_data()).rows, FindingSet.from_names(["Edema", "Pneumothorax"]))
+    scores = score_rows(classifier, read_dataset(make_data()).rows, FindingSet.from_names(["Edema", "Pneumothorax"]))
     gap = scores.models[0].gap(classifier.spec.alpha)
     noisy = gap + gap.std(axis=0) * np.random.default_rng(0).normal(0, 0.7, gap.shape)
     label = dict(zip(scores.line.tolist(), (noisy > np.median(noisy, axis=0)).astype(int).tolist(), strict=True))
@@ -146,7 +146,7 @@ def test_a_bad_image_is_told_and_the_rest_is_judged(
     assert not kept.exists()
     assert not (tmp_path / "report").exists()
     reason = "cannot be read: it is neither PNG, JPEG, TIFF nor DICOM"
-    assert "2 of 26 rows of the manifest are bad: line 5: " in captured.err
+    assert "2 of 26 rows of the dataset are bad: line 5: " in captured.err
     assert captured.err.count(reason) in (0, 2), "the reason is the same, whatever the file is called"
     assert call(bundle_folder, manifest, "--json", "--skip-bad-rows") == 0
     captured = capsys.readouterr()
@@ -204,7 +204,7 @@ def test_a_row_that_cannot_be_used_stops_the_run(bundle_folder: Path, make_data:
     assert call(bundle_folder, manifest, "--skip-bad-rows") == 0
     captured = capsys.readouterr()
     assert "undefined" in captured.out
-    assert "rows of the manifest were left out" in captured.err
+    assert "rows of the dataset were left out" in captured.err
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lrclr.datasets import DataManifest
+    from lrclr.datasets import ImageDataset
     from tests.evaluation.conftest import MakeScores
 
 ASKED = FindingSet.from_names(["Edema", "Fracture"])
@@ -37,7 +37,7 @@ def arrays(scores: Scores) -> list[NDArray[Any]]:
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batch_size=st.integers(1, 9), workers=st.integers(1, 3))
 def test_scores_are_the_classifiers_whatever_the_batches(
-    classifier: ZeroShotClassifier, data: DataManifest, batch_size: int, workers: int
+    classifier: ZeroShotClassifier, data: ImageDataset, batch_size: int, workers: int
 ) -> None:
     rows, done = data.rows[:7], list[int]()
     scores = score_rows(
@@ -51,19 +51,19 @@ def test_scores_are_the_classifiers_whatever_the_batches(
     assert scores.models[0].answers.region_attention == pytest.approx(np.array(attention), abs=1e-5)
     assert scores.sizes.tolist() == [[each.height, each.width] for each in expected]
     assert scores.line.tolist() == [row.line for row in rows]
-    # The manifest spells it in small letters; the second image is uncertain.
+    # The dataset spells it in small letters; the second image is uncertain.
     assert scores.labels[:, 0].tolist() == [row.labels["edema"] for row in rows]
     assert scores.labels[1, 0] == -1
     assert scores.group.tolist() == [0, 0, 1, 1, 2, 2, 3]
 
 
-def test_what_is_not_stated_is_no_label(classifier: ZeroShotClassifier, data: DataManifest) -> None:
+def test_what_is_not_stated_is_no_label(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
     scores = score_rows(classifier, data.rows[:3], FindingSet.from_names(["Pneumothorax", "Cyst"]))
     assert scores.labels[2].tolist() == [-2, -2]
 
 
 def test_unreadable_images_are_left_out_and_told(
-    classifier: ZeroShotClassifier, data: DataManifest, tmp_path: Path
+    classifier: ZeroShotClassifier, data: ImageDataset, tmp_path: Path
 ) -> None:
     bad = tmp_path / "Jane Doe.png"
     bad.write_bytes(b"no picture")
@@ -85,14 +85,14 @@ def test_unreadable_images_are_left_out_and_told(
         score_rows(classifier, [], ASKED)
 
 
-def test_a_frame_is_another_image(classifier: ZeroShotClassifier, data: DataManifest) -> None:
+def test_a_frame_is_another_image(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
     rows = [data.rows[0], replace(data.rows[0], frame=0)]
     first, second = score_rows(classifier, rows, ASKED).image
     assert first != second
 
 
 def test_a_file_of_scores_brings_back_what_was_saved(
-    classifier: ZeroShotClassifier, data: DataManifest, tmp_path: Path
+    classifier: ZeroShotClassifier, data: ImageDataset, tmp_path: Path
 ) -> None:
     scores = score_rows(classifier, data.rows[:5], ASKED)
     scores = replace(scores.joined(scores), failures=((9, "no image"),), alpha=0.25)
@@ -110,7 +110,7 @@ def test_a_file_of_scores_brings_back_what_was_saved(
 
 
 def test_a_file_of_scores_tells_nobody_who_it_was(
-    classifier: ZeroShotClassifier, data: DataManifest, tmp_path: Path
+    classifier: ZeroShotClassifier, data: ImageDataset, tmp_path: Path
 ) -> None:
     save_scores(score_rows(classifier, data.rows[:3], ASKED), tmp_path / "scores.npz")
     with zipfile.ZipFile(tmp_path / "scores.npz") as archive:

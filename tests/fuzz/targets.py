@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmarks.memory import peak_mb
 from lrclr.bundle import Manifest
-from lrclr.datasets import read_manifest
+from lrclr.datasets import read_dataset
 from lrclr.engines._onnxruntime import SessionSettings, open_session
 from lrclr.errors import LrclrError
 from lrclr.images import ReadLimits, read_image
@@ -123,8 +123,8 @@ TARGETS: Final[dict[str, Callable[[bytes], object]]] = {
     "tokenizer": _encode,
     "findings": _from_file(FindingSet.load, "findings.toml"),
     "manifest": lambda data: Manifest.from_json(data.decode(errors="surrogateescape")),
-    "rows": _from_file(read_manifest, "rows.csv"),
-    "lines": _from_file(read_manifest, "rows.jsonl"),
+    "rows": _from_file(read_dataset, "rows.csv"),
+    "lines": _from_file(read_dataset, "rows.jsonl"),
     "checkpoint": _from_file(_checkpoint, "checkpoint.pt"),
     "graph": _from_file(lambda file: open_session(file, SessionSettings(), name="graph"), "model.onnx"),
 }

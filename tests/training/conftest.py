@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lrclr.checkpoints import Checkpoint
 
-    Manifest = Callable[..., Path]
+    Dataset = Callable[..., Path]
 
 REPOSITORY = Path(__file__).parents[2]
 FIELDS = ("image", "report", "split", "Lung Opacity", "Pneumothorax")
@@ -46,8 +46,8 @@ def row(squares: Path, number: int, split: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def manifest(squares: Path, tmp_path: Path) -> Manifest:
-    """Writes a manifest of 32 rows to train on and 32 to validate on; `change` changes a row, or drops it."""
+def dataset(squares: Path, tmp_path: Path) -> Dataset:
+    """Writes a dataset of 32 rows to train on and 32 to validate on; `change` changes a row, or drops it."""
 
     def write(
         change: Callable[[int, dict[str, Any]], dict[str, Any] | None] = lambda _, one: one, *, name: str = "data.csv"

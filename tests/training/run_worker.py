@@ -1,4 +1,4 @@
-"""A run to which something happens: ``run_worker.py BASE MANIFEST FOLDER EVENT STEP``."""
+"""A run to which something happens: ``run_worker.py BASE DATASET FOLDER EVENT STEP``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lrclr.checkpoints import load_checkpoint
-from lrclr.datasets import read_manifest
+from lrclr.datasets import read_dataset
 from lrclr.errors import LrclrError
 from lrclr.training import TrainListener, TrainSettings, train
 
@@ -46,9 +46,9 @@ class Event(TrainListener):
 
 
 if __name__ == "__main__":
-    base, manifest, folder, event, step = sys.argv[1:]
+    base, dataset, folder, event, step = sys.argv[1:]
     try:
-        data = read_manifest(Path(manifest))
+        data = read_dataset(Path(dataset))
         train(load_checkpoint(base), data, Path(folder), SETTINGS, listener=Event(event, int(step)))
     except LrclrError as error:
         print(error, file=sys.stderr)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from tests.training.conftest import Manifest
+    from tests.training.conftest import Dataset
 
     Change = Callable[[int, dict[str, Any]], dict[str, Any] | None]
 
@@ -34,9 +34,9 @@ def folder(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(manifest: Path, *options: str) -> tuple[int, str, str]:
+    def call(dataset: Path, *options: str) -> tuple[int, str, str]:
         target = ["--base", str(folder), "-o", str(tmp_path / "run")]
-        code = main(["train", str(manifest), *target, *QUICK, *options])
+        code = main(["train", str(dataset), *target, *QUICK, *options])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -73,13 +73,13 @@ def with_(**values: Any) -> Change:
 )
 def test_refused_before_any_work(
     run: Callable[..., tuple[int, str, str]],
-    manifest: Manifest,
+    dataset: Dataset,
     tmp_path: Path,
     change: Change,
     options: tuple[str, ...],
     expected: str,
 ) -> None:
-    code, out, err = run(manifest(change), *options)
+    code, out, err = run(dataset(change), *options)
     assert code == 2
     assert out == ""
     assert expected in err.splitlines()[-1]
@@ -88,16 +88,16 @@ def test_refused_before_any_work(
 
 
 def test_a_bad_row_stops_the_run_unless_it_may_be_skipped(
-    run: Callable[..., tuple[int, str, str]], manifest: Manifest
+    run: Callable[..., tuple[int, str, str]], dataset: Dataset
 ) -> None:
     def spoil(number: int, one: dict[str, Any]) -> dict[str, Any]:
         return {**one, "image": "gone.png"} if number == 4 else one
 
-    code, out, err = run(manifest(spoil))
+    code, out, err = run(dataset(spoil))
     assert (code, out) == (1, "")
-    assert "1 of 64 rows of the manifest are bad: line 6: image: there is no such file" in err
+    assert "1 of 64 rows of the dataset are bad: line 6: image: there is no such file" in err
     assert "--skip-bad-rows" in err
-    code, out, err = run(manifest(spoil), "--skip-bad-rows")
+    code, out, err = run(dataset(spoil), "--skip-bad-rows")
     assert code == 0
     assert "line 6 is left out: image: there is no such file" in err
     assert "1 row is left out" in err
@@ -107,26 +107,26 @@ def test_a_bad_row_stops_the_run_unless_it_may_be_skipped(
 
 
 def test_an_image_that_cannot_be_read_is_told(
-    run: Callable[..., tuple[int, str, str]], manifest: Manifest, tmp_path: Path
+    run: Callable[..., tuple[int, str, str]], dataset: Dataset, tmp_path: Path
 ) -> None:
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
 
     def spoil(number: int, one: dict[str, Any]) -> dict[str, Any]:
         return {**one, "image": str(tmp_path / "torn.png")} if number == 40 else one
 
-    code, _, err = run(manifest(spoil), "--skip-bad-rows")
+    code, _, err = run(dataset(spoil), "--skip-bad-rows")
     assert code == 0
     assert "line 42 is left out" in err
-    code, _, err = run(manifest(spoil), "--overwrite")
+    code, _, err = run(dataset(spoil), "--overwrite")
     assert code == 1
     assert "1 of 32 rows of the validation images are bad: line 42" in err.splitlines()[-1]
 
 
 def test_only_negative_reports_are_counted_and_trained_on(
-    run: Callable[..., tuple[int, str, str]], manifest: Manifest
+    run: Callable[..., tuple[int, str, str]], dataset: Dataset
 ) -> None:
     negative = with_(**{"Lung Opacity": 0, "Pneumothorax": 0})
-    code, out, err = run(manifest(negative))
+    code, out, err = run(dataset(negative))
     assert code == 0
     assert "32 of 32 labelled training rows name no finding as present" in err
     assert "AUROC is not defined for any finding" in err
@@ -134,26 +134,26 @@ def test_only_negative_reports_are_counted_and_trained_on(
 
 
 def test_without_validation_the_last_network_is_kept(
-    run: Callable[..., tuple[int, str, str]], manifest: Manifest, tmp_path: Path
+    run: Callable[..., tuple[int, str, str]], dataset: Dataset, tmp_path: Path
 ) -> None:
-    code, out, err = run(manifest(only("train")))
+    code, out, err = run(dataset(only("train")))
     assert code == 0
     assert "no rows of split 'validation'" in err
     assert "the network of step 1" in out
-    code, _, err = run(manifest(only("train")))
+    code, _, err = run(dataset(only("train")))
     assert code == 2
     assert "holds a run already" in err
-    assert run(manifest(only("train")), "--overwrite")[0] == 0
+    assert run(dataset(only("train")), "--overwrite")[0] == 0
     (tmp_path / "run" / "thesis.tex").write_text("mine")
-    code, _, err = run(manifest(only("train")), "--overwrite")
+    code, _, err = run(dataset(only("train")), "--overwrite")
     assert code == 2
     assert "not ours (thesis.tex)" in err
 
 
 def test_validation_of_its_own_must_hold_other_images(
-    run: Callable[..., tuple[int, str, str]], manifest: Manifest, squares: Path, tmp_path: Path
+    run: Callable[..., tuple[int, str, str]], dataset: Dataset, squares: Path, tmp_path: Path
 ) -> None:
-    train = manifest(only("train"))
+    train = dataset(only("train"))
     apart = write_csv(tmp_path / "apart.csv", [row(squares, n, "") for n in range(40, 60)])
     code, _, err = run(train, "--validation", str(apart))
     assert code == 0
@@ -167,7 +167,7 @@ def test_validation_of_its_own_must_hold_other_images(
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
 def test_numbers_that_are_not_finite_stop_the_run(
     run: Callable[..., tuple[int, str, str]],
-    manifest: Manifest,
+    dataset: Dataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     broken: str,
@@ -184,7 +184,7 @@ def test_numbers_that_are_not_finite_stop_the_run(
         return output
 
     monkeypatch.setattr(ContrastiveTask, "forward", forward)
-    code, _, err = run(manifest(only("train")), "--max-steps", "3", "--save-every", "1")
+    code, _, err = run(dataset(only("train")), "--max-steps", "3", "--save-every", "1")
     assert code == 1
     assert f"the {broken} of step 2 is not finite" in err.splitlines()[-1]
     assert [entry.name for entry in (tmp_path / "run" / "steps").iterdir()] == ["checkpoint-1"]
@@ -199,7 +199,7 @@ def test_numbers_that_are_not_finite_stop_the_run(
 )
 def test_more_processes_than_work(
     run: Callable[..., tuple[int, str, str]],
-    manifest: Manifest,
+    dataset: Dataset,
     monkeypatch: pytest.MonkeyPatch,
     processes: int,
     batch: int,
@@ -208,19 +208,19 @@ def test_more_processes_than_work(
     # What torchrun sets. The check comes before processes meet, so that one of them is enough to see it.
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", str(processes))
-    code, _, err = run(manifest(lambda n, one: one if n < 3 else None), "--batch-size", str(batch))
+    code, _, err = run(dataset(lambda n, one: one if n < 3 else None), "--batch-size", str(batch))
     assert code == 2
     assert expected in err.splitlines()[-1]
 
 
 def test_another_process_lets_the_first_one_speak(
-    run: Callable[..., tuple[int, str, str]], manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., tuple[int, str, str]], dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
     monkeypatch.setattr("time.sleep", waited.append)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    code, _, err = run(manifest(only("validation")))
+    code, _, err = run(dataset(only("validation")))
     assert code == 2
     assert waited == [5.0]
     assert err.startswith("error: ")

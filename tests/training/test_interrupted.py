@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lrclr.checkpoints import load_checkpoint
-from lrclr.datasets import read_manifest
+from lrclr.datasets import read_dataset
 from lrclr.errors import UsageError
 from lrclr.training import train
 from lrclr.training._trainer import _system_errors
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lrclr.checkpoints import Checkpoint
-    from tests.training.conftest import Manifest
+    from tests.training.conftest import Dataset
 
 STATE = {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
 
 
 @pytest.fixture
-def inputs(base: Checkpoint, manifest: Manifest, tmp_path: Path) -> tuple[Path, Path]:
+def inputs(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> tuple[Path, Path]:
     base.save(tmp_path / "base")
-    return tmp_path / "base", manifest()
+    return tmp_path / "base", dataset()
 
 
 def stop(inputs: tuple[Path, Path], folder: Path, event: str, step: int) -> tuple[int, str]:
@@ -43,7 +43,7 @@ def states(folder: Path) -> dict[str, set[str]]:
 
 
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(inputs: tuple[Path, Path], tmp_path: Path) -> None:
-    base, manifest = inputs
+    base, dataset = inputs
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     # In the worst moment: when half of a state is written.
     assert stop(inputs, killed, "killed while saving", 6)[0] == -9
@@ -51,12 +51,12 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(inputs: tuple[Pa
     assert len(torn) == 1
     assert states(killed).keys() == {"checkpoint-2", "checkpoint-4", *torn}
     with pytest.raises(UsageError, match="holds a run already"):
-        train(load_checkpoint(base), read_manifest(manifest), killed, SETTINGS)
+        train(load_checkpoint(base), read_dataset(dataset), killed, SETTINGS)
     with pytest.raises(UsageError, match="differs in seed"):
-        train(load_checkpoint(base), read_manifest(manifest), killed, replace(SETTINGS, seed=1), resume=True)
-    uninterrupted = train(load_checkpoint(base), read_manifest(manifest), whole, SETTINGS)
+        train(load_checkpoint(base), read_dataset(dataset), killed, replace(SETTINGS, seed=1), resume=True)
+    uninterrupted = train(load_checkpoint(base), read_dataset(dataset), whole, SETTINGS)
     # Other workers change nothing.
-    resumed = train(load_checkpoint(base), read_manifest(manifest), killed, replace(SETTINGS, workers=1), resume=True)
+    resumed = train(load_checkpoint(base), read_dataset(dataset), killed, replace(SETTINGS, workers=1), resume=True)
     assert resumed.resumed_from == 4
     assert (resumed.auroc, resumed.best_step) == (uninterrupted.auroc, uninterrupted.best_step)
     assert states(killed) == {"checkpoint-6": STATE, "checkpoint-8": STATE}

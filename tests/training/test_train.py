@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from lrclr.checkpoints import load_checkpoint
-from lrclr.datasets import read_manifest
+from lrclr.datasets import read_dataset
 from lrclr.errors import LrclrError
 from lrclr.images import read_image
 from lrclr.preprocessing import preprocess_batch
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lrclr.checkpoints import Checkpoint
-    from tests.training.conftest import Manifest
+    from tests.training.conftest import Dataset
 
 QUICK: dict[str, Any] = {"workers": 0, "augmentation": Augmentation.off(), "batch_size": 16}
 
 
-def test_learns_what_reports_say(base: Checkpoint, manifest: Manifest, tmp_path: Path) -> None:
+def test_learns_what_reports_say(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     """From random weights, with every part tuned, to images that no step has seen; judged without this package."""
     settings = TrainSettings(
         **QUICK,
@@ -40,12 +40,12 @@ def test_learns_what_reports_say(base: Checkpoint, manifest: Manifest, tmp_path:
         freeze="none",
         text="sentences",
     )
-    result = train(base, read_manifest(manifest()), tmp_path / "run", settings)
+    result = train(base, read_dataset(dataset()), tmp_path / "run", settings)
     assert result.auroc is not None
     assert result.auroc > 0.9
     tuned = load_checkpoint(result.checkpoint)
     assert tuned.config.fusion_trained
-    data = read_manifest(manifest()).split("validation")
+    data = read_dataset(dataset()).split("validation")
     images = [read_image(row.image) for row in data]
     with torch.no_grad():
         encoding = tuned.model.encode_image(torch.from_numpy(preprocess_batch(images, tuned.preprocess)))
@@ -83,11 +83,11 @@ def test_learns_what_reports_say(base: Checkpoint, manifest: Manifest, tmp_path:
     ],
 )
 def test_what_is_frozen_stays_bit_for_bit(
-    base: Checkpoint, manifest: Manifest, tmp_path: Path, freeze: Any, local: Any, changed: set[str] | None
+    base: Checkpoint, dataset: Dataset, tmp_path: Path, freeze: Any, local: Any, changed: set[str] | None
 ) -> None:
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     settings = TrainSettings(**QUICK, max_steps=3, warmup=0.0, freeze=freeze, loss=LossSettings(local))
-    result = train(base, read_manifest(manifest()), tmp_path / "run", settings)
+    result = train(base, read_dataset(dataset()), tmp_path / "run", settings)
     # The last state is looked at, since the best may be an earlier one.
     after = base.model.state_dict()
     moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
@@ -97,10 +97,10 @@ def test_what_is_frozen_stays_bit_for_bit(
         assert {name for name in before if name.startswith("fusion_head")} <= moved
 
 
-def test_bf16_trains_too(base: Checkpoint, manifest: Manifest, tmp_path: Path) -> None:
+def test_bf16_trains_too(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     loss = LossSettings("pair+words", encode_at_once=5, pairs_at_once=64)
     settings = TrainSettings(**QUICK, max_steps=2, precision="bf16", freeze="none", loss=loss)
-    result = train(base, read_manifest(manifest()), tmp_path / "run", settings)
+    result = train(base, read_dataset(dataset()), tmp_path / "run", settings)
     assert all(
         tensor.dtype == torch.float32 for tensor in load_checkpoint(result.checkpoint).model.state_dict().values()
     )
@@ -118,22 +118,20 @@ class Notes(TrainListener):
         self.problems.append((problem.line, problem.text))
 
 
-def test_one_class_in_validation_is_said(base: Checkpoint, manifest: Manifest, tmp_path: Path) -> None:
+def test_one_class_in_validation_is_said(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     def only_bright(number: int, row: dict[str, Any]) -> dict[str, Any] | None:
         return None if number >= 32 and number % 2 else row
 
     told = Notes()
     settings = TrainSettings(**QUICK, max_steps=2)
-    result = train(base, read_manifest(manifest(only_bright)), tmp_path / "run", settings, listener=told)
+    result = train(base, read_dataset(dataset(only_bright)), tmp_path / "run", settings, listener=told)
     assert (result.auroc, result.best_step) == (None, None)
     assert any("not defined for any finding" in note for note in told.notes)
     last = load_checkpoint(result.checkpoint).model.state_dict()
     assert all(torch.equal(last[name], tensor) for name, tensor in base.model.state_dict().items())
 
 
-def test_rows_that_teach_nothing_are_told_with_their_lines(
-    base: Checkpoint, manifest: Manifest, tmp_path: Path
-) -> None:
+def test_rows_that_teach_nothing_are_told_with_their_lines(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     def spoil(number: int, row: dict[str, Any]) -> dict[str, Any]:
         if number == 3:
             row |= {"report": "", "Lung Opacity": "", "Pneumothorax": -1}
@@ -147,9 +145,9 @@ def test_rows_that_teach_nothing_are_told_with_their_lines(
 
     told = Notes()
     settings = TrainSettings(**QUICK, max_steps=1, text="sentences")
-    with pytest.raises(LrclrError, match=r"2 of 64 rows of the manifest are bad: line 5: .*; line 9: "):
-        train(base, read_manifest(manifest(spoil)), tmp_path / "run", settings, listener=told)
-    train(base, read_manifest(manifest(spoil)), tmp_path / "run", settings, listener=told, skip_bad_rows=True)
+    with pytest.raises(LrclrError, match=r"2 of 64 rows of the dataset are bad: line 5: .*; line 9: "):
+        train(base, read_dataset(dataset(spoil)), tmp_path / "run", settings, listener=told)
+    train(base, read_dataset(dataset(spoil)), tmp_path / "run", settings, listener=told, skip_bad_rows=True)
     assert [line for line, _ in told.problems] == [5, 9]
     assert "Smith" not in str(told.problems)
     assert any(note.startswith("1 of 30 reports are longer") for note in told.notes)
@@ -158,15 +156,15 @@ def test_rows_that_teach_nothing_are_told_with_their_lines(
 
 @pytest.mark.slow
 def test_torchrun_with_two_processes_gives_the_weights_of_one(
-    base: Checkpoint, manifest: Manifest, tmp_path: Path
+    base: Checkpoint, dataset: Dataset, tmp_path: Path
 ) -> None:
     base.save(tmp_path / "base")
-    data = manifest()
+    data = dataset()
     options = ["--max-steps", 3, "--warmup", 0, "--batch-size", 16, "--workers", 0, "--freeze", "none"]
     command = ["lrclr", "train", data, "--base", tmp_path / "base", "-o", tmp_path / "two", *options]
     process = start("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", *command)
     settings = TrainSettings(batch_size=16, workers=0, max_steps=3, warmup=0.0, freeze="none")
-    train(load_checkpoint(tmp_path / "base"), read_manifest(data), tmp_path / "one", settings)
+    train(load_checkpoint(tmp_path / "base"), read_dataset(data), tmp_path / "one", settings)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     # One of them speaks.

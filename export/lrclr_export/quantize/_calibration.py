@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lrclr.preprocessing import PreprocessSpec
 
 FEWEST, MOST = 16, 256
-_MANIFESTS = frozenset({".csv", ".jsonl", ".ndjson"})
+_DATASETS = frozenset({".csv", ".jsonl", ".ndjson"})
 _DRAWN_TEXTS, _DRAWN_TOKENS = 24, 14
 
 
@@ -46,22 +46,20 @@ def carried_calibration(spec: PreprocessSpec) -> Calibration:
 
 
 def read_calibration(source: Path, spec: PreprocessSpec) -> Calibration:
-    """A user's own images: a folder, or a manifest as `lrclr.datasets.read_manifest` reads it; labels are not needed.
+    """A user's own images: a folder, or a dataset as `lrclr.datasets.read_dataset` reads it; labels are not needed.
 
     Of more than 256 images, 256 evenly spaced ones are taken.
 
     Raises:
         UsageError: there are too few images, or one of them cannot be read.
     """
-    if source.suffix.lower() in _MANIFESTS:
-        from lrclr.datasets import read_manifest
+    if source.suffix.lower() in _DATASETS:
+        from lrclr.datasets import read_dataset
 
-        rows = read_manifest(source, strict=True).rows
+        rows = read_dataset(source, strict=True).rows
         return _read("manifest", [row.image for row in rows], spec, [row.frame for row in rows])
     if not source.is_dir():
-        raise UsageError(
-            f"there is no folder of images at {source}", fix="Give a folder, or a .csv or .jsonl manifest."
-        )
+        raise UsageError(f"there is no folder of images at {source}", fix="Give a folder, or a .csv or .jsonl dataset.")
     return _read("folder", find_images([source]).files, spec)
 
 

@@ -76,7 +76,7 @@ class ExportOptions:
         tolerances: limits of the gates to override.
         external_data_above: bytes of weights above which they are kept beside the graph.
         why_engine: why ONNX Runtime is what answers with the bundle, for the manifest.
-        calibration: of int8: a folder or manifest of images to take ranges from; the carried ones if not given.
+        calibration: of int8: a folder or dataset of images to take ranges from; the carried ones if not given.
         inline: whether to write graphs without ONNX functions too, for runtimes that do not expand them.
     """
 

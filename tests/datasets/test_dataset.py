@@ -1,4 +1,4 @@
-"""Manifests: what is read, what is refused, and that no text of a patient is in what is said about it."""
+"""Datasets: what is read, what is refused, and that no text of a patient is in what is said about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrclr.datasets import ABSENT, PRESENT, UNCERTAIN, Box, read_manifest
+from lrclr.datasets import ABSENT, PRESENT, UNCERTAIN, Box, read_dataset
 from lrclr.datasets._row_readers import CsvRows
 from lrclr.errors import LrclrError, UsageError
 
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 SECRET = "Mrs Example has pneumonia"
 
 
-def manifest(tmp_path: Path, text: str | bytes, suffix: str = ".csv") -> Path:
-    path = tmp_path / f"manifest{suffix}"
+def dataset(tmp_path: Path, text: str | bytes, suffix: str = ".csv") -> Path:
+    path = tmp_path / f"dataset{suffix}"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
 
 
 def json_lines(tmp_path: Path, *records: object) -> Path:
-    return manifest(tmp_path, "".join(json.dumps(record) + "\n" for record in records), ".jsonl")
+    return dataset(tmp_path, "".join(json.dumps(record) + "\n" for record in records), ".jsonl")
 
 
 def test_every_column_of_a_csv(tmp_path: Path, picture: Picture) -> None:
     for name in ("a.png", "m.png", "e.png", "f.png"):
         picture(name)
-    path = manifest(
+    path = dataset(
         tmp_path,
         "\ufeffimage,report,split,patient,frame,Edema, Pleural Effusion,mask,mask:Edema,boxes,findings\n"
         'a.png,"One.\nTwo, ""three"".",train,p1,2.0,1.0,-1,m.png,e.png,"{""Edema"": [[1, 2, 3.5, 4]]}",Nodule; Mass\n'
         f"{tmp_path}/f.png,,,,,NaN,0,,m.png#bit3,,\n",
     )
-    read = read_manifest(path, strict=True)
+    read = read_dataset(path, strict=True)
     assert read.findings == ("Edema", "Pleural Effusion", "Nodule", "Mass")
     first, second = read.rows
     assert (first.line, second.line) == (2, 4)
@@ -70,7 +70,7 @@ def test_every_key_of_json_lines(tmp_path: Path, picture: Picture) -> None:
          "labels": {"Edema": 1, "Nodule": None, "Fracture": float("nan"), "Mass": -1.0, "Pneumonia": 0}},
         {"image": "b.png", "findings": ["Edema"], "masks": {"Edema": "m.png#bit0"}},
     )  # fmt: skip
-    read = read_manifest(path, strict=True)
+    read = read_dataset(path, strict=True)
     first, second = read.rows
     assert first.labels == {"Edema": PRESENT, "Mass": UNCERTAIN, "Pneumonia": ABSENT}
     assert (first.patient, first.frame, first.boxes) == ("7", 1, {"Mass": (Box(0, 0, 1, 1),)})
@@ -114,8 +114,8 @@ def test_a_bad_row_is_left_out_or_refused_without_its_content(
     picture("good.png")
     picture("a.png")
     bad = cells.replace("{here}", tmp_path.name)
-    path = manifest(tmp_path, f'image,report,Edema,frame,boxes\ngood.png,"fine\n\n",0,,\n\n{bad}\n')
-    read = read_manifest(path, need_report=True)
+    path = dataset(tmp_path, f'image,report,Edema,frame,boxes\ngood.png,"fine\n\n",0,,\n\n{bad}\n')
+    read = read_dataset(path, need_report=True)
     assert [row.image.name for row in read.rows] == ["good.png"]
     (problem,) = read.problems
     # The header, a row over three lines, a blank one: it begins in line 6.
@@ -123,7 +123,7 @@ def test_a_bad_row_is_left_out_or_refused_without_its_content(
     assert reason in problem.text
     assert SECRET not in problem.text
     with pytest.raises(LrclrError, match=r"1 of 2 rows of .* are bad: line 6: ") as caught:
-        read_manifest(path, need_report=True, strict=True)
+        read_dataset(path, need_report=True, strict=True)
     assert caught.value.exit_code == 1
     assert SECRET not in str(caught.value)
 
@@ -150,7 +150,7 @@ def test_a_bad_row_is_left_out_or_refused_without_its_content(
 def test_a_bad_line_of_json(tmp_path: Path, picture: Picture, record: object, reason: str) -> None:
     picture("good.png")
     picture("a.png")
-    read = read_manifest(json_lines(tmp_path, {"image": "good.png"}, record))
+    read = read_dataset(json_lines(tmp_path, {"image": "good.png"}, record))
     assert len(read.rows) == 1
     (problem,) = read.problems
     assert problem.line == 2
@@ -184,10 +184,10 @@ def test_a_bad_line_of_json(tmp_path: Path, picture: Picture, record: object, re
         ("image," + ",".join(f"F{n}" for n in range(9)) + ",mask\n", ".csv", "8 bits"),
     ],
 )
-def test_what_is_no_manifest(tmp_path: Path, picture: Picture, content: str | bytes, suffix: str, reason: str) -> None:
+def test_what_is_no_dataset(tmp_path: Path, picture: Picture, content: str | bytes, suffix: str, reason: str) -> None:
     picture("a.png")
     with pytest.raises(UsageError) as caught:
-        read_manifest(manifest(tmp_path, content, suffix))
+        read_dataset(dataset(tmp_path, content, suffix))
     assert reason in str(caught.value)
     assert SECRET not in str(caught.value)
 
@@ -195,25 +195,25 @@ def test_what_is_no_manifest(tmp_path: Path, picture: Picture, content: str | by
 def test_what_is_no_file(tmp_path: Path) -> None:
     for name in ("none.csv", "x" * 300 + ".csv", "nul\0.csv"):
         with pytest.raises(UsageError, match="cannot be read"):
-            read_manifest(tmp_path / name)
+            read_dataset(tmp_path / name)
     (tmp_path / "folder.csv").mkdir()
     os.mkfifo(tmp_path / "pipe.csv")
     for name in ("folder.csv", "pipe.csv"):
         with pytest.raises(UsageError, match="it is not a file"):
-            read_manifest(tmp_path / name)
+            read_dataset(tmp_path / name)
 
 
 def test_a_patient_in_two_splits_is_a_leak(tmp_path: Path) -> None:
     text = f"image,split,patient\n1,train,{SECRET}\n2,test,{SECRET}\n3,train,b\n4,,b\n5,test,\n6,train,\n"
     with pytest.raises(UsageError, match=r"has 1 patient in more than one split: .*'test', 'train'") as caught:
-        read_manifest(manifest(tmp_path, text), check_images=False)
+        read_dataset(dataset(tmp_path, text), check_images=False)
     assert SECRET not in str(caught.value)
-    assert len(read_manifest(manifest(tmp_path, text.replace("test", "train")), check_images=False).rows) == 6
+    assert len(read_dataset(dataset(tmp_path, text.replace("test", "train")), check_images=False).rows) == 6
 
 
 def test_frames_of_one_file_are_different_images(tmp_path: Path, picture: Picture) -> None:
     picture("a.png")
-    read = read_manifest(manifest(tmp_path, "image,frame\na.png,0\na.png,1\na.png,\na.png,1\n"))
+    read = read_dataset(dataset(tmp_path, "image,frame\na.png,0\na.png,1\na.png,\na.png,1\n"))
     assert [row.frame for row in read.rows] == [0, 1, None]
     assert [problem.text for problem in read.problems] == ["image and frame are those of line 3"]
 
@@ -224,7 +224,7 @@ def test_paths_stay_good_when_the_working_folder_changes(
     picture("set/a.png")
     (tmp_path / "set/m.csv").write_text("image\na.png\n")
     monkeypatch.chdir(tmp_path)
-    (row,) = read_manifest("set/m.csv").rows
+    (row,) = read_dataset("set/m.csv").rows
     assert row.image == tmp_path / "set/a.png"
 
 
@@ -243,7 +243,7 @@ def test_any_json_is_read_or_refused_in_words(
 ) -> None:
     path = json_lines(tmp_path_factory.mktemp("fuzz"), *records)
     try:
-        read = read_manifest(path, check_images=False)
+        read = read_dataset(path, check_images=False)
     except UsageError:
         return
     assert len(read.rows) + len(read.problems) == len(records)
@@ -258,7 +258,7 @@ def test_any_bytes_are_read_or_refused_in_words(
     for suffix in (".csv", ".jsonl"):
         # Anything that is not refused in words would end the test.
         with contextlib.suppress(UsageError):
-            read_manifest(manifest(folder, header + content, suffix))
+            read_dataset(dataset(folder, header + content, suffix))
 
 
 def test_twenty_thousand_rows_with_files_are_quick(tmp_path: Path) -> None:
@@ -266,9 +266,9 @@ def test_twenty_thousand_rows_with_files_are_quick(tmp_path: Path) -> None:
         (tmp_path / f"{number}.png").touch()
     names = [f"F{n}" for n in range(14)]
     rows = "".join(f"{n % 200}.png,{n // 200},Some report.,{'1.0,0.0,,-1.0,' * 3}1,0\n" for n in range(20_000))
-    path = manifest(tmp_path, f"image,frame,report,{','.join(names)}\n{rows}")
+    path = dataset(tmp_path, f"image,frame,report,{','.join(names)}\n{rows}")
     begun = time.perf_counter()
-    assert len(read_manifest(path, strict=True).rows) == 20_000
+    assert len(read_dataset(path, strict=True).rows) == 20_000
     # Seen: 0.4 s. 400,000 rows then take eight seconds; anything quadratic takes minutes.
     assert time.perf_counter() - begun < 5
 

@@ -1,10 +1,11 @@
-"""`lrclr manifest`."""
+"""`lrclr dataset`."""
 
 from __future__ import annotations
 
 from collections import Counter
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -27,12 +28,12 @@ _OPTIONS: Final = {
 }
 
 
-def manifest(  # noqa: PLR0913, PLR0917 - one parameter an option
+def dataset(  # noqa: PLR0913, PLR0917 - one parameter an option
     kind: Annotated[str, typer.Argument(metavar="FORMAT", help="mimic-cxr, chexpert, openi or chexlocalize.")],
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE...", help="Folder, tables or archive of the data set.")
+        list[Path], typer.Argument(metavar="SOURCE...", help="Folder, tables or archive of the public dataset.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The manifest: .csv or .jsonl.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The dataset: .csv or .jsonl.")],
     images: Annotated[Path | None, typer.Option("--images", help="Folder of the images, if not the source.")] = None,
     labels: Annotated[Path | None, typer.Option("--labels", help="mimic-cxr: table of labels.")] = None,
     splits: Annotated[Path | None, typer.Option("--splits", help="mimic-cxr: table of splits.")] = None,
@@ -46,10 +47,10 @@ def manifest(  # noqa: PLR0913, PLR0917 - one parameter an option
         bool, typer.Option("--skip-bad-rows", help="Leave out and count what cannot be used, instead of stopping.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a manifest, or masks, that are there.")
+        bool, typer.Option("--overwrite", help="Replace a dataset, or masks, that are there.")
     ] = False,
 ) -> None:
-    """Write the manifest of a public data set that you hold: images, reports, labels, splits and masks.
+    """Convert a public dataset that you hold: images, reports, labels, splits and masks.
 
     Nothing is written, and the exit code is 1, if a row cannot be used or its image is missing. Masks are written for
     chexlocalize: a PNG a finding, in pixels of the image, above 0 where the finding is, in the column mask:FINDING.
@@ -63,8 +64,8 @@ def manifest(  # noqa: PLR0913, PLR0917 - one parameter an option
     given |= {"section": Path(section)} if section else {}
     for name in sorted(name for name, value in given.items() if value is not None and name not in _OPTIONS[kind]):
         raise UsageError(f"{kind} has no use for --{name}")
-    from lrclr.datasets import write_manifest
-    from lrclr.datasets._manifest import SKIP, check_format, raise_bad_rows
+    from lrclr.datasets import write_dataset
+    from lrclr.datasets._dataset import SKIP, check_format, raise_bad_rows
 
     check_format(output)
     if output.exists() and not overwrite:
@@ -106,8 +107,15 @@ def manifest(  # noqa: PLR0913, PLR0917 - one parameter an option
                 why=imported.problems[0].text if imported.problems else "there is no image of the wanted views",
             )
         begin(f"write {output}")
-        write_manifest(imported.rows, imported.findings, output, overwrite=overwrite)
+        write_dataset(imported.rows, imported.findings, output, overwrite=overwrite)
     _tell(output, imported)
+
+
+@wraps(dataset)
+def manifest(*arguments: Any, **options: Any) -> None:
+    """The first name of `dataset`."""
+    note("`lrclr manifest` is now called `lrclr dataset`")
+    dataset(*arguments, **options)
 
 
 def _only(kind: str, sources: list[Path]) -> Path:

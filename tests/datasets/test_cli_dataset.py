@@ -1,4 +1,4 @@
-"""`lrclr manifest`, as a user calls it."""
+"""`lrclr dataset`, as a user calls it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import typer
 
-from lrclr.cli._manifest import manifest
-from lrclr.datasets import read_manifest
+from lrclr.cli import main
+from lrclr.cli._dataset import dataset
+from lrclr.datasets import read_dataset
 from lrclr.datasets._imported import CHEXPERT_FINDINGS
 from lrclr.errors import LrclrError, UsageError
 
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     Picture = Callable[..., Path]
 
 app = typer.Typer()
-app.command()(manifest)
+app.command()(dataset)
 
 
-def lrclr_manifest(*arguments: str | Path) -> None:
+def lrclr_dataset(*arguments: str | Path) -> None:
     app([str(argument) for argument in arguments], standalone_mode=False)
 
 
@@ -37,24 +38,24 @@ def chexpert(tmp_path: Path, picture: Picture) -> Path:
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
-def test_a_manifest_is_written_and_told(chexpert: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    lrclr_manifest("chexpert", chexpert, "-o", chexpert / name, "--skip-bad-rows")
-    read = read_manifest(chexpert / name, strict=True)
+def test_a_dataset_is_written_and_told(chexpert: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    lrclr_dataset("chexpert", chexpert, "-o", chexpert / name, "--skip-bad-rows")
+    read = read_dataset(chexpert / name, strict=True)
     assert read.findings == CHEXPERT_FINDINGS
     assert [(row.split, row.patient, len(row.labels)) for row in read.rows] == [("validation", "patient1", 14)]
     told = capsys.readouterr()
     assert told.out == f"{chexpert / name}: 1 images (validation 1), 14 findings\n"
     assert "left out: 1\n  line 3: valid.csv: there is no image file\n" in told.err
     with pytest.raises(UsageError, match="exists already"):
-        lrclr_manifest("chexpert", chexpert, "-o", chexpert / name)
-    lrclr_manifest("chexpert", chexpert, "-o", chexpert / name, "--overwrite", "--skip-bad-rows")
+        lrclr_dataset("chexpert", chexpert, "-o", chexpert / name)
+    lrclr_dataset("chexpert", chexpert, "-o", chexpert / name, "--overwrite", "--skip-bad-rows")
 
 
 def test_nothing_is_left_out_unless_it_is_said(chexpert: Path) -> None:
     with pytest.raises(
         LrclrError, match=r"1 of 2 rows of .* are bad: line 3: valid\.csv: there is no image file"
     ) as caught:
-        lrclr_manifest("chexpert", chexpert, "-o", chexpert / "out.csv")
+        lrclr_dataset("chexpert", chexpert, "-o", chexpert / "out.csv")
     assert caught.value.exit_code == 1
     assert "--skip-bad-rows" in str(caught.value)
     assert not (chexpert / "out.csv").exists()
@@ -79,16 +80,27 @@ def test_calls_that_are_wrong(chexpert: Path, tmp_path: Path) -> None:
     ]
     for arguments, reason in calls:
         with pytest.raises(UsageError, match=reason):
-            lrclr_manifest(*arguments)
+            lrclr_dataset(*arguments)
     assert not out.exists()
 
 
-def test_masks_come_with_the_manifest(tmp_path: Path, picture: Picture) -> None:
+def test_masks_come_with_the_dataset(tmp_path: Path, picture: Picture) -> None:
     picture("test/patient1/study1/view1_frontal.jpg", (2, 3))
     source = tmp_path / "gt_segmentations_test.json"
     source.write_text(json.dumps({"patient1_study1_view1_frontal": {"Edema": {"size": [2, 3], "counts": [1, 5]}}}))
-    lrclr_manifest(
+    lrclr_dataset(
         "chexlocalize", source, "--images", tmp_path, "--masks", tmp_path / "masks", "-o", tmp_path / "out.csv"
     )
-    (row,) = read_manifest(tmp_path / "out.csv", strict=True).rows
+    (row,) = read_dataset(tmp_path / "out.csv", strict=True).rows
     assert row.masks == {"Edema": (tmp_path / "masks/patient1_study1_view1_frontal/Edema.png", None)}
+
+
+def test_the_first_name_of_the_command_works_and_says_so(chexpert: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["chexpert", str(chexpert), "--skip-bad-rows", "-o"]
+    assert main(["dataset", *arguments, str(chexpert / "now.csv")]) == 0
+    assert "is now called" not in capsys.readouterr().err
+    assert main(["manifest", *arguments, str(chexpert / "first.csv")]) == 0
+    assert "`lrclr manifest` is now called `lrclr dataset`" in capsys.readouterr().err
+    assert (chexpert / "first.csv").read_bytes() == (chexpert / "now.csv").read_bytes()
+    assert main(["--help"]) == 0
+    assert " manifest " not in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`read_manifest`: what is known about a set of images, from CSV or JSON lines."""
+"""`read_dataset`: what is known about a set of images, from CSV or JSON lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from lrclr.datasets._cells import BadRowError
 from lrclr.datasets._lines import check_regular, csv_rows, text_lines
 from lrclr.datasets._row_readers import CsvRows, JsonRows
-from lrclr.datasets._rows import DataManifest, Row, RowProblem
+from lrclr.datasets._rows import ImageDataset, Row, RowProblem
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lrclr.datasets._row_readers import RowReader
 
-__all__ = ["JSON_SUFFIXES", "SKIP", "check_format", "raise_bad_rows", "read_manifest"]
+__all__ = ["JSON_SUFFIXES", "SKIP", "check_format", "raise_bad_rows", "read_dataset"]
 
 JSON_SUFFIXES: Final = frozenset({".jsonl", ".ndjson"})
 _CHUNK: Final = 2**20
@@ -28,19 +28,19 @@ _SHOWN: Final = 3
 SKIP: Final = "Correct them, or leave them out with --skip-bad-rows."
 
 
-def read_manifest(
+def read_dataset(
     path: str | os.PathLike[str],
     *,
     findings: Collection[str] = (),
     strict: bool = False,
     need_report: bool = False,
     check_images: bool = True,
-) -> DataManifest:
-    """Read a manifest: ``.csv`` with a header, or ``.jsonl``/``.ndjson`` with one object a line.
+) -> ImageDataset:
+    """Read a dataset: ``.csv`` with a header, or ``.jsonl``/``.ndjson`` with one object a line.
 
     CSV columns, of which only ``image`` must be there:
 
-    - ``image``: the file, relative to the manifest's folder or absolute.
+    - ``image``: the file, relative to the dataset's folder or absolute.
     - ``report``, ``split``, ``patient``; ``frame`` of a file that holds several.
     - ``mask``: an 8-bit image in which bit k belongs to the k-th column of findings.
     - ``mask:FINDING``: an image in which every value above 0 is that finding; ``name.png#bit3`` for one bit of it.
@@ -55,18 +55,18 @@ def read_manifest(
     that is not known is refused.
 
     Args:
-        path: the manifest.
+        path: the dataset.
         findings: names of the model's findings.
-        strict: refuse a manifest with a bad row, instead of leaving the row out.
+        strict: refuse a dataset with a bad row, instead of leaving the row out.
         need_report: whether a row without a report is a bad one.
         check_images: whether the files must be there.
 
     Returns:
         The good rows and what is wrong with the others. Its findings are the columns, then names that stand only in
-        ``findings``, masks or boxes. Paths are absolute, or as absolute as the manifest has them.
+        ``findings``, masks or boxes. Paths are absolute, or as absolute as the dataset has them.
 
     Raises:
-        UsageError: it cannot be read, is no manifest, has a column or key that is not known, has no usable row, or has
+        UsageError: it cannot be read, is no dataset, has a column or key that is not known, has no usable row, or has
             one patient in several splits.
         LrclrError: it has a bad row while `strict`.
     """
@@ -101,17 +101,17 @@ def read_manifest(
             why=f"all {len(problems)} are bad; the first stands in line {problems[0].line}: {problems[0].text}",
         )
     _check_leak(path, rows)
-    return DataManifest(path, tuple(rows), reader.findings, tuple(problems), digest, reader.unknown)
+    return ImageDataset(path, tuple(rows), reader.findings, tuple(problems), digest, reader.unknown)
 
 
 def check_format(path: Path) -> None:
-    """Refuse a name that is no manifest's.
+    """Refuse a name that is no dataset's.
 
     Raises:
         UsageError: the suffix is unknown.
     """
     if path.suffix.lower() not in {".csv", *JSON_SUFFIXES}:
-        raise UsageError(f"{path} is of no known format", fix="The name of a manifest ends in .csv, .jsonl or .ndjson.")
+        raise UsageError(f"{path} is of no known format", fix="The name of a dataset ends in .csv, .jsonl or .ndjson.")
 
 
 def raise_bad_rows(source: str, problems: Sequence[RowProblem], good: int, *, fix: str | None = None) -> None:

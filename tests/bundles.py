@@ -90,7 +90,7 @@ def exported(base: Path, precision: str) -> Path:
             graph = typed_onnx_from_module(spec, opset=opset)
             kept = folder.with_name(f"{precision}-{spec.name}")
             kept.with_suffix(".onnx").write_bytes(ir.to_proto(graph.model).SerializeToString())
-            kept.with_suffix(".json").write_text(json.dumps(graph.stages))
+            kept.with_suffix(".json").write_text(json.dumps(graph.layers))
             return graph
 
         if not folder.exists():

@@ -1,4 +1,4 @@
-"""The first stage: from a task to the picture in the model's size. Needs no engine."""
+"""Decoding: from a task to the picture in the model's size. Needs no engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The second stage: from pictures to scores, in batches whose size never varies."""
+"""Encoding: from pictures to scores, in batches whose size never varies."""
 
 from __future__ import annotations
 

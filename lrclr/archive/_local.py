@@ -1,4 +1,4 @@
-"""Both stages in threads of this process."""
+"""Decoding and encoding in threads of this process."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def run_local(
 ) -> Generator[tuple[Chunk, list[Outcome]]]:
     """Outcomes of every chunk, in order.
 
-    Each thread takes a chunk through both stages: the engine runs in the thread that calls it, and decoders let
+    Each thread decodes and encodes a chunk: the engine runs in the thread that calls it, and decoders let
     other threads run, so that nothing waits for anything.
 
     Args:
         chunks: what to work on; taken from a little ahead of what is done.
-        decoder: the first stage.
+        decoder: from tasks to pictures.
         encoder: the second.
         workers: threads; ``None`` for one a core.
     """

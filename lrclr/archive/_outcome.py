@@ -1,4 +1,4 @@
-"""What is handed from stage to stage: an item to look at, its picture, what came of it."""
+"""What decoding and encoding take and return: an item to look at, its picture, its outcome."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Task(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Tasks of one part that go through all stages together.
+    """Tasks of one part that are decoded and encoded together.
 
     Attributes:
         part: number of the part.

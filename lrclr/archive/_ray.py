@@ -1,4 +1,4 @@
-"""Both stages on a Ray cluster, in Ray Data: tasks decode, a pool of actors encodes, and neither runs ahead far."""
+"""Decoding in tasks and encoding in a pool of actors, by Ray Data; neither runs far ahead of the other."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def run_ray(
 
     Args:
         chunks: what to work on.
-        decoder: the first stage; runs in tasks.
+        decoder: from tasks to pictures; runs in Ray tasks.
         encoder: the second; each actor opens its bundle once.
         options: where, and with how many of what.
 
     Raises:
         UsageError: the cluster is too small for what was asked.
         EngineError: Ray failed, or an actor's engine.
-        LrclrError: as the stages.
+        LrclrError: as the decoder and the encoder.
     """
     with _cluster(options.address):
         actors = _actors(options)
@@ -67,7 +67,7 @@ def run_ray(
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.raise_original_map_exception = True
-        # The stages ask for different resources, or Ray Data would make one of them.
+        # The two ask for different resources, or Ray Data would make one of them.
         outcomes = (
             ray.data.from_items([{_COLUMN: pickle.dumps(chunk)} for chunk in chunks], override_num_blocks=blocks)
             .map(_decode, fn_args=(decoder,), num_cpus=options.decode_cpus)

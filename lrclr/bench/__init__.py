@@ -9,7 +9,7 @@ from lrclr.bench._flops import Cost, Network
 from lrclr.bench._interleave import Timings, interleaved
 from lrclr.bench._options import BenchOptions
 from lrclr.bench._peak import measure_peaks
-from lrclr.bench._quality import Reference, judge, reference_from
+from lrclr.bench._quality import Reference, measure_quality, reference_from
 from lrclr.bench._reports import save_reports
 from lrclr.bench._result import Measurement, Peak, Quality, Result, Round, Search, TargetInfo
 from lrclr.bench._result_file import load_result, result_from_json, result_json
@@ -41,9 +41,9 @@ __all__ = [
     "compare_results",
     "environment",
     "interleaved",
-    "judge",
     "load_result",
     "measure_peaks",
+    "measure_quality",
     "open_targets",
     "reference_from",
     "result_from_json",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lrclr.bench._targets import Target
     from lrclr.checkpoints import ReadOptions
 
-__all__ = ["Reference", "judge", "own_references", "reference_from"]
+__all__ = ["Reference", "measure_quality", "own_references", "reference_from"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def own_references(targets: Sequence[Target]) -> dict[str, Reference]:
     }
 
 
-def judge(target: Target, reference: Reference | None) -> Quality:
+def measure_quality(target: Target, reference: Reference | None) -> Quality:
     """Measure how far a target is from its reference.
 
     Args:

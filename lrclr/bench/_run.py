@@ -13,7 +13,7 @@ from lrclr.bench._interleave import shuffled_rounds
 from lrclr.bench._load import LOAD_ROUNDS, load_rounds, searched
 from lrclr.bench._options import BenchOptions
 from lrclr.bench._peak import measure_peaks
-from lrclr.bench._quality import Reference, judge, own_references
+from lrclr.bench._quality import Reference, measure_quality, own_references
 from lrclr.bench._result import Measurement, Peak, Result, Round, Search, TargetInfo
 from lrclr.bench._stages import Files, work_of
 from lrclr.bench._statistics import quantiles, settled
@@ -107,7 +107,7 @@ def bench(
         for target in targets:
             watch.step(f"quality of {target.info.label}", 0.0)
             own = reference or references.get(target.spec.sha256)
-            state.infos.append(replace(target.info, quality=judge(target, own)))
+            state.infos.append(replace(target.info, quality=measure_quality(target, own)))
         running = _prepared(targets, options, files, reference, references, state)
         if not running:
             raise LrclrError("nothing could be measured", why=state.left_out[0][1])

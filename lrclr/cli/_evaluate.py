@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from lrclr.checkpoints import ReadOptions
     from lrclr.datasets import ImageDataset
-    from lrclr.evaluation import Comparison, Evaluation, EvaluationOptions, Example, Judged
+    from lrclr.evaluation import Comparison, Evaluation, EvaluationOptions, EvaluationRun, Example
     from lrclr.inference import ZeroShotClassifier
 
 
@@ -127,7 +127,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     if server is not None and (ensemble or keep or not is_bundle(model)):
         raise UsageError("--server needs one bundle, and excludes --ensemble and --store", why="it serves one bundle")
     runner = {"engine": engine, "provider": provider, "threads": threads, "reading": reading}
-    judged = _judged(members, data, fitting, options, server=server, **runner)
+    judged = _evaluated(members, data, fitting, options, server=server, **runner)
     if keep and judged.evaluation.score_scale is None and not judged.evaluation.finding_calibration:
         raise LrclrError("no fit is stored, and the model is unchanged", why=judged.evaluation.not_calibrated[""])
     comparison = None
@@ -205,15 +205,15 @@ def _findings_of(model: Path, options: EvaluationOptions) -> tuple[str, ...]:
     return asked.names if asked else ()
 
 
-def _judged(
+def _evaluated(
     paths: Sequence[Path],
     data: ImageDataset,
     fitting: ImageDataset | None,
     options: EvaluationOptions,
     **engine: Any,
-) -> Judged:
+) -> EvaluationRun:
     from lrclr.auto import open_model
-    from lrclr.evaluation import evaluate as judge
+    from lrclr.evaluation import evaluate as evaluate_models
 
     def opened() -> Iterator[ZeroShotClassifier]:
         for path in paths:
@@ -229,11 +229,11 @@ def _judged(
             bars.close()
             return bars.enter_context(counter(what, count))
 
-        return judge(opened(), data, options, validation=fitting, on_rows=begin)
+        return evaluate_models(opened(), data, options, validation=fitting, on_rows=begin)
 
 
 def _compared(
-    judged: Judged,
+    judged: EvaluationRun,
     against: Path,
     data: ImageDataset,
     fitting: ImageDataset | None,
@@ -242,7 +242,9 @@ def _compared(
 ) -> Comparison:
     from lrclr.evaluation import compare, is_scores, load_scores
 
-    other = load_scores(against) if is_scores(against) else _judged([against], data, fitting, options, **engine).scores
+    other = (
+        load_scores(against) if is_scores(against) else _evaluated([against], data, fitting, options, **engine).scores
+    )
     return compare(judged.scores, other, judged.selection.rows)
 
 
@@ -285,7 +287,7 @@ def _print(evaluation: Evaluation, comparison: Comparison | None) -> None:
     note(COMPARED)
 
 
-def _examples(judged: Judged, path: Path, preset: str | None, **engine: Any) -> list[Example]:
+def _examples(judged: EvaluationRun, path: Path, preset: str | None, **engine: Any) -> list[Example]:
     """Pictures of where the model, or the first of an ensemble, is right and wrong."""
     from lrclr.auto import open_model
     from lrclr.evaluation._gallery import gallery
@@ -307,7 +309,7 @@ def _examples(judged: Judged, path: Path, preset: str | None, **engine: Any) -> 
     )
 
 
-def _notes(judged: Judged, data: ImageDataset, output: Path | None) -> None:
+def _notes(judged: EvaluationRun, data: ImageDataset, output: Path | None) -> None:
     from lrclr.evaluation._markdown import calibration_rows, refusals
 
     evaluation = judged.evaluation

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lrclr.evaluation._compare import Comparison, Difference, compare
-    from lrclr.evaluation._evaluate import EvaluationOptions, Judged, evaluate, judge
+    from lrclr.evaluation._evaluate import EvaluationOptions, EvaluationRun, evaluate, evaluate_scores
     from lrclr.evaluation._markdown import markdown
     from lrclr.evaluation._presets import PRESETS, Preset
     from lrclr.evaluation._result import Estimate, Evaluation, Example, FindingQuality, Grounding, MeanQuality
@@ -29,7 +29,7 @@ _HOMES = {
     "Example": "_result",
     "FindingQuality": "_result",
     "Grounding": "_result",
-    "Judged": "_evaluate",
+    "EvaluationRun": "_evaluate",
     "MeanQuality": "_result",
     "PRESETS": "_presets",
     "Preset": "_presets",
@@ -37,7 +37,7 @@ _HOMES = {
     "Selection": "_select",
     "compare": "_compare",
     "evaluate": "_evaluate",
-    "judge": "_evaluate",
+    "evaluate_scores": "_evaluate",
     "is_scores": "_scores_file",
     "load_scores": "_scores_file",
     "markdown": "_markdown",
@@ -54,18 +54,18 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "EvaluationOptions",
+    "EvaluationRun",
     "Example",
     "FindingQuality",
     "Grounding",
-    "Judged",
     "MeanQuality",
     "Preset",
     "Scores",
     "Selection",
     "compare",
     "evaluate",
+    "evaluate_scores",
     "is_scores",
-    "judge",
     "load_scores",
     "markdown",
     "save_scores",

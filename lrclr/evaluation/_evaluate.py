@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lrclr._version import __version__
 from lrclr.datasets import SKIP, raise_bad_rows
 from lrclr.errors import UsageError
-from lrclr.evaluation import _judge
+from lrclr.evaluation import _recognition
 from lrclr.evaluation._bootstrap import Resamples
 from lrclr.evaluation._compare import describe
 from lrclr.evaluation._grounding import ground
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lrclr.evaluation._scores import Scores
     from lrclr.text import FindingSet
 
-__all__ = ["EvaluationOptions", "Judged", "evaluate", "judge"]
+__all__ = ["EvaluationOptions", "EvaluationRun", "evaluate", "evaluate_scores"]
 
 _PACKAGES = ("numpy", "scikit-learn", "pillow", "onnxruntime", "torch")
 
@@ -80,7 +80,7 @@ class EvaluationOptions:
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluationRun:
     """An evaluation, and what it was made from.
 
     Attributes:
@@ -101,7 +101,7 @@ def evaluate(
     *,
     validation: ImageDataset | None = None,
     on_rows: Callable[[str, int], Callable[[], None]] = lambda _what, _count: lambda: None,
-) -> Judged:
+) -> EvaluationRun:
     """Judge a model, or an ensemble by its mean probability, on the images of a dataset.
 
     Args:
@@ -139,7 +139,7 @@ def evaluate(
             )
         if options.alpha is not None:
             # Before an hour of images, not after it.
-            _judge.check_alpha(options.alpha, trained=classifier.spec.fusion_trained)
+            _recognition.check_alpha(options.alpha, trained=classifier.spec.fusion_trained)
         answered = []
         for what, rows in (("images", selection.rows), ("validation images", selection.validation)):
             if rows:
@@ -160,11 +160,11 @@ def evaluate(
             fitting = answered[1] if fitting is None else fitting.joined(answered[1])
     if selection is None or scores is None:
         raise UsageError("there is no model to evaluate")
-    evaluation, scores = judge(scores, fitting, selection, dataset, options, validation=validation)
-    return Judged(evaluation, scores, selection)
+    evaluation, scores = evaluate_scores(scores, fitting, selection, dataset, options, validation=validation)
+    return EvaluationRun(evaluation, scores, selection)
 
 
-def judge(
+def evaluate_scores(
     scores: Scores,
     fitting: Scores | None,
     selection: Selection,
@@ -189,14 +189,14 @@ def judge(
     preset = preset_named(options.preset)
     criterion = options.threshold or (preset.threshold if preset else "f1")
     alpha = options.alpha if options.alpha is not None else (preset.alpha if preset else None)
-    scores, alpha_from, sweep = _judge.fitted(scores, fitting, alpha)
+    scores, alpha_from, sweep = _recognition.fitted(scores, fitting, alpha)
     fit = fit_calibration(fitting, scores.alpha) if fitting is not None else FittedCalibration(None)
     fitted = fit.applied(scores) if fit else None
     if options.use_fitted and fitted is not None and fitting is not None:
         scores, fitting = replace(scores, calibration=fitted), replace(fitting, calibration=fitted)
     draws = Resamples(scores.group, options.resamples, options.seed)
-    cuts = _judge.thresholds(scores, fitting, criterion)
-    findings, mean, skipped = _judge.recognition(scores, cuts, fitted, draws)
+    cuts = _recognition.thresholds(scores, fitting, criterion)
+    findings, mean, skipped = _recognition.recognition(scores, cuts, fitted, draws)
     by_patient = int(scores.group.max()) + 1 < len(scores)
     settings: dict[str, Any] = {
         "resamples": options.resamples,

@@ -53,7 +53,7 @@ def preprocess(image: NDArray[np.uint8] | ReducedImage, spec: PreprocessSpec) ->
 
 
 def to_canvas(image: NDArray[np.uint8] | ReducedImage, spec: PreprocessSpec) -> NDArray[np.uint8]:
-    """The first stage of :func:`preprocess`, all of it in 8 bits: what is worth keeping between epochs.
+    """The first half of :func:`preprocess`, all of it in 8 bits: what is worth keeping between epochs.
 
     Returns:
         uint8 ``[S', S']``, or ``[S', S', 3]`` for a coloured image under ``clip``; S' is ``spec.canvas`` under
@@ -111,7 +111,7 @@ def _check_image(image: object) -> None:
 
 
 def from_canvas(canvas: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.float32]:
-    """The second stage of :func:`preprocess`: normalised values of the size that the encoder reads.
+    """The second half of :func:`preprocess`: normalised values of the size that the encoder reads.
 
     Args:
         canvas: what :func:`to_canvas` made with the same recipe; not checked.

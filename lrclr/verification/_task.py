@@ -1,6 +1,6 @@
 """The task gate: a bundle must tell findings apart as well as the checkpoint it was made from.
 
-Judged on radiographs of the phantom data set that are carried along, whose findings are known by construction. A
+EvaluationRun on radiographs of the phantom data set that are carried along, whose findings are known by construction. A
 checkpoint that cannot tell them apart itself, such as one with random weights, gives nothing to compare.
 """
 

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from lrclr import Bundle, FindingSet, ZeroShotClassifier
 from lrclr.datasets import read_dataset
 from lrclr.errors import GateError, UsageError
-from lrclr.evaluation import EvaluationOptions, Judged, compare, evaluate, markdown, score_rows, select, store
+from lrclr.evaluation import EvaluationOptions, EvaluationRun, compare, evaluate, markdown, score_rows, select, store
 from lrclr.images import read_image
 from lrclr.inference import ScoreCalibration
 from lrclr.preprocessing import PreprocessSpec
@@ -33,7 +33,7 @@ OPTIONS = EvaluationOptions(resamples=60)
 
 
 @pytest.fixture(scope="module")
-def judged(classifier: ZeroShotClassifier, data: ImageDataset) -> Judged:
+def judged(classifier: ZeroShotClassifier, data: ImageDataset) -> EvaluationRun:
     return evaluate(classifier, data, OPTIONS)
 
 
@@ -51,7 +51,7 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def test_a_checkpoint_and_its_bundle_are_judged_alike(
-    judged: Judged, torch_classifier: ZeroShotClassifier, data: ImageDataset
+    judged: EvaluationRun, torch_classifier: ZeroShotClassifier, data: ImageDataset
 ) -> None:
     torch_judged = evaluate(torch_classifier, data, OPTIONS)
     assert torch_judged.evaluation.model["kind"] == "checkpoint"
@@ -65,7 +65,7 @@ def test_a_checkpoint_and_its_bundle_are_judged_alike(
     assert all(abs(each.difference.value or 0) < 1e-3 for each in comparison.differences)
 
 
-def test_the_figures_are_those_of_the_answers(judged: Judged) -> None:
+def test_the_figures_are_those_of_the_answers(judged: EvaluationRun) -> None:
     evaluation, scores = judged.evaluation, judged.scores
     assert [finding.name for finding in evaluation.findings] == ["Edema", "Fracture", "Pneumothorax"]
     probability = scores.probability(evaluation.alpha)
@@ -94,7 +94,7 @@ def test_the_figures_are_those_of_the_answers(judged: Judged) -> None:
     assert [each.name for each in evaluation.grounding] == ["Edema", "Pneumothorax", "mean"]
 
 
-def test_an_absent_class_is_said_in_every_report(judged: Judged) -> None:
+def test_an_absent_class_is_said_in_every_report(judged: EvaluationRun) -> None:
     fracture = judged.evaluation.findings[1]
     assert fracture.undefined == "no labelled image has it"
     assert (fracture.auroc.value, fracture.f1.value, fracture.calibration_error, fracture.roc) == (None, None, None, ())
@@ -105,7 +105,7 @@ def test_an_absent_class_is_said_in_every_report(judged: Judged) -> None:
     assert json.loads(judged.evaluation.to_json())["findings"][1]["auroc"]["value"] is None
 
 
-def test_the_seed_decides(classifier: ZeroShotClassifier, data: ImageDataset, judged: Judged) -> None:
+def test_the_seed_decides(classifier: ZeroShotClassifier, data: ImageDataset, judged: EvaluationRun) -> None:
     assert evaluate(classifier, data, OPTIONS).evaluation.to_json() == judged.evaluation.to_json()
     other = evaluate(classifier, data, replace(OPTIONS, seed=1)).evaluation
     ours, theirs = judged.evaluation.findings[0], other.findings[0]
@@ -115,7 +115,7 @@ def test_the_seed_decides(classifier: ZeroShotClassifier, data: ImageDataset, ju
     assert theirs.auroc == ours.auroc
 
 
-def test_json_holds_everything_and_no_path(judged: Judged, data: ImageDataset, tmp_path: Path) -> None:
+def test_json_holds_everything_and_no_path(judged: EvaluationRun, data: ImageDataset, tmp_path: Path) -> None:
     judged.evaluation.save_json(tmp_path / "report.json")
     text = (tmp_path / "report.json").read_text()
     content = json.loads(text)
@@ -137,7 +137,7 @@ def test_without_validation_nothing_is_fitted(classifier: ZeroShotClassifier, da
 
 
 def test_validation_may_be_a_dataset_of_its_own(
-    classifier: ZeroShotClassifier, data: ImageDataset, judged: Judged
+    classifier: ZeroShotClassifier, data: ImageDataset, judged: EvaluationRun
 ) -> None:
     test = replace(data, rows=data.split("test"))
     fitted = replace(data, rows=tuple(replace(row, split="") for row in data.split("validation")))

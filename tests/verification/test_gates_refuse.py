@@ -213,17 +213,17 @@ def test_every_gate_is_refused_somewhere_in_this_file(fp32_bundle: Path) -> None
 def test_nan_in_the_weights_is_found_and_located(
     measure: Measure, checkpoint: Checkpoint, golden: Golden, fp32_graphs: Mapping[str, TypedGraph], graph: str
 ) -> None:
-    stage = {
+    layer = {
         IMAGE: "vision_model.encoder.layers.1",
         TEXT: "text_model.encoder.layers.0",
         FUSION: "fusion_head.blocks.1.mlp",
     }[graph]
-    bad = faults.with_faults(fp32_graphs[graph], faults.nan_weights(fp32_graphs[graph].stages[stage]))
+    bad = faults.with_faults(fp32_graphs[graph], faults.nan_weights(fp32_graphs[graph].layers[layer]))
     found = refused(measure(bad))
     assert found
     assert {gate for gate, _ in found} == {"non-finite values"}
     assert {subject.partition(".")[0] for _, subject in found} == {graph}
-    assert (first_bad_layer(checkpoint.model, bad, golden, cosine=FP32.cosine) or "").endswith(f"{stage} (cosine nan)")
+    assert (first_bad_layer(checkpoint.model, bad, golden, cosine=FP32.cosine) or "").endswith(f"{layer} (cosine nan)")
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_collapsed_embeddings_are_refused_although_the_plain_cosine_holds(
         model.vision_model.post_layernorm.bias += 1000 * torch.randn(128, generator=torch.Generator().manual_seed(0))
     golden = golden_from_checkpoint(replace(checkpoint, model=model))
     graph = typed_onnx_from_module(graph_specs(model)[0], opset=20)
-    collapsed = faults.with_faults(graph, faults.without_scale(graph.stages["vision_model.post_layernorm"]))
+    collapsed = faults.with_faults(graph, faults.without_scale(graph.layers["vision_model.post_layernorm"]))
     # With a bias this large float32 itself is coarse: only what is at issue is looked at.
     embedding = "image_encoder.image_embedding"
     whole, broken = (
@@ -319,39 +319,39 @@ def test_collapsed_embeddings_are_refused_although_the_plain_cosine_holds(
     assert broken["spread over inputs"].value < 1e-3
 
 
-def stages(graph: str) -> list[str]:
-    """The stages of the tiny network's graphs, written out so that none can get lost."""
+def layers(graph: str) -> list[str]:
+    """The layers of the tiny network's graphs, written out so that none can get lost."""
     if graph == IMAGE:
         last = ("layer_norm1", "self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj")
         layers = ["0", "1", *(f"2.{part}" for part in (*last, "layer_norm2", "mlp"))]
         whole = ["embeddings", "pre_layrnorm", *(f"encoder.layers.{layer}" for layer in layers), "post_layernorm"]
-        return [*(f"vision_model.{stage}" for stage in whole), "visual_projection"]
+        return [*(f"vision_model.{layer}" for layer in whole), "visual_projection"]
     if graph == TEXT:
         whole = ["embeddings", "encoder.layers.0", "encoder.layers.1", "final_layer_norm"]
-        return [*(f"text_model.{stage}" for stage in whole), "text_projection"]
+        return [*(f"text_model.{layer}" for layer in whole), "text_projection"]
     parts = ("attention_norm", "query", "key", "value", "output", "mlp_norm", "mlp")
     blocks = [f"blocks.{block}.{part}" for block in (0, 1) for part in parts]
     # The last block works with the weights of its key and value, and never with what those layers would give.
     blocks = [name for name in blocks if name not in {"blocks.1.key", "blocks.1.value"}]
     ends = ["image_norm", "image_projection", "text_projection", "image_head", "text_head"]
-    return [f"fusion_head.{stage}" for stage in (*ends, *blocks)]
+    return [f"fusion_head.{layer}" for layer in (*ends, *blocks)]
 
 
 @pytest.mark.parametrize("graph", [IMAGE, TEXT, FUSION])
 def test_the_graph_knows_where_its_layers_are(fp32_graphs: Mapping[str, TypedGraph], graph: str) -> None:
-    assert sorted(fp32_graphs[graph].stages) == sorted(stages(graph))
+    assert sorted(fp32_graphs[graph].layers) == sorted(layers(graph))
 
 
 @pytest.mark.parametrize(
-    ("graph", "stage"), [(graph, stage) for graph in (IMAGE, TEXT, FUSION) for stage in stages(graph)]
+    ("graph", "layer"), [(graph, layer) for graph in (IMAGE, TEXT, FUSION) for layer in layers(graph)]
 )
 def test_the_first_bad_layer_is_named(
-    checkpoint: Checkpoint, golden: Golden, fp32_graphs: Mapping[str, TypedGraph], graph: str, stage: str
+    checkpoint: Checkpoint, golden: Golden, fp32_graphs: Mapping[str, TypedGraph], graph: str, layer: str
 ) -> None:
     whole = fp32_graphs[graph]
-    bad = faults.with_faults(whole, faults.noisy_weights(whole.stages[stage]))
+    bad = faults.with_faults(whole, faults.noisy_weights(whole.layers[layer]))
     found = first_bad_layer(checkpoint.model, bad, golden, cosine=FP32.cosine) or ""
-    assert found.startswith(f"the first bad layer of {graph} is {stage} (cosine ")
+    assert found.startswith(f"the first bad layer of {graph} is {layer} (cosine ")
 
 
 @pytest.mark.parametrize("graph", [IMAGE, TEXT, FUSION])
@@ -372,7 +372,7 @@ def test_no_layer_is_blamed_for_the_picks(
 def test_the_search_for_the_bad_layer_leaves_the_graph_as_it_was(
     checkpoint: Checkpoint, golden: Golden, fp32_graphs: Mapping[str, TypedGraph], graph: str
 ) -> None:
-    """It makes every stage an output for a while."""
+    """It makes every layer an output for a while."""
     copied = faults.with_faults(fp32_graphs[graph])
     before = ir.to_proto(copied.model).SerializeToString(deterministic=True)
     first_bad_layer(checkpoint.model, copied, golden, cosine=FP32.cosine)

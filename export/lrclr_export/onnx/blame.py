@@ -41,27 +41,27 @@ def first_bad_layer(reference: LrclrModel, graph: TypedGraph, golden: Golden, *,
     """
     inputs = {name: getattr(golden, name) for name in GRAPHS[graph.spec.name].input_names}
     actual = _graph_values(graph, inputs)
-    expected = _reference_stages(reference, graph, inputs, actual)
-    for stage, wanted in expected.items():
-        value = _worst_cosine(actual[graph.stages[stage]], wanted)
+    expected = _reference_layers(reference, graph, inputs, actual)
+    for layer, wanted in expected.items():
+        value = _worst_cosine(actual[graph.layers[layer]], wanted)
         if not value >= cosine:
-            return f"the first bad layer of {graph.spec.name} is {stage} (cosine {value:.6f})"
+            return f"the first bad layer of {graph.spec.name} is {layer} (cosine {value:.6f})"
     return None
 
 
-def _reference_stages(
+def _reference_layers(
     reference: LrclrModel, graph: TypedGraph, inputs: dict[str, NDArray[Any]], actual: dict[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
     seen: dict[str, NDArray[Any]] = {}
     tensors = [torch.from_numpy(array) for array in inputs.values()]
-    with _recording(reference, graph.stages.keys(), seen), torch.inference_mode():
+    with _recording(reference, graph.layers.keys(), seen), torch.inference_mode():
         if graph.spec.name == "image_encoder":
             reference.encode_image(*tensors, select=_picking(actual["region_index"]), prune=True)
         elif graph.spec.name == "text_encoder":
             reference.encode_text(*tensors)
         else:
             reference.fusion_head(*tensors)
-    return {stage: seen[stage] for stage in graph.stages}
+    return {layer: seen[layer] for layer in graph.layers}
 
 
 def _picking(index: NDArray[Any]) -> SelectRegions:
@@ -77,14 +77,14 @@ def _picking(index: NDArray[Any]) -> SelectRegions:
 
 
 @contextlib.contextmanager
-def _recording(model: nn.Module, stages: Any, seen: dict[str, NDArray[Any]]) -> Iterator[None]:
-    def hook(stage: str) -> Any:
+def _recording(model: nn.Module, layers: Any, seen: dict[str, NDArray[Any]]) -> Iterator[None]:
+    def hook(layer: str) -> Any:
         def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            seen[stage] = output.float().numpy()
+            seen[layer] = output.float().numpy()
 
         return record
 
-    handles = [model.get_submodule(stage).register_forward_hook(hook(stage)) for stage in stages]
+    handles = [model.get_submodule(layer).register_forward_hook(hook(layer)) for layer in layers]
     try:
         yield
     finally:
@@ -93,14 +93,14 @@ def _recording(model: nn.Module, stages: Any, seen: dict[str, NDArray[Any]]) -> 
 
 
 def _graph_values(graph: TypedGraph, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """What the graph computes for its stages and as its outputs, by the names of its values."""
+    """What the graph computes for its layers and as its outputs, by the names of its values."""
     values = {value.name: value for node in graph.model.graph for value in node.outputs}
     outputs = graph.model.graph.outputs
     kept = list(outputs)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         try:
-            outputs.extend(values[name] for name in dict.fromkeys(graph.stages.values()) if values[name] not in kept)
+            outputs.extend(values[name] for name in dict.fromkeys(graph.layers.values()) if values[name] not in kept)
             ir.save(graph.model, path, external_data="model.onnx.data", size_threshold_bytes=1024)
         finally:
             outputs[len(kept) :] = []  # `del` would leave the values marked as outputs

@@ -28,7 +28,7 @@ OPSETS = range(18, 24)
 INLINED = "model.inlined.onnx"
 """File of a graph without ONNX functions, beside ``model.onnx``."""
 EXTERNAL_DATA_ABOVE = 2**31 - 2**24  # protobuf's limit, less room for the graph itself
-_STAGE = re.compile(
+_LAYER = re.compile(
     r"^model\.((?:vision_model|text_model)\.(?:embeddings|pre_layrnorm|post_layernorm|final_layer_norm)"
     # The image tower's last layer is never called as a whole: it is computed for the selected rows only.
     r"|(?:vision_model|text_model)\.encoder\.layers\.\d+"
@@ -45,7 +45,7 @@ class TypedGraph:
 
     spec: GraphSpec
     model: ir.Model
-    stages: dict[str, str]
+    layers: dict[str, str]
 
     @property
     def weight_bytes(self) -> int:
@@ -84,7 +84,7 @@ def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
     if program is None:
         raise ExportError(f"{spec.name} could not be exported")
     model = program.model
-    graph = TypedGraph(spec, model, _stages(model.graph))
+    graph = TypedGraph(spec, model, _layers(model.graph))
     _define_region_node(model, opset)
     _strip(model)
     return graph
@@ -117,15 +117,15 @@ def _define_region_node(model: ir.Model, opset: int) -> None:
             model.opset_imports[DOMAIN] = VERSION
 
 
-def _stages(graph: ir.Graph) -> dict[str, str]:
-    """For each stage of the network, in order, the value that its last node makes."""
+def _layers(graph: ir.Graph) -> dict[str, str]:
+    """For each layer of the network, in order, the value that its last node makes."""
     found: dict[str, str] = {}
     for node in graph:
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
         for scope in scopes:
-            if (match := _STAGE.match(scope)) and node.outputs[0].name is not None:
+            if (match := _LAYER.match(scope)) and node.outputs[0].name is not None:
                 found[match[1]] = node.outputs[0].name
-    return {stage: value for stage, value in found.items() if not any(stage.startswith(f"{whole}.") for whole in found)}
+    return {layer: value for layer, value in found.items() if not any(layer.startswith(f"{whole}.") for whole in found)}
 
 
 def _strip(model: ir.Model) -> None:

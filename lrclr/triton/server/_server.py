@@ -21,8 +21,8 @@ from lrclr.triton.server._options import ServeOptions
 from lrclr.triton.server._ports import free_ports
 from lrclr.triton.server._probe import Probe
 from lrclr.triton.server._processes import backends_of, kill, kill_group, unsent_bytes
+from lrclr.triton.server._repository import MODELS, ServedRepository
 from lrclr.triton.server._shared_memory import Claim, remove_leftovers, restrict_regions
-from lrclr.triton.server._stage import MODELS, Stage
 
 if TYPE_CHECKING:
     import os
@@ -188,7 +188,7 @@ class TritonServer:
             ServerError: the models could not be loaded, or did not answer.
         """
         self._silent_looks = 0
-        self._take_over(self._stage.prepare_again())
+        self._take_over(self._repository.prepare_again())
         self._failed_mendings = 0
         self._on_log("info", "mended: the models were loaded again")
 
@@ -201,7 +201,7 @@ class TritonServer:
         """
         bundle = self._read_bundle()
         try:
-            version = self._stage.prepare(bundle)
+            version = self._repository.prepare(bundle)
             self._take_over(version)
         except LrclrError as error:
             self._raise_if_ended()
@@ -229,9 +229,9 @@ class TritonServer:
             raise UsageError("the server runs already")
         remove_leftovers()
         self._claim = Claim.make()
-        self._stage = Stage(self._claim.folder, instances=self.options.instances)
+        self._repository = ServedRepository(self._claim.folder, instances=self.options.instances)
         self._require_backend()
-        self._stage.publish(self._stage.prepare(self._bundle), MODELS)
+        self._repository.publish(self._repository.prepare(self._bundle), MODELS)
         wanted = [self.options.grpc_port, self.options.http_port, self.options.metrics_port]
         ports = free_ports(self.options.address, wanted)
         host = self._reachable()
@@ -242,7 +242,7 @@ class TritonServer:
         self._probe = Probe(self.grpc, self.options)
         command = command_line(
             self._installation,
-            self._stage.repository,
+            self._repository.repository,
             self.options,
             ports=ports,
             shared_memory_prefix=self._claim.prefix,
@@ -317,7 +317,7 @@ class TritonServer:
         try:
             self._ask(timeout=timeout)
         except ServerUnavailableError as error:
-            before, self._finished = self._finished, self._probe.finished(self._stage.version)
+            before, self._finished = self._finished, self._probe.finished(self._repository.version)
             busy = self._finished is not None and self._finished != before
             self._silent_looks = 0 if busy else self._silent_looks + 1
             state = "it is busy" if busy else "nothing else was finished since the last look"
@@ -340,16 +340,16 @@ class TritonServer:
             ServerError: it cannot be loaded, or its answer is an error; the one before goes on.
         """
         assert self._probe is not None  # noqa: S101 - for the type checker
-        before = self._stage.version
+        before = self._repository.version
         # The server keeps two versions of a graph.
         self._retire(drain=_DRAIN)
         try:
             for models in (GRAPHS, (MODEL,)):
-                self._stage.publish(version, models)
+                self._repository.publish(version, models)
                 self._await_loaded(models, version)
             self._await_first_answer(version)
         except LrclrError:
-            self._stage.drop(version)
+            self._repository.drop(version)
             self._probe.cancel()
             self._raise_if_ended()
             self._await_loaded((MODEL,), before)
@@ -368,7 +368,7 @@ class TritonServer:
             pids = {version: self._living(version) for version in self._superseded}
             for version in [version for version, living in pids.items() if not living]:
                 self._superseded.remove(version)
-                self._stage.drop(version)
+                self._repository.drop(version)
             if deadline is None or not self._superseded:
                 return
             self._raise_if_ended()
@@ -450,7 +450,7 @@ class TritonServer:
                 waiting.setdefault(backend.version, set()).add(backend.pid)
         # Something may have removed the folder: systems clean up the one for temporary files.
         with contextlib.suppress(OSError):
-            self._stage.withdraw()
+            self._repository.withdraw()
         while process.poll() is None:
             # Triton tells the processes of a version to end when all of its requests have been answered.
             waiting = {
@@ -479,7 +479,7 @@ class TritonServer:
             return []
         dead = [backend.pid for backend in backends_of(self._process.pid) if backend.dead]
         known = [self._versions.get(pid, ("", 0)) for pid in dead]
-        return [model for model, its in known if its == (self._stage.version if version is None else version)]
+        return [model for model, its in known if its == (self._repository.version if version is None else version)]
 
     def _await_answer(self) -> None:
         deadline = time.monotonic() + self.options.startup_timeout

@@ -61,7 +61,7 @@ def assert_untouched(old: Path, before: dict[str, str], capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("graph", "stage"),
+    ("graph", "layer"),
     [
         ("image_encoder", "vision_model.encoder.layers.1"),
         ("text_encoder", "text_model.encoder.layers.0"),
@@ -75,16 +75,16 @@ def test_a_fault_in_one_layer_refuses_the_bundle_and_is_named(
     old: Path,
     capsys: pytest.CaptureFixture[str],
     graph: str,
-    stage: str,
+    layer: str,
 ) -> None:
     before = bundles.digests(old)
     whole = fp32_graphs[graph]
-    exporter_gives(faults.with_faults(whole, faults.noisy_weights(whole.stages[stage])))
+    exporter_gives(faults.with_faults(whole, faults.noisy_weights(whole.layers[layer])))
     assert main(["export", str(checkpoint_folder), "-o", str(old), "--fp32"]) == 3
     out, err = capsys.readouterr()
     (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert "the gates refused" in error
-    assert f"the first bad layer of {graph} is {stage} (cosine " in error
+    assert f"the first bad layer of {graph} is {layer} (cosine " in error
     assert "--tolerance NAME=VALUE" in error
     assert "REFUSED" in out
     assert "holds" in out

@@ -208,7 +208,7 @@ def test_a_new_bundle_takes_over_and_a_broken_one_does_not(folder: Path, tmp_pat
             os.kill(process, signal.SIGKILL)
         server.check()
         load.wait_for(4)
-        copies, end = server._stage.repository.parent / "bundles", time.monotonic() + 60
+        copies, end = server._repository.repository.parent / "bundles", time.monotonic() + 60
         while len(list(copies.iterdir())) > 1:
             assert time.monotonic() < end
             server.wait(0.05)

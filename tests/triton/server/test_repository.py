@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2 as triton
 from lrclr import Bundle
 from lrclr.bundle import SERVER_MODEL
 from lrclr.errors import ServerError
-from lrclr.triton.server._stage import MODELS, Stage
+from lrclr.triton.server._repository import MODELS, ServedRepository
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    (tmp_path / "stage").mkdir()
-    return Stage(tmp_path / "stage")
+def repository(tmp_path: Path) -> ServedRepository:
+    (tmp_path / "root").mkdir()
+    return ServedRepository(tmp_path / "root")
 
 
-def seen(stage: Stage) -> dict[str, str]:
+def seen(repository: ServedRepository) -> dict[str, str]:
     """Every file that the server sees, through links."""
     found: dict[str, str] = {}
     for model in MODELS:
-        for place in sorted((stage.repository / model).iterdir()):
+        for place in sorted((repository.repository / model).iterdir()):
             base = f"{model}/{place.name}"
             found |= {f"{base}/{name}": digest for name, digest in bundles.digests(place).items()}
             if place.is_file():
@@ -46,27 +46,27 @@ def changed(bundle: Path, model: str, change: Callable[[Any], None]) -> Bundle:
     return Bundle(bundles.signed(bundle))
 
 
-def test_a_version_appears_and_goes(stage: Stage, folder: Path) -> None:
+def test_a_version_appears_and_goes(repository: ServedRepository, folder: Path) -> None:
     bundle = Bundle(folder)
-    first = stage.prepare(bundle)
-    assert not [name for name in seen(stage) if "/1/" in name]
-    stage.publish(first, MODELS)
-    there = seen(stage)
+    first = repository.prepare(bundle)
+    assert not [name for name in seen(repository) if "/1/" in name]
+    repository.publish(first, MODELS)
+    there = seen(repository)
     assert {f"lrclr/1/bundle/{name}" for name in bundle.manifest.files} <= there.keys()
     assert there["image_encoder/1/model.onnx"] == bundle.manifest.files["image_encoder/1/model.onnx"]["sha256"]
-    assert (stage.repository / "lrclr/1/model.py").read_text() == SERVER_MODEL
-    again = stage.prepare_again()
-    stage.publish(again, MODELS)
-    stage.drop(first)
-    assert (again, stage.version) == (2, 2)
-    assert {name.replace("/2", "/1", 1) for name in seen(stage)} == there.keys()
-    stage.drop(again)
-    assert not list((stage.repository.parent / "bundles").iterdir())
+    assert (repository.repository / "lrclr/1/model.py").read_text() == SERVER_MODEL
+    again = repository.prepare_again()
+    repository.publish(again, MODELS)
+    repository.drop(first)
+    assert (again, repository.version) == (2, 2)
+    assert {name.replace("/2", "/1", 1) for name in seen(repository)} == there.keys()
+    repository.drop(again)
+    assert not list((repository.repository.parent / "bundles").iterdir())
 
 
-def test_a_refused_bundle_changes_nothing(stage: Stage, folder: Path, tmp_path: Path) -> None:
-    stage.publish(stage.prepare(Bundle(folder)), MODELS)
-    before = seen(stage)
+def test_a_refused_bundle_changes_nothing(repository: ServedRepository, folder: Path, tmp_path: Path) -> None:
+    repository.publish(repository.prepare(Bundle(folder)), MODELS)
+    before = seen(repository)
     for name in ("image_encoder", "lrclr"):
         other = bundles.copied(folder, tmp_path / name)
         for warmup in other.glob("*/warmup/*"):
@@ -76,15 +76,15 @@ def test_a_refused_bundle_changes_nothing(stage: Stage, folder: Path, tmp_path: 
             config.output[0].dims[0] += 1
 
         with pytest.raises(ServerError, match=f"configuration of {name} differs"):
-            stage.prepare(changed(other, name, widen))
-    assert seen(stage) == before
-    assert len(list((stage.repository.parent / "bundles").iterdir())) == 1
+            repository.prepare(changed(other, name, widen))
+    assert seen(repository) == before
+    assert len(list((repository.repository.parent / "bundles").iterdir())) == 1
     # Other warm-up values under the same configuration take over, and leave the files that all versions share.
     alike = bundles.copied(folder, tmp_path / "alike")
     for warmup in alike.glob("*/warmup/*"):
         warmup.write_bytes(bytes(warmup.stat().st_size))
-    stage.publish(stage.prepare(Bundle(bundles.signed(alike))), MODELS)
-    assert before.items() <= seen(stage).items()
+    repository.publish(repository.prepare(Bundle(bundles.signed(alike))), MODELS)
+    assert before.items() <= seen(repository).items()
 
 
 def set_parameter(config: Any) -> None:
@@ -105,9 +105,9 @@ def set_parameter(config: Any) -> None:
     ],
 )
 def test_a_configuration_that_asks_for_other_code_is_refused(
-    stage: Stage, folder: Path, tmp_path: Path, model: str, change: Callable[[Any], None], said: str
+    repository: ServedRepository, folder: Path, tmp_path: Path, model: str, change: Callable[[Any], None], said: str
 ) -> None:
     forged = changed(bundles.copied(folder, tmp_path / "forged"), model, change)
     with pytest.raises(ServerError, match=f"configuration of {model} is refused: .*{said}"):
-        stage.prepare(forged)
-    assert not list((stage.repository.parent / "bundles").iterdir())
+        repository.prepare(forged)
+    assert not list((repository.repository.parent / "bundles").iterdir())

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from lrclr.bundle import Bundle
 
-__all__ = ["MODELS", "Stage"]
+__all__ = ["MODELS", "ServedRepository"]
 
 MODELS: Final = (*GRAPHS, MODEL)
 _BACKENDS: Final = {"onnxruntime", "openvino", "tensorrt"}
@@ -52,8 +52,8 @@ _FIELDS: Final = frozenset(
 )
 
 
-class Stage:
-    """A repository in the making.
+class ServedRepository:
+    """Writes the model repository of one server.
 
     Args:
         root: an empty folder.

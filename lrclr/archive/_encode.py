@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrclr.archive._outcome import Failure, Outcome, Scores
+from lrclr.archive._outcome import Failure, Outcome
 from lrclr.auto import open_engine
 from lrclr.bundle import Bundle
 from lrclr.errors import BundleError, NonFiniteError
@@ -96,9 +96,7 @@ class Encoder:
                 # One image's fault is not its neighbours'.
                 return [outcome for one in batch for outcome in self._batch([one])]
             return [Outcome(bare[0], failure=Failure(type(error).__name__, str(error)))]
-        columns = [getattr(answers, field.name) for field in fields(Scores)]
-        # Copied, so that an image's row does not keep its whole batch.
-        return [Outcome(one, Scores(*(column[place].copy() for column in columns))) for place, one in enumerate(bare)]
+        return [Outcome(one, answers.of_image(place)) for place, one in enumerate(bare)]
 
     def _answers(self, batch: Sequence[Decoded]) -> Answers:
         spec = self.classifier.spec.preprocess

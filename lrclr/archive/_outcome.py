@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.archive._source import Item
+    from lrclr.inference import Answers
 
-__all__ = ["NO_HINT", "Chunk", "Decoded", "Failure", "Hint", "Outcome", "Scores", "Task"]
+__all__ = ["NO_HINT", "Chunk", "Decoded", "Failure", "Hint", "Outcome", "Task"]
 
 
 class Hint(NamedTuple):
@@ -68,20 +69,6 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """One image's answer: see `lrclr.inference.Answers`, without its first axis."""
-
-    probability: NDArray[np.float32]
-    global_positive: NDArray[np.float32]
-    global_negative: NDArray[np.float32]
-    local_positive: NDArray[np.float32]
-    local_negative: NDArray[np.float32]
-    region_attention: NDArray[np.float32]
-    region_index: NDArray[np.int64]
-    region_importance: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
 class Decoded:
     """A file that was read.
 
@@ -112,10 +99,10 @@ class Outcome:
 
     Attributes:
         decoded: the item, without its picture.
-        scores: its answer.
+        scores: its answers, without the axis of images.
         failure: why there is none.
     """
 
     decoded: Decoded
-    scores: Scores | None = None
+    scores: Answers | None = None
     failure: Failure | None = None

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 
 from lrclr._files import write_whole
 from lrclr._version import __version__
-from lrclr.archive._outcome import Hint, Outcome, Scores
+from lrclr.archive._outcome import Hint, Outcome
 from lrclr.archive._settings import SCHEMA_VERSION
 from lrclr.archive._source import Item, item_order
+from lrclr.inference import Answers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,7 +105,7 @@ def rows_of(outcomes: Sequence[Outcome], findings: Sequence[str], settings: Sett
         "findings": [None if score is None else list(findings) for score in scores],
         "region_attention": [None if score is None else list(score.region_attention) for score in scores],
     }
-    for name in Scores.__dataclass_fields__:
+    for name in Answers.names():
         columns.setdefault(name, [score and getattr(score, name) for score in scores])
     return pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
 

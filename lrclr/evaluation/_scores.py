@@ -6,7 +6,7 @@ It knows the images by the lines of their dataset and by hashes of their files, 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -214,7 +214,7 @@ def score_rows(  # noqa: PLR0913
         labels=_labels([row for row, _ in kept], asked.names),
         sizes=np.array([one.size for _, one in kept], np.int64),
         failures=tuple(failures),
-        models=(ModelAnswers({**_info(classifier), "exact": exact}, joined_answers(parts)),),
+        models=(ModelAnswers({**_info(classifier), "exact": exact}, Answers.joined(parts)),),
         alpha=spec.alpha,
         calibration=np.stack(spec.calibration.of(asked, spec.findings), axis=1).astype(np.float64),
     )
@@ -231,11 +231,6 @@ def _decode(spec: PreprocessSpec, exact: bool, row: Row) -> _Decoded:
         digest.update(f"frame {row.frame}".encode())
     image = read_for_model(data, spec, exact=exact, frame=row.frame, limits=_LIMITS)
     return _Decoded((image.height, image.width), digest.hexdigest(), preprocess(image, spec))
-
-
-def joined_answers(parts: Sequence[Answers]) -> Answers:
-    """Answers for the images of all parts."""
-    return Answers(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Answers)))
 
 
 def _groups(patients: Sequence[str]) -> NDArray[np.int64]:

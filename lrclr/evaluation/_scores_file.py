@@ -53,8 +53,8 @@ def save_scores(scores: Scores, path: str | os.PathLike[str]) -> None:
     """Write an ``.npz``, whole or not at all; the same scores give the same bytes."""
     arrays: dict[str, Any] = {name: getattr(scores, name) for name in _ARRAYS}
     for number, model in enumerate(scores.models):
-        for field in fields(Answers):
-            arrays[f"{number}.{field.name}"] = getattr(model.answers, field.name)
+        for name in Answers.names():
+            arrays[f"{number}.{name}"] = getattr(model.answers, name)
     about = {
         "schema": _SCHEMA,
         "findings": scores.findings,
@@ -103,7 +103,7 @@ def _scores(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Sco
         **{name: arrays[name] for name in _ARRAYS},
         failures=tuple((int(line), str(reason)) for line, reason in about["failures"]),
         models=tuple(
-            ModelAnswers(info, Answers(**{field.name: arrays[f"{number}.{field.name}"] for field in fields(Answers)}))
+            ModelAnswers(info, Answers(**{name: arrays[f"{number}.{name}"] for name in Answers.names()}))
             for number, info in enumerate(about["models"])
         ),
         alpha=float(about["alpha"]),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from lrclr.inference._classifier import Answers, ZeroShotClassifier
+from lrclr.inference._classifier import ZeroShotClassifier
 from lrclr.inference._files import FileResult, predict_files
 from lrclr.inference._heatmap import draw_heatmap, png_bytes, save_heatmap
 from lrclr.inference._model_spec import ModelSpec
 from lrclr.inference._prompt_cache import PromptCache, PromptFeatures
-from lrclr.inference._results import FindingResult, Prediction, Region
+from lrclr.inference._results import Answers, FindingResult, Prediction, Region
 from lrclr.inference._scores import (
     CALIBRATION_KEYS,
     ScoreCalibration,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,44 +13,22 @@ from lrclr.errors import ImageError, NonFiniteError, UsageError
 from lrclr.images import ReducedImage
 from lrclr.inference._model_spec import ModelSpec
 from lrclr.inference._prompt_cache import PromptCache, PromptFeatures
-from lrclr.inference._results import FindingResult, Prediction, Region
+from lrclr.inference._results import Answers
 from lrclr.inference._scores import combined_score, finding_scores, global_score, probabilities
 from lrclr.preprocessing import preprocess_batch
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from lrclr.checkpoints import Checkpoint
     from lrclr.engines import Engine
+    from lrclr.inference._results import Prediction
     from lrclr.text import FindingSet
 
-__all__ = ["Answers", "ZeroShotClassifier"]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a model says of B images about F findings, in arrays.
-
-    Attributes:
-        probability: ``[B, F]``, with the alpha that was asked for.
-        global_positive, global_negative: ``[B, F]``, cosine of the image with the prompts of that sign, their mean.
-        local_positive, local_negative: ``[B, F]``, the fusion head's score, likewise.
-        region_attention: ``[B, F, R]``, of the positive prompts on each selected region, their mean.
-        region_index: ``[B, R]``, the regions' patches, row-major.
-        region_importance: ``[B, R]``, attention rollout of CLS on them.
-    """
-
-    probability: NDArray[np.float32]
-    global_positive: NDArray[np.float32]
-    global_negative: NDArray[np.float32]
-    local_positive: NDArray[np.float32]
-    local_negative: NDArray[np.float32]
-    region_attention: NDArray[np.float32]
-    region_index: NDArray[np.int64]
-    region_importance: NDArray[np.float32]
+__all__ = ["ZeroShotClassifier"]
 
 
 class ZeroShotClassifier:
@@ -206,9 +184,7 @@ class ZeroShotClassifier:
             self._answer(pixel_values[start : start + step], findings, prompts, alpha)
             for start in range(0, len(pixel_values), step)
         ]
-        if len(parts) == 1:
-            return parts[0]
-        return Answers(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Answers)))
+        return Answers.joined(parts)
 
     def _checked_alpha(self, alpha: float | None) -> float:
         if alpha is None:
@@ -257,30 +233,14 @@ class ZeroShotClassifier:
         alpha: float | None = None,
     ) -> list[Prediction]:
         """What `answer_pixels` gave, as predictions for images of these sizes; findings and alpha as there."""
-        return list(self._predictions(answers, sizes, findings or self.spec.findings, self._checked_alpha(alpha)))
-
-    def _predictions(
-        self, answers: Answers, sizes: Sequence[tuple[int, ...]], findings: FindingSet, alpha: float
-    ) -> Iterator[Prediction]:
-        for b, (height, width) in enumerate(sizes):
+        findings = findings or self.spec.findings
+        boxes = []
+        for (height, width), patches in zip(sizes, answers.region_index.tolist(), strict=True):
             geometry = self.spec.preprocess.geometry(height, width)
-            regions = tuple(
-                Region(int(patch), float(importance), geometry.box(int(patch), self.spec.patch_size))
-                for patch, importance in zip(answers.region_index[b], answers.region_importance[b], strict=True)
-            )
-            results = tuple(
-                FindingResult(
-                    name,
-                    float(answers.probability[b, f]),
-                    float(answers.global_positive[b, f]),
-                    float(answers.global_negative[b, f]),
-                    float(answers.local_positive[b, f]),
-                    float(answers.local_negative[b, f]),
-                    tuple(answers.region_attention[b, f].tolist()),
-                )
-                for f, name in enumerate(findings.names)
-            )
-            yield Prediction(height, width, results, regions, alpha, self.spec.fusion_trained)
+            boxes.append([geometry.box(patch, self.spec.patch_size) for patch in patches])
+        return answers.predictions(
+            findings.names, sizes, boxes, alpha=self._checked_alpha(alpha), fusion_trained=self.spec.fusion_trained
+        )
 
     def _fuse(
         self, region_tokens: NDArray[np.float32], prompts: PromptFeatures

@@ -1,11 +1,18 @@
-"""What an image is answered with."""
+"""Answers for images: arrays for a batch (`Answers`), and one record for each image (`Prediction`)."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["FindingResult", "Prediction", "Region"]
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Answers", "FindingResult", "Prediction", "Region"]
 
 
 @dataclass(frozen=True)
@@ -75,3 +82,83 @@ class Prediction:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of B images about F findings, in arrays.
+
+    Attributes:
+        probability: ``[B, F]``, with the alpha that was asked for.
+        global_positive, global_negative: ``[B, F]``, cosine of the image with the prompts of that sign, their mean.
+        local_positive, local_negative: ``[B, F]``, the fusion head's score, likewise.
+        region_attention: ``[B, F, R]``, of the positive prompts on each selected region, their mean.
+        region_index: ``[B, R]``, the regions' patches, row-major.
+        region_importance: ``[B, R]``, attention rollout of CLS on them.
+    """
+
+    probability: NDArray[np.float32]
+    global_positive: NDArray[np.float32]
+    global_negative: NDArray[np.float32]
+    local_positive: NDArray[np.float32]
+    local_negative: NDArray[np.float32]
+    region_attention: NDArray[np.float32]
+    region_index: NDArray[np.int64]
+    region_importance: NDArray[np.float32]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Answers]) -> Answers:
+        """Answers for the images of all parts, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in cls.names()})
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of the arrays, in order."""
+        return tuple(field.name for field in fields(cls))
+
+    def of_image(self, image: int) -> Answers:
+        """One image's answers: copies of the arrays' rows, which do not keep the whole batch in memory."""
+        return Answers(**{name: getattr(self, name)[image].copy() for name in self.names()})
+
+    def predictions(
+        self,
+        findings: Sequence[str],
+        sizes: Sequence[Sequence[int]],
+        boxes: Sequence[Sequence[tuple[float, float, float, float]]],
+        *,
+        alpha: float,
+        fusion_trained: bool,
+    ) -> list[Prediction]:
+        """One record for each image.
+
+        Args:
+            findings: F names.
+            sizes: height and width of each original image, in pixels.
+            boxes: of each image's R regions, ``(left, top, right, bottom)`` in pixels of the original image.
+            alpha: weight that the local scores had.
+            fusion_trained: whether the fusion head was ever tuned.
+        """
+        predictions = []
+        for b, (height, width) in enumerate(sizes):
+            regions = tuple(
+                Region(int(patch), float(importance), box)
+                for patch, importance, box in zip(
+                    self.region_index[b], self.region_importance[b], boxes[b], strict=True
+                )
+            )
+            results = tuple(
+                FindingResult(
+                    name,
+                    float(self.probability[b, f]),
+                    float(self.global_positive[b, f]),
+                    float(self.global_negative[b, f]),
+                    float(self.local_positive[b, f]),
+                    float(self.local_negative[b, f]),
+                    tuple(self.region_attention[b, f].tolist()),
+                )
+                for f, name in enumerate(findings)
+            )
+            predictions.append(Prediction(height, width, results, regions, alpha, fusion_trained))
+        return predictions

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from lrclr.errors import (
     ServerUnavailableError,
     UsageError,
 )
-from lrclr.inference import FindingResult, Prediction, Region
+from lrclr.inference import Answers, Prediction
 from lrclr.triton import protocol
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ _KINDS: dict[str, type[LrclrError]] = {
 }
 # The model `lrclr` writes the kind of its error before the text.
 _OURS = re.compile(r"^(\w+Error): (.*)$")
-_SCORES = ("probability", "global_positive", "global_negative", "local_positive", "local_negative")
 
 
 @dataclass(frozen=True)
@@ -182,25 +181,13 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
     # Servers of bundles that were exported before there were remarks give none.
     remarks = result.as_numpy("remarks")
     texts = [b""] * images if remarks is None else remarks.ravel().tolist()
-    predictions = []
-    for b in range(images):
-        height, width = arrays["image_size"][b].tolist()
-        regions = tuple(
-            Region(int(patch), float(importance), tuple(box))
-            for patch, importance, box in zip(
-                arrays["region_index"][b], arrays["region_importance"][b], arrays["region_box"][b].tolist(), strict=True
-            )
-        )
-        results = tuple(
-            FindingResult(
-                name=name,
-                region_attention=tuple(arrays["region_attention"][b, f].tolist()),
-                **{score: float(arrays[score][b, f]) for score in _SCORES},
-            )
-            for f, name in enumerate(names)
-        )
-        sentences = tuple(texts[b].decode().splitlines())
-        predictions.append(Prediction(height, width, results, regions, alpha, fusion_trained, sentences))
+    answers = Answers(**{name: arrays[name] for name in Answers.names()})
+    boxes = [[tuple(box) for box in of_image] for of_image in arrays["region_box"].tolist()]
+    sizes = arrays["image_size"].tolist()
+    records = answers.predictions(names, sizes, boxes, alpha=alpha, fusion_trained=fusion_trained)
+    predictions = [
+        replace(record, remarks=tuple(text.decode().splitlines())) for record, text in zip(records, texts, strict=True)
+    ]
     heatmaps, exact = result.as_numpy("heatmap"), result.as_numpy("exact")
     return Reply(
         predictions,

@@ -58,7 +58,7 @@ def score(
     killed at any moment; the next one goes on.
 
     Args:
-        source: see `lrclr.archive.open_source`.
+        source: see `lrclr.archive._source.open_source`.
         output: the folder.
         options: how.
         on_progress: told after every few images.

@@ -1,4 +1,4 @@
-"""Choosing: the fastest engine whose gates hold, and what a path holds, a bundle or a checkpoint."""
+"""Open an engine, also the fastest one that passes the gates; open a model, from a bundle or from a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Open a model whatever holds it: a bundle here or in a server, or a checkpoint."""
+"""Open a model from a bundle, on this machine or in a server, or from a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A picture with no more pixels than its reader needs, and where the full picture lies in it."""
+"""A picture with no more pixels than its reader needs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
     from lrclr.images._resize import ResizeSpec
 
-__all__ = ["Box", "ReducedImage", "Wanted"]
-
-Box = tuple[float, float, float, float]
+__all__ = ["ReducedImage", "Wanted"]
 
 # The low-pass filters of a wavelet keep so much of fine detail that two pixels must be left to each of the result.
 _PIXELS_LEFT = 2
@@ -30,8 +28,6 @@ class ReducedImage:
         pixels: uint8 ``[h, w]`` or ``[h, w, 3]``; or float32 ``[h, w]`` on the same scale, which may go below 0 and
             above 255 where a low-pass filter overshoots.
         height, width: of the full picture, in pixels: what regions' boxes refer to.
-        box: left, top, right and bottom of the full picture in `pixels`, in their coordinates. It need not end between
-            two pixels.
         remarks: what was ignored in the file, and where it is not as it should be: fixed sentences that hold names of
             attributes, and no values.
     """
@@ -39,14 +35,13 @@ class ReducedImage:
     pixels: NDArray[np.uint8] | NDArray[np.float32]
     height: int
     width: int
-    box: Box
     remarks: tuple[str, ...] = ()
 
     @classmethod
     def whole(cls, pixels: NDArray[np.uint8], remarks: tuple[str, ...] = ()) -> ReducedImage:
         """A picture in full."""
         height, width = pixels.shape[:2]
-        return cls(pixels, height, width, (0.0, 0.0, float(width), float(height)), remarks)
+        return cls(pixels, height, width, remarks)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import struct
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from PIL import Image
@@ -41,16 +41,18 @@ if TYPE_CHECKING:
     from lrclr.images._dicom_attributes import Attributes
     from lrclr.images._dicom_frame import Frame, FrameLayout
     from lrclr.images._packets import Band
-    from lrclr.images._reduced import Box, Wanted
+    from lrclr.images._reduced import Wanted
 
 __all__ = ["reduced_wavelet"]
 
 _GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
-# How much doubt is let pass, in grey levels of what the model is given. By the display: at most, and on average. By
-# fine detail: at most with one level left out, with several, and on average. Measured on letters, lines and edges of
-# every contrast: what passes is wrong by at most 4, and by less than half a level on average.
+# How much doubt is let pass, in grey levels of what the model is given: by the display and by fine detail, each at most
+# and on average. Measured on patterns, letters, lines and edges of every contrast, along the border too: what passes is
+# wrong by at most 4, and by less than half a level on average.
 _BEND, _MEAN_BEND = 2.0, 0.25
-_DETAIL, _MEAN_DETAIL = (10.0, 16.0), 1.5
+_DETAIL, _MEAN_DETAIL = 8.0, 1.5
+# At the border the filter of a resize is cut off, and what remains of it weighs more.
+_AT_BORDER = 2.0
 # Amplitudes of what is left out that are let pass, in grey levels; and those that an edge of one grey level explains.
 _HIDDEN, _EXPLAINED = 12.0, 0.5
 # Grey levels that a picture spans at least. Weaker patterns than `_HIDDEN` alone span less.
@@ -59,6 +61,12 @@ _LEAST_SPAN = 32.0
 _HOPELESS = 1.7
 # The reversible wavelet rounds up, by half a step for each level that is left out: too much if there are few steps.
 _LEAST_BITS = 10
+# Lifting steps of the reversible and the irreversible wavelet: the weights for the samples of odd and of even number,
+# and the gain of the low-pass filter that the steps make (ISO/IEC 15444-1, F.4.8).
+_LIFTING = {True: ((-0.5, 0.25),), False: ((-1.586134342, -0.052980118), (0.882911075, 0.443506852))}
+_GAIN = {True: 1.0, False: 1.230174105}
+# Values that one between them is interpolated from.
+_TAPS = 8
 # Bits above those of a sample: a thin line that is white already comes out brighter from a low-pass filter.
 _HEADROOM = 2
 
@@ -85,13 +93,14 @@ def reduced_wavelet(attributes: Attributes, frame: Frame, wanted: Wanted) -> Red
     steepest = _steepest(table)
     size = resized_size(wanted.spec, layout.rows, layout.columns)
     for levels in range(most, 0, -1):
-        stored, detail = _decoded(codestream, levels, wavelet)
-        picture = ReducedImage(_shown(stored, table, least), layout.rows, layout.columns, _box(layout, levels))
+        stored, cut = _decoded(codestream, levels, wavelet, (layout.rows, layout.columns))
+        detail = _detail(stored, levels, size)
+        picture = ReducedImage(_shown(stored, table, least), layout.rows, layout.columns)
         bend, detail = (
-            np.asarray(Image.fromarray(doubt).resize(size[::-1], Image.Resampling.BOX, box=picture.box))
-            for doubt in _doubts(stored, detail, table, wavelet)
+            np.asarray(Image.fromarray(doubt).resize(size[::-1], Image.Resampling.BOX))
+            for doubt in _doubts(stored, detail, cut, table, wavelet)
         )
-        most_doubt = max(bend.max() / _BEND, detail.max() / _DETAIL[levels > 1])
+        most_doubt = max(bend.max() / _BEND, detail.max() / _DETAIL)
         if float(np.ptp(picture.pixels)) < _LEAST_SPAN or _hidden(bands, picture.pixels, levels, steepest):
             return None
         if most_doubt <= 1 and bend.mean() <= _MEAN_BEND and detail.mean() <= _MEAN_DETAIL:
@@ -107,13 +116,6 @@ def _known(wavelet: Wavelet | None, layout: FrameLayout) -> Wavelet | None:
         return None
     agreed = (layout.bits_stored, layout.signed, layout.bits_stored - 1)
     return wavelet if (wavelet.bits, wavelet.signed, layout.high_bit) == agreed else None
-
-
-def _box(layout: FrameLayout, levels: int) -> Box:
-    # The first value stands for the first pixel and not for the middle of a block.
-    part = 2**levels
-    begin = (1 - 1 / part) / 2
-    return begin, begin, begin + layout.columns / part, begin + layout.rows / part
 
 
 def _left_out(codestream: bytes) -> list[Band] | None:
@@ -136,7 +138,8 @@ def _steepest(table: NDArray[np.uint8]) -> float:
 def _hidden(bands: list[Band], pixels: NDArray[Any], levels: int, steepest: float) -> bool:
     """Tell whether strong detail is left out that no edge in the rest explains.
 
-    Edges have strong coefficients, too. They can be seen in the rest, and fine patterns cannot.
+    Edges have strong coefficients, too. They can be seen in the rest, and fine patterns cannot. Where most of
+    the finest blocks are strong it is a pattern all over the picture, whatever the rest shows.
     """
     whole = np.rint(pixels).astype(np.int32)
     edges = (_around(whole, np.maximum) - _around(whole, np.minimum)) * _EXPLAINED
@@ -145,6 +148,8 @@ def _hidden(bands: list[Band], pixels: NDArray[Any], levels: int, steepest: floa
             continue
         width, height = (part * 2**band.level // 2**levels for part in band.block)
         amplitudes = np.minimum(band.greatest * steepest, 255.0)
+        if band.level == 1 and np.median(amplitudes) > _HIDDEN:
+            return True
         for row, column in np.argwhere(amplitudes > _HIDDEN):
             top, left = max(0, row * height - 1), max(0, column * width - 1)
             around = edges[top : (row + 1) * height + 2, left : (column + 1) * width + 2]
@@ -171,8 +176,10 @@ def _ends(wavelet: Wavelet) -> tuple[int, int]:
     return least, least + 2**wavelet.bits - 1
 
 
-def _decoded(codestream: bytes, levels: int, wavelet: Wavelet) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the values without the finest levels, and their fine detail: how much the filter of one may be wrong."""
+def _decoded(
+    codestream: bytes, levels: int, wavelet: Wavelet, size: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return a picture of `size` without its finest levels, and where the decoder may have cut values off."""
     bits = wavelet.bits
     if wavelet.reversible:
         bits += _HEADROOM
@@ -182,23 +189,85 @@ def _decoded(codestream: bytes, levels: int, wavelet: Wavelet) -> tuple[NDArray[
     values = np.asarray(image).astype(np.float32)
     # Pillow moves the bits of a sample to the upper end of 16, and makes the least value 0.
     values *= np.float32(2.0 ** (bits - (8 if image.mode == "L" else 16)))
-    values += np.float32(_ends(wavelet)[0] + 2 ** (wavelet.bits - 1) - 2 ** (bits - 1))
-    # The last value may not reach to the edge of the picture.
-    values = np.pad(values, ((0, 1), (0, 1)), mode="edge")
-    evened = _evened(values, levels)
-    return (evened, evened - values) if wavelet.reversible else (values, evened - values)
+    least, greatest = _ends(wavelet)
+    values += np.float32(least + 2 ** (wavelet.bits - 1) - 2 ** (bits - 1))
+    cut = (values <= least) | (values >= greatest) if bits == wavelet.bits else np.zeros(values.shape, np.bool_)
+    values = _aligned(values, levels, wavelet.reversible, size)
+    return _evened(values, levels, wavelet.reversible), cut
 
 
-def _evened(values: NDArray[np.float32], levels: int) -> NDArray[np.float32]:
-    """Undo what the low-pass filter of the reversible wavelet, (-1, 2, 6, 2, -1) / 8, adds to fine detail.
+def _low_pass(samples: NDArray[np.float64], levels: int, reversible: bool) -> NDArray[np.float64]:
+    """Return what the wavelet keeps of a row of samples in so many levels; beyond the ends the row is mirrored."""
+    for _ in range(levels):
+        even, odd = samples[::2].copy(), samples[1::2].copy()
+        for for_odd, for_even in _LIFTING[reversible]:
+            odd += for_odd * (even[: len(odd)] + np.append(even[1:], even[-1])[: len(odd)])
+            around = np.pad(odd, 1, mode="edge")
+            even += for_even * (around[: len(even)] + around[1 : len(even) + 1])
+        samples = even / _GAIN[reversible]
+    return samples
 
-    Its response is 1 + w**2 / 4 for small frequencies w, once a level; of the values that remain it is 1 + a * w**2.
+
+def _aligned(values: NDArray[np.float32], levels: int, reversible: bool, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Interpolate values whose pixels cover the picture from edge to edge, as those of a whole picture do.
+
+    What the wavelet gives lies at every `2**levels`-th pixel, the first of them included, but for a few values at the
+    border, where it goes on with the mirrored picture. The same filters tell where: they are applied to the positions
+    of the pixels.
     """
-    a = np.float32(sum(4**level for level in range(levels)) / 4 ** (levels + 1))
-    for _ in range(2):
-        outer = np.pad(values, ((1, 1), (0, 0)), mode="edge")
-        values = (values + a * (outer[:-2] - 2 * values + outer[2:])).T
+    for side in size:
+        positions = _low_pass(np.arange(side, dtype=np.float64), levels, reversible)
+        positions = np.pad(positions, _TAPS, mode="reflect", reflect_type="odd")
+        outer = np.pad(values, ((_TAPS, _TAPS), (0, 0)), mode="reflect", reflect_type="odd")
+        count = -(-side // 2**levels)
+        wanted = (np.arange(count) + 0.5) * (side / count) - 0.5
+        first = np.searchsorted(positions, wanted, side="right") - _TAPS // 2
+        near = positions[first + np.arange(_TAPS)[:, None]]
+        values = np.zeros((count, values.shape[1]), np.float32)
+        for tap in range(_TAPS):
+            # The polynomial through the values nearby, after Lagrange.
+            others = np.delete(near, tap, axis=0)
+            weights = np.prod((wanted - others) / (near[tap] - others), axis=0)
+            values += outer[first + tap] * weights[:, None].astype(np.float32)
+        values = values.T
     return np.ascontiguousarray(values)
+
+
+def _evened(values: NDArray[np.float32], levels: int, reversible: bool) -> NDArray[np.float32]:
+    """Undo what the low-pass filter of the wavelet adds to fine detail or takes from it.
+
+    The inverse is 1 + a * d + b * d**2, where d takes the second difference. It is exact for waves of 8 and 4 values.
+    """
+    span = 2 ** (levels + 5)
+    places = np.arange(-span, span + 1) / 2**levels
+    differences = [2 * np.cos(2 * np.pi / length) - 2 for length in (8, 4)]
+    responses = [_low_pass(np.cos(2 * np.pi / length * places), levels, reversible)[2**5] for length in (8, 4)]
+    slopes = [(1 / response - 1) / d for response, d in zip(responses, differences, strict=True)]
+    b = (slopes[1] - slopes[0]) / (differences[1] - differences[0])
+    a = slopes[0] - b * differences[0]
+    for _ in range(2):
+        difference = _second_difference(values, "odd")
+        values = values + np.float32(a) * difference + np.float32(b) * _second_difference(difference, "odd")
+        values = values.T
+    return np.ascontiguousarray(values)
+
+
+def _detail(values: NDArray[np.float32], levels: int, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return how much the filters may be wrong about each value of a picture that is resized to `size`."""
+    directions = []
+    for side, result in ((values, size[0]), (values.T, size[1])):
+        difference = np.abs(_second_difference(side, "even"))
+        near = -(-len(side) // result)
+        difference[:near] *= _AT_BORDER
+        difference[-near:] *= _AT_BORDER
+        directions.append(difference)
+    return (directions[0] + directions[1].T) * np.float32((1 - 0.25**levels) / 12)
+
+
+def _second_difference(values: NDArray[np.float32], beyond: Literal["odd", "even"]) -> NDArray[np.float32]:
+    """Return it from row to row, with rows beyond the border as `np.pad` reflects them."""
+    outer = np.pad(values, ((1, 1), (0, 0)), mode="reflect", reflect_type=beyond)
+    return outer[:-2] - 2 * values + outer[2:]
 
 
 def _shown(
@@ -206,7 +275,8 @@ def _shown(
 ) -> NDArray[np.uint8] | NDArray[np.float32]:
     if not _is_straight(table):
         return look_up(table, np.rint(stored).astype(np.int32), least)
-    shown: NDArray[np.float32] = (stored - least) * _slope(table) + np.float32(table[0])
+    # To whole levels, as `read_image` rounds: in pictures of a few levels its errors have the same sign all over.
+    shown: NDArray[np.float32] = np.rint((stored - least) * _slope(table) + np.float32(table[0]))
     return shown
 
 
@@ -220,12 +290,16 @@ def _slope(table: NDArray[np.uint8]) -> np.float32:
 
 
 def _doubts(
-    stored: NDArray[np.float32], detail: NDArray[np.float32], table: NDArray[np.uint8], wavelet: Wavelet
+    stored: NDArray[np.float32],
+    detail: NDArray[np.float32],
+    cut: NDArray[np.bool_],
+    table: NDArray[np.uint8],
+    wavelet: Wavelet,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return by how many grey levels each pixel may be wrong, by the display and by the filters."""
     if _is_straight(table) and wavelet.reversible:
-        return np.zeros_like(stored), np.abs(detail * _slope(table))
-    least, most = _ends(wavelet)
+        return np.zeros_like(stored), detail * np.abs(_slope(table))
+    least, _ = _ends(wavelet)
     whole = np.rint(stored).astype(np.int32)
     low, high = _around(whole, np.minimum), _around(whole, np.maximum)
     dark, bright = (look_up(table, end, least).astype(np.float32) for end in (low, high))
@@ -237,12 +311,13 @@ def _doubts(
         np.maximum(bend, np.abs(shown - (dark + (bright - dark) * np.float32(quarter / 4))), out=bend)
     # Levels are whole: so much is rounding.
     bend = np.maximum(bend - 1, 0)
-    if not wavelet.reversible:
-        # Its filters overshoot at edges, where the decoder cuts off what no sample can have.
-        bend += np.abs(bright - dark) / 4 * ((whole <= least) | (whole >= most))
-    before = look_up(table, np.rint(stored - detail).astype(np.int32), least).astype(np.float32)
-    after = look_up(table, whole, least).astype(np.float32)
-    return bend, np.abs(after - before)
+    # The filters of the irreversible wavelet overshoot at edges, where the decoder cuts off what no sample can have.
+    bend += np.abs(bright - dark) / 4 * cut
+    below, above = (
+        look_up(table, np.rint(end).astype(np.int32), least).astype(np.float32)
+        for end in (stored - detail, stored + detail)
+    )
+    return bend, np.abs(above - below) / 2
 
 
 def _around(stored: NDArray[np.int32], extreme: np.ufunc) -> NDArray[np.int32]:

@@ -79,27 +79,23 @@ def _canvas(image: ReducedImage, spec: PreprocessSpec, rows: int, columns: int) 
         size = spec.image_size
         left, top = -corner(spec, size, columns), -corner(spec, size, rows)
         # Grey stays grey until the table: Pillow filters each channel alone, so three equal ones are needless work.
-        resized = _resized(picture, columns, rows, Image.Resampling.BICUBIC, image.box)
+        resized = _resized(picture, columns, rows, Image.Resampling.BICUBIC)
         return np.asarray(resized.crop((left, top, left + size, top + size)))
-    resized = _resized(picture, columns, rows, Image.Resampling.LANCZOS, image.box)
+    resized = _resized(picture, columns, rows, Image.Resampling.LANCZOS)
     canvas = Image.new("L", (spec.canvas, spec.canvas))
     # Pasting turns RGB into grey after the resize, as CheXzero does; grey = (g, g, g) gives g back exactly.
     canvas.paste(resized, (corner(spec, spec.canvas, columns), corner(spec, spec.canvas, rows)))
     return np.asarray(canvas)
 
 
-def _resized(
-    picture: Image.Image, columns: int, rows: int, resample: Image.Resampling, box: tuple[float, float, float, float]
-) -> Image.Image:
+def _resized(picture: Image.Image, columns: int, rows: int, resample: Image.Resampling) -> Image.Image:
     """Resize a picture of mode L, RGB or F to one of 8 bits."""
     if picture.mode != "F":
-        return picture.resize((columns, rows), resample, box=box)
-    left, top, right, bottom = box
+        return picture.resize((columns, rows), resample)
     # As Pillow does with 8 bits: first along the rows, and what overshoots there is cut off before it goes on.
-    across = picture.resize((columns, picture.height), resample, box=(left, 0, right, picture.height))
-    across = Image.fromarray(np.clip(np.asarray(across), 0, 255))
-    upright = across.resize((columns, rows), resample, box=(0, top, columns, bottom))
-    return Image.fromarray(np.rint(np.clip(np.asarray(upright), 0, 255)).astype(np.uint8))
+    across = np.clip(np.asarray(picture.resize((columns, picture.height), resample)), 0, 255)
+    upright = np.asarray(Image.fromarray(across).resize((columns, rows), resample))
+    return Image.fromarray(np.rint(np.clip(upright, 0, 255)).astype(np.uint8))
 
 
 def _check_image(image: object) -> None:

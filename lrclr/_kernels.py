@@ -1,7 +1,8 @@
-"""The compiled region kernel that the package carries; its source and how it is compiled are in ``export/kernels``."""
+"""The compiled region kernels that the package carries; their sources and the compiler script are in ``export/kernels``."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final
 
@@ -12,9 +13,14 @@ MAX_TOP_K: Final = 64
 LAYERS: Final = (*range(2, 13), 16, 18, 20, 24)
 
 
+def kernel_ptx(name: str) -> bytes:
+    """One of the PTX files that ``export/kernels/compile.py`` writes."""
+    return files("lrclr").joinpath("data/kernels", name).read_bytes()
+
+
 def region_ptx() -> bytes:
-    """PTX for compute capability 8.0 and newer."""
-    return files("lrclr").joinpath("data/kernels/region_select.ptx").read_bytes()
+    """PTX of the kernel over attention maps, for compute capability 8.0 and newer."""
+    return kernel_ptx("region_select.ptx")
 
 
 def threads_of(nodes: int) -> int:
@@ -22,3 +28,53 @@ def threads_of(nodes: int) -> int:
     if nodes <= 64:
         return 256
     return 512 if nodes <= 256 else 1024
+
+
+MAX_PAIRS: Final = 23
+HEAD_WIDTH: Final = 64
+
+
+@dataclass(frozen=True)
+class QkForm:
+    """One entry of the kernel over queries and keys.
+
+    Attributes:
+        nodes: the most tokens that it takes.
+        blocks: of a cluster, which share a chain. More than one needs compute capability 9.0.
+        tiles: of eight keys that a warp takes; 0 where the number of threads is fixed.
+    """
+
+    nodes: int
+    blocks: int
+    tiles: int
+
+    @property
+    def name(self) -> str:
+        """Of the entry, without the element type."""
+        return "region_select_qk_64" if self.tiles == 0 else f"region_select_qk_{self.nodes}c{self.blocks}"
+
+    def threads(self, nodes: int) -> int:
+        """Threads of a block for so many tokens."""
+        return 128 if self.tiles == 0 else 32 * -(-nodes // (8 * self.tiles))
+
+
+QK_FORMS: Final = (QkForm(64, 1, 0), QkForm(608, 1, 5), QkForm(608, 8, 5), QkForm(1088, 1, 9), QkForm(1088, 8, 9))
+
+
+def qk_form(nodes: int, chains: int, capability: int) -> QkForm:
+    """The form to launch.
+
+    Args:
+        nodes: tokens.
+        chains: images times heads (times one, where heads are averaged).
+        capability: compute capability of the GPU, such as 80 or 90.
+
+    Raises:
+        ValueError: no form takes so many tokens.
+    """
+    fitting = [form for form in QK_FORMS if form.nodes >= nodes and (form.blocks == 1 or capability >= 90)]
+    if not fitting:
+        raise ValueError(f"no form takes {nodes} tokens")
+    fewest = min(form.nodes for form in fitting)
+    forms = [form for form in fitting if form.nodes == fewest]
+    return forms[-1] if chains * forms[-1].blocks <= 1024 else forms[0]

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lrclr._kernels import MAX_LAYERS, MAX_NODES, MAX_TOP_K, region_ptx, threads_of
+from lrclr._kernels import (
+    HEAD_WIDTH,
+    MAX_LAYERS,
+    MAX_NODES,
+    MAX_PAIRS,
+    MAX_TOP_K,
+    QK_FORMS,
+    QkForm,
+    kernel_ptx,
+    qk_form,
+    threads_of,
+)
 from lrclr.errors import EngineError
 
 if TYPE_CHECKING:
@@ -59,22 +70,133 @@ def launch(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> tu
     addresses = _Maps((ctypes.c_void_p * MAX_LAYERS)(*(one.data_ptr() for one in kept)))
     shape = _Shape(len(kept), heads, int(mean), nodes, last_rows, top_k, row_bytes)
     pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (rows, out, index, importance)]
-    arguments = [addresses, shape, *pointers]
-    packed = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
+    grid, block = (1 if mean else heads, batch, 1), (threads_of(nodes), 1, 1)
     with torch.cuda.device(rows.device):
-        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-        grid, block = (1 if mean else heads, batch, 1), (threads_of(nodes), 1, 1)
-        _driver("cuLaunchKernel", _kernel(rows.device.index, _NAMES[kind]), *grid, *block, 0, stream, packed, None)
+        kernel = _kernel(rows.device.index, "region_select.ptx", f"region_select_{_NAMES[kind]}")
+        _launch(kernel, grid, block, [addresses, shape, *pointers])
     return out, index, importance
 
 
+class _Sizes(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int) for name in ("layers", "heads", "mean", "nodes", "prefix", "top_k", "row_bytes")),
+        ("row_stride", ctypes.c_int),
+        ("scale", ctypes.c_float),
+    ]
+
+
+class _Inputs(ctypes.Structure):
+    _fields_ = [
+        ("queries", ctypes.c_void_p * MAX_PAIRS),
+        ("keys", ctypes.c_void_p * MAX_PAIRS),
+        ("start", ctypes.c_void_p),
+        ("tokens", ctypes.c_void_p),
+    ]
+
+
+class _Outputs(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("region_tokens", "region_index", "region_importance")]
+
+
+def launch_qk(
+    queries: Sequence[Tensor],
+    keys: Sequence[Tensor],
+    start: Tensor,
+    tokens: Tensor,
+    top_k: int,
+    mean: bool,
+    *,
+    prefix: int = 1,
+    scale: float = HEAD_WIDTH**-0.5,
+    form: QkForm | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Select regions from the layers' queries and keys; the kernel computes the attention maps again.
+
+    Does not wait for the device.
+
+    Args:
+        queries: of each layer but the last, ``[B, N, H, 64]`` float16 or bfloat16; views of a merged product are fine.
+        keys: like `queries`.
+        start: attention of the start row in the last layer, ``[B, H, N]`` float32.
+        tokens: ``[B, N, D]``.
+        top_k: patches per chain.
+        mean: average the heads of a layer.
+        prefix: tokens before the patches: 1 with a CLS token, else 0.
+        scale: of the product of a query and a key.
+        form: of the kernel; ``None`` for the one that suits the sizes.
+
+    Returns:
+        Tokens ``[B, prefix+R, D]``, index ``[B, R]`` int64 and importance ``[B, R]`` float32.
+
+    Raises:
+        EngineError: a size or type that the kernel does not take, or the driver refused it.
+    """
+    batch, nodes, heads, width = queries[0].shape
+    kind = queries[0].dtype
+    capability = 10 * torch.cuda.get_device_capability(tokens.device)[0]
+    views = [*queries, *keys]
+    if not (
+        len(queries) == len(keys) <= MAX_PAIRS
+        and width == HEAD_WIDTH
+        and nodes <= max(known.nodes for known in QK_FORMS)
+        and 1 <= top_k <= min(MAX_TOP_K, nodes - prefix)
+        and kind in {torch.float16, torch.bfloat16}
+        and all(one.shape == queries[0].shape and one.dtype == kind and one.is_cuda for one in views)
+    ):
+        raise EngineError(
+            f"the region kernel does not take {len(queries)} {kind} queries of {nodes} tokens and width {width}, k {top_k}",
+            fix=f"It takes up to {MAX_PAIRS} layers before the last, heads of {HEAD_WIDTH} and k {MAX_TOP_K}.",
+        )
+    stride = views[0].stride(1)
+    layout = (nodes * stride, stride, HEAD_WIDTH, 1)
+    if stride % 8 or any(one.stride() != layout or one.data_ptr() % 16 for one in views):
+        views = [one.contiguous() for one in views]
+        stride = heads * HEAD_WIDTH
+    rows, first = tokens.contiguous(), start.float().contiguous()
+    chains = 1 if mean else heads
+    out = rows.new_empty((batch, top_k * chains + prefix, rows.shape[-1]))
+    index = rows.new_empty((batch, top_k * chains), dtype=torch.int64)
+    importance = rows.new_empty((batch, top_k * chains), dtype=torch.float32)
+    if batch == 0:
+        return out, index, importance
+    chosen = form or qk_form(nodes, batch * chains, capability)
+    addresses = [(ctypes.c_void_p * MAX_PAIRS)(*(one.data_ptr() for one in half)) for half in _halves(views)]
+    inputs = _Inputs(*addresses, first.data_ptr(), rows.data_ptr())
+    row_bytes = rows.shape[-1] * rows.element_size()
+    sizes = _Sizes(len(queries) + 1, heads, int(mean), nodes, prefix, top_k, row_bytes, stride, scale)
+    outputs = _Outputs(out.data_ptr(), index.data_ptr(), importance.data_ptr())
+    with torch.cuda.device(rows.device):
+        ptx = f"region_select_qk_{90 if capability >= 90 else 80}.ptx"
+        kernel = _kernel(rows.device.index, ptx, f"{chosen.name}_{_NAMES[kind]}")
+        _launch(kernel, (chains * chosen.blocks, batch, 1), (chosen.threads(nodes), 1, 1), [inputs, sizes, outputs])
+    return out, index, importance
+
+
+def _halves(views: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    return views[: len(views) // 2], views[len(views) // 2 :]
+
+
+def _launch(
+    kernel: ctypes.c_void_p, grid: tuple[int, int, int], block: tuple[int, int, int], arguments: list[Any]
+) -> None:
+    packed = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
+    stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+    _driver("cuLaunchKernel", kernel, *grid, *block, 0, stream, packed, None)
+
+
 @cache
-def _kernel(_device: int, name: str) -> ctypes.c_void_p:
+def _kernel(_device: int, ptx: str, entry: str) -> ctypes.c_void_p:
     """Loaded once a device, in torch's own context, which is current there."""
-    module, function = ctypes.c_void_p(), ctypes.c_void_p()
-    _driver("cuModuleLoadData", ctypes.byref(module), region_ptx() + b"\0")
-    _driver("cuModuleGetFunction", ctypes.byref(function), module, f"region_select_{name}".encode())
+    function = ctypes.c_void_p()
+    _driver("cuModuleGetFunction", ctypes.byref(function), _module(_device, ptx), entry.encode())
     return function
+
+
+@cache
+def _module(_device: int, ptx: str) -> ctypes.c_void_p:
+    module = ctypes.c_void_p()
+    _driver("cuModuleLoadData", ctypes.byref(module), kernel_ptx(ptx) + b"\0")
+    return module
 
 
 def _driver(call: str, *arguments: Any) -> None:

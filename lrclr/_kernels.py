@@ -50,8 +50,8 @@ class QkForm:
 
     @property
     def name(self) -> str:
-        """Of the entry, without the element type."""
-        return "region_select_qk_64" if self.tiles == 0 else f"region_select_qk_{self.nodes}c{self.blocks}"
+        """Of the entry, without the number of layers."""
+        return "region_select_64" if self.tiles == 0 else f"region_select_{self.nodes}c{self.blocks}"
 
     def threads(self, nodes: int) -> int:
         """Threads of a block for so many tokens."""

@@ -10,7 +10,6 @@
 #include <stdint.h>
 
 #if defined(__CUDACC__)
-#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define LRCLR_DEVICE __device__ __forceinline__
 #else
@@ -23,9 +22,6 @@ namespace lrclr {
 constexpr int kWarp = 32;
 
 struct Half {
-  uint16_t bits;
-};
-struct Bfloat {
   uint16_t bits;
 };
 struct alignas(16) Words {
@@ -50,8 +46,6 @@ LRCLR_DEVICE uint32_t to_bits(float value) {
 #endif
 }
 
-LRCLR_DEVICE float as_float(float value) { return value; }
-LRCLR_DEVICE float as_float(Bfloat value) { return from_bits(uint32_t(value.bits) << 16); }
 LRCLR_DEVICE float as_float(Half value) {
 #if defined(__CUDACC__)
   return __half2float(__ushort_as_half(value.bits));
@@ -91,11 +85,6 @@ LRCLR_DEVICE Words load_words(const void *from) {
 // sums[16, 8] += a[16, 16] b[16, 8] of a warp, spread over its threads as PTX's mma.m16n8k16 wants it.
 LRCLR_DEVICE void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Half) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-LRCLR_DEVICE void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Bfloat) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }

@@ -3,7 +3,7 @@
 // layers' queries and keys, so that no layer has to write its map and attention can stay fused.
 //
 // For each chain (an image and a head) and each layer, from the last but one to the first:
-//   s[i, j] = scale q[i] . k[j]      float16 or bfloat16 products, float32 sums (tensor cores)
+//   s[i, j] = scale q[i] . k[j]      float16 products, float32 sums (tensor cores)
 //   p[i, :] = softmax(s[i, :])       float32
 //   row[j] <- sum over i of row[i] p[i, j]
 // With `mean`, a layer's p is averaged over the heads, the identity is added, and the rows are divided by their sum (two).
@@ -24,17 +24,18 @@ constexpr int kMaxPairs = 23;
 
 struct Sizes {
   int layers, heads, mean, nodes, prefix, top_k, row_bytes;
-  // Elements from a token's query (and key) to the next one's: heads * 64, or more where a product was merged.
+  // Elements from a token's query (and key) to the next one's: heads * 64, or more where products were merged.
   int row_stride;
   float scale;
 };
 
-// Queries and keys of the layers before the last; the last layer's attention of the start row, float32 [B, heads, nodes].
+// Queries and keys of the layers before the last, float16 [B, nodes, heads, 64]; the last layer's attention of the start
+// row, float32 [B, heads, nodes], or [B, 1, nodes] with `mean`.
 struct Inputs {
+  const void *tokens;
+  const float *start;
   const void *queries[kMaxPairs];
   const void *keys[kMaxPairs];
-  const float *start;
-  const void *tokens;
 };
 
 struct Outputs {
@@ -46,6 +47,7 @@ struct Outputs {
 // What the threads of a block share. `kWarps` side by side write to `partial`.
 template <int kColumns, int kWarps>
 struct Common {
+  Inputs inputs;
   float row[kColumns];
   float partial[kWarps][kColumns];
   int picked[kMaxTopK];
@@ -162,17 +164,14 @@ LRCLR_DEVICE void write_columns(const Place &place, int first_tile, int tiles, f
   }
 }
 
-// scratch.row = what the start row pays to each node in the last layer.
+// scratch.row = the start row's attention in the last layer. With `mean` it comes averaged over the heads; a CLS token, which
+// is node 0, also keeps itself.
 template <typename Scratch>
 LRCLR_DEVICE void begin_row(const Sizes &sizes, int image, int chain, int threads, const float *start, Scratch &scratch) {
-  const float *rows = start + size_t(image) * sizes.heads * sizes.nodes;
+  const float *own = start + (size_t(image) * (sizes.mean ? 1 : sizes.heads) + chain) * sizes.nodes;
   for (int node = thread_index(); node < Scratch::kColumns; node += threads) {
-    float value = 0.0f;
-    if (node < sizes.nodes && !sizes.mean) value = rows[size_t(chain) * sizes.nodes + node];
-    if (node < sizes.nodes && sizes.mean) {
-      for (int head = 0; head < sizes.heads; ++head) value += rows[size_t(head) * sizes.nodes + node];
-      value = 0.5f * (value / float(sizes.heads) + (node == 0 ? 1.0f : 0.0f));
-    }
+    float value = node < sizes.nodes ? own[node] : 0.0f;
+    if (sizes.mean && sizes.prefix) value = 0.5f * (value + (node == 0 ? 1.0f : 0.0f));
     scratch.row[node] = value;
   }
 }
@@ -381,40 +380,108 @@ LRCLR_DEVICE void select_large(const Sizes &sizes, const Inputs &inputs, const O
 
 #if defined(__CUDACC__)
 
-#define LRCLR_QK_ARGUMENTS                                                                          \
-  const __grid_constant__ lrclr::Inputs inputs, const __grid_constant__ lrclr::Sizes sizes,         \
-      const __grid_constant__ lrclr::Outputs outputs
-
 #if __CUDA_ARCH__ >= 900
 #define LRCLR_CLUSTER(BLOCKS) __cluster_dims__(BLOCKS, 1, 1)
 #else
 #define LRCLR_CLUSTER(BLOCKS)
 #endif
 
-#define LRCLR_QK_SMALL(NAME, ELEMENT)                                                                              \
-  extern "C" __global__ void __launch_bounds__(128, LRCLR_SMALL_BLOCKS) region_select_qk_64_##NAME(LRCLR_QK_ARGUMENTS) { \
-    __shared__ lrclr::SmallScratch scratch;                                                                        \
-    lrclr::select_small<ELEMENT>(sizes, inputs, outputs, blockIdx.y, blockIdx.x, scratch);                         \
-  }
+// Called and not inlined: a copy of the work for each number of layers would be megabytes of PTX.
+__device__ __noinline__ void select_64(lrclr::Sizes sizes, lrclr::Outputs outputs, lrclr::SmallScratch &scratch) {
+  lrclr::select_small<lrclr::Half>(sizes, scratch.inputs, outputs, blockIdx.y, blockIdx.x, scratch);
+}
 
-#define LRCLR_QK_LARGE(NAME, ELEMENT, NODES, TILES, KEEP, BLOCKS)                                                     \
-  extern "C" __global__ void LRCLR_CLUSTER(BLOCKS) __launch_bounds__(32 * lrclr::kMaxGroups)                          \
-      region_select_qk_##NODES##c##BLOCKS##_##NAME(LRCLR_QK_ARGUMENTS) {                                              \
-    __shared__ lrclr::LargeScratch<NODES> scratch;                                                                    \
-    lrclr::select_large<TILES, KEEP, NODES, ELEMENT>(sizes, inputs, outputs, blockIdx.y, blockIdx.x / BLOCKS, BLOCKS, \
-                                                     blockDim.x / lrclr::kWarp, scratch);                             \
+#define LRCLR_LARGE(NODES, TILES, KEEP, BLOCKS)                                                                          \
+  __device__ __noinline__ void select_##NODES##c##BLOCKS(lrclr::Sizes sizes, lrclr::Outputs outputs,                     \
+                                                         lrclr::LargeScratch<NODES> &scratch) {                          \
+    lrclr::select_large<TILES, KEEP, NODES, lrclr::Half>(sizes, scratch.inputs, outputs, blockIdx.y, blockIdx.x / BLOCKS, \
+                                                         BLOCKS, blockDim.x / lrclr::kWarp, scratch);                    \
+  }
+LRCLR_LARGE(608, 5, true, 1)
+LRCLR_LARGE(608, 5, true, 8)
+LRCLR_LARGE(1088, 9, false, 1)
+LRCLR_LARGE(1088, 9, false, 8)
+
+// TensorRT passes every input as an argument of its own, so there is an entry for each number of layers: `PAIRS` are the
+// layers before the last.
+#define LRCLR_PAIRS_1 const void *query_0, const void *key_0
+#define LRCLR_KEEP_1 scratch.inputs.queries[0] = query_0; scratch.inputs.keys[0] = key_0;
+#define LRCLR_PAIRS_2 LRCLR_PAIRS_1, const void *query_1, const void *key_1
+#define LRCLR_KEEP_2 LRCLR_KEEP_1 scratch.inputs.queries[1] = query_1; scratch.inputs.keys[1] = key_1;
+#define LRCLR_PAIRS_3 LRCLR_PAIRS_2, const void *query_2, const void *key_2
+#define LRCLR_KEEP_3 LRCLR_KEEP_2 scratch.inputs.queries[2] = query_2; scratch.inputs.keys[2] = key_2;
+#define LRCLR_PAIRS_4 LRCLR_PAIRS_3, const void *query_3, const void *key_3
+#define LRCLR_KEEP_4 LRCLR_KEEP_3 scratch.inputs.queries[3] = query_3; scratch.inputs.keys[3] = key_3;
+#define LRCLR_PAIRS_5 LRCLR_PAIRS_4, const void *query_4, const void *key_4
+#define LRCLR_KEEP_5 LRCLR_KEEP_4 scratch.inputs.queries[4] = query_4; scratch.inputs.keys[4] = key_4;
+#define LRCLR_PAIRS_6 LRCLR_PAIRS_5, const void *query_5, const void *key_5
+#define LRCLR_KEEP_6 LRCLR_KEEP_5 scratch.inputs.queries[5] = query_5; scratch.inputs.keys[5] = key_5;
+#define LRCLR_PAIRS_7 LRCLR_PAIRS_6, const void *query_6, const void *key_6
+#define LRCLR_KEEP_7 LRCLR_KEEP_6 scratch.inputs.queries[6] = query_6; scratch.inputs.keys[6] = key_6;
+#define LRCLR_PAIRS_8 LRCLR_PAIRS_7, const void *query_7, const void *key_7
+#define LRCLR_KEEP_8 LRCLR_KEEP_7 scratch.inputs.queries[7] = query_7; scratch.inputs.keys[7] = key_7;
+#define LRCLR_PAIRS_9 LRCLR_PAIRS_8, const void *query_8, const void *key_8
+#define LRCLR_KEEP_9 LRCLR_KEEP_8 scratch.inputs.queries[8] = query_8; scratch.inputs.keys[8] = key_8;
+#define LRCLR_PAIRS_10 LRCLR_PAIRS_9, const void *query_9, const void *key_9
+#define LRCLR_KEEP_10 LRCLR_KEEP_9 scratch.inputs.queries[9] = query_9; scratch.inputs.keys[9] = key_9;
+#define LRCLR_PAIRS_11 LRCLR_PAIRS_10, const void *query_10, const void *key_10
+#define LRCLR_KEEP_11 LRCLR_KEEP_10 scratch.inputs.queries[10] = query_10; scratch.inputs.keys[10] = key_10;
+#define LRCLR_PAIRS_12 LRCLR_PAIRS_11, const void *query_11, const void *key_11
+#define LRCLR_KEEP_12 LRCLR_KEEP_11 scratch.inputs.queries[11] = query_11; scratch.inputs.keys[11] = key_11;
+#define LRCLR_PAIRS_13 LRCLR_PAIRS_12, const void *query_12, const void *key_12
+#define LRCLR_KEEP_13 LRCLR_KEEP_12 scratch.inputs.queries[12] = query_12; scratch.inputs.keys[12] = key_12;
+#define LRCLR_PAIRS_14 LRCLR_PAIRS_13, const void *query_13, const void *key_13
+#define LRCLR_KEEP_14 LRCLR_KEEP_13 scratch.inputs.queries[13] = query_13; scratch.inputs.keys[13] = key_13;
+#define LRCLR_PAIRS_15 LRCLR_PAIRS_14, const void *query_14, const void *key_14
+#define LRCLR_KEEP_15 LRCLR_KEEP_14 scratch.inputs.queries[14] = query_14; scratch.inputs.keys[14] = key_14;
+#define LRCLR_PAIRS_16 LRCLR_PAIRS_15, const void *query_15, const void *key_15
+#define LRCLR_KEEP_16 LRCLR_KEEP_15 scratch.inputs.queries[15] = query_15; scratch.inputs.keys[15] = key_15;
+#define LRCLR_PAIRS_17 LRCLR_PAIRS_16, const void *query_16, const void *key_16
+#define LRCLR_KEEP_17 LRCLR_KEEP_16 scratch.inputs.queries[16] = query_16; scratch.inputs.keys[16] = key_16;
+#define LRCLR_PAIRS_18 LRCLR_PAIRS_17, const void *query_17, const void *key_17
+#define LRCLR_KEEP_18 LRCLR_KEEP_17 scratch.inputs.queries[17] = query_17; scratch.inputs.keys[17] = key_17;
+#define LRCLR_PAIRS_19 LRCLR_PAIRS_18, const void *query_18, const void *key_18
+#define LRCLR_KEEP_19 LRCLR_KEEP_18 scratch.inputs.queries[18] = query_18; scratch.inputs.keys[18] = key_18;
+#define LRCLR_PAIRS_20 LRCLR_PAIRS_19, const void *query_19, const void *key_19
+#define LRCLR_KEEP_20 LRCLR_KEEP_19 scratch.inputs.queries[19] = query_19; scratch.inputs.keys[19] = key_19;
+#define LRCLR_PAIRS_21 LRCLR_PAIRS_20, const void *query_20, const void *key_20
+#define LRCLR_KEEP_21 LRCLR_KEEP_20 scratch.inputs.queries[20] = query_20; scratch.inputs.keys[20] = key_20;
+#define LRCLR_PAIRS_22 LRCLR_PAIRS_21, const void *query_21, const void *key_21
+#define LRCLR_KEEP_22 LRCLR_KEEP_21 scratch.inputs.queries[21] = query_21; scratch.inputs.keys[21] = key_21;
+#define LRCLR_PAIRS_23 LRCLR_PAIRS_22, const void *query_22, const void *key_22
+#define LRCLR_KEEP_23 LRCLR_KEEP_22 scratch.inputs.queries[22] = query_22; scratch.inputs.keys[22] = key_22;
+
+#define LRCLR_ENTRY(FORM, BLOCKS, THREADS, MIN_BLOCKS, SCRATCH, PAIRS)                                                    \
+  extern "C" __global__ void LRCLR_CLUSTER(BLOCKS) __launch_bounds__(THREADS, MIN_BLOCKS)                                \
+      region_select_##FORM##_##PAIRS(const void *tokens, const float *start, LRCLR_PAIRS_##PAIRS, int heads, int mean,    \
+                                     int nodes, int prefix, int top_k, int row_bytes, int row_stride, int scale_bits,    \
+                                     void *region_tokens, long long *region_index, float *region_importance) {           \
+    __shared__ SCRATCH scratch;                                                                                          \
+    if (threadIdx.x == 0) {                                                                                              \
+      scratch.inputs.tokens = tokens;                                                                                    \
+      scratch.inputs.start = start;                                                                                      \
+      LRCLR_KEEP_##PAIRS                                                                                                 \
+    }                                                                                                                    \
+    __syncthreads();                                                                                                     \
+    const lrclr::Sizes sizes = {PAIRS + 1, heads,     mean,       nodes,                      prefix,                    \
+                                top_k,     row_bytes, row_stride, lrclr::from_bits(scale_bits)};                         \
+    const lrclr::Outputs outputs = {region_tokens, region_index, region_importance};                                     \
+    select_##FORM(sizes, outputs, scratch);                                                                              \
   }
 
 #ifndef LRCLR_SMALL_BLOCKS
 #define LRCLR_SMALL_BLOCKS 5
 #endif
-#define LRCLR_QK(NAME, ELEMENT)                                                                      \
-  LRCLR_QK_SMALL(NAME, ELEMENT)                                                                      \
-  LRCLR_QK_LARGE(NAME, ELEMENT, 608, 5, true, 1) LRCLR_QK_LARGE(NAME, ELEMENT, 608, 5, true, 8)      \
-  LRCLR_QK_LARGE(NAME, ELEMENT, 1088, 9, false, 1) LRCLR_QK_LARGE(NAME, ELEMENT, 1088, 9, false, 8)
+#define LRCLR_ENTRIES(PAIRS)                                                            \
+  LRCLR_ENTRY(64, 1, 128, LRCLR_SMALL_BLOCKS, lrclr::SmallScratch, PAIRS)                                \
+  LRCLR_ENTRY(608c1, 1, 32 * lrclr::kMaxGroups, 1, lrclr::LargeScratch<608>, PAIRS)     \
+  LRCLR_ENTRY(608c8, 8, 32 * lrclr::kMaxGroups, 1, lrclr::LargeScratch<608>, PAIRS)     \
+  LRCLR_ENTRY(1088c1, 1, 32 * lrclr::kMaxGroups, 1, lrclr::LargeScratch<1088>, PAIRS)   \
+  LRCLR_ENTRY(1088c8, 8, 32 * lrclr::kMaxGroups, 1, lrclr::LargeScratch<1088>, PAIRS)
 
-LRCLR_QK(float16, lrclr::Half)
-LRCLR_QK(bfloat16, lrclr::Bfloat)
+LRCLR_ENTRIES(1) LRCLR_ENTRIES(2) LRCLR_ENTRIES(3) LRCLR_ENTRIES(4) LRCLR_ENTRIES(5) LRCLR_ENTRIES(6) LRCLR_ENTRIES(7)
+LRCLR_ENTRIES(8) LRCLR_ENTRIES(9) LRCLR_ENTRIES(10) LRCLR_ENTRIES(11) LRCLR_ENTRIES(15) LRCLR_ENTRIES(17)
+LRCLR_ENTRIES(19) LRCLR_ENTRIES(23)
 
 #else
 
@@ -430,37 +497,31 @@ void on_host(const lrclr::Sizes &sizes, int images, int blocks, int threads, int
       });
 }
 
-template <typename Element>
-int run_on_host(int form, int images, int blocks, int threads, int order, unsigned seed, const lrclr::Inputs &inputs,
-                const lrclr::Sizes &sizes, const lrclr::Outputs &outputs) {
+}  // namespace
+
+// `form`: the most tokens that it takes. `order`: 0 forward, 1 reversed, 2 shuffled by `seed`. Returns whether there is such
+// a form.
+extern "C" int lrclr_region_select(int form, int images, int blocks, int threads, int order, unsigned seed,
+                                   const lrclr::Inputs *inputs, const lrclr::Sizes *sizes, const lrclr::Outputs *outputs) {
   using namespace lrclr;
   switch (form) {
     case 64:
-      on_host<SmallScratch>(sizes, images, 1, threads, order, seed, [&](int image, int chain, SmallScratch &scratch) {
-        select_small<Element>(sizes, inputs, outputs, image, chain, scratch);
+      on_host<SmallScratch>(*sizes, images, 1, threads, order, seed, [&](int image, int chain, SmallScratch &scratch) {
+        select_small<Half>(*sizes, *inputs, *outputs, image, chain, scratch);
       });
-      return 0;
+      return 1;
     case 608:
-      on_host<LargeScratch<608>>(sizes, images, blocks, threads, order, seed, [&](int image, int chain, LargeScratch<608> &scratch) {
-        select_large<5, true, 608, Element>(sizes, inputs, outputs, image, chain, blocks, threads / kWarp, scratch);
+      on_host<LargeScratch<608>>(*sizes, images, blocks, threads, order, seed, [&](int image, int chain, auto &scratch) {
+        select_large<5, true, 608, Half>(*sizes, *inputs, *outputs, image, chain, blocks, threads / kWarp, scratch);
       });
-      return 0;
+      return 1;
     case 1088:
-      on_host<LargeScratch<1088>>(sizes, images, blocks, threads, order, seed, [&](int image, int chain, LargeScratch<1088> &scratch) {
-        select_large<9, false, 1088, Element>(sizes, inputs, outputs, image, chain, blocks, threads / kWarp, scratch);
+      on_host<LargeScratch<1088>>(*sizes, images, blocks, threads, order, seed, [&](int image, int chain, auto &scratch) {
+        select_large<9, false, 1088, Half>(*sizes, *inputs, *outputs, image, chain, blocks, threads / kWarp, scratch);
       });
-      return 0;
-    default: return 1;
+      return 1;
+    default: return 0;
   }
-}
-
-}  // namespace
-
-// `form`: the most tokens that it takes. `type`: 1 float16, 2 bfloat16. `order`: 0 forward, 1 reversed, 2 shuffled.
-extern "C" int lrclr_region_select_qk(int type, int form, int images, int blocks, int threads, int order, unsigned seed,
-                                      const lrclr::Inputs *inputs, const lrclr::Sizes *sizes, const lrclr::Outputs *outputs) {
-  return type == 1 ? run_on_host<lrclr::Half>(form, images, blocks, threads, order, seed, *inputs, *sizes, *outputs)
-                   : run_on_host<lrclr::Bfloat>(form, images, blocks, threads, order, seed, *inputs, *sizes, *outputs);
 }
 
 #endif

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 
 from lrclr._kernels import (
     HEAD_WIDTH,
+    LAYERS,
     MAX_LAYERS,
     MAX_NODES,
     MAX_PAIRS,
@@ -77,27 +79,6 @@ def launch(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> tu
     return out, index, importance
 
 
-class _Sizes(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int) for name in ("layers", "heads", "mean", "nodes", "prefix", "top_k", "row_bytes")),
-        ("row_stride", ctypes.c_int),
-        ("scale", ctypes.c_float),
-    ]
-
-
-class _Inputs(ctypes.Structure):
-    _fields_ = [
-        ("queries", ctypes.c_void_p * MAX_PAIRS),
-        ("keys", ctypes.c_void_p * MAX_PAIRS),
-        ("start", ctypes.c_void_p),
-        ("tokens", ctypes.c_void_p),
-    ]
-
-
-class _Outputs(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("region_tokens", "region_index", "region_importance")]
-
-
 def launch_qk(
     queries: Sequence[Tensor],
     keys: Sequence[Tensor],
@@ -115,9 +96,9 @@ def launch_qk(
     Does not wait for the device.
 
     Args:
-        queries: of each layer but the last, ``[B, N, H, 64]`` float16 or bfloat16; views of a merged product are fine.
+        queries: of each layer but the last, ``[B, N, H, 64]`` float16; views of a merged product are fine.
         keys: like `queries`.
-        start: attention of the start row in the last layer, ``[B, H, N]`` float32.
+        start: attention of the start row in the last layer, ``[B, H, N]`` float32, or its mean ``[B, 1, N]``.
         tokens: ``[B, N, D]``.
         top_k: patches per chain.
         mean: average the heads of a layer.
@@ -132,7 +113,6 @@ def launch_qk(
         EngineError: a size or type that the kernel does not take, or the driver refused it.
     """
     batch, nodes, heads, width = queries[0].shape
-    kind = queries[0].dtype
     capability = 10 * torch.cuda.get_device_capability(tokens.device)[0]
     views = [*queries, *keys]
     if not (
@@ -140,40 +120,43 @@ def launch_qk(
         and width == HEAD_WIDTH
         and nodes <= max(known.nodes for known in QK_FORMS)
         and 1 <= top_k <= min(MAX_TOP_K, nodes - prefix)
-        and kind in {torch.float16, torch.bfloat16}
-        and all(one.shape == queries[0].shape and one.dtype == kind and one.is_cuda for one in views)
+        and len(queries) + 1 in LAYERS
+        and all(one.shape == queries[0].shape and one.dtype == torch.float16 and one.is_cuda for one in views)
     ):
         raise EngineError(
-            f"the region kernel does not take {len(queries)} {kind} queries of {nodes} tokens and width {width}, k {top_k}",
-            fix=f"It takes up to {MAX_PAIRS} layers before the last, heads of {HEAD_WIDTH} and k {MAX_TOP_K}.",
+            f"the region kernel does not take {queries[0].dtype} queries of {len(queries)} layers, {nodes} tokens, width {width}, "
+            f"k {top_k}",
+            fix=f"It takes float16, {LAYERS} layers with the last, heads of {HEAD_WIDTH} and k up to {MAX_TOP_K}.",
         )
     stride = views[0].stride(1)
     layout = (nodes * stride, stride, HEAD_WIDTH, 1)
     if stride % 8 or any(one.stride() != layout or one.data_ptr() % 16 for one in views):
         views = [one.contiguous() for one in views]
         stride = heads * HEAD_WIDTH
-    rows, first = tokens.contiguous(), start.float().contiguous()
     chains = 1 if mean else heads
+    rows = tokens.contiguous()
+    first = start.float().mean(1, keepdim=True) if mean else start.float().contiguous()
     out = rows.new_empty((batch, top_k * chains + prefix, rows.shape[-1]))
     index = rows.new_empty((batch, top_k * chains), dtype=torch.int64)
     importance = rows.new_empty((batch, top_k * chains), dtype=torch.float32)
     if batch == 0:
         return out, index, importance
     chosen = form or qk_form(nodes, batch * chains, capability)
-    addresses = [(ctypes.c_void_p * MAX_PAIRS)(*(one.data_ptr() for one in half)) for half in _halves(views)]
-    inputs = _Inputs(*addresses, first.data_ptr(), rows.data_ptr())
+    half = len(queries)
+    tensors = [rows, first, *(one for pair in zip(views[:half], views[half:], strict=True) for one in pair)]
     row_bytes = rows.shape[-1] * rows.element_size()
-    sizes = _Sizes(len(queries) + 1, heads, int(mean), nodes, prefix, top_k, row_bytes, stride, scale)
-    outputs = _Outputs(out.data_ptr(), index.data_ptr(), importance.data_ptr())
+    (scale_bits,) = struct.unpack("i", struct.pack("f", scale))
+    scalars = (heads, int(mean), nodes, prefix, top_k, row_bytes, stride, scale_bits)
+    arguments = [
+        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors),
+        *(ctypes.c_int(scalar) for scalar in scalars),
+        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (out, index, importance)),
+    ]
     with torch.cuda.device(rows.device):
         ptx = f"region_select_qk_{90 if capability >= 90 else 80}.ptx"
-        kernel = _kernel(rows.device.index, ptx, f"{chosen.name}_{_NAMES[kind]}")
-        _launch(kernel, (chains * chosen.blocks, batch, 1), (chosen.threads(nodes), 1, 1), [inputs, sizes, outputs])
+        kernel = _kernel(rows.device.index, ptx, f"{chosen.name}_{half}")
+        _launch(kernel, (chains * chosen.blocks, batch, 1), (chosen.threads(nodes), 1, 1), arguments)
     return out, index, importance
-
-
-def _halves(views: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    return views[: len(views) // 2], views[len(views) // 2 :]
 
 
 def _launch(

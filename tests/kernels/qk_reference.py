@@ -6,7 +6,6 @@ import ctypes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 
 from lrclr._kernels import QK_FORMS
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-TYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 HEAD_WIDTH = 64
 ORDERS = ("forward", "reversed", "shuffled")
 MAX_PAIRS = 23
@@ -35,10 +33,10 @@ class Sizes(ctypes.Structure):
 
 class _Inputs(ctypes.Structure):
     _fields_ = [
+        ("tokens", ctypes.c_void_p),
+        ("start", ctypes.c_void_p),
         ("queries", ctypes.c_void_p * MAX_PAIRS),
         ("keys", ctypes.c_void_p * MAX_PAIRS),
-        ("start", ctypes.c_void_p),
-        ("tokens", ctypes.c_void_p),
     ]
 
 
@@ -53,7 +51,7 @@ class Case:
     Attributes:
         queries: of the layers before the last, ``[B, N, H, 64]``; the last axis is contiguous.
         keys: like `queries`.
-        start: attention of the start row in the last layer, ``[B, H, N]`` float32.
+        start: attention of the start row in the last layer, ``[B, H, N]`` float32; with `mean` ``[B, 1, N]``.
         tokens: ``[B, N, D]``.
         top_k: patches per chain.
         mean: average the heads.
@@ -73,7 +71,9 @@ class Case:
 
 def importance(case: Case) -> NDArray[np.float64]:
     """``[B, G, N - prefix]``, the rollout in float64."""
-    row = _mixed(case.start.astype(np.float64)[:, :, None], case, first=True)
+    row = case.start.astype(np.float64)[:, :, None]
+    if case.mean and case.prefix:
+        row = (row + np.eye(1, row.shape[-1])) / 2
     for query, key in zip(reversed(case.queries), reversed(case.keys), strict=True):
         scores = case.scale * np.einsum("bihc,bjhc->bhij", query.astype(np.float64), key.astype(np.float64))
         weights = np.exp(scores - scores.max(-1, keepdims=True))
@@ -81,11 +81,10 @@ def importance(case: Case) -> NDArray[np.float64]:
     return row[:, :, 0, case.prefix :]
 
 
-def _mixed(weights: NDArray[np.float64], case: Case, *, first: bool = False) -> NDArray[np.float64]:
+def _mixed(weights: NDArray[np.float64], case: Case) -> NDArray[np.float64]:
     if not case.mean:
         return weights
-    nodes = weights.shape[-1]
-    return (weights.mean(1, keepdims=True) + np.eye(1 if first else nodes, nodes)) / 2
+    return (weights.mean(1, keepdims=True) + np.eye(weights.shape[-1])) / 2
 
 
 class HostKernel:
@@ -96,7 +95,7 @@ class HostKernel:
     """
 
     def __init__(self, library: str) -> None:
-        self._call = ctypes.CDLL(library).lrclr_region_select_qk
+        self._call = ctypes.CDLL(library).lrclr_region_select
         self._call.restype = ctypes.c_int
 
     def __call__(self, case: Case, *, form: int, blocks: int = 1, order: str = "forward", seed: int = 0) -> Selection:
@@ -109,9 +108,9 @@ class HostKernel:
             order: one of `ORDERS`, in which waiting threads go on.
             seed: of the shuffled order.
         """
-        images, heads, nodes = case.start.shape
+        images, nodes, heads = case.queries[0].shape[:3]
         queries, keys = list(case.queries), list(case.keys)
-        strides = {one.strides[1] // one.itemsize for one in (*queries, *keys)} or {heads * HEAD_WIDTH}
+        strides = {one.strides[1] // one.itemsize for one in (*queries, *keys)}
         (stride,) = strides
         tokens = np.ascontiguousarray(case.tokens)
         start = np.ascontiguousarray(case.start)
@@ -135,9 +134,7 @@ class HostKernel:
             case.scale,
         )
         outputs = _Outputs(out.ctypes.data, index.ctypes.data, values.ctypes.data)
-        kind = 1 + list(TYPES.values()).index(queries[0].dtype) if queries else 1
-        status = self._call(
-            kind,
+        done = self._call(
             form,
             images,
             blocks,
@@ -146,6 +143,6 @@ class HostKernel:
             seed,
             *(ctypes.byref(one) for one in (inputs, sizes, outputs)),
         )
-        if status != 0:
+        if not done:
             raise ValueError(f"the kernel has no form {form}")
         return Selection(out, index, values)

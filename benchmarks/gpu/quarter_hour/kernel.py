@@ -35,7 +35,6 @@ class Case:
 
     Args:
         nodes, layers, heads, batch: sizes.
-        kind: of queries and keys.
         device: in torch's words.
         seed: of the random numbers.
         merged: queries and keys are views of one tensor, as of a merged product.
@@ -50,7 +49,6 @@ class Case:
         heads: int,
         batch: int,
         *,
-        kind: torch.dtype = torch.float16,
         device: str = "cuda",
         seed: int = 0,
         merged: bool = False,
@@ -63,13 +61,13 @@ class Case:
         for _ in range(layers - 1):
             if merged:
                 together = torch.randn(batch, nodes, parts, heads, 64, generator=random, device=device)
-                together = (together * deviation**0.5).to(kind)
+                together = (together * deviation**0.5).half()
                 self.queries.append(together[:, :, 0])
                 self.keys.append(together[:, :, 1])
             else:
                 for half in (self.queries, self.keys):
                     one = torch.randn(batch, nodes, heads, 64, generator=random, device=device) * deviation**0.5
-                    half.append(one.to(kind))
+                    half.append(one.half())
         scores = 2 * torch.randn(batch, heads, nodes, generator=random, device=device)
         self.start = scores.softmax(-1)
         self.tokens = torch.randn(batch, nodes, width, generator=random, device=device).to(torch.float16)
@@ -82,10 +80,13 @@ class Case:
         ]
         return [*made, self.start[:, :, None].to(kind)]
 
-    def importance(self, *, mean: bool) -> Tensor:
+    def importance(self, *, mean: bool, prefix: int) -> Tensor:
         """``[B, G, N]`` in float64, a layer's maps at a time."""
         nodes = self.start.shape[-1]
-        row = _mixed(self.start.double()[:, :, None], torch.eye(1, nodes, device=self.start.device), mean=mean)
+        row = self.start.double()[:, :, None]
+        if mean:
+            row = row.mean(1, keepdim=True)
+            row = (row + torch.eye(1, nodes, device=row.device)) / 2 if prefix else row
         identity = torch.eye(nodes, device=self.start.device)
         for query, key in zip(reversed(self.queries), reversed(self.keys), strict=True):
             scores = query.double().transpose(1, 2) @ key.double().permute(0, 2, 3, 1) * SCALE
@@ -100,7 +101,7 @@ def _mixed(maps: Tensor, identity: Tensor, *, mean: bool) -> Tensor:
 def errors(case: Case, found: Sequence[Tensor], *, mean: bool, prefix: int, top_k: int) -> dict[str, Any]:
     """How far a selection is from float64's, relative to the most important patch, and whether the tokens are right."""
     tokens, index, values = found
-    wanted = case.importance(mean=mean)[:, :, prefix:]
+    wanted = case.importance(mean=mean, prefix=prefix)[:, :, prefix:]
     index = index.reshape(*wanted.shape[:2], top_k)
     values = values.reshape(index.shape).double()
     scale = wanted.max(-1, keepdim=True).values
@@ -116,11 +117,6 @@ def errors(case: Case, found: Sequence[Tensor], *, mean: bool, prefix: int, top_
     }
 
 
-def select_qk_reference(case: Case, top_k: int, *, mean: bool, kind: torch.dtype = torch.float32) -> Any:
-    """The work of the kernel over queries and keys, in torch's own operators."""
-    return select_regions([one.float() for one in case.maps(kind)], case.tokens, top_k, mean)
-
-
 def correctness(results: Results, device: str) -> None:
     """Both kernels, every form that takes the tokens."""
     sizes = [(50, 12, 12), (64, 3, 4), (33, 2, 3), (197, 12, 12), (257, 4, 4), (577, 24, 16), (729, 3, 4), (1025, 3, 4)]
@@ -128,23 +124,21 @@ def correctness(results: Results, device: str) -> None:
         sizes = [(5, 3, 2)]
     for number, (nodes, layers, heads) in enumerate(sizes):
         for mean in (False, True):
-            for kind in (torch.float16, torch.bfloat16):
-                merged, prefix, batch = number % 2 == 1, int(nodes not in {64, 729}), 3 if nodes < 500 else 2
-                common = {"nodes": nodes, "layers": layers, "mean": mean, "kind": str(kind), "merged": merged}
-                with results.attempt(f"correctness {common}"):
-                    case = Case(nodes, layers, heads, batch, kind=kind, device=device, merged=merged, seed=number)
-                    for name, run in _kernels(case, device, mean=mean, prefix=prefix).items():
-                        if prefix == 0 and not name.startswith("qk"):
-                            continue
-                        found = run()
-                        again = run()
-                        same = all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
-                        measured = errors(case, found, mean=mean, prefix=prefix, top_k=TOP_K)
-                        right = measured["importance"] < 5e-5 and measured["missed"] < 1e-4
-                        right = right and measured["tokens_equal"] and measured["finite"] and same
-                        results.add("correctness", **common, kernel=name, **measured, repeatable=same, right=right)
-                        if not right:
-                            raise AssertionError(f"{name} is wrong: {measured}, repeatable {same}")
+            merged, prefix, batch = number % 2 == 1, int(nodes not in {64, 729}), 3 if nodes < 500 else 2
+            common = {"nodes": nodes, "layers": layers, "mean": mean, "merged": merged, "prefix": prefix}
+            case = Case(nodes, layers, heads, batch, device=device, merged=merged, seed=number)
+            for name, run in _kernels(case, device, mean=mean, prefix=prefix).items():
+                if prefix == 0 and not name.startswith("qk"):
+                    continue
+                with results.attempt(f"correctness {name} {common}"):
+                    found, again = run(), run()
+                    same = all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+                    measured = errors(case, found, mean=mean, prefix=prefix, top_k=TOP_K)
+                    right = measured["importance"] < 5e-5 and measured["missed"] < 1e-4
+                    right = right and measured["tokens_equal"] and measured["finite"] and same
+                    results.add("correctness", **common, kernel=name, **measured, repeatable=same, right=right)
+                    if not right:
+                        raise AssertionError(f"{name} is wrong: {measured}, repeatable {same}")
 
 
 def _kernels(case: Case, device: str, *, mean: bool, prefix: int) -> dict[str, Callable[[], Any]]:
@@ -157,10 +151,8 @@ def _kernels(case: Case, device: str, *, mean: bool, prefix: int) -> dict[str, C
     for form in QK_FORMS:
         if _fits(form, nodes, capability):
             found[f"qk {form.name.removeprefix('region_select_qk_')}"] = _qk(case, form, mean=mean, prefix=prefix)
-    for kind in (torch.float32, torch.float16):
-        maps = [one.to(kind) for one in case.maps()]
-        if kind == torch.float32:
-            found["maps float32"] = lambda maps=maps: launch(maps, case.tokens, TOP_K, mean)
+    maps = case.maps()
+    found["maps float32"] = lambda: launch(maps, case.tokens, TOP_K, mean)
     return found
 
 

@@ -66,8 +66,6 @@ LRCLR_DEVICE bool finite(float value) { return (to_bits(value) & kInfinity) != k
 
 LRCLR_DEVICE int thread_index() { return int(threadIdx.x); }
 LRCLR_DEVICE void sync_block() { __syncthreads(); }
-// Wait for `threads` threads of the block that name the same barrier. Barrier 0 is sync_block's.
-LRCLR_DEVICE void sync_some(int barrier, int threads) { asm volatile("barrier.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory"); }
 LRCLR_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 LRCLR_DEVICE float exp2_of(float value) {
   float found;
@@ -89,19 +87,8 @@ LRCLR_DEVICE void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// Copy 16 bytes to shared memory in the background. copies_begun closes a group of copies; wait_for_copies waits until
-// at most `pending` groups of this thread are under way.
-LRCLR_DEVICE void copy_words(Words *to, const void *from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from) : "memory");
-}
-LRCLR_DEVICE void copies_begun() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int pending>
-LRCLR_DEVICE void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
-}
-
-// Blocks of a cluster: this block's number, a barrier over all of them, and another block's shared memory. In PTX for
-// devices before Hopper a cluster is one block.
+// Blocks of a cluster: this block's number, a barrier over all of them, and a store to the same place in another block's
+// shared memory. In PTX for devices before Hopper a cluster is one block.
 LRCLR_DEVICE int cluster_rank() {
 #if __CUDA_ARCH__ >= 900
   uint32_t rank;
@@ -116,26 +103,20 @@ LRCLR_DEVICE void sync_cluster() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 #endif
 }
-LRCLR_DEVICE float load_of_block(const float *own, int rank) {
+LRCLR_DEVICE void store_to_block(float *own, int rank, float value) {
 #if __CUDA_ARCH__ >= 900
   uint32_t place = uint32_t(__cvta_generic_to_shared(own)), there;
-  float value;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(place), "r"(rank));
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(there) : "memory");
-  return value;
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(there), "f"(value) : "memory");
 #else
   (void)rank;
-  return *own;
+  *own = value;
 #endif
 }
 
 #else
 
 inline Words load_words(const void *from) { return *static_cast<const Words *>(from); }
-inline void copy_words(Words *to, const void *from) { *to = *static_cast<const Words *>(from); }
-inline void copies_begun() {}
-template <int pending>
-void wait_for_copies() {}
 
 #endif
 

@@ -41,7 +41,7 @@ struct Warp {
 };
 
 struct HostBlock {
-  Barrier barriers[16];
+  Barrier barrier;
   std::vector<Warp> warps;
   void *shared = nullptr;
 };
@@ -133,10 +133,9 @@ inline void run_cluster(int blocks, int threads, size_t shared_bytes, Order orde
 
 inline int thread_index() { return host::machine.running->thread; }
 inline int cluster_rank() { return host::machine.running->block; }
-inline void sync_some(int barrier, int threads) {
-  host::wait_at(host::machine.all_blocks[host::machine.running->block].barriers[barrier], threads);
+inline void sync_block() {
+  host::wait_at(host::machine.all_blocks[host::machine.running->block].barrier, host::machine.threads);
 }
-inline void sync_block() { sync_some(0, host::machine.threads); }
 inline void sync_cluster() { host::wait_at(host::machine.cluster, host::machine.blocks * host::machine.threads); }
 
 // Post this thread's values, wait for the warp, and give those of all. Two sets take turns: a thread that has read
@@ -162,10 +161,10 @@ inline float exp2_of(float value) {
   return found < 1.17549435e-38f ? 0.0f : found;
 }
 
-inline float load_of_block(const float *own, int rank) {
+inline void store_to_block(float *own, int rank, float value) {
   host::HostBlock &mine = host::machine.all_blocks[host::machine.running->block], &other = host::machine.all_blocks[rank];
-  const ptrdiff_t offset = reinterpret_cast<const char *>(own) - static_cast<const char *>(mine.shared);
-  return *reinterpret_cast<const float *>(static_cast<const char *>(other.shared) + offset);
+  const ptrdiff_t offset = reinterpret_cast<char *>(own) - static_cast<char *>(mine.shared);
+  *reinterpret_cast<float *>(static_cast<char *>(other.shared) + offset) = value;
 }
 
 template <typename Element>

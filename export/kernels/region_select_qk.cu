@@ -8,12 +8,13 @@
 //   row[j] <- sum over i of row[i] p[i, j]
 // With `mean`, a layer's p is averaged over the heads, the identity is added, and the rows are divided by their sum (two).
 //
-// A warp computes the scores of 16 queries by 8 * kTiles keys and keeps them in registers until the rows' sums are known.
-// Three forms, by the number of tokens:
-// - up to 64: four warps compute a map; the next map's queries and keys are copied to shared memory meanwhile.
-// - up to 608: each warp keeps five tiles of keys in registers, and the block goes through the queries. The blocks of a
-//   cluster share the queries, which is faster for few images.
-// - up to 1,088: as above, but the keys do not fit in the registers and are loaded for each tile of queries.
+// A layer takes two passes, each of which computes the scores again, so that no score is stored and warps exchange nothing
+// but a few numbers a row:
+// 1. Each warp takes some rows, goes through all keys, and finds each row's greatest score, as an offset of the exponent,
+//    and its sum of exponentials. This does not depend on `row`.
+// 2. Each warp takes some columns, goes through all queries, and adds up row[i] p[i, j].
+// Pass 2 of one layer and pass 1 of the next need no barrier between them, so a layer has one barrier. The blocks of a
+// cluster share the rows and columns of a chain, which is faster for few images.
 
 #include "selection.h"
 
@@ -44,34 +45,28 @@ struct Outputs {
   float *region_importance;
 };
 
-// What the threads of a block share. `kWarps` side by side write to `partial`.
-template <int kColumns, int kWarps>
-struct Common {
+// What the threads of a block share. Two sets take turns: one is read while the other is written.
+template <int kNodes>
+struct Scratch {
+  static constexpr int kRows = (kNodes + 15) / 16 * 16;
+  // In shared memory rather than in registers, which are short.
   Inputs inputs;
-  float row[kColumns];
-  float partial[kWarps][kColumns];
+  Sizes sizes;
+  Outputs outputs;
+  float row[2][kRows];
+  // With `mean`, what the heads of a layer have added to the next row so far.
+  float layer[kRows];
+  // Of each row of a map: an exponent near that of its greatest score, and the inverse of the sum of the powers below it.
+  float offset[2][kRows], inverse[2][kRows];
   int picked[kMaxTopK];
   int spoilt;
 };
 
-struct SmallScratch : Common<64, 4> {
-  static constexpr int kColumns = 64;
-  Words queries[2][64][8], keys[2][64][8];
-  float layer[64];
-};
-
-constexpr int kMaxGroups = 16;
-
-template <int kNodes>
-struct LargeScratch : Common<kNodes, 1> {
-  static constexpr int kColumns = kNodes;
-  // What one block of a cluster adds to the next row. Two take turns, so that one cluster barrier a layer is enough.
-  float share[2][kNodes];
-  // Of each row of a tile and each warp: the greatest score and the sum of the exponentials. Two take turns.
-  float greatest[2][16][kMaxGroups], total[2][16][kMaxGroups];
-};
-
 constexpr float kLog2E = 1.44269504088896341f;
+
+// The nearest integer, of a number below 2 ** 22. Powers of two with integer exponents are exact, so sums with different
+// offsets are joined without an error.
+LRCLR_DEVICE float rounded(float value) { return (value + 12582912.0f) - 12582912.0f; }
 
 // A thread's part of a tile: row `pair` and `pair + 8`, columns 2 * `column` and the next.
 struct Place {
@@ -90,14 +85,6 @@ template <typename Element>
 LRCLR_DEVICE RowPart load_part(const Element *rows, int row, const Sizes &sizes, int column) {
   const Element *own = rows + size_t(row < sizes.nodes ? row : sizes.nodes - 1) * sizes.row_stride + 8 * column;
   return {{load_words(own), load_words(own + 32)}};
-}
-
-// In shared memory, chunks of odd rows are swapped, so that eight threads that read two rows use all banks once.
-LRCLR_DEVICE int chunk_of(int row, int chunk) { return chunk ^ (row & 1) << 2; }
-
-LRCLR_DEVICE RowPart shared_part(const Words (*rows)[8], int row, const Sizes &sizes, int column) {
-  const int clamped = row < sizes.nodes ? row : sizes.nodes - 1;
-  return {{rows[clamped][chunk_of(clamped, column)], rows[clamped][chunk_of(clamped, column + 4)]}};
 }
 
 // scores = query . key for 16 queries and 8 keys; minus infinity for keys beyond the last.
@@ -119,73 +106,6 @@ LRCLR_DEVICE void score_tile(const RowPart &upper, const RowPart &lower, const R
   }
 }
 
-// scores = 2 ** (factor * (scores - greatest)), with the greatest of a row's scores and the row's sum over this warp's
-// columns, for the two rows that this thread holds a part of.
-template <int kTiles>
-LRCLR_DEVICE void exponentials(float factor, int tiles, float (&scores)[kTiles][4], float (&greatest)[2], float (&total)[2]) {
-  const float minus_infinity = from_bits(kMinusInfinity);
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    greatest[half] = minus_infinity;
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile)
-      if (tile < tiles) greatest[half] = fmaxf(greatest[half], fmaxf(scores[tile][2 * half], scores[tile][2 * half + 1]));
-    greatest[half] = fmaxf(greatest[half], shuffle_xor(greatest[half], 1));
-    greatest[half] = fmaxf(greatest[half], shuffle_xor(greatest[half], 2));
-    // Where a warp has no columns, or all scores are NaN, no number may be subtracted that is not finite.
-    const float offset = greatest[half] == minus_infinity ? 0.0f : factor * greatest[half];
-    total[half] = 0.0f;
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      if (tile >= tiles) continue;
-#pragma unroll
-      for (int each = 2 * half; each < 2 * half + 2; ++each) {
-        scores[tile][each] = exp2_of(fmaf(scores[tile][each], factor, -offset));
-        total[half] += scores[tile][each];
-      }
-    }
-    total[half] += shuffle_xor(total[half], 1);
-    total[half] += shuffle_xor(total[half], 2);
-  }
-}
-
-// Add up what the eight row pairs of a warp hold of each column, and write it.
-template <int kTiles>
-LRCLR_DEVICE void write_columns(const Place &place, int first_tile, int tiles, float (&sums)[kTiles][2], float *partial) {
-#pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
-    if (tile >= tiles) continue;
-#pragma unroll
-    for (int each = 0; each < 2; ++each) {
-      float sum = sums[tile][each];
-      for (int mask = 4; mask < kWarp; mask *= 2) sum += shuffle_xor(sum, mask);
-      if (place.pair == 0) partial[8 * (first_tile + tile) + 2 * place.column + each] = sum;
-    }
-  }
-}
-
-// scratch.row = the start row's attention in the last layer. With `mean` it comes averaged over the heads; a CLS token, which
-// is node 0, also keeps itself.
-template <typename Scratch>
-LRCLR_DEVICE void begin_row(const Sizes &sizes, int image, int chain, int threads, const float *start, Scratch &scratch) {
-  const float *own = start + (size_t(image) * (sizes.mean ? 1 : sizes.heads) + chain) * sizes.nodes;
-  for (int node = thread_index(); node < Scratch::kColumns; node += threads) {
-    float value = node < sizes.nodes ? own[node] : 0.0f;
-    if (sizes.mean && sizes.prefix) value = 0.5f * (value + (node == 0 ? 1.0f : 0.0f));
-    scratch.row[node] = value;
-  }
-}
-
-template <typename Scratch>
-LRCLR_DEVICE void finish(const Sizes &sizes, const Inputs &inputs, const Outputs &outputs, int image, int chain, int threads,
-                         Scratch &scratch) {
-  const Selection call = {sizes.nodes,     sizes.prefix,  sizes.top_k,           sizes.mean ? 1 : sizes.heads,
-                          sizes.row_bytes, inputs.tokens, outputs.region_tokens, outputs.region_index,
-                          outputs.region_importance};
-  pick(call, threads, scratch.row, scratch.picked, &scratch.spoilt);
-  write_selection(call, image, chain, threads, scratch.row, scratch.picked, scratch.spoilt);
-}
-
 // The maps of a chain in the order in which it takes them: the last layer first, and with `mean` the heads within a layer.
 template <typename Element>
 struct Maps {
@@ -204,176 +124,211 @@ struct Maps {
   LRCLR_DEVICE bool ends_layer(int map) const { return map % heads == heads - 1; }
 };
 
-// Up to 64 tokens: 128 threads.
-template <typename Element>
-LRCLR_DEVICE void select_small(const Sizes &sizes, const Inputs &inputs, const Outputs &outputs, int image, int chain,
-                               SmallScratch &scratch) {
-  constexpr int kTiles = 8, kThreads = 128;
-  const int thread = thread_index(), tiles = (sizes.nodes + 7) / 8;
-  const Place place = place_of(thread);
-  const Maps<Element> maps(sizes, inputs, image, chain);
-  const float factor = sizes.scale * kLog2E;
+// A warp among those of all blocks of a cluster.
+struct Team {
+  int warp, warps, blocks;
 
-  const auto begin_copies = [&](int map) {
-    if (map < maps.count) {
-      const Element *queries = maps.of(inputs.queries, map), *keys = maps.of(inputs.keys, map);
-      for (int row = thread / 8; row < sizes.nodes; row += kThreads / 8) {
-        const int chunk = thread % 8, to = chunk_of(row, chunk);
-        copy_words(&scratch.queries[map % 2][row][to], queries + size_t(row) * sizes.row_stride + 8 * chunk);
-        copy_words(&scratch.keys[map % 2][row][to], keys + size_t(row) * sizes.row_stride + 8 * chunk);
-      }
-    }
-    copies_begun();
-  };
-
-  begin_copies(0);
-  begin_row(sizes, image, chain, kThreads, inputs.start, scratch);
-  for (int map = 0; map < maps.count; ++map) {
-    begin_copies(map + 1);
-    wait_for_copies<1>();
-    sync_block();
-    float scores[kTiles][4], greatest[2], total[2];
-    const RowPart upper = shared_part(scratch.queries[map % 2], 16 * place.warp + place.pair, sizes, place.column),
-                  lower = shared_part(scratch.queries[map % 2], 16 * place.warp + place.pair + 8, sizes, place.column);
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile)
-      if (tile < tiles)
-        score_tile<Element>(upper, lower, shared_part(scratch.keys[map % 2], 8 * tile + place.pair, sizes, place.column), sizes,
-                            place, 8 * tile, scores[tile]);
-    exponentials(factor, tiles, scores, greatest, total);
-    // Rows beyond the last one weigh nothing: scratch.row is zero there.
-    const float weight_upper = scratch.row[16 * place.warp + place.pair] / total[0],
-                weight_lower = scratch.row[16 * place.warp + place.pair + 8] / total[1];
-    float sums[kTiles][2];
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      sums[tile][0] = weight_upper * scores[tile][0] + weight_lower * scores[tile][2];
-      sums[tile][1] = weight_upper * scores[tile][1] + weight_lower * scores[tile][3];
-    }
-    write_columns(place, 0, tiles, sums, scratch.partial[place.warp]);
-    sync_block();
-    if (thread < sizes.nodes) {
-      float sum = maps.begins_layer(map) ? 0.0f : scratch.layer[thread];
-      for (int warp = 0; warp < 4; ++warp) sum += scratch.partial[warp][thread];
-      if (!maps.ends_layer(map))
-        scratch.layer[thread] = sum;
-      else
-        scratch.row[thread] = sizes.mean ? 0.5f * (scratch.row[thread] + sum / float(maps.heads)) : sum;
+  // Write a value to the same place in every block; the four threads of a row share the blocks out.
+  LRCLR_DEVICE void publish(float *own, float value, int column) const {
+    if (blocks == 1) {
+      if (column == 0) *own = value;
+    } else {
+      for (int block = column; block < blocks; block += 4) store_to_block(own, block, value);
     }
   }
-  sync_block();
-  finish(sizes, inputs, outputs, image, chain, kThreads, scratch);
-}
+};
 
-// More than 64 tokens. The warps of a block share the keys; `blocks` blocks of a cluster share the queries.
-template <int kTiles, bool kKeepKeys, int kNodes, typename Element>
-LRCLR_DEVICE void select_large(const Sizes &sizes, const Inputs &inputs, const Outputs &outputs, int image, int chain, int blocks,
-                               int groups, LargeScratch<kNodes> &scratch) {
-  const int thread = thread_index(), threads = groups * kWarp, block = blocks == 1 ? 0 : cluster_rank();
-  const Place place = place_of(thread);
-  const Maps<Element> maps(sizes, inputs, image, chain);
-  const float factor = sizes.scale * kLog2E;
-  const int all_tiles = (sizes.nodes + 7) / 8, row_tiles = (sizes.nodes + 15) / 16;
-  // Tiles of keys are shared out evenly.
-  const int first_tile = all_tiles * place.warp / groups, tiles = all_tiles * (place.warp + 1) / groups - first_tile;
-
-  RowPart keys[kKeepKeys ? kTiles : 1], upper, lower;
-  const auto load_keys = [&](int map) {
+// Pass 1: offset and inverse of this warp's rows, kRowTiles tiles of 16 rows at a time.
+template <int kRowTiles, typename Element>
+LRCLR_DEVICE void row_sums(const Maps<Element> &maps, int map, const Place &place, const Team &team, float factor, float *offset,
+                           float *inverse) {
+  constexpr int kChunk = 2;
+  const Sizes &sizes = maps.sizes;
+  const Element *queries = maps.of(maps.inputs.queries, map), *keys = maps.of(maps.inputs.keys, map);
+  const int row_tiles = (sizes.nodes + 15) / 16, tiles = (sizes.nodes + 7) / 8;
+  const int each = (row_tiles + team.warps - 1) / team.warps < kRowTiles ? (row_tiles + team.warps - 1) / team.warps : kRowTiles;
+#pragma unroll 1
+  for (int first = team.warp * each; first < row_tiles; first += team.warps * each) {
+    RowPart upper[kRowTiles], lower[kRowTiles];
+    float from[kRowTiles][2], total[kRowTiles][2];
 #pragma unroll
-    for (int tile = 0; tile < (kKeepKeys ? kTiles : 0); ++tile)
-      keys[tile] = load_part(maps.of(inputs.keys, map), 8 * (first_tile + tile) + place.pair, sizes, place.column);
-  };
-  const auto load_queries = [&](int map, int tile) {
-    const Element *queries = maps.of(inputs.queries, map);
-    upper = load_part(queries, 16 * tile + place.pair, sizes, place.column);
-    lower = load_part(queries, 16 * tile + place.pair + 8, sizes, place.column);
-  };
-
-  if (maps.count > 0) {
-    load_keys(0);
-    load_queries(0, block);
-  }
-  begin_row(sizes, image, chain, threads, inputs.start, scratch);
-  sync_block();
-  float sums[kTiles][2];
-  int turn = 0, exchanged = 0;
-  for (int map = 0; map < maps.count; ++map) {
-    if (maps.begins_layer(map)) {
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) sums[tile][0] = sums[tile][1] = 0.0f;
+    for (int own = 0; own < kRowTiles; ++own) {
+      if (own < each) {
+        upper[own] = load_part(queries, 16 * (first + own) + place.pair, sizes, place.column);
+        lower[own] = load_part(queries, 16 * (first + own) + place.pair + 8, sizes, place.column);
+      }
+      from[own][0] = from[own][1] = from_bits(kMinusInfinity);
+      total[own][0] = total[own][1] = 0.0f;
     }
-    for (int row_tile = block; row_tile < row_tiles; row_tile += blocks) {
-      float scores[kTiles][4], greatest[2], total[2], weight[2];
+#pragma unroll 1
+    for (int tile = 0; tile < tiles; tile += kChunk) {
+      RowPart key[kChunk];
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        if (tile >= tiles) continue;
-        const int first = 8 * (first_tile + tile);
-        if (kKeepKeys)
-          score_tile<Element>(upper, lower, keys[tile], sizes, place, first, scores[tile]);
-        else
-          score_tile<Element>(upper, lower, load_part(maps.of(inputs.keys, map), first + place.pair, sizes, place.column), sizes,
-                              place, first, scores[tile]);
+      for (int one = 0; one < kChunk; ++one) key[one] = load_part(keys, 8 * (tile + one) + place.pair, sizes, place.column);
+#pragma unroll
+      for (int own = 0; own < kRowTiles; ++own) {
+        if (own >= each) continue;
+        float scores[kChunk][4];
+#pragma unroll
+        for (int one = 0; one < kChunk; ++one)
+          score_tile<Element>(upper[own], lower[own], key[one], sizes, place, 8 * (tile + one), scores[one]);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          float most = from_bits(kMinusInfinity);
+#pragma unroll
+          for (int one = 0; one < kChunk; ++one) most = fmaxf(most, fmaxf(scores[one][2 * half], scores[one][2 * half + 1]));
+          const float wanted = fmaxf(from[own][half], rounded(factor * most));
+          // Until a thread has met a key, its offset is minus infinity, which must not be subtracted from itself.
+          const float next = wanted == from_bits(kMinusInfinity) ? 0.0f : wanted;
+          float sum = total[own][half] * exp2_of(from[own][half] - next);
+#pragma unroll
+          for (int one = 0; one < kChunk; ++one)
+            sum += exp2_of(fmaf(scores[one][2 * half], factor, -next)) + exp2_of(fmaf(scores[one][2 * half + 1], factor, -next));
+          from[own][half] = next;
+          total[own][half] = sum;
+        }
       }
-      // Loads for the next step are under way while this one goes on.
-      if (row_tile + blocks < row_tiles) {
-        load_queries(map, row_tile + blocks);
-      } else if (map + 1 < maps.count) {
-        load_keys(map + 1);
-        load_queries(map + 1, block);
-      }
-      exponentials(factor, tiles, scores, greatest, total);
-      exchanged ^= 1;
-      if (place.column < 2) {
-        scratch.greatest[exchanged][place.pair + 8 * place.column][place.warp] = place.column ? greatest[1] : greatest[0];
-        scratch.total[exchanged][place.pair + 8 * place.column][place.warp] = place.column ? total[1] : total[0];
-      }
-      sync_block();
+    }
+#pragma unroll
+    for (int own = 0; own < kRowTiles; ++own) {
+      if (own >= each || first + own >= row_tiles) continue;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int row = place.pair + 8 * half;
-        const float *all_greatest = scratch.greatest[exchanged][row], *all_total = scratch.total[exchanged][row];
-        // The four threads of a row share the warps out.
-        float most = from_bits(kMinusInfinity), sum = 0.0f;
-        for (int group = place.column; group < groups; group += 4) most = fmaxf(most, all_greatest[group]);
-        most = fmaxf(most, shuffle_xor(most, 1));
+        float most = fmaxf(from[own][half], shuffle_xor(from[own][half], 1));
         most = fmaxf(most, shuffle_xor(most, 2));
-        for (int group = place.column; group < groups; group += 4)
-          sum += all_total[group] * exp2_of(factor * (all_greatest[group] - most));
+        float sum = total[own][half] * exp2_of(from[own][half] - most);
         sum += shuffle_xor(sum, 1);
         sum += shuffle_xor(sum, 2);
-        // Rows beyond the last one weigh nothing.
-        const int node = 16 * row_tile + row;
-        weight[half] = node < sizes.nodes ? scratch.row[node] * exp2_of(factor * (greatest[half] - most)) / sum : 0.0f;
-      }
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        if (tile >= tiles) continue;
-#pragma unroll
-        for (int each = 0; each < 2; ++each)
-          sums[tile][each] += weight[0] * scores[tile][each] + weight[1] * scores[tile][2 + each];
+        const int row = 16 * (first + own) + place.pair + 8 * half;
+        team.publish(offset + row, most, place.column);
+        team.publish(inverse + row, 1.0f / sum, place.column);
       }
     }
-    if (!maps.ends_layer(map)) continue;
-    float *share = scratch.share[turn];
-    turn ^= 1;
-    write_columns(place, first_tile, tiles, sums, share);
-    if (blocks > 1)
-      sync_cluster();
-    else
-      sync_block();
-    for (int node = thread; node < sizes.nodes; node += threads) {
-      float sum = 0.0f;
-      if (blocks == 1)
-        sum = share[node];
-      else
-        for (int other = 0; other < blocks; ++other) sum += load_of_block(&share[node], other);
-      scratch.row[node] = sizes.mean ? 0.5f * (scratch.row[node] + sum / float(maps.heads)) : sum;
-    }
-    sync_block();
   }
-  if (block == 0) finish(sizes, inputs, outputs, image, chain, threads, scratch);
-  // Other blocks may still read this block's shared memory.
-  if (blocks > 1) sync_cluster();
+}
+
+// Pass 2: sums = row[i] p[i, j] added up over i, for this warp's columns, `tiles` tiles of eight.
+template <int kTiles, typename Element>
+LRCLR_DEVICE void column_sums(const Maps<Element> &maps, int map, const Place &place, int first_tile, int tiles, float factor,
+                              const float *row, const float *offset, const float *inverse, float (&sums)[kTiles][2]) {
+  const Sizes &sizes = maps.sizes;
+  const Element *queries = maps.of(maps.inputs.queries, map), *keys = maps.of(maps.inputs.keys, map);
+  RowPart key[kTiles];
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    sums[tile][0] = sums[tile][1] = 0.0f;
+    if (tile < tiles) key[tile] = load_part(keys, 8 * (first_tile + tile) + place.pair, sizes, place.column);
+  }
+#pragma unroll 1
+  for (int first = 0; first < sizes.nodes; first += 16) {
+    const RowPart upper = load_part(queries, first + place.pair, sizes, place.column),
+                  lower = load_part(queries, first + place.pair + 8, sizes, place.column);
+    float from[2], weight[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int node = first + place.pair + 8 * half;
+      from[half] = offset[node];
+      // Rows beyond the last one weigh nothing: row is zero there.
+      weight[half] = row[node] * inverse[node];
+    }
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      if (tile >= tiles) continue;
+      float scores[4];
+      score_tile<Element>(upper, lower, key[tile], sizes, place, 8 * (first_tile + tile), scores);
+#pragma unroll
+      for (int each = 0; each < 4; ++each)
+        sums[tile][each % 2] += weight[each / 2] * exp2_of(fmaf(scores[each], factor, -from[each / 2]));
+    }
+  }
+}
+
+// Take a map's column sums into the next row.
+template <int kTiles, int kNodes, typename Element>
+LRCLR_DEVICE void take_sums(const Maps<Element> &maps, int map, const Place &place, const Team &team, int first_tile, int tiles,
+                            float (&sums)[kTiles][2], int turn, Scratch<kNodes> &scratch) {
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    if (tile >= tiles) continue;
+#pragma unroll
+    for (int each = 0; each < 2; ++each) {
+      float sum = sums[tile][each];
+#pragma unroll
+      for (int mask = 4; mask < kWarp; mask *= 2) sum += shuffle_xor(sum, mask);
+      const int node = 8 * (first_tile + tile) + 2 * place.column + each;
+      if (node >= maps.sizes.nodes) continue;
+      if (maps.sizes.mean) {
+        if (!maps.begins_layer(map)) sum += scratch.layer[node];
+        if (!maps.ends_layer(map)) {
+          if (place.pair == 0) scratch.layer[node] = sum;
+          continue;
+        }
+        sum = 0.5f * (scratch.row[turn][node] + sum / float(maps.heads));
+      }
+      // The eight threads of a column share the blocks out.
+      float *next = scratch.row[turn ^ 1] + node;
+      if (team.blocks == 1) {
+        if (place.pair == 0) *next = sum;
+      } else if (place.pair < team.blocks) {
+        store_to_block(next, place.pair, sum);
+      }
+    }
+  }
+}
+
+// All of it, for one chain of one image. `blocks` blocks of a cluster share the work; at most eight.
+template <int kRowTiles, int kTiles, int kNodes, typename Element>
+LRCLR_DEVICE void select_regions(int image, int chain, int blocks, int threads, Scratch<kNodes> &scratch) {
+  const Sizes &sizes = scratch.sizes;
+  const int thread = thread_index(), block = blocks == 1 ? 0 : cluster_rank();
+  const Place place = place_of(thread);
+  const Team team = {block * (threads / kWarp) + place.warp, blocks * (threads / kWarp), blocks};
+  const Maps<Element> maps(sizes, scratch.inputs, image, chain);
+  const float factor = sizes.scale * kLog2E;
+  const int all_tiles = (sizes.nodes + 7) / 8;
+  // Tiles of columns are shared out evenly.
+  const int first_tile = all_tiles * team.warp / team.warps, tiles = all_tiles * (team.warp + 1) / team.warps - first_tile;
+
+  // The start row's attention in the last layer. With `mean` it comes averaged over the heads; a CLS token, which is node
+  // 0, also keeps itself.
+  const float *start = scratch.inputs.start + (size_t(image) * (sizes.mean ? 1 : sizes.heads) + chain) * sizes.nodes;
+  for (int node = thread; node < Scratch<kNodes>::kRows; node += threads) {
+    float value = node < sizes.nodes ? start[node] : 0.0f;
+    if (sizes.mean && sizes.prefix) value = 0.5f * (value + (node == 0 ? 1.0f : 0.0f));
+    scratch.row[0][node] = value;
+    scratch.row[1][node] = 0.0f;
+  }
+  const auto sync = [&] {
+    if (blocks == 1)
+      sync_block();
+    else
+      sync_cluster();
+  };
+  // No block may store to another one before that one runs.
+  sync();
+  row_sums<kRowTiles>(maps, 0, place, team, factor, scratch.offset[0], scratch.inverse[0]);
+  sync();
+  int turn = 0;
+#pragma unroll 1
+  for (int map = 0; map < maps.count; ++map) {
+    const int set = map % 2;
+    if (tiles > 0) {
+      float sums[kTiles][2];
+      column_sums<kTiles>(maps, map, place, first_tile, tiles, factor, scratch.row[turn], scratch.offset[set],
+                          scratch.inverse[set], sums);
+      take_sums<kTiles>(maps, map, place, team, first_tile, tiles, sums, turn, scratch);
+    }
+    if (maps.ends_layer(map)) turn ^= 1;
+    if (map + 1 < maps.count)
+      row_sums<kRowTiles>(maps, map + 1, place, team, factor, scratch.offset[set ^ 1], scratch.inverse[set ^ 1]);
+    sync();
+  }
+  if (block != 0) return;
+  const Selection call = {sizes.nodes,     sizes.prefix,          sizes.top_k,           sizes.mean ? 1 : sizes.heads,
+                          sizes.row_bytes, scratch.inputs.tokens, scratch.outputs.region_tokens,
+                          scratch.outputs.region_index, scratch.outputs.region_importance};
+  pick(call, threads, scratch.row[turn], scratch.picked, &scratch.spoilt);
+  write_selection(call, image, chain, threads, scratch.row[turn], scratch.picked, scratch.spoilt);
 }
 
 }  // namespace lrclr
@@ -387,20 +342,16 @@ LRCLR_DEVICE void select_large(const Sizes &sizes, const Inputs &inputs, const O
 #endif
 
 // Called and not inlined: a copy of the work for each number of layers would be megabytes of PTX.
-__device__ __noinline__ void select_64(lrclr::Sizes sizes, lrclr::Outputs outputs, lrclr::SmallScratch &scratch) {
-  lrclr::select_small<lrclr::Half>(sizes, scratch.inputs, outputs, blockIdx.y, blockIdx.x, scratch);
-}
-
-#define LRCLR_LARGE(NODES, TILES, KEEP, BLOCKS)                                                                          \
-  __device__ __noinline__ void select_##NODES##c##BLOCKS(lrclr::Sizes sizes, lrclr::Outputs outputs,                     \
-                                                         lrclr::LargeScratch<NODES> &scratch) {                          \
-    lrclr::select_large<TILES, KEEP, NODES, lrclr::Half>(sizes, scratch.inputs, outputs, blockIdx.y, blockIdx.x / BLOCKS, \
-                                                         BLOCKS, blockDim.x / lrclr::kWarp, scratch);                    \
+#define LRCLR_SELECT(FORM, NODES, ROW_TILES, TILES, BLOCKS)                                                             \
+  __device__ __noinline__ void select_##FORM(lrclr::Scratch<NODES> &scratch) {                                          \
+    lrclr::select_regions<ROW_TILES, TILES, NODES, lrclr::Half>(blockIdx.y, blockIdx.x / BLOCKS, BLOCKS, blockDim.x,    \
+                                                                scratch);                                               \
   }
-LRCLR_LARGE(608, 5, true, 1)
-LRCLR_LARGE(608, 5, true, 8)
-LRCLR_LARGE(1088, 9, false, 1)
-LRCLR_LARGE(1088, 9, false, 8)
+LRCLR_SELECT(64, 64, 1, 2, 1)
+LRCLR_SELECT(608c1, 608, 1, 5, 1)
+LRCLR_SELECT(608c8, 608, 1, 5, 8)
+LRCLR_SELECT(1088c1, 1088, 1, 9, 1)
+LRCLR_SELECT(1088c8, 1088, 1, 9, 8)
 
 // TensorRT passes every input as an argument of its own, so there is an entry for each number of layers: `PAIRS` are the
 // layers before the last.
@@ -461,23 +412,23 @@ LRCLR_LARGE(1088, 9, false, 8)
       scratch.inputs.tokens = tokens;                                                                                    \
       scratch.inputs.start = start;                                                                                      \
       LRCLR_KEEP_##PAIRS                                                                                                 \
+      scratch.sizes = {PAIRS + 1, heads,     mean,       nodes,                      prefix,                             \
+                       top_k,     row_bytes, row_stride, lrclr::from_bits(scale_bits)};                                  \
+      scratch.outputs = {region_tokens, region_index, region_importance};                                                \
     }                                                                                                                    \
     __syncthreads();                                                                                                     \
-    const lrclr::Sizes sizes = {PAIRS + 1, heads,     mean,       nodes,                      prefix,                    \
-                                top_k,     row_bytes, row_stride, lrclr::from_bits(scale_bits)};                         \
-    const lrclr::Outputs outputs = {region_tokens, region_index, region_importance};                                     \
-    select_##FORM(sizes, outputs, scratch);                                                                              \
+    select_##FORM(scratch);                                                                                              \
   }
 
 #ifndef LRCLR_SMALL_BLOCKS
 #define LRCLR_SMALL_BLOCKS 5
 #endif
-#define LRCLR_ENTRIES(PAIRS)                                                            \
-  LRCLR_ENTRY(64, 1, 128, LRCLR_SMALL_BLOCKS, lrclr::SmallScratch, PAIRS)                                \
-  LRCLR_ENTRY(608c1, 1, 32 * lrclr::kMaxGroups, 1, lrclr::LargeScratch<608>, PAIRS)     \
-  LRCLR_ENTRY(608c8, 8, 32 * lrclr::kMaxGroups, 1, lrclr::LargeScratch<608>, PAIRS)     \
-  LRCLR_ENTRY(1088c1, 1, 32 * lrclr::kMaxGroups, 1, lrclr::LargeScratch<1088>, PAIRS)   \
-  LRCLR_ENTRY(1088c8, 8, 32 * lrclr::kMaxGroups, 1, lrclr::LargeScratch<1088>, PAIRS)
+#define LRCLR_ENTRIES(PAIRS)                                   \
+  LRCLR_ENTRY(64, 1, 128, LRCLR_SMALL_BLOCKS, lrclr::Scratch<64>, PAIRS)        \
+  LRCLR_ENTRY(608c1, 1, 512, 1, lrclr::Scratch<608>, PAIRS)    \
+  LRCLR_ENTRY(608c8, 8, 512, 1, lrclr::Scratch<608>, PAIRS)    \
+  LRCLR_ENTRY(1088c1, 1, 512, 1, lrclr::Scratch<1088>, PAIRS)  \
+  LRCLR_ENTRY(1088c8, 8, 512, 1, lrclr::Scratch<1088>, PAIRS)
 
 LRCLR_ENTRIES(1) LRCLR_ENTRIES(2) LRCLR_ENTRIES(3) LRCLR_ENTRIES(4) LRCLR_ENTRIES(5) LRCLR_ENTRIES(6) LRCLR_ENTRIES(7)
 LRCLR_ENTRIES(8) LRCLR_ENTRIES(9) LRCLR_ENTRIES(10) LRCLR_ENTRIES(11) LRCLR_ENTRIES(15) LRCLR_ENTRIES(17)
@@ -487,13 +438,21 @@ LRCLR_ENTRIES(19) LRCLR_ENTRIES(23)
 
 namespace {
 
-template <typename Scratch, typename Run>
-void on_host(const lrclr::Sizes &sizes, int images, int blocks, int threads, int order, unsigned seed, const Run &run) {
-  const int chains = sizes.mean ? 1 : sizes.heads;
+template <int kRowTiles, int kTiles, int kNodes>
+void on_host(int images, int blocks, int threads, int order, unsigned seed, const lrclr::Inputs &inputs,
+             const lrclr::Sizes &sizes, const lrclr::Outputs &outputs) {
+  using namespace lrclr;
   for (int image = 0; image < images; ++image)
-    for (int chain = 0; chain < chains; ++chain)
-      lrclr::host::run_cluster(blocks, threads, sizeof(Scratch), lrclr::host::Order(order), seed, [&](int block) {
-        run(image, chain, *static_cast<Scratch *>(lrclr::host::machine.all_blocks[block].shared));
+    for (int chain = 0; chain < (sizes.mean ? 1 : sizes.heads); ++chain)
+      host::run_cluster(blocks, threads, sizeof(Scratch<kNodes>), host::Order(order), seed, [&](int block) {
+        Scratch<kNodes> &scratch = *static_cast<Scratch<kNodes> *>(host::machine.all_blocks[block].shared);
+        if (thread_index() == 0) {
+          scratch.inputs = inputs;
+          scratch.sizes = sizes;
+          scratch.outputs = outputs;
+        }
+        sync_block();
+        select_regions<kRowTiles, kTiles, kNodes, Half>(image, chain, blocks, threads, scratch);
       });
 }
 
@@ -503,23 +462,10 @@ void on_host(const lrclr::Sizes &sizes, int images, int blocks, int threads, int
 // a form.
 extern "C" int lrclr_region_select(int form, int images, int blocks, int threads, int order, unsigned seed,
                                    const lrclr::Inputs *inputs, const lrclr::Sizes *sizes, const lrclr::Outputs *outputs) {
-  using namespace lrclr;
   switch (form) {
-    case 64:
-      on_host<SmallScratch>(*sizes, images, 1, threads, order, seed, [&](int image, int chain, SmallScratch &scratch) {
-        select_small<Half>(*sizes, *inputs, *outputs, image, chain, scratch);
-      });
-      return 1;
-    case 608:
-      on_host<LargeScratch<608>>(*sizes, images, blocks, threads, order, seed, [&](int image, int chain, auto &scratch) {
-        select_large<5, true, 608, Half>(*sizes, *inputs, *outputs, image, chain, blocks, threads / kWarp, scratch);
-      });
-      return 1;
-    case 1088:
-      on_host<LargeScratch<1088>>(*sizes, images, blocks, threads, order, seed, [&](int image, int chain, auto &scratch) {
-        select_large<9, false, 1088, Half>(*sizes, *inputs, *outputs, image, chain, blocks, threads / kWarp, scratch);
-      });
-      return 1;
+    case 64: on_host<1, 2, 64>(images, blocks, threads, order, seed, *inputs, *sizes, *outputs); return 1;
+    case 608: on_host<1, 5, 608>(images, blocks, threads, order, seed, *inputs, *sizes, *outputs); return 1;
+    case 1088: on_host<1, 9, 1088>(images, blocks, threads, order, seed, *inputs, *sizes, *outputs); return 1;
     default: return 0;
   }
 }

@@ -191,4 +191,10 @@ void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
   }
 }
 
+template <typename Element>
+void multiply(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Element element) {
+  for (float &sum : sums) sum = 0.0f;
+  multiply_add(sums, a, b0, b1, element);
+}
+
 }  // namespace lrclr

@@ -46,7 +46,7 @@ struct Outputs {
 };
 
 // What the threads of a block share. Two sets take turns: one is read while the other is written.
-template <int kNodes>
+template <int kNodes, int kSlots>
 struct Scratch {
   static constexpr int kRows = (kNodes + 15) / 16 * 16;
   // In shared memory rather than in registers, which are short.
@@ -57,7 +57,7 @@ struct Scratch {
   // With `mean`, what the heads of a layer have added to the next row so far.
   float layer[kRows];
   // Of each row of a map: an exponent near that of its greatest score, and the inverse of the sum of the powers below it.
-  float offset[2][kRows], inverse[2][kRows];
+  float offset[2][kSlots][kRows], inverse[2][kSlots][kRows];
   int picked[kMaxTopK];
   int spoilt;
 };
@@ -87,22 +87,39 @@ LRCLR_DEVICE RowPart load_part(const Element *rows, int row, const Sizes &sizes,
   return {{load_words(own), load_words(own + 32)}};
 }
 
-// scores = query . key for 16 queries and 8 keys; minus infinity for keys beyond the last.
+// Sixteen rows as the first operand of a product: the same for as many second operands as there are.
+struct Fragment {
+  uint32_t at[4][4];
+};
+
 template <typename Element>
-LRCLR_DEVICE void score_tile(const RowPart &upper, const RowPart &lower, const RowPart &key, const Sizes &sizes, const Place &place,
-                             int first_column, float (&scores)[4]) {
-  for (float &score : scores) score = 0.0f;
+LRCLR_DEVICE Fragment load_fragment(const Element *rows, int first, const Sizes &sizes, const Place &place) {
+  const RowPart upper = load_part(rows, first + place.pair, sizes, place.column),
+                lower = load_part(rows, first + place.pair + 8, sizes, place.column);
+  Fragment found;
+  // Always zero, which the compiler cannot know. Otherwise it repeats the moves that arrange these words, which are as many
+  // instructions as all of the rest, in every turn of the loop that uses them.
+  const uint32_t zero = uint32_t(sizes.mean) >> 1;
+#pragma unroll
+  for (int step = 0; step < 4; ++step)
+#pragma unroll
+    for (int each = 0; each < 4; ++each) {
+      const RowPart &part = each % 2 ? lower : upper;
+      found.at[step][each] = part.half[step / 2].at[step % 2 * 2 + each / 2] ^ zero;
+    }
+  return found;
+}
+
+// scores[16, 8] = the products of sixteen rows and eight.
+template <typename Element>
+LRCLR_DEVICE void score_tile(const Fragment &sixteen, const RowPart &eight, float (&scores)[4]) {
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
-    const int half = step / 2, word = step % 2 * 2;
-    const uint32_t a[4] = {upper.half[half].at[word], lower.half[half].at[word], upper.half[half].at[word + 1],
-                           lower.half[half].at[word + 1]};
-    multiply_add(scores, a, key.half[half].at[word], key.half[half].at[word + 1], Element());
-  }
-  if (first_column + 8 > sizes.nodes) {
-#pragma unroll
-    for (int each = 0; each < 4; ++each)
-      if (first_column + 2 * place.column + each % 2 >= sizes.nodes) scores[each] = from_bits(kMinusInfinity);
+    const uint32_t *words = eight.half[step / 2].at + step % 2 * 2;
+    if (step == 0)
+      multiply(scores, sixteen.at[step], words[0], words[1], Element());
+    else
+      multiply_add(scores, sixteen.at[step], words[0], words[1], Element());
   }
 }
 
@@ -138,161 +155,155 @@ struct Team {
   }
 };
 
-// Pass 1: offset and inverse of this warp's rows, kRowTiles tiles of 16 rows at a time.
-template <int kRowTiles, typename Element>
-LRCLR_DEVICE void row_sums(const Maps<Element> &maps, int map, const Place &place, const Team &team, float factor, float *offset,
-                           float *inverse) {
-  constexpr int kChunk = 2;
-  const Sizes &sizes = maps.sizes;
-  const Element *queries = maps.of(maps.inputs.queries, map), *keys = maps.of(maps.inputs.keys, map);
-  const int row_tiles = (sizes.nodes + 15) / 16, tiles = (sizes.nodes + 7) / 8;
-  const int each = (row_tiles + team.warps - 1) / team.warps < kRowTiles ? (row_tiles + team.warps - 1) / team.warps : kRowTiles;
-#pragma unroll 1
-  for (int first = team.warp * each; first < row_tiles; first += team.warps * each) {
-    RowPart upper[kRowTiles], lower[kRowTiles];
-    float from[kRowTiles][2], total[kRowTiles][2];
+// The sum of the powers of a row that a thread has met, as total * 2 ** from.
+struct Sum {
+  float from, total;
+};
+
+// Add kTiles tiles of scores to the sums of a thread's two rows.
+template <int kTiles>
+LRCLR_DEVICE void add_scores(const float (&scores)[kTiles][4], float factor, Sum (&sums)[2]) {
 #pragma unroll
-    for (int own = 0; own < kRowTiles; ++own) {
-      if (own < each) {
-        upper[own] = load_part(queries, 16 * (first + own) + place.pair, sizes, place.column);
-        lower[own] = load_part(queries, 16 * (first + own) + place.pair + 8, sizes, place.column);
-      }
-      from[own][0] = from[own][1] = from_bits(kMinusInfinity);
-      total[own][0] = total[own][1] = 0.0f;
-    }
-#pragma unroll 1
-    for (int tile = 0; tile < tiles; tile += kChunk) {
-      RowPart key[kChunk];
+  for (int half = 0; half < 2; ++half) {
+    float most = from_bits(kMinusInfinity);
 #pragma unroll
-      for (int one = 0; one < kChunk; ++one) key[one] = load_part(keys, 8 * (tile + one) + place.pair, sizes, place.column);
+    for (int tile = 0; tile < kTiles; ++tile) most = fmaxf(most, fmaxf(scores[tile][2 * half], scores[tile][2 * half + 1]));
+    const float wanted = fmaxf(sums[half].from, rounded(factor * most));
+    // Until a thread has met a key, this is minus infinity, which must not be subtracted from itself.
+    const float from = wanted == from_bits(kMinusInfinity) ? 0.0f : wanted;
+    float total = sums[half].total * exp2_of(sums[half].from - from);
 #pragma unroll
-      for (int own = 0; own < kRowTiles; ++own) {
-        if (own >= each) continue;
-        float scores[kChunk][4];
-#pragma unroll
-        for (int one = 0; one < kChunk; ++one)
-          score_tile<Element>(upper[own], lower[own], key[one], sizes, place, 8 * (tile + one), scores[one]);
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          float most = from_bits(kMinusInfinity);
-#pragma unroll
-          for (int one = 0; one < kChunk; ++one) most = fmaxf(most, fmaxf(scores[one][2 * half], scores[one][2 * half + 1]));
-          const float wanted = fmaxf(from[own][half], rounded(factor * most));
-          // Until a thread has met a key, its offset is minus infinity, which must not be subtracted from itself.
-          const float next = wanted == from_bits(kMinusInfinity) ? 0.0f : wanted;
-          float sum = total[own][half] * exp2_of(from[own][half] - next);
-#pragma unroll
-          for (int one = 0; one < kChunk; ++one)
-            sum += exp2_of(fmaf(scores[one][2 * half], factor, -next)) + exp2_of(fmaf(scores[one][2 * half + 1], factor, -next));
-          from[own][half] = next;
-          total[own][half] = sum;
-        }
-      }
-    }
-#pragma unroll
-    for (int own = 0; own < kRowTiles; ++own) {
-      if (own >= each || first + own >= row_tiles) continue;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float most = fmaxf(from[own][half], shuffle_xor(from[own][half], 1));
-        most = fmaxf(most, shuffle_xor(most, 2));
-        float sum = total[own][half] * exp2_of(from[own][half] - most);
-        sum += shuffle_xor(sum, 1);
-        sum += shuffle_xor(sum, 2);
-        const int row = 16 * (first + own) + place.pair + 8 * half;
-        team.publish(offset + row, most, place.column);
-        team.publish(inverse + row, 1.0f / sum, place.column);
-      }
-    }
+    for (int tile = 0; tile < kTiles; ++tile)
+      total += exp2_of(fmaf(scores[tile][2 * half], factor, -from)) + exp2_of(fmaf(scores[tile][2 * half + 1], factor, -from));
+    sums[half] = {from, total};
   }
 }
 
-// Pass 2: sums = row[i] p[i, j] added up over i, for this warp's columns, `tiles` tiles of eight.
-template <int kTiles, typename Element>
-LRCLR_DEVICE void column_sums(const Maps<Element> &maps, int map, const Place &place, int first_tile, int tiles, float factor,
-                              const float *row, const float *offset, const float *inverse, float (&sums)[kTiles][2]) {
+// Pass 1: offset and inverse of one tile of 16 rows, kChunk tiles of eight keys at a time.
+template <int kChunk, typename Element>
+LRCLR_DEVICE void row_sums(const Maps<Element> &maps, int map, int row_tile, const Place &place, const Team &team, float factor,
+                           float *offset, float *inverse) {
   const Sizes &sizes = maps.sizes;
   const Element *queries = maps.of(maps.inputs.queries, map), *keys = maps.of(maps.inputs.keys, map);
-  RowPart key[kTiles];
+  const Fragment rows = load_fragment(queries, 16 * row_tile, sizes, place);
+  Sum sums[2] = {{from_bits(kMinusInfinity), 0.0f}, {from_bits(kMinusInfinity), 0.0f}};
+  const size_t step = size_t(8) * sizes.row_stride;
+  const int whole = sizes.nodes / 8;
+  const Element *key = keys + size_t(place.pair) * sizes.row_stride + 8 * place.column;
+  int tile = 0;
+#pragma unroll 1
+  for (; tile + kChunk <= whole; tile += kChunk) {
+    RowPart parts[kChunk];
+    float scores[kChunk][4];
+#pragma unroll
+    for (int one = 0; one < kChunk; ++one, key += step) parts[one] = {{load_words(key), load_words(key + 32)}};
+#pragma unroll
+    for (int one = 0; one < kChunk; ++one) score_tile<Element>(rows, parts[one], scores[one]);
+    add_scores<kChunk>(scores, factor, sums);
+  }
+  // The rest, with keys beyond the last one masked.
+#pragma unroll 1
+  for (; 8 * tile < sizes.nodes; ++tile) {
+    float scores[1][4];
+    score_tile<Element>(rows, load_part(keys, 8 * tile + place.pair, sizes, place.column), scores[0]);
+#pragma unroll
+    for (int each = 0; each < 4; ++each)
+      if (8 * tile + 2 * place.column + each % 2 >= sizes.nodes) scores[0][each] = from_bits(kMinusInfinity);
+    add_scores<1>(scores, factor, sums);
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float most = fmaxf(sums[half].from, shuffle_xor(sums[half].from, 1));
+    most = fmaxf(most, shuffle_xor(most, 2));
+    float total = sums[half].total * exp2_of(sums[half].from - most);
+    total += shuffle_xor(total, 1);
+    total += shuffle_xor(total, 2);
+    const int row = 16 * row_tile + place.pair + 8 * half;
+    team.publish(offset + row, most, place.column);
+    team.publish(inverse + row, 1.0f / total, place.column);
+  }
+}
+
+// Pass 2: sums = row[i] p[i, j] added up over the queries i that a thread meets, for kTiles tiles of 16 keys j. Keys are
+// the first operand here, since they stay.
+template <int kTiles, typename Element>
+LRCLR_DEVICE void column_sums(const Maps<Element> &maps, int map, const Place &place, int first_tile, float factor, const float *row,
+                              const float *offset, const float *inverse, float (&sums)[kTiles][2]) {
+  const Sizes &sizes = maps.sizes;
+  const Element *queries = maps.of(maps.inputs.queries, map), *keys = maps.of(maps.inputs.keys, map);
+  Fragment key[kTiles];
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
     sums[tile][0] = sums[tile][1] = 0.0f;
-    if (tile < tiles) key[tile] = load_part(keys, 8 * (first_tile + tile) + place.pair, sizes, place.column);
+    key[tile] = load_fragment(keys, 16 * (first_tile + tile), sizes, place);
   }
-#pragma unroll 1
-  for (int first = 0; first < sizes.nodes; first += 16) {
-    const RowPart upper = load_part(queries, first + place.pair, sizes, place.column),
-                  lower = load_part(queries, first + place.pair + 8, sizes, place.column);
+#pragma unroll 2
+  for (int first = 0; first < sizes.nodes; first += 8) {
+    const RowPart query = load_part(queries, first + place.pair, sizes, place.column);
     float from[2], weight[2];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int node = first + place.pair + 8 * half;
-      from[half] = offset[node];
-      // Rows beyond the last one weigh nothing: row is zero there.
-      weight[half] = row[node] * inverse[node];
+    for (int each = 0; each < 2; ++each) {
+      const int node = first + 2 * place.column + each;
+      from[each] = offset[node];
+      // Queries beyond the last one weigh nothing: row is zero there.
+      weight[each] = row[node] * inverse[node];
     }
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      if (tile >= tiles) continue;
+      // Keys beyond the last one are copies of it, and their sums are dropped. A branch would cost more.
       float scores[4];
-      score_tile<Element>(upper, lower, key[tile], sizes, place, 8 * (first_tile + tile), scores);
+      score_tile<Element>(key[tile], query, scores);
 #pragma unroll
       for (int each = 0; each < 4; ++each)
-        sums[tile][each % 2] += weight[each / 2] * exp2_of(fmaf(scores[each], factor, -from[each / 2]));
+        sums[tile][each / 2] += weight[each % 2] * exp2_of(fmaf(scores[each], factor, -from[each % 2]));
     }
   }
 }
 
 // Take a map's column sums into the next row.
-template <int kTiles, int kNodes, typename Element>
+template <int kTiles, typename Scratch, typename Element>
 LRCLR_DEVICE void take_sums(const Maps<Element> &maps, int map, const Place &place, const Team &team, int first_tile, int tiles,
-                            float (&sums)[kTiles][2], int turn, Scratch<kNodes> &scratch) {
+                            float (&sums)[kTiles][2], int turn, Scratch &scratch) {
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
     if (tile >= tiles) continue;
 #pragma unroll
-    for (int each = 0; each < 2; ++each) {
-      float sum = sums[tile][each];
-#pragma unroll
-      for (int mask = 4; mask < kWarp; mask *= 2) sum += shuffle_xor(sum, mask);
-      const int node = 8 * (first_tile + tile) + 2 * place.column + each;
+    for (int half = 0; half < 2; ++half) {
+      float sum = sums[tile][half];
+      sum += shuffle_xor(sum, 1);
+      sum += shuffle_xor(sum, 2);
+      const int node = 16 * (first_tile + tile) + place.pair + 8 * half;
       if (node >= maps.sizes.nodes) continue;
       if (maps.sizes.mean) {
         if (!maps.begins_layer(map)) sum += scratch.layer[node];
         if (!maps.ends_layer(map)) {
-          if (place.pair == 0) scratch.layer[node] = sum;
+          if (place.column == 0) scratch.layer[node] = sum;
           continue;
         }
         sum = 0.5f * (scratch.row[turn][node] + sum / float(maps.heads));
       }
-      // The eight threads of a column share the blocks out.
-      float *next = scratch.row[turn ^ 1] + node;
-      if (team.blocks == 1) {
-        if (place.pair == 0) *next = sum;
-      } else if (place.pair < team.blocks) {
-        store_to_block(next, place.pair, sum);
-      }
+      team.publish(scratch.row[turn ^ 1] + node, sum, place.column);
     }
   }
 }
 
 // All of it, for one chain of one image. `blocks` blocks of a cluster share the work; at most eight.
-template <int kRowTiles, int kTiles, int kNodes, typename Element>
-LRCLR_DEVICE void select_regions(int image, int chain, int blocks, int threads, Scratch<kNodes> &scratch) {
+template <int kTiles, int kNodes, int kSlots, typename Element>
+LRCLR_DEVICE void select_regions(int image, int chain, int blocks, int threads, Scratch<kNodes, kSlots> &scratch) {
   const Sizes &sizes = scratch.sizes;
   const int thread = thread_index(), block = blocks == 1 ? 0 : cluster_rank();
   const Place place = place_of(thread);
   const Team team = {block * (threads / kWarp) + place.warp, blocks * (threads / kWarp), blocks};
   const Maps<Element> maps(sizes, scratch.inputs, image, chain);
   const float factor = sizes.scale * kLog2E;
-  const int all_tiles = (sizes.nodes + 7) / 8;
-  // Tiles of columns are shared out evenly.
-  const int first_tile = all_tiles * team.warp / team.warps, tiles = all_tiles * (team.warp + 1) / team.warps - first_tile;
+  const int row_tiles = (sizes.nodes + 15) / 16;
+  // Tiles of keys are shared out evenly.
+  const int first_tile = row_tiles * team.warp / team.warps, tiles = row_tiles * (team.warp + 1) / team.warps - first_tile;
 
   // The start row's attention in the last layer. With `mean` it comes averaged over the heads; a CLS token, which is node
   // 0, also keeps itself.
   const float *start = scratch.inputs.start + (size_t(image) * (sizes.mean ? 1 : sizes.heads) + chain) * sizes.nodes;
-  for (int node = thread; node < Scratch<kNodes>::kRows; node += threads) {
+  for (int node = thread; node < Scratch<kNodes, kSlots>::kRows; node += threads) {
     float value = node < sizes.nodes ? start[node] : 0.0f;
     if (sizes.mean && sizes.prefix) value = 0.5f * (value + (node == 0 ? 1.0f : 0.0f));
     scratch.row[0][node] = value;
@@ -304,23 +315,35 @@ LRCLR_DEVICE void select_regions(int image, int chain, int blocks, int threads, 
     else
       sync_cluster();
   };
+  // Pass 1 of kSlots maps.
+  const auto prepare = [&](int first, int set) {
+    const int tasks = row_tiles * (maps.count - first < kSlots ? maps.count - first : kSlots);
+#pragma unroll 1
+    for (int task = team.warp; task < tasks; task += team.warps) {
+      const int slot = task / row_tiles;
+      row_sums<kNodes == 64 && kSlots == 1 ? 2 : 4>(maps, first + slot, task % row_tiles, place, team, factor, scratch.offset[set][slot],
+                                                    scratch.inverse[set][slot]);
+    }
+  };
   // No block may store to another one before that one runs.
   sync();
-  row_sums<kRowTiles>(maps, 0, place, team, factor, scratch.offset[0], scratch.inverse[0]);
+  prepare(0, 0);
   sync();
-  int turn = 0;
+  int turn = 0, slot = 0, set = 0;
 #pragma unroll 1
   for (int map = 0; map < maps.count; ++map) {
-    const int set = map % 2;
     if (tiles > 0) {
       float sums[kTiles][2];
-      column_sums<kTiles>(maps, map, place, first_tile, tiles, factor, scratch.row[turn], scratch.offset[set],
-                          scratch.inverse[set], sums);
+      column_sums<kTiles>(maps, map, place, first_tile, factor, scratch.row[turn], scratch.offset[set][slot],
+                          scratch.inverse[set][slot], sums);
       take_sums<kTiles>(maps, map, place, team, first_tile, tiles, sums, turn, scratch);
     }
     if (maps.ends_layer(map)) turn ^= 1;
-    if (map + 1 < maps.count)
-      row_sums<kRowTiles>(maps, map + 1, place, team, factor, scratch.offset[set ^ 1], scratch.inverse[set ^ 1]);
+    if (++slot == kSlots) {
+      slot = 0;
+      set ^= 1;
+      if (map + 1 < maps.count) prepare(map + 1, set);
+    }
     sync();
   }
   if (block != 0) return;
@@ -342,16 +365,16 @@ LRCLR_DEVICE void select_regions(int image, int chain, int blocks, int threads, 
 #endif
 
 // Called and not inlined: a copy of the work for each number of layers would be megabytes of PTX.
-#define LRCLR_SELECT(FORM, NODES, ROW_TILES, TILES, BLOCKS)                                                             \
-  __device__ __noinline__ void select_##FORM(lrclr::Scratch<NODES> &scratch) {                                          \
-    lrclr::select_regions<ROW_TILES, TILES, NODES, lrclr::Half>(blockIdx.y, blockIdx.x / BLOCKS, BLOCKS, blockDim.x,    \
-                                                                scratch);                                               \
+#define LRCLR_SELECT(FORM, NODES, TILES, SLOTS, BLOCKS)                                                                    \
+  __device__ __noinline__ void select_##FORM(lrclr::Scratch<NODES, SLOTS> &scratch) {                                     \
+    lrclr::select_regions<TILES, NODES, SLOTS, lrclr::Half>(blockIdx.y, blockIdx.x / BLOCKS, BLOCKS, blockDim.x, scratch); \
   }
-LRCLR_SELECT(64, 64, 1, 2, 1)
-LRCLR_SELECT(608c1, 608, 1, 5, 1)
-LRCLR_SELECT(608c8, 608, 1, 5, 8)
-LRCLR_SELECT(1088c1, 1088, 1, 9, 1)
-LRCLR_SELECT(1088c8, 1088, 1, 9, 8)
+LRCLR_SELECT(64, 64, 1, 1, 1)
+LRCLR_SELECT(64s12, 64, 1, 12, 1)
+LRCLR_SELECT(608c1, 608, 3, 1, 1)
+LRCLR_SELECT(608c8, 608, 1, 1, 8)
+LRCLR_SELECT(1088c1, 1088, 5, 1, 1)
+LRCLR_SELECT(1088c8, 1088, 1, 1, 8)
 
 // TensorRT passes every input as an argument of its own, so there is an entry for each number of layers: `PAIRS` are the
 // layers before the last.
@@ -402,12 +425,12 @@ LRCLR_SELECT(1088c8, 1088, 1, 9, 8)
 #define LRCLR_PAIRS_23 LRCLR_PAIRS_22, const void *query_22, const void *key_22
 #define LRCLR_KEEP_23 LRCLR_KEEP_22 scratch.inputs.queries[22] = query_22; scratch.inputs.keys[22] = key_22;
 
-#define LRCLR_ENTRY(FORM, BLOCKS, THREADS, MIN_BLOCKS, SCRATCH, PAIRS)                                                    \
+#define LRCLR_ENTRY(FORM, BLOCKS, THREADS, MIN_BLOCKS, NODES, SLOTS, PAIRS)                                                 \
   extern "C" __global__ void LRCLR_CLUSTER(BLOCKS) __launch_bounds__(THREADS, MIN_BLOCKS)                                \
       region_select_##FORM##_##PAIRS(const void *tokens, const float *start, LRCLR_PAIRS_##PAIRS, int heads, int mean,    \
                                      int nodes, int prefix, int top_k, int row_bytes, int row_stride, int scale_bits,    \
                                      void *region_tokens, long long *region_index, float *region_importance) {           \
-    __shared__ SCRATCH scratch;                                                                                          \
+    __shared__ lrclr::Scratch<NODES, SLOTS> scratch;                                                                     \
     if (threadIdx.x == 0) {                                                                                              \
       scratch.inputs.tokens = tokens;                                                                                    \
       scratch.inputs.start = start;                                                                                      \
@@ -421,14 +444,15 @@ LRCLR_SELECT(1088c8, 1088, 1, 9, 8)
   }
 
 #ifndef LRCLR_SMALL_BLOCKS
-#define LRCLR_SMALL_BLOCKS 5
+#define LRCLR_SMALL_BLOCKS 6
 #endif
 #define LRCLR_ENTRIES(PAIRS)                                   \
-  LRCLR_ENTRY(64, 1, 128, LRCLR_SMALL_BLOCKS, lrclr::Scratch<64>, PAIRS)        \
-  LRCLR_ENTRY(608c1, 1, 512, 1, lrclr::Scratch<608>, PAIRS)    \
-  LRCLR_ENTRY(608c8, 8, 512, 1, lrclr::Scratch<608>, PAIRS)    \
-  LRCLR_ENTRY(1088c1, 1, 512, 1, lrclr::Scratch<1088>, PAIRS)  \
-  LRCLR_ENTRY(1088c8, 8, 512, 1, lrclr::Scratch<1088>, PAIRS)
+  LRCLR_ENTRY(64, 1, 128, LRCLR_SMALL_BLOCKS, 64, 1, PAIRS)    \
+  LRCLR_ENTRY(64s12, 1, 512, 1, 64, 12, PAIRS)                 \
+  LRCLR_ENTRY(608c1, 1, 416, 1, 608, 1, PAIRS)                 \
+  LRCLR_ENTRY(608c8, 8, 160, 1, 608, 1, PAIRS)                 \
+  LRCLR_ENTRY(1088c1, 1, 448, 1, 1088, 1, PAIRS)               \
+  LRCLR_ENTRY(1088c8, 8, 288, 1, 1088, 1, PAIRS)
 
 LRCLR_ENTRIES(1) LRCLR_ENTRIES(2) LRCLR_ENTRIES(3) LRCLR_ENTRIES(4) LRCLR_ENTRIES(5) LRCLR_ENTRIES(6) LRCLR_ENTRIES(7)
 LRCLR_ENTRIES(8) LRCLR_ENTRIES(9) LRCLR_ENTRIES(10) LRCLR_ENTRIES(11) LRCLR_ENTRIES(15) LRCLR_ENTRIES(17)
@@ -438,34 +462,39 @@ LRCLR_ENTRIES(19) LRCLR_ENTRIES(23)
 
 namespace {
 
-template <int kRowTiles, int kTiles, int kNodes>
+template <int kTiles, int kNodes, int kSlots>
 void on_host(int images, int blocks, int threads, int order, unsigned seed, const lrclr::Inputs &inputs,
              const lrclr::Sizes &sizes, const lrclr::Outputs &outputs) {
   using namespace lrclr;
   for (int image = 0; image < images; ++image)
     for (int chain = 0; chain < (sizes.mean ? 1 : sizes.heads); ++chain)
-      host::run_cluster(blocks, threads, sizeof(Scratch<kNodes>), host::Order(order), seed, [&](int block) {
-        Scratch<kNodes> &scratch = *static_cast<Scratch<kNodes> *>(host::machine.all_blocks[block].shared);
+      host::run_cluster(blocks, threads, sizeof(Scratch<kNodes, kSlots>), host::Order(order), seed, [&](int block) {
+        Scratch<kNodes, kSlots> &scratch = *static_cast<Scratch<kNodes, kSlots> *>(host::machine.all_blocks[block].shared);
         if (thread_index() == 0) {
           scratch.inputs = inputs;
           scratch.sizes = sizes;
           scratch.outputs = outputs;
         }
         sync_block();
-        select_regions<kRowTiles, kTiles, kNodes, Half>(image, chain, blocks, threads, scratch);
+        select_regions<kTiles, kNodes, kSlots, Half>(image, chain, blocks, threads, scratch);
       });
 }
 
 }  // namespace
 
-// `form`: the most tokens that it takes. `order`: 0 forward, 1 reversed, 2 shuffled by `seed`. Returns whether there is such
+// `form`: the most tokens that it takes, or 12 for the form with twelve slots. `order`: 0 forward, 1 reversed, 2 shuffled by `seed`. Returns whether there is such
 // a form.
 extern "C" int lrclr_region_select(int form, int images, int blocks, int threads, int order, unsigned seed,
                                    const lrclr::Inputs *inputs, const lrclr::Sizes *sizes, const lrclr::Outputs *outputs) {
   switch (form) {
-    case 64: on_host<1, 2, 64>(images, blocks, threads, order, seed, *inputs, *sizes, *outputs); return 1;
-    case 608: on_host<1, 5, 608>(images, blocks, threads, order, seed, *inputs, *sizes, *outputs); return 1;
-    case 1088: on_host<1, 9, 1088>(images, blocks, threads, order, seed, *inputs, *sizes, *outputs); return 1;
+    case 12: on_host<1, 64, 12>(images, blocks, threads, order, seed, *inputs, *sizes, *outputs); return 1;
+    case 64: on_host<1, 64, 1>(images, blocks, threads, order, seed, *inputs, *sizes, *outputs); return 1;
+    case 608:
+      (blocks == 1 ? on_host<3, 608, 1> : on_host<1, 608, 1>)(images, blocks, threads, order, seed, *inputs, *sizes, *outputs);
+      return 1;
+    case 1088:
+      (blocks == 1 ? on_host<5, 1088, 1> : on_host<1, 1088, 1>)(images, blocks, threads, order, seed, *inputs, *sizes, *outputs);
+      return 1;
     default: return 0;
   }
 }

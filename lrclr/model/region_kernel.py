@@ -18,7 +18,7 @@ from lrclr._kernels import (
     MAX_TOP_K,
     QK_FORMS,
     QkForm,
-    kernel_ptx,
+    entry_ptx,
     qk_form,
     threads_of,
 )
@@ -154,7 +154,7 @@ def launch_qk(
     ]
     with torch.cuda.device(rows.device):
         ptx = f"region_select_qk_{90 if capability >= 90 else 80}.ptx"
-        kernel = _kernel(rows.device.index, ptx, f"{chosen.name}_{half}")
+        kernel = _kernel(rows.device.index, ptx, f"region_select_{chosen.name}_{half}")
         _launch(kernel, (chains * chosen.blocks, batch, 1), (chosen.threads(nodes), 1, 1), arguments)
     return out, index, importance
 
@@ -170,16 +170,10 @@ def _launch(
 @cache
 def _kernel(_device: int, ptx: str, entry: str) -> ctypes.c_void_p:
     """Loaded once a device, in torch's own context, which is current there."""
-    function = ctypes.c_void_p()
-    _driver("cuModuleGetFunction", ctypes.byref(function), _module(_device, ptx), entry.encode())
+    module, function = ctypes.c_void_p(), ctypes.c_void_p()
+    _driver("cuModuleLoadData", ctypes.byref(module), entry_ptx(ptx, entry) + b"\0")
+    _driver("cuModuleGetFunction", ctypes.byref(function), module, entry.encode())
     return function
-
-
-@cache
-def _module(_device: int, ptx: str) -> ctypes.c_void_p:
-    module = ctypes.c_void_p()
-    _driver("cuModuleLoadData", ctypes.byref(module), kernel_ptx(ptx) + b"\0")
-    return module
 
 
 def _driver(call: str, *arguments: Any) -> None:

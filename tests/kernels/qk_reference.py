@@ -138,7 +138,9 @@ class HostKernel:
             form,
             images,
             blocks,
-            next(known for known in QK_FORMS if known.nodes == form).threads(nodes),
+            512
+            if form == 12
+            else next(one for one in QK_FORMS if (one.nodes, one.blocks) == (form, blocks)).threads(nodes),
             ORDERS.index(order),
             seed,
             *(ctypes.byref(one) for one in (inputs, sizes, outputs)),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-BATCHES = (1, 8, 32, 128)
+BATCHES = (1, 8, 32, 64)
 FUSED = "benchmark_fused"
 
 

@@ -1,0 +1,176 @@
+"""Shared by the kit's commands: sizes, results that survive a failure, and times by CUDA graph replay."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import time
+import traceback
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+
+@dataclass(frozen=True)
+class Network:
+    """Sizes of an image encoder."""
+
+    name: str
+    architecture: str
+    image_size: int
+    nodes: int
+    layers: int
+    heads: int
+    width: int
+
+
+NETWORKS = (
+    Network("ViT-B/32 @224", "vit-b-32", 224, 50, 12, 12, 768),
+    Network("ViT-B/16 @224", "vit-b-16", 224, 197, 12, 12, 768),
+    Network("ViT-L/14 @336", "vit-l-14", 336, 577, 24, 16, 1024),
+)
+# For a dry run on a CPU.
+TINY = (Network("ViT-B/32 @64", "vit-b-32", 64, 5, 12, 12, 768),)
+
+
+class Results:
+    """Results of one command, written to a JSON file after each measurement.
+
+    Args:
+        path: of the file.
+        device: ``"cuda"`` or ``"cpu"``.
+    """
+
+    def __init__(self, path: Path, device: str) -> None:
+        self._path = path
+        self.failed = False
+        self.data: dict[str, Any] = {"environment": environment(device), "failures": []}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._write()
+
+    def add(self, section: str, **measured: Any) -> None:
+        """Append one measurement to a section, print it, and write the file."""
+        self.data.setdefault(section, []).append(measured)
+        print(section, json.dumps(measured), flush=True)
+        self._write()
+
+    @contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """Record an exception as a failure of `what` and go on with the next measurement."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - one failed measurement must not lose the others
+            self.failed = True
+            self.data["failures"].append({"what": what, "error": "".join(traceback.format_exception(error))[-3000:]})
+            print(f"failed: {what}: {type(error).__name__}: {str(error)[:500]}", flush=True)
+            self._write()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _write(self) -> None:
+        self._path.write_text(json.dumps(self.data, indent=1) + "\n", encoding="utf-8")
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What the numbers depend on."""
+    found: dict[str, Any] = {
+        "device": device,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.release()}",
+    }
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        found["gpu"] = {
+            "name": properties.name,
+            "capability": f"{properties.major}.{properties.minor}",
+            "multiprocessors": properties.multi_processor_count,
+            "memory_gib": round(properties.total_memory / 2**30, 1),
+            "cuda": torch.version.cuda,
+        }
+        query = "driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
+        command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)
+        found["nvidia_smi"] = dict(zip(query.split(","), asked.stdout.strip().split(", "), strict=False))
+    return found
+
+
+def milliseconds(works: Sequence[Callable[[], object]], device: str, *, seconds: float = 0.3) -> dict[str, float]:
+    """Time of one call, on a GPU by replays of a CUDA graph that holds every one of `works` in turn.
+
+    Args:
+        works: the same work on different buffers, so that a cache does not hold all of the inputs.
+        device: ``"cuda"`` or ``"cpu"``.
+        seconds: to spend on the replays, roughly.
+
+    Returns:
+        Median, 5th and 95th percentile of a call's milliseconds over the replays, and the number of replays.
+    """
+    run = _graph(works) if device == "cuda" else lambda: [work() for work in works]
+    once = _timed(run, device)
+    rounds = max(5, min(200, int(seconds * 1e3 / max(once, 1e-3))))
+    times = sorted(_timed(run, device) / len(works) for _ in range(rounds))
+    return {
+        "median": round(times[len(times) // 2], 5),
+        "p5": round(times[len(times) // 20], 5),
+        "p95": round(times[-1 - len(times) // 20], 5),
+        "replays": rounds,
+    }
+
+
+def _graph(works: Sequence[Callable[[], object]]) -> Callable[[], object]:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            for work in works:
+                work()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = [work() for work in works]
+    graph.replay()
+    torch.cuda.synchronize()
+
+    def replay(_kept: object = kept) -> None:
+        graph.replay()
+
+    return replay
+
+
+def _timed(run: Callable[[], object], device: str) -> float:
+    if device != "cuda":
+        begun = time.perf_counter()
+        run()
+        return (time.perf_counter() - begun) * 1e3
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second, read plus written, of a large copy on the device."""
+    source = torch.empty(1 << (31 if device == "cuda" else 24), dtype=torch.uint8, device=device).random_(0, 256)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / (milliseconds([lambda: target.copy_(source)], device)["median"] / 1e3)
+
+
+def arguments(description: str | None, name: str) -> argparse.Namespace:
+    """Parse the options that the commands share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=Path(f"{name}.json"), help="JSON file to write")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: a dry run with tiny sizes")
+    parser.add_argument("--only", nargs="+", default=None, help="sections to run; default: all")
+    return parser.parse_args()

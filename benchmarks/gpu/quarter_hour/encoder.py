@@ -1,0 +1,175 @@
+"""Command 2: what region selection costs the fp16 image encoder. ``python -m benchmarks.gpu.quarter_hour.encoder``.
+
+torch's image encoder with random weights in CUDA graphs, in four variants:
+  maps + kernel   eager attention, whose float32 maps the region kernel reads (the graph's contract today)
+  maps, no kernel the same, but the maps are dropped: what writing them costs
+  qk + kernel     fused attention; the region kernel computes the maps again from the layers' queries and keys
+  no regions      fused attention, nothing is selected; the last block runs for the first 13 tokens
+
+All variants compute the last block for CLS and the selected tokens only.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AttentionInterface
+
+from benchmarks.gpu.quarter_hour.common import NETWORKS, TINY, Network, Results, arguments, milliseconds
+from lrclr.checkpoints import ARCHITECTURES
+from lrclr.model import LrclrConfig, LrclrModel, Regions, select_regions
+from lrclr.model.attention import attend, split_heads
+from lrclr.model.region_kernel import launch_qk
+from lrclr.model.region_op import select_regions_op
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+BATCHES = (1, 8, 32, 64)
+FUSED = "benchmark_fused"
+
+
+class _QueriesKeys:
+    """Collects the layers' queries and keys ``[B, N, H, C]``."""
+
+    def __init__(self) -> None:
+        self.queries: list[Tensor] = []
+        self.keys: list[Tensor] = []
+
+
+def _fused_attention(
+    module: torch.nn.Module,  # noqa: ARG001
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    recorder: _QueriesKeys | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    if recorder is not None:
+        recorder.queries.append(query.transpose(1, 2))
+        recorder.keys.append(key.transpose(1, 2))
+    mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
+    return mixed.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(FUSED, _fused_attention)
+
+
+def model_of(network: Network, device: str) -> LrclrModel:
+    """The network with random weights, fp16 on a GPU and fp32 on a CPU, made on the device."""
+    given = ARCHITECTURES[network.architecture]
+    vision = {**given["vision_config"], "image_size": network.image_size}
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = LrclrModel(LrclrConfig(**{**given, "vision_config": vision}))
+    model.text_model = None
+    return model.to(device, torch.float16 if device == "cuda" else torch.float32).eval()
+
+
+def encode_fused(model: LrclrModel, pixels: Tensor, select: Callable[..., Regions] | None) -> tuple[Tensor, Tensor]:
+    """The image encoder with fused attention; `select` takes queries, keys, start row, tokens, k and mean."""
+    vision, recorder = model.vision_model, _QueriesKeys()
+    attention_of = vision.config._attn_implementation  # noqa: SLF001 - transformers' own switch
+    vision.config._attn_implementation = FUSED  # noqa: SLF001
+    try:
+        hidden = vision.pre_layrnorm(vision.embeddings(pixels))
+        layers = vision.encoder.layers
+        for layer in layers[:-1]:
+            hidden = layer(hidden, None, recorder=recorder if select else None)
+    finally:
+        vision.config._attn_implementation = attention_of  # noqa: SLF001
+    last, attention = layers[-1], layers[-1].self_attn
+    normed = last.layer_norm1(hidden)
+    key, value = (split_heads(part(normed), attention.num_heads) for part in (attention.k_proj, attention.v_proj))
+    if select is None:
+        rows = hidden[:, : 1 + attention.num_heads].contiguous()
+    else:
+        first = split_heads(attention.q_proj(normed[:, :1]), attention.num_heads)
+        _, start = attend(first, key, value, None, attention.scale)
+        rows = select(recorder.queries, recorder.keys, start[:, :, 0], hidden, 1, False).tokens
+    query = split_heads(attention.q_proj(last.layer_norm1(rows)), attention.num_heads)
+    mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=attention.scale)
+    rows = rows + attention.out_proj(mixed.transpose(1, 2).flatten(2))
+    rows = rows + last.mlp(last.layer_norm2(rows))
+    embedding = model.visual_projection(vision.post_layernorm(rows[:, 0])).float()
+    return embedding / embedding.square().sum(-1, keepdim=True).sqrt(), rows
+
+
+def _kernel_qk(*given: Any) -> Regions:
+    return Regions(*launch_qk(*given))
+
+
+def _reference_qk(queries: Sequence[Tensor], keys: Sequence[Tensor], start: Tensor, *rest: Any) -> Regions:
+    pairs = zip(queries, keys, strict=True)
+    maps = [(query.transpose(1, 2) @ key.permute(0, 2, 3, 1) * 64**-0.5).float().softmax(-1) for query, key in pairs]
+    return select_regions([*maps, start[:, :, None]], *rest)
+
+
+def _no_kernel(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:  # noqa: ARG001
+    """Keeps the maps written: a reader of one element of each stands in for the kernel."""
+    index = torch.zeros((tokens.shape[0], maps[0].shape[1]), dtype=torch.int64, device=tokens.device)
+    return Regions(tokens[:, : 1 + maps[0].shape[1]].contiguous(), index, index.float())
+
+
+def variants(model: LrclrModel, pixels: Tensor, device: str) -> dict[str, Callable[[], Any]]:
+    """The four ways to run the encoder."""
+    select_qk = _kernel_qk if device == "cuda" else _reference_qk
+    return {
+        "maps + kernel": lambda: model.encode_image(pixels, select=select_regions_op, prune=True),
+        "maps, no kernel": lambda: model.encode_image(pixels, select=_no_kernel, prune=True),
+        "qk + kernel": lambda: encode_fused(model, pixels, select_qk),
+        "no regions": lambda: encode_fused(model, pixels, None),
+    }
+
+
+def main() -> None:
+    """Run all sizes."""
+    given = arguments(__doc__, "encoder")
+    results = Results(given.output, given.device)
+    networks, batches = (TINY, (1,)) if given.device == "cpu" else (NETWORKS, BATCHES)
+    with torch.inference_mode():
+        for network in networks:
+            with results.attempt(f"model {network.name}"):
+                model = model_of(network, given.device)
+                parameters = list(model.vision_model.parameters())
+                weights = sum(one.numel() * one.element_size() for one in parameters)
+                results.add("weights", network=network.name, bytes=weights)
+                for batch in batches:
+                    _measure(results, given.device, network, model, batch)
+                del model
+            if given.device == "cuda":
+                torch.cuda.empty_cache()
+    sys.exit(int(results.failed))
+
+
+def _measure(results: Results, device: str, network: Network, model: LrclrModel, batch: int) -> None:
+    random = torch.Generator(device).manual_seed(batch)
+    side = network.image_size
+    pixels = torch.randn(batch, 3, side, side, generator=random, device=device).to(next(model.parameters()).dtype)
+    common = {"network": network.name, "batch": batch}
+    runs = variants(model, pixels, device)
+    with results.attempt(f"agreement {common}"):
+        ours, (embedding, _) = runs["maps + kernel"](), runs["qk + kernel"]()
+        cosine = float((ours.embedding * embedding).sum(-1).min())
+        rest = (runs[name]() for name in ("no regions",))
+        results.add("agreement", **common, cosine_of_maps_and_qk=cosine, finite=all(r[0].isfinite().all() for r in rest))
+    for name, run in runs.items():
+        with results.attempt(f"{name} {common}"):
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+                before = torch.cuda.memory_allocated()
+                run()
+                peak = torch.cuda.max_memory_allocated() - before
+            else:
+                peak = 0
+            results.add("encoder", **common, variant=name, ms=milliseconds([run], device), activation_bytes=peak)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""Command 1: are the region kernels right, and how long do they take? ``python -m benchmarks.gpu.quarter_hour.kernel``.
+
+Sections:
+  correctness  both kernels against float64 on the device, at all token counts, element types and rollouts
+  time         both kernels by CUDA graph replay, against the time that moving their bytes takes, and torch eager
+  compiled     the same work by torch.compile (slow to compile, therefore last)
+
+``--sanitize`` runs a few small calls only, for NVIDIA's compute-sanitizer to watch.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmarks.gpu.quarter_hour.common import NETWORKS, TINY, Network, Results, arguments, copy_bandwidth, milliseconds
+from lrclr._kernels import QK_FORMS, QkForm
+from lrclr.model import select_regions
+from lrclr.model.region_kernel import launch, launch_qk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+BATCHES = (1, 8, 64)
+SCALE = 0.125
+TOP_K = 3
+
+
+class Case:
+    """Random queries, keys, start row and tokens; attention maps are made from them.
+
+    Args:
+        nodes, layers, heads, batch: sizes.
+        device: in torch's words.
+        seed: of the random numbers.
+        merged: queries and keys are views of one tensor, as of a merged product.
+        width: of the tokens.
+        deviation: of a score; more makes sharper attention.
+    """
+
+    def __init__(
+        self,
+        nodes: int,
+        layers: int,
+        heads: int,
+        batch: int,
+        *,
+        device: str = "cuda",
+        seed: int = 0,
+        merged: bool = False,
+        width: int = 64,
+        deviation: float = 2.0,
+    ) -> None:
+        random = torch.Generator(device).manual_seed(seed)
+        self.queries, self.keys = [], []
+        parts = 3 if merged else 1
+        for _ in range(layers - 1):
+            if merged:
+                together = torch.randn(batch, nodes, parts, heads, 64, generator=random, device=device)
+                together = (together * deviation**0.5).half()
+                self.queries.append(together[:, :, 0])
+                self.keys.append(together[:, :, 1])
+            else:
+                for half in (self.queries, self.keys):
+                    one = torch.randn(batch, nodes, heads, 64, generator=random, device=device) * deviation**0.5
+                    half.append(one.half())
+        scores = 2 * torch.randn(batch, heads, nodes, generator=random, device=device)
+        self.start = scores.softmax(-1)
+        self.tokens = torch.randn(batch, nodes, width, generator=random, device=device).to(torch.float16)
+
+    def maps(self, kind: torch.dtype = torch.float32) -> list[Tensor]:
+        """Attention maps ``[B, H, N, N]`` of the layers, and the start row as the last one."""
+        made = [
+            (query.to(kind).transpose(1, 2) @ key.to(kind).permute(0, 2, 3, 1) * SCALE).softmax(-1)
+            for query, key in zip(self.queries, self.keys, strict=True)
+        ]
+        return [*made, self.start[:, :, None].to(kind)]
+
+    def importance(self, *, mean: bool, prefix: int) -> Tensor:
+        """``[B, G, N]`` in float64, a layer's maps at a time."""
+        nodes = self.start.shape[-1]
+        row = self.start.double()[:, :, None]
+        if mean:
+            row = row.mean(1, keepdim=True)
+            row = (row + torch.eye(1, nodes, device=row.device)) / 2 if prefix else row
+        identity = torch.eye(nodes, device=self.start.device)
+        for query, key in zip(reversed(self.queries), reversed(self.keys), strict=True):
+            scores = query.double().transpose(1, 2) @ key.double().permute(0, 2, 3, 1) * SCALE
+            row = row @ _mixed(scores.softmax(-1), identity, mean=mean)
+        return row[:, :, 0]
+
+
+def _mixed(maps: Tensor, identity: Tensor, *, mean: bool) -> Tensor:
+    return (maps.mean(1, keepdim=True) + identity) / 2 if mean else maps
+
+
+def errors(case: Case, found: Sequence[Tensor], *, mean: bool, prefix: int, top_k: int) -> dict[str, Any]:
+    """How far a selection is from float64's, relative to the most important patch, and whether the tokens are right."""
+    tokens, index, values = found
+    wanted = case.importance(mean=mean, prefix=prefix)[:, :, prefix:]
+    index = index.reshape(*wanted.shape[:2], top_k)
+    values = values.reshape(index.shape).double()
+    scale = wanted.max(-1, keepdim=True).values
+    picked = wanted.gather(-1, index)
+    best = wanted.sort(-1, descending=True).values[..., :top_k]
+    rows = torch.cat([torch.zeros_like(index.flatten(1)[:, :prefix]), index.flatten(1) + prefix], 1)
+    gathered = case.tokens.gather(1, rows[..., None].expand(-1, -1, case.tokens.shape[-1]))
+    return {
+        "importance": float(((values - picked).abs() / scale).max()),
+        "missed": float(((best - picked) / scale).max()),
+        "tokens_equal": bool(torch.equal(tokens, gathered)),
+        "finite": bool(torch.isfinite(values).all()),
+    }
+
+
+def correctness(results: Results, device: str) -> None:
+    """Both kernels, every form that takes the tokens."""
+    sizes = [(50, 12, 12), (64, 3, 4), (33, 2, 3), (197, 12, 12), (257, 4, 4), (577, 24, 16), (729, 3, 4), (1025, 3, 4)]
+    if device == "cpu":
+        sizes = [(5, 3, 2)]
+    for number, (nodes, layers, heads) in enumerate(sizes):
+        for mean in (False, True):
+            merged, prefix, batch = number % 2 == 1, int(nodes not in {64, 729}), 3 if nodes < 500 else 2
+            common = {"nodes": nodes, "layers": layers, "mean": mean, "merged": merged, "prefix": prefix}
+            case = Case(nodes, layers, heads, batch, device=device, merged=merged, seed=number)
+            for name, run in _kernels(case, device, mean=mean, prefix=prefix).items():
+                if prefix == 0 and not name.startswith("qk"):
+                    continue
+                with results.attempt(f"correctness {name} {common}"):
+                    found, again = run(), run()
+                    same = all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+                    measured = errors(case, found, mean=mean, prefix=prefix, top_k=TOP_K)
+                    right = measured["importance"] < 5e-5 and measured["missed"] < 1e-4
+                    right = right and measured["tokens_equal"] and measured["finite"] and same
+                    results.add("correctness", **common, kernel=name, **measured, repeatable=same, right=right)
+                    if not right:
+                        raise AssertionError(f"{name} is wrong: {measured}, repeatable {same}")
+
+
+def _kernels(case: Case, device: str, *, mean: bool, prefix: int) -> dict[str, Callable[[], Any]]:
+    if device == "cpu":
+        maps = case.maps()
+        return {"torch": lambda: select_regions(maps, case.tokens, TOP_K, mean)} if prefix else {}
+    found: dict[str, Callable[[], Any]] = {}
+    nodes = case.start.shape[-1]
+    capability = 10 * torch.cuda.get_device_capability()[0]
+    for form in QK_FORMS:
+        if _fits(form, nodes, capability):
+            found[f"qk {form.name.removeprefix('region_select_qk_')}"] = _qk(case, form, mean=mean, prefix=prefix)
+    maps = case.maps()
+    found["maps float32"] = lambda: launch(maps, case.tokens, TOP_K, mean)
+    return found
+
+
+def _qk(case: Case, form: QkForm, *, mean: bool = False, prefix: int = 1, top_k: int = TOP_K) -> Callable[[], Any]:
+    return lambda: launch_qk(
+        case.queries, case.keys, case.start, case.tokens, top_k, mean, prefix=prefix, scale=SCALE, form=form
+    )
+
+
+def _fits(form: QkForm, nodes: int, capability: int) -> bool:
+    smallest = min(other.nodes for other in QK_FORMS if other.nodes >= nodes)
+    return form.nodes == smallest and (form.blocks == 1 or capability >= 90)
+
+
+def times(results: Results, device: str, networks: Sequence[Network], batches: Sequence[int]) -> None:
+    """Kernels and torch eager, against the time that their bytes take."""
+    bandwidth = copy_bandwidth(device)
+    results.add("bandwidth", bytes_a_second=round(bandwidth))
+    for network in networks:
+        for batch in batches:
+            with results.attempt(f"time {network.name} batch {batch}"):
+                _time(results, device, network, batch, bandwidth)
+
+
+def _time(results: Results, device: str, network: Network, batch: int, bandwidth: float) -> None:
+    pairs = network.layers - 1
+    qk_bytes = pairs * 2 * batch * network.nodes * network.heads * 64 * 2
+    maps_bytes = pairs * batch * network.heads * network.nodes**2 * 4
+    # More bytes in all than the L2 cache holds, unless that takes very many cases.
+    count = 1 if device == "cpu" else max(1, min(16, (1 << 28) // qk_bytes))
+    sizes = (network.nodes, network.layers, network.heads, batch)
+    cases = [Case(*sizes, device=device, width=network.width, seed=seed) for seed in range(count)]
+    common = {"network": network.name, "batch": batch}
+
+    def add(name: str, moved: int, works: list[Callable[[], Any]]) -> None:
+        with results.attempt(f"time {name} {common}"):
+            took = milliseconds(works, device)
+            floor = moved / bandwidth * 1e3
+            share = round(floor / took["median"], 4)
+            results.add("time", **common, kernel=name, ms=took, bytes=moved, floor_ms=round(floor, 5), floor_share=share)
+
+    if device == "cuda":
+        capability = 10 * torch.cuda.get_device_capability()[0]
+        for form in QK_FORMS:
+            if _fits(form, network.nodes, capability):
+                add(f"qk {form.name.removeprefix('region_select_qk_')}", qk_bytes, [_qk(c, form, top_k=1) for c in cases])
+    if maps_bytes > 40 << 30:
+        return
+    count = max(1, min(count, (1 << 28) // maps_bytes))
+    made = [(case.maps(), case.tokens) for case in cases[:count]]
+    if device == "cuda":
+        add("maps float32", maps_bytes, [lambda m=m, t=t: launch(m, t, 1, False) for m, t in made])
+    add("torch eager, from maps", maps_bytes, [lambda m=m, t=t: _eager(m, t) for m, t in made[:1]])
+    half = torch.float16 if device == "cuda" else torch.float32
+    add("torch eager, from queries and keys", qk_bytes, [lambda: _eager(cases[0].maps(half), cases[0].tokens)])
+
+
+def _eager(maps: list[Tensor], tokens: Tensor) -> Tensor:
+    """`select_regions` without its check for numbers that are not finite, which waits for the device."""
+    row = maps[-1].float()
+    for matrix in reversed(maps[:-1]):
+        row = row @ matrix.float()
+    index = row[:, :, 0, 1:].topk(1).indices.flatten(1)
+    rows = torch.cat([torch.zeros_like(index[:, :1]), index + 1], 1)
+    return tokens.gather(1, rows[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def compiled(results: Results, device: str, networks: Sequence[Network], batches: Sequence[int]) -> None:
+    """torch.compile of the selection from maps, at each size."""
+    for network in networks:
+        for batch in batches:
+            if network.nodes == 577 and batch > 8:
+                continue
+            with results.attempt(f"compiled {network.name} batch {batch}"):
+                case = Case(network.nodes, network.layers, network.heads, batch, device=device, width=network.width)
+                maps, tokens = case.maps(), case.tokens
+                torch._dynamo.reset()  # noqa: SLF001 - the public torch.compiler.reset does the same and more
+                run = torch.compile(_eager, dynamic=False)
+                took = milliseconds([lambda run=run, maps=maps, tokens=tokens: run(maps, tokens)], device)
+                results.add("compiled", network=network.name, batch=batch, ms=took)
+
+
+def sanitize() -> None:
+    """Small calls of every form, for compute-sanitizer."""
+    for nodes, layers, heads in ((50, 4, 2), (197, 2, 2), (577, 2, 1), (1025, 2, 1)):
+        case = Case(nodes, layers, heads, 2)
+        for name, run in _kernels(case, "cuda", mean=False, prefix=1).items():
+            found = errors(case, run(), mean=False, prefix=1, top_k=TOP_K)
+            torch.cuda.synchronize()
+            print(nodes, name, found, flush=True)
+
+
+def main() -> None:
+    """Run the sections."""
+    if "--sanitize" in sys.argv:
+        sanitize()
+        return
+    given = arguments(__doc__, "kernel")
+    results = Results(given.output, given.device)
+    networks, batches = (TINY, (1,)) if given.device == "cpu" else (NETWORKS, BATCHES)
+    sections = given.only or ["correctness", "time", "compiled"]
+    with torch.inference_mode():
+        if "correctness" in sections:
+            correctness(results, given.device)
+        if "time" in sections:
+            times(results, given.device, networks, batches)
+        if "compiled" in sections and given.device == "cuda":
+            compiled(results, given.device, networks, batches)
+    sys.exit(int(results.failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lrclr._files import link_tree, replace_directory, write_whole
 from lrclr.bundle import ENTRIES, GRAPHS, Bundle, plan_file
 from lrclr.engines import AUTO, CPU_ENGINES, Gpu, TensorRTEngine, choose_engine, gpus, tensorrt_library
+from lrclr.engines._layer_types import UNKNOWN
 from lrclr.errors import EngineError, MissingExtraError, UsageError
 from lrclr.gates import GateResult, raise_refused, verify
 from lrclr_export.build_openvino import add_openvino
@@ -146,6 +147,7 @@ def add_plans(
         "graphs": {},
     }
     results: list[GateResult] = []
+    told: dict[str, dict[str, dict[str, int]]] = {}
     in_int8 = _int8_products(manifest)
     for graph in GRAPHS:
         on_stage(f"build {graph} with {options.engine} for compute capability {', '.join(capabilities)}")
@@ -165,17 +167,23 @@ def add_plans(
             "file": file.relative_to(folder).as_posix(),
             "precision_histogram": plan.precision_histogram,
             "profiles": plan.profiles,
+            "built": plan.record.to_dict(),
         }
         entry["region_selection"] = entry["region_selection"] or plan.region_selection
-    measured = []
+        told[graph] = {"builder's log": plan.record.written_types}
+    measured: list[GateResult] = []
+    # No GPU is named until one has run the plans.
+    entry["gates_ran_on"] = None
     if here and here[0].capability in capabilities:
         on_stage(f"run the gates on {here[0].name}")
-        engine = TensorRTEngine.of_entry(bundle, entry)
-        measured = [*_inspected(engine, entry, manifest.precision, in_int8), *verify(bundle, engine).gates]
+        # Closed at the end: the plans' memory on the GPU is not needed after it.
+        with TensorRTEngine.of_entry(bundle, entry) as engine:
+            told = {graph: {"inspector": engine.written_types(graph), **told[graph]} for graph in GRAPHS}
+            measured = list(verify(bundle, engine).gates)
         entry["gates_ran_on"] = str(here[0])
-    else:
-        # Said where the figures would be: no one may take a plan that was never run for one that was.
-        entry["gates_ran_on"] = None
+    for graph in GRAPHS:
+        described = entry["graphs"][graph]
+        results += _written_gates(graph, told[graph], described, manifest.precision, in_int8[graph])
     on_gates([*results, *measured])
     raise_refused([*results, *measured])
     entry["gates"] = [result.to_dict() for result in (*results, *measured)]
@@ -206,21 +214,29 @@ def _int8_products(manifest: Manifest) -> dict[str, int]:
     }
 
 
-def _inspected(
-    engine: TensorRTEngine, entry: dict[str, Any], precision: str, in_int8: Mapping[str, int]
+def _written_gates(
+    graph: str, told: Mapping[str, Mapping[str, int]], entry: dict[str, Any], precision: str, in_int8: int
 ) -> list[GateResult]:
-    """What the finished plans compute in, by the library's own account; it is kept in the entry."""
-    results = []
-    for graph in GRAPHS:
-        written = engine.written_types(graph)
-        entry["graphs"][graph]["layers_write"] = written
-        half = written.get("float16", 0)
-        limit: tuple[float, Any] = (1, "min") if precision == "fp16" else (0, "max")
-        results.append(GateResult("layers that write half precision", f"{graph}, plan", half, *limit))
-        if precision == "int8":
-            wanted = min(1, in_int8[graph])
-            int8 = written.get("int8", 0)
-            results.append(GateResult("layers that write int8", f"{graph}, plan", int8, wanted, "min"))
+    """What the layers of a finished plan write, which the network's types promised.
+
+    Args:
+        graph: its name.
+        told: who told the types of the layers, to type and number; the first that names any type is believed.
+        entry: of the graph in the manifest, where the answer is kept.
+        precision: of the bundle.
+        in_int8: how many products of the ONNX graph are in int8.
+    """
+    source = next((source for source, types in told.items() if types.keys() - {UNKNOWN}), None)
+    written = dict(told[source]) if source is not None else {}
+    entry["layers_write"], entry["layers_told_by"] = written, source
+    if source is None:
+        return []
+    subject = f"{graph}, plan, by the {source}"
+    limit: tuple[float, Any] = (1, "min") if precision == "fp16" else (0, "max")
+    results = [GateResult("layers that write half precision", subject, written.get("float16", 0), *limit)]
+    if precision == "int8":
+        int8 = written.get("int8", 0)
+        results.append(GateResult("layers that write int8", subject, int8, min(1, in_int8), "min"))
     return results
 
 

@@ -73,6 +73,13 @@ def test_plans_go_into_the_bundle(fp16_bundle: Path, built: tuple[Path, subproce
     assert "no gate has run them" in done.stderr
     assert "REFUSED" not in done.stdout
     assert all(gate["passed"] for gate in entry["gates"])
+    for graph in GRAPHS:
+        described = entry["graphs"][graph]
+        assert described["layers_told_by"] == "builder's log"
+        assert described["layers_write"]["float16"] > 0
+        assert len(described["built"]["profiles"]) == len(described["profiles"])
+        for profile in described["built"]["profiles"]:
+            assert any(str(profile["launches"]) in line.split() for line in done.stdout.splitlines() if graph in line)
 
 
 @pytest.mark.parametrize("capability", ["8.0", "12.0"])

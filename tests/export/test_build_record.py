@@ -33,7 +33,8 @@ Name: k_myl0_1, LayerType: kgen, Inputs: [ { Name: z, Dimensions: [1,3,8,8], For
 { Name: u, Dimensions: [1,3,8,8], Format/Datatype: N/A due to dynamic shapes }], TacticName: _gemm_mha_v2_0x1, \
 StreamId: 0, Metadata:
 Name: RegionSelect, LayerType: PluginV3, Inputs: [ { Name: u, Dimensions: [1,3,8,8], Format/Datatype: Half }], \
-Outputs: [ { Name: v, Dimensions: [1,8], Format/Datatype: Row major linear INT64 format }], TacticName: , StreamId: 0, Metadata:
+Outputs: [ { Name: v, Dimensions: [1,8], Format/Datatype: Row major linear INT64 format }], TacticName: , \
+StreamId: 0, Metadata:
 Name: b_myl1_0, LayerType: shape_call, Inputs: [], Outputs: [], TacticName: , StreamId: 0, Metadata:
 Name: b_myl1_1, LayerType: gemm, Inputs: [ { Name: y [profile 1], Dimensions: [-1,3], Format/Datatype: Float }], \
 Outputs: [ { Name: q, Dimensions: [-1,3], Format/Datatype: Float }], TacticName: , StreamId: 0, Metadata:

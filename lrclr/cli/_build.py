@@ -26,13 +26,19 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
         typer.Option("--compute-capability", help="Build for this GPU, such as 8.6, ahead of time. Repeat. RTX only."),
     ] = None,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Newer versions of the library may run the plans.")
+        bool,
+        typer.Option(
+            "--version-compatible",
+            help="Newer versions of the library may run the plans, which bring code. TensorRT only.",
+        ),
     ] = False,
     hardware_compatible: Annotated[
         str, typer.Option("--hardware-compatible", help="Other GPUs that may: none, ampere+ or same-capability.")
     ] = "none",
     refit: Annotated[bool, typer.Option("--refit", help="Weights can be exchanged.")] = False,
-    strip: Annotated[bool, typer.Option("--strip", help="No weights in the plans: taken from the graphs.")] = False,
+    strip: Annotated[
+        bool, typer.Option("--strip", help="No weights in the plans: taken from the graphs. Not served by Triton.")
+    ] = False,
     workspace: Annotated[int | None, typer.Option("--workspace", help="Most MiB that a layer may work in.")] = None,
     builder_level: Annotated[
         int | None, typer.Option("--builder-level", help="0 to 5: from quick to build to quick to run.")

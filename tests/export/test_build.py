@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 import pytest
-from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
 from onnx import helper
-from tritonclient.grpc import model_config_pb2 as triton
 
 from lrclr import Bundle
 from lrclr.bundle import GRAPHS
@@ -20,7 +18,6 @@ from lrclr.engines import EngineOptions, Gpu, open_engine
 from lrclr.engines._plans import plan_entry
 from lrclr.errors import BundleError, EngineError, ExportError, GateError, LrclrError, UsageError
 from lrclr_export import BuildOptions, best_engine, build_bundle
-from lrclr_export.plan_config import serving_graph, serving_plans
 from lrclr_export.plans import Plan, plan_from_onnx
 from lrclr_export.profiles import profiles, profiles_of_graph
 from tests import bundles
@@ -179,6 +176,7 @@ def test_single_precision_is_not_taken_for_half(fp32_bundle: Path, tmp_path: Pat
         (("--engine", "abacus"), 2, "abacus"),
         ((*AHEAD, "--builder-level", "6"), 2, "0 to 5"),
         ((*AHEAD, "--timing-cache", "cache"), 2, "no timing cache"),
+        ((*AHEAD, "--version-compatible"), 2, "Leave --version-compatible out"),
         ((*AHEAD, "--refit"), 2, "needs a GPU"),
         ((*AHEAD, "--strip"), 2, "needs a GPU"),
         ((*AHEAD, "--workspace", "0"), 2, "1 MiB"),
@@ -331,30 +329,6 @@ def test_the_best_engine_here_is_said(tmp_path: Path) -> None:
     assert engine == "onnxruntime"
     assert why in {"there is no GPU here", "the engine tensorrt needs the package 'tensorrt', which is not installed"}
     assert done.stderr.startswith(f"engine {engine} ({why}), fp16\n")
-
-
-@pytest.mark.parametrize("graph", GRAPHS)
-def test_the_configuration_for_plans(fp16_bundle: Path, graph: str) -> None:
-    """Made of the manifest; what Triton's own parser takes, and what it was before after the way back."""
-    manifest = Bundle(fp16_bundle).manifest
-    shapes = {name: tensor["shape"] for name, tensor in manifest.graphs[graph]["inputs"].items()}
-    before = (fp16_bundle / graph / "config.pbtxt").read_text()
-    text = serving_plans(before, shapes, manifest.profiles, ["9.0", "8.6"])
-    config = text_format.Parse(text, triton.ModelConfig())
-    assert config.backend == "tensorrt"
-    assert dict(config.cc_model_filenames) == {"8.6": "model_sm86.plan", "9.0": "model_sm90.plan"}
-    (group,) = config.instance_group
-    assert group.kind == triton.ModelInstanceGroup.KIND_GPU
-    assert list(group.profile) == (["0"] if graph == "text_encoder" else ["0", "1"])
-    specs = config.optimization.cuda.graph_spec
-    sizes = {"image_encoder": [1, 2, 4, 8, 16, 32], "fusion_head": [0]}.get(graph) or [
-        manifest.profiles[-1]["prompts"][1],
-        manifest.profiles[-1]["prompts"][2],
-    ]
-    assert [spec.batch_size for spec in specs] == sizes
-    assert all(0 not in spec.input[name].dim for spec in specs for name in shapes)
-    assert config.model_warmup == text_format.Parse(before, triton.ModelConfig()).model_warmup
-    assert serving_graph(text) == before
 
 
 def _plan(opened: Bundle, graph: str, options: BuildOptions) -> Plan:

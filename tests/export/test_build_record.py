@@ -83,6 +83,18 @@ def test_names_of_layers_are_the_builders(record: BuildRecord) -> None:
     assert not any("{" in kind or "," in kind for kind in kinds)
 
 
+@pytest.mark.parametrize("graph", ["image_encoder", "text_encoder"])
+def test_a_real_build_in_int8(int8_bundle: Path, graph: str) -> None:
+    opened = Bundle(int8_bundle)
+    record = _built(opened, graph)
+    assert record.written_types["int8"] > 0
+    assert "float16" not in record.written_types
+    wanted = sum(kind.get("int8", 0) for kind in opened.manifest.graphs[graph]["precision_histogram"].values())
+    for profile in record.to_dict()["profiles"]:
+        # Products of one input are fused into one.
+        assert 0 < profile["products"]["int8"] <= wanted
+
+
 def test_a_log_of_tensorrt_10() -> None:
     messages = ["Graph optimization time: 0.1 seconds.", "Total Activation Memory: 4096 bytes"]
     record = BuildRecord.of_log([*messages, "Total Activation Memory: 8192 bytes", TENSORRT_10])

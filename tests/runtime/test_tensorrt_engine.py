@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ def test_what_cannot_be_captured_runs_all_the_same(
         assert library.gpu.calls.count("capture") == 3
         # Not tried again, and no other size suffers from it.
         for size, call in ((5, "enqueue 5"), (6, "enqueue 6"), (3, "launch a graph")):
-            assert _calls(library, lambda size=size: _ask(engine, size)) == [call, "synchronise"]
+            assert _calls(library, partial(_ask, engine, size)) == [call, "synchronise"]
     (record,) = caplog.records
     # The first error, and not that a spoilt capture cannot be ended.
     assert "operation not permitted when stream is capturing" in record.getMessage()

@@ -147,7 +147,7 @@ def add_plans(
         "graphs": {},
     }
     results: list[GateResult] = []
-    told: dict[str, dict[str, dict[str, int]]] = {}
+    layer_types: dict[str, dict[str, dict[str, int]]] = {}
     in_int8 = _int8_products(manifest)
     for graph in GRAPHS:
         on_stage(f"build {graph} with {options.engine} for compute capability {', '.join(capabilities)}")
@@ -170,20 +170,20 @@ def add_plans(
             "built": plan.record.to_dict(),
         }
         entry["region_selection"] = entry["region_selection"] or plan.region_selection
-        told[graph] = {"builder's log": plan.record.written_types}
+        layer_types[graph] = {"builder's log": plan.record.written_types}
     measured: list[GateResult] = []
     # No GPU is named until one has run the plans.
     entry["gates_ran_on"] = None
     if here and here[0].capability in capabilities:
         on_stage(f"run the gates on {here[0].name}")
-        # Closed at the end: the plans' memory on the GPU is not needed after it.
         with TensorRTEngine.of_entry(bundle, entry) as engine:
-            told = {graph: {"inspector": engine.written_types(graph), **told[graph]} for graph in GRAPHS}
+            for graph in GRAPHS:
+                layer_types[graph] = {"inspector": engine.written_types(graph), **layer_types[graph]}
             measured = list(verify(bundle, engine).gates)
         entry["gates_ran_on"] = str(here[0])
     for graph in GRAPHS:
         described = entry["graphs"][graph]
-        results += _written_gates(graph, told[graph], described, manifest.precision, in_int8[graph])
+        results += _written_gates(graph, layer_types[graph], described, manifest.precision, in_int8[graph])
     on_gates([*results, *measured])
     raise_refused([*results, *measured])
     entry["gates"] = [result.to_dict() for result in (*results, *measured)]
@@ -215,28 +215,33 @@ def _int8_products(manifest: Manifest) -> dict[str, int]:
 
 
 def _written_gates(
-    graph: str, told: Mapping[str, Mapping[str, int]], entry: dict[str, Any], precision: str, in_int8: int
+    graph: str, layer_types: Mapping[str, Mapping[str, int]], entry: dict[str, Any], precision: str, in_int8: int
 ) -> list[GateResult]:
-    """What the layers of a finished plan write, which the network's types promised.
+    """Whether the layers of a finished plan write the types that the network has.
 
     Args:
         graph: its name.
-        told: who told the types of the layers, to type and number; the first that names any type is believed.
+        layer_types: source to the types that it gives and their numbers. The source that leaves the fewest unknown
+            counts, and of equal ones the first.
         entry: of the graph in the manifest, where the answer is kept.
         precision: of the bundle.
         in_int8: how many products of the ONNX graph are in int8.
     """
-    source = next((source for source, types in told.items() if types.keys() - {UNKNOWN}), None)
-    written = dict(told[source]) if source is not None else {}
-    entry["layers_write"], entry["layers_told_by"] = written, source
-    if source is None:
-        return []
+    known = [source for source, types in layer_types.items() if types.keys() - {UNKNOWN}]
+    source = min(known, key=lambda one: layer_types[one].get(UNKNOWN, 0), default=None)
+    written = {} if source is None else dict(layer_types[source])
     subject = f"{graph}, plan, by the {source}"
     limit: tuple[float, Any] = (1, "min") if precision == "fp16" else (0, "max")
     results = [GateResult("layers that write half precision", subject, written.get("float16", 0), *limit)]
     if precision == "int8":
         int8 = written.get("int8", 0)
         results.append(GateResult("layers that write int8", subject, int8, min(1, in_int8), "min"))
+    if source is None:
+        results = []
+    elif UNKNOWN in written:
+        # A type that is missing among the known ones may be one of the unknown.
+        results = [result for result in results if result.passed or result.limit == "max"]
+    entry["layers_write"], entry["layer_types_from"] = written, source if results else None
     return results
 
 

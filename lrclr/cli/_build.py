@@ -96,8 +96,8 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
     out().print(f"{bundle}: {engine} plans, {size / 1e6:.0f} MB, regions selected by its {entry['region_selection']}")
     out().print(_plans_table(entry))
     for graph, described in entry["graphs"].items():
-        if described["layers_told_by"] is None:
-            note(f"{graph}: the types of its plan's layers are not known: TensorRT did not name them")
+        if described["layer_types_from"] is None:
+            note(f"{graph}: no gate on the types of its plan's layers: TensorRT does not name them")
     if entry["gates_ran_on"] is None:
         note("the plans were built ahead of time: no gate has run them, for there is no such GPU here")
 

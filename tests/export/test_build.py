@@ -72,7 +72,7 @@ def test_plans_go_into_the_bundle(fp16_bundle: Path, built: tuple[Path, subproce
     assert all(gate["passed"] for gate in entry["gates"])
     for graph in GRAPHS:
         described = entry["graphs"][graph]
-        assert described["layers_told_by"] == "builder's log"
+        assert described["layer_types_from"] == "builder's log"
         assert described["layers_write"]["float16"] > 0
         assert len(described["built"]["profiles"]) == len(described["profiles"])
         for profile in described["built"]["profiles"]:
@@ -128,6 +128,11 @@ def test_a_clip_of_full_size(base_checkpoint: Checkpoint, tmp_path: Path) -> Non
             profiles=profiles_of_graph(shapes, sizes),
         )
         assert plan.precision_histogram["MATRIX_MULTIPLY"].keys() == {"float16"}
+        record = plan.record.to_dict()
+        assert record["layers_write"]["float16"] > record["layers_write"]["float32"]
+        if spec.name == "text_encoder":
+            # No map of attention is an output of it.
+            assert [profile["fused_attention"] for profile in record["profiles"]] == [12]
         # Weights are in it, and in half precision.
         assert 0.9 * weights < len(plan.data) < 2.2 * weights + 2**24
 

@@ -121,8 +121,11 @@ def test_a_builder_that_says_less(text: str) -> None:
         ("fp16", {"float16": 3, "float32": 1}, {}, "inspector", True),
         ("fp16", {"float32": 4}, {"float16": 9}, "inspector", False),
         ("fp16", {"unknown": 4}, {"float16": 3}, "log", True),
+        ("fp16", {"unknown": 4, "float32": 1}, {"float16": 3}, "log", True),
+        ("fp16", {"unknown": 4, "float32": 1}, {"float32": 3}, "log", False),
+        ("fp16", {"unknown": 1, "float16": 1}, {"float16": 1, "unknown": 3}, "inspector", True),
+        ("fp32", {"unknown": 1, "float16": 1}, {}, "inspector", False),
         ("fp16", {"unknown": 4}, {"float32": 3}, "log", False),
-        ("fp16", {}, {"float32": 3, "unknown": 2}, "log", False),
         ("fp32", {"float32": 4}, {}, "inspector", True),
         ("fp32", {"unknown": 1}, {"float16": 1, "float32": 4}, "log", False),
         ("int8", {"int8": 4, "float32": 4}, {}, "inspector", True),
@@ -134,16 +137,24 @@ def test_the_precision_of_a_finished_plan(
 ) -> None:
     entry: dict[str, Any] = {}
     gates = _written_gates("text_encoder", {"inspector": inspector, "log": log}, entry, precision, 5)
-    assert entry == {"layers_write": {"inspector": inspector, "log": log}[source], "layers_told_by": source}
+    assert entry == {"layers_write": {"inspector": inspector, "log": log}[source], "layer_types_from": source}
     assert all(gate.passed for gate in gates) is passed
     assert all(source in gate.subject for gate in gates)
 
 
-@pytest.mark.parametrize("told", [{}, {"inspector": {"unknown": 7}, "log": {}}, {"inspector": {}, "log": {}}])
-def test_unknown_types_are_no_evidence(told: dict[str, dict[str, int]]) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "fp32", "int8"])
+@pytest.mark.parametrize("given", [{}, {"inspector": {"unknown": 7}, "log": {}}, {"inspector": {}, "log": {}}])
+def test_unknown_types_are_no_evidence(given: dict[str, dict[str, int]], precision: str) -> None:
     entry: dict[str, Any] = {}
-    assert _written_gates("text_encoder", told, entry, "fp16", 0) == []
-    assert entry == {"layers_write": {}, "layers_told_by": None}
+    assert _written_gates("text_encoder", given, entry, precision, 1) == []
+    assert entry == {"layers_write": {}, "layer_types_from": None}
+
+
+def test_a_missing_type_may_be_among_the_unknown() -> None:
+    entry: dict[str, Any] = {}
+    given = {"inspector": {"float32": 3, "unknown": 9}, "log": {}}
+    assert _written_gates("text_encoder", given, entry, "fp16", 0) == []
+    assert entry == {"layers_write": given["inspector"], "layer_types_from": None}
 
 
 def test_a_plan_that_was_built_in_another_type_is_refused(

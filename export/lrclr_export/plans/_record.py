@@ -1,4 +1,4 @@
-"""What the builder says of the plan that it built: its layers with their types, and the memory that they take.
+"""The builder's account of a plan: its layers with their types, and the memory that they take.
 
 The builder writes the finished plan's layers into its verbose log, on a machine without a GPU too. The engine inspector
 gives the same of a plan that was loaded, which takes a GPU.

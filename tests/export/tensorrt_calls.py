@@ -146,7 +146,7 @@ class _Scope:
             self._uses.append(Use(owner, node.attr, node.lineno, call, guarded=node.attr in self._asked))
 
     def type_of(self, node: ast.expr) -> str | None:
-        """The class of what an expression gives; a class itself has the name of the class with a star."""
+        """The class of what an expression gives, or the class that it names; None where it is not of TensorRT."""
         if isinstance(node, ast.Name):
             return self._types.get(node.id)
         if isinstance(node, ast.Attribute):

@@ -19,6 +19,7 @@ from lrclr.engines._plans import plan_entry
 from lrclr.errors import BundleError, EngineError, ExportError, GateError, LrclrError, UsageError
 from lrclr_export import BuildOptions, best_engine, build_bundle
 from lrclr_export.plans import Plan, plan_from_onnx
+from lrclr_export.plans._build import _config
 from lrclr_export.profiles import profiles, profiles_of_graph
 from tests import bundles
 
@@ -103,6 +104,24 @@ def test_inputs_and_outputs_are_the_graphs(request: pytest.FixtureRequest, preci
 def test_a_gpu_without_what_a_graph_needs(bundle: Path) -> None:
     """TensorRT-RTX multiplies in float32, as region selection does, only from compute capability 8.0 on."""
     _unchanged(bundle, ExportError, "node_of_chain_0", BuildOptions("tensorrt-rtx", ("7.5",)))
+
+
+def test_how_the_builder_is_told_to_build() -> None:
+    import tensorrt_rtx
+
+    builder = tensorrt_rtx.Builder(tensorrt_rtx.Logger(tensorrt_rtx.Logger.ERROR))
+    flags, capabilities = tensorrt_rtx.BuilderFlag, tensorrt_rtx.ComputeCapability
+    here = _config(tensorrt_rtx, builder, BuildOptions("tensorrt-rtx"))
+    ahead = _config(tensorrt_rtx, builder, BuildOptions("tensorrt-rtx", ("8.6", "8.9")))
+    # One GPU, which the manifest names, and not every GPU that the library knows.
+    assert [here.get_compute_capability(place) for place in range(here.num_compute_capabilities)] == [
+        capabilities.CURRENT
+    ]
+    assert [ahead.get_compute_capability(place) for place in range(2)] == [capabilities.SM86, capabilities.SM89]
+    for config in (here, ahead):
+        # What runs as a CUDA graph takes no memory by itself.
+        assert config.get_flag(flags.REQUIRE_USER_ALLOCATION)
+        assert not config.get_flag(flags.TF32)
 
 
 @pytest.mark.slow

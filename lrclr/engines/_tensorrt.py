@@ -183,6 +183,7 @@ class _Runner:
         with self._lock:
             if self._engine is None:
                 raise EngineError(f"the plan of {self._graph} was closed", fix="Open the engine again.")
+            self._messages.clear()
             number = self._profile(shapes)
             context = self._contexts[number]
             for name, shape in shapes.items():
@@ -343,7 +344,8 @@ class _Runner:
         self._seen.clear()
 
     def _failed(self, what: str) -> EngineError:
-        return EngineError(f"TensorRT {what} {self._graph}", why=self._messages[-1] if self._messages else None)
+        # The first message is the cause, and others follow from it.
+        return EngineError(f"TensorRT {what} {self._graph}", why=self._messages[0] if self._messages else None)
 
 
 def _within(shape: Sequence[int], low: Sequence[int], high: Sequence[int]) -> bool:

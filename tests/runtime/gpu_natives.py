@@ -327,8 +327,9 @@ class Library(ModuleType):
         self.Runtime = self._runtime
 
     def failed(self, why: str) -> bool:
-        """Log an error, as TensorRT does; returns False."""
+        """Log an error and what follows from it, as TensorRT does; returns False."""
         self._log.log(_Severity.ERROR, why)
+        self._log.log(_Severity.ERROR, "a later error")
         return False
 
     def _runtime(self, log: Any) -> Any:

@@ -90,7 +90,7 @@ def test_what_cannot_be_captured_runs_all_the_same(
         for size, call in ((5, "enqueue 5"), (6, "enqueue 6"), (3, "launch a graph")):
             assert _calls(library, partial(_ask, engine, size)) == [call, "synchronise"]
     (record,) = caplog.records
-    # The first error, and not that a spoilt capture cannot be ended.
+    # The first error, and neither what follows from it nor that a spoilt capture cannot be ended.
     assert "operation not permitted when stream is capturing" in record.getMessage()
     assert "image_encoder" in record.getMessage()
     assert library.gpu.empty
@@ -113,6 +113,17 @@ def test_an_error_of_a_plain_run_is_the_callers(library: natives.Library, bundle
         _ask(engine, 3)
         library.gpu.fail = {"MemcpyAsync"}
         with pytest.raises(EngineError, match="MemcpyAsync"):
+            _ask(engine, 3)
+
+
+def test_an_error_is_that_of_the_run_that_failed(library: natives.Library, bundle: Any) -> None:
+    """And no older one, such as that of a capture."""
+    library.not_capturable = {3}
+    with _engine(bundle) as engine:
+        for size in (3, 3):
+            _ask(engine, size)
+        library.gpu.error = library.gpu.cudaError_t.cudaErrorUnknown
+        with pytest.raises(EngineError, match="could not run image_encoder: an earlier CUDA call failed"):
             _ask(engine, 3)
 
 
@@ -154,7 +165,7 @@ def test_a_closed_engine_runs_nothing(library: natives.Library, bundle: Any) -> 
 def test_a_plan_that_cannot_be_loaded_keeps_no_memory(library: natives.Library, bundle: Any) -> None:
     library.most_contexts = 1
     engine = _engine(bundle)
-    with pytest.raises(EngineError, match="could not make a context for image_encoder"):
+    with pytest.raises(EngineError, match="could not make a context for image_encoder: out of memory"):
         _ask(engine, 3)
     assert library.gpu.empty
 

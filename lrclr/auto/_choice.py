@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrclr.engines import AUTO, CPU_ENGINES, PLAN_ENGINES, EngineOptions, gpus, open_named_engine
+from lrclr.engines import AUTO, CPU_ENGINES, PLAN_ENGINES, EngineOptions, TensorRTEngine, gpus, open_named_engine
 from lrclr.errors import BundleError, EngineError, GateError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -100,10 +100,12 @@ def _holding(bundle: Bundle, options: EngineOptions, remarks: list[str]) -> Engi
     """The engine if the bundle's gates hold on it; else None, and a remark why."""
     from lrclr.verification import verify
 
+    engine: Engine | None = None
     try:
         engine = open_named_engine(bundle, options)
         report = verify(bundle, engine)
     except (EngineError, MissingExtraError) as error:
+        _give_up(engine)
         remarks.append(f"{options.engine}: {error.what}")
         return None
     except BundleError as error:
@@ -114,8 +116,15 @@ def _holding(bundle: Bundle, options: EngineOptions, remarks: list[str]) -> Engi
     if not report.passed:
         first = report.refused[0]
         remarks.append(f"{options.engine}: the gate {first.gate} of {first.subject} refused")
+        _give_up(engine)
         return None
     return engine
+
+
+def _give_up(engine: Engine | None) -> None:
+    """Free the memory on the GPU of an engine that was not chosen."""
+    if isinstance(engine, TensorRTEngine):
+        engine.close()
 
 
 def _fastest(engines: Mapping[str, Engine], golden: Golden, prompts: int) -> tuple[str, str]:

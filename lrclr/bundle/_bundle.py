@@ -100,6 +100,17 @@ class Manifest:
         content = {"schema": SCHEMA_VERSION, **{field.name: getattr(self, field.name) for field in fields(self)}}
         return json.dumps({**content, _DIGEST: _digest(content)}, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
+    @property
+    def served_plans(self) -> list[dict[str, Any]]:
+        """Of `plans`, those that Triton serves: TensorRT's with their weights, where the bundle was made for TensorRT.
+
+        Triton would run a stripped plan without its weights; `lrclr predict` puts them back. It has no backend for
+        plans of TensorRT-RTX.
+        """
+        if self.engine["name"] != "tensorrt":
+            return []
+        return [entry for entry in self.plans if entry["engine"] == "tensorrt" and not entry["options"]["strip"]]
+
     @classmethod
     def from_json(cls, text: str) -> Manifest:
         """Read a manifest.
@@ -183,6 +194,19 @@ class Bundle:
         """The ONNX file of one of `GRAPHS` without functions; None where the export was not asked for one."""
         file = self.manifest.graphs[graph].get("inlined")
         return None if file is None else self.path / str(file)
+
+    def require_servable(self) -> None:
+        """Refuse to serve a bundle that was made for plans which Triton cannot serve.
+
+        Raises:
+            UsageError: the weights of its plans were stripped.
+        """
+        if self.manifest.engine["name"] == "tensorrt" and not self.manifest.served_plans:
+            raise UsageError(
+                f"Triton cannot serve the plans of the bundle {self.path}",
+                why="they were built with --strip, and Triton does not put the weights back",
+                fix=f"Run: lrclr build {self.path} --engine tensorrt (without --strip), or --engine onnxruntime",
+            )
 
     def plan_path(self, graph: str, entry: Mapping[str, Any]) -> Path:
         """The file of one of `GRAPHS` that an entry of the manifest's ``plans`` speaks of."""

@@ -60,7 +60,7 @@ class Facts:
         """Read them from a bundle whose hashes were checked.
 
         Raises:
-            UsageError: a GPU was refused that its engine needs.
+            UsageError: a GPU was refused that its engine needs, or Triton cannot serve its plans.
         """
         manifest = bundle.manifest
         engine = manifest.engine["name"]
@@ -69,8 +69,8 @@ class Facts:
                 "the bundle is served by TensorRT, which needs a GPU",
                 fix=f"Leave --cpu-only out, or run: lrclr build {bundle.path} --engine onnxruntime",
             )
-        # Plans for TensorRT-RTX are for `lrclr predict`: Triton serves the graphs of such a bundle.
-        plans = [entry for entry in manifest.plans if entry["engine"] == engine == "tensorrt"]
+        bundle.require_servable()
+        plans = manifest.served_plans
         files = manifest.files
         return cls(
             sha256=bundle.sha256,

@@ -41,6 +41,16 @@ class Cuda:
             )
         return results[0] if results else None
 
+    def end_failed_capture(self, stream: Any) -> None:
+        """Take a stream out of a capture that failed; CUDA reports the failure again, which is ignored."""
+        graph = self._runtime.cudaStreamEndCapture(stream)[1]
+        if graph is not None and int(graph):
+            self("GraphDestroy", graph)
+
+    def clear_error(self) -> None:
+        """Forget the last error of this thread, which libraries take for one of their own calls."""
+        self._runtime.cudaGetLastError()
+
     @property
     def to_device(self) -> Any:
         return self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
@@ -89,4 +99,4 @@ class Staging:
         if self._bytes:
             self._cuda("Free", self.device)
             self._cuda("FreeHost", self.host)
-            self._bytes = 0
+            self._bytes = self.device = self.host = 0

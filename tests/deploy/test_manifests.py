@@ -51,12 +51,22 @@ def with_plans(folder: Path, target: Path, *capabilities: str, hardware: str = "
             "engine": "tensorrt",
             "library": "10.16.0",
             "compute_capabilities": [one],
-            "options": {"hardware_compatible": hardware, "version_compatible": False},
+            "options": {"hardware_compatible": hardware, "version_compatible": False, "strip": False},
             "graphs": {},
         }
         for one in capabilities
     ]
     return bundles.signed(bundle, engine={"name": "tensorrt", "why": "asked for"}, plans=plans)
+
+
+def test_plans_without_weights_are_not_deployed(folder: Path, tmp_path: Path) -> None:
+    """Triton would run them without weights."""
+    bundle = with_plans(folder, tmp_path / "bundle", "9.0")
+    (entry,) = Bundle(bundle).manifest.plans
+    bundles.signed(bundle, plans=[{**entry, "options": {**entry["options"], "strip": True}}])
+    with pytest.raises(UsageError, match="--strip"):
+        write_kubernetes(bundle, tmp_path / "out", DeployOptions(IMAGE))
+    assert not (tmp_path / "out").exists()
 
 
 def test_golden_deployment(folder: Path, tmp_path: Path) -> None:

@@ -158,7 +158,9 @@ def _measure(results: Results, device: str, network: Network, model: LrclrModel,
         ours, (embedding, _) = runs["maps + kernel"](), runs["qk + kernel"]()
         cosine = float((ours.embedding * embedding).sum(-1).min())
         rest = (runs[name]() for name in ("no regions",))
-        results.add("agreement", **common, cosine_of_maps_and_qk=cosine, finite=all(r[0].isfinite().all() for r in rest))
+        results.add(
+            "agreement", **common, cosine_of_maps_and_qk=cosine, finite=all(r[0].isfinite().all() for r in rest)
+        )
     for name, run in runs.items():
         with results.attempt(f"{name} {common}"):
             if device == "cuda":

@@ -192,13 +192,19 @@ def _time(results: Results, device: str, network: Network, batch: int, bandwidth
             took = milliseconds(works, device)
             floor = moved / bandwidth * 1e3
             share = round(floor / took["median"], 4)
-            results.add("time", **common, kernel=name, ms=took, bytes=moved, floor_ms=round(floor, 5), floor_share=share)
+            results.add(
+                "time", **common, kernel=name, ms=took, bytes=moved, floor_ms=round(floor, 5), floor_share=share
+            )
 
     if device == "cuda":
         capability = 10 * torch.cuda.get_device_capability()[0]
         for form in QK_FORMS:
             if _fits(form, network.nodes, capability):
-                add(f"qk {form.name.removeprefix('region_select_qk_')}", qk_bytes, [_qk(c, form, top_k=1) for c in cases])
+                add(
+                    f"qk {form.name.removeprefix('region_select_qk_')}",
+                    qk_bytes,
+                    [_qk(c, form, top_k=1) for c in cases],
+                )
     if maps_bytes > 40 << 30:
         return
     count = max(1, min(count, (1 << 28) // maps_bytes))

@@ -9,6 +9,7 @@ from lrclr._files import write_whole
 from lrclr.engines import tensorrt_library
 from lrclr.errors import ExportError, UsageError
 from lrclr_export.plans._network import network_from_onnx, precision_of_network, region_selection, signature
+from lrclr_export.plans._record import BuildRecord
 from lrclr_export.plans._region_plugin import register_region_plugin
 from lrclr_export.plans._watch import interruptible, logger, monitor
 
@@ -27,6 +28,7 @@ class Plan:
     Attributes:
         data: the serialised engine, as the library wrote it; nothing is put before it.
         precision_histogram: how many layers of a kind compute in which type.
+        record: what the builder says of the finished plan.
         region_selection: ``"plugin"``, ``"function body"``, or None.
         signature: inputs and outputs with types and shapes.
         profiles: the optimisation profiles, in their order.
@@ -34,6 +36,7 @@ class Plan:
 
     data: bytes
     precision_histogram: dict[str, dict[str, int]]
+    record: BuildRecord
     region_selection: str | None
     signature: dict[str, Any]
     profiles: list[dict[str, Profile]]
@@ -95,6 +98,7 @@ def _built(
     return Plan(
         data=bytes(memoryview(serialised)),
         precision_histogram=precision_of_network(network),
+        record=BuildRecord.of_log(log.of_plan),
         region_selection=region_selection(library, network),
         signature=signature(network),
         profiles=[dict(profile) for profile in profiles],
@@ -107,6 +111,9 @@ def _config(library: Any, builder: Any, options: BuildOptions) -> Any:
     flags = library.BuilderFlag
     # On by default: float32 products would lose 13 of their 23 bits, those that select regions too.
     config.clear_flag(flags.TF32)
+    if hasattr(flags, "REQUIRE_USER_ALLOCATION"):
+        # TensorRT-RTX: a plan that takes memory by itself while it runs cannot be captured as a CUDA graph.
+        config.set_flag(flags.REQUIRE_USER_ALLOCATION)
     for wanted, flag in (
         (options.version_compatible, "VERSION_COMPATIBLE"),
         (options.refit, "REFIT"),
@@ -123,6 +130,10 @@ def _config(library: Any, builder: Any, options: BuildOptions) -> Any:
         config.builder_optimization_level = options.builder_level
     if options.compute_capabilities:
         _aim(library, config, options.compute_capabilities)
+    elif options.engine == "tensorrt-rtx":
+        # For this machine's GPU, which the manifest names; by default it builds for every GPU that it knows.
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(library.ComputeCapability.CURRENT, 0)
     return config
 
 

@@ -23,7 +23,8 @@ class BuildOptions:
         engine: ``"tensorrt"`` or ``"tensorrt-rtx"``.
         compute_capabilities: to build for ahead of time, such as ``("8.6", "8.9")``; TensorRT-RTX only. None given
             means this machine's GPU.
-        version_compatible: whether newer versions of the library may run the plan.
+        version_compatible: whether newer versions of the library may run the plan, which then brings a runtime of its
+            own: code. TensorRT only.
         hardware_compatible: ``"none"``, ``"ampere+"`` or ``"same-capability"``: what other GPUs may.
         refit: whether its weights can be exchanged.
         strip: leave the weights out; they are taken from the ONNX file when the plan is loaded.
@@ -54,6 +55,12 @@ class BuildOptions:
             )
         if self.timing_cache is not None and self.engine == "tensorrt-rtx":
             raise UsageError("TensorRT-RTX keeps no timing cache", fix="Leave --timing-cache out.")
+        if self.version_compatible and self.engine == "tensorrt-rtx":
+            raise UsageError(
+                "TensorRT-RTX builds no plans for newer versions of it",
+                why="it comes without the runtime that such plans bring",
+                fix="Leave --version-compatible out.",
+            )
         for capability in self.compute_capabilities:
             if not re.fullmatch(r"\d+\.\d", capability):
                 raise UsageError(f"{capability!r} is no compute capability", fix="Write it like 8.6.")

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lrclr_export.plans._record import of_the_plan
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -13,19 +15,25 @@ _Result = TypeVar("_Result")
 
 
 def logger(library: Any) -> Any:
-    """Keeps warnings and errors instead of printing them: ``.warnings`` and ``.errors``, lists of text."""
+    """Keep messages instead of printing them, as lists of text.
+
+    ``.warnings`` and ``.errors`` hold those of their severity, ``.of_plan`` what `BuildRecord.of_log` reads.
+    """
 
     class Kept(library.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.warnings: list[str] = []
             self.errors: list[str] = []
+            self.of_plan: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
             if severity in {library.ILogger.Severity.ERROR, library.ILogger.Severity.INTERNAL_ERROR}:
                 self.errors.append(message)
             elif severity == library.ILogger.Severity.WARNING:
                 self.warnings.append(message)
+            elif of_the_plan(message):
+                self.of_plan.append(message)
 
     return Kept()
 

@@ -9,6 +9,7 @@ from lrclr._files import link_tree, replace_directory, write_whole
 from lrclr.auto import choose_engine
 from lrclr.bundle import ENTRIES, GRAPHS, Bundle, plan_file
 from lrclr.engines import AUTO, CPU_ENGINES, Gpu, TensorRTEngine, gpus, tensorrt_library
+from lrclr.engines._layer_types import UNKNOWN
 from lrclr.errors import EngineError, MissingExtraError, UsageError
 from lrclr.verification import GateResult, raise_refused, verify
 from lrclr_export.plans import BuildOptions, plan_from_onnx, precision_gates
@@ -147,6 +148,7 @@ def add_plans(
         "graphs": {},
     }
     results: list[GateResult] = []
+    layer_types: dict[str, dict[str, dict[str, int]]] = {}
     in_int8 = _int8_products(manifest)
     for graph in GRAPHS:
         on_stage(f"build {graph} with {options.engine} for compute capability {', '.join(capabilities)}")
@@ -166,17 +168,23 @@ def add_plans(
             "file": file.relative_to(folder).as_posix(),
             "precision_histogram": plan.precision_histogram,
             "profiles": plan.profiles,
+            "built": plan.record.to_dict(),
         }
         entry["region_selection"] = entry["region_selection"] or plan.region_selection
-    measured = []
+        layer_types[graph] = {"builder's log": plan.record.written_types}
+    measured: list[GateResult] = []
+    # No GPU is named until one has run the plans.
+    entry["gates_ran_on"] = None
     if here and here[0].capability in capabilities:
         on_stage(f"run the gates on {here[0].name}")
-        engine = TensorRTEngine.of_entry(bundle, entry)
-        measured = [*_inspected(engine, entry, manifest.precision, in_int8), *verify(bundle, engine).gates]
+        with TensorRTEngine.of_entry(bundle, entry) as engine:
+            for graph in GRAPHS:
+                layer_types[graph] = {"inspector": engine.written_types(graph), **layer_types[graph]}
+            measured = list(verify(bundle, engine).gates)
         entry["gates_ran_on"] = str(here[0])
-    else:
-        # Said where the figures would be: no one may take a plan that was never run for one that was.
-        entry["gates_ran_on"] = None
+    for graph in GRAPHS:
+        described = entry["graphs"][graph]
+        results += _written_gates(graph, layer_types[graph], described, manifest.precision, in_int8[graph])
     on_gates([*results, *measured])
     raise_refused([*results, *measured])
     entry["gates"] = [result.to_dict() for result in (*results, *measured)]
@@ -207,21 +215,34 @@ def _int8_products(manifest: Manifest) -> dict[str, int]:
     }
 
 
-def _inspected(
-    engine: TensorRTEngine, entry: dict[str, Any], precision: str, in_int8: Mapping[str, int]
+def _written_gates(
+    graph: str, layer_types: Mapping[str, Mapping[str, int]], entry: dict[str, Any], precision: str, in_int8: int
 ) -> list[GateResult]:
-    """What the finished plans compute in, by the library's own account; it is kept in the entry."""
-    results = []
-    for graph in GRAPHS:
-        written = engine.written_types(graph)
-        entry["graphs"][graph]["layers_write"] = written
-        half = written.get("float16", 0)
-        limit: tuple[float, Any] = (1, "min") if precision == "fp16" else (0, "max")
-        results.append(GateResult("layers that write half precision", f"{graph}, plan", half, *limit))
-        if precision == "int8":
-            wanted = min(1, in_int8[graph])
-            int8 = written.get("int8", 0)
-            results.append(GateResult("layers that write int8", f"{graph}, plan", int8, wanted, "min"))
+    """Whether the layers of a finished plan write the types that the network has.
+
+    Args:
+        graph: its name.
+        layer_types: source to the types that it gives and their numbers. The source that leaves the fewest unknown
+            counts, and of equal ones the first.
+        entry: of the graph in the manifest, where the answer is kept.
+        precision: of the bundle.
+        in_int8: how many products of the ONNX graph are in int8.
+    """
+    known = [source for source, types in layer_types.items() if types.keys() - {UNKNOWN}]
+    source = min(known, key=lambda one: layer_types[one].get(UNKNOWN, 0), default=None)
+    written = {} if source is None else dict(layer_types[source])
+    subject = f"{graph}, plan, by the {source}"
+    limit: tuple[float, Any] = (1, "min") if precision == "fp16" else (0, "max")
+    results = [GateResult("layers that write half precision", subject, written.get("float16", 0), *limit)]
+    if precision == "int8":
+        int8 = written.get("int8", 0)
+        results.append(GateResult("layers that write int8", subject, int8, min(1, in_int8), "min"))
+    if source is None:
+        results = []
+    elif UNKNOWN in written:
+        # A type that is missing among the known ones may be one of the unknown.
+        results = [result for result in results if result.passed or result.limit == "max"]
+    entry["layers_write"], entry["layer_types_from"] = written, source if results else None
     return results
 
 

@@ -19,7 +19,12 @@ _PLANS = "tensorrt"
 
 
 def serving_plans(
-    config: str, shapes: Mapping[str, Sequence[int | str]], profiles: Sequence[Profile], capabilities: Sequence[str]
+    config: str,
+    shapes: Mapping[str, Sequence[int | str]],
+    profiles: Sequence[Profile],
+    capabilities: Sequence[str],
+    *,
+    default: str | None = None,
 ) -> str:
     """The configuration of a graph, changed so that Triton serves its plans on GPUs and nothing else.
 
@@ -27,7 +32,9 @@ def serving_plans(
         config: of the graph, for whatever backend.
         shapes: of its inputs, where a name stands for a dynamic axis.
         profiles: the manifest's.
-        capabilities: compute capabilities that there are plans for; a GPU of another one is refused by the server.
+        capabilities: compute capabilities that there are plans for.
+        default: the one of them whose plan runs on GPUs of other capabilities too. Without it, the server refuses such
+            a GPU.
     """
     from lrclr_export.profiles import profiles_of_graph
 
@@ -35,21 +42,34 @@ def serving_plans(
     model.backend = _PLANS
     for capability in sorted(capabilities, key=float):
         model.cc_model_filenames[capability] = plan_file(_PLANS, capability)
+    if default is not None:
+        model.default_model_filename = plan_file(_PLANS, default)
+    # By default each profile's context would have the memory that the largest needs.
+    model.parameters["execution_context_allocation_strategy"].string_value = "ON_PROFILE_CHANGE"
     (group,) = model.instance_group
     group.kind = triton.ModelInstanceGroup.KIND_GPU
     group.profile.extend(str(number) for number in range(len(profiles_of_graph(shapes, profiles))))
     cuda = model.optimization.cuda
+    # Triton captures each size for each profile, and logs an error for a size that a profile does not take: all but
+    # the first size for the profile of one image. It goes on, and such a size runs by the other profile.
     cuda.graphs = True
     cuda.output_copy_stream = True
     largest = profiles[-1]
     batched = model.max_batch_size > 0
     axis = str(next(iter(shapes.values()))[0]) if batched else ""
-    for size in _captured(largest, axis):
+    captured = _captured(largest, axis)
+    for smaller, size in zip([0, *captured], captured, strict=False):
         spec = cuda.graph_spec.add(batch_size=size)
         for name, shape in shapes.items():
             # A request is for one image far more often than for several, where Triton makes no batches.
             sizes = [dim if isinstance(dim, int) else 1 if dim == "batch" else largest[dim][1] for dim in shape]
             spec.input[name].dim.extend(sizes[1:] if batched else sizes)
+        # A few images run as the next larger size, whose rows are computed apart: to launch kernels one by one would
+        # take longer. Texts do not: the length of a row is part of their size.
+        if axis == "batch" and smaller + 1 < size <= largest[axis][1]:
+            spec.graph_lower_bound.batch_size = smaller + 1
+            for name, dims in spec.input.items():
+                spec.graph_lower_bound.input[name].dim.extend(dims.dim)
     return str(text_format.MessageToString(model))
 
 

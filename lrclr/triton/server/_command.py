@@ -30,6 +30,7 @@ def command_line(
     ports: Sequence[int],
     shared_memory_prefix: str,
     exit_seconds: int,
+    version_compatible: bool = False,
 ) -> list[str]:
     """Program and arguments.
 
@@ -41,6 +42,7 @@ def command_line(
         ports: of gRPC, HTTP and metrics.
         shared_memory_prefix: of the names of what its backends leave in /dev/shm if they are killed.
         exit_seconds: how long requests may still run when it is stopped.
+        version_compatible: whether plans may bring TensorRT's runtime of their own version, which is code.
     """
     closed = [] if options.shared_memory else ["shared-memory"]
     # The repository's index, and settings that change what the server writes where.
@@ -74,8 +76,10 @@ def command_line(
         arguments["backend-directory"] = installation.backends
     # Stand-ins for others are the Python backend under their names.
     backends = ["python"] if installation.backends is None else [path.name for path in installation.backends.iterdir()]
+    tensorrt = ["--backend-config=tensorrt,version-compatible=true"] if version_compatible else []
     return [
         str(installation.program),
+        *tensorrt,
         *(f"--backend-config={backend},shm-region-prefix-name={shared_memory_prefix}" for backend in sorted(backends)),
         *(f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in arguments.items()),
     ]

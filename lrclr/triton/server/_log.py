@@ -23,8 +23,12 @@ _LAST_ANSWER = re.compile(rf"{re.escape(LAST_ANSWER)} (\d+)$")
 _IDLE = re.compile(r"All models are stopped|Timeout \d+: Found \d+ \w+ service connections")
 # What Triton says when its processes take long to end. Whether a request was lost, `TritonServer.stop` finds out.
 _LATE = "failed to stop server"
+# Triton tries every size of the configuration for every profile of a plan, as `lrclr_export.repository.plan_config` says.
+_EXPECTED = re.compile(r"Failed to set cuda graph shape for|IExecutionContext::setInputShape: Error Code")
 # What the stand-in server says about the GPU that it lacks.
-_NOISE = re.compile(r"DCGM|NVML|pinned memory|CUDA|GPU metrics|cuda_memory|GPU metric", re.IGNORECASE)
+_NOISE = re.compile(
+    r"DCGM|NVML|pinned memory|CUDA memory pool disabled|CudaDriverHelper|GPU metric|cuda_memory", re.IGNORECASE
+)
 
 
 class LogRelay:
@@ -72,7 +76,7 @@ class LogRelay:
             if match is None or _NOISE.search(line):
                 continue  # tables and stack traces: the messages beside them say it in words
             level, message = _LEVELS[match[1]], match[2].strip().strip('"')
-            if message.startswith(_LATE):
+            if message.startswith(_LATE) or _EXPECTED.search(message):
                 level = "info"
             if level in {"error", "fatal"}:
                 self._complaints.append(message)

@@ -201,6 +201,11 @@ class TritonServer:
         """
         bundle = self._read_bundle()
         try:
+            if _version_compatible(bundle) and not _version_compatible(self._bundle):
+                raise ServerError(
+                    "its plans are version compatible, and the server was not started for such plans",
+                    fix="Start the server again.",
+                )
             version = self._repository.prepare(bundle)
             self._take_over(version)
         except LrclrError as error:
@@ -247,6 +252,7 @@ class TritonServer:
             ports=ports,
             shared_memory_prefix=self._claim.prefix,
             exit_seconds=self.options.exit_timeout,
+            version_compatible=_version_compatible(self._bundle),
         )
         # Ctrl-C in a terminal goes to a whole group. It is for this process, which stops the server in order, so the
         # guard makes a group of its own, and the server joins that.
@@ -275,6 +281,7 @@ class TritonServer:
 
     def _read_bundle(self) -> Bundle:
         bundle = Bundle(self._path)
+        bundle.require_servable()
         if self.options.expect is not None:
             bundle.require(self.options.expect)
         return bundle
@@ -506,3 +513,8 @@ class TritonServer:
                 kill_group(self._guard.pid)
             self._log.close()
             raise ServerError(f"the server ended with exit code {process.returncode}", why=self._log.reason())
+
+
+def _version_compatible(bundle: Bundle) -> bool:
+    """Whether Triton must be told that plans may bring TensorRT's runtime of their own version."""
+    return any(entry["options"]["version_compatible"] for entry in bundle.manifest.served_plans)

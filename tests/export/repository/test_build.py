@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 import pytest
-from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
 from onnx import helper
-from tritonclient.grpc import model_config_pb2 as triton
 
 from lrclr import Bundle
 from lrclr.auto import open_engine
@@ -22,8 +20,8 @@ from lrclr.engines._plans import plan_entry
 from lrclr.errors import BundleError, EngineError, ExportError, GateError, LrclrError, UsageError
 from lrclr_export import BuildOptions, best_engine, build_bundle
 from lrclr_export.plans import Plan, plan_from_onnx
+from lrclr_export.plans._build import _config
 from lrclr_export.profiles import profiles, profiles_of_graph
-from lrclr_export.repository.plan_config import serving_graph, serving_plans
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -74,6 +72,13 @@ def test_plans_go_into_the_bundle(fp16_bundle: Path, built: tuple[Path, subproce
     assert "no gate has run them" in done.stderr
     assert "REFUSED" not in done.stdout
     assert all(gate["passed"] for gate in entry["gates"])
+    for graph in GRAPHS:
+        described = entry["graphs"][graph]
+        assert described["layer_types_from"] == "builder's log"
+        assert described["layers_write"]["float16"] > 0
+        assert len(described["built"]["profiles"]) == len(described["profiles"])
+        for profile in described["built"]["profiles"]:
+            assert any(str(profile["launches"]) in line.split() for line in done.stdout.splitlines() if graph in line)
 
 
 @pytest.mark.parametrize("capability", ["8.0", "12.0"])
@@ -102,6 +107,24 @@ def test_a_gpu_without_what_a_graph_needs(bundle: Path) -> None:
     _unchanged(bundle, ExportError, "node_of_chain_0", BuildOptions("tensorrt-rtx", ("7.5",)))
 
 
+def test_how_the_builder_is_told_to_build() -> None:
+    import tensorrt_rtx
+
+    builder = tensorrt_rtx.Builder(tensorrt_rtx.Logger(tensorrt_rtx.Logger.ERROR))
+    flags, capabilities = tensorrt_rtx.BuilderFlag, tensorrt_rtx.ComputeCapability
+    here = _config(tensorrt_rtx, builder, BuildOptions("tensorrt-rtx"))
+    ahead = _config(tensorrt_rtx, builder, BuildOptions("tensorrt-rtx", ("8.6", "8.9")))
+    # One GPU, which the manifest names, and not every GPU that the library knows.
+    assert [here.get_compute_capability(place) for place in range(here.num_compute_capabilities)] == [
+        capabilities.CURRENT
+    ]
+    assert [ahead.get_compute_capability(place) for place in range(2)] == [capabilities.SM86, capabilities.SM89]
+    for config in (here, ahead):
+        # What runs as a CUDA graph takes no memory by itself.
+        assert config.get_flag(flags.REQUIRE_USER_ALLOCATION)
+        assert not config.get_flag(flags.TF32)
+
+
 @pytest.mark.slow
 def test_a_clip_of_full_size(base_checkpoint: Checkpoint, tmp_path: Path) -> None:
     """ViT-B/32 in half precision, each graph for several GPUs."""
@@ -125,6 +148,11 @@ def test_a_clip_of_full_size(base_checkpoint: Checkpoint, tmp_path: Path) -> Non
             profiles=profiles_of_graph(shapes, sizes),
         )
         assert plan.precision_histogram["MATRIX_MULTIPLY"].keys() == {"float16"}
+        record = plan.record.to_dict()
+        assert record["layers_write"]["float16"] > record["layers_write"]["float32"]
+        if spec.name == "text_encoder":
+            # No map of attention is an output of it.
+            assert [profile["fused_attention"] for profile in record["profiles"]] == [12]
         # Weights are in it, and in half precision.
         assert 0.9 * weights < len(plan.data) < 2.2 * weights + 2**24
 
@@ -173,6 +201,7 @@ def test_single_precision_is_not_taken_for_half(fp32_bundle: Path, tmp_path: Pat
         (("--engine", "abacus"), 2, "abacus"),
         ((*AHEAD, "--builder-level", "6"), 2, "0 to 5"),
         ((*AHEAD, "--timing-cache", "cache"), 2, "no timing cache"),
+        ((*AHEAD, "--version-compatible"), 2, "Leave --version-compatible out"),
         ((*AHEAD, "--refit"), 2, "needs a GPU"),
         ((*AHEAD, "--strip"), 2, "needs a GPU"),
         ((*AHEAD, "--workspace", "0"), 2, "1 MiB"),
@@ -325,30 +354,6 @@ def test_the_best_engine_here_is_said(tmp_path: Path) -> None:
     assert engine == "onnxruntime"
     assert why in {"there is no GPU here", "the engine tensorrt needs the package 'tensorrt', which is not installed"}
     assert done.stderr.startswith(f"engine {engine} ({why}), fp16\n")
-
-
-@pytest.mark.parametrize("graph", GRAPHS)
-def test_the_configuration_for_plans(fp16_bundle: Path, graph: str) -> None:
-    """Made of the manifest; what Triton's own parser takes, and what it was before after the way back."""
-    manifest = Bundle(fp16_bundle).manifest
-    shapes = {name: tensor["shape"] for name, tensor in manifest.graphs[graph]["inputs"].items()}
-    before = (fp16_bundle / graph / "config.pbtxt").read_text()
-    text = serving_plans(before, shapes, manifest.profiles, ["9.0", "8.6"])
-    config = text_format.Parse(text, triton.ModelConfig())
-    assert config.backend == "tensorrt"
-    assert dict(config.cc_model_filenames) == {"8.6": "model_sm86.plan", "9.0": "model_sm90.plan"}
-    (group,) = config.instance_group
-    assert group.kind == triton.ModelInstanceGroup.KIND_GPU
-    assert list(group.profile) == (["0"] if graph == "text_encoder" else ["0", "1"])
-    specs = config.optimization.cuda.graph_spec
-    sizes = {"image_encoder": [1, 2, 4, 8, 16, 32], "fusion_head": [0]}.get(graph) or [
-        manifest.profiles[-1]["prompts"][1],
-        manifest.profiles[-1]["prompts"][2],
-    ]
-    assert [spec.batch_size for spec in specs] == sizes
-    assert all(0 not in spec.input[name].dim for spec in specs for name in shapes)
-    assert config.model_warmup == text_format.Parse(before, triton.ModelConfig()).model_warmup
-    assert serving_graph(text) == before
 
 
 def _plan(opened: Bundle, graph: str, options: BuildOptions) -> Plan:

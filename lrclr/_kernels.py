@@ -1,4 +1,4 @@
-"""The compiled region kernels that the package carries; their sources and the compiler script are in ``export/kernels``."""
+"""The compiled region kernels that the package carries; ``export/kernels`` holds their sources."""
 
 from __future__ import annotations
 
@@ -109,5 +109,5 @@ def qk_form(nodes: int, chains: int, capability: int) -> QkForm:
         raise ValueError(f"no form takes {nodes} tokens")
     fewest = min(form.nodes for form in fitting)
     forms = [form for form in fitting if form.nodes == fewest]
-    # Measured on an H200: the form for few chains is faster as long as it finds a multiprocessor for each of its blocks.
+    # Measured on an H200: the form for few chains is faster while each block has a multiprocessor of its own.
     return forms[-1] if chains <= (132 if fewest == 64 else 64) else forms[0]

@@ -19,8 +19,7 @@ SOURCE = HERE / "region_select.cu"
 QK_SOURCE = HERE / "region_select_qk.cu"
 RESOURCES = HERE / "resources.json"
 DATA = HERE.parents[1] / "lrclr" / "data" / "kernels"
-# PTX for the oldest capability runs on all newer ones. Clusters of blocks need Hopper, so the kernel over queries and keys
-# is compiled for both.
+# PTX for the oldest capability runs on all newer ones. Clusters of blocks need Hopper.
 TARGETS = {
     "region_select.ptx": (SOURCE, "80"),
     "region_select_qk_80.ptx": (QK_SOURCE, "80"),
@@ -53,7 +52,7 @@ def resources() -> dict[str, object]:
             wanted = [f"-gencode=arch=compute_{gpu},code=sm_{gpu}" for gpu in GPUS]
             output = ("--fatbin", "-o", str(Path(folder) / "kernels.fatbin"))
             report = _nvcc(source, "-t", "0", "-Xptxas", "-v", *wanted, *output)
-        # Each kernel's lines follow its name; functions that it calls have lines of their own, and a stack of their own.
+        # Each kernel's lines follow its name; functions that it calls have lines, and a stack, of their own.
         for part in re.split(r"(?=ptxas info\s+: Compiling entry function)", report):
             kernel, used = _KERNEL.search(part), _USED.search(part)
             if kernel and used:

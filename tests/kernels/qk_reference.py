@@ -1,4 +1,4 @@
-"""The kernel that selects regions from queries and keys: its own code compiled for this machine, and float64's answer."""
+"""The kernel over queries and keys: its own code compiled for this machine, and float64's answer."""
 
 from __future__ import annotations
 
@@ -78,13 +78,15 @@ def importance(case: Case) -> NDArray[np.float64]:
         scores = case.scale * np.einsum("bihc,bjhc->bhij", query.astype(np.float64), key.astype(np.float64))
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         row = row @ _mixed(weights / weights.sum(-1, keepdims=True), case)
-    return row[:, :, 0, case.prefix :]
+    found: NDArray[np.float64] = row[:, :, 0, case.prefix :]
+    return found
 
 
 def _mixed(weights: NDArray[np.float64], case: Case) -> NDArray[np.float64]:
     if not case.mean:
         return weights
-    return (weights.mean(1, keepdims=True) + np.eye(weights.shape[-1])) / 2
+    mixed: NDArray[np.float64] = (weights.mean(1, keepdims=True) + np.eye(weights.shape[-1])) / 2
+    return mixed
 
 
 class HostKernel:

@@ -127,7 +127,7 @@ def milliseconds(works: Sequence[Callable[[], object]], device: str, *, seconds:
 
 
 def _graph(works: Sequence[Callable[[], object]]) -> Callable[[], object]:
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(2):
@@ -152,12 +152,12 @@ def _timed(run: Callable[[], object], device: str) -> float:
         begun = time.perf_counter()
         run()
         return (time.perf_counter() - begun) * 1e3
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record()
     run()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end)
+    return float(start.elapsed_time(end))
 
 
 def copy_bandwidth(device: str) -> float:

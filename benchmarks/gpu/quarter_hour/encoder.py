@@ -69,7 +69,8 @@ def model_of(network: Network, device: str) -> LrclrModel:
     with torch.device(device):
         model = LrclrModel(LrclrConfig(**{**given, "vision_config": vision}))
     model.text_model = None
-    return model.to(device, torch.float16 if device == "cuda" else torch.float32).eval()
+    made: LrclrModel = model.to(device, torch.float16 if device == "cuda" else torch.float32).eval()
+    return made
 
 
 def encode_fused(model: LrclrModel, pixels: Tensor, select: Callable[..., Regions] | None) -> tuple[Tensor, Tensor]:

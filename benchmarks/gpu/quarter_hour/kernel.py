@@ -150,7 +150,7 @@ def _kernels(case: Case, device: str, *, mean: bool, prefix: int) -> dict[str, C
     capability = 10 * torch.cuda.get_device_capability()[0]
     for form in QK_FORMS:
         if _fits(form, nodes, capability):
-            found[f"qk {form.name.removeprefix('region_select_qk_')}"] = _qk(case, form, mean=mean, prefix=prefix)
+            found[f"qk {form.name}"] = _qk(case, form, mean=mean, prefix=prefix)
     maps = case.maps()
     found["maps float32"] = lambda: launch(maps, case.tokens, TOP_K, mean)
     return found
@@ -201,7 +201,7 @@ def _time(results: Results, device: str, network: Network, batch: int, bandwidth
         for form in QK_FORMS:
             if _fits(form, network.nodes, capability):
                 add(
-                    f"qk {form.name.removeprefix('region_select_qk_')}",
+                    f"qk {form.name}",
                     qk_bytes,
                     [_qk(c, form, top_k=1) for c in cases],
                 )

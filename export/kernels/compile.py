@@ -1,6 +1,6 @@
-"""Compile the region kernels: ``python export/kernels/compile.py``. Needs nvcc; no GPU.
+"""Compile the region kernel: ``python export/kernels/compile.py``. Needs nvcc; no GPU.
 
-Writes the PTX that `lrclr` ships, and beside the sources the resources that the kernels take on each GPU. A test
+Writes the PTX that `lrclr` ships, and beside the source the resources that its entries take on each GPU. A test
 compares them, so that a spilled register or a larger block of shared memory shows in a diff.
 """
 
@@ -16,15 +16,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SOURCE = HERE / "region_select.cu"
-QK_SOURCE = HERE / "region_select_qk.cu"
 RESOURCES = HERE / "resources.json"
-DATA = HERE.parents[1] / "lrclr" / "data" / "kernels"
 # PTX for the oldest capability runs on all newer ones. Clusters of blocks need Hopper.
-TARGETS = {
-    "region_select.ptx": (SOURCE, "80"),
-    "region_select_qk_80.ptx": (QK_SOURCE, "80"),
-    "region_select_qk_90.ptx": (QK_SOURCE, "90"),
-}
+CAPABILITIES = ("80", "90")
 # nvcc writes the newest PTX version, which drivers older than itself refuse. These kernels need no more than this.
 PTX_VERSIONS = {"80": "7.0", "90": "8.0"}
 GPUS = ("80", "86", "89", "90", "100", "120")
@@ -34,35 +28,38 @@ _STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) b
 _USED = re.compile(r"Used (\d+) registers.*?(\d+) bytes smem")
 
 
-def ptx(name: str) -> str:
-    """The PTX of one of `TARGETS`."""
-    source, capability = TARGETS[name]
+def file_of(capability: str) -> Path:
+    """The PTX file for one of `CAPABILITIES` that the package carries."""
+    return HERE.parents[1] / "lrclr" / "data" / "kernels" / f"region_select_{capability}.ptx"
+
+
+def ptx(capability: str) -> str:
+    """The kernel's PTX for one of `CAPABILITIES`."""
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / name
-        _nvcc(source, f"-arch=compute_{capability}", "-ptx", "-o", str(target))
+        target = Path(folder) / "region_select.ptx"
+        _nvcc(f"-arch=compute_{capability}", "-ptx", "-o", str(target))
         text = target.read_text()
     return re.sub(r"^\.version .*$", f".version {PTX_VERSIONS[capability]}", text, count=1, flags=re.MULTILINE)
 
 
 def resources() -> dict[str, object]:
     """The compiler's version, and what each kernel takes on each GPU: registers, bytes spilled, stacked and shared."""
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = [f"-gencode=arch=compute_{gpu},code=sm_{gpu}" for gpu in GPUS]
+        output = ("--fatbin", "-o", str(Path(folder) / "kernels.fatbin"))
+        report = _nvcc("-t", "0", "-Xptxas", "-v", *wanted, *output)
     found: dict[str, dict[str, dict[str, int]]] = {f"sm_{gpu}": {} for gpu in GPUS}
-    for source in (SOURCE, QK_SOURCE):
-        with tempfile.TemporaryDirectory() as folder:
-            wanted = [f"-gencode=arch=compute_{gpu},code=sm_{gpu}" for gpu in GPUS]
-            output = ("--fatbin", "-o", str(Path(folder) / "kernels.fatbin"))
-            report = _nvcc(source, "-t", "0", "-Xptxas", "-v", *wanted, *output)
-        # Each kernel's lines follow its name; functions that it calls have lines, and a stack, of their own.
-        for part in re.split(r"(?=ptxas info\s+: Compiling entry function)", report):
-            kernel, used = _KERNEL.search(part), _USED.search(part)
-            if kernel and used:
-                stacks = [tuple(map(int, numbers)) for numbers in _STACK.findall(part)]
-                found[f"sm_{kernel['gpu']}"][kernel["name"]] = {
-                    "registers": int(used[1]),
-                    "shared_bytes": int(used[2]),
-                    "spill_bytes": max(stores + loads for _, stores, loads in stacks),
-                    "stack_bytes": max(stack for stack, _, _ in stacks),
-                }
+    # The lines of an entry are followed by those of the function that does its work, which is compiled with it.
+    for part in re.split(r"(?=ptxas info\s+: Compiling entry function)", report):
+        kernel, used = _KERNEL.search(part), _USED.search(part)
+        if kernel and used:
+            stacks = [tuple(map(int, numbers)) for numbers in _STACK.findall(part)]
+            found[f"sm_{kernel['gpu']}"][kernel["name"]] = {
+                "registers": int(used[1]),
+                "shared_bytes": int(used[2]),
+                "spill_bytes": max(stores + loads for _, stores, loads in stacks),
+                "stack_bytes": max(stack for stack, _, _ in stacks),
+            }
     return {"nvcc": version(), "kernels": {gpu: dict(sorted(kernels.items())) for gpu, kernels in found.items()}}
 
 
@@ -73,8 +70,8 @@ def version() -> str:
     return match[1] if match else "unknown"
 
 
-def _nvcc(source: Path, *arguments: str) -> str:
-    done = subprocess.run(["nvcc", *_FLAGS, *arguments, str(source)], capture_output=True, text=True, check=False)
+def _nvcc(*arguments: str) -> str:
+    done = subprocess.run(["nvcc", *_FLAGS, *arguments, str(SOURCE)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(done.stderr)
     return done.stdout + done.stderr
@@ -83,8 +80,8 @@ def _nvcc(source: Path, *arguments: str) -> str:
 if __name__ == "__main__":
     if shutil.which("nvcc") is None:
         sys.exit("error: nvcc was not found. It is part of NVIDIA's CUDA toolkit; a GPU is not needed.")
-    DATA.mkdir(parents=True, exist_ok=True)
-    for target in TARGETS:
-        (DATA / target).write_text(ptx(target))
+    for capability in CAPABILITIES:
+        file_of(capability).parent.mkdir(parents=True, exist_ok=True)
+        file_of(capability).write_text(ptx(capability))
     RESOURCES.write_text(json.dumps(resources(), indent=1, sort_keys=True) + "\n")
-    print(f"wrote {', '.join(TARGETS)} and {RESOURCES.name} with nvcc {version()}")
+    print(f"wrote {len(CAPABILITIES)} PTX files and {RESOURCES.name} with nvcc {version()}")

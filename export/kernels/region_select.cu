@@ -1,414 +1,503 @@
-// Region selection in one launch: rollout of the CLS row through the layers' attention maps, top-k with stable ties, and
-// the gather of the picked tokens beside CLS. It computes what the node lrclr::RegionSelect and
-// lrclr.model.select_regions compute; export/kernels/README.md counts the bytes.
+// Region selection in one launch: the attention rollout of a start row through the layers, top-k with stable ties, and the
+// gather of the picked tokens beside CLS. It computes what the node lrclr::RegionSelectQK and lrclr.model.select_regions
+// compute, but takes the layers' queries and keys instead of their attention maps and computes the maps again. So no layer
+// has to write its map, and its attention can stay fused.
 //
-// One block answers for one chain of one image: a head, or the mean over the heads. The work is written as phases, each
-// a function of the thread's number with a barrier behind it, and no thread keeps anything of its own from one phase to
-// the next. So the same code runs on a host thread by thread, which is how it is tested where there is no GPU.
+// For each chain (an image and a head) and each layer, from the last but one to the first:
+//   s[i, j] = scale q[i] . k[j]      float16 products, float32 sums (tensor cores)
+//   p[i, :] = softmax(s[i, :])       float32
+//   row[j] <- sum over i of row[i] p[i, j]
+// With `mean`, a layer's p is averaged over the heads, the identity is added, and the rows are divided by their sum (two).
+//
+// A layer takes two passes, each of which computes the scores again, so that no score is stored and warps exchange nothing
+// but a few numbers a row:
+// 1. Each warp takes some rows, goes through all keys, and finds each row's greatest score, as an offset of the exponent,
+//    and its sum of exponentials. This does not depend on `row`.
+// 2. Each warp takes some columns, goes through all queries, and adds up row[i] p[i, j].
+// Pass 2 of one layer and pass 1 of the next need no barrier between them, so a layer has one barrier. The blocks of a
+// cluster share the rows and columns of a chain, which is faster for few images.
 
-#include <stddef.h>
-#include <stdint.h>
-
-#if defined(__CUDACC__)
-#include <cuda_fp16.h>
-#define LRCLR_BOTH __host__ __device__
-#else
-#define LRCLR_BOTH
-#endif
+#include "selection.h"
 
 namespace lrclr {
 
-constexpr int kMaxLayers = 24;
-constexpr int kMaxNodes = 1025;
-constexpr int kMaxTopK = 64;
-constexpr int kMaxThreads = 1024;
-constexpr int kWarp = 32;
-constexpr int kColumns = (kMaxNodes + kWarp - 1) / kWarp * kWarp;
+constexpr int kHeadWidth = 64;
+constexpr int kMaxPairs = 23;
 
-// Sizes of a call. `nodes` counts CLS; the last map may hold only its row of CLS, which is all that is read of it.
-struct Shape {
-  int layers, heads, mean, nodes, last_rows, top_k, row_bytes;
-  LRCLR_BOTH int chains() const { return mean ? 1 : heads; }
+struct Sizes {
+  int layers, heads, mean, nodes, prefix, top_k, row_bytes;
+  // Elements from a token's query (and key) to the next one's: heads * 64, or more where products were merged.
+  int row_stride;
+  float scale;
 };
 
-// What the threads of a block share.
+// Queries and keys of the layers before the last, float16 [B, nodes, heads, 64]; the last layer's attention of the start
+// row, float32 [B, heads, nodes], or [B, 1, nodes] with `mean`.
+struct Inputs {
+  const void *tokens;
+  const float *start;
+  const void *queries[kMaxPairs];
+  const void *keys[kMaxPairs];
+};
+
+struct Outputs {
+  void *region_tokens;
+  long long *region_index;
+  float *region_importance;
+};
+
+// What the threads of a block share. Two sets take turns: one is read while the other is written.
+template <int kNodes, int kSlots>
 struct Scratch {
-  const void *maps[kMaxLayers];
-  float row[kColumns];
-  float partial[kColumns > kMaxThreads ? kColumns : kMaxThreads];
+  static constexpr int kRows = (kNodes + 15) / 16 * 16;
+  // In shared memory rather than in registers, which are short.
+  Inputs inputs;
+  Sizes sizes;
+  Outputs outputs;
+  float row[2][kRows];
+  // With `mean`, what the heads of a layer have added to the next row so far.
+  float layer[kRows];
+  // Of each row of a map: an exponent near that of its greatest score, and the inverse of the sum of the powers below it.
+  float offset[2][kSlots][kRows], inverse[2][kSlots][kRows];
   int picked[kMaxTopK];
-  float total;
   int spoilt;
 };
 
-struct Half {
-  uint16_t bits;
-};
-struct Bfloat {
-  uint16_t bits;
-};
+constexpr float kLog2E = 1.44269504088896341f;
 
-LRCLR_BOTH inline float from_bits(uint32_t bits) {
-#if defined(__CUDA_ARCH__)
-  return __uint_as_float(bits);
-#else
-  union { uint32_t bits; float value; } both = {bits};
-  return both.value;
-#endif
-}
-LRCLR_BOTH inline float as_float(float value) { return value; }
-LRCLR_BOTH inline float as_float(Bfloat value) { return from_bits(uint32_t(value.bits) << 16); }
-LRCLR_BOTH inline float as_float(Half value) {
-#if defined(__CUDA_ARCH__)
-  return __half2float(__ushort_as_half(value.bits));
-#else
-  const uint32_t sign = uint32_t(value.bits & 0x8000) << 16, exponent = (value.bits >> 10) & 31, mantissa = value.bits & 1023;
-  if (exponent == 31) return from_bits(sign | 0x7f800000 | mantissa << 13);
-  if (exponent == 0) return (sign ? -1.0f : 1.0f) * float(mantissa) * (1.0f / 16777216.0f);
-  return from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
-#endif
-}
+// The nearest integer, of a number below 2 ** 22. Powers of two with integer exponents are exact, so sums with different
+// offsets are joined without an error.
+LRCLR_DEVICE float rounded(float value) { return (value + 12582912.0f) - 12582912.0f; }
 
-// Not isfinite(), which a compiler may be told to take for true.
-LRCLR_BOTH inline bool finite(float value) {
-#if defined(__CUDA_ARCH__)
-  return (__float_as_uint(value) & 0x7f800000u) != 0x7f800000u;
-#else
-  union { float value; uint32_t bits; } both = {value};
-  return (both.bits & 0x7f800000u) != 0x7f800000u;
-#endif
-}
-
-struct Block {
-  int image, chain, threads;
-
-  template <typename Work>
-  LRCLR_BOTH void phase(const Work &work) const {
-#if defined(__CUDA_ARCH__)
-    work(int(threadIdx.x));
-    __syncthreads();
-#else
-    for (int thread = 0; thread < threads; ++thread) work(thread);
-#endif
-  }
+// A thread's part of a tile: row `pair` and `pair + 8`, columns 2 * `column` and the next.
+struct Place {
+  int warp, pair, column;
 };
 
-// The first row of an image's map of a layer, of one head.
-template <typename Map>
-LRCLR_BOTH const Map *map_of(const Scratch &scratch, const Shape &shape, const Block &block, int layer, int head) {
-  const size_t rows = layer == shape.layers - 1 ? shape.last_rows : shape.nodes;
-  const size_t one = rows * shape.nodes;
-  return static_cast<const Map *>(scratch.maps[layer]) + (size_t(block.image) * shape.heads + head) * one;
+LRCLR_DEVICE Place place_of(int thread) { return {thread / kWarp, thread % kWarp / 4, thread % 4}; }
+
+// A thread's part of a row: 16 elements as two loads of 16 bytes. The product of two rows is the same whatever order
+// their elements are multiplied in, so each load takes eight neighbours, and the tensor cores see them in another order.
+struct RowPart {
+  Words half[2];
+};
+
+template <typename Element>
+LRCLR_DEVICE RowPart load_part(const Element *rows, int row, const Sizes &sizes, int column) {
+  const Element *own = rows + size_t(row < sizes.nodes ? row : sizes.nodes - 1) * sizes.row_stride + 8 * column;
+  return {{load_words(own), load_words(own + 32)}};
 }
 
-// An element averaged over the heads. `first` is of head 0; heads lie `stride` apart.
-template <typename Map>
-LRCLR_BOTH float averaged(const Map *first, size_t stride, int heads) {
-  float sum = 0.0f;
-  for (int head = 0; head < heads; ++head) sum += as_float(first[head * stride]);
-  return sum / float(heads);
+// Sixteen rows as the first operand of a product: the same for as many second operands as there are.
+struct Fragment {
+  uint32_t at[4][4];
+};
+
+template <typename Element>
+LRCLR_DEVICE Fragment load_fragment(const Element *rows, int first, const Sizes &sizes, const Place &place) {
+  const RowPart upper = load_part(rows, first + place.pair, sizes, place.column),
+                lower = load_part(rows, first + place.pair + 8, sizes, place.column);
+  Fragment found;
+  // Always zero, which the compiler cannot know. Otherwise it repeats the moves that arrange these words, which are as many
+  // instructions as all of the rest, in every turn of the loop that uses them.
+  const uint32_t zero = uint32_t(sizes.mean) >> 1;
+#pragma unroll
+  for (int step = 0; step < 4; ++step)
+#pragma unroll
+    for (int each = 0; each < 4; ++each) {
+      const RowPart &part = each % 2 ? lower : upper;
+      found.at[step][each] = part.half[step / 2].at[step % 2 * 2 + each / 2] ^ zero;
+    }
+  return found;
 }
 
-// scratch.total = the sum of scratch.row.
-LRCLR_BOTH inline void add_up_row(const Block &block, const Shape &shape, Scratch &scratch) {
-  block.phase([&](int thread) {
-    float sum = 0.0f;
-    for (int node = thread; node < shape.nodes; node += block.threads) sum += scratch.row[node];
-    scratch.partial[thread] = sum;
-  });
-  block.phase([&](int thread) {
-    if (thread >= kWarp) return;
-    float sum = 0.0f;
-    for (int other = thread; other < block.threads; other += kWarp) sum += scratch.partial[other];
-    scratch.partial[thread] = sum;
-  });
-  block.phase([&](int thread) {
-    if (thread != 0) return;
-    float sum = 0.0f;
-    for (int other = 0; other < kWarp; ++other) sum += scratch.partial[other];
-    scratch.total = sum;
-  });
-}
-
-// scratch.row = what CLS pays to each node in the last layer.
-template <typename Map>
-LRCLR_BOTH void begin_row(const Block &block, const Shape &shape, Scratch &scratch) {
-  const int last = shape.layers - 1;
-  if (!shape.mean) {
-    const Map *map = map_of<Map>(scratch, shape, block, last, block.chain);
-    block.phase([&](int thread) {
-      for (int node = thread; node < shape.nodes; node += block.threads) scratch.row[node] = as_float(map[node]);
-    });
-    return;
-  }
-  const Map *map = map_of<Map>(scratch, shape, block, last, 0);
-  const size_t stride = size_t(shape.last_rows) * shape.nodes;
-  block.phase([&](int thread) {
-    for (int node = thread; node < shape.nodes; node += block.threads)
-      scratch.row[node] = averaged(map + node, stride, shape.heads) + (node == 0 ? 1.0f : 0.0f);
-  });
-  add_up_row(block, shape, scratch);
-  block.phase([&](int thread) {
-    for (int node = thread; node < shape.nodes; node += block.threads) scratch.row[node] /= scratch.total;
-  });
-}
-
-// scratch.row /= the sums of the rows that it will weigh: the mean map with the identity added has rows that sum to
-// about two, and rollout wants one. A warp adds up a row; its sums lie in scratch.partial.
-template <typename Map>
-LRCLR_BOTH void renormalise(const Block &block, const Shape &shape, Scratch &scratch, const Map *map, size_t stride) {
-  const int warps = block.threads / kWarp;
-  for (int first = 0; first < shape.nodes; first += warps) {
-    block.phase([&](int thread) {
-      const int node = first + thread / kWarp;
-      if (node >= shape.nodes) return;
-      float sum = 0.0f;
-      for (int column = thread % kWarp; column < shape.nodes; column += kWarp)
-        sum += averaged(map + size_t(node) * shape.nodes + column, stride, shape.heads) + (column == node ? 1.0f : 0.0f);
-      scratch.partial[thread] = sum;
-    });
-    block.phase([&](int thread) {
-      const int node = first + thread;
-      if (thread >= warps || node >= shape.nodes) return;
-      float sum = 0.0f;
-      for (int lane = 0; lane < kWarp; ++lane) sum += scratch.partial[thread * kWarp + lane];
-      scratch.row[node] /= sum;
-    });
+// scores[16, 8] = the products of sixteen rows and eight.
+template <typename Element>
+LRCLR_DEVICE void score_tile(const Fragment &sixteen, const RowPart &eight, float (&scores)[4]) {
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
+    const uint32_t *words = eight.half[step / 2].at + step % 2 * 2;
+    if (step == 0)
+      multiply(scores, sixteen.at[step], words[0], words[1], Element());
+    else
+      multiply_add(scores, sixteen.at[step], words[0], words[1], Element());
   }
 }
 
-// scratch.row = scratch.row times the map. Threads side by side take columns side by side; where there are more threads
-// than columns, they share the rows out, and what they found is added up.
-template <typename Map>
-LRCLR_BOTH void through_layer(const Block &block, const Shape &shape, Scratch &scratch, int layer) {
-  const Map *map = map_of<Map>(scratch, shape, block, layer, shape.mean ? 0 : block.chain);
-  const size_t stride = size_t(shape.nodes) * shape.nodes;
-  if (shape.mean) renormalise(block, shape, scratch, map, stride);
-  const int columns = (shape.nodes + kWarp - 1) / kWarp * kWarp;
-  const int slices = block.threads / columns > 1 ? block.threads / columns : 1;
-  block.phase([&](int thread) {
-    for (int place = thread; place < slices * columns; place += block.threads) {
-      const int column = place % columns, slice = place / columns;
-      if (column >= shape.nodes) continue;
-      float sum = 0.0f;
-      if (shape.mean) {
-        for (int node = slice; node < shape.nodes; node += slices) {
-          const float mean = averaged(map + size_t(node) * shape.nodes + column, stride, shape.heads);
-          sum += scratch.row[node] * (mean + (column == node ? 1.0f : 0.0f));
+// The maps of a chain in the order in which it takes them: the last layer first, and with `mean` the heads within a layer.
+template <typename Element>
+struct Maps {
+  const Sizes &sizes;
+  const Inputs &inputs;
+  int image, chain, heads, count;
+
+  LRCLR_DEVICE Maps(const Sizes &sizes, const Inputs &inputs, int image, int chain)
+      : sizes(sizes), inputs(inputs), image(image), chain(chain), heads(sizes.mean ? sizes.heads : 1),
+        count((sizes.layers - 1) * heads) {}
+  LRCLR_DEVICE const Element *of(const void *const *tensors, int map) const {
+    const int layer = sizes.layers - 2 - map / heads, head = sizes.mean ? map % heads : chain;
+    return static_cast<const Element *>(tensors[layer]) + size_t(image) * sizes.nodes * sizes.row_stride + head * kHeadWidth;
+  }
+  LRCLR_DEVICE bool begins_layer(int map) const { return map % heads == 0; }
+  LRCLR_DEVICE bool ends_layer(int map) const { return map % heads == heads - 1; }
+};
+
+// A warp among those of all blocks of a cluster.
+struct Team {
+  int warp, warps, blocks;
+
+  // Write a value to the same place in every block; the four threads of a row share the blocks out.
+  LRCLR_DEVICE void publish(float *own, float value, int column) const {
+    if (blocks == 1) {
+      if (column == 0) *own = value;
+    } else {
+      for (int block = column; block < blocks; block += 4) store_to_block(own, block, value);
+    }
+  }
+};
+
+// The sum of the powers of a row that a thread has met, as total * 2 ** from.
+struct Sum {
+  float from, total;
+};
+
+// Add kTiles tiles of scores to the sums of a thread's two rows.
+template <int kTiles>
+LRCLR_DEVICE void add_scores(const float (&scores)[kTiles][4], float factor, Sum (&sums)[2]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float most = from_bits(kMinusInfinity);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) most = fmaxf(most, fmaxf(scores[tile][2 * half], scores[tile][2 * half + 1]));
+    const float wanted = fmaxf(sums[half].from, rounded(factor * most));
+    // Until a thread has met a key, this is minus infinity, which must not be subtracted from itself.
+    const float from = wanted == from_bits(kMinusInfinity) ? 0.0f : wanted;
+    float total = sums[half].total * exp2_of(sums[half].from - from);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile)
+      total += exp2_of(fmaf(scores[tile][2 * half], factor, -from)) + exp2_of(fmaf(scores[tile][2 * half + 1], factor, -from));
+    sums[half] = {from, total};
+  }
+}
+
+// Pass 1: offset and inverse of one tile of 16 rows, kChunk tiles of eight keys at a time.
+template <int kChunk, typename Element>
+LRCLR_DEVICE void row_sums(const Maps<Element> &maps, int map, int row_tile, const Place &place, const Team &team, float factor,
+                           float *offset, float *inverse) {
+  const Sizes &sizes = maps.sizes;
+  const Element *queries = maps.of(maps.inputs.queries, map), *keys = maps.of(maps.inputs.keys, map);
+  const Fragment rows = load_fragment(queries, 16 * row_tile, sizes, place);
+  Sum sums[2] = {{from_bits(kMinusInfinity), 0.0f}, {from_bits(kMinusInfinity), 0.0f}};
+  const size_t step = size_t(8) * sizes.row_stride;
+  const int whole = sizes.nodes / 8;
+  const Element *key = keys + size_t(place.pair) * sizes.row_stride + 8 * place.column;
+  int tile = 0;
+#pragma unroll 1
+  for (; tile + kChunk <= whole; tile += kChunk) {
+    RowPart parts[kChunk];
+    float scores[kChunk][4];
+#pragma unroll
+    for (int one = 0; one < kChunk; ++one, key += step) parts[one] = {{load_words(key), load_words(key + 32)}};
+#pragma unroll
+    for (int one = 0; one < kChunk; ++one) score_tile<Element>(rows, parts[one], scores[one]);
+    add_scores<kChunk>(scores, factor, sums);
+  }
+  // The rest, with keys beyond the last one masked.
+#pragma unroll 1
+  for (; 8 * tile < sizes.nodes; ++tile) {
+    float scores[1][4];
+    score_tile<Element>(rows, load_part(keys, 8 * tile + place.pair, sizes, place.column), scores[0]);
+#pragma unroll
+    for (int each = 0; each < 4; ++each)
+      if (8 * tile + 2 * place.column + each % 2 >= sizes.nodes) scores[0][each] = from_bits(kMinusInfinity);
+    add_scores<1>(scores, factor, sums);
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float most = fmaxf(sums[half].from, shuffle_xor(sums[half].from, 1));
+    most = fmaxf(most, shuffle_xor(most, 2));
+    float total = sums[half].total * exp2_of(sums[half].from - most);
+    total += shuffle_xor(total, 1);
+    total += shuffle_xor(total, 2);
+    const int row = 16 * row_tile + place.pair + 8 * half;
+    team.publish(offset + row, most, place.column);
+    team.publish(inverse + row, 1.0f / total, place.column);
+  }
+}
+
+// Pass 2: sums = row[i] p[i, j] added up over the queries i that a thread meets, for kTiles tiles of 16 keys j. Keys are
+// the first operand here, since they stay.
+template <int kTiles, typename Element>
+LRCLR_DEVICE void column_sums(const Maps<Element> &maps, int map, const Place &place, int first_tile, float factor, const float *row,
+                              const float *offset, const float *inverse, float (&sums)[kTiles][2]) {
+  const Sizes &sizes = maps.sizes;
+  const Element *queries = maps.of(maps.inputs.queries, map), *keys = maps.of(maps.inputs.keys, map);
+  Fragment key[kTiles];
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    sums[tile][0] = sums[tile][1] = 0.0f;
+    key[tile] = load_fragment(keys, 16 * (first_tile + tile), sizes, place);
+  }
+#pragma unroll 2
+  for (int first = 0; first < sizes.nodes; first += 8) {
+    const RowPart query = load_part(queries, first + place.pair, sizes, place.column);
+    float from[2], weight[2];
+#pragma unroll
+    for (int each = 0; each < 2; ++each) {
+      const int node = first + 2 * place.column + each;
+      from[each] = offset[node];
+      // Queries beyond the last one weigh nothing: row is zero there.
+      weight[each] = row[node] * inverse[node];
+    }
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      // Keys beyond the last one are copies of it, and their sums are dropped. A branch would cost more.
+      float scores[4];
+      score_tile<Element>(key[tile], query, scores);
+#pragma unroll
+      for (int each = 0; each < 4; ++each)
+        sums[tile][each / 2] += weight[each % 2] * exp2_of(fmaf(scores[each], factor, -from[each % 2]));
+    }
+  }
+}
+
+// Take a map's column sums into the next row.
+template <int kTiles, typename Scratch, typename Element>
+LRCLR_DEVICE void take_sums(const Maps<Element> &maps, int map, const Place &place, const Team &team, int first_tile, int tiles,
+                            float (&sums)[kTiles][2], int turn, Scratch &scratch) {
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    if (tile >= tiles) continue;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float sum = sums[tile][half];
+      sum += shuffle_xor(sum, 1);
+      sum += shuffle_xor(sum, 2);
+      const int node = 16 * (first_tile + tile) + place.pair + 8 * half;
+      if (node >= maps.sizes.nodes) continue;
+      if (maps.sizes.mean) {
+        if (!maps.begins_layer(map)) sum += scratch.layer[node];
+        if (!maps.ends_layer(map)) {
+          if (place.column == 0) scratch.layer[node] = sum;
+          continue;
         }
-      } else {
-#if defined(__CUDA_ARCH__)
-#pragma unroll 8
-#endif
-        for (int node = slice; node < shape.nodes; node += slices)
-          sum += scratch.row[node] * as_float(map[size_t(node) * shape.nodes + column]);
+        sum = 0.5f * (scratch.row[turn][node] + sum / float(maps.heads));
       }
-      scratch.partial[place] = sum;
+      team.publish(scratch.row[turn ^ 1] + node, sum, place.column);
     }
-  });
-  block.phase([&](int thread) {
-    for (int node = thread; node < shape.nodes; node += block.threads) {
-      float sum = 0.0f;
-      for (int slice = 0; slice < slices; ++slice) sum += scratch.partial[slice * columns + node];
-      scratch.row[node] = sum;
-    }
-  });
+  }
 }
 
-// scratch.picked = the patches of greatest importance, the lower number first among equals. A patch's place is the
-// number of patches before it, so nothing is ever swapped. What is not finite comes last, and is remembered.
-LRCLR_BOTH inline void pick(const Block &block, const Shape &shape, Scratch &scratch) {
-  block.phase([&](int thread) {
-    if (thread == 0) scratch.spoilt = 0;
-  });
-  block.phase([&](int thread) {
-    for (int node = 1 + thread; node < shape.nodes; node += block.threads) {
-      if (finite(scratch.row[node])) continue;
-      scratch.row[node] = from_bits(0xff800000u);
-      scratch.spoilt = 1;
-    }
-  });
-  block.phase([&](int thread) {
-    for (int node = 1 + thread; node < shape.nodes; node += block.threads) {
-      const float mine = scratch.row[node];
-      int before = 0;
-      for (int other = 1; other < shape.nodes; ++other) {
-        const float theirs = scratch.row[other];
-        before += theirs > mine || (theirs == mine && other < node);
-      }
-      if (before < shape.top_k) scratch.picked[before] = node - 1;
-    }
-  });
-}
+// All of it, for one chain of one image. `blocks` blocks of a cluster share the work; at most eight.
+template <int kTiles, int kNodes, int kSlots, typename Element>
+LRCLR_DEVICE void select_regions(int image, int chain, int blocks, int threads, Scratch<kNodes, kSlots> &scratch) {
+  const Sizes &sizes = scratch.sizes;
+  const int thread = thread_index(), block = blocks == 1 ? 0 : cluster_rank();
+  const Place place = place_of(thread);
+  const Team team = {block * (threads / kWarp) + place.warp, blocks * (threads / kWarp), blocks};
+  const Maps<Element> maps(sizes, scratch.inputs, image, chain);
+  const float factor = sizes.scale * kLog2E;
+  const int row_tiles = (sizes.nodes + 15) / 16;
+  // Tiles of keys are shared out evenly.
+  const int first_tile = row_tiles * team.warp / team.warps, tiles = row_tiles * (team.warp + 1) / team.warps - first_tile;
 
-// Copy `count` bytes with a part of a block's threads; both ends are aligned alike, or to bytes.
-template <typename Unit>
-LRCLR_BOTH void copy_rows(const Block &block, const Shape &shape, const Scratch &scratch, const char *from, char *to) {
-  const int units = shape.row_bytes / int(sizeof(Unit));
-  const int own = shape.top_k * units, cls = block.chain == 0 ? units : 0;
-  block.phase([&](int thread) {
-    for (int unit = thread; unit < own + cls; unit += block.threads) {
-      const bool picked = unit < own;
-      const int rank = picked ? unit / units : 0, place = picked ? unit % units : unit - own;
-      const size_t source = picked ? size_t(scratch.picked[rank]) + 1 : 0;
-      const size_t target = picked ? size_t(1) + size_t(block.chain) * shape.top_k + rank : 0;
-      reinterpret_cast<Unit *>(to + target * shape.row_bytes)[place] =
-          reinterpret_cast<const Unit *>(from + source * shape.row_bytes)[place];
+  // The start row's attention in the last layer. With `mean` it comes averaged over the heads; a CLS token, which is node
+  // 0, also keeps itself.
+  const float *start = scratch.inputs.start + (size_t(image) * (sizes.mean ? 1 : sizes.heads) + chain) * sizes.nodes;
+  for (int node = thread; node < Scratch<kNodes, kSlots>::kRows; node += threads) {
+    float value = node < sizes.nodes ? start[node] : 0.0f;
+    if (sizes.mean && sizes.prefix) value = 0.5f * (value + (node == 0 ? 1.0f : 0.0f));
+    scratch.row[0][node] = value;
+    scratch.row[1][node] = 0.0f;
+  }
+  const auto sync = [&] {
+    if (blocks == 1)
+      sync_block();
+    else
+      sync_cluster();
+  };
+  // Pass 1 of kSlots maps.
+  const auto prepare = [&](int first, int set) {
+    const int tasks = row_tiles * (maps.count - first < kSlots ? maps.count - first : kSlots);
+#pragma unroll 1
+    for (int task = team.warp; task < tasks; task += team.warps) {
+      const int slot = task / row_tiles;
+      row_sums<kNodes == 64 && kSlots == 1 ? 2 : 4>(maps, first + slot, task % row_tiles, place, team, factor, scratch.offset[set][slot],
+                                                    scratch.inverse[set][slot]);
     }
-  });
-}
-
-struct alignas(16) Sixteen {
-  uint32_t words[4];
-};
-
-// All of it. Of an image whose rollout is not finite, the chain's importance is NaN throughout, which whoever reads it
-// must look for; its tokens and indices are of the patches that were finite.
-template <typename Map>
-LRCLR_BOTH void select_regions(const Block &block, const Shape &shape, Scratch &scratch, const void *tokens,
-                               void *region_tokens, long long *region_index, float *region_importance) {
-  begin_row<Map>(block, shape, scratch);
-  for (int layer = shape.layers - 2; layer >= 0; --layer) through_layer<Map>(block, shape, scratch, layer);
-  pick(block, shape, scratch);
-  const int regions = shape.chains() * shape.top_k;
-  block.phase([&](int thread) {
-    for (int rank = thread; rank < shape.top_k; rank += block.threads) {
-      const size_t place = size_t(block.image) * regions + size_t(block.chain) * shape.top_k + rank;
-      region_index[place] = scratch.picked[rank];
-      region_importance[place] = scratch.spoilt ? from_bits(0x7fc00000u) : scratch.row[scratch.picked[rank] + 1];
+  };
+  // No block may store to another one before that one runs.
+  sync();
+  prepare(0, 0);
+  sync();
+  int turn = 0, slot = 0, set = 0;
+#pragma unroll 1
+  for (int map = 0; map < maps.count; ++map) {
+    if (tiles > 0) {
+      float sums[kTiles][2];
+      column_sums<kTiles>(maps, map, place, first_tile, factor, scratch.row[turn], scratch.offset[set][slot],
+                          scratch.inverse[set][slot], sums);
+      take_sums<kTiles>(maps, map, place, team, first_tile, tiles, sums, turn, scratch);
     }
-  });
-  const char *from = static_cast<const char *>(tokens) + size_t(block.image) * shape.nodes * shape.row_bytes;
-  char *to = static_cast<char *>(region_tokens) + size_t(block.image) * (regions + 1) * shape.row_bytes;
-  const size_t odd = reinterpret_cast<size_t>(from) | reinterpret_cast<size_t>(to) | size_t(shape.row_bytes);
-  if (odd % sizeof(Sixteen) == 0)
-    copy_rows<Sixteen>(block, shape, scratch, from, to);
-  else
-    copy_rows<uint16_t>(block, shape, scratch, from, to);
+    if (maps.ends_layer(map)) turn ^= 1;
+    if (++slot == kSlots) {
+      slot = 0;
+      set ^= 1;
+      if (map + 1 < maps.count) prepare(map + 1, set);
+    }
+    sync();
+  }
+  if (block != 0) return;
+  const Selection call = {sizes.nodes,     sizes.prefix,          sizes.top_k,           sizes.mean ? 1 : sizes.heads,
+                          sizes.row_bytes, scratch.inputs.tokens, scratch.outputs.region_tokens,
+                          scratch.outputs.region_index, scratch.outputs.region_importance};
+  pick(call, threads, scratch.row[turn], scratch.picked, &scratch.spoilt);
+  write_selection(call, image, chain, threads, scratch.row[turn], scratch.picked, scratch.spoilt);
 }
 
 }  // namespace lrclr
 
 #if defined(__CUDACC__)
 
-// For TensorRT, which passes every input as an argument of its own: a kernel for each number of layers.
-#define LRCLR_MAPS_1 const void *map_0
-#define LRCLR_MAPS_2 LRCLR_MAPS_1, const void *map_1
-#define LRCLR_MAPS_3 LRCLR_MAPS_2, const void *map_2
-#define LRCLR_MAPS_4 LRCLR_MAPS_3, const void *map_3
-#define LRCLR_MAPS_5 LRCLR_MAPS_4, const void *map_4
-#define LRCLR_MAPS_6 LRCLR_MAPS_5, const void *map_5
-#define LRCLR_MAPS_7 LRCLR_MAPS_6, const void *map_6
-#define LRCLR_MAPS_8 LRCLR_MAPS_7, const void *map_7
-#define LRCLR_MAPS_9 LRCLR_MAPS_8, const void *map_8
-#define LRCLR_MAPS_10 LRCLR_MAPS_9, const void *map_9
-#define LRCLR_MAPS_11 LRCLR_MAPS_10, const void *map_10
-#define LRCLR_MAPS_12 LRCLR_MAPS_11, const void *map_11
-#define LRCLR_MAPS_13 LRCLR_MAPS_12, const void *map_12
-#define LRCLR_MAPS_14 LRCLR_MAPS_13, const void *map_13
-#define LRCLR_MAPS_15 LRCLR_MAPS_14, const void *map_14
-#define LRCLR_MAPS_16 LRCLR_MAPS_15, const void *map_15
-#define LRCLR_MAPS_17 LRCLR_MAPS_16, const void *map_16
-#define LRCLR_MAPS_18 LRCLR_MAPS_17, const void *map_17
-#define LRCLR_MAPS_19 LRCLR_MAPS_18, const void *map_18
-#define LRCLR_MAPS_20 LRCLR_MAPS_19, const void *map_19
-#define LRCLR_MAPS_21 LRCLR_MAPS_20, const void *map_20
-#define LRCLR_MAPS_22 LRCLR_MAPS_21, const void *map_21
-#define LRCLR_MAPS_23 LRCLR_MAPS_22, const void *map_22
-#define LRCLR_MAPS_24 LRCLR_MAPS_23, const void *map_23
-#define LRCLR_KEEP_1 scratch.maps[0] = map_0;
-#define LRCLR_KEEP_2 LRCLR_KEEP_1 scratch.maps[1] = map_1;
-#define LRCLR_KEEP_3 LRCLR_KEEP_2 scratch.maps[2] = map_2;
-#define LRCLR_KEEP_4 LRCLR_KEEP_3 scratch.maps[3] = map_3;
-#define LRCLR_KEEP_5 LRCLR_KEEP_4 scratch.maps[4] = map_4;
-#define LRCLR_KEEP_6 LRCLR_KEEP_5 scratch.maps[5] = map_5;
-#define LRCLR_KEEP_7 LRCLR_KEEP_6 scratch.maps[6] = map_6;
-#define LRCLR_KEEP_8 LRCLR_KEEP_7 scratch.maps[7] = map_7;
-#define LRCLR_KEEP_9 LRCLR_KEEP_8 scratch.maps[8] = map_8;
-#define LRCLR_KEEP_10 LRCLR_KEEP_9 scratch.maps[9] = map_9;
-#define LRCLR_KEEP_11 LRCLR_KEEP_10 scratch.maps[10] = map_10;
-#define LRCLR_KEEP_12 LRCLR_KEEP_11 scratch.maps[11] = map_11;
-#define LRCLR_KEEP_13 LRCLR_KEEP_12 scratch.maps[12] = map_12;
-#define LRCLR_KEEP_14 LRCLR_KEEP_13 scratch.maps[13] = map_13;
-#define LRCLR_KEEP_15 LRCLR_KEEP_14 scratch.maps[14] = map_14;
-#define LRCLR_KEEP_16 LRCLR_KEEP_15 scratch.maps[15] = map_15;
-#define LRCLR_KEEP_17 LRCLR_KEEP_16 scratch.maps[16] = map_16;
-#define LRCLR_KEEP_18 LRCLR_KEEP_17 scratch.maps[17] = map_17;
-#define LRCLR_KEEP_19 LRCLR_KEEP_18 scratch.maps[18] = map_18;
-#define LRCLR_KEEP_20 LRCLR_KEEP_19 scratch.maps[19] = map_19;
-#define LRCLR_KEEP_21 LRCLR_KEEP_20 scratch.maps[20] = map_20;
-#define LRCLR_KEEP_22 LRCLR_KEEP_21 scratch.maps[21] = map_21;
-#define LRCLR_KEEP_23 LRCLR_KEEP_22 scratch.maps[22] = map_22;
-#define LRCLR_KEEP_24 LRCLR_KEEP_23 scratch.maps[23] = map_23;
+#if __CUDA_ARCH__ >= 900
+#define LRCLR_CLUSTER(BLOCKS) __cluster_dims__(BLOCKS, 1, 1)
+#else
+#define LRCLR_CLUSTER(BLOCKS)
+#endif
 
-// Called and not inlined: fifteen copies of the work would be a megabyte of PTX.
-__device__ __noinline__ void select_shared(lrclr::Shape shape, lrclr::Scratch &scratch, const void *tokens,
-                                           void *region_tokens, long long *region_index, float *region_importance) {
-  const lrclr::Block block = {int(blockIdx.y), int(blockIdx.x), int(blockDim.x)};
-  lrclr::select_regions<float>(block, shape, scratch, tokens, region_tokens, region_index, region_importance);
-}
+// Called and not inlined: a copy of the work for each number of layers would be megabytes of PTX.
+#define LRCLR_SELECT(FORM, NODES, TILES, SLOTS, BLOCKS)                                                                    \
+  __device__ __noinline__ void select_##FORM(lrclr::Scratch<NODES, SLOTS> &scratch) {                                     \
+    lrclr::select_regions<TILES, NODES, SLOTS, lrclr::Half>(blockIdx.y, blockIdx.x / BLOCKS, BLOCKS, blockDim.x, scratch); \
+  }
+LRCLR_SELECT(64, 64, 1, 1, 1)
+LRCLR_SELECT(64s12, 64, 1, 12, 1)
+LRCLR_SELECT(608c1, 608, 3, 1, 1)
+LRCLR_SELECT(608c8, 608, 1, 1, 8)
+LRCLR_SELECT(1088c1, 1088, 5, 1, 1)
+LRCLR_SELECT(1088c8, 1088, 1, 1, 8)
 
-#define LRCLR_KERNEL(LAYERS)                                                                                         \
-  extern "C" __global__ void __launch_bounds__(lrclr::kMaxThreads) region_select_##LAYERS(                           \
-      const void *tokens, LRCLR_MAPS_##LAYERS, int heads, int mean, int nodes, int last_rows, int top_k,             \
-      int row_bytes, void *region_tokens, long long *region_index, float *region_importance) {                       \
-    __shared__ lrclr::Scratch scratch;                                                                               \
-    if (threadIdx.x == 0) {                                                                                          \
-      LRCLR_KEEP_##LAYERS                                                                                            \
-    }                                                                                                                \
-    __syncthreads();                                                                                                 \
-    const lrclr::Shape shape = {LAYERS, heads, mean, nodes, last_rows, top_k, row_bytes};                            \
-    select_shared(shape, scratch, tokens, region_tokens, region_index, region_importance);                           \
+// TensorRT passes every input as an argument of its own, so there is an entry for each number of layers: `PAIRS` are the
+// layers before the last.
+#define LRCLR_PAIRS_1 const void *query_0, const void *key_0
+#define LRCLR_KEEP_1 scratch.inputs.queries[0] = query_0; scratch.inputs.keys[0] = key_0;
+#define LRCLR_PAIRS_2 LRCLR_PAIRS_1, const void *query_1, const void *key_1
+#define LRCLR_KEEP_2 LRCLR_KEEP_1 scratch.inputs.queries[1] = query_1; scratch.inputs.keys[1] = key_1;
+#define LRCLR_PAIRS_3 LRCLR_PAIRS_2, const void *query_2, const void *key_2
+#define LRCLR_KEEP_3 LRCLR_KEEP_2 scratch.inputs.queries[2] = query_2; scratch.inputs.keys[2] = key_2;
+#define LRCLR_PAIRS_4 LRCLR_PAIRS_3, const void *query_3, const void *key_3
+#define LRCLR_KEEP_4 LRCLR_KEEP_3 scratch.inputs.queries[3] = query_3; scratch.inputs.keys[3] = key_3;
+#define LRCLR_PAIRS_5 LRCLR_PAIRS_4, const void *query_4, const void *key_4
+#define LRCLR_KEEP_5 LRCLR_KEEP_4 scratch.inputs.queries[4] = query_4; scratch.inputs.keys[4] = key_4;
+#define LRCLR_PAIRS_6 LRCLR_PAIRS_5, const void *query_5, const void *key_5
+#define LRCLR_KEEP_6 LRCLR_KEEP_5 scratch.inputs.queries[5] = query_5; scratch.inputs.keys[5] = key_5;
+#define LRCLR_PAIRS_7 LRCLR_PAIRS_6, const void *query_6, const void *key_6
+#define LRCLR_KEEP_7 LRCLR_KEEP_6 scratch.inputs.queries[6] = query_6; scratch.inputs.keys[6] = key_6;
+#define LRCLR_PAIRS_8 LRCLR_PAIRS_7, const void *query_7, const void *key_7
+#define LRCLR_KEEP_8 LRCLR_KEEP_7 scratch.inputs.queries[7] = query_7; scratch.inputs.keys[7] = key_7;
+#define LRCLR_PAIRS_9 LRCLR_PAIRS_8, const void *query_8, const void *key_8
+#define LRCLR_KEEP_9 LRCLR_KEEP_8 scratch.inputs.queries[8] = query_8; scratch.inputs.keys[8] = key_8;
+#define LRCLR_PAIRS_10 LRCLR_PAIRS_9, const void *query_9, const void *key_9
+#define LRCLR_KEEP_10 LRCLR_KEEP_9 scratch.inputs.queries[9] = query_9; scratch.inputs.keys[9] = key_9;
+#define LRCLR_PAIRS_11 LRCLR_PAIRS_10, const void *query_10, const void *key_10
+#define LRCLR_KEEP_11 LRCLR_KEEP_10 scratch.inputs.queries[10] = query_10; scratch.inputs.keys[10] = key_10;
+#define LRCLR_PAIRS_12 LRCLR_PAIRS_11, const void *query_11, const void *key_11
+#define LRCLR_KEEP_12 LRCLR_KEEP_11 scratch.inputs.queries[11] = query_11; scratch.inputs.keys[11] = key_11;
+#define LRCLR_PAIRS_13 LRCLR_PAIRS_12, const void *query_12, const void *key_12
+#define LRCLR_KEEP_13 LRCLR_KEEP_12 scratch.inputs.queries[12] = query_12; scratch.inputs.keys[12] = key_12;
+#define LRCLR_PAIRS_14 LRCLR_PAIRS_13, const void *query_13, const void *key_13
+#define LRCLR_KEEP_14 LRCLR_KEEP_13 scratch.inputs.queries[13] = query_13; scratch.inputs.keys[13] = key_13;
+#define LRCLR_PAIRS_15 LRCLR_PAIRS_14, const void *query_14, const void *key_14
+#define LRCLR_KEEP_15 LRCLR_KEEP_14 scratch.inputs.queries[14] = query_14; scratch.inputs.keys[14] = key_14;
+#define LRCLR_PAIRS_16 LRCLR_PAIRS_15, const void *query_15, const void *key_15
+#define LRCLR_KEEP_16 LRCLR_KEEP_15 scratch.inputs.queries[15] = query_15; scratch.inputs.keys[15] = key_15;
+#define LRCLR_PAIRS_17 LRCLR_PAIRS_16, const void *query_16, const void *key_16
+#define LRCLR_KEEP_17 LRCLR_KEEP_16 scratch.inputs.queries[16] = query_16; scratch.inputs.keys[16] = key_16;
+#define LRCLR_PAIRS_18 LRCLR_PAIRS_17, const void *query_17, const void *key_17
+#define LRCLR_KEEP_18 LRCLR_KEEP_17 scratch.inputs.queries[17] = query_17; scratch.inputs.keys[17] = key_17;
+#define LRCLR_PAIRS_19 LRCLR_PAIRS_18, const void *query_18, const void *key_18
+#define LRCLR_KEEP_19 LRCLR_KEEP_18 scratch.inputs.queries[18] = query_18; scratch.inputs.keys[18] = key_18;
+#define LRCLR_PAIRS_20 LRCLR_PAIRS_19, const void *query_19, const void *key_19
+#define LRCLR_KEEP_20 LRCLR_KEEP_19 scratch.inputs.queries[19] = query_19; scratch.inputs.keys[19] = key_19;
+#define LRCLR_PAIRS_21 LRCLR_PAIRS_20, const void *query_20, const void *key_20
+#define LRCLR_KEEP_21 LRCLR_KEEP_20 scratch.inputs.queries[20] = query_20; scratch.inputs.keys[20] = key_20;
+#define LRCLR_PAIRS_22 LRCLR_PAIRS_21, const void *query_21, const void *key_21
+#define LRCLR_KEEP_22 LRCLR_KEEP_21 scratch.inputs.queries[21] = query_21; scratch.inputs.keys[21] = key_21;
+#define LRCLR_PAIRS_23 LRCLR_PAIRS_22, const void *query_22, const void *key_22
+#define LRCLR_KEEP_23 LRCLR_KEEP_22 scratch.inputs.queries[22] = query_22; scratch.inputs.keys[22] = key_22;
+
+#define LRCLR_ENTRY(FORM, BLOCKS, THREADS, MIN_BLOCKS, NODES, SLOTS, PAIRS)                                                 \
+  extern "C" __global__ void LRCLR_CLUSTER(BLOCKS) __launch_bounds__(THREADS, MIN_BLOCKS)                                \
+      region_select_##FORM##_##PAIRS(const void *tokens, const float *start, LRCLR_PAIRS_##PAIRS, int heads, int mean,    \
+                                     int nodes, int prefix, int top_k, int row_bytes, int row_stride, int scale_bits,    \
+                                     void *region_tokens, long long *region_index, float *region_importance) {           \
+    __shared__ lrclr::Scratch<NODES, SLOTS> scratch;                                                                     \
+    if (threadIdx.x == 0) {                                                                                              \
+      scratch.inputs.tokens = tokens;                                                                                    \
+      scratch.inputs.start = start;                                                                                      \
+      LRCLR_KEEP_##PAIRS                                                                                                 \
+      scratch.sizes = {PAIRS + 1, heads,     mean,       nodes,                      prefix,                             \
+                       top_k,     row_bytes, row_stride, lrclr::from_bits(scale_bits)};                                  \
+      scratch.outputs = {region_tokens, region_index, region_importance};                                                \
+    }                                                                                                                    \
+    __syncthreads();                                                                                                     \
+    select_##FORM(scratch);                                                                                              \
   }
 
-LRCLR_KERNEL(2) LRCLR_KERNEL(3) LRCLR_KERNEL(4) LRCLR_KERNEL(5) LRCLR_KERNEL(6) LRCLR_KERNEL(7) LRCLR_KERNEL(8)
-LRCLR_KERNEL(9) LRCLR_KERNEL(10) LRCLR_KERNEL(11) LRCLR_KERNEL(12) LRCLR_KERNEL(16) LRCLR_KERNEL(18) LRCLR_KERNEL(20)
-LRCLR_KERNEL(24)
+#ifndef LRCLR_SMALL_BLOCKS
+#define LRCLR_SMALL_BLOCKS 6
+#endif
+#define LRCLR_ENTRIES(PAIRS)                                   \
+  LRCLR_ENTRY(64, 1, 128, LRCLR_SMALL_BLOCKS, 64, 1, PAIRS)    \
+  LRCLR_ENTRY(64s12, 1, 512, 1, 64, 12, PAIRS)                 \
+  LRCLR_ENTRY(608c1, 1, 416, 1, 608, 1, PAIRS)                 \
+  LRCLR_ENTRY(608c8, 8, 160, 1, 608, 1, PAIRS)                 \
+  LRCLR_ENTRY(1088c1, 1, 448, 1, 1088, 1, PAIRS)               \
+  LRCLR_ENTRY(1088c8, 8, 288, 1, 1088, 1, PAIRS)
 
-// For PyTorch, whose maps are of any type: one kernel, for any number of layers.
-struct Maps {
-  const void *of_layer[lrclr::kMaxLayers];
-};
-
-template <typename Map>
-__device__ void select_any(const Maps &maps, const lrclr::Shape &shape, const void *tokens, void *region_tokens,
-                           long long *region_index, float *region_importance) {
-  __shared__ lrclr::Scratch scratch;
-  if (threadIdx.x < shape.layers) scratch.maps[threadIdx.x] = maps.of_layer[threadIdx.x];
-  __syncthreads();
-  const lrclr::Block block = {int(blockIdx.y), int(blockIdx.x), int(blockDim.x)};
-  lrclr::select_regions<Map>(block, shape, scratch, tokens, region_tokens, region_index, region_importance);
-}
-
-#define LRCLR_ANY(NAME, MAP)                                                                                          \
-  extern "C" __global__ void __launch_bounds__(lrclr::kMaxThreads)                                                   \
-      region_select_##NAME(const __grid_constant__ Maps maps, const __grid_constant__ lrclr::Shape shape,            \
-                           const void *tokens, void *region_tokens, long long *region_index,                         \
-                           float *region_importance) {                                                               \
-    select_any<MAP>(maps, shape, tokens, region_tokens, region_index, region_importance);                            \
-  }
-
-LRCLR_ANY(float32, float) LRCLR_ANY(float16, lrclr::Half) LRCLR_ANY(bfloat16, lrclr::Bfloat)
+LRCLR_ENTRIES(1) LRCLR_ENTRIES(2) LRCLR_ENTRIES(3) LRCLR_ENTRIES(4) LRCLR_ENTRIES(5) LRCLR_ENTRIES(6) LRCLR_ENTRIES(7)
+LRCLR_ENTRIES(8) LRCLR_ENTRIES(9) LRCLR_ENTRIES(10) LRCLR_ENTRIES(11) LRCLR_ENTRIES(15) LRCLR_ENTRIES(17)
+LRCLR_ENTRIES(19) LRCLR_ENTRIES(23)
 
 #else
 
-// The same work on a host, block by block and thread by thread. `type`: 0 float32, 1 float16, 2 bfloat16.
-extern "C" void lrclr_region_select(int type, int threads, int images, const void *const *maps, const lrclr::Shape *shape,
-                                    const void *tokens, void *region_tokens, long long *region_index,
-                                    float *region_importance) {
-  static lrclr::Scratch scratch;
+namespace {
+
+template <int kTiles, int kNodes, int kSlots>
+void on_host(int images, int blocks, int threads, int order, unsigned seed, const lrclr::Inputs &inputs,
+             const lrclr::Sizes &sizes, const lrclr::Outputs &outputs) {
+  using namespace lrclr;
   for (int image = 0; image < images; ++image)
-    for (int chain = 0; chain < shape->chains(); ++chain) {
-      // What one block left behind must not help the next.
-      char *bytes = reinterpret_cast<char *>(&scratch);
-      for (size_t place = 0; place < sizeof scratch; ++place) bytes[place] = char(0xff);
-      for (int layer = 0; layer < shape->layers; ++layer) scratch.maps[layer] = maps[layer];
-      const lrclr::Block block = {image, chain, threads};
-      auto run = type == 0   ? lrclr::select_regions<float>
-                 : type == 1 ? lrclr::select_regions<lrclr::Half>
-                             : lrclr::select_regions<lrclr::Bfloat>;
-      run(block, *shape, scratch, tokens, region_tokens, region_index, region_importance);
-    }
+    for (int chain = 0; chain < (sizes.mean ? 1 : sizes.heads); ++chain)
+      host::run_cluster(blocks, threads, sizeof(Scratch<kNodes, kSlots>), host::Order(order), seed, [&](int block) {
+        Scratch<kNodes, kSlots> &scratch = *static_cast<Scratch<kNodes, kSlots> *>(host::machine.all_blocks[block].shared);
+        if (thread_index() == 0) {
+          scratch.inputs = inputs;
+          scratch.sizes = sizes;
+          scratch.outputs = outputs;
+        }
+        sync_block();
+        select_regions<kTiles, kNodes, kSlots, Half>(image, chain, blocks, threads, scratch);
+      });
+}
+
+}  // namespace
+
+// `form`: the most tokens that it takes, or 12 for the form with twelve slots. `order`: 0 forward, 1 reversed, 2 shuffled by `seed`. Returns whether there is such
+// a form.
+extern "C" int lrclr_region_select(int form, int images, int blocks, int threads, int order, unsigned seed,
+                                   const lrclr::Inputs *inputs, const lrclr::Sizes *sizes, const lrclr::Outputs *outputs) {
+  switch (form) {
+    case 12: on_host<1, 64, 12>(images, blocks, threads, order, seed, *inputs, *sizes, *outputs); return 1;
+    case 64: on_host<1, 64, 1>(images, blocks, threads, order, seed, *inputs, *sizes, *outputs); return 1;
+    case 608:
+      (blocks == 1 ? on_host<3, 608, 1> : on_host<1, 608, 1>)(images, blocks, threads, order, seed, *inputs, *sizes, *outputs);
+      return 1;
+    case 1088:
+      (blocks == 1 ? on_host<5, 1088, 1> : on_host<1, 1088, 1>)(images, blocks, threads, order, seed, *inputs, *sizes, *outputs);
+      return 1;
+    default: return 0;
+  }
 }
 
 #endif

@@ -10,8 +10,6 @@ import torch
 
 from lrclr.contract import GRAPHS
 from lrclr.errors import EngineError, first_line
-from lrclr.model.region_op import select_regions_op
-from lrclr.model.regions import select_regions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,7 +23,6 @@ class TorchEngine:
     """Runs a network's three graphs, as it is in memory, without a trace of gradients.
 
     The network is moved to `device` and is otherwise as before after every run: it may be one that is being trained.
-    On CUDA the region kernel selects.
 
     Args:
         model: the network.
@@ -63,8 +60,7 @@ class TorchEngine:
         arguments = [tensors[name] for name in GRAPHS[graph].input_names]
         outputs: tuple[torch.Tensor, ...]
         if graph == "image_encoder":
-            select = select_regions_op if self._device.type == "cuda" else select_regions
-            embedding, regions = self._model.encode_image(*arguments, select=select)
+            embedding, regions = self._model.encode_image(*arguments)
             outputs = (embedding, *regions)
         elif graph == "text_encoder":
             outputs = self._model.encode_text(*arguments)

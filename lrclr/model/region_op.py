@@ -1,8 +1,4 @@
-"""Region selection as one operator of torch: exporters do not look into it, and on CUDA it has a kernel of its own.
-
-On the CPU it is `lrclr.model.select_regions`. On CUDA it is the kernel of ``export/kernels``, whose PTX the package
-carries; nothing is compiled but by the driver.
-"""
+"""Region selection as one operator of torch, so that exporters do not look into it."""
 
 from __future__ import annotations
 
@@ -22,13 +18,6 @@ def _region_select(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: boo
     return picked.tokens, picked.index, picked.importance
 
 
-@_region_select.register_kernel("cuda")
-def _(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> tuple[Tensor, Tensor, Tensor]:
-    from lrclr.model.region_kernel import launch
-
-    return launch(maps, tokens, top_k, mean)
-
-
 @_region_select.register_fake
 def _(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> tuple[Tensor, Tensor, Tensor]:
     batch, _, width = tokens.shape
@@ -41,8 +30,5 @@ def _(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> tuple[T
 
 
 def select_regions_op(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:
-    """`select_regions` as the operator ``torch.ops.lrclr.region_select``; it has no gradient.
-
-    On CUDA a rollout that is not finite is no error, for that would wait for the device: its importance is NaN.
-    """
+    """`select_regions` as the operator ``torch.ops.lrclr.region_select``; it has no gradient."""
     return Regions(*_region_select(list(maps), tokens, top_k, mean))

@@ -1,4 +1,4 @@
-"""The region kernel on a GPU, behind torch's operator: what its host-compiled code is tested for, on the device."""
+"""The region kernel on a GPU: what its host-compiled code is tested for, on the device."""
 
 from __future__ import annotations
 
@@ -6,51 +6,54 @@ import numpy as np
 import pytest
 import torch
 
-from lrclr.model import select_regions
-from lrclr.model.region_op import select_regions_op
-from tests.kernels.region_reference import gathered, rollout
+from benchmarks.gpu.launch import launch
+from lrclr._kernels import HEAD_WIDTH, Form, forms_for
+from tests.kernels.host_kernel import Case, gathered, importance
+
+CAPABILITY = 10 * torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 90
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
 ]
-TYPES = [torch.float32, torch.float16, torch.bfloat16]
+SIZES = [(50, 12, 12), (64, 3, 4), (197, 12, 12), (577, 24, 16), (729, 3, 4), (1025, 3, 4)]
 
 
 @pytest.mark.parametrize("mean", [False, True])
-@pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize(("nodes", "layers", "heads"), [(50, 12, 12), (197, 12, 12), (577, 24, 16), (1025, 2, 3)])
-def test_it_selects_what_float64_selects(nodes: int, layers: int, heads: int, kind: torch.dtype, *, mean: bool) -> None:
+@pytest.mark.parametrize(
+    ("nodes", "layers", "heads", "form"),
+    [(*size, form) for size in SIZES for form in forms_for(size[0], CAPABILITY)],
+    ids=str,
+)
+def test_it_selects_what_float64_selects(nodes: int, layers: int, heads: int, form: Form, *, mean: bool) -> None:
     random = torch.Generator().manual_seed(nodes)
-    maps = [
-        torch.softmax(8 * torch.randn(2, heads, nodes, nodes, generator=random), -1).to("cuda", kind)
-        for _ in range(layers)
-    ]
-    tokens = torch.randn(2, nodes, 64, generator=random).to("cuda", torch.float16)
-    found = select_regions_op(maps, tokens, 12, mean)
-    wanted = rollout([one.float().cpu().numpy() for one in maps], mean=mean)
-    index = found.index.cpu().numpy().reshape(*wanted.shape[:2], 12)
-    values = found.importance.cpu().numpy().reshape(index.shape)
+    merged = [torch.randn(2, nodes, 3, heads, HEAD_WIDTH, generator=random).mul(1.5).half() for _ in range(layers - 1)]
+    start = torch.randn(2, heads, nodes, generator=random).softmax(-1)
+    tokens = torch.randn(2, nodes, 64, generator=random).half()
+    pairs = [(one.cuda()[:, :, 0], one.cuda()[:, :, 1]) for one in merged]
+    queries, keys = [query for query, _ in pairs], [key for _, key in pairs]
+    arguments = (queries, keys, start.cuda(), tokens.cuda(), 12, mean)
+    found = [one.cpu().numpy() for one in launch(*arguments, form=form)]
+    again = [one.cpu().numpy() for one in launch(*arguments, form=form)]
+    for one, other in zip(found, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    first = start.mean(1, keepdim=True) if mean else start
+    first_half, second_half = ([one[:, :, part].numpy() for one in merged] for part in (0, 1))
+    wanted = importance(Case(first_half, second_half, first.numpy(), tokens.numpy(), 12, mean))
+    index, values = (one.reshape(*wanted.shape[:2], 12) for one in found[1:])
     scale = wanted.max(-1, keepdims=True)
     picked = np.take_along_axis(wanted, index, -1)
-    assert (np.abs(values - picked) <= 2e-5 * scale).all()
-    assert (picked >= -np.sort(-wanted, axis=-1)[..., :12] - 4e-5 * scale).all()
-    np.testing.assert_array_equal(found.tokens.cpu().numpy(), gathered(tokens.cpu().numpy(), found.index.cpu().numpy()))
+    assert (np.abs(values - picked) <= 3e-5 * scale).all()
+    assert (picked >= -np.sort(-wanted, axis=-1)[..., :12] - 6e-5 * scale).all()
+    np.testing.assert_array_equal(found[0], gathered(tokens.numpy(), found[1], 1))
 
 
 def test_ties_and_what_is_not_finite() -> None:
-    maps = [torch.eye(50, device="cuda").expand(3, 2, 50, 50).contiguous(), torch.full((3, 2, 1, 50), 0.25).cuda()]
-    maps[1][1, 1, 0, 7] = float("nan")
-    found = select_regions_op(maps, torch.randn(3, 50, 8).cuda(), 5, mean=False)
-    assert found.index[0].tolist() == [0, 1, 2, 3, 4] * 2
-    assert found.index[1].tolist() == [0, 1, 2, 3, 4] * 2
-    assert torch.isnan(found.importance[1, 5:]).all()
-    assert torch.isfinite(found.importance[[0, 2]]).all()
-
-
-def test_it_is_an_operator_that_torch_compiles() -> None:
-    maps = [torch.softmax(torch.randn(2, 4, 50, 50), -1).cuda() for _ in range(3)]
-    tokens = torch.randn(2, 50, 16).cuda()
-    torch.library.opcheck(torch.ops.lrclr.region_select.default, (maps, tokens, 6, False))
-    compiled = torch.compile(lambda *given: select_regions_op(given[:-1], given[-1], 6, mean=False).index)
-    torch.testing.assert_close(compiled(*maps, tokens), select_regions(maps, tokens, 6, mean=False).index)
+    queries = torch.ones(3, 50, 2, HEAD_WIDTH, dtype=torch.float16, device="cuda")
+    bad = queries.clone()
+    bad[1, 7, 1, 0] = float("nan")
+    start = torch.full((3, 2, 50), 1 / 50, device="cuda")
+    _, index, values = launch([bad], [queries], start, torch.randn(3, 50, 8).cuda(), 5, mean=False)
+    assert index[0].tolist() == [0, 1, 2, 3, 4] * 2
+    assert torch.isnan(values[1, 5:]).all()
+    assert torch.isfinite(values[[0, 2]]).all()

@@ -13,10 +13,11 @@ import pytest
 
 from lrclr import Bundle, ZeroShotClassifier, read_image
 from lrclr.bundle import Golden
+from lrclr.checkpoints import init_checkpoint
 from lrclr.engines import PLAN_ENGINES, TensorRTEngine, gpus, tensorrt_library
 from lrclr.errors import EngineError, LrclrError
 from lrclr.samples import sample_paths
-from lrclr_export import BuildOptions, build_bundle
+from lrclr_export import BuildOptions, ExportOptions, build_bundle, export_bundle
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -70,8 +71,15 @@ def test_the_gates_hold_on_the_gpu(planned: Any, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", TENSORRT)
-def test_the_plugin_is_in_the_plan(planned: Any, engine: str) -> None:
-    bundle = Bundle(planned(engine))
+def test_the_plugin_is_in_the_plan(engine: str, tmp_path: Path) -> None:
+    """The kernel takes heads of 64, which the tiny network of the other tests does not have."""
+    vision = {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 4, "intermediate_size": 64}
+    loose = {name: limit for name, limit in bundles.LOOSE.items() if name != "region_gap"}
+    bundle = export_bundle(
+        init_checkpoint("vit-b-32", vision_config=vision), tmp_path / "bundle", ExportOptions(tolerances=loose)
+    )
+    build_bundle(bundle.path, BuildOptions(engine))
+    bundle = Bundle(bundle.path)
     (entry,) = bundle.manifest.plans
     assert entry["region_selection"] == "plugin"
     # Its PTX, so that neither Python nor lrclr is needed where the plan runs.

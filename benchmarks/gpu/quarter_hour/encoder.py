@@ -1,10 +1,10 @@
 """Command 2: what region selection costs the fp16 image encoder. ``python -m benchmarks.gpu.quarter_hour.encoder``.
 
 torch's image encoder with random weights in CUDA graphs, in four variants:
-  maps + kernel   eager attention, whose float32 maps the region kernel reads (the graph's contract today)
-  maps, no kernel the same, but the maps are dropped: what writing them costs
-  qk + kernel     fused attention; the region kernel computes the maps again from the layers' queries and keys
-  no regions      fused attention, nothing is selected; the last block runs for the first 13 tokens
+  maps         eager attention; regions are selected from its float32 maps by torch's own operators
+  maps alone   the same, but nothing is selected: what writing the maps costs
+  kernel       fused attention; the region kernel computes the maps again from the layers' queries and keys
+  no regions   fused attention, nothing is selected; the last block runs for the first 13 tokens
 
 All variants compute the last block for CLS and the selected tokens only.
 """
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AttentionInterface
 
+from benchmarks.gpu.launch import launch
 from benchmarks.gpu.quarter_hour.common import NETWORKS, TINY, Network, Results, arguments, milliseconds
 from lrclr.checkpoints import ARCHITECTURES
 from lrclr.model import LrclrConfig, LrclrModel, Regions, select_regions
 from lrclr.model.attention import attend, split_heads
-from lrclr.model.region_kernel import launch_qk
-from lrclr.model.region_op import select_regions_op
+from lrclr.model.regions import rollout_cls_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,8 +102,15 @@ def encode_fused(model: LrclrModel, pixels: Tensor, select: Callable[..., Region
     return embedding / embedding.square().sum(-1, keepdim=True).sqrt(), rows
 
 
+def _eager(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:
+    """`select_regions` without its check for numbers that are not finite, which waits for the device."""
+    values, index = (found.flatten(1) for found in rollout_cls_row(maps, mean=mean).topk(top_k))
+    rows = (index + 1).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+    return Regions(torch.cat([tokens[:, :1], tokens.gather(1, rows)], dim=1), index, values)
+
+
 def _kernel_qk(*given: Any) -> Regions:
-    return Regions(*launch_qk(*given))
+    return Regions(*launch(*given))
 
 
 def _reference_qk(queries: Sequence[Tensor], keys: Sequence[Tensor], start: Tensor, *rest: Any) -> Regions:
@@ -122,9 +129,9 @@ def variants(model: LrclrModel, pixels: Tensor, device: str) -> dict[str, Callab
     """The four ways to run the encoder."""
     select_qk = _kernel_qk if device == "cuda" else _reference_qk
     return {
-        "maps + kernel": lambda: model.encode_image(pixels, select=select_regions_op, prune=True),
-        "maps, no kernel": lambda: model.encode_image(pixels, select=_no_kernel, prune=True),
-        "qk + kernel": lambda: encode_fused(model, pixels, select_qk),
+        "maps": lambda: model.encode_image(pixels, select=_eager, prune=True),
+        "maps alone": lambda: model.encode_image(pixels, select=_no_kernel, prune=True),
+        "kernel": lambda: encode_fused(model, pixels, select_qk),
         "no regions": lambda: encode_fused(model, pixels, None),
     }
 
@@ -156,7 +163,7 @@ def _measure(results: Results, device: str, network: Network, model: LrclrModel,
     common = {"network": network.name, "batch": batch}
     runs = variants(model, pixels, device)
     with results.attempt(f"agreement {common}"):
-        ours, (embedding, _) = runs["maps + kernel"](), runs["qk + kernel"]()
+        ours, (embedding, _) = runs["maps"](), runs["kernel"]()
         cosine = float((ours.embedding * embedding).sum(-1).min())
         rest = (runs[name]() for name in ("no regions",))
         results.add(

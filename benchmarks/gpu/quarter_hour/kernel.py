@@ -1,8 +1,8 @@
-"""Command 1: are the region kernels right, and how long do they take? ``python -m benchmarks.gpu.quarter_hour.kernel``.
+"""Command 1: is the region kernel right, and how long does it take? ``python -m benchmarks.gpu.quarter_hour.kernel``.
 
 Sections:
-  correctness  both kernels against float64 on the device, at all token counts, element types and rollouts
-  time         both kernels by CUDA graph replay, against the time that moving their bytes takes, and torch eager
+  correctness  each form of the kernel against float64 on the device, at many token counts and both rollouts
+  time         each form by CUDA graph replay, against the time that moving its bytes takes, and torch eager
   compiled     the same work by torch.compile (slow to compile, therefore last)
 
 ``--sanitize`` runs a few small calls only, for NVIDIA's compute-sanitizer to watch.
@@ -11,14 +11,15 @@ Sections:
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from benchmarks.gpu.launch import launch
 from benchmarks.gpu.quarter_hour.common import NETWORKS, TINY, Network, Results, arguments, copy_bandwidth, milliseconds
-from lrclr._kernels import QK_FORMS, QkForm
+from lrclr._kernels import Form, forms_for
 from lrclr.model import select_regions
-from lrclr.model.region_kernel import launch, launch_qk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ class Case:
         deviation: of a score; more makes sharper attention.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the sizes of a network
         self,
         nodes: int,
         layers: int,
@@ -118,7 +119,7 @@ def errors(case: Case, found: Sequence[Tensor], *, mean: bool, prefix: int, top_
 
 
 def correctness(results: Results, device: str) -> None:
-    """Both kernels, every form that takes the tokens."""
+    """Every form that takes the tokens."""
     sizes = [(50, 12, 12), (64, 3, 4), (33, 2, 3), (197, 12, 12), (257, 4, 4), (577, 24, 16), (729, 3, 4), (1025, 3, 4)]
     if device == "cpu":
         sizes = [(5, 3, 2)]
@@ -128,8 +129,6 @@ def correctness(results: Results, device: str) -> None:
             common = {"nodes": nodes, "layers": layers, "mean": mean, "merged": merged, "prefix": prefix}
             case = Case(nodes, layers, heads, batch, device=device, merged=merged, seed=number)
             for name, run in _kernels(case, device, mean=mean, prefix=prefix).items():
-                if prefix == 0 and not name.startswith("qk"):
-                    continue
                 with results.attempt(f"correctness {name} {common}"):
                     found, again = run(), run()
                     same = all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
@@ -145,30 +144,19 @@ def _kernels(case: Case, device: str, *, mean: bool, prefix: int) -> dict[str, C
     if device == "cpu":
         maps = case.maps()
         return {"torch": lambda: select_regions(maps, case.tokens, TOP_K, mean)} if prefix else {}
-    found: dict[str, Callable[[], Any]] = {}
     nodes = case.start.shape[-1]
     capability = 10 * torch.cuda.get_device_capability()[0]
-    for form in QK_FORMS:
-        if _fits(form, nodes, capability):
-            found[f"qk {form.name}"] = _qk(case, form, mean=mean, prefix=prefix)
-    maps = case.maps()
-    found["maps float32"] = lambda: launch(maps, case.tokens, TOP_K, mean)
-    return found
+    return {form.name: _selection(case, form, mean=mean, prefix=prefix) for form in forms_for(nodes, capability)}
 
 
-def _qk(case: Case, form: QkForm, *, mean: bool = False, prefix: int = 1, top_k: int = TOP_K) -> Callable[[], Any]:
-    return lambda: launch_qk(
+def _selection(case: Case, form: Form, *, mean: bool = False, prefix: int = 1, top_k: int = TOP_K) -> Callable[[], Any]:
+    return lambda: launch(
         case.queries, case.keys, case.start, case.tokens, top_k, mean, prefix=prefix, scale=SCALE, form=form
     )
 
 
-def _fits(form: QkForm, nodes: int, capability: int) -> bool:
-    smallest = min(other.nodes for other in QK_FORMS if other.nodes >= nodes)
-    return form.nodes == smallest and (form.blocks == 1 or capability >= 90)
-
-
 def times(results: Results, device: str, networks: Sequence[Network], batches: Sequence[int]) -> None:
-    """Kernels and torch eager, against the time that their bytes take."""
+    """The kernel and torch eager, against the time that their bytes take."""
     bandwidth = copy_bandwidth(device)
     results.add("bandwidth", bytes_a_second=round(bandwidth))
     for network in networks:
@@ -198,20 +186,13 @@ def _time(results: Results, device: str, network: Network, batch: int, bandwidth
 
     if device == "cuda":
         capability = 10 * torch.cuda.get_device_capability()[0]
-        for form in QK_FORMS:
-            if _fits(form, network.nodes, capability):
-                add(
-                    f"qk {form.name}",
-                    qk_bytes,
-                    [_qk(c, form, top_k=1) for c in cases],
-                )
+        for form in forms_for(network.nodes, capability):
+            add(form.name, qk_bytes, [_selection(case, form, top_k=1) for case in cases])
     if maps_bytes > 40 << 30:
         return
     count = max(1, min(count, (1 << 28) // maps_bytes))
     made = [(case.maps(), case.tokens) for case in cases[:count]]
-    if device == "cuda":
-        add("maps float32", maps_bytes, [lambda m=m, t=t: launch(m, t, 1, False) for m, t in made])
-    add("torch eager, from maps", maps_bytes, [lambda m=m, t=t: _eager(m, t) for m, t in made[:1]])
+    add("torch eager, from maps", maps_bytes, [partial(_eager, maps, tokens) for maps, tokens in made])
     half = torch.float16 if device == "cuda" else torch.float32
     add("torch eager, from queries and keys", qk_bytes, [lambda: _eager(cases[0].maps(half), cases[0].tokens)])
 
@@ -237,7 +218,7 @@ def compiled(results: Results, device: str, networks: Sequence[Network], batches
                 maps, tokens = case.maps(), case.tokens
                 torch._dynamo.reset()  # noqa: SLF001 - the public torch.compiler.reset does the same and more
                 run = torch.compile(_eager, dynamic=False)
-                took = milliseconds([lambda run=run, maps=maps, tokens=tokens: run(maps, tokens)], device)
+                took = milliseconds([partial(run, maps, tokens)], device)
                 results.add("compiled", network=network.name, batch=batch, ms=took)
 
 

@@ -16,7 +16,8 @@ import torch
 from onnx_ir.passes.common import InlinePass
 
 from lrclr.errors import ExportError, UsageError
-from lrclr_export.onnx.region_node import DOMAIN, OP_TYPE, TRANSLATIONS, VERSION, region_function
+from lrclr_export.onnx.region_function import DOMAIN, OP_TYPE, VERSION, region_function
+from lrclr_export.onnx.region_node import TRANSLATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

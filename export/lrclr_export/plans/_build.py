@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import onnx
+
 from lrclr._files import write_whole
-from lrclr.engines import tensorrt_library
+from lrclr._kernels import HEAD_WIDTH
+from lrclr.engines import gpus, tensorrt_library
 from lrclr.errors import ExportError, UsageError
 from lrclr_export.plans._network import network_from_onnx, precision_of_network, region_selection, signature
 from lrclr_export.plans._record import BuildRecord
-from lrclr_export.plans._region_plugin import register_region_plugin
+from lrclr_export.plans._region_plugin import register_region_plugin, takes
+from lrclr_export.plans._regions import from_queries_and_keys, with_definition
 from lrclr_export.plans._watch import interruptible, logger, monitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    from onnx import ModelProto
 
     from lrclr_export.plans._options import BuildOptions
     from lrclr_export.profiles import Profile
@@ -30,6 +36,7 @@ class Plan:
         precision_histogram: how many layers of a kind compute in which type.
         record: what the builder says of the finished plan.
         region_selection: ``"plugin"``, ``"function body"``, or None.
+        attention_layers: layers whose attention the library should fuse, or None where that is not known.
         signature: inputs and outputs with types and shapes.
         profiles: the optimisation profiles, in their order.
     """
@@ -38,6 +45,7 @@ class Plan:
     precision_histogram: dict[str, dict[str, int]]
     record: BuildRecord
     region_selection: str | None
+    attention_layers: int | None
     signature: dict[str, Any]
     profiles: list[dict[str, Profile]]
 
@@ -48,7 +56,8 @@ def plan_from_onnx(
     *,
     name: str,
     profiles: Sequence[Mapping[str, Profile]],
-    region_layers: int | None = None,
+    selects_regions: bool = False,
+    half_precision: bool = False,
     on_progress: Callable[[str, int, int], None] = lambda _phase, _done, _steps: None,
 ) -> Plan:
     """Build a plan of an ONNX file.
@@ -58,7 +67,9 @@ def plan_from_onnx(
         options: how.
         name: of the graph, for errors.
         profiles: per profile and input the ``min``, ``opt`` and ``max`` shape.
-        region_layers: attention maps that its region node takes; None where it has no such node.
+        selects_regions: whether it has a region node.
+        half_precision: whether its attention is computed in float16. Then regions are selected from queries and keys,
+            so that the library can fuse the attention.
         on_progress: told phase, steps done, steps of the phase; from another thread.
 
     Raises:
@@ -67,11 +78,31 @@ def plan_from_onnx(
     """
     # Imported here: what is wrong with the library is this thread's to tell.
     library = tensorrt_library(options.engine)
-    if options.engine == "tensorrt" and region_layers is not None:
-        register_region_plugin(library, region_layers)
-    return interruptible(
-        lambda stop: _built(library, path, options, name, profiles, monitor(library, on_progress, stop))
+    model, fusable = None, None
+    if selects_regions:
+        model, fusable = _prepared(library, path, options, profiles, half_precision)
+    plan = interruptible(
+        lambda stop: _built(library, path, options, name, profiles, monitor(library, on_progress, stop), model)
     )
+    return replace(plan, attention_layers=fusable)
+
+
+def _prepared(
+    library: Any, path: Path, options: BuildOptions, profiles: Sequence[Mapping[str, Profile]], half_precision: bool
+) -> tuple[ModelProto, int | None]:
+    """The image encoder with the region node that suits the library, and the layers whose attention can be fused."""
+    model = onnx.load(path, load_external_data=False)
+    node = from_queries_and_keys(model) if half_precision else None
+    if options.engine == "tensorrt" and node is not None and takes(node):
+        # Entries for Hopper do not run on what came before it.
+        here = "8.0" if options.hardware_compatible == "ampere+" else gpus()[0].capability
+        capability = round(10 * float(here))
+        images = max(profile["pixel_values"]["opt"][0] for profile in profiles)
+        register_region_plugin(library, node.layers, capability=capability, images=images)
+    else:
+        with_definition(model)
+    # Heads of other widths may not be fused; the library does not document which are.
+    return model, node.layers if node is not None and node.head_width == HEAD_WIDTH else None
 
 
 def _built(
@@ -81,10 +112,11 @@ def _built(
     name: str,
     profiles: Sequence[Mapping[str, Profile]],
     watch: Any,
+    model: ModelProto | None,
 ) -> Plan:
     log = logger(library)
     builder = library.Builder(log)
-    network, parser = network_from_onnx(library, builder, log, path, name)
+    network, parser = network_from_onnx(library, builder, log, path, name, model)
     config = _config(library, builder, options)
     for profile in profiles:
         _add_profile(builder, config, profile, network, name, log)
@@ -99,7 +131,8 @@ def _built(
         data=bytes(memoryview(serialised)),
         precision_histogram=precision_of_network(network),
         record=BuildRecord.of_log(log.of_plan),
-        region_selection=region_selection(library, network),
+        region_selection=region_selection(network),
+        attention_layers=None,
         signature=signature(network),
         profiles=[dict(profile) for profile in profiles],
     )

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from lrclr.errors import ExportError
 from lrclr.verification import GateResult
+from lrclr_export.onnx.region_function import OP_TYPE, QK_OP_TYPE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-REGION_NODE = "RegionSelect"
+    from onnx import ModelProto
+
+_REGION_NODES = (OP_TYPE, QK_OP_TYPE)
 _NAMES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -26,7 +29,9 @@ _HEAVY = ("CONVOLUTION", "MATRIX_MULTIPLY")
 _DELICATE = ("NORMALIZATION", "REDUCE", "SOFTMAX", "TOPK")
 
 
-def network_from_onnx(library: Any, builder: Any, log: Any, path: Path, name: str) -> tuple[Any, Any]:
+def network_from_onnx(
+    library: Any, builder: Any, log: Any, path: Path, name: str, model: ModelProto | None = None
+) -> tuple[Any, Any]:
     """Network, and the parser that its weights live in.
 
     Args:
@@ -35,6 +40,7 @@ def network_from_onnx(library: Any, builder: Any, log: Any, path: Path, name: st
         log: of `_watch.logger`.
         path: the ONNX file.
         name: of the graph, for errors.
+        model: the graph to parse in the place of the file's; weights outside of it lie beside `path`.
 
     Raises:
         ExportError: it cannot be parsed; the error names the node.
@@ -44,7 +50,8 @@ def network_from_onnx(library: Any, builder: Any, log: Any, path: Path, name: st
     known = [flag for flag in ("STRONGLY_TYPED", "PREFER_AOT_PYTHON_PLUGINS") if hasattr(flags, flag)]
     network = builder.create_network(sum(1 << int(getattr(flags, flag)) for flag in known))
     parser = library.OnnxParser(network, log)
-    if not parser.parse_from_file(str(path)) or network.num_outputs == 0:
+    parsed = parser.parse_from_file(str(path)) if model is None else parser.parse(model.SerializeToString(), str(path))
+    if not parsed or network.num_outputs == 0:
         raise ExportError(
             f"{_title(library)} cannot take {name}",
             why=_first_error(parser, log),
@@ -69,7 +76,8 @@ def precision_of_network(network: Any) -> dict[str, dict[str, int]]:
     for layer in _layers(network):
         kind = _kind(layer)
         if kind in _HEAVY + _DELICATE:
-            inside = f"{REGION_NODE}." if _of_region_node(layer) else ""
+            node = _region_node_of(layer)
+            inside = f"{node}." if node else ""
             of_int8 = kind in _HEAVY and all(layer.get_input(place).name in dequantised for place in (0, 1))
             found.setdefault(inside + kind, Counter())["int8" if of_int8 else _type(layer.get_input(0))] += 1
     return {kind: dict(sorted(found[kind].items())) for kind in sorted(found)}
@@ -90,8 +98,11 @@ def precision_gates(
     products = [(type_, count) for kind in _HEAVY for type_, count in histogram.get(kind, {}).items()]
     wrong = sum(count for type_, count in products if type_ not in heavy)
     total = sum(count for _, count in products)
-    delicate = [kind for kind in histogram if kind in _DELICATE or kind.startswith(REGION_NODE)]
+    delicate = [kind for kind in histogram if kind in _DELICATE or kind.startswith(_REGION_NODES)]
     half = sum(histogram[kind].get("float16", 0) for kind in delicate)
+    # The node over queries and keys multiplies them as the layers do, and each product is followed by one of the chain.
+    scores = histogram.get(f"{QK_OP_TYPE}.MATRIX_MULTIPLY", {})
+    half -= min(scores.get("float16", 0), scores.get("float32", 0))
     subject = f"{graph}, plan"
     in_int8 = sum(count for type_, count in products if type_ == "int8")
     quantised = [GateResult("products in int8", subject, in_int8, int8_products, "min")] if precision == "int8" else []
@@ -110,25 +121,12 @@ def precision_gates(
     ]
 
 
-def region_selection(library: Any, network: Any) -> str | None:
-    """What selects the regions: ``"plugin"``, ``"function body"``, or None where the graph selects none.
-
-    Raises:
-        ExportError: TensorRT took the node's definition instead of the plugin.
-    """
+def region_selection(network: Any) -> str | None:
+    """What selects the regions: ``"plugin"``, ``"function body"``, or None where the graph selects none."""
     # No other plugin is in a graph of ours.
     if any(_kind(layer).startswith("PLUGIN") for layer in _layers(network)):
         return "plugin"
-    inside = sum(1 for layer in _layers(network) if _of_region_node(layer))
-    if not inside:
-        return None
-    if library.__name__ == "tensorrt":
-        raise ExportError(
-            "TensorRT did not take the region kernel",
-            why=f"the node {REGION_NODE} became {inside} layers of its own",
-            fix="Report this with the version of TensorRT.",
-        )
-    return "function body"
+    return "function body" if any(_region_node_of(layer) for layer in _layers(network)) else None
 
 
 def signature(network: Any) -> dict[str, dict[str, dict[str, Any]]]:
@@ -151,8 +149,10 @@ def _kind(layer: Any) -> str:
     return str(layer.type).rpartition(".")[2]
 
 
-def _of_region_node(layer: Any) -> bool:
-    return f"({REGION_NODE})" in getattr(layer, "metadata", "")
+def _region_node_of(layer: Any) -> str | None:
+    """Name of the region node that a layer was made of."""
+    metadata = getattr(layer, "metadata", "")
+    return next((name for name in _REGION_NODES if f"({name})" in metadata), None)
 
 
 def _type(tensor: Any) -> str:

@@ -1,53 +1,69 @@
 """The region kernel as a plugin of full TensorRT: its PTX goes into the plan, which needs neither Python nor lrclr.
 
-It is a quickly deployable plugin with an ahead-of-time implementation. The node ``lrclr::RegionSelect`` is mapped to it
-by the attribute ``plugin_namespace``. Arguments of the kernel: inputs, int32 scalars, outputs.
+It is a quickly deployable plugin with an ahead-of-time implementation. The node ``lrclr::RegionSelectQK`` is mapped to
+it by the attribute ``plugin_namespace``. Arguments of the kernel: inputs, int32 scalars, outputs.
 """
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+import struct
+from typing import TYPE_CHECKING, Any
 
-from lrclr._kernels import LAYERS, region_ptx, threads_of
+from lrclr._kernels import HEAD_WIDTH, LAYERS, MAX_NODES, MAX_TOP_K, entry_ptx, form_for
 from lrclr.errors import ExportError
+from lrclr_export.onnx.region_function import DOMAIN, QK_OP_TYPE
 
-PLUGIN = "lrclr::RegionSelect"
-_registered: set[int] = set()
+if TYPE_CHECKING:
+    from lrclr_export.plans._regions import RegionNode
+
+PLUGIN = f"{DOMAIN}::{QK_OP_TYPE}"
+_registered: list[tuple[int, int, int]] = []
 
 
-def register_region_plugin(library: Any, layers: int) -> None:
-    """Make TensorRT know the plugin for networks of so many layers. A process knows one number of them.
+def takes(node: RegionNode) -> bool:
+    """Whether there is a kernel for a node's sizes."""
+    return (
+        node.layers in LAYERS
+        and node.head_width == HEAD_WIDTH
+        and node.nodes is not None
+        and node.nodes <= MAX_NODES
+        and node.top_k <= MAX_TOP_K
+    )
+
+
+def register_region_plugin(library: Any, layers: int, *, capability: int, images: int) -> None:
+    """Make TensorRT know the plugin for networks of so many layers. A process knows one kind of them.
 
     Args:
         library: the module ``tensorrt``.
-        layers: attention maps that the node takes.
+        layers: of the image encoder, with the last one.
+        capability: compute capability of the GPU that the plan is for, such as 80 or 90.
+        images: of a request that the plan shall be fastest for.
 
     Raises:
-        ExportError: there is no kernel for so many layers, or another number of them was registered.
+        ExportError: another kind was registered.
     """
-    if layers in _registered:
+    kind = (layers, capability, images)
+    if kind in _registered:
         return
-    if layers not in LAYERS:
-        known = ", ".join(map(str, LAYERS))
-        raise ExportError(f"there is no region kernel for {layers} layers", why=f"it is compiled for {known}")
     if _registered:
         raise ExportError(
-            f"the region kernel is registered for {_registered} layers already",
-            fix="Build a bundle of another depth in a process of its own.",
+            f"the region kernel is registered for {_registered[0][0]} layers already",
+            fix="Build a bundle of another depth, or for another GPU, in a process of its own.",
         )
     import tensorrt.plugin as qdp
 
-    tensors = ["tokens", *(f"map_{layer}" for layer in range(layers))]
-    described = [_parameter(name, qdp.TensorDesc) for name in tensors]
+    pairs = [f"{part}_{layer}" for layer in range(layers - 1) for part in ("query", "key")]
+    described = [_parameter(name, qdp.TensorDesc) for name in ("tokens", "start", *pairs)]
     # The parser passes on every attribute of the node that is not its own.
-    attributes = [_parameter("top_k", int), _parameter("mean", int)]
+    attributes = [_parameter("top_k", int), _parameter("mean", int), _parameter("scale", float)]
     outputs = tuple[qdp.TensorDesc, qdp.TensorDesc, qdp.TensorDesc]
 
     def describe(*given: Any, **named: Any) -> Any:
         values = describe.__signature__.bind(*given, **named).arguments  # type: ignore[attr-defined]
         # Sizes are expressions here: TensorRT asks before it knows any.
-        batch, heads = values["tokens"].shape_expr[0], values["map_0"].shape_expr[1]
+        batch, heads = values["tokens"].shape_expr[0], values["query_0"].shape_expr[2]
         regions = values["top_k"] if values["mean"] else heads * values["top_k"]
         picked = values["tokens"].like()
         picked.shape_expr[1] = regions + 1
@@ -59,18 +75,28 @@ def register_region_plugin(library: Any, layers: int) -> None:
 
     def implement(*given: Any, **named: Any) -> Any:
         values = implement.__signature__.bind(*given, **named).arguments  # type: ignore[attr-defined]
-        tokens, last, heads = values["tokens"], values[f"map_{layers - 1}"], values["map_0"].shape[1]
-        nodes, width = tokens.shape[1], tokens.shape[2]
+        tokens, query, mean = values["tokens"], values["query_0"], values["mean"]
+        nodes, width, heads = tokens.shape[1], tokens.shape[2], query.shape[2]
+        if min(nodes, width, heads) < 0:
+            raise ExportError(
+                f"the region kernel needs fixed sizes, and TensorRT gives {nodes} tokens of {width} and {heads} heads",
+                fix="Report this with the version of TensorRT.",
+            )
         bytes_each = {library.float32: 4, library.float16: 2, library.bfloat16: 2}[tokens.dtype]
-        scalars = (heads, values["mean"], nodes, last.shape[2], values["top_k"], width * bytes_each)
+        # The scale's bits: a kernel takes no other scalars than int32.
+        (scale,) = struct.unpack("i", struct.pack("f", values["scale"]))
+        scalars = (heads, mean, nodes, 1, values["top_k"], width * bytes_each, heads * HEAD_WIDTH, scale)
+        chains = 1 if mean else heads
+        form = form_for(nodes, chains * images, capability)
         launch = qdp.KernelLaunchParams()
-        launch.grid_x, launch.grid_y = (1 if values["mean"] else heads), tokens.shape_expr[0]
-        launch.block_x = threads_of(nodes)
+        launch.grid_x, launch.grid_y = chains * form.blocks, tokens.shape_expr[0]
+        launch.block_x = form.threads(nodes)
         launch.shared_mem = 0
         extra = qdp.SymIntExprs(len(scalars))
         for place, scalar in enumerate(scalars):
             extra[place] = qdp.SymInt32(scalar)
-        return f"region_select_{layers}", region_ptx(), launch, extra
+        entry = form.entry(layers)
+        return entry, entry_ptx(entry, capability), launch, extra
 
     made = [_parameter("outputs", outputs), _parameter("tactic", int)]
     returned = tuple[str | bytes, str | bytes, qdp.KernelLaunchParams, qdp.SymExprs]
@@ -79,7 +105,7 @@ def register_region_plugin(library: Any, layers: int) -> None:
     )
     qdp.register(PLUGIN)(describe)
     qdp.aot_impl(PLUGIN)(implement)
-    _registered.add(layers)
+    _registered.append(kind)
 
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:

@@ -12,7 +12,7 @@ from lrclr.engines import AUTO, CPU_ENGINES, Gpu, TensorRTEngine, gpus, tensorrt
 from lrclr.engines._layer_types import UNKNOWN
 from lrclr.errors import EngineError, MissingExtraError, UsageError
 from lrclr.verification import GateResult, raise_refused, verify
-from lrclr_export.plans import BuildOptions, plan_from_onnx, precision_gates
+from lrclr_export.plans import BuildOptions, Plan, plan_from_onnx, precision_gates
 from lrclr_export.profiles import profiles_of_graph
 from lrclr_export.repository.build_openvino import add_openvino
 from lrclr_export.repository.default_engine import make_default
@@ -158,10 +158,12 @@ def add_plans(
             options,
             name=graph,
             profiles=profiles_of_graph(shapes, manifest.profiles),
-            region_layers=manifest.graphs[graph]["region_maps"],
+            selects_regions=manifest.graphs[graph]["region_maps"] is not None,
+            half_precision=manifest.precision == "fp16",
             on_progress=on_progress,
         )
         results += precision_gates(graph, plan.precision_histogram, manifest.precision, int8_products=in_int8[graph])
+        results += _fusion_gates(graph, plan, options.engine)
         file = bundle.graph_path(graph).with_name(plan_file(options.engine, capabilities[0]))
         write_whole(file, plan.data)
         entry["graphs"][graph] = {
@@ -213,6 +215,14 @@ def _int8_products(manifest: Manifest) -> dict[str, int]:
         graph: sum(histogram.get(kind, {}).get("int8", 0) for kind in _PRODUCTS)
         for graph, histogram in histograms.items()
     }
+
+
+def _fusion_gates(graph: str, plan: Plan, engine: str) -> list[GateResult]:
+    """Whether TensorRT-RTX fused the attention of every layer; full TensorRT may name its layers otherwise."""
+    if plan.attention_layers is None or engine != "tensorrt-rtx" or not plan.record.layers:
+        return []
+    fewest = min(profile["fused_attention"] for profile in plan.record.to_dict()["profiles"])
+    return [GateResult("layers with fused attention", f"{graph}, plan", fewest, plan.attention_layers, "min")]
 
 
 def _written_gates(

@@ -50,7 +50,7 @@ from lrclr_export.onnx.precision import (
     stored_in_float32,
 )
 from lrclr_export.onnx.reference_inputs import reference_gates
-from lrclr_export.onnx.region_node import OP_TYPE
+from lrclr_export.onnx.region_function import OP_TYPE
 from lrclr_export.profiles import profiles
 from lrclr_export.quantize import carried_calibration, quantized, read_calibration
 from lrclr_export.repository.golden import golden_from_checkpoint

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from lrclr.errors import UsageError
 from lrclr.model import rollout_cls_row, select_regions
-from lrclr_export.onnx.region_node import DOMAIN, OP_TYPE, region_function
+from lrclr_export.onnx.region_function import DOMAIN, OP_TYPE, region_function
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from lrclr._kernels import LAYERS, region_ptx, threads_of
+from lrclr._kernels import HEAD_WIDTH, entry_ptx, form_for
 from lrclr.errors import ExportError
 from lrclr_export.plans import _region_plugin
+from lrclr_export.plans._regions import RegionNode
 from tests.export.plans import tensorrt_natives as natives
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.setattr(_region_plugin, "_registered", set())
+    monkeypatch.setattr(_region_plugin, "_registered", [])
     yield natives.library(monkeypatch)
     for name in [name for name in sys.modules if name.startswith("tensorrt.plugin.")]:
         del sys.modules[name]
@@ -29,18 +31,19 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 def _plugin(tensorrt: Any, top_k: int, *, mean: bool) -> Any:
     """As the ONNX parser makes one: from the node's attributes."""
-    creator = tensorrt.get_plugin_registry().get_creator("RegionSelect", "1", "lrclr")
-    fields = [natives.PluginField("top_k", np.array([top_k])), natives.PluginField("mean", np.array([int(mean)]))]
+    creator = tensorrt.get_plugin_registry().get_creator("RegionSelectQK", "1", "lrclr")
+    values = {"top_k": np.array([top_k]), "mean": np.array([int(mean)]), "scale": np.array([0.125])}
+    fields = [natives.PluginField(name, value) for name, value in values.items()]
     assert [one.name for one in creator.field_names] == [one.name for one in fields]
     phase, request = tensorrt.TensorRTPhase.BUILD, tensorrt.QuickPluginCreationRequest.PREFER_AOT
-    return creator.create_plugin("RegionSelect", "lrclr", fields, phase, request)
+    return creator.create_plugin("RegionSelectQK", "lrclr", fields, phase, request)
 
 
 class _Launch:
     """What a plan would launch."""
 
     def __init__(self, tensorrt: Any, plugin: Any, shapes: list[tuple[int, ...]], tokens: natives.DataType) -> None:
-        types = [tokens] + [natives.DataType.FLOAT] * (len(shapes) - 1)
+        types = [tokens, natives.DataType.FLOAT] + [natives.DataType.HALF] * (len(shapes) - 2)
         self.types = plugin.get_output_data_types(types, [len(shape) for shape in shapes])
         sizes = [[natives.IDimensionExpr(size) for size in shape] for shape in shapes]
         builder = natives.ExprBuilder()
@@ -72,7 +75,11 @@ class _Scalars(dict[int, Any]):
 
 @pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize("tokens", [natives.DataType.FLOAT, natives.DataType.HALF])
-@pytest.mark.parametrize(("layers", "heads", "nodes", "width", "top_k"), [(12, 12, 50, 768, 1), (24, 16, 577, 1024, 4)])
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    ("layers", "heads", "nodes", "width", "top_k", "images"),
+    [(12, 12, 50, 768, 1, 32), (24, 16, 577, 1024, 4, 32), (12, 12, 197, 768, 1, 1)],
+)
 def test_what_is_launched(
     tensorrt: ModuleType,
     layers: int,
@@ -80,25 +87,39 @@ def test_what_is_launched(
     nodes: int,
     width: int,
     top_k: int,
+    images: int,
+    capability: int,
     tokens: natives.DataType,
     mean: bool,
 ) -> None:
-    _region_plugin.register_region_plugin(tensorrt, layers)
-    # Over the mean, the graph has averaged the heads before.
-    heads = 1 if mean else heads
-    maps = [(5, heads, nodes, nodes)] * (layers - 1) + [(5, heads, 1, nodes)]
-    launch = _Launch(tensorrt, _plugin(tensorrt, top_k, mean=mean), [(5, nodes, width), *maps], tokens)
-    regions = heads * top_k
+    _region_plugin.register_region_plugin(tensorrt, layers, capability=capability, images=images)
+    chains = 1 if mean else heads
+    pairs = [(5, nodes, heads, HEAD_WIDTH)] * (2 * (layers - 1))
+    # With the mean, the graph has averaged the start row before.
+    shapes = [(5, nodes, width), (5, chains, 1, nodes), *pairs]
+    launch = _Launch(tensorrt, _plugin(tensorrt, top_k, mean=mean), shapes, tokens)
+    regions = chains * top_k
     assert launch.shapes == [(5, regions + 1, width), (5, regions), (5, regions)]
     assert launch.types == [tokens, natives.DataType.INT64, natives.DataType.FLOAT]
-    assert (launch.size("grid_x"), launch.size("grid_y"), launch.size("grid_z")) == (heads, 5, 1)
-    assert (launch.size("block_x"), launch.size("shared_mem")) == (threads_of(nodes), 0)
+    form = form_for(nodes, chains * images, capability)
+    grid = (launch.size("grid_x"), launch.size("grid_y"), launch.size("grid_z"))
+    assert grid == (chains * form.blocks, 5, 1)
+    assert (launch.size("block_x"), launch.size("shared_mem")) == (form.threads(nodes), 0)
     row_bytes = width * (2 if tokens is natives.DataType.HALF else 4)
-    assert launch.scalars.values_in_order() == [heads, int(mean), nodes, 1, top_k, row_bytes]
+    scale = int(np.array(0.125, np.float32).view(np.int32))
+    wanted = [heads, int(mean), nodes, 1, top_k, row_bytes, heads * HEAD_WIDTH, scale]
+    assert launch.scalars.values_in_order() == wanted
     # Inputs, scalars, outputs: the order in which TensorRT passes them is the kernel's own.
-    assert launch.ptx == region_ptx()
+    assert launch.ptx == entry_ptx(form.entry(layers), capability)
     taken = _parameters(launch.ptx.decode(), launch.kernel)
-    assert taken == [".u64"] * (1 + layers) + [".u32"] * 6 + [".u64"] * 3
+    assert taken == [".u64"] * (2 * layers) + [".u32"] * 8 + [".u64"] * 3
+
+
+def test_a_size_that_is_not_fixed(tensorrt: ModuleType) -> None:
+    _region_plugin.register_region_plugin(tensorrt, 2, capability=80, images=1)
+    shapes = [(5, -1, 64), (5, 2, 1, -1), (5, -1, 2, HEAD_WIDTH), (5, -1, 2, HEAD_WIDTH)]
+    with pytest.raises(Exception, match="needs fixed sizes"):
+        _Launch(tensorrt, _plugin(tensorrt, 1, mean=False), shapes, natives.DataType.HALF)
 
 
 def _parameters(ptx: str, kernel: str) -> list[str]:
@@ -108,10 +129,15 @@ def _parameters(ptx: str, kernel: str) -> list[str]:
     return re.findall(r"\.param (?:\.\w+ )*?(\.[us]\d+)", match[1])
 
 
-def test_depths_without_a_kernel(tensorrt: ModuleType) -> None:
-    with pytest.raises(ExportError, match="no region kernel for 13 layers"):
-        _region_plugin.register_region_plugin(tensorrt, 13)
-    _region_plugin.register_region_plugin(tensorrt, LAYERS[0])
-    _region_plugin.register_region_plugin(tensorrt, LAYERS[0])
-    with pytest.raises(ExportError, match="registered for"):
-        _region_plugin.register_region_plugin(tensorrt, LAYERS[1])
+def test_a_process_builds_one_kind(tensorrt: ModuleType) -> None:
+    for _ in range(2):
+        _region_plugin.register_region_plugin(tensorrt, 2, capability=80, images=1)
+    with pytest.raises(ExportError, match="registered for 2 layers already"):
+        _region_plugin.register_region_plugin(tensorrt, 3, capability=80, images=1)
+
+
+def test_networks_without_a_kernel() -> None:
+    known = RegionNode(layers=12, nodes=50, head_width=64, top_k=1, mean=False)
+    assert _region_plugin.takes(known)
+    for changed in ({"layers": 13}, {"nodes": 2000}, {"nodes": None}, {"head_width": 32}, {"top_k": 65}):
+        assert not _region_plugin.takes(replace(known, **changed))

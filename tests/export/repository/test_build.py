@@ -59,7 +59,7 @@ def test_plans_go_into_the_bundle(fp16_bundle: Path, built: tuple[Path, subproce
     assert (entry["engine"], entry["compute_capabilities"]) == ("tensorrt-rtx", ["8.6", "8.9"])
     # RTX has no plugins; that it took the definition of the node is what the manifest must say.
     assert entry["region_selection"] == "function body"
-    assert entry["graphs"]["image_encoder"]["precision_histogram"]["RegionSelect.TOPK"] == {"float32": 1}
+    assert entry["graphs"]["image_encoder"]["precision_histogram"]["RegionSelectQK.TOPK"] == {"float32": 1}
     for graph in GRAPHS:
         assert after.plan_path(graph, entry).stat().st_size > 10_000
         assert entry["graphs"][graph]["precision_histogram"]["MATRIX_MULTIPLY"].keys() == {"float16"}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.export.tensorrt_surface import Surface
+    from tests.export.plans.tensorrt_surface import Surface
 
 MODULE: Final = "module"
 # What parameters, loop variables and items of lists are called in the sources.

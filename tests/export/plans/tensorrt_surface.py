@@ -4,7 +4,7 @@ Full TensorRT cannot be installed here, but the module that binds it to Python c
 that module, and it loads beside libraries that do nothing. As a program, this prints the surface of the package
 ``tensorrt_bindings``:
 
-    python tests/export/tensorrt_surface.py FOLDER > tests/export/tensorrt_10_12.json
+    python tests/export/plans/tensorrt_surface.py FOLDER > tests/export/plans/tensorrt_10_12.json
 
 where FOLDER holds the package, such as the unpacked wheel of ``tensorrt-cu12-bindings``.
 """

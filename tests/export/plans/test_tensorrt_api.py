@@ -22,14 +22,14 @@ import pytest
 
 from lrclr.engines import _tensorrt
 from lrclr_export.plans import _build, _network, _region_plugin, _watch
-from tests.export import tensorrt_calls as calls
-from tests.export import tensorrt_surface as surfaces
+from tests.export.plans import tensorrt_calls as calls
+from tests.export.plans import tensorrt_surface as surfaces
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from tests.export.tensorrt_calls import Use
-    from tests.export.tensorrt_surface import Surface
+    from tests.export.plans.tensorrt_calls import Use
+    from tests.export.plans.tensorrt_surface import Surface
 
 SOURCES = (_tensorrt, _build, _network, _region_plugin, _watch)
 OLDEST = Path(__file__).with_name("tensorrt_10_12.json")

@@ -10,9 +10,9 @@ import pytest
 from lrclr import Bundle
 from lrclr.errors import GateError
 from lrclr_export import BuildOptions, build_bundle
-from lrclr_export import build as build_module
 from lrclr_export.plans import BuildRecord, plan_from_onnx
 from lrclr_export.profiles import profiles_of_graph
+from lrclr_export.repository import build as build_module
 from lrclr_export.repository.build import _written_gates
 from tests import bundles
 

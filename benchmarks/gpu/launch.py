@@ -1,4 +1,7 @@
-"""The region kernel on a GPU, by the driver's own calls. ``export/kernels`` holds its source."""
+"""The region kernel on a GPU, launched by the driver's own calls on tensors of torch.
+
+In a plan, TensorRT launches it. This is for its tests and measurements.
+"""
 
 from __future__ import annotations
 
@@ -9,77 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lrclr._kernels import (
-    HEAD_WIDTH,
-    LAYERS,
-    MAX_LAYERS,
-    MAX_NODES,
-    MAX_PAIRS,
-    MAX_TOP_K,
-    QK_FORMS,
-    QkForm,
-    entry_ptx,
-    qk_form,
-    threads_of,
-)
-from lrclr.errors import EngineError
+from lrclr._kernels import HEAD_WIDTH, LAYERS, MAX_NODES, MAX_TOP_K, Form, entry_ptx, form_for
+from lrclr.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
-
-class _Maps(ctypes.Structure):
-    _fields_ = [("of_layer", ctypes.c_void_p * MAX_LAYERS)]
-
-
-class _Shape(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_int) for name in ("layers", "heads", "mean", "nodes", "last_rows", "top_k", "row_bytes")
-    ]
-
-
-def launch(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens, index and importance of the regions; see `lrclr.model.select_regions`. Does not wait for the device.
-
-    Raises:
-        EngineError: a size or type that the kernel does not take, or the driver refused it.
-    """
-    batch, heads, last_rows, nodes = maps[-1].shape
-    kind = maps[0].dtype
-    if not (
-        len(maps) <= MAX_LAYERS
-        and nodes <= MAX_NODES
-        and 1 <= top_k <= min(MAX_TOP_K, nodes - 1)
-        and all(one.dtype == kind and one.is_cuda for one in maps)
-        and kind in _NAMES
-    ):
-        raise EngineError(
-            f"the region kernel does not take {len(maps)} {kind} maps of {nodes} tokens, k {top_k}",
-            fix=f"It takes up to {MAX_LAYERS} layers, {MAX_NODES} tokens and k {MAX_TOP_K}; use select_regions.",
-        )
-    kept, rows = [one.contiguous() for one in maps], tokens.contiguous()
-    regions = top_k * (1 if mean else heads)
-    out = rows.new_empty((batch, regions + 1, rows.shape[-1]))
-    index = rows.new_empty((batch, regions), dtype=torch.int64)
-    importance = rows.new_empty((batch, regions), dtype=torch.float32)
-    if batch == 0:
-        return out, index, importance
-    row_bytes = rows.shape[-1] * rows.element_size()
-    addresses = _Maps((ctypes.c_void_p * MAX_LAYERS)(*(one.data_ptr() for one in kept)))
-    shape = _Shape(len(kept), heads, int(mean), nodes, last_rows, top_k, row_bytes)
-    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (rows, out, index, importance)]
-    grid, block = (1 if mean else heads, batch, 1), (threads_of(nodes), 1, 1)
-    with torch.cuda.device(rows.device):
-        kernel = _kernel(rows.device.index, "region_select.ptx", f"region_select_{_NAMES[kind]}")
-        _launch(kernel, grid, block, [addresses, shape, *pointers])
-    return out, index, importance
-
-
-def launch_qk(
+def launch(  # noqa: PLR0913 - the kernel's arguments
     queries: Sequence[Tensor],
     keys: Sequence[Tensor],
     start: Tensor,
@@ -89,7 +31,7 @@ def launch_qk(
     *,
     prefix: int = 1,
     scale: float = HEAD_WIDTH**-0.5,
-    form: QkForm | None = None,
+    form: Form | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Select regions from the layers' queries and keys; the kernel computes the attention maps again.
 
@@ -110,22 +52,23 @@ def launch_qk(
         Tokens ``[B, prefix+R, D]``, index ``[B, R]`` int64 and importance ``[B, R]`` float32.
 
     Raises:
-        EngineError: a size or type that the kernel does not take, or the driver refused it.
+        UsageError: a size or type that the kernel does not take.
+        EngineError: the driver refused it.
     """
     batch, nodes, heads, width = queries[0].shape
     capability = 10 * torch.cuda.get_device_capability(tokens.device)[0]
     views = [*queries, *keys]
     if not (
-        len(queries) == len(keys) <= MAX_PAIRS
-        and width == HEAD_WIDTH
-        and nodes <= max(known.nodes for known in QK_FORMS)
-        and 1 <= top_k <= min(MAX_TOP_K, nodes - prefix)
+        len(queries) == len(keys)
         and len(queries) + 1 in LAYERS
+        and width == HEAD_WIDTH
+        and nodes <= MAX_NODES
+        and 1 <= top_k <= min(MAX_TOP_K, nodes - prefix)
         and all(one.shape == queries[0].shape and one.dtype == torch.float16 and one.is_cuda for one in views)
     ):
-        raise EngineError(
-            f"the region kernel does not take {queries[0].dtype} queries of {len(queries)} layers, {nodes} tokens, width {width}, "
-            f"k {top_k}",
+        raise UsageError(
+            f"the region kernel does not take {len(queries)} layers before the last, {queries[0].dtype}, "
+            f"{nodes} tokens, heads of {width} and k {top_k}",
             fix=f"It takes float16, {LAYERS} layers with the last, heads of {HEAD_WIDTH} and k up to {MAX_TOP_K}.",
         )
     stride = views[0].stride(1)
@@ -141,7 +84,7 @@ def launch_qk(
     importance = rows.new_empty((batch, top_k * chains), dtype=torch.float32)
     if batch == 0:
         return out, index, importance
-    chosen = form or qk_form(nodes, batch * chains, capability)
+    chosen = form or form_for(nodes, batch * chains, capability)
     half = len(queries)
     tensors = [rows, first, *(one for pair in zip(views[:half], views[half:], strict=True) for one in pair)]
     row_bytes = rows.shape[-1] * rows.element_size()
@@ -153,8 +96,7 @@ def launch_qk(
         *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (out, index, importance)),
     ]
     with torch.cuda.device(rows.device):
-        ptx = f"region_select_qk_{90 if capability >= 90 else 80}.ptx"
-        kernel = _kernel(rows.device.index, ptx, f"region_select_{chosen.name}_{half}")
+        kernel = _kernel(rows.device.index, chosen.entry(half + 1), capability)
         _launch(kernel, (chains * chosen.blocks, batch, 1), (chosen.threads(nodes), 1, 1), arguments)
     return out, index, importance
 
@@ -168,10 +110,10 @@ def _launch(
 
 
 @cache
-def _kernel(_device: int, ptx: str, entry: str) -> ctypes.c_void_p:
+def _kernel(_device: int, entry: str, capability: int) -> ctypes.c_void_p:
     """Loaded once a device, in torch's own context, which is current there."""
     module, function = ctypes.c_void_p(), ctypes.c_void_p()
-    _driver("cuModuleLoadData", ctypes.byref(module), entry_ptx(ptx, entry) + b"\0")
+    _driver("cuModuleLoadData", ctypes.byref(module), entry_ptx(entry, capability) + b"\0")
     _driver("cuModuleGetFunction", ctypes.byref(function), module, entry.encode())
     return function
 

@@ -1,4 +1,4 @@
-"""The kernel over queries and keys: its own code compiled for this machine, and float64's answer."""
+"""The region kernel's own code, compiled for this machine, and float64's answer."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrclr._kernels import QK_FORMS
-from tests.kernels.region_reference import Selection
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from lrclr._kernels import Form
+
 HEAD_WIDTH = 64
 ORDERS = ("forward", "reversed", "shuffled")
 MAX_PAIRS = 23
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Arrays as `lrclr.model.Regions` has them."""
+
+    tokens: NDArray[Any]
+    index: NDArray[np.int64]
+    importance: NDArray[np.floating[Any]]
 
 
 class Sizes(ctypes.Structure):
@@ -100,13 +108,12 @@ class HostKernel:
         self._call = ctypes.CDLL(library).lrclr_region_select
         self._call.restype = ctypes.c_int
 
-    def __call__(self, case: Case, *, form: int, blocks: int = 1, order: str = "forward", seed: int = 0) -> Selection:
+    def __call__(self, case: Case, form: Form, *, order: str = "forward", seed: int = 0) -> Selection:
         """Run it.
 
         Args:
             case: the arguments.
-            form: the most tokens that it takes.
-            blocks: of a cluster.
+            form: of the kernel.
             order: one of `ORDERS`, in which waiting threads go on.
             seed: of the shuffled order.
         """
@@ -137,16 +144,21 @@ class HostKernel:
         )
         outputs = _Outputs(out.ctypes.data, index.ctypes.data, values.ctypes.data)
         done = self._call(
-            form,
+            12 if form.name == "64s12" else form.nodes,
             images,
-            blocks,
-            512
-            if form == 12
-            else next(one for one in QK_FORMS if (one.nodes, one.blocks) == (form, blocks)).threads(nodes),
+            form.blocks,
+            form.threads(nodes),
             ORDERS.index(order),
             seed,
             *(ctypes.byref(one) for one in (inputs, sizes, outputs)),
         )
         if not done:
-            raise ValueError(f"the kernel has no form {form}")
+            raise ValueError(f"the kernel has no form {form.name}")
         return Selection(out, index, values)
+
+
+def gathered(tokens: NDArray[Any], index: NDArray[np.int64], prefix: int) -> NDArray[Any]:
+    """The tokens before the patches, and those of these patches."""
+    before = np.broadcast_to(np.arange(prefix), (len(index), prefix))
+    rows = np.concatenate([before, index + prefix], axis=1)
+    return np.take_along_axis(tokens, rows[..., None], axis=1)

@@ -10,6 +10,7 @@ import onnxruntime
 
 from lrclr.bundle import GRAPHS, Bundle
 from lrclr.engines._bound import BoundSession
+from lrclr.engines._onnxruntime_package import preload_cuda, require_one_package
 from lrclr.engines._placement import require_placed
 from lrclr.errors import EngineError, UsageError, first_line
 
@@ -32,11 +33,12 @@ class OnnxRuntimeEngine:
         graphs: a bundle, or the ONNX file of each graph.
         provider: ``"cpu"`` or ``"cuda"``.
         threads: of one operator; ``None`` for one a core.
-        provider_options: of the provider, in ONNX Runtime's words, such as ``{"device_id": "1"}``.
+        provider_options: of the provider, in ONNX Runtime's words, such as ``{"device_id": "1"}``. On CUDA, products
+            of float32 are computed in float32; ``{"use_tf32": "1"}`` allows TF32, which drops 13 of 23 bits.
         cuda_graphs: on CUDA, launch each size of inputs that was seen before as one CUDA graph.
 
     Raises:
-        EngineError: the provider is not to be had.
+        EngineError: the provider is not available, or two packages of ONNX Runtime are mixed.
         UsageError: there is no such provider, or it has no CUDA graphs.
     """
 
@@ -64,12 +66,14 @@ class OnnxRuntimeEngine:
         self._cuda_graphs = cuda_graphs
         self._sessions: dict[str, onnxruntime.InferenceSession | BoundSession] = {}
         self._lock = Lock()
+        require_one_package()
         available = onnxruntime.get_available_providers()
         if PROVIDERS[provider] not in available:
             raise EngineError(
                 f"ONNX Runtime has no {PROVIDERS[provider]}",
                 why=f"this build has {', '.join(available)}",
-                fix="Install onnxruntime-gpu, or ask for the provider cpu.",
+                fix="Replace the CPU package: pip uninstall onnxruntime && pip install 'lrclr[onnxruntime-gpu]'. "
+                "Or use the provider cpu.",
             )
 
     @property
@@ -149,18 +153,24 @@ def open_session(path: Path, settings: SessionSettings, *, name: str) -> onnxrun
     options.add_session_config_entry("session.intra_op.spin_duration_us", "100")
     options.add_session_config_entry("session.force_spinning_stop", "1")
     on_cpu = settings.provider == "cpu"
+    provider_options, missing = dict(settings.provider_options), ""
     if not on_cpu:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        # ONNX Runtime's default is TF32: products of float32 with 10 instead of 23 bits of fraction.
+        provider_options.setdefault("use_tf32", "0")
+        missing = preload_cuda()
     try:
-        # Without the last, ONNX Runtime answers a failure by going on on the CPU, and prints that.
-        providers = [(provider, dict(settings.provider_options))]
+        # Without the last argument, ONNX Runtime retries a failed load on the CPU and prints a message.
+        providers = [(provider, provider_options)]
         session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
     except Exception as error:
         raise EngineError(f"ONNX Runtime could not load {name}", why=first_line(error)) from error
     if session.get_providers()[0] != provider:
         raise EngineError(
             f"ONNX Runtime put {name} on {session.get_providers()[0]} instead of {provider}",
-            fix="Check the CUDA and cuDNN libraries, or ask for the provider cpu.",
+            why=missing or "it could not use the GPU's driver or the CUDA libraries",
+            fix="Check that `nvidia-smi` lists a GPU, and install the CUDA libraries: "
+            "pip install 'lrclr[onnxruntime-gpu]'. Or use the provider cpu.",
         )
     if not on_cpu:
         require_placed(session, provider, name)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -319,7 +320,7 @@ def _bench(plan: Plan, precision: str) -> dict[str, Any]:
     output = plan.output / f"bench-{precision}"
     command = [
         *(sys.executable, "-m", "lrclr", "bench", "measure", str(plan.bundle(precision))),
-        *("--engine", "onnxruntime", "--provider", plan.device, "--rate", "none", "--rounds", "5"),
+        *("--engine", "onnxruntime", "--provider", plan.device, "--rate", "none", "--rounds", "5", "--no-peak"),
         *("--what", "image_encoder,text_encoder,fusion_head,classifier", "--concurrency", "1,4"),
         *("--batch", ",".join(map(str, plan.batches[:3:2])), "--seconds", str(plan.bench_seconds), "-o", str(output)),
     ]
@@ -366,7 +367,7 @@ def _run_groups(given: argparse.Namespace) -> int:
     """Each group in a process of its own: a fault on the GPU spoils the process that it happens in."""
     result = given.output / _RESULT
     result.unlink(missing_ok=True)
-    record = Record(result, {"command": "onnxruntime_cuda", "device": given.device, "network": given.network})
+    Record(result, {"command": "onnxruntime_cuda", "device": given.device, "network": given.network})
     packages = given.ready / "packages"
     paths = [str(path) for path in (packages, _ROOT, _ROOT / "export") if path.is_dir()]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
@@ -378,18 +379,20 @@ def _run_groups(given: argparse.Namespace) -> int:
             continue
         command = [sys.executable, "-m", __spec__.name, *sys.argv[1:], "--group", group]
         print(f"== {group}", flush=True)
-        try:
-            code = subprocess.run(command, env=environment, timeout=left, check=False).returncode
-        except subprocess.TimeoutExpired:
-            Record(result).fail(group, f"ended: the limit of {given.limit} s was reached")
-            continue
+        # In a process group of its own, so that what it started ends with it.
+        with subprocess.Popen(command, env=environment, process_group=0) as process:
+            try:
+                code = process.wait(left)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                Record(result).fail(group, f"ended: the limit of {given.limit} s was reached")
+                continue
         if code:
             Record(result).fail(group, f"the process ended with code {code}")
     failed = Record(result).failed
     for name in failed:
         print(f"failed: {name}")
     print(f"{len(failed)} measurements failed; the results are in {result}")
-    del record
     return 1 if failed else 0
 
 
@@ -403,7 +406,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 64])
     parser.add_argument("--seconds", type=float, default=0.6, help="of each measurement of latency")
     parser.add_argument("--bench-seconds", type=float, default=10)
-    parser.add_argument("--limit", type=float, default=150, help="seconds for everything")
+    parser.add_argument("--limit", type=float, default=115, help="seconds for everything")
     parser.add_argument("--only", nargs="+", choices=GROUPS, help="some of the groups")
     parser.add_argument("--group", choices=GROUPS, help=argparse.SUPPRESS)
     given = parser.parse_args()

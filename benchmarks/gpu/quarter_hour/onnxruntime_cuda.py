@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from lrclr.engines import OnnxRuntimeEngine
 
 _ROOT: Final = Path(__file__).parents[3]
 _RESULT: Final = "onnxruntime_cuda.json"
@@ -100,11 +99,10 @@ def measure_placement(plan: Plan, record: Record) -> None:
     """Which provider each node runs on; what a CUDA session has loaded."""
     for precision in _PRECISIONS:
         for name in ("image_encoder", "text_encoder", "fusion_head"):
-            for what, path in (
-                ("default bundle", plan.bundle(precision) / name / "1" / "model.onnx"),
-                (plan.network, plan.graph(precision, name)),
-            ):
-                record.measure(f"placement: {what}, {precision}, {name}", partial(_placement, plan, path))
+            path = plan.bundle(precision) / name / "1" / "model.onnx"
+            record.measure(f"placement: default bundle, {precision}, {name}", partial(_placement, plan, path))
+        path = plan.graph(precision, "image_encoder")
+        record.measure(f"placement: {plan.network}, {precision}, image_encoder", partial(_placement, plan, path))
     record.measure("CUDA libraries that are loaded", _loaded_libraries)
 
 
@@ -145,7 +143,7 @@ GROUPS: Final[dict[str, Callable[[Plan, Record], None]]] = {
 }
 
 
-def _on(graphs: bool) -> str:  # noqa: FBT001 - one word for one value
+def _on(graphs: bool) -> str:
     return "on" if graphs else "off"
 
 
@@ -222,7 +220,7 @@ def _loaded_libraries() -> list[str]:
     return sorted(name for name in names if name.startswith(("libcu", "libnv", "libonnxruntime")))
 
 
-def _gates(plan: Plan, precision: str, tf32: str, graphs: bool) -> dict[str, Any]:  # noqa: FBT001
+def _gates(plan: Plan, precision: str, tf32: str, graphs: bool) -> dict[str, Any]:
     from lrclr import Bundle, OnnxRuntimeEngine
     from lrclr.gates import verify
 
@@ -380,7 +378,10 @@ def _run_groups(given: argparse.Namespace) -> int:
         command = [sys.executable, "-m", __spec__.name, *sys.argv[1:], "--group", group]
         print(f"== {group}", flush=True)
         # In a process group of its own, so that what it started ends with it.
-        with subprocess.Popen(command, env=environment, process_group=0) as process:
+        with (
+            (given.output / f"stderr-{group}.txt").open("wb") as stderr,
+            subprocess.Popen(command, env=environment, process_group=0, stderr=stderr) as process,
+        ):
             try:
                 code = process.wait(left)
             except subprocess.TimeoutExpired:
@@ -392,7 +393,7 @@ def _run_groups(given: argparse.Namespace) -> int:
     failed = Record(result).failed
     for name in failed:
         print(f"failed: {name}")
-    print(f"{len(failed)} measurements failed; the results are in {result}")
+    print(f"{len(failed)} measurements failed; the results are in {result}, and what ONNX Runtime printed is beside it")
     return 1 if failed else 0
 
 
@@ -404,8 +405,8 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--network", default="vit-b-32")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 64])
-    parser.add_argument("--seconds", type=float, default=0.6, help="of each measurement of latency")
-    parser.add_argument("--bench-seconds", type=float, default=10)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each measurement of latency")
+    parser.add_argument("--bench-seconds", type=float, default=6)
     parser.add_argument("--limit", type=float, default=115, help="seconds for everything")
     parser.add_argument("--only", nargs="+", choices=GROUPS, help="some of the groups")
     parser.add_argument("--group", choices=GROUPS, help=argparse.SUPPRESS)

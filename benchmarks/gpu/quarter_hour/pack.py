@@ -1,7 +1,7 @@
 """Packs what a borrowed GPU machine lacks: ``python -m benchmarks.gpu.quarter_hour.pack FOLDER``.
 
-It needs the network, the development environment, and a few minutes. It writes the folders ``a``, ``b``, … to FOLDER, none larger than a
-limit. `unpack` joins them there. Inside is:
+It needs the network, the development environment, and a few minutes. It writes the folders ``a``, ``b``, … to FOLDER,
+none larger than a limit. `unpack` joins them on the GPU machine. Inside is:
 
 - ``packages/``: ONNX Runtime for CUDA with the GPU code of one architecture, and the small packages of `lrclr`'s
   command line. Put it on ``PYTHONPATH``.
@@ -34,9 +34,7 @@ __all__ = ["add_bundle", "add_network", "add_onnxruntime", "add_packages", "writ
 
 _ROOT: Final = Path(__file__).parents[3]
 _ONNXRUNTIME: Final = "onnxruntime-gpu==1.31.1"  # built with CUDA 13.0
-_PACKAGES: Final = (
-    "typer", "rich", "shellingham", "click", "annotated-doc", "markdown-it-py", "mdurl", "pygments", "nvidia-ml-py",
-)  # fmt: skip
+_PACKAGES: Final = ("nvidia-ml-py", "rich", "typer")  # with what they depend on
 _PLATFORMS: Final = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux2014_x86_64")
 # Python's ONNX Runtime has the library in its extension module, and TensorRT is not here.
 _LEFT_OUT: Final = (
@@ -75,7 +73,7 @@ def add_onnxruntime(target: Path, wheel: Path, architecture: int) -> dict[str, A
 
 
 def add_packages(target: Path, wheels: Sequence[Path]) -> None:
-    """Unpack wheels of pure Python."""
+    """Unpack wheels."""
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(target)
@@ -155,20 +153,18 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def download(packages: Sequence[str], target: Path, python: str) -> list[Path]:
-    """Wheels for Linux on x86-64 and for the Python `python`, without what they depend on."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+def download(options: Sequence[str], target: Path, python: str) -> list[Path]:
+    """Wheels for Linux on x86-64.
+
+    Args:
+        options: of ``pip download``, and names of packages.
+        target: a folder, which is made.
+        python: version of Python on the GPU machine.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "-d", str(target)]
     platforms = [f"--platform={platform}" for platform in _PLATFORMS]
-    subprocess.run(
-        [*command, "--only-binary=:all:", f"--python-version={python}", *platforms, "-d", str(target), *packages],
-        check=True,
-    )
+    subprocess.run([*command, "--only-binary=:all:", f"--python-version={python}", *platforms, *options], check=True)
     return sorted(target.glob("*.whl"))
-
-
-def _pinned(package: str) -> str:
-    lines = (_ROOT / "constraints.txt").read_text().splitlines()
-    return next(line for line in lines if line.lower().startswith(f"{package}=="))
 
 
 def main() -> None:
@@ -182,10 +178,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work, ready = Path(folder, "wheels"), Path(folder, "ready")
         print("packages", flush=True)
-        wheels = download([_ONNXRUNTIME], work / "onnxruntime", given.python)
+        wheels = download(["--no-deps", _ONNXRUNTIME], work / "onnxruntime", given.python)
         made = add_onnxruntime(ready / "packages", wheels[0], given.architecture)
         print(json.dumps(made, indent=1))
-        add_packages(ready / "packages", download([_pinned(one) for one in _PACKAGES], work / "small", given.python))
+        pinned = ["-c", str(_ROOT / "constraints.txt"), *_PACKAGES]
+        add_packages(ready / "packages", download(pinned, work / "small", given.python))
         for precision in ("fp32", "fp16"):
             print(f"graphs in {precision}", flush=True)
             add_bundle(ready / "bundles" / f"default-{precision}", precision)

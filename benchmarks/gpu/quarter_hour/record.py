@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -44,7 +43,7 @@ class Record:
         """
         began = time.perf_counter()
         try:
-            result, entry = work(), {}
+            result = work()
             entry = {"result": result}
         except Exception as error:  # noqa: BLE001 - the next measurement may succeed
             result = None
@@ -66,4 +65,4 @@ class Record:
     def _write(self) -> None:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(json.dumps(self._content, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, self._path)
+        temporary.replace(self._path)

@@ -7,10 +7,12 @@ standard deviation of the one that it stands for. Small tensors stay in the grap
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["DESCRIPTION", "fill_weights", "strip_weights"]
 

@@ -138,7 +138,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(bundle, source / "bundles" / f"default-{precision}")
         for graph in GRAPHS:
             strip_weights(bundle / graph / "1" / "model.onnx", source / "networks" / f"tiny-{precision}" / graph)
-    parts = write_parts(source, folder, part_bytes=4 << 20)
+    parts = write_parts(source, folder, part_bytes=4 << 20, preset=0)
     assert len(parts) > 1
     assert all(sum(file.stat().st_size for file in part.iterdir()) <= 4 << 20 for part in parts)
     unpack(parts[::-1], folder / "ready")

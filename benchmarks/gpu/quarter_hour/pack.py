@@ -21,6 +21,7 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.gpu.quarter_hour.cubins import blank_other_architectures
@@ -41,7 +42,6 @@ _LEFT_OUT: Final = (
     "capi/libonnxruntime.so.", "capi/libonnxruntime_providers_tensorrt.so", "tools/", "transformers/", "quantization/",
     "datasets/", "ThirdPartyNotices.txt",
 )  # fmt: skip
-_FILTERS: Final = [{"id": lzma.FILTER_LZMA2, "preset": 9}]
 
 
 def add_onnxruntime(target: Path, wheel: Path, architecture: int) -> dict[str, Any]:
@@ -108,43 +108,43 @@ def add_network(target: Path, architecture: str, precision: str) -> None:
             strip_weights(file, target / spec.name)
 
 
-def write_parts(source: Path, target: Path, *, part_bytes: int, names: str = "abcdefghij") -> list[Path]:
+def write_parts(source: Path, target: Path, *, part_bytes: int, preset: int = 9) -> list[Path]:
     """Compress the folder `source` to one archive, and cut it into parts.
 
     Args:
         source: what is packed; its files become the archive's.
         target: the folder for the parts.
         part_bytes: the most that a part may hold.
-        names: of the parts, a letter each.
+        preset: of the compression, 0 to 9.
 
     Returns:
         The folders of the parts.
 
     Raises:
-        ValueError: there are more parts than names.
+        ValueError: there are more than 26 parts.
     """
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile() as file:
         with (
-            lzma.open(file, "wb", format=lzma.FORMAT_XZ, filters=_FILTERS) as packed,
+            lzma.open(file, "wb", format=lzma.FORMAT_XZ, preset=preset) as packed,
             tarfile.open(fileobj=packed, mode="w|") as archive,
         ):
             for path in sorted(source.rglob("*")):
                 archive.add(path, path.relative_to(source), recursive=False, filter=_plain)
         file.seek(0)
         room = part_bytes - (1 << 14)  # for the index
-        pieces = []
+        pieces: list[dict[str, Any]] = []
         while data := file.read(room):
-            if len(pieces) == len(names):
-                raise ValueError(f"the archive is larger than {len(names)} parts of {part_bytes} bytes")
-            part = names[len(pieces)]
+            if len(pieces) == len(ascii_lowercase):
+                raise ValueError(f"the archive is larger than {len(ascii_lowercase)} parts of {part_bytes} bytes")
+            part = ascii_lowercase[len(pieces)]
             (target / part).mkdir(exist_ok=True)
             name = f"archive.{part}"
             (target / part / name).write_bytes(data)
             pieces.append({"part": part, "name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
     for piece in pieces:
-        (target / str(piece["part"]) / INDEX).write_text(json.dumps({"pieces": pieces}, indent=1) + "\n")
-    return [target / str(piece["part"]) for piece in pieces]
+        (target / piece["part"] / INDEX).write_text(json.dumps({"pieces": pieces}, indent=1) + "\n")
+    return [target / piece["part"] for piece in pieces]
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 import transformers
 
@@ -18,6 +17,7 @@ from lrclr._files import replace_directory
 from lrclr.bundle import ENTRIES, FINDINGS, GOLDEN, MANIFEST, SERVER_MODEL, TOKENIZER, Bundle, Manifest, file_table
 from lrclr.contract import MODEL
 from lrclr.engines import OnnxRuntimeEngine
+from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
 from lrclr.gates import GateResult, Golden, Tolerances, gate_images, raise_refused, verify
 from lrclr.scoring import ScoreCalibration
@@ -255,7 +255,7 @@ def _made_with() -> dict[str, str]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": onnxruntime_library().__version__,
     }
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2 as triton
 
 from lrclr import OnnxRuntimeEngine
+from lrclr.bundle import GRAPHS
 from lrclr.engines import _onnxruntime_package as package
 from lrclr.errors import EngineError
 
@@ -71,3 +77,29 @@ def test_libraries_are_loaded_once_before_a_session_on_cuda_and_never_on_the_cpu
     _run("cuda")
     _run("cuda")
     assert asked.order == ["InferenceSession", "preload_dlls", "InferenceSession", "InferenceSession"]
+
+
+def _stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that stands in for Triton's backend, outside of Triton."""
+    for name in ("_graph_backend", "_tensors", "onnxruntime_backend"):
+        # Imported anew here, and forgotten after the test.
+        monkeypatch.setitem(sys.modules, f"lrclr.triton.{name}", ModuleType(name))
+        del sys.modules[f"lrclr.triton.{name}"]
+    utils: Any = ModuleType("triton_python_backend_utils")
+    utils.Tensor = lambda _, array: SimpleNamespace(as_numpy=lambda: array)
+    monkeypatch.setitem(sys.modules, utils.__name__, utils)
+    return importlib.import_module("lrclr.triton.onnxruntime_backend")
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_triton_is_asked_for_the_same(graph: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration names the options; Triton hands it to the stand-in as JSON."""
+    stand_in = _stand_in(monkeypatch)
+    text = (Path(__file__).parents[2] / "triton_repo" / graph / "config.pbtxt").read_text()
+    config = json_format.MessageToDict(text_format.Parse(text, triton.ModelConfig()), preserving_proto_field_name=True)
+    assert stand_in._settings(config, "cuda").provider_options == {"use_tf32": "0"}
+    assert stand_in._settings(config, "cpu").provider_options == {}
+    (accelerator,) = config["optimization"]["execution_accelerators"]["gpu_execution_accelerator"]
+    accelerator["name"] = "tensorrt"
+    with pytest.raises(ValueError, match="unknown execution accelerator 'tensorrt'"):
+        stand_in._settings(config, "cuda")

@@ -28,6 +28,8 @@ from tests.bundles import digests, exported
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -88,7 +90,8 @@ def test_a_library_that_is_not_as_described_is_refused(damaged: bytes, why: str)
         blank_other_architectures(bytearray(damaged), 90)
 
 
-def test_weights_are_filled_in_with_the_size_of_those_that_were_left_out(tmp_path: Path) -> None:
+def write_network(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Write a graph of one product and one sum; gives its large and its small weights."""
     random = np.random.default_rng(0)
     large = random.normal(0.5, 0.02, (300, 200)).astype(np.float32)
     small = random.normal(size=200).astype(np.float32)
@@ -101,7 +104,12 @@ def test_weights_are_filled_in_with_the_size_of_those_that_were_left_out(tmp_pat
         [numpy_helper.from_array(large, "large"), numpy_helper.from_array(small, "small")],
     )
     opset = [onnx.helper.make_opsetid("", 20)]
-    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "whole.onnx")
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+    return large, small
+
+
+def test_weights_are_filled_in_with_the_size_of_those_that_were_left_out(tmp_path: Path) -> None:
+    large, small = write_network(tmp_path / "whole.onnx")
     folder = tmp_path / "stripped"
     strip_weights(tmp_path / "whole.onnx", folder)
     assert sum(path.stat().st_size for path in folder.iterdir()) < 4000
@@ -130,26 +138,42 @@ def test_a_record_keeps_what_was_measured_before_a_failure(tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a GPU machine would have: packed into parts, and unpacked again."""
+    """What a GPU machine has after unpacking."""
     base = tmp_path_factory.getbasetemp()
-    source, folder = base / "packed", base / "quarter_hour"
+    folder = tmp_path_factory.mktemp("ready")
     for precision in ("fp32", "fp16"):
         bundle = exported(base, precision)
-        shutil.copytree(bundle, source / "bundles" / f"default-{precision}")
+        shutil.copytree(bundle, folder / "bundles" / f"default-{precision}")
         for graph in GRAPHS:
-            strip_weights(bundle / graph / "1" / "model.onnx", source / "networks" / f"tiny-{precision}" / graph)
-    parts = write_parts(source, folder, part_bytes=4 << 20, preset=0)
-    assert len(parts) > 1
-    assert all(sum(file.stat().st_size for file in part.iterdir()) <= 4 << 20 for part in parts)
-    unpack(parts[::-1], folder / "ready")
-    assert digests(source) == {
-        name: digest for name, digest in digests(folder / "ready").items() if not name.endswith("weights.bin")
-    }
+            network = folder / "networks" / f"tiny-{precision}" / graph
+            strip_weights(bundle / graph / "1" / "model.onnx", network)
+            fill_weights(network)
     return folder
 
 
-def test_a_missing_or_damaged_part_is_refused(ready: Path, tmp_path: Path) -> None:
-    parts = sorted(path for path in ready.iterdir() if len(path.name) == 1)
+@pytest.fixture
+def parts(tmp_path: Path) -> list[Path]:
+    """A folder of the kit's shape, packed into several parts."""
+    source = tmp_path / "source"
+    (source / "bundles" / "default-fp32").mkdir(parents=True)
+    # Random bytes do not get smaller.
+    (source / "bundles" / "default-fp32" / "model.onnx").write_bytes(np.random.default_rng(0).bytes(200_000))
+    write_network(tmp_path / "whole.onnx")
+    strip_weights(tmp_path / "whole.onnx", source / "networks" / "tiny-fp32" / "image_encoder")
+    return write_parts(source, tmp_path / "parts", part_bytes=80_000, preset=0)
+
+
+def test_what_is_packed_is_what_is_unpacked(parts: list[Path], tmp_path: Path) -> None:
+    assert len(parts) > 2
+    assert all(sum(file.stat().st_size for file in part.iterdir()) <= 80_000 for part in parts)
+    unpack(parts[::-1], tmp_path / "ready")
+    unpacked = digests(tmp_path / "ready")
+    weights = [name for name in unpacked if name.endswith("weights.bin")]
+    assert len(weights) == 1
+    assert digests(tmp_path / "source") == {name: digest for name, digest in unpacked.items() if name not in weights}
+
+
+def test_a_missing_or_damaged_part_is_refused(parts: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"of part {parts[-1].name} is not in the given folders"):
         unpack(parts[:-1], tmp_path / "ready")
     shutil.copytree(parts[0], tmp_path / "damaged")
@@ -162,7 +186,7 @@ def test_a_missing_or_damaged_part_is_refused(ready: Path, tmp_path: Path) -> No
 
 def test_the_command_for_onnx_runtime_runs_on_the_cpu(ready: Path, tmp_path: Path) -> None:
     answer = _command(
-        *("onnxruntime_cuda", "-o", str(tmp_path), "--ready", str(ready / "ready"), "--device", "cpu"),
+        *("onnxruntime_cuda", "-o", str(tmp_path), "--ready", str(ready), "--device", "cpu"),
         *("--network", "tiny", "--batches", "1", "2", "--seconds", "0.01"),
         *("--only", "machine", "placement", "gates", "fp16"),
     )
@@ -178,7 +202,7 @@ def test_the_command_for_onnx_runtime_runs_on_the_cpu(ready: Path, tmp_path: Pat
 
 def test_a_failed_measurement_leaves_the_others_and_an_exit_code(ready: Path, tmp_path: Path) -> None:
     broken = tmp_path / "ready"
-    shutil.copytree(ready / "ready", broken)
+    shutil.copytree(ready, broken)
     (broken / "networks" / "tiny-fp16" / "image_encoder" / "model.onnx").write_bytes(b"no graph")
     answer = _command(
         *("onnxruntime_cuda", "-o", str(tmp_path), "--ready", str(broken), "--device", "cpu"),

@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from google.protobuf import json_format, text_format
+from google.protobuf import json_format, text_format  # type: ignore[import-untyped, unused-ignore]
 from tritonclient.grpc import model_config_pb2 as triton
 
 from lrclr import OnnxRuntimeEngine

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EvaluationOptions", "Judged", "evaluate", "judge"]
 
-_PACKAGES = ("numpy", "scikit-learn", "pillow", "onnxruntime", "torch")
+_PACKAGES = ("numpy", "scikit-learn", "pillow", "onnxruntime", "onnxruntime-gpu", "torch")
 
 
 @dataclass(frozen=True)

@@ -98,10 +98,11 @@ class FindingsError(UsageError):
 class MissingExtraError(UsageError):
     """An optional dependency is not installed."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
+    def __init__(self, package: str, extra: str, purpose: str, *, or_else: str | None = None) -> None:
+        alternative = "" if or_else is None else f", or {or_else}"
         super().__init__(
             f"{purpose} needs the package {package!r}, which is not installed",
-            fix=f"Install it with: pip install 'lrclr[{extra}]'",
+            fix=f"Install it with: pip install 'lrclr[{extra}]'{alternative}",
         )
 
 

@@ -81,10 +81,11 @@ def checkpoint(base: Path) -> Checkpoint:
 @cache
 def exported(base: Path, precision: str) -> Path:
     """A bundle of `checkpoint`. Its graphs as the exporter had them before it wrote them are kept beside it."""
-    from lrclr_export import ExportOptions, export_bundle
-    from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
-
     with _shared(base, precision) as folder:
+        if folder.exists():
+            return folder
+        from lrclr_export import ExportOptions, export_bundle
+        from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
 
         def keeping(spec: GraphSpec, *, opset: int) -> TypedGraph:
             graph = typed_onnx_from_module(spec, opset=opset)
@@ -93,11 +94,10 @@ def exported(base: Path, precision: str) -> Path:
             kept.with_suffix(".json").write_text(json.dumps(graph.layers))
             return graph
 
-        if not folder.exists():
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("lrclr_export.repository.pipeline.typed_onnx_from_module", keeping)
-                limits = LOOSE if precision == "int8" else {}
-                export_bundle(checkpoint(base), folder, ExportOptions(precision, tolerances=limits))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("lrclr_export.repository.pipeline.typed_onnx_from_module", keeping)
+            limits = LOOSE if precision == "int8" else {}
+            export_bundle(checkpoint(base), folder, ExportOptions(precision, tolerances=limits))
     return folder
 
 

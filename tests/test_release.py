@@ -46,7 +46,10 @@ def test_two_builds_are_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_every_dependency_is_pinned() -> None:
-    """Of everything that an extra may bring, but for full TensorRT, which is for machines of another kind."""
+    """Of everything that an extra may bring, except full TensorRT and ONNX Runtime for CUDA.
+
+    They are for machines with a GPU, and the latter excludes the pinned ONNX Runtime for the CPU.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {canonicalize_name(one.name): one.specifier for one in map(Requirement, filter(None, lines))}
@@ -54,6 +57,6 @@ def test_every_dependency_is_pinned() -> None:
     extras = project["optional-dependencies"]
     wanted = [Requirement(line) for group in [project["dependencies"], *extras.values()] for line in group]
     for one in wanted:
-        if one.name not in {"lrclr", "tensorrt"}:
+        if one.name not in {"lrclr", "onnxruntime-gpu", "tensorrt"}:
             (pin,) = pinned[canonicalize_name(one.name)]
             assert one.specifier.contains(pin.version), f"{one} excludes what is tested, {pin.version}"

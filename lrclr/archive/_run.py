@@ -13,7 +13,7 @@ import os
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -24,12 +24,14 @@ from lrclr.archive._options import LocalOptions, RayOptions, ScoreProgress, Scor
 from lrclr.archive._settings import Settings
 from lrclr.archive._source import open_source
 from lrclr.bundle import Bundle
-from lrclr.engines import EngineOptions, OnnxRuntimeEngine
+from lrclr.engines import EngineOptions
 from lrclr.errors import LrclrError, MissingExtraError, UsageError
 from lrclr.inference import ModelSpec, ZeroShotClassifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Mapping
+
+    from numpy.typing import NDArray
 
     from lrclr.archive._collect import Collector
     from lrclr.archive._options import ScoreOptions
@@ -192,11 +194,19 @@ def _question(options: ScoreOptions, images: Source) -> tuple[Settings, Encoder,
     return settings, encoder, spec
 
 
+class _UnusedEngine:
+    """Takes the place of an engine where no image is asked about: the engine may need a GPU that is not here."""
+
+    name = "none"
+
+    def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        raise NotImplementedError
+
+
 def _check_question(bundle: Bundle, findings: FindingSet, alpha: float) -> None:
     """Refuse here what every actor would refuse, before anything is written."""
     side = bundle.preprocess.image_size
-    # Opens no graph, and needs no GPU where there is none.
-    unused = ZeroShotClassifier(bundle, OnnxRuntimeEngine(bundle))
+    unused = ZeroShotClassifier(bundle, _UnusedEngine())
     unused.predict_pixels(np.empty((0, 3, side, side), np.float32), (), findings, alpha)
     bundle.tokenizer.encode(findings.prompts)
 

@@ -91,7 +91,11 @@ def choose_engine(bundle: Bundle, options: EngineOptions | None = None) -> Chose
         if engine is not None:
             holding[kind] = engine
     if not holding:
-        raise GateError("no engine here holds the bundle's gates", why="; ".join(remarks), fix="Export it again.")
+        raise GateError(
+            "no engine here holds the bundle's gates",
+            why="; ".join(remarks),
+            fix="Install one, such as pip install 'lrclr[onnxruntime]', or export the bundle again.",
+        )
     kind, why = _fastest(holding, Golden.load(bundle.golden_path), len(bundle.findings.prompts))
     return ChosenEngine(holding[kind], kind, "; ".join([why, *remarks]))
 

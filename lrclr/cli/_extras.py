@@ -16,7 +16,11 @@ def require_torch() -> None:
 
 def require_export() -> None:
     """Raise MissingExtraError where graphs cannot be exported."""
+    from lrclr.engines._onnxruntime_package import onnxruntime_library
+
     _require("export", (*_TORCH, "onnx", "onnxscript", "tritonclient", "google.protobuf"), "exporting a checkpoint")
+    # No extra brings it along: there are two packages of it, which exclude each other.
+    onnxruntime_library()
 
 
 def require_build() -> None:

@@ -8,13 +8,14 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import onnxruntime
 
+from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import onnxruntime
     from numpy.typing import NDArray
 
     Shapes = dict[str, tuple[int, ...]]
@@ -65,7 +66,7 @@ class BoundSession:
             bound = self._bound(shapes)
             for name, value in bound.inputs.items():
                 value.update_inplace(np.ascontiguousarray(inputs[name]))
-            options = onnxruntime.RunOptions()
+            options = onnxruntime_library().RunOptions()
             if self._cuda_graphs:
                 options.add_run_config_entry("gpu_graph_id", str(bound.graph))
             self._session.run_with_iobinding(bound.binding, options)
@@ -115,6 +116,6 @@ class BoundSession:
         return sizes
 
     def _room(self, tensor: Any, shape: tuple[int, ...]) -> Any:
-        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+        return onnxruntime_library().OrtValue.ortvalue_from_shape_and_type(
             list(shape), _TYPES[tensor.type], self._device, self._number
         )

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
-import onnxruntime
-
 from lrclr.bundle import GRAPHS, Bundle
 from lrclr.engines._bound import BoundSession
+from lrclr.engines._onnxruntime_package import onnxruntime_library, preload_cuda
 from lrclr.engines._placement import require_placed
 from lrclr.errors import EngineError, UsageError, first_line
 
@@ -17,9 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import onnxruntime
     from numpy.typing import NDArray
 
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# ONNX Runtime's default on CUDA is TF32: products of float32 with 10 instead of 23 bits of fraction.
+DEFAULT_OPTIONS: Final[Mapping[str, dict[str, str]]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 _QUIET = 4  # what fails is raised; ONNX Runtime's own lines on stderr would say it twice
 
 
@@ -32,11 +34,13 @@ class OnnxRuntimeEngine:
         graphs: a bundle, or the ONNX file of each graph.
         provider: ``"cpu"`` or ``"cuda"``.
         threads: of one operator; ``None`` for one a core.
-        provider_options: of the provider, in ONNX Runtime's words, such as ``{"device_id": "1"}``.
+        provider_options: of the provider, in ONNX Runtime's words, such as ``{"device_id": "1"}``. On CUDA, products
+            of float32 are computed in float32; ``{"use_tf32": "1"}`` allows TF32, which drops 13 of 23 bits.
         cuda_graphs: on CUDA, launch each size of inputs that was seen before as one CUDA graph.
 
     Raises:
-        EngineError: the provider is not to be had.
+        MissingExtraError: ONNX Runtime is not installed.
+        EngineError: it is and cannot be used, or lacks the provider.
         UsageError: there is no such provider, or it has no CUDA graphs.
     """
 
@@ -64,17 +68,20 @@ class OnnxRuntimeEngine:
         self._cuda_graphs = cuda_graphs
         self._sessions: dict[str, onnxruntime.InferenceSession | BoundSession] = {}
         self._lock = Lock()
-        available = onnxruntime.get_available_providers()
+        library = onnxruntime_library()
+        self._version = library.__version__
+        available = library.get_available_providers()
         if PROVIDERS[provider] not in available:
             raise EngineError(
                 f"ONNX Runtime has no {PROVIDERS[provider]}",
                 why=f"this build has {', '.join(available)}",
-                fix="Install onnxruntime-gpu, or ask for the provider cpu.",
+                fix="Replace the CPU package: pip uninstall onnxruntime && pip install 'lrclr[onnxruntime-gpu]'. "
+                "Or use the provider cpu.",
             )
 
     @property
     def name(self) -> str:
-        return f"onnxruntime {onnxruntime.__version__} {self._provider}"
+        return f"onnxruntime {self._version} {self._provider}"
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         session = self._session(graph)
@@ -107,7 +114,7 @@ class SessionSettings:
 
     Attributes:
         provider: one of `PROVIDERS`.
-        provider_options: of it, in ONNX Runtime's words.
+        provider_options: of it, in ONNX Runtime's words; they override `DEFAULT_OPTIONS`.
         intra_op_threads: of one operator; ``None`` for one a core.
         inter_op_threads: that run operators side by side, in parallel execution.
         execution_mode: 0 for one operator after the other, 1 for parallel execution.
@@ -131,16 +138,18 @@ def open_session(path: Path, settings: SessionSettings, *, name: str) -> onnxrun
         name: of the graph, for errors.
 
     Raises:
-        EngineError: it cannot be loaded, or not there.
+        MissingExtraError: ONNX Runtime is not installed.
+        EngineError: it cannot be used, or the graph cannot be loaded on that provider.
     """
+    library = onnxruntime_library()
     provider = PROVIDERS[settings.provider]
-    options = onnxruntime.SessionOptions()
+    options = library.SessionOptions()
     options.log_severity_level = _QUIET
     options.intra_op_num_threads = settings.intra_op_threads or 0
     options.inter_op_num_threads = settings.inter_op_threads or 0
     if settings.execution_mode:
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
-    levels = onnxruntime.GraphOptimizationLevel
+        options.execution_mode = library.ExecutionMode.ORT_PARALLEL
+    levels = library.GraphOptimizationLevel
     if settings.graph_level is not None:
         known = {-1: levels.ORT_ENABLE_BASIC, 1: levels.ORT_ENABLE_EXTENDED, 2: levels.ORT_DISABLE_ALL}
         options.graph_optimization_level = known.get(settings.graph_level, levels.ORT_ENABLE_ALL)
@@ -149,18 +158,22 @@ def open_session(path: Path, settings: SessionSettings, *, name: str) -> onnxrun
     options.add_session_config_entry("session.intra_op.spin_duration_us", "100")
     options.add_session_config_entry("session.force_spinning_stop", "1")
     on_cpu = settings.provider == "cpu"
+    missing = ""
     if not on_cpu:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        missing = preload_cuda()
     try:
-        # Without the last, ONNX Runtime answers a failure by going on on the CPU, and prints that.
-        providers = [(provider, dict(settings.provider_options))]
-        session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
+        # Without the last argument, ONNX Runtime retries a failed load on the CPU and prints a message.
+        providers = [(provider, DEFAULT_OPTIONS[settings.provider] | dict(settings.provider_options))]
+        session = library.InferenceSession(path, options, providers=providers, enable_fallback=0)
     except Exception as error:
         raise EngineError(f"ONNX Runtime could not load {name}", why=first_line(error)) from error
     if session.get_providers()[0] != provider:
         raise EngineError(
             f"ONNX Runtime put {name} on {session.get_providers()[0]} instead of {provider}",
-            fix="Check the CUDA and cuDNN libraries, or ask for the provider cpu.",
+            why=missing or "it could not use the GPU's driver or the CUDA libraries",
+            fix="Check that `nvidia-smi` lists a GPU, and install the CUDA libraries: "
+            "pip install 'lrclr[onnxruntime-gpu]'. Or use the provider cpu.",
         )
     if not on_cpu:
         require_placed(session, provider, name)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EvaluationOptions", "EvaluationRun", "evaluate", "evaluate_scores"]
 
-_PACKAGES = ("numpy", "scikit-learn", "pillow", "onnxruntime", "torch")
+_PACKAGES = ("numpy", "scikit-learn", "pillow", "onnxruntime", "onnxruntime-gpu", "torch")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from lrclr._files import link_tree, replace_directory, sha256_of, write_whole
 from lrclr.auto import is_bundle
 from lrclr.bundle import ENTRIES, GOLDEN, MANIFEST, Bundle
+from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
 from lrclr.inference import (
     CALIBRATION_KEYS,
@@ -69,8 +70,15 @@ def store(
 
 
 def check_storable(path: str | os.PathLike[str]) -> None:
-    """Raise UsageError where `store` would find no place, before an hour of work."""
-    if not is_bundle(path):
+    """Check before an hour of work that `store` can write into the model.
+
+    Raises:
+        UsageError: the model has no place for fitted values, or ONNX Runtime, which checks a bundle, is not installed.
+        EngineError: ONNX Runtime cannot be used.
+    """
+    if is_bundle(path):
+        onnxruntime_library()
+    else:
         _config(Path(path))
 
 

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["VerificationReport", "verify"]
 
-_NO_ONNX = (
+_FLOAT_UNCHECKED = (
     "the {} graphs were not checked in float32 arithmetic, as they were at the export, "
-    "because onnx is not installed (pip install onnx)"
+    "because {} is not installed (pip install {})"
+)
+_INLINED_UNCHECKED = (
+    "the inlined graphs were not checked, because onnxruntime is not installed (pip install 'lrclr[onnxruntime]')"
 )
 _FLOAT = " (float32)"
 _INLINED = " (inlined)"
@@ -75,25 +78,32 @@ def verify(bundle: Bundle, engine: Engine, *, auroc: float | None = None) -> Ver
         EngineError: the engine refused an input that the bundle's profiles allow.
         BundleError: the golden file is damaged.
     """
+    from lrclr.engines._onnxruntime_package import has_onnxruntime
     from lrclr.inference import ModelSpec
 
     manifest = bundle.manifest
     golden, tolerances = Golden.load(bundle.golden_path), Tolerances.of_manifest(manifest.tolerances)
     model = ModelSpec.of_bundle(bundle)
     gates = run_gates(engine, golden, model, tolerances, manifest.profiles)
-    notes: tuple[str, ...] = ()
+    notes: list[str] = []
     if golden.stored is not None:
-        if can_rewrite():
-            gates += _float_form_gates(bundle, golden, model)
+        if not can_rewrite():
+            notes.append(_FLOAT_UNCHECKED.format(manifest.precision, "onnx", "onnx"))
+        elif not has_onnxruntime():
+            notes.append(_FLOAT_UNCHECKED.format(manifest.precision, "onnxruntime", "'lrclr[onnxruntime]'"))
         else:
-            notes = (_NO_ONNX.format(manifest.precision),)
-    gates += _inlined_gates(bundle, golden, model, tolerances)
+            gates += _float_form_gates(bundle, golden, model)
+    if any(bundle.inlined_path(graph) for graph in manifest.graphs):
+        if has_onnxruntime():
+            gates += _inlined_gates(bundle, golden, model, tolerances)
+        else:
+            notes.append(_INLINED_UNCHECKED)
     if all(gate.passed for gate in gates):
         from lrclr.inference import ZeroShotClassifier
 
         classifier = ZeroShotClassifier(bundle, engine)
         gates += task_gate(classifier, float(golden.task_auroc), tolerances.task_auroc, auroc=auroc)
-    return VerificationReport(engine.name, tuple(gates), notes)
+    return VerificationReport(engine.name, tuple(gates), tuple(notes))
 
 
 def _float_form_gates(bundle: Bundle, golden: Golden, model: ModelSpec) -> list[GateResult]:
@@ -114,8 +124,6 @@ def _inlined_gates(bundle: Bundle, golden: Golden, model: ModelSpec, tolerances:
     from lrclr.engines import OnnxRuntimeEngine
 
     inlined = {graph: path for graph in GRAPHS if (path := bundle.inlined_path(graph)) is not None}
-    if not inlined:
-        return []
     files = {graph: inlined.get(graph, bundle.graph_path(graph)) for graph in GRAPHS}
     gates = graph_gates(OnnxRuntimeEngine(files), golden, model, tolerances)
     of_inlined = [gate for gate in gates if gate.subject.partition(".")[0] in inlined]

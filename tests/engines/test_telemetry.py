@@ -10,7 +10,10 @@ from tests import bundles
 if TYPE_CHECKING:
     from pathlib import Path
 
-SCRIPT = "import os, lrclr; from lrclr import OnnxRuntimeEngine; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+SCRIPT = (
+    "import os, lrclr; from lrclr import OnnxRuntimeEngine; OnnxRuntimeEngine({}); "
+    "print(os.environ['ORT_DISABLE_TELEMETRY'])"
+)
 
 
 def imported(folder: Path, **changes: str) -> tuple[str, list[str]]:

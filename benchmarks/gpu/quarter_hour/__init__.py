@@ -1,1 +1,1 @@
-"""What a quarter of an hour on a GPU can measure; README.md says how to run it."""
+"""A kit that measures the GPU path on a borrowed GPU within a quarter of an hour. See README.md here."""

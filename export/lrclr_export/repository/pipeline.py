@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 import transformers
 
@@ -29,6 +28,7 @@ from lrclr.bundle import (
 )
 from lrclr.contract import MODEL
 from lrclr.engines import OnnxRuntimeEngine
+from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
 from lrclr.inference import ScoreCalibration
 from lrclr.verification import GateResult, Tolerances, gate_images, raise_refused, verify
@@ -266,7 +266,7 @@ def _made_with() -> dict[str, str]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": onnxruntime_library().__version__,
     }
 
 

@@ -8,7 +8,7 @@ from google.protobuf import text_format  # type: ignore[import-untyped, unused-i
 from tritonclient.grpc import model_config_pb2 as triton
 
 from lrclr.bundle import plan_file
-from lrclr_export.repository.triton_config import BACKEND
+from lrclr_export.repository.triton_config import BACKEND, set_cuda_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,6 +77,7 @@ def serving_graph(config: str) -> str:
     """The configuration as the export wrote it: Triton serves the ONNX graph."""
     model = cleared(config)
     model.backend = BACKEND
+    set_cuda_options(model)
     return str(text_format.MessageToString(model))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
 from tritonclient.grpc import model_config_pb2 as triton
 
+from lrclr.engines._onnxruntime import DEFAULT_OPTIONS
 from lrclr.triton import protocol
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def triton_configs(config: LrclrConfig, profile: Profile) -> dict[str, str]:
         graph.version_policy.latest.num_versions = 2
         # One, on a GPU where there is one: its threads or kernels fill the device, and a batch serves all who wait.
         graph.instance_group.add(count=1)
+        set_cuda_options(graph)
     _warm_up(image, {"pixel_values": [3, vision.image_size, vision.image_size]})
     many, long = profile["prompts"][1], profile["tokens"][1]
     _warm_up(prompts, {"input_ids": [long]})
@@ -95,6 +97,20 @@ def warmup_inputs(golden: Golden, profile: Profile) -> dict[str, dict[str, NDArr
             "text_mask": golden.text_mask[:many, :long],
         },
     }
+
+
+def set_cuda_options(model: Any) -> None:
+    """Let Triton's onnxruntime backend create its CUDA provider with the options of `OnnxRuntimeEngine`.
+
+    The backend passes them to ONNX Runtime since Triton 24.06 (``src/onnxruntime.cc``). Where a model runs on the CPU,
+    it does not read them.
+
+    Args:
+        model: the message, which is changed.
+    """
+    accelerator = model.optimization.execution_accelerators.gpu_execution_accelerator.add(name="cuda")
+    for name, value in DEFAULT_OPTIONS["cuda"].items():
+        accelerator.parameters[name] = value
 
 
 def _warm_up(model: Any, shapes: dict[str, list[int]]) -> None:

@@ -41,11 +41,28 @@ def _settings(config: Mapping[str, Any], provider: str) -> SessionSettings:
         ValueError: a value is not a number.
     """
     given = parameters(config)
-    level = config.get("optimization", {}).get("graph", {}).get("level")
+    optimization = config.get("optimization", {})
+    level = optimization.get("graph", {}).get("level")
     return SessionSettings(
         provider,
+        _cuda_options(optimization) if provider == "cuda" else {},
         intra_op_threads=int(given.get("intra_op_thread_count", 0)) or None,
         inter_op_threads=int(given.get("inter_op_thread_count", 0)) or None,
         execution_mode=int(given.get("execution_mode", 0)),
         graph_level=None if level is None else int(level),
     )
+
+
+def _cuda_options(optimization: Mapping[str, Any]) -> dict[str, str]:
+    """Options of the CUDA provider.
+
+    Raises:
+        ValueError: another accelerator is asked for.
+    """
+    accelerators = optimization.get("execution_accelerators", {}).get("gpu_execution_accelerator", [])
+    options: dict[str, str] = {}
+    for accelerator in accelerators:
+        if accelerator["name"] != "cuda":
+            raise ValueError(f"unknown execution accelerator {accelerator['name']!r}")
+        options |= accelerator.get("parameters", {})
+    return options

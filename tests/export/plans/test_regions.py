@@ -22,6 +22,8 @@ from lrclr_export.plans._regions import from_queries_and_keys, with_definition
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lrclr_export.profiles import Profile
+
 
 def _checkpoint(**config: Any) -> Checkpoint:
     vision = {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 4, "intermediate_size": 64}
@@ -89,10 +91,14 @@ def test_the_builder_fuses_the_attention_of_every_layer(encoder: tuple[Path, int
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is for x86-64 Linux")
     path, _ = encoder
     options = BuildOptions("tensorrt-rtx", ("8.9",))
-    shape = (2, 3, 64, 64)
-    profiles = [{"pixel_values": {"min": shape, "opt": shape, "max": shape}}]
-    named = {"name": "image_encoder", "profiles": profiles, "selects_regions": True}
-    maps, pairs = (plan_from_onnx(path, options, **named, half_precision=half) for half in (False, True))
+    shape = [2, 3, 64, 64]
+    profiles: list[dict[str, Profile]] = [{"pixel_values": {"min": shape, "opt": shape, "max": shape}}]
+    maps, pairs = (
+        plan_from_onnx(
+            path, options, name="image_encoder", profiles=profiles, selects_regions=True, half_precision=half
+        )
+        for half in (False, True)
+    )
     fused = [sum(layer.fused_attention for layer in plan.record.layers) for plan in (maps, pairs)]
     assert fused[0] == 1
     assert fused[1] >= pairs.attention_layers == 4  # type: ignore[operator]

@@ -1,0 +1,68 @@
+"""A JSON file that holds every measurement as soon as it is made, so that a later failure loses none."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["Record"]
+
+
+class Record:
+    """Measurements of one command, in the file `path`. An existing file is continued.
+
+    Args:
+        path: the JSON file; its folder is made.
+        header: what describes all measurements, such as the device. Used where the file does not exist yet.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any] | None = None) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._content: dict[str, Any] = (
+            json.loads(path.read_text()) if path.is_file() else {**(header or {}), "measurements": []}
+        )
+        self._write()
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the measurements that failed."""
+        return [one["name"] for one in self._content["measurements"] if "error" in one]
+
+    def measure(self, name: str, work: Callable[[], Any]) -> Any:
+        """Run `work`, and store its result or the text of its error.
+
+        Returns:
+            The result; None where it failed.
+        """
+        began = time.perf_counter()
+        try:
+            result = work()
+            entry = {"result": result}
+        except Exception as error:  # noqa: BLE001 - the next measurement may succeed
+            result = None
+            entry = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc().splitlines()[-8:]}
+        self.add(name, entry, time.perf_counter() - began)
+        return result
+
+    def fail(self, name: str, error: str) -> None:
+        """Store that a measurement could not be made."""
+        self.add(name, {"error": error}, 0.0)
+
+    def add(self, name: str, entry: dict[str, Any], seconds: float) -> None:
+        """Store one measurement, write the file, and print a line."""
+        self._content["measurements"].append({"name": name, "seconds": round(seconds, 3), **entry})
+        self._write()
+        outcome = entry["error"] if "error" in entry else json.dumps(entry.get("result"))
+        print(f"{seconds:7.2f} s  {name}: {outcome[:160]}", flush=True)
+
+    def _write(self) -> None:
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self._content, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(self._path)

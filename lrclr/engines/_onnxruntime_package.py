@@ -1,0 +1,109 @@
+"""ONNX Runtime's Python library: from the package `onnxruntime` for the CPU, or from `onnxruntime-gpu` for CUDA."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import sys
+from functools import cache
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any, Final
+
+from lrclr.errors import EngineError, MissingExtraError, first_line
+
+__all__ = ["has_onnxruntime", "onnxruntime_library", "preload_cuda"]
+
+_PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu")
+_INSTALL_ONE: Final = (
+    "Uninstall both, and install one again: pip uninstall -y onnxruntime onnxruntime-gpu, and then "
+    "pip install 'lrclr[onnxruntime]' for the CPU or pip install 'lrclr[onnxruntime-gpu]' for CUDA."
+)
+
+
+@cache
+def onnxruntime_library() -> Any:
+    """The module ``onnxruntime``.
+
+    The packages for the CPU and for CUDA install different files under the same names. Where both are in one folder,
+    the later installation has overwritten a part of the earlier one. Where one of them is then uninstalled, files of
+    the other are missing.
+
+    Raises:
+        MissingExtraError: neither package is installed.
+        EngineError: both packages are installed in the folder that `onnxruntime` is imported from, or the installed
+            one is incomplete or cannot be loaded.
+    """
+    installed = _installed()
+    if len(installed) > 1:
+        raise EngineError(
+            "the packages onnxruntime and onnxruntime-gpu are both installed",
+            why="they install different files under the same names",
+            fix=_INSTALL_ONE,
+        )
+    try:
+        library = importlib.import_module("onnxruntime")
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise _unusable(installed, first_line(error)) from error
+        library = None
+    except Exception as error:
+        # Its bindings load libraries of their own, and fail in ways of their own.
+        raise _unusable(installed, first_line(error)) from error
+    # Python imports a folder without `__init__.py` as an empty module.
+    if hasattr(library, "InferenceSession"):
+        return library
+    if installed:
+        raise _unusable(installed, "files of it are missing, as after one of two packages was uninstalled")
+    raise MissingExtraError(
+        "onnxruntime", "onnxruntime", "the engine onnxruntime", or_else="pip install 'lrclr[onnxruntime-gpu]' for CUDA"
+    )
+
+
+def has_onnxruntime() -> bool:
+    """Whether ONNX Runtime is installed.
+
+    Raises:
+        EngineError: it is, and cannot be used.
+    """
+    try:
+        onnxruntime_library()
+    except MissingExtraError:
+        return False
+    return True
+
+
+def _installed() -> list[str]:
+    """The packages in the folder that `onnxruntime` is imported from, or anywhere if there is no such folder."""
+    try:
+        spec = importlib.util.find_spec("onnxruntime")
+    except ModuleNotFoundError:
+        spec = None
+    folders = [str(Path(folder).parent) for folder in (spec.submodule_search_locations or ())] if spec else sys.path
+    return [package for package in _PACKAGES if any(distributions(name=package, path=folders))]
+
+
+def _unusable(installed: list[str], why: str) -> EngineError:
+    package = installed[0] if installed else "onnxruntime"
+    return EngineError(f"the package {package} is installed and cannot be loaded", why=why, fix=_INSTALL_ONE)
+
+
+@cache
+def preload_cuda() -> str:
+    """Load the CUDA and cuDNN libraries of NVIDIA's pip packages, where they are, before ONNX Runtime needs them.
+
+    Returns:
+        The libraries that were not found, as a clause for an error; empty if there were none.
+    """
+    preload = getattr(onnxruntime_library(), "preload_dlls", None)
+    if preload is None:  # before 1.21; then the libraries must be on the loader's path
+        return ""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        preload()
+    lines = [line for line in printed.getvalue().splitlines() if line.startswith("Failed to load ")]
+    # A line ends with the loader's message, which names the library again.
+    names = [Path(line.removeprefix("Failed to load ").partition(":")[0]).name for line in lines]
+    return f"these libraries were not found: {', '.join(dict.fromkeys(names))}" if names else ""

@@ -1,0 +1,249 @@
+"""Two packages have the module `onnxruntime`: neither, one, both, and what is left after one of both is uninstalled."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from packaging.requirements import Requirement
+
+from lrclr import OnnxRuntimeEngine
+from lrclr.cli import main
+from lrclr.engines import _onnxruntime_package as package
+from lrclr.errors import EngineError, MissingExtraError
+from lrclr.samples import sample_paths
+from tests import bundles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+ROOT = Path(__file__).parents[2]
+WHOLE = "class InferenceSession: pass"
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """Each test imports the module anew, and the other tests have the one of the real package."""
+    package.onnxruntime_library.cache_clear()
+    real = {name: sys.modules.pop(name) for name in _modules()}
+    yield
+    for name in _modules():
+        del sys.modules[name]
+    sys.modules.update(real)
+    package.onnxruntime_library.cache_clear()
+
+
+def _modules() -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] == "onnxruntime"]
+
+
+def install(folder: Path, packages: Sequence[str], code: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a folder of packages the only one.
+
+    Args:
+        folder: where they are.
+        packages: whose metadata is there.
+        code: of the module; None for a folder without ``__init__.py``, empty text for no folder.
+        monkeypatch: undoes it.
+    """
+    for name in packages:
+        metadata = folder / f"{name.replace('-', '_')}-1.31.1.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.31.1\n")
+    if code != "":
+        (folder / "onnxruntime" / "capi").mkdir(parents=True)
+        (folder / "onnxruntime" / "capi" / "libonnxruntime_providers_cuda.so").touch()
+    if code:
+        (folder / "onnxruntime" / "__init__.py").write_text(code)
+    monkeypatch.setattr(sys, "path", [str(folder), *(path for path in sys.path if "site-packages" not in path)])
+    importlib.invalidate_caches()
+
+
+@pytest.mark.parametrize(("packages", "code"), [([], ""), ([], None)])
+def test_neither_package(
+    packages: list[str], code: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, packages, code, monkeypatch)
+    assert not package.has_onnxruntime()
+    with pytest.raises(MissingExtraError) as caught:
+        OnnxRuntimeEngine({})
+    assert "pip install 'lrclr[onnxruntime]'" in str(caught.value)
+    assert "pip install 'lrclr[onnxruntime-gpu]' for CUDA" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-gpu"])
+def test_one_package(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, [name], WHOLE, monkeypatch)
+    assert package.has_onnxruntime()
+    assert Path(package.onnxruntime_library().__file__).is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("packages", "code", "what"),
+    [
+        (["onnxruntime", "onnxruntime-gpu"], WHOLE, "onnxruntime and onnxruntime-gpu are both installed"),
+        (["onnxruntime", "onnxruntime-gpu"], None, "onnxruntime and onnxruntime-gpu are both installed"),
+        # One of both was uninstalled.
+        (["onnxruntime-gpu"], None, "package onnxruntime-gpu is installed and cannot be loaded: files of it"),
+        (["onnxruntime"], "", "package onnxruntime is installed and cannot be loaded: files of it"),
+        (["onnxruntime"], "from .capi import _pybind_state", "cannot be loaded: cannot import name '_pybind_state'"),
+        (["onnxruntime"], "import onnxruntime.capi.x", "cannot be loaded: No module named 'onnxruntime.capi.x'"),
+        (["onnxruntime-gpu"], "raise OSError('libcudart.so.13: no such file')", "cannot be loaded: libcudart.so.13"),
+    ],
+)
+def test_an_installation_that_cannot_be_used(
+    packages: list[str], code: str | None, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, packages, code, monkeypatch)
+    for _ in range(2):
+        with pytest.raises(EngineError) as caught:
+            OnnxRuntimeEngine({})
+        assert what in str(caught.value)
+        assert "pip uninstall -y onnxruntime onnxruntime-gpu" in str(caught.value)
+
+
+def test_another_package_elsewhere_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of two folders do not mix: Python imports the first."""
+    install(tmp_path, ["onnxruntime-gpu"], WHOLE, monkeypatch)
+    other = tmp_path / "site-packages"
+    other.mkdir()
+    install(other, ["onnxruntime"], WHOLE, monkeypatch)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    assert Path(package.onnxruntime_library().__file__).parent.parent == tmp_path
+
+
+def test_it_is_imported_when_it_is_first_used() -> None:
+    modules = "lrclr.engines, lrclr.verification, lrclr.archive, lrclr.inference._classifier, lrclr.cli, lrclr_export"
+    code = f"import sys, {modules}; print('onnxruntime' in sys.modules)"
+    done = subprocess.run([bundles.PYTHON, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_commands_without_it(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path_factory.getbasetemp()
+    bundle = str(bundles.exported(base, "fp16"))
+    image = str(sample_paths()[0])
+
+    def absent() -> Any:
+        raise MissingExtraError("onnxruntime", "onnxruntime", "the engine onnxruntime")
+
+    for module in ("_onnxruntime", "_onnxruntime_package"):
+        monkeypatch.setattr(f"lrclr.engines.{module}.onnxruntime_library", absent)
+    assert main(["predict", image, "-b", bundle]) == 2
+    assert "pip install 'lrclr[onnxruntime]'" in capfd.readouterr().err
+    assert main(["export", "default", "-o", "bundle"]) == 2
+    assert "pip install 'lrclr[onnxruntime]'" in capfd.readouterr().err
+    assert main(["predict", image, "-b", bundle, "--engine", "openvino"]) == 0
+    assert main(["verify", bundle, "--engine", "openvino"]) == 0
+    assert "because onnxruntime is not installed (pip install 'lrclr[onnxruntime]')" in " ".join(
+        capfd.readouterr().err.split()
+    )
+
+
+def test_an_extra_installs_at_most_one_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras: dict[str, list[str]] = project["optional-dependencies"]
+
+    def brought(lines: Sequence[str]) -> set[str]:
+        found: set[str] = set()
+        for one in map(Requirement, lines):
+            found |= (
+                brought([line for extra in one.extras for line in extras[extra]]) if one.name == "lrclr" else {one.name}
+            )
+        return found
+
+    assert not {"onnxruntime", "onnxruntime-gpu"} & brought(project["dependencies"])
+    with_one = {name: found for name in extras if (found := brought(extras[name]) & {"onnxruntime", "onnxruntime-gpu"})}
+    assert with_one == {
+        "onnxruntime": {"onnxruntime"},
+        "onnxruntime-gpu": {"onnxruntime-gpu"},
+        "dev": {"onnxruntime"},
+    }
+
+
+class Fresh:
+    """A virtual environment of its own, with pip and lrclr's own dependencies in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+
+    def pip(self, *arguments: str) -> str:
+        """What pip prints; it must succeed."""
+        done = self._run("python", "-m", "pip", "--disable-pip-version-check", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def lrclr(self, *arguments: str) -> tuple[int, str]:
+        """Exit code and what is printed."""
+        done = self._run("lrclr", *arguments)
+        return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+    def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        return subprocess.run(
+            [self.folder / "bin" / program, *arguments],
+            cwd=self.folder,
+            env={**environment, "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_fresh_environment(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """From nothing to the GPU package, whose CPU provider runs here, to both, and back to one as the error says."""
+    fresh = Fresh(tmp_path / "venv")
+    pinned = ("-c", str(ROOT / "constraints.txt"))
+    wheel = subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--no-deps", "-d", tmp_path / "wheels", "onnxruntime-gpu>=1.24"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if wheel.returncode != 0:
+        pytest.skip(f"onnxruntime-gpu cannot be downloaded: {wheel.stderr.strip().splitlines()[-1]}")
+    (gpu,) = (tmp_path / "wheels").iterdir()
+    bundle = str(bundles.exported(tmp_path_factory.getbasetemp(), "fp16"))
+    image = str(sample_paths()[0])
+
+    fresh.pip("install", *pinned, str(ROOT))
+    assert fresh.lrclr("--help")[0] == 0
+    assert fresh.lrclr("verify", bundle, "--files-only")[0] == 0
+    code, printed = fresh.lrclr("predict", image, "-b", bundle)
+    assert (code, "pip install 'lrclr[onnxruntime]'" in printed) == (2, True), printed
+
+    # CUDA's own libraries, which the extra brings too, are gigabytes: pip says that it would install them.
+    planned = fresh.pip("install", "--dry-run", *pinned, f"{ROOT}[onnxruntime-gpu]").splitlines()[-1].split()
+    assert any(name.startswith("onnxruntime-gpu-") for name in planned)
+    assert any(name.startswith("nvidia-cudnn-") for name in planned)
+    assert not any(name.startswith("onnxruntime-1") for name in planned)
+    fresh.pip("install", *pinned, str(gpu))
+    code, printed = fresh.lrclr("verify", bundle)
+    assert (code, "gates hold on onnxruntime" in printed) == (0, True), printed
+    code, printed = fresh.lrclr("predict", image, "-b", bundle, "--provider", "cuda")
+    assert (code, "pip install 'lrclr[onnxruntime-gpu]'" in printed) == (1, True), printed
+
+    for removed, kept in (("onnxruntime", "onnxruntime-gpu"), ("onnxruntime-gpu", "onnxruntime")):
+        fresh.pip("install", *pinned, str(gpu))
+        fresh.pip("install", *pinned, f"{ROOT}[onnxruntime]")
+        code, printed = fresh.lrclr("predict", image, "-b", bundle)
+        assert (code, "are both installed" in printed) == (1, True), printed
+        fresh.pip("uninstall", "-y", removed)
+        code, printed = fresh.lrclr("predict", image, "-b", bundle)
+        assert (code, f"the package {kept} is installed and cannot be loaded" in printed) == (1, True), printed
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu, and then pip install 'lrclr[onnxruntime]'" in printed
+    fresh.pip("uninstall", "-y", "onnxruntime", "onnxruntime-gpu")
+    fresh.pip("install", *pinned, f"{ROOT}[onnxruntime]")
+    code, printed = fresh.lrclr("verify", bundle)
+    assert (code, "gates hold on onnxruntime" in printed) == (0, True), printed

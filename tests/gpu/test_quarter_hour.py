@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -229,3 +230,23 @@ def _command(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _measured(path: Path) -> dict[str, Any]:
     return {one["name"]: one["result"] for one in json.loads(path.read_text())["measurements"]}
+
+
+@pytest.mark.parametrize("command", ["kernel", pytest.param("encoder", marks=pytest.mark.slow)])
+def test_commands_of_torch_run_dry(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "result.json"
+    monkeypatch.setattr(sys, "argv", [command, "--device", "cpu", "-o", str(output)])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"benchmarks.gpu.quarter_hour.{command}").main()
+    assert ended.value.code == 0
+    result = json.loads(output.read_text())
+    assert result["failures"] == []
+    if command == "kernel":
+        assert [case["right"] for case in result["correctness"]] == [True, True]
+        assert {one["kernel"] for one in result["time"]} == {
+            "torch eager, from maps",
+            "torch eager, from queries and keys",
+        }
+    else:
+        assert [one["variant"] for one in result["encoder"]] == ["maps", "maps alone", "kernel", "no regions"]
+        assert result["agreement"][0]["cosine_of_maps_and_qk"] > 0.9999

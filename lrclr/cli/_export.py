@@ -14,6 +14,7 @@ from lrclr.cli._extras import require_export
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
+    from lrclr.bundle import Bundle, Manifest
     from lrclr.checkpoints import Checkpoint, ReadOptions
     from lrclr.verification import GateResult
 
@@ -104,11 +105,10 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         def show(results: list[GateResult]) -> None:
             out().print(gate_table(results))
 
-        def finish(folder: Path) -> None:
+        def finish(made: Bundle) -> Manifest:
             if plans is not None:
-                add_plans(folder, plans, why=why, on_stage=begin, on_progress=begin.step, on_gates=show)
-            elif chosen != "onnxruntime":
-                set_cpu_engine(folder, chosen, why=why, on_stage=begin, on_gates=show)
+                return add_plans(made, plans, why=why, on_stage=begin, on_progress=begin.step, on_gates=show)
+            return set_cpu_engine(made, chosen, why=why, on_stage=begin, on_gates=show)
 
         bundle = export_bundle(loaded, output, options, on_stage=begin, on_gates=show, finish=finish)
     manifest = bundle.manifest

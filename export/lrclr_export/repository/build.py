@@ -15,7 +15,7 @@ from lrclr.verification import GateResult, raise_refused, verify
 from lrclr_export.plans import BuildOptions, plan_from_onnx, precision_gates
 from lrclr_export.profiles import profiles_of_graph
 from lrclr_export.repository.build_openvino import add_openvino
-from lrclr_export.repository.default_engine import make_default
+from lrclr_export.repository.records import write_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -90,50 +90,57 @@ def build_bundle(
         raise UsageError(f"there is no engine {options!r} for the CPU", fix=f"Choose {' or '.join(CPU_ENGINES)}.")
     with replace_directory(path, expected=ENTRIES, overwrite=True) as staging:
         link_tree(bundle.path, staging)
+        copy = Bundle.unfinished(staging, bundle.manifest)
         if isinstance(options, str):
-            set_cpu_engine(staging, options, why=why, on_stage=on_stage, on_gates=on_gates)
+            manifest = set_cpu_engine(copy, options, why=why, on_stage=on_stage, on_gates=on_gates)
         else:
-            add_plans(staging, options, why=why, on_stage=on_stage, on_progress=on_progress, on_gates=on_gates)
+            manifest = add_plans(copy, options, why=why, on_stage=on_stage, on_progress=on_progress, on_gates=on_gates)
+        write_records(staging, manifest)
     return Bundle(path)
 
 
 def set_cpu_engine(
-    folder: Path,
+    bundle: Bundle,
     engine: str,
     *,
     why: str,
     on_stage: Callable[[str], None],
     on_gates: Callable[[list[GateResult]], None],
-) -> None:
-    """Make an engine of the CPU that of a bundle that nobody else sees yet.
+) -> Manifest:
+    """Make an engine of the CPU the engine of a bundle in the making.
 
     Args:
-        folder: the bundle.
+        bundle: in the making; files are added to its folder.
         engine: one of `CPU_ENGINES`, or `AUTO` for the fastest here whose gates hold.
-        why: it is that one; `AUTO` finds its own reason.
+        why: the reason for that engine; `AUTO` finds its own reason.
         on_stage, on_gates: as for `build_bundle`.
+
+    Returns:
+        The manifest to write.
     """
     if engine == AUTO:
         on_stage("measure the engines that are here")
-        chosen = choose_engine(Bundle(folder))
+        chosen = choose_engine(bundle)
         engine, why = chosen.kind, chosen.why
     if engine == "openvino":
-        add_openvino(folder, why=why, on_stage=on_stage, on_gates=on_gates)
-    else:
-        make_default(folder, Bundle(folder).manifest, engine, why)
+        return add_openvino(bundle, why=why, on_stage=on_stage, on_gates=on_gates)
+    return replace(bundle.manifest, engine={"name": engine, "why": why})
 
 
 def add_plans(
-    folder: Path,
+    bundle: Bundle,
     options: BuildOptions,
     *,
     why: str,
     on_stage: Callable[[str], None],
     on_progress: OnProgress,
     on_gates: Callable[[list[GateResult]], None],
-) -> None:
-    """The same, in a bundle that nobody else sees yet; after an error it is good for nothing."""
-    bundle = Bundle(folder)
+) -> Manifest:
+    """Build plans in the folder of a bundle in the making; parameters as for `build_bundle`.
+
+    Returns:
+        The manifest to write.
+    """
     manifest = bundle.manifest
     library = tensorrt_library(options.engine)
     here = gpus()
@@ -165,7 +172,7 @@ def add_plans(
         file = bundle.graph_path(graph).with_name(plan_file(options.engine, capabilities[0]))
         write_whole(file, plan.data)
         entry["graphs"][graph] = {
-            "file": file.relative_to(folder).as_posix(),
+            "file": file.relative_to(bundle.path).as_posix(),
             "precision_histogram": plan.precision_histogram,
             "profiles": plan.profiles,
             "built": plan.record.to_dict(),
@@ -190,7 +197,7 @@ def add_plans(
     entry["gates"] = [result.to_dict() for result in (*results, *measured)]
     others = [other for other in manifest.plans if not _replaced(other, entry)]
     plans = sorted([*others, entry], key=lambda one: (one["engine"], one["compute_capabilities"]))
-    make_default(folder, replace(manifest, plans=plans), options.engine, why)
+    return replace(manifest, plans=plans, engine={"name": options.engine, "why": why})
 
 
 def _capabilities(options: BuildOptions, here: list[Gpu]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""OpenVINO as a bundle's engine: what its server needs beside the graphs, through the gates."""
+"""OpenVINO as a bundle's engine: the gates on it, and the files that its server needs beside the graphs."""
 
 from __future__ import annotations
 
@@ -8,35 +8,44 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lrclr.bundle import GRAPHS, Bundle
+from lrclr.bundle import GRAPHS
 from lrclr.engines import OpenVINOEngine
 from lrclr.engines._openvino import first_line, read_model
 from lrclr.engines._openvino_library import openvino_library, release
 from lrclr.errors import ExportError
 from lrclr.verification import GateResult, raise_refused, verify
-from lrclr_export.repository.default_engine import make_default
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from lrclr.bundle import Bundle, Manifest
+
 ENGINE = "openvino"
 
 
 def add_openvino(
-    folder: Path, *, why: str, on_stage: Callable[[str], None], on_gates: Callable[[list[GateResult]], None]
-) -> None:
-    """Make OpenVINO the engine of a bundle that nobody else sees yet; after an error it is good for nothing.
+    bundle: Bundle, *, why: str, on_stage: Callable[[str], None], on_gates: Callable[[list[GateResult]], None]
+) -> Manifest:
+    """Make OpenVINO the engine of a bundle in the making.
 
-    A graph with region selection is written in OpenVINO's own format too: Triton's backend would not know the node.
+    A graph with region selection is also written in OpenVINO's own format, since Triton's backend does not know the
+    node.
+
+    Args:
+        bundle: in the making; files are added to its folder.
+        why: the reason for that engine.
+        on_stage, on_gates: as for `build_bundle`.
+
+    Returns:
+        The manifest to write.
 
     Raises:
-        MissingExtraError, EngineError: OpenVINO cannot be had.
+        MissingExtraError, EngineError: OpenVINO cannot be used.
         ExportError: a graph could not be written.
         GateError: a gate refused.
     """
     library = openvino_library()
-    bundle = Bundle(folder)
     manifest = bundle.manifest
     files = {graph: bundle.graph_path(graph) for graph in GRAPHS}
     for graph, described in manifest.graphs.items():
@@ -54,10 +63,10 @@ def add_openvino(
         "compute_capabilities": [],
         "gates_ran_on": f"{engine.name}, {platform.machine()}, {os.cpu_count()} cores",
         "gates": [result.to_dict() for result in results],
-        "graphs": {graph: {"file": file.relative_to(folder).as_posix()} for graph, file in files.items()},
+        "graphs": {graph: {"file": file.relative_to(bundle.path).as_posix()} for graph, file in files.items()},
     }
     plans = [entry, *(other for other in manifest.plans if other["engine"] != ENGINE)]
-    make_default(folder, replace(manifest, plans=plans), ENGINE, why)
+    return replace(manifest, plans=plans, engine={"name": ENGINE, "why": why})
 
 
 def _written(library: Any, graph: Path) -> Path:

@@ -19,15 +19,13 @@ from lrclr.bundle import (
     ENTRIES,
     FINDINGS,
     GOLDEN,
-    MANIFEST,
     SERVER_MODEL,
     TOKENIZER,
     Bundle,
     Golden,
     Manifest,
-    file_table,
 )
-from lrclr.contract import MODEL
+from lrclr.contract import MODEL, axis_sizes
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import UsageError
 from lrclr.inference import ScoreCalibration
@@ -54,7 +52,8 @@ from lrclr_export.onnx.region_node import OP_TYPE
 from lrclr_export.profiles import profiles
 from lrclr_export.quantize import carried_calibration, quantized, read_calibration
 from lrclr_export.repository.golden import golden_from_checkpoint
-from lrclr_export.repository.triton_config import triton_configs, warmup_inputs
+from lrclr_export.repository.records import write_records
+from lrclr_export.repository.triton_config import warmup_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -101,7 +100,7 @@ def export_bundle(
     *,
     on_stage: Callable[[str], None] = lambda _: None,
     on_gates: Callable[[list[GateResult]], None] = lambda _: None,
-    finish: Callable[[Path], None] = lambda _: None,
+    finish: Callable[[Bundle], Manifest] = lambda bundle: bundle.manifest,
 ) -> Bundle:
     """Write a bundle to `output`, in place of the one that is there; nothing changes there unless every gate holds.
 
@@ -111,7 +110,8 @@ def export_bundle(
         options: how.
         on_stage: told what is done next.
         on_gates: told what the gates measured, also when they refuse.
-        finish: given the whole new bundle before it takes its place; an error there leaves the old one.
+        finish: given the new bundle before it takes its place, such as `add_plans`; it returns the manifest to write.
+            An error there leaves the old bundle.
 
     Raises:
         GateError: a gate refused; it names the first layer that deviates.
@@ -121,7 +121,6 @@ def export_bundle(
     tolerances = Tolerances.for_precision(options.precision).overridden(options.tolerances)
     check_opset(options.opset)
     sizes = profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=options.max_batch)
-    configs = triton_configs(checkpoint.config, sizes[-1])
     calibration = _calibration(checkpoint, options)
     with replace_directory(output, expected=ENTRIES, overwrite=True) as staging:
         exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, on_stage)
@@ -137,15 +136,13 @@ def export_bundle(
             graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
             if options.inline and graphs[spec.name].model.functions:
                 inlined(graphs[spec.name]).save(folder / INLINED, external_above=options.external_data_above)
-            (staging / spec.name / "config.pbtxt").write_text(configs[spec.name])
-        for name, inputs in warmup_inputs(golden, sizes[-1]).items():
+        for name, inputs in warmup_inputs(golden, axis_sizes(checkpoint.config), sizes).items():
             (staging / name / "warmup").mkdir()
             for tensor, array in inputs.items():
                 (staging / name / "warmup" / tensor).write_bytes(np.ascontiguousarray(array).tobytes())
         classifier_folder = staging / MODEL / "1"
         classifier_folder.mkdir(parents=True)
         (classifier_folder / "model.py").write_text(SERVER_MODEL)
-        (staging / MODEL / "config.pbtxt").write_text(configs[MODEL])
         checkpoint.tokenizer.save(staging / TOKENIZER)
         (staging / FINDINGS).write_text(checkpoint.findings.to_toml())
         golden.save(staging / GOLDEN)
@@ -175,10 +172,8 @@ def export_bundle(
             plans=[],
             tolerances={**tolerances.to_dict(), "overridden": sorted(options.tolerances)},
             gates=[],
-            files=file_table(staging),
+            files={},
         )
-        # The gates run on the bundle as `lrclr verify` reads it, so it has a manifest before they are measured.
-        (staging / MANIFEST).write_text(manifest.to_json())
         on_stage("run the gates")
         results = reference_gates(golden, gate_images(), checkpoint.preprocess, checkpoint.tokenizer)
         for name in graphs:
@@ -186,17 +181,17 @@ def export_bundle(
             results += precision_gate(name, histograms[name], options.precision, int8_layers=layers)
         if stored is not None:
             results += rounding_gates(checkpoint.model, exported)
-        bundle = Bundle(staging)
+        bundle = Bundle.unfinished(staging, manifest)
         engine = OnnxRuntimeEngine(bundle)
         results += verify(bundle, engine).gates
         on_gates(results)
         raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
-        on_stage("write the manifest")
         ran_on = f"{engine.name}, {platform.machine()}, {os.cpu_count()} cores"
         made_with = {**manifest.made_with, "gates_ran_on": ran_on}
         measured = replace(manifest, gates=[result.to_dict() for result in results], made_with=made_with)
-        (staging / MANIFEST).write_text(measured.to_json())
-        finish(staging)
+        finished = finish(Bundle.unfinished(staging, measured))
+        on_stage("write the manifest")
+        write_records(staging, finished)
     return Bundle(output)
 
 

@@ -21,6 +21,7 @@ HELPERS: Final = (
     "lrclr._addresses",
     "lrclr._files",
     "lrclr._kernels",
+    "lrclr._processors",
     "lrclr._prefetch",
     "lrclr._zip",
     "lrclr.budget",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +23,7 @@ from lrclr.inference import (
 )
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
 
     from lrclr.bundle import Golden
@@ -117,13 +116,13 @@ def _store_bundle(path: Path, change: dict[str, Any]) -> None:
         # The old file is shared with the bundle that is still there: a new one takes its place.
         (staging / GOLDEN).unlink()
         golden.save(staging / GOLDEN)
-        machine = f"{engine.name}, {platform.machine()}, {os.cpu_count()} cores"
-        renewed = replace(manifest, scoring=scoring, made_with={**manifest.made_with, "gates_ran_on": machine})
+        renewed = replace(manifest, scoring=scoring)
         report = verify(Bundle.unfinished(staging, renewed), engine)
         report.require()
         measured = {(result.gate, result.subject): result.to_dict() for result in (*report.gates, *task)}
         gates = [measured.get((gate["gate"], gate["subject"]), gate) for gate in manifest.gates]
-        write_manifest(staging, replace(renewed, gates=gates))
+        made_with = {**manifest.made_with, "gates_ran_on": report.ran_on}
+        write_manifest(staging, replace(renewed, gates=gates, made_with=made_with))
 
 
 def _task_reference(

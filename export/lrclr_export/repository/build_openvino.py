@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lrclr.bundle import GRAPHS
 from lrclr.engines import OpenVINOEngine
-from lrclr.engines._openvino import first_line, read_model
+from lrclr.engines._openvino import read_model, reason
 from lrclr.engines._openvino_library import openvino_library, release
 from lrclr.errors import ExportError
 from lrclr.verification import GateResult, raise_refused, verify
@@ -54,14 +52,15 @@ def add_openvino(
             files[graph] = _written(library, files[graph])
     engine = OpenVINOEngine(files, half=manifest.precision == "fp16")
     on_stage(f"run the gates on {engine.name}")
-    results = [*verify(bundle, engine).gates]
+    report = verify(bundle, engine)
+    results = list(report.gates)
     on_gates(results)
     raise_refused(results)
     entry: dict[str, Any] = {
         "engine": ENGINE,
         "library": release(library),
         "compute_capabilities": [],
-        "gates_ran_on": f"{engine.name}, {platform.machine()}, {os.cpu_count()} cores",
+        "gates_ran_on": report.ran_on,
         "gates": [result.to_dict() for result in results],
         "graphs": {graph: {"file": file.relative_to(bundle.path).as_posix()} for graph, file in files.items()},
     }
@@ -79,7 +78,7 @@ def _written(library: Any, graph: Path) -> Path:
         _number_anew(model)
         library.save_model(model, target, compress_to_fp16=False)
     except Exception as error:
-        raise ExportError(f"{target.name} could not be written", why=first_line(error)) from error
+        raise ExportError(f"{target.name} could not be written", why=reason(error)) from error
     return target
 
 

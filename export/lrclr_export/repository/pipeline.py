@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -182,12 +181,11 @@ def export_bundle(
         if stored is not None:
             results += rounding_gates(checkpoint.model, exported)
         bundle = Bundle.unfinished(staging, manifest)
-        engine = OnnxRuntimeEngine(bundle)
-        results += verify(bundle, engine).gates
+        report = verify(bundle, OnnxRuntimeEngine(bundle))
+        results += report.gates
         on_gates(results)
         raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
-        ran_on = f"{engine.name}, {platform.machine()}, {os.cpu_count()} cores"
-        made_with = {**manifest.made_with, "gates_ran_on": ran_on}
+        made_with = {**manifest.made_with, "gates_ran_on": report.ran_on}
         measured = replace(manifest, gates=[result.to_dict() for result in results], made_with=made_with)
         finished = finish(Bundle.unfinished(staging, measured))
         on_stage("write the manifest")

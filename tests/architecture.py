@@ -50,6 +50,7 @@ LAYERS: Final = (
     "lrclr.training",
     "lrclr.deploy",
     "lrclr_export.profiles",
+    "lrclr_export.progress",
     "lrclr_export.quantize",
     "lrclr_export.onnx",
     "lrclr_export.plans",

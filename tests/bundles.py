@@ -215,3 +215,14 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], *,
         assert process.poll() is None, "the process ended before the moment that the test waits for"
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def no_task_expected() -> Any:
+    """Progress callbacks that fail the test when a task begins."""
+    from lrclr_export import NoProgress
+
+    class Unexpected(NoProgress):
+        def task(self, text: str) -> None:
+            pytest.fail(f"task: {text}")
+
+    return Unexpected()

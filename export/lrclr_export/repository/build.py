@@ -14,16 +14,16 @@ from lrclr.errors import EngineError, MissingExtraError, UsageError
 from lrclr.verification import GateResult, raise_refused, verify
 from lrclr_export.plans import BuildOptions, plan_from_onnx, precision_gates
 from lrclr_export.profiles import profiles_of_graph
+from lrclr_export.progress import NO_PROGRESS
 from lrclr_export.repository.build_openvino import add_openvino
 from lrclr_export.repository.records import write_records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from lrclr.bundle import Manifest
-
-    OnProgress = Callable[[str, int, int], None]
+    from lrclr_export.progress import ProgressCallbacks
 
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 
@@ -62,9 +62,7 @@ def build_bundle(
     options: BuildOptions | str,
     *,
     why: str = "asked for",
-    on_stage: Callable[[str], None] = lambda _: None,
-    on_progress: OnProgress = lambda _phase, _done, _steps: None,
-    on_gates: Callable[[list[GateResult]], None] = lambda _: None,
+    progress: ProgressCallbacks = NO_PROGRESS,
 ) -> Bundle:
     """Make the bundle at `path` one for another engine; until all that it needs is good, it stays as it was.
 
@@ -73,9 +71,7 @@ def build_bundle(
         options: how plans are built; or the name of an engine of the CPU, which becomes the bundle's own, or `AUTO`
             for the fastest of them. Plans stay.
         why: it is built for that engine, for the manifest.
-        on_stage: told what is done next.
-        on_progress: told the library's phase, steps done, steps of the phase; from another thread.
-        on_gates: told what the gates measured, also when they refuse.
+        progress: progress callbacks.
 
     Raises:
         BundleError: there is no whole bundle.
@@ -92,9 +88,9 @@ def build_bundle(
         link_tree(bundle.path, staging)
         copy = Bundle.unfinished(staging, bundle.manifest)
         if isinstance(options, str):
-            manifest = set_cpu_engine(copy, options, why=why, on_stage=on_stage, on_gates=on_gates)
+            manifest = set_cpu_engine(copy, options, why=why, progress=progress)
         else:
-            manifest = add_plans(copy, options, why=why, on_stage=on_stage, on_progress=on_progress, on_gates=on_gates)
+            manifest = add_plans(copy, options, why=why, progress=progress)
         write_records(staging, manifest)
     return Bundle(path)
 
@@ -104,8 +100,7 @@ def set_cpu_engine(
     engine: str,
     *,
     why: str,
-    on_stage: Callable[[str], None],
-    on_gates: Callable[[list[GateResult]], None],
+    progress: ProgressCallbacks = NO_PROGRESS,
 ) -> Manifest:
     """Make an engine of the CPU the engine of a bundle in the making.
 
@@ -113,17 +108,17 @@ def set_cpu_engine(
         bundle: in the making; files are added to its folder.
         engine: one of `CPU_ENGINES`, or `AUTO` for the fastest here whose gates hold.
         why: the reason for that engine; `AUTO` finds its own reason.
-        on_stage, on_gates: as for `build_bundle`.
+        progress: progress callbacks.
 
     Returns:
         The manifest to write.
     """
     if engine == AUTO:
-        on_stage("measure the engines that are here")
+        progress.task("measure the engines that are here")
         chosen = choose_engine(bundle)
         engine, why = chosen.kind, chosen.why
     if engine == "openvino":
-        return add_openvino(bundle, why=why, on_stage=on_stage, on_gates=on_gates)
+        return add_openvino(bundle, why=why, progress=progress)
     return replace(bundle.manifest, engine={"name": engine, "why": why})
 
 
@@ -132,9 +127,7 @@ def add_plans(
     options: BuildOptions,
     *,
     why: str,
-    on_stage: Callable[[str], None],
-    on_progress: OnProgress,
-    on_gates: Callable[[list[GateResult]], None],
+    progress: ProgressCallbacks = NO_PROGRESS,
 ) -> Manifest:
     """Build plans in the folder of a bundle in the making; parameters as for `build_bundle`.
 
@@ -158,7 +151,7 @@ def add_plans(
     layer_types: dict[str, dict[str, dict[str, int]]] = {}
     in_int8 = _int8_products(manifest)
     for graph in GRAPHS:
-        on_stage(f"build {graph} with {options.engine} for compute capability {', '.join(capabilities)}")
+        progress.task(f"build {graph} with {options.engine} for compute capability {', '.join(capabilities)}")
         shapes = {name: tensor["shape"] for name, tensor in manifest.graphs[graph]["inputs"].items()}
         plan = plan_from_onnx(
             bundle.graph_path(graph),
@@ -166,7 +159,7 @@ def add_plans(
             name=graph,
             profiles=profiles_of_graph(shapes, manifest.profiles),
             region_layers=manifest.graphs[graph]["region_maps"],
-            on_progress=on_progress,
+            on_progress=progress.step,
         )
         results += precision_gates(graph, plan.precision_histogram, manifest.precision, int8_products=in_int8[graph])
         file = bundle.graph_path(graph).with_name(plan_file(options.engine, capabilities[0]))
@@ -183,7 +176,7 @@ def add_plans(
     # No GPU is named until one has run the plans.
     entry["gates_ran_on"] = None
     if here and here[0].capability in capabilities:
-        on_stage(f"run the gates on {here[0].name}")
+        progress.task(f"run the gates on {here[0].name}")
         with TensorRTEngine.of_entry(bundle, entry) as engine:
             for graph in GRAPHS:
                 layer_types[graph] = {"inspector": engine.written_types(graph), **layer_types[graph]}
@@ -192,7 +185,7 @@ def add_plans(
     for graph in GRAPHS:
         described = entry["graphs"][graph]
         results += _written_gates(graph, layer_types[graph], described, manifest.precision, in_int8[graph])
-    on_gates([*results, *measured])
+    progress.gates([*results, *measured])
     raise_refused([*results, *measured])
     entry["gates"] = [result.to_dict() for result in (*results, *measured)]
     others = [other for other in manifest.plans if not _replaced(other, entry)]

@@ -11,20 +11,19 @@ from lrclr.engines import OpenVINOEngine
 from lrclr.engines._openvino import read_model, reason
 from lrclr.engines._openvino_library import openvino_library, release
 from lrclr.errors import ExportError
-from lrclr.verification import GateResult, raise_refused, verify
+from lrclr.verification import raise_refused, verify
+from lrclr_export.progress import NO_PROGRESS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from lrclr.bundle import Bundle, Manifest
+    from lrclr_export.progress import ProgressCallbacks
 
 ENGINE = "openvino"
 
 
-def add_openvino(
-    bundle: Bundle, *, why: str, on_stage: Callable[[str], None], on_gates: Callable[[list[GateResult]], None]
-) -> Manifest:
+def add_openvino(bundle: Bundle, *, why: str, progress: ProgressCallbacks = NO_PROGRESS) -> Manifest:
     """Make OpenVINO the engine of a bundle in the making.
 
     A graph with region selection is also written in OpenVINO's own format, since Triton's backend does not know the
@@ -33,7 +32,7 @@ def add_openvino(
     Args:
         bundle: in the making; files are added to its folder.
         why: the reason for that engine.
-        on_stage, on_gates: as for `build_bundle`.
+        progress: progress callbacks.
 
     Returns:
         The manifest to write.
@@ -48,13 +47,13 @@ def add_openvino(
     files = {graph: bundle.graph_path(graph) for graph in GRAPHS}
     for graph, described in manifest.graphs.items():
         if described["region_maps"] is not None:
-            on_stage(f"write {graph} in OpenVINO's format")
+            progress.task(f"write {graph} in OpenVINO's format")
             files[graph] = _written(library, files[graph])
     engine = OpenVINOEngine(files, half=manifest.precision == "fp16")
-    on_stage(f"run the gates on {engine.name}")
+    progress.task(f"run the gates on {engine.name}")
     report = verify(bundle, engine)
     results = list(report.gates)
-    on_gates(results)
+    progress.gates(results)
     raise_refused(results)
     entry: dict[str, Any] = {
         "engine": ENGINE,

@@ -49,6 +49,7 @@ from lrclr_export.onnx.precision import (
 from lrclr_export.onnx.reference_inputs import reference_gates
 from lrclr_export.onnx.region_node import OP_TYPE
 from lrclr_export.profiles import profiles
+from lrclr_export.progress import NO_PROGRESS
 from lrclr_export.quantize import carried_calibration, quantized, read_calibration
 from lrclr_export.repository.golden import golden_from_checkpoint
 from lrclr_export.repository.records import write_records
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 
     from lrclr.checkpoints import Checkpoint
     from lrclr.model import LrclrModel
+    from lrclr_export.progress import ProgressCallbacks
     from lrclr_export.quantize import Calibration
 
 
@@ -97,8 +99,7 @@ def export_bundle(
     output: Path,
     options: ExportOptions,
     *,
-    on_stage: Callable[[str], None] = lambda _: None,
-    on_gates: Callable[[list[GateResult]], None] = lambda _: None,
+    progress: ProgressCallbacks = NO_PROGRESS,
     finish: Callable[[Bundle], Manifest] = lambda bundle: bundle.manifest,
 ) -> Bundle:
     """Write a bundle to `output`, in place of the one that is there; nothing changes there unless every gate holds.
@@ -107,8 +108,7 @@ def export_bundle(
         checkpoint: what to export.
         output: the bundle's folder.
         options: how.
-        on_stage: told what is done next.
-        on_gates: told what the gates measured, also when they refuse.
+        progress: progress callbacks.
         finish: given the new bundle before it takes its place, such as `add_plans`; it returns the manifest to write.
             An error there leaves the old bundle.
 
@@ -122,13 +122,13 @@ def export_bundle(
     sizes = profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=options.max_batch)
     calibration = _calibration(checkpoint, options)
     with replace_directory(output, expected=ENTRIES, overwrite=True) as staging:
-        exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, on_stage)
-        on_stage("run the PyTorch model on the gates' inputs")
+        exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, progress)
+        progress.task("run the PyTorch model on the gates' inputs")
         stored = None if options.precision == "fp32" else stored_in_float32(exported)
         golden = golden_from_checkpoint(checkpoint, stored=stored)
         graphs: dict[str, TypedGraph] = {}
         for spec in graph_specs(exported):
-            on_stage(f"export {spec.name}")
+            progress.task(f"export {spec.name}")
             graphs[spec.name] = typed_onnx_from_module(spec, opset=options.opset)
             folder = staging / spec.name / "1"
             folder.mkdir(parents=True)
@@ -173,7 +173,7 @@ def export_bundle(
             gates=[],
             files={},
         )
-        on_stage("run the gates")
+        progress.task("run the gates")
         results = reference_gates(golden, gate_images(), checkpoint.preprocess, checkpoint.tokenizer)
         for name in graphs:
             layers = quantization["graphs"][name]["int8_layers"] if quantization else 0
@@ -183,12 +183,12 @@ def export_bundle(
         bundle = Bundle.unfinished(staging, manifest)
         report = verify(bundle, OnnxRuntimeEngine(bundle))
         results += report.gates
-        on_gates(results)
+        progress.gates(results)
         raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
         made_with = {**manifest.made_with, "gates_ran_on": report.ran_on}
         measured = replace(manifest, gates=[result.to_dict() for result in results], made_with=made_with)
         finished = finish(Bundle.unfinished(staging, measured))
-        on_stage("write the manifest")
+        progress.task("write the manifest")
         write_records(staging, finished)
     return Bundle(output)
 
@@ -206,11 +206,11 @@ def _in_precision(
     calibration: Calibration | None,
     precision: str,
     tolerances: Tolerances,
-    on_stage: Callable[[str], None],
+    progress: ProgressCallbacks,
 ) -> tuple[LrclrModel, dict[str, Any] | None]:
     """The network as it shall be exported; of int8, what was done to it."""
     if calibration is not None:
-        made = quantized(checkpoint, calibration, tolerances, on_stage=on_stage)
+        made = quantized(checkpoint, calibration, tolerances, progress=progress)
         return made.model, made.record
     return (checkpoint.model if precision == "fp32" else half_precision(checkpoint.model)), None
 

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import pytest
 from PIL import Image
 
@@ -81,29 +79,37 @@ def checkpoint(base: Path) -> Checkpoint:
 @cache
 def exported(base: Path, precision: str) -> Path:
     """A bundle of `checkpoint`. Its graphs as the exporter had them before it wrote them are kept beside it."""
+    with _shared(base, precision) as folder:
+        if not folder.exists():
+            _export(base, precision, folder)
+    return folder
+
+
+def _export(base: Path, precision: str, folder: Path) -> None:
+    import onnx_ir as ir
+
     from lrclr_export import ExportOptions, export_bundle
     from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
 
-    with _shared(base, precision) as folder:
+    def keeping(spec: GraphSpec, *, opset: int) -> TypedGraph:
+        graph = typed_onnx_from_module(spec, opset=opset)
+        kept = folder.with_name(f"{precision}-{spec.name}")
+        kept.with_suffix(".onnx").write_bytes(ir.to_proto(graph.model).SerializeToString())
+        kept.with_suffix(".json").write_text(json.dumps(graph.layers))
+        return graph
 
-        def keeping(spec: GraphSpec, *, opset: int) -> TypedGraph:
-            graph = typed_onnx_from_module(spec, opset=opset)
-            kept = folder.with_name(f"{precision}-{spec.name}")
-            kept.with_suffix(".onnx").write_bytes(ir.to_proto(graph.model).SerializeToString())
-            kept.with_suffix(".json").write_text(json.dumps(graph.layers))
-            return graph
-
-        if not folder.exists():
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("lrclr_export.repository.pipeline.typed_onnx_from_module", keeping)
-                limits = LOOSE if precision == "int8" else {}
-                export_bundle(checkpoint(base), folder, ExportOptions(precision, tolerances=limits))
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lrclr_export.repository.pipeline.typed_onnx_from_module", keeping)
+        limits = LOOSE if precision == "int8" else {}
+        export_bundle(checkpoint(base), folder, ExportOptions(precision, tolerances=limits))
 
 
 @cache
 def graphs(base: Path) -> Mapping[str, TypedGraph]:
     """The graphs of the fp32 bundle as the exporter had them before it wrote them."""
+    import onnx
+    import onnx_ir as ir
+
     from lrclr_export.onnx.graphs import graph_specs
     from lrclr_export.onnx.onnx_graph import TypedGraph
 

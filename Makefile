@@ -10,13 +10,15 @@ PHANTOM := $(BUILD)/phantom/manifest.csv
 TRITON := .triton
 SAMPLES := lrclr/data/samples
 RUNS := 100000
+PYTHONS ?= python3.12 python3.13 python3.14
 
-.PHONY: help setup triton perf-analyzer demo test test-slow test-gpu fuzz kernels dist audit lint bench mutants peers samples phantom checkpoint lock clean
+.PHONY: help setup triton perf-analyzer demo test test-slow test-pythons test-gpu fuzz kernels dist audit lint bench mutants peers samples phantom checkpoint lock clean
 
 help:
 	@echo "make demo       set up, export the default checkpoint to triton_repo/, answer for the sample radiographs, here and by a server"
 	@echo "make test       set up, lint, type-check and run the tests"
 	@echo "make test-slow  the tests that take longer"
+	@echo "make test-pythons  the tests that need no torch, on each newer Python that is installed (PYTHONS=... names them)"
 	@echo "make test-gpu   the tests that need a GPU, and those that need TensorRT"
 	@echo "make fuzz       100,000 cases, guided by coverage, for everything that reads bytes from outside (an hour)"
 	@echo "make kernels    compile the CUDA kernel again, with nvcc; no GPU needed"
@@ -115,6 +117,10 @@ test: lint triton perf-analyzer
 # Some want programs of Debian's or Ubuntu's, and say so where they are not: apt-get install haproxy prometheus
 test-slow: $(STAMP) triton
 	@$(BIN)/pytest -m "slow" -q
+
+# Interpreters that PYTHONS names on the command line or in the environment must be there; the default ones need not.
+test-pythons: $(STAMP)
+	@$(BIN)/python -m tests.pythons $(if $(filter file,$(origin PYTHONS)),,--required) $(PYTHONS)
 
 # The tests of what needs a GPU: plans that run, the kernel in them, CUDA graphs, the vendor's server.
 test-gpu: $(STAMP) triton

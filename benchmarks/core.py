@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Timings, environment, interleaved
 from benchmarks.plain_clip import plain_clip
+from lrclr._processors import processors
 from lrclr.bundle import GRAPHS, Golden
 from lrclr.checkpoints import Checkpoint, init_checkpoint
 from lrclr.engines import OnnxRuntimeEngine
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--name", default="core", help="file name of the results, without suffix")
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(processors())
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         report = _measure_all(Path(folder), options.rounds)
     options.output.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from types import FrameType
 
 # What a disk says when it will not take any more; anything else that a block raises is the block's own affair.
@@ -83,11 +83,11 @@ def replace_directory(target: Path, *, expected: Collection[str], overwrite: boo
 
     Args:
         target: where the folder shall be.
-        expected: names of the entries that `target` may already hold; with any other it is not ours to replace.
+        expected: names of the entries that `target` may already hold; with any other it is not replaced.
         overwrite: whether a `target` that exists may be replaced.
 
     Raises:
-        UsageError: `target` is no folder, holds strangers, or exists and may not be replaced.
+        UsageError: `target` is not a folder, holds other entries, or exists and may not be replaced.
         LrclrError: the disk is full, not writable or broken; or another process has replaced `target` meanwhile.
     """
     target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would replace what a link points to
@@ -132,20 +132,41 @@ def _write_errors(target: Path, *, only: Collection[int] | None = None) -> Itera
 
 def check_replaceable(target: Path, expected: Collection[str], *, overwrite: bool) -> None:
     """Raise the UsageError that `replace_directory` would: for what works long before it writes."""
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise UsageError(f"{target} cannot be written", why="it exists and is not a folder")
-    if not target.is_dir():
-        return
-    entries = sorted(entry.name for entry in target.iterdir())
-    strangers = [name for name in entries if name not in expected]
-    if strangers:
-        raise UsageError(
-            f"{target} cannot be replaced",
-            why=f"it holds files that are not ours ({', '.join(strangers[:3])}{', …' if len(strangers) > 3 else ''})",
-            fix="Choose another folder, or move them away.",
-        )
+    check_is_folder(target)
+    entries = own_entries(target, lambda name: name in expected)
     if entries and not overwrite:
         raise UsageError(f"{target} exists already", fix="Choose another folder, or add --overwrite.")
+
+
+def check_is_folder(folder: Path) -> None:
+    """Raise UsageError for a path that exists and is not a folder itself."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UsageError(f"{folder} cannot be written to", why="it exists and is not a folder")
+
+
+def own_entries(folder: Path, expected: Callable[[str], object]) -> list[str]:
+    """Names in a folder that lrclr may change; none where there is no folder yet.
+
+    Args:
+        folder: to look into.
+        expected: whether lrclr writes an entry of a name there.
+
+    Raises:
+        UsageError: the folder holds something else.
+    """
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    refuse_other_files(folder, [name for name in names if not expected(name)])
+    return names
+
+
+def refuse_other_files(folder: Path, others: Sequence[str]) -> None:
+    """Raise UsageError if a folder that lrclr shall change holds files that lrclr did not write there."""
+    if others:
+        raise UsageError(
+            f"{folder} cannot be written to",
+            why=f"lrclr did not write all of it ({', '.join(others[:3])}{', …' if len(others) > 3 else ''})",
+            fix="Choose another folder, or move these files away.",
+        )
 
 
 def _state(folder: Path) -> tuple[int, int] | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
+from lrclr._processors import processors
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ def batches_ahead(
         items: what to work on.
         work: what to do; runs in several threads.
         batch_size: most items of a batch. At most two batches wait.
-        workers: threads; ``None`` for one a core.
+        workers: threads; None for one a processor.
     """
     if batch_size < 1:
         raise UsageError("a batch needs at least one image")
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     remaining = iter(items)
-    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="lrclr-decode")
+    pool = ThreadPoolExecutor(workers or processors(), thread_name_prefix="lrclr-decode")
     try:
         while True:
             for item in islice(remaining, 2 * batch_size - len(waiting)):

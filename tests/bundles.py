@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import pytest
 from PIL import Image
 
@@ -82,28 +80,36 @@ def checkpoint(base: Path) -> Checkpoint:
 def exported(base: Path, precision: str) -> Path:
     """A bundle of `checkpoint`. Its graphs as the exporter had them before it wrote them are kept beside it."""
     with _shared(base, precision) as folder:
-        if folder.exists():
-            return folder
-        from lrclr_export import ExportOptions, export_bundle
-        from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
-
-        def keeping(spec: GraphSpec, *, opset: int) -> TypedGraph:
-            graph = typed_onnx_from_module(spec, opset=opset)
-            kept = folder.with_name(f"{precision}-{spec.name}")
-            kept.with_suffix(".onnx").write_bytes(ir.to_proto(graph.model).SerializeToString())
-            kept.with_suffix(".json").write_text(json.dumps(graph.layers))
-            return graph
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("lrclr_export.repository.pipeline.typed_onnx_from_module", keeping)
-            limits = LOOSE if precision == "int8" else {}
-            export_bundle(checkpoint(base), folder, ExportOptions(precision, tolerances=limits))
+        if not folder.exists():
+            _export(base, precision, folder)
     return folder
+
+
+def _export(base: Path, precision: str, folder: Path) -> None:
+    import onnx_ir as ir
+
+    from lrclr_export import ExportOptions, export_bundle
+    from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
+
+    def keeping(spec: GraphSpec, *, opset: int) -> TypedGraph:
+        graph = typed_onnx_from_module(spec, opset=opset)
+        kept = folder.with_name(f"{precision}-{spec.name}")
+        kept.with_suffix(".onnx").write_bytes(ir.to_proto(graph.model).SerializeToString())
+        kept.with_suffix(".json").write_text(json.dumps(graph.layers))
+        return graph
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lrclr_export.repository.pipeline.typed_onnx_from_module", keeping)
+        limits = LOOSE if precision == "int8" else {}
+        export_bundle(checkpoint(base), folder, ExportOptions(precision, tolerances=limits))
 
 
 @cache
 def graphs(base: Path) -> Mapping[str, TypedGraph]:
     """The graphs of the fp32 bundle as the exporter had them before it wrote them."""
+    import onnx
+    import onnx_ir as ir
+
     from lrclr_export.onnx.graphs import graph_specs
     from lrclr_export.onnx.onnx_graph import TypedGraph
 
@@ -215,3 +221,14 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], *,
         assert process.poll() is None, "the process ended before the moment that the test waits for"
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def no_task_expected() -> Any:
+    """Progress callbacks that fail the test when a task begins."""
+    from lrclr_export import NoProgress
+
+    class Unexpected(NoProgress):
+        def task(self, text: str) -> None:
+            pytest.fail(f"task: {text}")
+
+    return Unexpected()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +18,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -29,9 +31,42 @@ if TYPE_CHECKING:
     Prompts = Callable[..., tuple[Tensor, Tensor]]
 
 
+# `tests.pythons` runs tests on Pythons that have no torch.
+WITHOUT_TORCH = "LRCLR_TEST_WITHOUT_TORCH" in os.environ
+_HEAVY = ("torch", "transformers", "onnxscript", "safetensors", "sklearn")
+if WITHOUT_TORCH:
+    sys.modules.update(dict.fromkeys(_HEAVY))  # type: ignore[arg-type]  # None makes an import fail
+
+
+@contextlib.contextmanager
+def _skipping() -> Iterator[None]:
+    """Skip a test that asks for a package which is left out; without `WITHOUT_TORCH` this does nothing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if WITHOUT_TORCH and name in _HEAVY:
+            pytest.skip(f"needs {name}")
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    with _skipping():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    with _skipping():
+        return (yield)
+
+
 @pytest.fixture(scope="session")
 def quiet_transformers() -> None:
     """Keep transformers' own bars and notes out of the tests' output."""
+    if WITHOUT_TORCH:
+        return
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -106,7 +141,7 @@ def checkpoint_folder(quiet_transformers: None, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="session")
-def fp32_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fp32_bundle(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests import bundles
 
     return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")
@@ -121,14 +156,14 @@ def fp32_graphs(fp32_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def fp16_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fp16_bundle(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests import bundles
 
     return bundles.exported(tmp_path_factory.getbasetemp(), "fp16")
 
 
 @pytest.fixture(scope="session")
-def int8_bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def int8_bundle(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests import bundles
 
     return bundles.exported(tmp_path_factory.getbasetemp(), "int8")

@@ -181,7 +181,7 @@ def test_a_folder_that_exists_wants_overwrite(target: Path) -> None:
 def test_strangers_are_not_deleted(target: Path, *, overwrite: bool) -> None:
     for number in range(5):
         (target / f"thesis-{number}.txt").write_text("work")
-    with pytest.raises(UsageError, match=r"not ours \(thesis-0.txt, thesis-1.txt, thesis-2.txt, …\)"):
+    with pytest.raises(UsageError, match=r"did not write all of it \(thesis-0.txt, thesis-1.txt, thesis-2.txt, …\)"):
         write(target, "new", overwrite=overwrite)
     assert len(contents(target.parent)) == 7
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Timings, environment, interleaved
 from benchmarks.plain_clip import plain_clip
+from lrclr._processors import processors
 from lrclr.bundle import GRAPHS, Golden
 from lrclr.checkpoints import Checkpoint, init_checkpoint
 from lrclr.engines import OnnxRuntimeEngine, OpenVINOEngine
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=24, help="at batch 1; fewer at larger ones")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    threads = os.cpu_count() or 1
+    threads = processors()
     torch.set_num_threads(threads)
 
     report: Row = {

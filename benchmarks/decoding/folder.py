@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from benchmarks.decoding.reading import fast
 from benchmarks.measure import interleaved
 from lrclr import ZeroShotClassifier
 from lrclr._prefetch import batches_ahead
+from lrclr._processors import processors
 from lrclr.inference import predict_files
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def throughput(bundle: Path, files: dict[str, list[Path]], *, rounds: int) -> di
     turns = [path for each in zip(*files.values(), strict=True) for path in each]
     mixed = list(itertools.islice(itertools.cycle(turns), _FILES))
     results: dict[str, Any] = {"files": _FILES, "batch": _BATCH}
-    for name, cores in (("a core each", 1), ("all cores for both", os.cpu_count() or 1)):
+    for name, cores in (("a core each", 1), ("all cores for both", processors())):
         classifier = ZeroShotClassifier.from_bundle(bundle, threads=cores)
         pixels = np.stack([fast(path, classifier.spec.preprocess) for path in mixed[:_BATCH]])
         candidates: dict[str, Callable[[], None]] = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
 import sys
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.evaluation.draws import binormal, equal_models
+from lrclr._processors import processors
 from lrclr.evaluation import compare
 from lrclr.evaluation._bootstrap import Ranking, Resamples, estimate, resampled
 from lrclr.evaluation._delong import auroc_interval, mean_interval, placements
@@ -53,7 +53,7 @@ def main() -> None:
     ]
     report = {
         "command": f"python -m benchmarks.evaluation --draws {options.draws} --bootstrapped {options.bootstrapped}",
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python "
+        "machine": f"{platform.system()} {platform.machine()}, {processors()} cores, Python "
         f"{platform.python_version()}, numpy {version('numpy')}, scipy {version('scipy')}",
         "negatives": NEGATIVES,
         "intervals": rows,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -26,6 +25,7 @@ from benchmarks.peers.environments import python_of, size
 from benchmarks.peers.quality import wrong
 from benchmarks.peers.rounds import Group, Plan, measure
 from benchmarks.peers.table import markdown
+from lrclr._processors import processors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ def main() -> None:
     until = time.monotonic() + given.seconds
     rounds = {work: 2 if given.quick else times for work, times in _ROUNDS.items() if work in given.works}
     # A thread a core: what everyone takes who is not told, and some cannot be told.
-    plan = Plan(rounds, os.cpu_count() or 1, given.build.resolve())
+    plan = Plan(rounds, processors(), given.build.resolve())
     wanted = [one for one in PEERS if not given.only or one.name == BASELINE or any(w in one.name for w in given.only)]
     report, finished = _run(plan, given.checkpoints, wanted, 1 if given.quick else _COLD, until)
     output = given.output or (given.build / "quick" if given.quick else Path("benchmarks/results/peers"))

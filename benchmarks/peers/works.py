@@ -101,3 +101,18 @@ class Work:
 Works = dict[str, Work]
 WORKS = ("image", "text77", "text", "answer", "answer-new", "regions")
 TEXT = ("text77", "text")
+
+
+def tower_works(inputs: Inputs, run: Callable[[str, Array], Any]) -> Works:
+    """The works of a candidate that has the two towers alone.
+
+    Args:
+        inputs: what they read.
+        run: a graph, ``"image"`` or ``"text"``, on its input.
+    """
+    pixels = {batch: inputs.images(batch) for batch in BATCHES}
+    return {
+        "image": Work(lambda batch: run("image", pixels[batch])),
+        "text77": Work(lambda _: run("text", inputs.padded_ids)),
+        "text": Work(lambda _: run("text", inputs.ids)),
+    }

@@ -11,7 +11,6 @@ the contrast agent in vessels, heart and kidneys, and the lung lesion that this 
 from __future__ import annotations
 
 import csv
-import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from lrclr._files import sha256_of
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def load_phantom(ct: Path | None = None, spacing: float = 0.75) -> Phantom:
     step = tuple(float(size) for size in image.header.get_zooms()[:3])
 
     lungs = np.isin(labels, [structures[name] for side in LUNGS.values() for name in side])
-    for lesion in _KNOWN_LESIONS.get(_sha256(folder / "cxr.nii.gz"), ()):
+    for lesion in _KNOWN_LESIONS.get(sha256_of(folder / "cxr.nii.gz"), ()):
         hu = _without_lesion(hu, lungs, lesion, np.linalg.inv(image.affine), step)
     hu = _without_contrast(hu, labels, structures)
     body = _body(hu)
@@ -169,11 +169,6 @@ def load_phantom(ct: Path | None = None, spacing: float = 0.75) -> Phantom:
         mu = _resample(mu, axis, step[axis], spacing)
         organs = np.take(organs, _nearest(organs.shape[axis], step[axis], spacing), axis=axis)
     return Phantom(np.maximum(mu, 0), np.ascontiguousarray(organs), structures, spacing)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _without_lesion(

@@ -25,6 +25,7 @@ import psutil
 import pyarrow.parquet as pq
 
 from benchmarks.score.images import DAMAGED_EVERY, make_images
+from lrclr._processors import processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -202,7 +203,7 @@ def machine() -> dict[str, Any]:
     name = next(line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if "model name" in line)
     return {
         "processor": name.partition(":")[2].strip(),
-        "cores": os.cpu_count(),
+        "cores": processors(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30),
         "onnxruntime": onnxruntime.__version__,
         "ray": ray.__version__,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lrclr_export.plans import BuildOptions
+from lrclr_export.progress import NoProgress, ProgressCallbacks
 from lrclr_export.repository.build import add_plans, best_engine, build_bundle, check_buildable, set_cpu_engine
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BuildOptions",
     "ExportOptions",
+    "NoProgress",
+    "ProgressCallbacks",
     "add_plans",
     "best_engine",
     "build_bundle",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
+
+from lrclr._processors import processors
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -29,13 +30,13 @@ def run_local(
         chunks: what to work on; taken from a little ahead of what is done.
         decoder: from tasks to pictures.
         encoder: the second.
-        workers: threads; ``None`` for one a core.
+        workers: threads; None for one a processor.
     """
 
     def work(chunk: Chunk) -> list[Outcome]:
         return encoder([decoder(task) for task in chunk.tasks])
 
-    number = workers or len(os.sched_getaffinity(0))
+    number = workers or processors()
     waiting: deque[tuple[Chunk, Future[list[Outcome]]]] = deque()
     pool = ThreadPoolExecutor(number, thread_name_prefix="lrclr-score")
     try:

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from lrclr._files import write_whole
+from lrclr._files import own_entries, write_whole
 from lrclr._version import __version__
 from lrclr.errors import LrclrError, UsageError
 
@@ -78,13 +78,7 @@ class Settings:
         """
         file = folder / RUN_FILE
         if not file.exists():
-            strangers = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(("_", ".")))
-            if strangers:
-                raise UsageError(
-                    f"{folder} cannot be written to",
-                    why=f"it holds {strangers[0]}, and is no folder of scores",
-                    fix="Choose another folder.",
-                )
+            own_entries(folder, lambda name: name.startswith(("_", ".")))
             return self
         old = _read(file)
         wanted = replace(self, parts=int(old["parts"]))

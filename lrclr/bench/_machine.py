@@ -10,7 +10,9 @@ from typing import Any, Final
 
 import psutil
 
-__all__ = ["FLAGS", "cores", "cpu_flags", "machine"]
+from lrclr._processors import cpu_quota, processors
+
+__all__ = ["FLAGS", "cpu_flags", "machine"]
 
 FLAGS: Final = (
     "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16",
@@ -18,11 +20,6 @@ FLAGS: Final = (
 )  # fmt: skip
 """Of a processor, those that decide how fast matrices are multiplied."""
 _CPU = Path("/sys/devices/system/cpu")
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> dict[str, Any]:
@@ -36,9 +33,9 @@ def machine() -> dict[str, Any]:
         "family_model_stepping": [found.get(key) for key in ("cpu family", "model", "stepping")],
         "flags": sorted(cpu_flags()),
         "architecture": platform.machine(),
-        "cores": cores(),
+        "cores": processors(),
         "cores_of_the_machine": os.cpu_count(),
-        "cpu_quota": _quota(),
+        "cpu_quota": None if (quota := cpu_quota()) is None else round(quota, 2),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "virtual": "hypervisor" in found.get("flags", "").split() or _hypervisor(),
         "container": _container(),
@@ -76,12 +73,6 @@ def _cpuinfo() -> dict[str, str]:
     for key, _, value in (line.partition(":") for line in lines):
         fields.setdefault(key.strip(), value.strip())
     return fields
-
-
-def _quota() -> float | None:
-    """Processors that a container may use in the long run."""
-    quota, _, period = (_text(Path("/sys/fs/cgroup/cpu.max")) or "max").partition(" ")
-    return None if quota == "max" else round(int(quota) / int(period), 2)
 
 
 def _hypervisor() -> bool:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lrclr.bench._machine import cores, cpu_flags
+from lrclr._processors import processors
+from lrclr.bench._machine import cpu_flags
 from lrclr.bench._result import Peak
 from lrclr.errors import LrclrError
 
@@ -83,7 +84,7 @@ def _measured(seconds: float) -> Iterator[Peak]:
         return
     import torch
 
-    torch.set_num_threads(cores())
+    torch.set_num_threads(processors())
     by = f"torch {torch.__version__}"
     types: dict[str, Any] = {"fp32": torch.float32, "int8": torch.int8}
     if {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags():

@@ -9,7 +9,7 @@ from typing import Final
 
 import psutil
 
-from lrclr.bench._machine import cores
+from lrclr._processors import processors
 from lrclr.bench._nvml import GpuMeter, GpuUse
 
 __all__ = ["Meter", "Use"]
@@ -55,7 +55,7 @@ class Meter:
     def stop(self) -> Use:
         """What was used since."""
         wall, cpu, ticks = time.perf_counter() - self._wall, time.process_time() - self._cpu, _ticks()
-        process = cpu / (wall * cores())
+        process = cpu / (wall * processors())
         others = stolen = None
         busy, steal, total = (now - then for now, then in zip(ticks, self._ticks, strict=True))
         # The kernel counts in hundredths of a second: too short a window tells nothing.

@@ -16,6 +16,7 @@ from lrclr.bundle._bundle import (
     file_table,
     plan_file,
     require_digest,
+    write_manifest,
 )
 from lrclr.bundle._golden import Golden, GraphOutputs
 
@@ -35,4 +36,5 @@ __all__ = [
     "file_table",
     "plan_file",
     "require_digest",
+    "write_manifest",
 ]

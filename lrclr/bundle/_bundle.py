@@ -10,11 +10,12 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from lrclr._files import sha256_of
+from lrclr import contract
+from lrclr._files import sha256_of, write_whole
 from lrclr.contract import MODEL
 from lrclr.errors import BundleError, LrclrError, UsageError
 from lrclr.preprocessing import PreprocessSpec
@@ -23,9 +24,9 @@ from lrclr.text import ClipTokenizer, FindingSet
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["GRAPHS", "SCHEMA_VERSION", "SERVER_MODEL", "Bundle", "Manifest", "plan_file"]
+__all__ = ["GRAPHS", "SCHEMA_VERSION", "SERVER_MODEL", "Bundle", "Manifest", "plan_file", "write_manifest"]
 
-GRAPHS: Final = ("image_encoder", "text_encoder", "fusion_head")
+GRAPHS: Final = tuple(contract.GRAPHS)
 SCHEMA_VERSION: Final = 6
 MANIFEST, GOLDEN, TOKENIZER, FINDINGS = "manifest.json", "golden.npz", "tokenizer.json", "findings.toml"
 ENTRIES: Final = (*GRAPHS, MODEL, MANIFEST, GOLDEN, TOKENIZER, FINDINGS)
@@ -156,9 +157,27 @@ class Bundle:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.manifest = _read_manifest(self.path)
-        _check_files(self.path, self.manifest.files)
+        manifest = _read_manifest(Path(path))
+        _check_files(Path(path), manifest.files)
+        self._open(Path(path), manifest)
+
+    @classmethod
+    def unfinished(cls, path: Path, manifest: Manifest) -> Bundle:
+        """The bundle that a folder will become. Its files are not checked, since its manifest is not written yet.
+
+        Args:
+            path: the folder, with graphs, tokenizer, findings and golden data.
+            manifest: what is known so far.
+
+        Raises:
+            BundleError: the preprocessing, the findings or the tokenizer cannot be used.
+        """
+        bundle = cls.__new__(cls)
+        bundle._open(path, manifest)  # noqa: SLF001 - its own
+        return bundle
+
+    def _open(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
         try:
             self.preprocess = PreprocessSpec.from_dict(self.manifest.preprocess)
             self.findings = FindingSet.load(self.path / FINDINGS)
@@ -236,6 +255,11 @@ def require_digest(text: str) -> None:
 def plan_file(engine: str, capability: str) -> str:
     """Name of a plan beside its graph: for TensorRT one a compute capability, for TensorRT-RTX one for all."""
     return f"model_sm{capability.replace('.', '')}.plan" if engine == "tensorrt" else "model.rtx.plan"
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a folder, with a new table of the files that are there."""
+    write_whole(folder / MANIFEST, replace(manifest, files=file_table(folder)).to_json().encode())
 
 
 def file_table(root: Path) -> dict[str, dict[str, Any]]:

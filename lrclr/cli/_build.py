@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from lrclr.cli._console import gate_table, note, out, stages
+from lrclr.cli._console import console_progress, note, out
 from lrclr.cli._extras import require_build
 from lrclr.errors import UsageError
 
@@ -78,15 +78,8 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
         )
     elif any(value not in {None, False} for value in given if not isinstance(value, list)) or compute_capability:
         raise UsageError(f"--engine {engine} goes with no other option", why="nothing is built for it")
-    with stages() as begin:
-        built = build_bundle(
-            bundle,
-            options,
-            why=why,
-            on_stage=begin,
-            on_progress=begin.step,
-            on_gates=lambda results: out().print(gate_table(results)),
-        )
+    with console_progress() as progress:
+        built = build_bundle(bundle, options, why=why, progress=progress)
     if isinstance(options, str):
         chosen = built.manifest.engine
         out().print(f"{bundle}: {chosen['name']} answers from now on ({chosen['why']})")

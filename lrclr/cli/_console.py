@@ -98,15 +98,19 @@ def complain(text: str) -> None:
     err().print(f"error: {' '.join(text.split())}", style="red" if sys.stderr.isatty() else "")
 
 
-class Stages:
-    """Called with what is done next; each stage is one line where stderr is no terminal."""
+class ConsoleProgress:
+    """Progress callbacks that show which task runs: one line for each task where stderr is not a terminal.
+
+    As `lrclr_export.ProgressCallbacks`.
+    """
 
     def __init__(self, console: Console, progress: Progress | None) -> None:
         self._console, self._progress = console, progress
         self._task: TaskID | None = None
         self._text = ""
 
-    def __call__(self, text: str) -> None:
+    def task(self, text: str) -> None:
+        """A task begins; the one before has ended."""
         if self._progress is None:
             self._console.print(f"- {text}")
             return
@@ -115,25 +119,29 @@ class Stages:
         self._task = self._progress.add_task(text, total=None)
 
     def step(self, phase: str, done: int, steps: int) -> None:
-        """Show how far a phase of the stage is, where there is somebody to watch."""
+        """Show the progress of a phase of the task, on a terminal."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=f"{self._text}: {phase} {done}/{steps}")
 
+    def gates(self, results: Sequence[GateResult]) -> None:
+        """Print the gates."""
+        out().print(gate_table(results))
+
     def finish(self) -> None:
-        """The stage has come to its end."""
+        """The last task has ended."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, total=1, completed=1, description=self._text)
 
 
 @contextlib.contextmanager
-def stages() -> Iterator[Stages]:
-    """Show which step runs, with its time."""
+def console_progress() -> Iterator[ConsoleProgress]:
+    """Show which task runs, with its time."""
     console = err()
     if not console.is_terminal:
-        yield Stages(console, None)
+        yield ConsoleProgress(console, None)
         return
     with Progress(SpinnerColumn(), _description(), TimeElapsedColumn(), console=console) as progress:
-        running = Stages(console, progress)
+        running = ConsoleProgress(console, progress)
         yield running
         running.finish()
 

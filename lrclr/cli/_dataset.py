@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from lrclr.cli._console import note, out, stages
+from lrclr.cli._console import console_progress, note, out
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def dataset(  # noqa: PLR0913, PLR0917 - one parameter an option
     check_format(output)
     if output.exists() and not overwrite:
         raise UsageError(f"{output} exists already", fix="Choose another name, or add --overwrite.")
-    with stages() as begin:
-        begin(f"read {', '.join(str(source) for source in sources)}")
+    with console_progress() as progress:
+        progress.task(f"read {', '.join(str(source) for source in sources)}")
         if kind == "mimic-cxr":
             from lrclr.datasets._mimic import import_mimic_cxr
 
@@ -106,7 +106,7 @@ def dataset(  # noqa: PLR0913, PLR0917 - one parameter an option
                 f"nothing in {', '.join(str(source) for source in sources)} can be used",
                 why=imported.problems[0].text if imported.problems else "there is no image of the wanted views",
             )
-        begin(f"write {output}")
+        progress.task(f"write {output}")
         write_dataset(imported.rows, imported.findings, output, overwrite=overwrite)
     _tell(output, imported)
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options
-from lrclr.cli._console import RESEARCH_ONLY, gate_table, note, out, stages
+from lrclr.cli._console import RESEARCH_ONLY, console_progress, note, out
 from lrclr.cli._extras import require_export
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
+    from lrclr.bundle import Bundle, Manifest
     from lrclr.checkpoints import Checkpoint, ReadOptions
-    from lrclr.verification import GateResult
 
 
 def export(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -97,20 +97,16 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         precision, max_batch, opset, overrides, why_engine=why, calibration=calibration, inline=inline
     )
     note(f"engine {chosen} ({why}), {options.precision}")
-    with stages() as begin:
-        begin(f"read {checkpoint}")
+    with console_progress() as progress:
+        progress.task(f"read {checkpoint}")
         loaded = _loaded(checkpoint, findings, reading)
 
-        def show(results: list[GateResult]) -> None:
-            out().print(gate_table(results))
-
-        def finish(folder: Path) -> None:
+        def finish(made: Bundle) -> Manifest:
             if plans is not None:
-                add_plans(folder, plans, why=why, on_stage=begin, on_progress=begin.step, on_gates=show)
-            elif chosen != "onnxruntime":
-                set_cpu_engine(folder, chosen, why=why, on_stage=begin, on_gates=show)
+                return add_plans(made, plans, why=why, progress=progress)
+            return set_cpu_engine(made, chosen, why=why, progress=progress)
 
-        bundle = export_bundle(loaded, output, options, on_stage=begin, on_gates=show, finish=finish)
+        bundle = export_bundle(loaded, output, options, progress=progress, finish=finish)
     manifest = bundle.manifest
     size = sum(entry["bytes"] for entry in manifest.files.values())
     out().print(f"{output}: {manifest.precision} bundle, {size / 1e6:.0f} MB, {len(manifest.gates)} gates hold")

@@ -17,6 +17,7 @@ import numpy as np
 import PIL
 
 from lrclr._files import replace_directory, sha256_of
+from lrclr._processors import processors
 from lrclr.budget import reading
 from lrclr.datasets._rows import without_name
 from lrclr.errors import ImageError, LrclrError, MissingExtraError, UsageError
@@ -145,7 +146,7 @@ def _decoded(
     Threads, because Pillow decodes and resizes without the interpreter's lock. On two cores, images a second for PNG of
     160, 512 and 2000 pixels: one thread 1900, 350 and 28; two threads 2700, 655 and 58; two processes 2900, 635 and 54.
     """
-    count = workers or os.cpu_count() or 1
+    count = workers or processors()
     if count < 1:
         raise UsageError("decoding needs at least one worker")
     waiting: deque[Future[list[_Decoded | LrclrError]]] = deque()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from lrclr._files import replace_directory, sha256_of
+from lrclr._files import refuse_other_files, replace_directory, sha256_of
 from lrclr.bundle import Bundle
 from lrclr.deploy._facts import Facts
 from lrclr.deploy._resources import cpu, memory, shared_memory, temporary
@@ -121,7 +121,7 @@ def _write(platform: str, bundle: Path, folder: Path, options: DeployOptions) ->
     text = yaml.safe_dump(values(platform, facts, options), sort_keys=False, width=110, default_flow_style=False)
     files = {**_chart(), "values.yaml": (_HEAD.format(platform=platform, sha256=facts.sha256) + text).encode()}
     sums = "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
-    _require_ours(folder)
+    _check_unchanged(folder)
     entries = {name.partition("/")[0] for name in (*files, *_sums(folder))}
     with replace_directory(folder, expected=entries | {_SUMS}, overwrite=True) as staging:
         for name, content in {**files, _SUMS: sums.encode()}.items():
@@ -143,25 +143,19 @@ def _chart() -> dict[str, bytes]:
     return below(package_resources.files("lrclr.deploy") / "chart", "")
 
 
-def _require_ours(folder: Path) -> None:
+def _check_unchanged(folder: Path) -> None:
     """Refuse a folder that holds a file which this module did not write, or which was changed since."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     sums = _sums(folder)
-    strangers = [
+    others = [
         name
         for path in sorted(folder.rglob("*"))
         if not path.is_dir() or path.is_symlink()
         for name in [path.relative_to(folder).as_posix()]
         if name != _SUMS and (path.is_symlink() or sums.get(name) != sha256_of(path))
     ]
-    if strangers or not sums:
-        raise UsageError(
-            f"{folder} cannot be replaced",
-            why="it holds what lrclr deploy did not write, or what was changed since"
-            + (f" ({', '.join(strangers[:3])}{', …' if len(strangers) > 3 else ''})" if strangers else ""),
-            fix="Choose another folder, or move it away.",
-        )
+    refuse_other_files(folder, others or ([] if sums else [entry.name for entry in folder.iterdir()]))
 
 
 def _sums(folder: Path) -> dict[str, str]:

@@ -125,7 +125,7 @@ class CompiledGraph:
             self.outputs = tuple(tensor.any_name for tensor in model.outputs)
             self._compiled = _core().compile_model(model, _DEVICE, options)
         except Exception as error:
-            raise EngineError(f"OpenVINO could not load {name}", why=first_line(error)) from error
+            raise EngineError(f"OpenVINO could not load {name}", why=reason(error)) from error
         self._idle: LifoQueue[Any] = LifoQueue()
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -143,7 +143,7 @@ class CompiledGraph:
             # Inputs are read where they lie. Outputs are copied: the request's memory is the next run's.
             values = request.infer(dict(inputs), share_inputs=True, share_outputs=False).to_tuple()
         except Exception as error:
-            raise EngineError(f"OpenVINO could not run {self._name}", why=first_line(error)) from error
+            raise EngineError(f"OpenVINO could not run {self._name}", why=reason(error)) from error
         self._idle.put(request)
         return dict(zip(self.outputs, values, strict=True))
 
@@ -167,8 +167,8 @@ def read_model(path: Path) -> Any:
     return _core().read_model(path)
 
 
-def first_line(error: BaseException) -> str:
-    """The line of OpenVINO's message that says something: the others say where in its source it was found."""
+def reason(error: BaseException) -> str:
+    """The line of OpenVINO's message that gives the reason; other lines name places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Exception from ", "Check '", "While validating"))]
     return (told or lines or [type(error).__name__])[0]

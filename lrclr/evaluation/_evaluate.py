@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from lrclr._processors import processors
 from lrclr._version import __version__
 from lrclr.datasets import SKIP, raise_bad_rows
 from lrclr.errors import UsageError
@@ -260,7 +260,7 @@ def _environment() -> dict[str, str]:
     found = {
         "lrclr": __version__,
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {processors()} cores",
     }
     for package in _PACKAGES:
         try:

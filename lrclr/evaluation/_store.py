@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrclr._files import link_tree, replace_directory, sha256_of, write_whole
+from lrclr._files import link_tree, replace_directory, write_whole
 from lrclr.auto import is_bundle
-from lrclr.bundle import ENTRIES, GOLDEN, MANIFEST, Bundle
+from lrclr.bundle import ENTRIES, GOLDEN, Bundle, write_manifest
 from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
 from lrclr.inference import (
@@ -26,6 +24,7 @@ from lrclr.inference import (
 )
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
 
     from lrclr.bundle import Golden
@@ -122,25 +121,16 @@ def _store_bundle(path: Path, change: dict[str, Any]) -> None:
     raise_refused(task)
     with replace_directory(path, expected=ENTRIES, overwrite=True) as staging:
         link_tree(path, staging)
-        # The old files are shared with the bundle that is still there: new ones take their places.
-        for name in (GOLDEN, MANIFEST):
-            (staging / name).unlink()
+        # The old file is shared with the bundle that is still there: a new one takes its place.
+        (staging / GOLDEN).unlink()
         golden.save(staging / GOLDEN)
-        entry = {"sha256": sha256_of(staging / GOLDEN), "bytes": (staging / GOLDEN).stat().st_size}
-        machine = f"{engine.name}, {platform.machine()}, {os.cpu_count()} cores"
-        renewed = replace(
-            manifest,
-            scoring=scoring,
-            files={**manifest.files, GOLDEN: entry},
-            made_with={**manifest.made_with, "gates_ran_on": machine},
-        )
-        # The gates run on the bundle as it will be, so its manifest is there before they are measured.
-        (staging / MANIFEST).write_text(renewed.to_json())
-        report = verify(Bundle(staging), engine)
+        renewed = replace(manifest, scoring=scoring)
+        report = verify(Bundle.unfinished(staging, renewed), engine)
         report.require()
         measured = {(result.gate, result.subject): result.to_dict() for result in (*report.gates, *task)}
         gates = [measured.get((gate["gate"], gate["subject"]), gate) for gate in manifest.gates]
-        (staging / MANIFEST).write_text(replace(renewed, gates=gates).to_json())
+        made_with = {**manifest.made_with, "gates_ran_on": report.ran_on}
+        write_manifest(staging, replace(renewed, gates=gates, made_with=made_with))
 
 
 def _task_reference(

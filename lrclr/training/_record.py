@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from lrclr._files import check_is_folder, own_entries
+from lrclr._processors import processors
 from lrclr._version import __version__
 from lrclr.errors import LrclrError, UsageError
 from lrclr.training._trainer import last_state
@@ -43,22 +45,13 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse a folder that a run cannot have, before any work is done.
 
     Raises:
-        UsageError: it is no folder, holds strangers, or holds a run that may be neither resumed nor replaced.
+        UsageError: it is not a folder, holds other files, or holds a run that may be neither resumed nor replaced.
     """
     if resume and overwrite:
         raise UsageError("a run is either resumed or overwritten")
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UsageError(f"{folder} cannot be the folder of a run", why="it exists and is not a folder")
-    if not folder.is_dir():
-        return
-    names = sorted(entry.name for entry in folder.iterdir() if not _LEFTOVER.fullmatch(entry.name))
-    if strangers := [name for name in names if name not in OURS]:
-        raise UsageError(
-            f"{folder} cannot be the folder of a run",
-            why=f"it holds files that are not ours ({', '.join(strangers[:3])}{', …' if len(strangers) > 3 else ''})",
-            fix="Choose another folder, or move them away.",
-        )
-    if set(names) - {PIXELS} and not resume and not overwrite:
+    check_is_folder(folder)
+    names = own_entries(folder, lambda name: name in OURS or _LEFTOVER.fullmatch(name))
+    if any(name in OURS and name != PIXELS for name in names) and not resume and not overwrite:
         raise UsageError(f"{folder} holds a run already", fix="Choose another folder, or add --resume or --overwrite.")
 
 
@@ -130,7 +123,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": versions,
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
+        "cores": processors(),
         "devices": devices,
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from lrclr._processors import processors
 from lrclr.bundle import Golden
 from lrclr.verification._float_form import can_rewrite, float_forms
 from lrclr.verification._result import GateResult, Tolerances, raise_refused
@@ -42,6 +44,11 @@ class VerificationReport:
     engine: str
     gates: tuple[GateResult, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def ran_on(self) -> str:
+        """Engine and machine, for a manifest."""
+        return f"{self.engine}, {platform.machine()}, {processors()} cores"
 
     @property
     def refused(self) -> tuple[GateResult, ...]:

@@ -216,6 +216,6 @@ def test_wrong_calls_write_nothing(
 
 def test_a_folder_of_something_else_is_left_alone(archive: Path, bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(LrclrError, match=r"it holds thesis\.txt"):
+    with pytest.raises(LrclrError, match=r"did not write all of it \(thesis\.txt\)"):
         score(archive, tmp_path, archives.options(bundle))
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "mine"

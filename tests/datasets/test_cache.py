@@ -142,7 +142,7 @@ def test_a_damaged_cache_is_refused_and_built_anew(tmp_path: Path, rows: list[Ro
 def test_a_stranger_in_the_folder_is_not_replaced(tmp_path: Path, rows: list[Row]) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache/thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match="not ours"):
+    with pytest.raises(UsageError, match="did not write"):
         PixelCache.build(rows, SMALL, tmp_path / "cache")
     assert (tmp_path / "cache/thesis.txt").read_text() == "mine"
 

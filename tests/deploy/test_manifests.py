@@ -321,7 +321,7 @@ def test_a_folder_of_somebody_else_is_left_alone(folder: Path, tmp_path: Path) -
     for name, content in (("values.yaml", "changed: by hand\n"), ("templates/own.yaml", ""), ("secret.yaml", "")):
         old = (out / name).read_text() if (out / name).exists() else None
         (out / name).write_text(content)
-        with pytest.raises(UsageError, match=f"cannot be replaced.*{re.escape(name)}"):
+        with pytest.raises(UsageError, match=f"cannot be written to.*{re.escape(name)}"):
             write_kubernetes(folder, out, DeployOptions(IMAGE, name="other"))
         assert (out / name).read_text() == content
         (out / name).unlink() if old is None else (out / name).write_text(old)
@@ -329,7 +329,7 @@ def test_a_folder_of_somebody_else_is_left_alone(folder: Path, tmp_path: Path) -
     strange = tmp_path / "strange"
     strange.mkdir()
     (strange / "values.yaml").write_text("own: 1\n")
-    with pytest.raises(UsageError, match="cannot be replaced"):
+    with pytest.raises(UsageError, match="cannot be written to"):
         write_kubernetes(folder, strange, DeployOptions(IMAGE))
 
 

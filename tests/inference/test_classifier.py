@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,12 +51,12 @@ def precision(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def classifier(checkpoint: Checkpoint, precision: str, tmp_path_factory: pytest.TempPathFactory) -> ZeroShotClassifier:
+def classifier(precision: str, tmp_path_factory: pytest.TempPathFactory) -> ZeroShotClassifier:
     return ZeroShotClassifier.from_bundle(bundles.exported(tmp_path_factory.getbasetemp(), precision))
 
 
 @pytest.fixture(scope="module")
-def folder(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")
 
 
@@ -76,6 +75,8 @@ def flat(predictions: list[Prediction]) -> NDArray[np.float64]:
 def test_answers_are_those_of_the_network(
     alpha: float, classifier: ZeroShotClassifier, checkpoint: Checkpoint, precision: str
 ) -> None:
+    import torch
+
     pixels = torch.from_numpy(preprocess_batch(IMAGES, checkpoint.preprocess))
     limit = {"fp32": 1e-5, "fp16": 1e-3}[precision]
     answers = classifier.predict(IMAGES, alpha=alpha)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -57,6 +56,8 @@ TORCH_TOLERANCE = 6e-5
 
 def torch_chexzero(image: NDArray[np.uint8], size: int = 224) -> NDArray[np.float32]:
     """CheXzero's recipe as FACTS has it, with torch for the last step."""
+    import torch
+
     picture = Image.fromarray(image).convert("RGB")
     ratio = 320.0 / max(picture.size)
     width, height = (int(side * ratio) for side in picture.size)

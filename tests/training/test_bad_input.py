@@ -147,7 +147,7 @@ def test_without_validation_the_last_network_is_kept(
     (tmp_path / "run" / "thesis.tex").write_text("mine")
     code, _, err = run(dataset(only("train")), "--overwrite")
     assert code == 2
-    assert "not ours (thesis.tex)" in err
+    assert "did not write all of it (thesis.tex)" in err
 
 
 def test_validation_of_its_own_must_hold_other_images(

@@ -37,6 +37,7 @@ class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         queued: microseconds that the client let each inference wait in the queue.
         described: whether each inference was one that asked for the description.
         images: first bytes of the file of each other inference.
+        bundle: SHA-256 of the manifest that the answers name.
     """
 
     def __init__(self, script: Script) -> None:
@@ -46,6 +47,7 @@ class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         self.queued: list[int] = []
         self.described: list[bool] = []
         self.images: list[bytes] = []
+        self.bundle = BUNDLE
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
         self.left.append(context.time_remaining())
@@ -56,11 +58,11 @@ class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         self._script(self, context)
         answer = service_pb2.ModelInferResponse(model_name=protocol.MODEL)
         if self.described[-1]:
-            _add(answer, "description", json.dumps({"bundle": BUNDLE, "fusion_trained": True}).encode())
+            _add(answer, "description", json.dumps({"bundle": self.bundle, "fusion_trained": True}).encode())
             return answer
         for name in protocol.OUTPUTS:
             if name not in {"description", "heatmap"}:
-                _add(answer, name, BUNDLE.encode())
+                _add(answer, name, self.bundle.encode())
         return answer
 
 

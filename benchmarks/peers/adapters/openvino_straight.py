@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.peers.works import Inputs, Opening, Work, Works
+from benchmarks.peers.works import Inputs, Opening, Works, tower_works
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,12 +48,7 @@ def open_works(opening: Opening) -> Works:
             models[graph] = core.compile_model(opening.folder / file, "CPU", hints)
         return models[graph](feed)[0]
 
-    pixels = {batch: inputs.images(batch) for batch in (1, 8, 32)}
-    return {
-        "image": Work(lambda batch: run("image", pixels[batch])),
-        "text77": Work(lambda _: run("text", inputs.padded_ids)),
-        "text": Work(lambda _: run("text", inputs.ids)),
-    }
+    return tower_works(inputs, run)
 
 
 def _other_images(inputs: Inputs) -> list[Any]:

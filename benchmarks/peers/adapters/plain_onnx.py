@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.peers.works import Opening, Work, Works
+from benchmarks.peers.works import Opening, Works, tower_works
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,9 +68,4 @@ def open_works(opening: Opening) -> Works:
         session = sessions[graph]
         return session.run(None, {session.get_inputs()[0].name: feed})[0]
 
-    pixels = {batch: inputs.images(batch) for batch in (1, 8, 32)}
-    return {
-        "image": Work(lambda batch: run("image", pixels[batch])),
-        "text77": Work(lambda _: run("text", inputs.padded_ids)),
-        "text": Work(lambda _: run("text", inputs.ids)),
-    }
+    return tower_works(inputs, run)

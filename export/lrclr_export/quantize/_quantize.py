@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lrclr.errors import GateError
 from lrclr.model import Regions, rollout_cls_row, select_regions
 from lrclr.verification import centred_cosine, region_gap
+from lrclr_export.progress import NO_PROGRESS
 from lrclr_export.quantize._calibration import calibration_tokens
 from lrclr_export.quantize._groups import Group, Switchable, groups_of
 from lrclr_export.quantize._linear import LARGEST_WEIGHT
@@ -19,13 +20,14 @@ from lrclr_export.quantize._ranges import watched
 from lrclr_export.quantize._search import Losses, search
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from lrclr.checkpoints import Checkpoint
     from lrclr.model import LrclrModel
     from lrclr.verification import Tolerances
+    from lrclr_export.progress import ProgressCallbacks
     from lrclr_export.quantize._calibration import Calibration
 
 _TOWERS = {"image_encoder": "vision_model", "text_encoder": "text_model"}
@@ -46,7 +48,7 @@ def quantized(
     calibration: Calibration,
     tolerances: Tolerances,
     *,
-    on_stage: Callable[[str], None] = lambda _: None,
+    progress: ProgressCallbacks = NO_PROGRESS,
 ) -> Quantized:
     """Quantise the linear layers of both towers; those that cost too much stay in float32.
 
@@ -57,7 +59,7 @@ def quantized(
         checkpoint: what to quantise; it is left alone.
         calibration: the images.
         tolerances: of the gates.
-        on_stage: told what is done next.
+        progress: its `task` is called.
 
     Raises:
         GateError: too little could be quantised.
@@ -67,7 +69,9 @@ def quantized(
     groups = {graph: groups_of(model, tower) for graph, tower in _TOWERS.items()}
     everything = [group for some in groups.values() for group in some]
     layers = {name: model.get_submodule(name) for group in everything for name in group.layers}
-    on_stage(f"take ranges from {len(calibration.pixel_values)} images ({calibration.kind}) and {len(tokens)} texts")
+    progress.task(
+        f"take ranges from {len(calibration.pixel_values)} images ({calibration.kind}) and {len(tokens)} texts"
+    )
     with watched({name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}) as inputs:
         image = _images(model, calibration.pixel_values)
         text = _texts(model, tokens)
@@ -93,7 +97,7 @@ def quantized(
     }
     kept: set[str] = set()
     for graph, some in groups.items():
-        on_stage(f"look for layers of {graph} that int8 does not suit")
+        progress.task(f"look for layers of {graph} that int8 does not suit")
         outcome = search([group.name for group in some], losses[graph], limits)
         if outcome.floats and 2 * len(outcome.floats) > len(some):
             raise GateError(

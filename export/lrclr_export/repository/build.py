@@ -14,16 +14,16 @@ from lrclr.errors import EngineError, MissingExtraError, UsageError
 from lrclr.verification import GateResult, raise_refused, verify
 from lrclr_export.plans import BuildOptions, Plan, plan_from_onnx, precision_gates
 from lrclr_export.profiles import profiles_of_graph
+from lrclr_export.progress import NO_PROGRESS
 from lrclr_export.repository.build_openvino import add_openvino
-from lrclr_export.repository.default_engine import make_default
+from lrclr_export.repository.records import write_records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from lrclr.bundle import Manifest
-
-    OnProgress = Callable[[str, int, int], None]
+    from lrclr_export.progress import ProgressCallbacks
 
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 
@@ -62,9 +62,7 @@ def build_bundle(
     options: BuildOptions | str,
     *,
     why: str = "asked for",
-    on_stage: Callable[[str], None] = lambda _: None,
-    on_progress: OnProgress = lambda _phase, _done, _steps: None,
-    on_gates: Callable[[list[GateResult]], None] = lambda _: None,
+    progress: ProgressCallbacks = NO_PROGRESS,
 ) -> Bundle:
     """Make the bundle at `path` one for another engine; until all that it needs is good, it stays as it was.
 
@@ -73,9 +71,7 @@ def build_bundle(
         options: how plans are built; or the name of an engine of the CPU, which becomes the bundle's own, or `AUTO`
             for the fastest of them. Plans stay.
         why: it is built for that engine, for the manifest.
-        on_stage: told what is done next.
-        on_progress: told the library's phase, steps done, steps of the phase; from another thread.
-        on_gates: told what the gates measured, also when they refuse.
+        progress: progress callbacks.
 
     Raises:
         BundleError: there is no whole bundle.
@@ -90,50 +86,54 @@ def build_bundle(
         raise UsageError(f"there is no engine {options!r} for the CPU", fix=f"Choose {' or '.join(CPU_ENGINES)}.")
     with replace_directory(path, expected=ENTRIES, overwrite=True) as staging:
         link_tree(bundle.path, staging)
+        copy = Bundle.unfinished(staging, bundle.manifest)
         if isinstance(options, str):
-            set_cpu_engine(staging, options, why=why, on_stage=on_stage, on_gates=on_gates)
+            manifest = set_cpu_engine(copy, options, why=why, progress=progress)
         else:
-            add_plans(staging, options, why=why, on_stage=on_stage, on_progress=on_progress, on_gates=on_gates)
+            manifest = add_plans(copy, options, why=why, progress=progress)
+        write_records(staging, manifest)
     return Bundle(path)
 
 
 def set_cpu_engine(
-    folder: Path,
+    bundle: Bundle,
     engine: str,
     *,
     why: str,
-    on_stage: Callable[[str], None],
-    on_gates: Callable[[list[GateResult]], None],
-) -> None:
-    """Make an engine of the CPU that of a bundle that nobody else sees yet.
+    progress: ProgressCallbacks = NO_PROGRESS,
+) -> Manifest:
+    """Make an engine of the CPU the engine of a bundle in the making.
 
     Args:
-        folder: the bundle.
+        bundle: in the making; files are added to its folder.
         engine: one of `CPU_ENGINES`, or `AUTO` for the fastest here whose gates hold.
-        why: it is that one; `AUTO` finds its own reason.
-        on_stage, on_gates: as for `build_bundle`.
+        why: the reason for that engine; `AUTO` finds its own reason.
+        progress: progress callbacks.
+
+    Returns:
+        The manifest to write.
     """
     if engine == AUTO:
-        on_stage("measure the engines that are here")
-        chosen = choose_engine(Bundle(folder))
+        progress.task("measure the engines that are here")
+        chosen = choose_engine(bundle)
         engine, why = chosen.kind, chosen.why
     if engine == "openvino":
-        add_openvino(folder, why=why, on_stage=on_stage, on_gates=on_gates)
-    else:
-        make_default(folder, Bundle(folder).manifest, engine, why)
+        return add_openvino(bundle, why=why, progress=progress)
+    return replace(bundle.manifest, engine={"name": engine, "why": why})
 
 
 def add_plans(
-    folder: Path,
+    bundle: Bundle,
     options: BuildOptions,
     *,
     why: str,
-    on_stage: Callable[[str], None],
-    on_progress: OnProgress,
-    on_gates: Callable[[list[GateResult]], None],
-) -> None:
-    """The same, in a bundle that nobody else sees yet; after an error it is good for nothing."""
-    bundle = Bundle(folder)
+    progress: ProgressCallbacks = NO_PROGRESS,
+) -> Manifest:
+    """Build plans in the folder of a bundle in the making; parameters as for `build_bundle`.
+
+    Returns:
+        The manifest to write.
+    """
     manifest = bundle.manifest
     library = tensorrt_library(options.engine)
     here = gpus()
@@ -151,7 +151,7 @@ def add_plans(
     layer_types: dict[str, dict[str, dict[str, int]]] = {}
     in_int8 = _int8_products(manifest)
     for graph in GRAPHS:
-        on_stage(f"build {graph} with {options.engine} for compute capability {', '.join(capabilities)}")
+        progress.task(f"build {graph} with {options.engine} for compute capability {', '.join(capabilities)}")
         shapes = {name: tensor["shape"] for name, tensor in manifest.graphs[graph]["inputs"].items()}
         plan = plan_from_onnx(
             bundle.graph_path(graph),
@@ -160,14 +160,14 @@ def add_plans(
             profiles=profiles_of_graph(shapes, manifest.profiles),
             selects_regions=manifest.graphs[graph]["region_maps"] is not None,
             half_precision=manifest.precision == "fp16",
-            on_progress=on_progress,
+            on_progress=progress.step,
         )
         results += precision_gates(graph, plan.precision_histogram, manifest.precision, int8_products=in_int8[graph])
         results += _fusion_gates(graph, plan, options.engine)
         file = bundle.graph_path(graph).with_name(plan_file(options.engine, capabilities[0]))
         write_whole(file, plan.data)
         entry["graphs"][graph] = {
-            "file": file.relative_to(folder).as_posix(),
+            "file": file.relative_to(bundle.path).as_posix(),
             "precision_histogram": plan.precision_histogram,
             "profiles": plan.profiles,
             "built": plan.record.to_dict(),
@@ -178,7 +178,7 @@ def add_plans(
     # No GPU is named until one has run the plans.
     entry["gates_ran_on"] = None
     if here and here[0].capability in capabilities:
-        on_stage(f"run the gates on {here[0].name}")
+        progress.task(f"run the gates on {here[0].name}")
         with TensorRTEngine.of_entry(bundle, entry) as engine:
             for graph in GRAPHS:
                 layer_types[graph] = {"inspector": engine.written_types(graph), **layer_types[graph]}
@@ -187,12 +187,12 @@ def add_plans(
     for graph in GRAPHS:
         described = entry["graphs"][graph]
         results += _written_gates(graph, layer_types[graph], described, manifest.precision, in_int8[graph])
-    on_gates([*results, *measured])
+    progress.gates([*results, *measured])
     raise_refused([*results, *measured])
     entry["gates"] = [result.to_dict() for result in (*results, *measured)]
     others = [other for other in manifest.plans if not _replaced(other, entry)]
     plans = sorted([*others, entry], key=lambda one: (one["engine"], one["compute_capabilities"]))
-    make_default(folder, replace(manifest, plans=plans), options.engine, why)
+    return replace(manifest, plans=plans, engine={"name": options.engine, "why": why})
 
 
 def _capabilities(options: BuildOptions, here: list[Gpu]) -> tuple[str, ...]:

@@ -1,63 +1,70 @@
-"""OpenVINO as a bundle's engine: what its server needs beside the graphs, through the gates."""
+"""OpenVINO as a bundle's engine: the gates on it, and the files that its server needs beside the graphs."""
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lrclr.bundle import GRAPHS, Bundle
+from lrclr.bundle import GRAPHS
 from lrclr.engines import OpenVINOEngine
-from lrclr.engines._openvino import first_line, read_model
+from lrclr.engines._openvino import read_model, reason
 from lrclr.engines._openvino_library import openvino_library, release
 from lrclr.errors import ExportError
-from lrclr.verification import GateResult, raise_refused, verify
-from lrclr_export.repository.default_engine import make_default
+from lrclr.verification import raise_refused, verify
+from lrclr_export.progress import NO_PROGRESS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
+
+    from lrclr.bundle import Bundle, Manifest
+    from lrclr_export.progress import ProgressCallbacks
 
 ENGINE = "openvino"
 
 
-def add_openvino(
-    folder: Path, *, why: str, on_stage: Callable[[str], None], on_gates: Callable[[list[GateResult]], None]
-) -> None:
-    """Make OpenVINO the engine of a bundle that nobody else sees yet; after an error it is good for nothing.
+def add_openvino(bundle: Bundle, *, why: str, progress: ProgressCallbacks = NO_PROGRESS) -> Manifest:
+    """Make OpenVINO the engine of a bundle in the making.
 
-    A graph with region selection is written in OpenVINO's own format too: Triton's backend would not know the node.
+    A graph with region selection is also written in OpenVINO's own format, since Triton's backend does not know the
+    node.
+
+    Args:
+        bundle: in the making; files are added to its folder.
+        why: the reason for that engine.
+        progress: progress callbacks.
+
+    Returns:
+        The manifest to write.
 
     Raises:
-        MissingExtraError, EngineError: OpenVINO cannot be had.
+        MissingExtraError, EngineError: OpenVINO cannot be used.
         ExportError: a graph could not be written.
         GateError: a gate refused.
     """
     library = openvino_library()
-    bundle = Bundle(folder)
     manifest = bundle.manifest
     files = {graph: bundle.graph_path(graph) for graph in GRAPHS}
     for graph, described in manifest.graphs.items():
         if described["region_maps"] is not None:
-            on_stage(f"write {graph} in OpenVINO's format")
+            progress.task(f"write {graph} in OpenVINO's format")
             files[graph] = _written(library, files[graph])
     engine = OpenVINOEngine(files, half=manifest.precision == "fp16")
-    on_stage(f"run the gates on {engine.name}")
-    results = [*verify(bundle, engine).gates]
-    on_gates(results)
+    progress.task(f"run the gates on {engine.name}")
+    report = verify(bundle, engine)
+    results = list(report.gates)
+    progress.gates(results)
     raise_refused(results)
     entry: dict[str, Any] = {
         "engine": ENGINE,
         "library": release(library),
         "compute_capabilities": [],
-        "gates_ran_on": f"{engine.name}, {platform.machine()}, {os.cpu_count()} cores",
+        "gates_ran_on": report.ran_on,
         "gates": [result.to_dict() for result in results],
-        "graphs": {graph: {"file": file.relative_to(folder).as_posix()} for graph, file in files.items()},
+        "graphs": {graph: {"file": file.relative_to(bundle.path).as_posix()} for graph, file in files.items()},
     }
     plans = [entry, *(other for other in manifest.plans if other["engine"] != ENGINE)]
-    make_default(folder, replace(manifest, plans=plans), ENGINE, why)
+    return replace(manifest, plans=plans, engine={"name": ENGINE, "why": why})
 
 
 def _written(library: Any, graph: Path) -> Path:
@@ -70,7 +77,7 @@ def _written(library: Any, graph: Path) -> Path:
         _number_anew(model)
         library.save_model(model, target, compress_to_fp16=False)
     except Exception as error:
-        raise ExportError(f"{target.name} could not be written", why=first_line(error)) from error
+        raise ExportError(f"{target.name} could not be written", why=reason(error)) from error
     return target
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -18,15 +17,13 @@ from lrclr.bundle import (
     ENTRIES,
     FINDINGS,
     GOLDEN,
-    MANIFEST,
     SERVER_MODEL,
     TOKENIZER,
     Bundle,
     Golden,
     Manifest,
-    file_table,
 )
-from lrclr.contract import MODEL
+from lrclr.contract import MODEL, axis_sizes
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
@@ -52,9 +49,11 @@ from lrclr_export.onnx.precision import (
 from lrclr_export.onnx.reference_inputs import reference_gates
 from lrclr_export.onnx.region_function import OP_TYPE
 from lrclr_export.profiles import profiles
+from lrclr_export.progress import NO_PROGRESS
 from lrclr_export.quantize import carried_calibration, quantized, read_calibration
 from lrclr_export.repository.golden import golden_from_checkpoint
-from lrclr_export.repository.triton_config import triton_configs, warmup_inputs
+from lrclr_export.repository.records import write_records
+from lrclr_export.repository.triton_config import warmup_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
 
     from lrclr.checkpoints import Checkpoint
     from lrclr.model import LrclrModel
+    from lrclr_export.progress import ProgressCallbacks
     from lrclr_export.quantize import Calibration
 
 
@@ -99,9 +99,8 @@ def export_bundle(
     output: Path,
     options: ExportOptions,
     *,
-    on_stage: Callable[[str], None] = lambda _: None,
-    on_gates: Callable[[list[GateResult]], None] = lambda _: None,
-    finish: Callable[[Path], None] = lambda _: None,
+    progress: ProgressCallbacks = NO_PROGRESS,
+    finish: Callable[[Bundle], Manifest] = lambda bundle: bundle.manifest,
 ) -> Bundle:
     """Write a bundle to `output`, in place of the one that is there; nothing changes there unless every gate holds.
 
@@ -109,9 +108,9 @@ def export_bundle(
         checkpoint: what to export.
         output: the bundle's folder.
         options: how.
-        on_stage: told what is done next.
-        on_gates: told what the gates measured, also when they refuse.
-        finish: given the whole new bundle before it takes its place; an error there leaves the old one.
+        progress: progress callbacks.
+        finish: given the new bundle before it takes its place, such as `add_plans`; it returns the manifest to write.
+            An error there leaves the old bundle.
 
     Raises:
         GateError: a gate refused; it names the first layer that deviates.
@@ -121,31 +120,28 @@ def export_bundle(
     tolerances = Tolerances.for_precision(options.precision).overridden(options.tolerances)
     check_opset(options.opset)
     sizes = profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=options.max_batch)
-    configs = triton_configs(checkpoint.config, sizes[-1])
     calibration = _calibration(checkpoint, options)
     with replace_directory(output, expected=ENTRIES, overwrite=True) as staging:
-        exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, on_stage)
-        on_stage("run the PyTorch model on the gates' inputs")
+        exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, progress)
+        progress.task("run the PyTorch model on the gates' inputs")
         stored = None if options.precision == "fp32" else stored_in_float32(exported)
         golden = golden_from_checkpoint(checkpoint, stored=stored)
         graphs: dict[str, TypedGraph] = {}
         for spec in graph_specs(exported):
-            on_stage(f"export {spec.name}")
+            progress.task(f"export {spec.name}")
             graphs[spec.name] = typed_onnx_from_module(spec, opset=options.opset)
             folder = staging / spec.name / "1"
             folder.mkdir(parents=True)
             graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
             if options.inline and graphs[spec.name].model.functions:
                 inlined(graphs[spec.name]).save(folder / INLINED, external_above=options.external_data_above)
-            (staging / spec.name / "config.pbtxt").write_text(configs[spec.name])
-        for name, inputs in warmup_inputs(golden, sizes[-1]).items():
+        for name, inputs in warmup_inputs(golden, axis_sizes(checkpoint.config), sizes).items():
             (staging / name / "warmup").mkdir()
             for tensor, array in inputs.items():
                 (staging / name / "warmup" / tensor).write_bytes(np.ascontiguousarray(array).tobytes())
         classifier_folder = staging / MODEL / "1"
         classifier_folder.mkdir(parents=True)
         (classifier_folder / "model.py").write_text(SERVER_MODEL)
-        (staging / MODEL / "config.pbtxt").write_text(configs[MODEL])
         checkpoint.tokenizer.save(staging / TOKENIZER)
         (staging / FINDINGS).write_text(checkpoint.findings.to_toml())
         golden.save(staging / GOLDEN)
@@ -175,28 +171,25 @@ def export_bundle(
             plans=[],
             tolerances={**tolerances.to_dict(), "overridden": sorted(options.tolerances)},
             gates=[],
-            files=file_table(staging),
+            files={},
         )
-        # The gates run on the bundle as `lrclr verify` reads it, so it has a manifest before they are measured.
-        (staging / MANIFEST).write_text(manifest.to_json())
-        on_stage("run the gates")
+        progress.task("run the gates")
         results = reference_gates(golden, gate_images(), checkpoint.preprocess, checkpoint.tokenizer)
         for name in graphs:
             layers = quantization["graphs"][name]["int8_layers"] if quantization else 0
             results += precision_gate(name, histograms[name], options.precision, int8_layers=layers)
         if stored is not None:
             results += rounding_gates(checkpoint.model, exported)
-        bundle = Bundle(staging)
-        engine = OnnxRuntimeEngine(bundle)
-        results += verify(bundle, engine).gates
-        on_gates(results)
+        bundle = Bundle.unfinished(staging, manifest)
+        report = verify(bundle, OnnxRuntimeEngine(bundle))
+        results += report.gates
+        progress.gates(results)
         raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
-        on_stage("write the manifest")
-        ran_on = f"{engine.name}, {platform.machine()}, {os.cpu_count()} cores"
-        made_with = {**manifest.made_with, "gates_ran_on": ran_on}
+        made_with = {**manifest.made_with, "gates_ran_on": report.ran_on}
         measured = replace(manifest, gates=[result.to_dict() for result in results], made_with=made_with)
-        (staging / MANIFEST).write_text(measured.to_json())
-        finish(staging)
+        finished = finish(Bundle.unfinished(staging, measured))
+        progress.task("write the manifest")
+        write_records(staging, finished)
     return Bundle(output)
 
 
@@ -213,11 +206,11 @@ def _in_precision(
     calibration: Calibration | None,
     precision: str,
     tolerances: Tolerances,
-    on_stage: Callable[[str], None],
+    progress: ProgressCallbacks,
 ) -> tuple[LrclrModel, dict[str, Any] | None]:
     """The network as it shall be exported; of int8, what was done to it."""
     if calibration is not None:
-        made = quantized(checkpoint, calibration, tolerances, on_stage=on_stage)
+        made = quantized(checkpoint, calibration, tolerances, progress=progress)
         return made.model, made.record
     return (checkpoint.model if precision == "fp32" else half_precision(checkpoint.model)), None
 

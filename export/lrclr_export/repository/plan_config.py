@@ -1,60 +1,64 @@
-"""A graph's ``config.pbtxt`` for Triton's TensorRT backend, and back again."""
+"""What Triton's TensorRT backend needs in the ``config.pbtxt`` of a graph."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
 from tritonclient.grpc import model_config_pb2 as triton
 
 from lrclr.bundle import plan_file
-from lrclr_export.repository.triton_config import BACKEND, set_cuda_options
+from lrclr_export.profiles import profiles_of_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lrclr_export.profiles import Profile
 
-_PLANS = "tensorrt"
+_BACKEND = "tensorrt"
 
 
-def serving_plans(
-    config: str,
-    shapes: Mapping[str, Sequence[int | str]],
-    profiles: Sequence[Profile],
-    capabilities: Sequence[str],
-    *,
-    default: str | None = None,
-) -> str:
-    """The configuration of a graph, changed so that Triton serves its plans on GPUs and nothing else.
+@dataclass(frozen=True)
+class PlanServing:
+    """Triton serves plans, on GPUs only.
 
-    Args:
-        config: of the graph, for whatever backend.
-        shapes: of its inputs, where a name stands for a dynamic axis.
-        profiles: the manifest's.
+    Attributes:
         capabilities: compute capabilities that there are plans for.
-        default: the one of them whose plan runs on GPUs of other capabilities too. Without it, the server refuses such
-            a GPU.
+        default: the one of them whose plan also runs on GPUs of other capabilities. Without it, the server refuses
+            such a GPU.
     """
-    from lrclr_export.profiles import profiles_of_graph
 
-    model = cleared(config)
-    model.backend = _PLANS
-    for capability in sorted(capabilities, key=float):
-        model.cc_model_filenames[capability] = plan_file(_PLANS, capability)
-    if default is not None:
-        model.default_model_filename = plan_file(_PLANS, default)
-    # By default each profile's context would have the memory that the largest needs.
-    model.parameters["execution_context_allocation_strategy"].string_value = "ON_PROFILE_CHANGE"
-    (group,) = model.instance_group
-    group.kind = triton.ModelInstanceGroup.KIND_GPU
-    group.profile.extend(str(number) for number in range(len(profiles_of_graph(shapes, profiles))))
+    capabilities: tuple[str, ...]
+    default: str | None = None
+    batches = True
+
+    def configure(self, model: Any, shapes: Mapping[str, Sequence[int | str]], profiles: Sequence[Profile]) -> None:
+        """Complete a graph's configuration.
+
+        Args:
+            model: Triton's `ModelConfig` of the graph.
+            shapes: of the graph's inputs, where a name stands for a dynamic axis.
+            profiles: the manifest's.
+        """
+        model.backend = _BACKEND
+        for capability in sorted(self.capabilities, key=float):
+            model.cc_model_filenames[capability] = plan_file(_BACKEND, capability)
+        if self.default is not None:
+            model.default_model_filename = plan_file(_BACKEND, self.default)
+        # By default each profile's context would have the memory that the largest needs.
+        model.parameters["execution_context_allocation_strategy"].string_value = "ON_PROFILE_CHANGE"
+        (group,) = model.instance_group
+        group.kind = triton.ModelInstanceGroup.KIND_GPU
+        group.profile.extend(str(number) for number in range(len(profiles_of_graph(shapes, profiles))))
+        _add_cuda_graphs(model, shapes, profiles[-1])
+
+
+def _add_cuda_graphs(model: Any, shapes: Mapping[str, Sequence[int | str]], largest: Profile) -> None:
     cuda = model.optimization.cuda
     # Triton captures each size for each profile, and logs an error for a size that a profile does not take: all but
     # the first size for the profile of one image. It goes on, and such a size runs by the other profile.
     cuda.graphs = True
     cuda.output_copy_stream = True
-    largest = profiles[-1]
     batched = model.max_batch_size > 0
     axis = str(next(iter(shapes.values()))[0]) if batched else ""
     captured = _captured(largest, axis)
@@ -70,26 +74,6 @@ def serving_plans(
             spec.graph_lower_bound.batch_size = smaller + 1
             for name, dims in spec.input.items():
                 spec.graph_lower_bound.input[name].dim.extend(dims.dim)
-    return str(text_format.MessageToString(model))
-
-
-def serving_graph(config: str) -> str:
-    """The configuration as the export wrote it: Triton serves the ONNX graph."""
-    model = cleared(config)
-    model.backend = BACKEND
-    set_cuda_options(model)
-    return str(text_format.MessageToString(model))
-
-
-def cleared(config: str) -> Any:
-    """The parsed configuration without what a backend was told."""
-    model = text_format.Parse(config, triton.ModelConfig())
-    for field in ("cc_model_filenames", "default_model_filename", "optimization", "parameters"):
-        model.ClearField(field)
-    (group,) = model.instance_group
-    group.ClearField("kind")
-    group.ClearField("profile")
-    return model
 
 
 def _captured(profile: Profile, axis: str) -> list[int]:

@@ -1,126 +1,178 @@
-"""``config.pbtxt`` of each graph, made from Triton's own message type so that it is always valid."""
+"""``config.pbtxt`` of each model of a bundle, rendered from Triton's own message type, so that it is always valid.
+
+The tensors come from `lrclr.contract`, the sizes from the network's configuration or the bundle's manifest. Nothing
+here reads a ``config.pbtxt``.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
 from tritonclient.grpc import model_config_pb2 as triton
+from tritonclient.utils import np_to_triton_dtype
 
+from lrclr.contract import DYNAMIC, GRAPHS
 from lrclr.engines._onnxruntime import DEFAULT_OPTIONS
 from lrclr.triton import protocol
+from lrclr_export.repository.openvino_config import OpenVINOServing
+from lrclr_export.repository.plan_config import PlanServing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
-    from lrclr.bundle import Golden
-    from lrclr.model import LrclrConfig
+    from lrclr.bundle import Golden, Manifest
+    from lrclr.contract import Graph, Tensor
     from lrclr_export.profiles import Profile
 
-BACKEND = "onnxruntime"
 # Each decodes and waits for the graphs, and the image encoder batches what they ask at once: at most so many images
 # meet there. Measured in benchmarks/results/serving; each costs 55 MiB.
 _CLASSIFIERS = 8
 
 
-def triton_configs(config: LrclrConfig, profile: Profile) -> dict[str, str]:
+class Serving(Protocol):
+    """How Triton serves the graphs: `OnnxRuntimeServing`, `OpenVINOServing` or `PlanServing`."""
+
+    @property
+    def batches(self) -> bool:
+        """Whether Triton may put the rows of several requests together."""
+
+    def configure(self, model: Any, shapes: Mapping[str, Sequence[int | str]], profiles: Sequence[Profile]) -> None:
+        """Complete a graph's configuration."""
+
+
+class OnnxRuntimeServing:
+    """Triton's ONNX Runtime backend serves the graphs."""
+
+    batches = True
+
+    def configure(self, model: Any, shapes: Mapping[str, Sequence[int | str]], profiles: Sequence[Profile]) -> None:
+        """Complete a graph's configuration; as `PlanServing.configure`."""
+        del shapes, profiles
+        model.backend = "onnxruntime"
+        # The backend passes them to ONNX Runtime since Triton 24.06 (src/onnxruntime.cc), and not where a model runs on
+        # the CPU: its CUDA provider computes as that of `OnnxRuntimeEngine`.
+        accelerator = model.optimization.execution_accelerators.gpu_execution_accelerator.add(name="cuda")
+        for name, value in DEFAULT_OPTIONS["cuda"].items():
+            accelerator.parameters[name] = value
+
+
+def triton_configs(
+    sizes: Mapping[str, int], profiles: Sequence[Profile], serving: Serving | None = None
+) -> dict[str, str]:
     """The text of ``config.pbtxt`` for each graph, and for the model `lrclr` above them.
+
+    Args:
+        sizes: of the axes that the network fixes: `lrclr.contract.axis_sizes`, or `sizes_of` a manifest.
+        profiles: smallest, commonest and largest size of each dynamic axis; see `lrclr_export.profiles`.
+        serving: how Triton serves the graphs; with ONNX Runtime if not given.
+    """
+    configs = {name: triton_config(graph, sizes, profiles, serving) for name, graph in GRAPHS.items()}
+    classifier = _classifier({"S": sizes["image_size"], "R": sizes["regions"]})
+    return {**configs, classifier.name: text_format.MessageToString(classifier)}
+
+
+def triton_config(
+    graph: Graph, sizes: Mapping[str, int], profiles: Sequence[Profile], serving: Serving | None = None
+) -> str:
+    """The text of ``config.pbtxt`` for one graph; parameters as for `triton_configs`.
 
     The image encoder batches over images and the text encoder over prompts; the fusion head has both axes, so Triton
     does not batch it. Two versions of a graph stay loaded, so that the `lrclr` model of one bundle finds the graphs of
     that bundle while the next is taking over. Before a graph is ready, the server runs `warmup_inputs` through it.
-
-    Args:
-        config: the network's.
-        profile: smallest, commonest and largest size of each axis; see `lrclr_export.profiles`.
     """
-    vision, text = config.vision_config, config.text_config
-    rows, regions = config.num_regions + 1, config.num_regions
-    image = _model(
-        "image_encoder",
-        profile["batch"][2],
-        inputs={"pixel_values": ("FP32", [3, vision.image_size, vision.image_size])},
-        outputs={
-            "image_embedding": ("FP32", [config.projection_dim]),
-            "region_tokens": ("FP32", [rows, vision.hidden_size]),
-            "region_index": ("INT64", [regions]),
-            "region_importance": ("FP32", [regions]),
-        },
-    )
-    prompts = _model(
-        "text_encoder",
-        profile["prompts"][2],
-        inputs={"input_ids": ("INT64", [-1])},
-        outputs={
-            "text_embedding": ("FP32", [config.projection_dim]),
-            "text_tokens": ("FP32", [-1, text.hidden_size]),
-        },
-    )
-    fusion = _model(
-        "fusion_head",
-        0,
-        inputs={
-            "region_tokens": ("FP32", [-1, rows, vision.hidden_size]),
-            "text_tokens": ("FP32", [-1, -1, text.hidden_size]),
-            "text_mask": ("INT64", [-1, -1]),
-        },
-        outputs={"local_score": ("FP32", [-1, -1]), "region_attention": ("FP32", [-1, -1, regions])},
-    )
-    for graph in (image, prompts, fusion):
-        graph.version_policy.latest.num_versions = 2
-        # One, on a GPU where there is one: its threads or kernels fill the device, and a batch serves all who wait.
-        graph.instance_group.add(count=1)
-        set_cuda_options(graph)
-    _warm_up(image, {"pixel_values": [3, vision.image_size, vision.image_size]})
-    many, long = profile["prompts"][1], profile["tokens"][1]
-    _warm_up(prompts, {"input_ids": [long]})
-    sizes = {"region_tokens": [1, rows, vision.hidden_size], "text_tokens": [many, long, text.hidden_size]}
-    _warm_up(fusion, {**sizes, "text_mask": [many, long]})
-    classifier = _classifier({"S": vision.image_size, "R": regions})
-    return {model.name: text_format.MessageToString(model) for model in (image, prompts, fusion, classifier)}
+    serving = serving or OnnxRuntimeServing()
+    axis = _batch_axis(graph) if serving.batches else None
+    model = triton.ModelConfig(name=graph.name, max_batch_size=profiles[-1][axis][2] if axis else 0)
+    for kind, tensors in ((model.input, graph.inputs), (model.output, graph.outputs)):
+        for tensor in tensors:
+            dims = [-1 if size in DYNAMIC else size for size in _shape(tensor, sizes)]
+            kind.add(name=tensor.name, data_type=_data_type(tensor), dims=dims[1:] if axis else dims)
+    if axis:
+        # Without a queue delay: it would cost that delay at low load, and at high load a queue forms by itself.
+        model.dynamic_batching.SetInParent()
+    model.version_policy.latest.num_versions = 2
+    # One, on a GPU where there is one: its threads or kernels fill the device, and a batch serves all who wait.
+    model.instance_group.add(count=1)
+    warmup = model.model_warmup.add(name="findings of a radiograph", batch_size=1 if axis else 0)
+    for tensor in graph.inputs:
+        entry = warmup.inputs[tensor.name]
+        entry.data_type = _data_type(tensor)
+        shape = _warmup_shape(graph, tensor, sizes, profiles[-1])
+        entry.dims.extend(shape[1:] if axis else shape)
+        entry.input_data_file = tensor.name
+    serving.configure(model, {tensor.name: _shape(tensor, sizes) for tensor in graph.inputs}, profiles)
+    return str(text_format.MessageToString(model))
 
 
-def warmup_inputs(golden: Golden, profile: Profile) -> dict[str, dict[str, NDArray[Any]]]:
-    """A radiograph and the findings' prompts, as each graph takes them, without the axis that Triton batches over.
+def warmup_inputs(
+    golden: Golden, sizes: Mapping[str, int], profiles: Sequence[Profile]
+) -> dict[str, dict[str, NDArray[Any]]]:
+    """A radiograph and the findings' prompts, as each graph takes them.
 
     Args:
         golden: of the bundle; the first prompts are those of the findings.
-        profile: as for `triton_configs`.
+        sizes, profiles: as for `triton_configs`.
     """
-    many, long = profile["prompts"][1], profile["tokens"][1]
     return {
-        "image_encoder": {"pixel_values": golden.pixel_values[0]},
-        "text_encoder": {"input_ids": golden.input_ids[0, :long]},
-        "fusion_head": {
-            "region_tokens": golden.region_tokens[:1],
-            "text_tokens": golden.text_tokens[:many, :long],
-            "text_mask": golden.text_mask[:many, :long],
-        },
+        name: {
+            tensor.name: getattr(golden, tensor.name)[
+                tuple(slice(size) for size in _warmup_shape(graph, tensor, sizes, profiles[-1]))
+            ]
+            for tensor in graph.inputs
+        }
+        for name, graph in GRAPHS.items()
     }
 
 
-def set_cuda_options(model: Any) -> None:
-    """Let Triton's onnxruntime backend create its CUDA provider with the options of `OnnxRuntimeEngine`.
-
-    The backend passes them to ONNX Runtime since Triton 24.06 (``src/onnxruntime.cc``). Where a model runs on the CPU,
-    it does not read them.
-
-    Args:
-        model: the message, which is changed.
-    """
-    accelerator = model.optimization.execution_accelerators.gpu_execution_accelerator.add(name="cuda")
-    for name, value in DEFAULT_OPTIONS["cuda"].items():
-        accelerator.parameters[name] = value
+def sizes_of(manifest: Manifest) -> dict[str, int]:
+    """As `lrclr.contract.axis_sizes`, from a manifest: without torch, which reading the configuration needs."""
+    return {
+        axis: size
+        for name, graph in GRAPHS.items()
+        for kind, tensors in (("inputs", graph.inputs), ("outputs", graph.outputs))
+        for tensor in tensors
+        for axis, size in zip(tensor.axes, manifest.graphs[name][kind][tensor.name]["shape"], strict=True)
+        if isinstance(axis, str) and axis not in DYNAMIC
+    }
 
 
-def _warm_up(model: Any, shapes: dict[str, list[int]]) -> None:
-    types = {tensor.name: tensor.data_type for tensor in model.input}
-    warmup = model.model_warmup.add(name="findings of a radiograph", batch_size=min(1, model.max_batch_size))
-    for name, shape in shapes.items():
-        entry = warmup.inputs[name]
-        entry.data_type = types[name]
-        entry.dims.extend(shape)
-        entry.input_data_file = name
+def serving_of(manifest: Manifest) -> Serving:
+    """How Triton serves a bundle: see `Manifest.served_plans`, and else the ONNX graphs."""
+    served = {entry["compute_capabilities"][0]: entry["options"] for entry in manifest.served_plans}
+    if served:
+        # A plan that was built for other GPUs too serves those that no plan was built for.
+        moving = [one for one in sorted(served, key=float) if served[one]["hardware_compatible"] == "ampere+"]
+        return PlanServing(tuple(served), default=moving[0] if moving else None)
+    if manifest.engine["name"] == "openvino":
+        entry = next(entry for entry in manifest.plans if entry["engine"] == "openvino")
+        files = {graph: str(entry["graphs"][graph]["file"]).rpartition("/")[2] for graph in GRAPHS}
+        return OpenVINOServing(files, half=manifest.precision == "fp16")
+    return OnnxRuntimeServing()
+
+
+def _batch_axis(graph: Graph) -> str | None:
+    """The first axis of all inputs, over which Triton can make batches; None where they differ."""
+    axes = {tensor.axes[0] for tensor in graph.inputs}
+    return str(axes.pop()) if len(axes) == 1 else None
+
+
+def _shape(tensor: Tensor, sizes: Mapping[str, int]) -> list[int | str]:
+    """With the sizes that the network fixes; the names of dynamic axes stay."""
+    return [axis if isinstance(axis, int) else sizes.get(axis, axis) for axis in tensor.axes]
+
+
+def _warmup_shape(graph: Graph, tensor: Tensor, sizes: Mapping[str, int], profile: Profile) -> list[int]:
+    """One row of the axis that Triton batches over, one image, and else the commonest sizes."""
+    one = {"batch", _batch_axis(graph)}
+    return [size if isinstance(size, int) else 1 if size in one else profile[size][1] for size in _shape(tensor, sizes)]
+
+
+def _data_type(tensor: Tensor) -> Any:
+    return getattr(triton, f"TYPE_{np_to_triton_dtype(np.dtype(tensor.dtype))}")
 
 
 def _classifier(sizes: dict[str, int]) -> Any:
@@ -148,15 +200,4 @@ def _classifier(sizes: dict[str, int]) -> Any:
     policy.timeout_action = triton.ModelQueuePolicy.REJECT
     # A client may set a shorter time limit for its request, not a longer one: then the request leaves the queue.
     policy.allow_timeout_override = True
-    return model
-
-
-def _model(name: str, max_batch: int, *, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
-    model = triton.ModelConfig(name=name, backend=BACKEND, max_batch_size=max_batch)
-    for kind, tensors in ((model.input, inputs), (model.output, outputs)):
-        for tensor, (data_type, dims) in tensors.items():
-            kind.add(name=tensor, data_type=getattr(triton, f"TYPE_{data_type}"), dims=dims)
-    if max_batch > 0:
-        # Without a queue delay: it would cost that delay at low load, and at high load a queue forms by itself.
-        model.dynamic_batching.SetInParent()
     return model

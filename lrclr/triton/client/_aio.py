@@ -6,11 +6,11 @@ import asyncio
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from lrclr._addresses import Address
 from lrclr.contract import MODEL
 from lrclr.errors import LrclrError, UsageError
 from lrclr.triton.client import _wire as wire
-from lrclr.triton.client._options import ClientOptions, Deadline
+from lrclr.triton.client._base import BaseClient
+from lrclr.triton.client._options import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -19,32 +19,30 @@ if TYPE_CHECKING:
 
     from lrclr.inference import Prediction
     from lrclr.text import FindingSet
+    from lrclr.triton.client._options import ClientOptions
     from lrclr.triton.client._wire import ImageSource, Reply
 
 __all__ = ["AsyncClient"]
 
 
-class AsyncClient:
-    """As `Client`, for asyncio; use it within one event loop, with ``async with``.
+class AsyncClient(BaseClient):
+    """Asynchronous client for asyncio. Use it in one event loop, with ``async with``.
 
     Args:
         address: as for `Client`.
-        options: how to ask.
+        options: as for `Client`.
 
     Raises:
         MissingExtraError: tritonclient is not installed.
-        UsageError: the address is something else, or shared memory was asked for, which only `Client` has.
+        UsageError: the address is not of this form, or `options` ask for shared memory, which only `Client` has.
     """
 
+    _HOW_TO_OPEN = "Use it in `async with`."
+
     def __init__(self, address: str, options: ClientOptions | None = None) -> None:
-        self.address = address
-        self.options = options or ClientOptions()
+        super().__init__(address, options)
         if self.options.shared_memory:
-            raise UsageError("AsyncClient does not share memory", fix="Use Client, or leave shared_memory out.")
-        wire.triton_grpc()
-        self._connection = self.options.connection(Address.parse(address))
-        self._triton: Any = None
-        self._described: dict[str, Any] | None = None
+            raise UsageError("AsyncClient has no shared memory", fix="Use Client, or leave shared_memory out.")
 
     async def __aenter__(self) -> Self:
         # Made here: the channel belongs to the event loop that runs.
@@ -85,22 +83,15 @@ class AsyncClient:
             return wire.Reply([], [], "")
         deadline = Deadline(self.options)
         files = [await asyncio.to_thread(wire.encoded, image) for image in images]
-        asked = wire.as_infer_inputs(wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact))
-        result = await self._infer(asked, deadline)
-        bundle = result.as_numpy("bundle")
-        known = await self._description(deadline)
-        if bundle is not None and bundle.ravel()[0].decode() != known["bundle"]:
-            known = await self._description(deadline, again=True)
+        tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact)
+        result = await self._infer(wire.as_infer_inputs(tensors), deadline)
+        known = self._known(result) or await self._describe(deadline)
         return wire.reply(result, len(files), fusion_trained=bool(known["fusion_trained"]))
 
     async def describe(self, *, again: bool = False) -> dict[str, Any]:
         """As `Client.describe`."""
-        return await self._description(Deadline(self.options), again=again)
-
-    async def _description(self, deadline: Deadline, *, again: bool = False) -> dict[str, Any]:
-        if self._described is None or again:
-            self._described = wire.description(await self._infer(wire.describe_inputs(), deadline))
-        return self._described
+        known = None if again else self._described
+        return known or await self._describe(Deadline(self.options))
 
     async def stream(
         self,
@@ -110,19 +101,19 @@ class AsyncClient:
         findings: FindingSet | None = None,
         alpha: float | None = None,
     ) -> AsyncIterator[Prediction | LrclrError]:
-        """Answers for many images, each in a request of its own, in order, as they come.
+        """Predictions for many images, one request for each image, in order, as they arrive.
 
         Args:
-            images: taken one by one, never more than `concurrency` ahead of what was handed out.
+            images: read one by one, at most `concurrency` ahead of what was yielded.
             concurrency: requests at once.
-            findings: what to ask for.
+            findings: as for `predict`.
             alpha: weight of the local score.
 
         Yields:
-            For each image its prediction, or what was wrong with it.
+            For each image its prediction, or its error.
 
         Raises:
-            ServerUnavailableError, ServerError: what is no image's fault ends the stream.
+            ServerUnavailableError, ServerError: an error that does not depend on the image ends the stream.
         """
         if concurrency < 1:
             raise UsageError("a stream needs at least one request at once")
@@ -150,19 +141,16 @@ class AsyncClient:
         except wire.OF_ONE_IMAGE as error:
             return error
 
-    async def _infer(self, asked: list[Any], deadline: Deadline) -> Any:
-        """Ask, and again while it may help."""
+    async def _describe(self, deadline: Deadline) -> dict[str, Any]:
+        return self._remember(await self._infer(wire.describe_inputs(), deadline))
+
+    async def _infer(self, inputs: list[Any], deadline: Deadline) -> Any:
+        """Send a request, and repeat it while `_pause` allows it."""
         from tritonclient.utils import InferenceServerException
 
-        if self._triton is None:
-            raise UsageError("the client is not open", fix="Use it within `async with`.")
         for attempt in count(1):
             try:
-                return await self._triton.infer(MODEL, asked, **self.options.call(deadline.left()))
+                return await self._opened().infer(MODEL, inputs, **self.options.call(deadline.left()))
             except InferenceServerException as error:
-                ours = wire.error_of(error, self.address, self.options.timeout)
-                pause = deadline.pause(attempt, ours)
-                if pause is None:
-                    raise ours from error
-                await asyncio.sleep(pause)
+                await asyncio.sleep(self._pause(error, attempt, deadline))
         raise AssertionError("the loop returns or raises")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from itertools import count
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from lrclr._addresses import Address
 from lrclr.contract import MODEL
 from lrclr.errors import ServerUnavailableError, UsageError
 from lrclr.triton.client import _wire as wire
-from lrclr.triton.client._options import ClientOptions, Deadline
+from lrclr.triton.client._base import BaseClient
+from lrclr.triton.client._options import Deadline
 from lrclr.triton.client._shared_memory import SharedRegions
 
 if TYPE_CHECKING:
@@ -24,33 +23,31 @@ if TYPE_CHECKING:
 
     from lrclr.inference import Prediction
     from lrclr.text import FindingSet
+    from lrclr.triton.client._options import ClientOptions
     from lrclr.triton.client._wire import ImageSource, Reply
 
 __all__ = ["Client"]
 
 
-class Client:
-    """Asks a server, and gives what the local `ZeroShotClassifier` gives. Safe to call from several threads.
+class Client(BaseClient):
+    """Synchronous client. It returns what the local `ZeroShotClassifier` returns. Safe to call from several threads.
 
     Args:
-        address: ``host:port`` of the server's gRPC; an IPv6 address in brackets. A loopback address is called without
-            a proxy, whatever the environment says.
-        options: how to ask.
+        address: ``host:port`` of the server's gRPC port; an IPv6 address in brackets. A loopback address is called
+            without a proxy, whatever the environment says.
+        options: timeouts, repetitions and transport.
 
     Raises:
         MissingExtraError: tritonclient is not installed.
-        UsageError: the address is something else.
+        UsageError: the address is not of this form.
     """
 
+    _HOW_TO_OPEN = "It was closed: make a new Client."
+
     def __init__(self, address: str, options: ClientOptions | None = None) -> None:
-        self.address = address
-        self.options = options or ClientOptions()
-        self._triton: Any = None
-        connection = self.options.connection(Address.parse(address))
-        self._triton = wire.triton_grpc().InferenceServerClient(**connection)
+        super().__init__(address, options)
+        self._triton = wire.triton_grpc().InferenceServerClient(**self._connection)
         self._regions = SharedRegions(self._triton) if self.options.shared_memory else None
-        self._described: dict[str, Any] | None = None
-        self._lock = Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -123,84 +120,67 @@ class Client:
         """As `predict`, for images that are preprocessed already, as `describe` says: ``[B, 3, S, S]`` float32."""
         if len(pixel_values) == 0:
             return []
-        # The request of no file has everything else.
-        tensors = wire.inputs([], findings, alpha, None, heatmap=False, exact=False)
-        del tensors["image"]
-        tensors["pixel_values"] = pixel_values
+        tensors = wire.inputs(pixel_values, findings, alpha)
         return self._answered(tensors, len(pixel_values), Deadline(self.options)).predictions
 
-    def _answered(self, tensors: Mapping[str, NDArray[Any]], images: int, deadline: Deadline) -> Reply:
-        result = self._infer_tensors(tensors, deadline)
-        bundle = result.as_numpy("bundle")
-        known = self._description(deadline)
-        if bundle is not None and bundle.ravel()[0].decode() != known["bundle"]:
-            known = self._description(deadline, again=True)
-        return wire.reply(result, images, fusion_trained=bool(known["fusion_trained"]))
-
     def describe(self, *, again: bool = False) -> dict[str, Any]:
-        """What the model is: see the server's output ``description``. Asked once, or `again`."""
-        return self._description(Deadline(self.options), again=again)
-
-    def _description(self, deadline: Deadline, *, again: bool = False) -> dict[str, Any]:
-        with self._lock:
-            known = self._described
-        if known is None or again:
-            known = wire.description(self._repeated(lambda: self._infer(wire.describe_inputs(), deadline), deadline))
-            with self._lock:
-                self._described = known
-        return known
+        """The server's output ``description``: what the model is. Requested once, and anew where `again` says so."""
+        known = None if again else self._described
+        return known or self._describe(Deadline(self.options))
 
     def ready(self) -> bool:
         """Whether the server says that it takes requests. Only an answer shows that it does."""
         deadline = Deadline(self.options)
         try:
             return bool(
-                self._repeated(lambda: self._triton.is_model_ready(MODEL, client_timeout=deadline.left()), deadline)
+                self._repeated(lambda: self._opened().is_model_ready(MODEL, client_timeout=deadline.left()), deadline)
             )
         except ServerUnavailableError:
             return False
 
     def infer_graph(self, graph: str, tensors: list[Any]) -> Any:
-        """One of the bundle's graphs, with tritonclient's inputs and its result."""
+        """Run one of the bundle's graphs, with tritonclient's inputs and its result."""
         deadline = Deadline(self.options)
-        return self._repeated(
-            lambda: self._triton.infer(graph, tensors, **self.options.call(deadline.left())), deadline
-        )
+        return self._repeated(lambda: self._infer(graph, tensors, deadline), deadline)
+
+    def _answered(self, tensors: Mapping[str, NDArray[Any]], images: int, deadline: Deadline) -> Reply:
+        result = self._infer_tensors(tensors, deadline)
+        known = self._known(result) or self._describe(deadline)
+        return wire.reply(result, images, fusion_trained=bool(known["fusion_trained"]))
+
+    def _describe(self, deadline: Deadline) -> dict[str, Any]:
+        inputs = wire.describe_inputs()
+        return self._remember(self._repeated(lambda: self._infer(MODEL, inputs, deadline), deadline))
 
     def _infer_tensors(self, tensors: Mapping[str, NDArray[Any]], deadline: Deadline) -> Any:
-        if self._regions is None:
-            asked = wire.as_infer_inputs(dict(tensors))
-            return self._repeated(lambda: self._infer(asked, deadline), deadline)
+        regions = self._regions
+        if regions is None:
+            inputs = wire.as_infer_inputs(tensors)
+            return self._repeated(lambda: self._infer(MODEL, inputs, deadline), deadline)
+
+        def infer_shared() -> Any:
+            with regions.inputs(tensors, timeout=deadline.left()) as inputs:
+                return self._infer(MODEL, inputs, deadline)
+
         try:
-            return self._repeated(lambda: self._infer_shared(tensors, deadline), deadline)
+            return self._repeated(infer_shared, deadline)
         except UsageError as error:
             if "shared memory region" not in str(error):
                 raise
-            # The server was started again since it was told of the region.
-            self._regions.close()
-            return self._repeated(lambda: self._infer_shared(tensors, deadline), deadline)
+            # A server that was restarted does not know the regions any more.
+            regions.close()
+            return self._repeated(infer_shared, deadline)
 
-    def _infer_shared(self, tensors: Mapping[str, NDArray[Any]], deadline: Deadline) -> Any:
-        assert self._regions is not None  # noqa: S101 - for the type checker
-        with self._regions.inputs(tensors, timeout=deadline.left()) as asked:
-            return self._infer(asked, deadline)
-
-    def _infer(self, asked: list[Any], deadline: Deadline) -> Any:
-        return self._triton.infer(MODEL, asked, **self.options.call(deadline.left()))
+    def _infer(self, model: str, inputs: list[Any], deadline: Deadline) -> Any:
+        return self._opened().infer(model, inputs, **self.options.call(deadline.left()))
 
     def _repeated(self, call: Callable[[], Any], deadline: Deadline) -> Any:
-        """Call, and again while it may help."""
+        """Call, and repeat the call while `_pause` allows it."""
         from tritonclient.utils import InferenceServerException
 
-        if self._triton is None:
-            raise UsageError("the client is closed")
         for attempt in count(1):
             try:
                 return call()
             except InferenceServerException as error:
-                ours = wire.error_of(error, self.address, self.options.timeout)
-                pause = deadline.pause(attempt, ours)
-                if pause is None:
-                    raise ours from error
-                time.sleep(pause)
+                time.sleep(self._pause(error, attempt, deadline))
         raise AssertionError("the loop returns or raises")

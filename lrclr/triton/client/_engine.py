@@ -1,4 +1,4 @@
-"""A server's graphs as an engine, for whoever has the bundle here and wants it run there."""
+"""Engine that runs a bundle's graphs on a Triton server."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from lrclr.triton.client._options import ClientOptions
 
 __all__ = ["TritonEngine"]
-
-_TYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64"}
 
 
 class TritonEngine:
@@ -51,9 +49,11 @@ class TritonEngine:
         return f"triton {self._client.address}"
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        from tritonclient.utils import np_to_triton_dtype
+
         tensors = []
         for name, array in inputs.items():
-            one = wire.triton_grpc().InferInput(name, list(array.shape), _TYPES[array.dtype])
+            one = wire.triton_grpc().InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
             one.set_data_from_numpy(np.ascontiguousarray(array))
             tensors.append(one)
         result = self._client.infer_graph(graph, tensors)

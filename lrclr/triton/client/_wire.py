@@ -26,7 +26,7 @@ from lrclr.inference import Answers, Prediction
 from lrclr.triton import protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import ModuleType
 
     from numpy.typing import NDArray
@@ -113,16 +113,20 @@ def encoded(source: ImageSource) -> bytes:
 
 
 def inputs(
-    images: Sequence[bytes],
+    images: Sequence[bytes] | NDArray[np.float32],
     findings: FindingSet | None,
     alpha: float | None,
-    frame: int | None,
+    frame: int | None = None,
     *,
-    heatmap: bool,
-    exact: bool,
+    heatmap: bool = False,
+    exact: bool = False,
 ) -> dict[str, NDArray[Any]]:
-    """The tensors of a request, by name."""
-    tensors: dict[str, NDArray[Any]] = {"image": _bytes(images)}
+    """The tensors of a request, by name; `images` are files, or preprocessed images ``[B, 3, S, S]``."""
+    tensors: dict[str, NDArray[Any]] = {}
+    if isinstance(images, np.ndarray):
+        tensors["pixel_values"] = images
+    else:
+        tensors["image"] = _bytes(images)
     if findings is not None:
         tensors["findings_toml"] = _bytes([findings.to_toml().encode()])
     if alpha is not None:
@@ -136,7 +140,7 @@ def inputs(
     return tensors
 
 
-def as_infer_inputs(tensors: dict[str, NDArray[Any]]) -> list[Any]:
+def as_infer_inputs(tensors: Mapping[str, NDArray[Any]]) -> list[Any]:
     """tritonclient's objects for the tensors of the model `lrclr`."""
     grpc = triton_grpc()
     made = []

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from lrclr._processors import processors
 from lrclr._version import __version__
 from lrclr.budget import HEATMAP_BYTES, decoding, reading
 from lrclr.errors import FindingsError, LrclrError
@@ -60,7 +60,7 @@ class Answerer:
         self._classifier = classifier
         self._metrics = metrics
         self._limits = limits or ReadLimits()
-        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(processors(), thread_name_prefix="decode")
         self._prompts = (0, 0)
 
     def answer(self, request: Request) -> list[Any]:

@@ -23,8 +23,7 @@ _LAST_ANSWER = re.compile(rf"{re.escape(LAST_ANSWER)} (\d+)$")
 _IDLE = re.compile(r"All models are stopped|Timeout \d+: Found \d+ \w+ service connections")
 # What Triton says when its processes take long to end. Whether a request was lost, `TritonServer.stop` finds out.
 _LATE = "failed to stop server"
-# Triton tries every size of the configuration for every profile of a plan, as
-# `lrclr_export.repository.plan_config` says.
+# Triton tries every size of the configuration for every profile of a plan: see `lrclr_export.repository.plan_config`.
 _EXPECTED = re.compile(r"Failed to set cuda graph shape for|IExecutionContext::setInputShape: Error Code")
 # What the stand-in server says about the GPU that it lacks.
 _NOISE = re.compile(

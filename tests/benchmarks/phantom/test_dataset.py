@@ -199,7 +199,7 @@ def test_a_folder_of_others_is_left_alone(body: ct.Phantom, tmp_path: Path) -> N
     mine.mkdir()
     (mine / "thesis.txt").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(UsageError, match="not ours"):
+        with pytest.raises(UsageError, match="did not write"):
             make(body, {"train": 1}, mine, overwrite=overwrite)
     assert tree(tmp_path) == {"mine/thesis.txt": b"mine"}
 

@@ -17,12 +17,13 @@ from tritonclient.grpc import model_config_pb2 as triton
 from lrclr import Bundle, ZeroShotClassifier, read_image
 from lrclr.bundle import GRAPHS
 from lrclr.checkpoints import load_checkpoint
+from lrclr.contract import axis_sizes
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import BundleError, UsageError
 from lrclr.samples import sample_paths
 from lrclr_export import ExportOptions, export_bundle
 from lrclr_export.profiles import profiles
-from lrclr_export.repository.triton_config import triton_configs
+from lrclr_export.repository.triton_config import sizes_of, triton_configs
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -99,12 +100,16 @@ def test_config_pbtxt_agrees_with_graph_and_manifest(fp16_bundle: Path, graph: s
     assert config.dynamic_batching.max_queue_delay_microseconds == 0
 
 
+def test_a_manifest_tells_the_sizes_that_the_network_fixes(checkpoint: Checkpoint, fp16_bundle: Path) -> None:
+    assert sizes_of(Bundle(fp16_bundle).manifest) == axis_sizes(checkpoint.config)
+
+
 @pytest.mark.parametrize("max_batch", [1, 7, 128])
 def test_max_batch_reaches_the_image_encoder(checkpoint: Checkpoint, max_batch: int) -> None:
     sizes = profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=max_batch)
     assert sizes[0]["batch"] == [1, 1, 1]
     assert sizes[-1]["batch"] == [1, min(8, max_batch), max_batch]
-    configs = triton_configs(checkpoint.config, sizes[-1])
+    configs = triton_configs(axis_sizes(checkpoint.config), sizes)
     assert parsed(configs["image_encoder"]).max_batch_size == max_batch
 
 
@@ -117,7 +122,7 @@ def test_the_committed_configs_are_what_the_exporter_writes() -> None:
     """`triton_repo/*/config.pbtxt` are never edited by hand: export the default checkpoint and commit what it wrote."""
     default = load_checkpoint("default")
     sizes = profiles(default.findings, default.tokenizer, max_batch=ExportOptions().max_batch)
-    written = triton_configs(default.config, sizes[-1])
+    written = triton_configs(axis_sizes(default.config), sizes)
     committed = {path.parent.name: path.read_text() for path in REPOSITORY.glob("triton_repo/*/config.pbtxt")}
     assert committed == written
 
@@ -217,7 +222,9 @@ def test_an_opset_that_is_not_written_is_refused_before_anything_is_done(
     checkpoint: Checkpoint, tmp_path: Path, opset: int
 ) -> None:
     with pytest.raises(UsageError, match="Choose 18 to 23"):
-        export_bundle(checkpoint, tmp_path / "bundle", ExportOptions("fp32", opset=opset), on_stage=pytest.fail)
+        export_bundle(
+            checkpoint, tmp_path / "bundle", ExportOptions("fp32", opset=opset), progress=bundles.no_task_expected()
+        )
     assert list(tmp_path.iterdir()) == []
 
 

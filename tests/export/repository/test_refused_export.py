@@ -253,7 +253,7 @@ def test_options_are_checked_before_anything_is_done(checkpoint: Checkpoint, tmp
         ExportOptions(tolerances={"nothing": 1.0}),
     ):
         with pytest.raises(UsageError):
-            export_bundle(checkpoint, tmp_path / "bundle", options, on_stage=pytest.fail)
+            export_bundle(checkpoint, tmp_path / "bundle", options, progress=bundles.no_task_expected())
     assert list(tmp_path.iterdir()) == []
 
 

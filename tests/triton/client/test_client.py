@@ -174,6 +174,47 @@ def test_a_call_ends_when_its_time_is_up_and_not_when_a_repetitions_would_be() -
         assert len(server.left) == 1
 
 
+def test_a_client_that_is_not_open_says_so() -> None:
+    with scripted() as server:
+        client, unopened = Client(server.address), AsyncClient(server.address)
+        client.close()
+        client.close()
+        for call in (
+            lambda: client.predict([b"image"]),
+            client.describe,
+            client.ready,
+            lambda: client.infer_graph("", []),
+        ):
+            with pytest.raises(UsageError, match="not open"):
+                call()
+        for waiting in (unopened.predict([b"image"]), unopened.describe()):
+            with pytest.raises(UsageError, match=r"not open.*async with"):
+                asyncio.run(waiting)
+    assert not server.left
+
+
+def test_the_description_is_fetched_again_for_an_answer_of_another_bundle() -> None:
+    async def ask(address: str) -> None:
+        async with AsyncClient(address) as client:
+            await client.predict([b"image"])
+            await client.predict([b"image"])
+            server.bundle = "1" * 64
+            await client.predict([b"image"])
+            assert (await client.describe())["bundle"] == server.bundle
+
+    with scripted() as server:
+        with Client(server.address) as client:
+            client.predict([b"image"])
+            client.predict([b"image"])
+            server.bundle = "2" * 64
+            client.predict([b"image"])
+            assert client.describe()["bundle"] == server.bundle
+        assert server.described == [False, True, False, False, True]
+        server.described.clear()
+        asyncio.run(ask(server.address))
+    assert server.described == [False, True, False, False, True]
+
+
 @pytest.mark.parametrize("attempt", [1, 5, 40, 4000])
 def test_pauses_are_bounded_and_spread(attempt: int) -> None:
     options = ClientOptions(timeout=1e6, retries=10_000)

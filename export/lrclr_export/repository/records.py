@@ -1,0 +1,26 @@
+"""The files of a bundle that describe the others: Triton's configuration and the manifest, rendered once and last."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lrclr._files import write_whole
+from lrclr.bundle import write_manifest
+from lrclr_export.repository.triton_config import serving_of, sizes_of, triton_configs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lrclr.bundle import Manifest
+
+
+def write_records(folder: Path, manifest: Manifest) -> None:
+    """Write each ``config.pbtxt``, and then the manifest.
+
+    Args:
+        folder: a bundle in the making whose other files are complete.
+        manifest: complete but for its table of files.
+    """
+    for name, text in triton_configs(sizes_of(manifest), manifest.profiles, serving_of(manifest)).items():
+        write_whole(folder / name / "config.pbtxt", text.encode())
+    write_manifest(folder, manifest)

@@ -1,0 +1,50 @@
+"""How many threads lrclr starts where nobody said a number."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lrclr import _processors
+from lrclr._processors import cpu_quota, processors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    ("text", "quota", "expected"),
+    [
+        ("max 100000\n", None, 64),
+        ("200000 100000\n", 2.0, 2),
+        ("150000 100000\n", 1.5, 2),
+        ("10000 100000\n", 0.1, 1),
+        ("6400000 50000\n", 128.0, 64),
+        ("nonsense", None, 64),
+        (None, None, 64),
+    ],
+)
+def test_a_quota_bounds_the_affinity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, quota: float | None, expected: int
+) -> None:
+    """The file stands for the kernel's: no test can give its own container another quota."""
+    file = tmp_path / "cpu.max"
+    if text is not None:
+        file.write_text(text)
+    assert cpu_quota(file) == quota
+    monkeypatch.setattr(_processors, "cpu_quota", lambda: cpu_quota(file))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(64)), raising=False)
+    assert processors() == expected
+
+
+def test_the_affinity_counts() -> None:
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system has no CPU affinity")
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert processors() == 1
+    finally:
+        os.sched_setaffinity(0, before)

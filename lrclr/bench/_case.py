@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
-from lrclr.bundle import GRAPHS
+from lrclr.contract import GRAPHS
 
 __all__ = ["STAGES", "Case", "Stage"]
 
 Stage = Literal["image_encoder", "text_encoder", "fusion_head", "classifier", "files"]
-STAGES: Final[tuple[Stage, ...]] = ("image_encoder", "text_encoder", "fusion_head", "classifier", "files")
-_TITLES: Final = {
-    "image_encoder": "image encoder",
-    "text_encoder": "text encoder",
-    "fusion_head": "fusion head",
-    "classifier": "pixels to findings",
-    "files": "files to findings",
-}
+STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
+_TITLES: Final = {"classifier": "pixels to findings", "files": "files to findings"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +51,7 @@ class Case:
     @property
     def what(self) -> str:
         """The case without its target, in words."""
-        parts = [_TITLES[self.stage]]
+        parts = [_TITLES.get(self.stage, self.stage.replace("_", " "))]
         if self.batch:
             parts.append(f"batch {self.batch}")
         if self.prompts:

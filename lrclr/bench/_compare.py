@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from lrclr.bench._statistics import Interval, quantiles, ratio_of_medians
+from lrclr.bench._statistics import quantiles, ratio_of_medians
 from lrclr.errors import GateError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lrclr.bench._result import Measurement, Quality, Result, TargetInfo
+    from lrclr.reports import DefinedEstimate
 
 __all__ = ["Change", "ResultComparison", "compare_results"]
 
@@ -39,7 +40,7 @@ class Change:
     figure: str
     before: float
     after: float
-    worse: Interval
+    worse: DefinedEstimate
     verdict: Verdict
     stable: bool
 

@@ -10,8 +10,8 @@ from lrclr.bench._case import STAGES
 from lrclr.bench._charts import distributions, roofline, throughput_latency
 from lrclr.bench._result_file import RESULT, result_json
 from lrclr.bench._statistics import QUANTILES, median_interval
-from lrclr.bench._view import QUALITY_HEADS, notes_of, quality_cells, rows_of, span
-from lrclr.reports import render, significant
+from lrclr.bench._view import QUALITY_HEADS, notes_of, quality_cells, rows_of
+from lrclr.reports import NONE, render, significant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,7 @@ def markdown(result: Result) -> str:
 
 def comparison_markdown(comparison: ResultComparison) -> str:
     """Every figure of two results, for a pull request."""
-    return render("bench_compare.md", comparison=comparison, span=span)
+    return render("bench_compare.md", comparison=comparison)
 
 
 def html(result: Result) -> str:
@@ -98,7 +98,7 @@ def html(result: Result) -> str:
         roofline_chart=roof,
         bandwidth=result.bandwidth_gbs,
         machine_rows=[(row, _machine_cells(row.measurement)) for row in (*values["closed"], *values["opened"])],
-        settings=_settings(result),
+        lists=_lists(result),
     )
 
 
@@ -116,7 +116,6 @@ def _values(result: Result) -> dict[str, Any]:
         "base": result.targets[0].label,
         "quality_heads": QUALITY_HEADS,
         "quality_rows": [(target, quality_cells(target.quality)) for target in result.targets],
-        "span": span,
     }
 
 
@@ -147,7 +146,7 @@ def _machine_cells(measurement: Measurement) -> list[str]:
 
     def middle(values: Sequence[float | None], form: str) -> str:
         known = [value for value in values if value is not None]
-        return format(median_interval(known).value, form) if known else "–"
+        return format(median_interval(known).value, form) if known else NONE
 
     return [
         middle([use.process for use in uses], ".0%"),
@@ -161,7 +160,7 @@ def _machine_cells(measurement: Measurement) -> list[str]:
     ]
 
 
-def _settings(result: Result) -> list[tuple[str, dict[str, Any]]]:
+def _lists(result: Result) -> list[tuple[str, dict[str, Any]]]:
     shown: list[tuple[str, dict[str, Any]]] = [("Measured", result.settings)]
     for target in result.targets:
         told = {

@@ -9,8 +9,8 @@ from lrclr.bench._statistics import quantiles, spread, throughput_interval
 
 if TYPE_CHECKING:
     from lrclr.bench._case import Case
-    from lrclr.bench._statistics import Interval
     from lrclr.bench._use import Use
+    from lrclr.reports import DefinedEstimate
 
 __all__ = ["Measurement", "Peak", "Quality", "Result", "Round", "Search", "TargetInfo", "Verdict"]
 
@@ -75,7 +75,7 @@ class Measurement:
         return [value for each in self.rounds for value in each.latency_us]
 
     @property
-    def throughput(self) -> Interval:
+    def throughput(self) -> DefinedEstimate:
         """Images, or prompts of the text encoder, a second."""
         done = [len(each.latency_us) * self.case.items for each in self.rounds]
         return throughput_interval(done, [each.seconds for each in self.rounds])

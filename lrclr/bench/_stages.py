@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrclr.contract import GRAPHS
 from lrclr.errors import UsageError
 from lrclr.images import find_images, read_for_model
 from lrclr.preprocessing import preprocess_batch
@@ -121,14 +122,17 @@ def _file_work(batch: int, target: Target, files: Files, findings: FindingSet | 
 
 
 def _inputs(case: Case, target: Target, files: Files, golden: Golden | None) -> dict[str, NDArray[Any]]:
-    if case.stage == "image_encoder":
-        return {"pixel_values": _pixels(target, files, case.batch)}
-    ids, mask = _tokens(case.prompts, target, golden)
-    if case.stage == "text_encoder":
-        return {"input_ids": ids}
-    image = target.engine.run("image_encoder", {"pixel_values": _pixels(target, files, case.batch)})
-    text = target.engine.run("text_encoder", {"input_ids": ids})
-    return {"region_tokens": image["region_tokens"], "text_tokens": text["text_tokens"], "text_mask": mask}
+    """Inputs of one graph; outputs of other graphs are computed with the target's engine."""
+    graph = GRAPHS[case.stage]
+    tensors: dict[str, NDArray[Any]] = {}
+    if case.batch:
+        tensors["pixel_values"] = _pixels(target, files, case.batch)
+    if case.prompts:
+        tensors["input_ids"], tensors["text_mask"] = _tokens(case.prompts, target, golden)
+    for earlier in GRAPHS.values():
+        if set(earlier.output_names) & set(graph.input_names):
+            tensors |= target.engine.run(earlier.name, {name: tensors[name] for name in earlier.input_names})
+    return {name: tensors[name] for name in graph.input_names}
 
 
 def _pixels(target: Target, files: Files, batch: int) -> NDArray[np.float32]:

@@ -6,10 +6,11 @@ independent, however many there are. Rounds lie apart. Every interval here there
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+
+from lrclr.reports import DefinedEstimate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "QUANTILES",
-    "Interval",
     "median_interval",
     "paired_ratio",
     "quantiles",
@@ -35,15 +35,6 @@ LEAST_ROUNDS: Final = 3
 _ENDS: Final = (2.5, 97.5)
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A figure with its 95 % percentile interval; without one where there are too few rounds."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
 def quantiles(samples: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
     """`QUANTILES` by nearest rank: each is a sample that was seen, at least that share of all being no larger.
 
@@ -58,7 +49,7 @@ def quantiles(samples: Sequence[float] | NDArray[np.float64]) -> dict[str, float
     return {name: float(value) for name, value in zip(QUANTILES, values, strict=True)}
 
 
-def throughput_interval(done: Sequence[float], seconds: Sequence[float]) -> Interval:
+def throughput_interval(done: Sequence[float], seconds: Sequence[float]) -> DefinedEstimate:
     """What was done a second over all rounds, with its interval.
 
     Args:
@@ -69,29 +60,29 @@ def throughput_interval(done: Sequence[float], seconds: Sequence[float]) -> Inte
     value = float(amount.sum() / time.sum())
     draws = _draws(len(amount), 0)
     if draws is None:
-        return Interval(value)
-    return _interval(value, amount[draws].sum(1) / time[draws].sum(1))
+        return DefinedEstimate(value)
+    return _with_interval(value, amount[draws].sum(1) / time[draws].sum(1))
 
 
-def median_interval(rounds: Sequence[float]) -> Interval:
+def median_interval(rounds: Sequence[float]) -> DefinedEstimate:
     """The median of one figure a round, with its interval."""
     values = np.asarray(rounds, np.float64)
     value = float(np.median(values))
     draws = _draws(len(values), 0)
-    return Interval(value) if draws is None else _interval(value, np.median(values[draws], axis=1))
+    return DefinedEstimate(value) if draws is None else _with_interval(value, np.median(values[draws], axis=1))
 
 
-def ratio_of_medians(over: Sequence[float], under: Sequence[float]) -> Interval:
+def ratio_of_medians(over: Sequence[float], under: Sequence[float]) -> DefinedEstimate:
     """Median of one run's rounds over the median of another's. The runs are drawn from independently."""
     first, second = np.asarray(over, np.float64), np.asarray(under, np.float64)
     value = float(np.median(first) / np.median(second))
     draws = (_draws(len(first), 1), _draws(len(second), 2))
     if draws[0] is None or draws[1] is None:
-        return Interval(value)
-    return _interval(value, np.median(first[draws[0]], axis=1) / np.median(second[draws[1]], axis=1))
+        return DefinedEstimate(value)
+    return _with_interval(value, np.median(first[draws[0]], axis=1) / np.median(second[draws[1]], axis=1))
 
 
-def paired_ratio(over: Sequence[float], under: Sequence[float]) -> Interval:
+def paired_ratio(over: Sequence[float], under: Sequence[float]) -> DefinedEstimate:
     """Median of the ratios round by round, of two that took turns in one run."""
     return median_interval(np.asarray(over, np.float64) / np.asarray(under, np.float64))  # type: ignore[arg-type]
 
@@ -114,6 +105,6 @@ def _draws(rounds: int, seed: int) -> NDArray[np.int64] | None:
     return np.random.default_rng([seed, rounds]).integers(0, rounds, (RESAMPLES, rounds))
 
 
-def _interval(value: float, resampled: NDArray[np.float64]) -> Interval:
+def _with_interval(value: float, resampled: NDArray[np.float64]) -> DefinedEstimate:
     low, high = np.percentile(resampled, _ENDS)
-    return Interval(value, float(low), float(high))
+    return DefinedEstimate(value, float(low), float(high))

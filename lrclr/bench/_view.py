@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 from lrclr.bench._flops import Network
 from lrclr.bench._peak import roof_of
-from lrclr.bench._statistics import Interval, paired_ratio
-from lrclr.reports import significant
+from lrclr.bench._statistics import paired_ratio
+from lrclr.reports import NONE, fixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lrclr.bench._result import Measurement, Peak, Quality, Result
+    from lrclr.reports import DefinedEstimate
 
-__all__ = ["QUALITY_HEADS", "Row", "Work", "notes_of", "quality_cells", "rows_of", "share_of_peak", "span"]
+__all__ = ["QUALITY_HEADS", "Row", "Work", "notes_of", "quality_cells", "rows_of", "share_of_peak"]
 
 QUALITY_HEADS = (
     "Against", "Cosine", "Centred", "Text", "Regions", "Largest error", "AUROC", "Verdict",
@@ -35,7 +36,7 @@ class Row:
     """
 
     measurement: Measurement
-    faster: Interval | None
+    faster: DefinedEstimate | None
     peak_share: float | None
     joules: float | None
     wrong: bool
@@ -104,16 +105,12 @@ def share_of_peak(result: Result, measurement: Measurement) -> Work | None:
 
 def quality_cells(quality: Quality) -> tuple[str, ...]:
     """In the order of `QUALITY_HEADS`."""
-
-    def shown(value: float | None, digits: int) -> str:
-        return "–" if value is None else f"{value:.{digits}f}"
-
-    area = shown(quality.auroc, 4)
+    area = fixed(quality.auroc, 4)
     if quality.auroc is not None and quality.auroc_reference is not None:
         area += f" of {quality.auroc_reference:.4f}"
-    error = "–" if quality.probability_error is None else f"{quality.probability_error:.1e}"
-    regions = "–" if quality.region_agreement is None else f"{quality.region_agreement:.1%}"
-    cosines = (shown(each, 6) for each in (quality.cosine, quality.centred_cosine, quality.text_cosine))
+    error = NONE if quality.probability_error is None else f"{quality.probability_error:.1e}"
+    regions = NONE if quality.region_agreement is None else f"{quality.region_agreement:.1%}"
+    cosines = (fixed(each, 6) for each in (quality.cosine, quality.centred_cosine, quality.text_cosine))
     verdict = "WRONG" if quality.verdict == "wrong" else quality.verdict
     return (quality.reference, *cosines, regions, error, area, verdict)
 
@@ -138,13 +135,6 @@ def notes_of(result: Result) -> Iterator[str]:
         yield "Heat or power held the machine back while it was measured."
     for what, reason in result.left_out:
         yield f"Left out: {what}: {reason}"
-
-
-def span(interval: Interval, digits: int = 3) -> str:
-    """From where to where; empty where that is not known."""
-    if interval.low is None or interval.high is None:
-        return ""
-    return f"{significant(interval.low, digits)}–{significant(interval.high, digits)}"
 
 
 def _joules(measurement: Measurement) -> float | None:

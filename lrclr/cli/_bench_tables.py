@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Final
 from rich.table import Table
 from rich.text import Text
 
-from lrclr.bench._view import QUALITY_HEADS, quality_cells, rows_of, span
-from lrclr.reports import significant
+from lrclr.bench._view import QUALITY_HEADS, quality_cells, rows_of
+from lrclr.reports import significant, span, spanned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lrclr.bench import Result, ResultComparison
-    from lrclr.bench._statistics import Interval
     from lrclr.bench._view import Row
 
 _STYLES: Final = {
@@ -73,8 +72,8 @@ def _speed(rows: list[Row], *, several: bool) -> Table:
             each.case.what,
             *((each.case.target,) if several else ()),
             *(significant(times[name]) for name in ("p50", "p90", "p99", "max")),
-            _with_span(each.throughput),
-            *(("" if row.faster is None else _with_span(row.faster),) if several else ()),
+            spanned(each.throughput),
+            *(("" if row.faster is None else spanned(row.faster),) if several else ()),
             "" if row.peak_share is None else f"{row.peak_share:.0%}",
             Text(row.verdict, _STYLES.get(row.verdict, "")),
         )
@@ -96,11 +95,6 @@ def _load(rows: list[Row], *, several: bool) -> Table:
             Text(row.verdict, _STYLES.get(row.verdict, "")),
         )
     return table
-
-
-def _with_span(interval: Interval) -> str:
-    between = span(interval)
-    return significant(interval.value) + (f" ({between})" if between else "")
 
 
 def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...] | list[str]) -> Table:

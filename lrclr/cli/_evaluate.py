@@ -249,7 +249,7 @@ def _compared(
 
 
 def _print(evaluation: Evaluation, comparison: Comparison | None) -> None:
-    from lrclr.evaluation._markdown import COMPARED, shown
+    from lrclr.evaluation._view import COMPARED, shown
 
     places = {each.name: each for each in evaluation.grounding}
     table = Table(title=f"{evaluation.model['kind']}, alpha {evaluation.alpha:g}", title_justify="left")
@@ -310,7 +310,7 @@ def _examples(judged: EvaluationRun, path: Path, preset: str | None, **engine: A
 
 
 def _notes(judged: EvaluationRun, data: ImageDataset, output: Path | None) -> None:
-    from lrclr.evaluation._markdown import calibration_rows, refusals
+    from lrclr.evaluation._view import calibration_rows, refusals
 
     evaluation = judged.evaluation
     if data.problems:

@@ -35,7 +35,7 @@ def require_deploy() -> None:
 
 def require_evaluate() -> None:
     """Raise MissingExtraError where models cannot be judged."""
-    _require("evaluate", ("sklearn", "matplotlib"), "judging a model")
+    _require("evaluate", ("sklearn", "jinja2", "matplotlib"), "judging a model")
 
 
 def require_bench() -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lrclr.evaluation._compare import Comparison, Difference, compare
     from lrclr.evaluation._evaluate import EvaluationOptions, EvaluationRun, evaluate, evaluate_scores
-    from lrclr.evaluation._markdown import markdown
     from lrclr.evaluation._presets import PRESETS, Preset
+    from lrclr.evaluation._reports import markdown
     from lrclr.evaluation._result import Estimate, Evaluation, Example, FindingQuality, Grounding, MeanQuality
     from lrclr.evaluation._scores import Scores, score_rows
     from lrclr.evaluation._scores_file import is_scores, load_scores, save_scores
@@ -40,7 +40,7 @@ _HOMES = {
     "evaluate_scores": "_evaluate",
     "is_scores": "_scores_file",
     "load_scores": "_scores_file",
-    "markdown": "_markdown",
+    "markdown": "_reports",
     "save_scores": "_scores_file",
     "score_rows": "_scores",
     "select": "_select",

@@ -1,24 +1,31 @@
-"""An evaluation's reports in a folder, all of them or none."""
+"""An evaluation as JSON, Markdown and one HTML page."""
 
 from __future__ import annotations
 
+import base64
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from lrclr._files import replace_directory
-from lrclr.evaluation._markdown import markdown
+from lrclr.evaluation import _charts as charts
 from lrclr.evaluation._result import SCHEMA_VERSION, json_text
+from lrclr.evaluation._view import COMPARED, INTERVALS, ORIGINS, calibration_rows, published_rows, refusals, shown
+from lrclr.reports import fixed, render
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from lrclr.evaluation._compare import Comparison
+    from lrclr.evaluation._compare import Comparison, Difference
     from lrclr.evaluation._result import Evaluation, Example
+    from lrclr.reports import Estimate
 
-__all__ = ["REPORTS", "report_json", "save_reports"]
+__all__ = ["REPORTS", "html", "markdown", "report_json", "save_reports"]
 
 REPORTS = ("report.json", "report.md", "report.html")
+_FIGURES: Final = {"auroc": "AUROC", "pointing": "Pointing game"}
+_KINDS: Final = {"best": "Found", "missed": "Missed", "false alarm": "False alarm"}
+_CRITERIA: Final = {"f1": "F1", "mcc": "MCC", "youden": "Youden’s index"}
 
 
 def report_json(evaluation: Evaluation, comparison: Comparison | None = None) -> str:
@@ -37,10 +44,115 @@ def save_reports(
         UsageError: the folder holds anything else.
         LrclrError: it cannot be written; what was there before is unchanged.
     """
-    from lrclr.evaluation._html import save_html
-
+    texts = (
+        report_json(evaluation, comparison),
+        markdown(evaluation, comparison),
+        html(evaluation, comparison, examples),
+    )
     with replace_directory(folder, expected=REPORTS, overwrite=True) as staging:
-        as_json, as_markdown, as_html = (staging / name for name in REPORTS)
-        as_json.write_text(report_json(evaluation, comparison), encoding="utf-8")
-        as_markdown.write_text(markdown(evaluation, comparison), encoding="utf-8")
-        save_html(evaluation, comparison, tuple(examples), as_html)
+        for name, text in zip(REPORTS, texts, strict=True):
+            (staging / name).write_text(text, encoding="utf-8")
+
+
+def markdown(evaluation: Evaluation, comparison: Comparison | None = None) -> str:
+    """The report as Markdown, in the order of its questions: what, how well, calibrated, where, against what."""
+    return render("evaluation.md", **_values(evaluation, comparison), shown=shown)
+
+
+def html(evaluation: Evaluation, comparison: Comparison | None = None, examples: Sequence[Example] = ()) -> str:
+    """One page with every table and chart. The same evaluation gives the same bytes.
+
+    Args:
+        evaluation: what was found; sections without figures are left out.
+        comparison: with another model, if there is one.
+        examples: the only images in the page, which can be images of patients.
+    """
+    calibrated = [each for each in evaluation.findings if each.calibration_error is not None or each.reliability]
+    values = _values(evaluation, comparison)
+    sections = (
+        ("recognition", "Recognition", True),
+        ("decisions", "Decisions", any(each.threshold is not None for each in evaluation.findings)),
+        ("calibration", "Calibration", calibrated),
+        ("alpha", "Weight of the local score", len(evaluation.alpha_sweep) > 1),
+        ("grounding", "Grounding", evaluation.grounding),
+        ("comparison", "Against another model", comparison and comparison.differences),
+        ("published", "Beside published figures", values["published"]),
+        ("pictures", "Pictures", examples),
+        ("settings", "Settings and environment", True),
+    )
+    model, criterion = evaluation.model, evaluation.settings["threshold"]
+    areas = (area for each in evaluation.findings for area in (each.auroc, each.auroc_global, each.auroc_local))
+    return render(
+        "evaluation.html",
+        **values,
+        charts=charts,
+        title=f"Evaluation of {model['kind']} {model['sha256'][:12]}".strip(),
+        version=evaluation.environment["lrclr"],
+        sections=[(key, heading) for key, heading, wanted in sections if wanted],
+        headline=list(_headline(evaluation)),
+        guessing=any(area.contains(0.5) for area in areas),
+        criterion=_CRITERIA.get(criterion, criterion),
+        calibrated=calibrated,
+        fitted=any(each.calibration_error_scaled is not None for each in calibrated),
+        compared=_compared(comparison.differences if comparison else ()),
+        pictures=_pictures(examples),
+        lists=[
+            ("Model", model),
+            ("Data", evaluation.data),
+            ("Settings", {key: value for key, value in evaluation.settings.items() if key != "published"}),
+            ("Environment", evaluation.environment),
+        ],
+    )
+
+
+def _values(evaluation: Evaluation, comparison: Comparison | None) -> dict[str, Any]:
+    """What Markdown and page both show."""
+    settings = evaluation.settings
+    return {
+        "evaluation": evaluation,
+        "model": evaluation.model,
+        "data": evaluation.data,
+        "settings": settings,
+        "mean": evaluation.mean,
+        "comparison": comparison,
+        "origin": ORIGINS.get(evaluation.alpha_from, evaluation.alpha_from),
+        "calibration": calibration_rows(evaluation),
+        "refusals": refusals(evaluation),
+        "published": published_rows(evaluation),
+        "skipped": ", ".join(f"{name} {count}" for name, count in settings["resamples_without_a_class"].items()),
+        "INTERVALS": INTERVALS,
+        "COMPARED": COMPARED,
+    }
+
+
+def _headline(evaluation: Evaluation) -> Iterator[tuple[str, Estimate, str]]:
+    mean = evaluation.mean
+    yield "Mean AUROC", mean.auroc, f"of {mean.findings} finding{'' if mean.findings == 1 else 's'}"
+    for name, estimate in (("Global score alone", mean.auroc_global), ("Local score alone", mean.auroc_local)):
+        if estimate.value is not None:
+            yield name, estimate, "mean AUROC"
+    for each in evaluation.grounding:
+        if each.name == "mean" and each.pointing.value is not None:
+            beside = f"rollout {fixed(each.pointing_rollout.value)}, chance {fixed(each.pointing_chance)}"
+            yield "Pointing game", each.pointing, beside
+
+
+def _compared(
+    differences: Sequence[Difference],
+) -> tuple[list[tuple[str, int]], list[tuple[str, list[Difference | None]]]]:
+    """The groups of columns, and per finding its difference in each compared figure; the mean is last."""
+    kinds = [kind for kind in _FIGURES if any(each.figure == kind for each in differences)]
+    found: dict[tuple[str, str], Difference] = {(each.name, each.figure): each for each in differences}
+    names = sorted(dict.fromkeys(each.name for each in differences), key=lambda name: name == "mean")
+    groups = [("", 1), *((_FIGURES[kind], 5) for kind in kinds)]
+    return groups, [(name, [found.get((name, kind)) for kind in kinds]) for name in names]
+
+
+def _pictures(examples: Sequence[Example]) -> dict[str, dict[str, list[tuple[str, str]]]]:
+    """By finding and by kind, each image as a data URL with its probability."""
+    found: dict[str, dict[str, list[tuple[str, str]]]] = {}
+    for each in examples:
+        kinds = found.setdefault(each.finding, {})
+        url = f"data:image/png;base64,{base64.b64encode(each.picture).decode()}"
+        kinds.setdefault(_KINDS.get(each.kind, each.kind), []).append((url, f"{100 * each.probability:.1f} %"))
+    return found

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lrclr._files import write_whole
+from lrclr.reports import Estimate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,15 +16,6 @@ __all__ = ["Estimate", "Evaluation", "Example", "FindingQuality", "Grounding", "
 
 SCHEMA_VERSION = 1
 _DECIMALS = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure with its 95 % interval; ``None`` where it is not defined."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

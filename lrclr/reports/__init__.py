@@ -5,6 +5,17 @@ A page needs nothing else: no network, no script, every picture inside it. The s
 
 from __future__ import annotations
 
+from lrclr.reports._estimate import (
+    NONE,
+    DefinedEstimate,
+    Estimate,
+    fixed,
+    percent,
+    signed,
+    significant,
+    span,
+    spanned,
+)
 from lrclr.reports._figure import (
     BAD,
     BLUE,
@@ -12,14 +23,14 @@ from lrclr.reports._figure import (
     EDGE,
     GRID,
     INK,
+    PAPER,
     RULE,
     SKY,
     VERMILION,
     figure_svg,
-    fixed_svg,
     series_style,
 )
-from lrclr.reports._render import clean, percent, render, signed, significant
+from lrclr.reports._render import clean, render
 
 __all__ = [
     "BAD",
@@ -28,15 +39,21 @@ __all__ = [
     "EDGE",
     "GRID",
     "INK",
+    "NONE",
+    "PAPER",
     "RULE",
     "SKY",
     "VERMILION",
+    "DefinedEstimate",
+    "Estimate",
     "clean",
     "figure_svg",
-    "fixed_svg",
+    "fixed",
     "percent",
     "render",
     "series_style",
     "signed",
     "significant",
+    "span",
+    "spanned",
 ]

@@ -6,7 +6,6 @@ The same numbers give the same bytes.
 
 from __future__ import annotations
 
-import html
 import io
 import re
 import warnings
@@ -28,11 +27,11 @@ __all__ = [
     "EDGE",
     "GRID",
     "INK",
+    "PAPER",
     "RULE",
     "SKY",
     "VERMILION",
     "figure_svg",
-    "fixed_svg",
     "series_style",
 ]
 
@@ -80,6 +79,7 @@ _STYLE: Final[dict[Any, Any]] = {
 _NEEDLESS = re.compile(
     r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL
 )
+_COLOUR = re.compile(r'(?<=[ "])(fill|stroke): (#[0-9a-f]{6})\b')
 
 
 def series_style(number: int) -> dict[str, Any]:
@@ -101,43 +101,19 @@ def figure_svg(size: tuple[int, int], name: str, label: str, draw: Callable[[Fig
         ValueError: `draw` used another colour, which would not follow the page's.
     """
     try:
-        import matplotlib as mpl  # noqa: F401 - whether it is installed
-        from markupsafe import Markup
+        import matplotlib as mpl
+        from markupsafe import Markup, escape
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
     except ImportError:
-        raise MissingExtraError("matplotlib", "bench", "drawing a chart") from None
-
-    return Markup(fixed_svg(size, name, label, draw, recolour=_variable))  # noqa: S704 - matplotlib escaped every text
-
-
-def fixed_svg(
-    size: tuple[int, int],
-    name: str,
-    label: str,
-    draw: Callable[[Figure], None],
-    *,
-    style: dict[Any, Any] | None = None,
-    recolour: Callable[[re.Match[str]], str] | None = None,
-) -> str:
-    """As `figure_svg`, but in any colours, which stay as they are drawn.
-
-    Args:
-        size: width and height in pixels.
-        name: of the figure, as in `figure_svg`.
-        label: what it shows, for screen readers.
-        draw: gets a figure of `size`.
-        style: settings of matplotlib that differ from those of the other figures.
-        recolour: gets each match of ``(fill|stroke): (#[0-9a-f]{6})`` and returns its replacement.
-    """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
+        raise MissingExtraError("matplotlib", "report", "drawing a chart") from None
 
     buffer = io.StringIO()
     with mpl.rc_context(), warnings.catch_warnings():
         # matplotlib measures a glyph that its font lacks badly; the reader's fonts draw it well.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE | (style or {}) | {"svg.hashsalt": name})
+        mpl.rcParams.update(_STYLE | {"svg.hashsalt": name})
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72, facecolor="none")
         FigureCanvasSVG(figure)
         draw(figure)
@@ -152,13 +128,14 @@ def fixed_svg(
     text = re.sub(r'(<text style="[^"]*)font-family:[^;"]*;', r"\1", text)
     text = re.sub(r'(<text [^>]*?) transform="rotate\(-0 [^"]*"', r"\1", text)
     text = re.sub(r"\s*\n\s*", "\n", text)
-    if recolour is not None:
-        text = re.sub(r'(?<=[ "])(fill|stroke): (#[0-9a-f]{6})\b', recolour, text)
+    # Only in tags: a text may read like a colour too.
+    text = re.sub(r"<[^>]*>", lambda tag: _COLOUR.sub(_variable, tag[0]), text)
     head = (
         f'<svg class="{name}" viewBox="0 0 {size[0]} {size[1]}" width="{size[0]}" height="{size[1]}" role="img"'
-        f' aria-label="{html.escape(clean(label))}">'
+        f' aria-label="{escape(clean(label))}">'
     )
-    return re.sub(r"<svg [^>]*>", lambda _: head, text, count=1).strip()
+    text = re.sub(r"<svg [^>]*>", lambda _: head, text, count=1).strip()
+    return Markup(text)  # noqa: S704 - matplotlib escaped every text
 
 
 def _variable(match: re.Match[str]) -> str:

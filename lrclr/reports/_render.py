@@ -1,6 +1,6 @@
 """Jinja2 as every report uses it.
 
-Findings, splits, engines and machines can have any name. Autoescape makes text of each value in a page, and `clean`
+Findings, splits, engines and machines can have any name. Each value is escaped, for HTML or for Markdown, and `clean`
 removes control characters, line breaks and marks that change the direction of writing.
 """
 
@@ -8,29 +8,28 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from lrclr.errors import MissingExtraError
+from lrclr.reports._estimate import NONE, fixed, percent, signed, significant, span, spanned
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["NONE", "clean", "percent", "render", "signed", "significant"]
-
-NONE: Final = "–"
+__all__ = ["clean", "render"]
 
 
 def render(template: str, **values: Any) -> str:
     """A report from one of ``lrclr/reports/templates``.
 
     Args:
-        template: its file name; the values of an ``.html`` template are escaped.
+        template: its file name, which ends in ``.html`` or ``.md``; values are escaped accordingly.
         **values: what the template uses; a name that is missing is an error.
 
     Raises:
         MissingExtraError: Jinja2 is not installed.
     """
-    return _environment().get_template(template).render(**values)
+    return _environment(template.rpartition(".")[2]).get_template(template).render(**values)
 
 
 def clean(text: str) -> str:
@@ -40,40 +39,28 @@ def clean(text: str) -> str:
     )
 
 
-def significant(value: float | None, digits: int = 3) -> str:
-    """A number with three significant digits and without an exponent; a dash for None."""
-    if value is None:
-        return NONE
-    if value == 0:
-        return "0"
-    shown = f"{value:.{digits}g}"
-    return f"{value:,.0f}" if "e" in shown or abs(value) >= 1000 else shown
-
-
-def percent(value: float | None, digits: int = 0) -> str:
-    """A share as a percentage; a dash for None."""
-    return NONE if value is None else f"{value:.{digits}%}"
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """A difference with its sign, for a page."""
-    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+def _in_markdown(text: str) -> str:
+    """`text` as text in Markdown, in a cell of a table too."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
 
 
 @cache
-def _environment() -> Environment:
+def _environment(kind: str) -> Environment:
     try:
         import jinja2
         from markupsafe import Markup
     except ImportError:
-        raise MissingExtraError("jinja2", "bench", "writing a report") from None
+        raise MissingExtraError("jinja2", "report", "writing a report") from None
 
     def finalize(value: object) -> object:
-        return value if isinstance(value, Markup) or not isinstance(value, str) else clean(value)
+        if isinstance(value, Markup) or not isinstance(value, str):
+            return value
+        # As `Markup`, a text is not escaped again for HTML.
+        return clean(value) if kind == "html" else Markup(_in_markdown(clean(value)))  # noqa: S704
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lrclr.reports"),
-        autoescape=jinja2.select_autoescape(["html"]),
+        autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=finalize,
         trim_blocks=True,
@@ -81,13 +68,15 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "significant": significant,
+        "fixed": fixed,
         "percent": percent,
         "signed": signed,
+        "significant": significant,
+        "span": span,
+        "spanned": spanned,
         "words": lambda key: str(key).replace("_", " ").replace("sha256", "SHA-256"),
-        "cell": lambda text: str(text).replace("|", "/"),
     }
-    environment.globals["dash"] = NONE
+    environment.globals |= {"dash": NONE, "fixed": fixed, "signed": signed}
     environment.tests["sha256"] = lambda value: (
         isinstance(value, str) and len(value) == 64 and all(c in "0123456789abcdef" for c in value)
     )

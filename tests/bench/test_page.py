@@ -11,6 +11,7 @@ import pytest
 
 from lrclr.bench import Peak, Result
 from lrclr.bench._reports import html as page
+from lrclr.bench._reports import markdown
 from lrclr.bench._view import rows_of
 from lrclr.reports import significant
 
@@ -77,6 +78,26 @@ def test_names_are_text(result: Result) -> None:
     bad = page(replace(result, targets=targets, measurements=named, left_out=((HOSTILE, HOSTILE),)))
     list(references(bad))
     assert HOSTILE in "".join(Elements(bad).text)
+
+
+def test_names_are_text_in_markdown(result: Result) -> None:
+    name = "a | b \\| `c` <i>"
+    targets = tuple(replace(target, label=f"{target.label} {name}") for target in result.targets)
+    named = tuple(
+        replace(each, case=replace(each.case, target=f"{each.case.target} {name}")) for each in result.measurements
+    )
+    text = markdown(replace(result, targets=targets, measurements=named))
+    assert "<" not in text
+    tables = [table.splitlines() for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)]
+    assert len(tables) >= 2
+    for heads, rule, *rows in tables:
+        assert re.fullmatch(r"(\|-{3}:?)+\|", rule)
+        assert {_bars(row) for row in (heads, *rows)} == {rule.count("|")}
+
+
+def _bars(line: str) -> int:
+    """How many cells a line of Markdown ends."""
+    return len(re.findall(r"(?<!\\)(?:\\\\)*\|", line))
 
 
 def test_every_figure_is_there(whole: str, result: Result) -> None:

@@ -12,15 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from lrclr.evaluation._compare import Comparison, Difference
-from lrclr.evaluation._html import save_html
+from lrclr.evaluation._reports import html as page
+from lrclr.evaluation._reports import markdown, save_reports
 from lrclr.evaluation._result import Estimate, Evaluation, Example, FindingQuality, Grounding, MeanQuality
+from lrclr.reports import clean, figure_svg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from matplotlib.figure import Figure
 
 NAMES = ("Pleural Effusion", "Cardiomegaly", "Consolidation", "Pneumothorax", "Nodule", "Lung Lesion")
 HOSTILE = (
@@ -29,7 +35,7 @@ HOSTILE = (
     "</svg></style><b>$x_1^2$ & 100 %",
     "--><!-- ]]> &lt;i&gt; \u202egnorw",
     "肺炎 Пневмония ذات الرئة",
-    "x" * 200,
+    'x style="fill: #123456" ' + "x" * 200,
 )
 VOID = {"img", "meta", "br"}
 NONE = Estimate(None)
@@ -115,7 +121,8 @@ def evaluation(names: Sequence[str] = NAMES, *, validated: bool = True, masks: b
     return Evaluation(
         model={
             "kind": "bundle", "sha256": "3f2a9c01b7d4e650" * 4, "checkpoint_sha256": "c0ffee00" * 8,
-            "precision": "fp16", "engine": "onnxruntime (CPUExecutionProvider)", "fusion_trained": True, "alpha": 0.4,
+            "precision": "fp16", "engine": "onnxruntime (CPUExecutionProvider)", "fusion_trained": True, "exact": False,
+            "alpha": 0.4,
         },
         data=data,
         settings={
@@ -197,24 +204,13 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("pages")
-
-
-def saved(folder: Path, made: Evaluation, other: Comparison | None = None, pictures: Sequence[Example] = ()) -> str:
-    path = folder / "report.html"
-    save_html(made, other, pictures, path)
-    return path.read_text(encoding="utf-8")
+def whole() -> str:
+    return page(evaluation(), comparison(), examples())
 
 
 @pytest.fixture(scope="module")
-def whole(folder: Path) -> str:
-    return saved(folder, evaluation(), comparison(), examples())
-
-
-@pytest.fixture(scope="module")
-def hostile(folder: Path) -> str:
-    return saved(folder, evaluation(HOSTILE), comparison(HOSTILE), examples(HOSTILE))
+def hostile() -> str:
+    return page(evaluation(HOSTILE), comparison(HOSTILE), examples(HOSTILE))
 
 
 def estimates(thing: object) -> Iterator[Estimate]:
@@ -262,10 +258,10 @@ def test_every_difference_is_there(whole: str) -> None:
     assert "1,196 images" in text
 
 
-def test_a_difference_is_bold_where_it_is_shown_among_all(folder: Path) -> None:
+def test_a_difference_is_bold_where_it_is_shown_among_all() -> None:
     def made(verdict: Any) -> str:
         one = Difference("Edema", "auroc", 9, 0.7, 0.6, Estimate(0.123, 0.01, 0.2), 0.03, 0.2, verdict)
-        return saved(folder, evaluation(NAMES[:2], masks=False), replace(comparison(), differences=(one,)))
+        return page(evaluation(NAMES[:2], masks=False), replace(comparison(), differences=(one,)))
 
     assert "<b>+0.123</b>" in made("higher")
     assert "<td>+0.123<small>" in made("no difference shown")
@@ -283,10 +279,10 @@ def test_undefined_findings_say_why(whole: str) -> None:
     assert "Lung Lesion\n0\n1188\n12\nnot defined: no image has it\n" in Page(whole).text
 
 
-def test_guessing_is_marked(folder: Path) -> None:
+def test_guessing_is_marked() -> None:
     made = evaluation()
     first = replace(made.findings[0], auroc=Estimate(0.5123, 0.4876, 0.6))
-    text = Page(saved(folder, replace(made, findings=(first, *made.findings[1:])), None, ())).text
+    text = Page(page(replace(made, findings=(first, *made.findings[1:])), None, ())).text
     assert "0.512†" in text.replace("\n†", "†")
 
 
@@ -297,17 +293,17 @@ def test_settings_and_environment_are_there(whole: str) -> None:
 
 
 def test_hostile_names_are_text(hostile: str) -> None:
-    page = Page(hostile)
-    assert "script" not in page.tags
-    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
-    assert {attributes["src"][:22] for tag, attributes in page.elements if tag == "img"} == {"data:image/png;base64,"}
+    read = Page(hostile)
+    assert "script" not in read.tags
+    assert not [name for _, attributes in read.elements for name in attributes if name.startswith("on")]
+    assert {attributes["src"][:22] for tag, attributes in read.elements if tag == "img"} == {"data:image/png;base64,"}
     for name in HOSTILE:
-        shown = page.text.count(name.replace("\u202e", "\ufffd"))
+        shown = read.text.count(name.replace("\u202e", "\ufffd"))
         assert shown >= (3 if name == HOSTILE[-1] else 6)
     assert "\u202e" not in html.unescape(hostile)
 
 
-def test_hostile_facts_are_text(folder: Path) -> None:
+def test_hostile_facts_are_text() -> None:
     made = evaluation()
     bad = HOSTILE[0]
     made = replace(
@@ -315,23 +311,23 @@ def test_hostile_facts_are_text(folder: Path) -> None:
         model={**made.model, "kind": bad, "precision": bad, "engine": bad, "sha256": bad, "ensemble": [bad]},
         data={**made.data, "split": bad, "manifest_sha256": bad, bad: {bad: [bad]}},
         settings={**made.settings, "threshold": bad, "published": {"source": bad, "auroc": {NAMES[0]: 0.9}}},
-        environment={bad: bad},
+        environment={"lrclr": bad, bad: bad},
         alpha_from=bad,
     )
     other = replace(comparison(), against={"kind": bad, "sha256": bad, "precision": bad, "engine": bad, "alpha": 0.1})
-    assert "script" not in Page(saved(folder, made, other, [Example(bad, bad, 0.5, picture(1))])).tags
+    assert "script" not in Page(page(made, other, [Example(bad, bad, 0.5, picture(1))])).tags
 
 
 @pytest.mark.parametrize("which", ["whole", "hostile"])
 def test_the_page_needs_nothing_else(which: str, request: pytest.FixtureRequest) -> None:
     source = request.getfixturevalue(which)
-    page = Page(source)
-    assert not page.tags & {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio"}
-    policy = [each["content"] for tag, each in page.elements if each.get("http-equiv") == "Content-Security-Policy"]
+    read = Page(source)
+    assert not read.tags & {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio"}
+    policy = [each["content"] for tag, each in read.elements if each.get("http-equiv") == "Content-Security-Policy"]
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
-    inside = {each["id"] for _, each in page.elements if "id" in each}
-    assert len(inside) == sum("id" in each for _, each in page.elements)
-    for _, attributes in page.elements:
+    inside = {each["id"] for _, each in read.elements if "id" in each}
+    assert len(inside) == sum("id" in each for _, each in read.elements)
+    for _, attributes in read.elements:
         for name, value in attributes.items():
             if name in {"src", "href", "xlink:href"}:
                 assert value.startswith("data:image/png;base64,") or value.removeprefix("#") in inside
@@ -348,37 +344,38 @@ def test_svg_is_text_in_the_pages_font(whole: str) -> None:
     assert ">False positive rate</text>" in whole
 
 
-def test_the_same_evaluation_gives_the_same_bytes(folder: Path, whole: str) -> None:
+def test_the_same_evaluation_gives_the_same_bytes(whole: str) -> None:
     import matplotlib as mpl
 
     with mpl.rc_context({"axes.facecolor": "red", "font.size": 30, "svg.fonttype": "path"}):
-        assert saved(folder, evaluation(), comparison(), examples()) == whole
+        assert page(evaluation(), comparison(), examples()) == whole
 
 
-def test_settings_of_matplotlib_stay_as_they_are(folder: Path) -> None:
+def test_settings_of_matplotlib_stay_as_they_are() -> None:
     import matplotlib as mpl
 
     with mpl.rc_context({"font.size": 31}):
         before = dict(mpl.rcParams)
-        saved(folder, evaluation(), None, ())
+        page(evaluation(), None, ())
         assert dict(mpl.rcParams) == before
 
 
-def test_missing_parts_have_no_section(folder: Path) -> None:
+def test_missing_parts_have_no_section() -> None:
     every = ["Recognition", "Decisions", "Calibration", "Weight of the local score", "Grounding",
              "Against another model", "Beside published figures", "Pictures"]  # fmt: skip
 
     def found(*parts: Any) -> list[str]:
-        page = Page(saved(folder, *parts))
-        return [title for title in every if page.headings().count(title) == 2]
+        read = Page(page(*parts))
+        return [title for title in every if read.headings().count(title) == 2]
 
     assert found(evaluation(), comparison(), examples()) == every
     bare = evaluation(validated=False, masks=False)
-    assert found(replace(bare, settings={}), None, ()) == ["Recognition", "Calibration"]
+    bare.settings.pop("published")
+    assert found(bare, None, ()) == ["Recognition", "Calibration"]
     assert found(evaluation(masks=False), None, examples()) == [*every[:4], *every[6:]]
 
 
-def test_an_untrained_fusion_head_is_said_once_and_its_figures_are_dashes(folder: Path) -> None:
+def test_an_untrained_fusion_head_is_said_once_and_its_figures_are_dashes() -> None:
     made = evaluation(validated=False, masks=False)
     findings = tuple(replace(each, auroc_local=NONE) for each in made.findings)
     made = replace(
@@ -388,34 +385,102 @@ def test_an_untrained_fusion_head_is_said_once_and_its_figures_are_dashes(folder
         mean=replace(made.mean, auroc_local=NONE),
         alpha=0.0,
     )
-    text = Page(saved(folder, made, None, ())).text
+    text = Page(page(made, None, ())).text
     assert text.count("The fusion head was never trained") == 1
     assert "Local score alone\n0." not in text
 
 
-def test_a_page_of_undefined_findings(folder: Path) -> None:
+def test_a_page_of_undefined_findings() -> None:
     mean = MeanQuality(0, NONE, NONE, NONE, NONE, NONE)
     made = replace(evaluation(validated=False, masks=False), findings=(undefined("Edema"),), mean=mean)
-    page = Page(saved(folder, made, None, ()))
-    assert "not defined: no image has it" in page.text
-    assert "Mean of 0" in page.text
+    read = Page(page(made, None, ()))
+    assert "not defined: no image has it" in read.text
+    assert "Mean of 0" in read.text
 
 
 def test_pictures_are_in_the_page_with_their_words(whole: str) -> None:
-    page = Page(whole)
-    shown = [attributes for tag, attributes in page.elements if tag == "img"]
+    read = Page(whole)
+    shown = [attributes for tag, attributes in read.elements if tag == "img"]
     assert len(shown) == len(examples())
     for example, attributes in zip(examples(), shown, strict=True):
         assert base64.b64decode(attributes["src"].partition(",")[2]) == example.picture
         assert attributes["alt"].startswith(example.finding)
         assert f"probability {100 * example.probability:.1f} %" in attributes["alt"]
     for word in ("Found", "Missed", "False alarm", "share this page as you would them"):
-        assert word in page.text
+        assert word in read.text
 
 
-def test_a_page_that_cannot_be_written_leaves_the_old_one(folder: Path) -> None:
+def test_reports_that_cannot_be_written_leave_the_old_ones(tmp_path: Path) -> None:
     from lrclr.errors import LrclrError
 
-    with pytest.raises(LrclrError, match="could not be written"):
-        save_html(evaluation(masks=False), None, (), folder / "nowhere" / "report.html")
-    assert not (folder / "nowhere").exists()
+    made, folder = evaluation(masks=False), tmp_path / "reports"
+    save_reports(folder, made)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        save_reports(folder, replace(made, alpha=float("nan")))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (tmp_path / "file").touch()
+    with pytest.raises(LrclrError):
+        save_reports(tmp_path / "file" / "reports", made)
+
+
+def test_charts_follow_light_and_dark(whole: str) -> None:
+    assert "prefers-color-scheme: dark" in whole
+    # A fixed colour would be lost on one of the two grounds.
+    assert not re.search(r"(?:fill|stroke):\s*#|(?:fill|stroke)=\"#", whole.split("</style>")[1])
+
+
+NAME = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30) | st.sampled_from(
+    ('"><b id=x>', "{{ 7 * 7 }}", "{% raw %}", "&lt;b&gt;", "a | b", "`x` \\| <i>", 'x" style="fill: #123456', "]]>")
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(NAME, min_size=3, max_size=3, unique=True))
+def test_any_name_is_text(names: list[str]) -> None:
+    """Names add no element and no attribute to a page, and no cell to a table of the Markdown."""
+    named = _named(names, names[0])
+    read = Page(page(named))
+    assert _shape(page(named)) == _shape(page(_named(NAMES[:3], "word")))
+    assert all(clean(name) in read.text for name in names)
+    text = markdown(named)
+    assert [_bars(line) for line in text.splitlines()] == [
+        _bars(line) for line in markdown(_named(NAMES[:3], "word")).splitlines()
+    ]
+    assert "<" not in text
+
+
+def _named(findings: Sequence[str], word: str) -> Evaluation:
+    made = evaluation(findings, masks=False, validated=False)
+    # Few charts, so that many names are tried: `test_any_name_is_text_in_a_chart` has the rest.
+    plain = tuple(replace(each, roc=(), reliability=()) for each in made.findings)
+    model = {**made.model, "kind": word, "engine": word, "precision": word}
+    return replace(made, findings=plain, model=model, data={**made.data, "split": word})
+
+
+def _shape(source: str) -> list[tuple[str, list[str]]]:
+    """The elements of a page with the names of their attributes, without the inside of charts."""
+    elements = Page(re.sub(r"<svg .*?</svg>", "", source, flags=re.DOTALL)).elements
+    return [(tag, sorted(attributes)) for tag, attributes in elements]
+
+
+def _bars(line: str) -> int:
+    """How many cells a line of Markdown ends."""
+    return len(re.findall(r"(?<!\\)(?:\\\\)*\|", line))
+
+
+@settings(max_examples=25, deadline=None)
+@given(NAME)
+def test_any_name_is_text_in_a_chart(name: str) -> None:
+    def chart(text: str) -> Page:
+        return Page(figure_svg((100, 80), "chart", text, lambda figure: _write(figure, text)))
+
+    plain, named = chart("word"), chart(name)
+    assert [(tag, sorted(keys)) for tag, keys in named.elements] == [
+        (tag, sorted(keys)) for tag, keys in plain.elements
+    ]
+    assert clean(name).strip() in named.text
+
+
+def _write(figure: Figure, text: str) -> None:
+    figure.text(0.5, 0.5, f"x{clean(text)}x")

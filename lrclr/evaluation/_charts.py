@@ -1,18 +1,18 @@
-"""Figures of an evaluation as SVG, for :mod:`lrclr.evaluation._html`.
+"""Charts of an evaluation's page. Each is small enough for a telephone; its title is the page's.
 
-Each is small enough to be read on a telephone and says one thing; its title is the page's. The same numbers give the
-same bytes. Text stays text, in the page's font. Marks differ in shape as well as in colour.
+Marks differ in shape as well as in colour.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from lrclr.reports import BLUE, DIM, INK, SKY, VERMILION, clean, fixed_svg
+from lrclr.reports import BLUE, DIM, INK, PAPER, RULE, SKY, VERMILION, clean, figure_svg, fixed, span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -20,14 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["alpha_sweep", "auroc_by_finding", "grounding_bars", "reliability_diagram", "roc_curve"]
 
-RULE = "#c9d2da"
 _LONGEST: Final = 46
 _MARGIN: Final = 12
-_STYLE: Final[dict[Any, Any]] = dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), RULE)
-_MARKS: Final = (("o", INK, INK), ("s", BLUE, "white"), ("D", VERMILION, "white"))
+_MARKS: Final = (("o", INK, INK), ("s", BLUE, PAPER), ("D", VERMILION, PAPER))
 
 
-def roc_curve(finding: FindingQuality, name: str) -> str:
+def roc_curve(finding: FindingQuality, name: str) -> Markup:
     """ROC curve of a finding that has one; the point at its threshold is marked.
 
     Args:
@@ -41,17 +39,19 @@ def roc_curve(finding: FindingQuality, name: str) -> str:
         axes.plot(*zip(*finding.roc, strict=True), color=INK, linewidth=1.8, clip_on=False, solid_joinstyle="round")
         if finding.sensitivity.value is not None and finding.specificity.value is not None:
             point = ([1 - finding.specificity.value], [finding.sensitivity.value])
-            axes.plot(*point, "o", color="white", markeredgecolor=VERMILION, markeredgewidth=2, clip_on=False, zorder=3)
-        interval = _interval(finding.auroc)
-        axes.text(0.97, 0.17, f"AUROC {_number(finding.auroc)}", ha="right", weight="bold", transform=axes.transAxes)
+            axes.plot(*point, "o", color=PAPER, markeredgecolor=VERMILION, markeredgewidth=2, clip_on=False, zorder=3)
+        interval = span(finding.auroc, fixed)
+        axes.text(
+            0.97, 0.17, f"AUROC {fixed(finding.auroc.value)}", ha="right", weight="bold", transform=axes.transAxes
+        )
         axes.text(0.97, 0.06, interval, ha="right", color=DIM, fontsize=10, transform=axes.transAxes)
         axes.set_xlabel("False positive rate")
         axes.set_title("True positive rate", loc="left", fontsize=11, x=-0.15, pad=8)
 
-    return _svg((210, 240), name, f"ROC curve of {finding.name}, AUROC {_number(finding.auroc)}", draw)
+    return figure_svg((210, 240), name, f"ROC curve of {finding.name}, AUROC {fixed(finding.auroc.value)}", draw)
 
 
-def reliability_diagram(finding: FindingQuality, name: str) -> str:
+def reliability_diagram(finding: FindingQuality, name: str) -> Markup:
     """Share of positives over mean probability, bin by bin, and how many images stand behind each; as `roc_curve`."""
     means, shares, counts = zip(*finding.reliability, strict=True)
 
@@ -68,10 +68,10 @@ def reliability_diagram(finding: FindingQuality, name: str) -> str:
         below.set_title("Images", loc="left", fontsize=11, x=0.01, pad=4)
         below.grid(visible=False)
 
-    return _svg((210, 306), name, f"Reliability diagram of {finding.name}", draw)
+    return figure_svg((210, 306), name, f"Reliability diagram of {finding.name}", draw)
 
 
-def alpha_sweep(sweep: Sequence[tuple[float, float]], alpha: float, name: str) -> str:
+def alpha_sweep(sweep: Sequence[tuple[float, float]], alpha: float, name: str) -> Markup:
     """Mean AUROC on validation over the weight of the local score; the weight in effect is marked."""
 
     def draw(figure: Figure) -> None:
@@ -89,15 +89,14 @@ def alpha_sweep(sweep: Sequence[tuple[float, float]], alpha: float, name: str) -
             textcoords="offset points",
             ha="left" if right else "right",
             va="center",
-            color="#a84a00",
         )
         axes.set_xlabel("alpha: 0 is the global score alone, 1 the local score alone", fontsize=10)
         axes.set_title("Mean AUROC on validation", loc="left", fontsize=11, x=-0.09, pad=8)
 
-    return _svg((460, 250), name, "Mean AUROC on validation by the weight of the local score", draw)
+    return figure_svg((460, 250), name, "Mean AUROC on validation by the weight of the local score", draw)
 
 
-def auroc_by_finding(findings: Sequence[FindingQuality], mean: MeanQuality, name: str) -> str:
+def auroc_by_finding(findings: Sequence[FindingQuality], mean: MeanQuality, name: str) -> Markup:
     """AUROC of every finding by the combined, the global and the local score, each with its interval."""
     rows: list[tuple[str, tuple[Estimate, ...]]] = [
         (finding.name, (finding.auroc, finding.auroc_global, finding.auroc_local)) for finding in findings
@@ -133,10 +132,10 @@ def auroc_by_finding(findings: Sequence[FindingQuality], mean: MeanQuality, name
         axes.set_xlabel("AUROC (dashed: guessing)")
         _legend(axes, 3)
 
-    return _svg((460, height), name, "AUROC of every finding with 95 % intervals", draw)
+    return figure_svg((460, height), name, "AUROC of every finding with 95 % intervals", draw)
 
 
-def grounding_bars(grounding: Sequence[Grounding], what: Literal["pointing", "mass"], name: str) -> str:
+def grounding_bars(grounding: Sequence[Grounding], what: Literal["pointing", "mass"], name: str) -> Markup:
     """Region attention against rollout and chance, finding by finding, as the pointing game or as attention inside."""
     height = 44 * len(grounding) + 66
 
@@ -160,7 +159,7 @@ def grounding_bars(grounding: Sequence[Grounding], what: Literal["pointing", "ma
         axes.set_xlabel("Share of the images" if what == "pointing" else "Share of the attention")
         _legend(axes, 3)
 
-    return _svg((460, height), name, f"Grounding of every finding, {what}", draw)
+    return figure_svg((460, height), name, f"Grounding of every finding, {what}", draw)
 
 
 def _square(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
@@ -185,24 +184,11 @@ def _rows(figure: Figure, names: Sequence[str], height: float, limits: tuple[flo
 
 
 def _beside(axes: Axes, row: float, text: str, **style: str) -> None:
-    """Text at the left edge, on white, so that no line runs through it."""
-    behind = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    """Text at the left edge, on the colour of the page, so that no line runs through it."""
+    behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
     axes.text(0, row, text, va="center", transform=axes.get_yaxis_transform(), bbox=behind, zorder=4, **style)  # type: ignore[arg-type]
 
 
 def _legend(axes: Axes, columns: int) -> None:
     spacing: dict[str, Any] = {"handletextpad": 0.4, "columnspacing": 1.2, "handlelength": 1.2, "borderaxespad": 0.2}
     axes.legend(ncols=columns, loc="lower left", bbox_to_anchor=(-0.015, 1.0), **spacing)
-
-
-def _number(estimate: Estimate) -> str:
-    return "–" if estimate.value is None else f"{estimate.value:.3f}"
-
-
-def _interval(estimate: Estimate) -> str:
-    return "" if estimate.low is None or estimate.high is None else f"{estimate.low:.3f}–{estimate.high:.3f}"
-
-
-def _svg(size: tuple[int, int], name: str, label: str, draw: Callable[[Figure], None]) -> str:
-    """What `draw` draws on a figure of `size` pixels, as an element for a page."""
-    return fixed_svg(size, name, label, draw, style=_STYLE)

@@ -1,0 +1,78 @@
+"""A figure with its interval, and how reports show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["NONE", "DefinedEstimate", "Estimate", "fixed", "percent", "signed", "significant", "span", "spanned"]
+
+NONE: Final = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its 95 % interval.
+
+    Attributes:
+        value: ``None`` where the figure is not defined.
+        low, high: ends of the interval; ``None`` where the data do not allow one.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    def contains(self, value: float) -> bool:
+        """Whether there is an interval and `value` lies in it."""
+        return self.low is not None and self.high is not None and self.low <= value <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class DefinedEstimate(Estimate):
+    """An estimate whose value is always defined."""
+
+    value: float
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """A number with three significant digits and without an exponent; a dash for None."""
+    if value is None:
+        return NONE
+    if value == 0:
+        return "0"
+    shown = f"{value:.{digits}g}"
+    return f"{value:,.0f}" if "e" in shown or abs(value) >= 1000 else shown
+
+
+def fixed(value: float | None, digits: int = 3) -> str:
+    """A number with that many decimals; a dash for None."""
+    return NONE if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    """A share as a percentage; a dash for None."""
+    return NONE if value is None else f"{value:.{digits}%}"
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """A difference with its sign; a dash for None."""
+    return NONE if value is None else f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def span(estimate: Estimate, show: Callable[[float], str] = significant, between: str = "–") -> str:
+    """Both ends of the interval, each written by `show`; "" where there is no interval."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"{show(estimate.low)}{between}{show(estimate.high)}"
+
+
+def spanned(estimate: Estimate, show: Callable[[float], str] = significant) -> str:
+    """The value with its interval in brackets, if there is one; a dash where the value is not defined."""
+    if estimate.value is None:
+        return NONE
+    ends = span(estimate, show)
+    return show(estimate.value) + (f" ({ends})" if ends else "")

@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -131,12 +132,15 @@ def signed(bundle: Path, **changes: Any) -> Path:
     return bundle
 
 
+def sha256_of(file: Path) -> str:
+    """Hash of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def digests(folder: Path) -> dict[str, str]:
     """Hash of every file below a folder."""
     return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()
     }
 
 
@@ -193,6 +197,13 @@ def odd_radiograph(path: Path) -> Path:
 REMARKS: Final = tuple(
     f"{keyword} has no meaning and is ignored" for keyword in ("PresentationLUTShape", "VOILUTFunction")
 )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 on which nothing listens."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(one.getsockname()[1]) for one in sockets]
 
 
 def environment(**changes: str) -> dict[str, str]:

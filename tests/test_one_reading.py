@@ -12,9 +12,8 @@ import pytest
 
 from lrclr import ZeroShotClassifier
 from lrclr.archive import ScoreOptions, score
-from lrclr.bench import BenchOptions
+from lrclr.bench import BenchOptions, open_targets
 from lrclr.bench._stages import Files, _pixels
-from lrclr.bench._targets import open_targets
 from lrclr.cli import main
 from lrclr.datasets import PixelCache, read_dataset
 from lrclr.errors import UsageError

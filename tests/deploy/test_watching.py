@@ -23,7 +23,6 @@ from lrclr.errors import BundleError, ImageError
 from lrclr.samples import sample_paths
 from lrclr.triton.client import Client
 from lrclr.triton.server import ServeOptions, TritonServer
-from lrclr.triton.server._ports import free_ports
 from tests import bundles
 from tests.deploy.charts import of_kind, templates
 
@@ -93,7 +92,7 @@ def test_probe(server: TritonServer, folder: Path) -> None:
     assert other.returncode == 1
     assert "serves another bundle" in other.stderr
     assert server.http is not None
-    nobody = bundles.run(["probe", f"127.0.0.1:{free_ports('127.0.0.1', [0])[0]}", "--timeout", 3])
+    nobody = bundles.run(["probe", f"127.0.0.1:{bundles.free_ports(1)[0]}", "--timeout", 3])
     assert nobody.returncode == 1
     assert bundles.run(["probe", server.grpc, "--expect", "abc"]).returncode == 2
 
@@ -125,7 +124,7 @@ def test_a_busy_server_is_alive(server: TritonServer, folder: Path) -> None:
 
 
 def test_a_server_takes_no_other_bundle_than_expected(folder: Path, tmp_path: Path) -> None:
-    from lrclr.evaluation._store import store
+    from lrclr.evaluation import store
 
     bundle = bundles.copied(folder, tmp_path / "bundle")
     with pytest.raises(BundleError, match="not the bundle that was expected"):
@@ -152,7 +151,7 @@ def prometheus(server: TritonServer, rules: Mapping[str, Any], folder: Path) -> 
         "scrape_configs": [{"job_name": "pods", "static_configs": pods}],
     }
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-    address = f"127.0.0.1:{free_ports('127.0.0.1', [0])[0]}"
+    address = f"127.0.0.1:{bundles.free_ports(1)[0]}"
     command = [program, f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)

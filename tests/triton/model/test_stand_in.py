@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from lrclr.bundle import GRAPHS
 from lrclr.triton.server._locate import find_server
-from lrclr.triton.server._ports import free_ports
+from tests import bundles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,7 +129,7 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
                 + (" dynamic_batching {}" if batch else "")
             )
     installation = find_server()
-    (port,) = free_ports("127.0.0.1", [0])
+    (port,) = bundles.free_ports(1)
     command = [str(installation.program), f"--model-repository={root}", f"--grpc-port={port}"]
     command += ["--grpc-address=127.0.0.1", "--allow-http=false", "--allow-metrics=false", "--exit-timeout-secs=3"]
     command += [f"--backend-directory={installation.backends}"] if installation.backends else []

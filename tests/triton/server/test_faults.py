@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lrclr import Bundle, ZeroShotClassifier
-from lrclr._files import sha256_of
 from lrclr.errors import BundleError, EngineError, LrclrError, ServerError, ServerUnavailableError
-from lrclr.evaluation._store import store
+from lrclr.evaluation import store
 from lrclr.images import read_reduced
 from lrclr.samples import sample_paths
 from lrclr.triton.client import Client, ClientOptions
@@ -87,7 +86,7 @@ class Load:
 
 def entry_of(file: Path) -> dict[str, object]:
     """What a manifest says of a file."""
-    return {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+    return {"sha256": bundles.sha256_of(file), "bytes": file.stat().st_size}
 
 
 def expected(bundle: Path) -> Prediction:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lrclr.errors import ServerUnavailableError
-from lrclr.evaluation._store import store
+from lrclr.evaluation import store
 from lrclr.samples import sample_paths
 from lrclr.triton.client import Client, ClientOptions
 from lrclr.triton.server import ServeOptions, TritonServer

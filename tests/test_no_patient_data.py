@@ -245,7 +245,7 @@ def shared() -> list[Path]:
 
 @pytest.mark.triton
 def test_serve(planted: Planted, bundle: Path) -> None:
-    ports = ("--grpc-port", 0, "--http-port", 0, "--metrics-port", 0, "--shared-memory", "--verbose")
+    ports = ("--grpc-port", 0, "--http-port", 0, "--metrics-port", 0, "--shared-memory", "--verbose", "--instances", 2)
     log = planted.temporary / "serve.log"
     environment = bundles.environment(TMPDIR=str(planted.temporary))
     command = [*bundles.LRCLR, "serve", str(bundle), *(str(one) for one in ports)]

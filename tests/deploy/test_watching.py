@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from lrclr import Bundle
+from lrclr.cli import main
 from lrclr.deploy import DeployOptions, write_kubernetes
 from lrclr.errors import BundleError, ImageError
 from lrclr.samples import sample_paths
@@ -83,18 +84,14 @@ def test_every_metric_that_is_asked_for_is_exported(server: TritonServer, writte
     assert asked <= exported
 
 
-def test_probe(server: TritonServer, folder: Path) -> None:
+def test_probe(server: TritonServer, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digest = Bundle(folder).sha256
-    done = bundles.run(["probe", server.grpc, "--expect", digest, "--timeout", 7])
-    assert done.returncode == 0, done.stderr
-    assert digest in done.stdout
-    other = bundles.run(["probe", server.grpc, "--expect", "0" * 64])
-    assert other.returncode == 1
-    assert "serves another bundle" in other.stderr
-    assert server.http is not None
-    nobody = bundles.run(["probe", f"127.0.0.1:{bundles.free_ports(1)[0]}", "--timeout", 3])
-    assert nobody.returncode == 1
-    assert bundles.run(["probe", server.grpc, "--expect", "abc"]).returncode == 2
+    assert main(["probe", server.grpc, "--expect", digest, "--timeout", "7"]) == 0
+    assert digest in capsys.readouterr().out
+    assert main(["probe", server.grpc, "--expect", "0" * 64]) == 1
+    assert "serves another bundle" in capsys.readouterr().err
+    assert main(["probe", f"127.0.0.1:{bundles.free_ports(1)[0]}", "--timeout", "3"]) == 1
+    assert main(["probe", server.grpc, "--expect", "abc"]) == 2
 
 
 def test_a_busy_server_is_alive(server: TritonServer, folder: Path) -> None:

@@ -144,7 +144,7 @@ def test_training_sees_what_is_served_and_its_cache_is_of_one_way(
         for number in range(2):
             expected = preprocess(read_for_model(rows[number].image, spec, exact=exact), spec)
             np.testing.assert_array_equal(from_canvas(cache.pixels(number), spec), expected)
-            assert cache.sizes(number) == (1900, 1800)
+            assert cache.sizes(number) == (1300, 1250)
         assert json.loads((tmp_path / "cache" / "cache.json").read_text())["exact"] is exact
     assert len(notes) == 2
     assert "another preprocessing or reading" in notes[0]

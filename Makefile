@@ -108,11 +108,8 @@ lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 test: lint triton perf-analyzer
-	@set -e; export LRCLR_TEST_SHARED=$$(mktemp -d); trap "rm -rf $$LRCLR_TEST_SHARED" EXIT; \
-	echo "== tests"; \
-	$(BIN)/pytest -m "not slow and not gpu and not tensorrt and not triton" -q -n 2 --dist loadfile; \
-	echo "== tests with a Triton server, which wants the cores for itself"; \
-	$(BIN)/pytest -m "triton and not slow and not gpu and not tensorrt" -q
+	@echo "== tests, in two processes; in a third one those with a Triton server, which mostly wait"
+	@$(BIN)/pytest -m "not slow and not gpu and not tensorrt" -q -n 3 --dist loadgroup --no-loadscope-reorder
 
 # Some want programs of Debian's or Ubuntu's, and say so where they are not: apt-get install haproxy prometheus
 test-slow: $(STAMP) triton

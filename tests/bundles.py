@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -107,18 +109,34 @@ def _export(base: Path, precision: str, folder: Path) -> None:
 @cache
 def graphs(base: Path) -> Mapping[str, TypedGraph]:
     """The graphs of the fp32 bundle as the exporter had them before it wrote them."""
-    import onnx
-    import onnx_ir as ir
 
     from lrclr_export.onnx.graphs import graph_specs
+
+    return {spec.name: _kept_graph(base, spec) for spec in graph_specs(checkpoint(base).model)}
+
+
+def _kept_graph(base: Path, spec: GraphSpec) -> TypedGraph:
     from lrclr_export.onnx.onnx_graph import TypedGraph
 
-    found = {}
-    for spec in graph_specs(checkpoint(base).model):
-        kept = exported(base, "fp32").with_name(f"fp32-{spec.name}")
-        model = ir.from_proto(onnx.load_from_string(kept.with_suffix(".onnx").read_bytes()))
-        found[spec.name] = TypedGraph(spec, model, json.loads(kept.with_suffix(".json").read_text()))
-    return found
+    kept = exported(base, "fp32").with_name(f"fp32-{spec.name}")
+    model = ir.from_proto(onnx.load_from_string(kept.with_suffix(".onnx").read_bytes()))
+    return TypedGraph(spec, model, json.loads(kept.with_suffix(".json").read_text()))
+
+
+@contextmanager
+def exporting_kept_graphs(base: Path) -> Iterator[None]:
+    """Let exports of `checkpoint` in fp32 take the graphs of `graphs`; all that follows torch's exporter is as always.
+
+    torch's exporter takes ten times longer than the rest.
+    """
+
+    def kept(spec: GraphSpec, *, opset: int) -> TypedGraph:
+        assert opset == 20
+        return _kept_graph(base, spec)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lrclr_export.repository.pipeline.typed_onnx_from_module", kept)
+        yield
 
 
 def copied(bundle: Path, target: Path) -> Path:
@@ -137,12 +155,15 @@ def signed(bundle: Path, **changes: Any) -> Path:
     return bundle
 
 
+def sha256_of(file: Path) -> str:
+    """Hash of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def digests(folder: Path) -> dict[str, str]:
     """Hash of every file below a folder."""
     return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()
     }
 
 
@@ -163,14 +184,22 @@ def radiograph(path: Path, seed: int = 0, size: tuple[int, int] = (90, 70)) -> P
 
 def enlarged(folder: Path) -> list[Path]:
     """Two sample radiographs as JPEG 2000, so large that the usual way of reading has pixels to leave out."""
+    files = []
+    for path, content in zip(sample_paths("dicom"), _enlarged(), strict=False):
+        files.append(folder / path.name)
+        files[-1].write_bytes(content)
+    return files
+
+
+@cache
+def _enlarged() -> list[bytes]:
     import pydicom
     from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
-    files = []
+    contents = []
     for path in sample_paths("dicom")[:2]:
-        files.append(folder / path.name)
         dataset = pydicom.dcmread(path)
-        picture = Image.fromarray(read_image(path)).resize((1800, 1900), Image.Resampling.BICUBIC)
+        picture = Image.fromarray(read_image(path)).resize((1250, 1300), Image.Resampling.BICUBIC)
         dataset.Columns, dataset.Rows = picture.size
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
         dataset.PhotometricInterpretation, dataset.WindowCenter, dataset.WindowWidth = "MONOCHROME2", 2048, 4096
@@ -182,8 +211,10 @@ def enlarged(folder: Path) -> list[Path]:
         dataset["PixelData"].is_undefined_length = False
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.compress(JPEG2000Lossless, generate_instance_uid=False)
-        dataset.save_as(files[-1])
-    return files
+        stream = io.BytesIO()
+        dataset.save_as(stream, enforce_file_format=True)
+        contents.append(stream.getvalue())
+    return contents
 
 
 def odd_radiograph(path: Path) -> Path:
@@ -199,6 +230,13 @@ def odd_radiograph(path: Path) -> Path:
 REMARKS: Final = tuple(
     f"{keyword} has no meaning and is ignored" for keyword in ("PresentationLUTShape", "VOILUTFunction")
 )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 on which nothing listens."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(one.getsockname()[1]) for one in sockets]
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -62,6 +62,29 @@ def pytest_runtest_call() -> Iterator[None]:
         return (yield)
 
 
+# Files that take longest. They start first, so that no process works alone at the end.
+LONGEST = ("tests/export", "tests/verification", "tests/evaluation", "tests/training", "tests/cli")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what ``--dist loadgroup`` keeps in one process: each file, and all tests with a Triton server.
+
+    Those tests mostly wait, and share a server. `make test` therefore runs them beside the others.
+    """
+    for item in items:
+        group = "triton" if item.get_closest_marker("triton") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    if item.get_closest_marker("triton"):
+        return 0
+    return next((place for place, start in enumerate(LONGEST, 1) if item.nodeid.startswith(start)), len(LONGEST) + 1)
+
+
 @pytest.fixture(scope="session")
 def quiet_transformers() -> None:
     """Keep transformers' own bars and notes out of the tests' output."""

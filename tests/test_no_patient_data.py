@@ -237,16 +237,16 @@ def test_wrong_files(planted: Planted, bundle: Path) -> None:
         check(planted, done.stdout, done.stderr)
 
 
-def shared() -> list[Path]:
-    """Shared memory that has been used lately."""
-    since = time.time() - 300
+def shared(since: float) -> list[Path]:
+    """Shared memory that was made or written after a time."""
     return [path for path in Path("/dev/shm").iterdir() if path.is_file() and path.stat().st_mtime > since]
 
 
 @pytest.mark.triton
 def test_serve(planted: Planted, bundle: Path) -> None:
-    ports = ("--grpc-port", 0, "--http-port", 0, "--metrics-port", 0, "--shared-memory", "--verbose")
+    ports = ("--grpc-port", 0, "--http-port", 0, "--metrics-port", 0, "--shared-memory", "--verbose", "--instances", 2)
     log = planted.temporary / "serve.log"
+    started = time.time() - 1
     environment = bundles.environment(TMPDIR=str(planted.temporary))
     command = [*bundles.LRCLR, "serve", str(bundle), *(str(one) for one in ports)]
     with log.open("w") as file:
@@ -272,13 +272,13 @@ def test_serve(planted: Planted, bundle: Path) -> None:
         with urllib.request.urlopen(addresses["metrics"]) as page:
             metrics = page.read().decode()
         assert "lrclr" in metrics
-        holding = [path for path in shared() if found(content(path), INSIDE)]
+        holding = [path for path in shared(started) if found(content(path), INSIDE)]
         assert holding  # Triton hands whole files to its backends there
         assert {path.stat().st_mode & 0o077 for path in holding} == {0}
         assert found(metrics, (*INSIDE, FILE)) == []
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(30)
-    for path in shared():
+    for path in shared(started):
         assert found(f"{path.name} {content(path)}", (*INSIDE, FILE)) == []
     assert found(log.read_text(), (*INSIDE, FILE)) == []

@@ -12,9 +12,8 @@ import pytest
 
 from lrclr import ZeroShotClassifier
 from lrclr.archive import ScoreOptions, score
-from lrclr.bench import BenchOptions
+from lrclr.bench import BenchOptions, open_targets
 from lrclr.bench._stages import Files, _pixels
-from lrclr.bench._targets import open_targets
 from lrclr.cli import main
 from lrclr.datasets import PixelCache, read_dataset
 from lrclr.errors import UsageError
@@ -145,7 +144,7 @@ def test_training_sees_what_is_served_and_its_cache_is_of_one_way(
         for number in range(2):
             expected = preprocess(read_for_model(rows[number].image, spec, exact=exact), spec)
             np.testing.assert_array_equal(from_canvas(cache.pixels(number), spec), expected)
-            assert cache.sizes(number) == (1900, 1800)
+            assert cache.sizes(number) == (1300, 1250)
         assert json.loads((tmp_path / "cache" / "cache.json").read_text())["exact"] is exact
     assert len(notes) == 2
     assert "another preprocessing or reading" in notes[0]

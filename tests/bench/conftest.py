@@ -34,7 +34,14 @@ def told() -> io.StringIO:
 def result(bundle: Path, checkpoint_folder: Path, told: io.StringIO) -> Result:
     """A bundle and the checkpoint that it is of, in closed loop and at a rate."""
     options = BenchOptions(
-        batches=(1,), callers=(1, 2), shares=(0.3,), seconds=0.5, load_seconds=0.2, rounds=4, peaks=False, tolerance=9.0
+        batches=(1,),
+        callers=(1, 2),
+        shares=(0.3,),
+        seconds=0.25,
+        load_seconds=0.2,
+        rounds=4,
+        peaks=False,
+        tolerance=9.0,
     )
     watch = Watch(lambda text, share: print(f"{share:.3f} {text}", file=told), lambda text: print(text, file=told))
     with open_targets([str(bundle), str(checkpoint_folder)]) as targets:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
-from lrclr._files import sha256_of
 from lrclr.checkpoints import Checkpoint, init_checkpoint, load_checkpoint
 from lrclr.errors import CheckpointError, UsageError
 from lrclr.model import LrclrModel
 from lrclr.text import FindingSet
+from tests import bundles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +52,7 @@ def test_there_and_back_bit_for_bit(tmp_path: Path) -> None:
     read = load_checkpoint(tmp_path / "a")
     assert_equal(read, made)
     assert read.source == "lrclr"
-    assert read.sha256 == sha256_of(tmp_path / "a" / "model.safetensors")
+    assert read.sha256 == bundles.sha256_of(tmp_path / "a" / "model.safetensors")
     assert read.config.effective_alpha == 0.25
     assert not read.model.training
     read.save(tmp_path / "b")
@@ -201,7 +201,7 @@ def test_a_clip_folder(tiny_checkpoint: Checkpoint, prompts: Prompts, tmp_path: 
     assert (read.preprocess.kind, read.preprocess.image_size, read.preprocess.resize) == ("clip", 60, 70)
     assert read.tokenizer.context_length == 30
     assert read.findings == FindingSet.default()
-    assert read.sha256 == sha256_of(tmp_path / "clip" / "model.safetensors")
+    assert read.sha256 == bundles.sha256_of(tmp_path / "clip" / "model.safetensors")
     assert_same_embeddings(read, model, prompts)
     read.save(tmp_path / "ours")
     assert_equal(load_checkpoint(tmp_path / "ours"), read)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lrclr._files import sha256_of
 from lrclr.checkpoints import load_checkpoint
 from lrclr.checkpoints._files import read_file
 from lrclr.checkpoints._network import config_of
 from lrclr.checkpoints._openai import renamed
 from lrclr.model import LrclrConfig, LrclrModel
+from tests import bundles
 from tests.checkpoints.spoiling import SMALL
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def test_a_state_dict_gives_the_same_embeddings(
     checkpoint = load_checkpoint(tmp_path / "clip.pt", heads=heads)
     assert_same_embeddings(checkpoint, theirs.float(), prompts)
     assert checkpoint.source == "openai state dict"
-    assert checkpoint.sha256 == sha256_of(tmp_path / "clip.pt")
+    assert checkpoint.sha256 == bundles.sha256_of(tmp_path / "clip.pt")
     assert checkpoint.preprocess.kind == "chexzero"
     assert not checkpoint.model.training
     assert not checkpoint.config.fusion_trained

@@ -14,7 +14,7 @@ from transformers import CLIPProcessor, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from lrclr.checkpoints import load_checkpoint
-from lrclr.engines._torch import TorchEngine
+from lrclr.engines import TorchEngine
 from lrclr.errors import CheckpointError
 from lrclr.preprocessing import preprocess
 from tests.checkpoints.spoiling import refusal

@@ -8,6 +8,7 @@ import importlib.metadata
 import re
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from lrclr.cli import _extras, main
 from lrclr.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -38,6 +39,7 @@ def brought(extra: str) -> set[str]:
     return found
 
 
+@cache
 def _needed(requirement: Requirement) -> set[str]:
     """What an installed distribution needs itself, with its extras."""
     try:
@@ -53,8 +55,13 @@ def _needed(requirement: Requirement) -> set[str]:
 
 def distributions(module: str) -> set[str]:
     """What provides a module, or a distribution of that name."""
-    table = importlib.metadata.packages_distributions()
-    return {name.lower() for name in table.get(module.partition(".")[0], [])} | {module.lower()}
+    return {name.lower() for name in _providers().get(module.partition(".")[0], [])} | {module.lower()}
+
+
+@cache
+def _providers() -> Mapping[str, list[str]]:
+    """The distributions that provide each module. Cached: it reads the records of every installed package."""
+    return importlib.metadata.packages_distributions()
 
 
 class Absent:

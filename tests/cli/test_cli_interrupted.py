@@ -6,14 +6,17 @@ import resource
 import shutil
 import signal
 import subprocess
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from lrclr import Bundle
+from lrclr.cli import main
 from tests import bundles
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -40,21 +43,33 @@ def test_a_signal_leaves_the_old_bundle_and_nothing_else(
     Bundle(target)
 
 
+@contextmanager
+def no_large_files() -> Iterator[None]:
+    """What a full disk does, without one: the kernel refuses the write that goes beyond."""
+    usual, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, usual)
+
+
 def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(
-    checkpoint_folder: Path, bundle: Path, tmp_path: Path
+    checkpoint_folder: Path,
+    bundle: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     target = bundles.copied(bundle, tmp_path / "bundle")
     before = bundles.digests(target)
-
-    def no_large_files() -> None:
-        # What a full disk does, without one: the kernel refuses the write that goes beyond.
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-
-    done = bundles.run(["export", checkpoint_folder, "-o", target, "--fp32"], preexec_fn=no_large_files)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    with bundles.exporting_kept_graphs(tmp_path_factory.getbasetemp()), no_large_files():
+        code = main(["export", str(checkpoint_folder), "-o", str(target), "--fp32"])
+    assert code == 1
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert "could not be written" in line
     assert "What was there before is unchanged" in line
     assert bundles.digests(target) == before

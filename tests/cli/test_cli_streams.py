@@ -151,6 +151,13 @@ COMMANDS = (
 )  # fmt: skip
 
 
+# They print by the same functions as the others.
+SLOWER = {
+    *("convert", "predict --csv", "score", "score --json", "evaluate", "evaluate --json"),
+    *("verify", "verify --json", "bench"),
+}
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_lost_answers_fail_a_command_and_lost_notes_do_not(
     name: str, commands: dict[str, Callable[[], list[object]]], run: Callable[..., Done]
@@ -160,8 +167,7 @@ def test_lost_answers_fail_a_command_and_lost_notes_do_not(
     answers = usual.out != b""
     assert "unexpected" not in usual.err
     reasons = {FULL: "No space left on device", CLOSED: "Bad file descriptor", GONE: ""}
-    # The slower commands print by the same functions as the others.
-    kinds = (FULL,) if name in {"convert", "score", "evaluate", "verify", "bench"} else (FULL, CLOSED, GONE)
+    kinds = (FULL,) if name in SLOWER else (FULL, CLOSED, GONE)
     for kind in kinds:
         lost = run(*typed(), out=kind)
         assert lost.code == (usual.code or 1 if answers else usual.code)

@@ -159,8 +159,8 @@ def test_marks_of_openi(marked: str, clean: str) -> None:
 @pytest.mark.parametrize("piece", ["X", "XXXX", ".", ". ", "___ ", "IMPRESSION", "A ", "\t", "A:\n", "\n \n", "a-"])
 def test_hostile_reports_take_no_time(piece: str) -> None:
     report = (piece * 2**20)[: 2**20]
-    begun = time.perf_counter()
+    begun = time.process_time()
     chosen(report)
     without_xs(report)
     without_underscores(report)
-    assert time.perf_counter() - begun < 10
+    assert time.process_time() - begun < 10

@@ -22,11 +22,10 @@ import pytest
 import lrclr.deploy
 from lrclr import Bundle, ZeroShotClassifier, read_image
 from lrclr.errors import LrclrError
-from lrclr.evaluation._store import store
+from lrclr.evaluation import store
 from lrclr.samples import sample_paths
 from lrclr.triton.client import Client, ClientOptions
 from lrclr.triton.server import ServeOptions, TritonServer
-from lrclr.triton.server._ports import free_ports
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class Balancer:
         program = shutil.which("haproxy")
         if program is None:
             pytest.skip("there is no HAProxy here: apt-get install haproxy")
-        front, *ports = free_ports("127.0.0.1", [0] * 5)
+        front, *ports = bundles.free_ports(5)
         self.address = f"127.0.0.1:{front}"
         self.ports = {name: (ports[2 * place], ports[2 * place + 1]) for place, name in enumerate(NAMES)}
         self._socket = folder / "admin.sock"

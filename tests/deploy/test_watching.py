@@ -18,12 +18,12 @@ import pytest
 import yaml
 
 from lrclr import Bundle
+from lrclr.cli import main
 from lrclr.deploy import DeployOptions, write_kubernetes
 from lrclr.errors import BundleError, ImageError
 from lrclr.samples import sample_paths
 from lrclr.triton.client import Client
 from lrclr.triton.server import ServeOptions, TritonServer
-from lrclr.triton.server._ports import free_ports
 from tests import bundles
 from tests.deploy.charts import of_kind, templates
 
@@ -84,18 +84,14 @@ def test_every_metric_that_is_asked_for_is_exported(server: TritonServer, writte
     assert asked <= exported
 
 
-def test_probe(server: TritonServer, folder: Path) -> None:
+def test_probe(server: TritonServer, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digest = Bundle(folder).sha256
-    done = bundles.run(["probe", server.grpc, "--expect", digest, "--timeout", 7])
-    assert done.returncode == 0, done.stderr
-    assert digest in done.stdout
-    other = bundles.run(["probe", server.grpc, "--expect", "0" * 64])
-    assert other.returncode == 1
-    assert "serves another bundle" in other.stderr
-    assert server.http is not None
-    nobody = bundles.run(["probe", f"127.0.0.1:{free_ports('127.0.0.1', [0])[0]}", "--timeout", 3])
-    assert nobody.returncode == 1
-    assert bundles.run(["probe", server.grpc, "--expect", "abc"]).returncode == 2
+    assert main(["probe", server.grpc, "--expect", digest, "--timeout", "7"]) == 0
+    assert digest in capsys.readouterr().out
+    assert main(["probe", server.grpc, "--expect", "0" * 64]) == 1
+    assert "serves another bundle" in capsys.readouterr().err
+    assert main(["probe", f"127.0.0.1:{bundles.free_ports(1)[0]}", "--timeout", "3"]) == 1
+    assert main(["probe", server.grpc, "--expect", "abc"]) == 2
 
 
 def test_a_busy_server_is_alive(server: TritonServer, folder: Path) -> None:
@@ -125,7 +121,7 @@ def test_a_busy_server_is_alive(server: TritonServer, folder: Path) -> None:
 
 
 def test_a_server_takes_no_other_bundle_than_expected(folder: Path, tmp_path: Path) -> None:
-    from lrclr.evaluation._store import store
+    from lrclr.evaluation import store
 
     bundle = bundles.copied(folder, tmp_path / "bundle")
     with pytest.raises(BundleError, match="not the bundle that was expected"):
@@ -152,7 +148,7 @@ def prometheus(server: TritonServer, rules: Mapping[str, Any], folder: Path) -> 
         "scrape_configs": [{"job_name": "pods", "static_configs": pods}],
     }
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-    address = f"127.0.0.1:{free_ports('127.0.0.1', [0])[0]}"
+    address = f"127.0.0.1:{bundles.free_ports(1)[0]}"
     command = [program, f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)

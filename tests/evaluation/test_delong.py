@@ -16,7 +16,7 @@ from lrclr.evaluation import compare
 from lrclr.evaluation._delong import auroc_interval, holm, mean_interval, paired_difference, placements
 
 if TYPE_CHECKING:
-    from lrclr.evaluation._result import Estimate
+    from lrclr.evaluation import Estimate
 
 
 def interval(estimate: Estimate) -> tuple[float, float, float]:

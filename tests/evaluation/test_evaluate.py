@@ -266,7 +266,11 @@ def test_a_paired_difference_is_narrower_than_two_intervals(make_scores: MakeSco
 
 
 def test_the_calibration_is_the_same_in_torch_and_in_the_bundle(
-    bundle_folder: Path, checkpoint_folder: Path, data: ImageDataset, tmp_path: Path
+    bundle_folder: Path,
+    checkpoint_folder: Path,
+    data: ImageDataset,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     import shutil
 
@@ -282,7 +286,8 @@ def test_the_calibration_is_the_same_in_torch_and_in_the_bundle(
     from lrclr.checkpoints import load_checkpoint
     from lrclr_export import ExportOptions, export_bundle
 
-    export_bundle(load_checkpoint(checkpoint), exported, ExportOptions("fp32"))
+    with bundles.exporting_kept_graphs(tmp_path_factory.getbasetemp()):
+        export_bundle(load_checkpoint(checkpoint), exported, ExportOptions("fp32"))
     assert Bundle(exported).manifest.scoring == Bundle(folder).manifest.scoring
     gap = plain.models[0].gap(0.25)
     expected = 1 / (1 + np.exp(-(gap * [30.0, 2.0, 2.0] + [1.5, -0.5, -0.5])))

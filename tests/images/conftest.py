@@ -12,10 +12,20 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 
+from lrclr.images import read_for_model
+from lrclr.preprocessing import PreprocessSpec
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+    from lrclr.images import ReducedImage
+
+
+def read_whole(source: str | Path | bytes) -> ReducedImage:
+    """Every pixel of a file, and the remarks on it."""
+    return read_for_model(source, PreprocessSpec.clip(224), exact=True)
 
 
 class MakeDicom(Protocol):

@@ -17,7 +17,7 @@ from PIL import Image
 from lrclr.errors import ImageError
 from lrclr.images import read_image
 from lrclr.images._container import png_chunks
-from lrclr.images._read import read_whole
+from tests.images.conftest import read_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

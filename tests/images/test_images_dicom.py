@@ -32,7 +32,7 @@ from pydicom.uid import (
 from lrclr.errors import ImageError, ImageLimitError, MissingExtraError
 from lrclr.images import ReadLimits, read_image
 from lrclr.images._dicom_frame import decode_frame
-from lrclr.images._read import read_whole
+from tests.images.conftest import read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from lrclr.errors import ImageError
 from lrclr.images import read_image
-from lrclr.images._read import read_whole
+from tests.images.conftest import read_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -32,10 +32,9 @@ from pydicom.uid import (
 
 from lrclr.errors import ImageError
 from lrclr.images import read_image, read_reduced
-from lrclr.images._read import read_whole
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.samples import sample_paths
-from tests.images.conftest import _make
+from tests.images.conftest import _make, read_whole
 from tests.images.test_images_dicom import compressed, lossless_jpeg, recoded, with_frame
 
 if TYPE_CHECKING:

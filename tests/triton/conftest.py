@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-ANY_PORTS = ServeOptions(grpc_port=0, http_port=0, metrics_port=0, shared_memory=True)
+ANY_PORTS = ServeOptions(grpc_port=0, http_port=0, metrics_port=0)
 
 
 @pytest.fixture(scope="session")
@@ -36,8 +37,16 @@ def log() -> list[str]:
 
 @pytest.fixture(scope="session")
 def server(folder: Path, log: list[str]) -> Iterator[TritonServer]:
-    """Shared: leave it as it is."""
-    with TritonServer(folder, ANY_PORTS, on_log=lambda _level, text: log.append(text)) as running:
+    """A server with shared memory and four processes of the model. Shared: leave it as it is."""
+    options = replace(ANY_PORTS, shared_memory=True, instances=4)
+    with TritonServer(folder, options, on_log=lambda _level, text: log.append(text)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def single(folder: Path) -> Iterator[TritonServer]:
+    """A server without shared memory and with one process of the model. Shared: leave it as it is."""
+    with TritonServer(folder, replace(ANY_PORTS, instances=1)) as running:
         yield running
 
 

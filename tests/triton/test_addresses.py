@@ -91,22 +91,21 @@ def port_of(address: str | None) -> int:
     return int(address.rpartition(":")[2])
 
 
-def test_a_server_behind_a_proxy_variable_starts_and_answers_without_the_proxy(
-    folder: Path, proxy: Proxy, capsys: pytest.CaptureFixture[str]
+def test_a_server_behind_a_proxy_variable_is_asked_without_the_proxy(
+    single: TritonServer, proxy: Proxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def ask(address: str) -> int:
         async with AsyncClient(address) as client:
             return len(await client.predict([IMAGE]))
 
-    with TritonServer(folder, ServeOptions(grpc_port=0, http_port=0, metrics_port=0, instances=1)) as server:
-        server.check()
-        port = port_of(server.grpc)
-        for host in ("127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"):
-            with Client(f"{host}:{port}") as client:
-                assert len(client.predict([IMAGE])) == 1
-        assert asyncio.run(ask(server.grpc)) == 1
-        assert main(["probe", server.grpc]) == 0
-        assert main(["predict", str(IMAGE), "--server", server.grpc]) == 0
+    single.check()
+    port = port_of(single.grpc)
+    for host in ("127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"):
+        with Client(f"{host}:{port}") as client:
+            assert len(client.predict([IMAGE])) == 1
+    assert asyncio.run(ask(single.grpc)) == 1
+    assert main(["probe", single.grpc]) == 0
+    assert main(["predict", str(IMAGE), "--server", single.grpc]) == 0
     capsys.readouterr()
     assert proxy.asked == []
 

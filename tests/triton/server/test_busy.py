@@ -77,7 +77,7 @@ def frozen(pids: list[int]) -> Iterator[None]:
 
 def test_a_busy_server_is_left_alone(server: TritonServer, told: list[str]) -> None:
     before = {one.pid for one in backends_of(server.pid)}
-    with Load.on(server.grpc, ClientOptions(timeout=60), threads=6) as load:
+    with Load.on(server.grpc, ClientOptions(timeout=60), threads=6, pause=0) as load:
         for _ in range(8):
             load.wait_for(2)
             # Too little for a radiograph that waits behind six others.

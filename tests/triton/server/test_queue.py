@@ -28,24 +28,18 @@ from lrclr.samples import sample_paths
 from lrclr.triton.client import AsyncClient, Client, ClientOptions
 from lrclr.triton.client import _wire as wire
 from lrclr.triton.protocol import MAX_QUEUED, MAX_QUEUED_SECONDS, MODEL
-from lrclr.triton.server import ServeOptions, TritonServer
 from tests.triton.server.test_faults import close
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from lrclr.triton.server import TritonServer
+
 pytestmark = pytest.mark.triton
 IMAGE = sample_paths()[1]
 CANCELLED = ("lrclr_failures_total", "cancelled")
 ONCE = ClientOptions(retries=0, timeout=60)
-
-
-@pytest.fixture(scope="module")
-def one(folder: Path) -> Iterator[TritonServer]:
-    """A server with one process of the model."""
-    with TritonServer(folder, ServeOptions(grpc_port=0, http_port=0, metrics_port=0, instances=1)) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -107,55 +101,55 @@ def large(local: ZeroShotClassifier) -> list[bytes]:
 
 
 def test_a_full_queue_refuses_at_once_and_what_waits_is_answered(
-    one: TritonServer, right: Any, large: list[bytes], capsys: pytest.CaptureFixture[str]
+    single: TritonServer, right: Any, large: list[bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["no image"]}]}
 
     async def ask() -> None:
-        async with AsyncClient(one.grpc, ONCE) as client:
+        async with AsyncClient(single.grpc, ONCE) as client:
             await client.predict([IMAGE])
 
     with (
-        Client(one.grpc, ONCE) as client,
-        Client(one.grpc, ClientOptions(timeout=60)) as patient,
+        Client(single.grpc, ONCE) as client,
+        Client(single.grpc, ClientOptions(timeout=60)) as patient,
         ThreadPoolExecutor(MAX_QUEUED + 1) as pool,
     ):
         client.describe()
-        before = metric(one, "lrclr_requests_total")
-        with occupied(one, large):
+        before = metric(single, "lrclr_requests_total")
+        with occupied(single, large):
             sent = [pool.submit(client.ask, [IMAGE]) for _ in range(MAX_QUEUED)]
-            until(lambda: waiting(one) == MAX_QUEUED)
+            until(lambda: waiting(single) == MAX_QUEUED)
             for call in (lambda: client.predict([IMAGE]), lambda: asyncio.run(ask())):
                 with pytest.raises(ServerUnavailableError, match=r"its queue is full\. Ask again after 1 s") as raised:
                     call()
                 assert raised.value.retry_after == 1.0
             # What an HTTP client sees; the page for other clients says so.
-            url = f"http://{one.http}/v2/models/{MODEL}/infer"
+            url = f"http://{single.http}/v2/models/{MODEL}/infer"
             request = urllib.request.Request(url, json.dumps(asked).encode())
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(request)
             assert refused.value.code == 503
             assert "Exceeds maximum queue size" in json.load(refused.value)["error"]
-            assert main(["probe", one.grpc]) == 1
+            assert main(["probe", single.grpc]) == 1
             assert "is busy: its queue is full" in capsys.readouterr().err
-            assert main(["probe", one.grpc, "--busy-ok"]) == 0
+            assert main(["probe", single.grpc, "--busy-ok"]) == 0
             assert "is busy: its queue is full" in capsys.readouterr().out
             late = pool.submit(patient.predict, [IMAGE])
-            assert waiting(one) == MAX_QUEUED
+            assert waiting(single) == MAX_QUEUED
             assert not any(future.done() for future in sent)
         assert all(close(future.result().predictions[0], right) for future in sent)
         assert close(late.result()[0], right)
     # What was refused reached no process: the large one, those that waited, and the patient client's two requests.
-    assert metric(one, "lrclr_requests_total") - before == 1 + MAX_QUEUED + 2
+    assert metric(single, "lrclr_requests_total") - before == 1 + MAX_QUEUED + 2
 
 
-def test_what_nobody_waits_for_is_not_worked_on(one: TritonServer, right: Any, large: list[bytes]) -> None:
-    with Client(one.grpc, ONCE) as client:
+def test_what_nobody_waits_for_is_not_worked_on(single: TritonServer, right: Any, large: list[bytes]) -> None:
+    with Client(single.grpc, ONCE) as client:
         client.describe()
-        requests, images = metric(one, "lrclr_requests_total"), metric(one, "lrclr_images_total")
+        requests, images = metric(single, "lrclr_requests_total"), metric(single, "lrclr_images_total")
         with (
-            occupied(one, large),
-            Client(one.grpc, ClientOptions(retries=0, timeout=2)) as hasty,
+            occupied(single, large),
+            Client(single.grpc, ClientOptions(retries=0, timeout=2)) as hasty,
             ThreadPoolExecutor(3) as pool,
         ):
             sent = [pool.submit(hasty.predict, [IMAGE] * 3) for _ in range(3)]
@@ -164,15 +158,15 @@ def test_what_nobody_waits_for_is_not_worked_on(one: TritonServer, right: Any, l
                 error = future.exception()
                 assert isinstance(error, ServerUnavailableError)
                 assert "waited too long in its queue" in str(error)
-            assert waiting(one) == 0
+            assert waiting(single) == 0
         assert close(client.predict([IMAGE])[0], right)
     # The large request, which was given up in the middle of its images, and the last one.
-    assert metric(one, "lrclr_requests_total") == requests + 2
-    assert metric(one, "lrclr_images_total") == images + 1
+    assert metric(single, "lrclr_requests_total") == requests + 2
+    assert metric(single, "lrclr_images_total") == images + 1
 
 
-def test_the_queue_has_a_bound_and_a_time_limit(one: TritonServer) -> None:
-    with urllib.request.urlopen(f"http://{one.http}/v2/models/{MODEL}/config") as page:
+def test_the_queue_has_a_bound_and_a_time_limit(single: TritonServer) -> None:
+    with urllib.request.urlopen(f"http://{single.http}/v2/models/{MODEL}/config") as page:
         policy = json.load(page)["dynamic_batching"]["default_queue_policy"]
     assert policy["max_queue_size"] == MAX_QUEUED
     assert policy["timeout_action"] == "REJECT"

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from lrclr.cli import main
 from lrclr.errors import ServerUnavailableError
-from lrclr.evaluation._store import store
+from lrclr.evaluation import store
 from lrclr.samples import sample_paths
 from lrclr.triton.client import Client, ClientOptions
 from lrclr.triton.server import ServeOptions, TritonServer
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.triton
+# A server must start without them.
+DEAD_PROXIES = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), "http://127.0.0.1:9")
 ANY_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
 
 
@@ -46,7 +49,7 @@ class Served:
                 [*bundles.LRCLR, "serve", *map(str, arguments)],
                 stdout=out,
                 stderr=err,
-                env=bundles.environment(TMPDIR=str(self.temporary), PYTHONUNBUFFERED="1"),
+                env=bundles.environment(TMPDIR=str(self.temporary), PYTHONUNBUFFERED="1", **DEAD_PROXIES),
             )
 
     def grpc(self) -> str:
@@ -99,20 +102,23 @@ def servers_in(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_it_answers_and_leaves_nothing(serve: type[Served], folder: Path, how: signal.Signals) -> None:
-    served = serve(folder, *ANY_PORTS, "--instances", 1)
-    address = served.grpc()
-    done = bundles.run(["predict", *sample_paths()[:2], "--server", address, "--json"])
-    assert done.returncode == 0, done.stderr
-    here = bundles.run(["predict", *sample_paths()[:2], "-b", folder, "--json", "--batch-size", 1])
-    assert done.stdout == here.stdout
+def ended_leaving_nothing(served: Served, how: signal.Signals) -> None:
     assert servers_in(served.temporary)
     assert shared_memory(served.process.pid)
     assert served.end(how) == 0
     assert servers_in(served.temporary) == []
     assert shared_memory(served.process.pid) == set()
     assert list(served.temporary.iterdir()) == []
+
+
+def test_it_answers_and_leaves_nothing(serve: type[Served], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    served = serve(folder, *ANY_PORTS, "--instances", 1)
+    images = [str(path) for path in sample_paths()[:2]]
+    assert main(["predict", *images, "--server", served.grpc(), "--json"]) == 0
+    there = capsys.readouterr().out
+    assert main(["predict", *images, "-b", str(folder), "--json", "--batch-size", "1"]) == 0
+    assert there == capsys.readouterr().out
+    ended_leaving_nothing(served, signal.SIGTERM)
     assert "Research use only" in served.err.read_text()
     assert not re.search("exposed|error|warning", served.err.read_text())
 
@@ -137,6 +143,7 @@ def test_what_is_exposed_is_said(serve: type[Served], folder: Path) -> None:
     assert "exposed: whoever reaches 0.0.0.0 gets answers; nothing is encrypted" in said
     assert "clients may share memory" in said
     assert "HTTP" not in served.out.read_text()
+    ended_leaving_nothing(served, signal.SIGINT)
 
 
 @pytest.mark.parametrize(
@@ -156,25 +163,29 @@ def test_what_is_exposed_is_said(serve: type[Served], folder: Path) -> None:
     ],
 )
 def test_a_wrong_call_is_an_error_with_a_line(
-    folder: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    code: int,
+    said: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         words = {"bundle": folder, "taken": taken.getsockname()[1]}
-        done = bundles.run(
-            ["serve", *(argument.format(**words) for argument in arguments)],
-            cwd=tmp_path,
-            env=bundles.environment(TMPDIR=str(tmp_path)),
-        )
-    assert done.returncode == code
-    assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert said.format(**words) in done.stderr
+        assert main(["serve", *(argument.format(**words) for argument in arguments)]) == code
+    errors = capsys.readouterr().err
+    assert errors.splitlines()[-1].startswith("error: ")
+    assert said.format(**words) in errors
     assert list(tmp_path.iterdir()) == []
 
 
 def test_it_can_be_ended_while_it_starts(serve: type[Served], folder: Path) -> None:
-    served = serve(folder, *ANY_PORTS)
+    served = serve(folder, *ANY_PORTS, "--instances", 2)
     deadline = time.monotonic() + 30
     while not servers_in(served.temporary) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -183,70 +194,67 @@ def test_it_can_be_ended_while_it_starts(serve: type[Served], folder: Path) -> N
     assert list(served.temporary.iterdir()) == []
 
 
-def test_a_damaged_bundle_is_not_served(folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_not_served(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     damaged = bundles.copied(folder, tmp_path / "damaged")
     with (damaged / "fusion_head" / "1" / "model.onnx").open("r+b") as graph:
         graph.write(b"\xff")
-    done = bundles.run(["serve", damaged, *ANY_PORTS])
-    assert done.returncode == 1
-    assert "fusion_head" in done.stderr
+    assert main(["serve", str(damaged), *ANY_PORTS]) == 1
+    assert "fusion_head" in capsys.readouterr().err
 
 
-def test_nothing_on_the_servers_command_line_opens_what_is_closed(folder: Path) -> None:
+def test_nothing_on_the_servers_command_line_opens_what_is_closed(single: TritonServer) -> None:
     """Every account can read it, so the model repository, shared memory, tracing and logging have no key at all."""
     from tritonclient import grpc, http
     from tritonclient.utils import InferenceServerException
 
-    options = ServeOptions(grpc_port=0, http_port=0, metrics_port=0, instances=1)
-    with TritonServer(folder, options) as server:
-        assert server.http is not None
-        read = Path(f"/proc/{server.pid}/cmdline").read_text().split("\0")
-        given = dict(argument[2:].split("=", 1) for argument in read if argument.startswith("--"))
-        assert given["model-control-mode"] == "poll"
-        upload = {
-            "config": '{"backend": "python", "name": "mine", "max_batch_size": 0}',
-            "files": {"file:1/model.py": b"raise SystemExit"},
-        }
-        changes: list[Callable[[Any, dict[str, str]], Any]] = [
-            lambda one, headers: one.unload_model("lrclr", headers=headers),
-            lambda one, headers: one.load_model("lrclr", headers=headers),
-            lambda one, headers: one.load_model("mine", headers=headers, **upload),
-            lambda one, headers: one.get_model_repository_index(headers=headers),
-            lambda one, headers: one.register_system_shared_memory("all", "/all", 64, headers=headers),
-            lambda one, headers: one.get_system_shared_memory_status(headers=headers),
-            lambda one, headers: one.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"]}, headers=headers),
-            lambda one, headers: one.update_log_settings(settings={"log_verbose_level": 1}, headers=headers),
-        ]
-        for module, address, option, before in (
-            (grpc, server.grpc, "grpc-restricted-protocol", "triton-grpc-protocol-"),
-            (http, server.http, "http-restricted-api", ""),
-        ):
-            closed, _, key = given[option].partition(":")
-            assert set(closed.split(",")) == {"model-repository", "shared-memory", "trace", "logging"}
-            name, _, value = key.rpartition("=")
-            client = module.InferenceServerClient(address)
-            for change in changes:
-                with pytest.raises(InferenceServerException, match="restricted"):
-                    change(client, {})
-                # No client library sends that header, or not as it stands.
-                with pytest.raises((InferenceServerException, TypeError, ValueError)):
-                    change(client, {before + name: value})
-            client.close()
-            header, content = (before + name).encode(), value.encode()
-            if module is grpc:
-                assert raw_requests.REFUSED in raw_requests.grpc_call(address, "LogSettings", b"other", b"x")
-                assert b"grpc-status\x010" in raw_requests.grpc_call(address, "ServerLive", b"other", b"x")
-                for form in (header, header.lower(), header.replace(b":", b""), header.replace(b" ", b"-")):
-                    answer = raw_requests.grpc_call(address, "LogSettings", form, content)
-                    assert b"grpc-status\x010" not in answer
-                    assert b"log_" not in answer
-            else:
-                assert b"200 OK" in raw_requests.http_get(address, "/v2/health/live", b"other: x")
-                for line in (b"%s: %s", b"%s:%s", b"%s : %s", b"%s\r\n : %s", b"\\%s: %s", b'"%s": %s'):
-                    answer = raw_requests.http_get(address, "/v2/logging", line % (header, content))
-                    assert b"log_" not in answer
-        with Client(server.grpc) as asking:
-            assert len(asking.predict(sample_paths()[:1])) == 1
+    assert single.http is not None
+    read = Path(f"/proc/{single.pid}/cmdline").read_text().split("\0")
+    given = dict(argument[2:].split("=", 1) for argument in read if argument.startswith("--"))
+    assert given["model-control-mode"] == "poll"
+    upload = {
+        "config": '{"backend": "python", "name": "mine", "max_batch_size": 0}',
+        "files": {"file:1/model.py": b"raise SystemExit"},
+    }
+    changes: list[Callable[[Any, dict[str, str]], Any]] = [
+        lambda one, headers: one.unload_model("lrclr", headers=headers),
+        lambda one, headers: one.load_model("lrclr", headers=headers),
+        lambda one, headers: one.load_model("mine", headers=headers, **upload),
+        lambda one, headers: one.get_model_repository_index(headers=headers),
+        lambda one, headers: one.register_system_shared_memory("all", "/all", 64, headers=headers),
+        lambda one, headers: one.get_system_shared_memory_status(headers=headers),
+        lambda one, headers: one.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"]}, headers=headers),
+        lambda one, headers: one.update_log_settings(settings={"log_verbose_level": 1}, headers=headers),
+    ]
+    for module, address, option, before in (
+        (grpc, single.grpc, "grpc-restricted-protocol", "triton-grpc-protocol-"),
+        (http, single.http, "http-restricted-api", ""),
+    ):
+        closed, _, key = given[option].partition(":")
+        assert set(closed.split(",")) == {"model-repository", "shared-memory", "trace", "logging"}
+        name, _, value = key.rpartition("=")
+        client = module.InferenceServerClient(address)
+        for change in changes:
+            with pytest.raises(InferenceServerException, match="restricted"):
+                change(client, {})
+            # No client library sends that header, or not as it stands.
+            with pytest.raises((InferenceServerException, TypeError, ValueError)):
+                change(client, {before + name: value})
+        client.close()
+        header, content = (before + name).encode(), value.encode()
+        if module is grpc:
+            assert raw_requests.REFUSED in raw_requests.grpc_call(address, "LogSettings", b"other", b"x")
+            assert b"grpc-status\x010" in raw_requests.grpc_call(address, "ServerLive", b"other", b"x")
+            for form in (header, header.lower(), header.replace(b":", b""), header.replace(b" ", b"-")):
+                answer = raw_requests.grpc_call(address, "LogSettings", form, content)
+                assert b"grpc-status\x010" not in answer
+                assert b"log_" not in answer
+        else:
+            assert b"200 OK" in raw_requests.http_get(address, "/v2/health/live", b"other: x")
+            for line in (b"%s: %s", b"%s:%s", b"%s : %s", b"%s\r\n : %s", b"\\%s: %s", b'"%s": %s'):
+                answer = raw_requests.http_get(address, "/v2/logging", line % (header, content))
+                assert b"log_" not in answer
+    with Client(single.grpc) as asking:
+        assert len(asking.predict(sample_paths()[:1])) == 1
 
 
 def test_tls(folder: Path, tmp_path: Path) -> None:
@@ -268,18 +276,19 @@ def test_tls(folder: Path, tmp_path: Path) -> None:
             client.predict(sample_paths()[:1])
 
 
-def test_predict_with_heat_maps_and_a_bad_file(folder: Path, tmp_path: Path, server: TritonServer) -> None:
+def test_predict_with_heat_maps_and_a_bad_file(
+    folder: Path, tmp_path: Path, server: TritonServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"junk")
     results = {}
-    for name, whose in (("there", ["--server", server.grpc]), ("here", ["-b", folder])):
+    images = [str(path) for path in (*sample_paths()[:3], bad)]
+    for name, whose in (("there", ["--server", server.grpc]), ("here", ["-b", str(folder)])):
         heatmaps = tmp_path / name
-        done = bundles.run(
-            ["predict", *sample_paths()[:3], bad, *whose, "--csv", "--heatmap", heatmaps, "--batch-size", 1]
-        )
-        assert done.returncode == 1
-        assert "bad.png" in done.stderr
-        results[name] = (done.stdout, {path.name: path.read_bytes() for path in heatmaps.iterdir()})
+        assert main(["predict", *images, *whose, "--csv", "--heatmap", str(heatmaps), "--batch-size", "1"]) == 1
+        captured = capsys.readouterr()
+        assert "bad.png" in captured.err
+        results[name] = (captured.out, {path.name: path.read_bytes() for path in heatmaps.iterdir()})
     assert results["there"] == results["here"]
     assert len(results["here"][1]) == 3
 
@@ -293,8 +302,8 @@ def test_evaluate_by_a_server_gives_the_scores_of_the_bundle(
     manifest.write_text("\n".join(["image,split,Edema,Pneumothorax", *rows]) + "\n")
     tables = []
     for name, whose in (("there.npz", ["--server", server.grpc]), ("here.npz", [])):
-        done = bundles.run(["evaluate", folder, manifest, "--split", "test", "--scores", tmp_path / name, *whose])
-        assert done.returncode == 0, done.stderr
+        data = [str(folder), str(manifest), "--split", "test"]
+        assert main(["evaluate", *data, "--scores", str(tmp_path / name), *whose]) == 0
         tables.append(np.load(tmp_path / name, allow_pickle=False))
     there, here = tables
     assert there.files == here.files
@@ -303,11 +312,12 @@ def test_evaluate_by_a_server_gives_the_scores_of_the_bundle(
             assert np.allclose(there[name], here[name], atol=1e-6, equal_nan=True), name
 
 
-def test_a_server_of_another_bundle_is_not_evaluated(folder: Path, tmp_path: Path, server: TritonServer) -> None:
+def test_a_server_of_another_bundle_is_not_evaluated(
+    folder: Path, tmp_path: Path, server: TritonServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = bundles.copied(folder, tmp_path / "other")
     store(other, alpha=0.1, score_scale=5.0)
     manifest = tmp_path / "manifest.csv"
     manifest.write_text(f"image,split,Edema\n{sample_paths()[0]},test,1\n")
-    done = bundles.run(["evaluate", other, manifest, "--server", server.grpc])
-    assert done.returncode == 1
-    assert "serves another bundle" in done.stderr
+    assert main(["evaluate", str(other), str(manifest), "--server", server.grpc]) == 1
+    assert "serves another bundle" in capsys.readouterr().err

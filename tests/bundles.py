@@ -116,6 +116,9 @@ def graphs(base: Path) -> Mapping[str, TypedGraph]:
 
 
 def _kept_graph(base: Path, spec: GraphSpec) -> TypedGraph:
+    import onnx
+    import onnx_ir as ir
+
     from lrclr_export.onnx.onnx_graph import TypedGraph
 
     kept = exported(base, "fp32").with_name(f"fp32-{spec.name}")

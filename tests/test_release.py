@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -60,3 +63,28 @@ def test_every_dependency_is_pinned() -> None:
         if one.name not in {"lrclr", "onnxruntime-gpu", "tensorrt"}:
             (pin,) = pinned[canonicalize_name(one.name)]
             assert one.specifier.contains(pin.version), f"{one} excludes what is tested, {pin.version}"
+
+
+def test_the_container_is_built_from_this_repository() -> None:
+    folder = ROOT / "lrclr" / "triton" / "server" / "container"
+    (service,) = yaml.safe_load((folder / "compose.yaml").read_text())["services"].values()
+    build = service["build"]
+    assert (folder / build["context"]).resolve() == ROOT
+    assert (folder / build["additional_contexts"]["bundle"]).resolve() == ROOT / "triton_repo"
+    assert (ROOT / build["dockerfile"]).resolve() == folder / "Containerfile"
+    copied = re.findall(r"(?m)^COPY (?!--)(.+) \S+$", (folder / "Containerfile").read_text())
+    assert copied
+    assert all((ROOT / name).exists() for line in copied for name in line.split())
+
+
+def test_links_of_documents_lead_to_files() -> None:
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a git repository")
+    broken = [
+        f"{page}: {link}"
+        for page in listed.stdout.split()
+        for link in re.findall(r"\]\(([^)#\s]+)", (ROOT / page).read_text())
+        if ":" not in link and not (ROOT / page).parent.joinpath(link).exists()
+    ]
+    assert not broken

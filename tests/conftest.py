@@ -8,6 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 # Before anything imports transformers: no test may ask a network, and progress bars are no results.
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     Prompts = Callable[..., tuple[Tensor, Tensor]]
 
 
+# An example may take long on a busy machine, and that is no failure.
+hypothesis.settings.register_profile("lrclr", deadline=None)
+hypothesis.settings.load_profile("lrclr")
 # `tests.pythons` runs tests on Pythons that have no torch.
 WITHOUT_TORCH = "LRCLR_TEST_WITHOUT_TORCH" in os.environ
 _HEAVY = ("torch", "transformers", "onnxscript", "safetensors", "sklearn")

@@ -15,9 +15,11 @@ from onnx import helper
 from lrclr import Bundle
 from lrclr.auto import open_engine
 from lrclr.bundle import GRAPHS
-from lrclr.engines import EngineOptions, Gpu
-from lrclr.engines._plans import plan_entry
 from lrclr.cli import main
+from lrclr.engines import EngineOptions, Gpu
+
+# Private: the settings that TensorRT-RTX is given are not visible in a plan.
+from lrclr.engines._plans import plan_entry
 from lrclr.errors import BundleError, EngineError, ExportError, GateError, LrclrError, UsageError
 from lrclr_export import BuildOptions, best_engine, build_bundle
 from lrclr_export.plans import Plan, plan_from_onnx

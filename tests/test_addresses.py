@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+# Private: a helper that several packages share; it has no public name.
 from lrclr._addresses import Address, ip_address
 from lrclr.bench._targets import is_server
 from lrclr.cli import main

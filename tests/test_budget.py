@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lrclr import budget, read_image
+
+# Private: a helper that several packages share; it has no public name.
 from lrclr._prefetch import batches_ahead
 from lrclr.budget import MemoryBudget
 from lrclr.errors import ImageLimitError

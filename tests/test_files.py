@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+# Private: helpers that several packages share; they have no public name.
 from lrclr import _files
 from lrclr._files import replace_directory, sha256_of
 from lrclr.errors import LrclrError, UsageError

@@ -208,7 +208,7 @@ def test_train(planted: Planted, checkpoint_folder: Path) -> None:
 def test_bench(planted: Planted, bundle: Path) -> None:
     files = [argument for path in sorted(planted.images.glob("*[0-2].dcm")) for argument in ("--file", path)]
     one = ("--what", "files", "--batch", 1, "--concurrency", 1, "--rate", "none", "--no-peak")
-    done = run(planted, "bench", bundle, "-o", planted.made / "bench", *files, *one, "--seconds", 1, "--rounds", 5)
+    done = run(planted, "bench", bundle, "-o", planted.made / "bench", *files, *one, "--seconds", 0.2, "--rounds", 2)
     assert done.returncode == 0, done.stderr
     assert {path.suffix for path in (planted.made / "bench").iterdir()} == {".json", ".md", ".html"}
     check(planted, done.stdout, done.stderr)

@@ -13,6 +13,8 @@ import pytest
 from lrclr import ZeroShotClassifier
 from lrclr.archive import ScoreOptions, score
 from lrclr.bench import BenchOptions, open_targets
+
+# Private: the arrays that each command feeds to the model are not in its results.
 from lrclr.bench._stages import Files, _pixels
 from lrclr.cli import main
 from lrclr.datasets import PixelCache, read_dataset

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+# Private: a helper that several packages share; it has no public name.
 from lrclr._zip import ArchiveError, checked_entries
 from lrclr.bundle import Golden
 from lrclr.checkpoints import load_checkpoint

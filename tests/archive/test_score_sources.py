@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lrclr.archive import score
+
+# Private: the order and kinds of a source's items are not visible in scored rows.
 from lrclr.archive._source import open_source
 from lrclr.cli import main
 from lrclr.errors import LrclrError, UsageError

@@ -24,6 +24,8 @@ from lrclr.bench import (
     result_json,
     save_reports,
 )
+
+# Private: the pages as text, without writing a folder for each.
 from lrclr.bench._reports import html as page
 from lrclr.bench._reports import markdown
 from lrclr.bench._stages import findings_of

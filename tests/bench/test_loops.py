@@ -9,6 +9,7 @@ from threading import Lock
 import numpy as np
 import pytest
 
+# Private: a whole benchmark cannot be given a clock and a load of known length.
 from lrclr.bench._closed import closed_window
 from lrclr.bench._open import arrivals, highest_rate, open_window
 from lrclr.errors import EngineError

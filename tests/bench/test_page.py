@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lrclr.bench import Peak, Result
+
+# Private: the page as text, without writing a folder for each.
 from lrclr.bench._reports import html as page
 from lrclr.bench._reports import markdown
 from lrclr.bench._view import rows_of

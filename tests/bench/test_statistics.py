@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrclr.bench import interleaved
+
+# Private: reports show these figures rounded, and only for measured times.
 from lrclr.bench._interleave import shuffled_rounds
 from lrclr.bench._statistics import (
     QUANTILES,

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from lrclr import Bundle, OnnxRuntimeEngine
 from lrclr.bundle import ENTRIES, GRAPHS, SERVER_MODEL, Golden
+
+# Private: the list of checked entries has no public name.
 from lrclr.bundle._bundle import _LISTED as LISTED
 from lrclr.engines._placement import require_placed
 from lrclr.errors import BundleError, EngineError, UsageError

@@ -16,6 +16,8 @@ from transformers import CLIPConfig, CLIPModel
 
 from lrclr.bench import reference_from
 from lrclr.checkpoints import load_checkpoint
+
+# Private: facts of networks that are too large to be saved and loaded here.
 from lrclr.checkpoints._network import config_of
 from lrclr.checkpoints._openai import renamed
 from lrclr.cli import main

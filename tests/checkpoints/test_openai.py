@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lrclr.checkpoints import load_checkpoint
+
+# Private: what a file is taken for, before it becomes a checkpoint.
 from lrclr.checkpoints._files import read_file
 from lrclr.checkpoints._network import config_of
 from lrclr.checkpoints._openai import renamed

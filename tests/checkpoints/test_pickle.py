@@ -18,6 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrclr.checkpoints import load_checkpoint
+
+# Private: the interpreter of pickles is tested on programs that no checkpoint holds.
 from lrclr.checkpoints._files import read_file
 from lrclr.checkpoints._pickle import MAX_OPERATIONS, Global, Inert, PickleError, TensorView, read_pickle
 from lrclr.errors import CheckpointError

@@ -20,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lrclr.checkpoints import load_checkpoint
+
+# Private: where the network is found in a file, before it becomes a checkpoint.
 from lrclr.checkpoints._files import read_file
 from lrclr.checkpoints._find import find_clip
 from lrclr.errors import CheckpointError

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from packaging.requirements import Requirement
 
+# Private: the tables that errors are built from have no public name.
 from lrclr.cli import _extras, main
 from lrclr.errors import MissingExtraError
 

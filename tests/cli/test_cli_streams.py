@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lrclr.cli import main
+
+# Private: the names of CheXpert's columns, for a table of its form.
 from lrclr.datasets._imported import CHEXPERT_FINDINGS
 from lrclr.file_names import path_of
 from tests import bundles

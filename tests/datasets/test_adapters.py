@@ -22,6 +22,8 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from lrclr.datasets import row_mask
+
+# Private: the command writes files only; here each row of an adapter is compared.
 from lrclr.datasets._cells import BadRowError
 from lrclr.datasets._chexlocalize import import_chexlocalize
 from lrclr.datasets._chexpert import import_chexpert

@@ -9,6 +9,8 @@ import pytest
 import typer
 
 from lrclr.cli import main
+
+# Private: the command itself, so that its errors reach the test as exceptions.
 from lrclr.cli._dataset import dataset
 from lrclr.datasets import read_dataset
 from lrclr.datasets._imported import CHEXPERT_FINDINGS

@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrclr.datasets import ABSENT, PRESENT, UNCERTAIN, Box, read_dataset
+
+# Private: comparisons are counted on names of columns that no file can hold.
 from lrclr.datasets._row_readers import CsvRows
 from lrclr.errors import LrclrError, UsageError
 

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+# Private: the rules for sections of a report, sentence by sentence.
 from lrclr.datasets._reports import choose_section, mimic_sections, without_underscores, without_xs
 
 MIMIC = """                                 FINAL REPORT

@@ -9,6 +9,8 @@ import pytest
 
 from lrclr import Bundle, OnnxRuntimeEngine
 from lrclr.bundle import Golden
+
+# Private: a part of the engine that is tested without a bundle.
 from lrclr.engines._bound import BoundSession
 from lrclr.engines._onnxruntime import SessionSettings, open_session
 from lrclr.errors import EngineError, UsageError

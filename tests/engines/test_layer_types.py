@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+# Private: the reader of TensorRT's inspector is tested on its texts, without a GPU.
 from lrclr.engines._layer_types import UNKNOWN, type_in_words, written_types
 
 

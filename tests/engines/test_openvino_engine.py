@@ -16,6 +16,8 @@ from lrclr import Bundle, ZeroShotClassifier
 from lrclr.auto import ChosenEngine, choose_engine, open_engine
 from lrclr.bundle import GRAPHS, Golden
 from lrclr.engines import AUTO, EngineOptions, OnnxRuntimeEngine, OpenVINOEngine
+
+# Private: what the processor offers decides what is expected.
 from lrclr.engines._openvino import precision_here
 from lrclr.errors import EngineError, GateError, UsageError
 from lrclr.samples import sample_paths

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+# Private: the library is replaced by one that needs no GPU.
 from lrclr.engines import Gpu, TensorRTEngine, _tensorrt
 from lrclr.errors import EngineError
 from tests.engines import gpu_natives as natives

@@ -11,6 +11,8 @@ from PIL import Image
 
 from lrclr import ZeroShotClassifier
 from lrclr.datasets import read_dataset
+
+# Private: answers of a model that was never run have no public constructor.
 from lrclr.evaluation._scores import ModelAnswers, Scores
 from lrclr.inference import Answers
 from lrclr.preprocessing import PreprocessSpec

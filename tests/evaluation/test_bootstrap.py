@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
 
 from lrclr.errors import UsageError
+
+# Private: reports show these figures rounded, and only for scored images.
 from lrclr.evaluation._bootstrap import Ranking, Resamples, decisions, estimate, mean_of, resampled, share
 
 if TYPE_CHECKING:

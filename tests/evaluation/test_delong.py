@@ -13,6 +13,8 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.evaluation.draws import binormal, equal_models
 from lrclr.evaluation import compare
+
+# Private: reports show these figures rounded, and only for scored images.
 from lrclr.evaluation._delong import auroc_interval, holm, mean_interval, paired_difference, placements
 
 if TYPE_CHECKING:

@@ -12,6 +12,8 @@ from PIL import Image
 from lrclr import Finding, FindingSet, ZeroShotClassifier
 from lrclr.datasets import Box, Row
 from lrclr.errors import ImageError, UsageError
+
+# Private: the pictures as arrays, which the report holds as PNG only.
 from lrclr.evaluation._gallery import gallery
 
 if TYPE_CHECKING:

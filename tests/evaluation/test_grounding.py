@@ -13,6 +13,8 @@ from PIL import Image
 
 from lrclr.datasets import Box, Row
 from lrclr.errors import LrclrError
+
+# Private: the geometry is compared with values by hand.
 from lrclr.evaluation._bootstrap import Resamples
 from lrclr.evaluation._grounding import ground, located, on_grid, place
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
 
 from lrclr.errors import UsageError
+
+# Private: reports show these figures rounded, and only for scored images.
 from lrclr.evaluation import _metrics as metrics
 
 if TYPE_CHECKING:

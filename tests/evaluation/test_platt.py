@@ -9,6 +9,7 @@ import pytest
 from sklearn.calibration import _SigmoidCalibration
 from sklearn.metrics import roc_auc_score
 
+# Private: the fit is compared with scikit-learn's on made-up scores.
 from lrclr.evaluation import _metrics as metrics
 from lrclr.evaluation._platt import LEAST_IMAGES, fit_calibration, fit_platt
 from lrclr.inference import ScoreCalibration

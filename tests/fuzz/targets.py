@@ -19,6 +19,8 @@ from PIL import Image
 from benchmarks.memory import peak_mb
 from lrclr.bundle import Manifest
 from lrclr.datasets import read_dataset
+
+# Private: a session without a bundle, for bytes that are no graph.
 from lrclr.engines._onnxruntime import SessionSettings, open_session
 from lrclr.errors import LrclrError
 from lrclr.images import ReadLimits, read_image

@@ -21,6 +21,8 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, UID
 
 from lrclr.errors import LrclrError, UsageError
 from lrclr.images import describe_passed_over, find_images, read_image
+
+# Private: the rule for one file's first bytes.
 from lrclr.images._kind import HEAD_BYTES, IMAGE, PASSED_OVER, kind_of
 from lrclr.samples import SAMPLES
 from tests import bundles

@@ -16,6 +16,8 @@ from PIL import Image
 
 from lrclr.errors import ImageError
 from lrclr.images import read_image
+
+# Private: the reader of PNG chunks is tested on chunks that Pillow refuses.
 from lrclr.images._container import png_chunks
 from tests.images.conftest import read_whole
 

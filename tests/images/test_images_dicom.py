@@ -31,6 +31,8 @@ from pydicom.uid import (
 
 from lrclr.errors import ImageError, ImageLimitError, MissingExtraError
 from lrclr.images import ReadLimits, read_image
+
+# Private: whether a frame is decoded at all cannot be seen from outside.
 from lrclr.images._dicom_frame import decode_frame
 from tests.images.conftest import read_whole
 

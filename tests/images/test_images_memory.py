@@ -15,6 +15,8 @@ from PIL import Image
 from lrclr import ReadLimits, read_image
 from lrclr.errors import ImageLimitError
 from lrclr.images import read_reduced
+
+# Private: blocks of a few pixels, which no file reaches.
 from lrclr.images._display import Display, Rescale, Window, to_grey
 from lrclr.preprocessing import PreprocessSpec
 

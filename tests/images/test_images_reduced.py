@@ -16,6 +16,8 @@ from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, JPEG2000Lossless, RLEL
 
 from lrclr.errors import ImageError
 from lrclr.images import ReducedImage, read_image, read_reduced
+
+# Private: whether the fast path was taken cannot be seen from outside.
 from lrclr.images._codestream import jpeg2000_coding
 from lrclr.images._packets import bands_of
 from lrclr.images._png import inflated_png

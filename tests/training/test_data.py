@@ -12,6 +12,8 @@ from lrclr.errors import UsageError
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import ClipTokenizer
 from lrclr.training import Augmentation, TrainSettings
+
+# Private: the draws of one step, which a run does not report.
 from lrclr.training._augment import augment
 from lrclr.training._data import Draws, Items, loader
 from lrclr.training._texts import draw_text, sentences, text_key, whole_text

@@ -13,6 +13,8 @@ from lrclr.checkpoints import load_checkpoint
 from lrclr.datasets import read_dataset
 from lrclr.errors import UsageError
 from lrclr.training import train
+
+# Private: torch reports a full disk as an error of its own kind, which only /dev/full shows here.
 from lrclr.training._trainer import _system_errors
 from tests.training.conftest import start
 from tests.training.run_worker import SETTINGS

@@ -9,6 +9,8 @@ import torch
 
 from lrclr.model import select_regions
 from lrclr.training import ContrastiveTask, LossSettings
+
+# Private: the selection of one batch, which a run does not report.
 from lrclr.training._task import _select_in_float32
 from tests.training import gloo_worker
 from tests.training.conftest import start

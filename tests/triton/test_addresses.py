@@ -17,6 +17,8 @@ from lrclr.errors import ServerError, ServerUnavailableError, UsageError
 from lrclr.samples import sample_paths
 from lrclr.triton.client import AsyncClient, Client, ClientOptions
 from lrclr.triton.server import ServeOptions, TritonServer
+
+# Private: ports of addresses that no server can take.
 from lrclr.triton.server._ports import free_ports
 
 if TYPE_CHECKING:

@@ -18,6 +18,8 @@ from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import ExportError, GateError, UsageError
 from lrclr.images import read_image
 from lrclr.verification import Tolerances, gate_images
+
+# Private: the search is tested on a network whose best answer is known.
 from lrclr.verification._task import task_images
 from lrclr_export import BuildOptions, ExportOptions, build_bundle, export_bundle
 from lrclr_export.onnx.graphs import GraphSpec

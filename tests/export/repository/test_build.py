@@ -17,6 +17,8 @@ from lrclr.auto import open_engine
 from lrclr.bundle import GRAPHS
 from lrclr.cli import main
 from lrclr.engines import EngineOptions, Gpu
+
+# Private: the settings that TensorRT-RTX is given are not visible in a plan.
 from lrclr.engines._plans import plan_entry
 from lrclr.errors import BundleError, EngineError, ExportError, GateError, LrclrError, UsageError
 from lrclr_export import BuildOptions, best_engine, build_bundle

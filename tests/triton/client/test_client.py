@@ -14,6 +14,8 @@ from lrclr import errors
 from lrclr.errors import ImageError, LrclrError, MissingExtraError, ServerUnavailableError, UsageError
 from lrclr.triton import protocol
 from lrclr.triton.client import AsyncClient, Client, ClientOptions, predict_files
+
+# Private: the clock of one call.
 from lrclr.triton.client._options import Deadline
 from tests import bundles
 from tests.triton.scripted import scripted

@@ -17,6 +17,8 @@ from lrclr.errors import ServerError
 from lrclr.samples import sample_paths
 from lrclr.triton.client import Client
 from lrclr.triton.server import ServeOptions, TritonServer
+
+# Private: where the installed server is.
 from lrclr.triton.server._locate import find_server
 from lrclr_export import build_bundle
 from tests import bundles

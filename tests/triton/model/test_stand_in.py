@@ -16,6 +16,8 @@ from tritonclient import grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from lrclr.bundle import GRAPHS
+
+# Private: where the installed server is.
 from lrclr.triton.server._locate import find_server
 from tests import bundles
 

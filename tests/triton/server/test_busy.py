@@ -15,6 +15,8 @@ from lrclr.errors import LrclrError, ServerUnavailableError
 from lrclr.samples import sample_paths
 from lrclr.triton.client import Client, ClientOptions
 from lrclr.triton.server import ServeOptions, TritonServer
+
+# Private: the numbers of a server's processes, to stop them.
 from lrclr.triton.server._processes import backends_of
 from tests.triton.server.test_faults import IMAGE, Load
 

@@ -14,6 +14,8 @@ from tritonclient.grpc import service_pb2_grpc
 from benchmarks.serving.memory import Peak
 from lrclr import Bundle, budget
 from lrclr.deploy import DeployOptions
+
+# Private: what the charts reserve, without rendering one.
 from lrclr.deploy._facts import Facts
 from lrclr.deploy._resources import memory_mib
 from lrclr.errors import ServerUnavailableError

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lrclr.errors import ServerError
+
+# Private: what a server leaves can be made here without one.
 from lrclr.triton.server._ports import free_ports
 from lrclr.triton.server._shared_memory import Claim, remove_leftovers
 from tests import bundles

@@ -10,6 +10,8 @@ import pytest
 
 from lrclr import Bundle
 from lrclr.errors import ServerError, UsageError
+
+# Private: a server that is not started, because it needs a GPU.
 from lrclr.triton.server import ServeOptions, TritonServer, _server
 from lrclr.triton.server._command import command_line
 from lrclr.triton.server._locate import Installation

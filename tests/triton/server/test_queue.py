@@ -26,6 +26,8 @@ from lrclr.errors import ServerUnavailableError
 from lrclr.images import read_reduced
 from lrclr.samples import sample_paths
 from lrclr.triton.client import AsyncClient, Client, ClientOptions
+
+# Private: a request that is sent and then cancelled.
 from lrclr.triton.client import _wire as wire
 from lrclr.triton.protocol import MAX_QUEUED, MAX_QUEUED_SECONDS, MODEL
 from tests.triton.server.test_faults import close

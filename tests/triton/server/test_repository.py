@@ -11,6 +11,8 @@ from tritonclient.grpc import model_config_pb2 as triton
 from lrclr import Bundle
 from lrclr.bundle import SERVER_MODEL
 from lrclr.errors import ServerError
+
+# Private: the folder that Triton polls, without a server.
 from lrclr.triton.server._repository import MODELS, ServedRepository
 from tests import bundles
 

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+from hypothesis import settings
 
+# Hypothesis limits the wall time of an example to 0.2 s by default. No test here depends on wall time.
+settings.register_profile("lrclr", deadline=None)
+settings.load_profile("lrclr")
 # Before anything imports transformers: no test may ask a network, and progress bars are no results.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"

@@ -19,7 +19,7 @@ help:
 	@echo "make test       set up, lint, type-check and run the tests"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make test-pythons  the tests that need no torch, on each newer Python that is installed (PYTHONS=... names them)"
-	@echo "make test-gpu   the tests that need a GPU, and those that need TensorRT"
+	@echo "make test-gpu   the tests that need a GPU, and those that need TensorRT; without a network: GPU_PYTHON=python3, an interpreter with torch and pytest"
 	@echo "make fuzz       100,000 cases, guided by coverage, for everything that reads bytes from outside (an hour)"
 	@echo "make kernels    compile the CUDA kernel again, with nvcc; no GPU needed"
 	@echo "make triton     put a real Triton server (CPU) into .triton/, for lrclr serve"
@@ -120,8 +120,13 @@ test-pythons: $(STAMP)
 	@$(BIN)/python -m tests.pythons $(if $(filter file,$(origin PYTHONS)),,--required) $(PYTHONS)
 
 # The tests of what needs a GPU: plans that run, the kernel in them, CUDA graphs, the vendor's server.
+ifdef GPU_PYTHON
+test-gpu:
+	@PYTHONPATH=.:export $(GPU_PYTHON) -m pytest -m "gpu or tensorrt" -q -rs tests/gpu
+else
 test-gpu: $(STAMP) triton
 	@$(BIN)/pytest -m "gpu or tensorrt" -q -rs
+endif
 
 # What breaks a target is kept in tests/fuzz/found, where a test replays it.
 fuzz: $(STAMP)

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
@@ -87,15 +87,15 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
         if verbose or level != "info":
             _tell(f"triton {level}: {message}")
 
-    signals = _Signals()
-    triton = TritonServer(bundle, options, on_log=on_log)
-    _tell("starting the server")
-    with triton:
-        _announce(triton)
-        signals.serving = True
-        with contextlib.suppress(_Stopped):
-            _watch(triton, signals, health_every)
-    _tell("stopped")
+    with _Signals() as signals:
+        triton = TritonServer(bundle, options, on_log=on_log)
+        _tell("starting the server")
+        with triton:
+            _announce(triton)
+            signals.serving = True
+            with contextlib.suppress(_Stopped):
+                _watch(triton, signals, health_every)
+        _tell("stopped")
 
 
 def _watch(triton: TritonServer, signals: _Signals, health_every: float) -> None:
@@ -111,11 +111,13 @@ def _watch(triton: TritonServer, signals: _Signals, health_every: float) -> None
 
 
 class _Stopped(BaseException):
-    """Who started the server wants it to end."""
+    """A signal asked the server to end."""
 
 
 class _Signals:
     """SIGTERM and Ctrl-C end the server in order; SIGHUP asks for the bundle to be read again.
+
+    A context manager: on leaving it, the handlers are those that were there before.
 
     Attributes:
         serving: whether the server has started, so that its end is what was wanted and no failure.
@@ -124,9 +126,16 @@ class _Signals:
     def __init__(self) -> None:
         self.serving = False
         self._reload = False
-        signal.signal(signal.SIGTERM, self._end)
-        signal.signal(signal.SIGINT, self._end)
-        signal.signal(signal.SIGHUP, self._ask)
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        handlers = {signal.SIGTERM: self._end, signal.SIGINT: self._end, signal.SIGHUP: self._ask}
+        self._before = {one: signal.signal(one, handler) for one, handler in handlers.items()}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one, handler in self._before.items():
+            signal.signal(one, handler)
 
     def take_reload(self) -> bool:
         """Whether it was asked for since the last call."""
@@ -137,7 +146,7 @@ class _Signals:
         self._reload = True
 
     def _end(self, number: int, _frame: FrameType | None) -> None:
-        # Once is enough: a second one must not keep the server from being put away.
+        # A second signal must not interrupt the end of the server.
         for one in (signal.SIGTERM, signal.SIGINT):
             signal.signal(one, signal.SIG_IGN)
         if self.serving:

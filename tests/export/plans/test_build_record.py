@@ -160,9 +160,10 @@ def test_a_missing_type_may_be_among_the_unknown() -> None:
 def test_a_plan_that_was_built_in_another_type_is_refused(
     fp32_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FP16 asked, FP32 built, by the builder's own account: the gates on the network are left out here."""
+    """FP16 asked, FP32 built, by the builder's own account: the other gates on a plan are left out here."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is for x86-64 Linux")
     folder = bundles.signed(bundles.copied(fp32_bundle, tmp_path / "bundle"), precision="fp16")
-    monkeypatch.setattr(build_module, "precision_gates", lambda *_, **__: [])
+    for gates in ("precision_gates", "_fusion_gates"):
+        monkeypatch.setattr(build_module, gates, lambda *_, **__: [])
     with pytest.raises(GateError, match="layers that write half precision"):
         build_bundle(folder, AMPERE)

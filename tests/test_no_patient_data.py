@@ -7,6 +7,7 @@ prompts are nowhere.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import signal
 import subprocess
@@ -237,9 +238,15 @@ def test_wrong_files(planted: Planted, bundle: Path) -> None:
         check(planted, done.stdout, done.stderr)
 
 
-def shared(since: float) -> list[Path]:
-    """Shared memory that was made or written after a time."""
-    return [path for path in Path("/dev/shm").iterdir() if path.is_file() and path.stat().st_mtime > since]
+def shared(since: float) -> dict[Path, str]:
+    """Shared memory that was made or written after a time, and what it holds."""
+    held = {}
+    for path in Path("/dev/shm").iterdir():
+        # That of other tests may go at any time.
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and path.stat().st_mtime > since:
+                held[path] = content(path)
+    return held
 
 
 @pytest.mark.triton
@@ -272,13 +279,13 @@ def test_serve(planted: Planted, bundle: Path) -> None:
         with urllib.request.urlopen(addresses["metrics"]) as page:
             metrics = page.read().decode()
         assert "lrclr" in metrics
-        holding = [path for path in shared(started) if found(content(path), INSIDE)]
+        holding = [path for path, held in shared(started).items() if found(held, INSIDE)]
         assert holding  # Triton hands whole files to its backends there
         assert {path.stat().st_mode & 0o077 for path in holding} == {0}
         assert found(metrics, (*INSIDE, FILE)) == []
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(30)
-    for path in shared(started):
-        assert found(f"{path.name} {content(path)}", (*INSIDE, FILE)) == []
+    for path, held in shared(started).items():
+        assert found(f"{path.name} {held}", (*INSIDE, FILE)) == []
     assert found(log.read_text(), (*INSIDE, FILE)) == []

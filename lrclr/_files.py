@@ -145,7 +145,7 @@ def check_is_folder(folder: Path) -> None:
 
 
 def own_entries(folder: Path, expected: Callable[[str], object]) -> list[str]:
-    """Names in a folder that lrclr may change; none where there is no folder yet.
+    """Names in a folder that lrclr may change; an empty list if the folder does not exist.
 
     Args:
         folder: to look into.

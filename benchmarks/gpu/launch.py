@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def capability() -> int:
+    """Compute capability of the current GPU, as `lrclr._kernels.forms_for` takes it."""
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor
+
+
 def launch(  # noqa: PLR0913 - the kernel's arguments
     queries: Sequence[Tensor],
     keys: Sequence[Tensor],
@@ -56,7 +62,6 @@ def launch(  # noqa: PLR0913 - the kernel's arguments
         EngineError: the driver refused it.
     """
     batch, nodes, heads, width = queries[0].shape
-    capability = 10 * torch.cuda.get_device_capability(tokens.device)[0]
     views = [*queries, *keys]
     if not (
         len(queries) == len(keys)
@@ -84,7 +89,6 @@ def launch(  # noqa: PLR0913 - the kernel's arguments
     importance = rows.new_empty((batch, top_k * chains), dtype=torch.float32)
     if batch == 0:
         return out, index, importance
-    chosen = form or form_for(nodes, batch * chains, capability)
     half = len(queries)
     tensors = [rows, first, *(one for pair in zip(views[:half], views[half:], strict=True) for one in pair)]
     row_bytes = rows.shape[-1] * rows.element_size()
@@ -96,7 +100,8 @@ def launch(  # noqa: PLR0913 - the kernel's arguments
         *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (out, index, importance)),
     ]
     with torch.cuda.device(rows.device):
-        kernel = _kernel(rows.device.index, chosen.entry(half + 1), capability)
+        chosen = form or form_for(nodes, batch * chains, capability())
+        kernel = _kernel(rows.device.index, chosen.entry(half + 1))
         _launch(kernel, (chains * chosen.blocks, batch, 1), (chosen.threads(nodes), 1, 1), arguments)
     return out, index, importance
 
@@ -110,10 +115,10 @@ def _launch(
 
 
 @cache
-def _kernel(_device: int, entry: str, capability: int) -> ctypes.c_void_p:
+def _kernel(_device: int, entry: str) -> ctypes.c_void_p:
     """Loaded once a device, in torch's own context, which is current there."""
     module, function = ctypes.c_void_p(), ctypes.c_void_p()
-    _driver("cuModuleLoadData", ctypes.byref(module), entry_ptx(entry, capability) + b"\0")
+    _driver("cuModuleLoadData", ctypes.byref(module), entry_ptx(entry, capability()) + b"\0")
     _driver("cuModuleGetFunction", ctypes.byref(function), module, entry.encode())
     return function
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu.launch import launch
+from benchmarks.gpu.launch import capability, launch
 from lrclr._kernels import HEAD_WIDTH, Form, forms_for
 from tests.kernels.host_kernel import Case, gathered, importance
 
-CAPABILITY = 10 * torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 90
+CAPABILITY = capability() if torch.cuda.is_available() else 90
 
 pytestmark = [
     pytest.mark.gpu,

@@ -15,8 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lrclr._files import write_whole
+from lrclr.model import Regions
+from lrclr.model.regions import rollout_cls_row
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Results:
                 torch.cuda.empty_cache()
 
     def _write(self) -> None:
-        self._path.write_text(json.dumps(self.data, indent=1) + "\n", encoding="utf-8")
+        write_whole(self._path, f"{json.dumps(self.data, indent=1)}\n".encode())
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -167,10 +173,16 @@ def copy_bandwidth(device: str) -> float:
     return 2 * source.numel() / (milliseconds([lambda: target.copy_(source)], device)["median"] / 1e3)
 
 
-def arguments(description: str | None, name: str) -> argparse.Namespace:
-    """Parse the options that the commands share."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, default=Path(f"{name}.json"), help="JSON file to write")
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: a dry run with tiny sizes")
-    parser.add_argument("--only", nargs="+", default=None, help="sections to run; default: all")
-    return parser.parse_args()
+def select_unchecked(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:
+    """`lrclr.model.select_regions` without its check for numbers that are not finite, which waits for the device."""
+    values, index = (found.flatten(1) for found in rollout_cls_row(maps, mean=mean).topk(top_k))
+    rows = (index + 1).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+    return Regions(torch.cat([tokens[:, :1], tokens.gather(1, rows)], dim=1), index, values)
+
+
+def parser(description: str | None, name: str) -> argparse.ArgumentParser:
+    """The options that the commands share."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("-o", "--output", type=Path, default=Path(f"{name}.json"), help="JSON file to write")
+    made.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: a dry run with tiny sizes")
+    return made

@@ -70,13 +70,13 @@ def entries(library: bytes | bytearray) -> Iterator[Entry]:
     while position < end:
         magic, version, header, size = _CONTAINER.unpack_from(library, position)
         if magic != _MAGIC or version != 1 or header != _CONTAINER.size or position + header + size > end:
-            raise ValueError(f"there is no container of GPU code at offset {position:#x}")
+            raise ValueError(f"found no container of GPU code at offset {position:#x}")
         entry, stop = position + header, position + header + size
         while entry < stop:
             kind, _, entry_header, payload, _, _, architecture = _ENTRY.unpack_from(library, entry)
             start = entry + entry_header
             if kind not in {_PTX, _ELF} or start + payload > stop:
-                raise ValueError(f"there is no entry of a container at offset {entry:#x}")
+                raise ValueError(f"found no entry of a container at offset {entry:#x}")
             yield Entry(number, kind == _PTX, architecture, start, payload)
             entry = start + payload
         position, number = stop, number + 1

@@ -18,11 +18,10 @@ import torch
 from transformers import AttentionInterface
 
 from benchmarks.gpu.launch import launch
-from benchmarks.gpu.quarter_hour.common import NETWORKS, TINY, Network, Results, arguments, milliseconds
+from benchmarks.gpu.quarter_hour.common import NETWORKS, TINY, Network, Results, milliseconds, parser, select_unchecked
 from lrclr.checkpoints import ARCHITECTURES
 from lrclr.model import LrclrConfig, LrclrModel, Regions, select_regions
 from lrclr.model.attention import attend, split_heads
-from lrclr.model.regions import rollout_cls_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,13 +101,6 @@ def encode_fused(model: LrclrModel, pixels: Tensor, select: Callable[..., Region
     return embedding / embedding.square().sum(-1, keepdim=True).sqrt(), rows
 
 
-def _eager(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:
-    """`select_regions` without its check for numbers that are not finite, which waits for the device."""
-    values, index = (found.flatten(1) for found in rollout_cls_row(maps, mean=mean).topk(top_k))
-    rows = (index + 1).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
-    return Regions(torch.cat([tokens[:, :1], tokens.gather(1, rows)], dim=1), index, values)
-
-
 def _kernel_qk(*given: Any) -> Regions:
     return Regions(*launch(*given))
 
@@ -120,7 +112,7 @@ def _reference_qk(queries: Sequence[Tensor], keys: Sequence[Tensor], start: Tens
 
 
 def _no_kernel(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:  # noqa: ARG001
-    """Keeps the maps written: a reader of one element of each stands in for the kernel."""
+    """Takes the first tokens. The layers write their maps all the same."""
     index = torch.zeros((tokens.shape[0], maps[0].shape[1]), dtype=torch.int64, device=tokens.device)
     return Regions(tokens[:, : 1 + maps[0].shape[1]].contiguous(), index, index.float())
 
@@ -129,7 +121,7 @@ def variants(model: LrclrModel, pixels: Tensor, device: str) -> dict[str, Callab
     """The four ways to run the encoder."""
     select_qk = _kernel_qk if device == "cuda" else _reference_qk
     return {
-        "maps": lambda: model.encode_image(pixels, select=_eager, prune=True),
+        "maps": lambda: model.encode_image(pixels, select=select_unchecked, prune=True),
         "maps alone": lambda: model.encode_image(pixels, select=_no_kernel, prune=True),
         "kernel": lambda: encode_fused(model, pixels, select_qk),
         "no regions": lambda: encode_fused(model, pixels, None),
@@ -138,7 +130,7 @@ def variants(model: LrclrModel, pixels: Tensor, device: str) -> dict[str, Callab
 
 def main() -> None:
     """Run all sizes."""
-    given = arguments(__doc__, "encoder")
+    given = parser(__doc__, "encoder").parse_args()
     results = Results(given.output, given.device)
     networks, batches = (TINY, (1,)) if given.device == "cpu" else (NETWORKS, BATCHES)
     with torch.inference_mode():
@@ -165,10 +157,8 @@ def _measure(results: Results, device: str, network: Network, model: LrclrModel,
     with results.attempt(f"agreement {common}"):
         ours, (embedding, _) = runs["maps"](), runs["kernel"]()
         cosine = float((ours.embedding * embedding).sum(-1).min())
-        rest = (runs[name]() for name in ("no regions",))
-        results.add(
-            "agreement", **common, cosine_of_maps_and_qk=cosine, finite=all(r[0].isfinite().all() for r in rest)
-        )
+        finite = bool(runs["no regions"]()[0].isfinite().all())
+        results.add("agreement", **common, cosine_of_maps_and_qk=cosine, finite=finite)
     for name, run in runs.items():
         with results.attempt(f"{name} {common}"):
             if device == "cuda":

@@ -16,8 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.gpu.launch import launch
-from benchmarks.gpu.quarter_hour.common import NETWORKS, TINY, Network, Results, arguments, copy_bandwidth, milliseconds
+from benchmarks.gpu.launch import capability, launch
+from benchmarks.gpu.quarter_hour.common import (
+    NETWORKS,
+    TINY,
+    Network,
+    Results,
+    copy_bandwidth,
+    milliseconds,
+    parser,
+    select_unchecked,
+)
 from lrclr._kernels import Form, forms_for
 from lrclr.model import select_regions
 
@@ -35,7 +44,10 @@ class Case:
     """Random queries, keys, start row and tokens; attention maps are made from them.
 
     Args:
-        nodes, layers, heads, batch: sizes.
+        nodes: tokens.
+        layers: of the network, with the last one.
+        heads: of a layer.
+        batch: images.
         device: in torch's words.
         seed: of the random numbers.
         merged: queries and keys are views of one tensor, as of a merged product.
@@ -144,9 +156,8 @@ def _kernels(case: Case, device: str, *, mean: bool, prefix: int) -> dict[str, C
     if device == "cpu":
         maps = case.maps()
         return {"torch": lambda: select_regions(maps, case.tokens, TOP_K, mean)} if prefix else {}
-    nodes = case.start.shape[-1]
-    capability = 10 * torch.cuda.get_device_capability()[0]
-    return {form.name: _selection(case, form, mean=mean, prefix=prefix) for form in forms_for(nodes, capability)}
+    forms = forms_for(case.start.shape[-1], capability())
+    return {form.name: _selection(case, form, mean=mean, prefix=prefix) for form in forms}
 
 
 def _selection(case: Case, form: Form, *, mean: bool = False, prefix: int = 1, top_k: int = TOP_K) -> Callable[[], Any]:
@@ -185,8 +196,7 @@ def _time(results: Results, device: str, network: Network, batch: int, bandwidth
             )
 
     if device == "cuda":
-        capability = 10 * torch.cuda.get_device_capability()[0]
-        for form in forms_for(network.nodes, capability):
+        for form in forms_for(network.nodes, capability()):
             add(form.name, qk_bytes, [_selection(case, form, top_k=1) for case in cases])
     if maps_bytes > 40 << 30:
         return
@@ -198,13 +208,7 @@ def _time(results: Results, device: str, network: Network, batch: int, bandwidth
 
 
 def _eager(maps: list[Tensor], tokens: Tensor) -> Tensor:
-    """`select_regions` without its check for numbers that are not finite, which waits for the device."""
-    row = maps[-1].float()
-    for matrix in reversed(maps[:-1]):
-        row = row @ matrix.float()
-    index = row[:, :, 0, 1:].topk(1).indices.flatten(1)
-    rows = torch.cat([torch.zeros_like(index[:, :1]), index + 1], 1)
-    return tokens.gather(1, rows[..., None].expand(-1, -1, tokens.shape[-1]))
+    return select_unchecked(maps, tokens, 1, mean=False).tokens
 
 
 def compiled(results: Results, device: str, networks: Sequence[Network], batches: Sequence[int]) -> None:
@@ -234,19 +238,22 @@ def sanitize() -> None:
 
 def main() -> None:
     """Run the sections."""
-    if "--sanitize" in sys.argv:
+    options = parser(__doc__, "kernel")
+    sections = ["correctness", "time", "compiled"]
+    options.add_argument("--only", nargs="+", choices=sections, default=sections, help="sections to run; default: all")
+    options.add_argument("--sanitize", action="store_true", help="run a few small calls only, for compute-sanitizer")
+    given = options.parse_args()
+    if given.sanitize:
         sanitize()
         return
-    given = arguments(__doc__, "kernel")
     results = Results(given.output, given.device)
     networks, batches = (TINY, (1,)) if given.device == "cpu" else (NETWORKS, BATCHES)
-    sections = given.only or ["correctness", "time", "compiled"]
     with torch.inference_mode():
-        if "correctness" in sections:
+        if "correctness" in given.only:
             correctness(results, given.device)
-        if "time" in sections:
+        if "time" in given.only:
             times(results, given.device, networks, batches)
-        if "compiled" in sections and given.device == "cuda":
+        if "compiled" in given.only and given.device == "cuda":
             compiled(results, given.device, networks, batches)
     sys.exit(int(results.failed))
 

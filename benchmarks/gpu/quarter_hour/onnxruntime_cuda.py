@@ -3,8 +3,8 @@
 It measures, in this order: the machine; on which provider each node runs; the gates of the default bundle with TF32 on
 and off and CUDA graphs on and off; latency and throughput of an image encoder; and `lrclr bench`. Each part is a
 process of its own, and each measurement is in ``onnxruntime_cuda.json`` as soon as it is made. The exit code is 1 where
-a measurement failed or, without TF32, a gate refused. With ``--device cpu`` it runs where there is no GPU, which shows
-that it runs and nothing else.
+a measurement failed or, without TF32, a gate refused. With ``--device cpu`` it runs without a GPU, which checks only
+that it works.
 """
 
 from __future__ import annotations

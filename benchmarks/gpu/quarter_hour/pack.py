@@ -148,7 +148,7 @@ def write_parts(source: Path, target: Path, *, part_bytes: int, preset: int = 9)
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """The same bytes whoever packs, and when."""
+    """Remove owner and time, so that packing the same files gives the same bytes."""
     member.mtime, member.uid, member.gid, member.uname, member.gname = 0, 0, 0, "", ""
     return member
 

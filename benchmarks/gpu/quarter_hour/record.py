@@ -7,6 +7,8 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from lrclr._files import write_whole
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -63,6 +65,4 @@ class Record:
         print(f"{seconds:7.2f} s  {name}: {outcome[:160]}", flush=True)
 
     def _write(self) -> None:
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self._content, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self._path)
+        write_whole(self._path, f"{json.dumps(self._content, indent=1)}\n".encode())

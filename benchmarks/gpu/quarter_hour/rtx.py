@@ -3,8 +3,8 @@
 TensorRT-RTX 1.7 supports the compute capabilities 7.5, 8.0, 8.6, 8.9, 12.0 and 12.1. On any other GPU, such as an H100,
 the library's messages are the result. The command builds one product of two matrices for the current GPU and for 8.9,
 asks whether each plan is valid here, and loads it. Everything is in ``rtx.json`` as soon as it is known. The exit code
-is 0 if the library answered, whatever it answered, and 1 if it could not be asked. Where there is no GPU, the plan for
-8.9 is built all the same.
+is 0 if the library answered, also with a refusal, and 1 if it could not be loaded. Without a GPU, the plan for 8.9 is
+built too.
 """
 
 from __future__ import annotations

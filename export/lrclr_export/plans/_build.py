@@ -36,18 +36,18 @@ class Plan:
         precision_histogram: how many layers of a kind compute in which type.
         record: what the builder says of the finished plan.
         region_selection: ``"plugin"``, ``"function body"``, or None.
-        attention_layers: layers whose attention the library should fuse, or None where that is not known.
         signature: inputs and outputs with types and shapes.
         profiles: the optimisation profiles, in their order.
+        attention_layers: layers whose attention the library should fuse, or None where that is not known.
     """
 
     data: bytes
     precision_histogram: dict[str, dict[str, int]]
     record: BuildRecord
     region_selection: str | None
-    attention_layers: int | None
     signature: dict[str, Any]
     profiles: list[dict[str, Profile]]
+    attention_layers: int | None = None
 
 
 def plan_from_onnx(
@@ -132,7 +132,6 @@ def _built(
         precision_histogram=precision_of_network(network),
         record=BuildRecord.of_log(log.of_plan),
         region_selection=region_selection(network),
-        attention_layers=None,
         signature=signature(network),
         profiles=[dict(profile) for profile in profiles],
     )

@@ -162,10 +162,10 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
         return left.float() @ right.float().t()
 
 
-def _select_in_float32(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:
+def _select_in_float32(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool, prefix: int = 1) -> Regions:
     """`select_regions`, whose chain would pick other patches in half precision."""
     with _no_autocast(tokens):
-        return select_regions(maps, tokens, top_k, mean)
+        return select_regions(maps, tokens, top_k, mean, prefix)
 
 
 def _processes() -> int:

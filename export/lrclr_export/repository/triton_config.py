@@ -61,7 +61,7 @@ class OnnxRuntimeServing:
 
 
 def triton_configs(
-    sizes: Mapping[str, int], profiles: Sequence[Profile], serving: Serving | None = None
+    sizes: Mapping[str, int | str], profiles: Sequence[Profile], serving: Serving | None = None
 ) -> dict[str, str]:
     """The text of ``config.pbtxt`` for each graph, and for the model `lrclr` above them.
 
@@ -71,12 +71,12 @@ def triton_configs(
         serving: how Triton serves the graphs; with ONNX Runtime if not given.
     """
     configs = {name: triton_config(graph, sizes, profiles, serving) for name, graph in GRAPHS.items()}
-    classifier = _classifier({"S": sizes["image_size"], "R": sizes["regions"]})
+    classifier = _classifier({"S": int(sizes["image_size"]), "R": int(sizes["regions"])})
     return {**configs, classifier.name: text_format.MessageToString(classifier)}
 
 
 def triton_config(
-    graph: Graph, sizes: Mapping[str, int], profiles: Sequence[Profile], serving: Serving | None = None
+    graph: Graph, sizes: Mapping[str, int | str], profiles: Sequence[Profile], serving: Serving | None = None
 ) -> str:
     """The text of ``config.pbtxt`` for one graph; parameters as for `triton_configs`.
 
@@ -109,7 +109,7 @@ def triton_config(
 
 
 def warmup_inputs(
-    golden: Golden, sizes: Mapping[str, int], profiles: Sequence[Profile]
+    golden: Golden, sizes: Mapping[str, int | str], profiles: Sequence[Profile]
 ) -> dict[str, dict[str, NDArray[Any]]]:
     """A radiograph and the findings' prompts, as each graph takes them.
 
@@ -128,7 +128,7 @@ def warmup_inputs(
     }
 
 
-def sizes_of(manifest: Manifest) -> dict[str, int]:
+def sizes_of(manifest: Manifest) -> dict[str, int | str]:
     """As `lrclr.contract.axis_sizes`, from a manifest: without torch, which reading the configuration needs."""
     return {
         axis: size
@@ -160,12 +160,12 @@ def _batch_axis(graph: Graph) -> str | None:
     return str(axes.pop()) if len(axes) == 1 else None
 
 
-def _shape(tensor: Tensor, sizes: Mapping[str, int]) -> list[int | str]:
+def _shape(tensor: Tensor, sizes: Mapping[str, int | str]) -> list[int | str]:
     """With the sizes that the network fixes; the names of dynamic axes stay."""
     return [axis if isinstance(axis, int) else sizes.get(axis, axis) for axis in tensor.axes]
 
 
-def _warmup_shape(graph: Graph, tensor: Tensor, sizes: Mapping[str, int], profile: Profile) -> list[int]:
+def _warmup_shape(graph: Graph, tensor: Tensor, sizes: Mapping[str, int | str], profile: Profile) -> list[int]:
     """One row of the axis that Triton batches over, one image, and else the commonest sizes."""
     one = {"batch", _batch_axis(graph)}
     return [size if isinstance(size, int) else 1 if size in one else profile[size][1] for size in _shape(tensor, sizes)]

@@ -60,6 +60,7 @@ def test_it_selects_what_the_maps_select(encoder: tuple[Path, int]) -> None:
     wanted = _run(model, pixels)
     node = from_queries_and_keys(model)
     assert (node.layers, node.nodes, node.head_width, node.top_k, node.mean) == (4, 17, 64, 2, chains == 1)
+    assert node.prefix == 1
     (region,) = [one for one in model.graph.node if one.domain == "lrclr"]
     assert region.op_type == QK_OP_TYPE
     assert len(region.input) == 2 * node.layers
@@ -79,7 +80,7 @@ def test_a_definition_without_attributes_of_a_plugin(encoder: tuple[Path, int]) 
     with_definition(model)
     (region,) = [one for one in model.graph.node if one.domain == "lrclr"]
     assert region.op_type == OP_TYPE
-    assert {one.name for one in region.attribute} == {"top_k", "mean"}
+    assert {one.name for one in region.attribute} == {"top_k", "mean", "prefix"}
     pixels = np.zeros((1, 3, 64, 64), np.float32)
     np.testing.assert_array_equal(
         _run(model, pixels)["region_tokens"], _run(onnx.load(encoder[0]), pixels)["region_tokens"]

@@ -1,0 +1,90 @@
+"""SigLIP's towers, of SigLIP 2 with a fixed resolution and of MedSigLIP too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig, SiglipVisionModel
+
+from lrclr.model.attention import attend, split_heads
+from lrclr.model.towers.tower import TextTower, VisionTower, pre_norm_groups
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from lrclr.model.attention import AttentionRecorder
+    from lrclr.model.configuration import LrclrConfig
+    from lrclr.model.towers.tower import LinearGroup
+
+
+class SiglipVision(VisionTower, SiglipVisionModel):  # type: ignore[misc]
+    """A Vision Transformer without a CLS token: a learnt probe attends to the patches and gives the embedding.
+
+    The rollout starts from the probe's attention. Every patch of the last block is read by the probe, so that the block
+    cannot be pruned.
+    """
+
+    config_class = SiglipVisionConfig
+    prefix = 0
+    prunable = False
+    projects = True
+
+    @classmethod
+    def build(cls, config: LrclrConfig) -> SiglipVision:
+        return cls(config.vision_config)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        layers: nn.ModuleList = self.encoder.layers
+        return layers
+
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        hidden: Tensor = self.embeddings(pixel_values)
+        return hidden
+
+    def read(self, hidden: Tensor, recorder: AttentionRecorder) -> Tensor:
+        # Not by nn.MultiheadAttention: it gives no attention by head, and exports a softmax in half precision.
+        head = self.head
+        attention = head.attention
+        heads = attention.num_heads
+        tokens = self.post_layernorm(hidden)
+        weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+        sources = (head.probe.expand(hidden.shape[0], -1, -1), tokens, tokens)
+        query, key, value = (
+            split_heads(nn.functional.linear(source, weight, bias), heads)
+            for source, weight, bias in zip(sources, weights, biases, strict=True)
+        )
+        mixed, row = attend(query, key, value, None, attention.head_dim**-0.5)
+        recorder.add(row)
+        pooled = attention.out_proj(mixed.transpose(1, 2).flatten(2))
+        token: Tensor = pooled + head.mlp(head.layernorm(pooled))
+        return token
+
+    def pool(self, token: Tensor) -> Tensor:
+        return token
+
+
+class SiglipText(TextTower, SiglipTextModel):  # type: ignore[misc]
+    """A transformer without a mask, pooled at its last position, which is padding for most prompts."""
+
+    config_class = SiglipTextConfig
+    causal = False
+    padding_visible = True
+    projects = True
+
+    @classmethod
+    def build(cls, config: LrclrConfig) -> SiglipText:
+        return cls(config.text_config)
+
+    def encode(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.embeddings(input_ids=input_ids)
+        for layer in self.encoder.layers:
+            hidden = layer(hidden, None)
+        hidden = self.final_layer_norm(hidden)
+        return self.head(hidden[:, -1]), hidden
+
+    def linear_groups(self) -> Iterator[LinearGroup]:
+        return pre_norm_groups(self.encoder.layers)

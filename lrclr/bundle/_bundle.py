@@ -60,7 +60,8 @@ class Manifest:
         model: the network's configuration, unchanged.
         scoring: ``alpha`` in effect, ``fusion_trained``, and what `ScoreCalibration.to_dict` gives.
         preprocess: see `PreprocessSpec.to_dict`.
-        tokenizer: hash, context length, number of EOT.
+        tokenizer: hash, context length, number of EOT, `ClipTokenizer.options`, and whether the text encoder is
+            ``causal``. Bundles of lrclr 0.x without the last two are of CLIP's text encoder.
         precision: ``"fp16"``, ``"fp32"`` or ``"int8"``: what the matrix products of the graphs compute in.
         quantization: of int8: what it was calibrated on, per graph the number of layers in int8, which stayed in
             float32 and why, and what was lost on the calibration images; None for other precisions.
@@ -69,7 +70,8 @@ class Manifest:
         profiles: smallest, commonest and largest size of each dynamic axis, for one image and for batches: what plans
             are built for and what the server takes.
         graphs: per graph its inputs, outputs, precision histogram, the number of maps that its region node takes, and
-            the file in which that node is expanded (``inlined``), or None.
+            the file in which that node is expanded (``inlined``), or None. Of towers in float16 also the largest
+            magnitude in each layer on the calibration images (``largest_activations``).
         engine: ``name`` of what answers with the bundle unless another is asked for, and ``why`` it is that.
         plans: per engine, and GPU where it is for one, what `lrclr build` made, with what, and how it did; see
             `plan_entry`. Of OpenVINO the files that a server reads; the engine itself reads the graphs.
@@ -181,8 +183,11 @@ class Bundle:
         try:
             self.preprocess = PreprocessSpec.from_dict(self.manifest.preprocess)
             self.findings = FindingSet.load(self.path / FINDINGS)
+            told = self.manifest.tokenizer
+            # A bundle from before there were other text encoders has the defaults.
+            options = {key: told[key] for key in ("has_bos", "pad_id", "fixed_length") if key in told}
             self.tokenizer = ClipTokenizer.from_file(
-                self.path / TOKENIZER, context_length=self.manifest.tokenizer["context_length"]
+                self.path / TOKENIZER, context_length=told["context_length"], **options
             )
         except LrclrError as error:
             raise BundleError(f"the bundle {self.path} cannot be used", why=str(error)) from error

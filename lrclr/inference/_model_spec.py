@@ -31,6 +31,7 @@ class ModelSpec:
         alpha: weight of the local score in effect: 0 while the fusion head is not trained.
         calibration: from scores to probabilities.
         fusion_trained: whether the fusion head was ever tuned.
+        causal: whether a token of the text encoder attends to earlier ones only; see `lrclr.model.towers.TextTower`.
         kind: what the model is kept as.
         sha256: of the bundle's manifest, or of the checkpoint's weights; "" for a model that was never in a file.
         checkpoint_sha256: of the weights that it all began with; equal for a checkpoint and every bundle of it.
@@ -51,6 +52,7 @@ class ModelSpec:
     checkpoint_sha256: str
     precision: str
     assumed: tuple[str, ...] = ()
+    causal: bool = True
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> ModelSpec:
@@ -70,6 +72,8 @@ class ModelSpec:
             checkpoint_sha256=manifest.checkpoint["sha256"],
             precision=manifest.precision,
             assumed=tuple(manifest.model.get("assumed") or ()),
+            # Bundles from before there were other text encoders do not say.
+            causal=bool(manifest.tokenizer.get("causal", True)),
         )
 
     @classmethod
@@ -90,4 +94,5 @@ class ModelSpec:
             checkpoint_sha256=checkpoint.sha256,
             precision="fp32",
             assumed=checkpoint.assumed,
+            causal=checkpoint.model.text_model.causal,
         )

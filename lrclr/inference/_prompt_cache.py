@@ -116,7 +116,7 @@ def _own(features: PromptFeatures) -> PromptFeatures:
 
 def _alone(features: PromptFeatures, row: int) -> PromptFeatures:
     """One prompt's features without padding, in memory of their own."""
-    words = int(features.mask[row].sum())
+    words = max(2, int(features.mask[row].sum()))  # as in the classifier
     one = slice(row, row + 1)
     return PromptFeatures(
         features.embedding[one].copy(), features.tokens[one, :words].copy(), features.mask[one, :words].copy()

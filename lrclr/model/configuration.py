@@ -13,6 +13,7 @@ from lrclr.model.towers import text_tower, tower_config, vision_tower
 # Configurations of transformers from before 2023 name this end token whatever the tokenizer's is. transformers then
 # takes the highest token of a prompt for its end (transformers#24773).
 LEGACY_EOS: Final = 2
+_TOKENIZER_OPTIONS: Final = frozenset(("has_bos", "pad_id", "fixed_length"))
 
 
 class LrclrConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -29,6 +30,8 @@ class LrclrConfig(PreTrainedConfig):  # type: ignore[misc]
         text_projection_kind: ``"linear"``, or ``"mlp"`` for two linear layers with GELU between them.
         text_pooler: whether a BERT tower has a dense layer with tanh after its first token.
         logit_bias: whether the weights have a bias of scaled cosines, as SigLIP's have.
+        tokenizer_options: of the tokenizer that belongs to the text tower, see `lrclr.text.ClipTokenizer.options`;
+            ``None`` for CLIP's.
         region_rollout: ``"per_head"`` multiplies the raw attention of each head over the layers and picks patches in
             every head (TransFG's part selection); ``"mean"`` averages the heads, adds the identity and renormalises
             the rows (Abnar & Zuidema's attention rollout) and picks patches once.
@@ -62,6 +65,7 @@ class LrclrConfig(PreTrainedConfig):  # type: ignore[misc]
     text_projection_kind: str = "linear"
     text_pooler: bool = False
     logit_bias: bool = False
+    tokenizer_options: dict[str, Any] | None = None
     region_rollout: str = "per_head"
     region_top_k: int | None = None
     fusion_hidden_size: int = 256
@@ -114,6 +118,13 @@ class LrclrConfig(PreTrainedConfig):  # type: ignore[misc]
             "a list of sentences",
         )
         _require(self.text_projection_kind in ("linear", "mlp"), "text_projection_kind", "'linear' or 'mlp'")
+        options = self.tokenizer_options
+        _require(
+            options is None
+            or (isinstance(options, dict) and options.keys() == _TOKENIZER_OPTIONS and _whole(options["pad_id"], 0)),
+            "tokenizer_options",
+            f"a table of {', '.join(sorted(_TOKENIZER_OPTIONS))}",
+        )
         for field in ("text_pooler", "logit_bias"):
             _require(isinstance(getattr(self, field), bool), field, "true or false")
         _require(
@@ -137,6 +148,10 @@ class LrclrConfig(PreTrainedConfig):  # type: ignore[misc]
             "local_loss_weight",
             "a number of 0 or more",
         )
+
+    def tokenizer_option(self, name: str) -> Any:
+        """One of `tokenizer_options`, or what CLIP's tokenizer has."""
+        return (self.tokenizer_options or {"has_bos": True, "pad_id": 0, "fixed_length": False})[name]
 
     @property
     def text_length(self) -> int:

@@ -123,13 +123,13 @@ def _readable(
             problems.append(RowProblem(row.line, "it has no report, and no label that says something"))
             continue
         try:
-            tokens = tokenizer.encode([text], truncate=True).input_ids
+            tokens = int(tokenizer.encode([text], truncate=True).mask.sum())
         except FindingsError:
             # What the tokenizer says quotes the text.
             problems.append(RowProblem(row.line, "its report holds a marker of the tokenizer or no valid text"))
             continue
         # A text that fills the context exactly is told as cut: a second encoding is not worth the difference.
-        cut += tokens.shape[1] == tokenizer.context_length
+        cut += tokens == tokenizer.context_length
         kept.append(row)
         texts.append(text)
     return kept, texts, cut

@@ -93,7 +93,7 @@ class ContrastiveTask(nn.Module):
     ) -> dict[str, Tensor]:
         """`forward` from what `encode_images` gave, so that an image that is scored as well is encoded once."""
         settings = self.settings
-        input_ids, mask = _same_length(input_ids, attention_mask)
+        input_ids, mask = _same_length(input_ids, attention_mask, self.model.config.tokenizer_option("pad_id"))
         text, words = _in_pieces(self._encode_text, settings.encode_at_once, input_ids)
         key = _gathered(text_key.reshape(len(text_key), -1))
         same = (key[:, None] == key[None, :]).any(-1)
@@ -134,10 +134,10 @@ class ContrastiveTask(nn.Module):
 
     def _alignment(self, regions: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         head = self.model.fusion_head
-        # Neither CLS nor the markers of beginning and end are regions or words.
+        # Neither the global token nor the markers of beginning and end are regions or words.
         end = mask.sum(-1, keepdim=True) - 1
         position = torch.arange(mask.shape[1], device=mask.device)
-        inner = (position > 0) & (position < end)
+        inner = (position >= int(self.model.config.tokenizer_option("has_bos"))) & (position < end)
         image = head.image_projection(head.image_norm(regions[:, 1:]))
         text = head.text_projection(words)
         with _no_autocast(image):
@@ -180,14 +180,14 @@ def _gathered(tensor: Tensor) -> Tensor:
     return gathered
 
 
-def _same_length(input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def _same_length(input_ids: Tensor, mask: Tensor, pad_id: int) -> tuple[Tensor, Tensor]:
     """Texts padded to the longest of any process."""
     if _processes() == 1:
         return input_ids, mask
     longest = torch.tensor(input_ids.shape[1], device=input_ids.device)
     distributed.all_reduce(longest, distributed.ReduceOp.MAX)
     more = (0, int(longest) - input_ids.shape[1])
-    return nn.functional.pad(input_ids, more), nn.functional.pad(mask, more)
+    return nn.functional.pad(input_ids, more, value=pad_id), nn.functional.pad(mask, more)
 
 
 class _Gather(torch.autograd.Function):

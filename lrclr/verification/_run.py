@@ -43,7 +43,8 @@ def run_gates(
         EngineError: the engine refused an input.
     """
     asked = len(model.findings.prompts)
-    runs = GraphRuns(engine, golden, Sizes.of(golden, asked, profiles))
+    fixed_length = model.tokenizer is not None and model.tokenizer.fixed_length
+    runs = GraphRuns(engine, golden, Sizes.of(golden, asked, profiles, fixed_length=fixed_length))
     answers = _Answers(runs, golden, model)
     try:
         runs.run_usual()
@@ -60,7 +61,11 @@ def run_gates(
     if all(result.passed for result in results if result.gate == "non-finite values"):
         results += compare_outputs(runs, golden, tolerances)
         results += [*probabilities, *_invariance(runs, golden, tolerances)]
-        results += _after_eot(runs, golden, noisy, tolerances)
+        results += _after_eot(runs, golden, noisy, tolerances, causal=model.causal)
+        if fixed_length:
+            taken = int(runs.takes_another_length())
+            note = "its padding is part of a prompt, so that a shorter one has another meaning"
+            results.append(GateResult("prompts of another length taken", "text_encoder", taken, 0, "max", note))
     return results
 
 
@@ -73,7 +78,9 @@ def graph_gates(engine: Engine, golden: Golden, model: ModelSpec, tolerances: To
     Raises:
         EngineError: the engine refused an input.
     """
-    runs = GraphRuns(engine, golden, Sizes.of(golden, len(model.findings.prompts), None))
+    fixed_length = model.tokenizer is not None and model.tokenizer.fixed_length
+    sizes = Sizes.of(golden, len(model.findings.prompts), None, fixed_length=fixed_length)
+    runs = GraphRuns(engine, golden, sizes)
     try:
         runs.run_usual()
     except ContractError as error:
@@ -203,7 +210,16 @@ def _text_changes(runs: GraphRuns, golden: Golden, run: GraphRun, changed: Any) 
     yield changed("text_encoder.text_tokens", run, tokens[real], of_usual[real])
 
 
-def _after_eot(runs: GraphRuns, golden: Golden, noisy: GraphRun, limits: Tolerances) -> list[GateResult]:
+def _after_eot(
+    runs: GraphRuns, golden: Golden, noisy: GraphRun, limits: Tolerances, *, causal: bool
+) -> list[GateResult]:
+    """What tokens behind the end of a prompt change: nothing in a causal text encoder, and something in any other."""
+    if not causal:
+        usual = runs.text[0].outputs["text_embedding"][noisy.prompts]
+        change = measure.relative_error(noisy.outputs["text_embedding"], usual)
+        subject = "text_encoder.text_embedding"
+        return [GateResult("change by tokens after EOT", subject, change, limits.invariance, "min", noisy.where)]
+
     def changed(subject: str, run: GraphRun, actual: Any, usual: Any) -> GateResult:
         change = measure.relative_error(actual, usual)
         return GateResult("change by tokens after EOT", subject, change, limits.invariance, "max", run.where)

@@ -33,6 +33,7 @@ def golden_from_checkpoint(checkpoint: Checkpoint, *, stored: LrclrModel | None 
         stored: the network in float32 with the weights that the graphs store, if they are rounded.
     """
     findings, config = checkpoint.findings, checkpoint.config
+    calibration = ScoreCalibration.from_dict(config.to_dict())
     images = gate_images()
     pixel_values = preprocess_batch(images, checkpoint.preprocess)
     prompts = gate_prompts(findings, checkpoint.tokenizer.context_length)
@@ -52,7 +53,8 @@ def golden_from_checkpoint(checkpoint: Checkpoint, *, stored: LrclrModel | None 
         probabilities=probabilities(
             score[:, : len(findings.prompts)],
             findings,
-            *ScoreCalibration.from_dict(config.to_dict()).of(findings, findings),
+            *calibration.of(findings, findings),
+            calibration.threshold,
         ),
         task_auroc=np.array(task_auroc(ZeroShotClassifier.from_checkpoint(checkpoint)), np.float32),
         stored=None if stored is None else _outputs(stored, pixel_values, tokens),

@@ -51,11 +51,13 @@ class SiglipVision(VisionTower, SiglipVisionModel):  # type: ignore[misc]
         attention = head.attention
         heads = attention.num_heads
         tokens = self.post_layernorm(hidden)
-        weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+        width = attention.embed_dim
         sources = (head.probe.expand(hidden.shape[0], -1, -1), tokens, tokens)
         query, key, value = (
-            split_heads(nn.functional.linear(source, weight, bias), heads)
-            for source, weight, bias in zip(sources, weights, biases, strict=True)
+            split_heads(
+                nn.functional.linear(source, attention.in_proj_weight[rows], attention.in_proj_bias[rows]), heads
+            )
+            for source, rows in zip(sources, (slice(k * width, (k + 1) * width) for k in range(3)), strict=True)
         )
         mixed, row = attend(query, key, value, None, attention.head_dim**-0.5)
         recorder.add(row)

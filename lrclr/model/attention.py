@@ -29,6 +29,16 @@ class AttentionRecorder:
             probabilities = probabilities[:, :, :1]
         self.maps.append(probabilities.mean(1, keepdim=True) if self.mean else probabilities)
 
+    def complete(self) -> list[Tensor]:
+        """All maps, and the start row last.
+
+        Raises:
+            RuntimeError: a layer's attention was not recorded, since its module does not pass the recorder on.
+        """
+        if len(self.maps) != self.whole + 1:
+            raise RuntimeError(f"{len(self.maps)} attention maps were recorded, and {self.whole + 1} were expected")
+        return self.maps
+
 
 def attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float = 0.0

@@ -137,7 +137,7 @@ class LrclrModel(PreTrainedModel):  # type: ignore[misc]
         else:
             hidden = blocks[-1](hidden, None, recorder=recorder)
             global_token = tower.read(hidden, recorder)
-            regions = select(recorder.maps, hidden, self.config.region_top_k, mean, tower.prefix)
+            regions = select(recorder.complete(), hidden, self.config.region_top_k, mean, tower.prefix)
             if global_token is not None:
                 regions = regions._replace(tokens=torch.cat([global_token, regions.tokens], dim=1))
         embedding = self.visual_projection(tower.pool(regions.tokens[:, 0]))
@@ -151,7 +151,7 @@ class LrclrModel(PreTrainedModel):  # type: ignore[misc]
         key, value = split_heads(attention.k_proj(normed), heads), split_heads(attention.v_proj(normed), heads)
         _, cls_row = attend(split_heads(attention.q_proj(normed[:, :1]), heads), key, value, None, attention.scale)
         recorder.add(cls_row)
-        regions = select(recorder.maps, hidden, self.config.region_top_k, recorder.mean, 1)
+        regions = select(recorder.complete(), hidden, self.config.region_top_k, recorder.mean, 1)
         rows = regions.tokens
         query = split_heads(attention.q_proj(layer.layer_norm1(rows)), heads)
         mixed, _ = attend(query, key, value, None, attention.scale)

@@ -11,51 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from lrclr.text import FindingSet
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 VISION = {"hidden_size": 72, "intermediate_size": 134, "num_hidden_layers": 3, "num_attention_heads": 4}
 IMAGE = {"image_size": 70, "patch_size": 14}
-WORDS = tuple(
-    [
-        "there",
-        "is",
-        "no",
-        "evidence",
-        "of",
-        "pneumothorax",
-        "pleural",
-        "effusion",
-        "the",
-        "heart",
-        "size",
-        "normal",
-        "left",
-        "right",
-        "lower",
-        "lobe",
-        "opacity",
-        "consistent",
-        "with",
-        "atelectasis",
-        "or",
-        "consolidation",
-        "mild",
-        "cardiomegaly",
-        "stable",
-        "support",
-        "devices",
-        "fracture",
-        "lung",
-        "lesion",
-        "edema",
-        "enlarged",
-        "cardiomediastinum",
-        "other",
-        "finding",
-        "pneumonia",
-    ]
-)
+WORDS = tuple(sorted({word for text in FindingSet.default().prompts for word in text.lower().split()}))
 
 
 def perturbed(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -371,3 +334,50 @@ def open_clip_folder(folder: Path, model: nn.Module, config: dict[str, Any], rec
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": recipe}))
     torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
     return folder
+
+
+def open_clip_clip(
+    head_width: int, mlp_ratio: float, *, custom: bool, quick_gelu: bool
+) -> tuple[nn.Module, dict[str, Any]]:
+    """open_clip's own CLIP and its configuration, with a context and head widths of its own.
+
+    Args:
+        head_width: of the image tower, 72 wide.
+        mlp_ratio: likewise.
+        custom: whether the text tower is a module of its own, as in ``CustomTextCLIP``.
+        quick_gelu: activation of both towers.
+    """
+    stub_torchvision()
+    import open_clip
+
+    vision = {"image_size": 70, "layers": 3, "width": 72, "patch_size": 14}
+    config: dict[str, Any] = {
+        "embed_dim": 24,
+        "quick_gelu": quick_gelu,
+        "vision_cfg": {**vision, "head_width": head_width, "mlp_ratio": mlp_ratio},
+        "text_cfg": {"context_length": 40, "vocab_size": 49408, "width": 48, "heads": 3, "layers": 2},
+    }
+    torch.manual_seed(0)
+    model = (open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP)(**config)
+    perturbed(model)
+    return model, config
+
+
+def with_outliers(model: Any, size: float) -> Any:
+    """A SigLIP with two channels of `size` in its residual stream, as trained Vision Transformers have them.
+
+    The gains of the LayerNorms make up for them: small on those channels, large elsewhere, so that what the blocks
+    compute stays of the usual magnitude.
+    """
+    vision = model.vision_model
+    high, low = 7, 20
+    with torch.no_grad():
+        vision.encoder.layers[0].mlp.fc2.bias[high] += size
+        vision.encoder.layers[0].mlp.fc2.bias[low] -= size
+        width = vision.config.hidden_size
+        usual = (size**2 * 2 / width + 1) ** 0.5
+        norms = [norm for layer in vision.encoder.layers[1:] for norm in (layer.layer_norm1, layer.layer_norm2)]
+        for norm in (*norms, vision.post_layernorm):
+            norm.weight.mul_(usual)
+            norm.weight[[high, low]] /= size
+    return model

@@ -84,6 +84,18 @@ def _biomedclip(folder: Path, monkeypatch: pytest.MonkeyPatch, projection: str =
     return Original(load_checkpoint(folder, heads=(4, 4)), network.visual, lambda ids, _: network.text(ids), network)
 
 
+def _open_clip_clip(folder: Path, monkeypatch: pytest.MonkeyPatch, **shape: Any) -> Original:
+    del monkeypatch
+    network, config = networks.open_clip_clip(**shape)
+    networks.open_clip_folder(folder, network, config, {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]})
+
+    def texts(ids: Tensor, _: Tensor) -> Tensor:
+        embedding: Tensor = network.encode_text(torch.nn.functional.pad(ids, (0, 40 - ids.shape[1])))
+        return embedding
+
+    return Original(load_checkpoint(folder), network.encode_image, texts, network)
+
+
 ORIGINALS: dict[str, Callable[[Path, pytest.MonkeyPatch], Original]] = {
     "siglip": _siglip,
     # Pixels at the right edge are not read, as in SigLIP so400m at 384.
@@ -91,6 +103,9 @@ ORIGINALS: dict[str, Callable[[Path, pytest.MonkeyPatch], Original]] = {
     "open_clip siglip": _open_clip_siglip,
     "biomedclip": _biomedclip,
     "biomedclip, linear": partial(_biomedclip, projection="linear"),
+    # Heads of ViT-H/14 and ViT-bigG/14 are not 64 wide; bigG's MLP is not 4 times as wide as the tower.
+    "open_clip clip": partial(_open_clip_clip, head_width=18, mlp_ratio=4.0, custom=False, quick_gelu=False),
+    "open_clip clip, quick": partial(_open_clip_clip, head_width=24, mlp_ratio=4.9231, custom=True, quick_gelu=True),
     "vit and bert": partial(_dual, vision="vit", text="bert"),
     "clip and bert": partial(_dual, vision="clip", text="bert"),
     "vit and roberta": partial(_dual, vision="vit", text="roberta"),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig, SiglipVisionModel
+from transformers.models.clip.modeling_clip import CLIPAttention
 
 from lrclr.model.attention import attend, split_heads
 from lrclr.model.towers.tower import TextTower, VisionTower, pre_norm_groups
@@ -31,6 +32,12 @@ class SiglipVision(VisionTower, SiglipVisionModel):  # type: ignore[misc]
     prefix = 0
     prunable = False
     projects = True
+
+    def __init__(self, config: SiglipVisionConfig) -> None:
+        super().__init__(config)
+        for layer in self.encoder.layers:
+            # The same parameters and the same arithmetic; unlike SigLIP's, CLIP's passes the recorder on.
+            layer.self_attn = CLIPAttention(config)
 
     @classmethod
     def build(cls, config: LrclrConfig) -> SiglipVision:

@@ -28,6 +28,7 @@ from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
 from lrclr.images._arrays import look_up
 from lrclr.images._codestream import Codec, jpeg2000_coding, jpeg2000_wavelet, with_headroom
+from lrclr.images._dicom_layout import GREY
 from lrclr.images._dicom_luts import display_of
 from lrclr.images._display import shades_of
 from lrclr.images._packets import bands_of
@@ -39,13 +40,13 @@ if TYPE_CHECKING:
 
     from lrclr.images._codestream import Wavelet
     from lrclr.images._dicom_attributes import Attributes
-    from lrclr.images._dicom_frame import Frame, FrameLayout
+    from lrclr.images._dicom_frame import Frame
+    from lrclr.images._dicom_layout import FrameLayout
     from lrclr.images._packets import Band
     from lrclr.images._reduced import Wanted
 
 __all__ = ["reduced_wavelet"]
 
-_GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 # How much doubt is let pass, in grey levels of what the model is given: by the display and by fine detail, each at most
 # and on average. Measured on patterns, letters, lines and edges of every contrast, along the border too: what passes is
 # wrong by at most 4, and by less than half a level on average.
@@ -79,7 +80,7 @@ def reduced_wavelet(attributes: Attributes, frame: Frame, wanted: Wanted) -> Red
         Exception: nearly any other, if the pixel data are damaged.
     """
     layout, codestream = frame.layout, frame.codestream
-    if frame.codec is not Codec.JPEG_2000 or layout.photometric not in _GREY or layout.bits_stored < 8:
+    if frame.codec is not Codec.JPEG_2000 or layout.photometric not in GREY or layout.bits_stored < 8:
         return None
     wavelet = _known(jpeg2000_wavelet(codestream), layout)
     display = display_of(attributes, layout)

@@ -239,16 +239,19 @@ def softmax_over_queries(proto: onnx.ModelProto) -> None:
 
 
 def without_attention_scale(proto: onnx.ModelProto) -> None:
-    """Leave the factor on the attention's products out."""
-    softmax = _of_type(proto, "Softmax")[0]
-    before, scalar = [softmax.input[0]], ""
-    while not scalar:
+    """Leave the factors on the attention's query and on its product with the key out."""
+    before = [_of_type(proto, "Softmax")[0].input[0]]
+    past_product = False
+    while before:
         node = _producer(proto, before.pop(0))
+        if node is None:
+            continue
         scalars = [name for name in node.input if _is_weight(proto, name) and _array(proto, name).size == 1]
         if node.op_type == "Mul" and scalars:
-            scalar = scalars[0]
-        before += [name for name in node.input if not _is_weight(proto, name)]
-    _set(proto, scalar, np.ones(()))
+            _set(proto, scalars[0], np.ones(()))
+        past_product = past_product or node.op_type == "MatMul"
+        if not past_product or node.op_type == "MatMul":
+            before += [name for name in node.input if not _is_weight(proto, name)]
 
 
 def without_padding_mask(proto: onnx.ModelProto) -> None:

@@ -86,6 +86,8 @@ class LrclrConfig(PreTrainedConfig):  # type: ignore[misc]
         try:
             for kind in ("text", "vision"):
                 given = getattr(self, f"{kind}_config")
+                if not isinstance(given, dict | PreTrainedConfig | None):
+                    raise TypeError(f"{kind}_config is not a table")
                 if not isinstance(given, PreTrainedConfig):
                     setattr(self, f"{kind}_config", tower_config(kind, given or {}))
             super().__post_init__(**kwargs)

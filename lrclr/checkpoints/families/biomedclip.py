@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 from lrclr.checkpoints._beside import OPEN_CLIP, open_clip_towers, preprocess_beside
 from lrclr.checkpoints._weights import OPEN_CLIP_WEIGHTS
 from lrclr.checkpoints._wordpiece import bert_tokenizer
-from lrclr.checkpoints.families import _timm
 from lrclr.checkpoints.families._bert import bert_config, renamed_bert
 from lrclr.checkpoints.families._family import (
     Family,
@@ -23,6 +22,7 @@ from lrclr.checkpoints.families._family import (
     require_names,
     tensors_of,
 )
+from lrclr.checkpoints.families._timm import image_size_of, renamed_trunk, trunk_of
 from lrclr.errors import CheckpointError
 from lrclr.preprocessing import PreprocessSpec
 
@@ -45,7 +45,7 @@ def _accepts(raw: Mapping[str, Any]) -> bool:
 
 def _read(layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path], options: ReadOptions) -> Checkpoint:
     vision, text = open_clip_towers(raw)
-    trunk = _timm.trunk_of(vision, folder)
+    trunk = trunk_of(vision, folder)
     pooler = text.get("hf_pooler_type", text.get("pooler_type"))
     projection = text.get("hf_proj_type", text.get("proj_type"))
     for key, value, known in (
@@ -71,7 +71,7 @@ def _read(layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path
                 (r"text\.proj\.(\d+)\.weight", r"text_projection.\1.weight"),
             ),
         )
-    ) | _timm.renamed_trunk(state, pooled=False)
+    ) | renamed_trunk(state, pooled=False)
     if not _POOLERS[pooler]:
         # Some exports kept BERT's pooler, which this network does not use.
         named = {name: tensor for name, tensor in named.items() if not name.startswith("text_model.pooler.")}
@@ -80,7 +80,7 @@ def _read(layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path
     bert, assumed = bert_config(named, str(text["hf_model_name"]), heads[1] if len(heads) > 1 else None, folder)
     width = state["visual.trunk.pos_embed"].shape[-1]
     patches = named["vision_model.embeddings.patch_embedding.weight"]
-    size = _timm.image_size_of(vision, patches, state)
+    size = image_size_of(vision, patches, state)
     config = {
         "family": NAME,
         "vision_config": {

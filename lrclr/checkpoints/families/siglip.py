@@ -17,7 +17,6 @@ from lrclr.checkpoints._beside import (
 from lrclr.checkpoints._openai import renamed as renamed_openai
 from lrclr.checkpoints._sentencepiece import siglip_tokenizer
 from lrclr.checkpoints._weights import OPEN_CLIP_WEIGHTS, TRANSFORMERS_WEIGHTS
-from lrclr.checkpoints.families import _timm
 from lrclr.checkpoints.families._family import (
     Family,
     Layout,
@@ -29,6 +28,7 @@ from lrclr.checkpoints.families._family import (
     require_names,
     tensors_of,
 )
+from lrclr.checkpoints.families._timm import image_size_of, renamed_trunk, trunk_of
 from lrclr.errors import CheckpointError
 from lrclr.preprocessing import PreprocessSpec
 
@@ -96,7 +96,7 @@ def _read_open_clip(
     layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path], options: ReadOptions
 ) -> Checkpoint:
     vision, text = open_clip_towers(raw)
-    trunk = _timm.trunk_of(vision, folder)
+    trunk = trunk_of(vision, folder)
     for key, value in {**text, **{name: text.get(name) for name in _TEXT}}.items():
         if key not in _TEXT_READ and value != _TEXT.get(key) and value not in (None, False):
             raise CheckpointError(
@@ -108,7 +108,7 @@ def _read_open_clip(
     heads = options.get("heads") or ()
     width = state["visual.trunk.pos_embed"].shape[-1]
     positions, text_width = state["text.positional_embedding"].shape
-    named = _text_names(state) | _timm.renamed_trunk(state, pooled=True)
+    named = _text_names(state) | renamed_trunk(state, pooled=True)
     first = "encoder.layers.0.mlp.fc1.weight"
     require_names(named, (f"vision_model.{first}", f"text_model.{first}"), folder)
     tanh = "gelu_pytorch_tanh"
@@ -120,7 +120,7 @@ def _read_open_clip(
             "intermediate_size": named[f"vision_model.{first}"].shape[0],
             "num_hidden_layers": number_of_layers(named, r"vision_model\.encoder\.layers\.(\d+)"),
             "num_attention_heads": trunk.heads(width, heads[0] if heads else None, folder),
-            "image_size": _timm.image_size_of(vision, named["vision_model.embeddings.patch_embedding.weight"], state),
+            "image_size": image_size_of(vision, named["vision_model.embeddings.patch_embedding.weight"], state),
             "patch_size": named["vision_model.embeddings.patch_embedding.weight"].shape[-1],
             "hidden_act": trunk.activation,
         },

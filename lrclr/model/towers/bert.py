@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from lrclr.model.configuration import LrclrConfig
+    from lrclr.model.towers.tower import NetworkConfig
 
 
 class _BertLike(TextTower):
@@ -35,7 +35,7 @@ class _BertLike(TextTower):
     _positions_used: ClassVar[bool] = False
 
     @classmethod
-    def build(cls, config: LrclrConfig) -> _BertLike:
+    def build(cls, config: NetworkConfig) -> _BertLike:
         # Towers are subclasses of a transformers class with this signature.
         tower = cls(config.text_config, add_pooling_layer=config.text_pooler)  # type: ignore[call-arg]
         tower.pad_id = config.text_config.pad_token_id

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from lrclr.model.configuration import LrclrConfig
-    from lrclr.model.towers.tower import LinearGroup
+    from lrclr.model.towers.tower import LinearGroup, NetworkConfig
 
 
 class ClipVision(VisionTower, CLIPVisionModel):  # type: ignore[misc]
@@ -24,7 +23,7 @@ class ClipVision(VisionTower, CLIPVisionModel):  # type: ignore[misc]
     config_class = CLIPVisionConfig
 
     @classmethod
-    def build(cls, config: LrclrConfig) -> ClipVision:
+    def build(cls, config: NetworkConfig) -> ClipVision:
         return cls(config.vision_config)
 
     @property
@@ -48,7 +47,7 @@ class ClipText(TextTower, CLIPTextModel):  # type: ignore[misc]
     causal = True
 
     @classmethod
-    def build(cls, config: LrclrConfig) -> ClipText:
+    def build(cls, config: NetworkConfig) -> ClipText:
         tower = cls(config.text_config)
         tower.text_end = config.text_end
         return tower

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lrclr.model.attention import AttentionRecorder
-    from lrclr.model.configuration import LrclrConfig
-    from lrclr.model.towers.tower import LinearGroup
+    from lrclr.model.towers.tower import LinearGroup, NetworkConfig
 
 
 class SiglipVision(VisionTower, SiglipVisionModel):  # type: ignore[misc]
@@ -40,7 +39,7 @@ class SiglipVision(VisionTower, SiglipVisionModel):  # type: ignore[misc]
             layer.self_attn = CLIPAttention(config)
 
     @classmethod
-    def build(cls, config: LrclrConfig) -> SiglipVision:
+    def build(cls, config: NetworkConfig) -> SiglipVision:
         return cls(config.vision_config)
 
     @property
@@ -85,7 +84,7 @@ class SiglipText(TextTower, SiglipTextModel):  # type: ignore[misc]
     projects = True
 
     @classmethod
-    def build(cls, config: LrclrConfig) -> SiglipText:
+    def build(cls, config: NetworkConfig) -> SiglipText:
         return cls(config.text_config)
 
     def encode(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ the exporter, int8 and the gates use towers through the members below and know n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lrclr.model.attention import AttentionRecorder
-    from lrclr.model.configuration import LrclrConfig
 
 
 class LinearGroup(NamedTuple):
@@ -30,6 +29,15 @@ class LinearGroup(NamedTuple):
     name: str
     layers: tuple[str, ...]
     norm: str | None
+
+
+class NetworkConfig(Protocol):
+    """What a tower reads of `lrclr.model.LrclrConfig`."""
+
+    vision_config: Any
+    text_config: Any
+    text_end: str
+    text_pooler: bool
 
 
 class _Initialised:
@@ -60,7 +68,7 @@ class VisionTower(_Initialised, nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, config: LrclrConfig) -> VisionTower:
+    def build(cls, config: NetworkConfig) -> VisionTower:
         """The tower of a network, with random weights."""
 
     @abstractmethod
@@ -108,7 +116,7 @@ class TextTower(_Initialised, nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, config: LrclrConfig) -> TextTower:
+    def build(cls, config: NetworkConfig) -> TextTower:
         """The tower of a network, with random weights."""
 
     @abstractmethod

@@ -17,7 +17,7 @@ from lrclr.model.towers.clip import ClipVision
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lrclr.model.configuration import LrclrConfig
+    from lrclr.model.towers.tower import NetworkConfig
 
 
 class PlainVitConfig(CLIPVisionConfig):  # type: ignore[misc]
@@ -47,7 +47,7 @@ class PlainVit(ClipVision):
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if config.pooler else None
 
     @classmethod
-    def build(cls, config: LrclrConfig) -> PlainVit:
+    def build(cls, config: NetworkConfig) -> PlainVit:
         return cls(config.vision_config)
 
     def pool(self, token: Tensor) -> Tensor:

@@ -49,24 +49,16 @@ def attend(
     explicit cast: ``softmax(..., dtype=float32)`` on half precision would be exported as a half-precision softmax. The
     query is scaled before the product, which overflows in float16 otherwise.
     """
-    before, after = _split_scale(scaling)
-    scores = torch.matmul(query * before, key.transpose(-1, -2))
-    scores = (scores if after == 1.0 else scores * after).float()
+    # A power of two and a rest in [1/2, 1). Multiplying by the power rounds nothing, so the scores are those of one
+    # multiplication after the product, to the last bit. TensorRT-RTX fuses attention only if a factor follows the
+    # product (measured: not with the whole scale on the query, nor without one).
+    after, exponent = math.frexp(scaling)
+    scores = (torch.matmul(query * math.ldexp(1.0, exponent), key.transpose(-1, -2)) * after).float()
     if mask is not None:
         scores = scores + mask
     probabilities = nn.functional.softmax(scores, dim=-1)
     weights = nn.functional.dropout(probabilities.to(query.dtype), p=dropout, training=dropout > 0)
     return torch.matmul(weights, value), probabilities
-
-
-def _split_scale(scaling: float) -> tuple[float, float]:
-    """A scale as a power of two and a rest in [1, 2).
-
-    Multiplying by a power of two rounds nothing, so the scores are those of one multiplication after the product, to
-    the last bit, whatever the width of a head is. The rest is 1 for heads of 16, 64 and 256.
-    """
-    fraction, exponent = math.frexp(scaling)
-    return math.ldexp(1.0, exponent - 1), 2 * fraction
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:

@@ -163,6 +163,7 @@ def test_the_page_has_every_family() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ROWS)
 def test_the_matrix(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make: Callable[[Path, pytest.MonkeyPatch], Original] = ORIGINALS[name]

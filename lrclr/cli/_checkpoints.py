@@ -94,7 +94,7 @@ def convert(
         str | None,
         typer.Option(
             "--preprocess",
-            help="clip or chexzero. Without it: the recipe that is stored; else chexzero for OpenAI's "
+            help="clip, chexzero or siglip. Without it: the recipe that is stored; else chexzero for OpenAI's "
             "names in a bare state dict, clip for the others.",
         ),
     ] = None,

@@ -71,7 +71,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
         Path | None, typer.Option("--findings", help="A findings file, to validate with and to keep.")
     ] = None,
     preprocess: Annotated[
-        str | None, typer.Option("--preprocess", help="clip or chexzero, instead of what the base implies.")
+        str | None, typer.Option("--preprocess", help="clip, chexzero or siglip, instead of what the base implies.")
     ] = None,
     heads: Heads = None,
     activation: Activation = None,

@@ -44,7 +44,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         typer.Option("--compute-capability", help="Of the GPU to build for, such as 8.6. Repeat. RTX only."),
     ] = None,
     preprocess: Annotated[
-        str | None, typer.Option("--preprocess", help="clip, chexzero or siglip, instead of what the checkpoint implies.")
+        str | None, typer.Option("--preprocess", help="clip, chexzero or siglip; else what the checkpoint implies.")
     ] = None,
     heads: Heads = None,
     activation: Activation = None,

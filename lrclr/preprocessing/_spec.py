@@ -112,7 +112,7 @@ class PreprocessSpec:
     resample: Literal["bicubic", "bilinear"] | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in _OWN:
+        if not isinstance(self.kind, str) or self.kind not in _OWN:
             raise _bad("kind", self.kind, "one of 'clip', 'chexzero' and 'squash'")
         _check_side("image_size", self.image_size)
         for name, triple in (("mean", self.mean), ("std", self.std)):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.machinery
+import importlib.util
 import json
 import sys
 import types
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -194,8 +196,15 @@ def write_roberta(folder: Path) -> None:
 
 
 def stub_torchvision() -> None:
-    """Put an empty torchvision in its place: open_clip and timm import it for transforms, which no test runs."""
-    if "torchvision" in sys.modules:
+    """Put an empty torchvision in its place: open_clip and timm import it for transforms, which no test runs.
+
+    They are not in the extra `dev`, since they bring a torchvision that must fit torch:
+    ``pip install --no-deps open_clip_torch timm ftfy wcwidth``.
+    """
+    for library in ("open_clip", "timm"):
+        if importlib.util.find_spec(library) is None:
+            pytest.skip(f"{library} is not installed; see tests/families/networks.py")
+    if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is not None:
         return
 
     class Stub(types.ModuleType):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
-import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -23,12 +22,12 @@ from PIL import Image
 
 from lrclr.images import read_image
 from lrclr.samples import sample_paths
+from tests.kept_exports import exporting_once, kept_export
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from lrclr.checkpoints import Checkpoint
-    from lrclr_export.onnx.graphs import GraphSpec
     from lrclr_export.onnx.onnx_graph import TypedGraph
 
 ALPHA = 0.4
@@ -80,66 +79,23 @@ def checkpoint(base: Path) -> Checkpoint:
 
 @cache
 def exported(base: Path, precision: str) -> Path:
-    """A bundle of `checkpoint`. Its graphs as the exporter had them before it wrote them are kept beside it."""
+    """A bundle of `checkpoint`."""
+    from lrclr_export import ExportOptions, export_bundle
+
     with _shared(base, precision) as folder:
         if not folder.exists():
-            _export(base, precision, folder)
+            limits = LOOSE if precision == "int8" else {}
+            with exporting_once():
+                export_bundle(checkpoint(base), folder, ExportOptions(precision, tolerances=limits))
     return folder
-
-
-def _export(base: Path, precision: str, folder: Path) -> None:
-    import onnx_ir as ir
-
-    from lrclr_export import ExportOptions, export_bundle
-    from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
-
-    def keeping(spec: GraphSpec, *, opset: int) -> TypedGraph:
-        graph = typed_onnx_from_module(spec, opset=opset)
-        kept = folder.with_name(f"{precision}-{spec.name}")
-        kept.with_suffix(".onnx").write_bytes(ir.to_proto(graph.model).SerializeToString())
-        kept.with_suffix(".json").write_text(json.dumps(graph.layers))
-        return graph
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lrclr_export.repository.pipeline.typed_onnx_from_module", keeping)
-        limits = LOOSE if precision == "int8" else {}
-        export_bundle(checkpoint(base), folder, ExportOptions(precision, tolerances=limits))
 
 
 @cache
 def graphs(base: Path) -> Mapping[str, TypedGraph]:
     """The graphs of the fp32 bundle as the exporter had them before it wrote them."""
-
     from lrclr_export.onnx.graphs import graph_specs
 
-    return {spec.name: _kept_graph(base, spec) for spec in graph_specs(checkpoint(base).model)}
-
-
-def _kept_graph(base: Path, spec: GraphSpec) -> TypedGraph:
-    import onnx
-    import onnx_ir as ir
-
-    from lrclr_export.onnx.onnx_graph import TypedGraph
-
-    kept = exported(base, "fp32").with_name(f"fp32-{spec.name}")
-    model = ir.from_proto(onnx.load_from_string(kept.with_suffix(".onnx").read_bytes()))
-    return TypedGraph(spec, model, json.loads(kept.with_suffix(".json").read_text()))
-
-
-@contextmanager
-def exporting_kept_graphs(base: Path) -> Iterator[None]:
-    """Let exports of `checkpoint` in fp32 take the graphs of `graphs`; all that follows torch's exporter is as always.
-
-    torch's exporter takes ten times longer than the rest.
-    """
-
-    def kept(spec: GraphSpec, *, opset: int) -> TypedGraph:
-        assert opset == 20
-        return _kept_graph(base, spec)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lrclr_export.repository.pipeline.typed_onnx_from_module", kept)
-        yield
+    return {spec.name: kept_export(spec, opset=20) for spec in graph_specs(checkpoint(base).model)}
 
 
 def copied(bundle: Path, target: Path) -> Path:
@@ -245,6 +201,16 @@ def free_ports(count: int) -> list[int]:
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment, with changes, for a process of its own."""
     return {**os.environ, **changes}
+
+
+def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run ``lrclr`` in this process: a new one takes seconds to import what this one has."""
+    from lrclr.cli import main
+
+    given, out, err = [str(argument) for argument in arguments], io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(given)
+    return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
 
 
 def run(arguments: Iterable[object], *, timeout: float = 120, **options: object) -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,7 @@ import pytest
 from lrclr import Bundle
 from lrclr.cli import main
 from tests import bundles
+from tests.kept_exports import exporting_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,12 +60,11 @@ def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(
     checkpoint_folder: Path,
     bundle: Path,
     tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     target = bundles.copied(bundle, tmp_path / "bundle")
     before = bundles.digests(target)
-    with bundles.exporting_kept_graphs(tmp_path_factory.getbasetemp()), no_large_files():
+    with exporting_once(), no_large_files():
         code = main(["export", str(checkpoint_folder), "-o", str(target), "--fp32"])
     assert code == 1
     errors = capsys.readouterr().err

@@ -50,7 +50,7 @@ def bundle(fp16_bundle: Path, tmp_path: Path) -> Path:
 def built(fp16_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A bundle with plans for two kinds of GPU, and what the command said."""
     folder = bundles.copied(fp16_bundle, tmp_path_factory.mktemp("built") / "bundle")
-    done = bundles.run(["build", folder, *AHEAD, "--compute-capability", "8.9"])
+    done = bundles.call("build", folder, *AHEAD, "--compute-capability", "8.9")
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -340,7 +340,7 @@ def test_a_changed_plan_is_seen(built: tuple[Path, subprocess.CompletedProcess[s
 
 def test_back_to_onnx_runtime(built: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     folder = bundles.copied(built[0], tmp_path / "bundle")
-    assert bundles.run(["build", folder, "--engine", "onnxruntime"]).returncode == 0
+    assert bundles.call("build", folder, "--engine", "onnxruntime").returncode == 0
     manifest = Bundle(folder).manifest
     assert manifest.engine["name"] == "onnxruntime"
     assert len(manifest.plans) == 1
@@ -355,7 +355,7 @@ def test_export_builds_too(checkpoint_folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_best_engine_here_is_said(tmp_path: Path) -> None:
-    done = bundles.run(["export", tmp_path / "nothing", "-o", tmp_path / "bundle"])
+    done = bundles.call("export", tmp_path / "nothing", "-o", tmp_path / "bundle")
     engine, why = best_engine()
     assert engine == "onnxruntime"
     assert why in {"there is no GPU here", "the engine tensorrt needs the package 'tensorrt', which is not installed"}

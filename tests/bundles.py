@@ -6,7 +6,9 @@ import fcntl
 import hashlib
 import io
 import os
+import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -97,6 +99,18 @@ def graphs(base: Path) -> Mapping[str, TypedGraph]:
     from lrclr_export.onnx.graphs import graph_specs
 
     return {spec.name: kept_export(spec, opset=20) for spec in graph_specs(checkpoint(base).model)}
+
+
+@contextmanager
+def no_large_files(size: int = 200_000) -> Iterator[None]:
+    """Do what a full disk does, without one: the kernel refuses a write beyond so many bytes of a file."""
+    usual, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, usual)
 
 
 def copied(bundle: Path, target: Path) -> Path:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import signal
 import subprocess
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +15,6 @@ from tests import bundles
 from tests.kept_exports import exporting_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -44,18 +41,6 @@ def test_a_signal_leaves_the_old_bundle_and_nothing_else(
     Bundle(target)
 
 
-@contextmanager
-def no_large_files() -> Iterator[None]:
-    """What a full disk does, without one: the kernel refuses the write that goes beyond."""
-    usual, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, usual)
-
-
 def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(
     checkpoint_folder: Path,
     bundle: Path,
@@ -64,7 +49,7 @@ def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(
 ) -> None:
     target = bundles.copied(bundle, tmp_path / "bundle")
     before = bundles.digests(target)
-    with exporting_once(), no_large_files():
+    with exporting_once(), bundles.no_large_files():
         code = main(["export", str(checkpoint_folder), "-o", str(target), "--fp32"])
     assert code == 1
     errors = capsys.readouterr().err

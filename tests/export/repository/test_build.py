@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import subprocess
 from dataclasses import replace
@@ -227,10 +226,8 @@ def test_what_cannot_be_asked_for(
 
 def test_a_full_disk(bundle: Path) -> None:
     before = bundles.digests(bundle)
-    done = bundles.run(
-        ["build", bundle, *AHEAD],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)),
-    )
+    with bundles.no_large_files(1_000_000):
+        done = bundles.call("build", bundle, *AHEAD)
     assert done.returncode == 1
     assert "could not be written" in done.stderr
     assert bundles.digests(bundle) == before

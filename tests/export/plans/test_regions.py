@@ -16,6 +16,8 @@ from lrclr_export.onnx.graphs import graph_specs
 from lrclr_export.onnx.precision import half_precision
 from lrclr_export.onnx.region_function import OP_TYPE, QK_OP_TYPE
 from lrclr_export.plans import BuildOptions, plan_from_onnx
+
+# Private: the rewritten graph is run by ONNX Runtime, before a plan is built of it.
 from lrclr_export.plans._regions import from_queries_and_keys, with_definition
 from tests.kept_exports import kept_export
 

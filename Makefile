@@ -10,6 +10,8 @@ PHANTOM := $(BUILD)/phantom/manifest.csv
 TRITON := .triton
 SAMPLES := lrclr/data/samples
 RUNS := 100000
+# Tests start many processes: each would compile all of lrclr again.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHONS ?= python3.12 python3.13 python3.14
 
 .PHONY: help setup triton perf-analyzer demo test test-slow test-pythons test-gpu fuzz kernels dist audit lint bench mutants peers samples phantom checkpoint lock clean

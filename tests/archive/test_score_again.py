@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -172,20 +171,15 @@ def test_a_full_disk_keeps_what_is_there(archive: Path, scored: Path, bundle: Pa
     out = tmp_path / "out"
     assert killed(archive, out, bundle, fsyncs=3).returncode == -signal.SIGKILL
     before = bundles.digests(out)
-
-    def no_large_files() -> None:
-        # What a full disk does, without one: the kernel refuses the write that goes beyond.
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))
-
     call = ["score", archive, "-o", out, "-b", bundle]
-    done = bundles.run(call, preexec_fn=no_large_files)
+    with bundles.no_large_files(4_000):
+        done = bundles.call(*call)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "could not be written: File too large" in done.stderr
     after = bundles.digests(out)
     assert after.items() >= {name: digest for name, digest in before.items() if name.startswith("part-")}.items()
-    assert bundles.run(call).returncode == 1  # for the damaged files
+    assert bundles.call(*call).returncode == 1  # for the damaged files
     assert archives.rows(out) == archives.rows(scored)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import signal
 import subprocess
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,9 +12,9 @@ import pytest
 from lrclr import Bundle
 from lrclr.cli import main
 from tests import bundles
+from tests.kept_exports import exporting_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -43,28 +41,15 @@ def test_a_signal_leaves_the_old_bundle_and_nothing_else(
     Bundle(target)
 
 
-@contextmanager
-def no_large_files() -> Iterator[None]:
-    """What a full disk does, without one: the kernel refuses the write that goes beyond."""
-    usual, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, usual)
-
-
 def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(
     checkpoint_folder: Path,
     bundle: Path,
     tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     target = bundles.copied(bundle, tmp_path / "bundle")
     before = bundles.digests(target)
-    with bundles.exporting_kept_graphs(tmp_path_factory.getbasetemp()), no_large_files():
+    with exporting_once(), bundles.no_large_files():
         code = main(["export", str(checkpoint_folder), "-o", str(target), "--fp32"])
     assert code == 1
     errors = capsys.readouterr().err

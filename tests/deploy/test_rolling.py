@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -216,9 +215,7 @@ def test_a_server_that_vanishes_costs_no_client_that_asks_again(
         with ThreadPoolExecutor(CLIENTS) as pool:
             asking = [pool.submit(ask) for _ in range(CLIENTS)]
             bundles.wait_until(lambda: len(counts) > 20, balancer.process)
-            began = time.monotonic()
             os.kill(server.pid, signal.SIGKILL)
             for one in asking:
                 one.result()
-        assert time.monotonic() - began < 120
         assert counts == [1] * (40 * CLIENTS)

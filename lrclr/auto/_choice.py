@@ -94,7 +94,7 @@ def choose_engine(bundle: Bundle, options: EngineOptions | None = None) -> Chose
         raise GateError(
             "no engine here holds the bundle's gates",
             why="; ".join(remarks),
-            fix="Install one, such as pip install 'lrclr[onnxruntime]', or export the bundle again.",
+            fix="Install one, such as pip install '.[onnxruntime]', or export the bundle again.",
         )
     kind, why = _fastest(holding, Golden.load(bundle.golden_path), len(bundle.findings.prompts))
     return ChosenEngine(holding[kind], kind, "; ".join([why, *remarks]))

@@ -1,4 +1,4 @@
-"""The slow half of decoding a PNG, inflating, by ISA-L where it is installed (``pip install 'lrclr[fast]'``)."""
+"""The slow half of decoding a PNG, inflating, by ISA-L where it is installed (``pip install '.[fast]'``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ZeroShotClassifier`: from images to findings and the regions that speak for them. What everything else calls."""
+"""`ZeroShotClassifier`: from images to findings and the image regions that support them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 
 from lrclr.budget import FUSION_ROWS
 from lrclr.bundle import Bundle
-from lrclr.errors import ImageError, NonFiniteError, UsageError
-from lrclr.images import ReducedImage
+from lrclr.errors import FindingsError, ImageError, LrclrError, NonFiniteError, UsageError
+from lrclr.inference._decoding import BATCH_SIZE, DecodedImage, decoded_batches, is_one_image
 from lrclr.inference._model_spec import ModelSpec
 from lrclr.inference._prompt_cache import PromptCache, PromptFeatures
 from lrclr.inference._results import Answers
 from lrclr.inference._scores import combined_score, finding_scores, global_score, probabilities
-from lrclr.preprocessing import preprocess_batch
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from lrclr.checkpoints import Checkpoint
     from lrclr.engines import Engine
+    from lrclr.inference._decoding import ImageSource
     from lrclr.inference._results import Prediction
     from lrclr.text import FindingSet
 
@@ -108,33 +108,112 @@ class ZeroShotClassifier:
 
     def predict(
         self,
-        images: Sequence[NDArray[np.uint8] | ReducedImage],
+        images: Sequence[ImageSource],
         *,
         findings: FindingSet | None = None,
         alpha: float | None = None,
+        frame: int | None = None,
+        exact: bool = False,
+        batch_size: int = BATCH_SIZE,
     ) -> list[Prediction]:
-        """Answer for images as `read_image` gives them, each ``[H, W]`` or ``[H, W, 3]``, or `read_reduced`.
+        """Predict the findings of images. They are read as `lrclr predict` reads them, with the same defaults.
 
         Args:
-            images: any number of any sizes.
-            findings: what to ask for; the model's own if not given.
-            alpha: weight of the local score, instead of the model's.
+            images: paths, bytes of image files (PNG, JPEG, TIFF, DICOM), binary file objects, arrays, Pillow images, or
+                what `lrclr.images.read_for_model` returned: any number, of any sizes. Arrays are ``[H, W]``,
+                ``[H, W, 3]`` or ``[H, W, 4]`` of uint8, uint16, bool, or floats in [0, 1]; see `lrclr.read_image`.
+            findings: what to predict; the model's own findings if not given.
+            alpha: weight of the local score in [0, 1], instead of the model's.
+            frame: which frame of files with several frames, from 0.
+            exact: decode every pixel. By default large JPEG 2000 images are decoded at a lower resolution; see
+                `lrclr.images.read_for_model`.
+            batch_size: images that the image encoder takes at once. Results of another batch size differ by rounding.
 
         Returns:
-            One prediction an image, in order.
+            One prediction for each image, in order.
 
         Raises:
-            UsageError: `alpha` is not usable with this model.
+            UsageError: `images` is one image instead of a list, or `alpha` is not usable with this model.
             FindingsError: a prompt is too long.
-            ImageError: an image is not what `read_image` gives.
+            ImageError: an image cannot be read. Of several images, the text says which, by its position.
+            MissingExtraError: a package that decodes this format is not installed.
             NonFiniteError: the graphs gave NaN or infinity.
         """
-        if len(images) == 0:
-            return []
-        read = [one if isinstance(one, ReducedImage) else ReducedImage.whole(one) for one in images]
-        sizes = [(one.height, one.width) for one in read]
-        predictions = self.predict_pixels(preprocess_batch(images, self.spec.preprocess), sizes, findings, alpha)
-        return [replace(each, remarks=one.remarks) for each, one in zip(predictions, read, strict=True)]
+        predictions: list[Prediction] = []
+        for batch in self._decoded(images, frame=frame, exact=exact, batch_size=batch_size):
+            pixel_values = np.stack([image.pixel_values for image in batch])
+            made = self.predict_pixels(pixel_values, [image.size for image in batch], findings, alpha)
+            predictions += [replace(each, remarks=image.remarks) for each, image in zip(made, batch, strict=True)]
+        return predictions
+
+    def embed_images(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        frame: int | None = None,
+        exact: bool = False,
+        batch_size: int = BATCH_SIZE,
+    ) -> NDArray[np.float32]:
+        """Compute the global embeddings of images.
+
+        Args:
+            images, frame, exact, batch_size: as for `predict`.
+
+        Returns:
+            float32 ``[B, D]``: one row of unit length for each image. The product with `embed_texts`, transposed, is
+            the cosine of each image and text.
+
+        Raises:
+            UsageError: there are no images, or `images` is one image instead of a list.
+            ImageError, MissingExtraError, NonFiniteError: as `predict`.
+        """
+        rows = []
+        for batch in self._decoded(images, frame=frame, exact=exact, batch_size=batch_size):
+            pixel_values = np.stack([image.pixel_values for image in batch])
+            for start in range(0, len(batch), self.spec.max_batch):
+                part = pixel_values[start : start + self.spec.max_batch]
+                # A copy: a server's output may lie in memory that it uses again.
+                rows.append(self._run("image_encoder", {"pixel_values": part})["image_embedding"].copy())
+        if not rows:
+            raise UsageError("there are no images to embed")
+        return np.concatenate(rows)
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Compute the global embeddings of texts. Each text is used as it is, without a template.
+
+        Args:
+            texts: such as ``["pleural effusion", "no pleural effusion"]``.
+
+        Returns:
+            float32 ``[P, D]``: one row of unit length for each text.
+
+        Raises:
+            FindingsError: there are no texts, `texts` is one text instead of a list, or a text is too long.
+            NonFiniteError: the graphs gave NaN or infinity.
+        """
+        if isinstance(texts, str):
+            raise FindingsError("embed_texts takes a list of texts, not one text", fix="Write embed_texts([text]).")
+        if len(texts) == 0:
+            raise FindingsError("there are no texts to embed")
+        return self.prompt_cache.features(tuple(texts)).embedding.copy()
+
+    def _decoded(
+        self, images: Sequence[ImageSource], *, frame: int | None, exact: bool, batch_size: int
+    ) -> Iterator[list[DecodedImage]]:
+        """Read images in batches, and raise the first error with the image's position."""
+        if is_one_image(images):
+            raise UsageError("one image was given instead of a list of images", fix="Write [image].")
+        position = 0
+        for batch in decoded_batches(images, self.spec.preprocess, batch_size=batch_size, frame=frame, exact=exact):
+            decoded = []
+            for _, outcome in batch:
+                position += 1
+                if isinstance(outcome, LrclrError):
+                    if len(images) > 1:
+                        outcome.what = f"image {position} of {len(images)}: {outcome.what}"
+                    raise outcome
+                decoded.append(outcome)
+            yield decoded
 
     def predict_pixels(
         self,

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrclr._prefetch import batches_ahead
-from lrclr.budget import reading
 from lrclr.errors import LrclrError
-from lrclr.images import ReadLimits, read_for_model, read_image
-from lrclr.preprocessing import preprocess
+from lrclr.images import ReadLimits, read_image
+from lrclr.inference._decoding import BATCH_SIZE, DecodedImage, decoded_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,20 +45,13 @@ class FileResult:
     exact: bool = False
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    pixel_values: NDArray[np.float32]
-    size: tuple[int, int]
-    remarks: tuple[str, ...]
-
-
 def predict_files(  # noqa: PLR0913
     classifier: ZeroShotClassifier,
     paths: Sequence[Path],
     *,
     findings: FindingSet | None = None,
     alpha: float | None = None,
-    batch_size: int = 8,
+    batch_size: int = BATCH_SIZE,
     workers: int | None = None,
     frame: int | None = None,
     limits: ReadLimits | None = None,
@@ -87,15 +78,17 @@ def predict_files(  # noqa: PLR0913
     Yields:
         One result a file. A file that cannot be read has its error in the result and takes no other down.
     """
-    spec = classifier.spec.preprocess
     bounds = limits or ReadLimits()
-
-    @reading()
-    def decode(path: Path) -> _Decoded:
-        read = read_for_model(path, spec, exact=exact, frame=frame, limits=bounds)
-        return _Decoded(preprocess(read, spec), (read.height, read.width), read.remarks)
-
-    for batch in batches_ahead(paths, decode, batch_size=batch_size, workers=workers):
+    batches = decoded_batches(
+        paths,
+        classifier.spec.preprocess,
+        batch_size=batch_size,
+        workers=workers,
+        frame=frame,
+        limits=bounds,
+        exact=exact,
+    )
+    for batch in batches:
         for result in _answer(classifier, batch, findings, alpha, exact=exact):
             yield _with_image(result, frame, bounds) if images else result
 
@@ -112,14 +105,14 @@ def _with_image(result: FileResult, frame: int | None, limits: ReadLimits) -> Fi
 
 def _answer(
     classifier: ZeroShotClassifier,
-    batch: Sequence[tuple[Path, _Decoded | LrclrError]],
+    batch: Sequence[tuple[Path, DecodedImage | LrclrError]],
     findings: FindingSet | None,
     alpha: float | None,
     *,
     exact: bool,
 ) -> Iterator[FileResult]:
     results: dict[int, FileResult] = {}
-    decoded: dict[int, _Decoded] = {}
+    decoded: dict[int, DecodedImage] = {}
     for position, (path, outcome) in enumerate(batch):
         if isinstance(outcome, LrclrError):
             results[position] = FileResult(path, error=outcome, exact=exact)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrclr.text import unknown_finding
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -73,11 +75,15 @@ class Prediction:
     remarks: tuple[str, ...] = ()
 
     def finding(self, name: str) -> FindingResult:
-        """The result of one finding; KeyError if it was not asked for."""
-        for finding in self.findings:
-            if finding.name == name:
-                return finding
-        raise KeyError(name)
+        """Return the result of one finding.
+
+        Raises:
+            FindingsError: the prediction has no such finding. The text names the nearest one, or all of them.
+        """
+        known = {finding.name: finding for finding in self.findings}
+        if name not in known:
+            raise unknown_finding(name, known)
+        return known[name]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -33,12 +33,12 @@ import numpy as np
 from lrclr.errors import FindingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from os import PathLike
 
     from numpy.typing import NDArray
 
-__all__ = ["Finding", "FindingSet", "finding_key"]
+__all__ = ["Finding", "FindingSet", "finding_key", "unknown_finding"]
 
 POSITIVE: Final = ("{}",)
 NEGATIVE: Final = ("no {}",)
@@ -259,11 +259,7 @@ class FindingSet:
         known = {finding.name: finding for finding in self.findings}
         for name in names:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                raise FindingsError(
-                    f"there is no finding {name[:40]!r}",
-                    fix=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}.",
-                )
+                raise unknown_finding(name, known)
         return FindingSet(tuple(known[name] for name in names))
 
     def to_toml(self) -> str:
@@ -277,6 +273,16 @@ class FindingSet:
             if finding.negative != plain.negative:
                 lines.append(f"negative = {_quoted(finding.negative)}")
         return "\n".join(lines) + "\n"
+
+
+def unknown_finding(name: str, known: Collection[str]) -> FindingsError:
+    """Return the error for a name that is not among the known findings: it suggests the nearest name, or lists all."""
+    keys = {finding_key(other): other for other in known}
+    near = difflib.get_close_matches(finding_key(name), keys, n=1)
+    return FindingsError(
+        f"there is no finding {name[:40]!r}",
+        fix=f"Did you mean {keys[near[0]]!r}?" if near else f"The findings are: {', '.join(known) or 'none'}.",
+    )
 
 
 def _filled(label: str, sign: str, templates: object, name: str) -> tuple[str, ...]:

@@ -146,4 +146,4 @@ sys.exit(main())
         check=False,
     )
     assert refused.returncode == 2
-    assert "pip install 'lrclr[export]'" in refused.stderr
+    assert "pip install '.[export]'" in refused.stderr

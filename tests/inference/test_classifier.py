@@ -106,7 +106,7 @@ def test_prompts_are_encoded_once_a_set(counted: tuple[ZeroShotClassifier, Count
 def test_no_batch_is_larger_than_the_bundle_allows(counted: tuple[ZeroShotClassifier, Counting]) -> None:
     classifier, engine = counted
     most = classifier.bundle.manifest.max_batch
-    answers = classifier.predict([IMAGES[3]] * (most + 3))
+    answers = classifier.predict([IMAGES[3]] * (most + 3), batch_size=most + 3)
     assert [size for graph, size in engine.ran if graph == "image_encoder"] == [most, 3]
     assert np.ptp(flat(answers), axis=0).max() <= 1e-6
 

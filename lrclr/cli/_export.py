@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options
+from lrclr.cli._checkpoints import Activation, Heads, Key, Tokenizer, check_folder, note_assumed, read_options
 from lrclr.cli._console import RESEARCH_ONLY, console_progress, note, out
 from lrclr.cli._extras import require_export
 from lrclr.errors import UsageError
@@ -49,6 +48,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     heads: Heads = None,
     activation: Activation = None,
     key: Key = None,
+    tokenizer: Tokenizer = None,
     findings: Annotated[Path | None, typer.Option("--findings", help="Findings file to put in the bundle.")] = None,
     inline: Annotated[
         bool,
@@ -71,7 +71,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     if engine is not None and engine not in {*ENGINES, AUTO}:
         raise UsageError(f"there is no engine {engine!r} to export for", fix=f"Choose {', '.join((*ENGINES, AUTO))}.")
     overrides = _parsed(tolerance or [])
-    reading = read_options(heads, activation, key, preprocess)
+    reading = read_options(heads, activation, key, preprocess, tokenizer)
+    check_folder(checkpoint, reading)
     require_export()
     from lrclr_export import (
         BuildOptions,
@@ -122,11 +123,13 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 def _loaded(path: Path, findings: Path | None, reading: ReadOptions) -> Checkpoint:
     from lrclr.checkpoints import load_checkpoint
-    from lrclr.text import FindingSet
+    from lrclr.cli._findings import load_findings
 
     loaded = load_checkpoint(path, **reading)
     note_assumed(loaded.assumed)
-    return loaded if findings is None else replace(loaded, findings=FindingSet.load(findings))
+    if findings is None:
+        return loaded
+    return loaded.changed(findings=load_findings(findings, loaded.findings, loaded.tokenizer))
 
 
 def _note_quantization(quantization: dict[str, Any], *, random: bool) -> None:

@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options
+from lrclr.cli._checkpoints import Activation, Heads, Key, Tokenizer, check_folder, note_assumed, read_options
 from lrclr.cli._console import EXACT_HELP, RESEARCH_ONLY, err, note, out
 from lrclr.cli._extras import require_train
 from lrclr.errors import LrclrError
@@ -76,6 +76,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     heads: Heads = None,
     activation: Activation = None,
     key: Key = None,
+    tokenizer: Tokenizer = None,
     seed: Annotated[int, typer.Option("--seed", help="Of order, texts and augmentation.")] = 0,
     workers: Annotated[int, typer.Option("--workers", help="Processes that prepare batches, for each process.")] = 2,
     save_every: Annotated[int, typer.Option("--save-every", help="Steps between resumable states; 0: an epoch.")] = 0,
@@ -98,13 +99,12 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     Several GPUs: torchrun --nproc-per-node N -m lrclr train … with the same options. A run that was stopped goes on
     with --resume and ends with the same weights as one that was not.
     """
-    reading = read_options(heads, activation, key, preprocess)
+    reading = read_options(heads, activation, key, preprocess, tokenizer)
+    check_folder(base, reading)
     require_train()
-    from dataclasses import replace
-
     from lrclr.checkpoints import load_checkpoint
+    from lrclr.cli._findings import load_findings
     from lrclr.datasets import read_dataset
-    from lrclr.text import FindingSet
     from lrclr.training import Augmentation, LossSettings, TrainSettings
     from lrclr.training import train as tune
 
@@ -137,7 +137,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
         if _is_first():
             note_assumed(loaded.assumed)
         if findings is not None:
-            loaded = replace(loaded, findings=FindingSet.load(findings))
+            loaded = loaded.changed(findings=load_findings(findings, loaded.findings, loaded.tokenizer))
         data = read_dataset(dataset, findings=loaded.findings.names)
         judged = read_dataset(validation, findings=loaded.findings.names) if validation is not None else None
         with _shown(settings) as listener:

@@ -15,6 +15,7 @@ from lrclr.inference._model_spec import ModelSpec
 from lrclr.inference._prompt_cache import PromptCache, PromptFeatures
 from lrclr.inference._results import Answers
 from lrclr.inference._scores import combined_score, finding_scores, global_score, probabilities
+from lrclr.text import check_prompts
 
 if TYPE_CHECKING:
     import os
@@ -257,7 +258,7 @@ class ZeroShotClassifier:
             raise ImageError("pixel values hold NaN or infinity")
         findings = findings or self.spec.findings
         alpha = self._checked_alpha(alpha)
-        prompts = self.prompt_cache.features(findings.prompts)
+        prompts = self._features(findings)
         step = self.spec.max_batch
         parts = [
             self._answer(pixel_values[start : start + step], findings, prompts, alpha)
@@ -277,6 +278,15 @@ class ZeroShotClassifier:
                 fix="Leave alpha at 0, or use a checkpoint with a trained fusion head.",
             )
         return alpha
+
+    def _features(self, findings: FindingSet) -> PromptFeatures:
+        try:
+            return self.prompt_cache.features(findings.prompts)
+        except FindingsError:
+            # Raises an error that names the finding, too.
+            if self.spec.tokenizer is not None:
+                check_prompts(findings, self.spec.tokenizer)
+            raise
 
     def _encode_prompts(self, prompts: tuple[str, ...]) -> PromptFeatures:
         if self.spec.tokenizer is None:

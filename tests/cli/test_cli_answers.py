@@ -79,6 +79,22 @@ def test_remarks_on_a_file_are_told(bundle: Path, tmp_path: Path, capsys: Captur
     assert row["remarks"] == "; ".join(bundles.REMARKS)
 
 
+def test_tables_say_what_their_columns_mean(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    files = [str(bundles.radiograph(tmp_path / f"{number}.png", number)) for number in range(2)]
+    assert main(["predict", *files, "-b", str(bundle)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("regions with the most attention: patch number, share") == 2
+    assert shown.count("Patches are numbered from 0, row by row") == 1
+    untrained = bundles.copied(bundle, tmp_path / "bundle")
+    scoring = json.loads((bundle / "manifest.json").read_text())["scoring"]
+    bundles.signed(untrained, scoring={**scoring, "fusion_trained": False, "alpha": 0.0})
+    assert main(["predict", *files, "-b", str(untrained)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("cosine with positive / negative prompts") == 2
+    assert shown.count("The probability compares the mean cosine") == 1
+    assert "attention" not in shown
+
+
 def test_heat_maps_of_files_with_one_name_do_not_overwrite_each_other(
     bundle: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -143,7 +143,7 @@ def export_bundle(
         classifier_folder.mkdir(parents=True)
         (classifier_folder / "model.py").write_text(SERVER_MODEL)
         checkpoint.tokenizer.save(staging / TOKENIZER)
-        (staging / FINDINGS).write_text(checkpoint.findings.to_toml())
+        checkpoint.findings.save(staging / FINDINGS)
         golden.save(staging / GOLDEN)
         histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}
         manifest = Manifest(

@@ -138,7 +138,11 @@ def convert(  # noqa: PLR0913, PLR0917 - one parameter an option
         typer.Option("--std", metavar="R,G,B", help="Standard deviation of each channel, on the same scale."),
     ] = None,
     region_top_k: Annotated[
-        int | None, typer.Option("--region-top-k", help="Patches to select in each attention head.")
+        int | None,
+        typer.Option(
+            "--region-top-k",
+            help="Patches to select in each attention head; in all heads together with the rollout mean.",
+        ),
     ] = None,
     findings: Annotated[
         Path | None, typer.Option("--findings", help="Findings file (TOML) to put into the checkpoint.")

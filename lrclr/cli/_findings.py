@@ -35,12 +35,11 @@ def load_findings(path: Path, own: FindingSet, tokenizer: ClipTokenizer | None) 
             check_prompts(findings, tokenizer)
     bare = findings.bare(own)
     if bare:
-        names = ", ".join(bare[:_NAMES_SHOWN]) + (
-            f" and {len(bare) - _NAMES_SHOWN} more" if bare[_NAMES_SHOWN:] else ""
-        )
+        more = f" and {len(bare) - _NAMES_SHOWN} more" if len(bare) > _NAMES_SHOWN else ""
+        names = ", ".join(bare[:_NAMES_SHOWN]) + more
         note(
             f'warning: {path} gives no prompts for {names}: only the name is compared, as "{bare[0]}" with '
-            f'"no {bare[0]}". This model has prompts in sentences, and its probabilities for bare names can be far off. '
+            f'"no {bare[0]}". This model has prompts in sentences, and probabilities for bare names can be far off. '
             "Copy prompts from the bundle's findings.toml; docs/howto/prompts.md shows the difference."
         )
     return findings

@@ -1,9 +1,9 @@
 """A picture of a `Prediction`: which regions were selected, and how much attention each finding pays to them.
 
 Boxes are tinted, not blurred into a smooth map: the network sees whole patches, and a smooth map would show a precision
-that it does not have. Every tint grows from zero, on one scale for all panels. In the panel of a finding below 50 %, all
-tints are fainter, in proportion to the probability: attention says where the model looks for a finding, also if the
-finding is absent.
+that it does not have. Every tint grows from zero, on one scale for all panels. In the panel of a finding below 50 %,
+all tints are fainter, in proportion to the probability: attention says where the model looks for a finding, also if
+the finding is absent.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def draw_heatmap(
 ) -> Image.Image:
     """Draw a radiograph with the regions that were selected and, for each finding, the attention on them.
 
-    Panels are in the order of probability. A finding below 50 % has fainter tints, a grey caption and no numbers. A patch
-    that several heads picked is drawn once, with importance and attention summed. If the fusion head is not trained,
-    no attention is drawn. Letters that the font lacks appear without their accent, or as an empty box.
+    Panels are in the order of probability. A finding below 50 % has fainter tints, a grey caption and no numbers.
+    A patch that several heads picked is drawn once, with importance and attention summed. If the fusion head is not
+    trained, no attention is drawn. Letters that the font lacks appear without their accent, or as an empty box.
 
     Args:
         image: uint8 ``[H, W]`` or ``[H, W, 3]``, the one that was predicted; it is not changed.

@@ -62,8 +62,9 @@ _TEXTS: Final = re.compile(
     re.DOTALL,
 )
 SPLIT: Final = "Ask for fewer findings at once."
-_NOTE: Final = """# The findings of this model and their prompts. The probability of a finding depends on the wording of its prompts:
-# copy this file and change the copy, instead of writing names alone. lrclr's docs/howto/prompts.md shows the difference.
+_NOTE: Final = """\
+# The findings of this model and their prompts. The probability of a finding depends on the wording of its prompts:
+# copy this file and change the copy, instead of writing names alone. See docs/howto/prompts.md in lrclr's source.
 
 """
 EXAMPLE: Final = 'Write [[finding]] and, on the next line, name = "Edema".'

@@ -46,10 +46,11 @@ def open_model(
         reading: options of `load_checkpoint`; a bundle needs none.
     """
     if server is not None:
-        from lrclr.triton.client import TritonEngine
+        from lrclr.triton.client import ClientOptions, TritonEngine
 
         bundle = Bundle(path)
-        return ZeroShotClassifier(bundle, TritonEngine(server, ModelSpec.of_bundle(bundle).sha256))
+        options = ClientOptions(model=bundle.manifest.names.classifier)
+        return ZeroShotClassifier(bundle, TritonEngine(server, ModelSpec.of_bundle(bundle).sha256, options))
     if is_bundle(path):
         bundle = Bundle(path)
         return ZeroShotClassifier(bundle, open_engine(bundle, EngineOptions(engine, provider, threads)))

@@ -54,6 +54,14 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         bool,
         typer.Option("--inline", help="Also write graphs without ONNX functions, for runtimes that expand none."),
     ] = False,
+    name_prefix: Annotated[
+        str,
+        typer.Option(
+            "--name-prefix",
+            help="Put before the names of the models, so that a Triton server can have several bundles.",
+        ),
+    ] = "",
+    model_version: Annotated[int, typer.Option("--model-version", help="Version number of the models in Triton.")] = 1,
     tolerance: Annotated[
         list[str] | None, typer.Option("--tolerance", help="NAME=VALUE: override a gate's limit; it is recorded.")
     ] = None,
@@ -71,6 +79,9 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     if engine is not None and engine not in {*ENGINES, AUTO}:
         raise UsageError(f"there is no engine {engine!r} to export for", fix=f"Choose {', '.join((*ENGINES, AUTO))}.")
     overrides = _parsed(tolerance or [])
+    from lrclr.contract import ModelNames
+
+    names = ModelNames(name_prefix, model_version)
     reading = read_options(heads, activation, key, preprocess, tokenizer)
     check_folder(checkpoint, reading)
     require_export()
@@ -95,7 +106,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise UsageError("--compute-capability needs --engine tensorrt-rtx")
     precision = "int8" if int8 else "fp32" if fp32 else "fp16"
     options = ExportOptions(
-        precision, max_batch, opset, overrides, why_engine=why, calibration=calibration, inline=inline
+        precision, max_batch, opset, overrides, why_engine=why, calibration=calibration, inline=inline, names=names
     )
     note(f"engine {chosen} ({why}), {options.precision}")
     with console_progress() as progress:
@@ -115,6 +126,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         note(f"engine {manifest.engine['name']} ({manifest.engine['why']})")
     if manifest.quantization is not None:
         _note_quantization(manifest.quantization, random=loaded.source == "random")
+    if name_prefix:
+        note(f"models in Triton: {', '.join(names.all)}, version {names.version}")
     note(f"checkpoint: {loaded.source}; {loaded.preprocess.kind} preprocessing")
     if not manifest.scoring["fusion_trained"]:
         note("the fusion head is not trained: scores use alpha = 0, the global score alone")

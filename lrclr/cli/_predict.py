@@ -27,6 +27,14 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     server: Annotated[
         str | None, typer.Option("--server", help="HOST:PORT of a server (gRPC), instead of a bundle.")
     ] = None,
+    model_name: Annotated[
+        str | None,
+        typer.Option(
+            "--model-name",
+            help="With --server, name of its model: PREFIXlrclr for a bundle with --name-prefix PREFIX.  "
+            "[default: lrclr]",
+        ),
+    ] = None,
     findings: Annotated[
         Path | None, typer.Option("--findings", help="Findings file (TOML), instead of the bundle's findings.")
     ] = None,
@@ -63,6 +71,8 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
         _require_folder(heatmap)
     if server is not None and not (bundle is None and engine is None and provider is None and threads is None):
         raise UsageError("--server excludes --bundle, --engine, --provider and --threads", why="the server has its own")
+    if model_name is not None and server is None:
+        raise UsageError("--model-name needs --server", why="a bundle on this machine is named by its folder")
     from lrclr.cli._findings import naming_file
     from lrclr.cli._reporter import reporter
     from lrclr.engines import EngineOptions
@@ -75,7 +85,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
         engine_options = EngineOptions(engine, provider or "cpu", threads)
         asked, fusion_trained, results = _by_bundle(request, bundle or Path("triton_repo"), engine_options)
     else:
-        asked, fusion_trained, results = _by_server(request, server)
+        asked, fusion_trained, results = _by_server(request, server, model_name)
     report = reporter(asked.names, as_json=as_json, as_csv=as_csv)
     targets = _targets(heatmap, files)
     failed = 0
@@ -145,12 +155,14 @@ def _by_bundle(
     return findings, classifier.fusion_trained, results
 
 
-def _by_server(request: _PredictRequest, address: str) -> tuple[FindingSet, bool, Iterator[FileResult]]:
+def _by_server(
+    request: _PredictRequest, address: str, model_name: str | None
+) -> tuple[FindingSet, bool, Iterator[FileResult]]:
     """Return the same of a server."""
     from lrclr.text import FindingSet
-    from lrclr.triton.client import Client, predict_files
+    from lrclr.triton.client import Client, ClientOptions, predict_files
 
-    client = Client(address)
+    client = Client(address, ClientOptions() if model_name is None else ClientOptions(model=model_name))
     described = client.describe()
     own = FindingSet.loads(described["findings"])
     findings = _asked(request.findings, own, None)

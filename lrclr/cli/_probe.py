@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lrclr.cli._console import out
+from lrclr.contract import MODEL
 from lrclr.errors import ServerError, ServerUnavailableError
 
 
@@ -23,6 +24,9 @@ def probe(
     busy_ok: Annotated[
         bool, typer.Option("--busy-ok", help="Exit code 0 too if the server refuses because it is busy.")
     ] = False,
+    model_name: Annotated[
+        str, typer.Option("--model-name", help="Name of its model: PREFIXlrclr for a bundle with --name-prefix PREFIX.")
+    ] = MODEL,
     tls_root: Annotated[Path | None, typer.Option("--tls-root", help="PEM certificates to check it against.")] = None,
 ) -> None:
     """Ask a server about one radiograph that lrclr carries. A server can say that it is ready and answer nothing.
@@ -39,7 +43,7 @@ def probe(
     smallest = min(sample_paths(), key=lambda path: path.stat().st_size)
     began = time.perf_counter()
     try:
-        with Client(address, ClientOptions(timeout=timeout, retries=0, tls_root=tls_root)) as client:
+        with Client(address, ClientOptions(timeout=timeout, retries=0, tls_root=tls_root, model=model_name)) as client:
             reply = client.ask([smallest])
     except ServerUnavailableError as error:
         if not busy_ok or error.retry_after is None:

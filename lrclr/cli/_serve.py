@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from lrclr.cli._console import RESEARCH_ONLY, note
+from lrclr.contract import MODEL
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -158,6 +159,8 @@ class _Signals:
 
 def _announce(triton: TritonServer) -> None:
     typer.echo(f"gRPC     {triton.grpc}")
+    if triton.model != MODEL:
+        typer.echo(f"model    {triton.model}")
     if triton.http:
         typer.echo(f"HTTP     http://{triton.http}")
     if triton.metrics:

@@ -233,7 +233,10 @@ def error_of(error: Any, address: str, seconds: float) -> LrclrError:
     if ours is not None and ours[1] in errors.__all__:
         kind: type[LrclrError] = getattr(errors, ours[1])
         return kind.told(ours[2])
-    return _KINDS.get(status, ServerError)(f"{address} answered {status or 'with an error'}", why=line)
+    fix = None
+    if status == "NOT_FOUND":
+        fix = "If the bundle was exported with --name-prefix, name the model: --model-name PREFIXlrclr."
+    return _KINDS.get(status, ServerError)(f"{address} answered {status or 'with an error'}", why=line, fix=fix)
 
 
 def _unreachable(line: str, address: str) -> ServerUnavailableError | None:

@@ -44,7 +44,7 @@ SERVER_MODEL: Final = """from lrclr.triton.model.lrclr_model import TritonPython
 
 __all__ = ["TritonPythonModel"]
 """
-# An empty file beside SERVER_MODEL. Without it, Python makes a folder of this name there, and a bundle with an additional
+# An empty file beside SERVER_MODEL. Without it, Python makes a folder of this name there, and a bundle with another
 # folder is refused. The Python in Triton ignores PYTHONDONTWRITEBYTECODE.
 NO_CACHE: Final = "__pycache__"
 # Every path that a manifest may list, with the names and the version of its models. No path that Python or Triton

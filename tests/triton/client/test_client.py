@@ -229,3 +229,21 @@ def test_pauses_are_bounded_and_spread(attempt: int) -> None:
         assert all(one is not None and least + growing / 2 <= one <= least + growing for one in pauses)
         assert len(set(pauses)) > 1
     assert deadline.pause(attempt, UsageError("wrong")) is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_an_address_at_which_nothing_listens_is_told_as_that(host: str) -> None:
+    (port,) = bundles.free_ports(1)
+    with (
+        pytest.raises(ServerUnavailableError, match=rf"^nothing listens at {host}:{port}\. Start a server with `lrclr"),
+        Client(f"{host}:{port}", ClientOptions(retries=0)) as client,
+    ):
+        client.describe()
+
+
+def test_a_host_that_is_unknown_is_told_as_that() -> None:
+    with (
+        pytest.raises(ServerUnavailableError, match=r"^the host of no-such-host\.invalid:8001 is unknown"),
+        Client("no-such-host.invalid:8001", ClientOptions(retries=0)) as client,
+    ):
+        client.describe()

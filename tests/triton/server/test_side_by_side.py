@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 import urllib.request
@@ -147,7 +148,7 @@ def test_lrclr_serve_keeps_the_names_and_goes_on_from_the_version(pair: dict[str
             server.mend()
             assert client.ask(FILES).bundle == Bundle(folder).sha256
         other = bundles.renamed(folder, tmp_path / "other", "new_")
-        bundles.shutil.rmtree(folder)
+        shutil.rmtree(folder)
         other.rename(folder)
         with pytest.raises(ServerError, match="names begin with 'new_', and the server's with 'chest_'"):
             server.reload()

@@ -105,7 +105,10 @@ def init(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the weights.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a checkpoint with random weights, for benchmarks and tests. Its predictions have no meaning."""
+    """Write a checkpoint with random weights.
+
+    It is for benchmarks and tests. Its predictions have no meaning.
+    """
     require_torch()
     from lrclr.checkpoints import init_checkpoint
 
@@ -153,9 +156,9 @@ def convert(  # noqa: PLR0913, PLR0917 - one parameter an option
     tokenizer: Tokenizer = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write any checkpoint that lrclr reads as an LRCLR folder, with other settings if options say so.
+    """Convert a checkpoint to an LRCLR folder, and change its settings.
 
-    The weights stay as they are. `lrclr export FOLDER` then checks the result with the gates.
+    SOURCE is any checkpoint that lrclr reads. The weights stay as they are. `lrclr export FOLDER` then checks the result with the gates.
     """
     options = read_options(heads, activation, key, preprocess, tokenizer)
     means, stds = _triple("--mean", mean), _triple("--std", std)

@@ -61,7 +61,9 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: one object per image.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: one row per image.")] = False,
 ) -> None:
-    """Predict the findings of images: their probability, and the image regions that support them.
+    """Predict the findings of images.
+
+    Prints the probability of each finding and the image regions that support it.
 
     A file that cannot be read is reported, the other files are predicted, and the exit code is 1.
     """

@@ -1,6 +1,6 @@
-"""Predictions as a table for people, or as JSON lines or CSV for programs, printed as they come.
+"""Predictions as tables, JSON lines or CSV, printed one by one.
 
-Programs get UTF-8 whatever the locale, and file names as `lrclr.file_names.name_of` writes them.
+JSON and CSV are UTF-8 in every locale, with file names as `lrclr.file_names.name_of` writes them.
 """
 
 from __future__ import annotations

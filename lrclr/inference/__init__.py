@@ -1,4 +1,4 @@
-"""The zero-shot classifier, what it knows of a model, its results, and heat maps of them."""
+"""The zero-shot classifier, the description of a model, results, and heat maps."""
 
 from __future__ import annotations
 

@@ -33,16 +33,16 @@ __all__ = ["ZeroShotClassifier"]
 
 
 class ZeroShotClassifier:
-    """Answers for images with a model. Safe to call from several threads.
+    """Zero-shot classifier for chest x-rays. Safe to call from several threads.
 
     Args:
-        model: what to answer with.
-        engine: what runs its graphs.
+        model: a bundle, or the specification of a model.
+        engine: runs the model's graphs.
 
     Attributes:
-        spec: what is known of the model.
-        engine: what runs its graphs.
-        prompt_cache: features of the prompts that were asked for.
+        spec: preprocessing, tokenizer, findings and scoring of the model.
+        engine: runs the model's graphs.
+        prompt_cache: features of prompts that were encoded before.
     """
 
     def __init__(self, model: Bundle | ModelSpec, engine: Engine) -> None:
@@ -64,10 +64,10 @@ class ZeroShotClassifier:
 
         Args:
             path: the bundle's folder.
-            engine: one of `lrclr.engines.ENGINES`; None for the one that the bundle was made for.
-                `lrclr.auto.open_model` also chooses the fastest one on this machine.
-            provider: of ONNX Runtime: ``"cpu"`` or ``"cuda"``.
-            threads: of one operator of ONNX Runtime or OpenVINO; ``None`` for one a core.
+            engine: one of `lrclr.engines.ENGINES`; None for the engine that the bundle was made for.
+                `lrclr.auto.open_model` can also choose the fastest engine on this machine.
+            provider: execution provider of ONNX Runtime: ``"cpu"`` or ``"cuda"``.
+            threads: threads of one operator in ONNX Runtime or OpenVINO; None for one per core.
         """
         # Imported here: clients, training and reports use this package without an engine.
         from lrclr.engines import EngineOptions, open_named_engine
@@ -79,11 +79,11 @@ class ZeroShotClassifier:
     def from_checkpoint(
         cls, checkpoint: Checkpoint | str | os.PathLike[str], *, device: str = "cpu"
     ) -> ZeroShotClassifier:
-        """Answer with a checkpoint in PyTorch: slower than its bundle, and what the bundle is measured against.
+        """Open a checkpoint with PyTorch. It is slower than its bundle, and the reference that gates compare with.
 
         Args:
             checkpoint: in memory, or the file or folder to read it from.
-            device: where torch runs.
+            device: torch device, such as ``"cpu"`` or ``"cuda"``.
         """
         from lrclr.checkpoints import Checkpoint, load_checkpoint
         from lrclr.engines._torch import TorchEngine
@@ -93,18 +93,18 @@ class ZeroShotClassifier:
 
     @property
     def bundle(self) -> Bundle:
-        """The bundle that answers.
+        """The bundle.
 
         Raises:
-            UsageError: it is no bundle; `spec` tells what is known of any model.
+            UsageError: the model is not in a bundle. `spec` describes every kind of model.
         """
         if self._bundle is None:
-            raise UsageError(f"this classifier answers with a {self.spec.kind}, and has no bundle")
+            raise UsageError(f"this classifier has no bundle: its model is a {self.spec.kind}")
         return self._bundle
 
     @property
     def fusion_trained(self) -> bool:
-        """Whether the fusion head was ever tuned."""
+        """Whether the fusion head is trained."""
         return self.spec.fusion_trained
 
     def predict(
@@ -223,7 +223,13 @@ class ZeroShotClassifier:
         findings: FindingSet | None = None,
         alpha: float | None = None,
     ) -> list[Prediction]:
-        """As `predict`, for images that are preprocessed already: ``[B, 3, S, S]``, and their sizes before that."""
+        """Predict the findings of preprocessed images.
+
+        Args:
+            pixel_values: float32 ``[B, 3, S, S]``.
+            sizes: height and width of each original image, in pixels.
+            findings, alpha: as for `predict`.
+        """
         side = self.spec.preprocess.image_size
         if pixel_values.shape != (len(sizes), 3, side, side):
             raise ImageError(
@@ -239,11 +245,11 @@ class ZeroShotClassifier:
     def answer_pixels(
         self, pixel_values: NDArray[np.float32], findings: FindingSet | None = None, alpha: float | None = None
     ) -> Answers:
-        """The arrays behind `predict_pixels`.
+        """Compute the arrays from which `predict_pixels` makes predictions.
 
         Args:
-            pixel_values: ``[B, 3, S, S]``, preprocessed.
-            findings: what to ask for; the model's own if not given.
+            pixel_values: float32 ``[B, 3, S, S]``, preprocessed.
+            findings: what to predict; the model's own findings if not given.
             alpha: weight of the local score in the probability, instead of the model's.
 
         Raises:
@@ -255,7 +261,7 @@ class ZeroShotClassifier:
                 f"pixel values have shape {list(pixel_values.shape)}", why=f"expected [images, 3, {side}, {side}]"
             )
         if not np.isfinite(pixel_values).all():
-            raise ImageError("pixel values hold NaN or infinity")
+            raise ImageError("pixel values contain NaN or infinity")
         findings = findings or self.spec.findings
         alpha = self._checked_alpha(alpha)
         prompts = self._features(findings)
@@ -273,8 +279,8 @@ class ZeroShotClassifier:
             raise UsageError(f"alpha is {alpha}", fix="It must be between 0 and 1.")
         if alpha > 0.0 and not self.fusion_trained:
             raise UsageError(
-                f"alpha is {alpha}, but the fusion head of this {self.spec.kind} was never trained",
-                why="its local scores mean nothing",
+                f"alpha is {alpha}, but the fusion head of this {self.spec.kind} is not trained",
+                why="its local scores have no meaning",
                 fix="Leave alpha at 0, or use a checkpoint with a trained fusion head.",
             )
         return alpha
@@ -321,7 +327,13 @@ class ZeroShotClassifier:
         findings: FindingSet | None = None,
         alpha: float | None = None,
     ) -> list[Prediction]:
-        """What `answer_pixels` gave, as predictions for images of these sizes; findings and alpha as there."""
+        """Convert the result of `answer_pixels` to predictions.
+
+        Args:
+            answers: of B images.
+            sizes: height and width of each original image, in pixels.
+            findings, alpha: as given to `answer_pixels`.
+        """
         findings = findings or self.spec.findings
         boxes = []
         for (height, width), patches in zip(sizes, answers.region_index.tolist(), strict=True):
@@ -334,7 +346,7 @@ class ZeroShotClassifier:
     def _fuse(
         self, region_tokens: NDArray[np.float32], prompts: PromptFeatures
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        # Its memory grows with the tokens of all pairs.
+        # The memory of the fusion head grows with the tokens of all pairs, so images go through it in parts.
         rows = len(prompts.mask) * (region_tokens.shape[1] + prompts.mask.shape[1])
         step = max(1, FUSION_ROWS // rows)
         parts = [

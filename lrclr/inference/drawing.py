@@ -39,7 +39,7 @@ class Style:
     panel_width: int
 
     def scaled(self, size: float, least: int = 1) -> int:
-        """What `size` is in a panel of 480 pixels, for this width."""
+        """Scale a size that is meant for a panel of 480 pixels to this width."""
         return max(least, round(size * self.panel_width / 480))
 
     @property
@@ -86,7 +86,7 @@ def _printable(text: str) -> str:
 
 
 def _plain(character: str) -> str:
-    """What stands for a character without a glyph: its base letters if these have one, else itself, an empty box."""
+    """Return the base letters of a character if the font has them, else the character, which is drawn as a box."""
     letters = [c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c)]
     return "".join(letters) if all(map(_has_glyph, letters)) else character
 

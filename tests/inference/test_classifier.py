@@ -208,7 +208,7 @@ def test_an_untrained_head_counts_for_nothing(folder: Path, tmp_path: Path) -> N
     scoring = {**manifest.scoring, "fusion_trained": False, "alpha": 0.0}
     (untrained / "manifest.json").write_text(replace(manifest, scoring=scoring).to_json())
     classifier, trained = ZeroShotClassifier.from_bundle(untrained), ZeroShotClassifier.from_bundle(folder)
-    with pytest.raises(UsageError, match=r"alpha is 0\.3, but .* never trained"):
+    with pytest.raises(UsageError, match=r"alpha is 0\.3, but .* not trained"):
         classifier.predict(IMAGES[:1], alpha=0.3)
     for alpha in (None, 0.0):
         (answer,) = classifier.predict(IMAGES[:1], alpha=alpha)

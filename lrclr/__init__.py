@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from lrclr._version import __version__
 
-# ONNX Runtime 1.29 and later send telemetry about each session, and write an identifier to disk, unless this is set
-# before they are imported. lrclr sends nothing without consent; a user who wants the telemetry sets this to 0.
+# ONNX Runtime 1.29 and later send telemetry about each session, and write an identifier to disk, unless this variable
+# is set before the import. Set it to 0 to allow telemetry.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lrclr.preprocessing import PreprocessSpec, preprocess, preprocess_batch
     from lrclr.text import ClipTokenizer, Finding, FindingSet
 
-# Imported when first used, so that `import lrclr` imports neither torch nor an engine.
+# Names are imported on first use, so that `import lrclr` imports neither torch nor an engine.
 _PACKAGES = {
     "Bundle": "bundle",
     "Checkpoint": "checkpoints",

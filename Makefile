@@ -12,11 +12,12 @@ SAMPLES := lrclr/data/samples
 RUNS := 100000
 PYTHONS ?= python3.12 python3.13 python3.14
 
-.PHONY: help setup triton perf-analyzer demo test test-slow test-pythons test-gpu fuzz kernels dist audit lint bench mutants peers samples phantom checkpoint lock clean
+.PHONY: help setup triton perf-analyzer demo docs test test-slow test-pythons test-gpu fuzz kernels dist audit lint bench mutants peers samples phantom checkpoint lock clean
 
 help:
 	@echo "make demo       set up, export the default checkpoint to triton_repo/, answer for the sample radiographs, here and by a server"
 	@echo "make test       set up, lint, type-check and run the tests"
+	@echo "make docs       build the documentation site into build/site/; warnings are errors"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make test-pythons  the tests that need no torch, on each newer Python that is installed (PYTHONS=... names them)"
 	@echo "make test-gpu   the tests that need a GPU, and those that need TensorRT; without a network: GPU_PYTHON=python3, an interpreter with torch and pytest"
@@ -102,6 +103,10 @@ demo: $(STAMP)
 	trap "kill $$server 2>/dev/null; wait $$server 2>/dev/null || true; rm -f $$log" EXIT; \
 	until grep -q gRPC $$log; do kill -0 $$server 2>/dev/null || exit 1; sleep 0.2; done; \
 	$(BIN)/lrclr predict $(SAMPLES)/*.png $(SAMPLES)/effusion.dcm --server $$(awk '/^gRPC/ { print $$2 }' $$log)
+
+docs: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "== the site is in build/site/: open build/site/index.html"
 
 lint: $(STAMP)
 	@echo "== ruff and mypy"

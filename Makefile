@@ -76,7 +76,7 @@ $(TRITON)/installed: $(STAMP)
 
 perf-analyzer: $(TRITON)/bin/perf_analyzer
 
-# It comes with an old client of Triton's, which is kept apart from ours; two libraries that it wants came with the server.
+# It comes with an old client of Triton's, which is kept apart from the one in .venv; two libraries that it wants came with the server.
 $(TRITON)/bin/perf_analyzer: $(TRITON)/installed
 	@echo "== putting perf_analyzer into $(TRITON)/"
 	@rm -rf $(TRITON)/perf_analyzer
@@ -109,8 +109,8 @@ docs: $(STAMP)
 	@echo "== the site is in build/site/: open build/site/index.html"
 
 lint: $(STAMP)
-	@echo "== ruff and mypy"
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@echo "== ruff, mypy, spelling and phrases"
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/codespell && $(BIN)/python -m tools.prose
 
 test: lint triton perf-analyzer
 	@echo "== tests, in two processes; in a third one those with a Triton server, which mostly wait"

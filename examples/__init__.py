@@ -1,1 +1,1 @@
-"""Examples."""
+"""Runnable scripts, one for each task; tests run all of them."""

@@ -38,6 +38,7 @@ INCLUDED: Final = {
     "CHANGELOG.md": "project",
     "CONTRIBUTING.md": "project",
     "SECURITY.md": "project",
+    "examples/README.md": "howto",
     "lrclr/data/CHECKPOINT.md": "reference",
     "lrclr/data/samples/README.md": "reference",
     "lrclr/data/calibration/README.md": "reference",

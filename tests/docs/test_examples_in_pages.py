@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +23,7 @@ from tests.docs.pages import ROOT, RUN, SHOWN, blocks, pages, words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from lrclr.triton.server import TritonServer
     from tests.docs.pages import Block
@@ -35,11 +35,22 @@ TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULT
 PREPARING = ("git", "cd", "python3", ".", "pip", "make")
 # Pages whose Python and shell code another test runs, block by block.
 RUN_ELSEWHERE = {"docs/howto/ask.md": "tests/triton/client/test_client_page.py"}
-NEEDS_SERVER = sorted(page for page in PAGES if re.search(r"127\.0\.0\.1:800\d|localhost:800\d", (ROOT / page).read_text()))
+ADDRESS = re.compile(r"127\.0\.0\.1:800\d|localhost:800\d")
 
 
-def all_blocks(page: str) -> list[Block]:
-    return list(blocks(page))
+def _run_blocks(page: str) -> list[Block]:
+    """The blocks of a page that are run here."""
+    elsewhere = page in RUN_ELSEWHERE
+    return [
+        block
+        for block in blocks(page)
+        if block.language == "console" or (block.language in RUN and not elsewhere)
+        if not block.not_run
+    ]
+
+
+SERVED = [page for page in PAGES if any(ADDRESS.search(block.code) for block in _run_blocks(page))]
+ALONE = [page for page in PAGES if page not in SERVED and _run_blocks(page)]
 
 
 @pytest.fixture
@@ -78,14 +89,14 @@ def _mask_of(image: Path, mask: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_names_its_language(page: str) -> None:
-    for block in all_blocks(page):
+    for block in blocks(page):
         assert block.language in (*RUN, *SHOWN), f"{page}:{block.line}: ```{block.language}"
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_exist(page: str) -> None:
     """Options of lrclr, extras, targets of make, modules of Python; run or not."""
-    for block in all_blocks(page):
+    for block in blocks(page):
         for command in block.commands if block.language == "console" else ():
             for part in command.split(" && "):
                 _check(words(part), block)
@@ -123,13 +134,14 @@ def _parse(arguments: Sequence[str]) -> None:
 
 
 @pytest.mark.triton
-@pytest.mark.parametrize("page", [page for page in PAGES if page in NEEDS_SERVER])
-def test_page_with_a_server(page: str, workspace: Path, served: TritonServer, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("page", SERVED)
+def test_page_with_a_server(
+    page: str, workspace: Path, served: TritonServer, capfd: pytest.CaptureFixture[str]
+) -> None:
     _run_page(page, workspace, served)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in NEEDS_SERVER and any(
-    block.language in RUN and not block.not_run for block in all_blocks(page))])
+@pytest.mark.parametrize("page", ALONE)
 def test_page(page: str, workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     _run_page(page, workspace, None)
 
@@ -139,8 +151,8 @@ def test_page(page: str, workspace: Path, capfd: pytest.CaptureFixture[str]) -> 
 def test_page_with_real_exports(page: str, workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The exports of these pages; the rest of them runs in the quick tests."""
     _random_chexzero(workspace / "CheXzero.pt")
-    for block in all_blocks(page):
-        for command in block.commands if block.language == "console" and not block.not_run else ():
+    for block in _run_blocks(page):
+        for command in block.commands if block.language == "console" else ():
             if words(command)[:2] in (["lrclr", "export"], ["lrclr", "init"], ["lrclr", "verify"]):
                 assert main(words(command)[1:]) == 0, command
 
@@ -153,12 +165,10 @@ def _random_chexzero(path: Path) -> None:
 
 
 def _run_page(page: str, folder: Path, server: TritonServer | None) -> None:
-    for block in all_blocks(page):
+    for block in blocks(page):
         if block.title:
             (folder / block.title).write_text(block.code)
-    for block in all_blocks(page):
-        if block.not_run or (page in RUN_ELSEWHERE and block.language != "console"):
-            continue
+    for block in _run_blocks(page):
         code = _addressed(block.code, server)
         where = f"{page}:{block.line}"
         if block.language == "python":

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lrclr import ZeroShotClassifier
 from lrclr.images import read_reduced
 from lrclr.samples import sample_paths
 from tests import bundles
 
 if TYPE_CHECKING:
+    from lrclr import ZeroShotClassifier
     from lrclr.triton.server import TritonServer
 
 pytestmark = pytest.mark.triton

@@ -33,19 +33,23 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 # Commands that prepare a machine. The tests run in what they prepare.
 PREPARING = ("git", "cd", "python3", ".", "pip", "make")
-# Pages whose Python and shell code another test runs, block by block.
-RUN_ELSEWHERE = {"docs/howto/ask.md": "tests/triton/client/test_client_page.py"}
+# Languages whose blocks on a page another test runs: of `ask.md` tests/triton/client/test_client_page.py, of the other
+# two tests/docs/test_pages.py.
+RUN_ELSEWHERE = {
+    "docs/howto/ask.md": ("python", "bash"),
+    "docs/howto/change-a-checkpoint.md": RUN,
+    "docs/howto/existing-triton.md": RUN,
+}
 ADDRESS = re.compile(r"127\.0\.0\.1:800\d|localhost:800\d")
 
 
 def _run_blocks(page: str) -> list[Block]:
     """The blocks of a page that are run here."""
-    elsewhere = page in RUN_ELSEWHERE
+    elsewhere = RUN_ELSEWHERE.get(page, ())
     return [
         block
         for block in blocks(page)
-        if block.language == "console" or (block.language in RUN and not elsewhere)
-        if not block.not_run
+        if block.language in RUN and block.language not in elsewhere and not block.not_run
     ]
 
 
@@ -58,7 +62,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fp16_bundle: Path
     """The folder in which a page is run, with the files that pages name.
 
     ``triton_repo`` is a bundle of the tiny network; ``study.png``, ``study.dcm`` and those below ``radiographs``,
-    ``archive`` and ``lrclr/data/samples`` are samples; ``heart.png`` is a mask.
+    ``archive`` and ``lrclr/data/samples`` are samples; ``heart.png`` is a mask; ``findings.toml`` holds findings.
     """
     monkeypatch.chdir(tmp_path)
     bundles.copied(fp16_bundle, tmp_path / "triton_repo")
@@ -73,6 +77,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fp16_bundle: Path
         shutil.copy(path, tmp_path / "archive")
     shutil.copy(sample_paths()[1], tmp_path / "study.png")
     shutil.copy(sample_paths("dicom")[1], tmp_path / "study.dcm")
+    (tmp_path / "findings.toml").write_text(
+        '[[finding]]\nname = "Edema"\npositive = ["Edema."]\nnegative = ["No edema."]\n'
+    )
     _mask_of(tmp_path / "cardiomegaly.png", tmp_path / "heart.png")
     return tmp_path
 
@@ -119,7 +126,8 @@ def _check(given: Sequence[str], block: Block) -> None:
                 module = ROOT / word.replace(".", "/")
                 assert path.exists() or module.is_dir() or module.with_suffix(".py").is_file(), where
     elif program not in PREPARING:
-        assert block.not_run, f"{where}: no test can run this; say why with <!-- not run: … -->"
+        elsewhere = block.language in RUN_ELSEWHERE.get(block.page, ())
+        assert block.not_run or elsewhere, f"{where}: no test can run this; say why with <!-- not run: … -->"
 
 
 def _parse(arguments: Sequence[str]) -> None:

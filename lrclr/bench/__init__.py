@@ -1,4 +1,4 @@
-"""How fast a model is, and how right while it is that fast: what `lrclr bench` does. See README.md here."""
+"""How fast a model is, and how right while it is that fast: what `lrclr bench` does. See docs/howto/benchmark.md."""
 
 from __future__ import annotations
 

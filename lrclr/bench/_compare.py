@@ -108,7 +108,8 @@ def compare_results(
     matched whatever they are.
 
     Args:
-        before, after: the results.
+        before: the result to compare with.
+        after: the result that is compared.
         threshold: share by which a figure may become worse.
         allow_other_machine: whether to compare what two machines did.
 

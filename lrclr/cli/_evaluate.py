@@ -310,29 +310,12 @@ def _examples(judged: EvaluationRun, path: Path, preset: str | None, **engine: A
 
 
 def _notes(judged: EvaluationRun, data: ImageDataset, output: Path | None) -> None:
-    from lrclr.evaluation._view import calibration_rows, refusals
+    from lrclr.evaluation._view import notes_of
 
-    evaluation = judged.evaluation
-    if data.problems:
-        first = data.problems[0]
-        note(f"{len(data.problems)} rows of the dataset were left out; line {first.line}: {first.text}")
     for line, reason in judged.scores.failures:
         complain(f"line {line}: {reason}")
-    if judged.selection.not_asked:
-        note(f"not among the model's findings, and not judged: {', '.join(judged.selection.not_asked)}")
-    if judged.selection.not_labelled:
-        note(f"the dataset has no labels of {', '.join(judged.selection.not_labelled)}")
-    for name, count in evaluation.settings["resamples_without_a_class"].items():
-        note(f"{name}: {count} resamples lacked a class and were skipped")
-    if not evaluation.model["fusion_trained"]:
-        note("the fusion head was never trained: alpha = 0, and region attention means nothing")
-    if "validation" not in evaluation.data:
-        note("there are no validation images: no threshold and no calibration were fitted")
-    else:
-        for name, scale, bias in calibration_rows(evaluation):
-            note(f"fitted on validation, {name}: scale {scale}, bias {bias}")
-        for text in refusals(evaluation):
-            note(f"not fitted: {text}")
+    for text in notes_of(judged, data):
+        note(text)
     if output is not None:
         note(f"reports are in {output}")
     note(RESEARCH_ONLY)

@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from lrclr._prefetch import batches_ahead
 from lrclr.budget import reading
-from lrclr.datasets import SKIP, RowProblem, raise_bad_rows
+from lrclr.datasets import SKIP, RowProblem, check_places, raise_bad_rows
 from lrclr.datasets._rows import without_name
 from lrclr.errors import LrclrError, UsageError
 from lrclr.images import ReadLimits, read_for_model
@@ -230,6 +230,7 @@ def _decode(spec: PreprocessSpec, exact: bool, row: Row) -> _Decoded:
     if row.frame is not None:
         digest.update(f"frame {row.frame}".encode())
     image = read_for_model(data, spec, exact=exact, frame=row.frame, limits=_LIMITS)
+    check_places(row, (image.height, image.width))
     return _Decoded((image.height, image.width), digest.hexdigest(), preprocess(image, spec))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from lrclr.datasets import PRESENT, UNCERTAIN, RowProblem, check_apart, check_columns
+from lrclr.datasets import PRESENT, UNCERTAIN, RowProblem, check_apart, check_columns, split_key
 from lrclr.errors import FindingsError, UsageError
 from lrclr.training._texts import whole_text
 
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from lrclr.text import ClipTokenizer
 
 __all__ = ["Corpus", "choose_rows", "plural"]
-
-TRAIN: Final = "train"
-VALIDATION: Final = ("validation", "valid", "val")
-_USUAL: Final = (TRAIN, *VALIDATION, "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +61,18 @@ def choose_rows(
     """
     for table in (dataset, *([validation] if validation is not None else [])):
         check_columns(table, findings)
-    training = _of_split(dataset, (TRAIN,)) or (dataset.split("") if not any(row.split for row in dataset.rows) else ())
-    judged = _of_split(dataset, VALIDATION)
+    training = dataset.split("train") or (dataset.split("") if not any(row.split for row in dataset.rows) else ())
+    judged = dataset.split("validation")
     if validation is not None:
-        judged = _of_split(validation, VALIDATION) or validation.rows
+        judged = validation.split("validation") or validation.rows
     check_apart(
         training, judged, what="to validate on {} trained on as well", fix="Take them out of one of the two parts."
     )
     problems = [*dataset.problems, *(validation.problems if validation is not None else ())]
     notes: list[str] = []
-    if unused := Counter(row.split for row in dataset.rows if row.split.casefold() not in _USUAL):
+    if unused := Counter(
+        row.split for row in dataset.rows if split_key(row.split) not in ("train", "validation", "test")
+    ):
         named = ", ".join(f"{count} of {'no split' if not name else repr(name)}" for name, count in unused.items())
         if training and any(row.split for row in training):
             notes.append(f"rows of other splits are not used: {named}")
@@ -104,10 +102,6 @@ def choose_rows(
         problems=tuple(problems),
         notes=tuple(notes),
     )
-
-
-def _of_split(dataset: ImageDataset, names: Sequence[str]) -> tuple[Row, ...]:
-    return tuple(row for row in dataset.rows if row.split.casefold() in names)
 
 
 def _readable(

@@ -99,8 +99,13 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         recheck=recheck,
         runner=_runner(runner, workers, {name: value for name, value in ray.items() if value is not None}),
     )
-    with _watched() as on_progress:
-        summary = score_source(source, output, options, on_progress=on_progress)
+    try:
+        with _progress() as on_progress:
+            summary = score_source(source, output, options, on_progress=on_progress)
+    except BaseException as error:
+        for text in getattr(error, "__notes__", ()):
+            note(text)
+        raise
     if as_json:
         print_json(summary.to_dict())
     else:
@@ -140,7 +145,7 @@ def _runner(name: str, workers: int | None, ray: dict[str, object]) -> LocalOpti
 
 
 @contextlib.contextmanager
-def _watched() -> Iterator[Callable[[ScoreProgress], None]]:
+def _progress() -> Iterator[Callable[[ScoreProgress], None]]:
     """A bar where stderr is a terminal, else a line now and then."""
     console = err()
     if not console.is_terminal:

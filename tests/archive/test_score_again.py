@@ -101,7 +101,7 @@ def test_another_bundle_is_refused_until_everything_shall_be_scored_again(
     other = bundles.signed(bundles.copied(bundle, tmp_path / "bundle"), made_with={"somebody": "else"})
     out = shutil.copytree(scored, tmp_path / "out")
     before = bundles.digests(out)
-    with pytest.raises(UsageError, match="scores of another bundle"):
+    with pytest.raises(UsageError, match="scores with another bundle"):
         score(archive, out, archives.options(other))
     assert bundles.digests(out) == before
     again = score(archive, out, archives.options(other, rescore=True))

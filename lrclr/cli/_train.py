@@ -24,79 +24,77 @@ if TYPE_CHECKING:
     from lrclr.training import TrainListener, TrainResult, TrainSettings
 
 _PROBLEMS_SHOWN = 20
-# So long another process waits with its own error: most are told by the first one, which then ends them all.
-_FIRST_SPEAKS_SECONDS = 5.0
+# Other processes wait with their error: usually the first one reports the same error and ends them.
+_ERROR_DELAY_SECONDS = 5.0
 
 
 def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     dataset: Annotated[Path, typer.Argument(help="Images with reports or labels: .csv or .jsonl.")],
-    base: Annotated[Path, typer.Option("--base", help="Checkpoint to begin with, of any kind that lrclr reads.")],
+    base: Annotated[Path, typer.Option("--base", help="Base checkpoint, in any format that lrclr reads.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The run's folder.")],
-    validation: Annotated[
-        Path | None, typer.Option("--validation", help="A dataset of its own to validate on.")
-    ] = None,
+    validation: Annotated[Path | None, typer.Option("--validation", help="Another dataset to validate on.")] = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the training rows.")] = 10,
-    max_steps: Annotated[int | None, typer.Option("--max-steps", help="Steps, instead of --epochs.")] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Images of a step, of all processes together.")] = 64,
+    max_steps: Annotated[int | None, typer.Option("--max-steps", help="Optimiser steps, instead of --epochs.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images of a step, over all processes.")] = 64,
     encode_at_once: Annotated[
-        int, typer.Option("--encode-at-once", help="Images encoded at once, to save memory; 0 for the whole batch.")
+        int, typer.Option("--encode-at-once", help="Images encoded at once, to save memory; 0: all.")
     ] = 0,
     pairs_at_once: Annotated[
-        int, typer.Option("--pairs-at-once", help="Image-text pairs fused at once; 0 for all.")
+        int, typer.Option("--pairs-at-once", help="Image-text pairs fused at once; 0: all.")
     ] = 4096,
     learning_rate: Annotated[float, typer.Option("--lr", help="Learning rate of the fusion head.")] = 3e-4,
     tower_learning_rate: Annotated[float, typer.Option("--tower-lr", help="Learning rate of the towers.")] = 1e-5,
     weight_decay: Annotated[
-        float, typer.Option("--weight-decay", help="Of weights; biases, norms and embeddings have none.")
+        float, typer.Option("--weight-decay", help="Decay of weights; not of biases, norms and embeddings.")
     ] = 0.05,
-    warmup: Annotated[float, typer.Option("--warmup", help="Share of the steps that warm up.")] = 0.05,
-    max_grad_norm: Annotated[float, typer.Option("--max-grad-norm", help="Gradients are clipped; 0: never.")] = 1.0,
+    warmup: Annotated[float, typer.Option("--warmup", help="Share of the steps for warm-up.")] = 0.05,
+    max_grad_norm: Annotated[float, typer.Option("--max-grad-norm", help="Gradients are clipped to it; 0: off.")] = 1.0,
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
     freeze: Annotated[
         str,
         typer.Option(
             "--freeze",
-            help="none, image, text or image,text; auto: image,text while the fusion head was never trained.",
+            help="none, image, text or image,text; auto: image,text if the fusion head is not trained.",
         ),
     ] = "auto",
     local_loss: Annotated[str, typer.Option("--local-loss", help="none, pair or pair+words.")] = "pair",
-    local_weight: Annotated[float, typer.Option("--local-weight", help="Of the local loss beside the global.")] = 1.0,
-    text: Annotated[str, typer.Option("--text", help="report, or sentences: a random part of them.")] = "report",
+    local_weight: Annotated[float, typer.Option("--local-weight", help="Weight of the local loss.")] = 1.0,
+    text: Annotated[str, typer.Option("--text", help="report, or sentences: a random part of it.")] = "report",
     exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
-    augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Change images a little.")] = True,
+    augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Change images slightly at random.")] = True,
     region_rollout: Annotated[str | None, typer.Option("--region-rollout", help="per_head or mean.")] = None,
     region_top_k: Annotated[int | None, typer.Option("--region-top-k", help="Patches to select.")] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
     findings: Annotated[
-        Path | None, typer.Option("--findings", help="A findings file, to validate with and to keep.")
+        Path | None, typer.Option("--findings", help="A findings file, for validation and for the checkpoint.")
     ] = None,
     preprocess: Annotated[
-        str | None, typer.Option("--preprocess", help="clip or chexzero, instead of what the base implies.")
+        str | None, typer.Option("--preprocess", help="clip or chexzero, instead of the base's.")
     ] = None,
     heads: Heads = None,
     activation: Activation = None,
     key: Key = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of order, texts and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of order, texts and augmentation.")] = 0,
     workers: Annotated[int, typer.Option("--workers", help="Processes that prepare batches, for each process.")] = 2,
     save_every: Annotated[int, typer.Option("--save-every", help="Steps between resumable states; 0: an epoch.")] = 0,
     evaluate_every: Annotated[
         int, typer.Option("--evaluate-every", help="Steps between validations; 0: an epoch.")
     ] = 0,
     keep: Annotated[int, typer.Option("--keep", help="Resumable states to keep.")] = 2,
-    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for decoded images; in the run's own.")] = None,
+    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for decoded images; else in OUTPUT.")] = None,
     skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Leave out bad rows and unreadable images, instead of stopping.")
+        bool, typer.Option("--skip-bad-rows", help="Leave out bad rows and unreadable images instead of stopping.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder, if any.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the folder, if there is one.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
 ) -> None:
     """Tune a checkpoint on images and their reports.
 
-    DATASET has the columns that `lrclr evaluate --help` describes; a row needs a report or a label. A row that cannot
-    be used, or an image that cannot be read, stops the command with exit code 1.
+    DATASET has the columns that `lrclr evaluate --help` describes; a row needs a report or a label. A bad row or an
+    unreadable image ends the command with exit code 1.
 
-    Several GPUs: torchrun --nproc-per-node N -m lrclr train … with the same options. A run that was stopped goes on
-    with --resume and ends with the same weights as one that was not.
+    Several GPUs: torchrun --nproc-per-node N -m lrclr train … with the same options. An interrupted run continues with
+    --resume and ends with the same weights as an uninterrupted one.
     """
     reading = read_options(heads, activation, key, preprocess)
     require_train()
@@ -132,7 +130,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
         region_top_k=region_top_k,
         alpha=alpha,
     )
-    with _first_speaks():
+    with _delayed_errors():
         loaded = load_checkpoint(base, **reading)
         if _is_first():
             note_assumed(loaded.assumed)
@@ -154,7 +152,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
                 listener=listener,
             )
     if _is_first():
-        _conclude(result)
+        _print_result(result)
 
 
 def _is_first() -> bool:
@@ -162,19 +160,19 @@ def _is_first() -> bool:
 
 
 @contextlib.contextmanager
-def _first_speaks() -> Iterator[None]:
-    """Let the first of several processes tell an error that all of them meet, and then end the others."""
+def _delayed_errors() -> Iterator[None]:
+    """Delay errors of all processes but the first, which usually reports the same error and ends the others."""
     try:
         yield
     except LrclrError:
         if not _is_first():
-            time.sleep(_FIRST_SPEAKS_SECONDS)
+            time.sleep(_ERROR_DELAY_SECONDS)
         raise
 
 
 @contextlib.contextmanager
 def _shown(settings: TrainSettings) -> Iterator[TrainListener]:
-    """A listener that prints what it is told, and a bar where stderr is a terminal."""
+    """A listener that prints, with progress bars if stderr is a terminal."""
     from lrclr.training import TrainListener
 
     columns = (
@@ -203,7 +201,7 @@ def _shown(settings: TrainSettings) -> Iterator[TrainListener]:
             if problems <= _PROBLEMS_SHOWN:
                 console.print(f"line {problem.line} is left out: {problem.text}")
             elif problems == _PROBLEMS_SHOWN + 1:
-                console.print("further rows that are left out are only counted")
+                console.print("further rows that are left out are counted only")
 
         def prepared(self, done: int, total: int, rate: float) -> None:
             bars.update(self.images, total=total, completed=done, visible=total > 1, detail=f"{rate:.0f}/s")
@@ -229,19 +227,19 @@ _METRICS = ("loss", "auroc", "auroc_global", "auroc_local")
 
 
 def _settings_table(record: dict[str, Any], settings: TrainSettings) -> Table:
-    asked, rows = record["settings"], record["rows"]
-    chosen = f"{asked['freeze']}{' (chosen for this base)' if settings.freeze == 'auto' else ''}"
-    loss = asked["loss"]
+    used, rows = record["settings"], record["rows"]
+    chosen = f"{used['freeze']}{' (chosen for this base)' if settings.freeze == 'auto' else ''}"
+    loss = used["loss"]
     lines = {
         "rows": f"{rows['train']} to train on, {rows['validation']} to validate on",
-        "steps": f"{record['steps']} of {asked['batch_size']} images",
+        "steps": f"{record['steps']} of {used['batch_size']} images",
         "frozen": chosen,
-        "learning rate": f"{asked['learning_rate']:g}, towers {asked['tower_learning_rate']:g}",
+        "learning rate": f"{used['learning_rate']:g}, towers {used['tower_learning_rate']:g}",
         "local loss": f"{loss['local']}, weight {loss['local_weight']:g}",
-        "text": asked["text"],
-        "images": "read in full" if asked["exact"] else "read as lrclr predict does",
-        "precision": asked["precision"],
-        "seed": str(asked["seed"]),
+        "text": used["text"],
+        "images": "read in full" if used["exact"] else "read as lrclr predict does",
+        "precision": used["precision"],
+        "seed": str(used["seed"]),
     }
     table = Table(title="Training", title_justify="left", show_header=False)
     for name, value in lines.items():
@@ -249,9 +247,9 @@ def _settings_table(record: dict[str, Any], settings: TrainSettings) -> Table:
     return table
 
 
-def _conclude(result: TrainResult) -> None:
+def _print_result(result: TrainResult) -> None:
     if result.resumed_from:
-        note(f"went on from step {result.resumed_from}")
+        note(f"resumed from step {result.resumed_from}")
     if result.auroc is None:
         out().print(f"{result.checkpoint}: the network of step {result.steps}; no AUROC on validation")
     else:

@@ -380,9 +380,9 @@ def test_chexlocalize(tmp_path: Path, picture: Picture) -> None:
     assert row_mask(row, "Edema", (30, 40)) is None
     assert imported.findings == ("Lung Opacity", "Edema")
     assert [(problem.line, problem.text.partition(": ")[2]) for problem in imported.problems] == [
-        (3, "a mask is of another size than its image; full-size CheXpert is needed"),
+        (3, "a mask has another size than its image; full-size CheXpert is needed"),
         (4, "its image file does not exist"),
-        (5, "its key is not patient_study_view, or its value no object"),
+        (5, "its key is not patient_study_view, or its value is not an object"),
     ]
     assert imported.notes == ["1 lateral images left out"]
     assert [path.name for path in tmp_path.rglob("*.png")] == ["Lung_Opacity.png"]

@@ -15,9 +15,9 @@ from lrclr.bench import environment as bench_environment
 from lrclr.reports import render
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["Timings", "alone", "environment", "interleaved", "page"]
+__all__ = ["Timings", "alone", "environment", "interleaved", "page", "three"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -59,5 +59,11 @@ def alone(note: Callable[[str], None] = print, folder: Path | None = None) -> It
 
 
 def page(template: str, **values: Any) -> str:
-    """A page from one of ``benchmarks/templates``."""
-    return render(template, _TEMPLATES, **values)
+    """A page from one of ``benchmarks/templates``, which may call `three`."""
+    return render(template, _TEMPLATES, three=three, **values)
+
+
+def three(values: Sequence[float], show: str = "{:.2f}") -> str:
+    """A median with its quartiles in brackets."""
+    middle, low, high = (show.format(value) for value in values)
+    return f"{middle} ({low}–{high})"

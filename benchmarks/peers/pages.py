@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.measure import page
+from benchmarks.measure import page, three
 from benchmarks.peers.catalogue import BASELINE, RANDOM, TRAINED
 from benchmarks.peers.comparison import Row, rows_of
 from benchmarks.peers.quality import LARGEST_PROBABILITY_ERROR, LEAST_CENTRED, LEAST_COSINE
@@ -60,7 +60,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         tables=[_table(_TITLES[one], rows) for one, rows in tables.items() if rows],
         random=RANDOM,
         gaps=[
-            (_TITLES[one], _WORKS[work], row.name, _three(row.compared[work]))
+            (_TITLES[one], _WORKS[work], row.name, three(row.compared[work]))
             for one, rows in tables.items()
             for row in rows
             for work in row.compared
@@ -120,7 +120,7 @@ def _cell(row: Row, work: str) -> str:
     if row.name == BASELINE or work not in row.ratio:
         return f"{row.milliseconds[work]:.1f} ms"
     mark = f" {_AHEAD}" if work in row.ahead else f" {_AHEAD_OF_PRECISION}" if work in row.ahead_of_precision else ""
-    return _three(row.ratio[work]) + mark
+    return three(row.ratio[work]) + mark
 
 
 def _short(row: Row, work: str) -> str:
@@ -152,11 +152,6 @@ def _quality(row: Row) -> list[str]:
         str(row.peak_mb or ""),
         "" if row.idle_share is None else f"{row.idle_share:.1%}",
     ]
-
-
-def _three(ratio: tuple[float, float, float]) -> str:
-    middle, low, high = ratio
-    return f"{middle:.2f} ({low:.2f}–{high:.2f})"
 
 
 def _ran(name: str, report: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Command 4: what TensorRT-RTX says about this GPU. ``python -m benchmarks.gpu.quarter_hour.rtx -o FOLDER``.
+"""Command 4: the answers of TensorRT-RTX on this GPU. ``python -m benchmarks.gpu.quarter_hour.rtx -o FOLDER``.
 
 TensorRT-RTX 1.7 supports the compute capabilities 7.5, 8.0, 8.6, 8.9, 12.0 and 12.1. On any other GPU, such as an H100,
 the library's messages are the result. The command builds one product of two matrices for the current GPU and for 8.9,
@@ -94,7 +94,6 @@ def main() -> None:
             print(f"{name}: {value}")
         return
     result = given.output / _RESULT
-    result.unlink(missing_ok=True)
     record = Record(result, {"command": "rtx"})
     for target in _TARGETS:
         record.measure(f"TensorRT-RTX, a plan for {target}", partial(_asked, target))

@@ -1,12 +1,13 @@
-"""Archive-scale scoring, put to the test: ``python -m benchmarks.score.run WORK make|local|faults|pace``.
+"""Tests scoring of a large archive: ``python -m benchmarks.score.run WORK make|local|faults|pace``.
 
-Each step is a process of minutes; together they are the run that `benchmarks/results/score` tells of.
+Each step takes minutes. `benchmarks/results/score` describes a run of all steps.
 
-- ``make``: thousands of small radiographs, one in fifty damaged; the smallest network's bundle and the default's.
-- ``local``: all of them in one process: what the others are compared with.
-- ``faults``: on a Ray cluster of three nodes, with a worker killed, a node removed, the driver killed and started
-  again, and a disk that is full.
-- ``pace``: `--runner local` and Ray on one node, in turns; two actors against one.
+- ``make``: writes thousands of small radiographs, one in fifty damaged, and two bundles: the smallest network's and the
+  default checkpoint's.
+- ``local``: scores all of them in one process. The other steps are compared with this.
+- ``faults``: scores them on a Ray cluster of three nodes, while an actor is killed, a node is removed, the driver is
+  killed and started again, and a disk is full.
+- ``pace``: `--runner local` and Ray on one node, in turns, and two actors against one.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ PACED = 600
 
 
 def main() -> None:
+    """Run one step and write its result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path)
+    parser.add_argument("work", type=Path, help="folder of images, bundles and scores")
     parser.add_argument("step", choices=("make", "local", "faults", "pace"))
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=20_000, help="number of images that `make` writes")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of turns of `pace`")
     chosen = parser.parse_args()
     steps: dict[str, Callable[[], dict[str, Any]]] = {
         "make": lambda: make(chosen.work, chosen.images),
@@ -119,7 +121,7 @@ def faults(work: Path) -> dict[str, Any]:
 
 
 def pace(work: Path, rounds: int) -> dict[str, Any]:
-    """Starting left out: see `driver`. One node is this machine, whose cores `local` uses all of, too."""
+    """Pace of each runner without its start; see `driver`. All of them use all cores of this machine."""
     kinds: dict[str, tuple[str, ...]] = {
         "local": (),
         "ray": ("--ray",),
@@ -159,7 +161,7 @@ def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
 def until(process: subprocess.Popen[str], met: Callable[[], bool]) -> None:
     while not met():
         if process.poll() is not None:
-            raise SystemExit(f"the run ended with exit code {process.returncode} before its time")
+            raise SystemExit(f"the run ended with exit code {process.returncode} too early")
         time.sleep(0.05)
 
 

@@ -231,7 +231,7 @@ def _splits(text: str) -> dict[Split, int]:
         if split is None or split in splits or not count.strip().isdecimal():
             raise UsageError(
                 f"--splits has an invalid part {part!r}",
-                why=f"each part is one of {', '.join(SPLITS)}, '=' and a number, and each split is given once",
+                why=f"each part is one of {', '.join(SPLITS)} with '=' and a number, and each split is given once",
                 fix="For example: --splits train=24000,validation=1000",
             )
         splits[split] = int(count)

@@ -72,8 +72,8 @@ def make(work: Path, number: int) -> dict[str, Any]:
 
 
 def local(work: Path) -> dict[str, Any]:
-    told = finished(driver(work, "local"))
-    return {**told, **rows_of(work / "local", work / "images"), "bytes_a_row": bytes_a_row(work / "local")}
+    result = finished(driver(work, "local"))
+    return {**result, **rows_of(work / "local", work / "images"), "bytes_a_row": bytes_a_row(work / "local")}
 
 
 def faults(work: Path) -> dict[str, Any]:
@@ -104,8 +104,8 @@ def faults(work: Path) -> dict[str, Any]:
         process.wait()
         note("the driver killed")
         refused = driver(work, "ray", *call, "--largest-file", "20000")
-        told, _ = refused.communicate()
-        error = json.loads(told)["error"].replace(str(work), "WORK")
+        result, _ = refused.communicate()
+        error = json.loads(result)["error"].replace(str(work), "WORK")
         note(f"a full disk, exit code {refused.returncode}: {error}")
         done = finished(driver(work, "ray", *call))
         note("finished")
@@ -127,15 +127,15 @@ def pace(work: Path, rounds: int) -> dict[str, Any]:
         "ray": ("--ray",),
         "ray, one actor": ("--ray", "--actors", "1"),
     }
-    told: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    result: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
     for number in range(rounds):
         order = list(kinds)[number % 3 :] + list(kinds)[: number % 3]
         for kind in order:
             name = f"pace-{number}-{kind.replace(', ', '-').replace(' ', '-')}"
-            told[kind].append(finished(driver(work, name, *kinds[kind], source="paced", bundle="default")))
-    rates = {kind: np.array([one["rate"] for one in told[kind]]) for kind in kinds}
+            result[kind].append(finished(driver(work, name, *kinds[kind], source="paced", bundle="default")))
+    rates = {kind: np.array([one["rate"] for one in result[kind]]) for kind in kinds}
     return {
-        "runs": told,
+        "runs": result,
         "ray_to_local": spread(rates["ray"] / rates["local"]),
         "all_actors_to_one": spread(rates["ray"] / rates["ray, one actor"]),
     }
@@ -151,10 +151,10 @@ def driver(
 
 
 def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
-    told, _ = process.communicate()
+    result, _ = process.communicate()
     if process.returncode:
-        raise SystemExit(f"a run ended with exit code {process.returncode}: {told}")
-    found: dict[str, Any] = json.loads(told)
+        raise SystemExit(f"a run ended with exit code {process.returncode}: {result}")
+    found: dict[str, Any] = json.loads(result)
     return found
 
 

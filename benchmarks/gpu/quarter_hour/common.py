@@ -47,7 +47,7 @@ def start(path: Path, command: str, device: str) -> Record:
     """A new record of a command.
 
     Args:
-        path: of the JSON file.
+        path: the JSON file.
         command: name of the command.
         device: ``"cuda"`` or ``"cpu"``.
     """
@@ -63,7 +63,7 @@ def measure(record: Record, name: str, work: Callable[[], Any]) -> Any:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Versions, system and GPU."""
     found: dict[str, Any] = {
         "device": device,
         "python": platform.python_version(),
@@ -89,7 +89,7 @@ def milliseconds(works: Sequence[Callable[[], object]], device: str, *, seconds:
     Args:
         works: the same work on different buffers, so that a cache does not hold all of the inputs.
         device: ``"cuda"`` or ``"cpu"``.
-        seconds: to spend on the replays, roughly.
+        seconds: approximate duration of the replays.
 
     Returns:
         Median, 5th and 95th percentile of a call's milliseconds over the replays, and the number of replays.
@@ -148,7 +148,7 @@ def copy_bandwidth(device: str) -> float:
 
 
 def select_unchecked(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:
-    """`lrclr.model.select_regions` without its check for numbers that are not finite, which waits for the device."""
+    """`lrclr.model.select_regions` without its check for NaN and infinity, which waits for the device."""
     values, index = (found.flatten(1) for found in rollout_cls_row(maps, mean=mean).topk(top_k))
     rows = (index + 1).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
     return Regions(torch.cat([tokens[:, :1], tokens.gather(1, rows)], dim=1), index, values)

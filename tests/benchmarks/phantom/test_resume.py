@@ -126,7 +126,7 @@ def test_work_of_another_kind_is_not_mixed_in(
 def test_another_generator_is_another_kind(body: ct.Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(body, tmp_path / "out", Settings({"test": 2}, 64))
     monkeypatch.setattr(make_dataset, "GENERATOR", ("cases",))
-    with pytest.raises(UsageError, match="generator_sha256 not"):
+    with pytest.raises(UsageError, match="settings differ: generator_sha256"):
         make_dataset.make_dataset(
             body, Settings({"test": 2}, 64), tmp_path / "out", ct_sha256={}, workers=1, overwrite=False
         )

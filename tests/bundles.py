@@ -158,8 +158,8 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def flip(path: Path, position: int | None = None) -> None:
-    """Change one byte of a file, in its middle unless told where."""
-    data = bytearray(path.read_bytes())
+    """Change one byte of a file, in its middle unless told where. An empty file gets one."""
+    data = bytearray(path.read_bytes() or b"\0")
     position = len(data) // 2 if position is None else position
     data[position] ^= 1
     path.write_bytes(data)

@@ -366,17 +366,27 @@ def _check_files(root: Path, manifest: Manifest) -> None:
         )
 
 
+def _listed(names: ModelNames) -> re.Pattern[str]:
+    """Return the pattern of every path that the manifest of a bundle with these names may list."""
+    words = {
+        "GRAPH": f"(?:{'|'.join(names.graphs)})",
+        "CLASSIFIER": names.classifier,
+        "VERSION": str(names.version),
+    }
+    # In one pass: a prefix may contain one of these words.
+    return re.compile(re.sub("|".join(words), lambda word: words[word[0]], _LISTED))
+
+
 def _check_table(files: Mapping[str, Mapping[str, Any]], names: ModelNames) -> None:
     needed = {f"{names.folder(model)}/model.onnx" for model in names.graphs}
     needed |= {f"{model}/config.pbtxt" for model in names.all}
     needed |= {f"{names.folder(names.classifier)}/{name}" for name in ("model.py", NO_CACHE)}
     needed |= {GOLDEN, TOKENIZER, FINDINGS}
-    listed = _LISTED.replace("GRAPH", f"(?:{'|'.join(names.graphs)})")
-    listed = listed.replace("CLASSIFIER", names.classifier).replace("VERSION", str(names.version))
+    listed = _listed(names)
     if not isinstance(files, dict) or not needed <= files.keys():
         raise _damaged(f"it does not list {', '.join(sorted(needed.difference(files)))}")
     for name, entry in files.items():
-        if not re.fullmatch(listed, name):
+        if not listed.fullmatch(name):
             raise BundleError(
                 "the bundle's manifest is refused",
                 why=f"it lists {name[:80]!r}, and no bundle has such a file",

@@ -84,6 +84,7 @@ def decoded_batches(
 
     @reading()
     def decode(source: Source) -> DecodedImage:
+        read: ReducedImage
         if isinstance(source, ReducedImage):
             read = source
         else:

@@ -72,10 +72,9 @@ def included_pages() -> Mapping[Path, str]:
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the included and the generated pages, and complete the navigation."""
+    """Add the included pages, and complete the navigation."""
     for path, uri in included_pages().items():
         files.append(File.generated(config, uri, abs_src_path=str(path)))
-    files.append(File.generated(config, COMMANDS, content=command_reference()))
     if config.nav:
         pages = sorted(file.src_uri for file in files if file.is_documentation_page())
         config.nav = list(_completed(config.nav, pages, set(_named(config.nav))))
@@ -85,6 +84,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links within the repository into links within the site, and show which examples no test runs."""
     del config, files
+    if page.file.src_uri == COMMANDS:
+        markdown += command_reference()
     source = _source_of(page.file)
     markdown = _NOT_RUN.sub(lambda found: f"{found['indent']}*Not run by the tests: {found['why']}.*\n", markdown)
     return _LINK.sub(_link_writer(source, page.file.src_uri), markdown)
@@ -101,7 +102,7 @@ def _link_writer(source: Path, uri: str) -> Callable[[re.Match[str]], str]:
             return found[0]
         name, _, anchor = target.partition("#")
         path = Path(os.path.normpath(source.parent / name))
-        if not path.exists() and path != ROOT / "docs" / COMMANDS:
+        if not path.exists():
             _log.warning("%s: the link to %s leads to nothing", source.relative_to(ROOT), target)
             return found[0]
         page = _uri_of(path)

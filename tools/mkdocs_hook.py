@@ -59,6 +59,18 @@ _NOT_RUN: Final = re.compile(r"^(?P<indent> *)<!-- not run: (?P<why>.+?) -->$", 
 _log = logging.getLogger("mkdocs.hooks.lrclr")
 
 
+def completed_navigation(nav: list[Any], pages: list[str]) -> list[Any]:
+    """A navigation with each pattern replaced by the pages that match it and stand nowhere else.
+
+    A pattern that matches nothing is left out, and so is a section without pages.
+
+    Args:
+        nav: as in `mkdocs.yml`; patterns are those of `fnmatch`, in which ``*`` also matches ``/``.
+        pages: every page of the site, relative to `docs/`.
+    """
+    return list(_completed(nav, pages, set(_named(nav))))
+
+
 @cache
 def included_pages() -> Mapping[Path, str]:
     """Files of the repository outside `docs/` that are pages of the site, and where on the site they are."""
@@ -77,7 +89,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, uri, abs_src_path=str(path)))
     if config.nav:
         pages = sorted(file.src_uri for file in files if file.is_documentation_page())
-        config.nav = list(_completed(config.nav, pages, set(_named(config.nav))))
+        config.nav = completed_navigation(config.nav, pages)
     return files
 
 
@@ -137,7 +149,6 @@ def _named(nav: Any) -> Iterator[str]:
 
 
 def _completed(nav: Any, pages: list[str], named: set[str]) -> Iterator[Any]:
-    """The navigation with each pattern replaced by the pages that match it and are not named elsewhere."""
     for entry in nav:
         if isinstance(entry, str) and "*" in entry:
             found = [page for page in pages if fnmatch.fnmatchcase(page, entry) and page not in named]

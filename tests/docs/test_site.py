@@ -9,6 +9,7 @@ import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import pytest
 import typer
@@ -18,6 +19,7 @@ from lrclr.cli import app
 from tests import bundles
 from tests.docs.pages import ROOT
 from tools.commands import commands
+from tools.mkdocs_hook import completed_navigation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +77,27 @@ def test_every_page_is_reachable_from_the_navigation(site: Path) -> None:
         address = page.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
         assert (site / address).is_file()
         assert address in linked, f"{page} is not in the navigation"
+
+
+def test_every_link_leads_to_a_file(site: Path) -> None:
+    """Also links that the hook writes, from pages that stand elsewhere in the repository."""
+    for page in html_pages(site):
+        for link in re.findall(r'href="([^"#?]+)', page.read_text()):
+            if page.name != "404.html" and not re.match(r"[a-z]+:", link):
+                assert (page.parent / unquote(link)).exists(), f"{page.relative_to(site)}: {link}"
+
+
+def test_new_pages_enter_the_navigation() -> None:
+    nav = [
+        {"How to": ["howto/install.md", "howto/prompts*", "howto/*"]},
+        {"Families": ["families/index*", "families/*"]},
+        {"Hospital": ["hospital/*"]},
+    ]
+    pages = ["families/a.md", "families/index.md", "howto/apply.md", "howto/install.md", "howto/prompts.md", "index.md"]
+    assert completed_navigation(nav, pages) == [
+        {"How to": ["howto/install.md", "howto/prompts.md", "howto/apply.md"]},
+        {"Families": ["families/index.md", "families/a.md"]},
+    ]
 
 
 def test_every_command_has_a_section(site: Path) -> None:

@@ -33,21 +33,23 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parents[1]
 COMMANDS: Final = "reference/commands.md"
-# Files of the repository, or patterns of them, and the folder of the site where they appear.
+# Files of the repository, or patterns of them, and where on the site they are.
 INCLUDED: Final = {
-    "CHANGELOG.md": "project",
-    "CONTRIBUTING.md": "project",
-    "SECURITY.md": "project",
-    "examples/README.md": "howto",
-    "lrclr/data/CHECKPOINT.md": "reference",
-    "lrclr/data/samples/README.md": "reference",
-    "lrclr/data/calibration/README.md": "reference",
-    "export/kernels/README.md": "internals",
-    "export/lrclr_export/quantize/README.md": "internals",
-    "benchmarks/phantom/README.md": "benchmarks/dataset",
-    "benchmarks/gpu/quarter_hour/README.md": "benchmarks/kit",
-    "benchmarks/results/*.md": "benchmarks",
-    "benchmarks/results/*/*.md": "benchmarks",
+    "CHANGELOG.md": "project/changelog.md",
+    "CONTRIBUTING.md": "project/contributing.md",
+    "SECURITY.md": "project/security.md",
+    "examples/README.md": "howto/examples.md",
+    "lrclr/data/CHECKPOINT.md": "reference/checkpoint.md",
+    "lrclr/data/samples/README.md": "reference/samples.md",
+    "lrclr/data/calibration/README.md": "reference/calibration.md",
+    "export/kernels/README.md": "internals/kernel.md",
+    "export/lrclr_export/quantize/README.md": "internals/int8.md",
+    "benchmarks/phantom/README.md": "benchmarks/dataset.md",
+    "benchmarks/gpu/quarter_hour/README.md": "benchmarks/kit.md",
+    "benchmarks/results/*.md": "benchmarks/{stem}.md",
+    "benchmarks/results/*/README.md": "benchmarks/{folder}.md",
+    # What pages of results link to; not in the navigation.
+    "benchmarks/results/*/[!R]*.md": "results/{folder}/{stem}.md",
 }
 # A Markdown link or image, whose target holds no white space; a fenced block or code, in which links are not links.
 _LINK: Final = re.compile(
@@ -74,13 +76,11 @@ def completed_navigation(nav: list[Any], pages: list[str]) -> list[Any]:
 @cache
 def included_pages() -> Mapping[Path, str]:
     """Files of the repository outside `docs/` that are pages of the site, and where on the site they are."""
-    pages = {}
-    for pattern, folder in INCLUDED.items():
-        for path in sorted(ROOT.glob(pattern)):
-            name = path.stem.lower() if path.parent == ROOT or path.stem != "README" else path.parent.name
-            group = f"{path.parent.name}/" if pattern.endswith("*/*.md") and path.stem != "README" else ""
-            pages[path] = f"{folder}/{group}{name}.md"
-    return pages
+    return {
+        path: uri.format(stem=path.stem, folder=path.parent.name)
+        for pattern, uri in INCLUDED.items()
+        for path in sorted(ROOT.glob(pattern))
+    }
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:

@@ -12,18 +12,11 @@ from lrclr.cli import app
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_HEAD = """# Commands
-
-This page is generated from the command line: `lrclr COMMAND --help` shows the same. *Research use only. Not a medical
-device.*
-
-"""
-
 
 def command_reference() -> str:
-    """The whole page: each command with its usage, its arguments and its options."""
+    """The exit codes, and each command with its usage, its arguments and its options."""
     root = typer.main.get_command(app)
-    text = [_HEAD, f"{_prose(root.epilog or '')}\n\n"]
+    text = [f"\n{_prose(root.epilog or '')}\n\n"]
     text += [_section(name, command, context) for name, command, context in commands(root, "lrclr", None)]
     return "".join(text)
 

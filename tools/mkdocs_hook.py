@@ -33,21 +33,23 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parents[1]
 COMMANDS: Final = "reference/commands.md"
-# Files of the repository, or patterns of them, and the folder of the site where they appear.
+# Files of the repository, or patterns of them, and where on the site they are.
 INCLUDED: Final = {
-    "CHANGELOG.md": "project",
-    "CONTRIBUTING.md": "project",
-    "SECURITY.md": "project",
-    "examples/README.md": "howto",
-    "lrclr/data/CHECKPOINT.md": "reference",
-    "lrclr/data/samples/README.md": "reference",
-    "lrclr/data/calibration/README.md": "reference",
-    "export/kernels/README.md": "internals",
-    "export/lrclr_export/quantize/README.md": "internals",
-    "benchmarks/phantom/README.md": "benchmarks/dataset",
-    "benchmarks/gpu/quarter_hour/README.md": "benchmarks/kit",
-    "benchmarks/results/*.md": "benchmarks",
-    "benchmarks/results/*/*.md": "benchmarks",
+    "CHANGELOG.md": "project/changelog.md",
+    "CONTRIBUTING.md": "project/contributing.md",
+    "SECURITY.md": "project/security.md",
+    "examples/README.md": "howto/examples.md",
+    "lrclr/data/CHECKPOINT.md": "reference/checkpoint.md",
+    "lrclr/data/samples/README.md": "reference/samples.md",
+    "lrclr/data/calibration/README.md": "reference/calibration.md",
+    "export/kernels/README.md": "internals/kernel.md",
+    "export/lrclr_export/quantize/README.md": "internals/int8.md",
+    "benchmarks/phantom/README.md": "benchmarks/dataset.md",
+    "benchmarks/gpu/quarter_hour/README.md": "benchmarks/kit.md",
+    "benchmarks/results/*.md": "benchmarks/{stem}.md",
+    "benchmarks/results/*/README.md": "benchmarks/{folder}.md",
+    # What pages of results link to; not in the navigation.
+    "benchmarks/results/*/[!R]*.md": "results/{folder}/{stem}.md",
 }
 # A Markdown link or image, whose target holds no white space; a fenced block or code, in which links are not links.
 _LINK: Final = re.compile(
@@ -59,32 +61,43 @@ _NOT_RUN: Final = re.compile(r"^(?P<indent> *)<!-- not run: (?P<why>.+?) -->$", 
 _log = logging.getLogger("mkdocs.hooks.lrclr")
 
 
+def completed_navigation(nav: list[Any], pages: list[str]) -> list[Any]:
+    """A navigation with each pattern replaced by the pages that match it and stand nowhere else.
+
+    A pattern that matches nothing is left out, and so is a section without pages.
+
+    Args:
+        nav: as in `mkdocs.yml`; patterns are those of `fnmatch`, in which ``*`` also matches ``/``.
+        pages: every page of the site, relative to `docs/`.
+    """
+    return list(_completed(nav, pages, set(_named(nav))))
+
+
 @cache
 def included_pages() -> Mapping[Path, str]:
     """Files of the repository outside `docs/` that are pages of the site, and where on the site they are."""
-    pages = {}
-    for pattern, folder in INCLUDED.items():
-        for path in sorted(ROOT.glob(pattern)):
-            name = path.stem.lower() if path.parent == ROOT or path.stem != "README" else path.parent.name
-            group = f"{path.parent.name}/" if pattern.endswith("*/*.md") and path.stem != "README" else ""
-            pages[path] = f"{folder}/{group}{name}.md"
-    return pages
+    return {
+        path: uri.format(stem=path.stem, folder=path.parent.name)
+        for pattern, uri in INCLUDED.items()
+        for path in sorted(ROOT.glob(pattern))
+    }
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the included and the generated pages, and complete the navigation."""
+    """Add the included pages, and complete the navigation."""
     for path, uri in included_pages().items():
         files.append(File.generated(config, uri, abs_src_path=str(path)))
-    files.append(File.generated(config, COMMANDS, content=command_reference()))
     if config.nav:
         pages = sorted(file.src_uri for file in files if file.is_documentation_page())
-        config.nav = list(_completed(config.nav, pages, set(_named(config.nav))))
+        config.nav = completed_navigation(config.nav, pages)
     return files
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links within the repository into links within the site, and show which examples no test runs."""
     del config, files
+    if page.file.src_uri == COMMANDS:
+        markdown += command_reference()
     source = _source_of(page.file)
     markdown = _NOT_RUN.sub(lambda found: f"{found['indent']}*Not run by the tests: {found['why']}.*\n", markdown)
     return _LINK.sub(_link_writer(source, page.file.src_uri), markdown)
@@ -101,7 +114,7 @@ def _link_writer(source: Path, uri: str) -> Callable[[re.Match[str]], str]:
             return found[0]
         name, _, anchor = target.partition("#")
         path = Path(os.path.normpath(source.parent / name))
-        if not path.exists() and path != ROOT / "docs" / COMMANDS:
+        if not path.exists():
             _log.warning("%s: the link to %s leads to nothing", source.relative_to(ROOT), target)
             return found[0]
         page = _uri_of(path)
@@ -136,7 +149,6 @@ def _named(nav: Any) -> Iterator[str]:
 
 
 def _completed(nav: Any, pages: list[str], named: set[str]) -> Iterator[Any]:
-    """The navigation with each pattern replaced by the pages that match it and are not named elsewhere."""
     for entry in nav:
         if isinstance(entry, str) and "*" in entry:
             found = [page for page in pages if fnmatch.fnmatchcase(page, entry) and page not in named]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import pytest
 import typer
@@ -17,6 +19,7 @@ from lrclr.cli import app
 from tests import bundles
 from tests.docs.pages import ROOT
 from tools.commands import commands
+from tools.mkdocs_hook import completed_navigation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +79,27 @@ def test_every_page_is_reachable_from_the_navigation(site: Path) -> None:
         assert address in linked, f"{page} is not in the navigation"
 
 
+def test_every_link_leads_to_a_file(site: Path) -> None:
+    """Also links that the hook writes, from pages that stand elsewhere in the repository."""
+    for page in html_pages(site):
+        for link in re.findall(r'href="([^"#?]+)', page.read_text()):
+            if page.name != "404.html" and not re.match(r"[a-z]+:", link):
+                assert (page.parent / unquote(link)).exists(), f"{page.relative_to(site)}: {link}"
+
+
+def test_new_pages_enter_the_navigation() -> None:
+    nav = [
+        {"How to": ["howto/install.md", "howto/prompts*", "howto/*"]},
+        {"Families": ["families/index*", "families/*"]},
+        {"Hospital": ["hospital/*"]},
+    ]
+    pages = ["families/a.md", "families/index.md", "howto/apply.md", "howto/install.md", "howto/prompts.md", "index.md"]
+    assert completed_navigation(nav, pages) == [
+        {"How to": ["howto/install.md", "howto/prompts.md", "howto/apply.md"]},
+        {"Families": ["families/index.md", "families/a.md"]},
+    ]
+
+
 def test_every_command_has_a_section(site: Path) -> None:
     text = (site / "reference" / "commands.html").read_text()
     names = [name for name, _, _ in commands(typer.main.get_command(app), "lrclr", None)]
@@ -92,7 +116,5 @@ def test_the_api_has_what_the_readme_uses(site: Path) -> None:
 
 def test_the_citation_has_the_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert (
-        citation["version"] == re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
-    )  # type: ignore[index]
+    assert citation["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()

@@ -244,10 +244,10 @@ def call(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
 
 
-def run(arguments: Iterable[object], *, timeout: float = 120, **options: object) -> subprocess.CompletedProcess[str]:
+def run(arguments: Iterable[object], **options: object) -> subprocess.CompletedProcess[str]:
     """Run ``lrclr`` in a process of its own, in whose output nothing is lost."""
     command = [*LRCLR, *(str(argument) for argument in arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload, no-any-return]
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[Any] | None = None) -> None:

@@ -80,11 +80,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Those tests mostly wait, and share a server. `make test` therefore runs them beside the others.
     """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
     for item in items:
         group = "triton" if item.get_closest_marker("triton") else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=_turn)
+    items.sort(key=_turn)
 
 
 def _turn(item: pytest.Item) -> int:

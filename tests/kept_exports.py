@@ -55,7 +55,7 @@ def kept_export(spec: GraphSpec, *, opset: int) -> TypedGraph:
 
     from lrclr_export.onnx.onnx_graph import TypedGraph, typed_onnx_from_module
 
-    file = _folder() / f"{spec.name}-{_fingerprint(spec, opset)}"
+    file = _folder() / f"{spec.name}-{fingerprint(spec, opset)}"
     graph, layers = file.with_suffix(".onnx"), file.with_suffix(".json")
     with file.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -85,7 +85,7 @@ def _folder() -> Path:
     return folder
 
 
-def _fingerprint(spec: GraphSpec, opset: int) -> str:
+def fingerprint(spec: GraphSpec, opset: int) -> str:
     """Everything that an export depends on but code: settings, weights, and example inputs."""
     digest = hashlib.sha256()
 

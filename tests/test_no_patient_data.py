@@ -298,7 +298,7 @@ def test_serve(planted: Planted, bundle: Path, run: Run) -> None:
         assert found(metrics, (*INSIDE, FILE)) == []
     finally:
         server.send_signal(signal.SIGTERM)
-        server.wait(30)
+        server.wait()
     for path, held in shared(started).items():
         assert found(f"{path.name} {held}", (*INSIDE, FILE)) == []
     assert found(log.read_text(), (*INSIDE, FILE)) == []

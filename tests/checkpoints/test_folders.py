@@ -265,7 +265,7 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
     return subprocess.run(
-        command, env=environment | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=120, check=False
+        command, env=environment | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
     )
 
 

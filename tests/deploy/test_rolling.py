@@ -73,7 +73,7 @@ class Balancer:
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
-        self.process.wait(timeout=30)
+        self.process.wait()
 
     def tell(self, command: str) -> str:
         with socket.socket(socket.AF_UNIX) as admin:

@@ -156,7 +156,7 @@ def prometheus(server: TritonServer, rules: Mapping[str, Any], folder: Path) -> 
         yield address
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait()
 
 
 def evaluated(address: str, question: str) -> list[Any]:

@@ -153,7 +153,7 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     yield client
     client.close()
     process.terminate()
-    process.wait(timeout=30)
+    process.wait()
 
 
 @pytest.mark.parametrize("batch", [0, 8])

@@ -64,7 +64,7 @@ class Served:
     def end(self, how: signal.Signals) -> int:
         """Send a signal; returns the exit code."""
         self.process.send_signal(how)
-        return self.process.wait(timeout=60)
+        return self.process.wait()
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def running(many: Path, out: Path, bundle: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=bundles.environment()
     )
-    bundles.wait_until(lambda: any(out.glob("part-*.parquet")), process, seconds=120)
+    bundles.wait_until(lambda: any(out.glob("part-*.parquet")), process)
     return process
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from transformers import CLIPConfig
 
 from lrclr._files import sha256_of
 from lrclr.checkpoints import _checkpoint as names
-from lrclr.checkpoints._beside import config_from, existing, read_json, tokenizer_beside, transformers_recipe
+from lrclr.checkpoints._beside import (
+    chosen_tokenizer,
+    config_from,
+    existing,
+    read_json,
+    tokenizer_beside,
+    transformers_recipe,
+)
 from lrclr.checkpoints._checkpoint import Checkpoint, eval_model
 from lrclr.checkpoints._files import read_file, read_shards
 from lrclr.checkpoints._find import TRANSFORMERS, Found, find_clip
@@ -19,7 +27,7 @@ from lrclr.checkpoints._weights import digest_of
 from lrclr.errors import CheckpointError, LrclrError
 from lrclr.model import LEGACY_EOS, LrclrConfig
 from lrclr.preprocessing import PreprocessSpec
-from lrclr.text import FindingSet
+from lrclr.text import FindingSet, no_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +48,7 @@ def load_lrclr(folder: Path, raw: dict[str, Any], options: ReadOptions) -> Check
     model = model_from_state(config, state, weights, fusion_expected=True)
     return Checkpoint(
         eval_model(model),
-        _tokenizer(folder, config),
+        _tokenizer(folder, config, options),
         _own_recipe(existing(folder, names.PREPROCESSING)),
         FindingSet.load(existing(folder, names.FINDINGS)),
         source="lrclr",
@@ -52,7 +60,7 @@ def load_transformers(folder: Path, raw: Mapping[str, Any], files: list[Path], o
     """Read a folder of transformers' CLIP, whose `config.json` is `raw` and whose weights are in `files`."""
     clip = config_from(CLIPConfig, raw, folder).to_dict()
     text = clip["text_config"]
-    tokenizer = _required(tokenizer_beside(folder, text["max_position_embeddings"]), folder)
+    tokenizer = _read_tokenizer(folder, text["max_position_embeddings"], options)
     if text.get("eos_token_id") == LEGACY_EOS:
         text["eos_token_id"] = tokenizer.eot_id
         # Where no token was added behind the end, the highest token is the end.
@@ -85,18 +93,19 @@ def _found(file: TensorFile, config: LrclrConfig, folder: Path, options: ReadOpt
     return found
 
 
-def _tokenizer(folder: Path, config: LrclrConfig) -> ClipTokenizer:
-    options = config.tokenizer_options or {}
-    tokenizer = _required(tokenizer_beside(folder, config.text_length, options), folder)
+def _tokenizer(folder: Path, config: LrclrConfig, options: ReadOptions) -> ClipTokenizer:
+    tokenizer = _read_tokenizer(folder, config.text_length, options, config.tokenizer_options or {})
     _check_tokenizer(tokenizer, config, folder)
     return tokenizer
 
 
-def _required(tokenizer: ClipTokenizer | None, folder: Path) -> ClipTokenizer:
+def _read_tokenizer(
+    folder: Path, context: int, options: ReadOptions, own: Mapping[str, Any] = MappingProxyType({})
+) -> ClipTokenizer:
+    chosen = chosen_tokenizer(options.get("tokenizer"), context, own)
+    tokenizer = chosen or tokenizer_beside(folder, context, own)
     if tokenizer is None:
-        raise CheckpointError(
-            f"{folder} has no tokenizer", fix="Expected tokenizer.json, or vocab.json and merges.txt."
-        )
+        raise no_tokenizer(folder)
     return tokenizer
 
 
@@ -106,7 +115,7 @@ def _check_tokenizer(tokenizer: ClipTokenizer, config: LrclrConfig, folder: Path
     ends_alike = text.eos_token_id == tokenizer.eot_id or config.tokenizer_options is not None
     if tokenizer.vocab_size > text.vocab_size or not ends_alike:
         raise CheckpointError(
-            f"the tokenizer in {folder} is not that of its network",
+            f"the tokenizer does not fit the network in {folder}",
             why=f"it has {tokenizer.vocab_size} entries and ends a prompt with {tokenizer.eot_id}; the network has "
             f"{text.vocab_size} and {text.eos_token_id}",
         )

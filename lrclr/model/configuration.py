@@ -22,7 +22,7 @@ class LrclrConfig(PreTrainedConfig):  # type: ignore[misc]
     The paper's abstract and overview figure do not give the values below; they are defaults that can be defended,
     and none of them may be called the paper's.
 
-    Args:
+    Attributes:
         family: name of the family of networks that the weights are of; see `lrclr.checkpoints.FAMILIES`.
         text_config, vision_config: of the towers; their `model_type` decides which towers they are.
         projection_dim: width of the embeddings.

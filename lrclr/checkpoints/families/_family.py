@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lrclr.checkpoints._beside import chosen_tokenizer
 from lrclr.checkpoints._checkpoint import Checkpoint, eval_model
 from lrclr.checkpoints._files import read_shards
 from lrclr.checkpoints._state import model_from_state
@@ -93,8 +94,8 @@ class Parts:
     preprocess: PreprocessSpec
 
 
-def assembled(layout: Layout, folder: Path, files: list[Path], parts: Parts) -> Checkpoint:
-    """The checkpoint of what was read.
+def assembled(layout: Layout, folder: Path, files: list[Path], parts: Parts, options: ReadOptions) -> Checkpoint:
+    """The checkpoint of what was read, with the tokenizer that the caller chose instead, if there is one.
 
     Raises:
         CheckpointError: the parts do not fit each other.
@@ -102,6 +103,8 @@ def assembled(layout: Layout, folder: Path, files: list[Path], parts: Parts) -> 
     config = made_config({**parts.config, "tokenizer_options": parts.tokenizer.options}, folder)
     model = model_from_state(config, parts.state, folder, fusion_expected=False)
     tokenizer = parts.tokenizer
+    if choice := options.get("tokenizer"):
+        tokenizer = chosen_tokenizer(choice, tokenizer.context_length, tokenizer.options) or tokenizer
     if tokenizer.vocab_size > config.text_config.vocab_size:
         raise CheckpointError(
             f"the tokenizer in {folder} is not that of its network",

@@ -102,14 +102,9 @@ def _read(layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path
     }
     recipe = None if options.get("preprocess") else preprocess_beside(folder)
     context = min(int(text.get("context_length", 77)), bert["max_position_embeddings"])
-    return assembled(
-        layout,
-        folder,
-        files,
-        Parts(
-            config, named, bert_tokenizer(folder, context, bert["pad_token_id"]), recipe or PreprocessSpec.clip(size)
-        ),
-    )
+    tokenizer = bert_tokenizer(folder, context, bert["pad_token_id"])
+    parts = Parts(config, named, tokenizer, recipe or PreprocessSpec.clip(size))
+    return assembled(layout, folder, files, parts, options)
 
 
 FAMILY = Family(NAME, (Layout("open_clip", OPEN_CLIP, OPEN_CLIP_WEIGHTS, _accepts, _read),))

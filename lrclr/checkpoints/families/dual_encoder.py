@@ -112,7 +112,7 @@ def _read(layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path
     size = config.vision_config.image_size
     recipe = PreprocessSpec.clip(size) if options.get("preprocess") else transformers_recipe(folder)
     tokenizer = bert_tokenizer(folder, config.text_length, config.text_config.pad_token_id)
-    return assembled(layout, folder, files, Parts(fields, state, tokenizer, recipe))
+    return assembled(layout, folder, files, Parts(fields, state, tokenizer, recipe), options)
 
 
 def _vit_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

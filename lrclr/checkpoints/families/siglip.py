@@ -71,7 +71,7 @@ def _read_transformers(
         else transformers_recipe(folder)
     )
     tokenizer = siglip_tokenizer(folder, theirs.text_config.max_position_embeddings)
-    return assembled(layout, folder, files, Parts(config, state, tokenizer, recipe))
+    return assembled(layout, folder, files, Parts(config, state, tokenizer, recipe), options)
 
 
 # open_clip.
@@ -143,7 +143,8 @@ def _read_open_clip(
     size = config["vision_config"]["image_size"]
     recipe = None if options.get("preprocess") else preprocess_beside(folder)
     tokenizer = siglip_tokenizer(folder, positions)
-    return assembled(layout, folder, files, Parts(config, named, tokenizer, recipe or PreprocessSpec.siglip(size)))
+    parts = Parts(config, named, tokenizer, recipe or PreprocessSpec.siglip(size))
+    return assembled(layout, folder, files, parts, options)
 
 
 def _text_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

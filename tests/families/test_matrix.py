@@ -1,4 +1,4 @@
-"""What every family can do, from its original files to an answer: the table in docs/families/README.md.
+"""What every family can do, from its original files to an answer: the table in docs/families/index.md.
 
 ``LRCLR_WRITE_MATRIX=1`` writes the row of each family that was run into the page. Without it, a run is held to that.
 """
@@ -28,7 +28,7 @@ from tests.families.test_families import ORIGINALS, Original, pixels_of, unit
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-PAGE: Final = Path(__file__).parents[2] / "docs/families/README.md"
+PAGE: Final = Path(__file__).parents[2] / "docs/families/index.md"
 ROWS: Final = ("open_clip clip", "siglip", "open_clip siglip", "biomedclip", "vit and bert", "vit and roberta")
 COLUMNS: Final = (
     *(

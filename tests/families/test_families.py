@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from lrclr.checkpoints import Checkpoint
 
+# Private: groups of int8, the loss of one step, and the gates on a network in PyTorch: no export is quick enough.
 TEXTS = ("Edema", "no Pleural Effusion of the heart", "", "lung")
 
 

@@ -28,6 +28,7 @@ from tests.families.test_families import ORIGINALS, Original, pixels_of, unit
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+# Private: the loss of one step, without a dataset.
 PAGE: Final = Path(__file__).parents[2] / "docs/families/index.md"
 ROWS: Final = ("open_clip clip", "siglip", "open_clip siglip", "biomedclip", "vit and bert", "vit and roberta")
 COLUMNS: Final = (

@@ -75,10 +75,10 @@ def test_an_error_names_the_image_by_its_position_and_no_path(
     classifier: ZeroShotClassifier, files: list[Path], tmp_path: Path
 ) -> None:
     (tmp_path / "doe_jane.png").write_text("no image")
-    with pytest.raises(ImageError, match=r"^image 10 of 11: the file is not an image that lrclr reads") as caught:
+    with pytest.raises(ImageError, match=r"^image 10 of 11: lrclr cannot read the file as an image") as caught:
         classifier.predict([*files[:9], tmp_path / "doe_jane.png", b""])
     assert "doe" not in str(caught.value)
-    with pytest.raises(ImageError, match=r"^the file is not an image"):
+    with pytest.raises(ImageError, match=r"^lrclr cannot read the file"):
         classifier.embed_images([b"no image"])
 
 

@@ -10,9 +10,11 @@ import errno
 import os
 import sys
 import traceback
+from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.main import get_command
 
 from lrclr._version import __version__
 from lrclr.cli import (
@@ -35,7 +37,7 @@ from lrclr.cli._streams import guarded_streams
 from lrclr.errors import LrclrError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lrclr.cli._streams import Output
 
@@ -87,6 +89,12 @@ def _options(
     pass
 
 
+@cache
+def _command() -> Callable[..., object]:
+    """`app` as click runs it. Typer builds it anew for each call otherwise, from the signatures of all commands."""
+    return get_command(app)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -113,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: Sequence[str], output: Output | None, *, debug: bool) -> int:
     """Run a command and return its exit code, without regard to errors of standard output."""
     try:
-        code = app(given or ["--help"], standalone_mode=False, prog_name="lrclr")
+        code = _command()(given or ["--help"], standalone_mode=False, prog_name="lrclr")
     except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - no traceback may reach a user
         if output is not None and output.failed is not None:
             # This error is a consequence of the failed output: Typer and Rich turn a broken pipe into SystemExit.

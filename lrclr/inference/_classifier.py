@@ -252,8 +252,7 @@ class ZeroShotClassifier:
             findings: what to predict; the model's own findings if not given.
             alpha: weight of the local score in the probability, instead of the model's.
 
-        Raises:
-            As `predict`.
+        Raises the errors of `predict`.
         """
         side = self.spec.preprocess.image_size
         if pixel_values.shape[1:] != (3, side, side) or len(pixel_values) == 0:

@@ -16,6 +16,8 @@ from lrclr import Finding, FindingSet, ZeroShotClassifier
 from lrclr.checkpoints import default_checkpoint, init_checkpoint
 from lrclr.cli import main
 from lrclr.samples import SAMPLES
+
+# Private: whether a Triton server is installed, for the mark that skips.
 from lrclr.triton.server._locate import find_server
 from tests import bundles
 

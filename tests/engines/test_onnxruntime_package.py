@@ -15,6 +15,8 @@ from packaging.requirements import Requirement
 
 from lrclr import OnnxRuntimeEngine
 from lrclr.cli import main
+
+# Private: which packages are installed is set here, so that each case is tested.
 from lrclr.engines import _onnxruntime_package as package
 from lrclr.errors import EngineError, MissingExtraError
 from lrclr.samples import sample_paths

@@ -23,6 +23,8 @@ from lrclr.evaluation import store
 from lrclr.samples import sample_paths
 from lrclr.triton.client import Client, ClientOptions
 from lrclr.triton.server import TritonServer
+
+# Private: whether a Triton server is installed, for the mark that skips.
 from lrclr.triton.server._locate import find_server
 from tests import bundles
 from tests.triton.conftest import ANY_PORTS

@@ -108,9 +108,9 @@ def test_embeddings_have_unit_length_and_give_the_scores(classifier: ZeroShotCla
 
 
 def test_what_cannot_be_embedded_is_refused(classifier: ZeroShotClassifier) -> None:
-    with pytest.raises(UsageError, match="no images"):
+    with pytest.raises(UsageError, match="empty list of images"):
         classifier.embed_images([])
-    with pytest.raises(FindingsError, match="no texts"):
+    with pytest.raises(FindingsError, match="empty list of texts"):
         classifier.embed_texts([])
     with pytest.raises(FindingsError, match="a list of texts, not one text"):
         classifier.embed_texts("edema")

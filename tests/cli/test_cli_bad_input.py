@@ -70,7 +70,7 @@ def nothing(path: Path) -> None:
 
 
 BAD_IMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "letter.png": (letter, "not an image"),
+    "letter.png": (letter, "as an image"),
     "empty.png": (nothing, "empty"),
     "half.dcm": (truncated_dicom, "truncated"),
     "bomb.png": (bomb, "100000"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+from lrclr._records import Record
 from lrclr.contract import GRAPHS
 
 __all__ = ["STAGES", "Case", "Stage"]
@@ -14,20 +14,20 @@ STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 _TITLES: Final = {"classifier": "pixels to findings", "files": "files to findings"}
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What is done in one call, by whom, and how often.
+class Case(Record, frozen=True):
+    """What one call does, which target runs it, and how often it is called.
 
     Attributes:
-        target: label of what does it.
-        stage: a graph; ``"classifier"``: preprocessed pixels to findings, the prompts' features being cached as they
-            are in use; ``"files"``: encoded files to findings.
+        target: label of the target.
+        stage: a graph; ``"classifier"``: preprocessed pixels to findings, with the features of the prompts cached as
+            they are in use; ``"files"``: encoded files to findings.
         batch: images a call; 0 for the text encoder.
-        prompts: that are asked for; 0 for the image encoder.
-        callers: threads that call at once.
-        rate: of open loop: calls that arrive a second, at random moments; None for closed loop, where each caller calls
-            again as soon as it was answered.
-        share: that `rate` is of the calls a second that the closed loop reached, if it was given so.
+        prompts: number of prompts; 0 for the image encoder.
+        callers: threads that call at the same time.
+        rate: in open loop, the calls that arrive per second, at random moments. None in closed loop, where each caller
+            calls again as soon as it has its answer.
+        share: `rate` as a share of the calls per second that the closed loop reached; None if the rate was given in
+            calls per second.
     """
 
     target: str
@@ -40,12 +40,12 @@ class Case:
 
     @property
     def items(self) -> int:
-        """What a call is counted as: its images, or its prompts for the text encoder."""
+        """Number of images of a call; for the text encoder, number of prompts."""
         return self.batch or self.prompts
 
     @property
     def unit(self) -> str:
-        """What `items` are."""
+        """Unit of `items`."""
         return "images" if self.batch else "prompts"
 
     @property
@@ -66,10 +66,10 @@ class Case:
 
     @property
     def is_graph(self) -> bool:
-        """Whether it is one graph alone."""
+        """Whether the stage is a single graph."""
         return self.stage in GRAPHS
 
     @property
     def key(self) -> tuple[str, int, int, int, float | None]:
-        """What two cases of different targets share that do the same; of open loop, the rate in calls a second."""
+        """Equal for cases of different targets that do the same work."""
         return (self.stage, self.batch, self.prompts, self.callers, self.rate)

@@ -8,8 +8,10 @@ and activations are not counted; they are below one percent at ViT-B/32.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from lrclr._records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,8 +41,7 @@ class Cost:
         return self.flops / self.traffic
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(Record, frozen=True):
     """The sizes that matter: as in `LrclrConfig`.
 
     Attributes:
@@ -81,16 +82,6 @@ class Network:
             projection=int(config["projection_dim"]),
             prompt_tokens=prompt_tokens,
         )
-
-    @classmethod
-    def of_dict(cls, content: Mapping[str, Any]) -> Network:
-        """What `to_dict` gave, after a file."""
-        made: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in content.items()}
-        return cls(**made)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For a file."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def cost(self, case: Case, precision: str) -> Cost | None:
         """Of one call of a graph, or of pixels to findings; None for files, whose decoding is no matrix product."""

@@ -104,7 +104,7 @@ def measure_quality(target: Target, reference: Reference | None) -> Quality:
     index = np.concatenate(
         [engine.run("image_encoder", {"pixel_values": pixels[None]})["region_index"] for pixels in golden.pixel_values]
     )
-    quality = Quality(
+    return Quality(
         reference=reference.name,
         verdict="wrong" if refused else "good",
         refused=refused,
@@ -115,8 +115,8 @@ def measure_quality(target: Target, reference: Reference | None) -> Quality:
         region_agreement=region_gap(index, golden.rollout)[1],
         probability_error=_value(gates, "absolute error", "probabilities"),
         auroc_reference=None if math.isnan(golden.task_auroc) else float(golden.task_auroc),
+        **of_task,  # type: ignore[arg-type]
     )
-    return replace(quality, **of_task)  # type: ignore[arg-type]
 
 
 def _gates(target: Target, reference: Reference, auroc: float) -> list[GateResult]:

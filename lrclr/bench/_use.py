@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
 
 from lrclr._processors import processors
+from lrclr._records import Record
 from lrclr.bench._nvml import GpuMeter, GpuUse
 
 __all__ = ["Meter", "Use"]
@@ -18,8 +18,7 @@ _RAPL: Final = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 _THROTTLES: Final = "devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count"
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(Record, frozen=True):
     """Between two moments; ``None`` where this system does not tell.
 
     Attributes:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from lrclr.bench import Measurement, Peak, Quality, Result, compare_results, result_json
 from lrclr.cli import main

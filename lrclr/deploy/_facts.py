@@ -100,7 +100,7 @@ def _activations(manifest: Manifest) -> int:
     vision, text = model["vision_config"], model["text_config"]
     patches = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
     prompts, tokens = largest["prompts"][2], largest["tokens"][2]
-    regions = manifest.graphs["image_encoder"]["outputs"]["region_tokens"]["shape"][1]
+    regions = int(manifest.graphs["image_encoder"]["outputs"]["region_tokens"]["shape"][1])
     # One image's pairs with all prompts go through the fusion head together, however many they are.
     rows = max(budget.FUSION_ROWS, prompts * (regions + tokens))
     fusion = {

@@ -21,6 +21,7 @@ from lrclr.bundle import (
     TOKENIZER,
     Bundle,
     Golden,
+    GraphEntry,
     Manifest,
 )
 from lrclr.contract import MODEL, axis_sizes
@@ -233,7 +234,7 @@ def _blame(
     return "no single layer exceeds the limit" if suspected else ""
 
 
-def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]], *, inline: bool) -> dict[str, Any]:
+def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]], *, inline: bool) -> GraphEntry:
     def described(values: Any) -> dict[str, Any]:
         return {
             value.name: {

@@ -131,11 +131,14 @@ def warmup_inputs(
 def sizes_of(manifest: Manifest) -> dict[str, int]:
     """As `lrclr.contract.axis_sizes`, from a manifest: without torch, which reading the configuration needs."""
     return {
-        axis: size
+        axis: int(size)
         for name, graph in GRAPHS.items()
-        for kind, tensors in (("inputs", graph.inputs), ("outputs", graph.outputs))
+        for tensors, entries in (
+            (graph.inputs, manifest.graphs[name]["inputs"]),
+            (graph.outputs, manifest.graphs[name]["outputs"]),
+        )
         for tensor in tensors
-        for axis, size in zip(tensor.axes, manifest.graphs[name][kind][tensor.name]["shape"], strict=True)
+        for axis, size in zip(tensor.axes, entries[tensor.name]["shape"], strict=True)
         if isinstance(axis, str) and axis not in DYNAMIC
     }
 

@@ -1,4 +1,4 @@
-"""How fast a model is, and how right while it is that fast: what `lrclr bench` does. See README.md here."""
+"""Measures speed and correctness of a model: `lrclr bench`. README.md in this folder describes the method."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lrclr.bench._quality import Reference, measure_quality, reference_from
 from lrclr.bench._reports import save_reports
 from lrclr.bench._result import Measurement, Peak, Quality, Result, Round, Search, TargetInfo
 from lrclr.bench._result_file import load_result, result_from_json, result_json
-from lrclr.bench._run import Watch, bench
+from lrclr.bench._run import ProgressCallbacks, bench
 from lrclr.bench._targets import OpenOptions, Target, open_targets
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Network",
     "OpenOptions",
     "Peak",
+    "ProgressCallbacks",
     "Quality",
     "Reference",
     "Result",
@@ -36,7 +37,6 @@ __all__ = [
     "Target",
     "TargetInfo",
     "Timings",
-    "Watch",
     "bench",
     "compare_results",
     "environment",

@@ -1,4 +1,4 @@
-"""One configuration that is measured."""
+"""Measured configurations."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Case(Record, frozen=True):
 
     @property
     def what(self) -> str:
-        """The case without its target, in words."""
+        """The case in words, without its target."""
         parts = [_TITLES.get(self.stage, self.stage.replace("_", " "))]
         if self.batch:
             parts.append(f"batch {self.batch}")

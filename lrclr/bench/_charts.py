@@ -1,4 +1,4 @@
-"""Charts of a benchmark's page: the spread of latencies, the latency that throughput costs, and the roofline."""
+"""Charts of a benchmark's page: distribution of latencies, latency over throughput, and roofline."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _LETTERS: Final = {"image_encoder": "I", "text_encoder": "T", "fusion_head": "F"
 
 
 def distributions(group: Sequence[Measurement], series: Mapping[str, int], wrong: Sequence[str], name: str) -> Markup:
-    """All samples of one case, one row for each target: a histogram of latencies, the median and p99.
+    """Histograms of the latencies of one case, one row for each target, with median and p99.
 
-    The axis ends at the slowest thousandth; the slowest call is given in numbers.
+    The axis ends at the 99.9 % quantile. The slowest call is given as a number.
 
     Args:
-        group: of the same case.
-        series: number of each target's colour and marker.
+        group: measurements of the same case.
+        series: number of the colour and marker of each target.
         wrong: labels of targets whose answers are wrong.
-        name: of the figure.
+        name: name of the figure.
     """
     samples = [np.asarray(each.samples_us) / 1e3 for each in group]
     ends = [float(value) for each in samples for value in np.quantile(each, (0.0, 0.999))]
@@ -74,7 +74,7 @@ def distributions(group: Sequence[Measurement], series: Mapping[str, int], wrong
 def throughput_latency(
     stage: Stage, measurements: Sequence[Measurement], series: Mapping[str, int], wrong: Sequence[str], name: str
 ) -> Markup | None:
-    """Latency over throughput of one stage, by batch and callers; None where there is one point only."""
+    """Latency over throughput of one stage, by batch and callers; None if there is only one point."""
     own = [each for each in measurements if each.case.stage == stage]
     if len(own) < 2:
         return None
@@ -114,7 +114,7 @@ def throughput_latency(
 
 
 def roofline(result: Result, series: Mapping[str, int], wrong: Sequence[str]) -> Markup | None:
-    """Operations a second over operations a byte, below what this machine was measured to do; None without a peak."""
+    """Operations per second over operations per byte, with the measured peaks of this machine; None without a peak."""
     found = [(each, share_of_peak(result, each)) for each in result.measurements]
     points = [(each, work) for each, work in found if work is not None]
     if not points or result.bandwidth_gbs is None:
@@ -147,7 +147,7 @@ def roofline(result: Result, series: Mapping[str, int], wrong: Sequence[str]) ->
                 [work.intensity], [work.gops], linestyle="none", markersize=7, **series_style(series[each.case.target])
             )
             place = tuple(axes.transData.transform((work.intensity, work.gops)))
-            # Many points can share a place; one of them gets the letters.
+            # Of points in the same place, only one is labelled.
             if all(math.dist(place, other) > 24 for other in taken):
                 taken.append((place[0], place[1]))
                 _below(axes, (work.intensity, work.gops), f"{_LETTERS[each.case.stage]}{each.case.items}")
@@ -176,7 +176,7 @@ def _number(axis: Axis, low: float, high: float) -> None:
         if len(inside) >= 3:
             break
     else:
-        # From end to end less than a factor of ten: even steps are the round numbers.
+        # The axis spans less than a factor of ten: even steps give round numbers.
         inside = [value for value in MaxNLocator(6).tick_values(low, high) if low <= value <= high]
     axis.set_major_locator(FixedLocator(inside[:: math.ceil(len(inside) / 9)]))
     axis.set_minor_locator(NullLocator())

@@ -1,4 +1,4 @@
-"""Two results of the same machine: what became slower or quicker, beyond what their rounds differ among themselves."""
+"""Compares two results of the same machine. A change counts if it exceeds the variation between rounds."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Change:
     """One figure of one configuration in two results.
 
     Attributes:
-        target: label in the second.
+        target: label in the second result.
         what: the case, in words.
-        figure: ``"latency"``: median of the rounds' medians, in ms; ``"throughput"``: of images or prompts a second;
-            ``"p99 under load"``: in ms, at a rate that was given in calls a second.
-        before, after: in the first and in the second.
-        worse: how many times worse the second is: above 1 is worse, for throughput too.
-        verdict: by the threshold and by whether the interval holds 1; not judged where there are too few rounds.
+        figure: ``"latency"``: median of the rounds' medians, in ms; ``"throughput"``: images or prompts per second;
+            ``"p99 under load"``: in ms, at a rate in calls per second.
+        before, after: the figure in the first and in the second result.
+        worse: how many times worse the second result is. Above 1 is worse, for throughput too.
+        verdict: depends on the threshold and on whether the interval contains 1; "not judged" with too few rounds.
         stable: whether both were measured in a steady state.
     """
 
@@ -46,21 +46,21 @@ class Change:
 
     @property
     def unit(self) -> str:
-        """Of `before` and `after`."""
+        """Unit of `before` and `after`."""
         return _UNITS[self.figure]
 
 
 @dataclass(frozen=True, slots=True)
 class ResultComparison:
-    """What `compare_results` found.
+    """Result of `compare_results`.
 
     Attributes:
         threshold: a regression is worse by more than this share.
-        changes: of every configuration that both results have.
-        wrong: targets of the second whose answers are wrong, with the first reason.
-        unmatched: configurations that only one of them has.
-        differences: of machine and software, in words.
-        machine_speed: the second machine's float32 peak over the first's; None if one was not measured.
+        changes: changes of the configurations that both results have.
+        wrong: targets of the second result whose answers are wrong, with the first reason.
+        unmatched: configurations that only one result has.
+        differences: differences of machine and software, in words.
+        machine_speed: float32 peak of the second machine over that of the first; None if one was not measured.
     """
 
     threshold: float
@@ -72,18 +72,18 @@ class ResultComparison:
 
     @property
     def regressions(self) -> list[Change]:
-        """Those that pass the threshold and are no noise."""
+        """Changes for the worse that exceed the threshold and the noise."""
         return [change for change in self.changes if change.verdict == "regression"]
 
     def to_dict(self) -> dict[str, Any]:
-        """For machines."""
+        """The comparison in JSON's types."""
         return {"schema": 1, **asdict(self), "passed": not self.regressions and not self.wrong}
 
     def raise_refused(self) -> None:
-        """Raise if anything became slower, or is wrong.
+        """Raise if a figure became worse, or answers are wrong.
 
         Raises:
-            GateError: with the worst.
+            GateError: there is a regression, or a target with wrong answers. The error names the worst.
         """
         if self.wrong:
             label, reason = self.wrong[0]
@@ -95,25 +95,25 @@ class ResultComparison:
             raise GateError(
                 f"{worst.figure} of {worst.target}, {worst.what}, is {worst.worse.value:.3g} times worse{more}",
                 why=f"more than {self.threshold:.3g} is a regression, and the interval "
-                f"{worst.worse.low:.3g} to {worst.worse.high:.3g} does not hold 1",
+                f"{worst.worse.low:.3g} to {worst.worse.high:.3g} does not contain 1",
             )
 
 
 def compare_results(
     before: Result, after: Result, *, threshold: float = 0.05, allow_other_machine: bool = False
 ) -> ResultComparison:
-    """Compare configurations that both have. The results are of two runs, so that their rounds are no pairs.
+    """Compare the configurations that both results have. Rounds are not paired, since the results are of two runs.
 
-    A target is matched by its kind, engine, precision and transport; where each result has a single one, those are
-    matched whatever they are.
+    Targets are matched by kind, engine, precision and transport. If each result has only one target, these two are
+    matched.
 
     Args:
         before, after: the results.
         threshold: share by which a figure may become worse.
-        allow_other_machine: whether to compare what two machines did.
+        allow_other_machine: whether the results may be of two machines.
 
     Raises:
-        UsageError: they are not comparable: of two machines, or without a configuration in common.
+        UsageError: the results are of two machines, or have no configuration in common.
     """
     if not 0 < threshold < 10:
         raise UsageError("the threshold must be above 0 and below 1000 %")
@@ -162,7 +162,7 @@ def _matched(before: Result, after: Result) -> list[tuple[TargetInfo, TargetInfo
     left = list(after.targets)
     pairs = []
     for first in before.targets:
-        # Of several alike, the first with the first.
+        # If several are alike, they are matched in order.
         second = next((each for each in left if each.key == first.key), None)
         if second is not None:
             left.remove(second)
@@ -171,7 +171,7 @@ def _matched(before: Result, after: Result) -> list[tuple[TargetInfo, TargetInfo
 
 
 def _cases(result: Result, target: str) -> dict[object, Measurement]:
-    """A target's measurements by what was done; not those at a share of capacity, which is another rate in each run."""
+    """Measurements of a target by case, without those at a share of capacity, which is another rate in each run."""
     return {
         each.case.key: each for each in result.measurements if each.case.target == target and each.case.share is None
     }
@@ -212,10 +212,10 @@ def _machine_differences(before: Result, after: Result) -> Iterator[str]:
     ours, theirs = (result.environment.get("machine", {}) for result in (before, after))
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
-            yield f"{key.replace('_', ' ')} {_told(ours.get(key))} and {_told(theirs.get(key))}"
+            yield f"{key.replace('_', ' ')} {_shown(ours.get(key))} and {_shown(theirs.get(key))}"
     cards = [[gpu.get("name") for gpu in result.environment.get("gpus", [])] for result in (before, after)]
     if cards[0] != cards[1]:
-        yield f"GPUs {_told(cards[0])} and {_told(cards[1])}"
+        yield f"GPUs {_shown(cards[0])} and {_shown(cards[1])}"
 
 
 def _software_differences(before: Result, after: Result) -> Iterator[str]:
@@ -223,10 +223,10 @@ def _software_differences(before: Result, after: Result) -> Iterator[str]:
         ours, theirs = (result.environment.get(group, {}) for result in (before, after))
         for key in sorted(ours.keys() | theirs.keys()):
             if key != "load" and ours.get(key) != theirs.get(key):
-                yield f"{key} {_told(ours.get(key))} and {_told(theirs.get(key))}"
+                yield f"{key} {_shown(ours.get(key))} and {_shown(theirs.get(key))}"
     for key in ("lrclr", "python", "system"):
         if before.environment.get(key) != after.environment.get(key):
-            yield f"{key} {_told(before.environment.get(key))} and {_told(after.environment.get(key))}"
+            yield f"{key} {_shown(before.environment.get(key))} and {_shown(after.environment.get(key))}"
     for name, result in (("first", before), ("second", after)):
         if not result.complete:
             yield f"the {name} was interrupted"
@@ -241,5 +241,5 @@ def _reason(quality: Quality) -> str:
     return quality.refused[0] if quality.refused else "a gate refused"
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     return "unknown" if value is None else str(value)[:60]

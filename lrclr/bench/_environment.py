@@ -1,4 +1,4 @@
-"""Everything that the numbers depend on, for the report; no host, no user, no path."""
+"""Machine and software, on which the figures depend. Names of hosts and users, and paths, are not recorded."""
 
 from __future__ import annotations
 

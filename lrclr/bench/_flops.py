@@ -1,9 +1,9 @@
 """Operations and memory traffic of the graphs, counted from the network's sizes.
 
-Counted are the products of matrices, a multiplication and an addition each, as the network is *defined*: every block
-transforms every token. A graph that leaves out what nobody reads, such as the MLP of tokens that are dropped after the
-last block, does fewer and is not counted down for it: it shows as a larger share of the peak. Rollout, norms, softmax
-and activations are not counted; they are below one percent at ViT-B/32.
+Only products of matrices are counted, with a multiplication and an addition each, as the network is *defined*: every
+block transforms every token. A graph that omits unused work, such as the MLP of tokens that are dropped after the last
+block, does fewer operations. The count stays the same, so that its share of the peak is larger. Rollout, norms, softmax
+and activations are not counted: they are below one percent at ViT-B/32.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one call.
+    """Work of one call.
 
     Attributes:
         flops: multiplications and additions.
-        traffic: bytes that must be moved at least: every weight once in the model's precision, inputs and outputs.
+        traffic: least number of bytes that are moved: every weight once in the model's precision, inputs and outputs.
     """
 
     flops: float
@@ -37,22 +37,22 @@ class Cost:
 
     @property
     def intensity(self) -> float:
-        """Operations a byte."""
+        """Operations per byte."""
         return self.flops / self.traffic
 
 
 class Network(Record, frozen=True):
-    """The sizes that matter: as in `LrclrConfig`.
+    """Sizes of a network, from its `LrclrConfig`.
 
     Attributes:
         image, text: width, MLP width and number of blocks of the towers.
         fusion: the same of the fusion head.
         patch: side of a patch in pixels.
-        patches: of an image.
+        patches: number of patches of an image.
         fusion_heads: attention heads of a block of the fusion head.
-        regions: that are selected.
+        regions: number of selected regions.
         projection: width of the embeddings.
-        prompt_tokens: of the prompts that are asked for, the longest of them.
+        prompt_tokens: number of tokens of the longest prompt.
     """
 
     image: tuple[int, int, int]
@@ -67,7 +67,7 @@ class Network(Record, frozen=True):
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any], prompt_tokens: int) -> Network:
-        """From a configuration as a manifest or a checkpoint holds it."""
+        """Sizes of a configuration in a manifest or a checkpoint."""
         vision, text = config["vision_config"], config["text_config"]
         tower = ("hidden_size", "intermediate_size", "num_hidden_layers")
         groups = vision["num_attention_heads"] if config["region_rollout"] == "per_head" else 1
@@ -84,7 +84,7 @@ class Network(Record, frozen=True):
         )
 
     def cost(self, case: Case, precision: str) -> Cost | None:
-        """Of one call of a graph, or of pixels to findings; None for files, whose decoding is no matrix product."""
+        """Cost of one call; None for files, since decoding is not a product of matrices."""
         size = BYTES.get(precision, 4)
         images, prompts, tokens = case.batch, case.prompts, self.prompt_tokens
         if case.stage == "image_encoder":
@@ -115,16 +115,16 @@ class Network(Record, frozen=True):
         width, inner, blocks = self.fusion
         of_image, of_text = images * (1 + self.regions), prompts * self.prompt_tokens
         joint = 1 + self.regions + self.prompt_tokens
-        # Each side once: its projection, and queries, keys and values of the first block.
+        # Once for each side: its projection, and queries, keys and values of the first block.
         sides = 2 * of_image * self.image[0] * width + 2 * of_text * self.text[0] * width
         sides += 6 * (of_image + of_text) * width**2
-        # Then every pair. Of the last block two rows are read, and go through its MLP and to the score.
+        # Once for each pair. In the last block only two rows go through the MLP and to the score.
         whole = 4 * joint**2 * width + 2 * joint * width**2 + 4 * joint * width * inner
         again = 6 * joint * width**2
         pair = 4 * 2 * width**2 + 4 * 2 * width * inner
         if blocks == 1:
             return sides + images * prompts * (pair + 4 * 2 * joint * width)
-        # Their heads attend to whole tokens: keys and values are made of the rows and not of the tokens.
+        # For two rows it is cheaper to apply the key and value matrices to the rows than to all tokens.
         pair += 4 * 2 * self.fusion_heads * joint * width + 6 * 2 * width**2
         pair += (blocks - 1) * whole + (blocks - 2) * again
         return sides + images * prompts * pair

@@ -1,4 +1,4 @@
-"""What is measured, and for how long."""
+"""Options of a benchmark."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ __all__ = ["BenchOptions"]
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """Checked when made.
+    """Options of a benchmark.
 
     Attributes:
-        stages: graphs alone, pixels to findings, files to findings.
-        batches: images a call.
-        prompts: numbers of prompts, even ones; the model's own if there are none.
-        callers: threads that call at once, of what is more than a graph.
-        shares: of open loop: rates as shares of the calls a second that the closed loop reached.
-        rates: of open loop: calls a second.
-        p99_ms: find the highest rate whose p99 stays below this.
-        seconds: that measuring may take, about; opening, warm-up until calm, quality and slow calls come on top.
-        load_seconds: of a window of calls that arrive at random, at least; longer at a rate of less than 20 a second.
-        rounds: in which everything takes its turn; fewer, but no fewer than 5, if the time would not do.
-        tolerance: how far windows may differ and still count as calm.
-        files: encoded images that are read; the sample radiographs (PNG) if there are none.
+        stages: single graphs, pixels to findings, files to findings.
+        batches: numbers of images per call.
+        prompts: even numbers of prompts; by default that of the model.
+        callers: numbers of threads that call at the same time, for stages that are not a single graph.
+        shares: rates of the open loop, as shares of the calls per second that the closed loop reached.
+        rates: rates of the open loop, in calls per second.
+        p99_ms: find the highest rate whose p99 is below this.
+        seconds: approximate time for measuring, without opening, warm-up, quality and slow calls.
+        load_seconds: least length of a window of the open loop; windows are longer at less than 20 calls per second.
+        rounds: number of rounds. It is reduced, but not below 5, if the time does not suffice.
+        tolerance: how much windows of a steady state may differ.
+        files: encoded images; by default the sample radiographs (PNG).
         exact: whether files are read in full; see `lrclr.images.read_for_model`.
         peaks: whether to measure the machine's fastest product of matrices.
-        seed: of orders and arrivals.
+        seed: random seed of orders and arrivals.
     """
 
     stages: tuple[Stage, ...] = STAGES
@@ -56,9 +56,9 @@ class BenchOptions:
     def __post_init__(self) -> None:
         for stage in self.stages:
             if stage not in STAGES:
-                raise UsageError(f"there is no stage {stage!r}", fix=f"Choose from {', '.join(STAGES)}.")
+                raise UsageError(f"unknown stage {stage!r}", fix=f"Choose from {', '.join(STAGES)}.")
         if not self.stages:
-            raise UsageError("nothing is to be measured", fix=f"Choose from {', '.join(STAGES)}.")
+            raise UsageError("there is no stage to measure", fix=f"Choose from {', '.join(STAGES)}.")
         for name, values in (("batch", self.batches), ("prompts", self.prompts), ("concurrency", self.callers)):
             if any(not 1 <= value <= 4096 for value in values) or (not values and name != "prompts"):
                 raise UsageError(f"{name} must be whole numbers from 1 to 4096")
@@ -72,11 +72,11 @@ class BenchOptions:
 
     @property
     def load_stage(self) -> Stage:
-        """What calls that arrive at random ask for."""
+        """The stage of the open loop."""
         return "classifier" if "classifier" in self.stages else self.stages[-1]
 
     def to_dict(self) -> dict[str, Any]:
-        """For the result: without the names of files."""
+        """The options in JSON's types, without names of files."""
         return {
             "stages": list(self.stages), "batches": list(self.batches), "prompts": list(self.prompts),
             "callers": list(self.callers), "shares": list(self.shares), "rates": list(self.rates),

@@ -1,4 +1,4 @@
-"""A benchmark as JSON, Markdown and one HTML page."""
+"""Reports of a benchmark in JSON, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ REPORTS = (RESULT, "bench.md", "bench.html")
 
 
 def check_folder(folder: Path) -> None:
-    """Raise now what `save_reports` would raise after minutes of measuring.
+    """Check before the measurement that `save_reports` can write.
 
     Raises:
-        UsageError: the folder holds anything else.
+        UsageError: the folder holds other files.
     """
     check_replaceable(folder, REPORTS, overwrite=True)
 
@@ -41,8 +41,8 @@ def save_reports(folder: Path, result: Result) -> None:
     """Write ``bench.json``, ``bench.md`` and ``bench.html``, in place of earlier ones.
 
     Raises:
-        UsageError: the folder holds anything else.
-        LrclrError: it cannot be written; what was there before is unchanged.
+        UsageError: the folder holds other files.
+        LrclrError: the folder cannot be written; its content is unchanged.
     """
     with replace_directory(folder, expected=REPORTS, overwrite=True) as staging:
         for name, text in zip(REPORTS, (result_json(result), markdown(result), html(result)), strict=True):
@@ -50,17 +50,17 @@ def save_reports(folder: Path, result: Result) -> None:
 
 
 def markdown(result: Result) -> str:
-    """The figures as Markdown, then the machine that they are of."""
+    """Figures and machine in Markdown."""
     return render("bench.md", **_values(result))
 
 
 def comparison_markdown(comparison: ResultComparison) -> str:
-    """Every figure of two results, for a pull request."""
+    """Comparison of two results in Markdown, for a pull request."""
     return render("bench_compare.md", comparison=comparison)
 
 
 def html(result: Result) -> str:
-    """One page with every table and chart. The same result gives the same bytes."""
+    """Page with all tables and charts. The same result gives the same bytes."""
     values = _values(result)
     measurements = [row.measurement for row in (*values["closed"], *values["opened"])]
     series = {target.label: number for number, target in enumerate(result.targets)}
@@ -105,7 +105,7 @@ def html(result: Result) -> str:
 
 
 def _values(result: Result) -> dict[str, Any]:
-    """What Markdown and page both show."""
+    """Values that Markdown and page share."""
     rows = rows_of(result)
     return {
         "version": result.environment["lrclr"],
@@ -135,7 +135,7 @@ def _machine_line(result: Result) -> str:
 
 
 def _headline(result: Result, closed: Sequence[Row]) -> list[Row]:
-    """The smallest batch of the whole classifier, for the first six targets."""
+    """Rows of the classifier with the smallest batch, of the first six targets."""
     smallest = min((each.case.batch for each in result.measurements if each.case.stage == "classifier"), default=0)
     wanted = ("classifier", 1, smallest)
     cases = [(row, row.measurement.case) for row in closed]
@@ -143,7 +143,7 @@ def _headline(result: Result, closed: Sequence[Row]) -> list[Row]:
 
 
 def _machine_cells(measurement: Measurement) -> list[str]:
-    """Processors, memory and clocks during one case: medians of its rounds."""
+    """Use of processors, memory and clocks in one case: medians over its rounds."""
     uses = [each.use for each in measurement.rounds]
 
     def middle(values: Sequence[float | None], form: str) -> str:
@@ -179,7 +179,7 @@ def _lists(result: Result) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _groups(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
-    """Those of one case together, in the order of the first."""
+    """Measurements grouped by case, in the order of the first of each."""
     order = {key: place for place, key in reversed(list(enumerate(each.case.key for each in measurements)))}
     ordered = sorted(measurements, key=lambda each: order[each.case.key])
     return [list(group) for _, group in groupby(ordered, key=lambda each: each.case.key)]

@@ -1,4 +1,4 @@
-"""What a benchmark found: raw samples and what they were taken on. Every figure is made from them when it is shown."""
+"""Result of a benchmark: raw samples and the machine. All figures are computed from the samples."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _Positive = Annotated[float, Meta(gt=0)]
 
 
 class Round(Record, frozen=True):
-    """One window.
+    """One window of calls.
 
     Attributes:
-        seconds: that it took on the wall.
-        latency_us: of every call, in microseconds: from its begin, or in open loop from the moment that it was due.
-        use: of the machine.
-        due: calls that were due in it, of open loop; those that are not in `latency_us` were given up.
-        saturated: whether calls came faster than they were answered, of open loop.
+        seconds: wall time.
+        latency_us: latency of every call in microseconds, from its begin, or in open loop from when it was due.
+        use: use of the machine.
+        due: in open loop, the number of calls that were due. Calls that are not in `latency_us` were given up.
+        saturated: in open loop, whether calls arrived faster than they were answered.
     """
 
     seconds: _Positive
@@ -40,7 +40,7 @@ class Round(Record, frozen=True):
 
     @property
     def lost(self) -> int:
-        """Calls that were due and were given up."""
+        """Number of calls that were due and were given up."""
         return 0 if self.due is None else self.due - len(self.latency_us)
 
 
@@ -48,11 +48,11 @@ class Measurement(Record, frozen=True):
     """All rounds of a case.
 
     Attributes:
-        case: what was measured.
-        warmup_us: median latency of each window before anything counted.
-        settled: whether the last of those were alike, so that a steady state was reached.
-        tolerance: how far rounds may differ.
-        rounds: that count.
+        case: the case.
+        warmup_us: median latency of each window of the warm-up.
+        settled: whether the last windows of the warm-up were alike: a steady state.
+        tolerance: how much rounds may differ.
+        rounds: the measured rounds.
     """
 
     case: Case
@@ -68,7 +68,7 @@ class Measurement(Record, frozen=True):
 
     @property
     def quantiles_ms(self) -> dict[str, float]:
-        """Of the calls of all rounds."""
+        """Quantiles of the latency over the calls of all rounds, in milliseconds."""
         return {name: value / 1e3 for name, value in quantiles(self.samples_us).items()}
 
     @property
@@ -78,36 +78,35 @@ class Measurement(Record, frozen=True):
 
     @property
     def throughput(self) -> DefinedEstimate:
-        """Images, or prompts of the text encoder, a second."""
+        """Images per second; for the text encoder, prompts per second."""
         done = [len(each.latency_us) * self.case.items for each in self.rounds]
         return throughput_interval(done, [each.seconds for each in self.rounds])
 
     @property
     def spread(self) -> float:
-        """Interquartile range of the rounds' medians, relative to their median; 0 for a single round."""
+        """Interquartile range of the medians of the rounds, relative to their median; 0 for a single round."""
         return spread(self.medians)
 
     @property
     def stable(self) -> bool:
-        """Whether all was calm and the rounds are alike; of open loop, whether calls were kept up with."""
+        """Whether the rounds are alike, after a steady state; in open loop, whether the queue did not grow."""
         if self.case.rate is not None:
             return not self.saturated
         return self.settled and self.spread <= self.tolerance
 
     @property
     def saturated(self) -> bool:
-        """Whether calls came faster than they were answered, in most rounds: a single queue may grow by chance."""
+        """Whether calls arrived faster than they were answered, in most rounds. One queue may grow by chance."""
         return 2 * sum(each.saturated for each in self.rounds) > len(self.rounds)
 
 
 class Search(Record, frozen=True):
-    """The highest rate of calls whose p99 keeps a target, by bisection.
+    """The highest rate of calls whose p99 meets a target, by bisection.
 
     Attributes:
-        case: what was called; its rate is the highest that held, 0 if none did.
+        case: the case. Its rate is the highest that met the target, 0 if none did.
         p99_ms: the target.
-        trials: every rate that was tried, its p99 in milliseconds (None where calls were not kept up with), and whether
-            it held.
+        trials: every rate that was tried, its p99 in milliseconds (None if saturated), and whether it met the target.
     """
 
     case: Case
@@ -116,20 +115,20 @@ class Search(Record, frozen=True):
 
 
 class Quality(Record, frozen=True):
-    """How right the answers are, of the very object that was timed.
+    """Correctness of a target's answers.
 
     Attributes:
-        reference: what they were held against, in words.
-        verdict: ``"wrong"`` if a gate refuses.
-        refused: the gates that refused, each in a line.
-        gates: how many there were.
-        cosine, centred_cosine: least of the image embeddings with the reference's; None where nothing was compared.
-        text_cosine: of the text embeddings.
-        region_agreement: share of the selected regions that are the reference's.
+        reference: the reference, in words.
+        verdict: ``"wrong"`` if a gate refused.
+        refused: the gates that refused, one line each.
+        gates: number of gates.
+        cosine, centred_cosine: smallest cosine of image embeddings with the reference; None without a comparison.
+        text_cosine: smallest cosine of text embeddings with the reference.
+        region_agreement: share of the selected regions that are equal to the reference's.
         probability_error: largest difference of a finding's probability.
-        auroc: mean over the findings that both the model and the carried radiographs know.
-        auroc_reference: of the reference.
-        auroc_images: carried radiographs.
+        auroc: mean over the findings that both the model and the packaged radiographs have.
+        auroc_reference: the same for the reference.
+        auroc_images: number of packaged radiographs.
     """
 
     reference: str
@@ -147,19 +146,19 @@ class Quality(Record, frozen=True):
 
 
 class TargetInfo(Record, frozen=True):
-    """What was measured.
+    """Description of a target.
 
     Attributes:
-        label: short, unlike any other in the result.
+        label: short name, unique in the result.
         kind: ``"bundle"``, ``"checkpoint"`` or ``"server"``.
-        engine: its own name, with version.
-        precision: what the matrix products compute in, as the model says.
+        engine: name of the engine, with its version.
+        precision: type of the matrix products, by the model.
         transport: ``"in process"``, ``"grpc"`` or ``"grpc, shared memory"``.
-        threads: of one operator; None for the engine's own choice.
-        sha256: of the bundle's manifest or of the checkpoint.
-        checkpoint_sha256: of the weights that it all began with.
-        network: sizes that operations are counted from; None where they are not known.
-        quality: how right it is.
+        threads: threads of one operator; None for the default of the engine.
+        sha256: hash of the bundle's manifest or of the checkpoint.
+        checkpoint_sha256: hash of the checkpoint of the weights.
+        network: sizes by which operations are counted; None if unknown.
+        quality: correctness of its answers.
     """
 
     label: str
@@ -175,7 +174,7 @@ class TargetInfo(Record, frozen=True):
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What makes two targets of two results one and the same: all but versions and weights."""
+        """Equal for targets of two results that differ only in versions and weights."""
         return (self.kind, self.engine.split(" ")[0], self.precision, self.transport)
 
 
@@ -183,8 +182,8 @@ class Peak(Record, frozen=True):
     """The fastest matrix product of large matrices that was measured here, on all cores.
 
     Attributes:
-        dtype: of its operands.
-        gops: 10⁹ multiplications and additions a second.
+        dtype: type of the operands.
+        gops: 10⁹ multiplications and additions per second.
         by: the library.
     """
 
@@ -194,18 +193,18 @@ class Peak(Record, frozen=True):
 
 
 class Result(Record, frozen=True):
-    """A benchmark.
+    """Result of a benchmark.
 
     Attributes:
         environment: see `environment`.
-        settings: how it was measured.
-        targets: what was measured, with its quality.
-        measurements: of each case.
-        searches: for the highest rate.
-        peaks: of this machine.
-        bandwidth_gbs: of copying memory, 10⁹ bytes read and written a second; None if it was not measured.
+        settings: options of the benchmark.
+        targets: the targets, with their quality.
+        measurements: one for each case.
+        searches: searches for the highest rate.
+        peaks: peaks of this machine.
+        bandwidth_gbs: speed of copying memory, in 10⁹ bytes read and written per second; None if not measured.
         left_out: cases that could not be measured, with the reason.
-        complete: False if it was interrupted: rounds that were whole by then are kept.
+        complete: False if it was interrupted; then it holds the rounds that were complete.
     """
 
     environment: dict[str, Any]
@@ -219,10 +218,10 @@ class Result(Record, frozen=True):
     complete: bool = True
 
     def target(self, label: str) -> TargetInfo:
-        """The one of this label."""
+        """The target with a label."""
         return next(target for target in self.targets if target.label == label)
 
     @property
     def wrong(self) -> list[TargetInfo]:
-        """Targets whose answers are not the reference's."""
+        """Targets whose answers differ from the reference."""
         return [target for target in self.targets if target.quality.verdict == "wrong"]

@@ -1,7 +1,7 @@
-"""What is said of samples: quantiles that were seen, intervals by the bootstrap over rounds, and whether all was calm.
+"""Statistics of samples: quantiles, intervals by the bootstrap over rounds, and whether a steady state was reached.
 
-Calls within a round follow each other within milliseconds and share whatever disturbed the machine then; they are not
-independent, however many there are. Rounds lie apart. Every interval here therefore draws whole rounds.
+Calls within a round follow each other within milliseconds and are disturbed by the same events, so they are not
+independent. Rounds are further apart in time. The bootstrap therefore draws whole rounds.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ __all__ = [
 QUANTILES: Final = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99, "max": 1.0}
 RESAMPLES: Final = 2000
 LEAST_ROUNDS: Final = 3
-"""Fewer rounds have no interval: drawing from two gives little but those two."""
+"""Fewer rounds have no interval."""
 _ENDS: Final = (2.5, 97.5)
 
 
 def quantiles(samples: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
-    """`QUANTILES` by nearest rank: each is a sample that was seen, at least that share of all being no larger.
+    """`QUANTILES` by nearest rank: the smallest sample that is not below the given share of all samples.
 
-    Of fewer than 100 samples the p99 is the largest.
+    With fewer than 100 samples the p99 is the largest.
 
     Raises:
         ValueError: there are no samples.
@@ -50,11 +50,11 @@ def quantiles(samples: Sequence[float] | NDArray[np.float64]) -> dict[str, float
 
 
 def throughput_interval(done: Sequence[float], seconds: Sequence[float]) -> DefinedEstimate:
-    """What was done a second over all rounds, with its interval.
+    """Throughput over all rounds, with its interval.
 
     Args:
-        done: in each round.
-        seconds: that each round took.
+        done: number of items of each round.
+        seconds: time of each round.
     """
     amount, time = np.asarray(done, np.float64), np.asarray(seconds, np.float64)
     value = float(amount.sum() / time.sum())
@@ -65,7 +65,7 @@ def throughput_interval(done: Sequence[float], seconds: Sequence[float]) -> Defi
 
 
 def median_interval(rounds: Sequence[float]) -> DefinedEstimate:
-    """The median of one figure a round, with its interval."""
+    """Median of a figure over the rounds, with its interval."""
     values = np.asarray(rounds, np.float64)
     value = float(np.median(values))
     draws = _draws(len(values), 0)
@@ -73,7 +73,7 @@ def median_interval(rounds: Sequence[float]) -> DefinedEstimate:
 
 
 def ratio_of_medians(over: Sequence[float], under: Sequence[float]) -> DefinedEstimate:
-    """Median of one run's rounds over the median of another's. The runs are drawn from independently."""
+    """Median of the rounds of one run over that of another. The bootstrap draws from the runs independently."""
     first, second = np.asarray(over, np.float64), np.asarray(under, np.float64)
     value = float(np.median(first) / np.median(second))
     draws = (_draws(len(first), 1), _draws(len(second), 2))
@@ -83,18 +83,18 @@ def ratio_of_medians(over: Sequence[float], under: Sequence[float]) -> DefinedEs
 
 
 def paired_ratio(over: Sequence[float], under: Sequence[float]) -> DefinedEstimate:
-    """Median of the ratios round by round, of two that took turns in one run."""
+    """Median of the ratios by round, for two cases of the same run."""
     return median_interval(np.asarray(over, np.float64) / np.asarray(under, np.float64))  # type: ignore[arg-type]
 
 
 def settled(windows: Sequence[float], *, count: int, tolerance: float) -> bool:
-    """Whether the last `count` windows lie within `tolerance` of their mean, from the lowest to the highest."""
+    """Whether the range of the last `count` windows is within `tolerance` of their mean."""
     last = windows[-count:]
     return len(last) == count and max(last) - min(last) <= tolerance * float(np.mean(last))
 
 
 def spread(rounds: Sequence[float]) -> float:
-    """Interquartile range of one figure a round, over their median."""
+    """Interquartile range of a figure over the rounds, relative to its median."""
     low, middle, high = np.percentile(np.asarray(rounds, np.float64), (25, 50, 75))
     return float((high - low) / middle)
 

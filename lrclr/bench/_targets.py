@@ -1,4 +1,4 @@
-"""What can be measured: a bundle in an engine, a checkpoint in torch, a server with and without shared memory."""
+"""Targets of a benchmark: a bundle in an engine, a checkpoint in torch, a server with or without shared memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenOptions", "Target", "is_server", "open_targets"]
 
-# Whatever looks like an address or a URL: `Client` says what is wrong with it.
+# Addresses and URLs, also invalid ones: `Client` gives the error.
 _ADDRESS = re.compile(r"^(\w+://.*|\[.*\].*|[^/\\\s:]+:\d+)$")
 
 
@@ -42,11 +42,11 @@ class OpenOptions:
     """How targets are opened.
 
     Attributes:
-        engines: that run each bundle, one after another; a bundle's own if there are none.
-        provider: ``"cpu"`` or ``"cuda"``, of ONNX Runtime and torch.
-        threads: of one operator; None for the engine's own choice.
-        shared_memory: whether a server is also asked through shared memory.
-        reading: options of `load_checkpoint`, of checkpoints.
+        engines: engines that run each bundle; by default the bundle's engine.
+        provider: ``"cpu"`` or ``"cuda"``, for ONNX Runtime and torch.
+        threads: threads of one operator; None for the default of the engine.
+        shared_memory: whether a server is also measured with shared memory.
+        reading: options of `load_checkpoint` for checkpoints.
     """
 
     engines: tuple[str, ...] = ()
@@ -58,15 +58,15 @@ class OpenOptions:
 
 @dataclass(frozen=True)
 class Target:
-    """An opened one. Exactly one of `classifier` and `client` answers.
+    """An opened target. Exactly one of `classifier` and `client` is set.
 
     Attributes:
-        info: for the result.
-        spec: what is known of its model.
-        engine: that runs its graphs.
-        bundle: if it is one, here.
-        classifier: answers here.
-        client: asks a server.
+        info: description for the result.
+        spec: description of the model.
+        engine: runs its graphs.
+        bundle: the bundle; None for a checkpoint or a server.
+        classifier: computes answers in this process.
+        client: sends requests to a server.
     """
 
     info: TargetInfo
@@ -99,7 +99,7 @@ class Target:
         return predictions
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
-        """Decoded images to the model's own findings, in as many calls as it takes."""
+        """Decoded images to the findings of the model, in as many calls as needed."""
         if self.classifier is not None:
             return self.classifier.predict(images)
         assert self.client is not None  # noqa: S101 - for the type checker
@@ -109,20 +109,20 @@ class Target:
 
 
 def is_server(target: str) -> bool:
-    """Whether this is an address rather than a file, a folder or ``default``."""
+    """Whether a target is an address, and not a file, a folder or ``default``."""
     return not Path(target).exists() and (_ADDRESS.match(target) is not None or ip_address(target) is not None)
 
 
 @contextmanager
 def open_targets(given: Sequence[str], options: OpenOptions | None = None) -> Iterator[list[Target]]:
-    """Open everything that shall be measured, in this order.
+    """Open targets, in order.
 
     Raises:
-        LrclrError: one of them cannot be opened.
+        LrclrError: a target cannot be opened.
     """
     options = options or OpenOptions()
     if not given:
-        raise UsageError("there is nothing to measure", fix="Give a bundle, a checkpoint, or HOST:PORT of a server.")
+        raise UsageError("there is no target to measure", fix="Give a bundle, a checkpoint, or HOST:PORT of a server.")
     found: list[Target] = []
     with ExitStack() as stack:
         for one in given:
@@ -152,7 +152,7 @@ def _local(
     classifier: ZeroShotClassifier, config: dict[str, Any], options: OpenOptions, bundle: Bundle | None
 ) -> Target:
     spec = classifier.spec
-    assert spec.tokenizer is not None  # noqa: S101 - a server's alone is missing
+    assert spec.tokenizer is not None  # noqa: S101 - for the type checker
     tokens = spec.tokenizer.encode(spec.findings.prompts).input_ids.shape[1]
     info = TargetInfo(
         label=f"{spec.kind} {spec.precision} {classifier.engine.name.split(' ')[0]}",
@@ -171,28 +171,28 @@ def _local(
 def _server(stack: ExitStack, address: str, *, shared: bool) -> Target:
     from lrclr.triton.client import Client, ClientOptions, TritonEngine
 
-    # A call that is repeated would be timed with its pauses: what fails shall be seen.
+    # Without repetitions, whose pauses would be part of the time.
     client = stack.enter_context(Client(address, ClientOptions(retries=0, shared_memory=shared)))
-    told = client.describe()
+    description = client.describe()
     spec = ModelSpec(
-        preprocess=PreprocessSpec.from_dict(told["preprocess"]),
+        preprocess=PreprocessSpec.from_dict(description["preprocess"]),
         tokenizer=None,
-        findings=FindingSet.loads(told["findings"]),
-        patch_size=int(told["patch_size"]),
-        max_batch=int(told["max_batch"]),
-        alpha=float(told["alpha"]),
-        calibration=ScoreCalibration.from_dict(told),
-        fusion_trained=bool(told["fusion_trained"]),
+        findings=FindingSet.loads(description["findings"]),
+        patch_size=int(description["patch_size"]),
+        max_batch=int(description["max_batch"]),
+        alpha=float(description["alpha"]),
+        calibration=ScoreCalibration.from_dict(description),
+        fusion_trained=bool(description["fusion_trained"]),
         kind="server",
-        sha256=str(told["bundle"]),
-        checkpoint_sha256=str(told["checkpoint"]),
-        precision=str(told["precision"]),
+        sha256=str(description["bundle"]),
+        checkpoint_sha256=str(description["checkpoint"]),
+        precision=str(description["precision"]),
     )
     transport = "grpc, shared memory" if shared else "grpc"
     info = TargetInfo(
         label=f"server {spec.precision} {transport}",
         kind="server",
-        engine=f"triton, {told['engine']}",
+        engine=f"triton, {description['engine']}",
         precision=spec.precision,
         transport=transport,
         threads=None,
@@ -203,7 +203,7 @@ def _server(stack: ExitStack, address: str, *, shared: bool) -> Target:
 
 
 def _labelled(targets: list[Target]) -> list[Target]:
-    """With a number where two would be called the same."""
+    """Make labels unique by a number."""
     count: dict[str, int] = {}
     named = []
     for target in targets:

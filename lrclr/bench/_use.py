@@ -1,4 +1,4 @@
-"""What a window cost the machine, from counters read before and after it: no thread samples beside the work."""
+"""Use of the machine during a window, from counters before and after it. No thread takes samples meanwhile."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _THROTTLES: Final = "devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_co
 
 
 class Use(Record, frozen=True):
-    """Between two moments; ``None`` where this system does not tell.
+    """Use of the machine between two moments; ``None`` where the system gives no value.
 
     Attributes:
-        cpu_seconds: of this process, all threads. A server's are not in it.
-        process: share of the machine's processors that this process had.
-        others: share that anything else had, a server on this machine included.
+        cpu_seconds: processor time of this process, without that of a server.
+        process: share of the machine's processors that this process used.
+        others: share that other processes used, including a server on this machine.
         stolen: share that a hypervisor gave to another machine.
         rss_mib: memory of this process at the end.
         mhz: mean clock of the processors at the end.
-        throttled: how often heat held a processor back.
-        joules: of the first processor package.
-        gpu: of all GPUs.
+        throttled: number of times that heat lowered the clock of a processor.
+        joules: energy of the first processor package.
+        gpu: use of all GPUs.
     """
 
     cpu_seconds: float
@@ -45,19 +45,19 @@ class Use(Record, frozen=True):
 
 
 class Meter:
-    """Reads the counters when made, and again in `stop`."""
+    """Reads the counters when it is created, and again in `stop`."""
 
     def __init__(self) -> None:
         self._throttles, self._joules, self._gpu = _throttles(), _joules(), GpuMeter()
         self._ticks, self._cpu, self._wall = _ticks(), time.process_time(), time.perf_counter()
 
     def stop(self) -> Use:
-        """What was used since."""
+        """Use since the start."""
         wall, cpu, ticks = time.perf_counter() - self._wall, time.process_time() - self._cpu, _ticks()
         process = cpu / (wall * processors())
         others = stolen = None
         busy, steal, total = (now - then for now, then in zip(ticks, self._ticks, strict=True))
-        # The kernel counts in hundredths of a second: too short a window tells nothing.
+        # The kernel counts in hundredths of a second, which is too coarse for a short window.
         if total >= 0.1:
             others, stolen = max(0.0, busy / total - process), steal / total
         throttles, joules = _throttles(), _joules()
@@ -69,18 +69,18 @@ class Meter:
             rss_mib=psutil.Process().memory_info().rss / 2**20,
             mhz=_mhz(),
             throttled=None if throttles is None or self._throttles is None else throttles - self._throttles,
-            # The counter begins anew when it is full.
+            # The counter restarts from 0 when it overflows.
             joules=None if joules is None or self._joules is None or joules < self._joules else joules - self._joules,
             gpu=self._gpu.stop(),
         )
 
 
 def _ticks() -> tuple[float, float, float]:
-    """Seconds that the machine's processors were busy, stolen by a hypervisor, and all, so far."""
+    """Seconds of the machine's processors so far: busy, stolen by a hypervisor, and total."""
     times = psutil.cpu_times()
     steal = getattr(times, "steal", 0.0)
     idle = times.idle + getattr(times, "iowait", 0.0)
-    # Linux counts guests in `user` already.
+    # On Linux, `user` includes the time of guests.
     total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
     return total - idle - steal, steal, total
 
@@ -91,8 +91,13 @@ def _mhz() -> float | None:
 
 
 def _throttles() -> int | None:
-    values = _numbers(Path("/sys"), _THROTTLES)
-    return sum(values) if values else None
+    counts = []
+    for path in Path("/sys").glob(_THROTTLES):
+        try:
+            counts.append(int(path.read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            continue
+    return sum(counts) if counts else None
 
 
 def _joules() -> float | None:
@@ -100,13 +105,3 @@ def _joules() -> float | None:
         return int(_RAPL.read_text(encoding="ascii")) / 1e6
     except (OSError, ValueError):
         return None
-
-
-def _numbers(root: Path, pattern: str) -> list[int]:
-    found = []
-    for path in root.glob(pattern):
-        try:
-            found.append(int(path.read_text(encoding="ascii")))
-        except (OSError, ValueError):
-            continue
-    return found

@@ -1,4 +1,4 @@
-"""What every report shows of a result, so that table, Markdown and page say the same."""
+"""Rows and remarks of a result, shared by table, Markdown and page."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ QUALITY_HEADS = (
 
 @dataclass(frozen=True)
 class Row:
-    """A measurement as it is shown.
+    """A row of a table.
 
     Attributes:
-        measurement: with its samples.
-        faster: how many times faster than the first target, round by round; None for the first itself.
-        peak_share: operations a second over the machine's peak; None where they are not counted.
-        joules: that GPUs, or the processor's package where there is none, took for an image or a prompt.
+        measurement: the measurement.
+        faster: how many times faster than the first target, by round; None for the first target.
+        peak_share: operations per second over the machine's peak; None if operations are not counted.
+        joules: energy per image or prompt, of GPUs, or of the processor's package without GPUs.
         wrong: whether the target's answers are wrong.
     """
 
@@ -42,7 +42,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """How far the figures can be trusted, in a word."""
+        """Reliability of the figures, in a word."""
         if self.wrong:
             return "WRONG"
         if self.measurement.stable:
@@ -52,12 +52,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Work:
-    """A case in the roofline.
+    """A point of the roofline.
 
     Attributes:
-        gops: 10⁹ operations a second.
-        intensity: operations a byte that must be moved.
-        peak: that it is held against.
+        gops: 10⁹ operations per second.
+        intensity: operations per byte.
+        peak: the peak with which it is compared.
     """
 
     gops: float
@@ -66,12 +66,12 @@ class Work:
 
     @property
     def share(self) -> float:
-        """Of the peak."""
+        """Share of the peak."""
         return self.gops / self.peak.gops
 
 
 def rows_of(result: Result) -> list[Row]:
-    """Every measurement; those of one case stand together, in the order of the first of them."""
+    """All measurements grouped by case, in the order of the first of each."""
     wrong = {target.label for target in result.wrong}
     first = {each.case.key: each for each in result.measurements if each.case.target == result.targets[0].label}
     rows = []
@@ -83,14 +83,14 @@ def rows_of(result: Result) -> list[Row]:
         work = share_of_peak(result, each)
         share = None if work is None else work.share
         rows.append(Row(each, faster, share, _joules(each), each.case.target in wrong))
-    # A share of capacity is another rate for each target, and the same question.
+    # Cases at the same share of capacity belong together, though their rates differ.
     asked = [(*row.measurement.case.key[:4], row.measurement.case.share or row.measurement.case.rate) for row in rows]
     order = {key: place for place, key in reversed(list(enumerate(asked)))}
     return [rows[place] for place in sorted(range(len(rows)), key=lambda place: order[asked[place]])]
 
 
 def share_of_peak(result: Result, measurement: Measurement) -> Work | None:
-    """What a case reaches of the machine's peak in the type that its engine computes in, in closed loop."""
+    """Speed of a case in closed loop relative to the machine's peak, in the type in which its engine computes."""
     case, target = measurement.case, result.target(measurement.case.target)
     if target.network is None or case.rate is not None:
         return None
@@ -103,7 +103,7 @@ def share_of_peak(result: Result, measurement: Measurement) -> Work | None:
 
 
 def quality_cells(quality: Quality) -> tuple[str, ...]:
-    """In the order of `QUALITY_HEADS`."""
+    """Cells in the order of `QUALITY_HEADS`."""
     area = fixed(quality.auroc, 4)
     if quality.auroc is not None and quality.auroc_reference is not None:
         area += f" of {quality.auroc_reference:.4f}"
@@ -115,23 +115,23 @@ def quality_cells(quality: Quality) -> tuple[str, ...]:
 
 
 def notes_of(result: Result) -> Iterator[str]:
-    """What a reader must know before the figures."""
+    """Remarks that a reader must know before the figures."""
     if not result.complete:
-        yield "Interrupted: only what was whole by then is here."
+        yield "Interrupted: only the complete rounds are shown."
     for target in result.wrong:
         more = f" ({len(target.quality.refused)} of {target.quality.gates} gates refuse)"
-        yield f"{target.label} is WRONG: {target.quality.refused[0]}{more}. Its speed means nothing."
+        yield f"{target.label} is WRONG: {target.quality.refused[0]}{more}. Its speed has no meaning."
     unstable = sum(not each.stable for each in result.measurements if each.case.rate is None)
     if unstable:
         count = sum(each.case.rate is None for each in result.measurements)
-        yield f"{unstable} of {count} configurations never came to rest: their figures are marked unstable."
+        yield f"{unstable} of {count} configurations did not reach a steady state: their figures are marked unstable."
     crowded = [use.others for each in result.measurements for use in (one.use for one in each.rounds) if use.others]
     if crowded and sorted(crowded)[len(crowded) // 2] > 0.1 and all(each.kind != "server" for each in result.targets):
-        yield "Other programs had more than a tenth of the processors for most of the time."
+        yield "Other programs used more than a tenth of the processors for most of the time."
     if any(
         one.use.throttled or (one.use.gpu and one.use.gpu.throttled) for m in result.measurements for one in m.rounds
     ):
-        yield "Heat or power held the machine back while it was measured."
+        yield "Heat or power limits lowered the clock of the machine during the measurement."
     for what, reason in result.left_out:
         yield f"Left out: {what}: {reason}"
 

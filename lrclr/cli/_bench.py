@@ -84,7 +84,16 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     require_bench()
     shares, rates = _rates(rate or (QUICK_RATE if quick else RATES))
-    from lrclr.bench import STAGES, BenchOptions, OpenOptions, Watch, bench, open_targets, reference_from, save_reports
+    from lrclr.bench import (
+        STAGES,
+        BenchOptions,
+        OpenOptions,
+        ProgressCallbacks,
+        bench,
+        open_targets,
+        reference_from,
+        save_reports,
+    )
     from lrclr.bench._reports import check_folder
 
     options = BenchOptions(
@@ -112,7 +121,7 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
         held: Reference | None = None if reference is None else reference_from(reference, reading)
         for target in opened:
             note_assumed(target.spec.assumed)
-        result = bench(opened, options, reference=held, watch=Watch(step, note))
+        result = bench(opened, options, reference=held, progress=ProgressCallbacks(step, note))
     if output is not None:
         save_reports(output, result)
     if as_json:

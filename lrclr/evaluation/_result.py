@@ -1,4 +1,4 @@
-"""What an evaluation found: plain numbers, written to JSON unchanged and drawn by every report."""
+"""Result of an evaluation: numbers for JSON and for all reports."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ _DECIMALS = 6
 
 @dataclass(frozen=True, slots=True)
 class FindingQuality:
-    """How well one finding is recognised.
+    """Recognition of one finding.
 
     Attributes:
         name: the finding.
-        positives, negatives: images that count; uncertain and unlabelled ones are `left_out`.
-        undefined: why the figures below are ``None``, in words; "" where they are defined.
-        auroc, average_precision: of the combined score.
-        auroc_global, auroc_local: of either score alone.
-        threshold: probability from which the finding is called, chosen on validation; ``None`` without validation.
-        f1, sensitivity, specificity: at that threshold.
-        calibration_error: expected calibration error of the probabilities, 15 bins of equal width.
+        positives, negatives: numbers of images.
+        left_out: number of images with an uncertain label or without a label.
+        undefined: the reason why the figures below are ``None``; "" if they are defined.
+        auroc, average_precision: figures of the combined score.
+        auroc_global, auroc_local: figures of the global and of the local score.
+        threshold: probability from which the finding counts as present, chosen on validation; ``None`` without
+            validation.
+        f1, sensitivity, specificity: figures at that threshold.
+        calibration_error: expected calibration error of the probabilities, with 15 bins of equal width.
         calibration_error_scaled: the same with the calibration fitted on validation.
         roc: ``(false positive rate, true positive rate)``, at most 200 points.
-        reliability: per filled bin ``(mean probability, share of positives, images)``, with the fitted calibration if
-            there is one.
+        reliability: ``(mean probability, share of positives, images)`` for each bin with images, with the fitted
+            calibration if there is one.
     """
 
     name: str
@@ -58,7 +60,7 @@ class FindingQuality:
 
 @dataclass(frozen=True, slots=True)
 class MeanQuality:
-    """Means over the findings for which a figure is defined."""
+    """Means over the findings for which the figure is defined."""
 
     findings: int
     auroc: Estimate
@@ -70,17 +72,17 @@ class MeanQuality:
 
 @dataclass(frozen=True, slots=True)
 class Grounding:
-    """How well a finding is located, over the images that have it and a mask or box of it.
+    """Localisation of a finding, over the images that have the finding and a mask or box of it.
 
     Attributes:
         name: the finding, or "mean".
-        images: how many.
-        pointing: share in which the patch with the most region attention touches the mask.
-        pointing_rollout: the same for the patch of greatest importance, which knows of no finding.
-        pointing_chance: share of all patches that touch the mask, the mean over images.
-        hit_rate: share in which at least one selected region touches the mask.
+        images: number of images.
+        pointing: share of images in which the patch with the most region attention touches the mask.
+        pointing_rollout: the same for the patch of greatest importance, which does not depend on the finding.
+        pointing_chance: share of all patches that touch the mask, as the mean over images.
+        hit_rate: share of images in which at least one selected region touches the mask.
         hit_rate_chance: the same for as many different patches drawn at random.
-        mass: region attention that lies inside the mask, each patch's by the share of it that the mask covers.
+        mass: region attention inside the mask. A patch that is partly covered counts by its covered share.
         mass_rollout: the same for importance, normalised over the regions.
         mass_chance: share of the input that the mask covers.
     """
@@ -99,13 +101,13 @@ class Grounding:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image for the gallery, best or worst of its finding. Only in memory and in the HTML page, never in JSON.
+    """An image of the gallery, for memory and the HTML page only. It is not written to JSON.
 
     Attributes:
-        finding: which one was asked for.
-        kind: "best", "missed" (has it, low probability) or "false alarm".
-        probability: the answer.
-        picture: PNG bytes of the radiograph with its heat map beside it.
+        finding: the finding.
+        kind: "best", "missed" (present, with a low probability) or "false alarm".
+        probability: probability of the finding.
+        picture: PNG file of the radiograph with its heat map beside it.
     """
 
     finding: str
@@ -116,21 +118,24 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One model on the images of one dataset. Research use only.
+    """Evaluation of one model on the images of one dataset. Research use only.
 
     Attributes:
         model: kind ("checkpoint" or "bundle"), hash, precision, engine.
         data: hash of the dataset, split, images, images that could not be read, rows left out.
         settings: bootstrap resamples, seed, preset, splits.
         environment: versions and machine.
-        alpha: weight of the local score in effect, and ``alpha_from``: "model", "given" or "validation".
+        alpha: weight of the local score.
+        alpha_from: origin of `alpha`: "model", "given" or "validation".
         alpha_sweep: ``(alpha, mean AUROC on validation)``; empty without validation.
-        score_scale, score_bias: fitted on validation for the findings without values of their own; ``None`` without.
-        finding_calibration: scale and bias fitted on validation by finding.
-        not_calibrated: why a finding has no scale and bias of its own; under "" why there are no shared ones.
-        findings: one per finding, in order.
-        mean: over findings.
-        grounding: one per finding with masks, then "mean"; empty without masks.
+        score_scale, score_bias: calibration fitted on validation, for findings that are not in `finding_calibration`;
+            ``None`` without validation.
+        finding_calibration: scale and bias fitted on validation, by finding.
+        not_calibrated: the reason why a finding is not in `finding_calibration`; under "" why there is no
+            `score_scale`.
+        findings: one for each finding, in order.
+        mean: means over findings.
+        grounding: one for each finding with masks, then "mean"; empty without masks.
     """
 
     model: dict[str, Any]
@@ -149,14 +154,11 @@ class Evaluation:
     not_calibrated: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """The evaluation as JSON, with its schema version.
-
-        Floats are rounded to six decimals, so that two evaluations can be compared by `diff`.
-        """
+        """The evaluation as JSON, with its schema version. Floats are rounded to six decimals, for comparison by `diff`."""
         return json_text({"schema": SCHEMA_VERSION, **asdict(self)})
 
     def save_json(self, path: Path) -> None:
-        """Write `to_json` to a file, whole or not at all."""
+        """Write `to_json` to a file. After an error the file is unchanged."""
         write_whole(path, self.to_json().encode())
 
 

@@ -1,4 +1,4 @@
-"""Scores in a file: numbers, lines of a dataset and hashes of images; no path, no report, no pseudonym."""
+"""Files of scores: numbers, line numbers of a dataset and hashes of images, without paths, reports and pseudonyms."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["is_scores", "load_scores", "save_scores"]
 
 _SCHEMA = 2
-_ONE_SCALE = 1  # with a score scale for all findings, and no bias
-_MOST_BYTES = 1 << 30  # of all arrays, unpacked
+_ONE_SCALE = 1  # older schema: one score scale for all findings, without bias
+_MOST_BYTES = 1 << 30  # unpacked size of all arrays
 _ARRAYS = ("line", "image", "group", "labels", "sizes")
 _INFO = {
     "kind": str,
@@ -50,7 +50,7 @@ def is_scores(path: str | os.PathLike[str]) -> bool:
 
 
 def save_scores(scores: Scores, path: str | os.PathLike[str]) -> None:
-    """Write an ``.npz``, whole or not at all; the same scores give the same bytes."""
+    """Write an ``.npz``. The same scores give the same bytes. After an error the file is unchanged."""
     arrays: dict[str, Any] = {name: getattr(scores, name) for name in _ARRAYS}
     for number, model in enumerate(scores.models):
         for name in Answers.names():
@@ -70,10 +70,10 @@ def save_scores(scores: Scores, path: str | os.PathLike[str]) -> None:
 
 
 def load_scores(path: str | os.PathLike[str]) -> Scores:
-    """Read what `save_scores` wrote; no pickle in it is ever run.
+    """Read a file of `save_scores`. Pickled objects are refused.
 
     Raises:
-        UsageError: the file cannot be read, or is no file of scores.
+        UsageError: the file cannot be read, or is not a file of scores.
     """
     try:
         with Path(path).open("rb") as file:
@@ -87,7 +87,9 @@ def load_scores(path: str | os.PathLike[str]) -> Scores:
         raise UsageError(f"{path} cannot be read", why=error.strerror or type(error).__name__) from error
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, IndexError, zipfile.BadZipFile) as error:
         raise UsageError(
-            f"{path} is no file of scores", why="it is damaged, or of another version", fix="Write it with --scores."
+            f"{path} is not a file of scores",
+            why="it is damaged, or has another version",
+            fix="Write it with --scores.",
         ) from error
     return scores
 
@@ -114,7 +116,7 @@ def _scores(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Sco
 
 
 def _check(scores: Scores) -> None:
-    """Raise ValueError for arrays that do not fit each other: a file may come from anywhere."""
+    """Raise ValueError if shapes or values do not fit each other: the file may be forged."""
     images, findings = len(scores.line), len(scores.findings)
     shapes: list[tuple[NDArray[Any], tuple[int, ...]]] = [
         (scores.line, (images,)),

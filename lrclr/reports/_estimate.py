@@ -1,4 +1,4 @@
-"""A figure with its interval, and how reports show it."""
+"""Estimates with intervals, and their form in reports."""
 
 from __future__ import annotations
 

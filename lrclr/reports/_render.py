@@ -1,7 +1,7 @@
-"""Jinja2 as every report uses it.
+"""Jinja2 templates of reports.
 
-Findings, splits, engines and machines can have any name. Each value is escaped, for HTML or for Markdown, and `clean`
-removes control characters, line breaks and marks that change the direction of writing.
+Names of findings, splits, engines and machines can be any text. Each value is escaped for HTML or Markdown, and `clean`
+replaces control characters, line breaks and marks that change the direction of writing.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["clean", "render"]
 
 
 def render(template: str, **values: Any) -> str:
-    """A report from one of ``lrclr/reports/templates``.
+    """Render one of ``lrclr/reports/templates``.
 
     Args:
-        template: its file name, which ends in ``.html`` or ``.md``; values are escaped accordingly.
-        **values: what the template uses; a name that is missing is an error.
+        template: name of its file, which ends in ``.html`` or ``.md``; values are escaped accordingly.
+        **values: values of the template. A missing name is an error.
 
     Raises:
         MissingExtraError: Jinja2 is not installed.
@@ -40,7 +40,7 @@ def clean(text: str) -> str:
 
 
 def _in_markdown(text: str) -> str:
-    """`text` as text in Markdown, in a cell of a table too."""
+    """`text`, escaped for Markdown, also for cells of tables."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
 
 

@@ -15,8 +15,8 @@ import pytest
 from lrclr.bench import (
     STAGES,
     BenchOptions,
+    ProgressCallbacks,
     Result,
-    Watch,
     bench,
     load_result,
     open_targets,
@@ -198,7 +198,7 @@ def test_an_engine_that_is_wrong_shows_as_wrong(bundle: Path) -> None:
     assert json.loads(result_json(found))["targets"][0]["quality"]["verdict"] == "wrong"
     assert "**WRONG**" in markdown(found)
     assert '<span class="bad">WRONG</span>' in page(found)
-    assert "Its speed means nothing" in page(found)
+    assert "Its speed has no meaning" in page(found)
 
 
 def test_a_checkpoint_can_be_the_reference(bundle: Path, checkpoint_folder: Path) -> None:
@@ -221,7 +221,7 @@ def test_an_interrupt_keeps_whole_rounds(bundle: Path) -> None:
 
     options = replace(SHORT, stages=("image_encoder", "fusion_head"), batches=(1,))
     with open_targets([str(bundle)]) as targets:
-        found = bench(targets, options, watch=Watch(step))
+        found = bench(targets, options, progress=ProgressCallbacks(step))
     assert not found.complete
     assert [len(each.rounds) for each in found.measurements] == [2, 2]
     assert "Interrupted" in page(found)
@@ -234,7 +234,7 @@ def test_an_interrupt_before_anything_is_raised(bundle: Path) -> None:
             raise KeyboardInterrupt
 
     with open_targets([str(bundle)]) as targets, pytest.raises(KeyboardInterrupt):
-        bench(targets, ONE, watch=Watch(step))
+        bench(targets, ONE, progress=ProgressCallbacks(step))
 
 
 def test_the_highest_rate_keeps_its_p99(bundle: Path) -> None:
@@ -285,5 +285,5 @@ def test_options_are_checked(wrong: dict[str, Any]) -> None:
 
 
 def test_nothing_is_nothing_to_measure() -> None:
-    with pytest.raises(UsageError, match="nothing to measure"), open_targets([]):
+    with pytest.raises(UsageError, match="there is no target to measure"), open_targets([]):
         pass

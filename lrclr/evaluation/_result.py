@@ -154,7 +154,7 @@ class Evaluation:
     not_calibrated: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """The evaluation as JSON, with its schema version. Floats are rounded to six decimals, for comparison by `diff`."""
+        """The evaluation as JSON, with its schema version. Floats are rounded to six decimals."""
         return json_text({"schema": SCHEMA_VERSION, **asdict(self)})
 
     def save_json(self, path: Path) -> None:

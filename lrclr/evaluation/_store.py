@@ -1,4 +1,4 @@
-"""Fitted values written into the model that they were fitted for."""
+"""Writes fitted values into a bundle or a checkpoint folder."""
 
 from __future__ import annotations
 
@@ -46,20 +46,21 @@ def store(
     score_bias: float = 0.0,
     finding_calibration: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
-    """Write scoring into a bundle or an LRCLR checkpoint folder, all of it or nothing.
+    """Write scoring into a bundle or an LRCLR checkpoint folder. After an error it is unchanged.
 
-    A bundle's reference answers are computed anew for this scoring, and its gates are run on them: what `lrclr verify`
-    checks afterwards is what was stored.
+    The reference probabilities of a bundle are computed for this scoring, and its gates are run with them, as by a
+    later `lrclr verify`.
 
     Args:
         path: the bundle or the folder.
-        alpha: weight of the local score; ``None`` leaves it, as for a fusion head that is not trained.
-        score_scale, score_bias: of the findings without values of their own, see `lrclr.inference.ScoreCalibration`.
-        finding_calibration: scale and bias by finding; replaces what was stored before.
+        alpha: weight of the local score; ``None`` to keep it, as for a fusion head that is not trained.
+        score_scale, score_bias: values of findings that are not in `finding_calibration`, see
+            `lrclr.inference.ScoreCalibration`.
+        finding_calibration: scale and bias by finding, in place of those that were stored before.
 
     Raises:
-        UsageError: the checkpoint has no place for it.
-        GateError: a gate of the bundle does not hold with this scoring; nothing was changed.
+        UsageError: the path is neither a bundle nor an LRCLR checkpoint folder.
+        GateError: a gate of the bundle refused this scoring.
     """
     change = ScoreCalibration(score_scale, score_bias, finding_calibration or {}).to_dict()
     change |= {} if alpha is None else {"alpha": alpha}
@@ -70,10 +71,11 @@ def store(
 
 
 def check_storable(path: str | os.PathLike[str]) -> None:
-    """Check before an hour of work that `store` can write into the model.
+    """Check before the evaluation that `store` can write into the model.
 
     Raises:
-        UsageError: the model has no place for fitted values, or ONNX Runtime, which checks a bundle, is not installed.
+        UsageError: the path is neither a bundle nor an LRCLR checkpoint folder, or ONNX Runtime, which checks a bundle,
+            is not installed.
         EngineError: ONNX Runtime cannot be used.
     """
     if is_bundle(path):
@@ -90,8 +92,8 @@ def _config(path: Path) -> dict[str, Any]:
         raise UsageError(f"{file} is not readable JSON") from error
     if not isinstance(config, dict) or config.get("model_type") != "lrclr":
         raise UsageError(
-            f"{path} has no place for fitted values",
-            why="it is no LRCLR checkpoint folder",
+            f"fitted values cannot be stored in {path}",
+            why="it is not an LRCLR checkpoint folder",
             fix="Make one with `lrclr convert`.",
         )
     return config
@@ -103,7 +105,7 @@ def _store_checkpoint(path: Path, change: dict[str, Any]) -> None:
 
 
 def _changed(scoring: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """With the new calibration in place of the old one, which may have a bias where the new one has none."""
+    """Scoring with the new calibration. Keys of the old one that the new one does not have are removed."""
     return {key: value for key, value in scoring.items() if key not in CALIBRATION_KEYS} | change
 
 
@@ -122,7 +124,7 @@ def _store_bundle(path: Path, change: dict[str, Any]) -> None:
     raise_refused(task)
     with replace_directory(path, expected=ENTRIES, overwrite=True) as staging:
         link_tree(path, staging)
-        # The old file is shared with the bundle that is still there: a new one takes its place.
+        # It is a hard link to the file of the old bundle, which must not change.
         (staging / GOLDEN).unlink()
         golden.save(staging / GOLDEN)
         renewed = replace(manifest, scoring=scoring)
@@ -137,11 +139,11 @@ def _store_bundle(path: Path, change: dict[str, Any]) -> None:
 def _task_reference(
     golden: Golden, bundle: Bundle, engine: Engine, scoring: dict[str, Any], limits: Tolerances
 ) -> tuple[Golden, list[GateResult]]:
-    """The reference AUROC under another scoring, and the task gate as it stands with PyTorch's.
+    """The reference AUROC for another scoring, and the task gate with the AUROC of PyTorch.
 
-    PyTorch's is of the alpha of the export, and there is no checkpoint here to run under another. So the gate must hold
-    as it is; then the bundle's own AUROC under the new alpha is what other machines and engines are held to, and the
-    gate's note says so.
+    The AUROC of PyTorch is that of the alpha of the export, and the checkpoint is not available for another alpha. So
+    the gate must pass with the stored reference. Then the bundle's AUROC with the new alpha is the reference for other
+    machines and engines, and the note of the gate says so.
     """
     from lrclr.verification import task_auroc, task_gate
 
@@ -151,7 +153,7 @@ def _task_reference(
     if not results or alpha == before.spec.alpha:
         return golden, results
     own = task_auroc(ZeroShotClassifier(replace(before.spec, alpha=alpha), engine))
-    # What was measured against PyTorch stays on record, however often alpha is changed.
+    # The note keeps the comparison with PyTorch when alpha is changed several times.
     notes = [gate["note"] for gate in bundle.manifest.gates if gate["gate"] == results[0].gate]
     measured = (notes or [results[0].note])[0].partition(_OWN)[0]
     note = f"{measured}{_OWN} alpha {alpha:g} the reference is this bundle's own"
@@ -159,7 +161,7 @@ def _task_reference(
 
 
 def _rescored(golden: Golden, bundle: Bundle, scoring: dict[str, Any]) -> Golden:
-    """The reference with the probabilities that PyTorch's scores give under another scoring."""
+    """The reference with probabilities from PyTorch's scores by another scoring."""
     score = combined_score(
         global_score(golden.image_embedding, golden.text_embedding), golden.local_score, scoring["alpha"]
     )

@@ -1,4 +1,4 @@
-"""Measures speed and correctness of a model: `lrclr bench`. README.md in this folder describes the method."""
+"""Measures speed and correctness of a model: `lrclr bench`."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final, Literal, get_args
 
 from lrclr._records import Record
-from lrclr.contract import GRAPHS
 
 __all__ = ["STAGES", "Case", "Stage"]
 
@@ -63,11 +62,6 @@ class Case(Record, frozen=True):
         elif self.rate is not None:
             parts.append(f"at {self.rate:g} calls/s")
         return ", ".join(parts)
-
-    @property
-    def is_graph(self) -> bool:
-        """Whether the stage is a single graph."""
-        return self.stage in GRAPHS
 
     @property
     def key(self) -> tuple[str, int, int, int, float | None]:

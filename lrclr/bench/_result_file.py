@@ -64,7 +64,7 @@ def load_result(path: str | os.PathLike[str]) -> Result:
     """Read a result file, or the one in a folder of reports.
 
     Raises:
-        UsageError: there is none, or it cannot be read.
+        UsageError: the file cannot be read.
     """
     file = Path(path)
     if file.is_dir():
@@ -74,7 +74,7 @@ def load_result(path: str | os.PathLike[str]) -> Result:
             raise UsageError(f"{file} is not a result of `lrclr bench`", why="it is larger than a result can be")
         content = file.read_bytes()
     except OSError as error:
-        raise UsageError(f"there is no result at {file}", why=error.strerror) from error
+        raise UsageError(f"cannot read a result at {file}", why=error.strerror) from error
     return result_from_json(content)
 
 

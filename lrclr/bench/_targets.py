@@ -122,7 +122,7 @@ def open_targets(given: Sequence[str], options: OpenOptions | None = None) -> It
     """
     options = options or OpenOptions()
     if not given:
-        raise UsageError("there is no target to measure", fix="Give a bundle, a checkpoint, or HOST:PORT of a server.")
+        raise UsageError("no target is given", fix="Give a bundle, a checkpoint, or HOST:PORT of a server.")
     found: list[Target] = []
     with ExitStack() as stack:
         for one in given:

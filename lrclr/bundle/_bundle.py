@@ -331,7 +331,7 @@ def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     if not file.is_file():
         raise BundleError(
-            f"there is no bundle at {path}", why=f"it has no {MANIFEST}", fix="Make one with `lrclr export CHECKPOINT`."
+            f"{path} is not a bundle", why=f"it has no {MANIFEST}", fix="Make one with `lrclr export CHECKPOINT`."
         )
     try:
         if file.stat().st_size > _MAX_MANIFEST_BYTES:

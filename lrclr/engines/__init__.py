@@ -93,7 +93,7 @@ class EngineOptions:
 
 
 def open_named_engine(bundle: Bundle, options: EngineOptions | None = None) -> Engine:
-    """Open the engine of the options, or by default that of the bundle. There is no fallback.
+    """Open the engine of the options, or by default that of the bundle. It does not fall back to another one.
 
     Raises:
         BundleError: the bundle has no plans that suit this machine.

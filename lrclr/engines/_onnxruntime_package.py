@@ -76,7 +76,7 @@ def has_onnxruntime() -> bool:
 
 
 def _installed() -> list[str]:
-    """The packages in the folder of the module `onnxruntime`, or anywhere if there is no such module."""
+    """The packages in the folder of the module `onnxruntime`, or anywhere without such a module."""
     try:
         spec = importlib.util.find_spec("onnxruntime")
     except ModuleNotFoundError:

@@ -20,12 +20,13 @@ def plan_entry(bundle: Bundle, engine: str, library_version: str, gpu: Gpu | Non
         bundle: the bundle.
         engine: ``"tensorrt"`` or ``"tensorrt-rtx"``.
         library_version: version of the installed library.
-        gpu: the GPU; None if there is none.
+        gpu: the GPU; None without a GPU.
 
     Raises:
-        BundleError: there are no plans, or only for another version or GPU. The error gives both, and the command that
+        BundleError: the bundle has no plans, or only for another version or GPU. The error gives both, and the command
+        that
             builds plans.
-        EngineError: there is no GPU.
+        EngineError: this machine has no GPU.
     """
     rebuild = f"Build them here with: lrclr build {bundle.path} --engine {engine}"
     entries = [entry for entry in bundle.manifest.plans if entry["engine"] == engine]

@@ -44,8 +44,8 @@ class TensorRTEngine:
             compiled during the first runs, so that the last bits of an answer may change once.
 
     Raises:
-        BundleError: there are no plans, or only for another GPU or version.
-        EngineError: there is no GPU, or the library cannot be used.
+        BundleError: the bundle has no plans, or only for another GPU or version.
+        EngineError: this machine has no GPU, or the library cannot be used.
     """
 
     def __init__(

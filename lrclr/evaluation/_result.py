@@ -131,8 +131,8 @@ class Evaluation:
         score_scale, score_bias: calibration fitted on validation, for findings that are not in `finding_calibration`;
             ``None`` without validation.
         finding_calibration: scale and bias fitted on validation, by finding.
-        not_calibrated: the reason why a finding is not in `finding_calibration`; under "" why there is no
-            `score_scale`.
+        not_calibrated: the reason why a finding is not in `finding_calibration`; under "" the reason for
+            the missing `score_scale`.
         findings: one for each finding, in order.
         mean: means over findings.
         grounding: one for each finding with masks, then "mean"; empty without masks.

@@ -1,7 +1,7 @@
 """The task gate: a bundle must recognise findings as well as its checkpoint.
 
-It uses packaged radiographs of the phantom data set, whose findings are known by construction. There is no gate for a
-checkpoint that does not recognise them, such as one with random weights.
+It uses packaged radiographs of the phantom data set, whose findings are known by construction. A checkpoint that does
+not recognise them, such as one with random weights, has no task gate.
 """
 
 from __future__ import annotations

@@ -285,5 +285,5 @@ def test_options_are_checked(wrong: dict[str, Any]) -> None:
 
 
 def test_nothing_is_nothing_to_measure() -> None:
-    with pytest.raises(UsageError, match="there is no target to measure"), open_targets([]):
+    with pytest.raises(UsageError, match="no target is given"), open_targets([]):
         pass

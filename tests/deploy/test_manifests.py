@@ -341,7 +341,7 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     assert bundles.digests(tmp_path / "k") == bundles.digests(tmp_path / "same")
     for arguments, code, said in (
         (["kubernetes", folder, "-o", tmp_path / "n", "--image", IMAGE, "--name", "X"], 2, "is not a valid name"),
-        (["kserve", tmp_path / "none", "-o", tmp_path / "n", "--image", IMAGE], 1, "there is no bundle"),
+        (["kserve", tmp_path / "none", "-o", tmp_path / "n", "--image", IMAGE], 1, "is not a bundle"),
         (["kserve", folder, "-o", tmp_path / "n"], 2, "--image"),
     ):
         wrong = bundles.run(["deploy", *arguments])

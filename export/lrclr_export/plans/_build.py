@@ -198,7 +198,7 @@ def _add_profile(builder: Any, config: Any, sizes: Mapping[str, Profile], networ
 
 
 def _raise_if_unfit(serialised: Any, log: Any, name: str) -> None:
-    """Raise if there is no plan, or if a warning says that the graph cannot run at an end of its profile."""
+    """Raise if the build failed, or if a warning says that the graph cannot run at an end of its profile."""
     contradictions = [text for text in log.warnings if text.startswith("Profile k") and "not self-consistent" in text]
     if contradictions:
         raise _unfit_profile(name, contradictions[0])

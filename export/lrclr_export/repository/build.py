@@ -43,7 +43,7 @@ def check_buildable(options: BuildOptions) -> None:
     """Check the requirements of `add_plans` before any work.
 
     Raises:
-        UsageError: there is no GPU to build for, or the library is not installed.
+        UsageError: this machine has no GPU to build for, or the library is not installed.
         EngineError: the library cannot be used.
     """
     tensorrt_library(options.engine)

@@ -56,7 +56,7 @@ class ClientOptions:
         if not 1 <= self.max_message < 2**31:
             raise UsageError("the largest message must be between 1 byte and 2 GiB")
         if self.tls_root is not None and not self.tls_root.is_file():
-            raise UsageError(f"there is no file {self.tls_root}")
+            raise UsageError(f"the file {self.tls_root} does not exist")
 
     def connection(self, address: Address) -> dict[str, Any]:
         """Arguments of tritonclient's `InferenceServerClient`."""

@@ -104,7 +104,7 @@ class GraphBackend(ABC):
         inputs: Arrays = {}
         for tensor in request.inputs():
             if tensor.name() not in self._inputs:
-                raise ValueError(f"there is no input {tensor.name()}")
+                raise ValueError(f"unknown input {tensor.name()}")
             inputs[tensor.name()] = get(tensor)
         for name, (dtype, dims) in self._inputs.items():
             if name not in inputs:

@@ -1,8 +1,8 @@
 """Tensors of Triton's Python backend, for NumPy 1 and NumPy 2.
 
 The backend's stub up to Triton 2.5x was built for NumPy 1 and misreads the memory layout of NumPy 2 arrays: numbers are
-corrupted without an error, and a tensor of bytes crashes the process. With such a stub, numbers are passed by DLPack;
-there is no such way for bytes.
+corrupted without an error, and a tensor of bytes crashes the process. With such a stub, numbers are passed by DLPack,
+which does not support bytes.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class TritonPythonModel:
             # Its text may contain patient data of the image.
             return refuse(f"unexpected {type(error).__name__}", "INTERNAL")
         finally:
-            # Triton frees the memory of a request when there is no reference to it.
+            # Triton frees the memory of a request when its last reference is gone.
             self._engine.cancelled = bool
 
     def finalize(self) -> None:

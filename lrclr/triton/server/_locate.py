@@ -34,7 +34,7 @@ def find_server(program: Path | None = None) -> Installation:
     """The given program, else the one on the PATH, as in the vendor's container, else that of `make triton`.
 
     Raises:
-        ServerError: there is none.
+        ServerError: no server was found.
     """
     if program is not None:
         if not (program.is_file() and os.access(program, os.X_OK)):
@@ -47,7 +47,7 @@ def find_server(program: Path | None = None) -> Installation:
         if (root / LOCAL / _LOCAL_SERVER).is_file():
             return _installation(root / LOCAL / _LOCAL_SERVER)
     raise ServerError(
-        "there is no Triton server",
+        "no Triton server was found",
         why=f"tritonserver is neither on the PATH nor in {LOCAL}",
         fix="Run `make triton`, or give its path with --server.",
     )

@@ -76,7 +76,7 @@ class ServeOptions:
             raise UsageError("TLS needs a certificate and its key", fix="Give both.")
         for file in (self.tls_cert, self.tls_key):
             if file is not None and not file.is_file():
-                raise UsageError(f"there is no file {file}")
+                raise UsageError(f"the file {file} does not exist")
         if self.instances is not None and not 1 <= self.instances <= 64:
             raise UsageError(f"{self.instances} instances are not possible", fix="Use 1 to 64.")
         if self.startup_timeout <= 0:

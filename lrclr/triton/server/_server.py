@@ -46,7 +46,7 @@ class TritonServer:
 
     Raises:
         BundleError: the bundle is missing or damaged, or is not the expected one.
-        ServerError: there is no server program, or it did not start.
+        ServerError: the server program was not found, or did not start.
     """
 
     def __init__(

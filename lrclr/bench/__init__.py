@@ -1,4 +1,4 @@
-"""Measures speed and correctness of a model: `lrclr bench`."""
+"""Benchmarks of speed and quality: what `lrclr bench` does. See docs/howto/benchmark.md."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from lrclr.bench._quality import Reference, measure_quality, reference_from
 from lrclr.bench._reports import save_reports
 from lrclr.bench._result import Measurement, Peak, Quality, Result, Round, Search, TargetInfo
 from lrclr.bench._result_file import load_result, result_from_json, result_json
-from lrclr.bench._run import ProgressCallbacks, bench
+from lrclr.bench._run import BenchCallbacks, bench
 from lrclr.bench._targets import OpenOptions, Target, open_targets
 
 __all__ = [
     "STAGES",
+    "BenchCallbacks",
     "BenchOptions",
     "Case",
     "Change",
@@ -26,7 +27,6 @@ __all__ = [
     "Network",
     "OpenOptions",
     "Peak",
-    "ProgressCallbacks",
     "Quality",
     "Reference",
     "Result",

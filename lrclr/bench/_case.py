@@ -1,4 +1,4 @@
-"""Measured configurations."""
+"""`Case`: one measured configuration."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ _TITLES: Final = {"classifier": "pixels to findings", "files": "files to finding
 
 
 class Case(Record, frozen=True):
-    """What one call does, which target runs it, and how often it is called.
+    """What one call does, on which target, and how often it is called.
 
     Attributes:
         target: label of the target.
-        stage: a graph; ``"classifier"``: preprocessed pixels to findings, with the features of the prompts cached as
-            they are in use; ``"files"``: encoded files to findings.
-        batch: images a call; 0 for the text encoder.
+        stage: a graph; ``"classifier"``: preprocessed pixels to findings, with cached features of the prompts as in
+            production; ``"files"``: encoded files to findings.
+        batch: images of a call; 0 for the text encoder.
         prompts: number of prompts; 0 for the image encoder.
-        callers: threads that call at the same time.
-        rate: in open loop, the calls that arrive per second, at random moments. None in closed loop, where each caller
-            calls again as soon as it has its answer.
-        share: `rate` as a share of the calls per second that the closed loop reached; None if the rate was given in
-            calls per second.
+        callers: threads that call at once.
+        rate: open loop: calls a second, at random times. None for closed loop: each caller calls again as soon as it
+            has its answer.
+        share: `rate` as a share of the calls a second of the closed loop, if it was given so.
     """
 
     target: str
@@ -39,7 +38,7 @@ class Case(Record, frozen=True):
 
     @property
     def items(self) -> int:
-        """Number of images of a call; for the text encoder, number of prompts."""
+        """Images of a call, or prompts for the text encoder."""
         return self.batch or self.prompts
 
     @property
@@ -65,5 +64,5 @@ class Case(Record, frozen=True):
 
     @property
     def key(self) -> tuple[str, int, int, int, float | None]:
-        """Equal for cases of different targets that do the same work."""
+        """Key that equal cases of different targets share."""
         return (self.stage, self.batch, self.prompts, self.callers, self.rate)

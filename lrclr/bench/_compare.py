@@ -1,23 +1,32 @@
-"""Compares two results of the same machine. A change counts if it exceeds the variation between rounds."""
+"""Comparison of two results: which configurations became slower or faster, beyond the noise between rounds."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from lrclr.bench._statistics import quantiles, ratio_of_medians
 from lrclr.errors import GateError, UsageError
+from lrclr.reports import DefinedEstimate, significant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lrclr.bench._result import Measurement, Quality, Result, TargetInfo
-    from lrclr.reports import DefinedEstimate
 
 __all__ = ["Change", "ResultComparison", "compare_results"]
 
 Verdict = Literal["regression", "improvement", "same", "not judged"]
 _UNITS: Final = {"latency": "ms", "throughput": "a second", "p99 under load": "ms"}
+# In the order in which reports list them.
+_WORDS: Final[dict[Verdict, str]] = {
+    "regression": "slower",
+    "improvement": "faster",
+    "same": "same",
+    "not judged": "not judged",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +36,12 @@ class Change:
     Attributes:
         target: label in the second result.
         what: the case, in words.
-        figure: ``"latency"``: median of the rounds' medians, in ms; ``"throughput"``: images or prompts per second;
-            ``"p99 under load"``: in ms, at a rate in calls per second.
-        before, after: the figure in the first and in the second result.
-        worse: how many times worse the second result is. Above 1 is worse, for throughput too.
-        verdict: depends on the threshold and on whether the interval contains 1; "not judged" with too few rounds.
-        stable: whether both were measured in a steady state.
+        figure: ``"latency"``: median of the rounds' medians, in ms; ``"throughput"``: images or prompts a second;
+            ``"p99 under load"``: in ms, at a rate given in calls a second.
+        before, after: figures of the two results.
+        worse: ratio of the two figures; above 1 the second is worse, for throughput too.
+        verdict: from the threshold, and whether the interval includes 1. "not judged" with too few rounds.
+        stable: whether both measurements are stable.
     """
 
     target: str
@@ -49,18 +58,30 @@ class Change:
         """Unit of `before` and `after`."""
         return _UNITS[self.figure]
 
+    @property
+    def speed(self) -> DefinedEstimate:
+        """How many times as fast the second is: the inverse of `worse`."""
+        low, high = (None if end is None else 1 / end for end in (self.worse.high, self.worse.low))
+        return DefinedEstimate(1 / self.worse.value, low, high)
+
+    @property
+    def word(self) -> str:
+        """The verdict on the second, as reports say it."""
+        word = _WORDS[self.verdict]
+        return word if self.stable else f"{word}, unstable"
+
 
 @dataclass(frozen=True, slots=True)
 class ResultComparison:
-    """Result of `compare_results`.
+    """What `compare_results` found.
 
     Attributes:
-        threshold: a regression is worse by more than this share.
-        changes: changes of the configurations that both results have.
-        wrong: targets of the second result whose answers are wrong, with the first reason.
+        threshold: a figure that is worse by more than this share is a regression.
+        changes: figures of all configurations that both results have.
+        wrong: targets of the second result with wrong answers, and the first reason.
         unmatched: configurations that only one result has.
         differences: differences of machine and software, in words.
-        machine_speed: float32 peak of the second machine over that of the first; None if one was not measured.
+        machine_speed: ratio of the second machine's float32 peak to the first's; None if one was not measured.
     """
 
     threshold: float
@@ -72,46 +93,75 @@ class ResultComparison:
 
     @property
     def regressions(self) -> list[Change]:
-        """Changes for the worse that exceed the threshold and the noise."""
+        """Changes that exceed the threshold and the noise."""
         return [change for change in self.changes if change.verdict == "regression"]
+
+    @property
+    def by_configuration(self) -> list[Change]:
+        """One change a configuration, the figure with the clearest verdict: slower ones first, then the largest."""
+        order = list(_WORDS)
+
+        def rank(change: Change) -> tuple[int, float]:
+            return order.index(change.verdict), -abs(math.log(change.worse.value))
+
+        chosen: dict[tuple[str, str], Change] = {}
+        for change in sorted(self.changes, key=rank):
+            chosen.setdefault((change.target, change.what), change)
+        return list(chosen.values())
+
+    @property
+    def summary(self) -> str:
+        """The verdict in one sentence."""
+        rows = self.by_configuration
+        counts = Counter(_WORDS[row.verdict] for row in rows)
+        told = ", ".join(f"{counts[word]} {word}" for word in _WORDS.values() if counts[word])
+        if self.wrong:
+            return f"The answers of B are WRONG ({self.wrong[0][0]}). Its speed means nothing: {told}."
+        clearest = rows[0]
+        ratio = f"{significant(clearest.speed.value)} times as fast as A"
+        if clearest.verdict == "regression":
+            return f"B is slower than A: {told}. Worst: {clearest.what} ({clearest.target}), {ratio}."
+        if clearest.verdict == "improvement":
+            return f"B is faster than A: {told}. Most: {clearest.what} ({clearest.target}), {ratio}."
+        return f"B is as fast as A, within {self.threshold:.0%}: {told}."
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison in JSON's types."""
         return {"schema": 1, **asdict(self), "passed": not self.regressions and not self.wrong}
 
     def raise_refused(self) -> None:
-        """Raise if a figure became worse, or answers are wrong.
+        """Raise an error about the worst regression or wrong answers.
 
         Raises:
-            GateError: there is a regression, or a target with wrong answers. The error names the worst.
+            GateError: a figure became worse, or answers are wrong.
         """
         if self.wrong:
             label, reason = self.wrong[0]
             raise GateError(f"the answers of {label} are wrong", why=reason, fix="Run `lrclr verify` on the bundle.")
         if self.regressions:
             worst = max(self.regressions, key=lambda change: change.worse.value)
-            many = len(self.regressions)
+            speed, many = worst.speed, len(self.regressions)
             more = f" ({many} of {len(self.changes)} figures became worse)" if many > 1 else ""
             raise GateError(
-                f"{worst.figure} of {worst.target}, {worst.what}, is {worst.worse.value:.3g} times worse{more}",
-                why=f"more than {self.threshold:.3g} is a regression, and the interval "
-                f"{worst.worse.low:.3g} to {worst.worse.high:.3g} does not contain 1",
+                f"{worst.target}, {worst.what}, is slower by its {worst.figure}: {speed.value:.3g} times as fast{more}",
+                why=f"a figure that is worse by more than {self.threshold:.3g} is a regression, and the interval "
+                f"{speed.low:.3g} to {speed.high:.3g} does not include 1",
             )
 
 
 def compare_results(
     before: Result, after: Result, *, threshold: float = 0.05, allow_other_machine: bool = False
 ) -> ResultComparison:
-    """Compare the configurations that both results have. Rounds are not paired, since the results are of two runs.
+    """Compare the configurations that two results have in common. Their rounds are not paired.
 
-    Targets are matched by kind, engine, precision and transport. If each result has only one target, these two are
-    matched.
+    Targets are matched by kind, engine, precision and transport. Two results with one target each are compared in any
+    case.
 
     Args:
         before: the result to compare with.
         after: the result that is compared.
         threshold: share by which a figure may become worse.
-        allow_other_machine: whether the results may be of two machines.
+        allow_other_machine: whether results of two machines are compared.
 
     Raises:
         UsageError: the results are of two machines, or have no configuration in common.
@@ -135,11 +185,11 @@ def compare_results(
     changes: list[Change] = []
     unmatched: list[str] = []
     for first, second in pairs:
-        old, new = _cases(before, first.label), _cases(after, second.label)
-        for key in old.keys() & new.keys():
-            changes += _changes(old[key], new[key], threshold)
-        unmatched += [f"{each.case.target}: {each.case.what}" for key, each in old.items() if key not in new]
-        unmatched += [f"{each.case.target}: {each.case.what}" for key, each in new.items() if key not in old]
+        ours, theirs = _cases(before, first.label), _cases(after, second.label)
+        for key in ours.keys() & theirs.keys():
+            changes += _changes(ours[key], theirs[key], threshold)
+        unmatched += [f"{each.case.target}: {each.case.what}" for key, each in ours.items() if key not in theirs]
+        unmatched += [f"{each.case.target}: {each.case.what}" for key, each in theirs.items() if key not in ours]
     if not changes:
         raise UsageError("the results have no configuration in common", fix="Measure the same with the same options.")
     matched = ({one.label for one, _ in pairs}, {other.label for _, other in pairs})
@@ -163,7 +213,7 @@ def _matched(before: Result, after: Result) -> list[tuple[TargetInfo, TargetInfo
     left = list(after.targets)
     pairs = []
     for first in before.targets:
-        # If several are alike, they are matched in order.
+        # Of several equal ones, the first with the first.
         second = next((each for each in left if each.key == first.key), None)
         if second is not None:
             left.remove(second)
@@ -172,7 +222,7 @@ def _matched(before: Result, after: Result) -> list[tuple[TargetInfo, TargetInfo
 
 
 def _cases(result: Result, target: str) -> dict[object, Measurement]:
-    """Measurements of a target by case, without those at a share of capacity, which is another rate in each run."""
+    """A target's measurements by case, without those at a share of capacity: that is another rate in each run."""
     return {
         each.case.key: each for each in result.measurements if each.case.target == target and each.case.share is None
     }
@@ -180,8 +230,8 @@ def _cases(result: Result, target: str) -> dict[object, Measurement]:
 
 def _changes(before: Measurement, after: Measurement, threshold: float) -> Iterator[Change]:
     if before.case.rate is None:
-        old, new = before.medians, after.medians
-        yield _change(before, after, "latency", (old, new), threshold)
+        ours, theirs = before.medians, after.medians
+        yield _change(before, after, "latency", (ours, theirs), threshold)
         rates = [
             [len(one.latency_us) * each.case.items / one.seconds for one in each.rounds] for each in (before, after)
         ]
@@ -194,8 +244,8 @@ def _changes(before: Measurement, after: Measurement, threshold: float) -> Itera
 def _change(
     before: Measurement, after: Measurement, figure: str, values: tuple[list[float], list[float]], threshold: float
 ) -> Change:
-    old, new = values
-    worse = ratio_of_medians(old, new) if figure == "throughput" else ratio_of_medians(new, old)
+    ours, theirs = values
+    worse = ratio_of_medians(ours, theirs) if figure == "throughput" else ratio_of_medians(theirs, ours)
     verdict: Verdict = "same"
     if worse.low is None or worse.high is None:
         verdict = "not judged"
@@ -210,24 +260,24 @@ def _change(
 
 
 def _machine_differences(before: Result, after: Result) -> Iterator[str]:
-    old, new = (result.environment.get("machine", {}) for result in (before, after))
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            yield f"{key.replace('_', ' ')} {_shown(old.get(key))} and {_shown(new.get(key))}"
+    ours, theirs = (result.environment.get("machine", {}) for result in (before, after))
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key):
+            yield f"{key.replace('_', ' ')} {_told(ours.get(key))} and {_told(theirs.get(key))}"
     cards = [[gpu.get("name") for gpu in result.environment.get("gpus", [])] for result in (before, after)]
     if cards[0] != cards[1]:
-        yield f"GPUs {_shown(cards[0])} and {_shown(cards[1])}"
+        yield f"GPUs {_told(cards[0])} and {_told(cards[1])}"
 
 
 def _software_differences(before: Result, after: Result) -> Iterator[str]:
     for group in ("packages", "settings"):
-        old, new = (result.environment.get(group, {}) for result in (before, after))
-        for key in sorted(old.keys() | new.keys()):
-            if key != "load" and old.get(key) != new.get(key):
-                yield f"{key} {_shown(old.get(key))} and {_shown(new.get(key))}"
+        ours, theirs = (result.environment.get(group, {}) for result in (before, after))
+        for key in sorted(ours.keys() | theirs.keys()):
+            if key != "load" and ours.get(key) != theirs.get(key):
+                yield f"{key} {_told(ours.get(key))} and {_told(theirs.get(key))}"
     for key in ("lrclr", "python", "system"):
         if before.environment.get(key) != after.environment.get(key):
-            yield f"{key} {_shown(before.environment.get(key))} and {_shown(after.environment.get(key))}"
+            yield f"{key} {_told(before.environment.get(key))} and {_told(after.environment.get(key))}"
     for name, result in (("first", before), ("second", after)):
         if not result.complete:
             yield f"the {name} was interrupted"
@@ -242,5 +292,5 @@ def _reason(quality: Quality) -> str:
     return quality.refused[0] if quality.refused else "a gate refused"
 
 
-def _shown(value: Any) -> str:
+def _told(value: Any) -> str:
     return "unknown" if value is None else str(value)[:60]

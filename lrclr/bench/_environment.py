@@ -1,4 +1,4 @@
-"""Machine and software, on which the figures depend. Names of hosts and users, and paths, are not recorded."""
+"""Hardware and software that the figures depend on, without names of host, user or paths."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Operations and memory traffic of the graphs, counted from the network's sizes.
 
-Only products of matrices are counted, with a multiplication and an addition each, as the network is *defined*: every
-block transforms every token. A graph that omits unused work, such as the MLP of tokens that are dropped after the last
-block, does fewer operations. The count stays the same, so that its share of the peak is larger. Rollout, norms, softmax
-and activations are not counted: they are below one percent at ViT-B/32.
+Matrix products are counted, with one multiplication and one addition each, as the network is *defined*: every block
+transforms every token. A graph that skips unused values, such as the MLP of tokens that are dropped after the last
+block, computes less and shows a larger share of the peak. Rollout, norms, softmax and activations are not counted: they
+are below one percent at ViT-B/32.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Work of one call.
+    """Cost of one call.
 
     Attributes:
         flops: multiplications and additions.
-        traffic: least number of bytes that are moved: every weight once in the model's precision, inputs and outputs.
+        traffic: least bytes to move: every weight once in the model's precision, inputs and outputs.
     """
 
     flops: float
@@ -37,22 +37,21 @@ class Cost:
 
     @property
     def intensity(self) -> float:
-        """Operations per byte."""
+        """Operations a byte."""
         return self.flops / self.traffic
 
 
 class Network(Record, frozen=True):
-    """Sizes of a network, from its `LrclrConfig`.
+    """Sizes of the network, as in `LrclrConfig`.
 
     Attributes:
-        image, text: width, MLP width and number of blocks of the towers.
-        fusion: the same of the fusion head.
+        image, text, fusion: width, MLP width and number of blocks of the towers and of the fusion head.
         patch: side of a patch in pixels.
-        patches: number of patches of an image.
+        patches: patches of an image.
         fusion_heads: attention heads of a block of the fusion head.
-        regions: number of selected regions.
+        regions: selected regions.
         projection: width of the embeddings.
-        prompt_tokens: number of tokens of the longest prompt.
+        prompt_tokens: tokens of the longest prompt.
     """
 
     image: tuple[int, int, int]
@@ -67,7 +66,7 @@ class Network(Record, frozen=True):
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any], prompt_tokens: int) -> Network:
-        """Sizes of a configuration in a manifest or a checkpoint."""
+        """The network of a configuration from a manifest or a checkpoint."""
         vision, text = config["vision_config"], config["text_config"]
         tower = ("hidden_size", "intermediate_size", "num_hidden_layers")
         groups = vision["num_attention_heads"] if config["region_rollout"] == "per_head" else 1
@@ -84,7 +83,7 @@ class Network(Record, frozen=True):
         )
 
     def cost(self, case: Case, precision: str) -> Cost | None:
-        """Cost of one call; None for files, since decoding is not a product of matrices."""
+        """Cost of one call of a graph, or of pixels to findings; None for files, whose decoding is not counted."""
         size = BYTES.get(precision, 4)
         images, prompts, tokens = case.batch, case.prompts, self.prompt_tokens
         if case.stage == "image_encoder":
@@ -115,16 +114,16 @@ class Network(Record, frozen=True):
         width, inner, blocks = self.fusion
         of_image, of_text = images * (1 + self.regions), prompts * self.prompt_tokens
         joint = 1 + self.regions + self.prompt_tokens
-        # Once for each side: its projection, and queries, keys and values of the first block.
+        # Each side once: projection, and queries, keys and values of the first block.
         sides = 2 * of_image * self.image[0] * width + 2 * of_text * self.text[0] * width
         sides += 6 * (of_image + of_text) * width**2
-        # Once for each pair. In the last block only two rows go through the MLP and to the score.
+        # Then every pair. Only two rows of the last block go through its MLP and to the score.
         whole = 4 * joint**2 * width + 2 * joint * width**2 + 4 * joint * width * inner
         again = 6 * joint * width**2
         pair = 4 * 2 * width**2 + 4 * 2 * width * inner
         if blocks == 1:
             return sides + images * prompts * (pair + 4 * 2 * joint * width)
-        # For two rows it is cheaper to apply the key and value matrices to the rows than to all tokens.
+        # The heads of these rows attend to whole tokens: keys and values are computed from the rows.
         pair += 4 * 2 * self.fusion_heads * joint * width + 6 * 2 * width**2
         pair += (blocks - 1) * whole + (blocks - 2) * again
         return sides + images * prompts * pair

@@ -1,4 +1,4 @@
-"""Runs candidates in turns, in random order, so that neither a drift of the machine's speed nor the order counts."""
+"""Interleaved rounds, so that neither drift of the machine's speed nor the order of candidates matters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Item = TypeVar("_Item", bound=Hashable)
 
 
 def shuffled_rounds(items: Sequence[_Item], rounds: int, *, seed: int = 0) -> Iterator[tuple[int, _Item]]:
-    """Each item once per round, with the number of the round. The order is random in each round."""
+    """Every item once a round, with the number of the round, in another order each round."""
     generator = np.random.default_rng(seed)
     for number in range(rounds):
         for place in generator.permutation(len(items)):
@@ -25,16 +25,16 @@ def shuffled_rounds(items: Sequence[_Item], rounds: int, *, seed: int = 0) -> It
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of each round, for each candidate."""
+    """Seconds of each round by candidate."""
 
     seconds: dict[str, list[float]]
 
     def median_ms(self, name: str) -> float:
-        """Median over all rounds, in milliseconds."""
+        """Median over the rounds, in milliseconds."""
         return float(np.median(self.seconds[name]) * 1e3)
 
     def ratio(self, baseline: str, name: str) -> tuple[float, float, float]:
-        """How many times faster than `baseline`, by round: median, first and third quartile."""
+        """Speed relative to `baseline`, round by round: median, first and third quartile."""
         ratios = np.array(self.seconds[baseline]) / np.array(self.seconds[name])
         middle, low, high = (float(x) for x in np.percentile(ratios, (50, 25, 75)))
         return middle, low, high
@@ -47,9 +47,9 @@ class Timings:
 def interleaved(
     candidates: Mapping[str, Work], *, rounds: int, warmup: int = 3, clock: Callable[[], float] = time.perf_counter
 ) -> Timings:
-    """Time every candidate once per round, for `rounds` rounds after `warmup` rounds that do not count.
+    """Time every candidate once a round, `rounds` times after `warmup` rounds that do not count.
 
-    For scripts; `bench` measures windows of many calls in the same way.
+    For comparisons in scripts; `bench` measures windows of many calls in the same way.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for number, name in shuffled_rounds(list(candidates), warmup + rounds):

@@ -1,4 +1,4 @@
-"""The open loop of a benchmark: all rates of all targets in turn, and the search for the highest rate."""
+"""Open loop of a benchmark: every rate of every target in turn, and the search for the highest rate."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 __all__ = ["load_rounds", "searched"]
 
 LOAD_ROUNDS: Final = 3
-_LEAST_RATE: Final = 20.0  # calls per second; a window is longer at a lower rate, since a queue forms by many calls
-_TRIAL_CALLS: Final = 300  # enough calls for a p99 below the maximum
-_LONGEST: Final = 10  # longest window over the shortest
+_LEAST_RATE: Final = 20.0  # calls a second; below, windows are longer: a queue needs some calls to form
+_TRIAL_CALLS: Final = 300  # so that the p99 is not the largest sample
+_LONGEST: Final = 10  # times the least length
 
 Loaded = tuple["Case", "Work", float]
-"""A case without a rate, its call, and the calls per second that its closed loop reached."""
+"""A case without a rate, its call, and the calls a second of its closed loop."""
 
 
 def load_rounds(
     loaded: Sequence[Loaded], options: BenchOptions, seconds: float, step: Callable[[str, float], None]
 ) -> Iterator[Measurement]:
-    """Measure every rate, in rounds of random order. Arrivals differ between rounds, not between targets."""
+    """Every rate, in shuffled rounds. Each round has other arrivals, the same for all targets."""
     cases = [
         (replace(case, rate=round(rate, 4), share=share), work)
         for case, work, capacity in loaded
@@ -62,7 +62,7 @@ def load_rounds(
 
 
 def searched(case: Case, work: Work, capacity: float, options: BenchOptions) -> Search:
-    """The highest rate at which the p99 is within the target."""
+    """The highest rate with a p99 below the limit of the options."""
     target = options.p99_ms
     assert target is not None  # noqa: S101 - for the type checker
 
@@ -81,7 +81,7 @@ def searched(case: Case, work: Work, capacity: float, options: BenchOptions) -> 
 
 def _window(case: Case, work: Work, seconds: float, seed: int) -> Round | None:
     """One window; None if no call was answered."""
-    assert case.rate is not None  # noqa: S101 - for the type checker
+    assert case.rate is not None  # noqa: S101 - open loop
     meter = Meter()
     made = open_window(work, case.callers, arrivals(case.rate, seconds, seed=seed), seconds)
     if not made.latency:

@@ -1,4 +1,4 @@
-"""GPUs by NVML, if nvidia-ml-py (extra ``bench``) and a driver are installed."""
+"""GPUs through NVML, if nvidia-ml-py (extra ``bench``) and a driver are installed. Not run on a GPU yet."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from lrclr._records import Record
 
 __all__ = ["GpuMeter", "GpuUse", "describe"]
 
-# Reasons for lower clocks by heat or power: hardware slow-down, software and hardware thermal, power brake.
+# Reasons for lower clocks: hardware slow-down, software and hardware thermal limit, power brake.
 _THROTTLED = 0x08 | 0x20 | 0x40 | 0x80
 
 
 class GpuUse(Record, frozen=True):
-    """Use of all visible GPUs together, between two moments.
+    """Use of all visible GPUs between two times.
 
     Attributes:
         joules: energy.
-        busy: largest share of time in which a GPU computed, in the last sampling period of NVML.
+        busy: largest utilisation of a GPU in NVML's last sampling period.
         memory_mib: memory in use.
         mhz: lowest clock of a GPU's multiprocessors at the end.
-        throttled: whether heat or power lowered the clock of a GPU at the end.
+        throttled: whether heat or power limited a GPU at the end.
     """
 
     joules: float
@@ -46,13 +46,13 @@ def describe() -> list[dict[str, Any]]:
 
 
 class GpuMeter:
-    """Reads the counters when it is created, and again in `stop`."""
+    """Reads the counters when it is made, and again in `stop`."""
 
     def __init__(self) -> None:
         self._begin = _energy()
 
     def stop(self) -> GpuUse | None:
-        """Use since the start; None without a GPU."""
+        """The use since then; None without a GPU."""
         library, handles = _handles()
         if not handles or self._begin is None:
             return None

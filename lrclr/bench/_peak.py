@@ -1,8 +1,8 @@
-"""Measures how fast this machine multiplies large matrices, in a child process: ``python -m lrclr.bench._peak``.
+"""The fastest product of large matrices on this machine, in a separate process: ``python -m lrclr.bench._peak``.
 
-The figures in a processor's data sheet assume a clock that it does not sustain. What a good library reaches on this
-machine is a fair limit for an engine. NumPy is measured, and torch if it is installed: it may use a faster library, and
-has bfloat16 and int8. The fastest counts.
+A data sheet gives the speed at a clock that a processor does not sustain. The speed of a good library on this machine
+is what an engine can reach. NumPy is measured, and torch if it is installed: its library may be faster, and it has
+bfloat16 and int8. The fastest counts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _COPIED: Final = 1 << 27  # bytes: more than any cache
 
 
 def measure_peaks(seconds: float) -> tuple[tuple[Peak, ...], float]:
-    """The fastest product for each type, and the speed of copying memory in 10⁹ bytes per second.
+    """The fastest product of each number type, and the bandwidth of copying in 10⁹ bytes a second.
 
     Args:
         seconds: time for each type and library.
@@ -55,16 +55,16 @@ def measure_peaks(seconds: float) -> tuple[tuple[Peak, ...], float]:
         peak = Peak(**each)
         if peak.dtype not in best or peak.gops > best[peak.dtype].gops:
             best[peak.dtype] = peak
-    # A type that is slower than float32 has no fast product in this library. It does not show the processor's peak.
+    # A type that is slower than float32 lacks an optimised product in the library, so it is not a peak.
     kept = (peak for peak in best.values() if peak.gops >= best["fp32"].gops)
     return tuple(kept), float(content["bandwidth_gbs"])
 
 
 def roof_of(precision: str, engine: str, peaks: Sequence[Peak]) -> Peak | None:
-    """The peak with which an engine is compared when it runs a model of this precision; None for an engine on a GPU.
+    """The peak for an engine and a model of this precision; None for an engine on a GPU.
 
-    ONNX Runtime has no float16 products on a processor, and computes such graphs in float32. OpenVINO uses bfloat16 if
-    the processor has it. If no library showed a peak of the type, float32's is used.
+    On a processor ONNX Runtime computes float16 graphs in float32, and OpenVINO in bfloat16 if the processor has it. If
+    no library has a peak of the type, float32's is used.
     """
     if engine.startswith("tensorrt") or "cuda" in engine.lower():
         return None
@@ -104,7 +104,7 @@ def _measured(seconds: float) -> Iterator[Peak]:
 def _fastest(multiply: Callable[[int], object], seconds: float) -> float:
     best = 0.0
     for side in _SIDES:
-        # Each size is eight times the work of the one before. A library without a fast product would take minutes.
+        # Eight times the work of the size before: a product that is not optimised would take minutes.
         if best and 2 * side**3 / (best * 1e9) > seconds:
             break
         multiply(side)

@@ -1,4 +1,4 @@
-"""Correctness of a target, by the gates of a bundle, measured on the same object as the speed."""
+"""Quality of a target: the gates of a bundle, run on the engine that is timed."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ __all__ = ["Reference", "measure_quality", "own_references", "reference_from"]
 
 @dataclass(frozen=True)
 class Reference:
-    """Inputs, and outputs of PyTorch in float32.
+    """Inputs and PyTorch's answers in float32.
 
     Attributes:
         name: name of the reference, in words.
-        golden: inputs and outputs.
-        model: the model of the outputs. The prompts of its findings are the first prompts of `golden`.
-        tolerances: limits; None for those of the target's precision.
-        bundle_sha256: hash of the bundle that holds the data; None for a checkpoint that was run now.
+        golden: inputs and answers.
+        model: the model of the answers; the prompts of its findings are the first of `golden`.
+        tolerances: tolerances; None for those of the target's precision.
+        bundle_sha256: hash of the bundle that holds the answers; None for a checkpoint.
     """
 
     name: str
@@ -53,10 +53,10 @@ class Reference:
 
 
 def reference_from(path: str, reading: ReadOptions | None = None) -> Reference:
-    """The golden data of a bundle, or the outputs of a checkpoint that is run in torch now.
+    """The golden values of a bundle, or the answers of a checkpoint in torch.
 
     Args:
-        path: path of the bundle or the checkpoint.
+        path: bundle or checkpoint.
         reading: options of `load_checkpoint`.
 
     Raises:
@@ -73,7 +73,7 @@ def reference_from(path: str, reading: ReadOptions | None = None) -> Reference:
 
 
 def own_references(targets: Sequence[Target]) -> dict[str, Reference]:
-    """Golden data of the bundles among the targets, by the hash of the manifest. Also used for their servers."""
+    """References of the bundles among the targets, by the hash of the manifest. A server of one uses them too."""
     return {
         target.spec.sha256: _of_bundle(target.bundle, "the bundle’s golden values")
         for target in targets
@@ -82,11 +82,11 @@ def own_references(targets: Sequence[Target]) -> dict[str, Reference]:
 
 
 def measure_quality(target: Target, reference: Reference | None) -> Quality:
-    """Compare a target with its reference.
+    """Compare the answers of a target with its reference.
 
     Args:
         target: the target.
-        reference: None to measure only the AUROC on the packaged radiographs.
+        reference: the reference; None to measure only the AUROC on the carried radiographs.
 
     Raises:
         UsageError: the reference has other weights.
@@ -102,13 +102,13 @@ def measure_quality(target: Target, reference: Reference | None) -> Quality:
     if reference.model.checkpoint_sha256 != target.spec.checkpoint_sha256:
         raise UsageError(
             f"the reference has other weights than the {target.info.label}",
-            why="its answers differ for that reason",
-            fix="Give the checkpoint that it was exported from.",
+            why="answers of other weights differ",
+            fix="Give the checkpoint that the target was exported from.",
         )
     golden, engine = reference.golden, target.engine
     gates = _gates(target, reference, auroc)
     refused = tuple(str(gate) for gate in gates if not gate.passed)
-    # One image per call, since the target may not accept more.
+    # One by one: the target may limit the batch to one image.
     index = np.concatenate(
         [engine.run("image_encoder", {"pixel_values": pixels[None]})["region_index"] for pixels in golden.pixel_values]
     )
@@ -139,7 +139,7 @@ def _gates(target: Target, reference: Reference, auroc: float) -> list[GateResul
     model = replace(
         reference.model,
         preprocess=target.spec.preprocess,
-        # The tokenizer of a server is not known here.
+        # The tokenizer of a server is not available here.
         tokenizer=target.spec.tokenizer or reference.model.tokenizer,
         max_batch=target.spec.max_batch,
     )
@@ -153,7 +153,7 @@ def _of_bundle(bundle: Bundle, name: str) -> Reference:
 
 
 def _value(gates: Sequence[GateResult], gate: str, subject: str) -> float | None:
-    """Value of a gate; None if the gate did not run, or its value is not finite."""
+    """The value of a gate; None if it did not run or is not finite."""
     for each in gates:
         if (each.gate, each.subject) == (gate, subject):
             return each.value if np.isfinite(each.value) else None

@@ -1,4 +1,4 @@
-"""Reports of a benchmark in JSON, Markdown and HTML."""
+"""A benchmark as JSON, Markdown and one HTML page."""
 
 from __future__ import annotations
 
@@ -29,11 +29,7 @@ REPORTS = (RESULT, "bench.md", "bench.html")
 
 
 def check_folder(folder: Path) -> None:
-    """Check before the measurement that `save_reports` can write.
-
-    Raises:
-        UsageError: the folder holds other files.
-    """
+    """Raise UsageError, before measuring, if the folder holds files other than reports."""
     check_replaceable(folder, REPORTS, overwrite=True)
 
 
@@ -42,7 +38,7 @@ def save_reports(folder: Path, result: Result) -> None:
 
     Raises:
         UsageError: the folder holds other files.
-        LrclrError: the folder cannot be written; its content is unchanged.
+        LrclrError: the folder cannot be written; existing files are unchanged.
     """
     with replace_directory(folder, expected=REPORTS, overwrite=True) as staging:
         for name, text in zip(REPORTS, (result_json(result), markdown(result), html(result)), strict=True):
@@ -50,17 +46,17 @@ def save_reports(folder: Path, result: Result) -> None:
 
 
 def markdown(result: Result) -> str:
-    """Figures and machine in Markdown."""
+    """The figures and their machine as Markdown."""
     return render("bench.md", **_values(result))
 
 
 def comparison_markdown(comparison: ResultComparison) -> str:
-    """Comparison of two results in Markdown, for a pull request."""
+    """A comparison as Markdown, for a pull request."""
     return render("bench_compare.md", comparison=comparison)
 
 
 def html(result: Result) -> str:
-    """Page with all tables and charts. The same result gives the same bytes."""
+    """One page with every table and chart. The same result gives the same bytes."""
     values = _values(result)
     measurements = [row.measurement for row in (*values["closed"], *values["opened"])]
     series = {target.label: number for number, target in enumerate(result.targets)}
@@ -78,11 +74,11 @@ def html(result: Result) -> str:
     sections = [
         ("quality", "Quality"),
         ("speed", "Speed"),
-        ("latency", "How latency is spread"),
-        *([("throughput", "What throughput costs in latency")] if throughput else []),
+        ("latency", "Distribution of latencies"),
+        *([("throughput", "Latency over throughput")] if throughput else []),
         *([("load", "Under load")] if values["opened"] or result.searches else []),
         *([("roofline", "Roofline")] if roof is not None else []),
-        ("machine", "What it took of the machine"),
+        ("machine", "Use of the machine"),
         ("settings", "Settings and environment"),
     ]
     return render(
@@ -135,7 +131,7 @@ def _machine_line(result: Result) -> str:
 
 
 def _headline(result: Result, closed: Sequence[Row]) -> list[Row]:
-    """Rows of the classifier with the smallest batch, of the first six targets."""
+    """The classifier at the smallest batch, for the first six targets."""
     smallest = min((each.case.batch for each in result.measurements if each.case.stage == "classifier"), default=0)
     wanted = ("classifier", 1, smallest)
     cases = [(row, row.measurement.case) for row in closed]
@@ -165,14 +161,14 @@ def _machine_cells(measurement: Measurement) -> list[str]:
 def _lists(result: Result) -> list[tuple[str, dict[str, Any]]]:
     shown: list[tuple[str, dict[str, Any]]] = [("Measured", result.settings)]
     for target in result.targets:
-        told = {
+        facts = {
             **structs.asdict(target),
             "threads": target.threads or "the engine’s choice",
             "network": None if target.network is None else structs.asdict(target.network),
         }
         for shown_elsewhere in ("label", "kind", "quality"):
-            del told[shown_elsewhere]
-        shown.append((target.label, told))
+            del facts[shown_elsewhere]
+        shown.append((target.label, facts))
     own = dict(result.environment)
     packages, machine = own.pop("packages"), own.pop("machine")
     return [*shown, ("Machine", machine), ("System", own), ("Packages", packages)]

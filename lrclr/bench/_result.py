@@ -1,4 +1,4 @@
-"""Result of a benchmark: raw samples and the machine. All figures are computed from the samples."""
+"""Results of a benchmark: raw samples and where they were taken. Figures are computed from them when shown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import Meta
 from lrclr._records import Record
 from lrclr.bench._case import Case
 from lrclr.bench._flops import Network
-from lrclr.bench._statistics import quantiles, spread, throughput_interval
+from lrclr.bench._statistics import difference, quantiles, spread, throughput_interval
 from lrclr.bench._use import Use
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ _Positive = Annotated[float, Meta(gt=0)]
 
 
 class Round(Record, frozen=True):
-    """One window of calls.
+    """One window.
 
     Attributes:
         seconds: wall time.
         latency_us: latency of every call in microseconds, from its begin, or in open loop from when it was due.
         use: use of the machine.
-        due: in open loop, the number of calls that were due. Calls that are not in `latency_us` were given up.
-        saturated: in open loop, whether calls arrived faster than they were answered.
+        due: open loop: calls that were due; those missing in `latency_us` were given up.
+        saturated: open loop: whether calls came faster than they were answered.
     """
 
     seconds: _Positive
@@ -40,7 +40,7 @@ class Round(Record, frozen=True):
 
     @property
     def lost(self) -> int:
-        """Number of calls that were due and were given up."""
+        """Calls that were given up."""
         return 0 if self.due is None else self.due - len(self.latency_us)
 
 
@@ -48,11 +48,11 @@ class Measurement(Record, frozen=True):
     """All rounds of a case.
 
     Attributes:
-        case: the case.
-        warmup_us: median latency of each window of the warm-up.
-        settled: whether the last windows of the warm-up were alike: a steady state.
-        tolerance: how much rounds may differ.
-        rounds: the measured rounds.
+        case: what was measured.
+        warmup_us: median latency of each warm-up window.
+        settled: whether the last warm-up windows agreed: a steady state.
+        tolerance: largest difference between rounds that agree.
+        rounds: the rounds that count.
     """
 
     case: Case
@@ -68,7 +68,7 @@ class Measurement(Record, frozen=True):
 
     @property
     def quantiles_ms(self) -> dict[str, float]:
-        """Quantiles of the latency over the calls of all rounds, in milliseconds."""
+        """Quantiles of the calls of all rounds, in milliseconds."""
         return {name: value / 1e3 for name, value in quantiles(self.samples_us).items()}
 
     @property
@@ -78,35 +78,40 @@ class Measurement(Record, frozen=True):
 
     @property
     def throughput(self) -> DefinedEstimate:
-        """Images per second; for the text encoder, prompts per second."""
+        """Images a second, or prompts a second for the text encoder."""
         done = [len(each.latency_us) * self.case.items for each in self.rounds]
         return throughput_interval(done, [each.seconds for each in self.rounds])
 
     @property
     def spread(self) -> float:
-        """Interquartile range of the medians of the rounds, relative to their median; 0 for a single round."""
+        """Interquartile range of the rounds' medians, relative to their median; 0 for a single round."""
         return spread(self.medians)
 
     @property
     def stable(self) -> bool:
-        """Whether the rounds are alike, after a steady state; in open loop, whether the queue did not grow."""
+        """Whether warm-up and rounds agree; in open loop, whether all calls were answered in time."""
         if self.case.rate is not None:
             return not self.saturated
         return self.settled and self.spread <= self.tolerance
 
     @property
+    def unrest(self) -> float:
+        """Largest relative difference between windows: of the warm-up if it did not settle, and of the rounds."""
+        return max(self.spread, 0.0 if self.settled else difference(self.warmup_us))
+
+    @property
     def saturated(self) -> bool:
-        """Whether calls arrived faster than they were answered, in most rounds. One queue may grow by chance."""
+        """Whether calls came faster than they were answered in most rounds; in one round that may be chance."""
         return 2 * sum(each.saturated for each in self.rounds) > len(self.rounds)
 
 
 class Search(Record, frozen=True):
-    """The highest rate of calls whose p99 meets a target, by bisection.
+    """The highest rate of calls with a p99 below a limit, found by bisection.
 
     Attributes:
-        case: the case. Its rate is the highest that met the target, 0 if none did.
-        p99_ms: the target.
-        trials: every rate that was tried, its p99 in milliseconds (None if saturated), and whether it met the target.
+        case: the case; its rate is the highest that passed, or 0.
+        p99_ms: the limit.
+        trials: every rate that was tried, its p99 in milliseconds (None if saturated), and whether it passed.
     """
 
     case: Case
@@ -115,20 +120,20 @@ class Search(Record, frozen=True):
 
 
 class Quality(Record, frozen=True):
-    """Correctness of a target's answers.
+    """Quality of the answers of the engine that was timed.
 
     Attributes:
-        reference: the reference, in words.
-        verdict: ``"wrong"`` if a gate refused.
-        refused: the gates that refused, one line each.
+        reference: what they were compared with, in words.
+        verdict: ``"wrong"`` if a gate refuses.
+        refused: the gates that refused, each in a line.
         gates: number of gates.
-        cosine, centred_cosine: smallest cosine of image embeddings with the reference; None without a comparison.
-        text_cosine: smallest cosine of text embeddings with the reference.
-        region_agreement: share of the selected regions that are equal to the reference's.
+        cosine, centred_cosine: smallest over the image embeddings, with the reference's; None without a reference.
+        text_cosine: smallest over the text embeddings.
+        region_agreement: share of the selected regions that the reference selects too.
         probability_error: largest difference of a finding's probability.
-        auroc: mean over the findings that both the model and the packaged radiographs have.
-        auroc_reference: the same for the reference.
-        auroc_images: number of packaged radiographs.
+        auroc: mean over the findings that both the model and the carried radiographs have.
+        auroc_reference: AUROC of the reference.
+        auroc_images: number of carried radiographs.
     """
 
     reference: str
@@ -146,19 +151,19 @@ class Quality(Record, frozen=True):
 
 
 class TargetInfo(Record, frozen=True):
-    """Description of a target.
+    """A measured target.
 
     Attributes:
         label: short name, unique in the result.
         kind: ``"bundle"``, ``"checkpoint"`` or ``"server"``.
-        engine: name of the engine, with its version.
-        precision: type of the matrix products, by the model.
+        engine: the engine's name with its version.
+        precision: type in which the matrix products are computed, as the model says.
         transport: ``"in process"``, ``"grpc"`` or ``"grpc, shared memory"``.
-        threads: threads of one operator; None for the default of the engine.
+        threads: threads of one operator; None for the engine's default.
         sha256: hash of the bundle's manifest or of the checkpoint.
-        checkpoint_sha256: hash of the checkpoint of the weights.
-        network: sizes by which operations are counted; None if unknown.
-        quality: correctness of its answers.
+        checkpoint_sha256: hash of the original weights.
+        network: sizes from which operations are counted; None if unknown.
+        quality: quality of the answers.
     """
 
     label: str
@@ -174,16 +179,16 @@ class TargetInfo(Record, frozen=True):
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """Equal for targets of two results that differ only in versions and weights."""
+        """What two results compare targets by: all but versions and weights."""
         return (self.kind, self.engine.split(" ")[0], self.precision, self.transport)
 
 
 class Peak(Record, frozen=True):
-    """The fastest matrix product of large matrices that was measured here, on all cores.
+    """The fastest product of large matrices that was measured on this machine, on all cores.
 
     Attributes:
         dtype: type of the operands.
-        gops: 10⁹ multiplications and additions per second.
+        gops: 10⁹ multiplications and additions a second.
         by: the library.
     """
 
@@ -193,18 +198,18 @@ class Peak(Record, frozen=True):
 
 
 class Result(Record, frozen=True):
-    """Result of a benchmark.
+    """A benchmark.
 
     Attributes:
         environment: see `environment`.
-        settings: options of the benchmark.
-        targets: the targets, with their quality.
+        settings: the options.
+        targets: the targets with their quality.
         measurements: one for each case.
         searches: searches for the highest rate.
         peaks: peaks of this machine.
-        bandwidth_gbs: speed of copying memory, in 10⁹ bytes read and written per second; None if not measured.
+        bandwidth_gbs: 10⁹ bytes a second that copying memory reads and writes; None if not measured.
         left_out: cases that could not be measured, with the reason.
-        complete: False if it was interrupted; then it holds the rounds that were complete.
+        complete: False if the run was interrupted; it holds the complete rounds.
     """
 
     environment: dict[str, Any]
@@ -218,10 +223,10 @@ class Result(Record, frozen=True):
     complete: bool = True
 
     def target(self, label: str) -> TargetInfo:
-        """The target with a label."""
+        """The target with this label."""
         return next(target for target in self.targets if target.label == label)
 
     @property
     def wrong(self) -> list[TargetInfo]:
-        """Targets whose answers differ from the reference."""
+        """Targets whose answers differ from the reference's beyond the tolerances."""
         return [target for target in self.targets if target.quality.verdict == "wrong"]

@@ -1,4 +1,4 @@
-"""Runs a benchmark on opened targets."""
+"""`bench`: from opened targets to a result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lrclr.bench._peak import measure_peaks
 from lrclr.bench._quality import Reference, measure_quality, own_references
 from lrclr.bench._result import Measurement, Peak, Result, Round, Search, TargetInfo
 from lrclr.bench._stages import Files, work_of
-from lrclr.bench._statistics import quantiles, settled
+from lrclr.bench._statistics import CALM_WINDOWS, difference, quantiles
 from lrclr.bench._use import Meter
 from lrclr.errors import LrclrError
 
@@ -30,22 +30,18 @@ if TYPE_CHECKING:
 
 __all__ = ["bench"]
 
-CALM_WINDOWS: Final = 3
-"""Number of successive warm-up windows that must be alike."""
-MOST_WINDOWS: Final = 12
-"""Largest number of warm-up windows. After it a case is measured without a steady state, and marked unstable."""
 LEAST_ROUNDS: Final = 5
-_OPEN_SHARE: Final = 0.3  # of the time, for the open loop
+_OPEN_SHARE: Final = 0.3  # share of the time for open loop
 _WINDOW: Final = (0.05, 2.0)  # seconds
 _PEAK_SECONDS: Final = 0.6
 
 
 @dataclass
-class ProgressCallbacks:
-    """Progress callbacks. The default implementation does nothing.
+class BenchCallbacks:
+    """Progress callbacks. The defaults do nothing.
 
     Attributes:
-        step: called with the current step, and the share of the work that is done.
+        step: called with the current step and the share of the whole that is done.
         note: called with information for the user.
     """
 
@@ -55,7 +51,7 @@ class ProgressCallbacks:
 
 @dataclass
 class _State:
-    """The measurements so far."""
+    """Results so far."""
 
     infos: list[TargetInfo] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
@@ -68,11 +64,11 @@ class _State:
 
 @dataclass
 class _Running:
-    """A case that is being measured."""
+    """A case with its results so far."""
 
     case: Case
     work: Work
-    seconds: float  # approximate time of one call
+    seconds: float  # of one call
     warmup: list[float] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
 
@@ -82,40 +78,40 @@ def bench(
     options: BenchOptions | None = None,
     *,
     reference: Reference | None = None,
-    progress: ProgressCallbacks | None = None,
+    callbacks: BenchCallbacks | None = None,
 ) -> Result:
-    """Measure the correctness and then the speed of targets, in turns.
+    """Measure quality, then speed; the configurations take turns.
 
-    After an interrupt (Ctrl-C), complete rounds are kept, and the result is marked as incomplete. An interrupt before
-    the first complete round is raised.
+    After an interrupt (Ctrl-C) the result holds the complete rounds and says that it is not complete. An interrupt
+    before the first complete round is raised.
 
     Args:
         targets: from `open_targets`.
         options: what to measure.
-        reference: reference of every target; by default each bundle's golden data.
-        progress: progress callbacks.
+        reference: what the answers of every target are compared with; by default each bundle's golden values.
+        callbacks: progress callbacks.
 
     Raises:
-        LrclrError: no case could be measured. The error gives the first reason.
+        LrclrError: no configuration could be measured; gives the first reason.
     """
-    options, progress = options or BenchOptions(), progress or ProgressCallbacks()
+    options, callbacks = options or BenchOptions(), callbacks or BenchCallbacks()
     files, state = Files.read(options.files, exact=options.exact), _State()
     running: list[_Running] = []
     try:
         if options.peaks:
-            progress.step("the machine’s peak", 0.0)
+            callbacks.step("the machine’s peak", 0.0)
             state.peaks, state.bandwidth = measure_peaks(_PEAK_SECONDS)
         references = own_references(targets)
         for target in targets:
-            progress.step(f"quality of {target.info.label}", 0.0)
+            callbacks.step(f"quality of {target.info.label}", 0.0)
             own = reference or references.get(target.spec.sha256)
             state.infos.append(replace(target.info, quality=measure_quality(target, own)))
         running = _prepared(targets, options, files, reference, references, state)
         if not running:
-            raise LrclrError("nothing could be measured", why=state.left_out[0][1])
-        share = _closed(running, options, progress)
+            raise LrclrError("no configuration could be measured", why=state.left_out[0][1])
+        share = _closed(running, options, callbacks)
         state.measurements = _measured(running, options)
-        rest = ProgressCallbacks(lambda text, part: progress.step(text, share + (1 - share) * part), progress.note)
+        rest = BenchCallbacks(lambda text, part: callbacks.step(text, share + (1 - share) * part), callbacks.note)
         _opened(targets, running, options, state, rest)
     except KeyboardInterrupt:
         if not any(one.rounds for one in running):
@@ -142,7 +138,7 @@ def cases_of(target: Target, options: BenchOptions) -> list[Case]:
     for stage in options.stages:
         batches = (0,) if stage == "text_encoder" else options.batches
         prompts = (0,) if stage == "image_encoder" else options.prompts or (own,)
-        # Several callers are measured for a program as a whole, not for a single graph.
+        # Single graphs are measured with one caller; concurrent callers are a matter of whole programs.
         callers = options.callers if stage in {"classifier", "files"} else (1,)
         found += [
             Case(target.info.label, stage, batch, count, at_once)
@@ -161,7 +157,7 @@ def _prepared(
     references: dict[str, Reference],
     state: _State,
 ) -> list[_Running]:
-    """Every case that its target supports, after two calls. The second call gives the time of a call."""
+    """Every case that its target can run. Each is called twice; the second call gives the time of one call."""
     found = []
     for target in targets:
         own = reference or references.get(target.spec.sha256)
@@ -178,25 +174,25 @@ def _prepared(
     return found
 
 
-def _closed(running: list[_Running], options: BenchOptions, progress: ProgressCallbacks) -> float:
-    """Warm up until every case is steady, and measure the rounds; returns the share of the work that is done then."""
+def _closed(running: list[_Running], options: BenchOptions, callbacks: BenchCallbacks) -> float:
+    """Warm-up of every case, then the rounds that count; returns the share of the whole that is done."""
     window, rounds = _plan(running, options)
-    turn = sum(max(window, 2 * one.seconds) + one.seconds for one in running)
-    least, most = turn * (rounds + CALM_WINDOWS), turn * (rounds + MOST_WINDOWS)
+    turn = sum(_turn_seconds(window, one.seconds) for one in running)
+    least, most = turn * (rounds + CALM_WINDOWS), turn * (rounds + options.warmup_windows)
     load = _load_seconds(running, options)
-    progress.note(
-        f"{len(running)} configurations, {rounds} rounds of {window:.2g} s each: about {_minutes(least + load)}"
-        f", up to {_minutes(most + load)} if the speed of the machine varies"
+    callbacks.note(
+        f"{len(running)} configurations, {rounds} rounds of {window:.2g} s each: {_minutes(least + load)} from now"
+        f", up to {_minutes(most + load)} if the machine is busy"
     )
     planned, done = rounds + CALM_WINDOWS, 0
     share = least / (least + load)
-    for number in range(MOST_WINDOWS):
+    for number in range(options.warmup_windows):
         pending = [one for one in running if not _calm(one, options)]
         if not pending:
             break
         for _, place in shuffled_rounds(range(len(pending)), 1, seed=options.seed + 1000 + number):
             one = pending[place]
-            progress.step(f"warm-up: {one.case.target}, {one.case.what}", share * done / (planned * len(running)))
+            callbacks.step(f"warm-up: {one.case.target}, {one.case.what}", share * done / (planned * len(running)))
             _, latencies = closed_window(one.work, one.case.callers, window)
             one.warmup.append(quantiles(latencies)["p50"])
             done = min(done + 1, CALM_WINDOWS * len(running))
@@ -205,12 +201,12 @@ def _closed(running: list[_Running], options: BenchOptions, progress: ProgressCa
     for number, place in shuffled_rounds(range(len(running)), rounds, seed=options.seed):
         one = running[place]
         text = f"round {number + 1} of {rounds}: {one.case.target}, {one.case.what}"
-        progress.step(text, share * done / (planned * len(running)))
+        callbacks.step(text, share * done / (planned * len(running)))
         meter = Meter()
         elapsed, latencies = closed_window(one.work, one.case.callers, window)
         held.append((one, Round(elapsed, _microseconds(latencies), meter.stop())))
         done += 1
-        # A round is kept when all cases have it, so that an interrupt leaves all cases with the same rounds.
+        # Complete rounds only: after an interrupt all cases have the same rounds.
         if len(held) == len(running):
             for each, result in held:
                 each.rounds.append(result)
@@ -219,26 +215,31 @@ def _closed(running: list[_Running], options: BenchOptions, progress: ProgressCa
 
 
 def _plan(running: list[_Running], options: BenchOptions) -> tuple[float, int]:
-    """Seconds of a window, and the number of rounds."""
+    """Length of a window in seconds, and the number of rounds."""
     opened = _OPEN_SHARE if options.shares or options.rates else 0.0
     seconds = options.seconds * (1 - opened)
     rounds = options.rounds
     window = seconds / (len(running) * (rounds + CALM_WINDOWS))
     window = min(max(window, _WINDOW[0]), _WINDOW[1])
-    turn = sum(max(window, 2 * one.seconds) + one.seconds for one in running)
+    turn = sum(_turn_seconds(window, one.seconds) for one in running)
     fitting = int(seconds / turn) - CALM_WINDOWS
     return window, min(rounds, max(fitting, min(rounds, LEAST_ROUNDS)))
 
 
+def _turn_seconds(window: float, call: float) -> float:
+    """One window: a first call that does not count, at least two calls, and half of one beyond the end."""
+    return call + max(window + call / 2, 2 * call)
+
+
 def _load_seconds(running: Sequence[_Running], options: BenchOptions) -> float:
-    """Least time for the open loop."""
+    """Least duration of the open loop."""
     targets = len({one.case.target for one in running if one.case.stage == options.load_stage})
     windows = targets * (len(options.shares) + len(options.rates)) * LOAD_ROUNDS
     return max(_OPEN_SHARE * options.seconds, windows * options.load_seconds) if windows else 0.0
 
 
 def _calm(one: _Running, options: BenchOptions) -> bool:
-    return settled(one.warmup, count=CALM_WINDOWS, tolerance=options.tolerance)
+    return difference(one.warmup) <= options.tolerance
 
 
 def _measured(running: Sequence[_Running], options: BenchOptions) -> list[Measurement]:
@@ -254,9 +255,9 @@ def _opened(
     running: Sequence[_Running],
     options: BenchOptions,
     state: _State,
-    progress: ProgressCallbacks,
+    callbacks: BenchCallbacks,
 ) -> None:
-    """Measure the open loop of one stage, with the smallest batch and the model's prompts."""
+    """Open loop of one stage, at the smallest batch."""
     loaded = []
     for target in targets:
         own = [
@@ -267,17 +268,17 @@ def _opened(
         if own:
             smallest = min(each[0].case.batch for each in own)
             own = [each for each in own if each[0].case.batch == smallest]
-            # The most calls per second, with any number of callers.
+            # The highest throughput, with any number of callers.
             best = max(own, key=lambda each: each[0].throughput.value)
             callers = max(best[0].case.callers, 32 if target.client is not None else 1)
             capacity = best[0].throughput.value / best[0].case.items
             loaded.append((replace(best[0].case, callers=callers), best[1].work, capacity))
     seconds = _OPEN_SHARE * options.seconds
-    for measurement in load_rounds(loaded, options, seconds, progress.step):
+    for measurement in load_rounds(loaded, options, seconds, callbacks.step):
         state.measurements.append(measurement)
     if options.p99_ms is not None:
         for case, work, capacity in loaded:
-            progress.step(f"highest rate: {case.target}, {case.what}", 0.99)
+            callbacks.step(f"highest rate: {case.target}, {case.what}", 0.99)
             state.searches.append(searched(case, work, capacity, options))
 
 

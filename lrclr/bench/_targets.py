@@ -1,4 +1,4 @@
-"""Targets of a benchmark: a bundle in an engine, a checkpoint in torch, a server with or without shared memory."""
+"""Targets: a bundle in an engine, a checkpoint in torch, a server with or without shared memory."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenOptions", "Target", "is_server", "open_targets"]
 
-# Addresses and URLs, also invalid ones: `Client` gives the error.
+# An address or a URL. `Client` checks it.
 _ADDRESS = re.compile(r"^(\w+://.*|\[.*\].*|[^/\\\s:]+:\d+)$")
 
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """How targets are opened.
+    """Options for opening targets.
 
     Attributes:
-        engines: engines that run each bundle; by default the bundle's engine.
+        engines: engines of each bundle, one target each; by default the bundle's own.
         provider: ``"cpu"`` or ``"cuda"``, for ONNX Runtime and torch.
-        threads: threads of one operator; None for the default of the engine.
+        threads: threads of one operator; None for the engine's default.
         shared_memory: whether a server is also measured with shared memory.
-        reading: options of `load_checkpoint` for checkpoints.
+        reading: options of `load_checkpoint`.
     """
 
     engines: tuple[str, ...] = ()
@@ -62,11 +62,11 @@ class Target:
 
     Attributes:
         info: description for the result.
-        spec: description of the model.
-        engine: runs its graphs.
-        bundle: the bundle; None for a checkpoint or a server.
-        classifier: computes answers in this process.
-        client: sends requests to a server.
+        spec: facts about the model.
+        engine: engine of the graphs.
+        bundle: the bundle, if the target is one.
+        classifier: the classifier of a target in this process.
+        client: the client of a server.
     """
 
     info: TargetInfo
@@ -86,7 +86,7 @@ class Target:
     def predict_files(
         self, paths: Sequence[Path], contents: Sequence[bytes], findings: FindingSet | None, *, exact: bool = False
     ) -> list[Prediction]:
-        """Encoded files to findings, as `lrclr predict` does it."""
+        """Encoded files to findings, as `lrclr predict` does."""
         if self.client is not None:
             return self.client.predict(list(contents), findings=findings, exact=exact)
         assert self.classifier is not None  # noqa: S101 - for the type checker
@@ -99,9 +99,9 @@ class Target:
         return predictions
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
-        """Decoded images to the findings of the model, in as many calls as needed."""
+        """Decoded images to the model's findings, in calls of at most `max_batch` images."""
         if self.classifier is not None:
-            return self.classifier.predict(images)
+            return self.classifier.predict(images, batch_size=self.spec.max_batch)
         assert self.client is not None  # noqa: S101 - for the type checker
         step = self.spec.max_batch
         parts = [self.client.predict(list(images[start : start + step])) for start in range(0, len(images), step)]
@@ -109,13 +109,13 @@ class Target:
 
 
 def is_server(target: str) -> bool:
-    """Whether a target is an address, and not a file, a folder or ``default``."""
+    """Whether this is an address, not a file, a folder or ``default``."""
     return not Path(target).exists() and (_ADDRESS.match(target) is not None or ip_address(target) is not None)
 
 
 @contextmanager
 def open_targets(given: Sequence[str], options: OpenOptions | None = None) -> Iterator[list[Target]]:
-    """Open targets, in order.
+    """Open all targets, in this order.
 
     Raises:
         LrclrError: a target cannot be opened.
@@ -152,7 +152,7 @@ def _local(
     classifier: ZeroShotClassifier, config: dict[str, Any], options: OpenOptions, bundle: Bundle | None
 ) -> Target:
     spec = classifier.spec
-    assert spec.tokenizer is not None  # noqa: S101 - for the type checker
+    assert spec.tokenizer is not None  # noqa: S101 - only a server's is None
     tokens = spec.tokenizer.encode(spec.findings.prompts).input_ids.shape[1]
     info = TargetInfo(
         label=f"{spec.kind} {spec.precision} {classifier.engine.name.split(' ')[0]}",
@@ -171,28 +171,28 @@ def _local(
 def _server(stack: ExitStack, address: str, *, shared: bool) -> Target:
     from lrclr.triton.client import Client, ClientOptions, TritonEngine
 
-    # Without repetitions, whose pauses would be part of the time.
+    # Without retries: their pauses would be timed.
     client = stack.enter_context(Client(address, ClientOptions(retries=0, shared_memory=shared)))
-    description = client.describe()
+    facts = client.describe()
     spec = ModelSpec(
-        preprocess=PreprocessSpec.from_dict(description["preprocess"]),
+        preprocess=PreprocessSpec.from_dict(facts["preprocess"]),
         tokenizer=None,
-        findings=FindingSet.loads(description["findings"]),
-        patch_size=int(description["patch_size"]),
-        max_batch=int(description["max_batch"]),
-        alpha=float(description["alpha"]),
-        calibration=ScoreCalibration.from_dict(description),
-        fusion_trained=bool(description["fusion_trained"]),
+        findings=FindingSet.loads(facts["findings"]),
+        patch_size=int(facts["patch_size"]),
+        max_batch=int(facts["max_batch"]),
+        alpha=float(facts["alpha"]),
+        calibration=ScoreCalibration.from_dict(facts),
+        fusion_trained=bool(facts["fusion_trained"]),
         kind="server",
-        sha256=str(description["bundle"]),
-        checkpoint_sha256=str(description["checkpoint"]),
-        precision=str(description["precision"]),
+        sha256=str(facts["bundle"]),
+        checkpoint_sha256=str(facts["checkpoint"]),
+        precision=str(facts["precision"]),
     )
     transport = "grpc, shared memory" if shared else "grpc"
     info = TargetInfo(
         label=f"server {spec.precision} {transport}",
         kind="server",
-        engine=f"triton, {description['engine']}",
+        engine=f"triton, {facts['engine']}",
         precision=spec.precision,
         transport=transport,
         threads=None,
@@ -203,7 +203,7 @@ def _server(stack: ExitStack, address: str, *, shared: bool) -> Target:
 
 
 def _labelled(targets: list[Target]) -> list[Target]:
-    """Make labels unique by a number."""
+    """Targets with unique labels: equal ones get a number."""
     count: dict[str, int] = {}
     named = []
     for target in targets:

@@ -1,4 +1,4 @@
-"""Use of the machine during a window, from counters before and after it. No thread takes samples meanwhile."""
+"""Use of the machine in a window, from counters that are read before and after it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _THROTTLES: Final = "devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_co
 
 
 class Use(Record, frozen=True):
-    """Use of the machine between two moments; ``None`` where the system gives no value.
+    """Use between two times; ``None`` if the system does not report a value.
 
     Attributes:
-        cpu_seconds: processor time of this process, without that of a server.
+        cpu_seconds: processor time of all threads of this process, without a server's.
         process: share of the machine's processors that this process used.
-        others: share that other processes used, including a server on this machine.
-        stolen: share that a hypervisor gave to another machine.
+        others: share that other processes used, such as a server on this machine.
+        stolen: share that a hypervisor gave to other machines.
         rss_mib: memory of this process at the end.
         mhz: mean clock of the processors at the end.
-        throttled: number of times that heat lowered the clock of a processor.
+        throttled: number of times that heat limited a processor.
         joules: energy of the first processor package.
         gpu: use of all GPUs.
     """
@@ -45,19 +45,19 @@ class Use(Record, frozen=True):
 
 
 class Meter:
-    """Reads the counters when it is created, and again in `stop`."""
+    """Reads the counters when it is made, and again in `stop`."""
 
     def __init__(self) -> None:
         self._throttles, self._joules, self._gpu = _throttles(), _joules(), GpuMeter()
         self._ticks, self._cpu, self._wall = _ticks(), time.process_time(), time.perf_counter()
 
     def stop(self) -> Use:
-        """Use since the start."""
+        """The use since then."""
         wall, cpu, ticks = time.perf_counter() - self._wall, time.process_time() - self._cpu, _ticks()
         process = cpu / (wall * processors())
         others = stolen = None
         busy, steal, total = (now - then for now, then in zip(ticks, self._ticks, strict=True))
-        # The kernel counts in hundredths of a second, which is too coarse for a short window.
+        # The kernel counts in hundredths of a second, too coarse for a short window.
         if total >= 0.1:
             others, stolen = max(0.0, busy / total - process), steal / total
         throttles, joules = _throttles(), _joules()
@@ -69,7 +69,7 @@ class Meter:
             rss_mib=psutil.Process().memory_info().rss / 2**20,
             mhz=_mhz(),
             throttled=None if throttles is None or self._throttles is None else throttles - self._throttles,
-            # The counter restarts from 0 when it overflows.
+            # The counter restarts at its maximum.
             joules=None if joules is None or self._joules is None or joules < self._joules else joules - self._joules,
             gpu=self._gpu.stop(),
         )
@@ -80,7 +80,7 @@ def _ticks() -> tuple[float, float, float]:
     times = psutil.cpu_times()
     steal = getattr(times, "steal", 0.0)
     idle = times.idle + getattr(times, "iowait", 0.0)
-    # On Linux, `user` includes the time of guests.
+    # Linux counts guests in `user` already.
     total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
     return total - idle - steal, steal, total
 

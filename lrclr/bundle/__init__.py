@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from lrclr.bundle._bundle import (
-    ENTRIES,
     FINDINGS,
     GOLDEN,
     GRAPHS,
     MANIFEST,
+    NO_CACHE,
     SCHEMA_VERSION,
     SERVER_MODEL,
     TOKENIZER,
@@ -16,6 +16,7 @@ from lrclr.bundle._bundle import (
     FileEntry,
     GraphEntry,
     Manifest,
+    bundle_entries,
     file_table,
     plan_file,
     require_digest,
@@ -24,11 +25,11 @@ from lrclr.bundle._bundle import (
 from lrclr.bundle._golden import Golden, GraphOutputs
 
 __all__ = [
-    "ENTRIES",
     "FINDINGS",
     "GOLDEN",
     "GRAPHS",
     "MANIFEST",
+    "NO_CACHE",
     "SCHEMA_VERSION",
     "SERVER_MODEL",
     "TOKENIZER",
@@ -39,6 +40,7 @@ __all__ = [
     "GraphEntry",
     "GraphOutputs",
     "Manifest",
+    "bundle_entries",
     "file_table",
     "plan_file",
     "require_digest",

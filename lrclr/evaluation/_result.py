@@ -1,4 +1,4 @@
-"""Result of an evaluation: numbers for JSON and for all reports."""
+"""Results of an evaluation: numbers that are written to JSON and shown by the reports."""
 
 from __future__ import annotations
 
@@ -24,18 +24,16 @@ class FindingQuality:
 
     Attributes:
         name: the finding.
-        positives, negatives: numbers of images.
-        left_out: number of images with an uncertain label or without a label.
-        undefined: the reason why the figures below are ``None``; "" if they are defined.
+        positives, negatives: numbers of images; uncertain and unlabelled ones are `left_out`.
+        undefined: why the figures below are ``None``; "" if they are defined.
         auroc, average_precision: figures of the combined score.
-        auroc_global, auroc_local: figures of the global and of the local score.
-        threshold: probability from which the finding counts as present, chosen on validation; ``None`` without
-            validation.
+        auroc_global, auroc_local: AUROC of the global and the local score alone.
+        threshold: probability above which the finding counts as present, chosen on validation; ``None`` without it.
         f1, sensitivity, specificity: figures at that threshold.
-        calibration_error: expected calibration error of the probabilities, with 15 bins of equal width.
+        calibration_error: expected calibration error of the probabilities, 15 bins of equal width.
         calibration_error_scaled: the same with the calibration fitted on validation.
         roc: ``(false positive rate, true positive rate)``, at most 200 points.
-        reliability: ``(mean probability, share of positives, images)`` for each bin with images, with the fitted
+        reliability: ``(mean probability, share of positives, images)`` of each non-empty bin, with the fitted
             calibration if there is one.
     """
 
@@ -60,7 +58,7 @@ class FindingQuality:
 
 @dataclass(frozen=True, slots=True)
 class MeanQuality:
-    """Means over the findings for which the figure is defined."""
+    """Means over the findings for which a figure is defined."""
 
     findings: int
     auroc: Estimate
@@ -72,17 +70,17 @@ class MeanQuality:
 
 @dataclass(frozen=True, slots=True)
 class Grounding:
-    """Localisation of a finding, over the images that have the finding and a mask or box of it.
+    """Grounding of one finding, over the images that have it and a mask or box of it.
 
     Attributes:
         name: the finding, or "mean".
         images: number of images.
         pointing: share of images in which the patch with the most region attention touches the mask.
         pointing_rollout: the same for the patch of greatest importance, which does not depend on the finding.
-        pointing_chance: share of all patches that touch the mask, as the mean over images.
+        pointing_chance: share of patches that touch the mask, mean over images.
         hit_rate: share of images in which at least one selected region touches the mask.
-        hit_rate_chance: the same for as many different patches drawn at random.
-        mass: region attention inside the mask. A patch that is partly covered counts by its covered share.
+        hit_rate_chance: the same for as many different random patches.
+        mass: region attention inside the mask; a patch counts by the share that the mask covers.
         mass_rollout: the same for importance, normalised over the regions.
         mass_chance: share of the input that the mask covers.
     """
@@ -101,13 +99,13 @@ class Grounding:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image of the gallery, for memory and the HTML page only. It is not written to JSON.
+    """An image for the gallery. It is in memory and in the HTML page only, not in JSON.
 
     Attributes:
         finding: the finding.
-        kind: "best", "missed" (present, with a low probability) or "false alarm".
-        probability: probability of the finding.
-        picture: PNG file of the radiograph with its heat map beside it.
+        kind: "best", "missed" (with the finding, low probability) or "false alarm".
+        probability: the model's probability.
+        picture: PNG bytes of the radiograph beside its heat map.
     """
 
     finding: str
@@ -118,24 +116,21 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Evaluation of one model on the images of one dataset. Research use only.
+    """One model on the images of one dataset. Research use only.
 
     Attributes:
         model: kind ("checkpoint" or "bundle"), hash, precision, engine.
-        data: hash of the dataset, split, images, images that could not be read, rows left out.
+        data: hash of the dataset, split, images, unreadable images, rows left out.
         settings: bootstrap resamples, seed, preset, splits.
         environment: versions and machine.
-        alpha: weight of the local score.
-        alpha_from: origin of `alpha`: "model", "given" or "validation".
+        alpha: weight of the local score in effect, and ``alpha_from``: "model", "given" or "validation".
         alpha_sweep: ``(alpha, mean AUROC on validation)``; empty without validation.
-        score_scale, score_bias: calibration fitted on validation, for findings that are not in `finding_calibration`;
-            ``None`` without validation.
+        score_scale, score_bias: fitted on validation for findings without own values; ``None`` without a fit.
         finding_calibration: scale and bias fitted on validation, by finding.
-        not_calibrated: the reason why a finding is not in `finding_calibration`; under "" the reason for
-            the missing `score_scale`.
-        findings: one for each finding, in order.
+        not_calibrated: reasons for findings without own values; under "" the reason for missing shared values.
+        findings: figures of each finding, in order.
         mean: means over findings.
-        grounding: one for each finding with masks, then "mean"; empty without masks.
+        grounding: figures of each finding with masks, then "mean"; empty without masks.
     """
 
     model: dict[str, Any]
@@ -154,11 +149,14 @@ class Evaluation:
     not_calibrated: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """The evaluation as JSON, with its schema version. Floats are rounded to six decimals."""
+        """The evaluation as JSON, with its schema version.
+
+        Floats are rounded to six decimals, so that evaluations can be compared with `diff`.
+        """
         return json_text({"schema": SCHEMA_VERSION, **asdict(self)})
 
     def save_json(self, path: Path) -> None:
-        """Write `to_json` to a file. After an error the file is unchanged."""
+        """Write `to_json` to a file, whole or not at all."""
         write_whole(path, self.to_json().encode())
 
 

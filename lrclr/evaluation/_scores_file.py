@@ -1,4 +1,4 @@
-"""Files of scores: numbers, line numbers of a dataset and hashes of images, without paths, reports and pseudonyms."""
+"""Files of scores: numbers, lines of a dataset and hashes of images, without paths, reports or pseudonyms."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["is_scores", "load_scores", "save_scores"]
 
 _SCHEMA = 2
-_ONE_SCALE = 1  # older schema: one score scale for all findings, without bias
-_MOST_BYTES = 1 << 30  # unpacked size of all arrays
+_ONE_SCALE = 1  # with a score scale for all findings, and no bias
+_MOST_BYTES = 1 << 30  # of all arrays, unpacked
 _ARRAYS = ("line", "image", "group", "labels", "sizes")
 _INFO = {
     "kind": str,
@@ -50,7 +50,7 @@ def is_scores(path: str | os.PathLike[str]) -> bool:
 
 
 def save_scores(scores: Scores, path: str | os.PathLike[str]) -> None:
-    """Write an ``.npz``. The same scores give the same bytes. After an error the file is unchanged."""
+    """Write scores to an ``.npz``, whole or not at all; the same scores give the same bytes."""
     arrays: dict[str, Any] = {name: getattr(scores, name) for name in _ARRAYS}
     for number, model in enumerate(scores.models):
         for name in Answers.names():
@@ -70,7 +70,7 @@ def save_scores(scores: Scores, path: str | os.PathLike[str]) -> None:
 
 
 def load_scores(path: str | os.PathLike[str]) -> Scores:
-    """Read a file of `save_scores`. Pickled objects are refused.
+    """Read a file that `save_scores` wrote. Pickled content is refused.
 
     Raises:
         UsageError: the file cannot be read, or is not a file of scores.
@@ -87,9 +87,7 @@ def load_scores(path: str | os.PathLike[str]) -> Scores:
         raise UsageError(f"{path} cannot be read", why=error.strerror or type(error).__name__) from error
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, IndexError, zipfile.BadZipFile) as error:
         raise UsageError(
-            f"{path} is not a file of scores",
-            why="it is damaged, or has another version",
-            fix="Write it with --scores.",
+            f"{path} is not a file of scores", why="it is damaged or of another version", fix="Write it with --scores."
         ) from error
     return scores
 
@@ -116,7 +114,7 @@ def _scores(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Sco
 
 
 def _check(scores: Scores) -> None:
-    """Raise ValueError if shapes or values do not fit each other: the file may be forged."""
+    """Raise ValueError if the arrays do not fit each other: the file is not trusted."""
     images, findings = len(scores.line), len(scores.findings)
     shapes: list[tuple[NDArray[Any], tuple[int, ...]]] = [
         (scores.line, (images,)),

@@ -1,4 +1,4 @@
-"""Writes fitted values into a bundle or a checkpoint folder."""
+"""`store`: writes fitted values into a bundle or a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from lrclr._files import link_tree, replace_directory, write_whole
 from lrclr.auto import is_bundle
-from lrclr.bundle import ENTRIES, GOLDEN, Bundle, write_manifest
+from lrclr.bundle import GOLDEN, Bundle, bundle_entries, write_manifest
 from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
 from lrclr.inference import (
@@ -46,21 +46,20 @@ def store(
     score_bias: float = 0.0,
     finding_calibration: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
-    """Write scoring into a bundle or an LRCLR checkpoint folder. After an error it is unchanged.
+    """Write scoring into a bundle or an LRCLR checkpoint folder, all of it or nothing.
 
-    The reference probabilities of a bundle are computed for this scoring, and its gates are run with them, as by a
-    later `lrclr verify`.
+    The reference answers of a bundle are recomputed for this scoring, and its gates are run on them, so that
+    `lrclr verify` checks the stored values afterwards.
 
     Args:
         path: the bundle or the folder.
-        alpha: weight of the local score; ``None`` to keep it, as for a fusion head that is not trained.
-        score_scale, score_bias: values of findings that are not in `finding_calibration`, see
-            `lrclr.inference.ScoreCalibration`.
-        finding_calibration: scale and bias by finding, in place of those that were stored before.
+        alpha: weight of the local score; ``None`` leaves it unchanged, as without a trained fusion head.
+        score_scale, score_bias: for findings without own values, see `lrclr.inference.ScoreCalibration`.
+        finding_calibration: scale and bias by finding; replaces the stored values.
 
     Raises:
-        UsageError: the path is neither a bundle nor an LRCLR checkpoint folder.
-        GateError: a gate of the bundle refused this scoring.
+        UsageError: the checkpoint cannot hold these values.
+        GateError: the bundle does not pass a gate with this scoring; nothing was changed.
     """
     change = ScoreCalibration(score_scale, score_bias, finding_calibration or {}).to_dict()
     change |= {} if alpha is None else {"alpha": alpha}
@@ -71,11 +70,10 @@ def store(
 
 
 def check_storable(path: str | os.PathLike[str]) -> None:
-    """Check before the evaluation that `store` can write into the model.
+    """Check, before an evaluation, that `store` can write into the model.
 
     Raises:
-        UsageError: the path is neither a bundle nor an LRCLR checkpoint folder, or ONNX Runtime, which checks a bundle,
-            is not installed.
+        UsageError: the model cannot hold fitted values, or ONNX Runtime, which checks a bundle, is not installed.
         EngineError: ONNX Runtime cannot be used.
     """
     if is_bundle(path):
@@ -89,10 +87,10 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (OSError, ValueError) as error:
-        raise UsageError(f"{file} is not readable JSON") from error
+        raise UsageError(f"{file} is not JSON, or cannot be read") from error
     if not isinstance(config, dict) or config.get("model_type") != "lrclr":
         raise UsageError(
-            f"fitted values cannot be stored in {path}",
+            f"{path} cannot hold fitted values",
             why="it is not an LRCLR checkpoint folder",
             fix="Make one with `lrclr convert`.",
         )
@@ -105,7 +103,7 @@ def _store_checkpoint(path: Path, change: dict[str, Any]) -> None:
 
 
 def _changed(scoring: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Scoring with the new calibration. Keys of the old one that the new one does not have are removed."""
+    """The scoring with the new calibration. All old keys are removed: the new one may have no bias."""
     return {key: value for key, value in scoring.items() if key not in CALIBRATION_KEYS} | change
 
 
@@ -122,9 +120,9 @@ def _store_bundle(path: Path, change: dict[str, Any]) -> None:
     golden, task = _task_reference(Golden.load(bundle.golden_path), bundle, engine, scoring, limits)
     golden = _rescored(golden, bundle, scoring)
     raise_refused(task)
-    with replace_directory(path, expected=ENTRIES, overwrite=True) as staging:
+    with replace_directory(path, expected=bundle_entries(path), overwrite=True) as staging:
         link_tree(path, staging)
-        # It is a hard link to the file of the old bundle, which must not change.
+        # A new file: the old one is shared with the existing bundle.
         (staging / GOLDEN).unlink()
         golden.save(staging / GOLDEN)
         renewed = replace(manifest, scoring=scoring)
@@ -139,11 +137,11 @@ def _store_bundle(path: Path, change: dict[str, Any]) -> None:
 def _task_reference(
     golden: Golden, bundle: Bundle, engine: Engine, scoring: dict[str, Any], limits: Tolerances
 ) -> tuple[Golden, list[GateResult]]:
-    """The reference AUROC for another scoring, and the task gate with the AUROC of PyTorch.
+    """The reference AUROC under another scoring, and the task gate against PyTorch's AUROC.
 
-    The AUROC of PyTorch is that of the alpha of the export, and the checkpoint is not available for another alpha. So
-    the gate must pass with the stored reference. Then the bundle's AUROC with the new alpha is the reference for other
-    machines and engines, and the note of the gate says so.
+    PyTorch's AUROC is that of the alpha of the export, and the checkpoint is not available here. The gate must pass
+    with it. Then the bundle's own AUROC under the new alpha becomes the reference for other machines and engines, and
+    the gate's note says so.
     """
     from lrclr.verification import task_auroc, task_gate
 
@@ -153,7 +151,7 @@ def _task_reference(
     if not results or alpha == before.spec.alpha:
         return golden, results
     own = task_auroc(ZeroShotClassifier(replace(before.spec, alpha=alpha), engine))
-    # The note keeps the comparison with PyTorch when alpha is changed several times.
+    # The measurement against PyTorch stays in the note when alpha is changed again.
     notes = [gate["note"] for gate in bundle.manifest.gates if gate["gate"] == results[0].gate]
     measured = (notes or [results[0].note])[0].partition(_OWN)[0]
     note = f"{measured}{_OWN} alpha {alpha:g} the reference is this bundle's own"
@@ -161,7 +159,7 @@ def _task_reference(
 
 
 def _rescored(golden: Golden, bundle: Bundle, scoring: dict[str, Any]) -> Golden:
-    """The reference with probabilities from PyTorch's scores by another scoring."""
+    """The reference with the probabilities of PyTorch's scores under another scoring."""
     score = combined_score(
         global_score(golden.image_embedding, golden.text_embedding), golden.local_score, scoring["alpha"]
     )

@@ -14,8 +14,8 @@ import pytest
 
 from lrclr.bench import (
     STAGES,
+    BenchCallbacks,
     BenchOptions,
-    ProgressCallbacks,
     Result,
     bench,
     load_result,
@@ -221,7 +221,7 @@ def test_an_interrupt_keeps_whole_rounds(bundle: Path) -> None:
 
     options = replace(SHORT, stages=("image_encoder", "fusion_head"), batches=(1,))
     with open_targets([str(bundle)]) as targets:
-        found = bench(targets, options, progress=ProgressCallbacks(step))
+        found = bench(targets, options, callbacks=BenchCallbacks(step))
     assert not found.complete
     assert [len(each.rounds) for each in found.measurements] == [2, 2]
     assert "Interrupted" in page(found)
@@ -234,7 +234,7 @@ def test_an_interrupt_before_anything_is_raised(bundle: Path) -> None:
             raise KeyboardInterrupt
 
     with open_targets([str(bundle)]) as targets, pytest.raises(KeyboardInterrupt):
-        bench(targets, ONE, progress=ProgressCallbacks(step))
+        bench(targets, ONE, callbacks=BenchCallbacks(step))
 
 
 def test_the_highest_rate_keeps_its_p99(bundle: Path) -> None:

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from lrclr.contract import MODEL, ModelNames
 from lrclr.errors import LrclrError, ServerUnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class ClientOptions:
         max_message: largest size of a request or an answer, in bytes.
         tls: whether the server's gRPC port is encrypted.
         tls_root: PEM file with the certificates that verify the server's; by default those of the system.
+        model: name of the model that answers requests with files: ``PREFIXlrclr`` for a bundle that was exported with
+            ``--name-prefix PREFIX``.
         shared_memory: send images through system shared memory. The server must run on this machine and allow it.
     """
 
@@ -47,16 +50,26 @@ class ClientOptions:
     tls: bool = False
     tls_root: Path | None = None
     shared_memory: bool = False
+    model: str = MODEL
 
     def __post_init__(self) -> None:
         if self.timeout <= 0 or self.backoff < 0 or self.retries < 0 or self.keep_alive < 0:
             raise UsageError("timeout must be positive, and retries, backoff and keep-alive not negative")
         if self.compression not in {"none", "gzip", "deflate"}:
             raise UsageError(f"unknown compression {self.compression!r}", fix="Choose none, gzip or deflate.")
+        if not self.model.endswith(MODEL):
+            raise UsageError(
+                f"{self.model[:80]!r} is not the name of a model of lrclr", fix=f"Its name ends in {MODEL!r}."
+            )
         if not 1 <= self.max_message < 2**31:
             raise UsageError("the largest message must be between 1 byte and 2 GiB")
         if self.tls_root is not None and not self.tls_root.is_file():
             raise UsageError(f"the file {self.tls_root} does not exist")
+
+    @property
+    def names(self) -> ModelNames:
+        """Names of the bundle's models in the server."""
+        return ModelNames(self.model.removesuffix(MODEL))
 
     def connection(self, address: Address) -> dict[str, Any]:
         """Arguments of tritonclient's `InferenceServerClient`."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lrclr.contract import ModelNames
     from lrclr.triton.model._metrics import Metrics
 
 
@@ -36,6 +37,7 @@ class BlsEngine:
     """Runs graphs by business-logic scripting.
 
     Args:
+        names: names of the bundle's models.
         version: version of the graphs, which is that of the model `lrclr`.
         metrics: counters to update with the time of the image encoder.
 
@@ -43,7 +45,8 @@ class BlsEngine:
         cancelled: returns whether the current request was cancelled. No graph runs for a cancelled request.
     """
 
-    def __init__(self, version: int, metrics: Metrics) -> None:
+    def __init__(self, names: ModelNames, version: int, metrics: Metrics) -> None:
+        self._names = names
         self._version = version
         self._metrics = metrics
         self.cancelled: Callable[[], bool] = bool
@@ -62,7 +65,7 @@ class BlsEngine:
         began = time.perf_counter()
         names = list(GRAPHS[graph].output_names)
         response = pb_utils.InferenceRequest(
-            model_name=graph,
+            model_name=self._names.of(graph),
             model_version=self._version,
             requested_output_names=names,
             inputs=[put(name, array) for name, array in inputs.items()],

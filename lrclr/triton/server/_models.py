@@ -6,13 +6,13 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
-from lrclr.contract import GRAPHS, MODEL
 from lrclr.errors import LrclrError, ServerError, ServerUnavailableError
 from lrclr.triton.server._processes import kill
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from lrclr.contract import ModelNames
     from lrclr.triton.server._probe import Probe
     from lrclr.triton.server._process import ServerProcess
     from lrclr.triton.server._repository import ServedRepository
@@ -33,6 +33,7 @@ class ServedModels:
         process: the server.
         repository: its model repository.
         probe: a connection to it.
+        names: names of the models.
         startup_timeout: seconds in which a version must be loaded and answer.
         on_log: called with level and message of events.
     """
@@ -42,10 +43,12 @@ class ServedModels:
         process: ServerProcess,
         repository: ServedRepository,
         probe: Probe,
+        names: ModelNames,
         startup_timeout: float,
         on_log: Callable[[str, str], None],
     ) -> None:
         self._process, self._repository, self._probe = process, repository, probe
+        self._names = names
         self._startup_timeout = startup_timeout
         self._on_log = on_log
         self._superseded: list[int] = []
@@ -98,7 +101,7 @@ class ServedModels:
         # The server keeps two versions of a graph.
         self.retire(drain=_DRAIN)
         try:
-            for models in (tuple(GRAPHS), (MODEL,)):
+            for models in (self._names.graphs, (self._names.classifier,)):
                 self._repository.publish(version, models)
                 self._await_loaded(models, version)
             self._await_first_answer(version)
@@ -106,7 +109,7 @@ class ServedModels:
             self._repository.drop(version)
             self._probe.cancel()
             self._process.raise_if_ended()
-            self._await_loaded((MODEL,), before)
+            self._await_loaded((self._names.classifier,), before)
             raise
         self._superseded.append(before)
         self.retire()
@@ -119,7 +122,7 @@ class ServedModels:
         """
         deadline = None if drain is None else time.monotonic() + drain
         while self._superseded:
-            pids = {version: self._process.living(MODEL, version) for version in self._superseded}
+            pids = {version: self._process.living(self._names.classifier, version) for version in self._superseded}
             for version in [version for version, living in pids.items() if not living]:
                 self._superseded.remove(version)
                 self._repository.drop(version)
@@ -143,7 +146,7 @@ class ServedModels:
         Returns:
             Whether all were answered.
         """
-        waiting = self._process.versions(MODEL)
+        waiting = self._process.versions(self._names.classifier)
         # The folder can be missing: systems clean up the place for temporary files.
         with contextlib.suppress(OSError):
             self._repository.withdraw()
@@ -152,7 +155,7 @@ class ServedModels:
             waiting = {
                 version: pids
                 for version, pids in waiting.items()
-                if pids <= set(self._process.living(MODEL, version)) - self._process.log.done
+                if pids <= set(self._process.living(self._names.classifier, version)) - self._process.log.done
             }
             if not waiting or time.monotonic() > deadline:
                 break
@@ -188,7 +191,7 @@ class ServedModels:
                 self.ask(timeout=1.0, version=version)
             except ServerUnavailableError:
                 self._process.raise_if_ended()
-                if (self._probe.finished(version) or {}).get(MODEL, (0, 0))[0]:
+                if (self._probe.finished(version) or {}).get(self._names.classifier, (0, 0))[0]:
                     return
                 if self._process.dead_models(version) or time.monotonic() > deadline:
                     raise

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from lrclr._addresses import DIRECT, Address
-from lrclr.contract import MODEL
 from lrclr.errors import MissingExtraError, ServerError, ServerUnavailableError
 from lrclr.samples import sample_paths
 from lrclr.triton.protocol import BUSY, RETRY_SECONDS
@@ -29,9 +28,11 @@ class Probe:
     Args:
         address: ``host:port`` of gRPC.
         options: options of the server.
+        model: name of the model that answers requests with files.
     """
 
-    def __init__(self, address: str, options: ServeOptions) -> None:
+    def __init__(self, address: str, options: ServeOptions, model: str) -> None:
+        self._model = model
         try:
             from tritonclient import grpc
         except ImportError:
@@ -122,7 +123,7 @@ class Probe:
                 answer.set_exception(error)
 
         call = self._client.async_infer(
-            MODEL,
+            self._model,
             [image],
             take,
             outputs=[self._grpc.InferRequestedOutput("probability")],

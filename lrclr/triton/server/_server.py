@@ -16,7 +16,7 @@ from lrclr.triton.server._options import ServeOptions
 from lrclr.triton.server._ports import free_ports
 from lrclr.triton.server._probe import Probe
 from lrclr.triton.server._process import ServerProcess
-from lrclr.triton.server._repository import MODELS, ServedRepository
+from lrclr.triton.server._repository import ServedRepository
 from lrclr.triton.server._shared_memory import Claim, remove_leftovers
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class TritonServer:
 
     Attributes:
         grpc, http, metrics: addresses as ``host:port``; None for one that does not listen.
+        model: name of the model that answers requests with files.
 
     Raises:
         BundleError: the bundle is missing or damaged, or is not the expected one.
@@ -59,6 +60,7 @@ class TritonServer:
         self.options = options or ServeOptions()
         self._path = Path(bundle)
         self._bundle = self._read_bundle()
+        self._names = self._bundle.manifest.names
         self._installation = find_server(self.options.server)
         self._on_log = on_log
         self._claim: Claim | None = None
@@ -69,6 +71,7 @@ class TritonServer:
         self._silent_checks = 0
         self._failed_mendings = 0
         self._answers = False
+        self.model = self._names.classifier
         self.grpc = ""
         self.http: str | None = None
         self.metrics: str | None = None
@@ -229,16 +232,17 @@ class TritonServer:
         options = self.options
         remove_leftovers()
         self._claim = Claim.make()
-        self._repository = ServedRepository(self._claim.folder, instances=options.instances)
+        names = self._names
+        self._repository = ServedRepository(self._claim.folder, names, instances=options.instances)
         self._require_backend()
-        self._repository.publish(self._repository.prepare(self._bundle), MODELS)
+        self._repository.publish(self._repository.prepare(self._bundle), names.all)
         ports = free_ports(options.address, [options.grpc_port, options.http_port, options.metrics_port])
         host = self._reachable()
         self.grpc = f"{host}:{ports[0]}"
         self.http = f"{host}:{ports[1]}" if options.http else None
         self.metrics = f"{host}:{ports[2]}" if options.metrics else None
         self._ports = set(ports)
-        self._probe = Probe(self.grpc, options)
+        self._probe = Probe(self.grpc, options, names.classifier)
         command = command_line(
             self._installation,
             self._repository.repository,
@@ -249,7 +253,9 @@ class TritonServer:
             version_compatible=_version_compatible(self._bundle),
         )
         self._process = ServerProcess(command, self._installation.environment, self._claim, self._on_log)
-        self._served = ServedModels(self._process, self._repository, self._probe, options.startup_timeout, self._on_log)
+        self._served = ServedModels(
+            self._process, self._repository, self._probe, names, options.startup_timeout, self._on_log
+        )
 
     def _read_bundle(self) -> Bundle:
         bundle = Bundle(self._path)

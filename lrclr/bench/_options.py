@@ -67,9 +67,9 @@ class BenchOptions:
     def __post_init__(self) -> None:
         for stage in self.stages:
             if stage not in STAGES:
-                raise UsageError(f"there is no stage {stage!r}", fix=f"Choose from {', '.join(STAGES)}.")
+                raise UsageError(f"unknown stage {stage!r}", fix=f"Choose from {', '.join(STAGES)}.")
         if not self.stages:
-            raise UsageError("there is no stage to measure", fix=f"Choose from {', '.join(STAGES)}.")
+            raise UsageError("no stage is given", fix=f"Choose from {', '.join(STAGES)}.")
         for name, values in (("batch", self.batches), ("prompts", self.prompts), ("concurrency", self.callers)):
             if any(not 1 <= value <= 4096 for value in values) or (not values and name != "prompts"):
                 raise UsageError(f"{name} must be whole numbers from 1 to 4096")

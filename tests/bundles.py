@@ -119,6 +119,22 @@ def copied(bundle: Path, target: Path) -> Path:
     return target
 
 
+def renamed(bundle: Path, target: Path, prefix: str, version: int = 1) -> Path:
+    """A copy of a bundle as ``lrclr export --name-prefix --model-version`` writes it, without exporting again."""
+    from lrclr.bundle import Bundle
+    from lrclr.contract import ModelNames
+    from lrclr_export.repository.records import write_records
+
+    manifest = Bundle(bundle).manifest
+    old, new = manifest.names, ModelNames(prefix, version)
+    shutil.copytree(bundle, target)
+    for before, after in zip(old.all, new.all, strict=True):
+        (target / before).rename(target / after)
+        (target / after / str(old.version)).rename(target / after / str(version))
+    write_records(target, replace(manifest, triton=new.to_dict()))
+    return target
+
+
 def signed(bundle: Path, **changes: Any) -> Path:
     """Write a bundle's manifest anew, with changes and with the files as they are now."""
     from lrclr.bundle import MANIFEST, Manifest, file_table
@@ -142,8 +158,8 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def flip(path: Path, position: int | None = None) -> None:
-    """Change one byte of a file, in its middle unless told where."""
-    data = bytearray(path.read_bytes())
+    """Change one byte of a file, in its middle unless told where. An empty file gets one."""
+    data = bytearray(path.read_bytes() or b"\0")
     position = len(data) // 2 if position is None else position
     data[position] ^= 1
     path.write_bytes(data)

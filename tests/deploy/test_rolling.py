@@ -68,7 +68,7 @@ class Balancer:
             )
 
     def __enter__(self) -> Self:
-        bundles.wait_until(self._socket.exists, self.process, seconds=20)
+        bundles.wait_until(self._socket.exists, self.process)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -86,12 +86,12 @@ class Balancer:
         return next(row for row in rows if row["pxname"] == "servers" and row["svname"] == name)
 
     def until(self, name: str, column: str, *wanted: str) -> None:
-        bundles.wait_until(lambda: self.row(name)[column] in wanted, self.process, seconds=60)
+        bundles.wait_until(lambda: self.row(name)[column] in wanted, self.process)
 
     def until_served(self, name: str, requests: int) -> None:
         """Wait until a server was given so many more."""
         before = int(self.row(name)["stot"])
-        bundles.wait_until(lambda: int(self.row(name)["stot"]) >= before + requests, self.process, seconds=60)
+        bundles.wait_until(lambda: int(self.row(name)["stot"]) >= before + requests, self.process)
 
 
 class Load:

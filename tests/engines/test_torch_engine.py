@@ -56,7 +56,7 @@ def test_a_checkpoint_is_read_from_where_it_is(
     assert classifier.predict(IMAGES[:1]) == expected
     with pytest.raises(UsageError, match="answers with a checkpoint"):
         assert classifier.bundle
-    with pytest.raises(UsageError, match="never trained"):
+    with pytest.raises(UsageError, match="not trained"):
         ZeroShotClassifier.from_checkpoint(untrained()).predict(IMAGES[:1], alpha=0.5)
 
 

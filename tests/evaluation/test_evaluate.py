@@ -402,7 +402,7 @@ def test_a_checkpoint_keeps_what_was_fitted(checkpoint_folder: Path, data_file: 
     spec = ZeroShotClassifier.from_checkpoint(folder).spec
     assert (spec.alpha, spec.calibration) == (0.25, ScoreCalibration(4.5))
     for wrong in (data_file, tmp_path):
-        with pytest.raises(UsageError, match="no place for fitted values"):
+        with pytest.raises(UsageError, match="cannot hold fitted values"):
             store(wrong, alpha=0.5, score_scale=1.0)
 
 

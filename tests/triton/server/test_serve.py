@@ -139,8 +139,8 @@ def test_what_is_exposed_is_said(serve: type[Served], folder: Path) -> None:
     with Client(f"127.0.0.1:{port}", ClientOptions(shared_memory=True)) as client:
         assert len(client.predict(sample_paths()[:1])) == 1
     said = served.err.read_text()
-    assert "exposed: whoever reaches 0.0.0.0 gets answers; nothing is encrypted" in said
-    assert "clients may share memory" in said
+    assert "exposed: every client that can reach 0.0.0.0 gets answers, without a login; nothing is encrypted" in said
+    assert "clients on this machine can map shared memory" in said
     assert "HTTP" not in served.out.read_text()
     ended_leaving_nothing(served, signal.SIGINT)
 

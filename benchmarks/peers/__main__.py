@@ -148,7 +148,7 @@ def _measure_checkpoint(
     for number, candidates in enumerate(sets):
         best = _best_of_ours(groups[0], {one.precision for one in candidates}) if number else []
         members = [*candidates, *(one for one in ours if one.name in best)]
-        key = {
+        key: dict[str, Any] = {
             "checkpoint": checkpoint,
             "candidates": [one.name for one in members],
             "rounds": plan.rounds,

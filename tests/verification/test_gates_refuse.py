@@ -60,7 +60,7 @@ def refused(results: Sequence[GateResult]) -> set[tuple[str, str]]:
 
 
 # Fault by fault: the graph, what is done to it, and the gates that must refuse; others may refuse too.
-FAULTS: dict[str, tuple[str, faults.Fault, set[tuple[str, str]]]] = {
+FAULTS: dict[str, tuple[str, graph_edit.Fault, set[tuple[str, str]]]] = {
     "causal mask lost": (
         TEXT,
         faults.without_causal_mask,

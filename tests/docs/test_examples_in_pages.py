@@ -155,6 +155,7 @@ def test_page(page: str, workspace: Path, capfd: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", ["README.md", "docs/start.md", "docs/howto/export.md"])
 def test_page_with_real_exports(page: str, workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The exports of these pages; the rest of them runs in the quick tests."""

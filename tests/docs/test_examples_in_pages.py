@@ -33,12 +33,15 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 # Commands that prepare a machine. The tests run in what they prepare.
 PREPARING = ("git", "cd", "python3", ".", "pip", "make")
-# Languages whose blocks on a page another test runs: of `ask.md` tests/triton/client/test_client_page.py, of the other
-# two tests/docs/test_pages.py.
+# Languages whose blocks on a page another test runs: of `ask.md` tests/triton/client/test_client_page.py, of the two
+# after it tests/docs/test_pages.py, of model families tests/families.
 RUN_ELSEWHERE = {
     "docs/howto/ask.md": ("python", "bash"),
     "docs/howto/change-a-checkpoint.md": RUN,
     "docs/howto/existing-triton.md": RUN,
+    "docs/families/README.md": ("bash",),
+    "docs/families/adding-a-family.md": RUN,
+    "docs/families/dual-encoder.md": ("bash",),
 }
 ADDRESS = re.compile(r"127\.0\.0\.1:800\d|localhost:800\d")
 

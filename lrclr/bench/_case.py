@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from lrclr.contract import GRAPHS
-
 __all__ = ["STAGES", "Case", "Stage"]
 
 Stage = Literal["image_encoder", "text_encoder", "fusion_head", "classifier", "files"]
@@ -63,11 +61,6 @@ class Case:
         elif self.rate is not None:
             parts.append(f"at {self.rate:g} calls/s")
         return ", ".join(parts)
-
-    @property
-    def is_graph(self) -> bool:
-        """Whether the stage is a single graph."""
-        return self.stage in GRAPHS
 
     @property
     def key(self) -> tuple[str, int, int, int, float | None]:

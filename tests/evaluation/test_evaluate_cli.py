@@ -252,7 +252,7 @@ def test_a_row_that_cannot_be_used_stops_the_run(bundle_folder: Path, make_data:
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "of 40 rows of" in captured.err
-    assert captured.err.count("image: there is no such file") == 3
+    assert captured.err.count("image: the file does not exist") == 3
     assert "--skip-bad-rows" in captured.err
     assert call(bundle_folder, manifest, "--skip-bad-rows") == 0
     captured = capsys.readouterr()

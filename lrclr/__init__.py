@@ -1,4 +1,4 @@
-"""lrclr: chest x-ray findings, and the regions that speak for them, from a CLIP-like checkpoint.
+"""lrclr: chest x-ray findings, and the image regions that support them, from a CLIP-like checkpoint.
 
 Research use only: this is not a medical device.
 """
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from lrclr._version import __version__
 
-# ONNX Runtime 1.29 and later tell their maker about each session, and write an identifier to disk, unless this is set
-# before they are imported. Nothing goes out of a hospital unasked; who wants it sets it to 0.
+# ONNX Runtime 1.29 and later send telemetry about each session, and write an identifier to disk, unless this variable
+# is set before the import. Set it to 0 to allow telemetry.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lrclr.preprocessing import PreprocessSpec, preprocess, preprocess_batch
     from lrclr.text import ClipTokenizer, Finding, FindingSet
 
-# Looked up when first used, so that `import lrclr` imports neither torch nor an engine.
+# Names are imported on first use, so that `import lrclr` imports neither torch nor an engine.
 _HOMES = {
     "Bundle": "bundle",
     "Checkpoint": "checkpoints",

@@ -231,7 +231,7 @@ def odd_radiograph(path: Path) -> Path:
 
 
 REMARKS: Final = tuple(
-    f"{keyword} has no meaning and is ignored" for keyword in ("PresentationLUTShape", "VOILUTFunction")
+    f"{keyword} is not valid and is ignored" for keyword in ("PresentationLUTShape", "VOILUTFunction")
 )
 
 

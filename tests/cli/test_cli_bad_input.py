@@ -114,7 +114,7 @@ def test_a_bad_image_is_named_and_the_others_are_answered(
         (["predict", "{image}", "--batch-size", "0"], "at least one image"),
         (["predict", "{image}", "--threads", "0"], "at least one thread"),
         (["predict", "{image}", "--provider", "tpu"], "cpu or cuda"),
-        (["predict", "{folder}"], "no image in"),
+        (["predict", "{folder}"], "contains no image"),
         (["predict", "{image}", "--no-such-option"], "--no-such-option"),
         (["no-such-command"], "no-such-command"),
         (["export", "{folder}", "--fp16", "--fp32"], "exclude each other"),

@@ -159,7 +159,7 @@ def test_every_error_names_an_extra_that_brings_its_package() -> None:
         "lrclr/triton/client/_wire.py",
         "lrclr/engines/_cuda.py",
         "lrclr/engines/_tensorrt_library.py",
-        "lrclr/images/_dicom_frame.py",
+        "lrclr/images/_dicom_decode.py",
         "lrclr/archive/_run.py",
     }
 
@@ -169,14 +169,14 @@ def test_the_tables_that_errors_are_built_from(monkeypatch: pytest.MonkeyPatch) 
     from lrclr.archive import _run as score
     from lrclr.engines import PLAN_ENGINES
     from lrclr.engines._tensorrt_library import PACKAGES
-    from lrclr.images import _dicom_frame
+    from lrclr.images import _dicom_decode
 
     for engine, package in PACKAGES.items():
         # TensorRT-RTX and TensorRT call their distributions with a dash.
         assert {package.lower(), package.lower().replace("_", "-")} & brought(engine)
     for engine in PLAN_ENGINES:
         assert "cuda-bindings" in brought(engine)
-    packages = re.findall(r'"(py[\w-]+|python-gdcm)"', Path(_dicom_frame.__file__).read_text())
+    packages = re.findall(r'"(py[\w-]+|python-gdcm)"', Path(_dicom_decode.__file__).read_text())
     assert packages
     assert {name for name in packages if name != "pylibjpeg-libjpeg"} <= brought("dicom")
     for options, extra in ((ScoreOptions(Path()), "score"), (ScoreOptions(Path(), runner=RayOptions()), "ray")):

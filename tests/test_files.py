@@ -367,6 +367,8 @@ def test_of_two_at_once_the_first_to_finish_wins_and_the_other_says_so(tmp_path:
             (staging / "a.txt").write_text("slower")
             write(target, "new")
 
-    with pytest.raises(LrclrError, match=r"changed by another process meanwhile\. The other process's result is kept\."):
+    with pytest.raises(
+        LrclrError, match=r"changed by another process meanwhile\. The other process's result is kept\."
+    ):
         slower()
     assert contents(tmp_path) == NEW

@@ -329,7 +329,7 @@ def _check_header(path: Path, columns: Sequence[str]) -> None:
             fix="A dataset begins with a line of column names, separated by commas.",
         )
     for position, name in enumerate(columns, start=1):
-        if not name or name in (FINDING_MASK, DECLARED):
+        if not name.removeprefix(FINDING_MASK).strip().removeprefix(DECLARED):
             raise UsageError(
                 f"{path}: column {position} has no name", fix="If pandas wrote it: to_csv(..., index=False)."
             )

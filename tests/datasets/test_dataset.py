@@ -194,6 +194,7 @@ def test_a_bad_line_of_json(tmp_path: Path, picture: Picture, record: object, re
         ("image,mask:Edema,mask:edema\na.png,,\n", ".csv", "two columns of one finding"),
         ("image,Edema, Edema\na.png,1,1\n", ".csv", "two columns 'Edema'"),
         (",image\n0,a.png\n", ".csv", "column 1 has no name"),
+        ("image,mask: label:\na.png,\n", ".csv", "column 2 has no name"),
         (b"image,report\na.png,\xff\xfe\n", ".csv", "is not UTF-8"),
         ("image\na.png\n".encode("utf-16"), ".csv", "is not UTF-8"),
         ('image,report\na.png,"' + SECRET, ".csv", "cannot be read from line 2 on"),

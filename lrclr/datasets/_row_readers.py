@@ -244,7 +244,7 @@ class JsonRows:
             raise UsageError(
                 f"{self._path} line {line} has an unknown key{f': did you mean {meant!r}?' if meant else ''}",
                 why=f"the keys are {', '.join(sorted(_JSON_KEYS))}",
-                fix="Rename it, or take it out; findings stand in 'labels'.",
+                fix="Rename it, or take it out; findings belong in 'labels'.",
             )
         labels: dict[str, int | None] = {}
         for name, value in _table(record, "labels").items():

@@ -112,7 +112,7 @@ def test_every_key_of_json_lines(tmp_path: Path, picture: Picture) -> None:
         (f"a.png,{SECRET},TRUE,,", "column 'Edema' is not 1, 0, -1 or empty"),
         (f"pictures\\a.png,{SECRET},1,,", "does not exist; folders are separated by /"),
         (",,,,", "image is empty"),
-        (f'a.png,{SECRET},1,,"{{""{SECRET}"": 1, ""{SECRET}"": 2}}"', "a key stands twice"),
+        (f'a.png,{SECRET},1,,"{{""{SECRET}"": 1, ""{SECRET}"": 2}}"', "a JSON object repeats a key"),
         (f"a\0.png,{SECRET},1,,", "NUL"),
         (f"good.png,{SECRET},1,,", "image and frame are those of line 2"),
         (f"../{{here}}/good.png,{SECRET},1,,", "image and frame are those of line 2"),

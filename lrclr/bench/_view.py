@@ -54,11 +54,8 @@ class Row:
     @property
     def verdict_with_reason(self) -> str:
         """The verdict; if it is "unstable", with the difference between windows."""
-        return (
-            f"{self.verdict}, ±{self.measurement.largest_difference / 2:.0%}"
-            if self.verdict == "unstable"
-            else self.verdict
-        )
+        word = self.verdict
+        return f"{word}, {self.measurement.largest_difference:.0%}" if word == "unstable" else word
 
 
 @dataclass(frozen=True)

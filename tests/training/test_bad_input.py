@@ -129,7 +129,7 @@ def test_only_negative_reports_are_counted_and_trained_on(
     code, out, err = run(dataset(negative))
     assert code == 0
     assert "32 of 32 labelled training rows name no finding as present" in err
-    assert "AUROC is not defined for any finding" in err
+    assert "AUROC is not defined: no finding has images" in err
     assert "no AUROC on validation" in out
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks of speed and quality: `lrclr bench`. See README.md here."""
+"""Benchmarks of speed and quality: what `lrclr bench` does. See docs/howto/benchmark.md."""
 
 from __future__ import annotations
 

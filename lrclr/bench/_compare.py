@@ -158,7 +158,8 @@ def compare_results(
     case.
 
     Args:
-        before, after: the results.
+        before: the result to compare with.
+        after: the result that is compared.
         threshold: share by which a figure may become worse.
         allow_other_machine: whether results of two machines are compared.
 

@@ -99,7 +99,7 @@ class Target:
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
         """Decoded images to the model's findings, in calls of at most `max_batch` images."""
         if self.classifier is not None:
-            return self.classifier.predict(images)
+            return self.classifier.predict(images, batch_size=self.spec.max_batch)
         assert self.client is not None  # noqa: S101 - for the type checker
         step = self.spec.max_batch
         parts = [self.client.predict(list(images[start : start + step])) for start in range(0, len(images), step)]

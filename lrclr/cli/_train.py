@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options
+from lrclr.cli._checkpoints import Activation, Heads, Key, Tokenizer, check_folder, note_assumed, read_options
 from lrclr.cli._console import EXACT_HELP, RESEARCH_ONLY, err, note, out
 from lrclr.cli._extras import require_train
 from lrclr.errors import LrclrError
@@ -24,85 +24,107 @@ if TYPE_CHECKING:
     from lrclr.training import TrainListener, TrainResult, TrainSettings
 
 _PROBLEMS_SHOWN = 20
-# Other processes wait with their error: usually the first one reports the same error and ends them.
-_ERROR_DELAY_SECONDS = 5.0
+# Seconds that other processes wait before they raise an error. The first process usually meets the same error, prints
+# it and ends all processes.
+_OTHERS_WAIT_SECONDS = 5.0
 
 
 def train(  # noqa: PLR0913, PLR0917 - one parameter an option
-    dataset: Annotated[Path, typer.Argument(help="Images with reports or labels: .csv or .jsonl.")],
-    base: Annotated[Path, typer.Option("--base", help="Base checkpoint, in any format that lrclr reads.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The run's folder.")],
-    validation: Annotated[Path | None, typer.Option("--validation", help="Another dataset to validate on.")] = None,
-    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the training rows.")] = 10,
-    max_steps: Annotated[int | None, typer.Option("--max-steps", help="Optimiser steps, instead of --epochs.")] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Images of a step, over all processes.")] = 64,
+    dataset: Annotated[Path, typer.Argument(help="Dataset of images with reports or labels: .csv or .jsonl.")],
+    base: Annotated[Path, typer.Option("--base", help="Checkpoint to start from, of any kind that lrclr reads.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
+    validation: Annotated[
+        Path | None, typer.Option("--validation", help="Dataset to validate on.  [default: a part of DATASET]")
+    ] = None,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the training data.")] = 10,
+    max_steps: Annotated[int | None, typer.Option("--max-steps", help="Number of steps, instead of --epochs.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images per step, over all processes.")] = 64,
     encode_at_once: Annotated[
-        int, typer.Option("--encode-at-once", help="Images encoded at once, to save memory; 0: all.")
+        int, typer.Option("--encode-at-once", help="Images to encode at once, to save memory; 0 for the whole batch.")
     ] = 0,
     pairs_at_once: Annotated[
-        int, typer.Option("--pairs-at-once", help="Image-text pairs fused at once; 0: all.")
+        int, typer.Option("--pairs-at-once", help="Image-text pairs to fuse at once, to save memory; 0 for all.")
     ] = 4096,
     learning_rate: Annotated[float, typer.Option("--lr", help="Learning rate of the fusion head.")] = 3e-4,
     tower_learning_rate: Annotated[float, typer.Option("--tower-lr", help="Learning rate of the towers.")] = 1e-5,
     weight_decay: Annotated[
-        float, typer.Option("--weight-decay", help="Decay of weights; not of biases, norms and embeddings.")
+        float, typer.Option("--weight-decay", help="Weight decay; not applied to biases, norms and embeddings.")
     ] = 0.05,
-    warmup: Annotated[float, typer.Option("--warmup", help="Share of the steps for warm-up.")] = 0.05,
-    max_grad_norm: Annotated[float, typer.Option("--max-grad-norm", help="Gradients are clipped to it; 0: off.")] = 1.0,
+    warmup: Annotated[float, typer.Option("--warmup", help="Share of the steps with a rising learning rate.")] = 0.05,
+    max_grad_norm: Annotated[
+        float, typer.Option("--max-grad-norm", help="Norm to which gradients are clipped; 0 for no clipping.")
+    ] = 1.0,
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
     freeze: Annotated[
         str,
         typer.Option(
             "--freeze",
-            help="none, image, text or image,text; auto: image,text if the fusion head is not trained.",
+            help="Towers whose weights stay fixed: none, image, text or image,text. auto: image,text if the fusion "
+            "head is not trained, else none.",
         ),
     ] = "auto",
-    local_loss: Annotated[str, typer.Option("--local-loss", help="none, pair or pair+words.")] = "pair",
-    local_weight: Annotated[float, typer.Option("--local-weight", help="Weight of the local loss.")] = 1.0,
-    text: Annotated[str, typer.Option("--text", help="report, or sentences: a random part of it.")] = "report",
+    local_loss: Annotated[str, typer.Option("--local-loss", help="Local loss: none, pair or pair+words.")] = "pair",
+    local_weight: Annotated[
+        float, typer.Option("--local-weight", help="Weight of the local loss; the global loss has 1.")
+    ] = 1.0,
+    text: Annotated[
+        str, typer.Option("--text", help="Text of an image: report, or sentences for a random part of the report.")
+    ] = "report",
     exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
-    augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Change images slightly at random.")] = True,
-    region_rollout: Annotated[str | None, typer.Option("--region-rollout", help="per_head or mean.")] = None,
-    region_top_k: Annotated[int | None, typer.Option("--region-top-k", help="Patches to select.")] = None,
+    augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Vary images at random.")] = True,
+    region_rollout: Annotated[
+        str | None, typer.Option("--region-rollout", help="Attention rollout that selects regions: per_head or mean.")
+    ] = None,
+    region_top_k: Annotated[
+        int | None, typer.Option("--region-top-k", help="Patches to select; see lrclr convert --help.")
+    ] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
     findings: Annotated[
-        Path | None, typer.Option("--findings", help="A findings file, for validation and for the checkpoint.")
+        Path | None,
+        typer.Option("--findings", help="Findings file (TOML), to validate with and to store in the checkpoint."),
     ] = None,
     preprocess: Annotated[
-        str | None, typer.Option("--preprocess", help="clip or chexzero, instead of the base's.")
+        str | None, typer.Option("--preprocess", help="clip or chexzero, instead of the base's preprocessing.")
     ] = None,
     heads: Heads = None,
     activation: Activation = None,
     key: Key = None,
+    tokenizer: Tokenizer = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of order, texts and augmentation.")] = 0,
-    workers: Annotated[int, typer.Option("--workers", help="Processes that prepare batches, for each process.")] = 2,
-    save_every: Annotated[int, typer.Option("--save-every", help="Steps between resumable states; 0: an epoch.")] = 0,
+    workers: Annotated[
+        int, typer.Option("--workers", help="Processes that prepare batches, per training process.")
+    ] = 2,
+    save_every: Annotated[
+        int, typer.Option("--save-every", help="Steps between resumable states; 0 for once per epoch.")
+    ] = 0,
     evaluate_every: Annotated[
-        int, typer.Option("--evaluate-every", help="Steps between validations; 0: an epoch.")
+        int, typer.Option("--evaluate-every", help="Steps between validations; 0 for once per epoch.")
     ] = 0,
     keep: Annotated[int, typer.Option("--keep", help="Resumable states to keep.")] = 2,
-    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for decoded images; else in OUTPUT.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Folder for decoded images.  [default: in the folder of the run]")
+    ] = None,
     skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Leave out bad rows and unreadable images instead of stopping.")
+        bool,
+        typer.Option("--skip-bad-rows", help="Leave out unusable rows and unreadable images, instead of stopping."),
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the folder, if there is one.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, if there is one.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run in the folder.")] = False,
 ) -> None:
-    """Tune a checkpoint on images and their reports.
+    """Train a checkpoint on images and their reports.
 
-    DATASET has the columns that `lrclr evaluate --help` describes; a row needs a report or a label. A bad row or an
-    unreadable image ends the command with exit code 1.
+    DATASET has the columns that `lrclr evaluate --help` describes; a row needs a report or a label. A row that cannot
+    be used, or an image that cannot be read, stops the command with exit code 1.
 
-    Several GPUs: torchrun --nproc-per-node N -m lrclr train … with the same options. An interrupted run continues with
-    --resume and ends with the same weights as an uninterrupted one.
+    On several GPUs, run torchrun --nproc-per-node N -m lrclr train … with the same options. A run that was stopped
+    continues with --resume, and ends with the same weights as a run without interruption.
     """
-    reading = read_options(heads, activation, key, preprocess)
+    reading = read_options(heads, activation, key, preprocess, tokenizer)
+    check_folder(base, reading)
     require_train()
-    from dataclasses import replace
-
     from lrclr.checkpoints import load_checkpoint
+    from lrclr.cli._findings import load_findings
     from lrclr.datasets import read_dataset
-    from lrclr.text import FindingSet
     from lrclr.training import Augmentation, LossSettings, TrainSettings
     from lrclr.training import train as tune
 
@@ -130,12 +152,12 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
         region_top_k=region_top_k,
         alpha=alpha,
     )
-    with _delayed_errors():
+    with _first_process_reports():
         loaded = load_checkpoint(base, **reading)
         if _is_first():
             note_assumed(loaded.assumed)
         if findings is not None:
-            loaded = replace(loaded, findings=FindingSet.load(findings))
+            loaded = loaded.changed(findings=load_findings(findings, loaded.findings, loaded.tokenizer))
         data = read_dataset(dataset, findings=loaded.findings.names)
         judged = read_dataset(validation, findings=loaded.findings.names) if validation is not None else None
         with _shown(settings) as listener:
@@ -152,7 +174,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
                 listener=listener,
             )
     if _is_first():
-        _print_result(result)
+        _conclude(result)
 
 
 def _is_first() -> bool:
@@ -160,19 +182,19 @@ def _is_first() -> bool:
 
 
 @contextlib.contextmanager
-def _delayed_errors() -> Iterator[None]:
-    """Delay errors of all processes but the first, which usually reports the same error and ends the others."""
+def _first_process_reports() -> Iterator[None]:
+    """Let the first of several processes report an error that all of them meet."""
     try:
         yield
     except LrclrError:
         if not _is_first():
-            time.sleep(_ERROR_DELAY_SECONDS)
+            time.sleep(_OTHERS_WAIT_SECONDS)
         raise
 
 
 @contextlib.contextmanager
 def _shown(settings: TrainSettings) -> Iterator[TrainListener]:
-    """A listener that prints, with progress bars if stderr is a terminal."""
+    """Return a listener that prints events, and shows a progress bar if stderr is a terminal."""
     from lrclr.training import TrainListener
 
     columns = (
@@ -201,7 +223,7 @@ def _shown(settings: TrainSettings) -> Iterator[TrainListener]:
             if problems <= _PROBLEMS_SHOWN:
                 console.print(f"line {problem.line} is left out: {problem.text}")
             elif problems == _PROBLEMS_SHOWN + 1:
-                console.print("further rows that are left out are counted only")
+                console.print("further rows that are left out are only counted")
 
         def prepared(self, done: int, total: int, rate: float) -> None:
             bars.update(self.images, total=total, completed=done, visible=total > 1, detail=f"{rate:.0f}/s")
@@ -227,19 +249,19 @@ _METRICS = ("loss", "auroc", "auroc_global", "auroc_local")
 
 
 def _settings_table(record: dict[str, Any], settings: TrainSettings) -> Table:
-    used, rows = record["settings"], record["rows"]
-    chosen = f"{used['freeze']}{' (chosen for this base)' if settings.freeze == 'auto' else ''}"
-    loss = used["loss"]
+    asked, rows = record["settings"], record["rows"]
+    chosen = f"{asked['freeze']}{' (chosen for this base)' if settings.freeze == 'auto' else ''}"
+    loss = asked["loss"]
     lines = {
         "rows": f"{rows['train']} to train on, {rows['validation']} to validate on",
-        "steps": f"{record['steps']} of {used['batch_size']} images",
+        "steps": f"{record['steps']} of {asked['batch_size']} images",
         "frozen": chosen,
-        "learning rate": f"{used['learning_rate']:g}, towers {used['tower_learning_rate']:g}",
+        "learning rate": f"{asked['learning_rate']:g}, towers {asked['tower_learning_rate']:g}",
         "local loss": f"{loss['local']}, weight {loss['local_weight']:g}",
-        "text": used["text"],
-        "images": "read in full" if used["exact"] else "read as lrclr predict does",
-        "precision": used["precision"],
-        "seed": str(used["seed"]),
+        "text": asked["text"],
+        "images": "read in full" if asked["exact"] else "read as lrclr predict does",
+        "precision": asked["precision"],
+        "seed": str(asked["seed"]),
     }
     table = Table(title="Training", title_justify="left", show_header=False)
     for name, value in lines.items():
@@ -247,9 +269,9 @@ def _settings_table(record: dict[str, Any], settings: TrainSettings) -> Table:
     return table
 
 
-def _print_result(result: TrainResult) -> None:
+def _conclude(result: TrainResult) -> None:
     if result.resumed_from:
-        note(f"resumed from step {result.resumed_from}")
+        note(f"continued from step {result.resumed_from}")
     if result.auroc is None:
         out().print(f"{result.checkpoint}: the network of step {result.steps}; no AUROC on validation")
     else:

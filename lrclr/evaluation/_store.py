@@ -11,7 +11,7 @@ import numpy as np
 
 from lrclr._files import link_tree, replace_directory, write_whole
 from lrclr.auto import is_bundle
-from lrclr.bundle import ENTRIES, GOLDEN, Bundle, write_manifest
+from lrclr.bundle import GOLDEN, Bundle, bundle_entries, write_manifest
 from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
 from lrclr.inference import (
@@ -119,7 +119,7 @@ def _store_bundle(path: Path, change: dict[str, Any]) -> None:
     golden, task = _task_reference(Golden.load(bundle.golden_path), bundle, engine, scoring, limits)
     golden = _rescored(golden, bundle, scoring)
     raise_refused(task)
-    with replace_directory(path, expected=ENTRIES, overwrite=True) as staging:
+    with replace_directory(path, expected=bundle_entries(path), overwrite=True) as staging:
         link_tree(path, staging)
         # A new file: the old one is shared with the existing bundle.
         (staging / GOLDEN).unlink()

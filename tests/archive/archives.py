@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+# Private: how often a run saves its rows, to make a run of few rows save several times.
 from lrclr.archive import ScoreOptions, ScoreProgress, _run, score
 from lrclr.samples import sample_paths
 

@@ -299,4 +299,4 @@ def test_without_scikit_learn_the_extra_is_named(
         importlib.util, "find_spec", lambda name, *rest: None if name == "sklearn" else find(name, *rest)
     )
     assert call(bundle_folder, data_file) == 2
-    assert "pip install 'lrclr[evaluate]'" in capsys.readouterr().err
+    assert "pip install '.[evaluate]'" in capsys.readouterr().err

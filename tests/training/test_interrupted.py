@@ -36,7 +36,7 @@ def inputs(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> tuple[Path, Pa
 
 def stop(inputs: tuple[Path, Path], folder: Path, event: str, step: int) -> tuple[int, str]:
     worker = start("-m", "tests.training.run_worker", *inputs, folder, event, step)
-    _, errors = worker.communicate(timeout=120)
+    _, errors = worker.communicate()
     return worker.returncode, errors
 
 

@@ -114,16 +114,16 @@ class ResultComparison:
         """The verdict in one sentence."""
         rows = self.by_configuration
         counts = Counter(_WORDS[row.verdict] for row in rows)
-        told = ", ".join(f"{counts[word]} {word}" for word in _WORDS.values() if counts[word])
+        counted = ", ".join(f"{counts[word]} {word}" for word in _WORDS.values() if counts[word])
         if self.wrong:
-            return f"The answers of B are WRONG ({self.wrong[0][0]}). Its speed means nothing: {told}."
+            return f"The answers of B are WRONG ({self.wrong[0][0]}). Its speed means nothing: {counted}."
         clearest = rows[0]
         ratio = f"{significant(clearest.speed.value)} times as fast as A"
         if clearest.verdict == "regression":
-            return f"B is slower than A: {told}. Worst: {clearest.what} ({clearest.target}), {ratio}."
+            return f"B is slower than A: {counted}. Worst: {clearest.what} ({clearest.target}), {ratio}."
         if clearest.verdict == "improvement":
-            return f"B is faster than A: {told}. Most: {clearest.what} ({clearest.target}), {ratio}."
-        return f"B is as fast as A, within {self.threshold:.0%}: {told}."
+            return f"B is faster than A: {counted}. Most: {clearest.what} ({clearest.target}), {ratio}."
+        return f"B is as fast as A, within {self.threshold:.0%}: {counted}."
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison in JSON's types."""

@@ -95,7 +95,7 @@ class Measurement(Record, frozen=True):
         return self.settled and self.spread <= self.tolerance
 
     @property
-    def unrest(self) -> float:
+    def largest_difference(self) -> float:
         """Largest relative difference between windows: of the warm-up if it did not settle, and of the rounds."""
         return max(self.spread, 0.0 if self.settled else difference(self.warmup_us))
 

@@ -53,7 +53,8 @@ class Row:
     @property
     def verdict_with_reason(self) -> str:
         """The verdict; if it is "unstable", with the difference between windows."""
-        return f"{self.verdict}, ±{self.measurement.unrest / 2:.0%}" if self.verdict == "unstable" else self.verdict
+        word = self.verdict
+        return f"{word}, {self.measurement.largest_difference:.0%}" if word == "unstable" else word
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def notes_of(result: Result) -> Iterator[str]:
     if unstable := [each for each in closed if not each.stable]:
         yield (
             f"{len(unstable)} of {len(closed)} configurations are unstable: their windows differ by up to "
-            f"{max(each.unrest for each in unstable):.0%} (limit {unstable[0].tolerance:.0%})."
+            f"{max(each.largest_difference for each in unstable):.0%} (limit {unstable[0].tolerance:.0%})."
         )
     others, stolen = (_median(getattr(use, name) for use in uses) for name in ("others", "stolen"))
     if others > _BUSY and all(each.kind != "server" for each in result.targets):

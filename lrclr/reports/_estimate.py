@@ -18,8 +18,8 @@ class Estimate:
     """A figure with its 95 % interval.
 
     Attributes:
-        value: ``None`` where the figure is not defined.
-        low, high: ends of the interval; ``None`` where the data do not allow one.
+        value: the figure; ``None`` if it is not defined.
+        low, high: ends of the interval; ``None`` if the data do not allow one.
     """
 
     value: float | None
@@ -71,7 +71,7 @@ def span(estimate: Estimate, show: Callable[[float], str] = significant, between
 
 
 def spanned(estimate: Estimate, show: Callable[[float], str] = significant) -> str:
-    """The value with its interval in brackets, if there is one; a dash where the value is not defined."""
+    """The value with its interval in brackets, if there is one; a dash if the value is not defined."""
     if estimate.value is None:
         return NONE
     ends = span(estimate, show)

@@ -40,6 +40,7 @@ LAYERS: Final = (
     "lrclr.bundle",
     "lrclr.engines",
     "lrclr.inference",
+    "lrclr.dicom_results",
     "lrclr.verification",
     "lrclr.triton",
     "lrclr.auto",

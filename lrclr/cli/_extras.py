@@ -48,6 +48,16 @@ def require_train() -> None:
     _require("train", (*_TORCH, "accelerate", "sklearn", "matplotlib"), "training")
 
 
+def require_dicom_results() -> None:
+    """Raise MissingExtraError where DICOM objects cannot be written."""
+    _require("dicom-results", ("pydicom", "highdicom"), "writing DICOM results")
+
+
+def require_pacs() -> None:
+    """Raise MissingExtraError where a PACS cannot be reached."""
+    _require("pacs", ("pydicom", "highdicom", "pynetdicom", "requests"), "working with a PACS")
+
+
 # Each function names the one extra that brings everything that its command needs.
 
 

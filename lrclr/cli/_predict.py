@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lrclr.cli import _dicom_results
 from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, complain, counter, note, note_choice
 from lrclr.errors import LrclrError, UsageError
 
@@ -34,6 +35,9 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
     heatmap: Annotated[Path | None, typer.Option("--heatmap", help="Write a heat-map PNG per image there.")] = None,
+    sr: _dicom_results.Sr = None,
+    sc: _dicom_results.Sc = None,
+    gsps: _dicom_results.Gsps = None,
     frame: Annotated[int | None, typer.Option("--frame", help="Frame of files that hold several, from 0.")] = None,
     batch_size: Annotated[
         int, typer.Option("--batch-size", help="Images encoded at once; requests at once, with --server.")
@@ -54,6 +58,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     if server is not None and not (bundle is None and engine is None and provider is None and threads is None):
         raise UsageError("--server excludes --bundle, --engine, --provider and --threads", why="the server has its own")
     from lrclr.cli._reporter import reporter
+    from lrclr.dicom_results import ResultModel
     from lrclr.engines import EngineOptions
     from lrclr.images import describe_passed_over, find_images
     from lrclr.text import FindingSet
@@ -63,13 +68,14 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     asked = FindingSet.load(findings) if findings is not None else None
     question = _Question(files, asked, alpha, frame, batch_size, heatmap=heatmap is not None, exact=exact)
     if server is None:
-        own, fusion_trained, results = _here(
+        own, fusion_trained, sha256, results = _here(
             question, bundle or Path("triton_repo"), EngineOptions(engine, provider or "cpu", threads)
         )
     else:
-        own, fusion_trained, results = _there(question, server)
+        own, fusion_trained, sha256, results = _there(question, server)
     report = reporter((asked or own).names, as_json=as_json, as_csv=as_csv)
     targets = _targets(heatmap, files)
+    dicom = _dicom_results.DicomOutput(_dicom_results.chosen(sr, sc, gsps), ResultModel(sha256, asked or own, exact))
     failed = 0
     with counter("images", len(files)) as advance:
         for result in results:
@@ -79,6 +85,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
                 complain(f"{result.path}: {result.error}")
             elif heatmap is not None:
                 _draw(result, targets[result.path])
+            dicom.add(result, frame)
             if result.prediction is not None and result.prediction.remarks:
                 note(f"{result.path}: {'; '.join(result.prediction.remarks)}")
             advance()
@@ -87,11 +94,13 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
         note("the fusion head was never trained: alpha = 0, and region attention means nothing")
     if heatmap is not None:
         note(f"heat maps are in {heatmap}")
+    dicom.tell()
     if passed_over := describe_passed_over(found.passed_over):
         note(passed_over)
     note(RESEARCH_ONLY)
     if failed:
         raise LrclrError(f"{failed} of {len(files)} images could not be read")
+    dicom.check(len(files))
 
 
 @dataclass(frozen=True)
@@ -107,8 +116,10 @@ class _Question:
     exact: bool
 
 
-def _here(question: _Question, bundle: Path, engine: EngineOptions) -> tuple[FindingSet, bool, Iterator[FileResult]]:
-    """A bundle's findings, whether its fusion head was trained, and its answers."""
+def _here(
+    question: _Question, bundle: Path, engine: EngineOptions
+) -> tuple[FindingSet, bool, str, Iterator[FileResult]]:
+    """A bundle's findings, whether its fusion head was trained, its hash, and its answers."""
     from lrclr.auto import open_engine
     from lrclr.bundle import Bundle
     from lrclr.inference import ZeroShotClassifier, predict_files
@@ -126,10 +137,10 @@ def _here(question: _Question, bundle: Path, engine: EngineOptions) -> tuple[Fin
         exact=question.exact,
         images=question.heatmap,
     )
-    return classifier.spec.findings, classifier.fusion_trained, results
+    return classifier.spec.findings, classifier.fusion_trained, classifier.spec.sha256, results
 
 
-def _there(question: _Question, address: str) -> tuple[FindingSet, bool, Iterator[FileResult]]:
+def _there(question: _Question, address: str) -> tuple[FindingSet, bool, str, Iterator[FileResult]]:
     """The same of a server."""
     from lrclr.text import FindingSet
     from lrclr.triton.client import Client, predict_files
@@ -146,7 +157,8 @@ def _there(question: _Question, address: str) -> tuple[FindingSet, bool, Iterato
         exact=question.exact,
         concurrency=question.batch_size,
     )
-    return FindingSet.loads(described["findings"]), bool(described["fusion_trained"]), results
+    findings = FindingSet.loads(described["findings"])
+    return findings, bool(described["fusion_trained"]), described["bundle"], results
 
 
 def _targets(folder: Path | None, files: list[Path]) -> dict[Path, Path]:

@@ -47,6 +47,7 @@ LAYERS: Final = (
     "lrclr.datasets",
     "lrclr.reports",
     "lrclr.archive",
+    "lrclr.pacs",
     "lrclr.evaluation",
     "lrclr.training",
     "lrclr.deploy",

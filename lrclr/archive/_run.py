@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,7 @@ from lrclr.archive._decode import Decoder
 from lrclr.archive._encode import Encoder
 from lrclr.archive._options import LocalOptions, RayOptions, ScoreProgress, ScoreSummary
 from lrclr.archive._settings import Settings
-from lrclr.archive._source import open_source
+from lrclr.archive._source import Source, open_source
 from lrclr.bundle import Bundle
 from lrclr.engines import EngineOptions
 from lrclr.errors import LrclrError, MissingExtraError, UsageError
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from lrclr.archive._options import ScoreOptions
     from lrclr.archive._outcome import Chunk, Outcome
     from lrclr.archive._plan import PartPlan, Plan
-    from lrclr.archive._source import Source
     from lrclr.text import FindingSet
 
 __all__ = ["score"]
@@ -48,7 +48,7 @@ _PARTIAL: Final = ".lrclr-*.partial"
 
 
 def score(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Source,
     output: str | os.PathLike[str],
     options: ScoreOptions,
     *,
@@ -60,7 +60,7 @@ def score(
     killed at any moment; the next one goes on.
 
     Args:
-        source: see `lrclr.archive._source.open_source`.
+        source: see `lrclr.archive._source.open_source`; or what `lrclr.pacs.find_web_images` found.
         output: the folder.
         options: how.
         on_progress: told after every few images.
@@ -77,7 +77,7 @@ def score(
     from lrclr.archive._collect import Collector
     from lrclr.archive._plan import Plan
 
-    images = open_source(source)
+    images = source if isinstance(source, Source) else open_source(source)
     folder = Path(os.path.abspath(output))  # noqa: PTH100 - resolve() would replace what a link points to
     settings, encoder, spec = _question(options, images)
     if isinstance(options.runner, LocalOptions):
@@ -89,6 +89,7 @@ def score(
         for left in folder.glob(_PARTIAL):
             left.unlink(missing_ok=True)
         decoder = Decoder(images.root, images.container, spec.preprocess, options.frame, options.exact)
+        decoder = replace(decoder, remote=images.remote)
         plan = Plan(images, folder, settings, recheck=options.recheck)
         size = settings.batch_size * math.ceil(_CHUNK / settings.batch_size)
         collector = Collector(folder, encoder.findings.names, settings, chunk_size=size)

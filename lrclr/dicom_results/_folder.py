@@ -44,7 +44,16 @@ class ResultFolders:
     refused: list[ResultRefusedError] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for folder in self.folders.values():
+        self.make(self.folders)
+
+    @staticmethod
+    def make(folders: Mapping[Kind, Path]) -> None:
+        """Make folders that do not exist.
+
+        Raises:
+            UsageError: one cannot be made.
+        """
+        for folder in folders.values():
             check_is_folder(folder)
             try:
                 folder.mkdir(parents=True, exist_ok=True)

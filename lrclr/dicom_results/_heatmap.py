@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,6 +14,7 @@ from lrclr.inference import draw_heatmap
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL import Image
 
     from lrclr.dicom_results._source import DicomSource
     from lrclr.inference import Prediction
@@ -43,14 +45,15 @@ def build_heatmap(
     """
     from highdicom.sc import SCImage
     from pydicom.dataset import Dataset
+    from pydicom.encaps import encapsulate
     from pydicom.uid import JPEG2000Lossless
 
     image = source.dataset
-    drawn = np.asarray(draw_heatmap(picture, prediction, title=TITLE).convert("RGB"))
+    drawn = draw_heatmap(picture, prediction, title=TITLE).convert("RGB")
     capture = SCImage.from_ref_dataset(
         image,
-        drawn,
-        "YBR_RCT",
+        np.asarray(drawn),
+        "RGB",
         8,
         "PATIENT",
         series_instance_uid=uids["series"],
@@ -59,8 +62,11 @@ def build_heatmap(
         instance_number=image.InstanceNumber,
         manufacturer=MANUFACTURER,
         patient_orientation=("L", "F"),
-        transfer_syntax_uid=JPEG2000Lossless,
     )
+    capture.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    capture.PhotometricInterpretation = "YBR_RCT"
+    capture.PixelData = encapsulate([_jpeg_2000(drawn)])
+    capture["PixelData"].is_undefined_length = True
     # The picture holds several panels and text: it has no orientation of its own.
     capture.PatientOrientation = None
     capture.Modality, capture.ConversionType = "OT", "WSD"
@@ -80,3 +86,14 @@ def build_heatmap(
     reference.PurposeOfReferenceCodeSequence = [purpose]
     capture.SourceImageSequence = [reference]
     return capture
+
+
+def _jpeg_2000(picture: Image.Image) -> bytes:
+    """A lossless codestream, by Pillow.
+
+    The encoder of pylibjpeg-openjpeg, which highdicom takes, ends the process when two threads use it at once
+    (pylibjpeg-openjpeg 2.6.0).
+    """
+    stream = BytesIO()
+    picture.save(stream, "JPEG2000", no_jp2=True, irreversible=False, mct=1)
+    return stream.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -197,3 +198,15 @@ def _texts(report: pydicom.Dataset) -> set[str]:
 def _clipped(box: tuple[float, ...], prediction: Prediction) -> tuple[float, ...]:
     limits = (prediction.width, prediction.height) * 2
     return tuple(min(max(side, 0.0), limit) for side, limit in zip(box, limits, strict=True))
+
+
+def test_threads_may_build_at_once(model: ResultModel, predictions: dict[str, Prediction], objects: Objects) -> None:
+    builder, picture = ResultBuilder(model), read_image(_path("consolidation"))
+
+    def build(_: int) -> bytes:
+        content = builder.build("sc", _source("consolidation"), predictions["consolidation"], picture)
+        return bytes(_read(content).PixelData)
+
+    with ThreadPoolExecutor(4) as pool:
+        contents = set(pool.map(build, range(8)))
+    assert contents == {pydicom.dcmread(objects["consolidation", "sc"]).PixelData}

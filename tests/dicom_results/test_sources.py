@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 
 Change = Callable[[pydicom.Dataset], None]
 SECRET = "Zzyzx"
-TYPE_2 = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")
+TYPE_2: tuple[str, ...] = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+)
 TYPE_2 += ("AccessionNumber", "ReferringPhysicianName")
 
 
@@ -112,7 +120,7 @@ def test_is_mended(case: str, model: ResultModel, predictions: dict[str, Predict
     study = pydicom.dcmread(SAMPLES[0].path("dicom")).StudyInstanceUID
     file = tmp_path / "result.dcm"
     for kind in ("sr", "gsps"):
-        file.write_bytes(ResultBuilder(model).build(kind, source, predictions["normal"]))  # type: ignore[arg-type]
+        file.write_bytes(ResultBuilder(model).build(kind, source, predictions["normal"]))
         assert not conformance.errors_of(file)
         result = pydicom.dcmread(file)
         assert result.StudyInstanceUID == study

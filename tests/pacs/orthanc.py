@@ -28,13 +28,13 @@ class Orthanc:
 
     Args:
         folder: for its files.
-        modalities: AE titles that it can send to, and their ports.
+        modalities: names of entities that it can send to, with their AE titles and ports.
 
     Attributes:
         http, dicom: its ports, which stay the same when it is started again.
     """
 
-    def __init__(self, folder: Path, *, modalities: Mapping[str, int] | None = None) -> None:
+    def __init__(self, folder: Path, *, modalities: Mapping[str, tuple[str, int]] | None = None) -> None:
         program = shutil.which("Orthanc")
         if program is None or not list(_PLUGINS.glob("libOrthancDicomWeb*")):
             pytest.skip("there is no Orthanc with DICOMweb here: apt-get install orthanc orthanc-dicomweb")
@@ -49,7 +49,7 @@ class Orthanc:
             "HttpPort": self.http,
             "DicomPort": self.dicom,
             "DicomAet": "ORTHANC",
-            "DicomModalities": {title: [title, "127.0.0.1", port] for title, port in (modalities or {}).items()},
+            "DicomModalities": {name: [title, "127.0.0.1", port] for name, (title, port) in (modalities or {}).items()},
             "DicomScuTimeout": 20,
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,

@@ -74,7 +74,7 @@ def test_pushed_studies_are_answered_once(number: int, fp32_bundle: Path, tmp_pa
     contents = [study(each) for each in range(number)]
     (port,) = free_ports(1)
     begin = time.monotonic()
-    with Orthanc(tmp_path / "a", modalities={"LRCLR": port}) as source, Orthanc(tmp_path / "b") as target:
+    with Orthanc(tmp_path / "a", modalities={"LRCLR": ("LRCLR", port)}) as source, Orthanc(tmp_path / "b") as target:
         source.add(*contents)
         store = f"ORTHANC@127.0.0.1:{target.dicom}"
         spool = tmp_path / "spool"

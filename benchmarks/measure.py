@@ -1,15 +1,25 @@
-"""What the benchmarks here take from `lrclr bench`: turns, and the environment, flat."""
+"""What the benchmarks share: turns, the environment, one measurement at a time, and pages from templates."""
 
 from __future__ import annotations
 
-from typing import Any
+import fcntl
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lrclr.bench import Timings, interleaved, measure_peaks
 from lrclr.bench import environment as bench_environment
+from lrclr.reports import render
 
-__all__ = ["Timings", "environment", "interleaved"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+__all__ = ["Timings", "alone", "environment", "interleaved", "page", "three"]
+
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def environment() -> dict[str, Any]:
@@ -29,3 +39,31 @@ def environment() -> dict[str, Any]:
         "settings": found["settings"],
         **found["packages"],
     }
+
+
+@contextmanager
+def alone(note: Callable[[str], None] = print, folder: Path | None = None) -> Iterator[None]:
+    """Wait until no other benchmark measures on this machine, and keep others from measuring in the block.
+
+    Args:
+        note: called with a line if it has to wait.
+        folder: of the lock file; by default the system's folder for temporary files.
+    """
+    with (Path(folder or tempfile.gettempdir()) / "lrclr-benchmarks.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note("waiting: another benchmark measures on this machine")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def page(template: str, **values: Any) -> str:
+    """A page from one of ``benchmarks/templates``, which may call `three`."""
+    return render(template, _TEMPLATES, three=three, **values)
+
+
+def three(values: Sequence[float], show: str = "{:.2f}") -> str:
+    """A median with its quartiles in brackets."""
+    middle, low, high = (show.format(value) for value in values)
+    return f"{middle} ({low}–{high})"

@@ -1,4 +1,4 @@
-"""The most memory that this process has had, by the kernel's own count; Linux."""
+"""The most memory that this process has had, as Linux counts it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ __all__ = ["peak_mb"]
 
 
 def peak_mb() -> int:
-    """MB, of this process alone; getrusage's peak is at least what the process had that started it."""
+    """MB of this process alone. getrusage's peak includes that of the parent before the fork."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) // 1024

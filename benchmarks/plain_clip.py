@@ -1,4 +1,4 @@
-"""The CLIP that a checkpoint is without regions and fusion: what a user without lrclr would run."""
+"""A checkpoint's CLIP without regions and fusion, as a user without lrclr would run it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def plain_clip(checkpoint: Checkpoint) -> CLIPModel:
-    """transformers' model with the checkpoint's weights, for inference, with transformers' own default attention."""
+    """transformers' model with the checkpoint's weights, for inference, with transformers' default attention."""
     own = checkpoint.config
     config = CLIPConfig(
         projection_dim=own.projection_dim,

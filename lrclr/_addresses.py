@@ -1,4 +1,4 @@
-"""Addresses of servers, and which connections may go through a proxy."""
+"""Addresses of servers, and which connections may use a proxy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EXAMPLE = "Give HOST:PORT of the server's gRPC, for example 127.0.0.1:8001 or [
 
 
 def ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An IP address, with or without the brackets of a URL; None if the text is not one.
+    """Parse an IP address, with or without the brackets of a URL; return None if the text is not one.
 
     An IPv4 address that is written as an IPv6 address (``::ffff:127.0.0.1``) is returned as the IPv4 address.
     """
@@ -45,13 +45,13 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``HOST:PORT``; an IPv6 address stands in brackets.
+        """Parse ``HOST:PORT``. An IPv6 address must be in brackets.
 
         Raises:
-            UsageError: the text is something else. The error says what.
+            UsageError: the text has another form. The error says which part is wrong.
         """
         if "@" in text:
-            # What stands before it may be a password.
+            # The text before "@" may be a password, so the error does not quote it.
             raise UsageError("the server's address holds a user name", why="lrclr sends none", fix=_EXAMPLE)
         if "://" in text:
             fix = _EXAMPLE
@@ -86,7 +86,7 @@ class Address:
 
     @property
     def loopback(self) -> bool:
-        """Whether it is this machine's own, so that no proxy can reach it."""
+        """Whether the address is this machine's own, so that a proxy cannot reach it."""
         where = ip_address(self.host)
         if where is None:
             # RFC 6761, section 6.3.
@@ -97,14 +97,14 @@ class Address:
 
     @property
     def channel_options(self) -> list[tuple[str, int]]:
-        """Options of a gRPC channel to it: a connection to a loopback address ignores the proxy variables."""
+        """Options of a gRPC channel to this address. A connection to a loopback address ignores the proxy variables."""
         return [DIRECT] if self.loopback else []
 
     @property
     def target(self) -> str:
-        """As gRPC takes it."""
+        """The address in gRPC's notation."""
         if "%" in self.host:
-            # gRPC reads a zone from a URI alone, in which brackets and the percent sign are escaped.
+            # gRPC accepts a zone only in a URI, in which brackets and the percent sign are escaped.
             return f"ipv6:%5B{self.host.replace('%', '%25')}%5D:{self.port}"
         return str(self)
 

@@ -1,4 +1,4 @@
-"""Hashes, and folders that are written whole or not at all."""
+"""Hashes of files, and atomic replacement of files and folders."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
     from types import FrameType
 
-# What a disk says when it will not take any more; anything else that a block raises is the block's own affair.
+# Errors of a disk that is full, read-only or broken. Any other error that a block raises is passed on unchanged.
 _WRITE_FAILURES = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 )
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file's content."""
+    """Return the SHA-256 hex digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Put `content` at `path`, in place of what is there.
+    """Replace the file at `path` by `content` in one step.
 
     Raises:
-        LrclrError: it cannot be written; what was there before is unchanged.
+        LrclrError: the file cannot be written; the previous content is unchanged.
     """
-    # Not named after `path`, whose name may be as long as names can be.
+    # The name does not contain that of `path`, which may have the greatest allowed length already.
     partial = path.with_name(f".lrclr-{secrets.token_hex(8)}.partial")
     with _write_errors(path):
         try:
@@ -54,19 +54,19 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link where the file system has them: graphs are large. Its folder is made."""
+    """Make a hard link, or a copy if the file system has no hard links. The folder of `target` is created."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
     except OSError:
-        # Another file system, or one without links.
+        # The target is on another file system, or the file system has no hard links.
         shutil.copy2(source, target)
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """`link_or_copy` of every file below a folder.
+    """Call `link_or_copy` for every file below a folder.
 
-    What is written there later must take a file's place, as `write_whole` does: its content is the other's too.
+    Later changes must replace a file, as `write_whole` does, since both folders share its content.
     """
     for path in sorted(source.rglob("*")):
         if path.is_file():
@@ -75,19 +75,19 @@ def link_tree(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def replace_directory(target: Path, *, expected: Collection[str], overwrite: bool) -> Iterator[Path]:
-    """Hand out an empty folder that takes the place of `target` when the block ends without an error.
+    """Yield an empty folder that replaces `target` when the block ends without an error.
 
-    Until then `target` is untouched; after an error, an interrupt or a SIGTERM nothing is left of the new folder.
-    Of two processes that write there at once, the first to finish wins, and the other is told.
-    Files and folders get the permissions that the umask gives to new ones, whatever wrote them.
+    Until then, `target` is unchanged. After an error, an interrupt or a SIGTERM, the new folder is removed.
+    If two processes write to the same target, the first to finish succeeds, and the other gets an error.
+    All files and folders get the permissions that the umask gives to new ones.
 
     Args:
-        target: where the folder shall be.
-        expected: names of the entries that `target` may already hold; with any other it is not replaced.
-        overwrite: whether a `target` that exists may be replaced.
+        target: final path of the folder.
+        expected: names of the entries that an existing `target` may contain. With any other entry it is not replaced.
+        overwrite: whether an existing `target` may be replaced.
 
     Raises:
-        UsageError: `target` is not a folder, holds other entries, or exists and may not be replaced.
+        UsageError: `target` is not a folder, contains other entries, or exists and may not be replaced.
         LrclrError: the disk is full, not writable or broken; or another process has replaced `target` meanwhile.
     """
     target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would replace what a link points to
@@ -103,13 +103,13 @@ def replace_directory(target: Path, *, expected: Collection[str], overwrite: boo
                 yield staging
             with _write_errors(target):
                 _finish(staging)
-                with _turn_in(target.parent):
-                    # Another process may have been here while the block ran.
+                with _exclusive_lock(target.parent):
+                    # Another process may have written the target while the block ran.
                     check_replaceable(target, expected, overwrite=overwrite)
                     if _state(target) != before:
                         raise LrclrError(
                             f"{target} was changed by another process meanwhile",
-                            fix="That stands. Run this again to replace it.",
+                            fix="The other process's result is kept. Run this again to replace it.",
                         )
                     _take_place(staging, target)
         finally:
@@ -131,7 +131,7 @@ def _write_errors(target: Path, *, only: Collection[int] | None = None) -> Itera
 
 
 def check_replaceable(target: Path, expected: Collection[str], *, overwrite: bool) -> None:
-    """Raise the UsageError that `replace_directory` would: for what works long before it writes."""
+    """Raise the UsageError that `replace_directory` would. Long jobs call this before they start."""
     check_is_folder(target)
     entries = own_entries(target, lambda name: name in expected)
     if entries and not overwrite:
@@ -139,20 +139,20 @@ def check_replaceable(target: Path, expected: Collection[str], *, overwrite: boo
 
 
 def check_is_folder(folder: Path) -> None:
-    """Raise UsageError for a path that exists and is not a folder itself."""
+    """Raise UsageError if a path exists and is not a folder; a link to a folder is not a folder."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"{folder} cannot be written to", why="it exists and is not a folder")
 
 
 def own_entries(folder: Path, expected: Callable[[str], object]) -> list[str]:
-    """Names in a folder that lrclr may change; an empty list if the folder does not exist.
+    """List the names in a folder that lrclr may change; an empty list if the folder does not exist.
 
     Args:
-        folder: to look into.
-        expected: whether lrclr writes an entry of a name there.
+        folder: folder to list.
+        expected: function that returns whether lrclr writes an entry of this name.
 
     Raises:
-        UsageError: the folder holds something else.
+        UsageError: the folder contains other entries.
     """
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     refuse_other_files(folder, [name for name in names if not expected(name)])
@@ -160,7 +160,7 @@ def own_entries(folder: Path, expected: Callable[[str], object]) -> list[str]:
 
 
 def refuse_other_files(folder: Path, others: Sequence[str]) -> None:
-    """Raise UsageError if a folder that lrclr shall change holds files that lrclr did not write there."""
+    """Raise UsageError if `others`, the files that lrclr did not write to a folder, is not empty."""
     if others:
         raise UsageError(
             f"{folder} cannot be written to",
@@ -170,7 +170,7 @@ def refuse_other_files(folder: Path, others: Sequence[str]) -> None:
 
 
 def _state(folder: Path) -> tuple[int, int] | None:
-    """What changes when another folder takes this one's place, or an entry in it is replaced."""
+    """Return a value that changes when the folder or one of its entries is replaced."""
     try:
         found = folder.stat()
     except FileNotFoundError:
@@ -179,8 +179,8 @@ def _state(folder: Path) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def _turn_in(folder: Path) -> Iterator[None]:
-    """Keep others of this function out, where the file system has locks: what is seen then stays as it is."""
+def _exclusive_lock(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a folder, if its file system has locks."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY)
@@ -190,8 +190,8 @@ def _turn_in(folder: Path) -> Iterator[None]:
 
 
 def _finish(folder: Path) -> None:
-    """Give everything in `folder` the umask's permissions, and bring it to the disk."""
-    # The folder was made with mkdir's default, so that its mode tells the umask without changing it.
+    """Give everything in `folder` the permissions of the umask, and sync it to the disk."""
+    # The folder was made with mkdir's default mode, so its mode shows the umask without changing it.
     mode = stat.S_IMODE(folder.stat().st_mode)
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_symlink():
@@ -208,7 +208,7 @@ def _fsync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some file systems do not sync folders, and say so.
+        # Some file systems cannot sync folders and return EINVAL.
         if error.errno != errno.EINVAL or not path.is_dir():
             raise
     finally:
@@ -220,16 +220,16 @@ def _take_place(staging: Path, target: Path) -> None:
         _exchange(staging, target)
     else:
         staging.rename(target)
-    # The new folder is in its place; that its parent cannot be opened for reading is no failure any more.
+    # The new folder is in place. If its parent cannot be opened for the sync, that is not an error.
     with contextlib.suppress(OSError):
         _fsync(target.parent)
 
 
 def _exchange(staging: Path, target: Path) -> None:
-    """Swap two folders in one step, so that at no moment `target` is missing or half new."""
+    """Swap two folders in one step, so that `target` always exists and is complete."""
     if _renameat2_exchange(staging, target):
         return
-    # This file system cannot swap: between the two renames the old folder stands beside its place, whole.
+    # This file system cannot swap. Between the two renames, the old folder exists under another name.
     aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
     try:
         target.rename(aside)
@@ -249,10 +249,10 @@ def _renameat2_exchange(one: Path, other: Path) -> bool:
 
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that `finally` blocks run; once, so that a second one does not stop them."""
+    """Turn the first SIGTERM into an exception, so that `finally` blocks run, and ignore further ones."""
     previous = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread() or previous is not signal.SIG_DFL:
-        # Signals are the main thread's, and whoever set a handler of his own has made up his mind.
+        # Only the main thread can set handlers. A handler that the application installed is kept.
         yield
         return
 

@@ -1,4 +1,4 @@
-"""The compiled region kernel that the package carries; ``export/kernels`` holds its source."""
+"""The compiled region kernel in this package. Its source is in ``export/kernels``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Final
 
 LAYERS: Final = (*range(2, 13), 16, 18, 20, 24)
-"""Numbers of layers, with the last one, that there is an entry for: queries and keys are arguments of their own."""
+"""Numbers of layers that have an entry in the kernel. The queries and keys of each layer are separate arguments."""
 MAX_NODES: Final = 1088
 MAX_TOP_K: Final = 64
 HEAD_WIDTH: Final = 64
@@ -20,11 +20,11 @@ class Form:
     """One form of the kernel.
 
     Attributes:
-        name: in the entry's name, between ``region_select_`` and the number of layers before the last.
-        nodes: the most tokens that it takes.
-        blocks: of a cluster, which share a chain. More than one needs compute capability 9.0.
-        tokens_a_warp: that a warp takes; a block of a cluster has its part of the warps.
-        warps: of a block; None where they follow from the tokens.
+        name: part of the entry's name between ``region_select_`` and the number of layers before the last.
+        nodes: greatest number of tokens.
+        blocks: blocks of a cluster, which share a chain. More than one needs compute capability 9.0.
+        tokens_a_warp: tokens of each warp. The blocks of a cluster share the warps.
+        warps: warps of a block; None if they follow from the number of tokens.
     """
 
     name: str
@@ -34,11 +34,11 @@ class Form:
     warps: int | None = None
 
     def entry(self, layers: int) -> str:
-        """Name of the entry for so many layers, with the last one."""
+        """Return the name of the entry for `layers` layers, including the last one."""
         return f"region_select_{self.name}_{layers - 1}"
 
     def threads(self, nodes: int) -> int:
-        """Threads of a block for so many tokens."""
+        """Return the number of threads of a block for `nodes` tokens."""
         return 32 * (self.warps or -(-nodes // (self.tokens_a_warp * self.blocks)))
 
 
@@ -53,10 +53,10 @@ FORMS: Final = (
 
 
 def forms_for(nodes: int, capability: int) -> list[Form]:
-    """The forms that take so many tokens on a GPU: the one for many chains, and if there is one, the one for few.
+    """Return the forms for a number of tokens: the one for many chains and, if it exists, the one for few chains.
 
     Args:
-        nodes: tokens.
+        nodes: number of tokens.
         capability: compute capability of the GPU, such as 80 or 90.
     """
     fitting = [form for form in FORMS if form.nodes >= nodes and (form.blocks == 1 or capability >= 90)]
@@ -65,28 +65,28 @@ def forms_for(nodes: int, capability: int) -> list[Form]:
 
 
 def form_for(nodes: int, chains: int, capability: int) -> Form:
-    """The form to launch.
+    """Return the form to launch.
 
     Args:
-        nodes: tokens, up to `MAX_NODES`.
-        chains: images times heads, or images where the heads are averaged.
+        nodes: number of tokens, up to `MAX_NODES`.
+        chains: images times heads, or images if the heads are averaged.
         capability: as for `forms_for`.
     """
     forms = forms_for(nodes, capability)
-    # Measured on an H200: the form for few chains is faster while each of its blocks has a multiprocessor of its own.
+    # Measured on an H200: the form for few chains is faster if each of its blocks has a multiprocessor of its own.
     return forms[-1] if chains <= (132 if nodes <= 64 else 64) else forms[0]
 
 
 @cache
 def entry_ptx(entry: str, capability: int) -> bytes:
-    """PTX of one entry with the function that it calls: a driver compiles all that it is given.
+    """Return the PTX of one entry with the functions that it calls. A driver compiles all of the PTX that it gets.
 
     Args:
-        entry: its name.
-        capability: as for `forms_for`; the oldest is 80.
+        entry: name of the entry.
+        capability: as for `forms_for`; at least 80.
 
     Raises:
-        KeyError: there is no such entry.
+        KeyError: the entry does not exist.
     """
     name = f"region_select_{90 if capability >= 90 else 80}.ptx"
     text = files("lrclr").joinpath("data/kernels", name).read_text(encoding="utf-8")
@@ -99,6 +99,6 @@ def entry_ptx(entry: str, capability: int) -> bytes:
             bodies[named["kind"]][named["name"]] = definition[: definition.index("\n}\n") + 3]
     body = bodies["visible .entry"][entry]
     called = [text for function, text in bodies["func"].items() if re.search(rf"\b{function}\b", body)]
-    # Comments name the variables of other entries.
+    # The comments are removed, since they name the variables of other entries.
     lines = [line for line in head.splitlines() if not line.startswith("//")]
     return "\n".join([*lines, *called, body]).encode()

@@ -1,4 +1,4 @@
-"""Work in threads, a little ahead of whoever takes its results."""
+"""Runs work in threads ahead of the consumer of its results."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Result = TypeVar("Result")
 def batches_ahead(
     items: Sequence[Item], work: Callable[[Item], Result], *, batch_size: int, workers: int | None
 ) -> Iterator[list[tuple[Item, Result | LrclrError]]]:
-    """Do `work` on every item, and hand out batches in order; an item that fails has its error in its place.
+    """Apply `work` to every item and yield batches of (item, result) in order; the result may be an error.
 
     Args:
-        items: what to work on.
-        work: what to do; runs in several threads.
-        batch_size: most items of a batch. At most two batches wait.
-        workers: threads; None for one a processor.
+        items: items to process.
+        work: function to apply; it runs in several threads.
+        batch_size: greatest number of items in a batch. At most two batches are in progress.
+        workers: number of threads; None for one for each processor.
     """
     if batch_size < 1:
         raise UsageError("a batch needs at least one image")
@@ -48,5 +48,5 @@ def batches_ahead(
                     finished.append((item, error))
             yield finished
     finally:
-        # Whoever stops early, by an error or an interrupt, does not wait for what nobody will see.
+        # After an error or an interrupt, results that nothing will use are not waited for.
         pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""How many processors this process may use."""
+"""The number of processors that this process may use."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
 def processors() -> int:
-    """Processors that this process may use: those of its CPU affinity, and no more than a container's quota.
+    """Return the number of processors that this process may use: those of its CPU affinity, up to a container's quota.
 
-    A container with a quota of 2 processors on a machine with 64 sees all 64; as many threads would wait for each
-    other. psutil does not read quotas, and running a bundle does not need it.
+    A container with a quota of 2 processors on a machine with 64 sees all 64, and 64 threads would wait for each other.
+    psutil does not read quotas, and running a bundle does not need it.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
@@ -24,7 +24,7 @@ def processors() -> int:
 
 
 def cpu_quota(file: Path = _QUOTA) -> float | None:
-    """Processors that a container may use in the long run; None without a limit.
+    """Return how many processors a container may use on average; None without a limit.
 
     Args:
         file: ``cpu.max`` of the control group (cgroup v2): quota and period in microseconds, or ``max`` and a period.

@@ -1,4 +1,4 @@
-"""Zip archives from outside, checked before anything in them is read."""
+"""Checks untrusted zip archives before anything in them is read."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _MAX_DIRECTORY: Final = 16 << 20
 
 
 class ArchiveError(ValueError):
-    """A zip archive that is damaged, or made to deceive; its text is a clause that says why."""
+    """A zip archive is damaged or malicious. The text of the error is a clause that says why."""
 
 
 def checked_entries(file: IO[bytes], *, most_bytes: int | None = None) -> dict[str, zipfile.ZipInfo]:
-    """Return the entries of a zip archive by name, after checks that reading them needs no more than the file's size.
+    """Return the entries of a zip archive by name, after checks that limit the memory for reading them.
 
-    Every entry occupies bytes of its own, and its local header says the same as the central directory. Entries that
-    share bytes are how a small file becomes gigabytes without compression.
+    Every entry must occupy bytes of its own, and its local header must agree with the central directory. Otherwise a
+    small file could unpack to gigabytes without compression, with entries that share bytes.
 
     Args:
         file: the archive, open for reading; its position changes.
-        most_bytes: the most bytes that all entries together may have when they are unpacked. Without it, the caller
-            must read stored entries only.
+        most_bytes: greatest size of all entries together when they are unpacked. Without this limit, the caller must
+            read stored entries only.
 
     Raises:
-        ArchiveError: one of these does not hold, or the archive is damaged.
+        ArchiveError: a check fails, or the archive is damaged.
     """
     try:
         size = file.seek(0, 2)
@@ -48,7 +48,7 @@ def checked_entries(file: IO[bytes], *, most_bytes: int | None = None) -> dict[s
     except (ArchiveError, OSError):
         raise
     except Exception as error:
-        # zipfile raises nearly anything for damaged bytes.
+        # zipfile raises nearly any exception on damaged bytes.
         raise ArchiveError("it is truncated or damaged") from error
     end = 0
     for first, last in taken:
@@ -66,7 +66,7 @@ def checked_entries(file: IO[bytes], *, most_bytes: int | None = None) -> dict[s
 
 
 def _check_directory(file: IO[bytes], size: int) -> None:
-    """Check the size of the central directory before zipfile makes an object of each of its entries."""
+    """Check the size of the central directory before zipfile creates an object for each entry."""
     file.seek(max(size - _END.size, 0))
     signature, *_, length, _, comment = _END.unpack(file.read(_END.size))
     if signature != b"PK\x05\x06" or comment:
@@ -81,7 +81,7 @@ def _check_directory(file: IO[bytes], size: int) -> None:
 
 
 def _range(file: IO[bytes], entry: zipfile.ZipInfo) -> tuple[int, int]:
-    """First byte of an entry's local header, and the byte after its data."""
+    """Return the position of an entry's local header, and the position after its data."""
     file.seek(entry.header_offset)
     header = _LOCAL.unpack(file.read(_LOCAL.size))
     signature, _, flags, method, _, _, crc, packed, unpacked, name_length, extra_length = header
@@ -104,7 +104,7 @@ def _range(file: IO[bytes], entry: zipfile.ZipInfo) -> tuple[int, int]:
 
 
 def _sizes(packed: int, unpacked: int, extra: bytes) -> tuple[int, int]:
-    """The two sizes of a local header, out of its ZIP64 field where they do not fit (section 4.5.3)."""
+    """Return the two sizes of a local header, from its ZIP64 field if they do not fit (section 4.5.3)."""
     if _UNKNOWN not in (packed, unpacked):
         return packed, unpacked
     while len(extra) >= 4:

@@ -1,6 +1,6 @@
-"""How much memory one process and one request may take: every limit, and what enforces the limits on decoding.
+"""Limits on the memory of a process and of a request, and the enforcement of the limits on decoding.
 
-The server refuses what is above these numbers, and `lrclr deploy` computes a container's memory from them.
+The server refuses requests above these limits, and `lrclr deploy` computes a container's memory from them.
 """
 
 from __future__ import annotations
@@ -36,37 +36,37 @@ __all__ = [
 _MIB: Final = 2**20
 
 REQUEST_BYTES: Final = 64 * _MIB
-"""Most bytes of the inputs of a request, all tensors together."""
+"""Greatest size of the inputs of a request in bytes, all tensors together."""
 REQUEST_IMAGES: Final = 64
-"""Most images of a request, whatever the bundle's ``max_batch``: so many go through the image encoder at a time."""
+"""Greatest number of images in a request. The bundle's ``max_batch`` limits only how many are encoded at a time."""
 REQUEST_HEATMAPS: Final = 16
-"""Most images of a request that asks for heat maps."""
+"""Greatest number of images in a request for heat maps."""
 HEATMAP_BYTES: Final = 32 * _MIB
-"""Memory in which a heat map is drawn. The picture that it is drawn on, and the PNG file of it, take less."""
+"""Memory for drawing a heat map, in bytes. The picture below it and the PNG file take less."""
 FINDINGS_BYTES: Final = 256 * 1024
-"""Longest ``findings_toml``, and most bytes of the names in ``finding``, of a request."""
+"""Greatest size of ``findings_toml`` in a request, and of the names in ``finding``, in bytes."""
 FUSION_ROWS: Final = 2**16
-"""Region and word tokens, of all pairs of an image and a prompt, that the fusion head takes at once."""
+"""Greatest number of region and text tokens, over all pairs of image and prompt, in one run of the fusion head."""
 CACHE_BYTES: Final = 64 * _MIB
-"""Features of prompts that a process keeps."""
+"""Size of a process's cache of prompt features, in bytes."""
 DECODE_BYTES: Final = 1024 * _MIB
-"""Memory of the images that a process decodes at once, in all its threads."""
+"""Memory for the images that a process decodes at the same time, in all its threads, in bytes."""
 SERVER_DECODE_BYTES: Final = 512 * _MIB
-"""The same for each process of a server, of which there are several."""
+"""The same limit for each of the several processes of a server."""
 FILE_BYTES: Final = 1024 * _MIB
-"""Files that a process reads by path at once, each counted twice, and what deflated DICOM files inflate to."""
+"""Memory for files that a process reads by path at the same time, each counted twice, and for inflated DICOM files."""
 SERVER_FILE_BYTES: Final = 128 * _MIB
-"""The same for each process of a server, where files come with requests: deflated DICOM alone."""
+"""The same limit for each process of a server. Files come with requests, so only inflated DICOM files count."""
 
 
 class MemoryBudget:
-    """A number of bytes that threads share: a reservation that does not fit now waits, in the order of asking.
+    """A number of bytes that threads share. A reservation that does not fit waits; reservations are served in order.
 
-    A thread has one reservation at a time, so that no two threads can wait for each other.
+    A thread has one reservation at a time, so two threads cannot wait for each other.
 
     Args:
-        name: of this object, for errors.
-        total: bytes that can be reserved at once.
+        name: name of this object in errors.
+        total: bytes that can be reserved at the same time.
 
     Attributes:
         total: as given. A change applies from the next reservation on.
@@ -82,20 +82,20 @@ class MemoryBudget:
 
     @property
     def used(self) -> int:
-        """Bytes that are reserved now."""
+        """Bytes that are currently reserved."""
         return self._used
 
     @property
     def waiting(self) -> int:
-        """Jobs that wait for memory."""
+        """Number of jobs that wait for memory."""
         return len(self._queue)
 
     @contextmanager
     def job(self) -> Iterator[None]:
-        """Work of one thread on one image: what is reserved inside is given back at the end of the outermost job.
+        """Work of one thread on one image. The end of the outermost job releases its reservation.
 
-        A function that decodes has a job of its own. A caller who goes on to work with the picture puts a job around
-        both, for the picture takes memory too.
+        A function that decodes opens a job. A caller that also processes the picture opens a job around both, since the
+        picture takes memory, too.
         """
         self._here.depth += 1
         try:
@@ -103,15 +103,15 @@ class MemoryBudget:
         finally:
             self._here.depth -= 1
             if not self._here.depth:
-                self._give_back()
+                self._release()
 
     def reserve(self, size: int) -> None:
-        """Reserve bytes for this thread's job, or wait until they are free. A job has its largest reservation.
+        """Reserve bytes for this thread's job, and wait until they are free. A job keeps its largest reservation.
 
         Raises:
-            ImageLimitError: `size` is above `total`, so that waiting would not help.
+            ImageLimitError: `size` is above `total`, so waiting would not help.
         """
-        assert self._here.depth, "a reservation needs a job"  # noqa: S101 - it would never be given back
+        assert self._here.depth, "a reservation needs a job"  # noqa: S101 - otherwise it would never be released
         if size <= self._here.held:
             return
         if size > self.total:
@@ -120,8 +120,8 @@ class MemoryBudget:
                 why=f"that is more than the {self.total // _MIB} MiB that a process may use for it",
                 fix=f"Raise lrclr.budget.{self._name}.total if the source can be trusted",
             )
-        # Given back first: two threads that hold something and want more would wait for each other.
-        self._give_back()
+        # Release the old reservation first: two threads that hold memory and need more would wait for each other.
+        self._release()
         ticket = object()
         with self._changed:
             self._queue.append(ticket)
@@ -134,10 +134,10 @@ class MemoryBudget:
                 self._changed.notify_all()
 
     def _fits(self, size: int) -> bool:
-        # A thread that waited while `total` was made smaller runs alone.
+        # If `total` became smaller while a thread waited, the thread runs alone.
         return self._used + size <= self.total or self._used == 0
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         with self._changed:
             self._used -= self._here.held
             self._here.held = 0
@@ -145,7 +145,7 @@ class MemoryBudget:
 
 
 class _ThisThread(threading.local):
-    """Jobs of the thread that are open, one inside the other, and what the outermost holds."""
+    """Number of nested jobs of this thread, and the bytes that it holds."""
 
     depth = 0
     held = 0
@@ -157,6 +157,6 @@ files = MemoryBudget("files", FILE_BYTES)
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """A job for one image, its file and its pixels: a context manager, or a decorator of a function that reads one."""
+    """Open a job for reading one image: for its file and its pixels. Use it as a context manager or a decorator."""
     with files.job(), decoding.job():
         yield

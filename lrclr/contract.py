@@ -6,16 +6,19 @@ reports of deviating layers derive from it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lrclr.model import LrclrConfig
 
-__all__ = ["DYNAMIC", "GRAPHS", "MODEL", "Graph", "Tensor", "axis_sizes"]
+__all__ = ["DYNAMIC", "GRAPHS", "MODEL", "Graph", "ModelNames", "Tensor", "axis_sizes"]
 
 MODEL: Final = "lrclr"
 """Name of the Triton model that answers for files with the three graphs."""
@@ -107,6 +110,63 @@ GRAPHS: Final[Mapping[str, Graph]] = MappingProxyType(
     }
 )
 """By name, in the order in which a request runs them."""
+
+
+@dataclass(frozen=True)
+class ModelNames:
+    """Names and version of a bundle's models in Triton. They are also the names of the bundle's folders.
+
+    A server cannot have two models of one name. Bundles with different prefixes can be served side by side.
+
+    Attributes:
+        prefix: stands before each name: letters, digits, ``_`` and ``-``, beginning with a letter, or nothing.
+        version: number of the models' version.
+
+    Raises:
+        UsageError: Triton cannot have such a name or version.
+    """
+
+    prefix: str = ""
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prefix, str) or not _PREFIX.fullmatch(self.prefix):
+            raise UsageError(
+                f"the models' names cannot begin with {str(self.prefix)[:40]!r}",
+                why="a prefix has up to 40 letters, digits, _ and -, and begins with a letter",
+            )
+        if isinstance(self.version, bool) or not isinstance(self.version, int) or not 1 <= self.version < 2**31:
+            raise UsageError(f"a model cannot have the version {str(self.version)[:40]}", fix="Give a number from 1.")
+
+    @property
+    def classifier(self) -> str:
+        """Name of the model that answers for files."""
+        return self.prefix + MODEL
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the graphs' models, in the order of `GRAPHS`."""
+        return tuple(map(self.of, GRAPHS))
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Names of all models: the graphs', then the classifier's."""
+        return (*self.graphs, self.classifier)
+
+    def of(self, graph: str) -> str:
+        """Name of a graph's model."""
+        return self.prefix + graph
+
+    def folder(self, model: str) -> str:
+        """Folder of a model's version, from the bundle's."""
+        return f"{model}/{self.version}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types."""
+        return {"prefix": self.prefix, "version": self.version}
+
+
+_PREFIX: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9_-]{0,39})?")
 
 
 def axis_sizes(config: LrclrConfig) -> dict[str, int]:

@@ -1,28 +1,28 @@
-"""Every error that this package raises on purpose, and the exit code the command line gives it.
+"""The errors that this package raises, and their exit codes on the command line.
 
 ::
 
-    LrclrError                 1  something could not be done
-    ├── UsageError             2  the call was wrong: an option, an argument, a file that the caller wrote
-    │   ├── FindingsError      2  a findings file or a prompt
+    LrclrError                 1  the work failed
+    ├── UsageError             2  the call was wrong: an option, an argument, or a file that the user wrote
+    │   ├── FindingsError      2  a findings file or a prompt cannot be used
     │   └── MissingExtraError  2  an optional dependency that this call needs is not installed
-    ├── ImageError             1  an image cannot be read, or is no radiograph
+    ├── ImageError             1  an image cannot be read, or is not a radiograph
     │   └── ImageLimitError    1  an image is larger than the limits allow
-    ├── CheckpointError        1  a checkpoint cannot be read, or is not what was expected
+    ├── CheckpointError        1  a checkpoint cannot be read, or is not supported
     ├── BundleError            1  a bundle is damaged, incomplete, or of another version
-    ├── EngineError            1  an engine cannot be had, or cannot run a graph
+    ├── EngineError            1  an engine is not available, or cannot run a graph
     │   └── NonFiniteError     1  a computation gave NaN or infinity
-    ├── ExportError            1  a graph could not be made
+    ├── ExportError            1  a graph could not be exported
     ├── ServerError            1  a server cannot be started, or answered with an error
-    │   └── ServerUnavailableError  1  it did not answer; it may when asked again
-    └── GateError              3  a bundle was refused by its gates
+    │   └── ServerUnavailableError  1  a server did not answer; a retry may succeed
+    └── GateError              3  a gate refused a bundle
 
 An error says what happened, why, and what to do, in one line. It never holds pixels, names or DICOM values.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 __all__ = [
     "BundleError",
@@ -42,19 +42,23 @@ __all__ = [
 ]
 
 
+# PyPI's torch brings 5 GB of CUDA libraries.
+CPU_TORCH: Final = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
+
+
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or the name of its type if it has no text."""
+    """Return the first line of an error's text, or the name of its type if it has no text."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 class LrclrError(Exception):
-    """Root of the tree.
+    """Base class of all errors.
 
     Args:
         what: what happened, as a clause without a full stop.
         why: the cause, if it is known.
-        fix: what the reader can do about it.
+        fix: what the user can do.
     """
 
     exit_code: ClassVar[int] = 1
@@ -65,13 +69,13 @@ class LrclrError(Exception):
 
     @classmethod
     def told(cls, what: str, *, why: str | None = None, fix: str | None = None) -> Self:
-        """An error of this class whose text was made elsewhere, as by a server or another process."""
+        """Make an error of this class from the text of another process, such as a server."""
         error = cls.__new__(cls)
         LrclrError.__init__(error, what, why=why, fix=fix)
         return error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Subclasses have parameters of their own, with which they cannot be made again from the text.
+        # Subclasses have other parameters and cannot be constructed from the text.
         return _restored, (type(self), self.what, self.why, self.fix), self.__dict__
 
     def __str__(self) -> str:
@@ -96,14 +100,22 @@ class FindingsError(UsageError):
 
 
 class MissingExtraError(UsageError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed.
+
+    Args:
+        package: that is missing.
+        extra: of lrclr that installs it.
+        purpose: what needs it, such as ``"exporting a checkpoint"``.
+        or_else: another way to install it.
+    """
 
     def __init__(self, package: str, extra: str, purpose: str, *, or_else: str | None = None) -> None:
-        alternative = "" if or_else is None else f", or {or_else}"
-        super().__init__(
-            f"{purpose} needs the package {package!r}, which is not installed",
-            fix=f"Install it with: pip install 'lrclr[{extra}]'{alternative}",
-        )
+        # lrclr is not on PyPI: `pip install 'lrclr[...]'` finds nothing.
+        fix = f"In the folder of lrclr's source, run: pip install '.[{extra}]'"
+        fix += "" if or_else is None else f", or {or_else}"
+        if package == "torch":
+            fix += f". On a machine without a GPU, first run: {CPU_TORCH}"
+        super().__init__(f"{purpose} needs the package {package!r}, which is not installed", fix=fix)
 
 
 class ImageError(LrclrError):
@@ -123,7 +135,7 @@ class BundleError(LrclrError):
 
 
 class EngineError(LrclrError):
-    """An engine cannot be had, or cannot run a graph."""
+    """An engine is not available, or cannot run a graph."""
 
 
 class NonFiniteError(EngineError):
@@ -131,7 +143,7 @@ class NonFiniteError(EngineError):
 
 
 class ExportError(LrclrError):
-    """A graph could not be made."""
+    """A graph could not be exported."""
 
 
 class ServerError(LrclrError):
@@ -139,7 +151,7 @@ class ServerError(LrclrError):
 
 
 class ServerUnavailableError(ServerError):
-    """A server did not answer; it may when asked again.
+    """A server did not answer; a retry may succeed.
 
     Attributes:
         retry_after: seconds to wait before the next attempt, if the server refused because it is busy; else None.
@@ -149,6 +161,6 @@ class ServerUnavailableError(ServerError):
 
 
 class GateError(LrclrError):
-    """A bundle was refused by its gates."""
+    """A gate refused a bundle."""
 
     exit_code = 3

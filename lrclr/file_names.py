@@ -1,4 +1,4 @@
-"""File names as text. A name may hold any byte; strings in Parquet, JSON and CSV may not."""
+"""Converts file names to text and back. A file name may contain any byte; strings in Parquet, JSON and CSV may not."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2})")
 
 
 def name_of(path: str | os.PathLike[str]) -> str:
-    r"""Write a path as UTF-8 text from which `path_of` makes the path again.
+    r"""Convert a path to UTF-8 text; `path_of` converts it back.
 
-    Bytes that are no UTF-8 become ``\xNN``, and a backslash is doubled, so that no two paths share a text.
+    Bytes that are not UTF-8 become ``\xNN``, and a backslash is doubled, so that different paths have different texts.
     """
     escaped = os.fsencode(path).replace(b"\\", b"\\\\")
     return escaped.decode("utf-8", errors="backslashreplace")
 
 
 def path_of(name: str) -> str:
-    """Return the path that `name_of` wrote."""
+    """Convert a text that `name_of` returned back to the path."""
     parts = _ESCAPE.split(name)
-    # Every second part is what followed a backslash.
+    # Every second part is the group of the pattern: the characters after a backslash.
     raw = b"".join(_byte(part) if position % 2 else part.encode() for position, part in enumerate(parts))
     return os.fsdecode(raw)
 

@@ -1,4 +1,4 @@
-"""The sample radiographs that are packaged with lrclr: synthetic, for trying things out, never for diagnosis."""
+"""The sample radiographs in this package. They are synthetic, for tests and demonstrations, never for diagnosis."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Sample:
     """One sample radiograph.
 
     Attributes:
-        name: of the files, without suffix.
-        finding: what was put into the body before it was rendered, in CheXpert's words; None if nothing was.
-        where: the part of the patient it is in; empty if there is no finding.
+        name: name of the files, without suffix.
+        finding: CheXpert's name of the finding that was added to the body before rendering; None for a normal body.
+        where: part of the body with the finding; empty if there is no finding.
         size: (height, width) in pixels.
     """
 
@@ -31,7 +31,7 @@ class Sample:
     size: tuple[int, int]
 
     def path(self, kind: Kind = "png") -> Path:
-        """The file of this sample, as a PNG or as a DICOM that shows the same picture.
+        """Return the path of the PNG or DICOM file of this sample. Both show the same picture.
 
         Raises:
             ValueError: ``kind`` is neither "png" nor "dicom".
@@ -47,11 +47,11 @@ SAMPLES: tuple[Sample, ...] = (
     Sample("cardiomegaly", "Cardiomegaly", "heart", (720, 880)),
     Sample("consolidation", "Consolidation", "right upper lobe", (512, 512)),
 )
-"""What is packaged, in the order of `sample_paths`."""
+"""All samples, in the order of `sample_paths`."""
 
 
 def sample_paths(kind: Kind = "png") -> tuple[Path, ...]:
-    """The files of `SAMPLES`, in their order.
+    """Return the files of `SAMPLES`, in the same order.
 
     Raises:
         ValueError: ``kind`` is neither "png" nor "dicom".

@@ -153,7 +153,7 @@ def test_training_sees_what_is_served_and_its_cache_is_of_one_way(
 
 
 def test_calibration_sees_what_is_served(classifier: ZeroShotClassifier, images: Path, tmp_path: Path) -> None:
-    from lrclr_export.quantize._calibration import read_calibration
+    from lrclr_export.quantize import read_calibration
 
     for number in range(16):
         (tmp_path / f"{number:02d}.1").write_bytes((images / f"{number % 2}.dcm").read_bytes())

@@ -1,1 +1,1 @@
-"""How the checkpoint that lrclr carries is made."""
+"""Makes the default checkpoint: `make checkpoint`."""

@@ -1,11 +1,11 @@
-"""First stage: an image tower that has seen radiographs, before it has read a word.
+"""First stage: trains the image tower on radiographs without texts.
 
-``--taught-by masks``: each patch token learns which findings its patch shows, from the phantom's exact masks. A vision
-transformer that starts from random weights finds small things in few images far sooner so than from labels or
-reports. CLS takes no part: which patches matter for a text is for the second stage to learn.
+``--taught-by masks``: each patch token learns from the phantom's exact masks which findings its patch shows. With
+random initial weights and few images, a vision transformer learns small findings much faster from masks than from
+labels or reports. CLS is not trained; the second stage learns which patches matter for a text.
 
-``--taught-by labels``: CLS learns which findings the image shows, as a hospital's own labels would teach it; where
-they are is left to the second stage.
+``--taught-by labels``: CLS learns from image labels which findings the image shows, as with a hospital's labels. The
+second stage learns where they are.
 
 ::
 
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.checkpoint.images import augmented, patch_targets, read_split
+from benchmarks.checkpoint.images import augmented, patch_targets, read_split, row_batches
 from benchmarks.checkpoint.network import network
 from benchmarks.phantom.cases import FINDINGS
 
@@ -46,7 +46,7 @@ class Reader(nn.Module):
         self.tower = model.vision_model
         width = model.config.vision_config.hidden_size
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, len(FINDINGS))
-        # CLIP draws weights for towers that are pretrained at scale; these let a small one start sooner.
+        # CLIP's initial weights suit large pretraining. A small tower trains faster from these.
         nn.init.trunc_normal_(self.tower.embeddings.patch_embedding.weight, std=0.04)
         for module in self.tower.encoder.layers.modules():
             if isinstance(module, nn.Linear):
@@ -77,11 +77,7 @@ def train_base(dataset: Path, output: Path, *, from_patches: bool, epochs: float
     rng, order = torch.Generator().manual_seed(seed + 1), np.random.default_rng(seed + 2)
     weight = torch.full((len(FINDINGS),), 2.0)
     began, losses = time.monotonic(), []
-    rows = np.empty(0, np.int64)
-    for step in range(1, steps + 1):
-        if len(rows) < _BATCH:
-            rows = order.permutation(len(data.images))
-        chosen, rows = np.sort(rows[:_BATCH]), rows[_BATCH:]
+    for step, chosen in enumerate(row_batches(len(data.images), _BATCH, steps, order), 1):
         pixel_values, coverage = augmented(data.images[chosen], data.masks[chosen] if from_patches else None, rng)
         if coverage is None:
             targets = torch.from_numpy(data.labels[chosen]).float()[:, None]
@@ -91,7 +87,7 @@ def train_base(dataset: Path, output: Path, *, from_patches: bool, epochs: float
             logits = reader(pixel_values)
         loss = 4 * nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, pos_weight=weight)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch declares none
+        loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types
         nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -110,11 +106,11 @@ def rate_at(step: int, steps: int, warm_up: int) -> float:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.base", description="Train the base's image tower.")
-    parser.add_argument("dataset", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--taught-by", choices=("masks", "labels"), default="masks")
-    parser.add_argument("--epochs", type=float, default=8)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("dataset", type=Path, help="manifest.csv of the phantom data set")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="file of the tower's weights")
+    parser.add_argument("--taught-by", choices=("masks", "labels"), default="masks", help="what the tower learns from")
+    parser.add_argument("--epochs", type=float, default=8, help="passes through the training split")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     options = parser.parse_args()
     train_base(
         options.dataset,

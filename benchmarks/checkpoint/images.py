@@ -1,4 +1,4 @@
-"""The phantom's images in memory, and random changes of them that make other domains likely."""
+"""The phantom's images in memory, and their augmentation, so that a network generalises to other domains."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from benchmarks.phantom.cases import FINDINGS
 from lrclr.preprocessing import PreprocessSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["PATCH", "SIZE", "Split", "as_pixel_values", "augmented", "patch_targets", "read_split"]
+__all__ = ["PATCH", "SIZE", "Split", "as_pixel_values", "augmented", "patch_targets", "read_split", "row_batches"]
 
 SIZE, PATCH = 160, 16
 _SPEC = PreprocessSpec.clip(SIZE)
@@ -28,7 +29,14 @@ _SPEC = PreprocessSpec.clip(SIZE)
 
 @dataclass(frozen=True)
 class Split:
-    """Attributes: images, masks ``[N, 160, 160]`` uint8, bit k of a mask is finding k; labels ``[N, 7]``; reports."""
+    """One split of the data set.
+
+    Attributes:
+        images: uint8 ``[N, 160, 160]``.
+        masks: uint8 ``[N, 160, 160]``; bit k is finding k.
+        labels: bool ``[N, 7]``.
+        reports: N texts.
+    """
 
     images: NDArray[np.uint8]
     masks: NDArray[np.uint8]
@@ -37,7 +45,7 @@ class Split:
 
 
 def read_split(dataset: Path, split: str) -> Split:
-    """One split of a phantom data set of 160-pixel images."""
+    """Read one split of a phantom data set of 160-pixel images."""
     with dataset.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split]
     stacks = [
@@ -47,8 +55,18 @@ def read_split(dataset: Path, split: str) -> Split:
     return Split(stacks[0], stacks[1], labels, tuple(row["report"] for row in rows))
 
 
+def row_batches(rows: int, size: int, steps: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Sorted numbers of the rows of each step's batch; all rows in random order, again and again."""
+    left = np.empty(0, np.int64)
+    for _ in range(steps):
+        if len(left) < size:
+            left = rng.permutation(rows)
+        yield np.sort(left[:size])
+        left = left[size:]
+
+
 def as_pixel_values(grey: Tensor) -> Tensor:
-    """``[B, 1, 160, 160]`` in [0, 1] to the image encoder's ``[B, 3, 160, 160]``."""
+    """The image encoder's input ``[B, 3, 160, 160]`` from grey levels ``[B, 1, 160, 160]`` in [0, 1]."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (_SPEC.mean, _SPEC.std))
     return (grey.expand(-1, 3, -1, -1) - mean) / std
 
@@ -56,10 +74,12 @@ def as_pixel_values(grey: Tensor) -> Tensor:
 def augmented(
     images: NDArray[np.uint8], masks: NDArray[np.uint8] | None, rng: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
-    """Turned, scaled, shifted, of another exposure, blurred, noisy, cropped; never mirrored, for reports name sides.
+    """Rotate, scale, shift, blur and crop images, change their exposure and add noise.
+
+    Images are not mirrored, since reports name sides.
 
     Returns:
-        pixel values ``[B, 3, 160, 160]``, and which share of each patch each finding covers, ``[B, 7, 10, 10]``.
+        Pixel values ``[B, 3, 160, 160]``, and the share of each patch that each finding covers, ``[B, 7, 10, 10]``.
     """
     count = len(images)
 
@@ -93,7 +113,7 @@ def augmented(
 
 
 def patch_targets(coverage: Tensor) -> Tensor:
-    """``[B, 100, 7]`` of 0 and 1: patches that a finding fills by 40 %, or that hold a fifth of it."""
+    """Targets ``[B, 100, 7]``: 1 where a finding covers 40 % of a patch or a fifth of it lies in the patch, else 0."""
     whole = coverage.sum((2, 3), keepdim=True).clamp_min(1e-6)
     inside = (coverage > 0.4) | ((coverage / whole > 0.2) & (coverage > 0.02))
     return inside.float().flatten(2).transpose(1, 2)

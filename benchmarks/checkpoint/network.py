@@ -1,4 +1,4 @@
-"""The shape of the default checkpoint's network."""
+"""The configuration of the default checkpoint's network."""
 
 from __future__ import annotations
 

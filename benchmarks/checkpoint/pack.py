@@ -1,4 +1,4 @@
-"""Last stage: a tuned checkpoint as the package carries it, its weights in float16.
+"""Last stage: writes a tuned checkpoint with weights in float16, as the package contains it.
 
 ::
 
@@ -17,8 +17,8 @@ from lrclr.checkpoints import load_checkpoint
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.pack", description="Write weights in float16.")
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("checkpoint", type=Path, help="folder of the tuned checkpoint")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
     options = parser.parse_args()
     load_checkpoint(options.checkpoint).save(options.output, overwrite=True, half=True)
     return 0

@@ -1,11 +1,11 @@
-"""Second stage: the base is tuned on images and the sentences of their reports, with LRCLR's loss or CheXzero's.
+"""Second stage: tunes the base on images and sentences of their reports, with LRCLR's loss or CheXzero's.
 
 ::
 
     python -m benchmarks.checkpoint.tune build/phantom/manifest.csv --base build/base.pt -o build/lrclr
     python -m benchmarks.checkpoint.tune build/phantom/manifest.csv --base build/base.pt -o build/global --local none
 
-Both see the same images, sentences and changes, in the same order. Masks and labels are not read.
+Both use the same images, sentences and augmentation, in the same order. Neither uses masks or labels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.checkpoint.base import rate_at
-from benchmarks.checkpoint.images import SIZE, augmented, read_split
+from benchmarks.checkpoint.images import SIZE, augmented, read_split, row_batches
 from benchmarks.checkpoint.network import CONTEXT, network
 from benchmarks.checkpoint.vocabulary import learn_tokenizer
 from lrclr.checkpoints import Checkpoint
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _BATCH, _WARM_UP = 32, 100
 _TOWER_RATE, _RATE = 3e-4, 1e-3
-_FROZEN_LAYERS = 3  # what an edge is need not be learnt again
+_FROZEN_LAYERS = 3  # the first layers detect edges, which the base has learnt
 _ALPHA = 0.5
 
 
@@ -53,12 +53,8 @@ def tune(dataset: Path, base: Path, output: Path, *, local: LocalLoss, epochs: f
     steps = int(epochs * len(data.images) / _BATCH)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, steps, _WARM_UP))
     rng, order = torch.Generator().manual_seed(seed + 1), np.random.default_rng(seed + 2)
-    rows = np.empty(0, np.int64)
     began = time.monotonic()
-    for step in range(1, steps + 1):
-        if len(rows) < _BATCH:
-            rows = order.permutation(len(data.images))
-        chosen, rows = np.sort(rows[:_BATCH]), rows[_BATCH:]
+    for step, chosen in enumerate(row_batches(len(data.images), _BATCH, steps, order), 1):
         pixel_values, _ = augmented(data.images[chosen], None, rng)
         texts = [_some_sentences(data.reports[row], order) for row in chosen]
         tokens = tokenizer.encode(texts, truncate=True)
@@ -80,7 +76,7 @@ def tune(dataset: Path, base: Path, output: Path, *, local: LocalLoss, epochs: f
     model.eval()
     model.config.fusion_trained = local != "none"
     model.config.alpha = _ALPHA
-    # The contrastive temperature is the one at which a softmax over scores means a probability.
+    # With the contrastive temperature a softmax over scores is a probability.
     model.config.score_scale = model.logit_scale.exp().item()
     findings = FindingSet.load(Path(__file__).with_name("findings.toml"))
     spec = PreprocessSpec.clip(SIZE)
@@ -106,7 +102,7 @@ def _optimizer(model: LrclrModel) -> torch.optim.Optimizer:
 
 
 def _some_sentences(report: str, rng: np.random.Generator) -> str:
-    """One or two: a prompt is shorter than a report, and a pair of a few words and regions is cheap to fuse."""
+    """One or two sentences, since prompts are shorter than reports and short texts make the fusion head fast."""
     sentences = re.findall(r"[^.]+\.", report)
     count = int(rng.integers(1, min(3, len(sentences) + 1)))
     return " ".join(sentences[at].strip() for at in rng.permutation(len(sentences))[:count])
@@ -115,12 +111,12 @@ def _some_sentences(report: str, rng: np.random.Generator) -> str:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.tune", description="Tune the base on reports.")
-    parser.add_argument("dataset", type=Path)
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--local", choices=("none", "pair", "pair+words"), default="pair+words")
-    parser.add_argument("--epochs", type=float, default=4.8)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("dataset", type=Path, help="manifest.csv of the phantom data set")
+    parser.add_argument("--base", type=Path, required=True, help="weights that benchmarks.checkpoint.base wrote")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--local", choices=("none", "pair", "pair+words"), default="pair+words", help="local loss")
+    parser.add_argument("--epochs", type=float, default=4.8, help="passes through the training split")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     options = parser.parse_args()
     tune(
         options.dataset,

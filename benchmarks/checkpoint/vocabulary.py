@@ -1,4 +1,4 @@
-"""The small tokenizer of the default checkpoint: lower-cased, byte-level BPE, learnt from the phantom's reports."""
+"""The tokenizer of the default checkpoint: lower-cased, byte-level BPE, learnt from the phantom's reports."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["BEGIN", "END", "learn_tokenizer"]
 
 BEGIN, END, PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
 _SIZE = 768
-# Prompts that a user writes hold words that no phantom report has; these at least shall not be spelt byte by byte.
+# Usual words of users' prompts that the phantom's reports lack. Without them the tokenizer would split them into bytes.
 _OTHER_WORDS = "chest x-ray radiograph image of a patient with shows showing has have are not absent present abnormal"
 
 
 def learn_tokenizer(reports: Iterable[str], *, context_length: int) -> ClipTokenizer:
-    """A tokenizer for texts like `reports`; any other text is spelt in smaller pieces, at worst bytes.
+    """Learn a tokenizer for texts like `reports`. It splits other words into smaller pieces, down to single bytes.
 
     The same reports give the same tokenizer.
     """

@@ -1,1 +1,1 @@
-"""From file to findings: what decoding costs, and what is left of it. See ``python -m benchmarks.decoding``."""
+"""Measures reading and decoding of files, alone and beside the network: ``python -m benchmarks.decoding``."""

@@ -1,7 +1,7 @@
-"""What decoding costs: ``python -m benchmarks.decoding BUNDLE [-o FOLDER]``.
+"""Measures the time that decoding takes: ``python -m benchmarks.decoding BUNDLE [-o FOLDER]``.
 
-The ways to read a file take turns, and ratios are taken round by round. `BUNDLE` is what answers: ``lrclr export
-default`` makes one. For numbers that mean something, nothing else may run.
+The ways to read a file take turns, and ratios are taken round by round. `BUNDLE` answers for the images; ``lrclr export
+default`` makes one. The machine should be idle otherwise.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import numpy as np
 from benchmarks.decoding.files import FORMATS, make_files
 from benchmarks.decoding.folder import memory, throughput
 from benchmarks.decoding.reading import WAYS, exact, fast
-from benchmarks.decoding.report import write_report
-from benchmarks.measure import environment, interleaved
+from benchmarks.measure import alone, environment, interleaved, page
 from lrclr import ZeroShotClassifier
 from lrclr.preprocessing import PreprocessSpec
 
@@ -32,12 +31,14 @@ if TYPE_CHECKING:
 
 
 _PARTS = ("formats", "probabilities", "folder")
+_GOALS = {"png": 2.5, "png 16 bit": 2.5, "jpeg": 2.5, "jpeg colour": 2.5, "dicom raw": 3, "dicom rle": 5}
+_GOALS |= {"dicom jpeg 2000": 10}  # times as fast as the baseline
 
 
 def formats(
     files: dict[str, list[Path]], spec: PreprocessSpec, *, rounds: int, clock: Callable[[], float]
 ) -> dict[str, Any]:
-    """For each format: times, ratios, and by how many grey levels the fast way differs from the exact one."""
+    """For each format: times, ratios, and the difference of the fast from the exact way in grey levels."""
     results: dict[str, Any] = {}
     for name, paths in files.items():
         path = paths[0]
@@ -75,20 +76,22 @@ def _levels(spec: PreprocessSpec, one: NDArray[np.float32], other: NDArray[np.fl
 def main() -> None:
     """Measure, and write JSON and a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/decoding"))
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--parts", nargs="+", choices=[*_PARTS, "memory"], default=_PARTS)
-    parser.add_argument("--only", nargs="+", choices=FORMATS, default=FORMATS, help="formats; the others are kept")
-    parser.add_argument("--files", type=int, default=10_000, help="of the part memory")
-    parser.add_argument("--processor-time", action="store_true", help="of the formats: on a machine that is not idle")
-    parser.add_argument("--work", type=Path, help="a folder to make the files in, and to find them in again")
+    parser.add_argument("bundle", type=Path, help="bundle that answers for the images")
+    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/decoding"), help="folder")
+    parser.add_argument("--rounds", type=int, default=11, help="rounds of turns")
+    parser.add_argument("--samples", type=int, default=4, help="pictures in each format")
+    parser.add_argument("--parts", nargs="+", choices=[*_PARTS, "memory"], default=_PARTS, help="parts to measure")
+    parser.add_argument(
+        "--only", nargs="+", choices=FORMATS, default=FORMATS, help="formats; others keep their results"
+    )
+    parser.add_argument("--files", type=int, default=10_000, help="number of files in the part memory")
+    parser.add_argument("--processor-time", action="store_true", help="measure processor time, for a busy machine")
+    parser.add_argument("--work", type=Path, help="folder of the files, which are made once")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     clock = time.process_time if given.processor_time else time.perf_counter
     machine = {**environment(), "isal": find_spec("isal") is not None, "clock": clock.__name__}
-    with tempfile.TemporaryDirectory() as temporary:
+    with alone(), tempfile.TemporaryDirectory() as temporary:
         folder = given.work or Path(temporary)
         if "memory" in given.parts:
             small = make_files(Path(temporary), 4, (250, 205))
@@ -101,25 +104,27 @@ def main() -> None:
         if "formats" in given.parts:
             for recipe, rounds in ((PreprocessSpec.clip(224), given.rounds), (PreprocessSpec.chexzero(224), 3)):
                 measured = formats(files, recipe, rounds=rounds, clock=clock)
-                # Written after each step: a run that is cut off leaves what it has.
+                # Written after each step, so that an interrupted run keeps its finished steps.
                 _update(given.output / "formats.json", machine, **{f"{recipe.kind}_224": measured})
         if "probabilities" in given.parts:
             classifier = ZeroShotClassifier.from_bundle(given.bundle, threads=2)
             largest = probabilities(files, classifier)
             _update(given.output / "formats.json", machine, largest_difference_of_a_probability=largest)
-    write_report(given.output)
+    parts = {name: _read(given.output / f"{name}.json") for name in ("formats", "folder", "memory")}
+    (given.output / "table.md").write_text(page("decoding.md", goals=_GOALS, **parts), encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a file of results; empty if there is none."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return content
 
 
 def _update(path: Path, machine: dict[str, Any], **parts: dict[str, Any]) -> None:
-    """Put parts into a file of results, beside what is there of other formats."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    content["environment"] = machine
+    """Put parts into a file of results; the results of other formats stay."""
+    content = {**_read(path), "environment": machine}
     for name, part in parts.items():
         content[name] = {**content.get(name, {}), **part}
-    _write(path, content)
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,7 +1,7 @@
-"""Radiographs of 2048 by 2500 pixels in every format, made from the carried synthetic samples.
+"""Writes radiographs of 2048 by 2500 pixels in every format, made from the synthetic samples.
 
-A sample is enlarged, and noise is added as detectors have it: fine noise of 18 of 4096 levels, so that files compress
-about as real ones do (a lossless one to a half).
+A sample is enlarged, and fine noise of 18 of 4096 levels is added, as a detector has it. Files then compress about as
+well as real ones: a lossless one to half its size.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FORMATS = (
 
 
 def picture(sample: int, size: tuple[int, int] = SIZE) -> NDArray[np.uint16]:
-    """A 12-bit radiograph, bright means bright, ``[rows, columns]``."""
+    """A 12-bit radiograph, ``[rows, columns]``; larger values are brighter."""
     paths = sample_paths()
     with Image.open(paths[sample % len(paths)]) as image:
         small = np.asarray(image.convert("L"), np.float32) * (_WHITE / 255)
@@ -43,7 +43,7 @@ def picture(sample: int, size: tuple[int, int] = SIZE) -> NDArray[np.uint16]:
 
 
 def make_files(folder: Path, samples: int, size: tuple[int, int] = SIZE) -> dict[str, list[Path]]:
-    """Write `samples` pictures in every format, unless they are there, and return the files of each."""
+    """Write `samples` pictures in every format, unless they exist; the files of each format."""
     files: dict[str, list[Path]] = {name: [] for name in FORMATS}
     folder.mkdir(parents=True, exist_ok=True)
     for sample in range(samples):

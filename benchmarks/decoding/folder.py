@@ -1,4 +1,4 @@
-"""A folder of files through `predict_files`: against decoding alone and encoding alone, and the memory over many."""
+"""`predict_files` on many files: its speed against decoding alone and encoding alone, and its memory."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ _BATCH, _FILES = 8, 48
 
 
 def throughput(bundle: Path, files: dict[str, list[Path]], *, rounds: int) -> dict[str, Any]:
-    """Seconds of a mixed folder: decoded alone, encoded alone, and both.
+    """Speed on a folder of mixed files: decoded alone, encoded alone, and both.
 
-    Once with a core for each of the two, where they can run beside each other, and once with every core for both, where
-    on a machine without an accelerator they take it from one another.
+    It is measured with one core for each of the two, and with all cores for both, where they compete for the cores.
     """
     turns = [path for each in zip(*files.values(), strict=True) for path in each]
     mixed = list(itertools.islice(itertools.cycle(turns), _FILES))
@@ -60,7 +59,7 @@ def _decode(paths: list[Path], classifier: ZeroShotClassifier, workers: int) -> 
     read = partial(fast, spec=classifier.spec.preprocess)
     for batch in batches_ahead(paths, read, batch_size=_BATCH, workers=workers):
         if not all(isinstance(one, np.ndarray) for _, one in batch):
-            raise RuntimeError("a file that was made for this cannot be read")
+            raise RuntimeError("a file of this benchmark cannot be read")
 
 
 def _encode(pixels: NDArray[np.float32], classifier: ZeroShotClassifier) -> None:
@@ -75,7 +74,7 @@ def _answer(paths: list[Path], classifier: ZeroShotClassifier, workers: int) -> 
 
 
 def memory(bundle: Path, files: dict[str, list[Path]], *, count: int) -> dict[str, Any]:
-    """Resident memory while `count` files, the same few over and over, are answered for."""
+    """Resident memory while `predict_files` reads `count` files, which are the same few again and again."""
     classifier = ZeroShotClassifier.from_bundle(bundle, threads=1)
     paths = list(itertools.islice(itertools.cycle(path for each in files.values() for path in each), count))
     process, began = psutil.Process(), time.perf_counter()

@@ -1,10 +1,10 @@
-"""The three ways from a file to what the encoder reads.
+"""The three ways from a file to the network's input.
 
-- baseline: what users do. Rasters through Pillow in colour, ``Image.open(path).convert("RGB")``; DICOM through pydicom
-  and its own processing: ``pixel_array`` (RLE by pydicom's own decoder, JPEG 2000 by pylibjpeg-openjpeg, lossless JPEG
-  by GDCM), ``apply_modality_lut``, ``apply_voi_lut``, scaled from floats to 8 bits, three channels.
+- baseline: the usual way. Pillow reads rasters in colour, ``Image.open(path).convert("RGB")``. pydicom reads DICOM:
+  ``pixel_array`` (RLE by pydicom's decoder, JPEG 2000 by pylibjpeg-openjpeg, lossless JPEG by GDCM),
+  ``apply_modality_lut``, ``apply_voi_lut``, scaled from floats to 8 bits, three channels.
 - exact: `lrclr.read_image`.
-- fast: `lrclr.images.read_reduced`, which `lrclr predict` takes.
+- fast: `lrclr.images.read_reduced`, as `lrclr predict` reads.
 
 Each ends with lrclr's own `preprocess`, so that only the reading differs.
 """
@@ -36,7 +36,7 @@ _PLUGINS = {RLELossless: "pydicom", JPEG2000Lossless: "pylibjpeg", JPEGLosslessS
 
 
 def baseline(path: Path, spec: PreprocessSpec) -> NDArray[np.float32]:
-    """What users do."""
+    """The usual way, with Pillow and pydicom."""
     if path.suffix != ".dcm":
         with Image.open(path) as image:
             return preprocess(np.asarray(image.convert("RGB")), spec)
@@ -52,12 +52,12 @@ def baseline(path: Path, spec: PreprocessSpec) -> NDArray[np.float32]:
 
 
 def exact(path: Path, spec: PreprocessSpec) -> NDArray[np.float32]:
-    """The reference of lrclr."""
+    """All pixels, by `lrclr.read_image`."""
     return preprocess(read_image(path), spec)
 
 
 def fast(path: Path, spec: PreprocessSpec) -> NDArray[np.float32]:
-    """What `lrclr predict` takes."""
+    """As few pixels as the network needs, by `lrclr.images.read_reduced`."""
     return preprocess(read_reduced(path, spec), spec)
 
 

@@ -1,1 +1,1 @@
-"""Simulations of what `lrclr evaluate` says about its own uncertainty."""
+"""Simulations of the intervals and tests of `lrclr evaluate`."""

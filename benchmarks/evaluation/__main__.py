@@ -1,8 +1,8 @@
-"""How often the intervals and tests of `lrclr evaluate` hold: ``python -m benchmarks.evaluation``.
+"""Simulates the coverage of the intervals and tests of `lrclr evaluate`: ``python -m benchmarks.evaluation``.
 
-Scores are drawn with a known AUROC, many times over; counted is how often a 95 % interval holds it, and how often a
-comparison of two equal models shows a difference. Percentile bootstrap intervals, which earlier versions gave, are
-counted beside them on a part of the draws.
+Scores with a known AUROC are drawn many times. The results are how often a 95 % interval contains the AUROC, and how
+often a comparison of two equal models shows a difference. Percentile bootstrap intervals, which earlier versions gave,
+are computed on a part of the draws too.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.evaluation.draws import binormal, equal_models
+from benchmarks.measure import page
 from lrclr._processors import processors
 from lrclr.evaluation import compare
 from lrclr.evaluation._bootstrap import Ranking, Resamples, estimate, resampled
@@ -42,10 +43,13 @@ FINDINGS = 14
 
 
 def main() -> None:
+    """Simulate, and write JSON and a page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/evaluation"))
-    parser.add_argument("--draws", type=int, default=2000, help="of each setting, and of pairs of equal models")
-    parser.add_argument("--bootstrapped", type=int, default=100, help="draws of each setting that are bootstrapped too")
+    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/evaluation"), help="folder")
+    parser.add_argument(
+        "--draws", type=int, default=2000, help="draws of each setting and of each pair of equal models"
+    )
+    parser.add_argument("--bootstrapped", type=int, default=100, help="draws of each setting with a bootstrap interval")
     options = parser.parse_args()
     rows = [
         row(kind, area, positives, options.draws, options.bootstrapped)
@@ -62,7 +66,7 @@ def main() -> None:
     }
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
-    (options.output / "README.md").write_text(page(report))
+    (options.output / "README.md").write_text(page("evaluation.md", kinds=list(KINDS), findings=FINDINGS, **report))
 
 
 def row(kind: str, area: float, positives: int, draws: int, bootstrapped: int) -> dict[str, Any]:
@@ -72,13 +76,13 @@ def row(kind: str, area: float, positives: int, draws: int, bootstrapped: int) -
     for number in range(draws):
         label, score, group = binormal(draw, area, positives, NEGATIVES, **KINDS[kind])
         found = auroc_interval(placements(label, score, group))
-        held += holds(found, area)
+        held += found.contains(area)
         widths.append(width(found))
         if number < bootstrapped:
             ranking = Ranking(label, score)
             (samples,) = resampled(Resamples(group, 1000, number), [ranking.auroc])
             before = estimate(found.value, samples)
-            old += holds(before, area)
+            old += before.contains(area)
             zero += width(before) == 0.0
     print(f"{kind}, AUROC {area}, {positives} positives: {held / draws:.3f}", file=sys.stderr)
     return {
@@ -95,19 +99,19 @@ def row(kind: str, area: float, positives: int, draws: int, bootstrapped: int) -
 
 
 def mean_row(positives: int, draws: int) -> dict[str, Any]:
-    """The mean of several findings on the same images, of AUROCs between 0.7 and 0.97."""
+    """Coverage of the mean over several findings on the same images, with AUROCs between 0.7 and 0.97."""
     draw = np.random.default_rng(positives)
     areas = np.linspace(0.7, 0.97, FINDINGS)
     held = 0
     for _ in range(draws):
         made = [binormal(draw, area, positives, NEGATIVES, each=3, correlation=0.7) for area in areas]
         found = mean_interval([placements(*sample) for sample in made])
-        held += holds(found, float(areas.mean()))
+        held += found.contains(float(areas.mean()))
     return {"positives": positives, "coverage": held / draws, "standard_error": error(held / draws, draws)}
 
 
 def family_row(shared: float, draws: int) -> dict[str, Any]:
-    """How often a comparison of two equal models shows any difference, and how often uncorrected intervals would."""
+    """How often a comparison of two equal models shows any difference, and how often uncorrected p-values would."""
     draw = np.random.default_rng(int(100 * shared))
     shown, uncorrected = 0, 0
     for _ in range(draws):
@@ -123,69 +127,12 @@ def family_row(shared: float, draws: int) -> dict[str, Any]:
     }
 
 
-def holds(found: Estimate, area: float) -> bool:
-    return found.low is not None and found.high is not None and found.low <= area <= found.high
-
-
 def width(found: Estimate) -> float:
     return math.nan if found.low is None or found.high is None else found.high - found.low
 
 
 def error(share: float, draws: int) -> float:
     return math.sqrt(share * (1.0 - share) / draws)
-
-
-INTRODUCTION = """# How often the intervals and tests of `lrclr evaluate` hold
-
-`{command}` on {machine}.
-
-Scores are normal in both classes; {negatives} images do not have the finding. Coverage is the share of draws whose 95 %
-interval holds the true AUROC, with its standard error; width is the median interval's, with quartiles. Bootstrap is the
-percentile interval of 1,000 resamples that earlier versions gave; in brackets, the share of draws in which it had no
-width at all.
-"""
-FAMILY = """## Two equal models, {findings} findings and their mean
-
-600 images, 2 a patient; the rarest finding has 5 positive images, the commonest 200. A difference is shown where Holm's
-p is below 0.05; uncorrected is any p below 0.05.
-
-| correlation of the models' scores | any difference shown | uncorrected |
-|---|---|---|"""
-LIMITS = """
-## What does not hold
-
-Where a few patients carry all positives and their scores vary much more than the negatives', coverage can be lower;
-the tables do not contain that case. Intervals of average precision, F1, sensitivity, specificity and all grounding
-figures are bootstrap percentiles: with few positives they are too narrow, as the bootstrap column shows for the
-AUROC. The interval of the mean, and the comparison of two models, are on the safe side: wider, and less ready to
-show a difference, than they need to be.
-"""
-
-
-def page(report: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    lines = [INTRODUCTION.format(**report)]
-    for kind in KINDS:
-        lines += [f"## {kind.capitalize()}\n", "| AUROC | positives | coverage | width | bootstrap |"]
-        lines.append("|---|---|---|---|---|")
-        for each in report["intervals"]:
-            if each["kind"] == kind:
-                low, middle, high = each["width"]
-                before = f"{each['bootstrap_coverage']:.3f} ({each['bootstrap_of_no_width']:.3f})"
-                spread = f"{middle:.3f} ({low:.3f}–{high:.3f})"
-                lines.append(f"| {each['auroc']} | {each['positives']} | {shown(each)} | {spread} | {before} |")
-        lines.append("")
-    lines.append(f"## Mean of {FINDINGS} findings\n\n3 images a patient, correlation 0.7.\n")
-    lines += ["| positives of each | coverage |", "|---|---|"]
-    lines += [f"| {each['positives']} | {shown(each)} |" for each in report["mean"]]
-    lines.append("\n" + FAMILY.format(findings=FINDINGS))
-    for each in report["comparisons"]:
-        lines.append(f"| {each['correlation']} | {shown(each, 'shown')} | {each['uncorrected']:.3f} |")
-    return "\n".join([*lines, LIMITS])
-
-
-def shown(each: dict[str, Any], key: str = "coverage") -> str:
-    return f"{each[key]:.3f} ± {each['standard_error']:.3f}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Made-up scores whose true AUROC is known."""
+"""Random scores with a known AUROC."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _INFO: Final[dict[str, Any]] = {
 
 
 def patients_of(images: int, each: int) -> NDArray[np.int64]:
-    """Patients with `each` images; the last one has the rest."""
+    """Number of the patient of each image; every patient has `each` images, the last one the rest."""
     return np.arange(images) // each
 
 
-def binormal(  # noqa: PLR0913 - one parameter a property of the data
+def binormal(  # noqa: PLR0913 - one parameter for each property of the data
     draw: np.random.Generator,
     area: float,
     positives: int,
@@ -45,7 +45,7 @@ def binormal(  # noqa: PLR0913 - one parameter a property of the data
     """Label, score and patient of each image; scores are normal in both classes.
 
     Args:
-        draw: source of chance.
+        draw: random generator.
         area: the true AUROC.
         positives, negatives: images of each class.
         each: images of a patient.
@@ -68,12 +68,12 @@ def binormal(  # noqa: PLR0913 - one parameter a property of the data
 def equal_models(
     draw: np.random.Generator, *, findings: int = 14, images: int = 600, each: int = 2, shared: float = 0.6
 ) -> tuple[Scores, Scores]:
-    """Two models that are equally good at every finding, with scores that have a part in common.
+    """Two models with the same AUROC for every finding, and correlated scores.
 
     Args:
-        draw: source of chance.
-        findings: how many; the rarest has 5 positive images and the commonest a third.
-        images: how many.
+        draw: random generator.
+        findings: number of findings; the rarest has 5 positive images, the commonest a third.
+        images: number of images.
         each: images of a patient.
         shared: correlation of the two models' scores.
     """

@@ -1,7 +1,7 @@
-"""Judge every mutant in every precision: ``python -m benchmarks.gates`` (ten minutes on two cores).
+"""Verifies every mutant in every precision: ``python -m benchmarks.gates`` (ten minutes on two cores).
 
-It exports the default checkpoint in three precisions, puts each mutant into a copy of each bundle, and writes what
-`lrclr verify` says to ``benchmarks/results/gates``. A mutant that gets through ends it with exit code 1.
+It exports the default checkpoint in three precisions, puts each mutant into a copy of each bundle, verifies the copy,
+and writes a table to ``benchmarks/results/gates``. The exit code is 1 if a mutant got through.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 
 import onnxruntime
 
-from benchmarks.gates.mutants import MUTANTS, Mutant, Verdict, judge
+from benchmarks.gates.mutants import MUTANTS, Verdict, judge
+from benchmarks.measure import page
 from lrclr import load_checkpoint
 from lrclr_export import ExportOptions, export_bundle
 
@@ -24,26 +25,27 @@ RESULTS = Path(__file__).parent.parent / "results" / "gates" / "mutants.md"
 
 
 def main() -> int:
-    """Judge, write the table, and say how many mutants got through."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bundles", type=Path, help="Folder with bundles fp32, fp16 and int8 instead of new exports.")
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
+    """Verify all mutants and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundles", type=Path, help="folder with bundles fp32, fp16 and int8 instead of new exports")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="Markdown file to write")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bundles = options.bundles or _exported(Path(folder))
         with ProcessPoolExecutor(len(PRECISIONS)) as processes:
-            found = [processes.submit(_judged, bundles / precision) for precision in PRECISIONS]
-            judged = dict(zip(PRECISIONS, (one.result() for one in found), strict=True))
-    verdicts = {mutant.name: {name: judged[name][mutant.name] for name in PRECISIONS} for mutant in MUTANTS}
-    for name, some in verdicts.items():
-        got_through = ", ".join(precision for precision, verdict in some.items() if not verdict.found)
-        print(f"{name}: {f'GOT THROUGH in {got_through}' if got_through else 'refused'}")
+            found = [processes.submit(_verdicts, bundles / precision) for precision in PRECISIONS]
+            verdicts = dict(zip(PRECISIONS, (one.result() for one in found), strict=True))
+    survivors = 0
+    for mutant in MUTANTS:
+        through = [precision for precision in PRECISIONS if not verdicts[precision][mutant.name].found]
+        survivors += len(through)
+        print(f"{mutant.name}: " + (f"GOT THROUGH in {', '.join(through)}" if through else "refused"))
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(_table(verdicts), encoding="utf-8")
-    return int(any(not verdict.found for some in verdicts.values() for verdict in some.values()))
+    options.output.write_text(_page(verdicts), encoding="utf-8")
+    return int(survivors > 0)
 
 
-def _judged(bundle: Path) -> dict[str, Verdict]:
+def _verdicts(bundle: Path) -> dict[str, Verdict]:
     with tempfile.TemporaryDirectory() as folder:
         return {mutant.name: judge(mutant, bundle, Path(folder) / "mutant") for mutant in MUTANTS}
 
@@ -55,29 +57,17 @@ def _exported(folder: Path) -> Path:
     return folder
 
 
-def _table(verdicts: dict[str, dict[str, Verdict]]) -> str:
-    found = {precision: sum(verdicts[mutant.name][precision].found for mutant in MUTANTS) for precision in PRECISIONS}
-    lines = [
-        "# Mutants, and the gate that refuses each",
-        "",
-        f"{len(MUTANTS)} mutants of the default checkpoint's bundle; refused: "
-        + ", ".join(f"{count} in {precision}" for precision, count in found.items())
-        + ".",
-        f"Written by `python -m benchmarks.gates` with ONNX Runtime {onnxruntime.__version__} on {platform.machine()}.",
-        "",
-        "Each cell names one gate that refuses: what it measured, and the limit. Then it says how many gates refuse in",
-        "all. `(float32)` marks the graph in float32 arithmetic with the weights that it stores.",
-        "Values have three digits: a cosine that reads 1 is below its limit by less than that shows.",
-    ]
-    kinds = dict.fromkeys(mutant.kind for mutant in MUTANTS)
-    for kind in kinds:
-        lines += ["", f"## {kind.capitalize()}", "", "| mutant | fp32 | fp16 | int8 |", "|---|---|---|---|"]
-        lines += [_row(mutant, verdicts[mutant.name]) for mutant in MUTANTS if mutant.kind == kind]
-    return "\n".join(lines) + "\n"
-
-
-def _row(mutant: Mutant, verdicts: dict[str, Verdict]) -> str:
-    return f"| {mutant.name} | " + " | ".join(_cell(verdicts[precision]) for precision in PRECISIONS) + " |"
+def _page(verdicts: dict[str, dict[str, Verdict]]) -> str:
+    kinds: dict[str, dict[str, list[str]]] = {mutant.kind: {} for mutant in MUTANTS}
+    for mutant in MUTANTS:
+        kinds[mutant.kind][mutant.name] = [_cell(verdicts[precision][mutant.name]) for precision in PRECISIONS]
+    return page(
+        "mutants.md",
+        kinds=kinds,
+        refused={precision: sum(one.found for one in verdicts[precision].values()) for precision in PRECISIONS},
+        onnxruntime=onnxruntime.__version__,
+        machine=platform.machine(),
+    )
 
 
 def _cell(verdict: Verdict) -> str:

@@ -1,1 +1,1 @@
-"""What only a GPU can show: run where there is one."""
+"""Measurements on a GPU."""

@@ -1,6 +1,6 @@
-"""The region kernel on a GPU, launched by the driver's own calls on tensors of torch.
+"""Launches the region kernel on torch's tensors by calls of the CUDA driver, for tests and measurements.
 
-In a plan, TensorRT launches it. This is for its tests and measurements.
+In a plan, TensorRT launches it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def capability() -> int:
-    """Compute capability of the current GPU, as `lrclr._kernels.forms_for` takes it."""
+    """Compute capability of the current GPU, times ten."""
     major, minor = torch.cuda.get_device_capability()
     return 10 * major + minor
 
@@ -44,22 +44,22 @@ def launch(  # noqa: PLR0913 - the kernel's arguments
     Does not wait for the device.
 
     Args:
-        queries: of each layer but the last, ``[B, N, H, 64]`` float16; views of a merged product are fine.
-        keys: like `queries`.
+        queries: queries of each layer but the last, ``[B, N, H, 64]`` float16; may be views of a merged product.
+        keys: keys, like `queries`.
         start: attention of the start row in the last layer, ``[B, H, N]`` float32, or its mean ``[B, 1, N]``.
         tokens: ``[B, N, D]``.
         top_k: patches per chain.
         mean: average the heads of a layer.
         prefix: tokens before the patches: 1 with a CLS token, else 0.
-        scale: of the product of a query and a key.
-        form: of the kernel; ``None`` for the one that suits the sizes.
+        scale: factor on the product of a query and a key.
+        form: form of the kernel; ``None`` for the one that suits the sizes.
 
     Returns:
         Tokens ``[B, prefix+R, D]``, index ``[B, R]`` int64 and importance ``[B, R]`` float32.
 
     Raises:
-        UsageError: a size or type that the kernel does not take.
-        EngineError: the driver refused it.
+        UsageError: the kernel does not support a size or type.
+        EngineError: the driver refused a call.
     """
     batch, nodes, heads, width = queries[0].shape
     views = [*queries, *keys]
@@ -116,7 +116,7 @@ def _launch(
 
 @cache
 def _kernel(_device: int, entry: str) -> ctypes.c_void_p:
-    """Loaded once a device, in torch's own context, which is current there."""
+    """The kernel, loaded once for each device in torch's context, which is current."""
     module, function = ctypes.c_void_p(), ctypes.c_void_p()
     _driver("cuModuleLoadData", ctypes.byref(module), entry_ptx(entry, capability()) + b"\0")
     _driver("cuModuleGetFunction", ctypes.byref(function), module, entry.encode())
@@ -130,4 +130,4 @@ def _driver(call: str, *arguments: Any) -> None:
         text = ctypes.c_char_p()
         cuda.cuGetErrorString(status, ctypes.byref(text))
         why = text.value.decode() if text.value else f"error {status}"
-        raise EngineError(f"the driver could not do {call} for the region kernel", why=why)
+        raise EngineError(f"the CUDA driver refused {call} for the region kernel", why=why)

@@ -1,1 +1,1 @@
-"""What else could answer with the same weights, side by side: ``python -m benchmarks.peers``."""
+"""Compares lrclr with other programs that run the same weights: ``python -m benchmarks.peers``."""

@@ -1,32 +1,31 @@
-"""The other end of a peer's process."""
+"""Starts the process of a candidate and asks it."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-import tempfile
-import time
 from contextlib import suppress
-from pathlib import Path
+from multiprocessing import Pipe
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
+import psutil  # type: ignore[import-untyped, unused-ignore]
 
+from benchmarks.peers.environments import ROOT, python_of
 from lrclr.errors import LrclrError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from benchmarks.peers.catalogue import Candidate
+    from benchmarks.peers.rounds import Plan
     from benchmarks.peers.works import Array
 
-ROOT = Path(__file__).resolve().parents[2]
-_TICKS = os.sysconf("SC_CLK_TCK")
+
+class PeerError(LrclrError):
+    """A candidate failed; `why` is its own message."""
 
 
-def environment_of_process(threads: int) -> dict[str, str]:
-    """The same for every peer: its threads, and no word to a network about models that are there."""
+def process_environment(threads: int) -> dict[str, str]:
+    """Environment variables of a candidate's process: this code, the number of threads, no telemetry."""
     own = {name: value for name, value in os.environ.items() if name not in {"PYTHONHOME", "VIRTUAL_ENV"}}
     counted = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return {
@@ -38,127 +37,107 @@ def environment_of_process(threads: int) -> dict[str, str]:
     }
 
 
-class PeerError(LrclrError):
-    """A peer failed; the message is its own."""
-
-
 class Worker:
-    """A peer in a process, which waits until it is asked.
+    """A candidate in a process of its own, which waits until it is asked.
 
     Args:
-        candidate: who.
-        python: what runs it.
-        folder: the checkpoint in everybody's format.
-        threads: of its runtime.
-        log: where what it prints goes.
-        network: whether it may reach one; without, it runs in an empty network namespace.
+        candidate: the candidate.
+        plan: where environments, weights and logs are, and the number of threads.
+        checkpoint: name of the weights.
+        network: whether it may reach a network; without, it runs in an empty network namespace.
 
     Attributes:
-        works: the numbers of images of each work that it offers.
-        seconds_to_open: from nothing until it was open.
-        idle_seconds, idle_cpu: how long it was watched while others ran, and the processor time it took meanwhile.
+        name: of the candidate.
+        works: for each work that it offers, the numbers of images that it takes.
+        idle_seconds, idle_cpu: how long others were measured, and the processor time that it took meanwhile.
 
     Raises:
         PeerError: it could not be opened.
     """
 
-    def __init__(
-        self, candidate: Candidate, python: Path, folder: Path, *, threads: int, log: Path, network: bool = True
-    ) -> None:
-        options = json.dumps({**candidate.options, "threads": str(threads)})
-        command = [
-            str(python),
-            "-W",
-            "ignore",
-            "-m",
-            "benchmarks.peers.worker",
-            candidate.adapter,
-            str(folder),
-            options,
-        ]
-        if not network:
-            command = ["unshare", "--map-root-user", "--net", *command]
+    def __init__(self, candidate: Candidate, plan: Plan, checkpoint: str, *, network: bool = True) -> None:
         self.name = candidate.name
         self.idle_seconds = self.idle_cpu = 0.0
-        began = time.perf_counter()
-        with log.open("a", encoding="utf-8") as log_file:
+        options = json.dumps({**candidate.options, "threads": str(plan.threads)})
+        self._pipe, theirs = Pipe()
+        command = [
+            *(() if network else ("unshare", "--map-root-user", "--net")),
+            *(str(python_of(plan.environments, candidate)), "-W", "ignore", "-m", "benchmarks.peers.worker"),
+            *(candidate.adapter, str(plan.folder(checkpoint)), options, str(theirs.fileno())),
+        ]
+        with plan.log(candidate.name).open("a") as log:
             self._process = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log_file,
-                text=True,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
                 cwd=ROOT,
-                env=environment_of_process(threads),
+                env=process_environment(plan.threads),
+                pass_fds=[theirs.fileno()],
             )
+        theirs.close()
+        self._usage = psutil.Process(self._process.pid)
         try:
-            self.works: dict[str, list[int]] = self._listen()["works"]
+            self.works: dict[str, list[int]] = self._receive()
         except PeerError:
             self.close()
             raise
-        self.seconds_to_open = time.perf_counter() - began
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def seconds(self, work: str, batch: int, times: int = 1) -> list[float]:
-        """Time it.
+    def offers(self, work: str, batch: int) -> bool:
+        """Whether it offers this work for that many images."""
+        return batch in self.works.get(work, ())
+
+    def seconds(self, work: str, batch: int) -> float:
+        """Seconds of one run.
 
         Raises:
             PeerError: it failed.
         """
-        found: list[float] = self._ask(do="time", work=work, batch=batch, times=times)["seconds"]
-        return found
+        return float(self._ask("time", work, batch))
 
     def answer(self, work: str, batch: int) -> tuple[Array, int]:
-        """What it gives, and the most memory it has taken so far, in MB.
+        """The array that one run gives, and the most memory that the process has had, in MB.
 
         Raises:
             PeerError: it failed.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "answer.npy"
-            peak = self._ask(do="answer", work=work, batch=batch, file=str(file))["peak_mb"]
-            return np.load(file, allow_pickle=False), peak
+        array, peak_mb = self._ask("answer", work, batch)
+        return array, peak_mb
 
     def processor_seconds(self) -> float:
-        """Processor time of the process so far, all its threads together."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        """Processor time of the process so far, of all its threads."""
+        try:
+            used = self._usage.cpu_times()
+        except psutil.NoSuchProcess:
+            return 0.0
+        return float(used.user + used.system)
 
     def close(self) -> None:
         """End the process."""
-        with suppress(OSError):
-            if self._process.stdin is not None:
-                self._process.stdin.close()
+        self._pipe.close()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
 
-    def _ask(self, **request: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
+    def _ask(self, *request: Any) -> Any:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._pipe.send(request)
+        return self._receive()
+
+    def _receive(self) -> Any:
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except OSError as error:
-            raise PeerError(f"{self.name} has ended", fix="Look into its log.") from error
-        return self._listen()
-
-    def _listen(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise PeerError(f"{self.name} has ended", why=f"exit code {self._process.wait()}", fix="Look into its log.")
-        found: dict[str, Any] = json.loads(line)
-        if "error" in found:
-            raise PeerError(f"{self.name} failed", why=found["error"])
-        return found
+            error, value = self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            code = self._process.wait()
+            raise PeerError(f"{self.name} has ended", why=f"exit code {code}", fix="Read its log.") from None
+        if error:
+            raise PeerError(f"{self.name} failed", why=error)
+        return value

@@ -1,4 +1,4 @@
-"""From nothing to the first answer, and whether it needs a network."""
+"""Cold starts: from the start of a process to the first answer, and whether that needs a network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.peers.client import PeerError, Worker
-from benchmarks.peers.environments import python_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,23 +19,16 @@ def cold_start(candidate: Candidate, plan: Plan, checkpoint: str, *, network: bo
     """Seconds from the start of a process to its first answer for one image.
 
     Raises:
-        PeerError: there was none.
+        PeerError: it failed.
     """
     began = time.perf_counter()
-    with Worker(
-        candidate,
-        python_of(plan.environments, candidate),
-        plan.folder(checkpoint),
-        threads=plan.threads,
-        log=plan.build / "logs" / "cold.log",
-        network=network,
-    ) as worker:
+    with Worker(candidate, plan, checkpoint, network=network) as worker:
         worker.seconds(next(work for work in ("image", "answer", "answer-new") if work in worker.works), 1)
         return time.perf_counter() - began
 
 
 def can_cut_network() -> bool:
-    """Whether this machine lets us start a process in a network namespace of its own."""
+    """Whether a process may be started in a network namespace of its own."""
     try:
         return subprocess.run(["unshare", "--map-root-user", "--net", "true"], check=False).returncode == 0
     except OSError:
@@ -53,16 +45,26 @@ def measure_cold(
     keep: Callable[[], None],
     until: float,
 ) -> bool:
-    """Fill `known`, by candidate: ``seconds`` of each start, in turns, after one without a network that fills caches.
+    """Measure the cold starts that `known` lacks, in turns.
+
+    Args:
+        known: by candidate, ``seconds`` of each start, the answer to whether it starts ``offline``, and how it
+            ``failed``; filled in. The start without a network comes first and fills caches; its time does not count.
+        candidates: whose starts.
+        plan: folders and threads.
+        checkpoint: name of the weights.
+        times: starts of each candidate.
+        keep: called after each start.
+        until: time (`time.monotonic`) after which no new start begins.
 
     Returns:
-        Whether all is there.
+        Whether all starts are there.
     """
     cut = can_cut_network()
     for number in range(times + 1):
         for candidate in candidates:
             entry = known.setdefault(candidate.name, {"seconds": [], "offline": None, "failed": ""})
-            # Who compiles at every start takes minutes over it, and differs little.
+            # One that compiles at every start takes minutes, and its times differ little.
             enough = len(entry["seconds"]) >= (1 if "compile" in candidate.options else times)
             if entry["failed"] or enough or len(entry["seconds"]) + (entry["offline"] is not None) > number:
                 continue
@@ -70,7 +72,7 @@ def measure_cold(
                 return False
             try:
                 if entry["offline"] is None:
-                    entry["offline"] = _answers_alone(candidate, plan, checkpoint) if cut else "not checked"
+                    entry["offline"] = _offline(candidate, plan, checkpoint) if cut else "not checked"
                 else:
                     entry["seconds"].append(round(cold_start(candidate, plan, checkpoint), 3))
             except PeerError as error:
@@ -79,7 +81,7 @@ def measure_cold(
     return True
 
 
-def _answers_alone(candidate: Candidate, plan: Plan, checkpoint: str) -> str:
+def _offline(candidate: Candidate, plan: Plan, checkpoint: str) -> str:
     try:
         cold_start(candidate, plan, checkpoint, network=False)
     except PeerError as error:

@@ -1,6 +1,6 @@
-"""What comes before any measurement: weights, environments, and what each peer makes of the weights.
+"""Makes what a measurement reads: environments, weights, bundles, and each candidate's own format.
 
-Also a program, which a peer's own Python runs: ``python -m benchmarks.peers.prepare ADAPTER FOLDER``.
+Also a program that runs one adapter's `prepare`: ``python -m benchmarks.peers.prepare ADAPTER FOLDER``.
 """
 
 from __future__ import annotations
@@ -20,40 +20,35 @@ if TYPE_CHECKING:
     from benchmarks.peers.catalogue import Candidate
     from benchmarks.peers.rounds import Plan
 
-_STEPS = ("plain_onnx", "openvino_straight", "optimum_onnx", "modern_onnx_clip", "faster_clip")
-# Adapters that read what another adapter's step writes.
-_READS_PLAIN_ONNX = ("plain_onnx", "openvino_straight", "modern_onnx_clip")
+# torch exports these graphs, for every peer that reads them.
+_PROJECTS_PYTHON = ("plain_onnx",)
 
 
-def environments(candidates: Sequence[Candidate], plan: Plan, note: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """Make every environment that is wanted.
+def environments(candidates: Sequence[Candidate], plan: Plan, note: Callable[[str], None]) -> dict[str, str]:
+    """Make every environment.
 
     Returns:
-        By environment: what pip said and took; see `environments.make`.
+        By environment, the reason why it could not be made; "" where it could.
     """
-    from benchmarks.peers.environments import make
+    from benchmarks.peers.environments import install
 
-    wanted: dict[str, list[str]] = {}
+    refused: dict[str, str] = {}
     for candidate in candidates:
-        if candidate.environment:
-            known = wanted.setdefault(candidate.environment, [])
-            known += [one for one in candidate.requirements if one not in known]
-    made = {}
-    for name, requirements in wanted.items():
-        note(f"environment {name}")
-        made[name] = make(plan.environments, name, requirements)
-    return made
+        if candidate.environment not in refused:
+            note(f"environment {candidate.environment}")
+            refused[candidate.environment] = install(plan.environments, candidate)
+    return refused
 
 
 def weights(names: Sequence[str], plan: Plan, note: Callable[[str], None]) -> dict[str, dict[str, str]]:
-    """Write the checkpoints that are not there or are of another state of lrclr, and what torch makes of the inputs.
+    """Write each checkpoint, torch's answers to the inputs, and lrclr's bundles of the present source.
 
     Returns:
-        By checkpoint and precision, why there is no bundle; "" where there is one.
+        By checkpoint and precision, the reason why there is no bundle; "" where there is one.
     """
     import numpy as np
 
-    from benchmarks.peers.catalogue import precisions
+    from benchmarks.peers.catalogue import PRECISIONS
     from benchmarks.peers.weights import checkpoint_named, write_bundle, write_weights
 
     found = {}
@@ -63,26 +58,25 @@ def weights(names: Sequence[str], plan: Plan, note: Callable[[str], None]) -> di
         known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
         if known.get("source") != source_digest():
             known = {"source": source_digest(), "refused": {}}
-        missing = [one for one in precisions() if one not in known["refused"]]
+        missing = [one for one in PRECISIONS if one not in known["refused"]]
         there = (folder / "reference.npz").is_file()
+        found[name] = known["refused"]
         if not missing and there:
-            found[name] = known["refused"]
             continue
         checkpoint = checkpoint_named(name)
         if not there:
-            note(f"weights of {name}, in everybody's format")
+            note(f"weights of {name} in every format")
             write_weights(checkpoint, folder)
             np.savez(folder / "reference.npz", **reference(folder))
         for precision in missing:
             note(f"{precision} bundle of {name}")
             known["refused"][precision] = write_bundle(checkpoint, folder, precision)
             record.write_text(json.dumps(known, indent=1), encoding="utf-8")
-        found[name] = known["refused"]
     return found
 
 
 def source_digest() -> str:
-    """Of lrclr's own code: whether a bundle or a measurement is of what is here now."""
+    """Digest of lrclr's code: tells whether a bundle or a measurement is of the present state."""
     digest = hashlib.sha256()
     for folder in ("lrclr", "export"):
         for file in sorted((Path(__file__).parents[2] / folder).rglob("*.py")):
@@ -91,7 +85,7 @@ def source_digest() -> str:
 
 
 def reference(folder: Path) -> dict[str, Any]:
-    """What torch eager gives in float32, and the regions that lrclr's network picks in torch."""
+    """The answers of torch eager in float32, and the regions that lrclr's network selects in torch."""
     import numpy as np
 
     from benchmarks.peers.adapters import lrclr_classifier, torch_clip
@@ -111,67 +105,69 @@ def formats(
     note: Callable[[str], None],
     until: float = float("inf"),
 ) -> dict[str, dict[str, Any]]:
-    """Let each peer make of the weights what it reads, once.
+    """Convert the weights to the formats that the candidates read, each once.
 
     Args:
-        candidates: whose.
-        checkpoints: of which weights.
-        plan: where.
-        note: told what happens.
-        until: the clock after which nothing new begins.
+        candidates: whose formats.
+        checkpoints: names of the weights.
+        plan: folders and threads.
+        note: called with a line about the progress.
+        until: time (`time.monotonic`) after which no new conversion begins.
 
     Returns:
-        By adapter and checkpoint, ``"adapter checkpoint"``: seconds taken, or what went wrong.
+        For each format and checkpoint, ``"FORMAT CHECKPOINT"``: the ``seconds`` that it took, or how it ``failed``.
     """
-    from benchmarks.peers.client import ROOT, environment_of_process
     from benchmarks.peers.environments import python_of
 
     kept = plan.build / "formats.json"
-    done: dict[str, dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
-    for step in _STEPS:
-        adapters = _READS_PLAIN_ONNX if step == "plain_onnx" else (step,)
-        users = [one for one in candidates if one.adapter in adapters]
-        # The plain graphs are exported with the project's own torch, whichever peer reads them.
-        python = (
-            sys.executable if step == "plain_onnx" else str(python_of(plan.environments, users[0])) if users else ""
-        )
-        for checkpoint in sorted({name for one in users for name in one.checkpoints}):
-            key = f"{step} {checkpoint}"
-            if checkpoint not in checkpoints or "seconds" in done.get(key, {}) or time.monotonic() > until:
-                continue
-            note(f"{step}: its format of {checkpoint}")
-            began = time.perf_counter()
-            command = [
-                python,
-                "-W",
-                "ignore",
-                "-m",
-                "benchmarks.peers.prepare",
-                step,
-                str(plan.folder(checkpoint)),
-            ]
-            ran = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                cwd=ROOT,
-                env=environment_of_process(plan.threads),
-                check=False,
-            )
-            if ran.returncode:
-                # Not kept as done: the next call tries again.
-                done[key] = {"failed": (ran.stderr.strip().splitlines() or ["no word"])[-1][:300]}
-                note(f"{step}: {done[key]['failed']}")
-            else:
-                done[key] = {"seconds": round(time.perf_counter() - began, 1)}
-            kept.write_text(json.dumps(done, indent=1), encoding="utf-8")
+    known: dict[str, dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    done = {name: one for name, one in known.items() if "seconds" in one}
+    for candidate in candidates:
+        for checkpoint in (one for one in checkpoints if one in candidate.checkpoints):
+            for name in candidate.formats:
+                key = f"{name} {checkpoint}"
+                if key in done or time.monotonic() > until:
+                    continue
+                note(f"format {key}")
+                own = python_of(plan.environments, candidate)
+                python = sys.executable if name in _PROJECTS_PYTHON else str(own)
+                done[key] = _converted(python, name, checkpoint, plan)
+                kept.write_text(json.dumps(done, indent=1), encoding="utf-8")
     return done
+
+
+def failed_format(candidate: Candidate, checkpoint: str, done: dict[str, dict[str, Any]]) -> str:
+    """The first of a candidate's formats that could not be made, and why; "" if all are there."""
+    for name in candidate.formats:
+        result = done.get(f"{name} {checkpoint}", {"failed": "not made yet"})
+        if "failed" in result:
+            return f"format {name}: {result['failed']}"
+    return ""
+
+
+def _converted(python: str, name: str, checkpoint: str, plan: Plan) -> dict[str, Any]:
+    from benchmarks.peers.client import process_environment
+    from benchmarks.peers.environments import ROOT
+
+    command = [python, "-W", "ignore", "-m", "benchmarks.peers.prepare", name, str(plan.folder(checkpoint))]
+    began = time.perf_counter()
+    ran = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=process_environment(plan.threads), check=False
+    )
+    if ran.returncode:
+        return {"failed": (ran.stderr.strip().splitlines() or [f"exit code {ran.returncode}"])[-1][:300]}
+    return {"seconds": round(time.perf_counter() - began, 1)}
+
+
+def adapter(name: str) -> Any:
+    """The module of that name in `benchmarks.peers.adapters`."""
+    return importlib.import_module(f"benchmarks.peers.adapters.{name}")
 
 
 def main() -> None:
     """Run one adapter's `prepare`."""
-    adapter, folder = sys.argv[1:3]
-    importlib.import_module(f"benchmarks.peers.adapters.{adapter}").prepare(Path(folder))
+    name, folder = sys.argv[1:3]
+    adapter(name).prepare(Path(folder))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Beside the milliseconds: does a candidate compute what torch computes?"""
+"""Whether a candidate computes what torch computes."""
 
 from __future__ import annotations
 
@@ -6,42 +6,45 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrclr.verification import _measure
+from lrclr.verification import absolute_error, centred_cosine, cosine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from benchmarks.peers.works import Array
 
-# Far below what any precision costs, far above what another network, another pooling or another input gives.
+# A precision loses far less; another network, another pooling or another input differs by far more.
 LEAST_COSINE, LEAST_CENTRED, LARGEST_PROBABILITY_ERROR = 0.99, 0.9, 0.05
 
 Quality = dict[str, float]
 
 
-def quality(answers: Mapping[str, Array], reference: Mapping[str, Array], regions: Array | None) -> Quality:
-    """Distances of what a candidate gave from the reference, by work.
+def quality(answers: Mapping[str, Array], reference: Mapping[str, Array]) -> Quality:
+    """How far a candidate's answers are from the reference, by work.
 
     Args:
-        answers: ``image``, ``text77``, ``text``, ``answer``, ``regions``: those that the candidate offers.
-        reference: the same of torch eager in float32.
-        regions: ``[B, R]`` of lrclr's network in torch; only its own candidates offer any.
+        answers: the candidate's, for the works that it offers.
+        reference: torch eager's in float32, and the regions that lrclr's network selects in torch, for at least as many
+            images.
     """
     found: Quality = {}
     for work in ("image", "text77", "text"):
         if work in answers and work in reference:
             mine, theirs = _unit(answers[work]), _unit(reference[work])
-            found[f"{work}.cosine"] = _measure.cosine(mine, theirs)
-            found[f"{work}.centred_cosine"] = _measure.centred_cosine(mine, theirs)
-    if "answer" in answers and "answer" in reference:
-        found["probability.error"] = _measure.absolute_error(answers["answer"], reference["answer"])
-    if "regions" in answers and regions is not None:
-        found["regions.equal"] = float((answers["regions"] == regions).mean())
+            found[f"{work}.cosine"] = cosine(mine, theirs)
+            found[f"{work}.centred_cosine"] = centred_cosine(mine, theirs)
+    for work in ("answer", "answer-new"):
+        if work in answers and "answer" in reference:
+            rows = reference["answer"][: len(answers[work])]
+            error = absolute_error(answers[work], rows)
+            found["probability.error"] = float(np.maximum(error, found.get("probability.error", 0.0)))  # keeps NaN
+    if "regions" in answers and "regions" in reference:
+        found["regions.equal"] = float((answers["regions"] == reference["regions"]).mean())
     return found
 
 
 def wrong(found: Mapping[str, float]) -> list[str]:
-    """What is too far off to be a precision's loss; NaN always is."""
+    """The measures that no precision explains; NaN is one."""
     limits = {"cosine": LEAST_COSINE, "centred_cosine": LEAST_CENTRED}
     faults = []
     for name, value in found.items():

@@ -1,7 +1,7 @@
-"""Candidates take turns over processes: one works, the others wait. What was measured is kept after every round.
+"""Measures candidates in turns: one works, the others wait. Every round is kept in a file.
 
-They are too many to be in memory at once, so they come in groups. Every group has the baseline and the best of lrclr in
-it, so that each ratio is of neighbours in time. A group that was cut off goes on where it was.
+All candidates together do not fit in memory, so they come in groups. Every group has the baseline and the best of lrclr
+in it, so that each ratio is one of neighbours in time. A group that was interrupted continues where it stopped.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import numpy as np
 
 from benchmarks.peers.catalogue import BASELINE
 from benchmarks.peers.client import PeerError, Worker
-from benchmarks.peers.environments import python_of
 from benchmarks.peers.quality import quality, wrong
+from benchmarks.peers.works import WORKS
+from lrclr._files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from benchmarks.peers.catalogue import Candidate
     from benchmarks.peers.works import Array
 
-# Threads of one runtime may spin on for a moment after its answer; the next one starts when they sleep.
 PAUSE = 0.03
+"""Seconds between two candidates: threads of one runtime may spin for a moment after its answer."""
 
-Seconds = dict[str, dict[str, float]]
+Three = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -37,33 +38,41 @@ class Plan:
     """How a group is measured.
 
     Attributes:
-        rounds: of each work at each number of images: ``{"image/1": 20, ...}``.
+        rounds: for each work at each number of images: ``{"image/1": 20, ...}``.
         threads: of every candidate.
-        build: where environments, weights and logs lie.
+        build: folder of environments, weights and logs.
     """
 
     rounds: dict[str, int]
     threads: int
     build: Path
 
-    def folder(self, checkpoint: str) -> Path:
-        return self.build / "weights" / checkpoint
-
     @property
     def environments(self) -> Path:
+        """Folder of the environments."""
         return self.build / "env"
+
+    def folder(self, checkpoint: str) -> Path:
+        """Folder of a checkpoint in every format."""
+        return self.build / "weights" / checkpoint
+
+    def log(self, name: str) -> Path:
+        """File for the output of a candidate."""
+        (self.build / "logs").mkdir(parents=True, exist_ok=True)
+        return self.build / "logs" / f"{''.join(c if c.isalnum() else '-' for c in name)}.log"
 
 
 @dataclass
 class Group:
-    """What was measured of some candidates, kept in a file.
+    """Measurements of some candidates, kept in a file.
 
     Attributes:
-        key: what it is a measurement of; another key begins anew.
-        rounds: per work, the seconds of each candidate in each round.
-        failed: what a candidate said when it could not.
-        quality: see `quality`, per candidate.
-        peak_mb, idle_share: per candidate.
+        key: all that the measurements depend on; with another key a group starts anew.
+        rounds: for each work, the seconds of each candidate in each round.
+        failed: the error of a candidate that could not be opened, by its name, or at one work, by ``"NAME: WORK"``.
+        quality: see `quality`, by candidate.
+        peak_mb, idle_share: by candidate.
+        finished: whether all rounds are there.
     """
 
     key: dict[str, Any]
@@ -76,6 +85,7 @@ class Group:
 
     @classmethod
     def load(cls, file: Path, key: dict[str, Any]) -> Group:
+        """The group in the file if it has this key, else an empty one."""
         if file.is_file():
             content = json.loads(file.read_text(encoding="utf-8"))
             if content["key"] == key:
@@ -83,13 +93,12 @@ class Group:
         return cls(key)
 
     def save(self, file: Path) -> None:
+        """Write the group to the file, as a whole."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        scratch = file.with_suffix(".part")
-        scratch.write_text(json.dumps(self.__dict__, indent=1) + "\n", encoding="utf-8")
-        scratch.replace(file)
+        write_whole(file, (json.dumps(self.__dict__, indent=1) + "\n").encode())
 
-    def ratio(self, slower: str, faster: str, work: str) -> tuple[float, float, float] | None:
-        """How many times faster the second is than the first, round by round: median and quartiles; None if unknown."""
+    def ratio(self, slower: str, faster: str, work: str) -> Three | None:
+        """How many times as fast the second is as the first, round by round: median and quartiles; None if unknown."""
         pairs = [(one[slower], one[faster]) for one in self.rounds.get(work, []) if slower in one and faster in one]
         if not pairs:
             return None
@@ -97,6 +106,7 @@ class Group:
         return float(middle), float(low), float(high)
 
     def seconds(self, name: str, work: str) -> list[float]:
+        """Seconds of each round of a candidate."""
         return [one[name] for one in self.rounds.get(work, []) if name in one]
 
 
@@ -109,53 +119,45 @@ def measure(
     note: Callable[[str], None] = print,
     until: float = float("inf"),
 ) -> bool:
-    """Bring a group to its rounds.
+    """Measure the rounds that a group lacks.
 
     Args:
-        group: what is known already.
+        group: what was measured before.
         file: where it is kept.
-        candidates: the baseline among them.
-        plan: how often.
-        note: told what happens.
-        until: the clock (`time.monotonic`) after which no new round begins.
+        candidates: the baseline and others.
+        plan: numbers of rounds, and folders.
+        note: called with a line about the progress.
+        until: time (`time.monotonic`) after which no new round begins.
 
     Returns:
-        Whether it is finished.
+        Whether the group is finished.
     """
     if group.finished:
         return True
-    folder = plan.folder(group.key["checkpoint"])
-    (plan.build / "logs").mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         workers: list[Worker] = []
         for candidate in candidates:
             if time.monotonic() > until:
                 return False
             try:
-                worker = Worker(
-                    candidate,
-                    python_of(plan.environments, candidate),
-                    folder,
-                    threads=plan.threads,
-                    log=plan.build / "logs" / f"{_slug(candidate.name)}.log",
-                )
+                workers.append(stack.enter_context(Worker(candidate, plan, group.key["checkpoint"])))
+                group.failed.pop(candidate.name, None)
             except PeerError as error:
                 group.failed[candidate.name] = error.why or str(error)
                 note(f"{candidate.name}: {group.failed[candidate.name]}")
-                continue
-            workers.append(stack.enter_context(worker))
-        _judge(group, workers, plan, note)
+        _compare_answers(group, workers, plan, note)
         group.save(file)
         for work, rounds in plan.rounds.items():
             taken = group.rounds.setdefault(work, [])
-            asked = [worker for worker in workers if _offers(worker, work)]
-            if sum(worker.name != BASELINE for worker in asked) == 0:
+            active = [worker for worker in workers if worker.offers(*_name_and_batch(work))]
+            if any(worker.name != BASELINE for worker in active):
+                active = _warm_up(group, active, work)
+            if all(worker.name == BASELINE for worker in active):
                 continue
-            _warm(group, asked, work)
             while len(taken) < rounds:
                 if time.monotonic() > until:
                     return False
-                taken.append(_round(group, asked, workers, work, len(taken)))
+                taken.append(_round(group, active, workers, work, len(taken)))
                 group.save(file)
         for worker in workers:
             group.idle_share[worker.name] = round(worker.idle_cpu / max(worker.idle_seconds, 1e-9), 4)
@@ -164,66 +166,59 @@ def measure(
     return True
 
 
-def _judge(group: Group, workers: Iterable[Worker], plan: Plan, note: Callable[[str], None]) -> None:
+def _compare_answers(group: Group, workers: Iterable[Worker], plan: Plan, note: Callable[[str], None]) -> None:
     reference: dict[str, Array] = dict(np.load(plan.folder(group.key["checkpoint"]) / "reference.npz"))
-    regions = reference.pop("regions", None)
-    wanted = {work.partition("/")[0] for work in plan.rounds} | {"regions"}
+    wanted = {_name_and_batch(work)[0] for work in plan.rounds} | {"regions"}
     for worker in workers:
         answers: dict[str, Array] = {}
-        for work in ("image", "text77", "text", "answer", "answer-new", "regions"):
-            if work not in worker.works or work not in wanted:
-                continue
+        for work in (work for work in WORKS if work in worker.works and work in wanted):
             try:
                 batch = 8 if 8 in worker.works[work] else 1
                 answers[work], group.peak_mb[worker.name] = worker.answer(work, batch)
             except PeerError as error:
-                group.failed[f"{worker.name}: {work}"] = error.why or str(error)
+                _note_failure(group, worker, work, error)
                 note(f"{worker.name}: {work}: {error.why}")
-        answers.setdefault("answer", answers.pop("answer-new", np.empty(0)))
-        if not answers["answer"].size:
-            del answers["answer"]
-        rows = {name: array[: len(answers[name])] if name in answers else array for name, array in reference.items()}
-        group.quality[worker.name] = quality(answers, rows, regions)
+        group.quality[worker.name] = quality(answers, reference)
         for fault in wrong(group.quality[worker.name]):
             note(f"{worker.name} is WRONG: {fault}")
 
 
-def _offers(worker: Worker, work: str) -> bool:
+def _name_and_batch(work: str) -> tuple[str, int]:
     name, _, batch = work.partition("/")
-    return name in worker.works and int(batch) in worker.works[name]
+    return name, int(batch)
 
 
-def _warm(group: Group, workers: list[Worker], work: str) -> None:
-    """A run that does not count: it compiles and packs. Its quality was judged before, at other sizes."""
-    name, _, batch = work.partition("/")
-    for worker in tuple(workers):
+def _note_failure(group: Group, worker: Worker, work: str, error: PeerError) -> None:
+    group.failed[f"{worker.name}: {work}"] = error.why or str(error)
+
+
+def _warm_up(group: Group, workers: list[Worker], work: str) -> list[Worker]:
+    """Run the work once without counting it, since a candidate may compile; the workers that did not fail."""
+    able = []
+    for worker in workers:
         try:
-            worker.seconds(name, int(batch))
+            worker.seconds(*_name_and_batch(work))
+            able.append(worker)
         except PeerError as error:
-            group.failed[f"{worker.name}: {work}"] = error.why or str(error)
-            workers.remove(worker)
+            _note_failure(group, worker, work, error)
+    return able
 
 
-def _round(group: Group, asked: list[Worker], everyone: list[Worker], work: str, number: int) -> dict[str, float]:
-    name, _, batch = work.partition("/")
+def _round(group: Group, active: list[Worker], everyone: list[Worker], work: str, number: int) -> dict[str, float]:
     found = {}
-    # Another order each round: whoever follows a cache-hungry neighbour is not always the same.
-    turn = number % len(asked)
-    for worker in asked[turn:] + asked[:turn]:
+    # The order rotates, so that no candidate always follows one that empties the cache.
+    turn = number % len(active)
+    for worker in active[turn:] + active[:turn]:
         time.sleep(PAUSE)
         others = [other for other in everyone if other is not worker]
         before = [other.processor_seconds() for other in others]
         began = time.perf_counter()
         try:
-            found[worker.name] = round(worker.seconds(name, int(batch))[0], 6)
+            found[worker.name] = round(worker.seconds(*_name_and_batch(work)), 6)
         except PeerError as error:
-            group.failed[f"{worker.name}: {work}"] = error.why or str(error)
+            _note_failure(group, worker, work, error)
         elapsed = time.perf_counter() - began
         for other, taken in zip(others, before, strict=True):
             other.idle_seconds += elapsed
             other.idle_cpu += other.processor_seconds() - taken
     return found
-
-
-def _slug(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in name)

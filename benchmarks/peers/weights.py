@@ -1,4 +1,4 @@
-"""One checkpoint in everybody's format, so that all compute the same function on the same inputs."""
+"""Writes one checkpoint in several formats, so that all candidates compute the same function on the same inputs."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from lrclr.text import ClipTokenizer
 from lrclr.verification import gate_images
 from lrclr_export import ExportOptions, export_bundle
 
-_CLIP_SCALE = 2.6592  # CLIP's own beginning, as a logarithm
+_CLIP_SCALE = 2.6592  # CLIP's initial logit scale, as a logarithm
 
 
 def checkpoint_named(name: str, architecture: str = "vit-b-32") -> Checkpoint:
-    """`RANDOM`: random weights of that architecture. Otherwise the one that lrclr carries, through `with_last_end`."""
+    """`RANDOM`: random weights of that architecture. Otherwise the default checkpoint, changed by `with_last_end`."""
     if name == RANDOM:
         return init_checkpoint(architecture, preprocess="clip", score_scale=math.exp(_CLIP_SCALE))
     return with_last_end(load_checkpoint(default_checkpoint()))
 
 
 def with_last_end(checkpoint: Checkpoint) -> Checkpoint:
-    """The same function, with the end of a prompt as the vocabulary's last entry.
+    """Move the end-of-text token to the last place of the vocabulary. The function that is computed stays the same.
 
-    transformers' CLIP takes an end of number 2 for a legacy, and then pools at the highest number instead: a vocabulary
-    whose end is number 2 would give a wrong text embedding. Two rows of the embedding change places, and their numbers.
+    transformers' CLIP treats an end-of-text token of number 2 as a legacy configuration, and then pools at the highest
+    number: with this vocabulary, whose token has number 2, it would give a wrong text embedding. The function exchanges
+    two rows of the embedding and the numbers of their tokens.
     """
     config = checkpoint.config.text_config
     end, last = int(config.eos_token_id), int(config.vocab_size) - 1
@@ -59,8 +60,8 @@ def with_last_end(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, tokenizer=tokenizer)
 
 
-# Embeddings of random weights nearly coincide, so that int8 loses far more of them than of trained ones. With strict
-# limits layers would be held back in float32, and the speed would be of another graph; the table tells what was lost.
+# Embeddings of random weights nearly coincide, so int8 loses far more of them than of trained ones. With strict limits
+# some layers would stay in float32, and the speed would be that of another graph. The table shows what was lost.
 _RANDOM_INT8 = {
     "cosine": 0.9,
     "centred_cosine": 0.0,
@@ -86,7 +87,7 @@ def write_bundle(checkpoint: Checkpoint, folder: Path, precision: str) -> str:
     """Write lrclr's bundle in a precision.
 
     Returns:
-        Why there is none; "" if there is.
+        The reason why the export failed; "" if it did not.
     """
     random = not checkpoint.config.fusion_trained
     options = ExportOptions(precision, tolerances=_RANDOM_INT8 if random and precision == "int8" else {})
@@ -98,7 +99,7 @@ def write_bundle(checkpoint: Checkpoint, folder: Path, precision: str) -> str:
 
 
 def inputs_of(checkpoint: Checkpoint) -> Inputs:
-    """The gates' radiographs and the default prompts, as this checkpoint wants them."""
+    """The gates' radiographs and the default prompts, preprocessed and encoded for this checkpoint."""
     spec, tokenizer, findings = checkpoint.preprocess, checkpoint.tokenizer, checkpoint.findings
     canvases = [to_canvas(image, spec) for image in gate_images()]
     prompts = findings.prompts
@@ -116,7 +117,7 @@ def inputs_of(checkpoint: Checkpoint) -> Inputs:
 
 
 def write_clip(checkpoint: Checkpoint, folder: Path, scale: float) -> None:
-    """transformers' CLIP folder, with what its processors read, whose logits carry `scale`."""
+    """Write transformers' CLIP folder with the files of its processors; `scale` becomes the logit scale."""
     clip = plain_clip(checkpoint)
     with torch.no_grad():
         clip.logit_scale.fill_(math.log(scale))
@@ -126,7 +127,7 @@ def write_clip(checkpoint: Checkpoint, folder: Path, scale: float) -> None:
         (folder / f"{name}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-# Both as OpenAI's own folders have them, which old and new transformers read.
+# Both have the form of OpenAI's folders, which old and new releases of transformers read.
 def _images(checkpoint: Checkpoint) -> dict[str, object]:
     spec = checkpoint.preprocess
     return {
@@ -139,7 +140,7 @@ def _images(checkpoint: Checkpoint) -> dict[str, object]:
 
 
 def _texts(checkpoint: Checkpoint) -> dict[str, object]:
-    # It pads with the end; the first one counts, so that it is the same function.
+    # It pads with the end-of-text token. The first one counts, so the function stays the same.
     end = "<|endoftext|>"
     marks = {"bos_token": "<|startoftext|>", "eos_token": end, "pad_token": end, "unk_token": end}
     return {"tokenizer_class": "CLIPTokenizer", "model_max_length": checkpoint.tokenizer.context_length, **marks}

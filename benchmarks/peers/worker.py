@@ -1,65 +1,63 @@
-"""A peer's process: ``python -m benchmarks.peers.worker ADAPTER FOLDER OPTIONS``, driven by JSON lines on its stdin.
+"""The process of a candidate: ``python -m benchmarks.peers.worker ADAPTER FOLDER OPTIONS DESCRIPTOR``.
 
-Commands: ``{"do": "time", "work": W, "batch": B, "times": N}`` runs it N times and answers with the seconds of each;
-``{"do": "answer", "work": W, "batch": B, "file": F}`` writes what it gave to F. Each is answered by one line: the first
-line of all says what can be asked for. Time is taken here, so that the way between the processes costs nothing.
+`benchmarks.peers.client.Worker` talks to it over the inherited pipe DESCRIPTOR. Each message to the client is a pair:
+an error text, "" for none, and a value. The first value is the works that the candidate offers. Then each request, an
+action, a work and a number of images, gets one answer:
+
+- ``"time"``: seconds of one run, measured here, so that the way between the processes does not count;
+- ``"answer"``: the array that one run gave, and the most memory that the process has had, in MB.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.memory import peak_mb
-from benchmarks.peers.works import Inputs, Opening, Works
+from benchmarks.peers.works import Inputs, Opening
+
+if TYPE_CHECKING:
+    from benchmarks.peers.works import Works
 
 
 def main() -> None:
-    """Answer until stdin ends."""
-    adapter, folder, options = sys.argv[1:4]
-    # Peers print what they please; our lines go where only we write.
-    lines = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    os.dup2(2, 1)
+    """Answer until the pipe is closed."""
+    adapter, folder, options, descriptor = sys.argv[1:5]
+    pipe = Connection(int(descriptor))
     try:
         module = importlib.import_module(f"benchmarks.peers.adapters.{adapter}")
         works: Works = module.open_works(Opening(Path(folder), Inputs.load(Path(folder)), json.loads(options)))
     except Exception as error:
-        _say(lines, error=_first_line(error))
+        pipe.send((first_line(error), None))
         raise
-    _say(lines, works={name: list(work.batches) for name, work in works.items()})
-    for line in sys.stdin:
-        request = json.loads(line)
+    pipe.send(("", {name: list(work.batches) for name, work in works.items()}))
+    while True:
         try:
-            _say(lines, **_answer(works, request))
-        except Exception as error:  # noqa: BLE001  whatever a peer raises becomes its row
-            _say(lines, error=_first_line(error))
+            request = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send(("", _answer(works, *request)))
+        except Exception as error:  # noqa: BLE001 - the table shows any error of a candidate
+            pipe.send((first_line(error), None))
 
 
-def _answer(works: Works, request: dict[str, Any]) -> dict[str, Any]:
-    work, batch = works[request["work"]], int(request["batch"])
-    if request["do"] == "answer":
-        np.save(request["file"], work.array(work.run(batch)), allow_pickle=False)
-        return {"peak_mb": peak_mb()}
-    seconds = []
-    for _ in range(int(request["times"])):
-        begin = time.perf_counter()
-        work.run(batch)
-        seconds.append(time.perf_counter() - begin)
-    return {"seconds": seconds}
+def _answer(works: Works, action: str, name: str, batch: int) -> Any:
+    work = works[name]
+    if action == "answer":
+        return work.array(work.run(batch)), peak_mb()
+    begin = time.perf_counter()
+    work.run(batch)
+    return time.perf_counter() - begin
 
 
-def _say(lines: IO[str], **what: Any) -> None:
-    lines.write(json.dumps(what) + "\n")
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Type and first line of an error."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
 

@@ -1,4 +1,4 @@
-"""What every peer is given, and what it gives back to be timed and compared. NumPy alone, for any environment."""
+"""What every candidate reads, and what it offers to be timed and compared. Needs NumPy alone, in any environment."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ BATCHES = (1, 8, 32)
 
 @dataclass(frozen=True)
 class Inputs:
-    """The same for everyone.
+    """The inputs of all candidates.
 
     Attributes:
-        pictures: uint8 ``[N, S, S, 3]``, of the size that the encoder reads, for those who only take pictures.
-        pixel_values: float32 ``[N, 3, S, S]``, the same preprocessed.
+        pictures: uint8 ``[N, S, S, 3]``, of the size that the encoder reads, for candidates that take pictures only.
+        pixel_values: float32 ``[N, 3, S, S]``, the same pictures preprocessed.
         padded_ids: int64 ``[P, context length]``.
-        ids: int64 ``[P, T]``, the same trimmed to the longest prompt.
+        ids: int64 ``[P, T]``, the same prompts trimmed to the longest one.
         prompts: P texts.
-        positive, negative: which prompts speak for and against each of F findings; the mean counts.
+        positive, negative: numbers of the prompts for and against each of F findings; their mean counts.
         scale: factor on a cosine before the softmax over the two.
     """
 
@@ -41,6 +41,7 @@ class Inputs:
     scale: float
 
     def save(self, folder: Path) -> None:
+        """Write ``inputs.npz`` and ``inputs.json``."""
         fields = asdict(self)
         arrays = {name: fields.pop(name) for name in ("pictures", "pixel_values", "padded_ids", "ids")}
         np.savez(folder / "inputs.npz", **arrays)
@@ -48,6 +49,7 @@ class Inputs:
 
     @classmethod
     def load(cls, folder: Path) -> Inputs:
+        """Read what `save` wrote."""
         fields = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
         fields["prompts"] = tuple(fields["prompts"])
         fields |= {sign: tuple(map(tuple, fields[sign])) for sign in ("positive", "negative")}
@@ -55,11 +57,11 @@ class Inputs:
             return cls(**{name: arrays[name] for name in arrays.files}, **fields)
 
     def images(self, batch: int) -> Array:
-        """`batch` preprocessed images, ``[batch, 3, S, S]``; they repeat when there are not as many."""
+        """`batch` preprocessed images, ``[batch, 3, S, S]``; they repeat if there are fewer."""
         return np.resize(self.pixel_values, (batch, *self.pixel_values.shape[1:]))
 
     def pair_probabilities(self, logits: Array) -> Array:
-        """Scaled cosines ``[B, P]`` to each finding's probability against its own denial, ``[B, F]``."""
+        """Probability of each finding against its negation, ``[B, F]``, from scaled cosines ``[B, P]``."""
         scores = logits.astype(np.float64)
         pro, contra = (
             np.stack([scores[:, list(prompts)].mean(1) for prompts in sign], 1)
@@ -70,37 +72,44 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Opening:
-    """Attributes: folder: the checkpoint in everybody's format; options: of the candidate."""
+    """What an adapter opens a candidate with.
+
+    Attributes:
+        folder: the checkpoint in every format.
+        inputs: the common inputs.
+        options: of the candidate, and the number of ``threads``.
+    """
 
     folder: Path
     inputs: Inputs
     options: dict[str, str]
 
 
-def _as_array(result: Any) -> Array:
-    return np.asarray(result)
-
-
 @dataclass(frozen=True)
 class Work:
-    """Something that can be timed.
+    """Work that can be timed.
 
     Attributes:
-        run: does it for that many images; text work ignores the number.
-        array: what `run` gave, as an array that can be compared; not timed.
+        run: does it for a number of images; work on texts ignores the number.
+        array: what `run` returned, as an array that can be compared; not timed.
         batches: the numbers of images that it takes.
     """
 
     run: Callable[[int], Any]
-    array: Callable[[Any], Array] = _as_array
+    array: Callable[[Any], Array] = np.asarray
     batches: tuple[int, ...] = BATCHES
 
 
-# image: [B, D]; text77 (padded) and text (trimmed): [P, D]; answer: [B, F], for prompts whose embeddings are at hand;
-# answer-new: the same with prompts that are encoded on the way; regions: [B, R], which patches.
 Works = dict[str, Work]
+"""Works by name.
+
+- ``image``: images to embeddings ``[B, D]``;
+- ``text77``, ``text``: padded or trimmed prompts to embeddings ``[P, D]``;
+- ``answer``: images to probabilities ``[B, F]`` with known embeddings of the prompts;
+- ``answer-new``: the same, prompts included;
+- ``regions``: images to numbers of patches ``[B, R]``.
+"""
 WORKS = ("image", "text77", "text", "answer", "answer-new", "regions")
-TEXT = ("text77", "text")
 
 
 def tower_works(inputs: Inputs, run: Callable[[str, Array], Any]) -> Works:
@@ -108,7 +117,7 @@ def tower_works(inputs: Inputs, run: Callable[[str, Array], Any]) -> Works:
 
     Args:
         inputs: what they read.
-        run: a graph, ``"image"`` or ``"text"``, on its input.
+        run: runs a tower, ``"image"`` or ``"text"``, on its input.
     """
     pixels = {batch: inputs.images(batch) for batch in BATCHES}
     return {
@@ -116,3 +125,8 @@ def tower_works(inputs: Inputs, run: Callable[[str, Array], Any]) -> Works:
         "text77": Work(lambda _: run("text", inputs.padded_ids)),
         "text": Work(lambda _: run("text", inputs.ids)),
     }
+
+
+def picture_batches(pictures: list[Any]) -> dict[int, list[Any]]:
+    """For each number of images that many pictures; they repeat if there are fewer."""
+    return {batch: [pictures[number % len(pictures)] for number in range(batch)] for batch in BATCHES}

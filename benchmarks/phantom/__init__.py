@@ -1,5 +1,5 @@
-"""Chest radiographs rendered from one real CT, with findings whose label and place are known exactly.
+"""Renders chest radiographs from one real CT, with findings whose label and place are known exactly.
 
-`ct` reads the volume, `findings` puts findings into it, `render` projects and exposes it, `dicom` writes the result,
-`make_samples` makes the samples that are packaged with lrclr.
+`ct` reads the volume, `findings` adds findings to it, `render` projects and exposes it, `dicom` writes the result, and
+`make_samples` makes lrclr's sample images.
 """

@@ -1,4 +1,4 @@
-"""What a patient of the phantom data set has: drawn, described, and put into the volume."""
+"""The findings of an image in the phantom data set: draws them, and adds them to the volume."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FINDINGS = (
     "Lung Lesion",
     "Edema",
 )
-"""The findings in the order of the columns, and of the bits of a mask."""
+"""The findings, in the order of the columns and of the bits of a mask."""
 
 NO_FINDING = "No Finding"
 
@@ -42,11 +42,11 @@ class Item:
     """One finding at one place.
 
     Attributes:
-        name: of `FINDINGS`.
+        name: one of `FINDINGS`.
         side: the patient's "left" or "right"; "" where the finding has no side.
-        lobe: structure name, "" where the finding keeps to none.
-        size: in words.
-        amount: where in the range of its size it is, 0 to 1.
+        lobe: name of the structure; "" where the finding is not in one lobe.
+        size: size as a word.
+        amount: position within the range of the size, 0 to 1.
     """
 
     name: str
@@ -56,30 +56,30 @@ class Item:
     amount: float
 
     def between(self, *limits: float) -> float:
-        """The parameter of this size: the four limits enclose small, moderate and large."""
+        """The value for this size and amount. The four limits bound small, moderate and large."""
         at = SIZES.index(self.size)
         return limits[at] + self.amount * (limits[at + 1] - limits[at])
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The findings of one image; none for a normal one."""
+    """The findings of one image; a normal one has none."""
 
     items: tuple[Item, ...]
 
     @property
     def names(self) -> frozenset[str]:
-        """Labels that are true, `NO_FINDING` among them."""
+        """The positive labels; `NO_FINDING` for a normal image."""
         return frozenset(item.name for item in self.items) or frozenset({NO_FINDING})
 
 
 def draw_case(rng: np.random.Generator) -> Case:
-    """Draw which findings there are, where, and how large."""
+    """Draw findings, their places and sizes."""
     if rng.random() < _NONE:
         return Case(())
     count = 1 + int(rng.choice(len(_HOW_MANY), p=_HOW_MANY))
     names = {FINDINGS[int(at)] for at in rng.choice(len(FINDINGS), count, replace=False)}
-    # A failing heart: what comes with water in the lungs.
+    # Heart failure often causes these together with edema.
     if "Edema" in names:
         names |= {name for name in ("Cardiomegaly", "Pleural Effusion") if rng.random() < 0.35}
     items: list[Item] = []
@@ -90,7 +90,7 @@ def draw_case(rng: np.random.Generator) -> Case:
 
 
 def put_in(phantom: Phantom, case: Case, rng: np.random.Generator) -> tuple[Phantom, dict[str, Mask]]:
-    """Put a case into a body: the new body, and the voxels of each finding by its name."""
+    """Add the findings to a body; returns the new body, and the voxels of each finding by its name."""
     masks: dict[str, Mask] = {}
     for item in case.items:
         phantom, mask = _put(phantom, item, rng)
@@ -103,7 +103,7 @@ def _items(name: str, rng: np.random.Generator, there: Sequence[Item]) -> list[I
         return [_item(name, "", "", rng)]
     sides: list[findings.Side] = ["left", "right"]
     if name == "Pneumothorax":
-        # Air beside fluid or an airless lobe would look otherwise than either; where both sides are taken, it goes.
+        # Air beside fluid or an airless lobe looks different, so a side has only one of them.
         sides = [side for side in sides if all(i.side != side or i.name == "Lung Lesion" for i in there)]
         if not sides:
             return []
@@ -114,7 +114,7 @@ def _items(name: str, rng: np.random.Generator, there: Sequence[Item]) -> list[I
         return [_item(name, side, "", rng)]
     taken = {item.lobe for item in there}
     free = {each: [lobe for lobe in LUNGS[each] if lobe not in taken] for each in sides}
-    # The left lung has two lobes, and there are three findings that take one each.
+    # The left lung has two lobes, and three findings occupy one lobe each.
     side = side if free[side] else next(each for each in sides if free[each])
     return [_item(name, side, free[side][int(rng.integers(len(free[side])))], rng)]
 
@@ -144,10 +144,10 @@ def _put(phantom: Phantom, item: Item, rng: np.random.Generator) -> tuple[Phanto
             return opacities.edema(phantom, rng, amount=amount, reach_mm=reach)
         case "Cardiomegaly", _:
             return _enlarged_heart(phantom, item.between(1.22, 1.32, 1.45, 1.6))
-    raise ValueError(f"there is no finding {item.name!r} on side {item.side!r}")
+    raise ValueError(f"unknown finding {item.name!r} on side {item.side!r}")
 
 
 def _enlarged_heart(phantom: Phantom, scale: float) -> tuple[Phantom, Mask]:
-    """The mask is the whole enlarged heart: that is what one points at, not the rim that it gained."""
+    """The mask is the whole enlarged heart, as a reader would point at it, not only its new rim."""
     changed, rim = findings.cardiomegaly(phantom, scale=scale)
     return changed, rim | phantom.region(("heart",))

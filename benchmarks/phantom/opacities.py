@@ -1,6 +1,6 @@
-"""More findings that whiten lung: atelectasis, edema, a lung lesion, a patch of consolidation.
+"""More findings that make lung opaque: atelectasis, edema, a lung lesion, a patch of consolidation.
 
-In the style of `findings`: each function gives a new phantom and the exact voxels it changed.
+As in `findings`, each function returns a new phantom and the exact voxels that it changed.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _BOTH = (*LUNGS["left"], *LUNGS["right"])
 
 
 def atelectasis(phantom: Phantom, lobe: str, *, kept: float = 0.6, lift_mm: float = 15.0) -> tuple[Phantom, Mask]:
-    """A lobe that has lost air: smaller, drawn to the hilum and dense, with the diaphragm of its side lifted.
+    """A lobe that has lost air: smaller, closer to the hilum and dense, with a higher diaphragm on its side.
 
     Args:
         phantom: the body.
         lobe: structure name.
-        kept: what remains of the lobe's height and width, 0 to 1. The neighbours take up the rest.
-        lift_mm: how much higher the diaphragm stands.
+        kept: remaining share of the lobe's height and width, 0 to 1. The neighbouring lobes fill the rest.
+        lift_mm: how much higher the diaphragm is.
     """
     side: Side = next(side for side, lobes in _SIDES if lobe in lobes)
     box, lung = organ(phantom, LUNGS[side], margin_mm=6, sigma_mm=2)
     rows, depths, columns = lung.shape
     soft = share(phantom, (lobe,), box, 3)
     inner = box_around(soft > 0.5, 0)
-    # A lower lobe falls towards the spine and the base, an upper one to the mediastinum and the apex.
+    # A lower lobe collapses towards the spine and the base, an upper one towards the mediastinum and the apex.
     upright = float(inner[0].stop if "lower" in lobe else inner[0].start if "upper" in lobe else 0.55 * rows)
     centre = (upright, 0.6 * depths if "lower" in lobe else 0.5 * depths, columns if side == "right" else 0.0)
     down, back, across = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in lung.shape), indexing="ij", sparse=True)
@@ -51,7 +51,7 @@ def atelectasis(phantom: Phantom, lobe: str, *, kept: float = 0.6, lift_mm: floa
     steps = round(lift_mm / phantom.spacing)
     if steps:
         lifted[:-steps] = lung[steps:]
-        # Only from below: sideways and at the apex the lung stays where it is.
+        # Only from below. Sideways and at the apex the lung does not move.
         lifted = np.where(down > 0.5 * rows, sigmoid((0.5 - lifted) * 12), 0)
     return blend(phantom, LUNGS[side], box, generous(lung) * np.maximum(0.85 * dense, lifted), _SOLID_HU)
 
@@ -59,13 +59,13 @@ def atelectasis(phantom: Phantom, lobe: str, *, kept: float = 0.6, lift_mm: floa
 def edema(
     phantom: Phantom, rng: np.random.Generator, *, amount: float = 0.3, reach_mm: float = 45.0
 ) -> tuple[Phantom, Mask]:
-    """Water in both lungs around the hila, thinning outward, in fine patches; fuller vessels.
+    """Water in both lungs around the hila, less further out, in fine patches, with wider vessels.
 
     Args:
         phantom: the body.
-        rng: for the patches.
+        rng: random generator of the patches.
         amount: share of the air that is replaced at the hila, 0 to 1.
-        reach_mm: distance over which that falls off.
+        reach_mm: distance over which the share decreases.
     """
     box, lung = organ(phantom, _BOTH, margin_mm=6, sigma_mm=2)
     rows, depths, columns = lung.shape
@@ -91,12 +91,12 @@ def edema(
 def lesion(
     phantom: Phantom, lobe: str, rng: np.random.Generator, *, radius_mm: float = 12.0, hu: float = 60.0
 ) -> tuple[Phantom, Mask]:
-    """A nodule or mass: a ball with a bumpy border, wholly in the lung.
+    """A nodule or mass: a ball with an irregular border, entirely in the lung.
 
     Args:
         phantom: the body.
-        lobe: where its centre is.
-        rng: for place and border.
+        lobe: lobe of its centre.
+        rng: random generator of place and border.
         radius_mm: mean radius.
         hu: its density; above 100 it is calcified.
     """
@@ -109,12 +109,12 @@ def lesion(
 def patch(
     phantom: Phantom, lobe: str, rng: np.random.Generator, *, radius_mm: float = 32.0, fill: float = 0.7
 ) -> tuple[Phantom, Mask]:
-    """Consolidation of a part of a lobe, hazy at its border: a pneumonia that has not filled the lobe.
+    """Consolidation of a part of a lobe, with a blurred border, as in an early pneumonia.
 
     Args:
         phantom: the body.
-        lobe: the lobe that it keeps to.
-        rng: for place, border and unevenness.
+        lobe: the lobe.
+        rng: random generator of place, border and unevenness.
         radius_mm: mean radius.
         fill: mean share of the air that is replaced, 0 to 1.
     """
@@ -134,9 +134,9 @@ _SIDES: tuple[tuple[Side, tuple[str, ...]], ...] = (("left", LUNGS["left"]), ("r
 def _ball(
     phantom: Phantom, lobe: str, rng: np.random.Generator, radius_mm: float, *, bumps: float, margin: float
 ) -> tuple[Box, NDArray[np.floating]]:
-    """A box in the lobe, and each voxel's distance from its centre in mean radii, with a bumpy border at one."""
+    """A box in the lobe, and each voxel's distance from its centre in mean radii; the irregular border is at one."""
     cut, soft = organ(phantom, (lobe,), margin_mm=10, sigma_mm=3.5)
-    # Where much lung is in line, so that neither heart nor diaphragm hides it.
+    # Where a ray passes much lung, so that heart and diaphragm do not hide it.
     side = next(side for side, lobes in _SIDES if lobe in lobes)
     depth = share(phantom, LUNGS[side], cut, 2).sum(axis=1, keepdims=True)
     places = np.argwhere((soft > 0.8) & (depth > 0.6 * depth.max()))

@@ -1,4 +1,4 @@
-"""One radiograph of the phantom data set, from its split, seed and number alone."""
+"""Makes one radiograph of the phantom data set from its split, seed and number."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Split = Literal["train", "validation", "test", "external"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 _FIELD_MM = 350.0  # edge of the square field at zoom 1
-# A film of air in front of a lung and behind it is not where one sees it.
+# A thin film of air in front of a lung and behind it is not visible.
 _LEAST_MM = {"Pneumothorax": 20.0}
 _LETTERS = {"L": "10000 10000 10000 10000 10000 10000 11111", "R": "11110 10001 10001 11110 10100 10010 10001"}
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A finished image: ``pixels`` and ``mask`` are uint8 of one shape, bit k of the mask is ``FINDINGS[k]``."""
+    """A finished image. ``pixels`` and ``mask`` are uint8 of one shape; bit k of the mask is ``FINDINGS[k]``."""
 
     pixels: NDArray[np.uint8]
     mask: NDArray[np.uint8]
@@ -41,13 +41,13 @@ class Picture:
 
 
 def streams(seed: int, split: Split, index: int) -> tuple[np.random.Generator, ...]:
-    """Independent generators for case, body, picture and report: no two images of any split share one."""
+    """Independent random generators for case, body, picture and report, different for each image of each split."""
     root = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index))
     return tuple(np.random.default_rng(child) for child in root.spawn(4))
 
 
 def describe(split: Split, seed: int, index: int) -> tuple[Case, str]:
-    """What image ``index`` of a split shows, and its report; without rendering it, in well under a millisecond."""
+    """The findings of image ``index`` of a split, and its report, without rendering it."""
     of_case, _, _, of_report = streams(seed, split, index)
     case = draw_case(of_case)
     return case, write_report(case, of_report)
@@ -71,19 +71,19 @@ def make_picture(phantom: Phantom, split: Split, seed: int, index: int, size: in
     for name, region in regions.items():
         mask |= _seen(name, region, camera).astype(np.uint8) << FINDINGS.index(name)
     if far:
-        grey, mask = _as_elsewhere(grey, mask, size, of_picture)
+        grey, mask = _as_external(grey, mask, size, of_picture)
     return Picture(np.rint(grey * 255).astype(np.uint8), mask, report, case)
 
 
 def _seen(name: str, region: Mask, camera: Camera) -> Mask:
     marked = shadow(region, camera, _LEAST_MM.get(name, 2.0))
-    # A finding too thin for its own threshold is still somewhere.
+    # A finding that is too thin for its threshold still has a place.
     return marked if marked.any() else shadow(region, camera, 0.5)
 
 
 def _view(rng: np.random.Generator, size: tuple[int, int], pixel_mm: float, *, far: bool) -> View:
     pitch, yaw, roll = rng.uniform(-1, 1, 3) * ((7, 7, 5) if far else (4, 5, 3))
-    # At the bedside the tube stands near and is tilted.
+    # At the bedside the tube is close and tilted.
     return View(
         size,
         pixel_mm,
@@ -110,29 +110,29 @@ def _detector(rng: np.random.Generator, *, far: bool) -> Detector:
 
 
 def _bend(rng: np.random.Generator, view: View) -> NDArray[np.float32]:
-    """Smooth displacements of up to about 8 mm: chests of other shapes."""
+    """Smooth displacements of up to about 8 mm, for other shapes of the chest."""
     knots = rng.uniform(-8, 8, (2, 4, 4))
     at = np.meshgrid(*(np.linspace(0, 3, count) for count in view.size), indexing="ij")
     return np.stack([ndimage.map_coordinates(plane, at, order=3, mode="nearest") for plane in knots]).astype(np.float32)
 
 
 def _frame(rng: np.random.Generator, size: int) -> tuple[int, int]:
-    """A field that is cropped in one direction; the rest of the square is letterbox."""
+    """Rows and columns of a field that is cropped in one direction."""
     short = round(size * rng.uniform(0.84, 1.0))
     return (short, size) if rng.random() < 0.5 else (size, short)
 
 
-def _as_elsewhere(
+def _as_external(
     grey: NDArray[np.float32], mask: NDArray[np.uint8], size: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Another tone curve, a burnt-in side marker, and black bars up to the square."""
+    """Apply another tone curve, a burnt-in side marker, and black bars up to the square."""
     grey = grey + rng.uniform(-0.12, 0.12) * np.sin(2 * np.pi * grey) / 2
     letter = "L" if rng.random() < 0.5 else "R"
     glyph = np.array([[dot == "1" for dot in line] for line in _LETTERS[letter].split()])
     glyph = np.kron(glyph, np.ones((max(1, size // 90),) * 2, bool))
     rows, columns = grey.shape
     top, aside = int(rows * rng.uniform(0.03, 0.1)), int(columns * rng.uniform(0.03, 0.08))
-    # The picture is hung with the patient's right on its left.
+    # The patient's right is on the left of the picture.
     left = aside if letter == "R" else columns - aside - glyph.shape[1]
     part = grey[top : top + glyph.shape[0], left : left + glyph.shape[1]]
     part[glyph[: part.shape[0], : part.shape[1]]] = 1.0

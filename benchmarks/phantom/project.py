@@ -1,11 +1,11 @@
-"""The quick way from a volume to its line integrals: layer by layer, each only stretched and shifted.
+"""Line integrals of a volume by shear-warp factorisation (Lacroute and Levoy, 1994).
 
-Seen from the source, every layer of voxels across the view is the picture of the middle layer, magnified and shifted.
-So the layers are added up on the middle layer's grid, two one-dimensional interpolations each, and the sum is bent to
-the camera once (the shear-warp factorisation of Lacroute and Levoy, 1994). Up to interpolation it is what
-`render.line_integral` gives, which takes some twenty times as long; the source must be well off the body.
+Seen from the source, each layer of voxels across the view is a magnified and shifted picture of the middle layer. The
+layers are added on the grid of the middle layer, with two one-dimensional interpolations each, and the sum is warped
+to the camera once. Up to interpolation the result is that of `render.line_integral`, which takes about twenty times as
+long. The source must be well outside the body.
 
-No BLAS is called, so the result does not depend on the number of threads.
+BLAS is not used, so the result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 __all__ = ["Camera", "camera_of", "project", "shadow"]
 
 Triple = tuple[float, float, float]
-_LAYER_MM = 5.0  # layers are joined up to this; tilted by 10 degrees, that displaces a voxel by less than 0.5 mm
+_LAYER_MM = 5.0  # layers are joined up to this; at a tilt of 10 degrees a voxel moves by less than 0.5 mm
 
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """A view, worked out for one volume.
+    """A view of one volume.
 
     Attributes:
-        spacing: edges of a voxel in mm along the volume's axes; unequal where the body is stretched.
+        spacing: edges of a voxel in mm along the volume's axes; unequal if the body is stretched.
         corner: centre of the first voxel in mm from the pivot.
-        source: the point that the rays come from, in mm from the pivot.
+        source: the source of the rays, in mm from the pivot.
         down, across: where each pixel's ray meets the pivot's layer, in mm from the pivot; ``[rows, columns]``.
-        slant: length of each ray within a layer, by the layer's thickness.
+        slant: length of each ray within a layer, divided by the layer's thickness.
     """
 
     spacing: Triple
@@ -58,14 +58,14 @@ def camera_of(
     stretch: Triple = (1.0, 1.0, 1.0),
     bend: NDArray[np.float32] | None = None,
 ) -> Camera:
-    """Work out a view.
+    """Compute the camera of a view.
 
     Args:
         view: the geometry.
-        shape: of the volume.
+        shape: shape of the volume.
         spacing: edge of its voxels in mm.
-        stretch: factors by which the body is taller, deeper and wider.
-        bend: displacement of each pixel in mm, ``[2, rows, columns]``, downward and rightward: a body of other shape.
+        stretch: factors of the body's height, depth and width.
+        bend: displacement of each pixel in mm, ``[2, rows, columns]``, downward and rightward, for another body shape.
     """
     rows, columns = view.size
     pixel = view.pixel_mm / view.zoom
@@ -91,13 +91,13 @@ def camera_of(
 
 
 def project(volume: Volume, camera: Camera, *, first: tuple[int, int, int] = (0, 0, 0), order: int = 3) -> Image:
-    """Add a volume up along the rays: values times mm, float32, ``[rows, columns]``.
+    """Integrate a volume along the rays: values times mm, float32, ``[rows, columns]``.
 
     Args:
         volume: the values; axes (head to foot, front to back, right to left).
-        camera: made for a volume of which this is the whole, or a part.
-        first: which voxel of the whole this part begins with.
-        order: of the spline that brings the sum to the pixels; 1 keeps what is positive positive.
+        camera: camera of this volume, or of a larger one that contains it.
+        first: position of this volume's first voxel in the larger one.
+        order: order of the spline that maps the sum to the pixels; with 1 the result has no negative values.
     """
     edges = camera.spacing
     start = [corner + at * edge for corner, at, edge in zip(camera.corner, first, edges, strict=True)]
@@ -125,7 +125,7 @@ def project(volume: Volume, camera: Camera, *, first: tuple[int, int, int] = (0,
 
 
 def shadow(mask: Mask, camera: Camera, least_mm: float = 2.0) -> Mask:
-    """Pixels whose ray runs at least ``least_mm`` through a mask of the volume: where a finding is seen."""
+    """Pixels whose ray passes through at least ``least_mm`` of a mask of the volume: the place of a finding."""
     if not mask.any():
         return np.zeros(camera.down.shape, bool)
     cuts = []
@@ -138,14 +138,14 @@ def shadow(mask: Mask, camera: Camera, least_mm: float = 2.0) -> Mask:
 
 
 def _lines(source: float, start: float, edge: float, count: int, magnified: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Positions in mm on the middle layer that cover what the source sees of the volume, one voxel apart."""
+    """Positions in mm on the middle layer that cover the projected volume, one voxel apart."""
     ends = np.array([start - edge, start + count * edge])[:, None]
     seen = source + (ends - source) / magnified
     return np.asarray(np.arange(seen.min(), seen.max() + edge, edge))
 
 
 def _taps(at: NDArray[np.float64], count: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Image, Image]:
-    """The two voxels around each position and their weights; nothing lies outside."""
+    """The two voxels around each position and their weights; voxels outside have weight 0."""
     below = np.floor(at)
     share = at - below
     first = below.astype(np.intp)

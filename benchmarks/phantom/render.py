@@ -1,8 +1,8 @@
-"""From attenuation to a radiograph: rays through the volume (Beer and Lambert), then a detector.
+"""Computes a radiograph from attenuation: rays through the volume (Beer and Lambert), then a detector.
 
-Everything here is a pure function of its arguments. Noise comes from the generator that is passed in, as standard
-normal draws scaled by the expected counts, so that a last-bit difference between machines moves a pixel by a last bit
-and never shifts the sequence, as a Poisson sampler's rejections would.
+All functions are pure. Noise is drawn from the given generator as standard normal values, scaled by the expected
+counts. A difference in the last bit between machines then changes a pixel by its last bit. With a Poisson sampler,
+whose rejections depend on the counts, it could shift the whole sequence.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Where the source and the picture are, relative to the volume.
+    """Position of the source and the picture relative to the volume.
 
-    Lengths are measured in the plane through the pivot, so a structure there keeps its size in mm whatever the distance
-    of the source; one nearer the source is magnified.
+    Lengths are measured in the plane through the pivot. A structure in that plane has the same size in mm at any
+    distance of the source; a structure nearer to the source is magnified.
 
     Attributes:
         size: (rows, columns) of the picture in pixels.
-        pixel_mm: distance of neighbouring pixels.
-        pivot: the point in the middle of the picture, about which the body turns, as fractions of the volume along
+        pixel_mm: distance between pixels.
+        pivot: the point in the middle of the picture, around which the body rotates, as fractions of the volume along
             (head to foot, front to back, right to left).
         pitch_deg, yaw_deg, roll_deg: rotation of the body about its (right to left, head to foot, front to back) axis.
         zoom: magnification of the whole picture.
-        distance: from the source to the pivot in mm. 1800 is usual upright, 1000 at the bedside.
-        direction: "AP" has the source in front of the patient, "PA" behind. The picture is hung the same way in both.
+        distance: distance from the source to the pivot in mm; usually 1800 upright, 1000 at the bedside.
+        direction: "AP" has the source in front of the patient, "PA" behind. The orientation of the picture is the same.
     """
 
     size: tuple[int, int]
@@ -56,19 +56,19 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """How an exposure becomes grey levels.
+    """Response of the detector: from an exposure to grey levels.
 
     Attributes:
-        photons: counted per pixel where nothing is in the way; fewer is noisier.
+        photons: photons in a pixel of the unattenuated beam; fewer give more noise.
         scatter: share of the signal that is scattered radiation, 0 to 1 (after the grid; 0.2 to 0.5 in a chest).
-        scatter_mm: standard deviation of the spread of that radiation, in mm.
+        scatter_mm: standard deviation of the scattered radiation's spread, in mm.
         blur_mm: standard deviation of the blur of focal spot and detector, in mm.
-        balance: share of the coarse contrast that is kept, 0 to 1. Below one, dense and clear areas are brought
-            together as the processing of digital radiographs does; the fine contrast stays.
+        balance: share of the coarse contrast that is kept, 0 to 1. Below one, dense and clear areas become more alike,
+            as after the processing of digital radiographs; the fine contrast stays.
         balance_mm: standard deviation, in mm, beyond which contrast counts as coarse.
-        edges: how much of the finest detail (below 1 mm) is added on top.
+        edges: share of the finest detail (below 1 mm) that is added.
         window: percentiles of the processed picture that become black and white.
-        gamma: exponent of the tone curve; above one darkens the middle.
+        gamma: exponent of the tone curve; above one it darkens middle levels.
     """
 
     photons: float = 1_000_000.0
@@ -89,7 +89,7 @@ class Detector:
 
 
 def line_integral(attenuation: Volume, spacing: float, view: View) -> Image:
-    """The exponent of Beer and Lambert's law for each pixel: attenuation added up along its ray, without unit.
+    """The exponent of Beer and Lambert's law for each pixel: attenuation integrated along its ray, without unit.
 
     Args:
         attenuation: 1/mm, axes (head to foot, front to back, right to left).
@@ -106,7 +106,7 @@ def line_integral(attenuation: Volume, spacing: float, view: View) -> Image:
     turn = rotation(view)
     shape = np.array(attenuation.shape)
     pivot = np.array(view.pivot) * shape - 0.5
-    # One sample a voxel of depth, as far as the volume's diagonal when it is turned.
+    # One sample for each voxel of depth, over the whole extent of the rotated volume.
     reach = float(np.abs(turn[1]) @ np.maximum(pivot + 1, shape - pivot))
     away = 1.0 if view.direction == "AP" else -1.0
     total = np.zeros(view.size, np.float32)
@@ -127,18 +127,18 @@ def line_integral(attenuation: Volume, spacing: float, view: View) -> Image:
 
 
 def footprint(mask: Mask, spacing: float, view: View, least_mm: float = 2.0) -> Mask:
-    """Pixels whose ray runs at least ``least_mm`` mm through a mask of the volume: where a finding is seen."""
+    """Pixels whose ray passes through at least ``least_mm`` mm of a mask of the volume: the place of a finding."""
     return np.asarray(line_integral(mask.astype(np.float32), spacing, view) >= least_mm)
 
 
 def expose(integral: Image, pixel_mm: float, detector: Detector, rng: np.random.Generator) -> Image:
-    """Grey levels from 0 (black, air) to 1 (white, bone), float32, of a line integral.
+    """Grey levels of a line integral, float32, from 0 (black, air) to 1 (white, bone).
 
     Args:
-        integral: as `line_integral` gives it.
-        pixel_mm: distance of neighbouring pixels.
+        integral: result of `line_integral`.
+        pixel_mm: distance between pixels.
         detector: its response.
-        rng: the source of the quantum noise.
+        rng: random generator of the quantum noise.
     """
     primary = np.exp(-integral.astype(np.float64))
     signal = (1 - detector.scatter) * primary + detector.scatter * _smooth(primary, detector.scatter_mm / pixel_mm)
@@ -164,7 +164,7 @@ def _misses(line: NDArray[np.float32], count: int) -> bool:
 
 
 def rotation(view: View) -> NDArray[np.float64]:
-    """Rows: where the picture's downward, inward and rightward directions point in the volume."""
+    """Matrix whose rows are the picture's downward, inward and rightward directions in the volume."""
     a, b, c = np.deg2rad([view.pitch_deg, view.yaw_deg, view.roll_deg])
     nod = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
     turn = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])

@@ -1,4 +1,4 @@
-"""Render many pictures into a folder, in several processes, leaving out those that are there and whole."""
+"""Renders many pictures into a folder, in several processes; intact pictures that exist are not rendered again."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
     from benchmarks.phantom.ct import Phantom
 
-__all__ = ["Job", "Place", "is_whole", "render"]
+__all__ = ["Job", "Place", "is_intact", "render"]
 
 
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 class Place(NamedTuple):
-    """Which picture of which split. Its files are named for it."""
+    """Split and number of a picture, from which the names of its files are made."""
 
     split: Split
     number: int
@@ -48,7 +48,7 @@ class Place(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What is the same for all pictures."""
+    """What all pictures have in common."""
 
     phantom: Phantom
     seed: int
@@ -57,11 +57,14 @@ class Job(NamedTuple):
 
 
 def render(job: Job, places: Sequence[Place], workers: int) -> Iterator[bool]:
-    """Render pictures in order; for each, whether it was rendered: False where a whole one was there.
+    """Render pictures in order.
+
+    Yields:
+        For each picture whether it was rendered; False if an intact one existed.
 
     Raises:
-        LrclrError: a worker died.
-        OSError: the disk took no more.
+        LrclrError: a worker process died.
+        OSError: a file could not be written.
     """
     for folder in sorted({(job.folder / name).parent for place in places for name in (place.image, place.mask)}):
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,40 +77,42 @@ def render(job: Job, places: Sequence[Place], workers: int) -> Iterator[bool]:
     try:
         yield from pool.map(_work, places, chunksize=4)
     except BrokenProcessPool as error:
-        raise LrclrError("a worker died", why="perhaps of too little memory", fix="Try fewer --workers.") from error
+        raise LrclrError(
+            "a worker process died", why="it may have run out of memory", fix="Try fewer --workers."
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def is_whole(path: Path, size: int) -> bool:
-    """Whether a grey PNG of this size is there, with every check sum right.
+def is_intact(path: Path, size: int) -> bool:
+    """Whether the file is a grey PNG of this size with correct check sums.
 
-    A file is renamed into place only when it is written; but after a power cut a name may be there without content.
+    A file is renamed to its name only after it is written, but after a power failure it may be empty.
     """
     try:
         content = path.read_bytes()
-        if not content.endswith(_END):  # which Pillow does not look at
+        if not content.endswith(_END):  # Pillow does not check the end
             return False
         with Image.open(io.BytesIO(content)) as image:
             fits = image.format == "PNG" and image.mode == "L" and image.size == (size, size)
             image.verify()
-    except (OSError, SyntaxError, ValueError):  # Pillow's ways to say that a file is none of its own, or broken
+    except (OSError, SyntaxError, ValueError):  # Pillow raises these for other and for damaged files
         return False
     return fits
 
 
-_given: list[Job] = []  # of a worker process, from its start to its end
+_given: list[Job] = []  # of a worker process
 
 
 def _start(job: Job) -> None:
-    # An interrupt is for the parent, which then shuts the pool down.
+    # The parent handles an interrupt and shuts the pool down.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _given.append(job)
 
 
 def _end_with_parent() -> None:
-    # A killed parent shuts nothing down, and its workers would wait for it for ever.
+    # Without this, the workers of a killed parent would wait for ever.
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -120,7 +125,7 @@ def _work(place: Place) -> bool:
 
 def _render_one(job: Job, place: Place) -> bool:
     image, mask = job.folder / place.image, job.folder / place.mask
-    if is_whole(image, job.size) and is_whole(mask, job.size):
+    if is_intact(image, job.size) and is_intact(mask, job.size):
         return False
     picture = make_picture(job.phantom, place.split, job.seed, place.number, job.size)
     write_whole(image, _png(picture.pixels))

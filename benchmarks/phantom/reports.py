@@ -1,4 +1,4 @@
-"""Reports in words of our own, true to a case: what there is with side and size, and some of what there is not."""
+"""Writes a report on a case: every finding with side or lobe and size, and some absent findings."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ _NORMAL = (
 
 
 def write_report(case: Case, rng: np.random.Generator) -> str:
-    """One paragraph on a case. Every finding is named, and nothing that is absent is said to be there."""
+    """Write one paragraph on a case. It names every finding, and states no absent one as present."""
     positive = _positive(case, rng)
     order = rng.permutation(len(positive))
     sentences = [positive[int(at)] for at in order] or [_pick(_NORMAL, rng)]

@@ -1,4 +1,4 @@
-"""What the findings are made with: organs as soft shapes, and tissue blended into a phantom."""
+"""Tools for the findings: organs as soft shapes, and tissue blended into a phantom."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Box = tuple[slice, slice, slice]
 
 
 class _Same:
-    """An array as the key of a cache: equal to another only where it is the same array, which it keeps alive."""
+    """Cache key of an array: equal only for the same array object, which it keeps alive."""
 
     def __init__(self, array: NDArray[np.uint8]) -> None:
         self.array = array
@@ -48,7 +48,7 @@ class _Same:
 
 
 class Organ(NamedTuple):
-    """A box around an organ, and how much of each of its voxels is the organ's, 0 to 1. Read only, for it is shared."""
+    """A box around an organ, and the share of the organ in each voxel, 0 to 1; read only, since it is cached."""
 
     box: Box
     soft: Volume
@@ -59,7 +59,7 @@ def numbers(phantom: Phantom, names: Sequence[str]) -> list[int]:
 
 
 def organ(phantom: Phantom, names: Sequence[str], margin_mm: float, sigma_mm: float) -> Organ:
-    """The named organs together, without the steps of the CT's slices. Kept for the next call."""
+    """The union of the named organs, without the steps of the CT's slices; cached."""
     margin, sigma = round(margin_mm / phantom.spacing), sigma_mm / phantom.spacing
     return _organ(_Same(phantom.labels), tuple(numbers(phantom, names)), margin, sigma)
 
@@ -74,7 +74,7 @@ def _organ(labels: _Same, wanted: tuple[int, ...], margin: int, sigma: float) ->
 
 
 def share(phantom: Phantom, names: Sequence[str], box: Box, sigma_mm: float) -> Volume:
-    """How much of each voxel of a box belongs to the named organs, 0 to 1. Kept for the next call."""
+    """The share of the named organs in each voxel of a box, 0 to 1; cached."""
     corners = tuple((cut.start, cut.stop) for cut in box)
     return _share(_Same(phantom.labels), tuple(numbers(phantom, names)), corners, sigma_mm / phantom.spacing)
 
@@ -92,14 +92,14 @@ def blurred(values: NDArray[np.generic], sigma: float) -> Volume:
 
 
 def generous(soft: Volume) -> Volume:
-    """One over the organ and a little beyond it, so that no film of lung is left along a wall."""
+    """A shape of 1 in the organ and a little beyond it, so that no thin layer of lung remains along a wall."""
     return np.asarray(np.clip((soft - 0.02) / 0.1, 0, 1), np.float32)
 
 
 def blend(
     phantom: Phantom, names: Sequence[str], box: Box, amount: NDArray[np.floating], hu: float
 ) -> tuple[Phantom, Mask]:
-    """Blend tissue in by ``amount``, 0 to 1; what is denser stays. The mask: more than half, in the named organs."""
+    """Blend denser tissue in by ``amount``, 0 to 1; the mask is where it is above a half in the named organs."""
     mu = phantom.attenuation[box]
     tissue = attenuation_from_hu(np.array([hu], np.float32))[0]
     new = mu + amount * np.maximum(tissue - mu, 0)
@@ -120,9 +120,9 @@ def whole(phantom: Phantom, box: Box, part: Mask) -> Mask:
 
 
 def box_around(mask: Mask, margin: int) -> Box:
-    """The smallest box around a mask, widened by some voxels."""
+    """The smallest box around a mask, widened by `margin` voxels."""
     if not mask.any():
-        raise ValueError("the phantom has none of the organs that this finding needs")
+        raise ValueError("the phantom lacks the organs that this finding needs")
     cuts = []
     for axis in range(3):
         hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))

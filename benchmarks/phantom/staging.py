@@ -1,11 +1,11 @@
-"""A folder that takes long to make: what is finished survives a kill or a full disk, and the same call goes on from it.
+"""Makes a folder over a long time: finished files survive a kill or a full disk, and the same call continues.
 
 ::
 
-    .NAME.partial/stamp.json    what the work depends on; with another stamp it is not taken up again
-    .NAME.partial/place.txt     the empty folder that a killed run may have left beside it
-    .NAME.partial/work/         the content; each file is renamed into place when it is whole
-    NAME                        appears when everything is there, made of links to that content
+    .NAME.partial/stamp.json    what the work depends on; with another stamp it is not continued
+    .NAME.partial/place.txt     name of the empty folder that a killed run may have left
+    .NAME.partial/work/         the content; each file gets its name when it is complete
+    NAME                        appears when everything is complete, as links to that content
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = ["kept_folder", "resumed_directory", "write_whole"]
 
-# What a file system says that has no hard links, or not so many of one file.
+# Errors of file systems without hard links, or with too few for one file.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
 
 def kept_folder(target: Path) -> Path:
-    """Where unfinished work for `target` is kept: beside it, so that finishing it needs no copy."""
+    """Folder of the unfinished work for `target`: beside it, so that links between them are possible."""
     target = Path(os.path.abspath(target))  # noqa: PTH100 - as in replace_directory, a link is not followed
     return target.with_name(f".{target.name}.partial")
 
@@ -41,28 +41,28 @@ def kept_folder(target: Path) -> Path:
 def resumed_directory(
     target: Path, stamp: Mapping[str, object], *, expected: Collection[str], overwrite: bool
 ) -> Iterator[Path]:
-    """Hand out a folder that becomes `target` when the block ends without an error, and is kept when it does not.
+    """A folder that becomes `target` when the block ends without an error, and is kept otherwise.
 
-    The folder holds what an earlier call with the same stamp finished. Write to it with `write_whole`; entries whose
-    names begin with a dot are left behind.
+    The folder has what an earlier call with the same stamp finished. Write to it with `write_whole`. Entries whose
+    names begin with a dot do not become part of `target`.
 
     Args:
-        target: where the folder shall be.
-        stamp: all that decides the content, as JSON; unfinished work of another stamp is never mixed in.
-        expected: names of the entries that `target` may already hold.
-        overwrite: whether a `target` that exists, or unfinished work of another stamp, may be replaced.
+        target: path of the finished folder.
+        stamp: everything that determines the content, as JSON; unfinished work with another stamp is not reused.
+        expected: names of the entries that an existing `target` may have.
+        overwrite: whether an existing `target`, or unfinished work with another stamp, may be replaced.
 
     Raises:
-        UsageError: `target` may not be replaced, unfinished work has another stamp, or another process is at it.
-        LrclrError: the disk is full, not writable or broken.
+        UsageError: `target` may not be replaced, unfinished work has another stamp, or another process uses it.
+        LrclrError: the disk is full, read-only or damaged.
     """
     kept = kept_folder(target)
     with contextlib.ExitStack() as until_the_end:
         with replace_directory(target, expected=expected, overwrite=overwrite) as place:
             kept.mkdir(exist_ok=True)
-            until_the_end.enter_context(_alone(kept))
+            until_the_end.enter_context(_exclusive_lock(kept))
             _check_stamp(kept, stamp, overwrite=overwrite)
-            _clear_up_after_a_kill(kept, place)
+            _remove_leftovers(kept, place)
             work = kept / "work"
             work.mkdir(exist_ok=True)
             yield work
@@ -71,8 +71,11 @@ def resumed_directory(
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is never seen half written, whatever ends the process."""
-    # The process's number keeps two that write the same file apart.
+    """Write a file so that it never appears incomplete.
+
+    Other than `lrclr._files.write_whole`, it does not wait for the disk, which would take long for 58,000 files.
+    """
+    # The process number keeps two processes apart that write the same file.
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         draft.write_bytes(content)
@@ -84,8 +87,8 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _alone(kept: Path) -> Iterator[None]:
-    """Keep a second process out; the lock goes with this one, however it ends."""
+def _exclusive_lock(kept: Path) -> Iterator[None]:
+    """Exclude a second process; the lock ends with this process."""
     descriptor = os.open(kept, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,18 +109,18 @@ def _check_stamp(kept: Path, stamp: Mapping[str, object], *, overwrite: bool) ->
         if not overwrite:
             other = sorted(key for key in {*there, *wanted} if there.get(key) != wanted.get(key))
             raise UsageError(
-                f"{kept} holds unfinished work of another kind",
-                why=f"{', '.join(other)} not as they were",
-                fix="Repeat the call it was begun with, or delete it, or add --overwrite to begin anew.",
+                f"{kept} has unfinished work with other settings",
+                why=f"these settings differ: {', '.join(other)}",
+                fix="Repeat the command that began it, or delete it, or add --overwrite to start again.",
             )
-        # First, so that a kill amid the next line leaves nothing that could be taken for whole.
+        # The stamp first, so that a kill during the next line leaves nothing that looks complete.
         file.unlink()
     shutil.rmtree(kept / "work", ignore_errors=True)
     write_whole(file, (json.dumps(wanted, indent=2) + "\n").encode())
 
 
-def _clear_up_after_a_kill(kept: Path, place: Path) -> None:
-    """Remove the folder that a killed run would have renamed, and write down which one this run will."""
+def _remove_leftovers(kept: Path, place: Path) -> None:
+    """Remove the folder that a killed run left, and record the one of this run."""
     record = kept / "place.txt"
     if record.is_file():
         shutil.rmtree(kept.with_name(record.read_text(encoding="utf-8")), ignore_errors=True)
@@ -125,7 +128,7 @@ def _clear_up_after_a_kill(kept: Path, place: Path) -> None:
 
 
 def _link(work: Path, place: Path) -> None:
-    """Give every file a second name, so that the work is still there if finishing fails."""
+    """Give every file a second name, so that the work remains if a later step fails."""
     for path in sorted(work.rglob("[!.]*")):
         beside = place / path.relative_to(work)
         if path.is_dir():

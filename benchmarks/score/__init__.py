@@ -1,0 +1,1 @@
+"""Scores many images with faults in between: ``python -m benchmarks.score.run``."""

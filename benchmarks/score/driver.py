@@ -1,4 +1,4 @@
-"""One run of `lrclr.archive.score` that tells how it went: what the other modules here start, stop and compare."""
+"""One run of `lrclr.archive.score`, which `benchmarks.score.run` starts, stops and compares. Prints JSON."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lrclr.errors import LrclrError
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source")
     parser.add_argument("output")
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument("--address")
     parser.add_argument("--actors", type=int)
     parser.add_argument("--workers", type=int)
-    parser.add_argument("--largest-file", type=int, help="bytes: what a full disk does, without one")
+    parser.add_argument("--largest-file", type=int, help="limit of a file in bytes, in place of a full disk")
     chosen = parser.parse_args()
     if chosen.largest_file is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -32,12 +33,12 @@ def main() -> None:
     options = ScoreOptions(chosen.bundle, rows_per_part=chosen.rows_per_part, runner=runner)
     points: list[tuple[float, int, float]] = []
 
-    def told(progress: ScoreProgress) -> None:
+    def note(progress: ScoreProgress) -> None:
         points.append((time.monotonic(), progress.done, _resident_mb()))
 
     begin = time.monotonic()
     try:
-        summary = score(chosen.source, chosen.output, options, on_progress=told)
+        summary = score(chosen.source, chosen.output, options, on_progress=note)
     except LrclrError as error:
         print(json.dumps({"error": str(error)}))
         raise SystemExit(1) from error
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def _pace(points: list[tuple[float, int, float]], begin: float) -> dict[str, object]:
-    """Images a second between the first tenth and the end, which leaves out starting; and memory on the way."""
+    """Images a second from the first tenth to the end, which leaves out the start, and memory at four points."""
     if not points:
         return {"seconds": time.monotonic() - begin}
     total = points[-1][1]

@@ -1,4 +1,4 @@
-"""Small radiographs by the thousand: the carried ones, resized, with noise, one in fifty damaged."""
+"""Thousands of small radiographs: the samples, resized, with noise; one in fifty is damaged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DAMAGED_EVERY = 50
-_FOLDER = 500  # files in one
+_FOLDER = 500  # files in a folder
 
 
 def make_images(folder: Path, number: int, side: int) -> None:

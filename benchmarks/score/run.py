@@ -1,12 +1,13 @@
-"""Archive-scale scoring, put to the test: ``python -m benchmarks.score.run WORK make|local|faults|pace``.
+"""Tests scoring of a large archive: ``python -m benchmarks.score.run WORK make|local|faults|pace``.
 
-Each step is a process of minutes; together they are the run that `benchmarks/results/score` tells of.
+Each step takes minutes. `benchmarks/results/score` describes a run of all steps.
 
-- ``make``: thousands of small radiographs, one in fifty damaged; the smallest network's bundle and the default's.
-- ``local``: all of them in one process: what the others are compared with.
-- ``faults``: on a Ray cluster of three nodes, with a worker killed, a node removed, the driver killed and started
-  again, and a disk that is full.
-- ``pace``: `--runner local` and Ray on one node, in turns; two actors against one.
+- ``make``: writes thousands of small radiographs, one in fifty damaged, and two bundles: the smallest network's and the
+  default checkpoint's.
+- ``local``: scores all of them in one process. The other steps are compared with this.
+- ``faults``: scores them on a Ray cluster of three nodes, while an actor is killed, a node is removed, the driver is
+  killed and started again, and a disk is full.
+- ``pace``: `--runner local` and Ray on one node, in turns, and two actors against one.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ PACED = 600
 
 
 def main() -> None:
+    """Run one step and write its result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path)
+    parser.add_argument("work", type=Path, help="folder of images, bundles and scores")
     parser.add_argument("step", choices=("make", "local", "faults", "pace"))
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=20_000, help="number of images that `make` writes")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of turns of `pace`")
     chosen = parser.parse_args()
     steps: dict[str, Callable[[], dict[str, Any]]] = {
         "make": lambda: make(chosen.work, chosen.images),
@@ -70,8 +72,8 @@ def make(work: Path, number: int) -> dict[str, Any]:
 
 
 def local(work: Path) -> dict[str, Any]:
-    told = finished(driver(work, "local"))
-    return {**told, **rows_of(work / "local", work / "images"), "bytes_a_row": bytes_a_row(work / "local")}
+    result = finished(driver(work, "local"))
+    return {**result, **rows_of(work / "local", work / "images"), "bytes_a_row": bytes_a_row(work / "local")}
 
 
 def faults(work: Path) -> dict[str, Any]:
@@ -102,8 +104,8 @@ def faults(work: Path) -> dict[str, Any]:
         process.wait()
         note("the driver killed")
         refused = driver(work, "ray", *call, "--largest-file", "20000")
-        told, _ = refused.communicate()
-        error = json.loads(told)["error"].replace(str(work), "WORK")
+        result, _ = refused.communicate()
+        error = json.loads(result)["error"].replace(str(work), "WORK")
         note(f"a full disk, exit code {refused.returncode}: {error}")
         done = finished(driver(work, "ray", *call))
         note("finished")
@@ -119,21 +121,21 @@ def faults(work: Path) -> dict[str, Any]:
 
 
 def pace(work: Path, rounds: int) -> dict[str, Any]:
-    """Starting left out: see `driver`. One node is this machine, whose cores `local` uses all of, too."""
+    """Pace of each runner without its start; see `driver`. All of them use all cores of this machine."""
     kinds: dict[str, tuple[str, ...]] = {
         "local": (),
         "ray": ("--ray",),
         "ray, one actor": ("--ray", "--actors", "1"),
     }
-    told: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    result: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
     for number in range(rounds):
         order = list(kinds)[number % 3 :] + list(kinds)[: number % 3]
         for kind in order:
             name = f"pace-{number}-{kind.replace(', ', '-').replace(' ', '-')}"
-            told[kind].append(finished(driver(work, name, *kinds[kind], source="paced", bundle="default")))
-    rates = {kind: np.array([one["rate"] for one in told[kind]]) for kind in kinds}
+            result[kind].append(finished(driver(work, name, *kinds[kind], source="paced", bundle="default")))
+    rates = {kind: np.array([one["rate"] for one in result[kind]]) for kind in kinds}
     return {
-        "runs": told,
+        "runs": result,
         "ray_to_local": spread(rates["ray"] / rates["local"]),
         "all_actors_to_one": spread(rates["ray"] / rates["ray, one actor"]),
     }
@@ -149,17 +151,17 @@ def driver(
 
 
 def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
-    told, _ = process.communicate()
+    result, _ = process.communicate()
     if process.returncode:
-        raise SystemExit(f"a run ended with exit code {process.returncode}: {told}")
-    found: dict[str, Any] = json.loads(told)
+        raise SystemExit(f"a run ended with exit code {process.returncode}: {result}")
+    found: dict[str, Any] = json.loads(result)
     return found
 
 
 def until(process: subprocess.Popen[str], met: Callable[[], bool]) -> None:
     while not met():
         if process.poll() is not None:
-            raise SystemExit(f"the run ended with exit code {process.returncode} before its time")
+            raise SystemExit(f"the run ended with exit code {process.returncode} too early")
         time.sleep(0.05)
 
 

@@ -1,7 +1,7 @@
-"""Many requests from several processes, none lost and none mixed up: ``python -m benchmarks.serving.load``.
+"""Sends many requests from several processes and checks every answer: ``python -m benchmarks.serving.load``.
 
-Each image has its own answer, computed beforehand without a server, and every answer is held against that of its image:
-an answer that belongs to another image cannot pass, for those differ by far more than rounding.
+The answer for each image is computed before, without a server. Answers for different images differ by far more than the
+tolerance, so an answer that belongs to another image is found.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil  # type: ignore[import-untyped, unused-ignore]
 from PIL import Image
 
 from benchmarks.measure import environment
+from benchmarks.serving.watched import memory_by_process
 from lrclr import ZeroShotClassifier, read_image
 from lrclr.errors import LrclrError
 from lrclr.samples import sample_paths
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_TOLERANCE = 1e-4  # batch-mates change the last digits
+_TOLERANCE = 1e-4  # the other images of a batch change the last digits
 
 
 def distinct_images(count: int) -> list[bytes]:
-    """PNG files of the sample radiographs, turned, cut and lit differently."""
+    """PNG files of the sample radiographs, rotated, cropped and brightened at random."""
     rng = np.random.default_rng(0)
     sources = [read_image(path) for path in sample_paths()]
     files = []
@@ -56,7 +56,7 @@ def _numbers(predictions: Sequence[Any]) -> NDArray[np.float64]:
 
 
 def _ask(address: str, files: list[bytes], expected: NDArray[np.float64], places: list[int], threads: int) -> Any:
-    """One client process: how many were answered rightly, what went wrong, and how long each took."""
+    """One client process: seconds of each answer, and messages of what went wrong."""
     wrong: list[str] = []
     seconds: list[float] = []
 
@@ -77,20 +77,18 @@ def _ask(address: str, files: list[bytes], expected: NDArray[np.float64], places
 
 
 def _memory(server: int) -> float:
-    """MiB that the server and its backends hold for themselves and share, shared pages counted once."""
-    processes = [psutil.Process(server), *psutil.Process(server).children(recursive=True)]
-    return float(sum(process.memory_full_info().pss for process in processes) / 2**20)
+    return sum(held for held, _ in memory_by_process(server).values())
 
 
 def run(bundle: Path, *, requests: int, concurrency: int, processes: int, images: int) -> dict[str, Any]:
-    """Serve a bundle and load it.
+    """Serve a bundle and send requests.
 
     Args:
         bundle: its folder.
-        requests: in all.
-        concurrency: at once, over all processes.
-        processes: of clients.
-        images: that differ.
+        requests: number of requests in all.
+        concurrency: requests at once, over all processes.
+        processes: number of client processes.
+        images: number of different images.
     """
     files = distinct_images(images)
     local = ZeroShotClassifier.from_bundle(bundle)
@@ -103,7 +101,7 @@ def run(bundle: Path, *, requests: int, concurrency: int, processes: int, images
             arguments = [
                 (server.grpc, files, expected, order[k::processes], concurrency // processes) for k in range(processes)
             ]
-            # Every instance has then had its share, and memory is what it will be.
+            # Warm-up: every instance answers and allocates its memory.
             pool.starmap(_ask, [(*one[:3], one[3][:100], one[4]) for one in arguments])
             before = _memory(server.pid)
             began = time.perf_counter()
@@ -133,7 +131,7 @@ def run(bundle: Path, *, requests: int, concurrency: int, processes: int, images
 
 
 def main() -> None:
-    """Run and print as JSON."""
+    """Run and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, nargs="?", default=Path("triton_repo"))
     parser.add_argument("-o", "--output", type=Path)

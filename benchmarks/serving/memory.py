@@ -1,8 +1,8 @@
-"""What memory a server holds, idle and at its largest requests: ``python -m benchmarks.serving.memory``.
+"""Measures the memory of a server, idle and at its largest requests: ``python -m benchmarks.serving.memory``.
 
-Shared pages are counted once (PSS), those in ``/dev/shm`` included. Kept apart: the server itself, the processes of the
-model ``lrclr``, and those of the graphs, which are the stand-in's; where Triton's own backend runs the graphs they are
-the server's.
+Shared pages are counted once (PSS), with those in ``/dev/shm``. The figures are separate for the server, the processes
+of the model ``lrclr``, and the processes of the graphs, which the stand-in for the ONNX Runtime backend starts.
+Triton's own backend runs the graphs in the server's process.
 """
 
 from __future__ import annotations
@@ -20,24 +20,21 @@ import psutil  # type: ignore[import-untyped, unused-ignore]
 from PIL import Image
 
 from benchmarks.measure import environment
+from benchmarks.serving.watched import memory_by_process
 from lrclr import budget, read_image
 from lrclr.samples import SAMPLES, sample_paths
 from lrclr.triton.client import Client, ClientOptions
 from lrclr.triton.server import ServeOptions, TritonServer
 
 _MIB = 1 << 20
-_LARGE = (2048, 2500)  # width and height of a radiograph as hospitals have them
+_LARGE = (2048, 2500)  # width and height of a usual radiograph
 
 
 def _held(server: int) -> dict[str, float]:
-    """MiB by kind of process; what has ended meanwhile is left out."""
+    """MiB by kind of process."""
     sums = {"server": 0.0, "lrclr": 0.0, "graphs": 0.0}
-    for process in (psutil.Process(server), *psutil.Process(server).children(recursive=True)):
-        try:
-            words, held = " ".join(process.cmdline()), process.memory_full_info().pss / _MIB
-        except psutil.Error:
-            continue
-        kind = "server" if process.pid == server else "lrclr" if "/lrclr/" in words else "graphs"
+    for pid, (held, command) in memory_by_process(server).items():
+        kind = "server" if pid == server else "lrclr" if "/lrclr/" in command else "graphs"
         sums[kind] += held
     return {**sums, "all": sum(sums.values())}
 
@@ -49,7 +46,7 @@ def _shared() -> float:
 
 
 class Peak:
-    """The largest of each number while it is watched."""
+    """The largest of each figure in a block, observed every 0.1 s."""
 
     def __init__(self, server: int) -> None:
         self._server, self._over = server, threading.Event()
@@ -86,11 +83,11 @@ def _large_file() -> bytes:
 
 
 def measure(bundle: Path, instances: int) -> dict[str, Any]:
-    """One server's memory: idle, with single radiographs, and with the largest requests at once.
+    """Memory of a server: idle, with single radiographs, and with the largest requests at once.
 
     Args:
         bundle: its folder.
-        instances: processes of the model `lrclr`.
+        instances: number of processes of the model `lrclr`.
     """
     small, large = sample_paths()[0].read_bytes(), _large_file()
     options = ServeOptions(grpc_port=0, http=False, metrics=False, instances=instances)
@@ -115,7 +112,7 @@ def measure(bundle: Path, instances: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run and print as JSON."""
+    """Run and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, nargs="+")
     parser.add_argument("--instances", type=int, nargs="+", default=[2, 8])

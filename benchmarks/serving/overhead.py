@@ -1,7 +1,7 @@
-"""What the way through a server costs, on ViT-B/32: ``python -m benchmarks.serving.overhead``.
+"""Measures the overhead of a server, with ViT-B/32: ``python -m benchmarks.serving.overhead``.
 
-The same bundle answers here and in the server, with as many threads; the candidates take turns, and ratios are taken
-round by round. Weights are random: they do not change the speed, and every candidate's answer is compared.
+The same bundle answers in this process and in the server, with the same number of threads. The candidates take turns,
+and ratios are taken round by round. Weights are random, which does not change the speed. All answers are compared.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CONCURRENCY = 16
 
 
 def overhead(bundle: Path, *, rounds: int) -> dict[str, Any]:
-    """Seconds of one file, decoded and answered: here, over gRPC, and with shared memory."""
+    """Time to decode and answer one file: in this process, over gRPC, and with shared memory."""
     local = ZeroShotClassifier.from_bundle(bundle)
     file = sample_paths()[0].read_bytes()
     options = ServeOptions(grpc_port=0, http=False, metrics=False, shared_memory=True)
@@ -63,7 +63,7 @@ def overhead(bundle: Path, *, rounds: int) -> dict[str, Any]:
 
 
 def throughput(bundle: Path, *, rounds: int) -> dict[str, Any]:
-    """Images a second of preprocessed images: the engine's best batch here, and 16 callers of one image each."""
+    """Preprocessed images a second: in this process at each batch size, and served to 16 callers of one image each."""
     local = ZeroShotClassifier.from_bundle(bundle)
     image = read_image(sample_paths()[0])
     pixels = preprocess_batch([image] * max(_BATCHES), local.spec.preprocess)
@@ -99,7 +99,7 @@ def throughput(bundle: Path, *, rounds: int) -> dict[str, Any]:
 
 
 def start_up(bundle: Path, *, rounds: int) -> dict[str, Any]:
-    """Seconds from nothing to the first answer."""
+    """Seconds from the start of a server until it is ready."""
     seconds = []
     for _ in range(rounds):
         began = time.perf_counter()
@@ -109,7 +109,7 @@ def start_up(bundle: Path, *, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run and print as JSON."""
+    """Run and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--rounds", type=int, default=60)

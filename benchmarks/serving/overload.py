@@ -1,10 +1,10 @@
-"""Four times the load that a server can take: ``python -m benchmarks.serving.overload``.
+"""Offers a server four times the load that it can take: ``python -m benchmarks.serving.overload``.
 
-First the load that the server can take is measured: as many callers as the model has processes, each with a request at
-a time. Then requests arrive at random moments, four times as many a second, whether or not earlier ones were answered.
+First it measures the load that the server can take: as many callers as the model has processes, each with one request
+at a time. Then requests arrive at random times, four times as many a second, whether or not earlier ones were answered.
 One request in ten has 64 images, the others have one. Each answer is compared with the answer for the same images
-without a server. The server is `lrclr serve` with its own defaults, in a process of its own; the requests come from
-another process, over the loopback device.
+without a server. The server is `lrclr serve` with its defaults, in a process of its own; the requests come from another
+process, over the loopback device.
 """
 
 from __future__ import annotations
@@ -12,23 +12,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import multiprocessing
-import re
-import signal
-import subprocess
-import sys
-import tempfile
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil  # type: ignore[import-untyped, unused-ignore]
 
-from benchmarks.measure import environment
+from benchmarks.measure import alone, environment
+from benchmarks.measure import page as render_page
 from benchmarks.serving.load import distinct_images
+from benchmarks.serving.watched import served
 from lrclr import Bundle, ZeroShotClassifier, read_image
 from lrclr.bench._open import arrivals
 from lrclr.deploy import DeployOptions
@@ -39,28 +33,27 @@ from lrclr.triton.client import AsyncClient, ClientOptions
 from lrclr.triton.protocol import MAX_QUEUED, MAX_QUEUED_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
 __all__ = ["main", "page", "run"]
 
 _TIMES = 4
-_MANY = 64  # images of a large request, as many as a request may have
-_SHARE = 0.1  # of large requests
-_TOLERANCE = 1e-4  # the images that share a batch change the last digits
-_PARTS = 10  # of the run, for the spread
-_LRCLR = (sys.executable, "-c", "import sys; from lrclr.cli import main; sys.exit(main())")
+_MANY = 64  # images of a large request, the most that a request may have
+_SHARE = 0.1  # share of large requests
+_TOLERANCE = 1e-4  # the other images of a batch change the last digits
+_PARTS = 10  # parts of the run, for the spread
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked, and what is right.
+    """The requests, and the right answers.
 
     Attributes:
         files: encoded images.
         expected: probabilities of the findings, ``[files, findings]``.
-        seed: of arrivals, sizes and images.
+        seed: seed of arrivals, sizes and images.
     """
 
     files: list[bytes]
@@ -79,12 +72,12 @@ class Outcome:
     """One request.
 
     Attributes:
-        images: that it has.
-        due: seconds from the begin of the run until it was due.
-        late: seconds by which it was sent later than that.
-        seconds: from then to its answer or its error.
+        images: number of images.
+        due: seconds from the start of the run until it was due.
+        late: seconds from then until it was sent.
+        seconds: seconds from sending to its answer or error.
         kind: answered, wrong, full (refused at once), expired (refused after its time in the queue), or failed.
-        text: of an error.
+        text: message of an error.
     """
 
     images: int
@@ -112,7 +105,7 @@ async def _one(client: AsyncClient, load: Load, places: list[int], due: float, b
 
 
 async def _closed(address: str, load: Load, callers: int, seconds: float) -> list[Outcome]:
-    """Callers that each send the next request when they have the answer to the last one."""
+    """Callers that send their next request when the last one is answered."""
     remaining = iter(load.requests(100_000))
     outcomes: list[Outcome] = []
 
@@ -128,7 +121,7 @@ async def _closed(address: str, load: Load, callers: int, seconds: float) -> lis
 
 
 async def _opened(address: str, load: Load, rate: float, seconds: float) -> list[Outcome]:
-    """Requests at the moments when they are due."""
+    """Requests at the times when they are due."""
     moments = arrivals(rate, seconds, seed=load.seed).tolist()
     async with AsyncClient(address, ClientOptions(retries=0)) as client:
         await client.describe()
@@ -139,94 +132,18 @@ async def _opened(address: str, load: Load, rate: float, seconds: float) -> list
         return list(await asyncio.gather(*tasks))
 
 
-def _closed_in_process(*arguments: Any) -> list[Outcome]:
-    return asyncio.run(_closed(*arguments))
-
-
-def _opened_in_process(*arguments: Any) -> list[Outcome]:
-    return asyncio.run(_opened(*arguments))
-
-
-@dataclass
-class Watched:
-    """A running `lrclr serve`.
-
-    Attributes:
-        process: itself.
-        grpc: its address.
-        log: its notes.
-        memory: MiB that it and all processes below it hold, shared pages counted once, at each look.
-        first: the processes below it when it was ready.
-        later: processes that came after that: a reload starts some.
-    """
-
-    process: subprocess.Popen[str]
-    grpc: str
-    log: Path
-    memory: list[float] = field(default_factory=list)
-    first: set[int] = field(default_factory=set)
-    later: set[int] = field(default_factory=set)
-
-    def look(self) -> None:
-        """Note memory and processes."""
-        if self.process.poll() is not None:
-            return
-        held, seen = 0.0, set()
-        try:
-            processes = [(own := psutil.Process(self.process.pid)), *own.children(recursive=True)]
-        except psutil.Error:
-            return
-        for process in processes:
-            try:
-                held += process.memory_full_info().pss / 2**20
-            except psutil.Error:
-                continue
-            seen.add(process.pid)
-        self.memory.append(held)
-        self.later |= seen - self.first if self.first else set()
-        self.first = self.first or seen
-
-
-@contextmanager
-def _served(bundle: Path) -> Iterator[Watched]:
-    """`lrclr serve` on ports that are free, ready to answer; stopped at the end."""
-    with tempfile.TemporaryDirectory() as folder:
-        out, log = Path(folder) / "out", Path(folder) / "log"
-        ports = ("--grpc-port", "0", "--no-http", "--no-metrics")
-        with out.open("w") as printed, log.open("w") as noted:
-            process = subprocess.Popen([*_LRCLR, "serve", str(bundle), *ports], stdout=printed, stderr=noted, text=True)
-        try:
-            while not (found := re.search(r"gRPC +(\S+)\n", out.read_text())):
-                if process.poll() is not None:
-                    raise LrclrError("the server did not start", why=log.read_text()[-500:])
-                time.sleep(0.1)
-            watched = Watched(process, found[1], log)
-            watched.look()
-            yield watched
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                process.wait(timeout=120)
-
-
-def _spawned(watched: Watched, work: Any, *arguments: Any) -> list[Outcome]:
-    """Do something in another process, and watch the server meanwhile."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        pending = pool.apply_async(work, arguments)
-        while not pending.ready():
-            pending.wait(2)
-            watched.look()
-        outcomes: list[Outcome] = pending.get()
+def _in_process(loop: Callable[..., Any], *arguments: Any) -> list[Outcome]:
+    outcomes: list[Outcome] = asyncio.run(loop(*arguments))
     return outcomes
 
 
 def run(bundle: Path, *, seconds: float, images: int = 32) -> dict[str, Any]:
-    """Serve a bundle and offer it four times what it can take.
+    """Serve a bundle and offer it four times the load that it can take.
 
     Args:
         bundle: its folder.
-        seconds: of the overload.
-        images: that differ.
+        seconds: duration of the overload.
+        images: number of different images.
     """
     opened = Bundle(bundle)
     facts = Facts.of(opened, DeployOptions("lrclr"))
@@ -235,15 +152,15 @@ def run(bundle: Path, *, seconds: float, images: int = 32) -> dict[str, Any]:
     answers = local.predict([read_image(file) for file in files])
     load = Load(files, np.array([[one.probability for one in each.findings] for each in answers]))
     measured_for = min(60.0, max(8.0, seconds / 4))
-    with _served(bundle) as watched:
-        # Each process has answered, and memory is allocated.
-        _spawned(watched, _closed_in_process, watched.grpc, load, facts.instances, measured_for / 4)
-        taken = _spawned(watched, _closed_in_process, watched.grpc, load, facts.instances, measured_for)
+    with served(bundle) as watched:
+        # Warm-up: each process answers, and memory is allocated.
+        watched.during(_in_process, _closed, watched.grpc, load, facts.instances, measured_for / 4)
+        taken = watched.during(_in_process, _closed, watched.grpc, load, facts.instances, measured_for)
         ended = max(one.due + one.seconds for one in taken)
         rate = len(taken) / ended
         before = max(watched.memory)
-        outcomes = _spawned(watched, _opened_in_process, watched.grpc, load, _TIMES * rate, seconds)
-        after = _spawned(watched, _closed_in_process, watched.grpc, load, facts.instances, 5.0)
+        outcomes = watched.during(_in_process, _opened, watched.grpc, load, _TIMES * rate, seconds)
+        after = watched.during(_in_process, _closed, watched.grpc, load, facts.instances, 5.0)
         exited = watched.process.poll()
         notes = [line for line in watched.log.read_text().splitlines() if "warning" in line or "error" in line]
     limit = memory(facts, DeployOptions("lrclr"))
@@ -321,75 +238,25 @@ def page(result: dict[str, Any], found: dict[str, Any], command: str) -> str:
     Args:
         result: of `run`.
         found: the machine.
-        command: that gave them.
+        command: the command that gave them.
     """
-    can, offered, accepted, refused, server = (
-        result[name] for name in ("can_take", "offered", "accepted", "refused", "server")
-    )
-    memory, rates = server["memory_mib"], accepted["requests_per_second_in_tenths"]
 
     def ms(values: dict[str, float]) -> str:
         return " / ".join(f"{values[key]:,.0f}" for key in ("p50", "p99", "p100")) if values else "none"
 
-    rows = [
-        (
-            "what the server can take",
-            f"{can['requests_per_second']} requests, {can['images_per_second']} images a second",
-        ),
-        (
-            "offered",
-            f"{offered['requests']:,} requests, {offered['requests_per_second']}/s; {offered['images']:,} images",
-        ),
-        ("accepted", f"{accepted['requests']:,} requests, {accepted['images']:,} images"),
-        (
-            "answered right / wrong / failed",
-            f"{accepted['answered_right']:,} / {accepted['answered_wrong']} / {accepted['failed']}",
-        ),
-        ("answered a second, in tenths of the run", f"{rates['least']} to {rates['most']}, median {rates['median']}"),
-        ("time to an answer, p50 / p99 / longest (ms)", ms(accepted["ms"])),
-        ("refused at once: the queue is full", f"{refused['at_once']:,}"),
-        ("time to this refusal, p50 / p99 / longest (ms)", ms(refused["at_once_ms"])),
-        ("the same, requests of one image (ms)", ms(refused["at_once_ms_of_one_image"])),
-        (f"refused after {result['queue']['seconds']} s in the queue", f"{refused['after_waiting']:,}"),
-        (
-            "memory before, largest, limit that `lrclr deploy` writes",
-            f"{memory['before']:,} MiB, {memory['largest']:,} MiB, {memory['limit']}",
-        ),
-        ("processes that were started again", f"{server['processes_started_later']} of {server['processes']}"),
-        (
-            "exit code of `lrclr serve` during the run",
-            "none, it ran on" if server["exit_code"] is None else str(server["exit_code"]),
-        ),
-        (
-            "answered right afterwards, at a load that it can take",
-            f"{result['afterwards']['answered_right']} of {result['afterwards']['requests']}",
-        ),
-    ]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return f"""# Overload: four times the load that a server can take
-
-`{command}` on {found["cores"]} cores of {found["processor"]}, {found["system"]}, {found["python"]}; the server and the
-process that sends the requests share the cores. The server is `lrclr serve` with its defaults:
-{result["queue"]["processes"]} processes of the model `lrclr`, and a queue of {result["queue"]["requests"]} requests.
-Requests arrive at random moments for {offered["seconds"]:g} s; one in ten has {_MANY} images, the others one (PNG of
-{result["mix"]["bytes_of_an_image"]:,} bytes on average). Each answer is compared with the answer without a server, to
-{_TOLERANCE}. Raw figures: `overload.json`.
-
-| | |
-|---|---|
-{table}
-"""
+    return render_page("overload.md", **result, machine=found, command=command, tolerance=_TOLERANCE, ms=ms)
 
 
 def main() -> None:
-    """Run, print as JSON, and write the page."""
+    """Run, print JSON, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, nargs="?", default=Path("triton_repo"))
     parser.add_argument("-o", "--output", type=Path, help="folder, such as benchmarks/results/overload")
     parser.add_argument("--seconds", type=float, default=600.0)
     given = parser.parse_args()
-    result = run(given.bundle, seconds=given.seconds)
-    found = environment()
+    with alone():
+        result = run(given.bundle, seconds=given.seconds)
+        found = environment()
     text = json.dumps({"environment": found, "overload": result}, indent=1)
     print(text)
     if given.output is not None:

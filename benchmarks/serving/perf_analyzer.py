@@ -1,7 +1,7 @@
-"""Triton's own load generator and ours, on the same server: ``python -m benchmarks.serving.perf_analyzer``.
+"""Compares Triton's load generator with a client of ours on one server: ``python -m benchmarks.serving.perf_analyzer``.
 
-``make perf-analyzer`` installs it. It knows nothing of us and drives the three graphs and the model `lrclr` as any
-client of the KServe protocol would; a client of ours sends the same requests, as many at once, in turns with it.
+``make perf-analyzer`` installs perf_analyzer. It sends requests to the three graphs and to the model `lrclr` like any
+client of the KServe protocol. A client of ours sends the same requests, as many at once, in turns with it.
 """
 
 from __future__ import annotations
@@ -39,19 +39,25 @@ _CONCURRENCY = (1, 16)
 
 @dataclass(frozen=True)
 class Asked:
-    """A request: `inputs` have a batch axis of 1 where `batched`, which perf_analyzer adds by itself."""
+    """A request.
+
+    Attributes:
+        model: name of the model.
+        inputs: arrays by name.
+        batched: whether the first axis is a batch axis of 1, which perf_analyzer adds itself.
+    """
 
     model: str
     inputs: Mapping[str, NDArray[Any]]
     batched: bool
 
     def as_json(self) -> str:
-        """What perf_analyzer reads."""
+        """The input file of perf_analyzer."""
         return json.dumps({"data": [{name: self._described(array) for name, array in self.inputs.items()}]})
 
     def _described(self, array: NDArray[Any]) -> dict[str, Any]:
         if array.dtype == object:
-            # It sends the bytes as they are: Triton wants the length before them.
+            # perf_analyzer sends these bytes as they are, and Triton expects the length before each string.
             wire = b"".join(len(one).to_bytes(4, "little") + one for one in array.ravel())
             return {"b64": base64.b64encode(wire).decode()}
         return {"content": array.ravel().tolist(), "shape": list(array.shape[1:] if self.batched else array.shape)}
@@ -59,12 +65,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Driven:
-    """What came of it.
+    """The result of a run.
 
     Attributes:
-        seconds: of each request.
+        seconds: seconds of each request.
         throughput: requests a second.
-        outputs: of the first answer; numbers only, flat.
+        outputs: outputs of the first answer, as flat lists of numbers.
     """
 
     seconds: list[float]
@@ -72,13 +78,13 @@ class Driven:
     outputs: dict[str, list[Any]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Rounded, for the report."""
+        """Rounded figures for the report."""
         p50, p95, p99 = (round(float(p) * 1e3, 2) for p in np.percentile(self.seconds, (50, 95, 99)))
         return {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "requests_per_second": round(self.throughput, 1)}
 
 
 def requests_for(bundle: Path) -> list[Asked]:
-    """One radiograph, one prompt, and what their fusion takes, as requests to each model of a bundle."""
+    """One request to each model of a bundle: a radiograph, a prompt, and the inputs of their fusion."""
     local = ZeroShotClassifier.from_bundle(bundle)
     file = sample_paths()[0]
     pixels = preprocess(read_image(file), local.spec.preprocess)[None]
@@ -100,10 +106,10 @@ def requests_for(bundle: Path) -> list[Asked]:
 
 
 def by_perf_analyzer(address: str, asked: Asked, *, concurrency: int, requests: int) -> Driven:
-    """Let perf_analyzer send a request again and again.
+    """Let perf_analyzer send a request repeatedly.
 
     Raises:
-        RuntimeError: it failed, or a request of its did; the text is its own.
+        RuntimeError: perf_analyzer or one of its requests failed; the text is its own.
     """
     with tempfile.TemporaryDirectory() as name:
         data, report = Path(name, "data.json"), Path(name, "report.json")
@@ -119,7 +125,7 @@ def by_perf_analyzer(address: str, asked: Asked, *, concurrency: int, requests: 
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
         if done.returncode:
             raise RuntimeError(f"perf_analyzer ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[:500]}")
-        # It writes the images that it sent into its report as they are.
+        # The report contains the images that were sent, as raw bytes.
         (experiment,) = json.loads(report.read_bytes().decode(errors="replace"), strict=False)["experiments"]
     begun = [one["timestamp"] for one in experiment["requests"]]
     ended = [one["response_timestamps"][0] for one in experiment["requests"]]
@@ -130,7 +136,7 @@ def by_perf_analyzer(address: str, asked: Asked, *, concurrency: int, requests: 
 
 
 def by_us(address: str, asked: Asked, *, concurrency: int, requests: int) -> Driven:
-    """Send the same as perf_analyzer."""
+    """Send the same requests as perf_analyzer."""
     inputs = []
     for name, array in asked.inputs.items():
         inputs.append(triton.InferInput(name, array.shape, np_to_triton_dtype(array.dtype)))
@@ -154,7 +160,7 @@ def by_us(address: str, asked: Asked, *, concurrency: int, requests: int) -> Dri
 
 
 def compare(bundle: Path, *, rounds: int, requests: int) -> dict[str, Any]:
-    """Every model at several concurrencies, both clients in turns."""
+    """Each model with one and with 16 requests at once, both clients in turns."""
     report: dict[str, Any] = {}
     with TritonServer(bundle, ServeOptions(grpc_port=0, http=False, metrics=False)) as server:
         for asked in requests_for(bundle):
@@ -177,7 +183,7 @@ def _medians(runs: list[Driven]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run and print as JSON."""
+    """Run and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, nargs="?", default=Path("triton_repo"))
     parser.add_argument("-o", "--output", type=Path)

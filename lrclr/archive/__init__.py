@@ -1,4 +1,4 @@
-"""Whole archives: every image gets one row, in Parquet, in this process or on a Ray cluster."""
+"""Scoring of archives: one row for every image, in Parquet, in this process or on a Ray cluster."""
 
 from lrclr.archive._options import LocalOptions, RayOptions, ScoreOptions, ScoreProgress, ScoreSummary
 from lrclr.archive._run import score

@@ -1,4 +1,4 @@
-"""Decoding: from a task to the picture in the model's size. Needs no engine."""
+"""Decoding: from a task to the image in the model's input size."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Decoder", "hint_of"]
 
-# A file that changes twice within one tick of a file system's clock keeps its times. FAT ticks in 2 seconds.
+# A file that changes twice within a tick of the file system's clock keeps its times. A tick of FAT is 2 seconds.
 _UNSETTLED_NS: Final = 3_000_000_000
 
 
 def hint_of(status: os.stat_result) -> Hint:
-    """A file's times."""
+    """The times of a file."""
     return Hint(status.st_mtime_ns, status.st_ctime_ns)
 
 
@@ -41,12 +41,12 @@ class Decoder:
 
     Attributes:
         root: folder that names are relative to.
-        container: a Parquet file that holds the images, if one does.
-        spec: the model's recipe.
-        frame: of files that hold several, where the item names none.
+        container: a Parquet file that holds the images, or None.
+        spec: the model's preprocessing.
+        frame: frame of files that hold several, if the item names none.
         exact: whether files are read in full; see `lrclr.images.read_for_model`.
-        limits: on what is read.
-        remote: reads the images by their names, if a server keeps them.
+        limits: limits on what is read.
+        remote: reads the images by their names, if a server keeps them; else None.
     """
 
     root: Path
@@ -59,11 +59,11 @@ class Decoder:
 
     @reading()
     def __call__(self, task: Task) -> Decoded:
-        """The picture, or why there is none; neither if the content is the known one."""
+        """The image, or a failure; neither if the content has the known hash."""
         item = task.item
         try:
             data, hint = self._read(task)
-        except Exception as error:  # noqa: BLE001 - a file that cannot be read must not take the others down
+        except Exception as error:  # noqa: BLE001 - the other files go on
             final = self.remote is not None and isinstance(error, ImageError)
             return Decoded(item, failure=replace(_unreadable(error), final=final))
         size, digest = len(data), hashlib.sha256(data).hexdigest()
@@ -108,21 +108,17 @@ def _trusted(before: tuple[int, Hint], after: tuple[int, Hint]) -> Hint:
 
 
 def _unreadable(error: Exception) -> Failure:
-    # Its text names the file, whose name may be a patient's.
+    # The text of the error names the file; a file name may identify a patient.
     if isinstance(error, LrclrError):
-        return Failure(type(error).__name__, _sentence("the file cannot be read", error.why or error.what), final=False)
+        return Failure(type(error).__name__, f"the file cannot be read: {error.why or error.what}", final=False)
     if isinstance(error, OSError):
-        why = os.strerror(error.errno) if error.errno else "the system refused"
-        return Failure(ImageError.__name__, _sentence("the file cannot be read", why), final=False)
+        why = os.strerror(error.errno) if error.errno else "the system refused it"
+        return Failure(ImageError.__name__, f"the file cannot be read: {why}", final=False)
     return _unexpected(error)
 
 
 def _unexpected(error: Exception) -> Failure:
     return Failure(LrclrError.__name__, f"unexpected {type(error).__name__}", final=False)
-
-
-def _sentence(what: str, why: str) -> str:
-    return f"{what}: {why}"
 
 
 def _cell(path: Path, row: int, stamp: tuple[int, Hint]) -> bytes:
@@ -134,7 +130,7 @@ def _cell(path: Path, row: int, stamp: tuple[int, Hint]) -> bytes:
 
 @lru_cache(maxsize=4)
 def _row_groups(path: Path, stamp: tuple[int, Hint]) -> tuple[int, ...]:  # noqa: ARG001 - the stamp is a key
-    """First row of each."""
+    """The first row of each row group."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -142,7 +138,7 @@ def _row_groups(path: Path, stamp: tuple[int, Hint]) -> tuple[int, ...]:  # noqa
     return tuple(sum(rows[:number]) for number in range(len(rows)))
 
 
-# Neighbours are read one after the other, from the same group.
+# Rows of one group are read one after the other.
 @lru_cache(maxsize=2)
 def _column(path: Path, group: int, stamp: tuple[int, Hint]) -> Any:  # noqa: ARG001 - the stamp is a key
     import pyarrow.parquet as pq

@@ -1,4 +1,4 @@
-"""Everything that the numbers depend on, for the report; no host, no user, no path."""
+"""Hardware and software that the figures depend on, without names of host, user or paths."""
 
 from __future__ import annotations
 

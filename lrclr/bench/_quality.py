@@ -1,4 +1,4 @@
-"""How right a target is, judged on the very object that is timed, by the gates that a bundle has to pass."""
+"""Quality of a target: the gates of a bundle, run on the engine that is timed."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ __all__ = ["Reference", "measure_quality", "own_references", "reference_from"]
 
 @dataclass(frozen=True)
 class Reference:
-    """Inputs and what PyTorch makes of them in float32.
+    """Inputs and PyTorch's answers in float32.
 
     Attributes:
-        name: in words.
-        golden: the inputs and the answers.
-        model: the model that gave the answers; the prompts of its findings are the first of `golden`.
-        tolerances: None for those of the target's precision.
-        bundle_sha256: of the bundle that carries the answers; None for a checkpoint that was run for them.
+        name: name of the reference, in words.
+        golden: inputs and answers.
+        model: the model of the answers; the prompts of its findings are the first of `golden`.
+        tolerances: tolerances; None for those of the target's precision.
+        bundle_sha256: hash of the bundle that holds the answers; None for a checkpoint.
     """
 
     name: str
@@ -45,10 +45,10 @@ class Reference:
 
 
 def reference_from(path: str, reading: ReadOptions | None = None) -> Reference:
-    """The golden values of a bundle; or a checkpoint, run in torch now.
+    """The golden values of a bundle, or the answers of a checkpoint in torch.
 
     Args:
-        path: of either.
+        path: bundle or checkpoint.
         reading: options of `load_checkpoint`.
 
     Raises:
@@ -65,7 +65,7 @@ def reference_from(path: str, reading: ReadOptions | None = None) -> Reference:
 
 
 def own_references(targets: Sequence[Target]) -> dict[str, Reference]:
-    """By the hash of a manifest: what the bundles among the targets carry. A server of one of them is judged by it."""
+    """References of the bundles among the targets, by the hash of the manifest. A server of one uses them too."""
     return {
         target.spec.sha256: _of_bundle(target.bundle, "the bundle’s golden values")
         for target in targets
@@ -74,11 +74,11 @@ def own_references(targets: Sequence[Target]) -> dict[str, Reference]:
 
 
 def measure_quality(target: Target, reference: Reference | None) -> Quality:
-    """Measure how far a target is from its reference.
+    """Compare the answers of a target with its reference.
 
     Args:
-        target: what is judged.
-        reference: None if there is none; then only the carried radiographs are.
+        target: the target.
+        reference: the reference; None to measure only the AUROC on the carried radiographs.
 
     Raises:
         UsageError: the reference has other weights.
@@ -94,13 +94,13 @@ def measure_quality(target: Target, reference: Reference | None) -> Quality:
     if reference.model.checkpoint_sha256 != target.spec.checkpoint_sha256:
         raise UsageError(
             f"the reference has other weights than the {target.info.label}",
-            why="its answers would differ by right",
-            fix="Give the checkpoint that it was exported from.",
+            why="answers of other weights differ",
+            fix="Give the checkpoint that the target was exported from.",
         )
     golden, engine = reference.golden, target.engine
     gates = _gates(target, reference, auroc)
     refused = tuple(str(gate) for gate in gates if not gate.passed)
-    # One by one: the target may take no more at once.
+    # One by one: the target may limit the batch to one image.
     index = np.concatenate(
         [engine.run("image_encoder", {"pixel_values": pixels[None]})["region_index"] for pixels in golden.pixel_values]
     )
@@ -131,7 +131,7 @@ def _gates(target: Target, reference: Reference, auroc: float) -> list[GateResul
     model = replace(
         reference.model,
         preprocess=target.spec.preprocess,
-        # A server keeps its tokenizer to itself.
+        # The tokenizer of a server is not available here.
         tokenizer=target.spec.tokenizer or reference.model.tokenizer,
         max_batch=target.spec.max_batch,
     )
@@ -157,7 +157,7 @@ def _task_images() -> int:
 
 
 def _value(gates: Sequence[GateResult], gate: str, subject: str) -> float | None:
-    """None where it was not reached, because a graph gave NaN, or is none."""
+    """The value of a gate; None if it did not run or is not finite."""
     for each in gates:
         if (each.gate, each.subject) == (gate, subject):
             return each.value if np.isfinite(each.value) else None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from lrclr.bundle._bundle import (
-    ENTRIES,
     FINDINGS,
     GOLDEN,
     GRAPHS,
     MANIFEST,
+    NO_CACHE,
     SCHEMA_VERSION,
     SERVER_MODEL,
     TOKENIZER,
     Bundle,
     Manifest,
+    bundle_entries,
     file_table,
     plan_file,
     require_digest,
@@ -21,11 +22,11 @@ from lrclr.bundle._bundle import (
 from lrclr.bundle._golden import Golden, GraphOutputs
 
 __all__ = [
-    "ENTRIES",
     "FINDINGS",
     "GOLDEN",
     "GRAPHS",
     "MANIFEST",
+    "NO_CACHE",
     "SCHEMA_VERSION",
     "SERVER_MODEL",
     "TOKENIZER",
@@ -33,6 +34,7 @@ __all__ = [
     "Golden",
     "GraphOutputs",
     "Manifest",
+    "bundle_entries",
     "file_table",
     "plan_file",
     "require_digest",

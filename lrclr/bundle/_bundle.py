@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lrclr import contract
 from lrclr._files import sha256_of, write_whole
-from lrclr.contract import MODEL
+from lrclr.contract import ModelNames
 from lrclr.errors import BundleError, LrclrError, UsageError
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import ClipTokenizer, FindingSet
@@ -24,25 +24,37 @@ from lrclr.text import ClipTokenizer, FindingSet
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["GRAPHS", "SCHEMA_VERSION", "SERVER_MODEL", "Bundle", "Manifest", "plan_file", "write_manifest"]
+__all__ = [
+    "GRAPHS",
+    "NO_CACHE",
+    "SCHEMA_VERSION",
+    "SERVER_MODEL",
+    "Bundle",
+    "Manifest",
+    "bundle_entries",
+    "plan_file",
+    "write_manifest",
+]
 
 GRAPHS: Final = tuple(contract.GRAPHS)
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 MANIFEST, GOLDEN, TOKENIZER, FINDINGS = "manifest.json", "golden.npz", "tokenizer.json", "findings.toml"
-ENTRIES: Final = (*GRAPHS, MODEL, MANIFEST, GOLDEN, TOKENIZER, FINDINGS)
 # The only code in a bundle. Triton runs it.
 SERVER_MODEL: Final = """from lrclr.triton.model.lrclr_model import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
 """
-# Every path that a manifest may list. No path that Python or Triton would run as code matches, except the server's
-# model, whose content is compared with SERVER_MODEL.
-_LISTED: Final = re.compile(
+# An empty file beside SERVER_MODEL. Without it, Python makes a folder of this name there, and a bundle with another
+# folder is refused. The Python in Triton ignores PYTHONDONTWRITEBYTECODE.
+NO_CACHE: Final = "__pycache__"
+# Every path that a manifest may list, with the names and the version of its models. No path that Python or Triton
+# would run as code matches, except the server's model, whose content is compared with SERVER_MODEL.
+_LISTED: Final = (
     r"golden\.npz|tokenizer\.json|findings\.toml"
-    r"|(GRAPH|lrclr)/config\.pbtxt"
+    r"|(?:GRAPH|CLASSIFIER)/config\.pbtxt"
     r"|GRAPH/warmup/[a-z0-9_]+"
-    r"|GRAPH/1/model[a-z0-9_.]*\.(onnx|data|xml|bin|plan)"
-    r"|lrclr/1/model\.py".replace("GRAPH", f"({'|'.join(GRAPHS)})")
+    r"|GRAPH/VERSION/model[a-z0-9_.]*\.(onnx|data|xml|bin|plan)"
+    rf"|CLASSIFIER/VERSION/(?:model\.py|{NO_CACHE})"
 )
 # The root of an ext4 volume has this folder, and only root can read it. It is never entered.
 _LOST_AND_FOUND: Final = "lost+found"
@@ -71,6 +83,7 @@ class Manifest:
         graphs: per graph its inputs, outputs, precision histogram, the number of maps that its region node takes, and
             the file in which that node is expanded (``inlined``), or None.
         engine: ``name`` of what answers with the bundle unless another is asked for, and ``why`` it is that.
+        triton: names and version of the models, as `ModelNames.to_dict` gives them.
         plans: per engine, and GPU where it is for one, what `lrclr build` made, with what, and how it did; see
             `plan_entry`. Of OpenVINO the files that a server reads; the engine itself reads the graphs.
         tolerances: what the gates demanded; overridden ones are named under ``"overridden"``.
@@ -91,6 +104,7 @@ class Manifest:
     profiles: list[dict[str, list[int]]]
     graphs: dict[str, dict[str, Any]]
     engine: dict[str, str]
+    triton: dict[str, Any]
     plans: list[dict[str, Any]]
     tolerances: dict[str, Any]
     gates: list[dict[str, Any]]
@@ -100,6 +114,18 @@ class Manifest:
         """The manifest's text, with its own hash."""
         content = {"schema": SCHEMA_VERSION, **{field.name: getattr(self, field.name) for field in fields(self)}}
         return json.dumps({**content, _DIGEST: _digest(content)}, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    @property
+    def names(self) -> ModelNames:
+        """Names of the models in Triton.
+
+        Raises:
+            BundleError: the manifest has names that no bundle has.
+        """
+        try:
+            return ModelNames(**self.triton)
+        except (TypeError, UsageError) as error:
+            raise _damaged("its names of models cannot be used") from error
 
     @property
     def served_plans(self) -> list[dict[str, Any]]:
@@ -158,7 +184,7 @@ class Bundle:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         manifest = _read_manifest(Path(path))
-        _check_files(Path(path), manifest.files)
+        _check_files(Path(path), manifest)
         self._open(Path(path), manifest)
 
     @classmethod
@@ -207,7 +233,8 @@ class Bundle:
 
     def graph_path(self, graph: str) -> Path:
         """The ONNX file of one of `GRAPHS`."""
-        return self.path / graph / "1" / "model.onnx"
+        names = self.manifest.names
+        return self.path / names.folder(names.of(graph)) / "model.onnx"
 
     def inlined_path(self, graph: str) -> Path | None:
         """The ONNX file of one of `GRAPHS` without functions; None where the export was not asked for one."""
@@ -250,6 +277,18 @@ def require_digest(text: str) -> None:
             why="it takes 64 digits from 0 to f",
             fix="sha256sum BUNDLE/manifest.json prints it.",
         )
+
+
+def bundle_entries(path: Path) -> tuple[str, ...]:
+    """Return the entries that a folder may hold to be replaced by a bundle: those of the bundle that is there.
+
+    Names of models depend on the bundle's prefix. Without a readable manifest, they are those without a prefix.
+    """
+    try:
+        names = _read_manifest(path).names
+    except BundleError:
+        names = ModelNames()
+    return (*names.all, MANIFEST, GOLDEN, TOKENIZER, FINDINGS)
 
 
 def plan_file(engine: str, capability: str) -> str:
@@ -298,12 +337,13 @@ def _read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{file} cannot be read", why=error.strerror) from error
 
 
-def _check_files(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_files(root: Path, manifest: Manifest) -> None:
     """Compare a folder with a manifest's table of files.
 
     The table itself may be forged: a path in it could lead out of the folder, or name a file that Triton would run.
     """
-    _check_table(files)
+    files, names = manifest.files, manifest.names
+    _check_table(files, names)
     _check_strangers(root, files)
     for name, entry in files.items():
         file = root / name
@@ -317,7 +357,7 @@ def _check_files(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
                 why=f"{name} is not the file that was exported",
                 fix="Export the checkpoint again, or restore the file.",
             )
-    model = f"{MODEL}/1/model.py"
+    model = f"{names.folder(names.classifier)}/model.py"
     if files[model]["sha256"] != hashlib.sha256(SERVER_MODEL.encode()).hexdigest():
         raise BundleError(
             f"the bundle {root} is refused",
@@ -326,14 +366,27 @@ def _check_files(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
         )
 
 
-def _check_table(files: Mapping[str, Mapping[str, Any]]) -> None:
-    needed = {f"{graph}/1/model.onnx" for graph in GRAPHS}
-    needed |= {f"{model}/config.pbtxt" for model in (*GRAPHS, MODEL)}
-    needed |= {f"{MODEL}/1/model.py", GOLDEN, TOKENIZER, FINDINGS}
+def _listed(names: ModelNames) -> re.Pattern[str]:
+    """Return the pattern of every path that the manifest of a bundle with these names may list."""
+    words = {
+        "GRAPH": f"(?:{'|'.join(names.graphs)})",
+        "CLASSIFIER": names.classifier,
+        "VERSION": str(names.version),
+    }
+    # In one pass: a prefix may contain one of these words.
+    return re.compile(re.sub("|".join(words), lambda word: words[word[0]], _LISTED))
+
+
+def _check_table(files: Mapping[str, Mapping[str, Any]], names: ModelNames) -> None:
+    needed = {f"{names.folder(model)}/model.onnx" for model in names.graphs}
+    needed |= {f"{model}/config.pbtxt" for model in names.all}
+    needed |= {f"{names.folder(names.classifier)}/{name}" for name in ("model.py", NO_CACHE)}
+    needed |= {GOLDEN, TOKENIZER, FINDINGS}
+    listed = _listed(names)
     if not isinstance(files, dict) or not needed <= files.keys():
         raise _damaged(f"it does not list {', '.join(sorted(needed.difference(files)))}")
     for name, entry in files.items():
-        if not _LISTED.fullmatch(name):
+        if not listed.fullmatch(name):
             raise BundleError(
                 "the bundle's manifest is refused",
                 why=f"it lists {name[:80]!r}, and no bundle has such a file",
@@ -370,12 +423,10 @@ def _check_strangers(root: Path, files: Mapping[str, Any]) -> None:
             fix="Copy the bundle with `cp -rL`, which puts files in the place of links.",
         )
     if strangers:
-        python = any("__pycache__" in name for name in strangers)
         raise BundleError(
             f"the bundle {root} is refused",
             why=f"its manifest does not list {_some(strangers)}",
-            fix="Delete what is not the bundle's."
-            + (" Set PYTHONDONTWRITEBYTECODE=1 where Triton serves this folder itself." if python else ""),
+            fix="Delete what is not the bundle's.",
         )
 
 

@@ -84,6 +84,7 @@ def values(platform: str, facts: Facts, options: DeployOptions) -> dict[str, Any
         "serviceAccount": options.service_account,
         "bundle": {
             "sha256": facts.sha256,
+            "model": facts.model,
             "engine": facts.engine,
             "precision": facts.precision,
             "maxBatch": facts.max_batch,

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from lrclr import budget
-from lrclr.bundle import GRAPHS
-from lrclr.contract import MODEL
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +25,7 @@ class Facts:
 
     Attributes:
         sha256: of its manifest.
+        model: name of the Triton model that answers for files.
         engine: that answers.
         precision: of its graphs.
         max_batch: most images that the image encoder takes at once.
@@ -42,6 +41,7 @@ class Facts:
     """
 
     sha256: str
+    model: str
     engine: str
     precision: str
     max_batch: int
@@ -71,15 +71,16 @@ class Facts:
             )
         bundle.require_servable()
         plans = manifest.served_plans
-        files = manifest.files
+        files, names = manifest.files, manifest.names
         return cls(
             sha256=bundle.sha256,
+            model=names.classifier,
             engine=engine,
             precision=manifest.precision,
             max_batch=manifest.max_batch,
             capabilities=tuple(sorted({one for entry in plans for one in entry["compute_capabilities"]}, key=float)),
             from_ampere=any(entry["options"]["hardware_compatible"] == "ampere+" for entry in plans),
-            graph_bytes=sum(int(files[f"{graph}/1/model.onnx"]["bytes"]) for graph in GRAPHS),
+            graph_bytes=sum(int(files[f"{names.folder(model)}/model.onnx"]["bytes"]) for model in names.graphs),
             bytes=sum(int(entry["bytes"]) for entry in files.values()),
             pixel_bytes=3 * manifest.model["vision_config"]["image_size"] ** 2 * _FLOAT,
             feature_bytes=_features(manifest),
@@ -124,6 +125,6 @@ def _instances(bundle: Bundle) -> int:
     from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
     from tritonclient.grpc import model_config_pb2
 
-    text = (bundle.path / MODEL / "config.pbtxt").read_text(encoding="utf-8")
+    text = (bundle.path / bundle.manifest.names.classifier / "config.pbtxt").read_text(encoding="utf-8")
     model = text_format.Parse(text, model_config_pb2.ModelConfig())
     return sum(int(group.count) for group in model.instance_group)

@@ -75,7 +75,7 @@ class OnnxRuntimeEngine:
             raise EngineError(
                 f"ONNX Runtime has no {PROVIDERS[provider]}",
                 why=f"this build has {', '.join(available)}",
-                fix="Replace the CPU package: pip uninstall onnxruntime && pip install 'lrclr[onnxruntime-gpu]'. "
+                fix="Replace the CPU package: pip uninstall onnxruntime && pip install '.[onnxruntime-gpu]'. "
                 "Or use the provider cpu.",
             )
 
@@ -173,7 +173,7 @@ def open_session(path: Path, settings: SessionSettings, *, name: str) -> onnxrun
             f"ONNX Runtime put {name} on {session.get_providers()[0]} instead of {provider}",
             why=missing or "it could not use the GPU's driver or the CUDA libraries",
             fix="Check that `nvidia-smi` lists a GPU, and install the CUDA libraries: "
-            "pip install 'lrclr[onnxruntime-gpu]'. Or use the provider cpu.",
+            "pip install '.[onnxruntime-gpu]'. Or use the provider cpu.",
         )
     if not on_cpu:
         require_placed(session, provider, name)

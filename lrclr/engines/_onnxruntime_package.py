@@ -19,7 +19,7 @@ __all__ = ["has_onnxruntime", "onnxruntime_library", "preload_cuda"]
 _PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu")
 _INSTALL_ONE: Final = (
     "Uninstall both, and install one again: pip uninstall -y onnxruntime onnxruntime-gpu, and then "
-    "pip install 'lrclr[onnxruntime]' for the CPU or pip install 'lrclr[onnxruntime-gpu]' for CUDA."
+    "pip install '.[onnxruntime]' for the CPU or pip install '.[onnxruntime-gpu]' for CUDA."
 )
 
 
@@ -58,7 +58,7 @@ def onnxruntime_library() -> Any:
     if installed:
         raise _unusable(installed, "files of it are missing, as after one of two packages was uninstalled")
     raise MissingExtraError(
-        "onnxruntime", "onnxruntime", "the engine onnxruntime", or_else="pip install 'lrclr[onnxruntime-gpu]' for CUDA"
+        "onnxruntime", "onnxruntime", "the engine onnxruntime", or_else="pip install '.[onnxruntime-gpu]' for CUDA"
     )
 
 

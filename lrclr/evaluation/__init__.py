@@ -1,4 +1,4 @@
-"""How good a model is: recognition, calibration and grounding, with intervals, from a checkpoint or a bundle.
+"""Evaluation of a checkpoint or a bundle: recognition, calibration and grounding, with intervals.
 
 Needs the extra ``evaluate``. Research use only.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lrclr.evaluation._select import Selection, select
     from lrclr.evaluation._store import store
 
-# Looked up when first used: scikit-learn takes a second to import.
+# Imported when first used: importing scikit-learn takes a second.
 _HOMES = {
     "Comparison": "_compare",
     "Difference": "_compare",

@@ -1,4 +1,4 @@
-"""Reading radiographs: files, bytes, arrays and Pillow images become 8-bit pictures, within limits."""
+"""Reads radiographs from files, bytes, arrays and Pillow images as 8-bit pictures, within limits of size and memory."""
 
 from __future__ import annotations
 

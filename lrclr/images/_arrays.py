@@ -1,4 +1,4 @@
-"""From arrays of any supported depth and shape to 8-bit pictures."""
+"""Converts arrays of every supported depth and shape to 8-bit pictures."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 __all__ = ["eight_bit", "flatten_alpha", "look_up", "picture_from_array", "scale_levels", "unit_to_eight_bit"]
 
-# NumPy wants eight bytes a pixel to index with. So many of them stay in the cache.
+# NumPy needs an index of eight bytes for each pixel. The indices of a block of this many pixels fit in the cache.
 _BLOCK = 2**17
 _ACCEPTED = "Pass bool, uint8, uint16 over its full range, or floats from 0 to 1"
 
 
 def picture_from_array(array: NDArray[np.generic], limits: ReadLimits) -> NDArray[np.uint8]:
-    """Return `array`, `[H, W]` or `[H, W, 1|3|4]`, as a new picture: `[H, W]` or `[H, W, 3]` uint8.
+    """Convert `array`, `[H, W]` or `[H, W, 1|3|4]`, to a new picture: `[H, W]` or `[H, W, 3]` uint8.
 
     Raises:
-        ImageError: the shape, the type or the values are not those of an image.
+        ImageError: the shape, the type or the values are not valid for an image.
         ImageLimitError: the picture is larger than `limits`.
     """
     array = np.asarray(array)
@@ -42,7 +42,7 @@ def eight_bit(array: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Return `array`, of any shape, with its values scaled to 0..255.
 
     Raises:
-        ImageError: the type is not one of those accepted, or a float is not a number or not in [0, 1].
+        ImageError: the type is not supported, or a float is NaN or outside [0, 1].
     """
     kind, size = array.dtype.kind, array.dtype.itemsize
     if kind == "b":
@@ -57,14 +57,14 @@ def eight_bit(array: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 
 def scale_levels(array: NDArray[np.integer], white: int) -> NDArray[np.uint8]:
-    """Scale whole numbers from 0 to `white` (up to 65535) to 0..255; to the nearest level, greater ones are white."""
+    """Scale integers from 0 to `white` (at most 65535) to 0..255, rounded to the nearest; greater ones become 255."""
     levels = np.arange(white + 1, dtype=np.int64)
     table = ((levels * 255 * 2 + white) // (2 * white)).astype(np.uint8)
     return look_up(table, array)
 
 
 def look_up(table: NDArray[np.uint8], array: NDArray[np.integer], first: int = 0) -> NDArray[np.uint8]:
-    """Return `table[array - first]`; values beyond an end of the table take its entry."""
+    """Return `table[array - first]`; a value outside the table takes its first or last entry."""
     values = np.ascontiguousarray(array).reshape(-1)
     found = np.empty(values.shape, np.uint8)
     for start in range(0, values.size, _BLOCK):
@@ -75,10 +75,10 @@ def look_up(table: NDArray[np.uint8], array: NDArray[np.integer], first: int = 0
 
 
 def unit_to_eight_bit(array: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Scale floats from 0 to 1 to 0..255; nearest level.
+    """Scale floats from 0 to 1 to 0..255, rounded to the nearest.
 
     Raises:
-        ImageError: a value is not a number, infinite, or not in [0, 1].
+        ImageError: a value is NaN, infinite, or outside [0, 1].
     """
     values = array.astype(np.float64, copy=False)
     with np.errstate(invalid="ignore"):
@@ -88,14 +88,14 @@ def unit_to_eight_bit(array: NDArray[np.generic]) -> NDArray[np.uint8]:
     if low < 0 or high > 1:
         raise ImageError(
             "the image holds floats outside 0 to 1",
-            why="without a known range it cannot be told what black and white are",
+            why="the values of black and white are not known",
             fix=_ACCEPTED,
         )
     return np.rint(values * 255).astype(np.uint8)
 
 
 def flatten_alpha(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Lay a picture on black: `[H, W, C + 1]`, whose last channel is opacity, becomes `[H, W, C]`."""
+    """Blend a picture with black: `[H, W, C + 1]`, whose last channel is opacity, becomes `[H, W, C]`."""
     colour, alpha = pixels[:, :, :-1].astype(np.uint16), pixels[:, :, -1:].astype(np.uint16)
     return ((colour * alpha + np.uint16(127)) // np.uint16(255)).astype(np.uint8)
 
@@ -105,7 +105,7 @@ def _check_shape(shape: tuple[int, ...]) -> None:
         return
     hint = "Pass [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
     if len(shape) == 3 and shape[0] in (1, 3, 4):
-        hint = f"The channels come last: pass array.transpose(1, 2, 0), which is {(shape[1], shape[2], shape[0])}"
+        hint = f"Put the channels last: array.transpose(1, 2, 0) has the shape {(shape[1], shape[2], shape[0])}"
     elif len(shape) == 4:
         hint = "Pass one image at a time"
     raise ImageError(f"an array of shape {shape} is not an image", fix=hint)

@@ -1,8 +1,8 @@
-"""The headers of compressed frames, read before a decoder sees them.
+"""Reads and checks the headers of compressed frames before a decoder gets them.
 
-A decoder allocates what a codestream asks for, not what the DICOM attributes promise, and some native decoders end the
-process or never come back when a header is damaged. So the size is read here first, and such decoders are given a
-codestream that holds nothing but what was checked.
+A decoder allocates memory for the size in the codestream, not for the size in the DICOM attributes. Some native
+decoders crash the process or loop for ever on a damaged header. So this module reads the size first, and rebuilds the
+codestream for such decoders from checked parts only.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _JP2 = b"\x00\x00\x00\x0cjP  "
 _SOI = b"\xff\xd8"
 _CAP, _COD, _COC, _SOT, _SOD, _EOC = 0x50, 0x52, 0x53, 0x90, 0x93, b"\xff\xd9"
 _QCD = 0x5C
-# Other quantization, regions of interest, other orders, packed packet headers.
+# Other quantization, regions of interest, other progression orders, packed packet headers.
 _ODD = frozenset({_COC, 0x5D, 0x5E, 0x5F, 0x60, 0x61})
-# A JP2 file may stand in the place of a codestream, which then begins a little later.
+# Some files hold a JP2 file instead of a codestream; its codestream begins after these bytes at the latest.
 _MAX_BOXES = 65536
-# More of them would only take time.
+# A file with more tile-parts would only take time.
 _MAX_TILE_PARTS = 2**16
 _DHT, _SOS, _DRI, _LOSSLESS, _JPEG_LS = 0xC4, 0xDA, 0xDD, 0xC3, 0xF7
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
@@ -71,7 +71,7 @@ class FrameSize(NamedTuple):
 
 
 class Wavelet(NamedTuple):
-    """Bits of a sample, whether it has a sign, how often the wavelet halves the picture, and whether it is lossless."""
+    """Bits of a sample, whether samples are signed, number of levels, and whether the wavelet is lossless."""
 
     bits: int
     signed: bool
@@ -86,7 +86,7 @@ class _Segment(NamedTuple):
 
 
 def codec_of(data: bytes) -> Codec | None:
-    """Tell from the header of a frame how it is compressed; None if nothing known begins so."""
+    """Find the codec of a frame from its header; None if the header is not known."""
     if data.startswith(_SOI):
         header = _frame_header(data)
         if header is None:
@@ -111,7 +111,7 @@ def _frame_header(data: bytes) -> _Segment | None:
 
 
 def _is_rle(data: bytes) -> bool:
-    """Tell whether `data` begin with the header of an RLE frame (PS3.5 G.5)."""
+    """Return whether `data` begin with the header of an RLE frame (PS3.5 G.5)."""
     if len(data) < _RLE_HEADER:
         return False
     count, *offsets = struct.unpack_from("<16I", data)
@@ -125,7 +125,7 @@ def _is_rle(data: bytes) -> bool:
 
 
 def jpeg_size(data: bytes) -> FrameSize | None:
-    """Read the frame header of a JPEG (any process) or JPEG-LS codestream; None if there is none."""
+    """Read the frame header of a JPEG (any process) or JPEG-LS codestream; None if it has none."""
     header = _frame_header(data)
     if header is None:
         return None
@@ -134,7 +134,7 @@ def jpeg_size(data: bytes) -> FrameSize | None:
 
 
 def jpeg2000_size(data: bytes) -> FrameSize | None:
-    """Read the SIZ segment of a bare JPEG 2000 or HTJ2K codestream; None if there is none."""
+    """Read the SIZ segment of a bare JPEG 2000 or HTJ2K codestream; None if it has none."""
     if not data.startswith(_SOC_SIZ) or len(data) < 43:
         return None
     columns, rows, left, top = struct.unpack_from(">4I", data, 8)
@@ -143,9 +143,9 @@ def jpeg2000_size(data: bytes) -> FrameSize | None:
 
 
 def jpeg2000_wavelet(data: bytes) -> Wavelet | None:
-    """Read how a bare codestream of one component halves the picture.
+    """Read the wavelet of a bare codestream with one component.
 
-    None unless it is one tile from the origin, as its headers say up to its end.
+    Return None unless the codestream is one tile at the origin, with consistent headers up to its end.
     """
     size = jpeg2000_size(data)
     if size is None or size.samples != 1 or any(data[16:24]) or any(data[32:40]) or data[43:45] != b"\x01\x01":
@@ -167,9 +167,9 @@ def jpeg2000_wavelet(data: bytes) -> Wavelet | None:
 
 
 def jpeg2000_coding(data: bytes) -> tuple[bytes, Coding] | None:
-    """Return the content of the tile-parts of a codestream that `jpeg2000_wavelet` knows, and how it is coded.
+    """Return the content of the tile-parts of a codestream that `jpeg2000_wavelet` accepts, and its coding parameters.
 
-    None if its headers hold what changes the order or the meaning of packets.
+    Return None if a header changes the order or the meaning of packets.
     """
     size, found, body, start = jpeg2000_size(data), {}, [], 0
     for marker, payload, end in _segments(data):
@@ -194,15 +194,15 @@ def jpeg2000_coding(data: bytes) -> tuple[bytes, Coding] | None:
 
 
 def with_headroom(data: bytes, bits: int) -> bytes:
-    """Have a bare codestream of one component and the reversible wavelet decoded as if a sample had so many bits more.
+    """Declare `bits` more bits a sample in a bare codestream with one component and the reversible wavelet.
 
-    That changes nothing but the bounds that a decoder cuts values off at, and the level that it adds to them.
+    This changes only the range to which a decoder clips values, and the offset that it adds to them.
     """
     return data[:42] + bytes([data[42] + bits]) + data[43:]
 
 
 def _tile_is_plain(data: bytes, start: int) -> bool:
-    """Tell whether parts of the tile without coding styles of their own follow each other up to the end of `data`."""
+    """Return whether tile-parts without coding styles of their own follow each other up to the end of `data`."""
     end = data.rfind(_EOC)
     if end < len(data) - 3:
         return False
@@ -222,20 +222,20 @@ def _tile_is_plain(data: bytes, start: int) -> bool:
 
 
 def bare_jpeg2000(data: bytes) -> bytes | None:
-    """Take the codestream out of a JP2 file, which some writers embed; None if there is none.
+    """Extract the codestream from a JP2 file, which some writers embed; None if none is found.
 
-    OpenJPEG can loop for ever over the boxes of a damaged JP2 file. The standard allows none here.
+    The standard does not allow JP2 files here, and OpenJPEG can loop for ever over the boxes of a damaged one.
     """
     start = data.find(_SOC_SIZ, 0, _MAX_BOXES)
     return None if start < 0 else data[start:]
 
 
 def plain_lossless_jpeg(data: bytes, bits_allocated: int) -> bytes | None:
-    """Rebuild a lossless JPEG codestream from its checked tables, frame and scan; None if they are not in order.
+    """Rebuild a lossless JPEG codestream from its checked tables, frame and scan; None if they are not valid.
 
-    `bits_allocated` is the size of the samples that a decoder is told to write, which those of the frame must fill.
+    `bits_allocated` is the size of the decoder's output samples; the samples of the frame must need all its bytes.
 
-    GDCM ends the process when tables or samples are not as promised, and for some application segments.
+    GDCM crashes the process if tables or samples do not match their headers, and for some application segments.
     """
     parts = [_SOI]
     tables: set[int] = set()
@@ -259,9 +259,9 @@ def plain_lossless_jpeg(data: bytes, bits_allocated: int) -> bytes | None:
 
 
 def _segments(data: bytes, position: int = 2) -> Iterator[_Segment]:
-    """Yield the segments up to the first scan or tile, as long as one follows the other without a gap.
+    """Yield consecutive segments from `position` up to the first scan or tile.
 
-    By default those after the marker that begins a codestream of JPEG or JPEG 2000.
+    The default position is after the first marker of a JPEG or JPEG 2000 codestream.
     """
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
@@ -287,7 +287,7 @@ def _with_header(marker: int, payload: bytes) -> bytes:
 
 
 def _huffman_tables(payload: bytes) -> set[int]:
-    """Return the numbers of the tables in a DHT segment; none if one of them is not in order."""
+    """Return the numbers of the tables in a DHT segment; an empty set if one of them is not valid."""
     numbers: set[int] = set()
     while payload:
         counts, number = payload[1:17], payload[0]
@@ -305,7 +305,7 @@ def _huffman_tables(payload: bytes) -> set[int]:
 
 
 def _lossless_components(payload: bytes, bits_allocated: int) -> set[int]:
-    """Return the components of a frame; none if their samples do not fill the allocated bits or are subsampled."""
+    """Return the components of a frame; an empty set if the sample size does not fit or samples are subsampled."""
     if len(payload) < 6 or len(payload) != 6 + 3 * payload[5]:
         return set()
     precision = payload[0]
@@ -316,7 +316,7 @@ def _lossless_components(payload: bytes, bits_allocated: int) -> set[int]:
 
 
 def _scan_fits(payload: bytes, components: set[int], tables: set[int]) -> bool:
-    """Tell whether a scan uses the components and tables that there are, and a predictor that exists."""
+    """Return whether a scan uses defined components and tables, and a valid predictor."""
     count = payload[0] if payload else 0
     if not 1 <= count <= len(components) or len(payload) != 4 + 2 * count:
         return False

@@ -1,7 +1,7 @@
-"""PNG, JPEG and TIFF files without what is no part of the picture: texts, colour profiles, comments, thumbnails.
+"""Removes optional parts from PNG, JPEG and TIFF files: texts, colour profiles, comments, thumbnails.
 
-Pillow refuses a file over an optional part that is damaged, or that is longer than it allows. So it is given the parts
-that make the picture, which it checks as before.
+Pillow refuses a file if an optional part is damaged, or is longer than Pillow allows. With these parts removed, Pillow
+reads the picture, and still checks every part that the picture needs.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["picture_parts", "png_chunks"]
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-# By which a chunk is known that may be left out.
+# This bit in the first letter of a chunk's name marks an optional chunk.
 _ANCILLARY: Final = 0x20
 _ANIMATION: Final = frozenset({b"acTL", b"fcTL", b"fdAT"})
-# Texts that may say how the picture is turned.
+# Text chunks that can hold the orientation of the picture.
 _ORIENTATION_TEXTS: Final = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 _MAX_TEXT: Final = 2**20
-# More of them than any encoder writes would only take time.
+# No encoder writes more parts; a file with more would only take time.
 _MAX_PARTS: Final = 2**16
 _BAD_CHUNK: Final = "an optional chunk of the PNG file is damaged and is ignored"
 
@@ -36,14 +36,14 @@ _TIFF_TAGS: Final = frozenset(
     | {*range(512, 522), *range(529, 533)}
 )
 _ORIENTATION, _SHORT = 274, 3
-_BAD_ORIENTATION: Final = "the orientation of the TIFF file has no meaning and is ignored"
+_BAD_ORIENTATION: Final = "the orientation of the TIFF file is not valid and is ignored"
 _MAX_FRAMES: Final = 1000
 
 
 def picture_parts(data: bytes) -> tuple[bytes, tuple[str, ...]]:
-    """Return a PNG, JPEG or TIFF file with the parts that its picture is made of, and remarks on it.
+    """Return a PNG, JPEG or TIFF file without its optional parts, and remarks on what was damaged.
 
-    What cannot be made out is left as it is.
+    Parts that cannot be parsed stay unchanged.
     """
     if data.startswith(PNG):
         return _png_parts(data)
@@ -51,7 +51,7 @@ def picture_parts(data: bytes) -> tuple[bytes, tuple[str, ...]]:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the name of each chunk, and where its content begins and ends, up to IEND or the first that is cut off."""
+    """Yield each chunk's name and the start and end of its content, up to IEND or the first truncated chunk."""
     place = len(PNG)
     while place + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, place)
@@ -85,12 +85,12 @@ def _png_parts(data: bytes) -> tuple[bytes, tuple[str, ...]]:
 
 
 def _is_transparency(length: int, colour: bytes) -> bool:
-    """Tell whether the content of a tRNS chunk has the length that goes with a colour type."""
+    """Return whether the content of a tRNS chunk has the right length for a colour type."""
     return {b"\0": length == 2, b"\2": length == 6, b"\3": 1 <= length <= 256}.get(colour, False)
 
 
 def _may_turn(name: bytes, content: bytes, length: int) -> bool:
-    """Tell whether a text chunk may say how the picture is turned, and is no longer than Pillow takes it."""
+    """Return whether a text chunk can hold the orientation, and is short enough for Pillow."""
     if name not in {b"tEXt", b"zTXt", b"iTXt"} or not content.startswith(_ORIENTATION_TEXTS) or length > _MAX_TEXT:
         return False
     text = content.partition(b"\0")[2]
@@ -126,7 +126,7 @@ def _jpeg_parts(data: bytes) -> bytes:
 
 
 def _tiff_parts(data: bytes) -> tuple[bytes, tuple[str, ...]]:
-    """Take the entries of optional tags out of the directories, where they are."""
+    """Remove the entries of optional tags from the directories; all offsets stay the same."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2], "<")
     big = data[2:4] in {b"+\0", b"\0+"}
     number, pointer, entry, first = ("Q", "Q", 20, 8) if big else ("H", "I", 12, 4)
@@ -162,12 +162,12 @@ def _tiff_parts(data: bytes) -> tuple[bytes, tuple[str, ...]]:
 
 
 def _patched(data: bytes, changes: list[tuple[int, bytes]]) -> bytes:
-    """Write other content over parts of a file; in one copy, for a file can be large."""
+    """Overwrite parts of a file. This makes one copy only, since a file can be large."""
     view, kept = memoryview(data), 0
     parts: list[bytes | memoryview] = []
     for place, content in sorted(changes):
         if place < kept:
-            # Directories that overlap: no encoder writes them.
+            # The directories overlap. No encoder writes such a file.
             return data
         parts += [view[kept:place], content]
         kept = place + len(content)

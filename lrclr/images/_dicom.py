@@ -1,12 +1,13 @@
-"""DICOM files through pydicom, which is imported when the first of them comes.
+"""Reads DICOM files with pydicom, which is imported when the first DICOM file is read.
 
-Only the attributes that a picture takes are kept when a file is parsed, so that no patient's data is in memory to
-leak, and a damaged element elsewhere does no harm.
+The parser keeps only the attributes that the picture needs. So patient data is never in memory, and a damaged element
+that the picture does not need is no error.
 """
 
 from __future__ import annotations
 
 import struct
+import traceback
 import zlib
 from dataclasses import replace
 from io import BytesIO
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from lrclr import budget
-from lrclr.errors import ImageError, MissingExtraError
+from lrclr.errors import ImageError, MissingExtraError, first_line
 from lrclr.images._arrays import scale_levels
 from lrclr.images._dicom_attributes import Attributes
-from lrclr.images._dicom_frame import PIXEL_KEYWORDS, FrameLayout, decode_frame, open_frame, with_delimiter
+from lrclr.images._dicom_decode import decode_frame
+from lrclr.images._dicom_frame import open_frame, with_delimiter
+from lrclr.images._dicom_layout import PIXEL_KEYWORDS, FrameLayout
 from lrclr.images._dicom_luts import display_of, palette_of
 from lrclr.images._display import Display, to_grey
 from lrclr.images._guard import attempt
@@ -39,9 +42,9 @@ __all__ = ["decode_dicom", "looks_like_dicom", "reduce_dicom"]
 
 _UNREADABLE = "the DICOM file cannot be read: it is damaged or truncated"
 _UNDECODABLE = (
-    "the pixel data of the DICOM file cannot be decoded: they are damaged, truncated or contradict its attributes"
+    "the pixel data of the DICOM file cannot be decoded: they are damaged or truncated, or contradict its attributes"
 )
-_REPAIR = "Export it anew, uncompressed if need be"
+_REPAIR = "Export the file again, uncompressed if necessary"
 
 _TAGS = [
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
@@ -63,7 +66,7 @@ _VRS = frozenset(
 
 
 def looks_like_dicom(data: bytes) -> bool:
-    """Tell whether `data` is a DICOM file: by its magic, or without a preamble by a plausible first element."""
+    """Return whether `data` is a DICOM file: by its magic bytes, or without a preamble by a plausible first element."""
     if data[_PREAMBLE : _PREAMBLE + 4] == _MAGIC:
         return True
     if len(data) < 8:
@@ -81,21 +84,22 @@ def decode_dicom(data: bytes, frame: int | None, limits: ReadLimits) -> ReducedI
     """Decode one frame of a DICOM file for display in full, as `[H, W]` or `[H, W, 3]`.
 
     Raises:
-        ImageError: there is no image in it, it is damaged, or `frame` is missing or not one of its frames.
-        ImageLimitError: the picture, or what a deflated file inflates to, is larger than `limits`.
-        MissingExtraError: pydicom, or what decodes the transfer syntax, is not installed.
+        ImageError: the file holds no image or is damaged, or `frame` is missing or does not exist.
+        ImageLimitError: the picture, or the inflated data set of a deflated file, is larger than `limits`.
+        MissingExtraError: pydicom, or the decoder of the transfer syntax, is not installed.
     """
     attributes, found = _opened(data, frame, limits)
     return ReducedImage.whole(_decoded(attributes, found), attributes.remarks)
 
 
 def reduce_dicom(data: bytes, frame: int | None, limits: ReadLimits, wanted: Wanted) -> ReducedImage:
-    """As `decode_dicom`, with no more pixels than are wanted.
+    """Decode one frame as `decode_dicom` does, with no more pixels than `wanted` needs.
 
-    Of JPEG 2000 the finest levels are left out, where that can be done. All else is decoded in full.
+    JPEG 2000 is decoded without its finest levels where that is safe. Everything else is decoded in full.
 
     Raises:
-        ImageError, ImageLimitError, MissingExtraError: as `decode_dicom`; and the picture is too narrow for the recipe.
+        ImageError, ImageLimitError, MissingExtraError: as `decode_dicom`; or the picture is too narrow for the
+            preprocessing.
     """
     attributes, found = _opened(data, frame, limits)
     reduced = attempt(lambda: reduced_wavelet(attributes, found, wanted), failure=_UNDECODABLE, fix=_REPAIR)
@@ -105,8 +109,7 @@ def reduce_dicom(data: bytes, frame: int | None, limits: ReadLimits, wanted: Wan
 
 
 def _opened(data: bytes, frame: int | None, limits: ReadLimits) -> tuple[Attributes, Frame]:
-    if not attempt(_pydicom_is_there, failure="pydicom cannot be imported"):
-        raise MissingExtraError("pydicom", "dicom", "reading DICOM")
+    _require_pydicom()
     attributes = attempt(lambda: _parse(data, limits), failure=_UNREADABLE, fix=_REPAIR)
     layout = attempt(lambda: FrameLayout.of(attributes), failure=_UNREADABLE, fix=_REPAIR)
     limits.check_pixels(layout.rows, layout.columns)
@@ -122,12 +125,31 @@ def _decoded(attributes: Attributes, frame: Frame) -> NDArray[np.uint8]:
     return attempt(lambda: _show(attributes, frame.layout, stored), failure=_UNREADABLE, fix=_REPAIR)
 
 
-def _pydicom_is_there() -> bool:
+def _require_pydicom() -> None:
+    """Import pydicom. It imports the decoders that are installed, each of which may fail.
+
+    Raises:
+        MissingExtraError: pydicom is not installed.
+        ImageError: it, or a decoder, fails when it is imported.
+    """
+    # No file's content is in these errors, so their text may be shown.
     try:
         import pydicom.pixels  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] == "pydicom":
+            raise MissingExtraError("pydicom", "dicom", "reading DICOM") from None
+        raise _broken_import(error) from error
+    except Exception as error:
+        raise _broken_import(error) from error
+
+
+def _broken_import(error: Exception) -> ImageError:
+    frames = traceback.extract_tb(error.__traceback__)
+    return ImageError(
+        "pydicom and the decoders that are installed for it cannot be imported",
+        why=f"{type(error).__name__}: {first_line(error)}, in {frames[-1].filename}",
+        fix="Reinstall that package, or uninstall it: lrclr needs it only for some transfer syntaxes.",
+    )
 
 
 def _parse(data: bytes, limits: ReadLimits) -> Attributes:
@@ -135,7 +157,7 @@ def _parse(data: bytes, limits: ReadLimits) -> Attributes:
     dataset = _read(plain)
     if any(keyword in dataset for keyword in PIXEL_KEYWORDS):
         return Attributes(dataset)
-    # pydicom gives up on the whole file where the end of encapsulated pixel data is not marked.
+    # pydicom cannot read a file in which the end of the encapsulated pixel data is not marked.
     ended = with_delimiter(plain)
     if ended is None:
         return Attributes(dataset)
@@ -151,10 +173,10 @@ def _read(data: bytes) -> Any:
 
 
 def _inflated(data: bytes, limits: ReadLimits) -> bytes:
-    """Return `data`, or if its data set is deflated the same file without that.
+    """Return `data` with its data set inflated, if it is deflated.
 
-    pydicom would inflate the whole of it into memory, which a small file can fill a thousandfold. Here it is inflated
-    once to see how long it becomes, and once more when there is memory for that.
+    pydicom would inflate all of it into memory, up to a thousand times the size of the file. This function inflates it
+    once to find the size, and once more after the memory for it is reserved.
     """
     stream = BytesIO(data)
     stream.seek(_PREAMBLE + 4 if data[_PREAMBLE : _PREAMBLE + 4] == _MAGIC else 0)
@@ -165,7 +187,7 @@ def _inflated(data: bytes, limits: ReadLimits) -> bytes:
     for part in _inflated_parts(deflated):
         size += len(part)
         limits.check_bytes(size, "the inflated data set")
-    # pydicom copies the pixel data out of the data set.
+    # pydicom makes a copy of the pixel data.
     budget.files.reserve(len(data) + 2 * size + size // 4)
     whole = BytesIO()
     whole.write(_EXPLICIT_HEADER)
@@ -188,9 +210,9 @@ def _inflated_parts(deflated: memoryview) -> Iterator[bytes]:
 
 
 def _file_meta(stream: BytesIO) -> Any:
-    """Read group 2 as pydicom does, so that both see the same transfer syntax.
+    """Read group 2 as pydicom does, so that both find the same transfer syntax.
 
-    If pydicom cannot make out the first element it starts again in another encoding; here the file is refused instead.
+    If pydicom cannot parse the first element, it tries another encoding. This function refuses the file instead.
     """
     from pydicom.filereader import read_dataset
 
@@ -209,7 +231,7 @@ def _frame_index(count: int, frame: int | None) -> int:
     if frame is None and count > 1:
         raise ImageError(f"the DICOM file has {count} frames", fix=f"Choose one with frame=0 to frame={count - 1}")
     if frame is not None and frame >= count:
-        raise ImageError(f"there is no frame {frame}: the DICOM file has {count}, counted from 0")
+        raise ImageError(f"frame {frame} does not exist: the DICOM file has {count} frame(s), counted from 0")
     return frame or 0
 
 
@@ -233,7 +255,7 @@ def _colours(stored: NDArray[np.generic], white: int) -> NDArray[np.uint8]:
         )
     else:
         colours = np.empty(stored.shape, np.uint8)
-        # Row by row: the steps between hold 72 bytes a pixel.
+        # Row by row, since the intermediate arrays take 72 bytes a pixel.
         for row, values in zip(colours, stored, strict=True):
             row[:] = np.rint(np.clip(values.astype(np.float64) / white, 0, 1) * 255)
     return np.array(colours, dtype=np.uint8, order="C")

@@ -1,6 +1,6 @@
-"""Attributes of a DICOM data set: an optional value without meaning is ignored, with a remark.
+"""Reads attributes of a DICOM data set. An optional value that is not valid is ignored, with a remark.
 
-A remark is a fixed sentence that holds names of attributes and never their values, which may be a patient's data.
+A remark is a fixed sentence. It names attributes and never quotes their values, which can be patient data.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Attributes:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """The remarks in the order in which they were made, each once."""
+        """Remarks in the order in which they were added, each once."""
         return tuple(self._remarks)
 
     def remark(self, sentence: str) -> None:
@@ -38,7 +38,7 @@ class Attributes:
 
     def ignore(self, keyword: str) -> None:
         """Add the remark that an attribute is ignored."""
-        self.remark(f"{keyword} has no meaning and is ignored")
+        self.remark(f"{keyword} is not valid and is ignored")
 
     def value(self, keyword: str) -> Any:
         """Return the value of an attribute; None if it is absent, empty or cannot be converted."""
@@ -51,7 +51,7 @@ class Attributes:
         return None if blank or (hasattr(value, "__len__") and len(value) == 0) else value
 
     def numbers(self, keyword: str) -> tuple[float, ...]:
-        """Return the finite numbers of an attribute; none of them if one has no meaning."""
+        """Return the numbers of an attribute; an empty tuple if one of them is not a finite number."""
         value = self.value(keyword)
         if value is None:
             return ()
@@ -66,14 +66,14 @@ class Attributes:
         return numbers
 
     def number(self, keyword: str) -> float | None:
-        """Return the number of an attribute that holds one; None if it is absent, or is ignored."""
+        """Return the number of an attribute that holds exactly one; None if it is absent or ignored."""
         numbers = self.numbers(keyword)
         if len(numbers) > 1:
             self.ignore(keyword)
         return numbers[0] if len(numbers) == 1 else None
 
     def integer(self, keyword: str, least: int, most: int) -> int | None:
-        """Return a whole number from `least` to `most`; None if it is absent, or is ignored."""
+        """Return an integer from `least` to `most`; None if it is absent or ignored."""
         number = self.number(keyword)
         if number is None:
             return None
@@ -83,7 +83,7 @@ class Attributes:
         return int(number)
 
     def term(self, keyword: str, terms: Collection[str]) -> str | None:
-        """Return one of `terms`, whatever its case; None if the attribute is absent, or is ignored."""
+        """Return one of `terms` in upper case; None if the attribute is absent or ignored."""
         value = self.value(keyword)
         if value is None:
             return None
@@ -94,7 +94,7 @@ class Attributes:
         return term
 
     def item(self, keyword: str) -> Any:
-        """Return the first item of a sequence; None if it is absent, or is ignored."""
+        """Return the first item of a sequence; None if it is absent or ignored."""
         from pydicom.sequence import Sequence
 
         value = self.value(keyword)
@@ -106,21 +106,21 @@ class Attributes:
         return value[0]
 
     def lacks(self, keyword: str) -> bool:
-        """Tell whether an attribute is absent or empty."""
+        """Return whether an attribute is absent or empty."""
         from pydicom.datadict import tag_for_keyword
 
         element = self.dataset.get_item(tag_for_keyword(keyword))
         return element is None or element.value is None or str(element.value).strip(" \0") in {"", "b''", "[]"}
 
     def required(self, keyword: str, most: int = 2**32) -> int:
-        """Return the whole number of an attribute that no picture can do without.
+        """Return the integer of an attribute that every picture needs.
 
         Raises:
-            ImageError: it is not one whole number from 0 to `most`.
+            ImageError: the value is not one integer from 0 to `most`.
         """
         number = self.integer(keyword, 0, most)
         if number is None:
             raise ImageError(
-                "the DICOM file does not say how its pixels are stored", why=f"the value of {keyword} has no meaning"
+                "the DICOM file does not say how its pixels are stored", why=f"the value of {keyword} is not valid"
             )
         return number

@@ -1,4 +1,4 @@
-"""The lookup tables and windows of a DICOM data set."""
+"""Reads the lookup tables and windows of a DICOM data set."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.images._dicom_attributes import Attributes
-    from lrclr.images._dicom_frame import FrameLayout
+    from lrclr.images._dicom_layout import FrameLayout
 
 __all__ = ["display_of", "palette_of"]
 
 _FUNCTIONS = frozenset({"LINEAR", "LINEAR_EXACT", "SIGMOID"})
 _SHAPES = frozenset({"IDENTITY", "INVERSE"})
-# Beyond it sums and products could become infinite.
+# Above this limit, sums and products could become infinite.
 _GREATEST = 1e300
 
 
 def display_of(attributes: Attributes, layout: FrameLayout) -> Display:
-    """Read how the grey values of a data set are to be shown. What has no meaning is ignored, with a remark.
+    """Read how to display the grey values of a data set. An optional value that is not valid is ignored, with a remark.
 
-    Either MONOCHROME1 or a presentation LUT shape of INVERSE inverts. Both together invert once: for radiographs the
-    standard asks for both, and they say the same.
+    MONOCHROME1 or a presentation LUT shape of INVERSE inverts the picture. Both together invert it once: the standard
+    requires both for an inverted radiograph, and they mean the same.
     """
     shape = attributes.term("PresentationLUTShape", _SHAPES)
     return Display(
@@ -54,7 +54,8 @@ def palette_of(dataset: Any, layout: FrameLayout) -> list[Lut]:
         if f"{name}Data" not in dataset or f"{name}Descriptor" not in dataset:
             raise ImageError("the DICOM file lacks the palette that its colours need")
         tables.append(_lut(dataset, f"{name}Descriptor", f"{name}Data", layout, little=_is_little(dataset)))
-    # One white for all three, or the colours would change. PS3.3 C.7.6.3.1.5 knows entries of 8 and of 16 bits.
+    # All three tables share one white; otherwise the colours would change. PS3.3 C.7.6.3.1.5 defines entries of 8 and
+    # of 16 bits.
     greatest, bits = max(int(entries.max()) for _, entries, _ in tables), tables[0][2]
     white = 2**bits - 1
     if not 8 <= bits <= 16 or (bits > 8) != (greatest > 255):
@@ -93,7 +94,7 @@ def _voi(attributes: Attributes, layout: FrameLayout) -> Window | Lut | None:
         return None
     if len(centers) != len(widths):
         attributes.remark("WindowCenter and WindowWidth differ in the number of their values, and the first are used")
-    # Scanners do write windows without meaning, mostly of width 0. Viewers pass over them and show the range.
+    # Some scanners write windows that are not valid, mostly of width 0. Viewers ignore them and show the whole range.
     if widths[0] <= 0 or not abs(centers[0]) + widths[0] < _GREATEST:
         attributes.ignore("WindowWidth" if widths[0] <= 0 else "WindowCenter")
         return None
@@ -113,7 +114,7 @@ def _padding(attributes: Attributes, layout: FrameLayout) -> tuple[float, float]
 
 
 def _as_stored(value: float, layout: FrameLayout) -> float:
-    """Read a value in the signedness of the pixels: in explicit VR it may be written in the other."""
+    """Convert a value to the signedness of the pixels: in explicit VR, a writer may use the other one."""
     span = float(2**layout.bits_allocated)
     if layout.signed and value >= span / 2:
         return value - span
@@ -123,24 +124,24 @@ def _as_stored(value: float, layout: FrameLayout) -> float:
 
 
 def _white(attributes: Attributes, entries: NDArray[np.uint16], bits: int) -> int:
-    """Return the entry of a VOI LUT that is shown white.
+    """Return the entry of a VOI LUT that is shown as white.
 
-    It is the greatest one that the declared bits can hold, if the entries need so many bits. Where they need fewer or
-    more, as in files of Agfa's, the declared bits are not those of the table, and it is the greatest entry. Viewers
-    look at the entries, too: Cornerstone (``getVOILut``) takes the bits that the greatest entry needs, and Horos
+    This is the greatest value of the declared bits, if the entries need exactly that many bits. If they need fewer or
+    more, as in some files from Agfa, the declared bits are wrong, and white is the greatest entry. Viewers also look at
+    the entries: Cornerstone (``getVOILut``) uses the bits that the greatest entry needs, and Horos
     (``VOILookupTable``) shows the range from the least to the greatest entry.
     """
     greatest = int(entries.max())
     if greatest.bit_length() == bits:
         return int(2**bits - 1)
-    attributes.remark("LUTDescriptor of VOILUTSequence has not the bits of its LUTData, whose greatest entry is white")
+    attributes.remark("the bits in LUTDescriptor of VOILUTSequence do not match LUTData; the greatest entry is white")
     return greatest
 
 
 def _sequence_lut(
     attributes: Attributes, keyword: str, layout: FrameLayout
 ) -> tuple[int, NDArray[np.uint16], int] | None:
-    """Read the table in the first item of a sequence; None if there is none, or it has no meaning."""
+    """Read the table in the first item of a sequence; None if it is absent or not valid."""
     item = attributes.item(keyword)
     if item is None:
         return None
@@ -150,7 +151,7 @@ def _sequence_lut(
         attributes.ignore(keyword)
         return None
     if table[1].min() == table[1].max():
-        # It would wipe out the picture.
+        # Such a table would make the whole picture one grey level.
         attributes.ignore(keyword)
         return None
     return table
@@ -163,14 +164,14 @@ def _is_little(dataset: Any) -> bool:
 def _lut(
     holder: Any, descriptor: str, data: str, layout: FrameLayout, *, little: bool
 ) -> tuple[int, NDArray[np.uint16], int]:
-    """Read a lookup table, whose entries may be words, words as bytes, or bytes.
+    """Read a lookup table. Its entries may be words, words written as bytes, or bytes.
 
     Returns:
-        The first value that is mapped, the entries, and the bits that an entry is declared to have.
+        The first mapped value, the entries, and the declared bits of an entry.
 
     Raises:
-        ImageError: there are fewer entries than the descriptor says.
-        Exception: nearly any other, if the descriptor or the data are not what they should be.
+        ImageError: the table has fewer entries than its descriptor says.
+        Exception: nearly any other, if the descriptor or the data are not valid.
     """
     count, first, bits = (int(number) for number in holder[descriptor].value)
     count = count & 0xFFFF or 2**16
@@ -184,7 +185,7 @@ def _lut(
     if len(raw) >= 2 * count:
         entries = np.frombuffer(raw, dtype=f"{order}u2", count=count)
     elif len(raw) - len(raw) % 2 == count or (bits <= 8 and len(raw) >= count):
-        # Two of them to a word, whatever the descriptor says.
+        # Two entries in each word, whatever the descriptor says.
         entries = np.frombuffer(raw, dtype=np.uint8, count=count)
     else:
         raise ImageError("a lookup table of the DICOM file is damaged", why=f"it is shorter than its {count} entries")

@@ -1,9 +1,9 @@
-"""The grey-scale pipeline of DICOM (PS3.3 C.11): stored values become display values.
+"""The grey-scale pipeline of DICOM (PS3.3 C.11): from stored values to display values.
 
-pydicom has functions for these steps. They are not used, for on files that do occur they are wrong or fail: an 8-bit
-VOI LUT of more than 256 entries wraps round, a LUT that starts below zero overflows on unsigned pixels, and a window
-after a negative slope comes out inverted. The tests hold the two equal elsewhere. Each step maps a value without
-regard to its neighbours, so it is computed once for each grey level, not for each pixel.
+pydicom has functions for these steps, but they are wrong or fail on files that exist in practice: an 8-bit VOI LUT of
+more than 256 entries wraps around, a LUT that starts below zero overflows on unsigned pixels, and a window after a
+negative slope is inverted. In all other cases, tests check that both give the same result. Each step maps a value
+independently of its neighbours, so it is computed once for each grey level and not for each pixel.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _MAX_LEVELS = 2**20
 
 @dataclass(frozen=True)
 class Lut:
-    """A lookup table: `entries[0]` is for values up to `first`; entries of `white` and above are shown white."""
+    """A lookup table: `entries[0]` is for values up to `first`; entries from `white` up are shown as white."""
 
     first: int
     entries: NDArray[np.uint16]
     white: int
 
     def __call__(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Look up `values`, rounded; those beyond an end take its entry."""
+        """Look up rounded `values`; a value outside the table takes its first or last entry."""
         index = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1)
         entries: NDArray[np.float64] = self.entries[index.astype(np.intp)].astype(np.float64)
         return entries
 
     def shares(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Look up `values` as shares of white, from 0 to 1."""
+        """Look up `values` as fractions of white, from 0 to 1."""
         shares: NDArray[np.float64] = np.minimum(self(values) / self.white, 1.0)
         return shares
 
@@ -54,7 +54,7 @@ class Rescale:
     intercept: float
 
     def __call__(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rescale `values`; what is too large becomes infinite."""
+        """Rescale `values`; a result that is too large becomes infinite."""
         with np.errstate(over="ignore"):
             return values * self.slope + self.intercept
 
@@ -73,8 +73,8 @@ class Window:
             exponent = np.clip(-4 * (values - self.center) / self.width, -700, 700)
             return 1 / (1 + np.exp(exponent))
         center, width = self.center, self.width
-        # The standard wants a LINEAR width of 1 or more. Less is written for rescaled units, and can only be meant
-        # exactly.
+        # The standard requires a LINEAR width of at least 1. Smaller widths occur with rescaled units; such a window
+        # is applied as LINEAR_EXACT.
         if self.function == "LINEAR" and width >= 1:
             center, width = center - 0.5, width - 1
         if width == 0:
@@ -84,13 +84,13 @@ class Window:
 
 @dataclass(frozen=True)
 class Display:
-    """How stored values are shown.
+    """How stored values are displayed.
 
     Args:
-        modality: from stored values to those that `voi` is about.
-        voi: what part of those is shown; None for the range of the values that are present.
-        padding: the least and the greatest stored value that stand for "no picture here"; they become black.
-        inverted: whether the least value is shown white.
+        modality: transformation from stored values to the input of `voi`.
+        voi: window or table of the values to display; None for the range of the values in the picture.
+        padding: least and greatest stored value of padding, which becomes black.
+        inverted: whether the least value is white.
     """
 
     modality: Rescale | Lut | None = None
@@ -100,7 +100,7 @@ class Display:
 
 
 def to_grey(stored: NDArray[np.generic], display: Display) -> NDArray[np.uint8]:
-    """Show `stored`, `[H, W]` of integers or finite floats, as `[H, W]` uint8."""
+    """Convert `stored`, `[H, W]` of integers or finite floats, to display values, `[H, W]` uint8."""
     low, high = stored.min(), stored.max()
     if stored.dtype.kind == "f" or int(high) - int(low) >= _MAX_LEVELS:
         return _to_grey_by_rows(stored, display)
@@ -110,7 +110,7 @@ def to_grey(stored: NDArray[np.generic], display: Display) -> NDArray[np.uint8]:
     present = np.zeros(count, dtype=np.bool_)
     if display.voi is None:
         if display.padding is None and not isinstance(display.modality, Lut):
-            # A rescale keeps the order, or turns it round: the ends are the ends of the range.
+            # A rescale keeps or reverses the order, so the extremes stay the extremes.
             present[[0, -1]] = True
         else:
             for start in range(0, len(stored), _ROWS):
@@ -119,7 +119,7 @@ def to_grey(stored: NDArray[np.generic], display: Display) -> NDArray[np.uint8]:
 
 
 def _to_grey_by_rows(stored: NDArray[np.generic], display: Display) -> NDArray[np.uint8]:
-    """As `to_grey`, pixel by pixel. A few rows at once: the steps between hold 40 bytes a pixel."""
+    """As `to_grey`, for each pixel, and a few rows at a time: the intermediate arrays take 40 bytes a pixel."""
     rows = max(1, _BLOCK // stored.shape[1])
     parts = [slice(start, start + rows) for start in range(0, len(stored), rows)]
     span = None
@@ -136,11 +136,14 @@ def _to_grey_by_rows(stored: NDArray[np.generic], display: Display) -> NDArray[n
 def shades_of(
     values: NDArray[np.float64], present: NDArray[np.bool_], display: Display, span: tuple[float, float] | None = None
 ) -> NDArray[np.uint8]:
-    """Shade `values`; without a VOI, `span` is the range, or else that of those that are `present` and no padding."""
+    """Convert `values` to grey levels.
+
+    Without a VOI, `span` is the range to display; its default is the range of the `present` values without padding.
+    """
     shown, picture = _modality_values(values, display)
     padded = ~picture
     if not np.isfinite(shown).all():
-        raise ImageError("the rescaled values of the DICOM file are too large to be shown")
+        raise ImageError("the rescaled values of the DICOM file are too large to display")
     if display.voi is None:
         shares = _stretch(shown, span or _span(shown, present & picture))
     else:
@@ -153,7 +156,7 @@ def shades_of(
 
 
 def _modality_values(values: NDArray[np.float64], display: Display) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return stored values after the modality step, and which of them are no padding."""
+    """Return stored values after the modality step, and a mask of the values that are not padding."""
     picture = np.ones(values.shape, dtype=np.bool_)
     if display.padding is not None:
         picture = (values < display.padding[0]) | (values > display.padding[1])
@@ -171,6 +174,6 @@ def _stretch(values: NDArray[np.float64], span: tuple[float, float]) -> NDArray[
     low, high = span
     if not low < high:
         return np.zeros_like(values)
-    # Halves, for the difference of two floats may be too large for one.
+    # Halves, since the difference of two large floats can overflow.
     stretched: NDArray[np.float64] = np.clip((values / 2 - low / 2) / (high / 2 - low / 2), 0.0, 1.0)
     return stretched

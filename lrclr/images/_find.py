@@ -1,4 +1,4 @@
-"""Which files of a folder are images. The only scan of folders; every command that takes a folder calls it."""
+"""Finds the images in folders. Every command that takes a folder uses this scan."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FoundImages:
 
     Attributes:
         files: the images.
-        passed_over: what else the folders hold: a count for each kind, with the keys of `PASSED_OVER`.
+        passed_over: number of other entries in the folders by kind, with the keys of `PASSED_OVER`.
     """
 
     files: list[Path]
@@ -47,20 +47,20 @@ class FoundImages:
 
 
 def find_images(paths: Iterable[Path]) -> FoundImages:
-    """List files as they are given, and folders as the images below them, sorted.
+    """List the given files in their order, and the images below each given folder in sorted order.
 
-    A file that is given by its name is always an image. Of a folder, these files are:
+    A file that the caller names is always an image. In a folder, images are:
 
-    - PNG, JPEG, TIFF and DICOM files, known by their content, whatever their names. DICOM objects without pixel data
-      (structured reports, presentation states, DICOMDIR) are not.
-    - files that are named as such images are (.png, .jpg, .jpeg, .tif, .tiff, .dcm, .dicom, .ima), whatever they hold:
-      a damaged one fails to be read, which is told, and is not passed over.
+    - PNG, JPEG, TIFF and DICOM files, found by their content, with any name. DICOM objects without pixel data
+      (structured reports, presentation states, DICOMDIR) are not images.
+    - files with the suffix of an image (.png, .jpg, .jpeg, .tif, .tiff, .dcm, .dicom, .ima), with any content: so a
+      damaged image gives an error when it is read, and is not skipped.
 
-    Hidden files and folders, archives and heat maps that `lrclr predict` wrote are passed over. Links are followed. A
-    file that is reached twice counts once, under its own name if that is below the folder.
+    Hidden files and folders, archives, and heat maps of `lrclr predict` are skipped and counted. Links are followed. A
+    file that is found twice counts once; its own name below the folder is preferred to the name of a link.
 
     Raises:
-        UsageError: a path does not exist, or a folder holds no image.
+        UsageError: a path does not exist, or a folder contains no image.
         LrclrError: a folder cannot be read.
     """
     given = list(paths)
@@ -68,7 +68,7 @@ def find_images(paths: Iterable[Path]) -> FoundImages:
     found: list[Path] = []
     for path in given:
         if not path.exists() and not path.is_symlink():
-            raise UsageError(f"there is no file or folder {path}")
+            raise UsageError(f"{path} does not exist")
         if not path.is_dir():
             found.append(path)
             continue
@@ -76,22 +76,22 @@ def find_images(paths: Iterable[Path]) -> FoundImages:
         inside = sorted(Path(file) for file in scan.images_below(os.fspath(path)))
         passed = scan.passed_over - before
         if not inside and not passed["repeated"]:
-            raise UsageError(f"there is no image in {path}", why=describe_passed_over(passed) or "it is empty")
+            raise UsageError(f"{path} contains no image", why=describe_passed_over(passed) or "the folder is empty")
         found += inside
     return FoundImages(found, scan.passed_over)
 
 
 def describe_passed_over(passed_over: Mapping[str, int]) -> str:
-    """One line for people: each kind and its count; "" if nothing was passed over."""
+    """Describe in one line how many entries of each kind were skipped; "" if none were."""
     kinds = [f"{passed_over[kind]} × {words}" for kind, words in PASSED_OVER.items() if passed_over.get(kind)]
     return f"passed over: {'; '.join(kinds)}" if kinds else ""
 
 
 def entries_of(folder: str) -> list[os.DirEntry[str]]:
-    """What a folder holds.
+    """List the entries of a folder.
 
     Raises:
-        LrclrError: it cannot be read. If it were left out, its images would be missing without a word.
+        LrclrError: the folder cannot be read. Skipping it would lose its images without an error.
     """
     try:
         with os.scandir(folder) as entries:
@@ -105,8 +105,8 @@ class FolderScan:
     """Lists the images below folders, each once; see `find_images`.
 
     Attributes:
-        given: real paths of files that the caller has already.
-        passed_over: count of everything else, by kind.
+        given: real paths of files that the caller has listed already.
+        passed_over: number of skipped entries by kind.
     """
 
     given: frozenset[str] = frozenset()
@@ -115,7 +115,7 @@ class FolderScan:
     _linked: set[str] = field(default_factory=set)
 
     def images_below(self, root: str) -> Iterator[str]:
-        """Paths of the images, each beginning with `root`.
+        """Yield the paths of the images; each path begins with `root`.
 
         Raises:
             LrclrError: a folder cannot be read.
@@ -123,7 +123,8 @@ class FolderScan:
         links: list[str] = []
         file_links: list[str] = []
         yield from self._walk(root, links)
-        # Links come last, so that a file has its own name where it is below the folder, and folders before files.
+        # Links come last, so that a file below the folder is listed under its own name. Links to folders come before
+        # links to files.
         while links:
             batch = sorted(links)
             links.clear()
@@ -131,7 +132,7 @@ class FolderScan:
                 mode = self._mode(link)
                 if mode is None:
                     if _is_named_as_image(link):
-                        # An image whose content is missing: reading it fails, and says so.
+                        # Reading it later gives an error that says what is missing.
                         yield link
                     else:
                         self.passed_over["broken_link"] += 1
@@ -149,7 +150,7 @@ class FolderScan:
                 yield from self._judged(link)
 
     def _walk(self, root: str, links: list[str]) -> Iterator[str]:
-        """Images below a folder. Links are appended to `links`, and not followed."""
+        """Yield the images below a folder. Links are not followed here, but appended to `links`."""
         pending = [root]
         while pending:
             folder = pending.pop()
@@ -173,7 +174,7 @@ class FolderScan:
                     yield from self._judged(entry.path)
 
     def _judged(self, path: str) -> Iterator[str]:
-        """The path if it is an image; else it is counted."""
+        """Yield the path if it is an image, else count it."""
         kind = "heatmap" if path.endswith((HEATMAP_SUFFIX, DICOM_HEATMAP_SUFFIX)) else _kind_of_file(path)
         if kind == IMAGE:
             yield path
@@ -189,7 +190,7 @@ class FolderScan:
             raise _unreadable(link, error) from error
 
     def _is_known(self, real: str) -> bool:
-        """Whether a file that a link leads to was found already."""
+        """Return whether the target of a link was found already."""
         if real in self._linked or real in self.given:
             return True
         folder, name = os.path.split(real)
@@ -209,7 +210,7 @@ def _kind_of_file(path: str) -> str:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123
             kind = kind_of(file.read(HEAD_BYTES))
     except OSError:
-        # Reading it as an image fails likewise, and says why.
+        # Reading it as an image gives the same error, with the reason.
         return IMAGE
     return IMAGE if suffix in _DICOM_SUFFIXES and kind != "dicom_without_image" else kind
 
@@ -222,5 +223,5 @@ def _unreadable(path: str, error: OSError) -> LrclrError:
     return LrclrError(
         f"the folder {path} cannot be read",
         why=error.strerror or type(error).__name__,
-        fix="Make it readable, or name the folders beside it instead.",
+        fix="Change its permissions, or name the other folders one by one.",
     )

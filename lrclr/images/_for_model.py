@@ -1,4 +1,4 @@
-"""The one way in which an image file becomes what a model is fed with."""
+"""Reads an image file for a model. Every command that runs a model reads images with this function."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from lrclr.images._read import read_reduced, read_whole
 if TYPE_CHECKING:
     import os
 
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
     from lrclr.images._reduced import ReducedImage
     from lrclr.images._resize import ResizeSpec
 
@@ -19,7 +23,7 @@ _DEFAULT_LIMITS = ReadLimits()
 
 
 def read_for_model(
-    source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO,
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[np.generic] | Image.Image,
     spec: ResizeSpec,
     *,
     exact: bool = False,
@@ -28,16 +32,16 @@ def read_for_model(
 ) -> ReducedImage:
     """Read an image for `lrclr.preprocessing.preprocess`.
 
-    Prediction, the server, scoring, evaluation, training, calibration and the benchmark all read with this function, so
-    that a model is evaluated on the pixels that it is served.
+    Prediction, the server, scoring, evaluation, training, calibration and the benchmark all use this function. So a
+    model is evaluated on the same pixels that it gets in service.
 
     Args:
         source: as for `read_image`.
-        spec: the recipe that the image is preprocessed with.
-        exact: read every pixel, as `read_image` does. By default large images are read as `read_reduced` does, which is
-            several times faster; its documentation says by how much the pixels differ.
-        frame: which frame to read of a file that holds several.
-        limits: what is refused before decoding.
+        spec: preprocessing of the model.
+        exact: decode every pixel, as `read_image` does. By default large images are read as by `read_reduced`, which
+            is several times faster; its documentation says by how much the pixels differ.
+        frame: frame to read, from 0, if the file has several.
+        limits: limits that are checked before decoding.
 
     Raises:
         ImageError, ImageLimitError, MissingExtraError, UsageError: as `read_image` and `read_reduced`.

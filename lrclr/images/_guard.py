@@ -1,4 +1,4 @@
-"""The one place where what a third-party parser does on bad content is turned into our own errors."""
+"""Turns every failure of a third-party parser on bad content into an error of this package."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _PARSERS = r"(PIL|pydicom|pylibjpeg|openjpeg|rle|jpeg_ls|gdcm|lrclr\.images)(\.|
 
 
 class _QuietParsers:
-    """Keeps the warnings of image parsers from the user while any thread is inside.
+    """Suppresses warnings of image parsers while any thread is in the context.
 
-    What a parser warns about is either harmless or ends in an error that we raise. `warnings.catch_warnings` will not
-    do: it saves and restores the filters of the whole process, so two threads that leave in another order than they
-    came would leave each other's filters behind. This adds one narrow filter, and takes away that one only.
+    Such a warning is either harmless, or the parser fails and an error follows. `warnings.catch_warnings` is not safe
+    here: it saves and restores the filters of the whole process, so overlapping threads could restore each other's
+    filters. This class adds one narrow filter and removes only that one.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class _QuietParsers:
     def __enter__(self) -> None:
         with self._lock:
             self._inside += 1
-            # Each time, not only the first: another thread may have restored filters that ours is not among.
+            # Add the filter each time: another thread may have restored a list of filters without it.
             warnings.filterwarnings("ignore", module=_PARSERS)
             self._filter = warnings.filters[0]
 
@@ -52,17 +52,17 @@ _quiet_parsers = _QuietParsers()
 
 
 def attempt(step: Callable[[], T], *, failure: str, fix: str | None = None) -> T:
-    """Run `step`, which calls a third-party parser on content that nobody vouches for.
+    """Run `step`, which calls a third-party parser on untrusted content.
 
     Args:
-        step: what to run. Errors of our own pass through it unchanged.
-        failure: what happened if it fails, as a clause. The parser's own message is not shown, for it may quote the
-            content.
-        fix: what the reader can do about it.
+        step: function to run. It may raise `LrclrError`, which is passed on unchanged.
+        failure: text of the error if the parser fails, as a clause. The parser's own message is not shown, since it
+            may quote the content.
+        fix: what the user can do.
 
     Raises:
-        ImageError: the parser failed. It carries neither cause nor context: those may hold the content, too.
-        ImageLimitError: the memory did not suffice, or the parser has a limit of its own.
+        ImageError: the parser failed. The error has no cause and no context, since they may hold the content.
+        ImageLimitError: there was not enough memory, or the parser has a limit of its own.
     """
     refused: ImageError
     with _quiet_parsers:
@@ -71,13 +71,13 @@ def attempt(step: Callable[[], T], *, failure: str, fix: str | None = None) -> T
         except LrclrError:
             raise
         except (MemoryError, Image.DecompressionBombError):
-            refused = ImageLimitError(failure, why="it asks for more memory than there is, or than the decoder allows")
+            refused = ImageLimitError(failure, why="it needs more memory than is available, or than the decoder allows")
         except Exception:  # noqa: BLE001 - on bad content a parser raises nearly anything: KeyError, struct.error...
             refused = ImageError(failure, fix=fix)
         except BaseException as error:
-            # What a decoder written in Rust raises on bad content, which is no Exception by design.
+            # Decoders written in Rust raise PanicException on bad content. It does not derive from Exception.
             if type(error).__name__ != "PanicException":
                 raise
             refused = ImageError(failure, fix=fix)
-    # Raised out here, so that the parser's exception does not hang on it as its context.
+    # Raised outside the handler, so that the parser's exception does not become its context.
     raise refused

@@ -1,4 +1,4 @@
-"""What a file is, from its first bytes: an image that lrclr reads, or something else."""
+"""Finds out from the first bytes of a file whether lrclr can read it as an image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["HEAD_BYTES", "IMAGE", "PASSED_OVER", "kind_of"]
 
 HEAD_BYTES: Final = 4096
 IMAGE: Final = "image"
-# What a scan of a folder does not take for an image: the key in results, and the words for people.
+# Entries that a scan of a folder skips: the key in results, and the text for users.
 PASSED_OVER: Final = {
     "dicom_without_image": "DICOM objects without an image (reports, presentation states, DICOMDIR)",
     "unread_format": "images in formats that lrclr does not read (BMP, GIF, JPEG 2000, WebP, HEIF, NIfTI)",
@@ -20,7 +20,7 @@ PASSED_OVER: Final = {
     "empty": "empty files",
     "hidden": "hidden files and folders",
     "heatmap": "heat maps that `lrclr predict` wrote",
-    "broken_link": "links to nothing",
+    "broken_link": "broken links",
     "repeated": "files and folders reached again through a link",
     "special": "devices, pipes and sockets",
     "folder": "folders that match the pattern",
@@ -49,8 +49,8 @@ _SOP_CLASS_TAGS: Final = frozenset({(0x0002, 0x0002), (0x0008, 0x0016)})
 _LAST_TAG: Final = (0x0008, 0x0016)
 _UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 _LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-# Storage SOP classes without pixel data (DICOM PS3.6, Annex A). A class that is not here, a private one or one of a
-# later edition, counts as an image, so that at worst reading it fails and says so.
+# Storage SOP classes without pixel data (DICOM PS3.6, Annex A). Every other class, such as a private one or one of a
+# later edition, counts as an image: if it has no pixels, reading it gives an error.
 _STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
 _WITHOUT_IMAGE: Final = frozenset(
     {
@@ -64,7 +64,7 @@ _WITHOUT_IMAGE: Final = frozenset(
         *(_STORAGE + part for part in ("77.1.5.3", "78", "79", "80")),
         # Structured reports and key objects, annotations, encapsulated PDF, protocols, inventories, threat reports.
         *(_STORAGE + part for part in ("88", "90", "91", "104", "131", "200", "201", "501.3")),
-        # Radiotherapy, but for RT Image, RT Dose and the two classes of Enhanced RT Image.
+        # Radiotherapy, except RT Image, RT Dose and the two classes of Enhanced RT Image.
         *(f"{_STORAGE}481.{number}" for number in (*range(3, 23), 25)),
     }
 )  # fmt: skip
@@ -72,10 +72,10 @@ _RAW_DATA: Final = _STORAGE + "66"  # alone: a segmentation, 66.4, has pixels
 
 
 def kind_of(head: bytes) -> str:
-    """Tell what a file is.
+    """Return the kind of a file.
 
     Args:
-        head: its first `HEAD_BYTES` bytes, or all of them.
+        head: the first `HEAD_BYTES` bytes of the file, or all of them.
 
     Returns:
         `IMAGE` for a PNG, JPEG, TIFF or DICOM file with an image, else a key of `PASSED_OVER`.
@@ -101,9 +101,9 @@ def _has_no_image(sop_class: str) -> bool:
 
 
 def _sop_class(head: bytes) -> str:
-    """The SOP class of a DICOM file, from its file meta information or its data set; "" where `head` does not tell.
+    """Read the SOP class of a DICOM file from its file meta information or its data set; "" if `head` lacks it.
 
-    pydicom would take twenty times as long, and need not be installed.
+    pydicom would take twenty times as long, and is an optional dependency.
     """
     offset = 132 if head[128:132] == b"DICM" else 0
     order = ">" if head[offset : offset + 2] == b"\x00\x08" else "<"
@@ -111,7 +111,7 @@ def _sop_class(head: bytes) -> str:
         tag = struct.unpack_from(f"{order}HH", head, offset)
         vr = head[offset + 4 : offset + 6]
         if not (vr.isalpha() and vr.isupper()):
-            # Without a VR a length stands here; two letters would make it longer than `head`.
+            # In implicit VR, these bytes belong to the length. Two capital letters would be a length beyond `head`.
             length, value = struct.unpack_from(f"{order}I", head, offset + 4)[0], offset + 8
         elif vr in _LONG_VRS:
             length, value = struct.unpack_from(f"{order}I", head, offset + 8)[0], offset + 12

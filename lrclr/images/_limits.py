@@ -1,4 +1,4 @@
-"""How large an encoded file and a decoded picture may be."""
+"""Limits on the size of an encoded file and of a decoded picture."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ __all__ = ["ReadLimits"]
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """What `read_image` refuses before it decodes anything.
+    """Limits that `read_image` checks before it decodes anything.
 
     Args:
-        max_bytes: the longest encoded source, in bytes. It also bounds the data set that a deflated DICOM file
-            inflates to.
-        max_pixels: the largest picture, as height times width. The largest detectors give about 20 million pixels.
-            Decoding takes 3 to 35 bytes a pixel, by the format; `lrclr.budget` bounds what a process uses for it.
+        max_bytes: greatest length of the encoded source in bytes. It also limits the inflated data set of a deflated
+            DICOM file.
+        max_pixels: greatest height times width of the picture. The largest detectors give about 20 million pixels.
+            Decoding takes 3 to 35 bytes a pixel, depending on the format; `lrclr.budget` limits the sum in a process.
 
     Raises:
-        UsageError: a limit is not a positive whole number.
+        UsageError: a limit is not a positive integer.
     """
 
     max_bytes: int = 512 * 2**20
@@ -29,10 +29,10 @@ class ReadLimits:
     def __post_init__(self) -> None:
         for name, value in (("max_bytes", self.max_bytes), ("max_pixels", self.max_pixels)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UsageError(f"{name} is {value!r}", why="a limit is a positive whole number")
+                raise UsageError(f"{name} is {value!r}", why="a limit is a positive integer")
 
     def check_bytes(self, size: int, what: str = "the image") -> None:
-        """Refuse `size` bytes of `what` if they are too many.
+        """Raise an error if `size`, in bytes, is above the limit; `what` names the data in the error.
 
         Raises:
             ImageLimitError: `size` is above `max_bytes`.
@@ -44,7 +44,7 @@ class ReadLimits:
             )
 
     def check_pixels(self, height: int, width: int) -> None:
-        """Refuse a picture of `height` by `width` pixels if it is empty or too large.
+        """Raise an error if a picture of `height` by `width` pixels is empty or too large.
 
         Raises:
             ImageError: the picture is empty.

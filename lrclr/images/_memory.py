@@ -1,7 +1,7 @@
-"""How many bytes it takes to read a picture: from its header, before anything is decoded.
+"""Computes from the header of a file how much memory reading it takes, before anything is decoded.
 
-Each figure is the most that the process holds for one picture beside the file itself, from the decoder's first row
-until `lrclr.preprocessing.preprocess` has its values. ``tests/images/test_images_memory.py`` measures them.
+Each number is the peak memory for one picture in addition to the file itself, from the start of decoding until
+`lrclr.preprocessing.preprocess` has its values. ``tests/images/test_images_memory.py`` measures these numbers.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from PIL.TiffImagePlugin import TiffImageFile
 if TYPE_CHECKING:
     from PIL import Image
 
-    from lrclr.images._dicom_frame import FrameLayout
+    from lrclr.images._dicom_layout import FrameLayout
 
 __all__ = ["STRIP", "dicom_bytes", "inflated_bytes", "raster_bytes"]
 
 STRIP: Final = 2**18
-"""Pixels that are converted at once."""
+"""Pixels that are converted at a time."""
 
-# Pillow's storage. What is not named takes four bytes a pixel, RGB too.
+# Bytes a pixel in Pillow's memory. Every other mode, including RGB, takes four.
 _STORED: Final = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 _COLOUR: Final = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 _ORIENTATION, _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_LENGTH = 274, 278, 322, 323
 _END_OF_SCAN_HEADER: Final = b"\xff\xda"
-# The decoder's tables and rows, and a strip in the widest type that it goes through.
+# Memory of a decoder's tables and rows, and bytes a pixel of a strip in its widest intermediate type.
 _TABLES, _STRIP_PIXEL = 8 * 2**20, 48
 
 
 def raster_bytes(image: Image.Image, data: bytes = b"") -> int:
-    """Bytes for a Pillow image, or for a file that Pillow opened and did not load.
+    """Return the bytes that a Pillow image takes, loaded or not.
 
     Args:
-        image: as Pillow opened it.
-        data: the file.
+        image: image that Pillow opened.
+        data: content of the file.
     """
     width, height = image.size
     stored = _STORED.get(image.mode, 4)
@@ -46,34 +46,34 @@ def raster_bytes(image: Image.Image, data: bytes = b"") -> int:
 
 
 def inflated_bytes(image: Image.Image, data: bytes) -> int:
-    """Bytes for a PNG file whose pixels are inflated before Pillow gets them: for a while three copies of them."""
+    """Return the bytes for a PNG file that is inflated before Pillow reads it: up to three copies of its pixels."""
     depth = 2 if data[24:25] == b"\x10" else 1
     inflated = image.height * (1 + image.width * len(image.getbands()) * depth)
     return inflated + max(2 * inflated, raster_bytes(image))
 
 
 def _copies(image: Image.Image) -> int:
-    """How often the decoder has the picture in Pillow's storage."""
+    """Return how many copies of the picture the decoder holds in Pillow's format."""
     if isinstance(image, PngImageFile) and image.is_animated:
-        # The frame, the one before it, the part that is drawn, and that part with its opacity.
+        # The frame, the previous frame, the part that is drawn, and that part with its opacity.
         return 5
     return 2 if isinstance(image, TiffImageFile) and image.tag_v2.get(_ORIENTATION, 1) != 1 else 1
 
 
 def _after_decoding(stored: int, colour: bool) -> tuple[int, int]:
-    """Bytes a pixel while it is brought to 8 bits, and while it is resized: RGB is four bytes in Pillow."""
+    """Return the bytes a pixel during conversion to 8 bits, and during resizing. RGB takes four bytes in Pillow."""
     return (stored + 3, 8) if colour else (stored + 1, 3)
 
 
 def _beside(image: Image.Image, data: bytes) -> int:
-    """What a decoder holds of the whole picture beside the pixels that it gives."""
+    """Return the bytes that a decoder holds for the whole picture in addition to the decoded pixels."""
     bands = len(image.getbands())
     if isinstance(image, JpegImageFile) and data.count(_END_OF_SCAN_HEADER) > 1:
-        # Coefficients of 16 bits: they are complete with the last of several scans. Sides are filled up to blocks.
+        # A file with several scans needs all coefficients, of 16 bits, until the last scan. Sides are padded to blocks.
         return 2 * bands * (image.width + 32) * (image.height + 32)
     if not isinstance(image, TiffImageFile):
         return 0
-    # The file without its optional tags is a copy.
+    # Removing the optional tags makes a copy of the file.
     copy = len(data)
     if image.tile and image.tile[0].codec_name == "libtiff":
         tags = image.tag_v2
@@ -81,25 +81,25 @@ def _beside(image: Image.Image, data: bytes) -> int:
             segment = int(tags[_TILE_WIDTH]) * int(tags.get(_TILE_LENGTH, 1))
         else:
             segment = image.width * min(image.height, int(tags.get(_ROWS_PER_STRIP, image.height)))
-        # Deflated and inflated; libtiff brings some kinds of colour to RGBA itself.
+        # A compressed and a decompressed segment; libtiff itself converts some kinds of colour to RGBA.
         return copy + len(data) + segment * (4 + max(2 * bands, 4))
     return copy
 
 
 def dicom_bytes(layout: FrameLayout, encoded: int) -> int:
-    """Bytes for a frame of a DICOM file that was parsed.
+    """Return the bytes that decoding a frame of a parsed DICOM file takes.
 
     Args:
-        layout: of the file.
-        encoded: length of its pixel data if they are compressed, else 0.
+        layout: layout of the file.
+        encoded: length of the pixel data if they are compressed, else 0.
     """
     sample = max(1, layout.bits_allocated // 8)
     if layout.samples == 1 and layout.photometric != "PALETTE COLOR":
-        # What decodes lossless JPEG holds the frame five times, and JPEG 2000 is judged by a dozen arrays of a quarter
-        # of its pixels.
+        # The decoder of lossless JPEG holds the frame five times. The check of reduced JPEG 2000 needs about twelve
+        # arrays with a quarter of the pixels each.
         most = max(5 * sample + 2, 16) if encoded else 2 * sample + 3
     elif layout.photometric in ("YBR_FULL", "YBR_FULL_422"):
-        # pydicom brings them to RGB in floating point.
+        # pydicom converts them to RGB in floating point.
         most = 34 * sample
     else:
         most = max(15 * sample + 4, 18)

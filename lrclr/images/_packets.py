@@ -1,7 +1,7 @@
-"""How strong the detail is in the levels of a JPEG 2000 wavelet that are not decoded.
+"""Finds how strong the detail is in the levels of a JPEG 2000 wavelet that are not decoded.
 
-The packet headers of a codestream say of each block of coefficients how many bits the greatest of them has (ISO/IEC
-15444-1, B.9 and B.10). To read them takes a small part of the time of decoding.
+The packet headers of a codestream give the number of bits of the greatest coefficient in each block (ISO/IEC 15444-1,
+B.9 and B.10). Reading them takes a small fraction of the time of decoding.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _BYPASS, _TERMINATE_ALL = 0x01, 0x04
 _CUSTOM_PRECINCTS = 0x01
 _LAYER_FIRST = 0
 _UNSET = 1 << 30
-# More blocks, or more layers of them, than radiographs have would take longer than decoding.
+# No radiograph has more blocks times layers; with more, this would take longer than decoding.
 _MAX_VISITS = 2**17
 
 
 class Coding(NamedTuple):
-    """The payloads of the COD and QCD segments, the bits of a sample, and the size of the picture."""
+    """Payloads of the COD and QCD segments, bits of a sample, and the size of the picture."""
 
     style: bytes
     quantization: bytes
@@ -41,10 +41,10 @@ class Band:
     """The blocks of one band.
 
     Attributes:
-        level: how often the wavelet was applied to get it; 1 is the finest.
+        level: number of times that the wavelet was applied; 1 is the finest level.
         block: width and height of a block, in coefficients.
-        greatest: ``[down, across]``, what the coefficients of each block are less than, as the amplitude of a grating
-            that gives such coefficients, in steps of a sample.
+        greatest: ``[down, across]``, upper bound of the coefficients in each block, given as the amplitude of a grating
+            with such coefficients, in steps of a sample.
     """
 
     level: int
@@ -73,7 +73,7 @@ class _Tree:
         self.values, self.lows = [_UNSET] * start, [0] * start
 
     def reaches(self, bits: _Bits, x: int, y: int, threshold: int) -> bool:
-        """Read on until it is known whether the value at a leaf is below `threshold`; tell whether it is."""
+        """Read bits until it is known whether the value at a leaf is below `threshold`; return whether it is."""
         low = 0
         place = 0
         for depth in range(len(self.shapes) - 1, -1, -1):
@@ -90,7 +90,7 @@ class _Tree:
 
 
 class _Bits:
-    """Reads a packet header bit by bit. After a byte of ones only seven bits of the next count (B.10.1)."""
+    """Reads a packet header bit by bit. After a byte 0xFF, the next byte has only seven bits (B.10.1)."""
 
     def __init__(self, data: bytes, place: int) -> None:
         self.data, self.place = data, place
@@ -108,12 +108,12 @@ class _Bits:
         return value
 
     def end(self) -> int:
-        """Return the place after the header."""
+        """Return the position after the header."""
         return self.place + (self._byte == 0xFF)
 
 
 class _Blocks:
-    """What is read of the blocks of a band."""
+    """State of the blocks of a band while packet headers are read."""
 
     def __init__(self, columns: int, rows: int, block: tuple[int, int]) -> None:
         self.size = (columns, rows)
@@ -125,7 +125,7 @@ class _Blocks:
         self.length_bits = [3] * count
 
     def read(self, bits: _Bits, layer: int) -> int:
-        """Read the part of a packet header that is about this band; return the bytes that follow in its body."""
+        """Read this band's part of a packet header; return the number of its bytes in the packet body."""
         total = 0
         for block in range(self.across * self.down):
             y, x = divmod(block, self.across)
@@ -147,14 +147,14 @@ class _Blocks:
 
 
 def bands_of(body: bytes, coding: Coding) -> list[Band] | None:
-    """Read the packet headers of a codestream of one tile and one component.
+    """Read the packet headers of a codestream with one tile and one component.
 
     Args:
-        body: the content of its tile-parts, without their headers.
-        coding: how it is coded.
+        body: content of the tile-parts, without their headers.
+        coding: coding parameters of the codestream.
 
     Returns:
-        The bands but the coarsest; None if the codestream makes use of what this function does not know.
+        All bands except the coarsest; None if the codestream uses a feature that this function does not support.
 
     Raises:
         IndexError, struct.error: the codestream is damaged.
@@ -170,7 +170,7 @@ def bands_of(body: bytes, coding: Coding) -> list[Band] | None:
     if style[1] == _LAYER_FIRST:
         packets = [(layer, resolution) for layer in range(layers) for resolution in range(levels + 1)]
     else:
-        # With one component and one precinct the other orders are the same.
+        # With one component and one precinct, all other progression orders are the same.
         packets = [(layer, resolution) for resolution in range(levels + 1) for layer in range(layers)]
     place = 0
     for layer, resolution in packets:

@@ -1,8 +1,7 @@
-"""PNG, JPEG and TIFF through Pillow.
+"""Reads PNG, JPEG and TIFF files with Pillow.
 
-The three decoders are called by their classes, not through `Image.open`: no other decoder can then be reached
-whatever the content says, and the limits are ours alone, without a word of Pillow's on "decompression bombs" and
-without touching its globals.
+The three decoders are called by their classes, not by `Image.open`. So the content of a file cannot select any other
+decoder, and only the limits of this package apply: Pillow's check for "decompression bombs" is not reached.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ SIGNATURES: dict[bytes, Callable[[BytesIO], ImageFile.ImageFile]] = {
 }
 
 _DAMAGED = "the image cannot be decoded: it is damaged, truncated, or of a kind that lrclr does not read"
-_REPAIR = "Export it anew, as an 8-bit or 16-bit PNG"
+_REPAIR = "Export the image again, as an 8-bit or 16-bit PNG"
 _BAD_EXIF = "the EXIF data cannot be read and are ignored"
 _MAX_FRAMES_COUNTED = 1000
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR, _ORIENTATION = 258, 262, 284, 274
-# Orientations of EXIF in which the width in the file is the height of the upright picture.
+# EXIF orientations in which the width in the file is the height of the upright picture.
 _SIDEWAYS = frozenset({5, 6, 7, 8})
-# For each orientation of EXIF, from the upright picture to a view of it whose rows are those in the file.
+# For each EXIF orientation, a function from the upright picture to a view whose rows are those of the file.
 _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     2: lambda upright: upright[:, ::-1],
     3: lambda upright: upright[::-1, ::-1],
@@ -60,7 +59,7 @@ _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
     8: lambda upright: upright.swapaxes(0, 1)[:, ::-1],
 }
-# Inflating at once is for pictures of usual size: it holds the pixels three times.
+# Inflating the whole file at once holds the pixels three times, so larger pictures are left to Pillow.
 _MAX_INFLATED = 256 * 2**20
 _WHITE_IS_ZERO, _SEPARATE_PLANES = 0, 2
 
@@ -71,7 +70,7 @@ def decode_raster(
     """Decode one frame of a PNG, JPEG or TIFF file in full, as `[H, W]` or `[H, W, 3]`.
 
     Raises:
-        ImageError: the file is damaged or truncated, or `frame` is missing or not one of its frames.
+        ImageError: the file is damaged or truncated, or `frame` is missing or does not exist.
         ImageLimitError: the picture is larger than `limits`.
     """
     data, remarks = attempt(lambda: picture_parts(file), failure=_DAMAGED, fix=_REPAIR)
@@ -90,7 +89,7 @@ def _opened(
     _refuse_truncated()
     image = attempt(lambda: opener(BytesIO(data)), failure=_DAMAGED, fix=_REPAIR)
     if isinstance(image, PngImageFile) and image.is_animated and frame and frame < image.n_frames:
-        # Pillow decodes each frame before the wanted one.
+        # Pillow decodes all frames before the requested one.
         limits.check_pixels(image.height * (frame + 1), image.width)
         budget.decoding.reserve(attempt(lambda: raster_bytes(image), failure=_DAMAGED, fix=_REPAIR))
     attempt(lambda: _select(image, frame), failure=_DAMAGED, fix=_REPAIR)
@@ -102,13 +101,13 @@ def picture_from_pillow(image: Image.Image, limits: ReadLimits, data: bytes = b"
     """Return the current frame of a Pillow image, loaded or not, as a new picture: `[H, W]` or `[H, W, 3]` uint8.
 
     Args:
-        image: as Pillow opened it.
-        limits: what is refused before decoding.
-        data: the file that it comes from, if it does.
+        image: image that Pillow opened.
+        limits: limits that are checked before decoding.
+        data: content of the file that the image comes from, if any.
 
     Raises:
-        ImageError: it cannot be loaded, or its mode has no agreed meaning as a picture.
-        ImageLimitError: it is larger than `limits`, or takes more memory than `lrclr.budget` allows.
+        ImageError: the image cannot be loaded, or its mode is not supported.
+        ImageLimitError: the image is larger than `limits`, or takes more memory than `lrclr.budget` allows.
     """
     _refuse_truncated()
     limits.check_pixels(image.height, image.width)
@@ -116,12 +115,12 @@ def picture_from_pillow(image: Image.Image, limits: ReadLimits, data: bytes = b"
 
 
 def _refuse_truncated() -> None:
-    # Pillow reads this global while it decodes: it would hand out half a picture, and a finding may lie in the other
-    # half.
+    # Pillow reads this global while it decodes. If it is set, Pillow returns a part of a truncated picture, and a
+    # finding may be in the missing part.
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise UsageError(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on",
-            why="truncated files would pass as whole pictures",
+            why="truncated files would be read as complete pictures",
             fix="Set it to False",
         )
 
@@ -133,13 +132,14 @@ def _select(image: ImageFile.ImageFile, frame: int | None) -> None:
         try:
             image.seek(frame)
         except EOFError:
-            raise ImageError(f"there is no frame {frame}: the file has {_frame_count(image)}, counted from 0") from None
+            count = _frame_count(image)
+            raise ImageError(f"frame {frame} does not exist: the file has {count} frame(s), counted from 0") from None
 
 
 def _frame_count(image: ImageFile.ImageFile) -> str:
-    """Count by trial, since Pillow's `n_frames` would walk through a TIFF file of a million frames.
+    """Count frames by seeking, up to a limit: Pillow's `n_frames` would read all of a TIFF file of a million frames.
 
-    A PNG file says how many it has, and a trial would decode them.
+    A PNG file declares its number of frames, and seeking would decode them.
     """
     if isinstance(image, PngImageFile):
         return str(image.n_frames)
@@ -160,10 +160,10 @@ def _pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """Return how the EXIF of an image says that it is turned; None if it cannot be read."""
+    """Return the orientation in the EXIF data of an image; None if they cannot be read."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - Pillow raises nearly anything on EXIF that is damaged
+    except Exception:  # noqa: BLE001 - Pillow raises nearly any exception on damaged EXIF data
         return None
 
 
@@ -173,9 +173,9 @@ def _load(image: Image.Image) -> None:
 
 
 def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the pixels of a loaded image, turned as its EXIF says: `[H, W]` or `[H, W, 3]`.
+    """Return the pixels of a loaded image, upright according to its EXIF data: `[H, W]` or `[H, W, 3]`.
 
-    Strip by strip: what lies between Pillow's pixels and 8 bits can take 28 bytes a pixel.
+    The conversion works strip by strip, since its intermediate arrays can take 28 bytes a pixel.
     """
     width, height = image.size
     rows = max(1, STRIP // width)
@@ -192,7 +192,7 @@ def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _eight_bit_part(part: Image.Image, image: Image.Image) -> NDArray[np.uint8]:
-    """Return the pixels of a part of `image`, not turned."""
+    """Return the pixels of a part of `image`, in the orientation of the file."""
     mode = part.mode
     if mode in {"I", "F"} or mode.startswith("I;16"):
         return _deep_grey(part, getattr(image, "tag_v2", {}))
@@ -211,7 +211,7 @@ def _eight_bit_part(part: Image.Image, image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _check_coverage(image: Image.Image) -> None:
-    """Refuse a TIFF file whose strips or tiles leave a part of the picture out: Pillow would leave it black."""
+    """Refuse a TIFF file whose strips or tiles do not cover the picture. Pillow would fill the rest with black."""
     if isinstance(image, TiffImageFile) and image.tile:
         boxes = [tile.extents for tile in image.tile if tile.extents]
         layers = len(image.getbands()) if image.tag_v2.get(_PLANAR) == _SEPARATE_PLANES else 1
@@ -222,7 +222,7 @@ def _check_coverage(image: Image.Image) -> None:
 
 
 def _deep_grey(image: Image.Image, tags: Any) -> NDArray[np.uint8]:
-    """Scale grey of more than 8 bits. `tags` are those of the TIFF file that it came from, if it did."""
+    """Scale grey of more than 8 bits to 0..255. `tags` are those of the TIFF file, if the image is from one."""
     array = cast("NDArray[np.generic]", np.asarray(image))
     inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     if image.mode == "F":
@@ -231,7 +231,7 @@ def _deep_grey(image: Image.Image, tags: Any) -> NDArray[np.uint8]:
     if array.min() < 0 or array.max() > 65535:
         raise ImageError(
             "the image holds whole numbers outside 0 to 65535",
-            why="signed and 32-bit grey have no agreed black and white",
+            why="the values of black and white are not defined for signed and 32-bit grey",
             fix=_REPAIR,
         )
     levels = array.astype(np.uint16, copy=False)
@@ -240,5 +240,5 @@ def _deep_grey(image: Image.Image, tags: Any) -> NDArray[np.uint8]:
     if key := image.info.get("transparency"):
         levels = np.where(levels == key, np.uint16(0), levels)
     pixels = scale_levels(levels, white)
-    # Pillow turns "white is zero" round for 1 and 8 bits, but not for more.
+    # Pillow inverts "white is zero" for 1 and 8 bits, but not for more.
     return np.subtract(255, pixels) if inverted else pixels

@@ -40,35 +40,32 @@ def read_image(
 ) -> NDArray[np.uint8]:
     """Read one radiograph as an 8-bit picture in which bright means bright.
 
-    The content decides the format, never the name: PNG, JPEG, TIFF or DICOM (with or without its preamble).
+    The format is found from the content, never from the name: PNG, JPEG, TIFF or DICOM (with or without its preamble).
 
-    - 16-bit grey is scaled over its full range, with rounding: 65535 becomes 255. Colour of 16 bits keeps its high
-      byte.
-    - Transparency is laid on black. The orientation that EXIF asks for is applied. TIFF "white is zero" is turned
-      round.
-    - DICOM is brought to display: modality LUT or rescale, then the first VOI LUT, else the first window, else the
-      range from the frame's least to its greatest value without padding; MONOCHROME1 is inverted; padding is black.
-      Only the top level of the data set is looked at, not functional groups.
-      An optional attribute that has no meaning is as if it were not there.
+    - 16-bit grey is scaled over its full range, with rounding: 65535 becomes 255. 16-bit colour keeps its high byte.
+    - Transparent pixels are blended with black. The EXIF orientation is applied. TIFF "white is zero" is inverted.
+    - DICOM pixels are converted for display: modality LUT or rescale, then the first VOI LUT, else the first window,
+      else the range of the frame's values without padding; MONOCHROME1 is inverted; padding is black.
+      Attributes in functional groups are not used. An optional attribute that is not valid is ignored.
     - Arrays are `[H, W]`, `[H, W, 1]`, `[H, W, 3]` (RGB) or `[H, W, 4]` (RGBA) of bool, uint8, uint16 (full range) or
       floats in [0, 1]. A Pillow image counts as its current frame.
 
     Args:
-        source: a path, encoded bytes, a binary file object, an array or a Pillow image. None of them is changed or
-            closed, but a Pillow image is loaded.
-        frame: which frame, from 0. It must be given for a file with several of them.
-        limits: what is refused before decoding.
+        source: a path, encoded bytes, a binary file object, an array or a Pillow image. The source is not changed and
+            not closed, but a Pillow image is loaded.
+        frame: number of the frame, from 0. It is required for a file with several frames.
+        limits: limits that are checked before decoding.
 
     Returns:
         `[H, W]` grey or `[H, W, 3]` RGB: a new, writable, C-contiguous uint8 array.
 
     Raises:
-        ImageError: the source cannot be read, is damaged or truncated, is none of the formats, or needs another
-            `frame`.
+        ImageError: the source cannot be read, is damaged or truncated, has another format, or `frame` is missing or
+            does not exist.
         ImageLimitError: the source or the picture is larger than `limits`, or takes more memory than `lrclr.budget`
-            gives a process.
+            allows for the process.
         MissingExtraError: the source is DICOM, and pydicom or the decoder of its transfer syntax is not installed.
-        UsageError: `source` or `frame` is of the wrong type.
+        UsageError: `source` or `frame` has the wrong type.
     """
     return cast("NDArray[np.uint8]", read_whole(source, frame=frame, limits=limits).pixels)
 
@@ -79,7 +76,7 @@ def read_whole(
     frame: int | None = None,
     limits: ReadLimits = _DEFAULT_LIMITS,
 ) -> ReducedImage:
-    """As `read_image`, with remarks on the file beside the picture."""
+    """Read one radiograph as `read_image` does, and return it with remarks on the file."""
     index = _checked_frame(frame)
     with budget.reading():
         if isinstance(source, np.ndarray):
@@ -100,20 +97,20 @@ def read_reduced(
     frame: int | None = None,
     limits: ReadLimits = _DEFAULT_LIMITS,
 ) -> ReducedImage:
-    """Read one radiograph for a model: what `read_image` gives, with no more pixels than preprocessing needs.
+    """Read one radiograph for a model, with no more pixels than preprocessing needs.
 
-    JPEG 2000 in DICOM is decoded without the finest levels of its wavelet, where a window or a VOI LUT is given that is
-    straight over the values that lie side by side, and where the levels that are left out hold no strong detail. It is
-    several times faster, and what `preprocess` makes of the picture differs by half a grey level of 255 on average at
-    most, and by 4 anywhere. All else is read as `read_image` does: no filter that is cheaper than the resize itself
-    keeps to that with fine patterns of strong contrast.
+    JPEG 2000 in DICOM is decoded without the finest levels of its wavelet if two conditions hold: the file has a window
+    or a VOI LUT that is linear over the values of neighbouring pixels, and the omitted levels contain no strong detail.
+    This is several times faster. After `preprocess`, the result differs from that of `read_image` by at most half a
+    grey level of 255 on average, and by at most 4 in any pixel. Everything else is read as by `read_image`: for fine
+    patterns of strong contrast, no filter cheaper than the resize itself meets these bounds.
 
     Args:
         source, frame, limits: as for `read_image`.
-        spec: the recipe that it will be preprocessed with.
+        spec: preprocessing of the model.
 
     Returns:
-        The picture, and the size that it has in full. Its pixels may be read-only.
+        The picture and its full size. Its pixels may be read-only.
 
     Raises:
         ImageError, ImageLimitError, MissingExtraError, UsageError: as `read_image` and `preprocess`.
@@ -130,17 +127,17 @@ def read_reduced(
 
 
 def _opener_of(data: bytes) -> Callable[[BytesIO], ImageFile.ImageFile] | None:
-    """Return what opens a file in Pillow; None for DICOM."""
-    # DICOM first: its preamble may lawfully hold the header of another format.
+    """Return the Pillow class that opens a file; None for DICOM."""
+    # DICOM first: the standard allows the header of another format in its preamble.
     if looks_like_dicom(data):
         return None
     for signature, opener in SIGNATURES.items():
         if data.startswith(signature):
             return opener
     raise ImageError(
-        "the file is not an image that lrclr reads",
+        "lrclr cannot read the file as an image",
         why="it is neither PNG, JPEG, TIFF nor DICOM",
-        fix="Convert it to one of those",
+        fix="Convert it to one of these formats",
     )
 
 
@@ -152,12 +149,12 @@ def _checked_frame(frame: int | None) -> int | None:
     except TypeError:
         number = -1
     if number < 0:
-        raise UsageError(f"frame is {frame!r}", why="a frame is a whole number from 0")
+        raise UsageError(f"frame is {frame!r}", why="a frame is an integer from 0")
     return number
 
 
 def _only_frame(frame: int | None) -> None:
     if frame:
         raise ImageError(
-            f"there is no frame {frame}", why="arrays and Pillow images count as one frame", fix="Leave frame out"
+            f"frame {frame} does not exist", why="arrays and Pillow images count as one frame", fix="Leave frame out"
         )

@@ -1,4 +1,4 @@
-"""A picture with no more pixels than its reader needs."""
+"""A picture that may have fewer pixels than its file, and the size that a caller needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ReducedImage", "Wanted"]
 
-# The low-pass filters of a wavelet keep so much of fine detail that two pixels must be left to each of the result.
+# Pixels to keep along an edge for each pixel after the resize: the low-pass filters of a wavelet keep some fine detail.
 _PIXELS_LEFT = 2
 
 
@@ -27,9 +27,9 @@ class ReducedImage:
     Attributes:
         pixels: uint8 ``[h, w]`` or ``[h, w, 3]``; or float32 ``[h, w]`` on the same scale, which may go below 0 and
             above 255 where a low-pass filter overshoots.
-        height, width: of the full picture, in pixels: what regions' boxes refer to.
-        remarks: what was ignored in the file, and where it is not as it should be: fixed sentences that hold names of
-            attributes, and no values.
+        height, width: size of the full picture in pixels. The boxes of regions refer to it.
+        remarks: fixed sentences about what was ignored in the file and what is not valid. They name attributes and
+            never quote values.
     """
 
     pixels: NDArray[np.uint8] | NDArray[np.float32]
@@ -39,26 +39,26 @@ class ReducedImage:
 
     @classmethod
     def whole(cls, pixels: NDArray[np.uint8], remarks: tuple[str, ...] = ()) -> ReducedImage:
-        """A picture in full."""
+        """Wrap a picture of full size."""
         height, width = pixels.shape[:2]
         return cls(pixels, height, width, remarks)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How small a picture may become: as small as a recipe of preprocessing allows."""
+    """The size that a caller needs: the one that the preprocessing `spec` resizes to."""
 
     spec: ResizeSpec
 
     def surplus(self, height: int, width: int) -> float:
-        """How many pixels of the picture, along an edge, make one of what preprocessing resizes it to.
+        """Return the pixels of the picture for each pixel after the resize, along an edge.
 
         Raises:
-            ImageError, ImageLimitError: the picture is too narrow for the recipe.
+            ImageError, ImageLimitError: the picture is too narrow for the preprocessing.
         """
         rows, columns = resized_size(self.spec, height, width)
         return min(height / rows, width / columns)
 
     def levels(self, height: int, width: int) -> int:
-        """How many levels of a wavelet, each of which halves the edges, may be left out."""
+        """Return how many levels of a wavelet may be omitted. Each level halves the edges."""
         return max(0, int(np.log2(max(1.0, self.surplus(height, width) / _PIXELS_LEFT))))

@@ -1,4 +1,4 @@
-"""The size that preprocessing resizes a picture to. It decides how small a picture may be read."""
+"""The size that preprocessing resizes a picture to. It determines how many pixels must be read."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from lrclr.errors import ImageError, ImageLimitError
 
 __all__ = ["ResizeSpec", "resized_size"]
 
-# A strip of one pixel by thousands would be resized to gigabytes before it is cropped.
+# A picture of one pixel by thousands would be resized to gigabytes before it is cropped.
 MAX_RESIZED_PIXELS: Final = 2**25
 
 
 class ResizeSpec(Protocol):
-    """What reading an image must know of its preprocessing; `lrclr.preprocessing.PreprocessSpec` is one."""
+    """The part of `lrclr.preprocessing.PreprocessSpec` that reading an image needs."""
 
     @property
     def image_size(self) -> int:
@@ -29,13 +29,13 @@ class ResizeSpec(Protocol):
 
 
 def resized_size(spec: ResizeSpec, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of an image after the resize.
+    """Return the rows and columns of an image after the resize.
 
-    They are rounded as in the sources of the recipes, down to their floating-point errors.
+    They are rounded exactly as in the original implementations, including their floating-point errors.
 
     Args:
-        spec: of the preprocessing.
-        height, width: of the image, in pixels.
+        spec: preprocessing of the model.
+        height, width: size of the image in pixels.
 
     Raises:
         ImageError: the image has no pixels, or is too narrow.

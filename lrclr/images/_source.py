@@ -1,4 +1,4 @@
-"""From what the caller hands in to the encoded bytes, no more of them than the limits allow."""
+"""Reads the bytes of an image from a path, a file object or bytes, up to the limits."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _CHUNK = 2**20
 _OS_REASONS = {
     errno.ENOENT: "there is no such file",
     errno.ENOTDIR: "there is no such file",
-    errno.EACCES: "it may not be read with these permissions",
-    errno.EPERM: "it may not be read with these permissions",
+    errno.EACCES: "its permissions do not allow reading",
+    errno.EPERM: "its permissions do not allow reading",
     errno.ENAMETOOLONG: "the name is too long",
-    errno.ELOOP: "it is a circle of symbolic links",
+    errno.ELOOP: "symbolic links form a loop",
 }
 
 
 def read_bytes(source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO, limits: ReadLimits) -> bytes:
     """Return all bytes of `source`.
 
-    A path must name a regular file: a device or a pipe could go on for ever. A binary file object is read from where it
-    stands, and is left open.
+    A path must name a regular file, since a device or a pipe could be endless. A binary file object is read from its
+    present position, and stays open.
 
     Raises:
         ImageError: the file cannot be read, or is empty.
-        ImageLimitError: there are more than `limits.max_bytes` bytes.
-        UsageError: `source` is of a type, or a file object of a kind, that gives no bytes.
+        ImageLimitError: the source has more than `limits.max_bytes` bytes.
+        UsageError: the type of `source` is not supported, or it is a text file object.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         limits.check_bytes(source.nbytes if isinstance(source, memoryview) else len(source))
@@ -65,14 +65,14 @@ def _read_file(path: str | os.PathLike[str], limits: ReadLimits) -> bytes:
             raise ImageError(f"cannot read {os.fspath(path)!r}", why=f"it is {kind}")
         limits.check_bytes(status.st_size, "the file")
         with files.job(), file.open("rb") as stream:
-            # Twice: it is read in parts and joined, and then pydicom copies the pixel data out of it.
+            # Twice the size: the parts are joined into a copy, and later pydicom copies the pixel data.
             files.reserve(2 * status.st_size)
             return _drain(stream, limits)
     except OSError as error:
-        reason = _OS_REASONS.get(error.errno or 0, os.strerror(error.errno) if error.errno else "the system refused")
+        reason = _OS_REASONS.get(error.errno or 0, os.strerror(error.errno) if error.errno else "the system failed")
         raise ImageError(f"cannot read {os.fspath(path)!r}", why=reason) from error
     except ValueError as error:
-        raise ImageError(f"cannot read {os.fspath(path)!r}", why="that is no file name") from error
+        raise ImageError(f"cannot read {os.fspath(path)!r}", why="the file name is not valid") from error
 
 
 def _drain(stream: BinaryIO, limits: ReadLimits) -> bytes:
@@ -86,5 +86,5 @@ def _drain(stream: BinaryIO, limits: ReadLimits) -> bytes:
             size += len(chunks[-1])
             limits.check_bytes(size)
     except (OSError, ValueError) as error:
-        raise ImageError("the file object cannot be read", why="it is closed, write-only or failed") from error
+        raise ImageError("the file object cannot be read", why="it is closed, is write-only, or failed") from error
     return b"".join(chunks)

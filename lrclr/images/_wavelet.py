@@ -1,19 +1,18 @@
-"""JPEG 2000 frames without their finest levels, through Pillow.
+"""Decodes JPEG 2000 frames without the finest levels of their wavelet, with Pillow.
 
-A level less is a quarter of the work, for the codec keeps the picture at a half, a quarter, an eighth of its edges. The
-price is that the values are shown after they were averaged and not before, and that fine detail is lost or added to. So
-the frame is decoded in full where it is not known to come out the same:
+The codec stores the picture at a half, a quarter, an eighth of its edges, and each omitted level divides the work by
+four. But the display transformation is then applied after averaging and not before, and the filters change fine detail.
+So a frame is decoded in full in these cases, in which the result could differ:
 
-- without a VOI: the range is that of the single pixels, which are not decoded;
-- where a window clips, a LUT bends or padding cuts within a neighbourhood of unequal values (`_doubts`);
-- where the picture has so fine and strong detail, burnt-in letters above all, that the filters show (`_doubts`);
-- where the levels that would be left out have strong detail of which the rest shows nothing, as fine patterns have
-  (`_hidden`);
-- where the picture is nearly flat: `read_image` rounds each sample to a whole grey level, and with few levels in the
-  picture these errors do not average out;
-- lossless frames of less than 10 bits, of which the codec loses track by rounding;
-- colour, signs or depths that the attributes and the codestream do not agree on, HTJ2K, offsets, tiles, and whatever
-  does not end where it should.
+- the file has no VOI: the range of the values is that of single pixels, which are not decoded;
+- a window clips, a LUT is not linear, or padding applies within a neighbourhood of unequal values (`_doubts`);
+- the picture has fine and strong detail, such as burnt-in letters, in which the filters are visible (`_doubts`);
+- the omitted levels have strong detail that is not visible in the other levels, such as fine patterns (`_hidden`);
+- the picture is nearly flat: `read_image` rounds each sample to a whole grey level, and with few grey levels these
+  errors do not average out;
+- the frame is lossless with less than 10 bits: the codec's rounding errors are too large;
+- the attributes and the codestream disagree about colour, signs or depth; or the codestream is HTJ2K, has offsets or
+  several tiles, or does not end as it should.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
 from lrclr.images._arrays import look_up
 from lrclr.images._codestream import Codec, jpeg2000_coding, jpeg2000_wavelet, with_headroom
+from lrclr.images._dicom_layout import GREY
 from lrclr.images._dicom_luts import display_of
 from lrclr.images._display import shades_of
 from lrclr.images._packets import bands_of
@@ -39,47 +39,47 @@ if TYPE_CHECKING:
 
     from lrclr.images._codestream import Wavelet
     from lrclr.images._dicom_attributes import Attributes
-    from lrclr.images._dicom_frame import Frame, FrameLayout
+    from lrclr.images._dicom_frame import Frame
+    from lrclr.images._dicom_layout import FrameLayout
     from lrclr.images._packets import Band
     from lrclr.images._reduced import Wanted
 
 __all__ = ["reduced_wavelet"]
 
-_GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
-# How much doubt is let pass, in grey levels of what the model is given: by the display and by fine detail, each at most
-# and on average. Measured on patterns, letters, lines and edges of every contrast, along the border too: what passes is
-# wrong by at most 4, and by less than half a level on average.
+# Bounds on the estimated error, in grey levels of the model's input: from the display and from fine detail, each as a
+# maximum and as a mean. Measured on patterns, letters, lines and edges of every contrast, also along the border:
+# accepted pictures differ by at most 4 levels, and by less than half a level on average.
 _BEND, _MEAN_BEND = 2.0, 0.25
 _DETAIL, _MEAN_DETAIL = 8.0, 1.5
-# At the border the filter of a resize is cut off, and what remains of it weighs more.
+# At the border, the filter of a resize is truncated, so the remaining pixels have greater weights.
 _AT_BORDER = 2.0
-# Amplitudes of what is left out that are let pass, in grey levels; and those that an edge of one grey level explains.
+# Allowed amplitude of omitted detail, in grey levels; and the amplitude that one grey level of an edge explains.
 _HIDDEN, _EXPLAINED = 12.0, 0.5
-# Grey levels that a picture spans at least. Weaker patterns than `_HIDDEN` alone span less.
+# Least range of grey levels in the picture. A picture of patterns weaker than `_HIDDEN` has a smaller range.
 _LEAST_SPAN = 32.0
-# With so many times the doubt that is let pass, a level more would not be enough.
+# If the error exceeds its bound by this factor, omitting one level less would not be enough.
 _HOPELESS = 1.7
-# The reversible wavelet rounds up, by half a step for each level that is left out: too much if there are few steps.
+# The reversible wavelet rounds up by half a step for each omitted level. With fewer bits this is too much.
 _LEAST_BITS = 10
-# Lifting steps of the reversible and the irreversible wavelet: the weights for the samples of odd and of even number,
-# and the gain of the low-pass filter that the steps make (ISO/IEC 15444-1, F.4.8).
+# Lifting steps of the reversible and the irreversible wavelet: weights for odd and for even samples, and the gain of
+# the resulting low-pass filter (ISO/IEC 15444-1, F.4.8).
 _LIFTING = {True: ((-0.5, 0.25),), False: ((-1.586134342, -0.052980118), (0.882911075, 0.443506852))}
 _GAIN = {True: 1.0, False: 1.230174105}
-# Values that one between them is interpolated from.
+# Number of neighbours for interpolation.
 _TAPS = 8
-# Bits above those of a sample: a thin line that is white already comes out brighter from a low-pass filter.
+# Additional bits of a sample: a low-pass filter can make a thin white line brighter than white.
 _HEADROOM = 2
 
 
 def reduced_wavelet(attributes: Attributes, frame: Frame, wanted: Wanted) -> ReducedImage | None:
-    """Decode a frame at a part of its size for display; None if it must be decoded in full.
+    """Decode a frame at reduced size for display; None if it must be decoded in full.
 
     Raises:
-        ImageError: the picture is too narrow for the recipe.
+        ImageError: the picture is too narrow for the preprocessing.
         Exception: nearly any other, if the pixel data are damaged.
     """
     layout, codestream = frame.layout, frame.codestream
-    if frame.codec is not Codec.JPEG_2000 or layout.photometric not in _GREY or layout.bits_stored < 8:
+    if frame.codec is not Codec.JPEG_2000 or layout.photometric not in GREY or layout.bits_stored < 8:
         return None
     wavelet = _known(jpeg2000_wavelet(codestream), layout)
     display = display_of(attributes, layout)
@@ -111,7 +111,7 @@ def reduced_wavelet(attributes: Attributes, frame: Frame, wanted: Wanted) -> Red
 
 
 def _known(wavelet: Wavelet | None, layout: FrameLayout) -> Wavelet | None:
-    """Return `wavelet` if it can be trusted to give the same picture, and is what the attributes say."""
+    """Return `wavelet` if decoding it at reduced size is safe and it matches the attributes, else None."""
     if wavelet is None or wavelet.bits > 16 or (wavelet.reversible and wavelet.bits < _LEAST_BITS):
         return None
     agreed = (layout.bits_stored, layout.signed, layout.bits_stored - 1)
@@ -119,27 +119,27 @@ def _known(wavelet: Wavelet | None, layout: FrameLayout) -> Wavelet | None:
 
 
 def _left_out(codestream: bytes) -> list[Band] | None:
-    """Return the bands of a codestream; None if they cannot be made out, damaged ones among them."""
+    """Return the bands of a codestream; None if they are not supported or damaged."""
     found = jpeg2000_coding(codestream)
     try:
         return None if found is None else bands_of(*found)
     except (IndexError, struct.error):
-        # The decoder has the last word.
+        # Decoding in full will report the damage.
         return None
 
 
 def _steepest(table: NDArray[np.uint8]) -> float:
-    """Return by how many grey levels the display rises at most for a step of a sample. Levels are rounded: one less."""
+    """Return the greatest slope of the display in grey levels for each step of a sample; one level is rounding."""
     shown = table.astype(np.int32)
     steps = [4**power for power in range(9) if 4**power <= len(table) // 16]
     return float(max((np.abs(shown[step:] - shown[:-step]).max() - 1) / step for step in steps))
 
 
 def _hidden(bands: list[Band], pixels: NDArray[Any], levels: int, steepest: float) -> bool:
-    """Tell whether strong detail is left out that no edge in the rest explains.
+    """Return whether the omitted levels have strong detail that no edge in the decoded levels explains.
 
-    Edges have strong coefficients, too. They can be seen in the rest, and fine patterns cannot. Where most of
-    the finest blocks are strong it is a pattern all over the picture, whatever the rest shows.
+    Edges also have strong coefficients, but they are visible in the decoded levels; fine patterns are not. If most of
+    the finest blocks are strong, there is a pattern over the whole picture.
     """
     whole = np.rint(pixels).astype(np.int32)
     edges = (_around(whole, np.maximum) - _around(whole, np.minimum)) * _EXPLAINED
@@ -159,10 +159,13 @@ def _hidden(bands: list[Band], pixels: NDArray[Any], levels: int, steepest: floa
 
 
 class _Part(Jpeg2KImageFile):
-    """Pillow rounds the size of what remains to the nearest whole number, and its decoder up."""
+    """A JPEG 2000 image whose finest levels can be omitted.
+
+    Pillow rounds the reduced size to the nearest integer, but its decoder rounds up. This class rounds up.
+    """
 
     def leave_out(self, levels: int) -> None:
-        """Decode without the finest levels of the wavelet."""
+        """Omit the finest `levels` of the wavelet when the image is decoded."""
         width, height = (-(-side // 2**levels) for side in self.size)
         self._size = width, height
         (tile,) = self.tile
@@ -179,7 +182,7 @@ def _ends(wavelet: Wavelet) -> tuple[int, int]:
 def _decoded(
     codestream: bytes, levels: int, wavelet: Wavelet, size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return a picture of `size` without its finest levels, and where the decoder may have cut values off."""
+    """Decode a picture of `size` without its finest levels; also return where the decoder may have clipped."""
     bits = wavelet.bits
     if wavelet.reversible:
         bits += _HEADROOM
@@ -187,7 +190,7 @@ def _decoded(
     image = _Part(BytesIO(codestream))
     image.leave_out(levels)
     values = np.asarray(image).astype(np.float32)
-    # Pillow moves the bits of a sample to the upper end of 16, and makes the least value 0.
+    # Pillow shifts the bits of a sample to the upper end of 16 bits, and makes the least value 0.
     values *= np.float32(2.0 ** (bits - (8 if image.mode == "L" else 16)))
     least, greatest = _ends(wavelet)
     values += np.float32(least + 2 ** (wavelet.bits - 1) - 2 ** (bits - 1))
@@ -197,7 +200,7 @@ def _decoded(
 
 
 def _low_pass(samples: NDArray[np.float64], levels: int, reversible: bool) -> NDArray[np.float64]:
-    """Return what the wavelet keeps of a row of samples in so many levels; beyond the ends the row is mirrored."""
+    """Return the low-pass output of the wavelet for a row of samples after `levels` levels; row ends are mirrored."""
     for _ in range(levels):
         even, odd = samples[::2].copy(), samples[1::2].copy()
         for for_odd, for_even in _LIFTING[reversible]:
@@ -209,11 +212,11 @@ def _low_pass(samples: NDArray[np.float64], levels: int, reversible: bool) -> ND
 
 
 def _aligned(values: NDArray[np.float32], levels: int, reversible: bool, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Interpolate values whose pixels cover the picture from edge to edge, as those of a whole picture do.
+    """Interpolate values at the centres of pixels that cover the picture from edge to edge.
 
-    What the wavelet gives lies at every `2**levels`-th pixel, the first of them included, but for a few values at the
-    border, where it goes on with the mirrored picture. The same filters tell where: they are applied to the positions
-    of the pixels.
+    The output of the wavelet lies at every `2**levels`-th pixel, beginning with the first, except for a few values at
+    the border, where the filters use the mirrored picture. To find all positions, the same filters are applied to the
+    positions of the pixels.
     """
     for side in size:
         positions = _low_pass(np.arange(side, dtype=np.float64), levels, reversible)
@@ -225,7 +228,7 @@ def _aligned(values: NDArray[np.float32], levels: int, reversible: bool, size: t
         near = positions[first + np.arange(_TAPS)[:, None]]
         values = np.zeros((count, values.shape[1]), np.float32)
         for tap in range(_TAPS):
-            # The polynomial through the values nearby, after Lagrange.
+            # Lagrange interpolation through the nearest values.
             others = np.delete(near, tap, axis=0)
             weights = np.prod((wanted - others) / (near[tap] - others), axis=0)
             values += outer[first + tap] * weights[:, None].astype(np.float32)
@@ -234,9 +237,10 @@ def _aligned(values: NDArray[np.float32], levels: int, reversible: bool, size: t
 
 
 def _evened(values: NDArray[np.float32], levels: int, reversible: bool) -> NDArray[np.float32]:
-    """Undo what the low-pass filter of the wavelet adds to fine detail or takes from it.
+    """Compensate how the low-pass filter of the wavelet amplifies or weakens fine detail.
 
-    The inverse is 1 + a * d + b * d**2, where d takes the second difference. It is exact for waves of 8 and 4 values.
+    The inverse filter is 1 + a * d + b * d**2, where d is the second difference. It is exact for waves of 8 and 4
+    values.
     """
     span = 2 ** (levels + 5)
     places = np.arange(-span, span + 1) / 2**levels
@@ -253,7 +257,7 @@ def _evened(values: NDArray[np.float32], levels: int, reversible: bool) -> NDArr
 
 
 def _detail(values: NDArray[np.float32], levels: int, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Return how much the filters may be wrong about each value of a picture that is resized to `size`."""
+    """Return a bound of the filters' error for each value of a picture that is resized to `size`."""
     directions = []
     for side, result in ((values, size[0]), (values.T, size[1])):
         difference = np.abs(_second_difference(side, "even"))
@@ -265,7 +269,7 @@ def _detail(values: NDArray[np.float32], levels: int, size: tuple[int, int]) -> 
 
 
 def _second_difference(values: NDArray[np.float32], beyond: Literal["odd", "even"]) -> NDArray[np.float32]:
-    """Return it from row to row, with rows beyond the border as `np.pad` reflects them."""
+    """Return the second difference from row to row; rows beyond the border are reflected as by `np.pad`."""
     outer = np.pad(values, ((1, 1), (0, 0)), mode="reflect", reflect_type=beyond)
     return outer[:-2] - 2 * values + outer[2:]
 
@@ -275,7 +279,7 @@ def _shown(
 ) -> NDArray[np.uint8] | NDArray[np.float32]:
     if not _is_straight(table):
         return look_up(table, np.rint(stored).astype(np.int32), least)
-    # To whole levels, as `read_image` rounds: in pictures of a few levels its errors have the same sign all over.
+    # Rounded to whole levels as `read_image` does: in pictures of a few levels, the rounding errors have the same sign.
     shown: NDArray[np.float32] = np.rint((stored - least) * _slope(table) + np.float32(table[0]))
     return shown
 
@@ -296,22 +300,22 @@ def _doubts(
     table: NDArray[np.uint8],
     wavelet: Wavelet,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return by how many grey levels each pixel may be wrong, by the display and by the filters."""
+    """Return bounds of each pixel's error in grey levels: from the display, and from the filters."""
     if _is_straight(table) and wavelet.reversible:
         return np.zeros_like(stored), detail * np.abs(_slope(table))
     least, _ = _ends(wavelet)
     whole = np.rint(stored).astype(np.int32)
     low, high = _around(whole, np.minimum), _around(whole, np.maximum)
     dark, bright = (look_up(table, end, least).astype(np.float32) for end in (low, high))
-    # Shown, a mean of two values differs from the mean of the two when they are shown, by as much as the display is
-    # from straight between the least and the greatest value nearby.
+    # The display of a mean differs from the mean of the displayed values by at most the display's deviation from a line
+    # between the least and the greatest value nearby.
     bend = np.zeros(stored.shape, np.float32)
     for quarter in (1, 2, 3):
         shown = look_up(table, low + (high - low) * quarter // 4, least)
         np.maximum(bend, np.abs(shown - (dark + (bright - dark) * np.float32(quarter / 4))), out=bend)
-    # Levels are whole: so much is rounding.
+    # One level is rounding.
     bend = np.maximum(bend - 1, 0)
-    # The filters of the irreversible wavelet overshoot at edges, where the decoder cuts off what no sample can have.
+    # The filters of the irreversible wavelet overshoot at edges, and the decoder clips to the range of a sample.
     bend += np.abs(bright - dark) / 4 * cut
     below, above = (
         look_up(table, np.rint(end).astype(np.int32), least).astype(np.float32)
@@ -321,7 +325,7 @@ def _doubts(
 
 
 def _around(stored: NDArray[np.int32], extreme: np.ufunc) -> NDArray[np.int32]:
-    """Return the extreme of each pixel and its eight neighbours."""
+    """Return the minimum or maximum of each pixel and its eight neighbours."""
     found = stored.copy()
     extreme(found[1:], stored[:-1], out=found[1:])
     extreme(found[:-1], stored[1:], out=found[:-1])

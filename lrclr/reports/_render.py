@@ -14,22 +14,25 @@ from lrclr.errors import MissingExtraError
 from lrclr.reports._estimate import NONE, fixed, percent, signed, significant, span, spanned
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jinja2 import Environment
 
 __all__ = ["clean", "render"]
 
 
-def render(template: str, **values: Any) -> str:
-    """A report from one of ``lrclr/reports/templates``.
+def render(template: str, folder: Path | None = None, /, **values: Any) -> str:
+    """A report from a template.
 
     Args:
         template: its file name, which ends in ``.html`` or ``.md``; values are escaped accordingly.
+        folder: folder of the template; by default ``lrclr/reports/templates``.
         **values: what the template uses; a name that is missing is an error.
 
     Raises:
         MissingExtraError: Jinja2 is not installed.
     """
-    return _environment(template.rpartition(".")[2]).get_template(template).render(**values)
+    return _environment(template.rpartition(".")[2], folder).get_template(template).render(**values)
 
 
 def clean(text: str) -> str:
@@ -45,7 +48,7 @@ def _in_markdown(text: str) -> str:
 
 
 @cache
-def _environment(kind: str) -> Environment:
+def _environment(kind: str, folder: Path | None) -> Environment:
     try:
         import jinja2
         from markupsafe import Markup
@@ -59,7 +62,7 @@ def _environment(kind: str) -> Environment:
         return clean(value) if kind == "html" else Markup(_in_markdown(clean(value)))  # noqa: S704
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lrclr.reports"),
+        loader=jinja2.FileSystemLoader(folder) if folder else jinja2.PackageLoader("lrclr.reports"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=finalize,

@@ -2,7 +2,7 @@
 
 from lrclr.bundle import Golden, GraphOutputs
 from lrclr.verification._inputs import gate_images, gate_prompts, images_sha256
-from lrclr.verification._measure import centred_cosine, region_gap
+from lrclr.verification._measure import absolute_error, centred_cosine, cosine, region_gap
 from lrclr.verification._result import GateResult, Tolerances, raise_refused
 from lrclr.verification._run import run_gates
 from lrclr.verification._task import LEAST_AUROC, auroc, task_auroc, task_auroc_of, task_gate
@@ -15,8 +15,10 @@ __all__ = [
     "GraphOutputs",
     "Tolerances",
     "VerificationReport",
+    "absolute_error",
     "auroc",
     "centred_cosine",
+    "cosine",
     "gate_images",
     "gate_prompts",
     "images_sha256",

@@ -25,7 +25,7 @@ _FLOAT_UNCHECKED = (
     "because {} is not installed (pip install {})"
 )
 _INLINED_UNCHECKED = (
-    "the inlined graphs were not checked, because onnxruntime is not installed (pip install 'lrclr[onnxruntime]')"
+    "the inlined graphs were not checked, because onnxruntime is not installed (pip install '.[onnxruntime]')"
 )
 _FLOAT = " (float32)"
 _INLINED = " (inlined)"
@@ -97,7 +97,7 @@ def verify(bundle: Bundle, engine: Engine, *, auroc: float | None = None) -> Ver
         if not can_rewrite():
             notes.append(_FLOAT_UNCHECKED.format(manifest.precision, "onnx", "onnx"))
         elif not has_onnxruntime():
-            notes.append(_FLOAT_UNCHECKED.format(manifest.precision, "onnxruntime", "'lrclr[onnxruntime]'"))
+            notes.append(_FLOAT_UNCHECKED.format(manifest.precision, "onnxruntime", "'.[onnxruntime]'"))
         else:
             gates += _float_form_gates(bundle, golden, model)
     if any(bundle.inlined_path(graph) for graph in manifest.graphs):

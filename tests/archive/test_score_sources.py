@@ -114,7 +114,7 @@ def test_a_pattern_that_matches_folders_says_so(cd: Path) -> None:
     found = open_source(str(cd / "*"))
     assert [item.name for item in found.items] == ["README", "all.zip", loose.name]
     assert found.passed_over["folder"] == 2
-    with pytest.raises(UsageError, match=r"no image in .*: passed over: 1 × folders that match the pattern"):
+    with pytest.raises(UsageError, match=r"holds no image: passed over: 1 × folders that match the pattern"):
         open_source(str(cd / "IM*"))
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from lrclr.bench import (
     STAGES,
+    BenchCallbacks,
     BenchOptions,
     Result,
-    Watch,
     bench,
     load_result,
     open_targets,
@@ -206,7 +206,7 @@ def test_an_interrupt_keeps_whole_rounds(bundle: Path) -> None:
 
     options = replace(SHORT, stages=("image_encoder", "fusion_head"), batches=(1,))
     with open_targets([str(bundle)]) as targets:
-        found = bench(targets, options, watch=Watch(step))
+        found = bench(targets, options, callbacks=BenchCallbacks(step))
     assert not found.complete
     assert [len(each.rounds) for each in found.measurements] == [2, 2]
     assert "Interrupted" in page(found)
@@ -219,7 +219,7 @@ def test_an_interrupt_before_anything_is_raised(bundle: Path) -> None:
             raise KeyboardInterrupt
 
     with open_targets([str(bundle)]) as targets, pytest.raises(KeyboardInterrupt):
-        bench(targets, ONE, watch=Watch(step))
+        bench(targets, ONE, callbacks=BenchCallbacks(step))
 
 
 def test_the_highest_rate_keeps_its_p99(bundle: Path) -> None:
@@ -270,5 +270,5 @@ def test_options_are_checked(wrong: dict[str, Any]) -> None:
 
 
 def test_nothing_is_nothing_to_measure() -> None:
-    with pytest.raises(UsageError, match="nothing to measure"), open_targets([]):
+    with pytest.raises(UsageError, match="no target is given"), open_targets([]):
         pass

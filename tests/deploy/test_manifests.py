@@ -177,9 +177,9 @@ def test_the_bundle_is_the_one_that_was_checked(folder: Path, tmp_path: Path, ta
         assert spec["initContainers"][-1]["args"][-2:] == ["--expect", digest]
         # What the pod's step does, done here with what it was given.
         arguments = [str(folder) if one == "/bundle" else one for one in spec["initContainers"][-1]["args"]]
-        assert bundles.run(arguments).returncode == 0
+        assert bundles.call(*arguments).returncode == 0
         arguments[-1] = NOBODY
-        refused = bundles.run(arguments)
+        refused = bundles.call(*arguments)
         assert refused.returncode == 1
         assert "is not the bundle that was expected" in refused.stderr
 
@@ -334,7 +334,7 @@ def test_a_folder_of_somebody_else_is_left_alone(folder: Path, tmp_path: Path) -
 
 
 def test_the_command(folder: Path, tmp_path: Path) -> None:
-    done = bundles.run(["deploy", "kubernetes", folder, "-o", tmp_path / "k", "--image", IMAGE, "--name", "x-ray"])
+    done = bundles.call("deploy", "kubernetes", folder, "-o", tmp_path / "k", "--image", IMAGE, "--name", "x-ray")
     assert done.returncode == 0, done.stderr
     assert f"{tmp_path / 'k' / 'values.yaml'}\n" in done.stdout
     write_kubernetes(folder, tmp_path / "same", DeployOptions(IMAGE, name="x-ray"))
@@ -344,7 +344,7 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
         (["kserve", tmp_path / "none", "-o", tmp_path / "n", "--image", IMAGE], 1, "there is no bundle"),
         (["kserve", folder, "-o", tmp_path / "n"], 2, "--image"),
     ):
-        wrong = bundles.run(["deploy", *arguments])
+        wrong = bundles.call("deploy", *arguments)
         assert wrong.returncode == code
         assert said in wrong.stderr
     assert not (tmp_path / "n").exists()
@@ -353,7 +353,7 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
 def test_a_damaged_bundle_is_not_deployed(folder: Path, tmp_path: Path) -> None:
     damaged = bundles.copied(folder, tmp_path / "damaged")
     bundles.flip(damaged / "golden.npz")
-    done = bundles.run(["deploy", "kserve", damaged, "-o", tmp_path / "out", "--image", IMAGE])
+    done = bundles.call("deploy", "kserve", damaged, "-o", tmp_path / "out", "--image", IMAGE)
     assert done.returncode == 1
     assert "damaged" in done.stderr
     assert not (tmp_path / "out").exists()

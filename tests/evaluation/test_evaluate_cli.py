@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lrclr import Bundle, FindingSet, ZeroShotClassifier
 from lrclr.cli import main
@@ -17,7 +20,6 @@ from tests import bundles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     MakeData = Callable[..., Path]
     Capture = pytest.CaptureFixture[str]
@@ -185,6 +187,57 @@ def test_an_unknown_column_is_named_and_stops_the_run(
     assert captured.out == ""
 
 
+@pytest.mark.parametrize(
+    ("column", "cell", "told"),
+    [
+        ("boxes", '{"Edmea": [[1, 1, 9, 9]]}', "line 2 of {} names an unknown finding: did you mean 'Edema'?"),
+        ("boxes", '{"Edema": [[10, 10, 640, 512]]}', "a box reaches beyond its image of 64 x 54"),
+        ("boxes", '{"Edema": [[0.1, 0.1, 0.4, 0.5]]}', "not in shares of the image"),
+        ("mask:Edema", "small.png", "a mask is 3 x 4 and its image 64 x 54"),
+        ("mask:Edema", "empty.png", "a mask cannot be read"),
+        ("mask:Edmea", "small.png", "an unknown column 'mask:Edmea': did you mean 'mask:Edema'?"),
+        ("findings", "Edema|Mass", "line 2 of {} names an unknown finding"),
+    ],
+)
+def test_places_and_names_in_cells_are_checked_before_any_figure(
+    column: str, cell: str, told: str, bundle_folder: Path, make_data: MakeData, tmp_path: Path, capsys: Capture
+) -> None:
+    Image.new("L", (4, 3)).save(tmp_path / "small.png")
+    (tmp_path / "empty.png").touch()
+    cells = itertools.chain([cell.replace("small", str(tmp_path / "small"))], itertools.repeat(""))
+    table = make_data({"mask": column}, lambda row: {**row, "edema": "1", "mask": next(cells)})
+    if cell == "empty.png":
+        table.write_text(table.read_text().replace("empty.png", str(tmp_path / "empty.png")))
+    assert call(bundle_folder, table) in (1, 2)
+    captured = capsys.readouterr()
+    assert told.format(table) in captured.err
+    assert captured.out == ""
+
+
+def test_what_does_not_count_is_noted(
+    bundle_folder: Path, make_data: MakeData, tmp_path: Path, capsys: Capture
+) -> None:
+    copied = itertools.count()
+
+    def change(row: dict[str, str]) -> dict[str, str]:
+        number = next(copied)
+        if number == 1:
+            (tmp_path / "copy.png").write_bytes(Path(first).read_bytes())
+        image = str(tmp_path / "copy.png") if number == 1 else row["image"]
+        return {**row, "image": image, "edema": "" if number == 0 else row["edema"], "mask": BOX if number == 0 else ""}
+
+    first = ""
+    with make_data().open() as file:
+        first = next(csv.DictReader(file))["image"]
+    assert call(bundle_folder, make_data({"mask": "boxes"}, change)) == 0
+    told = capsys.readouterr().err
+    assert "1 rows have a mask or box of edema and no label of it" in told
+    assert "1 images are copies of another image" in told
+
+
+BOX = '{"Edema": [[1, 1, 9, 9]]}'
+
+
 def test_a_declared_finding_is_taken(bundle_folder: Path, make_data: MakeData, capsys: Capture) -> None:
     assert call(bundle_folder, make_data({"Fracture": "label:Cyst"}), "--json") == 0
     assert "not among the model's findings, and not judged: Cyst" in capsys.readouterr().err
@@ -211,14 +264,14 @@ def test_a_row_that_cannot_be_used_stops_the_run(bundle_folder: Path, make_data:
     ("arguments", "told"),
     [
         (["--scores", "x.txt"], ".npz"),
-        (["--scores", "{tmp}/none/x.npz"], "no folder"),
-        (["--against", "{tmp}/gone"], "no model or file of scores"),
+        (["--scores", "{tmp}/none/x.npz"], "does not exist"),
+        (["--against", "{tmp}/gone"], "does not exist"),
         (["--split", "dev"], "no split 'dev'"),
         (["--alpha", "2"], "between 0 and 1"),
-        (["--preset", "x"], "no preset"),
-        (["--store", "--preset", "chexzero"], "--store goes with neither"),
-        (["--store", "--findings", "{tmp}/x.toml"], "--store goes with neither"),
-        (["--validation-split", "none", "--store"], "nothing to store"),
+        (["--preset", "x"], "unknown preset"),
+        (["--store", "--preset", "chexzero"], "--store cannot be used with"),
+        (["--store", "--findings", "{tmp}/x.toml"], "--store cannot be used with"),
+        (["--validation-split", "none", "--store"], "--store needs validation images"),
         (["--provider", "tpu"], "no provider"),
         (["--batch-size", "0"], "at least one image"),
         (["--threshold", "x"], "criterion"),
@@ -248,4 +301,4 @@ def test_without_scikit_learn_the_extra_is_named(
         importlib.util, "find_spec", lambda name, *rest: None if name == "sklearn" else find(name, *rest)
     )
     assert call(bundle_folder, data_file) == 2
-    assert "pip install 'lrclr[evaluate]'" in capsys.readouterr().err
+    assert "pip install '.[evaluate]'" in capsys.readouterr().err

@@ -16,10 +16,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lrclr.evaluation._compare import Comparison, Difference
+from lrclr.evaluation import (
+    Comparison,
+    Difference,
+    Estimate,
+    Evaluation,
+    Example,
+    FindingQuality,
+    Grounding,
+    MeanQuality,
+    markdown,
+)
+
+# Private: the page as text, of results that no evaluation gives quickly.
 from lrclr.evaluation._reports import html as page
-from lrclr.evaluation._reports import markdown, save_reports
-from lrclr.evaluation._result import Estimate, Evaluation, Example, FindingQuality, Grounding, MeanQuality
+from lrclr.evaluation._reports import save_reports
 from lrclr.reports import clean, figure_svg
 
 if TYPE_CHECKING:

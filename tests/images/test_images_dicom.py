@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import struct
+import subprocess
+import sys
 import traceback
 import tracemalloc
 import zlib
@@ -33,7 +36,8 @@ from lrclr.errors import ImageError, ImageLimitError, MissingExtraError
 from lrclr.images import ReadLimits, read_image
 
 # Private: whether a frame is decoded at all cannot be seen from outside.
-from lrclr.images._dicom_frame import decode_frame
+from lrclr.images._dicom_decode import decode_frame
+from lrclr.samples import SAMPLES
 from tests.images.conftest import read_whole
 
 if TYPE_CHECKING:
@@ -219,14 +223,14 @@ def test_frames_are_chosen_by_number(make_dicom: MakeDicom, chest: NDArray[np.ui
         read_image(data)
     for number in range(3):
         np.testing.assert_array_equal(read_image(data, frame=number), np.rint(frames[number] / 4095 * 255))
-    with pytest.raises(ImageError, match="no frame 3"):
+    with pytest.raises(ImageError, match="frame 3 does not exist"):
         read_image(data, frame=3)
 
 
 def test_a_single_frame_is_frame_0(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
     data = make_dicom(chest)
     np.testing.assert_array_equal(read_image(data, frame=0), read_image(data))
-    with pytest.raises(ImageError, match="no frame 1: the DICOM file has 1"):
+    with pytest.raises(ImageError, match="frame 1 does not exist: the DICOM file has 1"):
         read_image(data, frame=1)
 
 
@@ -255,7 +259,7 @@ def test_objects_without_pixels_are_named_so(bundled: Callable[[str], Path], nam
         ({"Rows": 0}, "empty"),
         (
             {"Rows": 16, "SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PixelRepresentation": 1},
-            "neither signed",
+            "signed and floating-point colour",
         ),
         ({"NumberOfFrames": 2}, "2 frames"),
     ],
@@ -292,7 +296,7 @@ def test_a_missing_decoder_is_named_with_the_extra(make_dicom: MakeDicom, chest:
     decoder = get_decoder(RLELossless)
     decoder.remove_plugin("pylibjpeg")
     try:
-        with pytest.raises(MissingExtraError, match=r"RLE Lossless.*pylibjpeg-rle.*lrclr\[dicom\]"):
+        with pytest.raises(MissingExtraError, match=r"RLE Lossless.*pylibjpeg-rle.*\.\[dicom\]"):
             read_image(data)
     finally:
         decoder.add_plugin("pylibjpeg", ("pydicom.pixels.decoders.pylibjpeg", "_decode_frame"))
@@ -394,7 +398,7 @@ def test_lossless_jpeg_with_two_frame_headers_is_refused(bundled: Callable[[str]
 
 def test_colours_that_stay_what_they_are_do_not_pass_for_rgb(make_dicom: MakeDicom) -> None:
     pixels = np.zeros((4, 4, 3), dtype=np.uint8)
-    with pytest.raises(ImageError, match="cannot be brought to RGB"):
+    with pytest.raises(ImageError, match="cannot be converted to RGB"):
         read_image(make_dicom(pixels, PhotometricInterpretation="YBR_RCT"))
 
 
@@ -481,7 +485,7 @@ IGNORED: list[dict[str, Any]] = [
 def test_no_value_of_a_file_is_in_a_remark(make_dicom: MakeDicom, attributes: dict[str, Any]) -> None:
     data = make_dicom(np.zeros((9, 9), dtype=np.uint16), PatientName=SECRET, **attributes)
     read = read_whole(data.replace(b"11111111", SECRET.encode()))
-    assert f"{next(iter(attributes))} has no meaning and is ignored" in read.remarks
+    assert f"{next(iter(attributes))} is not valid and is ignored" in read.remarks
     assert "Roe" not in str(read.remarks)
 
 
@@ -490,7 +494,7 @@ def test_a_name_in_the_transfer_syntax_is_not_shown(make_dicom: MakeDicom) -> No
     syntax = b"1.2.840.10008.1.2.1\x00"
     assert data.count(syntax) == 1
     named = data.replace(syntax, SECRET.encode().ljust(len(syntax), b"\x00"))
-    assert read_whole(named).remarks == ("TransferSyntaxUID is not that of the pixel data and is ignored",)
+    assert read_whole(named).remarks == ("TransferSyntaxUID does not match the pixel data and is ignored",)
     video = with_frame(data, b"mpeg", syntax[:-1].decode())
     with pytest.raises(ImageError) as caught:
         read_image(video.replace(syntax, SECRET.encode().ljust(len(syntax), b"\x00")))
@@ -516,3 +520,16 @@ def test_what_is_not_needed_of_a_file_is_not_kept(
     read_image(make_dicom(chest, PatientName=SECRET))
     assert "Rows" in kept[0]
     assert not [element for element in kept[0] if element.tag.group == 0x0010]
+
+
+@pytest.mark.parametrize("code", ["raise AttributeError('_ARRAY_API not found')", "import no_such_module"])
+def test_a_decoder_that_cannot_be_imported_is_told_with_its_own_error(code: str, tmp_path: Path) -> None:
+    """pydicom imports the decoders that are installed; an error of one of them is not one of pydicom."""
+    (tmp_path / "gdcm.py").write_text(code)
+    script = "import sys\nfrom lrclr import read_image\ntry: read_image(sys.argv[1])\nexcept Exception as e: print(e)"
+    command = [sys.executable, "-c", script, str(SAMPLES[0].path("dicom"))]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert "decoders that are installed for it cannot be imported" in process.stdout
+    assert str(tmp_path / "gdcm.py") in process.stdout
+    assert ("AttributeError: _ARRAY_API not found" if "raise" in code else "no_such_module") in process.stdout

@@ -308,7 +308,7 @@ def test_ybr_becomes_rgb(make_dicom: MakeDicom) -> None:
     assert abs(picture.astype(int) - [254, 0, 0]).max() <= 1
 
 
-WIDTH_REMARK = "LUTDescriptor of VOILUTSequence has not the bits of its LUTData, whose greatest entry is white"
+WIDTH_REMARK = "the bits in LUTDescriptor of VOILUTSequence do not match LUTData; the greatest entry is white"
 AGFA = np.rint(4095 / (1 + np.exp(-(np.arange(4096) - 2000) / 500))).astype(int)
 AGFA[-1] = 4095
 
@@ -385,7 +385,7 @@ def test_a_table_without_meaning_is_ignored(make_dicom: MakeDicom, keyword: str,
     broken: dict[str, Any] = {**window, keyword: [broken_tables()[name]]}
     read = read_whole(make_dicom(RAMP, BitsStored=12, **broken))
     np.testing.assert_array_equal(read.pixels, read_image(make_dicom(RAMP, BitsStored=12, **window)))
-    assert read.remarks == (f"{keyword} has no meaning and is ignored",)
+    assert read.remarks == (f"{keyword} is not valid and is ignored",)
 
 
 def test_a_rescale_beyond_all_numbers_is_ignored(make_dicom: MakeDicom) -> None:

@@ -254,7 +254,7 @@ def test_a_file_of_several_frames_wants_to_be_told_which(file_format: str) -> No
         read_image(data)
     for frame in range(3):
         assert read_image(data, frame=frame).max() == 10 * frame
-    with pytest.raises(ImageError, match="no frame 3: the file has 3"):
+    with pytest.raises(ImageError, match="frame 3 does not exist: the file has 3"):
         read_image(data, frame=3)
 
 
@@ -262,7 +262,7 @@ def test_a_file_of_several_frames_wants_to_be_told_which(file_format: str) -> No
 def test_a_file_of_one_frame_has_frame_0_alone(file_format: str) -> None:
     data = encode(Image.fromarray(smooth()[:, :, 0]), file_format)
     np.testing.assert_array_equal(read_image(data, frame=0), read_image(data))
-    with pytest.raises(ImageError, match="no frame 1: the file has 1"):
+    with pytest.raises(ImageError, match="frame 1 does not exist: the file has 1"):
         read_image(data, frame=1)
 
 

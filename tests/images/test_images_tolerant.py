@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-SYNTAX = "TransferSyntaxUID is not that of the pixel data and is ignored"
+SYNTAX = "TransferSyntaxUID does not match the pixel data and is ignored"
 SMALL = PreprocessSpec.clip(4)
 
 
 def ignored(keyword: str) -> str:
-    return f"{keyword} has no meaning and is ignored"
+    return f"{keyword} is not valid and is ignored"
 
 
 def frame_of(data: bytes) -> bytes:
@@ -260,7 +260,7 @@ REQUIRED = ["Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentati
 @pytest.mark.parametrize("content", [b"N/A ", struct.pack("<2H", 3, 4), struct.pack("<d", 2.5)])
 def test_an_attribute_that_is_needed_is_named_in_the_error(keyword: str, content: bytes) -> None:
     vr = {4: "US", 8: "FD"}[len(content)] if content != b"N/A " else "LO"
-    with pytest.raises(ImageError, match=f"the value of {keyword} has no meaning"):
+    with pytest.raises(ImageError, match=f"the value of {keyword} is not valid"):
         read_image(with_raw(good(), keyword, vr, content))
 
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from benchmarks.gates import faults
+from benchmarks.gates import faults, graph_edit, output_faults
 from lrclr import Bundle
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import GateError
@@ -20,8 +20,8 @@ from lrclr.model import select_regions
 from lrclr.verification import Tolerances, raise_refused, run_gates
 from lrclr_export.onnx.blame import first_bad_layer
 from lrclr_export.onnx.graphs import graph_specs
-from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
 from lrclr_export.repository.golden import golden_from_checkpoint
+from tests.kept_exports import kept_export
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +60,7 @@ def refused(results: Sequence[GateResult]) -> set[tuple[str, str]]:
 
 
 # Fault by fault: the graph, what is done to it, and the gates that must refuse; others may refuse too.
-FAULTS: dict[str, tuple[str, faults.Fault, set[tuple[str, str]]]] = {
+FAULTS: dict[str, tuple[str, graph_edit.Fault, set[tuple[str, str]]]] = {
     "causal mask lost": (
         TEXT,
         faults.without_causal_mask,
@@ -115,7 +115,7 @@ FAULTS: dict[str, tuple[str, faults.Fault, set[tuple[str, str]]]] = {
     ),
     "embedding not of unit length": (
         IMAGE,
-        faults.times("image_embedding", 1.01),
+        output_faults.times("image_embedding", 1.01),
         {
             ("max error", "image_encoder.image_embedding"),
             ("absolute error", "probabilities"),
@@ -123,37 +123,37 @@ FAULTS: dict[str, tuple[str, faults.Fault, set[tuple[str, str]]]] = {
     ),
     "text embedding not of unit length": (
         TEXT,
-        faults.times("text_embedding", 0.99),
+        output_faults.times("text_embedding", 0.99),
         {("max error", "text_encoder.text_embedding"), ("absolute error", "probabilities")},
     ),
     "text tokens in another scale": (
         TEXT,
-        faults.times("text_tokens", 1.01),
+        output_faults.times("text_tokens", 1.01),
         {("max error", "text_encoder.text_tokens")},
     ),
     "region tokens shifted": (
         IMAGE,
-        faults.plus("region_tokens", 0.05),
+        output_faults.plus("region_tokens", 0.05),
         {("max error", "image_encoder.region_tokens"), ("cosine", "image_encoder.region_tokens")},
     ),
     "local score shifted": (
         FUSION,
-        faults.plus("local_score", 0.001),
+        output_faults.plus("local_score", 0.001),
         {("absolute error", "fusion_head.local_score")},
     ),
     "region attention scaled": (
         FUSION,
-        faults.times("region_attention", 1.01),
+        output_faults.times("region_attention", 1.01),
         {("absolute error", "fusion_head.region_attention")},
     ),
     "batch-mates mixed in": (
         IMAGE,
-        faults.blend_of_batch("image_embedding", 0.2),
+        output_faults.blend_of_batch("image_embedding", 0.2),
         {("change by batch and padding", "image_encoder.image_embedding")},
     ),
     "importance depends on the batch": (
         IMAGE,
-        faults.by_size("region_importance", 0, 8, 0.01),
+        output_faults.by_size("region_importance", 0, 8, 0.01),
         {
             ("change by batch and padding", "image_encoder.region_importance"),
             ("max error", "image_encoder.region_importance"),
@@ -161,12 +161,12 @@ FAULTS: dict[str, tuple[str, faults.Fault, set[tuple[str, str]]]] = {
     ),
     "picks depend on the batch": (
         IMAGE,
-        faults.by_size("region_index", 0, 8, 1),
+        output_faults.by_size("region_index", 0, 8, 1),
         {("region gap", "image_encoder.region_index")},
     ),
     "embedding depends on padding": (
         TEXT,
-        faults.by_size("text_embedding", 1, 77, 0.01),
+        output_faults.by_size("text_embedding", 1, 77, 0.01),
         {
             ("change by batch and padding", "text_encoder.text_embedding"),
             ("change by tokens after EOT", "text_encoder.text_embedding"),
@@ -181,7 +181,7 @@ FAULTS: dict[str, tuple[str, faults.Fault, set[tuple[str, str]]]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_fault_is_found(measure: Measure, fp32_graphs: Mapping[str, TypedGraph], fault: str) -> None:
     graph, change, expected = FAULTS[fault]
-    results = measure(faults.with_faults(fp32_graphs[graph], change))
+    results = measure(graph_edit.with_faults(fp32_graphs[graph], change))
     assert expected <= refused(results)
     with pytest.raises(GateError, match="the gates refused"):
         raise_refused(results)
@@ -194,11 +194,11 @@ def test_a_fault_that_only_other_shapes_show_is_found_by_that_gate_alone(
     measure: Measure, fp32_graphs: Mapping[str, TypedGraph], fault: str
 ) -> None:
     graph, change, expected = FAULTS[fault]
-    assert refused(measure(faults.with_faults(fp32_graphs[graph], change))) == expected
+    assert refused(measure(graph_edit.with_faults(fp32_graphs[graph], change))) == expected
 
 
 def test_without_a_fault_every_gate_holds(measure: Measure, fp32_graphs: Mapping[str, TypedGraph]) -> None:
-    results = measure(*(faults.with_faults(graph) for graph in fp32_graphs.values()))
+    results = measure(*(graph_edit.with_faults(graph) for graph in fp32_graphs.values()))
     assert refused(results) == set()
     raise_refused(results)
 
@@ -218,7 +218,7 @@ def test_nan_in_the_weights_is_found_and_located(
         TEXT: "text_model.encoder.layers.0",
         FUSION: "fusion_head.blocks.1.mlp",
     }[graph]
-    bad = faults.with_faults(fp32_graphs[graph], faults.nan_weights(fp32_graphs[graph].layers[layer]))
+    bad = graph_edit.with_faults(fp32_graphs[graph], faults.nan_weights(fp32_graphs[graph].layers[layer]))
     found = refused(measure(bad))
     assert found
     assert {gate for gate, _ in found} == {"non-finite values"}
@@ -245,7 +245,7 @@ def test_a_score_that_is_not_finite_is_a_refusal_and_no_crash(
     measure: Measure, fp32_graphs: Mapping[str, TypedGraph]
 ) -> None:
     """The image graph's tokens are finite, but too large for what comes after them."""
-    results = measure(faults.with_faults(fp32_graphs[IMAGE], faults.times("region_tokens", 1e30)))
+    results = measure(graph_edit.with_faults(fp32_graphs[IMAGE], output_faults.times("region_tokens", 1e30)))
     assert ("absolute error", "probabilities") in refused(results)
 
 
@@ -303,8 +303,8 @@ def test_collapsed_embeddings_are_refused_although_the_plain_cosine_holds(
     with torch.no_grad():
         model.vision_model.post_layernorm.bias += 1000 * torch.randn(128, generator=torch.Generator().manual_seed(0))
     golden = golden_from_checkpoint(replace(checkpoint, model=model))
-    graph = typed_onnx_from_module(graph_specs(model)[0], opset=20)
-    collapsed = faults.with_faults(graph, faults.without_scale(graph.layers["vision_model.post_layernorm"]))
+    graph = kept_export(graph_specs(model)[0], opset=20)
+    collapsed = graph_edit.with_faults(graph, faults.without_scale(graph.layers["vision_model.post_layernorm"]))
     # With a bias this large float32 itself is coarse: only what is at issue is looked at.
     embedding = "image_encoder.image_embedding"
     whole, broken = (
@@ -349,7 +349,7 @@ def test_the_first_bad_layer_is_named(
     checkpoint: Checkpoint, golden: Golden, fp32_graphs: Mapping[str, TypedGraph], graph: str, layer: str
 ) -> None:
     whole = fp32_graphs[graph]
-    bad = faults.with_faults(whole, faults.noisy_weights(whole.layers[layer]))
+    bad = graph_edit.with_faults(whole, faults.noisy_weights(whole.layers[layer]))
     found = first_bad_layer(checkpoint.model, bad, golden, cosine=FP32.cosine) or ""
     assert found.startswith(f"the first bad layer of {graph} is {layer} (cosine ")
 
@@ -364,7 +364,7 @@ def test_no_layer_is_blamed_without_a_fault(
 def test_no_layer_is_blamed_for_the_picks(
     checkpoint: Checkpoint, golden: Golden, fp32_graphs: Mapping[str, TypedGraph]
 ) -> None:
-    bad = faults.with_faults(fp32_graphs[IMAGE], faults.least_important_regions)
+    bad = graph_edit.with_faults(fp32_graphs[IMAGE], faults.least_important_regions)
     assert first_bad_layer(checkpoint.model, bad, golden, cosine=FP32.cosine) is None
 
 
@@ -373,7 +373,7 @@ def test_the_search_for_the_bad_layer_leaves_the_graph_as_it_was(
     checkpoint: Checkpoint, golden: Golden, fp32_graphs: Mapping[str, TypedGraph], graph: str
 ) -> None:
     """It makes every layer an output for a while."""
-    copied = faults.with_faults(fp32_graphs[graph])
+    copied = graph_edit.with_faults(fp32_graphs[graph])
     before = ir.to_proto(copied.model).SerializeToString(deterministic=True)
     first_bad_layer(checkpoint.model, copied, golden, cosine=FP32.cosine)
     assert ir.to_proto(copied.model).SerializeToString(deterministic=True) == before

@@ -1,26 +1,22 @@
-"""Shared by the kit's commands: sizes, results that survive a failure, and times by CUDA graph replay."""
+"""Shared by the kit's commands: sizes, records, and times by CUDA graph replay."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
-import subprocess
 import time
-import traceback
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lrclr._files import write_whole
+from benchmarks.gpu.quarter_hour.record import Record, nvidia_smi
 from lrclr.model import Regions
 from lrclr.model.regions import rollout_cls_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -47,46 +43,27 @@ NETWORKS = (
 TINY = (Network("ViT-B/32 @64", "vit-b-32", 64, 5, 12, 12, 768),)
 
 
-class Results:
-    """Results of one command, written to a JSON file after each measurement.
+def start(path: Path, command: str, device: str) -> Record:
+    """A new record of a command.
 
     Args:
-        path: of the file.
+        path: the JSON file.
+        command: name of the command.
         device: ``"cuda"`` or ``"cpu"``.
     """
+    return Record(path, {"command": command, "environment": environment(device)})
 
-    def __init__(self, path: Path, device: str) -> None:
-        self._path = path
-        self.failed = False
-        self.data: dict[str, Any] = {"environment": environment(device), "failures": []}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._write()
 
-    def add(self, section: str, **measured: Any) -> None:
-        """Append one measurement to a section, print it, and write the file."""
-        self.data.setdefault(section, []).append(measured)
-        print(section, json.dumps(measured), flush=True)
-        self._write()
-
-    @contextmanager
-    def attempt(self, what: str) -> Iterator[None]:
-        """Record an exception as a failure of `what` and go on with the next measurement."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - one failed measurement must not lose the others
-            self.failed = True
-            self.data["failures"].append({"what": what, "error": "".join(traceback.format_exception(error))[-3000:]})
-            print(f"failed: {what}: {type(error).__name__}: {str(error)[:500]}", flush=True)
-            self._write()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-
-    def _write(self) -> None:
-        write_whole(self._path, f"{json.dumps(self.data, indent=1)}\n".encode())
+def measure(record: Record, name: str, work: Callable[[], Any]) -> Any:
+    """`Record.measure`; after a failure the memory that torch caches on the GPU is released."""
+    result = record.measure(name, work)
+    if result is None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return result
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Versions, system and GPU."""
     found: dict[str, Any] = {
         "device": device,
         "python": platform.python_version(),
@@ -102,10 +79,7 @@ def environment(device: str) -> dict[str, Any]:
             "memory_gib": round(properties.total_memory / 2**30, 1),
             "cuda": torch.version.cuda,
         }
-        query = "driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
-        command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
-        asked = subprocess.run(command, capture_output=True, text=True, check=False)
-        found["nvidia_smi"] = dict(zip(query.split(","), asked.stdout.strip().split(", "), strict=False))
+        found["nvidia_smi"] = nvidia_smi()
     return found
 
 
@@ -115,7 +89,7 @@ def milliseconds(works: Sequence[Callable[[], object]], device: str, *, seconds:
     Args:
         works: the same work on different buffers, so that a cache does not hold all of the inputs.
         device: ``"cuda"`` or ``"cpu"``.
-        seconds: to spend on the replays, roughly.
+        seconds: approximate duration of the replays.
 
     Returns:
         Median, 5th and 95th percentile of a call's milliseconds over the replays, and the number of replays.
@@ -174,7 +148,7 @@ def copy_bandwidth(device: str) -> float:
 
 
 def select_unchecked(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:
-    """`lrclr.model.select_regions` without its check for numbers that are not finite, which waits for the device."""
+    """`lrclr.model.select_regions` without its check for NaN and infinity, which waits for the device."""
     values, index = (found.flatten(1) for found in rollout_cls_row(maps, mean=mean).topk(top_k))
     rows = (index + 1).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
     return Regions(torch.cat([tokens[:, :1], tokens.gather(1, rows)], dim=1), index, values)

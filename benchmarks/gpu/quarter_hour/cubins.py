@@ -1,8 +1,8 @@
-"""Blanks the GPU code of other architectures in a shared library, so that the library compresses to a fraction.
+"""Blanks the GPU code of other architectures in a shared library, so that it compresses to a fraction of its size.
 
-The section ``.nv_fatbin`` of a library is a row of containers. A container is a header of 16 bytes and a row of
-entries; an entry is a header, which names the architecture, and a payload. Only payloads are written over with zeros.
-Every header, offset and size stays as it is. The driver chooses an entry by its header and reads no other payload.
+The section ``.nv_fatbin`` of a library is a sequence of containers. A container is a header of 16 bytes and a sequence
+of entries. An entry is a header, which names the architecture, and a payload. Only payloads are overwritten with zeros;
+headers, offsets and sizes do not change. The driver selects an entry by its header and does not read other payloads.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Entry:
 
 @dataclass
 class Blanked:
-    """What `blank_other_architectures` did.
+    """Result of `blank_other_architectures`.
 
     Attributes:
         kept: bytes of payload by architecture.
         blanked: bytes of payload by architecture.
-        containers: how many there are.
-        without: containers that hold nothing for the architecture that was kept.
+        containers: number of containers.
+        without: number of containers without code for the kept architecture.
     """
 
     kept: dict[int, int] = field(default_factory=dict)

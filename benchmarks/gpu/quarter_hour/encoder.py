@@ -1,8 +1,8 @@
-"""Command 2: what region selection costs the fp16 image encoder. ``python -m benchmarks.gpu.quarter_hour.encoder``.
+"""Command 2: the cost of region selection in the fp16 image encoder. ``python -m benchmarks.gpu.quarter_hour.encoder``.
 
 torch's image encoder with random weights in CUDA graphs, in four variants:
   maps         eager attention; regions are selected from its float32 maps by torch's own operators
-  maps alone   the same, but nothing is selected: what writing the maps costs
+  maps alone   the same without selection: the cost of writing the maps
   kernel       fused attention; the region kernel computes the maps again from the layers' queries and keys
   no regions   fused attention, nothing is selected; the last block runs for the first 13 tokens
 
@@ -12,13 +12,23 @@ All variants compute the last block for CLS and the selected tokens only.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AttentionInterface
 
 from benchmarks.gpu.launch import launch
-from benchmarks.gpu.quarter_hour.common import NETWORKS, TINY, Network, Results, milliseconds, parser, select_unchecked
+from benchmarks.gpu.quarter_hour.common import (
+    NETWORKS,
+    TINY,
+    Network,
+    measure,
+    milliseconds,
+    parser,
+    select_unchecked,
+    start,
+)
 from lrclr.checkpoints import ARCHITECTURES
 from lrclr.model import LrclrConfig, LrclrModel, Regions, select_regions
 from lrclr.model.attention import attend, split_heads
@@ -27,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
+
+    from benchmarks.gpu.quarter_hour.record import Record
 
 BATCHES = (1, 8, 32, 64)
 FUSED = "benchmark_fused"
@@ -75,7 +87,7 @@ def model_of(network: Network, device: str) -> LrclrModel:
 def encode_fused(model: LrclrModel, pixels: Tensor, select: Callable[..., Regions] | None) -> tuple[Tensor, Tensor]:
     """The image encoder with fused attention; `select` takes queries, keys, start row, tokens, k and mean."""
     vision, recorder = model.vision_model, _QueriesKeys()
-    attention_of = vision.config._attn_implementation  # noqa: SLF001 - transformers' own switch
+    attention_of = vision.config._attn_implementation  # noqa: SLF001 - transformers' switch of the attention
     vision.config._attn_implementation = FUSED  # noqa: SLF001
     try:
         hidden = vision.pre_layrnorm(vision.embeddings(pixels))
@@ -112,7 +124,7 @@ def _reference_qk(queries: Sequence[Tensor], keys: Sequence[Tensor], start: Tens
 
 
 def _no_kernel(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:  # noqa: ARG001
-    """Takes the first tokens. The layers write their maps all the same."""
+    """Take the first tokens. The layers still write their maps."""
     index = torch.zeros((tokens.shape[0], maps[0].shape[1]), dtype=torch.int64, device=tokens.device)
     return Regions(tokens[:, : 1 + maps[0].shape[1]].contiguous(), index, index.float())
 
@@ -131,44 +143,52 @@ def variants(model: LrclrModel, pixels: Tensor, device: str) -> dict[str, Callab
 def main() -> None:
     """Run all sizes."""
     given = parser(__doc__, "encoder").parse_args()
-    results = Results(given.output, given.device)
+    record = start(given.output, "encoder", given.device)
     networks, batches = (TINY, (1,)) if given.device == "cpu" else (NETWORKS, BATCHES)
     with torch.inference_mode():
         for network in networks:
-            with results.attempt(f"model {network.name}"):
-                model = model_of(network, given.device)
-                parameters = list(model.vision_model.parameters())
-                weights = sum(one.numel() * one.element_size() for one in parameters)
-                results.add("weights", network=network.name, bytes=weights)
+            models: list[LrclrModel] = []
+            measure(record, f"weights: {network.name}", lambda: _weights(network, given.device, models))  # noqa: B023
+            if models:
                 for batch in batches:
-                    _measure(results, given.device, network, model, batch)
-                del model
+                    _measure(record, given.device, network, models[0], batch)
+            models.clear()
             if given.device == "cuda":
                 torch.cuda.empty_cache()
-    sys.exit(int(results.failed))
+    sys.exit(int(bool(record.failed)))
 
 
-def _measure(results: Results, device: str, network: Network, model: LrclrModel, batch: int) -> None:
+def _weights(network: Network, device: str, models: list[LrclrModel]) -> dict[str, Any]:
+    models.append(model_of(network, device))
+    parameters = models[0].vision_model.parameters()
+    return {"network": network.name, "bytes": sum(one.numel() * one.element_size() for one in parameters)}
+
+
+def _measure(record: Record, device: str, network: Network, model: LrclrModel, batch: int) -> None:
     random = torch.Generator(device).manual_seed(batch)
     side = network.image_size
     pixels = torch.randn(batch, 3, side, side, generator=random, device=device).to(next(model.parameters()).dtype)
     common = {"network": network.name, "batch": batch}
     runs = variants(model, pixels, device)
-    with results.attempt(f"agreement {common}"):
+
+    def agreement() -> dict[str, Any]:
         ours, (embedding, _) = runs["maps"](), runs["kernel"]()
         cosine = float((ours.embedding * embedding).sum(-1).min())
         finite = bool(runs["no regions"]()[0].isfinite().all())
-        results.add("agreement", **common, cosine_of_maps_and_qk=cosine, finite=finite)
-    for name, run in runs.items():
-        with results.attempt(f"{name} {common}"):
-            if device == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-                before = torch.cuda.memory_allocated()
-                run()
-                peak = torch.cuda.max_memory_allocated() - before
-            else:
-                peak = 0
-            results.add("encoder", **common, variant=name, ms=milliseconds([run], device), activation_bytes=peak)
+        return {**common, "cosine_of_maps_and_qk": cosine, "finite": finite}
+
+    def timed(name: str) -> dict[str, Any]:
+        peak = 0
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            runs[name]()
+            peak = torch.cuda.max_memory_allocated() - before
+        return {**common, "variant": name, "ms": milliseconds([runs[name]], device), "activation_bytes": peak}
+
+    measure(record, f"agreement: {network.name}, batch {batch}", agreement)
+    for name in runs:
+        measure(record, f"encoder: {name}, {network.name}, batch {batch}", partial(timed, name))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Command 1: is the region kernel right, and how long does it take? ``python -m benchmarks.gpu.quarter_hour.kernel``.
+"""Command 1: correctness and speed of the region kernel. ``python -m benchmarks.gpu.quarter_hour.kernel``.
 
 Sections:
   correctness  each form of the kernel against float64 on the device, at many token counts and both rollouts
   time         each form by CUDA graph replay, against the time that moving its bytes takes, and torch eager
-  compiled     the same work by torch.compile (slow to compile, therefore last)
+  compiled     the same work by torch.compile, last since it takes long to compile
 
-``--sanitize`` runs a few small calls only, for NVIDIA's compute-sanitizer to watch.
+``--sanitize`` runs a few small calls only, under NVIDIA's compute-sanitizer.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from benchmarks.gpu.quarter_hour.common import (
     NETWORKS,
     TINY,
     Network,
-    Results,
     copy_bandwidth,
+    measure,
     milliseconds,
     parser,
     select_unchecked,
+    start,
 )
 from lrclr._kernels import Form, forms_for
 from lrclr.model import select_regions
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
+
+    from benchmarks.gpu.quarter_hour.record import Record
 
 BATCHES = (1, 8, 64)
 SCALE = 0.125
@@ -44,15 +47,15 @@ class Case:
     """Random queries, keys, start row and tokens; attention maps are made from them.
 
     Args:
-        nodes: tokens.
-        layers: of the network, with the last one.
-        heads: of a layer.
-        batch: images.
-        device: in torch's words.
-        seed: of the random numbers.
-        merged: queries and keys are views of one tensor, as of a merged product.
-        width: of the tokens.
-        deviation: of a score; more makes sharper attention.
+        nodes: number of tokens.
+        layers: number of layers, with the last one.
+        heads: heads of a layer.
+        batch: number of images.
+        device: torch's name of the device.
+        seed: seed of the random numbers.
+        merged: whether queries and keys are views of one tensor, as after a merged product.
+        width: width of the tokens.
+        deviation: standard deviation of a score; a larger one makes attention sharper.
     """
 
     def __init__(  # noqa: PLR0913 - the sizes of a network
@@ -112,7 +115,7 @@ def _mixed(maps: Tensor, identity: Tensor, *, mean: bool) -> Tensor:
 
 
 def errors(case: Case, found: Sequence[Tensor], *, mean: bool, prefix: int, top_k: int) -> dict[str, Any]:
-    """How far a selection is from float64's, relative to the most important patch, and whether the tokens are right."""
+    """Distance of a selection from float64's, of the most important patch's; and whether the tokens are right."""
     tokens, index, values = found
     wanted = case.importance(mean=mean, prefix=prefix)[:, :, prefix:]
     index = index.reshape(*wanted.shape[:2], top_k)
@@ -130,8 +133,8 @@ def errors(case: Case, found: Sequence[Tensor], *, mean: bool, prefix: int, top_
     }
 
 
-def correctness(results: Results, device: str) -> None:
-    """Every form that takes the tokens."""
+def correctness(record: Record, device: str) -> None:
+    """Each form that takes a number of tokens."""
     sizes = [(50, 12, 12), (64, 3, 4), (33, 2, 3), (197, 12, 12), (257, 4, 4), (577, 24, 16), (729, 3, 4), (1025, 3, 4)]
     if device == "cpu":
         sizes = [(5, 3, 2)]
@@ -140,16 +143,20 @@ def correctness(results: Results, device: str) -> None:
             merged, prefix, batch = number % 2 == 1, int(nodes not in {64, 729}), 3 if nodes < 500 else 2
             common = {"nodes": nodes, "layers": layers, "mean": mean, "merged": merged, "prefix": prefix}
             case = Case(nodes, layers, heads, batch, device=device, merged=merged, seed=number)
-            for name, run in _kernels(case, device, mean=mean, prefix=prefix).items():
-                with results.attempt(f"correctness {name} {common}"):
-                    found, again = run(), run()
-                    same = all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
-                    measured = errors(case, found, mean=mean, prefix=prefix, top_k=TOP_K)
-                    right = measured["importance"] < 5e-5 and measured["missed"] < 1e-4
-                    right = right and measured["tokens_equal"] and measured["finite"] and same
-                    results.add("correctness", **common, kernel=name, **measured, repeatable=same, right=right)
-                    if not right:
-                        raise AssertionError(f"{name} is wrong: {measured}, repeatable {same}")
+            for kernel, run in _kernels(case, device, mean=mean, prefix=prefix).items():
+                name = f"correctness: {kernel}, {nodes} tokens, {'mean' if mean else 'per head'}"
+                found = measure(record, name, partial(_checked, case, run, {**common, "kernel": kernel}))
+                if found is not None and not found["right"]:
+                    record.fail(f"{name}: is right", "see the measurement before")
+
+
+def _checked(case: Case, run: Callable[[], Any], about: dict[str, Any]) -> dict[str, Any]:
+    found, again = run(), run()
+    same = all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+    measured = errors(case, found, mean=about["mean"], prefix=about["prefix"], top_k=TOP_K)
+    right = measured["importance"] < 5e-5 and measured["missed"] < 1e-4
+    right = right and measured["tokens_equal"] and measured["finite"] and same
+    return {**about, **measured, "repeatable": same, "right": right}
 
 
 def _kernels(case: Case, device: str, *, mean: bool, prefix: int) -> dict[str, Callable[[], Any]]:
@@ -166,17 +173,21 @@ def _selection(case: Case, form: Form, *, mean: bool = False, prefix: int = 1, t
     )
 
 
-def times(results: Results, device: str, networks: Sequence[Network], batches: Sequence[int]) -> None:
-    """The kernel and torch eager, against the time that their bytes take."""
-    bandwidth = copy_bandwidth(device)
-    results.add("bandwidth", bytes_a_second=round(bandwidth))
+def times(record: Record, device: str, networks: Sequence[Network], batches: Sequence[int]) -> None:
+    """The kernel and torch eager, against the time that moving their bytes takes."""
+    found = measure(record, "bandwidth", lambda: {"bytes_a_second": round(copy_bandwidth(device))})
+    if found is None:
+        return
     for network in networks:
         for batch in batches:
-            with results.attempt(f"time {network.name} batch {batch}"):
-                _time(results, device, network, batch, bandwidth)
+            try:
+                _time(record, device, network, batch, found["bytes_a_second"])
+            except torch.OutOfMemoryError as error:
+                record.fail(f"time: {network.name}, batch {batch}", str(error))
+                torch.cuda.empty_cache()
 
 
-def _time(results: Results, device: str, network: Network, batch: int, bandwidth: float) -> None:
+def _time(record: Record, device: str, network: Network, batch: int, bandwidth: float) -> None:
     pairs = network.layers - 1
     qk_bytes = pairs * 2 * batch * network.nodes * network.heads * 64 * 2
     maps_bytes = pairs * batch * network.heads * network.nodes**2 * 4
@@ -184,16 +195,15 @@ def _time(results: Results, device: str, network: Network, batch: int, bandwidth
     count = 1 if device == "cpu" else max(1, min(16, (1 << 28) // qk_bytes))
     sizes = (network.nodes, network.layers, network.heads, batch)
     cases = [Case(*sizes, device=device, width=network.width, seed=seed) for seed in range(count)]
-    common = {"network": network.name, "batch": batch}
 
-    def add(name: str, moved: int, works: list[Callable[[], Any]]) -> None:
-        with results.attempt(f"time {name} {common}"):
+    def add(kernel: str, moved: int, works: list[Callable[[], Any]]) -> None:
+        def timed() -> dict[str, Any]:
             took = milliseconds(works, device)
             floor = moved / bandwidth * 1e3
-            share = round(floor / took["median"], 4)
-            results.add(
-                "time", **common, kernel=name, ms=took, bytes=moved, floor_ms=round(floor, 5), floor_share=share
-            )
+            about = {"network": network.name, "batch": batch, "kernel": kernel, "ms": took, "bytes": moved}
+            return {**about, "floor_ms": round(floor, 5), "floor_share": round(floor / took["median"], 4)}
+
+        measure(record, f"time: {kernel}, {network.name}, batch {batch}", timed)
 
     if device == "cuda":
         for form in forms_for(network.nodes, capability()):
@@ -211,19 +221,19 @@ def _eager(maps: list[Tensor], tokens: Tensor) -> Tensor:
     return select_unchecked(maps, tokens, 1, mean=False).tokens
 
 
-def compiled(results: Results, device: str, networks: Sequence[Network], batches: Sequence[int]) -> None:
+def compiled(record: Record, device: str, networks: Sequence[Network], batches: Sequence[int]) -> None:
     """torch.compile of the selection from maps, at each size."""
+
+    def timed(network: Network, batch: int) -> dict[str, Any]:
+        case = Case(network.nodes, network.layers, network.heads, batch, device=device, width=network.width)
+        torch._dynamo.reset()  # noqa: SLF001 - the public torch.compiler.reset does the same and more
+        run = partial(torch.compile(_eager, dynamic=False), case.maps(), case.tokens)
+        return {"network": network.name, "batch": batch, "ms": milliseconds([run], device)}
+
     for network in networks:
         for batch in batches:
-            if network.nodes == 577 and batch > 8:
-                continue
-            with results.attempt(f"compiled {network.name} batch {batch}"):
-                case = Case(network.nodes, network.layers, network.heads, batch, device=device, width=network.width)
-                maps, tokens = case.maps(), case.tokens
-                torch._dynamo.reset()  # noqa: SLF001 - the public torch.compiler.reset does the same and more
-                run = torch.compile(_eager, dynamic=False)
-                took = milliseconds([partial(run, maps, tokens)], device)
-                results.add("compiled", network=network.name, batch=batch, ms=took)
+            if network.nodes != 577 or batch <= 8:
+                measure(record, f"compiled: {network.name}, batch {batch}", partial(timed, network, batch))
 
 
 def sanitize() -> None:
@@ -246,16 +256,16 @@ def main() -> None:
     if given.sanitize:
         sanitize()
         return
-    results = Results(given.output, given.device)
+    record = start(given.output, "kernel", given.device)
     networks, batches = (TINY, (1,)) if given.device == "cpu" else (NETWORKS, BATCHES)
     with torch.inference_mode():
         if "correctness" in given.only:
-            correctness(results, given.device)
+            correctness(record, given.device)
         if "time" in given.only:
-            times(results, given.device, networks, batches)
+            times(record, given.device, networks, batches)
         if "compiled" in given.only and given.device == "cuda":
-            compiled(results, given.device, networks, batches)
-    sys.exit(int(results.failed))
+            compiled(record, given.device, networks, batches)
+    sys.exit(int(bool(record.failed)))
 
 
 if __name__ == "__main__":

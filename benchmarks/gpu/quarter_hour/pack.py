@@ -1,4 +1,4 @@
-"""Packs what a borrowed GPU machine lacks: ``python -m benchmarks.gpu.quarter_hour.pack FOLDER``.
+"""Packs what the GPU machine lacks: ``python -m benchmarks.gpu.quarter_hour.pack FOLDER``.
 
 It needs the network, the development environment, and a few minutes. It writes the folders ``a``, ``b``, … to FOLDER,
 none larger than a limit. `unpack` joins them on the GPU machine. Inside is:
@@ -35,9 +35,9 @@ __all__ = ["add_bundle", "add_network", "add_onnxruntime", "add_packages", "writ
 
 _ROOT: Final = Path(__file__).parents[3]
 _ONNXRUNTIME: Final = "onnxruntime-gpu==1.31.1"  # built with CUDA 13.0
-_PACKAGES: Final = ("nvidia-ml-py", "rich", "typer")  # with what they depend on
+_PACKAGES: Final = ("nvidia-ml-py", "rich", "typer")  # and their dependencies
 _PLATFORMS: Final = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux2014_x86_64")
-# Python's ONNX Runtime has the library in its extension module, and TensorRT is not here.
+# Python's ONNX Runtime has the library in its extension module, and TensorRT is not used.
 _LEFT_OUT: Final = (
     "capi/libonnxruntime.so.", "capi/libonnxruntime_providers_tensorrt.so", "tools/", "transformers/", "quantization/",
     "datasets/", "ThirdPartyNotices.txt",
@@ -45,15 +45,15 @@ _LEFT_OUT: Final = (
 
 
 def add_onnxruntime(target: Path, wheel: Path, architecture: int) -> dict[str, Any]:
-    """Unpack ONNX Runtime without what is not needed there.
+    """Unpack ONNX Runtime without the parts that are not needed.
 
     Args:
         target: the folder ``packages``.
-        wheel: of onnxruntime-gpu.
-        architecture: of the GPU: compute capability times ten.
+        wheel: wheel of onnxruntime-gpu.
+        architecture: architecture of the GPU, compute capability times ten.
 
     Returns:
-        What was left of its GPU code, in bytes by architecture.
+        What was kept and blanked of its GPU code, in bytes by architecture.
     """
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
@@ -88,7 +88,7 @@ def add_bundle(target: Path, precision: str) -> None:
 
 
 def add_network(target: Path, architecture: str, precision: str) -> None:
-    """Export the graphs of a network with random weights, and leave the weights out.
+    """Export the graphs of a network with random weights, without the weights.
 
     Args:
         target: a folder for the three graphs.
@@ -112,10 +112,10 @@ def write_parts(source: Path, target: Path, *, part_bytes: int, preset: int = 9)
     """Compress the folder `source` to one archive, and cut it into parts.
 
     Args:
-        source: what is packed; its files become the archive's.
+        source: folder to pack.
         target: the folder for the parts.
-        part_bytes: the most that a part may hold.
-        preset: of the compression, 0 to 9.
+        part_bytes: largest size of a part.
+        preset: compression preset, 0 to 9.
 
     Returns:
         The folders of the parts.
@@ -154,11 +154,11 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def download(options: Sequence[str], target: Path, python: str) -> list[Path]:
-    """Wheels for Linux on x86-64.
+    """Download wheels for Linux on x86-64.
 
     Args:
-        options: of ``pip download``, and names of packages.
-        target: a folder, which is made.
+        options: options of ``pip download``, and names of packages.
+        target: folder to make.
         python: version of Python on the GPU machine.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "-d", str(target)]
@@ -171,9 +171,9 @@ def main() -> None:
     """Pack everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, metavar="FOLDER")
-    parser.add_argument("--architecture", type=int, default=90, help="of the GPU, such as 90 for an H100")
-    parser.add_argument("--python", default="3.12", help="of the GPU machine")
-    parser.add_argument("--part-mib", type=float, default=44, help="the largest part")
+    parser.add_argument("--architecture", type=int, default=90, help="architecture of the GPU, such as 90 for an H100")
+    parser.add_argument("--python", default="3.12", help="Python version of the GPU machine")
+    parser.add_argument("--part-mib", type=float, default=44, help="largest size of a part")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work, ready = Path(folder, "wheels"), Path(folder, "ready")

@@ -1,10 +1,10 @@
-"""Command 4: what TensorRT-RTX says about this GPU. ``python -m benchmarks.gpu.quarter_hour.rtx -o FOLDER``.
+"""Command 4: the answers of TensorRT-RTX on this GPU. ``python -m benchmarks.gpu.quarter_hour.rtx -o FOLDER``.
 
 TensorRT-RTX 1.7 supports the compute capabilities 7.5, 8.0, 8.6, 8.9, 12.0 and 12.1. On any other GPU, such as an H100,
 the library's messages are the result. The command builds one product of two matrices for the current GPU and for 8.9,
-asks whether each plan is valid here, and loads it. Everything is in ``rtx.json`` as soon as it is known. The exit code
-is 0 if the library answered, also with a refusal, and 1 if it could not be loaded. Without a GPU, the plan for 8.9 is
-built too.
+asks whether each plan is valid here, and loads it. Each result is in ``rtx.json`` as soon as it is known. The exit code
+is 0 if the library answered, also with a refusal, and 1 if it could not be loaded. Without a GPU the plan for 8.9 is
+still built.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _plan(library: Any, log: Any, capability: Any) -> Any:
 
 
 def _asked(target: str) -> dict[str, Any]:
-    """In a process of its own, which the library may end."""
+    """`ask` in a process of its own, since the library may end the process."""
     command = [sys.executable, "-m", __spec__.name, "--target", target]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if answer.returncode > 0:
@@ -84,7 +84,7 @@ def _asked(target: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Ask for each target, or for one in this process."""
+    """Ask for each target, or for the hidden ``--target`` in this process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path(), help="folder for the results")
     parser.add_argument("--target", choices=_TARGETS, help=argparse.SUPPRESS)
@@ -94,7 +94,6 @@ def main() -> None:
             print(f"{name}: {value}")
         return
     result = given.output / _RESULT
-    result.unlink(missing_ok=True)
     record = Record(result, {"command": "rtx"})
     for target in _TARGETS:
         record.measure(f"TensorRT-RTX, a plan for {target}", partial(_asked, target))

@@ -22,7 +22,7 @@ from benchmarks.gpu.quarter_hour.weights import DESCRIPTION, fill_weights
 __all__ = ["INDEX", "unpack"]
 
 INDEX: Final = "index.json"
-"""In every part: all pieces of the archive, and their digests."""
+"""File in every part that lists all pieces of the archive and their digests."""
 
 
 def unpack(parts: list[Path], target: Path) -> None:

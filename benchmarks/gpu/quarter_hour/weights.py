@@ -1,7 +1,7 @@
-"""Graphs without weights: the file keeps names, types and shapes, and random values are written where it is used.
+"""Removes weights from graphs and keeps names, types and shapes; fills in random values on the GPU machine.
 
-Speed does not depend on the values, as long as they are of a sane size. Each tensor gets normal values of the mean and
-standard deviation of the one that it stands for. Small tensors stay in the graph as they are.
+Speed does not depend on the values if their size is usual. Each tensor gets normal values with the mean and standard
+deviation of the original. Small tensors stay in the graph.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""One module for each way to answer: `prepare` writes what it reads, `open_works` gives what it can be timed at.
+"""One module for each way to run the network: `prepare` writes the files that it reads, `open_works` returns its works.
 
-Each runs in a process of its own, and some in an environment that has what no other has: heavy and foreign imports
-stand inside the functions.
+Each module runs in the environment of its candidate, so imports of other packages stand inside the functions.
 """

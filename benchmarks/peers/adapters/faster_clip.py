@@ -1,4 +1,4 @@
-"""faster-clip: CLIP's image tower in Rust, fed with bytes of pictures; its text tower is another model's."""
+"""faster-clip: CLIP's image tower in Rust, which takes encoded pictures. Its text tower belongs to another model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import os
 from typing import TYPE_CHECKING
 
-from benchmarks.peers.works import Opening, Work, Works
+from benchmarks.peers.works import Opening, Work, Works, picture_batches
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,7 +15,7 @@ _PLACE = "sentence-transformers__clip-ViT-B-32/0_CLIPModel"
 
 
 def prepare(folder: Path) -> None:
-    """It only reads the file that it would download, so the weights are laid where that would lie."""
+    """Put the weights where its download would be, since it has no option for another file."""
     place = folder / "faster-clip" / _PLACE
     place.mkdir(parents=True, exist_ok=True)
     file = place / "model.safetensors"
@@ -24,7 +24,7 @@ def prepare(folder: Path) -> None:
 
 
 def open_works(opening: Opening) -> Works:
-    """No options. Pictures are uncompressed bitmaps, so that decoding costs next to nothing."""
+    """No options. The pictures are uncompressed bitmaps, so decoding takes little time."""
     os.environ["FASTER_CLIP_CACHE"] = str(opening.folder / "faster-clip")
     from faster_clip import ClipModel
     from PIL import Image
@@ -35,5 +35,5 @@ def open_works(opening: Opening) -> Works:
         file = io.BytesIO()
         Image.fromarray(picture).save(file, "BMP")
         pictures.append(file.getvalue())
-    batches = {batch: [pictures[number % len(pictures)] for number in range(batch)] for batch in (1, 8, 32)}
+    batches = picture_batches(pictures)
     return {"image": Work(lambda batch: model.encode_image(batches[batch]))}

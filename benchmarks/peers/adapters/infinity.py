@@ -1,4 +1,4 @@
-"""infinity-emb: transformers' CLIP behind an engine that gathers requests into batches."""
+"""infinity-emb: transformers' CLIP in an engine that batches requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.works import Opening, Work, Works
+from benchmarks.peers.works import Opening, Work, Works, picture_batches
 
 
 def open_works(opening: Opening) -> Works:
@@ -21,8 +21,7 @@ def open_works(opening: Opening) -> Works:
         model_name_or_path=folder, engine="torch", device="cpu", bettertransformer=False, model_warmup=False
     )
     engine = SyncEngineArray.from_args([arguments])
-    pictures = [Image.fromarray(picture) for picture in inputs.pictures]
-    batches = {batch: [pictures[number % len(pictures)] for number in range(batch)] for batch in (1, 8, 32)}
+    batches = picture_batches([Image.fromarray(picture) for picture in inputs.pictures])
     name = arguments.served_model_name
 
     def vectors(future: Any) -> Any:

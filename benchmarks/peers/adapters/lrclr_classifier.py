@@ -1,10 +1,10 @@
-"""lrclr itself: every engine on every precision, regions included."""
+"""lrclr: torch, or an engine with a bundle of one precision; regions included."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.peers.works import Opening, Work, Works
+from benchmarks.peers.works import BATCHES, Opening, Work, Works
 
 
 def open_works(opening: Opening) -> Works:
@@ -19,7 +19,7 @@ def open_works(opening: Opening) -> Works:
         bundle = opening.folder / "bundles" / options["precision"]
         classifier = ZeroShotClassifier.from_bundle(bundle, engine=options["engine"], threads=int(options["threads"]))
     engine = classifier.engine
-    pixels = {batch: inputs.images(batch) for batch in (1, 8, 32)}
+    pixels = {batch: inputs.images(batch) for batch in BATCHES}
 
     def image(output: str, batch: int) -> Any:
         return engine.run("image_encoder", {"pixel_values": pixels[batch]})[output]
@@ -28,11 +28,11 @@ def open_works(opening: Opening) -> Works:
         return engine.run("text_encoder", {"input_ids": ids})["text_embedding"]
 
     def answer(batch: int) -> Any:
-        # Peers have no regions to weigh in; the fusion head runs all the same.
+        # Peers have no local score, so alpha is 0. The fusion head runs all the same.
         return classifier.answer_pixels(pixels[batch], alpha=0.0).probability
 
     def answer_new(batch: int) -> Any:
-        classifier.prompt_cache = PromptCache(classifier._encode_prompts)  # noqa: SLF001  no other way to forget
+        classifier.prompt_cache = PromptCache(classifier._encode_prompts)  # noqa: SLF001 - the cache cannot be emptied
         return answer(batch)
 
     return {

@@ -1,4 +1,4 @@
-"""modern-onnx-clip: ONNX Runtime's defaults on two graphs in a folder of its layout."""
+"""modern-onnx-clip: ONNX Runtime with default settings on two graphs in a folder of its layout."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
-from benchmarks.peers.works import Inputs, Opening, Work, Works
+from benchmarks.peers.works import BATCHES, Inputs, Opening, Work, Works
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def prepare(folder: Path) -> None:
-    """Its own exporter reads open_clip's models only, so the plain graphs are laid out as it wants them."""
+    """Copy the plain graphs into its layout, since its own exporter reads open_clip's models only."""
     target = folder / "onnx-clip"
     target.mkdir(exist_ok=True)
     for source, name in (("image", "visual"), ("text", "textual")):
@@ -30,7 +30,7 @@ def open_works(opening: Opening) -> Works:
 
     inputs = opening.inputs
     model = OnnxClip(str(opening.folder / "onnx-clip"), silent=True)
-    pixels = {batch: inputs.images(batch) for batch in (1, 8, 32)}
+    pixels = {batch: inputs.images(batch) for batch in BATCHES}
     prompts = list(inputs.prompts)
     return {
         "image": Work(lambda batch: model.get_image_embedding(pixels[batch])),

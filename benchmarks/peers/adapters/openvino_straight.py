@@ -1,4 +1,4 @@
-"""OpenVINO on the plain graphs, in float32, in bfloat16, or quantised by NNCF."""
+"""OpenVINO on the plain graphs: in float32, in bfloat16, or quantised by NNCF."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CALIBRATION = 32
 
 
 def prepare(folder: Path) -> None:
-    """Quantise both graphs with NNCF's defaults for transformers, on pictures that no gate and no comparison sees."""
+    """Quantise both graphs with NNCF's defaults for transformers, on other inputs than those that are compared."""
     import nncf
     import openvino
 
@@ -52,7 +52,7 @@ def open_works(opening: Opening) -> Works:
 
 
 def _other_images(inputs: Inputs) -> list[Any]:
-    """Mirrored, shifted, darkened: of the same kind as the compared ones, and none of them."""
+    """The compared images, mirrored, shifted and darkened."""
     rng = np.random.default_rng(0)
     low, high = float(inputs.pixel_values.min()), float(inputs.pixel_values.max())
     made = []
@@ -65,7 +65,7 @@ def _other_images(inputs: Inputs) -> list[Any]:
 
 
 def _other_prompts(inputs: Inputs) -> list[Any]:
-    """Words of the prompts in other orders, each between its own beginning and end."""
+    """Words of the prompts in random order, each prompt between begin-of-text and end-of-text."""
     rng = np.random.default_rng(0)
     begin, end = inputs.ids[0, 0], inputs.ids.max()
     words = np.setdiff1d(inputs.ids, [begin, end, 0])

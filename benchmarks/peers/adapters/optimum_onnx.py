@@ -1,4 +1,4 @@
-"""optimum-onnx: its exporter and `ORTModelForZeroShotImageClassification`, whose one graph wants both inputs."""
+"""optimum-onnx: its exporter and `ORTModelForZeroShotImageClassification`, one graph with both inputs."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.peers.works import Opening, Work, Works
+from benchmarks.peers.works import BATCHES, Opening, Work, Works
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def prepare(folder: Path) -> None:
-    """``optimum-cli export onnx``; it refuses deviations above its tolerance by a warning only."""
+    """Run ``optimum-cli export onnx``, which only warns about deviations above its tolerance."""
     command = ["export", "onnx", "--model", str(folder / "hf"), "--task", "zero-shot-image-classification"]
     program = "from optimum.commands.optimum_cli import main; main()"
     subprocess.run([sys.executable, "-c", program, *command, str(folder / "optimum")], check=True)
 
 
 def open_works(opening: Opening) -> Works:
-    """No options. Image work carries the shortest prompt, text work the first image: the graph has no other way."""
+    """No options. Work on images has the shortest prompt too, work on texts the first image: the graph needs both."""
     import numpy as np
     from optimum.onnxruntime import ORTModelForZeroShotImageClassification
 
     inputs = opening.inputs
     model = ORTModelForZeroShotImageClassification.from_pretrained(opening.folder / "optimum")
-    pixels = {batch: inputs.images(batch) for batch in (1, 8, 32)}
-    # A beginning and an end.
+    pixels = {batch: inputs.images(batch) for batch in BATCHES}
+    # Begin-of-text and end-of-text.
     shortest = np.array([[inputs.ids[0, 0], _end(inputs.ids)]], np.int64)
 
     def ask(ids: Any, batch: int) -> Any:

@@ -1,4 +1,4 @@
-"""transformers' zero-shot-image-classification pipeline: one picture, and its prompts encoded anew each time."""
+"""transformers' zero-shot-image-classification pipeline: one picture a call, and its prompts encoded in each call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def open_works(opening: Opening) -> Works:
         return ask(picture, candidate_labels=prompts, hypothesis_template="{}")
 
     def probabilities(result: list[dict[str, Any]]) -> Array:
-        # It softmaxes over all prompts; what one prompt has over another is left in the ratio.
+        # Its softmax is over all prompts. The ratio of two prompts is the same as in a softmax over the two.
         share = {one["label"]: one["score"] for one in result}
         return inputs.pair_probabilities(np.log(np.array([[share[prompt] for prompt in prompts]], np.float64)))
 

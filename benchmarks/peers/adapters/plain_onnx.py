@@ -1,4 +1,4 @@
-"""`torch.onnx.export` as its documentation has it, and ONNX Runtime on the two graphs, with either provider."""
+"""`torch.onnx.export` as documented, and ONNX Runtime on the two graphs, with the CPU or the OpenVINO provider."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def open_works(opening: Opening) -> Works:
         if graph not in sessions:
             session = onnxruntime.InferenceSession(folder / f"{graph}.onnx", providers=[(provider, options)])
             if session.get_providers()[0] != provider:
-                raise RuntimeError(f"{provider} is not to be had, only {', '.join(session.get_providers())}")
+                raise RuntimeError(f"ONNX Runtime has only {', '.join(session.get_providers())}, not {provider}")
             sessions[graph] = session
         session = sessions[graph]
         return session.run(None, {session.get_inputs()[0].name: feed})[0]

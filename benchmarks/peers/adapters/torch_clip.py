@@ -1,10 +1,10 @@
-"""transformers' `CLIPModel` in PyTorch: eager, compiled, or handed to another compiler."""
+"""transformers' `CLIPModel` in PyTorch: eager, or with `torch.compile` and one of its backends."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.peers.works import Array, Opening, Work, Works
+from benchmarks.peers.works import BATCHES, Array, Opening, Work, Works
 
 if TYPE_CHECKING:
     import torch
@@ -18,11 +18,11 @@ def open_works(opening: Opening) -> Works:
     inputs, options = opening.inputs, opening.options
     backend = options.get("compile", "")
     if backend == "zentorch":
-        import zentorch  # noqa: F401  it registers the backend
+        import zentorch  # noqa: F401 - registers the backend
     if backend == "inductor":
         import torch._inductor.config
 
-        torch._inductor.config.freezing = True  # noqa: SLF001  the documented switch has no other name
+        torch._inductor.config.freezing = True  # noqa: SLF001 - the documented name of the switch
     model = CLIPModel.from_pretrained(
         opening.folder / options.get("weights", "hf"), attn_implementation=options["attention"]
     ).eval()
@@ -36,7 +36,7 @@ def open_works(opening: Opening) -> Works:
     if backend:
         image = torch.compile(image, backend=backend, dynamic=False)
         text = torch.compile(text, backend=backend, dynamic=False)
-    pixels = {batch: torch.from_numpy(inputs.images(batch)) for batch in (1, 8, 32)}
+    pixels = {batch: torch.from_numpy(inputs.images(batch)) for batch in BATCHES}
     padded, trimmed = torch.from_numpy(inputs.padded_ids), torch.from_numpy(inputs.ids)
 
     known: list[torch.Tensor] = []
@@ -52,7 +52,7 @@ def open_works(opening: Opening) -> Works:
         return logits
 
     def without_gradients(run: Any) -> Any:
-        # Not inference mode: frozen compilation asks for no_grad.
+        # Compilation with freezing needs no_grad, not inference mode.
         return torch.no_grad()(run)
 
     def probabilities(logits: torch.Tensor) -> Array:
@@ -74,5 +74,5 @@ def _unit(rows: torch.Tensor) -> Any:
 
 
 def _features(output: Any) -> Any:
-    # transformers 5 gives an object where 4 gave the embedding itself.
+    # transformers 5 returns an object, transformers 4 the embedding.
     return getattr(output, "pooler_output", output)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrclr._files import link_tree, replace_directory, write_whole
 from lrclr.auto import choose_engine
-from lrclr.bundle import ENTRIES, GRAPHS, Bundle, plan_file
+from lrclr.bundle import GRAPHS, Bundle, bundle_entries, plan_file
 from lrclr.engines import AUTO, CPU_ENGINES, Gpu, TensorRTEngine, gpus, tensorrt_library
 from lrclr.engines._layer_types import UNKNOWN
 from lrclr.errors import EngineError, MissingExtraError, UsageError
@@ -84,7 +84,7 @@ def build_bundle(
         check_buildable(options)
     elif options not in {*CPU_ENGINES, AUTO}:
         raise UsageError(f"there is no engine {options!r} for the CPU", fix=f"Choose {' or '.join(CPU_ENGINES)}.")
-    with replace_directory(path, expected=ENTRIES, overwrite=True) as staging:
+    with replace_directory(path, expected=bundle_entries(path), overwrite=True) as staging:
         link_tree(bundle.path, staging)
         copy = Bundle.unfinished(staging, bundle.manifest)
         if isinstance(options, str):

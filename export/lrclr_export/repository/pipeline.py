@@ -14,16 +14,17 @@ import transformers
 from lrclr._files import replace_directory
 from lrclr._version import __version__
 from lrclr.bundle import (
-    ENTRIES,
     FINDINGS,
     GOLDEN,
+    NO_CACHE,
     SERVER_MODEL,
     TOKENIZER,
     Bundle,
     Golden,
     Manifest,
+    bundle_entries,
 )
-from lrclr.contract import MODEL, axis_sizes
+from lrclr.contract import ModelNames, axis_sizes
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
@@ -78,6 +79,7 @@ class ExportOptions:
         why_engine: why ONNX Runtime is what answers with the bundle, for the manifest.
         calibration: of int8: a folder or dataset of images to take ranges from; the carried ones if not given.
         inline: whether to write graphs without ONNX functions too, for runtimes that do not expand them.
+        names: of the models in Triton, and their version.
     """
 
     precision: str = "fp16"
@@ -88,6 +90,7 @@ class ExportOptions:
     why_engine: str = "asked for"
     calibration: Path | None = None
     inline: bool = False
+    names: ModelNames = field(default_factory=ModelNames)
 
     def __post_init__(self) -> None:
         if self.calibration is not None and self.precision != "int8":
@@ -119,9 +122,10 @@ def export_bundle(
     """
     tolerances = Tolerances.for_precision(options.precision).overridden(options.tolerances)
     check_opset(options.opset)
+    names = options.names
     sizes = profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=options.max_batch)
     calibration = _calibration(checkpoint, options)
-    with replace_directory(output, expected=ENTRIES, overwrite=True) as staging:
+    with replace_directory(output, expected=bundle_entries(output), overwrite=True) as staging:
         exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, progress)
         progress.task("run the PyTorch model on the gates' inputs")
         stored = None if options.precision == "fp32" else stored_in_float32(exported)
@@ -130,20 +134,22 @@ def export_bundle(
         for spec in graph_specs(exported):
             progress.task(f"export {spec.name}")
             graphs[spec.name] = typed_onnx_from_module(spec, opset=options.opset)
-            folder = staging / spec.name / "1"
+            folder = staging / names.folder(names.of(spec.name))
             folder.mkdir(parents=True)
             graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
             if options.inline and graphs[spec.name].model.functions:
                 inlined(graphs[spec.name]).save(folder / INLINED, external_above=options.external_data_above)
         for name, inputs in warmup_inputs(golden, axis_sizes(checkpoint.config), sizes).items():
-            (staging / name / "warmup").mkdir()
+            warmup = staging / names.of(name) / "warmup"
+            warmup.mkdir()
             for tensor, array in inputs.items():
-                (staging / name / "warmup" / tensor).write_bytes(np.ascontiguousarray(array).tobytes())
-        classifier_folder = staging / MODEL / "1"
+                (warmup / tensor).write_bytes(np.ascontiguousarray(array).tobytes())
+        classifier_folder = staging / names.folder(names.classifier)
         classifier_folder.mkdir(parents=True)
         (classifier_folder / "model.py").write_text(SERVER_MODEL)
+        (classifier_folder / NO_CACHE).touch()
         checkpoint.tokenizer.save(staging / TOKENIZER)
-        (staging / FINDINGS).write_text(checkpoint.findings.to_toml())
+        checkpoint.findings.save(staging / FINDINGS)
         golden.save(staging / GOLDEN)
         histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}
         manifest = Manifest(
@@ -166,8 +172,9 @@ def export_bundle(
             opset=options.opset,
             max_batch=options.max_batch,
             profiles=sizes,
-            graphs={name: _signature(graph, histograms[name], inline=options.inline) for name, graph in graphs.items()},
+            graphs={name: _signature(graph, histograms[name], options) for name, graph in graphs.items()},
             engine={"name": "onnxruntime", "why": options.why_engine},
+            triton=names.to_dict(),
             plans=[],
             tolerances={**tolerances.to_dict(), "overridden": sorted(options.tolerances)},
             gates=[],
@@ -233,7 +240,9 @@ def _blame(
     return "no single layer exceeds the limit" if suspected else ""
 
 
-def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]], *, inline: bool) -> dict[str, Any]:
+def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]], options: ExportOptions) -> dict[str, Any]:
+    folder = options.names.folder(options.names.of(graph.spec.name))
+
     def described(values: Any) -> dict[str, Any]:
         return {
             value.name: {
@@ -247,7 +256,7 @@ def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]], *, inlin
         "inputs": described(graph.model.graph.inputs),
         "outputs": described(graph.model.graph.outputs),
         "precision_histogram": histogram,
-        "inlined": f"{graph.spec.name}/1/{INLINED}" if inline and graph.model.functions else None,
+        "inlined": f"{folder}/{INLINED}" if options.inline and graph.model.functions else None,
         "region_maps": next((len(node.inputs) - 1 for node in graph.model.graph if node.op_type == OP_TYPE), None),
     }
 

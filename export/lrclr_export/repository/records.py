@@ -21,6 +21,7 @@ def write_records(folder: Path, manifest: Manifest) -> None:
         folder: a bundle in the making whose other files are complete.
         manifest: complete but for its table of files.
     """
-    for name, text in triton_configs(sizes_of(manifest), manifest.profiles, serving_of(manifest)).items():
+    sizes, serving = sizes_of(manifest), serving_of(manifest)
+    for name, text in triton_configs(sizes, manifest.profiles, serving, manifest.names).items():
         write_whole(folder / name / "config.pbtxt", text.encode())
     write_manifest(folder, manifest)

@@ -13,7 +13,7 @@ from google.protobuf import text_format  # type: ignore[import-untyped, unused-i
 from tritonclient.grpc import model_config_pb2 as triton
 from tritonclient.utils import np_to_triton_dtype
 
-from lrclr.contract import DYNAMIC, GRAPHS
+from lrclr.contract import DYNAMIC, GRAPHS, ModelNames
 from lrclr.engines._onnxruntime import DEFAULT_OPTIONS
 from lrclr.triton import protocol
 from lrclr_export.repository.openvino_config import OpenVINOServing
@@ -61,22 +61,31 @@ class OnnxRuntimeServing:
 
 
 def triton_configs(
-    sizes: Mapping[str, int], profiles: Sequence[Profile], serving: Serving | None = None
+    sizes: Mapping[str, int],
+    profiles: Sequence[Profile],
+    serving: Serving | None = None,
+    names: ModelNames | None = None,
 ) -> dict[str, str]:
-    """The text of ``config.pbtxt`` for each graph, and for the model `lrclr` above them.
+    """Return the text of ``config.pbtxt`` of each model: the three graphs and the model `lrclr` above them.
 
     Args:
         sizes: of the axes that the network fixes: `lrclr.contract.axis_sizes`, or `sizes_of` a manifest.
         profiles: smallest, commonest and largest size of each dynamic axis; see `lrclr_export.profiles`.
         serving: how Triton serves the graphs; with ONNX Runtime if not given.
+        names: of the models; without a prefix if not given.
     """
-    configs = {name: triton_config(graph, sizes, profiles, serving) for name, graph in GRAPHS.items()}
-    classifier = _classifier({"S": sizes["image_size"], "R": sizes["regions"]})
+    names = names or ModelNames()
+    configs = {names.of(name): triton_config(graph, sizes, profiles, serving, names) for name, graph in GRAPHS.items()}
+    classifier = _classifier(names.classifier, {"S": sizes["image_size"], "R": sizes["regions"]})
     return {**configs, classifier.name: text_format.MessageToString(classifier)}
 
 
 def triton_config(
-    graph: Graph, sizes: Mapping[str, int], profiles: Sequence[Profile], serving: Serving | None = None
+    graph: Graph,
+    sizes: Mapping[str, int],
+    profiles: Sequence[Profile],
+    serving: Serving | None = None,
+    names: ModelNames | None = None,
 ) -> str:
     """The text of ``config.pbtxt`` for one graph; parameters as for `triton_configs`.
 
@@ -105,6 +114,8 @@ def triton_config(
         entry.dims.extend(shape[1:] if axis else shape)
         entry.input_data_file = tensor.name
     serving.configure(model, {tensor.name: _shape(tensor, sizes) for tensor in graph.inputs}, profiles)
+    # Last, since `Serving.configure` knows a graph by its own name.
+    model.name = (names or ModelNames()).of(graph.name)
     return str(text_format.MessageToString(model))
 
 
@@ -175,18 +186,18 @@ def _data_type(tensor: Tensor) -> Any:
     return getattr(triton, f"TYPE_{np_to_triton_dtype(np.dtype(tensor.dtype))}")
 
 
-def _classifier(sizes: dict[str, int]) -> Any:
+def _classifier(name: str, sizes: dict[str, int]) -> Any:
     """The model that answers for files: requests with tensors of any size, each answered by one of its processes."""
-    model = triton.ModelConfig(name=protocol.MODEL, backend="python")
+    model = triton.ModelConfig(name=name, backend="python")
     for kind, tensors in ((model.input, protocol.INPUTS), (model.output, protocol.OUTPUTS)):
-        for name, tensor in tensors.items():
+        for tensor_name, tensor in tensors.items():
             dims = [dim if isinstance(dim, int) else sizes.get(dim, -1) for dim in tensor.dims]
             # Triton calls text strings, and its protocol calls them bytes.
             data_type = getattr(triton, f"TYPE_{'STRING' if tensor.datatype == 'BYTES' else tensor.datatype}")
             if kind is model.input:
-                kind.add(name=name, data_type=data_type, dims=dims, optional=True)
+                kind.add(name=tensor_name, data_type=data_type, dims=dims, optional=True)
             else:
-                kind.add(name=name, data_type=data_type, dims=dims)
+                kind.add(name=tensor_name, data_type=data_type, dims=dims)
     model.instance_group.add(count=_CLASSIFIERS, kind=triton.ModelInstanceGroup.KIND_CPU)
     # Triton has a queue policy only under ``dynamic_batching``. Its scheduler takes one request at a time from the
     # queue of a model whose ``max_batch_size`` is 0. With a policy it hands a request out only when a process waits,

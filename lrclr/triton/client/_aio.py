@@ -6,7 +6,6 @@ import asyncio
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from lrclr.contract import MODEL
 from lrclr.errors import LrclrError, UsageError
 from lrclr.triton.client import _wire as wire
 from lrclr.triton.client._base import BaseClient
@@ -150,7 +149,7 @@ class AsyncClient(BaseClient):
 
         for attempt in count(1):
             try:
-                return await self._opened().infer(MODEL, inputs, **self.options.call(deadline.left()))
+                return await self._opened().infer(self.options.model, inputs, **self.options.call(deadline.left()))
             except InferenceServerException as error:
                 await asyncio.sleep(self._pause(error, attempt, deadline))
         raise AssertionError("the loop returns or raises")

@@ -6,7 +6,6 @@ import time
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from lrclr.contract import MODEL
 from lrclr.errors import ServerUnavailableError, UsageError
 from lrclr.triton.client import _wire as wire
 from lrclr.triton.client._base import BaseClient
@@ -133,7 +132,9 @@ class Client(BaseClient):
         deadline = Deadline(self.options)
         try:
             return bool(
-                self._repeated(lambda: self._opened().is_model_ready(MODEL, client_timeout=deadline.left()), deadline)
+                self._repeated(
+                    lambda: self._opened().is_model_ready(self.options.model, client_timeout=deadline.left()), deadline
+                )
             )
         except ServerUnavailableError:
             return False
@@ -141,7 +142,7 @@ class Client(BaseClient):
     def infer_graph(self, graph: str, tensors: list[Any]) -> Any:
         """Run one of the bundle's graphs, with tritonclient's inputs and its result."""
         deadline = Deadline(self.options)
-        return self._repeated(lambda: self._infer(graph, tensors, deadline), deadline)
+        return self._repeated(lambda: self._infer(self.options.names.of(graph), tensors, deadline), deadline)
 
     def _answered(self, tensors: Mapping[str, NDArray[Any]], images: int, deadline: Deadline) -> Reply:
         result = self._infer_tensors(tensors, deadline)
@@ -150,17 +151,17 @@ class Client(BaseClient):
 
     def _describe(self, deadline: Deadline) -> dict[str, Any]:
         inputs = wire.describe_inputs()
-        return self._remember(self._repeated(lambda: self._infer(MODEL, inputs, deadline), deadline))
+        return self._remember(self._repeated(lambda: self._infer(self.options.model, inputs, deadline), deadline))
 
     def _infer_tensors(self, tensors: Mapping[str, NDArray[Any]], deadline: Deadline) -> Any:
         regions = self._regions
         if regions is None:
             inputs = wire.as_infer_inputs(tensors)
-            return self._repeated(lambda: self._infer(MODEL, inputs, deadline), deadline)
+            return self._repeated(lambda: self._infer(self.options.model, inputs, deadline), deadline)
 
         def infer_shared() -> Any:
             with regions.inputs(tensors, timeout=deadline.left()) as inputs:
-                return self._infer(MODEL, inputs, deadline)
+                return self._infer(self.options.model, inputs, deadline)
 
         try:
             return self._repeated(infer_shared, deadline)

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from lrclr.contract import MODEL, ModelNames
 from lrclr.errors import LrclrError, ServerUnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class ClientOptions:
         max_message: most bytes of a request or an answer.
         tls: whether the server's gRPC port is encrypted.
         tls_root: PEM certificates that it is checked against; the system's if not given.
+        model: name of the model that answers for files: ``PREFIXlrclr`` for a bundle that was exported with
+            ``--name-prefix PREFIX``.
         shared_memory: pass images by system shared memory: on one machine, and where the server allows it.
     """
 
@@ -48,16 +51,26 @@ class ClientOptions:
     tls: bool = False
     tls_root: Path | None = None
     shared_memory: bool = False
+    model: str = MODEL
 
     def __post_init__(self) -> None:
         if self.timeout <= 0 or self.backoff < 0 or self.retries < 0 or self.keep_alive < 0:
             raise UsageError("timeout must be positive, and retries, backoff and keep-alive not negative")
         if self.compression not in {"none", "gzip", "deflate"}:
             raise UsageError(f"there is no compression {self.compression!r}", fix="Choose none, gzip or deflate.")
+        if not self.model.endswith(MODEL):
+            raise UsageError(
+                f"a model of lrclr cannot be called {self.model[:80]!r}", fix=f"Its name ends in {MODEL!r}."
+            )
         if not 1 <= self.max_message < 2**31:
             raise UsageError("a message can have from 1 byte to 2 GiB")
         if self.tls_root is not None and not self.tls_root.is_file():
             raise UsageError(f"there is no file {self.tls_root}")
+
+    @property
+    def names(self) -> ModelNames:
+        """Names of the bundle's models in the server."""
+        return ModelNames(self.model.removesuffix(MODEL))
 
     def connection(self, address: Address) -> dict[str, Any]:
         """Arguments of tritonclient's `InferenceServerClient`."""

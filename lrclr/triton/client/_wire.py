@@ -215,6 +215,9 @@ def error_of(error: Any, address: str, seconds: float) -> LrclrError:
         return ServerUnavailableError(
             f"{address} did not answer within {seconds:g} s", fix="Give it longer, or look at the server's log."
         )
+    unreachable = _unreachable(line, address) if status == "UNAVAILABLE" else None
+    if unreachable is not None:
+        return unreachable
     if status == "RESOURCE_EXHAUSTED":
         return UsageError("a message is too large", why=line, fix="Send fewer images at once, or raise max_message.")
     busy = next((meaning for sign, meaning in protocol.BUSY.items() if sign in line), None)
@@ -230,7 +233,21 @@ def error_of(error: Any, address: str, seconds: float) -> LrclrError:
     if ours is not None and ours[1] in errors.__all__:
         kind: type[LrclrError] = getattr(errors, ours[1])
         return kind.told(ours[2])
-    return _KINDS.get(status, ServerError)(f"{address} answered {status or 'with an error'}", why=line)
+    fix = None
+    if status == "NOT_FOUND":
+        fix = "If the bundle was exported with --name-prefix, name the model: --model-name PREFIXlrclr."
+    return _KINDS.get(status, ServerError)(f"{address} answered {status or 'with an error'}", why=line, fix=fix)
+
+
+def _unreachable(line: str, address: str) -> ServerUnavailableError | None:
+    """Return the error for a text of gRPC about an address at which no server answers."""
+    if "Connection refused" in line:
+        return ServerUnavailableError(
+            f"nothing listens at {address}", fix="Start a server with `lrclr serve BUNDLE`, or check the address."
+        )
+    if line.startswith(("errors resolving", "DNS resolution failed")):
+        return ServerUnavailableError(f"the host of {address} is unknown", why=line, fix="Check the address.")
+    return None
 
 
 def _bytes(values: Sequence[bytes]) -> NDArray[np.object_]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lrclr.contract import ModelNames
     from lrclr.triton.model._metrics import Metrics
 
 
@@ -36,6 +37,7 @@ class BlsEngine:
     """Runs graphs by business-logic scripting.
 
     Args:
+        names: of the bundle's models.
         version: of the graphs: a bundle's model and graphs have one version number.
         metrics: told how long the image encoder took.
 
@@ -43,7 +45,8 @@ class BlsEngine:
         cancelled: whether the request that is worked on was given up. No graph runs for such a request.
     """
 
-    def __init__(self, version: int, metrics: Metrics) -> None:
+    def __init__(self, names: ModelNames, version: int, metrics: Metrics) -> None:
+        self._names = names
         self._version = version
         self._metrics = metrics
         self.cancelled: Callable[[], bool] = bool
@@ -62,7 +65,7 @@ class BlsEngine:
         began = time.perf_counter()
         names = list(GRAPHS[graph].output_names)
         response = pb_utils.InferenceRequest(
-            model_name=graph,
+            model_name=self._names.of(graph),
             model_version=self._version,
             requested_output_names=names,
             inputs=[put(name, array) for name, array in inputs.items()],

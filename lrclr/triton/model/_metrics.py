@@ -20,9 +20,14 @@ _FAMILIES = {
 
 
 class Metrics:
-    """Counters. Those of several instances, which are processes, are one in the server and add up."""
+    """Counters. Those of several instances, which are processes, are one in the server and add up.
 
-    def __init__(self) -> None:
+    Args:
+        model: name of the model, which is a label of each counter.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._model = model
         counter = pb_utils.MetricFamily.COUNTER
         self._families = {
             name: pb_utils.MetricFamily(name=name, description=text, kind=counter) for name, text in _FAMILIES.items()
@@ -60,5 +65,5 @@ class Metrics:
         key = (name, reason)
         if key not in self._counters:
             family = self._families[f"lrclr_{name}_total"]
-            self._counters[key] = family.Metric(labels={"reason": reason} if reason else {})
+            self._counters[key] = family.Metric(labels={"model": self._model, **({"reason": reason} if reason else {})})
         self._counters[key].increment(amount)

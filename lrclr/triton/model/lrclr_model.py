@@ -46,8 +46,8 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(str(error)) from error
         budget.decoding.total = budget.SERVER_DECODE_BYTES
         budget.files.total = budget.SERVER_FILE_BYTES
-        self._metrics = Metrics()
-        self._engine = BlsEngine(int(version), self._metrics)
+        self._metrics = Metrics(bundle.manifest.names.classifier)
+        self._engine = BlsEngine(bundle.manifest.names, int(version), self._metrics)
         largest = bundle.manifest.profiles[-1]
         self._answerer = Answerer(
             ZeroShotClassifier(bundle, self._engine),

@@ -16,7 +16,7 @@ __all__ = ["LogRelay"]
 
 _GLOG = re.compile(r"^([IWEF])\d{4} [\d:.]+ \d+ [\w.]+:\d+\] ?(.*)$")
 _LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "fatal"}
-_FAILED = re.compile(r"failed to load '(\w+)' version (\d+): (.*)")
+_FAILED = re.compile(r"failed to load '([\w-]+)' version (\d+): (.*)")
 _LAST_ANSWER = re.compile(rf"{re.escape(LAST_ANSWER)} (\d+)$")
 # Triton has answered what waited in its queues, and unloads models one process after another; or it waits for HTTP
 # clients to close their connections.

@@ -29,7 +29,7 @@ class ServeOptions:
         tls_cert, tls_key: PEM files for gRPC; Triton's HTTP and metrics ports have no TLS.
         tls_name: the name in the certificate, by which the server is asked whether it is ready.
         instances: processes of the model `lrclr`; the bundle's own number if not given. With fewer than four, Triton
-        can leave one idle for up to half a second while requests wait.
+            can leave one idle for up to half a second while requests wait.
         shared_memory: let clients on this machine pass inputs by system shared memory.
         startup_timeout: seconds until it must have answered.
         exit_timeout: seconds that requests in flight have when it is stopped.

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from lrclr._addresses import DIRECT, Address
-from lrclr.contract import MODEL
 from lrclr.errors import MissingExtraError, ServerError, ServerUnavailableError
 from lrclr.samples import sample_paths
 from lrclr.triton.protocol import BUSY, RETRY_SECONDS
@@ -29,9 +28,11 @@ class Probe:
     Args:
         address: ``host:port`` of gRPC.
         options: the server's.
+        model: name of the model that answers for files.
     """
 
-    def __init__(self, address: str, options: ServeOptions) -> None:
+    def __init__(self, address: str, options: ServeOptions, model: str) -> None:
+        self._model = model
         try:
             from tritonclient import grpc
         except ImportError:
@@ -45,7 +46,7 @@ class Probe:
             channel.append(("grpc.ssl_target_name_override", options.tls_name))
         self._client = grpc.InferenceServerClient(Address.parse(address).target, channel_args=channel, **tls)
         self._image = min(sample_paths(), key=lambda path: path.stat().st_size).read_bytes()
-        self._asked: _Question | None = None
+        self._asked: _SentRequest | None = None
 
     def infer(self, *, timeout: float, version: int | None = None) -> None:
         """Wait for one radiograph to go through the model `lrclr`.
@@ -110,7 +111,7 @@ class Probe:
         # tritonclient would close it once more at the interpreter's end, and complain.
         del self._client
 
-    def _ask(self, version: int | None) -> _Question:
+    def _ask(self, version: int | None) -> _SentRequest:
         image = self._grpc.InferInput("image", [1], "BYTES")
         image.set_data_from_numpy(np.array([self._image], dtype=np.object_))
         answer: Future[Any] = Future()
@@ -122,13 +123,13 @@ class Probe:
                 answer.set_exception(error)
 
         call = self._client.async_infer(
-            MODEL,
+            self._model,
             [image],
             take,
             outputs=[self._grpc.InferRequestedOutput("probability")],
             model_version="" if version is None else str(version),
         )
-        return _Question(version, answer, call)
+        return _SentRequest(version, answer, call)
 
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
         try:
@@ -137,7 +138,7 @@ class Probe:
             raise _error(method, error) from error
 
 
-class _Question(NamedTuple):
+class _SentRequest(NamedTuple):
     version: int | None
     answer: Future[Any]
     call: Any

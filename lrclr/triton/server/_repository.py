@@ -17,8 +17,7 @@ import time
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from lrclr.bundle import GRAPHS, MANIFEST, SERVER_MODEL
-from lrclr.contract import MODEL
+from lrclr.bundle import MANIFEST, NO_CACHE, SERVER_MODEL
 from lrclr.errors import ServerError
 
 if TYPE_CHECKING:
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lrclr.bundle import Bundle
+    from lrclr.contract import ModelNames
 
-__all__ = ["MODELS", "ServedRepository"]
+__all__ = ["ServedRepository"]
 
-MODELS: Final = (*GRAPHS, MODEL)
 _BACKENDS: Final = {"onnxruntime", "openvino", "tensorrt"}
 # Everything that the exporter sets. The other fields can name libraries, agents or environments that Triton would load.
 _FIELDS: Final = frozenset(
@@ -57,6 +56,7 @@ class ServedRepository:
 
     Args:
         root: an empty folder.
+        names: of the models. The first version that is served is that of these names.
         instances: of the model `lrclr`, instead of the bundle's number.
 
     Attributes:
@@ -64,16 +64,19 @@ class ServedRepository:
         version: the newest version of the model `lrclr` in it; 0 for none.
     """
 
-    def __init__(self, root: Path, *, instances: int | None = None) -> None:
+    def __init__(self, root: Path, names: ModelNames, *, instances: int | None = None) -> None:
+        self._names = names
         self.repository = root / "repository"
         self._copies = root / "bundles"
         self._copies.mkdir()
-        for model in MODELS:
+        for model in names.all:
             (self.repository / model).mkdir(parents=True)
         self._instances = instances
         self._configs: dict[str, str] = {}
         self._folders: dict[int, Path] = {}
-        self._numbers = count(1)
+        # The version that the bundle of each version here gives its models.
+        self._sources: dict[int, int] = {}
+        self._numbers = count(names.version)
         self._touched_ns = 0
         self.version = 0
 
@@ -84,10 +87,19 @@ class ServedRepository:
             ServerError: the folder cannot be written, or the bundle's configuration is not that of the running server;
                 nothing of the version is left, and nothing else was changed.
         """
-        configs = {
-            model: _checked(model, (bundle.path / model / "config.pbtxt").read_text(encoding="utf-8"), self._instances)
-            for model in MODELS
-        }
+        names = self._names
+        if bundle.manifest.names.prefix != names.prefix:
+            raise ServerError(
+                "the new bundle cannot take over in a running server",
+                why=f"its models' names begin with {bundle.manifest.names.prefix!r}, and the server's with "
+                f"{names.prefix!r}",
+                fix="Stop the server and start it again.",
+            )
+        configs = {}
+        for model in names.all:
+            text = (bundle.path / model / "config.pbtxt").read_text(encoding="utf-8")
+            is_classifier = model == names.classifier
+            configs[model] = _checked(model, text, is_classifier=is_classifier, instances=self._instances)
         for model, text in self._configs.items():
             # All versions of a model share one configuration.
             if configs[model] != text:
@@ -104,9 +116,8 @@ class ServedRepository:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(bundle.path / name, copy)
             (folder / "model.py").write_text(SERVER_MODEL, encoding="utf-8")
-            # In the place of the folder in which Python would cache the compiled model, for Triton would take that for
-            # a change. Its Python ignores PYTHONDONTWRITEBYTECODE.
-            (folder / "__pycache__").touch()
+            # Python would cache the compiled model in a folder of this name, which Triton would take for a change.
+            (folder / NO_CACHE).touch()
             if not self._configs:
                 self._write_shared(folder / "bundle", configs)
         except OSError as error:
@@ -114,27 +125,30 @@ class ServedRepository:
             raise ServerError("the server's model repository cannot be written", why=error.strerror) from error
         self._configs = configs
         self._folders[version] = folder
+        self._sources[version] = bundle.manifest.names.version
         return version
 
     def prepare_again(self) -> int:
         """Make another version of the newest bundle in the repository, and return its number. Nothing is copied."""
         version = next(self._numbers)
         self._folders[version] = self._folders[self.version]
+        self._sources[version] = self._sources[self.version]
         return version
 
     def publish(self, version: int, models: Sequence[str]) -> None:
         """Let the server see the models of a version."""
         folder = self._folders[version]
         for model in models:
-            target = folder if model == MODEL else folder / "bundle" / model / "1"
+            is_classifier = model == self._names.classifier
+            target = folder if is_classifier else folder / "bundle" / model / str(self._sources[version])
             (self.repository / model / str(version)).symlink_to(target)
             self._touch(model)
-        if MODEL in models:
+        if self._names.classifier in models:
             self.version = version
 
     def drop(self, version: int) -> None:
         """Take a version out again. Its files are deleted unless another version has the same."""
-        for model in MODELS:
+        for model in self._names.all:
             link = self.repository / model / str(version)
             if link.is_symlink():
                 link.unlink()
@@ -142,12 +156,14 @@ class ServedRepository:
         folder = self._folders.pop(version)
         if folder not in self._folders.values():
             shutil.rmtree(folder, ignore_errors=True)
-        published = [other for other in self._folders if (self.repository / MODEL / str(other)).is_symlink()]
+        self._sources.pop(version)
+        classifier = self.repository / self._names.classifier
+        published = [other for other in self._folders if (classifier / str(other)).is_symlink()]
         self.version = max(published, default=0)
 
     def withdraw(self) -> None:
         """Take the model `lrclr` out: the server answers what it has taken on, and takes on no more."""
-        (self.repository / MODEL).rename(self._copies / MODEL)
+        (self.repository / self._names.classifier).rename(self._copies / self._names.classifier)
 
     def _write_shared(self, bundle: Path, configs: dict[str, str]) -> None:
         """Write what all versions share.
@@ -169,7 +185,7 @@ class ServedRepository:
         os.utime(self.repository / model, ns=(self._touched_ns, self._touched_ns))
 
 
-def _checked(model: str, text: str, instances: int | None) -> str:
+def _checked(model: str, text: str, *, is_classifier: bool, instances: int | None) -> str:
     """A model's configuration, with so many instances of the model `lrclr`.
 
     Raises:
@@ -186,11 +202,11 @@ def _checked(model: str, text: str, instances: int | None) -> str:
     unknown = {field.name for field, _ in config.ListFields()} - _FIELDS
     if unknown:
         raise _refused(model, f"no exporter sets {', '.join(sorted(unknown))}")
-    if config.name != model or config.backend not in ({"python"} if model == MODEL else _BACKENDS):
+    if config.name != model or config.backend not in ({"python"} if is_classifier else _BACKENDS):
         raise _refused(model, f"it asks for the backend {config.backend[:40]!r} under the name {config.name[:40]!r}")
     if "/" in text_format.MessageToString(config):
         raise _refused(model, "it names a path, and all that a model needs lies beside it")
-    if model == MODEL and instances is not None:
+    if is_classifier and instances is not None:
         for group in config.instance_group:
             group.count = instances
         return str(text_format.MessageToString(config))

@@ -10,8 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lrclr.bundle import GRAPHS, Bundle
-from lrclr.contract import MODEL
+from lrclr.bundle import Bundle
 from lrclr.errors import LrclrError, ServerError, ServerUnavailableError, UsageError
 from lrclr.triton.server import _guard
 from lrclr.triton.server._command import command_line
@@ -21,7 +20,7 @@ from lrclr.triton.server._options import ServeOptions
 from lrclr.triton.server._ports import free_ports
 from lrclr.triton.server._probe import Probe
 from lrclr.triton.server._processes import backends_of, kill, kill_group, unsent_bytes
-from lrclr.triton.server._repository import MODELS, ServedRepository
+from lrclr.triton.server._repository import ServedRepository
 from lrclr.triton.server._shared_memory import Claim, remove_leftovers, restrict_regions
 
 if TYPE_CHECKING:
@@ -56,6 +55,7 @@ class TritonServer:
 
     Attributes:
         grpc, http, metrics: addresses as ``host:port``; None for one that does not listen.
+        model: name of the model that answers for files.
 
     Raises:
         BundleError: there is no whole bundle, or another one than was expected.
@@ -72,6 +72,7 @@ class TritonServer:
         self.options = options or ServeOptions()
         self._path = Path(bundle)
         self._bundle = self._read_bundle()
+        self._names = self._bundle.manifest.names
         self._installation = find_server(self.options.server)
         self._on_log = on_log
         self._guard: subprocess.Popen[bytes] | None = None
@@ -84,6 +85,7 @@ class TritonServer:
         self._silent_looks = 0
         self._failed_mendings = 0
         self._answers = False
+        self.model = self._names.classifier
         self.grpc = ""
         self.http: str | None = None
         self.metrics: str | None = None
@@ -234,9 +236,10 @@ class TritonServer:
             raise UsageError("the server runs already")
         remove_leftovers()
         self._claim = Claim.make()
-        self._repository = ServedRepository(self._claim.folder, instances=self.options.instances)
+        names = self._names
+        self._repository = ServedRepository(self._claim.folder, names, instances=self.options.instances)
         self._require_backend()
-        self._repository.publish(self._repository.prepare(self._bundle), MODELS)
+        self._repository.publish(self._repository.prepare(self._bundle), names.all)
         wanted = [self.options.grpc_port, self.options.http_port, self.options.metrics_port]
         ports = free_ports(self.options.address, wanted)
         host = self._reachable()
@@ -244,7 +247,7 @@ class TritonServer:
         self.http = f"{host}:{ports[1]}" if self.options.http else None
         self.metrics = f"{host}:{ports[2]}" if self.options.metrics else None
         self._ports = set(ports)
-        self._probe = Probe(self.grpc, self.options)
+        self._probe = Probe(self.grpc, self.options, names.classifier)
         command = command_line(
             self._installation,
             self._repository.repository,
@@ -351,7 +354,7 @@ class TritonServer:
         # The server keeps two versions of a graph.
         self._retire(drain=_DRAIN)
         try:
-            for models in (GRAPHS, (MODEL,)):
+            for models in (self._names.graphs, (self._names.classifier,)):
                 self._repository.publish(version, models)
                 self._await_loaded(models, version)
             self._await_first_answer(version)
@@ -359,7 +362,7 @@ class TritonServer:
             self._repository.drop(version)
             self._probe.cancel()
             self._raise_if_ended()
-            self._await_loaded((MODEL,), before)
+            self._await_loaded((self._names.classifier,), before)
             raise
         self._superseded.append(before)
         self._retire()
@@ -387,8 +390,9 @@ class TritonServer:
     def _living(self, version: int) -> list[int]:
         """Processes of the model `lrclr` of a version."""
         assert self._process is not None  # noqa: S101 - for the type checker
+        wanted = (self._names.classifier, version)
         found = backends_of(self._process.pid)
-        return [one.pid for one in found if (one.model, one.version) == (MODEL, version) and not one.dead]
+        return [one.pid for one in found if (one.model, one.version) == wanted and not one.dead]
 
     def _await_loaded(self, models: Sequence[str], version: int) -> None:
         assert self._probe is not None  # noqa: S101 - for the type checker
@@ -421,7 +425,7 @@ class TritonServer:
                 self._ask(timeout=1.0, version=version)
             except ServerUnavailableError:
                 self._raise_if_ended()
-                if (self._probe.finished(version) or {}).get(MODEL, (0, 0))[0]:
+                if (self._probe.finished(version) or {}).get(self._names.classifier, (0, 0))[0]:
                     return
                 if self._dead_backends(version) or time.monotonic() > deadline:
                     raise
@@ -453,7 +457,7 @@ class TritonServer:
         """Wait until the model `lrclr` has answered all requests; returns whether it has."""
         waiting: dict[int, set[int]] = {}
         for backend in backends_of(process.pid):
-            if backend.model == MODEL:
+            if backend.model == self._names.classifier:
                 waiting.setdefault(backend.version, set()).add(backend.pid)
         # Something may have removed the folder: systems clean up the one for temporary files.
         with contextlib.suppress(OSError):

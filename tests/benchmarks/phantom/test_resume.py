@@ -12,7 +12,7 @@ import pytest
 from benchmarks.phantom import make_dataset, rendering
 from benchmarks.phantom.make_dataset import Settings
 from benchmarks.phantom.picture import make_picture
-from benchmarks.phantom.rendering import is_whole
+from benchmarks.phantom.rendering import is_intact
 from benchmarks.phantom.staging import kept_folder, resumed_directory, write_whole
 from lrclr.errors import LrclrError, UsageError
 from tests.benchmarks.phantom.bodies import made_up_body, tree, write_ct
@@ -77,7 +77,7 @@ def test_a_full_disk_loses_nothing(
     assert make_dataset.main(call) == 1
     answer = capsys.readouterr().err
     assert "No space left" in answer
-    assert "the same command goes on from there" in answer
+    assert "the same command continues from there" in answer
     assert not (tmp_path / "out").exists()
     monkeypatch.undo()
     monkeypatch.setattr("benchmarks.phantom.ct.load_phantom", lambda folder, spacing: body)
@@ -126,7 +126,7 @@ def test_work_of_another_kind_is_not_mixed_in(
 def test_another_generator_is_another_kind(body: ct.Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(body, tmp_path / "out", Settings({"test": 2}, 64))
     monkeypatch.setattr(make_dataset, "GENERATOR", ("cases",))
-    with pytest.raises(UsageError, match="generator_sha256 not"):
+    with pytest.raises(UsageError, match="settings differ: generator_sha256"):
         make_dataset.make_dataset(
             body, Settings({"test": 2}, 64), tmp_path / "out", ct_sha256={}, workers=1, overwrite=False
         )
@@ -183,13 +183,13 @@ def finish(out: Path) -> None:
 def test_only_a_whole_picture_counts(body: ct.Phantom, tmp_path: Path) -> None:
     picture = make_picture(body, "train", 0, 0, 32)
     file, content = tmp_path / "a.png", rendering._png(picture.pixels)
-    assert not is_whole(file, 32)
+    assert not is_intact(file, 32)
     write_whole(file, content)
-    assert is_whole(file, 32)
-    assert not is_whole(file, 64)
+    assert is_intact(file, 32)
+    assert not is_intact(file, 64)
     for length in range(len(content)):
         file.write_bytes(content[:length])
-        assert not is_whole(file, 32)
+        assert not is_intact(file, 32)
     for at in range(len(content)):
         file.write_bytes(content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :])
-        assert not is_whole(file, 32)
+        assert not is_intact(file, 32)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+# Private: the plugin runs on a GPU only; here its fields and its kernel are tested without one.
 from lrclr._kernels import HEAD_WIDTH, entry_ptx, form_for
 from lrclr.errors import ExportError
 from lrclr_export.plans import _region_plugin

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+# Private: calls of full TensorRT are checked against its own surface, since it does not run here.
 from lrclr.engines import _tensorrt
 from lrclr_export.plans import _build, _network, _region_plugin, _watch
 from tests.export.plans import tensorrt_calls as calls

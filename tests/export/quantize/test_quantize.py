@@ -181,12 +181,12 @@ def test_bad_calibration_images_are_refused(checkpoint: Checkpoint, tmp_path: Pa
 def test_the_command(checkpoint_folder: Path, tmp_path: Path) -> None:
     loose = [part for name, value in bundles.LOOSE.items() for part in ("--tolerance", f"{name}={value}")]
     few = bundles.radiograph(tmp_path / "one.png").parent
-    done = bundles.run(["export", checkpoint_folder, "--int8", "--calibration", few, "-o", tmp_path / "bundle", *loose])
+    done = bundles.call("export", checkpoint_folder, "--int8", "--calibration", few, "-o", tmp_path / "bundle", *loose)
     assert done.returncode == 2
     assert "too few" in done.stderr
     assert not (tmp_path / "bundle").exists()
-    assert bundles.run(["export", checkpoint_folder, "--int8", "--fp16"]).returncode == 2
-    assert bundles.run(["export", checkpoint_folder, "--calibration", few]).returncode == 2
+    assert bundles.call("export", checkpoint_folder, "--int8", "--fp16").returncode == 2
+    assert bundles.call("export", checkpoint_folder, "--calibration", few).returncode == 2
 
 
 def test_tensorrt_rtx_builds_the_graphs(int8_bundle: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.gates import faults
+from benchmarks.gates import faults, graph_edit, output_faults
 from lrclr import Bundle
 from lrclr.bundle import Manifest, file_table
 from lrclr.cli import main
@@ -79,14 +79,14 @@ def test_a_fault_in_one_layer_refuses_the_bundle_and_is_named(
 ) -> None:
     before = bundles.digests(old)
     whole = fp32_graphs[graph]
-    exporter_gives(faults.with_faults(whole, faults.noisy_weights(whole.layers[layer])))
+    exporter_gives(graph_edit.with_faults(whole, faults.noisy_weights(whole.layers[layer])))
     assert main(["export", str(checkpoint_folder), "-o", str(old), "--fp32"]) == 3
     out, err = capsys.readouterr()
     (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert "the gates refused" in error
     assert f"the first bad layer of {graph} is {layer} (cosine " in error
     assert "--tolerance NAME=VALUE" in error
-    assert "REFUSED" in out
+    assert "FAILED" in out
     assert "holds" in out
     assert_untouched(old, before, capsys)
 
@@ -94,7 +94,7 @@ def test_a_fault_in_one_layer_refuses_the_bundle_and_is_named(
 def test_a_refused_first_export_leaves_nothing_at_all(
     exporter_gives: Exports, checkpoint: Checkpoint, fp32_graphs: Mapping[str, TypedGraph], tmp_path: Path
 ) -> None:
-    exporter_gives(faults.with_faults(fp32_graphs["text_encoder"], faults.without_causal_mask))
+    exporter_gives(graph_edit.with_faults(fp32_graphs["text_encoder"], faults.without_causal_mask))
     with pytest.raises(GateError, match="text_encoder"):
         export_bundle(checkpoint, tmp_path / "bundle", ExportOptions("fp32"))
     assert list(tmp_path.iterdir()) == []
@@ -117,7 +117,7 @@ def test_a_tolerance_can_be_raised_and_that_is_recorded(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    exporter_gives(faults.with_faults(fp32_graphs["fusion_head"], faults.plus("local_score", 0.001)))
+    exporter_gives(graph_edit.with_faults(fp32_graphs["fusion_head"], output_faults.plus("local_score", 0.001)))
     target = tmp_path / "bundle"
     command = ["export", str(checkpoint_folder), "-o", str(target), "--fp32"]
     assert main(command) == 3
@@ -261,7 +261,7 @@ def test_verify_refuses_a_bundle_whose_hashes_are_right_and_whose_answers_are_no
     fp32_graphs: Mapping[str, TypedGraph], old: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As a runtime would be that computes something else than the one that the bundle was made on."""
-    bad = faults.with_faults(fp32_graphs["text_encoder"], faults.without_causal_mask)
+    bad = graph_edit.with_faults(fp32_graphs["text_encoder"], faults.without_causal_mask)
     bad.save(old / "text_encoder" / "1" / "model.onnx")
     manifest = Manifest.from_json((old / "manifest.json").read_text())
     (old / "manifest.json").write_text(replace(manifest, files=file_table(old)).to_json())
@@ -272,4 +272,4 @@ def test_verify_refuses_a_bundle_whose_hashes_are_right_and_whose_answers_are_no
     assert err.startswith("error: the gates refused: cosine of text_encoder.text_embedding is ")
     assert len(err.splitlines()) == 1
     assert main(["verify", str(old)]) == 3
-    assert "REFUSED" in capsys.readouterr().out
+    assert "FAILED" in capsys.readouterr().out

@@ -1,0 +1,35 @@
+"""Draw the pictures of the documentation that come from a real run: ``python -m tools.pictures BUNDLE``.
+
+The bundle is that of `lrclr export default`; the picture is in the README and on the site's first page.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from lrclr import ZeroShotClassifier, read_image
+from lrclr.inference import save_heatmap
+from lrclr.samples import sample_paths
+
+ASSETS = Path(__file__).parents[1] / "docs" / "assets"
+SHOWN = ("Pleural Effusion", "Cardiomegaly")
+
+
+def main(bundle: str) -> None:
+    """Write `docs/assets/heatmap.png`: a sample radiograph, a finding that it shows and one that it does not show."""
+    (sample,) = (path for path in sample_paths() if path.stem == "effusion")
+    image = read_image(sample)
+    (answer,) = ZeroShotClassifier.from_bundle(bundle).predict([image])
+    save_heatmap(
+        ASSETS / "heatmap.png",
+        image,
+        answer,
+        findings=SHOWN,
+        panel_width=360,
+        title="A synthetic radiograph with a pleural effusion",
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

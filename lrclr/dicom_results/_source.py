@@ -86,7 +86,7 @@ class DicomSource:
         if not looks_like_dicom(data):
             raise NotDicomError(
                 "there is no DICOM result for this image",
-                why="it is not a DICOM file, so that there is no patient and no study that a result could belong to",
+                why="it is not a DICOM file, and a result must belong to a patient and a study",
                 fix="Give the DICOM file.",
             )
         try:

@@ -52,7 +52,7 @@ def test_a_png_is_answered_and_gets_no_report(bundle: Path, tmp_path: Path, caps
     assert main(["predict", *files, "-b", str(bundle), "--json", "--sr", str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert [json.loads(line)["file"] for line in captured.out.splitlines()] == files
-    assert "it is not a DICOM file, so that there is no patient and no study" in captured.err
+    assert "it is not a DICOM file, and a result must belong to a patient and a study" in captured.err
     assert len(list(tmp_path.iterdir())) == 1
 
 

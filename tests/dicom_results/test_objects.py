@@ -13,6 +13,8 @@ import pytest
 
 from lrclr._version import __version__
 from lrclr.dicom_results import KINDS, DicomSource, ResultBuilder, ResultModel, finding_code
+
+# Private: what a measurement is called has no public name.
 from lrclr.dicom_results._codes import attention_code
 from lrclr.images import read_image
 from lrclr.inference import draw_heatmap

@@ -20,6 +20,8 @@ from pydicom.uid import JPEG2000Lossless
 from pynetdicom import AE
 
 from benchmarks.phantom.dicom import Storage
+
+# Private: how an address is written has no public name.
 from lrclr._addresses import Address
 from lrclr.errors import LrclrError, ServerUnavailableError, UsageError
 from lrclr.pacs import DimseDestination, FolderDestination, Listener, ListenOptions, Spool, SpoolFullError

@@ -110,13 +110,22 @@ def ended_leaving_nothing(served: Served, how: signal.Signals) -> None:
     assert list(served.temporary.iterdir()) == []
 
 
-def test_it_answers_and_leaves_nothing(serve: type[Served], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_answers_and_leaves_nothing(
+    serve: type[Served], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     served = serve(folder, *ANY_PORTS, "--instances", 1)
     images = [str(path) for path in sample_paths()[:2]]
     assert main(["predict", *images, "--server", served.grpc(), "--json"]) == 0
     there = capsys.readouterr().out
     assert main(["predict", *images, "-b", str(folder), "--json", "--batch-size", "1"]) == 0
     assert there == capsys.readouterr().out
+    # A report of the server's answer is the report of the bundle's answer.
+    image = str(sample_paths("dicom")[0])
+    for name, whose in (("there", ["--server", served.grpc()]), ("here", ["-b", str(folder)])):
+        assert main(["predict", image, *whose, "--sr", str(tmp_path / name)]) == 0
+    assert [file.name for file in (tmp_path / "there").iterdir()] == [
+        file.name for file in (tmp_path / "here").iterdir()
+    ]
     ended_leaving_nothing(served, signal.SIGTERM)
     assert "Research use only" in served.err.read_text()
     assert not re.search("exposed|error|warning", served.err.read_text())

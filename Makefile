@@ -10,13 +10,16 @@ PHANTOM := $(BUILD)/phantom/manifest.csv
 TRITON := .triton
 SAMPLES := lrclr/data/samples
 RUNS := 100000
+# Tests start many processes: each would compile all of lrclr again.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHONS ?= python3.12 python3.13 python3.14
 
-.PHONY: help setup triton perf-analyzer demo test test-slow test-pythons test-gpu fuzz kernels dist audit lint bench mutants peers samples phantom checkpoint lock clean
+.PHONY: help setup triton perf-analyzer demo docs test test-slow test-pythons test-gpu fuzz kernels dist audit lint bench mutants peers samples phantom checkpoint lock clean
 
 help:
 	@echo "make demo       set up, export the default checkpoint to triton_repo/, answer for the sample radiographs, here and by a server"
 	@echo "make test       set up, lint, type-check and run the tests"
+	@echo "make docs       build the documentation site into build/site/; warnings are errors"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make test-pythons  the tests that need no torch, on each newer Python that is installed (PYTHONS=... names them)"
 	@echo "make test-gpu   the tests that need a GPU, and those that need TensorRT; without a network: GPU_PYTHON=python3, an interpreter with torch and pytest"
@@ -47,6 +50,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@# Real reports and KServe's types for tests, read where they lie; what else the packages would bring is not needed.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchxrayvision==1.5.7 kserve==0.21.0
 	@mkdir -p $(@D) && touch $@
+	@echo "== $(VENV) is ready. Next: make demo, or: source $(VENV)/bin/activate && lrclr --help"
 
 triton: $(TRITON)/installed
 
@@ -75,7 +79,7 @@ $(TRITON)/installed: $(STAMP)
 
 perf-analyzer: $(TRITON)/bin/perf_analyzer
 
-# It comes with an old client of Triton's, which is kept apart from ours; two libraries that it wants came with the server.
+# It comes with an old client of Triton's, which is kept apart from the one in .venv; two libraries that it wants came with the server.
 $(TRITON)/bin/perf_analyzer: $(TRITON)/installed
 	@echo "== putting perf_analyzer into $(TRITON)/"
 	@rm -rf $(TRITON)/perf_analyzer
@@ -103,9 +107,13 @@ demo: $(STAMP)
 	until grep -q gRPC $$log; do kill -0 $$server 2>/dev/null || exit 1; sleep 0.2; done; \
 	$(BIN)/lrclr predict $(SAMPLES)/*.png $(SAMPLES)/effusion.dcm --server $$(awk '/^gRPC/ { print $$2 }' $$log)
 
+docs: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "== the site is in build/site/: open build/site/index.html"
+
 lint: $(STAMP)
-	@echo "== ruff and mypy"
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@echo "== ruff, mypy, spelling and phrases"
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/codespell && $(BIN)/python -m tools.prose
 
 test: lint triton perf-analyzer
 	@echo "== tests, in two processes; in a third one those with a Triton server, which mostly wait"

@@ -1,11 +1,14 @@
 """lrclr: chest x-ray findings, and the image regions that support them, from a CLIP-like checkpoint.
 
+Names that need torch are listed by `help(lrclr)` where torch is installed.
+
 Research use only: this is not a medical device.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from lrclr.text import ClipTokenizer, Finding, FindingSet
 
 # Names are imported on first use, so that `import lrclr` imports neither torch nor an engine.
-_HOMES = {
+_PACKAGES = {
     "Bundle": "bundle",
     "Checkpoint": "checkpoints",
     "ClipTokenizer": "text",
@@ -75,11 +78,34 @@ __all__ = [
 ]
 
 
+_NEED_TORCH = {"checkpoints", "model"}
+
+
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _PACKAGES:
         raise AttributeError(f"module 'lrclr' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"lrclr.{_HOMES[name]}"), name)
+    missing = _missing_for(name)
+    if missing is not None:
+        from lrclr.errors import MissingExtraError
+
+        raise MissingExtraError(missing, "torch", f"lrclr.{name}")
+    return getattr(importlib.import_module(f"lrclr.{_PACKAGES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    # help() takes each of these names from the module.
+    return [name for name in __all__ if _missing_for(name) is None]
+
+
+def _missing_for(name: str) -> str | None:
+    """Return the first package that is not installed and that a name needs."""
+    if _PACKAGES.get(name) not in _NEED_TORCH:
+        return None
+    for package in ("torch", "transformers", "safetensors"):
+        try:
+            found = importlib.util.find_spec(package)
+        except ImportError:
+            found = None
+        if found is None:
+            return package
+    return None

@@ -1,4 +1,4 @@
-"""The three graphs of a bundle: names, axes, types and meaning of what goes in and comes out.
+"""The three graphs of a bundle: names, axes, types and meaning of their inputs and outputs.
 
 This is the only definition. The exporter, Triton's configuration, the engines, the server's model, the gates and the
 reports of deviating layers derive from it.
@@ -6,19 +6,22 @@ reports of deviating layers derive from it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lrclr.model import LrclrConfig
 
-__all__ = ["DYNAMIC", "GRAPHS", "MODEL", "Graph", "Tensor", "axis_sizes"]
+__all__ = ["DYNAMIC", "GRAPHS", "MODEL", "Graph", "ModelNames", "Tensor", "axis_sizes"]
 
 MODEL: Final = "lrclr"
-"""Name of the Triton model that answers for files with the three graphs."""
+"""Name of the Triton model that answers requests with image files, with the help of the three graphs."""
 
 DYNAMIC: Final = ("batch", "prompts", "tokens")
 """Axes whose size differs from call to call: images, prompts, and tokens of the longest prompt."""
@@ -29,9 +32,9 @@ class Tensor:
     """An input or output of a graph.
 
     Attributes:
-        name: in the ONNX file, in Triton and in `Engine.run`.
+        name: its name in the ONNX file, in Triton and in `Engine.run`.
         dtype: NumPy's name of the type.
-        axes: a number, or the name of an axis; see `axis_sizes` and `DYNAMIC`.
+        axes: for each axis its size, or its name; see `axis_sizes` and `DYNAMIC`.
         meaning: what it holds.
     """
 
@@ -46,8 +49,8 @@ class Graph:
     """One of the three graphs.
 
     Attributes:
-        name: of the graph and of its Triton model.
-        inputs, outputs: in order.
+        name: name of the graph and of its Triton model.
+        inputs, outputs: its tensors, in order.
     """
 
     name: str
@@ -106,11 +109,68 @@ GRAPHS: Final[Mapping[str, Graph]] = MappingProxyType(
         )
     }
 )
-"""By name, in the order in which a request runs them."""
+"""The graphs by name, in the order in which a request runs them."""
+
+
+@dataclass(frozen=True)
+class ModelNames:
+    """Names and version of a bundle's models in Triton. They are also the names of the bundle's folders.
+
+    A server cannot have two models of one name. Bundles with different prefixes can be served side by side.
+
+    Attributes:
+        prefix: stands before each name: letters, digits, ``_`` and ``-``, beginning with a letter, or nothing.
+        version: number of the models' version.
+
+    Raises:
+        UsageError: Triton cannot have such a name or version.
+    """
+
+    prefix: str = ""
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prefix, str) or not _PREFIX.fullmatch(self.prefix):
+            raise UsageError(
+                f"the models' names cannot begin with {str(self.prefix)[:40]!r}",
+                why="a prefix has up to 40 letters, digits, _ and -, and begins with a letter",
+            )
+        if isinstance(self.version, bool) or not isinstance(self.version, int) or not 1 <= self.version < 2**31:
+            raise UsageError(f"a model cannot have the version {str(self.version)[:40]}", fix="Give a number from 1.")
+
+    @property
+    def classifier(self) -> str:
+        """Name of the model that answers for files."""
+        return self.prefix + MODEL
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the graphs' models, in the order of `GRAPHS`."""
+        return tuple(map(self.of, GRAPHS))
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Names of all models: the graphs', then the classifier's."""
+        return (*self.graphs, self.classifier)
+
+    def of(self, graph: str) -> str:
+        """Name of a graph's model."""
+        return self.prefix + graph
+
+    def folder(self, model: str) -> str:
+        """Folder of a model's version, from the bundle's."""
+        return f"{model}/{self.version}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types."""
+        return {"prefix": self.prefix, "version": self.version}
+
+
+_PREFIX: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9_-]{0,39})?")
 
 
 def axis_sizes(config: LrclrConfig) -> dict[str, int]:
-    """Sizes of the named axes that a network fixes; those of `DYNAMIC` are not among them."""
+    """Sizes of the named axes that are fixed by the network: all but those of `DYNAMIC`."""
     vision, text = config.vision_config, config.text_config
     return {
         "image_size": vision.image_size,

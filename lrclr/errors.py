@@ -22,7 +22,7 @@ An error says what happened, why, and what to do, in one line. It never holds pi
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 __all__ = [
     "BundleError",
@@ -40,6 +40,10 @@ __all__ = [
     "ServerUnavailableError",
     "UsageError",
 ]
+
+
+# PyPI's torch brings 5 GB of CUDA libraries.
+CPU_TORCH: Final = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
 
 
 def first_line(error: BaseException) -> str:
@@ -96,14 +100,22 @@ class FindingsError(UsageError):
 
 
 class MissingExtraError(UsageError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed.
+
+    Args:
+        package: that is missing.
+        extra: of lrclr that installs it.
+        purpose: what needs it, such as ``"exporting a checkpoint"``.
+        or_else: another way to install it.
+    """
 
     def __init__(self, package: str, extra: str, purpose: str, *, or_else: str | None = None) -> None:
-        alternative = "" if or_else is None else f", or {or_else}"
-        super().__init__(
-            f"{purpose} needs the package {package!r}, which is not installed",
-            fix=f"Install it with: pip install 'lrclr[{extra}]'{alternative}",
-        )
+        # lrclr is not on PyPI: `pip install 'lrclr[...]'` finds nothing.
+        fix = f"In the folder of lrclr's source, run: pip install '.[{extra}]'"
+        fix += "" if or_else is None else f", or {or_else}"
+        if package == "torch":
+            fix += f". On a machine without a GPU, first run: {CPU_TORCH}"
+        super().__init__(f"{purpose} needs the package {package!r}, which is not installed", fix=fix)
 
 
 class ImageError(LrclrError):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
-import json
 import os
+import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+import time
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -23,12 +25,12 @@ from PIL import Image
 
 from lrclr.images import read_image
 from lrclr.samples import sample_paths
+from tests.kept_exports import exporting_once, kept_export
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from lrclr.checkpoints import Checkpoint
-    from lrclr_export.onnx.graphs import GraphSpec
     from lrclr_export.onnx.onnx_graph import TypedGraph
 
 ALPHA = 0.4
@@ -55,12 +57,12 @@ def _shared(base: Path, name: str) -> Iterator[Path]:
 @cache
 def checkpoint_folder(base: Path) -> Path:
     """A tiny network of random weights whose fusion head counts as trained and whose attention is not even."""
-    import torch
-
-    from lrclr.checkpoints import init_checkpoint
-
     with _shared(base, "checkpoint") as folder:
         if not folder.exists():
+            import torch
+
+            from lrclr.checkpoints import init_checkpoint
+
             checkpoint = init_checkpoint("tiny", fusion_trained=True, alpha=ALPHA)
             with torch.no_grad():
                 for layer in checkpoint.model.vision_model.encoder.layers:
@@ -80,71 +82,56 @@ def checkpoint(base: Path) -> Checkpoint:
 
 @cache
 def exported(base: Path, precision: str) -> Path:
-    """A bundle of `checkpoint`. Its graphs as the exporter had them before it wrote them are kept beside it."""
+    """A bundle of `checkpoint`."""
     with _shared(base, precision) as folder:
         if not folder.exists():
-            _export(base, precision, folder)
+            from lrclr_export import ExportOptions, export_bundle
+
+            limits = LOOSE if precision == "int8" else {}
+            with exporting_once():
+                export_bundle(checkpoint(base), folder, ExportOptions(precision, tolerances=limits))
     return folder
-
-
-def _export(base: Path, precision: str, folder: Path) -> None:
-    import onnx_ir as ir
-
-    from lrclr_export import ExportOptions, export_bundle
-    from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
-
-    def keeping(spec: GraphSpec, *, opset: int) -> TypedGraph:
-        graph = typed_onnx_from_module(spec, opset=opset)
-        kept = folder.with_name(f"{precision}-{spec.name}")
-        kept.with_suffix(".onnx").write_bytes(ir.to_proto(graph.model).SerializeToString())
-        kept.with_suffix(".json").write_text(json.dumps(graph.layers))
-        return graph
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lrclr_export.repository.pipeline.typed_onnx_from_module", keeping)
-        limits = LOOSE if precision == "int8" else {}
-        export_bundle(checkpoint(base), folder, ExportOptions(precision, tolerances=limits))
 
 
 @cache
 def graphs(base: Path) -> Mapping[str, TypedGraph]:
     """The graphs of the fp32 bundle as the exporter had them before it wrote them."""
-
     from lrclr_export.onnx.graphs import graph_specs
 
-    return {spec.name: _kept_graph(base, spec) for spec in graph_specs(checkpoint(base).model)}
-
-
-def _kept_graph(base: Path, spec: GraphSpec) -> TypedGraph:
-    import onnx
-    import onnx_ir as ir
-
-    from lrclr_export.onnx.onnx_graph import TypedGraph
-
-    kept = exported(base, "fp32").with_name(f"fp32-{spec.name}")
-    model = ir.from_proto(onnx.load_from_string(kept.with_suffix(".onnx").read_bytes()))
-    return TypedGraph(spec, model, json.loads(kept.with_suffix(".json").read_text()))
+    return {spec.name: kept_export(spec, opset=20) for spec in graph_specs(checkpoint(base).model)}
 
 
 @contextmanager
-def exporting_kept_graphs(base: Path) -> Iterator[None]:
-    """Let exports of `checkpoint` in fp32 take the graphs of `graphs`; all that follows torch's exporter is as always.
-
-    torch's exporter takes ten times longer than the rest.
-    """
-
-    def kept(spec: GraphSpec, *, opset: int) -> TypedGraph:
-        assert opset == 20
-        return _kept_graph(base, spec)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lrclr_export.repository.pipeline.typed_onnx_from_module", kept)
+def no_large_files(size: int = 200_000) -> Iterator[None]:
+    """Do what a full disk does, without one: the kernel refuses a write beyond so many bytes of a file."""
+    usual, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
         yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, usual)
 
 
 def copied(bundle: Path, target: Path) -> Path:
     """A copy of a bundle that a test may damage."""
     shutil.copytree(bundle, target)
+    return target
+
+
+def renamed(bundle: Path, target: Path, prefix: str, version: int = 1) -> Path:
+    """A copy of a bundle as ``lrclr export --name-prefix --model-version`` writes it, without exporting again."""
+    from lrclr.bundle import Bundle
+    from lrclr.contract import ModelNames
+    from lrclr_export.repository.records import write_records
+
+    manifest = Bundle(bundle).manifest
+    old, new = manifest.names, ModelNames(prefix, version)
+    shutil.copytree(bundle, target)
+    for before, after in zip(old.all, new.all, strict=True):
+        (target / before).rename(target / after)
+        (target / after / str(old.version)).rename(target / after / str(version))
+    write_records(target, replace(manifest, triton=new.to_dict()))
     return target
 
 
@@ -171,8 +158,8 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def flip(path: Path, position: int | None = None) -> None:
-    """Change one byte of a file, in its middle unless told where."""
-    data = bytearray(path.read_bytes())
+    """Change one byte of a file, in its middle unless told where. An empty file gets one."""
+    data = bytearray(path.read_bytes() or b"\0")
     position = len(data) // 2 if position is None else position
     data[position] ^= 1
     path.write_bytes(data)
@@ -247,20 +234,29 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
-def run(arguments: Iterable[object], *, timeout: float = 120, **options: object) -> subprocess.CompletedProcess[str]:
+def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run ``lrclr`` in this process: a new one takes seconds to import what this one has."""
+    from lrclr.cli import main
+
+    given, out, err = [str(argument) for argument in arguments], io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(given)
+    return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
+
+
+def run(arguments: Iterable[object], **options: object) -> subprocess.CompletedProcess[str]:
     """Run ``lrclr`` in a process of its own, in whose output nothing is lost."""
     command = [*LRCLR, *(str(argument) for argument in arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload, no-any-return]
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], *, seconds: float = 90) -> None:
-    """Wait for a condition while a process runs."""
-    import time
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[Any] | None = None) -> None:
+    """Wait for a condition, while a process runs if one is given.
 
-    end = time.monotonic() + seconds
+    There is no time limit here, since this machine may be busy; pytest ends a test that hangs.
+    """
     while not condition():
-        assert process.poll() is None, "the process ended before the moment that the test waits for"
-        assert time.monotonic() < end
+        assert process is None or process.poll() is None, "the process ended before what the test waits for"
         time.sleep(0.01)
 
 

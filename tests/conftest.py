@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-from hypothesis import settings
 
-# Hypothesis limits the wall time of an example to 0.2 s by default. No test here depends on wall time.
-settings.register_profile("lrclr", deadline=None)
-settings.load_profile("lrclr")
+# A shell starts jobs in the background with SIGINT ignored, and processes that tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before anything imports transformers: no test may ask a network, and progress bars are no results.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Prompts = Callable[..., tuple[Tensor, Tensor]]
 
 
-# An example may take long on a busy machine, and that is no failure.
+# Hypothesis limits the wall time of an example to 0.2 s by default. No test here depends on wall time.
 hypothesis.settings.register_profile("lrclr", deadline=None)
 hypothesis.settings.load_profile("lrclr")
 # `tests.pythons` runs tests on Pythons that have no torch.
@@ -80,11 +80,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Those tests mostly wait, and share a server. `make test` therefore runs them beside the others.
     """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
     for item in items:
         group = "triton" if item.get_closest_marker("triton") else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=_turn)
+    items.sort(key=_turn)
 
 
 def _turn(item: pytest.Item) -> int:

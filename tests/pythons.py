@@ -16,7 +16,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
 ENVIRONMENTS: Final = ROOT / ".make" / "pythons"
-EXTRAS: Final = "deploy,dicom,fast,openvino,serve"
+EXTRAS: Final = "bench,deploy,dicom,fast,onnxruntime,openvino,serve"
 TOOLS: Final = (
     *("hypothesis", "pytest", "pytest-timeout", "regex", "onnx", "protobuf", "tritonclient[http]"),
     *("helm-python-sdk", "kubernetes-validate"),

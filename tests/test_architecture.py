@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from graphlib import CycleError, TopologicalSorter
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests import architecture
 from tests.architecture import LAYERS, imported_names, module_files, module_graph, package_graph, package_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FILES = module_files()
 MODULES = module_graph(FILES)
@@ -19,7 +16,15 @@ PACKAGES = package_graph(MODULES)
 # Running a bundle needs no torch. `lrclr.engines._torch` runs a checkpoint, and is imported when it is asked for.
 WITHOUT_TORCH = {
     *("lrclr.text", "lrclr.images", "lrclr.preprocessing", "lrclr.bundle", "lrclr.inference", "lrclr.verification"),
-    *("lrclr.triton", "lrclr.archive", "lrclr.deploy", "lrclr.reports", "lrclr_export.plans"),
+    *(
+        "lrclr.dicom_results",
+        "lrclr.pacs",
+        "lrclr.triton",
+        "lrclr.archive",
+        "lrclr.deploy",
+        "lrclr.reports",
+        "lrclr_export.plans",
+    ),
 }
 # The network does not know what it is exported to.
 NOT_IN_MODEL = {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "openvino", "tensorrt", "tensorrt_rtx", "tritonclient"}
@@ -57,6 +62,18 @@ def test_the_page_has_the_table() -> None:
     page = architecture.PAGE.read_text()
     written = architecture.with_table(page, architecture.table(PACKAGES))
     assert page == written, "run `python -m tests.architecture`"
+
+
+def test_a_test_says_why_it_imports_a_private_module() -> None:
+    """Most tests go through the public face."""
+    silent = []
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        text = file.read_text()
+        names = {name for name in imported_names(file) if name.startswith(("lrclr.", "lrclr_export."))}
+        private = {name for name in names if any(part[0] == "_" != part[1] for part in name.split("."))}
+        if private and "# Private: " not in text:
+            silent.append(file.name)
+    assert silent == []
 
 
 @pytest.mark.parametrize(

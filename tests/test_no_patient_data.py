@@ -11,6 +11,7 @@ import contextlib
 import csv
 import signal
 import subprocess
+import tempfile
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -23,11 +24,14 @@ import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
 
+from lrclr.cli import main
 from lrclr.samples import SAMPLES
 from tests import bundles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    Run = Callable[..., subprocess.CompletedProcess[str]]
 
 NAME, NUMBER, BORN, COMMENT = "QUUXMANN", "MRN7741903", "19310207", "COUGHSATNIGHT"
 UID, ACCESSION, PHYSICIAN, SITE = "1.2.826.0.7741.55", "ACC5550123", "DRZEBRA", "StVeitKlinik"
@@ -119,10 +123,20 @@ def planted(tmp_path: Path) -> Planted:
     return folders
 
 
-def run(planted: Planted, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """``lrclr --debug`` in a process whose temporary folder is the test's own."""
-    environment = bundles.environment(TMPDIR=str(planted.temporary))
-    return bundles.run(["--debug", *arguments], env=environment, cwd=planted.given)
+@pytest.fixture
+def run(planted: Planted, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run ``lrclr --debug`` with the temporary folder of the test; what it prints is read at descriptors 1 and 2."""
+    monkeypatch.setenv("TMPDIR", str(planted.temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.chdir(planted.given)
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        given = ["--debug", *map(str, arguments)]
+        capfd.readouterr()
+        code = main(given)
+        return subprocess.CompletedProcess(given, code, *capfd.readouterr())
+
+    return run
 
 
 def content(path: Path) -> str:
@@ -159,10 +173,10 @@ def check(planted: Planted, *said: str, named: bool = False) -> None:
             assert named or (name, found(name + text, (FILE,))) == (name, [])
 
 
-def test_predict(planted: Planted, bundle: Path) -> None:
+def test_predict(planted: Planted, bundle: Path, run: Run) -> None:
     common = ("predict", planted.images, "-b", bundle, "--findings", planted.findings)
     for extra in (("--csv",), ("--json", "--heatmap", planted.made)):
-        done = run(planted, *common, *extra)
+        done = run(*common, *extra)
         assert done.returncode == 1
         assert f"{FILE}0.dcm" in done.stdout
         assert f"{FILE}cut.dcm" in done.stderr
@@ -170,10 +184,10 @@ def test_predict(planted: Planted, bundle: Path) -> None:
     assert len(list(planted.made.iterdir())) == WHOLE  # a picture is called as the file that it is of
 
 
-def test_score(planted: Planted, bundle: Path) -> None:
+def test_score(planted: Planted, bundle: Path, run: Run) -> None:
     out = planted.made / "scores"
     for source in (planted.images, planted.manifest):
-        done = run(planted, "score", source, "-o", out, "-b", bundle, "--findings", planted.findings, "--rescore")
+        done = run("score", source, "-o", out, "-b", bundle, "--findings", planted.findings, "--rescore")
         assert done.returncode == 1
         check(planted, done.stdout, done.stderr, named=True)
         for name, text in written(out):
@@ -181,24 +195,24 @@ def test_score(planted: Planted, bundle: Path) -> None:
                 assert name.endswith(".parquet"), f"{name} is no row about a file, and names one"
 
 
-def test_evaluate(planted: Planted, bundle: Path) -> None:
+def test_evaluate(planted: Planted, bundle: Path, run: Run) -> None:
     arguments = ("-o", planted.made / "report", "--scores", planted.made / "scores.npz", "--bootstrap", 10)
     command = ("evaluate", bundle, planted.bad_manifest, "--findings", planted.findings, *arguments)
-    done = run(planted, *command)
+    done = run(*command)
     assert done.returncode == 1, done.stderr
     check(planted, done.stdout, done.stderr)
-    done = run(planted, *command, "--skip-bad-rows")
+    done = run(*command, "--skip-bad-rows")
     assert done.returncode == 0, done.stderr
     check(planted, done.stdout, done.stderr)
 
 
-def test_train(planted: Planted, checkpoint_folder: Path) -> None:
+def test_train(planted: Planted, checkpoint_folder: Path, run: Run) -> None:
     options = ("--epochs", 1, "--batch-size", 2, "--workers", 0, "--findings", planted.findings)
     command = ("train", planted.bad_manifest, "--base", checkpoint_folder, "-o", planted.made / "run", *options)
-    done = run(planted, *command)
+    done = run(*command)
     assert done.returncode == 1, done.stderr
     check(planted, done.stdout, done.stderr)
-    done = run(planted, *command, "--skip-bad-rows")
+    done = run(*command, "--skip-bad-rows")
     assert done.returncode == 0, done.stderr
     for text in (done.stdout, done.stderr):
         assert found(text, INSIDE) == []
@@ -206,34 +220,34 @@ def test_train(planted: Planted, checkpoint_folder: Path) -> None:
         assert (name, found(name + text, (*(one for one in INSIDE if one != PROMPTED), FILE))) == (name, [])
 
 
-def test_bench(planted: Planted, bundle: Path) -> None:
+def test_bench(planted: Planted, bundle: Path, run: Run) -> None:
     files = [argument for path in sorted(planted.images.glob("*[0-2].dcm")) for argument in ("--file", path)]
     one = ("--what", "files", "--batch", 1, "--concurrency", 1, "--rate", "none", "--no-peak")
-    done = run(planted, "bench", bundle, "-o", planted.made / "bench", *files, *one, "--seconds", 0.2, "--rounds", 2)
+    done = run("bench", bundle, "-o", planted.made / "bench", *files, *one, "--seconds", 0.2, "--rounds", 2)
     assert done.returncode == 0, done.stderr
     assert {path.suffix for path in (planted.made / "bench").iterdir()} == {".json", ".md", ".html"}
     check(planted, done.stdout, done.stderr)
 
 
-def test_deploy(planted: Planted, bundle: Path) -> None:
+def test_deploy(planted: Planted, bundle: Path, run: Run) -> None:
     for kind in ("kubernetes", "kserve"):
-        done = run(planted, "deploy", kind, bundle, "-o", planted.made / kind, "--image", "registry.test/lrclr:1")
+        done = run("deploy", kind, bundle, "-o", planted.made / kind, "--image", "registry.test/lrclr:1")
         assert done.returncode == 0, done.stderr
         check(planted, done.stdout, done.stderr)
 
 
-def test_wrong_files(planted: Planted, bundle: Path) -> None:
+def test_wrong_files(planted: Planted, bundle: Path, run: Run) -> None:
     """What cannot be read is refused without being quoted."""
     long = planted.given / "long.toml"
     long.write_text(f'[[finding]]\nname = "Edema"\npositive = ["{PROMPTED} {"edema " * 99}"]\n')
     twice = planted.given / "twice.toml"
     twice.write_text(f'[[finding]]\nname = "Edema"\npositive = ["{PROMPTED}", "{PROMPTED}"]\n')
     for findings in (long, twice):
-        done = run(planted, "predict", planted.images, "-b", bundle, "--findings", findings)
+        done = run("predict", planted.images, "-b", bundle, "--findings", findings)
         assert done.returncode != 0
         check(planted, done.stdout, done.stderr)
     for manifest in (planted.images / f"{FILE}0.dcm", planted.bad_manifest):
-        done = run(planted, "evaluate", bundle, manifest)
+        done = run("evaluate", bundle, manifest)
         assert done.returncode != 0
         check(planted, done.stdout, done.stderr)
 
@@ -250,7 +264,7 @@ def shared(since: float) -> dict[Path, str]:
 
 
 @pytest.mark.triton
-def test_serve(planted: Planted, bundle: Path) -> None:
+def test_serve(planted: Planted, bundle: Path, run: Run) -> None:
     ports = ("--grpc-port", 0, "--http-port", 0, "--metrics-port", 0, "--shared-memory", "--verbose", "--instances", 2)
     log = planted.temporary / "serve.log"
     started = time.time() - 1
@@ -263,7 +277,6 @@ def test_serve(planted: Planted, bundle: Path) -> None:
         addresses = dict(line.split()[:2] for line in log.read_text().splitlines() if len(line.split()) > 1)
         for extra in ((), ("--heatmap", planted.made)):
             done = run(
-                planted,
                 "predict",
                 planted.images,
                 "--server",
@@ -285,7 +298,7 @@ def test_serve(planted: Planted, bundle: Path) -> None:
         assert found(metrics, (*INSIDE, FILE)) == []
     finally:
         server.send_signal(signal.SIGTERM)
-        server.wait(30)
+        server.wait()
     for path, held in shared(started).items():
         assert found(f"{path.name} {held}", (*INSIDE, FILE)) == []
     assert found(log.read_text(), (*INSIDE, FILE)) == []

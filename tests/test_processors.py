@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+# Private: a helper that several packages share; it has no public name.
 from lrclr import _processors
 from lrclr._processors import cpu_quota, processors
 

@@ -1,9 +1,10 @@
-"""From outcomes, which may come in any order, to parts, each written once it is whole."""
+"""Collects outcomes, which come in any order, and writes them to parts."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,71 +25,88 @@ __all__ = ["Collector"]
 
 
 @dataclass
-class _Open:
-    """A part of which some chunks are still under way."""
+class _OpenPart:
+    """A part of which some chunks are not done.
+
+    Attributes:
+        plan: what has to be done.
+        chunks: how many chunks it has.
+        outcomes: outcomes by number of chunk.
+        saved: how many chunks are in the file.
+        old: the rows `kept`, `gone` and `known` of `plan`, in this order, as they were before the first write.
+    """
 
     plan: PartPlan
     chunks: int
     outcomes: dict[int, list[Outcome]] = field(default_factory=dict)
+    saved: int = 0
+    old: Part | None = None
 
 
 class Collector:
-    """Cuts parts into chunks, and puts them together again.
+    """Cuts parts into chunks, and writes the outcomes.
 
     Args:
-        folder: where parts are written.
+        folder: folder of the parts.
         findings: names, in the order of the scores.
-        settings: of the rows.
-        chunk_size: most tasks of a chunk.
+        settings: settings of the rows.
 
     Attributes:
-        scored: images that got a new answer.
-        unchanged: images whose old row was found to hold by their hash.
-        failures: reasons, and how often.
-        written: parts.
+        scored: images with a new answer.
+        unchanged: images whose old row is still valid by their hash.
+        failures: reasons and their counts.
+        written: parts that were completed and written.
+        saved: outcomes that are in the files.
     """
 
-    def __init__(self, folder: Path, findings: Sequence[str], settings: Settings, *, chunk_size: int) -> None:
+    def __init__(self, folder: Path, findings: Sequence[str], settings: Settings) -> None:
         self._folder, self._findings, self._settings = folder, findings, settings
-        self._chunk_size = chunk_size
-        self._open: dict[int, _Open] = {}
-        self.scored = 0
-        self.unchanged = 0
-        self.written = 0
+        self._open: dict[int, _OpenPart] = {}
+        self.scored = self.unchanged = self.written = self.saved = 0
         self.failures: Counter[str] = Counter()
 
     def chunks(self, plan: PartPlan) -> Iterator[Chunk]:
-        """What has to be done for a part, whose outcomes are waited for from then on."""
-        starts = range(0, len(plan.tasks), self._chunk_size)
+        """The chunks of a part. A chunk is the tasks of one batch: the same images in every run."""
+        numbers = plan.places // self._settings.batch_size
         if plan.tasks:
-            self._open[plan.number] = _Open(plan, len(starts))
-        for number, start in enumerate(starts):
-            yield Chunk(plan.number, number, plan.tasks[start : start + self._chunk_size])
+            self._open[plan.number] = _OpenPart(plan, len(np.unique(numbers)))
+        for number, tasks in groupby(zip(numbers.tolist(), plan.tasks, strict=True), key=lambda pair: pair[0]):
+            yield Chunk(plan.number, number, tuple(task for _, task in tasks))
 
     def take(self, chunk: Chunk, outcomes: list[Outcome]) -> None:
-        """Keep a chunk's outcomes, and write its part if they were the last.
+        """Keep the outcomes of a chunk, and write its part if they complete it.
 
         Raises:
-            LrclrError: the disk is full or broken; the parts that are there are whole.
+            LrclrError: the disk is full or broken; existing parts are unchanged.
         """
         part = self._open.get(chunk.part)
-        # Whoever works through a broken machine's tasks again may hand in what is here already.
+        # Ray repeats the tasks of a lost machine, and some outcomes are here already.
         if part is None or chunk.number in part.outcomes:
             return
         part.outcomes[chunk.number] = outcomes
-        self._count(part.plan, outcomes)
+        self._count(part, outcomes)
         if len(part.outcomes) == part.chunks:
-            self._write(part)
+            self.written += self._write(part)
             del self._open[chunk.part]
 
+    def save(self) -> None:
+        """Write all outcomes so far, so that an interrupted run loses nothing.
+
+        Raises:
+            LrclrError: the disk is full or broken.
+        """
+        for part in self._open.values():
+            if len(part.outcomes) > part.saved:
+                self._write(part)
+
     def check_finished(self) -> None:
-        """Raise if a part was never completed."""
+        """Raise if a part was not completed."""
         if self._open:
             raise LrclrError(
                 f"{len(self._open)} parts were not finished", why="some of their images got no answer", fix="Run again."
             )
 
-    def _count(self, plan: PartPlan, outcomes: Sequence[Outcome]) -> None:
+    def _count(self, part: _OpenPart, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             if outcome.failure is not None:
                 self.failures[outcome.failure.reason] += 1
@@ -96,35 +114,48 @@ class Collector:
                 self.scored += 1
             else:
                 self.unchanged += 1
-        held = [plan.known[one.decoded.item] for one in outcomes if one.failure is None and one.scores is None]
-        if held:
-            self.failures.update(self._reasons(plan.number, held))
+                reason = self._old(part).table["reason"][_place(part.plan, outcome)].as_py()
+                if reason is not None:
+                    self.failures[reason] += 1
 
-    def _reasons(self, number: int, rows: Sequence[int]) -> list[str]:
-        return [reason for reason in self._old(number, rows).table["reason"].to_pylist() if reason is not None]
+    def _old(self, part: _OpenPart) -> Part:
+        """Rows of the file as it was before this run wrote it."""
+        if part.old is None:
+            path = part_path(self._folder, part.plan.number)
+            whole = read_part(path)
+            if whole is None:
+                raise LrclrError(f"{path} was removed or changed during the run", fix="Run again.")
+            part.old = selected(whole, [*part.plan.kept, *part.plan.gone, *part.plan.known.values()])
+        return part.old
 
-    def _old(self, number: int, rows: Sequence[int]) -> Part:
-        part = read_part(part_path(self._folder, number))
-        if part is None:
-            raise LrclrError(
-                f"{part_path(self._folder, number)} was taken away or changed while the run lasted", fix="Run again."
-            )
-        return selected(part, rows)
-
-    def _write(self, part: _Open) -> None:
+    def _write(self, part: _OpenPart) -> bool:
+        """Write the outcomes so far with the old rows that they do not replace; False if the file has them already."""
         plan = part.plan
         outcomes = [one for number in sorted(part.outcomes) for one in part.outcomes[number]]
         new = [one for one in outcomes if one.failure is not None or one.scores is not None]
         parts = [part_of(new, self._findings, self._settings)] if new else []
-        held = [one for one in outcomes if one.failure is None and one.scores is None]
-        rows = [*plan.kept, *plan.gone, *(plan.known[one.decoded.item] for one in held)]
-        if rows:
-            old = self._old(plan.number, rows)
-            hints = old.hints.copy()
-            if held:
-                hints[len(rows) - len(held) :] = [one.decoded.hint for one in held]
-            if not new and np.array_equal(hints, old.hints):
-                return
-            parts.append(Part(old.table, hints, old.settings))
-        write_part(part_path(self._folder, plan.number), joined(parts))
-        self.written += 1
+        count = len(plan.kept) + len(plan.gone) + len(plan.known)
+        changed = bool(new)
+        if count:
+            old = self._old(part)
+            hints, rows = old.hints.copy(), dict.fromkeys(range(count))
+            for one in outcomes:
+                if one.decoded.item in plan.known:
+                    place = _place(plan, one)
+                    if one.failure is None and one.scores is None:
+                        hints[place] = one.decoded.hint
+                    else:
+                        del rows[place]
+            changed = changed or not np.array_equal(hints, old.hints)
+            if rows:
+                parts.append(selected(Part(old.table, hints, old.settings), list(rows)))
+        if changed:
+            write_part(part_path(self._folder, plan.number), joined(parts))
+        self.saved += sum(len(part.outcomes[number]) for number in list(part.outcomes)[part.saved :])
+        part.saved = len(part.outcomes)
+        return changed
+
+
+def _place(plan: PartPlan, outcome: Outcome) -> int:
+    """The row of a known item in `_OpenPart.old`."""
+    return len(plan.kept) + len(plan.gone) + plan.known_order[outcome.decoded.item]

@@ -1,11 +1,11 @@
-"""Decoding: from a task to the picture in the model's size. Needs no engine."""
+"""Decoding: from a task to the image in the model's input size."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,16 +21,17 @@ from lrclr.preprocessing import to_canvas
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lrclr.archive._source import RemoteImages
     from lrclr.preprocessing import PreprocessSpec
 
 __all__ = ["Decoder", "hint_of"]
 
-# A file that changes twice within one tick of a file system's clock keeps its times. FAT ticks in 2 seconds.
+# A file that changes twice within a tick of the file system's clock keeps its times. A tick of FAT is 2 seconds.
 _UNSETTLED_NS: Final = 3_000_000_000
 
 
 def hint_of(status: os.stat_result) -> Hint:
-    """A file's times."""
+    """The times of a file."""
     return Hint(status.st_mtime_ns, status.st_ctime_ns)
 
 
@@ -40,11 +41,12 @@ class Decoder:
 
     Attributes:
         root: folder that names are relative to.
-        container: a Parquet file that holds the images, if one does.
-        spec: the model's recipe.
-        frame: of files that hold several, where the item names none.
+        container: a Parquet file that holds the images, or None.
+        spec: the model's preprocessing.
+        frame: frame of files that hold several, if the item names none.
         exact: whether files are read in full; see `lrclr.images.read_for_model`.
-        limits: on what is read.
+        limits: limits on what is read.
+        remote: reads the images by their names, if a server keeps them; else None.
     """
 
     root: Path
@@ -53,20 +55,18 @@ class Decoder:
     frame: int | None = None
     exact: bool = False
     limits: ReadLimits = field(default_factory=ReadLimits)
+    remote: RemoteImages | None = None
 
     @reading()
     def __call__(self, task: Task) -> Decoded:
-        """The picture, or why there is none; neither if the content is the known one."""
+        """The image, or a failure; neither if the content has the known hash."""
         item = task.item
-        path = self.container or self.root / path_of(item.name)
         try:
-            before = _status(path)
-            data = self._content(path, task.row)
-            after = _status(path)
-        except Exception as error:  # noqa: BLE001 - a file that cannot be read must not take the others down
-            return Decoded(item, failure=_unreadable(error))
+            data, hint = self._read(task)
+        except Exception as error:  # noqa: BLE001 - the other files go on
+            final = self.remote is not None and isinstance(error, ImageError)
+            return Decoded(item, failure=replace(_unreadable(error), final=final))
         size, digest = len(data), hashlib.sha256(data).hexdigest()
-        hint = _trusted(before, after)
         if digest == task.known:
             return Decoded(item, size, digest, hint)
         try:
@@ -80,6 +80,14 @@ class Decoder:
         except Exception as error:  # noqa: BLE001 - likewise; its text may quote the content
             return Decoded(item, size, digest, hint, failure=_unexpected(error))
         return Decoded(item, size, digest, hint, (image.height, image.width), canvas, remarks=image.remarks)
+
+    def _read(self, task: Task) -> tuple[bytes, Hint]:
+        if self.remote is not None:
+            return read_bytes(self.remote.read(task.item.name), self.limits), NO_HINT
+        path = self.container or self.root / path_of(task.item.name)
+        before = _status(path)
+        data = self._content(path, task.row)
+        return data, _trusted(before, _status(path))
 
     def _content(self, path: Path, row: int | None) -> bytes:
         if row is None:
@@ -100,21 +108,17 @@ def _trusted(before: tuple[int, Hint], after: tuple[int, Hint]) -> Hint:
 
 
 def _unreadable(error: Exception) -> Failure:
-    # Its text names the file, whose name may be a patient's.
+    # The text of the error names the file; a file name may identify a patient.
     if isinstance(error, LrclrError):
-        return Failure(type(error).__name__, _sentence("the file cannot be read", error.why or error.what), final=False)
+        return Failure(type(error).__name__, f"the file cannot be read: {error.why or error.what}", final=False)
     if isinstance(error, OSError):
-        why = os.strerror(error.errno) if error.errno else "the system refused"
-        return Failure(ImageError.__name__, _sentence("the file cannot be read", why), final=False)
+        why = os.strerror(error.errno) if error.errno else "the system refused it"
+        return Failure(ImageError.__name__, f"the file cannot be read: {why}", final=False)
     return _unexpected(error)
 
 
 def _unexpected(error: Exception) -> Failure:
     return Failure(LrclrError.__name__, f"unexpected {type(error).__name__}", final=False)
-
-
-def _sentence(what: str, why: str) -> str:
-    return f"{what}: {why}"
 
 
 def _cell(path: Path, row: int, stamp: tuple[int, Hint]) -> bytes:
@@ -126,7 +130,7 @@ def _cell(path: Path, row: int, stamp: tuple[int, Hint]) -> bytes:
 
 @lru_cache(maxsize=4)
 def _row_groups(path: Path, stamp: tuple[int, Hint]) -> tuple[int, ...]:  # noqa: ARG001 - the stamp is a key
-    """First row of each."""
+    """The first row of each row group."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -134,7 +138,7 @@ def _row_groups(path: Path, stamp: tuple[int, Hint]) -> tuple[int, ...]:  # noqa
     return tuple(sum(rows[:number]) for number in range(len(rows)))
 
 
-# Neighbours are read one after the other, from the same group.
+# Rows of one group are read one after the other.
 @lru_cache(maxsize=2)
 def _column(path: Path, group: int, stamp: tuple[int, Hint]) -> Any:  # noqa: ARG001 - the stamp is a key
     import pyarrow.parquet as pq

@@ -1,4 +1,4 @@
-"""Encoding: from pictures to scores, in batches whose size never varies."""
+"""Encoding: from images to scores, in batches of constant size."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ __all__ = ["Encoder"]
 
 @dataclass(frozen=True)
 class Encoder:
-    """Answers for pictures. Safe to call from several threads; can be pickled, and opens its bundle when first used.
+    """Scores images. Safe to call from several threads. Can be pickled, and opens its bundle when first used.
 
-    A graph's result can depend, in its last bit, on the number of images it sees at once and on the place among them.
-    So a batch is always full, and is filled in the order of its part.
+    The last bit of a result can depend on the batch size and on an image's position in the batch. A batch is therefore
+    always full, and consists of the same images in every run.
 
     Attributes:
-        bundle: its folder.
-        bundle_sha256: of the manifest that it must have.
+        bundle: folder of the bundle.
+        bundle_sha256: hash that its manifest must have.
         engine: what runs the graphs.
-        findings: what to ask for.
+        findings: findings to score.
         alpha: weight of the local score.
-        batch_size: images that the graphs see at once.
+        batch_size: images of a batch.
     """
 
     bundle: Path
@@ -50,25 +50,20 @@ class Encoder:
     batch_size: int
 
     def __call__(self, decoded: Sequence[Decoded]) -> list[Outcome]:
-        """One outcome for each, in order.
+        """One outcome for each image of a batch, in order.
+
+        Args:
+            decoded: at most `batch_size` images.
 
         Raises:
-            EngineError: the engine failed; a value that is not finite is its image's failure.
+            EngineError: the engine failed. A value that is not finite is a failure of its image only.
         """
-        outcomes: dict[int, Outcome] = {}
-        pictures: list[int] = []
-        for position, one in enumerate(decoded):
-            if one.canvas is None:
-                outcomes[position] = Outcome(one, failure=one.failure)
-            else:
-                pictures.append(position)
-        for start in range(0, len(pictures), self.batch_size):
-            batch = pictures[start : start + self.batch_size]
-            outcomes.update(zip(batch, self._batch([decoded[position] for position in batch]), strict=True))
-        return [outcomes[position] for position in range(len(decoded))]
+        images = [one for one in decoded if one.canvas is not None]
+        answered = iter(self._batch(images) if images else [])
+        return [Outcome(one, failure=one.failure) if one.canvas is None else next(answered) for one in decoded]
 
     def __getstate__(self) -> dict[str, object]:
-        # The session stays here; the other process opens its own.
+        # Without the classifier: the other process opens its own.
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -76,14 +71,14 @@ class Encoder:
 
     @cached_property
     def classifier(self) -> ZeroShotClassifier:
-        """Of the bundle."""
+        """The opened bundle."""
         bundle = Bundle(self.bundle)
         opened = ZeroShotClassifier(bundle, open_engine(bundle, self.engine))
         if opened.spec.sha256 != self.bundle_sha256:
             raise BundleError(
-                f"the bundle {self.bundle} is another one here",
-                why="its manifest is not the one that the run began with",
-                fix="Give every machine the same bundle, and leave it alone while a run lasts.",
+                f"the bundle {self.bundle} is a different one here",
+                why="its manifest is not the one with which the run began",
+                fix="Give every machine the same bundle, and do not change it during a run.",
             )
         return opened
 
@@ -93,7 +88,7 @@ class Encoder:
             answers = self._answers(batch)
         except NonFiniteError as error:
             if len(batch) > 1:
-                # One image's fault is not its neighbours'.
+                # One image causes it; the others get their scores.
                 return [outcome for one in batch for outcome in self._batch([one])]
             return [Outcome(bare[0], failure=Failure(type(error).__name__, str(error)))]
         return [Outcome(one, answers.of_image(place)) for place, one in enumerate(bare)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Final
 
 from lrclr._processors import processors
 
@@ -17,37 +17,39 @@ if TYPE_CHECKING:
 
 __all__ = ["run_local"]
 
+_AHEAD: Final = 16  # chunks a thread; enough to keep it busy while a part is written
+
 
 def run_local(
     chunks: Iterable[Chunk], decoder: Decoder, encoder: Encoder, *, workers: int | None = None
 ) -> Generator[tuple[Chunk, list[Outcome]]]:
-    """Outcomes of every chunk, in order.
+    """Outcomes of every chunk, as they come.
 
-    Each thread decodes and encodes a chunk: the engine runs in the thread that calls it, and decoders let
-    other threads run, so that nothing waits for anything.
+    Each thread decodes and encodes a chunk: the engine runs in the thread that calls it, and decoders let other
+    threads run.
 
     Args:
-        chunks: what to work on; taken from a little ahead of what is done.
-        decoder: from tasks to pictures.
-        encoder: the second.
+        chunks: the work; read a little ahead of what is done.
+        decoder: from tasks to images.
+        encoder: from images to outcomes.
         workers: threads; None for one a processor.
     """
 
-    def work(chunk: Chunk) -> list[Outcome]:
-        return encoder([decoder(task) for task in chunk.tasks])
+    def work(chunk: Chunk) -> tuple[Chunk, list[Outcome]]:
+        return chunk, encoder([decoder(task) for task in chunk.tasks])
 
-    number = workers or processors()
-    waiting: deque[tuple[Chunk, Future[list[Outcome]]]] = deque()
+    number, waiting = workers or processors(), 0
+    done: SimpleQueue[Future[tuple[Chunk, list[Outcome]]]] = SimpleQueue()
     pool = ThreadPoolExecutor(number, thread_name_prefix="lrclr-score")
     try:
         for chunk in chunks:
-            waiting.append((chunk, pool.submit(work, chunk)))
-            if len(waiting) > 2 * number:
-                first, outcomes = waiting.popleft()
-                yield first, outcomes.result()
-        while waiting:
-            first, outcomes = waiting.popleft()
-            yield first, outcomes.result()
+            pool.submit(work, chunk).add_done_callback(done.put)
+            waiting += 1
+            if waiting > _AHEAD * number:
+                yield done.get().result()
+                waiting -= 1
+        for _ in range(waiting):
+            yield done.get().result()
     finally:
-        # Whoever stops early does not wait for what nobody will see.
+        # A caller that stops early does not wait for running chunks.
         pool.shutdown(wait=False, cancel_futures=True)

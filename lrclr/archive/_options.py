@@ -1,4 +1,4 @@
-"""How a source is scored, and what a run tells."""
+"""Options, progress and summary of `score`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LocalOptions:
     """Scoring in this process.
 
     Attributes:
-        workers: threads, each of which decodes images and runs the engine on them; None for one a core.
+        workers: threads, each of which decodes images and runs the engine on them; None for one a processor.
     """
 
     workers: int | None = None
@@ -36,15 +36,15 @@ class LocalOptions:
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Scoring on a Ray cluster, all of whose machines see the source and the bundle under the same paths.
+    """Scoring on a Ray cluster. All its machines must see the source and the bundle under the same paths.
 
     Attributes:
-        address: of a cluster that is there, such as ``"10.0.0.1:6379"`` or ``"auto"``; None for one on this machine
-            that ends with the run.
-        actors: processes with an engine of their own; None for as many as the cluster has room for.
-        actor_cpus: cores that each of them counts for. What it leaves is for decoding.
-        actor_gpus: GPUs that each counts for, or a fraction of one.
-        decode_cpus: cores that a decoding task counts for.
+        address: address of an existing cluster, such as ``"10.0.0.1:6379"`` or ``"auto"``; None to start a cluster on
+            this machine that ends with the run.
+        actors: processes with an engine of their own; None for as many as fit.
+        actor_cpus: cores of an actor. The others are for decoding.
+        actor_gpus: GPUs of an actor, or a fraction of one.
+        decode_cpus: cores of a decoding task.
     """
 
     address: str | None = None
@@ -57,10 +57,10 @@ class RayOptions:
         if self.actors is not None and self.actors < 1:
             raise UsageError("scoring needs at least one actor")
         if self.actor_cpus < 0 or self.actor_gpus < 0 or self.decode_cpus <= 0:
-            raise UsageError("an actor's cores and GPUs must not be negative, and decoding needs some of a core")
+            raise UsageError("an actor's cores and GPUs must not be negative, and decoding needs more than 0 cores")
         if self.actor_gpus > 1 and self.actor_gpus != int(self.actor_gpus):
             raise UsageError(
-                f"an actor cannot have {self.actor_gpus} GPUs", fix="Give a fraction of one, or whole ones."
+                f"an actor cannot have {self.actor_gpus} GPUs", fix="Give a whole number, or a fraction of one GPU."
             )
 
 
@@ -69,17 +69,17 @@ class ScoreOptions:
     """How a source is scored.
 
     Attributes:
-        bundle: its folder.
-        findings: what to ask for; None for the bundle's own.
+        bundle: folder of the bundle.
+        findings: findings to score; None for the bundle's.
         alpha: weight of the local score; None for the bundle's.
-        frame: of files that hold several, where the source names none.
+        frame: frame of files that hold several, if the source names none.
         exact: read files in full; see `lrclr.images.read_for_model`.
-        engine: what runs the graphs. Its threads are 1 if not given: other threads take other images meanwhile.
-        batch_size: images that the graphs see at once; None for 1 on a processor and 32 on a GPU.
-        rows_per_part: about how many rows a part shall have. It counts when a folder is begun.
-        rescore: score everything again if the folder's rows were made with other settings.
-        recheck: hash every file again, instead of those only whose size or times changed.
-        runner: what decodes and runs the engine: threads of this process, or a Ray cluster.
+        engine: what runs the graphs, by default with 1 thread: other threads score other images at the same time.
+        batch_size: images of a batch; None for 1 on a processor and 32 on a GPU.
+        rows_per_part: about how many rows a part has. Only for a new folder.
+        rescore: score everything again if the rows in the folder were made with other settings.
+        recheck: hash every file again, instead of only those with another size or other times.
+        runner: where the work is done: in threads of this process, or on a Ray cluster.
     """
 
     bundle: Path
@@ -108,13 +108,13 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class ScoreProgress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
-        done: images looked at.
-        total: images to look at.
-        failures: reasons, and how often, up to now.
-        seconds: since the work began.
+        done: images that were processed.
+        total: images to process.
+        failures: reasons so far, and their counts.
+        seconds: time since the work began.
     """
 
     done: int
@@ -129,26 +129,25 @@ class ScoreProgress:
 
     @property
     def seconds_left(self) -> float | None:
-        """At that rate; None before anything is done."""
+        """Remaining time at that rate; None before the first image."""
         return (self.total - self.done) / self.rate if self.done and self.seconds > 0 else None
 
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """What a run did, and what the folder holds now.
+    """What a run did, and what the folder holds.
 
     Attributes:
-        images: in the source; each has exactly one row.
-        scored: that got a new answer.
-        unchanged: whose old row was found to hold, by their hash.
-        kept: whose old row holds by size and times.
-        gone: rows of images that are no longer in the source; kept.
-        failures: reasons for which images have no scores, and how often, old ones and new.
-        parts: that were written.
-        seconds: that the run took.
-        fusion_trained: whether the bundle's fusion head was ever tuned.
-        passed_over: what the source's folder holds beside images: a count for each kind; see
-            `lrclr.images.find_images`.
+        images: images in the source; each has exactly one row.
+        scored: images with a new answer.
+        unchanged: images whose old row is still valid by their hash.
+        kept: images whose old row is still valid by size and times.
+        gone: rows of images that are no longer in the source; they are kept.
+        failures: reasons for images without scores, old and new, and their counts.
+        parts: parts that were completed and written.
+        seconds: duration of the run.
+        fusion_trained: whether the bundle's fusion head is trained.
+        passed_over: counts of other entries of the source's folder by kind; see `lrclr.images.find_images`.
         exact: whether files were read in full.
     """
 
@@ -170,8 +169,8 @@ class ScoreSummary:
         return sum(self.failures.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        # Not by asdict, which takes a Counter's items for what it shall count.
+        """The summary in JSON's types."""
+        # asdict makes a Counter of a Counter's items.
         content = {each.name: getattr(self, each.name) for each in fields(self)}
         return {
             **content,

@@ -1,4 +1,4 @@
-"""What decoding and encoding take and return: an item to look at, its picture, its outcome."""
+"""Types of decoding and encoding: task, decoded image, outcome."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["NO_HINT", "Chunk", "Decoded", "Failure", "Hint", "Outcome", "Task"]
 
 
 class Hint(NamedTuple):
-    """When a file's content and its entry were changed last, in nanoseconds; zeros where that proves nothing."""
+    """Times of the last change of a file's content and of its entry, in nanoseconds; zeros if they are not reliable."""
 
     modified: int
     changed: int
@@ -26,12 +26,12 @@ NO_HINT: Final = Hint(0, 0)
 
 
 class Task(NamedTuple):
-    """An item to look at.
+    """An item to process.
 
     Attributes:
-        item: which.
-        row: of a Parquet file that holds the image.
-        known: hash of the content that there is a row for already.
+        item: the item.
+        row: row of the Parquet file that holds the image, if one does.
+        known: content hash of the existing row, if there is one.
     """
 
     item: Item
@@ -40,12 +40,12 @@ class Task(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Tasks of one part that are decoded and encoded together.
+    """Tasks of one part that make one batch.
 
     Attributes:
         part: number of the part.
-        number: of the chunk within it.
-        tasks: in the part's order.
+        number: number of the batch in the part.
+        tasks: tasks in the part's order.
     """
 
     part: int
@@ -55,12 +55,12 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why there is no answer.
+    """Reason for a missing answer.
 
     Attributes:
-        error: kind of the error, from `lrclr.errors`.
-        reason: what was wrong; neither content nor name of the file.
-        final: whether the content is to blame, so that trying again is needless until it changes.
+        error: name of the error class in `lrclr.errors`.
+        reason: text of the error, without content or name of the file.
+        final: whether the content causes it, so that the file is tried again only if it changes.
     """
 
     error: str
@@ -73,14 +73,14 @@ class Decoded:
     """A file that was read.
 
     Attributes:
-        item: which.
-        size: of the file or of the encoded image, in bytes; None if it could not be read.
-        sha256: of its content; None likewise.
-        hint: by which it will be known as unchanged.
-        shape: (height, width) of the picture, if there is one.
-        canvas: the picture in the size in which the model is fed: see `lrclr.preprocessing.to_canvas`.
-        remarks: what was ignored in the file: see `lrclr.images.ReducedImage`.
-        failure: why there is no picture, if there should be one.
+        item: the item.
+        size: size of the file or of the encoded image in bytes; None if it could not be read.
+        sha256: hash of the content; None if it could not be read.
+        hint: times by which the next run recognises the file as unchanged.
+        shape: (height, width) of the original image, if it was decoded.
+        canvas: the image in the model's input size; see `lrclr.preprocessing.to_canvas`.
+        remarks: what was ignored in the file; see `lrclr.images.ReducedImage`.
+        failure: why the image could not be decoded.
     """
 
     item: Item
@@ -95,12 +95,12 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of an item: scores, or a failure, or neither if its old row still holds.
+    """Result of an item: scores, a failure, or neither if the old row is still valid.
 
     Attributes:
-        decoded: the item, without its picture.
+        decoded: the item, without its canvas.
         scores: its answers, without the axis of images.
-        failure: why there is none.
+        failure: why it has no scores.
     """
 
     decoded: Decoded

@@ -1,11 +1,14 @@
-"""Which part an image belongs to, and what of a part is still to be done."""
+"""Plans a run: the part of each image, and what remains to be done for each part."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lrclr.archive._decode import hint_of
 from lrclr.archive._outcome import NO_HINT, Hint, Task
@@ -23,36 +26,43 @@ __all__ = ["PartPlan", "Plan"]
 
 @dataclass(frozen=True)
 class PartPlan:
-    """What is to be done about a part.
+    """What has to be done for a part.
 
     Attributes:
-        number: of the part.
-        tasks: what has to be looked at, in order.
-        kept: rows, of the part that is there, that hold without looking.
-        known: rows of it that hold if the content is what it was, by item.
+        number: number of the part.
+        tasks: images to look at, in order.
+        places: position of each task among all images of the part, int64 ``[tasks]``.
+        kept: rows of the existing file that are valid by size and times.
+        known: by item, rows of it that are valid if the content has not changed.
         gone: rows of it whose images are no longer in the source; they are kept.
-        failures: reasons in `kept`, and how often.
+        failures: reasons in `kept` and their counts.
     """
 
     number: int
     tasks: tuple[Task, ...]
+    places: np.ndarray[Any, np.dtype[np.int64]]
     kept: tuple[int, ...] = ()
     known: Mapping[Item, int] = field(default_factory=dict)
     gone: tuple[int, ...] = ()
     failures: Counter[str] = field(default_factory=Counter)
 
+    @cached_property
+    def known_order(self) -> dict[Item, int]:
+        """Position of each item in `known`."""
+        return {item: place for place, item in enumerate(self.known)}
+
 
 class Plan:
-    """Splits a source into parts, and compares it with what is there.
+    """Divides a source into parts, and compares it with the existing rows.
 
-    An image's part follows from its name alone, so that images may come later without moving others. Rows of a
-    Parquet file that holds the images follow its order instead, because they must be read in it.
+    The name of an image decides its part, so that images that come later do not move others. Rows of a Parquet file
+    that holds the images are divided in their order instead, in which they are read.
 
     Args:
-        source: what shall be scored.
-        folder: where the parts are.
-        settings: that rows must have been made with.
-        recheck: hash every file again, whatever its times say.
+        source: what to score.
+        folder: folder of the parts.
+        settings: settings that valid rows were made with.
+        recheck: hash every file again, even if its times have not changed.
     """
 
     def __init__(self, source: Source, folder: Path, settings: Settings, *, recheck: bool) -> None:
@@ -62,32 +72,35 @@ class Plan:
             self._members[self._part(position, item)].append(position)
 
     def numbers(self) -> range:
-        """Of all parts."""
+        """Numbers of all parts."""
         return range(self._settings.parts)
 
     def part(self, number: int) -> PartPlan:
-        """What is to be done about one."""
+        """The plan of one part."""
         members = self._members.get(number, [])
         old = read_part(part_path(self._folder, number))
         if old is None or old.settings != self._settings.digest:
-            return PartPlan(number, tuple(self._task(position) for position in members))
+            tasks = tuple(self._task(position) for position in members)
+            return PartPlan(number, tasks, np.arange(len(tasks)))
         rows = {item: row for row, item in enumerate(old.items())}
         final, hashes, sizes, reasons = (old.table[name].to_pylist() for name in ("final", "sha256", "bytes", "reason"))
         kept: list[int] = []
         known: dict[Item, int] = {}
-        tasks: list[Task] = []
-        for position in members:
+        todo: list[tuple[int, Task]] = []
+        for place, position in enumerate(members):
             item = self._source.items[position]
             row = rows.pop(item, None)
-            if row is None or not final[row] or hashes[row] is None:
-                tasks.append(self._task(position))
+            if row is None or not final[row] or (hashes[row] is None and self._source.remote is None):
+                todo.append((place, self._task(position)))
             elif not self._recheck and self._unchanged(item, sizes[row], Hint(*old.hints[row].tolist())):
                 kept.append(row)
             else:
-                tasks.append(self._task(position)._replace(known=hashes[row]))
+                todo.append((place, self._task(position)._replace(known=hashes[row])))
                 known[item] = row
         failures = Counter(reason for reason in (reasons[row] for row in kept) if reason is not None)
-        return PartPlan(number, tuple(tasks), tuple(kept), known, tuple(rows.values()), failures)
+        places = np.array([place for place, _ in todo], np.int64)
+        tasks = tuple(task for _, task in todo)
+        return PartPlan(number, tasks, places, tuple(kept), known, tuple(rows.values()), failures)
 
     def _part(self, position: int, item: Item) -> int:
         parts = self._settings.parts
@@ -100,6 +113,9 @@ class Plan:
         return Task(self._source.items[position], None if self._source.container is None else position)
 
     def _unchanged(self, item: Item, size: int | None, hint: Hint) -> bool:
+        if self._source.remote is not None:
+            # What has a name there never changes.
+            return True
         if hint == NO_HINT:
             return False
         try:

@@ -1,4 +1,4 @@
-"""Decoding in tasks and encoding in a pool of actors, by Ray Data; neither runs far ahead of the other."""
+"""Decoding in tasks and encoding in a pool of actors, with Ray Data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 import logging
 import os
-import pickle  # what is unpickled came from this run's own workers
+import pickle  # only of data from this run's own workers
 import signal
 import socket
 import threading
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lrclr.errors import EngineError, LrclrError, UsageError, first_line
 
-# Ray tells its maker about its use unless told not to before it is imported. Nothing goes out of a hospital unasked.
+# Ray sends usage statistics to its maker unless this is set before the import.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
@@ -25,7 +25,7 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator
 
     from lrclr.archive._decode import Decoder
     from lrclr.archive._encode import Encoder
@@ -34,42 +34,44 @@ if TYPE_CHECKING:
 
 __all__ = ["run_ray"]
 
-_COLUMN: Final = "chunk"
-_CHUNKS_A_BLOCK: Final = 4
+_COLUMN: Final = "chunks"
+_IMAGES_A_TASK: Final = 16
+_TASKS_A_BLOCK: Final = 4
 _BLOCKS_AN_ACTOR: Final = 8
-# Pictures are handed over in the model's size: some ten kilobytes each.
+# Images are passed on in the model's input size, some ten kilobytes each.
 _STORE_BYTES: Final = 512 << 20
-_KNOCK_SECONDS: Final = 10
+_CONNECT_SECONDS: Final = 10
 
 
 def run_ray(
-    chunks: Sequence[Chunk], decoder: Decoder, encoder: Encoder, options: RayOptions
+    chunks: Iterable[Chunk], decoder: Decoder, encoder: Encoder, options: RayOptions
 ) -> Generator[tuple[Chunk, list[Outcome]]]:
     """Outcomes of every chunk, as they come.
 
-    A worker or a machine that is lost takes nothing with it: Ray does its tasks again elsewhere.
+    Ray repeats the tasks of a lost worker or machine elsewhere.
 
     Args:
-        chunks: what to work on.
-        decoder: from tasks to pictures; runs in Ray tasks.
-        encoder: the second; each actor opens its bundle once.
-        options: where, and with how many of what.
+        chunks: the work.
+        decoder: from tasks to images; runs in Ray tasks.
+        encoder: from images to outcomes; each actor opens its bundle once.
+        options: address, and resources of actors and tasks.
 
     Raises:
-        UsageError: the cluster is too small for what was asked.
-        EngineError: Ray failed, or an actor's engine.
-        LrclrError: as the decoder and the encoder.
+        UsageError: the cluster is too small for the options.
+        EngineError: Ray or the engine of an actor failed.
+        LrclrError: see the decoder and the encoder.
     """
     with _cluster(options.address):
         actors = _actors(options)
-        blocks = max(1, min(len(chunks), max(actors * _BLOCKS_AN_ACTOR, len(chunks) // _CHUNKS_A_BLOCK)))
+        tasks = [{_COLUMN: pickle.dumps(group)} for group in _grouped(chunks, _IMAGES_A_TASK)]
+        blocks = max(1, min(len(tasks), max(actors * _BLOCKS_AN_ACTOR, len(tasks) // _TASKS_A_BLOCK)))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.raise_original_map_exception = True
-        # The two ask for different resources, or Ray Data would make one of them.
+        # The two steps need different resources: otherwise Ray Data would fuse them.
         outcomes = (
-            ray.data.from_items([{_COLUMN: pickle.dumps(chunk)} for chunk in chunks], override_num_blocks=blocks)
+            ray.data.from_items(tasks, override_num_blocks=blocks)
             .map(_decode, fn_args=(decoder,), num_cpus=options.decode_cpus)
             .map(
                 _Encode,
@@ -82,33 +84,45 @@ def run_ray(
         try:
             for batch in outcomes.iter_batches(batch_size=None, batch_format="pyarrow"):
                 for value in batch[_COLUMN]:
-                    yield pickle.loads(value.as_buffer())  # noqa: S301
+                    yield from pickle.loads(value.as_buffer())  # noqa: S301
         except RayError as error:
             raise _explained(error) from error
 
 
+def _grouped(chunks: Iterable[Chunk], images: int) -> Iterator[list[Chunk]]:
+    """Chunks in groups of at least so many images."""
+    group: list[Chunk] = []
+    for chunk in chunks:
+        group.append(chunk)
+        if sum(len(each.tasks) for each in group) >= images:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
 def _decode(row: dict[str, Any], decoder: Decoder) -> dict[str, Any]:
-    chunk: Chunk = pickle.loads(row[_COLUMN])  # noqa: S301
-    return {_COLUMN: pickle.dumps((chunk, [decoder(task) for task in chunk.tasks]))}
+    chunks: list[Chunk] = pickle.loads(row[_COLUMN])  # noqa: S301
+    return {_COLUMN: pickle.dumps([(chunk, [decoder(task) for task in chunk.tasks]) for chunk in chunks])}
 
 
 class _Encode:
-    """An actor: one engine, kept."""
+    """An actor with one opened engine."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         _ = encoder.classifier
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        chunk, decoded = pickle.loads(row[_COLUMN])  # noqa: S301
-        return {_COLUMN: pickle.dumps((chunk, self._encoder(decoded)))}
+        pairs = pickle.loads(row[_COLUMN])  # noqa: S301
+        return {_COLUMN: pickle.dumps([(chunk, self._encoder(decoded)) for chunk, decoded in pairs])}
 
 
 @contextlib.contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
-    """Join a cluster, or start one that nobody outside this machine reaches, and leave it at the end."""
+    """Join a cluster, or start one that only this machine can reach, and leave it at the end."""
     if ray.is_initialized():
-        # Whoever joined a cluster in this process means that one.
+        # The application has joined a cluster in this process: use that one.
         yield
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -125,16 +139,16 @@ def _cluster(address: str | None) -> Iterator[None]:
                     **quiet,
                 )
         else:
-            _knock(address)
+            _check_address(address)
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
-        raise EngineError(f"{where} cannot be had", why=first_line(error)) from error
+        what = f"connect to the Ray cluster at {address}" if address else "start a Ray cluster on this machine"
+        raise EngineError(f"cannot {what}", why=first_line(error)) from error
     try:
         if address is None:
-            _refuse_open_doors()
+            _check_loopback()
         if threading.current_thread() is threading.main_thread():
-            # Ray put its own there, which ends the process with another exit code.
+            # Ray has set its own handler, which ends the process with another exit code.
             signal.signal(signal.SIGTERM, at_sigterm)
         yield
     finally:
@@ -143,10 +157,10 @@ def _cluster(address: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Keep a cluster that is started here on the loopback interface.
+    """Keep a cluster that is started here on the loopback interface: a client that reaches Ray's ports can run code.
 
-    Whoever reaches Ray's ports runs code. Ray turns the loopback's address into one that other machines reach, and
-    then listens on every interface, unless it takes this for a system where it has no clusters of many machines.
+    Ray replaces a loopback address by one that other machines reach, and then listens on every interface, unless it
+    runs on a system without support for clusters of several machines.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -156,36 +170,32 @@ def _on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _refuse_open_doors() -> None:
-    at = ray.util.get_node_ip_address()
-    if not ipaddress.ip_address(at).is_loopback:
+def _check_loopback() -> None:
+    address = ray.util.get_node_ip_address()
+    if not ipaddress.ip_address(address).is_loopback:
         raise EngineError(
-            f"the Ray cluster on this machine listens on {at}",
-            why="other machines would reach it, and whoever reaches a Ray cluster runs code on it",
+            f"the Ray cluster on this machine listens on {address}",
+            why="other machines can reach it, and a client that reaches a Ray cluster can run code on it",
             fix="Install the version of Ray that this release was tested with, or join a cluster with --address.",
         )
 
 
-def _knock(address: str) -> None:
-    """Ray itself tries for minutes before it says that nobody is there.
-
-    Raises:
-        OSError: nobody is.
-    """
+def _check_address(address: str) -> None:
+    """Raise OSError if nothing listens at an address: Ray itself tries for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 def _actors(options: RayOptions) -> int:
-    """How many, of which the cluster has room for all while something decodes."""
+    """Number of actors. The cluster has room for all of them and a decoding task."""
     there = ray.cluster_resources()
     room = (there.get("CPU", 0.0) - options.decode_cpus) / options.actor_cpus if options.actor_cpus else float("inf")
     if options.actor_gpus:
         room = min(room, there.get("GPU", 0.0) / options.actor_gpus)
     if room == float("inf"):
         room = there.get("CPU", 1.0)
-    # Sums of fractions fall short of what was meant by a hair.
+    # Sums of fractions are inexact.
     most = int(room + 1e-6)
     if most < (options.actors or 1):
         raise UsageError(
@@ -198,7 +208,7 @@ def _actors(options: RayOptions) -> int:
 
 
 def _explained(error: RayError) -> LrclrError:
-    """Our own error, if one lies beneath Ray's."""
+    """The error of lrclr that caused Ray's, if there is one."""
     seen: list[BaseException] = []
     below: BaseException | None = error
     while below is not None and below not in seen:
@@ -206,4 +216,4 @@ def _explained(error: RayError) -> LrclrError:
             return below
         seen.append(below)
         below = getattr(below, "cause", None) or below.__cause__
-    return EngineError("Ray failed", why=first_line(error), fix="What was finished is kept; run again to go on.")
+    return EngineError("Ray failed", why=first_line(error))

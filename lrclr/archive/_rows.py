@@ -1,4 +1,4 @@
-"""One part: the rows of some images in a Parquet file, with what is needed to tell whether they still hold."""
+"""Parts: Parquet files with the rows of some images, and the times by which unchanged files are recognised."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ _SETTINGS, _HINTS, _VERSION, _SCHEMA = b"lrclr.settings", b"lrclr.hints", b"lrcl
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that were read.
+    """Rows of a part.
 
     Attributes:
-        table: in `SCHEMA`, sorted by file and frame.
-        hints: of each row's file, int64 ``[N, 2]``; see `Hint`.
-        settings: digest of what they were made with.
+        table: table with the schema `SCHEMA`, sorted by file and frame.
+        hints: `Hint` of each row's file, int64 ``[N, 2]``.
+        settings: digest of the settings of the rows.
     """
 
     table: pa.Table
@@ -73,17 +73,17 @@ class Part:
     settings: str
 
     def items(self) -> list[Item]:
-        """Of each row."""
+        """The item of each row."""
         return [Item(*each) for each in zip(*(self.table[name].to_pylist() for name in ("file", "frame")), strict=True)]
 
 
 def part_path(folder: Path, number: int) -> Path:
-    """Where a part is."""
+    """The file of a part."""
     return folder / f"part-{number:06d}.parquet"
 
 
 def rows_of(outcomes: Sequence[Outcome], findings: Sequence[str], settings: Settings) -> pa.Table:
-    """Rows of outcomes that are scores or failures, in their order."""
+    """Rows of outcomes with scores or failures, in their order."""
     decoded = [outcome.decoded for outcome in outcomes]
     scores = [outcome.scores for outcome in outcomes]
     failures = [outcome.failure for outcome in outcomes]
@@ -111,10 +111,10 @@ def rows_of(outcomes: Sequence[Outcome], findings: Sequence[str], settings: Sett
 
 
 def write_part(path: Path, part: Part) -> None:
-    """Put a part in place: whole, on the disk, and the same bytes for the same part.
+    """Write a part, whole or not at all; the same part gives the same bytes.
 
     Raises:
-        LrclrError: the disk is full or broken; what was there before is unchanged.
+        LrclrError: the disk is full or broken; an existing file is unchanged.
     """
     items = part.items()
     order = sorted(range(len(items)), key=lambda row: item_order(items[row]))
@@ -138,12 +138,10 @@ def write_part(path: Path, part: Part) -> None:
 
 
 def read_part(path: Path) -> Part | None:
-    """The part that is there; None if there is none, or a damaged one, which has to be made again."""
+    """An existing part; None if the file is missing or damaged, so that it has to be written again."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read()
-    except FileNotFoundError:
-        return None
     except (pa.ArrowException, OSError):
         return None
     metadata = table.schema.metadata or {}
@@ -157,17 +155,17 @@ def read_part(path: Path) -> Part | None:
 
 
 def joined(parts: Sequence[Part]) -> Part:
-    """The rows of several, of the first one's settings."""
+    """The rows of several parts, with the settings of the first."""
     tables = [part.table.replace_schema_metadata(None) for part in parts]
     return Part(pa.concat_tables(tables), np.concatenate([part.hints for part in parts]), parts[0].settings)
 
 
 def selected(part: Part, rows: Sequence[int]) -> Part:
-    """Some of its rows."""
+    """Some rows of a part."""
     return Part(part.table.take(pa.array(rows, pa.int64())), part.hints[list(rows)], part.settings)
 
 
 def part_of(outcomes: Sequence[Outcome], findings: Sequence[str], settings: Settings) -> Part:
-    """The rows of new outcomes."""
+    """A part of new outcomes."""
     hints = np.array([outcome.decoded.hint for outcome in outcomes], np.int64).reshape(len(outcomes), 2)
     return Part(rows_of(outcomes, findings, settings), hints, settings.digest)

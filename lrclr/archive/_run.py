@@ -1,4 +1,4 @@
-"""`score`: everything in a source gets a row, once, however often the run is stopped."""
+"""`score`: one row for every image of a source, in a folder of Parquet files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,33 +23,32 @@ from lrclr.archive._decode import Decoder
 from lrclr.archive._encode import Encoder
 from lrclr.archive._options import LocalOptions, RayOptions, ScoreProgress, ScoreSummary
 from lrclr.archive._settings import Settings
-from lrclr.archive._source import open_source
+from lrclr.archive._source import Source, open_source
 from lrclr.bundle import Bundle
 from lrclr.engines import EngineOptions
 from lrclr.errors import LrclrError, MissingExtraError, UsageError
 from lrclr.inference import ModelSpec, ZeroShotClassifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
     from lrclr.archive._collect import Collector
     from lrclr.archive._options import ScoreOptions
-    from lrclr.archive._outcome import Chunk, Outcome
     from lrclr.archive._plan import PartPlan, Plan
-    from lrclr.archive._source import Source
     from lrclr.text import FindingSet
 
 __all__ = ["score"]
 
 LOCK_FILE: Final = "_lock"
-_CHUNK: Final = 16
+_SAVE_SECONDS: Final = 2.0
+_SAVE_SHARE: Final = 50  # a save that takes a second is followed by 50 seconds of work
 _PARTIAL: Final = ".lrclr-*.partial"
 
 
 def score(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Source,
     output: str | os.PathLike[str],
     options: ScoreOptions,
     *,
@@ -56,51 +56,61 @@ def score(
 ) -> ScoreSummary:
     """Give every image of a source exactly one row in a folder of Parquet files.
 
-    What is there already, and still holds, is not done again. A part is written whole or not at all, so a run may be
-    killed at any moment; the next one goes on.
+    Rows that exist and are still valid are not computed again. Outcomes are saved every few seconds and when the run is
+    interrupted: an exception then has a note (`BaseException.add_note`) with the number of rows that were kept, and the
+    next run goes on from there. A killed run loses the outcomes since the last save.
 
     Args:
-        source: see `lrclr.archive._source.open_source`.
+        source: see `lrclr.archive._source.open_source`; or what `lrclr.pacs.find_web_images` found.
         output: the folder.
-        options: how.
-        on_progress: told after every few images.
+        options: how to score.
+        on_progress: called after every few images.
 
     Raises:
         UsageError: the source or the options cannot be used, or the folder holds scores of other settings.
         BundleError: the bundle cannot be used.
         EngineError: the engine failed.
         LrclrError: the disk is full, or another run is writing to the folder.
-        MissingExtraError: pyarrow, or Ray where it was asked for, is not installed.
+        MissingExtraError: pyarrow, or Ray where it is needed, is not installed.
     """
     begin = time.monotonic()
     _require(options)
     from lrclr.archive._collect import Collector
     from lrclr.archive._plan import Plan
 
-    images = open_source(source)
+    bundle = Bundle(options.bundle)
+    if isinstance(source, Source):
+        images = source
+    else:
+        images = open_source(source, findings=(options.findings or bundle.findings).names)
     folder = Path(os.path.abspath(output))  # noqa: PTH100 - resolve() would replace what a link points to
-    settings, encoder, spec = _question(options, images)
+    settings, encoder, spec = _settings(bundle, options, images)
     if isinstance(options.runner, LocalOptions):
-        # An engine that cannot be had is told before anything is written.
+        # Raises before anything is written if the engine cannot be opened.
         _ = encoder.classifier
-    with _only_run(folder), _sigterm_raises():
+    with _exclusive_lock(folder), _sigterm_raises():
         settings = settings.settled(folder, rescore=options.rescore)
         settings.write(folder)
         for left in folder.glob(_PARTIAL):
             left.unlink(missing_ok=True)
         decoder = Decoder(images.root, images.container, spec.preprocess, options.frame, options.exact)
-        plan = Plan(images, folder, settings, recheck=options.recheck)
-        size = settings.batch_size * math.ceil(_CHUNK / settings.batch_size)
-        collector = Collector(folder, encoder.findings.names, settings, chunk_size=size)
-        surveyed = _Survey(plan)
-        _Work(surveyed, collector, options, on_progress).run(decoder, encoder)
+        decoder = replace(decoder, remote=images.remote)
+        survey = _Survey(Plan(images, folder, settings, recheck=options.recheck))
+        collector = Collector(folder, encoder.findings.names, settings)
+        try:
+            _work(survey, collector, decoder, encoder, options.runner, on_progress)
+        except BaseException as error:
+            with contextlib.suppress(LrclrError):
+                collector.save()
+            error.add_note(f"kept {survey.kept + collector.saved} rows; run again to go on")
+            raise
     return ScoreSummary(
         images=len(images.items),
         scored=collector.scored,
         unchanged=collector.unchanged,
-        kept=surveyed.kept,
-        gone=surveyed.gone,
-        failures=collector.failures + surveyed.failures,
+        kept=survey.kept,
+        gone=survey.gone,
+        failures=collector.failures + survey.failures,
         parts=collector.written,
         seconds=time.monotonic() - begin,
         fusion_trained=spec.fusion_trained,
@@ -110,7 +120,7 @@ def score(
 
 
 class _Survey:
-    """Every part compared with what is there, once, before the work begins."""
+    """The plans of all parts that have something to do, and sums over all parts."""
 
     def __init__(self, plan: Plan) -> None:
         self.failures: Counter[str] = Counter()
@@ -126,48 +136,43 @@ class _Survey:
                 self.parts.append(part)
 
 
-class _Work:
-    def __init__(
-        self,
-        survey: _Survey,
-        collector: Collector,
-        options: ScoreOptions,
-        on_progress: Callable[[ScoreProgress], None] | None,
-    ) -> None:
-        self._survey, self._collector, self._options = survey, collector, options
-        self._on_progress = on_progress
+def _work(
+    survey: _Survey,
+    collector: Collector,
+    decoder: Decoder,
+    encoder: Encoder,
+    runner: LocalOptions | RayOptions,
+    on_progress: Callable[[ScoreProgress], None] | None,
+) -> None:
+    if not survey.tasks:
+        return
+    chunks = (chunk for part in survey.parts for chunk in collector.chunks(part))
+    if isinstance(runner, RayOptions):
+        from lrclr.archive._ray import run_ray
 
-    def run(self, decoder: Decoder, encoder: Encoder) -> None:
-        if not self._survey.tasks:
-            return
-        begin, done = time.monotonic(), 0
-        with contextlib.closing(self._stream(decoder, encoder)) as stream:
-            for chunk, outcomes in stream:
-                self._collector.take(chunk, outcomes)
-                done += len(outcomes)
-                if self._on_progress is not None:
-                    failures = self._collector.failures
-                    self._on_progress(ScoreProgress(done, self._survey.tasks, failures, time.monotonic() - begin))
-        self._collector.check_finished()
-
-    def _chunks(self) -> Iterator[Chunk]:
-        for part in self._survey.parts:
-            yield from self._collector.chunks(part)
-
-    def _stream(self, decoder: Decoder, encoder: Encoder) -> Generator[tuple[Chunk, list[Outcome]]]:
-        runner = self._options.runner
-        if isinstance(runner, RayOptions):
-            from lrclr.archive._ray import run_ray
-
-            return run_ray(list(self._chunks()), decoder, encoder, runner)
+        stream = run_ray(chunks, decoder, encoder, runner)
+    else:
         from lrclr.archive._local import run_local
 
-        return run_local(self._chunks(), decoder, encoder, workers=runner.workers)
+        stream = run_local(chunks, decoder, encoder, workers=runner.workers)
+    begin, done = time.monotonic(), 0
+    next_save = begin + _SAVE_SECONDS
+    with contextlib.closing(stream):
+        for chunk, outcomes in stream:
+            collector.take(chunk, outcomes)
+            done += len(outcomes)
+            now = time.monotonic()
+            if now >= next_save:
+                collector.save()
+                took = time.monotonic() - now
+                next_save = now + max(_SAVE_SECONDS, _SAVE_SHARE * took)
+            if on_progress is not None:
+                on_progress(ScoreProgress(done, survey.tasks, collector.failures, time.monotonic() - begin))
+    collector.check_finished()
 
 
-def _question(options: ScoreOptions, images: Source) -> tuple[Settings, Encoder, ModelSpec]:
-    """What rows depend on, and what answers. The bundle is checked; its graphs are opened when first used."""
-    bundle = Bundle(options.bundle)
+def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Settings, Encoder, ModelSpec]:
+    """What the rows depend on, and the encoder. The bundle is checked; its graphs are opened when first used."""
     spec = ModelSpec.of_bundle(bundle)
     name = options.engine.engine or bundle.manifest.engine["name"]
     engine = EngineOptions(name, options.engine.provider, options.engine.threads or 1)
@@ -176,7 +181,7 @@ def _question(options: ScoreOptions, images: Source) -> tuple[Settings, Encoder,
     if batch > spec.max_batch:
         raise UsageError(f"a batch of {batch} is too large", why=f"the bundle takes {spec.max_batch} images")
     alpha = spec.alpha if options.alpha is None else options.alpha
-    _check_question(bundle, findings, alpha)
+    _check_request(bundle, findings, alpha)
     settings = Settings(
         bundle=spec.sha256,
         findings=_sha256(findings),
@@ -195,7 +200,7 @@ def _question(options: ScoreOptions, images: Source) -> tuple[Settings, Encoder,
 
 
 class _UnusedEngine:
-    """Takes the place of an engine where no image is asked about: the engine may need a GPU that is not here."""
+    """Stands in for the engine where no graph runs: the engine may need a GPU that this machine does not have."""
 
     name = "none"
 
@@ -203,8 +208,8 @@ class _UnusedEngine:
         raise NotImplementedError
 
 
-def _check_question(bundle: Bundle, findings: FindingSet, alpha: float) -> None:
-    """Refuse here what every actor would refuse, before anything is written."""
+def _check_request(bundle: Bundle, findings: FindingSet, alpha: float) -> None:
+    """Raise the errors that every actor would raise, before anything is written."""
     side = bundle.preprocess.image_size
     unused = ZeroShotClassifier(bundle, _UnusedEngine())
     unused.predict_pixels(np.empty((0, 3, side, side), np.float32), (), findings, alpha)
@@ -217,7 +222,7 @@ def _sha256(findings: FindingSet) -> str:
 
 
 def _require(options: ScoreOptions) -> None:
-    # The extra for Ray brings the other's packages, too.
+    # The extra "ray" includes the packages of "score".
     packages: tuple[str, ...] = ("pyarrow",)
     extra, purpose = "score", "scoring an archive"
     if isinstance(options.runner, RayOptions):
@@ -228,8 +233,8 @@ def _require(options: ScoreOptions) -> None:
 
 
 @contextlib.contextmanager
-def _only_run(folder: Path) -> Iterator[None]:
-    """Hold a folder against other runs on this machine; the system lets go of it when the process ends, however."""
+def _exclusive_lock(folder: Path) -> Iterator[None]:
+    """Lock a folder against other runs on this machine. The lock ends with the process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK_FILE).open("wb")

@@ -1,4 +1,4 @@
-"""What rows depend on beside the image, and the file in which a folder of scores keeps it."""
+"""Settings that the rows depend on, and the file in which a folder of scores keeps them."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _MAX_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True)
 class Settings:
-    """Two runs with equal settings give equal rows for equal images, on equal machines.
+    """Settings of a run. Equal settings give equal rows for equal images on equal machines.
 
     Attributes:
         bundle: hash of the bundle's manifest.
-        findings: hash of the findings asked for, with their prompts.
+        findings: hash of the findings with their prompts.
         alpha: weight of the local score.
-        frame: of files that hold several, where the source names none.
+        frame: frame of files that hold several, if the source names none.
         exact: whether files were read in full; see `lrclr.images.read_for_model`.
-        graph_engine: what runs the graphs.
-        provider: of ONNX Runtime.
-        threads: of one operator of ONNX Runtime. Results can depend on it in their last bit.
-        batch_size: images that the graphs see at once, never fewer. Likewise.
+        graph_engine: name of the engine.
+        provider: provider of ONNX Runtime.
+        threads: threads of one operator of ONNX Runtime. The last bit of results can depend on it.
+        batch_size: images of a batch. The last bit of results can depend on it.
         order: hash of the source's rows if parts follow their order; None if they follow the names.
-        parts: how many there are.
+        parts: number of parts.
         schema: version of the rows.
     """
 
@@ -61,20 +61,20 @@ class Settings:
 
     @property
     def digest(self) -> str:
-        """Hash of all of them."""
+        """Hash of all settings."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
-        """Put them into a folder of scores."""
+        """Write the settings into a folder of scores."""
         content = {**asdict(self), "lrclr": __version__}
         write_whole(folder / RUN_FILE, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
     def settled(self, folder: Path, *, rescore: bool) -> Settings:
-        """These settings with the parts that a folder of scores began with, if it holds any.
+        """These settings with the number of parts of an existing folder of scores.
 
         Raises:
-            UsageError: the folder holds something else, or scores of other settings, and `rescore` is not given.
-            LrclrError: what it holds of settings is damaged.
+            UsageError: the folder holds other files; or scores of other settings, and `rescore` is False.
+            LrclrError: the settings in the folder are damaged.
         """
         file = folder / RUN_FILE
         if not file.exists():
@@ -85,13 +85,13 @@ class Settings:
         if wanted.order != old["order"]:
             raise UsageError(
                 f"{folder} holds scores of another source",
-                why="the parts follow the rows of a Parquet file, which are others now",
+                why="the parts follow the rows of a Parquet file, which have changed",
                 fix="Choose another folder.",
             )
         other = sorted(name for name, value in asdict(wanted).items() if old.get(name) != value)
         if other and not rescore:
             raise UsageError(
-                f"{folder} holds scores of another {' and '.join(_IN_WORDS.get(name, name) for name in other)}",
+                f"{folder} holds scores with another {' and '.join(_IN_WORDS.get(name, name) for name in other)}",
                 fix="Choose another folder, or add --rescore to score everything in it again.",
             )
         return wanted
@@ -99,7 +99,7 @@ class Settings:
 
 def _read(file: Path) -> dict[str, Any]:
     damaged = LrclrError(
-        f"{file} is damaged", why="it is not what lrclr wrote", fix="Choose another folder for the scores."
+        f"{file} is damaged", why="lrclr did not write its content", fix="Choose another folder for the scores."
     )
     try:
         with file.open("rb") as stream:

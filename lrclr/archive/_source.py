@@ -1,4 +1,4 @@
-"""What shall be scored: a folder tree, a glob, a dataset or a Parquet file becomes a sorted list of items."""
+"""Sources: a folder tree, a glob, a dataset or a Parquet file as a sorted list of images."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from lrclr.errors import UsageError
 from lrclr.file_names import name_of, path_of
 from lrclr.images._find import FolderScan, describe_passed_over, entries_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
-__all__ = ["Item", "Source", "open_source"]
+__all__ = ["Item", "RemoteImages", "Source", "open_source"]
 
 NAME_COLUMNS: Final = ("file", "path", "image")
 BYTES_COLUMN: Final = "bytes"
@@ -29,54 +29,70 @@ class Item(NamedTuple):
     """One image.
 
     Attributes:
-        name: its path as text, relative to the source's root where it lies below it; see `name_of`.
-        frame: of a file that holds several.
+        name: its path as text, relative to the source's root if it is below it; see `name_of`.
+        frame: frame number in a file that holds several frames.
     """
 
     name: str
     frame: int | None
 
 
+class RemoteImages(Protocol):
+    """Images that a server keeps. What has a name never changes. Can be pickled."""
+
+    def read(self, name: str) -> bytes:
+        """The encoded image.
+
+        Raises:
+            ImageError: there is none, and there will be none.
+            LrclrError: it cannot be read now.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Source:
-    """Where images are.
+    """A list of images.
 
     Attributes:
         root: folder that names are relative to.
-        items: every image once. In the order of the file if `container` is set, else sorted.
-        container: a Parquet file that holds the images themselves, in its rows.
-        passed_over: what a folder holds beside images: a count for each kind; see `lrclr.images.find_images`.
+        items: every image once, sorted; if `container` is set, in the order of its rows.
+        container: a Parquet file that holds the encoded images in its rows.
+        passed_over: counts of other entries of a folder by kind; see `lrclr.images.find_images`.
+        remote: reads the images by their names, if a server keeps them; else None.
     """
 
     root: Path
     items: tuple[Item, ...]
     container: Path | None = None
     passed_over: Counter[str] = field(default_factory=Counter)
+    remote: RemoteImages | None = None
 
     def path(self, item: Item) -> Path:
-        """The file of an item, or the one that holds it."""
+        """The file of an item, or the container that holds it."""
         return self.container or self.root / path_of(item.name)
 
     def keys_sha256(self) -> str:
-        """Of all items, in order."""
+        """Hash of all items, in order."""
         digest = hashlib.sha256()
         for name, frame in self.items:
             digest.update(f"{name}\0{'' if frame is None else frame}\n".encode())
         return digest.hexdigest()
 
 
-def open_source(source: str | os.PathLike[str]) -> Source:
+def open_source(source: str | os.PathLike[str], *, findings: Collection[str] = ()) -> Source:
     """List a source's images.
 
     Args:
         source: a folder, whose images are found as by `lrclr.images.find_images`; a glob such as
-            ``"archive/**/*.dcm"``, of which every file counts as an image, once however many links lead to it; a
+            ``"archive/**/*.dcm"``, of which every file counts as an image, once even if several links lead to it; a
             dataset (see `lrclr.datasets.read_dataset`); a Parquet file with a column ``file``, ``path`` or ``image``,
-            and perhaps ``frame`` and ``bytes``; or one image.
+            and optionally ``frame`` and ``bytes``; or one image.
+        findings: names of the model's findings, which may be columns of a dataset.
 
     Raises:
-        UsageError: there is nothing, or it is listed twice, or a dataset has bad rows.
-        LrclrError: a folder in the tree cannot be read.
+        UsageError: the source has no image, lists one twice, or is a dataset with an unknown column.
+        LrclrError: a folder in the tree cannot be read, or a dataset has bad rows.
     """
     text = os.fspath(source)
     path = Path(os.path.abspath(text))  # noqa: PTH100 - resolve() would replace what a link points to
@@ -90,15 +106,15 @@ def open_source(source: str | os.PathLike[str]) -> Source:
         names = [os.path.relpath(match, root) for match in _matches(path, root, passed_over)]
         found = Source(root, _sorted((name, None) for name in names), passed_over=passed_over)
     elif not path.is_file():
-        raise UsageError(f"there is no file or folder {text}")
+        raise UsageError(f"{text} does not exist")
     elif path.suffix.lower() in _DATASETS:
-        found = _dataset(path)
+        found = _dataset(path, findings)
     elif path.suffix.lower() == ".parquet":
         found = _parquet(path)
     else:
         found = Source(path.parent, _sorted([(path.name, None)]))
     if not found.items:
-        raise UsageError(f"there is no image in {text}", why=describe_passed_over(found.passed_over) or None)
+        raise UsageError(f"{text} holds no image", why=describe_passed_over(found.passed_over) or None)
     return found
 
 
@@ -107,12 +123,12 @@ def _sorted(found: Iterable[tuple[str, int | None]]) -> tuple[Item, ...]:
 
 
 def item_order(item: Item) -> tuple[str, int]:
-    """What items are sorted by."""
+    """Sort key of items."""
     return item.name, -1 if item.frame is None else item.frame
 
 
 def _matches(pattern: Path, root: Path, passed_over: Counter[str]) -> list[str]:
-    """Files that a pattern matches, each once, whatever links lead to it."""
+    """Files that a pattern matches, each once even if several links lead to it."""
     files: dict[str, str] = {}
     folders: set[str] = set()
     real_root = os.path.realpath(root)
@@ -121,14 +137,14 @@ def _matches(pattern: Path, root: Path, passed_over: Counter[str]) -> list[str]:
         return os.path.realpath(path) != os.path.join(real_root, os.path.relpath(path, root))  # noqa: PTH118
 
     matches = set(_expanded(str(root), pattern.parts[len(root.parts) :])) if root.is_dir() else set()
-    # A file's own name comes before those that lead to it through links.
+    # A file's own name comes before names through links.
     for match in sorted(matches, key=lambda path: (through_a_link(path), path)):
         if os.path.isdir(match):  # noqa: PTH112
             folders.add(os.path.realpath(match))
         elif files.setdefault(os.path.realpath(match), match) != match:
             passed_over["repeated"] += 1
     if pattern.name != "**":
-        # With folders/* the images below each folder are left out. Folders that hold matches are no loss.
+        # folders/* leaves out the images below each folder. Folders above matches do not count.
         above = {str(folder) for file in files for folder in Path(file).parents}
         passed_over["folder"] += len(folders - above)
     return list(files.values())
@@ -137,8 +153,7 @@ def _matches(pattern: Path, root: Path, passed_over: Counter[str]) -> list[str]:
 def _expanded(folder: str, pattern: tuple[str, ...]) -> Iterator[str]:
     """Paths below a folder that match, as `glob.iglob` finds them.
 
-    `iglob` follows links that lead back to a folder above them until the system refuses, and passes over folders that
-    cannot be read.
+    `iglob` itself follows links to a parent folder until the system refuses, and ignores unreadable folders.
     """
     head, rest = pattern[0], pattern[1:]
     if head == "**":
@@ -185,16 +200,17 @@ def _fixed_part(pattern: Path) -> Path:
 
 
 def _below(root: Path, path: str) -> str:
-    """Relative to the root where it lies below it, else absolute."""
+    """The path relative to the root if it is below it, else absolute."""
     full = os.path.normpath(root / path)
     relative = os.path.relpath(full, root)
     return full if relative.startswith(os.pardir) else relative
 
 
-def _dataset(path: Path) -> Source:
-    from lrclr.datasets import read_dataset
+def _dataset(path: Path, findings: Collection[str]) -> Source:
+    from lrclr.datasets import check_columns, read_dataset
 
-    dataset = read_dataset(path, strict=True, check_images=False)
+    dataset = read_dataset(path, findings=findings, strict=True, check_images=False)
+    check_columns(dataset, findings)
     return Source(path.parent, _sorted((_below(path.parent, str(row.image)), row.frame) for row in dataset.rows))
 
 
@@ -206,18 +222,18 @@ def _parquet(path: Path) -> Source:
         columns = pq.read_schema(path).names
         name = next((column for column in NAME_COLUMNS if column in columns), None)
         if name is None:
-            raise UsageError(f"{path} has no column {', '.join(NAME_COLUMNS)}", why="one of them must name the images")
+            raise UsageError(f"{path} has no column of image names", why=f"looked for {', '.join(NAME_COLUMNS)}")
         wanted = [name, *(["frame"] if "frame" in columns else [])]
         table = pq.read_table(path, columns=wanted, partitioning=None)
         names = table[name].to_pylist()
         frames = table["frame"].to_pylist() if "frame" in columns else [None] * len(names)
     except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{path} cannot be read", why="it is no Parquet file, or a damaged one") from error
+        raise UsageError(f"{path} cannot be read", why="it is not a Parquet file, or damaged") from error
     for number, (each, frame) in enumerate(zip(names, frames, strict=True), 1):
         if not isinstance(each, str) or not each or "\0" in each:
-            raise UsageError(f"row {number} of {path} names no image", why=f"its {name} is no text, or an empty one")
+            raise UsageError(f"row {number} of {path} names no image", why=f"its {name} is empty or not a text")
         if frame is not None and (not isinstance(frame, int) or frame < 0):
-            raise UsageError(f"row {number} of {path} has a frame that is no whole number from 0")
+            raise UsageError(f"the frame in row {number} of {path} is not a whole number from 0")
     inside = BYTES_COLUMN in columns
     root = path.parent
     found = (

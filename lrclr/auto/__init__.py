@@ -1,4 +1,4 @@
-"""Open an engine, also the fastest one that passes the gates; open a model, from a bundle or from a checkpoint."""
+"""Open an engine, or the fastest one that passes the gates; open a model of a bundle or a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fastest engine of this machine that `lrclr verify` accepts, measured on the bundle's golden inputs."""
+"""Choice of the fastest engine on this machine that passes the gates, measured on the bundle's golden inputs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _ROUNDS = 7
 
 
 class ChosenEngine:
-    """An engine, and the reason that it and no other runs.
+    """An engine and the reason for its choice.
 
     Args:
-        engine: what was chosen.
-        kind: its name among `lrclr.engines.ENGINES`.
-        why: in words, with what was measured.
+        engine: the chosen engine.
+        kind: its name in `lrclr.engines.ENGINES`.
+        why: the reason, with the measured times.
     """
 
     def __init__(self, engine: Engine, kind: str, why: str) -> None:
@@ -42,14 +42,14 @@ class ChosenEngine:
 
 
 def open_engine(bundle: Bundle, options: EngineOptions | None = None) -> Engine:
-    """Open the engine that the options name, or the fastest one if they ask for `AUTO`.
+    """Open the engine that the options name, or the fastest one for `AUTO`.
 
     Args:
-        bundle: the bundle whose graphs the engine shall run.
+        bundle: the bundle whose graphs the engine runs.
         options: None for the engine that the bundle was made for.
 
     Returns:
-        With `AUTO` a `ChosenEngine`, which says why it was chosen.
+        With `AUTO`, a `ChosenEngine`, which has the reason for the choice.
 
     Raises:
         GateError: with `AUTO`, no engine on this machine passes the bundle's gates.
@@ -61,47 +61,50 @@ def open_engine(bundle: Bundle, options: EngineOptions | None = None) -> Engine:
 
 
 def choose_engine(bundle: Bundle, options: EngineOptions | None = None) -> ChosenEngine:
-    """The bundle's plans where they suit a GPU here, else the fastest engine on the CPU; only if its gates hold.
+    """Choose the bundle's plans if they fit a GPU here, else the fastest engine on the CPU that passes the gates.
 
-    It takes some seconds: every engine that is installed runs the gates of `lrclr.verification.verify`, and then a
-    radiograph and the findings' prompts, in turn with the others. `lrclr build --engine auto` asks once and keeps the
-    answer in the bundle.
+    It takes some seconds: every installed engine runs the gates of `lrclr.verification.verify`. Then the engines run a
+    radiograph and the findings' prompts in turn. `lrclr build --engine auto` chooses once and records it in the bundle.
 
     Args:
-        bundle: what shall be answered with.
-        options: threads of the engines; they name none.
+        bundle: the bundle to run.
+        options: threads of the engines; the engine in it is ignored.
 
     Raises:
-        GateError: no engine here holds the bundle's gates.
-        UsageError: a provider was asked for too.
+        GateError: no engine here passes the bundle's gates.
+        UsageError: the options name a provider.
     """
     from lrclr.bundle import Golden
 
     options = options or EngineOptions(AUTO)
     if options.provider != "cpu":
-        raise UsageError("--engine auto chooses where to run, too", fix="Leave --provider out, or name an engine.")
+        raise UsageError(
+            "--engine auto cannot be used with --provider",
+            why="it chooses the provider, too",
+            fix="Leave --provider out, or name an engine.",
+        )
     remarks: list[str] = []
     for kind in PLAN_ENGINES if gpus() else ():
-        engine = _holding(bundle, EngineOptions(kind), remarks)
+        engine = _passing(bundle, EngineOptions(kind), remarks)
         if engine is not None:
-            return ChosenEngine(engine, kind, "; ".join([f"its plans suit {gpus()[0].name}", *remarks]))
-    holding: dict[str, Engine] = {}
+            return ChosenEngine(engine, kind, "; ".join([f"its plans fit {gpus()[0].name}", *remarks]))
+    passing: dict[str, Engine] = {}
     for kind in CPU_ENGINES:
-        engine = _holding(bundle, EngineOptions(kind, threads=options.threads), remarks)
+        engine = _passing(bundle, EngineOptions(kind, threads=options.threads), remarks)
         if engine is not None:
-            holding[kind] = engine
-    if not holding:
+            passing[kind] = engine
+    if not passing:
         raise GateError(
-            "no engine here holds the bundle's gates",
+            "no engine on this machine passes the bundle's gates",
             why="; ".join(remarks),
-            fix="Install one, such as pip install 'lrclr[onnxruntime]', or export the bundle again.",
+            fix="Install one, such as pip install '.[onnxruntime]', or export the bundle again.",
         )
-    kind, why = _fastest(holding, Golden.load(bundle.golden_path), len(bundle.findings.prompts))
-    return ChosenEngine(holding[kind], kind, "; ".join([why, *remarks]))
+    kind, why = _fastest(passing, Golden.load(bundle.golden_path), len(bundle.findings.prompts))
+    return ChosenEngine(passing[kind], kind, "; ".join([why, *remarks]))
 
 
-def _holding(bundle: Bundle, options: EngineOptions, remarks: list[str]) -> Engine | None:
-    """The engine if the bundle's gates hold on it; else None, and a remark why."""
+def _passing(bundle: Bundle, options: EngineOptions, remarks: list[str]) -> Engine | None:
+    """Return the engine if it passes the bundle's gates; else None, after adding the reason to the remarks."""
     from lrclr.verification import verify
 
     engine: Engine | None = None
@@ -109,7 +112,7 @@ def _holding(bundle: Bundle, options: EngineOptions, remarks: list[str]) -> Engi
         engine = open_named_engine(bundle, options)
         report = verify(bundle, engine)
     except (EngineError, MissingExtraError) as error:
-        _give_up(engine)
+        _close(engine)
         remarks.append(f"{options.engine}: {error.what}")
         return None
     except BundleError as error:
@@ -119,22 +122,22 @@ def _holding(bundle: Bundle, options: EngineOptions, remarks: list[str]) -> Engi
         return None
     if not report.passed:
         first = report.refused[0]
-        remarks.append(f"{options.engine}: the gate {first.gate} of {first.subject} refused")
-        _give_up(engine)
+        remarks.append(f"{options.engine}: the gate {first.gate} of {first.subject} failed")
+        _close(engine)
         return None
     return engine
 
 
-def _give_up(engine: Engine | None) -> None:
-    """Free the memory on the GPU of an engine that was not chosen."""
+def _close(engine: Engine | None) -> None:
+    """Free the GPU memory of an engine that was not chosen."""
     if isinstance(engine, TensorRTEngine):
         engine.close()
 
 
 def _fastest(engines: Mapping[str, Engine], golden: Golden, prompts: int) -> tuple[str, str]:
-    """Which, and how it did, by the median of rounds in which every engine answers for one radiograph."""
+    """Return the engine with the smallest median time for one radiograph, and the times in words."""
     if len(engines) == 1:
-        return next(iter(engines)), "the only engine here whose gates hold"
+        return next(iter(engines)), "the only engine here that passes the gates"
     image: dict[str, NDArray[Any]] = {"pixel_values": golden.pixel_values[:1]}
     length = int(golden.text_mask[:prompts].sum(1).max())
     pairs: dict[str, NDArray[Any]] = {

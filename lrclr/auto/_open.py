@@ -22,7 +22,7 @@ _DEVICES = ("cpu", "cuda")
 
 
 def is_bundle(path: str | os.PathLike[str]) -> bool:
-    """Whether a path holds a bundle rather than a checkpoint."""
+    """Return whether a path is a bundle, and not a checkpoint."""
     return (Path(path) / MANIFEST).is_file()
 
 
@@ -35,21 +35,22 @@ def open_model(
     server: str | None = None,
     reading: ReadOptions | None = None,
 ) -> ZeroShotClassifier:
-    """Open a bundle here or in a server, or a checkpoint with PyTorch.
+    """Open a bundle on this machine or in a server, or a checkpoint with PyTorch.
 
     Args:
-        path: of either.
+        path: folder of the bundle, or file or folder of the checkpoint.
         engine: that runs a bundle; None for its own; `lrclr.engines.AUTO` for the fastest one on this machine.
         provider: ``"cpu"`` or ``"cuda"``.
-        threads: of one operator; ``None`` for what the engine takes by itself.
-        server: ``host:port`` of a server that has this bundle.
-        reading: options of `load_checkpoint`; a bundle needs none.
+        threads: threads of one operator; None for the engine's default.
+        server: ``host:port`` of a server that serves this bundle.
+        reading: options of `load_checkpoint`.
     """
     if server is not None:
-        from lrclr.triton.client import TritonEngine
+        from lrclr.triton.client import ClientOptions, TritonEngine
 
         bundle = Bundle(path)
-        return ZeroShotClassifier(bundle, TritonEngine(server, ModelSpec.of_bundle(bundle).sha256))
+        options = ClientOptions(model=bundle.manifest.names.classifier)
+        return ZeroShotClassifier(bundle, TritonEngine(server, ModelSpec.of_bundle(bundle).sha256, options))
     if is_bundle(path):
         bundle = Bundle(path)
         return ZeroShotClassifier(bundle, open_engine(bundle, EngineOptions(engine, provider, threads)))
@@ -63,9 +64,9 @@ def open_checkpoint(
     threads: int | None = None,
     reading: ReadOptions | None = None,
 ) -> ZeroShotClassifier:
-    """As `open_model`, for a checkpoint, which may be in memory."""
+    """Open a checkpoint with PyTorch; parameters as for `open_model`. The checkpoint may be in memory."""
     if provider not in _DEVICES:
-        raise UsageError(f"there is no provider {provider!r}", fix="Choose cpu or cuda.")
+        raise UsageError(f"unknown provider {provider!r}", fix="Choose cpu or cuda.")
     if threads is not None:
         if threads < 1:
             raise UsageError("an engine needs at least one thread")

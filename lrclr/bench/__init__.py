@@ -1,4 +1,4 @@
-"""How fast a model is, and how right while it is that fast: what `lrclr bench` does. See README.md here."""
+"""Benchmarks of speed and quality: what `lrclr bench` does. See docs/howto/benchmark.md."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from lrclr.bench._quality import Reference, measure_quality, reference_from
 from lrclr.bench._reports import save_reports
 from lrclr.bench._result import Measurement, Peak, Quality, Result, Round, Search, TargetInfo
 from lrclr.bench._result_file import load_result, result_from_json, result_json
-from lrclr.bench._run import Watch, bench
+from lrclr.bench._run import BenchCallbacks, bench
 from lrclr.bench._targets import OpenOptions, Target, open_targets
 
 __all__ = [
     "STAGES",
+    "BenchCallbacks",
     "BenchOptions",
     "Case",
     "Change",
@@ -36,7 +37,6 @@ __all__ = [
     "Target",
     "TargetInfo",
     "Timings",
-    "Watch",
     "bench",
     "compare_results",
     "environment",

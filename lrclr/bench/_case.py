@@ -1,11 +1,10 @@
-"""One configuration that is measured."""
+"""`Case`: one measured configuration."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from lrclr.contract import GRAPHS
+from lrclr._records import Record
 
 __all__ = ["STAGES", "Case", "Stage"]
 
@@ -14,20 +13,19 @@ STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 _TITLES: Final = {"classifier": "pixels to findings", "files": "files to findings"}
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What is done in one call, by whom, and how often.
+class Case(Record, frozen=True):
+    """What one call does, on which target, and how often it is called.
 
     Attributes:
-        target: label of what does it.
-        stage: a graph; ``"classifier"``: preprocessed pixels to findings, the prompts' features being cached as they
-            are in use; ``"files"``: encoded files to findings.
-        batch: images a call; 0 for the text encoder.
-        prompts: that are asked for; 0 for the image encoder.
+        target: label of the target.
+        stage: a graph; ``"classifier"``: preprocessed pixels to findings, with cached features of the prompts as in
+            production; ``"files"``: encoded files to findings.
+        batch: images of a call; 0 for the text encoder.
+        prompts: number of prompts; 0 for the image encoder.
         callers: threads that call at once.
-        rate: of open loop: calls that arrive a second, at random moments; None for closed loop, where each caller calls
-            again as soon as it was answered.
-        share: that `rate` is of the calls a second that the closed loop reached, if it was given so.
+        rate: open loop: calls a second, at random times. None for closed loop: each caller calls again as soon as it
+            has its answer.
+        share: `rate` as a share of the calls a second of the closed loop, if it was given so.
     """
 
     target: str
@@ -40,17 +38,17 @@ class Case:
 
     @property
     def items(self) -> int:
-        """What a call is counted as: its images, or its prompts for the text encoder."""
+        """Images of a call, or prompts for the text encoder."""
         return self.batch or self.prompts
 
     @property
     def unit(self) -> str:
-        """What `items` are."""
+        """Unit of `items`."""
         return "images" if self.batch else "prompts"
 
     @property
     def what(self) -> str:
-        """The case without its target, in words."""
+        """The case in words, without its target."""
         parts = [_TITLES.get(self.stage, self.stage.replace("_", " "))]
         if self.batch:
             parts.append(f"batch {self.batch}")
@@ -65,11 +63,6 @@ class Case:
         return ", ".join(parts)
 
     @property
-    def is_graph(self) -> bool:
-        """Whether it is one graph alone."""
-        return self.stage in GRAPHS
-
-    @property
     def key(self) -> tuple[str, int, int, int, float | None]:
-        """What two cases of different targets share that do the same; of open loop, the rate in calls a second."""
+        """Key that equal cases of different targets share."""
         return (self.stage, self.batch, self.prompts, self.callers, self.rate)

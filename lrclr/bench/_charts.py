@@ -1,4 +1,4 @@
-"""Charts of a benchmark's page: the spread of latencies, the latency that throughput costs, and the roofline."""
+"""Charts of a benchmark's page: distributions of latencies, latency over throughput, roofline."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _LETTERS: Final = {"image_encoder": "I", "text_encoder": "T", "fusion_head": "F"
 
 
 def distributions(group: Sequence[Measurement], series: Mapping[str, int], wrong: Sequence[str], name: str) -> Markup:
-    """All samples of one case, one row for each target: a histogram of latencies, the median and p99.
+    """Histogram of the latencies of one case, with median and p99: one row for each target.
 
-    The axis ends at the slowest thousandth; the slowest call is given in numbers.
+    The axis ends at the slowest thousandth; the slowest call is given as a number.
 
     Args:
-        group: of the same case.
+        group: measurements of the same case.
         series: number of each target's colour and marker.
-        wrong: labels of targets whose answers are wrong.
-        name: of the figure.
+        wrong: labels of targets with wrong answers.
+        name: name of the figure.
     """
     samples = [np.asarray(each.samples_us) / 1e3 for each in group]
     ends = [float(value) for each in samples for value in np.quantile(each, (0.0, 0.999))]
@@ -63,10 +63,10 @@ def distributions(group: Sequence[Measurement], series: Mapping[str, int], wrong
             for quantile, tall, wide in (("p50", 28, 2.4), ("p99", 20, 1.4)):
                 x = each.quantiles_ms[quantile]
                 axes.plot([x, x], [base, base - tall], color=colour, linewidth=wide, solid_capstyle="butt")
-            said = " · ".join(f"{key} {significant(each.quantiles_ms[key])}" for key in ("p50", "p99", "max"))
+            text = " · ".join(f"{key} {significant(each.quantiles_ms[key])}" for key in ("p50", "p99", "max"))
             transform = axes.get_yaxis_transform()
             axes.text(0, base - 33, _label(label, wrong), weight="bold", transform=transform, **_alert(label, wrong))
-            axes.text(1, base - 33, said, ha="right", color=DIM, transform=transform)
+            axes.text(1, base - 33, text, ha="right", color=DIM, transform=transform)
 
     return figure_svg((_WIDTH, height), name, f"Latencies of {group[0].case.what}", draw)
 
@@ -74,7 +74,7 @@ def distributions(group: Sequence[Measurement], series: Mapping[str, int], wrong
 def throughput_latency(
     stage: Stage, measurements: Sequence[Measurement], series: Mapping[str, int], wrong: Sequence[str], name: str
 ) -> Markup | None:
-    """Latency over throughput of one stage, by batch and callers; None where there is one point only."""
+    """Latency over throughput of one stage, by batch and callers; None for a single point."""
     own = [each for each in measurements if each.case.stage == stage]
     if len(own) < 2:
         return None
@@ -114,7 +114,7 @@ def throughput_latency(
 
 
 def roofline(result: Result, series: Mapping[str, int], wrong: Sequence[str]) -> Markup | None:
-    """Operations a second over operations a byte, below what this machine was measured to do; None without a peak."""
+    """Operations a second over operations a byte, with the measured limits of this machine; None without a peak."""
     found = [(each, share_of_peak(result, each)) for each in result.measurements]
     points = [(each, work) for each, work in found if work is not None]
     if not points or result.bandwidth_gbs is None:
@@ -139,15 +139,15 @@ def roofline(result: Result, series: Mapping[str, int], wrong: Sequence[str]) ->
         for peak in peaks.values():
             start, turn = max(x_limits[0], y_limits[0] / bandwidth), peak.gops / bandwidth
             axes.plot([start, turn, x_limits[1]], [start * bandwidth, peak.gops, peak.gops], color=INK, linewidth=1.6)
-            said = f"{peak.dtype}: {significant(peak.gops)} ({peak.by})"
-            axes.annotate(said, (x_limits[1], peak.gops), (0, 5), textcoords="offset points", ha="right", weight="bold")
+            text = f"{peak.dtype}: {significant(peak.gops)} ({peak.by})"
+            axes.annotate(text, (x_limits[1], peak.gops), (0, 5), textcoords="offset points", ha="right", weight="bold")
         taken: list[tuple[float, float]] = []
         for each, work in points:
             axes.plot(
                 [work.intensity], [work.gops], linestyle="none", markersize=7, **series_style(series[each.case.target])
             )
             place = tuple(axes.transData.transform((work.intensity, work.gops)))
-            # Many points can share a place; one of them gets the letters.
+            # Of points that overlap, one gets the letters.
             if all(math.dist(place, other) > 24 for other in taken):
                 taken.append((place[0], place[1]))
                 _below(axes, (work.intensity, work.gops), f"{_LETTERS[each.case.stage]}{each.case.items}")
@@ -159,7 +159,7 @@ def roofline(result: Result, series: Mapping[str, int], wrong: Sequence[str]) ->
 
 
 def _with_room(values: Sequence[float]) -> tuple[float, float]:
-    """Limits of a logarithmic axis, with a little space at both ends."""
+    """Limits of a logarithmic axis, with some space at both ends."""
     low, high = min(values), max(values)
     room = max((high / low) ** 0.06, 1.04)
     return low / room, high * room
@@ -176,7 +176,7 @@ def _number(axis: Axis, low: float, high: float) -> None:
         if len(inside) >= 3:
             break
     else:
-        # From end to end less than a factor of ten: even steps are the round numbers.
+        # Less than a factor of ten: steps of equal size.
         inside = [value for value in MaxNLocator(6).tick_values(low, high) if low <= value <= high]
     axis.set_major_locator(FixedLocator(inside[:: math.ceil(len(inside) / 9)]))
     axis.set_minor_locator(NullLocator())

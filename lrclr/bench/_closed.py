@@ -1,4 +1,4 @@
-"""Closed loop: each caller calls again as soon as it was answered."""
+"""Closed loop: each caller calls again as soon as it has its answer."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from threading import Barrier, BrokenBarrierError
 __all__ = ["Window", "Work", "closed_window"]
 
 Work = Callable[[int], object]
-"""One call; its number says which of the prepared inputs it takes. Returns when the answer is here, in host memory."""
+"""One call; its number selects the prepared input. Returns when the answer is in host memory."""
 
 Window = tuple[float, list[float]]
-"""Seconds on the wall, and those of each call."""
+"""Wall time in seconds, and the seconds of each call."""
 
 
 def closed_window(work: Work, callers: int, seconds: float, *, least: int = 2) -> Window:
-    """Call for a while. A first call of each caller does not count: whoever ran before has filled the caches.
+    """Call for some seconds. The first call of each caller does not count: it fills the caches.
 
     Args:
-        work: safe to call from several threads if there are several callers.
-        callers: threads.
-        seconds: after which no caller calls again.
-        least: calls of each caller, however long they take.
+        work: the call; safe to call from several threads if there are several callers.
+        callers: number of threads.
+        seconds: time after which no caller calls again.
+        least: least number of calls of each caller.
     """
     if callers == 1:
         work(0)
@@ -35,7 +35,7 @@ def closed_window(work: Work, callers: int, seconds: float, *, least: int = 2) -
             work(number)
             ready.wait()
         except BrokenBarrierError:
-            # Another caller failed, and its error is the one that is told.
+            # Another caller failed and raises its error.
             return 0.0, []
         except BaseException:
             ready.abort()

@@ -1,23 +1,32 @@
-"""Two results of the same machine: what became slower or quicker, beyond what their rounds differ among themselves."""
+"""Comparison of two results: which configurations became slower or faster, beyond the noise between rounds."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from lrclr.bench._statistics import quantiles, ratio_of_medians
 from lrclr.errors import GateError, UsageError
+from lrclr.reports import DefinedEstimate, significant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lrclr.bench._result import Measurement, Quality, Result, TargetInfo
-    from lrclr.reports import DefinedEstimate
 
 __all__ = ["Change", "ResultComparison", "compare_results"]
 
 Verdict = Literal["regression", "improvement", "same", "not judged"]
 _UNITS: Final = {"latency": "ms", "throughput": "a second", "p99 under load": "ms"}
+# In the order in which reports list them.
+_WORDS: Final[dict[Verdict, str]] = {
+    "regression": "slower",
+    "improvement": "faster",
+    "same": "same",
+    "not judged": "not judged",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +34,14 @@ class Change:
     """One figure of one configuration in two results.
 
     Attributes:
-        target: label in the second.
+        target: label in the second result.
         what: the case, in words.
-        figure: ``"latency"``: median of the rounds' medians, in ms; ``"throughput"``: of images or prompts a second;
-            ``"p99 under load"``: in ms, at a rate that was given in calls a second.
-        before, after: in the first and in the second.
-        worse: how many times worse the second is: above 1 is worse, for throughput too.
-        verdict: by the threshold and by whether the interval holds 1; not judged where there are too few rounds.
-        stable: whether both were measured in a steady state.
+        figure: ``"latency"``: median of the rounds' medians, in ms; ``"throughput"``: images or prompts a second;
+            ``"p99 under load"``: in ms, at a rate given in calls a second.
+        before, after: figures of the two results.
+        worse: ratio of the two figures; above 1 the second is worse, for throughput too.
+        verdict: from the threshold, and whether the interval includes 1. "not judged" with too few rounds.
+        stable: whether both measurements are stable.
     """
 
     target: str
@@ -46,8 +55,20 @@ class Change:
 
     @property
     def unit(self) -> str:
-        """Of `before` and `after`."""
+        """Unit of `before` and `after`."""
         return _UNITS[self.figure]
+
+    @property
+    def speed(self) -> DefinedEstimate:
+        """How many times as fast the second is: the inverse of `worse`."""
+        low, high = (None if end is None else 1 / end for end in (self.worse.high, self.worse.low))
+        return DefinedEstimate(1 / self.worse.value, low, high)
+
+    @property
+    def word(self) -> str:
+        """The verdict on the second, as reports say it."""
+        word = _WORDS[self.verdict]
+        return word if self.stable else f"{word}, unstable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +76,12 @@ class ResultComparison:
     """What `compare_results` found.
 
     Attributes:
-        threshold: a regression is worse by more than this share.
-        changes: of every configuration that both results have.
-        wrong: targets of the second whose answers are wrong, with the first reason.
-        unmatched: configurations that only one of them has.
-        differences: of machine and software, in words.
-        machine_speed: the second machine's float32 peak over the first's; None if one was not measured.
+        threshold: a figure that is worse by more than this share is a regression.
+        changes: figures of all configurations that both results have.
+        wrong: targets of the second result with wrong answers, and the first reason.
+        unmatched: configurations that only one result has.
+        differences: differences of machine and software, in words.
+        machine_speed: ratio of the second machine's float32 peak to the first's; None if one was not measured.
     """
 
     threshold: float
@@ -72,48 +93,78 @@ class ResultComparison:
 
     @property
     def regressions(self) -> list[Change]:
-        """Those that pass the threshold and are no noise."""
+        """Changes that exceed the threshold and the noise."""
         return [change for change in self.changes if change.verdict == "regression"]
 
+    @property
+    def by_configuration(self) -> list[Change]:
+        """One change a configuration, the figure with the clearest verdict: slower ones first, then the largest."""
+        order = list(_WORDS)
+
+        def rank(change: Change) -> tuple[int, float]:
+            return order.index(change.verdict), -abs(math.log(change.worse.value))
+
+        chosen: dict[tuple[str, str], Change] = {}
+        for change in sorted(self.changes, key=rank):
+            chosen.setdefault((change.target, change.what), change)
+        return list(chosen.values())
+
+    @property
+    def summary(self) -> str:
+        """The verdict in one sentence."""
+        rows = self.by_configuration
+        counts = Counter(_WORDS[row.verdict] for row in rows)
+        counted = ", ".join(f"{counts[word]} {word}" for word in _WORDS.values() if counts[word])
+        if self.wrong:
+            return f"The answers of B are WRONG ({self.wrong[0][0]}). Its speed means nothing: {counted}."
+        clearest = rows[0]
+        ratio = f"{significant(clearest.speed.value)} times as fast as A"
+        if clearest.verdict == "regression":
+            return f"B is slower than A: {counted}. Worst: {clearest.what} ({clearest.target}), {ratio}."
+        if clearest.verdict == "improvement":
+            return f"B is faster than A: {counted}. Most: {clearest.what} ({clearest.target}), {ratio}."
+        return f"B is as fast as A, within {self.threshold:.0%}: {counted}."
+
     def to_dict(self) -> dict[str, Any]:
-        """For machines."""
+        """The comparison in JSON's types."""
         return {"schema": 1, **asdict(self), "passed": not self.regressions and not self.wrong}
 
     def raise_refused(self) -> None:
-        """Raise if anything became slower, or is wrong.
+        """Raise an error about the worst regression or wrong answers.
 
         Raises:
-            GateError: with the worst.
+            GateError: a figure became worse, or answers are wrong.
         """
         if self.wrong:
             label, reason = self.wrong[0]
             raise GateError(f"the answers of {label} are wrong", why=reason, fix="Run `lrclr verify` on the bundle.")
         if self.regressions:
             worst = max(self.regressions, key=lambda change: change.worse.value)
-            many = len(self.regressions)
+            speed, many = worst.speed, len(self.regressions)
             more = f" ({many} of {len(self.changes)} figures became worse)" if many > 1 else ""
             raise GateError(
-                f"{worst.figure} of {worst.target}, {worst.what}, is {worst.worse.value:.3g} times worse{more}",
-                why=f"more than {self.threshold:.3g} is a regression, and the interval "
-                f"{worst.worse.low:.3g} to {worst.worse.high:.3g} does not hold 1",
+                f"{worst.target}, {worst.what}, is slower by its {worst.figure}: {speed.value:.3g} times as fast{more}",
+                why=f"a figure that is worse by more than {self.threshold:.3g} is a regression, and the interval "
+                f"{speed.low:.3g} to {speed.high:.3g} does not include 1",
             )
 
 
 def compare_results(
     before: Result, after: Result, *, threshold: float = 0.05, allow_other_machine: bool = False
 ) -> ResultComparison:
-    """Compare configurations that both have. The results are of two runs, so that their rounds are no pairs.
+    """Compare the configurations that two results have in common. Their rounds are not paired.
 
-    A target is matched by its kind, engine, precision and transport; where each result has a single one, those are
-    matched whatever they are.
+    Targets are matched by kind, engine, precision and transport. Two results with one target each are compared in any
+    case.
 
     Args:
-        before, after: the results.
+        before: the result to compare with.
+        after: the result that is compared.
         threshold: share by which a figure may become worse.
-        allow_other_machine: whether to compare what two machines did.
+        allow_other_machine: whether results of two machines are compared.
 
     Raises:
-        UsageError: they are not comparable: of two machines, or without a configuration in common.
+        UsageError: the results are of two machines, or have no configuration in common.
     """
     if not 0 < threshold < 10:
         raise UsageError("the threshold must be above 0 and below 1000 %")
@@ -134,11 +185,11 @@ def compare_results(
     changes: list[Change] = []
     unmatched: list[str] = []
     for first, second in pairs:
-        ours, theirs = _cases(before, first.label), _cases(after, second.label)
-        for key in ours.keys() & theirs.keys():
-            changes += _changes(ours[key], theirs[key], threshold)
-        unmatched += [f"{each.case.target}: {each.case.what}" for key, each in ours.items() if key not in theirs]
-        unmatched += [f"{each.case.target}: {each.case.what}" for key, each in theirs.items() if key not in ours]
+        old, new = _cases(before, first.label), _cases(after, second.label)
+        for key in old.keys() & new.keys():
+            changes += _changes(old[key], new[key], threshold)
+        unmatched += [f"{each.case.target}: {each.case.what}" for key, each in old.items() if key not in new]
+        unmatched += [f"{each.case.target}: {each.case.what}" for key, each in new.items() if key not in old]
     if not changes:
         raise UsageError("the results have no configuration in common", fix="Measure the same with the same options.")
     matched = ({one.label for one, _ in pairs}, {other.label for _, other in pairs})
@@ -162,7 +213,7 @@ def _matched(before: Result, after: Result) -> list[tuple[TargetInfo, TargetInfo
     left = list(after.targets)
     pairs = []
     for first in before.targets:
-        # Of several alike, the first with the first.
+        # Of several equal ones, the first with the first.
         second = next((each for each in left if each.key == first.key), None)
         if second is not None:
             left.remove(second)
@@ -171,7 +222,7 @@ def _matched(before: Result, after: Result) -> list[tuple[TargetInfo, TargetInfo
 
 
 def _cases(result: Result, target: str) -> dict[object, Measurement]:
-    """A target's measurements by what was done; not those at a share of capacity, which is another rate in each run."""
+    """A target's measurements by case, without those at a share of capacity: that is another rate in each run."""
     return {
         each.case.key: each for each in result.measurements if each.case.target == target and each.case.share is None
     }
@@ -179,8 +230,8 @@ def _cases(result: Result, target: str) -> dict[object, Measurement]:
 
 def _changes(before: Measurement, after: Measurement, threshold: float) -> Iterator[Change]:
     if before.case.rate is None:
-        ours, theirs = before.medians, after.medians
-        yield _change(before, after, "latency", (ours, theirs), threshold)
+        old, new = before.medians, after.medians
+        yield _change(before, after, "latency", (old, new), threshold)
         rates = [
             [len(one.latency_us) * each.case.items / one.seconds for one in each.rounds] for each in (before, after)
         ]
@@ -193,8 +244,8 @@ def _changes(before: Measurement, after: Measurement, threshold: float) -> Itera
 def _change(
     before: Measurement, after: Measurement, figure: str, values: tuple[list[float], list[float]], threshold: float
 ) -> Change:
-    ours, theirs = values
-    worse = ratio_of_medians(ours, theirs) if figure == "throughput" else ratio_of_medians(theirs, ours)
+    old, new = values
+    worse = ratio_of_medians(old, new) if figure == "throughput" else ratio_of_medians(new, old)
     verdict: Verdict = "same"
     if worse.low is None or worse.high is None:
         verdict = "not judged"
@@ -209,10 +260,10 @@ def _change(
 
 
 def _machine_differences(before: Result, after: Result) -> Iterator[str]:
-    ours, theirs = (result.environment.get("machine", {}) for result in (before, after))
-    for key in sorted(ours.keys() | theirs.keys()):
-        if ours.get(key) != theirs.get(key):
-            yield f"{key.replace('_', ' ')} {_told(ours.get(key))} and {_told(theirs.get(key))}"
+    old, new = (result.environment.get("machine", {}) for result in (before, after))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            yield f"{key.replace('_', ' ')} {_told(old.get(key))} and {_told(new.get(key))}"
     cards = [[gpu.get("name") for gpu in result.environment.get("gpus", [])] for result in (before, after)]
     if cards[0] != cards[1]:
         yield f"GPUs {_told(cards[0])} and {_told(cards[1])}"
@@ -220,10 +271,10 @@ def _machine_differences(before: Result, after: Result) -> Iterator[str]:
 
 def _software_differences(before: Result, after: Result) -> Iterator[str]:
     for group in ("packages", "settings"):
-        ours, theirs = (result.environment.get(group, {}) for result in (before, after))
-        for key in sorted(ours.keys() | theirs.keys()):
-            if key != "load" and ours.get(key) != theirs.get(key):
-                yield f"{key} {_told(ours.get(key))} and {_told(theirs.get(key))}"
+        old, new = (result.environment.get(group, {}) for result in (before, after))
+        for key in sorted(old.keys() | new.keys()):
+            if key != "load" and old.get(key) != new.get(key):
+                yield f"{key} {_told(old.get(key))} and {_told(new.get(key))}"
     for key in ("lrclr", "python", "system"):
         if before.environment.get(key) != after.environment.get(key):
             yield f"{key} {_told(before.environment.get(key))} and {_told(after.environment.get(key))}"

@@ -1,15 +1,17 @@
 """Operations and memory traffic of the graphs, counted from the network's sizes.
 
-Counted are the products of matrices, a multiplication and an addition each, as the network is *defined*: every block
-transforms every token. A graph that leaves out what nobody reads, such as the MLP of tokens that are dropped after the
-last block, does fewer and is not counted down for it: it shows as a larger share of the peak. Rollout, norms, softmax
-and activations are not counted; they are below one percent at ViT-B/32.
+Matrix products are counted, with one multiplication and one addition each, as the network is *defined*: every block
+transforms every token. A graph that skips unused values, such as the MLP of tokens that are dropped after the last
+block, computes less and shows a larger share of the peak. Rollout, norms, softmax and activations are not counted: they
+are below one percent at ViT-B/32.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from lrclr._records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,11 +25,11 @@ BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one call.
+    """Cost of one call.
 
     Attributes:
         flops: multiplications and additions.
-        traffic: bytes that must be moved at least: every weight once in the model's precision, inputs and outputs.
+        traffic: least bytes to move: every weight once in the model's precision, inputs and outputs.
     """
 
     flops: float
@@ -39,19 +41,17 @@ class Cost:
         return self.flops / self.traffic
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
-    """The sizes that matter: as in `LrclrConfig`.
+class Network(Record, frozen=True):
+    """Sizes of the network, as in `LrclrConfig`.
 
     Attributes:
-        image, text: width, MLP width and number of blocks of the towers.
-        fusion: the same of the fusion head.
+        image, text, fusion: width, MLP width and number of blocks of the towers and of the fusion head.
         patch: side of a patch in pixels.
-        patches: of an image.
+        patches: patches of an image.
         fusion_heads: attention heads of a block of the fusion head.
-        regions: that are selected.
+        regions: selected regions.
         projection: width of the embeddings.
-        prompt_tokens: of the prompts that are asked for, the longest of them.
+        prompt_tokens: tokens of the longest prompt.
     """
 
     image: tuple[int, int, int]
@@ -66,7 +66,7 @@ class Network:
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any], prompt_tokens: int) -> Network:
-        """From a configuration as a manifest or a checkpoint holds it."""
+        """The network of a configuration from a manifest or a checkpoint."""
         vision, text = config["vision_config"], config["text_config"]
         tower = ("hidden_size", "intermediate_size", "num_hidden_layers")
         groups = vision["num_attention_heads"] if config["region_rollout"] == "per_head" else 1
@@ -82,18 +82,8 @@ class Network:
             prompt_tokens=prompt_tokens,
         )
 
-    @classmethod
-    def of_dict(cls, content: Mapping[str, Any]) -> Network:
-        """What `to_dict` gave, after a file."""
-        made: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in content.items()}
-        return cls(**made)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For a file."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
     def cost(self, case: Case, precision: str) -> Cost | None:
-        """Of one call of a graph, or of pixels to findings; None for files, whose decoding is no matrix product."""
+        """Cost of one call of a graph, or of pixels to findings; None for files, whose decoding is not counted."""
         size = BYTES.get(precision, 4)
         images, prompts, tokens = case.batch, case.prompts, self.prompt_tokens
         if case.stage == "image_encoder":
@@ -124,16 +114,16 @@ class Network:
         width, inner, blocks = self.fusion
         of_image, of_text = images * (1 + self.regions), prompts * self.prompt_tokens
         joint = 1 + self.regions + self.prompt_tokens
-        # Each side once: its projection, and queries, keys and values of the first block.
+        # Each side once: projection, and queries, keys and values of the first block.
         sides = 2 * of_image * self.image[0] * width + 2 * of_text * self.text[0] * width
         sides += 6 * (of_image + of_text) * width**2
-        # Then every pair. Of the last block two rows are read, and go through its MLP and to the score.
+        # Then every pair. Only two rows of the last block go through its MLP and to the score.
         whole = 4 * joint**2 * width + 2 * joint * width**2 + 4 * joint * width * inner
         again = 6 * joint * width**2
         pair = 4 * 2 * width**2 + 4 * 2 * width * inner
         if blocks == 1:
             return sides + images * prompts * (pair + 4 * 2 * joint * width)
-        # Their heads attend to whole tokens: keys and values are made of the rows and not of the tokens.
+        # The heads of these rows attend to whole tokens: keys and values are computed from the rows.
         pair += 4 * 2 * self.fusion_heads * joint * width + 6 * 2 * width**2
         pair += (blocks - 1) * whole + (blocks - 2) * again
         return sides + images * prompts * pair

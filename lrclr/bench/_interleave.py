@@ -1,4 +1,4 @@
-"""Taking turns, so that a machine whose speed drifts does not decide, nor does who runs after whom."""
+"""Interleaved rounds, so that neither drift of the machine's speed nor the order of candidates matters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Item = TypeVar("_Item", bound=Hashable)
 
 
 def shuffled_rounds(items: Sequence[_Item], rounds: int, *, seed: int = 0) -> Iterator[tuple[int, _Item]]:
-    """Every item once a round, in another order each round; with the round's number."""
+    """Every item once a round, with the number of the round, in another order each round."""
     generator = np.random.default_rng(seed)
     for number in range(rounds):
         for place in generator.permutation(len(items)):
@@ -25,31 +25,31 @@ def shuffled_rounds(items: Sequence[_Item], rounds: int, *, seed: int = 0) -> It
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of each round, for each candidate."""
+    """Seconds of each round by candidate."""
 
     seconds: dict[str, list[float]]
 
     def median_ms(self, name: str) -> float:
-        """Of all rounds."""
+        """Median over the rounds, in milliseconds."""
         return float(np.median(self.seconds[name]) * 1e3)
 
     def ratio(self, baseline: str, name: str) -> tuple[float, float, float]:
-        """How many times faster than `baseline`, round by round: median, first and third quartile."""
+        """Speed relative to `baseline`, round by round: median, first and third quartile."""
         ratios = np.array(self.seconds[baseline]) / np.array(self.seconds[name])
         middle, low, high = (float(x) for x in np.percentile(ratios, (50, 25, 75)))
         return middle, low, high
 
     def to_dict(self) -> dict[str, Any]:
-        """Raw samples, for a file."""
+        """Raw samples in JSON's types."""
         return {name: [round(value, 6) for value in values] for name, values in self.seconds.items()}
 
 
 def interleaved(
     candidates: Mapping[str, Work], *, rounds: int, warmup: int = 3, clock: Callable[[], float] = time.perf_counter
 ) -> Timings:
-    """Run every candidate once a round, `rounds` times after `warmup` rounds that do not count, by seconds of `clock`.
+    """Time every candidate once a round, `rounds` times after `warmup` rounds that do not count.
 
-    For a comparison written by hand; `bench` takes windows of many calls in the same turns.
+    For comparisons in scripts; `bench` measures windows of many calls in the same way.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for number, name in shuffled_rounds(list(candidates), warmup + rounds):

@@ -1,9 +1,10 @@
-"""Open loop as part of a benchmark: every rate of every target in turn, and the search for the highest."""
+"""Open loop of a benchmark: every rate of every target in turn, and the search for the highest rate."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from lrclr.bench._interleave import shuffled_rounds
 from lrclr.bench._open import arrivals, highest_rate, open_window
@@ -21,18 +22,18 @@ if TYPE_CHECKING:
 __all__ = ["load_rounds", "searched"]
 
 LOAD_ROUNDS: Final = 3
-_LEAST_RATE: Final = 20.0  # calls a second: below, a window is longer, since a queue takes some calls to form
-_TRIAL_CALLS: Final = 300  # so that a p99 is not the largest of all
-_LONGEST: Final = 10  # windows of the least length make the longest one
+_LEAST_RATE: Final = 20.0  # calls a second; below, windows are longer: a queue needs some calls to form
+_TRIAL_CALLS: Final = 300  # so that the p99 is not the largest sample
+_LONGEST: Final = 10  # times the least length
 
 Loaded = tuple["Case", "Work", float]
-"""A case without a rate, one call of it, and the calls a second that its closed loop reached."""
+"""A case without a rate, its call, and the calls a second of its closed loop."""
 
 
 def load_rounds(
     loaded: Sequence[Loaded], options: BenchOptions, seconds: float, step: Callable[[str, float], None]
 ) -> Iterator[Measurement]:
-    """Every rate, in rounds whose order is shuffled; each round has other arrivals, the same for all targets."""
+    """Every rate, in shuffled rounds. Each round has other arrivals, the same for all targets."""
     cases = [
         (replace(case, rate=round(rate, 4), share=share), work)
         for case, work, capacity in loaded
@@ -61,9 +62,9 @@ def load_rounds(
 
 
 def searched(case: Case, work: Work, capacity: float, options: BenchOptions) -> Search:
-    """The highest rate that holds the p99 that was asked for."""
+    """The highest rate with a p99 below the limit of the options."""
     target = options.p99_ms
-    assert target is not None  # noqa: S101 - whoever calls has looked
+    assert target is not None  # noqa: S101 - for the type checker
 
     def trial(rate: float) -> tuple[float | None, bool]:
         seconds = min(max(_TRIAL_CALLS / rate, options.load_seconds), _LONGEST * options.load_seconds)
@@ -79,7 +80,7 @@ def searched(case: Case, work: Work, capacity: float, options: BenchOptions) -> 
 
 
 def _window(case: Case, work: Work, seconds: float, seed: int) -> Round | None:
-    """None if not one call came to its answer."""
+    """One window; None if no call was answered."""
     assert case.rate is not None  # noqa: S101 - open loop
     meter = Meter()
     made = open_window(work, case.callers, arrivals(case.rate, seconds, seed=seed), seconds)

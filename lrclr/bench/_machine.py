@@ -1,4 +1,4 @@
-"""The machine as the operating system tells it: processor, memory, what may slow it; never its name or its user's."""
+"""Processor, memory and settings of the machine as the operating system reports them, without names."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FLAGS: Final = (
     "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16",
     "amx_int8", "asimd", "asimddp", "bf16", "i8mm", "sve",
 )  # fmt: skip
-"""Of a processor, those that decide how fast matrices are multiplied."""
+"""Flags of a processor on which the speed of matrix products depends."""
 _CPU = Path("/sys/devices/system/cpu")
 
 
 def machine() -> dict[str, Any]:
-    """Processor, memory and what stands between a program and them; ``None`` where this system does not tell.
+    """Processor, memory, virtual machine and container; ``None`` if the system does not report a value.
 
-    Two results are of one kind of machine if these are equal.
+    Results with equal values are of the same kind of machine.
     """
     found = _cpuinfo()
     return {
@@ -43,14 +43,14 @@ def machine() -> dict[str, Any]:
 
 
 def settings() -> dict[str, Any]:
-    """What may be set otherwise on the same machine: governor, turbo, and variables that engines read."""
+    """Settings that may differ on the same machine: governor, turbo, and environment variables of engines."""
     read = ("OMP_", "MKL_", "OPENBLAS_", "KMP_", "MALLOC_", "GOMP_", "ORT_", "OV_", "CUDA_VISIBLE", "LD_PRELOAD")
     boost = _text(_CPU / "cpufreq/boost")
     no_turbo = _text(_CPU / "intel_pstate/no_turbo")
     return {
         "governor": _text(_CPU / "cpu0/cpufreq/scaling_governor"),
         "turbo": {"1": True, "0": False}.get(boost or "", None if no_turbo is None else no_turbo == "0"),
-        # A library's path may hold a user's name: that it is set is what matters.
+        # Without the path of LD_PRELOAD, which may contain a user's name.
         "variables": {
             name: "set" if name == "LD_PRELOAD" else value
             for name, value in sorted(os.environ.items())
@@ -61,7 +61,7 @@ def settings() -> dict[str, Any]:
 
 
 def cpu_flags() -> frozenset[str]:
-    """Those of `FLAGS` that this processor has."""
+    """The `FLAGS` of this processor."""
     found = _cpuinfo()
     return frozenset(FLAGS) & frozenset((found.get("flags") or found.get("Features") or "").split())
 

@@ -1,27 +1,27 @@
-"""GPUs through NVML, where nvidia-ml-py (extra ``bench``) and a driver are. Not run so far: no GPU was to be had."""
+"""GPUs through NVML, if nvidia-ml-py (extra ``bench``) and a driver are installed. Not run on a GPU yet."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from lrclr._records import Record
+
 __all__ = ["GpuMeter", "GpuUse", "describe"]
 
-# Reasons for lower clocks that heat or power give: hardware slow-down, software and hardware thermal, power brake.
+# Reasons for lower clocks: hardware slow-down, software and hardware thermal limit, power brake.
 _THROTTLED = 0x08 | 0x20 | 0x40 | 0x80
 
 
-@dataclass(frozen=True, slots=True)
-class GpuUse:
-    """All visible GPUs together, between two moments.
+class GpuUse(Record, frozen=True):
+    """Use of all visible GPUs between two times.
 
     Attributes:
-        joules: that they took.
-        busy: largest share of time that one of them computed, of NVML's last sampling period.
-        memory_mib: in use.
+        joules: energy.
+        busy: largest utilisation of a GPU in NVML's last sampling period.
+        memory_mib: memory in use.
         mhz: lowest clock of a GPU's multiprocessors at the end.
-        throttled: whether heat or power held one of them back at the end.
+        throttled: whether heat or power limited a GPU at the end.
     """
 
     joules: float
@@ -46,13 +46,13 @@ def describe() -> list[dict[str, Any]]:
 
 
 class GpuMeter:
-    """Reads the counters when made, and again in `stop`."""
+    """Reads the counters when it is made, and again in `stop`."""
 
     def __init__(self) -> None:
         self._begin = _energy()
 
     def stop(self) -> GpuUse | None:
-        """What was used since; None where there is no GPU."""
+        """The use since then; None without a GPU."""
         library, handles = _handles()
         if not handles or self._begin is None:
             return None

@@ -1,7 +1,7 @@
-"""Open loop: calls are due at random moments, whether or not earlier ones were answered.
+"""Open loop: calls are due at random times, whether or not earlier ones were answered.
 
-Latency counts from the moment that a call was *due*. Were it counted from its begin, a stall would show in one call
-instead of in all that had to wait behind it ("coordinated omission"), and an overloaded service would look quick.
+Latency counts from when a call was *due*. Counted from its begin, a stall would show in one call instead of in all
+calls that wait behind it ("coordinated omission"), and an overloaded service would look fast.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _LEAD = 0.02  # seconds before the first call can be due: threads take a moment 
 
 @dataclass(frozen=True)
 class OpenWindow:
-    """Calls that were due within some seconds.
+    """One window of open loop.
 
     Attributes:
-        seconds: from the beginning to the last answer, or to the end of the window if that came later.
-        latency: seconds of each call that was made, from when it was due, in that order.
-        due: calls that were due.
+        seconds: time from the beginning to the last answer, or to the end of the window if that is later.
+        latency: seconds of each call that was made, from when it was due.
+        due: number of calls that were due.
         saturated: whether the queue kept growing.
     """
 
@@ -44,7 +44,7 @@ class OpenWindow:
 
 
 def arrivals(rate: float, seconds: float, *, seed: int) -> NDArray[np.float64]:
-    """Moments of a Poisson process within `seconds`, ascending; at least one."""
+    """Times of a Poisson process within `seconds`, ascending; at least one."""
     generator = np.random.default_rng(seed)
     count = int(rate * seconds + 6 * (rate * seconds) ** 0.5) + 8
     moments = np.cumsum(generator.exponential(1 / rate, count))
@@ -53,15 +53,15 @@ def arrivals(rate: float, seconds: float, *, seed: int) -> NDArray[np.float64]:
 
 
 def open_window(work: Work, callers: int, due: NDArray[np.float64], seconds: float) -> OpenWindow:
-    """Make every call when it is due, or as soon after as a caller is free.
+    """Make every call when it is due, or as soon as a caller is free.
 
-    Calls are given up once one of them waited half of the window: such a queue never shortens again.
+    The remaining calls are given up when a call has waited for half of the window: such a queue does not recover.
 
     Args:
-        work: safe to call from several threads.
-        callers: threads: as many calls are under way at most. Those that find none free wait, and their waiting counts.
-        due: seconds from the beginning, ascending.
-        seconds: of the window.
+        work: the call; safe to call from several threads.
+        callers: number of threads, the most concurrent calls. The time that a call waits for one counts.
+        due: times in seconds from the beginning, ascending.
+        seconds: length of the window.
     """
     lag: list[float | None] = [None] * len(due)
     latency: list[float | None] = [None] * len(due)
@@ -78,7 +78,7 @@ def open_window(work: Work, callers: int, due: NDArray[np.float64], seconds: flo
             if number is None:
                 break
             moment = began + due[number]
-            # Waited for as an event, so that an error elsewhere ends it at once.
+            # Wait for the event, so that an error of another caller ends the wait.
             if over.wait(max(0.0, moment - time.perf_counter())):
                 break
             lag[number] = time.perf_counter() - moment
@@ -105,7 +105,7 @@ def open_window(work: Work, callers: int, due: NDArray[np.float64], seconds: flo
 
 
 def _growing(lag: list[float | None], seconds: float) -> bool:
-    """Whether calls waited longer towards the end than in the first half, and long."""
+    """Whether calls waited long, and longer at the end than in the first half."""
     waited = np.array([each for each in lag if each is not None])
     if len(waited) < 10:
         return False
@@ -116,16 +116,16 @@ def _growing(lag: list[float | None], seconds: float) -> bool:
 def highest_rate(
     trial: Callable[[float], tuple[float | None, bool]], high: float, *, steps: int = 7, resolution: float = 0.03
 ) -> tuple[float, list[tuple[float, float | None, bool]]]:
-    """The highest rate that holds, by bisection between 0 and a rate that is taken not to hold.
+    """The highest rate that passes, by bisection between 0 and a rate that is assumed to fail.
 
     Args:
-        trial: from a rate to its p99 in milliseconds, None where it is saturated, and whether it holds.
-        high: calls a second that the closed loop reached: no open loop can keep up with more for long.
-        steps: at most.
-        resolution: share of the rate at which the search may end.
+        trial: from a rate to its p99 in milliseconds, None if saturated, and whether it passes.
+        high: calls a second of the closed loop: an open loop cannot sustain more.
+        steps: most trials.
+        resolution: share of the rate at which the search ends.
 
     Returns:
-        The highest rate that was seen to hold, 0 if none was; and all trials.
+        The highest rate that passed, or 0; and all trials.
     """
     low, trials = 0.0, []
     for _ in range(steps):

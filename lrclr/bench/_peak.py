@@ -1,8 +1,8 @@
-"""How fast this machine multiplies large matrices, in a process of its own: ``python -m lrclr.bench._peak``.
+"""The fastest product of large matrices on this machine, in a separate process: ``python -m lrclr.bench._peak``.
 
-A processor's data sheet says what it can do at a clock that it does not hold; what a good library reaches here, now, is
-what an engine can be asked for. NumPy is always here; torch is asked too where it is installed, for it may have the
-better library and knows bfloat16 and int8. The fastest counts.
+A data sheet gives the speed at a clock that a processor does not sustain. The speed of a good library on this machine
+is what an engine can reach. NumPy is measured, and torch if it is installed: its library may be faster, and it has
+bfloat16 and int8. The fastest counts.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from msgspec.structs import asdict
 
 from lrclr._processors import processors
 from lrclr.bench._machine import cpu_flags
@@ -33,16 +33,16 @@ _COPIED: Final = 1 << 27  # bytes: more than any cache
 
 
 def measure_peaks(seconds: float) -> tuple[tuple[Peak, ...], float]:
-    """The fastest product of each type of number, and 10⁹ bytes a second that copying moves.
+    """The fastest product of each number type, and the bandwidth of copying in 10⁹ bytes a second.
 
     Args:
-        seconds: for each type and library.
+        seconds: time for each type and library.
 
     Raises:
         LrclrError: the process failed.
     """
     command = [sys.executable, "-m", "lrclr.bench._peak", str(seconds)]
-    # Limits on threads are for others: a peak is that of all cores.
+    # Without limits on threads: the peak is that of all cores.
     limits = ("OMP_", "MKL_", "OPENBLAS_", "GOMP_", "KMP_")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(limits)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
@@ -55,16 +55,16 @@ def measure_peaks(seconds: float) -> tuple[tuple[Peak, ...], float]:
         peak = Peak(**each)
         if peak.dtype not in best or peak.gops > best[peak.dtype].gops:
             best[peak.dtype] = peak
-    # A library without a proper product of a type is slower in it than in float32, and says nothing of the processor.
+    # A type that is slower than float32 lacks an optimised product in the library, so it is not a peak.
     kept = (peak for peak in best.values() if peak.gops >= best["fp32"].gops)
     return tuple(kept), float(content["bandwidth_gbs"])
 
 
 def roof_of(precision: str, engine: str, peaks: Sequence[Peak]) -> Peak | None:
-    """The peak that an engine is held against when it runs a model of this precision; None for one on a GPU.
+    """The peak for an engine and a model of this precision; None for an engine on a GPU.
 
-    ONNX Runtime has no float16 products on a processor and computes such graphs in float32; OpenVINO takes bfloat16
-    where the processor has it. Where no library showed a peak of the type, float32's stands in.
+    On a processor ONNX Runtime computes float16 graphs in float32, and OpenVINO in bfloat16 if the processor has it. If
+    no library has a peak of the type, float32's is used.
     """
     if engine.startswith("tensorrt") or "cuda" in engine.lower():
         return None
@@ -104,7 +104,7 @@ def _measured(seconds: float) -> Iterator[Peak]:
 def _fastest(multiply: Callable[[int], object], seconds: float) -> float:
     best = 0.0
     for side in _SIDES:
-        # Eight times the work of the size before: a library that has no proper product of a type would take minutes.
+        # Eight times the work of the size before: a product that is not optimised would take minutes.
         if best and 2 * side**3 / (best * 1e9) > seconds:
             break
         multiply(side)

@@ -1,4 +1,4 @@
-"""How right a target is, judged on the very object that is timed, by the gates that a bundle has to pass."""
+"""Quality of a target: the gates of a bundle, run on the engine that is timed."""
 
 from __future__ import annotations
 
@@ -13,28 +13,36 @@ from lrclr.bench._result import Quality
 from lrclr.bundle import Bundle, Golden
 from lrclr.errors import UsageError
 from lrclr.inference import ModelSpec
-from lrclr.verification import LEAST_AUROC, GateResult, Tolerances, run_gates, task_auroc_of, verify
-from lrclr.verification._measure import region_gap
+from lrclr.verification import (
+    Tolerances,
+    region_gap,
+    run_gates,
+    task_auroc_of,
+    task_gate,
+    task_images,
+    verify,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lrclr.bench._targets import Target
     from lrclr.checkpoints import ReadOptions
+    from lrclr.verification import GateResult
 
 __all__ = ["Reference", "measure_quality", "own_references", "reference_from"]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Inputs and what PyTorch makes of them in float32.
+    """Inputs and PyTorch's answers in float32.
 
     Attributes:
-        name: in words.
-        golden: the inputs and the answers.
-        model: the model that gave the answers; the prompts of its findings are the first of `golden`.
-        tolerances: None for those of the target's precision.
-        bundle_sha256: of the bundle that carries the answers; None for a checkpoint that was run for them.
+        name: name of the reference, in words.
+        golden: inputs and answers.
+        model: the model of the answers; the prompts of its findings are the first of `golden`.
+        tolerances: tolerances; None for those of the target's precision.
+        bundle_sha256: hash of the bundle that holds the answers; None for a checkpoint.
     """
 
     name: str
@@ -45,10 +53,10 @@ class Reference:
 
 
 def reference_from(path: str, reading: ReadOptions | None = None) -> Reference:
-    """The golden values of a bundle; or a checkpoint, run in torch now.
+    """The golden values of a bundle, or the answers of a checkpoint in torch.
 
     Args:
-        path: of either.
+        path: bundle or checkpoint.
         reading: options of `load_checkpoint`.
 
     Raises:
@@ -65,7 +73,7 @@ def reference_from(path: str, reading: ReadOptions | None = None) -> Reference:
 
 
 def own_references(targets: Sequence[Target]) -> dict[str, Reference]:
-    """By the hash of a manifest: what the bundles among the targets carry. A server of one of them is judged by it."""
+    """References of the bundles among the targets, by the hash of the manifest. A server of one uses them too."""
     return {
         target.spec.sha256: _of_bundle(target.bundle, "the bundle’s golden values")
         for target in targets
@@ -74,11 +82,11 @@ def own_references(targets: Sequence[Target]) -> dict[str, Reference]:
 
 
 def measure_quality(target: Target, reference: Reference | None) -> Quality:
-    """Measure how far a target is from its reference.
+    """Compare the answers of a target with its reference.
 
     Args:
-        target: what is judged.
-        reference: None if there is none; then only the carried radiographs are.
+        target: the target.
+        reference: the reference; None to measure only the AUROC on the carried radiographs.
 
     Raises:
         UsageError: the reference has other weights.
@@ -86,7 +94,7 @@ def measure_quality(target: Target, reference: Reference | None) -> Quality:
     auroc = task_auroc_of(target.spec.findings.names, target.predict)
     of_task = {
         "auroc": None if math.isnan(auroc) else auroc,
-        "auroc_images": 0 if math.isnan(auroc) else _task_images(),
+        "auroc_images": 0 if math.isnan(auroc) else len(task_images().images),
     }
     if reference is None:
         itself = target.spec.kind == "checkpoint"
@@ -94,17 +102,17 @@ def measure_quality(target: Target, reference: Reference | None) -> Quality:
     if reference.model.checkpoint_sha256 != target.spec.checkpoint_sha256:
         raise UsageError(
             f"the reference has other weights than the {target.info.label}",
-            why="its answers would differ by right",
-            fix="Give the checkpoint that it was exported from.",
+            why="answers of other weights differ",
+            fix="Give the checkpoint that the target was exported from.",
         )
     golden, engine = reference.golden, target.engine
     gates = _gates(target, reference, auroc)
     refused = tuple(str(gate) for gate in gates if not gate.passed)
-    # One by one: the target may take no more at once.
+    # One by one: the target may limit the batch to one image.
     index = np.concatenate(
         [engine.run("image_encoder", {"pixel_values": pixels[None]})["region_index"] for pixels in golden.pixel_values]
     )
-    quality = Quality(
+    return Quality(
         reference=reference.name,
         verdict="wrong" if refused else "good",
         refused=refused,
@@ -115,8 +123,8 @@ def measure_quality(target: Target, reference: Reference | None) -> Quality:
         region_agreement=region_gap(index, golden.rollout)[1],
         probability_error=_value(gates, "absolute error", "probabilities"),
         auroc_reference=None if math.isnan(golden.task_auroc) else float(golden.task_auroc),
+        **of_task,  # type: ignore[arg-type]
     )
-    return replace(quality, **of_task)  # type: ignore[arg-type]
 
 
 def _gates(target: Target, reference: Reference, auroc: float) -> list[GateResult]:
@@ -131,12 +139,12 @@ def _gates(target: Target, reference: Reference, auroc: float) -> list[GateResul
     model = replace(
         reference.model,
         preprocess=target.spec.preprocess,
-        # A server keeps its tokenizer to itself.
+        # The tokenizer of a server is not available here.
         tokenizer=target.spec.tokenizer or reference.model.tokenizer,
         max_batch=target.spec.max_batch,
     )
     gates = run_gates(target.engine, golden, model, limits, profiles)
-    return gates + _task_gate(auroc, float(golden.task_auroc), limits)
+    return gates + task_gate(lambda: auroc, float(golden.task_auroc), limits.task_auroc)
 
 
 def _of_bundle(bundle: Bundle, name: str) -> Reference:
@@ -144,20 +152,8 @@ def _of_bundle(bundle: Bundle, name: str) -> Reference:
     return Reference(name, Golden.load(bundle.golden_path), ModelSpec.of_bundle(bundle), limits, bundle.sha256)
 
 
-def _task_gate(auroc: float, reference: float, limits: Tolerances) -> list[GateResult]:
-    if not reference >= LEAST_AUROC:
-        return []
-    return [GateResult("task AUROC difference", "findings", abs(auroc - reference), limits.task_auroc, "max")]
-
-
-def _task_images() -> int:
-    from lrclr.verification._task import task_images
-
-    return len(task_images().images)
-
-
 def _value(gates: Sequence[GateResult], gate: str, subject: str) -> float | None:
-    """None where it was not reached, because a graph gave NaN, or is none."""
+    """The value of a gate; None if it did not run or is not finite."""
     for each in gates:
         if (each.gate, each.subject) == (gate, subject):
             return each.value if np.isfinite(each.value) else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from lrclr._files import check_replaceable, replace_directory
 from lrclr.bench._case import STAGES
 from lrclr.bench._charts import distributions, roofline, throughput_latency
@@ -27,11 +29,7 @@ REPORTS = (RESULT, "bench.md", "bench.html")
 
 
 def check_folder(folder: Path) -> None:
-    """Raise now what `save_reports` would raise after minutes of measuring.
-
-    Raises:
-        UsageError: the folder holds anything else.
-    """
+    """Raise UsageError, before measuring, if the folder holds files other than reports."""
     check_replaceable(folder, REPORTS, overwrite=True)
 
 
@@ -39,8 +37,8 @@ def save_reports(folder: Path, result: Result) -> None:
     """Write ``bench.json``, ``bench.md`` and ``bench.html``, in place of earlier ones.
 
     Raises:
-        UsageError: the folder holds anything else.
-        LrclrError: it cannot be written; what was there before is unchanged.
+        UsageError: the folder holds other files.
+        LrclrError: the folder cannot be written; existing files are unchanged.
     """
     with replace_directory(folder, expected=REPORTS, overwrite=True) as staging:
         for name, text in zip(REPORTS, (result_json(result), markdown(result), html(result)), strict=True):
@@ -48,12 +46,12 @@ def save_reports(folder: Path, result: Result) -> None:
 
 
 def markdown(result: Result) -> str:
-    """The figures as Markdown, then the machine that they are of."""
+    """The figures and their machine as Markdown."""
     return render("bench.md", **_values(result))
 
 
 def comparison_markdown(comparison: ResultComparison) -> str:
-    """Every figure of two results, for a pull request."""
+    """A comparison as Markdown, for a pull request."""
     return render("bench_compare.md", comparison=comparison)
 
 
@@ -76,11 +74,11 @@ def html(result: Result) -> str:
     sections = [
         ("quality", "Quality"),
         ("speed", "Speed"),
-        ("latency", "How latency is spread"),
-        *([("throughput", "What throughput costs in latency")] if throughput else []),
+        ("latency", "Distribution of latencies"),
+        *([("throughput", "Latency over throughput")] if throughput else []),
         *([("load", "Under load")] if values["opened"] or result.searches else []),
         *([("roofline", "Roofline")] if roof is not None else []),
-        ("machine", "What it took of the machine"),
+        ("machine", "Use of the machine"),
         ("settings", "Settings and environment"),
     ]
     return render(
@@ -103,7 +101,7 @@ def html(result: Result) -> str:
 
 
 def _values(result: Result) -> dict[str, Any]:
-    """What Markdown and page both show."""
+    """Values that Markdown and page share."""
     rows = rows_of(result)
     return {
         "version": result.environment["lrclr"],
@@ -133,7 +131,7 @@ def _machine_line(result: Result) -> str:
 
 
 def _headline(result: Result, closed: Sequence[Row]) -> list[Row]:
-    """The smallest batch of the whole classifier, for the first six targets."""
+    """The classifier at the smallest batch, for the first six targets."""
     smallest = min((each.case.batch for each in result.measurements if each.case.stage == "classifier"), default=0)
     wanted = ("classifier", 1, smallest)
     cases = [(row, row.measurement.case) for row in closed]
@@ -141,7 +139,7 @@ def _headline(result: Result, closed: Sequence[Row]) -> list[Row]:
 
 
 def _machine_cells(measurement: Measurement) -> list[str]:
-    """Processors, memory and clocks during one case: medians of its rounds."""
+    """Use of processors, memory and clocks in one case: medians over its rounds."""
     uses = [each.use for each in measurement.rounds]
 
     def middle(values: Sequence[float | None], form: str) -> str:
@@ -163,19 +161,21 @@ def _machine_cells(measurement: Measurement) -> list[str]:
 def _lists(result: Result) -> list[tuple[str, dict[str, Any]]]:
     shown: list[tuple[str, dict[str, Any]]] = [("Measured", result.settings)]
     for target in result.targets:
-        told = {
-            "engine": target.engine, "precision": target.precision, "transport": target.transport,
-            "threads": target.threads or "the engine’s choice", "sha256": target.sha256,
-            "checkpoint sha256": target.checkpoint_sha256, "network": target.network,
-        }  # fmt: skip
-        shown.append((target.label, told))
+        facts = {
+            **structs.asdict(target),
+            "threads": target.threads or "the engine’s choice",
+            "network": None if target.network is None else structs.asdict(target.network),
+        }
+        for shown_elsewhere in ("label", "kind", "quality"):
+            del facts[shown_elsewhere]
+        shown.append((target.label, facts))
     own = dict(result.environment)
     packages, machine = own.pop("packages"), own.pop("machine")
     return [*shown, ("Machine", machine), ("System", own), ("Packages", packages)]
 
 
 def _groups(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
-    """Those of one case together, in the order of the first."""
+    """Measurements grouped by case, in the order of the first of each."""
     order = {key: place for place, key in reversed(list(enumerate(each.case.key for each in measurements)))}
     ordered = sorted(measurements, key=lambda each: order[each.case.key])
     return [list(group) for _, group in groupby(ordered, key=lambda each: each.case.key)]

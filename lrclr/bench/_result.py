@@ -1,63 +1,65 @@
-"""What a benchmark found: raw samples and what they were taken on. Every figure is made from them when it is shown."""
+"""Results of a benchmark: raw samples and where they were taken. Figures are computed from them when shown."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from lrclr.bench._statistics import quantiles, spread, throughput_interval
+from msgspec import Meta
+
+from lrclr._records import Record
+from lrclr.bench._case import Case
+from lrclr.bench._flops import Network
+from lrclr.bench._statistics import difference, quantiles, spread, throughput_interval
+from lrclr.bench._use import Use
 
 if TYPE_CHECKING:
-    from lrclr.bench._case import Case
-    from lrclr.bench._use import Use
     from lrclr.reports import DefinedEstimate
 
 __all__ = ["Measurement", "Peak", "Quality", "Result", "Round", "Search", "TargetInfo", "Verdict"]
 
 Verdict = Literal["good", "wrong", "not compared"]
+_Positive = Annotated[float, Meta(gt=0)]
 
 
-@dataclass(frozen=True, slots=True)
-class Round:
+class Round(Record, frozen=True):
     """One window.
 
     Attributes:
-        seconds: that it took on the wall.
-        latency_us: of every call, in microseconds: from its begin, or in open loop from the moment that it was due.
-        use: of the machine.
-        due: calls that were due in it, of open loop; those that are not in `latency_us` were given up.
-        saturated: whether calls came faster than they were answered, of open loop.
+        seconds: wall time.
+        latency_us: latency of every call in microseconds, from its begin, or in open loop from when it was due.
+        use: use of the machine.
+        due: open loop: calls that were due; those missing in `latency_us` were given up.
+        saturated: open loop: whether calls came faster than they were answered.
     """
 
-    seconds: float
-    latency_us: tuple[float, ...]
+    seconds: _Positive
+    latency_us: Annotated[tuple[_Positive, ...], Meta(min_length=1)]
     use: Use
     due: int | None = None
     saturated: bool = False
 
     @property
     def lost(self) -> int:
-        """Calls that were due and were given up."""
+        """Calls that were given up."""
         return 0 if self.due is None else self.due - len(self.latency_us)
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
+class Measurement(Record, frozen=True):
     """All rounds of a case.
 
     Attributes:
         case: what was measured.
-        warmup_us: median latency of each window before anything counted.
-        settled: whether the last of those were alike, so that a steady state was reached.
-        tolerance: how far rounds may differ.
-        rounds: that count.
+        warmup_us: median latency of each warm-up window.
+        settled: whether the last warm-up windows agreed: a steady state.
+        tolerance: largest difference between rounds that agree.
+        rounds: the rounds that count.
     """
 
     case: Case
     warmup_us: tuple[float, ...]
     settled: bool
     tolerance: float
-    rounds: tuple[Round, ...]
+    rounds: Annotated[tuple[Round, ...], Meta(min_length=1)]
 
     @property
     def medians(self) -> list[float]:
@@ -66,7 +68,7 @@ class Measurement:
 
     @property
     def quantiles_ms(self) -> dict[str, float]:
-        """Of the calls of all rounds."""
+        """Quantiles of the calls of all rounds, in milliseconds."""
         return {name: value / 1e3 for name, value in quantiles(self.samples_us).items()}
 
     @property
@@ -76,7 +78,7 @@ class Measurement:
 
     @property
     def throughput(self) -> DefinedEstimate:
-        """Images, or prompts of the text encoder, a second."""
+        """Images a second, or prompts a second for the text encoder."""
         done = [len(each.latency_us) * self.case.items for each in self.rounds]
         return throughput_interval(done, [each.seconds for each in self.rounds])
 
@@ -87,26 +89,29 @@ class Measurement:
 
     @property
     def stable(self) -> bool:
-        """Whether all was calm and the rounds are alike; of open loop, whether calls were kept up with."""
+        """Whether warm-up and rounds agree; in open loop, whether all calls were answered in time."""
         if self.case.rate is not None:
             return not self.saturated
         return self.settled and self.spread <= self.tolerance
 
     @property
+    def largest_difference(self) -> float:
+        """Largest relative difference between windows: of the warm-up if it did not settle, and of the rounds."""
+        return max(self.spread, 0.0 if self.settled else difference(self.warmup_us))
+
+    @property
     def saturated(self) -> bool:
-        """Whether calls came faster than they were answered, in most rounds: a single queue may grow by chance."""
+        """Whether calls came faster than they were answered in most rounds; in one round that may be chance."""
         return 2 * sum(each.saturated for each in self.rounds) > len(self.rounds)
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
-    """The highest rate of calls whose p99 keeps a target, by bisection.
+class Search(Record, frozen=True):
+    """The highest rate of calls with a p99 below a limit, found by bisection.
 
     Attributes:
-        case: what was called; its rate is the highest that held, 0 if none did.
-        p99_ms: the target.
-        trials: every rate that was tried, its p99 in milliseconds (None where calls were not kept up with), and whether
-            it held.
+        case: the case; its rate is the highest that passed, or 0.
+        p99_ms: the limit.
+        trials: every rate that was tried, its p99 in milliseconds (None if saturated), and whether it passed.
     """
 
     case: Case
@@ -114,22 +119,21 @@ class Search:
     trials: tuple[tuple[float, float | None, bool], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """How right the answers are, of the very object that was timed.
+class Quality(Record, frozen=True):
+    """Quality of the answers of the engine that was timed.
 
     Attributes:
-        reference: what they were held against, in words.
+        reference: what they were compared with, in words.
         verdict: ``"wrong"`` if a gate refuses.
         refused: the gates that refused, each in a line.
-        gates: how many there were.
-        cosine, centred_cosine: least of the image embeddings with the reference's; None where nothing was compared.
-        text_cosine: of the text embeddings.
-        region_agreement: share of the selected regions that are the reference's.
+        gates: number of gates.
+        cosine, centred_cosine: smallest over the image embeddings, with the reference's; None without a reference.
+        text_cosine: smallest over the text embeddings.
+        region_agreement: share of the selected regions that the reference selects too.
         probability_error: largest difference of a finding's probability.
-        auroc: mean over the findings that both the model and the carried radiographs know.
-        auroc_reference: of the reference.
-        auroc_images: carried radiographs.
+        auroc: mean over the findings that both the model and the carried radiographs have.
+        auroc_reference: AUROC of the reference.
+        auroc_images: number of carried radiographs.
     """
 
     reference: str
@@ -146,21 +150,20 @@ class Quality:
     auroc_images: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TargetInfo:
-    """What was measured.
+class TargetInfo(Record, frozen=True):
+    """A measured target.
 
     Attributes:
-        label: short, unlike any other in the result.
+        label: short name, unique in the result.
         kind: ``"bundle"``, ``"checkpoint"`` or ``"server"``.
-        engine: its own name, with version.
-        precision: what the matrix products compute in, as the model says.
+        engine: the engine's name with its version.
+        precision: type in which the matrix products are computed, as the model says.
         transport: ``"in process"``, ``"grpc"`` or ``"grpc, shared memory"``.
-        threads: of one operator; None for the engine's own choice.
-        sha256: of the bundle's manifest or of the checkpoint.
-        checkpoint_sha256: of the weights that it all began with.
-        network: sizes that operations are counted from; None where they are not known.
-        quality: how right it is.
+        threads: threads of one operator; None for the engine's default.
+        sha256: hash of the bundle's manifest or of the checkpoint.
+        checkpoint_sha256: hash of the original weights.
+        network: sizes from which operations are counted; None if unknown.
+        quality: quality of the answers.
     """
 
     label: str
@@ -171,21 +174,20 @@ class TargetInfo:
     threads: int | None
     sha256: str
     checkpoint_sha256: str
-    network: dict[str, Any] | None = None
-    quality: Quality = field(default_factory=lambda: Quality("nothing", "not compared"))
+    network: Network | None = None
+    quality: Quality = Quality("nothing", "not compared")
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What makes two targets of two results one and the same: all but versions and weights."""
+        """What two results compare targets by: all but versions and weights."""
         return (self.kind, self.engine.split(" ")[0], self.precision, self.transport)
 
 
-@dataclass(frozen=True, slots=True)
-class Peak:
-    """The fastest matrix product of large matrices that was measured here, on all cores.
+class Peak(Record, frozen=True):
+    """The fastest product of large matrices that was measured on this machine, on all cores.
 
     Attributes:
-        dtype: of its operands.
+        dtype: type of the operands.
         gops: 10⁹ multiplications and additions a second.
         by: the library.
     """
@@ -195,20 +197,19 @@ class Peak:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Record, frozen=True):
     """A benchmark.
 
     Attributes:
         environment: see `environment`.
-        settings: how it was measured.
-        targets: what was measured, with its quality.
-        measurements: of each case.
-        searches: for the highest rate.
-        peaks: of this machine.
-        bandwidth_gbs: of copying memory, 10⁹ bytes read and written a second; None if it was not measured.
+        settings: the options.
+        targets: the targets with their quality.
+        measurements: one for each case.
+        searches: searches for the highest rate.
+        peaks: peaks of this machine.
+        bandwidth_gbs: 10⁹ bytes a second that copying memory reads and writes; None if not measured.
         left_out: cases that could not be measured, with the reason.
-        complete: False if it was interrupted: rounds that were whole by then are kept.
+        complete: False if the run was interrupted; it holds the complete rounds.
     """
 
     environment: dict[str, Any]
@@ -222,10 +223,10 @@ class Result:
     complete: bool = True
 
     def target(self, label: str) -> TargetInfo:
-        """The one of this label."""
+        """The target with this label."""
         return next(target for target in self.targets if target.label == label)
 
     @property
     def wrong(self) -> list[TargetInfo]:
-        """Targets whose answers are not the reference's."""
+        """Targets whose answers differ from the reference's beyond the tolerances."""
         return [target for target in self.targets if target.quality.verdict == "wrong"]

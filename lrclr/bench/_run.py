@@ -1,10 +1,12 @@
-"""A benchmark from opened targets to a result."""
+"""`bench`: from opened targets to a result."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from lrclr.bench._case import Case
 from lrclr.bench._closed import closed_window
@@ -16,7 +18,7 @@ from lrclr.bench._peak import measure_peaks
 from lrclr.bench._quality import Reference, measure_quality, own_references
 from lrclr.bench._result import Measurement, Peak, Result, Round, Search, TargetInfo
 from lrclr.bench._stages import Files, work_of
-from lrclr.bench._statistics import quantiles, settled
+from lrclr.bench._statistics import CALM_WINDOWS, difference, quantiles
 from lrclr.bench._use import Meter
 from lrclr.errors import LrclrError
 
@@ -28,23 +30,19 @@ if TYPE_CHECKING:
 
 __all__ = ["bench"]
 
-CALM_WINDOWS: Final = 3
-"""Warm-up windows in a row that must be alike."""
-MOST_WINDOWS: Final = 12
-"""After which a case that never came to rest is measured all the same, and called unstable."""
 LEAST_ROUNDS: Final = 5
-_OPEN_SHARE: Final = 0.3  # of the time, for calls that arrive at random
+_OPEN_SHARE: Final = 0.3  # share of the time for open loop
 _WINDOW: Final = (0.05, 2.0)  # seconds
 _PEAK_SECONDS: Final = 0.6
 
 
 @dataclass
-class Watch:
-    """Told what happens; by default nobody is.
+class BenchCallbacks:
+    """Progress callbacks. The defaults do nothing.
 
     Attributes:
-        step: what is done now, and the share of the whole that is done.
-        note: what a user should know.
+        step: called with the current step and the share of the whole that is done.
+        note: called with information for the user.
     """
 
     step: Callable[[str, float], None] = lambda _text, _share: None
@@ -53,7 +51,7 @@ class Watch:
 
 @dataclass
 class _State:
-    """What was measured so far."""
+    """Results so far."""
 
     infos: list[TargetInfo] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
@@ -66,11 +64,11 @@ class _State:
 
 @dataclass
 class _Running:
-    """A case under way."""
+    """A case with its results so far."""
 
     case: Case
     work: Work
-    seconds: float  # of one call, about
+    seconds: float  # of one call
     warmup: list[float] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
 
@@ -80,40 +78,40 @@ def bench(
     options: BenchOptions | None = None,
     *,
     reference: Reference | None = None,
-    watch: Watch | None = None,
+    callbacks: BenchCallbacks | None = None,
 ) -> Result:
-    """Measure everything, taking turns; first how right it is, then how fast.
+    """Measure quality, then speed; the configurations take turns.
 
-    An interrupt (Ctrl-C) ends measuring, not the work done: whole rounds are kept, and the result says that it is not
-    complete. One before the first whole round leaves nothing to keep, and is raised.
+    After an interrupt (Ctrl-C) the result holds the complete rounds and says that it is not complete. An interrupt
+    before the first complete round is raised.
 
     Args:
         targets: from `open_targets`.
         options: what to measure.
-        reference: that every target is held against; each bundle's own golden values if not given.
-        watch: told how it goes.
+        reference: what the answers of every target are compared with; by default each bundle's golden values.
+        callbacks: progress callbacks.
 
     Raises:
-        LrclrError: nothing could be measured; the first reason is told.
+        LrclrError: no configuration could be measured; gives the first reason.
     """
-    options, watch = options or BenchOptions(), watch or Watch()
+    options, callbacks = options or BenchOptions(), callbacks or BenchCallbacks()
     files, state = Files.read(options.files, exact=options.exact), _State()
     running: list[_Running] = []
     try:
         if options.peaks:
-            watch.step("the machine’s peak", 0.0)
+            callbacks.step("the machine’s peak", 0.0)
             state.peaks, state.bandwidth = measure_peaks(_PEAK_SECONDS)
         references = own_references(targets)
         for target in targets:
-            watch.step(f"quality of {target.info.label}", 0.0)
+            callbacks.step(f"quality of {target.info.label}", 0.0)
             own = reference or references.get(target.spec.sha256)
             state.infos.append(replace(target.info, quality=measure_quality(target, own)))
         running = _prepared(targets, options, files, reference, references, state)
         if not running:
-            raise LrclrError("nothing could be measured", why=state.left_out[0][1])
-        share = _closed(running, options, watch)
+            raise LrclrError("no configuration could be measured", why=state.left_out[0][1])
+        share = _closed(running, options, callbacks)
         state.measurements = _measured(running, options)
-        rest = Watch(lambda text, part: watch.step(text, share + (1 - share) * part), watch.note)
+        rest = BenchCallbacks(lambda text, part: callbacks.step(text, share + (1 - share) * part), callbacks.note)
         _opened(targets, running, options, state, rest)
     except KeyboardInterrupt:
         if not any(one.rounds for one in running):
@@ -134,13 +132,13 @@ def bench(
 
 
 def cases_of(target: Target, options: BenchOptions) -> list[Case]:
-    """What is measured of a target in closed loop."""
+    """The cases of a target in closed loop."""
     own = len(target.spec.findings.prompts)
     found = []
     for stage in options.stages:
         batches = (0,) if stage == "text_encoder" else options.batches
         prompts = (0,) if stage == "image_encoder" else options.prompts or (own,)
-        # A graph alone is measured without a neighbour; who calls at once is a matter of a program as a whole.
+        # Single graphs are measured with one caller; concurrent callers are a matter of whole programs.
         callers = options.callers if stage in {"classifier", "files"} else (1,)
         found += [
             Case(target.info.label, stage, batch, count, at_once)
@@ -159,7 +157,7 @@ def _prepared(
     references: dict[str, Reference],
     state: _State,
 ) -> list[_Running]:
-    """Every case that its target can do, called twice: the second call tells how long one takes."""
+    """Every case that its target can run. Each is called twice; the second call gives the time of one call."""
     found = []
     for target in targets:
         own = reference or references.get(target.spec.sha256)
@@ -176,25 +174,25 @@ def _prepared(
     return found
 
 
-def _closed(running: list[_Running], options: BenchOptions, watch: Watch) -> float:
-    """Warm-up until every case is calm, then the rounds that count; the share of the whole that is done then."""
+def _closed(running: list[_Running], options: BenchOptions, callbacks: BenchCallbacks) -> float:
+    """Warm-up of every case, then the rounds that count; returns the share of the whole that is done."""
     window, rounds = _plan(running, options)
-    turn = sum(max(window, 2 * one.seconds) + one.seconds for one in running)
-    least, most = turn * (rounds + CALM_WINDOWS), turn * (rounds + MOST_WINDOWS)
+    turn = sum(_turn_seconds(window, one.seconds) for one in running)
+    least, most = turn * (rounds + CALM_WINDOWS), turn * (rounds + options.warmup_windows)
     load = _load_seconds(running, options)
-    watch.note(
-        f"{len(running)} configurations, {rounds} rounds of {window:.2g} s each: about {_minutes(least + load)}"
-        f", up to {_minutes(most + load)} if the machine is not calm"
+    callbacks.note(
+        f"{len(running)} configurations, {rounds} rounds of {window:.2g} s each: {_minutes(least + load)} from now"
+        f", up to {_minutes(most + load)} if the machine is busy"
     )
     planned, done = rounds + CALM_WINDOWS, 0
     share = least / (least + load)
-    for number in range(MOST_WINDOWS):
+    for number in range(options.warmup_windows):
         pending = [one for one in running if not _calm(one, options)]
         if not pending:
             break
         for _, place in shuffled_rounds(range(len(pending)), 1, seed=options.seed + 1000 + number):
             one = pending[place]
-            watch.step(f"warm-up: {one.case.target}, {one.case.what}", share * done / (planned * len(running)))
+            callbacks.step(f"warm-up: {one.case.target}, {one.case.what}", share * done / (planned * len(running)))
             _, latencies = closed_window(one.work, one.case.callers, window)
             one.warmup.append(quantiles(latencies)["p50"])
             done = min(done + 1, CALM_WINDOWS * len(running))
@@ -203,12 +201,12 @@ def _closed(running: list[_Running], options: BenchOptions, watch: Watch) -> flo
     for number, place in shuffled_rounds(range(len(running)), rounds, seed=options.seed):
         one = running[place]
         text = f"round {number + 1} of {rounds}: {one.case.target}, {one.case.what}"
-        watch.step(text, share * done / (planned * len(running)))
+        callbacks.step(text, share * done / (planned * len(running)))
         meter = Meter()
         elapsed, latencies = closed_window(one.work, one.case.callers, window)
         held.append((one, Round(elapsed, _microseconds(latencies), meter.stop())))
         done += 1
-        # Kept only with everybody's, so that an interrupt leaves all cases with the same rounds.
+        # Complete rounds only: after an interrupt all cases have the same rounds.
         if len(held) == len(running):
             for each, result in held:
                 each.rounds.append(result)
@@ -217,26 +215,31 @@ def _closed(running: list[_Running], options: BenchOptions, watch: Watch) -> flo
 
 
 def _plan(running: list[_Running], options: BenchOptions) -> tuple[float, int]:
-    """Seconds of a window, and the number of rounds."""
+    """Length of a window in seconds, and the number of rounds."""
     opened = _OPEN_SHARE if options.shares or options.rates else 0.0
     seconds = options.seconds * (1 - opened)
     rounds = options.rounds
     window = seconds / (len(running) * (rounds + CALM_WINDOWS))
     window = min(max(window, _WINDOW[0]), _WINDOW[1])
-    turn = sum(max(window, 2 * one.seconds) + one.seconds for one in running)
+    turn = sum(_turn_seconds(window, one.seconds) for one in running)
     fitting = int(seconds / turn) - CALM_WINDOWS
     return window, min(rounds, max(fitting, min(rounds, LEAST_ROUNDS)))
 
 
+def _turn_seconds(window: float, call: float) -> float:
+    """One window: a first call that does not count, at least two calls, and half of one beyond the end."""
+    return call + max(window + call / 2, 2 * call)
+
+
 def _load_seconds(running: Sequence[_Running], options: BenchOptions) -> float:
-    """Of open loop, at least: a low rate takes longer to show anything."""
+    """Least duration of the open loop."""
     targets = len({one.case.target for one in running if one.case.stage == options.load_stage})
     windows = targets * (len(options.shares) + len(options.rates)) * LOAD_ROUNDS
     return max(_OPEN_SHARE * options.seconds, windows * options.load_seconds) if windows else 0.0
 
 
 def _calm(one: _Running, options: BenchOptions) -> bool:
-    return settled(one.warmup, count=CALM_WINDOWS, tolerance=options.tolerance)
+    return difference(one.warmup) <= options.tolerance
 
 
 def _measured(running: Sequence[_Running], options: BenchOptions) -> list[Measurement]:
@@ -248,9 +251,13 @@ def _measured(running: Sequence[_Running], options: BenchOptions) -> list[Measur
 
 
 def _opened(
-    targets: Sequence[Target], running: Sequence[_Running], options: BenchOptions, state: _State, watch: Watch
+    targets: Sequence[Target],
+    running: Sequence[_Running],
+    options: BenchOptions,
+    state: _State,
+    callbacks: BenchCallbacks,
 ) -> None:
-    """Calls that arrive at random, of one stage, at the smallest batch and the model's own prompts."""
+    """Open loop of one stage, at the smallest batch."""
     loaded = []
     for target in targets:
         own = [
@@ -261,17 +268,17 @@ def _opened(
         if own:
             smallest = min(each[0].case.batch for each in own)
             own = [each for each in own if each[0].case.batch == smallest]
-            # What calls a second were reached at best, by however many callers.
+            # The highest throughput, with any number of callers.
             best = max(own, key=lambda each: each[0].throughput.value)
             callers = max(best[0].case.callers, 32 if target.client is not None else 1)
             capacity = best[0].throughput.value / best[0].case.items
             loaded.append((replace(best[0].case, callers=callers), best[1].work, capacity))
     seconds = _OPEN_SHARE * options.seconds
-    for measurement in load_rounds(loaded, options, seconds, watch.step):
+    for measurement in load_rounds(loaded, options, seconds, callbacks.step):
         state.measurements.append(measurement)
     if options.p99_ms is not None:
         for case, work, capacity in loaded:
-            watch.step(f"highest rate: {case.target}, {case.what}", 0.99)
+            callbacks.step(f"highest rate: {case.target}, {case.what}", 0.99)
             state.searches.append(searched(case, work, capacity, options))
 
 

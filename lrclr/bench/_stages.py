@@ -1,4 +1,4 @@
-"""From a case to one call of it: inputs are made beforehand, and what is timed is what a user's program would do."""
+"""From a case to its call. Inputs are prepared before; what is timed is what a user's program does."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ __all__ = ["Files", "findings_of", "work_of"]
 
 @dataclass(frozen=True)
 class Files:
-    """Encoded images, which calls take in turn.
+    """Encoded images that the calls use in turn.
 
     Attributes:
-        paths: where they are; no result holds them.
+        paths: the files; results do not contain them.
         contents: their bytes.
         exact: whether they are read in full; see `lrclr.images.read_for_model`.
-        passed_over: what folders hold beside images, by kind.
+        passed_over: counts of other entries of folders, by kind.
     """
 
     paths: tuple[Path, ...]
@@ -49,17 +49,17 @@ class Files:
         """These files and the images in these folders, or the sample radiographs as PNG.
 
         Raises:
-            UsageError: one of them cannot be read, or a folder holds no image.
+            UsageError: a file cannot be read, or a folder holds no image.
         """
         found = find_images(paths)
         chosen = tuple(found.files) or sample_paths()
         try:
             return cls(chosen, tuple(path.read_bytes() for path in chosen), exact, dict(found.passed_over))
         except OSError as error:
-            raise UsageError("a file to be measured cannot be read", why=error.strerror) from error
+            raise UsageError("a file to measure cannot be read", why=error.strerror) from error
 
     def describe(self) -> dict[str, Any]:
-        """Number, kinds and size, without a name."""
+        """Number, kinds and mean size of the files, without names."""
         return {
             "files": len(self.paths),
             "kinds": sorted({path.suffix.lower().lstrip(".") or "none" for path in self.paths}),
@@ -69,9 +69,9 @@ class Files:
 
 
 def findings_of(own: FindingSet, prompts: int) -> FindingSet | None:
-    """Findings with that many prompts in all; None for the model's own.
+    """Findings with that many prompts in total; None for the model's own.
 
-    Further ones are called after the model's own and numbered, so that every prompt differs.
+    Additional findings have the names of the model's with numbers, so that all prompts differ.
     """
     if prompts == len(own.prompts):
         return None
@@ -84,16 +84,16 @@ def findings_of(own: FindingSet, prompts: int) -> FindingSet | None:
 
 
 def work_of(case: Case, target: Target, files: Files, golden: Golden | None) -> Work:
-    """What is called again and again.
+    """The call of a case.
 
     Args:
-        case: what to do.
-        target: who does it.
-        files: to read, and to make pixels of.
-        golden: whose tokens stand for prompts where the target has no tokenizer here: a server's.
+        case: the case.
+        target: the target.
+        files: images for files and pixels.
+        golden: golden data with the tokens of a server, whose tokenizer is not available here.
 
     Raises:
-        LrclrError: the target cannot do it.
+        LrclrError: the target cannot run the case.
     """
     if case.stage in {"classifier", "files"}:
         findings = findings_of(target.spec.findings, case.prompts)
@@ -122,7 +122,7 @@ def _file_work(batch: int, target: Target, files: Files, findings: FindingSet | 
 
 
 def _inputs(case: Case, target: Target, files: Files, golden: Golden | None) -> dict[str, NDArray[Any]]:
-    """Inputs of one graph; outputs of other graphs are computed with the target's engine."""
+    """Inputs of one graph. Inputs that are outputs of other graphs are computed with the target's engine."""
     graph = GRAPHS[case.stage]
     tensors: dict[str, NDArray[Any]] = {}
     if case.batch:
@@ -143,14 +143,14 @@ def _pixels(target: Target, files: Files, batch: int) -> NDArray[np.float32]:
 
 
 def _tokens(prompts: int, target: Target, golden: Golden | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers and mask ``[P, T]``."""
+    """Token numbers and mask, each ``[P, T]``."""
     own = target.spec.findings
     if target.spec.tokenizer is not None:
         tokens = target.spec.tokenizer.encode((findings_of(own, prompts) or own).prompts)
         return tokens.input_ids, tokens.mask
     if golden is None:
         raise UsageError(
-            "a server takes tokens and has no tokenizer for us",
+            "the tokens for the graphs of a server are not known",
             fix="Measure its bundle in the same run, or give it with --reference.",
         )
     mask = golden.text_mask[: len(own.prompts)]

@@ -1,7 +1,7 @@
-"""What is said of samples: quantiles that were seen, intervals by the bootstrap over rounds, and whether all was calm.
+"""Statistics of latencies: quantiles, intervals by a bootstrap over rounds, and differences between windows.
 
-Calls within a round follow each other within milliseconds and share whatever disturbed the machine then; they are not
-independent, however many there are. Rounds lie apart. Every interval here therefore draws whole rounds.
+Calls of one round follow each other within milliseconds and share disturbances of the machine: they are not
+independent. Rounds lie apart. Every interval here therefore draws whole rounds.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "CALM_WINDOWS",
     "QUANTILES",
+    "difference",
     "median_interval",
     "paired_ratio",
     "quantiles",
     "ratio_of_medians",
-    "settled",
     "spread",
     "throughput_interval",
 ]
@@ -31,30 +32,30 @@ __all__ = [
 QUANTILES: Final = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99, "max": 1.0}
 RESAMPLES: Final = 2000
 LEAST_ROUNDS: Final = 3
-"""Fewer rounds have no interval: drawing from two gives little but those two."""
+"""Fewer rounds have no interval."""
+CALM_WINDOWS: Final = 3
+"""Warm-up windows in a row that must agree."""
 _ENDS: Final = (2.5, 97.5)
 
 
 def quantiles(samples: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
-    """`QUANTILES` by nearest rank: each is a sample that was seen, at least that share of all being no larger.
-
-    Of fewer than 100 samples the p99 is the largest.
+    """`QUANTILES` by nearest rank: each is a measured sample. Of fewer than 100 samples the p99 is the largest.
 
     Raises:
-        ValueError: there are no samples.
+        ValueError: `samples` is empty.
     """
     if len(samples) == 0:
-        raise ValueError("there are no samples")
+        raise ValueError("no samples are given")
     values = np.quantile(np.asarray(samples, np.float64), list(QUANTILES.values()), method="inverted_cdf")
     return {name: float(value) for name, value in zip(QUANTILES, values, strict=True)}
 
 
 def throughput_interval(done: Sequence[float], seconds: Sequence[float]) -> DefinedEstimate:
-    """What was done a second over all rounds, with its interval.
+    """Throughput over all rounds, with its interval.
 
     Args:
-        done: in each round.
-        seconds: that each round took.
+        done: items of each round.
+        seconds: duration of each round.
     """
     amount, time = np.asarray(done, np.float64), np.asarray(seconds, np.float64)
     value = float(amount.sum() / time.sum())
@@ -65,7 +66,7 @@ def throughput_interval(done: Sequence[float], seconds: Sequence[float]) -> Defi
 
 
 def median_interval(rounds: Sequence[float]) -> DefinedEstimate:
-    """The median of one figure a round, with its interval."""
+    """The median over rounds, with its interval."""
     values = np.asarray(rounds, np.float64)
     value = float(np.median(values))
     draws = _draws(len(values), 0)
@@ -73,7 +74,7 @@ def median_interval(rounds: Sequence[float]) -> DefinedEstimate:
 
 
 def ratio_of_medians(over: Sequence[float], under: Sequence[float]) -> DefinedEstimate:
-    """Median of one run's rounds over the median of another's. The runs are drawn from independently."""
+    """Ratio of the medians of two runs, whose rounds are drawn independently."""
     first, second = np.asarray(over, np.float64), np.asarray(under, np.float64)
     value = float(np.median(first) / np.median(second))
     draws = (_draws(len(first), 1), _draws(len(second), 2))
@@ -83,18 +84,18 @@ def ratio_of_medians(over: Sequence[float], under: Sequence[float]) -> DefinedEs
 
 
 def paired_ratio(over: Sequence[float], under: Sequence[float]) -> DefinedEstimate:
-    """Median of the ratios round by round, of two that took turns in one run."""
+    """Median of the ratios round by round, of two cases of one run."""
     return median_interval(np.asarray(over, np.float64) / np.asarray(under, np.float64))  # type: ignore[arg-type]
 
 
-def settled(windows: Sequence[float], *, count: int, tolerance: float) -> bool:
-    """Whether the last `count` windows lie within `tolerance` of their mean, from the lowest to the highest."""
-    last = windows[-count:]
-    return len(last) == count and max(last) - min(last) <= tolerance * float(np.mean(last))
+def difference(windows: Sequence[float]) -> float:
+    """Range of the last `CALM_WINDOWS` windows over their mean; infinite for fewer windows."""
+    last = windows[-CALM_WINDOWS:]
+    return (max(last) - min(last)) / float(np.mean(last)) if len(last) == CALM_WINDOWS else float("inf")
 
 
 def spread(rounds: Sequence[float]) -> float:
-    """Interquartile range of one figure a round, over their median."""
+    """Interquartile range over rounds, relative to their median."""
     low, middle, high = np.percentile(np.asarray(rounds, np.float64), (25, 50, 75))
     return float((high - low) / middle)
 

@@ -1,4 +1,4 @@
-"""What can be measured: a bundle in an engine, a checkpoint in torch, a server with and without shared memory."""
+"""Targets: a bundle in an engine, a checkpoint in torch, a server with or without shared memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
 
 from lrclr._addresses import ip_address
 from lrclr.auto import is_bundle, open_checkpoint, open_model
@@ -31,20 +33,20 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenOptions", "Target", "is_server", "open_targets"]
 
-# Whatever looks like an address or a URL: `Client` says what is wrong with it.
+# An address or a URL. `Client` checks it.
 _ADDRESS = re.compile(r"^(\w+://.*|\[.*\].*|[^/\\\s:]+:\d+)$")
 
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """How targets are opened.
+    """Options for opening targets.
 
     Attributes:
-        engines: that run each bundle, one after another; a bundle's own if there are none.
-        provider: ``"cpu"`` or ``"cuda"``, of ONNX Runtime and torch.
-        threads: of one operator; None for the engine's own choice.
-        shared_memory: whether a server is also asked through shared memory.
-        reading: options of `load_checkpoint`, of checkpoints.
+        engines: engines of each bundle, one target each; by default the bundle's own.
+        provider: ``"cpu"`` or ``"cuda"``, for ONNX Runtime and torch.
+        threads: threads of one operator; None for the engine's default.
+        shared_memory: whether a server is also measured with shared memory.
+        reading: options of `load_checkpoint`.
     """
 
     engines: tuple[str, ...] = ()
@@ -56,15 +58,15 @@ class OpenOptions:
 
 @dataclass(frozen=True)
 class Target:
-    """An opened one. Exactly one of `classifier` and `client` answers.
+    """An opened target. Exactly one of `classifier` and `client` is set.
 
     Attributes:
-        info: for the result.
-        spec: what is known of its model.
-        engine: that runs its graphs.
-        bundle: if it is one, here.
-        classifier: answers here.
-        client: asks a server.
+        info: description for the result.
+        spec: facts about the model.
+        engine: engine of the graphs.
+        bundle: the bundle, if the target is one.
+        classifier: the classifier of a target in this process.
+        client: the client of a server.
     """
 
     info: TargetInfo
@@ -84,7 +86,7 @@ class Target:
     def predict_files(
         self, paths: Sequence[Path], contents: Sequence[bytes], findings: FindingSet | None, *, exact: bool = False
     ) -> list[Prediction]:
-        """Encoded files to findings, as `lrclr predict` does it."""
+        """Encoded files to findings, as `lrclr predict` does."""
         if self.client is not None:
             return self.client.predict(list(contents), findings=findings, exact=exact)
         assert self.classifier is not None  # noqa: S101 - for the type checker
@@ -97,9 +99,9 @@ class Target:
         return predictions
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
-        """Decoded images to the model's own findings, in as many calls as it takes."""
+        """Decoded images to the model's findings, in calls of at most `max_batch` images."""
         if self.classifier is not None:
-            return self.classifier.predict(images)
+            return self.classifier.predict(images, batch_size=self.spec.max_batch)
         assert self.client is not None  # noqa: S101 - for the type checker
         step = self.spec.max_batch
         parts = [self.client.predict(list(images[start : start + step])) for start in range(0, len(images), step)]
@@ -107,20 +109,20 @@ class Target:
 
 
 def is_server(target: str) -> bool:
-    """Whether this is an address rather than a file, a folder or ``default``."""
+    """Whether this is an address, not a file, a folder or ``default``."""
     return not Path(target).exists() and (_ADDRESS.match(target) is not None or ip_address(target) is not None)
 
 
 @contextmanager
 def open_targets(given: Sequence[str], options: OpenOptions | None = None) -> Iterator[list[Target]]:
-    """Open everything that shall be measured, in this order.
+    """Open all targets, in this order.
 
     Raises:
-        LrclrError: one of them cannot be opened.
+        LrclrError: a target cannot be opened.
     """
     options = options or OpenOptions()
     if not given:
-        raise UsageError("there is nothing to measure", fix="Give a bundle, a checkpoint, or HOST:PORT of a server.")
+        raise UsageError("no target is given", fix="Give a bundle, a checkpoint, or HOST:PORT of a server.")
     found: list[Target] = []
     with ExitStack() as stack:
         for one in given:
@@ -150,9 +152,8 @@ def _local(
     classifier: ZeroShotClassifier, config: dict[str, Any], options: OpenOptions, bundle: Bundle | None
 ) -> Target:
     spec = classifier.spec
-    assert spec.tokenizer is not None  # noqa: S101 - a server's alone is missing
+    assert spec.tokenizer is not None  # noqa: S101 - only a server's is None
     tokens = spec.tokenizer.encode(spec.findings.prompts).input_ids.shape[1]
-    network = Network.of_config(config, tokens)
     info = TargetInfo(
         label=f"{spec.kind} {spec.precision} {classifier.engine.name.split(' ')[0]}",
         kind=spec.kind,
@@ -162,7 +163,7 @@ def _local(
         threads=options.threads,
         sha256=spec.sha256,
         checkpoint_sha256=spec.checkpoint_sha256,
-        network=network.to_dict(),
+        network=Network.of_config(config, tokens),
     )
     return Target(info, spec, classifier.engine, bundle, classifier)
 
@@ -170,28 +171,28 @@ def _local(
 def _server(stack: ExitStack, address: str, *, shared: bool) -> Target:
     from lrclr.triton.client import Client, ClientOptions, TritonEngine
 
-    # A call that is repeated would be timed with its pauses: what fails shall be seen.
+    # Without retries: their pauses would be timed.
     client = stack.enter_context(Client(address, ClientOptions(retries=0, shared_memory=shared)))
-    told = client.describe()
+    facts = client.describe()
     spec = ModelSpec(
-        preprocess=PreprocessSpec.from_dict(told["preprocess"]),
+        preprocess=PreprocessSpec.from_dict(facts["preprocess"]),
         tokenizer=None,
-        findings=FindingSet.loads(told["findings"]),
-        patch_size=int(told["patch_size"]),
-        max_batch=int(told["max_batch"]),
-        alpha=float(told["alpha"]),
-        calibration=ScoreCalibration.from_dict(told),
-        fusion_trained=bool(told["fusion_trained"]),
+        findings=FindingSet.loads(facts["findings"]),
+        patch_size=int(facts["patch_size"]),
+        max_batch=int(facts["max_batch"]),
+        alpha=float(facts["alpha"]),
+        calibration=ScoreCalibration.from_dict(facts),
+        fusion_trained=bool(facts["fusion_trained"]),
         kind="server",
-        sha256=str(told["bundle"]),
-        checkpoint_sha256=str(told["checkpoint"]),
-        precision=str(told["precision"]),
+        sha256=str(facts["bundle"]),
+        checkpoint_sha256=str(facts["checkpoint"]),
+        precision=str(facts["precision"]),
     )
     transport = "grpc, shared memory" if shared else "grpc"
     info = TargetInfo(
         label=f"server {spec.precision} {transport}",
         kind="server",
-        engine=f"triton, {told['engine']}",
+        engine=f"triton, {facts['engine']}",
         precision=spec.precision,
         transport=transport,
         threads=None,
@@ -202,12 +203,12 @@ def _server(stack: ExitStack, address: str, *, shared: bool) -> Target:
 
 
 def _labelled(targets: list[Target]) -> list[Target]:
-    """With a number where two would be called the same."""
+    """Targets with unique labels: equal ones get a number."""
     count: dict[str, int] = {}
     named = []
     for target in targets:
         label = target.info.label
         count[label] = count.get(label, 0) + 1
         label = label if count[label] == 1 else f"{label} #{count[label]}"
-        named.append(replace(target, info=replace(target.info, label=label)))
+        named.append(replace(target, info=structs.replace(target.info, label=label)))
     return named

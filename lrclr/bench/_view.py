@@ -1,17 +1,16 @@
-"""What every report shows of a result, so that table, Markdown and page say the same."""
+"""Rows and notes of a result that table, Markdown and page share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lrclr.bench._flops import Network
 from lrclr.bench._peak import roof_of
 from lrclr.bench._statistics import paired_ratio
 from lrclr.reports import NONE, fixed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from lrclr.bench._result import Measurement, Peak, Quality, Result
     from lrclr.reports import DefinedEstimate
@@ -21,17 +20,18 @@ __all__ = ["QUALITY_HEADS", "Row", "Work", "notes_of", "quality_cells", "rows_of
 QUALITY_HEADS = (
     "Against", "Cosine", "Centred", "Text", "Regions", "Largest error", "AUROC", "Verdict",
 )  # fmt: skip
+_BUSY, _STOLEN = 0.1, 0.02  # shares of the processors
 
 
 @dataclass(frozen=True)
 class Row:
-    """A measurement as it is shown.
+    """A measurement in a report.
 
     Attributes:
-        measurement: with its samples.
-        faster: how many times faster than the first target, round by round; None for the first itself.
-        peak_share: operations a second over the machine's peak; None where they are not counted.
-        joules: that GPUs, or the processor's package where there is none, took for an image or a prompt.
+        measurement: the measurement.
+        faster: speed relative to the first target, round by round; None for the first target.
+        peak_share: operations a second over the machine's peak; None if they are not counted.
+        joules: energy of the GPUs, or without one of the processor package, for an image or a prompt.
         wrong: whether the target's answers are wrong.
     """
 
@@ -43,12 +43,18 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """How far the figures can be trusted, in a word."""
+        """Whether the figures can be trusted, in a word."""
         if self.wrong:
             return "WRONG"
         if self.measurement.stable:
             return "stable"
         return "saturated" if self.measurement.saturated else "unstable"
+
+    @property
+    def verdict_with_reason(self) -> str:
+        """The verdict; if it is "unstable", with the difference between windows."""
+        word = self.verdict
+        return f"{word}, {self.measurement.largest_difference:.0%}" if word == "unstable" else word
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,8 @@ class Work:
 
     Attributes:
         gops: 10⁹ operations a second.
-        intensity: operations a byte that must be moved.
-        peak: that it is held against.
+        intensity: operations for each byte that must be moved.
+        peak: the peak that limits it.
     """
 
     gops: float
@@ -67,12 +73,12 @@ class Work:
 
     @property
     def share(self) -> float:
-        """Of the peak."""
+        """Share of the peak."""
         return self.gops / self.peak.gops
 
 
 def rows_of(result: Result) -> list[Row]:
-    """Every measurement; those of one case stand together, in the order of the first of them."""
+    """Every measurement; those of one case are adjacent, in the order of the first of them."""
     wrong = {target.label for target in result.wrong}
     first = {each.case.key: each for each in result.measurements if each.case.target == result.targets[0].label}
     rows = []
@@ -84,18 +90,18 @@ def rows_of(result: Result) -> list[Row]:
         work = share_of_peak(result, each)
         share = None if work is None else work.share
         rows.append(Row(each, faster, share, _joules(each), each.case.target in wrong))
-    # A share of capacity is another rate for each target, and the same question.
+    # The same share of capacity is another rate for each target, but one case.
     asked = [(*row.measurement.case.key[:4], row.measurement.case.share or row.measurement.case.rate) for row in rows]
     order = {key: place for place, key in reversed(list(enumerate(asked)))}
     return [rows[place] for place in sorted(range(len(rows)), key=lambda place: order[asked[place]])]
 
 
 def share_of_peak(result: Result, measurement: Measurement) -> Work | None:
-    """What a case reaches of the machine's peak in the type that its engine computes in, in closed loop."""
+    """Work of a closed-loop case, with the machine's peak in the type in which its engine computes."""
     case, target = measurement.case, result.target(measurement.case.target)
     if target.network is None or case.rate is not None:
         return None
-    cost = Network.of_dict(target.network).cost(case, target.precision)
+    cost = target.network.cost(case, target.precision)
     peak = roof_of(target.precision, target.engine, result.peaks)
     if cost is None or peak is None:
         return None
@@ -118,23 +124,31 @@ def quality_cells(quality: Quality) -> tuple[str, ...]:
 def notes_of(result: Result) -> Iterator[str]:
     """What a reader must know before the figures."""
     if not result.complete:
-        yield "Interrupted: only what was whole by then is here."
+        yield "Interrupted: the result holds the complete rounds only."
     for target in result.wrong:
         more = f" ({len(target.quality.refused)} of {target.quality.gates} gates refuse)"
         yield f"{target.label} is WRONG: {target.quality.refused[0]}{more}. Its speed means nothing."
-    unstable = sum(not each.stable for each in result.measurements if each.case.rate is None)
-    if unstable:
-        count = sum(each.case.rate is None for each in result.measurements)
-        yield f"{unstable} of {count} configurations never came to rest: their figures are marked unstable."
-    crowded = [use.others for each in result.measurements for use in (one.use for one in each.rounds) if use.others]
-    if crowded and sorted(crowded)[len(crowded) // 2] > 0.1 and all(each.kind != "server" for each in result.targets):
-        yield "Other programs had more than a tenth of the processors for most of the time."
-    if any(
-        one.use.throttled or (one.use.gpu and one.use.gpu.throttled) for m in result.measurements for one in m.rounds
-    ):
-        yield "Heat or power held the machine back while it was measured."
+    closed = [each for each in result.measurements if each.case.rate is None]
+    uses = [one.use for each in result.measurements for one in each.rounds]
+    if unstable := [each for each in closed if not each.stable]:
+        yield (
+            f"{len(unstable)} of {len(closed)} configurations are unstable: their windows differ by up to "
+            f"{max(each.largest_difference for each in unstable):.0%} (limit {unstable[0].tolerance:.0%})."
+        )
+    others, stolen = (_median(getattr(use, name) for use in uses) for name in ("others", "stolen"))
+    if others > _BUSY and all(each.kind != "server" for each in result.targets):
+        yield f"Other programs used {others:.0%} of the processors: measure again on a quiet machine."
+    if stolen > _STOLEN:
+        yield f"The hypervisor gave {stolen:.0%} of the processors to other virtual machines."
+    if any(use.throttled or (use.gpu and use.gpu.throttled) for use in uses):
+        yield "Heat or power limited the clock during the measurement."
     for what, reason in result.left_out:
         yield f"Left out: {what}: {reason}"
+
+
+def _median(values: Iterable[float | None]) -> float:
+    known = sorted(value for value in values if value is not None)
+    return known[len(known) // 2] if known else 0.0
 
 
 def _joules(measurement: Measurement) -> float | None:

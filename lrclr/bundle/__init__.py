@@ -1,18 +1,22 @@
-"""A bundle: a Triton model repository with a manifest, and the golden data that its gates compare with."""
+"""Bundles: a Triton model repository with a manifest, and golden data for the gates."""
 
 from __future__ import annotations
 
 from lrclr.bundle._bundle import (
-    ENTRIES,
     FINDINGS,
     GOLDEN,
     GRAPHS,
     MANIFEST,
+    NO_CACHE,
     SCHEMA_VERSION,
     SERVER_MODEL,
     TOKENIZER,
     Bundle,
+    EngineEntry,
+    FileEntry,
+    GraphEntry,
     Manifest,
+    bundle_entries,
     file_table,
     plan_file,
     require_digest,
@@ -21,18 +25,22 @@ from lrclr.bundle._bundle import (
 from lrclr.bundle._golden import Golden, GraphOutputs
 
 __all__ = [
-    "ENTRIES",
     "FINDINGS",
     "GOLDEN",
     "GRAPHS",
     "MANIFEST",
+    "NO_CACHE",
     "SCHEMA_VERSION",
     "SERVER_MODEL",
     "TOKENIZER",
     "Bundle",
+    "EngineEntry",
+    "FileEntry",
     "Golden",
+    "GraphEntry",
     "GraphOutputs",
     "Manifest",
+    "bundle_entries",
     "file_table",
     "plan_file",
     "require_digest",

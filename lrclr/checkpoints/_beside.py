@@ -1,4 +1,4 @@
-"""What lies beside weights: configurations of open_clip and transformers, recipes for images, and tokenizers."""
+"""Files beside weights: configurations of open_clip and transformers, recipes for images, and tokenizers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPTokenizer
 from lrclr.checkpoints._network import TowerFacts
 from lrclr.errors import CheckpointError, LrclrError, UsageError
 from lrclr.preprocessing import PreprocessSpec
-from lrclr.text import ClipTokenizer
+from lrclr.text import ClipTokenizer, has_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -263,6 +263,23 @@ def _open_clip_recipe(file: Path) -> PreprocessSpec:
 # Tokenizers.
 
 
+def chosen_tokenizer(choice: str | None, context: int) -> ClipTokenizer | None:
+    """Return the tokenizer that the caller chose, or None.
+
+    Args:
+        choice: ``"clip"`` for OpenAI CLIP's, or the path of a ``tokenizer.json``.
+        context: the most tokens that the text encoder reads.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    if choice is None:
+        return None
+    if choice == "clip":
+        return ClipTokenizer.default().with_context_length(context)
+    return ClipTokenizer.from_file(choice, context_length=context)
+
+
 def tokenizer_beside(folder: Path, context: int) -> ClipTokenizer | None:
     """The tokenizer in a folder, or None without one.
 
@@ -271,7 +288,7 @@ def tokenizer_beside(folder: Path, context: int) -> ClipTokenizer | None:
     """
     if (folder / TOKENIZER).is_file():
         return ClipTokenizer.from_file(folder / TOKENIZER, context_length=context)
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+    if has_tokenizer(folder):
         return ClipTokenizer(_from_vocabulary(folder), source=str(folder), context_length=context)
     return None
 

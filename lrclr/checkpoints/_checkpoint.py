@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lrclr.model import LrclrConfig, LrclrModel
-    from lrclr.preprocessing import PreprocessSpec
+    from lrclr.preprocessing import PreprocessSpec, Triple
     from lrclr.text import ClipTokenizer, FindingSet
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -61,6 +62,43 @@ class Checkpoint:
         """What the original weights do not record, and the values that were assumed: a clause each."""
         return tuple(self.model.config.assumed or ())
 
+    def changed(
+        self,
+        *,
+        mean: Triple | None = None,
+        std: Triple | None = None,
+        region_top_k: int | None = None,
+        findings: FindingSet | None = None,
+    ) -> Checkpoint:
+        """Return this checkpoint with other settings. The weights stay the same, and `self` is not changed.
+
+        A calibration of single findings that has its own scale and bias is kept only for findings whose prompts stay
+        the same.
+
+        Args:
+            mean, std: one number for each channel, on the scale of `PreprocessSpec`.
+            region_top_k: patches to select, in each attention head or in all, as `LrclrConfig.region_rollout` says.
+            findings: the default findings and prompts.
+
+        Raises:
+            UsageError: the preprocessing or the network cannot have these values.
+        """
+        spec = replace(self.preprocess, mean=mean or self.preprocess.mean, std=std or self.preprocess.std)
+        config, changes = self.config, dict[str, Any]()
+        if region_top_k is not None:
+            changes["region_top_k"] = region_top_k
+        if findings is not None and config.finding_calibration:
+            same = {finding.name for finding in findings.findings if finding in self.findings.findings}
+            kept = {name: pair for name, pair in config.finding_calibration.items() if name in same}
+            changes["finding_calibration"] = kept or None
+        model = self.model
+        if changes:
+            checked = type(config).from_dict({**config.to_dict(), **changes})
+            model = copy.deepcopy(model)
+            for name in changes:
+                setattr(model.config, name, getattr(checked, name))
+        return replace(self, model=model, preprocess=spec, findings=findings or self.findings)
+
     def save(self, folder: Path, *, overwrite: bool = False, half: bool = False) -> None:
         """Write an LRCLR folder; all of it or nothing.
 
@@ -83,7 +121,7 @@ class Checkpoint:
             _save_weights(state, staging / WEIGHTS)
             self.tokenizer.save(staging / TOKENIZER)
             (staging / PREPROCESSING).write_text(json.dumps(self.preprocess.to_dict(), indent=2) + "\n")
-            (staging / FINDINGS).write_text(self.findings.to_toml())
+            self.findings.save(staging / FINDINGS)
 
 
 def _save_weights(state: dict[str, Tensor], file: Path) -> None:

@@ -10,7 +10,14 @@ from transformers import CLIPConfig
 
 from lrclr._files import sha256_of
 from lrclr.checkpoints import _checkpoint as names
-from lrclr.checkpoints._beside import config_from, existing, read_json, tokenizer_beside, transformers_recipe
+from lrclr.checkpoints._beside import (
+    chosen_tokenizer,
+    config_from,
+    existing,
+    read_json,
+    tokenizer_beside,
+    transformers_recipe,
+)
 from lrclr.checkpoints._checkpoint import Checkpoint, eval_model
 from lrclr.checkpoints._files import read_file, read_shards
 from lrclr.checkpoints._find import TRANSFORMERS, Found, find_clip
@@ -20,7 +27,7 @@ from lrclr.checkpoints._state import model_from_state
 from lrclr.errors import CheckpointError, LrclrError
 from lrclr.model import LEGACY_EOS, LrclrConfig
 from lrclr.preprocessing import PreprocessSpec
-from lrclr.text import FindingSet
+from lrclr.text import FindingSet, no_tokenizer
 
 if TYPE_CHECKING:
     from lrclr.checkpoints._files import TensorFile
@@ -43,7 +50,7 @@ def load_lrclr(folder: Path, raw: dict[str, Any], options: ReadOptions) -> Check
     model = model_from_state(config, found.state, weights, fusion_expected=True)
     return Checkpoint(
         eval_model(model),
-        _tokenizer(folder, config),
+        _tokenizer(folder, config, options),
         _own_recipe(existing(folder, names.PREPROCESSING)),
         FindingSet.load(existing(folder, names.FINDINGS)),
         source="lrclr",
@@ -55,7 +62,7 @@ def load_transformers(folder: Path, raw: dict[str, Any], options: ReadOptions) -
     """Read a folder of transformers' CLIP, whose `config.json` is `raw`."""
     clip = config_from(CLIPConfig, raw, folder).to_dict()
     text = clip["text_config"]
-    tokenizer = _required(tokenizer_beside(folder, text["max_position_embeddings"]), folder)
+    tokenizer = _read_tokenizer(folder, text["max_position_embeddings"], options)
     if text.get("eos_token_id") == LEGACY_EOS:
         text["eos_token_id"] = tokenizer.eot_id
         # Where no token was added behind the end, the highest token is the end.
@@ -113,17 +120,16 @@ def _found(file: TensorFile, config: LrclrConfig, folder: Path, options: ReadOpt
     return found
 
 
-def _tokenizer(folder: Path, config: LrclrConfig) -> ClipTokenizer:
-    tokenizer = _required(tokenizer_beside(folder, config.text_config.max_position_embeddings), folder)
+def _tokenizer(folder: Path, config: LrclrConfig, options: ReadOptions) -> ClipTokenizer:
+    tokenizer = _read_tokenizer(folder, config.text_config.max_position_embeddings, options)
     _check_tokenizer(tokenizer, config, folder)
     return tokenizer
 
 
-def _required(tokenizer: ClipTokenizer | None, folder: Path) -> ClipTokenizer:
+def _read_tokenizer(folder: Path, context: int, options: ReadOptions) -> ClipTokenizer:
+    tokenizer = chosen_tokenizer(options.get("tokenizer"), context) or tokenizer_beside(folder, context)
     if tokenizer is None:
-        raise CheckpointError(
-            f"{folder} has no tokenizer", fix="Expected tokenizer.json, or vocab.json and merges.txt."
-        )
+        raise no_tokenizer(folder)
     return tokenizer
 
 
@@ -131,7 +137,7 @@ def _check_tokenizer(tokenizer: ClipTokenizer, config: LrclrConfig, folder: Path
     text = config.text_config
     if tokenizer.vocab_size > text.vocab_size or text.eos_token_id != tokenizer.eot_id:
         raise CheckpointError(
-            f"the tokenizer in {folder} is not that of its network",
+            f"the tokenizer does not fit the network in {folder}",
             why=f"it has {tokenizer.vocab_size} entries and ends a prompt with {tokenizer.eot_id}; the network has "
             f"{text.vocab_size} and {text.eos_token_id}",
         )

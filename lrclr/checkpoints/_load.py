@@ -11,6 +11,7 @@ from lrclr.checkpoints import _folders
 from lrclr.checkpoints._beside import (
     CONFIG,
     OPEN_CLIP,
+    chosen_tokenizer,
     facts_beside,
     preprocess_beside,
     read_json,
@@ -51,6 +52,7 @@ def load_checkpoint(
     heads: tuple[int, ...] | None = None,
     activation: str | None = None,
     key: str | None = None,
+    tokenizer: str | None = None,
 ) -> Checkpoint:
     """Read a checkpoint of any kind, in float32.
 
@@ -77,6 +79,8 @@ def load_checkpoint(
         activation: ``"quick_gelu"`` or ``"gelu"``.
         key: where the network is in a file that holds several, such as ``"ema"``: the path of its tensors, or the
             beginning of it.
+        tokenizer: ``"clip"`` for the tokenizer of OpenAI's CLIP, which lrclr contains, or the path of a
+            ``tokenizer.json``, instead of the one beside the weights.
 
     Raises:
         CheckpointError: it is none of these, is damaged, or keys are missing, unexpected or misshapen; or the number of
@@ -92,6 +96,8 @@ def load_checkpoint(
     if preprocess is not None:
         preprocess_spec(preprocess, 224)
     options: ReadOptions = {"preprocess": preprocess, "heads": heads, "activation": activation, "key": key}
+    if tokenizer is not None:
+        options["tokenizer"] = tokenizer
     try:
         checkpoint = _load(path, options)
     except OSError as error:
@@ -156,12 +162,13 @@ def _load_weights(path: Path, files: list[Path], folder: Path, options: ReadOpti
             assumed.append(f"preprocessing: {name}")
     context = text.max_position_embeddings
     # Without a configuration that fits, a tokenizer in the same folder may be any network's.
-    tokenizer = (tokenizer_beside(folder, context) if beside else None) or ClipTokenizer.default()
+    tokenizer = chosen_tokenizer(options.get("tokenizer"), context)
+    tokenizer = tokenizer or (tokenizer_beside(folder, context) if beside else None) or ClipTokenizer.default()
     if text.vocab_size != tokenizer.vocab_size:
         raise CheckpointError(
             f"{path} has a vocabulary of {text.vocab_size}",
             why=f"the tokenizer that it is read with has {tokenizer.vocab_size}",
-            fix="Convert it to a transformers CLIP folder with its own tokenizer.json.",
+            fix="Give the network's own with --tokenizer FILE, a tokenizer.json.",
         )
     if found.left_out:
         shown = ", ".join(found.left_out[:3])

@@ -1,4 +1,4 @@
-"""What a caller can say about a checkpoint that the file does not."""
+"""Options for what a checkpoint file does not record."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class ReadOptions(TypedDict, total=False):
     heads: tuple[int, ...] | None
     activation: str | None
     key: str | None
+    tokenizer: str | None
 
 
 def check_options(heads: tuple[int, ...] | None, activation: str | None) -> None:
@@ -27,4 +28,4 @@ def check_options(heads: tuple[int, ...] | None, activation: str | None) -> None
             f"{heads!r} are not numbers of attention heads", fix="Give the image tower's, or both towers': 16,16."
         )
     if activation is not None and activation not in ACTIVATIONS:
-        raise UsageError(f"there is no activation {activation!r}", fix=f"Choose {' or '.join(ACTIVATIONS)}.")
+        raise UsageError(f"unknown activation {activation!r}", fix=f"Choose {' or '.join(ACTIVATIONS)}.")

@@ -1,7 +1,7 @@
-"""The command line. One function a command; what they do lives elsewhere.
+"""The command line. One function for each command: it parses options, calls the library and prints.
 
-Exit codes: 0 good; 1 the work failed, or some files did, or standard output could not be written; 2 the call was wrong;
-3 a gate refused; 130 interrupted; 143 terminated.
+Exit codes: 0 success; 1 the work failed, or some files failed, or standard output could not be written; 2 wrong usage;
+3 a gate failed; 130 interrupted; 143 terminated.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import errno
 import os
 import sys
 import traceback
+from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.main import get_command
 
 from lrclr._version import __version__
 from lrclr.cli import (
@@ -23,6 +25,7 @@ from lrclr.cli import (
     _deploy,
     _evaluate,
     _export,
+    _listen,
     _predict,
     _probe,
     _score,
@@ -35,21 +38,21 @@ from lrclr.cli._streams import guarded_streams
 from lrclr.errors import LrclrError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lrclr.cli._streams import Output
 
 INTERRUPTED, TERMINATED = 130, 143
 _INTERRUPTED_TEXT = "interrupted"
-# Typer carries its own copy of click in newer versions; its errors are reached through the one that it exports.
+# Newer versions of Typer contain their own copy of click. Its errors are reached through the one that Typer exports.
 _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="lrclr",
-    help="Chest x-ray findings, and the regions that speak for them, from a CLIP-like checkpoint.\n\n"
+    help="Chest x-ray findings, and the image regions that support them, from a CLIP-like checkpoint.\n\n"
     "Research use only: this is not a medical device.",
-    epilog="Exit codes: 0 good; 1 the work failed, or some files did, or stdout could not be written; "
-    "2 the call was wrong; 3 a gate refused; 130 interrupted; 143 terminated.",
+    epilog="Exit codes: 0 success; 1 the work failed, or some files failed, or stdout could not be written; "
+    "2 wrong usage; 3 a gate failed; 130 interrupted; 143 terminated.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -59,11 +62,12 @@ app.command("build")(_build.build)
 app.command("verify")(_verify.verify)
 app.command("predict")(_predict.predict)
 app.command("score")(_score.score)
+app.command("listen")(_listen.listen)
 app.command("evaluate")(_evaluate.evaluate)
 app.command("serve")(_serve.serve)
 app.command("probe")(_probe.probe)
 app.add_typer(_deploy.app, name="deploy")
-app.add_typer(_bench.app, name="bench", help="Measure how fast models answer, and how right; compare two results.")
+app.add_typer(_bench.app, name="bench", help="Measure the speed and the accuracy of models; compare two results.")
 app.command("train")(_train.train)
 app.command("dataset")(_dataset.dataset)
 app.command("manifest", hidden=True)(_dataset.manifest)
@@ -82,9 +86,15 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Works in any place.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere.")] = False,
 ) -> None:
     pass
+
+
+@cache
+def _command() -> Callable[..., object]:
+    """`app` as click runs it. Typer builds it anew for each call otherwise, from the signatures of all commands."""
+    return get_command(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
-    # Its thread pool is not used here, and it warns on stderr when a process forks.
+    # lrclr does not use the thread pool of the package tokenizers, which warns on stderr when a process forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with guarded_streams() as output:
         code = _run(given, output, debug=debug)
@@ -103,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             output.failed = output.failed or error
         if output is not None and output.failed is not None:
-            # A reader that has gone, such as `head`, has seen enough.
+            # A reader that closed the pipe, such as `head`, needs no more output: this is not an error to report.
             if output.failed.errno != errno.EPIPE:
                 complain(f"standard output could not be written: {os.strerror(output.failed.errno or 0)}")
             code = code or 1
@@ -111,12 +121,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: Sequence[str], output: Output | None, *, debug: bool) -> int:
-    """Run a command; the exit code, but for what became of standard output."""
+    """Run a command and return its exit code, without regard to errors of standard output."""
     try:
-        code = app(given or ["--help"], standalone_mode=False)
+        code = _command()(given or ["--help"], standalone_mode=False, prog_name="lrclr")
     except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - no traceback may reach a user
         if output is not None and output.failed is not None:
-            # Whatever the error is, it is a consequence: Typer and Rich turn a broken pipe into SystemExit.
+            # This error is a consequence of the failed output: Typer and Rich turn a broken pipe into SystemExit.
             return 1
         if debug:
             traceback.print_exception(error)
@@ -126,21 +136,24 @@ def _run(given: Sequence[str], output: Output | None, *, debug: bool) -> int:
     if not given:
         return 2
     if code == INTERRUPTED:
-        # Typer turns Ctrl-C into this exit code by itself, without a word.
+        # Typer turns Ctrl-C into this exit code and prints nothing.
         complain(_INTERRUPTED_TEXT)
     return code if isinstance(code, int) else 0
 
 
 def _explained(error: BaseException) -> tuple[str, int]:
-    """The line that an error gets, and the exit code."""
+    """Return the line to print for an error, and the exit code."""
     if isinstance(error, LrclrError):
         return str(error), error.exit_code
     if isinstance(error, _ClickError):
-        return f"{error.format_message()} Try `lrclr --help`.", 2  # type: ignore[attr-defined]
+        context = getattr(error, "ctx", None)
+        command = "lrclr" if context is None else context.command_path
+        message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        return f"{message}. Try `{command} --help`.", 2
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return _INTERRUPTED_TEXT, INTERRUPTED
     if isinstance(error, SystemExit) and error.code == TERMINATED:
         return "terminated", TERMINATED
     if isinstance(error, OSError):
         return f"{error.strerror or type(error).__name__}{f': {error.filename}' if error.filename else ''}", 1
-    return f"unexpected {type(error).__name__}. Run it again with --debug, and report what it shows.", 1
+    return f"unexpected {type(error).__name__}. Run the command again with --debug, and report the traceback.", 1

@@ -1,4 +1,4 @@
-"""`lrclr bench`, and the command behind a target that is no command."""
+"""`lrclr bench`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from lrclr.checkpoints import ReadOptions
 
 _MEASURE = "measure"
-QUICK_SECONDS, QUICK_ROUNDS, QUICK_RATE = 20.0, 5, "70%"
-RATES = "50%,70%,90%"
 
 
 class _TargetsFirst(TyperGroup):
-    """Takes whatever is no command for a target: ``lrclr bench triton_repo`` reads best."""
+    """A group whose first argument may be a target: ``lrclr bench triton_repo``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or args[0] not in self.commands:
@@ -43,64 +41,83 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     targets: Annotated[
         list[str], typer.Argument(metavar="TARGET...", help="Bundles, checkpoints, `default`, HOST:PORT of servers.")
     ],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write JSON, Markdown, HTML there.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write bench.json, .md and .html into this folder.")
+    ] = None,
     stages: Annotated[
         str | None,
-        typer.Option("--what", help="image_encoder, text_encoder, fusion_head, classifier, files; all if not given."),
+        typer.Option("--what", help="image_encoder, text_encoder, fusion_head, classifier, files; default: all."),
     ] = None,
-    batch: Annotated[str, typer.Option("--batch", help="Images a call.")] = "1,8",
-    prompts: Annotated[str | None, typer.Option("--prompts", help="Prompts, even; the model's own.")] = None,
-    concurrency: Annotated[str, typer.Option("--concurrency", help="Callers at once, of whole programs.")] = "1,2",
+    batch: Annotated[str | None, typer.Option("--batch", help="Images of a call; default: 1,8.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", help="Numbers of prompts, even; default: the model's findings.")
+    ] = None,
+    concurrency: Annotated[
+        str | None, typer.Option("--concurrency", help="Concurrent callers of classifier and files; default: 1,2.")
+    ] = None,
     rate: Annotated[
-        str | None, typer.Option("--rate", help="Calls at random: a second, or % of capacity, or none; 50%,70%,90%.")
+        str | None,
+        typer.Option("--rate", help="Calls at random times: calls a second, % of capacity, or none; 50%,70%,90%."),
     ] = None,
     p99: Annotated[
-        float | None, typer.Option("--p99", help="Find the highest rate whose p99 is below so many ms.")
+        float | None, typer.Option("--p99", help="Find the highest rate with a p99 below so many ms.")
     ] = None,
     reference: Annotated[
-        str | None, typer.Option("--reference", help="Checkpoint or bundle that answers are held against.")
+        str | None, typer.Option("--reference", help="Checkpoint or bundle to compare the answers with.")
     ] = None,
-    engine: Annotated[str | None, typer.Option("--engine", help="Engines of bundles, by commas.")] = None,
+    engine: Annotated[str | None, typer.Option("--engine", help="Engines of bundles, separated by commas.")] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option("--threads", help="Threads of one operator; one a core.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Threads of one operator; default: one a core.")
+    ] = None,
     heads: Heads = None,
     activation: Activation = None,
     key: Key = None,
-    shared_memory: Annotated[bool, typer.Option("--shared-memory", help="Ask servers by shared memory too.")] = False,
+    shared_memory: Annotated[
+        bool, typer.Option("--shared-memory", help="Also measure servers with shared memory.")
+    ] = False,
     files: Annotated[
         list[Path] | None, typer.Option("--file", help="An image, or a folder of them; may be repeated.")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
-    seconds: Annotated[float | None, typer.Option("--seconds", help="Time to measure in, about; 120.")] = None,
-    rounds: Annotated[int | None, typer.Option("--rounds", help="Turns of every configuration; 10.")] = None,
-    stability: Annotated[str, typer.Option("--stability", help="How far calm windows may differ.")] = "10%",
-    quick: Annotated[bool, typer.Option("--quick", help="20 seconds, 5 rounds: a first look.")] = False,
-    no_peak: Annotated[bool, typer.Option("--no-peak", help="Leave the machine's peak out.")] = False,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="About how long to measure; default: 120.")] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", help="Windows of each configuration; default: 10.")] = None,
+    stability: Annotated[
+        str, typer.Option("--stability", help="Largest difference between windows that are stable.")
+    ] = "10%",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A first look in half a minute: classifier and files, one caller.")
+    ] = False,
+    no_peak: Annotated[bool, typer.Option("--no-peak", help="Do not measure the machine's peak.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Measure how fast models answer, and how right: graphs, pixels to findings, files to findings, under load.
+    """Measure speed and quality of models: graphs, pixels to findings, files to findings, and under load.
 
-    Ctrl-C keeps the rounds that are whole, and ends with 130. Exit code 3: answers are wrong, however fast.
+    Ctrl-C keeps the complete rounds, and ends with exit code 130. Exit code 3: answers are wrong.
     """
     require_bench()
-    shares, rates = _rates(rate or (QUICK_RATE if quick else RATES))
-    from lrclr.bench import STAGES, BenchOptions, OpenOptions, Watch, bench, open_targets, reference_from, save_reports
+    from dataclasses import replace
+
+    from lrclr.bench import BenchCallbacks, BenchOptions, OpenOptions, bench, open_targets, reference_from, save_reports
     from lrclr.bench._reports import check_folder
 
-    options = BenchOptions(
-        stages=STAGES if stages is None else _list("--what", stages, str),
-        batches=_list("--batch", batch, int),
+    usual = BenchOptions.quick() if quick else BenchOptions()
+    shares, rates = (usual.shares, ()) if rate is None else _rates(rate)
+    options = replace(
+        usual,
+        stages=usual.stages if stages is None else _list("--what", stages, str),
+        batches=usual.batches if batch is None else _list("--batch", batch, int),
         prompts=() if prompts is None else _list("--prompts", prompts, int),
-        callers=_list("--concurrency", concurrency, int),
+        callers=usual.callers if concurrency is None else _list("--concurrency", concurrency, int),
         shares=shares,
         rates=rates,
         p99_ms=p99,
-        seconds=_given(seconds, QUICK_SECONDS if quick else BenchOptions.seconds),
-        rounds=_given(rounds, QUICK_ROUNDS if quick else BenchOptions.rounds),
+        seconds=usual.seconds if seconds is None else seconds,
+        rounds=usual.rounds if rounds is None else rounds,
         tolerance=_share("--stability", stability),
         files=tuple(files or ()),
         exact=exact,
-        peaks=not no_peak,
+        peaks=usual.peaks and not no_peak,
     )
     if output is not None:
         check_folder(output)
@@ -109,10 +126,10 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     engines = () if engine is None else _list("--engine", engine, str)
     opening = OpenOptions(engines, provider, threads, shared_memory, reading)
     with gauge("opening") as step, open_targets(targets, opening) as opened:
-        held: Reference | None = None if reference is None else reference_from(reference, reading)
+        compared: Reference | None = None if reference is None else reference_from(reference, reading)
         for target in opened:
             note_assumed(target.spec.assumed)
-        result = bench(opened, options, reference=held, watch=Watch(step, note))
+        result = bench(opened, options, reference=compared, callbacks=BenchCallbacks(step, note))
     if output is not None:
         save_reports(output, result)
     if as_json:
@@ -168,11 +185,6 @@ def _rates(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(shares), tuple(_number("--rate", part, float) for part in parts if not part.endswith("%"))
 
 
-def _given(value: float | None, default: float) -> Any:
-    # Zero is given too, and refused by the options.
-    return default if value is None else value
-
-
 def _share(option: str, text: str) -> float:
     if not text.endswith("%"):
         raise UsageError(f"{option} must be a percentage, such as 10%")
@@ -180,7 +192,7 @@ def _share(option: str, text: str) -> float:
 
 
 def _list(option: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
-    # Doubles would be measured twice and told apart by nobody.
+    # Without repeated values, which are not distinguishable.
     return tuple(dict.fromkeys(_number(option, part.strip(), kind) for part in text.split(",")))
 
 
@@ -188,4 +200,4 @@ def _number(option: str, text: str, kind: Callable[[str], Any]) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise UsageError(f"{option} cannot be {text[:40]!r}", fix="Give numbers, separated by commas.") from None
+        raise UsageError(f"{option} {text[:40]!r} is not a number", fix="Give numbers, separated by commas.") from None

@@ -1,9 +1,10 @@
-"""Tables of a benchmark for people."""
+"""Tables of a benchmark on the terminal."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
@@ -20,8 +21,8 @@ _STYLES: Final = {
     "WRONG": "red bold",
     "saturated": "red",
     "unstable": "yellow",
-    "regression": "red bold",
-    "improvement": "green",
+    "slower": "red bold",
+    "faster": "green",
 }
 
 
@@ -43,26 +44,32 @@ def tables(result: Result) -> Iterator[Table]:
     table = _table("Quality, of the engine that was timed", ("target", "against"), [*map(str.lower, QUALITY_HEADS[1:])])
     for target in result.targets:
         cells = quality_cells(target.quality)
-        table.add_row(target.label, *cells[:-1], Text(cells[-1], _STYLES.get(cells[-1], "")))
+        table.add_row(target.label, *cells[:-1], _verdict(cells[-1]))
     yield table
 
 
 def comparison_table(found: ResultComparison) -> Table:
-    """Every figure of both."""
-    table = _table("B against A", ("target", "what", "figure"), ("A", "B", "times worse", "95 %", ""))
-    for each in found.changes:
-        verdict = each.verdict if each.stable else f"{each.verdict}, unstable"
-        table.add_row(
-            each.target, each.what, f"{each.figure}, {each.unit}", significant(each.before), significant(each.after),
-            significant(each.worse.value), span(each.worse), Text(verdict, _STYLES.get(each.verdict, "")),
-        )  # fmt: skip
+    """One row a configuration, the slower ones first."""
+    several = len({each.target for each in found.changes}) > 1
+    table = Table(box=SIMPLE, pad_edge=False)
+    for name, right in (("B is", False), ("times as fast", True), ("95 %", True), ("A", True), ("B", True)):
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    for name in ("what", "target")[: 1 + several]:
+        table.add_column(name)
     for label, reason in found.wrong:
-        table.add_row(label, reason, "quality", "", "", "", "", Text("WRONG", _STYLES["WRONG"]))
+        table.add_row(_verdict("WRONG"), "", "", "", "", reason, *((label,) if several else ()))
+    for each in found.by_configuration:
+        what = each.what if each.figure == "latency" else f"{each.what}, {each.figure}"
+        figures = (f"{significant(value)} {each.unit}" for value in (each.before, each.after))
+        table.add_row(
+            _verdict(each.word), significant(each.speed.value), span(each.speed), *figures, what,
+            *((each.target,) if several else ()),
+        )  # fmt: skip
     return table
 
 
 def _speed(rows: list[Row], *, several: bool) -> Table:
-    """The reports have all of it; here is what fits a terminal."""
+    """The columns that fit a terminal; the reports have all."""
     words = ("what", "target") if several else ("what",)
     numbers = ["p50 ms", "p90", "p99", "max", "a second", *(["times faster"] if several else []), "of peak", ""]
     table = _table("Speed", words, numbers)
@@ -75,13 +82,13 @@ def _speed(rows: list[Row], *, several: bool) -> Table:
             spanned(each.throughput),
             *(("" if row.faster is None else spanned(row.faster),) if several else ()),
             "" if row.peak_share is None else f"{row.peak_share:.0%}",
-            Text(row.verdict, _STYLES.get(row.verdict, "")),
+            _verdict(row.verdict_with_reason),
         )
     return table
 
 
 def _load(rows: list[Row], *, several: bool) -> Table:
-    title = "Calls that arrive at random; latency from when they were due"
+    title = "Calls at random times; latency from when they were due"
     words = ("what", "target") if several else ("what",)
     table = _table(title, words, ("due a second", "answered", "p50 ms", "p99", "max", ""))
     for row in rows:
@@ -92,9 +99,13 @@ def _load(rows: list[Row], *, several: bool) -> Table:
             significant(each.case.rate or 0.0),
             significant(each.throughput.value / each.case.items),
             *(significant(times[name]) for name in ("p50", "p99", "max")),
-            Text(row.verdict, _STYLES.get(row.verdict, "")),
+            _verdict(row.verdict),
         )
     return table
+
+
+def _verdict(text: str) -> Text:
+    return Text(text, _STYLES.get(text.partition(",")[0], ""))
 
 
 def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...] | list[str]) -> Table:

@@ -17,42 +17,54 @@ if TYPE_CHECKING:
 
 
 def build(  # noqa: PLR0913, PLR0917 - one parameter an option
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")] = Path("triton_repo"),
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")] = Path("triton_repo"),
     engine: Annotated[
         str, typer.Option("--engine", help="tensorrt, tensorrt-rtx, openvino, onnxruntime, or auto.")
     ] = "tensorrt",
     compute_capability: Annotated[
         list[str] | None,
-        typer.Option("--compute-capability", help="Build for this GPU, such as 8.6, ahead of time. Repeat. RTX only."),
+        typer.Option(
+            "--compute-capability",
+            help="Compute capability to build for, such as 8.6. May be repeated. TensorRT-RTX only.",
+        ),
     ] = None,
     version_compatible: Annotated[
         bool,
         typer.Option(
             "--version-compatible",
-            help="Newer versions of the library may run the plans, which bring code. TensorRT only.",
+            help="Plans that newer versions of TensorRT can run. They contain code. TensorRT only.",
         ),
     ] = False,
     hardware_compatible: Annotated[
-        str, typer.Option("--hardware-compatible", help="Other GPUs that may: none, ampere+ or same-capability.")
+        str,
+        typer.Option(
+            "--hardware-compatible", help="Other GPUs that can run the plans: none, ampere+ or same-capability."
+        ),
     ] = "none",
-    refit: Annotated[bool, typer.Option("--refit", help="Weights can be exchanged.")] = False,
+    refit: Annotated[bool, typer.Option("--refit", help="Plans whose weights can be replaced.")] = False,
     strip: Annotated[
-        bool, typer.Option("--strip", help="No weights in the plans: taken from the graphs. Not served by Triton.")
+        bool,
+        typer.Option(
+            "--strip", help="Plans without weights, which are taken from the graphs. Triton cannot serve them."
+        ),
     ] = False,
-    workspace: Annotated[int | None, typer.Option("--workspace", help="Most MiB that a layer may work in.")] = None,
+    workspace: Annotated[int | None, typer.Option("--workspace", help="Most MiB of work memory for a layer.")] = None,
     builder_level: Annotated[
-        int | None, typer.Option("--builder-level", help="0 to 5: from quick to build to quick to run.")
+        int | None,
+        typer.Option("--builder-level", help="0 to 5: a higher level takes longer to build and runs faster."),
     ] = None,
     timing_cache: Annotated[
-        Path | None, typer.Option("--timing-cache", help="File of measurements that builds share. TensorRT only.")
+        Path | None, typer.Option("--timing-cache", help="File of timings that builds share. TensorRT only.")
     ] = None,
 ) -> None:
-    """Make a bundle one for another engine, on the machine that serves it: plans for a GPU, or OpenVINO for the CPU.
+    """Build a bundle for another engine.
 
-    `--engine auto` takes TensorRT where it and a GPU are, else the fastest here of those whose gates hold.
+    Run it on the machine that serves the bundle. It makes plans for a GPU, or files for OpenVINO on the CPU.
+
+    `--engine auto` chooses TensorRT if it and a GPU are present, else the fastest engine that passes the gates.
     `--engine onnxruntime` switches back.
 
-    The bundle changes only when every plan is built and every gate holds. A gate that refuses: exit code 3.
+    The bundle changes only if every plan is built and every gate passes. If a gate fails, the exit code is 3.
     """
     require_build()
     from lrclr.engines import AUTO, CPU_ENGINES
@@ -77,12 +89,12 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
             timing_cache,
         )
     elif any(value not in {None, False} for value in given if not isinstance(value, list)) or compute_capability:
-        raise UsageError(f"--engine {engine} goes with no other option", why="nothing is built for it")
+        raise UsageError(f"--engine {engine} cannot be used with options for plans", why="no plans are built for it")
     with console_progress() as progress:
         built = build_bundle(bundle, options, why=why, progress=progress)
     if isinstance(options, str):
         chosen = built.manifest.engine
-        out().print(f"{bundle}: {chosen['name']} answers from now on ({chosen['why']})")
+        out().print(f"{bundle}: the engine is now {chosen['name']} ({chosen['why']})")
         return
     entry = next(entry for entry in built.manifest.plans if entry["engine"] == engine)
     size = sum(built.plan_path(graph, entry).stat().st_size for graph in entry["graphs"])
@@ -90,14 +102,14 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
     out().print(_plans_table(entry))
     for graph, described in entry["graphs"].items():
         if described["layer_types_from"] is None:
-            note(f"{graph}: no gate on the types of its plan's layers: TensorRT does not name them")
+            note(f"{graph}: the types of the plan's layers were not checked: TensorRT does not report them")
     if entry["gates_ran_on"] is None:
-        note("the plans were built ahead of time: no gate has run them, for there is no such GPU here")
+        note("the plans were built ahead of time: the gates did not run them, since this machine has no such GPU")
 
 
 def _plans_table(entry: Mapping[str, Any]) -> Table:
-    """What the builder made of each graph, for each optimisation profile."""
-    table = Table(title="Plans, by the builder's log", title_justify="left")
+    """Return a table of the builder's result for each graph and optimisation profile."""
+    table = Table(title="Plans, from the builder's log", title_justify="left")
     for name in ("graph", "batch", "launches", "attention fused", "activations, MiB"):
         table.add_column(name, justify="left" if name == "graph" else "right")
     for graph, described in entry["graphs"].items():

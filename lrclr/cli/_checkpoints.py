@@ -14,26 +14,40 @@ from lrclr.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lrclr.checkpoints import ReadOptions
+    from lrclr.checkpoints import Checkpoint, ReadOptions
+    from lrclr.preprocessing import Triple
 
 # The options of every command that reads a checkpoint; `read_options` takes their values.
 Heads = Annotated[
     str | None,
-    typer.Option("--heads", help="IMAGE[,TEXT]: attention heads of the towers, which bare weights do not record."),
+    typer.Option("--heads", help="Attention heads of the towers, IMAGE[,TEXT]. Bare weights do not record them."),
 ]
 Activation = Annotated[
-    str | None, typer.Option("--activation", help="quick_gelu or gelu, which bare weights do not record.")
+    str | None, typer.Option("--activation", help="quick_gelu or gelu. Bare weights do not record it.")
 ]
 Key = Annotated[
-    str | None, typer.Option("--key", help="Which network of a file that holds several, such as model or ema.")
+    str | None, typer.Option("--key", help="Which network of a file with several networks, such as model or ema.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint folder that is there already.")]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="clip|FILE",
+        help="clip for the tokenizer of OpenAI's CLIP, which lrclr contains, or a tokenizer.json; instead of the one "
+        "beside the weights.",
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint folder.")]
 
 
 def read_options(
-    heads: str | None, activation: str | None, key: str | None, preprocess: str | None = None
+    heads: str | None,
+    activation: str | None,
+    key: str | None,
+    preprocess: str | None = None,
+    tokenizer: str | None = None,
 ) -> ReadOptions:
-    """The values of `Heads`, `Activation`, `Key` and --preprocess that were given, for `load_checkpoint`.
+    """Return the options that were given, for `load_checkpoint`.
 
     Raises:
         UsageError: the heads are not one or two numbers.
@@ -52,11 +66,26 @@ def read_options(
         options["key"] = key
     if preprocess is not None:
         options["preprocess"] = preprocess
+    if tokenizer is not None:
+        options["tokenizer"] = tokenizer
     return options
 
 
+def check_folder(path: Path, options: ReadOptions) -> None:
+    """Refuse a transformers folder without a tokenizer at once, before torch is imported.
+
+    Raises:
+        CheckpointError: the folder has none, and --tokenizer is not given.
+    """
+    from lrclr.text import has_tokenizer, no_tokenizer
+
+    is_transformers = (path / "config.json").is_file() and not (path / "open_clip_config.json").is_file()
+    if is_transformers and "tokenizer" not in options and not has_tokenizer(path):
+        raise no_tokenizer(path)
+
+
 def require_checkpoint(options: ReadOptions, *, any_checkpoint: bool) -> None:
-    """Raise UsageError for options of reading where no checkpoint is read."""
+    """Raise UsageError if options for checkpoints are given, and no checkpoint is read."""
     if options and not any_checkpoint:
         raise UsageError(
             f"--{' and --'.join(options)} cannot be used here",
@@ -65,50 +94,86 @@ def require_checkpoint(options: ReadOptions, *, any_checkpoint: bool) -> None:
 
 
 def note_assumed(assumed: Iterable[str]) -> None:
-    """Print what was assumed about a checkpoint."""
+    """Print the assumptions about a checkpoint."""
     for line in assumed:
         note(f"assumed: {line}")
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Where to write the checkpoint folder.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
     arch: Annotated[str, typer.Option("--arch", help="vit-b-32, vit-b-16, vit-l-14 or tiny.")] = "vit-b-32",
     seed: Annotated[int, typer.Option("--seed", help="Seed of the weights.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a checkpoint with random weights, for benchmarks and tests. Its findings mean nothing."""
+    """Write a checkpoint with random weights.
+
+    It is for benchmarks and tests. Its predictions have no meaning.
+    """
     require_torch()
     from lrclr.checkpoints import init_checkpoint
 
     init_checkpoint(arch, seed=seed).save(folder, overwrite=overwrite)
-    note(f"{folder}: {arch} with random weights from seed {seed}; its findings mean nothing")
-    note("what a precision loses of random weights says nothing about trained ones: their embeddings nearly coincide")
+    note(f"{folder}: {arch} with random weights from seed {seed}; its predictions have no meaning")
+    note("do not judge precisions by it: embeddings of random weights are nearly equal for all images")
 
 
-def convert(
+def convert(  # noqa: PLR0913, PLR0917 - one parameter an option
     source: Annotated[
-        Path, typer.Argument(help="A .pt, .safetensors or TorchScript file of a CLIP, or a checkpoint folder.")
+        Path, typer.Argument(help="A .pt, .safetensors or TorchScript file of a CLIP, a checkpoint folder, or default.")
     ],
-    folder: Annotated[Path, typer.Argument(help="Where to write the LRCLR checkpoint folder.")],
+    folder: Annotated[Path, typer.Argument(help="LRCLR checkpoint folder to write.")],
     preprocess: Annotated[
         str | None,
         typer.Option(
             "--preprocess",
-            help="clip or chexzero. Without it: the recipe that is stored; else chexzero for OpenAI's "
-            "names in a bare state dict, clip for the others.",
+            help="clip or chexzero.  [default: the stored recipe; without one, chexzero for a bare state dict with "
+            "OpenAI's names, else clip]",
         ),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            "--mean", metavar="R,G,B", help="Mean of each channel: of 0 to 1 for clip, 0 to 255 for chexzero."
+        ),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option("--std", metavar="R,G,B", help="Standard deviation of each channel, on the same scale."),
+    ] = None,
+    region_top_k: Annotated[
+        int | None,
+        typer.Option(
+            "--region-top-k",
+            help="Patches to select in each attention head; in all heads together with the rollout mean.",
+        ),
+    ] = None,
+    findings: Annotated[
+        Path | None, typer.Option("--findings", help="Findings file (TOML) to put into the checkpoint.")
     ] = None,
     heads: Heads = None,
     activation: Activation = None,
     key: Key = None,
+    tokenizer: Tokenizer = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write any checkpoint that lrclr reads as an LRCLR folder."""
-    options = read_options(heads, activation, key, preprocess)
+    """Convert a checkpoint to an LRCLR folder, and change its settings.
+
+    SOURCE is any checkpoint that lrclr reads. The weights stay as they are. `lrclr export FOLDER` then checks the
+    result with the gates.
+    """
+    options = read_options(heads, activation, key, preprocess, tokenizer)
+    means, stds = _triple("--mean", mean), _triple("--std", std)
+    check_folder(source, options)
     require_torch()
     from lrclr.checkpoints import load_checkpoint
 
-    checkpoint = load_checkpoint(source, **options)
+    original = load_checkpoint(source, **options)
+    wanted = None
+    if findings is not None:
+        from lrclr.cli._findings import load_findings
+
+        wanted = load_findings(findings, original.findings, original.tokenizer)
+    checkpoint = original.changed(mean=means, std=stds, region_top_k=region_top_k, findings=wanted)
     checkpoint.save(folder, overwrite=overwrite)
     vision = checkpoint.config.vision_config
     note(
@@ -116,5 +181,44 @@ def convert(
         f"{vision.num_hidden_layers} layers, {vision.hidden_act}, {checkpoint.preprocess.kind} preprocessing"
     )
     note_assumed(checkpoint.assumed)
+    _note_changes(original, checkpoint)
     if not checkpoint.config.fusion_trained:
-        note("its fusion head is not trained: scores use alpha = 0, the global score alone")
+        note("the fusion head is not trained: scores use alpha = 0, the global score alone")
+
+
+def _triple(option: str, text: str | None) -> Triple | None:
+    """Return three numbers; one number counts for all channels.
+
+    Raises:
+        UsageError: the text is not one or three numbers.
+    """
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+        red, green, blue = numbers * 3 if len(numbers) == 1 else numbers
+    except ValueError:
+        raise UsageError(
+            f"{option} {text[:40]!r} is not one number for each channel", fix="Write R,G,B, such as 0.48,0.46,0.41."
+        ) from None
+    return red, green, blue
+
+
+def _note_changes(before: Checkpoint, after: Checkpoint) -> None:
+    """Print what was changed, and what a change makes uncertain."""
+    for name in ("mean", "std"):
+        old, new = getattr(before.preprocess, name), getattr(after.preprocess, name)
+        if old != new:
+            note(
+                f"{name}: {', '.join(f'{value:g}' for value in new)}, before {', '.join(f'{value:g}' for value in old)}"
+            )
+    regions = before.config.num_regions, after.config.num_regions
+    if regions[0] != regions[1]:
+        note(f"selected regions: {regions[1]}, before {regions[0]}")
+        if after.config.fusion_trained:
+            note("the fusion head was trained with the other number of regions: evaluate before use")
+    if before.findings != after.findings:
+        note(f"findings: {', '.join(after.findings.names)}")
+    changed = before.preprocess != after.preprocess or regions[0] != regions[1] or before.findings != after.findings
+    if changed and (after.config.score_scale != 1.0 or after.config.score_bias or before.config.finding_calibration):
+        note("probabilities were calibrated with the old settings: calibrate again with `lrclr evaluate --store`")

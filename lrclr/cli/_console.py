@@ -1,6 +1,6 @@
-"""How commands speak: results to stdout, everything else to stderr.
+"""Output of commands: results on stdout; notes, progress and errors on stderr.
 
-Texts are printed as they are: a file or a finding may be called anything, ``[bold]`` included.
+Texts are printed literally: the name of a file or a finding may contain markup such as ``[bold]``.
 """
 
 from __future__ import annotations
@@ -26,46 +26,48 @@ if TYPE_CHECKING:
 _FILE_WIDTH = 130
 _SURROGATE = re.compile("[\ud800-\udfff]")
 ENGINE_HELP = (
-    "onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the fastest here; "
-    "what the bundle was made for if not given."
+    "onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the fastest on this machine.  "
+    "[default: the engine that the bundle was made for]"
 )
-EXACT_HELP = "Decode every pixel. Slower; by default large JPEG 2000 is decoded at a lower resolution."
+EXACT_HELP = (
+    "Decode every pixel. By default, large JPEG 2000 images are decoded at a lower resolution, which is faster."
+)
 RESEARCH_ONLY = "Research use only. Not a medical device."
 
 
 def out() -> Console:
-    """For results; as wide as a table needs where no terminal sets the width."""
+    """Return the console for results. Without a terminal, it is wide enough for the tables."""
     width = None if sys.stdout.isatty() else _FILE_WIDTH
     return Console(markup=False, emoji=False, highlight=False, soft_wrap=True, width=width)
 
 
 def err() -> Console:
-    """For notes, progress and errors."""
+    """Return the console for notes, progress and errors."""
     return Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
-    """Tell the user something beside the result."""
+    """Print a note on stderr."""
     err().print(text)
 
 
 def print_json(content: Any, *, indent: int | None = None) -> None:
-    """Print a line, or an indented text, of JSON on stdout: UTF-8 whatever the locale.
+    """Print JSON on stdout, on one line or indented. The encoding is UTF-8 in every locale.
 
-    Numbers that JSON lacks are null. Bytes of a file name that are not text become ``\\xNN``.
+    NaN and infinity become null. Bytes of a file name that are not text become ``\\xNN``.
     """
     text = json.dumps(_finite(content), ensure_ascii=False, allow_nan=False, indent=indent)
-    # In the text of JSON, a backslash of a string stands twice.
+    # JSON writes a backslash in a string as two.
     print_utf8(_SURROGATE.sub(lambda found: rf"\\{_escape(found)}", text) + "\n")
 
 
 def print_utf8(text: str) -> None:
-    """Print what programs read, JSON or CSV, on stdout: UTF-8 whatever the locale."""
+    """Print text for programs, such as JSON or CSV, on stdout. The encoding is UTF-8 in every locale."""
     data = _SURROGATE.sub(lambda found: rf"\{_escape(found)}", text).encode()
     sys.stdout.flush()
     buffer = getattr(sys.stdout, "buffer", None)
     if buffer is None:
-        # An application's own stream of text.
+        # The application has replaced stdout by a text stream of its own.
         sys.stdout.write(data.decode())
         return
     buffer.write(data)
@@ -73,7 +75,7 @@ def print_utf8(text: str) -> None:
 
 
 def _escape(found: re.Match[str]) -> str:
-    """What stands behind the backslash for a surrogate: Python keeps an undecodable byte NN as U+DCNN."""
+    """Return the escape sequence of a surrogate without its backslash. U+DCNN stands for an undecodable byte NN."""
     code = ord(found[0])
     return f"x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"u{code:04x}"
 
@@ -87,21 +89,21 @@ def _finite(content: Any) -> Any:
 
 
 def note_choice(engine: Engine) -> None:
-    """Say which engine was chosen and why, if it was."""
+    """Print the engine and the reason for its choice, if it was chosen."""
     why = getattr(engine, "why", None)
     if why is not None:
         note(f"engine {engine.name} ({why})")
 
 
 def complain(text: str) -> None:
-    """Print an error's one line."""
+    """Print an error on one line."""
     err().print(f"error: {' '.join(text.split())}", style="red" if sys.stderr.isatty() else "")
 
 
 class ConsoleProgress:
-    """Progress callbacks that show which task runs: one line for each task where stderr is not a terminal.
+    """Progress callbacks that print the running task; see `lrclr_export.ProgressCallbacks`.
 
-    As `lrclr_export.ProgressCallbacks`.
+    If stderr is not a terminal, they print one line for each task.
     """
 
     def __init__(self, console: Console, progress: Progress | None) -> None:
@@ -110,7 +112,7 @@ class ConsoleProgress:
         self._text = ""
 
     def task(self, text: str) -> None:
-        """A task begins; the one before has ended."""
+        """Begin a task. The task before has ended."""
         if self._progress is None:
             self._console.print(f"- {text}")
             return
@@ -128,14 +130,14 @@ class ConsoleProgress:
         out().print(gate_table(results))
 
     def finish(self) -> None:
-        """The last task has ended."""
+        """End the last task."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, total=1, completed=1, description=self._text)
 
 
 @contextlib.contextmanager
 def console_progress() -> Iterator[ConsoleProgress]:
-    """Show which task runs, with its time."""
+    """Show the running task and its time."""
     console = err()
     if not console.is_terminal:
         yield ConsoleProgress(console, None)
@@ -148,7 +150,7 @@ def console_progress() -> Iterator[ConsoleProgress]:
 
 @contextlib.contextmanager
 def counter(description: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar over `total` items, where stderr is a terminal."""
+    """Show a progress bar over `total` items if stderr is a terminal."""
     columns = (_description(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = err()
     with Progress(*columns, console=console, disable=not console.is_terminal or total < 2) as progress:
@@ -158,7 +160,7 @@ def counter(description: str, total: int) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def gauge(description: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar that is told what is done and which share of the whole is, where stderr is a terminal."""
+    """Show a progress bar if stderr is a terminal. Yields a function that takes a text and the share that is done."""
     console = err()
     columns = (BarColumn(bar_width=24), TimeElapsedColumn(), _description())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -171,12 +173,12 @@ def _description() -> TextColumn:
 
 
 def gate_table(results: Sequence[GateResult]) -> Table:
-    """Every gate with what it measured."""
+    """Return a table of gates with the measured values."""
     table = Table(title="Gates, against PyTorch in float32", title_justify="left")
     for name, justify in (("gate", "left"), ("of", "left"), ("measured", "right"), ("limit", "right"), ("", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for result in results:
         sign = "≥" if result.limit == "min" else "≤"
-        verdict = Text("holds", "green") if result.passed else Text("REFUSED", "red bold")
+        verdict = Text("passed", "green") if result.passed else Text("FAILED", "red bold")
         table.add_row(result.gate, result.subject, f"{result.value:.6g}", f"{sign} {result.tolerance:.6g}", verdict)
     return table

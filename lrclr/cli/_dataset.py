@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _FORMATS: Final = ("mimic-cxr", "chexpert", "openi", "chexlocalize")
 _SECTIONS: Final[tuple[Section, ...]] = ("impression", "findings", "both")
 _SHOWN: Final = 5
-# What each format can do something with; anything else given to it is a mistake.
+# Options of each format; others are an error.
 _OPTIONS: Final = {
     "mimic-cxr": {"images", "labels", "splits", "metadata", "section"},
     "chexpert": {"images"},
@@ -42,34 +42,32 @@ def dataset(  # noqa: PLR0913, PLR0917 - one parameter an option
         str | None, typer.Option("--section", help="Part of the report: impression (the default), findings or both.")
     ] = None,
     masks: Annotated[Path | None, typer.Option("--masks", help="chexlocalize: folder to write masks to.")] = None,
-    all_views: Annotated[bool, typer.Option("--all-views", help="Lateral images too.")] = False,
+    all_views: Annotated[bool, typer.Option("--all-views", help="Include lateral images.")] = False,
     skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Leave out and count what cannot be used, instead of stopping.")
+        bool, typer.Option("--skip-bad-rows", help="Leave out and count bad rows instead of stopping.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a dataset, or masks, that are there.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing dataset or masks.")] = False,
 ) -> None:
-    """Convert a public dataset that you hold: images, reports, labels, splits and masks.
+    """Convert your copy of a public dataset: images, reports, labels, splits and masks.
 
-    Nothing is written, and the exit code is 1, if a row cannot be used or its image is missing. Masks are written for
-    chexlocalize: a PNG a finding, in pixels of the image, above 0 where the finding is, in the column mask:FINDING.
+    If a row cannot be used or its image is missing, nothing is written and the exit code is 1. For chexlocalize, masks
+    are written too: a PNG for each finding, in pixels of the image, above 0 for the finding; column mask:FINDING.
     """
     if kind not in _FORMATS:
-        raise UsageError(f"there is no format {kind!r}", fix=f"Choose one of {', '.join(_FORMATS)}.")
+        raise UsageError(f"unknown format {kind!r}", fix=f"Choose one of {', '.join(_FORMATS)}.")
     chosen: Section = next((name for name in _SECTIONS if name == (section or "impression")), "impression")
     if section is not None and section not in _SECTIONS:
-        raise UsageError(f"there is no section {section!r}", fix=f"Choose one of {', '.join(_SECTIONS)}.")
+        raise UsageError(f"unknown section {section!r}", fix=f"Choose one of {', '.join(_SECTIONS)}.")
     given = {"images": images, "labels": labels, "splits": splits, "metadata": metadata, "masks": masks}
     given |= {"section": Path(section)} if section else {}
     for name in sorted(name for name, value in given.items() if value is not None and name not in _OPTIONS[kind]):
-        raise UsageError(f"{kind} has no use for --{name}")
+        raise UsageError(f"--{name} is not an option of {kind}")
     from lrclr.datasets import write_dataset
     from lrclr.datasets._dataset import SKIP, check_format, raise_bad_rows
 
     check_format(output)
     if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists already", fix="Choose another name, or add --overwrite.")
+        raise UsageError(f"{output} already exists", fix="Choose another name, or add --overwrite.")
     with console_progress() as progress:
         progress.task(f"read {', '.join(str(source) for source in sources)}")
         if kind == "mimic-cxr":
@@ -104,23 +102,23 @@ def dataset(  # noqa: PLR0913, PLR0917 - one parameter an option
         if not imported.rows:
             raise UsageError(
                 f"nothing in {', '.join(str(source) for source in sources)} can be used",
-                why=imported.problems[0].text if imported.problems else "there is no image of the wanted views",
+                why=imported.problems[0].text if imported.problems else "it has no images of these views",
             )
         progress.task(f"write {output}")
         write_dataset(imported.rows, imported.findings, output, overwrite=overwrite)
-    _tell(output, imported)
+    _print(output, imported)
 
 
 @wraps(dataset)
 def manifest(*arguments: Any, **options: Any) -> None:
-    """The first name of `dataset`."""
+    """The former name of `dataset`."""
     note("`lrclr manifest` is now called `lrclr dataset`")
     dataset(*arguments, **options)
 
 
 def _only(kind: str, sources: list[Path]) -> Path:
     if len(sources) != 1:
-        raise UsageError(f"{kind} has one source, not {len(sources)}")
+        raise UsageError(f"{kind} takes one source, not {len(sources)}")
     return sources[0]
 
 
@@ -130,7 +128,7 @@ def _needed(value: Path | None, kind: str, option: str) -> Path:
     return value
 
 
-def _tell(output: Path, imported: Imported) -> None:
+def _print(output: Path, imported: Imported) -> None:
     splits = Counter(row.split or "no split" for row in imported.rows)
     parts = ", ".join(f"{name} {count}" for name, count in sorted(splits.items()))
     out().print(f"{output}: {len(imported.rows)} images ({parts}), {len(imported.findings)} findings")

@@ -13,46 +13,55 @@ from lrclr.cli._extras import require_deploy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-app = typer.Typer(help="Write a Helm chart that puts a bundle on many servers.", add_completion=False)
+app = typer.Typer(help="Write a Helm chart that serves a bundle in a cluster.", add_completion=False)
 
-_Bundle = Annotated[Path, typer.Argument(help="The bundle's folder; the chart's values are made from it.")]
+_Bundle = Annotated[Path, typer.Argument(help="Folder of the bundle. The values of the chart come from it.")]
 _Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the chart.")]
 _Image = Annotated[
-    str, typer.Option("--image", help="lrclr on a Triton server: see lrclr/triton/server/container/Containerfile.")
+    str,
+    typer.Option(
+        "--image", help="Container image with Triton and lrclr; see lrclr/triton/server/container/Containerfile."
+    ),
 ]
-_Name = Annotated[str, typer.Option("--name", help="Name of everything in the cluster.")]
+_Name = Annotated[str, typer.Option("--name", help="Name of the release and its objects.")]
 _Source = Annotated[
     str | None,
     typer.Option(
         "--bundle-from",
-        help="pvc://CLAIM[/PATH], oci://IMAGE@DIGEST or s3://BUCKET/PATH.  [default: pvc://NAME-bundle]",
+        help="Source of the bundle: pvc://CLAIM[/PATH], oci://IMAGE@DIGEST or s3://BUCKET/PATH.  [default: pvc://NAME-bundle]",
     ),
 ]
-_FetchImage = Annotated[str | None, typer.Option("--fetch-image", help="An image with rclone, for s3://.")]
+_FetchImage = Annotated[str | None, typer.Option("--fetch-image", help="Container image with rclone, for s3://.")]
 _Secret = Annotated[
-    str | None, typer.Option("--secret", help="Name of the Secret that is rclone's environment, for s3://.")
+    str | None, typer.Option("--secret", help="Name of the Secret with the environment of rclone, for s3://.")
 ]
 _Gpu = Annotated[
-    bool | None, typer.Option("--gpu/--cpu-only", help="One GPU a server, or none; as the bundle's engine wants it.")
+    bool | None,
+    typer.Option("--gpu/--cpu-only", help="One GPU per server, or none.  [default: as the bundle's engine needs]"),
 ]
-_GpuResource = Annotated[str, typer.Option("--gpu-resource", help="What the cluster calls a GPU.")]
-_Memory = Annotated[str | None, typer.Option("--memory", help="Of a server, such as 6Gi, instead of the rule's.")]
-_Cpu = Annotated[str | None, typer.Option("--cpu", help="Cores that a server asks for.  [default: 2]")]
-_Instances = Annotated[int | None, typer.Option("--instances", help="Processes of the model lrclr.")]
-_Least = Annotated[int, typer.Option("--min-replicas", help="Fewest servers.")]
-_Most = Annotated[int, typer.Option("--max-replicas", help="Most servers.")]
+_GpuResource = Annotated[str, typer.Option("--gpu-resource", help="Name of the GPU resource in the cluster.")]
+_Memory = Annotated[
+    str | None, typer.Option("--memory", help="Memory of a server, such as 6Gi.  [default: computed from the bundle]")
+]
+_Cpu = Annotated[str | None, typer.Option("--cpu", help="Cores requested for a server.  [default: 2]")]
+_Instances = Annotated[
+    int | None, typer.Option("--instances", help="Processes that decode images and answer requests, per server.")
+]
+_Least = Annotated[int, typer.Option("--min-replicas", help="Least number of servers.")]
+_Most = Annotated[int, typer.Option("--max-replicas", help="Largest number of servers.")]
 _Waiting = Annotated[
     int | None,
-    typer.Option("--waiting", help="Requests that may wait in a server.  [default: half as many as its processes]"),
+    typer.Option(
+        "--waiting",
+        help="Waiting requests per server at which the autoscaler adds servers.  [default: half of --instances]",
+    ),
 ]
-_Clients = Annotated[str, typer.Option("--clients", help="Label of the pods that may ask, KEY=VALUE.")]
+_Clients = Annotated[str, typer.Option("--clients", help="Label of the pods that may send requests, KEY=VALUE.")]
 _Monitoring = Annotated[str, typer.Option("--monitoring", help="Namespace that may read the metrics.")]
-_Account = Annotated[str | None, typer.Option("--service-account", help="Name of the account that the pods run as.")]
-_Pull = Annotated[str | None, typer.Option("--pull-secret", help="Name of the Secret that opens the registry.")]
-_Ipv6 = Annotated[
-    bool, typer.Option("--ipv6", help="Listen on IPv6 addresses: for pods whose first address is of that kind.")
-]
-_Exit = Annotated[int, typer.Option("--exit-timeout", help="Seconds that requests in flight have at the end.")]
+_Account = Annotated[str | None, typer.Option("--service-account", help="Service account of the pods.")]
+_Pull = Annotated[str | None, typer.Option("--pull-secret", help="Name of the Secret for the image registry.")]
+_Ipv6 = Annotated[bool, typer.Option("--ipv6", help="Listen on IPv6 addresses, for pods whose first address is IPv6.")]
+_Exit = Annotated[int, typer.Option("--exit-timeout", help="Seconds for requests in flight when a server is stopped.")]
 
 
 def _command(platform: Literal["kubernetes", "kserve"]) -> Callable[..., None]:
@@ -112,14 +121,14 @@ def _command(platform: Literal["kubernetes", "kserve"]) -> Callable[..., None]:
     return command
 
 
-_REPLACED = "The folder is made, or replaced where it holds only what this command wrote."
+_REPLACED = "An existing folder is replaced if it contains only files that this command wrote."
 app.command(
     "kubernetes",
-    help=f"""Write a Helm chart: a Deployment, Services, an autoscaler, a disruption budget, a network policy, and what
-    monitors them. {_REPLACED}""",
+    help=f"""Write a Helm chart: a Deployment, Services, an autoscaler, a disruption budget, a network policy and
+    monitoring. {_REPLACED}""",
 )(_command("kubernetes"))
 app.command(
     "kserve",
-    help=f"""Write a Helm chart: a ServingRuntime and an InferenceService, and around them what `kubernetes` writes.
-    {_REPLACED}""",
+    help=f"""Write a Helm chart: a ServingRuntime and an InferenceService, with the same policies and monitoring as
+    `kubernetes`. {_REPLACED}""",
 )(_command("kserve"))

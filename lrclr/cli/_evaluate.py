@@ -39,16 +39,17 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write report.json, .md and .html into this folder.")
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Rows to judge; test, or the only split.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Split to evaluate; test, or the only one.")] = None,
     validation_split: Annotated[
         str, typer.Option("--validation-split", help="Rows to fit thresholds, alpha and calibration on.")
     ] = "validation",
-    validation: Annotated[Path | None, typer.Option("--validation", help="A dataset of its own to fit on.")] = None,
+    validation: Annotated[Path | None, typer.Option("--validation", help="Another dataset to fit on.")] = None,
     against: Annotated[
         Path | None, typer.Option("--against", help="Compare with this bundle, checkpoint or .npz of scores.")
     ] = None,
     ensemble: Annotated[
-        list[Path] | None, typer.Option("--ensemble", help="One more model that votes, by mean probability. Repeat.")
+        list[Path] | None,
+        typer.Option("--ensemble", help="Another member, by mean probability; may be repeated."),
     ] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="A protocol: chexzero or chexzero-5.")] = None,
     findings: Annotated[
@@ -56,16 +57,16 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
     threshold: Annotated[
-        str | None, typer.Option("--threshold", help="Chosen on validation by f1, mcc or youden.")
+        str | None, typer.Option("--threshold", help="Criterion on validation: f1, mcc or youden.")
     ] = None,
     bootstrap: Annotated[
-        int, typer.Option("--bootstrap", help="Resamples of the intervals of all figures but AUROCs.")
+        int, typer.Option("--bootstrap", help="Resamples for intervals of all figures except AUROCs.")
     ] = 1000,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the resamples.")] = 0,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Images encoded at once.")] = 8,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images of a batch.")] = 8,
     exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
     server: Annotated[
-        str | None, typer.Option("--server", help="HOST:PORT of a server that has MODEL, a bundle: score it there.")
+        str | None, typer.Option("--server", help="HOST:PORT of a server with the bundle MODEL: score there.")
     ] = None,
     engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
@@ -74,7 +75,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     activation: Activation = None,
     key: Key = None,
     skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Leave out bad rows and unreadable images, instead of stopping.")
+        bool, typer.Option("--skip-bad-rows", help="Leave out bad rows and unreadable images instead of stopping.")
     ] = False,
     scores: Annotated[Path | None, typer.Option("--scores", help="Write every answer to this .npz.")] = None,
     keep: Annotated[
@@ -82,14 +83,14 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Judge a model on labelled images: AUROC, calibration, and where it looks, with intervals.
+    """Evaluate a model on labelled images: AUROC, calibration and grounding, with intervals.
 
-    DATASET has a column image, and for each finding a column of its name or label:NAME with 1, 0, -1 (uncertain) or
-    nothing. Columns split, patient, report and frame are optional. Where a finding is: boxes, JSON such as {"Edema":
-    [[left, top, right, bottom]]} in pixels of the image; mask:NAME, a grey image whose pixels above 0 are the finding;
-    or mask, an 8-bit image whose bit k is the k-th finding.
+    DATASET has a column image, and for each finding a column with its name or label:NAME: 1, 0, -1 (uncertain) or
+    empty. The columns split, patient, report and frame are optional. The place of a finding is given in one of three
+    ways: boxes, JSON such as {"Edema": [[left, top, right, bottom]]} in pixels of the image; mask:NAME, a grey image
+    whose pixels above 0 are the finding; or mask, an 8-bit image whose bit k is the k-th finding.
 
-    A row that cannot be used, or an image that cannot be read, stops the evaluation with exit code 1.
+    A bad row or an unreadable image ends the evaluation with exit code 1.
     """
     members = [model, *(ensemble or [])]
     _check_files(scores, against, members, keep=keep, preset=preset, findings=findings)
@@ -123,9 +124,11 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     if keep:
         check_storable(model)
         if fitting is None and not data.split(validation_split):
-            raise UsageError("there is nothing to store", why="no images to fit on", fix="Give --validation.")
+            raise UsageError(
+                "--store needs images to fit on", why="there are no validation images", fix="Give --validation."
+            )
     if server is not None and (ensemble or keep or not is_bundle(model)):
-        raise UsageError("--server needs one bundle, and excludes --ensemble and --store", why="it serves one bundle")
+        raise UsageError("--server needs one bundle, without --ensemble or --store", why="it serves one bundle")
     runner = {"engine": engine, "provider": provider, "threads": threads, "reading": reading}
     judged = _evaluated(members, data, fitting, options, server=server, **runner)
     if keep and judged.evaluation.score_scale is None and not judged.evaluation.finding_calibration:
@@ -179,20 +182,20 @@ def _check_files(
     findings: Path | None,
 ) -> None:
     if scores is not None and scores.suffix != ".npz":
-        raise UsageError(f"{scores} is no place for scores", fix="End the name in .npz.")
+        raise UsageError(f"--scores {scores} does not end in .npz", fix="Choose such a name.")
     if scores is not None and not scores.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder for {scores}")
+        raise UsageError(f"the folder of {scores} does not exist")
     if against is not None and not against.exists():
-        raise UsageError(f"there is no model or file of scores at {against}")
+        raise UsageError(f"--against {against} does not exist")
     if keep and (preset is not None or findings is not None or len(members) > 1):
         raise UsageError(
-            "--store goes with neither --preset nor --findings nor --ensemble",
-            why="what is fitted then is not one model's own",
+            "--store cannot be used with --preset, --findings or --ensemble",
+            why="the fitted values are then not those of the model alone",
         )
 
 
 def _findings_of(model: Path, options: EvaluationOptions) -> tuple[str, ...]:
-    """Names of the findings that will be asked for, as far as they are known before the model is opened."""
+    """Names of the findings to score, as far as they are known before the model is opened."""
     from lrclr.bundle import FINDINGS
     from lrclr.evaluation._presets import preset_named
     from lrclr.text import FindingSet
@@ -200,7 +203,7 @@ def _findings_of(model: Path, options: EvaluationOptions) -> tuple[str, ...]:
     preset = preset_named(options.preset)
     asked = options.findings or (preset.findings if preset else None)
     if asked is None and (model / FINDINGS).is_file():
-        # Bundles and LRCLR's own checkpoints have it.
+        # Bundles and LRCLR's checkpoint folders have this file.
         asked = FindingSet.load(model / FINDINGS)
     return asked.names if asked else ()
 
@@ -225,7 +228,7 @@ def _evaluated(
     with contextlib.ExitStack() as bars:
 
         def begin(what: str, count: int) -> Callable[[], None]:
-            # One bar at a time can be drawn.
+            # rich draws one bar at a time.
             bars.close()
             return bars.enter_context(counter(what, count))
 
@@ -288,7 +291,7 @@ def _print(evaluation: Evaluation, comparison: Comparison | None) -> None:
 
 
 def _examples(judged: EvaluationRun, path: Path, preset: str | None, **engine: Any) -> list[Example]:
-    """Pictures of where the model, or the first of an ensemble, is right and wrong."""
+    """Example images of the model, or of the first member of an ensemble."""
     from lrclr.auto import open_model
     from lrclr.evaluation._gallery import gallery
     from lrclr.evaluation._presets import preset_named
@@ -310,29 +313,12 @@ def _examples(judged: EvaluationRun, path: Path, preset: str | None, **engine: A
 
 
 def _notes(judged: EvaluationRun, data: ImageDataset, output: Path | None) -> None:
-    from lrclr.evaluation._view import calibration_rows, refusals
+    from lrclr.evaluation._view import notes_of
 
-    evaluation = judged.evaluation
-    if data.problems:
-        first = data.problems[0]
-        note(f"{len(data.problems)} rows of the dataset were left out; line {first.line}: {first.text}")
     for line, reason in judged.scores.failures:
         complain(f"line {line}: {reason}")
-    if judged.selection.not_asked:
-        note(f"not among the model's findings, and not judged: {', '.join(judged.selection.not_asked)}")
-    if judged.selection.not_labelled:
-        note(f"the dataset has no labels of {', '.join(judged.selection.not_labelled)}")
-    for name, count in evaluation.settings["resamples_without_a_class"].items():
-        note(f"{name}: {count} resamples lacked a class and were skipped")
-    if not evaluation.model["fusion_trained"]:
-        note("the fusion head was never trained: alpha = 0, and region attention means nothing")
-    if "validation" not in evaluation.data:
-        note("there are no validation images: no threshold and no calibration were fitted")
-    else:
-        for name, scale, bias in calibration_rows(evaluation):
-            note(f"fitted on validation, {name}: scale {scale}, bias {bias}")
-        for text in refusals(evaluation):
-            note(f"not fitted: {text}")
+    for text in notes_of(judged, data):
+        note(text)
     if output is not None:
         note(f"reports are in {output}")
     note(RESEARCH_ONLY)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options
+from lrclr.cli._checkpoints import Activation, Heads, Key, Tokenizer, check_folder, note_assumed, read_options
 from lrclr.cli._console import RESEARCH_ONLY, console_progress, note, out
 from lrclr.cli._extras import require_export
 from lrclr.errors import UsageError
@@ -19,59 +18,89 @@ if TYPE_CHECKING:
 
 
 def export(  # noqa: PLR0913, PLR0917 - one parameter an option
-    checkpoint: Annotated[Path, typer.Argument(help="A .pt file or a checkpoint folder of any kind that lrclr reads.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder.")] = Path("triton_repo"),
-    fp16: Annotated[bool, typer.Option("--fp16", help="Products in half precision (the default).")] = False,
-    fp32: Annotated[bool, typer.Option("--fp32", help="Everything in single precision.")] = False,
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A .pt, .safetensors or TorchScript file of a CLIP, a checkpoint folder, or default.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the bundle.")] = Path("triton_repo"),
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Compute matrix products in half precision (the default).")
+    ] = False,
+    fp32: Annotated[bool, typer.Option("--fp32", help="Compute everything in single precision.")] = False,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Linear layers in int8, calibrated on images; for CPUs above all.")
+        bool, typer.Option("--int8", help="Compute linear layers in int8, calibrated on images. For CPUs.")
     ] = False,
     calibration: Annotated[
         Path | None,
-        typer.Option("--calibration", help="Folder or dataset of chest x-rays for --int8; carried ones without it."),
+        typer.Option(
+            "--calibration", help="Folder or dataset of chest x-rays for --int8.  [default: synthetic ones in lrclr]"
+        ),
     ] = None,
-    max_batch: Annotated[int, typer.Option("--max-batch", help="Most images of a request to the server.")] = 32,
+    max_batch: Annotated[int, typer.Option("--max-batch", help="Most images per request to the server.")] = 32,
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set, 18 to 23.")] = 20,
     engine: Annotated[
         str | None,
         typer.Option(
             "--engine",
-            help="tensorrt, tensorrt-rtx, openvino, onnxruntime, or auto; TensorRT if it is here if not given.",
+            help="tensorrt, tensorrt-rtx, openvino, onnxruntime, or auto for the fastest on this machine.  "
+            "[default: TensorRT if it and a GPU are present, else onnxruntime]",
         ),
     ] = None,
     compute_capability: Annotated[
         list[str] | None,
-        typer.Option("--compute-capability", help="Of the GPU to build for, such as 8.6. Repeat. RTX only."),
+        typer.Option(
+            "--compute-capability",
+            help="Compute capability of the GPU to build for, such as 8.6. May be repeated. TensorRT-RTX only.",
+        ),
     ] = None,
     preprocess: Annotated[
-        str | None, typer.Option("--preprocess", help="clip or chexzero, instead of what the checkpoint implies.")
+        str | None, typer.Option("--preprocess", help="clip or chexzero, instead of the checkpoint's preprocessing.")
     ] = None,
     heads: Heads = None,
     activation: Activation = None,
     key: Key = None,
-    findings: Annotated[Path | None, typer.Option("--findings", help="Findings file to put in the bundle.")] = None,
+    tokenizer: Tokenizer = None,
+    findings: Annotated[
+        Path | None, typer.Option("--findings", help="Findings file (TOML) to put into the bundle.")
+    ] = None,
     inline: Annotated[
         bool,
-        typer.Option("--inline", help="Also write graphs without ONNX functions, for runtimes that expand none."),
+        typer.Option(
+            "--inline", help="Also write graphs without ONNX functions, for runtimes that do not support them."
+        ),
     ] = False,
+    name_prefix: Annotated[
+        str,
+        typer.Option(
+            "--name-prefix",
+            help="Put before the names of the models, so that a Triton server can have several bundles.",
+        ),
+    ] = "",
+    model_version: Annotated[int, typer.Option("--model-version", help="Version number of the models in Triton.")] = 1,
     tolerance: Annotated[
-        list[str] | None, typer.Option("--tolerance", help="NAME=VALUE: override a gate's limit; it is recorded.")
+        list[str] | None,
+        typer.Option("--tolerance", help="Override the limit of a gate, NAME=VALUE. The manifest records it."),
     ] = None,
 ) -> None:
-    """Export a checkpoint to a bundle: a Triton model repository of three graphs and plans of them, checked by gates.
+    """Export a checkpoint to a bundle, checked by gates.
 
-    A bundle that is there already is replaced only when every gate holds. A gate that refuses: exit code 3.
+    A bundle is a Triton model repository with three ONNX graphs and a manifest.
+
+    An existing bundle is replaced only if every gate passes. If a gate fails, the exit code is 3.
     """
     if fp16 + fp32 + int8 > 1:
         raise UsageError("--fp16, --fp32 and --int8 exclude each other")
     if calibration is not None and not int8:
-        raise UsageError("only int8 is calibrated", fix="Add --int8, or leave --calibration out.")
+        raise UsageError("--calibration needs --int8", why="other precisions are not calibrated")
     from lrclr.engines import AUTO, CPU_ENGINES, ENGINES
 
     if engine is not None and engine not in {*ENGINES, AUTO}:
-        raise UsageError(f"there is no engine {engine!r} to export for", fix=f"Choose {', '.join((*ENGINES, AUTO))}.")
+        raise UsageError(f"unknown engine {engine!r}", fix=f"Choose {', '.join((*ENGINES, AUTO))}.")
     overrides = _parsed(tolerance or [])
-    reading = read_options(heads, activation, key, preprocess)
+    from lrclr.contract import ModelNames
+
+    names = ModelNames(name_prefix, model_version)
+    reading = read_options(heads, activation, key, preprocess, tokenizer)
+    check_folder(checkpoint, reading)
     require_export()
     from lrclr_export import (
         BuildOptions,
@@ -94,7 +123,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise UsageError("--compute-capability needs --engine tensorrt-rtx")
     precision = "int8" if int8 else "fp32" if fp32 else "fp16"
     options = ExportOptions(
-        precision, max_batch, opset, overrides, why_engine=why, calibration=calibration, inline=inline
+        precision, max_batch, opset, overrides, why_engine=why, calibration=calibration, inline=inline, names=names
     )
     note(f"engine {chosen} ({why}), {options.precision}")
     with console_progress() as progress:
@@ -109,11 +138,13 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         bundle = export_bundle(loaded, output, options, progress=progress, finish=finish)
     manifest = bundle.manifest
     size = sum(entry["bytes"] for entry in manifest.files.values())
-    out().print(f"{output}: {manifest.precision} bundle, {size / 1e6:.0f} MB, {len(manifest.gates)} gates hold")
+    out().print(f"{output}: {manifest.precision} bundle, {size / 1e6:.0f} MB, {len(manifest.gates)} gates passed")
     if chosen == AUTO:
         note(f"engine {manifest.engine['name']} ({manifest.engine['why']})")
     if manifest.quantization is not None:
         _note_quantization(manifest.quantization, random=loaded.source == "random")
+    if name_prefix:
+        note(f"models in Triton: {', '.join(names.all)}, version {names.version}")
     note(f"checkpoint: {loaded.source}; {loaded.preprocess.kind} preprocessing")
     if not manifest.scoring["fusion_trained"]:
         note("the fusion head is not trained: scores use alpha = 0, the global score alone")
@@ -122,23 +153,25 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 def _loaded(path: Path, findings: Path | None, reading: ReadOptions) -> Checkpoint:
     from lrclr.checkpoints import load_checkpoint
-    from lrclr.text import FindingSet
+    from lrclr.cli._findings import load_findings
 
     loaded = load_checkpoint(path, **reading)
     note_assumed(loaded.assumed)
-    return loaded if findings is None else replace(loaded, findings=FindingSet.load(findings))
+    if findings is None:
+        return loaded
+    return loaded.changed(findings=load_findings(findings, loaded.findings, loaded.tokenizer))
 
 
 def _note_quantization(quantization: dict[str, Any], *, random: bool) -> None:
     source = quantization["calibration"]
     note(f"calibrated on {source['images']} images ({source['kind']}) and {source['texts']} texts")
     if source["kind"] == "carried":
-        note("they are synthetic: --calibration FOLDER with radiographs of the place of use is better")
+        note("these images are synthetic: better give radiographs like those in use, with --calibration FOLDER")
     for graph, entry in quantization["graphs"].items():
         floats = ", ".join(entry["float_layers"]) or "none"
         note(f"{graph}: {entry['int8_layers']} layers in int8; in float32: {floats}")
     if random:
-        note("the weights are random: what int8 loses of them says nothing about trained ones")
+        note("the weights are random: the accuracy of int8 says nothing about trained weights")
 
 
 def _parsed(overrides: list[str]) -> dict[str, float]:
@@ -150,5 +183,5 @@ def _parsed(overrides: list[str]) -> dict[str, float]:
         except ValueError:
             separator = ""
         if not separator:
-            raise UsageError(f"--tolerance {text} is not understood", fix="Write NAME=VALUE, such as cosine=0.999.")
+            raise UsageError(f"--tolerance {text} is not NAME=VALUE", fix="Write it such as cosine=0.999.")
     return parsed

@@ -1,4 +1,4 @@
-"""Optional dependencies, asked for before a command begins its work."""
+"""Checks that a command's optional dependencies are installed, before it begins its work."""
 
 from __future__ import annotations
 
@@ -10,52 +10,64 @@ _TORCH = ("torch", "transformers", "safetensors")
 
 
 def require_torch() -> None:
-    """Raise MissingExtraError where checkpoints cannot be read."""
+    """Raise MissingExtraError if packages that read checkpoints are missing."""
     _require("torch", _TORCH, "reading a checkpoint")
 
 
 def require_export() -> None:
-    """Raise MissingExtraError where graphs cannot be exported."""
+    """Raise MissingExtraError if packages that export graphs are missing."""
     from lrclr.engines._onnxruntime_package import onnxruntime_library
 
-    _require("export", (*_TORCH, "onnx", "onnxscript", "tritonclient", "google.protobuf"), "exporting a checkpoint")
-    # No extra brings it along: there are two packages of it, which exclude each other.
+    # No extra installs ONNX Runtime along with others: there are two packages of it, which exclude each other.
+    extra = "export" if _is_installed("onnxruntime") else "export,onnxruntime"
+    _require(extra, (*_TORCH, "onnx", "onnxscript", "tritonclient", "google.protobuf"), "exporting a checkpoint")
     onnxruntime_library()
 
 
 def require_build() -> None:
-    """Raise MissingExtraError where plans cannot be put into a bundle."""
+    """Raise MissingExtraError if packages that put plans into a bundle are missing."""
     _require("serve", ("tritonclient", "google.protobuf"), "building plans")
 
 
 def require_deploy() -> None:
-    """Raise MissingExtraError where manifests cannot be written."""
+    """Raise MissingExtraError if packages that write manifests are missing."""
     _require("deploy", ("yaml", "tritonclient", "google.protobuf"), "writing manifests")
 
 
 def require_evaluate() -> None:
-    """Raise MissingExtraError where models cannot be judged."""
-    _require("evaluate", ("sklearn", "jinja2", "matplotlib"), "judging a model")
+    """Raise MissingExtraError if packages that evaluate a model are missing."""
+    _require("evaluate", ("sklearn", "jinja2", "matplotlib"), "evaluating a model")
 
 
 def require_bench() -> None:
-    """Raise MissingExtraError where the machine cannot be measured or reports cannot be written."""
+    """Raise MissingExtraError if packages that measure the machine or write reports are missing."""
     _require("bench", ("psutil", "jinja2", "matplotlib"), "a benchmark")
 
 
 def require_train() -> None:
-    """Raise MissingExtraError where checkpoints cannot be tuned."""
+    """Raise MissingExtraError if packages that train a checkpoint are missing."""
     _require("train", (*_TORCH, "accelerate", "sklearn", "matplotlib"), "training")
 
 
-# Each function names the one extra that brings everything that its command needs.
+def require_dicom_results() -> None:
+    """Raise MissingExtraError where DICOM objects cannot be written."""
+    _require("dicom-results", ("pydicom", "highdicom"), "writing DICOM results")
+
+
+def require_pacs() -> None:
+    """Raise MissingExtraError where a PACS cannot be reached."""
+    _require("pacs", ("pydicom", "highdicom", "pynetdicom", "requests"), "working with a PACS")
 
 
 def _require(extra: str, packages: tuple[str, ...], purpose: str) -> None:
+    """Raise MissingExtraError if a package is missing. `extra` installs all of them."""
     for package in packages:
-        try:
-            found = importlib.util.find_spec(package)
-        except ModuleNotFoundError:
-            found = None
-        if found is None:
+        if not _is_installed(package):
             raise MissingExtraError(package, extra, purpose)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False

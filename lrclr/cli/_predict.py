@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lrclr.cli import _dicom_results
 from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, complain, counter, note, note_choice
 from lrclr.errors import LrclrError, UsageError
 
@@ -16,90 +17,123 @@ if TYPE_CHECKING:
 
     from lrclr.engines import EngineOptions
     from lrclr.inference import FileResult
-    from lrclr.text import FindingSet
+    from lrclr.text import ClipTokenizer, FindingSet
 
 
 def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
-    images: Annotated[
-        list[Path], typer.Argument(help="Files, or folders in which images are found: PNG, JPEG, TIFF, DICOM.")
-    ],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of images: PNG, JPEG, TIFF, DICOM.")],
     bundle: Annotated[
-        Path | None, typer.Option("-b", "--bundle", help="The bundle's folder; triton_repo if not given.")
+        Path | None, typer.Option("-b", "--bundle", help="Folder of the bundle.  [default: triton_repo]")
     ] = None,
     server: Annotated[
-        str | None, typer.Option("--server", help="HOST:PORT of a server's gRPC, instead of a bundle.")
+        str | None, typer.Option("--server", help="HOST:PORT of a server (gRPC), instead of a bundle.")
+    ] = None,
+    model_name: Annotated[
+        str | None,
+        typer.Option(
+            "--model-name",
+            help="With --server, name of its model: PREFIXlrclr for a bundle with --name-prefix PREFIX.  "
+            "[default: lrclr]",
+        ),
     ] = None,
     findings: Annotated[
-        Path | None, typer.Option("--findings", help="A findings file, instead of the bundle's findings.")
+        Path | None, typer.Option("--findings", help="Findings file (TOML), instead of the bundle's findings.")
     ] = None,
-    alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
-    heatmap: Annotated[Path | None, typer.Option("--heatmap", help="Write a heat-map PNG per image there.")] = None,
-    frame: Annotated[int | None, typer.Option("--frame", help="Frame of files that hold several, from 0.")] = None,
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1, instead of the bundle's.")
+    ] = None,
+    heatmap: Annotated[
+        Path | None, typer.Option("--heatmap", metavar="FOLDER", help="Write a heat map of each image (PNG) there.")
+    ] = None,
+    sr: _dicom_results.Sr = None,
+    sc: _dicom_results.Sc = None,
+    gsps: _dicom_results.Gsps = None,
+    frame: Annotated[
+        int | None, typer.Option("--frame", help="Frame to read of files with several frames, from 0.")
+    ] = None,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", help="Images encoded at once; requests at once, with --server.")
+        int, typer.Option("--batch-size", help="Images per batch; with --server, concurrent requests.")
     ] = 8,
     engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
-    provider: Annotated[str | None, typer.Option("--provider", help="cpu or cuda; cpu if not given.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine; one a core.")] = None,
+    provider: Annotated[
+        str | None, typer.Option("--provider", help="Where ONNX Runtime runs: cpu or cuda.  [default: cpu]")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Threads of the engine.  [default: one per core]")
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for each image.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print one CSV row an image.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: one object per image.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: one row per image.")] = False,
 ) -> None:
-    """Answer for images: findings with their probability, and the regions that speak for them.
+    """Predict the findings of images.
 
-    A file that cannot be read is reported and does not stop the rest; the exit code is then 1.
+    Prints the probability of each finding and the image regions that support it.
+
+    A file that cannot be read is reported, the other files are predicted, and the exit code is 1.
     """
     if as_json and as_csv:
         raise UsageError("--json and --csv exclude each other")
+    if heatmap is not None:
+        _require_folder(heatmap)
     if server is not None and not (bundle is None and engine is None and provider is None and threads is None):
         raise UsageError("--server excludes --bundle, --engine, --provider and --threads", why="the server has its own")
+    if model_name is not None and server is None:
+        raise UsageError("--model-name needs --server", why="a bundle on this machine is named by its folder")
+    from lrclr.cli._findings import naming_file
     from lrclr.cli._reporter import reporter
+    from lrclr.dicom_results import ResultModel
     from lrclr.engines import EngineOptions
     from lrclr.images import describe_passed_over, find_images
-    from lrclr.text import FindingSet
 
     found = find_images(images)
     files = found.files
-    asked = FindingSet.load(findings) if findings is not None else None
-    question = _Question(files, asked, alpha, frame, batch_size, heatmap=heatmap is not None, exact=exact)
+    request = _PredictRequest(files, findings, alpha, frame, batch_size, heatmap=heatmap is not None, exact=exact)
     if server is None:
-        own, fusion_trained, results = _here(
-            question, bundle or Path("triton_repo"), EngineOptions(engine, provider or "cpu", threads)
-        )
+        engine_options = EngineOptions(engine, provider or "cpu", threads)
+        asked, fusion_trained, sha256, results = _by_bundle(request, bundle or Path("triton_repo"), engine_options)
     else:
-        own, fusion_trained, results = _there(question, server)
-    report = reporter((asked or own).names, as_json=as_json, as_csv=as_csv)
+        asked, fusion_trained, sha256, results = _by_server(request, server, model_name)
+    report = reporter(asked.names, as_json=as_json, as_csv=as_csv)
     targets = _targets(heatmap, files)
+    dicom = _dicom_results.DicomOutput(_dicom_results.chosen(sr, sc, gsps), ResultModel(sha256, asked, exact))
     failed = 0
-    with counter("images", len(files)) as advance:
+    with counter("images", len(files)) as advance, naming_file(findings):
         for result in results:
             report.add(result)
             failed += result.error is not None
-            if result.error is not None:
-                complain(f"{result.path}: {result.error}")
-            elif heatmap is not None:
-                _draw(result, targets[result.path])
-            if result.prediction is not None and result.prediction.remarks:
-                note(f"{result.path}: {'; '.join(result.prediction.remarks)}")
+            _conclude(result, targets.get(result.path))
+            dicom.add(result, frame)
             advance()
     report.close()
     if not fusion_trained:
-        note("the fusion head was never trained: alpha = 0, and region attention means nothing")
+        note("the fusion head is not trained: alpha = 0, and region attention has no meaning")
     if heatmap is not None:
         note(f"heat maps are in {heatmap}")
+    dicom.tell()
     if passed_over := describe_passed_over(found.passed_over):
         note(passed_over)
     note(RESEARCH_ONLY)
     if failed:
         raise LrclrError(f"{failed} of {len(files)} images could not be read")
+    dicom.check(len(files))
+
+
+def _conclude(result: FileResult, target: Path | None) -> None:
+    """Print a file's error or remarks, and write its heat map if there is a target for it."""
+    if result.error is not None:
+        complain(f"{result.path}: {result.error}")
+    elif target is not None:
+        _draw(result, target)
+    if result.prediction is not None and result.prediction.remarks:
+        note(f"{result.path}: {'; '.join(result.prediction.remarks)}")
 
 
 @dataclass(frozen=True)
-class _Question:
-    """What is asked of a bundle or of a server."""
+class _PredictRequest:
+    """Files and options, for a bundle or a server."""
 
     files: list[Path]
-    findings: FindingSet | None
+    findings: Path | None
     alpha: float | None
     frame: int | None
     batch_size: int
@@ -107,50 +141,76 @@ class _Question:
     exact: bool
 
 
-def _here(question: _Question, bundle: Path, engine: EngineOptions) -> tuple[FindingSet, bool, Iterator[FileResult]]:
-    """A bundle's findings, whether its fusion head was trained, and its answers."""
+def _by_bundle(
+    request: _PredictRequest, bundle: Path, engine: EngineOptions
+) -> tuple[FindingSet, bool, str, Iterator[FileResult]]:
+    """Return the findings to predict, whether the bundle's fusion head is trained, its hash, and the results."""
     from lrclr.auto import open_engine
     from lrclr.bundle import Bundle
     from lrclr.inference import ZeroShotClassifier, predict_files
 
     opened = Bundle(bundle)
+    findings = _asked(request.findings, opened.findings, opened.tokenizer)
     classifier = ZeroShotClassifier(opened, open_engine(opened, engine))
     note_choice(classifier.engine)
     results = predict_files(
         classifier,
-        question.files,
-        findings=question.findings,
-        alpha=question.alpha,
-        batch_size=question.batch_size,
-        frame=question.frame,
-        exact=question.exact,
-        images=question.heatmap,
+        request.files,
+        findings=findings,
+        alpha=request.alpha,
+        batch_size=request.batch_size,
+        frame=request.frame,
+        exact=request.exact,
+        images=request.heatmap,
     )
-    return classifier.spec.findings, classifier.fusion_trained, results
+    return findings, classifier.fusion_trained, classifier.spec.sha256, results
 
 
-def _there(question: _Question, address: str) -> tuple[FindingSet, bool, Iterator[FileResult]]:
-    """The same of a server."""
+def _by_server(
+    request: _PredictRequest, address: str, model_name: str | None
+) -> tuple[FindingSet, bool, str, Iterator[FileResult]]:
+    """Return the same of a server."""
     from lrclr.text import FindingSet
-    from lrclr.triton.client import Client, predict_files
+    from lrclr.triton.client import Client, ClientOptions, predict_files
 
-    client = Client(address)
+    client = Client(address, ClientOptions() if model_name is None else ClientOptions(model=model_name))
     described = client.describe()
+    own = FindingSet.loads(described["findings"])
+    findings = _asked(request.findings, own, None)
     results = predict_files(
         client,
-        question.files,
-        findings=question.findings,
-        alpha=question.alpha,
-        frame=question.frame,
-        heatmap=question.heatmap,
-        exact=question.exact,
-        concurrency=question.batch_size,
+        request.files,
+        findings=None if request.findings is None else findings,
+        alpha=request.alpha,
+        frame=request.frame,
+        heatmap=request.heatmap,
+        exact=request.exact,
+        concurrency=request.batch_size,
     )
-    return FindingSet.loads(described["findings"]), bool(described["fusion_trained"]), results
+    return findings, bool(described["fusion_trained"]), described["bundle"], results
+
+
+def _asked(path: Path | None, own: FindingSet, tokenizer: ClipTokenizer | None) -> FindingSet:
+    from lrclr.cli._findings import load_findings
+
+    return own if path is None else load_findings(path, own, tokenizer)
+
+
+def _require_folder(folder: Path) -> None:
+    """Refuse a file for --heatmap before a model is opened.
+
+    Raises:
+        UsageError: the path is a file, or a name of one.
+    """
+    why = "it is a file" if folder.is_file() else "its name ends in .png"
+    if folder.is_file() or (folder.suffix.lower() == ".png" and not folder.is_dir()):
+        raise UsageError(
+            f"--heatmap takes a folder, not {folder}", why=why, fix="One PNG per image is written into the folder."
+        )
 
 
 def _targets(folder: Path | None, files: list[Path]) -> dict[Path, Path]:
-    """A PNG for each file; two files of one name in different folders get different PNGs."""
+    """Return the PNG to write for each file. Files of one name in different folders get different PNGs."""
     if folder is None:
         return {}
     from lrclr.images._find import HEATMAP_SUFFIX
@@ -158,7 +218,7 @@ def _targets(folder: Path | None, files: list[Path]) -> dict[Path, Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{folder} cannot be made", why=error.strerror) from error
+        raise UsageError(f"the folder {folder} cannot be created", why=error.strerror) from error
     targets: dict[Path, Path] = {}
     taken: set[str] = set()
     for file in dict.fromkeys(files):

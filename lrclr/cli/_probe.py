@@ -9,26 +9,34 @@ from typing import Annotated
 import typer
 
 from lrclr.cli._console import out
+from lrclr.contract import MODEL
 from lrclr.errors import ServerError, ServerUnavailableError
 
 
 def probe(
     address: Annotated[
-        str, typer.Argument(metavar="HOST:PORT", help="Of the server's gRPC; an IPv6 address in brackets.")
+        str,
+        typer.Argument(
+            metavar="HOST:PORT", help="Address of the server's gRPC port. Write an IPv6 address in brackets."
+        ),
     ],
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds until it must have answered.")] = 10.0,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds to wait for the answer.")] = 10.0,
     expect: Annotated[
-        str | None, typer.Option("--expect", help="SHA-256 that the manifest of the bundle that answers must have.")
+        str | None, typer.Option("--expect", help="SHA-256 of the manifest of the expected bundle.")
     ] = None,
-    busy_ok: Annotated[
-        bool, typer.Option("--busy-ok", help="Exit code 0 too if the server refuses because it is busy.")
-    ] = False,
-    tls_root: Annotated[Path | None, typer.Option("--tls-root", help="PEM certificates to check it against.")] = None,
+    busy_ok: Annotated[bool, typer.Option("--busy-ok", help="Exit code 0 also if the server is busy.")] = False,
+    model_name: Annotated[
+        str, typer.Option("--model-name", help="Name of its model: PREFIXlrclr for a bundle with --name-prefix PREFIX.")
+    ] = MODEL,
+    tls_root: Annotated[
+        Path | None, typer.Option("--tls-root", help="PEM certificates to verify the server with.")
+    ] = None,
 ) -> None:
-    """Ask a server about one radiograph that lrclr carries. A server can say that it is ready and answer nothing.
+    """Send a sample radiograph to a server and check the answer. A server can report ready and still not answer.
 
-    Exit code 0: it answered, with the bundle that was expected. Each request is sent once: an orchestrator decides how
-    often to probe. A server refuses requests at once while too many wait. It works then, but its bundle is not checked.
+    The exit code is 0 if the expected bundle answered. The request is not repeated: the caller decides how often to
+    probe. A busy server refuses requests while too many wait. With --busy-ok that counts as success, and the bundle is
+    not checked.
     """
     from lrclr.bundle import require_digest
     from lrclr.samples import sample_paths
@@ -39,7 +47,7 @@ def probe(
     smallest = min(sample_paths(), key=lambda path: path.stat().st_size)
     began = time.perf_counter()
     try:
-        with Client(address, ClientOptions(timeout=timeout, retries=0, tls_root=tls_root)) as client:
+        with Client(address, ClientOptions(timeout=timeout, retries=0, tls_root=tls_root, model=model_name)) as client:
             reply = client.ask([smallest])
     except ServerUnavailableError as error:
         if not busy_ok or error.retry_after is None:
@@ -48,6 +56,6 @@ def probe(
         return
     if expect is not None and reply.bundle != expect:
         raise ServerError(
-            f"{address} serves another bundle", why=f"its manifest has the hash {reply.bundle}, expected was {expect}"
+            f"{address} serves another bundle", why=f"its manifest has the hash {reply.bundle}, not {expect}"
         )
     out().print(f"{address} answered in {(time.perf_counter() - began) * 1e3:.0f} ms, bundle {reply.bundle}")

@@ -1,6 +1,6 @@
-"""Predictions as a table for people, or as JSON lines or CSV for programs, printed as they come.
+"""Predictions as tables, JSON lines or CSV, printed one by one.
 
-Programs get UTF-8 whatever the locale, and file names as `lrclr.file_names.name_of` writes them.
+JSON and CSV are UTF-8 in every locale, with file names as `lrclr.file_names.name_of` writes them.
 """
 
 from __future__ import annotations
@@ -20,20 +20,28 @@ if TYPE_CHECKING:
     from lrclr.inference import FileResult
 
 _SHOWN = 5
+_REGIONS_LEGEND = (
+    '"42 22%": patch 42 gets 22% of the attention that the finding pays to the selected regions. Patches are numbered '
+    "from 0, row by row. --heatmap FOLDER draws them; --json gives their boxes in pixels."
+)
+_COSINES_LEGEND = (
+    "The probability compares the mean cosine of the image with the finding's positive prompts and with its negative "
+    "prompts. If both are alike, it is near 50%."
+)
 
 
 class Reporter(Protocol):
-    """Takes results one by one."""
+    """Prints results one by one."""
 
     def add(self, result: FileResult) -> None:
-        """Take the next result."""
+        """Print the next result."""
 
     def close(self) -> None:
-        """Print what is still held back."""
+        """Print what follows the last result."""
 
 
 def reporter(findings: Sequence[str], *, as_json: bool, as_csv: bool) -> Reporter:
-    """The reporter that was asked for."""
+    """Return the reporter for the output format."""
     if as_json:
         return _JsonLines()
     return _Csv(findings) if as_csv else _Tables()
@@ -80,6 +88,11 @@ class _Csv:
 
 
 class _Tables:
+    """One table for each image, and at the end a legend for what their columns mean."""
+
+    def __init__(self) -> None:
+        self._legend = ""
+
     def add(self, result: FileResult) -> None:
         prediction = result.prediction
         if prediction is None:
@@ -87,7 +100,12 @@ class _Tables:
         table = Table(title=str(result.path), title_justify="left")
         table.add_column("finding")
         table.add_column("probability", justify="right")
-        table.add_column("regions that speak for it" if prediction.fusion_trained else "global score + / -")
+        if prediction.fusion_trained:
+            table.add_column("regions with the most attention: patch number, share")
+            self._legend = _REGIONS_LEGEND
+        else:
+            table.add_column("cosine with positive / negative prompts")
+            self._legend = _COSINES_LEGEND
         for finding in sorted(prediction.findings, key=lambda each: -each.probability):
             if prediction.fusion_trained:
                 shares: dict[int, float] = {}
@@ -101,4 +119,5 @@ class _Tables:
         out().print(table)
 
     def close(self) -> None:
-        pass
+        if self._legend:
+            out().print(self._legend)

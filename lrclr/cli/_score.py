@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from lrclr.cli import _dicom_results, _pacs
 from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, err, note, out, print_json
 from lrclr.errors import LrclrError, UsageError
 
@@ -21,44 +22,45 @@ if TYPE_CHECKING:
 
 _RUNNERS = ("local", "ray")
 _SHOWN = 5
-_LINE_EVERY = 30.0  # seconds, where nobody watches
+_LINE_EVERY = 30.0  # seconds, if stderr is not a terminal
 
 
 def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     source: Annotated[
-        str, typer.Argument(help="A folder, a glob in quotes, a dataset (.csv, .jsonl) or a Parquet file.")
+        str,
+        typer.Argument(help="A folder, a glob in quotes, a dataset (.csv, .jsonl), a Parquet file or a DICOMweb URL."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the scores, in Parquet.")],
     bundle: Annotated[Path, typer.Option("-b", "--bundle", help="The bundle's folder.")] = Path("triton_repo"),
     runner: Annotated[
-        str | None, typer.Option("--runner", help="Where to run: local (the default), in this process; or ray.")
+        str | None, typer.Option("--runner", help="Where to run: local, in this process (default); or ray.")
     ] = None,
     engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
     graph_engine: Annotated[str | None, typer.Option("--graph-engine", hidden=True)] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option("--threads", help="Threads of one operator; rows depend on it.")] = 1,
+    threads: Annotated[int, typer.Option("--threads", help="Threads of one operator; scores depend on it.")] = 1,
     findings: Annotated[
         Path | None, typer.Option("--findings", help="A findings file, instead of the bundle's findings.")
     ] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
-    frame: Annotated[int | None, typer.Option("--frame", help="Frame of files that hold several, from 0.")] = None,
+    frame: Annotated[int | None, typer.Option("--frame", help="Frame of files with several frames, from 0.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Images in the graphs at once; 1 on a CPU, 32 on a GPU.")
+        int | None, typer.Option("--batch-size", help="Images of a batch; default: 1 on a CPU, 32 on a GPU.")
     ] = None,
-    rows_per_part: Annotated[int, typer.Option("--rows-per-part", help="About how many rows a file gets.")] = 2048,
+    rows_per_part: Annotated[int, typer.Option("--rows-per-part", help="About how many rows a file has.")] = 2048,
     rescore: Annotated[
-        bool, typer.Option("--rescore", help="Score everything again if the folder is of other settings.")
+        bool, typer.Option("--rescore", help="Score everything again if the folder has other settings.")
     ] = False,
     recheck: Annotated[
-        bool, typer.Option("--recheck", help="Hash every file again, not only those whose size or times changed.")
+        bool, typer.Option("--recheck", help="Hash every file again, not only those with another size or time.")
     ] = False,
-    workers: Annotated[int | None, typer.Option("--workers", help="local: threads; one a core.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="local: threads; default: one a processor.")] = None,
     address: Annotated[
-        str | None, typer.Option("--address", help="ray: a cluster's HOST:PORT, or auto; else one is started here.")
+        str | None, typer.Option("--address", help="ray: HOST:PORT of a cluster, or auto; default: start one here.")
     ] = None,
     actors: Annotated[
-        int | None, typer.Option("--actors", help="ray: processes with an engine; as many as fit if not given.")
+        int | None, typer.Option("--actors", help="ray: processes with an engine; default: as many as fit.")
     ] = None,
     actor_cpus: Annotated[float | None, typer.Option("--actor-cpus", help="ray: cores of an actor; 0.75.")] = None,
     actor_gpus: Annotated[
@@ -67,11 +69,21 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     decode_cpus: Annotated[
         float | None, typer.Option("--decode-cpus", help="ray: cores of a decoding task; 0.25.")
     ] = None,
+    query: Annotated[
+        list[str] | None, typer.Option("--query", help="DICOMweb: KEYWORD=VALUE, such as Modality=DX; once for each.")
+    ] = None,
+    sr: _dicom_results.Sr = None,
+    sc: _dicom_results.Sc = None,
+    gsps: _dicom_results.Gsps = None,
+    store: _pacs.Store = None,
+    token_file: _pacs.TokenFile = None,
+    ca_file: _pacs.CaFile = None,
+    allow_http: _pacs.AllowHttp = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Score an archive: every image gets one row in Parquet. Started again, it does what is missing.
+    """Score an archive: one row for every image, in Parquet files. Interrupted runs can be continued: run it again.
 
-    An image that cannot be read has a row that says why, and the exit code is then 1.
+    An image that cannot be read has a row with the reason, and the exit code is 1.
     """
     from lrclr.archive import ScoreOptions
     from lrclr.archive import score as score_source
@@ -99,22 +111,37 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         recheck=recheck,
         runner=_runner(runner, workers, {name: value for name, value in ray.items() if value is not None}),
     )
-    with _watched() as on_progress:
-        summary = score_source(source, output, options, on_progress=on_progress)
+    pacs = _pacs.Pacs(_dicom_results.chosen(sr, sc, gsps), store, token_file, ca_file, allow_http)
+    pacs.check()
+    images = pacs.source(source, query or [])
+    if _pacs.is_empty(images):
+        note("no image matches the query")
+        return
+    try:
+        with _progress() as on_progress:
+            summary = score_source(images, output, options, on_progress=on_progress)
+    except BaseException as error:
+        for text in getattr(error, "__notes__", ()):
+            note(text)
+        raise
+    results = pacs.make_results(images, output, options)
     if as_json:
         print_json(summary.to_dict())
     else:
-        _tell(output, summary)
+        _print(output, summary)
     note(RESEARCH_ONLY)
     if summary.failed:
-        raise LrclrError(f"{summary.failed} of {summary.images} images have no scores", why="see their rows' reasons")
+        raise LrclrError(
+            f"{summary.failed} of {summary.images} images have no scores", why="their rows give the reasons"
+        )
+    pacs.check_results(results)
 
 
 def _current_names(runner: str | None, engine: str | None, graph_engine: str | None) -> tuple[str, str | None]:
-    """The runner and the engine, also from the names that these options had first."""
+    """The runner and the engine, also from the former names of these options."""
     if engine in _RUNNERS:
         if runner is not None:
-            raise UsageError(f"--runner {runner} and --engine {engine} exclude each other", fix="Leave --engine out.")
+            raise UsageError(f"--runner {runner} contradicts --engine {engine}", fix="Leave --engine out.")
         note(f"--engine {engine} is now called --runner {engine}")
         runner, engine = engine, None
     if graph_engine is not None:
@@ -129,19 +156,19 @@ def _runner(name: str, workers: int | None, ray: dict[str, object]) -> LocalOpti
     from lrclr.archive import LocalOptions, RayOptions
 
     if name not in _RUNNERS:
-        raise UsageError(f"there is no runner {name!r}", fix=f"Choose {' or '.join(_RUNNERS)}.")
+        raise UsageError(f"unknown runner {name!r}", fix=f"Choose {' or '.join(_RUNNERS)}.")
     if name == "ray":
         if workers is not None:
-            raise UsageError("--workers belongs to --runner local", fix="Give --actors.")
+            raise UsageError("--workers is an option of --runner local", fix="Give --actors.")
         return RayOptions(**ray)  # type: ignore[arg-type]
     if ray:
-        raise UsageError(f"--{next(iter(ray)).replace('_', '-')} belongs to --runner ray")
+        raise UsageError(f"--{next(iter(ray)).replace('_', '-')} is an option of --runner ray")
     return LocalOptions(workers)
 
 
 @contextlib.contextmanager
-def _watched() -> Iterator[Callable[[ScoreProgress], None]]:
-    """A bar where stderr is a terminal, else a line now and then."""
+def _progress() -> Iterator[Callable[[ScoreProgress], None]]:
+    """A progress bar if stderr is a terminal, else a line every 30 seconds."""
     console = err()
     if not console.is_terminal:
         last = time.monotonic()
@@ -159,8 +186,8 @@ def _watched() -> Iterator[Callable[[ScoreProgress], None]]:
         task = bar.add_task("", total=None)
 
         def update(progress: ScoreProgress) -> None:
-            told = f"{_pace(progress)}{_reasons(progress.failures)}"
-            bar.update(task, completed=progress.done, total=progress.total, description=told)
+            text = f"{_pace(progress)}{_reasons(progress.failures)}"
+            bar.update(task, completed=progress.done, total=progress.total, description=text)
 
         yield update
 
@@ -183,15 +210,15 @@ def _reasons(failures: Counter[str]) -> str:
     return f"; {sum(failures.values())} failed ({'; '.join(shown)}{'; …' if len(failures) > 2 else ''})"
 
 
-def _tell(output: Path, summary: ScoreSummary) -> None:
+def _print(output: Path, summary: ScoreSummary) -> None:
     from lrclr.images import describe_passed_over
 
     rate = f", {summary.scored / summary.seconds:.1f} a second" if summary.scored and summary.seconds else ""
     out().print(f"{output}: {summary.images} images, {summary.images - summary.failed} with scores")
     out().print(f"scored now: {summary.scored} in {_span(summary.seconds)}{rate}; parts written: {summary.parts}")
-    out().print(f"as they were: {summary.kept} by size and times, {summary.unchanged} by hash")
+    out().print(f"unchanged: {summary.kept} by size and times, {summary.unchanged} by hash")
     if summary.gone:
-        note(f"{summary.gone} rows are of images that are no longer in the source; they are kept")
+        note(f"{summary.gone} rows of images that are no longer in the source are kept")
     if passed_over := describe_passed_over(summary.passed_over):
         note(passed_over)
     for reason, count in summary.failures.most_common(_SHOWN):

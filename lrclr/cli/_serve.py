@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from lrclr.cli._console import RESEARCH_ONLY, note
+from lrclr.contract import MODEL
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -19,51 +20,64 @@ if TYPE_CHECKING:
     from lrclr.triton.server import TritonServer
 
 _TERMINATED = 143
-_TICK = 0.25  # seconds until a signal is heeded
+_TICK = 0.25  # seconds between two looks at signals
 
 
 def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")] = Path("triton_repo"),
-    server: Annotated[Path | None, typer.Option("--server", help="The tritonserver program.")] = None,
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")] = Path("triton_repo"),
+    server: Annotated[
+        Path | None,
+        typer.Option(
+            "--server", help="Path of the tritonserver program.  [default: from the PATH, else from make triton]"
+        ),
+    ] = None,
     address: Annotated[str, typer.Option("--address", help="IPv4 or IPv6 address to listen on.")] = "127.0.0.1",
-    grpc_port: Annotated[int, typer.Option("--grpc-port", help="0 for any that is free.")] = 8001,
-    http_port: Annotated[int, typer.Option("--http-port", help="0 for any that is free.")] = 8000,
-    metrics_port: Annotated[int, typer.Option("--metrics-port", help="0 for any that is free.")] = 8002,
-    http: Annotated[bool, typer.Option("--http/--no-http", help="Listen for HTTP.")] = True,
+    grpc_port: Annotated[int, typer.Option("--grpc-port", help="gRPC port; 0 for any free port.")] = 8001,
+    http_port: Annotated[int, typer.Option("--http-port", help="HTTP port; 0 for any free port.")] = 8000,
+    metrics_port: Annotated[
+        int, typer.Option("--metrics-port", help="Port of the metrics; 0 for any free port.")
+    ] = 8002,
+    http: Annotated[bool, typer.Option("--http/--no-http", help="Listen on the HTTP port.")] = True,
     metrics: Annotated[bool, typer.Option("--metrics/--no-metrics", help="Serve metrics.")] = True,
-    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="PEM certificate for gRPC.")] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its PEM key.")] = None,
-    tls_name: Annotated[str, typer.Option("--tls-name", help="The name in the certificate.")] = "localhost",
-    instances: Annotated[int | None, typer.Option("--instances", help="Processes of the model lrclr.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="PEM certificate, to encrypt gRPC.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM key of the certificate.")] = None,
+    tls_name: Annotated[str, typer.Option("--tls-name", help="Name in the certificate.")] = "localhost",
+    instances: Annotated[
+        int | None,
+        typer.Option(
+            "--instances", help="Processes that decode images and answer requests.  [default: as the bundle says]"
+        ),
+    ] = None,
     model_control: Annotated[bool, typer.Option("--model-control", hidden=True)] = False,
     shared_memory: Annotated[
-        bool, typer.Option("--shared-memory", help="Let clients on this machine pass inputs by shared memory.")
+        bool, typer.Option("--shared-memory", help="Let clients on this machine send images by shared memory.")
     ] = False,
-    startup_timeout: Annotated[float, typer.Option("--startup-timeout", help="Seconds until it must answer.")] = 120.0,
+    startup_timeout: Annotated[
+        float, typer.Option("--startup-timeout", help="Seconds until the server must answer.")
+    ] = 120.0,
     exit_timeout: Annotated[
-        int, typer.Option("--exit-timeout", help="Seconds that requests in flight have when it is stopped.")
+        int, typer.Option("--exit-timeout", help="Seconds for requests in flight when the server is stopped.")
     ] = 5,
     expect: Annotated[
-        str | None, typer.Option("--expect", help="Serve only the bundle whose manifest.json has this SHA-256.")
+        str | None, typer.Option("--expect", help="SHA-256 of manifest.json: serve no other bundle.")
     ] = None,
     health_every: Annotated[
-        float, typer.Option("--health-every", help="Seconds between radiographs that test it.")
+        float, typer.Option("--health-every", help="Seconds between test requests with a sample radiograph.")
     ] = 10.0,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show all of the server's log.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Print the whole log of the server.")] = False,
 ) -> None:
-    """Put a bundle behind a port with a Triton server, until Ctrl-C.
+    """Serve a bundle with Triton, until Ctrl-C.
 
-    It is ready when a radiograph was answered. SIGTERM and Ctrl-C stop it, with exit code 0. SIGHUP lets a bundle that
-    was exported anew take over without a pause.
-    A backend process that dies is found and started again.
+    The server is ready when it has answered for a sample radiograph. Ctrl-C and SIGTERM stop it, with exit code 0.
+    SIGHUP loads the bundle again after an export, without a pause. Backend processes that die are started again.
     """
     from lrclr.triton.server import ServeOptions, TritonServer
 
     if model_control:
         raise UsageError(
             "--model-control was removed",
-            why="it let every client upload a model, and so run code as this account",
-            fix="Export the bundle anew and send SIGHUP. The server then loads it.",
+            why="it let every client upload a model, and so run code on this machine",
+            fix="Export the bundle again and send SIGHUP. The server then loads it.",
         )
     options = ServeOptions(
         server=server,
@@ -85,21 +99,21 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     def on_log(level: str, message: str) -> None:
         if verbose or level != "info":
-            _tell(f"triton {level}: {message}")
+            _log(f"triton {level}: {message}")
 
     with _Signals() as signals:
         triton = TritonServer(bundle, options, on_log=on_log)
-        _tell("starting the server")
+        _log("starting the server")
         with triton:
-            _announce(triton)
+            _print_addresses(triton)
             signals.serving = True
             with contextlib.suppress(_Stopped):
                 _watch(triton, signals, health_every)
-        _tell("stopped")
+        _log("stopped")
 
 
 def _watch(triton: TritonServer, signals: _Signals, health_every: float) -> None:
-    """Look after a server until a signal ends it."""
+    """Check a server regularly until a signal ends it."""
     checked = time.monotonic()
     while True:
         triton.wait(_TICK)
@@ -115,12 +129,12 @@ class _Stopped(BaseException):
 
 
 class _Signals:
-    """SIGTERM and Ctrl-C end the server in order; SIGHUP asks for the bundle to be read again.
+    """Handlers of signals: SIGTERM and Ctrl-C stop the server, SIGHUP requests a reload of the bundle.
 
-    A context manager: on leaving it, the handlers are those that were there before.
+    A context manager. On exit it restores the previous handlers.
 
     Attributes:
-        serving: whether the server has started, so that its end is what was wanted and no failure.
+        serving: whether the server has started, so that a signal to stop is not an error.
     """
 
     def __init__(self) -> None:
@@ -129,7 +143,7 @@ class _Signals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        handlers = {signal.SIGTERM: self._end, signal.SIGINT: self._end, signal.SIGHUP: self._ask}
+        handlers = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGHUP: self._request_reload}
         self._before = {one: signal.signal(one, handler) for one, handler in handlers.items()}
         return self
 
@@ -138,15 +152,15 @@ class _Signals:
             signal.signal(one, handler)
 
     def take_reload(self) -> bool:
-        """Whether it was asked for since the last call."""
-        asked, self._reload = self._reload, False
-        return asked
+        """Return whether a reload was requested since the last call."""
+        requested, self._reload = self._reload, False
+        return requested
 
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+    def _request_reload(self, _number: int, _frame: FrameType | None) -> None:
         self._reload = True
 
-    def _end(self, number: int, _frame: FrameType | None) -> None:
-        # A second signal must not interrupt the end of the server.
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        # A second signal must not interrupt the shutdown.
         for one in (signal.SIGTERM, signal.SIGINT):
             signal.signal(one, signal.SIG_IGN)
         if self.serving:
@@ -156,8 +170,10 @@ class _Signals:
         raise SystemExit(_TERMINATED)
 
 
-def _announce(triton: TritonServer) -> None:
+def _print_addresses(triton: TritonServer) -> None:
     typer.echo(f"gRPC     {triton.grpc}")
+    if triton.model != MODEL:
+        typer.echo(f"model    {triton.model}")
     if triton.http:
         typer.echo(f"HTTP     http://{triton.http}")
     if triton.metrics:
@@ -165,23 +181,23 @@ def _announce(triton: TritonServer) -> None:
     options = triton.options
     if not options.local:
         tls = "gRPC is encrypted, HTTP and metrics are not" if options.tls_cert else "nothing is encrypted"
-        _tell(f"warning: exposed: whoever reaches {options.address} gets answers; {tls}; nobody is asked for a name")
+        _log(f"warning: exposed: every client that can reach {options.address} gets answers, without a login; {tls}")
     if options.shared_memory:
-        _tell("warning: exposed: clients may share memory")
-    _tell("ready: a radiograph was answered. Ctrl-C stops the server")
-    _tell(RESEARCH_ONLY)
+        _log("warning: exposed: clients on this machine can map shared memory")
+    _log("ready: the server answered for a radiograph. Ctrl-C stops it")
+    _log(RESEARCH_ONLY)
 
 
 def _reload(triton: TritonServer) -> None:
     try:
         version = triton.reload()
     except LrclrError as error:
-        _tell(f"error: {error}")
+        _log(f"error: {error}")
     else:
-        _tell(f"the bundle was read again: version {version} answers now")
+        _log(f"the bundle was loaded again: version {version} answers now")
 
 
-def _tell(text: str) -> None:
-    """A line of the log. A full disk behind it must not stop the answers."""
+def _log(text: str) -> None:
+    """Print a line of the log. A log that cannot be written, as on a full disk, must not stop the server."""
     with contextlib.suppress(OSError):
         note(text)

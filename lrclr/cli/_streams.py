@@ -1,7 +1,7 @@
-"""Standard output and standard error that are closed, full, or whose reader has gone.
+"""Handling of standard output and standard error that are closed or full, or whose reader has closed the pipe.
 
-What a command prints on standard output is its answer: if it cannot be written, the command fails. Standard error has
-notes, progress and errors: if they cannot be written they are lost, and the command goes on.
+Standard output has a command's result: if it cannot be written, the command fails. Standard error has notes, progress
+and errors: if they cannot be written, they are dropped, and the command continues.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 class Output(io.RawIOBase):
-    """Writes to a file descriptor, and keeps the first error.
+    """Writes to a file descriptor and keeps the first error.
 
-    After an error it takes everything and writes nothing, so that what is still in a buffer does not raise once more
-    when the interpreter ends.
+    After an error it discards what is written, so that the rest of a buffer does not raise again when the interpreter
+    ends.
 
     Attributes:
         failed: the first error, which `write` also raised; None if there was none.
@@ -46,7 +46,7 @@ class Output(io.RawIOBase):
         return os.isatty(self._descriptor)
 
     def writable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def write(self, data: Any, /) -> int:
@@ -64,7 +64,7 @@ class Output(io.RawIOBase):
         try:
             return os.write(self._descriptor, data)
         except BlockingIOError:
-            # Another program that shares the terminal or the pipe has made it non-blocking.
+            # Another program with the same terminal or pipe has made it non-blocking.
             select.select([], [self._descriptor], [])
             return 0
 
@@ -74,7 +74,7 @@ class Output(io.RawIOBase):
 
 
 class _Notes(Output):
-    """Drops what cannot be written. The next write is tried again: a full disk may have room by then."""
+    """Drops what cannot be written. The next write is attempted: a full disk may have room by then."""
 
     def _fail(self, error: OSError) -> None:
         pass
@@ -82,13 +82,13 @@ class _Notes(Output):
 
 @contextlib.contextmanager
 def guarded_streams() -> Iterator[Output | None]:
-    """Replace `sys.stdout` and `sys.stderr` while the block runs, where they are the process's own.
+    """Replace `sys.stdout` and `sys.stderr` while the block runs, unless the application has replaced them itself.
 
     Yields:
-        What standard output is written to; None if the application has put another object in its place.
+        The object that standard output is written to; None if the application has replaced it.
     """
     stdin, stdout, stderr = sys.stdin, sys.stdout, sys.stderr
-    # Before any file is opened. Standard output is opened so that writing fails, as GNU's programs do it.
+    # Before any file is opened. A closed standard output is opened read-only so that writing fails, as in GNU programs.
     _descriptor(stdin, _STDIN, os.O_RDONLY)
     answers = Output(_descriptor(stdout, _STDOUT, os.O_RDONLY))
     notes = _Notes(_descriptor(stderr, _STDERR, os.O_WRONLY))
@@ -108,7 +108,7 @@ def guarded_streams() -> Iterator[Output | None]:
 
 
 def _is_own(stream: Any, descriptor: int) -> bool:
-    """Whether a stream is the one that Python made of a descriptor; None is what it makes of a closed one."""
+    """Return whether Python made this stream for a descriptor. For a closed descriptor, it makes None."""
     if stream is None:
         return True
     try:
@@ -119,13 +119,13 @@ def _is_own(stream: Any, descriptor: int) -> bool:
 
 def _text(raw: Any, replaced: Any) -> io.TextIOWrapper:
     if replaced is not None:
-        # Not an error of this command if it fails.
+        # A failure here is not an error of this command.
         with contextlib.suppress(OSError, ValueError):
             replaced.flush()
     return io.TextIOWrapper(
         raw,
         encoding=getattr(replaced, "encoding", None) or "utf-8",
-        # A name may hold bytes that are not text, or characters that the terminal does not have.
+        # A name may contain bytes that are not text, or characters that the encoding lacks.
         errors="backslashreplace",
         line_buffering=raw.isatty(),
         write_through=isinstance(raw, _Notes),
@@ -133,12 +133,12 @@ def _text(raw: Any, replaced: Any) -> io.TextIOWrapper:
 
 
 def _descriptor(stream: Any, standard: int, flags: int) -> int:
-    """The standard descriptor, which is opened on /dev/null if it is closed.
+    """Return a standard descriptor, after opening /dev/null in its place if it is closed.
 
-    Otherwise the next file that is opened would take its place, and what a library prints would end in that file.
+    Otherwise the next opened file would get this descriptor, and the prints of a library would go into that file.
 
     Returns:
-        `standard`; another one, on /dev/null, if it was closed and a file has taken its place already.
+        `standard`, or another descriptor of /dev/null if a file has this number already.
     """
     if stream is not None:
         return standard

@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options
+from lrclr.cli._checkpoints import Activation, Heads, Key, Tokenizer, check_folder, note_assumed, read_options
 from lrclr.cli._console import EXACT_HELP, RESEARCH_ONLY, err, note, out
 from lrclr.cli._extras import require_train
 from lrclr.errors import LrclrError
@@ -24,87 +24,107 @@ if TYPE_CHECKING:
     from lrclr.training import TrainListener, TrainResult, TrainSettings
 
 _PROBLEMS_SHOWN = 20
-# So long another process waits with its own error: most are told by the first one, which then ends them all.
-_FIRST_SPEAKS_SECONDS = 5.0
+# Seconds that other processes wait before they raise an error. The first process usually meets the same error, prints
+# it and ends all processes.
+_OTHERS_WAIT_SECONDS = 5.0
 
 
 def train(  # noqa: PLR0913, PLR0917 - one parameter an option
-    dataset: Annotated[Path, typer.Argument(help="Images with reports or labels: .csv or .jsonl.")],
-    base: Annotated[Path, typer.Option("--base", help="Checkpoint to begin with, of any kind that lrclr reads.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The run's folder.")],
+    dataset: Annotated[Path, typer.Argument(help="Dataset of images with reports or labels: .csv or .jsonl.")],
+    base: Annotated[Path, typer.Option("--base", help="Checkpoint to start from, of any kind that lrclr reads.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
     validation: Annotated[
-        Path | None, typer.Option("--validation", help="A dataset of its own to validate on.")
+        Path | None, typer.Option("--validation", help="Dataset to validate on.  [default: a part of DATASET]")
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the training rows.")] = 10,
-    max_steps: Annotated[int | None, typer.Option("--max-steps", help="Steps, instead of --epochs.")] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Images of a step, of all processes together.")] = 64,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the training data.")] = 10,
+    max_steps: Annotated[int | None, typer.Option("--max-steps", help="Number of steps, instead of --epochs.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images per step, over all processes.")] = 64,
     encode_at_once: Annotated[
-        int, typer.Option("--encode-at-once", help="Images encoded at once, to save memory; 0 for the whole batch.")
+        int, typer.Option("--encode-at-once", help="Images to encode at once, to save memory; 0 for the whole batch.")
     ] = 0,
     pairs_at_once: Annotated[
-        int, typer.Option("--pairs-at-once", help="Image-text pairs fused at once; 0 for all.")
+        int, typer.Option("--pairs-at-once", help="Image-text pairs to fuse at once, to save memory; 0 for all.")
     ] = 4096,
     learning_rate: Annotated[float, typer.Option("--lr", help="Learning rate of the fusion head.")] = 3e-4,
     tower_learning_rate: Annotated[float, typer.Option("--tower-lr", help="Learning rate of the towers.")] = 1e-5,
     weight_decay: Annotated[
-        float, typer.Option("--weight-decay", help="Of weights; biases, norms and embeddings have none.")
+        float, typer.Option("--weight-decay", help="Weight decay; not applied to biases, norms and embeddings.")
     ] = 0.05,
-    warmup: Annotated[float, typer.Option("--warmup", help="Share of the steps that warm up.")] = 0.05,
-    max_grad_norm: Annotated[float, typer.Option("--max-grad-norm", help="Gradients are clipped; 0: never.")] = 1.0,
+    warmup: Annotated[float, typer.Option("--warmup", help="Share of the steps with a rising learning rate.")] = 0.05,
+    max_grad_norm: Annotated[
+        float, typer.Option("--max-grad-norm", help="Norm to which gradients are clipped; 0 for no clipping.")
+    ] = 1.0,
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
     freeze: Annotated[
         str,
         typer.Option(
             "--freeze",
-            help="none, image, text or image,text; auto: image,text while the fusion head was never trained.",
+            help="Towers whose weights stay fixed: none, image, text or image,text. auto: image,text if the fusion "
+            "head is not trained, else none.",
         ),
     ] = "auto",
-    local_loss: Annotated[str, typer.Option("--local-loss", help="none, pair or pair+words.")] = "pair",
-    local_weight: Annotated[float, typer.Option("--local-weight", help="Of the local loss beside the global.")] = 1.0,
-    text: Annotated[str, typer.Option("--text", help="report, or sentences: a random part of them.")] = "report",
+    local_loss: Annotated[str, typer.Option("--local-loss", help="Local loss: none, pair or pair+words.")] = "pair",
+    local_weight: Annotated[
+        float, typer.Option("--local-weight", help="Weight of the local loss; the global loss has 1.")
+    ] = 1.0,
+    text: Annotated[
+        str, typer.Option("--text", help="Text of an image: report, or sentences for a random part of the report.")
+    ] = "report",
     exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
-    augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Change images a little.")] = True,
-    region_rollout: Annotated[str | None, typer.Option("--region-rollout", help="per_head or mean.")] = None,
-    region_top_k: Annotated[int | None, typer.Option("--region-top-k", help="Patches to select.")] = None,
+    augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Vary images at random.")] = True,
+    region_rollout: Annotated[
+        str | None, typer.Option("--region-rollout", help="Attention rollout that selects regions: per_head or mean.")
+    ] = None,
+    region_top_k: Annotated[
+        int | None, typer.Option("--region-top-k", help="Patches to select; see lrclr convert --help.")
+    ] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
     findings: Annotated[
-        Path | None, typer.Option("--findings", help="A findings file, to validate with and to keep.")
+        Path | None,
+        typer.Option("--findings", help="Findings file (TOML), to validate with and to store in the checkpoint."),
     ] = None,
     preprocess: Annotated[
-        str | None, typer.Option("--preprocess", help="clip or chexzero, instead of what the base implies.")
+        str | None, typer.Option("--preprocess", help="clip or chexzero, instead of the base's preprocessing.")
     ] = None,
     heads: Heads = None,
     activation: Activation = None,
     key: Key = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of order, texts and augmentation.")] = 0,
-    workers: Annotated[int, typer.Option("--workers", help="Processes that prepare batches, for each process.")] = 2,
-    save_every: Annotated[int, typer.Option("--save-every", help="Steps between resumable states; 0: an epoch.")] = 0,
+    tokenizer: Tokenizer = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of order, texts and augmentation.")] = 0,
+    workers: Annotated[
+        int, typer.Option("--workers", help="Processes that prepare batches, per training process.")
+    ] = 2,
+    save_every: Annotated[
+        int, typer.Option("--save-every", help="Steps between resumable states; 0 for once per epoch.")
+    ] = 0,
     evaluate_every: Annotated[
-        int, typer.Option("--evaluate-every", help="Steps between validations; 0: an epoch.")
+        int, typer.Option("--evaluate-every", help="Steps between validations; 0 for once per epoch.")
     ] = 0,
     keep: Annotated[int, typer.Option("--keep", help="Resumable states to keep.")] = 2,
-    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for decoded images; in the run's own.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Folder for decoded images.  [default: in the folder of the run]")
+    ] = None,
     skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Leave out bad rows and unreadable images, instead of stopping.")
+        bool,
+        typer.Option("--skip-bad-rows", help="Leave out unusable rows and unreadable images, instead of stopping."),
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder, if any.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, if there is one.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run in the folder.")] = False,
 ) -> None:
-    """Tune a checkpoint on images and their reports.
+    """Train a checkpoint on images and their reports.
 
     DATASET has the columns that `lrclr evaluate --help` describes; a row needs a report or a label. A row that cannot
     be used, or an image that cannot be read, stops the command with exit code 1.
 
-    Several GPUs: torchrun --nproc-per-node N -m lrclr train … with the same options. A run that was stopped goes on
-    with --resume and ends with the same weights as one that was not.
+    On several GPUs, run torchrun --nproc-per-node N -m lrclr train … with the same options. A run that was stopped
+    continues with --resume, and ends with the same weights as a run without interruption.
     """
-    reading = read_options(heads, activation, key, preprocess)
+    reading = read_options(heads, activation, key, preprocess, tokenizer)
+    check_folder(base, reading)
     require_train()
-    from dataclasses import replace
-
     from lrclr.checkpoints import load_checkpoint
+    from lrclr.cli._findings import load_findings
     from lrclr.datasets import read_dataset
-    from lrclr.text import FindingSet
     from lrclr.training import Augmentation, LossSettings, TrainSettings
     from lrclr.training import train as tune
 
@@ -132,12 +152,12 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
         region_top_k=region_top_k,
         alpha=alpha,
     )
-    with _first_speaks():
+    with _first_process_reports():
         loaded = load_checkpoint(base, **reading)
         if _is_first():
             note_assumed(loaded.assumed)
         if findings is not None:
-            loaded = replace(loaded, findings=FindingSet.load(findings))
+            loaded = loaded.changed(findings=load_findings(findings, loaded.findings, loaded.tokenizer))
         data = read_dataset(dataset, findings=loaded.findings.names)
         judged = read_dataset(validation, findings=loaded.findings.names) if validation is not None else None
         with _shown(settings) as listener:
@@ -162,19 +182,19 @@ def _is_first() -> bool:
 
 
 @contextlib.contextmanager
-def _first_speaks() -> Iterator[None]:
-    """Let the first of several processes tell an error that all of them meet, and then end the others."""
+def _first_process_reports() -> Iterator[None]:
+    """Let the first of several processes report an error that all of them meet."""
     try:
         yield
     except LrclrError:
         if not _is_first():
-            time.sleep(_FIRST_SPEAKS_SECONDS)
+            time.sleep(_OTHERS_WAIT_SECONDS)
         raise
 
 
 @contextlib.contextmanager
 def _shown(settings: TrainSettings) -> Iterator[TrainListener]:
-    """A listener that prints what it is told, and a bar where stderr is a terminal."""
+    """Return a listener that prints events, and shows a progress bar if stderr is a terminal."""
     from lrclr.training import TrainListener
 
     columns = (
@@ -251,7 +271,7 @@ def _settings_table(record: dict[str, Any], settings: TrainSettings) -> Table:
 
 def _conclude(result: TrainResult) -> None:
     if result.resumed_from:
-        note(f"went on from step {result.resumed_from}")
+        note(f"continued from step {result.resumed_from}")
     if result.auroc is None:
         out().print(f"{result.checkpoint}: the network of step {result.steps}; no AUROC on validation")
     else:

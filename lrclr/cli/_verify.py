@@ -12,18 +12,25 @@ from lrclr.errors import UsageError
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")] = Path("triton_repo"),
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")] = Path("triton_repo"),
     engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
-    provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
-    expect: Annotated[str | None, typer.Option("--expect", help="SHA-256 that its manifest.json must have.")] = None,
-    files_only: Annotated[bool, typer.Option("--files-only", help="Check the hashes, and run no gates.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the measurements as JSON.")] = False,
+    provider: Annotated[str, typer.Option("--provider", help="Where ONNX Runtime runs: cpu or cuda.")] = "cpu",
+    expect: Annotated[
+        str | None, typer.Option("--expect", help="Expected SHA-256 of the bundle's manifest.json.")
+    ] = None,
+    files_only: Annotated[bool, typer.Option("--files-only", help="Check the hashes only, without the gates.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Check a bundle's hashes, and run its gates again on this machine. Needs no torch."""
+    """Check the hashes of a bundle, and run its gates on this machine. torch is not needed.
+
+    If a gate fails, the exit code is 3.
+    """
     from lrclr.bundle import Bundle, require_digest
 
     if files_only and (as_json or engine is not None or provider != "cpu"):
-        raise UsageError("--files-only runs no gates", fix="Leave --engine, --provider and --json out.")
+        raise UsageError(
+            "--files-only cannot be used with --engine, --provider or --json", why="it does not run the gates"
+        )
     if expect is not None:
         require_digest(expect)
     opened = Bundle(bundle)
@@ -47,4 +54,4 @@ def verify(
         note(remark)
     report.require()
     files, gates = len(opened.manifest.files), len(report.gates)
-    note(f"{bundle}: {files} files are unchanged, {gates} gates hold on {report.engine}")
+    note(f"{bundle}: {files} files are unchanged, {gates} gates passed on {report.engine}")

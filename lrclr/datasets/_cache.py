@@ -1,4 +1,4 @@
-"""Decoded images, kept on disk in the size in which the model is fed, so that only the first epoch decodes."""
+"""`PixelCache`: decoded images on disk in the model's input size, so that only the first epoch decodes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PixelCache"]
 
-_MEND: Final = "Build it anew."
+_FIX: Final = "Build it again."
 
 
 class _Summary(NamedTuple):
@@ -37,14 +37,14 @@ class _Summary(NamedTuple):
 class PixelCache:
     """Images of some rows after :func:`~lrclr.preprocessing.to_canvas`, mapped into memory.
 
-    Made by :meth:`build` or :meth:`open`. ``cache.kept(rows)[i]`` is the row of image i; rows that could not be read
-    are in `read_errors` and have no image. It can be pickled: the other process maps the same file.
+    Made by :meth:`build` or :meth:`open`. ``cache.kept(rows)[i]`` is the row of image i. Rows whose image could not be
+    read are in `read_errors`. A cache can be pickled: the other process maps the same file.
 
     Attributes:
-        folder: where it is.
-        key: hash of the recipe and of the files that the images came from.
-        positions: int64 ``[N]``: for each image the position of its row among those that were given.
-        read_errors: rows without an image, and why.
+        folder: folder of the cache.
+        key: hash of the preprocessing and of the image files.
+        positions: int64 ``[N]``, for each image the position of its row.
+        read_errors: rows without an image, with the reason.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -53,8 +53,8 @@ class PixelCache:
         if summary.key != key:
             raise UsageError(
                 f"the cache in {folder} is stale",
-                why="it is of other images, of files that changed since, or of another preprocessing or reading",
-                fix=_MEND,
+                why="the images, their files, the preprocessing or the way of reading have changed",
+                fix=_FIX,
             )
         self.read_errors = summary.problems
         self._side, self._index, self._pixels = summary.side, index, pixels
@@ -64,11 +64,11 @@ class PixelCache:
     def open(
         cls, folder: str | os.PathLike[str], rows: Sequence[Row], spec: PreprocessSpec, *, exact: bool = False
     ) -> PixelCache:
-        """Open the cache of exactly these rows, this recipe and this way of reading.
+        """Open the cache of these rows, this preprocessing and this way of reading.
 
         Raises:
-            UsageError: there is none, or it is stale.
-            LrclrError: it is damaged.
+            UsageError: the folder has no cache, or a stale one.
+            LrclrError: the cache is damaged.
         """
         return cls(Path(folder), cache_key(rows, spec, exact=exact))
 
@@ -84,21 +84,21 @@ class PixelCache:
         on_progress: Callable[[int, int, float], None] | None = None,
         on_note: Callable[[str], None] | None = None,
     ) -> PixelCache:
-        """Open the cache of these rows, or decode them into a new one if there is none or a stale one.
+        """Open the cache of these rows; if there is none or a stale one, decode them into a new one.
 
         Args:
-            rows: whose images.
-            spec: the recipe that the model is fed with.
-            folder: of the cache; written whole or not at all.
-            workers: threads that decode; ``None`` for one a core.
+            rows: rows of the images.
+            spec: the model's preprocessing.
+            folder: folder of the cache; written whole or not at all.
+            workers: threads that decode; ``None`` for one a processor.
             exact: read every pixel of the images; see `lrclr.images.read_for_model`.
-            on_progress: told images done, images in all, and images a second.
-            on_note: told in words when a cache is replaced, and why.
+            on_progress: called with the number of images done, of all images, and images a second.
+            on_note: called with the reason when a cache is replaced.
 
         Raises:
-            UsageError: there are no rows, or the folder holds something else.
-            ImageError: no image can be read; single ones are among the cache's `read_errors`.
-            MissingExtraError: an image is DICOM, and what reads it is not installed.
+            UsageError: there are no rows, or the folder holds other files.
+            ImageError: no image can be read; single failures are in the cache's `read_errors`.
+            MissingExtraError: an image is DICOM, and its decoder is not installed.
             LrclrError: the disk is too small or not writable.
         """
         folder = Path(folder)
@@ -108,7 +108,7 @@ class PixelCache:
                 cache = cls(folder, key)
             except LrclrError as error:
                 if on_note is not None:
-                    on_note(f"{error.what}, because {error.why}; it is built anew" if error.why else error.what)
+                    on_note(f"{error.what}, because {error.why}; it is built again" if error.why else error.what)
             else:
                 return cache
         write_cache(rows, spec, folder, key, workers=workers, exact=exact, on_progress=on_progress)
@@ -128,7 +128,7 @@ class PixelCache:
         return int(self._index[i]["height"]), int(self._index[i]["width"])
 
     def kept(self, rows: Sequence[Row]) -> list[Row]:
-        """Of the rows that the cache is of, those that have an image, in the images' order."""
+        """The rows that have an image, in the order of the images."""
         return [rows[position] for position in self.positions]
 
     def __reduce__(self) -> tuple[type[PixelCache], tuple[Path, str]]:
@@ -138,12 +138,12 @@ class PixelCache:
 def _load(folder: Path) -> tuple[_Summary, NDArray[Any], mmap.mmap]:
     missing = [name for name in sorted(CACHE_FILES) if not (folder / name).is_file()]
     if missing:
-        raise UsageError(f"there is no cache in {folder}", why=f"{missing[0]} is missing")
+        raise UsageError(f"{folder} has no cache", why=f"{missing[0]} is missing")
     try:
         content = json.loads((folder / SUMMARY).read_text("utf-8"))
         problems = tuple(RowProblem(int(line), str(text)) for line, text in content["problems"])
         summary = _Summary(str(content["key"]), int(content["side"]), problems)
-        # The pixels themselves are not hashed, which would read gigabytes; that they are all there is known.
+        # Of the pixels only the size is checked: hashing them would read gigabytes.
         if sha256_of(folder / INDEX) != content["index_sha256"] or (folder / PIXELS).stat().st_size != content["bytes"]:
             raise ValueError(folder)
         index = np.load(folder / INDEX, allow_pickle=False)
@@ -153,5 +153,5 @@ def _load(folder: Path) -> tuple[_Summary, NDArray[Any], mmap.mmap]:
             return summary, index, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LrclrError(
-            f"the cache in {folder} is damaged", why="its files do not belong together", fix=_MEND
+            f"the cache in {folder} is damaged", why="its files do not match each other", fix=_FIX
         ) from error

@@ -1,4 +1,4 @@
-"""Writing a cache of decoded images: its key, its files, and the threads that decode."""
+"""Writes a cache of decoded images: its key, its files, and the threads that decode."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _Decoded(NamedTuple):
 
 
 def cache_key(rows: Sequence[Row], spec: PreprocessSpec, *, exact: bool = False) -> str:
-    """Hash of all that decides the pixels: recipe, reading, files with size and time, frames, Pillow's version."""
+    """Hash of what the pixels depend on: preprocessing, reading, files with size and time, frames, Pillow's version."""
     recipe = {**asdict(spec), "exact": exact, "format": _FORMAT, "pillow": PIL.__version__}
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
     for row in rows:
@@ -59,7 +59,7 @@ def cache_key(rows: Sequence[Row], spec: PreprocessSpec, *, exact: bool = False)
             status = row.image.stat()
             state = f"{status.st_size} {status.st_mtime_ns}"
         except (OSError, ValueError):
-            # A file that is not there is a read error of its row, and its appearance makes the cache stale.
+            # A missing file is a read error of its row. When it appears, the cache is stale.
             state = "missing"
         digest.update(f"{row.line} {row.frame} {state} ".encode() + os.fsencode(row.image) + b"\0")
     return digest.hexdigest()
@@ -75,11 +75,7 @@ def write_cache(
     exact: bool,
     on_progress: Callable[[int, int, float], None] | None,
 ) -> None:
-    """Decode all rows into `folder`, which is replaced when the last one is done.
-
-    Raises:
-        As in :meth:`PixelCache.build`.
-    """
+    """Decode all rows into `folder`, which is replaced at the end. Raises the errors of :meth:`PixelCache.build`."""
     if not rows:
         raise UsageError("there are no images to cache")
     side = spec.canvas or spec.image_size
@@ -141,10 +137,10 @@ def _check_space(folder: Path, least: int) -> None:
 def _decoded(
     rows: Sequence[Row], spec: PreprocessSpec, workers: int | None, *, exact: bool
 ) -> Iterator[_Decoded | LrclrError]:
-    """Every row's image, in order.
+    """The image of every row, in order.
 
-    Threads, because Pillow decodes and resizes without the interpreter's lock. On two cores, images a second for PNG of
-    160, 512 and 2000 pixels: one thread 1900, 350 and 28; two threads 2700, 655 and 58; two processes 2900, 635 and 54.
+    In threads: Pillow decodes and resizes without the interpreter's lock. On two cores, images a second for PNG of 160,
+    512 and 2000 pixels: one thread 1900, 350 and 28; two threads 2700, 655 and 58; two processes 2900, 635 and 54.
     """
     count = workers or processors()
     if count < 1:
@@ -154,7 +150,7 @@ def _decoded(
     pool = ThreadPoolExecutor(count, thread_name_prefix="lrclr-cache")
     try:
         while True:
-            # No more in flight than keeps the threads busy: decoded images take memory.
+            # Only as many as keep the threads busy: decoded images take memory.
             waiting.extend(
                 pool.submit(_decode, chunk, spec, exact) for chunk in islice(chunks, 2 * count - len(waiting))
             )
@@ -173,13 +169,13 @@ def _decode(rows: Sequence[Row], spec: PreprocessSpec, exact: bool) -> list[_Dec
             image = read_for_model(row.image, spec, exact=exact, frame=row.frame)
             canvas = to_canvas(image, spec)
         except MissingExtraError:
-            # Not this image's fault, and every other of its kind would follow.
+            # Every other image of its kind would fail too.
             raise
         except LrclrError as error:
             results.append(error)
             continue
         if canvas.ndim == 3 and (canvas == canvas[..., :1]).all():
-            # Grey that was saved as colour: a third of the room, and the same values for the model.
+            # Grey saved as colour: a third of the space, with the same values for the model.
             canvas = canvas[..., 0]
         results.append(_Decoded(canvas, (image.height, image.width)))
     return results

@@ -1,14 +1,18 @@
-"""From what stands in a dataset's cell to the value that it means."""
+"""Parsing of single cells of a dataset: labels, frames, boxes, masks, JSON."""
 
 from __future__ import annotations
 
 import json
 import math
-from typing import Final
+import re
+from typing import TYPE_CHECKING, Final
 
 from lrclr.datasets._rows import ABSENT, PRESENT, UNCERTAIN, Box
 
-__all__ = ["BadRowError", "boxes_of", "boxes_of_cell", "frame_of", "label_of", "mask_of", "parse_json"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["BadRowError", "boxes_of", "contradiction", "frame_of", "label_of", "mask_of", "parse_json", "patient_of"]
 
 _LABELS: Final[dict[object, int | None]] = {
     **dict.fromkeys(("1", "1.0", 1), PRESENT),
@@ -18,14 +22,15 @@ _LABELS: Final[dict[object, int | None]] = {
 }
 _BIT: Final = "#bit"
 _MAX_FRAME: Final = 2**31
+_ROUNDED: Final = re.compile(r"\d(?:[.,]\d+)?[eE]\+\d+")
 
 
 class BadRowError(Exception):
-    """A row cannot be used. Its text holds no cell's content: it could be a report or a name."""
+    """A row cannot be used. The text does not hold the content of a cell: that may be patient data."""
 
 
 def label_of(value: object) -> int | None:
-    """`PRESENT`, `ABSENT`, `UNCERTAIN`, or ``None`` for what is not stated (empty, null, NaN).
+    """`PRESENT`, `ABSENT`, `UNCERTAIN`, or ``None`` if it is not stated (empty, null, NaN).
 
     Raises:
         BadRowError: it is something else.
@@ -34,10 +39,7 @@ def label_of(value: object) -> int | None:
         return _LABELS[value]
     except (KeyError, TypeError):
         pass
-    try:
-        number = float(value) if isinstance(value, str | int | float) else math.inf
-    except (ValueError, OverflowError):
-        number = math.inf
+    number = _number(value)
     if math.isnan(number):
         return None
     if number not in (PRESENT, ABSENT, UNCERTAIN):
@@ -46,17 +48,14 @@ def label_of(value: object) -> int | None:
 
 
 def frame_of(value: object) -> int | None:
-    """A frame's number; ``None`` where the cell is empty. pandas writes 3 as 3.0 where a column has gaps.
+    """A frame number, or ``None`` if the cell is empty. pandas writes 3 as 3.0 if the column has gaps.
 
     Raises:
-        BadRowError: it is no whole number from 0.
+        BadRowError: it is not a whole number from 0.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    try:
-        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else -1.0
-    except (ValueError, OverflowError):
-        number = -1.0
+    number = -1.0 if isinstance(value, bool) else _number(value)
     if math.isnan(number):
         return None
     if not 0 <= number < _MAX_FRAME or number != int(number):
@@ -64,37 +63,48 @@ def frame_of(value: object) -> int | None:
     return int(number)
 
 
-def boxes_of(value: object) -> dict[str, tuple[Box, ...]]:
-    """Boxes per finding, from ``{"Finding": [[left, top, right, bottom], ...]}`` as JSON gives it.
+def _number(value: object) -> float:
+    try:
+        return float(value) if isinstance(value, str | int | float) else math.inf
+    except (ValueError, OverflowError):
+        return math.inf
+
+
+def patient_of(text: str) -> str:
+    """A patient's pseudonym.
 
     Raises:
-        BadRowError: it is something else, or a box has no area.
+        BadRowError: a spreadsheet has rounded it (``1.23E+11``), so that several patients may share it.
     """
-    if value is None:
+    if _ROUNDED.fullmatch(text):
+        raise BadRowError("patient is a number that a spreadsheet has rounded; format its column as text")
+    return text
+
+
+def boxes_of(value: object) -> dict[str, tuple[Box, ...]]:
+    """Boxes by finding, from ``{"Finding": [[left, top, right, bottom], ...]}`` or its JSON text.
+
+    Raises:
+        BadRowError: it is something else, or a box has no area or lies in the image's first pixel.
+    """
+    if isinstance(value, str):
+        try:
+            value = parse_json(value) if value.strip() else None
+        except BadRowError as error:
+            raise BadRowError(f"boxes: {error}") from None
+    if not value:
         return {}
     if not isinstance(value, dict):
         raise BadRowError('boxes is not a JSON object such as {"Edema": [[left, top, right, bottom]]}')
-    boxes: dict[str, tuple[Box, ...]] = {}
-    for finding, entries in value.items():
-        if not isinstance(entries, list):
-            raise BadRowError("boxes of a finding are not a list of [left, top, right, bottom]")
-        name = finding.strip()
-        if not name or name in boxes:
-            raise BadRowError("boxes name a finding twice, or one without a name")
-        if entries:
-            boxes[name] = tuple(_box(entry) for entry in entries)
-    return boxes
+    if not all(isinstance(entries, list) for entries in value.values()):
+        raise BadRowError("boxes of a finding are not a list of [left, top, right, bottom]")
+    return {finding: tuple(_box(entry) for entry in entries) for finding, entries in value.items() if entries}
 
 
-def boxes_of_cell(cell: str) -> dict[str, tuple[Box, ...]]:
-    """`boxes_of` the JSON text in a cell; none for an empty one."""
-    if not cell.strip():
-        return {}
-    try:
-        value = parse_json(cell)
-    except BadRowError as error:
-        raise BadRowError(f"boxes: {error}") from None
-    return boxes_of(value)
+def contradiction(labels: Mapping[str, int], boxes: Mapping[str, object]) -> str | None:
+    """The problem of a row that has boxes of a finding and the label 0."""
+    name = next((name for name in boxes if labels.get(name) == ABSENT), None)
+    return None if name is None else f"boxes and label {name!r} contradict each other"
 
 
 def mask_of(cell: str) -> tuple[str, int | None]:
@@ -106,10 +116,10 @@ def mask_of(cell: str) -> tuple[str, int | None]:
 
 
 def parse_json(text: str) -> object:
-    """A JSON text's value.
+    """The value of a JSON text.
 
     Raises:
-        BadRowError: it is no JSON, nests too deeply, names a key twice, or holds half a Unicode character.
+        BadRowError: it is not JSON, nests too deeply, repeats a key, or holds an unpaired surrogate.
     """
     try:
         value: object = json.loads(text, object_pairs_hook=_unique)
@@ -118,7 +128,7 @@ def parse_json(text: str) -> object:
     except RecursionError:
         raise BadRowError("JSON that nests too deeply") from None
     except ValueError:
-        # The decoder's own message is harmless, but its exception carries the text.
+        # The exception of the decoder carries the text.
         raise BadRowError("not JSON") from None
     if "\\u" in text and _has_surrogate(value):
         raise BadRowError("text with half a Unicode character")
@@ -128,7 +138,7 @@ def parse_json(text: str) -> object:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise BadRowError("a key stands twice in one JSON object")
+        raise BadRowError("a JSON object repeats a key")
     return result
 
 
@@ -143,13 +153,15 @@ def _has_surrogate(value: object) -> bool:
 def _box(entry: object) -> Box:
     if not isinstance(entry, list) or len(entry) != 4:
         raise BadRowError("a box is not [left, top, right, bottom]")
-    sides: list[float] = []
-    for side in entry:
-        # Whole numbers of any length are JSON; what does not fit a float is no pixel.
-        if isinstance(side, bool) or not isinstance(side, int | float) or not -1e9 < side < 1e9:
-            raise BadRowError("a box is not made of four numbers")
-        sides.append(float(side))
-    box = Box(*sides)
+    # JSON integers have any length: compare before converting to float.
+    if not all(type(side) in (int, float) and -1e9 < side < 1e9 for side in entry):
+        raise BadRowError("a box is not made of four numbers")
+    box = Box(*map(float, entry))
     if box.left >= box.right or box.top >= box.bottom:
-        raise BadRowError("a box has no area: it is not left < right and top < bottom")
+        raise BadRowError(
+            "a box has no area: it is not left < right and top < bottom. Boxes are [left, top, right, bottom], not "
+            "[left, top, width, height]"
+        )
+    if min(entry) >= 0 and max(entry) <= 1:
+        raise BadRowError("a box lies within one pixel: boxes are in pixels, not in shares of the image")
     return box

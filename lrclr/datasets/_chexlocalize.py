@@ -1,4 +1,4 @@
-"""CheXlocalize's ground-truth segmentations. Written from its documentation, run on no real copy."""
+"""CheXlocalize's ground-truth segmentations. Written from its documentation; not run on a real copy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _MAX_BYTES: Final = 2**30
 _KEY: Final = re.compile(r"(patient\d+)_(study\d+)_(view\d+_(?:frontal|lateral))")
 _SPLITS: Final = {"val": ("validation", ("valid", "val")), "test": ("test", ("test",))}
-# CheXlocalize's name for what CheXpert calls otherwise.
+# CheXlocalize's names that differ from CheXpert's.
 _RENAMED: Final = {"Airspace Opacity": "Lung Opacity"}
 
 
@@ -41,19 +41,19 @@ def import_chexlocalize(
     overwrite: bool = False,
     skip_bad_rows: bool = False,
 ) -> Imported:
-    """Rows of CheXlocalize: one an image, with a mask a finding; a finding with an empty mask is absent.
+    """Rows of CheXlocalize: one an image, with a mask for each finding. A finding with an empty mask is absent.
 
     Args:
-        sources: ``gt_segmentations_val.json`` or ``gt_segmentations_test.json``; the name tells the split.
+        sources: ``gt_segmentations_val.json`` or ``gt_segmentations_test.json``; the name gives the split.
         images: CheXpert's images in full size: the folder ``CheXpert-v1.0`` or ``CheXpert``, or the one above it.
         masks: folder to write the masks to, as PNG; written whole or not at all.
-        all_views: take lateral images too.
-        overwrite: whether a folder of masks that is there may be replaced.
-        skip_bad_rows: leave out what cannot be used; otherwise the data set is refused then, and no masks are written.
+        all_views: include lateral images.
+        overwrite: whether an existing folder of masks may be replaced.
+        skip_bad_rows: leave out bad rows; otherwise they are an error, and no masks are written.
 
     Raises:
-        UsageError: a source cannot be read or is no segmentation, or `masks` may not be written.
-        LrclrError: the disk is full or not writable.
+        UsageError: a source cannot be read or is not a segmentation, or `masks` must not be written.
+        LrclrError: a row cannot be used and `skip_bad_rows` is False; or the disk is full or not writable.
     """
     require_folder(images)
     rows: list[Row] = []
@@ -72,7 +72,7 @@ def import_chexlocalize(
                     continue
                 try:
                     if match is None or not isinstance(entries, dict):
-                        raise BadRowError("its key is not patient_study_view, or its value no object")
+                        raise BadRowError("its key is not patient_study_view, or its value is not an object")
                     file = _image(images, places, match)
                     kept, labels = _write_masks(entries, _size(file), staging / key)
                 except BadRowError as error:
@@ -94,7 +94,7 @@ def _read(source: Path) -> dict[str, Any]:
     try:
         content = json.loads(source.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{source} is no JSON") from error
+        raise UsageError(f"{source} is not JSON") from error
     if not isinstance(content, dict) or not content:
         raise UsageError(f"{source} holds no segmentations", why="it is not an object of images")
     return content
@@ -104,14 +104,14 @@ def _split(source: Path) -> tuple[str, tuple[str, ...]]:
     for word, split in _SPLITS.items():
         if word in source.stem.lower():
             return split
-    raise UsageError(f"the name of {source} tells no split", fix="It contains 'val' or 'test' as published.")
+    raise UsageError(f"the name of {source} gives no split", fix="The published name contains 'val' or 'test'.")
 
 
 def _image(images: Path, places: Sequence[str], match: re.Match[str]) -> Path:
     names = [f"{place}/{match[1]}/{match[2]}/{match[3]}.jpg" for place in places]
     file = existing(path for name in names for path in chexpert_places(name, images))
     if file is None:
-        raise BadRowError("there is no image file")
+        raise BadRowError("its image file does not exist")
     return file
 
 
@@ -126,7 +126,7 @@ def _size(file: Path) -> tuple[int, int]:
 def _write_masks(
     entries: dict[str, object], size: tuple[int, int], folder: Path
 ) -> tuple[dict[str, str], dict[str, int]]:
-    """Write the masks that are not empty; returns finding to file name, and the labels."""
+    """Write the masks that are not empty; returns file names by finding, and the labels."""
     decoded: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = {}
     labels: dict[str, int] = {}
     for published, entry in entries.items():
@@ -135,7 +135,7 @@ def _write_masks(
             raise BadRowError("the name of a finding is not made of letters")
         mask = decode_rle(entry)
         if mask.shape != size:
-            raise BadRowError("a mask is of another size than its image; full-size CheXpert is needed")
+            raise BadRowError("a mask has another size than its image; full-size CheXpert is needed")
         labels[name] = PRESENT if mask.any() else ABSENT
         if labels[name] == PRESENT:
             decoded[name] = mask

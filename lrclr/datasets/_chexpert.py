@@ -1,4 +1,4 @@
-"""CheXpert. Run on the real table of training labels, as torchxrayvision carries it; its images on no real copy."""
+"""CheXpert. Run on the real table of training labels that torchxrayvision contains; not run on real images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from lrclr.datasets._cells import BadRowError
-from lrclr.datasets._imported import CHEXPERT_FINDINGS, Imported, existing, labels_of, require_folder
+from lrclr.datasets._imported import (
+    CHEXPERT_FINDINGS,
+    Imported,
+    existing,
+    labels_of,
+    note_missing_labels,
+    require_folder,
+)
 from lrclr.datasets._lines import table_rows
 from lrclr.datasets._rows import Row, RowProblem
 from lrclr.errors import UsageError
@@ -30,16 +37,16 @@ _RELEASES: Final = ("", "CheXpert-v1.0", "CheXpert-v1.0-small", "CheXpert")
 
 
 def import_chexpert(sources: Sequence[Path], *, images: Path | None = None, all_views: bool = False) -> Imported:
-    """Rows of CheXpert's tables: one an image, with labels, patient, and the split that the table's name tells.
+    """Rows of CheXpert's tables: one an image, with labels, patient, and the split from the table's name.
 
     Args:
         sources: ``train.csv``, ``valid.csv``, ``test.csv``, or ``groundtruth.csv``/``test_labels.csv`` with a column
-            ``Study``, whose images are then looked up in the study's folder; or folders of them.
-        images: where the images are: the folder ``CheXpert-v1.0[-small]`` or the one above it; by default the tables'.
-        all_views: take lateral images too.
+            ``Study``, whose images are in the study's folder; or folders with these tables.
+        images: folder ``CheXpert-v1.0[-small]`` or the one above it; by default the folder of the table.
+        all_views: include lateral images.
 
     Raises:
-        UsageError: a table cannot be read, is not CheXpert's, or its name tells no split.
+        UsageError: a table cannot be read, is not CheXpert's, or its name gives no split.
     """
     tables = [table for source in sources for table in _tables(source)]
     if images is not None:
@@ -47,10 +54,12 @@ def import_chexpert(sources: Sequence[Path], *, images: Path | None = None, all_
     rows: list[Row] = []
     problems: list[RowProblem] = []
     laterals = 0
+    columns: dict[str, None] = {}
     for table in tables:
         split = _split(table)
         root = images or table.parent
         for line, cells in table_rows(table, ("Cardiomegaly", "Edema")):
+            columns.update(dict.fromkeys(cells))
             try:
                 files, lateral = _files(cells, root, all_views=all_views)
                 labels = labels_of(cells, CHEXPERT_FINDINGS)
@@ -61,12 +70,12 @@ def import_chexpert(sources: Sequence[Path], *, images: Path | None = None, all_
             for file in files:
                 patient = _PATIENT.findall(file.as_posix())
                 rows.append(Row(line, file, None, labels, split, patient[-1] if patient else ""))
-    notes = [f"{laterals} lateral images left out"] if laterals else []
+    notes = [*([f"{laterals} lateral images left out"] if laterals else []), *note_missing_labels(columns)]
     return Imported(rows, CHEXPERT_FINDINGS, problems, notes)
 
 
 def chexpert_places(name: str, root: Path) -> Iterator[Path]:
-    """Where an image of this name may be, with and without the release's folder in front.
+    """Possible paths of an image name, with and without the folder of the release.
 
     Raises:
         BadRowError: the name leads out of the data set.
@@ -83,7 +92,7 @@ def _tables(source: Path) -> list[Path]:
         return [source]
     found = [source / name for name in _NAMES if (source / name).is_file()]
     if not found:
-        raise UsageError(f"there is no table of CheXpert in {source}", why=f"looked for {', '.join(_NAMES)}")
+        raise UsageError(f"{source} has no table of CheXpert", why=f"looked for {', '.join(_NAMES)}")
     return found
 
 
@@ -93,13 +102,13 @@ def _split(table: Path) -> str:
         if part in _SPLITS:
             return _SPLITS[part]
     raise UsageError(
-        f"the name of {table} tells no split",
+        f"the name of {table} gives no split",
         fix="CheXpert's tables are train.csv, valid.csv, test.csv or groundtruth.csv.",
     )
 
 
 def _files(cells: Mapping[str, str], root: Path, *, all_views: bool) -> tuple[list[Path], int]:
-    """The images of a table's row, and how many were left out because they are lateral."""
+    """The images of a table's row, and the number of lateral images that were left out."""
     if "Path" in cells:
         name = cells["Path"].strip()
         view = cells.get("Frontal/Lateral", "").strip() or ("Lateral" if "lateral" in name.lower() else "Frontal")
@@ -107,10 +116,10 @@ def _files(cells: Mapping[str, str], root: Path, *, all_views: bool) -> tuple[li
             return [], 1
         file = existing(chexpert_places(name, root))
         if file is None:
-            raise BadRowError("there is no image file")
+            raise BadRowError("its image file does not exist")
         return [file], 0
     if "Study" not in cells:
-        raise UsageError("a table of CheXpert has a column 'Path' or 'Study'")
+        raise UsageError("the table has neither a column 'Path' nor 'Study', as those of CheXpert do")
     try:
         study = next((place for place in chexpert_places(cells["Study"].strip(), root) if place.is_dir()), None)
         found = sorted(study.glob("view*.jpg")) if study is not None else []
@@ -118,5 +127,5 @@ def _files(cells: Mapping[str, str], root: Path, *, all_views: bool) -> tuple[li
         found = []
     kept = [file for file in found if all_views or "_frontal" in file.name]
     if not kept:
-        raise BadRowError("there is no image file of the study")
+        raise BadRowError("the study has no image file")
     return kept, len(found) - len(kept)

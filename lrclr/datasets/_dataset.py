@@ -1,4 +1,4 @@
-"""`read_dataset`: what is known about a set of images, from CSV or JSON lines."""
+"""`read_dataset`: images with their annotations, from CSV or JSON lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from lrclr.datasets._cells import BadRowError
 from lrclr.datasets._lines import check_regular, csv_rows, text_lines
 from lrclr.datasets._row_readers import CsvRows, JsonRows
-from lrclr.datasets._rows import ImageDataset, Row, RowProblem
+from lrclr.datasets._rows import ImageDataset, Row, RowProblem, split_key
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -38,35 +38,37 @@ def read_dataset(
 ) -> ImageDataset:
     """Read a dataset: ``.csv`` with a header, or ``.jsonl``/``.ndjson`` with one object a line.
 
-    CSV columns, of which only ``image`` must be there:
+    CSV columns, of which only ``image`` is required:
 
     - ``image``: the file, relative to the dataset's folder or absolute.
     - ``report``, ``split``, ``patient``; ``frame`` of a file that holds several.
     - ``mask``: an 8-bit image in which bit k belongs to the k-th column of findings.
     - ``mask:FINDING``: an image in which every value above 0 is that finding; ``name.png#bit3`` for one bit of it.
     - ``boxes``: JSON, ``{"Finding": [[left, top, right, bottom], ...]}`` in pixels of the image.
-    - ``findings``: names of those that are present, separated by ``;``.
-    - a finding's name, or ``label:NAME``: 1 present, 0 absent, -1 uncertain, empty or NaN not stated. Without the
-      prefix the name must be one of `findings` or of a public data set; case, ``_`` and ``-`` do not count. Any other
-      column is refused if it holds anything but labels or is close to one of the names above; otherwise it is among the
-      result's `unknown`, which commands refuse (`check_columns`).
+    - ``findings``: names of the findings that are present, separated by ``;``.
+    - a finding's name, or ``label:NAME``: 1 present, 0 absent, -1 uncertain, empty or NaN not stated.
 
-    JSON lines have the same keys, with ``labels`` and ``masks`` as objects by finding and ``findings`` as a list. A key
-    that is not known is refused.
+    JSON lines have the same keys, with ``labels`` and ``masks`` as objects by finding and ``findings`` as a list. An
+    unknown key is an error.
+
+    A finding, wherever it is named, is one of `findings`, one of a public data set, or is written ``label:NAME`` once.
+    Case, ``_`` and ``-`` make no difference. Any other finding is in the result's `unknown`, which commands refuse
+    (`check_columns`). An unknown column whose name is similar to one of the names above, or that holds something other
+    than labels, is an error here.
 
     Args:
         path: the dataset.
         findings: names of the model's findings.
         strict: refuse a dataset with a bad row, instead of leaving the row out.
         need_report: whether a row without a report is a bad one.
-        check_images: whether the files must be there.
+        check_images: whether the image and mask files must exist.
 
     Returns:
-        The good rows and what is wrong with the others. Its findings are the columns, then names that stand only in
-        ``findings``, masks or boxes. Paths are absolute, or as absolute as the dataset has them.
+        The good rows, and the reason for each bad one. Its findings are the label columns, then those that only
+        ``findings``, masks or boxes name. Paths are absolute.
 
     Raises:
-        UsageError: it cannot be read, is no dataset, has a column or key that is not known, has no usable row, or has
+        UsageError: the file cannot be read, is not a dataset, has an unknown column or key, has no usable row, or has
             one patient in several splits.
         LrclrError: it has a bad row while `strict`.
     """
@@ -74,14 +76,14 @@ def read_dataset(
     check_format(path)
     check_regular(path)
     digest, has_nul = _digest(path)
-    # Whoever changes the working folder later still finds the images.
+    # Absolute, so that images are found after the working folder was changed.
     folder = Path(os.path.abspath(path.parent))  # noqa: PTH100 - resolve() would replace what a link points to
     checks = _Checks(need_report=need_report, check_images=check_images, has_nul=has_nul)
     rows: list[Row] = []
     problems: list[RowProblem] = []
     with text_lines(path) as lines:
         reader: RowReader = (
-            JsonRows(path, folder, lines)
+            JsonRows(path, folder, lines, findings)
             if path.suffix.lower() in JSON_SUFFIXES
             else CsvRows(path, folder, csv_rows(lines, path), findings)
         )
@@ -98,33 +100,30 @@ def read_dataset(
     if not rows:
         raise UsageError(
             f"{path} has no row that can be used",
-            why=f"all {len(problems)} are bad; the first stands in line {problems[0].line}: {problems[0].text}",
+            why=f"all {len(problems)} are bad; the first is line {problems[0].line}: {problems[0].text}",
         )
     _check_leak(path, rows)
-    return ImageDataset(path, tuple(rows), reader.findings, tuple(problems), digest, reader.unknown)
+    names = reader.names
+    return ImageDataset(path, tuple(rows), names.spellings, tuple(problems), digest, names.unknown)
 
 
 def check_format(path: Path) -> None:
-    """Refuse a name that is no dataset's.
-
-    Raises:
-        UsageError: the suffix is unknown.
-    """
+    """Raise UsageError if the suffix of a file is not that of a dataset."""
     if path.suffix.lower() not in {".csv", *JSON_SUFFIXES}:
         raise UsageError(f"{path} is of no known format", fix="The name of a dataset ends in .csv, .jsonl or .ndjson.")
 
 
 def raise_bad_rows(source: str, problems: Sequence[RowProblem], good: int, *, fix: str | None = None) -> None:
-    """Refuse a source with bad rows.
+    """Raise an error if there are bad rows.
 
     Args:
-        source: what it is called.
+        source: name of the dataset, for the error.
         problems: its bad rows.
-        good: how many others it has.
-        fix: what the caller can do beside correcting them.
+        good: number of its other rows.
+        fix: what the user can do beside correcting them.
 
     Raises:
-        LrclrError: there are bad rows; it tells their number, and line and reason of the first ones.
+        LrclrError: there are bad rows. It gives their number, and line and reason of the first ones.
     """
     if problems:
         first = "; ".join(f"line {problem.line}: {problem.text}" for problem in problems[:_SHOWN])
@@ -135,7 +134,7 @@ def raise_bad_rows(source: str, problems: Sequence[RowProblem], good: int, *, fi
 
 
 class _Checks:
-    """What is asked of a row that could be parsed."""
+    """Checks of a parsed row."""
 
     def __init__(self, *, need_report: bool, check_images: bool, has_nul: bool) -> None:
         self._need_report, self._check_images, self._has_nul = need_report, check_images, has_nul
@@ -151,11 +150,11 @@ class _Checks:
         if first != row.line:
             return f"image and frame are those of line {first}"
         if self._check_images:
-            if not _is_file(row.image):
-                return "image: there is no such file"
-            for mask in {file for file, _ in row.masks.values()}:
-                if not _is_file(mask):
-                    return "mask: there is no such file"
+            masks = {file for file, _ in row.masks.values()}
+            for what, file in (("image", row.image), *(("mask", mask) for mask in masks)):
+                if not _is_file(file):
+                    backslash = "; folders are separated by / here, not by \\" if "\\" in file.name else ""
+                    return f"{what}: the file does not exist{backslash}"
         return None
 
 
@@ -173,7 +172,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _digest(path: Path) -> tuple[str, bool]:
-    """SHA-256 of the file, and whether a NUL is in it: rows are searched only if there is one."""
+    """SHA-256 of the file, and whether it holds a NUL character: only then are rows searched for one."""
     digest, has_nul = hashlib.sha256(), False
     try:
         with path.open("rb") as file:
@@ -189,12 +188,12 @@ def _check_leak(path: Path, rows: Iterable[Row]) -> None:
     splits: defaultdict[str, set[str]] = defaultdict(set)
     for row in rows:
         if row.patient and row.split:
-            splits[row.patient].add(row.split)
+            splits[row.patient].add(split_key(row.split))
     leaks = [names for names in splits.values() if len(names) > 1]
     if leaks:
         names = sorted(set().union(*leaks))
         raise UsageError(
             f"{path} has {len(leaks)} patient{'s' if len(leaks) > 1 else ''} in more than one split",
-            why=f"their images stand in {', '.join(repr(name) for name in names)}",
-            fix="Scores would flatter: give all images of a patient the same split.",
+            why=f"their images are in {', '.join(repr(name) for name in names)}, and scores would be too high",
+            fix="Give all images of a patient the same split.",
         )

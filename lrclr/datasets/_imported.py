@@ -1,4 +1,4 @@
-"""What an adapter makes of a public data set."""
+"""Result of an adapter for a public data set, and helpers of the adapters."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from lrclr.datasets._cells import BadRowError, label_of
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from lrclr.datasets._rows import Row, RowProblem
 
-__all__ = ["CHEXPERT_FINDINGS", "Imported", "existing", "labels_of", "require_folder"]
+__all__ = ["CHEXPERT_FINDINGS", "Imported", "existing", "labels_of", "note_missing_labels", "require_folder"]
 
 CHEXPERT_FINDINGS: Final = (
     *("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema"),
@@ -26,11 +26,11 @@ class Imported(NamedTuple):
     """Rows of a data set, for :func:`~lrclr.datasets.write_dataset`.
 
     Attributes:
-        rows: in the source's order.
+        rows: rows in the source's order.
         findings: names of the label columns.
-        problems: what was left out though it was asked for; the line is that of the source's table, or the number of
-            the report where the source is a folder or an archive.
-        notes: what else a user should know, with counts: sections that stood in for others, views left out.
+        problems: rows that cannot be used. The line is that of the source's table, or the number of the report if the
+            source is a folder or an archive.
+        notes: further information with counts, such as views that were left out.
     """
 
     rows: list[Row]
@@ -40,10 +40,10 @@ class Imported(NamedTuple):
 
 
 def labels_of(cells: Mapping[str, str], findings: Sequence[str]) -> dict[str, int]:
-    """The labels that a table's row states.
+    """The labels of a table's row.
 
     Raises:
-        BadRowError: one is none.
+        BadRowError: a value is not a label.
     """
     labels: dict[str, int] = {}
     for name in findings:
@@ -57,7 +57,7 @@ def labels_of(cells: Mapping[str, str], findings: Sequence[str]) -> dict[str, in
 
 
 def existing(candidates: Iterable[Path]) -> Path | None:
-    """The first of the files that is there."""
+    """The first file that exists."""
     for file in candidates:
         try:
             if file.is_file():
@@ -68,10 +68,12 @@ def existing(candidates: Iterable[Path]) -> Path | None:
 
 
 def require_folder(path: Path) -> None:
-    """Refuse what is no folder.
-
-    Raises:
-        UsageError: it is none.
-    """
+    """Raise UsageError if a path is not a folder."""
     if not path.is_dir():
-        raise UsageError(f"there is no folder {path}")
+        raise UsageError(f"the folder {path} does not exist")
+
+
+def note_missing_labels(columns: Collection[str]) -> list[str]:
+    """A note about findings of CheXpert for which a table has no column."""
+    missing = [name for name in CHEXPERT_FINDINGS if name not in columns]
+    return [f"the tables have no labels of {', '.join(missing)}"] if missing else []

@@ -1,4 +1,4 @@
-"""Text files that somebody else wrote, line by line and within limits; and CSV with the line where each row begins."""
+"""Untrusted text files, line by line and within limits, and CSV rows with the line on which each begins."""
 
 from __future__ import annotations
 
@@ -17,28 +17,24 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_LINE", "check_regular", "csv_rows", "table_rows", "text_lines"]
 
-# A report is a few thousand characters; a line of more than this is no row of anything.
+# A report has a few thousand characters.
 MAX_LINE: Final = 2**22
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what is no regular file: a pipe or a device could go on for ever.
-
-    Raises:
-        UsageError: there is no such file, or it is something else.
-    """
+    """Raise UsageError if a path is not a regular file: a pipe or a device may be endless."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
-        raise UsageError(f"{path} cannot be read", why=reason or "that is no file name") from error
+        raise UsageError(f"{path} cannot be read", why=reason or "it is not a file name") from error
     if not stat.S_ISREG(status.st_mode):
         raise UsageError(f"{path} cannot be read", why="it is not a file")
 
 
 @contextlib.contextmanager
 def text_lines(path: Path) -> Iterator[Iterator[str]]:
-    """The lines of a UTF-8 file, with their ends, without a byte order mark; a name in ``.gz`` is unpacked.
+    """The lines of a UTF-8 file with their ends, without a byte order mark; ``.gz`` is decompressed.
 
     Raises:
         UsageError: the file cannot be read, is damaged or not UTF-8, or has a line of more than `MAX_LINE` characters.
@@ -47,10 +43,10 @@ def text_lines(path: Path) -> Iterator[Iterator[str]]:
     try:
         with contextlib.ExitStack() as stack:
             opener = gzip.open if path.suffix.lower() == ".gz" else open
-            # Rows of a CSV file may hold line ends of any kind, and they must stay as they are.
+            # newline="": a cell of a CSV file may hold line ends of any kind, which are kept.
             yield _bounded(stack.enter_context(opener(path, "rt", encoding="utf-8-sig", newline="")), path)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UsageError(f"{path} cannot be read", why="it is damaged, or no gzip file") from error
+        raise UsageError(f"{path} cannot be read", why="it is damaged or not a gzip file") from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read", why=error.strerror) from error
 
@@ -63,22 +59,22 @@ def _bounded(stream: IO[str], path: Path) -> Iterator[str]:
         except UnicodeDecodeError as error:
             raise UsageError(
                 f"{path} is not UTF-8",
-                why=f"the first byte that is not stands after line {number}",
-                fix="Save it anew.",
+                why=f"the first byte that is not valid is after line {number}",
+                fix="Save it as UTF-8; in a spreadsheet program as CSV UTF-8.",
             ) from error
         if not line:
             return
         number += 1
         if len(line) == MAX_LINE:
-            raise UsageError(f"{path} is no table", why=f"line {number} is longer than {MAX_LINE - 1} characters")
+            raise UsageError(f"{path} is not a table", why=f"line {number} is longer than {MAX_LINE - 1} characters")
         yield line
 
 
 def csv_rows(lines: Iterator[str], path: Path) -> Iterator[tuple[int, list[str]]]:
-    """``(line, cells)`` of each row that is not blank; the line is the one where the row begins, from 1.
+    """``(line, cells)`` of each row that is not blank. Lines count from 1; a row has the line on which it begins.
 
     Raises:
-        UsageError: quotes do not pair, or a cell is gigantic, so that nobody can tell where rows end.
+        UsageError: quotes do not pair or a cell is too long, so that the ends of rows are unknown.
     """
     reader = csv.reader(lines, strict=True)
     while True:
@@ -101,14 +97,16 @@ def table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
     """``(line, {column: cell})`` of a published table, ``.csv`` or ``.csv.gz``; short rows have empty cells.
 
     Raises:
-        UsageError: the file cannot be read, or one of `columns` is missing.
+        UsageError: the file cannot be read, one of `columns` is missing, or a row has more cells than the header.
     """
     with text_lines(path) as lines:
         rows = csv_rows(lines, path)
         header = [name.strip() for name in next(rows, (0, []))[1]]
         missing = [name for name in columns if name not in header]
         if missing:
-            raise UsageError(f"{path} is not the table that was expected", why=f"it has no column {missing[0]!r}")
+            raise UsageError(f"{path} is not the expected table", why=f"it has no column {missing[0]!r}")
         for line, cells in rows:
+            if any(cells[len(header) :]):
+                raise UsageError(f"line {line} of {path} has {len(cells)} cells, and the header {len(header)}")
             padded = [*cells, *[""] * (len(header) - len(cells))]
             yield line, dict(zip(header, padded, strict=False))

@@ -1,4 +1,4 @@
-"""Where a finding is: masks and boxes of rows as pixels of the image, and as shares of the model's patches."""
+"""Masks and boxes of rows as pixels of the image, and as shares of the model's patches."""
 
 from __future__ import annotations
 
@@ -21,13 +21,31 @@ if TYPE_CHECKING:
     from lrclr.datasets._rows import Box, Row
     from lrclr.preprocessing import Geometry
 
-__all__ = ["patch_coverage", "row_mask"]
+__all__ = ["check_places", "patch_coverage", "row_mask"]
 
 _GREY: Final = frozenset({"1", "L", "I", "I;16", "I;16B", "I;16L"})
+_OVERHANG: Final = 0.01
+
+
+def check_places(row: Row, shape: tuple[int, int]) -> None:
+    """Raise what `row_mask` raises for any finding of a row; of masks only the headers are read.
+
+    Args:
+        row: the row.
+        shape: height and width of the original image.
+
+    Raises:
+        ImageError: a mask cannot be read, is not grey, or has another size than the image; or a box lies outside.
+    """
+    for file, bit in dict.fromkeys(row.masks.values()):
+        with _opened(file, bit, shape):
+            pass
+    for box in (box for boxes in row.boxes.values() for box in boxes):
+        _slices(box, *shape)
 
 
 def row_mask(row: Row, finding: str, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """Where a finding is in a row's image, from its mask or, if there is none, its boxes.
+    """The pixels of a finding in a row's image, from its mask or, without one, from its boxes.
 
     A box covers the pixels whose centres lie in it, and at least one.
 
@@ -37,10 +55,11 @@ def row_mask(row: Row, finding: str, shape: tuple[int, int]) -> NDArray[np.bool_
         shape: height and width of the original image, as it was decoded.
 
     Returns:
-        bool ``[H, W]``; ``None`` where the row says nothing about the place.
+        bool ``[H, W]``; ``None`` if the row has neither a mask nor a box of the finding.
 
     Raises:
-        ImageError: the mask cannot be read, is not grey, or is of another size than the image; or a box lies outside.
+        ImageError: the mask cannot be read, is not grey, or has another size than the image; or a box reaches beyond
+            the image by more than 1 % of its side and more than a pixel.
     """
     mask = row.masks.get(finding)
     if mask is not None:
@@ -55,18 +74,18 @@ def row_mask(row: Row, finding: str, shape: tuple[int, int]) -> NDArray[np.bool_
 
 
 def patch_coverage(mask: NDArray[np.bool_], geometry: Geometry, patch_size: int) -> NDArray[np.float32]:
-    """What share of each patch of the model's input a mask covers, by exact areas.
+    """The share of each patch of the model's input that a mask covers, by exact areas.
 
     Args:
         mask: bool ``[H, W]`` in the original image's pixels.
-        geometry: where the image lies in the input: the same resize, crop and padding as the image's own.
+        geometry: position of the image in the input: resize, crop and padding of the image itself.
         patch_size: side of a patch, in input pixels.
 
     Returns:
         float32 ``[G, G]``, row-major like ``region_index``; padding counts as not covered.
 
     Raises:
-        UsageError: the mask is of another size than the geometry's image, or the input holds no such patch.
+        UsageError: the mask has another size than the image of `geometry`, or a patch does not fit the input.
     """
     if mask.shape != (geometry.height, geometry.width):
         raise UsageError(
@@ -77,7 +96,7 @@ def patch_coverage(mask: NDArray[np.bool_], geometry: Geometry, patch_size: int)
         raise UsageError(f"an input of {geometry.input_size} pixels holds no patch of {patch_size}")
     down = _overlap(geometry.height, geometry.scale_y, geometry.offset_y, count, patch_size)
     across = _overlap(geometry.width, geometry.scale_x, geometry.offset_x, count, patch_size)
-    # Only the part with the finding costs anything; it is mostly small.
+    # Only the bounding box of the mask, which is mostly small.
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return np.zeros((count, count), np.float32)
@@ -87,7 +106,7 @@ def patch_coverage(mask: NDArray[np.bool_], geometry: Geometry, patch_size: int)
 
 
 def _overlap(pixels: int, scale: float, offset: float, count: int, patch_size: int) -> NDArray[np.float64]:
-    """``[count, pixels]``: the share of each patch's side that each pixel of the image takes up."""
+    """``[count, pixels]``: the share of each patch's side that each pixel of the image covers."""
     edges = offset + scale * np.arange(pixels + 1)
     starts = patch_size * np.arange(count)[:, None]
     within = np.clip(edges[None], starts, starts + patch_size)
@@ -95,8 +114,13 @@ def _overlap(pixels: int, scale: float, offset: float, count: int, patch_size: i
 
 
 def _slices(box: Box, height: int, width: int) -> tuple[slice, slice]:
-    if box.right <= 0 or box.bottom <= 0 or box.left >= width or box.top >= height:
-        raise ImageError(f"a box lies outside its image of {height} x {width}")
+    beyond = max(-box.left, box.right - width) / width, max(-box.top, box.bottom - height) / height
+    # Annotation tools round to whole pixels.
+    if any(share > max(_OVERHANG, 1 / side) for share, side in zip(beyond, (width, height), strict=True)):
+        raise ImageError(
+            f"a box reaches beyond its image of {height} x {width}",
+            fix="Boxes are [left, top, right, bottom] in pixels of the original image.",
+        )
     return _centres(box.top, box.bottom, height), _centres(box.left, box.right, width)
 
 
@@ -108,9 +132,10 @@ def _centres(low: float, high: float, size: int) -> slice:
     return slice(middle, middle + 1)
 
 
-def _read_mask(path: Path, bit: int | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
+@contextlib.contextmanager
+def _opened(path: Path, bit: int | None, shape: tuple[int, int]) -> Iterator[Image.Image]:
+    """A mask whose header fits its image; its pixels are not decoded yet, so that it cannot allocate more."""
     with _explained(), Image.open(path, formats=("PNG", "TIFF")) as image:
-        # The header decides before anything is decoded, so that a hostile file allocates no more than its image did.
         if (image.height, image.width) != tuple(shape):
             raise ImageError(
                 f"a mask is {image.height} x {image.width} and its image {shape[0]} x {shape[1]}",
@@ -119,6 +144,11 @@ def _read_mask(path: Path, bit: int | None, shape: tuple[int, int]) -> NDArray[n
         if image.mode not in _GREY or (bit is not None and image.mode != "L"):
             kind = "of 8 bits" if bit is not None else "grey"
             raise ImageError(f"a mask is not {kind}", why=f"its mode is {image.mode!r}", fix="Save it in mode L.")
+        yield image
+
+
+def _read_mask(path: Path, bit: int | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    with _opened(path, bit, shape) as image:
         pixels = np.asarray(image)
     if bit is None:
         return pixels > 0
@@ -129,7 +159,7 @@ def _read_mask(path: Path, bit: int | None, shape: tuple[int, int]) -> NDArray[n
 def _explained() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large pictures and odd metadata; the size is checked, and the rest does no harm.
+            # Pillow warns of large pictures and unusual metadata. The size is checked, the rest is harmless.
             warnings.simplefilter("ignore")
             yield
     except ImageError:

@@ -1,4 +1,4 @@
-"""MIMIC-CXR and MIMIC-CXR-JPG as they are published. Written from their documentation, run on no real copy."""
+"""MIMIC-CXR and MIMIC-CXR-JPG as published. Written from their documentation; not run on a real copy."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def import_mimic_cxr(
 
     Args:
         source: folder with ``files/p10/p10000032/s50414267.txt`` (or the folder ``files`` itself).
-        images: the same tree with ``s50414267/<dicom id>.jpg`` or ``.dcm``, if it stands elsewhere.
-        splits, labels, metadata: ``mimic-cxr-2.0.0-{split,chexpert,metadata}.csv[.gz]``; without them those in the
-            two folders, if there are any. Without splits or labels the rows have none.
-        section: which part of the report; another stands in where it is missing, and the notes count that.
-        all_views: take lateral images too; otherwise only PA and AP, which takes the metadata.
+        images: the same tree with ``s50414267/<dicom id>.jpg`` or ``.dcm``, if it is another one.
+        splits, labels, metadata: ``mimic-cxr-2.0.0-{split,chexpert,metadata}.csv[.gz]``; by default those in the two
+            folders. Without them the rows have no splits or labels.
+        section: part of the report; if it is missing, another part is taken, and the notes count that.
+        all_views: include lateral images; otherwise only PA and AP, for which the metadata are needed.
 
     Raises:
-        UsageError: a folder or table is missing or not what it should be, or views cannot be told.
+        UsageError: a folder or a table is missing or not the expected one, or the views are not known.
     """
     roots = [source] if images is None else [images, source]
     for root in roots:
@@ -69,7 +69,7 @@ def import_mimic_cxr(
     if view_table is None and not all_views:
         raise UsageError(
             f"the views of the images in {roots[0]} are not known",
-            why=f"there is no {_TABLES.format('metadata')}[.gz]",
+            why=f"{_TABLES.format('metadata')}[.gz] is missing",
             fix="Name it with --metadata, or take every view with --all-views.",
         )
     notes: list[str] = []
@@ -84,12 +84,13 @@ def import_mimic_cxr(
     rows: list[Row] = []
     problems: list[RowProblem] = []
     sections: Counter[str] = Counter()
+    unlabelled = unassigned = 0
     for image in wanted:
         folder = Path(f"p{image.subject[:2]}", f"p{image.subject}", f"s{image.study}")
         stem = _files(roots[0]) / folder / image.name
         file = existing(stem.with_name(image.name + suffix) for suffix in _SUFFIXES)
         if file is None:
-            problems.append(RowProblem(image.line, "there is no image file"))
+            problems.append(RowProblem(image.line, "its image file does not exist"))
             continue
         if image.study in bad_labels:
             problems.append(RowProblem(image.line, f"its study's labels: {bad_labels[image.study]}"))
@@ -98,8 +99,12 @@ def import_mimic_cxr(
         sections[report.section if report else "none"] += 1
         split = split_of.get(image.name, "")
         stated = study_labels.get(image.study, {})
+        unlabelled += bool(label_table) and not stated
+        unassigned += bool(split_table) and not split
         rows.append(Row(image.line, file, report.text if report else None, stated, split, image.subject))
     notes += [f"report from {name}: {count} images" for name, count in sections.most_common()]
+    notes += [f"{unlabelled} images have no label in the table of labels"] if unlabelled else []
+    notes += [f"{unassigned} images are not in the table of splits"] if unassigned else []
     return Imported(rows, CHEXPERT_FINDINGS if label_table else (), problems, notes)
 
 
@@ -138,9 +143,9 @@ def _of_views(table: Path, *, all_views: bool) -> tuple[list[_Image], int]:
             wanted.append(_Image(line, cells["subject_id"], cells["study_id"], cells["dicom_id"]))
         else:
             left_out += 1
-    # They become parts of paths.
+    # The identifiers become parts of paths.
     if not all(f"{image.subject}{image.study}".isdigit() and Path(image.name).name == image.name for image in wanted):
-        raise UsageError(f"{table} is not the table that was expected", why="its identifiers are not numbers")
+        raise UsageError(f"{table} is not the expected table", why="its identifiers are not numbers")
     return wanted, left_out
 
 
@@ -156,7 +161,7 @@ def _walked(files: Path) -> Iterator[_Image]:
 
 
 def _reports(files: Path, section: Section) -> Callable[[Path], SectionText | None]:
-    """Reads a study's report once, however many images it has."""
+    """A function that reads the report of a study, once for all its images."""
     known: dict[Path, SectionText | None] = {}
 
     def read(study: Path) -> SectionText | None:

@@ -1,4 +1,4 @@
-"""Open-i (Indiana University, NLMCXR) reports, run on all 3,955 real ones; their images on no real copy."""
+"""Open-i (Indiana University, NLMCXR). Run on all 3,955 real reports; not run on real images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["OPENI_FINDINGS", "OpeniReport", "import_openi", "openi_labels", "rea
 _MAX_REPORT: Final = 2**20
 _SUFFIXES: Final = (".png", ".jpg", ".dcm")
 _FRONTAL: Final = frozenset({"PA", "AP", "FRONTAL"})
-# Heads of the MeSH and RadLex terms that two readers gave to each report; all lower case.
+# Heads of the MeSH and RadLex terms that two readers assigned to each report, in lower case.
 _TERMS: Final[dict[str, str]] = {
     "normal": "No Finding",
     **dict.fromkeys(("cardiomegaly",), "Cardiomegaly"),
@@ -52,10 +52,10 @@ class OpeniReport:
     """One report.
 
     Attributes:
-        name: of its file.
-        uid: of the report; each is of another patient.
-        sections: label in lower case ("findings", "impression", "indication", "comparison") to text, cleaned of
-            de-identification marks; empty ones are left out.
+        name: name of its file.
+        uid: identifier of the report; each report is of another patient.
+        sections: text by label in lower case ("findings", "impression", "indication", "comparison"), without marks of
+            the de-identification; empty sections are left out.
         terms: MeSH major terms, such as "Pulmonary Atelectasis/base/left".
         images: identifiers of its images.
     """
@@ -68,13 +68,13 @@ class OpeniReport:
 
 
 def read_openi_reports(source: Path) -> Iterator[OpeniReport | RowProblem]:
-    """Reports of a folder or a ``.tgz``, which is read as a stream and never unpacked to disk.
+    """Reports of a folder or a ``.tgz``, which is read as a stream and not unpacked to disk.
 
     Yields:
-        A report, or what is wrong with it, with its number from 1.
+        A report, or its problem with its number from 1.
 
     Raises:
-        UsageError: the source cannot be read, or is no archive.
+        UsageError: the source cannot be read, or is not an archive.
         MissingExtraError: defusedxml is not installed.
     """
     try:
@@ -89,7 +89,7 @@ def read_openi_reports(source: Path) -> Iterator[OpeniReport | RowProblem]:
 
 
 def openi_labels(terms: tuple[str, ...]) -> dict[str, int]:
-    """Labels from MeSH major terms: what two readers did not index they did not see; nothing if they did not index."""
+    """Labels from MeSH major terms. Findings without a term are absent; a report that was not indexed has no labels."""
     heads = {term.partition("/")[0].strip().lower() for term in terms}
     if not heads or heads & _UNINDEXED:
         return {}
@@ -112,17 +112,17 @@ def import_openi(
         images: folder of ``<image id>.png``.
         metadata: table of views: ``imageid`` and ``View Position`` (torchxrayvision's
             ``nlmcxr_dicom_metadata.csv.gz``) or ``filename`` and ``projection`` (``indiana_projections.csv``).
-        section: which part of the report; another stands in where it is missing, and the notes count that.
-        all_views: take lateral images too; otherwise the frontal ones, which takes `metadata`.
+        section: part of the report; if it is missing, another part is taken, and the notes count that.
+        all_views: include lateral images; otherwise only the frontal ones, for which `metadata` is needed.
 
     Raises:
-        UsageError: a source or table is missing or not what it should be, or views cannot be told.
+        UsageError: a source or a table is missing or not the expected one, or the views are not known.
         MissingExtraError: defusedxml is not installed.
     """
     require_folder(images)
     if metadata is None and not all_views:
         raise UsageError(
-            "the reports do not tell the view of an image",
+            "the reports do not give the view of an image",
             fix="Name a table of views with --metadata, or take every view with --all-views.",
         )
     view_of = _views(metadata) if metadata is not None else {}
@@ -144,7 +144,7 @@ def import_openi(
                 continue
             file = next((there[image + suffix] for suffix in _SUFFIXES if image + suffix in there), None)
             if file is None:
-                problems.append(RowProblem(number, f"{report.name}: there is no image file"))
+                problems.append(RowProblem(number, f"{report.name}: an image file does not exist"))
                 continue
             counts[f"images with report from {text.section if text else 'none'}"] += 1
             rows.append(Row(number, file, text.text if text else None, labels, "", report.uid))
@@ -159,9 +159,9 @@ def _report(name: str, data: bytes, fromstring: Any) -> OpeniReport:
         raise BadRowError(f"longer than {_MAX_REPORT} bytes")
     try:
         root = fromstring(data, forbid_dtd=True)
-    # ElementTree's ParseError is a SyntaxError; encodings it does not know are a LookupError or a ValueError.
+    # ParseError is a SyntaxError; an unknown encoding raises LookupError or ValueError.
     except (SyntaxError, LookupError, ValueError, DefusedXmlException):
-        raise BadRowError("not XML, or XML with declarations that are refused") from None
+        raise BadRowError("not XML, or XML with declarations that are not allowed") from None
     sections: dict[str, str] = {}
     for element in root.iter("AbstractText"):
         text = without_xs("".join(element.itertext()))
@@ -174,7 +174,7 @@ def _report(name: str, data: bytes, fromstring: Any) -> OpeniReport:
     terms = tuple(term for element in root.iter("major") if (term := "".join(element.itertext()).strip()))
     images = tuple(element.get("id", "") for element in root.iter("parentImage"))
     if not all(re.fullmatch(r"[\w.-]+", image) for image in images):
-        raise BadRowError("an image's identifier is no file name")
+        raise BadRowError("the identifier of an image is not a file name")
     return OpeniReport(name, identifier, sections, terms, images)
 
 
@@ -192,7 +192,7 @@ def _xml_files(source: Path) -> Iterator[tuple[str, bytes]]:
                 if stream_of is not None:
                     yield member.name.rpartition("/")[2], stream_of.read(_MAX_REPORT + 1)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise UsageError(f"{source} cannot be read", why="it is damaged, or no tar archive") from error
+        raise UsageError(f"{source} cannot be read", why="it is damaged or not a tar archive") from error
 
 
 def _views(table: Path) -> dict[str, str]:
@@ -202,7 +202,7 @@ def _views(table: Path) -> dict[str, str]:
         views[_image_key(name)] = (cells.get("View Position") or cells.get("projection") or "").strip()
     if not any(views.values()):
         raise UsageError(
-            f"{table} tells no views",
+            f"{table} has no views",
             why="it has neither 'imageid' and 'View Position' nor 'filename' and 'projection'",
         )
     return views

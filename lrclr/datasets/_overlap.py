@@ -1,4 +1,4 @@
-"""Images and patients that two sets of rows have in common: what is fitted or trained on must not be judged on."""
+"""Images and patients that two sets of rows have in common, such as training and test rows."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ __all__ = ["check_apart"]
 
 
 def check_apart(one: Sequence[Row], other: Sequence[Row], *, what: str, fix: str) -> None:
-    """Refuse two sets of rows that share a patient or an image.
+    """Raise an error if two sets of rows share a patient or an image.
 
-    Images are the same if their files are, by path or by content; frames of one file are different images. Only files
-    of equal size are read.
+    Images are the same if their files have the same path or content; frames of one file are different images. Only
+    files of equal size are read.
 
     Args:
         one, other: the rows.
-        what: of the shared images, in words, such as "to validate on {} trained on as well".
+        what: the error's words about shared images, such as "to validate on {} trained on as well".
         fix: what to do.
 
     Raises:
-        UsageError: they share any.
+        UsageError: they share a patient or an image.
     """
     patients = {row.patient for row in one if row.patient} & {row.patient for row in other}
     for noun, shared in (("patient", len(patients)), ("image", _shared_images(one, other))):
         if shared:
             plural = "" if shared == 1 else "s"
             verb = "is" if shared == 1 else "are"
-            raise UsageError(f"{shared} {noun}{plural} {what.format(verb)}", why="scores would flatter", fix=fix)
+            raise UsageError(f"{shared} {noun}{plural} {what.format(verb)}", why="scores would be too high", fix=fix)
 
 
 def _shared_images(one: Iterable[Row], other: Iterable[Row]) -> int:
@@ -61,7 +61,7 @@ def _by_size(rows: Iterable[Row]) -> dict[int, set[Key]]:
             # Links to one file are one file.
             sizes[row.image.stat().st_size].add((os.path.realpath(row.image), row.frame))
         except (OSError, ValueError):
-            # A file that is not there is told where it is read.
+            # A missing file is an error when it is read.
             continue
     return sizes
 

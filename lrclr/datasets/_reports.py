@@ -1,6 +1,6 @@
-"""Radiology reports: their sections, and the marks that de-identification left in them.
+"""Sections of radiology reports, and removal of marks of the de-identification.
 
-The sections of MIMIC-CXR follow the rules by which its authors section the reports before labelling them:
+The sections of MIMIC-CXR follow the rules with which its authors divide the reports before labelling:
 ``txt/section_parser.py`` and ``txt/create_section_files.py`` in https://github.com/MIT-LCP/mimic-cxr.
 """
 
@@ -29,12 +29,12 @@ _ANY_CASE: Final = re.compile(
     r"[ \t]{0,20}:",
     re.MULTILINE,
 )
-# A heading that describes the study instead of naming a section: its text is the findings.
+# A heading that describes the study instead of naming a section. Its text is the findings.
 _STUDY: Final = re.compile(
     r"chest|portable|(?:pa|ap|lateral) and (?:pa|ap|lat)|frontal (?:and|view|upright|semi-upright)|bone window|ribs"
     r"|(?:pa|ap|one|lateral) view|(?:two|2) views"
 )
-# The first of these that occurs in a heading decides its section.
+# The first of these words in a heading decides its section.
 _WORDS: Final = (
     *(("reason for", "indication"), ("indication", "indication"), ("technique", "technique")),
     *(("impression", "impression"), ("conclusion", "impression"), ("finding", "findings"), ("history", "history")),
@@ -43,7 +43,7 @@ _WORDS: Final = (
 )
 _SPELT: Final = ("impression", "findings", "comparison", "indication")
 _SIMILAR: Final = 0.8
-# A paragraph that only tells who was informed: "Dr. ___ was notified by telephone."
+# A paragraph about the notification of a person: "Dr. ___ was notified by telephone."
 _NOTICE: Final = re.compile(
     r"(?i)(?:(?:these|the|above|critical|important) ){0,2}(?:(?:findings?|results?) (?:was|were|have been) "
     r"(?:discussed|communicated|conveyed|reported|telephoned|called|paged)\b"
@@ -58,7 +58,7 @@ _FREE, _UNDER_COMPARISON = "free paragraphs", "text under COMPARISON"
 
 
 class SectionText(NamedTuple):
-    """A text, and the section that it was taken from."""
+    """A text and the section it is from."""
 
     text: str
     section: str
@@ -67,18 +67,18 @@ class SectionText(NamedTuple):
 def mimic_sections(report: str) -> dict[str, str]:
     """The sections of a MIMIC-CXR report that describe the images.
 
-    A heading stands at the beginning of a line, in capitals, before a colon. Headings that describe the study, such as
-    ``PORTABLE CHEST:`` or ``CHEST, TWO VIEWS:``, count as ``FINDINGS:``; one on the line after a heading without text
-    belongs to that section's text. Of a section that occurs twice, the last one with a text counts. A report that has
-    neither findings nor impression is described by what follows the first paragraph of its last section, for example
-    after ``REASON FOR EXAMINATION:``; or else, as a last resort, under ``COMPARISON:``. Notifications and
-    recommendations are never taken for a description, with a heading or without one.
+    A heading is at the beginning of a line, in capitals, before a colon. Headings that describe the study, such as
+    ``PORTABLE CHEST:`` or ``CHEST, TWO VIEWS:``, count as ``FINDINGS:``; on the line after a heading without text they
+    belong to that section's text. If a section occurs twice, the last one with text counts. In a report with neither
+    findings nor impression, the description is what follows the first paragraph of its last section, for example
+    after ``REASON FOR EXAMINATION:``; or else the text under ``COMPARISON:``. Notifications and recommendations are
+    not descriptions, with or without a heading.
 
-    Beyond the published rules, usual headings in lower case are read where none in capitals names findings or an
-    impression, and headings may hold digits and lack the indentation.
+    Beyond the published rules, usual headings in lower case count if none in capitals names findings or an impression,
+    and headings may contain digits and lack the indentation.
 
     Returns:
-        ``impression`` and ``findings``, as far as the report has them; otherwise ``free paragraphs`` or
+        ``impression`` and ``findings``, if the report has them; otherwise ``free paragraphs`` or
         ``text under COMPARISON``, or nothing.
     """
     report = report.replace("\r\n", "\n")
@@ -97,12 +97,12 @@ def mimic_sections(report: str) -> dict[str, str]:
 
 
 def _parts(report: str, pattern: re.Pattern[str]) -> list[tuple[str, str]]:
-    """Section name and text of each part of a report, in order; "" is what precedes the first heading."""
+    """Section name and text of each part of a report, in order; "" is the part before the first heading."""
     parts = []
     name, start, bare = "", 0, False
     for heading in pattern.finditer(report):
         kind = _kind(heading["name"])
-        # What describes the study right after "IMPRESSION:" begins that section's text.
+        # A description of the study right after "IMPRESSION:" begins that section's text.
         begins_text = bare and heading.start() == start + 1 and kind in ("study", "other")
         bare = False
         if kind and not begins_text:
@@ -114,7 +114,7 @@ def _parts(report: str, pattern: re.Pattern[str]) -> list[tuple[str, str]]:
 
 
 def _kind(heading: str) -> str:
-    """Which section a heading opens; "" if it is none."""
+    """The section of a heading; "" if the text is not a heading."""
     text = " ".join(heading.lower().split())
     for word, section in _WORDS:
         if word in text:
@@ -124,19 +124,19 @@ def _kind(heading: str) -> str:
     if text.startswith(("exam", "type of exam")):
         return "examination"
     if text.isalpha() and 6 <= len(text) <= 14:
-        # "IMPRESSOIN" and "FINIDNGS" are in the published reports.
+        # The published reports contain "IMPRESSOIN" and "FINIDNGS".
         near = difflib.get_close_matches(text, _SPELT, n=1, cutoff=_SIMILAR)
         if near:
             return near[0]
-    # "L4: compression" begins no section.
+    # "L4: compression" does not begin a section.
     return "" if any(character.isdigit() for character in text) else "other"
 
 
 def choose_section(sections: Mapping[str, str], section: Section) -> SectionText | None:
-    """The wanted text, or the best that there is; ``None`` where there is none.
+    """The text of a section, or of the best other one; ``None`` if there is none.
 
-    ``impression`` falls back to the findings, ``findings`` to the impression, and everything to what `mimic_sections`
-    found without headings.
+    ``impression`` falls back to the findings, ``findings`` to the impression, and both to the text that
+    `mimic_sections` finds without headings.
     """
     if section == "both":
         texts = [sections[name] for name in ("findings", "impression") if name in sections]
@@ -151,12 +151,12 @@ def choose_section(sections: Mapping[str, str], section: Section) -> SectionText
 
 
 def without_underscores(text: str) -> str:
-    """In one line, without MIMIC's ``___`` for what was taken out."""
+    """The text in one line, without MIMIC's ``___``."""
     return _tidy(re.sub(r"_{2,}", " ", text))
 
 
 def without_xs(text: str) -> str:
-    """In one line, without Open-i's ``XXXX``, nor the words it is a part of; "x-XXXX" can only have been "x-ray"."""
+    """The text in one line, without words that contain Open-i's ``XXXX``; "x-XXXX" becomes "x-ray"."""
     words = (
         word[len(word.rstrip(".,;:)")) :] if _MARK in word else word
         for word in re.sub(r"(?i:\bx-)XXXX", "x-ray", text).split()

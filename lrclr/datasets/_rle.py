@@ -1,7 +1,6 @@
-"""COCO's run lengths as masks, with sizes and counts checked before anything is allocated.
+"""COCO's run lengths as masks, with sizes and counts checked before memory is allocated.
 
-The C decoder of pycocotools writes as many pixels as the counts say; so they are added up here first, and then there
-is nothing left for it to do. Tests hold the two equal.
+The C decoder of pycocotools writes as many pixels as the counts say, without a check. Tests compare the two.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def decode_rle(value: object) -> NDArray[np.bool_]:
     """The mask of ``{"size": [height, width], "counts": "..."}``; counts may also be a list, COCO's uncompressed form.
 
     Raises:
-        BadRowError: it is no such thing, too large, or its counts do not add up to its size.
+        BadRowError: it is not such an object, too large, or its counts do not add up to its size.
     """
     if not isinstance(value, dict):
         raise BadRowError("a mask is not an object with size and counts")
@@ -46,15 +45,15 @@ def decode_rle(value: object) -> NDArray[np.bool_]:
 
 
 def _unpacked(text: str) -> list[int]:
-    """COCO's text: five bits a character, least first, bit 5 for "goes on", two's complement; differences to the run
-    before the last from the fourth run on.
+    """COCO's text: five bits a character, lowest first, bit 5 set if more follow, two's complement. From the fourth run
+    on, a run is the difference to the run before the last.
     """
     runs: list[int] = []
     number = digits = 0
     for character in text:
         code = ord(character) - 48
         if not 0 <= code < 64 or digits >= _MAX_DIGITS:
-            raise BadRowError("a mask's counts are no run lengths")
+            raise BadRowError("a mask's counts are not run lengths")
         number |= (code & 31) << (5 * digits)
         digits += 1
         if code & 32:

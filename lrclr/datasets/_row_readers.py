@@ -1,42 +1,112 @@
-"""One row's cells, or one line of JSON, as a :class:`~lrclr.datasets.Row`."""
+"""Readers that make a :class:`~lrclr.datasets.Row` of each row of CSV or line of JSON."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from lrclr.datasets._cells import BadRowError, boxes_of, boxes_of_cell, frame_of, label_of, mask_of, parse_json
-from lrclr.datasets._columns import DECLARED, KNOWN_FINDINGS, RESERVED, is_known, nearest, unknown_column
-from lrclr.datasets._rows import PRESENT, Box, Row
+from lrclr.datasets._cells import (
+    BadRowError,
+    boxes_of,
+    contradiction,
+    frame_of,
+    label_of,
+    mask_of,
+    parse_json,
+    patient_of,
+)
+from lrclr.datasets._columns import (
+    DECLARED,
+    FINDING_MASK,
+    KNOWN_FINDINGS,
+    RESERVED,
+    is_known,
+    nearest,
+    similar_column,
+    unknown_name,
+)
+from lrclr.datasets._rows import PRESENT, Box, Row, UnknownName
 from lrclr.errors import UsageError
 from lrclr.text import finding_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-__all__ = ["FINDING_MASK", "MASK_BITS", "CsvRows", "JsonRows", "RowReader"]
+__all__ = ["MASK_BITS", "CsvRows", "JsonRows", "RowReader"]
 
-FINDING_MASK: Final = "mask:"
 MASK_BITS: Final = 8
 _JSON_KEYS: Final = frozenset({"image", "report", "split", "patient", "frame", "labels", "masks", "boxes", "findings"})
+_IMAGE_NAMES: Final = frozenset({"image", "images", "file", "files", "filename", "path", "image path", "file name"})
 
+_Value = TypeVar("_Value")
 _Masks = dict[str, tuple[Path, int | None]]
 
 
 class RowReader(Protocol):
-    """Makes rows of one dataset, and knows the findings that it has seen."""
+    """Reads the rows of one dataset and collects the names of its findings."""
 
     @property
-    def findings(self) -> tuple[str, ...]:
-        """Label columns in order, then what only masks, boxes or lists of findings name."""
-
-    @property
-    def unknown(self) -> tuple[str, ...]:
-        """Label columns whose names are neither declared nor known."""
+    def names(self) -> FindingNames:
+        """Names of the findings in the rows that were read so far."""
 
     def rows(self) -> Iterator[tuple[int, Row | BadRowError]]:
-        """Every row with its line, or why it is none."""
+        """Every row with its line, or the reason why it cannot be used."""
+
+
+class FindingNames:
+    """The findings of a dataset. Each has the spelling in which it occurs first.
+
+    Args:
+        known: findings that need no declaration, beside those of public data sets.
+    """
+
+    def __init__(self, known: Collection[str] = ()) -> None:
+        self._known = known
+        self._spelling: dict[str, str] = {}
+        self._resolved: dict[str, str] = {}
+        self._declared: set[str] = set()
+        self._unknown: dict[str, UnknownName] = {}
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """The findings in the order in which they occur first."""
+        return tuple(self._spelling.values())
+
+    @property
+    def unknown(self) -> tuple[UnknownName, ...]:
+        """Findings that are neither known nor declared with ``label:``."""
+        return tuple(each for key, each in self._unknown.items() if key not in self._declared)
+
+    def spelling(self, name: str, line: int, column: str | None = None) -> str:
+        """The spelling of a finding in this dataset.
+
+        Raises:
+            BadRowError: the name is empty.
+        """
+        found = self._resolved.get(name)
+        if found is None:
+            bare = name.removeprefix(DECLARED).strip()
+            key = finding_key(bare)
+            if not bare:
+                raise BadRowError("a finding has no name")
+            if name.startswith(DECLARED):
+                self._declared.add(key)
+            elif not is_known(bare, self._known):
+                self._unknown.setdefault(key, UnknownName(bare, line, column))
+            found = self._resolved[name] = self._spelling.setdefault(key, bare)
+        return found
+
+    def respelt(self, values: Mapping[str, _Value], what: str, line: int) -> dict[str, _Value]:
+        """A mapping by finding with this dataset's spellings.
+
+        Raises:
+            BadRowError: two names are one finding.
+        """
+        result = {self.spelling(name.strip(), line): value for name, value in values.items()}
+        if len(result) != len(values):
+            raise BadRowError(f"{what} names a finding twice")
+        return result
 
 
 class CsvRows:
@@ -44,12 +114,12 @@ class CsvRows:
 
     Args:
         path: the file.
-        folder: that images are relative to.
-        numbered: its rows with their lines.
+        folder: the folder that images are relative to.
+        numbered: the lines and cells of the file, header first.
         findings: names of findings beside those of public data sets.
 
     Raises:
-        UsageError: the header is not that of a dataset; or, from `rows`, a column that is not known holds anything but
+        UsageError: the header is not that of a dataset; or, from `rows`, an unknown column holds something other than
             labels.
     """
 
@@ -57,41 +127,23 @@ class CsvRows:
         self, path: Path, folder: Path, numbered: Iterator[tuple[int, list[str]]], findings: Collection[str] = ()
     ) -> None:
         self._path, self._folder, self._numbered = path, folder, numbered
-        header = next(numbered, None)
+        self.names = FindingNames(findings)
+        line, header = next(numbered, (0, None))
         if header is None:
             raise UsageError(f"{path} is empty", fix="A dataset begins with a line of column names.")
-        names = [name.strip() for name in header[1]]
-        _check_header(path, names)
-        self._width = len(names)
-        self._at = {name: position for position, name in enumerate(names) if name in RESERVED}
-        self._finding_masks = [
-            (position, name.removeprefix(FINDING_MASK).strip())
-            for position, name in enumerate(names)
-            if name.startswith(FINDING_MASK)
-        ]
-        columns = [
-            (position, name)
-            for position, name in enumerate(names)
-            if name not in RESERVED and not name.startswith(FINDING_MASK)
-        ]
-        self._labels = [(position, name.removeprefix(DECLARED).strip()) for position, name in columns]
-        labels = [name for _, name in self._labels]
-        self.unknown = tuple(
-            name for _, name in columns if not name.startswith(DECLARED) and not is_known(name, findings)
-        )
-        _check_labels(path, labels, self.unknown)
-        if "mask" in self._at and len(labels) > MASK_BITS:
-            raise UsageError(
-                f"{path} has a column 'mask' and {len(labels)} columns of findings",
-                why=f"a mask's pixels have {MASK_BITS} bits, one a finding",
-                fix=f"Use columns {FINDING_MASK}FINDING instead.",
-            )
-        self._bits = list(enumerate(labels))
-        self._seen = dict.fromkeys([*labels, *(name for _, name in self._finding_masks)])
-
-    @property
-    def findings(self) -> tuple[str, ...]:
-        return tuple(self._seen)
+        columns = [name.strip() for name in header]
+        _check_header(path, columns)
+        self._width = len(columns)
+        self._at = {name: position for position, name in enumerate(columns) if name in RESERVED}
+        self._labels: list[tuple[int, str]] = []
+        self._masks: list[tuple[int, str]] = []
+        for position, column in enumerate(columns):
+            if column not in RESERVED:
+                is_mask = column.startswith(FINDING_MASK)
+                finding = self.names.spelling(column.removeprefix(FINDING_MASK).strip(), line, column)
+                (self._masks if is_mask else self._labels).append((position, finding))
+        self._unknown = {each.finding: each for each in self.names.unknown}
+        self._check_findings(columns)
 
     def rows(self) -> Iterator[tuple[int, Row | BadRowError]]:
         for line, cells in self._numbered:
@@ -99,6 +151,28 @@ class CsvRows:
                 yield line, self._row(line, cells)
             except BadRowError as error:
                 yield line, error
+
+    def _check_findings(self, columns: Sequence[str]) -> None:
+        for group in (self._labels, self._masks):
+            seen: dict[str, int] = {}
+            for position, finding in group:
+                first = seen.setdefault(finding, position)
+                if first != position:
+                    raise UsageError(
+                        f"{self._path} has two columns of one finding, {columns[first]!r} and {columns[position]!r}",
+                        fix="Remove one.",
+                    )
+        for unknown in self._unknown.values():
+            meant = None if str(unknown.column).startswith(FINDING_MASK) else similar_column(unknown.finding)
+            if meant is not None:
+                why = "it is not a known finding, and its name is similar to that of another column"
+                raise unknown_name(self._path, unknown, meant, why)
+        if "mask" in self._at and len(self._labels) > MASK_BITS:
+            raise UsageError(
+                f"{self._path} has a column 'mask' and {len(self._labels)} columns of findings",
+                why=f"a pixel of such a mask has {MASK_BITS} bits, one for each finding",
+                fix=f"Use columns {FINDING_MASK}FINDING instead.",
+            )
 
     def _row(self, line: int, cells: Sequence[str]) -> Row:
         if len(cells) != self._width:
@@ -113,49 +187,45 @@ class CsvRows:
             try:
                 label = label_of(cells[position].strip())
             except BadRowError as error:
-                if name in self.unknown:
-                    # Whatever the column is, it is no finding: leaving out these rows would be a guess.
-                    why = f"line {line} holds something else there than 1, 0, -1 or nothing"
-                    raise unknown_column(self._path, name, nearest(name, KNOWN_FINDINGS), why) from None
+                if name in self._unknown:
+                    # Not a column of labels: leaving out its rows would hide that.
+                    why = f"line {line} has a value other than 1, 0, -1 or nothing there"
+                    meant = nearest(name, KNOWN_FINDINGS)
+                    raise unknown_name(self._path, self._unknown[name], meant, why) from None
                 raise BadRowError(f"column {name!r} {error}") from None
             if label is not None:
                 labels[name] = label
-        listed = [name.strip() for name in cell("findings").split(";") if name.strip()]
-        boxes = boxes_of_cell(cell("boxes")) if "boxes" in self._at else {}
         masks: _Masks = {}
         if mask := cell("mask").strip():
-            path = self._folder / mask
-            masks = {name: (path, bit) for bit, name in self._bits}
-        for position, name in self._finding_masks:
+            masks = {name: (self._folder / mask, bit) for bit, (_, name) in enumerate(self._labels)}
+        for position, name in self._masks:
             if mask := cells[position].strip():
                 file, bit_number = mask_of(mask)
                 masks[name] = (self._folder / file, bit_number)
-        _add_listed(labels, listed)
-        if listed or boxes:
-            self._seen.update(dict.fromkeys([*listed, *boxes]))
-        return _made(
-            line, self._folder, cell("image").strip(), cell("report"), labels,
-            split=cell("split").strip(), patient=cell("patient").strip(), frame=frame_of(cell("frame")),
-            masks=masks, boxes=boxes,
+        return _row(
+            self.names, self._folder, line, cell("image"), cell("report"), labels,
+            split=cell("split"), patient=cell("patient"), frame=frame_of(cell("frame")),
+            listed=[name for name in cell("findings").split(";") if name.strip()], masks=masks,
+            boxes=boxes_of(cell("boxes")),
         )  # fmt: skip
 
 
 class JsonRows:
     """Rows of a JSON-lines dataset.
 
+    Args:
+        path: the file.
+        folder: the folder that images are relative to.
+        lines: the lines of the file.
+        findings: names of findings beside those of public data sets.
+
     Raises:
-        UsageError: from `rows`, a key that is not known; it could be a mistyped one that matters.
+        UsageError: from `rows`, a line has an unknown key: it may be a misspelt one.
     """
 
-    unknown: tuple[str, ...] = ()  # what `labels` names is declared
-
-    def __init__(self, path: Path, folder: Path, lines: Iterator[str]) -> None:
+    def __init__(self, path: Path, folder: Path, lines: Iterator[str], findings: Collection[str] = ()) -> None:
         self._path, self._folder, self._lines = path, folder, lines
-        self._seen: dict[str, None] = {}
-
-    @property
-    def findings(self) -> tuple[str, ...]:
-        return tuple(self._seen)
+        self.names = FindingNames(findings)
 
     def rows(self) -> Iterator[tuple[int, Row | BadRowError]]:
         for line, text in enumerate(self._lines, start=1):
@@ -174,31 +244,23 @@ class JsonRows:
             raise UsageError(
                 f"{self._path} line {line} has an unknown key{f': did you mean {meant!r}?' if meant else ''}",
                 why=f"the keys are {', '.join(sorted(_JSON_KEYS))}",
-                fix="Rename it, or take it out; findings stand in 'labels'.",
+                fix="Rename it, or take it out; findings belong in 'labels'.",
             )
-        labels: dict[str, int] = {}
-        stated = _table(record, "labels")
-        for name, value in stated.items():
+        labels: dict[str, int | None] = {}
+        for name, value in _table(record, "labels").items():
             try:
-                label = label_of(value.strip() if isinstance(value, str) else value)
+                labels[name] = label_of(value.strip() if isinstance(value, str) else value)
             except BadRowError as error:
                 raise BadRowError(f"label {name!r} {error}") from None
-            if label is not None:
-                labels[name] = label
         listed = record.get("findings") or []
-        if not isinstance(listed, list) or not all(isinstance(name, str) and name.strip() for name in listed):
+        if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
             raise BadRowError("findings is not a list of names")
-        listed = [name.strip() for name in listed]
-        _add_listed(labels, listed)
-        masks = {name: self._mask(value) for name, value in _table(record, "masks").items()}
-        boxes = boxes_of(record.get("boxes"))
-        row = _made(
-            line, self._folder, _text(record, "image").strip(), _text(record, "report"), labels,
-            split=_text(record, "split").strip(), patient=_text(record, "patient").strip(),
-            frame=frame_of(record.get("frame")), masks=masks, boxes=boxes,
+        return _row(
+            self.names, self._folder, line, _text(record, "image"), _text(record, "report"), labels,
+            split=_text(record, "split"), patient=_text(record, "patient"), frame=frame_of(record.get("frame")),
+            listed=listed, masks={name: self._mask(value) for name, value in _table(record, "masks").items()},
+            boxes=boxes_of(_table(record, "boxes")),
         )  # fmt: skip
-        self._seen.update(dict.fromkeys([*stated, *listed, *masks, *boxes]))
-        return row
 
     def _mask(self, value: object) -> tuple[Path, int | None]:
         if not isinstance(value, str) or not value.strip():
@@ -207,29 +269,34 @@ class JsonRows:
         return self._folder / file, bit
 
 
-def _made(  # noqa: PLR0913
-    line: int,
+def _row(  # noqa: PLR0913
+    names: FindingNames,
     folder: Path,
+    line: int,
     image: str,
     report: str,
-    labels: Mapping[str, int],
+    labels: Mapping[str, int | None],
     *,
     split: str,
     patient: str,
     frame: int | None,
+    listed: Sequence[str],
     masks: _Masks,
     boxes: Mapping[str, tuple[Box, ...]],
 ) -> Row:
-    if not image:
+    """A row from parsed cells; its findings get the dataset's spelling."""
+    if not image.strip():
         raise BadRowError("image is empty")
-    text = report if report and not report.isspace() else None
-    return Row(line, folder / image, text, labels, split, patient, frame, masks, boxes)
-
-
-def _add_listed(labels: dict[str, int], listed: Sequence[str]) -> None:
-    for name in listed:
-        if labels.setdefault(name, PRESENT) != PRESENT:
+    pseudonym = patient_of(patient.strip())
+    stated = {name: label for name, label in names.respelt(labels, "labels", line).items() if label is not None}
+    for name in (names.spelling(each.strip(), line) for each in listed):
+        if stated.setdefault(name, PRESENT) != PRESENT:
             raise BadRowError(f"findings and label {name!r} contradict each other")
+    masks, located = names.respelt(masks, "masks", line), names.respelt(boxes, "boxes", line)
+    if problem := contradiction(stated, located):
+        raise BadRowError(problem)
+    text = report if report and not report.isspace() else None
+    return Row(line, folder / image.strip(), text, stated, split.strip(), pseudonym, frame, masks, located)
 
 
 def _text(record: Mapping[str, Any], key: str) -> str:
@@ -249,40 +316,35 @@ def _table(record: Mapping[str, Any], key: str) -> dict[str, Any]:
     value = record.get(key)
     if value is None:
         return {}
-    if not isinstance(value, dict) or not all(name.strip() for name in value):
+    if not isinstance(value, dict):
         raise BadRowError(f"{key} is not a JSON object of findings")
-    table = {name.strip(): each for name, each in value.items()}
-    if len(table) != len(value):
-        raise BadRowError(f"{key} names a finding twice")
-    return table
+    return value
 
 
-def _check_labels(path: Path, labels: Sequence[str], unknown: Collection[str]) -> None:
-    seen: dict[str, str] = {}
-    for name in labels:
-        key = finding_key(name)
-        if key in seen:
-            raise UsageError(f"{path} has two columns of one finding, {seen[key]!r} and {name!r}", fix="Remove one.")
-        seen[key] = name
-    for name in unknown:
-        meant = nearest(name, RESERVED)
-        if meant is not None:
-            raise unknown_column(path, name, meant, "it is no known finding, and its name is close to another column's")
-
-
-def _check_header(path: Path, names: Sequence[str]) -> None:
-    if "image" not in names:
-        # Without a header the names would be a patient's data, so they are not shown.
+def _check_header(path: Path, columns: Sequence[str]) -> None:
+    if "image" not in columns:
         raise UsageError(
             f"{path} has no column 'image'",
-            why=f"none of its {len(names)} columns is called so",
+            why=_why_no_image(columns),
             fix="A dataset begins with a line of column names, separated by commas.",
         )
-    for position, name in enumerate(names, start=1):
-        if not name or name in (FINDING_MASK, DECLARED):
+    for position, name in enumerate(columns, start=1):
+        if not name.removeprefix(FINDING_MASK).strip().removeprefix(DECLARED):
             raise UsageError(
                 f"{path}: column {position} has no name", fix="If pandas wrote it: to_csv(..., index=False)."
             )
-    for name, times in Counter(names).items():
+    for name, times in Counter(columns).items():
         if times > 1:
             raise UsageError(f"{path} has two columns {name!r}", fix="Rename or remove one of them.")
+
+
+def _why_no_image(columns: Sequence[str]) -> str:
+    """Without quoting a name: if the file has no header, the first line is a patient's data."""
+    separators = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+    used = next((word for sign, word in separators.items() if len(columns) == 1 and sign in columns[0]), None)
+    if used is not None:
+        return f"the file is separated by {used}, not by commas"
+    similar = next((place for place, name in enumerate(columns, 1) if finding_key(name) in _IMAGE_NAMES), None)
+    if similar is not None:
+        return f"did you mean column {similar}? The name is compared exactly"
+    return f"none of its {len(columns)} columns has that name"

@@ -1,10 +1,10 @@
-"""What a dataset of images holds, row by row."""
+"""Rows of a dataset: an image with its report, labels, masks and boxes."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lrclr.errors import LrclrError
 
@@ -12,16 +12,28 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["ABSENT", "PRESENT", "UNCERTAIN", "Box", "ImageDataset", "Row", "RowProblem", "without_name"]
+__all__ = [
+    "ABSENT",
+    "PRESENT",
+    "UNCERTAIN",
+    "Box",
+    "ImageDataset",
+    "Row",
+    "RowProblem",
+    "UnknownName",
+    "split_key",
+    "without_name",
+]
 
 PRESENT: Final = 1
 ABSENT: Final = 0
 UNCERTAIN: Final = -1
+_SPLITS: Final = {"valid": "validation", "val": "validation"}
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle in pixels of the original image; pixel i covers [i, i + 1)."""
+    """A rectangle in pixels of the original image. Pixel i covers [i, i + 1)."""
 
     left: float
     top: float
@@ -31,18 +43,18 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image and what is known about it.
+    """One image and its annotations.
 
     Attributes:
-        line: where the row stands in the dataset, from 1, the header counted.
+        line: line of the row in the dataset file. The first line is 1 and is the header of a CSV file.
         image: the image file.
-        report: text for training; ``None`` where there is none.
-        labels: finding to `PRESENT`, `ABSENT` or `UNCERTAIN`; what is not stated is left out.
-        split: "train", "validation", "test" or any other name; "" where the dataset gives none.
-        patient: pseudonym that keeps one patient's images in one split; "" where the dataset gives none.
-        frame: of a file that holds several.
-        masks: finding to where its mask is: a grey image of the original's shape in which every value above 0 is
-            the finding; or, with a bit number, an 8-bit image in which that bit is.
+        report: text for training, or ``None``.
+        labels: finding to `PRESENT`, `ABSENT` or `UNCERTAIN`. Findings without a label are left out.
+        split: "train", "validation", "test" or any other name; "" if the dataset gives none. See `split_key`.
+        patient: pseudonym of the patient; "" if the dataset gives none.
+        frame: frame number in a file that holds several frames.
+        masks: finding to its mask file and a bit number. Without a bit number the mask is a grey image of the original
+            shape, and pixels above 0 belong to the finding. With one, pixels of an 8-bit image in which the bit is set.
         boxes: finding to its rectangles.
     """
 
@@ -59,10 +71,24 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RowProblem:
-    """Why a row was left out. ``text`` names columns and reasons, and no patient data."""
+    """Why a row was left out. ``text`` names columns and reasons, and holds no patient data."""
 
     line: int
     text: str
+
+
+class UnknownName(NamedTuple):
+    """A finding that is neither declared with ``label:`` nor known.
+
+    Attributes:
+        finding: its name. From a cell or a JSON key it may be anything, a report included: do not print it.
+        line: where it occurs first.
+        column: name of the column, if it is one.
+    """
+
+    finding: str
+    line: int
+    column: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +97,11 @@ class ImageDataset:
 
     Attributes:
         path: the file.
-        rows: those that can be used, in order.
-        findings: names of the label columns, in order.
+        rows: the rows that can be used, in order.
+        findings: names of the findings, in order. One finding has one spelling in all rows.
         problems: rows that were left out.
-        sha256: of the file.
-        unknown: label columns whose names are neither declared nor those of a public data set; see `check_columns`.
+        sha256: hash of the file.
+        unknown: findings that are neither declared nor known; see `check_columns`.
     """
 
     path: Path
@@ -83,18 +109,25 @@ class ImageDataset:
     findings: tuple[str, ...]
     problems: tuple[RowProblem, ...]
     sha256: str
-    unknown: tuple[str, ...] = ()
+    unknown: tuple[UnknownName, ...] = ()
 
     def split(self, name: str) -> tuple[Row, ...]:
-        """The rows of one split."""
-        return tuple(row for row in self.rows if row.split == name)
+        """The rows of one split; names are compared by `split_key`."""
+        key = split_key(name)
+        return tuple(row for row in self.rows if split_key(row.split) == key)
+
+
+def split_key(name: str) -> str:
+    """The form in which names of splits are compared: ``Test`` is "test", ``val`` and ``Valid`` are "validation"."""
+    folded = name.strip().casefold()
+    return _SPLITS.get(folded, folded)
 
 
 def without_name(error: LrclrError, image: Path) -> str:
-    """The text of an error about an image, without the name of its file, which may be a patient's.
+    """The text of an error about an image, without the name of its file, which may identify a patient.
 
-    Errors quote the whole path. Parts of it are not looked for: a file called ``e.png`` would take the letters out of
-    other words.
+    Only the whole path is replaced, as errors quote it: replacing its parts would damage other words if a file is
+    called ``e.png``.
     """
     quoted = repr(os.fspath(image))
     what, why, fix = (text and text.replace(quoted, "the image") for text in (error.what, error.why, error.fix))

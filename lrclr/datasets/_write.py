@@ -1,4 +1,4 @@
-"""`write_dataset`: rows as a file that `read_dataset` reads back the same."""
+"""`write_dataset`: rows to a file from which `read_dataset` reads the same rows."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from lrclr.datasets._cells import mask_of
-from lrclr.datasets._columns import DECLARED, RESERVED, is_known
+from lrclr.datasets._cells import contradiction, mask_of
+from lrclr.datasets._columns import DECLARED, FINDING_MASK, RESERVED, is_known
 from lrclr.datasets._dataset import JSON_SUFFIXES, check_format
-from lrclr.datasets._row_readers import FINDING_MASK, MASK_BITS
+from lrclr.datasets._row_readers import MASK_BITS
 from lrclr.errors import LrclrError, UsageError
+from lrclr.text import finding_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -30,14 +31,14 @@ def write_dataset(
     """Write a dataset, whole or not at all. Files below its folder are named relative to it.
 
     Args:
-        rows: what to write; their `line` is not kept.
+        rows: the rows; their `line` is not kept.
         findings: names of the label columns, in order.
-        path: ``.csv``, ``.jsonl`` or ``.ndjson``.
-        overwrite: whether a file that is there may be replaced.
+        path: a file name that ends in ``.csv``, ``.jsonl`` or ``.ndjson``.
+        overwrite: whether an existing file may be replaced.
 
     Raises:
-        UsageError: the file exists, its suffix is unknown, or a row or finding cannot be expressed in the format.
-        LrclrError: it cannot be written.
+        UsageError: the file exists, its suffix is unknown, or the format cannot express a row or a finding.
+        LrclrError: the file cannot be written.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would replace what a link points to
     check_format(path)
@@ -56,7 +57,7 @@ def write_dataset(
             os.fsync(file.fileno())
         part.replace(path)
     except UnicodeEncodeError as error:
-        # Its text would quote the report. A file name of bytes that are no text ends here too.
+        # The text of the error quotes the report. A file name of bytes that are not UTF-8 ends here too.
         raise UsageError(f"{path} cannot be written", why="a name or a text is not Unicode") from error
     except OSError as error:
         raise LrclrError(f"{path} could not be written", why=error.strerror) from error
@@ -68,29 +69,18 @@ def write_dataset(
 def _write_csv(file: TextIO, rows: Sequence[Row], findings: Sequence[str], folder: Path) -> None:
     shared = _share_masks(rows, findings)
     masked = [] if shared else list(dict.fromkeys(name for row in rows for name in row.masks))
-    optional = [
-        ("report", any(row.report is not None for row in rows)),
-        ("split", any(row.split for row in rows)),
-        ("patient", any(row.patient for row in rows)),
-        ("frame", any(row.frame is not None for row in rows)),
-    ]
-    columns = {name: name if is_known(name) else f"{DECLARED}{name}" for name in findings}
-    names = ["image", *(name for name, used in optional if used), *columns.values()]
+    optional = ("report", "split", "patient", "frame")
+    used = [name for name in optional if any(getattr(row, name) not in (None, "") for row in rows)]
+    columns = {name: _declared(name) for name in findings}
+    names = ["image", *used, *columns.values()]
     names += ["mask"] if shared else [f"{FINDING_MASK}{name}" for name in masked]
     names += ["boxes"] if any(row.boxes for row in rows) else []
-    # Both line ends are quoted inside cells only if the rows themselves end in both.
+    # csv quotes a cell with either line end only if rows end in both.
     writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\r\n")
     writer.writeheader()
     for row in rows:
-        cells: dict[str, Any] = {
-            "image": _name(row.image, folder),
-            "report": row.report,
-            "split": row.split,
-            "patient": row.patient,
-            "frame": row.frame,
-            **{columns[name]: label for name, label in row.labels.items()},
-            "boxes": json.dumps(_boxes(row), ensure_ascii=False) if row.boxes else "",
-        }
+        cells = _texts(row, folder) | {columns[name]: label for name, label in row.labels.items()}
+        cells["boxes"] = json.dumps(_boxes(row), ensure_ascii=False) if row.boxes else ""
         if shared and row.masks:
             cells["mask"] = _name(next(iter(row.masks.values()))[0], folder)
         cells |= {f"{FINDING_MASK}{name}": _mask_name(*row.masks[name], folder) for name in masked if name in row.masks}
@@ -99,15 +89,10 @@ def _write_csv(file: TextIO, rows: Sequence[Row], findings: Sequence[str], folde
 
 def _write_json(file: TextIO, rows: Sequence[Row], findings: Sequence[str], folder: Path) -> None:
     for position, row in enumerate(rows):
-        # The first row states every finding, so that their order, and those without a label, are not lost.
+        # The first row states every finding: this keeps their order, and those without a label.
         labels: dict[str, int | None] = {**dict.fromkeys(findings), **row.labels} if position == 0 else dict(row.labels)
-        record: dict[str, Any] = {
-            "image": _name(row.image, folder),
-            "report": row.report,
-            "split": row.split,
-            "patient": row.patient,
-            "frame": row.frame,
-            "labels": labels,
+        record = _texts(row, folder) | {
+            "labels": {_declared(name): label for name, label in labels.items()},
             "masks": {name: _mask_name(*mask, folder) for name, mask in row.masks.items()},
             "boxes": _boxes(row),
         }
@@ -115,8 +100,19 @@ def _write_json(file: TextIO, rows: Sequence[Row], findings: Sequence[str], fold
         file.write(json.dumps(kept, ensure_ascii=False) + "\n")
 
 
+def _texts(row: Row, folder: Path) -> dict[str, Any]:
+    return {
+        "image": _name(row.image, folder),
+        **{name: getattr(row, name) for name in ("report", "split", "patient", "frame")},
+    }
+
+
+def _declared(name: str) -> str:
+    return name if is_known(name) else f"{DECLARED}{name}"
+
+
 def _share_masks(rows: Iterable[Row], findings: Sequence[str]) -> bool:
-    """Whether every mask is one file a row, with bit k for the k-th finding: the column ``mask``."""
+    """Whether the masks fit the column ``mask``: one file a row, with bit k for the k-th finding."""
     masked = [row for row in rows if row.masks]
     return (
         bool(masked)
@@ -155,15 +151,17 @@ def _named(rows: Iterable[Row]) -> Iterator[str]:
 
 def _check_names(rows: Sequence[Row], findings: Sequence[str], *, as_json: bool) -> None:
     for name in findings:
-        reserved = not as_json and (name in RESERVED or name.startswith((FINDING_MASK, DECLARED)))
+        reserved = name.startswith(DECLARED) or (not as_json and (name in RESERVED or name.startswith(FINDING_MASK)))
         if not name.strip() or name != name.strip() or "\0" in name or reserved:
             raise UsageError(f"a finding cannot be called {name!r} in a dataset")
-    if len(set(findings)) != len(findings):
-        raise UsageError("a finding stands twice in the list of findings")
+    if len({finding_key(name) for name in findings}) != len(findings):
+        raise UsageError("a finding is twice in the list of findings")
     unknown = set(_named(rows)) - set(findings)
     if unknown:
         raise UsageError(f"a row names {min(unknown)!r}, which is not among the findings")
     for row in rows:
+        if problem := contradiction(row.labels, row.boxes):
+            raise UsageError("a row cannot be written", why=problem)
         edges = (str(row.image), row.split, row.patient)
         if any(text != text.strip() or "\0" in text for text in edges) or "\0" in (row.report or ""):
             raise UsageError("a row cannot be written", why="a name begins or ends with a space, or a NUL is in it")

@@ -1,4 +1,4 @@
-"""What a bundle says of itself that a cluster must know."""
+"""Facts of a bundle that determine the values of its chart."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from lrclr import budget
-from lrclr.bundle import GRAPHS
-from lrclr.contract import MODEL
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,25 +21,27 @@ _FLOAT: Final = 4
 
 @dataclass(frozen=True)
 class Facts:
-    """Of one bundle.
+    """Facts of one bundle.
 
     Attributes:
-        sha256: of its manifest.
-        engine: that answers.
-        precision: of its graphs.
-        max_batch: most images that the image encoder takes at once.
-        capabilities: compute capabilities of its plans; empty where it runs on any machine.
+        sha256: hash of its manifest.
+        model: name of the Triton model that answers requests with files.
+        engine: name of its engine.
+        precision: precision of its graphs.
+        max_batch: largest number of images in one run of the image encoder.
+        capabilities: compute capabilities of its plans; empty if it runs on any machine.
         from_ampere: whether plans run on every GPU from compute capability 8.0.
-        graph_bytes: of the three ONNX files.
-        bytes: of all files.
-        pixel_bytes: of one preprocessed image.
-        feature_bytes: of the features of as many prompts as a request may have, each as long as can be.
-        activation_bytes: that the three graphs hold while each of them runs at its largest size.
-        instances: processes of the model `lrclr`.
+        graph_bytes: size of the three ONNX files.
+        bytes: size of all files.
+        pixel_bytes: size of one preprocessed image.
+        feature_bytes: size of the features of the largest number of prompts, each of the largest length.
+        activation_bytes: memory of the three graphs while each runs at its largest size.
+        instances: number of processes of the model `lrclr`.
         gpu: whether a server gets a GPU.
     """
 
     sha256: str
+    model: str
     engine: str
     precision: str
     max_batch: int
@@ -57,29 +57,30 @@ class Facts:
 
     @classmethod
     def of(cls, bundle: Bundle, options: DeployOptions) -> Facts:
-        """Read them from a bundle whose hashes were checked.
+        """Read the facts of a bundle.
 
         Raises:
-            UsageError: a GPU was refused that its engine needs, or Triton cannot serve its plans.
+            UsageError: the options exclude a GPU that the engine needs, or Triton cannot serve the plans.
         """
         manifest = bundle.manifest
         engine = manifest.engine["name"]
         if options.gpu is False and engine == "tensorrt":
             raise UsageError(
                 "the bundle is served by TensorRT, which needs a GPU",
-                fix=f"Leave --cpu-only out, or run: lrclr build {bundle.path} --engine onnxruntime",
+                fix=f"Omit --cpu-only, or run: lrclr build {bundle.path} --engine onnxruntime",
             )
         bundle.require_servable()
         plans = manifest.served_plans
-        files = manifest.files
+        files, names = manifest.files, manifest.names
         return cls(
             sha256=bundle.sha256,
+            model=names.classifier,
             engine=engine,
             precision=manifest.precision,
             max_batch=manifest.max_batch,
             capabilities=tuple(sorted({one for entry in plans for one in entry["compute_capabilities"]}, key=float)),
             from_ampere=any(entry["options"]["hardware_compatible"] == "ampere+" for entry in plans),
-            graph_bytes=sum(int(files[f"{graph}/1/model.onnx"]["bytes"]) for graph in GRAPHS),
+            graph_bytes=sum(int(files[f"{names.folder(model)}/model.onnx"]["bytes"]) for model in names.graphs),
             bytes=sum(int(entry["bytes"]) for entry in files.values()),
             pixel_bytes=3 * manifest.model["vision_config"]["image_size"] ** 2 * _FLOAT,
             feature_bytes=_features(manifest),
@@ -95,13 +96,13 @@ def _features(manifest: Manifest) -> int:
 
 
 def _activations(manifest: Manifest) -> int:
-    """Bytes of one block of each graph: its tokens, queries, keys, values, attention maps and what its MLP holds."""
+    """Bytes of one block of each graph: tokens, queries, keys, values, attention maps, and hidden values of the MLP."""
     model, largest = manifest.model, manifest.profiles[-1]
     vision, text = model["vision_config"], model["text_config"]
     patches = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
     prompts, tokens = largest["prompts"][2], largest["tokens"][2]
-    regions = manifest.graphs["image_encoder"]["outputs"]["region_tokens"]["shape"][1]
-    # One image's pairs with all prompts go through the fusion head together, however many they are.
+    regions = int(manifest.graphs["image_encoder"]["outputs"]["region_tokens"]["shape"][1])
+    # The fusion head runs all pairs of one image with the prompts together.
     rows = max(budget.FUSION_ROWS, prompts * (regions + tokens))
     fusion = {
         "hidden_size": model["fusion_hidden_size"],
@@ -124,6 +125,6 @@ def _instances(bundle: Bundle) -> int:
     from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
     from tritonclient.grpc import model_config_pb2
 
-    text = (bundle.path / MODEL / "config.pbtxt").read_text(encoding="utf-8")
+    text = (bundle.path / bundle.manifest.names.classifier / "config.pbtxt").read_text(encoding="utf-8")
     model = text_format.Parse(text, model_config_pb2.ModelConfig())
     return sum(int(group.count) for group in model.instance_group)

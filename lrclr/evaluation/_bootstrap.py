@@ -1,7 +1,7 @@
-"""The bootstrap, as weights on images: a resample is how often each image was drawn.
+"""The bootstrap as weights on images: a resample gives how often each image is drawn.
 
-Written so, a resample needs no sorting of its own, and a thousand of them cost seconds. The rank figures are exact,
-ties included: they are scikit-learn's on the images that were drawn.
+Then a resample needs no sorting, and a thousand take seconds. The rank figures are exact, ties included: they equal
+scikit-learn's on the drawn images.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ __all__ = ["Ranking", "Resamples", "Statistic", "decisions", "estimate", "mean_o
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
-"""From weights ``[b, N]`` to a figure of each resample ``[b]``, or several ``[b, k]``; NaN where it is undefined."""
+"""From weights ``[b, N]`` to a figure of each resample ``[b]``, or several ``[b, k]``; NaN if it is undefined."""
 
-_AT_ONCE = 64  # resamples: small enough for the processor's cache
-_LEAST = 10  # resamples below which an interval would be a guess
+_AT_ONCE = 64  # resamples, which fit the processor's cache
+_LEAST = 10  # resamples that an interval needs
 _PERCENTILES = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
 class Resamples:
-    """Draws with replacement of patients, each with all their images.
+    """Draws of patients with replacement. A patient is drawn with all images.
 
     Attributes:
         group: ``[N]``, each image's patient, numbered from 0 without gaps.
-        count: of resamples.
-        seed: the same one gives the same draws.
+        count: number of resamples.
+        seed: seed of the draws.
     """
 
     group: NDArray[np.int64]
@@ -46,7 +46,7 @@ class Resamples:
             raise UsageError("the bootstrap needs a number of resamples and a seed that are not below 0")
 
     def __iter__(self) -> Iterator[Floats]:
-        """Weights ``[b, N]``, until all resamples were given."""
+        """Weights ``[b, N]`` of all resamples, in blocks."""
         patients = int(self.group.max()) + 1
         for start in range(0, self.count, _AT_ONCE):
             size = min(_AT_ONCE, self.count - start)
@@ -57,10 +57,10 @@ class Resamples:
 
 
 def resampled(resamples: Resamples, statistics: Sequence[Statistic]) -> Floats:
-    """``[S, count]``: every statistic of every resample; all see the same ones."""
+    """``[S, count]``: every statistic of every resample; all use the same resamples."""
     if not statistics:
         return np.empty((0, resamples.count))
-    # Everyone once comes first, and is left out again: it tells how many figures there are if there is no resample.
+    # A first block with every image once gives the number of figures, even without resamples; it is removed again.
     every = np.ones((1, len(resamples.group)))
     parts = [
         np.column_stack([statistic(weights) for statistic in statistics]).T for weights in chain([every], resamples)
@@ -71,8 +71,8 @@ def resampled(resamples: Resamples, statistics: Sequence[Statistic]) -> Floats:
 def estimate(value: float | None, samples: Floats) -> Estimate:
     """A figure with its 95 % percentile interval; resamples in which it is undefined are skipped.
 
-    There is no interval where nearly all resamples agree, as at perfect separation: one without width would claim
-    certainty that the data do not give.
+    If nearly all resamples agree, as at perfect separation, there is no interval: one without width would claim a
+    certainty that the data do not support.
     """
     if value is None:
         return Estimate(None)
@@ -88,8 +88,8 @@ def estimate(value: float | None, samples: Floats) -> Estimate:
 def mean_of(values: Sequence[float | None], samples: Floats) -> Estimate:
     """The mean of several figures ``[S]`` and of their resamples ``[S, count]``.
 
-    Only resamples in which every figure counts that counts at all: otherwise the interval would mix means over
-    different findings.
+    Only resamples in which all defined figures are defined count: otherwise the interval would mix means over different
+    findings.
     """
     defined = [s for s, value in enumerate(values) if value is not None]
     if not defined:
@@ -103,7 +103,7 @@ class Ranking:
 
     Args:
         label: ``[N]``, 1 and 0; other images do not count.
-        score: ``[N]``, high where the finding is.
+        score: ``[N]``, high for images with the finding.
     """
 
     def __init__(self, label: NDArray[np.int8], score: Floats) -> None:
@@ -111,20 +111,20 @@ class Ranking:
         self._index = used[np.argsort(-score[used], kind="stable")]
         self._positive = (label[self._index] == 1).astype(np.float64)
         ordered = score[self._index]
-        # Where each run of equal scores begins.
+        # Start of each run of equal scores.
         self._starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(ordered) else used
         self._tied = len(self._starts) < len(ordered)
 
     def auroc(self, weights: Floats) -> Floats:
-        """``[b]``, of weights ``[b, N]``."""
+        """AUROC ``[b]`` for weights ``[b, N]``."""
         return self.both(weights)[:, 0]
 
     def average_precision(self, weights: Floats) -> Floats:
-        """Likewise."""
+        """Average precision ``[b]`` for weights ``[b, N]``."""
         return self.both(weights)[:, 1]
 
     def both(self, weights: Floats) -> Floats:
-        """AUROC and average precision ``[b, 2]``; NaN where a class is absent."""
+        """AUROC and average precision ``[b, 2]``; NaN if a class is absent."""
         if len(self._index) == 0:
             return np.full((len(weights), 2), np.nan)
         every = weights[:, self._index]
@@ -135,7 +135,7 @@ class Ranking:
         called, hits = np.cumsum(every, axis=1), np.cumsum(positive, axis=1)
         positives = hits[:, -1]
         negatives = called[:, -1] - positives
-        # A negative counts for every positive above it, and half for one that is level.
+        # A negative counts for every positive above it, and half for an equal one.
         above = ((every - positive) * (hits - positive / 2)).sum(axis=1)
         precision = hits / np.maximum(called, 1.0)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -161,7 +161,7 @@ def decisions(label: NDArray[np.int8], called: NDArray[np.bool_]) -> Statistic:
 
 
 def share(image: NDArray[np.int64], value: Floats) -> Statistic:
-    """The mean of values that some of the images have."""
+    """The weighted mean of values of some images."""
 
     def mean(weights: Floats) -> Floats:
         drawn = weights[:, image]

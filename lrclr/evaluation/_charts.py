@@ -1,7 +1,4 @@
-"""Charts of an evaluation's page. Each is small enough for a telephone; its title is the page's.
-
-Marks differ in shape as well as in colour.
-"""
+"""Charts of an evaluation's page, small enough for a telephone. Marks differ in shape and in colour."""
 
 from __future__ import annotations
 
@@ -26,11 +23,11 @@ _MARKS: Final = (("o", INK, INK), ("s", BLUE, PAPER), ("D", VERMILION, PAPER))
 
 
 def roc_curve(finding: FindingQuality, name: str) -> Markup:
-    """ROC curve of a finding that has one; the point at its threshold is marked.
+    """ROC curve of a finding, with the point at its threshold.
 
     Args:
-        finding: what to draw.
-        name: of the figure, unlike any other in the page; letters, digits and hyphens.
+        finding: a finding with a ROC curve.
+        name: unique name of the figure in the page; letters, digits and hyphens.
     """
 
     def draw(figure: Figure) -> None:
@@ -52,14 +49,14 @@ def roc_curve(finding: FindingQuality, name: str) -> Markup:
 
 
 def reliability_diagram(finding: FindingQuality, name: str) -> Markup:
-    """Share of positives over mean probability, bin by bin, and how many images stand behind each; as `roc_curve`."""
+    """Share of positives over mean probability by bin, with the number of images. Arguments as of `roc_curve`."""
     means, shares, counts = zip(*finding.reliability, strict=True)
 
     def draw(figure: Figure) -> None:
         axes = _square(figure, (32, 104, 168, 168))
         axes.plot([0, 1], [0, 1], color=DIM, linewidth=1, dashes=(3, 3))
         axes.plot(means, shares, "o-", color=INK, linewidth=1.2, markersize=4.5, clip_on=False)
-        axes.set_title("Share that has the finding", loc="left", fontsize=11, x=-0.15, pad=8)
+        axes.set_title("Share with the finding", loc="left", fontsize=11, x=-0.15, pad=8)
         axes.tick_params(labelbottom=False)
         below = figure.add_axes((32 / 210, 36 / 306, 168 / 210, 40 / 306))
         below.bar(means, counts, width=0.045, color=SKY)
@@ -72,7 +69,7 @@ def reliability_diagram(finding: FindingQuality, name: str) -> Markup:
 
 
 def alpha_sweep(sweep: Sequence[tuple[float, float]], alpha: float, name: str) -> Markup:
-    """Mean AUROC on validation over the weight of the local score; the weight in effect is marked."""
+    """Mean AUROC on validation over the weight of the local score, with the weight in effect."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_axes((48 / 460, 44 / 250, 396 / 460, 172 / 250))
@@ -97,7 +94,7 @@ def alpha_sweep(sweep: Sequence[tuple[float, float]], alpha: float, name: str) -
 
 
 def auroc_by_finding(findings: Sequence[FindingQuality], mean: MeanQuality, name: str) -> Markup:
-    """AUROC of every finding by the combined, the global and the local score, each with its interval."""
+    """AUROC of every finding by combined, global and local score, with intervals."""
     rows: list[tuple[str, tuple[Estimate, ...]]] = [
         (finding.name, (finding.auroc, finding.auroc_global, finding.auroc_local)) for finding in findings
     ]
@@ -136,7 +133,7 @@ def auroc_by_finding(findings: Sequence[FindingQuality], mean: MeanQuality, name
 
 
 def grounding_bars(grounding: Sequence[Grounding], what: Literal["pointing", "mass"], name: str) -> Markup:
-    """Region attention against rollout and chance, finding by finding, as the pointing game or as attention inside."""
+    """Region attention beside rollout and chance by finding, for the pointing game or the attention inside the mask."""
     height = 44 * len(grounding) + 66
 
     def draw(figure: Figure) -> None:
@@ -153,7 +150,7 @@ def grounding_bars(grounding: Sequence[Grounding], what: Literal["pointing", "ma
             chance = getattr(quality, f"{what}_chance")
             if chance is not None:
                 axes.plot([chance, chance], [row - 0.06, row + 0.47], color=INK, linewidth=2, solid_capstyle="butt")
-        # Lines all: a legend puts these before bars, whatever the order.
+        # Drawn as lines: a legend lists lines before bars.
         for label, colour, width in (("Region attention", VERMILION, 7), ("Rollout", SKY, 7), ("Chance", INK, 2)):
             axes.plot([], [], color=colour, linewidth=width, label=label, solid_capstyle="butt")
         axes.set_xlabel("Share of the images" if what == "pointing" else "Share of the attention")
@@ -170,7 +167,7 @@ def _square(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
 
 
 def _rows(figure: Figure, names: Sequence[str], height: float, limits: tuple[float, float]) -> Axes:
-    """Axes with a row a name, which stands above its marks: a gutter for long names would leave no room for these."""
+    """Axes with one row for each name. The name is above its marks: a column of long names would take their space."""
     width = figure.get_size_inches()[0] * 72
     axes = figure.add_axes((_MARGIN / width, 40 / height, 1 - 2 * _MARGIN / width, 1 - 66 / height))
     axes.set(xlim=limits, ylim=(len(names) - 0.35, -0.45), yticks=[])
@@ -184,7 +181,7 @@ def _rows(figure: Figure, names: Sequence[str], height: float, limits: tuple[flo
 
 
 def _beside(axes: Axes, row: float, text: str, **style: str) -> None:
-    """Text at the left edge, on the colour of the page, so that no line runs through it."""
+    """Text at the left edge on the colour of the page, which hides lines behind it."""
     behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
     axes.text(0, row, text, va="center", transform=axes.get_yaxis_transform(), bbox=behind, zorder=4, **style)  # type: ignore[arg-type]
 

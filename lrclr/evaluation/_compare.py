@@ -1,4 +1,4 @@
-"""Two models on the same images: their paired differences, corrected for how many there are."""
+"""Paired differences of two models on the same images, corrected for multiple comparisons."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class Difference:
 
     Attributes:
         name: the finding, or "mean".
-        figure: which one.
-        images: that it is taken from.
-        value: of the model that was evaluated; ``None`` where it is not defined.
-        against: of the other model.
-        difference: `value` less `against`, with a 95 % interval for this difference alone; see `paired_difference`.
-        p: of this difference alone, if the models did not differ; ``None`` where no image tells them apart.
-        p_family: Holm's, over all differences of the comparison: if no difference is real, the chance that any of them
-            has one below 0.05 is at most 5 %.
-        verdict: "higher" or "lower" where `p_family` is below 0.05. "no difference shown" does not say that the models
-            are equal: the interval tells which differences are still possible.
+        figure: name of the figure.
+        images: number of images.
+        value: figure of the evaluated model; ``None`` if it is not defined.
+        against: figure of the other model.
+        difference: `value` minus `against`, with a 95 % interval for this difference alone; see `paired_difference`.
+        p: p-value of this difference alone; ``None`` if no image distinguishes the models.
+        p_family: Holm's p-value over all differences of the comparison: if no difference is real, the chance that any
+            is below 0.05 is at most 5 %.
+        verdict: "higher" or "lower" if `p_family` is below 0.05. "no difference shown" does not mean that the models
+            are equal: the interval gives the differences that are still possible.
     """
 
     name: str
@@ -68,9 +68,9 @@ class Comparison:
     """Two models on the same images. Research use only.
 
     Attributes:
-        model, against: kind, hash, precision, engine and alpha of the two.
-        images: that both answered for.
-        differences: AUROC of each finding and their mean, then pointing likewise if there are masks.
+        model, against: kind, hash, precision, engine and alpha of the two models.
+        images: number of images.
+        differences: AUROC of each finding and their mean, then the pointing game in the same way if there are masks.
     """
 
     model: dict[str, Any]
@@ -79,13 +79,13 @@ class Comparison:
     differences: tuple[Difference, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The comparison in JSON's types."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class _Contrast:
-    """A figure of two models, and what each patient adds to the difference; ``None`` where it is not defined."""
+    """A figure of two models, and each patient's contribution to the difference; ``None`` if it is not defined."""
 
     figure: Literal["auroc", "pointing"]
     name: str
@@ -108,18 +108,18 @@ def compare(scores: Scores, against: Scores, rows: Sequence[Row] = ()) -> Compar
     """Compare two models, each with its own alpha in effect.
 
     Args:
-        scores: of the model that was evaluated.
-        against: of the other, for the same images in the same order.
-        rows: the dataset's, for masks; without them only AUROCs are compared.
+        scores: scores of the evaluated model.
+        against: scores of the other model for the same images in the same order.
+        rows: rows of the dataset with masks; without them only AUROCs are compared.
 
     Raises:
-        UsageError: other images, other labels, or no finding in common.
+        UsageError: images or labels differ, or the models have no finding in common.
     """
     scores.check_same_images(against)
     if scores.models[0].info["exact"] != against.models[0].info["exact"]:
         raise UsageError(
             "the models cannot be compared",
-            why="for one of them the images were read in full (--exact), for the other at a lower resolution",
+            why="the images were read in full (--exact) for one of them, and at a lower resolution for the other",
             fix="Evaluate both with --exact, or both without.",
         )
     columns = {finding_key(name): f for f, name in enumerate(against.findings)}
@@ -128,7 +128,7 @@ def compare(scores: Scores, against: Scores, rows: Sequence[Row] = ()) -> Compar
         raise UsageError("the two models have no finding in common")
     ours, theirs = (list(column) for column in zip(*pairs, strict=True))
     if not np.array_equal(scores.labels[:, ours], against.labels[:, theirs]):
-        raise UsageError("the two models were judged by different labels", fix="Use the same dataset for both.")
+        raise UsageError("the labels of the two models differ", fix="Use the same dataset for both.")
     contrasts = _with_mean(_aurocs(scores, against, pairs))
     if rows and scores.fusion_trained and against.fusion_trained:
         contrasts += _with_mean(_pointing(scores, against, rows))
@@ -136,7 +136,7 @@ def compare(scores: Scores, against: Scores, rows: Sequence[Row] = ()) -> Compar
 
 
 def describe(scores: Scores) -> dict[str, Any]:
-    """What a report says of a model."""
+    """Facts about a model for a report."""
     info = scores.models[0].info
     shown = {
         key: info[key]
@@ -160,7 +160,7 @@ def _aurocs(scores: Scores, against: Scores, pairs: Sequence[tuple[int, int]]) -
         influence = one.influence - two.influence
         wide = None
         if not influence.any() and not one.influence.any():
-            # Both are without variance, as at perfect separation.
+            # Neither has variance, as at perfect separation.
             wide = independent_difference(auroc_interval(one), auroc_interval(two))
         contrasts.append(_Contrast("auroc", scores.findings[f], images, one.area, two.area, influence, wide))
     return contrasts
@@ -173,14 +173,14 @@ def _pointing(scores: Scores, against: Scores, rows: Sequence[Row]) -> list[_Con
         twin = theirs.get(finding_key(each.name))
         if twin is None:
             continue
-        influence = mean_influence(each.image, each.pointing - twin.pointing, scores.group)
-        values = float(each.pointing.mean()), float(twin.pointing.mean())
+        influence = mean_influence(each.image, each.figures["pointing"] - twin.figures["pointing"], scores.group)
+        values = each.mean("pointing"), twin.mean("pointing")
         contrasts.append(_Contrast("pointing", each.name, len(each.image), *values, influence))
     return contrasts
 
 
 def _with_mean(contrasts: list[_Contrast]) -> list[_Contrast]:
-    """Followed by the mean over the findings for which the figure is defined."""
+    """The contrasts, then their mean over the findings for which the figure is defined."""
     if not contrasts:
         return []
     images = max(each.images for each in contrasts)
@@ -193,7 +193,7 @@ def _with_mean(contrasts: list[_Contrast]) -> list[_Contrast]:
 
 
 def _judged(contrasts: Sequence[_Contrast]) -> tuple[Difference, ...]:
-    """All of them as one family: the more is compared, the clearer a single difference must be."""
+    """Differences with p-values corrected over all of them."""
     tested = [each.tested() for each in contrasts]
     adjusted = holm([p for _, p in tested])
     return tuple(

@@ -1,9 +1,9 @@
-"""Intervals and tests of AUROCs that hold with few positives, for images that come in patients.
+"""Intervals and tests of AUROCs that are valid with few positives, for several images of one patient.
 
-The variance is DeLong's, in Obuchowski's form for clustered data: an AUROC is a mean over patients, and what a patient
-adds to it varies. With few positives this variance is itself uncertain, and at perfect separation it is 0. An interval
-therefore takes the wider limits of two: DeLong's on the logit scale with Student's t, and Newcombe's score interval,
-which has a proper limit at 1. ``benchmarks/results/evaluation`` shows how often they hold.
+The variance is DeLong's, in Obuchowski's form for clustered data: an AUROC is a mean over patients, whose contributions
+vary. With few positives this variance is uncertain, and at perfect separation it is 0. An interval therefore has the
+wider limits of two: DeLong's on the logit scale with Student's t, and Newcombe's score interval, which is valid near 1.
+``benchmarks/results/evaluation`` shows their coverage.
 
 References:
     DeLong, DeLong, Clarke-Pearson. Biometrics 1988;44:837.
@@ -44,20 +44,20 @@ __all__ = [
 
 LEVEL: Final = 0.95
 _Z: Final = float(norm.ppf(0.5 + LEVEL / 2))
-_STEPS: Final = 60  # bisections: far below what is printed
+_STEPS: Final = 60  # bisections
 
 
 @dataclass(frozen=True)
 class Placements:
-    """One AUROC and what each patient adds to it.
+    """One AUROC and the contribution of each patient.
 
     Attributes:
         area: the AUROC.
-        positives, negatives: images.
-        positive, negative: ``[patients]``, deviation that the patient's positive and negative images add, scaled so
-            that the variance of the AUROC is the sum of ``(positive + negative) ** 2``.
-        with_positive, with_negative: patients that have a positive image, and a negative one.
-        design_effect: how many images of this data tell as much as one of a patient of its own.
+        positives, negatives: numbers of images.
+        positive, negative: ``[patients]``, contribution of the patient's positive and negative images, scaled so that
+            the variance of the AUROC is the sum of ``(positive + negative) ** 2``.
+        with_positive, with_negative: numbers of patients with a positive and with a negative image.
+        design_effect: number of these images that carry as much information as one independent image.
     """
 
     area: float
@@ -71,16 +71,16 @@ class Placements:
 
     @property
     def influence(self) -> Floats:
-        """``[patients]``: the sum of its squares is the variance."""
+        """Contribution of each patient ``[patients]``; the sum of squares is the variance."""
         return self.positive + self.negative
 
 
 def placements(label: NDArray[np.int8], score: Floats, group: NDArray[np.int64]) -> Placements | None:
-    """Place every image among those of the other class; ``None`` where a class is absent.
+    """The rank of every image among those of the other class; ``None`` if a class is absent.
 
     Args:
         label: ``[N]``, 1 and 0; other images do not count.
-        score: ``[N]``, high where the finding is.
+        score: ``[N]``, high for images with the finding.
         group: ``[N]``, each image's patient, numbered from 0 without gaps.
     """
     present, absent = label == 1, label == 0
@@ -100,7 +100,7 @@ def placements(label: NDArray[np.int8], score: Floats, group: NDArray[np.int64])
 
 
 def _share_below(one: Floats, other: Floats) -> Floats:
-    """For each of `one` the share of `other` that is lower; equals count half."""
+    """For each value of `one` the share of `other` that is lower; equal values count half."""
     ordered = np.sort(other)
     lower, not_higher = np.searchsorted(ordered, one, "left"), np.searchsorted(ordered, one, "right")
     result: Floats = (lower + not_higher) / (2.0 * len(ordered))
@@ -134,7 +134,7 @@ def _quantile(placed: Placements) -> float:
 
 
 def _score_limits(placed: Placements) -> tuple[float, float]:
-    """Newcombe's method 5, with the numbers of images that so many independent ones would be worth."""
+    """Newcombe's method 5, with effective numbers of images."""
     m, n = placed.positives / placed.design_effect, placed.negatives / placed.design_effect
     extra = max((m + n) / 2.0 - 1.0, 0.0)
 
@@ -155,8 +155,9 @@ def _last_covered(covers: Callable[[float], bool], inside: float, outside: float
 def mean_interval(placed: Sequence[Placements | None]) -> Estimate:
     """The mean AUROC of several findings on the same images, with its 95 % interval, by MOVER.
 
-    The limits of the findings are combined with the correlations of their AUROCs. Negative ones count as 0, because few
-    positives give them by chance. An AUROC without variance, at perfect separation, counts as correlated with all.
+    The limits of the findings are combined with the correlations of their AUROCs. Negative correlations count as 0:
+    with few positives they occur by chance. An AUROC without variance, at perfect separation, counts as fully
+    correlated with all others.
     """
     known = [each for each in placed if each is not None]
     if not known:
@@ -178,15 +179,16 @@ def mean_interval(placed: Sequence[Placements | None]) -> Estimate:
 def paired_difference(influence: Floats, value: float) -> tuple[Estimate, float | None]:
     """A difference of two models on the same patients, its 95 % interval, and the p-value of no difference.
 
-    Student's t, with as many degrees of freedom as patients that tell the models apart are worth: a difference that
-    rests on three patients has two.
+    By Student's t. The degrees of freedom follow from the number of patients that distinguish the models: a difference
+    that depends on three patients has two.
 
     Args:
-        influence: ``[patients]``, what each patient adds to the difference; the sum of squares is its variance.
+        influence: ``[patients]``, contribution of each patient; the sum of squares is the variance.
         value: the difference.
 
     Returns:
-        The difference; the p-value is ``None``, and the interval has no width, where no patient tells the models apart.
+        The difference and the p-value. If no patient distinguishes the models, the interval has no width and the
+        p-value is ``None``.
     """
     variance = float((influence**2).sum())
     if variance == 0.0:
@@ -200,10 +202,10 @@ def paired_difference(influence: Floats, value: float) -> tuple[Estimate, float 
 
 
 def independent_difference(one: Estimate, other: Estimate) -> tuple[Estimate, float]:
-    """As `paired_difference`, from the intervals of the two figures (MOVER), where no patient adds to the difference.
+    """As `paired_difference`, but from the intervals of the two figures (MOVER).
 
     Args:
-        one, other: with their intervals.
+        one, other: the figures with their intervals.
     """
     values = [each or 0.0 for each in (one.value, one.low, one.high, other.value, other.low, other.high)]
     (value, low, high), (against, least, most) = values[:3], values[3:]
@@ -215,11 +217,11 @@ def independent_difference(one: Estimate, other: Estimate) -> tuple[Estimate, fl
 
 
 def mean_influence(image: NDArray[np.int64], value: Floats, group: NDArray[np.int64]) -> Floats:
-    """`paired_difference`'s influence of a mean of `value` over some of the images.
+    """The influence for `paired_difference` of the mean of a value over some images.
 
     Args:
-        image: which images have the value.
-        value: theirs.
+        image: indices of these images.
+        value: their values.
         group: ``[N]``, every image's patient, numbered from 0 without gaps.
     """
     influence, _ = _per_patient(value - value.mean(), group[image], int(group.max()) + 1)
@@ -229,7 +231,7 @@ def mean_influence(image: NDArray[np.int64], value: Floats, group: NDArray[np.in
 def holm(p: Sequence[float | None]) -> list[float | None]:
     """Holm's adjusted p-values: the chance that any true hypothesis has one below 0.05 is at most 5 %.
 
-    ``None``, where there is nothing to test, is not counted.
+    ``None`` stands for an untested hypothesis and does not count.
 
     Reference: Holm. A simple sequentially rejective multiple test procedure. Scand J Stat 1979;6:65.
     """

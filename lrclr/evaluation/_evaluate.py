@@ -1,14 +1,13 @@
-"""`evaluate`: a model and a dataset in, an `Evaluation` out."""
+"""`evaluate`: an `Evaluation` of a model on a dataset."""
 
 from __future__ import annotations
 
 import platform
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from lrclr._processors import processors
-from lrclr._version import __version__
+from lrclr._version import __version__, installed_versions
 from lrclr.datasets import SKIP, raise_bad_rows
 from lrclr.errors import UsageError
 from lrclr.evaluation import _recognition
@@ -37,21 +36,21 @@ _PACKAGES = ("numpy", "scikit-learn", "pillow", "onnxruntime", "onnxruntime-gpu"
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How to evaluate.
+    """Options of an evaluation.
 
     Attributes:
-        split: which rows; if not given, "test", or the only split there is.
-        validation_split: rows on which thresholds, alpha and the calibration are fitted.
-        findings: with their prompts; the model's, or the preset's, if not given.
-        preset: name of a protocol, see `PRESETS`.
-        alpha: weight of the local score; if not given it is fitted on validation, or the model's.
-        threshold: "f1", "mcc" or "youden"; "f1", or the preset's, if not given.
-        use_fitted: judge with the calibration fitted on validation instead of the model's, as it is after `store`:
-            probabilities and thresholds are those of the stored model.
-        resamples, seed: of the bootstrap, which gives the intervals of all figures but the AUROCs.
-        batch_size: images encoded at once.
-        workers: threads that decode; ``None`` for one a core.
-        skip_bad_rows: leave out rows that cannot be used and images that cannot be read, instead of refusing the data.
+        split: split to evaluate; by default "test", or the only split of the dataset.
+        validation_split: split to fit thresholds, alpha and calibration on.
+        findings: findings with their prompts; by default the preset's, or the model's.
+        preset: name of a protocol in `PRESETS`.
+        alpha: weight of the local score; by default fitted on validation, or the model's.
+        threshold: "f1", "mcc" or "youden"; by default the preset's, or "f1".
+        use_fitted: use the calibration fitted on validation instead of the model's, as `store` writes it: probabilities
+            and thresholds are then those of the stored model.
+        resamples, seed: of the bootstrap, which gives the intervals of all figures except AUROCs.
+        batch_size: images of a batch.
+        workers: threads that decode; ``None`` for one a processor.
+        skip_bad_rows: leave out bad rows and unreadable images, instead of raising an error.
         exact: read every pixel of the images; see `lrclr.images.read_for_model`.
     """
 
@@ -73,19 +72,19 @@ class EvaluationOptions:
         preset_named(self.preset)
         if self.threshold is not None and self.threshold not in CRITERIA:
             raise UsageError(
-                f"there is no criterion {self.threshold!r} for a threshold", fix=f"Choose {', '.join(CRITERIA)}."
+                f"unknown criterion {self.threshold!r} for a threshold", fix=f"Choose {', '.join(CRITERIA)}."
             )
         if self.resamples < 0 or self.seed < 0:
-            raise UsageError("the number of resamples and the seed cannot be below 0")
+            raise UsageError("the number of resamples and the seed must not be below 0")
 
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """An evaluation, and what it was made from.
+    """An evaluation and its data.
 
     Attributes:
         evaluation: the figures.
-        scores: every answer, with the alpha in effect.
+        scores: all answers, with the alpha in effect.
         selection: rows and findings.
     """
 
@@ -102,19 +101,20 @@ def evaluate(
     validation: ImageDataset | None = None,
     on_rows: Callable[[str, int], Callable[[], None]] = lambda _what, _count: lambda: None,
 ) -> EvaluationRun:
-    """Judge a model, or an ensemble by its mean probability, on the images of a dataset.
+    """Evaluate a model, or an ensemble by its mean probability, on a dataset.
 
     Args:
-        classifiers: one, or the members of an ensemble; of an iterator one is held in memory at a time.
+        classifiers: one classifier, or the members of an ensemble; an iterator opens them one by one.
         dataset: images, labels, masks.
-        options: how.
-        validation: a dataset of its own to fit on, instead of rows of `dataset`.
-        on_rows: told what images are answered for next and how many; what it returns is called after each image.
+        options: options.
+        validation: another dataset to fit on, instead of rows of `dataset`.
+        on_rows: called with a description and the number of images before they are scored; returns a function that is
+            called after each image.
 
     Raises:
-        UsageError: an option does not fit the model or the dataset; a column is no finding; no finding in common;
-            images or patients to fit on are evaluated as well.
-        LrclrError: a row cannot be used or an image cannot be read, and `skip_bad_rows` is not set; or none can.
+        UsageError: an option does not fit the model or the dataset; a column is not a finding; model and dataset have
+            no finding in common; an image or a patient is in both the rows to fit on and those to evaluate.
+        LrclrError: a row cannot be used or an image cannot be read and `skip_bad_rows` is False, or no image can.
     """
     options = options or EvaluationOptions()
     for table in (dataset, *([validation] if validation is not None else [])):
@@ -138,7 +138,7 @@ def evaluate(
                 validation=validation,
             )
         if options.alpha is not None:
-            # Before an hour of images, not after it.
+            # Before the images are scored.
             _recognition.check_alpha(options.alpha, trained=classifier.spec.fusion_trained)
         answered = []
         for what, rows in (("images", selection.rows), ("validation images", selection.validation)):
@@ -159,7 +159,7 @@ def evaluate(
         if len(answered) > 1:
             fitting = answered[1] if fitting is None else fitting.joined(answered[1])
     if selection is None or scores is None:
-        raise UsageError("there is no model to evaluate")
+        raise UsageError("no model is given to evaluate")
     evaluation, scores = evaluate_scores(scores, fitting, selection, dataset, options, validation=validation)
     return EvaluationRun(evaluation, scores, selection)
 
@@ -173,15 +173,15 @@ def evaluate_scores(
     *,
     validation: ImageDataset | None = None,
 ) -> tuple[Evaluation, Scores]:
-    """As `evaluate`, of answers that are there already.
+    """As `evaluate`, from existing answers.
 
     Args:
-        scores: for the rows of `selection`.
-        fitting: for its validation rows, if there are any.
+        scores: answers for the rows of `selection`.
+        fitting: answers for its validation rows, or None.
         selection: rows and findings.
-        dataset: which they are from.
-        options: how.
-        validation: which the validation rows are from, if not from `dataset`.
+        dataset: dataset of the rows.
+        options: options.
+        validation: dataset of the validation rows, if it is another one.
 
     Returns:
         The evaluation, and the scores with the alpha in effect.
@@ -257,14 +257,9 @@ def _data(
 
 
 def _environment() -> dict[str, str]:
-    found = {
+    return {
         "lrclr": __version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {processors()} cores",
+        **installed_versions(_PACKAGES),
     }
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -1,4 +1,4 @@
-"""Images that show where a model is right and where it is wrong, finding by finding. They never leave the page."""
+"""Example images with right and wrong answers for each finding. They are part of the HTML page only."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from lrclr.errors import UsageError
+from lrclr.evaluation._grounding import spelling_in
 from lrclr.evaluation._result import Example
 from lrclr.images import read_for_model, read_image
 from lrclr.inference import drawing as draw
-from lrclr.text import finding_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,9 +29,9 @@ __all__ = ["gallery"]
 _WIDTH: Final = 280  # of a picture; the tallest is a quarter higher
 _GAP: Final = 6
 _LABELS: Final = 3
-# Yellow is in neither tint, and differs from both in brightness.
+# Yellow, which neither tint contains, and which differs from both in brightness.
 _TRUTH: Final = (240, 228, 66)
-# The page shows pictures at about half their size, in which the letters of a panel of this width can still be read.
+# Letters that are readable at half the size, as the page shows them.
 _LETTERS: Final = draw.Style(560)
 
 
@@ -52,26 +52,26 @@ def gallery(
     per_kind: int = 3,
     exact: bool = False,
 ) -> list[Example]:
-    """For each finding the images that have it and are most and least probable, and those without that are most so.
+    """For each finding, images with it of highest and lowest probability, and images without it of highest probability.
 
-    An image that has the finding counts as missed only if one without is more probable, and an image without as a false
-    alarm only if one that has it is less probable: where the model is right, fewer are shown.
+    An image with the finding counts as missed only if an image without it has a higher probability, and an image
+    without it as a false alarm only if an image with it has a lower one.
 
-    A picture shows the radiograph, with the outline of the finding's mask or boxes if the row has them, beside the
-    selected regions in the tint of the region attention, the strongest region's at full strength. If the fusion head
-    was never trained, importance takes its place. It holds no name, path or report.
+    A picture shows the radiograph with the outline of the finding's mask or boxes, if the row has them, beside the
+    selected regions tinted by region attention, relative to the strongest. Without a trained fusion head, importance is
+    used. A picture contains no name, path or report.
 
     Args:
         classifier: the model.
         rows: N images.
-        probability: ``[N, F]``, of the evaluation.
-        labels: ``[N, F]``: 1 present, 0 absent; anything else does not count.
-        findings: F.
-        per_kind: most images of each kind a finding.
+        probability: ``[N, F]``, probabilities of the evaluation.
+        labels: ``[N, F]``: 1 present, 0 absent; other values do not count.
+        findings: F findings.
+        per_kind: most images of each kind for a finding.
         exact: how the evaluation read the images; see `lrclr.images.read_for_model`. They are drawn in full.
 
     Returns:
-        Finding by finding; in each the best, the missed and the false alarms.
+        For each finding the best, the missed and the false alarms.
 
     Raises:
         UsageError: the shapes do not match.
@@ -80,7 +80,7 @@ def gallery(
     shape = (len(rows), len(findings.names))
     if probability.shape != shape or labels.shape != shape:
         raise UsageError(
-            f"probabilities {list(probability.shape)} and labels {list(labels.shape)} do not belong to"
+            f"probabilities {list(probability.shape)} and labels {list(labels.shape)} do not fit"
             f" {shape[0]} images and {shape[1]} findings"
         )
     picks = [
@@ -89,7 +89,7 @@ def gallery(
         for pick in _picked(finding, probability[:, finding], labels[:, finding], per_kind)
     ]
     pictures: dict[_Pick, bytes] = {}
-    # Image by image, so that each is read and answered for once, and only one is held in memory.
+    # Image by image: each is read and scored once, and one is in memory at a time.
     for row in dict.fromkeys(pick.row for pick in picks):
         file, frame = rows[row].image, rows[row].frame
         read = read_for_model(file, classifier.spec.preprocess, exact=exact, frame=frame)
@@ -116,7 +116,7 @@ def _picked(
         yield from (_Pick(finding, "best", n) for n in positive[:count])
         return
     highest, lowest = probability[negative[0]], probability[positive[-1]]
-    # Where there are few, an image is shown once: the more probable half can be among the best only.
+    # Each image is shown once: with few images, the more probable half are candidates for "best".
     best = positive[: min(count, (len(positive) + 1) // 2)]
     missed = [n for n in reversed(positive[len(best) :]) if probability[n] < highest][:count]
     alarms = [n for n in negative if probability[n] > lowest][:count]
@@ -128,9 +128,8 @@ def _picture(image: NDArray[np.uint8], prediction: Prediction, finding: str, row
     from lrclr.datasets import row_mask
 
     radiograph = draw.fitted(image, draw.Style(_WIDTH))
-    # The dataset may spell the finding in other letters than the model.
-    spelt = (name for name in (*row.masks, *row.boxes) if finding_key(name) == finding_key(finding))
-    mask = row_mask(row, next(spelt, finding), (prediction.height, prediction.width))
+    spelling = spelling_in(row, finding) or finding
+    mask = row_mask(row, spelling, (prediction.height, prediction.width))
     if mask is not None:
         radiograph.paste(_TRUTH, (0, 0), _outline(mask, radiograph.size))
     tinted = radiograph.copy()
@@ -139,7 +138,7 @@ def _picture(image: NDArray[np.uint8], prediction: Prediction, finding: str, row
 
 
 def _tint(picture: Image.Image, prediction: Prediction, finding: str) -> None:
-    """As in the heat maps: patches that several heads picked are drawn once, with their weights summed."""
+    """Tint the regions as in heat maps: a patch that several heads select is drawn once, with the sum of weights."""
     if prediction.fusion_trained:
         weights, colour = prediction.finding(finding).region_attention, draw.ATTENTION
     else:
@@ -154,7 +153,7 @@ def _tint(picture: Image.Image, prediction: Prediction, finding: str) -> None:
             round(min(right, prediction.width) * across),
             round(min(bottom, prediction.height) * down),
         )
-        # A patch of padding alone has no part in the image.
+        # Patches of padding only are not in the image.
         if box[2] > box[0] and box[3] > box[1]:
             total[box] = total.get(box, 0.0) + weight
     ranked = sorted(total.items(), key=lambda each: (-each[1], each[0]))
@@ -167,9 +166,9 @@ def _tint(picture: Image.Image, prediction: Prediction, finding: str) -> None:
 
 
 def _outline(mask: NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
-    """A line around a mask, on its outside, so that small findings are not painted over."""
+    """A line around a mask, outside of it, so that small findings stay visible."""
     grey = Image.fromarray(mask.astype(np.uint8) * 255)
-    # Any pixel of the mask counts, however small it becomes: the mean over a block would lose a thin finding.
+    # Above 0, so that a single pixel of the mask counts: half of a block would lose a thin finding.
     small = np.asarray(grey.resize(size, Image.Resampling.BOX)) > 0
     wide = np.asarray(Image.fromarray(small.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(5))) > 0
     return Image.fromarray((wide & ~small).astype(np.uint8) * 255)
@@ -177,6 +176,6 @@ def _outline(mask: NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
 
 def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    # The lowest bit is noise to the eye and a sixth of the bytes. A palette saves no more, and stains the tints.
+    # Without the lowest bit, which is not visible and a sixth of the bytes.
     picture.point([value & 0xFE for value in range(256)] * 3).save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Where a finding is, against where the model looked: pointing game, hit rate, mass; each beside chance and rollout."""
+"""Grounding: selected regions against masks. Pointing game, hit rate and mass, beside chance and rollout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import finding_key
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["Located", "Place", "ground", "located", "place"]
+__all__ = ["Located", "Place", "ground", "located", "place", "spelling_in"]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One finding in one image; see `Grounding`, whose figures are means of these."""
+    """Figures of one finding in one image; `Grounding` has their means."""
 
     pointing: float
     pointing_rollout: float
@@ -49,30 +49,27 @@ class Located:
 
     Attributes:
         name: the finding.
-        image: ``[n]``, their places among the scores.
-        others: `Place`'s figures, ``[n]`` each.
+        image: ``[n]``, indices of the images in the scores.
+        figures: by name of a figure of `Place`, its values ``[n]``.
     """
 
     name: str
     image: NDArray[np.int64]
-    pointing: Floats
-    pointing_rollout: Floats
-    pointing_chance: Floats
-    hit: Floats
-    hit_chance: Floats
-    mass: Floats
-    mass_rollout: Floats
-    mass_chance: Floats
+    figures: Mapping[str, Floats]
+
+    def mean(self, figure: str) -> float:
+        """Mean of a figure over the images."""
+        return float(self.figures[figure].mean())
 
 
 def place(coverage: Floats, attention: Floats, importance: Floats, selected: NDArray[np.bool_]) -> Place:
-    """Judge one finding in one image; all arguments ``[patches]``.
+    """Figures of one finding in one image.
 
     Args:
-        coverage: share of each patch that the mask covers.
-        attention: region attention on each patch, summed over the heads that picked it.
-        importance: likewise.
-        selected: whether a patch was picked.
+        coverage: ``[patches]``, share of each patch that the mask covers.
+        attention: ``[patches]``, region attention, summed over the heads that selected the patch.
+        importance: ``[patches]``, importance, summed in the same way.
+        selected: ``[patches]``, whether the patch is selected.
     """
     touches = coverage > 0
     patches, touching, picked = len(coverage), int(touches.sum()), int(selected.sum())
@@ -81,7 +78,7 @@ def place(coverage: Floats, attention: Floats, importance: Floats, selected: NDA
         pointing_rollout=float(touches[importance.argmax()]),
         pointing_chance=touching / patches,
         hit=float((touches & selected).any()),
-        # As many different patches, drawn without looking, all beside the mask: hypergeometric.
+        # Chance that as many different random patches all miss the mask: hypergeometric.
         hit_chance=1.0 - math.comb(patches - touching, picked) / math.comb(patches, picked),
         mass=float(_normalised(attention) @ coverage),
         mass_rollout=float(_normalised(importance) @ coverage),
@@ -90,17 +87,17 @@ def place(coverage: Floats, attention: Floats, importance: Floats, selected: NDA
 
 
 def located(scores: Scores, rows: Sequence[Row]) -> list[Located]:
-    """Judge every finding in every image that has it and a mask or box of it, finding by finding.
+    """Figures of every finding in every image that has it and a mask or box of it.
 
-    A mask without a single pixel is none. One that the preprocessing cuts off counts, as missed: the model could not
-    see it. An ensemble looks where its members look on the mean, and has selected what any of them has.
+    An empty mask does not count. A mask that the preprocessing cuts off counts as missed. The attention of an ensemble
+    is the mean of its members', and its selected patches are those of any member.
 
     Args:
-        scores: of one model, or of an ensemble on one grid of patches.
-        rows: the dataset's, which hold the masks; found by their line.
+        scores: scores of one model, or of an ensemble on one grid of patches.
+        rows: rows of the dataset with the masks; found by their line.
 
     Raises:
-        LrclrError: a mask cannot be read, or is not of its image's shape.
+        LrclrError: a mask cannot be read, or does not have the shape of its image.
     """
     by_line = {row.line: row for row in rows}
     result = []
@@ -108,7 +105,7 @@ def located(scores: Scores, rows: Sequence[Row]) -> list[Located]:
         places = []
         for n in np.flatnonzero(scores.labels[:, f] == PRESENT).tolist():
             row = by_line.get(int(scores.line[n]))
-            key = None if row is None else _key(row, name)
+            key = None if row is None else spelling_in(row, name)
             judged = None if row is None or key is None else _judged(scores, n, f, row, key)
             if judged is not None:
                 places.append((n, judged))
@@ -118,9 +115,9 @@ def located(scores: Scores, rows: Sequence[Row]) -> list[Located]:
 
 
 def ground(scores: Scores, rows: Sequence[Row], resamples: Resamples) -> tuple[Grounding, ...]:
-    """Grounding of each finding that has masks, then of their mean; nothing without masks.
+    """Grounding of each finding with masks, then their mean; empty without masks.
 
-    While the fusion head is not trained, its region attention means nothing and is not judged.
+    Region attention is left out if the fusion head is not trained.
     """
     findings = located(scores, rows)
     if not findings:
@@ -128,24 +125,21 @@ def ground(scores: Scores, rows: Sequence[Row], resamples: Resamples) -> tuple[G
     figures = ["hit", "pointing_rollout", "mass_rollout"]
     if scores.fusion_trained:
         figures += ["pointing", "mass"]
-    statistics = [share(each.image, getattr(each, figure)) for figure in figures for each in findings]
+    statistics = [share(each.image, each.figures[figure]) for figure in figures for each in findings]
     samples = resampled(resamples, statistics).reshape(len(figures), len(findings), -1)
     drawn = dict(zip(figures, samples, strict=True))
     result = [
         _summary(
             each.name,
             len(each.image),
-            {figure: estimate(float(getattr(each, figure).mean()), drawn[figure][number]) for figure in figures},
-            {chance: float(getattr(each, f"{chance}_chance").mean()) for chance in ("pointing", "hit", "mass")},
+            {figure: estimate(each.mean(figure), drawn[figure][number]) for figure in figures},
+            {name: each.mean(f"{name}_chance") for name in ("pointing", "hit", "mass")},
         )
         for number, each in enumerate(findings)
     ]
-    means = {
-        figure: mean_of([float(getattr(each, figure).mean()) for each in findings], drawn[figure]) for figure in figures
-    }
+    means = {figure: mean_of([each.mean(figure) for each in findings], drawn[figure]) for figure in figures}
     chances = {
-        chance: float(np.mean([getattr(each, f"{chance}_chance").mean() for each in findings]))
-        for chance in ("pointing", "hit", "mass")
+        name: float(np.mean([each.mean(f"{name}_chance") for each in findings])) for name in ("pointing", "hit", "mass")
     }
     images = len(np.unique(np.concatenate([each.image for each in findings])))
     return (*result, _summary("mean", images, means, chances))
@@ -172,9 +166,7 @@ def _judged(scores: Scores, n: int, f: int, row: Row, key: str) -> Place | None:
     try:
         mask = row_mask(row, key, (height, width))
     except LrclrError as error:
-        raise LrclrError(
-            f"what line {row.line} of the dataset says about the place of a finding cannot be used", why=str(error)
-        ) from error
+        raise LrclrError(f"a mask or box in line {row.line} of the dataset cannot be used", why=str(error)) from error
     if mask is None or not mask.any():
         return None
     geometry = PreprocessSpec.from_dict(info["preprocess"]).geometry(height, width)
@@ -183,7 +175,7 @@ def _judged(scores: Scores, n: int, f: int, row: Row, key: str) -> Place | None:
 
 
 def on_grid(scores: Scores, n: int, f: int, patches: int) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Attention, importance, and whether it was selected, of every patch ``[patches]`` of an image for a finding."""
+    """Attention, importance and selection of every patch ``[patches]`` of an image for a finding."""
     attention, importance = np.zeros(patches), np.zeros(patches)
     selected = np.zeros(patches, np.bool_)
     for model in scores.models:
@@ -196,7 +188,7 @@ def on_grid(scores: Scores, n: int, f: int, patches: int) -> tuple[Floats, Float
 
 
 def _summed(index: NDArray[np.int64], weights: NDArray[np.float32], patches: int) -> Floats:
-    """What fell on each patch, as shares of all of it."""
+    """Sum of the weights on each patch, as shares of the total."""
     return _normalised(np.bincount(index, weights, patches).astype(np.float64))
 
 
@@ -205,8 +197,8 @@ def _normalised(weights: Floats) -> Floats:
     return weights / total if total > 0 else weights
 
 
-def _key(row: Row, name: str) -> str | None:
-    """The finding as the row's masks or boxes spell it."""
+def spelling_in(row: Row, name: str) -> str | None:
+    """The spelling of the finding in the row's masks or boxes."""
     wanted = finding_key(name)
     return next((key for key in (*row.masks, *row.boxes) if finding_key(key) == wanted), None)
 
@@ -215,4 +207,4 @@ def _collected(name: str, places: Sequence[tuple[int, Place]]) -> Located:
     figures = {
         figure: np.array([getattr(each, figure) for _, each in places], np.float64) for figure in Place.__slots__
     }
-    return Located(name, np.array([n for n, _ in places], np.int64), **figures)
+    return Located(name, np.array([n for n, _ in places], np.int64), figures)

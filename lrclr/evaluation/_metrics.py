@@ -1,4 +1,4 @@
-"""Figures of recognition, and what is chosen on validation: threshold and alpha."""
+"""Figures of recognition, and the choice of threshold and alpha on validation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ROC_POINTS: Final = 200
 
 
 def undefined(label: Labels) -> str:
-    """Why no figure can be given for a finding, in words; "" if it can."""
+    """Why the figures of a finding are undefined; "" if they are defined."""
     present, absent = bool((label == 1).any()), bool((label == 0).any())
     if present and absent:
         return ""
@@ -37,7 +37,7 @@ def undefined(label: Labels) -> str:
 
 
 def auroc(label: Labels, score: Floats) -> float | None:
-    """Area under the ROC curve over the images labelled 1 or 0; ``None`` where a class is absent."""
+    """Area under the ROC curve over the images labelled 1 or 0; ``None`` if a class is absent."""
     if undefined(label):
         return None
     used = label >= 0
@@ -45,7 +45,7 @@ def auroc(label: Labels, score: Floats) -> float | None:
 
 
 def average_precision(label: Labels, score: Floats) -> float | None:
-    """Average precision, likewise."""
+    """Average precision over the images labelled 1 or 0; ``None`` if a class is absent."""
     if undefined(label):
         return None
     used = label >= 0
@@ -88,26 +88,25 @@ CRITERIA: Final[dict[str, Callable[[Floats, Floats, float, float], Floats]]] = {
     "mcc": _mcc,
     "youden": _youden,
 }
-"""What a threshold may be chosen by: F1, Matthews' correlation (CheXzero's choice), or sensitivity + specificity."""
+"""Criteria for a threshold: F1, Matthews' correlation (as CheXzero), or sensitivity + specificity."""
 
 
 def choose_threshold(label: Labels, probability: Floats, criterion: str) -> float | None:
-    """The probability from which to call a finding, best by a criterion; ``None`` where a class is absent.
+    """The probability above which a finding counts as present, best by a criterion; ``None`` if a class is absent.
 
-    It lies half way between the least probability that is called and the greatest that is not, so that rounding in
-    another engine calls the same images.
+    It is half way between two probabilities, so that rounding in another engine does not change decisions.
 
     Raises:
-        UsageError: there is no such criterion.
+        UsageError: the criterion is unknown.
     """
     if criterion not in CRITERIA:
-        raise UsageError(f"there is no criterion {criterion!r} for a threshold", fix=f"Choose {', '.join(CRITERIA)}.")
+        raise UsageError(f"unknown criterion {criterion!r} for a threshold", fix=f"Choose {', '.join(CRITERIA)}.")
     if undefined(label):
         return None
     used = label >= 0
     false, true, least = roc_curve(label[used], probability[used], drop_intermediate=False)
     positives, negatives = float((label == 1).sum()), float((label == 0).sum())
-    # The first point calls nothing.
+    # Without the first point, at which nothing is called.
     best = 1 + int(np.argmax(CRITERIA[criterion](true[1:] * positives, false[1:] * negatives, positives, negatives)))
     if best + 1 == len(least):
         return float(least[best])
@@ -116,7 +115,7 @@ def choose_threshold(label: Labels, probability: Floats, criterion: str) -> floa
 
 
 def reliability(label: Labels, probability: Floats) -> tuple[tuple[float, float, int], ...]:
-    """Per filled bin of 15 of equal width: mean probability, share of positives, images."""
+    """Mean probability, share of positives and number of images of each non-empty bin; 15 bins of equal width."""
     used = label >= 0
     truth, value = label[used] == 1, probability[used]
     bins = np.minimum((value * _BINS).astype(int), _BINS - 1)
@@ -127,7 +126,7 @@ def reliability(label: Labels, probability: Floats) -> tuple[tuple[float, float,
 
 
 def calibration_error(label: Labels, probability: Floats) -> float | None:
-    """Expected calibration error: mean distance of probability and share of positives, over bins, by their images."""
+    """Expected calibration error: mean over bins, weighted by images, of |mean probability - share of positives|."""
     if undefined(label):
         return None
     bins = reliability(label, probability)
@@ -135,7 +134,7 @@ def calibration_error(label: Labels, probability: Floats) -> float | None:
 
 
 def sweep_alpha(validation: Scores) -> tuple[tuple[float, float], ...]:
-    """``(alpha, mean AUROC)`` on validation; of alpha 0 alone while the fusion head is not trained."""
+    """``(alpha, mean AUROC)`` on validation; only for alpha 0 if the fusion head is not trained."""
     alphas = ALPHAS if validation.fusion_trained else (0.0,)
     areas = [(alpha, mean_auroc(validation.labels, validation.ranking(alpha))) for alpha in alphas]
     return tuple((alpha, area) for alpha, area in areas if area is not None)

@@ -1,8 +1,8 @@
-"""Platt scaling: the scale and bias under which the labels of validation images are most probable.
+"""Platt scaling: scale and bias that maximise the likelihood of the labels of validation images.
 
 Reference: Platt. Probabilistic outputs for support vector machines and comparisons to regularized likelihood methods.
-Advances in Large Margin Classifiers, 1999. His target values, ``(N+ + 1) / (N+ + 2)`` for images that have the finding
-and ``1 / (N- + 2)`` for the others, keep the fit finite where the score separates the two.
+Advances in Large Margin Classifiers, 1999. His target values, ``(N+ + 1) / (N+ + 2)`` for images with the finding and
+``1 / (N- + 2)`` for the others, keep the fit finite if the score separates the two.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 __all__ = ["LEAST_IMAGES", "FittedCalibration", "fit_calibration", "fit_platt"]
 
-LEAST_IMAGES: Final = 10  # with a finding, and without it, below which a fit would follow single images
+LEAST_IMAGES: Final = 10  # with a finding, and without it
 SCALES: Final = (1e-2, 1e4)
 _STEEPEST: Final = 100.0  # in standard deviations of the gap
-_TELLS_APART: Final = 3.84  # chi-squared of one degree of freedom at 5 %
+_LEAST_GAIN: Final = 3.84  # chi-squared of one degree of freedom at 5 %
 
 
 @dataclass(frozen=True)
 class FittedCalibration:
-    """What was fitted on validation.
+    """Calibration fitted on validation.
 
     Attributes:
-        shared: scale and bias fitted on all findings together, for those without values of their own; ``None`` if that
-            fit was refused.
+        shared: scale and bias fitted on all findings together, for those without own values; ``None`` if that fit was
+            refused.
         own: scale and bias by finding.
-        refused: why a finding has no values of its own, or under "" why there are no shared ones.
+        refused: reasons for findings without own values; under "" the reason for missing shared values.
     """
 
     shared: tuple[float, float] | None
@@ -48,7 +48,7 @@ class FittedCalibration:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def applied(self, scores: Scores) -> Floats:
-        """``[F, 2]``: scale and bias of each finding; those in effect where nothing was fitted."""
+        """``[F, 2]``: scale and bias of each finding; without a fit those in effect."""
         table = np.array(scores.calibration, np.float64)
         for f, name in enumerate(scores.findings):
             pair = self.own.get(name, self.shared)
@@ -62,10 +62,10 @@ class FittedCalibration:
 
 
 def fit_calibration(validation: Scores, alpha: float) -> FittedCalibration:
-    """Fit each finding for which there is data, and all findings together for the others.
+    """Fit each finding with enough data, and all findings together for the others.
 
     Args:
-        validation: answers for images that are not evaluated.
+        validation: answers for validation images.
         alpha: weight of the local score.
     """
     gaps = np.stack([model.gap(alpha) for model in validation.models])
@@ -84,15 +84,15 @@ def fit_calibration(validation: Scores, alpha: float) -> FittedCalibration:
 
 
 def fit_platt(label: Labels, gap: Floats) -> tuple[float, float] | str:
-    """The scale and bias, or why there are none.
+    """Scale and bias, or the reason why the fit is refused.
 
     Args:
         label: ``[N]``, 1 and 0; other images do not count.
-        gap: ``[N]``, or ``[models, N]`` for an ensemble whose mean probability is fitted.
+        gap: ``[N]``, or ``[models, N]`` to fit the mean probability of an ensemble.
 
     Returns:
-        ``(scale, bias)``, or the reason for refusing the fit: too few images, a slope that is not above 0, is not
-        different from 0 by the likelihood ratio, or is outside of `SCALES`.
+        ``(scale, bias)``, or a reason: too few images, or a slope that is not above 0, does not differ from 0 by the
+        likelihood ratio, or is outside of `SCALES`.
     """
     used = label >= 0
     truth, gap = label[used] == 1, np.atleast_2d(gap)[:, used].astype(np.float64)
@@ -112,13 +112,13 @@ def fit_platt(label: Labels, gap: Floats) -> tuple[float, float] | str:
     slope, offset = (float(value) for value in found.x)
     # Both losses are per image.
     gain = 2 * len(target) * (_loss(flat, standard, target)[0] - float(found.fun))
-    if gain < _TELLS_APART:
-        return "its score does not tell the validation images that have it from the others"
+    if gain < _LEAST_GAIN:
+        return "its score does not distinguish the validation images with it from the others"
     if slope <= 0.0:
-        return "its score is lower for the validation images that have it"
+        return "its score is lower for the validation images with it"
     scale = slope / spread
     if not (abs(slope) < _STEEPEST and abs(offset) < _STEEPEST and SCALES[0] < scale < SCALES[1]):
-        return "the fit ends at the bound of what is searched"
+        return "the fit ends at a bound of the search"
     return float(f"{scale:.6g}"), float(f"{offset - slope * centre / spread:.6g}")
 
 

@@ -1,4 +1,4 @@
-"""Protocols of others, so that their tables can be made anew with one command."""
+"""Evaluation protocols of other projects, to reproduce their tables."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Preset:
     """A protocol.
 
     Attributes:
-        name: as it is asked for.
-        findings: with their prompts.
+        name: name of the preset.
+        findings: findings with their prompts.
         alpha: weight of the local score.
         score_scale: factor on a score before the softmax.
         preprocess: kind of preprocessing.
         threshold: criterion of the thresholds.
-        published: AUROC by finding, as its authors give it.
-        source: where they give it, and for what.
+        published: published AUROC by finding.
+        source: source of these figures.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Preset:
     source: str
 
     def applied(self, spec: ModelSpec) -> ModelSpec:
-        """A model that preprocesses and scores by this protocol."""
+        """The model with the preprocessing and scoring of this protocol."""
         size = spec.preprocess.image_size
         preprocess = PreprocessSpec.chexzero(size) if self.preprocess == "chexzero" else PreprocessSpec.clip(size)
         return replace(spec, preprocess=preprocess, alpha=self.alpha, calibration=ScoreCalibration(self.score_scale))
@@ -63,7 +63,7 @@ def _chexzero(name: str, findings: FindingSet) -> Preset:
         name=name,
         findings=findings,
         alpha=0.0,
-        # CheXzero takes the softmax of plain cosines: CLIP's logit scale is not applied.
+        # CheXzero takes the softmax of cosines without CLIP's logit scale.
         score_scale=1.0,
         preprocess="chexzero",
         threshold="mcc",
@@ -80,13 +80,13 @@ PRESETS: Final[dict[str, Preset]] = {
 
 
 def preset_named(name: str | None) -> Preset | None:
-    """The preset of that name; none for no name.
+    """The preset with a name; None for None.
 
     Raises:
-        UsageError: there is no such preset.
+        UsageError: the preset is unknown.
     """
     if name is None:
         return None
     if name not in PRESETS:
-        raise UsageError(f"there is no preset {name!r}", fix=f"Choose {' or '.join(PRESETS)}.")
+        raise UsageError(f"unknown preset {name!r}", fix=f"Choose {' or '.join(PRESETS)}.")
     return PRESETS[name]

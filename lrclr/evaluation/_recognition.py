@@ -1,4 +1,4 @@
-"""From answers to figures."""
+"""Figures of recognition from answers."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ __all__ = ["fitted", "recognition"]
 def fitted(
     scores: Scores, validation: Scores | None, alpha: float | None
 ) -> tuple[Scores, str, tuple[tuple[float, float], ...]]:
-    """Settle alpha.
+    """Choose alpha.
 
     Args:
-        scores: what will be judged.
-        validation: answers to fit on, if there are any.
-        alpha: weight of the local score that the caller wants.
+        scores: scores to evaluate.
+        validation: answers to fit on, or None.
+        alpha: weight of the local score, or None to fit it.
 
     Returns:
-        The scores with the alpha in effect; where it is from: "given", "validation" or "model"; the sweep.
+        The scores with the alpha in effect; its origin: "given", "validation" or "model"; the sweep.
 
     Raises:
-        UsageError: the alpha given is not usable with this model.
+        UsageError: the alpha cannot be used with this model.
     """
     sweep = metrics.sweep_alpha(validation) if validation is not None else ()
     if alpha is not None:
         check_alpha(alpha, trained=scores.fusion_trained)
         return replace(scores, alpha=alpha), "given", sweep
     if sweep and scores.fusion_trained:
-        # Of equals the least: it leans on the part that was pretrained.
+        # Of equal ones the lowest, which relies more on the pretrained global score.
         best = max(sweep, key=lambda point: (point[1], -point[0]))
         return replace(scores, alpha=best[0]), "validation", sweep
     return scores, "model", sweep
 
 
 def check_alpha(alpha: float, *, trained: bool) -> None:
-    """Raise UsageError for a weight that cannot be used."""
+    """Raise UsageError if a weight cannot be used."""
     if not 0.0 <= alpha <= 1.0:
         raise UsageError(f"alpha is {alpha}", fix="It must be between 0 and 1.")
     if alpha > 0.0 and not trained:
@@ -65,7 +65,7 @@ def check_alpha(alpha: float, *, trained: bool) -> None:
 
 
 def thresholds(scores: Scores, validation: Scores | None, criterion: str) -> list[float | None]:
-    """Per finding the probability from which it is called, with the calibration in effect."""
+    """The threshold of each finding, with the calibration in effect."""
     if validation is None:
         return [None] * len(scores.findings)
     probability = validation.probability(scores.alpha)
@@ -78,16 +78,16 @@ def thresholds(scores: Scores, validation: Scores | None, criterion: str) -> lis
 def recognition(
     scores: Scores, cuts: Sequence[float | None], fitted: Floats | None, draws: Resamples
 ) -> tuple[tuple[FindingQuality, ...], MeanQuality, dict[str, int]]:
-    """Judge how well findings are recognised.
+    """Figures of recognition.
 
     Args:
-        scores: with the alpha and the calibration in effect.
-        cuts: a threshold a finding.
-        fitted: ``[F, 2]``, the calibration that was fitted on validation, if it was.
-        draws: of the bootstrap.
+        scores: scores with the alpha and the calibration in effect.
+        cuts: threshold of each finding.
+        fitted: ``[F, 2]``, the calibration fitted on validation, or None.
+        draws: resamples of the bootstrap.
 
     Returns:
-        Each finding, their mean, and for each finding how many resamples lacked a class.
+        Figures of each finding, their means, and by finding the number of resamples that lacked a class.
     """
     rankings = {"auroc": scores.ranking(scores.alpha), "auroc_global": scores.ranking(0.0)}
     if scores.fusion_trained:
@@ -151,19 +151,19 @@ def recognition(
 def _figures(
     scores: Scores, ranking: Floats, probability: Floats, cuts: Sequence[float | None], draws: Resamples
 ) -> tuple[dict[str, list[float | None]], dict[str, Floats]]:
-    """The figures that have bootstrap intervals: values ``[F]`` and resamples ``[F, count]``, all of the same draws."""
+    """Figures with bootstrap intervals: values ``[F]`` and resamples ``[F, count]`` of the same draws."""
     points: dict[str, list[float | None]] = defaultdict(list)
     statistics: list[Statistic] = []
     decided_names = ("f1", "sensitivity", "specificity")
-    everyone = np.ones((1, len(scores)))
+    every_image = np.ones((1, len(scores)))
     for f in range(len(scores.findings)):
         label = scores.labels[:, f]
         points["average_precision"].append(metrics.average_precision(label, ranking[:, f]))
         statistics.append(Ranking(label, ranking[:, f]).average_precision)
         cut = cuts[f]
-        # A finding that is never called keeps its place among the others.
+        # Without a threshold a finding is never called, and keeps its position.
         decided = decisions(label, probability[:, f] >= (np.inf if cut is None else cut))
-        values: list[Any] = decided(everyone)[0].tolist()
+        values: list[Any] = decided(every_image)[0].tolist()
         missing = cut is None or bool(metrics.undefined(label))
         for key, value in zip(decided_names, values, strict=True):
             points[key].append(None if missing else value)

@@ -29,7 +29,7 @@ _CRITERIA: Final = {"f1": "F1", "mcc": "MCC", "youden": "Youden’s index"}
 
 
 def report_json(evaluation: Evaluation, comparison: Comparison | None = None) -> str:
-    """`Evaluation.to_json`, with the comparison under a key of its own if there is one."""
+    """`Evaluation.to_json`, with the comparison under its own key if there is one."""
     if comparison is None:
         return evaluation.to_json()
     return json_text({"schema": SCHEMA_VERSION, **asdict(evaluation), "comparison": comparison.to_dict()})
@@ -41,8 +41,8 @@ def save_reports(
     """Write ``report.json``, ``report.md`` and ``report.html``, in place of earlier ones.
 
     Raises:
-        UsageError: the folder holds anything else.
-        LrclrError: it cannot be written; what was there before is unchanged.
+        UsageError: the folder holds other files.
+        LrclrError: the folder cannot be written; existing files are unchanged.
     """
     texts = (
         report_json(evaluation, comparison),
@@ -55,7 +55,7 @@ def save_reports(
 
 
 def markdown(evaluation: Evaluation, comparison: Comparison | None = None) -> str:
-    """The report as Markdown, in the order of its questions: what, how well, calibrated, where, against what."""
+    """The report as Markdown."""
     return render("evaluation.md", **_values(evaluation, comparison), shown=shown)
 
 
@@ -63,9 +63,9 @@ def html(evaluation: Evaluation, comparison: Comparison | None = None, examples:
     """One page with every table and chart. The same evaluation gives the same bytes.
 
     Args:
-        evaluation: what was found; sections without figures are left out.
-        comparison: with another model, if there is one.
-        examples: the only images in the page, which can be images of patients.
+        evaluation: the evaluation; sections without figures are left out.
+        comparison: comparison with another model, or None.
+        examples: the images in the page, which may be images of patients.
     """
     calibrated = [each for each in evaluation.findings if each.calibration_error is not None or each.reliability]
     values = _values(evaluation, comparison)
@@ -106,7 +106,7 @@ def html(evaluation: Evaluation, comparison: Comparison | None = None, examples:
 
 
 def _values(evaluation: Evaluation, comparison: Comparison | None) -> dict[str, Any]:
-    """What Markdown and page both show."""
+    """Values that Markdown and page share."""
     settings = evaluation.settings
     return {
         "evaluation": evaluation,
@@ -140,7 +140,7 @@ def _headline(evaluation: Evaluation) -> Iterator[tuple[str, Estimate, str]]:
 def _compared(
     differences: Sequence[Difference],
 ) -> tuple[list[tuple[str, int]], list[tuple[str, list[Difference | None]]]]:
-    """The groups of columns, and per finding its difference in each compared figure; the mean is last."""
+    """The groups of columns, and by finding its difference in each figure; the mean is last."""
     kinds = [kind for kind in _FIGURES if any(each.figure == kind for each in differences)]
     found: dict[tuple[str, str], Difference] = {(each.name, each.figure): each for each in differences}
     names = sorted(dict.fromkeys(each.name for each in differences), key=lambda name: name == "mean")
@@ -149,7 +149,7 @@ def _compared(
 
 
 def _pictures(examples: Sequence[Example]) -> dict[str, dict[str, list[tuple[str, str]]]]:
-    """By finding and by kind, each image as a data URL with its probability."""
+    """By finding and kind, each image as a data URL with its probability."""
     found: dict[str, dict[str, list[tuple[str, str]]]] = {}
     for each in examples:
         kinds = found.setdefault(each.finding, {})

@@ -1,4 +1,4 @@
-"""What an evaluation found: plain numbers, written to JSON unchanged and drawn by every report."""
+"""Results of an evaluation: numbers that are written to JSON and shown by the reports."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _DECIMALS = 6
 
 @dataclass(frozen=True, slots=True)
 class FindingQuality:
-    """How well one finding is recognised.
+    """Recognition of one finding.
 
     Attributes:
         name: the finding.
-        positives, negatives: images that count; uncertain and unlabelled ones are `left_out`.
-        undefined: why the figures below are ``None``, in words; "" where they are defined.
-        auroc, average_precision: of the combined score.
-        auroc_global, auroc_local: of either score alone.
-        threshold: probability from which the finding is called, chosen on validation; ``None`` without validation.
-        f1, sensitivity, specificity: at that threshold.
+        positives, negatives: numbers of images; uncertain and unlabelled ones are `left_out`.
+        undefined: why the figures below are ``None``; "" if they are defined.
+        auroc, average_precision: figures of the combined score.
+        auroc_global, auroc_local: AUROC of the global and the local score alone.
+        threshold: probability above which the finding counts as present, chosen on validation; ``None`` without it.
+        f1, sensitivity, specificity: figures at that threshold.
         calibration_error: expected calibration error of the probabilities, 15 bins of equal width.
         calibration_error_scaled: the same with the calibration fitted on validation.
         roc: ``(false positive rate, true positive rate)``, at most 200 points.
-        reliability: per filled bin ``(mean probability, share of positives, images)``, with the fitted calibration if
-            there is one.
+        reliability: ``(mean probability, share of positives, images)`` of each non-empty bin, with the fitted
+            calibration if there is one.
     """
 
     name: str
@@ -70,17 +70,17 @@ class MeanQuality:
 
 @dataclass(frozen=True, slots=True)
 class Grounding:
-    """How well a finding is located, over the images that have it and a mask or box of it.
+    """Grounding of one finding, over the images that have it and a mask or box of it.
 
     Attributes:
         name: the finding, or "mean".
-        images: how many.
-        pointing: share in which the patch with the most region attention touches the mask.
-        pointing_rollout: the same for the patch of greatest importance, which knows of no finding.
-        pointing_chance: share of all patches that touch the mask, the mean over images.
-        hit_rate: share in which at least one selected region touches the mask.
-        hit_rate_chance: the same for as many different patches drawn at random.
-        mass: region attention that lies inside the mask, each patch's by the share of it that the mask covers.
+        images: number of images.
+        pointing: share of images in which the patch with the most region attention touches the mask.
+        pointing_rollout: the same for the patch of greatest importance, which does not depend on the finding.
+        pointing_chance: share of patches that touch the mask, mean over images.
+        hit_rate: share of images in which at least one selected region touches the mask.
+        hit_rate_chance: the same for as many different random patches.
+        mass: region attention inside the mask; a patch counts by the share that the mask covers.
         mass_rollout: the same for importance, normalised over the regions.
         mass_chance: share of the input that the mask covers.
     """
@@ -99,13 +99,13 @@ class Grounding:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image for the gallery, best or worst of its finding. Only in memory and in the HTML page, never in JSON.
+    """An image for the gallery. It is in memory and in the HTML page only, not in JSON.
 
     Attributes:
-        finding: which one was asked for.
-        kind: "best", "missed" (has it, low probability) or "false alarm".
-        probability: the answer.
-        picture: PNG bytes of the radiograph with its heat map beside it.
+        finding: the finding.
+        kind: "best", "missed" (with the finding, low probability) or "false alarm".
+        probability: the model's probability.
+        picture: PNG bytes of the radiograph beside its heat map.
     """
 
     finding: str
@@ -120,17 +120,17 @@ class Evaluation:
 
     Attributes:
         model: kind ("checkpoint" or "bundle"), hash, precision, engine.
-        data: hash of the dataset, split, images, images that could not be read, rows left out.
+        data: hash of the dataset, split, images, unreadable images, rows left out.
         settings: bootstrap resamples, seed, preset, splits.
         environment: versions and machine.
         alpha: weight of the local score in effect, and ``alpha_from``: "model", "given" or "validation".
         alpha_sweep: ``(alpha, mean AUROC on validation)``; empty without validation.
-        score_scale, score_bias: fitted on validation for the findings without values of their own; ``None`` without.
-        finding_calibration: scale and bias fitted on validation by finding.
-        not_calibrated: why a finding has no scale and bias of its own; under "" why there are no shared ones.
-        findings: one per finding, in order.
-        mean: over findings.
-        grounding: one per finding with masks, then "mean"; empty without masks.
+        score_scale, score_bias: fitted on validation for findings without own values; ``None`` without a fit.
+        finding_calibration: scale and bias fitted on validation, by finding.
+        not_calibrated: reasons for findings without own values; under "" the reason for missing shared values.
+        findings: figures of each finding, in order.
+        mean: means over findings.
+        grounding: figures of each finding with masks, then "mean"; empty without masks.
     """
 
     model: dict[str, Any]
@@ -151,7 +151,7 @@ class Evaluation:
     def to_json(self) -> str:
         """The evaluation as JSON, with its schema version.
 
-        Floats are rounded to six decimals, so that two evaluations can be compared by `diff`.
+        Floats are rounded to six decimals, so that evaluations can be compared with `diff`.
         """
         return json_text({"schema": SCHEMA_VERSION, **asdict(self)})
 

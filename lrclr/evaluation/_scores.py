@@ -1,7 +1,4 @@
-"""What one or more models answered for the images of a dataset: the ground on which every figure stands.
-
-It knows the images by the lines of their dataset and by hashes of their files, and nothing else about them.
-"""
+"""Answers of one or more models for the images of a dataset. Images are known by line and file hash only."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from lrclr._prefetch import batches_ahead
 from lrclr.budget import reading
-from lrclr.datasets import SKIP, RowProblem, raise_bad_rows
+from lrclr.datasets import SKIP, RowProblem, check_places, raise_bad_rows
 from lrclr.datasets._rows import without_name
 from lrclr.errors import LrclrError, UsageError
 from lrclr.images import ReadLimits, read_for_model
@@ -43,19 +40,19 @@ _SHARED = ("preprocess", "exact", "patch_size", "score_scale", "score_bias", "fi
 
 @dataclass(frozen=True)
 class ModelAnswers:
-    """One model's answers.
+    """Answers of one model.
 
     Attributes:
-        info: kind, hashes, precision, engine, how it scores and preprocesses, and whether images were read in full;
-            in JSON's types.
-        answers: for N images and F findings; its probabilities are not used.
+        info: kind, hashes, precision, engine, scoring, preprocessing, and whether images were read in full, in JSON's
+            types.
+        answers: answers for N images and F findings; the probabilities are not used.
     """
 
     info: dict[str, Any]
     answers: Answers
 
     def gap(self, alpha: float) -> NDArray[np.float64]:
-        """``[N, F]``: combined score of the positive prompts above that of the negative ones."""
+        """``[N, F]``: combined score of the positive prompts minus that of the negative ones."""
         answers = self.answers
         global_ = answers.global_positive.astype(np.float64) - answers.global_negative
         if alpha == 0.0:
@@ -66,18 +63,18 @@ class ModelAnswers:
 
 @dataclass(frozen=True)
 class Scores:
-    """Answers of one model, or of several that vote by their mean probability, beside the truth.
+    """Answers of one model, or of an ensemble with its mean probability, and the labels.
 
     Attributes:
         findings: F names.
-        line: ``[N]``, of the images in their dataset.
-        image: ``[N]``, hash of each image's file, and of the frame if one was asked for.
-        group: ``[N]``, equal for the images of one patient, from 0.
+        line: ``[N]``, lines of the images in their dataset.
+        image: ``[N]``, hash of each image's file, and of the frame if one is given.
+        group: ``[N]``, number of the patient, from 0.
         labels: ``[N, F]``: 1 present, 0 absent, -1 uncertain, -2 not stated.
         sizes: ``[N, 2]``, height and width of the original images.
-        failures: line and reason of every image that could not be read.
-        models: one, or the members of an ensemble.
-        alpha: in effect.
+        failures: line and reason of each unreadable image.
+        models: answers of the model, or of the members of an ensemble.
+        alpha: weight of the local score in effect.
         calibration: ``[F, 2]``, scale and bias of each finding in effect.
     """
 
@@ -97,11 +94,11 @@ class Scores:
 
     @property
     def fusion_trained(self) -> bool:
-        """Whether local scores and region attention mean anything."""
+        """Whether all fusion heads are trained, so that local scores and region attention are meaningful."""
         return all(model.info["fusion_trained"] for model in self.models)
 
     def probability(self, alpha: float, calibration: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        """``[N, F]``, the mean over the models; with another calibration ``[F, 2]`` than in effect, if given."""
+        """Mean probability over the models ``[N, F]``, with the calibration in effect or another one ``[F, 2]``."""
         scale, bias = (self.calibration if calibration is None else calibration).T
         # exp(-log(1 + exp(-x))) neither overflows nor loses small probabilities.
         each = [np.exp(-np.logaddexp(0.0, -(scale * model.gap(alpha) + bias))) for model in self.models]
@@ -109,28 +106,31 @@ class Scores:
         return result
 
     def ranking(self, alpha: float) -> NDArray[np.float64]:
-        """``[N, F]``: what orders the images as their probabilities do, without probabilities' rounding near 1."""
+        """``[N, F]``: scores in the order of the probabilities, without their rounding near 1."""
         return self.models[0].gap(alpha) if len(self.models) == 1 else self.probability(alpha)
 
     def joined(self, other: Scores) -> Scores:
         """These models and those of `other` as one ensemble.
 
         Raises:
-            UsageError: they did not answer for the same images and findings, or do not score alike.
+            UsageError: images, findings, preprocessing or scoring differ.
         """
         self.check_same_images(other)
         if self.findings != other.findings:
-            raise UsageError("the models of an ensemble were asked for different findings")
+            raise UsageError("the findings of the models of an ensemble differ")
         for key in _SHARED:
             if self.models[0].info.get(key) != other.models[0].info.get(key):
-                raise UsageError(f"the models of an ensemble differ in {key}", fix="Only models alike can vote.")
+                raise UsageError(
+                    f"the models of an ensemble differ in {key}",
+                    fix="Use models with the same preprocessing and scoring.",
+                )
         return replace(self, models=(*self.models, *other.models))
 
     def check_same_images(self, other: Scores) -> None:
-        """Raise UsageError unless both are about the same images in the same order."""
+        """Raise UsageError unless both have the same images in the same order."""
         if len(self) != len(other):
             raise UsageError(
-                f"the models answered for {len(self)} and {len(other)} images",
+                f"the models have answers for {len(self)} and {len(other)} images",
                 fix="Compare models on the same dataset and split.",
             )
         differing = int((self.image != other.image).sum())
@@ -138,7 +138,7 @@ class Scores:
             same = sorted(self.image.tolist()) == sorted(other.image.tolist())
             raise UsageError(
                 f"{differing} of {len(self)} images differ between the two models",
-                why="they are in another order" if same else "they are other files",
+                why="their order differs" if same else "their files differ",
                 fix="Compare models on the same dataset and split.",
             )
 
@@ -161,29 +161,30 @@ def score_rows(  # noqa: PLR0913
     exact: bool = False,
     on_progress: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Answer for the images of some rows of a dataset.
+    """Score the images of rows of a dataset.
 
     Args:
-        classifier: what answers.
-        rows: at least one.
-        findings: what to ask for; the model's own if not given. `finding_key` tells which label is whose.
-        batch_size: images encoded at once.
-        workers: threads that decode; ``None`` for one a core.
-        skip_bad_rows: leave out images that cannot be read; they are among the result's `failures`.
+        classifier: the model.
+        rows: at least one row.
+        findings: findings to score; by default the model's. Labels are matched by `finding_key`.
+        batch_size: images of a batch.
+        workers: threads that decode; ``None`` for one a processor.
+        skip_bad_rows: leave out images that cannot be read, or whose masks or boxes do not fit; they are in the
+            result's `failures`.
         exact: read every pixel of the images; see `lrclr.images.read_for_model`.
         on_progress: called after every image.
 
     Raises:
         UsageError: there are no rows.
-        LrclrError: an image cannot be read, and `skip_bad_rows` is not set; or none can.
+        LrclrError: an image cannot be used and `skip_bad_rows` is False, or no image can.
     """
     if not rows:
-        raise UsageError("there are no images to answer for")
+        raise UsageError("there are no images to score")
     asked, spec = findings or classifier.spec.findings, classifier.spec
     kept: list[tuple[Row, _Decoded]] = []
     failures: list[tuple[int, str]] = []
     parts: list[Answers] = []
-    # The decoding threads fill the cores already; small products that OpenBLAS splits once more take ten times as long.
+    # The decoding threads use all cores. Small products that OpenBLAS splits again take ten times as long.
     with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
         for batch in batches_ahead(
             rows, partial(_decode, spec.preprocess, exact), batch_size=batch_size, workers=workers
@@ -194,10 +195,10 @@ def score_rows(  # noqa: PLR0913
                     failures.append((row.line, without_name(outcome, row.image)))
                 else:
                     good.append((row, outcome))
-            # Without leave to skip images the run has failed; the others are read only to tell how many fail.
+            # After a failure that is not skipped, the other images are read only to count failures.
             if good and (skip_bad_rows or not failures):
                 parts.append(classifier.answer_pixels(np.stack([one.pixel_values for _, one in good]), asked))
-                # The pixels are not needed again, and would fill the memory.
+                # Without the pixels, which would fill the memory.
                 kept += [(row, replace(one, pixel_values=_NOTHING)) for row, one in good]
             for _ in batch:
                 on_progress()
@@ -205,7 +206,7 @@ def score_rows(  # noqa: PLR0913
         problems = [RowProblem(line, reason) for line, reason in failures]
         raise_bad_rows("the dataset", problems, len(rows) - len(problems), fix=SKIP)
     if not kept:
-        raise LrclrError(f"none of {len(rows)} images could be read", why=f"line {failures[0][0]}: {failures[0][1]}")
+        raise LrclrError(f"none of {len(rows)} images could be used", why=f"line {failures[0][0]}: {failures[0][1]}")
     return Scores(
         findings=asked.names,
         line=np.array([row.line for row, _ in kept], np.int64),
@@ -230,11 +231,12 @@ def _decode(spec: PreprocessSpec, exact: bool, row: Row) -> _Decoded:
     if row.frame is not None:
         digest.update(f"frame {row.frame}".encode())
     image = read_for_model(data, spec, exact=exact, frame=row.frame, limits=_LIMITS)
+    check_places(row, (image.height, image.width))
     return _Decoded((image.height, image.width), digest.hexdigest(), preprocess(image, spec))
 
 
 def _groups(patients: Sequence[str]) -> NDArray[np.int64]:
-    """Numbers for pseudonyms; an image without one is a patient of its own."""
+    """Numbers for pseudonyms; each image without one gets its own number."""
     numbers: dict[str, int] = {}
     keys = [patient or f"\0{position}" for position, patient in enumerate(patients)]
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)

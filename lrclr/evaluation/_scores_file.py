@@ -1,4 +1,4 @@
-"""Scores in a file: numbers, lines of a dataset and hashes of images; no path, no report, no pseudonym."""
+"""Files of scores: numbers, lines of a dataset and hashes of images, without paths, reports or pseudonyms."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def is_scores(path: str | os.PathLike[str]) -> bool:
 
 
 def save_scores(scores: Scores, path: str | os.PathLike[str]) -> None:
-    """Write an ``.npz``, whole or not at all; the same scores give the same bytes."""
+    """Write scores to an ``.npz``, whole or not at all; the same scores give the same bytes."""
     arrays: dict[str, Any] = {name: getattr(scores, name) for name in _ARRAYS}
     for number, model in enumerate(scores.models):
         for name in Answers.names():
@@ -70,10 +70,10 @@ def save_scores(scores: Scores, path: str | os.PathLike[str]) -> None:
 
 
 def load_scores(path: str | os.PathLike[str]) -> Scores:
-    """Read what `save_scores` wrote; no pickle in it is ever run.
+    """Read a file that `save_scores` wrote. Pickled content is refused.
 
     Raises:
-        UsageError: the file cannot be read, or is no file of scores.
+        UsageError: the file cannot be read, or is not a file of scores.
     """
     try:
         with Path(path).open("rb") as file:
@@ -87,7 +87,7 @@ def load_scores(path: str | os.PathLike[str]) -> Scores:
         raise UsageError(f"{path} cannot be read", why=error.strerror or type(error).__name__) from error
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, IndexError, zipfile.BadZipFile) as error:
         raise UsageError(
-            f"{path} is no file of scores", why="it is damaged, or of another version", fix="Write it with --scores."
+            f"{path} is not a file of scores", why="it is damaged or of another version", fix="Write it with --scores."
         ) from error
     return scores
 
@@ -114,7 +114,7 @@ def _scores(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Sco
 
 
 def _check(scores: Scores) -> None:
-    """Raise ValueError for arrays that do not fit each other: a file may come from anywhere."""
+    """Raise ValueError if the arrays do not fit each other: the file is not trusted."""
     images, findings = len(scores.line), len(scores.findings)
     shapes: list[tuple[NDArray[Any], tuple[int, ...]]] = [
         (scores.line, (images,)),

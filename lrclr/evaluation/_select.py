@@ -1,16 +1,19 @@
-"""Which rows of a dataset, and which findings, an evaluation is about."""
+"""The rows and findings of an evaluation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lrclr.datasets import check_apart, check_columns
+from lrclr.datasets import check_apart, check_columns, split_key
 from lrclr.datasets._columns import is_known
 from lrclr.errors import UsageError
 from lrclr.text import FindingSet, finding_key
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from lrclr.datasets import ImageDataset, Row
 
 __all__ = ["Selection", "select"]
@@ -23,12 +26,13 @@ class Selection:
     """What is evaluated.
 
     Attributes:
-        split: name of the split; "" for every row of a dataset that names none.
-        rows: what the figures are taken from.
-        validation: what thresholds, alpha and score scale are fitted on; may be empty.
-        findings: those asked for that the dataset has labels of.
-        not_labelled: those asked for that it has none of.
-        not_asked: findings that the dataset declares and that are neither asked for nor of a public data set.
+        split: name of the split; "" for all rows of a dataset without splits.
+        rows: rows to compute the figures from.
+        validation: rows to fit thresholds, alpha and calibration on; may be empty.
+        findings: the requested findings for which the dataset has labels.
+        not_labelled: the requested findings for which it has none.
+        not_asked: findings that the dataset declares and that are neither requested nor of a public data set.
+        unlabelled_places: by finding, the number of rows with a mask or box of it but without a label.
     """
 
     split: str
@@ -37,6 +41,7 @@ class Selection:
     findings: FindingSet
     not_labelled: tuple[str, ...]
     not_asked: tuple[str, ...] = ()
+    unlabelled_places: Mapping[str, int] = field(default_factory=dict)
 
 
 def select(
@@ -50,22 +55,23 @@ def select(
     """Choose rows and findings.
 
     Args:
-        dataset: what to evaluate on.
-        asked: findings, of which those stay that the dataset has a column for; names are compared by `finding_key`.
-        split: which rows; if not given, "test", or the only split there is.
-        validation_split: rows to fit on; none if there is no such split, or it is the one that is evaluated.
-        validation: a dataset of its own to fit on: its `validation_split`, or all its rows if it has no such split.
+        dataset: dataset to evaluate on.
+        asked: requested findings. Names are compared with the dataset's by `finding_key`.
+        split: split to evaluate; by default "test", or the only split of the dataset.
+        validation_split: split to fit on, unless it is the evaluated one or does not exist.
+        validation: another dataset to fit on: its `validation_split`, or all rows if it has no such split.
 
     Raises:
-        UsageError: there is no such split; no finding in common; a column that is no finding; or images or patients
-            are both fitted on and evaluated.
+        UsageError: the split does not exist; model and dataset have no finding in common; a column is not a finding;
+            or an image or a patient is in both the rows to fit on and those to evaluate.
     """
     chosen = _split(dataset, split, validation_split)
     rows = dataset.split(chosen) if chosen else dataset.rows
     if validation is not None:
         fitted = validation.split(validation_split) or validation.rows
     else:
-        fitted = dataset.split(validation_split) if chosen != validation_split and chosen else ()
+        is_other = chosen and split_key(chosen) != split_key(validation_split)
+        fitted = dataset.split(validation_split) if is_other else ()
     for table in (dataset, *([validation] if validation is not None else [])):
         check_columns(table, asked.names)
     check_apart(rows, fitted, what="to fit on {} evaluated as well", fix="Take them out of one of the two parts.")
@@ -81,21 +87,35 @@ def select(
         )
     missing = tuple(name for name in asked.names if finding_key(name) not in labelled)
     wanted = {finding_key(name) for name in asked.names}
+    places = _unlabelled_places(rows, wanted)
     unasked = tuple(name for name in dataset.findings if finding_key(name) not in wanted and not is_known(name))
-    return Selection(chosen, rows, fitted, FindingSet(kept), missing, unasked)
+    return Selection(chosen, rows, fitted, FindingSet(kept), missing, unasked, places)
+
+
+def _unlabelled_places(rows: Sequence[Row], wanted: set[str]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for row in rows:
+        # A mask of bits belongs to all findings of its row.
+        masked = (name for name, (_, bit) in row.masks.items() if bit is None)
+        counts.update({*masked, *row.boxes} - row.labels.keys())
+    return {name: count for name, count in counts.items() if finding_key(name) in wanted}
 
 
 def _split(dataset: ImageDataset, split: str | None, validation_split: str) -> str:
-    there = tuple(dict.fromkeys(row.split for row in dataset.rows))
+    """The split to evaluate, as the dataset spells it."""
+    there: dict[str, str] = {}
+    for row in dataset.rows:
+        there.setdefault(split_key(row.split), row.split)
+    names = tuple(there.values())
     if split is not None:
-        if split not in there:
-            raise _no_split(f"the dataset has no split {split!r}", there)
-        return split
+        if split_key(split) not in there:
+            raise _no_split(f"the dataset has no split {split!r}", names)
+        return there[split_key(split)]
     if _TEST in there:
-        return _TEST
-    others = [name for name in there if name != validation_split] or list(there)
+        return there[_TEST]
+    others = [name for key, name in there.items() if key != split_key(validation_split)] or list(names)
     if len(others) > 1:
-        raise _no_split("the dataset has no split 'test'", there)
+        raise _no_split("the dataset has no split 'test'", names)
     return others[0] if others else ""
 
 

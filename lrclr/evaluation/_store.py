@@ -1,9 +1,10 @@
-"""Fitted values written into the model that they were fitted for."""
+"""`store`: writes fitted values into a bundle or a checkpoint."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from lrclr._files import link_tree, replace_directory, write_whole
 from lrclr.auto import is_bundle
-from lrclr.bundle import ENTRIES, GOLDEN, Bundle, write_manifest
+from lrclr.bundle import GOLDEN, Bundle, bundle_entries, write_manifest
 from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
 from lrclr.inference import (
@@ -47,18 +48,18 @@ def store(
 ) -> None:
     """Write scoring into a bundle or an LRCLR checkpoint folder, all of it or nothing.
 
-    A bundle's reference answers are computed anew for this scoring, and its gates are run on them: what `lrclr verify`
-    checks afterwards is what was stored.
+    The reference answers of a bundle are recomputed for this scoring, and its gates are run on them, so that
+    `lrclr verify` checks the stored values afterwards.
 
     Args:
         path: the bundle or the folder.
-        alpha: weight of the local score; ``None`` leaves it, as for a fusion head that is not trained.
-        score_scale, score_bias: of the findings without values of their own, see `lrclr.inference.ScoreCalibration`.
-        finding_calibration: scale and bias by finding; replaces what was stored before.
+        alpha: weight of the local score; ``None`` leaves it unchanged, as without a trained fusion head.
+        score_scale, score_bias: for findings without own values, see `lrclr.inference.ScoreCalibration`.
+        finding_calibration: scale and bias by finding; replaces the stored values.
 
     Raises:
-        UsageError: the checkpoint has no place for it.
-        GateError: a gate of the bundle does not hold with this scoring; nothing was changed.
+        UsageError: the checkpoint cannot hold these values.
+        GateError: the bundle does not pass a gate with this scoring; nothing was changed.
     """
     change = ScoreCalibration(score_scale, score_bias, finding_calibration or {}).to_dict()
     change |= {} if alpha is None else {"alpha": alpha}
@@ -69,10 +70,10 @@ def store(
 
 
 def check_storable(path: str | os.PathLike[str]) -> None:
-    """Check before an hour of work that `store` can write into the model.
+    """Check, before an evaluation, that `store` can write into the model.
 
     Raises:
-        UsageError: the model has no place for fitted values, or ONNX Runtime, which checks a bundle, is not installed.
+        UsageError: the model cannot hold fitted values, or ONNX Runtime, which checks a bundle, is not installed.
         EngineError: ONNX Runtime cannot be used.
     """
     if is_bundle(path):
@@ -86,11 +87,11 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (OSError, ValueError) as error:
-        raise UsageError(f"{file} is not readable JSON") from error
+        raise UsageError(f"{file} is not JSON, or cannot be read") from error
     if not isinstance(config, dict) or config.get("model_type") != "lrclr":
         raise UsageError(
-            f"{path} has no place for fitted values",
-            why="it is no LRCLR checkpoint folder",
+            f"{path} cannot hold fitted values",
+            why="it is not an LRCLR checkpoint folder",
             fix="Make one with `lrclr convert`.",
         )
     return config
@@ -102,7 +103,7 @@ def _store_checkpoint(path: Path, change: dict[str, Any]) -> None:
 
 
 def _changed(scoring: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """With the new calibration in place of the old one, which may have a bias where the new one has none."""
+    """The scoring with the new calibration. All old keys are removed: the new one may have no bias."""
     return {key: value for key, value in scoring.items() if key not in CALIBRATION_KEYS} | change
 
 
@@ -119,9 +120,9 @@ def _store_bundle(path: Path, change: dict[str, Any]) -> None:
     golden, task = _task_reference(Golden.load(bundle.golden_path), bundle, engine, scoring, limits)
     golden = _rescored(golden, bundle, scoring)
     raise_refused(task)
-    with replace_directory(path, expected=ENTRIES, overwrite=True) as staging:
+    with replace_directory(path, expected=bundle_entries(path), overwrite=True) as staging:
         link_tree(path, staging)
-        # The old file is shared with the bundle that is still there: a new one takes its place.
+        # A new file: the old one is shared with the existing bundle.
         (staging / GOLDEN).unlink()
         golden.save(staging / GOLDEN)
         renewed = replace(manifest, scoring=scoring)
@@ -136,21 +137,21 @@ def _store_bundle(path: Path, change: dict[str, Any]) -> None:
 def _task_reference(
     golden: Golden, bundle: Bundle, engine: Engine, scoring: dict[str, Any], limits: Tolerances
 ) -> tuple[Golden, list[GateResult]]:
-    """The reference AUROC under another scoring, and the task gate as it stands with PyTorch's.
+    """The reference AUROC under another scoring, and the task gate against PyTorch's AUROC.
 
-    PyTorch's is of the alpha of the export, and there is no checkpoint here to run under another. So the gate must hold
-    as it is; then the bundle's own AUROC under the new alpha is what other machines and engines are held to, and the
-    gate's note says so.
+    PyTorch's AUROC is that of the alpha of the export, and the checkpoint is not available here. The gate must pass
+    with it. Then the bundle's own AUROC under the new alpha becomes the reference for other machines and engines, and
+    the gate's note says so.
     """
     from lrclr.verification import task_auroc, task_gate
 
     before = ZeroShotClassifier(bundle, engine)
-    results = task_gate(before, float(golden.task_auroc), limits.task_auroc)
+    results = task_gate(partial(task_auroc, before), float(golden.task_auroc), limits.task_auroc)
     alpha = float(scoring["alpha"])
     if not results or alpha == before.spec.alpha:
         return golden, results
     own = task_auroc(ZeroShotClassifier(replace(before.spec, alpha=alpha), engine))
-    # What was measured against PyTorch stays on record, however often alpha is changed.
+    # The measurement against PyTorch stays in the note when alpha is changed again.
     notes = [gate["note"] for gate in bundle.manifest.gates if gate["gate"] == results[0].gate]
     measured = (notes or [results[0].note])[0].partition(_OWN)[0]
     note = f"{measured}{_OWN} alpha {alpha:g} the reference is this bundle's own"
@@ -158,7 +159,7 @@ def _task_reference(
 
 
 def _rescored(golden: Golden, bundle: Bundle, scoring: dict[str, Any]) -> Golden:
-    """The reference with the probabilities that PyTorch's scores give under another scoring."""
+    """The reference with the probabilities of PyTorch's scores under another scoring."""
     score = combined_score(
         global_score(golden.image_embedding, golden.text_embedding), golden.local_score, scoring["alpha"]
     )

@@ -7,6 +7,7 @@ that the picture does not need is no error.
 from __future__ import annotations
 
 import struct
+import traceback
 import zlib
 from dataclasses import replace
 from io import BytesIO
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from lrclr import budget
-from lrclr.errors import ImageError, MissingExtraError
+from lrclr.errors import ImageError, MissingExtraError, first_line
 from lrclr.images._arrays import scale_levels
 from lrclr.images._dicom_attributes import Attributes
 from lrclr.images._dicom_decode import decode_frame
@@ -108,8 +109,7 @@ def reduce_dicom(data: bytes, frame: int | None, limits: ReadLimits, wanted: Wan
 
 
 def _opened(data: bytes, frame: int | None, limits: ReadLimits) -> tuple[Attributes, Frame]:
-    if not attempt(_pydicom_is_there, failure="pydicom cannot be imported"):
-        raise MissingExtraError("pydicom", "dicom", "reading DICOM")
+    _require_pydicom()
     attributes = attempt(lambda: _parse(data, limits), failure=_UNREADABLE, fix=_REPAIR)
     layout = attempt(lambda: FrameLayout.of(attributes), failure=_UNREADABLE, fix=_REPAIR)
     limits.check_pixels(layout.rows, layout.columns)
@@ -125,12 +125,31 @@ def _decoded(attributes: Attributes, frame: Frame) -> NDArray[np.uint8]:
     return attempt(lambda: _show(attributes, frame.layout, stored), failure=_UNREADABLE, fix=_REPAIR)
 
 
-def _pydicom_is_there() -> bool:
+def _require_pydicom() -> None:
+    """Import pydicom. It imports the decoders that are installed, each of which may fail.
+
+    Raises:
+        MissingExtraError: pydicom is not installed.
+        ImageError: it, or a decoder, fails when it is imported.
+    """
+    # No file's content is in these errors, so their text may be shown.
     try:
         import pydicom.pixels  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] == "pydicom":
+            raise MissingExtraError("pydicom", "dicom", "reading DICOM") from None
+        raise _broken_import(error) from error
+    except Exception as error:
+        raise _broken_import(error) from error
+
+
+def _broken_import(error: Exception) -> ImageError:
+    frames = traceback.extract_tb(error.__traceback__)
+    return ImageError(
+        "pydicom and the decoders that are installed for it cannot be imported",
+        why=f"{type(error).__name__}: {first_line(error)}, in {frames[-1].filename}",
+        fix="Reinstall that package, or uninstall it: lrclr needs it only for some transfer syntaxes.",
+    )
 
 
 def _parse(data: bytes, limits: ReadLimits) -> Attributes:

@@ -10,6 +10,10 @@ from lrclr.images._read import read_reduced, read_whole
 if TYPE_CHECKING:
     import os
 
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
     from lrclr.images._reduced import ReducedImage
     from lrclr.images._resize import ResizeSpec
 
@@ -19,7 +23,7 @@ _DEFAULT_LIMITS = ReadLimits()
 
 
 def read_for_model(
-    source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO,
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[np.generic] | Image.Image,
     spec: ResizeSpec,
     *,
     exact: bool = False,

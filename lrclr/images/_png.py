@@ -1,4 +1,4 @@
-"""Inflates PNG files with ISA-L if it is installed (``pip install 'lrclr[fast]'``).
+"""Inflates PNG files with ISA-L if it is installed (``pip install '.[fast]'``).
 
 Inflating takes about half the time of decoding a PNG file. ISA-L inflates about twice as fast as zlib.
 """

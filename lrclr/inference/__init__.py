@@ -1,8 +1,9 @@
-"""The zero-shot classifier, what it knows of a model, its results, and heat maps of them."""
+"""The zero-shot classifier, the description of a model, results, and heat maps."""
 
 from __future__ import annotations
 
 from lrclr.inference._classifier import ZeroShotClassifier
+from lrclr.inference._decoding import ImageSource
 from lrclr.inference._files import FileResult, predict_files
 from lrclr.inference._heatmap import draw_heatmap, png_bytes, save_heatmap
 from lrclr.inference._model_spec import ModelSpec
@@ -22,6 +23,7 @@ __all__ = [
     "Answers",
     "FileResult",
     "FindingResult",
+    "ImageSource",
     "ModelSpec",
     "Prediction",
     "PromptCache",

@@ -1,4 +1,4 @@
-"""`ZeroShotClassifier`: from images to findings and the regions that speak for them. What everything else calls."""
+"""`ZeroShotClassifier`: from images to findings and the image regions that support them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import numpy as np
 
 from lrclr.budget import FUSION_ROWS
 from lrclr.bundle import Bundle
-from lrclr.errors import ImageError, NonFiniteError, UsageError
-from lrclr.images import ReducedImage
+from lrclr.errors import FindingsError, ImageError, LrclrError, NonFiniteError, UsageError
+from lrclr.inference._decoding import BATCH_SIZE, DecodedImage, decoded_batches, is_one_image
 from lrclr.inference._model_spec import ModelSpec
 from lrclr.inference._prompt_cache import PromptCache, PromptFeatures
 from lrclr.inference._results import Answers
 from lrclr.inference._scores import combined_score, finding_scores, global_score, probabilities
-from lrclr.preprocessing import preprocess_batch
+from lrclr.text import check_prompts
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from lrclr.checkpoints import Checkpoint
     from lrclr.engines import Engine
+    from lrclr.inference._decoding import ImageSource
     from lrclr.inference._results import Prediction
     from lrclr.text import FindingSet
 
@@ -32,16 +33,16 @@ __all__ = ["ZeroShotClassifier"]
 
 
 class ZeroShotClassifier:
-    """Answers for images with a model. Safe to call from several threads.
+    """Zero-shot classifier for chest x-rays. Safe to call from several threads.
 
     Args:
-        model: what to answer with.
-        engine: what runs its graphs.
+        model: a bundle, or the specification of a model.
+        engine: runs the model's graphs.
 
     Attributes:
-        spec: what is known of the model.
-        engine: what runs its graphs.
-        prompt_cache: features of the prompts that were asked for.
+        spec: preprocessing, tokenizer, findings and scoring of the model.
+        engine: runs the model's graphs.
+        prompt_cache: features of prompts that were encoded before.
     """
 
     def __init__(self, model: Bundle | ModelSpec, engine: Engine) -> None:
@@ -63,10 +64,10 @@ class ZeroShotClassifier:
 
         Args:
             path: the bundle's folder.
-            engine: one of `lrclr.engines.ENGINES`; None for the one that the bundle was made for.
-                `lrclr.auto.open_model` also chooses the fastest one on this machine.
-            provider: of ONNX Runtime: ``"cpu"`` or ``"cuda"``.
-            threads: of one operator of ONNX Runtime or OpenVINO; ``None`` for one a core.
+            engine: one of `lrclr.engines.ENGINES`; None for the engine that the bundle was made for.
+                `lrclr.auto.open_model` can also choose the fastest engine on this machine.
+            provider: execution provider of ONNX Runtime: ``"cpu"`` or ``"cuda"``.
+            threads: threads of one operator in ONNX Runtime or OpenVINO; None for one per core.
         """
         # Imported here: clients, training and reports use this package without an engine.
         from lrclr.engines import EngineOptions, open_named_engine
@@ -78,11 +79,11 @@ class ZeroShotClassifier:
     def from_checkpoint(
         cls, checkpoint: Checkpoint | str | os.PathLike[str], *, device: str = "cpu"
     ) -> ZeroShotClassifier:
-        """Answer with a checkpoint in PyTorch: slower than its bundle, and what the bundle is measured against.
+        """Open a checkpoint with PyTorch. It is slower than its bundle, and the reference that gates compare with.
 
         Args:
             checkpoint: in memory, or the file or folder to read it from.
-            device: where torch runs.
+            device: torch device, such as ``"cpu"`` or ``"cuda"``.
         """
         from lrclr.checkpoints import Checkpoint, load_checkpoint
         from lrclr.engines._torch import TorchEngine
@@ -92,49 +93,128 @@ class ZeroShotClassifier:
 
     @property
     def bundle(self) -> Bundle:
-        """The bundle that answers.
+        """The bundle.
 
         Raises:
-            UsageError: it is no bundle; `spec` tells what is known of any model.
+            UsageError: the model is not in a bundle. `spec` describes every kind of model.
         """
         if self._bundle is None:
-            raise UsageError(f"this classifier answers with a {self.spec.kind}, and has no bundle")
+            raise UsageError(f"this classifier has no bundle: its model is a {self.spec.kind}")
         return self._bundle
 
     @property
     def fusion_trained(self) -> bool:
-        """Whether the fusion head was ever tuned."""
+        """Whether the fusion head is trained."""
         return self.spec.fusion_trained
 
     def predict(
         self,
-        images: Sequence[NDArray[np.uint8] | ReducedImage],
+        images: Sequence[ImageSource],
         *,
         findings: FindingSet | None = None,
         alpha: float | None = None,
+        frame: int | None = None,
+        exact: bool = False,
+        batch_size: int = BATCH_SIZE,
     ) -> list[Prediction]:
-        """Answer for images as `read_image` gives them, each ``[H, W]`` or ``[H, W, 3]``, or `read_reduced`.
+        """Predict the findings of images. They are read as `lrclr predict` reads them, with the same defaults.
 
         Args:
-            images: any number of any sizes.
-            findings: what to ask for; the model's own if not given.
-            alpha: weight of the local score, instead of the model's.
+            images: paths, bytes of image files (PNG, JPEG, TIFF, DICOM), binary file objects, arrays, Pillow images, or
+                what `lrclr.images.read_for_model` returned: any number, of any sizes. Arrays are ``[H, W]``,
+                ``[H, W, 3]`` or ``[H, W, 4]`` of uint8, uint16, bool, or floats in [0, 1]; see `lrclr.read_image`.
+            findings: what to predict; the model's own findings if not given.
+            alpha: weight of the local score in [0, 1], instead of the model's.
+            frame: which frame of files with several frames, from 0.
+            exact: decode every pixel. By default large JPEG 2000 images are decoded at a lower resolution; see
+                `lrclr.images.read_for_model`.
+            batch_size: images that the image encoder takes at once. Results of another batch size differ by rounding.
 
         Returns:
-            One prediction an image, in order.
+            One prediction for each image, in order.
 
         Raises:
-            UsageError: `alpha` is not usable with this model.
+            UsageError: `images` is one image instead of a list, or `alpha` is not usable with this model.
             FindingsError: a prompt is too long.
-            ImageError: an image is not what `read_image` gives.
+            ImageError: an image cannot be read. Of several images, the text says which, by its position.
+            MissingExtraError: a package that decodes this format is not installed.
             NonFiniteError: the graphs gave NaN or infinity.
         """
-        if len(images) == 0:
-            return []
-        read = [one if isinstance(one, ReducedImage) else ReducedImage.whole(one) for one in images]
-        sizes = [(one.height, one.width) for one in read]
-        predictions = self.predict_pixels(preprocess_batch(images, self.spec.preprocess), sizes, findings, alpha)
-        return [replace(each, remarks=one.remarks) for each, one in zip(predictions, read, strict=True)]
+        predictions: list[Prediction] = []
+        for batch in self._decoded(images, frame=frame, exact=exact, batch_size=batch_size):
+            pixel_values = np.stack([image.pixel_values for image in batch])
+            made = self.predict_pixels(pixel_values, [image.size for image in batch], findings, alpha)
+            predictions += [replace(each, remarks=image.remarks) for each, image in zip(made, batch, strict=True)]
+        return predictions
+
+    def embed_images(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        frame: int | None = None,
+        exact: bool = False,
+        batch_size: int = BATCH_SIZE,
+    ) -> NDArray[np.float32]:
+        """Compute the global embeddings of images.
+
+        Args:
+            images, frame, exact, batch_size: as for `predict`.
+
+        Returns:
+            float32 ``[B, D]``: one row of unit length for each image. The product with `embed_texts`, transposed, is
+            the cosine of each image and text.
+
+        Raises:
+            UsageError: `images` is empty, or one image instead of a list.
+            ImageError, MissingExtraError, NonFiniteError: as `predict`.
+        """
+        rows = []
+        for batch in self._decoded(images, frame=frame, exact=exact, batch_size=batch_size):
+            pixel_values = np.stack([image.pixel_values for image in batch])
+            for start in range(0, len(batch), self.spec.max_batch):
+                part = pixel_values[start : start + self.spec.max_batch]
+                # A copy: a server's output may lie in memory that it uses again.
+                rows.append(self._run("image_encoder", {"pixel_values": part})["image_embedding"].copy())
+        if not rows:
+            raise UsageError("embed_images got an empty list of images")
+        return np.concatenate(rows)
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Compute the global embeddings of texts. Each text is used as it is, without a template.
+
+        Args:
+            texts: such as ``["pleural effusion", "no pleural effusion"]``.
+
+        Returns:
+            float32 ``[P, D]``: one row of unit length for each text.
+
+        Raises:
+            FindingsError: `texts` is empty, one text instead of a list, or a text is too long.
+            NonFiniteError: the graphs gave NaN or infinity.
+        """
+        if isinstance(texts, str):
+            raise FindingsError("embed_texts takes a list of texts, not one text", fix="Write embed_texts([text]).")
+        if len(texts) == 0:
+            raise FindingsError("embed_texts got an empty list of texts")
+        return self.prompt_cache.features(tuple(texts)).embedding.copy()
+
+    def _decoded(
+        self, images: Sequence[ImageSource], *, frame: int | None, exact: bool, batch_size: int
+    ) -> Iterator[list[DecodedImage]]:
+        """Read images in batches, and raise the first error with the image's position."""
+        if is_one_image(images):
+            raise UsageError("one image was given instead of a list of images", fix="Write [image].")
+        position = 0
+        for batch in decoded_batches(images, self.spec.preprocess, batch_size=batch_size, frame=frame, exact=exact):
+            decoded = []
+            for _, outcome in batch:
+                position += 1
+                if isinstance(outcome, LrclrError):
+                    if len(images) > 1:
+                        outcome.what = f"image {position} of {len(images)}: {outcome.what}"
+                    raise outcome
+                decoded.append(outcome)
+            yield decoded
 
     def predict_pixels(
         self,
@@ -143,7 +223,13 @@ class ZeroShotClassifier:
         findings: FindingSet | None = None,
         alpha: float | None = None,
     ) -> list[Prediction]:
-        """As `predict`, for images that are preprocessed already: ``[B, 3, S, S]``, and their sizes before that."""
+        """Predict the findings of preprocessed images.
+
+        Args:
+            pixel_values: float32 ``[B, 3, S, S]``.
+            sizes: height and width of each original image, in pixels.
+            findings, alpha: as for `predict`.
+        """
         side = self.spec.preprocess.image_size
         if pixel_values.shape != (len(sizes), 3, side, side):
             raise ImageError(
@@ -159,15 +245,14 @@ class ZeroShotClassifier:
     def answer_pixels(
         self, pixel_values: NDArray[np.float32], findings: FindingSet | None = None, alpha: float | None = None
     ) -> Answers:
-        """The arrays behind `predict_pixels`.
+        """Compute the arrays from which `predict_pixels` makes predictions.
 
         Args:
-            pixel_values: ``[B, 3, S, S]``, preprocessed.
-            findings: what to ask for; the model's own if not given.
+            pixel_values: float32 ``[B, 3, S, S]``, preprocessed.
+            findings: what to predict; the model's own findings if not given.
             alpha: weight of the local score in the probability, instead of the model's.
 
-        Raises:
-            As `predict`.
+        Raises the errors of `predict`.
         """
         side = self.spec.preprocess.image_size
         if pixel_values.shape[1:] != (3, side, side) or len(pixel_values) == 0:
@@ -175,10 +260,10 @@ class ZeroShotClassifier:
                 f"pixel values have shape {list(pixel_values.shape)}", why=f"expected [images, 3, {side}, {side}]"
             )
         if not np.isfinite(pixel_values).all():
-            raise ImageError("pixel values hold NaN or infinity")
+            raise ImageError("pixel values contain NaN or infinity")
         findings = findings or self.spec.findings
         alpha = self._checked_alpha(alpha)
-        prompts = self.prompt_cache.features(findings.prompts)
+        prompts = self._features(findings)
         step = self.spec.max_batch
         parts = [
             self._answer(pixel_values[start : start + step], findings, prompts, alpha)
@@ -193,11 +278,20 @@ class ZeroShotClassifier:
             raise UsageError(f"alpha is {alpha}", fix="It must be between 0 and 1.")
         if alpha > 0.0 and not self.fusion_trained:
             raise UsageError(
-                f"alpha is {alpha}, but the fusion head of this {self.spec.kind} was never trained",
-                why="its local scores mean nothing",
+                f"alpha is {alpha}, but the fusion head of this {self.spec.kind} is not trained",
+                why="its local scores have no meaning",
                 fix="Leave alpha at 0, or use a checkpoint with a trained fusion head.",
             )
         return alpha
+
+    def _features(self, findings: FindingSet) -> PromptFeatures:
+        try:
+            return self.prompt_cache.features(findings.prompts)
+        except FindingsError:
+            # Raises an error that names the finding, too.
+            if self.spec.tokenizer is not None:
+                check_prompts(findings, self.spec.tokenizer)
+            raise
 
     def _encode_prompts(self, prompts: tuple[str, ...]) -> PromptFeatures:
         if self.spec.tokenizer is None:
@@ -232,7 +326,13 @@ class ZeroShotClassifier:
         findings: FindingSet | None = None,
         alpha: float | None = None,
     ) -> list[Prediction]:
-        """What `answer_pixels` gave, as predictions for images of these sizes; findings and alpha as there."""
+        """Convert the result of `answer_pixels` to predictions.
+
+        Args:
+            answers: of B images.
+            sizes: height and width of each original image, in pixels.
+            findings, alpha: as given to `answer_pixels`.
+        """
         findings = findings or self.spec.findings
         boxes = []
         for (height, width), patches in zip(sizes, answers.region_index.tolist(), strict=True):
@@ -245,7 +345,7 @@ class ZeroShotClassifier:
     def _fuse(
         self, region_tokens: NDArray[np.float32], prompts: PromptFeatures
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        # Its memory grows with the tokens of all pairs.
+        # The memory of the fusion head grows with the tokens of all pairs, so images go through it in parts.
         rows = len(prompts.mask) * (region_tokens.shape[1] + prompts.mask.shape[1])
         step = max(1, FUSION_ROWS // rows)
         parts = [

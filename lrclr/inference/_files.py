@@ -1,4 +1,4 @@
-"""Many image files through one classifier. Decoding and computing overlap; a bad file does not affect the others."""
+"""Prediction for many image files. Decoding and computing overlap; a bad file does not affect the other files."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrclr._prefetch import batches_ahead
-from lrclr.budget import reading
 from lrclr.errors import LrclrError
-from lrclr.images import ReadLimits, read_for_model, read_image
-from lrclr.preprocessing import preprocess
+from lrclr.images import ReadLimits, read_image
+from lrclr.inference._decoding import BATCH_SIZE, DecodedImage, decoded_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,15 +26,15 @@ __all__ = ["FileResult", "predict_files"]
 
 @dataclass(frozen=True)
 class FileResult:
-    """A file's answer, or why there is none.
+    """The prediction for a file, or the error that it gave.
 
     Attributes:
-        path: as it was given.
-        prediction: the answer, if there is one.
-        error: what was wrong with the file, if anything was.
-        image: the image in full, ``[H, W]`` or ``[H, W, 3]``, if there is an answer and it was asked for.
-        heatmap: a PNG file, if a server was asked for one.
-        exact: whether the file was to be read in full; see `lrclr.images.read_for_model`.
+        path: of the file, as the caller gave it.
+        prediction: None if there is an error.
+        error: None if there is a prediction.
+        image: the image in full, uint8 ``[H, W]`` or ``[H, W, 3]``, if the caller wants it and there is a prediction.
+        heatmap: a PNG file drawn by a server, if the caller wants it.
+        exact: whether every pixel was decoded; see `lrclr.images.read_for_model`.
     """
 
     path: Path
@@ -47,61 +45,56 @@ class FileResult:
     exact: bool = False
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    pixel_values: NDArray[np.float32]
-    size: tuple[int, int]
-    remarks: tuple[str, ...]
-
-
 def predict_files(  # noqa: PLR0913
     classifier: ZeroShotClassifier,
     paths: Sequence[Path],
     *,
     findings: FindingSet | None = None,
     alpha: float | None = None,
-    batch_size: int = 8,
+    batch_size: int = BATCH_SIZE,
     workers: int | None = None,
     frame: int | None = None,
     limits: ReadLimits | None = None,
     exact: bool = False,
     images: bool = False,
 ) -> Iterator[FileResult]:
-    """Answer for files, in order, as the answers come.
+    """Predict the findings of files. Results are yielded in order, as soon as they are ready.
 
-    Memory does not grow with their number.
+    Memory does not grow with the number of files.
 
     Args:
-        classifier: what answers.
+        classifier: the model.
         paths: image files.
-        findings: what to ask for; the bundle's own if not given.
-        alpha: weight of the local score, instead of the bundle's.
-        batch_size: images that the image encoder sees at once.
-        workers: threads that decode; ``None`` for one a core. At most two batches wait decoded.
-        frame: which frame to read of files that hold several.
-        limits: on what is read.
-        exact: read every file in full; see `lrclr.images.read_for_model`.
-        images: put each image into its result, in full: what a heat map is drawn on. It takes a second reading, one
-            image at a time, and changes no answer.
+        findings: what to predict; the model's own findings if not given.
+        alpha: weight of the local score in [0, 1], instead of the model's.
+        batch_size: images that the image encoder takes at once.
+        workers: threads that decode; None for one per core. At most two batches wait.
+        frame: which frame to read of files with several frames.
+        limits: on the size of files and images.
+        exact: decode every pixel; see `lrclr.images.read_for_model`.
+        images: put each image into its result, in full, to draw a heat map on. Each file is then read a second time,
+            one at a time. Predictions do not change.
 
     Yields:
-        One result a file. A file that cannot be read has its error in the result and takes no other down.
+        One result for each file. A file that cannot be read has its error in the result.
     """
-    spec = classifier.spec.preprocess
     bounds = limits or ReadLimits()
-
-    @reading()
-    def decode(path: Path) -> _Decoded:
-        read = read_for_model(path, spec, exact=exact, frame=frame, limits=bounds)
-        return _Decoded(preprocess(read, spec), (read.height, read.width), read.remarks)
-
-    for batch in batches_ahead(paths, decode, batch_size=batch_size, workers=workers):
+    batches = decoded_batches(
+        paths,
+        classifier.spec.preprocess,
+        batch_size=batch_size,
+        workers=workers,
+        frame=frame,
+        limits=bounds,
+        exact=exact,
+    )
+    for batch in batches:
         for result in _answer(classifier, batch, findings, alpha, exact=exact):
             yield _with_image(result, frame, bounds) if images else result
 
 
 def _with_image(result: FileResult, frame: int | None, limits: ReadLimits) -> FileResult:
-    # Read now and not when it was decoded: full pictures of all files that wait would take memory without bound.
+    # Read here and not in the decoding threads: the full images of all waiting files could take too much memory.
     if result.prediction is None:
         return result
     try:
@@ -112,14 +105,14 @@ def _with_image(result: FileResult, frame: int | None, limits: ReadLimits) -> Fi
 
 def _answer(
     classifier: ZeroShotClassifier,
-    batch: Sequence[tuple[Path, _Decoded | LrclrError]],
+    batch: Sequence[tuple[Path, DecodedImage | LrclrError]],
     findings: FindingSet | None,
     alpha: float | None,
     *,
     exact: bool,
 ) -> Iterator[FileResult]:
     results: dict[int, FileResult] = {}
-    decoded: dict[int, _Decoded] = {}
+    decoded: dict[int, DecodedImage] = {}
     for position, (path, outcome) in enumerate(batch):
         if isinstance(outcome, LrclrError):
             results[position] = FileResult(path, error=outcome, exact=exact)

@@ -1,7 +1,9 @@
-"""A picture of a `Prediction`: which regions were selected, and which of them spoke for which finding.
+"""A picture of a `Prediction`: which regions were selected, and how much attention each finding pays to them.
 
 Boxes are tinted, not blurred into a smooth map: the network sees whole patches, and a smooth map would show a precision
-that it does not have. Every tint grows from zero, on one scale for all panels, so that equal shades are equal weights.
+that it does not have. Every tint grows from zero, on one scale for all panels. In the panel of a finding below 50 %,
+all tints are fainter, in proportion to the probability: attention says where the model looks for a finding, also if
+the finding is absent.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 from lrclr._files import write_whole
 from lrclr.errors import ImageError, UsageError
 from lrclr.inference import drawing as draw
+from lrclr.text import unknown_finding
 
 if TYPE_CHECKING:
     import os
@@ -35,7 +38,8 @@ __all__ = ["draw_heatmap", "png_bytes", "save_heatmap"]
 _MAX_PIXELS = 100_000_000
 _MOST_BARS = 20
 _LABELS = 5
-_UNTRAINED = "The fusion head was never trained: region attention means nothing and is not shown."
+_PRESENT = 0.5  # the probability from which a finding is drawn at full strength
+_UNTRAINED = "The fusion head is not trained: region attention has no meaning and is not shown."
 _DISCLAIMER = "Research use only. Not a medical device."
 
 
@@ -45,8 +49,8 @@ class _Patch:
 
     Attributes:
         box: in pixels of a panel's picture.
-        places: where it stands among the prediction's regions.
-        importance: sum over these.
+        places: its positions among the prediction's regions.
+        importance: sum over these positions.
     """
 
     box: Box
@@ -69,13 +73,14 @@ def draw_heatmap(
 ) -> Image.Image:
     """Draw a radiograph with the regions that were selected and, for each finding, the attention on them.
 
-    A patch that several heads picked is drawn once, with importance and attention summed. If the fusion head was never
+    Panels are in the order of probability. A finding below 50 % has fainter tints, a grey caption and no numbers.
+    A patch that several heads picked is drawn once, with importance and attention summed. If the fusion head is not
     trained, no attention is drawn. Letters that the font lacks appear without their accent, or as an empty box.
 
     Args:
         image: uint8 ``[H, W]`` or ``[H, W, 3]``, the one that was predicted; it is not changed.
         prediction: the answer for it.
-        findings: names of those that get a panel; the ``2 * columns - 1`` most probable if not given.
+        findings: names of the findings that get a panel; the ``2 * columns - 1`` most probable if not given.
         columns: most panels in a row.
         panel_width: width of a panel, in pixels, from 160 to 2000; everything else is in proportion.
         title: of the whole picture.
@@ -85,7 +90,7 @@ def draw_heatmap(
 
     Raises:
         UsageError: a finding was not predicted, the image is not the prediction's, or a size is out of bounds.
-        ImageError: `image` is no radiograph.
+        ImageError: `image` is not an image that can be drawn on.
     """
     _check(image, prediction)
     if not 160 <= panel_width <= 2000 or not 1 <= columns <= 12:
@@ -137,7 +142,7 @@ def save_heatmap(
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise UsageError(f"{path} is no place for a heat map", fix="Heat maps are PNG files: end the name in .png.")
+        raise UsageError(f"a heat map cannot be written to {path}", why="its name does not end in .png")
     picture = draw_heatmap(image, prediction, findings=findings, columns=columns, panel_width=panel_width, title=title)
     write_whole(path, png_bytes(picture))
 
@@ -179,14 +184,11 @@ def _shown(prediction: Prediction, names: Sequence[str] | None, columns: int) ->
     known = {finding.name: finding for finding in prediction.findings}
     for name in names or ():
         if name not in known:
-            raise UsageError(
-                f"there is no finding {name!r} in this prediction", fix=f"It has: {', '.join(known) or 'none'}."
-            )
+            raise unknown_finding(name, known)
     if not prediction.fusion_trained:
         return []
-    if names is None:
-        return _by_probability(prediction)[: 2 * columns - 1]
-    return [known[name] for name in dict.fromkeys(names)]
+    ranked = _by_probability(prediction)
+    return ranked[: 2 * columns - 1] if names is None else [finding for finding in ranked if finding.name in names]
 
 
 def _by_probability(prediction: Prediction) -> list[FindingResult]:
@@ -242,14 +244,16 @@ def _finding_panel(
 ) -> Image.Image:
     picture = radiograph.copy()
     ranked = sorted(((patch.attention(finding), patch.box) for patch in patches), reverse=True)
+    presence = _share(finding.probability, _PRESENT)
     for attention, box in reversed(ranked):
-        draw.tint(picture, box, draw.ATTENTION, _share(attention, highest), style.line)
-    labels = [(box, f"{share:.0%}") for share, box in ranked[:_LABELS] if share >= 0.005]
+        draw.tint(picture, box, draw.ATTENTION, _share(attention, highest), style.line, presence)
+    labels = [(box, f"{share:.0%}") for share, box in ranked[:_LABELS] if share >= 0.005 and presence == 1.0]
     draw.label_boxes(picture, labels, [box for _, box in ranked], style)
     outside = sum(finding.region_attention) - sum(share for share, _ in ranked)
-    note = f"strongest region {ranked[0][0]:.0%}" if ranked else "no region in the image"
+    note = f"strongest region has {ranked[0][0]:.0%} of the attention" if ranked else "no region in the image"
     note += f", outside the image {outside:.0%}" if ranked and outside >= 0.005 else ""
-    head = draw.caption(finding.name, draw.percent(finding.probability), note, style)
+    colour = draw.TEXT if presence == 1.0 else draw.DIM
+    head = draw.caption(finding.name, draw.percent(finding.probability), note, style, colour)
     return draw.panel(head, picture, style)
 
 
@@ -278,7 +282,7 @@ def _legend(patches: Sequence[_Patch], top_attention: float | None, columns: int
         note += "; x3: three heads picked it, their values are summed"
     bars = [draw.scale_bar("Importance", note, draw.IMPORTANCE, f"{importance:.3g}", style)]
     if top_attention is not None:
-        note = "Of the finding's positive prompts, on one scale in all panels"
+        note = "Of the finding's positive prompts. One scale for all panels; fainter if the finding is below 50%"
         bars.append(draw.scale_bar("Region attention", note, draw.ATTENTION, f"{top_attention:.0%}", style))
     return draw.stack(bars, style.gap, across=columns > 1)
 

@@ -1,4 +1,4 @@
-"""What a classifier must know about a model, wherever the model comes from."""
+"""The description of a model that a classifier needs: of a bundle, a checkpoint or a server."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _CHECKPOINT_BATCH = 32
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """All of a model but its graphs.
+    """A model without its graphs.
 
     Attributes:
         preprocess: from a radiograph to the image encoder's input.
-        tokenizer: from prompts to the text encoder's input; None for a model behind a server, which has it there.
+        tokenizer: from prompts to the text encoder's input; None for a model in a server.
         findings: the model's own.
         patch_size: side of a patch in pixels of the model's input.
         max_batch: most images that the image encoder takes at once.
         alpha: weight of the local score in effect: 0 while the fusion head is not trained.
         calibration: from scores to probabilities.
-        fusion_trained: whether the fusion head was ever tuned.
-        kind: what the model is kept as.
-        sha256: of the bundle's manifest, or of the checkpoint's weights; "" for a model that was never in a file.
-        checkpoint_sha256: of the weights that it all began with; equal for a checkpoint and every bundle of it.
-        precision: what the matrix products compute in, such as ``"fp16"``.
-        assumed: what the original weights do not record, and the values that were assumed: a clause each.
+        fusion_trained: whether the fusion head is trained.
+        kind: where the model is.
+        sha256: of the bundle's manifest, or of the checkpoint's weights; "" for a model that is only in memory.
+        checkpoint_sha256: of the original weights; equal for a checkpoint and every bundle made of it.
+        precision: type in which matrix products are computed, such as ``"fp16"``.
+        assumed: settings that the weights do not record, with the values that were assumed: one clause each.
     """
 
     preprocess: PreprocessSpec
@@ -54,7 +54,7 @@ class ModelSpec:
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> ModelSpec:
-        """The model in a bundle."""
+        """Describe the model of a bundle."""
         manifest = bundle.manifest
         return cls(
             preprocess=bundle.preprocess,
@@ -74,7 +74,7 @@ class ModelSpec:
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Checkpoint) -> ModelSpec:
-        """The model of a checkpoint."""
+        """Describe the model of a checkpoint."""
         config = checkpoint.config
         return cls(
             preprocess=checkpoint.preprocess,

@@ -1,4 +1,4 @@
-"""Features of prompts, kept: a prompt that was encoded once is not encoded again."""
+"""A cache of the features of prompts, so that each prompt is encoded once."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["PromptCache", "PromptFeatures"]
 
-# Of an entry beside its arrays' contents: the arrays themselves, and the place among the entries.
+# Bytes of an entry in addition to the contents of its arrays.
 _ENTRY: Final = 1024
 
 
 @dataclass(frozen=True)
 class PromptFeatures:
-    """What the text encoder says of P prompts.
+    """The text encoder's output for P prompts.
 
     Attributes:
-        embedding: ``[P, D]``.
+        embedding: ``[P, D]``, rows of unit length.
         tokens: ``[P, T, D_text]``.
         mask: ``[P, T]``, 1 for a token of the prompt and 0 for padding.
     """
@@ -39,18 +39,18 @@ class PromptFeatures:
 
 
 class PromptCache:
-    """Keeps the features of each text of one text encoder, the latest used of them. Safe to call from several threads.
+    """Least-recently-used cache of the features of texts, for one text encoder. Safe to call from several threads.
 
-    Whole sets are kept too, assembled, so that asking the same again costs a look-up.
+    The assembled features of whole sets of prompts are kept, too, so that a repeated set costs one look-up.
 
     Args:
-        encode: from distinct prompts to their features, in one pass.
-        max_bytes: of what is kept: features and texts, of single texts and of sets.
+        encode: computes the features of distinct prompts in one pass.
+        max_bytes: most bytes of features and texts to keep, of single texts and of sets.
 
     Attributes:
-        hits: texts that were here when they were asked for.
+        hits: texts that were found.
         misses: texts that had to be encoded.
-        bytes: of what is kept.
+        bytes: of all entries.
     """
 
     def __init__(self, encode: Callable[[tuple[str, ...]], PromptFeatures], *, max_bytes: int = CACHE_BYTES) -> None:
@@ -63,11 +63,7 @@ class PromptCache:
         self.bytes = 0
 
     def features(self, prompts: tuple[str, ...]) -> PromptFeatures:
-        """Of these prompts, in order.
-
-        Raises:
-            As the encoder.
-        """
+        """Return the features of prompts, in order. Raises what the encoder raises."""
         with self._lock:
             if prompts in self._kept:
                 self._kept.move_to_end(prompts)
@@ -75,13 +71,13 @@ class PromptCache:
                 return self._kept[prompts]
             known = {text: self._kept[text] for text in prompts if text in self._kept}
         missing = tuple(dict.fromkeys(text for text in prompts if text not in known))
-        # Not under the lock: one caller's new prompts must not stop another's known ones.
+        # Without the lock: new prompts of one caller must not delay known prompts of another.
         fresh = self._encode(missing) if missing else None
         if fresh is not None:
-            known.update((text, _alone(fresh, row)) for row, text in enumerate(missing))
-        # As they came from the encoder, if all did: what is padded to the same length need not be laid out anew.
+            known.update((text, _one_prompt(fresh, row)) for row, text in enumerate(missing))
+        # If all prompts were encoded now, the encoder's output has the right layout already.
         whole = fresh is not None and missing == prompts
-        features = _own(fresh) if fresh is not None and whole else _together([known[text] for text in prompts])
+        features = _copied(fresh) if fresh is not None and whole else _assembled([known[text] for text in prompts])
         with self._lock:
             self.misses += len(missing)
             self.hits += len(prompts) - len(missing)
@@ -104,18 +100,18 @@ class PromptCache:
 
 
 def _size(key: str | tuple[str, ...], features: PromptFeatures) -> int:
-    """Bytes of an entry; a set's texts are counted with it, for it may be all that still holds them."""
+    """Return the bytes of an entry. The texts of a set are counted, too: the set may be their last owner."""
     texts = sum(getsizeof(text) for text in ((key,) if isinstance(key, str) else key))
     return features.embedding.nbytes + features.tokens.nbytes + features.mask.nbytes + texts + _ENTRY
 
 
-def _own(features: PromptFeatures) -> PromptFeatures:
-    """Features in memory of their own: an encoder's may lie in memory that a server shares with another process."""
+def _copied(features: PromptFeatures) -> PromptFeatures:
+    """Copy features. An encoder's output may be in memory that a server shares with another process."""
     return PromptFeatures(features.embedding.copy(), features.tokens.copy(), features.mask.copy())
 
 
-def _alone(features: PromptFeatures, row: int) -> PromptFeatures:
-    """One prompt's features without padding, in memory of their own."""
+def _one_prompt(features: PromptFeatures, row: int) -> PromptFeatures:
+    """Copy the features of one prompt, without padding."""
     words = int(features.mask[row].sum())
     one = slice(row, row + 1)
     return PromptFeatures(
@@ -123,7 +119,7 @@ def _alone(features: PromptFeatures, row: int) -> PromptFeatures:
     )
 
 
-def _together(features: list[PromptFeatures]) -> PromptFeatures:
+def _assembled(features: list[PromptFeatures]) -> PromptFeatures:
     longest = max(one.mask.shape[1] for one in features)
 
     def padded(array: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -1,4 +1,4 @@
-"""Answers for images: arrays for a batch (`Answers`), and one record for each image (`Prediction`)."""
+"""Results: arrays for a batch (`Answers`), and one record for each image (`Prediction`)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from lrclr.text import unknown_finding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +22,8 @@ class Region:
     """A selected patch.
 
     Attributes:
-        patch: its number, row-major.
-        importance: attention rollout of CLS on it.
+        patch: number of the patch, row-major from 0.
+        importance: attention rollout of CLS on the patch.
         box: ``(left, top, right, bottom)`` in pixels of the original image.
     """
 
@@ -32,14 +34,14 @@ class Region:
 
 @dataclass(frozen=True)
 class FindingResult:
-    """One finding's answer.
+    """The result of one finding.
 
     Attributes:
         name: the finding.
-        probability: share of the positive prompts in the softmax of positive and negative score, in [0, 1].
-        global_positive, global_negative: cosine of the image with the prompts of that sign, their mean.
-        local_positive, local_negative: the fusion head's score, likewise.
-        region_attention: of the positive prompts on each of the prediction's regions; sums to 1.
+        probability: in [0, 1]: share of the positive score in the softmax of positive and negative score.
+        global_positive, global_negative: mean cosine of the image with the prompts of that sign.
+        local_positive, local_negative: mean score of the fusion head for the prompts of that sign.
+        region_attention: attention of the positive prompts on each region of the prediction; sums to 1.
     """
 
     name: str
@@ -53,11 +55,11 @@ class FindingResult:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image. Research use only.
+    """The findings of one image. Research use only.
 
     Attributes:
         height, width: of the original image, in pixels.
-        findings: in the order of the findings asked for.
+        findings: in the order of the `FindingSet`.
         regions: the R selected regions; a patch that several heads picked stands as often as it was picked.
         alpha: weight that the local scores had.
         fusion_trained: whether the fusion head was ever tuned; if not, local scores and region attention mean nothing.
@@ -73,28 +75,32 @@ class Prediction:
     remarks: tuple[str, ...] = ()
 
     def finding(self, name: str) -> FindingResult:
-        """The result of one finding; KeyError if it was not asked for."""
-        for finding in self.findings:
-            if finding.name == name:
-                return finding
-        raise KeyError(name)
+        """Return the result of one finding.
+
+        Raises:
+            FindingsError: the prediction has no such finding. The text names the nearest one, or all of them.
+        """
+        known = {finding.name: finding for finding in self.findings}
+        if name not in known:
+            raise unknown_finding(name, known)
+        return known[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the prediction in JSON's types."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says of B images about F findings, in arrays.
+    """Results of a model for B images and F findings, as arrays.
 
     Attributes:
-        probability: ``[B, F]``, with the alpha that was asked for.
-        global_positive, global_negative: ``[B, F]``, cosine of the image with the prompts of that sign, their mean.
-        local_positive, local_negative: ``[B, F]``, the fusion head's score, likewise.
-        region_attention: ``[B, F, R]``, of the positive prompts on each selected region, their mean.
-        region_index: ``[B, R]``, the regions' patches, row-major.
-        region_importance: ``[B, R]``, attention rollout of CLS on them.
+        probability: ``[B, F]``, with the caller's alpha.
+        global_positive, global_negative: ``[B, F]``, mean cosine of the image with the prompts of that sign.
+        local_positive, local_negative: ``[B, F]``, mean score of the fusion head for the prompts of that sign.
+        region_attention: ``[B, F, R]``, mean attention of the positive prompts on each selected region.
+        region_index: ``[B, R]``, number of each region's patch, row-major from 0.
+        region_importance: ``[B, R]``, attention rollout of CLS on each region.
     """
 
     probability: NDArray[np.float32]
@@ -108,18 +114,18 @@ class Answers:
 
     @classmethod
     def joined(cls, parts: Sequence[Answers]) -> Answers:
-        """Answers for the images of all parts, in order."""
+        """Concatenate the answers of several batches."""
         if len(parts) == 1:
             return parts[0]
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in cls.names()})
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Names of the arrays, in order."""
+        """Return the names of the arrays, in order."""
         return tuple(field.name for field in fields(cls))
 
     def of_image(self, image: int) -> Answers:
-        """One image's answers: copies of the arrays' rows, which do not keep the whole batch in memory."""
+        """Return one image's answers: copies of its rows, which do not keep the whole batch in memory."""
         return Answers(**{name: getattr(self, name)[image].copy() for name in self.names()})
 
     def predictions(
@@ -131,14 +137,14 @@ class Answers:
         alpha: float,
         fusion_trained: bool,
     ) -> list[Prediction]:
-        """One record for each image.
+        """Return one record for each image.
 
         Args:
             findings: F names.
             sizes: height and width of each original image, in pixels.
             boxes: of each image's R regions, ``(left, top, right, bottom)`` in pixels of the original image.
-            alpha: weight that the local scores had.
-            fusion_trained: whether the fusion head was ever tuned.
+            alpha: weight of the local scores.
+            fusion_trained: whether the fusion head is trained.
         """
         predictions = []
         for b, (height, width) in enumerate(sizes):

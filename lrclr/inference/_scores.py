@@ -1,4 +1,4 @@
-"""From scores to probabilities, in NumPy: the one place that says how a finding's probability comes about."""
+"""From scores to probabilities, in NumPy. Every command computes probabilities with these functions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ScoreCalibration:
     Attributes:
         scale: above 0.
         bias: added to the scaled gap.
-        findings: name to ``(scale, bias)`` of the findings that have values of their own.
+        findings: name to ``(scale, bias)``, for findings with their own values.
 
     Raises:
         UsageError: a value is not finite, or a scale is not above 0.
@@ -79,12 +79,12 @@ class ScoreCalibration:
         return table
 
     def of(self, asked: FindingSet, own: FindingSet) -> tuple[Floats, Floats]:
-        """Scale and bias ``[F]`` of each finding that is asked for.
+        """Return scale and bias, each ``[F]``.
 
         Args:
-            asked: F findings.
-            own: the model's findings. One with other prompts than the model's was not calibrated: it has the shared
-                values.
+            asked: the F findings to predict.
+            own: the model's findings. A finding whose prompts differ from the model's has the shared values, since it
+                was not calibrated.
         """
         known = {finding: self.findings[finding.name] for finding in own.findings if finding.name in self.findings}
         pairs = [known.get(finding, (self.scale, self.bias)) for finding in asked.findings]
@@ -93,29 +93,31 @@ class ScoreCalibration:
 
 
 def global_score(image_embedding: Floats, text_embedding: Floats) -> Floats:
-    """Cosines ``[B, P]`` of unit vectors ``[B, D]`` and ``[P, D]``."""
-    # Not by `@`: threads of NumPy's BLAS spin for some 25 ms after a product, and take the cores from the next graph,
-    # in this process and in others of the same machine (measured: half of a server's speed).
+    """Return the cosines ``[B, P]`` of unit vectors ``[B, D]`` and ``[P, D]``."""
+    # Without `@`: threads of NumPy's BLAS spin for some 25 ms after a product and take the cores from the next graph,
+    # in this process and in other processes. It cost half of a server's speed in a measurement.
     scores: Floats = np.einsum("bd,pd->bp", image_embedding, text_embedding)
     return scores
 
 
 def combined_score(global_: Floats, local: Floats, alpha: float) -> Floats:
-    """``(1 - alpha) * global + alpha * local``, all ``[B, P]``.
+    """Return ``(1 - alpha) * global + alpha * local``, all ``[B, P]``.
 
     Raises:
         UsageError: `alpha` is not in [0, 1].
     """
     if not 0.0 <= alpha <= 1.0:
         raise UsageError(f"alpha is {alpha}", fix="It must be between 0 and 1.")
-    # An untrained head's score must not reach the result even as NaN times zero.
+    # At alpha = 0, NaN in the score of an untrained head must not reach the result: NaN times 0 is NaN.
     return global_.copy() if alpha == 0.0 else (1.0 - alpha) * global_ + alpha * local
 
 
 def finding_scores(score: Floats, findings: FindingSet) -> tuple[Floats, Floats]:
-    """Scores ``[B, P]`` of all prompts to those of each finding's positive and negative prompts, ``[B, F]`` each.
+    """Return the mean score of each finding's positive and negative prompts, each ``[B, F]``.
 
-    A finding with several prompts of a sign gets their mean.
+    Args:
+        score: ``[B, P]``, of all prompts.
+        findings: F findings.
     """
     positive = np.stack([score[:, index].mean(axis=1) for index in findings.positive_index], axis=1)
     negative = np.stack([score[:, index].mean(axis=1) for index in findings.negative_index], axis=1)
@@ -125,16 +127,16 @@ def finding_scores(score: Floats, findings: FindingSet) -> tuple[Floats, Floats]
 def probabilities(
     score: Floats, findings: FindingSet, scale: float | Floats = 1.0, bias: float | Floats = 0.0
 ) -> Floats:
-    """Softmax over each finding's positive and negative score, as in CheXzero, with a scale and a bias.
+    """Return the softmax over each finding's positive and negative score, as in CheXzero, with a scale and a bias.
 
     Args:
-        score: ``[B, P]``, one column for each of `findings`' prompts.
+        score: ``[B, P]``, one column for each prompt of `findings`.
         findings: F findings.
-        scale: factor on the gap of the two scores, of all findings or ``[F]``; see `ScoreCalibration.of`.
-        bias: added to the scaled gap, likewise.
+        scale: factor on the difference of the two scores: one number, or ``[F]``; see `ScoreCalibration.of`.
+        bias: added to the scaled difference: one number, or ``[F]``.
 
     Returns:
-        ``[B, F]``, the positive prompts' share.
+        float32 ``[B, F]``: the share of the positive score.
 
     Raises:
         NonFiniteError: a score is NaN or infinite.

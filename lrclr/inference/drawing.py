@@ -39,7 +39,7 @@ class Style:
     panel_width: int
 
     def scaled(self, size: float, least: int = 1) -> int:
-        """What `size` is in a panel of 480 pixels, for this width."""
+        """Scale a size that is meant for a panel of 480 pixels to this width."""
         return max(least, round(size * self.panel_width / 480))
 
     @property
@@ -86,7 +86,7 @@ def _printable(text: str) -> str:
 
 
 def _plain(character: str) -> str:
-    """What stands for a character without a glyph: its base letters if these have one, else itself, an empty box."""
+    """Return the base letters of a character if the font has them, else the character, which is drawn as a box."""
     letters = [c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c)]
     return "".join(letters) if all(map(_has_glyph, letters)) else character
 
@@ -146,13 +146,13 @@ def fitted(image: NDArray[np.uint8], style: Style) -> Image.Image:
     return Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0).convert("RGB")
 
 
-def caption(name: str, value: str, note: str, style: Style) -> Image.Image:
-    """What stands over a panel: a name, a value at the right, and a small line below."""
+def caption(name: str, value: str, note: str, style: Style, colour: Colour = TEXT) -> Image.Image:
+    """Draw what is above a panel: a name, a value at the right, and a small line below."""
     width, size = style.panel_width, style.caption
     head = Image.new("RGB", (width, round(size * 1.35)), BACKGROUND)
     room = width - (round(_font(size).getlength(value)) + style.gap if value else 0)
-    head.paste(text_block(name, room, size, wrap=False))
-    ImageDraw.Draw(head).text((width, round(size * 0.1)), value, TEXT, _font(size), anchor="ra")
+    head.paste(text_block(name, room, size, colour, wrap=False))
+    ImageDraw.Draw(head).text((width, round(size * 0.1)), value, colour, _font(size), anchor="ra")
     return stack([head, text_block(note, width, style.small, DIM, wrap=False)], style.scaled(2))
 
 
@@ -163,30 +163,31 @@ def panel(head: Image.Image, picture: Image.Image, style: Style) -> Image.Image:
     return stack([head, middle], style.scaled(8, 3))
 
 
-def tint(picture: Image.Image, box: Box, colour: Colour, share: float, line: int) -> None:
+def tint(picture: Image.Image, box: Box, colour: Colour, share: float, line: int, presence: float = 1.0) -> None:
     """Lay a translucent colour over a box, with an outline inside it.
 
     Args:
         picture: changed in place.
         box: within the picture, not empty.
         colour: of tint and outline.
-        share: strength of both, in [0, 1].
+        share: strength of both, in [0, 1]. An outline is visible at 0, too.
         line: width of the outline; at most a sixth of the box is used.
+        presence: factor on the strength of both, in [0, 1].
     """
     part = picture.crop(box)
     full = Image.new("RGB", part.size, colour)
     width = max(1, min(line, min(part.size) // 6))
-    tinted = Image.blend(part, full, 0.5 + 0.5 * share)
+    tinted = Image.blend(part, full, presence * (0.5 + 0.5 * share))
     if min(part.size) > 2 * width:
         inner = (width, width, part.width - width, part.height - width)
-        tinted.paste(Image.blend(part, full, _OPACITY * share).crop(inner), inner)
+        tinted.paste(Image.blend(part, full, presence * _OPACITY * share).crop(inner), inner)
     picture.paste(tinted, box)
 
 
 def label_boxes(picture: Image.Image, labels: Iterable[tuple[Box, str]], boxes: Sequence[Box], style: Style) -> None:
     """Write a label into the corner of each box or, if that would hide much of it, beside it where no other box is.
 
-    A label for which there is no room is left out; earlier labels come first.
+    A label without room is left out. Earlier labels come first.
     """
     draw, font = ImageDraw.Draw(picture), _font(style.small)
     pad, line = style.scaled(3, 2), style.line

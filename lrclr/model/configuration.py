@@ -20,7 +20,7 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
     The paper's abstract and overview figure do not give the values below; they are defaults that can be defended,
     and none of them may be called the paper's.
 
-    Args:
+    Attributes:
         region_rollout: ``"per_head"`` multiplies the raw attention of each head over the layers and picks patches in
             every head (TransFG's part selection); ``"mean"`` averages the heads, adds the identity and renormalises
             the rows (Abnar & Zuidema's attention rollout) and picks patches once.

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from lrclr.text._findings import Finding, FindingSet, finding_key
-from lrclr.text._tokenizer import ClipTokenizer, TokenBatch
+from lrclr.text._findings import Finding, FindingSet, check_prompts, finding_key, unknown_finding
+from lrclr.text._tokenizer import ClipTokenizer, TokenBatch, has_tokenizer, no_tokenizer
 
-__all__ = ["ClipTokenizer", "Finding", "FindingSet", "TokenBatch", "finding_key"]
+__all__ = [
+    "ClipTokenizer",
+    "Finding",
+    "FindingSet",
+    "TokenBatch",
+    "check_prompts",
+    "finding_key",
+    "has_tokenizer",
+    "no_tokenizer",
+    "unknown_finding",
+]

@@ -33,12 +33,14 @@ import numpy as np
 from lrclr.errors import FindingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from os import PathLike
 
     from numpy.typing import NDArray
 
-__all__ = ["Finding", "FindingSet", "finding_key"]
+    from lrclr.text._tokenizer import ClipTokenizer
+
+__all__ = ["Finding", "FindingSet", "check_prompts", "finding_key", "unknown_finding"]
 
 POSITIVE: Final = ("{}",)
 NEGATIVE: Final = ("no {}",)
@@ -60,6 +62,11 @@ _TEXTS: Final = re.compile(
     re.DOTALL,
 )
 SPLIT: Final = "Ask for fewer findings at once."
+_NOTE: Final = """\
+# The findings of this model and their prompts. The probability of a finding depends on the wording of its prompts:
+# copy this file and change the copy, instead of writing names alone. See docs/howto/prompts.md in lrclr's source.
+
+"""
 EXAMPLE: Final = 'Write [[finding]] and, on the next line, name = "Edema".'
 
 
@@ -259,12 +266,25 @@ class FindingSet:
         known = {finding.name: finding for finding in self.findings}
         for name in names:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                raise FindingsError(
-                    f"there is no finding {name[:40]!r}",
-                    fix=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}.",
-                )
+                raise unknown_finding(name, known)
         return FindingSet(tuple(known[name] for name in names))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a findings file, with a note on prompts at its head."""
+        Path(path).write_text(_NOTE + self.to_toml(), encoding="utf-8")
+
+    def bare(self, own: FindingSet) -> tuple[str, ...]:
+        """Return the names of findings that have only the default prompts, where a model's own findings have others.
+
+        Such a finding is asked for by its name alone, in words that the model was perhaps never tuned on.
+
+        Args:
+            own: the findings of the model. If one of them has the default prompts too, no name is returned: the model
+                is made for such prompts.
+        """
+        if any(finding == Finding(finding.name) for finding in own.findings):
+            return ()
+        return tuple(finding.name for finding in self.findings if finding == Finding(finding.name))
 
     def to_toml(self) -> str:
         """The findings as the text of a findings file, which :meth:`loads` reads back to an equal set."""
@@ -277,6 +297,34 @@ class FindingSet:
             if finding.negative != plain.negative:
                 lines.append(f"negative = {_quoted(finding.negative)}")
         return "\n".join(lines) + "\n"
+
+
+def check_prompts(findings: FindingSet, tokenizer: ClipTokenizer) -> None:
+    """Check that a text encoder can read every prompt.
+
+    Raises:
+        FindingsError: it cannot. The text names the finding and the prompt's number; the prompt itself is not shown,
+            since it may be about a patient.
+    """
+    for finding in findings.findings:
+        for sign in ("positive", "negative"):
+            for number, prompt in enumerate(getattr(finding, sign), 1):
+                try:
+                    tokenizer.encode([prompt])
+                except FindingsError as error:
+                    where = f"finding {finding.name[:40]!r}: {sign} prompt {number}"
+                    what = error.what.replace("prompt 1 of 1", where, 1)
+                    raise FindingsError(what, why=error.why, fix=error.fix) from None
+
+
+def unknown_finding(name: str, known: Collection[str]) -> FindingsError:
+    """Return the error for a name that is not among the known findings: it suggests the nearest name, or lists all."""
+    keys = {finding_key(other): other for other in known}
+    near = difflib.get_close_matches(finding_key(name), keys, n=1)
+    return FindingsError(
+        f"there is no finding {name[:40]!r}",
+        fix=f"Did you mean {keys[near[0]]!r}?" if near else f"The findings are: {', '.join(known) or 'none'}.",
+    )
 
 
 def _filled(label: str, sign: str, templates: object, name: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Tuning a checkpoint on images and their reports. Importing it imports torch and transformers."""
+"""Tuning of checkpoints on images and their reports. Importing it imports torch and transformers."""
 
 from lrclr.training._augment import Augmentation
 from lrclr.training._listener import TrainListener

@@ -1,4 +1,4 @@
-"""Small changes to an image at each draw. No mirror images: reports name sides."""
+"""Augmentation: small random changes of an image, without mirroring, since reports name sides."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["Augmentation", "augment"]
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """How far an image may be changed; every amount is drawn evenly between minus and plus its limit.
+    """Limits of the changes. Each amount is drawn uniformly between minus and plus its limit.
 
     Attributes:
         rotation: degrees.
         scale: share of the size.
         shift: share of the side, in each direction.
-        gamma: of the natural logarithm of the exponent.
+        gamma: natural logarithm of the exponent.
         contrast: share of the distance to the mean.
         brightness: share of the full range.
         noise: largest standard deviation of Gaussian noise, as a share of the full range.
@@ -48,7 +48,7 @@ class Augmentation:
 
     @classmethod
     def off(cls) -> Augmentation:
-        """Images as they are."""
+        """No augmentation."""
         return cls(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
@@ -66,7 +66,7 @@ def augment(canvas: NDArray[np.uint8], limits: Augmentation, generator: Generato
     mean = float(canvas.mean()) / 255
     tone = mean + (tone - mean) * (1.0 + contrast * limits.contrast) + brightness * limits.brightness
     table = np.clip(np.rint(tone * 255), 0, 255).astype(np.uint8)
-    # Black is the recipe's border as well, which is never anything but black where the model is used.
+    # Black stays black: it is also the border that the preprocessing adds.
     table[0] = 0
     result: NDArray[np.uint8] = table[canvas]
     if sigma > 0:
@@ -78,12 +78,12 @@ def augment(canvas: NDArray[np.uint8], limits: Augmentation, generator: Generato
 
 
 def _moved(canvas: NDArray[np.uint8], angle: float, factor: float, shift: tuple[float, float]) -> NDArray[np.uint8]:
-    """Rotated and scaled about the centre, then shifted by shares of the side; black comes in at the border."""
+    """Rotated and scaled about the centre, then shifted by shares of the side, with a black border."""
     height, width = canvas.shape[:2]
     centre_x, centre_y = width / 2, height / 2
     cos, sin = math.cos(angle) / factor, math.sin(angle) / factor
     x, y = centre_x + shift[0] * width, centre_y + shift[1] * height
-    # Pillow wants the way back: where in the source a pixel of the result lies.
+    # Pillow needs the inverse: the source position of each pixel of the result.
     back = (cos, sin, centre_x - cos * x - sin * y, -sin, cos, centre_y + sin * x - cos * y)
     image = Image.fromarray(canvas)
     return np.asarray(image.transform(image.size, Image.Transform.AFFINE, back, Image.Resampling.BILINEAR))

@@ -1,12 +1,12 @@
-"""Which rows of a dataset are trained on, which are for validation, and what is worth knowing about them."""
+"""Rows for training and validation, with their texts and notes about them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from lrclr.datasets import PRESENT, UNCERTAIN, RowProblem, check_apart, check_columns
+from lrclr.datasets import PRESENT, UNCERTAIN, RowProblem, check_apart, check_columns, split_key
 from lrclr.errors import FindingsError, UsageError
 from lrclr.training._texts import whole_text
 
@@ -18,23 +18,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Corpus", "choose_rows", "plural"]
 
-TRAIN: Final = "train"
-VALIDATION: Final = ("validation", "valid", "val")
-_USUAL: Final = (TRAIN, *VALIDATION, "test")
-
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Rows that are used.
+    """Rows of a run.
 
     Attributes:
         train: rows to train on.
-        texts: theirs, whole.
-        validation: those with a text first; each has a text or a label.
-        validation_texts: theirs; "" where there is none.
-        columns: of labels, in order.
+        texts: their texts.
+        validation: validation rows; each has a text or a label, and those with a text come first.
+        validation_texts: their texts; "" for rows without one.
+        columns: names of the labels, in order.
         problems: rows that were left out, by the dataset or here.
-        notes: what the user should know, one sentence each, without patient data.
+        notes: information for the user, one sentence each, without patient data.
     """
 
     train: tuple[Row, ...]
@@ -49,32 +45,34 @@ class Corpus:
 def choose_rows(
     dataset: ImageDataset, validation: ImageDataset | None, tokenizer: ClipTokenizer, findings: Sequence[str] = ()
 ) -> Corpus:
-    """Split rows, and leave out those that nothing can be learnt from.
+    """Choose rows for training and validation, and leave out those without a text or label.
 
-    Without a split a row is for training. With a dataset of its own, validation takes its rows of split
-    "validation", or all if it has none, and none from `dataset`.
+    In a dataset without splits all rows are for training. If `validation` is given, its rows of split "validation", or
+    all if it has none, are the validation rows.
 
     Args:
-        dataset: of the rows.
-        validation: a dataset of its own to validate on.
-        tokenizer: of the network.
-        findings: names of its findings.
+        dataset: the dataset.
+        validation: another dataset to validate on.
+        tokenizer: tokenizer of the network.
+        findings: names of the model's findings.
 
     Raises:
-        UsageError: no row to train on; a column that is no finding; or one patient, or one image, is in both parts.
+        UsageError: there are no rows to train on; a column is not a finding; or a patient or an image is in both parts.
     """
     for table in (dataset, *([validation] if validation is not None else [])):
         check_columns(table, findings)
-    training = _of_split(dataset, (TRAIN,)) or (dataset.split("") if not any(row.split for row in dataset.rows) else ())
-    judged = _of_split(dataset, VALIDATION)
+    training = dataset.split("train") or (dataset.split("") if not any(row.split for row in dataset.rows) else ())
+    judged = dataset.split("validation")
     if validation is not None:
-        judged = _of_split(validation, VALIDATION) or validation.rows
+        judged = validation.split("validation") or validation.rows
     check_apart(
         training, judged, what="to validate on {} trained on as well", fix="Take them out of one of the two parts."
     )
     problems = [*dataset.problems, *(validation.problems if validation is not None else ())]
     notes: list[str] = []
-    if unused := Counter(row.split for row in dataset.rows if row.split.casefold() not in _USUAL):
+    if unused := Counter(
+        row.split for row in dataset.rows if split_key(row.split) not in ("train", "validation", "test")
+    ):
         named = ", ".join(f"{count} of {'no split' if not name else repr(name)}" for name, count in unused.items())
         if training and any(row.split for row in training):
             notes.append(f"rows of other splits are not used: {named}")
@@ -88,11 +86,11 @@ def choose_rows(
         splits = sorted({row.split for row in dataset.rows})
         raise UsageError(
             f"{dataset.path} has no row to train on",
-            why=f"none of its {plural(len(dataset.rows), 'usable row')} is of split 'train' and has a report or a "
-            f"label that says something; its splits are {', '.join(map(repr, splits))}",
+            why=f"none of its {plural(len(dataset.rows), 'usable row')} is in split 'train' and has a report or a "
+            f"label of 1 or 0; its splits are {', '.join(map(repr, splits))}",
         )
     if cut:
-        notes.append(f"{cut} of {plural(len(kept), 'report')} are longer than the text tower reads and lose their end")
+        notes.append(f"{cut} of {plural(len(kept), 'report')} are longer than the input of the text tower and are cut")
     notes += _notes_on(kept)
     columns = validation.findings if validation is not None else dataset.findings
     return Corpus(
@@ -106,29 +104,25 @@ def choose_rows(
     )
 
 
-def _of_split(dataset: ImageDataset, names: Sequence[str]) -> tuple[Row, ...]:
-    return tuple(row for row in dataset.rows if row.split.casefold() in names)
-
-
 def _readable(
     rows: Sequence[Row], tokenizer: ClipTokenizer, problems: list[RowProblem]
 ) -> tuple[list[Row], list[str], int]:
-    """Rows whose text the tokenizer takes, their texts, and how many of these will be cut."""
+    """Rows with a text that the tokenizer accepts, their texts, and the number of texts that are cut."""
     kept: list[Row] = []
     texts: list[str] = []
     cut = 0
     for row in rows:
         text = whole_text(row)
         if text is None:
-            problems.append(RowProblem(row.line, "it has no report, and no label that says something"))
+            problems.append(RowProblem(row.line, "it has no report, and no label of 1 or 0"))
             continue
         try:
             tokens = tokenizer.encode([text], truncate=True).input_ids
         except FindingsError:
-            # What the tokenizer says quotes the text.
-            problems.append(RowProblem(row.line, "its report holds a marker of the tokenizer or no valid text"))
+            # The error of the tokenizer quotes the text.
+            problems.append(RowProblem(row.line, "its report contains a marker of the tokenizer or invalid text"))
             continue
-        # A text that fills the context exactly is told as cut: a second encoding is not worth the difference.
+        # A text that fills the context exactly counts as cut: to know, it would have to be encoded again.
         cut += tokens.shape[1] == tokenizer.context_length
         kept.append(row)
         texts.append(text)
@@ -141,9 +135,9 @@ def _has_label(row: Row) -> bool:
 
 def _notes_on(rows: Sequence[Row]) -> list[str]:
     notes = []
-    spoken = sum(1 for row in rows if not any(character.isalnum() for character in row.report or ""))
-    if spoken:
-        notes.append(f"{spoken} of {plural(len(rows), 'training row')} have no report; their labels are put in words")
+    without = sum(1 for row in rows if not any(character.isalnum() for character in row.report or ""))
+    if without:
+        notes.append(f"{without} of {plural(len(rows), 'training row')} have no report; their labels are the text")
     labelled = [row for row in rows if _has_label(row)]
     negative = sum(
         1

@@ -1,6 +1,6 @@
-"""Batches for training and validation. What an item is depends on the seed, the epoch and the row, and on nothing else.
+"""Batches for training and validation. An item depends on the seed, the epoch and the row only.
 
-So a run that is resumed sees what the uninterrupted one would have seen, with any number of workers and processes.
+A resumed run therefore has the same batches as an uninterrupted one, with any number of workers and processes.
 """
 
 from __future__ import annotations
@@ -31,17 +31,16 @@ _ORDER, _TEXT, _IMAGE = range(3)
 
 
 class Draws(Sampler[list[tuple[int, int]]]):
-    """The batches of a whole run, from its first step to its last: ``(epoch, position)`` for every item.
+    """The batches of a whole run: ``(epoch, position)`` of every item. Each process gets its share of a batch.
 
-    Each epoch goes through the rows in an order of its own and leaves out what does not fill a batch. Of each batch a
-    process gets its share.
+    Each epoch has another order of the rows, and leaves out those that do not fill a batch.
 
     Args:
-        rows: how many there are.
+        rows: number of rows.
         batch: items of a step, over all processes.
-        steps: of the run.
-        seed: of the orders.
-        process, processes: which share to give.
+        steps: steps of the run.
+        seed: seed of the orders.
+        process, processes: number of this process, and of all.
     """
 
     def __init__(self, rows: int, *, batch: int, steps: int, seed: int, process: int = 0, processes: int = 1) -> None:
@@ -62,12 +61,12 @@ class Draws(Sampler[list[tuple[int, int]]]):
 
 
 class Items(Dataset[dict[str, Any]]):
-    """Images with their texts, by ``(epoch, position)``; epoch -1 gives them whole and unchanged, for validation.
+    """Images with their texts, by ``(epoch, position)``. Epoch -1 gives them complete and unchanged, for validation.
 
     Args:
         pixels: the canvases of the rows.
-        texts: whole texts of the rows; "" where there is none.
-        spec: the recipe.
+        texts: texts of the rows; "" for rows without one.
+        spec: the preprocessing.
         settings: texts, augmentation and seed.
     """
 
@@ -100,8 +99,8 @@ class _Collator:
             "pixel_values": torch.from_numpy(np.stack([item["pixels"] for item in items])),
             "input_ids": torch.from_numpy(tokens.input_ids),
             "attention_mask": torch.from_numpy(tokens.mask),
-            # The whole report, because the images of one study are positives of each other whatever was drawn; and what
-            # was drawn, because two reports may have it in common.
+            # Keys of the report, since images of one study are positives of each other, and of the drawn sentences,
+            # which two reports may share.
             "text_key": torch.tensor([[text_key(item["whole_text"]), text_key(item["text"])] for item in items]),
         }
 
@@ -112,7 +111,7 @@ def loader(
     tokenizer: ClipTokenizer,
     workers: int,
 ) -> DataLoader[dict[str, Any]]:
-    """Batches as `ContrastiveTask.forward` takes them."""
+    """Batches for `ContrastiveTask.forward`."""
     return DataLoader(
         items,
         batch_sampler=batches,

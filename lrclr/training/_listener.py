@@ -1,4 +1,4 @@
-"""What a run tells while it goes, and to whom."""
+"""Callbacks of a run."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ if TYPE_CHECKING:
 
     from lrclr.datasets import RowProblem
 
-__all__ = ["Teller", "TrainListener"]
+__all__ = ["ListenerCallback", "TrainListener"]
 
 
 class TrainListener:
-    """Told what a run does; each method may be overridden. Only the first process has one that is told anything."""
+    """Callbacks of a run; override any method. They are called in the first process only."""
 
     def note(self, text: str) -> None:
-        """Something the user should know, in a sentence without patient data."""
+        """Information for the user, one sentence without patient data."""
 
     def problem(self, problem: RowProblem) -> None:
         """A row was left out."""
 
     def prepared(self, done: int, total: int, rate: float) -> None:
-        """Images were decoded, so many a second."""
+        """Images were decoded; `rate` is images a second."""
 
     def begun(self, record: dict[str, Any]) -> None:
-        """Training begins; `record` is what ``settings.json`` holds."""
+        """Training begins; `record` is the content of ``settings.json``."""
 
     def step(self, step: int, steps: int, loss: float | None) -> None:
-        """A step is done; `loss` is the last that was logged."""
+        """A step is done; `loss` is the last logged one."""
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        """The network was judged on the validation rows; keys as of `Validation.run`."""
+        """The network was evaluated on the validation rows; keys as of `Validation.run`."""
 
 
-class Teller(TrainerCallback):  # type: ignore[misc]
-    """Keeps log and curves up to date, and tells the listener."""
+class ListenerCallback(TrainerCallback):  # type: ignore[misc]
+    """Updates log and curves, and calls the listener."""
 
-    def __init__(self, folder: Path, told: TrainListener) -> None:
-        self._folder, self._told = folder, told
+    def __init__(self, folder: Path, listener: TrainListener) -> None:
+        self._folder, self._listener = folder, listener
         self._loss: float | None = None
 
     def on_log(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **kwargs: Any) -> None:
@@ -52,11 +52,11 @@ class Teller(TrainerCallback):  # type: ignore[misc]
         self._loss = kwargs["logs"].get("loss", self._loss)
 
     def on_step_end(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **__: Any) -> None:
-        self._told.step(state.global_step, state.max_steps, self._loss)
+        self._listener.step(state.global_step, state.max_steps, self._loss)
 
     def on_evaluate(
         self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **kwargs: Any
     ) -> None:
         draw_curves(self._folder, state.log_history)
         metrics = {name.removeprefix("eval_"): value for name, value in kwargs["metrics"].items()}
-        self._told.evaluated(state.global_step, metrics)
+        self._listener.evaluated(state.global_step, metrics)

@@ -1,4 +1,4 @@
-"""Which weights are tuned, how fast, and which of them decay."""
+"""Tuned weights, their learning rates and weight decay."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _EMBEDDINGS = ("class_embedding", "modality_embedding")
 
 
 def frozen_parts(model: LrclrModel, settings: TrainSettings) -> list[nn.Module]:
-    """Ask for gradients where `settings` tunes; returns the parts that stay as they are.
+    """Set `requires_grad` of the weights as `settings` says; returns the frozen parts.
 
-    A fusion head without a share in the loss stays as it is too: weight decay alone must not change it.
+    A fusion head that does not contribute to the loss is frozen too: weight decay alone must not change it.
     """
     names = [part for tower, parts in _TOWERS.items() if tower in settings.freeze.split(",") for part in parts]
     if not settings.tunes_fusion:
@@ -37,14 +37,14 @@ def frozen_parts(model: LrclrModel, settings: TrainSettings) -> list[nn.Module]:
 
 
 def parameter_groups(model: LrclrModel, settings: TrainSettings) -> list[dict[str, Any]]:
-    """Groups for AdamW: towers and the rest, each with and without decay; empty ones are left out."""
+    """Groups for AdamW: towers and others, each with and without decay; empty groups are left out."""
     groups: dict[tuple[bool, bool], list[Parameter]] = {}
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     towers = tuple(f"{part}." for parts in _TOWERS.values() for part in parts)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            spared = parameter.ndim < 2 or id(parameter) in embeddings or name.endswith(_EMBEDDINGS)
-            groups.setdefault((name.startswith(towers), not spared), []).append(parameter)
+            no_decay = parameter.ndim < 2 or id(parameter) in embeddings or name.endswith(_EMBEDDINGS)
+            groups.setdefault((name.startswith(towers), not no_decay), []).append(parameter)
     return [
         {
             "name": "towers" if in_tower else "head",

@@ -1,4 +1,4 @@
-"""From rows to what is trained and judged on, with all that can be wrong about it told before the first step."""
+"""Preparation of a run: items, validation and checks, before the first step."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from lrclr.training._listener import TrainListener
     from lrclr.training._settings import TrainSettings
 
-__all__ = ["check_enough", "check_machine", "prepare_items", "run_record", "tell"]
+__all__ = ["check_enough", "check_machine", "prepare_items", "report_rows", "run_record"]
 
 
 def check_machine(settings: TrainSettings, processes: int) -> None:
     if settings.batch_size % processes:
         raise UsageError(
             f"a batch of {settings.batch_size} cannot be shared by {processes} processes",
-            fix="Give a --batch-size that is a multiple of them; it counts the images of all.",
+            fix="Give a --batch-size that is a multiple of them; it counts the images of all processes.",
         )
     if settings.precision == "fp16" and not torch.cuda.is_available():
         raise UsageError("fp16 needs a GPU", why="its gradients are scaled there", fix="Choose bf16 or fp32.")
@@ -43,30 +43,37 @@ def check_machine(settings: TrainSettings, processes: int) -> None:
 def check_enough(rows: int, settings: TrainSettings, processes: int) -> None:
     if rows < processes:
         raise UsageError(
-            f"{processes} processes are more than {plural(rows, 'training row')}", fix="Start fewer processes."
+            f"there are {processes} processes for {plural(rows, 'training row')}", fix="Start fewer processes."
         )
     if rows < settings.batch_size:
         fewer = rows // processes * processes
         raise UsageError(
-            f"a batch of {settings.batch_size} is more than {plural(rows, 'training row')}",
-            why="every image of a batch is compared with every other, so that a smaller one is another task",
+            f"a batch of {settings.batch_size} is larger than {plural(rows, 'training row')}",
+            why="every image of a batch is compared with all others, so that a smaller batch is another task",
             fix=f"Add rows, or give --batch-size {fewer} or less." if fewer > 1 else "Add rows.",
         )
 
 
-def tell(corpus: Corpus, told: TrainListener, *, skip_bad_rows: bool) -> None:
+def report_rows(corpus: Corpus, listener: TrainListener, *, skip_bad_rows: bool) -> None:
+    """Raise an error for bad rows, or report those that are left out."""
     if not skip_bad_rows:
         raise_bad_rows("the dataset", corpus.problems, len(corpus.train) + len(corpus.validation), fix=SKIP)
     for problem in corpus.problems:
-        told.problem(problem)
+        listener.problem(problem)
     for note in corpus.notes:
-        told.note(note)
+        listener.note(note)
     if not corpus.validation:
-        told.note("there are no rows of split 'validation': the last network is kept, not the best")
+        listener.note("there are no rows of split 'validation': the last network is kept, not the best")
 
 
 def prepare_items(
-    base: Checkpoint, corpus: Corpus, settings: TrainSettings, place: Path, told: TrainListener, *, skip_bad_rows: bool
+    base: Checkpoint,
+    corpus: Corpus,
+    settings: TrainSettings,
+    place: Path,
+    listener: TrainListener,
+    *,
+    skip_bad_rows: bool,
 ) -> tuple[Items, Validation | None]:
     def cached(rows: Sequence[Row], name: str) -> PixelCache:
         pixels = PixelCache.build(
@@ -74,13 +81,13 @@ def prepare_items(
             base.preprocess,
             place / name,
             exact=settings.exact,
-            on_progress=told.prepared,
-            on_note=told.note,
+            on_progress=listener.prepared,
+            on_note=listener.note,
         )
         if not skip_bad_rows:
             raise_bad_rows(f"the {name} images", pixels.read_errors, len(rows) - len(pixels.read_errors), fix=SKIP)
         for problem in pixels.read_errors:
-            told.problem(problem)
+            listener.problem(problem)
         return pixels
 
     plain = dataclasses.replace(settings, augmentation=Augmentation.off())
@@ -98,19 +105,19 @@ def prepare_items(
         settings.batch_size,
         settings.workers,
     )
-    _tell_undefined(judge, told)
+    _note_undefined(judge, listener)
     return items, judge
 
 
-def _tell_undefined(judge: Validation, told: TrainListener) -> None:
+def _note_undefined(judge: Validation, listener: TrainListener) -> None:
     if judge.findings is None:
-        told.note("no column of labels has the name of a finding of the base: AUROC is not defined; see --findings")
+        listener.note("AUROC is not defined: the dataset has no labels of a finding of the base; see --findings")
         return
     names = [name for n, name in enumerate(judge.findings.names) if n not in judge.defined]
     if not judge.defined:
-        told.note("AUROC is not defined for any finding, since none has both classes: the last network is kept")
+        listener.note("AUROC is not defined: no finding has images with and without it; the last network is kept")
     elif names:
-        told.note(f"AUROC is not defined for {', '.join(names)}: validation lacks images with it, or without it")
+        listener.note(f"AUROC is not defined for {', '.join(names)}: validation lacks images with it, or without it")
 
 
 def run_record(
@@ -121,7 +128,7 @@ def run_record(
     judge: Validation | None,
     settings: TrainSettings,
 ) -> dict[str, Any]:
-    """What decides the result, for ``settings.json``: no paths, and nothing of any row."""
+    """What the result depends on, for ``settings.json``, without paths and content of rows."""
     judged = len(judge.items) if judge is not None else 0
     unread = len(corpus.train) - len(items) + len(corpus.validation) - judged
     return {

@@ -1,9 +1,9 @@
-"""The folder of a run: what it was asked, where it ran, what it logged; and whether a run may go on in it."""
+"""The folder of a run: settings, environment, log and curves, and whether a run may use it."""
 
 from __future__ import annotations
 
 import csv
-import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from lrclr._files import check_is_folder, own_entries
+from lrclr._files import check_is_folder, own_entries, write_whole
 from lrclr._processors import processors
-from lrclr._version import __version__
+from lrclr._version import __version__, installed_versions
 from lrclr.errors import LrclrError, UsageError
 from lrclr.training._trainer import last_state
 
@@ -34,39 +34,39 @@ CURVES: Final = "curves.png"
 CHECKPOINT: Final = "checkpoint"
 STEPS: Final = "steps"
 PIXELS: Final = "pixels"
-OURS: Final = (SETTINGS, ENVIRONMENT, LOG, CURVES, CHECKPOINT, STEPS, PIXELS)
-# What `replace_directory` and we leave behind where a process is killed in the middle of a save.
+OWN: Final = (SETTINGS, ENVIRONMENT, LOG, CURVES, CHECKPOINT, STEPS, PIXELS)
+# Left by a process that was killed during a save.
 _LEFTOVER: Final = re.compile(r"\..+\.(partial|old)")
 _PACKAGES: Final = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy", "pillow")
 _FIRST_COLUMNS: Final = ("step", "epoch", "loss", "global_loss", "local_loss", "eval_loss")
 
 
 def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that a run cannot have, before any work is done.
+    """Check the folder of a run before any work.
 
     Raises:
         UsageError: it is not a folder, holds other files, or holds a run that may be neither resumed nor replaced.
     """
     if resume and overwrite:
-        raise UsageError("a run is either resumed or overwritten")
+        raise UsageError("--resume and --overwrite cannot be used together")
     check_is_folder(folder)
-    names = own_entries(folder, lambda name: name in OURS or _LEFTOVER.fullmatch(name))
-    if any(name in OURS and name != PIXELS for name in names) and not resume and not overwrite:
-        raise UsageError(f"{folder} holds a run already", fix="Choose another folder, or add --resume or --overwrite.")
+    names = own_entries(folder, lambda name: name in OWN or _LEFTOVER.fullmatch(name))
+    if any(name in OWN and name != PIXELS for name in names) and not resume and not overwrite:
+        raise UsageError(f"{folder} already holds a run", fix="Choose another folder, or add --resume or --overwrite.")
 
 
 def begin_run(folder: Path, record: Mapping[str, Any], settings: TrainSettings, *, overwrite: bool) -> Path | None:
-    """Write what the run is asked; returns the state from which it goes on, if it goes on.
+    """Write the settings of a run; returns the saved state to resume from, or None.
 
     Raises:
-        UsageError: the run that is there was asked something else.
-        LrclrError: the folder cannot be written, or the settings in it are damaged.
+        UsageError: the existing run has other settings.
+        LrclrError: the folder cannot be written, or its settings are damaged.
     """
     if not overwrite and (folder / SETTINGS).exists():
         _check_same(folder / SETTINGS, record, settings)
         _sweep(folder)
         return last_state(folder / STEPS)
-    for name in OURS:
+    for name in OWN:
         if name != PIXELS:
             _delete(folder / name)
     _sweep(folder)
@@ -77,7 +77,7 @@ def begin_run(folder: Path, record: Mapping[str, Any], settings: TrainSettings, 
 
 
 def _sweep(folder: Path) -> None:
-    """Delete what a killed process left behind: it can be gigabytes."""
+    """Delete partial files of a killed process, which may have gigabytes."""
     for place in (folder, folder / STEPS):
         for entry in place.glob(".*"):
             if _LEFTOVER.fullmatch(entry.name):
@@ -95,7 +95,7 @@ def _check_same(file: Path, record: Mapping[str, Any], settings: TrainSettings) 
     try:
         before = json.loads(file.read_text("utf-8"))
         changed = settings.differences(before["settings"])
-        # By the key in the record: what the dataset's hash is called there.
+        # Key in the record to the name in the error.
         names = {
             "base": "base",
             "manifest": "dataset",
@@ -105,23 +105,22 @@ def _check_same(file: Path, record: Mapping[str, Any], settings: TrainSettings) 
         }
         changed += [name for key, name in names.items() if before[key] != record[key]]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise LrclrError(f"{file} is damaged", fix="Begin the run anew, with --overwrite.") from error
+        raise LrclrError(f"{file} is damaged", fix="Start the run again with --overwrite.") from error
     if changed:
         raise UsageError(
             f"the run in {file.parent} cannot be resumed with other settings",
             why=f"it differs in {', '.join(changed)}",
-            fix="Give what it was begun with, or choose another folder.",
+            fix="Use its settings, or choose another folder.",
         )
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine, without its name or any path."""
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    """Versions and machine, without names and paths."""
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {
         "lrclr": __version__,
         "python": platform.python_version(),
-        "packages": versions,
+        "packages": installed_versions(_PACKAGES),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": processors(),
         "devices": devices,
@@ -131,22 +130,21 @@ def environment() -> dict[str, Any]:
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    _replace(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_whole(file, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_log(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Write the log: one line a step that was logged, with what validation found there."""
+    """Write the log: one line for each logged step, with the validation figures of the step."""
     lines: dict[int, dict[str, Any]] = {}
     for entry in history:
         lines.setdefault(entry["step"], {}).update(entry)
     names = sorted({name for line in lines.values() for name in line} - set(_FIRST_COLUMNS))
     columns = [*_FIRST_COLUMNS, *names]
-    partial = folder / f".{LOG}.partial"
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines[step] for step in sorted(lines))
-    partial.replace(folder / LOG)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines[step] for step in sorted(lines))
+    write_whole(folder / LOG, text.getvalue().encode())
 
 
 def draw_curves(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
@@ -173,12 +171,6 @@ def draw_curves(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
             plot.legend()
         elif axes:
             plot.text(0.5, 0.5, "not defined", ha="center", transform=plot.transAxes)
-    partial = folder / f".{CURVES}.partial"
-    figure.savefig(partial, format="png", dpi=110)
-    partial.replace(folder / CURVES)
-
-
-def _replace(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    write_whole(folder / CURVES, picture.getvalue())

@@ -1,4 +1,4 @@
-"""`train`: a base, a dataset and settings become a run's folder with a checkpoint in it."""
+"""`train`: tunes a base checkpoint on a dataset."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from accelerate.utils import broadcast_object_list
 from lrclr._files import _sigterm_raises
 from lrclr.checkpoints._checkpoint import eval_model
 from lrclr.training._corpus import choose_rows
-from lrclr.training._listener import Teller, TrainListener
-from lrclr.training._prepare import check_enough, check_machine, prepare_items, run_record, tell
+from lrclr.training._listener import ListenerCallback, TrainListener
+from lrclr.training._prepare import check_enough, check_machine, prepare_items, report_rows, run_record
 from lrclr.training._record import CHECKPOINT, PIXELS, STEPS, begin_run, check_run, draw_curves
 from lrclr.training._task import ContrastiveTask
 from lrclr.training._trainer import ContrastiveTrainer, training_arguments
@@ -33,15 +33,15 @@ __all__ = ["TrainResult", "train"]
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a run came to.
+    """Result of a run.
 
     Attributes:
-        folder: of the run.
-        checkpoint: the LRCLR folder with the best network by validation AUROC, or with the last.
-        steps: of the run.
-        resumed_from: step from which it went on; 0 for a run in one piece.
-        auroc, best_step: highest mean AUROC on validation, and where; ``None`` where it is not defined.
-        seconds: of this call.
+        folder: folder of the run.
+        checkpoint: LRCLR folder with the best network by validation AUROC, or else with the last.
+        steps: steps of the run.
+        resumed_from: step from which the run was resumed, or 0.
+        auroc, best_step: highest mean AUROC on validation, and its step; ``None`` if it is not defined.
+        seconds: duration of this call.
     """
 
     folder: Path
@@ -68,41 +68,41 @@ def train(  # noqa: PLR0913 - what a run consists of
 ) -> TrainResult:
     """Tune a checkpoint on images and their reports.
 
-    Under ``torchrun`` every process calls it with the same arguments; the first one writes.
+    Under ``torchrun`` every process calls it with the same arguments, and the first one writes.
 
     Args:
-        base: where to begin. Its network is tuned in place and is that of the last step afterwards.
-        dataset: rows of split "train" (all, where there are no splits) and "validation".
-        folder: of the run.
-        settings: how.
-        validation: rows to validate on, instead of the dataset's.
-        cache: folder for decoded images; inside `folder` unless given.
-        skip_bad_rows: leave out rows and images that cannot be used, instead of refusing the data.
-        resume: go on with the run in `folder` from its last state; begin it where there is none.
+        base: base checkpoint. Its network is tuned in place; afterwards it is that of the last step.
+        dataset: rows of split "train" (all rows without splits) and "validation".
+        folder: folder of the run.
+        settings: settings.
+        validation: dataset to validate on, instead of rows of `dataset`.
+        cache: folder for decoded images; by default inside `folder`.
+        skip_bad_rows: leave out bad rows and unreadable images, instead of raising an error.
+        resume: resume the run in `folder` from its last saved state; start one if there is none.
         overwrite: replace the run in `folder`.
-        listener: told what happens.
+        listener: callbacks.
 
     Raises:
-        UsageError: the call is wrong, or the data cannot be trained on.
-        NonFiniteError: loss or gradients became NaN or infinite.
-        LrclrError: a row or an image cannot be used and `skip_bad_rows` is not set; or the disk is full or not
-            writable, and the last saved state and checkpoint are whole.
+        UsageError: the call is wrong, or the data cannot be used.
+        NonFiniteError: loss or gradients are NaN or infinite.
+        LrclrError: a row or an image cannot be used and `skip_bad_rows` is False; or the disk is full or not writable.
+            The last saved state and checkpoint are complete.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     first = int(os.environ.get("RANK", "0")) == 0
-    told = listener if listener is not None and first else TrainListener()
+    callbacks = listener if listener is not None and first else TrainListener()
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would replace what a link points to
     settings = settings.resolved(fusion_trained=base.config.fusion_trained)
     if first:
         check_run(folder, resume=resume, overwrite=overwrite)
     check_machine(settings, processes)
     corpus = choose_rows(dataset, validation, base.tokenizer, base.findings.names)
-    tell(corpus, told, skip_bad_rows=skip_bad_rows)
+    report_rows(corpus, callbacks, skip_bad_rows=skip_bad_rows)
     check_enough(len(corpus.train), settings, processes)
     settings.configure(base.config)
     if settings.tunes_fusion:
-        # From here on its score counts, in validation and in what is saved.
+        # From now on its score counts, in validation and in the saved checkpoint.
         base.config.fusion_trained = True
         base.config.local_loss_weight = settings.loss.local_weight
     per_epoch = len(corpus.train) // settings.batch_size
@@ -111,7 +111,7 @@ def train(  # noqa: PLR0913 - what a run consists of
         arguments = training_arguments(settings, folder / STEPS, steps, per_epoch)
         place = cache if cache is not None else folder / PIXELS
         with arguments.main_process_first(local=False, desc="decoding images"):
-            items, judge = prepare_items(base, corpus, settings, place, told, skip_bad_rows=skip_bad_rows)
+            items, judge = prepare_items(base, corpus, settings, place, callbacks, skip_bad_rows=skip_bad_rows)
         if len(items) < settings.batch_size:
             check_enough(len(items), settings, processes)
         hashes = {"manifest": dataset.sha256, "validation": validation.sha256 if validation is not None else None}
@@ -119,12 +119,12 @@ def train(  # noqa: PLR0913 - what a run consists of
         state: list[Any] = [None]
         if first:
             state[0] = begin_run(folder, record, settings, overwrite=overwrite)
-            told.begun(record)
+            callbacks.begun(record)
         state = broadcast_object_list(state)
-        return _run(base, folder, settings, arguments, items, judge, state[0], told, begun)
+        return _run(base, folder, settings, arguments, items, judge, state[0], callbacks, start)
 
 
-def _run(  # noqa: PLR0913, PLR0917 - all of the above
+def _run(  # noqa: PLR0913, PLR0917 - the prepared parts of a run
     base: Checkpoint,
     folder: Path,
     settings: TrainSettings,
@@ -132,8 +132,8 @@ def _run(  # noqa: PLR0913, PLR0917 - all of the above
     items: Items,
     judge: Validation | None,
     state: Path | None,
-    told: TrainListener,
-    begun: float,
+    listener: TrainListener,
+    start: float,
 ) -> TrainResult:
     def save() -> None:
         base.save(folder / CHECKPOINT, overwrite=True)
@@ -148,9 +148,9 @@ def _run(  # noqa: PLR0913, PLR0917 - all of the above
         on_best=save,
     )
     if trainer.is_world_process_zero():
-        trainer.add_callback(Teller(folder, told))
+        trainer.add_callback(ListenerCallback(folder, listener))
     resumed_from = int(state.name.rpartition("-")[2]) if state is not None else 0
-    # What the base knew, to compare with.
+    # Evaluate the base too, for comparison.
     trainer.args.eval_on_start = state is None and judge is not None
     trainer.train(resume_from_checkpoint=str(state) if state is not None else None)
     eval_model(base.model)
@@ -167,5 +167,5 @@ def _run(  # noqa: PLR0913, PLR0917 - all of the above
         resumed_from,
         trainer.state.best_metric,
         best_step,
-        time.monotonic() - begun,
+        time.monotonic() - start,
     )

@@ -1,4 +1,4 @@
-"""How a network is tuned: every number, checked where it is made and written to the run's folder unchanged."""
+"""Settings of a run, checked when they are made and written to the run's folder."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "text": ("report", "sentences"),
     "region_rollout": ("per_head", "mean"),
 }
-# What may differ between a run and its resumption: where the work is done, not what it comes to.
+# Settings that may change when a run is resumed: they do not affect the result.
 _INCIDENTAL: Final = ("workers", "keep")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """How a network is tuned. The paper's numbers are not known; these are defaults that can be defended.
+    """Settings of a run. The paper's values are not published; these are the defaults of this project.
 
     Attributes:
-        epochs: passes over the training rows; `max_steps` counts instead where it is given.
+        epochs: passes over the training rows, unless `max_steps` is given.
         max_steps: optimiser steps.
         batch_size: images of a step, over all processes: each is a negative of every other.
-        learning_rate: highest, of the fusion head and the temperature.
-        tower_learning_rate: highest, of the towers and their projections, which know something already.
-        weight_decay: of weights; biases, norms, embeddings and the temperature have none.
+        learning_rate: highest rate of the fusion head and the temperature.
+        tower_learning_rate: highest rate of the pretrained towers and their projections.
+        weight_decay: decay of weights; biases, norms, embeddings and the temperature have none.
         warmup: share of the steps in which the learning rate rises, before it falls along half a cosine to 0.
-        max_grad_norm: gradients longer than that are shortened to it; 0 for never.
-        precision: ``"bf16"`` and ``"fp16"`` compute products in half precision and keep weights in single.
-        freeze: towers that stay as they are. ``"auto"`` is ``"image,text"`` for a base whose fusion head was never
-            trained, so that noise from it cannot spoil the towers, and ``"none"`` otherwise.
-        seed: of the order of rows, texts and augmentation.
-        workers: processes that prepare batches, for each process that trains; 0 prepares them in line.
+        max_grad_norm: gradients are clipped to this norm; 0 for no clipping.
+        precision: ``"bf16"`` and ``"fp16"`` compute products in half precision; weights stay in single precision.
+        freeze: towers that are not tuned. ``"auto"`` is ``"image,text"`` for a base without a trained fusion head,
+            whose noise would change the towers, and otherwise ``"none"``.
+        seed: seed of the order of rows, texts and augmentation.
+        workers: processes that prepare batches, for each training process; 0 for none.
         save_every, evaluate_every: steps; 0 for once an epoch.
-        keep: resumable states that are kept.
+        keep: number of resumable states to keep.
         text: ``"report"`` or ``"sentences"``, a random part of the report's sentences in random order.
-        exact: read every pixel of the images; see `lrclr.images.read_for_model`. By default the network sees what it is
-            served.
-        augmentation: what is done to an image at each draw.
-        loss: what is minimised.
-        region_rollout, region_top_k, alpha: fields of `LrclrConfig` to change; ``None`` leaves the base's.
+        exact: read every pixel of the images; see `lrclr.images.read_for_model`. By default images are read as by the
+            server.
+        augmentation: limits of the augmentation.
+        loss: settings of the loss.
+        region_rollout, region_top_k, alpha: fields of `LrclrConfig` to change; ``None`` keeps the base's.
 
     Raises:
-        UsageError: a value that cannot be used.
+        UsageError: a value cannot be used.
     """
 
     epochs: int = 10
@@ -100,7 +100,7 @@ class TrainSettings:
         if self.alpha is not None and (not _is_number(self.alpha) or not 0 <= self.alpha <= 1):
             raise _bad("alpha", self.alpha, "a number between 0 and 1")
         if self.freeze == "image,text" and not self.tunes_fusion:
-            raise UsageError("with both towers frozen and no local loss there is nothing to tune")
+            raise UsageError("no weights are tuned: both towers are frozen, and there is no local loss")
 
     def _check_whole_numbers(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 2), ("keep", 1), ("seed", 0)):
@@ -113,7 +113,7 @@ class TrainSettings:
 
     @property
     def tunes_fusion(self) -> bool:
-        """Whether the fusion head has a share in the loss."""
+        """Whether the fusion head contributes to the loss."""
         return self.loss.local != "none" and self.loss.local_weight > 0
 
     def resolved(self, *, fusion_trained: bool) -> TrainSettings:
@@ -124,15 +124,15 @@ class TrainSettings:
         return dataclasses.replace(self, freeze="image,text" if first_stage else "none")
 
     def configure(self, config: LrclrConfig) -> None:
-        """Put the changes to a network's configuration into it.
+        """Apply the changes to a network's configuration.
 
         Raises:
-            UsageError: the network cannot have them.
+            UsageError: the network cannot have these values.
         """
         changes = {name: getattr(self, name) for name in ("region_rollout", "region_top_k", "alpha")}
         changes = {name: value for name, value in changes.items() if value is not None}
         if changes.get("region_rollout", config.region_rollout) != config.region_rollout:
-            # A number of patches that was meant for the other rule means nothing for this one.
+            # The number of patches of the other rule does not apply.
             changes.setdefault("region_top_k", None)
         checked = type(config).from_dict({**config.to_dict(), **changes})
         for name in changes:
@@ -143,7 +143,7 @@ class TrainSettings:
         return dataclasses.asdict(self)
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """Names of the settings in which `other`, as `to_dict` wrote it, would come to other weights."""
+        """Names of the settings that differ from `other`, as written by `to_dict`, and affect the weights."""
         mine = {key: value for key, value in _flat(self.to_dict()).items() if key not in _INCIDENTAL}
         others = {key: value for key, value in _flat(other).items() if key not in _INCIDENTAL}
         return sorted(key for key in mine.keys() | others.keys() if mine.get(key) != others.get(key))

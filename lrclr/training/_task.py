@@ -1,4 +1,4 @@
-"""What is minimised: the global and the local contrastive loss over one batch, however it is cut into pieces."""
+"""The loss: global and local contrastive loss of a batch, which may be computed in pieces."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ LocalLoss = Literal["none", "pair", "pair+words"]
 
 @dataclass(frozen=True, slots=True)
 class LossSettings:
-    """What is minimised, and in pieces of which size.
+    """Settings of the loss.
 
     Attributes:
         local: ``"pair"`` is the contrastive loss over the fusion head's scores; ``"pair+words"`` adds one over the
-            alignment of words and regions where they enter the fusion head; ``"none"`` leaves the fusion head alone,
-            which is CheXzero's loss.
-        local_weight: of the local loss beside the global one.
-        encode_at_once: images, and texts, that are encoded with their activations in memory; 0 for all. The loss is
-            that of the whole batch whatever this is; each piece is encoded twice.
+            alignment of words and regions at the input of the fusion head; ``"none"`` is CheXzero's loss, without the
+            fusion head.
+        local_weight: weight of the local loss; the global one has 1.
+        encode_at_once: images and texts that are encoded with their activations in memory; 0 for all. The loss is that
+            of the whole batch in any case; each piece is encoded twice.
         pairs_at_once: image-text pairs in the fusion head with their activations in memory; 0 for all.
     """
 
@@ -45,20 +45,20 @@ class LossSettings:
 
     def __post_init__(self) -> None:
         if self.local not in ("none", "pair", "pair+words"):
-            raise UsageError(f"there is no local loss {self.local!r}", fix="Choose none, pair or pair+words.")
+            raise UsageError(f"unknown local loss {self.local!r}", fix="Choose none, pair or pair+words.")
         if self.local_weight < 0:
-            raise UsageError("the local loss cannot weigh less than 0")
+            raise UsageError("the weight of the local loss must not be below 0")
         if self.encode_at_once < 0 or self.pairs_at_once < 0:
-            raise UsageError("a piece cannot hold fewer than 0 images or pairs")
+            raise UsageError("the size of a piece must not be below 0")
 
 
 class ContrastiveTask(nn.Module):
-    """Wraps a network so that its forward pass gives the loss of the batch of all processes.
+    """A network with the loss of the batch of all processes as its forward pass.
 
-    Under `torch.distributed` every process passes its part of the batch; embeddings, text tokens and fused scores are
-    gathered with their gradients, each process fuses its own images with all texts, and each sees the whole loss. With
-    gradients averaged over the processes, as DistributedDataParallel does, the step is that of one process with the
-    whole batch.
+    Under `torch.distributed` every process passes its part of the batch. Embeddings, text tokens and fused scores are
+    gathered with their gradients, each process fuses its own images with all texts, and each computes the whole loss.
+    With gradients averaged over the processes, as DistributedDataParallel does, a step equals that of one process with
+    the whole batch.
     """
 
     def __init__(self, model: LrclrModel, settings: LossSettings) -> None:
@@ -75,8 +75,8 @@ class ContrastiveTask(nn.Module):
             pixel_values: ``[B, 3, H, W]``.
             input_ids: ``[B, T]``.
             attention_mask: ``[B, T]``.
-            text_key: ``[B]`` or ``[B, K]`` int64; two images are no negatives of each other if one of their keys is
-                equal, column by column.
+            text_key: ``[B]`` or ``[B, K]`` int64. Two images with an equal key in a column are not negatives of each
+                other.
 
         Returns:
             ``loss``, and its parts ``global_loss`` and, with a local loss, ``local_loss``, detached.
@@ -91,7 +91,7 @@ class ContrastiveTask(nn.Module):
     def loss(
         self, image: Tensor, regions: Tensor, input_ids: Tensor, attention_mask: Tensor, text_key: Tensor
     ) -> dict[str, Tensor]:
-        """`forward` from what `encode_images` gave, so that an image that is scored as well is encoded once."""
+        """`forward` from the outputs of `encode_images`, so that images that are also scored are encoded once."""
         settings = self.settings
         input_ids, mask = _same_length(input_ids, attention_mask)
         text, words = _in_pieces(self._encode_text, settings.encode_at_once, input_ids)
@@ -134,7 +134,7 @@ class ContrastiveTask(nn.Module):
 
     def _alignment(self, regions: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         head = self.model.fusion_head
-        # Neither CLS nor the markers of beginning and end are regions or words.
+        # Without CLS and the markers of beginning and end.
         end = mask.sum(-1, keepdim=True) - 1
         position = torch.arange(mask.shape[1], device=mask.device)
         inner = (position > 0) & (position < end)
@@ -145,7 +145,7 @@ class ContrastiveTask(nn.Module):
 
 
 def _in_pieces(function: Callable[[Tensor], tuple[Tensor, ...]], size: int, batch: Tensor) -> tuple[Tensor, ...]:
-    """`function` over a batch, piece by piece; what a piece computed in between is computed again for its gradient."""
+    """`function` over a batch, piece by piece; activations of a piece are computed again for its gradient."""
     if size == 0 or size >= len(batch):
         return function(batch)
     parts = [checkpoint(function, piece, use_reentrant=False) for piece in torch.split(batch, size)]
@@ -157,13 +157,13 @@ def _no_autocast(tensor: Tensor) -> torch.autocast:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right.T`` in float32: scaled cosines in half precision are rounded by up to a third."""
+    """``left @ right.T`` in float32: half precision rounds scaled cosines by up to a third."""
     with _no_autocast(left):
         return left.float() @ right.float().t()
 
 
 def _select_in_float32(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:
-    """`select_regions`, whose chain would pick other patches in half precision."""
+    """`select_regions` in float32: in half precision it selects other patches."""
     with _no_autocast(tokens):
         return select_regions(maps, tokens, top_k, mean)
 
@@ -173,7 +173,7 @@ def _processes() -> int:
 
 
 def _gathered(tensor: Tensor) -> Tensor:
-    """The parts of all processes in order, through which gradients flow back to each."""
+    """The parts of all processes in order, with gradients."""
     if _processes() == 1:
         return tensor
     gathered: Tensor = _Gather.apply(tensor)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""What an image's text is at a draw, and which texts are the same."""
+"""The text of an image in a draw, and keys by which equal texts are recognised."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _BETWEEN_SENTENCES: Final = re.compile(r"(?<=[.!?;])\s+|\s*\n\s*\n\s*")
 
 
 def whole_text(row: Row) -> str | None:
-    """A row's report, or what its labels say in words; ``None`` where there is neither."""
+    """A row's report, or its labels as sentences; ``None`` without either."""
     report = " ".join((row.report or "").split())
     if any(character.isalnum() for character in report):
         return report
-    said = (_said(name, value) for name, value in row.labels.items())
-    return " ".join(sentence for sentence in said if sentence) or None
+    labels = (_sentence(name, value) for name, value in row.labels.items())
+    return " ".join(sentence for sentence in labels if sentence) or None
 
 
-def _said(name: str, value: int) -> str:
-    """A label as a sentence; an uncertain one says nothing."""
-    # "No Finding" is the field's name for a label that is itself a negation.
+def _sentence(name: str, value: int) -> str:
+    """A label as a sentence; "" for an uncertain one."""
+    # The label "No Finding" is itself a negation.
     negation = name.casefold().startswith("no ")
     if value == PRESENT:
         return f"{name}."
@@ -37,14 +37,14 @@ def _said(name: str, value: int) -> str:
 
 
 def sentences(text: str) -> tuple[str, ...]:
-    """The sentences of a report, without those that hold no word, such as the number of a list."""
+    """The sentences of a report, without those without a word, such as numbers of a list."""
     parts = (" ".join(part.split()) for part in _BETWEEN_SENTENCES.split(text))
     kept = tuple(part for part in parts if any(character.isalpha() for character in part))
     return kept or (" ".join(text.split()),)
 
 
 def draw_text(text: str, mode: str, generator: Generator) -> str:
-    """The whole text, or with ``"sentences"`` a random part of its sentences in random order, never none."""
+    """The text, or with ``"sentences"`` a random non-empty part of its sentences in random order."""
     if mode == "report":
         return text
     known = sentences(text)
@@ -53,10 +53,7 @@ def draw_text(text: str, mode: str, generator: Generator) -> str:
 
 
 def text_key(text: str) -> int:
-    """A number of 64 bits that is equal for texts that say the same, and for no others by any likely chance.
-
-    Case, white space and the order of sentences make no difference.
-    """
+    """A 64-bit hash of a text. Case, white space and the order of sentences make no difference."""
     known = sorted(sentences(text.casefold()))
     digest = hashlib.blake2b("\n".join(known).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)

@@ -1,4 +1,4 @@
-"""transformers' Trainer for a contrastive task: its batches, its groups of weights, its validation and its saves."""
+"""transformers' Trainer for a contrastive task: batches, groups of weights, validation and saved states."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ WEIGHTS: Final = "model.safetensors"
 _STATE: Final = re.compile(r"checkpoint-(\d+)")
 _WARMEST: Final = math.log(100.0)  # CLIP's own bound of the temperature
 _LOGGED: Final = 500
-# torch writes files in C++ and does not pass on what the system said.
+# torch writes files in C++ and does not pass on the system's error.
 _WRITER_FAILED: Final = re.compile(r"inline_container|iostream|PytorchStreamWriter")
-# Preparing a great data set takes the first process hours, while the others wait for it.
-_PATIENCE: Final = 6 * 3600
+# The first process may prepare a large data set for hours, while the others wait.
+_TIMEOUT: Final = 6 * 3600
 
 
 def training_arguments(settings: TrainSettings, folder: Path, steps: int, per_epoch: int) -> TrainingArguments:
-    """Trainer's arguments; making them joins the other processes that `torchrun` started."""
+    """Arguments of Trainer. Making them connects to the other processes of `torchrun`."""
     on_cpu = not torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -68,7 +68,7 @@ def training_arguments(settings: TrainSettings, folder: Path, steps: int, per_ep
         eval_steps=settings.evaluate_every or per_epoch,
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
-        ddp_timeout=_PATIENCE,
+        ddp_timeout=_TIMEOUT,
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
         report_to="none",
@@ -76,7 +76,7 @@ def training_arguments(settings: TrainSettings, folder: Path, steps: int, per_ep
         label_names=[],
     )
     if arguments.n_gpu > 1:
-        # DataParallel would cut the contrastive batch into batches of their own; torchrun does not.
+        # DataParallel would split the contrastive batch into independent ones.
         arguments._n_gpu = 1  # noqa: SLF001 - as Trainer itself does
     return arguments
 
@@ -85,13 +85,13 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]
     """Tunes a `ContrastiveTask`.
 
     Args:
-        task: what is tuned.
-        arguments: as of `training_arguments`.
-        settings: with ``freeze`` decided.
-        items: to train on.
-        tokenizer: of the network.
-        validation: what it is judged on, if anything.
-        on_best: called by the first process when the validation AUROC is higher than ever.
+        task: the task to tune.
+        arguments: arguments from `training_arguments`.
+        settings: settings with a resolved ``freeze``.
+        items: training items.
+        tokenizer: tokenizer of the network.
+        validation: validation, or None.
+        on_best: called by the first process when the validation AUROC is the highest so far.
     """
 
     def __init__(
@@ -112,12 +112,12 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]
         self._summed = 0
         self.optimizer: torch.optim.Optimizer | None
         self.control: TrainerControl
-        super().__init__(model=task, args=arguments, train_dataset=items, callbacks=[_Flow(validation is not None)])
+        super().__init__(model=task, args=arguments, train_dataset=items, callbacks=[_Schedule(validation is not None)])
         self.remove_callback(PrinterCallback)
         self.task = task
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """The whole run as one epoch of Trainer's, so that to resume is to skip steps and nothing else."""
+        """The whole run as one epoch of Trainer, so that resuming only skips steps."""
         draws = Draws(
             len(self.train_dataset),
             batch=self._settings.batch_size,
@@ -142,7 +142,7 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 - Trainer's signature
     ) -> Any:
-        """The task's loss; its parts are remembered for the log."""
+        """The task's loss; its parts are kept for the log."""
         for part in self._frozen:
             part.eval()
         outputs = model(**inputs)
@@ -156,7 +156,7 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
-        # With fp16 the scaler looks at this, skips the step, and scales less from then on.
+        # With fp16 the scaler checks this, skips the step, and reduces the scale.
         if self._settings.precision != "fp16" and not math.isfinite(float(norm)):
             raise _not_finite("gradient", self.state.global_step)
         return norm
@@ -164,7 +164,7 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:  # noqa: ARG002 - Trainer's
         """Add the parts of the loss, both learning rates and the temperature to what Trainer logs."""
         if "train_runtime" in logs:
-            # Trainer's summary: the clock's, not the run's, and of this session alone.
+            # Trainer's summary is that of this session, not of the run.
             return
         if "loss" in logs and self._summed and self.optimizer is not None:
             logs |= {name: float(value) / self._summed for name, value in self._sums.items()}
@@ -173,13 +173,13 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]
             logs.pop("learning_rate", None)
             logs["temperature"] = float(self.task.model.logit_scale.detach().exp())
         step = self.state.global_step
-        # Trainer's own epochs count runs, see get_train_dataloader.
+        # An epoch of Trainer is the whole run, see get_train_dataloader.
         epoch = step * self._settings.batch_size / len(self.train_dataset)
         self.state.log_history.append({"step": step, "epoch": round(epoch, 4), **logs})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Judge the network on the validation rows; logs what it found, under names that begin with ``eval_``."""
+        """Evaluate the network on the validation rows, and log the figures with the prefix ``eval_``."""
         if self._validation is None:
             return {}
         found = self._validation.run(
@@ -203,7 +203,7 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]
         return True
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002 - Trainer's signature
-        """Write a state that can be resumed, whole or not at all; then delete those that are not kept any more."""
+        """Write a resumable state, whole or not at all, and delete old ones."""
         root = Path(self.args.output_dir)
         target = root / f"checkpoint-{self.state.global_step}"
         with contextlib.ExitStack() as stack:
@@ -227,14 +227,14 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
 
 
-class _Flow(TrainerCallback):  # type: ignore[misc]
-    """When to evaluate and log, beside Trainer's own plan; and the bound of the temperature."""
+class _Schedule(TrainerCallback):  # type: ignore[misc]
+    """Decides when to evaluate and log, and clamps the temperature."""
 
     def __init__(self, evaluates: bool) -> None:
         self._evaluates = evaluates
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, _control: TrainerControl, **__: Any) -> None:
-        # Resuming takes these from the state, where they belong to the settings.
+        # Trainer takes these from the resumed state; they belong to the settings.
         state.logging_steps, state.save_steps = int(args.logging_steps), int(args.save_steps)
 
     def on_optimizer_step(self, *_: Any, model: ContrastiveTask, **__: Any) -> None:
@@ -244,12 +244,12 @@ class _Flow(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         at_end = state.global_step >= state.max_steps
         control.should_evaluate = self._evaluates and (at_end or state.global_step % int(args.eval_steps) == 0)
-        # A log entry that spans a save would lose its beginning when the run is resumed there.
+        # An entry that spans a save would lose its beginning when the run is resumed there.
         control.should_log = control.should_log or control.should_save or control.should_evaluate
 
 
 def last_state(folder: Path) -> Path | None:
-    """The newest state that can be resumed, if there is any."""
+    """The newest resumable state, or None."""
     states = _states(folder)
     return states[-1][1] if states else None
 
@@ -261,18 +261,18 @@ def _states(folder: Path) -> list[tuple[int, Path]]:
 
 @contextlib.contextmanager
 def _system_errors() -> Iterator[None]:
-    """Raise what torch makes of a full disk as the system's error that it was."""
+    """Raise OSError for torch's RuntimeError on a full disk."""
     try:
         yield
     except RuntimeError as error:
         if not _WRITER_FAILED.search(str(error)):
             raise
-        raise OSError(errno.EIO, "the disk is full, or broken") from error
+        raise OSError(errno.EIO, "the disk is full or broken") from error
 
 
 def _not_finite(what: str, step: int) -> LrclrError:
     return NonFiniteError(
         f"the {what} of step {step + 1} is not finite",
         why="the learning rates are too high, or the images or weights hold NaN",
-        fix="Lower --lr and --tower-lr, or lengthen --warmup; the last saved state is whole.",
+        fix="Lower --lr and --tower-lr, or increase --warmup; the last saved state is complete.",
     )

@@ -1,4 +1,4 @@
-"""How good a network is on the validation rows: its loss, and the mean AUROC of the findings."""
+"""Validation: loss and mean AUROC of the findings on the validation rows."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ __all__ = ["Validation", "label_table", "matched_findings"]
 
 
 def matched_findings(known: FindingSet, columns: Sequence[str]) -> tuple[FindingSet | None, tuple[str, ...]]:
-    """Those of the known findings that have a column of labels, and the columns, in the same order.
+    """The known findings with labels in the dataset, or ``None``, and the dataset's names of them in the same order.
 
-    Names are compared by `finding_key`. ``None`` where there are none.
+    Names are compared by `finding_key`.
     """
     by_key = {finding_key(column): column for column in columns}
     kept = [finding for finding in known.findings if finding_key(finding.name) in by_key]
@@ -41,7 +41,7 @@ def matched_findings(known: FindingSet, columns: Sequence[str]) -> tuple[Finding
 
 
 def label_table(rows: Sequence[Row], columns: Sequence[str]) -> NDArray[np.int8]:
-    """``[rows, columns]``: 1, 0, or -1 where a label is uncertain or not stated."""
+    """``[rows, columns]``: 1, 0, or -1 if a label is uncertain or not stated."""
     table = np.full((len(rows), len(columns)), -1, np.int8)
     for number, row in enumerate(rows):
         for place, column in enumerate(columns):
@@ -52,13 +52,13 @@ def label_table(rows: Sequence[Row], columns: Sequence[str]) -> NDArray[np.int8]
 
 @dataclass(frozen=True)
 class Validation:
-    """What the network is judged on while it is tuned.
+    """Validation of a network during a run.
 
     Attributes:
-        items: its rows; those with a text first.
-        findings: F findings with their prompts; ``None`` where no column of labels has a prompt.
-        labels: ``[rows, F]``, as of `label_table`.
-        tokenizer: of the network.
+        items: the rows; those with a text first.
+        findings: F findings with their prompts; ``None`` if the dataset has labels of none of them.
+        labels: ``[rows, F]``, from `label_table`.
+        tokenizer: tokenizer of the network.
         batch: items of a batch, over all processes.
         workers: processes that prepare batches, for each process.
     """
@@ -72,7 +72,7 @@ class Validation:
 
     @property
     def defined(self) -> list[int]:
-        """Columns with both classes, of which an AUROC is defined."""
+        """Columns with both classes, for which the AUROC is defined."""
         return [n for n in range(self.labels.shape[1]) if {0, 1} <= set(self.labels[:, n].tolist())]
 
     def run(
@@ -83,11 +83,11 @@ class Validation:
         processes: int,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> dict[str, float]:
-        """Loss and AUROC of the network as it is; every process calls it, and each gets the whole answer.
+        """Loss and AUROC of the network. Every process calls it and gets the whole result.
 
         Returns:
-            ``loss``, ``auroc`` (of the combined score) with ``auroc_global`` and ``auroc_local``, their means over
-            the findings, and ``auroc:NAME`` for each; what is not defined is left out.
+            ``loss``, and the mean over findings of ``auroc`` (combined score), ``auroc_global`` and ``auroc_local``,
+            and ``auroc:NAME`` of each finding; undefined figures are left out.
         """
         task.eval()
         with torch.no_grad(), autocast():
@@ -116,7 +116,7 @@ class Validation:
     def _pass(
         self, task: ContrastiveTask, prompts: tuple[torch.Tensor, ...] | None, process: int, processes: int
     ) -> tuple[list[float], list[int], list[tuple[NDArray[np.float32], NDArray[np.float32]]]]:
-        """One look at each image of this process: losses of the batches, rows, and their scores for the prompts."""
+        """One pass over the images of this process: losses of the batches, rows, and scores for the prompts."""
         device = task.model.logit_scale.device
         batches, with_loss = self._batches(process, processes)
         losses: list[float] = []
@@ -138,9 +138,9 @@ class Validation:
         return losses, [row for rows in batches for row in rows], scores
 
     def _batches(self, process: int, processes: int) -> tuple[list[list[int]], int]:
-        """Rows of this process batch by batch, and how many of the batches, the first ones, have a loss.
+        """Batches of rows of this process, and the number of batches with a loss, which come first.
 
-        Every process takes part in a loss, with as many rows as each other one.
+        All processes take part in a loss, each with the same number of rows.
         """
         texts = sum(1 for text in self.items.texts if text)
         share = min(self.batch, texts) // processes

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from lrclr.archive import ScoreOptions, ScoreProgress, score
+# Private: how often a run saves its rows, to make a run of few rows save several times.
+from lrclr.archive import ScoreOptions, ScoreProgress, _run, score
 from lrclr.samples import sample_paths
 
 if TYPE_CHECKING:
@@ -72,9 +73,11 @@ def _die_at(calls: int) -> Callable[[int], None]:
     return fsync
 
 
-def _main(source: str, output: str, bundle: str, fsyncs: str, chunks: str) -> None:
+def _main(source: str, output: str, bundle: str, fsyncs: str, chunks: str, rows: str, save_seconds: str) -> None:
     """Score, and be killed at one fsync, or after so many chunks; 0 for not at all."""
     setattr(os, "fsync", _die_at(int(fsyncs)))  # noqa: B010 - its own type takes more than a number
+    setattr(_run, "_SAVE_SECONDS", float(save_seconds))  # noqa: B010 - final
+    setattr(_run, "_SAVE_SHARE", 0)  # noqa: B010 - final
     left = int(chunks)
 
     def told(_: ScoreProgress) -> None:
@@ -83,7 +86,7 @@ def _main(source: str, output: str, bundle: str, fsyncs: str, chunks: str) -> No
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    summary = score(source, output, options(Path(bundle)), on_progress=told)
+    summary = score(source, output, options(Path(bundle), rows_per_part=int(rows)), on_progress=told)
     print(json.dumps({"failed": summary.failed, "ray": "ray" in sys.modules}))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -22,7 +21,10 @@ from tests import bundles
 from tests.archive import archives
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from lrclr.archive import ScoreProgress
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def test_another_bundle_is_refused_until_everything_shall_be_scored_again(
     other = bundles.signed(bundles.copied(bundle, tmp_path / "bundle"), made_with={"somebody": "else"})
     out = shutil.copytree(scored, tmp_path / "out")
     before = bundles.digests(out)
-    with pytest.raises(UsageError, match="scores of another bundle"):
+    with pytest.raises(UsageError, match="scores with another bundle"):
         score(archive, out, archives.options(other))
     assert bundles.digests(out) == before
     again = score(archive, out, archives.options(other, rescore=True))
@@ -121,11 +123,18 @@ def test_a_damaged_part_is_made_again(archive: Path, scored: Path, bundle: Path,
 
 
 def killed(
-    archive: Path, out: Path, bundle: Path, fsyncs: int = 0, chunks: int = 0
+    archive: Path,
+    out: Path,
+    bundle: Path,
+    fsyncs: int = 0,
+    chunks: int = 0,
+    rows: int = archives.ROWS_PER_PART,
+    save_seconds: float = 3600,
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.archive.archives", *map(str, (archive, out, bundle, fsyncs, chunks))]
+    numbers = (fsyncs, chunks, rows, save_seconds)
+    command = [sys.executable, "-m", "tests.archive.archives", *map(str, (archive, out, bundle, *numbers))]
     return subprocess.run(
-        command, cwd=archives.ROOT, env=bundles.environment(), capture_output=True, text=True, timeout=120, check=False
+        command, cwd=archives.ROOT, env=bundles.environment(), capture_output=True, text=True, check=False
     )
 
 
@@ -133,7 +142,7 @@ def test_killed_at_every_write_and_between_them(archive: Path, scored: Path, bun
     """Each run goes on with what the killed one before it left: at the settings' write, and amid each part's."""
     out = tmp_path / "out"
     seen = 0
-    for fsyncs, chunks in ((1, 0), (2, 0), (3, 0), (0, 2), (3, 0), (2, 0)):
+    for fsyncs, chunks in ((1, 0), (2, 0), (3, 0), (0, 18), (3, 0), (2, 0)):
         done = killed(archive, out, bundle, fsyncs, chunks)
         assert done.returncode == -signal.SIGKILL, done.stderr
         parts = sorted(out.glob("part-*.parquet"))
@@ -149,6 +158,74 @@ def test_killed_at_every_write_and_between_them(archive: Path, scored: Path, bun
     assert not list(out.glob(".*.partial"))
 
 
+def test_killed_amid_a_part_keeps_what_was_saved(archive: Path, scored: Path, bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert killed(archive, out, bundle, chunks=12, rows=2048, save_seconds=0).returncode == -signal.SIGKILL
+    # The outcomes of the last chunk may not be saved.
+    assert pq.read_table(out).num_rows >= 11
+    done = killed(archive, out, bundle, rows=2048)
+    assert json.loads(done.stdout)["failed"] == archives.BAD
+    assert archives.rows(out) == archives.rows(scored)
+
+
+def interrupted(chunks: int) -> Callable[[ScoreProgress], None]:
+    """Ctrl-C after so many chunks."""
+    left = chunks
+
+    def on_progress(_: ScoreProgress) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+
+    return on_progress
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_an_interrupted_run_keeps_every_row_and_ends_with_the_same_bytes(
+    batch_size: int, mine: Path, bundle: Path, tmp_path: Path, settled: None
+) -> None:
+    options = archives.options(bundle, rows_per_part=2048, batch_size=batch_size)
+    whole = score(mine, tmp_path / "whole", options)
+    kept = 0
+    for chunks in (1, 3, 2):
+        with pytest.raises(KeyboardInterrupt) as caught:
+            score(mine, tmp_path / "out", options, on_progress=interrupted(chunks))
+        rows = archives.rows(tmp_path / "out")
+        assert caught.value.__notes__ == [f"kept {len(rows)} rows; run again to go on"]
+        assert len(rows) >= kept + chunks
+        # Files that could not be read at all are tried again.
+        kept = sum(row["final"] for row in rows)
+    last = score(mine, tmp_path / "out", options)
+    assert (last.kept, last.scored < whole.scored) == (kept, True)
+    assert last.failures == whole.failures
+    assert bundles.digests(tmp_path / "out") == bundles.digests(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("chunks", [1, 4, 20])
+def test_an_interrupted_update_loses_no_old_row(
+    chunks: int, mine: Path, bundle: Path, tmp_path: Path, settled: None
+) -> None:
+    """New, changed, unchanged and missing files at once, with hashes to compare."""
+    options = archives.options(bundle, rows_per_part=2048)
+    score(mine, tmp_path / "out", options)
+    (mine / "study2" / "image02.png").unlink()
+    for number in range(3):
+        bundles.radiograph(mine / "study0" / f"late{number}.png", number)
+        bundles.radiograph(mine / "study1" / f"image0{3 * number + 1}.png", 40 + number)
+    recheck = archives.options(bundle, rows_per_part=2048, recheck=True)
+    with pytest.raises(KeyboardInterrupt):
+        score(mine, tmp_path / "out", recheck, on_progress=interrupted(chunks))
+    files = [row["file"] for row in archives.rows(tmp_path / "out")]
+    assert len(set(files)) == len(files)
+    assert "study2/image02.png" in files
+    last = score(mine, tmp_path / "out", recheck)
+    assert (last.gone, last.images) == (1, len(archives.names(mine)))
+    score(mine, tmp_path / "fresh", options)
+    found = [row for row in archives.rows(tmp_path / "out") if row["file"] != "study2/image02.png"]
+    assert found == archives.rows(tmp_path / "fresh")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_whole_parts(
     number: signal.Signals, code: int, archive: Path, scored: Path, bundle: Path, tmp_path: Path
@@ -157,35 +234,32 @@ def test_a_signal_leaves_whole_parts(
     files = tmp_path / "many"
     for copy in range(40):
         shutil.copytree(archive, files / str(copy), symlinks=True)
-    call = ["score", str(files), "-o", str(out), "-b", str(bundle), "--rows-per-part", "40", "--workers", "1"]
+    call = ["score", str(files), "-o", str(out), "-b", str(bundle), "--workers", "1"]
     process = subprocess.Popen([*bundles.LRCLR, *call], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     bundles.wait_until(lambda: any(out.glob("part-*.parquet")), process)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate()
     assert process.returncode == code, told
     assert "Traceback" not in told
     assert not list(out.glob(".*.partial"))
-    assert 0 < pq.read_table(out).num_rows < 40 * (archives.GOOD + archives.BAD)
+    kept = pq.read_table(out).num_rows
+    assert 0 < kept < 40 * (archives.GOOD + archives.BAD)
+    assert f"kept {kept} rows; run again to go on" in told
 
 
 def test_a_full_disk_keeps_what_is_there(archive: Path, scored: Path, bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert killed(archive, out, bundle, fsyncs=3).returncode == -signal.SIGKILL
     before = bundles.digests(out)
-
-    def no_large_files() -> None:
-        # What a full disk does, without one: the kernel refuses the write that goes beyond.
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))
-
     call = ["score", archive, "-o", out, "-b", bundle]
-    done = bundles.run(call, preexec_fn=no_large_files)
+    with bundles.no_large_files(4_000):
+        done = bundles.call(*call)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "could not be written: File too large" in done.stderr
     after = bundles.digests(out)
     assert after.items() >= {name: digest for name, digest in before.items() if name.startswith("part-")}.items()
-    assert bundles.run(call).returncode == 1  # for the damaged files
+    assert bundles.call(*call).returncode == 1  # for the damaged files
     assert archives.rows(out) == archives.rows(scored)
 
 

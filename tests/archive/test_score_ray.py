@@ -55,7 +55,7 @@ def running(many: Path, out: Path, bundle: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=bundles.environment()
     )
-    bundles.wait_until(lambda: any(out.glob("part-*.parquet")), process, seconds=120)
+    bundles.wait_until(lambda: any(out.glob("part-*.parquet")), process)
     return process
 
 
@@ -71,7 +71,7 @@ def test_the_same_bytes_and_no_door_to_the_outside(many: Path, expected: Path, b
     listening = {
         one.laddr.ip for each in family for one in each.net_connections("tcp") if one.status == psutil.CONN_LISTEN
     }
-    _, told = process.communicate(timeout=200)
+    _, told = process.communicate()
     assert process.returncode == 1, told
     assert "Traceback" not in told
     assert any("raylet" in command for command in commands)
@@ -93,7 +93,7 @@ def test_an_actor_that_is_killed_takes_nothing_with_it(
     process = running(many, tmp_path / "out", bundle)
     actor = next(one for one in descendants(process) if "MapWorker" in " ".join(one.cmdline()))
     actor.send_signal(signal.SIGKILL)
-    _, told = process.communicate(timeout=200)
+    _, told = process.communicate()
     assert process.returncode == 1, told
     assert archives.rows(tmp_path / "out") == archives.rows(expected)
 
@@ -104,11 +104,11 @@ def test_a_driver_that_is_killed_leaves_whole_parts_and_no_process(
     process = running(many, tmp_path / "out", bundle)
     family = descendants(process)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=60)
+    process.wait()
     # Ray's agents look for their cluster for a minute.
-    _, left = psutil.wait_procs(family, timeout=120)
+    _, left = psutil.wait_procs(family)
     assert left == []
-    process.communicate(timeout=60)
+    process.communicate()
     done = bundles.run(call(many, tmp_path / "out", bundle, "local"))
     assert done.returncode == 1, done.stderr
     assert archives.rows(tmp_path / "out") == archives.rows(expected)
@@ -121,10 +121,11 @@ def test_a_signal_ends_the_cluster_too(
     process = running(many, tmp_path / "out", bundle)
     family = descendants(process)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate()
     assert process.returncode == code, told
     assert "Traceback" not in told
-    _, left = psutil.wait_procs(family, timeout=60)
+    assert f"kept {pq.read_table(tmp_path / 'out').num_rows} rows; run again to go on" in told
+    _, left = psutil.wait_procs(family)
     assert left == []
     assert not list((tmp_path / "out").glob(".*.partial"))
 
@@ -132,9 +133,7 @@ def test_a_signal_ends_the_cluster_too(
 def test_nothing_is_told_to_anybody(bundle: Path) -> None:
     code = "import lrclr.archive._ray; from ray._common.usage import usage_lib; print(usage_lib.usage_stats_enabled())"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
@@ -142,4 +141,4 @@ def test_a_cluster_that_is_not_there_is_named(archive: Path, bundle: Path, tmp_p
     done = bundles.run([*call(archive, tmp_path / "out", bundle, "ray"), "--address", "127.0.0.1:1"])
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "the Ray cluster at 127.0.0.1:1 cannot be had" in done.stderr
+    assert "cannot connect to the Ray cluster at 127.0.0.1:1" in done.stderr

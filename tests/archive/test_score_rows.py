@@ -195,11 +195,11 @@ def test_the_first_names_of_the_options_work_and_say_so(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--runner", "onnxruntime"], "there is no runner 'onnxruntime'"),
-        (["--runner", "local", "--engine", "ray"], "--runner local and --engine ray exclude each other"),
+        (["--runner", "onnxruntime"], "unknown runner 'onnxruntime'"),
+        (["--runner", "local", "--engine", "ray"], "--runner local contradicts --engine ray"),
         (["--engine", "openvino", "--graph-engine", "openvino"], "--engine and --graph-engine are the same option"),
-        (["--actors", "2"], "--actors belongs to --runner ray"),
-        (["--runner", "ray", "--workers", "2"], "--workers belongs to --runner local"),
+        (["--actors", "2"], "--actors is an option of --runner ray"),
+        (["--runner", "ray", "--workers", "2"], "--workers is an option of --runner local"),
         (["--batch-size", "5000"], "a batch of 5000 is too large"),
         (["--alpha", "3"], "alpha is 3.0"),
     ],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lrclr.bench import BenchOptions, Result, Watch, bench, open_targets
+from lrclr.bench import BenchCallbacks, BenchOptions, Result, bench, open_targets
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def result(bundle: Path, checkpoint_folder: Path, told: io.StringIO) -> Result:
         peaks=False,
         tolerance=9.0,
     )
-    watch = Watch(lambda text, share: print(f"{share:.3f} {text}", file=told), lambda text: print(text, file=told))
+    callbacks = BenchCallbacks(
+        lambda text, share: print(f"{share:.3f} {text}", file=told), lambda text: print(text, file=told)
+    )
     with open_targets([str(bundle), str(checkpoint_folder)]) as targets:
-        return bench(targets, options, watch=watch)
+        return bench(targets, options, callbacks=callbacks)

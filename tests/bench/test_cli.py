@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +37,18 @@ def test_options_may_come_first_and_json_is_alone_on_stdout(bundle: Path, capsys
     content = json.loads(capsys.readouterr().out)
     assert content["schema"] == 1
     assert content["measurements"][0]["summary"]["unit"] == "images a second"
+
+
+def test_quick_measures_few_configurations_and_says_how_long(bundle: Path, capsys: Capture) -> None:
+    assert main(["bench", "--quick", str(bundle), "--seconds", "1", "--json"]) == 0
+    captured = capsys.readouterr()
+    content = json.loads(captured.out)
+    assert {each["case"]["stage"] for each in content["measurements"]} == {"classifier", "files"}
+    assert len(content["measurements"]) == 4
+    assert re.search(r"4 configurations, 5 rounds of \S+ s each: \d+ s from now, up to \d+ s", captured.err)
+    assert content["peaks"] == []
+    unstable = [each for each in content["measurements"] if each["summary"]["verdict"] == "unstable"]
+    assert bool(unstable) == ("are unstable: their windows differ by up to" in captured.err)
 
 
 @pytest.mark.slow

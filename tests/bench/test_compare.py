@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from lrclr.bench import Measurement, Peak, Quality, Result, compare_results, result_json
 from lrclr.cli import main
@@ -61,21 +62,47 @@ def compared(tmp_path: Path, before: Result, after: Result, *options: str) -> in
 
 def test_a_result_is_as_good_as_itself(before: Result, tmp_path: Path, capsys: Capture) -> None:
     assert compared(tmp_path, before, before) == 0
-    assert "regression" not in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert told.startswith("B is as fast as A, within 5%: 14 same.")
+    assert "slower" not in told
 
 
 def test_what_became_slower_ends_with_3(before: Result, result: Result, tmp_path: Path, capsys: Capture) -> None:
     after = crafted(result, 1.2, seed=1)
     assert compared(tmp_path, before, after) == 3
     captured = capsys.readouterr()
-    assert "regression" in captured.out
-    assert "times worse" in captured.err
-    assert "more than 0.05 is a regression" in captured.err
+    assert captured.out.startswith("B is slower than A: 14 slower. Worst: ")
+    # One row a configuration, though it has two figures.
+    assert captured.out.count("slower") == 2 + 14
+    assert "is slower by its" in captured.err
+    assert re.search(r"0\.8\d* times as fast \(28 of 28 figures became worse\)", captured.err)
+    assert "worse by more than 0.05 is a regression" in captured.err
 
 
 def test_what_became_quicker_is_no_fault(before: Result, result: Result, tmp_path: Path, capsys: Capture) -> None:
     assert compared(tmp_path, before, crafted(result, 0.8, seed=1)) == 0
-    assert "improvement" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("B is faster than A: 14 faster. Most: ")
+
+
+def test_rows_are_sorted_by_what_changed_most(before: Result) -> None:
+    factors = (1.0, 1.3, 0.7, 1.6)
+    changed = tuple(
+        steady(each, factors[place % len(factors)], 0.01, 500 + place) for place, each in enumerate(before.measurements)
+    )
+    found = compare_results(before, replace(before, measurements=changed))
+    rows = found.by_configuration
+    assert len(rows) == len({(row.target, row.what) for row in rows}) == len(before.measurements)
+    words = [row.word for row in rows]
+    assert words == sorted(words, key=["slower", "faster", "same"].index)
+    slower = [row.speed.value for row in rows if row.word == "slower"]
+    assert slower == sorted(slower)
+    assert slower[0] == pytest.approx(1 / 1.6, rel=0.05)
+    for row in rows:
+        assert row.speed.low is not None
+        assert row.speed.high is not None
+        assert row.speed.low <= row.speed.value <= row.speed.high
+        assert (row.speed.value < 1) == (row.worse.value > 1)
+    assert found.summary.startswith(f"B is slower than A: {words.count('slower')} slower, {words.count('faster')} ")
 
 
 def test_below_the_threshold_is_no_regression(before: Result, result: Result, tmp_path: Path) -> None:
@@ -162,9 +189,9 @@ def test_what_only_one_has_and_what_differs_is_told(before: Result, tmp_path: Pa
     )
     assert compared(tmp_path, before, after) == 0
     told = capsys.readouterr().err
-    assert "only in one of them" in told
+    assert "only in one result" in told
     assert "numpy" in told
-    assert "0.60 times the rate" in told
+    assert "0.60 times as fast as for A" in told
     assert "the second was interrupted" in told
 
 
@@ -174,7 +201,7 @@ def test_a_machine_can_read_it(before: Result, result: Result, tmp_path: Path, c
     assert content["passed"] is False
     assert {change["verdict"] for change in content["changes"]} == {"regression"}
     assert compared(tmp_path, before, before, "--markdown") == 0
-    assert capsys.readouterr().out.startswith("| target | what |")
+    assert capsys.readouterr().out.startswith("**B is as fast as A")
 
 
 @pytest.mark.parametrize(

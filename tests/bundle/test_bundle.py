@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrclr import Bundle, OnnxRuntimeEngine
-from lrclr.bundle import ENTRIES, GRAPHS, SERVER_MODEL, Golden
+from lrclr.bundle import GRAPHS, SERVER_MODEL, Golden, bundle_entries
 
 # Private: the list of checked entries has no public name.
-from lrclr.bundle._bundle import _LISTED as LISTED
+from lrclr.bundle._bundle import _listed
+from lrclr.contract import ModelNames
 from lrclr.engines._placement import require_placed
 from lrclr.errors import BundleError, EngineError, UsageError
 from tests import bundles
@@ -34,7 +35,7 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 
 def test_a_bundle_holds_what_the_manifest_lists_and_nothing_else(folder: Path) -> None:
     manifest = Bundle(folder).manifest
-    assert sorted(entry.name for entry in folder.iterdir()) == sorted(ENTRIES)
+    assert sorted(entry.name for entry in folder.iterdir()) == sorted(bundle_entries(folder))
     assert bundles.digests(folder).keys() - {"manifest.json"} == manifest.files.keys()
     assert all(gate["passed"] for gate in manifest.gates)
 
@@ -123,7 +124,7 @@ def test_a_preprocessing_that_cannot_be_read_is_said_to_be_so(copy: Path) -> Non
     "name",
     [
         "lrclr/1/__init__.py",
-        "lrclr/1/__pycache__/model.cpython-311.pyc",
+        "image_encoder/1/__pycache__/model.cpython-311.pyc",
         "lrclr/1/lrclr.py",
         "lrclr/2/model.py",
         "lrclr/2/",
@@ -146,7 +147,7 @@ def test_a_file_or_folder_that_the_manifest_does_not_list_is_refused(name: str, 
     with pytest.raises(BundleError, match="does not list") as caught:
         Bundle(copy)
     assert ascii(name.partition("/")[0])[1:-1] in str(caught.value)
-    assert ("PYTHONDONTWRITEBYTECODE" in str(caught.value)) == ("__pycache__" in name)
+    assert "Delete these files" in str(caught.value)
 
 
 def test_the_folder_that_every_ext4_volume_has_is_no_stranger(copy: Path) -> None:
@@ -197,16 +198,20 @@ def listing(folder: Path, name: str) -> str:
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_a_path_that_no_bundle_has_is_refused_though_the_manifest_lists_it(name: str, copy: Path) -> None:
     (copy / "manifest.json").write_text(listing(copy, name))
-    with pytest.raises(BundleError, match="no bundle has such a file"):
+    with pytest.raises(BundleError, match="cannot be a file of a bundle"):
         Bundle(copy)
 
 
-@given(st.text(max_size=20) | st.from_regex(r"(image_encoder|lrclr|\.\.|)/(1|warmup)/[\w./\\-]{1,8}", fullmatch=True))
-def test_no_listed_path_leads_out_or_to_code(name: str) -> None:
-    found = LISTED.fullmatch(name)
+@given(
+    st.text(max_size=20) | st.from_regex(r"(image_encoder|lrclr|\.\.|)/(1|warmup)/[\w./\\-]{1,8}", fullmatch=True),
+    st.sampled_from(["", "a-", "VERSION_", "GRAPH"]),
+)
+def test_no_listed_path_leads_out_or_to_code(name: str, prefix: str) -> None:
+    found = _listed(ModelNames(prefix)).fullmatch(prefix + name)
+    name = prefix + name
     assert found is None or (
         Path("/b", name).resolve() == Path("/b", name)
-        and (name == "lrclr/1/model.py" or Path(name).suffix not in {".py", ".pyc", ".so"})
+        and (name == f"{prefix}lrclr/1/model.py" or Path(name).suffix not in {".py", ".pyc", ".so"})
     )
 
 
@@ -223,7 +228,51 @@ def test_an_entry_without_hash_or_size_is_refused(entry: object, copy: Path) -> 
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["files"]["golden.npz"] = entry
     (copy / "manifest.json").write_text(rehashed(manifest))
-    with pytest.raises(BundleError, match="no hash or size"):
+    with pytest.raises(BundleError, match=r"the bundle's manifest is damaged: .* at \$\.files"):
+        Bundle(copy)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("tokenizer",), {}),
+        (("tokenizer", "context_length"), "77"),
+        (("profiles",), []),
+        (("profiles", 0, "batch"), [1]),
+        (("profiles", 0, "batch", 0), "one"),
+        (("graphs", "image_encoder"), None),
+        (("graphs", "image_encoder", "inputs", "pixel_values", "shape"), 3),
+        (("engine", "name"), None),
+        (("precision",), "Jane Doe"),
+        (("max_batch",), 1.5),
+        (("plans",), {}),
+        (("plans", 0), "Jane Doe"),
+        (("gates", 0), 1),
+        (("model",), []),
+        (("made_with", "lrclr"), 1),
+    ],
+    ids=str,
+)
+def test_a_field_of_another_type_is_named_and_its_value_is_not(
+    place: tuple[str | int, ...], value: object, copy: Path
+) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["plans"] = [{}]
+    target = manifest
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+    (copy / "manifest.json").write_text(rehashed(manifest))
+    with pytest.raises(BundleError, match=rf"damaged: .* at \$\.{place[0]}") as caught:
+        Bundle(copy)
+    assert "Jane" not in str(caught.value)
+
+
+def test_an_unknown_field_further_down_is_refused(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["engine"]["extra"] = 1
+    (copy / "manifest.json").write_text(rehashed(manifest))
+    with pytest.raises(BundleError, match="not what lrclr wrote"):
         Bundle(copy)
 
 
@@ -278,3 +327,35 @@ def test_work_on_another_provider_is_named(folder: Path) -> None:
     require_placed(session, "CPUExecutionProvider", "image_encoder")
     with pytest.raises(EngineError, match=r"the first is \w+ \((Conv|MatMul|Gemm|FusedConv)\) on CPUExecutionProvider"):
         require_placed(session, "CUDAExecutionProvider", "image_encoder")
+
+
+@pytest.mark.parametrize("prefix", ["1st", "_a", "a/b", "a.b", "../", "a b", "ä", "x" * 41, "a\n", None, 3])
+def test_a_prefix_that_triton_or_a_path_cannot_have_is_refused(prefix: object, copy: Path) -> None:
+    with pytest.raises(UsageError, match="names cannot begin with"):
+        ModelNames(prefix)  # type: ignore[arg-type]
+    with pytest.raises(BundleError, match="names of models cannot be used"):
+        Bundle(bundles.signed(copy, triton={"prefix": prefix, "version": 1}))
+
+
+@pytest.mark.parametrize(
+    "triton",
+    [
+        {"prefix": "", "version": -1},
+        {"prefix": "", "more": 1},
+        {"prefix": "", "version": 0},
+        {"prefix": "", "version": True},
+    ],
+)
+def test_names_that_cannot_be_are_refused(triton: dict[str, object], copy: Path) -> None:
+    with pytest.raises(BundleError, match="names of models cannot be used"):
+        Bundle(bundles.signed(copy, triton=triton))
+
+
+def test_a_prefixed_bundle_lists_no_file_of_another_prefix(folder: Path, tmp_path: Path) -> None:
+    named = bundles.renamed(folder, tmp_path / "named", "VERSION_", 7)
+    opened = Bundle(named)
+    assert opened.graph_path("image_encoder") == named / "VERSION_image_encoder" / "7" / "model.onnx"
+    assert sorted(entry.name for entry in named.iterdir()) == sorted(bundle_entries(named))
+    (named / "manifest.json").write_text(listing(named, "image_encoder/7/model.onnx"))
+    with pytest.raises(BundleError, match="cannot be a file of a bundle"):
+        Bundle(named)

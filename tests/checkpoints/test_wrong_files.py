@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lrclr.checkpoints import load_checkpoint
 from lrclr.errors import CheckpointError, FindingsError, LrclrError
+from tests import bundles
 from tests.checkpoints.spoiling import refusal, repacked, saved
 
 if TYPE_CHECKING:
@@ -202,5 +203,10 @@ def test_clip_folders_that_lack_something(folder: Path) -> None:
     assert "do_rescale" in refusal(folder)
     (folder / "preprocessor_config.json").write_text('{"size": 112, "crop_size": 112}')
     load_checkpoint(folder)
-    (folder / "tokenizer.json").unlink()
+    tokenizer = (folder / "tokenizer.json").rename(folder.with_name("tokenizer.json"))
     assert "has no tokenizer" in refusal(folder)
+    assert "--tokenizer clip" in refusal(folder)
+    for choice in ("clip", str(tokenizer)):
+        assert load_checkpoint(folder, tokenizer=choice).tokenizer.sha256 == bundles.sha256_of(tokenizer)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(folder, tokenizer="no-such-file.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from lrclr.cli import main
 from lrclr.images import read_reduced
 from lrclr.samples import sample_paths
 from tests import bundles
+from tests.kept_exports import exporting_once
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +63,7 @@ def test_csv_has_a_column_for_each_finding(bundle: Path, tmp_path: Path, capsys:
     assert 0 < float(good["Edema"]) < 1
     assert good["error"] == ""
     assert bad["Edema"] == ""
-    assert "not an image" in bad["error"]
+    assert "as an image" in bad["error"]
 
 
 def test_remarks_on_a_file_are_told(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -77,6 +79,22 @@ def test_remarks_on_a_file_are_told(bundle: Path, tmp_path: Path, capsys: Captur
     assert main(["predict", str(odd), "-b", str(bundle), "--csv"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert row["remarks"] == "; ".join(bundles.REMARKS)
+
+
+def test_tables_say_what_their_columns_mean(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    files = [str(bundles.radiograph(tmp_path / f"{number}.png", number)) for number in range(2)]
+    assert main(["predict", *files, "-b", str(bundle)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("regions with the most attention: patch number, share") == 2
+    assert shown.count("Patches are numbered from 0, row by row") == 1
+    untrained = bundles.copied(bundle, tmp_path / "bundle")
+    scoring = json.loads((bundle / "manifest.json").read_text())["scoring"]
+    bundles.signed(untrained, scoring={**scoring, "fusion_trained": False, "alpha": 0.0})
+    assert main(["predict", *files, "-b", str(untrained)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("cosine with positive / negative prompts") == 2
+    assert shown.count("The probability compares the mean cosine") == 1
+    assert "attention" not in shown
 
 
 def test_heat_maps_of_files_with_one_name_do_not_overwrite_each_other(
@@ -97,17 +115,20 @@ def test_heat_maps_of_files_with_one_name_do_not_overwrite_each_other(
     assert "Research use only" not in captured.out
 
 
-def test_init_convert_export_verify(tmp_path: Path, capsys: Capture) -> None:
+def test_init_convert_export_verify(checkpoint_folder: Path, tmp_path: Path, capsys: Capture) -> None:
     first, second, target = (str(tmp_path / name) for name in ("first", "second", "bundle"))
     assert main(["init", first, "--arch", "tiny", "--seed", "7"]) == 0
     assert "random weights" in capsys.readouterr().err
     assert main(["init", first, "--arch", "tiny"]) == 2
     assert "--overwrite" in capsys.readouterr().err
+    # Weights of which torch's graphs are kept: its exporter takes ten seconds.
+    shutil.copyfile(checkpoint_folder / "model.safetensors", tmp_path / "first" / "model.safetensors")
     assert main(["convert", first, second, "--preprocess", "clip"]) == 0
     assert "alpha = 0" in capsys.readouterr().err
-    assert main(["export", second, "-o", target, "--fp16", "--max-batch", "4"]) == 0
+    with exporting_once():
+        assert main(["export", second, "-o", target, "--fp16", "--max-batch", "4"]) == 0
     captured = capsys.readouterr()
-    assert "REFUSED" not in captured.out
+    assert "FAILED" not in captured.out
     assert "alpha = 0" in captured.err
     assert main(["verify", target, "--json"]) == 0
     assert all(gate["passed"] for gate in json.loads(capsys.readouterr().out)["gates"])
@@ -115,7 +136,7 @@ def test_init_convert_export_verify(tmp_path: Path, capsys: Capture) -> None:
     assert (bundle.preprocess.kind, bundle.manifest.precision, bundle.manifest.max_batch) == ("clip", "fp16", 4)
     image = str(bundles.radiograph(tmp_path / "a.png"))
     assert main(["predict", image, "-b", target, "--alpha", "0.5"]) == 2
-    assert "never trained" in capsys.readouterr().err
+    assert "not trained" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["verify", "{bundle}"], ["predict", "{image}", "-b", "{bundle}", "--csv"]])
@@ -134,16 +155,13 @@ sys.meta_path.insert(0, Absent())
 from lrclr.cli import main
 sys.exit(main())
 """
-    done = subprocess.run(
-        [bundles.PYTHON, "-c", blocker, *arguments], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = subprocess.run([bundles.PYTHON, "-c", blocker, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     refused = subprocess.run(
         [bundles.PYTHON, "-c", blocker, "export", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
     assert refused.returncode == 2
-    assert "pip install 'lrclr[export]'" in refused.stderr
+    assert "pip install '.[export]'" in refused.stderr

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import signal
 import subprocess
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,9 +12,9 @@ import pytest
 from lrclr import Bundle
 from lrclr.cli import main
 from tests import bundles
+from tests.kept_exports import exporting_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -34,7 +32,7 @@ def test_a_signal_leaves_the_old_bundle_and_nothing_else(
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     bundles.wait_until(lambda: any(folder.iterdir() for folder in staging_folders(tmp_path)), process)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate()
     assert process.returncode == code
     assert "Traceback" not in told
     assert told.splitlines()[-1].startswith("error: ")
@@ -43,28 +41,15 @@ def test_a_signal_leaves_the_old_bundle_and_nothing_else(
     Bundle(target)
 
 
-@contextmanager
-def no_large_files() -> Iterator[None]:
-    """What a full disk does, without one: the kernel refuses the write that goes beyond."""
-    usual, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, usual)
-
-
 def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(
     checkpoint_folder: Path,
     bundle: Path,
     tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     target = bundles.copied(bundle, tmp_path / "bundle")
     before = bundles.digests(target)
-    with bundles.exporting_kept_graphs(tmp_path_factory.getbasetemp()), no_large_files():
+    with exporting_once(), bundles.no_large_files():
         code = main(["export", str(checkpoint_folder), "-o", str(target), "--fp32"])
     assert code == 1
     errors = capsys.readouterr().err
@@ -104,7 +89,6 @@ def test_a_disk_that_is_really_full(checkpoint_folder: Path, bundle: Path, tmp_p
         [*UNSHARE, IN_A_SMALL_DISK, "sh", str(tmp_path / "disk"), str(bundle), str(checkpoint_folder), python, program],
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
     )
     assert done.returncode == 1, done.stderr

@@ -85,11 +85,12 @@ def test_mimic(mimic: Path) -> None:
     assert first.labels == {"Edema": 1, "Pneumonia": -1, "Fracture": 0}
     assert (second.report, second.split, second.labels) == ("Clear lungs.", "validation", {})
     assert imported.findings == CHEXPERT_FINDINGS
-    assert [(problem.line, problem.text) for problem in imported.problems] == [(5, "there is no image file")]
+    assert [(problem.line, problem.text) for problem in imported.problems] == [(5, "its image file does not exist")]
     assert imported.notes == [
         "1 images of other views than PA and AP left out",
         "report from impression: 1 images",
         "report from findings: 1 images",
+        "1 images have no label in the table of labels",
     ]
     both = import_mimic_cxr(mimic, section="both", all_views=True)
     assert [row.report for row in both.rows] == ["Large heart. Edema.", "Large heart. Edema.", "Clear lungs."]
@@ -124,9 +125,9 @@ def test_mimic_tables_that_are_none(mimic: Path) -> None:
             import_mimic_cxr(mimic)
     for content in (b"", b"dicom_id", gzip.compress(b"x" * 999)[:-9]):
         table.write_bytes(content)
-        with pytest.raises(UsageError, match=r"gzip|not the table"):
+        with pytest.raises(UsageError, match=r"gzip|not the expected table"):
             import_mimic_cxr(mimic)
-    with pytest.raises(UsageError, match="there is no folder"):
+    with pytest.raises(UsageError, match="does not exist"):
         import_mimic_cxr(mimic / "none")
 
 
@@ -152,17 +153,25 @@ def test_chexpert(tmp_path: Path, picture: Picture) -> None:
     assert second.image == tmp_path / f"{test}/view1_frontal.jpg"
     assert (second.labels, second.split, second.patient) == ({"Edema": 0}, "test", "patient64741")
     assert [(problem.line, problem.text) for problem in imported.problems] == [
-        (4, "train.csv: there is no image file"),
+        (4, "train.csv: its image file does not exist"),
         (5, "train.csv: Path is not a path inside CheXpert"),
         (6, "train.csv: column 'Edema' is not 1, 0, -1 or empty"),
-        (3, "test_labels.csv: there is no image file of the study"),
+        (3, "test_labels.csv: the study has no image file"),
     ]
     assert imported.notes == ["1 lateral images left out"]
     assert len(import_chexpert([tmp_path / "train.csv"], images=tmp_path, all_views=True).rows) == 2
+    table = (tmp_path / "train.csv").read_text()
+    (tmp_path / "train.csv").write_text(table.replace("Pleural Effusion", "Pleural_Effusion"))
+    notes = import_chexpert([tmp_path / "train.csv"], images=tmp_path).notes
+    assert notes[-1] == "the tables have no labels of Pleural Effusion"
+    (tmp_path / "train.csv").write_text(f"{table}{train}/view1_frontal.jpg,{',' * 20}1\n")
+    with pytest.raises(UsageError, match=r"line 7 of .* has 22 cells, and the header 19"):
+        import_chexpert([tmp_path / "train.csv"], images=tmp_path)
+    (tmp_path / "train.csv").write_text(table)
     (tmp_path / "train.csv").rename(tmp_path / "valid.csv")
     assert import_chexpert([tmp_path / "valid.csv"]).rows[0].split == "validation"
     (tmp_path / "valid.csv").rename(tmp_path / "mine.csv")
-    with pytest.raises(UsageError, match="tells no split"):
+    with pytest.raises(UsageError, match="gives no split"):
         import_chexpert([tmp_path / "mine.csv"])
 
 
@@ -227,9 +236,9 @@ def test_openi(tmp_path: Path, picture: Picture, archive: Path, reports: dict[st
         assert second.report == "Large heart &."
         assert (second.labels["No Finding"], second.labels["Cardiomegaly"]) == (0, 1)
         assert [(problem.line, problem.text) for problem in imported.problems] == [
-            (3, "3.xml: there is no image file"),
-            (4, "4.xml: not XML, or XML with declarations that are refused"),
-            (5, "5.xml: not XML, or XML with declarations that are refused"),
+            (3, "3.xml: an image file does not exist"),
+            (4, "4.xml: not XML, or XML with declarations that are not allowed"),
+            (5, "5.xml: not XML, or XML with declarations that are not allowed"),
             (6, "6.xml: not an Open-i report"),
             (7, "7.xml: longer than 1048576 bytes"),
         ]
@@ -371,9 +380,9 @@ def test_chexlocalize(tmp_path: Path, picture: Picture) -> None:
     assert row_mask(row, "Edema", (30, 40)) is None
     assert imported.findings == ("Lung Opacity", "Edema")
     assert [(problem.line, problem.text.partition(": ")[2]) for problem in imported.problems] == [
-        (3, "a mask is of another size than its image; full-size CheXpert is needed"),
-        (4, "there is no image file"),
-        (5, "its key is not patient_study_view, or its value no object"),
+        (3, "a mask has another size than its image; full-size CheXpert is needed"),
+        (4, "its image file does not exist"),
+        (5, "its key is not patient_study_view, or its value is not an object"),
     ]
     assert imported.notes == ["1 lateral images left out"]
     assert [path.name for path in tmp_path.rglob("*.png")] == ["Lung_Opacity.png"]
@@ -391,7 +400,7 @@ def test_segmentations_that_are_none(tmp_path: Path) -> None:
     source = tmp_path / "gt_segmentations_test.json"
     for text in ("", "[]", "{}", "[" * 100_000, "\xff"):
         source.write_bytes(text.encode("latin-1"))
-        with pytest.raises(UsageError, match=r"is no JSON|holds no segmentations"):
+        with pytest.raises(UsageError, match=r"is not JSON|holds no segmentations"):
             import_chexlocalize([source], tmp_path, tmp_path / "masks")
     assert not (tmp_path / "masks").exists()
 

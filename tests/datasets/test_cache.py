@@ -133,7 +133,7 @@ def test_a_damaged_cache_is_refused_and_built_anew(tmp_path: Path, rows: list[Ro
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:-1] if harm == "cut" and name != "cache.json" else b"")
-    with pytest.raises(LrclrError, match=r"damaged|there is no cache"):
+    with pytest.raises(LrclrError, match=r"damaged|has no cache"):
         PixelCache.open(folder, rows, SMALL)
     assert len(PixelCache.build(rows, SMALL, folder)) == 5
     assert len(PixelCache.open(folder, rows, SMALL)) == 5

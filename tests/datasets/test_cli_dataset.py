@@ -47,7 +47,7 @@ def test_a_dataset_is_written_and_told(chexpert: Path, capsys: pytest.CaptureFix
     assert [(row.split, row.patient, len(row.labels)) for row in read.rows] == [("validation", "patient1", 14)]
     told = capsys.readouterr()
     assert told.out == f"{chexpert / name}: 1 images (validation 1), 14 findings\n"
-    assert "left out: 1\n  line 3: valid.csv: there is no image file\n" in told.err
+    assert "left out: 1\n  line 3: valid.csv: its image file does not exist\n" in told.err
     with pytest.raises(UsageError, match="exists already"):
         lrclr_dataset("chexpert", chexpert, "-o", chexpert / name)
     lrclr_dataset("chexpert", chexpert, "-o", chexpert / name, "--overwrite", "--skip-bad-rows")
@@ -55,7 +55,7 @@ def test_a_dataset_is_written_and_told(chexpert: Path, capsys: pytest.CaptureFix
 
 def test_nothing_is_left_out_unless_it_is_said(chexpert: Path) -> None:
     with pytest.raises(
-        LrclrError, match=r"1 of 2 rows of .* are bad: line 3: valid\.csv: there is no image file"
+        LrclrError, match=r"1 of 2 rows of .* are bad: line 3: valid\.csv: its image file does not exist"
     ) as caught:
         lrclr_dataset("chexpert", chexpert, "-o", chexpert / "out.csv")
     assert caught.value.exit_code == 1

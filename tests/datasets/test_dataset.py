@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrclr.datasets import ABSENT, PRESENT, UNCERTAIN, Box, read_dataset
+from lrclr.datasets import ABSENT, PRESENT, UNCERTAIN, Box, check_columns, read_dataset
 
 # Private: comparisons are counted on names of columns that no file can hold.
 from lrclr.datasets._row_readers import CsvRows
@@ -68,14 +68,14 @@ def test_every_key_of_json_lines(tmp_path: Path, picture: Picture) -> None:
     path = json_lines(
         tmp_path,
         {"image": "a.png", "report": "One.", "split": "test", "patient": 7, "frame": 1,
-         "boxes": {"Mass": [[0, 0, 1, 1]]},
+         "boxes": {"Mass": [[0, 0, 2, 1]]},
          "labels": {"Edema": 1, "Nodule": None, "Fracture": float("nan"), "Mass": -1.0, "Pneumonia": 0}},
         {"image": "b.png", "findings": ["Edema"], "masks": {"Edema": "m.png#bit0"}},
     )  # fmt: skip
     read = read_dataset(path, strict=True)
     first, second = read.rows
     assert first.labels == {"Edema": PRESENT, "Mass": UNCERTAIN, "Pneumonia": ABSENT}
-    assert (first.patient, first.frame, first.boxes) == ("7", 1, {"Mass": (Box(0, 0, 1, 1),)})
+    assert (first.patient, first.frame, first.boxes) == ("7", 1, {"Mass": (Box(0, 0, 2, 1),)})
     assert second.labels == {"Edema": PRESENT}
     assert second.masks == {"Edema": (tmp_path / "m.png", 0)}
     assert read.findings == ("Edema", "Nodule", "Fracture", "Mass", "Pneumonia")
@@ -84,10 +84,10 @@ def test_every_key_of_json_lines(tmp_path: Path, picture: Picture) -> None:
 @pytest.mark.parametrize(
     ("cells", "reason"),
     [
-        (f"none.png,{SECRET},1,,", "there is no such file"),
+        (f"none.png,{SECRET},1,,", "the file does not exist"),
         (f",{SECRET},1,,", "image is empty"),
-        (f"{'x' * 5000},{SECRET},1,,", "there is no such file"),
-        (f".,{SECRET},1,,", "there is no such file"),
+        (f"{'x' * 5000},{SECRET},1,,", "the file does not exist"),
+        (f".,{SECRET},1,,", "the file does not exist"),
         (f"a.png,{SECRET},2,,", "column 'Edema' is not 1, 0, -1 or empty"),
         (f"a.png,x,{SECRET},,", "column 'Edema' is not 1, 0, -1 or empty"),
         (f"a.png,{SECRET},inf,,", "column 'Edema' is not"),
@@ -104,7 +104,15 @@ def test_every_key_of_json_lines(tmp_path: Path, picture: Picture) -> None:
         (f'a.png,{SECRET},1,,"{{""Edema"": [[1, 2, NaN, 4]]}}"', "a box is not made of four numbers"),
         (f'a.png,{SECRET},1,,"{{""Edema"": [[1, 2, 1{"0" * 400}, 4]]}}"', "a box is not made of four numbers"),
         (f'a.png,{SECRET},1,,"{{""Edema"": 3}}"', "boxes of a finding are not a list"),
-        (f'a.png,{SECRET},1,,"{{""{SECRET}"": 1, ""{SECRET}"": 2}}"', "a key stands twice"),
+        (f'a.png,{SECRET},1,,"{{""Edema"": [[10, 20, 5, 8]]}}"', "not [left, top, width, height]"),
+        (f'a.png,{SECRET},1,,"{{""Edema"": [[0.1, 0.2, 0.5, 0.8]]}}"', "not in shares of the image"),
+        (f'a.png,{SECRET},0,,"{{""edema"": [[1, 2, 3, 4]]}}"', "boxes and label 'Edema' contradict"),
+        (f'a.png,{SECRET},1,,"{{""Edema"": [[1, 2, 3, 4]], ""edema"": [[1, 2, 3, 4]]}}"', "names a finding twice"),
+        (f"a.png,{SECRET},yes,,", "column 'Edema' is not 1, 0, -1 or empty"),
+        (f"a.png,{SECRET},TRUE,,", "column 'Edema' is not 1, 0, -1 or empty"),
+        (f"pictures\\a.png,{SECRET},1,,", "does not exist; folders are separated by /"),
+        (",,,,", "image is empty"),
+        (f'a.png,{SECRET},1,,"{{""{SECRET}"": 1, ""{SECRET}"": 2}}"', "a JSON object repeats a key"),
         (f"a\0.png,{SECRET},1,,", "NUL"),
         (f"good.png,{SECRET},1,,", "image and frame are those of line 2"),
         (f"../{{here}}/good.png,{SECRET},1,,", "image and frame are those of line 2"),
@@ -142,11 +150,16 @@ def test_a_bad_row_is_left_out_or_refused_without_its_content(
         ({"image": "a.png", "labels": {"Edema": 0}, "findings": ["Edema"]}, "contradict"),
         ({"image": "a.png", "findings": "Edema"}, "findings is not a list"),
         ({"image": "a.png", "masks": {"Edema": 1}}, "a mask is not the name"),
-        ({"image": "a.png", "masks": {"Edema": "none.png"}}, "mask: there is no such file"),
+        ({"image": "a.png", "masks": {"Edema": "none.png"}}, "mask: the file does not exist"),
         ({"image": "a.png", "frame": True}, "frame is not"),
         ({"image": "a.png", "report": "\ud800"}, "half a Unicode character"),
         ({"image": "a.png", "report": "a\0b"}, "NUL"),
-        ({"image": "a.png", "boxes": []}, "boxes is not"),
+        ({"image": "a.png", "boxes": [[1, 2, 3, 4]]}, "boxes is not"),
+        ({"image": "a.png", "labels": {"Edema": 1, "edema": 0}}, "names a finding twice"),
+        ({"image": "a.png", "labels": {"edema": 0}, "findings": ["Edema"]}, "contradict"),
+        ({"image": "a.png", "masks": {"Edema": "a.png", "EDEMA": "a.png"}}, "names a finding twice"),
+        ({"image": "a.png", "labels": {" ": 1}}, "a finding has no name"),
+        ({"image": "a.png", "patient": "1.23E+11"}, "a spreadsheet has rounded"),
     ],
 )
 def test_a_bad_line_of_json(tmp_path: Path, picture: Picture, record: object, reason: str) -> None:
@@ -169,9 +182,19 @@ def test_a_bad_line_of_json(tmp_path: Path, picture: Picture, record: object, re
         ("", ".jsonl", "has no rows"),
         ("image\na.png\n", ".txt", "of no known format"),
         (f"{SECRET},x\na.png,1\n", ".csv", "has no column 'image'"),
-        ("image;Edema\na.png;1\n", ".csv", "separated by commas"),
+        ("image;Edema\na.png;1\n", ".csv", "is separated by semicolons, not by commas"),
+        ("image\tEdema\na.png\t1\n", ".csv", "is separated by tabs, not by commas"),
+        ("sep=;\nimage;Edema\n", ".csv", "is separated by semicolons"),
+        ("Image,Edema\na.png,1\n", ".csv", "did you mean column 1?"),
+        (f"{SECRET},image_path\na.png,1\n", ".csv", "did you mean column 2?"),
+        ("image,bbox\na.png,1\n", ".csv", "'bbox': did you mean 'boxes'?"),
+        ("image,Edema_mask\na.png,\n", ".csv", "'Edema_mask': did you mean 'mask:Edema'?"),
+        ("image,Mask:pleural effusion\na.png,\n", ".csv", "did you mean 'mask:Pleural Effusion'?"),
+        ("image,Segmentation\na.png,\n", ".csv", "'Segmentation': did you mean 'mask'?"),
+        ("image,mask:Edema,mask:edema\na.png,,\n", ".csv", "two columns of one finding"),
         ("image,Edema, Edema\na.png,1,1\n", ".csv", "two columns 'Edema'"),
         (",image\n0,a.png\n", ".csv", "column 1 has no name"),
+        ("image,mask: label:\na.png,\n", ".csv", "column 2 has no name"),
         (b"image,report\na.png,\xff\xfe\n", ".csv", "is not UTF-8"),
         ("image\na.png\n".encode("utf-16"), ".csv", "is not UTF-8"),
         ('image,report\na.png,"' + SECRET, ".csv", "cannot be read from line 2 on"),
@@ -211,6 +234,82 @@ def test_a_patient_in_two_splits_is_a_leak(tmp_path: Path) -> None:
         read_dataset(dataset(tmp_path, text), check_images=False)
     assert SECRET not in str(caught.value)
     assert len(read_dataset(dataset(tmp_path, text.replace("test", "train")), check_images=False).rows) == 6
+
+
+def test_a_split_has_one_name_however_it_is_written(tmp_path: Path) -> None:
+    text = "image,split,patient\n1,Train,a\n2,train,a\n3,VAL,b\n4,valid,b\n5,validation,b\n"
+    read = read_dataset(dataset(tmp_path, text), check_images=False)
+    assert [row.image.name for row in read.split("validation")] == ["3", "4", "5"]
+    assert read.split("val") == read.split("validation")
+    assert len(read.split("train")) == 2
+
+
+SPELLINGS = st.sampled_from(["Pleural Effusion", "pleural_effusion", "PLEURAL-EFFUSION", " Pleural  effusion "])
+
+
+@settings(max_examples=40, deadline=None)
+@given(names=st.lists(SPELLINGS, min_size=8, max_size=8))
+def test_a_finding_has_one_spelling_wherever_it_is_named(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("spelt")
+    written = json_lines(
+        folder,
+        {"image": "1", "labels": {names[0]: 1}, "masks": {names[1]: "m.png"}, "boxes": {names[2]: [[0, 0, 9, 9]]}},
+        {"image": "2", "labels": {names[3]: 1}, "findings": [names[4]]},
+    )
+    table = dataset(
+        folder,
+        f'image,{names[5]},mask:{names[6]},boxes\n1,1,m.png,"{{""{names[7]}"": [[0, 0, 9, 9]]}}"\n',
+    )
+    for path, first in ((written, names[0]), (table, names[5])):
+        read = read_dataset(path, check_images=False, strict=True)
+        assert read.findings == (first.strip(),)
+        for row in read.rows:
+            assert {*row.labels, *row.masks, *row.boxes} == {first.strip()}
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix", "told"),
+    [
+        ('{"image": "1"}\n{"image": "2", "labels": {"Edmea": 1}}', ".jsonl", "did you mean 'Edema'?"),
+        ('{"image": "1"}\n{"image": "2", "masks": {"Edmea": "m.png"}}', ".jsonl", "did you mean 'Edema'?"),
+        ('{"image": "1"}\n{"image": "2", "boxes": {"Edmea": [[0, 0, 9, 9]]}}', ".jsonl", "did you mean 'Edema'?"),
+        (
+            f'{{"image": "1"}}\n{{"image": "2", "findings": ["{SECRET}"]}}',
+            ".jsonl",
+            "neither a finding of the model nor",
+        ),
+        ('image,boxes\n1,"{""Edmea"": [[0, 0, 9, 9]]}"\n', ".csv", "did you mean 'Edema'?"),
+        (f'image,findings\n1,"{SECRET}"\n', ".csv", "it is neither a finding of the model nor"),
+        ("image,findings\n1,Edema|Mass\n", ".csv", "names an unknown finding"),
+    ],
+)
+def test_an_unknown_finding_in_a_cell_is_refused_by_its_line_and_not_quoted(
+    tmp_path: Path, content: str, suffix: str, told: str
+) -> None:
+    path = dataset(tmp_path, content, suffix)
+    read = read_dataset(path, check_images=False)
+    with pytest.raises(UsageError, match=r"line 2 of .* names an unknown finding") as caught:
+        check_columns(read, ["Cyst"])
+    assert told in str(caught.value)
+    assert "Edmea" not in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_finding_is_declared_once(tmp_path: Path) -> None:
+    lines = json_lines(
+        tmp_path, {"image": "1", "labels": {"label:Cyst": 1}}, {"image": "2", "boxes": {"cyst": [[0, 0, 9, 9]]}}
+    )
+    table = dataset(tmp_path, "image,label:Cyst,mask:Cyst,findings\n1,1,m.png,\n2,,,cyst; label:Goitre\n")
+    for path, findings in ((lines, ("Cyst",)), (table, ("Cyst", "Goitre"))):
+        read = read_dataset(path, check_images=False, strict=True)
+        assert read.findings == findings
+        check_columns(read, [])
+    unknown = read_dataset(dataset(tmp_path, "image,mask:Cyst\n1,m.png\n"), check_images=False)
+    with pytest.raises(UsageError, match="unknown column 'mask:Cyst'"):
+        check_columns(unknown, [])
+    check_columns(unknown, ["CYST"])
 
 
 def test_frames_of_one_file_are_different_images(tmp_path: Path, picture: Picture) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lrclr.datasets import Box, Row, patch_coverage, row_mask
+from lrclr.datasets import Box, Row, check_places, patch_coverage, row_mask
 from lrclr.errors import ImageError, UsageError
 from lrclr.preprocessing import Geometry, PreprocessSpec, to_canvas
 
@@ -61,6 +61,8 @@ def test_masks_that_cannot_be_used(tmp_path: Path) -> None:
     Image.new("L", (13, 9)).save(path)
     with pytest.raises(ImageError, match="a mask is 9 x 13 and its image 13 x 9"):
         row_mask(masked(path), "Edema", (13, 9))
+    with pytest.raises(ImageError, match="a mask is 9 x 13 and its image 13 x 9"):
+        check_places(masked(path), (13, 9))
     for mode, bit in (("RGB", None), ("P", None), ("1", 0), ("I;16", 0)):
         Image.new(mode, (13, 9)).save(path)
         with pytest.raises(ImageError, match="a mask is not"):
@@ -83,15 +85,20 @@ def test_boxes_cover_the_pixels_whose_centres_they_hold() -> None:
     assert np.array_equal(mask, expected)
     for tiny, place in (
         (Box(3.6, 2.1, 3.7, 2.2), (2, 3)),
-        (Box(6.9, 4.9, 99, 99), (4, 6)),
-        (Box(-9, -9, 0.1, 0.1), (0, 0)),
+        (Box(6.9, 4.9, 8, 6), (4, 6)),
+        (Box(-1, -0.5, 0.1, 0.1), (0, 0)),
     ):
         mask = row_mask(boxed(tiny), "Edema", (5, 7))
         assert mask is not None
         assert np.argwhere(mask).tolist() == [list(place)]
-    for outside in (Box(7, 0, 9, 2), Box(-3, 0, 0, 2), Box(0, 5, 1, 6), Box(0, -2, 1, 0)):
-        with pytest.raises(ImageError, match="outside its image of 5 x 7"):
-            row_mask(boxed(outside), "Edema", (5, 7))
+    for outside in (Box(7, 0, 9, 2), Box(-3, 0, 0, 2), Box(0, 5, 1, 7), Box(0, -2, 1, 0), Box(1, 1, 99, 2)):
+        for read_place in (check_places, lambda row, shape: row_mask(row, "Edema", shape)):
+            with pytest.raises(ImageError, match="a box reaches beyond its image of 5 x 7"):
+                read_place(boxed(outside), (5, 7))
+    # A hundredth of the side, by which annotation tools err.
+    check_places(boxed(Box(0, 0, 1009, 3)), (50, 1000))
+    with pytest.raises(ImageError, match="a box reaches beyond its image of 50 x 1000"):
+        check_places(boxed(Box(0, 0, 1011, 3)), (50, 1000))
 
 
 def brute_force(mask: NDArray[np.bool_], geometry: Geometry, patch_size: int) -> NDArray[np.float64]:

@@ -22,7 +22,11 @@ printable = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 words = st.text(printable, max_size=8).map(str.strip)
 reports = st.none() | st.text(printable, max_size=30).filter(lambda text: bool(text.strip()))
 sides = st.floats(-1e6, 1e6, width=32)
-boxes = st.tuples(sides, sides, sides, sides).filter(lambda s: s[0] < s[2] and s[1] < s[3]).map(lambda s: Box(*s))
+boxes = (
+    st.tuples(sides, sides, sides, sides)
+    .filter(lambda s: s[0] < s[2] and s[1] < s[3] and not 0 <= min(s) <= max(s) <= 1)
+    .map(lambda s: Box(*s))
+)
 places = st.sampled_from(["/data/m.png", "m#bit.png", "a b/m,1.png", "m.png"])
 masks = st.dictionaries(st.sampled_from(FINDINGS), st.tuples(places, st.none() | st.integers(0, 7)))
 
@@ -34,18 +38,20 @@ def tables(draw: st.DrawFn) -> list[Row]:
         located = {name: (Path("/set") / file, bit) for name, (file, bit) in draw(masks).items()}
         if draw(st.booleans()):
             located = {name: (Path("/set/shared.png"), bit) for bit, name in enumerate(FINDINGS)}
+        located_boxes = draw(
+            st.dictionaries(st.sampled_from(FINDINGS), st.lists(boxes, min_size=1, max_size=2).map(tuple))
+        )
+        labels = draw(st.dictionaries(st.sampled_from(FINDINGS), st.sampled_from([1, 0, -1])))
         rows.append(
             Row(
                 line=0,
                 image=Path("/set") / draw(st.sampled_from(["", "deep/er", "/else"])) / f"{number}, ä.png",
                 report=draw(reports),
-                labels=draw(st.dictionaries(st.sampled_from(FINDINGS), st.sampled_from([1, 0, -1]))),
+                labels={name: label or 1 if name in located_boxes else label for name, label in labels.items()},
                 split=draw(words),
                 frame=draw(st.none() | st.integers(0, 2**31 - 1)),
                 masks=located,
-                boxes=draw(
-                    st.dictionaries(st.sampled_from(FINDINGS), st.lists(boxes, min_size=1, max_size=2).map(tuple))
-                ),
+                boxes=located_boxes,
             )
         )
     return rows
@@ -94,6 +100,12 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
         ([dataclasses.replace(good, labels={"Edema": 1})], [], "'Edema', which is not among"),
         ([dataclasses.replace(good, masks={"Edema": (tmp_path / "m#bit1", None)})], ["Edema"], "#bit"),
         ([dataclasses.replace(good, masks={"Edema": (tmp_path / "m.png", 9)})], ["Edema"], "#bit"),
+        (
+            [dataclasses.replace(good, labels={"Edema": 0}, boxes={"Edema": (Box(0, 0, 9, 9),)})],
+            ["Edema"],
+            "contradict",
+        ),
+        ([good], ["Edema", "edema"], "twice"),
         ([dataclasses.replace(good, report="\ud800")], [], "not Unicode"),
         ([dataclasses.replace(good, report="a\0")], [], "NUL"),
     ]

@@ -156,7 +156,7 @@ def prometheus(server: TritonServer, rules: Mapping[str, Any], folder: Path) -> 
         yield address
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait()
 
 
 def evaluated(address: str, question: str) -> list[Any]:
@@ -170,9 +170,8 @@ def evaluated(address: str, question: str) -> list[Any]:
 def test_a_real_prometheus_answers_every_question(server: TritonServer, written: Path, tmp_path: Path) -> None:
     ask(server)
     with prometheus(server, of_kind(written, "PrometheusRule", monitoring=True)["spec"], tmp_path) as address:
-        end = time.monotonic() + 60
         ready = False
-        while not ready and time.monotonic() < end:
+        while not ready:
             # Rates need growth between two readings.
             ask(server, 8)
             time.sleep(1.5)
@@ -180,7 +179,6 @@ def test_a_real_prometheus_answers_every_question(server: TritonServer, written:
                 ready = len(evaluated(address, "lrclr_images_total offset 6s")) == 1
             except OSError:
                 continue
-        assert ready, (tmp_path / "log").read_text()
         asked = questions(written)
         rules = json.loads(fetched(address, "/api/v1/rules")[1])["data"]["groups"][0]["rules"]
         alerts = {rule["name"]: rule for rule in rules}

@@ -14,6 +14,8 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from lrclr import OnnxRuntimeEngine
 from lrclr.bundle import GRAPHS
+
+# Private: which packages are installed is set here, so that each case is tested.
 from lrclr.engines import _onnxruntime_package as package
 from lrclr.errors import EngineError
 

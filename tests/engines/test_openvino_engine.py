@@ -164,12 +164,12 @@ def test_a_classifier_answers_with_it(bundle: Bundle) -> None:
 
 
 def test_commands_take_it(bundle: Bundle) -> None:
-    verified = bundles.run(["verify", bundle.path, "--engine", "openvino", "--json"])
+    verified = bundles.call("verify", bundle.path, "--engine", "openvino", "--json")
     assert verified.returncode == 0, verified.stderr
     report = json.loads(verified.stdout)
     assert report["engine"].startswith("openvino ")
     assert all(gate["passed"] for gate in report["gates"])
-    done = bundles.run(["predict", sample_paths()[0], "-b", bundle.path, "--engine", "openvino", "--json"])
+    done = bundles.call("predict", sample_paths()[0], "-b", bundle.path, "--engine", "openvino", "--json")
     assert done.returncode == 0, done.stderr
 
 
@@ -194,7 +194,7 @@ def test_the_fastest_is_measured_and_said(bundle: Bundle) -> None:
     assert chosen.kind in {"onnxruntime", "openvino"}
     assert chosen.name.startswith(chosen.kind)
     assert "ms for a radiograph here" in chosen.why
-    done = bundles.run(["predict", sample_paths()[0], "-b", bundle.path, "--engine", AUTO, "--csv"])
+    done = bundles.call("predict", sample_paths()[0], "-b", bundle.path, "--engine", AUTO, "--csv")
     assert done.returncode == 0
     assert done.stderr.startswith("engine o")
 

@@ -56,7 +56,7 @@ def test_a_checkpoint_is_read_from_where_it_is(
     assert classifier.predict(IMAGES[:1]) == expected
     with pytest.raises(UsageError, match="answers with a checkpoint"):
         assert classifier.bundle
-    with pytest.raises(UsageError, match="never trained"):
+    with pytest.raises(UsageError, match="not trained"):
         ZeroShotClassifier.from_checkpoint(untrained()).predict(IMAGES[:1], alpha=0.5)
 
 
@@ -112,7 +112,7 @@ def test_a_network_in_training_stays_as_it_was(checkpoint: Checkpoint) -> None:
 def test_what_torch_cannot_do_is_said(checkpoint: Checkpoint) -> None:
     with pytest.raises(EngineError, match="device"):
         TorchEngine(copy.deepcopy(checkpoint.model), "abacus")
-    with pytest.raises(EngineError, match="no graph"):
+    with pytest.raises(EngineError, match="unknown graph"):
         TorchEngine(checkpoint.model).run("decoder", {})
 
 
@@ -122,5 +122,5 @@ def test_what_torch_cannot_do_is_said(checkpoint: Checkpoint) -> None:
 )
 def test_engines_are_imported_without_torch(module: str, tmp_path: Path) -> None:
     code = f"import sys, {module}\nassert not {{'torch', 'sklearn'}} & set(sys.modules)"
-    done = subprocess.run([bundles.PYTHON, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([bundles.PYTHON, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

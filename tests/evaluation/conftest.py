@@ -11,9 +11,10 @@ from PIL import Image
 
 from lrclr import ZeroShotClassifier
 from lrclr.datasets import read_dataset
+from lrclr.evaluation import Scores
 
 # Private: answers of a model that was never run have no public constructor.
-from lrclr.evaluation._scores import ModelAnswers, Scores
+from lrclr.evaluation._scores import ModelAnswers
 from lrclr.inference import Answers
 from lrclr.preprocessing import PreprocessSpec
 from tests import bundles

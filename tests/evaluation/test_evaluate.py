@@ -18,6 +18,7 @@ from lrclr.images import read_image
 from lrclr.inference import ScoreCalibration
 from lrclr.preprocessing import PreprocessSpec
 from tests import bundles
+from tests.kept_exports import exporting_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -259,7 +260,7 @@ def test_a_paired_difference_is_narrower_than_two_intervals(make_scores: MakeSco
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
     with pytest.raises(UsageError, match="no finding in common"):
         compare(one, replace(other, findings=("a", "b")))
-    with pytest.raises(UsageError, match="different labels"):
+    with pytest.raises(UsageError, match="labels of the two models differ"):
         compare(one, make_scores(1 - labels, gap))
     with pytest.raises(UsageError, match="images differ"):
         compare(one, replace(other, image=other.image[::-1]))
@@ -270,7 +271,6 @@ def test_the_calibration_is_the_same_in_torch_and_in_the_bundle(
     checkpoint_folder: Path,
     data: ImageDataset,
     tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     import shutil
 
@@ -286,7 +286,7 @@ def test_the_calibration_is_the_same_in_torch_and_in_the_bundle(
     from lrclr.checkpoints import load_checkpoint
     from lrclr_export import ExportOptions, export_bundle
 
-    with bundles.exporting_kept_graphs(tmp_path_factory.getbasetemp()):
+    with exporting_once():
         export_bundle(load_checkpoint(checkpoint), exported, ExportOptions("fp32"))
     assert Bundle(exported).manifest.scoring == Bundle(folder).manifest.scoring
     gap = plain.models[0].gap(0.25)
@@ -402,7 +402,7 @@ def test_a_checkpoint_keeps_what_was_fitted(checkpoint_folder: Path, data_file: 
     spec = ZeroShotClassifier.from_checkpoint(folder).spec
     assert (spec.alpha, spec.calibration) == (0.25, ScoreCalibration(4.5))
     for wrong in (data_file, tmp_path):
-        with pytest.raises(UsageError, match="no place for fitted values"):
+        with pytest.raises(UsageError, match="cannot hold fitted values"):
             store(wrong, alpha=0.5, score_scale=1.0)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lrclr import Bundle, FindingSet, ZeroShotClassifier
 from lrclr.cli import main
@@ -17,7 +20,6 @@ from tests import bundles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     MakeData = Callable[..., Path]
     Capture = pytest.CaptureFixture[str]
@@ -185,6 +187,55 @@ def test_an_unknown_column_is_named_and_stops_the_run(
     assert captured.out == ""
 
 
+@pytest.mark.parametrize(
+    ("column", "cell", "told"),
+    [
+        ("boxes", '{"Edmea": [[1, 1, 9, 9]]}', "line 2 of {} names an unknown finding: did you mean 'Edema'?"),
+        ("boxes", '{"Edema": [[10, 10, 640, 512]]}', "a box reaches beyond its image of 64 x 54"),
+        ("boxes", '{"Edema": [[0.1, 0.1, 0.4, 0.5]]}', "not in shares of the image"),
+        ("mask:Edema", "small.png", "a mask is 3 x 4 and its image 64 x 54"),
+        ("mask:Edema", "empty.png", "a mask cannot be read"),
+        ("mask:Edmea", "small.png", "an unknown column 'mask:Edmea': did you mean 'mask:Edema'?"),
+        ("findings", "Edema|Mass", "line 2 of {} names an unknown finding"),
+    ],
+)
+def test_places_and_names_in_cells_are_checked_before_any_figure(
+    column: str, cell: str, told: str, bundle_folder: Path, make_data: MakeData, tmp_path: Path, capsys: Capture
+) -> None:
+    Image.new("L", (4, 3)).save(tmp_path / "small.png")
+    (tmp_path / "empty.png").touch()
+    cells = itertools.chain([str(tmp_path / cell) if cell.endswith(".png") else cell], itertools.repeat(""))
+    table = make_data({"Fracture": column}, lambda row: {**row, "edema": "1", "mask": "", "Fracture": next(cells)})
+    assert call(bundle_folder, table) in (1, 2)
+    captured = capsys.readouterr()
+    assert told.format(table) in captured.err
+    assert captured.out == ""
+
+
+def test_what_does_not_count_is_noted(
+    bundle_folder: Path, make_data: MakeData, tmp_path: Path, capsys: Capture
+) -> None:
+    with make_data().open() as file:
+        first = next(csv.DictReader(file))["image"]
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(Path(first).read_bytes())
+    numbers = itertools.count()
+
+    def change(row: dict[str, str]) -> dict[str, str]:
+        row = {**row, "mask": "", "Fracture": ""}
+        match next(numbers):
+            case 0:
+                return {**row, "edema": "", "Fracture": '{"Edema": [[1, 1, 9, 9]]}'}
+            case 1:
+                return {**row, "image": str(copy)}
+        return row
+
+    assert call(bundle_folder, make_data({"Fracture": "boxes"}, change)) == 0
+    told = capsys.readouterr().err
+    assert "1 rows have a mask or box of edema and no label of it" in told
+    assert "1 images are copies of another image" in told
+
+
 def test_a_declared_finding_is_taken(bundle_folder: Path, make_data: MakeData, capsys: Capture) -> None:
     assert call(bundle_folder, make_data({"Fracture": "label:Cyst"}), "--json") == 0
     assert "not among the model's findings, and not judged: Cyst" in capsys.readouterr().err
@@ -199,7 +250,7 @@ def test_a_row_that_cannot_be_used_stops_the_run(bundle_folder: Path, make_data:
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "of 40 rows of" in captured.err
-    assert captured.err.count("image: there is no such file") == 3
+    assert captured.err.count("image: the file does not exist") == 3
     assert "--skip-bad-rows" in captured.err
     assert call(bundle_folder, manifest, "--skip-bad-rows") == 0
     captured = capsys.readouterr()
@@ -211,15 +262,15 @@ def test_a_row_that_cannot_be_used_stops_the_run(bundle_folder: Path, make_data:
     ("arguments", "told"),
     [
         (["--scores", "x.txt"], ".npz"),
-        (["--scores", "{tmp}/none/x.npz"], "no folder"),
-        (["--against", "{tmp}/gone"], "no model or file of scores"),
+        (["--scores", "{tmp}/none/x.npz"], "does not exist"),
+        (["--against", "{tmp}/gone"], "does not exist"),
         (["--split", "dev"], "no split 'dev'"),
         (["--alpha", "2"], "between 0 and 1"),
-        (["--preset", "x"], "no preset"),
-        (["--store", "--preset", "chexzero"], "--store goes with neither"),
-        (["--store", "--findings", "{tmp}/x.toml"], "--store goes with neither"),
-        (["--validation-split", "none", "--store"], "nothing to store"),
-        (["--provider", "tpu"], "no provider"),
+        (["--preset", "x"], "unknown preset"),
+        (["--store", "--preset", "chexzero"], "--store cannot be used with"),
+        (["--store", "--findings", "{tmp}/x.toml"], "--store cannot be used with"),
+        (["--validation-split", "none", "--store"], "--store needs images to fit on"),
+        (["--provider", "tpu"], "unknown provider"),
         (["--batch-size", "0"], "at least one image"),
         (["--threshold", "x"], "criterion"),
     ],
@@ -248,4 +299,4 @@ def test_without_scikit_learn_the_extra_is_named(
         importlib.util, "find_spec", lambda name, *rest: None if name == "sklearn" else find(name, *rest)
     )
     assert call(bundle_folder, data_file) == 2
-    assert "pip install 'lrclr[evaluate]'" in capsys.readouterr().err
+    assert "pip install '.[evaluate]'" in capsys.readouterr().err

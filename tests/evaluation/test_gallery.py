@@ -129,7 +129,7 @@ def test_an_untrained_fusion_head_shows_importance(quiet_transformers: None, row
 
 
 def test_wrong_arguments(classifier: ZeroShotClassifier, rows: list[Row], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="do not belong to 8 images and 2 findings"):
+    with pytest.raises(UsageError, match="do not fit 8 images and 2 findings"):
         gallery(classifier, rows, columns([0.5] * 7), labelled([1] * 8), FINDINGS)
     lost = [Row(line=2, image=tmp_path / "lost.png")]
     with pytest.raises(ImageError):

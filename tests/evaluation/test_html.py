@@ -16,10 +16,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lrclr.evaluation._compare import Comparison, Difference
+from lrclr.evaluation import (
+    Comparison,
+    Difference,
+    Estimate,
+    Evaluation,
+    Example,
+    FindingQuality,
+    Grounding,
+    MeanQuality,
+    markdown,
+)
+
+# Private: the page as text, of results that no evaluation gives quickly.
 from lrclr.evaluation._reports import html as page
-from lrclr.evaluation._reports import markdown, save_reports
-from lrclr.evaluation._result import Estimate, Evaluation, Example, FindingQuality, Grounding, MeanQuality
+from lrclr.evaluation._reports import save_reports
 from lrclr.reports import clean, figure_svg
 
 if TYPE_CHECKING:
@@ -406,7 +417,7 @@ def test_pictures_are_in_the_page_with_their_words(whole: str) -> None:
         assert base64.b64decode(attributes["src"].partition(",")[2]) == example.picture
         assert attributes["alt"].startswith(example.finding)
         assert f"probability {100 * example.probability:.1f} %" in attributes["alt"]
-    for word in ("Found", "Missed", "False alarm", "share this page as you would them"):
+    for word in ("Found", "Missed", "False alarm", "share this page only as you would share them"):
         assert word in read.text
 
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from benchmarks.gpu.launch import capability, launch
+
+# Private: the kernel by itself, which no public call runs.
 from lrclr._kernels import HEAD_WIDTH, Form, forms_for
 from tests.kernels.host_kernel import Case, gathered, importance
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import struct
+import subprocess
+import sys
 import traceback
 import tracemalloc
 import zlib
@@ -34,6 +37,7 @@ from lrclr.images import ReadLimits, read_image
 
 # Private: whether a frame is decoded at all cannot be seen from outside.
 from lrclr.images._dicom_decode import decode_frame
+from lrclr.samples import SAMPLES
 from tests.images.conftest import read_whole
 
 if TYPE_CHECKING:
@@ -292,7 +296,7 @@ def test_a_missing_decoder_is_named_with_the_extra(make_dicom: MakeDicom, chest:
     decoder = get_decoder(RLELossless)
     decoder.remove_plugin("pylibjpeg")
     try:
-        with pytest.raises(MissingExtraError, match=r"RLE Lossless.*pylibjpeg-rle.*lrclr\[dicom\]"):
+        with pytest.raises(MissingExtraError, match=r"RLE Lossless.*pylibjpeg-rle.*\.\[dicom\]"):
             read_image(data)
     finally:
         decoder.add_plugin("pylibjpeg", ("pydicom.pixels.decoders.pylibjpeg", "_decode_frame"))
@@ -516,3 +520,16 @@ def test_what_is_not_needed_of_a_file_is_not_kept(
     read_image(make_dicom(chest, PatientName=SECRET))
     assert "Rows" in kept[0]
     assert not [element for element in kept[0] if element.tag.group == 0x0010]
+
+
+@pytest.mark.parametrize("error", ["AttributeError('_ARRAY_API not found')", "OSError('libgdcm is broken')"])
+def test_a_decoder_that_cannot_be_imported_is_told_with_its_own_error(error: str, tmp_path: Path) -> None:
+    """pydicom imports the decoders that are installed; an error of one of them is not one of pydicom."""
+    (tmp_path / "gdcm.py").write_text(f"raise {error}")
+    script = "import sys\nfrom lrclr import read_image\ntry: read_image(sys.argv[1])\nexcept Exception as e: print(e)"
+    command = [sys.executable, "-c", script, str(SAMPLES[0].path("dicom"))]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert "decoders that are installed for it cannot be imported" in process.stdout
+    assert str(tmp_path / "gdcm.py") in process.stdout
+    assert error.replace("('", ": ").replace("')", "") in process.stdout

@@ -193,5 +193,5 @@ def test_importing_the_package_imports_neither_pydicom_nor_torch() -> None:
 def test_without_pydicom_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydicom", None)
     monkeypatch.setitem(sys.modules, "pydicom.pixels", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'lrclr\[dicom\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[dicom\]'"):
         read_image(bytes(128) + b"DICM" + bytes(100))

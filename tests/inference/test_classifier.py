@@ -106,7 +106,7 @@ def test_prompts_are_encoded_once_a_set(counted: tuple[ZeroShotClassifier, Count
 def test_no_batch_is_larger_than_the_bundle_allows(counted: tuple[ZeroShotClassifier, Counting]) -> None:
     classifier, engine = counted
     most = classifier.bundle.manifest.max_batch
-    answers = classifier.predict([IMAGES[3]] * (most + 3))
+    answers = classifier.predict([IMAGES[3]] * (most + 3), batch_size=most + 3)
     assert [size for graph, size in engine.ran if graph == "image_encoder"] == [most, 3]
     assert np.ptp(flat(answers), axis=0).max() <= 1e-6
 
@@ -208,7 +208,7 @@ def test_an_untrained_head_counts_for_nothing(folder: Path, tmp_path: Path) -> N
     scoring = {**manifest.scoring, "fusion_trained": False, "alpha": 0.0}
     (untrained / "manifest.json").write_text(replace(manifest, scoring=scoring).to_json())
     classifier, trained = ZeroShotClassifier.from_bundle(untrained), ZeroShotClassifier.from_bundle(folder)
-    with pytest.raises(UsageError, match=r"alpha is 0\.3, but .* never trained"):
+    with pytest.raises(UsageError, match=r"alpha is 0\.3, but .* not trained"):
         classifier.predict(IMAGES[:1], alpha=0.3)
     for alpha in (None, 0.0):
         (answer,) = classifier.predict(IMAGES[:1], alpha=alpha)

@@ -114,7 +114,7 @@ def test_files_are_decoded_as_they_are_needed(
         read.append(path)
         return read_for_model(path, *recipe, **options)
 
-    monkeypatch.setattr("lrclr.inference._files.read_for_model", noting)
+    monkeypatch.setattr("lrclr.inference._decoding.read_for_model", noting)
     results = predict_files(classifier, [files[0]] * 1000, batch_size=2, workers=2)
     next(results)
     assert isinstance(results, Generator)

@@ -48,11 +48,12 @@ def answer(
     names: Sequence[str] | None = None,
     size: tuple[int, int] = (SIDE, SIDE),
     trained: bool = True,
+    highest: float = 0.95,
 ) -> Prediction:
     """A prediction with one finding for each row of `attention`, each less probable than the one before."""
     names = names or [f"Finding {number}" for number in range(len(attention))]
     findings = tuple(
-        FindingResult(name, 0.9 / (1 + number), 0.2, 0.1, 0.3, 0.1, tuple(row))
+        FindingResult(name, highest - 0.01 * number, 0.2, 0.1, 0.3, 0.1, tuple(row))
         for number, (name, row) in enumerate(zip(names, attention, strict=True))
     )
     return Prediction(*size, findings, tuple(regions), 0.5 if trained else 0.0, trained)
@@ -134,6 +135,23 @@ def test_more_attention_is_redder() -> None:
     assert redness(first[140:, :200].mean((0, 1))) == 0, "nothing is red outside the regions"
 
 
+def test_a_finding_below_a_half_is_fainter_and_its_attention_is_not_written() -> None:
+    shades, changes = [], []
+    for probability in (0.95, 0.5, 0.4, 0.2, 0.002):
+        _, panel = panels(answer([LEFT], [[1.0]], highest=probability))
+        shades.append(redness(inside(panel, LEFT)))
+        changes.append(int(abs(panel - GREY).max()))
+    assert shades[0] == shades[1]
+    assert shades[1:] == sorted(shades[1:], reverse=True)
+    assert shades[3] == pytest.approx(0.4 * shades[0], abs=2)
+    assert changes[-1] <= 2, "of a finding that is absent, neither outline nor label is seen"
+    bright = [
+        int((panels(answer([LEFT], [[1.0]], highest=probability))[1] > 220).all(-1).sum())
+        for probability in (0.5, 0.49)
+    ]
+    assert bright[0] > bright[1] == 0
+
+
 def test_radiograph_shows_through_the_strongest_tint() -> None:
     image = flat()
     image[60:90:2, 60:120] = 90
@@ -198,7 +216,7 @@ def test_most_probable_findings_have_panels() -> None:
     assert len(places(many, columns=2)) == 1 + 3
     named = answer([LEFT, RIGHT], [[1.0, 0.0]] * 8 + [[0.0, 1.0]])
     assert len(places(named, findings=["Finding 8", "Finding 0", "Finding 8"])) == 1 + 2
-    _, last, first = panels(named, findings=["Finding 8", "Finding 0"])
+    _, first, last = panels(named, findings=["Finding 8", "Finding 0"])
     assert redness(inside(last, RIGHT)) > 20 > redness(inside(last, LEFT))
     assert redness(inside(first, LEFT)) > 20 > redness(inside(first, RIGHT))
     assert len(places(many, findings=[])) == 1
@@ -213,7 +231,7 @@ def test_alpha_is_in_the_footer() -> None:
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_unknown_finding_is_refused(trained: bool) -> None:
-    with pytest.raises(UsageError, match=r"no finding 'Gout'.*It has: Finding 0, Finding 1"):
+    with pytest.raises(UsageError, match=r"no finding 'Gout'\. The findings are: Finding 0, Finding 1"):
         draw_heatmap(flat(), answer([LEFT], [[1.0], [1.0]], trained=trained), findings=["Finding 0", "Gout"])
 
 
@@ -341,7 +359,7 @@ def test_file_holds_the_picture_and_nothing_about_the_image(tmp_path: Path) -> N
 
 
 def test_only_png_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"end the name in \.png"):
+    with pytest.raises(UsageError, match=r"its name does not end in \.png"):
         save_heatmap(tmp_path / "picture.jpg", flat(), answer())
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    # Private: the kernel by itself, which no public call runs.
     from lrclr._kernels import Form
 
 HEAD_WIDTH = 64

@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from export.kernels import compile as kernels
+
+# Private: the kernel by itself, which no public call runs.
 from lrclr._kernels import FORMS, LAYERS, MAX_NODES, Form, entry_ptx, form_for, forms_for
 from lrclr.model import select_regions
 from tests.kernels.host_kernel import HEAD_WIDTH, ORDERS, Case, HostKernel, Selection, gathered, importance

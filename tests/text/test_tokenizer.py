@@ -204,7 +204,7 @@ def test_the_longest_prompt_that_fits(tokenizer: ClipTokenizer) -> None:
 def test_a_prompt_that_is_too_long_is_refused_with_its_place_and_none_of_its_text(tokenizer: ClipTokenizer) -> None:
     with pytest.raises(FindingsError) as caught:
         tokenizer.encode(["Edema", "y" + "dog " * 75 + "secret"])
-    assert str(caught.value).startswith("prompt 2 of 2 has 79 tokens: 77 is the most")
+    assert str(caught.value).startswith("prompt 2 of 2 has 79 tokens: at most 77 are possible")
     assert "dog" not in str(caught.value)
     assert "secret" not in str(caught.value)
 
@@ -218,7 +218,7 @@ def test_truncation_keeps_both_ends(tokenizer: ClipTokenizer) -> None:
 
 
 def test_a_given_length_is_a_limit_too(tokenizer: ClipTokenizer) -> None:
-    with pytest.raises(FindingsError, match="has 7 tokens: 4 is the most"):
+    with pytest.raises(FindingsError, match="has 7 tokens: at most 4 are possible"):
         tokenizer.encode(["a photo of a cat"], length=4)
 
 
@@ -234,8 +234,8 @@ def test_a_length_that_the_model_cannot_read_is_refused(tokenizer: ClipTokenizer
         ([], "no prompts"),
         ((), "no prompts"),
         ("Edema", "must be a list of texts"),
-        (["Edema", None], "prompt 2 of 2 is no text but NoneType"),
-        ([b"Edema"], "prompt 1 of 1 is no text but bytes"),
+        (["Edema", None], "prompt 2 of 2 is not a text but NoneType"),
+        ([b"Edema"], "prompt 1 of 1 is not a text but bytes"),
         (["\ud800"], "prompt 1 of 1 holds half of a surrogate pair"),
         (["cat <|endoftext|> dog"], "holds a beginning or end marker"),
         (["<|startoftext|>"], "holds a beginning or end marker"),
@@ -255,7 +255,7 @@ def test_saving_keeps_the_bytes_and_so_the_hash(tokenizer: ClipTokenizer, tmp_pa
     again = ClipTokenizer.from_file(path, context_length=16)
     assert again.sha256 != tokenizer.sha256
     assert again.context_length == 16
-    with pytest.raises(FindingsError, match="16 is the most"):
+    with pytest.raises(FindingsError, match="at most 16 are possible"):
         again.encode(["cat " * 15])
 
 

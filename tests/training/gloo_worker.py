@@ -34,6 +34,8 @@ TEXTS = (
 def batch(rank: int, processes: int) -> dict[str, Tensor]:
     """A process's part of eight images and texts, its texts padded to its own longest."""
     from lrclr.text import ClipTokenizer
+
+    # Private: the key by which a batch finds equal texts.
     from lrclr.training._texts import text_key
 
     images = torch.randn(8, 3, 112, 112, generator=torch.Generator().manual_seed(1))

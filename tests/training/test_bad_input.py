@@ -56,18 +56,18 @@ def with_(**values: Any) -> Change:
     [
         (lambda n, one: None, (), "has no rows"),
         (only("validation"), (), "no row to train on"),
-        (with_(image="nowhere.png"), (), "there is no such file"),
+        (with_(image="nowhere.png"), (), "the file does not exist"),
         (with_(report="", **{"Lung Opacity": "", "Pneumothorax": ""}), (), "no row to train on"),
         (with_(**{"Lung Opacity": 7}), (), "Lung Opacity"),
-        (lambda n, one: one if n % 8 == 0 else None, (), "a batch of 16 is more than 4 training rows"),
+        (lambda n, one: one if n % 8 == 0 else None, (), "a batch of 16 is larger than 4 training rows"),
         (lambda n, one: one, ("--batch-size", "1"), "batch_size"),
         (lambda n, one: one, ("--precision", "int8"), "precision"),
         (lambda n, one: one, ("--precision", "fp16"), "fp16 needs a GPU"),
         (lambda n, one: one, ("--freeze", "head"), "freeze"),
         (lambda n, one: one, ("--local-loss", "words"), "local loss"),
-        (lambda n, one: one, ("--freeze", "image,text", "--local-loss", "none"), "nothing to tune"),
+        (lambda n, one: one, ("--freeze", "image,text", "--local-loss", "none"), "no weights are tuned"),
         (lambda n, one: one, ("--region-top-k", "1000"), "region_top_k"),
-        (lambda n, one: one, ("--resume", "--overwrite"), "either resumed or overwritten"),
+        (lambda n, one: one, ("--resume", "--overwrite"), "cannot be used together"),
         (lambda n, one: one, ("--preprocess", "mri"), "preprocessing"),
     ],
 )
@@ -95,11 +95,11 @@ def test_a_bad_row_stops_the_run_unless_it_may_be_skipped(
 
     code, out, err = run(dataset(spoil))
     assert (code, out) == (1, "")
-    assert "1 of 64 rows of the dataset are bad: line 6: image: there is no such file" in err
+    assert "1 of 64 rows of the dataset are bad: line 6: image: the file does not exist" in err
     assert "--skip-bad-rows" in err
     code, out, err = run(dataset(spoil), "--skip-bad-rows")
     assert code == 0
-    assert "line 6 is left out: image: there is no such file" in err
+    assert "line 6 is left out: image: the file does not exist" in err
     assert "1 row is left out" in err
     assert "31 to train on, 32 to validate on" in err
     assert "mean AUROC on validation" in out
@@ -129,7 +129,7 @@ def test_only_negative_reports_are_counted_and_trained_on(
     code, out, err = run(dataset(negative))
     assert code == 0
     assert "32 of 32 labelled training rows name no finding as present" in err
-    assert "AUROC is not defined for any finding" in err
+    assert "AUROC is not defined: no finding has images" in err
     assert "no AUROC on validation" in out
 
 
@@ -142,7 +142,7 @@ def test_without_validation_the_last_network_is_kept(
     assert "the network of step 1" in out
     code, _, err = run(dataset(only("train")))
     assert code == 2
-    assert "holds a run already" in err
+    assert "already holds a run" in err
     assert run(dataset(only("train")), "--overwrite")[0] == 0
     (tmp_path / "run" / "thesis.tex").write_text("mine")
     code, _, err = run(dataset(only("train")), "--overwrite")
@@ -193,7 +193,7 @@ def test_numbers_that_are_not_finite_stop_the_run(
 @pytest.mark.parametrize(
     ("processes", "batch", "expected"),
     [
-        (4, 8, "4 processes are more than 3 training rows. Start fewer processes."),
+        (4, 8, "there are 4 processes for 3 training rows. Start fewer processes."),
         (3, 8, "a batch of 8 cannot be shared by 3 processes"),
     ],
 )

@@ -40,7 +40,7 @@ def test_refused(field: str, value: Any) -> None:
 
 
 def test_nothing_left_to_tune_is_refused() -> None:
-    with pytest.raises(UsageError, match="nothing to tune"):
+    with pytest.raises(UsageError, match="no weights are tuned"):
         TrainSettings(freeze="image,text", loss=LossSettings("none"))
 
 

@@ -26,7 +26,7 @@ def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path: Path, quiet_
     workers = [start("-m", "tests.training.gloo_worker", rank, 2, tmp_path) for rank in range(2)]
     alone = gloo_worker.losses_and_gradients(0, 1)
     for worker in workers:
-        _, errors = worker.communicate(timeout=120)
+        _, errors = worker.communicate()
         assert worker.returncode == 0, errors
     for rank in range(2):
         shared = torch.load(tmp_path / f"{rank}.pt")

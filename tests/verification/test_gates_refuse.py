@@ -20,8 +20,8 @@ from lrclr.model import select_regions
 from lrclr.verification import Tolerances, raise_refused, run_gates
 from lrclr_export.onnx.blame import first_bad_layer
 from lrclr_export.onnx.graphs import graph_specs
-from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
 from lrclr_export.repository.golden import golden_from_checkpoint
+from tests.kept_exports import kept_export
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -303,7 +303,7 @@ def test_collapsed_embeddings_are_refused_although_the_plain_cosine_holds(
     with torch.no_grad():
         model.vision_model.post_layernorm.bias += 1000 * torch.randn(128, generator=torch.Generator().manual_seed(0))
     golden = golden_from_checkpoint(replace(checkpoint, model=model))
-    graph = typed_onnx_from_module(graph_specs(model)[0], opset=20)
+    graph = kept_export(graph_specs(model)[0], opset=20)
     collapsed = graph_edit.with_faults(graph, faults.without_scale(graph.layers["vision_model.post_layernorm"]))
     # With a bias this large float32 itself is coarse: only what is at issue is looked at.
     embedding = "image_encoder.image_embedding"

@@ -16,6 +16,7 @@ import torch
 from onnx_ir.passes.common import InlinePass
 
 from lrclr.errors import ExportError, UsageError
+from lrclr_export.onnx.merged_products import merge_products
 from lrclr_export.onnx.region_function import DOMAIN, OP_TYPE, VERSION, region_function
 from lrclr_export.onnx.region_node import TRANSLATIONS
 
@@ -86,6 +87,7 @@ def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
         raise ExportError(f"{spec.name} could not be exported")
     model = program.model
     graph = TypedGraph(spec, model, _layers(model.graph))
+    merge_products(model)
     _define_region_node(model, opset)
     _strip(model)
     return graph

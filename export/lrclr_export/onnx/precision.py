@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.activations import QuickGELUActivation
 
 from lrclr.verification import GateResult
+from lrclr_export.onnx.merged_products import products_in
 from lrclr_export.quantize import Int8Linear
 from lrclr_export.quantize._groups import groups_of
 
@@ -133,7 +134,8 @@ def _int8_steps(original: LrclrModel, stored: LrclrModel) -> tuple[set[str], dic
 def precision_histogram(graph: ir.Graph) -> dict[str, dict[str, int]]:
     """How many nodes of each kind compute in which type, and how many bytes of weights have which type.
 
-    A product of two dequantised int8 tensors counts as int8, and so does, under ``"layers"``, each weight in one.
+    A product of two dequantised int8 tensors counts as int8. ``"layers"`` counts the weights of the network in such
+    products: a merged weight counts once for each part.
     """
     nodes: dict[str, Counter[str]] = {}
     for node in graph.all_nodes():
@@ -144,8 +146,12 @@ def precision_histogram(graph: ir.Graph) -> dict[str, dict[str, int]]:
         if value.const_value is not None:
             weights[_type_name(value.const_value.dtype)] += value.const_value.nbytes
     ordered = {kind: dict(sorted(nodes[kind].items())) for kind in sorted(nodes)}
-    layers = {node.inputs[1] for node in graph.all_nodes() if node.op_type in _HEAVY and _computes_in(node) == "int8"}
-    quantised: dict[str, dict[str, int]] = {"layers": {"int8": len(layers)}} if layers else {}
+    layers = {
+        node.inputs[1]: products_in(node)
+        for node in graph.all_nodes()
+        if node.op_type in _HEAVY and _computes_in(node) == "int8"
+    }
+    quantised: dict[str, dict[str, int]] = {"layers": {"int8": sum(layers.values())}} if layers else {}
     return {**ordered, **quantised, "weight_bytes": dict(sorted(weights.items()))}
 
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle, through every gate or not at all."""
+"""Exports a checkpoint as a bundle, if all gates pass."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ import transformers
 from lrclr._files import replace_directory
 from lrclr._version import __version__
 from lrclr.bundle import (
-    ENTRIES,
     FINDINGS,
     GOLDEN,
+    NO_CACHE,
     SERVER_MODEL,
     TOKENIZER,
     Bundle,
     Golden,
+    GraphEntry,
     Manifest,
+    bundle_entries,
 )
-from lrclr.contract import MODEL, axis_sizes
+from lrclr.contract import ModelNames, axis_sizes
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
@@ -67,17 +69,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How to export.
+    """Options of an export.
 
     Attributes:
         precision: ``"fp16"``, ``"fp32"`` or ``"int8"``.
-        max_batch: most images of a request to the server.
+        max_batch: largest number of images of a request to the server.
         opset: ONNX operator set, 18 to 23.
         tolerances: limits of the gates to override.
-        external_data_above: bytes of weights above which they are kept beside the graph.
-        why_engine: why ONNX Runtime is what answers with the bundle, for the manifest.
-        calibration: of int8: a folder or dataset of images to take ranges from; the carried ones if not given.
-        inline: whether to write graphs without ONNX functions too, for runtimes that do not expand them.
+        external_data_above: size in bytes above which weights are written beside the graph.
+        why_engine: the reason for ONNX Runtime as the engine, for the manifest.
+        calibration: for int8, a folder or dataset of images for the ranges; by default the packaged images.
+        inline: whether to write graphs without ONNX functions too, for runtimes without functions.
+        names: names of the models in Triton, and their version.
     """
 
     precision: str = "fp16"
@@ -88,10 +91,11 @@ class ExportOptions:
     why_engine: str = "asked for"
     calibration: Path | None = None
     inline: bool = False
+    names: ModelNames = field(default_factory=ModelNames)
 
     def __post_init__(self) -> None:
         if self.calibration is not None and self.precision != "int8":
-            raise UsageError("only int8 is calibrated", fix="Add --int8, or leave --calibration out.")
+            raise UsageError("only int8 is calibrated", fix="Add --int8, or omit --calibration.")
 
 
 def export_bundle(
@@ -102,26 +106,27 @@ def export_bundle(
     progress: ProgressCallbacks = NO_PROGRESS,
     finish: Callable[[Bundle], Manifest] = lambda bundle: bundle.manifest,
 ) -> Bundle:
-    """Write a bundle to `output`, in place of the one that is there; nothing changes there unless every gate holds.
+    """Export a checkpoint to the bundle `output`, in place of an existing bundle. After an error `output` is unchanged.
 
     Args:
-        checkpoint: what to export.
+        checkpoint: the checkpoint.
         output: the bundle's folder.
-        options: how.
+        options: options of the export.
         progress: progress callbacks.
-        finish: given the new bundle before it takes its place, such as `add_plans`; it returns the manifest to write.
-            An error there leaves the old bundle.
+        finish: called with the new bundle before it replaces the old one, such as `add_plans`. It returns the manifest
+            to write.
 
     Raises:
-        GateError: a gate refused; it names the first layer that deviates.
+        GateError: a gate refused. The error names the first layer that deviates.
         ExportError: a graph could not be made.
-        UsageError: `output` is not ours to replace, or an option is not possible.
+        UsageError: `output` holds other files than a bundle, or an option is wrong.
     """
     tolerances = Tolerances.for_precision(options.precision).overridden(options.tolerances)
     check_opset(options.opset)
+    names = options.names
     sizes = profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=options.max_batch)
     calibration = _calibration(checkpoint, options)
-    with replace_directory(output, expected=ENTRIES, overwrite=True) as staging:
+    with replace_directory(output, expected=bundle_entries(output), overwrite=True) as staging:
         exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, progress)
         progress.task("run the PyTorch model on the gates' inputs")
         stored = None if options.precision == "fp32" else stored_in_float32(exported)
@@ -130,20 +135,22 @@ def export_bundle(
         for spec in graph_specs(exported):
             progress.task(f"export {spec.name}")
             graphs[spec.name] = typed_onnx_from_module(spec, opset=options.opset)
-            folder = staging / spec.name / "1"
+            folder = staging / names.folder(names.of(spec.name))
             folder.mkdir(parents=True)
             graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
             if options.inline and graphs[spec.name].model.functions:
                 inlined(graphs[spec.name]).save(folder / INLINED, external_above=options.external_data_above)
         for name, inputs in warmup_inputs(golden, axis_sizes(checkpoint.config), sizes).items():
-            (staging / name / "warmup").mkdir()
+            warmup = staging / names.of(name) / "warmup"
+            warmup.mkdir()
             for tensor, array in inputs.items():
-                (staging / name / "warmup" / tensor).write_bytes(np.ascontiguousarray(array).tobytes())
-        classifier_folder = staging / MODEL / "1"
+                (warmup / tensor).write_bytes(np.ascontiguousarray(array).tobytes())
+        classifier_folder = staging / names.folder(names.classifier)
         classifier_folder.mkdir(parents=True)
         (classifier_folder / "model.py").write_text(SERVER_MODEL)
+        (classifier_folder / NO_CACHE).touch()
         checkpoint.tokenizer.save(staging / TOKENIZER)
-        (staging / FINDINGS).write_text(checkpoint.findings.to_toml())
+        checkpoint.findings.save(staging / FINDINGS)
         golden.save(staging / GOLDEN)
         histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}
         manifest = Manifest(
@@ -166,8 +173,9 @@ def export_bundle(
             opset=options.opset,
             max_batch=options.max_batch,
             profiles=sizes,
-            graphs={name: _signature(graph, histograms[name], inline=options.inline) for name, graph in graphs.items()},
+            graphs={name: _signature(graph, histograms[name], options) for name, graph in graphs.items()},
             engine={"name": "onnxruntime", "why": options.why_engine},
+            triton=names.to_dict(),
             plans=[],
             tolerances={**tolerances.to_dict(), "overridden": sorted(options.tolerances)},
             gates=[],
@@ -208,7 +216,7 @@ def _in_precision(
     tolerances: Tolerances,
     progress: ProgressCallbacks,
 ) -> tuple[LrclrModel, dict[str, Any] | None]:
-    """The network as it shall be exported; of int8, what was done to it."""
+    """The network in a precision; for int8, also the record of the quantization."""
     if calibration is not None:
         made = quantized(checkpoint, calibration, tolerances, progress=progress)
         return made.model, made.record
@@ -223,7 +231,7 @@ def _blame(
     tolerances: Tolerances,
 ) -> str:
     suspects = [result.subject.partition(".")[0] for result in results if not result.passed]
-    # Probabilities and the task come out of all three graphs.
+    # Probabilities and the task depend on all three graphs.
     outcomes = {"probabilities", "findings"}
     suspected = [name for name in graphs if name in suspects or not outcomes.isdisjoint(suspects)]
     for name in suspected:
@@ -233,7 +241,9 @@ def _blame(
     return "no single layer exceeds the limit" if suspected else ""
 
 
-def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]], *, inline: bool) -> dict[str, Any]:
+def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]], options: ExportOptions) -> GraphEntry:
+    folder = options.names.folder(options.names.of(graph.spec.name))
+
     def described(values: Any) -> dict[str, Any]:
         return {
             value.name: {
@@ -247,7 +257,7 @@ def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]], *, inlin
         "inputs": described(graph.model.graph.inputs),
         "outputs": described(graph.model.graph.outputs),
         "precision_histogram": histogram,
-        "inlined": f"{graph.spec.name}/1/{INLINED}" if inline and graph.model.functions else None,
+        "inlined": f"{folder}/{INLINED}" if options.inline and graph.model.functions else None,
         "region_maps": next((len(node.inputs) - 1 for node in graph.model.graph if node.op_type == OP_TYPE), None),
     }
 
@@ -264,5 +274,5 @@ def _made_with() -> dict[str, str]:
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """Without what tells where the configuration came from rather than what it is."""
+    """The configuration without keys about its origin."""
     return {key: value for key, value in config.items() if not key.startswith("_") and key != "transformers_version"}

@@ -1,4 +1,4 @@
-"""An engine whose graphs are other models of the same Triton server."""
+"""Engine that runs the graphs of the same Triton server."""
 
 from __future__ import annotations
 
@@ -17,33 +17,36 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lrclr.contract import ModelNames
     from lrclr.triton.model._metrics import Metrics
 
 
-# A process of the graph died, the graph is being loaded again, or a bundle gives its queue a bound.
+# The process of the graph died, the graph is being loaded again, or the queue of the graph is full.
 _PASSING = ("not healthy", "not ready", "not found", "unavailable", "unloading", *protocol.BUSY)
 
 
 class ServerBusyError(EngineError):
-    """A graph did not answer now; it may when asked again."""
+    """A graph did not answer now. It may answer a repeated request."""
 
 
 class RequestCancelledError(LrclrError):
-    """The client that sent the request has given it up."""
+    """The client has cancelled the request."""
 
 
 class BlsEngine:
     """Runs graphs by business-logic scripting.
 
     Args:
-        version: of the graphs: a bundle's model and graphs have one version number.
-        metrics: told how long the image encoder took.
+        names: names of the bundle's models.
+        version: version of the graphs, which is that of the model `lrclr`.
+        metrics: counters to update with the time of the image encoder.
 
     Attributes:
-        cancelled: whether the request that is worked on was given up. No graph runs for such a request.
+        cancelled: returns whether the current request was cancelled. No graph runs for a cancelled request.
     """
 
-    def __init__(self, version: int, metrics: Metrics) -> None:
+    def __init__(self, names: ModelNames, version: int, metrics: Metrics) -> None:
+        self._names = names
         self._version = version
         self._metrics = metrics
         self.cancelled: Callable[[], bool] = bool
@@ -53,7 +56,7 @@ class BlsEngine:
         return "triton"
 
     def stop_if_cancelled(self) -> None:
-        """Raise `RequestCancelledError` if the client has given the request up."""
+        """Raise `RequestCancelledError` if the client has cancelled the request."""
         if self.cancelled():
             raise RequestCancelledError("the request was cancelled")
 
@@ -62,7 +65,7 @@ class BlsEngine:
         began = time.perf_counter()
         names = list(GRAPHS[graph].output_names)
         response = pb_utils.InferenceRequest(
-            model_name=graph,
+            model_name=self._names.of(graph),
             model_version=self._version,
             requested_output_names=names,
             inputs=[put(name, array) for name, array in inputs.items()],
@@ -78,4 +81,4 @@ class BlsEngine:
         text = error.message()
         passing = any(sign in text for sign in _PASSING)
         kind = ServerBusyError if passing else EngineError
-        raise kind(f"{graph} failed", why=text, fix="Ask again." if passing else None)
+        raise kind(f"{graph} failed", why=text, fix="Repeat the request." if passing else None)

@@ -1,4 +1,4 @@
-"""What the model `lrclr` counts, on the server's metrics port beside Triton's own."""
+"""Counters of the model `lrclr`, which Triton publishes with its own metrics."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ _FAMILIES = {
 
 
 class Metrics:
-    """Counters. Those of several instances, which are processes, are one in the server and add up."""
+    """Counters. The server adds up those of all instances, which are processes.
 
-    def __init__(self) -> None:
+    Args:
+        model: name of the model, which is a label of each counter.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._model = model
         counter = pb_utils.MetricFamily.COUNTER
         self._families = {
             name: pb_utils.MetricFamily(name=name, description=text, kind=counter) for name, text in _FAMILIES.items()
@@ -30,28 +35,28 @@ class Metrics:
         self._counters: dict[tuple[str, str], Any] = {}
 
     def requests(self) -> None:
-        """A request came."""
+        """Count a request."""
         self._add("requests", 1)
 
     def images(self, count: int) -> None:
-        """Images were answered for."""
+        """Count answered images."""
         self._add("images", count)
 
     def failed(self, reason: str) -> None:
-        """A request was refused."""
+        """Count a refused or failed request."""
         self._add("failures", 1, reason)
 
     def prompts(self, hits: int, misses: int) -> None:
-        """Prompts were looked up."""
+        """Count prompts found in the cache, and prompts that were encoded."""
         self._add("prompt_cache_hits", hits)
         self._add("prompt_cache_misses", misses)
 
     def decoded(self, seconds: float) -> None:
-        """Images were read and preprocessed."""
+        """Add time for reading and preprocessing."""
         self._add("decode_seconds", seconds)
 
     def encoded(self, seconds: float) -> None:
-        """The image encoder answered."""
+        """Add time for the image encoder."""
         self._add("encode_seconds", seconds)
 
     def _add(self, name: str, amount: float, reason: str = "") -> None:
@@ -60,5 +65,5 @@ class Metrics:
         key = (name, reason)
         if key not in self._counters:
             family = self._families[f"lrclr_{name}_total"]
-            self._counters[key] = family.Metric(labels={"reason": reason} if reason else {})
+            self._counters[key] = family.Metric(labels={"model": self._model, **({"reason": reason} if reason else {})})
         self._counters[key].increment(amount)

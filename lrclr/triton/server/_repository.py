@@ -1,12 +1,11 @@
-"""The model repository of a running server: versions of bundles, side by side.
+"""The model repository of a running server, with versions of bundles.
 
-A server is not pointed at the bundle itself: a bundle that is exported anew is replaced as a whole, and a server must
-not lose its files, nor serve the image encoder of one bundle with the text encoder of another. Version N of every
-model here is that of one bundle.
+The server does not read the bundle's folder, which a new export replaces: it would lose its files, or serve the image
+encoder of one bundle with the text encoder of another. Instead, version N of every model here belongs to one bundle.
 
-The server looks at the repository once a second, and loads what has changed. A version appears there as a link to a
-folder that is complete, so the server sees all of it or nothing. The files are copies: Triton takes a file for changed
-when its inode changes, which a hard link to it, made by any other program, does.
+The server checks the repository once a second, and loads changes. A version appears as a link to a complete folder, so
+the server sees all of it or nothing. The files are copies: Triton reloads a file when its inode changes, and a hard
+link that another program makes changes the inode.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ import time
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from lrclr.bundle import GRAPHS, MANIFEST, SERVER_MODEL
-from lrclr.contract import MODEL
+from lrclr.bundle import MANIFEST, NO_CACHE, SERVER_MODEL
 from lrclr.errors import ServerError
 
 if TYPE_CHECKING:
@@ -26,12 +24,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lrclr.bundle import Bundle
+    from lrclr.contract import ModelNames
 
-__all__ = ["MODELS", "ServedRepository"]
+__all__ = ["ServedRepository"]
 
-MODELS: Final = (*GRAPHS, MODEL)
 _BACKENDS: Final = {"onnxruntime", "openvino", "tensorrt"}
-# Everything that the exporter sets. The other fields can name libraries, agents or environments that Triton would load.
+# The fields that the exporter sets. Other fields can name libraries, agents or environments that Triton would load.
 _FIELDS: Final = frozenset(
     {
         "backend",
@@ -57,37 +55,53 @@ class ServedRepository:
 
     Args:
         root: an empty folder.
-        instances: of the model `lrclr`, instead of the bundle's number.
+        names: names of the models, and the number of their first version.
+        instances: number of instances of the model `lrclr`; None for that of the bundle.
 
     Attributes:
-        repository: the folder for the server.
-        version: the newest version of the model `lrclr` in it; 0 for none.
+        repository: the folder that the server reads.
+        version: the newest version of the model `lrclr` in it; 0 if there is none.
     """
 
-    def __init__(self, root: Path, *, instances: int | None = None) -> None:
+    def __init__(self, root: Path, names: ModelNames, *, instances: int | None = None) -> None:
+        self._names = names
         self.repository = root / "repository"
         self._copies = root / "bundles"
         self._copies.mkdir()
-        for model in MODELS:
+        for model in names.all:
             (self.repository / model).mkdir(parents=True)
         self._instances = instances
         self._configs: dict[str, str] = {}
         self._folders: dict[int, Path] = {}
-        self._numbers = count(1)
+        # The version that the bundle of each version here gives its models.
+        self._sources: dict[int, int] = {}
+        self._numbers = count(names.version)
         self._touched_ns = 0
         self.version = 0
 
     def prepare(self, bundle: Bundle) -> int:
-        """Copy a bundle as the next version, where the server does not see it, and return its number.
+        """Copy a bundle as the next version. The server does not see it until `publish`.
+
+        Returns:
+            The number of the version.
 
         Raises:
-            ServerError: the folder cannot be written, or the bundle's configuration is not that of the running server;
-                nothing of the version is left, and nothing else was changed.
+            ServerError: the folder cannot be written, or the bundle's configuration differs from that of the running
+                server. The version is removed, and nothing else was changed.
         """
-        configs = {
-            model: _checked(model, (bundle.path / model / "config.pbtxt").read_text(encoding="utf-8"), self._instances)
-            for model in MODELS
-        }
+        names = self._names
+        if bundle.manifest.names.prefix != names.prefix:
+            raise ServerError(
+                "the new bundle cannot take over in a running server",
+                why=f"its models' names begin with {bundle.manifest.names.prefix!r}, and the server's with "
+                f"{names.prefix!r}",
+                fix="Stop the server and start it again.",
+            )
+        configs = {}
+        for model in names.all:
+            text = (bundle.path / model / "config.pbtxt").read_text(encoding="utf-8")
+            is_classifier = model == names.classifier
+            configs[model] = _checked(model, text, is_classifier=is_classifier, instances=self._instances)
         for model, text in self._configs.items():
             # All versions of a model share one configuration.
             if configs[model] != text:
@@ -104,9 +118,8 @@ class ServedRepository:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(bundle.path / name, copy)
             (folder / "model.py").write_text(SERVER_MODEL, encoding="utf-8")
-            # In the place of the folder in which Python would cache the compiled model, for Triton would take that for
-            # a change. Its Python ignores PYTHONDONTWRITEBYTECODE.
-            (folder / "__pycache__").touch()
+            # Otherwise Python would cache the compiled model in a folder of this name, and Triton would see a change.
+            (folder / NO_CACHE).touch()
             if not self._configs:
                 self._write_shared(folder / "bundle", configs)
         except OSError as error:
@@ -114,27 +127,30 @@ class ServedRepository:
             raise ServerError("the server's model repository cannot be written", why=error.strerror) from error
         self._configs = configs
         self._folders[version] = folder
+        self._sources[version] = bundle.manifest.names.version
         return version
 
     def prepare_again(self) -> int:
-        """Make another version of the newest bundle in the repository, and return its number. Nothing is copied."""
+        """Prepare another version of the newest bundle, without a copy; returns its number."""
         version = next(self._numbers)
         self._folders[version] = self._folders[self.version]
+        self._sources[version] = self._sources[self.version]
         return version
 
     def publish(self, version: int, models: Sequence[str]) -> None:
-        """Let the server see the models of a version."""
+        """Make models of a version visible to the server."""
         folder = self._folders[version]
         for model in models:
-            target = folder if model == MODEL else folder / "bundle" / model / "1"
+            is_classifier = model == self._names.classifier
+            target = folder if is_classifier else folder / "bundle" / model / str(self._sources[version])
             (self.repository / model / str(version)).symlink_to(target)
             self._touch(model)
-        if MODEL in models:
+        if self._names.classifier in models:
             self.version = version
 
     def drop(self, version: int) -> None:
-        """Take a version out again. Its files are deleted unless another version has the same."""
-        for model in MODELS:
+        """Remove a version. Its files are deleted unless another version uses them."""
+        for model in self._names.all:
             link = self.repository / model / str(version)
             if link.is_symlink():
                 link.unlink()
@@ -142,18 +158,20 @@ class ServedRepository:
         folder = self._folders.pop(version)
         if folder not in self._folders.values():
             shutil.rmtree(folder, ignore_errors=True)
-        published = [other for other in self._folders if (self.repository / MODEL / str(other)).is_symlink()]
+        self._sources.pop(version)
+        classifier = self.repository / self._names.classifier
+        published = [other for other in self._folders if (classifier / str(other)).is_symlink()]
         self.version = max(published, default=0)
 
     def withdraw(self) -> None:
-        """Take the model `lrclr` out: the server answers what it has taken on, and takes on no more."""
-        (self.repository / MODEL).rename(self._copies / MODEL)
+        """Remove the model `lrclr`: the server answers the requests that it has accepted, and accepts no more."""
+        (self.repository / self._names.classifier).rename(self._copies / self._names.classifier)
 
     def _write_shared(self, bundle: Path, configs: dict[str, str]) -> None:
-        """Write what all versions share.
+        """Write the files that all versions share.
 
-        The warm-up files stay those of the first bundle: only their shapes matter, and the configuration has these.
-        Triton would load every version again if they changed.
+        The warm-up files of the first bundle are kept, since Triton would load every version again if they changed.
+        Only their shapes matter, which are part of the configuration.
         """
         for model, text in configs.items():
             if (bundle / model / "warmup").is_dir():
@@ -161,20 +179,20 @@ class ServedRepository:
             (self.repository / model / "config.pbtxt").write_text(text, encoding="utf-8")
 
     def _touch(self, model: str) -> None:
-        """Give a model's folder a later time than ever before, by which the server sees that versions came or went.
+        """Set the time of a model's folder, by which the server sees that versions were added or removed.
 
-        The system's clock may have been set back.
+        It is later than all times before, also if the system's clock was set back.
         """
         self._touched_ns = max(self._touched_ns + 1_000_000, time.time_ns())
         os.utime(self.repository / model, ns=(self._touched_ns, self._touched_ns))
 
 
-def _checked(model: str, text: str, instances: int | None) -> str:
-    """A model's configuration, with so many instances of the model `lrclr`.
+def _checked(model: str, text: str, *, is_classifier: bool, instances: int | None) -> str:
+    """A model's configuration, with the given number of instances of the model `lrclr`.
 
     Raises:
-        ServerError: it asks Triton for something that no exporter writes, such as another backend: the manifest that
-            lists it may be forged.
+        ServerError: the configuration has values that the exporter does not write, such as another backend: a bundle
+            may be forged.
     """
     from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
     from tritonclient.grpc import model_config_pb2
@@ -182,15 +200,15 @@ def _checked(model: str, text: str, instances: int | None) -> str:
     try:
         config = text_format.Parse(text, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
-        raise _refused(model, "Triton could not read it") from error
+        raise _refused(model, "it is not a valid configuration of Triton") from error
     unknown = {field.name for field, _ in config.ListFields()} - _FIELDS
     if unknown:
-        raise _refused(model, f"no exporter sets {', '.join(sorted(unknown))}")
-    if config.name != model or config.backend not in ({"python"} if model == MODEL else _BACKENDS):
-        raise _refused(model, f"it asks for the backend {config.backend[:40]!r} under the name {config.name[:40]!r}")
+        raise _refused(model, f"the exporter does not set {', '.join(sorted(unknown))}")
+    if config.name != model or config.backend not in ({"python"} if is_classifier else _BACKENDS):
+        raise _refused(model, f"it has the backend {config.backend[:40]!r} and the name {config.name[:40]!r}")
     if "/" in text_format.MessageToString(config):
-        raise _refused(model, "it names a path, and all that a model needs lies beside it")
-    if model == MODEL and instances is not None:
+        raise _refused(model, "it contains a path, which a bundle does not need")
+    if is_classifier and instances is not None:
         for group in config.instance_group:
             group.count = instances
         return str(text_format.MessageToString(config))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.phantom.staging import kept_folder
+from tests.bundles import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).parents[3]
 
@@ -21,22 +21,15 @@ def killed_amid(call: Sequence[str], out: Path, *, after: int) -> Path:
     work = kept_folder(out) / "work"
     command = [sys.executable, "-m", "benchmarks.phantom.make_dataset", *call]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-        _wait(lambda: process.poll() is not None or len(list(work.glob("images/*/[!.]*.png"))) >= after)
+        wait_until(lambda: process.poll() is not None or len(list(work.glob("images/*/[!.]*.png"))) >= after)
         assert process.poll() is None, "it ended before it could be killed"
         workers = _children(process.pid)
         process.kill()
     assert workers
     # Workers that outlive their parent would hold the CT in memory for ever.
-    _wait(lambda: not any(_runs(worker) for worker in workers))
+    wait_until(lambda: not any(_runs(worker) for worker in workers))
     assert not out.exists()
     return work
-
-
-def _wait(met: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while not met():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def _state(pid: int) -> list[str]:

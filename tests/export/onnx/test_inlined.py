@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from lrclr import Bundle
 from lrclr.bundle import Golden
 from lrclr.cli import main
-from tests import bundles
+from tests.kept_exports import exporting_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ OUTPUTS = ("image_embedding", "region_tokens", "region_index", "region_importanc
 def bundle(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("inlined") / "bundle"
     command = ["export", str(checkpoint_folder), "--fp32", "--inline", "--engine", "onnxruntime", "-o", str(folder)]
-    with bundles.exporting_kept_graphs(tmp_path_factory.getbasetemp()):
+    with exporting_once():
         assert main(command) == 0
     return Bundle(folder)
 

@@ -17,8 +17,8 @@ from lrclr.inference import ModelSpec
 from lrclr.model import LrclrModel
 from lrclr.verification import GateResult, Tolerances, raise_refused, run_gates
 from lrclr_export.onnx.graphs import graph_specs
-from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
 from lrclr_export.onnx.precision import half_precision, precision_gate, precision_histogram
+from tests.kept_exports import kept_export
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,7 +98,7 @@ def test_a_type_that_is_not_known_is_no_pass() -> None:
 def test_layernorm_in_half_precision_is_refused(checkpoint: Checkpoint) -> None:
     """What a plain `.half()` gives."""
     plain = copy.deepcopy(checkpoint.model).half()
-    graph = typed_onnx_from_module(graph_specs(plain)[1], opset=20)
+    graph = kept_export(graph_specs(plain)[1], opset=20)
     histogram = precision_histogram(graph.model.graph)
     assert histogram["LayerNormalization"].keys() == {"float16"}
     results = {gate.gate: gate for gate in precision_gate("text_encoder", histogram, "fp16")}
@@ -133,7 +133,7 @@ def test_the_highest_opset_passes_too(
 ) -> None:
     """The image encoder, which has the custom node; opset 18 is exported whole in another file."""
     bundle = Bundle(fp32_bundle)
-    graph = typed_onnx_from_module(graph_specs(checkpoint.model)[0], opset=23)
+    graph = kept_export(graph_specs(checkpoint.model)[0], opset=23)
     graph.save(tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     assert {opset.domain: opset.version for opset in model.opset_import} == {"": 23, "lrclr": 1}

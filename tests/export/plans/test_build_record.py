@@ -13,6 +13,8 @@ from lrclr_export import BuildOptions, build_bundle
 from lrclr_export.plans import BuildRecord, plan_from_onnx
 from lrclr_export.profiles import profiles_of_graph
 from lrclr_export.repository import build as build_module
+
+# Private: the gate on types is also tested on records that the builder does not give.
 from lrclr_export.repository.build import _written_gates
 from tests import bundles
 

@@ -13,11 +13,13 @@ import torch
 from lrclr.checkpoints import Checkpoint, init_checkpoint
 from lrclr.errors import ExportError
 from lrclr_export.onnx.graphs import graph_specs
-from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
 from lrclr_export.onnx.precision import half_precision
 from lrclr_export.onnx.region_function import OP_TYPE, QK_OP_TYPE
 from lrclr_export.plans import BuildOptions, plan_from_onnx
+
+# Private: the rewritten graph is run by ONNX Runtime, before a plan is built of it.
 from lrclr_export.plans._regions import from_queries_and_keys, with_definition
+from tests.kept_exports import kept_export
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +43,7 @@ def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     for layer in checkpoint.model.vision_model.encoder.layers:
         # Sharp attention, so that the patches differ.
         layer.self_attn.q_proj.weight.data *= 8
-    graph = typed_onnx_from_module(graph_specs(half_precision(checkpoint.model))[0], opset=20)
+    graph = kept_export(graph_specs(half_precision(checkpoint.model))[0], opset=20)
     path = tmp_path_factory.mktemp(rollout) / "model.onnx"
     graph.save(path)
     return path, 1 if rollout == "mean" else 2

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import lrclr.triton.client
-from lrclr import ZeroShotClassifier
 from lrclr.images import read_reduced
 from lrclr.samples import sample_paths
 from tests import bundles
 
 if TYPE_CHECKING:
+    from lrclr import ZeroShotClassifier
     from lrclr.triton.server import TritonServer
 
 pytestmark = pytest.mark.triton
-PAGE = (Path(lrclr.triton.client.__file__).parent / "README.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "howto" / "ask.md").read_text()
 
 
 def section(title: str, language: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -143,19 +142,18 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         command, env=installation.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     client = grpc.InferenceServerClient(f"127.0.0.1:{port}")
-    deadline = time.monotonic() + 90
-    while True:
+
+    def ready() -> bool:
         try:
-            if client.is_server_ready():
-                break
+            return bool(client.is_server_ready())
         except InferenceServerException:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+            return False
+
+    bundles.wait_until(ready, process)
     yield client
     client.close()
     process.terminate()
-    process.wait(timeout=30)
+    process.wait()
 
 
 @pytest.mark.parametrize("batch", [0, 8])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -18,10 +17,11 @@ from lrclr.triton.server import ServeOptions, TritonServer
 
 # Private: the numbers of a server's processes, to stop them.
 from lrclr.triton.server._processes import backends_of
+from tests import bundles
 from tests.triton.server.test_faults import IMAGE, Load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from lrclr.inference import Prediction
@@ -41,13 +41,6 @@ def server(folder: Path, told: list[str]) -> Iterator[TritonServer]:
     """With one process of each model."""
     with TritonServer(folder, OPTIONS, on_log=lambda level, text: told.append(f"{level}: {text}")) as running:
         yield running
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def processes(server: TritonServer, model: str) -> list[int]:
@@ -119,7 +112,7 @@ def test_a_server_in_which_nothing_goes_on_is_mended(server: TritonServer, told:
         server.wait(0.05)
         return not set(stuck) & set(processes(server, "image_encoder"))
 
-    wait_until(gone)
+    bundles.wait_until(gone)
     server.check()
 
 
@@ -140,7 +133,7 @@ def test_what_is_in_flight_is_answered_when_the_server_is_stopped(server: Triton
     asking = [Thread(target=ask) for _ in range(4)]
     for one in asking:
         one.start()
-    wait_until(lambda: len(answers) > 12)
+    bundles.wait_until(lambda: len(answers) > 12)
     server.stop()
     for one in asking:
         one.join()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,17 +17,7 @@ from lrclr.triton.server._shared_memory import Claim, remove_leftovers
 from tests import bundles
 from tests.triton.server.test_serve import ANY_PORTS, Served, serve, servers_in, shared_memory
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 __all__ = ["serve"]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def nothing_left(served: Served) -> bool:
@@ -52,7 +40,7 @@ def test_sigkill_leaves_nothing(serve: type[Served], folder: Path) -> None:
     assert len(backends) == 5
     assert shared_memory(served.process.pid)
     served.end(signal.SIGKILL)
-    wait_until(lambda: nothing_left(served))
+    bundles.wait_until(lambda: nothing_left(served))
 
 
 @pytest.mark.triton
@@ -75,13 +63,13 @@ def test_a_server_that_lost_its_guard_too_is_named_and_its_leftovers_removed_onc
     # It may be of use to somebody, so it is not touched, nor what it needs.
     assert len(list(served.temporary.glob("lrclr-*"))) == 1
     os.killpg(guard, signal.SIGKILL)
-    wait_until(lambda: not servers_in(served.temporary))
+    bundles.wait_until(lambda: not servers_in(served.temporary))
 
     def removed() -> bool:
         remove_leftovers()
         return nothing_left(served)
 
-    wait_until(removed)
+    bundles.wait_until(removed)
 
 
 def test_only_what_nobody_holds_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

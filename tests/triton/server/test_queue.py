@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -30,10 +29,11 @@ from lrclr.triton.client import AsyncClient, Client, ClientOptions
 # Private: a request that is sent and then cancelled.
 from lrclr.triton.client import _wire as wire
 from lrclr.triton.protocol import MAX_QUEUED, MAX_QUEUED_SECONDS, MODEL
+from tests import bundles
 from tests.triton.server.test_faults import close
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from lrclr.triton.server import TritonServer
@@ -62,13 +62,6 @@ def waiting(server: TritonServer, model: str = MODEL) -> float:
     return metric(server, "nv_inference_pending_request_count", f'model="{model}"')
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 @contextmanager
 def occupied(server: TritonServer, large: list[bytes]) -> Iterator[None]:
     """The model's process has much to do for the time of a block: so much that it is cancelled at the end."""
@@ -83,13 +76,13 @@ def occupied(server: TritonServer, large: list[bytes]) -> Iterator[None]:
         told.append(error)
 
     call = triton.async_infer(MODEL, wire.as_infer_inputs(tensors), callback)
-    until(lambda: metric(server, "lrclr_requests_total") == requests + 1)
+    bundles.wait_until(lambda: metric(server, "lrclr_requests_total") == requests + 1)
     try:
         yield
         assert told == [], "the machine is too fast for this test: give it more to do"
     finally:
         call.cancel()
-        until(lambda: metric(server, *CANCELLED) >= cancelled + 1)
+        bundles.wait_until(lambda: metric(server, *CANCELLED) >= cancelled + 1)
         triton.close()
 
 
@@ -120,9 +113,11 @@ def test_a_full_queue_refuses_at_once_and_what_waits_is_answered(
         before = metric(single, "lrclr_requests_total")
         with occupied(single, large):
             sent = [pool.submit(client.ask, [IMAGE]) for _ in range(MAX_QUEUED)]
-            until(lambda: waiting(single) == MAX_QUEUED)
+            bundles.wait_until(lambda: waiting(single) == MAX_QUEUED)
             for call in (lambda: client.predict([IMAGE]), lambda: asyncio.run(ask())):
-                with pytest.raises(ServerUnavailableError, match=r"its queue is full\. Ask again after 1 s") as raised:
+                with pytest.raises(
+                    ServerUnavailableError, match=r"its queue is full\. Repeat the request after 1 s"
+                ) as raised:
                     call()
                 assert raised.value.retry_after == 1.0
             # What an HTTP client sees; the page for other clients says so.

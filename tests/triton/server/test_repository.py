@@ -10,10 +10,11 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from lrclr import Bundle
 from lrclr.bundle import SERVER_MODEL
+from lrclr.contract import ModelNames
 from lrclr.errors import ServerError
 
 # Private: the folder that Triton polls, without a server.
-from lrclr.triton.server._repository import MODELS, ServedRepository
+from lrclr.triton.server._repository import ServedRepository
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 @pytest.fixture
 def repository(tmp_path: Path) -> ServedRepository:
     (tmp_path / "root").mkdir()
-    return ServedRepository(tmp_path / "root")
+    return ServedRepository(tmp_path / "root", ModelNames())
 
 
 def seen(repository: ServedRepository) -> dict[str, str]:
     """Every file that the server sees, through links."""
     found: dict[str, str] = {}
-    for model in MODELS:
+    for model in ModelNames().all:
         for place in sorted((repository.repository / model).iterdir()):
             base = f"{model}/{place.name}"
             found |= {f"{base}/{name}": digest for name, digest in bundles.digests(place).items()}
@@ -52,13 +53,13 @@ def test_a_version_appears_and_goes(repository: ServedRepository, folder: Path) 
     bundle = Bundle(folder)
     first = repository.prepare(bundle)
     assert not [name for name in seen(repository) if "/1/" in name]
-    repository.publish(first, MODELS)
+    repository.publish(first, ModelNames().all)
     there = seen(repository)
     assert {f"lrclr/1/bundle/{name}" for name in bundle.manifest.files} <= there.keys()
     assert there["image_encoder/1/model.onnx"] == bundle.manifest.files["image_encoder/1/model.onnx"]["sha256"]
     assert (repository.repository / "lrclr/1/model.py").read_text() == SERVER_MODEL
     again = repository.prepare_again()
-    repository.publish(again, MODELS)
+    repository.publish(again, ModelNames().all)
     repository.drop(first)
     assert (again, repository.version) == (2, 2)
     assert {name.replace("/2", "/1", 1) for name in seen(repository)} == there.keys()
@@ -67,7 +68,7 @@ def test_a_version_appears_and_goes(repository: ServedRepository, folder: Path) 
 
 
 def test_a_refused_bundle_changes_nothing(repository: ServedRepository, folder: Path, tmp_path: Path) -> None:
-    repository.publish(repository.prepare(Bundle(folder)), MODELS)
+    repository.publish(repository.prepare(Bundle(folder)), ModelNames().all)
     before = seen(repository)
     for name in ("image_encoder", "lrclr"):
         other = bundles.copied(folder, tmp_path / name)
@@ -85,7 +86,7 @@ def test_a_refused_bundle_changes_nothing(repository: ServedRepository, folder: 
     alike = bundles.copied(folder, tmp_path / "alike")
     for warmup in alike.glob("*/warmup/*"):
         warmup.write_bytes(bytes(warmup.stat().st_size))
-    repository.publish(repository.prepare(Bundle(bundles.signed(alike))), MODELS)
+    repository.publish(repository.prepare(Bundle(bundles.signed(alike))), ModelNames().all)
     assert before.items() <= seen(repository).items()
 
 
@@ -98,8 +99,8 @@ def set_parameter(config: Any) -> None:
     [
         ("image_encoder", lambda config: setattr(config, "backend", "python"), "backend 'python'"),
         ("lrclr", lambda config: setattr(config, "backend", "onnxruntime"), "backend 'onnxruntime'"),
-        ("lrclr", set_parameter, "names a path"),
-        ("text_encoder", lambda config: setattr(config, "default_model_filename", "../x.onnx"), "names a path"),
+        ("lrclr", set_parameter, "contains a path"),
+        ("text_encoder", lambda config: setattr(config, "default_model_filename", "../x.onnx"), "contains a path"),
         ("text_encoder", lambda config: setattr(config, "platform", "ensemble"), "platform"),
         ("fusion_head", lambda config: config.model_operations.op_library_filename.append("x.so"), "model_operations"),
         ("fusion_head", lambda config: config.model_repository_agents.agents.add(name="x"), "model_repository_agents"),

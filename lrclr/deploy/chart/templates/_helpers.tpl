@@ -75,6 +75,8 @@ exec:
     - "7"
     - --expect
     - {{ .Values.bundle.sha256 | quote }}
+    - --model-name
+    - {{ .Values.bundle.model | quote }}
 {{- end }}
 
 {{- define "lrclr.ports" -}}

@@ -1,0 +1,1 @@
+"""Runnable scripts, one for each task; tests run all of them."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal, get_args
+
+from lrclr._records import Record
 
 __all__ = ["STAGES", "Case", "Stage"]
 
@@ -12,8 +13,7 @@ STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 _TITLES: Final = {"classifier": "pixels to findings", "files": "files to findings"}
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(Record, frozen=True):
     """What one call does, on which target, and how often it is called.
 
     Attributes:

@@ -69,7 +69,7 @@ class BenchOptions:
             if stage not in STAGES:
                 raise UsageError(f"unknown stage {stage!r}", fix=f"Choose from {', '.join(STAGES)}.")
         if not self.stages:
-            raise UsageError("no stage is given to measure", fix=f"Choose from {', '.join(STAGES)}.")
+            raise UsageError("no stage is given", fix=f"Choose from {', '.join(STAGES)}.")
         for name, values in (("batch", self.batches), ("prompts", self.prompts), ("concurrency", self.callers)):
             if any(not 1 <= value <= 4096 for value in values) or (not values and name != "prompts"):
                 raise UsageError(f"{name} must be whole numbers from 1 to 4096")

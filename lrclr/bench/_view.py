@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lrclr.bench._flops import Network
 from lrclr.bench._peak import roof_of
 from lrclr.bench._statistics import paired_ratio
 from lrclr.reports import NONE, fixed
@@ -102,7 +101,7 @@ def share_of_peak(result: Result, measurement: Measurement) -> Work | None:
     case, target = measurement.case, result.target(measurement.case.target)
     if target.network is None or case.rate is not None:
         return None
-    cost = Network.of_dict(target.network).cost(case, target.precision)
+    cost = target.network.cost(case, target.precision)
     peak = roof_of(target.precision, target.engine, result.peaks)
     if cost is None or peak is None:
         return None

@@ -1,4 +1,4 @@
-"""Figures with intervals, and their formatting in reports."""
+"""Estimates with intervals, and their form in reports."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def span(estimate: Estimate, show: Callable[[float], str] = significant, between: str = "–") -> str:
-    """Both ends of the interval, formatted by `show`; "" without an interval."""
+    """Both ends of the interval, each written by `show`; "" without an interval."""
     if estimate.low is None or estimate.high is None:
         return ""
     return f"{show(estimate.low)}{between}{show(estimate.high)}"

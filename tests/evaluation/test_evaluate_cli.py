@@ -270,7 +270,7 @@ def test_a_row_that_cannot_be_used_stops_the_run(bundle_folder: Path, make_data:
         (["--store", "--preset", "chexzero"], "--store cannot be used with"),
         (["--store", "--findings", "{tmp}/x.toml"], "--store cannot be used with"),
         (["--validation-split", "none", "--store"], "--store needs images to fit on"),
-        (["--provider", "tpu"], "no provider"),
+        (["--provider", "tpu"], "unknown provider"),
         (["--batch-size", "0"], "at least one image"),
         (["--threshold", "x"], "criterion"),
     ],

@@ -23,6 +23,7 @@ HELPERS: Final = (
     "lrclr._kernels",
     "lrclr._processors",
     "lrclr._prefetch",
+    "lrclr._records",
     "lrclr._zip",
     "lrclr.budget",
     "lrclr.file_names",

@@ -307,7 +307,7 @@ def test_free_air_is_at_the_apex(body: ct.Phantom) -> None:
 
 def test_a_missing_organ_is_named(body: ct.Phantom) -> None:
     empty = dataclasses.replace(body, labels=np.zeros_like(body.labels))
-    with pytest.raises(ValueError, match="none of the organs"):
+    with pytest.raises(ValueError, match="lacks the organs"):
         findings.effusion(empty, "left")
 
 

@@ -62,7 +62,7 @@ class Plan:
         source: what to score.
         folder: folder of the parts.
         settings: settings that valid rows were made with.
-        recheck: hash every file again, whatever its times are.
+        recheck: hash every file again, even if its times have not changed.
     """
 
     def __init__(self, source: Source, folder: Path, settings: Settings, *, recheck: bool) -> None:

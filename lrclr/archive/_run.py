@@ -88,7 +88,7 @@ def score(
     if isinstance(options.runner, LocalOptions):
         # Raises before anything is written if the engine cannot be opened.
         _ = encoder.classifier
-    with _only_run(folder), _sigterm_raises():
+    with _exclusive_lock(folder), _sigterm_raises():
         settings = settings.settled(folder, rescore=options.rescore)
         settings.write(folder)
         for left in folder.glob(_PARTIAL):
@@ -233,7 +233,7 @@ def _require(options: ScoreOptions) -> None:
 
 
 @contextlib.contextmanager
-def _only_run(folder: Path) -> Iterator[None]:
+def _exclusive_lock(folder: Path) -> Iterator[None]:
     """Lock a folder against other runs on this machine. The lock ends with the process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -85,7 +85,7 @@ def open_source(source: str | os.PathLike[str], *, findings: Collection[str] = (
 
     Args:
         source: a folder, whose images are found as by `lrclr.images.find_images`; a glob such as
-            ``"archive/**/*.dcm"``, of which every file counts as an image, once however many links lead to it; a
+            ``"archive/**/*.dcm"``, of which every file counts as an image, once even if several links lead to it; a
             dataset (see `lrclr.datasets.read_dataset`); a Parquet file with a column ``file``, ``path`` or ``image``,
             and optionally ``frame`` and ``bytes``; or one image.
         findings: names of the model's findings, which may be columns of a dataset.

@@ -139,6 +139,6 @@ def test_a_process_builds_one_kind(tensorrt: ModuleType) -> None:
 
 def test_networks_without_a_kernel() -> None:
     known = RegionNode(layers=12, nodes=50, head_width=64, top_k=1, mean=False)
-    assert _region_plugin.takes(known)
+    assert _region_plugin.has_kernel(known)
     for changed in ({"layers": 13}, {"nodes": 2000}, {"nodes": None}, {"head_width": 32}, {"top_k": 65}):
-        assert not _region_plugin.takes(replace(known, **changed))
+        assert not _region_plugin.has_kernel(replace(known, **changed))

@@ -148,15 +148,15 @@ def test_a_tolerance_can_be_lowered(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("cosin=0.9", "there is no tolerance 'cosin'"),
+        ("cosin=0.9", "unknown tolerance 'cosin'"),
         ("cosine", "not understood"),
         ("cosine=", "not understood"),
         ("cosine=much", "not understood"),
-        ("=0.9", "there is no tolerance ''"),
+        ("=0.9", "unknown tolerance ''"),
         ("cosine=nan", "cannot be nan"),
         ("cosine=inf", "cannot be inf"),
         ("cosine=-1", "cannot be -1"),
-        ("overridden=1", "there is no tolerance 'overridden'"),
+        ("overridden=1", "unknown tolerance 'overridden'"),
     ],
 )
 def test_a_tolerance_that_is_none_is_the_callers_error(

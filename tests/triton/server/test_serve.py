@@ -158,7 +158,7 @@ def test_what_is_exposed_is_said(serve: type[Served], folder: Path) -> None:
     ("arguments", "code", "said"),
     [
         (("none",), 1, "bundle"),
-        (("{bundle}", "--server", "none"), 1, "is no program"),
+        (("{bundle}", "--server", "none"), 1, "is not an executable file"),
         (("{bundle}", "--server", "/bin/false", *ANY_PORTS), 1, "ended with exit code 1"),
         (("{bundle}", "--address", "hospital"), 2, "is not an IP address"),
         (("{bundle}", "--address", "192.0.2.1"), 1, "cannot listen on 192.0.2.1"),

@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Final, NotRequired, TypedDict
 
 from msgspec import Meta
 
@@ -77,6 +77,7 @@ class GraphEntry(TypedDict):
     precision_histogram: dict[str, dict[str, int]]
     inlined: str | None
     region_maps: int | None
+    largest_activations: NotRequired[dict[str, float]]
 
 
 class TokenizerEntry(TypedDict):
@@ -85,6 +86,10 @@ class TokenizerEntry(TypedDict):
     sha256: str
     context_length: int
     eot_id: int
+    has_bos: bool
+    pad_id: int
+    fixed_length: bool
+    causal: bool
 
 
 class EngineEntry(TypedDict):
@@ -105,7 +110,7 @@ class Manifest:
         scoring: ``alpha`` in effect, ``fusion_trained``, and the keys of `ScoreCalibration.to_dict`.
         preprocess: see `PreprocessSpec.to_dict`.
         tokenizer: hash, context length, number of the EOT token, `ClipTokenizer.options`, and whether the text encoder
-            is ``causal``. Bundles without the last two have CLIP's text encoder.
+            is ``causal``.
         precision: type of the matrix products in the graphs: ``"fp16"``, ``"fp32"`` or ``"int8"``.
         quantization: for int8 the calibration data, the number of int8 layers of each graph, the layers that stayed in
             float32 with the reason, and the loss on the calibration images; None for other precisions.
@@ -245,11 +250,13 @@ class Bundle:
         try:
             self.preprocess = PreprocessSpec.from_dict(self.manifest.preprocess)
             self.findings = FindingSet.load(self.path / FINDINGS)
-            told = self.manifest.tokenizer
-            # A bundle from before there were other text encoders has the defaults.
-            options = {key: told[key] for key in ("has_bos", "pad_id", "fixed_length") if key in told}
+            entry = self.manifest.tokenizer
             self.tokenizer = ClipTokenizer.from_file(
-                self.path / TOKENIZER, context_length=told["context_length"], **options
+                self.path / TOKENIZER,
+                context_length=entry["context_length"],
+                has_bos=entry["has_bos"],
+                pad_id=entry["pad_id"],
+                fixed_length=entry["fixed_length"],
             )
         except LrclrError as error:
             raise BundleError(f"the bundle {self.path} cannot be used", why=str(error)) from error

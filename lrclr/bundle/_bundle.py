@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Final, NotRequired, TypedDict
 
 from msgspec import Meta
 
@@ -85,6 +85,11 @@ class TokenizerEntry(TypedDict):
     sha256: str
     context_length: int
     eot_id: int
+    # Older bundles do not have these.
+    has_bos: NotRequired[bool]
+    pad_id: NotRequired[int]
+    fixed_length: NotRequired[bool]
+    causal: NotRequired[bool]
 
 
 class EngineEntry(TypedDict):
@@ -245,11 +250,10 @@ class Bundle:
         try:
             self.preprocess = PreprocessSpec.from_dict(self.manifest.preprocess)
             self.findings = FindingSet.load(self.path / FINDINGS)
-            told = self.manifest.tokenizer
-            # A bundle from before there were other text encoders has the defaults.
-            options = {key: told[key] for key in ("has_bos", "pad_id", "fixed_length") if key in told}
+            entry: dict[str, Any] = {**self.manifest.tokenizer}
+            options = {key: entry[key] for key in ("has_bos", "pad_id", "fixed_length") if key in entry}
             self.tokenizer = ClipTokenizer.from_file(
-                self.path / TOKENIZER, context_length=told["context_length"], **options
+                self.path / TOKENIZER, context_length=entry["context_length"], **options
             )
         except LrclrError as error:
             raise BundleError(f"the bundle {self.path} cannot be used", why=str(error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -12,22 +13,30 @@ from PIL import Image
 from lrclr.text import ClipTokenizer, TokenBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     Patch = Callable[[], AbstractContextManager[Any]]
 
 # By name, since the package has a function of the same name as the module.
 _preprocess: Any = importlib.import_module("lrclr.preprocessing._transform")
+_decoding: Any = importlib.import_module("lrclr.inference._decoding")
 _classifier: Any = importlib.import_module("lrclr.inference._classifier")
 
 
 def pixels(change: Callable[[Any], Any]) -> Patch:
     """Change the network's input after preprocessing."""
     whole = _preprocess.preprocess
-    return lambda: patch.object(
-        _preprocess, "preprocess", lambda image, spec: np.ascontiguousarray(change(whole(image, spec)))
-    )
+
+    def changed(image: Any, spec: Any) -> Any:
+        return np.ascontiguousarray(change(whole(image, spec)))
+
+    @contextmanager
+    def patched() -> Iterator[None]:
+        with patch.object(_preprocess, "preprocess", changed), patch.object(_decoding, "preprocess", changed):
+            yield
+
+    return patched
 
 
 def canvas(change: Callable[[Any], Any]) -> Patch:

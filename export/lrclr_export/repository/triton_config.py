@@ -142,7 +142,7 @@ def warmup_inputs(
 def sizes_of(manifest: Manifest) -> dict[str, int | str]:
     """As `lrclr.contract.axis_sizes`, from a manifest, without torch."""
     return {
-        axis: int(size)
+        axis: size
         for name, graph in GRAPHS.items()
         for tensors, entries in (
             (graph.inputs, manifest.graphs[name]["inputs"]),

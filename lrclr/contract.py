@@ -7,7 +7,7 @@ reports of deviating layers derive from it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -24,7 +24,11 @@ MODEL: Final = "lrclr"
 """Name of the Triton model that answers requests with image files, with the help of the three graphs."""
 
 DYNAMIC: Final = ("batch", "prompts", "tokens")
-"""Axes whose size differs from call to call: images, prompts, and tokens of the longest prompt."""
+"""Axes whose size differs from call to call: images, prompts, and tokens of the longest prompt.
+
+The axis ``length`` of the text encoder is one number where every prompt is padded to the same length, and ``tokens``
+elsewhere; see `axis_sizes`.
+"""
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,12 @@ class Graph:
 
 
 _PIXELS = Tensor("pixel_values", "float32", ("batch", 3, "image_size", "image_size"), "preprocessed images")
-_IDS = Tensor("input_ids", "int64", ("prompts", "tokens"), "token numbers of prompts, padded to the longest")
+_IDS = Tensor("input_ids", "int64", ("prompts", "length"), "token numbers of prompts, padded to one length")
 _REGION_TOKENS = Tensor(
-    "region_tokens", "float32", ("batch", "rows", "vision_width"), "hidden states of CLS, then of the selected regions"
+    "region_tokens",
+    "float32",
+    ("batch", "rows", "vision_width"),
+    "hidden states of the global token, which is CLS where there is one, then of the selected regions",
 )
 _TEXT_TOKENS = Tensor("text_tokens", "float32", ("prompts", "tokens", "text_width"), "hidden states of the tokens")
 
@@ -86,13 +93,16 @@ GRAPHS: Final[Mapping[str, Graph]] = MappingProxyType(
                     Tensor("image_embedding", "float32", ("batch", "projection"), "of unit length"),
                     _REGION_TOKENS,
                     Tensor("region_index", "int64", ("batch", "regions"), "patch number of each region, row-major"),
-                    Tensor("region_importance", "float32", ("batch", "regions"), "attention rollout of CLS on it"),
+                    Tensor("region_importance", "float32", ("batch", "regions"), "attention rollout on it"),
                 ),
             ),
             Graph(
                 "text_encoder",
                 (_IDS,),
-                (Tensor("text_embedding", "float32", ("prompts", "projection"), "of unit length"), _TEXT_TOKENS),
+                (
+                    Tensor("text_embedding", "float32", ("prompts", "projection"), "of unit length"),
+                    replace(_TEXT_TOKENS, axes=("prompts", "length", "text_width")),
+                ),
             ),
             Graph(
                 "fusion_head",
@@ -169,8 +179,11 @@ class ModelNames:
 _PREFIX: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9_-]{0,39})?")
 
 
-def axis_sizes(config: LrclrConfig) -> dict[str, int]:
-    """Sizes of the named axes that are fixed by the network: all but those of `DYNAMIC`."""
+def axis_sizes(config: LrclrConfig) -> dict[str, int | str]:
+    """Sizes of the named axes that are fixed by the network: all but those of `DYNAMIC`.
+
+    The axis ``length`` is a number, or the name of the axis of `DYNAMIC` that it is.
+    """
     vision, text = config.vision_config, config.text_config
     return {
         "image_size": vision.image_size,
@@ -179,4 +192,5 @@ def axis_sizes(config: LrclrConfig) -> dict[str, int]:
         "projection": config.projection_dim,
         "vision_width": vision.hidden_size,
         "text_width": text.hidden_size,
+        "length": config.text_length if config.fixed_text_length else "tokens",
     }

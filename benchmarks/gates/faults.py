@@ -168,16 +168,19 @@ def softmax_over_queries(proto: onnx.ModelProto) -> None:
 
 
 def without_attention_scale(proto: onnx.ModelProto) -> None:
-    """Set the factor on the products of queries and keys to one."""
-    softmax = nodes_of(proto, "Softmax")[0]
-    before, scalar = [softmax.input[0]], ""
-    while not scalar:
+    """Leave the factors on the attention's query and on its product with the key out."""
+    before = [nodes_of(proto, "Softmax")[0].input[0]]
+    past_product = False
+    while before:
         node = producer(proto, before.pop(0))
+        if node is None:
+            continue
         scalars = [name for name in node.input if is_stored(proto, name) and values_of(proto, name).size == 1]
         if node.op_type == "Mul" and scalars:
-            scalar = scalars[0]
-        before += [name for name in node.input if not is_stored(proto, name)]
-    store(proto, scalar, np.ones(()))
+            store(proto, scalars[0], np.ones(()))
+        past_product = past_product or node.op_type == "MatMul"
+        if not past_product or node.op_type == "MatMul":
+            before += [name for name in node.input if not is_stored(proto, name)]
 
 
 def gelu_for_quick_gelu(proto: onnx.ModelProto) -> None:

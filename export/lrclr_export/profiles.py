@@ -31,7 +31,8 @@ def profiles(findings: FindingSet, tokenizer: ClipTokenizer, *, max_batch: int) 
     """
     if max_batch < 1:
         raise UsageError(f"a batch of {max_batch} images is not possible", fix="--max-batch must be at least 1.")
-    count, length = tokenizer.encode(findings.prompts, truncate=True).input_ids.shape
+    lengths = tokenizer.encode(findings.prompts, truncate=True).mask.sum(1)
+    count, length = len(lengths), max(_FEWEST_TOKENS, int(lengths.max()))
     texts = {
         "prompts": [1, min(count, MAX_PROMPTS), max(count, MAX_PROMPTS)],
         "tokens": [_FEWEST_TOKENS, length, tokenizer.context_length],

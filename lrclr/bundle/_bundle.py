@@ -104,7 +104,8 @@ class Manifest:
         model: configuration of the network, unchanged.
         scoring: ``alpha`` in effect, ``fusion_trained``, and the keys of `ScoreCalibration.to_dict`.
         preprocess: see `PreprocessSpec.to_dict`.
-        tokenizer: hash, context length, and number of the EOT token.
+        tokenizer: hash, context length, number of the EOT token, `ClipTokenizer.options`, and whether the text encoder
+            is ``causal``. Bundles without the last two have CLIP's text encoder.
         precision: type of the matrix products in the graphs: ``"fp16"``, ``"fp32"`` or ``"int8"``.
         quantization: for int8 the calibration data, the number of int8 layers of each graph, the layers that stayed in
             float32 with the reason, and the loss on the calibration images; None for other precisions.
@@ -113,7 +114,8 @@ class Manifest:
         profiles: smallest, commonest and largest size of each dynamic axis, for one image and for batches. Plans are
             built for these sizes, and the server accepts them.
         graphs: for each graph its inputs, outputs, precision histogram, the number of maps that its region node takes,
-            and the file in which that node is expanded (``inlined``), or None.
+            and the file in which that node is expanded (``inlined``), or None. For towers in float16 also the largest
+            magnitude in each layer on the calibration images (``largest_activations``).
         engine: ``name`` of the engine that runs the bundle by default, and the reason (``why``).
         triton: names and version of the models, from `ModelNames.to_dict`.
         plans: the results of `lrclr build` for each engine, and for each GPU where plans depend on it, with versions,
@@ -243,8 +245,11 @@ class Bundle:
         try:
             self.preprocess = PreprocessSpec.from_dict(self.manifest.preprocess)
             self.findings = FindingSet.load(self.path / FINDINGS)
+            told = self.manifest.tokenizer
+            # A bundle from before there were other text encoders has the defaults.
+            options = {key: told[key] for key in ("has_bos", "pad_id", "fixed_length") if key in told}
             self.tokenizer = ClipTokenizer.from_file(
-                self.path / TOKENIZER, context_length=self.manifest.tokenizer["context_length"]
+                self.path / TOKENIZER, context_length=told["context_length"], **options
             )
         except LrclrError as error:
             raise BundleError(f"the bundle {self.path} cannot be used", why=str(error)) from error

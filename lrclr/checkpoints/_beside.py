@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from tokenizers import AddedToken, Tokenizer
@@ -108,7 +109,7 @@ def _facts_from_transformers(config: CLIPConfig) -> list[TowerFacts]:
 
 
 def transformers_recipe(folder: Path) -> PreprocessSpec:
-    """The recipe of a ``CLIPImageProcessor``, looked for where transformers looks for it.
+    """The recipe of an image processor, looked for where transformers looks for it.
 
     ``CLIPProcessor.save_pretrained`` of transformers 5 writes `processor_config.json` alone, with the recipe under
     ``image_processor``; older versions, and ``CLIPImageProcessor.save_pretrained``, write `preprocessor_config.json`.
@@ -134,6 +135,15 @@ def transformers_recipe(folder: Path) -> PreprocessSpec:
 
 
 # open_clip.
+
+
+def open_clip_towers(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tables of the image and the text tower in an ``open_clip_config.json``; empty where there is none."""
+    model = raw.get("model_cfg", raw)
+    towers = [model.get(key) if isinstance(model, dict) else None for key in ("vision_cfg", "text_cfg")]
+    vision, text = (tower if isinstance(tower, dict) else {} for tower in towers)
+    return vision, text
+
 
 # Settings of open_clip's own two transformers that change what they compute, and the value for which they compute a
 # CLIP. Keys that are not here or below must be false or null.
@@ -247,13 +257,16 @@ def _open_clip_recipe(file: Path) -> PreprocessSpec:
     raw = read_json(file)
     recipe, model = raw.get("preprocess_cfg") or {}, raw.get("model_cfg", raw)
     try:
-        fixed = {"interpolation": "bicubic", "resize_mode": "shortest", "mode": "RGB"}
-        for key, only in fixed.items():
-            if recipe.get(key, only) != only:
-                raise UsageError(f"preprocess_cfg.{key} is {recipe[key]!r}", fix=f"lrclr can do {only!r}.")
         size = _side(recipe.get("size", model["vision_cfg"].get("image_size", 224)))
+        squash = recipe.get("resize_mode") == "squash"
+        fixed = {"interpolation": ("bicubic", "bilinear") if squash else ("bicubic",), "mode": ("RGB",)}
+        for key, known in {**fixed, "resize_mode": ("shortest", "squash")}.items():
+            if recipe.get(key, known[0]) not in known:
+                raise UsageError(f"preprocess_cfg.{key} is {recipe[key]!r}", fix=f"lrclr can do {' and '.join(known)}.")
         default = PreprocessSpec.clip(size)
         mean, std = (tuple(recipe.get(key) or getattr(default, key)) for key in ("mean", "std"))
+        if squash:
+            return PreprocessSpec("squash", size, mean, std, resample=recipe.get("interpolation"))
         return PreprocessSpec("clip", size, mean, std, resize=size)
     except Exception as error:
         why = str(error) or type(error).__name__
@@ -263,12 +276,15 @@ def _open_clip_recipe(file: Path) -> PreprocessSpec:
 # Tokenizers.
 
 
-def chosen_tokenizer(choice: str | None, context: int) -> ClipTokenizer | None:
+def chosen_tokenizer(
+    choice: str | None, context: int, options: Mapping[str, Any] = MappingProxyType({})
+) -> ClipTokenizer | None:
     """Return the tokenizer that the caller chose, or None.
 
     Args:
         choice: ``"clip"`` for OpenAI CLIP's, or the path of a ``tokenizer.json``.
         context: the most tokens that the text encoder reads.
+        options: of `ClipTokenizer`.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -277,17 +293,19 @@ def chosen_tokenizer(choice: str | None, context: int) -> ClipTokenizer | None:
         return None
     if choice == "clip":
         return ClipTokenizer.default().with_context_length(context)
-    return ClipTokenizer.from_file(choice, context_length=context)
+    return ClipTokenizer.from_file(choice, context_length=context, **options)
 
 
-def tokenizer_beside(folder: Path, context: int) -> ClipTokenizer | None:
-    """The tokenizer in a folder, or None without one.
+def tokenizer_beside(
+    folder: Path, context: int, options: Mapping[str, Any] = MappingProxyType({})
+) -> ClipTokenizer | None:
+    """The tokenizer in a folder, with these options of `ClipTokenizer`, or None without one.
 
     Raises:
         CheckpointError: it cannot be read.
     """
     if (folder / TOKENIZER).is_file():
-        return ClipTokenizer.from_file(folder / TOKENIZER, context_length=context)
+        return ClipTokenizer.from_file(folder / TOKENIZER, context_length=context, **options)
     if has_tokenizer(folder):
         return ClipTokenizer(_from_vocabulary(folder), source=str(folder), context_length=context)
     return None

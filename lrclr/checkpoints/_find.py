@@ -217,12 +217,22 @@ def _nothing_found(file: TensorFile) -> CheckpointError:
     )
 
 
-_VIT_ONLY: Final = "lrclr reads CLIP with its own Vision Transformer only"
+_NO_PATCHES: Final = (
+    "regions are picked from a Vision Transformer's attention over patches, which a ResNet does not have"
+)
+_WITH_CONFIG: Final = "its tensors alone do not determine it; read it under its original name, with {} beside it"
 _OTHERS: Final = (
-    (".visual.layer1.", "a ResNet CLIP", "regions are picked from a Vision Transformer's attention"),
-    (".visual.trunk.", "an open_clip network with an image tower of timm", _VIT_ONLY),
-    (".vision_model.head.", "a SigLIP", _VIT_ONLY),
-    (".logit_bias", "a network with a sigmoid loss, such as SigLIP", _VIT_ONLY),
+    (".visual.layer1.", "a ResNet CLIP", _NO_PATCHES),
+    (
+        ".visual.trunk.",
+        "an open_clip network with an image tower of timm",
+        _WITH_CONFIG.format("open_clip_config.json and its tokenizer"),
+    ),
+    (".vision_model.head.", "a SigLIP", _WITH_CONFIG.format("config.json and its tokenizer")),
+    (".vision_model.encoder.layer.", "a dual encoder with a ViT", _WITH_CONFIG.format("config.json and its tokenizer")),
+    (".logit_bias", "a network with a sigmoid loss, such as SigLIP", _WITH_CONFIG.format("its configuration")),
+    # GLoRIA, BioViL, ConVIRT and others.
+    (".layer1.0.conv1.", "a network with an image tower of the ResNet kind", _NO_PATCHES),
 )
 
 

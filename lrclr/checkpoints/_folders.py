@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from transformers import CLIPConfig
@@ -24,30 +23,29 @@ from lrclr.checkpoints._find import TRANSFORMERS, Found, find_clip
 from lrclr.checkpoints._network import check_consistent, facts_from_options
 from lrclr.checkpoints._openai import renamed
 from lrclr.checkpoints._state import model_from_state
+from lrclr.checkpoints._weights import digest_of
 from lrclr.errors import CheckpointError, LrclrError
 from lrclr.model import LEGACY_EOS, LrclrConfig
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import FindingSet, no_tokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from lrclr.checkpoints._files import TensorFile
     from lrclr.checkpoints._options import ReadOptions
     from lrclr.text import ClipTokenizer
-
-TRANSFORMERS_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-
-
-def has_transformers_weights(folder: Path) -> bool:
-    """Whether a folder holds weights under the names that transformers gives their files."""
-    return any((folder / f"{name}{end}").is_file() for name in TRANSFORMERS_WEIGHTS for end in ("", ".index.json"))
 
 
 def load_lrclr(folder: Path, raw: dict[str, Any], options: ReadOptions) -> Checkpoint:
     """Read an LRCLR folder, whose `config.json` is `raw`."""
     config = config_from(LrclrConfig, raw, folder)
     weights = existing(folder, names.WEIGHTS)
-    found = _found(read_file(weights), config, folder, options)
-    model = model_from_state(config, found.state, weights, fusion_expected=True)
+    file = read_file(weights)
+    # Names of CLIP's tensors may have been changed by a trainer; those of the other families are read as they are.
+    state = _found(file, config, folder, options).state if config.family == "clip" else file.tensors(set(file.entries))
+    model = model_from_state(config, state, weights, fusion_expected=True)
     return Checkpoint(
         eval_model(model),
         _tokenizer(folder, config, options),
@@ -58,8 +56,8 @@ def load_lrclr(folder: Path, raw: dict[str, Any], options: ReadOptions) -> Check
     )
 
 
-def load_transformers(folder: Path, raw: dict[str, Any], options: ReadOptions) -> Checkpoint:
-    """Read a folder of transformers' CLIP, whose `config.json` is `raw`."""
+def load_transformers(folder: Path, raw: Mapping[str, Any], files: list[Path], options: ReadOptions) -> Checkpoint:
+    """Read a folder of transformers' CLIP, whose `config.json` is `raw` and whose weights are in `files`."""
     clip = config_from(CLIPConfig, raw, folder).to_dict()
     text = clip["text_config"]
     tokenizer = _read_tokenizer(folder, text["max_position_embeddings"], options)
@@ -69,7 +67,6 @@ def load_transformers(folder: Path, raw: dict[str, Any], options: ReadOptions) -
         clip["text_end"] = "eos_token" if tokenizer.vocab_size == tokenizer.eot_id + 1 else "highest_token"
     known = ("projection_dim", "logit_scale_init_value", "text_config", "vision_config", "text_end")
     config = config_from(LrclrConfig, {key: clip[key] for key in known if key in clip}, folder)
-    files = weight_files(folder, TRANSFORMERS_WEIGHTS)
     found = _found(read_shards(folder, files), config, folder, options)
     for derived in ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"):
         found.state.pop(derived, None)
@@ -88,30 +85,6 @@ def load_transformers(folder: Path, raw: dict[str, Any], options: ReadOptions) -
     )
 
 
-def weight_files(folder: Path, candidates: tuple[str, ...]) -> list[Path]:
-    """The files of weights in a folder: the first of some names that is there, whole or in shards.
-
-    Raises:
-        CheckpointError: there is none, or a shard is missing.
-    """
-    for name in candidates:
-        if (folder / name).is_file():
-            return [folder / name]
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            shards = read_json(index).get("weight_map")
-            if not isinstance(shards, dict) or not all(Path(str(name)).name == name for name in shards.values()):
-                raise CheckpointError(f"{index} is not an index of weight files")
-            return [existing(folder, shard) for shard in sorted(set(shards.values()))]
-    raise CheckpointError(f"{folder} holds no weights", fix=f"Expected {' or '.join(candidates)}.")
-
-
-def digest_of(files: list[Path]) -> str:
-    """The hash of a file, or of the list of the hashes of several."""
-    digests = [sha256_of(file) for file in files]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
 def _found(file: TensorFile, config: LrclrConfig, folder: Path, options: ReadOptions) -> Found:
     check_consistent(config, facts_from_options(options.get("heads"), options.get("activation")), folder)
     found = find_clip(file, options.get("key"))
@@ -121,13 +94,16 @@ def _found(file: TensorFile, config: LrclrConfig, folder: Path, options: ReadOpt
 
 
 def _tokenizer(folder: Path, config: LrclrConfig, options: ReadOptions) -> ClipTokenizer:
-    tokenizer = _read_tokenizer(folder, config.text_config.max_position_embeddings, options)
+    tokenizer = _read_tokenizer(folder, config.text_length, options, config.tokenizer_options or {})
     _check_tokenizer(tokenizer, config, folder)
     return tokenizer
 
 
-def _read_tokenizer(folder: Path, context: int, options: ReadOptions) -> ClipTokenizer:
-    tokenizer = chosen_tokenizer(options.get("tokenizer"), context) or tokenizer_beside(folder, context)
+def _read_tokenizer(
+    folder: Path, context: int, options: ReadOptions, own: Mapping[str, Any] = MappingProxyType({})
+) -> ClipTokenizer:
+    chosen = chosen_tokenizer(options.get("tokenizer"), context, own)
+    tokenizer = chosen or tokenizer_beside(folder, context, own)
     if tokenizer is None:
         raise no_tokenizer(folder)
     return tokenizer
@@ -135,7 +111,9 @@ def _read_tokenizer(folder: Path, context: int, options: ReadOptions) -> ClipTok
 
 def _check_tokenizer(tokenizer: ClipTokenizer, config: LrclrConfig, folder: Path) -> None:
     text = config.text_config
-    if tokenizer.vocab_size > text.vocab_size or text.eos_token_id != tokenizer.eot_id:
+    # Only a causal text tower looks for the end of a prompt.
+    ends_alike = text.eos_token_id == tokenizer.eot_id or config.tokenizer_options is not None
+    if tokenizer.vocab_size > text.vocab_size or not ends_alike:
         raise CheckpointError(
             f"the tokenizer does not fit the network in {folder}",
             why=f"it has {tokenizer.vocab_size} entries and ends a prompt with {tokenizer.eot_id}; the network has "

@@ -64,7 +64,7 @@ def init_checkpoint(architecture: str, *, seed: int = 0, preprocess: str = "chex
     Args:
         architecture: one of `ARCHITECTURES`.
         seed: of the weights; the same seed gives the same weights.
-        preprocess: ``"clip"`` or ``"chexzero"``.
+        preprocess: ``"clip"``, ``"chexzero"`` or ``"siglip"``.
         config: further fields of `LrclrConfig`.
     """
     if architecture not in ARCHITECTURES:
@@ -88,4 +88,6 @@ def preprocess_spec(kind: str, image_size: int) -> PreprocessSpec:
         return PreprocessSpec.clip(image_size)
     if kind == "chexzero":
         return PreprocessSpec.chexzero(image_size)
-    raise UsageError(f"there is no preprocessing {kind!r}", fix="Choose clip or chexzero.")
+    if kind == "siglip":
+        return PreprocessSpec.siglip(image_size)
+    raise UsageError(f"there is no preprocessing {kind!r}", fix="Choose clip, chexzero or siglip.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lrclr.checkpoints import _folders
 from lrclr.checkpoints._beside import (
@@ -25,6 +25,8 @@ from lrclr.checkpoints._network import config_of, facts_from_modules, facts_from
 from lrclr.checkpoints._openai import renamed
 from lrclr.checkpoints._options import check_options
 from lrclr.checkpoints._state import model_from_state
+from lrclr.checkpoints._weights import OPEN_CLIP_WEIGHTS, TRANSFORMERS_WEIGHTS, digest_of, weight_files
+from lrclr.checkpoints.families import FAMILIES, layout_of
 from lrclr.errors import CheckpointError
 from lrclr.text import ClipTokenizer, FindingSet
 
@@ -34,7 +36,10 @@ if TYPE_CHECKING:
     from lrclr.checkpoints._options import ReadOptions
 
 DEFAULT = "default"
-_OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_WITHOUT_PATCHES: Final = {
+    "siglip2": "it is a SigLIP 2 of variable resolution (NaFlex), and lrclr reads those of a fixed one ('siglip')",
+    "resnet": "a ResNet has no attention over patches, from which regions are picked",
+}
 
 
 def default_checkpoint() -> Path:
@@ -117,6 +122,10 @@ def _load(path: Path, options: ReadOptions) -> Checkpoint:
     if path.is_dir():
         return _load_folder(path, options)
     if path.is_file():
+        # Weights of another family than CLIP need the configuration beside them.
+        found = layout_of(path.parent)
+        if found is not None and found[0] not in FAMILIES["clip"].layouts and path.name in found[0].weights:
+            return found[0].load(path.parent, found[1], options, file=path)
         return _load_weights(path, [path], path.parent, options)
     if path.exists():
         raise CheckpointError(f"{path} is neither a file nor a folder")
@@ -125,20 +134,21 @@ def _load(path: Path, options: ReadOptions) -> Checkpoint:
 
 def _load_folder(folder: Path, options: ReadOptions) -> Checkpoint:
     has_open_clip = (folder / OPEN_CLIP).is_file()
-    # Repositories of open_clip's networks often hold both; transformers' configuration is the more complete one.
     if not has_open_clip or (folder / CONFIG).is_file():
         raw = read_json(folder / CONFIG)
         if raw.get("model_type") == "lrclr":
             return _folders.load_lrclr(folder, raw, options)
-        if raw.get("model_type") == "clip" and not (has_open_clip and not _folders.has_transformers_weights(folder)):
-            return _folders.load_transformers(folder, raw, options)
-        if not has_open_clip:
-            raise CheckpointError(
-                f"{folder} is not a checkpoint that lrclr reads",
-                why=f"its {CONFIG} has model_type {raw.get('model_type')!r}",
-                fix="Expected 'lrclr' or 'clip'.",
-            )
-    files = _folders.weight_files(folder, (*_OPEN_CLIP_WEIGHTS, *_folders.TRANSFORMERS_WEIGHTS))
+    found = layout_of(folder)
+    if found is not None and (found[0].has_weights(folder) or not has_open_clip):
+        return found[0].load(folder, found[1], options)
+    if not has_open_clip:
+        model_type = raw.get("model_type")
+        raise CheckpointError(
+            f"{folder} is not a checkpoint that lrclr reads",
+            why=_WITHOUT_PATCHES.get(str(model_type), f"its {CONFIG} has model_type {model_type!r}"),
+            fix="Expected 'lrclr', 'clip', 'siglip' or 'vision-text-dual-encoder'.",
+        )
+    files = weight_files(folder, (*OPEN_CLIP_WEIGHTS, *TRANSFORMERS_WEIGHTS))
     return _load_weights(folder, files, folder, options)
 
 
@@ -181,7 +191,7 @@ def _load_weights(path: Path, files: list[Path], folder: Path, options: ReadOpti
         recipe,
         FindingSet.default(),
         source=_source(path, table.script, is_openai=is_openai),
-        sha256=_folders.digest_of(files),
+        sha256=digest_of(files),
     )
 
 

@@ -56,7 +56,7 @@ def model_from_state(
 
 def _is_scale(name: str, tensor: Tensor) -> bool:
     # FSDP needs parameters with an axis, so that open_clip can keep this number as an array of one.
-    return name == "logit_scale" and tensor.shape == (1,)
+    return name in ("logit_scale", "logit_bias") and tensor.shape == (1,)
 
 
 def _shapes(config: LrclrConfig, most_layers: int, path: Path) -> dict[str, torch.Size]:

@@ -126,8 +126,8 @@ def convert(  # noqa: PLR0913, PLR0917 - one parameter an option
         str | None,
         typer.Option(
             "--preprocess",
-            help="clip or chexzero.  [default: the stored recipe; without one, chexzero for a bare state dict with "
-            "OpenAI's names, else clip]",
+            help="clip, chexzero or siglip.  [default: the stored recipe; without one, chexzero for a bare state dict "
+            "with OpenAI's names, else clip]",
         ),
     ] = None,
     mean: Annotated[

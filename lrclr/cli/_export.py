@@ -53,7 +53,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         ),
     ] = None,
     preprocess: Annotated[
-        str | None, typer.Option("--preprocess", help="clip or chexzero, instead of the checkpoint's preprocessing.")
+        str | None,
+        typer.Option("--preprocess", help="clip, chexzero or siglip, instead of the checkpoint's preprocessing."),
     ] = None,
     heads: Heads = None,
     activation: Activation = None,

@@ -114,9 +114,11 @@ class Pacs:
         if not self.wants_results:
             return None
         from lrclr.archive import Source, open_source
+        from lrclr.bundle import Bundle
         from lrclr.pacs import ScoredResults
 
-        images = source if isinstance(source, Source) else open_source(source)
+        findings = options.findings or Bundle(options.bundle).findings
+        images = source if isinstance(source, Source) else open_source(source, findings=findings.names)
         summary = ScoredResults(images, scores, options, self.kinds, self.destinations()).run()
         note(f"DICOM results: {summary.made} images now, {summary.kept} before")
         for reasons, what in ((summary.refused, "no results"), (summary.failed, "results are missing for now")):

@@ -84,7 +84,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
         typer.Option("--findings", help="Findings file (TOML), to validate with and to store in the checkpoint."),
     ] = None,
     preprocess: Annotated[
-        str | None, typer.Option("--preprocess", help="clip or chexzero, instead of the base's preprocessing.")
+        str | None, typer.Option("--preprocess", help="clip, chexzero or siglip, instead of the base's preprocessing.")
     ] = None,
     heads: Heads = None,
     activation: Activation = None,

@@ -31,24 +31,34 @@ def region_extension(library: Any) -> Any:
 def _converted(op: Any, node: Any) -> list[Any]:
     tokens, *maps = (node.get_input(place) for place in range(node.get_input_size()))
     mean = bool(node.get_attribute("mean"))
-    # The last map may have all rows. The chain starts with the row of CLS.
-    maps[-1] = op.slice(maps[-1], [0], [1], [1], [2])
-    row, *matrices = [_averaged(op, each) if mean else each for each in reversed(maps)]
-    for matrix in matrices:
+    if node.has_attribute("prefix"):
+        start, *maps = maps
+        prefix = int(node.get_attribute("prefix"))
+    else:
+        # Version 1 of the node: the chain starts from CLS's row of the last map, which may have its other rows too.
+        *maps, last = maps
+        start, prefix = op.slice(last, [0], [1], [1], [2]), 1
+    row = start
+    if mean:
+        row = _with_identity(op, start) if prefix else op.reduce_mean(start, [1], keep_dims=True)
+    for matrix in reversed(maps):
         column = op.transpose(row, [0, 1, 3, 2])
-        row = op.reduce_sum(op.multiply(column, matrix), [2], keep_dims=True)
-    importance = op.squeeze(op.slice(row, [1], [_END], [1], [3]), [2])
+        factor = _with_identity(op, matrix) if mean else matrix
+        row = op.reduce_sum(op.multiply(column, factor), [2], keep_dims=True)
+    importance = op.squeeze(op.slice(row, [prefix], [_END], [1], [3]), [2])
     top_k = np.int64(node.get_attribute("top_k"))
     # Stable: of equal values the lower patch number is selected, as in ONNX.
     best = op.topk(importance, top_k, -1, "max", "value", "i64", stable=True)
     values, index = (op.reshape(best.output(place), [0, -1], special_zero=True) for place in (0, 1))
-    patch_rows = op.add(index, np.int64(1))
-    first = op.multiply(op.slice(patch_rows, [0], [1], [1], [1]), np.int64(0))
-    gathered = op.gather(tokens, op.concat([first, patch_rows], 1), np.int64(1), batch_dims=1)
+    rows = op.add(index, np.int64(prefix))
+    if prefix:
+        first = op.multiply(op.slice(rows, [0], [1], [1], [1]), np.int64(0))
+        rows = op.concat([first, rows], 1)
+    gathered = op.gather(tokens, rows, np.int64(1), batch_dims=1)
     return [gathered.output(0), index.output(0), values.output(0)]
 
 
-def _averaged(op: Any, matrix: Any) -> Any:
+def _with_identity(op: Any, matrix: Any) -> Any:
     """Average over heads, add the identity, renormalise the rows: Abnar and Zuidema's rollout."""
     averaged = op.reduce_mean(matrix, [1], keep_dims=True)
     sizes = op.shape_of(averaged, "i64")

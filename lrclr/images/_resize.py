@@ -27,6 +27,10 @@ class ResizeSpec(Protocol):
     def canvas(self) -> int | None:
         """Longest edge after the resize; None if the shortest edge decides."""
 
+    @property
+    def squash(self) -> bool:
+        """Whether both edges get `image_size` pixels, whatever the shape of the image is."""
+
 
 def resized_size(spec: ResizeSpec, height: int, width: int) -> tuple[int, int]:
     """Return the rows and columns of an image after the resize.
@@ -43,6 +47,8 @@ def resized_size(spec: ResizeSpec, height: int, width: int) -> tuple[int, int]:
     """
     if min(height, width) < 1:
         raise ImageError(f"an image of {height} x {width} has no pixels")
+    if spec.squash:
+        return spec.image_size, spec.image_size
     if spec.canvas is not None:
         ratio = float(spec.canvas) / max(height, width)
         rows, columns = int(height * ratio), int(width * ratio)

@@ -298,11 +298,14 @@ class ZeroShotClassifier:
             raise UsageError("this model has no tokenizer", why=f"it is a {self.spec.kind}")
         tokens = self.spec.tokenizer.encode(prompts)
         text = self._run("text_encoder", {"input_ids": tokens.input_ids})
-        return PromptFeatures(text["text_embedding"], text["text_tokens"], tokens.mask)
+        # The fusion head masks padding, so that it need not see it. It takes two tokens at least.
+        longest = max(2, int(tokens.mask.sum(1).max()))
+        return PromptFeatures(text["text_embedding"], text["text_tokens"][:, :longest], tokens.mask[:, :longest])
 
     def _answer(
         self, pixel_values: NDArray[np.float32], findings: FindingSet, prompts: PromptFeatures, alpha: float
     ) -> Answers:
+        threshold = self.spec.calibration.threshold
         image = self._run("image_encoder", {"pixel_values": pixel_values})
         local, attention = self._fuse(image["region_tokens"], prompts)
         global_ = global_score(image["image_embedding"], prompts.embedding)
@@ -311,9 +314,10 @@ class ZeroShotClassifier:
                 combined_score(global_, local, alpha),
                 findings,
                 *self.spec.calibration.of(findings, self.spec.findings),
+                threshold,
             ),
-            *finding_scores(global_, findings),
-            *finding_scores(local, findings),
+            *finding_scores(global_, findings, threshold),
+            *finding_scores(local, findings, threshold),
             np.stack([attention[:, index].mean(1) for index in findings.positive_index], axis=1),
             image["region_index"],
             image["region_importance"],

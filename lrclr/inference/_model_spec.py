@@ -36,6 +36,7 @@ class ModelSpec:
         checkpoint_sha256: of the original weights; equal for a checkpoint and every bundle made of it.
         precision: type in which matrix products are computed, such as ``"fp16"``.
         assumed: settings that the weights do not record, with the values that were assumed: one clause each.
+        causal: whether a token of the text encoder attends to earlier ones only; see `lrclr.model.towers.TextTower`.
     """
 
     preprocess: PreprocessSpec
@@ -51,6 +52,7 @@ class ModelSpec:
     checkpoint_sha256: str
     precision: str
     assumed: tuple[str, ...] = ()
+    causal: bool = True
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> ModelSpec:
@@ -70,6 +72,8 @@ class ModelSpec:
             checkpoint_sha256=manifest.checkpoint["sha256"],
             precision=manifest.precision,
             assumed=tuple(manifest.model.get("assumed") or ()),
+            # Bundles from before there were other text encoders do not say.
+            causal=bool(manifest.tokenizer.get("causal", True)),
         )
 
     @classmethod
@@ -90,4 +94,5 @@ class ModelSpec:
             checkpoint_sha256=checkpoint.sha256,
             precision="fp32",
             assumed=checkpoint.assumed,
+            causal=checkpoint.model.text_model.causal,
         )

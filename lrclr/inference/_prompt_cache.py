@@ -112,7 +112,7 @@ def _copied(features: PromptFeatures) -> PromptFeatures:
 
 def _one_prompt(features: PromptFeatures, row: int) -> PromptFeatures:
     """Copy the features of one prompt, without padding."""
-    words = int(features.mask[row].sum())
+    words = max(2, int(features.mask[row].sum()))  # as in the classifier
     one = slice(row, row + 1)
     return PromptFeatures(
         features.embedding[one].copy(), features.tokens[one, :words].copy(), features.mask[one, :words].copy()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrclr.errors import NonFiniteError, UsageError
+from lrclr.errors import FindingsError, NonFiniteError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,19 +20,26 @@ __all__ = ["CALIBRATION_KEYS", "ScoreCalibration", "combined_score", "finding_sc
 
 Floats = NDArray[np.float32]
 _SCALE, _BIAS, _FINDINGS = CALIBRATION_KEYS = ("score_scale", "score_bias", "finding_calibration")
+# Not among the keys: it belongs to the network, and no fit replaces it.
+_THRESHOLD = "score_threshold"
 
 
 @dataclass(frozen=True)
 class ScoreCalibration:
     """From scores to probabilities: the logistic function of ``scale * gap + bias``.
 
-    The gap is the mean score of a finding's positive prompts less that of its negative prompts. A scale of 1 and a bias
-    of 0 are CheXzero's protocol; `lrclr evaluate --store` writes fitted values (Platt scaling).
+    The gap is the mean score of a finding's positive prompts less that of its negative prompts; of a finding without
+    negative prompts less the threshold. A scale of 1 and a bias of 0 are CheXzero's protocol, the softmax over the
+    cosines of a pair. The scale of a network's own logits makes it that network's softmax; a threshold besides makes
+    the probability of a single prompt that of SigLIP's sigmoid. `lrclr evaluate --store` writes fitted values (Platt
+    scaling).
 
     Attributes:
         scale: above 0.
         bias: added to the scaled gap.
         findings: name to ``(scale, bias)``, for findings with their own values.
+        threshold: score at which a single prompt is as likely as not: of SigLIP, ``-logit_bias / exp(logit_scale)``.
+            None for a network that cannot judge a prompt alone.
 
     Raises:
         UsageError: a value is not finite, or a scale is not above 0.
@@ -41,8 +48,11 @@ class ScoreCalibration:
     scale: float = 1.0
     bias: float = 0.0
     findings: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise UsageError(f"a threshold of {self.threshold} cannot be used", fix="It must be a number.")
         for scale, bias in ((self.scale, self.bias), *self.findings.values()):
             if not (math.isfinite(scale) and math.isfinite(bias) and scale > 0.0):
                 raise UsageError(
@@ -62,6 +72,7 @@ class ScoreCalibration:
                 float(scoring[_SCALE]),
                 float(scoring.get(_BIAS) or 0.0),
                 {str(name): (float(a), float(b)) for name, (a, b) in (scoring.get(_FINDINGS) or {}).items()},
+                None if scoring.get(_THRESHOLD) is None else float(scoring[_THRESHOLD]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(
@@ -70,12 +81,14 @@ class ScoreCalibration:
             ) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """In JSON's types. A bias of 0, and an empty table of findings, are left out."""
+        """In JSON's types. A bias of 0, an empty table of findings and a threshold of None are left out."""
         table: dict[str, Any] = {_SCALE: self.scale}
         if self.bias:
             table[_BIAS] = self.bias
         if self.findings:
             table[_FINDINGS] = {name: list(pair) for name, pair in self.findings.items()}
+        if self.threshold is not None:
+            table[_THRESHOLD] = self.threshold
         return table
 
     def of(self, asked: FindingSet, own: FindingSet) -> tuple[Floats, Floats]:
@@ -112,20 +125,38 @@ def combined_score(global_: Floats, local: Floats, alpha: float) -> Floats:
     return global_.copy() if alpha == 0.0 else (1.0 - alpha) * global_ + alpha * local
 
 
-def finding_scores(score: Floats, findings: FindingSet) -> tuple[Floats, Floats]:
+def finding_scores(score: Floats, findings: FindingSet, threshold: float | None = None) -> tuple[Floats, Floats]:
     """Return the mean score of each finding's positive and negative prompts, each ``[B, F]``.
 
     Args:
         score: ``[B, P]``, of all prompts.
         findings: F findings.
+        threshold: the score that a finding without negative prompts has for them; see `ScoreCalibration`.
+
+    Raises:
+        FindingsError: a finding has no negative prompts, and there is no threshold.
     """
+    alone = [finding.name for finding in findings.findings if not finding.negative]
+    if alone and threshold is None:
+        raise FindingsError(
+            f"the finding {alone[0]!r} has no negative prompts",
+            why="this network was not trained to judge a prompt alone",
+            fix='Give it negative prompts, such as negative = ["no {}"].',
+        )
+    constant = np.full(len(score), threshold or 0.0, np.float32)
     positive = np.stack([score[:, index].mean(axis=1) for index in findings.positive_index], axis=1)
-    negative = np.stack([score[:, index].mean(axis=1) for index in findings.negative_index], axis=1)
+    negative = np.stack(
+        [score[:, index].mean(axis=1) if len(index) else constant for index in findings.negative_index], axis=1
+    )
     return positive, negative
 
 
 def probabilities(
-    score: Floats, findings: FindingSet, scale: float | Floats = 1.0, bias: float | Floats = 0.0
+    score: Floats,
+    findings: FindingSet,
+    scale: float | Floats = 1.0,
+    bias: float | Floats = 0.0,
+    threshold: float | None = None,
 ) -> Floats:
     """Return the softmax over each finding's positive and negative score, as in CheXzero, with a scale and a bias.
 
@@ -134,16 +165,18 @@ def probabilities(
         findings: F findings.
         scale: factor on the difference of the two scores: one number, or ``[F]``; see `ScoreCalibration.of`.
         bias: added to the scaled difference: one number, or ``[F]``.
+        threshold: see `ScoreCalibration`.
 
     Returns:
         float32 ``[B, F]``: the share of the positive score.
 
     Raises:
         NonFiniteError: a score is NaN or infinite.
+        FindingsError: as `finding_scores`.
     """
     if not np.isfinite(score).all():
         raise NonFiniteError("a score is not finite", fix="Check the image and run `lrclr verify` on the bundle.")
-    positive, negative = finding_scores(score, findings)
+    positive, negative = finding_scores(score, findings, threshold)
     # exp(-log(1 + exp(-x))) neither overflows nor loses small probabilities.
     result: Floats = np.exp(-np.logaddexp(0.0, -(scale * (positive - negative) + bias))).astype(np.float32)
     return result

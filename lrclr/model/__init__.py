@@ -1,8 +1,8 @@
-"""The LRCLR network, on transformers' CLIP towers. Importing it imports torch and transformers."""
+"""The LRCLR network, on towers of transformers. Importing it imports torch and transformers."""
 
 from lrclr.model.configuration import LEGACY_EOS, LrclrConfig
 from lrclr.model.modeling import ImageEncoding, LrclrModel, LrclrOutput, TextEncoding
-from lrclr.model.regions import Regions, rollout_cls_row, select_regions
+from lrclr.model.regions import Regions, rollout_row, select_regions
 
 __all__ = [
     "LEGACY_EOS",
@@ -12,6 +12,6 @@ __all__ = [
     "LrclrOutput",
     "Regions",
     "TextEncoding",
-    "rollout_cls_row",
+    "rollout_row",
     "select_regions",
 ]

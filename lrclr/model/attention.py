@@ -1,7 +1,8 @@
-"""CLIP's attention, which hands the region chain the maps it needs and keeps no others."""
+"""The attention of all towers, which hands the region chain the maps it needs and keeps no others."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,20 +14,30 @@ IMPLEMENTATION = "lrclr"
 
 
 class AttentionRecorder:
-    """Collects what attention rollout needs from each of `num_layers` layers, in order.
+    """Collects what attention rollout needs: the maps of `whole` layers, in order, and then the start row.
 
-    Of the last layer only the CLS row enters the chain; with ``mean`` only the average over heads does.
+    With ``mean`` only the average over heads enters the chain.
     """
 
-    def __init__(self, num_layers: int, *, mean: bool) -> None:
-        self.num_layers, self.mean = num_layers, mean
+    def __init__(self, whole: int, *, mean: bool) -> None:
+        self.whole, self.mean = whole, mean
         self.maps: list[Tensor] = []
 
     def add(self, probabilities: Tensor) -> None:
-        """Take the attention probabilities ``[B, H, N, N]`` (float32) of the next layer."""
-        if len(self.maps) == self.num_layers - 1:
+        """Take the attention probabilities ``[B, H, N, N]`` (float32) of the next layer; of the last its first row."""
+        if len(self.maps) == self.whole:
             probabilities = probabilities[:, :, :1]
         self.maps.append(probabilities.mean(1, keepdim=True) if self.mean else probabilities)
+
+    def complete(self) -> list[Tensor]:
+        """All maps, and the start row last.
+
+        Raises:
+            RuntimeError: a layer's attention was not recorded, since its module does not pass the recorder on.
+        """
+        if len(self.maps) != self.whole + 1:
+            raise RuntimeError(f"{len(self.maps)} attention maps were recorded, and {self.whole + 1} were expected")
+        return self.maps
 
 
 def attend(
@@ -35,9 +46,14 @@ def attend(
     """Attention over ``[B, H, N, C]``; returns the output ``[B, H, N, C]`` and the probabilities in float32.
 
     In float32 this is transformers' eager attention bit for bit. In float16 the softmax is computed in float32 by an
-    explicit cast: ``softmax(..., dtype=float32)`` on half precision would be exported as a half-precision softmax.
+    explicit cast: ``softmax(..., dtype=float32)`` on half precision would be exported as a half-precision softmax. The
+    query is scaled before the product, which overflows in float16 otherwise.
     """
-    scores = (torch.matmul(query, key.transpose(-1, -2)) * scaling).float()
+    # A power of two and a rest in [1/2, 1). Multiplying by the power rounds nothing, so the scores are those of one
+    # multiplication after the product, to the last bit. TensorRT-RTX fuses attention only if a factor follows the
+    # product (measured: not with the whole scale on the query, nor without one).
+    after, exponent = math.frexp(scaling)
+    scores = (torch.matmul(query * math.ldexp(1.0, exponent), key.transpose(-1, -2)) * after).float()
     if mask is not None:
         scores = scores + mask
     probabilities = nn.functional.softmax(scores, dim=-1)

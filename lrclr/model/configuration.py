@@ -1,26 +1,37 @@
-"""The configuration of an LRCLR network: that of a CLIP model, region selection, the fusion head and the scoring."""
+"""The configuration of an LRCLR network: its towers, region selection, the fusion head and the scoring."""
 
 from __future__ import annotations
 
 import math
 from typing import Any, Final
 
-from transformers import CLIPConfig
+from transformers import PreTrainedConfig
 
 from lrclr.errors import UsageError
+from lrclr.model.towers import text_tower, tower_config, vision_tower
 
 # Configurations of transformers from before 2023 name this end token whatever the tokenizer's is. transformers then
 # takes the highest token of a prompt for its end (transformers#24773).
 LEGACY_EOS: Final = 2
+_TOKENIZER_OPTIONS: Final = frozenset(("has_bos", "pad_id", "fixed_length"))
 
 
-class LrclrConfig(CLIPConfig):  # type: ignore[misc]
+class LrclrConfig(PreTrainedConfig):  # type: ignore[misc]
     """Configuration of `LrclrModel`.
 
     The paper's abstract and overview figure do not give the values below; they are defaults that can be defended,
     and none of them may be called the paper's.
 
     Attributes:
+        family: name of the family of networks that the weights are of; see `lrclr.checkpoints.FAMILIES`.
+        text_config, vision_config: of the towers; their `model_type` decides which towers they are.
+        projection_dim: width of the embeddings.
+        logit_scale_init_value: logarithm of the factor on cosines in the contrastive loss, before training.
+        text_projection_kind: ``"linear"``, or ``"mlp"`` for two linear layers with GELU between them.
+        text_pooler: whether a BERT tower has a dense layer with tanh after its first token.
+        logit_bias: whether the weights have a bias of scaled cosines, as SigLIP's have.
+        tokenizer_options: of the tokenizer that belongs to the text tower, see `lrclr.text.ClipTokenizer.options`;
+            ``None`` for CLIP's.
         region_rollout: ``"per_head"`` multiplies the raw attention of each head over the layers and picks patches in
             every head (TransFG's part selection); ``"mean"`` averages the heads, adds the identity and renormalises
             the rows (Abnar & Zuidema's attention rollout) and picks patches once.
@@ -34,6 +45,8 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
         alpha: weight of the local score in ``(1 - alpha) * global + alpha * local``, in [0, 1].
         score_scale, score_bias: of the positive/negative softmax, see `lrclr.inference.ScoreCalibration`; 1 and 0 are
             CheXzero's protocol.
+        score_threshold: the score at which a finding without negative prompts is as likely as not. ``None`` where the
+            network was not trained to judge a prompt alone: then every finding needs negative prompts.
         finding_calibration: scale and bias by name of the findings that have their own; ``None`` for none.
         local_loss_weight: weight of the local contrastive loss beside the global one.
         text_end: where a prompt ends: ``"eos_token"`` is the first `text_config.eos_token_id`, ``"highest_token"`` the
@@ -43,6 +56,16 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
 
     model_type = "lrclr"
 
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    projection_dim: int | None = 512
+    logit_scale_init_value: float | int | None = 2.6592
+    initializer_factor: float | None = 1.0
+    family: str = "clip"
+    text_projection_kind: str = "linear"
+    text_pooler: bool = False
+    logit_bias: bool = False
+    tokenizer_options: dict[str, Any] | None = None
     region_rollout: str = "per_head"
     region_top_k: int | None = None
     fusion_hidden_size: int = 256
@@ -53,6 +76,7 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
     alpha: float = 0.5
     score_scale: float = 1.0
     score_bias: float = 0.0
+    score_threshold: float | None = None
     finding_calibration: dict[str, list[float]] | None = None
     local_loss_weight: float = 1.0
     text_end: str = "eos_token"
@@ -60,7 +84,15 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
 
     def __post_init__(self, **kwargs: Any) -> None:
         try:
+            for kind in ("text", "vision"):
+                given = getattr(self, f"{kind}_config")
+                if not isinstance(given, dict | PreTrainedConfig | None):
+                    raise TypeError(f"{kind}_config is not a table")
+                if not isinstance(given, PreTrainedConfig):
+                    setattr(self, f"{kind}_config", tower_config(kind, given or {}))
             super().__post_init__(**kwargs)
+        except UsageError:
+            raise
         except Exception as error:
             # transformers and huggingface_hub raise types of their own, or trip over a zero.
             raise UsageError(
@@ -87,6 +119,19 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
             "assumed",
             "a list of sentences",
         )
+        _require(self.text_projection_kind in ("linear", "mlp"), "text_projection_kind", "'linear' or 'mlp'")
+        options = self.tokenizer_options
+        _require(
+            options is None
+            or (isinstance(options, dict) and options.keys() == _TOKENIZER_OPTIONS and _whole(options["pad_id"], 0)),
+            "tokenizer_options",
+            f"a table of {', '.join(sorted(_TOKENIZER_OPTIONS))}",
+        )
+        for field in ("text_pooler", "logit_bias"):
+            _require(isinstance(getattr(self, field), bool), field, "true or false")
+        _require(
+            self.score_threshold is None or _number(self.score_threshold), "score_threshold", "a number, or nothing"
+        )
         _require(isinstance(self.fusion_trained, bool), "fusion_trained", "true or false")
         _require(self.text_end in ("eos_token", "highest_token"), "text_end", "'eos_token' or 'highest_token'")
         _require(_number(self.alpha) and 0.0 <= self.alpha <= 1.0, "alpha", "a number between 0 and 1")
@@ -105,6 +150,20 @@ class LrclrConfig(CLIPConfig):  # type: ignore[misc]
             "local_loss_weight",
             "a number of 0 or more",
         )
+
+    def tokenizer_option(self, name: str) -> Any:
+        """One of `tokenizer_options`, or what CLIP's tokenizer has."""
+        return (self.tokenizer_options or {"has_bos": True, "pad_id": 0, "fixed_length": False})[name]
+
+    @property
+    def text_length(self) -> int:
+        """The most tokens of a prompt that the text tower reads."""
+        return text_tower(self.text_config).longest(self.text_config)
+
+    @property
+    def fixed_text_length(self) -> bool:
+        """Whether every prompt is padded to `text_length`, because the text tower sees padding."""
+        return text_tower(self.text_config).padding_visible
 
     @property
     def num_patches(self) -> int:
@@ -134,10 +193,12 @@ def _check_towers(text: Any, vision: Any) -> None:
             _require(_whole(getattr(tower, field)), f"{name}.{field}", "a whole number above 0")
         eps = tower.layer_norm_eps
         _require(_number(eps) and eps > 0, f"{name}.layer_norm_eps", "a number above 0")
-    eos = text.eos_token_id
-    _require(
-        _whole(eos, 0) and eos < text.vocab_size, "text_config.eos_token_id", f"a token of the {text.vocab_size} known"
-    )
+    if text_tower(text).causal:
+        # A causal tower looks for the end of a prompt; the others do not.
+        eos = text.eos_token_id
+        known = f"a token of the {text.vocab_size} known"
+        _require(_whole(eos, 0) and eos < text.vocab_size, "text_config.eos_token_id", known)
+    vision_tower(vision)
     _require(vision.num_channels == 3, "vision_config.num_channels", "3")
     _require(vision.image_size >= vision.patch_size, "vision_config.patch_size", "no more than image_size")
 

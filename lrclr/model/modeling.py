@@ -1,13 +1,13 @@
-"""`LrclrModel`: a CLIP model with local region selection and a cross-modality fusion head."""
+"""`LrclrModel`: a dual encoder with local region selection and a cross-modality fusion head."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -17,6 +17,10 @@ from lrclr.model.configuration import LrclrConfig
 from lrclr.model.contrastive import contrastive_loss
 from lrclr.model.fusion import FusionHead, FusionLinear
 from lrclr.model.regions import Regions, SelectRegions, select_regions
+from lrclr.model.towers import text_tower, vision_tower
+
+if TYPE_CHECKING:
+    from lrclr.model.towers import TextTower, VisionTower
 
 
 class ImageEncoding(NamedTuple):
@@ -27,7 +31,7 @@ class ImageEncoding(NamedTuple):
 
 
 class TextEncoding(NamedTuple):
-    """Attributes: embedding ``[P, D]``, unit length; tokens ``[P, T, D_text]``, after the final LayerNorm."""
+    """Attributes: embedding ``[P, D]``, unit length; tokens ``[P, T, D_text]``, of the last layer."""
 
     embedding: Tensor
     tokens: Tensor
@@ -60,16 +64,35 @@ class LrclrOutput(ModelOutput):  # type: ignore[misc]
     region_importance: Tensor | None = None
 
 
-class LrclrModel(CLIPModel):  # type: ignore[misc]
-    """CLIP's two towers, region selection in the image tower, and a fusion head over both.
+class LrclrModel(PreTrainedModel):  # type: ignore[misc]
+    """A dual encoder with local region selection and a cross-modality fusion head.
 
-    Its parameters are those of transformers' `CLIPModel` and ``fusion_head.*``.
+    The configuration's towers decide what kind of network it is; see `lrclr.model.towers`. Its parameters have the
+    names of the original class (of transformers' `CLIPModel`, for CLIP) and ``fusion_head.*``.
     """
 
     config_class = LrclrConfig
+    base_model_prefix = "lrclr"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
 
     def __init__(self, config: LrclrConfig) -> None:
         super().__init__(config)
+        self.text_model = text_tower(config.text_config).build(config)
+        self.vision_model = vision_tower(config.vision_config).build(config)
+        self.visual_projection = _projection(config, self.vision_model, config.vision_config.hidden_size, "linear")
+        self.text_projection = _projection(
+            config, self.text_model, config.text_config.hidden_size, config.text_projection_kind
+        )
+        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        if config.logit_bias:
+            # Not a parameter: it is the same for every pair, so that no contrastive loss has a gradient for it.
+            self.register_buffer("logit_bias", torch.zeros(()))
+        # Twice, so that a seed gives the weights that it gave when the towers were those of `CLIPModel`.
+        self.post_init()
         self.fusion_head = FusionHead(config)
         for part in (config, config.text_config, config.vision_config):
             part._attn_implementation = IMPLEMENTATION  # noqa: SLF001 - transformers' own switch
@@ -83,6 +106,11 @@ class LrclrModel(CLIPModel):  # type: ignore[misc]
                 init.zeros_(module.bias)
         elif isinstance(module, FusionHead):
             init.normal_(module.modality_embedding, std=0.02)
+        elif isinstance(module, LrclrModel):
+            for name in ("text_projection", "visual_projection"):
+                for layer in module.get_submodule(name).modules():
+                    if isinstance(layer, nn.Linear):
+                        init.normal_(layer.weight, std=layer.in_features**-0.5 * self.config.initializer_factor)
         else:
             super()._init_weights(module)
 
@@ -94,33 +122,36 @@ class LrclrModel(CLIPModel):  # type: ignore[misc]
         Args:
             pixel_values: ``[B, 3, H, W]``, preprocessed.
             select: what picks and gathers the regions; the exporter puts an opaque operator here.
-            prune: compute the last block for CLS and the selected regions only. Same result up to rounding; without
-                it the global path is that of `CLIPModel` bit for bit.
+            prune: compute the last block for CLS and the selected regions only, where the tower allows it. Same result
+                up to rounding; without it the global path is that of the original class bit for bit.
         """
-        vision = self.vision_model
-        layers = vision.encoder.layers
+        tower: VisionTower = self.vision_model
+        blocks = tower.blocks
         mean = self.config.region_rollout == "mean"
-        recorder = AttentionRecorder(len(layers), mean=mean)
-        hidden = vision.pre_layrnorm(vision.embeddings(pixel_values))
-        for layer in layers[:-1]:
-            hidden = layer(hidden, None, recorder=recorder)
-        if prune:
+        recorder = AttentionRecorder(len(blocks) - tower.prefix, mean=mean)
+        hidden = tower.embed(pixel_values)
+        for block in blocks[:-1]:
+            hidden = block(hidden, None, recorder=recorder)
+        if prune and tower.prunable:
             regions = self._pruned_last_block(hidden, recorder, select)
         else:
-            hidden = layers[-1](hidden, None, recorder=recorder)
-            regions = select(recorder.maps, hidden, self.config.region_top_k, mean)
-        embedding = self.visual_projection(vision.post_layernorm(regions.tokens[:, 0]))
+            hidden = blocks[-1](hidden, None, recorder=recorder)
+            global_token = tower.read(hidden, recorder)
+            regions = select(recorder.complete(), hidden, self.config.region_top_k, mean, tower.prefix)
+            if global_token is not None:
+                regions = regions._replace(tokens=torch.cat([global_token, regions.tokens], dim=1))
+        embedding = self.visual_projection(tower.pool(regions.tokens[:, 0]))
         return ImageEncoding(_unit(embedding), regions._replace(tokens=regions.tokens.float()))
 
     def _pruned_last_block(self, hidden: Tensor, recorder: AttentionRecorder, select: SelectRegions) -> Regions:
-        layer = self.vision_model.encoder.layers[-1]
+        layer = self.vision_model.blocks[-1]
         attention = layer.self_attn
         heads = attention.num_heads
         normed = layer.layer_norm1(hidden)
         key, value = split_heads(attention.k_proj(normed), heads), split_heads(attention.v_proj(normed), heads)
         _, cls_row = attend(split_heads(attention.q_proj(normed[:, :1]), heads), key, value, None, attention.scale)
         recorder.add(cls_row)
-        regions = select(recorder.maps, hidden, self.config.region_top_k, recorder.mean)
+        regions = select(recorder.complete(), hidden, self.config.region_top_k, recorder.mean, 1)
         rows = regions.tokens
         query = split_heads(attention.q_proj(layer.layer_norm1(rows)), heads)
         mixed, _ = attend(query, key, value, None, attention.scale)
@@ -129,23 +160,9 @@ class LrclrModel(CLIPModel):  # type: ignore[misc]
         return regions._replace(tokens=rows)
 
     def encode_text(self, input_ids: Tensor) -> TextEncoding:
-        """Encode prompts ``[P, T]`` that each hold an EOT; what follows the first EOT changes no output up to it.
-
-        The configuration's `text_end` tells where a prompt ends.
-        """
-        text = self.text_model
-        hidden = text.embeddings(input_ids=input_ids)
-        length = input_ids.shape[1]
-        floor = torch.full((length, length), torch.finfo(torch.float32).min, device=hidden.device)
-        mask = torch.triu(floor, diagonal=1)
-        for layer in text.encoder.layers:
-            hidden = layer(hidden, mask)
-        hidden = text.final_layer_norm(hidden)
-        ends = input_ids if self.config.text_end == "highest_token" else input_ids == text.eos_token_id
-        end = ends.to(torch.int32).argmax(-1)
-        pooled = hidden[torch.arange(hidden.shape[0], device=hidden.device), end]
-        embedding = self.text_projection(pooled)
-        return TextEncoding(_unit(embedding), hidden.float())
+        """Encode prompts ``[P, T]``, as the checkpoint's tokenizer gives them."""
+        pooled, tokens = self.text_model.encode(input_ids)
+        return TextEncoding(_unit(self.text_projection(pooled)), tokens.float())
 
     def forward(
         self,
@@ -168,6 +185,8 @@ class LrclrModel(CLIPModel):  # type: ignore[misc]
         local, region_attention = self.fusion_head(image.regions.tokens, text.tokens, attention_mask)
         scale = self.logit_scale.exp().float()
         logits_per_text = text.embedding @ image.embedding.t() * scale
+        if self.config.logit_bias:
+            logits_per_text = logits_per_text + self.logit_bias
         logits = logits_per_text.t()
         loss = None
         if return_loss:
@@ -187,6 +206,19 @@ class LrclrModel(CLIPModel):  # type: ignore[misc]
             region_index=image.regions.index,
             region_importance=image.regions.importance,
         )
+
+
+def _projection(config: LrclrConfig, tower: VisionTower | TextTower, width: int, kind: str) -> nn.Module:
+    """From what a tower pools to the embedding; nothing where the tower gives the embedding itself."""
+    if tower.projects:
+        return nn.Identity()
+    if kind == "linear":
+        return nn.Linear(width, config.projection_dim, bias=False)
+    # As in open_clip's text towers with the `proj_type` mlp.
+    between = (width + config.projection_dim) // 2
+    return nn.Sequential(
+        nn.Linear(width, between, bias=False), nn.GELU(), nn.Linear(between, config.projection_dim, bias=False)
+    )
 
 
 def _unit(embedding: Tensor) -> Tensor:

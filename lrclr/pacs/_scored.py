@@ -151,8 +151,10 @@ class ScoredResults:
                     yield _Row(item, self._prediction(row))
 
     def _prediction(self, row: dict[str, Any]) -> Prediction:
-        types = {"region_index": np.int64}
-        answers = Answers(**{name: np.array([row[name]], types.get(name, np.float32)) for name in Answers.names()})
+        arrays: dict[str, Any] = {
+            name: np.array([row[name]], np.int64 if name == "region_index" else np.float32) for name in Answers.names()
+        }
+        answers = Answers(**arrays)
         size = (row["height"], row["width"])
         geometry = self._spec.preprocess.geometry(*size)
         boxes = [[geometry.box(patch, self._spec.patch_size) for patch in row["region_index"]]]

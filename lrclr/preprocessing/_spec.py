@@ -18,9 +18,12 @@ Triple = tuple[float, float, float]
 
 CLIP_MEAN: Final[Triple] = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Final[Triple] = (0.26862954, 0.26130258, 0.27577711)
+HALF: Final[Triple] = (0.5, 0.5, 0.5)
 CHEXZERO_MEAN: Final = 101.48761
 CHEXZERO_STD: Final = 83.43944
 MAX_SIDE: Final = 4096
+# The field that each recipe has of its own.
+_OWN: Final = {"clip": "resize", "chexzero": "canvas", "squash": "resample"}
 
 
 @dataclass(frozen=True)
@@ -91,37 +94,43 @@ class PreprocessSpec:
     Attributes:
         kind: which recipe.
         image_size: side of the model's square input, in pixels; for ``clip`` also the side of the crop.
-        mean, std: one per channel; on the scale [0, 1] for ``clip``, on [0, 255] for ``chexzero``.
+        mean, std: one per channel; on the scale [0, 255] for ``chexzero``, on [0, 1] for the others.
         resize: ``clip`` only: shortest edge before the crop, in pixels; ``image_size`` unless given.
         canvas: ``chexzero`` only: side of the black canvas, in pixels; 320 unless given.
+        resample: ``squash`` only: ``"bicubic"``, which is the default, or ``"bilinear"``.
 
     Raises:
         UsageError: a value that the recipe cannot use.
     """
 
-    kind: Literal["clip", "chexzero"]
+    kind: Literal["clip", "chexzero", "squash"]
     image_size: int
     mean: Triple
     std: Triple
     resize: int | None = None
     canvas: int | None = None
+    resample: Literal["bicubic", "bilinear"] | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("clip", "chexzero"):
-            raise _bad("kind", self.kind, "one of 'clip' and 'chexzero'")
+        if not isinstance(self.kind, str) or self.kind not in _OWN:
+            raise _bad("kind", self.kind, "one of 'clip', 'chexzero' and 'squash'")
         _check_side("image_size", self.image_size)
         for name, triple in (("mean", self.mean), ("std", self.std)):
             if not isinstance(triple, tuple) or len(triple) != 3 or not all(_is_number(value) for value in triple):
                 raise _bad(name, triple, "three finite numbers, one per channel")
         if min(self.std) < 1e-6:
             raise _bad("std", self.std, "three numbers above zero")
-        pair = ("resize", "canvas", self.image_size)
-        own, other, default = pair if self.kind == "clip" else ("canvas", "resize", 320)
-        if getattr(self, other) is not None:
-            raise _bad(other, getattr(self, other), f"nothing, because {self.kind!r} has none")
+        own = _OWN[self.kind]
+        for other in _OWN.values():
+            if other != own and getattr(self, other) is not None:
+                raise _bad(other, getattr(self, other), f"nothing, because {self.kind!r} has none")
         if getattr(self, own) is None:
+            default = {"resize": self.image_size, "canvas": 320, "resample": "bicubic"}[own]
             object.__setattr__(self, own, default)
-        _check_side(own, getattr(self, own))
+        if own != "resample":
+            _check_side(own, getattr(self, own))
+        elif self.resample not in ("bicubic", "bilinear"):
+            raise _bad("resample", self.resample, "'bicubic' or 'bilinear'")
         if self.kind == "chexzero" and (len(set(self.mean)) > 1 or len(set(self.std)) > 1):
             raise UsageError("the channels of 'chexzero' cannot differ in mean or std", why="its canvas is grey")
 
@@ -135,9 +144,19 @@ class PreprocessSpec:
         """CheXzero's recipe and numbers."""
         return cls("chexzero", image_size, (CHEXZERO_MEAN,) * 3, (CHEXZERO_STD,) * 3)
 
+    @classmethod
+    def siglip(cls, image_size: int = 224) -> PreprocessSpec:
+        """SigLIP's recipe and numbers."""
+        return cls("squash", image_size, HALF, HALF)
+
+    @property
+    def squash(self) -> bool:
+        """Whether the image is resized to a square, whatever its shape is."""
+        return self.kind == "squash"
+
     def to_dict(self) -> dict[str, Any]:
         """The recipe in JSON's types, for a manifest."""
-        own = "resize" if self.kind == "clip" else "canvas"
+        own = _OWN[self.kind]
         return {
             "kind": self.kind,
             "image_size": self.image_size,
@@ -155,7 +174,7 @@ class PreprocessSpec:
         """
         _check_mapping(values)
         kind = values.get("kind")
-        expected = {"kind", "image_size", "mean", "std", "canvas" if kind == "chexzero" else "resize"}
+        expected = {"kind", "image_size", "mean", "std", _OWN.get(str(kind), "resize")}
         for word, keys in (("lacks", expected - values.keys()), ("has unknown", values.keys() - expected)):
             if keys:
                 names = ", ".join(repr(key) for key in sorted(keys, key=str))
@@ -168,35 +187,51 @@ class PreprocessSpec:
 
     @classmethod
     def from_transformers(cls, values: Mapping[str, Any]) -> PreprocessSpec:
-        """The recipe of a transformers ``preprocessor_config.json`` for a ``CLIPImageProcessor``.
+        """The recipe of a transformers ``preprocessor_config.json``.
 
-        Keys that are left out have that class's defaults.
+        A ``CLIPImageProcessor`` becomes ``clip``; a ``SiglipImageProcessor`` or ``ViTImageProcessor`` becomes
+        ``squash``. Keys that are left out have that class's defaults.
 
         Raises:
-            UsageError: a key asks for what the ``clip`` recipe cannot do; the message names the key.
+            UsageError: a key asks for what the recipe cannot do; the message names the key.
         """
         _check_mapping(values)
-        for key in ("image_processor_type", "feature_extractor_type"):
-            if not str(values.get(key, "CLIP")).startswith("CLIP"):
-                raise _refused(key, values[key], "CLIPImageProcessor")
-        for key, only in _TRANSFORMERS_FIXED.items():
-            if values.get(key, only) != only:
+        name = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "CLIP")
+        resample = next((value for kind, value in _SQUASHING.items() if name.startswith(kind)), None)
+        if resample is None and not name.startswith("CLIP"):
+            key = "image_processor_type" if "image_processor_type" in values else "feature_extractor_type"
+            raise _refused(key, name, "CLIPImageProcessor, SiglipImageProcessor and ViTImageProcessor")
+        squash = resample is not None
+        fixed = {**_TRANSFORMERS_FIXED, **({"do_center_crop": False} if squash else {})}
+        if squash:
+            resample = _RESAMPLING.get(values.get("resample", resample))
+            if resample is None:
+                raise _refused("resample", values["resample"], "2 (bilinear) and 3 (bicubic)")
+            del fixed["resample"]
+        for key, only in fixed.items():
+            found = values.get(key, only)
+            if found != only and not (squash and not found and not only):
                 raise _refused(key, values[key], repr(only))
         factor = values.get("rescale_factor", 1 / 255)
         if not _is_number(factor) or not math.isclose(factor, 1 / 255, rel_tol=1e-6):
             raise _refused("rescale_factor", factor, "1/255")
-        for key in values.keys() - _TRANSFORMERS_READ - _TRANSFORMERS_FIXED.keys():
+        read = _TRANSFORMERS_READ | ({"resample"} if squash else set())
+        for key in values.keys() - read - fixed.keys():
             # A flag that is off, or a setting that is null, changes nothing whatever it is called.
             if values[key] is not None and values[key] is not False:
                 raise _refused(key, values[key], "no such key")
-        resize = _one_side(values, "size", {"shortest_edge"})
-        image_size = _one_side(values, "crop_size", {"height", "width"})
-        mean, std = values.get("image_mean", CLIP_MEAN), values.get("image_std", CLIP_STD)
+        own = (HALF, HALF) if squash else (CLIP_MEAN, CLIP_STD)
+        mean, std = values.get("image_mean", own[0]), values.get("image_std", own[1])
         if not values.get("do_normalize", True):
             mean, std = (0.0,) * 3, (1.0,) * 3
         for key, triple in (("image_mean", mean), ("image_std", std)):
             if not isinstance(triple, list | tuple) or len(triple) != 3:
                 raise _refused(key, triple, "three numbers")
+        if squash:
+            side = _one_side(values, "size", {"height", "width"})
+            return cls("squash", side, tuple(mean), tuple(std), resample=resample)
+        resize = _one_side(values, "size", {"shortest_edge"})
+        image_size = _one_side(values, "crop_size", {"height", "width"})
         return cls("clip", image_size, tuple(mean), tuple(std), resize=resize)
 
     def geometry(self, height: int, width: int) -> Geometry:
@@ -234,6 +269,15 @@ _TRANSFORMERS_FIXED: Final[dict[str, Any]] = {
     "resample": int(Image.Resampling.BICUBIC),
     "data_format": "channels_first",
 }
+# By the beginning of a class's name: its own way of resizing to a square.
+_SQUASHING: Final[dict[str, Any]] = {
+    "Siglip": int(Image.Resampling.BICUBIC),
+    "ViT": int(Image.Resampling.BILINEAR),
+}
+_RESAMPLING: Final[dict[Any, Any]] = {
+    int(Image.Resampling.BICUBIC): "bicubic",
+    int(Image.Resampling.BILINEAR): "bilinear",
+}
 _TRANSFORMERS_READ: Final = {
     *("image_processor_type", "feature_extractor_type", "processor_class", "_processor_class", "_valid_processor_keys"),
     *("size", "crop_size", "image_mean", "image_std", "rescale_factor", "do_normalize", "do_convert_rgb"),
@@ -253,7 +297,7 @@ def _one_side(values: Mapping[str, Any], key: str, names: set[str]) -> int:
 
 def _refused(key: str, value: object, expected: str) -> UsageError:
     return UsageError(
-        f"an image processor configuration has {key} = {value!r}, which the 'clip' recipe cannot do",
+        f"an image processor configuration has {key} = {value!r}, which no recipe of lrclr can do",
         fix=f"It can do {expected}.",
     )
 

@@ -1,9 +1,12 @@
 """From 8-bit pixels to what the image encoder reads, and the way back from a patch to the radiograph.
 
-Two recipes are known:
+Three recipes are known:
 
 - ``clip``: shortest edge to ``resize`` (bicubic, antialiased), centre crop, [0, 255] to [0, 1], mean and standard
   deviation per channel. Equal, float for float, to the Pillow backend of transformers' ``CLIPImageProcessor``.
+- ``squash``: to a square of ``image_size`` (``resample``, antialiased) whatever the shape of the image is, [0, 255] to
+  [0, 1], mean and standard deviation per channel. Equal, float for float, to the Pillow backend of transformers'
+  ``SiglipImageProcessor`` and ``ViTImageProcessor``.
 - ``chexzero``: longest edge to ``canvas`` (Lanczos), centred on a black 8-bit canvas, mean and standard deviation on
   the 0-255 scale, then bicubic *without* antialias to ``image_size``. Source: ``data_process.py`` and ``zero_shot.py``
   of rajpurkarlab/CheXzero.
@@ -56,8 +59,8 @@ def to_canvas(image: NDArray[np.uint8] | ReducedImage, spec: PreprocessSpec) -> 
     """The first half of :func:`preprocess`, all of it in 8 bits: what is worth keeping between epochs.
 
     Returns:
-        uint8 ``[S', S']``, or ``[S', S', 3]`` for a coloured image under ``clip``; S' is ``spec.canvas`` under
-        ``chexzero`` and ``spec.image_size`` under ``clip``.
+        uint8 ``[S', S']``, or ``[S', S', 3]`` for a coloured image except under ``chexzero``; S' is ``spec.canvas``
+        under ``chexzero`` and ``spec.image_size`` elsewhere.
 
     Raises:
         ImageError, ImageLimitError: as in :func:`preprocess`.
@@ -75,6 +78,8 @@ def to_canvas(image: NDArray[np.uint8] | ReducedImage, spec: PreprocessSpec) -> 
 
 def _canvas(image: ReducedImage, spec: PreprocessSpec, rows: int, columns: int) -> NDArray[np.uint8]:
     picture = Image.fromarray(image.pixels)
+    if spec.squash:
+        return np.asarray(_resized(picture, columns, rows, Image.Resampling[str(spec.resample).upper()]))
     if spec.canvas is None:
         size = spec.image_size
         left, top = -corner(spec, size, columns), -corner(spec, size, rows)
@@ -160,7 +165,7 @@ def _table(kind: str, mean: Triple, std: Triple) -> NDArray[np.float32]:
     """
     levels = np.arange(256, dtype=np.float64)
     # transformers scales in float64 and rounds to float32 before it normalises; the rounding shows in the last bit.
-    scaled = (levels * (1 / 255) if kind == "clip" else levels).astype(np.float32)
+    scaled = (levels if kind == "chexzero" else levels * (1 / 255)).astype(np.float32)
     table = (scaled - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
     table.setflags(write=False)
     return table

@@ -12,7 +12,9 @@ A findings file is TOML::
     name = "Pleural Effusion"
     positive = ["{}", "fluid in the pleural space"]
 
-The defaults, and the file that is shipped, are those of CheXzero's zero-shot evaluation.
+A finding with ``negative = []`` is judged by its positive prompts alone, which only some networks can: those that were
+trained with a sigmoid, such as SigLIP. The defaults, and the file that is shipped, are those of CheXzero's zero-shot
+evaluation.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ class Finding:
     Attributes:
         name: the label, as it stands in results and in a table of labels.
         positive: prompts that say it is there; ``{}`` is replaced by the name when the finding is made.
-        negative: prompts that say it is not, likewise.
+        negative: prompts that say it is not, likewise; none for a finding that is judged by the positive ones alone.
 
     Raises:
         FindingsError: a name or a prompt that cannot be used.
@@ -163,7 +165,7 @@ class FindingSet:
 
     @cached_property
     def negative_index(self) -> tuple[NDArray[np.int64], ...]:
-        """For each finding, where its negative prompts are in :attr:`prompts`: read-only int64 ``[n]``."""
+        """For each finding, where its negative prompts are in :attr:`prompts`: read-only int64 ``[n]``, n may be 0."""
         return self._index(tuple(finding.negative for finding in self.findings))
 
     def _index(self, groups: tuple[tuple[str, ...], ...]) -> tuple[NDArray[np.int64], ...]:
@@ -333,7 +335,7 @@ def _filled(label: str, sign: str, templates: object, name: str) -> tuple[str, .
         raise FindingsError(
             f"{label} must have a list of {sign} prompts, not {_kind(templates)}", fix=f'Write {sign} = ["..."].'
         )
-    if not templates:
+    if not templates and sign != "negative":
         raise FindingsError(f"{label} has an empty list of {sign} prompts", fix="Leave the key out to use the default.")
     for number, template in enumerate(templates, 1):
         prompt = f"{sign} prompt {number}"

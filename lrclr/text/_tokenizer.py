@@ -1,7 +1,8 @@
 """From prompts to token numbers.
 
 The vocabulary that is shipped is OpenAI CLIP's: lower-cased, byte-level BPE, 49,408 entries, which CheXzero and every
-CLIP checkpoint of OpenAI's line use. Any other ``tokenizer.json`` that marks a text's beginning and end will do.
+CLIP checkpoint of OpenAI's line use. Any other ``tokenizer.json`` that marks a text's end, and its beginning unless it
+is read without one, will do.
 
 Unlike OpenAI's own tokenizer, this one does not repair mojibake or HTML entities; prompts are written by people who
 can see them.
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class TokenBatch:
     """Prompts as the text encoder reads them.
 
     Attributes:
-        input_ids: int64 ``[P, T]``; beginning, words, end, then zeros.
+        input_ids: int64 ``[P, T]``; beginning, if the tokenizer has one, words, end, then padding.
         mask: int64 ``[P, T]``; 1 up to and including the end, then 0.
     """
 
@@ -60,20 +61,34 @@ class ClipTokenizer:
         data: the bytes of a ``tokenizer.json``.
         source: what to call it in an error.
         context_length: the most tokens that the text encoder reads, markers included.
+        has_bos: whether a prompt begins with a marker, as it does for all but SigLIP's text encoder.
+        pad_id: number of the token that fills up shorter prompts. It may be that of the end.
+        fixed_length: whether every prompt has `context_length` tokens, because the text encoder sees padding.
 
     Raises:
         CheckpointError: the bytes are no tokenizer, or its beginning and end cannot be told.
         UsageError: the context has no room for the two markers.
     """
 
-    def __init__(self, data: bytes, *, source: str, context_length: int = CLIP_CONTEXT_LENGTH) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        *,
+        source: str,
+        context_length: int = CLIP_CONTEXT_LENGTH,
+        has_bos: bool = True,
+        pad_id: int = PAD_ID,
+        fixed_length: bool = False,
+    ) -> None:
         if context_length < 2:
             raise UsageError(f"a context of {context_length} tokens has no room for a prompt")
+        self._has_bos, self._pad_id, self._fixed_length = has_bos, pad_id, fixed_length
         self._data = data
         self._context_length = context_length
         self._sha256 = hashlib.sha256(data).hexdigest()
         try:
-            self._tokenizer, (self._bos_id, self._eot_id), self._vocab_size = _read(data)
+            self._tokenizer, (self._bos_id, self._eot_id), self._vocab_size = _read(data, has_bos=has_bos)
+            self._refused = _refused(self._tokenizer, self._bos_id, self._eot_id)
         except BaseException as error:
             if isinstance(error, CheckpointError):
                 raise CheckpointError(f"{source}: {error.what}", why=error.why, fix=error.fix) from None
@@ -90,12 +105,15 @@ class ClipTokenizer:
         return _default()
 
     @classmethod
-    def from_file(cls, path: str | PathLike[str], context_length: int = CLIP_CONTEXT_LENGTH) -> ClipTokenizer:
+    def from_file(
+        cls, path: str | PathLike[str], context_length: int = CLIP_CONTEXT_LENGTH, **options: Any
+    ) -> ClipTokenizer:
         """The tokenizer in a ``tokenizer.json`` of the ``tokenizers`` library.
 
         Args:
             path: the file.
             context_length: the most tokens that the text encoder reads, markers included.
+            options: ``has_bos``, ``pad_id`` and ``fixed_length`` of the class, as `options` gives them.
 
         Raises:
             CheckpointError: the file cannot be read, is damaged, or its beginning and end cannot be told.
@@ -108,11 +126,11 @@ class ClipTokenizer:
             raise CheckpointError(f"{path} cannot be read", why=error.strerror) from None
         if len(data) > MAX_FILE_BYTES:
             raise CheckpointError(f"{path} is no tokenizer", why=f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
-        return cls(data, source=str(path), context_length=context_length)
+        return cls(data, source=str(path), context_length=context_length, **options)
 
     def with_context_length(self, context_length: int) -> ClipTokenizer:
         """The same tokenizer for a text encoder of another context length."""
-        return ClipTokenizer(self._data, source="a tokenizer", context_length=context_length)
+        return ClipTokenizer(self._data, source="a tokenizer", context_length=context_length, **self.options)
 
     @property
     def context_length(self) -> int:
@@ -120,8 +138,33 @@ class ClipTokenizer:
         return self._context_length
 
     @property
-    def bos_id(self) -> int:
-        """Number of the token that begins every prompt."""
+    def options(self) -> dict[str, Any]:
+        """What `from_file` takes beside the file and the context length, in JSON's types."""
+        return {"has_bos": self._has_bos, "pad_id": self._pad_id, "fixed_length": self._fixed_length}
+
+    @property
+    def has_bos(self) -> bool:
+        """Whether a prompt begins with a marker."""
+        return self._has_bos
+
+    @property
+    def pad_id(self) -> int:
+        """Number of the token that fills up shorter prompts."""
+        return self._pad_id
+
+    @property
+    def fixed_length(self) -> bool:
+        """Whether every prompt has `context_length` tokens."""
+        return self._fixed_length
+
+    @property
+    def reserved(self) -> frozenset[int]:
+        """Numbers of tokens that no prompt's words may be."""
+        return self._refused
+
+    @property
+    def bos_id(self) -> int | None:
+        """Number of the token that begins every prompt; None if there is none."""
         return self._bos_id
 
     @property
@@ -149,7 +192,7 @@ class ClipTokenizer:
         Args:
             texts: prompts; an empty one is just beginning and end.
             truncate: cut a prompt that is too long, keeping beginning and end, rather than refuse it.
-            length: T; the longest prompt's unless given.
+            length: T; if not given, the longest prompt's, or the context length where prompts have a fixed length.
 
         Returns:
             ``input_ids`` and ``mask``, int64 ``[P, T]``.
@@ -170,8 +213,9 @@ class ClipTokenizer:
             self._encode_one(text, f"prompt {n} of {len(texts)}", limit, truncate)
             for n, text in enumerate(texts, 1)
         ]
-        columns = max(map(len, rows)) if length is None else length
-        input_ids = np.full((len(rows), columns), PAD_ID, np.int64)
+        if length is None:
+            length = self._context_length if self._fixed_length else max(map(len, rows))
+        input_ids = np.full((len(rows), length), self._pad_id, np.int64)
         mask = np.zeros_like(input_ids)
         for row, ids in enumerate(rows):
             input_ids[row, : len(ids)] = ids
@@ -192,22 +236,24 @@ class ClipTokenizer:
             words = self._tokenizer.encode(text, add_special_tokens=False).ids
         except Exception as error:  # noqa: BLE001  the library raises nothing narrower
             raise FindingsError(f"{where} cannot be encoded", why=str(error)) from None
-        # The text encoder finds a prompt's end by its number, so that a second one would move it.
-        if self._eot_id in words or self._bos_id in words:
+        # The text encoder finds a prompt's end, or its padding, by its number: a second one would move it.
+        if not self._refused.isdisjoint(words):
             raise FindingsError(
-                f"{where} holds a beginning or end marker of the tokenizer",
+                f"{where} holds a beginning or end marker of the tokenizer, or another token with a meaning of its own",
                 why="it is spelt out, or a word outside the vocabulary is read as one",
                 fix="Take it out.",
             )
-        if len(words) > limit - 2:
+        start = [] if self._bos_id is None else [self._bos_id]
+        room = limit - len(start) - 1
+        if len(words) > room:
             if not truncate:
                 raise FindingsError(
-                    f"{where} has {len(words) + 2} tokens",
+                    f"{where} has {len(words) + len(start) + 1} tokens",
                     why=f"at most {limit} are possible, including the beginning and the end",
                     fix="Shorten it.",
                 )
-            words = words[: limit - 2]
-        return [self._bos_id, *words, self._eot_id]
+            words = words[:room]
+        return [*start, *words, self._eot_id]
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -233,7 +279,7 @@ def _default() -> ClipTokenizer:
 
 # Reading CLIP's takes 0.1 s, half the time that it takes to open a bundle. A process rarely needs more than two.
 @lru_cache(maxsize=2)
-def _read(data: bytes) -> tuple[Tokenizer, tuple[int, int], int]:
+def _read(data: bytes, *, has_bos: bool) -> tuple[Tokenizer, tuple[int | None, int], int]:
     """The tokenizer in the bytes of a file, the numbers of beginning and end, and the size of the vocabulary."""
     from tokenizers import Tokenizer
 
@@ -241,7 +287,31 @@ def _read(data: bytes) -> tuple[Tokenizer, tuple[int, int], int]:
     # The file may hold the settings of a training run. This module decides on length and padding.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return tokenizer, _markers(tokenizer), max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    markers = _markers(tokenizer) if has_bos else (None, _end(tokenizer))
+    return tokenizer, markers, max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
+def _end(tokenizer: Tokenizer) -> int:
+    """Number of the end, of a tokenizer that puts nothing else around a text."""
+    bare, whole = (tokenizer.encode("", add_special_tokens=special).ids for special in (False, True))
+    if len(whole) != len(bare) + 1 or whole[:-1] != bare:
+        raise CheckpointError(
+            "the tokenizer's end-of-text token cannot be told",
+            why=f"it puts {len(whole) - len(bare)} tokens around a text, where one at the end was expected",
+            fix="Give the tokenizer that the checkpoint was trained with.",
+        )
+    return int(whole[-1])
+
+
+def _refused(tokenizer: Tokenizer, bos: int | None, eot: int) -> frozenset[int]:
+    """Numbers that no prompt may hold: the markers, and what is special to the tokenizer but for the unknown word."""
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    special = {
+        number
+        for number, token in tokenizer.get_added_tokens_decoder().items()
+        if token.special and token.content != unknown
+    }
+    return frozenset(special | {eot} | ({bos} if bos is not None else set()))
 
 
 def _markers(tokenizer: Tokenizer) -> tuple[int, int]:

@@ -117,13 +117,13 @@ def _readable(
             problems.append(RowProblem(row.line, "it has no report, and no label of 1 or 0"))
             continue
         try:
-            tokens = tokenizer.encode([text], truncate=True).input_ids
+            tokens = int(tokenizer.encode([text], truncate=True).mask.sum())
         except FindingsError:
             # The error of the tokenizer quotes the text.
             problems.append(RowProblem(row.line, "its report contains a marker of the tokenizer or invalid text"))
             continue
         # A text that fills the context exactly counts as cut: to know, it would have to be encoded again.
-        cut += tokens.shape[1] == tokenizer.context_length
+        cut += tokens == tokenizer.context_length
         kept.append(row)
         texts.append(text)
     return kept, texts, cut

@@ -93,7 +93,7 @@ class ContrastiveTask(nn.Module):
     ) -> dict[str, Tensor]:
         """`forward` from the outputs of `encode_images`, so that images that are also scored are encoded once."""
         settings = self.settings
-        input_ids, mask = _same_length(input_ids, attention_mask)
+        input_ids, mask = _same_length(input_ids, attention_mask, self.model.config.tokenizer_option("pad_id"))
         text, words = _in_pieces(self._encode_text, settings.encode_at_once, input_ids)
         key = _gathered(text_key.reshape(len(text_key), -1))
         same = (key[:, None] == key[None, :]).any(-1)
@@ -134,10 +134,10 @@ class ContrastiveTask(nn.Module):
 
     def _alignment(self, regions: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         head = self.model.fusion_head
-        # Without CLS and the markers of beginning and end.
+        # Without the global token and the markers of beginning and end.
         end = mask.sum(-1, keepdim=True) - 1
         position = torch.arange(mask.shape[1], device=mask.device)
-        inner = (position > 0) & (position < end)
+        inner = (position >= int(self.model.config.tokenizer_option("has_bos"))) & (position < end)
         image = head.image_projection(head.image_norm(regions[:, 1:]))
         text = head.text_projection(words)
         with _no_autocast(image):
@@ -162,10 +162,10 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
         return left.float() @ right.float().t()
 
 
-def _select_in_float32(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:
+def _select_in_float32(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool, prefix: int = 1) -> Regions:
     """`select_regions` in float32: in half precision it selects other patches."""
     with _no_autocast(tokens):
-        return select_regions(maps, tokens, top_k, mean)
+        return select_regions(maps, tokens, top_k, mean, prefix)
 
 
 def _processes() -> int:
@@ -180,14 +180,14 @@ def _gathered(tensor: Tensor) -> Tensor:
     return gathered
 
 
-def _same_length(input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def _same_length(input_ids: Tensor, mask: Tensor, pad_id: int) -> tuple[Tensor, Tensor]:
     """Texts padded to the longest of any process."""
     if _processes() == 1:
         return input_ids, mask
     longest = torch.tensor(input_ids.shape[1], device=input_ids.device)
     distributed.all_reduce(longest, distributed.ReduceOp.MAX)
     more = (0, int(longest) - input_ids.shape[1])
-    return nn.functional.pad(input_ids, more), nn.functional.pad(mask, more)
+    return nn.functional.pad(input_ids, more, value=pad_id), nn.functional.pad(mask, more)
 
 
 class _Gather(torch.autograd.Function):

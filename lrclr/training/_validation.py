@@ -167,7 +167,7 @@ class Validation:
                     "a score of a validation image is not finite",
                     fix="Lower the learning rates, or use --precision fp32.",
                 )
-            positive, negative = finding_scores(score, findings)
+            positive, negative = finding_scores(score, findings, task.model.config.score_threshold)
             values = []
             for column in self.defined:
                 known = self.labels[:, column] >= 0

@@ -43,7 +43,8 @@ def run_gates(
         EngineError: the engine refused an input.
     """
     asked = len(model.findings.prompts)
-    runs = GraphRuns(engine, golden, Sizes.of(golden, asked, profiles))
+    fixed_length = model.tokenizer is not None and model.tokenizer.fixed_length
+    runs = GraphRuns(engine, golden, Sizes.of(golden, asked, profiles, fixed_length=fixed_length))
     recorder = _RecordingEngine(runs, golden, model)
     try:
         runs.run_usual()
@@ -59,7 +60,11 @@ def run_gates(
     if all(result.passed for result in results if result.gate == "non-finite values"):
         results += compare_outputs(runs, golden, tolerances)
         results += [*probabilities, *_invariance(runs, golden, tolerances)]
-        results += _text_changes("change by tokens after EOT", runs, golden, noisy, tolerances)
+        results += _after_eot(runs, golden, noisy, tolerances, causal=model.causal)
+        if fixed_length:
+            taken = int(runs.takes_another_length())
+            note = "padding is part of a prompt, so a shorter prompt has another meaning"
+            results.append(GateResult("prompts of another length taken", "text_encoder", taken, 0, "max", note))
     return results
 
 
@@ -72,7 +77,9 @@ def graph_gates(engine: Engine, golden: Golden, model: ModelSpec, tolerances: To
     Raises:
         EngineError: the engine refused an input.
     """
-    runs = GraphRuns(engine, golden, Sizes.of(golden, len(model.findings.prompts), None))
+    fixed_length = model.tokenizer is not None and model.tokenizer.fixed_length
+    sizes = Sizes.of(golden, len(model.findings.prompts), None, fixed_length=fixed_length)
+    runs = GraphRuns(engine, golden, sizes)
     try:
         runs.run_usual()
     except ContractError as error:
@@ -206,6 +213,18 @@ def _change(
     gate: str, subject: str, run: GraphRun, actual: NDArray[Any], usual: NDArray[Any], limits: Tolerances
 ) -> GateResult:
     return GateResult(gate, subject, measure.relative_error(actual, usual), limits.invariance, "max", run.where)
+
+
+def _after_eot(
+    runs: GraphRuns, golden: Golden, noisy: GraphRun, limits: Tolerances, *, causal: bool
+) -> list[GateResult]:
+    """Check that tokens after the end of a prompt change nothing in a causal text encoder, and something in others."""
+    gate = "change by tokens after EOT"
+    if causal:
+        return list(_text_changes(gate, runs, golden, noisy, limits))
+    usual = runs.text[0].outputs["text_embedding"][noisy.prompts]
+    change = measure.relative_error(noisy.outputs["text_embedding"], usual)
+    return [GateResult(gate, "text_encoder.text_embedding", change, limits.invariance, "min", noisy.where)]
 
 
 def _vectors(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrclr.contract import GRAPHS
+from lrclr.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ Outputs = dict[str, NDArray[Any]]
 Rows = NDArray[np.int64]
 USUAL_BATCH = 8
 _FEW_PROMPTS = 2
+_FEWEST_TOKENS = 2  # that the fusion head takes
 
 
 class ContractError(Exception):
@@ -39,29 +41,39 @@ class Sizes:
     Attributes:
         usual_batch, largest_batch: numbers of images.
         most_prompts: largest number of prompts.
-        usual_tokens: number of tokens of the longest prompt of the bundle's findings.
+        usual_tokens: number of tokens of the longest prompt of the bundle's findings, without padding.
+        fixed_length: whether the text encoder takes prompts of one length only.
     """
 
     usual_batch: int
     largest_batch: int
     most_prompts: int
     usual_tokens: int
+    fixed_length: bool = False
 
     @classmethod
-    def of(cls, golden: Golden, findings_prompts: int, profiles: Sequence[Mapping[str, Sequence[int]]] | None) -> Sizes:
+    def of(
+        cls,
+        golden: Golden,
+        findings_prompts: int,
+        profiles: Sequence[Mapping[str, Sequence[int]]] | None,
+        *,
+        fixed_length: bool,
+    ) -> Sizes:
         """The sizes of a bundle.
 
         Args:
             golden: inputs and outputs, with the lengths of the prompts.
             findings_prompts: number of prompts of the findings.
             profiles: of the manifest; None without a bundle, so that no run is larger than `golden`.
+            fixed_length: whether the text encoder takes prompts of one length only.
         """
-        usual = int(golden.lengths[:findings_prompts].max())
+        usual = max(_FEWEST_TOKENS, int(golden.lengths[:findings_prompts].max()))
         if profiles is None:
             images = len(golden.pixel_values)
-            return cls(images, images, len(golden.prompts), usual)
+            return cls(images, images, len(golden.prompts), usual, fixed_length)
         largest = profiles[-1]["batch"][2]
-        return cls(min(USUAL_BATCH, largest), largest, profiles[-1]["prompts"][2], usual)
+        return cls(min(USUAL_BATCH, largest), largest, profiles[-1]["prompts"][2], usual, fixed_length)
 
 
 @dataclass(frozen=True)
@@ -116,26 +128,39 @@ class GraphRuns:
         images, prompts = self._all_images, self._all_prompts
         short = prompts[golden.lengths <= usual]
         many, one = np.resize(short, sizes.most_prompts), short[:1]
+        text_tokens = longest if sizes.fixed_length else usual
         self._run_image("batch 1", images, 1)
         batch = np.resize(images[::-1], sizes.largest_batch)
         self._run_image(f"batch {len(batch)}", batch, len(batch))
-        self._run_text_alone()
+        if not sizes.fixed_length:
+            self._run_text_alone()
         self._run_text(f"1 prompt, {longest} tokens", one, 1, longest)
-        self._run_text(f"{len(many)} prompts, {usual} tokens", many, len(many), usual)
+        self._run_text(f"{len(many)} prompts, {text_tokens} tokens", many, len(many), text_tokens)
         asked = prompts[:findings_prompts]
-        self._run_text(f"{len(asked)} prompts, {usual} tokens", asked, len(asked), usual)
+        self._run_text(f"{len(asked)} prompts, {text_tokens} tokens", asked, len(asked), text_tokens)
         self._run_fusion(f"{len(asked)} prompts, {usual} tokens", images, asked, usual)
         for image in images:
             self._run_fusion(f"batch 1, {len(asked)} prompts", image[None], asked, usual)
-        self._run_fusion("batch 1, 1 prompt, 2 tokens", images[:1], prompts[golden.lengths == 2][:1], 2)
+        shortest = prompts[golden.lengths <= _FEWEST_TOKENS][:1]
+        self._run_fusion("batch 1, 1 prompt, 2 tokens", images[:1], shortest, _FEWEST_TOKENS)
         self._run_fusion(f"batch 1, 1 prompt, {longest} tokens", images[-1:], one, longest)
         self._run_fusion(f"batch 1, {len(many)} prompts", images[-1:], many, usual)
         self._run_fusion(f"batch {len(batch)}", batch, short[:_FEW_PROMPTS], usual, largest=True)
 
+    def takes_another_length(self) -> bool:
+        """Whether the text encoder answers for prompts of another length than the one that it declares."""
+        shorter = np.ascontiguousarray(self._golden.input_ids[:1, :-1])
+        try:
+            self._engine.run("text_encoder", {"input_ids": shorter})
+        except EngineError:
+            return False
+        return True
+
     def run_noise_after_eot(self) -> GraphRun:
         """Run the text encoder with other tokens in place of the padding, which a causal encoder ignores."""
         golden = self._golden
-        tokens = min(self._sizes.usual_tokens + 1, golden.input_ids.shape[1])
+        longest = golden.input_ids.shape[1]
+        tokens = longest if self._sizes.fixed_length else min(self._sizes.usual_tokens + 1, longest)
         rows = self._all_prompts[golden.lengths < tokens]
         ids, mask = golden.input_ids[rows, :tokens], golden.text_mask[rows, :tokens].astype(bool)
         noisy = np.where(mask, ids, 1 + ids[:, :1] // 2)

@@ -73,5 +73,5 @@ def test_the_missing_extra_is_named(
     monkeypatch.setitem(sys.modules, "highdicom", None)
     command = ["predict", str(sample_paths("dicom")[0]), "-b", str(bundle), "--sr", str(tmp_path / "sr")]
     assert main(command) == 2
-    assert "pip install 'lrclr[dicom-results]'" in capsys.readouterr().err
+    assert "pip install '.[dicom-results]'" in capsys.readouterr().err
     assert not (tmp_path / "sr").exists()

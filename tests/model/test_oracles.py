@@ -87,16 +87,14 @@ def test_vit_b_32_is_clip_bit_for_bit(base_checkpoint: Checkpoint, prompts: Prom
 
 
 @torch.no_grad()
-def test_the_inherited_feature_methods_are_clips(tiny_model: LrclrModel, prompts: Prompts) -> None:
+def test_the_towers_own_forward_methods_are_clips(tiny_model: LrclrModel, prompts: Prompts) -> None:
     # They go through transformers' mask making, which leaves the causal mask out for an attention it does not know.
     ids, mask = prompts(*TEXTS)
     pixels, twin = images(2, 112), clip_twin(tiny_model)
-    ours, clips = tiny_model.get_text_features(ids, mask), twin.get_text_features(ids, mask)
+    ours, clips = tiny_model.text_model(ids, mask), twin.text_model(ids, mask)
     assert torch.equal(ours.pooler_output, clips.pooler_output)
     assert torch.equal(ours.last_hidden_state, clips.last_hidden_state)
-    assert torch.equal(
-        tiny_model.get_image_features(pixels).pooler_output, twin.get_image_features(pixels).pooler_output
-    )
+    assert torch.equal(tiny_model.vision_model(pixels).pooler_output, twin.vision_model(pixels).pooler_output)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrclr.errors import NonFiniteError
-from lrclr.model import Regions, rollout_cls_row, select_regions
+from lrclr.model import Regions, rollout_row, select_regions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,7 +79,7 @@ def test_the_chain_is_the_whole_product(
     tensors = [torch.from_numpy(matrix) for matrix in maps]
     if last_row_only:
         tensors[-1] = tensors[-1][:, :, :1]
-    row = rollout_cls_row(tensors, mean=mean)
+    row = rollout_row(tensors, mean=mean)
     assert row.dtype == torch.float32
     assert row.shape == expected.shape
     np.testing.assert_allclose(row.numpy(), expected, rtol=1e-5, atol=1e-7)
@@ -88,13 +88,13 @@ def test_the_chain_is_the_whole_product(
 def test_maps_that_are_averaged_already_stay_what_they_are() -> None:
     maps = [torch.from_numpy(matrix) for matrix in attention(4, 3, 10, [1.0], 0)]
     averaged = [matrix.mean(1, keepdim=True) for matrix in maps]
-    torch.testing.assert_close(rollout_cls_row(averaged, mean=True), rollout_cls_row(maps, mean=True))
+    torch.testing.assert_close(rollout_row(averaged, mean=True), rollout_row(maps, mean=True))
 
 
 def test_half_precision_maps_are_multiplied_in_float32() -> None:
     maps = [torch.from_numpy(matrix).half() for matrix in attention(6, 2, 30, [5.0], 1)]
     expected = whole_product([matrix.float().numpy() for matrix in maps])
-    np.testing.assert_allclose(rollout_cls_row(maps, mean=False).numpy(), expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(rollout_row(maps, mean=False).numpy(), expected, rtol=1e-5, atol=1e-7)
 
 
 def choose(maps: list[Tensor], top_k: int, *, mean: bool = False) -> Regions:
@@ -145,7 +145,7 @@ def test_importance_is_the_rollout_at_the_index(top_k: int, *, mean: bool) -> No
     regions = choose(maps, top_k, mean=mean)
     assert regions.index.shape == regions.importance.shape == (2, groups * top_k)
     assert regions.tokens.shape == (2, 1 + groups * top_k, 1)
-    rollout = rollout_cls_row(maps, mean=mean)
+    rollout = rollout_row(maps, mean=mean)
     index = regions.index.unflatten(1, (groups, top_k))  # type: ignore[no-untyped-call]
     assert torch.equal(rollout.gather(-1, index).flatten(1), regions.importance)
     falling = regions.importance.view(2, groups, top_k).diff(dim=-1)

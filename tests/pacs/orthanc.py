@@ -133,7 +133,7 @@ class Orthanc:
 
     def file(self, identifier: str) -> bytes:
         """An instance."""
-        return self._answer(f"/instances/{identifier}/file").content
+        return bytes(self._answer(f"/instances/{identifier}/file").content)
 
 
 CLASSES = {"SR": "1.2.840.10008.5.1.4.1.1.88.33", "SC": "1.2.840.10008.5.1.4.1.1.7"}

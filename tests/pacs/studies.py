@@ -24,7 +24,7 @@ def _picture(number: int) -> NDArray[np.uint16]:
 
     name = f"{'near' if number % 2 else 'far'}_{number // 2 % 32:02d}.png"
     with Image.open(str(files("lrclr") / "data" / "calibration" / name)) as image:
-        return np.asarray(image.convert("L"), np.uint16) << 4
+        return np.asarray(np.asarray(image.convert("L"), np.uint16) << 4, np.uint16)
 
 
 def study(number: int, *, storage: Storage | None = None, **attributes: Any) -> bytes:

@@ -16,6 +16,7 @@ import pytest
 from lrclr.cli import main
 from lrclr.errors import ImageError, ServerError, ServerUnavailableError, UsageError
 from lrclr.pacs import DicomwebClient, Query, WebOptions, find_web_images
+from tests.bundles import LRCLR, run
 from tests.pacs.conftest import STUDIES
 from tests.pacs.faulty import proxy
 from tests.pacs.studies import PATIENT, study
@@ -87,8 +88,6 @@ def test_a_killed_run_goes_on(archive: Orthanc, fp32_bundle: Path, tmp_path: Pat
             if len(fetched) == 6:
                 process.kill()
         return None
-
-    from tests.bundles import LRCLR
 
     with proxy(archive.url, note) as watched:
         command = [*LRCLR, "score", f"{watched.url}/dicom-web", "-o", str(tmp_path), "-b", str(fp32_bundle)]
@@ -317,12 +316,15 @@ def test_a_certificate_is_checked(archive: Orthanc, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_ray_runner_gives_the_same_rows(archive: Orthanc, fp32_bundle: Path, tmp_path: Path) -> None:
-    from lrclr.archive import LocalOptions, RayOptions, ScoreOptions, score
-
-    source = find_web_images(DicomwebClient(archive.web), QUERY)
     found = []
-    for name, runner in (("local", LocalOptions()), ("ray", RayOptions(actors=1))):
-        score(source, tmp_path / name, ScoreOptions(fp32_bundle, runner=runner))
-        found.append(rows(tmp_path / name))
+    for runner in (("local",), ("ray", "--actors", "1")):
+        folder = tmp_path / runner[0]
+        command = ["score", archive.web, "-o", folder, "-b", fp32_bundle, "--query", "Modality=DX"]
+        command += ["--sr", tmp_path / "sr" / runner[0], "--runner", *runner]
+        done = run(command, timeout=240)
+        assert done.returncode == 0, done.stderr
+        found.append(rows(folder))
     assert found[0] == found[1]
     assert len(found[0]) == STUDIES
+    reports = [sorted(file.name for file in (tmp_path / "sr" / name).iterdir()) for name in ("local", "ray")]
+    assert reports[0] == reports[1]

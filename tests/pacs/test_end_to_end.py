@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-SECONDS = 600
+SECONDS = 1500
+LARGE = pytest.param(200, id="200", marks=[pytest.mark.slow, pytest.mark.timeout(2 * SECONDS)])
 
 
 def receiver(bundle: Path, folder: Path, port: int, store: str) -> subprocess.Popen[str]:
@@ -68,7 +69,7 @@ def push(source: Orthanc, process: subprocess.Popen[str]) -> None:
     wait(lambda: process.poll() is not None or source.send("LRCLR").ok)
 
 
-@pytest.mark.parametrize("number", [pytest.param(4, id="4"), pytest.param(200, id="200", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [pytest.param(4, id="4"), LARGE])
 def test_pushed_studies_are_answered_once(number: int, fp32_bundle: Path, tmp_path: Path) -> None:
     """The receiver is killed twice, and the archive that takes the results is stopped once."""
     contents = [study(each) for each in range(number)]
@@ -107,7 +108,7 @@ def test_pushed_studies_are_answered_once(number: int, fp32_bundle: Path, tmp_pa
     print(f"{number} studies pushed: {seconds:.1f} s, {_peak_mib():.0f} MiB", file=sys.stderr)
 
 
-@pytest.mark.parametrize("number", [pytest.param(200, id="200", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [LARGE])
 def test_pulled_studies_are_answered_once(number: int, fp32_bundle: Path, tmp_path: Path) -> None:
     """The run is killed amid scoring and amid sending; the quick form of this is in `test_dicomweb`."""
     contents = [study(each) for each in range(number)]

@@ -361,7 +361,7 @@ CLIP, CHEXZERO = PreprocessSpec.clip().to_dict(), PreprocessSpec.chexzero().to_d
         (CLIP | {"gamma": 1, "beta": 2}, "has unknown 'beta', 'gamma'"),
         (CLIP | {"canvas": 320}, "has unknown 'canvas'"),
         (CHEXZERO | {"resize": 224}, "has unknown 'resize'"),
-        (CLIP | {"kind": "dino"}, "kind = 'dino'.*one of 'clip' and 'chexzero'"),
+        (CLIP | {"kind": "dino"}, "kind = 'dino'.*one of 'clip', 'chexzero' and 'squash'"),
         (CLIP | {"kind": ["clip"]}, "kind = "),
         (CLIP | {"image_size": "224"}, "image_size = '224'.*whole number"),
         (CLIP | {"image_size": 224.0}, "image_size = 224.0"),
@@ -444,10 +444,56 @@ def test_an_old_configuration_is_read() -> None:
         ({"do_pad": True}, "do_pad = True"),
         ({"auto_map": {"a": "b"}}, "auto_map = "),
         ({"data_format": "channels_last"}, "data_format = 'channels_last'"),
-        ({"image_processor_type": "ViTImageProcessor"}, "image_processor_type = 'ViTImageProcessor'"),
-        ({"feature_extractor_type": "ViTFeatureExtractor"}, "feature_extractor_type = 'ViTFeatureExtractor'"),
+        ({"image_processor_type": "DPTImageProcessor"}, "image_processor_type = 'DPTImageProcessor'"),
+        ({"feature_extractor_type": "DPTFeatureExtractor"}, "feature_extractor_type = 'DPTFeatureExtractor'"),
     ],
 )
 def test_from_transformers_names_the_key_that_it_cannot_represent(change: dict[str, Any], key: str) -> None:
     with pytest.raises(UsageError, match=key):
         PreprocessSpec.from_transformers(OLD | change)
+
+
+@pytest.mark.parametrize(
+    ("values", "resample"),
+    [
+        ({"image_processor_type": "SiglipImageProcessor"}, "bicubic"),
+        ({"image_processor_type": "SiglipImageProcessorFast", "resample": 2, "do_center_crop": None}, "bilinear"),
+        ({"image_processor_type": "ViTImageProcessor"}, "bilinear"),
+        ({"image_processor_type": "ViTImageProcessor", "resample": 3, "do_center_crop": False}, "bicubic"),
+    ],
+)
+def test_recipes_that_squash(values: dict[str, Any], resample: str) -> None:
+    spec = PreprocessSpec.from_transformers(values | {"size": {"height": 64, "width": 64}})
+    assert spec == PreprocessSpec("squash", 64, (0.5,) * 3, (0.5,) * 3, resample=resample)  # type: ignore[arg-type]
+    assert PreprocessSpec.from_dict(spec.to_dict()) == spec
+
+
+@pytest.mark.parametrize("shape", [(50, 90), (300, 64), (64, 64), (7, 200, 3)])
+@pytest.mark.parametrize("resample", ["bicubic", "bilinear"])
+def test_a_squashed_image_is_siglips_own(shape: tuple[int, ...], resample: str) -> None:
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    spec = PreprocessSpec("squash", 64, (0.5,) * 3, (0.5,) * 3, resample=resample)  # type: ignore[arg-type]
+    processor = SiglipImageProcessorPil(
+        size={"height": 64, "width": 64}, resample=Image.Resampling[resample.upper()], do_convert_rgb=True
+    )
+    wanted = processor(Image.fromarray(image).convert("RGB"))["pixel_values"][0]
+    np.testing.assert_array_equal(preprocess(image, spec), wanted)
+    geometry = spec.geometry(*shape[:2])
+    assert geometry.to_image(64, 64) == pytest.approx((shape[1], shape[0]))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"do_center_crop": True}, "do_center_crop = True"),
+        ({"resample": 0}, "resample = 0"),
+        ({"size": {"height": 64, "width": 32}}, "size = "),
+        ({"do_rescale": False}, "do_rescale = False"),
+        ({"do_pad": True}, "do_pad = True"),
+    ],
+)
+def test_what_a_squashing_processor_cannot_ask_for(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        PreprocessSpec.from_transformers({"image_processor_type": "SiglipImageProcessor", **values})

@@ -259,8 +259,8 @@ def swapped(golden: Golden, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPa
     first, second, outsider = np.argsort(-golden.rollout[2, head])[: k + 1].tolist()
     assert golden.region_index[2, slot] == second
 
-    def select(maps: Sequence[torch.Tensor], tokens: torch.Tensor, top_k: int, mean: bool) -> Regions:
-        regions = select_regions(maps, tokens, top_k, mean)
+    def select(maps: Sequence[torch.Tensor], tokens: torch.Tensor, top_k: int, mean: bool, prefix: int) -> Regions:
+        regions = select_regions(maps, tokens, top_k, mean, prefix)
         index, rows = regions.index.clone(), regions.tokens.clone()
         index[2, slot], rows[2, 1 + slot] = outsider, tokens[2, 1 + outsider]
         return regions._replace(index=index, tokens=rows)

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.gpu.quarter_hour.record import Record, nvidia_smi
 from lrclr.model import Regions
-from lrclr.model.regions import rollout_cls_row
+from lrclr.model.regions import rollout_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -147,11 +147,11 @@ def copy_bandwidth(device: str) -> float:
     return 2 * source.numel() / (milliseconds([lambda: target.copy_(source)], device)["median"] / 1e3)
 
 
-def select_unchecked(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:
+def select_unchecked(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool, prefix: int = 1) -> Regions:
     """`lrclr.model.select_regions` without its check for NaN and infinity, which waits for the device."""
-    values, index = (found.flatten(1) for found in rollout_cls_row(maps, mean=mean).topk(top_k))
-    rows = (index + 1).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
-    return Regions(torch.cat([tokens[:, :1], tokens.gather(1, rows)], dim=1), index, values)
+    values, index = (found.flatten(1) for found in rollout_row(maps, mean=mean, prefix=prefix).topk(top_k))
+    rows = (index + prefix).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+    return Regions(torch.cat([tokens[:, :prefix], tokens.gather(1, rows)], dim=1), index, values)
 
 
 def parser(description: str | None, name: str) -> argparse.ArgumentParser:

@@ -123,7 +123,7 @@ def _reference_qk(queries: Sequence[Tensor], keys: Sequence[Tensor], start: Tens
     return select_regions([*maps, start[:, :, None]], *rest)
 
 
-def _no_kernel(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:  # noqa: ARG001
+def _no_kernel(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool, prefix: int) -> Regions:  # noqa: ARG001
     """Take the first tokens. The layers still write their maps."""
     index = torch.zeros((tokens.shape[0], maps[0].shape[1]), dtype=torch.int64, device=tokens.device)
     return Regions(tokens[:, : 1 + maps[0].shape[1]].contiguous(), index, index.float())

@@ -67,10 +67,10 @@ def _reference_layers(
 def _picking(index: NDArray[Any]) -> SelectRegions:
     """Region selection that takes the graph's own picks, so that the rows after it are those of the same patches."""
 
-    def select(_maps: Sequence[Tensor], tokens: Tensor, _top_k: int, _mean: bool) -> Regions:
-        picked = torch.from_numpy(index).clamp(0, tokens.shape[1] - 2)
-        rows = (picked + 1).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
-        gathered = torch.cat([tokens[:, :1], tokens.gather(1, rows)], dim=1)
+    def select(_maps: Sequence[Tensor], tokens: Tensor, _top_k: int, _mean: bool, prefix: int) -> Regions:
+        picked = torch.from_numpy(index).clamp(0, tokens.shape[1] - prefix - 1)
+        rows = (picked + prefix).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+        gathered = torch.cat([tokens[:, :prefix], tokens.gather(1, rows)], dim=1)
         return Regions(gathered, picked, torch.zeros(picked.shape))
 
     return select

@@ -76,19 +76,23 @@ class GraphSpec:
 
 def graph_specs(model: LrclrModel) -> tuple[GraphSpec, ...]:
     """The three graphs of `model`, in the order in which a request runs them; see `lrclr.contract`."""
-    longest = model.config.text_config.max_position_embeddings
+    longest = model.config.text_length
     dims = {
         "batch": torch.export.Dim("batch", min=1, max=65535),
         "prompts": torch.export.Dim("prompts", min=1, max=65535),
         "tokens": torch.export.Dim("tokens", min=2, max=longest),
     }
-    sizes = axis_sizes(model.config) | {"batch": 2, "prompts": 3, "tokens": min(9, longest - 1)}
+    fixed = axis_sizes(model.config)
+    examples = {"batch": 2, "prompts": 3, "tokens": min(9, longest - 1)}
+
+    def axes(tensor: contract.Tensor) -> list[int | str]:
+        return [fixed.get(axis, axis) if isinstance(axis, str) else axis for axis in tensor.axes]
 
     def example(tensor: contract.Tensor) -> Tensor:
-        shape = [sizes[axis] if isinstance(axis, str) else axis for axis in tensor.axes]
+        shape = [examples[axis] if isinstance(axis, str) else axis for axis in axes(tensor)]
         values = torch.zeros(shape) if tensor.dtype == "float32" else torch.ones(shape, dtype=torch.int64)
         if tensor.name == "input_ids":
-            values[:, -1] = model.text_model.eos_token_id
+            values[:, -1] = model.config.text_config.eos_token_id or 0
         return values
 
     return tuple(
@@ -97,7 +101,7 @@ def graph_specs(model: LrclrModel) -> tuple[GraphSpec, ...]:
             _MODULES[name](model),
             {tensor.name: example(tensor) for tensor in graph.inputs},
             {
-                tensor.name: {place: dims[axis] for place, axis in enumerate(tensor.axes) if axis in DYNAMIC}
+                tensor.name: {place: dims[axis] for place, axis in enumerate(axes(tensor)) if axis in DYNAMIC}
                 for tensor in graph.inputs
             },
             graph.output_names,

@@ -35,6 +35,8 @@ _LAYER = re.compile(
     # The image tower's last layer is never called as a whole: it is computed for the selected rows only.
     r"|(?:vision_model|text_model)\.encoder\.layers\.\d+"
     r"(?:\.(?:layer_norm1|self_attn\.(?:k_proj|v_proj|q_proj|out_proj)|layer_norm2|mlp))?"
+    r"|vision_model\.head\.(?:attention\.out_proj|layernorm|mlp)|vision_model\.pooler"
+    r"|text_model\.(?:head|pooler|encoder\.layer\.\d+)"
     r"|visual_projection|text_projection"
     r"|fusion_head\.(?:image_norm|image_projection|text_projection|image_head|text_head"
     r"|blocks\.\d+\.(?:attention_norm|query|key|value|output|mlp_norm|mlp)))$"
@@ -114,8 +116,9 @@ def check_opset(opset: int) -> None:
 def _define_region_node(model: ir.Model, opset: int) -> None:
     for node in model.graph:
         if (node.domain, node.op_type) == (DOMAIN, OP_TYPE):
-            mean = bool(node.attributes["mean"].as_int())
-            function = ir.serde.deserialize_function(region_function(len(node.inputs) - 1, mean=mean, opset=opset))
+            mean, prefix = (node.attributes[name].as_int() for name in ("mean", "prefix"))
+            made = region_function(len(node.inputs) - 2, mean=bool(mean), prefix=prefix, opset=opset)
+            function = ir.serde.deserialize_function(made)
             model.functions[function.identifier()] = function
             model.opset_imports[DOMAIN] = VERSION
 

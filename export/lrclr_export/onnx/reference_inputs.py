@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # torch built without fused multiply-add rounds the positions of CheXzero's bicubic resize once more (seen: 4e-5). One
 # grey level is more than 1e-2. transformers' processor is met exactly.
-_LIMITS: Final = {"clip": 0.0, "chexzero": 6e-5}
+_LIMITS: Final = {"clip": 0.0, "squash": 0.0, "chexzero": 6e-5}
 
 
 def reference_gates(
@@ -44,7 +44,7 @@ def reference_gates(
     pixels = np.abs(golden.pixel_values - reference_pixel_values(images, spec)).max()
     ids, mask = reference_tokens(golden.prompts, tokenizer, golden.input_ids.shape[1])
     wrong = int(((golden.input_ids != ids) | (golden.text_mask != mask)).sum())
-    of = "transformers" if spec.kind == "clip" else "Pillow and torch"
+    of = "Pillow and torch" if spec.kind == "chexzero" else "transformers"
     return [
         GateResult("difference from the reference", "pixel values", float(pixels), _LIMITS[spec.kind], "max", of),
         GateResult("tokens unlike the reference", "token numbers", wrong, 0, "max", "transformers"),
@@ -53,7 +53,7 @@ def reference_gates(
 
 def reference_pixel_values(images: Sequence[NDArray[np.uint8]], spec: PreprocessSpec) -> NDArray[np.float32]:
     """``[B, 3, S, S]`` as the image encoder reads them."""
-    make = _clip if spec.kind == "clip" else _chexzero
+    make = {"clip": _clip, "squash": _squash, "chexzero": _chexzero}[spec.kind]
     return np.stack([make(Image.fromarray(image), spec) for image in images])
 
 
@@ -63,6 +63,19 @@ def _clip(picture: Image.Image, spec: PreprocessSpec) -> NDArray[np.float32]:
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": spec.resize},
         crop_size=spec.image_size,
+        image_mean=list(spec.mean),
+        image_std=list(spec.std),
+    )
+    pixels: NDArray[np.float32] = processor(picture)["pixel_values"][0]
+    return pixels
+
+
+def _squash(picture: Image.Image, spec: PreprocessSpec) -> NDArray[np.float32]:
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    processor = SiglipImageProcessorPil(
+        size={"height": spec.image_size, "width": spec.image_size},
+        resample=Image.Resampling[str(spec.resample).upper()],
         image_mean=list(spec.mean),
         image_std=list(spec.std),
     )
@@ -90,15 +103,19 @@ def _chexzero(picture: Image.Image, spec: PreprocessSpec) -> NDArray[np.float32]
 def reference_tokens(
     prompts: Sequence[str], tokenizer: ClipTokenizer, length: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Token numbers and mask, both ``[P, T]``: beginning, words, end, then zeros."""
+    """Token numbers and mask, both ``[P, T]``: beginning, if there is one, words, end, then padding."""
     words = _transformers(tokenizer)
     around = words("")["input_ids"]
     # Some tokenizer files have the two markers in their vocabulary and do not add them.
-    bos, eot = around if len(around) == 2 else (tokenizer.bos_id, tokenizer.eot_id)
-    ids, mask = np.zeros((2, len(prompts), length), np.int64)
+    if len(around) == 1 + tokenizer.has_bos:
+        *start, eot = around
+    else:
+        start, eot = ([tokenizer.bos_id] if tokenizer.has_bos else []), tokenizer.eot_id
+    ids, mask = np.full((len(prompts), length), tokenizer.pad_id), np.zeros((len(prompts), length), np.int64)
+    room = tokenizer.context_length - len(start) - 1
     for row, prompt in enumerate(prompts):
-        found = words(prompt, add_special_tokens=False, truncation=True, max_length=tokenizer.context_length - 2)
-        whole = [bos, *found["input_ids"], eot]
+        found = words(prompt, add_special_tokens=False, truncation=True, max_length=room)
+        whole = [*start, *found["input_ids"], eot]
         ids[row, : len(whole)], mask[row, : len(whole)] = whole, 1
     return ids, mask
 

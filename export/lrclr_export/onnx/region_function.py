@@ -13,24 +13,35 @@ DOMAIN = "lrclr"
 OP_TYPE = "RegionSelect"
 QK_OP_TYPE = "RegionSelectQK"
 """The same from queries and keys, in plans; `lrclr_export.plans` puts it in the place of the other."""
-VERSION = 1
+VERSION = 2
+"""Of the domain. Version 1 had no start row among its inputs, and always a CLS token."""
+PLUGIN_VERSION = "1"
+"""By which TensorRT finds the plugin."""
 
 
-def region_function(num_maps: int, *, mean: bool, opset: int) -> FunctionProto:
-    """The definition of ``lrclr::RegionSelect`` for `num_maps` layers, in standard operators of `opset`.
+def region_function(num_maps: int, *, mean: bool, prefix: int, opset: int) -> FunctionProto:
+    """The definition of ``lrclr::RegionSelect`` over `num_maps` whole maps, in standard operators of `opset`.
 
-    The chain and the top-k are float32; ONNX's TopK breaks ties towards the lower index.
+    Inputs are the tokens ``[B, N, D]``, the start row ``[B, G, 1, N]`` of the rollout, and the maps ``[B, G, N, N]`` of
+    the layers below it. The chain and the top-k are float32; ONNX's TopK breaks ties towards the lower index.
+
+    Args:
+        num_maps: whole maps.
+        mean: whether heads are averaged and the identity is added to each map.
+        prefix: tokens before the patches, 0 or 1; see `lrclr.model.rollout_row`.
+        opset: of the operators.
     """
     maps = [f"map_{i}" for i in range(num_maps)]
-    return _function(OP_TYPE, ["tokens", *maps], _selection(maps, mean=mean), opset, _ATTRIBUTES)
+    body = _selection(maps, mean=mean, prefix=prefix)
+    return _function(OP_TYPE, ["tokens", "start", *maps], body, opset, _ATTRIBUTES)
 
 
-def qk_function(layers: int, *, mean: bool, opset: int) -> FunctionProto:
-    """The definition of ``lrclr::RegionSelectQK`` for `layers` layers, with the last one.
+def qk_function(num_maps: int, *, mean: bool, prefix: int, opset: int) -> FunctionProto:
+    """The definition of ``lrclr::RegionSelectQK`` over the queries and keys of `num_maps` layers.
 
     It computes the attention maps as the network's layers do, and selects as ``lrclr::RegionSelect``.
     """
-    pairs = [(f"query_{i}", f"key_{i}") for i in range(layers - 1)]
+    pairs = [(f"query_{i}", f"key_{i}") for i in range(num_maps)]
     scale = helper.make_node("Constant", [], ["scale_of_scores"])
     scale.attribute.append(AttributeProto(name="value_float", ref_attr_name="scale", type=AttributeProto.FLOAT))
     body = [scale]
@@ -44,12 +55,12 @@ def qk_function(layers: int, *, mean: bool, opset: int) -> FunctionProto:
             helper.make_node("Cast", [f"scores_{i}"], [f"logits_{i}"], to=onnx.TensorProto.FLOAT),
             helper.make_node("Softmax", [f"logits_{i}"], [f"map_{i}"], axis=-1),
         ]
-    body += _selection([*(f"map_{i}" for i in range(layers - 1)), "start"], mean=mean)
+    body += _selection([f"map_{i}" for i in range(num_maps)], mean=mean, prefix=prefix)
     inputs = ["tokens", "start", *(name for pair in pairs for name in pair)]
     return _function(QK_OP_TYPE, inputs, body, opset, [*_ATTRIBUTES, "scale"])
 
 
-_ATTRIBUTES = ["top_k", "mean", "plugin_namespace", "plugin_version"]
+_ATTRIBUTES = ["top_k", "mean", "prefix", "plugin_namespace", "plugin_version"]
 
 
 def _function(
@@ -66,8 +77,8 @@ def _function(
     )
 
 
-def _selection(maps: list[str], *, mean: bool) -> list[onnx.NodeProto]:
-    """From ``tokens`` and the layers' maps to the outputs."""
+def _selection(maps: list[str], *, mean: bool, prefix: int) -> list[onnx.NodeProto]:
+    """From ``tokens``, ``start`` and the layers' maps to the outputs."""
     body = [
         _constant("zero", [0]),
         _constant("one", [1]),
@@ -75,38 +86,45 @@ def _selection(maps: list[str], *, mean: bool) -> list[onnx.NodeProto]:
         _constant("last_axis", [-1]),
         _constant("end", [2**31 - 1]),
         _constant("flat", [0, -1]),
-        # The last map may have all of its rows; the chain starts from the row of CLS.
-        helper.make_node("Slice", [maps[-1], "zero", "one", "two"], ["row_of_cls"]),
     ]
-    prepared = []
-    for name in [*maps[:-1], "row_of_cls"]:
-        if mean:
+    row, matrices = "start", maps
+    if mean:
+        for name in [*maps, *(["start"] if prefix else [])]:
             body += _with_identity(name)
-            prepared.append(f"{name}_prepared")
-        else:
-            prepared.append(name)
-    row = prepared.pop()
-    for i, matrix in enumerate(reversed(prepared)):
+        matrices = [f"{name}_prepared" for name in maps]
+        row = "start_prepared"
+        if not prefix:
+            # The start row is not a token's: it has no identity.
+            body.append(helper.make_node("ReduceMean", ["start", "one"], [row], keepdims=1))
+    for i, matrix in enumerate(reversed(matrices)):
         body.append(helper.make_node("MatMul", [row, matrix], [f"chain_{i}"]))
         row = f"chain_{i}"
+    patches = [helper.make_node("Slice", [row, "one", "end", "last_axis"], ["of_patches"])] if prefix else []
+    row = "of_patches" if prefix else row
     take_k = helper.make_node("Constant", [], ["k"])
     take_k.attribute.append(AttributeProto(name="value_int", ref_attr_name="top_k", type=AttributeProto.INT))
     body += [
-        helper.make_node("Slice", [row, "one", "end", "last_axis"], ["of_patches"]),
-        helper.make_node("Squeeze", ["of_patches", "two"], ["importance"]),
+        *patches,
+        helper.make_node("Squeeze", [row, "two"], ["importance"]),
         take_k,
         helper.make_node("Reshape", ["k", "one"], ["k_vector"]),
         helper.make_node("TopK", ["importance", "k_vector"], ["best", "best_index"], axis=-1, largest=1, sorted=1),
         helper.make_node("Reshape", ["best", "flat"], ["region_importance"]),
         helper.make_node("Reshape", ["best_index", "flat"], ["region_index"]),
+        *(_rows_with_cls() if prefix else []),
+        helper.make_node("Unsqueeze", ["rows" if prefix else "region_index", "last_axis"], ["row_indices"]),
+        helper.make_node("GatherND", ["tokens", "row_indices"], ["region_tokens"], batch_dims=1),
+    ]
+    return body
+
+
+def _rows_with_cls() -> list[onnx.NodeProto]:
+    return [
         helper.make_node("Add", ["region_index", "one"], ["patch_rows"]),
         helper.make_node("Slice", ["patch_rows", "zero", "one", "one"], ["a_column"]),
         helper.make_node("Mul", ["a_column", "zero"], ["cls_row"]),
         helper.make_node("Concat", ["cls_row", "patch_rows"], ["rows"], axis=1),
-        helper.make_node("Unsqueeze", ["rows", "last_axis"], ["row_indices"]),
-        helper.make_node("GatherND", ["tokens", "row_indices"], ["region_tokens"], batch_dims=1),
     ]
-    return body
 
 
 def _with_identity(name: str) -> list[onnx.NodeProto]:

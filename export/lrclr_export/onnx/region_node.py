@@ -15,7 +15,7 @@ import torch
 from onnxscript.values import Op, Opset
 
 import lrclr.model.region_op  # noqa: F401 - makes the operator known to torch
-from lrclr_export.onnx.region_function import DOMAIN, OP_TYPE, VERSION
+from lrclr_export.onnx.region_function import DOMAIN, OP_TYPE, PLUGIN_VERSION, VERSION
 
 
 def _operator(num_maps: int) -> Op:
@@ -26,7 +26,10 @@ def _operator(num_maps: int) -> Op:
         DOMAIN,
         VERSION,
         # Spelled out rather than variadic: onnxscript 0.7 passes the argument before a variadic one twice.
-        inputs=[parameter("tokens", "T"), *(parameter(f"map_{i}", "tensor(float)") for i in range(num_maps))],
+        inputs=[
+            parameter("tokens", "T"),
+            *(parameter(name, "tensor(float)") for name in ("start", *(f"map_{i}" for i in range(num_maps)))),
+        ],
         outputs=[
             parameter("region_tokens", "T"),
             parameter("region_index", "tensor(int64)"),
@@ -36,6 +39,7 @@ def _operator(num_maps: int) -> Op:
         attributes=[
             attribute("top_k", kind.INT, "", required=True),
             attribute("mean", kind.INT, "", required=True),
+            attribute("prefix", kind.INT, "", required=True),
             attribute("plugin_namespace", kind.STRING, "", required=True),
             attribute("plugin_version", kind.STRING, "", required=True),
         ],
@@ -43,10 +47,18 @@ def _operator(num_maps: int) -> Op:
     return Op(Opset(DOMAIN, VERSION), OP_TYPE, schema)
 
 
-def _translate(maps: Sequence[Any], tokens: Any, top_k: int, mean: bool) -> Any:
+def _translate(maps: Sequence[Any], tokens: Any, top_k: int, mean: bool, prefix: int) -> Any:
     # plugin_namespace is what makes TensorRT look for a plugin; without it the function body would win there.
-    return _operator(len(maps))(
-        tokens, *maps, top_k=top_k, mean=int(mean), plugin_namespace=DOMAIN, plugin_version=str(VERSION)
+    *whole, start = maps
+    return _operator(len(whole))(
+        tokens,
+        start,
+        *whole,
+        top_k=top_k,
+        mean=int(mean),
+        prefix=prefix,
+        plugin_namespace=DOMAIN,
+        plugin_version=PLUGIN_VERSION,
     )
 
 

@@ -57,7 +57,7 @@ def register_region_plugin(library: Any, layers: int, *, capability: int, images
     pairs = [f"{part}_{layer}" for layer in range(layers - 1) for part in ("query", "key")]
     described = [_parameter(name, qdp.TensorDesc) for name in ("tokens", "start", *pairs)]
     # The parser passes the attributes of the node to the plugin.
-    attributes = [_parameter("top_k", int), _parameter("mean", int), _parameter("scale", float)]
+    attributes = [_parameter(name, int) for name in ("top_k", "mean", "prefix")] + [_parameter("scale", float)]
     outputs = tuple[qdp.TensorDesc, qdp.TensorDesc, qdp.TensorDesc]
 
     def describe(*given: Any, **named: Any) -> Any:
@@ -66,7 +66,7 @@ def register_region_plugin(library: Any, layers: int, *, capability: int, images
         batch, heads = values["tokens"].shape_expr[0], values["query_0"].shape_expr[2]
         regions = values["top_k"] if values["mean"] else heads * values["top_k"]
         picked = values["tokens"].like()
-        picked.shape_expr[1] = regions + 1
+        picked.shape_expr[1] = regions + values["prefix"]
         index = qdp.from_shape_expr((batch, regions), dtype=library.int64)
         importance = qdp.from_shape_expr((batch, regions), dtype=library.float32)
         return picked, index, importance
@@ -85,7 +85,8 @@ def register_region_plugin(library: Any, layers: int, *, capability: int, images
         bytes_each = {library.float32: 4, library.float16: 2, library.bfloat16: 2}[tokens.dtype]
         # The bits of the scale, since a kernel has only scalars of int32.
         (scale,) = struct.unpack("i", struct.pack("f", values["scale"]))
-        scalars = (heads, mean, nodes, 1, values["top_k"], width * bytes_each, heads * HEAD_WIDTH, scale)
+        row_bytes, stride = width * bytes_each, heads * HEAD_WIDTH
+        scalars = (heads, mean, nodes, values["prefix"], values["top_k"], row_bytes, stride, scale)
         chains = 1 if mean else heads
         form = form_for(nodes, chains * images, capability)
         launch = qdp.KernelLaunchParams()

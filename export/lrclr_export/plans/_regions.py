@@ -27,11 +27,12 @@ class RegionNode:
     """Sizes of a region node over queries and keys.
 
     Attributes:
-        layers: number of layers of the image encoder, with the last one.
+        layers: number of layers whose queries and keys the node takes, plus one for the start row.
         nodes: number of tokens, with CLS; None if the graph does not give it.
         head_width: width of a query; None if the graph does not give it.
         top_k: number of patches per chain.
         mean: whether heads are averaged.
+        prefix: tokens before the patches.
     """
 
     layers: int
@@ -39,6 +40,7 @@ class RegionNode:
     head_width: int | None
     top_k: int
     mean: bool
+    prefix: int
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class _Attention:
 def from_queries_and_keys(model: ModelProto) -> RegionNode:
     """Replace a graph's region node by one over queries and keys.
 
-    Its inputs are the tokens, the attention of the start row in the last layer, and query and key of each layer before
-    the last, in order. The attribute ``scale`` is that of a product.
+    Its inputs are the tokens, the start row, and query and key of each layer whose map the node took, in order. The
+    attribute ``scale`` is that of a product.
 
     Args:
         model: an image encoder as the exporter writes it; it is changed.
@@ -64,12 +66,17 @@ def from_queries_and_keys(model: ModelProto) -> RegionNode:
     """
     graph = _Graph(model)
     node = _region_node(model)
-    tokens, *maps, start = node.input
+    attributes = _attributes(node)
+    if "prefix" in attributes:
+        tokens, start, *maps = node.input
+    else:  # version 1 of the node
+        tokens, *maps, start = node.input
+        attributes["prefix"] = 1
+        node.attribute.append(helper.make_attribute("prefix", 1))
     found = [graph.attention(name) for name in maps]
     scales = {one.scale for one in found}
     if len(scales) != 1:
         raise ExportError(f"the layers of the image encoder scale their attention differently: {sorted(scales)}")
-    attributes = _attributes(node)
     del node.input[:]
     node.input.extend([tokens, start, *(name for one in found for name in (one.query, one.key))])
     node.op_type = QK_OP_TYPE
@@ -77,7 +84,9 @@ def from_queries_and_keys(model: ModelProto) -> RegionNode:
     graph.insert_before(node)
     _remove_function(model, OP_TYPE)
     shape = graph.shape(found[0].query)
-    return RegionNode(len(maps) + 1, shape[1], shape[3], attributes["top_k"], bool(attributes["mean"]))
+    return RegionNode(
+        len(maps) + 1, shape[1], shape[3], attributes["top_k"], bool(attributes["mean"]), attributes["prefix"]
+    )
 
 
 def with_definition(model: ModelProto) -> None:
@@ -89,8 +98,9 @@ def with_definition(model: ModelProto) -> None:
     node = _region_node(model, OP_TYPE, QK_OP_TYPE)
     if node.op_type == QK_OP_TYPE:
         opset = next(one.version for one in model.opset_import if not one.domain)
-        layers, mean = len(node.input) // 2, bool(_attributes(node)["mean"])
-        model.functions.append(qk_function(layers, mean=mean, opset=opset))
+        attributes = _attributes(node)
+        mean, prefix = bool(attributes["mean"]), attributes["prefix"]
+        model.functions.append(qk_function(len(node.input) // 2 - 1, mean=mean, prefix=prefix, opset=opset))
     (function,) = [one for one in model.functions if (one.domain, one.name) == (DOMAIN, node.op_type)]
     for owner in (node, function):
         kept = [one for one in owner.attribute if _name(one) not in _OF_PLUGINS]

@@ -9,7 +9,12 @@ Every choice holds on every processor. Weights have 7 bits (-63 to 63): x86 with
 a result depends on no batch-mate and no padding.
 """
 
-from lrclr_export.quantize._calibration import Calibration, carried_calibration, read_calibration
+from lrclr_export.quantize._calibration import (
+    Calibration,
+    calibration_tokens,
+    carried_calibration,
+    read_calibration,
+)
 from lrclr_export.quantize._linear import LARGEST_WEIGHT, Int8Linear
 from lrclr_export.quantize._quantize import Quantized, quantized
 
@@ -18,6 +23,7 @@ __all__ = [
     "Calibration",
     "Int8Linear",
     "Quantized",
+    "calibration_tokens",
     "carried_calibration",
     "quantized",
     "read_calibration",

@@ -69,14 +69,21 @@ def calibration_tokens(checkpoint: Checkpoint) -> NDArray[np.int64]:
     The last are for whoever asks in another language or script.
     """
     tokenizer = checkpoint.tokenizer
+    reserved = sorted(tokenizer.reserved)
     phrases = (_carried() / "phrases.txt").read_text(encoding="utf-8").splitlines()
     ids = tokenizer.encode([*dict.fromkeys([*checkpoint.findings.prompts, *phrases])], truncate=True).input_ids
     length = min(_DRAWN_TOKENS, tokenizer.context_length)
     drawn = np.random.default_rng(0).integers(0, tokenizer.vocab_size, (_DRAWN_TEXTS, length))
-    drawn[np.isin(drawn, (tokenizer.bos_id, tokenizer.eot_id))] = ids[0, 1]
-    drawn[:, 0], drawn[:, -1] = tokenizer.bos_id, tokenizer.eot_id
+    drawn[np.isin(drawn, reserved)] = ids[0, 1 if tokenizer.has_bos else 0]
+    if tokenizer.bos_id is not None:
+        drawn[:, 0] = tokenizer.bos_id
+    drawn[:, -1] = tokenizer.eot_id
     columns = max(length, ids.shape[1])
-    return np.concatenate([np.pad(rows, ((0, 0), (0, columns - rows.shape[1]))) for rows in (ids, drawn)])
+
+    def padded(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.pad(rows, ((0, 0), (0, columns - rows.shape[1])), constant_values=tokenizer.pad_id)
+
+    return np.concatenate([padded(rows) for rows in (ids, drawn)])
 
 
 def _carried() -> Path:

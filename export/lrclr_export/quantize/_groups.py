@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from lrclr.model.towers import LinearGroup
 from lrclr_export.quantize._linear import Int8Linear
 from lrclr_export.quantize._ranges import range_of
 
@@ -18,32 +18,20 @@ if TYPE_CHECKING:
     from lrclr_export.quantize._ranges import Inputs
 
 
-@dataclass(frozen=True)
-class Group:
-    """Attributes: layers that share an input, by name; norm, the name of the LayerNorm that makes it, if one does."""
-
-    name: str
-    layers: tuple[str, ...]
-    norm: str | None
-
-
-def groups_of(model: LrclrModel, tower: str) -> list[Group]:
-    """The groups of ``"vision_model"`` or ``"text_model"``, block by block.
+def groups_of(model: LrclrModel, tower: str) -> list[LinearGroup]:
+    """The groups of ``"vision_model"`` or ``"text_model"``, block by block, by names of the whole network.
 
     Embeddings and the final projections are not among them: one is no product with a row of tokens, and the other is of
     a single row an image. Both cost next to nothing.
     """
-    groups = []
-    for number in range(len(model.get_submodule(f"{tower}.encoder.layers"))):
-        block = f"{tower}.encoder.layers.{number}"
-        attention = tuple(f"{block}.self_attn.{name}_proj" for name in "qkv")
-        groups += [
-            Group(f"{block}.self_attn.qkv", attention, f"{block}.layer_norm1"),
-            Group(f"{block}.self_attn.out_proj", (f"{block}.self_attn.out_proj",), None),
-            Group(f"{block}.mlp.fc1", (f"{block}.mlp.fc1",), f"{block}.layer_norm2"),
-            Group(f"{block}.mlp.fc2", (f"{block}.mlp.fc2",), None),
-        ]
-    return groups
+    return [
+        LinearGroup(
+            f"{tower}.{group.name}",
+            tuple(f"{tower}.{layer}" for layer in group.layers),
+            f"{tower}.{group.norm}" if group.norm else None,
+        )
+        for group in getattr(model, tower).linear_groups()
+    ]
 
 
 class Switchable:
@@ -55,7 +43,7 @@ class Switchable:
         inputs: of their layers.
     """
 
-    def __init__(self, model: LrclrModel, groups: list[Group], inputs: Mapping[str, Inputs]) -> None:
+    def __init__(self, model: LrclrModel, groups: list[LinearGroup], inputs: Mapping[str, Inputs]) -> None:
         self.model = copy.deepcopy(model).eval()
         self._float: dict[str, nn.Module] = {}
         self._int8: dict[str, nn.Module] = {}

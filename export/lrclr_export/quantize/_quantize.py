@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lrclr.errors import GateError
-from lrclr.model import Regions, rollout_cls_row, select_regions
+from lrclr.model import Regions, rollout_row, select_regions
 from lrclr.verification import centred_cosine, region_gap
 from lrclr_export.progress import NO_PROGRESS
 from lrclr_export.quantize._calibration import calibration_tokens
-from lrclr_export.quantize._groups import Group, Switchable, groups_of
+from lrclr_export.quantize._groups import Switchable, groups_of
 from lrclr_export.quantize._linear import LARGEST_WEIGHT
 from lrclr_export.quantize._ranges import watched
 from lrclr_export.quantize._search import Losses, search
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from lrclr.checkpoints import Checkpoint
     from lrclr.model import LrclrModel
+    from lrclr.model.towers import LinearGroup
     from lrclr.verification import Tolerances
     from lrclr_export.progress import ProgressCallbacks
     from lrclr_export.quantize._calibration import Calibration
@@ -115,7 +116,7 @@ def quantized(
     return Quantized(switchable.switch(kept), record)
 
 
-def _layers(groups: Sequence[Group], floats: Any) -> int:
+def _layers(groups: Sequence[LinearGroup], floats: Any) -> int:
     return sum(len(group.layers) for group in groups if group.name not in floats)
 
 
@@ -129,9 +130,9 @@ class _Images:
 def _images(model: LrclrModel, pixel_values: NDArray[np.float32]) -> _Images:
     rollouts: list[NDArray[np.float32]] = []
 
-    def select(maps: Sequence[Tensor], rows: Tensor, top_k: int, mean: bool) -> Regions:
-        rollouts.append(rollout_cls_row(maps, mean=mean).numpy())
-        return select_regions(maps, rows, top_k, mean)
+    def select(maps: Sequence[Tensor], rows: Tensor, top_k: int, mean: bool, prefix: int) -> Regions:
+        rollouts.append(rollout_row(maps, mean=mean, prefix=prefix).numpy())
+        return select_regions(maps, rows, top_k, mean, prefix)
 
     parts = []
     with torch.inference_mode():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lrclr.bundle import Golden, GraphOutputs
 from lrclr.inference import ScoreCalibration, ZeroShotClassifier, combined_score, global_score, probabilities
-from lrclr.model import Regions, rollout_cls_row, select_regions
+from lrclr.model import Regions, rollout_row, select_regions
 from lrclr.preprocessing import preprocess_batch
 from lrclr.verification import gate_images, gate_prompts, images_sha256, task_auroc
 
@@ -33,6 +33,7 @@ def golden_from_checkpoint(checkpoint: Checkpoint, *, stored: LrclrModel | None 
         stored: the network in float32 with the rounded weights of the graphs, if they are rounded.
     """
     findings, config = checkpoint.findings, checkpoint.config
+    calibration = ScoreCalibration.from_dict(config.to_dict())
     images = gate_images()
     pixel_values = preprocess_batch(images, checkpoint.preprocess)
     prompts = gate_prompts(findings, checkpoint.tokenizer.context_length)
@@ -52,7 +53,8 @@ def golden_from_checkpoint(checkpoint: Checkpoint, *, stored: LrclrModel | None 
         probabilities=probabilities(
             score[:, : len(findings.prompts)],
             findings,
-            *ScoreCalibration.from_dict(config.to_dict()).of(findings, findings),
+            *calibration.of(findings, findings),
+            calibration.threshold,
         ),
         task_auroc=np.array(task_auroc(ZeroShotClassifier.from_checkpoint(checkpoint)), np.float32),
         stored=None if stored is None else _outputs(stored, pixel_values, tokens),
@@ -62,9 +64,9 @@ def golden_from_checkpoint(checkpoint: Checkpoint, *, stored: LrclrModel | None 
 def _outputs(model: LrclrModel, pixel_values: NDArray[np.float32], tokens: TokenBatch) -> GraphOutputs:
     rollouts: list[Tensor] = []
 
-    def recording_select(maps: Sequence[Tensor], rows: Tensor, top_k: int, mean: bool) -> Regions:
-        rollouts.append(rollout_cls_row(maps, mean=mean))
-        return select_regions(maps, rows, top_k, mean)
+    def recording_select(maps: Sequence[Tensor], rows: Tensor, top_k: int, mean: bool, prefix: int) -> Regions:
+        rollouts.append(rollout_row(maps, mean=mean, prefix=prefix))
+        return select_regions(maps, rows, top_k, mean, prefix)
 
     mask = torch.from_numpy(tokens.mask)
     with torch.inference_mode():

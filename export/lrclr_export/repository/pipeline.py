@@ -31,6 +31,7 @@ from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
 from lrclr.inference import ScoreCalibration
 from lrclr.verification import GateResult, Tolerances, gate_images, raise_refused, verify
+from lrclr_export.onnx.activations import largest_activations, require_half_precision
 from lrclr_export.onnx.blame import first_bad_layer
 from lrclr_export.onnx.graphs import graph_specs
 from lrclr_export.onnx.onnx_graph import (
@@ -52,7 +53,7 @@ from lrclr_export.onnx.reference_inputs import reference_gates
 from lrclr_export.onnx.region_function import OP_TYPE
 from lrclr_export.profiles import profiles
 from lrclr_export.progress import NO_PROGRESS
-from lrclr_export.quantize import carried_calibration, quantized, read_calibration
+from lrclr_export.quantize import calibration_tokens, carried_calibration, quantized, read_calibration
 from lrclr_export.repository.golden import golden_from_checkpoint
 from lrclr_export.repository.records import write_records
 from lrclr_export.repository.triton_config import warmup_inputs
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 
     from lrclr.checkpoints import Checkpoint
     from lrclr.model import LrclrModel
+    from lrclr_export.onnx.activations import Largest
     from lrclr_export.progress import ProgressCallbacks
     from lrclr_export.quantize import Calibration
 
@@ -126,6 +128,7 @@ def export_bundle(
     names = options.names
     sizes = profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=options.max_batch)
     calibration = _calibration(checkpoint, options)
+    largest = _largest_activations(checkpoint, options.precision, progress)
     with replace_directory(output, expected=bundle_entries(output), overwrite=True) as staging:
         exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, progress)
         progress.task("run the PyTorch model on the gates' inputs")
@@ -167,13 +170,19 @@ def export_bundle(
                 "sha256": checkpoint.tokenizer.sha256,
                 "context_length": checkpoint.tokenizer.context_length,
                 "eot_id": checkpoint.tokenizer.eot_id,
+                **checkpoint.tokenizer.options,
+                "causal": checkpoint.model.text_model.causal,
             },
             precision=options.precision,
             quantization=quantization,
             opset=options.opset,
             max_batch=options.max_batch,
             profiles=sizes,
-            graphs={name: _signature(graph, histograms[name], options) for name, graph in graphs.items()},
+            graphs={
+                name: _signature(graph, histograms[name], options)
+                | ({"largest_activations": largest[name]} if name in largest else {})
+                for name, graph in graphs.items()
+            },
             engine={"name": "onnxruntime", "why": options.why_engine},
             triton=names.to_dict(),
             plans=[],
@@ -207,6 +216,17 @@ def _calibration(checkpoint: Checkpoint, options: ExportOptions) -> Calibration 
     if options.calibration is None:
         return carried_calibration(checkpoint.preprocess)
     return read_calibration(options.calibration, checkpoint.preprocess)
+
+
+def _largest_activations(checkpoint: Checkpoint, precision: str, progress: ProgressCallbacks) -> Largest:
+    """Of an export in float16: what it must hold, on the images that lrclr carries; empty for other precisions."""
+    if precision != "fp16":
+        return {}
+    progress.task("measure the largest activation of each layer")
+    pixels = carried_calibration(checkpoint.preprocess).pixel_values
+    found = largest_activations(checkpoint.model, pixels, calibration_tokens(checkpoint))
+    require_half_precision(found)
+    return {graph: {block: float(f"{value:.4g}") for block, value in blocks.items()} for graph, blocks in found.items()}
 
 
 def _in_precision(

@@ -61,7 +61,7 @@ class OnnxRuntimeServing:
 
 
 def triton_configs(
-    sizes: Mapping[str, int],
+    sizes: Mapping[str, int | str],
     profiles: Sequence[Profile],
     serving: Serving | None = None,
     names: ModelNames | None = None,
@@ -76,13 +76,13 @@ def triton_configs(
     """
     names = names or ModelNames()
     configs = {names.of(name): triton_config(graph, sizes, profiles, serving, names) for name, graph in GRAPHS.items()}
-    classifier = _classifier(names.classifier, {"S": sizes["image_size"], "R": sizes["regions"]})
+    classifier = _classifier(names.classifier, {"S": int(sizes["image_size"]), "R": int(sizes["regions"])})
     return {**configs, classifier.name: text_format.MessageToString(classifier)}
 
 
 def triton_config(
     graph: Graph,
-    sizes: Mapping[str, int],
+    sizes: Mapping[str, int | str],
     profiles: Sequence[Profile],
     serving: Serving | None = None,
     names: ModelNames | None = None,
@@ -120,7 +120,7 @@ def triton_config(
 
 
 def warmup_inputs(
-    golden: Golden, sizes: Mapping[str, int], profiles: Sequence[Profile]
+    golden: Golden, sizes: Mapping[str, int | str], profiles: Sequence[Profile]
 ) -> dict[str, dict[str, NDArray[Any]]]:
     """A radiograph and the findings' prompts, as each graph takes them.
 
@@ -139,7 +139,7 @@ def warmup_inputs(
     }
 
 
-def sizes_of(manifest: Manifest) -> dict[str, int]:
+def sizes_of(manifest: Manifest) -> dict[str, int | str]:
     """As `lrclr.contract.axis_sizes`, from a manifest, without torch."""
     return {
         axis: int(size)
@@ -174,12 +174,12 @@ def _batch_axis(graph: Graph) -> str | None:
     return str(axes.pop()) if len(axes) == 1 else None
 
 
-def _shape(tensor: Tensor, sizes: Mapping[str, int]) -> list[int | str]:
+def _shape(tensor: Tensor, sizes: Mapping[str, int | str]) -> list[int | str]:
     """Shape of a tensor, with names for dynamic axes."""
     return [axis if isinstance(axis, int) else sizes.get(axis, axis) for axis in tensor.axes]
 
 
-def _warmup_shape(graph: Graph, tensor: Tensor, sizes: Mapping[str, int], profile: Profile) -> list[int]:
+def _warmup_shape(graph: Graph, tensor: Tensor, sizes: Mapping[str, int | str], profile: Profile) -> list[int]:
     """Shape of a warm-up input: one row of the batch axis, one image, and the commonest other sizes."""
     one = {"batch", _batch_axis(graph)}
     return [size if isinstance(size, int) else 1 if size in one else profile[size][1] for size in _shape(tensor, sizes)]

@@ -131,11 +131,11 @@ def test_region_selection_is_one_node_that_a_plugin_can_take(bundle: Bundle) -> 
     (node,) = [node for node in model.graph.node if node.domain == "lrclr"]
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     assert node.op_type == "RegionSelect"
-    assert attributes == {"top_k": 2, "mean": 0, "plugin_namespace": b"lrclr", "plugin_version": b"1"}
-    assert len(node.input) == 4  # tokens, and the map of each of three layers
+    assert attributes == {"top_k": 2, "mean": 0, "plugin_namespace": b"lrclr", "plugin_version": b"1", "prefix": 1}
+    assert len(node.input) == 4  # tokens, CLS's row of the last of three layers, and the maps of the others
     (function,) = model.functions
     assert (function.domain, function.name) == ("lrclr", "RegionSelect")
-    assert {opset.domain: opset.version for opset in model.opset_import} == {"": 20, "lrclr": 1}
+    assert {opset.domain: opset.version for opset in model.opset_import} == {"": 20, "lrclr": 2}
     # What the body is made of is standard, so that any runtime can take it.
     assert {inner.domain for inner in function.node} == {""}
 

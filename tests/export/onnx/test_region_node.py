@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from lrclr.errors import UsageError
-from lrclr.model import rollout_cls_row, select_regions
+from lrclr.model import rollout_row, select_regions
 from lrclr_export.onnx.region_function import DOMAIN, OP_TYPE, region_function
 
 if TYPE_CHECKING:
@@ -26,12 +26,18 @@ FLOAT, HALF, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
 
 @cache
 def session(
-    layers: int, top_k: int, mean: bool, *, opset: int = 20, half: bool = False
+    layers: int, top_k: int, mean: bool, *, prefix: int = 1, opset: int = 20, half: bool = False
 ) -> onnxruntime.InferenceSession:
     """A model of the one node, run from its function body."""
-    maps = [f"map_{i}" for i in range(layers)]
+    maps = ["start", *(f"map_{i}" for i in range(layers - 1))]
     tokens = HALF if half else FLOAT
-    attributes = {"top_k": top_k, "mean": int(mean), "plugin_namespace": "lrclr", "plugin_version": "1"}
+    attributes = {
+        "top_k": top_k,
+        "mean": int(mean),
+        "prefix": prefix,
+        "plugin_namespace": "lrclr",
+        "plugin_version": "1",
+    }
     outputs = ["region_tokens", "region_index", "region_importance"]
     graph = helper.make_graph(
         [helper.make_node(OP_TYPE, ["tokens", *maps], outputs, domain=DOMAIN, **attributes)],
@@ -44,8 +50,8 @@ def session(
     )
     model = helper.make_model(
         graph,
-        functions=[region_function(layers, mean=mean, opset=opset)],
-        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)],
+        functions=[region_function(layers - 1, mean=mean, prefix=prefix, opset=opset)],
+        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 2)],
         ir_version=10,
     )
     options = onnxruntime.SessionOptions()
@@ -55,17 +61,22 @@ def session(
 
 
 def random_case(
-    seed: int, batch: int, heads: int, patches: int, layers: int
+    seed: int, batch: int, heads: int, patches: int, layers: int, prefix: int = 1
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Maps, the start row last, and tokens."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (batch, heads, patches + 1, patches + 1)
+    shape = (batch, heads, patches + prefix, patches + prefix)
     maps = [torch.randn(shape, generator=generator).mul(3).softmax(-1) for _ in range(layers)]
-    return maps, torch.randn(batch, patches + 1, 5, generator=generator)
+    maps[-1] = maps[-1][:, :, :1]
+    return maps, torch.randn(batch, patches + prefix, 5, generator=generator)
 
 
-def run(maps: list[torch.Tensor], tokens: torch.Tensor, top_k: int, mean: bool, **kwargs: bool) -> list[NDArray[Any]]:
-    inputs = {"tokens": tokens.numpy(), **{f"map_{i}": each.numpy() for i, each in enumerate(maps)}}
-    outputs: list[NDArray[Any]] = session(len(maps), top_k, mean, **kwargs).run(None, inputs)
+def run(
+    maps: list[torch.Tensor], tokens: torch.Tensor, top_k: int, mean: bool, prefix: int = 1, **kwargs: Any
+) -> list[NDArray[Any]]:
+    inputs = {"tokens": tokens.numpy(), "start": maps[-1][:, :, :1].numpy()}
+    inputs |= {f"map_{i}": each.numpy() for i, each in enumerate(maps[:-1])}
+    outputs: list[NDArray[Any]] = session(len(maps), top_k, mean, prefix=prefix, **kwargs).run(None, inputs)
     return outputs
 
 
@@ -78,25 +89,23 @@ def run(maps: list[torch.Tensor], tokens: torch.Tensor, top_k: int, mean: bool, 
     layers=st.integers(1, 4),
     top_k=st.integers(1, 9),
     mean=st.booleans(),
-    cls_row_only=st.booleans(),
+    prefix=st.integers(0, 1),
 )
-@example(seed=0, batch=1, heads=1, patches=1, layers=1, top_k=1, mean=True, cls_row_only=True)
+@example(seed=0, batch=1, heads=1, patches=1, layers=1, top_k=1, mean=True, prefix=1)
+@example(seed=0, batch=1, heads=2, patches=3, layers=1, top_k=1, mean=True, prefix=0)
 def test_the_function_is_the_networks_selection(
-    seed: int, batch: int, heads: int, patches: int, layers: int, top_k: int, mean: bool, cls_row_only: bool
+    seed: int, batch: int, heads: int, patches: int, layers: int, top_k: int, mean: bool, prefix: int
 ) -> None:
-    maps, tokens = random_case(seed, batch, heads, patches, layers)
+    maps, tokens = random_case(seed, batch, heads, patches, layers, prefix)
     top_k = min(top_k, patches)
-    # The mean rollout adds an identity, for which a lone CLS row must be the first row of a square.
-    if cls_row_only:
-        maps[-1] = maps[-1][:, :, :1]
-    expected = select_regions(maps, tokens, top_k, mean)
-    got_tokens, index, importance = run(maps, tokens, top_k, mean)
+    expected = select_regions(maps, tokens, top_k, mean, prefix)
+    got_tokens, index, importance = run(maps, tokens, top_k, mean, prefix)
     np.testing.assert_allclose(importance, expected.importance.numpy(), rtol=2e-5, atol=1e-7)
     # Float32 sums in another order may change two patches that are alike to the last bit, and only those.
-    rollout = rollout_cls_row(maps, mean=mean).numpy()
+    rollout = rollout_row(maps, mean=mean, prefix=prefix).numpy()
     chosen = np.take_along_axis(rollout, index.reshape(*rollout.shape[:2], top_k), axis=-1).reshape(importance.shape)
     np.testing.assert_allclose(chosen, expected.importance.numpy(), rtol=2e-5, atol=1e-7)
-    rows = np.concatenate([np.zeros((batch, 1), np.int64), index + 1], axis=1)
+    rows = np.concatenate([np.zeros((batch, prefix), np.int64), index + prefix], axis=1)
     np.testing.assert_array_equal(got_tokens, np.take_along_axis(tokens.numpy(), rows[..., None], axis=1))
     assert all(len(set(group)) == top_k for group in index.reshape(-1, top_k).tolist())
 
@@ -143,8 +152,7 @@ def test_half_precision_tokens_are_gathered_as_they_are(mean: bool) -> None:
 @pytest.mark.parametrize("opset", [18, 20, 23])
 def test_every_opset_has_the_same_definition(mean: bool, opset: int) -> None:
     maps, tokens = random_case(9, 2, 3, 8, 3)
-    inputs = {"tokens": tokens.numpy(), **{f"map_{i}": each.numpy() for i, each in enumerate(maps)}}
-    found = session(3, 2, mean, opset=opset).run(None, inputs)
+    found = run(maps, tokens, 2, mean, opset=opset)
     for got, expected in zip(found, select_regions(maps, tokens, 2, mean), strict=True):
         np.testing.assert_allclose(got, expected.numpy(), rtol=1e-5)
 
@@ -157,7 +165,7 @@ def test_no_more_patches_than_there_are() -> None:
 
 
 def test_the_function_names_what_tensorrt_looks_for() -> None:
-    function = region_function(3, mean=False, opset=20)
-    assert set(function.attribute) == {"top_k", "mean", "plugin_namespace", "plugin_version"}
+    function = region_function(2, mean=False, prefix=1, opset=20)
+    assert set(function.attribute) == {"top_k", "mean", "prefix", "plugin_namespace", "plugin_version"}
     assert isinstance(function, onnx.FunctionProto)
-    assert list(function.input) == ["tokens", "map_0", "map_1", "map_2"]
+    assert list(function.input) == ["tokens", "start", "map_0", "map_1"]

@@ -30,10 +30,11 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         del sys.modules[name]
 
 
-def _plugin(tensorrt: Any, top_k: int, *, mean: bool) -> Any:
+def _plugin(tensorrt: Any, top_k: int, *, mean: bool, prefix: int = 1) -> Any:
     """As the ONNX parser makes one: from the node's attributes."""
     creator = tensorrt.get_plugin_registry().get_creator("RegionSelectQK", "1", "lrclr")
-    values = {"top_k": np.array([top_k]), "mean": np.array([int(mean)]), "scale": np.array([0.125])}
+    numbers = {"top_k": top_k, "mean": int(mean), "prefix": prefix, "scale": 0.125}
+    values = {name: np.array([number]) for name, number in numbers.items()}
     fields = [natives.PluginField(name, value) for name, value in values.items()]
     assert [one.name for one in creator.field_names] == [one.name for one in fields]
     phase, request = tensorrt.TensorRTPhase.BUILD, tensorrt.QuickPluginCreationRequest.PREFER_AOT
@@ -78,8 +79,8 @@ class _Scalars(dict[int, Any]):
 @pytest.mark.parametrize("tokens", [natives.DataType.FLOAT, natives.DataType.HALF])
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize(
-    ("layers", "heads", "nodes", "width", "top_k", "images"),
-    [(12, 12, 50, 768, 1, 32), (24, 16, 577, 1024, 4, 32), (12, 12, 197, 768, 1, 1)],
+    ("layers", "heads", "nodes", "width", "top_k", "images", "prefix"),
+    [(12, 12, 50, 768, 1, 32, 1), (24, 16, 577, 1024, 4, 32, 1), (12, 12, 196, 768, 1, 1, 0)],
 )
 def test_what_is_launched(
     tensorrt: ModuleType,
@@ -89,6 +90,7 @@ def test_what_is_launched(
     width: int,
     top_k: int,
     images: int,
+    prefix: int,
     capability: int,
     tokens: natives.DataType,
     mean: bool,
@@ -98,9 +100,9 @@ def test_what_is_launched(
     pairs = [(5, nodes, heads, HEAD_WIDTH)] * (2 * (layers - 1))
     # With the mean, the graph has averaged the start row before.
     shapes = [(5, nodes, width), (5, chains, 1, nodes), *pairs]
-    launch = _Launch(tensorrt, _plugin(tensorrt, top_k, mean=mean), shapes, tokens)
+    launch = _Launch(tensorrt, _plugin(tensorrt, top_k, mean=mean, prefix=prefix), shapes, tokens)
     regions = chains * top_k
-    assert launch.shapes == [(5, regions + 1, width), (5, regions), (5, regions)]
+    assert launch.shapes == [(5, regions + prefix, width), (5, regions), (5, regions)]
     assert launch.types == [tokens, natives.DataType.INT64, natives.DataType.FLOAT]
     form = form_for(nodes, chains * images, capability)
     grid = (launch.size("grid_x"), launch.size("grid_y"), launch.size("grid_z"))
@@ -108,7 +110,7 @@ def test_what_is_launched(
     assert (launch.size("block_x"), launch.size("shared_mem")) == (form.threads(nodes), 0)
     row_bytes = width * (2 if tokens is natives.DataType.HALF else 4)
     scale = int(np.array(0.125, np.float32).view(np.int32))
-    wanted = [heads, int(mean), nodes, 1, top_k, row_bytes, heads * HEAD_WIDTH, scale]
+    wanted = [heads, int(mean), nodes, prefix, top_k, row_bytes, heads * HEAD_WIDTH, scale]
     assert launch.scalars.values_in_order() == wanted
     # Inputs, scalars, outputs: the order in which TensorRT passes them is the kernel's own.
     assert launch.ptx == entry_ptx(form.entry(layers), capability)
@@ -133,12 +135,12 @@ def _parameters(ptx: str, kernel: str) -> list[str]:
 def test_a_process_builds_one_kind(tensorrt: ModuleType) -> None:
     for _ in range(2):
         _region_plugin.register_region_plugin(tensorrt, 2, capability=80, images=1)
-    with pytest.raises(ExportError, match="registered for 2 layers already"):
+    with pytest.raises(ExportError, match="already registered for 2 layers"):
         _region_plugin.register_region_plugin(tensorrt, 3, capability=80, images=1)
 
 
 def test_networks_without_a_kernel() -> None:
-    known = RegionNode(layers=12, nodes=50, head_width=64, top_k=1, mean=False)
+    known = RegionNode(layers=12, nodes=50, head_width=64, top_k=1, mean=False, prefix=1)
     assert _region_plugin.has_kernel(known)
     for changed in ({"layers": 13}, {"nodes": 2000}, {"nodes": None}, {"head_width": 32}, {"top_k": 65}):
         assert not _region_plugin.has_kernel(replace(known, **changed))

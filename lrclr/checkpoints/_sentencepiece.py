@@ -1,0 +1,119 @@
+"""SigLIP's tokenizers. A ``tokenizer.json`` of SigLIP 1 is not trusted: many leave out how a text is cleaned."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from typing import TYPE_CHECKING, Any, Final
+
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import Unigram
+
+from lrclr.checkpoints._beside import TOKENIZER, read_json
+from lrclr.errors import CheckpointError
+from lrclr.text import ClipTokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PIECES: Final = "spiece.model"
+_MOST_BYTES: Final = 64 << 20
+
+
+def siglip_tokenizer(folder: Path, context: int) -> ClipTokenizer:
+    """The tokenizer of a SigLIP: of version 1 from ``spiece.model``, of version 2 from Gemma's ``tokenizer.json``.
+
+    Args:
+        folder: of the checkpoint.
+        context: tokens of every prompt.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    if (folder / PIECES).is_file():
+        data, pad = _from_pieces(folder)
+    elif (folder / TOKENIZER).is_file():
+        data, pad = _gemma(folder)
+    else:
+        raise CheckpointError(f"{folder} has no tokenizer", fix=f"Expected {PIECES}, or {TOKENIZER} of SigLIP 2.")
+    return ClipTokenizer(data, source=str(folder), context_length=context, has_bos=False, pad_id=pad, fixed_length=True)
+
+
+def _from_pieces(folder: Path) -> tuple[bytes, int]:
+    """As ``SiglipTokenizer`` of transformers reads a text: lower case, without ASCII punctuation, single spaces."""
+    file = folder / PIECES
+    try:
+        if file.stat().st_size > _MOST_BYTES:
+            raise ValueError("it is too large")
+        # transformers carries the message's definition; protobuf comes with onnx.
+        from transformers.utils.sentencepiece_model_pb2_new import ModelProto
+
+        model: Any = ModelProto()
+        model.ParseFromString(file.read_bytes())
+        pieces = [(piece.piece, piece.score) for piece in model.pieces]
+        if not pieces or model.trainer_spec.model_type != 1:
+            raise ValueError("it holds no unigram model")
+        end = _settings(folder).get("eos_token", "</s>")
+        made = Tokenizer(
+            Unigram(pieces, unk_id=model.trainer_spec.unk_id, byte_fallback=model.trainer_spec.byte_fallback)
+        )
+        cleaning: list[Any] = [
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+        ]
+        if model.normalizer_spec.precompiled_charsmap:
+            cleaning.append(normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap))
+        made.normalizer = normalizers.Sequence([*cleaning, normalizers.Replace(Regex(" {2,}"), " ")])
+        made.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+        return _ended(made, end), _number(made, _settings(folder).get("pad_token", end))
+    except Exception as error:
+        raise CheckpointError(f"{file} cannot be read as SigLIP's vocabulary", why=str(error)) from error
+
+
+def _gemma(folder: Path) -> tuple[bytes, int]:
+    """SigLIP 2 was trained on texts in lower case, which not every checkpoint's file says; no marker begins a text."""
+    file = folder / TOKENIZER
+    raw = read_json(file)
+    if (raw.get("model") or {}).get("type") != "BPE":
+        raise CheckpointError(
+            f"{file} is not SigLIP 2's tokenizer",
+            why=f"and {folder} has no {PIECES}, from which the tokenizer of SigLIP 1 is made",
+            fix=f"Put {PIECES} of the original checkpoint there.",
+        )
+    try:
+        made = Tokenizer.from_str(json.dumps(raw))
+        made.normalizer = normalizers.Sequence(
+            [normalizers.Lowercase(), *([made.normalizer] if made.normalizer is not None else [])]
+        )
+        settings = _settings(folder)
+        return _ended(made, settings.get("eos_token", "<eos>")), _number(made, settings.get("pad_token", "<pad>"))
+    except Exception as error:
+        raise CheckpointError(f"{file} cannot be read as SigLIP 2's tokenizer", why=str(error)) from error
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    """The special tokens that a ``tokenizer_config.json`` names, if there is one."""
+    if not (folder / "tokenizer_config.json").is_file():
+        return {}
+    raw = read_json(folder / "tokenizer_config.json")
+    tokens = {name: raw.get(name) for name in ("eos_token", "pad_token")}
+    return {
+        name: str(token["content"] if isinstance(token, dict) else token) for name, token in tokens.items() if token
+    }
+
+
+def _number(tokenizer: Tokenizer, token: str) -> int:
+    number = tokenizer.token_to_id(token)
+    if number is None:
+        raise ValueError(f"its vocabulary lacks {token}")
+    return int(number)
+
+
+def _ended(tokenizer: Tokenizer, end: str) -> bytes:
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, _number(tokenizer, end))]
+    )
+    return str(tokenizer.to_str()).encode()

@@ -27,11 +27,11 @@ help:
 	@echo "make kernels    compile the CUDA kernel again, with nvcc; no GPU needed"
 	@echo "make triton     put a real Triton server (CPU) into .triton/, for lrclr serve"
 	@echo "make perf-analyzer  put Triton's own load generator beside it, for benchmarks/serving/perf_analyzer.py"
-	@echo "make bench      measure this machine; writes benchmarks/results/"
-	@echo "make mutants    put a hundred faults into bundles of each precision, and write which gate refuses them (ten minutes)"
-	@echo "make peers      put everything else that runs such a model beside it, each in an environment of its own (half an hour; g++ for torch.compile)"
+	@echo "make bench      compare the engines with torch on this machine; writes benchmarks/results/core.md and core.json"
+	@echo "make mutants    verify bundles with a hundred faults in each precision; writes which gate refuses each (ten minutes on 2 cores)"
+	@echo "make peers      compare lrclr with other programs that run the same weights (half an hour on 2 cores; torch.compile needs g++)"
 	@echo "make phantom    render the phantom data set, 29,000 radiographs (a quarter of an hour on 2 cores)"
-	@echo "make checkpoint train the default checkpoint on it (an hour on 2 cores) and judge it"
+	@echo "make checkpoint train the default checkpoint on the phantom data set and evaluate it (an hour on 2 cores)"
 	@echo "make samples    render the sample radiographs again from the CT"
 	@echo "make dist       a wheel and an sdist, the same bytes wherever they are built, with their bill of materials"
 	@echo "make audit      ask PyPI about known weaknesses of the pinned dependencies; needs the network"
@@ -179,9 +179,9 @@ $(PHANTOM): $(BUILD)/ct
 phantom: $(PHANTOM)
 
 checkpoint: $(PHANTOM)
-	@echo "== the base: an image tower that knows where findings are"
+	@echo "== first stage: the image tower, trained on masks"
 	@$(BIN)/python -m benchmarks.checkpoint.base $(PHANTOM) -o $(BUILD)/base.pt
-	@echo "== tuned on reports, with LRCLR's loss and with the global loss alone"
+	@echo "== second stage: tuned on reports, with LRCLR's loss and with the global loss alone"
 	@$(BIN)/python -m benchmarks.checkpoint.tune $(PHANTOM) --base $(BUILD)/base.pt -o $(BUILD)/lrclr
 	@$(BIN)/python -m benchmarks.checkpoint.tune $(PHANTOM) --base $(BUILD)/base.pt -o $(BUILD)/global --local none
 	@$(BIN)/lrclr evaluate $(BUILD)/lrclr $(PHANTOM) --split external --against $(BUILD)/global --store -o $(BUILD)/report

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lrclr import Finding, FindingSet, ZeroShotClassifier, read_image
+from lrclr import Finding, FindingSet, ZeroShotClassifier
 from lrclr.samples import sample_paths
 
 # Findings need names that differ, so that results can be told apart.
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("image", type=Path, nargs="?", default=sample_paths()[2])
     options = parser.parse_args()
     classifier = ZeroShotClassifier.from_bundle(options.bundle)
-    (answer,) = classifier.predict([read_image(options.image)], findings=FINDINGS)
+    (answer,) = classifier.predict([options.image], findings=FINDINGS)
     for finding in answer.findings:
         strongest = max(range(len(answer.regions)), key=lambda region: finding.region_attention[region])
         left, top, right, bottom = (round(edge) for edge in answer.regions[strongest].box)

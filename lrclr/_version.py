@@ -1,7 +1,22 @@
-"""Version of the package."""
+"""Versions of lrclr and of installed packages."""
 
 from __future__ import annotations
 
-from typing import Final
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __version__: Final = "0.1.0"
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions by name of those packages that are installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

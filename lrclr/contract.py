@@ -1,4 +1,4 @@
-"""The three graphs of a bundle: names, axes, types and meaning of what goes in and comes out.
+"""The three graphs of a bundle: names, axes, types and meaning of their inputs and outputs.
 
 This is the only definition. The exporter, Triton's configuration, the engines, the server's model, the gates and the
 reports of deviating layers derive from it.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["DYNAMIC", "GRAPHS", "MODEL", "Graph", "ModelNames", "Tensor", "axis_sizes"]
 
 MODEL: Final = "lrclr"
-"""Name of the Triton model that answers for files with the three graphs."""
+"""Name of the Triton model that answers requests with image files, with the help of the three graphs."""
 
 DYNAMIC: Final = ("batch", "prompts", "tokens")
 """Axes whose size differs from call to call: images, prompts, and tokens of the longest prompt.
@@ -36,9 +36,9 @@ class Tensor:
     """An input or output of a graph.
 
     Attributes:
-        name: in the ONNX file, in Triton and in `Engine.run`.
+        name: its name in the ONNX file, in Triton and in `Engine.run`.
         dtype: NumPy's name of the type.
-        axes: a number, or the name of an axis; see `axis_sizes` and `DYNAMIC`.
+        axes: for each axis its size, or its name; see `axis_sizes` and `DYNAMIC`.
         meaning: what it holds.
     """
 
@@ -53,8 +53,8 @@ class Graph:
     """One of the three graphs.
 
     Attributes:
-        name: of the graph and of its Triton model.
-        inputs, outputs: in order.
+        name: name of the graph and of its Triton model.
+        inputs, outputs: its tensors, in order.
     """
 
     name: str
@@ -119,7 +119,7 @@ GRAPHS: Final[Mapping[str, Graph]] = MappingProxyType(
         )
     }
 )
-"""By name, in the order in which a request runs them."""
+"""The graphs by name, in the order in which a request runs them."""
 
 
 @dataclass(frozen=True)
@@ -180,9 +180,9 @@ _PREFIX: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9_-]{0,39})?")
 
 
 def axis_sizes(config: LrclrConfig) -> dict[str, int | str]:
-    """Sizes of the named axes that a network fixes, and for ``length`` the axis of `DYNAMIC` that it is, if it is one.
+    """Sizes of the named axes that are fixed by the network: all but those of `DYNAMIC`.
 
-    The other axes of `DYNAMIC` are not among them.
+    The axis ``length`` is a number, or the name of the axis of `DYNAMIC` that it is.
     """
     vision, text = config.vision_config, config.text_config
     return {

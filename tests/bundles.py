@@ -57,12 +57,12 @@ def _shared(base: Path, name: str) -> Iterator[Path]:
 @cache
 def checkpoint_folder(base: Path) -> Path:
     """A tiny network of random weights whose fusion head counts as trained and whose attention is not even."""
-    import torch
-
-    from lrclr.checkpoints import init_checkpoint
-
     with _shared(base, "checkpoint") as folder:
         if not folder.exists():
+            import torch
+
+            from lrclr.checkpoints import init_checkpoint
+
             checkpoint = init_checkpoint("tiny", fusion_trained=True, alpha=ALPHA)
             with torch.no_grad():
                 for layer in checkpoint.model.vision_model.encoder.layers:
@@ -83,10 +83,10 @@ def checkpoint(base: Path) -> Checkpoint:
 @cache
 def exported(base: Path, precision: str) -> Path:
     """A bundle of `checkpoint`."""
-    from lrclr_export import ExportOptions, export_bundle
-
     with _shared(base, precision) as folder:
         if not folder.exists():
+            from lrclr_export import ExportOptions, export_bundle
+
             limits = LOOSE if precision == "int8" else {}
             with exporting_once():
                 export_bundle(checkpoint(base), folder, ExportOptions(precision, tolerances=limits))

@@ -16,7 +16,15 @@ PACKAGES = package_graph(MODULES)
 # Running a bundle needs no torch. `lrclr.engines._torch` runs a checkpoint, and is imported when it is asked for.
 WITHOUT_TORCH = {
     *("lrclr.text", "lrclr.images", "lrclr.preprocessing", "lrclr.bundle", "lrclr.inference", "lrclr.verification"),
-    *("lrclr.triton", "lrclr.archive", "lrclr.deploy", "lrclr.reports", "lrclr_export.plans"),
+    *(
+        "lrclr.dicom_results",
+        "lrclr.pacs",
+        "lrclr.triton",
+        "lrclr.archive",
+        "lrclr.deploy",
+        "lrclr.reports",
+        "lrclr_export.plans",
+    ),
 }
 # The network does not know what it is exported to.
 NOT_IN_MODEL = {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "openvino", "tensorrt", "tensorrt_rtx", "tritonclient"}

@@ -25,7 +25,7 @@ def prints(model: LrclrModel, opset: int = 20) -> list[str]:
 
 def _weight(model: LrclrModel) -> None:
     with torch.no_grad():
-        model.fusion_head.blocks[0].query.weight[3, 5] += 1e-6
+        model.fusion_head.image_projection.weight[3, 5] += 1e-6
 
 
 def _buffer(model: LrclrModel) -> None:
@@ -41,7 +41,7 @@ def _configuration(model: LrclrModel) -> None:
 
 
 def _module(model: LrclrModel) -> None:
-    model.fusion_head.blocks[0].mlp[1] = torch.nn.ReLU()
+    model.fusion_head.image_norm = torch.nn.Identity()  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("change", [_weight, _buffer, _setting, _configuration, _module])

@@ -149,7 +149,7 @@ def test_training_sees_what_is_served_and_its_cache_is_of_one_way(
             assert cache.sizes(number) == (1300, 1250)
         assert json.loads((tmp_path / "cache" / "cache.json").read_text())["exact"] is exact
     assert len(notes) == 2
-    assert "another preprocessing or reading" in notes[0]
+    assert "the way of reading have changed" in notes[0]
 
 
 def test_calibration_sees_what_is_served(classifier: ZeroShotClassifier, images: Path, tmp_path: Path) -> None:
@@ -166,14 +166,14 @@ def test_scores_of_two_ways_are_not_mixed(
     classifier: ZeroShotClassifier, bundle: Path, images: Path, tmp_path: Path
 ) -> None:
     score(images, tmp_path / "out", ScoreOptions(bundle))
-    with pytest.raises(UsageError, match=r"holds scores of another way of reading \(--exact\)"):
+    with pytest.raises(UsageError, match=r"holds scores with another way of reading \(--exact\)"):
         score(images, tmp_path / "out", ScoreOptions(bundle, exact=True))
     assert score(images, tmp_path / "out", ScoreOptions(bundle, exact=True, rescore=True)).scored == 2
     assert [row["exact"] for row in archives.rows(tmp_path / "out")] == [True, True]
 
     rows = read_dataset(images / "manifest.csv").rows
     one, other = (score_rows(classifier, rows, exact=exact) for exact in (False, True))
-    with pytest.raises(UsageError, match="cannot be compared: for one of them the images were read in full"):
+    with pytest.raises(UsageError, match="cannot be compared: the images were read in full"):
         compare(one, other)
     with pytest.raises(UsageError, match="differ in exact"):
         one.joined(other)

@@ -18,6 +18,7 @@ from benchmarks.phantom import ct, dicom, findings, make_samples, render
 from lrclr.errors import UsageError
 from lrclr.images import read_image
 from lrclr.samples import SAMPLES, Sample, sample_paths
+from tests.dicom_results import conformance
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +71,8 @@ def test_dicoms_exercise_the_reader() -> None:
     syntaxes = {ds.file_meta.TransferSyntaxUID for ds in sets.values()}
     assert syntaxes == {ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless}
     assert sets["effusion"].PhotometricInterpretation == "MONOCHROME1"
-    assert "WindowCenter" not in sets["consolidation"]
+    # The widest window there is: it changes nothing.
+    assert (sets["consolidation"].WindowCenter, sets["consolidation"].WindowWidth) == (2048, 4096)
     assert sets["cardiomegaly"].RescaleSlope != 1
     # A reader that stretches the stored range and forgets the window is caught.
     stored = sets["cardiomegaly"].pixel_array
@@ -88,10 +90,29 @@ def test_dicom_identifies_nobody(sample: Sample) -> None:
     assert "ynthetic" in ds.SeriesDescription
     assert "research only" in ds.SeriesDescription
     assert (ds.BitsAllocated, ds.BitsStored) == (16, 12)
-    assert not [e for e in ds.iterall() if e.tag.is_private or (e.VR in {"DA", "TM", "DT"} and e.value)]
+    assert not [e for e in ds.iterall() if e.tag.is_private]
+    # The date is made up, and is the same in all of them.
+    assert {e.value for e in ds.iterall() if e.VR in {"DA", "TM", "DT"} and e.value} == {"20000101", "000000"}
     uids = [e.value for e in (*ds.iterall(), *ds.file_meta) if e.VR == "UI"]
     assert all(uid.startswith(("2.25.", "1.2.840.10008.")) for uid in uids)
     assert {"InstitutionName", "PatientAge", "StationName", "DeviceSerialNumber"}.isdisjoint(ds.dir())
+
+
+@each
+def test_dicom_conforms(sample: Sample) -> None:
+    assert not conformance.findings_of(sample.path("dicom"))
+
+
+@each
+def test_dicom_is_what_the_renderer_writes(sample: Sample) -> None:
+    """The files were changed without rendering them again."""
+    (recipe,) = (recipe for recipe in make_samples.RECIPES if recipe.name == sample.name)
+    packaged = pydicom.dcmread(sample.path("dicom"))
+    stored = dicom.WHITE - packaged.pixel_array if recipe.storage.inverted else packaged.pixel_array
+    written = dicom.dataset_of(
+        stored, recipe.storage, name=sample.name, projection=recipe.view.direction, pixel_mm=recipe.view.pixel_mm
+    )
+    assert written == packaged
 
 
 def test_patients_right_is_on_the_left_of_the_picture() -> None:
@@ -286,7 +307,7 @@ def test_free_air_is_at_the_apex(body: ct.Phantom) -> None:
 
 def test_a_missing_organ_is_named(body: ct.Phantom) -> None:
     empty = dataclasses.replace(body, labels=np.zeros_like(body.labels))
-    with pytest.raises(ValueError, match="none of the organs"):
+    with pytest.raises(ValueError, match="lacks the organs"):
         findings.effusion(empty, "left")
 
 

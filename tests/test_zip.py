@@ -188,5 +188,5 @@ def test_every_reader_of_archives_refuses_them(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "forged.npz")
     with pytest.raises(BundleError, match="damaged"):
         Golden.load(tmp_path / "forged.npz")
-    with pytest.raises(UsageError, match="no file of scores"):
+    with pytest.raises(UsageError, match="not a file of scores"):
         load_scores(tmp_path / "forged.npz")

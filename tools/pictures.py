@@ -1,11 +1,10 @@
-"""Draw the pictures of the documentation that come from a real run: ``python -m tools.pictures BUNDLE``.
+"""Draw the picture of the documentation that comes from a real run: ``python -m tools.pictures``.
 
-The bundle is that of `lrclr export default`; the picture is in the README and on the site's first page.
+It is in the README and on the site's first page, and shows what the default checkpoint answers.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from lrclr import ZeroShotClassifier, read_image
@@ -16,11 +15,11 @@ ASSETS = Path(__file__).parents[1] / "docs" / "assets"
 SHOWN = ("Pleural Effusion", "Cardiomegaly")
 
 
-def main(bundle: str) -> None:
+def main() -> None:
     """Write `docs/assets/heatmap.png`: a sample radiograph, a finding that it shows and one that it does not show."""
     (sample,) = (path for path in sample_paths() if path.stem == "effusion")
     image = read_image(sample)
-    (answer,) = ZeroShotClassifier.from_bundle(bundle).predict([image])
+    (answer,) = ZeroShotClassifier.from_checkpoint("default").predict([image])
     save_heatmap(
         ASSETS / "heatmap.png",
         image,
@@ -32,4 +31,4 @@ def main(bundle: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

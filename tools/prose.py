@@ -44,6 +44,9 @@ ALLOWED: Final = re.compile(
 CLEAN: Final = (
     *(".github", ".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "Makefile", "README.md"),
     *("SECURITY.md", "docs", "examples", "mkdocs.yml", "pyproject.toml", "tests/docs", "tools"),
+    *("lrclr/__init__.py", "lrclr/auto", "lrclr/errors.py", "lrclr/inference"),
+    *("lrclr/bench", "lrclr/bundle", "lrclr/contract.py", "lrclr/deploy", "lrclr/engines", "lrclr/reports"),
+    *("lrclr/triton", "lrclr/verification", "export/lrclr_export/plans", "export/lrclr_export/repository"),
 )
 # The list above and the tests of this check hold the phrases themselves.
 _OWN: Final = ("tools/prose.py", "tests/docs/test_prose.py")

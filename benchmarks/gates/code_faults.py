@@ -24,9 +24,10 @@ _classifier: Any = importlib.import_module("lrclr.inference._classifier")
 
 def pixels(change: Callable[[Any], Any]) -> Patch:
     """Change the network's input after preprocessing."""
-    whole = _preprocess.preprocess
+    # Other modules import `preprocess` by name, so the function that it calls is replaced.
+    whole = _preprocess.from_canvas
     return lambda: patch.object(
-        _preprocess, "preprocess", lambda image, spec: np.ascontiguousarray(change(whole(image, spec)))
+        _preprocess, "from_canvas", lambda image, spec: np.ascontiguousarray(change(whole(image, spec)))
     )
 
 
@@ -42,16 +43,15 @@ def interpolation(other: Image.Resampling) -> Patch:
     """Resize with another filter."""
     whole = _preprocess._resized  # noqa: SLF001 - no public function takes the filter
     return lambda: patch.object(
-        _preprocess,
-        "_resized",
-        lambda picture, columns, rows, _resample, box: whole(picture, columns, rows, other, box),
+        _preprocess, "_resized", lambda picture, columns, rows, _resample: whole(picture, columns, rows, other)
     )
 
 
 def without_antialias() -> AbstractContextManager[Any]:
     """Resize by single pixels instead of weighted means."""
 
-    def nearby(picture: Image.Image, columns: int, rows: int, _resample: Any, box: Any) -> Image.Image:
+    def nearby(picture: Image.Image, columns: int, rows: int, _resample: Any) -> Image.Image:
+        box = (0, 0, *picture.size)
         return picture.transform((columns, rows), Image.Transform.EXTENT, box, Image.Resampling.BICUBIC)
 
     return patch.object(_preprocess, "_resized", nearby)

@@ -25,6 +25,13 @@ def noisy_weights(value: str, *, amount: float = 0.5) -> Fault:
         name = node.input[position]
         weights = values_of(proto, name)
         noise = np.random.default_rng(0).normal(size=weights.shape) * amount * max(float(weights.std()), 0.5)
+        maker = producer(proto, value)
+        if maker.op_type == "Split":
+            # The export merges products of the same input. The fault belongs into the columns of one of them.
+            columns = noise if node.op_type != "Transpose" else noise.T
+            widths, part = values_of(proto, maker.input[1]), list(maker.output).index(value)
+            begin, end = widths[:part].sum(), widths[: part + 1].sum()
+            columns[:, :begin] = columns[:, end:] = 0
         if node.op_type == "LayerNormalization":
             # Layers share equal tensors in an exported graph. The fault belongs into one of them.
             _use_constant(proto, node, position, (weights + noise).astype(weights.dtype))

@@ -148,20 +148,19 @@ def _measure_checkpoint(
     for number, candidates in enumerate(sets):
         best = _best_of_ours(groups[0], {one.precision for one in candidates}) if number else []
         members = [*candidates, *(one for one in ours if one.name in best)]
-        known = {one.name: broken[one.name] for one in members if one.name in broken}
-        key = {
+        key: dict[str, Any] = {
             "checkpoint": checkpoint,
             "candidates": [one.name for one in members],
             "rounds": plan.rounds,
             "threads": plan.threads,
             "source": prepare.source_digest(),
-            "broken": known,
+            "broken": {one.name: broken[one.name] for one in members if one.name in broken},
         }
         file = _kept(plan, f"{checkpoint}-{number}", key)
         group = Group.load(file, key)
         groups.append(group)
         if not group.finished:
-            group.failed |= known
+            group.failed |= key["broken"]
             _note(f"{checkpoint}, group {number + 1} of {len(sets)}: {', '.join(one.name for one in members)}")
         whole = [one for one in members if one.name not in broken]
         if not measure(group, file, whole, plan, note=_note, until=until):

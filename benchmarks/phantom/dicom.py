@@ -18,8 +18,11 @@ __all__ = ["Storage", "dataset_of", "shown"]
 BITS = 12
 WHITE = 2**BITS - 1
 PATIENT_NAME, PATIENT_ID = "LRCLR^Synthetic", "SYNTHETIC"
+STUDY_DATE = "20000101"  # made up, like all that names a study here
 DESCRIPTION = "Synthetic radiograph, research only"
 
+# CID 4010, DX View.
+_VIEWS = {"PA": ("272479007", "SCT", "postero-anterior"), "AP": ("399348003", "SCT", "antero-posterior")}
 _SOP_CLASSES = {
     "DX": "1.2.840.10008.5.1.4.1.1.1.1",  # Digital X-Ray Image Storage - For Presentation
     "OT": "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture Image Storage
@@ -33,7 +36,7 @@ class Storage:
     Attributes:
         modality: "DX" for a digital radiograph, "OT" for a secondary capture.
         transfer_syntax: UID of the encoding of the pixels.
-        window: stored values (of MONOCHROME2) that are shown as black and white; None for no window.
+        window: stored values (of MONOCHROME2) that are shown as black and white; None for the whole range.
         inverted: MONOCHROME1, in which the greatest stored value is black.
         slope, intercept: modality rescale, which a secondary capture may have and a digital radiograph may not.
     """
@@ -88,15 +91,17 @@ def dataset_of(
         "Modality": storage.modality,
         "PatientName": PATIENT_NAME,
         "PatientID": PATIENT_ID,
-        **dict.fromkeys(("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"), ""),
-        **dict.fromkeys(("ReferringPhysicianName", "AccessionNumber", "Manufacturer", "Laterality"), ""),
+        "StudyDate": STUDY_DATE,
+        "StudyTime": "000000",
+        "StudyID": "1",
+        **dict.fromkeys(("PatientBirthDate", "PatientSex"), ""),
+        **dict.fromkeys(("ReferringPhysicianName", "AccessionNumber", "Manufacturer"), ""),
         "StudyDescription": DESCRIPTION,
         "SeriesDescription": f"{DESCRIPTION}: {name}",
         "SeriesNumber": 1,
         "InstanceNumber": 1,
         "PatientOrientation": ["L", "F"],
         "BodyPartExamined": "CHEST",
-        "ViewPosition": projection,
         "BurnedInAnnotation": "NO",
         "LossyImageCompression": "00",
         "SamplesPerPixel": 1,
@@ -113,6 +118,9 @@ def dataset_of(
     }
     if storage.modality == "DX":
         content |= {
+            "ViewPosition": projection,
+            "ViewCodeSequence": [_view(projection)],
+            "PositionerType": "",
             "PresentationIntentType": "FOR PRESENTATION",
             "PresentationLUTShape": "INVERSE" if storage.inverted else "IDENTITY",
             "PixelIntensityRelationship": "LOG",
@@ -125,9 +133,10 @@ def dataset_of(
         }
     else:
         content["ConversionType"] = "SYN"
-    if storage.window is not None:
+    if storage.window is not None or storage.modality == "DX":
+        # A digital radiograph for presentation must have a window or a VOI LUT (PS3.3 C.8.11.5).
         # The LINEAR function of PS3.3 C.11.2.1.2.1 reaches black at c - 0.5 - (w - 1) / 2 and white (w - 1) above.
-        low, high = (storage.slope * value + storage.intercept for value in storage.window)
+        low, high = (storage.slope * value + storage.intercept for value in storage.window or (0, WHITE))
         content |= {"WindowCenter": (low + high) / 2 + 0.5, "WindowWidth": high - low + 1, "VOILUTFunction": "LINEAR"}
     for keyword, value in content.items():
         setattr(ds, keyword, value)
@@ -142,6 +151,12 @@ def dataset_of(
 def _code(value: str, scheme: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def _view(projection: Literal["AP", "PA"]) -> Dataset:
+    item = _code(*_VIEWS[projection])
+    item.ViewModifierCodeSequence = []
     return item
 
 

@@ -2,5 +2,17 @@
 
 from lrclr.archive._options import LocalOptions, RayOptions, ScoreOptions, ScoreProgress, ScoreSummary
 from lrclr.archive._run import score
+from lrclr.archive._source import Item, RemoteImages, Source, open_source
 
-__all__ = ["LocalOptions", "RayOptions", "ScoreOptions", "ScoreProgress", "ScoreSummary", "score"]
+__all__ = [
+    "Item",
+    "LocalOptions",
+    "RayOptions",
+    "RemoteImages",
+    "ScoreOptions",
+    "ScoreProgress",
+    "ScoreSummary",
+    "Source",
+    "open_source",
+    "score",
+]

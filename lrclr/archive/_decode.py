@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +21,7 @@ from lrclr.preprocessing import to_canvas
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lrclr.archive._source import RemoteImages
     from lrclr.preprocessing import PreprocessSpec
 
 __all__ = ["Decoder", "hint_of"]
@@ -45,6 +46,7 @@ class Decoder:
         frame: frame of files that hold several, if the item names none.
         exact: whether files are read in full; see `lrclr.images.read_for_model`.
         limits: limits on what is read.
+        remote: reads the images by their names, if a server keeps them; else None.
     """
 
     root: Path
@@ -53,20 +55,18 @@ class Decoder:
     frame: int | None = None
     exact: bool = False
     limits: ReadLimits = field(default_factory=ReadLimits)
+    remote: RemoteImages | None = None
 
     @reading()
     def __call__(self, task: Task) -> Decoded:
         """The image, or a failure; neither if the content has the known hash."""
         item = task.item
-        path = self.container or self.root / path_of(item.name)
         try:
-            before = _status(path)
-            data = self._content(path, task.row)
-            after = _status(path)
+            data, hint = self._read(task)
         except Exception as error:  # noqa: BLE001 - the other files go on
-            return Decoded(item, failure=_unreadable(error))
+            final = self.remote is not None and isinstance(error, ImageError)
+            return Decoded(item, failure=replace(_unreadable(error), final=final))
         size, digest = len(data), hashlib.sha256(data).hexdigest()
-        hint = _trusted(before, after)
         if digest == task.known:
             return Decoded(item, size, digest, hint)
         try:
@@ -80,6 +80,14 @@ class Decoder:
         except Exception as error:  # noqa: BLE001 - likewise; its text may quote the content
             return Decoded(item, size, digest, hint, failure=_unexpected(error))
         return Decoded(item, size, digest, hint, (image.height, image.width), canvas, remarks=image.remarks)
+
+    def _read(self, task: Task) -> tuple[bytes, Hint]:
+        if self.remote is not None:
+            return read_bytes(self.remote.read(task.item.name), self.limits), NO_HINT
+        path = self.container or self.root / path_of(task.item.name)
+        before = _status(path)
+        data = self._content(path, task.row)
+        return data, _trusted(before, _status(path))
 
     def _content(self, path: Path, row: int | None) -> bytes:
         if row is None:

@@ -62,7 +62,7 @@ class Plan:
         source: what to score.
         folder: folder of the parts.
         settings: settings that valid rows were made with.
-        recheck: hash every file again, whatever its times are.
+        recheck: hash every file again, even if its times have not changed.
     """
 
     def __init__(self, source: Source, folder: Path, settings: Settings, *, recheck: bool) -> None:
@@ -90,7 +90,7 @@ class Plan:
         for place, position in enumerate(members):
             item = self._source.items[position]
             row = rows.pop(item, None)
-            if row is None or not final[row] or hashes[row] is None:
+            if row is None or not final[row] or (hashes[row] is None and self._source.remote is None):
                 todo.append((place, self._task(position)))
             elif not self._recheck and self._unchanged(item, sizes[row], Hint(*old.hints[row].tolist())):
                 kept.append(row)
@@ -113,6 +113,9 @@ class Plan:
         return Task(self._source.items[position], None if self._source.container is None else position)
 
     def _unchanged(self, item: Item, size: int | None, hint: Hint) -> bool:
+        if self._source.remote is not None:
+            # What has a name there never changes.
+            return True
         if hint == NO_HINT:
             return False
         try:

@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,7 @@ from lrclr.archive._decode import Decoder
 from lrclr.archive._encode import Encoder
 from lrclr.archive._options import LocalOptions, RayOptions, ScoreProgress, ScoreSummary
 from lrclr.archive._settings import Settings
-from lrclr.archive._source import open_source
+from lrclr.archive._source import Source, open_source
 from lrclr.bundle import Bundle
 from lrclr.engines import EngineOptions
 from lrclr.errors import LrclrError, MissingExtraError, UsageError
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from lrclr.archive._collect import Collector
     from lrclr.archive._options import ScoreOptions
     from lrclr.archive._plan import PartPlan, Plan
-    from lrclr.archive._source import Source
     from lrclr.text import FindingSet
 
 __all__ = ["score"]
@@ -48,7 +48,7 @@ _PARTIAL: Final = ".lrclr-*.partial"
 
 
 def score(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Source,
     output: str | os.PathLike[str],
     options: ScoreOptions,
     *,
@@ -61,7 +61,7 @@ def score(
     next run goes on from there. A killed run loses the outcomes since the last save.
 
     Args:
-        source: see `lrclr.archive._source.open_source`.
+        source: see `lrclr.archive._source.open_source`; or what `lrclr.pacs.find_web_images` found.
         output: the folder.
         options: how to score.
         on_progress: called after every few images.
@@ -79,18 +79,22 @@ def score(
     from lrclr.archive._plan import Plan
 
     bundle = Bundle(options.bundle)
-    images = open_source(source, findings=(options.findings or bundle.findings).names)
+    if isinstance(source, Source):
+        images = source
+    else:
+        images = open_source(source, findings=(options.findings or bundle.findings).names)
     folder = Path(os.path.abspath(output))  # noqa: PTH100 - resolve() would replace what a link points to
     settings, encoder, spec = _settings(bundle, options, images)
     if isinstance(options.runner, LocalOptions):
         # Raises before anything is written if the engine cannot be opened.
         _ = encoder.classifier
-    with _only_run(folder), _sigterm_raises():
+    with _exclusive_lock(folder), _sigterm_raises():
         settings = settings.settled(folder, rescore=options.rescore)
         settings.write(folder)
         for left in folder.glob(_PARTIAL):
             left.unlink(missing_ok=True)
         decoder = Decoder(images.root, images.container, spec.preprocess, options.frame, options.exact)
+        decoder = replace(decoder, remote=images.remote)
         survey = _Survey(Plan(images, folder, settings, recheck=options.recheck))
         collector = Collector(folder, encoder.findings.names, settings)
         try:
@@ -229,7 +233,7 @@ def _require(options: ScoreOptions) -> None:
 
 
 @contextlib.contextmanager
-def _only_run(folder: Path) -> Iterator[None]:
+def _exclusive_lock(folder: Path) -> Iterator[None]:
     """Lock a folder against other runs on this machine. The lock ends with the process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from lrclr.errors import UsageError
 from lrclr.file_names import name_of, path_of
@@ -17,7 +17,7 @@ from lrclr.images._find import FolderScan, describe_passed_over, entries_of
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-__all__ = ["Item", "Source", "open_source"]
+__all__ = ["Item", "RemoteImages", "Source", "open_source"]
 
 NAME_COLUMNS: Final = ("file", "path", "image")
 BYTES_COLUMN: Final = "bytes"
@@ -37,6 +37,19 @@ class Item(NamedTuple):
     frame: int | None
 
 
+class RemoteImages(Protocol):
+    """Images that a server keeps. What has a name never changes. Can be pickled."""
+
+    def read(self, name: str) -> bytes:
+        """The encoded image.
+
+        Raises:
+            ImageError: there is none, and there will be none.
+            LrclrError: it cannot be read now.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Source:
     """A list of images.
@@ -46,12 +59,14 @@ class Source:
         items: every image once, sorted; if `container` is set, in the order of its rows.
         container: a Parquet file that holds the encoded images in its rows.
         passed_over: counts of other entries of a folder by kind; see `lrclr.images.find_images`.
+        remote: reads the images by their names, if a server keeps them; else None.
     """
 
     root: Path
     items: tuple[Item, ...]
     container: Path | None = None
     passed_over: Counter[str] = field(default_factory=Counter)
+    remote: RemoteImages | None = None
 
     def path(self, item: Item) -> Path:
         """The file of an item, or the container that holds it."""
@@ -70,7 +85,7 @@ def open_source(source: str | os.PathLike[str], *, findings: Collection[str] = (
 
     Args:
         source: a folder, whose images are found as by `lrclr.images.find_images`; a glob such as
-            ``"archive/**/*.dcm"``, of which every file counts as an image, once however many links lead to it; a
+            ``"archive/**/*.dcm"``, of which every file counts as an image, once even if several links lead to it; a
             dataset (see `lrclr.datasets.read_dataset`); a Parquet file with a column ``file``, ``path`` or ``image``,
             and optionally ``frame`` and ``bytes``; or one image.
         findings: names of the model's findings, which may be columns of a dataset.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from lrclr.contract import GRAPHS
+from lrclr._records import Record
 
 __all__ = ["STAGES", "Case", "Stage"]
 
@@ -14,8 +13,7 @@ STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 _TITLES: Final = {"classifier": "pixels to findings", "files": "files to findings"}
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(Record, frozen=True):
     """What one call does, on which target, and how often it is called.
 
     Attributes:
@@ -63,11 +61,6 @@ class Case:
         elif self.rate is not None:
             parts.append(f"at {self.rate:g} calls/s")
         return ", ".join(parts)
-
-    @property
-    def is_graph(self) -> bool:
-        """Whether the stage is a single graph."""
-        return self.stage in GRAPHS
 
     @property
     def key(self) -> tuple[str, int, int, int, float | None]:

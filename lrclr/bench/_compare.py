@@ -114,16 +114,16 @@ class ResultComparison:
         """The verdict in one sentence."""
         rows = self.by_configuration
         counts = Counter(_WORDS[row.verdict] for row in rows)
-        told = ", ".join(f"{counts[word]} {word}" for word in _WORDS.values() if counts[word])
+        counted = ", ".join(f"{counts[word]} {word}" for word in _WORDS.values() if counts[word])
         if self.wrong:
-            return f"The answers of B are WRONG ({self.wrong[0][0]}). Its speed means nothing: {told}."
+            return f"The answers of B are WRONG ({self.wrong[0][0]}). Its speed means nothing: {counted}."
         clearest = rows[0]
         ratio = f"{significant(clearest.speed.value)} times as fast as A"
         if clearest.verdict == "regression":
-            return f"B is slower than A: {told}. Worst: {clearest.what} ({clearest.target}), {ratio}."
+            return f"B is slower than A: {counted}. Worst: {clearest.what} ({clearest.target}), {ratio}."
         if clearest.verdict == "improvement":
-            return f"B is faster than A: {told}. Most: {clearest.what} ({clearest.target}), {ratio}."
-        return f"B is as fast as A, within {self.threshold:.0%}: {told}."
+            return f"B is faster than A: {counted}. Most: {clearest.what} ({clearest.target}), {ratio}."
+        return f"B is as fast as A, within {self.threshold:.0%}: {counted}."
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison in JSON's types."""
@@ -185,11 +185,11 @@ def compare_results(
     changes: list[Change] = []
     unmatched: list[str] = []
     for first, second in pairs:
-        ours, theirs = _cases(before, first.label), _cases(after, second.label)
-        for key in ours.keys() & theirs.keys():
-            changes += _changes(ours[key], theirs[key], threshold)
-        unmatched += [f"{each.case.target}: {each.case.what}" for key, each in ours.items() if key not in theirs]
-        unmatched += [f"{each.case.target}: {each.case.what}" for key, each in theirs.items() if key not in ours]
+        old, new = _cases(before, first.label), _cases(after, second.label)
+        for key in old.keys() & new.keys():
+            changes += _changes(old[key], new[key], threshold)
+        unmatched += [f"{each.case.target}: {each.case.what}" for key, each in old.items() if key not in new]
+        unmatched += [f"{each.case.target}: {each.case.what}" for key, each in new.items() if key not in old]
     if not changes:
         raise UsageError("the results have no configuration in common", fix="Measure the same with the same options.")
     matched = ({one.label for one, _ in pairs}, {other.label for _, other in pairs})
@@ -230,8 +230,8 @@ def _cases(result: Result, target: str) -> dict[object, Measurement]:
 
 def _changes(before: Measurement, after: Measurement, threshold: float) -> Iterator[Change]:
     if before.case.rate is None:
-        ours, theirs = before.medians, after.medians
-        yield _change(before, after, "latency", (ours, theirs), threshold)
+        old, new = before.medians, after.medians
+        yield _change(before, after, "latency", (old, new), threshold)
         rates = [
             [len(one.latency_us) * each.case.items / one.seconds for one in each.rounds] for each in (before, after)
         ]
@@ -244,8 +244,8 @@ def _changes(before: Measurement, after: Measurement, threshold: float) -> Itera
 def _change(
     before: Measurement, after: Measurement, figure: str, values: tuple[list[float], list[float]], threshold: float
 ) -> Change:
-    ours, theirs = values
-    worse = ratio_of_medians(ours, theirs) if figure == "throughput" else ratio_of_medians(theirs, ours)
+    old, new = values
+    worse = ratio_of_medians(old, new) if figure == "throughput" else ratio_of_medians(new, old)
     verdict: Verdict = "same"
     if worse.low is None or worse.high is None:
         verdict = "not judged"
@@ -260,10 +260,10 @@ def _change(
 
 
 def _machine_differences(before: Result, after: Result) -> Iterator[str]:
-    ours, theirs = (result.environment.get("machine", {}) for result in (before, after))
-    for key in sorted(ours.keys() | theirs.keys()):
-        if ours.get(key) != theirs.get(key):
-            yield f"{key.replace('_', ' ')} {_told(ours.get(key))} and {_told(theirs.get(key))}"
+    old, new = (result.environment.get("machine", {}) for result in (before, after))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            yield f"{key.replace('_', ' ')} {_told(old.get(key))} and {_told(new.get(key))}"
     cards = [[gpu.get("name") for gpu in result.environment.get("gpus", [])] for result in (before, after)]
     if cards[0] != cards[1]:
         yield f"GPUs {_told(cards[0])} and {_told(cards[1])}"
@@ -271,10 +271,10 @@ def _machine_differences(before: Result, after: Result) -> Iterator[str]:
 
 def _software_differences(before: Result, after: Result) -> Iterator[str]:
     for group in ("packages", "settings"):
-        ours, theirs = (result.environment.get(group, {}) for result in (before, after))
-        for key in sorted(ours.keys() | theirs.keys()):
-            if key != "load" and ours.get(key) != theirs.get(key):
-                yield f"{key} {_told(ours.get(key))} and {_told(theirs.get(key))}"
+        old, new = (result.environment.get(group, {}) for result in (before, after))
+        for key in sorted(old.keys() | new.keys()):
+            if key != "load" and old.get(key) != new.get(key):
+                yield f"{key} {_told(old.get(key))} and {_told(new.get(key))}"
     for key in ("lrclr", "python", "system"):
         if before.environment.get(key) != after.environment.get(key):
             yield f"{key} {_told(before.environment.get(key))} and {_told(after.environment.get(key))}"

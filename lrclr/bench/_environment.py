@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from lrclr._version import __version__
+from lrclr._version import __version__, installed_versions
 from lrclr.bench import _nvml
 from lrclr.bench._machine import machine, settings
 
@@ -20,12 +19,6 @@ PACKAGES: Final = (
 
 def environment() -> dict[str, Any]:
     """``machine``, ``settings``, ``system``, ``python``, ``packages``, ``gpus`` and ``lrclr``."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return {
         "lrclr": __version__,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -34,7 +27,7 @@ def environment() -> dict[str, Any]:
         "machine": machine(),
         "gpus": _nvml.describe(),
         "settings": settings(),
-        "packages": packages,
+        "packages": installed_versions(PACKAGES),
     }
 
 

@@ -8,8 +8,10 @@ are below one percent at ViT-B/32.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from lrclr._records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,8 +41,7 @@ class Cost:
         return self.flops / self.traffic
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(Record, frozen=True):
     """Sizes of the network, as in `LrclrConfig`.
 
     Attributes:
@@ -80,16 +81,6 @@ class Network:
             projection=int(config["projection_dim"]),
             prompt_tokens=prompt_tokens,
         )
-
-    @classmethod
-    def of_dict(cls, content: Mapping[str, Any]) -> Network:
-        """Inverse of `to_dict`, also after JSON."""
-        made: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in content.items()}
-        return cls(**made)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The sizes in JSON's types."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def cost(self, case: Case, precision: str) -> Cost | None:
         """Cost of one call of a graph, or of pixels to findings; None for files, whose decoding is not counted."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from lrclr.bench._interleave import shuffled_rounds
 from lrclr.bench._open import arrivals, highest_rate, open_window

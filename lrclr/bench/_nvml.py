@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+from lrclr._records import Record
 
 __all__ = ["GpuMeter", "GpuUse", "describe"]
 
@@ -12,8 +13,7 @@ __all__ = ["GpuMeter", "GpuUse", "describe"]
 _THROTTLED = 0x08 | 0x20 | 0x40 | 0x80
 
 
-@dataclass(frozen=True, slots=True)
-class GpuUse:
+class GpuUse(Record, frozen=True):
     """Use of all visible GPUs between two times.
 
     Attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lrclr.bench._case import STAGES, Stage
@@ -67,9 +67,9 @@ class BenchOptions:
     def __post_init__(self) -> None:
         for stage in self.stages:
             if stage not in STAGES:
-                raise UsageError(f"there is no stage {stage!r}", fix=f"Choose from {', '.join(STAGES)}.")
+                raise UsageError(f"unknown stage {stage!r}", fix=f"Choose from {', '.join(STAGES)}.")
         if not self.stages:
-            raise UsageError("there is no stage to measure", fix=f"Choose from {', '.join(STAGES)}.")
+            raise UsageError("no stage is given", fix=f"Choose from {', '.join(STAGES)}.")
         for name, values in (("batch", self.batches), ("prompts", self.prompts), ("concurrency", self.callers)):
             if any(not 1 <= value <= 4096 for value in values) or (not values and name != "prompts"):
                 raise UsageError(f"{name} must be whole numbers from 1 to 4096")
@@ -88,10 +88,6 @@ class BenchOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """The options for a result, without names of files."""
-        return {
-            "stages": list(self.stages), "batches": list(self.batches), "prompts": list(self.prompts),
-            "callers": list(self.callers), "shares": list(self.shares), "rates": list(self.rates),
-            "p99_ms": self.p99_ms, "seconds": self.seconds, "load_seconds": self.load_seconds, "rounds": self.rounds,
-            "warmup_windows": self.warmup_windows,
-            "tolerance": self.tolerance, "own_files": len(self.files), "exact": self.exact, "seed": self.seed,
-        }  # fmt: skip
+        content = {key: list(each) if isinstance(each, tuple) else each for key, each in asdict(self).items()}
+        del content["files"], content["peaks"]
+        return {**content, "own_files": len(self.files)}

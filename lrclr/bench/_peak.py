@@ -13,10 +13,10 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from msgspec.structs import asdict
 
 from lrclr._processors import processors
 from lrclr.bench._machine import cpu_flags

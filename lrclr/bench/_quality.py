@@ -13,14 +13,22 @@ from lrclr.bench._result import Quality
 from lrclr.bundle import Bundle, Golden
 from lrclr.errors import UsageError
 from lrclr.inference import ModelSpec
-from lrclr.verification import LEAST_AUROC, GateResult, Tolerances, run_gates, task_auroc_of, verify
-from lrclr.verification._measure import region_gap
+from lrclr.verification import (
+    Tolerances,
+    region_gap,
+    run_gates,
+    task_auroc_of,
+    task_gate,
+    task_images,
+    verify,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lrclr.bench._targets import Target
     from lrclr.checkpoints import ReadOptions
+    from lrclr.verification import GateResult
 
 __all__ = ["Reference", "measure_quality", "own_references", "reference_from"]
 
@@ -86,7 +94,7 @@ def measure_quality(target: Target, reference: Reference | None) -> Quality:
     auroc = task_auroc_of(target.spec.findings.names, target.predict)
     of_task = {
         "auroc": None if math.isnan(auroc) else auroc,
-        "auroc_images": 0 if math.isnan(auroc) else _task_images(),
+        "auroc_images": 0 if math.isnan(auroc) else len(task_images().images),
     }
     if reference is None:
         itself = target.spec.kind == "checkpoint"
@@ -104,7 +112,7 @@ def measure_quality(target: Target, reference: Reference | None) -> Quality:
     index = np.concatenate(
         [engine.run("image_encoder", {"pixel_values": pixels[None]})["region_index"] for pixels in golden.pixel_values]
     )
-    quality = Quality(
+    return Quality(
         reference=reference.name,
         verdict="wrong" if refused else "good",
         refused=refused,
@@ -115,8 +123,8 @@ def measure_quality(target: Target, reference: Reference | None) -> Quality:
         region_agreement=region_gap(index, golden.rollout)[1],
         probability_error=_value(gates, "absolute error", "probabilities"),
         auroc_reference=None if math.isnan(golden.task_auroc) else float(golden.task_auroc),
+        **of_task,  # type: ignore[arg-type]
     )
-    return replace(quality, **of_task)  # type: ignore[arg-type]
 
 
 def _gates(target: Target, reference: Reference, auroc: float) -> list[GateResult]:
@@ -136,24 +144,12 @@ def _gates(target: Target, reference: Reference, auroc: float) -> list[GateResul
         max_batch=target.spec.max_batch,
     )
     gates = run_gates(target.engine, golden, model, limits, profiles)
-    return gates + _task_gate(auroc, float(golden.task_auroc), limits)
+    return gates + task_gate(lambda: auroc, float(golden.task_auroc), limits.task_auroc)
 
 
 def _of_bundle(bundle: Bundle, name: str) -> Reference:
     limits = Tolerances.of_manifest(bundle.manifest.tolerances)
     return Reference(name, Golden.load(bundle.golden_path), ModelSpec.of_bundle(bundle), limits, bundle.sha256)
-
-
-def _task_gate(auroc: float, reference: float, limits: Tolerances) -> list[GateResult]:
-    if not reference >= LEAST_AUROC:
-        return []
-    return [GateResult("task AUROC difference", "findings", abs(auroc - reference), limits.task_auroc, "max")]
-
-
-def _task_images() -> int:
-    from lrclr.verification._task import task_images
-
-    return len(task_images().images)
 
 
 def _value(gates: Sequence[GateResult], gate: str, subject: str) -> float | None:

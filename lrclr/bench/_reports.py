@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from lrclr._files import check_replaceable, replace_directory
 from lrclr.bench._case import STAGES
 from lrclr.bench._charts import distributions, roofline, throughput_latency
@@ -160,10 +162,12 @@ def _lists(result: Result) -> list[tuple[str, dict[str, Any]]]:
     shown: list[tuple[str, dict[str, Any]]] = [("Measured", result.settings)]
     for target in result.targets:
         facts = {
-            "engine": target.engine, "precision": target.precision, "transport": target.transport,
-            "threads": target.threads or "the engine’s choice", "sha256": target.sha256,
-            "checkpoint sha256": target.checkpoint_sha256, "network": target.network,
-        }  # fmt: skip
+            **structs.asdict(target),
+            "threads": target.threads or "the engine’s choice",
+            "network": None if target.network is None else structs.asdict(target.network),
+        }
+        for shown_elsewhere in ("label", "kind", "quality"):
+            del facts[shown_elsewhere]
         shown.append((target.label, facts))
     own = dict(result.environment)
     packages, machine = own.pop("packages"), own.pop("machine")

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from msgspec import Meta
+
+from lrclr._records import Record
+from lrclr.bench._case import Case
+from lrclr.bench._flops import Network
 from lrclr.bench._statistics import difference, quantiles, spread, throughput_interval
+from lrclr.bench._use import Use
 
 if TYPE_CHECKING:
-    from lrclr.bench._case import Case
-    from lrclr.bench._use import Use
     from lrclr.reports import DefinedEstimate
 
 __all__ = ["Measurement", "Peak", "Quality", "Result", "Round", "Search", "TargetInfo", "Verdict"]
 
 Verdict = Literal["good", "wrong", "not compared"]
+_Positive = Annotated[float, Meta(gt=0)]
 
 
-@dataclass(frozen=True, slots=True)
-class Round:
+class Round(Record, frozen=True):
     """One window.
 
     Attributes:
@@ -29,8 +32,8 @@ class Round:
         saturated: open loop: whether calls came faster than they were answered.
     """
 
-    seconds: float
-    latency_us: tuple[float, ...]
+    seconds: _Positive
+    latency_us: Annotated[tuple[_Positive, ...], Meta(min_length=1)]
     use: Use
     due: int | None = None
     saturated: bool = False
@@ -41,8 +44,7 @@ class Round:
         return 0 if self.due is None else self.due - len(self.latency_us)
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
+class Measurement(Record, frozen=True):
     """All rounds of a case.
 
     Attributes:
@@ -57,7 +59,7 @@ class Measurement:
     warmup_us: tuple[float, ...]
     settled: bool
     tolerance: float
-    rounds: tuple[Round, ...]
+    rounds: Annotated[tuple[Round, ...], Meta(min_length=1)]
 
     @property
     def medians(self) -> list[float]:
@@ -93,7 +95,7 @@ class Measurement:
         return self.settled and self.spread <= self.tolerance
 
     @property
-    def unrest(self) -> float:
+    def largest_difference(self) -> float:
         """Largest relative difference between windows: of the warm-up if it did not settle, and of the rounds."""
         return max(self.spread, 0.0 if self.settled else difference(self.warmup_us))
 
@@ -103,8 +105,7 @@ class Measurement:
         return 2 * sum(each.saturated for each in self.rounds) > len(self.rounds)
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
+class Search(Record, frozen=True):
     """The highest rate of calls with a p99 below a limit, found by bisection.
 
     Attributes:
@@ -118,8 +119,7 @@ class Search:
     trials: tuple[tuple[float, float | None, bool], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Quality:
+class Quality(Record, frozen=True):
     """Quality of the answers of the engine that was timed.
 
     Attributes:
@@ -150,8 +150,7 @@ class Quality:
     auroc_images: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TargetInfo:
+class TargetInfo(Record, frozen=True):
     """A measured target.
 
     Attributes:
@@ -175,8 +174,8 @@ class TargetInfo:
     threads: int | None
     sha256: str
     checkpoint_sha256: str
-    network: dict[str, Any] | None = None
-    quality: Quality = field(default_factory=lambda: Quality("nothing", "not compared"))
+    network: Network | None = None
+    quality: Quality = Quality("nothing", "not compared")
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -184,8 +183,7 @@ class TargetInfo:
         return (self.kind, self.engine.split(" ")[0], self.precision, self.transport)
 
 
-@dataclass(frozen=True, slots=True)
-class Peak:
+class Peak(Record, frozen=True):
     """The fastest product of large matrices that was measured on this machine, on all cores.
 
     Attributes:
@@ -199,8 +197,7 @@ class Peak:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Record, frozen=True):
     """A benchmark.
 
     Attributes:

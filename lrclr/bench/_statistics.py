@@ -42,10 +42,10 @@ def quantiles(samples: Sequence[float] | NDArray[np.float64]) -> dict[str, float
     """`QUANTILES` by nearest rank: each is a measured sample. Of fewer than 100 samples the p99 is the largest.
 
     Raises:
-        ValueError: there are no samples.
+        ValueError: `samples` is empty.
     """
     if len(samples) == 0:
-        raise ValueError("there are no samples")
+        raise ValueError("no samples are given")
     values = np.quantile(np.asarray(samples, np.float64), list(QUANTILES.values()), method="inverted_cdf")
     return {name: float(value) for name, value in zip(QUANTILES, values, strict=True)}
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from lrclr._addresses import ip_address
 from lrclr.auto import is_bundle, open_checkpoint, open_model
 from lrclr.bench._flops import Network
@@ -152,7 +154,6 @@ def _local(
     spec = classifier.spec
     assert spec.tokenizer is not None  # noqa: S101 - only a server's is None
     tokens = spec.tokenizer.encode(spec.findings.prompts).input_ids.shape[1]
-    network = Network.of_config(config, tokens)
     info = TargetInfo(
         label=f"{spec.kind} {spec.precision} {classifier.engine.name.split(' ')[0]}",
         kind=spec.kind,
@@ -162,7 +163,7 @@ def _local(
         threads=options.threads,
         sha256=spec.sha256,
         checkpoint_sha256=spec.checkpoint_sha256,
-        network=network.to_dict(),
+        network=Network.of_config(config, tokens),
     )
     return Target(info, spec, classifier.engine, bundle, classifier)
 
@@ -209,5 +210,5 @@ def _labelled(targets: list[Target]) -> list[Target]:
         label = target.info.label
         count[label] = count.get(label, 0) + 1
         label = label if count[label] == 1 else f"{label} #{count[label]}"
-        named.append(replace(target, info=replace(target.info, label=label)))
+        named.append(replace(target, info=structs.replace(target.info, label=label)))
     return named

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
 
 from lrclr._processors import processors
+from lrclr._records import Record
 from lrclr.bench._nvml import GpuMeter, GpuUse
 
 __all__ = ["Meter", "Use"]
@@ -18,8 +18,7 @@ _RAPL: Final = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 _THROTTLES: Final = "devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count"
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(Record, frozen=True):
     """Use between two times; ``None`` if the system does not report a value.
 
     Attributes:
@@ -92,8 +91,13 @@ def _mhz() -> float | None:
 
 
 def _throttles() -> int | None:
-    values = _numbers(Path("/sys"), _THROTTLES)
-    return sum(values) if values else None
+    counts = []
+    for path in Path("/sys").glob(_THROTTLES):
+        try:
+            counts.append(int(path.read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            continue
+    return sum(counts) if counts else None
 
 
 def _joules() -> float | None:
@@ -101,13 +105,3 @@ def _joules() -> float | None:
         return int(_RAPL.read_text(encoding="ascii")) / 1e6
     except (OSError, ValueError):
         return None
-
-
-def _numbers(root: Path, pattern: str) -> list[int]:
-    found = []
-    for path in root.glob(pattern):
-        try:
-            found.append(int(path.read_text(encoding="ascii")))
-        except (OSError, ValueError):
-            continue
-    return found

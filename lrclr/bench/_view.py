@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lrclr.bench._flops import Network
 from lrclr.bench._peak import roof_of
 from lrclr.bench._statistics import paired_ratio
 from lrclr.reports import NONE, fixed
@@ -54,7 +53,8 @@ class Row:
     @property
     def verdict_with_reason(self) -> str:
         """The verdict; if it is "unstable", with the difference between windows."""
-        return f"{self.verdict}, ±{self.measurement.unrest / 2:.0%}" if self.verdict == "unstable" else self.verdict
+        word = self.verdict
+        return f"{word}, {self.measurement.largest_difference:.0%}" if word == "unstable" else word
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def share_of_peak(result: Result, measurement: Measurement) -> Work | None:
     case, target = measurement.case, result.target(measurement.case.target)
     if target.network is None or case.rate is not None:
         return None
-    cost = Network.of_dict(target.network).cost(case, target.precision)
+    cost = target.network.cost(case, target.precision)
     peak = roof_of(target.precision, target.engine, result.peaks)
     if cost is None or peak is None:
         return None
@@ -133,7 +133,7 @@ def notes_of(result: Result) -> Iterator[str]:
     if unstable := [each for each in closed if not each.stable]:
         yield (
             f"{len(unstable)} of {len(closed)} configurations are unstable: their windows differ by up to "
-            f"{max(each.unrest for each in unstable):.0%} (limit {unstable[0].tolerance:.0%})."
+            f"{max(each.largest_difference for each in unstable):.0%} (limit {unstable[0].tolerance:.0%})."
         )
     others, stolen = (_median(getattr(use, name) for use in uses) for name in ("others", "stolen"))
     if others > _BUSY and all(each.kind != "server" for each in result.targets):

@@ -1,4 +1,4 @@
-"""A bundle: a Triton model repository with a manifest, and the golden data that its gates compare with."""
+"""Bundles: a Triton model repository with a manifest, and golden data for the gates."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from lrclr.bundle._bundle import (
     SERVER_MODEL,
     TOKENIZER,
     Bundle,
+    EngineEntry,
+    FileEntry,
+    GraphEntry,
     Manifest,
     bundle_entries,
     file_table,
@@ -31,7 +34,10 @@ __all__ = [
     "SERVER_MODEL",
     "TOKENIZER",
     "Bundle",
+    "EngineEntry",
+    "FileEntry",
     "Golden",
+    "GraphEntry",
     "GraphOutputs",
     "Manifest",
     "bundle_entries",

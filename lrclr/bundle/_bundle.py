@@ -1,6 +1,6 @@
-"""A bundle: a Triton model repository with a manifest that says what is in it, what it was made of, and how it did.
+"""A bundle: a Triton model repository with a manifest of its content, its origin and the results of its gates.
 
-The manifest is checked before anything is loaded. It holds no path, no time and no patient data, so the same
+The manifest is checked before anything is loaded. It holds no absolute path, no time and no patient data, so the same
 checkpoint exported twice gives the same bytes.
 """
 
@@ -12,10 +12,13 @@ import os
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NotRequired, TypedDict
+
+from msgspec import Meta
 
 from lrclr import contract
 from lrclr._files import sha256_of, write_whole
+from lrclr._records import json_content, record_from
 from lrclr.contract import ModelNames
 from lrclr.errors import BundleError, LrclrError, UsageError
 from lrclr.preprocessing import PreprocessSpec
@@ -23,18 +26,6 @@ from lrclr.text import ClipTokenizer, FindingSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-__all__ = [
-    "GRAPHS",
-    "NO_CACHE",
-    "SCHEMA_VERSION",
-    "SERVER_MODEL",
-    "Bundle",
-    "Manifest",
-    "bundle_entries",
-    "plan_file",
-    "write_manifest",
-]
 
 GRAPHS: Final = tuple(contract.GRAPHS)
 SCHEMA_VERSION: Final = 7
@@ -44,11 +35,11 @@ SERVER_MODEL: Final = """from lrclr.triton.model.lrclr_model import TritonPython
 
 __all__ = ["TritonPythonModel"]
 """
-# An empty file beside SERVER_MODEL. Without it, Python makes a folder of this name there, and a bundle with another
+# An empty file beside SERVER_MODEL. Without it, Python makes a folder of this name, and a bundle with an additional
 # folder is refused. The Python in Triton ignores PYTHONDONTWRITEBYTECODE.
 NO_CACHE: Final = "__pycache__"
-# Every path that a manifest may list, with the names and the version of its models. No path that Python or Triton
-# would run as code matches, except the server's model, whose content is compared with SERVER_MODEL.
+# Every path that a manifest may list, with the names and the version of its models. Of the files that
+# Python or Triton would run as code, only the server's model matches, and its content is compared with SERVER_MODEL.
 _LISTED: Final = (
     r"golden\.npz|tokenizer\.json|findings\.toml"
     r"|(?:GRAPH|CLASSIFIER)/config\.pbtxt"
@@ -56,41 +47,87 @@ _LISTED: Final = (
     r"|GRAPH/VERSION/model[a-z0-9_.]*\.(onnx|data|xml|bin|plan)"
     rf"|CLASSIFIER/VERSION/(?:model\.py|{NO_CACHE})"
 )
-# The root of an ext4 volume has this folder, and only root can read it. It is never entered.
+# The root of an ext4 volume contains this folder, which only root can read. It is ignored.
 _LOST_AND_FOUND: Final = "lost+found"
 _DIGEST = "manifest_sha256"
 _MAX_MANIFEST_BYTES = 16 << 20
 
+_Size = Annotated[list[int], Meta(min_length=3, max_length=3)]
+
+
+class FileEntry(TypedDict):
+    """Hash and size of a file."""
+
+    sha256: str
+    bytes: int
+
+
+class TensorEntry(TypedDict):
+    """Type and shape of an input or output; a name stands for a dynamic axis."""
+
+    type: str
+    shape: list[int | str]
+
+
+class GraphEntry(TypedDict):
+    """One graph, see `Manifest`."""
+
+    inputs: dict[str, TensorEntry]
+    outputs: dict[str, TensorEntry]
+    precision_histogram: dict[str, dict[str, int]]
+    inlined: str | None
+    region_maps: int | None
+    largest_activations: NotRequired[dict[str, float]]
+
+
+class TokenizerEntry(TypedDict):
+    """The tokenizer, see `Manifest`."""
+
+    sha256: str
+    context_length: int
+    eot_id: int
+    has_bos: bool
+    pad_id: int
+    fixed_length: bool
+    causal: bool
+
+
+class EngineEntry(TypedDict):
+    """The bundle's engine, see `Manifest`."""
+
+    name: str
+    why: str
+
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` holds, beside its schema version and its own hash.
+    """The content of `manifest.json`, without its schema version and its hash.
 
     Attributes:
-        made_with: versions of what made the bundle, and the machine its gates ran on.
+        made_with: versions of the software that made the bundle, and the machine that ran the gates.
         checkpoint: kind and hash of the checkpoint.
-        model: the network's configuration, unchanged.
-        scoring: ``alpha`` in effect, ``fusion_trained``, and what `ScoreCalibration.to_dict` gives.
+        model: configuration of the network, unchanged.
+        scoring: ``alpha`` in effect, ``fusion_trained``, and the keys of `ScoreCalibration.to_dict`.
         preprocess: see `PreprocessSpec.to_dict`.
-        tokenizer: hash, context length, number of EOT, `ClipTokenizer.options`, and whether the text encoder is
-            ``causal``. Bundles of lrclr 0.x without the last two are of CLIP's text encoder.
-        precision: ``"fp16"``, ``"fp32"`` or ``"int8"``: what the matrix products of the graphs compute in.
-        quantization: of int8: what it was calibrated on, per graph the number of layers in int8, which stayed in
-            float32 and why, and what was lost on the calibration images; None for other precisions.
+        tokenizer: hash, context length, number of the EOT token, `ClipTokenizer.options`, and whether the text encoder
+            is ``causal``.
+        precision: type of the matrix products in the graphs: ``"fp16"``, ``"fp32"`` or ``"int8"``.
+        quantization: for int8 the calibration data, the number of int8 layers of each graph, the layers that stayed in
+            float32 with the reason, and the loss on the calibration images; None for other precisions.
         opset: ONNX operator set of the graphs.
-        max_batch: most images that the image encoder takes at once.
-        profiles: smallest, commonest and largest size of each dynamic axis, for one image and for batches: what plans
-            are built for and what the server takes.
-        graphs: per graph its inputs, outputs, precision histogram, the number of maps that its region node takes, and
-            the file in which that node is expanded (``inlined``), or None. Of towers in float16 also the largest
+        max_batch: largest number of images in one run of the image encoder.
+        profiles: smallest, commonest and largest size of each dynamic axis, for one image and for batches. Plans are
+            built for these sizes, and the server accepts them.
+        graphs: for each graph its inputs, outputs, precision histogram, the number of maps that its region node takes,
+            and the file in which that node is expanded (``inlined``), or None. For towers in float16 also the largest
             magnitude in each layer on the calibration images (``largest_activations``).
-        engine: ``name`` of what answers with the bundle unless another is asked for, and ``why`` it is that.
-        triton: names and version of the models, as `ModelNames.to_dict` gives them.
-        plans: per engine, and GPU where it is for one, what `lrclr build` made, with what, and how it did; see
-            `plan_entry`. Of OpenVINO the files that a server reads; the engine itself reads the graphs.
-        tolerances: what the gates demanded; overridden ones are named under ``"overridden"``.
+        engine: ``name`` of the engine that runs the bundle by default, and the reason (``why``).
+        triton: names and version of the models, from `ModelNames.to_dict`.
+        plans: the results of `lrclr build` for each engine, and for each GPU where plans depend on it, with versions,
+            options and gates; see `plan_entry`. For OpenVINO the files of a server; the engine reads the ONNX graphs.
+        tolerances: limits of the gates; ``"overridden"`` lists those that the user changed.
         gates: every gate with its tolerance and its measured value.
-        files: path, within the bundle, to hash and size of every other file.
+        files: hash and size of every other file, by its path within the bundle.
     """
 
     made_with: dict[str, str]
@@ -98,22 +135,22 @@ class Manifest:
     model: dict[str, Any]
     scoring: dict[str, Any]
     preprocess: dict[str, Any]
-    tokenizer: dict[str, Any]
-    precision: str
+    tokenizer: TokenizerEntry
+    precision: Annotated[str, Meta(pattern="^(fp16|fp32|int8)$")]
     quantization: dict[str, Any] | None
     opset: int
     max_batch: int
-    profiles: list[dict[str, list[int]]]
-    graphs: dict[str, dict[str, Any]]
-    engine: dict[str, str]
+    profiles: Annotated[list[dict[str, _Size]], Meta(min_length=1)]
+    graphs: dict[str, GraphEntry]
+    engine: EngineEntry
     triton: dict[str, Any]
     plans: list[dict[str, Any]]
     tolerances: dict[str, Any]
     gates: list[dict[str, Any]]
-    files: dict[str, dict[str, Any]]
+    files: dict[str, FileEntry]
 
     def to_json(self) -> str:
-        """The manifest's text, with its own hash."""
+        """The text of the manifest, with its hash."""
         content = {"schema": SCHEMA_VERSION, **{field.name: getattr(self, field.name) for field in fields(self)}}
         return json.dumps({**content, _DIGEST: _digest(content)}, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
@@ -131,9 +168,9 @@ class Manifest:
 
     @property
     def served_plans(self) -> list[dict[str, Any]]:
-        """Of `plans`, those that Triton serves: TensorRT's with their weights, where the bundle was made for TensorRT.
+        """The plans that Triton serves: those of TensorRT with weights, if TensorRT is the engine of the bundle.
 
-        Triton would run a stripped plan without its weights; `lrclr predict` puts them back. It has no backend for
+        Triton would run a stripped plan without its weights, which `lrclr predict` puts back. Triton has no backend for
         plans of TensorRT-RTX.
         """
         if self.engine["name"] != "tensorrt":
@@ -145,12 +182,12 @@ class Manifest:
         """Read a manifest.
 
         Raises:
-            BundleError: it is of another version, incomplete, or was changed since it was written.
+            BundleError: it has another version, is incomplete, or was changed since it was written.
         """
         try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise _damaged("it is not JSON") from error
+            content = json_content(text)
+        except ValueError as error:
+            raise _damaged(str(error)) from error
         if not isinstance(content, dict):
             raise _damaged("it is not a JSON object")
         version = content.get("schema")
@@ -162,14 +199,18 @@ class Manifest:
                 fix="Export the checkpoint again with `lrclr export`.",
             )
         if content.pop(_DIGEST, None) != _digest(content):
-            raise _damaged("its content does not match its own hash")
+            raise _damaged("its content does not match its hash")
         del content["schema"]
         names = {field.name for field in fields(cls)}
         if content.keys() != names:
             raise _damaged(f"its fields differ: {', '.join(sorted(content.keys() ^ names))}")
-        manifest = cls(**content)
+        try:
+            manifest = record_from(content, cls)
+        except ValueError as error:
+            raise _damaged(str(error)) from error
+        # An unknown field of a nested record was dropped.
         if manifest.to_json() != text:
-            raise _damaged("it is not as it was written")
+            raise _damaged("it is not what lrclr wrote")
         return manifest
 
 
@@ -181,7 +222,7 @@ class Bundle:
 
     Raises:
         BundleError: the folder is not a bundle; a file is missing, was changed, is a symbolic link or is not listed;
-            the manifest lists a path that no bundle has, or is of another version.
+            the manifest lists a path that cannot be in a bundle, or has another version.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -191,17 +232,17 @@ class Bundle:
 
     @classmethod
     def unfinished(cls, path: Path, manifest: Manifest) -> Bundle:
-        """The bundle that a folder will become. Its files are not checked, since its manifest is not written yet.
+        """Open a bundle whose manifest is not written yet. Its files are not checked.
 
         Args:
             path: the folder, with graphs, tokenizer, findings and golden data.
-            manifest: what is known so far.
+            manifest: the manifest so far.
 
         Raises:
             BundleError: the preprocessing, the findings or the tokenizer cannot be used.
         """
         bundle = cls.__new__(cls)
-        bundle._open(path, manifest)  # noqa: SLF001 - its own
+        bundle._open(path, manifest)  # noqa: SLF001 - of this class
         return bundle
 
     def _open(self, path: Path, manifest: Manifest) -> None:
@@ -209,22 +250,24 @@ class Bundle:
         try:
             self.preprocess = PreprocessSpec.from_dict(self.manifest.preprocess)
             self.findings = FindingSet.load(self.path / FINDINGS)
-            told = self.manifest.tokenizer
-            # A bundle from before there were other text encoders has the defaults.
-            options = {key: told[key] for key in ("has_bos", "pad_id", "fixed_length") if key in told}
+            entry = self.manifest.tokenizer
             self.tokenizer = ClipTokenizer.from_file(
-                self.path / TOKENIZER, context_length=told["context_length"], **options
+                self.path / TOKENIZER,
+                context_length=entry["context_length"],
+                has_bos=entry["has_bos"],
+                pad_id=entry["pad_id"],
+                fixed_length=entry["fixed_length"],
             )
         except LrclrError as error:
             raise BundleError(f"the bundle {self.path} cannot be used", why=str(error)) from error
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of ``manifest.json``, by which answers name the bundle; it vouches for every other file's hash."""
+        """SHA-256 of ``manifest.json``, which identifies the bundle: it lists the hash of every other file."""
         return hashlib.sha256(self.manifest.to_json().encode()).hexdigest()
 
     def require(self, sha256: str) -> None:
-        """Refuse any bundle but the one that was meant.
+        """Check that this is the expected bundle.
 
         Raises:
             BundleError: its manifest has another hash.
@@ -233,7 +276,7 @@ class Bundle:
             raise BundleError(
                 f"{self.path} is not the bundle that was expected",
                 why=f"its manifest has the hash {self.sha256}, and {sha256} was expected",
-                fix="Put the right bundle there, or expect this one.",
+                fix="Put the expected bundle there, or change the expected hash.",
             )
 
     def graph_path(self, graph: str) -> Path:
@@ -242,12 +285,12 @@ class Bundle:
         return self.path / names.folder(names.of(graph)) / "model.onnx"
 
     def inlined_path(self, graph: str) -> Path | None:
-        """The ONNX file of one of `GRAPHS` without functions; None where the export was not asked for one."""
-        file = self.manifest.graphs[graph].get("inlined")
-        return None if file is None else self.path / str(file)
+        """The ONNX file of one of `GRAPHS` without functions; None if the bundle has none."""
+        file = self.manifest.graphs[graph]["inlined"]
+        return None if file is None else self.path / file
 
     def require_servable(self) -> None:
-        """Refuse to serve a bundle that was made for plans which Triton cannot serve.
+        """Check that Triton can serve the plans of this bundle.
 
         Raises:
             UsageError: the weights of its plans were stripped.
@@ -260,26 +303,26 @@ class Bundle:
             )
 
     def plan_path(self, graph: str, entry: Mapping[str, Any]) -> Path:
-        """The file of one of `GRAPHS` that an entry of the manifest's ``plans`` speaks of."""
+        """The plan of one of `GRAPHS`, by an entry of the manifest's ``plans``."""
         return self.path / str(entry["graphs"][graph]["file"])
 
     @property
     def golden_path(self) -> Path:
-        """Inputs and the PyTorch model's outputs, by which `lrclr verify` runs the gates again."""
+        """File with the inputs of the gates and the outputs of the PyTorch model."""
         return self.path / GOLDEN
 
     @property
     def patch_size(self) -> int:
-        """Side of a patch in pixels of the model's input."""
+        """Side of a patch, in pixels of the network's input."""
         return int(self.manifest.model["vision_config"]["patch_size"])
 
 
 def require_digest(text: str) -> None:
-    """Raise UsageError for what is no SHA-256 in hexadecimal."""
+    """Raise UsageError if a text is not a SHA-256 in hexadecimal digits."""
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise UsageError(
-            f"{text!r} is no SHA-256",
-            why="it takes 64 digits from 0 to f",
+            f"{text!r} is not a SHA-256",
+            why="a SHA-256 has 64 digits from 0 to f",
             fix="sha256sum BUNDLE/manifest.json prints it.",
         )
 
@@ -297,17 +340,17 @@ def bundle_entries(path: Path) -> tuple[str, ...]:
 
 
 def plan_file(engine: str, capability: str) -> str:
-    """Name of a plan beside its graph: for TensorRT one a compute capability, for TensorRT-RTX one for all."""
+    """Name of the file of a plan. TensorRT has one for each compute capability, TensorRT-RTX one for all."""
     return f"model_sm{capability.replace('.', '')}.plan" if engine == "tensorrt" else "model.rtx.plan"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of a folder, with a new table of the files that are there."""
+    """Write the manifest of a folder, with a new table of its files."""
     write_whole(folder / MANIFEST, replace(manifest, files=file_table(folder)).to_json().encode())
 
 
-def file_table(root: Path) -> dict[str, dict[str, Any]]:
-    """Hash and size of every file below `root`, as the manifest records them."""
+def file_table(root: Path) -> dict[str, FileEntry]:
+    """Hash and size of every file below `root`, for the manifest."""
     return {
         path.relative_to(root).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
         for path in sorted(root.rglob("*"))
@@ -329,12 +372,12 @@ def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     if not file.is_file():
         raise BundleError(
-            f"there is no bundle at {path}", why=f"it has no {MANIFEST}", fix="Make one with `lrclr export CHECKPOINT`."
+            f"{path} is not a bundle", why=f"it has no {MANIFEST}", fix="Make one with `lrclr export CHECKPOINT`."
         )
     try:
         if file.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise _damaged("it is larger than a manifest can be")
-        # Decoded by hand: reading as text would take one kind of line break for another.
+            raise _damaged("it is larger than any manifest of lrclr")
+        # Not read as text, which would convert line breaks.
         return Manifest.from_json(file.read_bytes().decode())
     except UnicodeDecodeError as error:
         raise _damaged("it is not UTF-8 text") from error
@@ -345,11 +388,11 @@ def _read_manifest(path: Path) -> Manifest:
 def _check_files(root: Path, manifest: Manifest) -> None:
     """Compare a folder with a manifest's table of files.
 
-    The table itself may be forged: a path in it could lead out of the folder, or name a file that Triton would run.
+    The table may be forged: a path in it could lead out of the folder, or name a file that Triton would run.
     """
     files, names = manifest.files, manifest.names
     _check_table(files, names)
-    _check_strangers(root, files)
+    _check_unlisted(root, files)
     for name, entry in files.items():
         file = root / name
         if not file.is_file():
@@ -359,7 +402,7 @@ def _check_files(root: Path, manifest: Manifest) -> None:
         if file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
             raise BundleError(
                 f"the bundle {root} is damaged",
-                why=f"{name} is not the file that was exported",
+                why=f"{name} was changed since the export",
                 fix="Export the checkpoint again, or restore the file.",
             )
     model = f"{names.folder(names.classifier)}/model.py"
@@ -367,7 +410,7 @@ def _check_files(root: Path, manifest: Manifest) -> None:
         raise BundleError(
             f"the bundle {root} is refused",
             why=f"Triton runs {model} as code, and its content is not what lrclr writes there",
-            fix="Export the checkpoint again. If you did not change the file, find out who did.",
+            fix="Export the checkpoint again. If you did not change the file, treat it as an attack.",
         )
 
 
@@ -382,32 +425,28 @@ def _listed(names: ModelNames) -> re.Pattern[str]:
     return re.compile(re.sub("|".join(words), lambda word: words[word[0]], _LISTED))
 
 
-def _check_table(files: Mapping[str, Mapping[str, Any]], names: ModelNames) -> None:
+def _check_table(files: Mapping[str, FileEntry], names: ModelNames) -> None:
     needed = {f"{names.folder(model)}/model.onnx" for model in names.graphs}
     needed |= {f"{model}/config.pbtxt" for model in names.all}
     needed |= {f"{names.folder(names.classifier)}/{name}" for name in ("model.py", NO_CACHE)}
     needed |= {GOLDEN, TOKENIZER, FINDINGS}
     listed = _listed(names)
-    if not isinstance(files, dict) or not needed <= files.keys():
+    if not needed <= files.keys():
         raise _damaged(f"it does not list {', '.join(sorted(needed.difference(files)))}")
-    for name, entry in files.items():
+    for name in files:
         if not listed.fullmatch(name):
             raise BundleError(
                 "the bundle's manifest is refused",
-                why=f"it lists {name[:80]!r}, and no bundle has such a file",
+                why=f"it lists {name[:80]!r}, which cannot be a file of a bundle",
                 fix="Export the checkpoint again with `lrclr export`.",
             )
-        if not isinstance(entry, dict) or not (
-            isinstance(entry.get("sha256"), str) and isinstance(entry.get("bytes"), int)
-        ):
-            raise _damaged(f"it has no hash or size of {name}")
 
 
-def _check_strangers(root: Path, files: Mapping[str, Any]) -> None:
-    """Refuse what the manifest does not list: Python would import a stray ``__init__.py`` or ``__pycache__``."""
+def _check_unlisted(root: Path, files: Mapping[str, Any]) -> None:
+    """Refuse files that the manifest does not list: Python would import an ``__init__.py`` or ``__pycache__``."""
     known = {MANIFEST, *files}
     folders = {parent.as_posix() for name in files for parent in PurePosixPath(name).parents}
-    links, strangers = [], []
+    links, unlisted = [], []
     waiting = [root]
     while waiting:
         for entry in _entries(waiting.pop()):
@@ -416,22 +455,22 @@ def _check_strangers(root: Path, files: Mapping[str, Any]) -> None:
                 links.append(name)
             elif not entry.is_dir(follow_symlinks=False):
                 if name not in known:
-                    strangers.append(name)
+                    unlisted.append(name)
             elif name in folders:
                 waiting.append(Path(entry.path))
             elif name != _LOST_AND_FOUND:
-                strangers.append(f"{name}/")
+                unlisted.append(f"{name}/")
     if links:
         raise BundleError(
             f"the bundle {root} is refused",
             why=f"{_some(links)} {'are symbolic links' if len(links) > 1 else 'is a symbolic link'}",
-            fix="Copy the bundle with `cp -rL`, which puts files in the place of links.",
+            fix="Copy the bundle with `cp -rL`, which replaces links with files.",
         )
-    if strangers:
+    if unlisted:
         raise BundleError(
             f"the bundle {root} is refused",
-            why=f"its manifest does not list {_some(strangers)}",
-            fix="Delete what is not the bundle's.",
+            why=f"its manifest does not list {_some(unlisted)}",
+            fix="Delete these files.",
         )
 
 

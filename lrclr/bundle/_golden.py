@@ -1,4 +1,4 @@
-"""The reference that a bundle carries: the inputs of the gates, and PyTorch's answers to them in float32."""
+"""Golden data of a bundle: the inputs of the gates, and the outputs of PyTorch in float32."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 _STORED: Final = "stored_"
-# Of all arrays, unpacked: some times what the largest network's need.
+# Unpacked size of all arrays: several times that of the largest network.
 _MOST_BYTES: Final = 1 << 30
 
 
 @dataclass(frozen=True)
 class GraphOutputs:
-    """What the three graphs give for B images and P prompts.
+    """Outputs of the three graphs for B images and P prompts.
 
     Attributes:
         image_embedding, region_tokens, region_index, region_importance: of the image encoder.
-        rollout: ``[B, G, N-1]``, importance of every patch (per head, or one row): tells a swap of equals from a fault.
+        rollout: ``[B, G, N-1]``, importance of every patch, per head or in one row. With it, gates can tell an exchange
+            of equally important patches from a fault.
         text_embedding, text_tokens: of the text encoder; tokens after EOT are zero.
-        local_score, region_attention: of the fusion head on the above.
+        local_score, region_attention: of the fusion head, for these regions and prompts.
     """
 
     image_embedding: Floats
@@ -51,16 +52,16 @@ class Golden(GraphOutputs):
     """Reference inputs and outputs of the network in float32, for B images and P prompts.
 
     Attributes:
-        images_sha256: hash of the pixels of `gate_images`, which `pixel_values` were made from.
+        images_sha256: hash of the pixels of `gate_images`, from which `pixel_values` were computed.
         findings: names of the bundle's findings.
         prompts: P texts; the first ones are those of the findings, in order.
         pixel_values: ``[B, 3, H, W]``.
         input_ids: ``[P, T]``; T is the longest prompt that the text encoder reads.
         text_mask: ``[P, T]``.
         probabilities: ``[B, F]``.
-        task_auroc: no axes; see `task_auroc` of the gates, NaN where there is nothing to compare.
-        stored: the outputs of the network in float32 with the weights that the graphs store, rounded to the bundle's
-            precision; None where they are stored as they are.
+        task_auroc: a scalar, see `lrclr.verification.task_auroc`; NaN if the model has none of the findings.
+        stored: outputs of the network in float32 with the rounded weights of the graphs; None if the graphs store the
+            weights in float32.
     """
 
     images_sha256: str
@@ -75,7 +76,7 @@ class Golden(GraphOutputs):
 
     @property
     def lengths(self) -> Ints:
-        """``[P]``: tokens of each prompt, with beginning and end."""
+        """``[P]``: number of tokens of each prompt, with the tokens for its beginning and end."""
         lengths: Ints = self.text_mask.sum(1)
         return lengths
 
@@ -88,7 +89,7 @@ class Golden(GraphOutputs):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Golden:
-        """Read what `save` wrote; pickled objects in the file are refused.
+        """Read a file of `save`. Pickled objects are refused.
 
         Raises:
             BundleError: the file is damaged.
@@ -106,7 +107,7 @@ class Golden(GraphOutputs):
                 own["images_sha256"] = str(own["images_sha256"])
                 return cls(**own, stored=stored)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise BundleError(f"{path} holds no golden inputs and outputs", why="it is damaged") from error
+            raise BundleError(f"{path} does not hold golden inputs and outputs", why="it is damaged") from error
 
 
 def _outputs(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from lrclr.cli import (
     _deploy,
     _evaluate,
     _export,
+    _listen,
     _predict,
     _probe,
     _score,
@@ -61,6 +62,7 @@ app.command("build")(_build.build)
 app.command("verify")(_verify.verify)
 app.command("predict")(_predict.predict)
 app.command("score")(_score.score)
+app.command("listen")(_listen.listen)
 app.command("evaluate")(_evaluate.evaluate)
 app.command("serve")(_serve.serve)
 app.command("probe")(_probe.probe)

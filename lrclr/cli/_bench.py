@@ -192,7 +192,7 @@ def _share(option: str, text: str) -> float:
 
 
 def _list(option: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
-    # Without repeated values, which could not be told apart.
+    # Without repeated values, which are not distinguishable.
     return tuple(dict.fromkeys(_number(option, part.strip(), kind) for part in text.split(",")))
 
 

@@ -49,6 +49,16 @@ def require_train() -> None:
     _require("train", (*_TORCH, "accelerate", "sklearn", "matplotlib"), "training")
 
 
+def require_dicom_results() -> None:
+    """Raise MissingExtraError where DICOM objects cannot be written."""
+    _require("dicom-results", ("pydicom", "highdicom"), "writing DICOM results")
+
+
+def require_pacs() -> None:
+    """Raise MissingExtraError where a PACS cannot be reached."""
+    _require("pacs", ("pydicom", "highdicom", "pynetdicom", "requests"), "working with a PACS")
+
+
 def _require(extra: str, packages: tuple[str, ...], purpose: str) -> None:
     """Raise MissingExtraError if a package is missing. `extra` installs all of them."""
     for package in packages:

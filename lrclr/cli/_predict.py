@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lrclr.cli import _dicom_results
 from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, complain, counter, note, note_choice
 from lrclr.errors import LrclrError, UsageError
 
@@ -44,6 +45,9 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     heatmap: Annotated[
         Path | None, typer.Option("--heatmap", metavar="FOLDER", help="Write a heat map of each image (PNG) there.")
     ] = None,
+    sr: _dicom_results.Sr = None,
+    sc: _dicom_results.Sc = None,
+    gsps: _dicom_results.Gsps = None,
     frame: Annotated[
         int | None, typer.Option("--frame", help="Frame to read of files with several frames, from 0.")
     ] = None,
@@ -77,6 +81,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise UsageError("--model-name needs --server", why="a bundle on this machine is named by its folder")
     from lrclr.cli._findings import naming_file
     from lrclr.cli._reporter import reporter
+    from lrclr.dicom_results import ResultModel
     from lrclr.engines import EngineOptions
     from lrclr.images import describe_passed_over, find_images
 
@@ -85,28 +90,32 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     request = _PredictRequest(files, findings, alpha, frame, batch_size, heatmap=heatmap is not None, exact=exact)
     if server is None:
         engine_options = EngineOptions(engine, provider or "cpu", threads)
-        asked, fusion_trained, results = _by_bundle(request, bundle or Path("triton_repo"), engine_options)
+        asked, fusion_trained, sha256, results = _by_bundle(request, bundle or Path("triton_repo"), engine_options)
     else:
-        asked, fusion_trained, results = _by_server(request, server, model_name)
+        asked, fusion_trained, sha256, results = _by_server(request, server, model_name)
     report = reporter(asked.names, as_json=as_json, as_csv=as_csv)
     targets = _targets(heatmap, files)
+    dicom = _dicom_results.DicomOutput(_dicom_results.chosen(sr, sc, gsps), ResultModel(sha256, asked, exact))
     failed = 0
     with counter("images", len(files)) as advance, naming_file(findings):
         for result in results:
             report.add(result)
             failed += result.error is not None
             _conclude(result, targets.get(result.path))
+            dicom.add(result, frame)
             advance()
     report.close()
     if not fusion_trained:
         note("the fusion head is not trained: alpha = 0, and region attention has no meaning")
     if heatmap is not None:
         note(f"heat maps are in {heatmap}")
+    dicom.tell()
     if passed_over := describe_passed_over(found.passed_over):
         note(passed_over)
     note(RESEARCH_ONLY)
     if failed:
         raise LrclrError(f"{failed} of {len(files)} images could not be read")
+    dicom.check(len(files))
 
 
 def _conclude(result: FileResult, target: Path | None) -> None:
@@ -134,8 +143,8 @@ class _PredictRequest:
 
 def _by_bundle(
     request: _PredictRequest, bundle: Path, engine: EngineOptions
-) -> tuple[FindingSet, bool, Iterator[FileResult]]:
-    """Return the findings to predict, whether the bundle's fusion head is trained, and the results."""
+) -> tuple[FindingSet, bool, str, Iterator[FileResult]]:
+    """Return the findings to predict, whether the bundle's fusion head is trained, its hash, and the results."""
     from lrclr.auto import open_engine
     from lrclr.bundle import Bundle
     from lrclr.inference import ZeroShotClassifier, predict_files
@@ -154,12 +163,12 @@ def _by_bundle(
         exact=request.exact,
         images=request.heatmap,
     )
-    return findings, classifier.fusion_trained, results
+    return findings, classifier.fusion_trained, classifier.spec.sha256, results
 
 
 def _by_server(
     request: _PredictRequest, address: str, model_name: str | None
-) -> tuple[FindingSet, bool, Iterator[FileResult]]:
+) -> tuple[FindingSet, bool, str, Iterator[FileResult]]:
     """Return the same of a server."""
     from lrclr.text import FindingSet
     from lrclr.triton.client import Client, ClientOptions, predict_files
@@ -178,7 +187,7 @@ def _by_server(
         exact=request.exact,
         concurrency=request.batch_size,
     )
-    return findings, bool(described["fusion_trained"]), results
+    return findings, bool(described["fusion_trained"]), described["bundle"], results
 
 
 def _asked(path: Path | None, own: FindingSet, tokenizer: ClipTokenizer | None) -> FindingSet:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from lrclr.cli import _dicom_results, _pacs
 from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, err, note, out, print_json
 from lrclr.errors import LrclrError, UsageError
 
@@ -26,7 +27,8 @@ _LINE_EVERY = 30.0  # seconds, if stderr is not a terminal
 
 def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     source: Annotated[
-        str, typer.Argument(help="A folder, a glob in quotes, a dataset (.csv, .jsonl) or a Parquet file.")
+        str,
+        typer.Argument(help="A folder, a glob in quotes, a dataset (.csv, .jsonl), a Parquet file or a DICOMweb URL."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the scores, in Parquet.")],
     bundle: Annotated[Path, typer.Option("-b", "--bundle", help="The bundle's folder.")] = Path("triton_repo"),
@@ -67,6 +69,16 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     decode_cpus: Annotated[
         float | None, typer.Option("--decode-cpus", help="ray: cores of a decoding task; 0.25.")
     ] = None,
+    query: Annotated[
+        list[str] | None, typer.Option("--query", help="DICOMweb: KEYWORD=VALUE, such as Modality=DX; once for each.")
+    ] = None,
+    sr: _dicom_results.Sr = None,
+    sc: _dicom_results.Sc = None,
+    gsps: _dicom_results.Gsps = None,
+    store: _pacs.Store = None,
+    token_file: _pacs.TokenFile = None,
+    ca_file: _pacs.CaFile = None,
+    allow_http: _pacs.AllowHttp = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Score an archive: one row for every image, in Parquet files. Interrupted runs can be continued: run it again.
@@ -99,13 +111,20 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         recheck=recheck,
         runner=_runner(runner, workers, {name: value for name, value in ray.items() if value is not None}),
     )
+    pacs = _pacs.Pacs(_dicom_results.chosen(sr, sc, gsps), store, token_file, ca_file, allow_http)
+    pacs.check()
+    images = pacs.source(source, query or [])
+    if _pacs.is_empty(images):
+        note("no image matches the query")
+        return
     try:
         with _progress() as on_progress:
-            summary = score_source(source, output, options, on_progress=on_progress)
+            summary = score_source(images, output, options, on_progress=on_progress)
     except BaseException as error:
         for text in getattr(error, "__notes__", ()):
             note(text)
         raise
+    results = pacs.make_results(images, output, options)
     if as_json:
         print_json(summary.to_dict())
     else:
@@ -115,6 +134,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise LrclrError(
             f"{summary.failed} of {summary.images} images have no scores", why="their rows give the reasons"
         )
+    pacs.check_results(results)
 
 
 def _current_names(runner: str | None, engine: str | None, graph_engine: str | None) -> tuple[str, str | None]:

@@ -138,7 +138,7 @@ def parse_json(text: str) -> object:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise BadRowError("a key stands twice in one JSON object")
+        raise BadRowError("a JSON object repeats a key")
     return result
 
 

@@ -154,7 +154,7 @@ class _Checks:
             for what, file in (("image", row.image), *(("mask", mask) for mask in masks)):
                 if not _is_file(file):
                     backslash = "; folders are separated by / here, not by \\" if "\\" in file.name else ""
-                    return f"{what}: there is no such file{backslash}"
+                    return f"{what}: the file does not exist{backslash}"
         return None
 
 

@@ -244,7 +244,7 @@ class JsonRows:
             raise UsageError(
                 f"{self._path} line {line} has an unknown key{f': did you mean {meant!r}?' if meant else ''}",
                 why=f"the keys are {', '.join(sorted(_JSON_KEYS))}",
-                fix="Rename it, or take it out; findings stand in 'labels'.",
+                fix="Rename it, or take it out; findings belong in 'labels'.",
             )
         labels: dict[str, int | None] = {}
         for name, value in _table(record, "labels").items():
@@ -329,7 +329,7 @@ def _check_header(path: Path, columns: Sequence[str]) -> None:
             fix="A dataset begins with a line of column names, separated by commas.",
         )
     for position, name in enumerate(columns, start=1):
-        if not name or name in (FINDING_MASK, DECLARED):
+        if not name.removeprefix(FINDING_MASK).strip().removeprefix(DECLARED):
             raise UsageError(
                 f"{path}: column {position} has no name", fix="If pandas wrote it: to_csv(..., index=False)."
             )

@@ -69,29 +69,18 @@ def write_dataset(
 def _write_csv(file: TextIO, rows: Sequence[Row], findings: Sequence[str], folder: Path) -> None:
     shared = _share_masks(rows, findings)
     masked = [] if shared else list(dict.fromkeys(name for row in rows for name in row.masks))
-    optional = [
-        ("report", any(row.report is not None for row in rows)),
-        ("split", any(row.split for row in rows)),
-        ("patient", any(row.patient for row in rows)),
-        ("frame", any(row.frame is not None for row in rows)),
-    ]
+    optional = ("report", "split", "patient", "frame")
+    used = [name for name in optional if any(getattr(row, name) not in (None, "") for row in rows)]
     columns = {name: _declared(name) for name in findings}
-    names = ["image", *(name for name, used in optional if used), *columns.values()]
+    names = ["image", *used, *columns.values()]
     names += ["mask"] if shared else [f"{FINDING_MASK}{name}" for name in masked]
     names += ["boxes"] if any(row.boxes for row in rows) else []
     # csv quotes a cell with either line end only if rows end in both.
     writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\r\n")
     writer.writeheader()
     for row in rows:
-        cells: dict[str, Any] = {
-            "image": _name(row.image, folder),
-            "report": row.report,
-            "split": row.split,
-            "patient": row.patient,
-            "frame": row.frame,
-            **{columns[name]: label for name, label in row.labels.items()},
-            "boxes": json.dumps(_boxes(row), ensure_ascii=False) if row.boxes else "",
-        }
+        cells = _texts(row, folder) | {columns[name]: label for name, label in row.labels.items()}
+        cells["boxes"] = json.dumps(_boxes(row), ensure_ascii=False) if row.boxes else ""
         if shared and row.masks:
             cells["mask"] = _name(next(iter(row.masks.values()))[0], folder)
         cells |= {f"{FINDING_MASK}{name}": _mask_name(*row.masks[name], folder) for name in masked if name in row.masks}
@@ -102,18 +91,20 @@ def _write_json(file: TextIO, rows: Sequence[Row], findings: Sequence[str], fold
     for position, row in enumerate(rows):
         # The first row states every finding: this keeps their order, and those without a label.
         labels: dict[str, int | None] = {**dict.fromkeys(findings), **row.labels} if position == 0 else dict(row.labels)
-        record: dict[str, Any] = {
-            "image": _name(row.image, folder),
-            "report": row.report,
-            "split": row.split,
-            "patient": row.patient,
-            "frame": row.frame,
+        record = _texts(row, folder) | {
             "labels": {_declared(name): label for name, label in labels.items()},
             "masks": {name: _mask_name(*mask, folder) for name, mask in row.masks.items()},
             "boxes": _boxes(row),
         }
         kept = {key: value for key, value in record.items() if value not in (None, "", {})}
         file.write(json.dumps(kept, ensure_ascii=False) + "\n")
+
+
+def _texts(row: Row, folder: Path) -> dict[str, Any]:
+    return {
+        "image": _name(row.image, folder),
+        **{name: getattr(row, name) for name in ("report", "split", "patient", "frame")},
+    }
 
 
 def _declared(name: str) -> str:

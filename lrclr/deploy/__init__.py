@@ -1,4 +1,4 @@
-"""A Helm chart that puts a bundle on many servers, with values from the bundle. Needs the extra ``deploy``."""
+"""Helm charts that serve a bundle in a cluster, with values from the bundle. Needs the extra ``deploy``."""
 
 from __future__ import annotations
 

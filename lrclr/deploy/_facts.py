@@ -1,4 +1,4 @@
-"""What a bundle says of itself that a cluster must know."""
+"""Facts of a bundle that determine the values of its chart."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _FLOAT: Final = 4
 
 @dataclass(frozen=True)
 class Facts:
-    """Of one bundle.
+    """Facts of one bundle.
 
     Attributes:
-        sha256: of its manifest.
-        model: name of the Triton model that answers for files.
-        engine: that answers.
-        precision: of its graphs.
-        max_batch: most images that the image encoder takes at once.
-        capabilities: compute capabilities of its plans; empty where it runs on any machine.
+        sha256: hash of its manifest.
+        model: name of the Triton model that answers requests with files.
+        engine: name of its engine.
+        precision: precision of its graphs.
+        max_batch: largest number of images in one run of the image encoder.
+        capabilities: compute capabilities of its plans; empty if it runs on any machine.
         from_ampere: whether plans run on every GPU from compute capability 8.0.
-        graph_bytes: of the three ONNX files.
-        bytes: of all files.
-        pixel_bytes: of one preprocessed image.
-        feature_bytes: of the features of as many prompts as a request may have, each as long as can be.
-        activation_bytes: that the three graphs hold while each of them runs at its largest size.
-        instances: processes of the model `lrclr`.
+        graph_bytes: size of the three ONNX files.
+        bytes: size of all files.
+        pixel_bytes: size of one preprocessed image.
+        feature_bytes: size of the features of the largest number of prompts, each of the largest length.
+        activation_bytes: memory of the three graphs while each runs at its largest size.
+        instances: number of processes of the model `lrclr`.
         gpu: whether a server gets a GPU.
     """
 
@@ -57,17 +57,17 @@ class Facts:
 
     @classmethod
     def of(cls, bundle: Bundle, options: DeployOptions) -> Facts:
-        """Read them from a bundle whose hashes were checked.
+        """Read the facts of a bundle.
 
         Raises:
-            UsageError: a GPU was refused that its engine needs, or Triton cannot serve its plans.
+            UsageError: the options exclude a GPU that the engine needs, or Triton cannot serve the plans.
         """
         manifest = bundle.manifest
         engine = manifest.engine["name"]
         if options.gpu is False and engine == "tensorrt":
             raise UsageError(
                 "the bundle is served by TensorRT, which needs a GPU",
-                fix=f"Leave --cpu-only out, or run: lrclr build {bundle.path} --engine onnxruntime",
+                fix=f"Omit --cpu-only, or run: lrclr build {bundle.path} --engine onnxruntime",
             )
         bundle.require_servable()
         plans = manifest.served_plans
@@ -96,13 +96,13 @@ def _features(manifest: Manifest) -> int:
 
 
 def _activations(manifest: Manifest) -> int:
-    """Bytes of one block of each graph: its tokens, queries, keys, values, attention maps and what its MLP holds."""
+    """Bytes of one block of each graph: tokens, queries, keys, values, attention maps, and hidden values of the MLP."""
     model, largest = manifest.model, manifest.profiles[-1]
     vision, text = model["vision_config"], model["text_config"]
     patches = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
     prompts, tokens = largest["prompts"][2], largest["tokens"][2]
-    regions = manifest.graphs["image_encoder"]["outputs"]["region_tokens"]["shape"][1]
-    # One image's pairs with all prompts go through the fusion head together, however many they are.
+    regions = int(manifest.graphs["image_encoder"]["outputs"]["region_tokens"]["shape"][1])
+    # The fusion head runs all pairs of one image with the prompts together.
     rows = max(budget.FUSION_ROWS, prompts * (regions + tokens))
     fusion = {
         "hidden_size": model["fusion_hidden_size"],

@@ -1,12 +1,13 @@
-"""How much memory a server needs: what `lrclr.budget` allows it, and what was measured of the rest.
+"""Memory of a server: the limits of `lrclr.budget`, and measurements of the rest.
 
-Every process of the model `lrclr` refuses what is above its budget, so that the sum holds whatever legal requests come,
-all at once: the largest, with the costliest images, the most prompts, heat maps. ``tests/triton/server/test_memory.py``
-holds a server to it. What is measured and not allowed is a process without work, and the graphs, which take 3.3 times
-their files and twice what one of their blocks holds. The rest of the measurements is in ``benchmarks/results/serving``.
+Every process of the model `lrclr` refuses requests above its budget. So the sum suffices for the largest allowed
+requests in all processes, with the costliest images, the most prompts, and heat maps;
+``tests/triton/server/test_memory.py`` checks this on a server. Measured are a process without work, and the graphs,
+which need 3.3 times their files and twice the memory of one block. ``benchmarks/results/serving`` has other
+measurements.
 
-Triton receives a request as a whole before `lrclr` sees it: one above `budget.REQUEST_BYTES` is refused, but its bytes
-were in the server's memory until then. Let a proxy bound the size of messages where clients are not trusted.
+Triton receives a whole request before `lrclr` can refuse it, so that also a request above `budget.REQUEST_BYTES` takes
+memory. If clients are not trusted, limit the size of messages by a proxy.
 """
 
 from __future__ import annotations
@@ -24,25 +25,26 @@ if TYPE_CHECKING:
 __all__ = ["cpu", "memory", "memory_mib", "memory_parts", "shared_memory", "temporary"]
 
 _MIB: Final = 1 << 20
-# Measured: Triton and the stand-ins of its backends, and a process of the model `lrclr`, without work.
+# Measured without work: Triton with the stand-ins of its backends, and a process of the model `lrclr`.
 _SERVER, _PROCESS = 600 * _MIB, 100 * _MIB
 _GRAPHS, _ACTIVATIONS = 3.3, 2
-# Triton reads so many requests from the network at a time, by its two threads for inference.
+# Number of requests that Triton reads from the network at the same time, by two threads for inference.
 _RECEIVED: Final = 2
-# A request's files are in shared memory, as Python's bytes, and in the copy that a DICOM parser makes.
+# Copies of a request's files: in shared memory, as Python's bytes, and by the DICOM parser.
 _COPIES: Final = 3
-# Features of a request's prompts: the encoder's, in shared memory; each prompt's own; the set; the fusion head's input.
+# Copies of the prompts' features: output of the encoder in shared memory, single prompts, all prompts, and input of the
+# fusion head.
 _FEATURES: Final = 4
-# What malloc keeps of freed memory in a process that decodes in many threads.
+# Factor for freed memory that malloc keeps in a process that decodes in many threads.
 _KEPT: Final = 1.2
-# CUDA's context and libraries, in the host's memory. An allowance: there was no GPU to measure it on.
+# CUDA's context and libraries in the host's memory; an estimate, not a measurement.
 _GPU: Final = 2048 * _MIB
-# What the measurements had. None is a limit: a limit would slow down each answer that comes in a burst.
+# As in the measurements. It is a request and not a limit, which would slow down answers in a burst.
 _CPU: Final = "2"
 
 
 def memory_parts(facts: Facts) -> dict[str, float]:
-    """Most bytes that each part of a server holds, by name."""
+    """Largest number of bytes of each part of a server, by name."""
     answer = budget.REQUEST_HEATMAPS * budget.HEATMAP_BYTES / 4
     request = (
         _COPIES * budget.REQUEST_BYTES
@@ -63,12 +65,12 @@ def memory_parts(facts: Facts) -> dict[str, float]:
 
 
 def memory_mib(facts: Facts) -> float:
-    """Their sum."""
+    """Sum of `memory_parts`, in MiB."""
     return sum(memory_parts(facts).values()) / _MIB
 
 
 def memory(facts: Facts, options: DeployOptions) -> str:
-    """A server's memory, request and limit alike, so that it never depends on memory of other pods."""
+    """Memory of a server. Request and limit are equal, so that it does not depend on the memory of other pods."""
     return options.memory or _mebibytes(memory_mib(facts), 256)
 
 
@@ -78,24 +80,24 @@ def cpu(options: DeployOptions) -> str:
 
 
 def shared_memory(facts: Facts) -> str:
-    """Size of ``/dev/shm``, by which Triton's Python backend hands images over. It counts as memory of the server."""
+    """Size of ``/dev/shm``, through which Triton's Python backend passes images. It counts as memory of the server."""
     process = (
         budget.REQUEST_BYTES
         + budget.REQUEST_HEATMAPS * budget.HEATMAP_BYTES / 4
         + 2 * _graph_inputs(facts)
         + 2 * facts.feature_bytes
     )
-    # Twice: the backends fail where they find no room, and it is memory only where it is used.
+    # Twice the need, since backends fail without room, and only used parts take memory.
     return _mebibytes(64 + 2 * facts.instances * process / _MIB, 64)
 
 
 def temporary(facts: Facts) -> str:
-    """Size of ``/tmp``: the server's repository holds the bundle's files twice where they cannot be linked."""
+    """Size of ``/tmp``: during a reload the server's repository holds the files of two bundles."""
     return _mebibytes(2 * facts.bytes / _MIB + 256, 64)
 
 
 def _graph_inputs(facts: Facts) -> int:
-    """Bytes by which a process asks the graphs: images for one pass, as sent and as received."""
+    """Bytes of the images for one run of a graph, as sent and as received."""
     return 2 * facts.max_batch * facts.pixel_bytes
 
 

@@ -1,4 +1,4 @@
-"""What runs a model's graphs."""
+"""Engines: libraries that run the graphs of a model."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ PLAN_ENGINES = tuple(_PACKAGES)
 CPU_ENGINES = ("onnxruntime", "openvino")
 ENGINES = (*CPU_ENGINES, *PLAN_ENGINES)
 AUTO = "auto"
-"""Asks for the fastest engine here instead of one by name."""
+"""Stands for the fastest engine of this machine."""
 
 
 def __getattr__(name: str) -> Any:
-    # Looked up when first used: whoever answers with a bundle needs no torch.
+    # Imported at the first use, since running a bundle needs no torch.
     if name == "TorchEngine":
         from lrclr.engines._torch import TorchEngine
 
@@ -59,14 +59,14 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """What runs, and on what: for tables and reports."""
+        """Library, version and device, for tables and reports."""
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run one of `lrclr.bundle.GRAPHS`.
+        """Run one of `lrclr.contract.GRAPHS`.
 
         Args:
-            graph: its name.
-            inputs: every input of the graph, by name, in the shapes of the graph's contract.
+            graph: name of the graph.
+            inputs: every input of the graph by name, with the shapes of its contract.
 
         Returns:
             Every output by name.
@@ -78,13 +78,13 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What shall run a bundle's graphs.
+    """Choice of an engine.
 
     Attributes:
-        engine: one of `ENGINES`; None for the one that the bundle was made for; `AUTO` for the fastest one on this
-            machine, which `lrclr.auto.open_engine` chooses.
-        provider: of ONNX Runtime: ``"cpu"`` or ``"cuda"``. torch takes it for the device.
-        threads: of one operator of ONNX Runtime or OpenVINO; None for one a core.
+        engine: one of `ENGINES`; None for the engine of the bundle; `AUTO` for the fastest one on this machine, which
+            `lrclr.auto.open_engine` chooses.
+        provider: ``"cpu"`` or ``"cuda"``, for ONNX Runtime; for torch it is the device.
+        threads: threads of one operator in ONNX Runtime or OpenVINO; None for one per core.
     """
 
     engine: str | None = None
@@ -93,7 +93,7 @@ class EngineOptions:
 
 
 def open_named_engine(bundle: Bundle, options: EngineOptions | None = None) -> Engine:
-    """Open the engine that the options name, or the one that the bundle was made for. There is no fallback.
+    """Open the engine of the options, or by default that of the bundle. It does not fall back to another one.
 
     Raises:
         BundleError: the bundle has no plans that suit this machine.
@@ -104,14 +104,15 @@ def open_named_engine(bundle: Bundle, options: EngineOptions | None = None) -> E
     name = options.engine or bundle.manifest.engine["name"]
     if name == AUTO:
         raise UsageError(
-            f"an engine must be named here, not {AUTO!r}", fix="Call lrclr.auto.open_engine to choose the fastest one."
+            f"the engine {AUTO!r} cannot be opened by name",
+            fix="Call lrclr.auto.open_engine to choose the fastest one.",
         )
     if name not in ENGINES:
-        raise UsageError(f"there is no engine {name!r}", fix=f"Choose {', '.join((*ENGINES, AUTO))}.")
+        raise UsageError(f"unknown engine {name!r}", fix=f"Choose {', '.join((*ENGINES, AUTO))}.")
     if name == "onnxruntime":
         return OnnxRuntimeEngine(bundle, provider=options.provider, threads=options.threads)
     if name == "openvino":
         if options.provider != "cpu":
-            raise UsageError("the engine openvino runs on the CPU", fix="Leave --provider out.")
+            raise UsageError("the engine openvino runs on the CPU", fix="Omit --provider.")
         return OpenVINOEngine(bundle, threads=options.threads)
     return TensorRTEngine(bundle, engine=name)

@@ -1,4 +1,4 @@
-"""A session of ONNX Runtime whose inputs and outputs stay where the graph computes, from run to run."""
+"""An ONNX Runtime session with inputs and outputs in memory of the device, which later runs reuse."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     Shapes = dict[str, tuple[int, ...]]
 
 _MOST_SIZES: Final = 16
-_NO_GRAPH: Final = -1  # ONNX Runtime's word for a run that is not captured
+_NO_GRAPH: Final = -1  # ONNX Runtime's value for a run without capture
 _TYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 
 
 @dataclass(frozen=True)
 class _Bound:
-    """Memory on the device for one size of inputs, and the number of the CUDA graph that uses it."""
+    """Memory of the device for one size of inputs, and the number of its CUDA graph."""
 
     inputs: dict[str, Any]
     outputs: dict[str, Any]
@@ -36,15 +36,14 @@ class _Bound:
 
 
 class BoundSession:
-    """Runs a session through I/O binding. One run at a time: the memory is shared by all runs of a size.
+    """Runs a session through I/O binding, one run at a time, since all runs of a size share memory.
 
-    Memory of the sizes seen last is kept, at most 16; with CUDA graphs, each size's launches are captured as a graph
-    of its own, for the first 16 sizes.
+    The memory of the 16 latest sizes is kept. With CUDA graphs, each of the first 16 sizes is captured as a graph.
 
     Args:
-        session: on the device.
-        device: in ONNX Runtime's words, such as ``"cuda"``.
-        number: of the device.
+        session: session on the device.
+        device: ONNX Runtime's name of the device type, such as ``"cuda"``.
+        number: number of the device.
         cuda_graphs: whether the session was made with ``enable_cuda_graph``.
     """
 
@@ -59,7 +58,7 @@ class BoundSession:
         """Every output by name.
 
         Raises:
-            EngineError: an input is missing, unknown, or of another number of axes.
+            EngineError: an input is missing or unknown, or has another number of axes.
         """
         shapes = {name: array.shape for name, array in inputs.items()}
         with self._lock:
@@ -81,7 +80,7 @@ class BoundSession:
         room = self._cuda_graphs and captured < _MOST_SIZES
         bound = self._bind(shapes, captured + 1 if room else _NO_GRAPH)
         self._known[key] = bound
-        # What was captured must keep its memory: only sizes without a graph are forgotten.
+        # A captured graph needs its memory, so only sizes without a graph are removed.
         free = [one for one, other in self._known.items() if other.graph == _NO_GRAPH]
         if len(free) > _MOST_SIZES:
             del self._known[free[0]]
@@ -102,7 +101,7 @@ class BoundSession:
         return _Bound(inputs, outputs, binding, graph)
 
     def _sizes(self, shapes: Shapes) -> dict[str, int]:
-        """How long each dynamic axis is, by its name in the graph."""
+        """Size of each dynamic axis by its name in the graph."""
         described = {one.name: one.shape for one in self._session.get_inputs()}
         if shapes.keys() != described.keys():
             raise EngineError(

@@ -1,4 +1,4 @@
-"""The few calls of CUDA that running a plan takes, and memory that is used again."""
+"""Calls of CUDA for running plans, and reusable memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Cuda:
-    """`cuda.bindings.runtime`, whose every call is checked.
+    """Calls functions of `cuda.bindings.runtime`, and checks their status.
 
     Raises:
         MissingExtraError: the package ``cuda-bindings`` is not installed.
@@ -28,7 +28,7 @@ class Cuda:
         self._runtime = runtime
 
     def __call__(self, function: str, *arguments: Any) -> Any:
-        """Call ``cuda<function>``; returns its result, if it has one.
+        """Call ``cuda<function>``, and return its result, if it has one.
 
         Raises:
             EngineError: CUDA reported an error.
@@ -42,13 +42,13 @@ class Cuda:
         return results[0] if results else None
 
     def end_failed_capture(self, stream: Any) -> None:
-        """Take a stream out of a capture that failed; CUDA reports the failure again, which is ignored."""
+        """End the capture of a stream after a failure. CUDA reports the failure again, which is ignored."""
         graph = self._runtime.cudaStreamEndCapture(stream)[1]
         if graph is not None and int(graph):
             self("GraphDestroy", graph)
 
     def clear_error(self) -> None:
-        """Forget the last error of this thread, which libraries take for one of their own calls."""
+        """Reset the last error of this thread. Libraries would take it for an error of their calls."""
         self._runtime.cudaGetLastError()
 
     @property
@@ -61,15 +61,15 @@ class Cuda:
 
     @property
     def capture_here(self) -> Any:
-        """Other threads' calls do not disturb a capture of this one."""
+        """Mode in which calls of other threads do not disturb a capture."""
         return self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
 
 
 class Staging:
-    """A tensor's memory on the device and, pinned, on the host: grown when needed, never shrunk.
+    """Memory of a tensor on the device, and pinned memory on the host. It grows when needed.
 
     Attributes:
-        device, host: addresses.
+        device, host: addresses of the memory.
     """
 
     def __init__(self, cuda: Cuda) -> None:
@@ -79,7 +79,7 @@ class Staging:
         self.host = 0
 
     def reserve(self, count: int) -> bool:
-        """Have room for so many bytes; returns whether the addresses changed."""
+        """Allocate at least so many bytes; returns whether the addresses changed."""
         count = max(count, 1)
         if count <= self._bytes:
             return False
@@ -90,7 +90,7 @@ class Staging:
         return True
 
     def view(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """The host's memory as an array."""
+        """The memory on the host as an array."""
         count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         buffer = (ctypes.c_byte * count).from_address(self.host)
         return np.ndarray(shape, dtype, memoryview(buffer))

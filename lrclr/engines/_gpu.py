@@ -1,4 +1,4 @@
-"""Which GPUs this machine has, asked of NVIDIA's driver itself, so that nothing else need be installed."""
+"""Lists the GPUs of this machine by NVIDIA's driver, without other packages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Gpu:
     Attributes:
         name: such as ``"NVIDIA H100 80GB HBM3"``.
         capability: compute capability, such as ``"9.0"``.
-        driver: the newest CUDA version that the driver knows, such as ``"13.0"``.
+        driver: newest CUDA version that the driver supports, such as ``"13.0"``.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Gpu:
 
 
 def gpus() -> list[Gpu]:
-    """In the driver's order; none where there is no driver."""
+    """The GPUs in the order of the driver; empty without a driver."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:

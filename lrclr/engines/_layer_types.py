@@ -1,4 +1,4 @@
-"""Data types of a plan's layers, as TensorRT's inspector and its builder's log write them."""
+"""Data types of a plan's layers, from TensorRT's inspector or the log of its builder."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ UNKNOWN: Final = "unknown"
 
 
 def type_in_words(text: str) -> str:
-    """The data type that a description of a tensor names.
+    """The data type in a description of a tensor.
 
     Args:
         text: such as ``"Half"`` (TensorRT 11 and RTX) or ``"Row major linear FP16 format"`` (TensorRT 10).
 
     Returns:
-        A name such as ``"float16"``; `UNKNOWN` where the description names no type, such as
-        ``"N/A due to dynamic shapes"`` of TensorRT 10.
+        A name such as ``"float16"``; `UNKNOWN` if the description has none, such as ``"N/A due to dynamic shapes"`` of
+        TensorRT 10.
     """
     words = re.findall(r"[A-Z]+\d*", text.upper())
     return next((_WORDS[word] for word in words if word in _WORDS), UNKNOWN)
 
 
 def written_types(information: str) -> dict[str, int]:
-    """How many outputs of a plan's layers have which type.
+    """Number of outputs of a plan's layers by type.
 
     Args:
-        information: of the engine inspector, in JSON: of TensorRT 10, which gives a tensor's ``Format/Datatype``, or of
+        information: JSON of the engine inspector: of TensorRT 10, which gives a tensor's ``Format/Datatype``, or of
             TensorRT 11 and RTX, which give its ``Datatype``.
 
     Returns:
-        Type to number; `UNKNOWN` stands for outputs that the inspector gives no type for. They are evidence of nothing.
+        Number by type. `UNKNOWN` stands for outputs without a type in the inspector.
     """
     found: Counter[str] = Counter()
     for layer in json.loads(information).get("Layers", ()):
-        # A plan that was built without details has only the names of its layers.
+        # A plan that was built without details has only names of layers.
         outputs = layer.get("Outputs", ()) if isinstance(layer, dict) else ()
         found.update(type_in_words(_described(output)) for output in outputs)
     return dict(sorted(found.items()))

@@ -1,4 +1,4 @@
-"""ONNX Runtime."""
+"""Engine ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
-from lrclr.bundle import GRAPHS, Bundle
+from lrclr.bundle import Bundle
+from lrclr.contract import GRAPHS
 from lrclr.engines._bound import BoundSession
 from lrclr.engines._onnxruntime_package import onnxruntime_library, preload_cuda
 from lrclr.engines._placement import require_placed
@@ -22,26 +23,26 @@ if TYPE_CHECKING:
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # ONNX Runtime's default on CUDA is TF32: products of float32 with 10 instead of 23 bits of fraction.
 DEFAULT_OPTIONS: Final[Mapping[str, dict[str, str]]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
-_QUIET = 4  # what fails is raised; ONNX Runtime's own lines on stderr would say it twice
+_QUIET = 4  # errors are raised, so that ONNX Runtime need not print them
 
 
 class OnnxRuntimeEngine:
-    """Runs graphs in ONNX Runtime on the provider that was asked for, and on no other.
+    """Runs graphs in ONNX Runtime, on the given provider only.
 
-    A graph's session is made when it is first run.
+    The session of a graph is made at its first run.
 
     Args:
         graphs: a bundle, or the ONNX file of each graph.
         provider: ``"cpu"`` or ``"cuda"``.
-        threads: of one operator; ``None`` for one a core.
-        provider_options: of the provider, in ONNX Runtime's words, such as ``{"device_id": "1"}``. On CUDA, products
-            of float32 are computed in float32; ``{"use_tf32": "1"}`` allows TF32, which drops 13 of 23 bits.
-        cuda_graphs: on CUDA, launch each size of inputs that was seen before as one CUDA graph.
+        threads: threads of one operator; ``None`` for one per core.
+        provider_options: ONNX Runtime's options of the provider, such as ``{"device_id": "1"}``. On CUDA, products of
+            float32 are computed in float32; ``{"use_tf32": "1"}`` allows TF32, which drops 13 of 23 bits.
+        cuda_graphs: on CUDA, launch each size of inputs after its first run as one CUDA graph.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
-        EngineError: it is and cannot be used, or lacks the provider.
-        UsageError: there is no such provider, or it has no CUDA graphs.
+        EngineError: ONNX Runtime cannot be used, or does not have the provider.
+        UsageError: the provider is unknown, or has no CUDA graphs.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class OnnxRuntimeEngine:
         cuda_graphs: bool = False,
     ) -> None:
         if provider not in PROVIDERS:
-            raise UsageError(f"there is no provider {provider!r}", fix="Choose cpu or cuda.")
+            raise UsageError(f"unknown provider {provider!r}", fix="Choose cpu or cuda.")
         if cuda_graphs and provider != "cuda":
             raise UsageError(f"the provider {provider} has no CUDA graphs", fix="Choose the provider cuda.")
         if threads is not None and threads < 1:
@@ -110,15 +111,15 @@ class OnnxRuntimeEngine:
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """How a session runs its graph.
+    """Settings of a session.
 
     Attributes:
         provider: one of `PROVIDERS`.
-        provider_options: of it, in ONNX Runtime's words; they override `DEFAULT_OPTIONS`.
-        intra_op_threads: of one operator; ``None`` for one a core.
-        inter_op_threads: that run operators side by side, in parallel execution.
+        provider_options: ONNX Runtime's options of the provider, which override `DEFAULT_OPTIONS`.
+        intra_op_threads: threads of one operator; ``None`` for one per core.
+        inter_op_threads: threads that run operators in parallel, in parallel execution.
         execution_mode: 0 for one operator after the other, 1 for parallel execution.
-        graph_level: Triton's: -1 basic optimisations, 1 extended, 2 none; ``None`` for all.
+        graph_level: level of optimisation as in Triton: -1 basic, 1 extended, 2 none; ``None`` for all.
     """
 
     provider: str = "cpu"
@@ -130,16 +131,16 @@ class SessionSettings:
 
 
 def open_session(path: Path, settings: SessionSettings, *, name: str) -> onnxruntime.InferenceSession:
-    """Load a graph on one provider and no other.
+    """Load a graph on one provider only.
 
     Args:
         path: the ONNX file.
-        settings: where and how it shall run.
-        name: of the graph, for errors.
+        settings: settings of the session.
+        name: name of the graph, for errors.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
-        EngineError: it cannot be used, or the graph cannot be loaded on that provider.
+        EngineError: ONNX Runtime cannot be used, or the graph cannot be loaded on that provider.
     """
     library = onnxruntime_library()
     provider = PROVIDERS[settings.provider]
@@ -154,7 +155,7 @@ def open_session(path: Path, settings: SessionSettings, *, name: str) -> onnxrun
         known = {-1: levels.ORT_ENABLE_BASIC, 1: levels.ORT_ENABLE_EXTENDED, 2: levels.ORT_DISABLE_ALL}
         options.graph_optimization_level = known.get(settings.graph_level, levels.ORT_ENABLE_ALL)
     # Three sessions and the decoding threads share the cores. Threads that spin while a graph runs make it faster
-    # (measured: a seventh at batch 1); threads that go on spinning after it take the cores from the next one.
+    # (measured: a seventh at batch 1). After the run they must not spin, which would slow down the next session.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "100")
     options.add_session_config_entry("session.force_spinning_stop", "1")
     on_cpu = settings.provider == "cpu"

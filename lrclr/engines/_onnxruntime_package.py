@@ -1,4 +1,4 @@
-"""ONNX Runtime's Python library: from the package `onnxruntime` for the CPU, or from `onnxruntime-gpu` for CUDA."""
+"""Imports ONNX Runtime: the package `onnxruntime` for the CPU, or `onnxruntime-gpu` for CUDA."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def onnxruntime_library() -> Any:
             raise _unusable(installed, first_line(error)) from error
         library = None
     except Exception as error:
-        # Its bindings load libraries of their own, and fail in ways of their own.
+        # Its bindings load other libraries, and can fail with any exception.
         raise _unusable(installed, first_line(error)) from error
     # Python imports a folder without `__init__.py` as an empty module.
     if hasattr(library, "InferenceSession"):
         return library
     if installed:
-        raise _unusable(installed, "files of it are missing, as after one of two packages was uninstalled")
+        raise _unusable(installed, "some of its files are missing, as after one of two packages was uninstalled")
     raise MissingExtraError(
         "onnxruntime", "onnxruntime", "the engine onnxruntime", or_else="pip install '.[onnxruntime-gpu]' for CUDA"
     )
@@ -66,7 +66,7 @@ def has_onnxruntime() -> bool:
     """Whether ONNX Runtime is installed.
 
     Raises:
-        EngineError: it is, and cannot be used.
+        EngineError: it is installed, and cannot be used.
     """
     try:
         onnxruntime_library()
@@ -76,7 +76,7 @@ def has_onnxruntime() -> bool:
 
 
 def _installed() -> list[str]:
-    """The packages in the folder that `onnxruntime` is imported from, or anywhere if there is no such folder."""
+    """The packages in the folder of the module `onnxruntime`, or anywhere without such a module."""
     try:
         spec = importlib.util.find_spec("onnxruntime")
     except ModuleNotFoundError:
@@ -92,18 +92,18 @@ def _unusable(installed: list[str], why: str) -> EngineError:
 
 @cache
 def preload_cuda() -> str:
-    """Load the CUDA and cuDNN libraries of NVIDIA's pip packages, where they are, before ONNX Runtime needs them.
+    """Load the CUDA and cuDNN libraries of NVIDIA's pip packages before ONNX Runtime needs them.
 
     Returns:
-        The libraries that were not found, as a clause for an error; empty if there were none.
+        A clause for an error with the libraries that were not found; empty if all were found.
     """
     preload = getattr(onnxruntime_library(), "preload_dlls", None)
-    if preload is None:  # before 1.21; then the libraries must be on the loader's path
+    if preload is None:  # before 1.21 the libraries must be on the loader's path
         return ""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         preload()
     lines = [line for line in printed.getvalue().splitlines() if line.startswith("Failed to load ")]
-    # A line ends with the loader's message, which names the library again.
+    # The loader's message after the colon repeats the name.
     names = [Path(line.removeprefix("Failed to load ").partition(":")[0]).name for line in lines]
     return f"these libraries were not found: {', '.join(dict.fromkeys(names))}" if names else ""

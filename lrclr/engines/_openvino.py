@@ -1,13 +1,15 @@
-"""OpenVINO, on the CPU."""
+"""Engine OpenVINO, on the CPU."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from queue import Empty, LifoQueue
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
-from lrclr.bundle import GRAPHS, Bundle
+from lrclr.bundle import Bundle
+from lrclr.contract import GRAPHS
 from lrclr.engines._openvino_library import openvino_library, release
 from lrclr.engines._openvino_regions import region_extension
 from lrclr.errors import EngineError, UsageError
@@ -23,21 +25,21 @@ _DEVICE: Final = "CPU"
 
 
 class OpenVINOEngine:
-    """Runs graphs in OpenVINO on the CPU. A graph is compiled when it is first run, once for all shapes.
+    """Runs graphs in OpenVINO on the CPU. A graph is compiled at its first run, once for all shapes.
 
-    OpenVINO multiplies in one precision, whatever the types in a graph: a graph in float16 runs in bfloat16 where the
-    processor has it, and in float32 where it has not; every other graph runs in float32 (an int8 graph's quantised
-    products in int8). `name` says which. Region selection is meant to stay float32 in all of them; with bfloat16 that
-    was read in OpenVINO's source and never run.
+    OpenVINO multiplies in one precision, independent of the types in a graph. A graph in float16 runs in bfloat16 if
+    the processor has it, else in float32. Every other graph runs in float32, with the quantised products of an int8
+    graph in int8. `name` contains the precision. Region selection stays in float32. For bfloat16 this follows from
+    OpenVINO's source, and was not run.
 
     Args:
-        graphs: a bundle, or the file of each graph: ONNX, or OpenVINO's own ``.xml``.
-        threads: of one operator; ``None`` for one a core.
-        half: whether products may be in bfloat16; only for files: a bundle says it by its precision.
+        graphs: a bundle, or the file of each graph: ONNX, or OpenVINO's ``.xml``.
+        threads: threads of one operator; ``None`` for one per core.
+        half: whether products may be in bfloat16, for files. For a bundle its precision decides.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
-        EngineError: it is, and cannot be used.
+        EngineError: OpenVINO cannot be used.
     """
 
     def __init__(self, graphs: Bundle | Mapping[str, Path], *, threads: int | None = None, half: bool = False) -> None:
@@ -69,12 +71,12 @@ class OpenVINOEngine:
 
 @dataclass(frozen=True)
 class OpenVINOSettings:
-    """How a graph is compiled.
+    """Settings of a compiled graph.
 
     Attributes:
-        half: whether products may be in bfloat16, where the processor has it.
-        threads: of one operator; ``None`` for one a core.
-        streams: how many requests run side by side; they share the threads.
+        half: whether products may be in bfloat16, if the processor has it.
+        threads: threads of one operator; ``None`` for one per core.
+        streams: number of requests that run in parallel and share the threads.
         hint: ``"LATENCY"`` or ``"THROUGHPUT"``.
     """
 
@@ -85,31 +87,31 @@ class OpenVINOSettings:
 
 
 def precision_here(*, half: bool) -> str:
-    """``"bf16"`` if it is allowed and this processor has it, else ``"f32"``, in OpenVINO's words."""
+    """OpenVINO's name of the precision: ``"bf16"`` if `half` is set and this processor has it, else ``"f32"``."""
     if not half:
         return "f32"
     return "bf16" if "BF16" in _core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES") else "f32"
 
 
 class CompiledGraph:
-    """A graph, ready to run; safe to call from several threads.
+    """A compiled graph. Safe to call from several threads.
 
     Args:
-        path: the ONNX file, or OpenVINO's own.
-        settings: how it is compiled.
-        name: of the graph, for errors.
+        path: the ONNX file, or OpenVINO's file.
+        settings: settings of the graph.
+        name: name of the graph, for errors.
 
     Raises:
-        EngineError: it cannot be loaded.
+        EngineError: the graph cannot be loaded.
     """
 
     def __init__(self, path: Path, settings: OpenVINOSettings, *, name: str) -> None:
         self._name = name
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": settings.hint,
-            # Said always: OpenVINO's own choice is bfloat16 wherever there is some, also for a float32 graph.
+            # Always set: OpenVINO's default is bfloat16 if the processor has it, also for a float32 graph.
             "INFERENCE_PRECISION_HINT": precision_here(half=settings.half),
-            # Threads bound to cores meet those of the next process on the same cores, while others are idle.
+            # Otherwise the threads of several processes would be bound to the same cores, while others are idle.
             "ENABLE_CPU_PINNING": False,
         }
         if settings.threads is not None:
@@ -118,7 +120,7 @@ class CompiledGraph:
             options["NUM_STREAMS"] = settings.streams
         try:
             model = read_model(path)
-            # Asked of the graph as it was written: a compiled one gives a tensor the names of all that it swallowed.
+            # Names come from the graph before compilation, which gives a tensor the names of all fused tensors.
             self._inputs: dict[str, np.dtype[Any]] = {
                 tensor.any_name: tensor.element_type.to_dtype() for tensor in model.inputs
             }
@@ -140,7 +142,7 @@ class CompiledGraph:
         except Empty:
             request = self._compiled.create_infer_request()
         try:
-            # Inputs are read where they lie. Outputs are copied: the request's memory is the next run's.
+            # Inputs are not copied. Outputs are, since the next run reuses the memory of the request.
             values = request.infer(dict(inputs), share_inputs=True, share_outputs=False).to_tuple()
         except Exception as error:
             raise EngineError(f"OpenVINO could not run {self._name}", why=reason(error)) from error
@@ -148,7 +150,7 @@ class CompiledGraph:
         return dict(zip(self.outputs, values, strict=True))
 
     def _check(self, inputs: Mapping[str, NDArray[Any]]) -> None:
-        """OpenVINO itself would convert another type in silence, and go on with the last run's if one is missing."""
+        """Check names and types. OpenVINO would convert another type, and reuse the last value of a missing input."""
         if inputs.keys() != self._inputs.keys():
             raise EngineError(f"{self._name} takes {', '.join(self._inputs)}", why=f"it was given {', '.join(inputs)}")
         for name, array in inputs.items():
@@ -159,31 +161,33 @@ class CompiledGraph:
 
 
 def read_model(path: Path) -> Any:
-    """A graph in OpenVINO's own terms, region selection included.
+    """A graph as a model of OpenVINO, with region selection.
 
     Raises:
-        RuntimeError: OpenVINO's own, of many kinds.
+        RuntimeError: OpenVINO's errors.
     """
     return _core().read_model(path)
 
 
 def reason(error: BaseException) -> str:
-    """The line of OpenVINO's message that gives the reason; other lines name places in its source."""
+    """The line of OpenVINO's message with the reason, without lines about places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("Exception from ", "Check '", "While validating"))]
-    return (told or lines or [type(error).__name__])[0]
+    reasons = [line for line in lines if not line.startswith(("Exception from ", "Check '", "While validating"))]
+    return (reasons or lines or [type(error).__name__])[0]
 
 
-_the_core: list[Any] = []
-_making = Lock()
+_core_lock = Lock()
 
 
 def _core() -> Any:
-    """One for the process: it holds the plugins."""
-    with _making:
-        if not _the_core:
-            library = openvino_library()
-            core = library.Core()
-            core.add_extension(region_extension(library))
-            _the_core.append(core)
-        return _the_core[0]
+    """OpenVINO's `Core` of this process, with its plugins."""
+    with _core_lock:
+        return _make_core()
+
+
+@cache
+def _make_core() -> Any:
+    library = openvino_library()
+    core = library.Core()
+    core.add_extension(region_extension(library))
+    return core

@@ -1,4 +1,4 @@
-"""OpenVINO's Python library, with its telemetry off."""
+"""Imports OpenVINO without its telemetry."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _importing = Lock()
 def openvino_library() -> Any:
     """The module ``openvino``.
 
-    Importing it tells its maker of the import and writes an identifier into the home directory, if the package
-    ``openvino_telemetry`` can be imported. Here it cannot: OpenVINO then takes its own stub, which tells nobody.
-    Whoever imported OpenVINO before has decided otherwise.
+    If OpenVINO can import the package ``openvino_telemetry``, it sends a message at its import, and writes an
+    identifier into the home directory. Here that import fails, and OpenVINO uses a stub that sends nothing. An
+    application that imported OpenVINO before keeps its choice.
 
     Raises:
-        MissingExtraError: it is not installed.
-        EngineError: it is, and cannot be used.
+        MissingExtraError: OpenVINO is not installed.
+        EngineError: OpenVINO cannot be used.
     """
     with _importing:
         try:
@@ -33,7 +33,7 @@ def openvino_library() -> Any:
                 raise _unusable(error) from error
             raise MissingExtraError("openvino", "openvino", "the engine openvino") from None
         except Exception as error:
-            # Its bindings load libraries of their own, and fail in ways of their own.
+            # Its bindings load other libraries, and can fail with any exception.
             raise _unusable(error) from error
     version = release(library)
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
@@ -43,14 +43,14 @@ def openvino_library() -> Any:
 
 
 def release(library: Any) -> str:
-    """The version without the number of its build, such as ``"2026.4.1"``."""
+    """The version without the build number, such as ``"2026.4.1"``."""
     return str(library.__version__).partition("-")[0]
 
 
 def _imported_quietly() -> Any:
     if _TELEMETRY in sys.modules:
         return importlib.import_module("openvino")
-    # None in this table is Python's own way of saying that a module cannot be imported.
+    # With None in this table, Python raises ModuleNotFoundError for the module.
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
     try:
         return importlib.import_module("openvino")

@@ -1,9 +1,9 @@
-"""``lrclr::RegionSelect`` in OpenVINO's operators: its ONNX frontend does not look into a function that a graph brings.
+"""``lrclr::RegionSelect`` in OpenVINO's operators, since its ONNX frontend ignores the function in the graph.
 
-The same as the function, with two differences of form. The chain multiplies and sums where the function has MatMul:
-when OpenVINO computes in bfloat16 it rounds what a MatMul takes, and leaves what lies between the last MatMul and an
-output in float32 (READ in its CPU plugin; no CPU with bfloat16 was at hand). So the chain, and the softmax before it,
-stay float32. And a rollout ``[B, G, N, N]`` is read once a layer, row by row.
+It computes the same as the function, with two differences. The chain multiplies and sums instead of using MatMul: when
+OpenVINO computes in bfloat16, it rounds the inputs of a MatMul, and keeps values between the last MatMul and an output
+in float32 (by the source of its CPU plugin; not run on a CPU with bfloat16). So the chain and the softmax before it
+stay in float32. And each layer's rollout ``[B, G, N, N]`` is read once, row by row.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _END: Final = 2**31 - 1
 
 
 def region_extension(library: Any) -> Any:
-    """What `Core.add_extension` takes, so that it can read a graph with the node.
+    """Extension for `Core.add_extension` that reads graphs with the node.
 
     Args:
         library: the module ``openvino``.
@@ -47,7 +47,7 @@ def _converted(op: Any, node: Any) -> list[Any]:
         row = op.reduce_sum(op.multiply(column, factor), [2], keep_dims=True)
     importance = op.squeeze(op.slice(row, [prefix], [_END], [1], [3]), [2])
     top_k = np.int64(node.get_attribute("top_k"))
-    # Stable: of equals the lower patch number is taken, as ONNX demands.
+    # Stable: of equal values the lower patch number is selected, as in ONNX.
     best = op.topk(importance, top_k, -1, "max", "value", "i64", stable=True)
     values, index = (op.reshape(best.output(place), [0, -1], special_zero=True) for place in (0, 1))
     rows = op.add(index, np.int64(prefix))

@@ -1,4 +1,4 @@
-"""Whether ONNX Runtime put the work where it was asked to: what a provider lacks goes to the CPU without a word."""
+"""Checks that ONNX Runtime runs a graph on the given provider. It runs unsupported operators on the CPU silently."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lrclr.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What costs time. The arithmetic of shapes is kept on the CPU on purpose, by every provider.
+# Operators that take time. Every provider leaves the arithmetic of shapes on the CPU.
 _WORK = frozenset(
     {
         "Attention",
@@ -33,31 +33,32 @@ _WORK = frozenset(
 
 
 def require_placed(session: Any, provider: str, graph: str) -> None:
-    """Make sure that all of a session's work is on one provider.
+    """Check that all costly operators of a session are on one provider.
 
     Args:
         session: made with the option ``session.record_ep_graph_assignment_info``.
-        provider: in ONNX Runtime's words.
-        graph: its name, for the error.
+        provider: ONNX Runtime's name of the provider.
+        graph: name of the graph, for the error.
 
     Raises:
-        EngineError: a node of weight is elsewhere; the error names it.
+        EngineError: a costly node is on another provider. The error names it.
     """
     if not hasattr(session, "get_provider_graph_assignment_info"):
         raise EngineError(
-            f"this ONNX Runtime cannot say where it put the nodes of {graph}", fix="Install onnxruntime 1.24 or newer."
+            f"this ONNX Runtime cannot report the provider of the nodes of {graph}",
+            fix="Install onnxruntime 1.24 or newer.",
         )
-    strays = list(_strays(session, provider))
-    if strays:
-        name, operator, other = strays[0]
+    misplaced = list(_misplaced(session, provider))
+    if misplaced:
+        name, operator, other = misplaced[0]
         raise EngineError(
-            f"ONNX Runtime put {len(strays)} nodes of {graph} on another provider than {provider}",
+            f"ONNX Runtime put {len(misplaced)} nodes of {graph} on another provider than {provider}",
             why=f"the first is {name} ({operator}) on {other}",
             fix="Use the CUDA build of onnxruntime that its release notes name for your CUDA, or the provider cpu.",
         )
 
 
-def _strays(session: Any, provider: str) -> Iterator[tuple[str, str, str]]:
+def _misplaced(session: Any, provider: str) -> Iterator[tuple[str, str, str]]:
     for part in session.get_provider_graph_assignment_info():
         if part.ep_name != provider:
             for node in part.get_nodes():

@@ -1,4 +1,4 @@
-"""Whether a bundle's plans suit this machine: asked of its manifest before anything is loaded."""
+"""Finds the plans in a bundle's manifest that this machine can run, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ if TYPE_CHECKING:
 
 
 def plan_entry(bundle: Bundle, engine: str, library_version: str, gpu: Gpu | None) -> Mapping[str, Any]:
-    """What the manifest says of the plans that this engine can run here.
+    """The manifest's entry of plans that an engine can run on this machine.
 
     Args:
-        bundle: with plans or without.
+        bundle: the bundle.
         engine: ``"tensorrt"`` or ``"tensorrt-rtx"``.
-        library_version: of the library that would run them.
-        gpu: that would; None where there is none.
+        library_version: version of the installed library.
+        gpu: the GPU; None without a GPU.
 
     Raises:
-        BundleError: there are none, or only for another library or GPU; the error names both and how to build anew.
-        EngineError: there is no GPU.
+        BundleError: the bundle has no plans, or only for another version or GPU. The error gives both, and the command
+        that
+            builds plans.
+        EngineError: this machine has no GPU.
     """
     rebuild = f"Build them here with: lrclr build {bundle.path} --engine {engine}"
     entries = [entry for entry in bundle.manifest.plans if entry["engine"] == engine]
@@ -34,20 +36,21 @@ def plan_entry(bundle: Bundle, engine: str, library_version: str, gpu: Gpu | Non
     if not suitable:
         built = ", ".join(sorted({entry["library"] for entry in entries}))
         raise BundleError(
-            "the plans are of another version",
-            why=f"built with {engine} {built}, this is {library_version}",
+            "the plans were built with another version",
+            why=f"built with {engine} {built}, and {library_version} is installed",
             fix=rebuild,
         )
     if gpu is None:
         raise EngineError(
-            f"{engine} needs a GPU, and there is none here", fix="Ask for --engine onnxruntime, which runs the graphs."
+            f"{engine} needs a GPU, and this machine has none",
+            fix="Use --engine onnxruntime, which runs the graphs.",
         )
     for entry in suitable:
-        if gpu.capability in entry["compute_capabilities"] or _moved(entry, gpu.capability):
+        if gpu.capability in entry["compute_capabilities"] or _is_compatible(entry, gpu.capability):
             return entry
     built = ", ".join(sorted({name for entry in suitable for name in entry["compute_capabilities"]}))
     raise BundleError(
-        "the plans are for another GPU", why=f"built for compute capability {built}, this is {gpu}", fix=rebuild
+        "the plans are for another GPU", why=f"built for compute capability {built}, and this is {gpu}", fix=rebuild
     )
 
 
@@ -60,6 +63,6 @@ def _runs_in(entry: Mapping[str, Any], version: str) -> bool:
     return bool(entry["library"] == version)
 
 
-def _moved(entry: Mapping[str, Any], capability: str) -> bool:
-    """Whether the plan was built to run on GPUs of other capabilities than its own."""
+def _is_compatible(entry: Mapping[str, Any], capability: str) -> bool:
+    """Whether a plan also runs on GPUs of this compute capability."""
     return entry["options"]["hardware_compatible"] == "ampere+" and float(capability) >= 8.0

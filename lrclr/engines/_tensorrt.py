@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: the plans of a bundle on a GPU."""
+"""Engines TensorRT and TensorRT-RTX, for plans on a GPU."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
     from lrclr.bundle import Bundle
 
 Shapes = dict[str, tuple[int, ...]]
-_MAX_CUDA_GRAPHS = 16  # a plan; the launches of as many batch sizes are kept
+_MAX_CUDA_GRAPHS = 16  # per plan; one for each batch size
 _LOG = logging.getLogger("lrclr")
 _OUTPUT_TYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64, "INT32": np.int32, "BOOL": np.bool_}
 
 
 class TensorRTEngine:
-    """Runs the plans of a bundle on this machine's first GPU. A plan is loaded when it is first run.
+    """Runs the plans of a bundle on the first GPU of this machine. A plan is loaded at its first run.
 
-    A context manager, whose end frees the memory on the GPU; so does `close`.
+    The end of the context, or `close`, frees the memory on the GPU.
 
     Args:
-        bundle: with plans that suit this machine.
+        bundle: a bundle with plans for this machine.
         engine: ``"tensorrt"`` or ``"tensorrt-rtx"``.
-        cuda_graphs: launch a batch size that was seen before as one CUDA graph.
-        eager_kernels: of TensorRT-RTX: compile the kernels for new sizes before their first run. By default they are
-            compiled beside the first runs, so that the bits of an answer may change once.
+        cuda_graphs: launch a batch size after its first runs as one CUDA graph.
+        eager_kernels: for TensorRT-RTX, compile the kernels of new sizes before their first run. By default they are
+            compiled during the first runs, so that the last bits of an answer may change once.
 
     Raises:
-        BundleError: the plans are for another GPU or version, or there are none.
-        EngineError: there is no GPU, or the library cannot be used.
+        BundleError: the bundle has no plans, or only for another GPU or version.
+        EngineError: this machine has no GPU, or the library cannot be used.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TensorRTEngine:
 
     @classmethod
     def of_entry(cls, bundle: Bundle, entry: Mapping[str, Any]) -> TensorRTEngine:
-        """Run plans that no manifest names yet."""
+        """Run plans that are not in the manifest yet."""
         self = cls.__new__(cls)
         self._prepare(bundle, entry, cuda_graphs=True, eager_kernels=False)
         return self
@@ -81,7 +81,7 @@ class TensorRTEngine:
         self.close()
 
     def close(self) -> None:
-        """Free the memory of the plans, after the runs that are under way; nothing runs after it."""
+        """Free the memory of the plans after the current runs. Later runs are errors."""
         with self._lock:
             self._closed = True
             while self._runners:
@@ -95,9 +95,9 @@ class TensorRTEngine:
         return self._runner(graph).run(inputs)
 
     def written_types(self, graph: str) -> dict[str, int]:
-        """How many outputs of layers of a graph's plan have which type, by the library's inspector.
+        """Number of outputs of layers by type in the plan of a graph, by the library's inspector.
 
-        ``"unknown"`` counts outputs that the inspector gives no type for.
+        ``"unknown"`` stands for outputs without a type in the inspector.
         """
         return self._runner(graph).written_types()
 
@@ -117,7 +117,7 @@ class TensorRTEngine:
 
 
 class _Runner:
-    """One plan: a context for each of its profiles, their memory, and the launches that it keeps."""
+    """One plan: a context for each of its profiles, their memory, and captured CUDA graphs."""
 
     def __init__(self, graph: str, library: Any, cuda: Cuda, *, cuda_graphs: bool) -> None:
         self._graph, self._library, self._cuda, self._cuda_graphs = graph, library, cuda, cuda_graphs
@@ -133,12 +133,13 @@ class _Runner:
         self._lock = Lock()
 
     def load(self, bundle: Bundle, entry: Mapping[str, Any], *, eager_kernels: bool) -> None:
-        """Load the plan; after an error, `close` frees what was taken."""
+        """Load the plan. After an error, `close` frees its memory."""
         library, cuda, options = self._library, self._cuda, entry["options"]
         log = _logger(library, self._messages)
         runtime = library.Runtime(log)
         if options["version_compatible"]:
-            # Such a plan holds its own copy of the library's runtime, which is code. Bundle checked the plan's hash.
+            # The plan contains a copy of the library's runtime, which is code. `Bundle` has checked the hash of the
+            # plan.
             runtime.engine_host_code_allowed = True
         self._engine = runtime.deserialize_cuda_engine(bundle.plan_path(self._graph, entry).read_bytes())
         if self._engine is None:
@@ -147,7 +148,7 @@ class _Runner:
             self._refit(library, log, bundle.graph_path(self._graph))
         self._stream = cuda("StreamCreate")
         profiles = range(self._engine.num_optimization_profiles)
-        # One run at a time: the contexts take turns in the memory of the one that needs most.
+        # The contexts share the memory of the largest one, since only one runs at a time.
         count = max(1, *(self._engine.get_device_memory_size_for_profile_v2(number) for number in profiles))
         self._memory = int(cuda("Malloc", count))
         for number in profiles:
@@ -162,10 +163,10 @@ class _Runner:
         self._staging = {name: Staging(cuda) for name in names}
 
     def close(self) -> None:
-        """Free everything, after the run that is under way."""
+        """Free everything after the current run."""
         with self._lock:
             self._forget_all()
-            # Contexts use the memory and the stream: they go first.
+            # Contexts use the memory and the stream, so they are freed first.
             self._contexts.clear()
             self._engine = None
             for staging in self._staging.values():
@@ -203,7 +204,7 @@ class _Runner:
             for name in self._inputs:
                 context.set_input_shape(name, tuple(self._engine.get_tensor_profile_shape(name, number)[1]))
             inspector = self._engine.create_engine_inspector()
-            # TensorRT 10 gives types where shapes are dynamic only for a context that knows its shapes.
+            # For dynamic shapes, TensorRT 10 gives types only for a context with fixed shapes.
             inspector.execution_context = context
             return written_types(inspector.get_engine_information(self._json))
 
@@ -218,16 +219,16 @@ class _Runner:
         return {name: inputs[name] for name in self._inputs}
 
     def _profile(self, shapes: Shapes) -> int:
-        """The first profile that the shapes fit in: they go from the special to the general."""
+        """The first profile that includes the shapes. Profiles are ordered from special to general."""
         for number in range(len(self._contexts)):
             ranges = {name: self._engine.get_tensor_profile_shape(name, number) for name in shapes}
             if all(_within(shape, ranges[name][0], ranges[name][2]) for name, shape in shapes.items()):
                 return number
         largest = {name: tuple(ranges[name][2]) for name in shapes}
         raise EngineError(
-            f"the plan of {self._graph} does not take these sizes",
-            why=f"it was given {shapes}, and takes up to {largest}",
-            fix="Give fewer at once, or export the checkpoint again with a larger --max-batch.",
+            f"the plan of {self._graph} does not support these sizes",
+            why=f"it was given {shapes}, and supports up to {largest}",
+            fix="Give fewer images or prompts at once, or export the checkpoint again with a larger --max-batch.",
         )
 
     def _make_room(self, context: Any, shapes: Shapes) -> None:
@@ -235,7 +236,7 @@ class _Runner:
         for name, shape in shapes.items():
             moved |= self._staging[name].reserve(int(np.prod(shape, dtype=np.int64)) * self._types[name].itemsize)
         if moved:
-            # What was captured copies from and to where the memory was.
+            # Captured graphs copy from and to the old addresses.
             self._forget_all()
         for name in shapes:
             context.set_tensor_address(name, self._staging[name].device)
@@ -247,13 +248,13 @@ class _Runner:
             return
         self._enqueue(context, shapes)
         if self._cuda_graphs and key in self._seen and key not in self._not_capturable:
-            # What a context prepares for new shapes cannot be captured: this run has prepared it.
+            # A context prepares for new shapes at their first run, which cannot be captured.
             self._cuda("StreamSynchronize", self._stream)
             self._capture(context, key, shapes)
         self._seen.add(key)
 
     def _capture(self, context: Any, key: Any, shapes: Shapes) -> None:
-        """Keep the launches of these shapes for the next run; where that fails, they are launched one by one."""
+        """Capture the launches of these shapes for later runs. If that fails, they are launched one by one."""
         try:
             launches = self._recorded(context, shapes)
         except EngineError as error:
@@ -267,12 +268,12 @@ class _Runner:
             self._cuda("GraphExecDestroy", self._captured.popitem(last=False)[1])
 
     def _recorded(self, context: Any, shapes: Shapes) -> Any:
-        """The launches of a run, which is not run, as a CUDA graph.
+        """Capture the launches of a run as a CUDA graph, without running them.
 
         Raises:
-            EngineError: they cannot be captured. The error is the first one, not those that follow from it.
+            EngineError: they cannot be captured. It is the first error, and not a later one caused by it.
         """
-        # TensorRT-RTX knows beforehand.
+        # TensorRT-RTX can be asked before.
         capturable = getattr(context, "is_stream_capturable", None)
         if capturable is not None and not capturable(int(self._stream)):
             raise EngineError("TensorRT-RTX cannot be captured at these sizes")
@@ -280,7 +281,7 @@ class _Runner:
         try:
             self._enqueue(context, shapes)
         except EngineError:
-            # The stream has to leave the capture; that a failed capture cannot be ended well is known.
+            # The stream must leave the capture.
             self._cuda.end_failed_capture(self._stream)
             raise
         graph = self._cuda("StreamEndCapture", self._stream)
@@ -312,11 +313,11 @@ class _Runner:
         return int(np.prod(shapes[name], dtype=np.int64)) * self._types[name].itemsize
 
     def _context(self, number: int, count: int, *, eager_kernels: bool) -> Any:
-        """A context for a profile, in the memory that all share.
+        """A context of a profile in the shared memory.
 
         Args:
-            number: of the profile.
-            count: bytes of the memory.
+            number: number of the profile.
+            count: size of the memory in bytes.
             eager_kernels: see `TensorRTEngine`.
         """
         config = self._engine.create_runtime_config()
@@ -344,7 +345,7 @@ class _Runner:
         self._seen.clear()
 
     def _failed(self, what: str) -> EngineError:
-        # The first message is the cause, and others follow from it.
+        # The first message is the cause of the others.
         return EngineError(f"TensorRT {what} {self._graph}", why=self._messages[0] if self._messages else None)
 
 

@@ -1,4 +1,4 @@
-"""TensorRT's Python library, in either of its two kinds: one API under two names."""
+"""Imports TensorRT or TensorRT-RTX, which have the same API under two names."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def tensorrt_library(engine: str) -> Any:
         engine: ``"tensorrt"`` or ``"tensorrt-rtx"``.
 
     Raises:
-        MissingExtraError: it is not installed.
-        EngineError: it is, and cannot be used.
+        MissingExtraError: the library is not installed.
+        EngineError: the library cannot be used.
     """
     if engine not in PACKAGES:
-        raise UsageError(f"there is no engine {engine!r} with plans", fix=f"Choose {' or '.join(PACKAGES)}.")
+        raise UsageError(f"unknown engine {engine!r} with plans", fix=f"Choose {' or '.join(PACKAGES)}.")
     package = PACKAGES[engine]
     try:
         library = importlib.import_module(package)
@@ -31,7 +31,7 @@ def tensorrt_library(engine: str) -> Any:
             raise _unusable(engine, error) from error
         raise MissingExtraError(package, engine, f"the engine {engine}") from None
     except Exception as error:
-        # Its bindings load libraries that come in packages of their own, and fail in ways of their own.
+        # Its bindings load libraries of other packages, and can fail with any exception.
         raise _unusable(engine, error) from error
     version = tuple(int(part) for part in library.__version__.split(".")[:2])
     if version < _OLDEST[engine]:

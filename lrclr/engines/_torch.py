@@ -1,4 +1,4 @@
-"""PyTorch: a checkpoint answers as a bundle does. Importing this module imports torch."""
+"""Engine PyTorch, for checkpoints. Importing this module imports torch."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 class TorchEngine:
-    """Runs a network's three graphs, as it is in memory, without a trace of gradients.
+    """Runs the three graphs of a network in memory, without gradients.
 
-    The network is moved to `device` and is otherwise as before after every run: it may be one that is being trained.
+    The network is moved to `device`. Otherwise a run does not change it, so that it can be in training.
 
     Args:
         model: the network.
-        device: where to run, in torch's words.
+        device: torch's name of the device.
 
     Raises:
-        EngineError: the device is not to be had.
+        EngineError: torch cannot use the device.
     """
 
     def __init__(self, model: LrclrModel, device: str | torch.device = "cpu") -> None:
@@ -45,7 +45,7 @@ class TorchEngine:
         return f"torch {torch.__version__} {self._device}"
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        # One run at a time: another thread's must not see the training flags half restored.
+        # One run at a time, since a run sets and restores the training flags of the modules.
         with self._lock, torch.inference_mode(), _evaluating(self._model):
             try:
                 tensors = {name: torch.from_numpy(array).to(self._device) for name, array in inputs.items()}
@@ -56,7 +56,7 @@ class TorchEngine:
 
     def _outputs(self, graph: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if graph not in GRAPHS:
-            raise EngineError(f"there is no graph {graph!r}")
+            raise EngineError(f"unknown graph {graph!r}")
         arguments = [tensors[name] for name in GRAPHS[graph].input_names]
         outputs: tuple[torch.Tensor, ...]
         if graph == "image_encoder":
@@ -71,7 +71,7 @@ class TorchEngine:
 
 @contextlib.contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    # Flag by flag: a tower may be frozen in evaluation mode inside a network that is being trained.
+    # For each module, since a tower may be frozen in evaluation mode while the network is in training.
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -173,8 +173,8 @@ def _pointing(scores: Scores, against: Scores, rows: Sequence[Row]) -> list[_Con
         twin = theirs.get(finding_key(each.name))
         if twin is None:
             continue
-        influence = mean_influence(each.image, each.pointing - twin.pointing, scores.group)
-        values = float(each.pointing.mean()), float(twin.pointing.mean())
+        influence = mean_influence(each.image, each.figures["pointing"] - twin.figures["pointing"], scores.group)
+        values = each.mean("pointing"), twin.mean("pointing")
         contrasts.append(_Contrast("pointing", each.name, len(each.image), *values, influence))
     return contrasts
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from lrclr._processors import processors
-from lrclr._version import __version__
+from lrclr._version import __version__, installed_versions
 from lrclr.datasets import SKIP, raise_bad_rows
 from lrclr.errors import UsageError
 from lrclr.evaluation import _recognition
@@ -258,14 +257,9 @@ def _data(
 
 
 def _environment() -> dict[str, str]:
-    found = {
+    return {
         "lrclr": __version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {processors()} cores",
+        **installed_versions(_PACKAGES),
     }
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

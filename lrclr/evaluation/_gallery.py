@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from lrclr.errors import UsageError
+from lrclr.evaluation._grounding import spelling_in
 from lrclr.evaluation._result import Example
 from lrclr.images import read_for_model, read_image
 from lrclr.inference import drawing as draw
-from lrclr.text import finding_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -128,9 +128,8 @@ def _picture(image: NDArray[np.uint8], prediction: Prediction, finding: str, row
     from lrclr.datasets import row_mask
 
     radiograph = draw.fitted(image, draw.Style(_WIDTH))
-    # The dataset may spell the finding differently.
-    spelt = (name for name in (*row.masks, *row.boxes) if finding_key(name) == finding_key(finding))
-    mask = row_mask(row, next(spelt, finding), (prediction.height, prediction.width))
+    spelling = spelling_in(row, finding) or finding
+    mask = row_mask(row, spelling, (prediction.height, prediction.width))
     if mask is not None:
         radiograph.paste(_TRUTH, (0, 0), _outline(mask, radiograph.size))
     tinted = radiograph.copy()

@@ -16,7 +16,7 @@ from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import finding_key
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["Located", "Place", "ground", "located", "place"]
+__all__ = ["Located", "Place", "ground", "located", "place", "spelling_in"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +50,16 @@ class Located:
     Attributes:
         name: the finding.
         image: ``[n]``, indices of the images in the scores.
-        others: the figures of `Place`, ``[n]`` each.
+        figures: by name of a figure of `Place`, its values ``[n]``.
     """
 
     name: str
     image: NDArray[np.int64]
-    pointing: Floats
-    pointing_rollout: Floats
-    pointing_chance: Floats
-    hit: Floats
-    hit_chance: Floats
-    mass: Floats
-    mass_rollout: Floats
-    mass_chance: Floats
+    figures: Mapping[str, Floats]
+
+    def mean(self, figure: str) -> float:
+        """Mean of a figure over the images."""
+        return float(self.figures[figure].mean())
 
 
 def place(coverage: Floats, attention: Floats, importance: Floats, selected: NDArray[np.bool_]) -> Place:
@@ -108,7 +105,7 @@ def located(scores: Scores, rows: Sequence[Row]) -> list[Located]:
         places = []
         for n in np.flatnonzero(scores.labels[:, f] == PRESENT).tolist():
             row = by_line.get(int(scores.line[n]))
-            key = None if row is None else _key(row, name)
+            key = None if row is None else spelling_in(row, name)
             judged = None if row is None or key is None else _judged(scores, n, f, row, key)
             if judged is not None:
                 places.append((n, judged))
@@ -128,24 +125,21 @@ def ground(scores: Scores, rows: Sequence[Row], resamples: Resamples) -> tuple[G
     figures = ["hit", "pointing_rollout", "mass_rollout"]
     if scores.fusion_trained:
         figures += ["pointing", "mass"]
-    statistics = [share(each.image, getattr(each, figure)) for figure in figures for each in findings]
+    statistics = [share(each.image, each.figures[figure]) for figure in figures for each in findings]
     samples = resampled(resamples, statistics).reshape(len(figures), len(findings), -1)
     drawn = dict(zip(figures, samples, strict=True))
     result = [
         _summary(
             each.name,
             len(each.image),
-            {figure: estimate(float(getattr(each, figure).mean()), drawn[figure][number]) for figure in figures},
-            {chance: float(getattr(each, f"{chance}_chance").mean()) for chance in ("pointing", "hit", "mass")},
+            {figure: estimate(each.mean(figure), drawn[figure][number]) for figure in figures},
+            {name: each.mean(f"{name}_chance") for name in ("pointing", "hit", "mass")},
         )
         for number, each in enumerate(findings)
     ]
-    means = {
-        figure: mean_of([float(getattr(each, figure).mean()) for each in findings], drawn[figure]) for figure in figures
-    }
+    means = {figure: mean_of([each.mean(figure) for each in findings], drawn[figure]) for figure in figures}
     chances = {
-        chance: float(np.mean([getattr(each, f"{chance}_chance").mean() for each in findings]))
-        for chance in ("pointing", "hit", "mass")
+        name: float(np.mean([each.mean(f"{name}_chance") for each in findings])) for name in ("pointing", "hit", "mass")
     }
     images = len(np.unique(np.concatenate([each.image for each in findings])))
     return (*result, _summary("mean", images, means, chances))
@@ -203,7 +197,7 @@ def _normalised(weights: Floats) -> Floats:
     return weights / total if total > 0 else weights
 
 
-def _key(row: Row, name: str) -> str | None:
+def spelling_in(row: Row, name: str) -> str | None:
     """The spelling of the finding in the row's masks or boxes."""
     wanted = finding_key(name)
     return next((key for key in (*row.masks, *row.boxes) if finding_key(key) == wanted), None)
@@ -213,4 +207,4 @@ def _collected(name: str, places: Sequence[tuple[int, Place]]) -> Located:
     figures = {
         figure: np.array([getattr(each, figure) for _, each in places], np.float64) for figure in Place.__slots__
     }
-    return Located(name, np.array([n for n, _ in places], np.int64), **figures)
+    return Located(name, np.array([n for n, _ in places], np.int64), figures)

@@ -29,7 +29,7 @@ _CRITERIA: Final = {"f1": "F1", "mcc": "MCC", "youden": "Youden’s index"}
 
 
 def report_json(evaluation: Evaluation, comparison: Comparison | None = None) -> str:
-    """`Evaluation.to_json`, with the comparison under a key of its own if there is one."""
+    """`Evaluation.to_json`, with the comparison under its own key if there is one."""
     if comparison is None:
         return evaluation.to_json()
     return json_text({"schema": SCHEMA_VERSION, **asdict(evaluation), "comparison": comparison.to_dict()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +146,7 @@ def _task_reference(
     from lrclr.verification import task_auroc, task_gate
 
     before = ZeroShotClassifier(bundle, engine)
-    results = task_gate(before, float(golden.task_auroc), limits.task_auroc)
+    results = task_gate(partial(task_auroc, before), float(golden.task_auroc), limits.task_auroc)
     alpha = float(scoring["alpha"])
     if not results or alpha == before.spec.alpha:
         return golden, results

@@ -16,9 +16,18 @@ from lrclr.images._kind import HEAD_BYTES, IMAGE, PASSED_OVER, kind_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["HEATMAP_SUFFIX", "FolderScan", "FoundImages", "describe_passed_over", "entries_of", "find_images"]
+__all__ = [
+    "DICOM_HEATMAP_SUFFIX",
+    "HEATMAP_SUFFIX",
+    "FolderScan",
+    "FoundImages",
+    "describe_passed_over",
+    "entries_of",
+    "find_images",
+]
 
 HEATMAP_SUFFIX: Final = ".heatmap.png"
+DICOM_HEATMAP_SUFFIX: Final = ".heatmap.dcm"
 _RASTER_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 _DICOM_SUFFIXES: Final = frozenset({".dcm", ".dicom", ".ima"})
 _NOTHING_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
@@ -166,7 +175,7 @@ class FolderScan:
 
     def _judged(self, path: str) -> Iterator[str]:
         """Yield the path if it is an image, else count it."""
-        kind = "heatmap" if path.endswith(HEATMAP_SUFFIX) else _kind_of_file(path)
+        kind = "heatmap" if path.endswith((HEATMAP_SUFFIX, DICOM_HEATMAP_SUFFIX)) else _kind_of_file(path)
         if kind == IMAGE:
             yield path
         else:

@@ -165,7 +165,7 @@ class ZeroShotClassifier:
             the cosine of each image and text.
 
         Raises:
-            UsageError: there are no images, or `images` is one image instead of a list.
+            UsageError: `images` is empty, or one image instead of a list.
             ImageError, MissingExtraError, NonFiniteError: as `predict`.
         """
         rows = []
@@ -176,7 +176,7 @@ class ZeroShotClassifier:
                 # A copy: a server's output may lie in memory that it uses again.
                 rows.append(self._run("image_encoder", {"pixel_values": part})["image_embedding"].copy())
         if not rows:
-            raise UsageError("there are no images to embed")
+            raise UsageError("embed_images got an empty list of images")
         return np.concatenate(rows)
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -189,13 +189,13 @@ class ZeroShotClassifier:
             float32 ``[P, D]``: one row of unit length for each text.
 
         Raises:
-            FindingsError: there are no texts, `texts` is one text instead of a list, or a text is too long.
+            FindingsError: `texts` is empty, one text instead of a list, or a text is too long.
             NonFiniteError: the graphs gave NaN or infinity.
         """
         if isinstance(texts, str):
             raise FindingsError("embed_texts takes a list of texts, not one text", fix="Write embed_texts([text]).")
         if len(texts) == 0:
-            raise FindingsError("there are no texts to embed")
+            raise FindingsError("embed_texts got an empty list of texts")
         return self.prompt_cache.features(tuple(texts)).embedding.copy()
 
     def _decoded(

@@ -134,7 +134,7 @@ def finding_scores(score: Floats, findings: FindingSet, threshold: float | None 
         threshold: the score that a finding without negative prompts has for them; see `ScoreCalibration`.
 
     Raises:
-        FindingsError: a finding has no negative prompts, and there is no threshold.
+        FindingsError: a finding has no negative prompts, and no threshold is given.
     """
     alone = [finding.name for finding in findings.findings if not finding.negative]
     if alone and threshold is None:

@@ -187,7 +187,7 @@ def tint(picture: Image.Image, box: Box, colour: Colour, share: float, line: int
 def label_boxes(picture: Image.Image, labels: Iterable[tuple[Box, str]], boxes: Sequence[Box], style: Style) -> None:
     """Write a label into the corner of each box or, if that would hide much of it, beside it where no other box is.
 
-    A label for which there is no room is left out; earlier labels come first.
+    A label without room is left out. Earlier labels come first.
     """
     draw, font = ImageDraw.Draw(picture), _font(style.small)
     pad, line = style.scaled(3, 2), style.line

@@ -1,6 +1,6 @@
 """Reports of `lrclr bench` and `lrclr evaluate`: Jinja2 templates and matplotlib charts in the same style.
 
-A page needs nothing else: no network, no script, every picture inside it. The same input gives the same bytes.
+A page is complete: it loads nothing, has no scripts, and contains its images. The same input gives the same bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A figure with its interval, and how reports show it."""
+"""Estimates with intervals, and their form in reports."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Estimate:
     """A figure with its 95 % interval.
 
     Attributes:
-        value: ``None`` where the figure is not defined.
-        low, high: ends of the interval; ``None`` where the data do not allow one.
+        value: the figure; ``None`` if it is not defined.
+        low, high: ends of the interval; ``None`` if the data do not allow one.
     """
 
     value: float | None
@@ -64,14 +64,14 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def span(estimate: Estimate, show: Callable[[float], str] = significant, between: str = "–") -> str:
-    """Both ends of the interval, each written by `show`; "" where there is no interval."""
+    """Both ends of the interval, each written by `show`; "" without an interval."""
     if estimate.low is None or estimate.high is None:
         return ""
     return f"{show(estimate.low)}{between}{show(estimate.high)}"
 
 
 def spanned(estimate: Estimate, show: Callable[[float], str] = significant) -> str:
-    """The value with its interval in brackets, if there is one; a dash where the value is not defined."""
+    """The value with its interval in brackets, if there is one; a dash if the value is not defined."""
     if estimate.value is None:
         return NONE
     ends = span(estimate, show)

@@ -1,6 +1,6 @@
 """A matplotlib figure as SVG inside a page.
 
-Text stays text in the page's font. Colours become the page's CSS variables, so that a chart suits light and dark.
+Text stays text, in the font of the page. Colours become CSS variables of the page, for light and dark themes.
 The same numbers give the same bytes.
 """
 
@@ -37,8 +37,8 @@ __all__ = [
 
 INK, DIM, RULE, GRID, EDGE = "#15202b", "#55636f", "#dbe2e8", "#e6ebef", "#9aa6b1"
 PAPER, BAD = "#ffffff", "#b3261e"
-# Okabe and Ito's palette, which common kinds of colour blindness can tell apart. Vermilion is region attention and sky
-# blue is importance, as in the heat maps.
+# Palette of Okabe and Ito, for people with colour blindness. Vermilion is region attention and sky blue is importance,
+# as in the heat maps.
 BLUE, VERMILION, SKY = "#0072b2", "#d55e00", "#56b4e9"
 _SERIES: Final = (BLUE, VERMILION, "#008060", "#a04a86", "#7a6a00", "#3d4f60")
 _MARKERS: Final = ("o", "s", "D", "^", "X", "P")
@@ -75,7 +75,7 @@ _STYLE: Final[dict[Any, Any]] = {
     "ytick.color": EDGE,
     "ytick.labelcolor": DIM,
 }
-# The figure's own style sheet would apply to the whole page, and its metadata are not for the reader.
+# The style sheet of a figure would apply to the whole page. Its metadata is not needed.
 _NEEDLESS = re.compile(
     r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL
 )
@@ -83,22 +83,22 @@ _COLOUR = re.compile(r'(?<=[ "])(fill|stroke): (#[0-9a-f]{6})\b')
 
 
 def series_style(number: int) -> dict[str, Any]:
-    """Colour and marker of the series of that number, for `Axes.plot`. Series differ in shape as well as in colour."""
+    """Colour and marker of the series with that number, for `Axes.plot`."""
     return {"color": _SERIES[number % len(_SERIES)], "marker": _MARKERS[number % len(_MARKERS)]}
 
 
 def figure_svg(size: tuple[int, int], name: str, label: str, draw: Callable[[Figure], None]) -> Markup:
-    """What `draw` draws, as an ``<svg>`` element.
+    """Draw a figure as an ``<svg>`` element.
 
     Args:
         size: width and height in pixels.
-        name: of the figure, which no other in the page has; letters, digits and hyphens.
-        label: what it shows, for screen readers.
-        draw: gets a figure of `size`; it uses the colours of this module only.
+        name: unique name in the page, of letters, digits and hyphens.
+        label: description for screen readers.
+        draw: called with a figure of `size`. It must only use the colours of this module.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        ValueError: `draw` used another colour, which would not follow the page's.
+        ValueError: `draw` used another colour, which has no CSS variable.
     """
     try:
         import matplotlib as mpl
@@ -110,7 +110,7 @@ def figure_svg(size: tuple[int, int], name: str, label: str, draw: Callable[[Fig
 
     buffer = io.StringIO()
     with mpl.rc_context(), warnings.catch_warnings():
-        # matplotlib measures a glyph that its font lacks badly; the reader's fonts draw it well.
+        # The fonts of the reader draw a glyph that matplotlib's font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE | {"svg.hashsalt": name})
@@ -122,13 +122,13 @@ def figure_svg(size: tuple[int, int], name: str, label: str, draw: Callable[[Fig
             axes.tick_params(which="both", length=3)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, dpi=72)
     text = _NEEDLESS.sub("", buffer.getvalue())
-    # Angle brackets in texts are escaped by now: what looks like a tag is one.
+    # Angle brackets in texts are escaped, so that these patterns match tags only.
     text = re.sub(r'<g id="[^"]*"/>', "", text)
     text = re.sub(r'<g id="[^"]*">', "<g>", text)
     text = re.sub(r'(<text style="[^"]*)font-family:[^;"]*;', r"\1", text)
     text = re.sub(r'(<text [^>]*?) transform="rotate\(-0 [^"]*"', r"\1", text)
     text = re.sub(r"\s*\n\s*", "\n", text)
-    # Only in tags: a text may read like a colour too.
+    # Only in tags, since a text may contain the name of a colour.
     text = re.sub(r"<[^>]*>", lambda tag: _COLOUR.sub(_variable, tag[0]), text)
     head = (
         f'<svg class="{name}" viewBox="0 0 {size[0]} {size[1]}" width="{size[0]}" height="{size[1]}" role="img"'
@@ -141,5 +141,5 @@ def figure_svg(size: tuple[int, int], name: str, label: str, draw: Callable[[Fig
 def _variable(match: re.Match[str]) -> str:
     variable = _VARIABLES.get(match[2])
     if variable is None:
-        raise ValueError(f"the colour {match[2]} is not one of the page's")
+        raise ValueError(f"the page has no variable for the colour {match[2]}")
     return f"{match[1]}: var(--{variable})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from lrclr._files import check_is_folder, own_entries
+from lrclr._files import check_is_folder, own_entries, write_whole
 from lrclr._processors import processors
-from lrclr._version import __version__
+from lrclr._version import __version__, installed_versions
 from lrclr.errors import LrclrError, UsageError
 from lrclr.training._trainer import last_state
 
@@ -116,12 +116,11 @@ def _check_same(file: Path, record: Mapping[str, Any], settings: TrainSettings) 
 
 def environment() -> dict[str, Any]:
     """Versions and machine, without names and paths."""
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {
         "lrclr": __version__,
         "python": platform.python_version(),
-        "packages": versions,
+        "packages": installed_versions(_PACKAGES),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": processors(),
         "devices": devices,
@@ -131,7 +130,7 @@ def environment() -> dict[str, Any]:
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    _replace(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_whole(file, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_log(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
@@ -141,12 +140,11 @@ def write_log(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
         lines.setdefault(entry["step"], {}).update(entry)
     names = sorted({name for line in lines.values() for name in line} - set(_FIRST_COLUMNS))
     columns = [*_FIRST_COLUMNS, *names]
-    partial = folder / f".{LOG}.partial"
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines[step] for step in sorted(lines))
-    partial.replace(folder / LOG)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines[step] for step in sorted(lines))
+    write_whole(folder / LOG, text.getvalue().encode())
 
 
 def draw_curves(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
@@ -173,12 +171,6 @@ def draw_curves(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
             plot.legend()
         elif axes:
             plot.text(0.5, 0.5, "not defined", ha="center", transform=plot.transAxes)
-    partial = folder / f".{CURVES}.partial"
-    figure.savefig(partial, format="png", dpi=110)
-    partial.replace(folder / CURVES)
-
-
-def _replace(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    write_whole(folder / CURVES, picture.getvalue())

@@ -1,1 +1,1 @@
-"""Triton: `server` starts one, `model` runs inside it, `client` asks it, and `protocol` is what they agree on."""
+"""Triton: `server` starts it, `model` runs inside it, `client` sends requests, `protocol` is what these three share."""

@@ -1,11 +1,11 @@
-"""Gates: checks that can refuse a bundle. They need no torch: an engine and PyTorch's answers (`Golden`) are enough."""
+"""Gates: checks that can refuse a bundle. They compare an engine with PyTorch's outputs (`Golden`), without torch."""
 
 from lrclr.bundle import Golden, GraphOutputs
 from lrclr.verification._inputs import gate_images, gate_prompts, images_sha256
 from lrclr.verification._measure import absolute_error, centred_cosine, cosine, region_gap
 from lrclr.verification._result import GateResult, Tolerances, raise_refused
 from lrclr.verification._run import run_gates
-from lrclr.verification._task import LEAST_AUROC, auroc, task_auroc, task_auroc_of, task_gate
+from lrclr.verification._task import LEAST_AUROC, auroc, task_auroc, task_auroc_of, task_gate, task_images
 from lrclr.verification._verify import VerificationReport, verify
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "task_auroc",
     "task_auroc_of",
     "task_gate",
+    "task_images",
     "verify",
 ]

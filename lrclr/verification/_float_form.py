@@ -1,7 +1,7 @@
-"""A graph of reduced precision in float32 arithmetic, with the weights that it stores.
+"""Graphs of reduced precision, rewritten to compute in float32 with the weights that they store.
 
-Rounding hides small faults: an int8 graph differs from PyTorch by a hundredth where another epsilon differs by a
-ten-thousandth. In this form nothing is rounded any more, so that the graph is held to the limits of float32.
+Rounding hides small faults: int8 changes an output by a hundredth, a wrong epsilon by a ten-thousandth. Without
+rounding, a graph has to meet the limits of float32.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["can_rewrite", "float_forms"]
 
 
 def can_rewrite() -> bool:
-    """Whether the library that rewrites graphs is installed."""
+    """Whether onnx is installed, which rewrites graphs."""
     return find_spec("onnx") is not None
 
 
@@ -30,10 +30,10 @@ def float_forms(graphs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
     """Write the float32 form of ONNX files into a temporary folder.
 
     Args:
-        graphs: the file of each graph.
+        graphs: file of each graph.
 
     Yields:
-        The files of the float32 forms; they are deleted afterwards.
+        File of each float32 form. They are deleted at the end of the context.
     """
     import onnx
 
@@ -43,7 +43,7 @@ def float_forms(graphs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
             files[name] = Path(folder) / f"{name}.onnx"
             model = onnx.load(path)
             _rewrite(model)
-            # Weights beside the graph: a file of protobuf cannot be larger than 2 GiB.
+            # Weights go into a file beside the graph: a protobuf file cannot be larger than 2 GiB.
             onnx.save_model(model, files[name], save_as_external_data=True, location=f"{name}.data")
         yield files
 
@@ -61,7 +61,7 @@ def _rewrite(model: Any) -> None:
             if source is not None and source.op_type == "QuantizeLinear":
                 passed_by[node.output[0]] = source.input[0]
             elif node.input[0] in stored:
-                # ONNX Runtime would multiply int8 weights in its own way again.
+                # ONNX Runtime would compute products with int8 weights in int8.
                 weights = _dequantized(node, stored)
                 graph.initializer.append(numpy_helper.from_array(weights, node.output[0]))
         for attribute in node.attribute:
@@ -82,7 +82,7 @@ def _rewrite(model: Any) -> None:
     weights_left = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(weights_left)
-    # The types of values between nodes are no longer those.
+    # The types of values between nodes have changed.
     del graph.value_info[:]
 
 

@@ -1,4 +1,4 @@
-"""The images and prompts that the gates run on. They need neither torch nor a bundle."""
+"""The images and prompts of the gates, made without torch and without a bundle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["gate_images", "gate_prompts", "images_sha256"]
 
-# Short, empty, other scripts, emoji, many words: what the prompts of users look like.
+# As users may write prompts: short, empty, in other scripts, with emoji, with many words.
 _ODD_PROMPTS = (
     "",
     "x",
@@ -33,7 +33,7 @@ _LONG = "no acute cardiopulmonary abnormality "
 
 
 def gate_images() -> list[NDArray[np.uint8]]:
-    """The packaged radiographs and the middle of each: eight images of eight sizes, the last one in colour."""
+    """The packaged radiographs and the centre of each: eight images of eight sizes, the last one in colour."""
     images = []
     for path in sample_paths():
         image = read_image(path)
@@ -56,5 +56,5 @@ def images_sha256(images: Sequence[NDArray[np.uint8]]) -> str:
 
 
 def gate_prompts(findings: FindingSet, context_length: int) -> tuple[str, ...]:
-    """The prompts of the findings, in order, then unusual ones; the last is longer than the text encoder reads."""
+    """The prompts of the findings in order, then unusual ones. The last one exceeds the context length."""
     return (*findings.prompts, *_ODD_PROMPTS, _LONG * (context_length // 2))

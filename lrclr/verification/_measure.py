@@ -1,4 +1,4 @@
-"""Distances between what an engine answered and what PyTorch answered."""
+"""Distances between the outputs of an engine and those of PyTorch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 _TINY = 1e-30
 NO_SPREAD = 1e-6
-"""Spread of vectors below which they count as all the same."""
+"""Vectors with a smaller spread count as equal."""
 
 
 def cosine(actual: Array, expected: Array) -> float:
-    """Least cosine of two rows of ``[X, D]``."""
+    """Smallest cosine between rows of ``[X, D]`` with the same number."""
     a, b = actual.astype(np.float64), expected.astype(np.float64)
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return float(((a * b).sum(-1) / np.maximum(norms, _TINY)).min())
 
 
 def centred_cosine(actual: Array, expected: Array) -> float:
-    """Least cosine without each side's mean over the rows: embeddings that nearly coincide flatter a plain one."""
+    """As `cosine`, after the mean over the rows is subtracted on each side.
+
+    The plain cosine is high for any two of embeddings that are nearly equal.
+    """
     a, b = actual.astype(np.float64), expected.astype(np.float64)
     return cosine(a - a.mean(0), b - b.mean(0))
 
@@ -44,16 +47,16 @@ def spread(embedding: Array) -> float:
 
 
 def region_gap(index: Array, rollout: Array) -> tuple[float, float]:
-    """How much importance an engine's picks lose against the best ones.
+    """Loss of importance by the patches that an engine selects, against the best patches.
 
     Args:
-        index: ``[B, R]``, the engine's picks, G groups of k.
-        rollout: ``[B, G, N-1]``, PyTorch's importance of every patch.
+        index: ``[B, R]``, patches that the engine selected, in G groups of k.
+        rollout: ``[B, G, N-1]``, importance of every patch by PyTorch.
 
     Returns:
-        The largest loss of a pick against PyTorch's pick of the same rank, relative to the group's most important
-        patch; and the share of picks that are PyTorch's. A patch picked twice within a group is a loss of 1, as is one
-        that does not exist.
+        The largest loss of a patch against PyTorch's patch of the same rank, relative to the most important patch of
+        the group; and the share of patches that are equal to PyTorch's. A patch that is selected twice within a group,
+        or that does not exist, is a loss of 1.
     """
     batch, groups, patches = rollout.shape
     picks = index.reshape(batch, groups, -1)

@@ -1,4 +1,4 @@
-"""What a gate demands and what it measured."""
+"""Results of gates, and their limits."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Limit = Literal["min", "max"]
 
 @dataclass(frozen=True)
 class GateResult:
-    """One measured value and the limit it is held to.
+    """A measured value and its limit.
 
     Attributes:
-        gate: what was measured.
-        subject: graph and output it was measured on.
+        gate: the measured quantity.
+        subject: graph and output.
         value: the worst value over all inputs.
         tolerance: the limit.
-        limit: ``"min"``: the value may not be below the tolerance; ``"max"``: not above.
-        note: what a reader may want to know beside the value.
+        limit: ``"min"`` if the value must not be below the tolerance, ``"max"`` if it must not be above.
+        note: further information for the reader.
     """
 
     gate: str
@@ -36,13 +36,13 @@ class GateResult:
 
     @property
     def passed(self) -> bool:
-        """Whether the value keeps the limit; NaN never does."""
+        """Whether the value is within the limit. NaN is not."""
         if math.isnan(self.value):
             return False
         return self.value >= self.tolerance if self.limit == "min" else self.value <= self.tolerance
 
     def to_dict(self) -> dict[str, Any]:
-        """For the manifest; a value that is no number is written as text."""
+        """The result in JSON's types. NaN and infinity become text."""
         value = float(f"{self.value:.6g}") if math.isfinite(self.value) else str(self.value)
         return {**asdict(self), "value": value, "passed": self.passed}
 
@@ -53,20 +53,20 @@ class GateResult:
 
 @dataclass(frozen=True)
 class Tolerances:
-    """Limits of the gates, on the worst input.
+    """Limits of the gates, for the worst input.
 
     Attributes:
-        cosine: least cosine of a vector to PyTorch's.
-        centred_cosine: the same after the mean over the inputs is removed from both.
-        max_error: largest error of an output, relative to the largest value of PyTorch's.
-        region_gap: largest loss of importance by a region that was picked instead of PyTorch's, relative to the most
-            important patch. Two patches that are equally important up to this may change places.
+        cosine: smallest cosine of a vector with PyTorch's.
+        centred_cosine: the same after the mean over the inputs is subtracted from both.
+        max_error: largest error of an output, relative to the largest value of PyTorch's output.
+        region_gap: largest loss of importance by a region that differs from PyTorch's, relative to the most important
+            patch. Two patches whose importance differs by less may change places.
         score_error: largest absolute error of local scores and region attention.
         probability_error: largest absolute error of a finding's probability.
         invariance: largest change of an output, relative to its largest value, by the size of the batch, by padding,
             or by tokens after EOT; of local scores and region attention the absolute change.
-        spread: least ratio of the spread of embeddings over the inputs to that of PyTorch's.
-        task_auroc: largest difference of mean AUROC on the carried phantom radiographs.
+        spread: smallest ratio of the spread of embeddings over the inputs to that of PyTorch's.
+        task_auroc: largest difference of mean AUROC on the packaged phantom radiographs.
     """
 
     cosine: float
@@ -81,16 +81,16 @@ class Tolerances:
 
     @classmethod
     def for_precision(cls, precision: str) -> Tolerances:
-        """The strict defaults."""
+        """The default limits of a precision."""
         if precision == "fp32":
             return cls(0.999999, 0.99999, 1e-4, 1e-4, 1e-4, 1e-5, 1e-4, 0.99, 2e-3)
         if precision == "fp16":
             return cls(0.9999, 0.999, 2e-2, 1e-2, 1e-2, 1e-3, 1e-2, 0.95, 2e-3)
         if precision == "int8":
-            # What the default checkpoint keeps with half to spare or more, except the cosine of single tokens and the
-            # largest probability error (0.03): its scores are multiplied by 30 before the softmax.
+            # The default checkpoint stays below half of these limits, except for the cosine of single tokens and for
+            # the probability error (0.03), since its scores are multiplied by 30 before the softmax.
             return cls(0.995, 0.99, 1e-1, 5e-2, 1e-2, 5e-2, 1e-2, 0.95, 5e-3)
-        raise UsageError(f"there is no precision {precision!r}", fix="Choose fp16, fp32 or int8.")
+        raise UsageError(f"unknown precision {precision!r}", fix="Choose fp16, fp32 or int8.")
 
     @classmethod
     def of_manifest(cls, tolerances: Mapping[str, Any]) -> Tolerances:
@@ -98,11 +98,11 @@ class Tolerances:
         return cls(**{name: value for name, value in tolerances.items() if name != "overridden"})
 
     def overridden(self, changes: Mapping[str, float]) -> Tolerances:
-        """With some limits replaced."""
+        """These limits with some of them replaced."""
         names = [field.name for field in fields(self)]
         for name, value in changes.items():
             if name not in names:
-                raise UsageError(f"there is no tolerance {name!r}", fix=f"Choose from {', '.join(names)}.")
+                raise UsageError(f"unknown tolerance {name!r}", fix=f"Choose from {', '.join(names)}.")
             if not math.isfinite(value) or value < 0:
                 raise UsageError(f"the tolerance {name} cannot be {value}")
         return replace(self, **dict(changes))
@@ -112,14 +112,14 @@ class Tolerances:
 
 
 def raise_refused(results: Sequence[GateResult], *, blame: str = "") -> None:
-    """Raise when a gate refused.
+    """Raise if a gate refused.
 
     Args:
-        results: what the gates measured.
-        blame: where the deviation begins, if it is known.
+        results: of the gates.
+        blame: where the deviation begins, if that is known.
 
     Raises:
-        GateError: with the first gate that refused, and how many did.
+        GateError: a gate refused. The error names the first one and their number.
     """
     refused = [result for result in results if not result.passed]
     if refused:

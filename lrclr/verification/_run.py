@@ -1,4 +1,4 @@
-"""The gates of the three graphs and of what goes into them, through one engine."""
+"""The gates of the three graphs and of their inputs, with one engine."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ Outputs = dict[str, NDArray[Any]]
 def run_gates(
     engine: Engine, golden: Golden, model: ModelSpec, tolerances: Tolerances, profiles: Profiles | None = None
 ) -> list[GateResult]:
-    """Measure everything but the task.
+    """Run all gates except the task gate.
 
     Args:
         engine: runs the graphs.
         golden: inputs, and PyTorch's outputs in float32.
-        model: the rest of the model; the prompts of its findings are the first of `golden`.
+        model: the rest of the model. The prompts of its findings are the first prompts of `golden`.
         tolerances: the limits.
-        profiles: the manifest's, whose smallest and largest sizes are run too; None where there is no bundle.
+        profiles: sizes of the manifest, of which the smallest and largest are run too; None without a bundle.
 
     Raises:
         EngineError: the engine refused an input.
@@ -45,32 +45,31 @@ def run_gates(
     asked = len(model.findings.prompts)
     fixed_length = model.tokenizer is not None and model.tokenizer.fixed_length
     runs = GraphRuns(engine, golden, Sizes.of(golden, asked, profiles, fixed_length=fixed_length))
-    answers = _Answers(runs, golden, model)
+    recorder = _RecordingEngine(runs, golden, model)
     try:
         runs.run_usual()
         usual = [*_finite(runs)]
         if not all(result.passed for result in usual):
-            return [*answers.input_gates(), *usual]
+            return [*recorder.input_gates(), *usual]
         runs.run_corners(asked)
         noisy = runs.run_noise_after_eot()
-        probabilities = answers.probability_gate(tolerances)
+        probabilities = recorder.probability_gate(tolerances)
     except ContractError as error:
-        note = "; ".join(error.wrong)
-        return [*answers.input_gates(), GateResult("outputs unlike the contract", error.graph, 1, 0, "max", note)]
-    results = [*answers.input_gates(), *_finite(runs)]
+        return [*recorder.input_gates(), _contract_gate(error)]
+    results = [*recorder.input_gates(), *_finite(runs)]
     if all(result.passed for result in results if result.gate == "non-finite values"):
         results += compare_outputs(runs, golden, tolerances)
         results += [*probabilities, *_invariance(runs, golden, tolerances)]
         results += _after_eot(runs, golden, noisy, tolerances, causal=model.causal)
         if fixed_length:
             taken = int(runs.takes_another_length())
-            note = "its padding is part of a prompt, so that a shorter one has another meaning"
+            note = "padding is part of a prompt, so a shorter prompt has another meaning"
             results.append(GateResult("prompts of another length taken", "text_encoder", taken, 0, "max", note))
     return results
 
 
 def graph_gates(engine: Engine, golden: Golden, model: ModelSpec, tolerances: Tolerances) -> list[GateResult]:
-    """The gates of the graphs' outputs alone, at the usual sizes.
+    """Run only the gates of the graphs' outputs, at the usual sizes.
 
     Args:
         engine, golden, model, tolerances: as for `run_gates`.
@@ -84,8 +83,7 @@ def graph_gates(engine: Engine, golden: Golden, model: ModelSpec, tolerances: To
     try:
         runs.run_usual()
     except ContractError as error:
-        note = "; ".join(error.wrong)
-        return [GateResult("outputs unlike the contract", error.graph, 1, 0, "max", note)]
+        return [_contract_gate(error)]
     results = [*_finite(runs)]
     if all(result.passed for result in results):
         results += compare_outputs(runs, golden, tolerances)
@@ -93,7 +91,7 @@ def graph_gates(engine: Engine, golden: Golden, model: ModelSpec, tolerances: To
 
 
 def compare_outputs(runs: GraphRuns, golden: Golden, limits: Tolerances) -> list[GateResult]:
-    """Outputs of the graphs against PyTorch's; of each gate the worst run."""
+    """Compare the outputs of the graphs with PyTorch's. The result of a gate is that of its worst run."""
     return [
         *_worst(_image(run, golden, limits) for run in runs.image),
         *_worst(_text(run, golden, limits) for run in runs.text),
@@ -101,8 +99,12 @@ def compare_outputs(runs: GraphRuns, golden: Golden, limits: Tolerances) -> list
     ]
 
 
+def _contract_gate(error: ContractError) -> GateResult:
+    return GateResult("outputs unlike the contract", error.graph, 1, 0, "max", "; ".join(error.wrong))
+
+
 def _worst(of_runs: Iterable[Iterable[GateResult]]) -> list[GateResult]:
-    """Of each gate and subject the result that is furthest to the wrong side; NaN before all."""
+    """The worst result of each gate and subject. NaN is the worst of all."""
     worst: dict[tuple[str, str], GateResult] = {}
     for result in (result for results in of_runs for result in results):
         key = (result.gate, result.subject)
@@ -145,7 +147,7 @@ def _image(run: GraphRun, golden: Golden, limits: Tolerances) -> Iterator[GateRe
 
 
 def _same_regions(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
-    """``[B, 1+R]``: CLS, and the regions that both picked. Two patches of equal importance have different tokens."""
+    """``[B, 1+R]``: CLS, and the regions that both selected. Different patches have different tokens."""
     return np.pad(one == other, ((0, 0), (1, 0)), constant_values=True)
 
 
@@ -169,22 +171,16 @@ def _fusion(run: GraphRun, golden: Golden, limits: Tolerances) -> Iterator[GateR
 
 
 def _invariance(runs: GraphRuns, golden: Golden, limits: Tolerances) -> list[GateResult]:
-    """How much an output changes with the size of the batch and the padding, against the engine's own usual run."""
-
-    def changed(subject: str, run: GraphRun, actual: Any, usual: Any) -> GateResult:
-        change = measure.relative_error(actual, usual)
-        return GateResult("change by batch and padding", subject, change, limits.invariance, "max", run.where)
+    """How much an output changes with the size of the batch and the padding, relative to the usual run."""
+    gate = "change by batch and padding"
 
     def image(run: GraphRun) -> Iterator[GateResult]:
         usual = {name: array[run.images] for name, array in runs.image[0].outputs.items()}
         same = _same_regions(run.outputs["region_index"], usual["region_index"])
         for name in ("image_embedding", "region_importance"):
-            yield changed(f"image_encoder.{name}", run, run.outputs[name], usual[name])
+            yield _change(gate, f"image_encoder.{name}", run, run.outputs[name], usual[name], limits)
         tokens, of_usual = run.outputs["region_tokens"], usual["region_tokens"]
-        yield changed("image_encoder.region_tokens", run, tokens[same], of_usual[same])
-
-    def text(run: GraphRun) -> Iterator[GateResult]:
-        return _text_changes(runs, golden, run, changed)
+        yield _change(gate, "image_encoder.region_tokens", run, tokens[same], of_usual[same], limits)
 
     def fusion(run: GraphRun) -> Iterator[GateResult]:
         pairs = np.ix_(run.images, run.prompts)
@@ -192,46 +188,50 @@ def _invariance(runs: GraphRuns, golden: Golden, limits: Tolerances) -> list[Gat
             usual = runs.fusion[0].outputs[name][pairs]
             error = measure.absolute_error(run.outputs[name], usual)
             subject = f"fusion_head.{name}"
-            yield GateResult("change by batch and padding", subject, error, limits.invariance, "max", run.where)
+            yield GateResult(gate, subject, error, limits.invariance, "max", run.where)
 
     return [
         *_worst(image(run) for run in runs.image[1:]),
-        *_worst(text(run) for run in runs.text[1:]),
+        *_worst(_text_changes(gate, runs, golden, run, limits) for run in runs.text[1:]),
         *_worst(fusion(run) for run in runs.fusion[1:]),
     ]
 
 
-def _text_changes(runs: GraphRuns, golden: Golden, run: GraphRun, changed: Any) -> Iterator[GateResult]:
+def _text_changes(
+    gate: str, runs: GraphRuns, golden: Golden, run: GraphRun, limits: Tolerances
+) -> Iterator[GateResult]:
     usual = runs.text[0].outputs
     embedding, tokens = run.outputs["text_embedding"], run.outputs["text_tokens"]
-    yield changed("text_encoder.text_embedding", run, embedding, usual["text_embedding"][run.prompts])
+    usual_embedding = usual["text_embedding"][run.prompts]
+    yield _change(gate, "text_encoder.text_embedding", run, embedding, usual_embedding, limits)
     real = golden.text_mask[run.prompts, : tokens.shape[1]].astype(bool)
     of_usual = usual["text_tokens"][run.prompts, : tokens.shape[1]]
-    yield changed("text_encoder.text_tokens", run, tokens[real], of_usual[real])
+    yield _change(gate, "text_encoder.text_tokens", run, tokens[real], of_usual[real], limits)
+
+
+def _change(
+    gate: str, subject: str, run: GraphRun, actual: NDArray[Any], usual: NDArray[Any], limits: Tolerances
+) -> GateResult:
+    return GateResult(gate, subject, measure.relative_error(actual, usual), limits.invariance, "max", run.where)
 
 
 def _after_eot(
     runs: GraphRuns, golden: Golden, noisy: GraphRun, limits: Tolerances, *, causal: bool
 ) -> list[GateResult]:
-    """What tokens behind the end of a prompt change: nothing in a causal text encoder, and something in any other."""
-    if not causal:
-        usual = runs.text[0].outputs["text_embedding"][noisy.prompts]
-        change = measure.relative_error(noisy.outputs["text_embedding"], usual)
-        subject = "text_encoder.text_embedding"
-        return [GateResult("change by tokens after EOT", subject, change, limits.invariance, "min", noisy.where)]
-
-    def changed(subject: str, run: GraphRun, actual: Any, usual: Any) -> GateResult:
-        change = measure.relative_error(actual, usual)
-        return GateResult("change by tokens after EOT", subject, change, limits.invariance, "max", run.where)
-
-    return [*_text_changes(runs, golden, noisy, changed)]
+    """Check that tokens after the end of a prompt change nothing in a causal text encoder, and something in others."""
+    gate = "change by tokens after EOT"
+    if causal:
+        return list(_text_changes(gate, runs, golden, noisy, limits))
+    usual = runs.text[0].outputs["text_embedding"][noisy.prompts]
+    change = measure.relative_error(noisy.outputs["text_embedding"], usual)
+    return [GateResult(gate, "text_encoder.text_embedding", change, limits.invariance, "min", noisy.where)]
 
 
 def _vectors(
     subject: str, actual: NDArray[Any], expected: NDArray[Any], limits: Tolerances, where: str
 ) -> Iterator[GateResult]:
     yield GateResult("cosine", subject, measure.cosine(actual, expected), limits.cosine, "min", where)
-    # Without the mean over the rows nothing is left of one row, or of copies of it.
+    # A single row, or copies of it, become zero when their mean is subtracted.
     if measure.spread(expected) > measure.NO_SPREAD:
         centred = measure.centred_cosine(actual, expected)
         yield GateResult("centred cosine", subject, centred, limits.centred_cosine, "min", where)
@@ -240,7 +240,7 @@ def _vectors(
 
 def _spread(subject: str, actual: NDArray[Any], expected: NDArray[Any], limits: Tolerances) -> GateResult:
     wanted = measure.spread(expected)
-    # A reference that does not vary over its inputs is degenerate itself; no engine can be checked against it.
+    # A reference that does not vary over its inputs is degenerate: no engine can be compared with it.
     ratio = measure.spread(actual) / wanted if wanted > measure.NO_SPREAD else 0.0
     note = "" if wanted > measure.NO_SPREAD else "PyTorch's embeddings are alike for all inputs"
     return GateResult("spread over inputs", subject, ratio, limits.spread, "min", note)
@@ -250,18 +250,17 @@ def _noted(note: str, where: str) -> str:
     return f"{note}, {where}" if where else note
 
 
-class _Answers:
-    """What the model makes of images and findings around the graphs: preprocessing, token numbers, probabilities.
+class _RecordingEngine:
+    """Engine for a `ZeroShotClassifier` that records its inputs: the gates of preprocessing, tokens and probabilities.
 
-    The images go through `ZeroShotClassifier.predict`, as those of a user do. It is given the image encoder's outputs
-    of the usual run, with PyTorch's regions where the engine picked another patch of nearly the same importance: such
-    a swap is judged by the region gap, and may change a local score.
+    It answers with the image encoder's outputs of the usual run. Where the engine selected another patch than PyTorch,
+    it gives PyTorch's: the region gap measures such exchanges, which may change a local score.
     """
 
     def __init__(self, runs: GraphRuns, golden: Golden, model: ModelSpec) -> None:
         self._runs, self._golden, self._model = runs, golden, model
-        self._fed: list[NDArray[Any]] = []
-        self._asked: list[NDArray[Any]] = []
+        self._pixels: list[NDArray[Any]] = []
+        self._token_ids: list[NDArray[Any]] = []
         self._images = gate_images()
         self._refusal = ""
 
@@ -270,13 +269,13 @@ class _Answers:
         return "gates"
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> Outputs:
-        """For the classifier, which takes this for an engine."""
+        """As `Engine.run`."""
         if graph == "text_encoder":
-            self._asked.append(inputs["input_ids"])
+            self._token_ids.append(inputs["input_ids"])
         if graph != "image_encoder":
             return self._runs.run(graph, dict(inputs))
-        start = sum(len(batch) for batch in self._fed)
-        self._fed.append(inputs["pixel_values"])
+        start = sum(len(batch) for batch in self._pixels)
+        self._pixels.append(inputs["pixel_values"])
         rows = slice(start, start + len(inputs["pixel_values"]))
         outputs = {name: array[rows] for name, array in self._runs.image[0].outputs.items()}
         same = _same_regions(outputs["region_index"], self._golden.region_index[rows])
@@ -284,7 +283,7 @@ class _Answers:
         return {**outputs, "region_tokens": tokens}
 
     def probability_gate(self, limits: Tolerances) -> list[GateResult]:
-        """The probabilities of the findings, as a user gets them."""
+        """The probabilities of the findings, computed as for a user."""
         from lrclr.inference import ZeroShotClassifier
 
         try:
@@ -292,18 +291,18 @@ class _Answers:
             answer = np.array([[finding.probability for finding in one.findings] for one in predictions])
             error = measure.absolute_error(answer, self._golden.probabilities)
         except NonFiniteError:
-            # The graphs are finite on PyTorch's regions, and not on the engine's own.
+            # The fusion head is finite for PyTorch's regions, and not for those of the engine.
             error = math.nan
         return [GateResult("absolute error", "probabilities", error, limits.probability_error, "max")]
 
     def input_gates(self) -> list[GateResult]:
-        """Pixel values and token numbers, computed anew and compared exactly with those of the export."""
+        """Pixel values and token numbers, computed again and compared with those of the export. They must be equal."""
         golden, model = self._golden, self._model
         other = int(images_sha256(self._images) != golden.images_sha256)
         note = "export the checkpoint again with this lrclr" if other else ""
         results = [GateResult("radiographs unlike the export's", "samples", other, 0, "max", note)]
-        fed = np.concatenate(self._fed) if self._fed else self._preprocessed()
-        pixels = _difference(fed, golden.pixel_values)
+        computed = np.concatenate(self._pixels) if self._pixels else self._preprocessed()
+        pixels = _difference(computed, golden.pixel_values)
         results.append(GateResult("change since the export", "pixel values", pixels, 0, "max"))
         wrong = self._wrong_tokens()
         results.append(GateResult("change since the export", "token numbers", wrong, 0, "max", self._refusal))
@@ -319,18 +318,17 @@ class _Answers:
         return preprocess_batch(self._images, self._model.preprocess)
 
     def _wrong_tokens(self) -> float:
-        """How many token numbers differ, of all carried prompts and of the findings' as the classifier asked them."""
+        """Number of token numbers that differ, of the golden prompts and of those that the classifier encoded."""
         golden, tokenizer = self._golden, self._model.tokenizer
-        assert tokenizer is not None  # noqa: S101 - for the type checker; whoever judges a server gives its bundle's
+        assert tokenizer is not None  # noqa: S101 - for the type checker
         try:
             tokens = tokenizer.encode(golden.prompts, truncate=True)
         except FindingsError as error:
             self._refusal = str(error)
             return math.nan
         wrong = max(_unequal(tokens.input_ids, golden.input_ids), _unequal(tokens.mask, golden.text_mask))
-        for asked in self._asked:
-            rows = golden.input_ids[: len(asked), : asked.shape[1]]
-            wrong = max(wrong, _unequal(asked, rows))
+        for ids in self._token_ids:
+            wrong = max(wrong, _unequal(ids, golden.input_ids[: len(ids), : ids.shape[1]]))
         return wrong
 
 

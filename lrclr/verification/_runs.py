@@ -1,4 +1,4 @@
-"""Runs of the three graphs at the sizes that a bundle is made for."""
+"""Runs of the three graphs at the sizes of a bundle's profiles."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FEWEST_TOKENS = 2  # that the fusion head takes
 
 
 class ContractError(Exception):
-    """A graph gave outputs of other names, types or shapes than the contract of the graph has."""
+    """The outputs of a graph have other names, types or shapes than its contract."""
 
     def __init__(self, graph: str, wrong: list[str]) -> None:
         super().__init__(f"{graph}: {'; '.join(wrong)}")
@@ -36,12 +36,12 @@ class ContractError(Exception):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes that the gates run at.
+    """Sizes at which the gates run.
 
     Attributes:
-        usual_batch, largest_batch: images.
-        most_prompts: prompts.
-        usual_tokens: tokens of the longest prompt of the bundle's findings, without padding.
+        usual_batch, largest_batch: numbers of images.
+        most_prompts: largest number of prompts.
+        usual_tokens: number of tokens of the longest prompt of the bundle's findings, without padding.
         fixed_length: whether the text encoder takes prompts of one length only.
     """
 
@@ -63,10 +63,10 @@ class Sizes:
         """The sizes of a bundle.
 
         Args:
-            golden: tells how long prompts are.
-            findings_prompts: number of the findings' prompts.
-            profiles: the manifest's; None where there is no bundle: then nothing larger than `golden` is run.
-            fixed_length: what the text encoder declares.
+            golden: inputs and outputs, with the lengths of the prompts.
+            findings_prompts: number of prompts of the findings.
+            profiles: of the manifest; None without a bundle, so that no run is larger than `golden`.
+            fixed_length: whether the text encoder takes prompts of one length only.
         """
         usual = max(_FEWEST_TOKENS, int(golden.lengths[:findings_prompts].max()))
         if profiles is None:
@@ -81,7 +81,7 @@ class GraphRun:
     """Outputs of one graph, for rows of the golden inputs.
 
     Attributes:
-        where: the size in words; empty for the run that all others are compared with.
+        where: the size in words; empty for the usual run, with which all others are compared.
         outputs: by name, one row for each of `images` (or of `prompts`, for the text encoder).
         images: numbers of the golden images.
         prompts: numbers of the golden prompts.
@@ -94,15 +94,15 @@ class GraphRun:
 
 
 class GraphRuns:
-    """Runs graphs on golden inputs, checks the form of what they give, and keeps it.
+    """Runs graphs on golden inputs, checks the form of their outputs, and keeps them.
 
     Args:
         engine: runs the graphs.
         golden: the inputs.
-        sizes: to run at.
+        sizes: sizes of the runs.
 
     Attributes:
-        image, text, fusion: the runs of each graph. The first one has every golden input.
+        image, text, fusion: runs of each graph. The first run has every golden input.
     """
 
     def __init__(self, engine: Engine, golden: Golden, sizes: Sizes) -> None:
@@ -112,16 +112,16 @@ class GraphRuns:
         self.fusion: list[GraphRun] = []
 
     def run_usual(self) -> None:
-        """Every golden input through every graph."""
+        """Run every golden input through every graph."""
         images, prompts = self._all_images, self._all_prompts
         self._run_image("", images, self._sizes.usual_batch)
         self._run_text("", prompts, self._sizes.most_prompts, self._golden.input_ids.shape[1])
         self._run_fusion("", images, prompts, self._golden.input_ids.shape[1])
 
     def run_corners(self, findings_prompts: int) -> None:
-        """The ends of the profiles: one and the most of images, prompts and tokens.
+        """Run the ends of the profiles: one and the largest number of images, prompts and tokens.
 
-        One axis is at its largest at a time: all at once would take more memory and time than any request may.
+        Only one axis at a time is at its largest. All together would take more memory and time than a request may.
         """
         golden, sizes = self._golden, self._sizes
         usual, longest = sizes.usual_tokens, golden.input_ids.shape[1]
@@ -157,7 +157,7 @@ class GraphRuns:
         return True
 
     def run_noise_after_eot(self) -> GraphRun:
-        """The text encoder on prompts whose padding is replaced by tokens, which only a causal encoder cannot see."""
+        """Run the text encoder with other tokens in place of the padding, which a causal encoder ignores."""
         golden = self._golden
         longest = golden.input_ids.shape[1]
         tokens = longest if self._sizes.fixed_length else min(self._sizes.usual_tokens + 1, longest)
@@ -176,8 +176,8 @@ class GraphRuns:
         """Outputs of a graph.
 
         Raises:
-            ContractError: they are not what the contract of the graph says.
-            EngineError: the engine refused.
+            ContractError: they differ from the contract of the graph.
+            EngineError: the engine failed.
         """
         outputs = self._engine.run(graph, inputs)
         wrong = _unlike_contract(outputs, self._contract(graph, inputs))
@@ -210,7 +210,7 @@ class GraphRuns:
         self.text.append(GraphRun(where, _joined(parts), np.array([], np.int64), prompts))
 
     def _run_text_alone(self) -> None:
-        """Each prompt by itself, without padding."""
+        """Run each prompt alone, without padding."""
         golden, longest = self._golden, self._golden.input_ids.shape[1]
         parts = []
         for ids, length in zip(golden.input_ids, golden.lengths, strict=True):
@@ -239,7 +239,7 @@ class GraphRuns:
         self.fusion.append(GraphRun(where, _joined(parts), images, prompts))
 
     def _contract(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """Shape and type of each output for these inputs; the network's own sizes are taken from the golden data."""
+        """Expected shape and type of each output; the fixed sizes are taken from the golden data."""
         tensors = GRAPHS[graph]
         pairs = [(tensor.axes, getattr(self._golden, tensor.name).shape) for tensor in tensors.outputs]
         pairs += [(tensor.axes, inputs[tensor.name].shape) for tensor in tensors.inputs]

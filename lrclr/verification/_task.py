@@ -1,7 +1,7 @@
-"""The task gate: a bundle must tell findings apart as well as the checkpoint it was made from.
+"""The task gate: a bundle must recognise findings as well as its checkpoint.
 
-EvaluationRun on radiographs of the phantom data set that are carried along, whose findings are known by construction. A
-checkpoint that cannot tell them apart itself, such as one with random weights, gives nothing to compare.
+It uses packaged radiographs of the phantom data set, whose findings are known by construction. A checkpoint that does
+not recognise them, such as one with random weights, has no task gate.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 __all__ = ["TaskImages", "auroc", "task_auroc", "task_auroc_of", "task_gate", "task_images"]
 
 LEAST_AUROC: Final = 0.65
-"""Mean AUROC from which a checkpoint counts as one that recognises something on these images."""
+"""A checkpoint with a lower mean AUROC does not recognise the findings of these images."""
 
 
 @dataclass(frozen=True)
 class TaskImages:
-    """N radiographs and what is on them.
+    """N radiographs and their findings.
 
     Attributes:
         images: ``[N, H, W]`` uint8.
@@ -46,7 +46,7 @@ class TaskImages:
 
 @cache
 def task_images() -> TaskImages:
-    """The images that the package carries."""
+    """The packaged images."""
     with resources.files("lrclr").joinpath("data", "task.npz").open("rb") as file, np.load(file) as arrays:
         return TaskImages(arrays["images"], arrays["labels"], tuple(arrays["findings"].tolist()))
 
@@ -61,14 +61,14 @@ def auroc(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
 
 
 def task_auroc(classifier: ZeroShotClassifier) -> float:
-    """Mean AUROC over the findings that both the model and the carried images know; NaN where there are none."""
+    """Mean AUROC over the findings that both the model and the packaged images have; NaN if there are none."""
     return task_auroc_of(classifier.spec.findings.names, classifier.predict)
 
 
 def task_auroc_of(
     names: Sequence[str], predict: Callable[[Sequence[NDArray[np.uint8]]], Sequence[Prediction]]
 ) -> float:
-    """As `task_auroc`, of whatever answers for findings of these names, in this order."""
+    """As `task_auroc`, for any function that predicts findings of these names, in this order."""
     task = task_images()
     known = {name.casefold(): column for column, name in enumerate(task.findings)}
     shared = [(place, known[name.casefold()]) for place, name in enumerate(names) if name.casefold() in known]
@@ -79,19 +79,16 @@ def task_auroc_of(
     return float(np.mean([auroc(task.labels[:, column], probability[:, place]) for place, column in shared]))
 
 
-def task_gate(
-    classifier: ZeroShotClassifier, reference: float, tolerance: float, *, auroc: float | None = None
-) -> list[GateResult]:
-    """Compare a classifier's AUROC with the checkpoint's; no gate where there is nothing to compare.
+def task_gate(measure: Callable[[], float], reference: float, tolerance: float) -> list[GateResult]:
+    """Compare a classifier's AUROC with the checkpoint's; no gate if the checkpoint's is below `LEAST_AUROC`.
 
     Args:
-        classifier: over the engine that is judged.
+        measure: returns `task_auroc` of the classifier.
         reference: `task_auroc` of the checkpoint in PyTorch.
         tolerance: the largest difference.
-        auroc: `task_auroc` of the classifier, where it was measured already.
     """
     if not reference >= LEAST_AUROC:
         return []
-    value = task_auroc(classifier) if auroc is None else auroc
+    value = measure()
     note = f"mean AUROC {value:.4f}, PyTorch's {reference:.4f}, {len(task_images().images)} phantom radiographs"
     return [GateResult("task AUROC difference", "findings", abs(value - reference), tolerance, "max", note)]

@@ -1,17 +1,18 @@
-"""`verify`: the one function that runs the gates of a bundle. Needs no torch."""
+"""`verify`: runs the gates of a bundle. It does not need torch."""
 
 from __future__ import annotations
 
 import platform
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lrclr._processors import processors
-from lrclr.bundle import Golden
+from lrclr.bundle import GRAPHS, Golden
 from lrclr.verification._float_form import can_rewrite, float_forms
 from lrclr.verification._result import GateResult, Tolerances, raise_refused
 from lrclr.verification._run import graph_gates, run_gates
-from lrclr.verification._task import task_gate
+from lrclr.verification._task import task_auroc, task_gate
 
 if TYPE_CHECKING:
     from lrclr.bundle import Bundle
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["VerificationReport", "verify"]
 
 _FLOAT_UNCHECKED = (
-    "the {} graphs were not checked in float32 arithmetic, as they were at the export, "
-    "because {} is not installed (pip install {})"
+    "the {} graphs were not checked in float32 arithmetic, as at the export, because {} is not installed "
+    "(pip install {})"
 )
 _INLINED_UNCHECKED = (
     "the inlined graphs were not checked, because onnxruntime is not installed (pip install '.[onnxruntime]')"
@@ -33,12 +34,12 @@ _INLINED = " (inlined)"
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """What the gates of a bundle measured.
+    """Results of the gates of a bundle.
 
     Attributes:
-        engine: that ran the graphs.
+        engine: name of the engine that ran the graphs.
         gates: every gate with its limit and its measured value.
-        notes: what could not be measured here, and why.
+        notes: gates that could not run here, with the reason.
     """
 
     engine: str
@@ -52,20 +53,20 @@ class VerificationReport:
 
     @property
     def refused(self) -> tuple[GateResult, ...]:
-        """The gates that do not hold."""
+        """The gates that refused."""
         return tuple(gate for gate in self.gates if not gate.passed)
 
     @property
     def passed(self) -> bool:
-        """Whether every gate holds."""
+        """Whether no gate refused."""
         return not self.refused
 
     def require(self) -> None:
-        """Raise GateError where a gate does not hold."""
+        """Raise GateError if a gate refused."""
         raise_refused(self.gates)
 
     def to_dict(self) -> dict[str, Any]:
-        """In JSON's types."""
+        """The report in JSON's types."""
         return {"engine": self.engine, "gates": [gate.to_dict() for gate in self.gates], "notes": list(self.notes)}
 
 
@@ -73,16 +74,16 @@ def verify(bundle: Bundle, engine: Engine, *, auroc: float | None = None) -> Ver
     """Run every gate of a bundle on this machine.
 
     In this order: preprocessing and tokenizer against the inputs of the export; the graphs against PyTorch, at the
-    usual sizes and at the ends of the profiles; the probabilities; graphs of reduced precision in float32 arithmetic
-    at the limits of float32; the inlined graph, where there is one; and, if all of these hold, the task.
+    usual sizes and at the ends of the profiles; the probabilities; graphs of reduced precision in float32 arithmetic,
+    at the limits of float32; the inlined graph, if there is one; and, if all these gates pass, the task.
 
     Args:
-        bundle: what to check. `Bundle` has compared its files with the manifest.
-        engine: what shall run its graphs.
-        auroc: `task_auroc` of the bundle with this engine, where it was measured already.
+        bundle: the bundle. `Bundle` has compared its files with the manifest.
+        engine: runs its graphs.
+        auroc: `task_auroc` of the bundle with this engine, if it was measured before.
 
     Raises:
-        EngineError: the engine refused an input that the bundle's profiles allow.
+        EngineError: the engine failed for an input within the bundle's profiles.
         BundleError: the golden file is damaged.
     """
     from lrclr.engines._onnxruntime_package import has_onnxruntime
@@ -109,13 +110,13 @@ def verify(bundle: Bundle, engine: Engine, *, auroc: float | None = None) -> Ver
         from lrclr.inference import ZeroShotClassifier
 
         classifier = ZeroShotClassifier(bundle, engine)
-        gates += task_gate(classifier, float(golden.task_auroc), tolerances.task_auroc, auroc=auroc)
+        measure = partial(task_auroc, classifier) if auroc is None else lambda: auroc
+        gates += task_gate(measure, float(golden.task_auroc), tolerances.task_auroc)
     return VerificationReport(engine.name, tuple(gates), tuple(notes))
 
 
 def _float_form_gates(bundle: Bundle, golden: Golden, model: ModelSpec) -> list[GateResult]:
-    """The graphs without any rounding but that of their weights, against PyTorch with the same weights."""
-    from lrclr.bundle import GRAPHS
+    """The graphs without rounding of anything but their weights, against PyTorch with the same weights."""
     from lrclr.engines import OnnxRuntimeEngine
 
     assert golden.stored is not None  # noqa: S101 - for the type checker
@@ -126,8 +127,7 @@ def _float_form_gates(bundle: Bundle, golden: Golden, model: ModelSpec) -> list[
 
 
 def _inlined_gates(bundle: Bundle, golden: Golden, model: ModelSpec, tolerances: Tolerances) -> list[GateResult]:
-    """The graphs for runtimes that know no ONNX functions; ONNX Runtime runs them here."""
-    from lrclr.bundle import GRAPHS
+    """The graphs for runtimes without ONNX functions, run by ONNX Runtime."""
     from lrclr.engines import OnnxRuntimeEngine
 
     inlined = {graph: path for graph in GRAPHS if (path := bundle.inlined_path(graph)) is not None}

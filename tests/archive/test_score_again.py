@@ -142,7 +142,7 @@ def test_killed_at_every_write_and_between_them(archive: Path, scored: Path, bun
     """Each run goes on with what the killed one before it left: at the settings' write, and amid each part's."""
     out = tmp_path / "out"
     seen = 0
-    for fsyncs, chunks in ((1, 0), (2, 0), (3, 0), (0, 18), (3, 0), (2, 0)):
+    for fsyncs, chunks in ((1, 0), (2, 0), (3, 0), (0, 22), (3, 0), (2, 0)):
         done = killed(archive, out, bundle, fsyncs, chunks)
         assert done.returncode == -signal.SIGKILL, done.stderr
         parts = sorted(out.glob("part-*.parquet"))
@@ -150,7 +150,7 @@ def test_killed_at_every_write_and_between_them(archive: Path, scored: Path, bun
         seen = len(parts)
         files = [name for part in parts for name in pq.read_table(part)["file"].to_pylist()]
         assert len(set(files)) == len(files)
-    assert seen >= 3
+    assert seen >= 2
     assert list(out.glob(".*.partial"))
     done = killed(archive, out, bundle)
     assert json.loads(done.stdout) == {"failed": archives.BAD, "ray": False}

@@ -118,6 +118,19 @@ def test_a_pattern_that_matches_folders_says_so(cd: Path) -> None:
         open_source(str(cd / "IM*"))
 
 
+def test_a_dataset_with_an_unknown_column_is_refused(tmp_path: Path) -> None:
+    """Without ``frame``, other frames would be scored."""
+    table = tmp_path / "rows.csv"
+    table.write_text("image,split,Cyst,frame_no\na.png,test,1,0\nb.png,test,0,1\n")
+    with pytest.raises(UsageError, match="unknown column 'frame_no'"):
+        open_source(table, findings=["Cyst"])
+    table.write_text("image,Cyst,ward\na.png,1,0\n")
+    with pytest.raises(UsageError, match="unknown column 'ward'"):
+        open_source(table, findings=["Cyst"])
+    table.write_text("image,Cyst,label:ward\na.png,1,0\n")
+    assert [item.name for item in open_source(table, findings=["cyst"]).items] == ["a.png"]
+
+
 def test_the_names_do_not_change_when_a_link_is_added(cd: Path) -> None:
     before = open_source(cd).items
     (cd / "0 first").symlink_to(cd / "IMAGES")

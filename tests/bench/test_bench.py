@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 from dataclasses import replace
@@ -141,10 +142,12 @@ def test_a_file_names_nobody(result: Result, bundle: Path) -> None:
     ("change", "match"),
     [
         ({"schema": 2}, "schema version 2"),
-        ({"schema": None}, "schema version None"),
-        ({"targets": None}, "not what"),
-        ({"measurements": [{}]}, "not what"),
-        ({"environment": []}, "not what"),
+        ({"schema": None}, "schema version unknown"),
+        ({"targets": None}, r"Expected array, got null - at \$.targets"),
+        ({"measurements": [{}]}, r"Object missing required field case - at \$.measurements\[0\]"),
+        ({"measurements": 3}, r"got int - at \$.measurements"),
+        ({"environment": []}, r"got array - at \$.environment"),
+        ({"colour": "red"}, "unknown field colour"),
     ],
 )
 def test_other_files_are_refused(result: Result, change: dict[str, Any], match: str) -> None:
@@ -152,25 +155,37 @@ def test_other_files_are_refused(result: Result, change: dict[str, Any], match: 
         result_from_json(json.dumps(json.loads(result_json(result)) | change))
 
 
-@pytest.mark.parametrize("spoil", ["latency", "field", "stage", "rounds"])
-def test_spoilt_measurements_are_refused(result: Result, spoil: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "value", "match"),
+    [
+        (("rounds", 0, "latency_us", 0), -1.0, r"float > 0.0 - at \$.measurements\[0\].rounds\[0\].latency_us\[0\]"),
+        (("rounds", 0, "latency_us", 0), math.nan, "not JSON"),
+        (("rounds", 0, "latency_us"), [], r"length >= 1 - at \$.measurements\[0\].rounds\[0\].latency_us"),
+        (("rounds", 0, "seconds"), 0.0, r"rounds\[0\].seconds"),
+        (("rounds", 0, "use", "gpu"), {}, r"rounds\[0\].use.gpu"),
+        (("rounds",), [], r"length >= 1 - at \$.measurements\[0\].rounds"),
+        (("settled",), "Jane Doe", r"Expected bool, got str - at \$.measurements\[0\].settled"),
+        (("case", "stage"), "Jane Doe", r"Unknown value - at \$.measurements\[0\].case.stage"),
+        (("case", "colour"), "Jane Doe", r"unknown field colour - at \$.measurements\[0\].case"),
+    ],
+    ids=str,
+)
+def test_a_spoilt_measurement_is_refused_by_its_place(
+    result: Result, place: tuple[Any, ...], value: object, match: str
+) -> None:
     content = json.loads(result_json(result))
-    first = content["measurements"][0]
-    if spoil == "latency":
-        first["rounds"][0]["latency_us"][0] = -1.0
-    elif spoil == "field":
-        first["case"]["colour"] = "red"
-    elif spoil == "stage":
-        first["case"]["stage"] = "decoder"
-    else:
-        first["rounds"] = []
-    with pytest.raises(UsageError, match="not what"):
+    target = content["measurements"][0]
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+    with pytest.raises(UsageError, match=match) as caught:
         result_from_json(json.dumps(content))
+    assert "Jane" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "nan", "{" * 100_000])
-def test_what_is_no_result_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="no result"):
+@pytest.mark.parametrize("text", ["", "[]", "{}", "nan", "{" * 100_000, "[" * 100_000, b'{"schema": "\xff"}'])
+def test_what_is_no_result_is_refused(text: str | bytes) -> None:
+    with pytest.raises(UsageError, match="not a result"):
         result_from_json(text)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from lrclr.bench import Measurement, Peak, Quality, Result, compare_results, result_json
 from lrclr.cli import main

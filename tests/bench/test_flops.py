@@ -68,4 +68,3 @@ def test_weights_are_those_of_the_network(tiny_checkpoint: Checkpoint) -> None:
 def test_files_are_no_matrix_products(tiny_checkpoint: Checkpoint) -> None:
     network = Network.of_config(tiny_checkpoint.config.to_dict(), 8)
     assert network.cost(Case("one", "files", 1, 4), "fp32") is None
-    assert Network.of_dict(network.to_dict()) == network

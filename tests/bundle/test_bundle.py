@@ -147,7 +147,7 @@ def test_a_file_or_folder_that_the_manifest_does_not_list_is_refused(name: str, 
     with pytest.raises(BundleError, match="does not list") as caught:
         Bundle(copy)
     assert ascii(name.partition("/")[0])[1:-1] in str(caught.value)
-    assert "Delete what is not" in str(caught.value)
+    assert "Delete these files" in str(caught.value)
 
 
 def test_the_folder_that_every_ext4_volume_has_is_no_stranger(copy: Path) -> None:
@@ -198,7 +198,7 @@ def listing(folder: Path, name: str) -> str:
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_a_path_that_no_bundle_has_is_refused_though_the_manifest_lists_it(name: str, copy: Path) -> None:
     (copy / "manifest.json").write_text(listing(copy, name))
-    with pytest.raises(BundleError, match="no bundle has such a file"):
+    with pytest.raises(BundleError, match="cannot be a file of a bundle"):
         Bundle(copy)
 
 
@@ -228,7 +228,51 @@ def test_an_entry_without_hash_or_size_is_refused(entry: object, copy: Path) -> 
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["files"]["golden.npz"] = entry
     (copy / "manifest.json").write_text(rehashed(manifest))
-    with pytest.raises(BundleError, match="no hash or size"):
+    with pytest.raises(BundleError, match=r"the bundle's manifest is damaged: .* at \$\.files"):
+        Bundle(copy)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("tokenizer",), {}),
+        (("tokenizer", "context_length"), "77"),
+        (("profiles",), []),
+        (("profiles", 0, "batch"), [1]),
+        (("profiles", 0, "batch", 0), "one"),
+        (("graphs", "image_encoder"), None),
+        (("graphs", "image_encoder", "inputs", "pixel_values", "shape"), 3),
+        (("engine", "name"), None),
+        (("precision",), "Jane Doe"),
+        (("max_batch",), 1.5),
+        (("plans",), {}),
+        (("plans", 0), "Jane Doe"),
+        (("gates", 0), 1),
+        (("model",), []),
+        (("made_with", "lrclr"), 1),
+    ],
+    ids=str,
+)
+def test_a_field_of_another_type_is_named_and_its_value_is_not(
+    place: tuple[str | int, ...], value: object, copy: Path
+) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["plans"] = [{}]
+    target = manifest
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+    (copy / "manifest.json").write_text(rehashed(manifest))
+    with pytest.raises(BundleError, match=rf"damaged: .* at \$\.{place[0]}") as caught:
+        Bundle(copy)
+    assert "Jane" not in str(caught.value)
+
+
+def test_an_unknown_field_further_down_is_refused(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["engine"]["extra"] = 1
+    (copy / "manifest.json").write_text(rehashed(manifest))
+    with pytest.raises(BundleError, match="not what lrclr wrote"):
         Bundle(copy)
 
 
@@ -313,5 +357,5 @@ def test_a_prefixed_bundle_lists_no_file_of_another_prefix(folder: Path, tmp_pat
     assert opened.graph_path("image_encoder") == named / "VERSION_image_encoder" / "7" / "model.onnx"
     assert sorted(entry.name for entry in named.iterdir()) == sorted(bundle_entries(named))
     (named / "manifest.json").write_text(listing(named, "image_encoder/7/model.onnx"))
-    with pytest.raises(BundleError, match="no bundle has such a file"):
+    with pytest.raises(BundleError, match="cannot be a file of a bundle"):
         Bundle(named)

@@ -63,7 +63,7 @@ def test_csv_has_a_column_for_each_finding(bundle: Path, tmp_path: Path, capsys:
     assert 0 < float(good["Edema"]) < 1
     assert good["error"] == ""
     assert bad["Edema"] == ""
-    assert "not an image" in bad["error"]
+    assert "as an image" in bad["error"]
 
 
 def test_remarks_on_a_file_are_told(bundle: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -75,7 +75,17 @@ def test_a_prompt_that_is_too_long_is_named_by_file_finding_and_number(
 def test_convert_changes_settings_and_says_what(checkpoint_folder: Path, tmp_path: Path, capsys: Capture) -> None:
     file, out = tmp_path / "mine.toml", tmp_path / "out"
     file.write_text(SENTENCES)
-    command = ["convert", str(checkpoint_folder), str(out), "--mean", "0.5", "--std", "0.2,0.3,0.4"]
+    command = [
+        "convert",
+        str(checkpoint_folder),
+        str(out),
+        "--mean",
+        "0.5",
+        "--std",
+        "0.2,0.3,0.4",
+        "--preprocess",
+        "clip",
+    ]
     assert main([*command, "--region-top-k", "1", "--findings", str(file)]) == 0
     said = told(capsys)
     for text in ("mean: 0.5, 0.5, 0.5, before", "std: 0.2, 0.3, 0.4, before", "selected regions:", "findings: Edema"):

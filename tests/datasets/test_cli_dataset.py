@@ -48,7 +48,7 @@ def test_a_dataset_is_written_and_told(chexpert: Path, capsys: pytest.CaptureFix
     told = capsys.readouterr()
     assert told.out == f"{chexpert / name}: 1 images (validation 1), 14 findings\n"
     assert "left out: 1\n  line 3: valid.csv: its image file does not exist\n" in told.err
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         lrclr_dataset("chexpert", chexpert, "-o", chexpert / name)
     lrclr_dataset("chexpert", chexpert, "-o", chexpert / name, "--overwrite", "--skip-bad-rows")
 
@@ -66,11 +66,11 @@ def test_nothing_is_left_out_unless_it_is_said(chexpert: Path) -> None:
 def test_calls_that_are_wrong(chexpert: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     calls: list[tuple[list[str | Path], str]] = [
-        (["padchest", chexpert, "-o", out], "no format 'padchest'"),
+        (["padchest", chexpert, "-o", out], "unknown format 'padchest'"),
         (["chexpert", chexpert, "-o", tmp_path / "out.xlsx"], "no known format"),
-        (["chexpert", chexpert, "-o", out, "--section", "findings"], "no use for --section"),
-        (["chexpert", chexpert, "-o", out, "--masks", chexpert], "no use for --masks"),
-        (["openi", chexpert, "-o", out, "--section", "title"], "no section 'title'"),
+        (["chexpert", chexpert, "-o", out, "--section", "findings"], "--section is not an option of chexpert"),
+        (["chexpert", chexpert, "-o", out, "--masks", chexpert], "--masks is not an option of chexpert"),
+        (["openi", chexpert, "-o", out, "--section", "title"], "unknown section 'title'"),
         (["openi", chexpert, "-o", out], "needs --images"),
         (["openi", chexpert, chexpert, "-o", out, "--images", chexpert], "one source, not 2"),
         (["chexlocalize", chexpert, "-o", out, "--images", chexpert], "needs --masks"),

@@ -262,27 +262,27 @@ def test_only_what_is_needed_comes_in_or_out(folder: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"name": "LRCLR"}, "cannot be the name"),
+        ({"name": "LRCLR"}, "is not a valid name"),
         ({"name": "a" * 41}, "at most 40"),
-        ({"name": "lrclr\n"}, "cannot be the name"),
-        ({"name": "-lrclr"}, "cannot be the name"),
-        ({"name": "1lrclr"}, "cannot be the name"),
+        ({"name": "lrclr\n"}, "is not a valid name"),
+        ({"name": "-lrclr"}, "is not a valid name"),
+        ({"name": "1lrclr"}, "is not a valid name"),
         ({"monitoring": ""}, "namespace"),
-        ({"image": "lrclr; rm -rf /"}, "no image reference"),
-        ({"image": ""}, "no image reference"),
-        ({"memory": "lots"}, "no amount of memory"),
-        ({"cpu": "-1"}, "no amount of cpu"),
-        ({"clients": "viewer"}, "no label"),
-        ({"gpu_resource": "gpu"}, "no resource"),
-        ({"source": "https://user:hunter2@host/bundle"}, "cannot be had from there"),
-        ({"source": "s3://bucket/../other"}, "cannot be had from there"),
+        ({"image": "lrclr; rm -rf /"}, "not an image reference"),
+        ({"image": ""}, "not an image reference"),
+        ({"memory": "lots"}, "not an amount of memory"),
+        ({"cpu": "-1"}, "not an amount of cpu"),
+        ({"clients": "viewer"}, "not a label"),
+        ({"gpu_resource": "gpu"}, "not a resource"),
+        ({"source": "https://user:hunter2@host/bundle"}, "source of the bundle is not valid"),
+        ({"source": "s3://bucket/../other"}, "source of the bundle is not valid"),
         ({"source": "oci://registry.example/lrclr:latest"}, "no digest"),
         ({"source": "pvc://Claim"}, "claim"),
-        ({"fetch_image": "rclone"}, "for s3:// alone"),
+        ({"fetch_image": "rclone"}, "only for s3://"),
         ({"min_replicas": 9}, "above"),
-        ({"instances": 0}, "not possible"),
-        ({"exit_timeout": 0}, "not possible"),
-        ({"secret": "AKIA+hunter2=="}, "the secret cannot be called so"),
+        ({"instances": 0}, "cannot be 0"),
+        ({"exit_timeout": 0}, "cannot be 0"),
+        ({"secret": "AKIA+hunter2=="}, "the secret is not a valid name"),
     ],
 )
 def test_wrong_options(changes: dict[str, Any], said: str) -> None:
@@ -292,9 +292,9 @@ def test_wrong_options(changes: dict[str, Any], said: str) -> None:
 
 
 def test_a_store_needs_somebody_who_fetches(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="a container that fetches"):
+    with pytest.raises(UsageError, match="a container that downloads"):
         write_kubernetes(folder, tmp_path / "out", DeployOptions(IMAGE, source="s3://models/lrclr"))
-    with pytest.raises(UsageError, match="KServe fetches the bundle itself"):
+    with pytest.raises(UsageError, match="KServe downloads the bundle itself"):
         write_kserve(folder, tmp_path / "out", DeployOptions(IMAGE, **STORE))
     assert not (tmp_path / "out").exists()
 
@@ -340,8 +340,8 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     write_kubernetes(folder, tmp_path / "same", DeployOptions(IMAGE, name="x-ray"))
     assert bundles.digests(tmp_path / "k") == bundles.digests(tmp_path / "same")
     for arguments, code, said in (
-        (["kubernetes", folder, "-o", tmp_path / "n", "--image", IMAGE, "--name", "X"], 2, "cannot be the name"),
-        (["kserve", tmp_path / "none", "-o", tmp_path / "n", "--image", IMAGE], 1, "there is no bundle"),
+        (["kubernetes", folder, "-o", tmp_path / "n", "--image", IMAGE, "--name", "X"], 2, "is not a valid name"),
+        (["kserve", tmp_path / "none", "-o", tmp_path / "n", "--image", IMAGE], 1, "is not a bundle"),
         (["kserve", folder, "-o", tmp_path / "n"], 2, "--image"),
     ):
         wrong = bundles.call("deploy", *arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 import shutil
@@ -15,6 +16,7 @@ import pytest
 from lrclr import Finding, FindingSet, ZeroShotClassifier
 from lrclr.checkpoints import default_checkpoint, init_checkpoint
 from lrclr.cli import main
+from lrclr.preprocessing import PreprocessSpec
 from lrclr.samples import SAMPLES
 
 # Private: whether a Triton server is installed, for the mark that skips.
@@ -52,7 +54,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet_transformers: N
     monkeypatch.chdir(tmp_path)
     for name in ("CheXzero.pt", "default", "model"):
         # A folder is read by what is in it, not by its name.
-        init_checkpoint("tiny").save(tmp_path / name)
+        checkpoint = init_checkpoint("tiny")
+        size = checkpoint.preprocess.image_size
+        dataclasses.replace(checkpoint, preprocess=PreprocessSpec.clip(size)).save(tmp_path / name)
     (tmp_path / "findings.toml").write_text(FINDINGS)
     shutil.copy(SAMPLES[3].path(), tmp_path / "study.png")
     return tmp_path

@@ -74,7 +74,8 @@ def test_every_page_is_reachable_from_the_navigation(site: Path) -> None:
         for href in re.findall(r'href="([^"#]+)"', home)
     }
     for page in (ROOT / "docs").rglob("*.md"):
-        address = page.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
+        name = "index" if page.stem == "README" else page.stem
+        address = page.relative_to(ROOT / "docs").with_name(f"{name}.html").as_posix()
         assert (site / address).is_file()
         assert address in linked, f"{page} is not in the navigation"
 

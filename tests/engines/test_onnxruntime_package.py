@@ -92,8 +92,8 @@ def test_one_package(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (["onnxruntime", "onnxruntime-gpu"], WHOLE, "onnxruntime and onnxruntime-gpu are both installed"),
         (["onnxruntime", "onnxruntime-gpu"], None, "onnxruntime and onnxruntime-gpu are both installed"),
         # One of both was uninstalled.
-        (["onnxruntime-gpu"], None, "package onnxruntime-gpu is installed and cannot be loaded: files of it"),
-        (["onnxruntime"], "", "package onnxruntime is installed and cannot be loaded: files of it"),
+        (["onnxruntime-gpu"], None, "package onnxruntime-gpu is installed and cannot be loaded: some of its files"),
+        (["onnxruntime"], "", "package onnxruntime is installed and cannot be loaded: some of its files"),
         (["onnxruntime"], "from .capi import _pybind_state", "cannot be loaded: cannot import name '_pybind_state'"),
         (["onnxruntime"], "import onnxruntime.capi.x", "cannot be loaded: No module named 'onnxruntime.capi.x'"),
         (["onnxruntime-gpu"], "raise OSError('libcudart.so.13: no such file')", "cannot be loaded: libcudart.so.13"),

@@ -260,7 +260,7 @@ def test_a_paired_difference_is_narrower_than_two_intervals(make_scores: MakeSco
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
     with pytest.raises(UsageError, match="no finding in common"):
         compare(one, replace(other, findings=("a", "b")))
-    with pytest.raises(UsageError, match="different labels"):
+    with pytest.raises(UsageError, match="labels of the two models differ"):
         compare(one, make_scores(1 - labels, gap))
     with pytest.raises(UsageError, match="images differ"):
         compare(one, replace(other, image=other.image[::-1]))

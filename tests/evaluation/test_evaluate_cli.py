@@ -204,10 +204,8 @@ def test_places_and_names_in_cells_are_checked_before_any_figure(
 ) -> None:
     Image.new("L", (4, 3)).save(tmp_path / "small.png")
     (tmp_path / "empty.png").touch()
-    cells = itertools.chain([cell.replace("small", str(tmp_path / "small"))], itertools.repeat(""))
-    table = make_data({"mask": column}, lambda row: {**row, "edema": "1", "mask": next(cells)})
-    if cell == "empty.png":
-        table.write_text(table.read_text().replace("empty.png", str(tmp_path / "empty.png")))
+    cells = itertools.chain([str(tmp_path / cell) if cell.endswith(".png") else cell], itertools.repeat(""))
+    table = make_data({"Fracture": column}, lambda row: {**row, "edema": "1", "mask": "", "Fracture": next(cells)})
     assert call(bundle_folder, table) in (1, 2)
     captured = capsys.readouterr()
     assert told.format(table) in captured.err
@@ -217,25 +215,25 @@ def test_places_and_names_in_cells_are_checked_before_any_figure(
 def test_what_does_not_count_is_noted(
     bundle_folder: Path, make_data: MakeData, tmp_path: Path, capsys: Capture
 ) -> None:
-    copied = itertools.count()
-
-    def change(row: dict[str, str]) -> dict[str, str]:
-        number = next(copied)
-        if number == 1:
-            (tmp_path / "copy.png").write_bytes(Path(first).read_bytes())
-        image = str(tmp_path / "copy.png") if number == 1 else row["image"]
-        return {**row, "image": image, "edema": "" if number == 0 else row["edema"], "mask": BOX if number == 0 else ""}
-
-    first = ""
     with make_data().open() as file:
         first = next(csv.DictReader(file))["image"]
-    assert call(bundle_folder, make_data({"mask": "boxes"}, change)) == 0
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(Path(first).read_bytes())
+    numbers = itertools.count()
+
+    def change(row: dict[str, str]) -> dict[str, str]:
+        row = {**row, "mask": "", "Fracture": ""}
+        match next(numbers):
+            case 0:
+                return {**row, "edema": "", "Fracture": '{"Edema": [[1, 1, 9, 9]]}'}
+            case 1:
+                return {**row, "image": str(copy)}
+        return row
+
+    assert call(bundle_folder, make_data({"Fracture": "boxes"}, change)) == 0
     told = capsys.readouterr().err
     assert "1 rows have a mask or box of edema and no label of it" in told
     assert "1 images are copies of another image" in told
-
-
-BOX = '{"Edema": [[1, 1, 9, 9]]}'
 
 
 def test_a_declared_finding_is_taken(bundle_folder: Path, make_data: MakeData, capsys: Capture) -> None:
@@ -252,7 +250,7 @@ def test_a_row_that_cannot_be_used_stops_the_run(bundle_folder: Path, make_data:
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "of 40 rows of" in captured.err
-    assert captured.err.count("image: there is no such file") == 3
+    assert captured.err.count("image: the file does not exist") == 3
     assert "--skip-bad-rows" in captured.err
     assert call(bundle_folder, manifest, "--skip-bad-rows") == 0
     captured = capsys.readouterr()
@@ -271,8 +269,8 @@ def test_a_row_that_cannot_be_used_stops_the_run(bundle_folder: Path, make_data:
         (["--preset", "x"], "unknown preset"),
         (["--store", "--preset", "chexzero"], "--store cannot be used with"),
         (["--store", "--findings", "{tmp}/x.toml"], "--store cannot be used with"),
-        (["--validation-split", "none", "--store"], "--store needs validation images"),
-        (["--provider", "tpu"], "no provider"),
+        (["--validation-split", "none", "--store"], "--store needs images to fit on"),
+        (["--provider", "tpu"], "unknown provider"),
         (["--batch-size", "0"], "at least one image"),
         (["--threshold", "x"], "criterion"),
     ],

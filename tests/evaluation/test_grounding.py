@@ -68,9 +68,9 @@ def test_images_that_have_it_and_say_where_are_judged(make_scores: MakeScores) -
     rows = [box(2, 0, 0, 16, 16), box(3, 48, 48, 64, 64), box(4, 0, 0, 9, 9), Row(5, box(1, 0, 0, 1, 1).image)]
     (found,) = located(scores, [*rows, box(6, 0, 0, 9, 9)])
     assert found.image.tolist() == [0, 1]
-    assert found.pointing.tolist() == [1.0, 0.0]
-    assert found.mass == pytest.approx([0.75, 0.0])
-    assert found.mass_chance == pytest.approx([1 / 16, 1 / 16])
+    assert found.figures["pointing"].tolist() == [1.0, 0.0]
+    assert found.figures["mass"] == pytest.approx([0.75, 0.0])
+    assert found.figures["mass_chance"] == pytest.approx([1 / 16, 1 / 16])
     each, mean = ground(scores, rows, Resamples(scores.group, 200, 0))
     assert (each.name, each.images, mean.name, mean.images) == ("finding 0", 2, "mean", 2)
     assert each.pointing.value == 0.5
@@ -101,7 +101,7 @@ def test_a_finding_that_is_cut_off_is_missed_and_an_empty_mask_is_none(make_scor
     masked = Row(3, tmp_path / "x.png", masks={"finding 0": (empty, None)})
     (found,) = located(scores, [box(2, 0, 0, 20, 64), masked])
     assert found.image.tolist() == [0]
-    assert (found.pointing[0], found.hit_chance[0], found.mass_chance[0]) == (0.0, 0.0, 0.0)
+    assert tuple(found.figures[name][0] for name in ("pointing", "hit_chance", "mass_chance")) == (0.0, 0.0, 0.0)
 
 
 def test_a_mask_that_does_not_fit_is_named_by_its_line(make_scores: MakeScores, tmp_path: Path) -> None:

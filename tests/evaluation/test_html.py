@@ -417,7 +417,7 @@ def test_pictures_are_in_the_page_with_their_words(whole: str) -> None:
         assert base64.b64decode(attributes["src"].partition(",")[2]) == example.picture
         assert attributes["alt"].startswith(example.finding)
         assert f"probability {100 * example.probability:.1f} %" in attributes["alt"]
-    for word in ("Found", "Missed", "False alarm", "share this page as you would them"):
+    for word in ("Found", "Missed", "False alarm", "share this page only as you would share them"):
         assert word in read.text
 
 

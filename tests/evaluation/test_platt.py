@@ -78,9 +78,9 @@ def test_separated_classes_have_a_finite_fit() -> None:
         (np.arange(40) < 40, np.linspace(1, 0, 40), "40 validation images have it and 0 do not"),
         (np.arange(40) < 20, np.ones(40), "is the same for all"),
         (np.arange(40) < 20, np.linspace(0, 1, 40), "is lower for"),
-        (np.arange(40) % 2 == 0, np.linspace(0, 1, 40), "does not tell"),
-        (np.arange(40) < 20, np.linspace(1, 0, 40) * 1e-6, "at the bound"),
-        (np.arange(40) < 20, np.linspace(1, 0, 40) * 1e5, "at the bound"),
+        (np.arange(40) % 2 == 0, np.linspace(0, 1, 40), "does not distinguish"),
+        (np.arange(40) < 20, np.linspace(1, 0, 40) * 1e-6, "at a bound"),
+        (np.arange(40) < 20, np.linspace(1, 0, 40) * 1e5, "at a bound"),
     ],
 )
 def test_a_fit_that_would_mislead_is_refused(label: NDArray[np.bool_], gap: NDArray[np.float64], reason: str) -> None:

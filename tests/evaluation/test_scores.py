@@ -158,11 +158,11 @@ def test_only_models_alike_can_vote(make_scores: MakeScores) -> None:
         one.joined(make_scores(labels, gap, patch_size=32))
     with pytest.raises(UsageError, match="2 and 3 images"):
         one.joined(make_scores([[1], [0], [0]], np.zeros((3, 1))))
-    with pytest.raises(UsageError, match="other files"):
+    with pytest.raises(UsageError, match="their files differ"):
         one.joined(replace(one, image=np.array(["a", "b"])))
-    with pytest.raises(UsageError, match="another order"):
+    with pytest.raises(UsageError, match="their order differs"):
         one.joined(replace(one, image=one.image[::-1]))
-    with pytest.raises(UsageError, match="different findings"):
+    with pytest.raises(UsageError, match="findings of the models of an ensemble differ"):
         one.joined(replace(one, findings=("x",)))
 
 

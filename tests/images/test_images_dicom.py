@@ -522,14 +522,14 @@ def test_what_is_not_needed_of_a_file_is_not_kept(
     assert not [element for element in kept[0] if element.tag.group == 0x0010]
 
 
-@pytest.mark.parametrize("code", ["raise AttributeError('_ARRAY_API not found')", "import no_such_module"])
-def test_a_decoder_that_cannot_be_imported_is_told_with_its_own_error(code: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", ["AttributeError('_ARRAY_API not found')", "OSError('libgdcm is broken')"])
+def test_a_decoder_that_cannot_be_imported_is_told_with_its_own_error(error: str, tmp_path: Path) -> None:
     """pydicom imports the decoders that are installed; an error of one of them is not one of pydicom."""
-    (tmp_path / "gdcm.py").write_text(code)
+    (tmp_path / "gdcm.py").write_text(f"raise {error}")
     script = "import sys\nfrom lrclr import read_image\ntry: read_image(sys.argv[1])\nexcept Exception as e: print(e)"
     command = [sys.executable, "-c", script, str(SAMPLES[0].path("dicom"))]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
     assert "decoders that are installed for it cannot be imported" in process.stdout
     assert str(tmp_path / "gdcm.py") in process.stdout
-    assert ("AttributeError: _ARRAY_API not found" if "raise" in code else "no_such_module") in process.stdout
+    assert error.replace("('", ": ").replace("')", "") in process.stdout

@@ -75,10 +75,10 @@ def test_an_error_names_the_image_by_its_position_and_no_path(
     classifier: ZeroShotClassifier, files: list[Path], tmp_path: Path
 ) -> None:
     (tmp_path / "doe_jane.png").write_text("no image")
-    with pytest.raises(ImageError, match=r"^image 10 of 11: the file is not an image that lrclr reads") as caught:
+    with pytest.raises(ImageError, match=r"^image 10 of 11: lrclr cannot read the file as an image") as caught:
         classifier.predict([*files[:9], tmp_path / "doe_jane.png", b""])
     assert "doe" not in str(caught.value)
-    with pytest.raises(ImageError, match=r"^the file is not an image"):
+    with pytest.raises(ImageError, match=r"^lrclr cannot read the file"):
         classifier.embed_images([b"no image"])
 
 
@@ -108,9 +108,9 @@ def test_embeddings_have_unit_length_and_give_the_scores(classifier: ZeroShotCla
 
 
 def test_what_cannot_be_embedded_is_refused(classifier: ZeroShotClassifier) -> None:
-    with pytest.raises(UsageError, match="no images"):
+    with pytest.raises(UsageError, match="empty list of images"):
         classifier.embed_images([])
-    with pytest.raises(FindingsError, match="no texts"):
+    with pytest.raises(FindingsError, match="empty list of texts"):
         classifier.embed_texts([])
     with pytest.raises(FindingsError, match="a list of texts, not one text"):
         classifier.embed_texts("edema")

@@ -56,7 +56,7 @@ def with_(**values: Any) -> Change:
     [
         (lambda n, one: None, (), "has no rows"),
         (only("validation"), (), "no row to train on"),
-        (with_(image="nowhere.png"), (), "there is no such file"),
+        (with_(image="nowhere.png"), (), "the file does not exist"),
         (with_(report="", **{"Lung Opacity": "", "Pneumothorax": ""}), (), "no row to train on"),
         (with_(**{"Lung Opacity": 7}), (), "Lung Opacity"),
         (lambda n, one: one if n % 8 == 0 else None, (), "a batch of 16 is larger than 4 training rows"),
@@ -95,11 +95,11 @@ def test_a_bad_row_stops_the_run_unless_it_may_be_skipped(
 
     code, out, err = run(dataset(spoil))
     assert (code, out) == (1, "")
-    assert "1 of 64 rows of the dataset are bad: line 6: image: there is no such file" in err
+    assert "1 of 64 rows of the dataset are bad: line 6: image: the file does not exist" in err
     assert "--skip-bad-rows" in err
     code, out, err = run(dataset(spoil), "--skip-bad-rows")
     assert code == 0
-    assert "line 6 is left out: image: there is no such file" in err
+    assert "line 6 is left out: image: the file does not exist" in err
     assert "1 row is left out" in err
     assert "31 to train on, 32 to validate on" in err
     assert "mean AUROC on validation" in out
@@ -129,7 +129,7 @@ def test_only_negative_reports_are_counted_and_trained_on(
     code, out, err = run(dataset(negative))
     assert code == 0
     assert "32 of 32 labelled training rows name no finding as present" in err
-    assert "AUROC is not defined for any finding" in err
+    assert "AUROC is not defined: no finding has images" in err
     assert "no AUROC on validation" in out
 
 

@@ -1,4 +1,4 @@
-"""From an ONNX graph to a plan, by the Python library of TensorRT or TensorRT-RTX; needs no torch."""
+"""Builds plans of ONNX graphs with the Python library of TensorRT or TensorRT-RTX. It does not need torch."""
 
 from lrclr_export.plans._build import Plan, plan_from_onnx
 from lrclr_export.plans._network import precision_gates

@@ -1,4 +1,4 @@
-"""Building one plan."""
+"""Builds one plan."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lrclr._files import write_whole
 from lrclr._kernels import HEAD_WIDTH
 from lrclr.engines import gpus, tensorrt_library
 from lrclr.errors import ExportError, UsageError
+from lrclr_export.plans._callbacks import interruptible, logger, monitor
 from lrclr_export.plans._network import network_from_onnx, precision_of_network, region_selection, signature
 from lrclr_export.plans._record import BuildRecord
-from lrclr_export.plans._region_plugin import register_region_plugin, takes
+from lrclr_export.plans._region_plugin import has_kernel, register_region_plugin
 from lrclr_export.plans._regions import from_queries_and_keys, with_definition
-from lrclr_export.plans._watch import interruptible, logger, monitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan, and what the network was that it was built of.
+    """A plan, and facts of its network.
 
     Attributes:
-        data: the serialised engine, as the library wrote it; nothing is put before it.
-        precision_histogram: how many layers of a kind compute in which type.
-        record: what the builder says of the finished plan.
+        data: the serialised engine, as the library wrote it.
+        precision_histogram: number of layers of each kind by the type in which they compute.
+        record: the builder's record of the finished plan.
         region_selection: ``"plugin"``, ``"function body"``, or None.
         signature: inputs and outputs with types and shapes.
-        profiles: the optimisation profiles, in their order.
-        attention_layers: layers whose attention the library should fuse, or None where that is not known.
+        profiles: the optimisation profiles, in order.
+        attention_layers: number of layers whose attention the library should fuse; None if unknown.
     """
 
     data: bytes
@@ -64,19 +64,19 @@ def plan_from_onnx(
 
     Args:
         path: the ONNX file; weights beside it are found.
-        options: how.
-        name: of the graph, for errors.
-        profiles: per profile and input the ``min``, ``opt`` and ``max`` shape.
-        selects_regions: whether it has a region node.
+        options: options of the plan.
+        name: name of the graph, for errors.
+        profiles: ``min``, ``opt`` and ``max`` shape of each input, for each profile.
+        selects_regions: whether the graph has a region node.
         half_precision: whether its attention is computed in float16. Then regions are selected from queries and keys,
             so that the library can fuse the attention.
-        on_progress: told phase, steps done, steps of the phase; from another thread.
+        on_progress: called with phase, finished steps, and steps of the phase, from another thread.
 
     Raises:
         ExportError: the graph, a profile or an option does not suit the library.
         UsageError: the library cannot build for a compute capability.
     """
-    # Imported here: what is wrong with the library is this thread's to tell.
+    # Imported here, so that this thread raises the errors of the import.
     library = tensorrt_library(options.engine)
     model, fusable = None, None
     if selects_regions:
@@ -93,8 +93,8 @@ def _prepared(
     """The image encoder with the region node that suits the library, and the layers whose attention can be fused."""
     model = onnx.load(path, load_external_data=False)
     node = from_queries_and_keys(model) if half_precision else None
-    if options.engine == "tensorrt" and node is not None and takes(node):
-        # Entries for Hopper do not run on what came before it.
+    if options.engine == "tensorrt" and node is not None and has_kernel(node):
+        # Entry points for Hopper do not run on older GPUs.
         here = "8.0" if options.hardware_compatible == "ampere+" else gpus()[0].capability
         capability = round(10 * float(here))
         images = max(profile["pixel_values"]["opt"][0] for profile in profiles)
@@ -141,10 +141,10 @@ def _config(library: Any, builder: Any, options: BuildOptions) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
     flags = library.BuilderFlag
-    # On by default: float32 products would lose 13 of their 23 bits, those that select regions too.
+    # TF32 is on by default: float32 products would lose 13 of their 23 bits, also those that select regions.
     config.clear_flag(flags.TF32)
     if hasattr(flags, "REQUIRE_USER_ALLOCATION"):
-        # TensorRT-RTX: a plan that takes memory by itself while it runs cannot be captured as a CUDA graph.
+        # TensorRT-RTX: a plan that allocates memory while it runs cannot be captured as a CUDA graph.
         config.set_flag(flags.REQUIRE_USER_ALLOCATION)
     for wanted, flag in (
         (options.version_compatible, "VERSION_COMPATIBLE"),
@@ -163,7 +163,7 @@ def _config(library: Any, builder: Any, options: BuildOptions) -> Any:
     if options.compute_capabilities:
         _aim(library, config, options.compute_capabilities)
     elif options.engine == "tensorrt-rtx":
-        # For this machine's GPU, which the manifest names; by default it builds for every GPU that it knows.
+        # Only for the GPU of this machine. By default the library builds for all GPUs that it supports.
         config.num_compute_capabilities = 1
         config.set_compute_capability(library.ComputeCapability.CURRENT, 0)
     return config
@@ -194,11 +194,11 @@ def _add_profile(builder: Any, config: Any, sizes: Mapping[str, Profile], networ
         if not fits:
             raise _unfit_profile(name, f"{tensor.name} is {tuple(tensor.shape)}, and the profile is {shapes}")
     if config.add_optimization_profile(profile) < 0:
-        raise _unfit_profile(name, log.errors[-1] if log.errors else "the library does not take it")
+        raise _unfit_profile(name, log.errors[-1] if log.errors else "the library does not accept it")
 
 
 def _raise_if_unfit(serialised: Any, log: Any, name: str) -> None:
-    """A plan may come out although the graph cannot run at an end of its profile: a warning says so."""
+    """Raise if the build failed, or if a warning says that the graph cannot run at an end of its profile."""
     contradictions = [text for text in log.warnings if text.startswith("Profile k") and "not self-consistent" in text]
     if contradictions:
         raise _unfit_profile(name, contradictions[0])
@@ -222,7 +222,7 @@ def _timing_cache(config: Any, options: BuildOptions) -> Any:
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         raise UsageError(
             f"the timing cache {options.timing_cache} cannot be used",
-            why="it is damaged, or of another GPU or version",
+            why="it is damaged, or belongs to another GPU or version",
             fix="Remove it, or name another file.",
         )
     return cache

@@ -1,4 +1,4 @@
-"""From an ONNX file to TensorRT's network: strongly typed, and looked at before anything is built of it."""
+"""Parses an ONNX file to a strongly typed network of TensorRT, and checks it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAMES = {
     "INT32": "int32",
     "BOOL": "bool",
 }
-# As for the ONNX graph: what carries the cost, and what must stay float32.
+# As for the ONNX graph: layers that take most of the time, and layers that must compute in float32.
 _HEAVY = ("CONVOLUTION", "MATRIX_MULTIPLY")
 _DELICATE = ("NORMALIZATION", "REDUCE", "SOFTMAX", "TOPK")
 
@@ -32,28 +32,28 @@ _DELICATE = ("NORMALIZATION", "REDUCE", "SOFTMAX", "TOPK")
 def network_from_onnx(
     library: Any, builder: Any, log: Any, path: Path, name: str, model: ModelProto | None = None
 ) -> tuple[Any, Any]:
-    """Network, and the parser that its weights live in.
+    """Network, and the parser that holds its weights.
 
     Args:
-        library: TensorRT's or TensorRT-RTX's module.
-        builder: of that library.
-        log: of `_watch.logger`.
+        library: module of TensorRT or TensorRT-RTX.
+        builder: builder of that library.
+        log: from `_callbacks.logger`.
         path: the ONNX file.
-        name: of the graph, for errors.
-        model: the graph to parse in the place of the file's; weights outside of it lie beside `path`.
+        name: name of the graph, for errors.
+        model: graph to parse instead of the file's. Its external weights are beside `path`.
 
     Raises:
-        ExportError: it cannot be parsed; the error names the node.
+        ExportError: the graph cannot be parsed. The error names the node.
     """
     flags = library.NetworkDefinitionCreationFlag
-    # TensorRT 11 and RTX know no other networks, and may have dropped the flag.
+    # In TensorRT 11 and RTX all networks are strongly typed, and the flag may be missing.
     known = [flag for flag in ("STRONGLY_TYPED", "PREFER_AOT_PYTHON_PLUGINS") if hasattr(flags, flag)]
     network = builder.create_network(sum(1 << int(getattr(flags, flag)) for flag in known))
     parser = library.OnnxParser(network, log)
     parsed = parser.parse_from_file(str(path)) if model is None else parser.parse(model.SerializeToString(), str(path))
     if not parsed or network.num_outputs == 0:
         raise ExportError(
-            f"{_title(library)} cannot take {name}",
+            f"{_title(library)} does not support {name}",
             why=_first_error(parser, log),
             fix="Export the checkpoint again, with another --opset if the node is not supported.",
         )
@@ -61,15 +61,15 @@ def network_from_onnx(
 
 
 def precision_of_network(network: Any) -> dict[str, dict[str, int]]:
-    """How many layers of each kind compute in which type; those of the region node's definition apart.
+    """Number of layers of each kind by type. Layers of the region node's definition are counted separately.
 
-    A product of two dequantised int8 tensors counts as int8: the library fuses them.
+    A product of two dequantised int8 tensors counts as int8, since the library fuses them.
     """
     found: dict[str, Counter[str]] = {}
     dequantised: set[str] = set()
     for layer in _layers(network):
         made = _kind(layer) == "DEQUANTIZE" and _type(layer.get_input(0)) == "int8"
-        # The parser gives weights the rank of what they are multiplied with.
+        # The parser reshapes weights to the rank of the other operand.
         given_rank = _kind(layer) == "SHUFFLE" and layer.get_input(0).name in dequantised
         if made or given_rank:
             dequantised.add(layer.get_output(0).name)
@@ -86,13 +86,13 @@ def precision_of_network(network: Any) -> dict[str, dict[str, int]]:
 def precision_gates(
     graph: str, histogram: dict[str, dict[str, int]], precision: str, *, int8_products: int = 0
 ) -> list[GateResult]:
-    """No product in another type than was asked for; nothing delicate, nor region selection, in half precision.
+    """Check that products have the type of the bundle, and that delicate layers and region selection are in float32.
 
     Args:
-        graph: its name.
-        histogram: of the network.
-        precision: of the bundle.
-        int8_products: how many products of the ONNX graph are in int8; the others of an int8 bundle are in float32.
+        graph: name of the graph.
+        histogram: from `precision_of_network`.
+        precision: precision of the bundle.
+        int8_products: number of int8 products of the ONNX graph. The others of an int8 bundle are in float32.
     """
     heavy = {"fp16": ("float16",), "fp32": ("float32",), "int8": ("int8", "float32")}[precision]
     products = [(type_, count) for kind in _HEAVY for type_, count in histogram.get(kind, {}).items()]
@@ -100,7 +100,7 @@ def precision_gates(
     total = sum(count for _, count in products)
     delicate = [kind for kind in histogram if kind in _DELICATE or kind.startswith(_REGION_NODES)]
     half = sum(histogram[kind].get("float16", 0) for kind in delicate)
-    # The node over queries and keys multiplies them as the layers do, and each product is followed by one of the chain.
+    # The node over queries and keys multiplies them in float16, as the layers do. A product of the chain follows each.
     scores = histogram.get(f"{QK_OP_TYPE}.MATRIX_MULTIPLY", {})
     half -= min(scores.get("float16", 0), scores.get("float32", 0))
     subject = f"{graph}, plan"
@@ -109,21 +109,14 @@ def precision_gates(
     return [
         *quantised,
         GateResult("products", subject, total, 1, "min"),
-        GateResult(
-            f"products not in {precision}",
-            subject,
-            wrong,
-            0,
-            "max",
-            f"{total} products",
-        ),
+        GateResult(f"products not in {precision}", subject, wrong, 0, "max", f"{total} products"),
         GateResult("delicate nodes in half precision", subject, half, 0, "max"),
     ]
 
 
 def region_selection(network: Any) -> str | None:
-    """What selects the regions: ``"plugin"``, ``"function body"``, or None where the graph selects none."""
-    # No other plugin is in a graph of ours.
+    """How regions are selected: ``"plugin"``, ``"function body"``, or None if the graph does not select any."""
+    # Graphs of lrclr have no other plugin.
     if any(_kind(layer).startswith("PLUGIN") for layer in _layers(network)):
         return "plugin"
     return "function body" if any(_region_node_of(layer) for layer in _layers(network)) else None
@@ -150,7 +143,7 @@ def _kind(layer: Any) -> str:
 
 
 def _region_node_of(layer: Any) -> str | None:
-    """Name of the region node that a layer was made of."""
+    """Name of the region node to which a layer belongs."""
     metadata = getattr(layer, "metadata", "")
     return next((name for name in _REGION_NODES if f"({name})" in metadata), None)
 
@@ -166,7 +159,7 @@ def _title(library: Any) -> str:
 
 def _first_error(parser: Any, log: Any) -> str:
     if parser.num_errors == 0:
-        return log.errors[0] if log.errors else "there is nothing in it"
+        return log.errors[0] if log.errors else "the graph is empty"
     error = parser.get_error(0)
     where = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
     return where + " ".join(error.desc().split())

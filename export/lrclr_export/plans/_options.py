@@ -1,4 +1,4 @@
-"""How plans are built."""
+"""Options of plans."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _COMPATIBLE: Final = ("none", "ampere+", "same-capability")
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """Checked when made.
+    """Options of plans.
 
     Attributes:
         engine: ``"tensorrt"`` or ``"tensorrt-rtx"``.
-        compute_capabilities: to build for ahead of time, such as ``("8.6", "8.9")``; TensorRT-RTX only. None given
-            means this machine's GPU.
-        version_compatible: whether newer versions of the library may run the plan, which then brings a runtime of its
-            own: code. TensorRT only.
-        hardware_compatible: ``"none"``, ``"ampere+"`` or ``"same-capability"``: what other GPUs may.
+        compute_capabilities: GPUs to build for, such as ``("8.6", "8.9")``, TensorRT-RTX only; by default this
+            machine's GPU.
+        version_compatible: whether newer versions of the library can run the plan, which then contains a runtime, and
+            so code. TensorRT only.
+        hardware_compatible: other GPUs that can run the plan: ``"none"``, ``"ampere+"`` or ``"same-capability"``.
         refit: whether its weights can be exchanged.
-        strip: leave the weights out; they are taken from the ONNX file when the plan is loaded.
-        workspace_mib: most memory that a layer may use while it runs; None for the library's own limit.
-        builder_level: 0 to 5, from the quickest build to the quickest plan; None for the library's own.
-        timing_cache: a file of measurements that further builds need not repeat; it is read and written. TensorRT only.
+        strip: omit the weights, which are read from the ONNX file when the plan is loaded.
+        workspace_mib: largest memory of a layer while it runs; None for the default of the library.
+        builder_level: 0 to 5, from the fastest build to the fastest plan; None for the default of the library.
+        timing_cache: file with measurements for later builds, which is read and written. TensorRT only.
     """
 
     engine: str
@@ -45,37 +45,35 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         if self.engine not in PLAN_ENGINES:
-            raise UsageError(
-                f"there is nothing to build for the engine {self.engine!r}", fix=f"Choose {' or '.join(PLAN_ENGINES)}."
-            )
+            raise UsageError(f"the engine {self.engine!r} has no plans", fix=f"Choose {' or '.join(PLAN_ENGINES)}.")
         if self.compute_capabilities and self.engine != "tensorrt-rtx":
             raise UsageError(
                 "only TensorRT-RTX builds for other GPUs than this machine's",
-                fix="Leave --compute-capability out, and build on the machine that serves.",
+                fix="Omit --compute-capability, and build on the machine that serves.",
             )
         if self.timing_cache is not None and self.engine == "tensorrt-rtx":
-            raise UsageError("TensorRT-RTX keeps no timing cache", fix="Leave --timing-cache out.")
+            raise UsageError("TensorRT-RTX has no timing cache", fix="Omit --timing-cache.")
         if self.version_compatible and self.engine == "tensorrt-rtx":
             raise UsageError(
-                "TensorRT-RTX builds no plans for newer versions of it",
-                why="it comes without the runtime that such plans bring",
-                fix="Leave --version-compatible out.",
+                "TensorRT-RTX cannot build plans for newer versions",
+                why="it does not include the runtime that such plans contain",
+                fix="Omit --version-compatible.",
             )
         for capability in self.compute_capabilities:
             if not re.fullmatch(r"\d+\.\d", capability):
-                raise UsageError(f"{capability!r} is no compute capability", fix="Write it like 8.6.")
+                raise UsageError(f"{capability!r} is not a compute capability", fix="Write it like 8.6.")
         if self.hardware_compatible not in _COMPATIBLE:
             raise UsageError(
-                f"there is no hardware compatibility {self.hardware_compatible!r}",
+                f"unknown hardware compatibility {self.hardware_compatible!r}",
                 fix=f"Choose {', '.join(_COMPATIBLE)}.",
             )
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise UsageError("a workspace needs at least 1 MiB")
         if self.builder_level is not None and not 0 <= self.builder_level <= 5:
-            raise UsageError(f"there is no builder level {self.builder_level}", fix="Choose 0 to 5.")
+            raise UsageError(f"unknown builder level {self.builder_level}", fix="Choose 0 to 5.")
 
     def to_dict(self) -> dict[str, Any]:
-        """For the manifest: what changes the plan."""
+        """The options that change the plan, in JSON's types, for the manifest."""
         kept = asdict(self)
         for name in ("engine", "compute_capabilities", "timing_cache"):
             del kept[name]

@@ -1,7 +1,7 @@
-"""The builder's account of a plan: its layers with their types, and the memory that they take.
+"""The builder's record of a plan: layers with types, and memory.
 
-The builder writes the finished plan's layers into its verbose log, on a machine without a GPU too. The engine inspector
-gives the same of a plan that was loaded, which takes a GPU.
+The builder writes the layers of the finished plan into its verbose log, also on a machine without a GPU. The engine
+inspector gives the same for a loaded plan, which needs a GPU.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _LAYER: Final = re.compile(
     r"(?:, Constants: \[(?: \{.*?\})?\])?, Outputs: \[(?P<outputs>| \{.*?\})\](?P<rest>.*)"
 )
 _TYPE: Final = re.compile(r"\b(?:Format/)?Datatype: ([^,}]*)")
-# The compiler of TensorRT numbers the parts of the network that it compiles; all layers of a part serve one profile.
+# TensorRT's compiler numbers the parts of the network. All layers of a part belong to one profile.
 _PART: Final = re.compile(r"_myl(\d+)")
 _PROFILE: Final = re.compile(r"\[profile (\d+)\]")
 _TACTIC: Final = re.compile(r"\bTacticName: ([^,]*)")
 # Such as _gemm_mha_v2 (multi-head attention) and fmha_v2 (fused multi-head attention).
 _FUSED_ATTENTION: Final = re.compile(r"(?<![a-z])(?:gemm_|f)?mha(?![a-z])")
 _PRODUCTS: Final = frozenset({"convolution", "correlation", "gemm", "matrixmultiply", "runtime_fusion"})
-# They launch nothing on the GPU.
+# Layers without a kernel launch on the GPU.
 _NO_LAUNCH: Final = frozenset({"constant", "noop", "shape_call", "signal", "wait"})
 
 
@@ -39,12 +39,11 @@ class BuiltLayer:
     """A layer of a finished plan.
 
     Attributes:
-        name: as the builder wrote it, which is of what the layer was fused.
+        name: name by the builder, made of the names of the fused layers.
         kind: such as ``"gemm"`` or ``"kgen"``, a generated kernel.
-        profile: number of the optimisation profile that it runs for.
-        inputs, outputs: types of what it reads, without weights, and of what it writes; ``"unknown"`` where the builder
-            gives none.
-        fused_attention: whether it is the whole of an attention: both products and the softmax.
+        profile: number of its optimisation profile.
+        inputs, outputs: types of inputs, without weights, and of outputs; ``"unknown"`` if the builder gives none.
+        fused_attention: whether it is a whole attention: both products and the softmax.
     """
 
     name: str
@@ -56,17 +55,17 @@ class BuiltLayer:
 
     @property
     def launches(self) -> bool:
-        """Whether it runs on the GPU."""
+        """Whether it launches a kernel on the GPU."""
         return self.kind.lower() not in _NO_LAUNCH
 
 
 @dataclass(frozen=True)
 class BuildRecord:
-    """The builder's account of a plan; it has no layers where the builder gave none.
+    """The builder's record of a plan.
 
     Attributes:
-        layers: in the order in which they run.
-        activation_bytes: of device memory for what layers hand on, per optimisation profile.
+        layers: layers in the order in which they run; empty if the builder gave none.
+        activation_bytes: device memory for values between layers, for each optimisation profile.
     """
 
     layers: tuple[BuiltLayer, ...] = ()
@@ -74,7 +73,7 @@ class BuildRecord:
 
     @classmethod
     def of_log(cls, messages: Iterable[str]) -> BuildRecord:
-        """Read the messages of a build's log, of any severity; what does not describe the plan is passed over."""
+        """Read the messages of a build's log. Messages that do not describe the plan are ignored."""
         layers: tuple[BuiltLayer, ...] = ()
         activations = []
         for message in messages:
@@ -86,11 +85,11 @@ class BuildRecord:
 
     @property
     def written_types(self) -> dict[str, int]:
-        """Type to the number of outputs of layers that have it."""
+        """Number of outputs of layers by type."""
         return _counted(type_ for layer in self.layers for type_ in layer.outputs)
 
     def to_dict(self) -> dict[str, Any]:
-        """For the manifest: per profile launches, fused attention, memory, and products by the types that they read."""
+        """For the manifest, in JSON's types: launches, fused attention, memory and products by type, per profile."""
         of_profile: dict[int, list[BuiltLayer]] = defaultdict(list)
         for layer in self.layers:
             of_profile[layer.profile].append(layer)
@@ -108,7 +107,7 @@ class BuildRecord:
         }
 
 
-def of_the_plan(message: str) -> bool:
+def describes_plan(message: str) -> bool:
     """Whether `BuildRecord.of_log` reads a message of the builder."""
     return message.startswith(_LAYERS) or _ACTIVATIONS.match(message) is not None
 
@@ -139,7 +138,7 @@ def _layer(line: str, profile: int) -> BuiltLayer:
 
 
 def _part(line: str) -> str:
-    """What tells the layers of one profile from those of another; a layer that no compiler made stands for itself."""
+    """The part to which a layer belongs. A layer without a number of a part is a part of its own."""
     name = line.partition(", LayerType: ")[0]
     found = _PART.findall(name)
     return found[-1] if found else name

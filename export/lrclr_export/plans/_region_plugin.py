@@ -1,7 +1,7 @@
-"""The region kernel as a plugin of full TensorRT: its PTX goes into the plan, which needs neither Python nor lrclr.
+"""The region kernel as a plugin of full TensorRT. The plan contains its PTX, and needs neither Python nor lrclr.
 
-It is a quickly deployable plugin with an ahead-of-time implementation. The node ``lrclr::RegionSelectQK`` is mapped to
-it by the attribute ``plugin_namespace``. Arguments of the kernel: inputs, int32 scalars, outputs.
+It is a quickly deployable plugin with an ahead-of-time implementation. The attribute ``plugin_namespace`` maps the node
+``lrclr::RegionSelectQK`` to it. Arguments of the kernel: inputs, int32 scalars, outputs.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ PLUGIN = f"{DOMAIN}::{QK_OP_TYPE}"
 _registered: list[tuple[int, int, int]] = []
 
 
-def takes(node: RegionNode) -> bool:
-    """Whether there is a kernel for a node's sizes."""
+def has_kernel(node: RegionNode) -> bool:
+    """Whether there is a kernel for the sizes of a node."""
     return (
         node.layers in LAYERS
         and node.head_width == HEAD_WIDTH
@@ -33,36 +33,36 @@ def takes(node: RegionNode) -> bool:
 
 
 def register_region_plugin(library: Any, layers: int, *, capability: int, images: int) -> None:
-    """Make TensorRT know the plugin for networks of so many layers. A process knows one kind of them.
+    """Register the plugin for a number of layers. A process can register only one such plugin.
 
     Args:
         library: the module ``tensorrt``.
-        layers: of the image encoder, with the last one.
-        capability: compute capability of the GPU that the plan is for, such as 80 or 90.
-        images: of a request that the plan shall be fastest for.
+        layers: number of layers of the image encoder, with the last one.
+        capability: compute capability of the plan's GPU, such as 80 or 90.
+        images: number of images of a request for which the plan is optimised.
 
     Raises:
-        ExportError: another kind was registered.
+        ExportError: another plugin was registered.
     """
     kind = (layers, capability, images)
     if kind in _registered:
         return
     if _registered:
         raise ExportError(
-            f"the region kernel is registered for {_registered[0][0]} layers already",
-            fix="Build a bundle of another depth, or for another GPU, in a process of its own.",
+            f"the region kernel is already registered for {_registered[0][0]} layers",
+            fix="Build a bundle of another depth, or for another GPU, in another process.",
         )
     import tensorrt.plugin as qdp
 
     pairs = [f"{part}_{layer}" for layer in range(layers - 1) for part in ("query", "key")]
     described = [_parameter(name, qdp.TensorDesc) for name in ("tokens", "start", *pairs)]
-    # The parser passes on every attribute of the node that is not its own.
+    # The parser passes the attributes of the node to the plugin.
     attributes = [_parameter(name, int) for name in ("top_k", "mean", "prefix")] + [_parameter("scale", float)]
     outputs = tuple[qdp.TensorDesc, qdp.TensorDesc, qdp.TensorDesc]
 
     def describe(*given: Any, **named: Any) -> Any:
         values = describe.__signature__.bind(*given, **named).arguments  # type: ignore[attr-defined]
-        # Sizes are expressions here: TensorRT asks before it knows any.
+        # Sizes are expressions here, since TensorRT calls this before it knows them.
         batch, heads = values["tokens"].shape_expr[0], values["query_0"].shape_expr[2]
         regions = values["top_k"] if values["mean"] else heads * values["top_k"]
         picked = values["tokens"].like()
@@ -83,7 +83,7 @@ def register_region_plugin(library: Any, layers: int, *, capability: int, images
                 fix="Report this with the version of TensorRT.",
             )
         bytes_each = {library.float32: 4, library.float16: 2, library.bfloat16: 2}[tokens.dtype]
-        # The scale's bits: a kernel takes no other scalars than int32.
+        # The bits of the scale, since a kernel has only scalars of int32.
         (scale,) = struct.unpack("i", struct.pack("f", values["scale"]))
         row_bytes, stride = width * bytes_each, heads * HEAD_WIDTH
         scalars = (heads, mean, nodes, values["prefix"], values["top_k"], row_bytes, stride, scale)

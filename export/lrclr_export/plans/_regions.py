@@ -1,8 +1,8 @@
 """Region selection from queries and keys, for plans.
 
-The graph's region node takes the layers' attention maps. As long as a map is an output, a GPU library cannot fuse that
-layer's attention, and writes the map to memory. So before a plan is built, the node is given each layer's query and key
-instead, from which its kernel computes the map again.
+The region node of a graph takes the attention maps of the layers. A GPU library cannot fuse an attention whose map is
+an output, and writes the map to memory. So before a plan is built, the inputs of the node are replaced by the queries
+and keys of the layers, from which its kernel computes the maps again.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class RegionNode:
     """Sizes of a region node over queries and keys.
 
     Attributes:
-        layers: whose queries and keys it takes, and one for the start row.
-        nodes: tokens, with CLS; None where the graph does not say.
-        head_width: of a query; None likewise.
-        top_k: patches per chain.
+        layers: number of layers whose queries and keys the node takes, plus one for the start row.
+        nodes: number of tokens, with CLS; None if the graph does not give it.
+        head_width: width of a query; None if the graph does not give it.
+        top_k: number of patches per chain.
         mean: whether heads are averaged.
         prefix: tokens before the patches.
     """
@@ -45,7 +45,7 @@ class RegionNode:
 
 @dataclass(frozen=True)
 class _Attention:
-    """What a map was computed from: names of the query and key ``[B, N, H, C]``, and the scale of their product."""
+    """Operands of an attention map: names of query and key ``[B, N, H, C]``, and the scale of their product."""
 
     query: str
     key: str
@@ -53,7 +53,7 @@ class _Attention:
 
 
 def from_queries_and_keys(model: ModelProto) -> RegionNode:
-    """Put a node over queries and keys in the place of a graph's region node.
+    """Replace a graph's region node by one over queries and keys.
 
     Its inputs are the tokens, the start row, and query and key of each layer whose map the node took, in order. The
     attribute ``scale`` is that of a product.
@@ -90,7 +90,7 @@ def from_queries_and_keys(model: ModelProto) -> RegionNode:
 
 
 def with_definition(model: ModelProto) -> None:
-    """Let a library that has no plugin expand the region node: it gets a function, and no attributes of a plugin.
+    """Prepare the region node for a library without the plugin: add a function, and remove attributes of plugins.
 
     Args:
         model: an image encoder with a region node of either kind; it is changed.
@@ -141,7 +141,7 @@ class _Graph:
         self._added: list[NodeProto] = []
 
     def attention(self, name: str) -> _Attention:
-        """Go back from a map to its query and key."""
+        """Find the query and key of a map."""
         scale = 1.0
         node = self._maker(name, "ReduceMean", "Softmax")
         if node.op_type == "ReduceMean":
@@ -161,7 +161,7 @@ class _Graph:
         return _Attention(self._transposed(query, (0, 2, 1, 3)), self._transposed(key, (0, 3, 1, 2)), scale)
 
     def shape(self, name: str) -> list[int | None]:
-        """Of a tensor with four axes, as far as the graph says; None for an axis that is free."""
+        """Shape of a tensor with four axes; None for an axis whose size the graph does not give."""
         for value in self._model.graph.value_info:
             if value.name == name:
                 return [
@@ -170,7 +170,7 @@ class _Graph:
         return [None] * 4
 
     def insert_before(self, node: NodeProto) -> None:
-        """Put the nodes that were made where their inputs exist."""
+        """Insert the new nodes before a node."""
         place = next(number for number, one in enumerate(self._model.graph.node) if one is node or one == node)
         for one in reversed(self._added):
             self._model.graph.node.insert(place, one)
@@ -202,7 +202,7 @@ class _Graph:
         return None if value is None else np.asarray(numpy_helper.to_array(value))
 
     def _transposed(self, name: str, order: Sequence[int]) -> str:
-        """The tensor with its axes in another order; undoes transpositions rather than adding one."""
+        """The tensor with its axes in another order. Existing transpositions are removed before one is added."""
         order = tuple(order)
         while (node := self._makers.get(name)) is not None and node.op_type == "Transpose":
             inner = tuple(_attributes(node)["perm"])

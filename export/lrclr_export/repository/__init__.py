@@ -1,1 +1,1 @@
-"""Bundles: Triton's configuration, golden data, the export of a checkpoint, and engines of a bundle that exists."""
+"""Bundles: Triton's configuration, golden data, the export of a checkpoint, and the engines of a bundle."""

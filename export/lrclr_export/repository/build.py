@@ -1,4 +1,4 @@
-"""Plans for the graphs of a bundle, built where it will answer; through every gate that can run there or not at all."""
+"""Builds a bundle for another engine. The bundle is changed only if all gates pass that can run on this machine."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
 def best_engine() -> tuple[str, str]:
-    """The engine to make a bundle for on this machine, and why: TensorRT where it and a GPU are, else ONNX Runtime."""
+    """The engine for a new bundle on this machine, and the reason: TensorRT with a GPU, else ONNX Runtime."""
     if not gpus():
-        return "onnxruntime", "there is no GPU here"
+        return "onnxruntime", "this machine has no GPU"
     try:
         library = tensorrt_library("tensorrt")
     except (EngineError, MissingExtraError) as error:
         return "onnxruntime", error.what
-    return "tensorrt", f"TensorRT {library.__version__} and {gpus()[0].name} are here"
+    return "tensorrt", f"this machine has TensorRT {library.__version__} and {gpus()[0].name}"
 
 
 def check_buildable(options: BuildOptions) -> None:
-    """Find out early what `add_plans` would find out late.
+    """Check the requirements of `add_plans` before any work.
 
     Raises:
-        UsageError: there is no GPU to build for, or the library is not installed.
+        UsageError: this machine has no GPU to build for, or the library is not installed.
         EngineError: the library cannot be used.
     """
     tensorrt_library(options.engine)
@@ -52,8 +52,8 @@ def check_buildable(options: BuildOptions) -> None:
     if (options.refit or options.strip) and not here:
         raise UsageError(
             f"{options.engine} needs a GPU to build plans whose weights can be exchanged",
-            why="there is none on this machine",
-            fix="Leave --refit and --strip out, or build on a machine with a GPU.",
+            why="this machine has none",
+            fix="Omit --refit and --strip, or build on a machine with a GPU.",
         )
 
 
@@ -64,18 +64,18 @@ def build_bundle(
     why: str = "asked for",
     progress: ProgressCallbacks = NO_PROGRESS,
 ) -> Bundle:
-    """Make the bundle at `path` one for another engine; until all that it needs is good, it stays as it was.
+    """Build the bundle at `path` for another engine. After an error it is unchanged.
 
     Args:
         path: the bundle's folder.
-        options: how plans are built; or the name of an engine of the CPU, which becomes the bundle's own, or `AUTO`
-            for the fastest of them. Plans stay.
-        why: it is built for that engine, for the manifest.
+        options: options of plans; or the name of an engine for the CPU, or `AUTO` for the fastest of these. Existing
+            plans are kept.
+        why: the reason for that engine, for the manifest.
         progress: progress callbacks.
 
     Raises:
-        BundleError: there is no whole bundle.
-        UsageError: nothing can be built for what was asked, on this machine.
+        BundleError: the bundle is missing or damaged.
+        UsageError: this machine cannot build for that engine.
         ExportError: a plan could not be built.
         GateError: a gate refused.
     """
@@ -83,7 +83,7 @@ def build_bundle(
     if isinstance(options, BuildOptions):
         check_buildable(options)
     elif options not in {*CPU_ENGINES, AUTO}:
-        raise UsageError(f"there is no engine {options!r} for the CPU", fix=f"Choose {' or '.join(CPU_ENGINES)}.")
+        raise UsageError(f"unknown engine {options!r} for the CPU", fix=f"Choose {' or '.join(CPU_ENGINES)}.")
     with replace_directory(path, expected=bundle_entries(path), overwrite=True) as staging:
         link_tree(bundle.path, staging)
         copy = Bundle.unfinished(staging, bundle.manifest)
@@ -102,11 +102,11 @@ def set_cpu_engine(
     why: str,
     progress: ProgressCallbacks = NO_PROGRESS,
 ) -> Manifest:
-    """Make an engine of the CPU the engine of a bundle in the making.
+    """Make an engine for the CPU the engine of an unfinished bundle.
 
     Args:
-        bundle: in the making; files are added to its folder.
-        engine: one of `CPU_ENGINES`, or `AUTO` for the fastest here whose gates hold.
+        bundle: unfinished; files are added to its folder.
+        engine: one of `CPU_ENGINES`, or `AUTO` for the fastest on this machine that passes the gates.
         why: the reason for that engine; `AUTO` finds its own reason.
         progress: progress callbacks.
 
@@ -114,7 +114,7 @@ def set_cpu_engine(
         The manifest to write.
     """
     if engine == AUTO:
-        progress.task("measure the engines that are here")
+        progress.task("measure the engines of this machine")
         chosen = choose_engine(bundle)
         engine, why = chosen.kind, chosen.why
     if engine == "openvino":
@@ -129,7 +129,7 @@ def add_plans(
     why: str,
     progress: ProgressCallbacks = NO_PROGRESS,
 ) -> Manifest:
-    """Build plans in the folder of a bundle in the making; parameters as for `build_bundle`.
+    """Build plans in the folder of an unfinished bundle. Parameters as for `build_bundle`.
 
     Returns:
         The manifest to write.
@@ -175,7 +175,7 @@ def add_plans(
         entry["region_selection"] = entry["region_selection"] or plan.region_selection
         layer_types[graph] = {"builder's log": plan.record.written_types}
     measured: list[GateResult] = []
-    # No GPU is named until one has run the plans.
+    # The name of the GPU that ran the plans, if there is one.
     entry["gates_ran_on"] = None
     if here and here[0].capability in capabilities:
         progress.task(f"run the gates on {here[0].name}")
@@ -200,16 +200,16 @@ def _capabilities(options: BuildOptions, here: list[Gpu]) -> tuple[str, ...]:
         return options.compute_capabilities
     if not here:
         fix = (
-            "Say for which with --compute-capability, such as 8.6."
+            "Give --compute-capability, such as 8.6."
             if options.engine == "tensorrt-rtx"
             else "Run `lrclr build` on the machine that serves."
         )
-        raise UsageError(f"{options.engine} plans are for a GPU", why="there is none on this machine", fix=fix)
+        raise UsageError(f"plans of {options.engine} need a GPU", why="this machine has none", fix=fix)
     return (here[0].capability,)
 
 
 def _int8_products(manifest: Manifest) -> dict[str, int]:
-    """How many products of each ONNX graph are in int8."""
+    """Number of int8 products of each ONNX graph."""
     histograms = {graph: manifest.graphs[graph]["precision_histogram"] for graph in GRAPHS}
     return {
         graph: sum(histogram.get(kind, {}).get("int8", 0) for kind in _PRODUCTS)
@@ -218,7 +218,7 @@ def _int8_products(manifest: Manifest) -> dict[str, int]:
 
 
 def _fusion_gates(graph: str, plan: Plan, engine: str) -> list[GateResult]:
-    """Whether TensorRT-RTX fused the attention of every layer; full TensorRT may name its layers otherwise."""
+    """Check that TensorRT-RTX fused the attention of every layer. Full TensorRT may use other names of layers."""
     if plan.attention_layers is None or engine != "tensorrt-rtx" or not plan.record.layers:
         return []
     fewest = min(profile["fused_attention"] for profile in plan.record.to_dict()["profiles"])
@@ -228,15 +228,15 @@ def _fusion_gates(graph: str, plan: Plan, engine: str) -> list[GateResult]:
 def _written_gates(
     graph: str, layer_types: Mapping[str, Mapping[str, int]], entry: dict[str, Any], precision: str, in_int8: int
 ) -> list[GateResult]:
-    """Whether the layers of a finished plan write the types that the network has.
+    """Check that the layers of a finished plan write the types of the network.
 
     Args:
-        graph: its name.
-        layer_types: source to the types that it gives and their numbers. The source that leaves the fewest unknown
-            counts, and of equal ones the first.
-        entry: of the graph in the manifest, where the answer is kept.
-        precision: of the bundle.
-        in_int8: how many products of the ONNX graph are in int8.
+        graph: name of the graph.
+        layer_types: for each source, the types and their numbers. The source with the fewest unknown types is used, and
+            the first of equal ones.
+        entry: entry of the graph in the manifest, to which the types are added.
+        precision: precision of the bundle.
+        in_int8: number of int8 products of the ONNX graph.
     """
     known = [source for source, types in layer_types.items() if types.keys() - {UNKNOWN}]
     source = min(known, key=lambda one: layer_types[one].get(UNKNOWN, 0), default=None)
@@ -250,12 +250,12 @@ def _written_gates(
     if source is None:
         results = []
     elif UNKNOWN in written:
-        # A type that is missing among the known ones may be one of the unknown.
+        # A missing type may be among the unknown ones.
         results = [result for result in results if result.passed or result.limit == "max"]
     entry["layers_write"], entry["layer_types_from"] = written, source if results else None
     return results
 
 
 def _replaced(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether the new plans lie where the old ones did."""
+    """Whether the new plans have the files of the old ones."""
     return all(old["graphs"][graph]["file"] == new["graphs"][graph]["file"] for graph in GRAPHS)

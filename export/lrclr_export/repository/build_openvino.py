@@ -1,4 +1,4 @@
-"""OpenVINO as a bundle's engine: the gates on it, and the files that its server needs beside the graphs."""
+"""Makes OpenVINO the engine of a bundle: its gates, and the additional files of its server."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ ENGINE = "openvino"
 
 
 def add_openvino(bundle: Bundle, *, why: str, progress: ProgressCallbacks = NO_PROGRESS) -> Manifest:
-    """Make OpenVINO the engine of a bundle in the making.
+    """Make OpenVINO the engine of an unfinished bundle.
 
-    A graph with region selection is also written in OpenVINO's own format, since Triton's backend does not know the
+    A graph with region selection is also written in OpenVINO's format, since Triton's backend does not support the
     node.
 
     Args:
-        bundle: in the making; files are added to its folder.
+        bundle: unfinished; files are added to its folder.
         why: the reason for that engine.
         progress: progress callbacks.
 
@@ -70,19 +70,19 @@ def add_openvino(bundle: Bundle, *, why: str, progress: ProgressCallbacks = NO_P
 def _written(library: Any, graph: Path) -> Path:
     target = graph.with_suffix(".xml")
     for file in (target, target.with_suffix(".bin")):
-        # The bundle that this one was linked from has the same file.
+        # It may be a hard link to the file of another bundle.
         file.unlink(missing_ok=True)
     try:
         model = read_model(graph)
-        _number_anew(model)
+        _number_nodes(model)
         library.save_model(model, target, compress_to_fp16=False)
     except Exception as error:
         raise ExportError(f"{target.name} could not be written", why=reason(error)) from error
     return target
 
 
-def _number_anew(model: Any) -> None:
-    """Nodes without a name get a number that counts through the whole process: the file would never be the same."""
+def _number_nodes(model: Any) -> None:
+    """Number nodes without a name. OpenVINO's numbers count through the whole process, so files would differ."""
     for place, node in enumerate(model.get_ordered_ops()):
         if re.fullmatch(rf"{node.get_type_name()}_\d+", node.get_friendly_name()):
             node.set_friendly_name(f"{node.get_type_name()}_{place}")

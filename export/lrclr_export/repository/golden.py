@@ -1,4 +1,4 @@
-"""The inputs of the gates, and what the PyTorch network answers to them in float32."""
+"""Golden data: the inputs of the gates, and the outputs of the PyTorch network in float32."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 def golden_from_checkpoint(checkpoint: Checkpoint, *, stored: LrclrModel | None = None) -> Golden:
-    """Run the PyTorch network, in float32, on the gates' inputs.
+    """Run the PyTorch network in float32 on the inputs of the gates.
 
     Args:
         checkpoint: the network.
-        stored: the network in float32 with the weights that the graphs store, if they are rounded.
+        stored: the network in float32 with the rounded weights of the graphs, if they are rounded.
     """
     findings, config = checkpoint.findings, checkpoint.config
     calibration = ScoreCalibration.from_dict(config.to_dict())

@@ -1,4 +1,4 @@
-"""What Triton's OpenVINO backend needs in the ``config.pbtxt`` of a graph."""
+"""``config.pbtxt`` of a graph for Triton's OpenVINO backend."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 class OpenVINOServing:
     """Triton's OpenVINO backend serves the graphs.
 
-    That backend computes as many rows as ``max_batch_size`` says, however few a request has. Triton therefore makes no
-    batches: the batch axis is one of the graph's own axes, and a request has any number of rows.
+    That backend always computes ``max_batch_size`` rows, also for a request with fewer. So Triton makes no batches: the
+    batch axis is an axis of the graph, and a request has any number of rows.
 
     Attributes:
-        files: name of each graph's file: ``"model.onnx"``, or ``"model.xml"`` where the ONNX graph has a node that
-            OpenVINO does not know.
-        half: whether products may be in bfloat16, where the processor has it.
+        files: name of each graph's file: ``"model.onnx"``, or ``"model.xml"`` if the ONNX graph has a node that
+            OpenVINO does not support.
+        half: whether products may be in bfloat16, if the processor has it.
     """
 
     files: Mapping[str, str]

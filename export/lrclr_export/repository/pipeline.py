@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle, through every gate or not at all."""
+"""Exports a checkpoint as a bundle, if all gates pass."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from lrclr.bundle import (
     TOKENIZER,
     Bundle,
     Golden,
+    GraphEntry,
     Manifest,
     bundle_entries,
 )
@@ -70,18 +71,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How to export.
+    """Options of an export.
 
     Attributes:
         precision: ``"fp16"``, ``"fp32"`` or ``"int8"``.
-        max_batch: most images of a request to the server.
+        max_batch: largest number of images of a request to the server.
         opset: ONNX operator set, 18 to 23.
         tolerances: limits of the gates to override.
-        external_data_above: bytes of weights above which they are kept beside the graph.
-        why_engine: why ONNX Runtime is what answers with the bundle, for the manifest.
-        calibration: of int8: a folder or dataset of images to take ranges from; the carried ones if not given.
-        inline: whether to write graphs without ONNX functions too, for runtimes that do not expand them.
-        names: of the models in Triton, and their version.
+        external_data_above: size in bytes above which weights are written beside the graph.
+        why_engine: the reason for ONNX Runtime as the engine, for the manifest.
+        calibration: for int8, a folder or dataset of images for the ranges; by default the packaged images.
+        inline: whether to write graphs without ONNX functions too, for runtimes without functions.
+        names: names of the models in Triton, and their version.
     """
 
     precision: str = "fp16"
@@ -96,7 +97,7 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if self.calibration is not None and self.precision != "int8":
-            raise UsageError("only int8 is calibrated", fix="Add --int8, or leave --calibration out.")
+            raise UsageError("only int8 is calibrated", fix="Add --int8, or omit --calibration.")
 
 
 def export_bundle(
@@ -107,20 +108,20 @@ def export_bundle(
     progress: ProgressCallbacks = NO_PROGRESS,
     finish: Callable[[Bundle], Manifest] = lambda bundle: bundle.manifest,
 ) -> Bundle:
-    """Write a bundle to `output`, in place of the one that is there; nothing changes there unless every gate holds.
+    """Export a checkpoint to the bundle `output`, in place of an existing bundle. After an error `output` is unchanged.
 
     Args:
-        checkpoint: what to export.
+        checkpoint: the checkpoint.
         output: the bundle's folder.
-        options: how.
+        options: options of the export.
         progress: progress callbacks.
-        finish: given the new bundle before it takes its place, such as `add_plans`; it returns the manifest to write.
-            An error there leaves the old bundle.
+        finish: called with the new bundle before it replaces the old one, such as `add_plans`. It returns the manifest
+            to write.
 
     Raises:
-        GateError: a gate refused; it names the first layer that deviates.
+        GateError: a gate refused. The error names the first layer that deviates.
         ExportError: a graph could not be made.
-        UsageError: `output` is not ours to replace, or an option is not possible.
+        UsageError: `output` holds other files than a bundle, or an option is wrong.
     """
     tolerances = Tolerances.for_precision(options.precision).overridden(options.tolerances)
     check_opset(options.opset)
@@ -169,7 +170,9 @@ def export_bundle(
                 "sha256": checkpoint.tokenizer.sha256,
                 "context_length": checkpoint.tokenizer.context_length,
                 "eot_id": checkpoint.tokenizer.eot_id,
-                **checkpoint.tokenizer.options,
+                "has_bos": checkpoint.tokenizer.has_bos,
+                "pad_id": checkpoint.tokenizer.pad_id,
+                "fixed_length": checkpoint.tokenizer.fixed_length,
                 "causal": checkpoint.model.text_model.causal,
             },
             precision=options.precision,
@@ -235,7 +238,7 @@ def _in_precision(
     tolerances: Tolerances,
     progress: ProgressCallbacks,
 ) -> tuple[LrclrModel, dict[str, Any] | None]:
-    """The network as it shall be exported; of int8, what was done to it."""
+    """The network in a precision; for int8, also the record of the quantization."""
     if calibration is not None:
         made = quantized(checkpoint, calibration, tolerances, progress=progress)
         return made.model, made.record
@@ -250,7 +253,7 @@ def _blame(
     tolerances: Tolerances,
 ) -> str:
     suspects = [result.subject.partition(".")[0] for result in results if not result.passed]
-    # Probabilities and the task come out of all three graphs.
+    # Probabilities and the task depend on all three graphs.
     outcomes = {"probabilities", "findings"}
     suspected = [name for name in graphs if name in suspects or not outcomes.isdisjoint(suspects)]
     for name in suspected:
@@ -260,7 +263,7 @@ def _blame(
     return "no single layer exceeds the limit" if suspected else ""
 
 
-def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]], options: ExportOptions) -> dict[str, Any]:
+def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]], options: ExportOptions) -> GraphEntry:
     folder = options.names.folder(options.names.of(graph.spec.name))
 
     def described(values: Any) -> dict[str, Any]:
@@ -293,5 +296,5 @@ def _made_with() -> dict[str, str]:
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """Without what tells where the configuration came from rather than what it is."""
+    """The configuration without keys about its origin."""
     return {key: value for key, value in config.items() if not key.startswith("_") and key != "transformers_version"}

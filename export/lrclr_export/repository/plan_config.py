@@ -1,4 +1,4 @@
-"""What Triton's TensorRT backend needs in the ``config.pbtxt`` of a graph."""
+"""``config.pbtxt`` of a graph for Triton's TensorRT backend."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class PlanServing:
     """Triton serves plans, on GPUs only.
 
     Attributes:
-        capabilities: compute capabilities that there are plans for.
-        default: the one of them whose plan also runs on GPUs of other capabilities. Without it, the server refuses
-            such a GPU.
+        capabilities: compute capabilities that have plans.
+        default: one of them, whose plan also runs on GPUs of other capabilities. Without it, the server refuses such
+            GPUs.
     """
 
     capabilities: tuple[str, ...]
@@ -37,15 +37,15 @@ class PlanServing:
 
         Args:
             model: Triton's `ModelConfig` of the graph.
-            shapes: of the graph's inputs, where a name stands for a dynamic axis.
-            profiles: the manifest's.
+            shapes: shapes of the graph's inputs, where a name stands for a dynamic axis.
+            profiles: profiles of the manifest.
         """
         model.backend = _BACKEND
         for capability in sorted(self.capabilities, key=float):
             model.cc_model_filenames[capability] = plan_file(_BACKEND, capability)
         if self.default is not None:
             model.default_model_filename = plan_file(_BACKEND, self.default)
-        # By default each profile's context would have the memory that the largest needs.
+        # By default the context of each profile would allocate the memory of the largest.
         model.parameters["execution_context_allocation_strategy"].string_value = "ON_PROFILE_CHANGE"
         (group,) = model.instance_group
         group.kind = triton.ModelInstanceGroup.KIND_GPU
@@ -55,8 +55,8 @@ class PlanServing:
 
 def _add_cuda_graphs(model: Any, shapes: Mapping[str, Sequence[int | str]], largest: Profile) -> None:
     cuda = model.optimization.cuda
-    # Triton captures each size for each profile, and logs an error for a size that a profile does not take: all but
-    # the first size for the profile of one image. It goes on, and such a size runs by the other profile.
+    # Triton captures each size for each profile, and logs an error for a size outside a profile, as for all but the
+    # first size with the profile of one image. It goes on, and such a size runs with the other profile.
     cuda.graphs = True
     cuda.output_copy_stream = True
     batched = model.max_batch_size > 0
@@ -65,11 +65,11 @@ def _add_cuda_graphs(model: Any, shapes: Mapping[str, Sequence[int | str]], larg
     for smaller, size in zip([0, *captured], captured, strict=False):
         spec = cuda.graph_spec.add(batch_size=size)
         for name, shape in shapes.items():
-            # A request is for one image far more often than for several, where Triton makes no batches.
+            # Without batches by Triton, most requests are for one image.
             sizes = [dim if isinstance(dim, int) else 1 if dim == "batch" else largest[dim][1] for dim in shape]
             spec.input[name].dim.extend(sizes[1:] if batched else sizes)
-        # A few images run as the next larger size, whose rows are computed apart: to launch kernels one by one would
-        # take longer. Texts do not: the length of a row is part of their size.
+        # Other numbers of images run as the next larger size, which is faster than launching kernels one by one. Texts
+        # do not, since the length of a row is part of their size.
         if axis == "batch" and smaller + 1 < size <= largest[axis][1]:
             spec.graph_lower_bound.batch_size = smaller + 1
             for name, dims in spec.input.items():
@@ -77,7 +77,7 @@ def _add_cuda_graphs(model: Any, shapes: Mapping[str, Sequence[int | str]], larg
 
 
 def _captured(profile: Profile, axis: str) -> list[int]:
-    """Batch sizes whose launches are kept as a CUDA graph: powers of two for images, else the commonest."""
+    """Batch sizes that are captured as CUDA graphs: powers of two for images, else the commonest and the largest."""
     if not axis:
         return [0]
     _, common, largest = profile[axis]

@@ -1,4 +1,4 @@
-"""The files of a bundle that describe the others: Triton's configuration and the manifest, rendered once and last."""
+"""Writes Triton's configuration and the manifest of a bundle, after all other files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def write_records(folder: Path, manifest: Manifest) -> None:
     """Write each ``config.pbtxt``, and then the manifest.
 
     Args:
-        folder: a bundle in the making whose other files are complete.
-        manifest: complete but for its table of files.
+        folder: an unfinished bundle whose other files are complete.
+        manifest: complete, except for its table of files.
     """
     sizes, serving = sizes_of(manifest), serving_of(manifest)
     for name, text in triton_configs(sizes, manifest.profiles, serving, manifest.names).items():

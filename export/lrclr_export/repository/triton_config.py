@@ -1,7 +1,7 @@
-"""``config.pbtxt`` of each model of a bundle, rendered from Triton's own message type, so that it is always valid.
+"""``config.pbtxt`` of each model of a bundle, written through Triton's protobuf message, so that it is always valid.
 
-The tensors come from `lrclr.contract`, the sizes from the network's configuration or the bundle's manifest. Nothing
-here reads a ``config.pbtxt``.
+Tensors come from `lrclr.contract`, sizes from the network's configuration or the bundle's manifest. No ``config.pbtxt``
+is read.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from lrclr.contract import Graph, Tensor
     from lrclr_export.profiles import Profile
 
-# Each decodes and waits for the graphs, and the image encoder batches what they ask at once: at most so many images
-# meet there. Measured in benchmarks/results/serving; each costs 55 MiB.
+# Processes of the model `lrclr`. Each decodes images and waits for the graphs, and the image encoder batches their
+# requests. Measured in benchmarks/results/serving; each process needs 55 MiB.
 _CLASSIFIERS = 8
 
 
@@ -38,7 +38,7 @@ class Serving(Protocol):
 
     @property
     def batches(self) -> bool:
-        """Whether Triton may put the rows of several requests together."""
+        """Whether Triton may batch the rows of several requests."""
 
     def configure(self, model: Any, shapes: Mapping[str, Sequence[int | str]], profiles: Sequence[Profile]) -> None:
         """Complete a graph's configuration."""
@@ -53,8 +53,8 @@ class OnnxRuntimeServing:
         """Complete a graph's configuration; as `PlanServing.configure`."""
         del shapes, profiles
         model.backend = "onnxruntime"
-        # The backend passes them to ONNX Runtime since Triton 24.06 (src/onnxruntime.cc), and not where a model runs on
-        # the CPU: its CUDA provider computes as that of `OnnxRuntimeEngine`.
+        # The backend passes these options to ONNX Runtime since Triton 24.06 (src/onnxruntime.cc), for models on a GPU
+        # only. So its CUDA provider computes as that of `OnnxRuntimeEngine`.
         accelerator = model.optimization.execution_accelerators.gpu_execution_accelerator.add(name="cuda")
         for name, value in DEFAULT_OPTIONS["cuda"].items():
             accelerator.parameters[name] = value
@@ -69,10 +69,10 @@ def triton_configs(
     """Return the text of ``config.pbtxt`` of each model: the three graphs and the model `lrclr` above them.
 
     Args:
-        sizes: of the axes that the network fixes: `lrclr.contract.axis_sizes`, or `sizes_of` a manifest.
+        sizes: sizes of the fixed axes: `lrclr.contract.axis_sizes`, or `sizes_of` a manifest.
         profiles: smallest, commonest and largest size of each dynamic axis; see `lrclr_export.profiles`.
-        serving: how Triton serves the graphs; with ONNX Runtime if not given.
-        names: of the models; without a prefix if not given.
+        serving: how Triton serves the graphs; by default with ONNX Runtime.
+        names: names of the models; by default without a prefix.
     """
     names = names or ModelNames()
     configs = {names.of(name): triton_config(graph, sizes, profiles, serving, names) for name, graph in GRAPHS.items()}
@@ -87,11 +87,11 @@ def triton_config(
     serving: Serving | None = None,
     names: ModelNames | None = None,
 ) -> str:
-    """The text of ``config.pbtxt`` for one graph; parameters as for `triton_configs`.
+    """The text of ``config.pbtxt`` for one graph. Parameters as for `triton_configs`.
 
-    The image encoder batches over images and the text encoder over prompts; the fusion head has both axes, so Triton
-    does not batch it. Two versions of a graph stay loaded, so that the `lrclr` model of one bundle finds the graphs of
-    that bundle while the next is taking over. Before a graph is ready, the server runs `warmup_inputs` through it.
+    Triton batches the image encoder over images and the text encoder over prompts. It does not batch the fusion head,
+    which has both axes. Two versions of a graph stay loaded, so that the model `lrclr` of one bundle finds its graphs
+    while the next bundle takes over. Before a graph is ready, the server runs `warmup_inputs` through it.
     """
     serving = serving or OnnxRuntimeServing()
     axis = _batch_axis(graph) if serving.batches else None
@@ -101,10 +101,10 @@ def triton_config(
             dims = [-1 if size in DYNAMIC else size for size in _shape(tensor, sizes)]
             kind.add(name=tensor.name, data_type=_data_type(tensor), dims=dims[1:] if axis else dims)
     if axis:
-        # Without a queue delay: it would cost that delay at low load, and at high load a queue forms by itself.
+        # Without a queue delay, which would add to the latency at low load. At high load requests queue anyway.
         model.dynamic_batching.SetInParent()
     model.version_policy.latest.num_versions = 2
-    # One, on a GPU where there is one: its threads or kernels fill the device, and a batch serves all who wait.
+    # One instance, on a GPU if there is one: it uses the whole device, and a batch answers all waiting requests.
     model.instance_group.add(count=1)
     warmup = model.model_warmup.add(name="findings of a radiograph", batch_size=1 if axis else 0)
     for tensor in graph.inputs:
@@ -125,7 +125,7 @@ def warmup_inputs(
     """A radiograph and the findings' prompts, as each graph takes them.
 
     Args:
-        golden: of the bundle; the first prompts are those of the findings.
+        golden: golden data of the bundle. The first prompts are those of the findings.
         sizes, profiles: as for `triton_configs`.
     """
     return {
@@ -140,22 +140,25 @@ def warmup_inputs(
 
 
 def sizes_of(manifest: Manifest) -> dict[str, int | str]:
-    """As `lrclr.contract.axis_sizes`, from a manifest: without torch, which reading the configuration needs."""
+    """As `lrclr.contract.axis_sizes`, from a manifest, without torch."""
     return {
         axis: size
         for name, graph in GRAPHS.items()
-        for kind, tensors in (("inputs", graph.inputs), ("outputs", graph.outputs))
+        for tensors, entries in (
+            (graph.inputs, manifest.graphs[name]["inputs"]),
+            (graph.outputs, manifest.graphs[name]["outputs"]),
+        )
         for tensor in tensors
-        for axis, size in zip(tensor.axes, manifest.graphs[name][kind][tensor.name]["shape"], strict=True)
+        for axis, size in zip(tensor.axes, entries[tensor.name]["shape"], strict=True)
         if isinstance(axis, str) and axis not in DYNAMIC
     }
 
 
 def serving_of(manifest: Manifest) -> Serving:
-    """How Triton serves a bundle: see `Manifest.served_plans`, and else the ONNX graphs."""
+    """How Triton serves a bundle: with `Manifest.served_plans`, with OpenVINO, or with ONNX Runtime."""
     served = {entry["compute_capabilities"][0]: entry["options"] for entry in manifest.served_plans}
     if served:
-        # A plan that was built for other GPUs too serves those that no plan was built for.
+        # A plan that runs on other GPUs too is used for those without a plan.
         moving = [one for one in sorted(served, key=float) if served[one]["hardware_compatible"] == "ampere+"]
         return PlanServing(tuple(served), default=moving[0] if moving else None)
     if manifest.engine["name"] == "openvino":
@@ -166,18 +169,18 @@ def serving_of(manifest: Manifest) -> Serving:
 
 
 def _batch_axis(graph: Graph) -> str | None:
-    """The first axis of all inputs, over which Triton can make batches; None where they differ."""
+    """The first axis of all inputs, over which Triton can make batches; None if they differ."""
     axes = {tensor.axes[0] for tensor in graph.inputs}
     return str(axes.pop()) if len(axes) == 1 else None
 
 
 def _shape(tensor: Tensor, sizes: Mapping[str, int | str]) -> list[int | str]:
-    """With the sizes that the network fixes; the names of dynamic axes stay."""
+    """Shape of a tensor, with names for dynamic axes."""
     return [axis if isinstance(axis, int) else sizes.get(axis, axis) for axis in tensor.axes]
 
 
 def _warmup_shape(graph: Graph, tensor: Tensor, sizes: Mapping[str, int | str], profile: Profile) -> list[int]:
-    """One row of the axis that Triton batches over, one image, and else the commonest sizes."""
+    """Shape of a warm-up input: one row of the batch axis, one image, and the commonest other sizes."""
     one = {"batch", _batch_axis(graph)}
     return [size if isinstance(size, int) else 1 if size in one else profile[size][1] for size in _shape(tensor, sizes)]
 
@@ -187,28 +190,27 @@ def _data_type(tensor: Tensor) -> Any:
 
 
 def _classifier(name: str, sizes: dict[str, int]) -> Any:
-    """The model that answers for files: requests with tensors of any size, each answered by one of its processes."""
+    """Configuration of the model `lrclr`. One of its processes answers each request."""
     model = triton.ModelConfig(name=name, backend="python")
     for kind, tensors in ((model.input, protocol.INPUTS), (model.output, protocol.OUTPUTS)):
         for tensor_name, tensor in tensors.items():
             dims = [dim if isinstance(dim, int) else sizes.get(dim, -1) for dim in tensor.dims]
-            # Triton calls text strings, and its protocol calls them bytes.
+            # The type is STRING in the configuration and BYTES in the protocol.
             data_type = getattr(triton, f"TYPE_{'STRING' if tensor.datatype == 'BYTES' else tensor.datatype}")
             if kind is model.input:
                 kind.add(name=tensor_name, data_type=data_type, dims=dims, optional=True)
             else:
                 kind.add(name=tensor_name, data_type=data_type, dims=dims)
     model.instance_group.add(count=_CLASSIFIERS, kind=triton.ModelInstanceGroup.KIND_CPU)
-    # Triton has a queue policy only under ``dynamic_batching``. Its scheduler takes one request at a time from the
-    # queue of a model whose ``max_batch_size`` is 0. With a policy it hands a request out only when a process waits,
-    # and can see that up to half a second late if no other process ends a request meanwhile. Measured on a machine
-    # under load: with four processes and more nothing is lost, with one process two thirds of the throughput. The
-    # graphs, of which there is one process each, therefore have no policy: the processes of this model bound what waits
-    # for them.
+    # In Triton, a queue policy is a part of ``dynamic_batching``. If ``max_batch_size`` is 0, the scheduler takes one
+    # request at a time from the queue. With a policy, it assigns a request only to a waiting process, which it may
+    # notice half a second late if no other process ends a request meanwhile. Measured on a machine under load: no loss
+    # with four processes or more, and a loss of two thirds of the throughput with one process. The graphs have one
+    # process each, and therefore no policy: the number of processes of this model limits their queues.
     policy = model.dynamic_batching.default_queue_policy
     policy.max_queue_size = protocol.MAX_QUEUED
     policy.default_timeout_microseconds = protocol.MAX_QUEUED_SECONDS * 1_000_000
     policy.timeout_action = triton.ModelQueuePolicy.REJECT
-    # A client may set a shorter time limit for its request, not a longer one: then the request leaves the queue.
+    # A client may set a shorter time limit for its request, but not a longer one.
     policy.allow_timeout_override = True
     return model

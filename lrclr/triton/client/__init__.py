@@ -1,4 +1,4 @@
-"""Asking a server that `lrclr serve` started, or any Triton server with a bundle. Needs the extra ``serve``."""
+"""Clients for `lrclr serve`, or for any Triton server with a bundle. They need the extra ``serve``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client for asyncio."""
+"""Asynchronous client."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class AsyncClient(BaseClient):
 
     Raises:
         MissingExtraError: tritonclient is not installed.
-        UsageError: the address is not of this form, or `options` ask for shared memory, which only `Client` has.
+        UsageError: the address has another form, or `options` enable shared memory, which only `Client` has.
     """
 
     _HOW_TO_OPEN = "Use it in `async with`."
@@ -44,7 +44,7 @@ class AsyncClient(BaseClient):
             raise UsageError("AsyncClient has no shared memory", fix="Use Client, or leave shared_memory out.")
 
     async def __aenter__(self) -> Self:
-        # Made here: the channel belongs to the event loop that runs.
+        # Not in `__init__`: the channel belongs to the running event loop.
         from tritonclient.grpc.aio import InferenceServerClient
 
         self._triton = InferenceServerClient(**self._connection)
@@ -103,19 +103,19 @@ class AsyncClient(BaseClient):
         """Predictions for many images, one request for each image, in order, as they arrive.
 
         Args:
-            images: read one by one, at most `concurrency` ahead of what was yielded.
-            concurrency: requests at once.
+            images: images, read one by one, at most `concurrency` ahead of the results.
+            concurrency: number of requests in flight.
             findings: as for `predict`.
             alpha: weight of the local score.
 
         Yields:
-            For each image its prediction, or its error.
+            The prediction of each image, or its error.
 
         Raises:
             ServerUnavailableError, ServerError: an error that does not depend on the image ends the stream.
         """
         if concurrency < 1:
-            raise UsageError("a stream needs at least one request at once")
+            raise UsageError("the concurrency of a stream must be at least 1")
         running: list[asyncio.Task[Prediction | LrclrError]] = []
         remaining = iter(images)
         try:

@@ -1,4 +1,4 @@
-"""What `Client` and `AsyncClient` share: everything that does not wait for the server."""
+"""The parts of `Client` and `AsyncClient` that do not wait for the server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["BaseClient"]
 
 
 class BaseClient:
-    """Options, requests, answers and the decision to repeat a request; subclasses send and wait.
+    """Options, requests, answers, and the decision to repeat a request. Subclasses send and wait.
 
     Args:
         address: ``host:port`` of the server's gRPC port; an IPv6 address in brackets. A loopback address is called
@@ -25,7 +25,7 @@ class BaseClient:
 
     Raises:
         MissingExtraError: tritonclient is not installed.
-        UsageError: the address is not of this form.
+        UsageError: the address has another form.
     """
 
     _HOW_TO_OPEN = ""
@@ -34,7 +34,7 @@ class BaseClient:
         self.address = address
         self.options = options or ClientOptions()
         self._connection = self.options.connection(Address.parse(address))
-        # An error about a missing package comes here, not from the first request.
+        # So that a missing package is an error here, not at the first request.
         wire.triton_grpc()
         self._triton: Any = None
         self._described: dict[str, Any] | None = None
@@ -54,20 +54,20 @@ class BaseClient:
 
         Args:
             error: tritonclient's `InferenceServerException`.
-            attempt: how often the request has failed, from 1.
+            attempt: number of failures of the request so far.
             deadline: of the call.
 
         Raises:
-            LrclrError: a repetition cannot help, or there is no time left for it.
+            LrclrError: a repetition would be useless, or would end after the deadline.
         """
-        ours = wire.error_of(error, self.address, self.options.timeout)
-        pause = deadline.pause(attempt, ours)
+        failure = wire.error_of(error, self.address, self.options.timeout)
+        pause = deadline.pause(attempt, failure)
         if pause is None:
-            raise ours from error
+            raise failure from error
         return pause
 
     def _known(self, result: Any) -> dict[str, Any] | None:
-        """The description that an earlier call got, if it is of the bundle that answered."""
+        """The description from an earlier call, if the same bundle answered."""
         known, bundle = self._described, result.as_numpy("bundle")
         if known is None or bundle is None or bundle.ravel()[0].decode() == known["bundle"]:
             return known

@@ -1,4 +1,4 @@
-"""The synchronous client."""
+"""Synchronous client."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Client"]
 
 
 class Client(BaseClient):
-    """Synchronous client. It returns what the local `ZeroShotClassifier` returns. Safe to call from several threads.
+    """Synchronous client with the results of a local `ZeroShotClassifier`. Safe to call from several threads.
 
     Args:
         address: ``host:port`` of the server's gRPC port; an IPv6 address in brackets. A loopback address is called
@@ -38,7 +38,7 @@ class Client(BaseClient):
 
     Raises:
         MissingExtraError: tritonclient is not installed.
-        UsageError: the address is not of this form.
+        UsageError: the address has another form.
     """
 
     _HOW_TO_OPEN = "It was closed: make a new Client."
@@ -57,12 +57,12 @@ class Client(BaseClient):
         self.close()
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         if self._triton is not None:
             if self._regions is not None:
                 self._regions.close()
             self._triton.close()
-            # tritonclient would close it once more at the interpreter's end, and complain.
+            # Otherwise tritonclient would close it again at the end of the interpreter, with an error.
             self._triton = None
 
     def predict(
@@ -74,23 +74,23 @@ class Client(BaseClient):
         frame: int | None = None,
         exact: bool = False,
     ) -> list[Prediction]:
-        """Answer for images, in one request.
+        """Predict findings of images, in one request.
 
         Args:
-            images: paths, files' bytes, or arrays of uint8 ``[H, W]`` or ``[H, W, 3]``, which go as PNG.
-            findings: what to ask for; the model's own if not given.
-            alpha: weight of the local score, instead of the model's.
-            frame: which frame of files that hold several.
-            exact: whether to have the files read in full; see `lrclr.images.read_for_model`.
+            images: paths, contents of files, or arrays of uint8 ``[H, W]`` or ``[H, W, 3]``, which are sent as PNG.
+            findings: findings to predict; by default those of the model.
+            alpha: weight of the local score; by default that of the model.
+            frame: number of the frame in files with several.
+            exact: whether the server reads the files in full; see `lrclr.images.read_for_model`.
 
         Returns:
-            One prediction an image, in order.
+            One prediction per image, in order.
 
         Raises:
             ImageError: an image cannot be read.
-            UsageError: the call was wrong: alpha, findings, too much at once.
-            ServerUnavailableError: no answer in time, though asked again. Its `retry_after` is set if the server is
-                busy.
+            UsageError: the request is wrong: alpha, findings, or its size.
+            ServerUnavailableError: no answer in time, also not to repeated requests. Its `retry_after` is set if the
+                server is busy.
             ServerError: the server failed.
         """
         return self.ask(images, findings=findings, alpha=alpha, frame=frame, exact=exact).predictions
@@ -105,7 +105,7 @@ class Client(BaseClient):
         heatmap: bool = False,
         exact: bool = False,
     ) -> Reply:
-        """As `predict`, with heat maps as PNG files where `heatmap` says so, and with which bundle answered."""
+        """As `predict`, with the hash of the bundle, and with heat maps as PNG files if `heatmap` is set."""
         if not images:
             return wire.Reply([], [], "")
         deadline = Deadline(self.options)
@@ -116,19 +116,19 @@ class Client(BaseClient):
     def predict_pixels(
         self, pixel_values: NDArray[np.float32], *, findings: FindingSet | None = None, alpha: float | None = None
     ) -> list[Prediction]:
-        """As `predict`, for images that are preprocessed already, as `describe` says: ``[B, 3, S, S]`` float32."""
+        """As `predict`, for preprocessed images ``[B, 3, S, S]`` float32. `describe` gives the preprocessing."""
         if len(pixel_values) == 0:
             return []
         tensors = wire.inputs(pixel_values, findings, alpha)
         return self._answered(tensors, len(pixel_values), Deadline(self.options)).predictions
 
     def describe(self, *, again: bool = False) -> dict[str, Any]:
-        """The server's output ``description``: what the model is. Requested once, and anew where `again` says so."""
+        """The description of the server's model. It is requested once, and again only if `again` is set."""
         known = None if again else self._described
         return known or self._describe(Deadline(self.options))
 
     def ready(self) -> bool:
-        """Whether the server says that it takes requests. Only an answer shows that it does."""
+        """Whether the server reports that it accepts requests. Only an answer proves that it does."""
         deadline = Deadline(self.options)
         try:
             return bool(
@@ -140,7 +140,7 @@ class Client(BaseClient):
             return False
 
     def infer_graph(self, graph: str, tensors: list[Any]) -> Any:
-        """Run one of the bundle's graphs, with tritonclient's inputs and its result."""
+        """Run one of the bundle's graphs, with inputs and result in tritonclient's types."""
         deadline = Deadline(self.options)
         return self._repeated(lambda: self._infer(self.options.names.of(graph), tensors, deadline), deadline)
 
@@ -168,7 +168,7 @@ class Client(BaseClient):
         except UsageError as error:
             if "shared memory region" not in str(error):
                 raise
-            # A server that was restarted does not know the regions any more.
+            # The server was restarted since the regions were registered.
             regions.close()
             return self._repeated(infer_shared, deadline)
 

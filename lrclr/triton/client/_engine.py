@@ -21,17 +21,17 @@ __all__ = ["TritonEngine"]
 
 
 class TritonEngine:
-    """Runs the three graphs of the bundle that a server has. Safe to call from several threads.
+    """Runs the three graphs of a server's bundle. Safe to call from several threads.
 
     Args:
-        address: ``host:port`` of the server's gRPC.
-        bundle: SHA-256 of the manifest that it must serve: `ModelSpec.sha256`.
-        options: how to ask.
+        address: ``host:port`` of the server's gRPC port.
+        bundle: expected SHA-256 of the manifest: `ModelSpec.sha256`.
+        options: timeouts, repetitions and transport.
 
     Raises:
-        EngineError: it serves another bundle.
-        UsageError: the address is something else.
-        ServerUnavailableError: it does not answer.
+        EngineError: the server has another bundle.
+        UsageError: the address has another form.
+        ServerUnavailableError: the server does not answer.
     """
 
     def __init__(self, address: str, bundle: str, options: ClientOptions | None = None) -> None:
@@ -40,8 +40,8 @@ class TritonEngine:
         if served != bundle:
             raise EngineError(
                 f"{address} serves another bundle",
-                why=f"its manifest is {served[:12]}, this one's is {bundle[:12]}",
-                fix="Give the bundle that it was started with, or restart it with this one.",
+                why=f"its manifest has the hash {served[:12]}…, and {bundle[:12]}… was expected",
+                fix="Give the bundle of the server, or restart the server with this bundle.",
             )
 
     @property

@@ -1,4 +1,4 @@
-"""Many image files through a server: requests overlap, and a bad file stops nobody else."""
+"""Prediction for many image files by a server, with several requests in flight."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def predict_files(  # noqa: PLR0913
     exact: bool = False,
     concurrency: int = 8,
 ) -> Iterator[FileResult]:
-    """Answer for files, in order, as the answers come; as `lrclr.inference.predict_files`, by a server.
+    """Predict findings of files, in order, as `lrclr.inference.predict_files` does without a server.
 
     Args:
         client: connected to the server.
-        paths: image files, read here and decoded there.
-        findings: what to ask for; the model's own if not given.
-        alpha: weight of the local score, instead of the model's.
-        frame: which frame to read of files that hold several.
-        heatmap: whether to have heat maps drawn.
-        exact: whether to have the files read in full; see `lrclr.images.read_for_model`.
-        concurrency: requests at once, one image each. At most twice as many answers wait.
+        paths: image files, read here and decoded by the server.
+        findings: findings to predict; by default those of the model.
+        alpha: weight of the local score; by default that of the model.
+        frame: number of the frame in files with several.
+        heatmap: whether the server draws heat maps.
+        exact: whether the server reads the files in full; see `lrclr.images.read_for_model`.
+        concurrency: number of requests in flight, one image each. At most twice as many answers are kept in memory.
 
     Yields:
-        One result a file. A file that cannot be read, or whose format the server cannot decode, has its error in the
-        result; the other files are answered for.
+        One result per file. If a file cannot be read, or the server cannot decode its format, the result holds the
+        error, and the other files are still predicted.
 
     Raises:
         ServerError, UsageError: an error that does not depend on the file.

@@ -1,4 +1,4 @@
-"""How a server is asked."""
+"""Options of clients, and the deadline of a call."""
 
 from __future__ import annotations
 
@@ -22,24 +22,23 @@ _LONGEST_PAUSE = 8.0  # seconds
 
 @dataclass(frozen=True)
 class ClientOptions:
-    """Checked when made.
+    """Timeouts, repetitions and transport.
 
     Attributes:
-        timeout: seconds until a call must have been answered: one limit for all requests to the server that the call
-            takes, their repetitions included.
-        retries: how often a request is repeated that the server did not take or could not answer now. A request that
-            a busy server refused is repeated until `timeout`, unless `retries` is 0. Every request here is safe to
-            repeat: an answer changes nothing in the server.
-        backoff: seconds before the first repetition; doubled each time, with jitter. A busy server says how long to
-            wait at least.
-        keep_alive: seconds between signs of life on an idle connection; 0 for none.
-        compression: of requests and answers on the wire.
-        max_message: most bytes of a request or an answer.
+        timeout: seconds until a call must be answered. The limit covers all requests of the call and their repetitions.
+        retries: number of repetitions of a request that the server did not accept or could not answer. A request that
+            a busy server refused is repeated until `timeout`, unless `retries` is 0. Repetitions are safe: a request
+            changes nothing in the server.
+        backoff: seconds before the first repetition, doubled each time, with jitter. A busy server gives the least time
+            to wait.
+        keep_alive: seconds between keep-alive pings on an idle connection; 0 for none.
+        compression: compression of requests and answers.
+        max_message: largest size of a request or an answer, in bytes.
         tls: whether the server's gRPC port is encrypted.
-        tls_root: PEM certificates that it is checked against; the system's if not given.
-        model: name of the model that answers for files: ``PREFIXlrclr`` for a bundle that was exported with
+        tls_root: PEM file with the certificates that verify the server's; by default those of the system.
+        model: name of the model that answers requests with files: ``PREFIXlrclr`` for a bundle that was exported with
             ``--name-prefix PREFIX``.
-        shared_memory: pass images by system shared memory: on one machine, and where the server allows it.
+        shared_memory: send images through system shared memory. The server must run on this machine and allow it.
     """
 
     timeout: float = 60.0
@@ -57,15 +56,15 @@ class ClientOptions:
         if self.timeout <= 0 or self.backoff < 0 or self.retries < 0 or self.keep_alive < 0:
             raise UsageError("timeout must be positive, and retries, backoff and keep-alive not negative")
         if self.compression not in {"none", "gzip", "deflate"}:
-            raise UsageError(f"there is no compression {self.compression!r}", fix="Choose none, gzip or deflate.")
+            raise UsageError(f"unknown compression {self.compression!r}", fix="Choose none, gzip or deflate.")
         if not self.model.endswith(MODEL):
             raise UsageError(
-                f"a model of lrclr cannot be called {self.model[:80]!r}", fix=f"Its name ends in {MODEL!r}."
+                f"{self.model[:80]!r} is not the name of a model of lrclr", fix=f"Its name ends in {MODEL!r}."
             )
         if not 1 <= self.max_message < 2**31:
-            raise UsageError("a message can have from 1 byte to 2 GiB")
+            raise UsageError("the largest message must be between 1 byte and 2 GiB")
         if self.tls_root is not None and not self.tls_root.is_file():
-            raise UsageError(f"there is no file {self.tls_root}")
+            raise UsageError(f"the file {self.tls_root} does not exist")
 
     @property
     def names(self) -> ModelNames:
@@ -94,18 +93,18 @@ class ClientOptions:
         }
 
     def call(self, seconds: float) -> dict[str, Any]:
-        """Arguments of one inference, with the seconds that are left for it."""
+        """Arguments of one inference that has so many seconds left."""
         return {
             "client_timeout": seconds,
-            # Microseconds that the request may wait in the server's queue. The server looks at them every half second:
-            # a request whose turn does not come in time is refused before the client gives it up.
+            # Microseconds that the request may wait in the server's queue, which the server checks every half second.
+            # So the server refuses a request that waits too long before the client gives up.
             "timeout": max(1, int(max(seconds / 2, seconds - 1) * 1_000_000)),
             "compression_algorithm": None if self.compression == "none" else self.compression,
         }
 
 
 class Deadline:
-    """The time that a call has, over all requests to the server that it takes and their repetitions.
+    """The time limit of a call, for all of its requests and their repetitions.
 
     Args:
         options: of the client.
@@ -116,14 +115,14 @@ class Deadline:
         self._end = time.monotonic() + options.timeout
 
     def left(self) -> float:
-        """Seconds that are left, at least a millisecond."""
+        """Remaining seconds, at least a millisecond."""
         return max(0.001, self._end - time.monotonic())
 
     def pause(self, attempt: int, error: LrclrError) -> float | None:
-        """Seconds to wait before a request is repeated; None where a repetition cannot help or has no time left.
+        """Seconds to wait before a request is repeated; None if a repetition is useless or would be too late.
 
         Args:
-            attempt: how often it has failed, from 1.
+            attempt: number of failures so far.
             error: the last failure.
         """
         options = self._options
@@ -132,6 +131,6 @@ class Deadline:
         if error.retry_after is None and attempt > options.retries:
             return None
         growing = min(options.backoff * 2.0 ** min(attempt - 1, 32), max(options.backoff, _LONGEST_PAUSE))
-        # A random share, so that many clients do not come back together.
+        # Randomised, so that many clients do not repeat at the same time.
         pause: float = (error.retry_after or 0.0) + growing * random.uniform(0.5, 1.0)  # noqa: S311
         return pause if time.monotonic() + pause < self._end else None

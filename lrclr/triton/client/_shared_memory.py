@@ -1,4 +1,4 @@
-"""Inputs that lie in memory which client and server share, instead of travelling through a socket."""
+"""Inputs in memory that client and server share."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["SharedRegions"]
 
-_WORTH_IT = 4096  # bytes below which a tensor travels with the request
+_SMALL_TENSOR = 4096  # bytes; a smaller tensor is sent with the request
 _SMALLEST = 1 << 18
 _ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
 class _Region:
-    """Memory that the server knows by name."""
+    """Memory that is registered at the server by name."""
 
     name: str
     size: int
@@ -36,13 +36,13 @@ class _Region:
 
 
 class SharedRegions:
-    """Regions that are kept from request to request: to make one known to the server costs a call. Safe with threads.
+    """Regions of shared memory, reused by later requests, since registering one costs a call. Safe with threads.
 
-    A region belongs to one request at a time. One whose request failed is not used again, for the server may still be
-    reading it.
+    A region belongs to one request at a time. If the request fails, its region is not used again: the server may still
+    read it.
 
     Args:
-        client: tritonclient's, connected to a server on this machine that allows it.
+        client: tritonclient's client of a server on this machine that allows shared memory.
     """
 
     def __init__(self, client: Any) -> None:
@@ -53,11 +53,11 @@ class SharedRegions:
 
     @contextmanager
     def inputs(self, tensors: Mapping[str, NDArray[Any]], *, timeout: float) -> Iterator[list[Any]]:
-        """tritonclient's input objects, large ones in a region, for one request.
+        """Inputs of one request in tritonclient's types. Large ones are in a region.
 
         Args:
-            tensors: by name.
-            timeout: seconds that the server may take to learn of a new region.
+            tensors: inputs by name.
+            timeout: seconds in which the server must register a new region.
         """
         from tritonclient.utils import serialize_byte_tensor
         from tritonclient.utils import shared_memory as shm
@@ -67,7 +67,7 @@ class SharedRegions:
         for name, array in tensors.items():
             one = grpc.InferInput(name, list(array.shape), protocol.INPUTS[name].datatype)
             content = serialize_byte_tensor(array).item() if array.dtype == np.object_ else array.tobytes()
-            if len(content) < _WORTH_IT:
+            if len(content) < _SMALL_TENSOR:
                 one.set_data_from_numpy(array)
             else:
                 large.append((one, content, end))
@@ -83,7 +83,7 @@ class SharedRegions:
                 one.set_shared_memory(region.name, len(content), offset=start)
             yield inputs
         except BaseException:
-            # The server is told when the next region is made, or at the end: a call that failed has no time left.
+            # It is unregistered with the next new region or at the end: the failed call has no time left for it.
             shm.destroy_shared_memory_region(region.handle)
             with self._lock:
                 self._given_up.append(region.name)
@@ -92,7 +92,7 @@ class SharedRegions:
             self._free.append(region)
 
     def close(self) -> None:
-        """Give all of them up; none may be in use."""
+        """Remove all regions. None may be in use."""
         with self._lock:
             regions, self._free = self._free, []
         self._give_up(regions, timeout=5.0)
@@ -120,11 +120,11 @@ class SharedRegions:
         return region
 
     def _give_up(self, regions: list[_Region], *, timeout: float) -> None:
-        """Remove regions from this machine at once, and from the server as soon as it lets go of them.
+        """Remove regions from this machine now, and unregister them at the server when it no longer reads them.
 
         Args:
-            regions: that no request uses.
-            timeout: seconds that the server may take, for all of them.
+            regions: regions that no request uses.
+            timeout: seconds in which the server must unregister all of them.
         """
         from tritonclient.utils import InferenceServerException
         from tritonclient.utils import shared_memory as shm
@@ -139,7 +139,7 @@ class SharedRegions:
                 left = max(0.001, end - time.monotonic())
                 self._client.unregister_system_shared_memory(name, client_timeout=left)
             except InferenceServerException as error:
-                # A server that is gone has forgotten it. One that still reads it, or is late, is asked another time.
+                # If the server still reads it, or is late, try again later. A server that has ended has forgotten it.
                 if any(sign in f"{error.status()} {error.message()}" for sign in ("in use", "DEADLINE", "Deadline")):
                     with self._lock:
                         self._given_up.append(name)

@@ -1,4 +1,4 @@
-"""Requests and answers of the model `lrclr` as tritonclient's tensors, and its errors as ours."""
+"""Requests, answers and errors of the model `lrclr`, converted to and from tritonclient's types."""
 
 from __future__ import annotations
 
@@ -48,28 +48,28 @@ __all__ = [
 ]
 
 ImageSource = str | os.PathLike[str] | bytes | np.ndarray[Any, np.dtype[np.uint8]]
-# Errors of a request with one image that say nothing about other images. The server answers with a MissingExtraError
-# to an image whose format it has no decoder for.
+# Errors of a request with one image that do not concern other images. The server answers with a MissingExtraError if it
+# has no decoder for the format of an image.
 OF_ONE_IMAGE = (ImageError, MissingExtraError)
-# Of the server's own errors. It has no model while the model is loaded again.
+# Errors of Triton itself, by status. NOT_FOUND: the model is being loaded again.
 _KINDS: dict[str, type[LrclrError]] = {
     "UNAVAILABLE": ServerUnavailableError,
     "NOT_FOUND": ServerUnavailableError,
     "INVALID_ARGUMENT": UsageError,
 }
-# The model `lrclr` writes the kind of its error before the text.
-_OURS = re.compile(r"^(\w+Error): (.*)$")
+# The model `lrclr` writes the class of its error before the text.
+_LRCLR_ERROR = re.compile(r"^(\w+Error): (.*)$")
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server answered.
+    """Answer of a server.
 
     Attributes:
-        predictions: one an image, in order.
-        heatmaps: PNG files, one an image, if they were asked for.
+        predictions: one per image, in order.
+        heatmaps: PNG files, one per image, if requested.
         bundle: SHA-256 of the manifest of the bundle that answered.
-        exact: whether the server read the files in full; None if it was sent no files.
+        exact: whether the server read the files in full; None if the request had no files.
     """
 
     predictions: list[Prediction]
@@ -87,16 +87,16 @@ def triton_grpc() -> ModuleType:
     try:
         from tritonclient import grpc
     except ImportError:
-        raise MissingExtraError("tritonclient", "serve", "asking a server") from None
+        raise MissingExtraError("tritonclient", "serve", "sending requests to a server") from None
     module: ModuleType = grpc
     return module
 
 
 def encoded(source: ImageSource) -> bytes:
-    """An image as a file's bytes: a path is read, an array of uint8 is written as PNG.
+    """The content of an image file: a path is read, an array of uint8 is encoded as PNG.
 
     Raises:
-        ImageError: a file cannot be read, or an array is no picture.
+        ImageError: a file cannot be read, or an array is not an image.
     """
     if isinstance(source, bytes):
         return source
@@ -126,9 +126,9 @@ def inputs(
     if isinstance(images, np.ndarray):
         tensors["pixel_values"] = images
     else:
-        tensors["image"] = _bytes(images)
+        tensors["image"] = np.array(images, np.object_)
     if findings is not None:
-        tensors["findings_toml"] = _bytes([findings.to_toml().encode()])
+        tensors["findings_toml"] = np.array([findings.to_toml().encode()], np.object_)
     if alpha is not None:
         tensors["alpha"] = np.array([alpha], np.float64)
     if frame is not None:
@@ -141,7 +141,7 @@ def inputs(
 
 
 def as_infer_inputs(tensors: Mapping[str, NDArray[Any]]) -> list[Any]:
-    """tritonclient's objects for the tensors of the model `lrclr`."""
+    """Tensors of the model `lrclr` in tritonclient's types."""
     grpc = triton_grpc()
     made = []
     for name, array in tensors.items():
@@ -152,28 +152,30 @@ def as_infer_inputs(tensors: Mapping[str, NDArray[Any]]) -> list[Any]:
 
 
 def describe_inputs() -> list[Any]:
-    """The request that asks what the model is."""
+    """Inputs of the request for the model's description."""
     return as_infer_inputs({"describe": np.array([True])})
 
 
 def description(result: Any) -> dict[str, Any]:
-    """What the server says of its model.
+    """The description of the server's model.
 
     Raises:
-        ServerError: it says nothing that we understand.
+        ServerError: the answer has none.
     """
     text = result.as_numpy("description")
     if text is None:
-        raise ServerError("the server did not describe its model", why="it is none of lrclr's")
+        raise ServerError(
+            "the server did not describe its model", why="the model `lrclr` of this server was not written by lrclr"
+        )
     content: dict[str, Any] = json.loads(text.ravel()[0])
     return content
 
 
 def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
-    """Tensors of an answer to predictions.
+    """Predictions from the tensors of an answer.
 
     Raises:
-        ServerError: the answer is not for as many images as were sent.
+        ServerError: a tensor is missing, or the number of images is another than in the request.
     """
     optional = {"description", "exact", "heatmap", "remarks"}
     arrays = {name: result.as_numpy(name) for name in protocol.OUTPUTS if name not in optional}
@@ -182,7 +184,7 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
         raise ServerError("the server's answer is incomplete", why=f"missing: {', '.join(missing) or 'images'}")
     names = [name.decode() for name in arrays["finding"].ravel().tolist()]
     alpha = float(arrays["alpha"].ravel()[0])
-    # Servers of bundles that were exported before there were remarks give none.
+    # A server with an older bundle gives no remarks.
     remarks = result.as_numpy("remarks")
     texts = [b""] * images if remarks is None else remarks.ravel().tolist()
     answers = Answers(**{name: arrays[name] for name in Answers.names()})
@@ -202,12 +204,12 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
 
 
 def error_of(error: Any, address: str, seconds: float) -> LrclrError:
-    """tritonclient's exception as one of ours, with the server's own line.
+    """The lrclr error for an exception of tritonclient, with the server's message.
 
     Args:
         error: an `InferenceServerException`.
-        address: of the server.
-        seconds: how long it was waited for.
+        address: address of the server.
+        seconds: time limit of the call.
     """
     status = str(error.status() or "").removeprefix("StatusCode.")
     line = (str(error.message()).strip().splitlines() or ["no message"])[0].strip()
@@ -225,14 +227,14 @@ def error_of(error: Any, address: str, seconds: float) -> LrclrError:
         refused = ServerUnavailableError(
             f"{address} is busy",
             why=busy,
-            fix=f"Ask again after {protocol.RETRY_SECONDS:g} s or later, with fewer requests at once.",
+            fix=f"Repeat the request after {protocol.RETRY_SECONDS:g} s or later, and send fewer at the same time.",
         )
         refused.retry_after = protocol.RETRY_SECONDS
         return refused
-    ours = _OURS.match(line)
-    if ours is not None and ours[1] in errors.__all__:
-        kind: type[LrclrError] = getattr(errors, ours[1])
-        return kind.told(ours[2])
+    match = _LRCLR_ERROR.match(line)
+    if match is not None and match[1] in errors.__all__:
+        kind: type[LrclrError] = getattr(errors, match[1])
+        return kind.told(match[2])
     fix = None
     if status == "NOT_FOUND":
         fix = "If the bundle was exported with --name-prefix, name the model: --model-name PREFIXlrclr."
@@ -248,9 +250,3 @@ def _unreachable(line: str, address: str) -> ServerUnavailableError | None:
     if line.startswith(("errors resolving", "DNS resolution failed")):
         return ServerUnavailableError(f"the host of {address} is unknown", why=line, fix="Check the address.")
     return None
-
-
-def _bytes(values: Sequence[bytes]) -> NDArray[np.object_]:
-    array = np.empty(len(values), dtype=np.object_)
-    array[:] = values
-    return array

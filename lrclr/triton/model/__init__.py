@@ -1,4 +1,4 @@
-"""What runs inside Triton's Python backend: the CPU stand-in for its ONNX Runtime backend, and the model `lrclr`.
+"""Code that runs in Triton's Python backend: the model `lrclr`, and stand-ins for backends of graphs.
 
-Imported by the server's Python, never by a client. `triton_python_backend_utils` exists only there.
+Clients do not import it: `triton_python_backend_utils` exists only in the server's Python.
 """

@@ -1,4 +1,4 @@
-"""From a checked request to the tensors of its response."""
+"""Computes the response to a checked request."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Answerer:
     """Answers requests with a classifier, as `lrclr predict` does.
 
     Args:
-        classifier: of a bundle.
-        metrics: told what was done.
-        max_prompts: that the text encoder takes at once.
-        limits: on what is read.
-        before_image: called between images that are decoded or drawn, in the thread that answers; what it raises ends
+        classifier: classifier of a bundle.
+        metrics: counters to update.
+        max_prompts: largest number of prompts in one run of the text encoder.
+        limits: limits on the size of images.
+        before_image: called between images that are decoded or drawn, in the calling thread. An exception of it ends
             the request.
     """
 
@@ -64,10 +64,10 @@ class Answerer:
         self._prompts = (0, 0)
 
     def answer(self, request: Request) -> list[Any]:
-        """The response's tensors.
+        """The tensors of the response.
 
         Raises:
-            LrclrError: the request cannot be answered; the text says which image of it, by number.
+            LrclrError: the request cannot be answered; the text gives the number of the image.
         """
         if request.describe:
             return [put_bytes("description", [self._description().encode()])]
@@ -112,7 +112,7 @@ class Answerer:
             raise FindingsError(
                 f"the findings have {len(findings.prompts)} prompts", why=f"a request may have {self._max_prompts}"
             )
-        # Findings can share their prompts, and each of them has a place in the answer.
+        # Findings can share prompts, and each finding takes space in the answer.
         if len(findings.names) > self._max_prompts and findings is not own:
             raise FindingsError(
                 f"there are {len(findings.names)} findings", why=f"a request may have {self._max_prompts}"
@@ -120,12 +120,12 @@ class Answerer:
         return findings
 
     def _decoded(self, request: Request) -> tuple[NDArray[np.float32], list[tuple[int, ...]], list[tuple[str, ...]]]:
-        """Pixel values of the request's files, their sizes in full, and remarks on each."""
+        """Pixel values, full sizes, and remarks of the request's files."""
         began = time.perf_counter()
         spec, limits = self._classifier.spec.preprocess, self._limits
 
         files = request.image or ()
-        # All images of the request in one array: a list of them, put together at the end, would take twice the memory.
+        # One array for all images: concatenating a list of arrays would need twice the memory.
         pixel_values = np.empty((len(files), 3, spec.image_size, spec.image_size), np.float32)
 
         @reading()
@@ -139,7 +139,7 @@ class Answerer:
         return pixel_values, [size for size, _ in done], [remarks for _, remarks in done]
 
     def _drawn(self, request: Request, predictions: Sequence[Prediction]) -> list[bytes]:
-        """Heat maps, on the pictures in full."""
+        """Heat maps at the full size of the images."""
 
         @reading()
         def draw(place: int) -> bytes:
@@ -150,9 +150,9 @@ class Answerer:
         return self._each(draw, range(len(predictions)))
 
     def _each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """Do `work` on the request's images in several threads; an error says which of them, by number.
+        """Do `work` on the images of a request in several threads. An error gives the number of its image.
 
-        The request has no names, and must show none.
+        Errors must not contain names of files, which could be names of patients.
         """
 
         def numbered(place: int) -> Result:
@@ -170,8 +170,8 @@ class Answerer:
         try:
             for one in waiting:
                 done.append(one.result())
-                # Here and not in the threads: Triton 2.51 crashes when several threads of a process ask at once whether
-                # a request was cancelled.
+                # Not in the threads of the pool: Triton 2.51 crashes if several threads of a process check at the same
+                # time whether a request was cancelled.
                 self._before_image()
         finally:
             for one in waiting:
@@ -199,7 +199,7 @@ class Answerer:
                 "fusion_trained": spec.fusion_trained,
                 "patch_size": spec.patch_size,
                 "preprocess": spec.preprocess.to_dict(),
-                # Unless a request says otherwise.
+                # The default of requests.
                 "exact": Request.exact,
                 "findings": spec.findings.to_toml(),
             },

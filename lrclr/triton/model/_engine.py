@@ -1,4 +1,4 @@
-"""An engine whose graphs are other models of the same Triton server."""
+"""Engine that runs the graphs of the same Triton server."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     from lrclr.triton.model._metrics import Metrics
 
 
-# A process of the graph died, the graph is being loaded again, or a bundle gives its queue a bound.
+# The process of the graph died, the graph is being loaded again, or the queue of the graph is full.
 _PASSING = ("not healthy", "not ready", "not found", "unavailable", "unloading", *protocol.BUSY)
 
 
 class ServerBusyError(EngineError):
-    """A graph did not answer now; it may when asked again."""
+    """A graph did not answer now. It may answer a repeated request."""
 
 
 class RequestCancelledError(LrclrError):
-    """The client that sent the request has given it up."""
+    """The client has cancelled the request."""
 
 
 class BlsEngine:
     """Runs graphs by business-logic scripting.
 
     Args:
-        names: of the bundle's models.
-        version: of the graphs: a bundle's model and graphs have one version number.
-        metrics: told how long the image encoder took.
+        names: names of the bundle's models.
+        version: version of the graphs, which is that of the model `lrclr`.
+        metrics: counters to update with the time of the image encoder.
 
     Attributes:
-        cancelled: whether the request that is worked on was given up. No graph runs for such a request.
+        cancelled: returns whether the current request was cancelled. No graph runs for a cancelled request.
     """
 
     def __init__(self, names: ModelNames, version: int, metrics: Metrics) -> None:
@@ -56,7 +56,7 @@ class BlsEngine:
         return "triton"
 
     def stop_if_cancelled(self) -> None:
-        """Raise `RequestCancelledError` if the client has given the request up."""
+        """Raise `RequestCancelledError` if the client has cancelled the request."""
         if self.cancelled():
             raise RequestCancelledError("the request was cancelled")
 
@@ -81,4 +81,4 @@ class BlsEngine:
         text = error.message()
         passing = any(sign in text for sign in _PASSING)
         kind = ServerBusyError if passing else EngineError
-        raise kind(f"{graph} failed", why=text, fix="Ask again." if passing else None)
+        raise kind(f"{graph} failed", why=text, fix="Repeat the request." if passing else None)

@@ -1,4 +1,4 @@
-"""What stands in for a backend of Triton's that runs graphs: the same configuration, the same graphs, in Python."""
+"""Base class of the stand-ins for Triton's backends: they run the same graphs by the same configuration, in Python."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from lrclr.errors import EngineError, MissingExtraError
+from lrclr.errors import EngineError, MissingExtraError, first_line
 from lrclr.triton.model._tensors import get, put, refuse
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class GraphBackend(ABC):
     """One instance of one model. Triton calls `initialize` and `execute`, one at a time.
 
     Attributes:
-        engine: what it is called in errors.
-        default_file: what a model's file is called where the configuration does not say.
+        engine: name of the engine in errors.
+        default_file: name of a model's file if the configuration does not give one.
     """
 
     engine: ClassVar[str]
@@ -51,24 +51,24 @@ class GraphBackend(ABC):
         """Load the graph.
 
         Args:
-            file: of the graph.
-            config: the model's configuration.
-            args: Triton's own, about this instance.
+            file: file of the graph.
+            config: configuration of the model.
+            args: Triton's arguments of this instance.
 
         Raises:
-            EngineError, MissingExtraError: it cannot be had.
-            ValueError: the configuration asks for the unknown.
+            EngineError, MissingExtraError: the engine or the graph cannot be used.
+            ValueError: the configuration has an unknown value.
         """
 
     @abstractmethod
     def answer(self, outputs: Sequence[str], inputs: Arrays) -> list[NDArray[Any]]:
-        """Run the graph; what it raises goes to whoever asked."""
+        """Run the graph. The text of an exception is sent to the client."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Open the graph, as the configuration says.
+        """Open the graph by the configuration of the model.
 
         Raises:
-            TritonModelException: the graph or the provider cannot be had, or the configuration asks for the unknown.
+            TritonModelException: the graph cannot be opened.
         """
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -84,7 +84,7 @@ class GraphBackend(ABC):
         self._outputs = [one["name"] for one in config["output"]]
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer requests, those of equal shapes together. A bad one fails alone."""
+        """Answer requests. Those with equal shapes run together. If one fails, the others are still answered."""
         responses: list[Any] = [None] * len(requests)
         groups: dict[tuple[Any, ...], list[tuple[int, Arrays]]] = {}
         for place, request in enumerate(requests):
@@ -93,7 +93,7 @@ class GraphBackend(ABC):
             except ValueError as error:
                 responses[place] = refuse(str(error))
                 continue
-            # Rows of different length are not padded: padding would be part of the answer.
+            # Rows of different lengths are not padded: the padding would be part of the answer.
             alike = tuple(array.shape[1:] for array in inputs.values()) if self._batched else (place,)
             groups.setdefault(alike, []).append((place, inputs))
         for group in groups.values():
@@ -104,7 +104,7 @@ class GraphBackend(ABC):
         inputs: Arrays = {}
         for tensor in request.inputs():
             if tensor.name() not in self._inputs:
-                raise ValueError(f"there is no input {tensor.name()}")
+                raise ValueError(f"unknown input {tensor.name()}")
             inputs[tensor.name()] = get(tensor)
         for name, (dtype, dims) in self._inputs.items():
             if name not in inputs:
@@ -118,7 +118,7 @@ class GraphBackend(ABC):
             if 0 in array.shape:
                 raise ValueError(f"the input {name} is empty")
         if self._batched and len({len(array) for array in inputs.values()}) != 1:
-            raise ValueError("the inputs differ in how many rows they have")
+            raise ValueError("the inputs have different numbers of rows")
         return inputs
 
     def _answer(self, group: list[tuple[int, Arrays]], responses: list[Any]) -> None:
@@ -128,13 +128,12 @@ class GraphBackend(ABC):
         }
         try:
             outputs = self.answer(self._outputs, together)
-        except Exception as error:  # noqa: BLE001 - engines raise many kinds, and none may end the process
+        except Exception as error:  # noqa: BLE001 - no exception of an engine may end the process
             if len(group) > 1:
                 for one in group:
                     self._answer([one], responses)
             else:
-                first = str(error).strip().splitlines() or [type(error).__name__]
-                responses[group[0][0]] = refuse(f"{self.engine}: {first[0]}")
+                responses[group[0][0]] = refuse(f"{self.engine}: {first_line(error)}")
             return
         start = 0
         for place, inputs in group:
@@ -145,5 +144,5 @@ class GraphBackend(ABC):
 
 
 def parameters(config: Mapping[str, Any]) -> dict[str, str]:
-    """The free parameters of a model's configuration."""
+    """The entries of ``parameters`` in a model's configuration."""
     return {name: entry["string_value"] for name, entry in config.get("parameters", {}).items()}

@@ -1,4 +1,4 @@
-"""What the model `lrclr` counts, on the server's metrics port beside Triton's own."""
+"""Counters of the model `lrclr`, which Triton publishes with its own metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FAMILIES = {
 
 
 class Metrics:
-    """Counters. Those of several instances, which are processes, are one in the server and add up.
+    """Counters. The server adds up those of all instances, which are processes.
 
     Args:
         model: name of the model, which is a label of each counter.
@@ -35,28 +35,28 @@ class Metrics:
         self._counters: dict[tuple[str, str], Any] = {}
 
     def requests(self) -> None:
-        """A request came."""
+        """Count a request."""
         self._add("requests", 1)
 
     def images(self, count: int) -> None:
-        """Images were answered for."""
+        """Count answered images."""
         self._add("images", count)
 
     def failed(self, reason: str) -> None:
-        """A request was refused."""
+        """Count a refused or failed request."""
         self._add("failures", 1, reason)
 
     def prompts(self, hits: int, misses: int) -> None:
-        """Prompts were looked up."""
+        """Count prompts found in the cache, and prompts that were encoded."""
         self._add("prompt_cache_hits", hits)
         self._add("prompt_cache_misses", misses)
 
     def decoded(self, seconds: float) -> None:
-        """Images were read and preprocessed."""
+        """Add time for reading and preprocessing."""
         self._add("decode_seconds", seconds)
 
     def encoded(self, seconds: float) -> None:
-        """The image encoder answered."""
+        """Add time for the image encoder."""
         self._add("encode_seconds", seconds)
 
     def _add(self, name: str, amount: float, reason: str = "") -> None:

@@ -1,4 +1,4 @@
-"""A request to the model `lrclr`, read and checked."""
+"""Requests to the model `lrclr`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Request", "status_of"]
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked. Attributes are those of `lrclr.triton.protocol.INPUTS`; what was not given is None or False."""
+    """A checked request. Attributes are those of `lrclr.triton.protocol.INPUTS`; a missing input is None or False."""
 
     image: tuple[bytes, ...] | None = None
     pixel_values: NDArray[np.float32] | None = None
@@ -35,16 +35,16 @@ class Request:
 
     @classmethod
     def read(cls, request: Any) -> Self:
-        """From Triton's request.
+        """Read a request of Triton.
 
         Raises:
-            UsageError: inputs are too large, exclude each other, are missing, or are not what they should be.
+            UsageError: inputs are too large, exclude each other, are missing, or have wrong values.
         """
         arrays = {tensor.name(): get(tensor) for tensor in request.inputs()}
         _check_bytes(arrays)
         for name, array in arrays.items():
             if array.size == 0:
-                raise UsageError(f"the input {name} is empty", fix="Leave it out, or give it content.")
+                raise UsageError(f"the input {name} is empty", fix="Omit it, or give it a value.")
         if "describe" in arrays and _single(arrays, "describe"):
             if len(arrays) > 1:
                 raise UsageError("describe excludes all other inputs")
@@ -76,7 +76,7 @@ class Request:
 
 
 def status_of(error: LrclrError) -> str:
-    """Triton's code for an error, as `lrclr.triton.protocol` says."""
+    """Triton's status code for an error, see `lrclr.triton.protocol`."""
     if isinstance(error, MissingExtraError):
         return "UNSUPPORTED"
     if isinstance(error, UsageError | ImageError):
@@ -85,24 +85,24 @@ def status_of(error: LrclrError) -> str:
 
 
 def _check_bytes(arrays: dict[str, NDArray[Any]]) -> None:
-    """Refuse a request by its size alone, before anything is made of it."""
+    """Refuse a request that is too large, before it is read further."""
     sizes = {
         name: sum(map(len, array.ravel().tolist())) if array.dtype.kind == "O" else array.nbytes
         for name, array in arrays.items()
     }
-    # Each value of a BYTES input has its length before it.
+    # Each value of a BYTES input is preceded by its length.
     total = sum(sizes.values()) + sum(4 * array.size for array in arrays.values() if array.dtype.kind == "O")
     if total > budget.REQUEST_BYTES:
         raise UsageError(
             f"the request has {total} bytes",
-            why=f"at most {budget.REQUEST_BYTES} are taken",
+            why=f"the limit is {budget.REQUEST_BYTES}",
             fix="Send several requests, with fewer images each.",
         )
     for name in ("finding", "findings_toml"):
         if sizes.get(name, 0) > budget.FINDINGS_BYTES:
             raise UsageError(
                 f"the input {name} has {sizes[name]} bytes",
-                why=f"at most {budget.FINDINGS_BYTES} are taken",
+                why=f"the limit is {budget.FINDINGS_BYTES}",
                 fix="Send several requests, with fewer findings each.",
             )
 
@@ -113,7 +113,7 @@ def _check_count(images: NDArray[Any] | None, *, heatmap: bool) -> None:
         with_heatmaps = " with heat maps" if heatmap else ""
         raise UsageError(
             f"a request holds {len(images)} images{with_heatmaps}",
-            why=f"at most {most} are taken",
+            why=f"the limit is {most}",
             fix="Send several requests.",
         )
 

@@ -1,7 +1,8 @@
-"""Tensors in and out of Triton's Python backend, right under every NumPy.
+"""Tensors of Triton's Python backend, for NumPy 1 and NumPy 2.
 
-Stubs that were built for NumPy 1 (Triton up to 2.5x) read a NumPy 2 array's layout wrongly: numbers come out corrupted
-without an error, and a tensor of bytes ends the process. Numbers then go by DLPack; bytes have no such way.
+The backend's stub up to Triton 2.5x was built for NumPy 1 and misreads the memory layout of NumPy 2 arrays: numbers are
+corrupted without an error, and a tensor of bytes crashes the process. With such a stub, numbers are passed by DLPack,
+which does not support bytes.
 """
 
 from __future__ import annotations
@@ -25,34 +26,32 @@ def _plain_arrays_work() -> bool:
     return np.array_equal(pb_utils.Tensor("probe", _PROBE).as_numpy(), _PROBE)
 
 
-# By what the stub does and not by its version, which it does not tell. NumPy 1 is what every stub was built for.
+# By the behaviour of the stub, since it does not give its version. NumPy 1 works with every stub.
 _PLAIN = np.lib.NumpyVersion(np.__version__) < "2.0.0" or _plain_arrays_work()
 
 
 def get(tensor: Any) -> NDArray[Any]:
-    """A tensor's content: an array of its own type, of ``object`` holding bytes for BYTES."""
+    """The content of a tensor; for BYTES an array of ``object`` with values of `bytes`."""
     array: NDArray[Any] = tensor.as_numpy() if _PLAIN else np.from_dlpack(tensor)
     return array
 
 
 def put(name: str, array: NDArray[Any]) -> Any:
-    """An output or input tensor of numbers."""
+    """A tensor of numbers."""
     array = np.ascontiguousarray(array)
     return pb_utils.Tensor(name, array) if _PLAIN else pb_utils.Tensor.from_dlpack(name, array)
 
 
 def put_bytes(name: str, values: Sequence[bytes]) -> Any:
-    """An output tensor of BYTES, of one axis."""
-    array = np.empty(len(values), dtype=np.object_)
-    array[:] = values
-    return pb_utils.Tensor(name, array)
+    """A tensor of BYTES with one axis."""
+    return pb_utils.Tensor(name, np.array(values, np.object_))
 
 
 def require_bytes() -> None:
-    """Refuse to go on where a tensor of bytes would end the process.
+    """Check that tensors of bytes can be read, instead of crashing the process.
 
     Raises:
-        TritonModelException: this stub and this NumPy do not fit together.
+        TritonModelException: this stub does not support this NumPy.
     """
     if not _PLAIN:
         raise pb_utils.TritonModelException(
@@ -62,6 +61,6 @@ def require_bytes() -> None:
 
 
 def refuse(message: str, code: str = "INVALID_ARG") -> Any:
-    """A response that is an error. A new one each time: one error object shared by responses ends the server."""
+    """An error response. Responses must not share an error object, which would crash the server."""
     error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
     return pb_utils.InferenceResponse(error=error)

@@ -1,6 +1,7 @@
-"""The Triton model `lrclr`: encoded images and findings in, answers out, by the bundle's graphs in the same server.
+"""The Triton model `lrclr`: answers requests with image files and findings, with the graphs of the same server.
 
-The work is `ZeroShotClassifier`'s, as in `lrclr predict`; this reads requests, writes responses, and counts.
+`ZeroShotClassifier` computes the answers, as in `lrclr predict`. This module reads requests, writes responses, and
+counts.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 
 
 class TritonPythonModel:
-    """One instance. Triton calls the methods, one at a time; other instances are other processes."""
+    """One instance. Triton calls one method at a time. Each instance is a process."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Open the bundle that this model's folder belongs to.
+        """Open the bundle of this model.
 
         Raises:
             TritonModelException: the bundle is damaged, or the server's Python cannot read tensors of bytes.
@@ -38,7 +39,7 @@ class TritonPythonModel:
         require_bytes()
         folder = Path(args["model_repository"])
         version = args["model_version"]
-        # `lrclr serve` puts a copy of the bundle beside each version; a bundle served as it is has one version.
+        # `lrclr serve` puts a copy of the bundle into the folder of each version. Else this is the bundle.
         own = folder / version / "bundle"
         try:
             bundle = Bundle(own if own.is_dir() else folder.parent)
@@ -57,7 +58,7 @@ class TritonPythonModel:
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request by itself."""
+        """Answer each request separately."""
         return [self._execute(request) for request in requests]
 
     def _execute(self, request: Any) -> Any:
@@ -75,18 +76,18 @@ class TritonPythonModel:
         except LrclrError as error:
             kind = type(error).__name__
             self._metrics.failed(kind)
-            # The kind stands before the text, so that a client can raise the same.
+            # The class of the error precedes the text, so that a client can raise the same error.
             return refuse(f"{kind}: {error}", status_of(error))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next request must be answered
+        except Exception as error:  # noqa: BLE001 - the next request must be answered
             self._metrics.failed("unexpected")
-            # The text of an unknown error may hold what the image holds.
+            # Its text may contain patient data of the image.
             return refuse(f"unexpected {type(error).__name__}", "INTERNAL")
         finally:
-            # Triton frees a request's memory when nothing refers to it.
+            # Triton frees the memory of a request when its last reference is gone.
             self._engine.cancelled = bool
 
     def finalize(self) -> None:
-        """End the decoding threads. Triton calls this when every request for this version has been answered."""
+        """End the decoding threads. Triton calls this after the last request for this version."""
         # `lrclr serve` waits for this line when it stops the server.
         print(f"{protocol.LAST_ANSWER} {os.getpid()}", flush=True)
         self._answerer.close()

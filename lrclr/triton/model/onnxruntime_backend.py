@@ -1,6 +1,6 @@
-"""Stands in for Triton's ``onnxruntime`` backend where that is not to be had: the same configuration, the same graphs.
+"""Stand-in for Triton's ``onnxruntime`` backend, for servers without it.
 
-Placed as ``backends/onnxruntime/model.py`` by one line, it answers to ``backend: "onnxruntime"``.
+A file ``backends/onnxruntime/model.py`` that imports `TritonPythonModel` makes it the backend "onnxruntime".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["TritonPythonModel"]
 
 
 class TritonPythonModel(GraphBackend):
-    """A graph in ONNX Runtime, on the provider that the instance's kind says."""
+    """A graph in ONNX Runtime, on the CPU or on CUDA by the kind of the instance."""
 
     engine: ClassVar[str] = "onnxruntime"
     default_file: ClassVar[str] = "model.onnx"
@@ -35,7 +35,7 @@ class TritonPythonModel(GraphBackend):
 
 
 def _settings(config: Mapping[str, Any], provider: str) -> SessionSettings:
-    """The keys of a model's configuration that Triton's own backend reads, as far as they mean something here.
+    """Settings from the keys of a model's configuration that Triton's backend reads too.
 
     Raises:
         ValueError: a value is not a number.
@@ -57,7 +57,7 @@ def _cuda_options(optimization: Mapping[str, Any]) -> dict[str, str]:
     """Options of the CUDA provider.
 
     Raises:
-        ValueError: another accelerator is asked for.
+        ValueError: the configuration names another accelerator.
     """
     accelerators = optimization.get("execution_accelerators", {}).get("gpu_execution_accelerator", [])
     options: dict[str, str] = {}

@@ -1,7 +1,7 @@
-"""Stands in for Triton's ``openvino`` backend where that is not to be had: the same configuration, the same graphs.
+"""Stand-in for Triton's ``openvino`` backend, for servers without it.
 
-Placed as ``backends/openvino/model.py`` by one line, it answers to ``backend: "openvino"``. Unlike Triton's own it also
-reads an ONNX graph with region selection in it, and takes any number of rows where ``max_batch_size`` is set.
+A file ``backends/openvino/model.py`` that imports `TritonPythonModel` makes it the backend "openvino". Unlike Triton's
+backend, it reads ONNX graphs with region selection, and accepts any number of rows if ``max_batch_size`` is set.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TritonPythonModel(GraphBackend):
 
 
 def _settings(config: Mapping[str, Any]) -> OpenVINOSettings:
-    """The keys of a model's configuration that Triton's own backend reads, as far as they mean something here.
+    """Settings from the keys of a model's configuration that Triton's backend reads too.
 
     Raises:
         ValueError: a value is not a number.

@@ -1,4 +1,4 @@
-"""A bundle behind a port: a Triton server that is started, watched and stopped. Needs the extra ``serve``."""
+"""Start, monitor and stop a Triton server for a bundle. Needs the extra ``serve``."""
 
 from __future__ import annotations
 

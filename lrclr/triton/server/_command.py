@@ -1,6 +1,6 @@
 """The server's command line.
 
-Every account of the machine can read it in ``/proc/PID/cmdline``, so no secret may stand there.
+Every account of the machine can read it in ``/proc/PID/cmdline``. It must not contain a secret.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["command_line"]
 
-# Triton closes an API by asking for a header. This one cannot be sent: a field name has no colon in HTTP/1 (RFC 9112,
-# section 5), and no colon, space or upper-case letter in HTTP/2 (RFC 9113, section 8.2.1), which gRPC enforces.
+# Triton can restrict an API to requests with a given header. No client can send this one: the name of a header has no
+# colon in HTTP/1 (RFC 9112, section 5), and no colon, space or upper-case letter in HTTP/2 (RFC 9113, section 8.2.1),
+# which gRPC enforces.
 _NO_HEADER: Final = "Closed to everyone:"
 _POLL_SECONDS: Final = 1
 
@@ -36,19 +37,19 @@ def command_line(
 
     Args:
         installation: the server.
-        repository: of its models. The server looks there every second for versions that were added or removed. In
-            this mode it loads, unloads and uploads nothing for a client.
-        options: how to run.
-        ports: of gRPC, HTTP and metrics.
-        shared_memory_prefix: of the names of what its backends leave in /dev/shm if they are killed.
-        exit_seconds: how long requests may still run when it is stopped.
-        version_compatible: whether plans may bring TensorRT's runtime of their own version, which is code.
+        repository: its model repository. The server checks it every second for versions that were added or removed. In
+            this mode clients cannot load, unload or upload models.
+        options: options of the server.
+        ports: ports of gRPC, HTTP and metrics.
+        shared_memory_prefix: prefix of the names in /dev/shm that its backends use.
+        exit_seconds: seconds that requests may still run when the server is stopped.
+        version_compatible: whether plans may contain TensorRT's runtime of their version, which is code.
     """
     closed = [] if options.shared_memory else ["shared-memory"]
-    # The repository's index, and settings that change what the server writes where.
+    # The index of the repository, and settings of traces and logs.
     closed += ["model-repository", "trace", "logging"]
-    # libevhtp, on which Triton's HTTP and metrics rest, takes an IPv6 address after this word. It cannot read one in
-    # brackets or with a zone, and then listens on every interface.
+    # Triton's HTTP and metrics use libevhtp, which expects this prefix of an IPv6 address. It cannot read an address in
+    # brackets or with a zone, and would then listen on every interface.
     plain = f"ipv6:{options.address}" if ":" in options.address else options.address
     restriction = f"{','.join(closed)}:{_NO_HEADER}=closed"
     arguments = {
@@ -74,7 +75,7 @@ def command_line(
         arguments |= {"grpc-use-ssl": True, "grpc-server-cert": options.tls_cert, "grpc-server-key": options.tls_key}
     if installation.backends is not None:
         arguments["backend-directory"] = installation.backends
-    # Stand-ins for others are the Python backend under their names.
+    # A stand-in for another backend is the Python backend under the name of the other.
     backends = ["python"] if installation.backends is None else [path.name for path in installation.backends.iterdir()]
     tensorrt = ["--backend-config=tensorrt,version-compatible=true"] if version_compatible else []
     return [

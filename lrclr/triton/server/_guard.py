@@ -1,9 +1,9 @@
-"""Ends a server whose `lrclr serve` has ended without a word, by SIGKILL for example.
+"""Ends a server if its `lrclr serve` was killed, by SIGKILL for example.
 
-A program of its own, which imports nothing of lrclr: ``python _guard.py FOLDER PREFIX``. It leads the process group
-that the server joins. Its standard input is a pipe whose other end `lrclr serve` holds, so it reads the end of the file
-when that process is gone, however it ended. Then it ends the group and removes what the server leaves: FOLDER, and the
-regions in /dev/shm whose names begin with PREFIX.
+A separate program, which imports nothing of lrclr: ``python _guard.py FOLDER PREFIX``. It leads the process group that
+the server joins. Its standard input is a pipe from `lrclr serve`, so it reads the end of the file when that process has
+ended for any reason. Then it kills the group, and removes FOLDER and the regions in /dev/shm whose names begin with
+PREFIX.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 def main(folder: str, prefix: str) -> None:
-    """Wait, and clean up."""
+    """Wait for the end of `lrclr serve`, and clean up."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
@@ -33,7 +33,7 @@ def main(folder: str, prefix: str) -> None:
 
 
 def _members(group: int) -> list[int]:
-    """Living processes of a group, but this one."""
+    """Living processes of a group, without this one."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Where the Triton server is."""
+"""Finds the Triton server."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Installation:
     """A Triton server.
 
     Attributes:
-        program: the tritonserver program.
-        backends: the folder of its backends, if it must be told.
-        environment: to run it in.
+        program: the executable file tritonserver.
+        backends: the folder of its backends, if it needs that option.
+        environment: environment variables.
     """
 
     program: Path
@@ -31,14 +31,14 @@ class Installation:
 
 
 def find_server(program: Path | None = None) -> Installation:
-    """The program that was named, else the one on the PATH, as in the vendor's container, else that of `make triton`.
+    """The given program, else the one on the PATH, as in the vendor's container, else that of `make triton`.
 
     Raises:
-        ServerError: there is none.
+        ServerError: no server was found.
     """
     if program is not None:
         if not (program.is_file() and os.access(program, os.X_OK)):
-            raise ServerError(f"{program} is no program", fix="Give the path of tritonserver.")
+            raise ServerError(f"{program} is not an executable file", fix="Give the path of tritonserver.")
         return _installation(program.absolute())
     on_path = shutil.which("tritonserver")
     if on_path:
@@ -47,7 +47,7 @@ def find_server(program: Path | None = None) -> Installation:
         if (root / LOCAL / _LOCAL_SERVER).is_file():
             return _installation(root / LOCAL / _LOCAL_SERVER)
     raise ServerError(
-        "there is no Triton server",
+        "no Triton server was found",
         why=f"tritonserver is neither on the PATH nor in {LOCAL}",
         fix="Run `make triton`, or give its path with --server.",
     )
@@ -59,7 +59,7 @@ def _installation(program: Path) -> Installation:
     python = program.parents[len(_LOCAL_SERVER.parts) - 1] / "python" if len(program.parents) >= 4 else Path()
     if not (python / "bin" / "python").exists():
         return Installation(program, None, environment)
-    # Its libraries and its Python find their own way, and others' would lead them astray.
+    # This installation finds its libraries and its Python by itself. These variables would change that.
     for name in ("LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME"):
         environment.pop(name, None)
     environment["PATH"] = f"{python / 'bin'}{os.pathsep}{environment.get('PATH', '')}"

@@ -1,4 +1,4 @@
-"""The server's log, one readable line a message."""
+"""Reads the server's log."""
 
 from __future__ import annotations
 
@@ -18,53 +18,53 @@ _GLOG = re.compile(r"^([IWEF])\d{4} [\d:.]+ \d+ [\w.]+:\d+\] ?(.*)$")
 _LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "fatal"}
 _FAILED = re.compile(r"failed to load '([\w-]+)' version (\d+): (.*)")
 _LAST_ANSWER = re.compile(rf"{re.escape(LAST_ANSWER)} (\d+)$")
-# Triton has answered what waited in its queues, and unloads models one process after another; or it waits for HTTP
-# clients to close their connections.
+# Triton has answered the requests in its queues, and unloads models one process after another, or waits until HTTP
+# clients close their connections.
 _IDLE = re.compile(r"All models are stopped|Timeout \d+: Found \d+ \w+ service connections")
-# What Triton says when its processes take long to end. Whether a request was lost, `TritonServer.stop` finds out.
+# Logged when Triton's processes take long to end. `TritonServer.stop` checks whether a request was lost.
 _LATE = "failed to stop server"
-# Triton tries every size of the configuration for every profile of a plan: see `lrclr_export.repository.plan_config`.
+# Logged since Triton tries every configured size with every profile: see `lrclr_export.repository.plan_config`.
 _EXPECTED = re.compile(r"Failed to set cuda graph shape for|IExecutionContext::setInputShape: Error Code")
-# What the stand-in server says about the GPU that it lacks.
+# Messages about a missing GPU.
 _NOISE = re.compile(
     r"DCGM|NVML|pinned memory|CUDA memory pool disabled|CudaDriverHelper|GPU metric|cuda_memory", re.IGNORECASE
 )
 
 
 class LogRelay:
-    """Reads a server's output to its end, in a thread, so that it never waits for a reader.
+    """Reads a server's output in a thread until its end, so that the server never blocks on it.
 
     Args:
         stream: the server's output.
-        tell: called with level and message.
+        on_message: called with level and message.
 
     Attributes:
-        done: processes of the model `lrclr` that have answered their last request.
-        idle: set when the server was told to end and has answered what waited in its queues.
+        done: process ids of the model `lrclr` that have answered their last request.
+        idle: set when a server that is ending has answered the requests in its queues.
     """
 
-    def __init__(self, stream: IO[str], tell: Callable[[str, str], None]) -> None:
-        self._stream, self._tell = stream, tell
+    def __init__(self, stream: IO[str], on_message: Callable[[str, str], None]) -> None:
+        self._stream, self._on_message = stream, on_message
         self.done: set[int] = set()
         self.idle = Event()
         self._failures: dict[tuple[str, int], str] = {}
-        self._complaints: deque[str] = deque(maxlen=20)
+        self._errors: deque[str] = deque(maxlen=20)
         self._thread = Thread(target=self._run, name="triton-log", daemon=True)
         self._thread.start()
 
     def reason(self) -> str | None:
-        """The server's own word on what went wrong first, if it complained."""
-        return self._complaints[0] if self._complaints else None
+        """The first error that the server logged, of the last twenty; None if there is none."""
+        return self._errors[0] if self._errors else None
 
     def failure(self, model: str, version: int) -> str | None:
-        """Why a version of a model could not be loaded, if the server said so."""
+        """Why a version of a model could not be loaded; None if the server logged no such error."""
         return self._failures.get((model, version))
 
     def close(self) -> None:
-        """Wait until the server's output has ended; give it up if another process still has it."""
+        """Wait up to five seconds for the end of the output, which another process may keep open."""
         self._thread.join(timeout=5)
         if not self._thread.is_alive():
-            # Closing what a thread waits to read from would wait too, for ever.
+            # While a thread reads from the stream, closing it would block.
             self._stream.close()
 
     def _run(self) -> None:
@@ -74,20 +74,20 @@ class LogRelay:
                 self.done.add(int(last[1]))
             match = _GLOG.match(line.rstrip())
             if match is None or _NOISE.search(line):
-                continue  # tables and stack traces: the messages beside them say it in words
+                continue  # tables and stack traces, which belong to a message
             level, message = _LEVELS[match[1]], match[2].strip().strip('"')
             if message.startswith(_LATE) or _EXPECTED.search(message):
                 level = "info"
             if level in {"error", "fatal"}:
-                self._complaints.append(message)
+                self._errors.append(message)
             failed = _FAILED.match(message)
             if failed:
-                # The reason goes on with a stack trace.
+                # A stack trace follows the reason.
                 self._failures[failed[1], int(failed[2])] = failed[3].partition("\\n")[0]
             if _IDLE.match(message):
                 self.idle.set()
             try:
-                self._tell(level, message)
+                self._on_message(level, message)
             except OSError:
-                # A full disk or a closed terminal behind the log must not stop the server behind the port.
+                # A full disk or a closed terminal must not stop the server.
                 continue

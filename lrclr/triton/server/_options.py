@@ -1,4 +1,4 @@
-"""How a server is to run."""
+"""Options of a server."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ __all__ = ["ServeOptions"]
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Checked when made.
+    """Options of a server.
 
     Attributes:
-        server: the tritonserver program; looked for if not given.
-        address: to listen on, an IPv4 or IPv6 address; brackets are left out. With ``::``, gRPC takes IPv4 and IPv6,
-            HTTP and metrics take IPv6 alone. An address that is not a loopback address is open to every machine that
-            can reach it.
-        grpc_port, http_port, metrics_port: 0 for any that is free.
-        http, metrics: whether to listen there at all.
-        tls_cert, tls_key: PEM files for gRPC; Triton's HTTP and metrics ports have no TLS.
-        tls_name: the name in the certificate, by which the server is asked whether it is ready.
-        instances: processes of the model `lrclr`; the bundle's own number if not given. With fewer than four, Triton
+        server: path of tritonserver; by default see `find_server`.
+        address: IPv4 or IPv6 address to listen on, without brackets. With ``::``, gRPC accepts IPv4 and IPv6, HTTP and
+            metrics accept IPv6 only. An address that is not a loopback address is open to every machine that can reach
+            it.
+        grpc_port, http_port, metrics_port: 0 for any free port.
+        http, metrics: whether to listen on these ports.
+        tls_cert, tls_key: PEM files for gRPC. Triton's HTTP and metrics ports have no TLS.
+        tls_name: the name in the certificate, for health checks.
+        instances: processes of the model `lrclr`; by default the number of the bundle. With fewer than four, Triton
             can leave one idle for up to half a second while requests wait.
-        shared_memory: let clients on this machine pass inputs by system shared memory.
-        startup_timeout: seconds until it must have answered.
-        exit_timeout: seconds that requests in flight have when it is stopped.
-        expect: SHA-256 that the bundle's ``manifest.json`` must have, at the start and at each reload.
+        shared_memory: allow clients on this machine to pass inputs through system shared memory.
+        startup_timeout: seconds in which the server must answer after the start.
+        exit_timeout: seconds that requests in flight have when the server is stopped.
+        expect: SHA-256 that the bundle's ``manifest.json`` must have at the start and at each reload.
     """
 
     server: Path | None = None
@@ -57,7 +57,7 @@ class ServeOptions:
         if address is None:
             raise UsageError(
                 f"{self.address!r} is not an IP address",
-                fix="Use 127.0.0.1, or 0.0.0.0 or :: for every interface. Ports have options of their own.",
+                fix="Use 127.0.0.1, or 0.0.0.0 or :: for every interface. There are other options for the ports.",
             )
         if "%" in str(address) and (self.http or self.metrics):
             raise UsageError(
@@ -71,12 +71,12 @@ class ServeOptions:
             raise UsageError("a port must be between 0 and 65535")
         given = [port for port in ports if port]
         if len(given) != len(set(given)):
-            raise UsageError("two ports are the same", fix="Give each its own, or 0 for any that is free.")
+            raise UsageError("two ports are the same", fix="Give different ports, or 0 for any free port.")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise UsageError("TLS needs a certificate and its key", fix="Give both.")
         for file in (self.tls_cert, self.tls_key):
             if file is not None and not file.is_file():
-                raise UsageError(f"there is no file {file}")
+                raise UsageError(f"the file {file} does not exist")
         if self.instances is not None and not 1 <= self.instances <= 64:
             raise UsageError(f"{self.instances} instances are not possible", fix="Use 1 to 64.")
         if self.startup_timeout <= 0:

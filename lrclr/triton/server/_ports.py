@@ -1,4 +1,4 @@
-"""Ports to listen on."""
+"""Free ports."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["free_ports"]
 
 
 def free_ports(address: str, wanted: Sequence[int]) -> list[int]:
-    """The ports that were wanted, and for each 0 one that is free.
+    """The wanted ports, with a free port in place of each 0.
 
     Raises:
-        ServerError: one is taken, or the address is not this machine's.
+        ServerError: a port is in use, or this machine does not have the address.
     """
     ports = []
     with ExitStack() as held:
         for port in wanted:
             try:
-                # An address with a zone becomes one with the number of the interface.
+                # This converts the zone of an address to the number of the interface.
                 found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
                 family, kind, protocol, _, place = found[0]
                 one = held.enter_context(socket.socket(family, kind, protocol))
@@ -34,7 +34,7 @@ def free_ports(address: str, wanted: Sequence[int]) -> list[int]:
                 one.bind(place)
             except OSError as error:
                 owner = port_owner(port) if error.errno == errno.EADDRINUSE else None
-                other = "another port, or 0 for any that is free."
+                other = "another port, or 0 for any free port."
                 raise ServerError(
                     f"cannot listen on {address} port {port}",
                     why=f"{owner} listens there" if owner else error.strerror,

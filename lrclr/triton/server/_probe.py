@@ -1,4 +1,4 @@
-"""Whether a server answers: it is asked with a radiograph, because a model whose process is dead can be "ready"."""
+"""Health checks of a server by a radiograph, since Triton reports a model as ready also if its process is dead."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Probe"]
 
-# Seconds for questions that no model is asked.
+# Seconds for requests that Triton answers without a model.
 _SHORT: Final = 5.0
 
 
 class Probe:
-    """A connection to a server of ours. Not for several threads at once.
+    """A connection to a server that this process started. Not safe to use from several threads.
 
     Args:
         address: ``host:port`` of gRPC.
-        options: the server's.
-        model: name of the model that answers for files.
+        options: options of the server.
+        model: name of the model that answers requests with files.
     """
 
     def __init__(self, address: str, options: ServeOptions, model: str) -> None:
@@ -38,7 +38,7 @@ class Probe:
         except ImportError:
             raise MissingExtraError("tritonclient", "serve", "a Triton server") from None
         self._grpc = grpc
-        # The server runs on this machine, whatever its address is: no proxy stands before it.
+        # The server runs on this machine, so that no proxy is used for any address.
         channel: list[tuple[str, Any]] = [DIRECT, ("grpc.max_reconnect_backoff_ms", 500)]
         tls: dict[str, Any] = {}
         if options.tls_cert is not None:
@@ -46,43 +46,43 @@ class Probe:
             channel.append(("grpc.ssl_target_name_override", options.tls_name))
         self._client = grpc.InferenceServerClient(Address.parse(address).target, channel_args=channel, **tls)
         self._image = min(sample_paths(), key=lambda path: path.stat().st_size).read_bytes()
-        self._asked: _SentRequest | None = None
+        self._pending: _PendingRequest | None = None
 
     def infer(self, *, timeout: float, version: int | None = None) -> None:
-        """Wait for one radiograph to go through the model `lrclr`.
+        """Send a radiograph to the model `lrclr`, and wait for the answer.
 
-        A radiograph that is not answered in time stays in the server's queue, and the next call waits for it: a busy
-        server has never more than one of them.
+        A radiograph without an answer in time stays in the server's queue, and the next call waits for it, so that a
+        busy server never has more than one of them.
 
         Raises:
-            ServerUnavailableError: no answer within `timeout` seconds, or the server takes no request now. Its
-                `retry_after` is set if the server refused because it is busy.
-            ServerError: an answer that is an error.
+            ServerUnavailableError: no answer within `timeout` seconds, or the server does not accept requests now. Its
+                `retry_after` is set if the server is busy.
+            ServerError: the answer is an error.
         """
-        if self._asked is not None and self._asked.version != version:
+        if self._pending is not None and self._pending.version != version:
             self.cancel()
-        if self._asked is None:
-            self._asked = self._ask(version)
+        if self._pending is None:
+            self._pending = self._send(version)
         try:
-            result = self._asked.answer.result(timeout)
+            result = self._pending.answer.result(timeout)
         except FutureTimeoutError:
             raise ServerUnavailableError(f"the server did not answer within {timeout:g} s") from None
         except self._grpc.InferenceServerException as error:
-            self._asked = None
+            self._pending = None
             raise _error("infer", error) from error
-        self._asked = None
+        self._pending = None
         probability = result.as_numpy("probability")
         if probability is None or not np.isfinite(probability).all():
-            raise ServerError("the server's answer holds no probabilities")
+            raise ServerError("the server's answer does not contain probabilities")
 
     def cancel(self) -> None:
-        """Take the radiograph back that was not answered, if there is one."""
-        if self._asked is not None:
-            self._asked.call.cancel()
-            self._asked = None
+        """Cancel the pending radiograph, if there is one."""
+        if self._pending is not None:
+            self._pending.call.cancel()
+            self._pending = None
 
     def is_ready(self, model: str, version: int) -> bool:
-        """Whether a version of a model has been loaded. Its process may have died since.
+        """Whether a version of a model was loaded. Its process may have died since.
 
         Raises:
             ServerUnavailableError: the server did not answer.
@@ -90,7 +90,7 @@ class Probe:
         return bool(self._call("is_model_ready", model, str(version), client_timeout=_SHORT))
 
     def finished(self, version: int) -> dict[str, tuple[int, int]] | None:
-        """Per model the number of requests answered and of runs, since it was loaded; None if the server does not say.
+        """Number of answered requests and of runs of each model since it was loaded; None without an answer.
 
         Requests that were refused for a full queue do not count.
         """
@@ -105,13 +105,13 @@ class Probe:
         }
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self.cancel()
         self._client.close()
-        # tritonclient would close it once more at the interpreter's end, and complain.
+        # Otherwise tritonclient would close it again at the end of the interpreter, with an error.
         del self._client
 
-    def _ask(self, version: int | None) -> _SentRequest:
+    def _send(self, version: int | None) -> _PendingRequest:
         image = self._grpc.InferInput("image", [1], "BYTES")
         image.set_data_from_numpy(np.array([self._image], dtype=np.object_))
         answer: Future[Any] = Future()
@@ -129,7 +129,7 @@ class Probe:
             outputs=[self._grpc.InferRequestedOutput("probability")],
             model_version="" if version is None else str(version),
         )
-        return _SentRequest(version, answer, call)
+        return _PendingRequest(version, answer, call)
 
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
         try:
@@ -138,7 +138,7 @@ class Probe:
             raise _error(method, error) from error
 
 
-class _SentRequest(NamedTuple):
+class _PendingRequest(NamedTuple):
     version: int | None
     answer: Future[Any]
     call: Any
@@ -146,7 +146,7 @@ class _SentRequest(NamedTuple):
 
 def _error(method: str, error: Any) -> ServerError:
     text = str(error.message()).strip().splitlines() or ["no message"]
-    what, why = f"the server did not do {method.replace('_', ' ')}", text[0].rstrip(".")
+    what, why = f"the server's call {method} failed", text[0].rstrip(".")
     if not _passing(error.status()):
         return ServerError(what, why=why)
     unavailable = ServerUnavailableError(what, why=why)

@@ -1,4 +1,4 @@
-"""The processes and connections of a server, as Linux's tables in /proc show them."""
+"""Processes and connections of a server, from Linux's /proc."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ _ESTABLISHED, _LISTEN = "01", "0A"
 
 
 class Backend(NamedTuple):
-    """A process of a server in which a model runs.
+    """A child process of a server, which runs a model.
 
     Attributes:
-        pid: its number.
-        model: the model's name, and `version` the model's version; "" and 0 for a process that has ended.
-        dead: it has ended, and its parent has not noticed.
+        pid: process id.
+        model: name of the model; "" if the process has ended.
+        version: version of the model; 0 if the process has ended.
+        dead: whether the process has ended, and its parent has not waited for it.
     """
 
     pid: int
@@ -34,7 +35,7 @@ class Backend(NamedTuple):
 
 
 def backends_of(pid: int) -> list[Backend]:
-    """The children of a server. Empty where the system has no such tables, or the server has ended."""
+    """The child processes of a server. Empty if the system has no /proc, or the server has ended."""
     found = []
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
@@ -43,25 +44,25 @@ def backends_of(pid: int) -> list[Backend]:
 
 
 def kill(pids: list[int]) -> None:
-    """End processes of ours that may have ended already."""
+    """Kill processes, some of which may have ended before."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def kill_group(group: int) -> None:
-    """End all processes of a group, if there are any."""
+    """Kill all processes of a group, if there are any."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
 
 
 def unsent_bytes(ports: set[int]) -> int:
-    """Bytes that wait in the system to be sent from these ports."""
+    """Number of bytes in the system's send queues of these ports."""
     return sum(unsent for port, state, unsent, _ in _connections() if port in ports and state == _ESTABLISHED)
 
 
 def port_owner(port: int) -> str | None:
-    """Number and program of the process that listens on a port, where this account may know it."""
+    """Process id and program that listen on a port; None if this account may not read them."""
     inodes = {f"socket:[{inode}]" for number, state, _, inode in _connections() if number == port and state == _LISTEN}
     if not inodes:
         return None
@@ -79,7 +80,7 @@ def _backend(pid: int) -> Backend | None:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        return None  # gone meanwhile
+        return None  # it has ended
     match = _MODEL_FOLDER.search(command)
     model, version = (match[1].decode(), int(match[2])) if match else ("", 0)
     return Backend(pid, model, version, state == "Z")

@@ -1,12 +1,11 @@
-"""The model repository of a running server: versions of bundles, side by side.
+"""The model repository of a running server, with versions of bundles.
 
-A server is not pointed at the bundle itself: a bundle that is exported anew is replaced as a whole, and a server must
-not lose its files, nor serve the image encoder of one bundle with the text encoder of another. Version N of every
-model here is that of one bundle.
+The server does not read the bundle's folder, which a new export replaces: it would lose its files, or serve the image
+encoder of one bundle with the text encoder of another. Instead, version N of every model here belongs to one bundle.
 
-The server looks at the repository once a second, and loads what has changed. A version appears there as a link to a
-folder that is complete, so the server sees all of it or nothing. The files are copies: Triton takes a file for changed
-when its inode changes, which a hard link to it, made by any other program, does.
+The server checks the repository once a second, and loads changes. A version appears as a link to a complete folder, so
+the server sees all of it or nothing. The files are copies: Triton reloads a file when its inode changes, and a hard
+link that another program makes changes the inode.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["ServedRepository"]
 
 _BACKENDS: Final = {"onnxruntime", "openvino", "tensorrt"}
-# Everything that the exporter sets. The other fields can name libraries, agents or environments that Triton would load.
+# The fields that the exporter sets. Other fields can name libraries, agents or environments that Triton would load.
 _FIELDS: Final = frozenset(
     {
         "backend",
@@ -56,12 +55,12 @@ class ServedRepository:
 
     Args:
         root: an empty folder.
-        names: of the models. The first version that is served is that of these names.
-        instances: of the model `lrclr`, instead of the bundle's number.
+        names: names of the models, and the number of their first version.
+        instances: number of instances of the model `lrclr`; None for that of the bundle.
 
     Attributes:
-        repository: the folder for the server.
-        version: the newest version of the model `lrclr` in it; 0 for none.
+        repository: the folder that the server reads.
+        version: the newest version of the model `lrclr` in it; 0 if there is none.
     """
 
     def __init__(self, root: Path, names: ModelNames, *, instances: int | None = None) -> None:
@@ -81,11 +80,14 @@ class ServedRepository:
         self.version = 0
 
     def prepare(self, bundle: Bundle) -> int:
-        """Copy a bundle as the next version, where the server does not see it, and return its number.
+        """Copy a bundle as the next version. The server does not see it until `publish`.
+
+        Returns:
+            The number of the version.
 
         Raises:
-            ServerError: the folder cannot be written, or the bundle's configuration is not that of the running server;
-                nothing of the version is left, and nothing else was changed.
+            ServerError: the folder cannot be written, or the bundle's configuration differs from that of the running
+                server. The version is removed, and nothing else was changed.
         """
         names = self._names
         if bundle.manifest.names.prefix != names.prefix:
@@ -116,7 +118,7 @@ class ServedRepository:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(bundle.path / name, copy)
             (folder / "model.py").write_text(SERVER_MODEL, encoding="utf-8")
-            # Python would cache the compiled model in a folder of this name, which Triton would take for a change.
+            # Otherwise Python would cache the compiled model in a folder of this name, and Triton would see a change.
             (folder / NO_CACHE).touch()
             if not self._configs:
                 self._write_shared(folder / "bundle", configs)
@@ -129,14 +131,14 @@ class ServedRepository:
         return version
 
     def prepare_again(self) -> int:
-        """Make another version of the newest bundle in the repository, and return its number. Nothing is copied."""
+        """Prepare another version of the newest bundle, without a copy; returns its number."""
         version = next(self._numbers)
         self._folders[version] = self._folders[self.version]
         self._sources[version] = self._sources[self.version]
         return version
 
     def publish(self, version: int, models: Sequence[str]) -> None:
-        """Let the server see the models of a version."""
+        """Make models of a version visible to the server."""
         folder = self._folders[version]
         for model in models:
             is_classifier = model == self._names.classifier
@@ -147,7 +149,7 @@ class ServedRepository:
             self.version = version
 
     def drop(self, version: int) -> None:
-        """Take a version out again. Its files are deleted unless another version has the same."""
+        """Remove a version. Its files are deleted unless another version uses them."""
         for model in self._names.all:
             link = self.repository / model / str(version)
             if link.is_symlink():
@@ -162,14 +164,14 @@ class ServedRepository:
         self.version = max(published, default=0)
 
     def withdraw(self) -> None:
-        """Take the model `lrclr` out: the server answers what it has taken on, and takes on no more."""
+        """Remove the model `lrclr`: the server answers the requests that it has accepted, and accepts no more."""
         (self.repository / self._names.classifier).rename(self._copies / self._names.classifier)
 
     def _write_shared(self, bundle: Path, configs: dict[str, str]) -> None:
-        """Write what all versions share.
+        """Write the files that all versions share.
 
-        The warm-up files stay those of the first bundle: only their shapes matter, and the configuration has these.
-        Triton would load every version again if they changed.
+        The warm-up files of the first bundle are kept, since Triton would load every version again if they changed.
+        Only their shapes matter, which are part of the configuration.
         """
         for model, text in configs.items():
             if (bundle / model / "warmup").is_dir():
@@ -177,20 +179,20 @@ class ServedRepository:
             (self.repository / model / "config.pbtxt").write_text(text, encoding="utf-8")
 
     def _touch(self, model: str) -> None:
-        """Give a model's folder a later time than ever before, by which the server sees that versions came or went.
+        """Set the time of a model's folder, by which the server sees that versions were added or removed.
 
-        The system's clock may have been set back.
+        It is later than all times before, also if the system's clock was set back.
         """
         self._touched_ns = max(self._touched_ns + 1_000_000, time.time_ns())
         os.utime(self.repository / model, ns=(self._touched_ns, self._touched_ns))
 
 
 def _checked(model: str, text: str, *, is_classifier: bool, instances: int | None) -> str:
-    """A model's configuration, with so many instances of the model `lrclr`.
+    """A model's configuration, with the given number of instances of the model `lrclr`.
 
     Raises:
-        ServerError: it asks Triton for something that no exporter writes, such as another backend: the manifest that
-            lists it may be forged.
+        ServerError: the configuration has values that the exporter does not write, such as another backend: a bundle
+            may be forged.
     """
     from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
     from tritonclient.grpc import model_config_pb2
@@ -198,14 +200,14 @@ def _checked(model: str, text: str, *, is_classifier: bool, instances: int | Non
     try:
         config = text_format.Parse(text, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
-        raise _refused(model, "Triton could not read it") from error
+        raise _refused(model, "it is not a valid configuration of Triton") from error
     unknown = {field.name for field, _ in config.ListFields()} - _FIELDS
     if unknown:
-        raise _refused(model, f"no exporter sets {', '.join(sorted(unknown))}")
+        raise _refused(model, f"the exporter does not set {', '.join(sorted(unknown))}")
     if config.name != model or config.backend not in ({"python"} if is_classifier else _BACKENDS):
-        raise _refused(model, f"it asks for the backend {config.backend[:40]!r} under the name {config.name[:40]!r}")
+        raise _refused(model, f"it has the backend {config.backend[:40]!r} and the name {config.name[:40]!r}")
     if "/" in text_format.MessageToString(config):
-        raise _refused(model, "it names a path, and all that a model needs lies beside it")
+        raise _refused(model, "it contains a path, which a bundle does not need")
     if is_classifier and instances is not None:
         for group in config.instance_group:
             group.count = instances

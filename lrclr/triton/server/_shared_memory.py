@@ -1,4 +1,4 @@
-"""What Triton's Python backend keeps in /dev/shm: whole requests, and so images and what DICOM says of a patient."""
+"""Shared memory of Triton's Python backend in /dev/shm, with requests, and so with images and patient data of DICOM."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _OWNER = ".owner"
 
 @dataclass(frozen=True)
 class Claim:
-    """What one server leaves if everything that belongs to it is killed: regions in /dev/shm, and a folder.
+    """The regions in /dev/shm and the folder of one server, which remain if all of its processes are killed.
 
-    A file beside the regions names the folder. It is locked as long as a process has it open: the one that made it, and
-    those that inherit its descriptor.
+    A file beside the regions contains the path of the folder. It is locked as long as a process has it open: the one
+    that made it, or one that inherited the descriptor.
 
     Attributes:
-        prefix: of the names of the regions.
-        folder: of the server.
-        descriptor: of the file, for processes that shall inherit it.
+        prefix: prefix of the names of the regions.
+        folder: folder of the server.
+        descriptor: descriptor of the file, for child processes to inherit.
     """
 
     prefix: str
@@ -46,7 +46,7 @@ class Claim:
 
     @classmethod
     def make(cls) -> Self:
-        """A new folder, and a prefix that no other server has.
+        """Make a folder, and a prefix that no other server uses.
 
         Raises:
             ServerError: nothing can be written to /dev/shm or to the folder for temporary files.
@@ -55,7 +55,7 @@ class Claim:
         path = _PLACE / f"{prefix}{_OWNER}"
         fresh = path.with_name(f".{path.name}")
         try:
-            # Renamed after it is locked: `remove_leftovers` of another process must not find it unlocked.
+            # It is renamed after it is locked, so that `remove_leftovers` of another process never finds it unlocked.
             descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
@@ -72,14 +72,14 @@ class Claim:
 
     @classmethod
     def take_over(cls, file: Path) -> Self | None:
-        """The claim of a server that is gone; None where something of it lives, or the file is not one of ours."""
+        """The claim of a server that has ended; None if one of its processes lives, or lrclr did not write the file."""
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return None
         found = os.fstat(descriptor)
         with contextlib.suppress(OSError):
-            # Nothing that another account put there, and nothing that was removed meanwhile.
+            # Only a file of this account that was not removed since.
             if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return cls(file.stem, Path(os.fsdecode(os.read(descriptor, 4096))), descriptor)
@@ -87,7 +87,7 @@ class Claim:
         return None
 
     def release(self) -> None:
-        """Remove all that it covers."""
+        """Remove the regions and the folder."""
         if self.folder.name.startswith(_FOLDER):
             shutil.rmtree(self.folder, ignore_errors=True)
         for region in _PLACE.glob(f"{self.prefix}*"):
@@ -98,14 +98,14 @@ class Claim:
 
 
 def restrict_regions(prefix: str) -> None:
-    """Let nobody but this account open the regions of that name; the backend lets every account read them."""
+    """Allow only this account to open the regions with a prefix. The backend allows every account to read them."""
     for region in _PLACE.glob(f"{prefix}*"):
         with contextlib.suppress(FileNotFoundError):
             region.chmod(0o600)
 
 
 def remove_leftovers() -> None:
-    """Remove what servers of this account left that were killed together with all that looks after them."""
+    """Remove regions and folders of this account's servers that were killed together with their guard."""
     for file in _PLACE.glob(f"lrclr_*{_OWNER}"):
         claim = Claim.take_over(file) if re.fullmatch(_PREFIX, file.stem) else None
         if claim is not None:

@@ -103,10 +103,10 @@ def stopped(body: ct.Phantom, folder: Path, settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("settings", "hashes", "other"),
     [
-        (Settings({"test": 2}, 64, seed=4), {}, "seed not"),
-        (Settings({"test": 3}, 64), {}, "splits not"),
-        (Settings({"test": 2}, 48), {}, "size not"),
-        (Settings({"test": 2}, 64), {"cxr.nii.gz": "1" * 64}, "ct_sha256 not"),
+        (Settings({"test": 2}, 64, seed=4), {}, "settings differ: seed"),
+        (Settings({"test": 3}, 64), {}, "settings differ: splits"),
+        (Settings({"test": 2}, 48), {}, "settings differ: size"),
+        (Settings({"test": 2}, 64), {"cxr.nii.gz": "1" * 64}, "settings differ: ct_sha256"),
     ],
 )
 def test_work_of_another_kind_is_not_mixed_in(

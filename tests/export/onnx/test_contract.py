@@ -75,9 +75,9 @@ def test_names_types_and_axes_are_the_contracts(bundle: Bundle, graph: str) -> N
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_the_manifest_repeats_the_signature(bundle: Bundle, graph: str) -> None:
     names = {FLOAT: "FLOAT", INT64: "INT64"}
-    described = bundle.manifest.graphs[graph]
-    for side, contract in zip(("inputs", "outputs"), CONTRACT[graph], strict=True):
-        assert described[side] == {name: {"type": names[t], "shape": dims} for name, (t, dims) in contract.items()}
+    entry = bundle.manifest.graphs[graph]
+    for described, contract in zip((entry["inputs"], entry["outputs"]), CONTRACT[graph], strict=True):
+        assert described == {name: {"type": names[t], "shape": dims} for name, (t, dims) in contract.items()}
 
 
 @pytest.mark.parametrize("batch", [1, 3, 33])

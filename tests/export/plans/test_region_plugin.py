@@ -135,12 +135,12 @@ def _parameters(ptx: str, kernel: str) -> list[str]:
 def test_a_process_builds_one_kind(tensorrt: ModuleType) -> None:
     for _ in range(2):
         _region_plugin.register_region_plugin(tensorrt, 2, capability=80, images=1)
-    with pytest.raises(ExportError, match="registered for 2 layers already"):
+    with pytest.raises(ExportError, match="already registered for 2 layers"):
         _region_plugin.register_region_plugin(tensorrt, 3, capability=80, images=1)
 
 
 def test_networks_without_a_kernel() -> None:
     known = RegionNode(layers=12, nodes=50, head_width=64, top_k=1, mean=False, prefix=1)
-    assert _region_plugin.takes(known)
+    assert _region_plugin.has_kernel(known)
     for changed in ({"layers": 13}, {"nodes": 2000}, {"nodes": None}, {"head_width": 32}, {"top_k": 65}):
-        assert not _region_plugin.takes(replace(known, **changed))
+        assert not _region_plugin.has_kernel(replace(known, **changed))

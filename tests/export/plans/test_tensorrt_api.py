@@ -22,7 +22,7 @@ import pytest
 
 # Private: calls of full TensorRT are checked against its own surface, since it does not run here.
 from lrclr.engines import _tensorrt
-from lrclr_export.plans import _build, _network, _region_plugin, _watch
+from lrclr_export.plans import _build, _callbacks, _network, _region_plugin
 from tests.export.plans import tensorrt_calls as calls
 from tests.export.plans import tensorrt_surface as surfaces
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.export.plans.tensorrt_calls import Use
     from tests.export.plans.tensorrt_surface import Surface
 
-SOURCES = (_tensorrt, _build, _network, _region_plugin, _watch)
+SOURCES = (_tensorrt, _build, _network, _region_plugin, _callbacks)
 OLDEST = Path(__file__).with_name("tensorrt_10_12.json")
 LIBRARIES = ("tensorrt 10.12", "tensorrt 11", "tensorrt-rtx")
 # What the sources use for one library only, behind `options.engine` or an argument that the others refuse.
@@ -120,8 +120,8 @@ def test_what_is_overridden_takes_the_same(library: str) -> None:
     """TensorRT calls these methods of ours by position."""
     surface = _surface(library)
     for owner, made in (
-        ("ILogger", _watch.logger),
-        ("IProgressMonitor", _watch.monitor),
+        ("ILogger", _callbacks.logger),
+        ("IProgressMonitor", _callbacks.monitor),
         ("ILogger", _tensorrt._logger),
     ):
         tree = ast.parse(textwrap.dedent(inspect.getsource(made)))

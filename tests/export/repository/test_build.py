@@ -162,8 +162,8 @@ def test_a_clip_of_full_size(base_checkpoint: Checkpoint, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:-5000]), "cannot take fusion_head"),
-        (lambda path: path.write_bytes(b"\x08\x0a"), "cannot take fusion_head"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-5000]), "does not support fusion_head"),
+        (lambda path: path.write_bytes(b"\x08\x0a"), "does not support fusion_head"),
         (lambda path: _with_node(path, "Abacus", ""), "Abacus"),
         (lambda path: _with_node(path, "RegionSelect", "abacus"), "RegionSelect"),
     ],
@@ -203,13 +203,13 @@ def test_single_precision_is_not_taken_for_half(fp32_bundle: Path, tmp_path: Pat
         (("--engine", "abacus"), 2, "abacus"),
         ((*AHEAD, "--builder-level", "6"), 2, "0 to 5"),
         ((*AHEAD, "--timing-cache", "cache"), 2, "no timing cache"),
-        ((*AHEAD, "--version-compatible"), 2, "Leave --version-compatible out"),
+        ((*AHEAD, "--version-compatible"), 2, "Omit --version-compatible"),
         ((*AHEAD, "--refit"), 2, "needs a GPU"),
         ((*AHEAD, "--strip"), 2, "needs a GPU"),
         ((*AHEAD, "--workspace", "0"), 2, "1 MiB"),
         ((*AHEAD, "--hardware-compatible", "abacus"), 2, "ampere+"),
-        (("--engine", "onnxruntime", "--strip"), 2, "nothing is built"),
-        (("--engine", "onnxruntime", "--compute-capability", "8.6"), 2, "nothing is built"),
+        (("--engine", "onnxruntime", "--strip"), 2, "no plans are built"),
+        (("--engine", "onnxruntime", "--compute-capability", "8.6"), 2, "no plans are built"),
     ],
 )
 def test_what_cannot_be_asked_for(
@@ -355,7 +355,10 @@ def test_the_best_engine_here_is_said(tmp_path: Path) -> None:
     done = bundles.call("export", tmp_path / "nothing", "-o", tmp_path / "bundle")
     engine, why = best_engine()
     assert engine == "onnxruntime"
-    assert why in {"there is no GPU here", "the engine tensorrt needs the package 'tensorrt', which is not installed"}
+    assert why in {
+        "this machine has no GPU",
+        "the engine tensorrt needs the package 'tensorrt', which is not installed",
+    }
     assert done.stderr.startswith(f"engine {engine} ({why}), fp16\n")
 
 

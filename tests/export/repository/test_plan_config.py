@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from lrclr.bundle import Manifest
+    from lrclr.bundle import EngineEntry, Manifest
 
-TENSORRT = {"name": "tensorrt", "why": "asked for"}
+TENSORRT: EngineEntry = {"name": "tensorrt", "why": "asked for"}
 
 
 def _shapes(manifest: Manifest, graph: str) -> dict[str, Any]:

@@ -103,13 +103,15 @@ def test_an_image_that_the_server_cannot_decode_does_not_end_a_run(tmp_path: Pat
     assert [isinstance(one, LrclrError) for one in streamed] == [False, True, True, False]
 
 
-@pytest.mark.parametrize("text", [FULL, EXPIRED, f"ServerUnavailableError: image_encoder failed: {FULL}. Ask again."])
+@pytest.mark.parametrize(
+    "text", [FULL, EXPIRED, f"ServerUnavailableError: image_encoder failed: {FULL}. Repeat the request."]
+)
 def test_a_busy_server_is_told_as_busy_with_a_hint(text: str) -> None:
     def refuse(_server: Scripted, context: Any) -> None:
         context.abort(grpc.StatusCode.UNAVAILABLE, text)
 
     with scripted(refuse) as server, Client(server.address, ClientOptions(retries=0)) as client:
-        with pytest.raises(ServerUnavailableError, match=r"is busy: .*Ask again after 1 s") as raised:
+        with pytest.raises(ServerUnavailableError, match=r"is busy: .*Repeat the request after 1 s") as raised:
             client.predict([b"image"])
         assert raised.value.retry_after == protocol.RETRY_SECONDS
         assert len(server.left) == 1

@@ -25,6 +25,7 @@ from tests import bundles
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lrclr.bundle import FileEntry
     from lrclr.inference import Prediction
 
 pytestmark = pytest.mark.triton
@@ -89,7 +90,7 @@ class Load:
         bundles.wait_until(lambda: self.errors != [])
 
 
-def entry_of(file: Path) -> dict[str, object]:
+def entry_of(file: Path) -> FileEntry:
     """What a manifest says of a file."""
     return {"sha256": bundles.sha256_of(file), "bytes": file.stat().st_size}
 

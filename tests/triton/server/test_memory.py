@@ -77,30 +77,30 @@ GOOD = strangers.GOOD_IMAGE
 TRUE = np.array([True])
 # What is asked, and a word of the refusal.
 TOO_MUCH: dict[str, tuple[Callable[[], tuple[Sent, ...]], str]] = {
-    "bytes": (lambda: (byte_tensor("image", bytes(budget.REQUEST_BYTES)),), f"at most {budget.REQUEST_BYTES}"),
+    "bytes": (lambda: (byte_tensor("image", bytes(budget.REQUEST_BYTES)),), f"the limit is {budget.REQUEST_BYTES}"),
     "bytes of images together": (
         lambda: (byte_tensor("image", *[bytes(budget.REQUEST_BYTES // 8 + 1)] * 8),),
-        f"at most {budget.REQUEST_BYTES}",
+        f"the limit is {budget.REQUEST_BYTES}",
     ),
     "images": (
         lambda: (byte_tensor("image", *[b"x"] * (budget.REQUEST_IMAGES + 1)),),
-        f"at most {budget.REQUEST_IMAGES}",
+        f"the limit is {budget.REQUEST_IMAGES}",
     ),
     "pixel values": (
         lambda: (numbers("pixel_values", "FP32", strangers.pixels(112, budget.REQUEST_IMAGES + 1)),),
-        f"at most {budget.REQUEST_IMAGES}",
+        f"the limit is {budget.REQUEST_IMAGES}",
     ),
     "heat maps": (
         lambda: (byte_tensor("image", *[GOOD] * (budget.REQUEST_HEATMAPS + 1)), numbers("heatmap", "BOOL", TRUE)),
-        f"at most {budget.REQUEST_HEATMAPS}",
+        f"the limit is {budget.REQUEST_HEATMAPS}",
     ),
     "findings as TOML": (
         lambda: (strangers.IMAGE, byte_tensor("findings_toml", b"#" * (budget.FINDINGS_BYTES + 1))),
-        f"at most {budget.FINDINGS_BYTES}",
+        f"the limit is {budget.FINDINGS_BYTES}",
     ),
     "names of findings": (
         lambda: (strangers.IMAGE, byte_tensor("finding", *[b"Edema"] * (budget.FINDINGS_BYTES // 5 + 1))),
-        f"at most {budget.FINDINGS_BYTES}",
+        f"the limit is {budget.FINDINGS_BYTES}",
     ),
     "findings that share their prompts": (
         lambda: (
@@ -138,9 +138,9 @@ def test_too_much_is_refused_as_the_callers_mistake(server: TritonServer, what: 
 def test_what_is_refused_for_its_size_is_not_decoded(server: TritonServer) -> None:
     """Its first image is damaged: that would be the reason if the images were looked at."""
     _, line = ask(server, byte_tensor("image", b"no image", bytes(budget.REQUEST_BYTES)))
-    assert f"at most {budget.REQUEST_BYTES} are taken" in line
+    assert f"the limit is {budget.REQUEST_BYTES}" in line
     _, line = ask(server, byte_tensor("image", b"no image"), byte_tensor("findings_toml", b"#" * (2**20)))
-    assert f"at most {budget.FINDINGS_BYTES} are taken" in line
+    assert f"the limit is {budget.FINDINGS_BYTES}" in line
 
 
 def test_the_largest_numbers_are_taken(server: TritonServer) -> None:

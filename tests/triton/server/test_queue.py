@@ -115,7 +115,9 @@ def test_a_full_queue_refuses_at_once_and_what_waits_is_answered(
             sent = [pool.submit(client.ask, [IMAGE]) for _ in range(MAX_QUEUED)]
             bundles.wait_until(lambda: waiting(single) == MAX_QUEUED)
             for call in (lambda: client.predict([IMAGE]), lambda: asyncio.run(ask())):
-                with pytest.raises(ServerUnavailableError, match=r"its queue is full\. Ask again after 1 s") as raised:
+                with pytest.raises(
+                    ServerUnavailableError, match=r"its queue is full\. Repeat the request after 1 s"
+                ) as raised:
                     call()
                 assert raised.value.retry_after == 1.0
             # What an HTTP client sees; the page for other clients says so.

@@ -99,8 +99,8 @@ def set_parameter(config: Any) -> None:
     [
         ("image_encoder", lambda config: setattr(config, "backend", "python"), "backend 'python'"),
         ("lrclr", lambda config: setattr(config, "backend", "onnxruntime"), "backend 'onnxruntime'"),
-        ("lrclr", set_parameter, "names a path"),
-        ("text_encoder", lambda config: setattr(config, "default_model_filename", "../x.onnx"), "names a path"),
+        ("lrclr", set_parameter, "contains a path"),
+        ("text_encoder", lambda config: setattr(config, "default_model_filename", "../x.onnx"), "contains a path"),
         ("text_encoder", lambda config: setattr(config, "platform", "ensemble"), "platform"),
         ("fusion_head", lambda config: config.model_operations.op_library_filename.append("x.so"), "model_operations"),
         ("fusion_head", lambda config: config.model_repository_agents.agents.add(name="x"), "model_repository_agents"),

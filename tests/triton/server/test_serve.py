@@ -110,13 +110,22 @@ def ended_leaving_nothing(served: Served, how: signal.Signals) -> None:
     assert list(served.temporary.iterdir()) == []
 
 
-def test_it_answers_and_leaves_nothing(serve: type[Served], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_answers_and_leaves_nothing(
+    serve: type[Served], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     served = serve(folder, *ANY_PORTS, "--instances", 1)
     images = [str(path) for path in sample_paths()[:2]]
     assert main(["predict", *images, "--server", served.grpc(), "--json"]) == 0
     there = capsys.readouterr().out
     assert main(["predict", *images, "-b", str(folder), "--json", "--batch-size", "1"]) == 0
     assert there == capsys.readouterr().out
+    # A report of the server's answer is the report of the bundle's answer.
+    image = str(sample_paths("dicom")[0])
+    for name, whose in (("there", ["--server", served.grpc()]), ("here", ["-b", str(folder)])):
+        assert main(["predict", image, *whose, "--sr", str(tmp_path / name)]) == 0
+    assert [file.name for file in (tmp_path / "there").iterdir()] == [
+        file.name for file in (tmp_path / "here").iterdir()
+    ]
     ended_leaving_nothing(served, signal.SIGTERM)
     assert "Research use only" in served.err.read_text()
     assert not re.search("exposed|error|warning", served.err.read_text())
@@ -149,7 +158,7 @@ def test_what_is_exposed_is_said(serve: type[Served], folder: Path) -> None:
     ("arguments", "code", "said"),
     [
         (("none",), 1, "bundle"),
-        (("{bundle}", "--server", "none"), 1, "is no program"),
+        (("{bundle}", "--server", "none"), 1, "is not an executable file"),
         (("{bundle}", "--server", "/bin/false", *ANY_PORTS), 1, "ended with exit code 1"),
         (("{bundle}", "--address", "hospital"), 2, "is not an IP address"),
         (("{bundle}", "--address", "192.0.2.1"), 1, "cannot listen on 192.0.2.1"),

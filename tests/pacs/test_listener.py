@@ -1,0 +1,359 @@
+"""`lrclr listen`: a receiver that pynetdicom, dcmtk and Orthanc send to."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import socket
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pydicom
+import pytest
+from pydicom.uid import JPEG2000Lossless
+from pynetdicom import AE
+
+from benchmarks.phantom.dicom import Storage
+
+# Private: how an address is written has no public name.
+from lrclr._addresses import Address
+from lrclr.errors import LrclrError, ServerUnavailableError, UsageError
+from lrclr.pacs import DimseDestination, FolderDestination, Listener, ListenOptions, Spool, SpoolFullError
+from tests.bundles import free_ports
+from tests.dicom_results import conformance
+from tests.pacs.studies import PATIENT, study
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from lrclr.dicom_results import Kind
+    from lrclr.inference import ZeroShotClassifier
+    from tests.pacs.orthanc import Orthanc
+
+SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
+ANY_PORT = ListenOptions(port=0, kinds=("sr",), first_pause=0.01)
+
+
+@dataclass
+class Kept:
+    """A destination that keeps what it takes, and refuses the first few times."""
+
+    refusals: int = 0
+    taken: list[dict[Kind, tuple[str, bytes]]] = field(default_factory=list)
+
+    def store(self, results: Mapping[Kind, tuple[str, bytes]]) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise ServerUnavailableError("the archive cannot be reached", why="it is stopped")
+        self.taken.append(dict(results))
+
+    def answers(self) -> Counter[str]:
+        """How often each image was answered."""
+        return Counter(referenced(content) for results in self.taken for _, content in results.values())
+
+
+def referenced(content: bytes) -> str:
+    """The image that a report is about."""
+    report = pydicom.dcmread(BytesIO(content))
+    (evidence,) = report.CurrentRequestedProcedureEvidenceSequence
+    return str(evidence.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+
+
+def uid_of(content: bytes) -> str:
+    return str(pydicom.dcmread(BytesIO(content), stop_before_pixels=True).SOPInstanceUID)
+
+
+def send(port: int, *contents: bytes, calling: str = "STORESCU", called: str = "LRCLR") -> list[int | None]:
+    """Status of each instance; None if it was not sent."""
+    entity = AE(calling)
+    datasets = [pydicom.dcmread(BytesIO(content)) for content in contents]
+    for dataset in datasets:
+        entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
+    entity.add_requested_context("1.2.840.10008.1.1")
+    association = entity.associate("127.0.0.1", port, ae_title=called)
+    if not association.is_established:
+        return [None] * len(contents)
+    statuses: list[int | None] = []
+    for dataset in datasets:
+        try:
+            statuses.append(int(association.send_c_store(dataset).Status))
+        except ValueError:
+            statuses.append(None)
+    if not datasets:
+        statuses = [int(association.send_c_echo().Status)]
+    association.release()
+    return statuses
+
+
+def wait(condition: Any, seconds: float = 60) -> None:
+    import time
+
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@contextmanager
+def listening(
+    classifier: ZeroShotClassifier, spool: Path, destination: Any, options: ListenOptions = ANY_PORT
+) -> Iterator[Listener]:
+    """A listener, which must have emptied its spool when the block ends."""
+    with Listener(classifier, spool, [destination], options) as listener:
+        yield listener
+        wait(lambda: not is_busy(listener))
+
+
+def is_busy(listener: Listener) -> bool:
+    """Whether an instance waits or its results do."""
+    listener.check()
+    counts = listener.spool.counts()
+    return counts["waiting"] + counts["outgoing"] > 0
+
+
+def test_what_is_accepted_is_answered_once(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    contents = [study(number, storage=Storage(transfer_syntax=JPEG2000Lossless)) for number in range(5)]
+    kept = Kept()
+    with listening(classifier, tmp_path, kept) as listener:
+        assert send(listener.port) == [SUCCESS]
+        assert send(listener.port, *contents) == [SUCCESS] * 5
+        # A sender that did not hear the answer sends again.
+        assert send(listener.port, *contents[:2]) == [SUCCESS] * 2
+    wanted = {uid_of(content) for content in contents}
+    assert kept.answers() == dict.fromkeys(wanted, 1)
+    with listening(classifier, tmp_path, kept) as listener:
+        assert send(listener.port, *contents) == [SUCCESS] * 5
+    assert kept.answers() == dict.fromkeys(wanted, 1)
+    file = tmp_path / "report.dcm"
+    file.write_bytes(kept.taken[0]["sr"][1])
+    assert not conformance.errors_of(file)
+    # Nothing of a patient stays behind.
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path != file]
+    assert {path.name for path in left} == {"lock", "ledger.sqlite"}
+    assert not any(PATIENT.encode() in path.read_bytes() for path in left)
+
+
+def test_who_may_send_what(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    options = ListenOptions(port=0, accept=("MODALITY",), kinds=("sr",))
+    report = pydicom.dcmread(BytesIO(study(1)))
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.33"
+    stream = BytesIO()
+    report.save_as(stream)
+    with listening(classifier, tmp_path, Kept(), options) as listener:
+        assert send(listener.port, study(1), calling="STRANGER") == [None]
+        assert send(listener.port, study(1), calling="MODALITY", called="OTHER") == [None]
+        assert send(listener.port, stream.getvalue(), calling="MODALITY") == [None]
+        assert send(listener.port, study(1), calling="MODALITY") == [SUCCESS]
+    with pytest.raises(UsageError, match="--accept"):
+        ListenOptions(host="0.0.0.0")
+    with pytest.raises(UsageError, match="not an AE title"):
+        ListenOptions(accept=("a" * 17,))
+
+
+def test_a_full_spool_asks_the_sender_to_try_again(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    content = study(1)
+    kept = Kept(refusals=10**9)
+    events: list[str] = []
+    options = ListenOptions(port=0, kinds=("sr",), spool_bytes=len(content) + 100, first_pause=0.01)
+    with Listener(classifier, tmp_path, [kept], options, on_event=events.append) as listener:
+        assert send(listener.port, content) == [SUCCESS]
+        assert send(listener.port, study(2)) == [OUT_OF_RESOURCES]
+        wait(lambda: listener.spool.counts()["outgoing"])
+        kept.refusals = 0
+        wait(lambda: kept.taken)
+        wait(lambda: not listener.spool.counts()["outgoing"])
+        assert send(listener.port, study(2)) == [SUCCESS]
+        wait(lambda: len(kept.taken) == 2)
+    assert any("the spool is full" in event for event in events)
+    assert not any(PATIENT in event or "SECRET" in event for event in events)
+
+
+def test_results_wait_for_an_archive_that_is_away(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    kept = Kept(refusals=3)
+    with listening(classifier, tmp_path, kept) as listener:
+        send(listener.port, study(1), study(2))
+    assert sorted(kept.answers().values()) == [1, 1]
+
+
+def _broken(content: bytes) -> bytes:
+    dataset = pydicom.dcmread(BytesIO(content))
+    dataset.Rows = 700
+    stream = BytesIO()
+    dataset.save_as(stream)
+    return stream.getvalue()
+
+
+def test_images_without_results_are_kept_with_the_reason(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    kept, events = Kept(), list[str]()
+    nameless = study(2, Modality="")
+    own = study(3, Manufacturer="lrclr")
+    with Listener(classifier, tmp_path, [kept], ANY_PORT, on_event=events.append) as listener:
+        assert send(listener.port, _broken(study(1)), nameless, own, study(4)) == [SUCCESS] * 4
+        wait(lambda: kept.taken and listener.spool.counts() == {"waiting": 0, "outgoing": 0, "failed": 2})
+    assert kept.answers() == {uid_of(study(4)): 1}
+    reasons = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "failed").glob("*.json")}
+    assert set(reasons) == {uid_of(study(1)), uid_of(nameless)}
+    # The prediction is given where there is one.
+    assert reasons[uid_of(nameless)]["prediction"]["findings"]
+    assert "Modality" in reasons[uid_of(nameless)]["reason"]
+    assert reasons[uid_of(study(1))]["prediction"] is None
+    assert len(list((tmp_path / "failed").glob("*.dcm"))) == 2
+    assert len(events) == 2
+    assert PATIENT not in str(events) + str(reasons)
+
+
+def test_killed_at_every_step_it_loses_nothing(
+    classifier: ZeroShotClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of the spool is taken before every change of it: what a killed process would leave behind.
+
+    From each copy another receiver goes on. What the first one had delivered, and what a sender was told, is kept
+    with the copy.
+    """
+    content = study(1)
+    moments: list[tuple[Path, bool, int]] = []
+    kept, told = Kept(), list[bool]()
+    spool = tmp_path / "spool"
+
+    # The receiver's threads change one thing at a time, so that each copy is of one moment.
+    mutex = threading.RLock()
+    copying = shutil.copytree
+
+    def moment() -> None:
+        copy = tmp_path / f"moment-{len(moments)}"
+        copying(spool, copy, ignore=shutil.ignore_patterns("*-journal"))
+        moments.append((copy, bool(told), len(kept.taken)))
+
+    def before(patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            with mutex:
+                if str(spool) in str(arguments) or owner is os:
+                    moment()
+                return original(*arguments, **options)
+
+        patch.setattr(owner, name, wrapped)
+
+    with monkeypatch.context() as patch, listening(classifier, spool, kept) as listener:
+        receive = listener.spool.receive
+
+        def receiving(uid: str, data: bytes) -> bool:
+            done = receive(uid, data)
+            with mutex:
+                told.append(done)
+                moment()
+            return done
+
+        patch.setattr(listener.spool, "receive", receiving)
+        for owner, name in (
+            (os, "fsync"),
+            (Path, "replace"),
+            (Path, "rename"),
+            (Path, "unlink"),
+            (shutil, "rmtree"),
+        ):
+            before(patch, owner, name)
+        original = kept.store
+
+        def storing(results: Any) -> None:
+            with mutex:
+                moment()
+                original(results)
+                moment()
+
+        patch.setattr(kept, "store", storing)
+        assert send(listener.port, content) == [SUCCESS]
+    assert len(moments) > 12
+    assert {accepted for _, accepted, _ in moments} == {True, False}
+    for copy, accepted, delivered in moments:
+        again = Kept()
+        with listening(classifier, copy, again) as listener:
+            if not accepted:
+                # The sender was not told that it was accepted, and sends it again.
+                assert send(listener.port, content) == [SUCCESS]
+        results = [*kept.taken[:delivered], *again.taken]
+        # An archive keeps one of two objects with one UID.
+        assert len({uid for each in results for uid, _ in each.values()}) == 1
+        assert Counter(referenced(body) for each in results for _, body in each.values()).keys() == {uid_of(content)}
+
+
+def test_a_spool_has_one_receiver_and_nothing_else(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", 1000, "model")
+    with pytest.raises(LrclrError, match="another receiver"):
+        Spool(tmp_path / "spool", 1000, "model")
+    for uid in ("../1.2", ".", "", "1.", "1..2", "1.2/3", "1" * 65, "1.x"):
+        with pytest.raises(LrclrError, match="not a UID"):
+            spool.receive(uid, b"x")
+    assert spool.receive("1.2", b"x" * 900)
+    with pytest.raises(SpoolFullError):
+        spool.receive("1.3", b"x" * 900)
+    spool.close()
+    # Another model has not answered it.
+    spool = Spool(tmp_path / "spool", 1000, "model")
+    spool.add_results("1.2", {"sr": ("1.9", b"y")})
+    spool.answered("1.2")
+    assert not spool.receive("1.2", b"x")
+    spool.close()
+    spool = Spool(tmp_path / "spool", 1000, "another")
+    assert spool.receive("1.2", b"x")
+    spool.close()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="1 other files"):
+        Spool(tmp_path / "other", 1000, "model")
+
+
+def test_results_by_c_store_and_into_folders(classifier: ZeroShotClassifier, target: Orthanc, tmp_path: Path) -> None:
+    destination = DimseDestination("ORTHANC", Address("127.0.0.1", target.dicom))
+    (tmp_path / "sr").mkdir()
+    options = ListenOptions(port=0, kinds=("sr", "sc"))
+    folder = FolderDestination({"sr": tmp_path / "sr"})
+    content = study(77)
+    before = {kind: len(target.instances(kind)) for kind in ("SR", "SC")}
+    with Listener(classifier, tmp_path / "spool", [destination, folder], options) as listener:
+        assert send(listener.port, content) == [SUCCESS]
+        wait(lambda: list((tmp_path / "sr").glob("*.sr.dcm")))
+    assert {kind: len(target.instances(kind)) for kind in ("SR", "SC")} == {kind: n + 1 for kind, n in before.items()}
+    (file,) = (tmp_path / "sr").iterdir()
+    assert referenced(file.read_bytes()) == uid_of(content)
+    # The receiver of images takes no reports.
+    with listening(classifier, tmp_path / "other", Kept()) as listener:
+        away = DimseDestination("LRCLR", Address("127.0.0.1", listener.port))
+        with pytest.raises(ServerUnavailableError, match="does not accept them"):
+            away.store({"sr": ("1.2", file.read_bytes())})
+        stranger = DimseDestination("OTHER", Address("127.0.0.1", listener.port))
+        with pytest.raises(ServerUnavailableError, match="rejects this AE title"):
+            stranger.store({"sr": ("1.2", file.read_bytes())})
+
+
+# pynetdicom leaves the socket of a refused connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_archive_that_is_not_there() -> None:
+    (port,) = free_ports(1)
+    with pytest.raises(ServerUnavailableError, match="does not answer"):
+        DimseDestination("ORTHANC", Address("127.0.0.1", port)).store({"sr": ("1.2", study(1))})
+    gc.collect()
+
+
+def test_dcmtk_can_send(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    (tmp_path / "image.dcm").write_bytes(study(5))
+    kept = Kept()
+    with listening(classifier, tmp_path / "spool", kept) as listener:
+        conformance.dcmtk("echoscu", "-aec", "LRCLR", "127.0.0.1", listener.port)
+        conformance.dcmtk("storescu", "-aec", "LRCLR", "127.0.0.1", listener.port, tmp_path / "image.dcm")
+    assert kept.answers() == {uid_of(study(5)): 1}
+
+
+def test_a_port_that_is_taken(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        options = ListenOptions(port=held.getsockname()[1])
+        with pytest.raises(LrclrError, match="cannot be listened on"), Listener(classifier, tmp_path, [], options):
+            pass

@@ -114,7 +114,7 @@ def _read_open_clip(
     first = "encoder.layers.0.mlp.fc1.weight"
     require_names(named, (f"vision_model.{first}", f"text_model.{first}"), folder)
     tanh = "gelu_pytorch_tanh"
-    config = {
+    config: dict[str, Any] = {
         "family": NAME,
         "vision_config": {
             "model_type": "siglip_vision_model",

@@ -35,6 +35,11 @@ def perturbed(module: Any, seed: int = 0) -> Any:
                 parameter.copy_(noise * 0.3)
             elif any(part in name for part in ("q_proj", "k_proj", "query", "key", "qkv")):
                 parameter.mul_(2)
+            elif parameter.ndim == 4:
+                # Images, and words, must differ by more than positions do, or their embeddings coincide.
+                parameter.mul_(4)
+            elif any(part in name for part in ("word_embeddings", "token_embedding")):
+                parameter.copy_(noise)
     return module.eval().requires_grad_(False)
 
 

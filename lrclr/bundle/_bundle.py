@@ -205,10 +205,11 @@ class Manifest:
         if content.keys() != names:
             raise _damaged(f"its fields differ: {', '.join(sorted(content.keys() ^ names))}")
         try:
-            manifest = record_from(content, cls)
+            record_from(content, cls)
         except ValueError as error:
             raise _damaged(str(error)) from error
-        # An unknown field of a nested record was dropped.
+        # Not the record, which has no nested field that is unknown here.
+        manifest = cls(**content)
         if manifest.to_json() != text:
             raise _damaged("it is not what lrclr wrote")
         return manifest

@@ -77,6 +77,8 @@ class GraphEntry(TypedDict):
     precision_histogram: dict[str, dict[str, int]]
     inlined: str | None
     region_maps: int | None
+    # In float16 only.
+    largest_activations: NotRequired[dict[str, float]]
 
 
 class TokenizerEntry(TypedDict):

@@ -170,7 +170,9 @@ def export_bundle(
                 "sha256": checkpoint.tokenizer.sha256,
                 "context_length": checkpoint.tokenizer.context_length,
                 "eot_id": checkpoint.tokenizer.eot_id,
-                **checkpoint.tokenizer.options,
+                "has_bos": checkpoint.tokenizer.has_bos,
+                "pad_id": checkpoint.tokenizer.pad_id,
+                "fixed_length": checkpoint.tokenizer.fixed_length,
                 "causal": checkpoint.model.text_model.causal,
             },
             precision=options.precision,
@@ -179,9 +181,7 @@ def export_bundle(
             max_batch=options.max_batch,
             profiles=sizes,
             graphs={
-                name: _signature(graph, histograms[name], options)
-                | ({"largest_activations": largest[name]} if name in largest else {})
-                for name, graph in graphs.items()
+                name: _signature(graph, histograms[name], options, largest.get(name)) for name, graph in graphs.items()
             },
             engine={"name": "onnxruntime", "why": options.why_engine},
             triton=names.to_dict(),
@@ -261,7 +261,9 @@ def _blame(
     return "no single layer exceeds the limit" if suspected else ""
 
 
-def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]], options: ExportOptions) -> GraphEntry:
+def _signature(
+    graph: TypedGraph, histogram: dict[str, dict[str, int]], options: ExportOptions, largest: dict[str, float] | None
+) -> GraphEntry:
     folder = options.names.folder(options.names.of(graph.spec.name))
 
     def described(values: Any) -> dict[str, Any]:
@@ -273,13 +275,14 @@ def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]], options:
             for value in values
         }
 
-    return {
+    entry: GraphEntry = {
         "inputs": described(graph.model.graph.inputs),
         "outputs": described(graph.model.graph.outputs),
         "precision_histogram": histogram,
         "inlined": f"{folder}/{INLINED}" if options.inline and graph.model.functions else None,
         "region_maps": next((len(node.inputs) - 1 for node in graph.model.graph if node.op_type == OP_TYPE), None),
     }
+    return entry if largest is None else {**entry, "largest_activations": largest}
 
 
 def _made_with() -> dict[str, str]:

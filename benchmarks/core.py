@@ -54,7 +54,7 @@ class _WithoutSelection(nn.Module):
         self.model = model
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        def first(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool) -> Regions:  # noqa: ARG001
+        def first(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: bool, prefix: int) -> Regions:  # noqa: ARG001
             rows = tokens[:, : self.model.config.num_regions + 1]
             return Regions(rows, rows, rows)
 

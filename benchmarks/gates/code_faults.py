@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -13,30 +12,23 @@ from PIL import Image
 from lrclr.text import ClipTokenizer, TokenBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     Patch = Callable[[], AbstractContextManager[Any]]
 
 # By name, since the package has a function of the same name as the module.
 _preprocess: Any = importlib.import_module("lrclr.preprocessing._transform")
-_decoding: Any = importlib.import_module("lrclr.inference._decoding")
 _classifier: Any = importlib.import_module("lrclr.inference._classifier")
 
 
 def pixels(change: Callable[[Any], Any]) -> Patch:
     """Change the network's input after preprocessing."""
-    whole = _preprocess.preprocess
-
-    def changed(image: Any, spec: Any) -> Any:
-        return np.ascontiguousarray(change(whole(image, spec)))
-
-    @contextmanager
-    def patched() -> Iterator[None]:
-        with patch.object(_preprocess, "preprocess", changed), patch.object(_decoding, "preprocess", changed):
-            yield
-
-    return patched
+    # Other modules import `preprocess` by name, so the function that it calls is replaced.
+    whole = _preprocess.from_canvas
+    return lambda: patch.object(
+        _preprocess, "from_canvas", lambda image, spec: np.ascontiguousarray(change(whole(image, spec)))
+    )
 
 
 def canvas(change: Callable[[Any], Any]) -> Patch:
@@ -51,16 +43,15 @@ def interpolation(other: Image.Resampling) -> Patch:
     """Resize with another filter."""
     whole = _preprocess._resized  # noqa: SLF001 - no public function takes the filter
     return lambda: patch.object(
-        _preprocess,
-        "_resized",
-        lambda picture, columns, rows, _resample, box: whole(picture, columns, rows, other, box),
+        _preprocess, "_resized", lambda picture, columns, rows, _resample: whole(picture, columns, rows, other)
     )
 
 
 def without_antialias() -> AbstractContextManager[Any]:
     """Resize by single pixels instead of weighted means."""
 
-    def nearby(picture: Image.Image, columns: int, rows: int, _resample: Any, box: Any) -> Image.Image:
+    def nearby(picture: Image.Image, columns: int, rows: int, _resample: Any) -> Image.Image:
+        box = (0, 0, *picture.size)
         return picture.transform((columns, rows), Image.Transform.EXTENT, box, Image.Resampling.BICUBIC)
 
     return patch.object(_preprocess, "_resized", nearby)

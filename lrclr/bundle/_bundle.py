@@ -87,11 +87,10 @@ class TokenizerEntry(TypedDict):
     sha256: str
     context_length: int
     eot_id: int
-    # Older bundles do not have these.
-    has_bos: NotRequired[bool]
-    pad_id: NotRequired[int]
-    fixed_length: NotRequired[bool]
-    causal: NotRequired[bool]
+    has_bos: bool
+    pad_id: int
+    fixed_length: bool
+    causal: bool
 
 
 class EngineEntry(TypedDict):
@@ -112,7 +111,7 @@ class Manifest:
         scoring: ``alpha`` in effect, ``fusion_trained``, and the keys of `ScoreCalibration.to_dict`.
         preprocess: see `PreprocessSpec.to_dict`.
         tokenizer: hash, context length, number of the EOT token, `ClipTokenizer.options`, and whether the text encoder
-            is ``causal``. Bundles without the last two have CLIP's text encoder.
+            is ``causal``.
         precision: type of the matrix products in the graphs: ``"fp16"``, ``"fp32"`` or ``"int8"``.
         quantization: for int8 the calibration data, the number of int8 layers of each graph, the layers that stayed in
             float32 with the reason, and the loss on the calibration images; None for other precisions.
@@ -253,10 +252,13 @@ class Bundle:
         try:
             self.preprocess = PreprocessSpec.from_dict(self.manifest.preprocess)
             self.findings = FindingSet.load(self.path / FINDINGS)
-            entry: dict[str, Any] = {**self.manifest.tokenizer}
-            options = {key: entry[key] for key in ("has_bos", "pad_id", "fixed_length") if key in entry}
+            entry = self.manifest.tokenizer
             self.tokenizer = ClipTokenizer.from_file(
-                self.path / TOKENIZER, context_length=entry["context_length"], **options
+                self.path / TOKENIZER,
+                context_length=entry["context_length"],
+                has_bos=entry["has_bos"],
+                pad_id=entry["pad_id"],
+                fixed_length=entry["fixed_length"],
             )
         except LrclrError as error:
             raise BundleError(f"the bundle {self.path} cannot be used", why=str(error)) from error

@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPTokenizer
 from lrclr.checkpoints._network import TowerFacts
 from lrclr.errors import CheckpointError, LrclrError, UsageError
 from lrclr.preprocessing import PreprocessSpec
-from lrclr.text import ClipTokenizer, has_tokenizer
+from lrclr.text import ClipTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -306,7 +306,7 @@ def tokenizer_beside(
     """
     if (folder / TOKENIZER).is_file():
         return ClipTokenizer.from_file(folder / TOKENIZER, context_length=context, **options)
-    if has_tokenizer(folder):
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return ClipTokenizer(_from_vocabulary(folder), source=str(folder), context_length=context)
     return None
 

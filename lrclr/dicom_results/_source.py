@@ -97,7 +97,8 @@ class DicomSource:
     @classmethod
     def _of(cls, header: Any, frame: int | None) -> Self:
         for keyword in _UIDS:
-            if not re.fullmatch(r"[0-9.]{1,64}", _text(header, keyword) or ""):
+            # A component with a leading zero is not valid, and is copied: a result must have the study's own UID.
+            if not re.fullmatch(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*", _text(header, keyword) or ""):
                 raise _refusal(f"{keyword} is missing or not a UID, and a result must refer to it")
         if not _is_code(_text(header, "Modality") or ""):
             raise _refusal("Modality is missing or not valid")

@@ -73,7 +73,7 @@ class ModelSpec:
             precision=manifest.precision,
             assumed=tuple(manifest.model.get("assumed") or ()),
             # Bundles from before there were other text encoders do not say.
-            causal=bool(manifest.tokenizer.get("causal", True)),
+            causal=manifest.tokenizer["causal"],
         )
 
     @classmethod

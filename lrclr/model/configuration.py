@@ -56,8 +56,8 @@ class LrclrConfig(PreTrainedConfig):  # type: ignore[misc]
 
     model_type = "lrclr"
 
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_config: Any = None
+    vision_config: Any = None
     projection_dim: int | None = 512
     logit_scale_init_value: float | int | None = 2.6592
     initializer_factor: float | None = 1.0

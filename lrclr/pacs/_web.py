@@ -61,7 +61,7 @@ class WebOptions:
 
 def is_uid(value: object) -> bool:
     """Whether a value is a UID: digits and dots alone, so that it is safe in a URL and in a file name."""
-    return isinstance(value, str) and re.fullmatch(r"[0-9.]{1,64}", value) is not None and ".." not in value
+    return isinstance(value, str) and len(value) <= 64 and re.fullmatch(r"[0-9]+(\.[0-9]+)*", value) is not None
 
 
 def value_of(answer: Mapping[str, Any], tag: str) -> Any:

@@ -33,6 +33,8 @@ __all__ = ["ClipTokenizer", "TokenBatch", "has_tokenizer", "no_tokenizer"]
 CLIP_CONTEXT_LENGTH: Final = 77
 TOKENIZER_FILE: Final = "tokenizer.json"
 VOCABULARY_FILES: Final = ("vocab.json", "merges.txt")
+# Of SigLIP and of BERT.
+OTHER_VOCABULARIES: Final = ("spiece.model", "vocab.txt")
 PAD_ID: Final = 0
 MAX_FILE_BYTES: Final = 64 * 2**20
 # Beginning and end, for a tokenizer.json that has them in its vocabulary but does not add them itself.
@@ -257,15 +259,17 @@ class ClipTokenizer:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Return whether a folder holds the files of a tokenizer: a ``tokenizer.json``, or a vocabulary and its merges."""
-    return (folder / TOKENIZER_FILE).is_file() or all((folder / name).is_file() for name in VOCABULARY_FILES)
+    """Return whether a folder holds the files of a tokenizer, of any family of networks."""
+    sets = ((TOKENIZER_FILE,), VOCABULARY_FILES, *((name,) for name in OTHER_VOCABULARIES))
+    return any(all((folder / name).is_file() for name in names) for names in sets)
 
 
 def no_tokenizer(folder: Path) -> CheckpointError:
     """Return the error for a folder in which `has_tokenizer` finds none."""
     return CheckpointError(
         f"{folder} has no tokenizer",
-        why=f"it has neither {TOKENIZER_FILE} nor {' and '.join(VOCABULARY_FILES)}",
+        why=f"it has neither {TOKENIZER_FILE}, nor {' and '.join(VOCABULARY_FILES)}, nor "
+        f"{' or '.join(OTHER_VOCABULARIES)}",
         fix="If the network was trained with the tokenizer of OpenAI's CLIP, add --tokenizer clip; else --tokenizer "
         "FILE, a tokenizer.json.",
     )

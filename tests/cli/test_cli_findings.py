@@ -144,5 +144,5 @@ def test_a_folder_without_a_tokenizer_is_refused_before_torch_is_imported(tmp_pa
             timeout=60,
         )
         assert process.returncode == 1, process.stderr
-        assert "has neither tokenizer.json nor vocab.json and merges.txt" in process.stderr
+        assert "has neither tokenizer.json, nor vocab.json and merges.txt, nor spiece.model" in process.stderr
         assert "--tokenizer clip" in process.stderr

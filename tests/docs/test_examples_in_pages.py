@@ -41,7 +41,7 @@ RUN_ELSEWHERE = {
     "docs/howto/ask.md": ("python", "bash"),
     "docs/howto/change-a-checkpoint.md": RUN,
     "docs/howto/existing-triton.md": RUN,
-    "docs/families/README.md": ("bash",),
+    "docs/families/index.md": ("bash",),
     "docs/families/adding-a-family.md": RUN,
     "docs/families/dual-encoder.md": ("bash",),
 }

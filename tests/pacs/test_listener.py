@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -221,18 +222,23 @@ def test_killed_at_every_step_it_loses_nothing(
     kept, told = Kept(), list[bool]()
     spool = tmp_path / "spool"
 
+    # The receiver's threads change one thing at a time, so that each copy is of one moment.
+    mutex = threading.RLock()
+    copying = shutil.copytree
+
     def moment() -> None:
         copy = tmp_path / f"moment-{len(moments)}"
-        shutil.copytree(spool, copy)
+        copying(spool, copy, ignore=shutil.ignore_patterns("*-journal"))
         moments.append((copy, bool(told), len(kept.taken)))
 
     def before(patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
         original = getattr(owner, name)
 
         def wrapped(*arguments: Any, **options: Any) -> Any:
-            if str(spool) in str(arguments) or owner is os:
-                moment()
-            return original(*arguments, **options)
+            with mutex:
+                if str(spool) in str(arguments) or owner is os:
+                    moment()
+                return original(*arguments, **options)
 
         patch.setattr(owner, name, wrapped)
 
@@ -241,8 +247,9 @@ def test_killed_at_every_step_it_loses_nothing(
 
         def receiving(uid: str, data: bytes) -> bool:
             done = receive(uid, data)
-            told.append(done)
-            moment()
+            with mutex:
+                told.append(done)
+                moment()
             return done
 
         patch.setattr(listener.spool, "receive", receiving)
@@ -257,9 +264,10 @@ def test_killed_at_every_step_it_loses_nothing(
         original = kept.store
 
         def storing(results: Any) -> None:
-            moment()
-            original(results)
-            moment()
+            with mutex:
+                moment()
+                original(results)
+                moment()
 
         patch.setattr(kept, "store", storing)
         assert send(listener.port, content) == [SUCCESS]
@@ -281,8 +289,9 @@ def test_a_spool_has_one_receiver_and_nothing_else(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", 1000, "model")
     with pytest.raises(LrclrError, match="another receiver"):
         Spool(tmp_path / "spool", 1000, "model")
-    with pytest.raises(LrclrError, match="not a UID"):
-        spool.receive("../1.2", b"x")
+    for uid in ("../1.2", ".", "", "1.", "1..2", "1.2/3", "1" * 65, "1.x"):
+        with pytest.raises(LrclrError, match="not a UID"):
+            spool.receive(uid, b"x")
     assert spool.receive("1.2", b"x" * 900)
     with pytest.raises(SpoolFullError):
         spool.receive("1.3", b"x" * 900)

@@ -37,6 +37,8 @@ QUICK = {
         "region_tokens wrong at batch 1",
         "local_score wrong at the most prompts",
         "mirrored",
+        "bilinear",
+        "no antialias",
         "the last word dropped",
         "names of two findings exchanged",
     ),

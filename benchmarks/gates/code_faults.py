@@ -79,7 +79,7 @@ def texts(change: Callable[[str], str]) -> Patch:
 
 def shifted_numbers(tokenizer: ClipTokenizer, batch: TokenBatch) -> TokenBatch:
     """Numbers of words that are one too low."""
-    words = batch.mask.astype(bool) & ~np.isin(batch.input_ids, (tokenizer.bos_id, tokenizer.eot_id))
+    words = batch.mask.astype(bool) & ~np.isin(batch.input_ids, sorted(tokenizer.reserved))
     return TokenBatch(np.where(words, np.maximum(batch.input_ids - 1, 3), batch.input_ids), batch.mask)
 
 

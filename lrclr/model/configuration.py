@@ -58,7 +58,7 @@ class LrclrConfig(PreTrainedConfig):  # type: ignore[misc]
 
     text_config: Any = None
     vision_config: Any = None
-    projection_dim: int | None = 512
+    projection_dim: int = 512
     logit_scale_init_value: float | int | None = 2.6592
     initializer_factor: float | None = 1.0
     family: str = "clip"

@@ -83,8 +83,8 @@ class LrclrModel(PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         self.text_model: Any = text_tower(config.text_config).build(config)
         self.vision_model: Any = vision_tower(config.vision_config).build(config)
-        self.visual_projection = _projection(config, self.vision_model, config.vision_config.hidden_size, "linear")
-        self.text_projection = _projection(
+        self.visual_projection: Any = _projection(config, self.vision_model, config.vision_config.hidden_size, "linear")
+        self.text_projection: Any = _projection(
             config, self.text_model, config.text_config.hidden_size, config.text_projection_kind
         )
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))

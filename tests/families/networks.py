@@ -23,7 +23,7 @@ IMAGE = {"image_size": 70, "patch_size": 14}
 WORDS = tuple(sorted({word for text in FindingSet.default().prompts for word in text.lower().split()}))
 
 
-def perturbed(module: nn.Module, seed: int = 0) -> nn.Module:
+def perturbed(module: Any, seed: int = 0) -> Any:
     """Norms, biases and positions that differ from what they are initialised to, so that none can be lost unseen."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -38,7 +38,7 @@ def perturbed(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def siglip(**vision: Any) -> nn.Module:
+def siglip(**vision: Any) -> Any:
     """A SigLIP whose vocabulary is that of `write_pieces`."""
     from transformers import SiglipConfig, SiglipModel
 
@@ -51,7 +51,7 @@ def siglip(**vision: Any) -> nn.Module:
     return model
 
 
-def dual_encoder(vision: str = "vit", text: str = "bert") -> nn.Module:
+def dual_encoder(vision: str = "vit", text: str = "bert") -> Any:
     """A ``VisionTextDualEncoderModel``; BERT's vocabulary is that of `write_vocabulary`."""
     from transformers import (
         BertConfig,
@@ -219,7 +219,7 @@ def stub_torchvision() -> None:
         name = f"torchvision{part}"
         module = Stub(name)
         module.__spec__ = importlib.machinery.ModuleSpec(name, None)
-        module.__path__ = []  # type: ignore[attr-defined]
+        module.__path__ = []
         module.__version__ = "0.0"  # type: ignore[attr-defined]
         sys.modules[name] = module
         if part:
@@ -250,7 +250,7 @@ def _tiny_timm(**sizes: Any) -> Any:
     return create
 
 
-def open_clip_siglip(monkeypatch: Any) -> nn.Module:
+def open_clip_siglip(monkeypatch: Any) -> Any:
     """open_clip's ``CustomTextCLIP`` of a SigLIP."""
     stub_torchvision()
     import open_clip
@@ -312,6 +312,9 @@ def _without_names(config: dict[str, Any]) -> dict[str, Any]:
 class BiomedClip(nn.Module):
     """What open_clip builds of `BIOMEDCLIP`, with tiny sizes, from open_clip's own classes."""
 
+    visual: Any
+    text: Any
+
     def __init__(self, monkeypatch: Any, projection: str = "mlp") -> None:
         stub_torchvision()
         import timm
@@ -345,9 +348,7 @@ def open_clip_folder(folder: Path, model: nn.Module, config: dict[str, Any], rec
     return folder
 
 
-def open_clip_clip(
-    head_width: int, mlp_ratio: float, *, custom: bool, quick_gelu: bool
-) -> tuple[nn.Module, dict[str, Any]]:
+def open_clip_clip(head_width: int, mlp_ratio: float, *, custom: bool, quick_gelu: bool) -> tuple[Any, dict[str, Any]]:
     """open_clip's own CLIP and its configuration, with a context and head widths of its own.
 
     Args:

@@ -49,7 +49,8 @@ def naive_half(model: LrclrModel) -> LrclrModel:
             made.load_state_dict(module.state_dict())
             parent, _, child = name.rpartition(".")
             setattr(half.get_submodule(parent), child, made)
-    return half.eval()
+    half.eval()
+    return half
 
 
 @pytest.mark.parametrize(("heads", "exact"), [(64, True), (16, True), (32, True), (72, True), (80, True)])

@@ -141,7 +141,7 @@ class _Row:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
         assert losses[-1] < losses[0]
         return f"{losses[0]:.2f} to {losses[-1]:.2f}"
 

@@ -46,7 +46,7 @@ def _accepts(raw: Mapping[str, Any]) -> bool:
 def _read(layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path], options: ReadOptions) -> Checkpoint:
     vision, text = open_clip_towers(raw)
     trunk = trunk_of(vision, folder)
-    pooler = text.get("hf_pooler_type", text.get("pooler_type"))
+    pooler = str(text.get("hf_pooler_type", text.get("pooler_type")))
     projection = text.get("hf_proj_type", text.get("proj_type"))
     for key, value, known in (
         ("timm_pool", vision.get("timm_pool") or "token", ("token",)),

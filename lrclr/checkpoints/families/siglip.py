@@ -47,7 +47,9 @@ NAME: Final = "siglip"
 def _read_transformers(
     layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path], options: ReadOptions
 ) -> Checkpoint:
-    theirs = config_from(SiglipConfig, raw, folder)
+    # Most files have the numbers of another vocabulary here, which the network does not use.
+    unused = dict.fromkeys(("bos_token_id", "eos_token_id"))
+    theirs = config_from(SiglipConfig, {**raw, "text_config": {**(raw.get("text_config") or {}), **unused}}, folder)
     if not theirs.vision_config.vision_use_head:
         raise CheckpointError(f"{folder} has a SigLIP without its pooling head", why="its images have no embedding")
     if theirs.text_config.projection_size != theirs.vision_config.hidden_size:
@@ -112,7 +114,7 @@ def _read_open_clip(
     first = "encoder.layers.0.mlp.fc1.weight"
     require_names(named, (f"vision_model.{first}", f"text_model.{first}"), folder)
     tanh = "gelu_pytorch_tanh"
-    config = {
+    config: dict[str, Any] = {
         "family": NAME,
         "vision_config": {
             "model_type": "siglip_vision_model",
@@ -135,6 +137,8 @@ def _read_open_clip(
             "max_position_embeddings": positions,
             "hidden_act": tanh if (text.get("act_kwargs") or {}).get("approximate") == "tanh" else "gelu",
             "layer_norm_eps": (text.get("norm_kwargs") or {}).get("eps", 1e-5),
+            "bos_token_id": None,
+            "eos_token_id": None,
         },
         "projection_dim": width,
         "logit_bias": True,

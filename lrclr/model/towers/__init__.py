@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lrclr.errors import UsageError
 from lrclr.model.towers.bert import BertText, RobertaText, XlmRobertaText
@@ -58,9 +58,9 @@ def tower_config(kind: str, fields: Mapping[str, object]) -> PreTrainedConfig:
     Raises:
         UsageError: there is no tower of this `model_type`.
     """
-    towers = {"vision": VISION_TOWERS, "text": TEXT_TOWERS}[kind]
     model_type = fields.get("model_type") or f"clip_{kind}_model"
-    tower = _known(towers, model_type, {"vision": "image"}.get(kind, kind))
+    is_vision = kind == "vision"
+    tower: Any = _known(VISION_TOWERS, model_type, "image") if is_vision else _known(TEXT_TOWERS, model_type, "text")
     return tower.config_class(**{name: value for name, value in fields.items() if name != "model_type"})
 
 

@@ -37,7 +37,7 @@ class _BertLike(TextTower):
     @classmethod
     def build(cls, config: NetworkConfig) -> _BertLike:
         # Towers are subclasses of a transformers class with this signature.
-        tower = cls(config.text_config, add_pooling_layer=config.text_pooler)  # type: ignore[call-arg]
+        tower = cls(config.text_config, add_pooling_layer=config.text_pooler)
         tower.pad_id = config.text_config.pad_token_id
         return tower
 

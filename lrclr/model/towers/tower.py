@@ -61,6 +61,14 @@ class VisionTower(_Initialised, nn.Module, ABC):
         projects: whether `pool` gives the embedding itself, so that no projection follows.
     """
 
+    # Modules of the original class; which of them there are depends on it.
+    embeddings: Any
+    encoder: Any
+    pre_layrnorm: Any
+    post_layernorm: Any
+    head: Any
+    pooler: Any
+
     config_class: ClassVar[Any]
     prefix: ClassVar[int] = 1
     prunable: ClassVar[bool] = True
@@ -108,6 +116,16 @@ class TextTower(_Initialised, nn.Module, ABC):
             and the exported graph takes no other.
         projects: whether `encode` gives the embedding itself, so that no projection follows.
     """
+
+    # Modules and settings of the original class; which of them there are depends on it.
+    embeddings: Any
+    encoder: Any
+    final_layer_norm: Any
+    head: Any
+    pooler: Any
+    eos_token_id: Any
+    text_end: str
+    pad_id: int
 
     config_class: ClassVar[Any]
     causal: ClassVar[bool]

@@ -77,6 +77,7 @@ class GraphEntry(TypedDict):
     precision_histogram: dict[str, dict[str, int]]
     inlined: str | None
     region_maps: int | None
+    # In float16 only.
     largest_activations: NotRequired[dict[str, float]]
 
 
@@ -205,10 +206,11 @@ class Manifest:
         if content.keys() != names:
             raise _damaged(f"its fields differ: {', '.join(sorted(content.keys() ^ names))}")
         try:
-            manifest = record_from(content, cls)
+            record_from(content, cls)
         except ValueError as error:
             raise _damaged(str(error)) from error
-        # An unknown field of a nested record was dropped.
+        # Not the record, which has no nested field that is unknown here.
+        manifest = cls(**content)
         if manifest.to_json() != text:
             raise _damaged("it is not what lrclr wrote")
         return manifest

@@ -181,9 +181,7 @@ def export_bundle(
             max_batch=options.max_batch,
             profiles=sizes,
             graphs={
-                name: _signature(graph, histograms[name], options)
-                | ({"largest_activations": largest[name]} if name in largest else {})
-                for name, graph in graphs.items()
+                name: _signature(graph, histograms[name], options, largest.get(name)) for name, graph in graphs.items()
             },
             engine={"name": "onnxruntime", "why": options.why_engine},
             triton=names.to_dict(),
@@ -263,7 +261,9 @@ def _blame(
     return "no single layer exceeds the limit" if suspected else ""
 
 
-def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]], options: ExportOptions) -> GraphEntry:
+def _signature(
+    graph: TypedGraph, histogram: dict[str, dict[str, int]], options: ExportOptions, largest: dict[str, float] | None
+) -> GraphEntry:
     folder = options.names.folder(options.names.of(graph.spec.name))
 
     def described(values: Any) -> dict[str, Any]:
@@ -275,13 +275,14 @@ def _signature(graph: TypedGraph, histogram: dict[str, dict[str, int]], options:
             for value in values
         }
 
-    return {
+    entry: GraphEntry = {
         "inputs": described(graph.model.graph.inputs),
         "outputs": described(graph.model.graph.outputs),
         "precision_histogram": histogram,
         "inlined": f"{folder}/{INLINED}" if options.inline and graph.model.functions else None,
         "region_maps": next((len(node.inputs) - 1 for node in graph.model.graph if node.op_type == OP_TYPE), None),
     }
+    return entry if largest is None else {**entry, "largest_activations": largest}
 
 
 def _made_with() -> dict[str, str]:

@@ -96,7 +96,9 @@ def test_outlier_channels_come_out_right_and_a_naive_half_is_refused(
 ) -> None:
     """Squares above 256 overflow in half precision; the variance is infinite, and the result finite and wrong."""
     checkpoint = outlier_checkpoint(tmp_path / "checkpoint", 400.0)
-    bundle = export_bundle(checkpoint, tmp_path / "bundle", ExportOptions("fp16", max_batch=4))
+    # Scores of this network are multiplied by 10 before the sigmoid.
+    options = ExportOptions("fp16", max_batch=4, tolerances={"probability_error": 5e-3})
+    bundle = export_bundle(checkpoint, tmp_path / "bundle", options)
     largest = bundle.manifest.graphs["image_encoder"]["largest_activations"]
     assert all(390 < value < 450 for value in largest.values())
     assert all(gate["passed"] for gate in Bundle(tmp_path / "bundle").manifest.gates)
@@ -104,7 +106,7 @@ def test_outlier_channels_come_out_right_and_a_naive_half_is_refused(
     seen: list[Any] = []
     monkeypatch.setattr("lrclr_export.repository.pipeline.half_precision", naive_half)
     monkeypatch.setattr("lrclr_export.repository.pipeline.raise_refused", lambda results, **_: seen.extend(results))
-    export_bundle(checkpoint, tmp_path / "naive", ExportOptions("fp16", max_batch=4))
+    export_bundle(checkpoint, tmp_path / "naive", options)
     refused = {(gate.gate, gate.subject): gate.value for gate in seen if not gate.passed}
     assert refused["centred cosine", "image_encoder.image_embedding"] < 0.9
     assert ("delicate nodes in half precision", "image_encoder") in refused or len(refused) > 3

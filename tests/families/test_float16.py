@@ -108,8 +108,8 @@ def test_outlier_channels_come_out_right_and_a_naive_half_is_refused(
     monkeypatch.setattr("lrclr_export.repository.pipeline.raise_refused", lambda results, **_: seen.extend(results))
     export_bundle(checkpoint, tmp_path / "naive", options)
     refused = {(gate.gate, gate.subject): gate.value for gate in seen if not gate.passed}
-    assert refused["centred cosine", "image_encoder.image_embedding"] < 0.9
-    assert ("delicate nodes in half precision", "image_encoder") in refused or len(refused) > 3
+    # ONNX Runtime computes halves in float32 on a CPU, so that the types tell here and not the values.
+    assert ("delicate nodes in half precision", "image_encoder") in refused
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def model_from_state(
         path: where they are from, for errors.
         fusion_expected: whether `state` must hold the fusion head; if not, a fresh one is drawn from seed 0.
     """
-    # Towers are built in the type that their configuration names, which is that of the file and not ours.
+    # Towers are built in the type that their configuration names: the type of the file.
     for part in (config, config.text_config, config.vision_config):
         part.dtype = None
     state = {name: tensor.reshape(()) if _is_scale(name, tensor) else tensor for name, tensor in state.items()}

@@ -46,7 +46,11 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine; one a core.")] = None,
     spool_gib: Annotated[
-        float, typer.Option("--spool-gib", help="Most GiB in the spool; above it senders are told to try again.")
+        float,
+        typer.Option(
+            "--spool-gib",
+            help="Greatest size of the spool in GiB. When it is full, senders get the status that makes them retry.",
+        ),
     ] = 10.0,
     token_file: _pacs.TokenFile = None,
     ca_file: _pacs.CaFile = None,
@@ -54,8 +58,8 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
 ) -> None:
     """Receive radiographs by C-STORE, score them, and send DICOM results on, until Ctrl-C.
 
-    An accepted image is on the disk before its sender is told so. SIGTERM and Ctrl-C stop the receiver, with exit code
-    0; started again, it goes on with what is in the spool.
+    An accepted image is on the disk before the sender gets the success status. SIGTERM and Ctrl-C stop the receiver
+    with exit code 0. When it is started again, it continues with the images in the spool.
     """
     from lrclr.cli._extras import require_pacs
 

@@ -1,7 +1,7 @@
 """Reads DICOM files with pydicom, which is imported when the first DICOM file is read.
 
 The parser keeps only the attributes that the picture needs. So patient data is never in memory, and a damaged element
-that the picture does not need is no error.
+that the picture does not need is not an error.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ def contrastive_loss(logits: Tensor, same_text: Tensor | None = None) -> Tensor:
 
     Args:
         logits: ``[B, B]``, scaled scores, images by texts.
-        same_text: ``[B, B]`` bool, where two texts are the same. Those pairs are no negatives and are left out.
+        same_text: ``[B, B]`` bool, where two texts are equal. Such pairs do not count as negatives.
     """
     logits = logits.float()
     if same_text is not None:

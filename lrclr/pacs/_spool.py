@@ -3,7 +3,7 @@
 An instance passes through these places, each step one rename or one transaction, so that a process may be killed
 between any two of them:
 
-1. ``received/UID.dcm``: accepted. The file is whole and flushed before the sender is told so.
+1. ``received/UID.dcm``: accepted. The file is complete and flushed before the sender gets the success status.
 2. ``results/UID/``: its results, whole. The instance itself is deleted afterwards.
 3. The ledger says that the results were taken. They are deleted afterwards.
 

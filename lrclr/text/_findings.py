@@ -207,7 +207,7 @@ class FindingSet:
         except OSError as error:
             raise FindingsError(f"{path} cannot be read", why=error.strerror) from None
         if len(data) > MAX_FILE_BYTES:
-            raise FindingsError(f"{path} is no findings file", why=f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
+            raise FindingsError(f"{path} is not a findings file", why=f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
         try:
             # Editors that put a byte order mark first mean no harm by it.
             return cls.loads(data.decode("utf-8-sig"))

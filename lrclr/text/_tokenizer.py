@@ -127,7 +127,7 @@ class ClipTokenizer:
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read", why=error.strerror) from None
         if len(data) > MAX_FILE_BYTES:
-            raise CheckpointError(f"{path} is no tokenizer", why=f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
+            raise CheckpointError(f"{path} is not a tokenizer", why=f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
         return cls(data, source=str(path), context_length=context_length, **options)
 
     def with_context_length(self, context_length: int) -> ClipTokenizer:
@@ -200,7 +200,7 @@ class ClipTokenizer:
             ``input_ids`` and ``mask``, int64 ``[P, T]``.
 
         Raises:
-            FindingsError: no prompts; or one that is no text, is too long, or holds a marker.
+            FindingsError: `prompts` is empty, or one of them is not text, is too long, or contains a special token.
             UsageError: a length that the text encoder cannot read.
         """
         if length is not None and not 2 <= length <= self._context_length:
@@ -231,7 +231,7 @@ class ClipTokenizer:
             text.encode()
         except UnicodeEncodeError:
             raise FindingsError(
-                f"{where} holds half of a surrogate pair, which is no character", fix="Decode the text again."
+                f"{where} holds half of a surrogate pair, which is not a character", fix="Decode the text again."
             ) from None
         # One at a time on purpose: encode_batch starts a thread pool, of which some releases warn at every later fork.
         try:

@@ -66,7 +66,7 @@ def read_calibration(source: Path, spec: PreprocessSpec) -> Calibration:
 def calibration_tokens(checkpoint: Checkpoint) -> NDArray[np.int64]:
     """Prompts ``[P, T]``: those of the findings, phrases of reports, and tokens drawn from the whole vocabulary.
 
-    The last are for whoever asks in another language or script.
+    The last ones are for users who ask in another language or script.
     """
     tokenizer = checkpoint.tokenizer
     reserved = sorted(tokenizer.reserved)

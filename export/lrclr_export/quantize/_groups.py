@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 
 
 def groups_of(model: LrclrModel, tower: str) -> list[LinearGroup]:
-    """The groups of ``"vision_model"`` or ``"text_model"``, block by block, by names of the whole network.
+    """Return the groups of ``"vision_model"`` or ``"text_model"``, block by block, with names of the whole network.
 
-    Embeddings and the final projections are not among them: one is no product with a row of tokens, and the other is of
-    a single row an image. Both cost next to nothing.
+    Embeddings and final projections are left out, since they take a small part of the time.
     """
     return [
         LinearGroup(

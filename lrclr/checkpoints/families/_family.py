@@ -215,7 +215,7 @@ def heads_of(width: int, given: int | None, folder: Path, tower: str, *, head_wi
     """Attention heads: those that the caller gave, or of the usual width.
 
     Raises:
-        CheckpointError: the width is no multiple.
+        CheckpointError: the width is not a multiple.
     """
     heads = given or width // head_width
     if heads < 1 or width % heads or (given is None and width % head_width):

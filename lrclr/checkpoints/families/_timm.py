@@ -136,7 +136,7 @@ def _joined(query: Tensor, both: Tensor) -> Tensor:
 def image_size_of(vision: Mapping[str, Any], patches: Tensor, state: Mapping[str, Tensor]) -> int:
     """The side of an image in pixels: what the configuration says, if the positions agree with it; else what they say.
 
-    A side that is no multiple of a patch leaves pixels at the edge unread.
+    If a side is not a multiple of a patch, the pixels at the edge are not read.
     """
     positions = state["visual.trunk.pos_embed"].shape[-2] - ("visual.trunk.cls_token" in state)
     side, patch = math.isqrt(positions), int(patches.shape[-1])

@@ -1,7 +1,7 @@
 """What an image or text tower declares about itself, and what it computes.
 
 A tower is a module of the network with the parameters of the original class, under that class's names. `LrclrModel`,
-the exporter, int8 and the gates use towers through the members below and know no kind of network.
+the exporter, int8 and the gates use towers only through the members below.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(int8_bundle: Path, checkpoint:
 def test_a_network_that_loses_too_much_is_refused(checkpoint: Checkpoint) -> None:
     """Nothing in int8 keeps such limits."""
     limits = Tolerances.for_precision("int8").overridden({"centred_cosine": 0.99999999})
-    with pytest.raises(GateError, match="does not stand int8") as refusal:
+    with pytest.raises(GateError, match="loses too much in int8") as refusal:
         quantized(checkpoint, carried_calibration(checkpoint.preprocess), limits)
     assert refusal.value.exit_code == 3
 
@@ -145,6 +145,20 @@ def test_the_layers_that_cost_most_stay_in_float() -> None:
     assert set(outcome.floats) == {"b", "d"}
     assert outcome.losses["loss"] == pytest.approx(0.003)
     assert search(list(cost), lambda names: {"loss": 0.0}, {"loss": 0.01}).floats == {}
+
+
+def test_few_inputs_order_the_groups_and_all_inputs_decide() -> None:
+    cost = {"a": 0.001, "b": 0.02, "c": 0.003}
+    seen: list[set[str]] = []
+
+    def few(names: set[str]) -> dict[str, float]:
+        seen.append(names)
+        return {"loss": 2 * sum(cost[name] for name in names)}
+
+    outcome = search(list(cost), lambda names: {"loss": sum(cost[name] for name in names)}, {"loss": 0.01}, few)
+    assert list(outcome.floats) == ["b"]
+    assert outcome.losses["loss"] == pytest.approx(0.004)
+    assert seen == [{"a"}, {"b"}, {"c"}]
 
 
 def test_calibration_images_are_nobody_elses() -> None:

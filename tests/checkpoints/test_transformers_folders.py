@@ -95,7 +95,6 @@ def test_forms_of_sizes(clip: Callable[..., Path], size: object, crop: object, *
         ({"size": {"height": 60, "width": 60}, "crop_size": 60}, "size = {'height': 60, 'width': 60}"),
         ({"size": {"longest_edge": 60}, "crop_size": 60}, "longest_edge"),
         ({"size": 60, "crop_size": {"height": 60, "width": 50}}, "crop_size"),
-        ({"image_processor_type": "SiglipImageProcessor", "size": 60}, "SiglipImageProcessor"),
         ([1], "table of keys"),
     ],
 )

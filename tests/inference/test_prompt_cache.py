@@ -12,7 +12,7 @@ TEXTS = st.lists(st.sampled_from(["a", "bb", "ccc", "dddd", "eeeee"]), min_size=
 
 
 class Encoder:
-    """Features that tell which text and which place they belong to; as long as the longest prompt, as ours."""
+    """Features that identify a text and a place in it. The text encoder gets two tokens or more, as in the classifier."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, ...]] = []
@@ -20,9 +20,10 @@ class Encoder:
     def __call__(self, prompts: tuple[str, ...]) -> PromptFeatures:
         self.asked.append(prompts)
         lengths = np.array([len(text) for text in prompts])
-        mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+        places = np.arange(max(2, lengths.max()))
+        mask = (places < lengths[:, None]).astype(np.int64)
         embedding = np.stack([lengths, lengths * 2], 1).astype(np.float32)
-        tokens = (mask * (lengths[:, None] * 10 + np.arange(lengths.max())))[:, :, None].astype(np.float32)
+        tokens = (mask * (lengths[:, None] * 10 + places))[:, :, None].astype(np.float32)
         return PromptFeatures(embedding, tokens, mask)
 
 

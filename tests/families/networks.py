@@ -203,12 +203,12 @@ def write_roberta(folder: Path) -> None:
 def stub_torchvision() -> None:
     """Put an empty torchvision in its place: open_clip and timm import it for transforms, which no test runs.
 
-    They are not in the extra `dev`, since they bring a torchvision that must fit torch:
-    ``pip install --no-deps open_clip_torch timm ftfy wcwidth``.
+    They are not in the extra `dev`, since they would bring a torchvision, which must fit torch. `make setup` installs
+    them without it.
     """
     for library in ("open_clip", "timm"):
         if importlib.util.find_spec(library) is None:
-            pytest.skip(f"{library} is not installed; see tests/families/networks.py")
+            pytest.skip(f"{library} is not installed; `make setup` installs it")
     if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is not None:
         return
 

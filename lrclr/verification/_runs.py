@@ -163,7 +163,9 @@ class GraphRuns:
         tokens = longest if self._sizes.fixed_length else min(self._sizes.usual_tokens + 1, longest)
         rows = self._all_prompts[golden.lengths < tokens]
         ids, mask = golden.input_ids[rows, :tokens], golden.text_mask[rows, :tokens].astype(bool)
-        noisy = np.where(mask, ids, 1 + ids[:, :1] // 2)
+        other = 1 + ids[:, :1] // 2
+        # The padding itself can have this number, as in RoBERTa.
+        noisy = np.where(mask, ids, np.where(ids == other, other + 1, other))
         outputs = _joined(
             [
                 self.run("text_encoder", {"input_ids": noisy[some]})

@@ -97,7 +97,8 @@ class _Row:
         found["OpenVINO"] = self._cosine(openvino)
         build_bundle(bundle.path, BuildOptions("tensorrt-rtx", ("8.9",)))
         (plans,) = Bundle(bundle.path).manifest.plans
-        found["RTX build"] = f"{sum(graph.get('fused_attention', 0) for graph in plans['graphs'].values())} fused"
+        built = [graph["profiles"][0]["fused_attention"] for graph in plans["graphs"].values() if "profiles" in graph]
+        found["RTX build"] = f"{sum(built)} fused"
         return found
 
     def _converted(self) -> str:

@@ -97,8 +97,8 @@ class _Row:
         found["OpenVINO"] = self._cosine(openvino)
         build_bundle(bundle.path, BuildOptions("tensorrt-rtx", ("8.9",)))
         (plans,) = Bundle(bundle.path).manifest.plans
-        built = [graph["profiles"][0]["fused_attention"] for graph in plans["graphs"].values() if "profiles" in graph]
-        found["RTX build"] = f"{sum(built)} fused"
+        assert plans["engine"] == "tensorrt-rtx"
+        found["RTX build"] = "built"
         return found
 
     def _converted(self) -> str:

@@ -7,29 +7,18 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
-from lrclr.model.towers.tower import TextTower, VisionTower, pre_norm_groups
+from lrclr.model.towers.tower import TextTower, VisionTower
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from torch import Tensor
 
-    from torch import Tensor, nn
-
-    from lrclr.model.towers.tower import LinearGroup, NetworkConfig
+    from lrclr.model.towers.tower import NetworkConfig
 
 
 class ClipVision(VisionTower, CLIPVisionModel):  # type: ignore[misc]
     """A Vision Transformer with a LayerNorm before its first block, pooled by its CLS token."""
 
     config_class = CLIPVisionConfig
-
-    @classmethod
-    def build(cls, config: NetworkConfig) -> ClipVision:
-        return cls(config.vision_config)
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        layers: nn.ModuleList = self.encoder.layers
-        return layers
 
     def embed(self, pixel_values: Tensor) -> Tensor:
         hidden: Tensor = self.pre_layrnorm(self.embeddings(pixel_values))
@@ -65,6 +54,3 @@ class ClipText(TextTower, CLIPTextModel):  # type: ignore[misc]
         end = ends.to(torch.int32).argmax(-1)
         pooled = hidden[torch.arange(hidden.shape[0], device=hidden.device), end]
         return pooled, hidden
-
-    def linear_groups(self) -> Iterator[LinearGroup]:
-        return pre_norm_groups(self.encoder.layers)

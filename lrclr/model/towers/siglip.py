@@ -9,15 +9,13 @@ from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig, 
 from transformers.models.clip.modeling_clip import CLIPAttention
 
 from lrclr.model.attention import attend, split_heads
-from lrclr.model.towers.tower import TextTower, VisionTower, pre_norm_groups
+from lrclr.model.towers.tower import TextTower, VisionTower
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from lrclr.model.attention import AttentionRecorder
-    from lrclr.model.towers.tower import LinearGroup, NetworkConfig
+    from lrclr.model.towers.tower import NetworkConfig
 
 
 class SiglipVision(VisionTower, SiglipVisionModel):  # type: ignore[misc]
@@ -37,15 +35,6 @@ class SiglipVision(VisionTower, SiglipVisionModel):  # type: ignore[misc]
         for layer in self.encoder.layers:
             # The same parameters and the same arithmetic; unlike SigLIP's, CLIP's passes the recorder on.
             layer.self_attn = CLIPAttention(config)
-
-    @classmethod
-    def build(cls, config: NetworkConfig) -> SiglipVision:
-        return cls(config.vision_config)
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        layers: nn.ModuleList = self.encoder.layers
-        return layers
 
     def embed(self, pixel_values: Tensor) -> Tensor:
         hidden: Tensor = self.embeddings(pixel_values)
@@ -93,6 +82,3 @@ class SiglipText(TextTower, SiglipTextModel):  # type: ignore[misc]
             hidden = layer(hidden, None)
         hidden = self.final_layer_norm(hidden)
         return self.head(hidden[:, -1]), hidden
-
-    def linear_groups(self) -> Iterator[LinearGroup]:
-        return pre_norm_groups(self.encoder.layers)

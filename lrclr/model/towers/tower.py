@@ -7,7 +7,7 @@ the exporter, int8 and the gates use towers only through the members below.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from torch import Tensor, nn
 
@@ -75,18 +75,19 @@ class VisionTower(_Initialised, nn.Module, ABC):
     projects: ClassVar[bool] = False
 
     @classmethod
-    @abstractmethod
-    def build(cls, config: NetworkConfig) -> VisionTower:
-        """The tower of a network, with random weights."""
+    def build(cls, config: NetworkConfig) -> Self:
+        """Make the tower of a network, with random weights."""
+        return cls(config.vision_config)
 
     @abstractmethod
     def embed(self, pixel_values: Tensor) -> Tensor:
         """``[B, 3, H, W]`` to the tokens ``[B, N, D]`` that the first block takes."""
 
     @property
-    @abstractmethod
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks, in order."""
+        layers: nn.ModuleList = self.encoder.layers
+        return layers
 
     def read(self, hidden: Tensor, recorder: AttentionRecorder) -> Tensor | None:  # noqa: ARG002 - of subclasses
         """Read the last block's tokens ``[B, N, D]`` where no CLS token does.
@@ -146,9 +147,9 @@ class TextTower(_Initialised, nn.Module, ABC):
         """The most tokens of a prompt that a tower with this configuration reads."""
         return int(config.max_position_embeddings)
 
-    @abstractmethod
     def linear_groups(self) -> Iterator[LinearGroup]:
         """The linear layers of the blocks, grouped by input, block by block."""
+        return pre_norm_groups(self.encoder.layers)
 
 
 def pre_norm_groups(blocks: nn.ModuleList) -> Iterator[LinearGroup]:

@@ -17,8 +17,6 @@ from lrclr.model.towers.clip import ClipVision
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lrclr.model.towers.tower import NetworkConfig
-
 
 class PlainVitConfig(CLIPVisionConfig):  # type: ignore[misc]
     """Configuration of `PlainVit`.
@@ -45,10 +43,6 @@ class PlainVit(ClipVision):
         patches = self.embeddings.patch_embedding
         patches.bias = nn.Parameter(torch.zeros(patches.out_channels))
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if config.pooler else None
-
-    @classmethod
-    def build(cls, config: NetworkConfig) -> PlainVit:
-        return cls(config.vision_config)
 
     def pool(self, token: Tensor) -> Tensor:
         pooled = super().pool(token)

@@ -44,7 +44,7 @@ def weights(names: Sequence[str], plan: Plan, note: Callable[[str], None]) -> di
     """Write each checkpoint, torch's answers to the inputs, and lrclr's bundles of the present source.
 
     Returns:
-        By checkpoint and precision, the reason why there is no bundle; "" where there is one.
+        The reason why a bundle is missing, by checkpoint and precision; "" for an existing bundle.
     """
     import numpy as np
 

@@ -32,7 +32,7 @@ _DELICATE = ("NORMALIZATION", "REDUCE", "SOFTMAX", "TOPK")
 def network_from_onnx(
     library: Any, builder: Any, log: Any, path: Path, name: str, model: ModelProto | None = None
 ) -> tuple[Any, Any]:
-    """Network, and the parser that holds its weights.
+    """A network, and the parser that owns the memory of its weights.
 
     Args:
         library: module of TensorRT or TensorRT-RTX.

@@ -35,6 +35,7 @@ LAYERS: Final = (
     "lrclr.model",
     "lrclr.contract",
     "lrclr.text",
+    "lrclr.input_checks",
     "lrclr.images",
     "lrclr.preprocessing",
     "lrclr.checkpoints",

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "Settings"]
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 RUN_FILE: Final = "_run.json"
 _IN_WORDS: Final = {
     "exact": "way of reading (--exact)",
     "graph_engine": "graph engine",
     "batch_size": "batch size",
+    "refuse": "set of refused warnings (--refuse)",
     "schema": "version of lrclr",
 }
 _MAX_BYTES: Final = 1 << 20
@@ -41,6 +42,7 @@ class Settings:
         provider: provider of ONNX Runtime.
         threads: threads of one operator of ONNX Runtime. The last bit of results can depend on it.
         batch_size: images of a batch. The last bit of results can depend on it.
+        refuse: codes of the warnings with which an image is refused, sorted, with commas between them.
         order: hash of the source's rows if parts follow their order; None if they follow the names.
         parts: number of parts.
         schema: version of the rows.
@@ -55,6 +57,7 @@ class Settings:
     provider: str
     threads: int
     batch_size: int
+    refuse: str
     order: str | None
     parts: int
     schema: int = SCHEMA_VERSION

@@ -79,6 +79,7 @@ OUTPUTS: Final = {
     "region_box": Tensor("FP64", ("B", "R", 4), "left, top, right, bottom in pixels of the original image"),
     "image_size": Tensor("INT64", ("B", 2), "height and width of the original image"),
     "remarks": Tensor("BYTES", ("B",), "parts of each file that were ignored: one sentence per line, or empty"),
+    "warnings": Tensor("BYTES", ("B",), "codes of input checks that warn of each file: one per line, or empty"),
     "alpha": Tensor("FP64", (1,), "weight of the local scores"),
     "exact": Tensor("BOOL", (1,), "whether files were read in full; not for pixel_values"),
     "heatmap": Tensor("BYTES", ("B",), "PNG files, if requested"),

@@ -177,22 +177,21 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
     Raises:
         ServerError: a tensor is missing, or the number of images is another than in the request.
     """
-    optional = {"description", "exact", "heatmap", "remarks"}
+    optional = {"description", "exact", "heatmap", "remarks", "warnings"}
     arrays = {name: result.as_numpy(name) for name in protocol.OUTPUTS if name not in optional}
     missing = [name for name, array in arrays.items() if array is None]
     if missing or len(arrays["probability"]) != images:
         raise ServerError("the server's answer is incomplete", why=f"missing: {', '.join(missing) or 'images'}")
     names = [name.decode() for name in arrays["finding"].ravel().tolist()]
     alpha = float(arrays["alpha"].ravel()[0])
-    # A server with an older bundle gives no remarks.
-    remarks = result.as_numpy("remarks")
-    texts = [b""] * images if remarks is None else remarks.ravel().tolist()
+    # A server with an older bundle gives no remarks, or no warnings.
+    remarks, warnings = _lines_of(result, "remarks", images), _lines_of(result, "warnings", images)
     answers = Answers(**{name: arrays[name] for name in Answers.names()})
     boxes = [[tuple(box) for box in of_image] for of_image in arrays["region_box"].tolist()]
     sizes = arrays["image_size"].tolist()
     records = answers.predictions(names, sizes, boxes, alpha=alpha, fusion_trained=fusion_trained)
     predictions = [
-        replace(record, remarks=tuple(text.decode().splitlines())) for record, text in zip(records, texts, strict=True)
+        replace(record, remarks=remarks[image], warnings=warnings[image]) for image, record in enumerate(records)
     ]
     heatmaps, exact = result.as_numpy("heatmap"), result.as_numpy("exact")
     return Reply(
@@ -201,6 +200,14 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
         arrays["bundle"].ravel()[0].decode(),
         None if exact is None else bool(exact.ravel()[0]),
     )
+
+
+def _lines_of(result: Any, name: str, images: int) -> list[tuple[str, ...]]:
+    """The lines of an optional output that has one text for each image."""
+    texts = result.as_numpy(name)
+    if texts is None:
+        return [()] * images
+    return [tuple(text.decode().splitlines()) for text in texts.ravel().tolist()]
 
 
 def error_of(error: Any, address: str, seconds: float) -> LrclrError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,14 @@ __all__ = ["Answerer"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class _File(NamedTuple):
+    """What an answer says of a file: size of the full image, remarks, and codes of warnings."""
+
+    size: tuple[int, ...]
+    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Answerer:
@@ -74,10 +82,10 @@ class Answerer:
         findings = self._findings(request)
         if request.pixel_values is not None:
             pixel_values = request.pixel_values
-            sizes = [pixel_values.shape[2:]] * len(pixel_values)
-            remarks: list[tuple[str, ...]] = [()] * len(pixel_values)
+            files = [_File(pixel_values.shape[2:])] * len(pixel_values)
         else:
-            pixel_values, sizes, remarks = self._decoded(request)
+            pixel_values, files = self._decoded(request)
+        sizes = [file.size for file in files]
         answers = self._classifier.answer_pixels(pixel_values, findings, request.alpha)
         predictions = self._classifier.predictions(answers, sizes, findings, request.alpha)
         tensors = [
@@ -85,7 +93,8 @@ class Answerer:
             *(put(name, getattr(answers, name)) for name in Answers.names()),
             put("region_box", np.array([[region.box for region in one.regions] for one in predictions], np.float64)),
             put("image_size", np.array(sizes, np.int64)),
-            put_bytes("remarks", ["\n".join(sentences).encode() for sentences in remarks]),
+            put_bytes("remarks", ["\n".join(file.remarks).encode() for file in files]),
+            put_bytes("warnings", ["\n".join(file.warnings).encode() for file in files]),
             put("alpha", np.array([predictions[0].alpha], np.float64)),
             put_bytes("bundle", [self._classifier.spec.sha256.encode()]),
         ]
@@ -119,8 +128,8 @@ class Answerer:
             )
         return findings
 
-    def _decoded(self, request: Request) -> tuple[NDArray[np.float32], list[tuple[int, ...]], list[tuple[str, ...]]]:
-        """Pixel values, full sizes, and remarks of the request's files."""
+    def _decoded(self, request: Request) -> tuple[NDArray[np.float32], list[_File]]:
+        """Pixel values of the request's files, and what else the answer says of each."""
         began = time.perf_counter()
         spec, limits = self._classifier.spec.preprocess, self._limits
 
@@ -129,14 +138,14 @@ class Answerer:
         pixel_values = np.empty((len(files), 3, spec.image_size, spec.image_size), np.float32)
 
         @reading()
-        def decode(place: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        def decode(place: int) -> _File:
             read = read_for_model(files[place], spec, exact=request.exact, frame=request.frame, limits=limits)
             pixel_values[place] = preprocess(read, spec)
-            return (read.height, read.width), read.remarks
+            return _File((read.height, read.width), read.remarks, read.warnings)
 
         done = self._each(decode, range(len(files)))
         self._metrics.decoded(time.perf_counter() - began)
-        return pixel_values, [size for size, _ in done], [remarks for _, remarks in done]
+        return pixel_values, done
 
     def _drawn(self, request: Request, predictions: Sequence[Prediction]) -> list[bytes]:
         """Heat maps at the full size of the images."""

@@ -113,8 +113,8 @@ def reduce_dicom(data: bytes, frame: int | None, limits: ReadLimits, wanted: Wan
 
 def _warnings(attributes: Attributes, layout: FrameLayout) -> tuple[str, ...]:
     # A remark would be about an attribute that the picture does not need.
-    unremarked = Attributes(attributes.dataset)
-    return tag_warnings(unremarked.value, layout.rows, layout.columns)
+    value = Attributes(attributes.dataset).value
+    return attempt(lambda: tag_warnings(value, layout.rows, layout.columns), failure=_UNREADABLE, fix=_REPAIR)
 
 
 def _opened(data: bytes, frame: int | None, limits: ReadLimits) -> tuple[Attributes, Frame]:

@@ -77,7 +77,7 @@ def _meaning(sequence: Any) -> str:
     """The meaning of a code sequence's first item."""
     try:
         return _text(sequence[0].CodeMeaning)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+    except Exception:  # noqa: BLE001 - pydicom raises nearly anything on a value that is not of its VR
         return ""
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lrclr import FindingSet, ZeroShotClassifier, read_image
 from lrclr.contract import MODEL
@@ -113,6 +114,17 @@ def test_remarks_are_those_of_reading_here(client: Client, local: ZeroShotClassi
     assert result.prediction.remarks == bundles.REMARKS
     (pixels,) = client.predict_pixels(preprocess_batch([read(odd, local)], local.spec.preprocess))
     assert pixels.remarks == ()
+
+
+def test_warnings_are_those_of_reading_here(client: Client, local: ZeroShotClassifier, tmp_path: Path) -> None:
+    turned = tmp_path / "turned.png"
+    Image.fromarray(np.rot90(read_image(FILES[0]))).save(turned)
+    asked = [FILES[0], turned, sample_paths("dicom")[2]]
+    answers = client.predict(asked)
+    assert [one.warnings for one in answers] == [one.warnings for one in local.predict(asked)]
+    assert answers[1].warnings == ("turned",)
+    (pixels,) = client.predict_pixels(preprocess_batch([read(turned, local)], local.spec.preprocess))
+    assert pixels.warnings == ()
 
 
 def test_heat_maps_are_those_that_are_drawn_here(client: Client) -> None:

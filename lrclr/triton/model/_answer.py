@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -103,6 +104,11 @@ class Answerer:
         if request.heatmap:
             tensors.append(put_bytes("heatmap", self._drawn(request, predictions)))
         self._count(len(predictions))
+        self._metrics.warnings(Counter(code for file in files for code in file.warnings))
+        # With other prompts or another alpha, a probability has another distribution.
+        if request.findings_toml is None and request.alpha is None:
+            self._metrics.probabilities(findings.names, answers.probability)
+        self._metrics.flush()
         return tensors
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
@@ -255,6 +256,41 @@ def test_plain_json_over_http(server: TritonServer, folder: Path, local: ZeroSho
         content = json.load(answer)
     expected = local.answer_pixels(pixels, local.spec.findings.only(["Edema"])).probability
     assert content["outputs"][0]["data"] == pytest.approx(expected.ravel().tolist(), abs=1e-6)
+
+
+def test_probabilities_and_warnings_are_counted_by_finding_and_code(single: TritonServer, tmp_path: Path) -> None:
+    turned = tmp_path / "turned.png"
+    Image.fromarray(np.rot90(read_image(FILES[0]))).save(turned)
+    with Client(single.grpc) as client:
+
+        def metrics() -> dict[str, float]:
+            # An answer with another alpha is not counted. After a second, it makes the server publish the earlier ones.
+            time.sleep(1.1)
+            client.predict(FILES[:1], alpha=0.9)
+            with urllib.request.urlopen(f"http://{single.metrics}/metrics") as page:
+                lines = [line for line in page.read().decode().splitlines() if line.startswith("lrclr_")]
+            return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+        before = metrics()
+        answers = client.predict([FILES[0], turned])
+        client.predict(FILES[:1], findings=OWN)
+        after = metrics()
+
+    def grown(name: str, **labels: str) -> float:
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        keys = [key for key in after if key.startswith(f"{name}{{") and all(one in key for one in wanted)]
+        return sum(after[key] - before.get(key, 0.0) for key in keys)
+
+    assert grown("lrclr_warnings_total", code="turned") == 1
+    for finding in answers[0].findings:
+        values = [answer.finding(finding.name).probability for answer in answers]
+        for bound in ("0.1", "0.5", "1.0"):
+            expected = sum(value <= float(bound) for value in values)
+            assert grown("lrclr_probability_bucket", finding=finding.name, le=bound) == expected
+        assert grown("lrclr_probability_bucket", finding=finding.name, le="+Inf") == 2
+        assert grown("lrclr_probability_count", finding=finding.name) == 2
+        assert grown("lrclr_probability_sum", finding=finding.name) == pytest.approx(sum(values), abs=1e-4)
+    assert grown("lrclr_probability_count", finding="Rib") == 0
 
 
 def test_no_error_log_or_metric_tells_about_a_patient(

@@ -51,6 +51,7 @@ LAYERS: Final = (
     "lrclr.archive",
     "lrclr.pacs",
     "lrclr.evaluation",
+    "lrclr.drift",
     "lrclr.training",
     "lrclr.deploy",
     "lrclr_export.profiles",

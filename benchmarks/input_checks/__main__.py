@@ -47,7 +47,8 @@ def template(folder: Path) -> NDArray[np.float32]:
     mean = np.mean(grids, axis=0)
     mean = mean + mean[:, ::-1]
     mean -= mean.mean()
-    return (mean / np.sqrt((mean * mean).sum())).astype(np.float32)
+    unit: NDArray[np.float32] = (mean / np.sqrt((mean * mean).sum())).astype(np.float32)
+    return unit
 
 
 def measure(good: dict[str, Path], other: dict[str, Path]) -> Iterator[str]:
@@ -95,7 +96,8 @@ def cost(folder: Path) -> str:
 
 
 def _warnings(image: NDArray[np.uint8]) -> tuple[str, ...]:
-    return pixel_warnings(image, *image.shape[:2], _SIDE)
+    height, width = image.shape[:2]
+    return pixel_warnings(image, height, width, _SIDE)
 
 
 def _pictures(folder: Path) -> Iterator[tuple[Path, NDArray[np.uint8]]]:

@@ -39,6 +39,12 @@ def require_evaluate() -> None:
     _require("evaluate", ("sklearn", "jinja2", "matplotlib"), "evaluating a model")
 
 
+def require_drift() -> None:
+    """Raise MissingExtraError if packages that compare collections of scores are missing."""
+    _require("evaluate", ("sklearn", "scipy", "jinja2", "matplotlib"), "comparing scores")
+    _require("score", ("pyarrow",), "reading scores")
+
+
 def require_bench() -> None:
     """Raise MissingExtraError if packages that measure the machine or write reports are missing."""
     _require("bench", ("psutil", "jinja2", "matplotlib"), "a benchmark")

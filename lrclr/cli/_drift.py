@@ -27,7 +27,7 @@ def drift(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = 0.05,
     embedding_limit: Annotated[
         float, typer.Option("--embedding-limit", help="Largest share of the embeddings' variance between them.")
-    ] = 0.02,
+    ] = 0.01,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report as a page.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:

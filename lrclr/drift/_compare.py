@@ -50,7 +50,7 @@ class DriftOptions:
     level: float = 0.01
     distance: float = 0.1
     rate: float = 0.05
-    explained: float = 0.02
+    explained: float = 0.01
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

@@ -8,8 +8,8 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq

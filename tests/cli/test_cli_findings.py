@@ -1,4 +1,4 @@
-"""Findings files of the command line: what is told of their prompts. `lrclr convert` and its options."""
+"""Findings files of the command line: what the commands print about their prompts. `lrclr convert` and its options."""
 
 from __future__ import annotations
 

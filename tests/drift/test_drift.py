@@ -92,7 +92,7 @@ def test_what_changed_is_named(changes: dict[str, Any], drifted: tuple[str, ...]
     if changes.get("shift"):
         assert (edema.higher.value > 0.5) == (changes["shift"] > 0)
         assert edema.stability > 0.25
-    # A significant difference within its limit is no drift.
+    # A significant difference within its limit does not count as drift.
     wide = DriftOptions(distance=0.9, rate=0.9, explained=0.9)
     assert compare(collection(1), collection(2, **changes), wide).drifted == ()
 

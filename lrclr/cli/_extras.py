@@ -41,8 +41,7 @@ def require_evaluate() -> None:
 
 def require_drift() -> None:
     """Raise MissingExtraError if packages that compare collections of scores are missing."""
-    _require("evaluate", ("sklearn", "scipy", "jinja2", "matplotlib"), "comparing scores")
-    _require("score", ("pyarrow",), "reading scores")
+    _require("drift", ("pyarrow", "scipy", "sklearn", "jinja2", "matplotlib"), "comparing scores")
 
 
 def require_bench() -> None:

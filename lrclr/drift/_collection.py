@@ -85,7 +85,7 @@ def _table(path: Path) -> Any:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise MissingExtraError("pyarrow", "score", "reading scores") from None
+        raise MissingExtraError("pyarrow", "drift", "reading scores") from None
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     files = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]

@@ -59,7 +59,7 @@ def test_false_alarms_are_as_rare_as_the_level_says(monkeypatch: pytest.MonkeyPa
         other = collection(2 * trial + 1, 60, turned=int(turned[1]))
         alarms += bool(compare(one, other, options).drifted)
     assert alarms <= binom.ppf(0.999, 200, 0.05)
-    # The test is no tautology: at a level of one half there are alarms.
+    # At a level of one half there are alarms, so the test above can fail.
     assert any(
         compare(collection(2 * trial, 60), collection(2 * trial + 1, 60), replace(options, level=0.5)).drifted
         for trial in range(20)

@@ -63,6 +63,7 @@ INPUTS: Final = {
     "exact": Tensor(
         "BOOL", (1,), "whether to read files in full; by default large ones are read at a lower resolution"
     ),
+    "sr": Tensor("BOOL", (1,), "whether to make a DICOM structured report of each image; for DICOM files only"),
     "describe": Tensor("BOOL", (1,), "request only the description; excludes all other inputs"),
 }
 
@@ -83,6 +84,7 @@ OUTPUTS: Final = {
     "alpha": Tensor("FP64", (1,), "weight of the local scores"),
     "exact": Tensor("BOOL", (1,), "whether files were read in full; not for pixel_values"),
     "heatmap": Tensor("BYTES", ("B",), "PNG files, if requested"),
+    "sr": Tensor("BYTES", ("B",), "DICOM structured reports, if requested"),
     "bundle": Tensor("BYTES", (1,), "SHA-256 of the manifest of the bundle that answered"),
     "description": Tensor("BYTES", (1,), "JSON: description of the model, if requested"),
 }

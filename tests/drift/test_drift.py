@@ -112,11 +112,12 @@ def test_figures_against_a_count_by_hand() -> None:
     assert same.higher.value == pytest.approx(0.5)
     assert edema.higher.value == pytest.approx((10 + sum((rank + 0.5) / 30 for rank in range(20))) / 30)
     turned, failed = report.rates
-    assert (turned.reference, turned.current, turned.difference.value) == (0.0, 0.2, pytest.approx(0.2))
+    assert (turned.reference, turned.current) == (0.0, 0.2)
+    assert turned.difference.value == pytest.approx(0.2)
     # Newcombe's interval of 6 of 30 less 0 of 30.
     assert turned.difference.low == pytest.approx(0.0454, abs=1e-4)
     assert turned.difference.high == pytest.approx(0.3731, abs=1e-4)
-    assert (failed.reference, failed.current) == (pytest.approx(3 / 33), pytest.approx(3 / 33))
+    assert failed.reference == failed.current == pytest.approx(3 / 33)
 
 
 @pytest.mark.parametrize(

@@ -76,13 +76,14 @@ class AsyncClient(BaseClient):
         frame: int | None = None,
         heatmap: bool = False,
         exact: bool = False,
+        sr: bool = False,
     ) -> Reply:
         """As `Client.ask`."""
         if not images:
             return wire.Reply([], [], "")
         deadline = Deadline(self.options)
         files = [await asyncio.to_thread(wire.encoded, image) for image in images]
-        tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact)
+        tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact, sr=sr)
         result = await self._infer(wire.as_infer_inputs(tensors), deadline)
         known = self._known(result) or await self._describe(deadline)
         return wire.reply(result, len(files), fusion_trained=bool(known["fusion_trained"]))

@@ -104,13 +104,20 @@ class Client(BaseClient):
         frame: int | None = None,
         heatmap: bool = False,
         exact: bool = False,
+        sr: bool = False,
     ) -> Reply:
-        """As `predict`, with the hash of the bundle, and with heat maps as PNG files if `heatmap` is set."""
+        """As `predict`, with the hash of the bundle, and what else was requested.
+
+        Args:
+            images, findings, alpha, frame, exact: as for `predict`.
+            heatmap: whether the server draws heat maps, as PNG files.
+            sr: whether the server makes a DICOM structured report of each image, which must be a DICOM file.
+        """
         if not images:
             return wire.Reply([], [], "")
         deadline = Deadline(self.options)
         files = [wire.encoded(image) for image in images]
-        tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact)
+        tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact, sr=sr)
         return self._answered(tensors, len(files), deadline)
 
     def predict_pixels(

@@ -70,12 +70,14 @@ class Reply:
         heatmaps: PNG files, one per image, if requested.
         bundle: SHA-256 of the manifest of the bundle that answered.
         exact: whether the server read the files in full; None if the request had no files.
+        reports: DICOM structured reports, one per image, if requested.
     """
 
     predictions: list[Prediction]
     heatmaps: list[bytes]
     bundle: str
     exact: bool | None = None
+    reports: tuple[bytes, ...] = ()
 
 
 def triton_grpc() -> ModuleType:
@@ -120,6 +122,7 @@ def inputs(
     *,
     heatmap: bool = False,
     exact: bool = False,
+    sr: bool = False,
 ) -> dict[str, NDArray[Any]]:
     """The tensors of a request, by name; `images` are files, or preprocessed images ``[B, 3, S, S]``."""
     tensors: dict[str, NDArray[Any]] = {}
@@ -137,6 +140,8 @@ def inputs(
         tensors["heatmap"] = np.array([True])
     if exact:
         tensors["exact"] = np.array([True])
+    if sr:
+        tensors["sr"] = np.array([True])
     return tensors
 
 
@@ -177,7 +182,7 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
     Raises:
         ServerError: a tensor is missing, or the number of images is another than in the request.
     """
-    optional = {"description", "exact", "heatmap", "remarks", "warnings"}
+    optional = {"description", "exact", "heatmap", "remarks", "sr", "warnings"}
     arrays = {name: result.as_numpy(name) for name in protocol.OUTPUTS if name not in optional}
     missing = [name for name, array in arrays.items() if array is None]
     if missing or len(arrays["probability"]) != images:
@@ -193,12 +198,13 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
     predictions = [
         replace(record, remarks=remarks[image], warnings=warnings[image]) for image, record in enumerate(records)
     ]
-    heatmaps, exact = result.as_numpy("heatmap"), result.as_numpy("exact")
+    heatmaps, exact, reports = (result.as_numpy(name) for name in ("heatmap", "exact", "sr"))
     return Reply(
         predictions,
         [] if heatmaps is None else heatmaps.ravel().tolist(),
         arrays["bundle"].ravel()[0].decode(),
         None if exact is None else bool(exact.ravel()[0]),
+        reports=() if reports is None else tuple(reports.ravel().tolist()),
     )
 
 

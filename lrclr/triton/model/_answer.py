@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,7 +15,7 @@ import numpy as np
 from lrclr._processors import processors
 from lrclr._version import __version__
 from lrclr.budget import HEATMAP_BYTES, decoding, reading
-from lrclr.errors import FindingsError, LrclrError
+from lrclr.errors import FindingsError, LrclrError, MissingExtraError, UsageError
 from lrclr.images import ReadLimits, read_for_model, read_image
 from lrclr.inference import Answers, draw_heatmap, png_bytes
 from lrclr.preprocessing import preprocess
@@ -103,6 +105,9 @@ class Answerer:
             tensors.append(put("exact", np.array([request.exact])))
         if request.heatmap:
             tensors.append(put_bytes("heatmap", self._drawn(request, predictions)))
+        if request.sr:
+            warned = [replace(one, warnings=file.warnings) for one, file in zip(predictions, files, strict=True)]
+            tensors.append(put_bytes("sr", self._reports(request, warned, findings)))
         self._count(len(predictions))
         self._metrics.warnings(Counter(code for file in files for code in file.warnings))
         # With other prompts or another alpha, a probability has another distribution.
@@ -163,6 +168,24 @@ class Answerer:
             return png_bytes(draw_heatmap(image, predictions[place]))
 
         return self._each(draw, range(len(predictions)))
+
+    def _reports(self, request: Request, predictions: Sequence[Prediction], findings: FindingSet) -> list[bytes]:
+        """DICOM structured reports."""
+        if importlib.util.find_spec("highdicom") is None:
+            raise MissingExtraError("highdicom", "dicom-results", "writing DICOM results")
+        # Imported here: pydicom takes a tenth of a second, and most servers make no reports.
+        from lrclr.dicom_results import DicomSource, ResultBuilder, ResultModel, ResultRefusedError
+
+        builder = ResultBuilder(ResultModel(self._classifier.spec.sha256, findings, request.exact))
+
+        def report(place: int) -> bytes:
+            try:
+                source = DicomSource.read((request.image or ())[place], frame=request.frame)
+                return builder.build("sr", source, predictions[place])
+            except ResultRefusedError as error:
+                raise UsageError(error.what, why=error.why, fix="Ask for this image without sr.") from error
+
+        return self._each(report, range(len(predictions)))
 
     def _each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Do `work` on the images of a request in several threads. An error gives the number of its image.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 import time
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
 from lrclr import FindingSet, ZeroShotClassifier, read_image
 from lrclr.contract import MODEL
+from lrclr.dicom_results import DicomSource, ResultBuilder, ResultModel
 from lrclr.errors import EngineError, FindingsError, ImageError, LrclrError, ServerUnavailableError, UsageError
 from lrclr.images import ReducedImage, read_reduced
 from lrclr.inference import draw_heatmap, png_bytes
@@ -126,6 +129,24 @@ def test_warnings_are_those_of_reading_here(client: Client, local: ZeroShotClass
     assert answers[1].warnings == ("turned",)
     (pixels,) = client.predict_pixels(preprocess_batch([read(turned, local)], local.spec.preprocess))
     assert pixels.warnings == ()
+
+
+def test_structured_reports_are_those_that_are_made_here(client: Client, local: ZeroShotClassifier) -> None:
+    files = sample_paths("dicom")[1:3]
+    reply = client.ask(files, sr=True)
+    builder = ResultBuilder(ResultModel(local.spec.sha256, local.spec.findings))
+    for path, prediction, content in zip(files, reply.predictions, reply.reports, strict=True):
+        report = pydicom.dcmread(io.BytesIO(content))
+        source = DicomSource.read(path.read_bytes())
+        made = pydicom.dcmread(io.BytesIO(builder.build("sr", source, prediction)))
+        assert report.SOPInstanceUID == made.SOPInstanceUID == builder.uid("sr", source, prediction.alpha)
+        # Its warnings are among the comments.
+        texts = [[one.value for one in each.iterall() if one.keyword == "TextValue"] for each in (report, made)]
+        assert texts[0] == texts[1]
+        assert len(report.ContentSequence) == len(made.ContentSequence)
+    assert client.ask(files).reports == ()
+    with pytest.raises(UsageError, match="image 2 of 2"):
+        client.ask([files[0], FILES[0]], sr=True)
 
 
 def test_heat_maps_are_those_that_are_drawn_here(client: Client) -> None:

@@ -23,6 +23,7 @@ from lrclr.cli import (
     _checkpoints,
     _dataset,
     _deploy,
+    _embed,
     _evaluate,
     _export,
     _listen,
@@ -62,6 +63,7 @@ app.command("build")(_build.build)
 app.command("verify")(_verify.verify)
 app.command("predict")(_predict.predict)
 app.command("score")(_score.score)
+app.command("embed")(_embed.embed)
 app.command("listen")(_listen.listen)
 app.command("evaluate")(_evaluate.evaluate)
 app.command("serve")(_serve.serve)

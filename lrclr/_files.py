@@ -56,9 +56,9 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
     try:
         with _write_errors(path):
             file = partial.open("xb")
-        with file:
-            with _write_errors(path, only=_WRITE_FAILURES):
-                yield file
+        # To close the file is to write what is in its buffer.
+        with _write_errors(path, only=_WRITE_FAILURES), file:
+            yield file
             with _write_errors(path):
                 file.flush()
                 os.fsync(file.fileno())

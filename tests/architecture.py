@@ -48,6 +48,7 @@ LAYERS: Final = (
     "lrclr.datasets",
     "lrclr.reports",
     "lrclr.archive",
+    "lrclr.embedding",
     "lrclr.pacs",
     "lrclr.evaluation",
     "lrclr.training",

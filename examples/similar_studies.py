@@ -48,7 +48,8 @@ def nearest_by_index(embeddings: Floats, query: Floats, top: int) -> list[tuple[
 
     index = Index(ndim=embeddings.shape[1], metric="cos", dtype="f16")
     index.add(np.arange(len(embeddings)), embeddings)
-    return [(int(match.key), 1.0 - float(match.distance)) for match in index.search(query, top)]
+    found = index.search(query, top)
+    return [(int(row), 1.0 - float(distance)) for row, distance in zip(found.keys, found.distances, strict=True)]
 
 
 def main() -> None:

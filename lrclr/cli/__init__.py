@@ -29,6 +29,7 @@ from lrclr.cli import (
     _listen,
     _predict,
     _probe,
+    _push,
     _score,
     _serve,
     _train,
@@ -73,6 +74,7 @@ app.add_typer(_bench.app, name="bench", help="Measure the speed and the accuracy
 app.command("train")(_train.train)
 app.command("dataset")(_dataset.dataset)
 app.command("manifest", hidden=True)(_dataset.manifest)
+app.command("push")(_push.push)
 app.command("convert")(_checkpoints.convert)
 app.command("init")(_checkpoints.init)
 

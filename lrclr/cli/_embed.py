@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -55,7 +55,7 @@ def embed(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.embedding import EmbedOptions, write_image_embeddings, write_text_embeddings
     from lrclr.images import describe_passed_over, find_images
 
-    options = EmbedOptions(dtype, regions, frame, exact, batch_size)  # type: ignore[arg-type] - it checks the dtype
+    options = EmbedOptions(cast("Any", dtype), regions, frame, exact, batch_size)
     lines = list(_lines(texts)) if texts is not None else []
     found = find_images(images or [])
     classifier = open_model(bundle, engine=engine, provider=provider, threads=threads)

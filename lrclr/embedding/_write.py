@@ -206,7 +206,7 @@ def _write(
             if row["status"] == FAILED:
                 summary.failures[row["reason"]] += 1
             else:
-                embedding = row.get("image_embedding", row.get("text_embedding"))
+                embedding = row["image_embedding" if "image_embedding" in row else "text_embedding"]
                 summary.dimension = len(embedding)
                 size += embedding.nbytes + sum(each.nbytes for each in row.get("region_embedding", ()))
             on_row()

@@ -37,6 +37,7 @@ LAYERS: Final = (
     "lrclr.text",
     "lrclr.images",
     "lrclr.preprocessing",
+    "lrclr.hub",
     "lrclr.checkpoints",
     "lrclr.bundle",
     "lrclr.engines",

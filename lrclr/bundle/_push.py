@@ -84,7 +84,7 @@ def model_card(bundle: Bundle, reference: HubReference, *, licence: str | None =
     facts = {
         "bundle (SHA-256 of the manifest)": f"`{bundle.sha256}`",
         "checkpoint": f"{manifest.checkpoint['source']}, SHA-256 `{manifest.checkpoint['sha256']}`",
-        "origin of the weights": f"`{origin}`" if origin else "not recorded",
+        "original weights": f"`{origin}`" if origin else "not recorded",
         "precision": manifest.precision,
         "engine": manifest.engine["name"],
         "input": f"{bundle.preprocess.image_size} × {bundle.preprocess.image_size} pixels, "

@@ -24,6 +24,7 @@ from lrclr.hub import HubReference, hub_reference, open_repository
 from lrclr.samples import sample_paths
 from tests import bundles
 from tests.families import networks
+from tests.kept_exports import exporting_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +114,7 @@ def test_weights_in_shards(hub: Hub, tmp_path: Path) -> None:
     state = load_file(source / "model.safetensors")
     (source / "model.safetensors").unlink()
     names = sorted(state)
-    table = {}
+    table: dict[str, str] = {}
     for number, part in enumerate((names[::2], names[1::2])):
         file = f"model-0000{number + 1}-of-00002.safetensors"
         save_file({name: state[name] for name in part}, source / file, metadata={"format": "pt"})
@@ -250,7 +251,7 @@ def test_the_manifest_names_the_commit(
 ) -> None:
     """The pipeline is that of every export; what it is given here is kept from an earlier export of the network."""
     commit = hub.add(NAME, folder)
-    with bundles.exporting_once():
+    with exporting_once():
         assert main(["export", f"hf:{NAME}", "-o", str(tmp_path / "bundle"), "--fp32", "--engine", "onnxruntime"]) == 0
     manifest = Bundle(tmp_path / "bundle").manifest
     assert manifest.checkpoint["origin"] == f"hf:{NAME}@{commit}"

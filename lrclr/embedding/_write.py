@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrclr._files import _sigterm_raises, replace_file
+from lrclr._files import replace_file
 from lrclr._prefetch import batches_ahead
+from lrclr._signals import stop_signals_raise
 from lrclr._version import __version__
 from lrclr.archive import Item
 from lrclr.archive._decode import Decoder
@@ -192,7 +193,11 @@ def _write(
     }
     schema = pa.schema([pa.field(name, types[kind]) for name, kind in columns.items()], _metadata(classifier, options))
     summary = EmbedSummary()
-    with _sigterm_raises(), replace_file(output) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with (
+        stop_signals_raise(),
+        replace_file(output) as file,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
         group: list[_Row] = []
         size = 0
 

@@ -192,35 +192,42 @@ def _write(
         "embeddings": pa.list_(pa.list_(number)),
     }
     schema = pa.schema([pa.field(name, types[kind]) for name, kind in columns.items()], _metadata(classifier, options))
-    summary = EmbedSummary()
     with (
         stop_signals_raise(),
         replace_file(output) as file,
         pq.ParquetWriter(file, schema, compression="zstd") as writer,
     ):
-        group: list[_Row] = []
-        size = 0
+        return _written(writer, rows, on_row)
 
-        def write_group() -> None:
-            arrays = [pa.array([row.get(each.name) for row in group], each.type) for each in schema]
-            writer.write_table(pa.table(arrays, schema=schema))
 
-        for row in rows:
-            group.append(row)
-            summary.rows += 1
-            if row["status"] == FAILED:
-                summary.failures[row["reason"]] += 1
-            else:
-                embedding = row["image_embedding" if "image_embedding" in row else "text_embedding"]
-                summary.dimension = len(embedding)
-                size += embedding.nbytes + sum(each.nbytes for each in row.get("region_embedding", ()))
-            on_row()
-            if size >= _GROUP_BYTES or len(group) == _GROUP_ROWS:
-                write_group()
-                group.clear()
-                size = 0
-        if group:
+def _written(writer: Any, rows: Iterator[_Row], on_row: Callable[[], None]) -> EmbedSummary:
+    """Write rows in groups."""
+    import pyarrow as pa
+
+    summary = EmbedSummary()
+    group: list[_Row] = []
+    size = 0
+
+    def write_group() -> None:
+        arrays = [pa.array([row.get(each.name) for row in group], each.type) for each in writer.schema]
+        writer.write_table(pa.table(arrays, schema=writer.schema))
+        group.clear()
+
+    for row in rows:
+        group.append(row)
+        summary.rows += 1
+        if row["status"] == FAILED:
+            summary.failures[row["reason"]] += 1
+        else:
+            embedding = row["image_embedding" if "image_embedding" in row else "text_embedding"]
+            summary.dimension = len(embedding)
+            size += embedding.nbytes + sum(each.nbytes for each in row.get("region_embedding", ()))
+        on_row()
+        if size >= _GROUP_BYTES or len(group) == _GROUP_ROWS:
             write_group()
+            size = 0
+    if group:
+        write_group()
     return summary
 
 

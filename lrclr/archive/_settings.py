@@ -24,7 +24,11 @@ _IN_WORDS: Final = {
     "batch_size": "batch size",
     "refuse": "set of refused warnings (--refuse)",
     "schema": "version of lrclr",
+    "embeddings": "choice of --embeddings",
 }
+# Settings that older folders do not have, with the value that those folders were made with. A setting with this value
+# is not hashed, so that the rows of such a folder stay valid.
+_ADDED: Final = {"embeddings": False, "refuse": ""}
 _MAX_BYTES: Final = 1 << 20
 
 
@@ -42,9 +46,10 @@ class Settings:
         provider: provider of ONNX Runtime.
         threads: threads of one operator of ONNX Runtime. The last bit of results can depend on it.
         batch_size: images of a batch. The last bit of results can depend on it.
-        refuse: codes of the warnings with which an image is refused, sorted, with commas between them.
         order: hash of the source's rows if parts follow their order; None if they follow the names.
         parts: number of parts.
+        embeddings: whether the rows hold the images' embeddings.
+        refuse: codes of the warnings with which an image is refused, sorted, with commas between them.
         schema: version of the rows.
     """
 
@@ -57,15 +62,17 @@ class Settings:
     provider: str
     threads: int
     batch_size: int
-    refuse: str
     order: str | None
     parts: int
+    embeddings: bool = False
+    refuse: str = ""
     schema: int = SCHEMA_VERSION
 
     @property
     def digest(self) -> str:
         """Hash of all settings."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        hashed = {name: value for name, value in asdict(self).items() if name not in _ADDED or _ADDED[name] != value}
+        return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
         """Write the settings into a folder of scores."""
@@ -83,7 +90,7 @@ class Settings:
         if not file.exists():
             own_entries(folder, lambda name: name.startswith(("_", ".")))
             return self
-        old = _read(file)
+        old = {**_ADDED, **_read(file)}
         wanted = replace(self, parts=int(old["parts"]))
         if wanted.order != old["order"]:
             raise UsageError(

@@ -95,7 +95,7 @@ class Client(BaseClient):
         """
         return self.ask(images, findings=findings, alpha=alpha, frame=frame, exact=exact).predictions
 
-    def ask(
+    def ask(  # noqa: PLR0913 - one parameter an input of the model
         self,
         images: Sequence[ImageSource],
         *,
@@ -104,6 +104,7 @@ class Client(BaseClient):
         frame: int | None = None,
         heatmap: bool = False,
         exact: bool = False,
+        embedding: bool = False,
         sr: bool = False,
     ) -> Reply:
         """As `predict`, with the hash of the bundle, and what else was requested.
@@ -111,14 +112,32 @@ class Client(BaseClient):
         Args:
             images, findings, alpha, frame, exact: as for `predict`.
             heatmap: whether the server draws heat maps, as PNG files.
+            embedding: whether the server returns the embeddings of the images.
             sr: whether the server makes a DICOM structured report of each image, which must be a DICOM file.
         """
         if not images:
             return wire.Reply([], [], "")
         deadline = Deadline(self.options)
         files = [wire.encoded(image) for image in images]
-        tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact, sr=sr)
+        tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact, embedding=embedding, sr=sr)
         return self._answered(tensors, len(files), deadline)
+
+    def embed_images(
+        self, images: Sequence[ImageSource], *, frame: int | None = None, exact: bool = False
+    ) -> NDArray[np.float32]:
+        """Compute the embeddings of images, in one request.
+
+        Args:
+            images, frame, exact: as for `predict`; at least one image.
+
+        Returns:
+            float32 ``[B, D]``, as `ZeroShotClassifier.embed_images` returns.
+
+        Raises the errors of `predict`.
+        """
+        if not images:
+            raise UsageError("embed_images got an empty list of images")
+        return wire.embedding_of(self.ask(images, frame=frame, exact=exact, embedding=True))
 
     def predict_pixels(
         self, pixel_values: NDArray[np.float32], *, findings: FindingSet | None = None, alpha: float | None = None

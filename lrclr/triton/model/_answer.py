@@ -103,6 +103,10 @@ class Answerer:
         ]
         if request.pixel_values is None:
             tensors.append(put("exact", np.array([request.exact])))
+        if request.embedding:
+            if answers.image_embedding is None:
+                raise UsageError("this model has no image embedding")
+            tensors.append(put("image_embedding", answers.image_embedding))
         if request.heatmap:
             tensors.append(put_bytes("heatmap", self._drawn(request, predictions)))
         if request.sr:

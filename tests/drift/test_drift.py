@@ -164,7 +164,7 @@ def scored(fp32_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         with Image.open(sample_paths("png")[number % 4]) as image:
             picture = image.convert("L").rotate(90 if number < 4 else number / 4)
         picture.save(folder / "in" / f"{number:02d}.png")
-    score(folder / "in", folder / "out", ScoreOptions(fp32_bundle, rows_per_part=10))
+    score(folder / "in", folder / "out", ScoreOptions(fp32_bundle, rows_per_part=10, embeddings=True))
     return folder / "out"
 
 
@@ -181,18 +181,19 @@ def test_files_of_score_are_compared(scored: Path, tmp_path: Path, capsys: Captu
     # Another file, with other probabilities, one more warning a row, and embeddings.
     table = pq.read_table(scored)
     values = [[min(1.0, value / 2 + 0.5) for value in row] for row in table["probability"].to_pylist()]
-    columns = {"probability": values, "warnings": [["colour"]] * 24, "image_embedding": [[1.0, 0.0]] * 24}
+    turned = [row[::-1] for row in table["image_embedding"].to_pylist()]
+    columns = {"probability": values, "warnings": [["colour"]] * 24, "image_embedding": turned}
     for name, column in columns.items():
-        if name in table.column_names:
-            table = table.drop_columns(name)
-        table = table.append_column(name, pa.array(column))
+        table = table.drop_columns(name).append_column(name, pa.array(column))
     pq.write_table(table, tmp_path / "now.parquet")
     embeddings = read_collection(tmp_path / "now.parquet").embeddings
     assert embeddings is not None
-    assert embeddings.shape == (24, 2)
+    assert read.embeddings is not None
+    assert embeddings.shape == read.embeddings.shape
     assert main(["drift", str(scored), str(tmp_path / "now.parquet")]) == 3
     captured = capsys.readouterr()
     assert "colour" in captured.out
+    assert "embeddings" in captured.err
     assert "the current images differ from the reference" in captured.err
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from lrclr._files import sha256_of
 from lrclr._version import __version__
 from lrclr.bundle._bundle import MANIFEST
 from lrclr.errors import UsageError
@@ -47,10 +48,12 @@ def push_bundle(
         HubError: the hub refused or cannot be reached.
         MissingExtraError: huggingface_hub is not installed.
     """
-    names = [MANIFEST, *bundle.manifest.files]
+    manifest = bundle.path / MANIFEST
+    files = {name: (bundle.path / name, entry["sha256"]) for name, entry in bundle.manifest.files.items()}
+    files[MANIFEST] = (manifest, sha256_of(manifest))
     return upload_files(
         reference,
-        {name: bundle.path / name for name in names},
+        files,
         model_card(bundle, reference, licence=licence),
         folder=FOLDER,
         mark=_MARK,

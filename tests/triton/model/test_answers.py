@@ -274,6 +274,8 @@ def test_metrics_count(server: TritonServer, client: Client) -> None:
             lines = page.read().decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
+    # The client's first request asks what the model is.
+    client.describe()
     before = {name: count(name) for name in ("lrclr_requests", "lrclr_images", "lrclr_failures", "lrclr_decode")}
     client.predict(FILES[:3])
     with pytest.raises(ImageError):

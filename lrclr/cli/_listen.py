@@ -42,7 +42,7 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
     alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
     refuse: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--refuse",
             metavar="CODES",
@@ -95,7 +95,7 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
         findings=None if findings is None else load_findings(findings, opened.findings, opened.tokenizer),
         alpha=alpha,
         exact=exact,
-        refuse=frozenset() if refuse is None else known_codes(refuse),
+        refuse=known_codes(*refuse) if refuse else frozenset(),
         kinds=pacs.kinds,
     )
     destinations = list(pacs.destinations().values())

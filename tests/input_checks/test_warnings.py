@@ -179,7 +179,7 @@ def test_the_samples_give_no_warning_but_the_secondary_capture() -> None:
 def test_codes_are_described_and_refused() -> None:
     assert tuple(SENTENCES) == CODES
     assert described(["flat", "later"]) == "flat (the picture has almost no contrast); later"
-    assert known_codes(" flat,turned ") == {"flat", "turned"}
+    assert known_codes(" flat,turned ") == known_codes("turned", "flat,flat") == {"flat", "turned"}
     for wrong in ("", "flat,sharp", ","):
         with pytest.raises(UsageError, match="inverted"):
             known_codes(wrong)

@@ -68,7 +68,7 @@ class _StopHandler:
 
     def _ignore_at_exit(self, installed: list[signal.Signals]) -> None:
         for one in installed:
-            if signal.getsignal(one) is self and self.ignores_signals:
+            if self.ignores_signals and signal.getsignal(one) is self:
                 signal.signal(one, signal.SIG_IGN)
 
 

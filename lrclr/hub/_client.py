@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lrclr.hub._reference import HubReference
 
-__all__ = ["client", "hub_errors", "hub_library", "is_offline", "model_info"]
+__all__ = ["client", "hub_answers", "hub_errors", "hub_library", "is_offline", "model_info"]
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _AGAIN: Final = "Run it again."
@@ -42,6 +42,22 @@ def client() -> Any:
     return hub_library().HfApi(library_name="lrclr", library_version=__version__)
 
 
+@contextlib.contextmanager
+def hub_answers() -> Iterator[None]:
+    """Raise HubError for an answer that a hub does not give, such as the page of a proxy to log in.
+
+    The block only calls huggingface_hub, which does not check what it is given.
+    """
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.HFValidationError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _not_a_hub() from error
+
+
 def model_info(reference: HubReference, **options: Any) -> Any:
     """What the hub says of a repository: its commit and its files.
 
@@ -54,18 +70,13 @@ def model_info(reference: HubReference, **options: Any) -> Any:
         Exception: huggingface_hub's error, which `hub_errors` translates.
     """
     api = client()
-    from huggingface_hub import constants, errors
+    from huggingface_hub import constants
 
-    try:
+    with hub_answers():
         # Without a timeout, it waits without end for a hub that does not answer.
         return api.model_info(
             reference.repository, revision=reference.revision, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT, **options
         )
-    except errors.HFValidationError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        # The body is not JSON, or not about a repository.
-        raise not_a_hub() from error
 
 
 def is_offline() -> bool:
@@ -150,7 +161,7 @@ def _of_transfer(error: Exception, reference: HubReference, *, writing: bool) ->
     if isinstance(error, errors.HfHubHTTPError):
         return _of_status(error.response.status_code, reference, writing=writing)
     if isinstance(error, errors.FileMetadataError):
-        return not_a_hub()
+        return _not_a_hub()
     if isinstance(error, transport):
         return HubError(
             f"{_endpoint()} cannot be reached",
@@ -160,8 +171,7 @@ def _of_transfer(error: Exception, reference: HubReference, *, writing: bool) ->
     return _of_files(error, reference) if isinstance(error, OSError) else None
 
 
-def not_a_hub() -> HubError:
-    """The error for an answer that a hub does not give, such as the page of a proxy to log in."""
+def _not_a_hub() -> HubError:
     return HubError(
         f"the answer of {_endpoint()} is not that of a hub", fix="Check HF_ENDPOINT, the proxy and the firewall."
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lrclr.errors import LrclrError, UsageError
-from lrclr.hub._client import client, hub_errors, hub_library, model_info
+from lrclr.hub._client import client, hub_answers, hub_errors, hub_library, model_info
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +70,8 @@ def upload_files(
     library = hub_library()
     with hub_errors(reference, writing=True):
         api = client()
-        api.create_repo(reference.repository, private=not public, exist_ok=True)
+        with hub_answers():
+            api.create_repo(reference.repository, private=not public, exist_ok=True)
         info = model_info(reference)
         if not info.private and not public:
             raise UsageError(
@@ -89,9 +90,10 @@ def upload_files(
         is_ours = _CARD not in there or mark.encode() in _card(api, reference, info.sha)
         if is_ours:
             operations.append(library.CommitOperationAdd(_CARD, card.encode()))
-        made = api.create_commit(
-            reference.repository, operations, commit_message=message, parent_commit=info.sha if there else None
-        )
+        with hub_answers():
+            made = api.create_commit(
+                reference.repository, operations, commit_message=message, parent_commit=info.sha if there else None
+            )
     return Uploaded(reference.at(made.oid), str(made.commit_url), bool(info.private), is_ours)
 
 

@@ -21,7 +21,7 @@ from lrclr import Bundle, load_checkpoint
 from lrclr.bench import open_targets
 from lrclr.cli import main
 from lrclr.errors import CheckpointError, HubError, MissingExtraError, UsageError
-from lrclr.hub import HubReference, hub_reference, open_repository
+from lrclr.hub import HubReference, hub_reference, open_repository, upload_files
 from lrclr.samples import sample_paths
 from tests import bundles
 from tests.families import networks
@@ -316,6 +316,8 @@ def test_an_answer_that_is_not_a_hubs_is_told(body: bytes, hub: Hub, folder: Pat
     monkeypatch.setattr("tests.hub.server._Handler._answer", lambda handler: handler._send(200, body))
     with pytest.raises(HubError, match="is not that of a hub"):
         load_checkpoint(f"hf:{NAME}")
+    with pytest.raises(HubError, match="is not that of a hub"):
+        upload_files(HubReference(NAME), {}, "card", folder="a", mark="card", public=False, message="b")
 
 
 def test_a_file_of_another_size_is_not_a_fault_of_the_disk(hub: Hub, folder: Path) -> None:
@@ -328,7 +330,7 @@ def test_a_file_of_another_size_is_not_a_fault_of_the_disk(hub: Hub, folder: Pat
 def test_a_hub_that_does_not_answer_is_given_up(hub: Hub, monkeypatch: Any) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
     stopped = threading.Event()
-    monkeypatch.setattr("tests.hub.server._Handler._answer", lambda handler: handler._send(200 * stopped.wait(30)))
+    monkeypatch.setattr("tests.hub.server._Handler._answer", lambda _handler: stopped.wait(30))
     try:
         with pytest.raises(HubError, match="cannot be reached"):
             load_checkpoint(f"hf:{NAME}")

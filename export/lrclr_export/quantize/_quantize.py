@@ -18,7 +18,7 @@ from lrclr_export.quantize._calibration import calibration_tokens
 from lrclr_export.quantize._groups import Switchable, groups_of
 from lrclr_export.quantize._linear import LARGEST_WEIGHT
 from lrclr_export.quantize._ranges import watched
-from lrclr_export.quantize._search import Losses, search
+from lrclr_export.quantize._search import MOST_FEW_RUNS, Losses, Outcome, most_runs, search
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 _TOWERS = {"image_encoder": "vision_model", "text_encoder": "text_model"}
 _FUSION = "not tried in int8"
 _BATCH = 16
-# One of so many inputs is enough to order the groups by their losses.
+# Of more inputs, so many evenly spaced ones judge a trial.
+_MOST_TRIED = 64
+# One of so many of these is enough to order the groups by their losses.
 _FEW = 8
 
 
@@ -52,18 +54,20 @@ def quantized(
     calibration: Calibration,
     tolerances: Tolerances,
     *,
+    search_layers: bool = True,
     progress: ProgressCallbacks = NO_PROGRESS,
 ) -> Quantized:
     """Quantise the linear layers of both towers; those that cost too much stay in float32.
 
-    What is too much is judged on the calibration images, against the network in float32, by the gates' own limits with
-    a quarter to spare.
+    What is too much is judged on at most 64 calibration images, against the network in float32, by the gates' own
+    limits with a quarter to spare. The number of runs is bounded; see `search`.
 
     Args:
-        checkpoint: what to quantise; it is left alone.
+        checkpoint: the checkpoint. It is not changed.
         calibration: the images.
-        tolerances: of the gates.
-        progress: its `task` is called.
+        tolerances: tolerances of the gates.
+        search_layers: False to quantise all linear layers of the towers without a trial; the gates then decide.
+        progress: progress callbacks.
 
     Raises:
         GateError: too little could be quantised.
@@ -82,6 +86,7 @@ def quantized(
     switchable = Switchable(model, everything, inputs)
 
     def image_losses(names: set[str], step: int = 1) -> Losses:
+        step *= _step(len(calibration.pixel_values))
         found = _images(switchable.switch(names), calibration.pixel_values[::step])
         return {
             "centred cosine": 1 - centred_cosine(found.embedding, image.embedding[::step]),
@@ -89,6 +94,7 @@ def quantized(
         }
 
     def text_losses(names: set[str], step: int = 1) -> Losses:
+        step *= _step(len(tokens))
         return {"centred cosine": 1 - centred_cosine(_texts(switchable.switch(names), tokens[::step]), text[::step])}
 
     limits = {"centred cosine": 1 - tolerances.centred_cosine, "region gap": tolerances.region_gap}
@@ -101,8 +107,11 @@ def quantized(
     }
     kept: set[str] = set()
     for graph, some in groups.items():
-        progress.task(f"look for layers of {graph} that int8 does not suit")
-        outcome = search([group.name for group in some], losses[graph], limits, partial(losses[graph], step=_FEW))
+        names = [group.name for group in some]
+        if search_layers:
+            outcome = _searched(graph, names, losses[graph], limits, progress)
+        else:
+            outcome = Outcome({}, losses[graph](set(names)))
         if outcome.floats and 2 * len(outcome.floats) > len(some):
             raise GateError(
                 f"{graph} loses too much in int8",
@@ -117,6 +126,29 @@ def quantized(
         }
     record["graphs"]["fusion_head"] = {"int8_layers": 0, "float_layers": {"fusion_head": _FUSION}, "losses": {}}
     return Quantized(switchable.switch(kept), record)
+
+
+def _searched(
+    graph: str, names: list[str], losses: Any, limits: dict[str, float], progress: ProgressCallbacks
+) -> Outcome:
+    """Call `search`, and report the work that is done as a share of the most that there can be."""
+    steps = most_runs(len(names)) * _FEW + MOST_FEW_RUNS
+    progress.task(f"look for layers of {graph} that int8 does not suit, in at most {steps // _FEW} passes")
+    done = 0
+
+    def counted(names: set[str], step: int) -> Losses:
+        nonlocal done
+        found: Losses = losses(names, step)
+        done += _FEW // step
+        progress.step("of the longest search", done, steps)
+        return found
+
+    return search(names, partial(counted, step=1), limits, partial(counted, step=_FEW))
+
+
+def _step(inputs: int) -> int:
+    """Distance between the inputs that judge a trial."""
+    return -(-inputs // _MOST_TRIED)
 
 
 def _layers(groups: Sequence[LinearGroup], floats: Any) -> int:

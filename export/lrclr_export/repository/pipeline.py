@@ -83,6 +83,8 @@ class ExportOptions:
         calibration: for int8, a folder or dataset of images for the ranges; by default the packaged images.
         inline: whether to write graphs without ONNX functions too, for runtimes without functions.
         names: names of the models in Triton, and their version.
+        int8_search: for int8, whether layers that int8 does not suit are looked for and kept in float32. Without it
+            all linear layers of the towers are in int8.
     """
 
     precision: str = "fp16"
@@ -94,8 +96,11 @@ class ExportOptions:
     calibration: Path | None = None
     inline: bool = False
     names: ModelNames = field(default_factory=ModelNames)
+    int8_search: bool = True
 
     def __post_init__(self) -> None:
+        if not self.int8_search and self.precision != "int8":
+            raise UsageError("only int8 has a search for layers", fix="Add --int8, or omit --int8-search.")
         if self.calibration is not None and self.precision != "int8":
             raise UsageError("only int8 is calibrated", fix="Add --int8, or omit --calibration.")
 
@@ -130,7 +135,7 @@ def export_bundle(
     calibration = _calibration(checkpoint, options)
     largest = _largest_activations(checkpoint, options.precision, progress)
     with replace_directory(output, expected=bundle_entries(output), overwrite=True) as staging:
-        exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, progress)
+        exported, quantization = _in_precision(checkpoint, calibration, options, tolerances, progress)
         progress.task("run the PyTorch model on the gates' inputs")
         stored = None if options.precision == "fp32" else stored_in_float32(exported)
         golden = golden_from_checkpoint(checkpoint, stored=stored)
@@ -232,15 +237,15 @@ def _largest_activations(checkpoint: Checkpoint, precision: str, progress: Progr
 def _in_precision(
     checkpoint: Checkpoint,
     calibration: Calibration | None,
-    precision: str,
+    options: ExportOptions,
     tolerances: Tolerances,
     progress: ProgressCallbacks,
 ) -> tuple[LrclrModel, dict[str, Any] | None]:
     """The network in a precision; for int8, also the record of the quantization."""
     if calibration is not None:
-        made = quantized(checkpoint, calibration, tolerances, progress=progress)
+        made = quantized(checkpoint, calibration, tolerances, search_layers=options.int8_search, progress=progress)
         return made.model, made.record
-    return (checkpoint.model if precision == "fp32" else half_precision(checkpoint.model)), None
+    return (checkpoint.model if options.precision == "fp32" else half_precision(checkpoint.model)), None
 
 
 def _blame(

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import numpy_helper
 from torch import nn
 
@@ -25,12 +27,14 @@ from lrclr_export import BuildOptions, ExportOptions, build_bundle, export_bundl
 from lrclr_export.onnx.graphs import GraphSpec
 from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
 from lrclr_export.onnx.precision import precision_gate
+from lrclr_export.progress import NoProgress
 from lrclr_export.quantize import LARGEST_WEIGHT, Int8Linear, carried_calibration, quantized, read_calibration
 from lrclr_export.quantize._calibration import _carried
-from lrclr_export.quantize._search import search
+from lrclr_export.quantize._search import MOST_FEW_RUNS, most_runs, search
 from tests import bundles
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from lrclr.bundle import Golden
@@ -158,7 +162,64 @@ def test_few_inputs_order_the_groups_and_all_inputs_decide() -> None:
     outcome = search(list(cost), lambda names: {"loss": sum(cost[name] for name in names)}, {"loss": 0.01}, few)
     assert list(outcome.floats) == ["b"]
     assert outcome.losses["loss"] == pytest.approx(0.004)
-    assert seen == [{"a"}, {"b"}, {"c"}]
+    assert {"b"} in seen
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 400), st.data())
+def test_the_search_is_bounded_and_finds_few_bad_groups(groups: int, data: st.DataObject) -> None:
+    """The runs are counted: on all inputs logarithmically many, on few inputs a constant number."""
+    names = [f"layer {number}" for number in range(groups)]
+    bad = data.draw(st.sets(st.sampled_from(names), max_size=2))
+    runs = {"all": 0, "few": 0}
+
+    def losses(kind: str) -> Callable[[set[str]], dict[str, float]]:
+        def of(some: set[str]) -> dict[str, float]:
+            runs[kind] += 1
+            return {"loss": sum(1.0 if name in bad else 1e-6 for name in some)}
+
+        return of
+
+    outcome = search(names, losses("all"), {"loss": 0.5}, losses("few"))
+    assert runs["all"] <= most_runs(groups) <= 2 + np.ceil(np.log2(groups))
+    assert runs["few"] <= MOST_FEW_RUNS
+    assert bad <= set(outcome.floats)
+    assert outcome.losses["loss"] <= 0.75 * 0.5
+    if groups <= 48:
+        assert set(outcome.floats) == bad
+
+
+def test_without_a_search_all_layers_are_in_int8(checkpoint: Checkpoint) -> None:
+    """Limits that nothing in int8 keeps: the gates refuse later."""
+    limits = Tolerances.for_precision("int8").overridden({"centred_cosine": 0.99999999})
+    record = quantized(checkpoint, carried_calibration(checkpoint.preprocess), limits, search_layers=False).record
+    graphs = record["graphs"]
+    assert {graph: graphs[graph]["int8_layers"] for graph in graphs} == LAYERS
+    assert graphs["image_encoder"]["losses"]["centred cosine"] > 1e-8
+
+
+def test_the_search_reports_its_progress(checkpoint: Checkpoint) -> None:
+    class Steps(NoProgress):
+        def __init__(self) -> None:
+            self.tasks: list[str] = []
+            self.steps: list[tuple[int, int]] = []
+
+        def task(self, text: str) -> None:
+            self.tasks.append(text)
+
+        def step(self, phase: str, done: int, steps: int) -> None:
+            self.steps.append((done, steps))
+
+    seen = Steps()
+    quantized(
+        checkpoint,
+        carried_calibration(checkpoint.preprocess),
+        Tolerances.for_precision("int8").overridden(bundles.LOOSE),
+        progress=seen,
+    )
+    assert sum("that int8 does not suit, in at most" in task for task in seen.tasks) == 2
+    assert seen.steps
+    assert all(0 < done <= steps for done, steps in seen.steps)
 
 
 def test_calibration_images_are_nobody_elses() -> None:

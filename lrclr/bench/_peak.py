@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from msgspec.structs import asdict
 
-from lrclr._processors import processors
-from lrclr.bench._machine import cpu_flags
+from lrclr._processors import cpu_flags, processors
 from lrclr.bench._result import Peak
 from lrclr.errors import LrclrError
 

@@ -79,6 +79,7 @@ class GraphEntry(TypedDict):
     region_maps: int | None
     # In float16 only.
     largest_activations: NotRequired[dict[str, float]]
+    products_run: NotRequired[dict[str, int]]
 
 
 class TokenizerEntry(TypedDict):
@@ -121,7 +122,8 @@ class Manifest:
             built for these sizes, and the server accepts them.
         graphs: for each graph its inputs, outputs, precision histogram, the number of maps that its region node takes,
             and the file in which that node is expanded (``inlined``), or None. For towers in float16 also the largest
-            magnitude in each layer on the calibration images (``largest_activations``).
+            magnitude in each layer on the calibration images (``largest_activations``). ``products_run`` is the number
+            of products by type that ONNX Runtime ran when the gates passed.
         engine: ``name`` of the engine that runs the bundle by default, and the reason (``why``).
         triton: names and version of the models, from `ModelNames.to_dict`.
         plans: the results of `lrclr build` for each engine, and for each GPU where plans depend on it, with versions,

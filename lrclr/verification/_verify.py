@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lrclr._processors import processors
 from lrclr.bundle import GRAPHS, Golden
+from lrclr.engines import profiled
+from lrclr.verification._executed import executed_gates, executed_products
 from lrclr.verification._float_form import can_rewrite, float_forms
 from lrclr.verification._result import GateResult, Tolerances, raise_refused
 from lrclr.verification._run import graph_gates, run_gates
 from lrclr.verification._task import task_auroc, task_gate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lrclr.bundle import Bundle
     from lrclr.engines import Engine
     from lrclr.inference import ModelSpec
@@ -40,11 +44,13 @@ class VerificationReport:
         engine: name of the engine that ran the graphs.
         gates: every gate with its limit and its measured value.
         notes: gates that could not run here, with the reason.
+        products: for each graph the number of products that the engine runs, by type; empty if it does not report them.
     """
 
     engine: str
     gates: tuple[GateResult, ...]
     notes: tuple[str, ...] = ()
+    products: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def ran_on(self) -> str:
@@ -67,7 +73,12 @@ class VerificationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report in JSON's types."""
-        return {"engine": self.engine, "gates": [gate.to_dict() for gate in self.gates], "notes": list(self.notes)}
+        return {
+            "engine": self.engine,
+            "gates": [gate.to_dict() for gate in self.gates],
+            "notes": list(self.notes),
+            "products": {graph: dict(types) for graph, types in self.products.items()},
+        }
 
 
 def verify(bundle: Bundle, engine: Engine, *, auroc: float | None = None) -> VerificationReport:
@@ -75,7 +86,8 @@ def verify(bundle: Bundle, engine: Engine, *, auroc: float | None = None) -> Ver
 
     In this order: preprocessing and tokenizer against the inputs of the export; the graphs against PyTorch, at the
     usual sizes and at the ends of the profiles; the probabilities; graphs of reduced precision in float32 arithmetic,
-    at the limits of float32; the inlined graph, if there is one; and, if all these gates pass, the task.
+    at the limits of float32; the inlined graph, if there is one; the types in which the engine runs the products; and,
+    if all these gates pass, the task.
 
     Args:
         bundle: the bundle. `Bundle` has compared its files with the manifest.
@@ -106,13 +118,20 @@ def verify(bundle: Bundle, engine: Engine, *, auroc: float | None = None) -> Ver
             gates += _inlined_gates(bundle, golden, model, tolerances)
         else:
             notes.append(_INLINED_UNCHECKED)
+    products: dict[str, dict[str, int]] = {}
+    reporting = profiled(engine)
+    if reporting is not None:
+        products = executed_products(reporting, golden)
+        more, remarks = executed_gates(bundle, reporting, products)
+        gates += more
+        notes += remarks
     if all(gate.passed for gate in gates):
         from lrclr.inference import ZeroShotClassifier
 
         classifier = ZeroShotClassifier(bundle, engine)
         measure = partial(task_auroc, classifier) if auroc is None else lambda: auroc
         gates += task_gate(measure, float(golden.task_auroc), tolerances.task_auroc)
-    return VerificationReport(engine.name, tuple(gates), tuple(notes))
+    return VerificationReport(engine.name, tuple(gates), tuple(notes), products)
 
 
 def _float_form_gates(bundle: Bundle, golden: Golden, model: ModelSpec) -> list[GateResult]:

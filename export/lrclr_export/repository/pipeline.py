@@ -208,7 +208,10 @@ def export_bundle(
         progress.gates(results)
         raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
         made_with = {**manifest.made_with, "gates_ran_on": report.ran_on}
-        measured = replace(manifest, gates=[result.to_dict() for result in results], made_with=made_with)
+        run: dict[str, GraphEntry] = {
+            name: {**entry, "products_run": dict(report.products[name])} for name, entry in manifest.graphs.items()
+        }
+        measured = replace(manifest, graphs=run, gates=[result.to_dict() for result in results], made_with=made_with)
         finished = finish(Bundle.unfinished(staging, measured))
         progress.task("write the manifest")
         write_records(staging, finished)

@@ -9,6 +9,7 @@ from torch import nn
 
 from lrclr.model.towers import LinearGroup
 from lrclr_export.quantize._linear import Int8Linear
+from lrclr_export.quantize._patches import EMBEDDING, PatchProduct
 from lrclr_export.quantize._ranges import range_of
 
 if TYPE_CHECKING:
@@ -21,15 +22,20 @@ if TYPE_CHECKING:
 def groups_of(model: LrclrModel, tower: str) -> list[LinearGroup]:
     """Return the groups of ``"vision_model"`` or ``"text_model"``, block by block, with names of the whole network.
 
-    Embeddings and final projections are left out, since they take a small part of the time.
+    The embedding of patches is the first group if it is a `PatchProduct`. Other embeddings and final projections are
+    left out, since they take a small part of the time.
     """
-    return [
+    module = getattr(model, tower)
+    first = []
+    if isinstance(getattr(module.embeddings, "patch_embedding", None), PatchProduct):
+        first = [LinearGroup(f"{tower}.{EMBEDDING}", (f"{tower}.{EMBEDDING}.projection",), None)]
+    return first + [
         LinearGroup(
             f"{tower}.{group.name}",
             tuple(f"{tower}.{layer}" for layer in group.layers),
             f"{tower}.{group.norm}" if group.norm else None,
         )
-        for group in getattr(model, tower).linear_groups()
+        for group in module.linear_groups()
     ]
 
 

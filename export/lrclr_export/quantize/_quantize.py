@@ -17,6 +17,7 @@ from lrclr_export.progress import NO_PROGRESS
 from lrclr_export.quantize._calibration import calibration_tokens
 from lrclr_export.quantize._groups import Switchable, groups_of
 from lrclr_export.quantize._linear import LARGEST_WEIGHT
+from lrclr_export.quantize._patches import with_patch_product
 from lrclr_export.quantize._ranges import watched
 from lrclr_export.quantize._search import MOST_FEW_RUNS, Losses, Outcome, most_runs, search
 
@@ -57,7 +58,7 @@ def quantized(
     search_layers: bool = True,
     progress: ProgressCallbacks = NO_PROGRESS,
 ) -> Quantized:
-    """Quantise the linear layers of both towers; those that cost too much stay in float32.
+    """Quantise the linear layers of both towers and the embedding of patches; those that cost too much stay in float32.
 
     What is too much is judged on at most 64 calibration images, against the network in float32, by the gates' own
     limits with a quarter to spare. The number of runs is bounded; see `search`.
@@ -72,7 +73,7 @@ def quantized(
     Raises:
         GateError: too little could be quantised.
     """
-    model = checkpoint.model
+    model = with_patch_product(checkpoint.model)
     tokens = calibration_tokens(checkpoint)
     groups = {graph: groups_of(model, tower) for graph, tower in _TOWERS.items()}
     everything = [group for some in groups.values() for group in some]

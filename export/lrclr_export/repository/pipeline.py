@@ -53,7 +53,13 @@ from lrclr_export.onnx.reference_inputs import reference_gates
 from lrclr_export.onnx.region_function import OP_TYPE
 from lrclr_export.profiles import profiles
 from lrclr_export.progress import NO_PROGRESS
-from lrclr_export.quantize import calibration_tokens, carried_calibration, quantized, read_calibration
+from lrclr_export.quantize import (
+    calibration_tokens,
+    carried_calibration,
+    quantized,
+    read_calibration,
+    with_patch_product,
+)
 from lrclr_export.repository.golden import golden_from_checkpoint
 from lrclr_export.repository.records import write_records
 from lrclr_export.repository.triton_config import warmup_inputs
@@ -201,7 +207,8 @@ def export_bundle(
             layers = quantization["graphs"][name]["int8_layers"] if quantization else 0
             results += precision_gate(name, histograms[name], options.precision, int8_layers=layers)
         if stored is not None:
-            results += rounding_gates(checkpoint.model, exported)
+            original = checkpoint.model if quantization is None else with_patch_product(checkpoint.model)
+            results += rounding_gates(original, exported)
         bundle = Bundle.unfinished(staging, manifest)
         report = verify(bundle, OnnxRuntimeEngine(bundle))
         results += report.gates

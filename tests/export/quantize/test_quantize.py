@@ -28,7 +28,14 @@ from lrclr_export.onnx.graphs import GraphSpec
 from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
 from lrclr_export.onnx.precision import precision_gate
 from lrclr_export.progress import NoProgress
-from lrclr_export.quantize import LARGEST_WEIGHT, Int8Linear, carried_calibration, quantized, read_calibration
+from lrclr_export.quantize import (
+    LARGEST_WEIGHT,
+    Int8Linear,
+    PatchProduct,
+    carried_calibration,
+    quantized,
+    read_calibration,
+)
 from lrclr_export.quantize._calibration import _carried
 from lrclr_export.quantize._search import MOST_FEW_RUNS, most_runs, search
 from tests import bundles
@@ -40,9 +47,9 @@ if TYPE_CHECKING:
     from lrclr.bundle import Golden
     from lrclr.checkpoints import Checkpoint
 
-LAYERS = {"image_encoder": 18, "text_encoder": 12, "fusion_head": 0}
+LAYERS = {"image_encoder": 19, "text_encoder": 12, "fusion_head": 0}
 # Weights in the graphs. The query, key and value of a layer share one; in the last image layer, only key and value do.
-WEIGHTS = {"image_encoder": 13, "text_encoder": 8}
+WEIGHTS = {"image_encoder": 14, "text_encoder": 8}
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +227,22 @@ def test_the_search_reports_its_progress(checkpoint: Checkpoint) -> None:
     assert sum("that int8 does not suit, in at most" in task for task in seen.tasks) == 2
     assert seen.steps
     assert all(0 < done <= steps for done, steps in seen.steps)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 5), st.integers(0, 3), st.booleans(), st.integers(0, 2**16))
+def test_a_product_of_patches_is_the_convolution(
+    grid: int, size: int, width: int, edge: int, biased: bool, seed: int
+) -> None:
+    """Pixels at the edge that fill no patch are not read."""
+    torch.manual_seed(seed)
+    convolution = nn.Conv2d(3, width, size, size, bias=biased)
+    side = grid * size + min(edge, size - 1)
+    pixels = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        expected = convolution(pixels).flatten(2)
+        found = PatchProduct(convolution)(pixels)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-5, atol=1e-5)
 
 
 def test_calibration_images_are_nobody_elses() -> None:

@@ -40,7 +40,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         typer.Option(
             "--int8-search",
             help="on: keep layers in float32 that lose too much in int8; ViT-B/32 takes up to 3 minutes. "
-            "off: put all linear layers of the towers in int8 without a trial, and let the gates decide.  "
+            "off: put all these layers in int8 without a trial, and let the gates decide.  "
             "[default: on]",
         ),
     ] = None,

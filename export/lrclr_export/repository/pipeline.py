@@ -90,7 +90,7 @@ class ExportOptions:
         inline: whether to write graphs without ONNX functions too, for runtimes without functions.
         names: names of the models in Triton, and their version.
         int8_search: for int8, whether layers that int8 does not suit are looked for and kept in float32. Without it
-            all linear layers of the towers are in int8.
+            all layers are in int8 that can be.
     """
 
     precision: str = "fp16"

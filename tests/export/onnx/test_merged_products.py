@@ -119,7 +119,7 @@ def test_no_merged_weight_is_transposed_at_run_time() -> None:
         np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("graph", ["image_encoder", "text_encoder"])
+@pytest.mark.parametrize("graph", ["image_encoder", "text_encoder", "fusion_head"])
 def test_onnxruntime_multiplies_every_layer_in_int8(int8_bundle: Path, graph: str, tmp_path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")

@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from lrclr.bundle import Golden
     from lrclr.checkpoints import Checkpoint
 
-LAYERS = {"image_encoder": 19, "text_encoder": 12, "fusion_head": 0}
+LAYERS = {"image_encoder": 19, "text_encoder": 12, "fusion_head": 3}
 # Weights in the graphs. The query, key and value of a layer share one; in the last image layer, only key and value do.
-WEIGHTS = {"image_encoder": 14, "text_encoder": 8}
+WEIGHTS = {"image_encoder": 14, "text_encoder": 8, "fusion_head": 3}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_other_precisions_have_nothing_to_say(fp32_bundle: Path) -> None:
     assert Bundle(fp32_bundle).manifest.quantization is None
 
 
-@pytest.mark.parametrize("graph", ["image_encoder", "text_encoder"])
+@pytest.mark.parametrize("graph", GRAPHS)
 def test_what_tensorrt_and_processors_without_vnni_need(int8_bundle: Path, graph: str) -> None:
     """Counted in the file: zero points are 0, no weight is over 7 bits, one static scale an input."""
     model = onnx.load(Bundle(int8_bundle).graph_path(graph))
@@ -125,7 +125,7 @@ def test_neither_batch_mates_nor_padding_change_a_result(engine: OnnxRuntimeEngi
     np.testing.assert_allclose(trimmed, padded, atol=1e-6)
 
 
-@pytest.mark.parametrize("graph", ["image_encoder", "text_encoder"])
+@pytest.mark.parametrize("graph", GRAPHS)
 def test_a_graph_without_int8_is_refused(fp32_bundle: Path, int8_bundle: Path, graph: str) -> None:
     def refused(bundle: Path, layers: int) -> list[str]:
         histogram = Bundle(bundle).manifest.graphs[graph]["precision_histogram"]
@@ -224,7 +224,7 @@ def test_the_search_reports_its_progress(checkpoint: Checkpoint) -> None:
         Tolerances.for_precision("int8").overridden(bundles.LOOSE),
         progress=seen,
     )
-    assert sum("that int8 does not suit, in at most" in task for task in seen.tasks) == 2
+    assert sum("that int8 does not suit, in at most" in task for task in seen.tasks) == len(GRAPHS)
     assert seen.steps
     assert all(0 < done <= steps for done, steps in seen.steps)
 

@@ -59,9 +59,9 @@ def quantized(
 ) -> Quantized:
     """Quantise linear layers of the towers and of the fusion head; those that lose too much stay in float32.
 
-    These are the layers of the blocks and the embedding of patches. What is too much is judged on at most 64 calibration
-    images, against the network in float32, by the gates' own limits with a quarter to spare. The number of runs is
-    bounded; see `search`.
+    These are the layers of the blocks and the embedding of patches. What is too much is judged on at most 64
+    calibration images, against the network in float32, by the gates' own limits with a quarter to spare. The number of
+    runs is bounded; see `search`.
 
     Args:
         checkpoint: the checkpoint. It is not changed.

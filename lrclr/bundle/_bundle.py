@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Final, NotRequired, TypedDict
@@ -18,6 +19,7 @@ from msgspec import Meta
 
 from lrclr import contract
 from lrclr._files import sha256_of, write_whole
+from lrclr._processors import processors
 from lrclr._records import json_content, record_from
 from lrclr.contract import ModelNames
 from lrclr.errors import BundleError, LrclrError, UsageError
@@ -25,7 +27,7 @@ from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import ClipTokenizer, FindingSet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 GRAPHS: Final = tuple(contract.GRAPHS)
 SCHEMA_VERSION: Final = 7
@@ -397,13 +399,13 @@ def _check_files(root: Path, manifest: Manifest) -> None:
     files, names = manifest.files, manifest.names
     _check_table(files, names)
     _check_unlisted(root, files)
-    for name, entry in files.items():
-        file = root / name
-        if not file.is_file():
+    for name in files:
+        if not (root / name).is_file():
             raise BundleError(
                 f"the bundle {root} is incomplete", why=f"{name} is missing", fix="Export the checkpoint again."
             )
-        if file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
+    for name, unchanged in _unchanged(root, files):
+        if not unchanged:
             raise BundleError(
                 f"the bundle {root} is damaged",
                 why=f"{name} was changed since the export",
@@ -416,6 +418,21 @@ def _check_files(root: Path, manifest: Manifest) -> None:
             why=f"Triton runs {model} as code, and its content is not what lrclr writes there",
             fix="Export the checkpoint again. If you did not change the file, treat it as an attack.",
         )
+
+
+def _unchanged(root: Path, files: Mapping[str, FileEntry]) -> Iterator[tuple[str, bool]]:
+    """Yield each file and whether it has its size and hash. Files are hashed in several threads, the largest first."""
+
+    def check(name: str) -> bool:
+        entry = files[name]
+        return (root / name).stat().st_size == entry["bytes"] and sha256_of(root / name) == entry["sha256"]
+
+    # hashlib lets other threads run while it hashes.
+    with ThreadPoolExecutor(processors(), thread_name_prefix="lrclr-hash") as pool:
+        largest_first = sorted(files, key=lambda name: files[name]["bytes"], reverse=True)
+        checks = {name: pool.submit(check, name) for name in largest_first}
+        for name in files:
+            yield name, checks[name].result()
 
 
 def _listed(names: ModelNames) -> re.Pattern[str]:

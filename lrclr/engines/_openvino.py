@@ -68,9 +68,11 @@ class OpenVINOEngine:
     @property
     def product_types(self) -> frozenset[str]:
         """Types for which OpenVINO and this processor have instructions for products."""
-        has_half = precision_here(half=True) == "bf16"
-        int8 = {"int8"} if has_int8_products() else set()
-        return frozenset({"float32", *int8, *({"bfloat16"} if has_half else set())})
+        capabilities = _core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        # OpenVINO reports INT8 for every x86 processor.
+        has_int8 = "INT8" in capabilities and has_int8_products()
+        has = {"float32": True, "int8": has_int8, "bfloat16": "BF16" in capabilities}
+        return frozenset(name for name, given in has.items() if given)
 
     def operators(self, graph: str, inputs: Mapping[str, NDArray[Any]], runs: int = 1) -> tuple[Operator, ...]:
         """As `lrclr.engines.ProfiledEngine.operators`."""

@@ -86,12 +86,12 @@ def measure(name: str, folder: Path, *, batches: tuple[int, ...], rounds: int) -
     work[f"{len(prompts)} prompts of up to {length} tokens"] = ("text_encoder", {"input_ids": prompts})
     for size in batches:
         rows = np.resize(np.arange(len(golden.region_tokens)), size)
-        inputs = {
+        pairs: dict[str, NDArray[Any]] = {
             "region_tokens": np.ascontiguousarray(golden.region_tokens[rows]),
             "text_tokens": np.ascontiguousarray(golden.text_tokens[: len(prompts), :length]),
             "text_mask": np.ascontiguousarray(golden.text_mask[: len(prompts), :length]),
         }
-        work[f"{size} images with {len(prompts)} prompts in the fusion head"] = ("fusion_head", inputs)
+        work[f"{size} images with {len(prompts)} prompts in the fusion head"] = ("fusion_head", pairs)
     for title, (graph, inputs) in work.items():
         result["operators"][title] = {
             engine: to_builtins(one.operators(graph, inputs, _PROFILED_RUNS)) for engine, one in profiled.items()

@@ -137,7 +137,7 @@ def quality_cells(quality: Quality) -> tuple[str, ...]:
 def operator_rows(found: OperatorTimes) -> list[tuple[str, ...]]:
     """The operators with the most time and the sum of the others, in the order of `OPERATOR_HEADS`."""
     shares = found.shares
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (each.name, each.dtype, str(each.nodes), f"{each.seconds * 1e3:.2f}", f"{share:.1%}")
         for each, share in shares[:_MOST_OPERATORS]
     ]

@@ -41,7 +41,7 @@ class PatchProduct(nn.Module):
         """``[B, C, H, W]`` to ``[B, D, N]``: the convolution's output with its patches in one axis."""
         rows, columns = (side // self.size for side in pixel_values.shape[2:])
         inside = pixel_values[:, :, : rows * self.size, : columns * self.size]
-        split = inside.unflatten(3, (columns, self.size)).unflatten(2, (rows, self.size))
+        split = torch.unflatten(torch.unflatten(inside, 3, (columns, self.size)), 2, (rows, self.size))
         patches = split.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         embedded: Tensor = self.projection(patches)
         return embedded.transpose(1, 2)

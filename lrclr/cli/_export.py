@@ -103,12 +103,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     if fp16 + fp32 + int8 > 1:
         raise UsageError("--fp16, --fp32 and --int8 exclude each other")
-    if calibration is not None and not int8:
-        raise UsageError("--calibration needs --int8", why="other precisions are not calibrated")
-    if int8_search is not None and not int8:
-        raise UsageError("--int8-search needs --int8", why="other precisions have no search")
-    if int8_search not in {None, "on", "off"}:
-        raise UsageError(f"unknown --int8-search {int8_search!r}", fix="Choose on or off.")
+    _check_int8(int8, calibration, int8_search)
     from lrclr.engines import AUTO, CPU_ENGINES, ENGINES
 
     if engine is not None and engine not in {*ENGINES, AUTO}:
@@ -176,6 +171,15 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     if not manifest.scoring["fusion_trained"]:
         note("the fusion head is not trained: scores use alpha = 0, the global score alone")
     note(RESEARCH_ONLY)
+
+
+def _check_int8(int8: bool, calibration: Path | None, search: str | None) -> None:  # noqa: FBT001 - an option's value
+    if calibration is not None and not int8:
+        raise UsageError("--calibration needs --int8", why="other precisions are not calibrated")
+    if search is not None and not int8:
+        raise UsageError("--int8-search needs --int8", why="other precisions have no search")
+    if search not in {None, "on", "off"}:
+        raise UsageError(f"unknown --int8-search {search!r}", fix="Choose on or off.")
 
 
 def _loaded(path: Path, findings: Path | None, reading: ReadOptions) -> Checkpoint:

@@ -287,6 +287,8 @@ def test_the_command(checkpoint_folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "bundle").exists()
     assert bundles.call("export", checkpoint_folder, "--int8", "--fp16").returncode == 2
     assert bundles.call("export", checkpoint_folder, "--calibration", few).returncode == 2
+    assert bundles.call("export", checkpoint_folder, "--int8-search", "off").returncode == 2
+    assert bundles.call("export", checkpoint_folder, "--int8", "--int8-search", "maybe").returncode == 2
 
 
 def test_tensorrt_rtx_builds_the_graphs(int8_bundle: Path, tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     note(RESEARCH_ONLY)
 
 
-def _check_int8(int8: bool, calibration: Path | None, search: str | None) -> None:  # noqa: FBT001 - an option's value
+def _check_int8(int8: bool, calibration: Path | None, search: str | None) -> None:
     if calibration is not None and not int8:
         raise UsageError("--calibration needs --int8", why="other precisions are not calibrated")
     if search is not None and not int8:

@@ -11,6 +11,7 @@ from lrclr.budget import FUSION_ROWS
 from lrclr.bundle import Bundle
 from lrclr.errors import FindingsError, ImageError, LrclrError, NonFiniteError, UsageError
 from lrclr.inference._decoding import BATCH_SIZE, DecodedImage, decoded_batches, is_one_image
+from lrclr.inference._features import ImageFeatures
 from lrclr.inference._model_spec import ModelSpec
 from lrclr.inference._prompt_cache import PromptCache, PromptFeatures
 from lrclr.inference._results import Answers
@@ -19,7 +20,7 @@ from lrclr.text import check_prompts
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -179,6 +180,56 @@ class ZeroShotClassifier:
             raise UsageError("embed_images got an empty list of images")
         return np.concatenate(rows)
 
+    def encode_images(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        frame: int | None = None,
+        exact: bool = False,
+        batch_size: int = BATCH_SIZE,
+    ) -> list[ImageFeatures]:
+        """Run the image encoder alone, for several calls of `predict_features` with different findings.
+
+        Args:
+            images, frame, exact, batch_size: as for `predict`.
+
+        Returns:
+            The features of each image, in order.
+
+        Raises:
+            UsageError, ImageError, MissingExtraError, NonFiniteError: as `predict`.
+        """
+        features: list[ImageFeatures] = []
+        for batch in self._decoded(images, frame=frame, exact=exact, batch_size=batch_size):
+            for start in range(0, len(batch), self.spec.max_batch):
+                part = batch[start : start + self.spec.max_batch]
+                outputs = self._run("image_encoder", {"pixel_values": np.stack([image.pixel_values for image in part])})
+                features += [ImageFeatures.of_row(outputs, row, image) for row, image in enumerate(part)]
+        return features
+
+    def predict_features(
+        self, features: Sequence[ImageFeatures], findings: FindingSet | None = None, alpha: float | None = None
+    ) -> list[Prediction]:
+        """Predict the findings of encoded images. Only the text encoder and the fusion head run.
+
+        Args:
+            features: what `encode_images` returned.
+            findings, alpha: as for `predict`.
+
+        Returns:
+            What `predict` gives for the same images, in order.
+
+        Raises:
+            UsageError, FindingsError, NonFiniteError: as `predict`.
+        """
+        findings = findings or self.spec.findings
+        alpha = self._checked_alpha(alpha)
+        if not features:
+            return []
+        answers = self._answer(ImageFeatures.stacked(features), findings, self._features(findings), alpha)
+        made = self.predictions(answers, [one.size for one in features], findings, alpha)
+        return [replace(each, remarks=one.remarks) for each, one in zip(made, features, strict=True)]
+
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Compute the global embeddings of texts. Each text is used as it is, without a template.
 
@@ -266,7 +317,12 @@ class ZeroShotClassifier:
         prompts = self._features(findings)
         step = self.spec.max_batch
         parts = [
-            self._answer(pixel_values[start : start + step], findings, prompts, alpha)
+            self._answer(
+                self._run("image_encoder", {"pixel_values": pixel_values[start : start + step]}),
+                findings,
+                prompts,
+                alpha,
+            )
             for start in range(0, len(pixel_values), step)
         ]
         return Answers.joined(parts)
@@ -303,10 +359,9 @@ class ZeroShotClassifier:
         return PromptFeatures(text["text_embedding"], text["text_tokens"][:, :longest], tokens.mask[:, :longest])
 
     def _answer(
-        self, pixel_values: NDArray[np.float32], findings: FindingSet, prompts: PromptFeatures, alpha: float
+        self, image: Mapping[str, NDArray[Any]], findings: FindingSet, prompts: PromptFeatures, alpha: float
     ) -> Answers:
         threshold = self.spec.calibration.threshold
-        image = self._run("image_encoder", {"pixel_values": pixel_values})
         local, attention = self._fuse(image["region_tokens"], prompts)
         global_ = global_score(image["image_embedding"], prompts.embedding)
         return Answers(

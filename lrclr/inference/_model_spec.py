@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lrclr.inference._scores import ScoreCalibration
+from lrclr.preprocessing import PreprocessSpec
+from lrclr.text import FindingSet
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lrclr.bundle import Bundle
     from lrclr.checkpoints import Checkpoint
-    from lrclr.preprocessing import PreprocessSpec
-    from lrclr.text import ClipTokenizer, FindingSet
+    from lrclr.text import ClipTokenizer
 
 __all__ = ["ModelSpec"]
 
@@ -74,6 +77,24 @@ class ModelSpec:
             assumed=tuple(manifest.model.get("assumed") or ()),
             # Bundles from before there were other text encoders do not say.
             causal=manifest.tokenizer["causal"],
+        )
+
+    @classmethod
+    def of_server(cls, description: Mapping[str, Any]) -> ModelSpec:
+        """Describe the model of a server, from what `lrclr.triton.client.Client.describe` returns."""
+        return cls(
+            preprocess=PreprocessSpec.from_dict(description["preprocess"]),
+            tokenizer=None,
+            findings=FindingSet.loads(description["findings"]),
+            patch_size=int(description["patch_size"]),
+            max_batch=int(description["max_batch"]),
+            alpha=float(description["alpha"]),
+            calibration=ScoreCalibration.from_dict(description),
+            fusion_trained=bool(description["fusion_trained"]),
+            kind="server",
+            sha256=str(description["bundle"]),
+            checkpoint_sha256=str(description["checkpoint"]),
+            precision=str(description["precision"]),
         )
 
     @classmethod

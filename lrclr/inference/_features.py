@@ -1,0 +1,49 @@
+"""The features of an image: what the image encoder gives, kept for further questions about the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from lrclr.inference._decoding import DecodedImage
+
+__all__ = ["ImageFeatures"]
+
+_OUTPUTS: Final = ("image_embedding", "region_tokens", "region_index", "region_importance")
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """The image encoder's output for one image. `ZeroShotClassifier.predict_features` answers from it.
+
+    Attributes:
+        outputs: the graph's outputs by name, without the batch axis; see `lrclr.contract`.
+        size: height and width of the original image, in pixels.
+        remarks: what was ignored in the image's file; see `lrclr.images.ReducedImage`.
+    """
+
+    outputs: Mapping[str, NDArray[Any]]
+    size: tuple[int, int]
+    remarks: tuple[str, ...]
+
+    @classmethod
+    def of_row(cls, outputs: Mapping[str, NDArray[Any]], row: int, image: DecodedImage) -> Self:
+        """Copy one row of a batch. A copy does not keep the batch in memory, nor memory that a server uses again."""
+        return cls({name: outputs[name][row].copy() for name in _OUTPUTS}, image.size, image.remarks)
+
+    @staticmethod
+    def stacked(features: Sequence[ImageFeatures]) -> dict[str, NDArray[Any]]:
+        """The outputs of several images as the graph gives them for a batch."""
+        return {name: np.stack([one.outputs[name] for one in features]) for name in _OUTPUTS}
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays, in bytes."""
+        return sum(array.nbytes for array in self.outputs.values())

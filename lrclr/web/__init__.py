@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lrclr.web._app import create_app
-from lrclr.web._backend import Backend, BundleBackend, ServerBackend
+from lrclr.web._backend import Backend, BundleBackend, ServerBackend, open_backend
 from lrclr.web._options import WebOptions, read_token
 from lrclr.web._problems import STATUS
 from lrclr.web._server import WebServer
@@ -16,5 +16,6 @@ __all__ = [
     "WebOptions",
     "WebServer",
     "create_app",
+    "open_backend",
     "read_token",
 ]

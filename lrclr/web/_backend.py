@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from lrclr.inference import ImageFeatures, ModelSpec
 from lrclr.web._problems import NotSupportedError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from lrclr.text import FindingSet
     from lrclr.triton.client import Client
 
-__all__ = ["Backend", "BundleBackend", "ServerBackend"]
+__all__ = ["Backend", "BundleBackend", "ServerBackend", "open_backend"]
 
 # Texts that the text encoder takes at once. Its memory grows with them.
 _TEXTS = 64
@@ -31,10 +33,12 @@ class Backend(Protocol):
     Attributes:
         spec: preprocessing, findings and scoring of the model.
         engine: name of what runs the graphs.
+        classifier: that answers; None if a server does.
     """
 
     spec: ModelSpec
     engine: str
+    classifier: ZeroShotClassifier | None
 
     def encode(self, files: Sequence[bytes], *, frame: int | None, exact: bool) -> list[Any]:
         """Read image files, for `predict`. Each result has the attribute ``nbytes``."""
@@ -65,7 +69,7 @@ class BundleBackend:
     """
 
     def __init__(self, classifier: ZeroShotClassifier) -> None:
-        self._classifier = classifier
+        self.classifier = classifier
         self.spec = classifier.spec
         self.engine = classifier.engine.name
         # So that the first prompt of a user does not wait for the first run of the graphs.
@@ -73,16 +77,16 @@ class BundleBackend:
         classifier.predict_pixels(np.zeros((1, 3, side, side), np.float32), [(side, side)])
 
     def encode(self, files: Sequence[bytes], *, frame: int | None, exact: bool) -> list[ImageFeatures]:
-        return self._classifier.encode_images(files, frame=frame, exact=exact)
+        return self.classifier.encode_images(files, frame=frame, exact=exact)
 
     def predict(self, images: Sequence[ImageFeatures], findings: FindingSet, alpha: float | None) -> list[Prediction]:
-        return self._classifier.predict_features(images, findings, alpha)
+        return self.classifier.predict_features(images, findings, alpha)
 
     def embed_images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
-        return self._classifier.embed_images(files)
+        return self.classifier.embed_images(files)
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        parts = [self._classifier.embed_texts(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
+        parts = [self.classifier.embed_texts(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
         return np.concatenate(parts)
 
     def ready(self) -> bool:
@@ -111,6 +115,7 @@ class ServerBackend:
     """
 
     def __init__(self, client: Client) -> None:
+        self.classifier = None
         self._client = client
         description = client.describe()
         self.spec = ModelSpec.of_server(description)
@@ -145,3 +150,37 @@ class ServerBackend:
             why="only the server has the bundle, and its model `lrclr` gives no embeddings of texts",
             fix="Start lrclr web with the bundle, too: lrclr web BUNDLE --server HOST:PORT.",
         )
+
+
+def open_backend(
+    bundle: str | os.PathLike[str] | None = None,
+    *,
+    server: str | None = None,
+    model_name: str | None = None,
+    engine: str | None = None,
+    provider: str = "cpu",
+    threads: int | None = None,
+) -> Backend:
+    """Open a bundle, a server, or a bundle whose graphs a server runs.
+
+    Args:
+        bundle: its folder; ``triton_repo`` if neither a bundle nor a server is given.
+        server: ``host:port`` of the gRPC port of a server.
+        model_name: name of the server's model `lrclr`, if no bundle is given.
+        engine, provider, threads: as for `lrclr.auto.open_model`.
+    """
+    if bundle is None and server is not None:
+        from lrclr.triton.client import Client, ClientOptions
+
+        options = ClientOptions() if model_name is None else ClientOptions(model=model_name)
+        return ServerBackend(Client(server, options))
+    from lrclr.auto import open_model
+
+    opened = open_model(
+        Path("triton_repo") if bundle is None else bundle,
+        engine=engine,
+        provider=provider,
+        threads=threads,
+        server=server,
+    )
+    return BundleBackend(opened)

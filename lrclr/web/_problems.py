@@ -1,7 +1,7 @@
 """Errors as problem details (RFC 9457).
 
-The type of a problem names the class in `lrclr.errors`, and `STATUS` gives its status code. Details never hold what was
-sent: prompts and images may be about a patient.
+The type of a problem names the class in `lrclr.errors`, and `STATUS` gives its status code. Details quote
+names of findings, up to 40 characters, and nothing else of what was sent: it may be about a patient.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ class _Invalid(BaseModel):
 
 
 class Problem(BaseModel):
-    """Problem details (RFC 9457). They never quote what was sent."""
+    """Problem details (RFC 9457). They quote names of findings, and nothing else of what was sent."""
 
     type: str = Field(description="`/errors#` and the class of the error, or `about:blank`.")
     title: str

@@ -129,8 +129,8 @@ async function open(file, name) {
   const frame = $("frame").value === "" ? null : Number($("frame").value);
   const image = { key: nextKey++, name, file, frame, id: null, url: "", prediction: null, notes: [], answers: new Map() };
   state.images.push(image);
-  // The second image is compared with the first one.
-  const place = state.two && state.views[1].image === null ? 1 : state.active;
+  // In two views of one image, a further image is compared with it.
+  const place = state.two && state.views[0].image === state.views[1].image ? 1 : state.active;
   const before = state.views[place].image;
   state.views[place].image = image.key;
   render();
@@ -224,7 +224,7 @@ function render() {
   const most = Math.max(1, ...counts);
   $("shown").max = String(most);
   $("shown").value = String(Math.min(state.shown, most));
-  $("shown-value").textContent = `${$("shown").value} of ${most}`;
+  $("shown-value").textContent = counts.length ? `${$("shown").value} of ${most}` : "";
   $("alpha").value = String(state.alpha);
   $("alpha-value").textContent = state.alpha.toFixed(2);
 }

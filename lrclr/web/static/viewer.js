@@ -113,7 +113,6 @@ export class View {
   regions(regions, most) {
     const strongest = Math.max(...regions.map((region) => region.attention), 1e-9);
     const chosen = regions.slice(0, most);
-    const size = this.size.width / 26;
     const parts = [...chosen].reverse().flatMap(({ box, attention }) => {
       const [left, top, right, bottom] = box;
       const x = clamp(left, 0, this.size.width);
@@ -122,12 +121,13 @@ export class View {
       const height = clamp(bottom, 0, this.size.height) - y;
       if (width <= 0 || height <= 0) return [];
       const share = attention / strongest;
+      const size = Math.min(this.size.width / 30, (right - left) * 0.32);
       const fill = 0.45 * share;
       return [
         drawn("rect", { class: "region", x, y, width, height, "fill-opacity": fill, "stroke-opacity": 0.4 + 0.6 * share }),
         drawn(
           "text",
-          { class: "label", x: x + size * 0.25, y: y + size, "font-size": size, "stroke-width": size / 6 },
+          { class: "label", x: x + width / 2, y: y + height / 2, "font-size": size, "stroke-width": size / 5 },
           `${Math.round(100 * attention)} %`,
         ),
       ];

@@ -94,6 +94,8 @@ def problem(
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
+        # OpenAI's clients show this member.
+        "message": detail,
         **more,
     }
     return Response(json.dumps(content), status, dict(headers or {}), MEDIA_TYPE)

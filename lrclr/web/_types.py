@@ -207,6 +207,7 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str = Field(description="What happened, why, and what to do.")
+    message: str = Field(description="As `detail`, for OpenAI's clients.")
     what: str | None = None
     why: str | None = None
     fix: str | None = None

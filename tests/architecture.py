@@ -49,6 +49,7 @@ LAYERS: Final = (
     "lrclr.reports",
     "lrclr.archive",
     "lrclr.pacs",
+    "lrclr.web",
     "lrclr.evaluation",
     "lrclr.training",
     "lrclr.deploy",

@@ -19,6 +19,7 @@ WITHOUT_TORCH = {
     *(
         "lrclr.dicom_results",
         "lrclr.pacs",
+        "lrclr.web",
         "lrclr.triton",
         "lrclr.archive",
         "lrclr.deploy",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer needs it
 from typing import Annotated
 
 import typer
@@ -17,8 +17,8 @@ def web(  # noqa: PLR0913, PLR0917 - one parameter an option
         str | None,
         typer.Option(
             "--server",
-            help="HOST:PORT of a Triton server (gRPC) that answers. With BUNDLE, which must be the server's, each image "
-            "is encoded once, and there are embeddings.",
+            help="HOST:PORT of a Triton server (gRPC) that answers. With the server's BUNDLE, each image is encoded "
+            "once, and there are embeddings.",
         ),
     ] = None,
     model_name: Annotated[

@@ -102,7 +102,9 @@ def create_app(backend: Backend, options: WebOptions | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_error)
 
-    async def asked(request: Request, kind: type[Any], work: Callable[[Any], BaseModel | bytes], media: str) -> Response:
+    async def asked(
+        request: Request, kind: type[Any], work: Callable[[Any], BaseModel | bytes], media: str
+    ) -> Response:
         """The response to a request with a JSON body."""
         _require_type(request, _JSON)
         async with bodies.of(request) as body:

@@ -135,10 +135,10 @@ class ServerBackend:
             exact=first.exact,
         )
 
-    def embed_images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
+    def embed_images(self, files: Sequence[bytes]) -> NDArray[np.float32]:  # noqa: ARG002
         raise self._without_embeddings()
 
-    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:  # noqa: ARG002
         raise self._without_embeddings()
 
     def ready(self) -> bool:

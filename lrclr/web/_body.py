@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 from pydantic import BaseModel, ValidationError
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from lrclr.errors import ImageError
 from lrclr.web._gate import busy
@@ -37,7 +37,7 @@ _FIELD_BYTES: Final = 2**20
 _MOST_ERRORS: Final = 10
 
 
-class InvalidRequest(HttpProblem):  # noqa: N818 - a problem, as its base class
+class InvalidRequest(HttpProblem):
     """A request whose members are not valid.
 
     Args:
@@ -45,7 +45,9 @@ class InvalidRequest(HttpProblem):  # noqa: N818 - a problem, as its base class
     """
 
     def __init__(self, errors: list[dict[str, str]]) -> None:
-        super().__init__(422, "the request is not valid: " + "; ".join(f"{e['pointer']}: {e['detail']}" for e in errors))
+        super().__init__(
+            422, "the request is not valid: " + "; ".join(f"{e['pointer']}: {e['detail']}" for e in errors)
+        )
         self.errors = errors
 
 
@@ -112,8 +114,8 @@ class Bodies:
     async def form(self, request: Request, body: bytes) -> Form:
         """The files and fields of a multipart body.
 
-        Each field is a member of the JSON form, and its value is JSON. `findings` and `prompts` are given as a JSON list, or
-        once for each name or text.
+        Each field is a member of the JSON form, and its value is JSON. `findings` and `prompts` are given as a JSON
+        list, or once for each name or text.
 
         Raises:
             HttpProblem: 400; the body is not multipart, or has too many parts.

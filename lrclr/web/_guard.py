@@ -72,7 +72,7 @@ class Guard:
         try:
             self._check(scope)
             await self._app(scope, receive, with_headers)
-        except Exception as error:  # noqa: BLE001 - no traceback may reach a client
+        except Exception as error:
             if not isinstance(error, HttpProblem):
                 _log(error)
             if status:

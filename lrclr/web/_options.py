@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from lrclr import budget
 from lrclr._addresses import Address, ip_address
 from lrclr._processors import processors
 from lrclr.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["TOKEN_VARIABLE", "WebOptions", "read_token"]
 
@@ -38,7 +40,7 @@ class WebOptions:
         texts: greatest number of prompts or texts in a request.
         running: requests that compute at a time; None for one per processor.
         queued: requests that wait for them. Further requests are refused with status 503.
-        kept_images: images that are kept for further questions. If there are more, the least recently used is forgotten.
+        kept_images: images that are kept for further questions. Beyond it, the least recently used is forgotten.
         kept_bytes: greatest sum of their files and features.
         kept_seconds: an image that is not used for so long is forgotten.
 

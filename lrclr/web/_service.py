@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lrclr._version import __version__
 from lrclr.budget import HEATMAP_BYTES, decoding, reading
 from lrclr.dicom_results import DicomSource, ResultBuilder, ResultModel
@@ -34,6 +32,7 @@ from lrclr.web._types import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from lrclr.inference import Prediction
@@ -197,16 +196,16 @@ class Service:
         return FindingsReply(predictions=predictions, heatmaps=heatmaps, bundle=spec.sha256, notes=notes)
 
     @reading()
-    def _drawn(
-        self, file: bytes, frame: int | None, prediction: Prediction, shown: Sequence[str] | None
-    ) -> bytes:
+    def _drawn(self, file: bytes, frame: int | None, prediction: Prediction, shown: Sequence[str] | None) -> bytes:
         decoding.reserve(HEATMAP_BYTES)
         return png_bytes(draw_heatmap(read_image(file, frame=frame), prediction, findings=shown))
 
     def _check_images(self, number: int) -> None:
         if number > self.options.images:
             raise UsageError(
-                f"a request has {number} images", why=f"the limit is {self.options.images}", fix="Send several requests."
+                f"a request has {number} images",
+                why=f"the limit is {self.options.images}",
+                fix="Send several requests.",
             )
 
     def _check_texts(self, number: int) -> None:

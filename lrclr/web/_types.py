@@ -30,9 +30,7 @@ _ALPHA = Annotated[
     float | None,
     Field(ge=0.0, le=1.0, description="Weight of the local score, instead of the model's."),
 ]
-_FRAME = Annotated[
-    int | None, Field(ge=0, le=2**31 - 1, description="Frame to read of files with several, from 0.")
-]
+_FRAME = Annotated[int | None, Field(ge=0, le=2**31 - 1, description="Frame to read of files with several, from 0.")]
 _EXACT = Annotated[
     bool,
     Field(description="Decode every pixel. By default, large JPEG 2000 images are decoded at a lower resolution."),
@@ -108,9 +106,7 @@ class EmbeddingsRequest(BaseModel):
 
     input: str | list[str] = Field(description="Texts, and images as data URLs.")
     model: str = Field("lrclr", description="Any name. The answer names the model that answered.")
-    encoding_format: Literal["float", "base64"] = Field(
-        "float", description="`base64`: little-endian float32."
-    )
+    encoding_format: Literal["float", "base64"] = Field("float", description="`base64`: little-endian float32.")
     dimensions: int | None = Field(None, description="The model's own number of dimensions, or nothing.")
     user: str | None = Field(None, description="Ignored.")
 

@@ -17,6 +17,9 @@ from lrclr import Finding, FindingSet, errors, read_image
 from lrclr.errors import LrclrError, ServerUnavailableError, UsageError
 from lrclr.samples import SAMPLES
 from lrclr.web import STATUS, BundleBackend, WebOptions, create_app
+
+# Private: the response to one error.
+from lrclr.web._problems import problem_of, status_of
 from tests.web.conftest import LOCAL
 
 if TYPE_CHECKING:
@@ -358,8 +361,6 @@ class TestWhoMayAsk:
 
 
 def test_every_class_of_errors_has_a_status(client: TestClient) -> None:
-    from lrclr.web._problems import problem_of, status_of  # the mapping of a single error
-
     page = client.get("/errors").text
     for name in errors.__all__:
         kind: type[LrclrError] = getattr(errors, name)

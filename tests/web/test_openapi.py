@@ -77,7 +77,8 @@ def fuzz(server: WebServer, cases: int) -> Counter[int]:
     statuses: Counter[int] = Counter()
     operations = [one.ok() for one in schema.get_all_operations()]
     assert {(one.method, one.path) for one in operations} == OPERATIONS
-    each = -(-cases // len(operations))
+    # Without a body or a parameter there is one request only.
+    each = -(-cases // sum(bool(one.body or one.path_parameters or one.query) for one in operations))
     for operation in operations:
 
         @settings(
@@ -89,15 +90,13 @@ def fuzz(server: WebServer, cases: int) -> Counter[int]:
         )
         @given(case=operation.as_strategy(), real=st.booleans())
         def ask(case: Any, real: bool) -> None:
-            if real:
+            if real and case.operation.method != "delete":
                 if case.path_parameters:
                     case.path_parameters["number"] = kept
                 if isinstance(case.body, dict) and "images" in case.body and case.media_type == "application/json":
                     case.body["images"] = [picture]
                 if case.operation.path == "/v1/images":
                     case.body = PNG
-            if case.operation.method == "delete" and real:
-                return
             response = case.call(session=client, base_url=server.url, timeout=60)
             statuses[response.status_code] += 1
             case.validate_response(response, checks=CHECKS)
@@ -119,5 +118,5 @@ def test_5000_random_requests(running: WebServer, record_property: pytest.Record
     statuses = fuzz(running, 5000)
     record_property("statuses", dict(statuses))
     print(f"{statuses.total()} requests, {time.monotonic() - began:.0f} s: {dict(sorted(statuses.items()))}")
-    assert statuses.total() >= 4500
+    assert statuses.total() >= 5000
     assert not [status for status in statuses if status >= 500]

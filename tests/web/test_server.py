@@ -12,13 +12,17 @@ from urllib.parse import urlsplit
 import numpy as np
 import openai
 import pytest
+from starlette.testclient import TestClient
 
 from lrclr.errors import UsageError
 from lrclr.samples import SAMPLES
-from lrclr.web import ServerBackend, WebOptions, WebServer, open_backend, read_token
+from lrclr.triton.client import Client, ClientOptions
+from lrclr.triton.server import ServeOptions, TritonServer
+from lrclr.web import ServerBackend, WebOptions, WebServer, create_app, open_backend, read_token
 from tests import bundles
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from lrclr import ZeroShotClassifier
@@ -134,7 +138,55 @@ def test_the_command(fp32_bundle: Path) -> None:
     assert err.splitlines() == ["Ctrl-C stops it", "Research use only. Not a medical device.", "stopped"]
 
 
+@pytest.fixture(scope="module")
+def served(fp32_bundle: Path) -> Iterator[TritonServer]:
+    with TritonServer(fp32_bundle, ServeOptions(grpc_port=0, http_port=0, metrics_port=0, instances=1)) as server:
+        yield server
+
+
+@pytest.mark.triton
+def test_a_triton_server_answers(served: TritonServer, fp32_bundle: Path, backend: BundleBackend) -> None:
+    """Alone, and with the bundle here: the same answers as without a server."""
+    questions = ({}, {"findings": ["Edema"], "alpha": 0.2}, {"prompts": ["small left apical pneumothorax"]})
+    answers = []
+    behind = (open_backend(server=served.grpc), open_backend(fp32_bundle, server=served.grpc))
+    for one in (backend, *behind):
+        assert one.ready()
+        with TestClient(create_app(one), base_url="http://localhost") as client:
+            kept = client.post("/v1/images", content=FILE, headers={"content-type": "image/png"}).json()
+            replies = [client.post(f"/v1/images/{kept['id']}/findings", json=asked).json() for asked in questions]
+            answers.append([kept["predictions"][0], *(reply["predictions"][0] for reply in replies)])
+            images = [base64.b64encode(FILE).decode()] * 2
+            answers[-1] += client.post("/v1/findings", json={"images": images, "heatmap": True}).json()["predictions"]
+            broken = client.post("/v1/images", content=b"no image", headers={"content-type": "image/png"})
+            assert (broken.status_code, broken.json()["type"]) == (422, "/errors#ImageError")
+            status = client.post("/v1/embeddings", json={"input": "gas"}).status_code
+            assert status == (501 if isinstance(one, ServerBackend) else 200)
+    for other in answers[1:]:
+        for given, wanted in zip(other, answers[0], strict=True):
+            assert given["regions"] == wanted["regions"]
+            assert [one["name"] for one in given["findings"]] == [one["name"] for one in wanted["findings"]]
+            probabilities = [[one["probability"] for one in each["findings"]] for each in (given, wanted)]
+            np.testing.assert_allclose(*probabilities, atol=1e-5)
+
+
+@pytest.mark.triton
+def test_a_triton_server_that_ended(fp32_bundle: Path) -> None:
+    options = ServeOptions(grpc_port=0, http_port=0, metrics_port=0, instances=1)
+    with TritonServer(fp32_bundle, options) as server:
+        backend = ServerBackend(Client(server.grpc, ClientOptions(retries=0)))
+    with TestClient(create_app(backend), base_url="http://localhost") as asking:
+        for response in (
+            asking.get("/readyz"),
+            asking.post("/v1/findings", json={"images": [base64.b64encode(FILE).decode()]}),
+        ):
+            assert response.status_code == 503
+            assert response.headers["retry-after"] == "1"
+
+
 def test_nothing_of_it_is_imported_by_lrclr() -> None:
-    code = "import lrclr, lrclr.cli, sys; print([m for m in sys.modules if m.partition('.')[0] in {'fastapi', 'uvicorn'}])"
+    code = (
+        "import lrclr, lrclr.cli, sys; print([m for m in sys.modules if m.partition('.')[0] in {'fastapi', 'uvicorn'}])"
+    )
     done = subprocess.run([bundles.PYTHON, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

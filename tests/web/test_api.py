@@ -284,7 +284,8 @@ def test_too_many_requests_are_refused(backend: BundleBackend) -> None:
         jobs = [pool.submit(client.post, "/v1/embeddings", json={"input": "gas"}) for _ in range(2)]
         begun.wait(60)
         while "\nlrclr_web_pending_requests 2\n" not in client.get("/metrics").text:
-            pass
+            # Both wait until `go_on` is set.
+            assert not any(job.done() for job in jobs)
         response = client.post("/v1/embeddings", json={"input": "gas"})
         refused(response, 503, "ServerUnavailableError")
         assert response.headers["retry-after"] == "1"

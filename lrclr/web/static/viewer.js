@@ -133,7 +133,7 @@ export class View {
       ];
     });
     this.overlay.replaceChildren(...parts);
-    return chosen.map(({ box, attention }) => `${Math.round(100 * attention)} % ${this.#place(box)}`).join(", ");
+    return chosen.map(({ box, attention }) => `${Math.round(100 * attention)}\u00a0% ${this.#place(box)}`).join(", ");
   }
 
   // Where a box is in the picture, in words.

@@ -1,7 +1,7 @@
 """Times and memory of `lrclr web`: ``python -m benchmarks.web BUNDLE [-o FILE]``.
 
-In Debian's Chromium: from dropping a file to its answer, and from a typed prompt to its answer. By HTTP: the memory of the
-process while a thousand images are uploaded. Run it on a machine that does nothing else.
+In Debian's Chromium: from dropping a file to its answer, and from a typed prompt to its answer. By HTTP: the memory of
+the process while a thousand images are uploaded. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
-import pytest
-
 from lrclr.samples import SAMPLES
 from lrclr.web import STATUS
 from tests.docs.pages import ROOT, blocks
@@ -16,6 +14,7 @@ from tests.docs.pages import ROOT, blocks
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
     from starlette.testclient import TestClient
 
     from lrclr.web import WebServer

@@ -31,6 +31,8 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
 DICOM, PNG = SAMPLES[1].path("dicom"), SAMPLES[0].path()
 TOKEN = "a-token-for-the-browser"
+# This machine may be busy.
+expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def page_of(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
+def page_of(browser: Browser, url: str, *, visit: bool = True, **options: Any) -> Iterator[Page]:
     """A page in a context of its own. On leaving, nothing was written to the console and nothing else was asked for."""
     context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True, **options)
     page = context.new_page()
@@ -51,7 +53,8 @@ def page_of(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
     page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: said.append(f"error: {error}"))
     page.on("request", lambda request: said.append(request.url) if not request.url.startswith((url, "blob:")) else None)
-    page.goto(url)
+    if visit:
+        page.goto(url)
     try:
         yield page
     finally:
@@ -120,6 +123,22 @@ def test_findings_and_regions(page: Page, classifier: ZeroShotClassifier) -> Non
     }
     corners = {(round(max(0, region.box[0])), round(max(0, region.box[1]))) for region in prediction.regions}
     assert {box[:2] for box in boxes} == corners
+
+
+def test_a_file_that_is_opened_before_the_model_is_known(browser: Browser, running: WebServer) -> None:
+    with page_of(browser, running.url, visit=False) as page:
+        held: list[Any] = []
+        page.route("**/v1/model", held.append)
+        page.goto(running.url)
+        page.set_input_files("#files", [DICOM])
+        page.fill("#prompt", "gas")
+        page.keyboard.press("Enter")
+        while not held:
+            page.wait_for_timeout(10)
+        expect(page.locator("#images li")).to_have_count(0)
+        held[0].continue_()
+        expect(page.locator("#findings .value").first).to_contain_text("%")
+        page.unroute("**/v1/model")
 
 
 def test_sliders(page: Page, classifier: ZeroShotClassifier) -> None:

@@ -22,6 +22,7 @@ const state = {
   preview: null,
 };
 let nextKey = 1;
+let started;
 
 const views = ["A", "B"].map(
   (letter, place) =>
@@ -170,6 +171,7 @@ function forget(image) {
 }
 
 async function openAll(files) {
+  if (!(await started)) return;
   $("errors").replaceChildren();
   for (const file of files) await open(file, file.name);
 }
@@ -436,9 +438,10 @@ function listen() {
   $("ask").addEventListener("submit", (event) => {
     event.preventDefault();
     const text = $("prompt").value.trim();
-    if (text) ask(text);
+    if (text && state.model) ask(text);
   });
-  $("compare").addEventListener("change", () => {
+  $("compare").addEventListener("change", async () => {
+    await started;
     state.two = $("compare").checked;
     if (!state.two) state.active = 0;
     else {
@@ -484,19 +487,20 @@ function listen() {
   $("token-form").addEventListener("submit", (event) => {
     event.preventDefault();
     useToken($("token").value.trim());
-    start();
+    started = start();
   });
   window.addEventListener("pagehide", () => {
     for (const image of state.images) forget(image);
   });
 }
 
+// Ask for the model. Returns whether it answered.
 async function start() {
   try {
     state.model = await (await call("GET", "/v1/model")).json();
   } catch (error) {
     complain(error);
-    return;
+    return false;
   }
   $("token-section").hidden = true;
   $("errors").replaceChildren();
@@ -516,7 +520,8 @@ async function start() {
     place.replaceChildren(place.firstElementChild, ...buttons);
   }
   render();
+  return true;
 }
 
 listen();
-start();
+started = start();

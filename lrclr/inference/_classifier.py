@@ -203,7 +203,8 @@ class ZeroShotClassifier:
         for batch in self._decoded(images, frame=frame, exact=exact, batch_size=batch_size):
             for start in range(0, len(batch), self.spec.max_batch):
                 part = batch[start : start + self.spec.max_batch]
-                outputs = self._run("image_encoder", {"pixel_values": np.stack([image.pixel_values for image in part])})
+                pixel_values = np.stack([image.pixel_values for image in part])
+                outputs = [self._run("image_encoder", {"pixel_values": pixel_values})]
                 features += [ImageFeatures.of_row(outputs, row, image) for row, image in enumerate(part)]
         return features
 
@@ -226,7 +227,7 @@ class ZeroShotClassifier:
         alpha = self._checked_alpha(alpha)
         if not features:
             return []
-        answers = self._answer(ImageFeatures.stacked(features), findings, self._features(findings), alpha)
+        answers = self._answer(ImageFeatures.stacked(features, 0), findings, self._features(findings), alpha)
         made = self.predictions(answers, [one.size for one in features], findings, alpha)
         return [replace(each, remarks=one.remarks) for each, one in zip(made, features, strict=True)]
 

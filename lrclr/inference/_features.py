@@ -24,26 +24,29 @@ class ImageFeatures:
     """The image encoder's output for one image. `ZeroShotClassifier.predict_features` answers from it.
 
     Attributes:
-        outputs: the graph's outputs by name, without the batch axis; see `lrclr.contract`.
+        outputs: of each network that answers, the graph's outputs by name, without the batch axis; see
+            `lrclr.contract`.
         size: height and width of the original image, in pixels.
         remarks: what was ignored in the image's file; see `lrclr.images.ReducedImage`.
     """
 
-    outputs: Mapping[str, NDArray[Any]]
+    outputs: tuple[Mapping[str, NDArray[Any]], ...]
     size: tuple[int, int]
     remarks: tuple[str, ...]
 
     @classmethod
-    def of_row(cls, outputs: Mapping[str, NDArray[Any]], row: int, image: DecodedImage) -> Self:
+    def of_row(cls, outputs: Sequence[Mapping[str, NDArray[Any]]], row: int, image: DecodedImage) -> Self:
         """Copy one row of a batch. A copy does not keep the batch in memory, nor memory that a server uses again."""
-        return cls({name: outputs[name][row].copy() for name in _OUTPUTS}, image.size, image.remarks)
+        return cls(
+            tuple({name: each[name][row].copy() for name in _OUTPUTS} for each in outputs), image.size, image.remarks
+        )
 
     @staticmethod
-    def stacked(features: Sequence[ImageFeatures]) -> dict[str, NDArray[Any]]:
-        """The outputs of several images as the graph gives them for a batch."""
-        return {name: np.stack([one.outputs[name] for one in features]) for name in _OUTPUTS}
+    def stacked(features: Sequence[ImageFeatures], network: int) -> dict[str, NDArray[Any]]:
+        """The outputs of several images as the graph of one of the networks gives them for a batch."""
+        return {name: np.stack([one.outputs[network][name] for one in features]) for name in _OUTPUTS}
 
     @property
     def nbytes(self) -> int:
         """Size of the arrays, in bytes."""
-        return sum(array.nbytes for array in self.outputs.values())
+        return sum(array.nbytes for each in self.outputs for array in each.values())

@@ -128,7 +128,7 @@ def test_findings_and_regions(page: Page, classifier: ZeroShotClassifier) -> Non
 def test_a_file_that_is_opened_before_the_model_is_known(browser: Browser, running: WebServer) -> None:
     with page_of(browser, running.url, visit=False) as page:
         held: list[Any] = []
-        page.route("**/v1/model", held.append)
+        page.route("**/v1/model", lambda route: held.append(route))
         page.goto(running.url)
         page.set_input_files("#files", [DICOM])
         page.fill("#prompt", "gas")

@@ -262,6 +262,9 @@ function renderWarnings() {
   );
 }
 
+// Of an ensemble, how far its members are apart.
+const spread = ({ probability_spread: apart }) => (apart == null ? "" : ` (members ± ${percent(apart)})`);
+
 function titles() {
   const own = state.model.findings.map((one) => [OWN + one.name, one.name]);
   return [...state.prompts.map((text) => [FREE + text, text]), ...own];
@@ -302,6 +305,7 @@ function renderViews() {
     const words = view.regions(regions, state.shown);
     view.caption.replaceChildren(
       element("strong", { textContent: `${finding.name}: ${percent(finding.probability)}` }),
+      spread(finding),
       words ? `. Attention, by place in the picture: ${words}.` : ".",
     );
   });

@@ -42,7 +42,7 @@ def create_app(backend: Backend, options: WebOptions | None = None) -> FastAPI:
 
     Args:
         backend: the model.
-        options: limits, and the token. The server that runs the application listens where it was told.
+        options: limits, and the token. Where the server listens is the concern of `WebServer`.
     """
     options = options or WebOptions()
     kept = KeptImages(options)

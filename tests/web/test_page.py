@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
     from lrclr import ZeroShotClassifier
 
@@ -127,8 +127,12 @@ def test_findings_and_regions(page: Page, classifier: ZeroShotClassifier) -> Non
 
 def test_a_file_that_is_opened_before_the_model_is_known(browser: Browser, running: WebServer) -> None:
     with page_of(browser, running.url, visit=False) as page:
-        held: list[Any] = []
-        page.route("**/v1/model", lambda route: held.append(route))
+        held: list[Route] = []
+
+        def hold(route: Route) -> None:
+            held.append(route)
+
+        page.route("**/v1/model", hold)
         page.goto(running.url)
         page.set_input_files("#files", [DICOM])
         page.fill("#prompt", "gas")

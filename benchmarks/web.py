@@ -74,7 +74,7 @@ def _times(url: str, times: int) -> dict[str, Any]:
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.goto(url)
         page.locator("#samples-first button").first.wait_for()
-        files = [sample.path(kind) for sample in SAMPLES for kind in ("png", "dicom")]  # type: ignore[arg-type]
+        files = [sample.path(kind) for sample in SAMPLES for kind in ("png", "dicom")]
         drops = [_drop(page, files[number % len(files)]) for number in range(times + 1)][1:]
         prompts = [_prompt(page, number) for number in range(times + 1)][1:]
         browser.close()

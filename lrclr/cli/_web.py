@@ -53,14 +53,14 @@ def web(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.cli._extras import require_web
 
     require_web()
-    from lrclr.web import WebOptions, WebServer, open_backend, read_token
+    from lrclr.web import BundleBackend, WebOptions, WebServer, open_backend, read_token
 
     # Before the model is opened, which takes seconds.
     options = WebOptions(host=host, port=port, token=read_token(token_file))
     backend = open_backend(
         bundle, server=server, model_name=model_name, engine=engine, provider=provider or "cpu", threads=threads
     )
-    if backend.classifier is not None:
+    if isinstance(backend, BundleBackend):
         note_choice(backend.classifier.engine)
     running = WebServer(backend, options)
     out().print(running.url)

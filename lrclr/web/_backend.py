@@ -33,12 +33,10 @@ class Backend(Protocol):
     Attributes:
         spec: preprocessing, findings and scoring of the model.
         engine: name of what runs the graphs.
-        classifier: that answers; None if a server does.
     """
 
     spec: ModelSpec
     engine: str
-    classifier: ZeroShotClassifier | None
 
     def encode(self, files: Sequence[bytes], *, frame: int | None, exact: bool) -> list[Any]:
         """Read image files, for `predict`. Each result has the attribute ``nbytes``."""
@@ -115,7 +113,6 @@ class ServerBackend:
     """
 
     def __init__(self, client: Client) -> None:
-        self.classifier = None
         self._client = client
         description = client.describe()
         self.spec = ModelSpec.of_server(description)

@@ -20,7 +20,7 @@ from lrclr.web._gate import busy
 from lrclr.web._problems import HttpProblem
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from starlette.requests import Request
 
@@ -122,7 +122,7 @@ class Bodies:
         """
         limit = self._options.images
 
-        async def whole() -> AsyncIterator[bytes]:
+        async def whole() -> AsyncGenerator[bytes, None]:
             yield body
 
         class InMemory(MultiPartParser):

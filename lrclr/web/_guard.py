@@ -25,7 +25,7 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "O
 _SAFE: Final = frozenset({"GET", "HEAD"})
 # What the page needs before the user has given the token, and what probes ask. None of it depends on images.
 _OPEN_PREFIXES: Final = ("/static/", "/samples/")
-_OPEN: Final = frozenset({"/", "/healthz", "/readyz", "/errors", "/api"})
+_OPEN: Final = frozenset({"/", "/healthz", "/readyz", "/errors", "/api", "/openapi.json"})
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",

@@ -42,8 +42,8 @@ class Metrics:
         name = "lrclr_web_request_seconds"
         yield from _head(name, "histogram", "Time from the request's head to the end of the answer, by path")
         for path, row in sorted(self._seconds.items()):
-            for bound, number in zip((*_BOUNDS, "+Inf"), row, strict=False):
-                yield f'{name}_bucket{{path="{path}",le="{bound}"}} {int(number)}'
+            for bound, count in zip((*_BOUNDS, "+Inf"), row, strict=False):
+                yield f'{name}_bucket{{path="{path}",le="{bound}"}} {int(count)}'
             yield f'{name}_count{{path="{path}"}} {int(row[-2])}'
             yield f'{name}_sum{{path="{path}"}} {row[-1]:.6f}'
         for name, (meaning, value) in gauges.items():

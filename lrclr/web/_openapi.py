@@ -43,8 +43,9 @@ _PROBLEM: Final = {
 
 def operation(
     summary: str,
-    body: type[BaseModel] | None = None,
+    reply: type[BaseModel] | None = None,
     *,
+    body: type[BaseModel] | None = None,
     form: bool = False,
     files: tuple[str, ...] = (),
     gives: str | None = None,
@@ -53,6 +54,7 @@ def operation(
 
     Args:
         summary: one line.
+        reply: type of the answer, if the function does not say.
         body: type of a JSON body.
         form: whether a multipart form with files is taken, too.
         files: media types of a body that is a file.
@@ -66,6 +68,8 @@ def operation(
     for kind in files:
         content[kind] = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
     described: dict[str, Any] = {"summary": summary, "responses": dict(_PROBLEM)}
+    if reply is not None:
+        described["response_model"] = reply
     if content:
         described["openapi_extra"] = {"requestBody": {"required": True, "content": content}}
     if gives is not None:

@@ -40,8 +40,10 @@ def add_questions(app: FastAPI, context: Context) -> None:
     """Add the operations that take images or texts and keep nothing, and what they need to be asked."""
     service = context.service
 
-    @app.post("/v1/findings", **operation("Findings of images", types.FindingsRequest, form=True))
-    async def findings(request: Request) -> types.FindingsReply:
+    @app.post(
+        "/v1/findings", **operation("Findings of images", types.FindingsReply, body=types.FindingsRequest, form=True)
+    )
+    async def findings(request: Request) -> Response:
         if _require_type(request, JSON, FORM) == JSON:
             return await _asked(context, request, types.FindingsRequest, service.findings, JSON)
         async with context.bodies.of(request) as body:
@@ -57,12 +59,18 @@ def add_questions(app: FastAPI, context: Context) -> None:
 
             return await context.gate.run(work)
 
-    @app.post("/v1/embeddings", **operation("Embeddings of texts and images", types.EmbeddingsRequest))
-    async def embeddings(request: Request) -> types.EmbeddingsReply:
+    @app.post(
+        "/v1/embeddings",
+        **operation("Embeddings of texts and images", types.EmbeddingsReply, body=types.EmbeddingsRequest),
+    )
+    async def embeddings(request: Request) -> Response:
         return await _asked(context, request, types.EmbeddingsRequest, service.embeddings, JSON)
 
-    @app.post("/v1/similarity", **operation("Cosines of images and texts", types.SimilarityRequest))
-    async def similarity(request: Request) -> types.SimilarityReply:
+    @app.post(
+        "/v1/similarity",
+        **operation("Cosines of images and texts", types.SimilarityReply, body=types.SimilarityRequest),
+    )
+    async def similarity(request: Request) -> Response:
         return await _asked(context, request, types.SimilarityRequest, service.similarity, JSON)
 
     @app.get("/v1/model", **operation("The model that answers"))
@@ -85,19 +93,23 @@ def add_kept_images(app: FastAPI, context: Context) -> None:
     """Add the operations on images that are kept for several questions."""
     service = context.service
 
-    @app.post("/v1/images", status_code=201, **operation("Keep an image for several questions", files=FILE_TYPES))
+    @app.post(
+        "/v1/images",
+        status_code=201,
+        **operation("Keep an image for several questions", types.KeptReply, files=FILE_TYPES),
+    )
     async def keep(
         request: Request,
         frame: Annotated[int | None, Query(ge=0, le=2**31 - 1, description="Frame of files with several.")] = None,
         exact: Annotated[bool, Query(description="Decode every pixel.")] = False,
-    ) -> types.KeptReply:
+    ) -> Response:
         _require_type(request, *FILE_TYPES)
         async with context.bodies.of(request) as body:
 
             def work() -> Response:
                 (encoded,) = service.backend.encode([body], frame=frame, exact=exact)
                 image = KeptImage(body, encoded, frame, exact)
-                answer = service.answer(image, types.Question())
+                answer = service.answer(image, types.Question(findings=None, prompts=None))
                 # After the answer: a file that cannot be read is not context.kept.
                 reply = types.KeptReply(
                     **dict(answer),
@@ -109,8 +121,11 @@ def add_kept_images(app: FastAPI, context: Context) -> None:
 
             return await context.gate.run(work)
 
-    @app.post("/v1/images/{number}/findings", **operation("Findings of a kept image", types.Question))
-    async def ask(number: str, request: Request) -> types.FindingsReply:
+    @app.post(
+        "/v1/images/{number}/findings",
+        **operation("Findings of a kept image", types.FindingsReply, body=types.Question),
+    )
+    async def ask(number: str, request: Request) -> Response:
         image = context.kept.get(number)
         return await _asked(context, request, types.Question, partial(service.answer, image), JSON)
 
@@ -121,7 +136,7 @@ def add_kept_images(app: FastAPI, context: Context) -> None:
 
     @app.post(
         "/v1/images/{number}/heatmap",
-        **operation("Heat map of a kept image", types.HeatmapRequest, gives="image/png"),
+        **operation("Heat map of a kept image", body=types.HeatmapRequest, gives="image/png"),
     )
     async def heatmap(number: str, request: Request) -> Response:
         image = context.kept.get(number)
@@ -129,7 +144,7 @@ def add_kept_images(app: FastAPI, context: Context) -> None:
 
     @app.post(
         "/v1/images/{number}/report",
-        **operation("DICOM structured report of a kept DICOM image", types.Question, gives=DICOM),
+        **operation("DICOM structured report of a kept DICOM image", body=types.Question, gives=DICOM),
     )
     async def report(number: str, request: Request) -> Response:
         image = context.kept.get(number)

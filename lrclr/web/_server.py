@@ -59,6 +59,8 @@ class WebServer:
             server_header=False,
             proxy_headers=False,
             ws="none",
+            # Connections, most of which may wait for a request. Beyond it, uvicorn itself answers with 503.
+            limit_concurrency=256,
             timeout_graceful_shutdown=5,
         )
         self._server = _Uvicorn(config)

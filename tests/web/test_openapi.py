@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from openapi_spec_validator import validate
 from PIL import Image
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -75,7 +76,7 @@ def fuzz(server: WebServer, cases: int) -> Counter[int]:
     kept = client.post(f"{server.url}/v1/images", data=study, headers=headers).json()["id"]
     picture = base64.b64encode(PNG).decode()
     statuses: Counter[int] = Counter()
-    operations = [one.ok() for one in schema.get_all_operations()]
+    operations = [one.ok() for one in schema.get_all_operations() if isinstance(one, Ok)]
     assert {(one.method, one.path) for one in operations} == OPERATIONS
     # Without a body or a parameter there is one request only.
     each = -(-cases // sum(bool(one.body or one.path_parameters or one.query) for one in operations))
@@ -113,10 +114,9 @@ def test_random_requests(running: WebServer) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_5000_random_requests(running: WebServer, record_property: pytest.RecordProperty) -> None:
+def test_5000_random_requests(running: WebServer) -> None:
     began = time.monotonic()
     statuses = fuzz(running, 5000)
-    record_property("statuses", dict(statuses))
     print(f"{statuses.total()} requests, {time.monotonic() - began:.0f} s: {dict(sorted(statuses.items()))}")
     assert statuses.total() >= 5000
     assert not [status for status in statuses if status >= 500]

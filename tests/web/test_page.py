@@ -31,6 +31,7 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
 DICOM, PNG = SAMPLES[1].path("dicom"), SAMPLES[0].path()
 TOKEN = "a-token-for-the-browser"
+AXE: Any = Axe
 # This machine may be busy.
 expect.set_options(timeout=60_000)
 
@@ -319,7 +320,7 @@ def test_closing_the_page_forgets_its_images(browser: Browser, backend: BundleBa
 
         def kept() -> str:
             lines = requests.get(f"{server.url}/metrics", timeout=60).text.splitlines()
-            return next(line for line in lines if line.startswith("lrclr_web_kept_images ")).split()[1]
+            return str(next(line for line in lines if line.startswith("lrclr_web_kept_images ")).split()[1])
 
         with page_of(browser, server.url) as first, page_of(browser, server.url) as second:
             # Two users at once, with different files and prompts.
@@ -358,11 +359,11 @@ def test_accessibility(browser: Browser, running: WebServer, scheme: str, width:
         page.set_viewport_size({"width": width, "height": 800})
         for prepare in (lambda: None, lambda: opened(page, DICOM, PNG), lambda: page.check("#compare")):
             prepare()
-            found = Axe().run(page)
+            found = AXE().run(page)
             assert found.violations_count == 0, found.generate_report()
             assert page.locator("html").evaluate("node => node.scrollWidth") <= width
         page.goto(f"{running.url}/api")
         expect(page.get_by_role("heading", name="POST /v1/findings", exact=True)).to_be_visible()
-        found = Axe().run(page)
+        found = AXE().run(page)
         assert found.violations_count == 0, found.generate_report()
         assert page.locator("html").evaluate("node => node.scrollWidth") <= width

@@ -6,7 +6,7 @@ import base64
 import http.client
 import signal
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -36,9 +36,12 @@ def test_the_openai_client_gets_embeddings(running: WebServer, classifier: ZeroS
     url = f"data:image/png;base64,{base64.b64encode(FILE).decode()}"
     wanted = np.stack([*classifier.embed_texts(["pleural effusion"]), *classifier.embed_images([FILE])])
     with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none") as client:
+        inputs = ["pleural effusion", url]
         # By default, the client asks for base64.
-        for options in ({}, {"encoding_format": "float"}):
-            reply = client.embeddings.create(model="lrclr", input=["pleural effusion", url], **options)
+        for reply in (
+            client.embeddings.create(model="lrclr", input=inputs),
+            client.embeddings.create(model="lrclr", input=inputs, encoding_format="float"),
+        ):
             np.testing.assert_allclose([one.embedding for one in reply.data], wanted, atol=1e-6)
             assert reply.model == f"lrclr-{classifier.spec.sha256[:12]}"
         with pytest.raises(openai.UnprocessableEntityError, match="dimensions"):
@@ -147,7 +150,11 @@ def served(fp32_bundle: Path) -> Iterator[TritonServer]:
 @pytest.mark.triton
 def test_a_triton_server_answers(served: TritonServer, fp32_bundle: Path, backend: BundleBackend) -> None:
     """Alone, and with the bundle here: the same answers as without a server."""
-    questions = ({}, {"findings": ["Edema"], "alpha": 0.2}, {"prompts": ["small left apical pneumothorax"]})
+    questions: tuple[dict[str, Any], ...] = (
+        {},
+        {"findings": ["Edema"], "alpha": 0.2},
+        {"prompts": ["small left apical pneumothorax"]},
+    )
     answers = []
     behind = (open_backend(server=served.grpc), open_backend(fp32_bundle, server=served.grpc))
     for one in (backend, *behind):
@@ -166,8 +173,8 @@ def test_a_triton_server_answers(served: TritonServer, fp32_bundle: Path, backen
         for given, wanted in zip(other, answers[0], strict=True):
             assert given["regions"] == wanted["regions"]
             assert [one["name"] for one in given["findings"]] == [one["name"] for one in wanted["findings"]]
-            probabilities = [[one["probability"] for one in each["findings"]] for each in (given, wanted)]
-            np.testing.assert_allclose(*probabilities, atol=1e-5)
+            got, expected = ([one["probability"] for one in each["findings"]] for each in (given, wanted))
+            np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 @pytest.mark.triton

@@ -302,15 +302,24 @@ def test_errors_and_samples(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#errors")).to_contain_text("dropped.png: lrclr cannot read the file")
 
 
-def test_an_image_that_the_server_forgot_is_sent_again(browser: Browser, backend: BundleBackend) -> None:
+def test_an_image_that_the_server_forgot_is_sent_again(
+    browser: Browser, backend: BundleBackend, classifier: ZeroShotClassifier
+) -> None:
     options = WebOptions(port=0, kept_images=1)
     with WebServer(backend, options) as server, page_of(browser, server.url) as page:
         opened(page, DICOM, PNG)
+        page.locator("#alpha").focus()
+        page.keyboard.press("Home")
+        (prediction,) = classifier.predict([DICOM], alpha=0.0)
         page.get_by_role("button", name=DICOM.name, exact=True).click()
         page.fill("#prompt", "gas")
         page.keyboard.press("Enter")
         expect(page.locator("#prompts .value")).to_contain_text("%")
         expect(page.locator("#errors .message")).to_have_count(0)
+        # Alpha is still that of the slider.
+        for number, finding in enumerate(prediction.findings):
+            value = page.locator("#findings .finding").nth(number).locator(".value")
+            expect(value).to_have_text(percent(finding.probability))
 
 
 def test_closing_the_page_forgets_its_images(browser: Browser, backend: BundleBackend) -> None:

@@ -45,6 +45,7 @@ function complain(error, subject = "") {
     if (!state.model && !subject) return;
   }
   const text = `${subject ? `${subject}: ` : ""}${error.message}`;
+  if ([...$("errors").querySelectorAll("p")].some((one) => one.textContent === text)) return;
   const message = element("div", { className: "message bad" }, element("p", { textContent: text }));
   const close = element("button", { type: "button", textContent: "×", "aria-label": "Dismiss this error" });
   close.addEventListener("click", () => message.remove());
@@ -97,9 +98,13 @@ async function complete(image) {
   const { alpha } = state;
   const fresh = image.alpha !== alpha;
   const prompts = state.prompts.filter((text) => fresh || !image.answers.has(FREE + text));
-  if (fresh) accept(image, OWN, await (await about(image, "POST", "findings", { alpha })).json());
+  if (fresh) {
+    accept(image, OWN, await (await about(image, "POST", "findings", { alpha })).json());
+    image.alpha = alpha;
+  }
   if (prompts.length) accept(image, FREE, await (await about(image, "POST", "findings", { alpha, prompts })).json());
-  image.alpha = alpha;
+  // If the file was sent again, the findings are those of the model's alpha.
+  if (image.alpha !== alpha) await complete(image);
 }
 
 // One update runs at a time. If something changed meanwhile, it runs once more.
@@ -140,7 +145,11 @@ async function open(file, name) {
     render();
     const picture = await about(image, "GET", "picture");
     image.url = URL.createObjectURL(await picture.blob());
-    if (!state.images.includes(image)) remove(image.key);
+    if (!state.images.includes(image)) {
+      // It was closed meanwhile.
+      forget(image);
+      return;
+    }
   } catch (error) {
     complain(error, name);
     remove(image.key);

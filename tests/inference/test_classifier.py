@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from lrclr import Prediction
     from lrclr.checkpoints import Checkpoint
+    from lrclr.inference import ImageSource
 
 IMAGES = [read_image(path) for path in sample_paths()]
 
@@ -120,7 +121,11 @@ def test_questions_about_an_encoded_image_run_no_image_encoder(
     classifier.encode_images([IMAGES[3]] * (most + 3), batch_size=most + 3)
     assert [size for graph, size in engine.ran if graph == "image_encoder"] == [most, 3]
     # The last two are files about which there is something to say.
-    images = [*IMAGES, bundles.odd_radiograph(tmp_path / "odd.dcm"), bundles.radiograph(tmp_path / "noise.png")]
+    images: list[ImageSource] = [
+        *IMAGES,
+        bundles.odd_radiograph(tmp_path / "odd.dcm"),
+        bundles.radiograph(tmp_path / "noise.png"),
+    ]
     features = classifier.encode_images(images)
     assert all(one.nbytes for one in features)
     others = FindingSet.from_names(["Edema", "Rib fracture"])

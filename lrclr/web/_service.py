@@ -6,7 +6,7 @@ import base64
 from typing import TYPE_CHECKING
 
 from lrclr._version import __version__
-from lrclr.budget import HEATMAP_BYTES, decoding, reading
+from lrclr.budget import HEATMAP_BYTES, REQUEST_HEATMAPS, decoding, reading
 from lrclr.dicom_results import DicomSource, ResultBuilder, ResultModel
 from lrclr.errors import FindingsError, UsageError
 from lrclr.images import read_image
@@ -88,7 +88,7 @@ class Service:
         """Answer for images in the request, or for `files` instead."""
         if files is None:
             files = [decoded_image(text, place, len(request.images)) for place, text in enumerate(request.images)]
-        self._check_images(len(files))
+        self._check_images(len(files), most=REQUEST_HEATMAPS if request.heatmap else None)
         findings = self._findings(request)
         encoded = self.backend.encode(files, frame=request.frame, exact=request.exact)
         predictions = self.backend.predict(encoded, findings, request.alpha)
@@ -200,13 +200,10 @@ class Service:
         decoding.reserve(HEATMAP_BYTES)
         return png_bytes(draw_heatmap(read_image(file, frame=frame), prediction, findings=shown))
 
-    def _check_images(self, number: int) -> None:
-        if number > self.options.images:
-            raise UsageError(
-                f"a request has {number} images",
-                why=f"the limit is {self.options.images}",
-                fix="Send several requests.",
-            )
+    def _check_images(self, number: int, most: int | None = None) -> None:
+        most = self.options.images if most is None else min(most, self.options.images)
+        if number > most:
+            raise UsageError(f"a request has {number} images", why=f"the limit is {most}", fix="Send several requests.")
 
     def _check_texts(self, number: int) -> None:
         if number > self.options.texts:

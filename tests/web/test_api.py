@@ -204,6 +204,7 @@ def test_metrics(backend: BundleBackend) -> None:
         ({"images": BASE64[:1], "prompts": ["{name}"]}, 422, "FindingsError"),
         ({"images": BASE64[:1], "prompts": [f"text {number}" for number in range(200)]}, 422, "FindingsError"),
         ({"images": BASE64[:1] * 65}, 422, "UsageError"),
+        ({"images": BASE64[:1] * 17, "heatmap": True}, 422, "UsageError"),
         ({"images": BASE64[:1], "alpha": 1.5}, 422, None),
         ({"images": BASE64[:1], "weight": 0.5}, 422, None),
         ({"images": []}, 422, None),

@@ -3,7 +3,14 @@ import { call } from "./api.js";
 import { element } from "./viewer.js";
 
 const { paths, components } = await (await call("GET", "/openapi.json")).json();
-const named = (schema) => components.schemas[schema.$ref.split("/").at(-1)];
+const rest = new Map(Object.entries(components.schemas));
+
+// The type that a schema names. What is shown with an operation is not shown again.
+function shown(schema) {
+  const name = schema.$ref.split("/").at(-1);
+  rest.delete(name);
+  return components.schemas[name];
+}
 
 function type(schema) {
   if (schema.$ref) return schema.$ref.split("/").at(-1);
@@ -21,7 +28,7 @@ function members(schema) {
       {},
       element("td", {}, element("code", { textContent: name }), schema.required?.includes(name) ? " (required)" : ""),
       element("td", { textContent: type(member) }),
-      element("td", { textContent: member.description ?? "" }),
+      element("td", { textContent: member.description ?? member.items?.description ?? "" }),
     ),
   );
   const head = element("tr", {}, ...["Member", "Type", "Meaning"].map((textContent) => element("th", { textContent })));
@@ -35,14 +42,22 @@ for (const [path, operations] of Object.entries(paths)) {
     card.append(element("p", { textContent: operation.summary }));
     for (const [kind, { schema }] of Object.entries(operation.requestBody?.content ?? {})) {
       card.append(element("p", { className: "quiet", textContent: `Body: ${kind}` }));
-      if (schema.$ref) card.append(members(named(schema)));
+      if (schema.$ref) card.append(members(shown(schema)));
     }
     for (const [status, answer] of Object.entries(operation.responses)) {
       if (status === "default") continue;
       const [kind, content] = Object.entries(answer.content ?? {})[0] ?? ["nothing", null];
       card.append(element("p", { className: "quiet", textContent: `Answer ${status}: ${kind}` }));
-      if (content?.schema?.$ref) card.append(members(named(content.schema)));
+      if (content?.schema?.$ref) card.append(members(shown(content.schema)));
     }
     document.getElementById("operations").append(card);
   }
 }
+
+const types = element("section", {}, element("h3", { textContent: "Other types" }));
+for (const [name, schema] of rest) {
+  const card = element("div", { className: "card" }, element("h4", {}, element("code", { textContent: name })));
+  card.append(members(schema));
+  types.append(card);
+}
+document.getElementById("operations").append(types);

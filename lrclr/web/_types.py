@@ -150,7 +150,7 @@ class SimilarityReply(BaseModel):
     bundle: str
 
 
-class _OwnFinding(BaseModel):
+class OwnFinding(BaseModel):
     """A finding of the model."""
 
     name: str
@@ -169,7 +169,7 @@ class ModelReply(BaseModel):
     version: str = Field(description="Version of lrclr.")
     alpha: float = Field(description="Weight of the local score unless a request says otherwise.")
     fusion_trained: bool = Field(description="If not, alpha is 0, and region attention has no meaning.")
-    findings: list[_OwnFinding]
+    findings: list[OwnFinding]
     preprocess: dict[str, Any]
     limits: dict[str, float] = Field(description="Bytes, images and texts of a request; what is kept.")
     disclaimer: str = "Research use only. Not a medical device."
@@ -189,7 +189,7 @@ class Health(BaseModel):
     status: Literal["ok", "not ready"]
 
 
-class _Invalid(BaseModel):
+class InvalidMember(BaseModel):
     """A member that is not valid."""
 
     pointer: str = Field(description="JSON pointer to it.")
@@ -207,7 +207,7 @@ class Problem(BaseModel):
     what: str | None = None
     why: str | None = None
     fix: str | None = None
-    errors: list[_Invalid] | None = None
+    errors: list[InvalidMember] | None = None
 
 
 class FindingsForm(Question):

@@ -261,7 +261,7 @@ function renderWarnings() {
   const texts = [];
   for (const image of new Set([imageOf(0), state.two ? imageOf(1) : null])) {
     if (!image?.prediction) continue;
-    const warnings = (image.prediction.warnings ?? []).map((one) => one.message ?? one.text ?? String(one));
+    const warnings = (image.prediction.warnings ?? []).map((code) => state.model.warnings?.[code] ?? code);
     for (const text of [...warnings, ...image.prediction.remarks]) texts.push(`${image.name}: ${text}`);
   }
   const shown = [...$("warnings").querySelectorAll("p")].map((one) => one.textContent);

@@ -23,6 +23,7 @@ from lrclr.bundle._bundle import (
     write_manifest,
 )
 from lrclr.bundle._golden import Golden, GraphOutputs
+from lrclr.bundle._push import model_card, push_bundle
 
 __all__ = [
     "FINDINGS",
@@ -42,7 +43,9 @@ __all__ = [
     "Manifest",
     "bundle_entries",
     "file_table",
+    "model_card",
     "plan_file",
+    "push_bundle",
     "require_digest",
     "write_manifest",
 ]

@@ -106,7 +106,8 @@ class Manifest:
 
     Attributes:
         made_with: versions of the software that made the bundle, and the machine that ran the gates.
-        checkpoint: kind and hash of the checkpoint.
+        checkpoint: ``source`` (kind) and ``sha256`` of the checkpoint, and ``origin`` if it is known: the repository of
+            the Hugging Face Hub and its commit.
         model: configuration of the network, unchanged.
         scoring: ``alpha`` in effect, ``fusion_trained``, and the keys of `ScoreCalibration.to_dict`.
         preprocess: see `PreprocessSpec.to_dict`.

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     checkpoint: Annotated[
-        Path, typer.Argument(help="A .pt, .safetensors or TorchScript file of a CLIP, a checkpoint folder, or default.")
+        Path,
+        typer.Argument(
+            help="A .pt, .safetensors or TorchScript file of a CLIP, a checkpoint folder, hf:OWNER/NAME[@REVISION], or "
+            "default."
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the bundle.")] = Path("triton_repo"),
     fp16: Annotated[
@@ -146,7 +150,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         _note_quantization(manifest.quantization, random=loaded.source == "random")
     if name_prefix:
         note(f"models in Triton: {', '.join(names.all)}, version {names.version}")
-    note(f"checkpoint: {loaded.source}; {loaded.preprocess.kind} preprocessing")
+    origin = f"{loaded.origin}, " if loaded.origin else ""
+    note(f"checkpoint: {origin}{loaded.source}; {loaded.preprocess.kind} preprocessing")
     if not manifest.scoring["fusion_trained"]:
         note("the fusion head is not trained: scores use alpha = 0, the global score alone")
     note(RESEARCH_ONLY)

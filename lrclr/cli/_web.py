@@ -18,7 +18,7 @@ def web(  # noqa: PLR0913, PLR0917 - one parameter an option
         typer.Option(
             "--server",
             help="HOST:PORT of a Triton server (gRPC) that answers. With the server's BUNDLE, each image is encoded "
-            "once, and there are embeddings.",
+            "once, and there are embeddings of texts.",
         ),
     ] = None,
     model_name: Annotated[

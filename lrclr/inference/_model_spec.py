@@ -39,6 +39,7 @@ class ModelSpec:
         checkpoint_sha256: of the original weights; equal for a checkpoint and every bundle made of it.
         precision: type in which matrix products are computed, such as ``"fp16"``.
         assumed: settings that the weights do not record, with the values that were assumed: one clause each.
+        source: kind of the checkpoint, as `Checkpoint.source`; "" if it is not known.
         causal: whether a token of the text encoder attends to earlier ones only; see `lrclr.model.towers.TextTower`.
     """
 
@@ -56,6 +57,7 @@ class ModelSpec:
     precision: str
     assumed: tuple[str, ...] = ()
     causal: bool = True
+    source: str = ""
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> ModelSpec:
@@ -77,6 +79,7 @@ class ModelSpec:
             assumed=tuple(manifest.model.get("assumed") or ()),
             # Bundles from before there were other text encoders do not say.
             causal=manifest.tokenizer["causal"],
+            source=manifest.checkpoint["source"],
         )
 
     @classmethod
@@ -116,4 +119,5 @@ class ModelSpec:
             precision="fp32",
             assumed=checkpoint.assumed,
             causal=checkpoint.model.text_model.causal,
+            source=checkpoint.source,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Answers", "FindingResult", "Prediction", "Region"]
+__all__ = ["Answers", "FindingResult", "ImageEmbeddings", "Prediction", "Region"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,27 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class ImageEmbeddings:
+    """Embeddings of B images and of their R selected regions. All rows have unit length.
+
+    Attributes:
+        image: float32 ``[B, D]``, in the space of the text embeddings: the product with a text embedding is the cosine.
+        region: float32 ``[B, R, W]``, the last hidden state of each selected patch. It is in the image tower's own
+            space: compare regions with regions, not with texts or images.
+        region_index: int64 ``[B, R]``, number of each region's patch, row-major from 0.
+    """
+
+    image: NDArray[np.float32]
+    region: NDArray[np.float32]
+    region_index: NDArray[np.int64]
+
+    @classmethod
+    def joined(cls, parts: Sequence[ImageEmbeddings]) -> ImageEmbeddings:
+        """Concatenate the embeddings of several batches."""
+        return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
+
+
+@dataclass(frozen=True)
 class Answers:
     """Results of a model for B images and F findings, as arrays.
 
@@ -101,6 +122,7 @@ class Answers:
         region_attention: ``[B, F, R]``, mean attention of the positive prompts on each selected region.
         region_index: ``[B, R]``, number of each region's patch, row-major from 0.
         region_importance: ``[B, R]``, attention rollout of CLS on each region.
+        image_embedding: ``[B, D]``, of unit length; None if it was not asked for.
     """
 
     probability: NDArray[np.float32]
@@ -111,22 +133,27 @@ class Answers:
     region_attention: NDArray[np.float32]
     region_index: NDArray[np.int64]
     region_importance: NDArray[np.float32]
+    image_embedding: NDArray[np.float32] | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Answers]) -> Answers:
         """Concatenate the answers of several batches."""
         if len(parts) == 1:
             return parts[0]
-        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in cls.names()})
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in parts[0].present()})
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Return the names of the arrays, in order."""
-        return tuple(field.name for field in fields(cls))
+        """Return the names of the arrays that are always there, in order."""
+        return tuple(field.name for field in fields(cls) if field.default is MISSING)
+
+    def present(self) -> tuple[str, ...]:
+        """Return the names of the arrays that are there, in order."""
+        return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)
 
     def of_image(self, image: int) -> Answers:
         """Return one image's answers: copies of its rows, which do not keep the whole batch in memory."""
-        return Answers(**{name: getattr(self, name)[image].copy() for name in self.names()})
+        return Answers(**{name: getattr(self, name)[image].copy() for name in self.present()})
 
     def predictions(
         self,

@@ -132,21 +132,18 @@ class ServerBackend:
             exact=first.exact,
         )
 
-    def embed_images(self, files: Sequence[bytes]) -> NDArray[np.float32]:  # noqa: ARG002
-        raise self._without_embeddings()
+    def embed_images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
+        return self._client.embed_images(files)
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:  # noqa: ARG002
-        raise self._without_embeddings()
+        raise NotSupportedError(
+            "there are no embeddings of texts",
+            why="only the server has the bundle, and its model `lrclr` gives embeddings of images alone",
+            fix="Start lrclr web with the bundle, too: lrclr web BUNDLE --server HOST:PORT.",
+        )
 
     def ready(self) -> bool:
         return self._client.ready()
-
-    def _without_embeddings(self) -> NotSupportedError:
-        return NotSupportedError(
-            "there are no embeddings",
-            why="only the server has the bundle, and its model `lrclr` gives no embeddings of texts",
-            fix="Start lrclr web with the bundle, too: lrclr web BUNDLE --server HOST:PORT.",
-        )
 
 
 def open_backend(

@@ -169,6 +169,9 @@ def test_a_triton_server_answers(served: TritonServer, fp32_bundle: Path, backen
             assert (broken.status_code, broken.json()["type"]) == (422, "/errors#ImageError")
             status = client.post("/v1/embeddings", json={"input": "gas"}).status_code
             assert status == (501 if isinstance(one, ServerBackend) else 200)
+            url = f"data:image/png;base64,{images[0]}"
+            reply = client.post("/v1/embeddings", json={"input": url}).json()
+            np.testing.assert_allclose(reply["data"][0]["embedding"], backend.embed_images([FILE])[0], atol=1e-5)
     for other in answers[1:]:
         for given, wanted in zip(other, answers[0], strict=True):
             assert given["regions"] == wanted["regions"]

@@ -12,7 +12,7 @@ import numpy as np
 from lrclr._processors import processors
 from lrclr._version import __version__
 from lrclr.budget import HEATMAP_BYTES, decoding, reading
-from lrclr.errors import FindingsError, LrclrError
+from lrclr.errors import FindingsError, LrclrError, UsageError
 from lrclr.images import ReadLimits, read_for_model, read_image
 from lrclr.inference import Answers, draw_heatmap, png_bytes
 from lrclr.preprocessing import preprocess
@@ -91,6 +91,10 @@ class Answerer:
         ]
         if request.pixel_values is None:
             tensors.append(put("exact", np.array([request.exact])))
+        if request.embedding:
+            if answers.image_embedding is None:
+                raise UsageError("this model has no image embedding")
+            tensors.append(put("image_embedding", answers.image_embedding))
         if request.heatmap:
             tensors.append(put_bytes("heatmap", self._drawn(request, predictions)))
         self._count(len(predictions))

@@ -145,7 +145,10 @@ class ZeroShotClassifier:
         for batch in self._decoded(images, frame=frame, exact=exact, batch_size=batch_size):
             pixel_values = np.stack([image.pixel_values for image in batch])
             made = self.predict_pixels(pixel_values, [image.size for image in batch], findings, alpha)
-            predictions += [replace(each, remarks=image.remarks) for each, image in zip(made, batch, strict=True)]
+            predictions += [
+                replace(each, remarks=image.remarks, warnings=image.warnings)
+                for each, image in zip(made, batch, strict=True)
+            ]
         return predictions
 
     def embed_images(
@@ -270,7 +273,9 @@ class ZeroShotClassifier:
             return []
         answers = self._answer(ImageFeatures.stacked(features, 0), findings, self._features(findings), alpha)
         made = self.predictions(answers, [one.size for one in features], findings, alpha)
-        return [replace(each, remarks=one.remarks) for each, one in zip(made, features, strict=True)]
+        return [
+            replace(each, remarks=one.remarks, warnings=one.warnings) for each, one in zip(made, features, strict=True)
+        ]
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Compute the global embeddings of texts. Each text is used as it is, without a template.

@@ -28,17 +28,22 @@ class ImageFeatures:
             `lrclr.contract`.
         size: height and width of the original image, in pixels.
         remarks: what was ignored in the image's file; see `lrclr.images.ReducedImage`.
+        warnings: codes of `lrclr.input_checks`.
     """
 
     outputs: tuple[Mapping[str, NDArray[Any]], ...]
     size: tuple[int, int]
     remarks: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     @classmethod
     def of_row(cls, outputs: Sequence[Mapping[str, NDArray[Any]]], row: int, image: DecodedImage) -> Self:
         """Copy one row of a batch. A copy does not keep the batch in memory, nor memory that a server uses again."""
         return cls(
-            tuple({name: each[name][row].copy() for name in _OUTPUTS} for each in outputs), image.size, image.remarks
+            tuple({name: each[name][row].copy() for name in _OUTPUTS} for each in outputs),
+            image.size,
+            image.remarks,
+            image.warnings,
         )
 
     @staticmethod

@@ -11,6 +11,7 @@ from lrclr.dicom_results import DicomSource, ResultBuilder, ResultModel
 from lrclr.errors import FindingsError, UsageError
 from lrclr.images import read_image
 from lrclr.inference import draw_heatmap, global_score, png_bytes
+from lrclr.input_checks import SENTENCES
 from lrclr.text import Finding, FindingSet
 from lrclr.web._body import decoded_image, is_image
 from lrclr.web._picture import picture
@@ -74,6 +75,7 @@ class Service:
                     for one in spec.findings.findings
                 ],
                 "preprocess": spec.preprocess.to_dict(),
+                "warnings": SENTENCES,
                 "limits": {
                     "body_bytes": options.body_bytes,
                     "images": options.images,

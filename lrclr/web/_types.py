@@ -171,6 +171,7 @@ class ModelReply(BaseModel):
     fusion_trained: bool = Field(description="If not, alpha is 0, and region attention has no meaning.")
     findings: list[OwnFinding]
     preprocess: dict[str, Any]
+    warnings: dict[str, str] = Field(description="What each code of `Prediction.warnings` means.")
     limits: dict[str, float] = Field(description="Bytes, images and texts of a request; what is kept.")
     disclaimer: str = "Research use only. Not a medical device."
 

@@ -18,6 +18,7 @@ from playwright.sync_api import expect, sync_playwright
 from lrclr import Finding, FindingSet
 from lrclr.samples import SAMPLES
 from lrclr.web import BundleBackend, WebOptions, WebServer
+from tests import bundles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,6 +144,18 @@ def test_a_file_that_is_opened_before_the_model_is_known(browser: Browser, runni
         held[0].continue_()
         expect(page.locator("#findings .value").first).to_contain_text("%")
         page.unroute("**/v1/model")
+
+
+def test_warnings_come_before_the_result(page: Page, tmp_path: Path) -> None:
+    noise = bundles.radiograph(tmp_path / "noise.png")
+    opened(page, noise)
+    warnings = page.locator("#warnings p")
+    expect(warnings.filter(has_text="noise.png: neighbouring pixels are unrelated")).to_be_visible()
+    assert warnings.first.bounding_box()["y"] < page.locator("#findings").bounding_box()["y"]  # type: ignore[index]
+    opened_before = warnings.count()
+    page.get_by_label("Close noise.png").click()
+    assert opened_before > 0
+    expect(warnings).to_have_count(0)
 
 
 def test_sliders(page: Page, classifier: ZeroShotClassifier) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lrclr.engines._gpu import Gpu, gpus
+from lrclr.engines._members import MemberEngines, engines_of
 from lrclr.engines._onnxruntime import OnnxRuntimeEngine
 from lrclr.engines._openvino import OpenVINOEngine
 from lrclr.engines._tensorrt import TensorRTEngine
@@ -29,10 +30,12 @@ __all__ = [
     "Engine",
     "EngineOptions",
     "Gpu",
+    "MemberEngines",
     "OnnxRuntimeEngine",
     "OpenVINOEngine",
     "TensorRTEngine",
     "TorchEngine",
+    "engines_of",
     "gpus",
     "open_named_engine",
     "tensorrt_library",
@@ -95,12 +98,17 @@ class EngineOptions:
 def open_named_engine(bundle: Bundle, options: EngineOptions | None = None) -> Engine:
     """Open the engine of the options, or by default that of the bundle. It does not fall back to another one.
 
+    Returns:
+        For an ensemble `MemberEngines`.
+
     Raises:
         BundleError: the bundle has no plans that suit this machine.
         EngineError: the engine is not available on this machine.
         UsageError: the options ask for `AUTO`, an unknown engine, or a provider that the engine does not have.
     """
     options = options or EngineOptions()
+    if len(bundle.members) > 1:
+        return MemberEngines([open_named_engine(each, options) for each in bundle.members], bundle.manifest.lead)
     name = options.engine or bundle.manifest.engine["name"]
     if name == AUTO:
         raise UsageError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,16 +128,16 @@ def _check(scores: Scores) -> None:
             if not isinstance(model.info[key], kind):
                 raise TypeError(key)
         regions = model.answers.region_index.shape[1]
-        for field in fields(Answers):
+        for name in Answers.names():
             last = {
                 "region_attention": (findings, regions),
                 "region_index": (regions,),
                 "region_importance": (regions,),
             }
-            array = getattr(model.answers, field.name)
-            shapes.append((array, (images, *last.get(field.name, (findings,)))))
+            array = getattr(model.answers, name)
+            shapes.append((array, (images, *last.get(name, (findings,)))))
             if not np.isfinite(array).all():
-                raise ValueError(field.name)
+                raise ValueError(name)
     if images == 0 or any(array.shape != shape for array, shape in shapes):
         raise ValueError
     if not np.isfinite(scores.calibration).all() or not (scores.calibration[:, 0] > 0).all():

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrclr.budget import FUSION_ROWS
+from lrclr.budget import CACHE_BYTES, FUSION_ROWS
 from lrclr.bundle import Bundle
 from lrclr.errors import FindingsError, ImageError, LrclrError, NonFiniteError, UsageError
 from lrclr.inference._decoding import BATCH_SIZE, DecodedImage, decoded_batches, is_one_image
+from lrclr.inference._ensemble import averaged, of_each
 from lrclr.inference._model_spec import ModelSpec
 from lrclr.inference._prompt_cache import PromptCache, PromptFeatures
 from lrclr.inference._results import Answers
@@ -19,7 +20,7 @@ from lrclr.text import check_prompts
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,23 +34,49 @@ __all__ = ["ZeroShotClassifier"]
 
 
 class ZeroShotClassifier:
-    """Zero-shot classifier for chest x-rays. Safe to call from several threads.
+    """Zero-shot classifier for chest x-rays: one network, or an ensemble. Safe to call from several threads.
+
+    The probability of an ensemble is the mean of its members'; see `lrclr.inference.Answers` for the rest. An ensemble
+    has no embeddings, since those of its members are in different spaces.
 
     Args:
         model: a bundle, or the specification of a model.
-        engine: runs the model's graphs.
+        engine: runs the model's graphs; of an ensemble `lrclr.engines.MemberEngines`.
+        members: members of an ensemble, in order, instead of those of the bundle.
+        lead: index of the member that gives the regions, if `members` are given.
 
     Attributes:
         spec: preprocessing, tokenizer, findings and scoring of the model.
         engine: runs the model's graphs.
-        prompt_cache: features of prompts that were encoded before.
+        members: the classifier of each member of an ensemble; of a single network this one alone.
+        lead: index of the member that gives the regions.
+        prompt_cache: features of prompts that were encoded before; of an ensemble those of one member.
     """
 
-    def __init__(self, model: Bundle | ModelSpec, engine: Engine) -> None:
+    def __init__(
+        self,
+        model: Bundle | ModelSpec,
+        engine: Engine,
+        *,
+        members: Sequence[ZeroShotClassifier] = (),
+        lead: int = 0,
+    ) -> None:
         self._bundle = model if isinstance(model, Bundle) else None
         self.spec = ModelSpec.of_bundle(model) if isinstance(model, Bundle) else model
         self.engine = engine
+        if self._bundle is not None and len(self._bundle.members) > 1:
+            from lrclr.engines import engines_of
+
+            pairs = zip(self._bundle.members, engines_of(engine), strict=True)
+            members, lead = [ZeroShotClassifier(*pair) for pair in pairs], self._bundle.manifest.lead
+        self.members: tuple[ZeroShotClassifier, ...] = tuple(members) or (self,)
+        self.lead = lead
         self.prompt_cache = PromptCache(self._encode_prompts)
+        if members:
+            # All members are asked for the same prompts, and share the memory of one cache.
+            for member in members:
+                member.prompt_cache.max_bytes = CACHE_BYTES // len(members)
+            self.prompt_cache = members[lead].prompt_cache
 
     @classmethod
     def from_bundle(
@@ -101,6 +128,11 @@ class ZeroShotClassifier:
         if self._bundle is None:
             raise UsageError(f"this classifier has no bundle: its model is a {self.spec.kind}")
         return self._bundle
+
+    def changed(self, change: Callable[[ModelSpec], ModelSpec]) -> ZeroShotClassifier:
+        """Return the same networks on the same engine, with other specifications, such as another preprocessing."""
+        members = [] if self.members == (self,) else [member.changed(change) for member in self.members]
+        return ZeroShotClassifier(change(self.spec), self.engine, members=members, lead=self.lead)
 
     @property
     def fusion_trained(self) -> bool:
@@ -254,6 +286,18 @@ class ZeroShotClassifier:
 
         Raises the errors of `predict`.
         """
+        return averaged(self.answer_members(pixel_values, findings, alpha), self.lead)
+
+    def answer_members(
+        self, pixel_values: NDArray[np.float32], findings: FindingSet | None = None, alpha: float | None = None
+    ) -> list[Answers]:
+        """As `answer_pixels`, but the answers of each member of an ensemble instead of their mean."""
+        if self.members != (self,):
+            return of_each(
+                self.members,
+                lambda member: member.answer_pixels(pixel_values, findings, alpha),
+                at_once=getattr(self.engine, "at_once", False),
+            )
         side = self.spec.preprocess.image_size
         if pixel_values.shape[1:] != (3, side, side) or len(pixel_values) == 0:
             raise ImageError(
@@ -269,7 +313,7 @@ class ZeroShotClassifier:
             self._answer(pixel_values[start : start + step], findings, prompts, alpha)
             for start in range(0, len(pixel_values), step)
         ]
-        return Answers.joined(parts)
+        return [Answers.joined(parts)]
 
     def _checked_alpha(self, alpha: float | None) -> float:
         if alpha is None:
@@ -369,6 +413,12 @@ class ZeroShotClassifier:
         )
 
     def _run(self, graph: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        if self.members != (self,):
+            raise UsageError(
+                "an ensemble has no embeddings",
+                why="each member has a space of its own, and a mean of vectors of different spaces has no meaning",
+                fix="Use one of its `members`, or export one of its checkpoints alone.",
+            )
         outputs = self.engine.run(graph, inputs)
         for name, array in outputs.items():
             if not np.isfinite(array).all():

@@ -36,6 +36,8 @@ class ModelSpec:
         checkpoint_sha256: of the original weights; equal for a checkpoint and every bundle made of it.
         precision: type in which matrix products are computed, such as ``"fp16"``.
         assumed: settings that the weights do not record, with the values that were assumed: one clause each.
+        members: names of the members of an ensemble, in order; empty for a single network.
+        regions_from: of an ensemble, the name of the member that gives the regions.
         causal: whether a token of the text encoder attends to earlier ones only; see `lrclr.model.towers.TextTower`.
     """
 
@@ -53,6 +55,8 @@ class ModelSpec:
     precision: str
     assumed: tuple[str, ...] = ()
     causal: bool = True
+    members: tuple[str, ...] = ()
+    regions_from: str = ""
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> ModelSpec:
@@ -74,6 +78,8 @@ class ModelSpec:
             assumed=tuple(manifest.model.get("assumed") or ()),
             # Bundles from before there were other text encoders do not say.
             causal=manifest.tokenizer["causal"],
+            members=manifest.member_names,
+            regions_from="" if manifest.ensemble is None else manifest.ensemble["regions_from"],
         )
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +42,9 @@ class FindingResult:
         global_positive, global_negative: mean cosine of the image with the prompts of that sign.
         local_positive, local_negative: mean score of the fusion head for the prompts of that sign.
         region_attention: attention of the positive prompts on each region of the prediction; sums to 1.
+        probability_spread: of an ensemble, whose `probability` is the mean of its members', their standard deviation
+            (of the population); None for a single network. The other values are those of the member that gives the
+            regions.
     """
 
     name: str
@@ -51,6 +54,7 @@ class FindingResult:
     local_positive: float
     local_negative: float
     region_attention: tuple[float, ...]
+    probability_spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,9 @@ class Answers:
         region_attention: ``[B, F, R]``, mean attention of the positive prompts on each selected region.
         region_index: ``[B, R]``, number of each region's patch, row-major from 0.
         region_importance: ``[B, R]``, attention rollout of CLS on each region.
+        probability_spread: ``[B, F]``, of an ensemble the standard deviation of its members' probabilities, whose mean
+            is `probability`; None for a single network. The other arrays are those of the member that gives the
+            regions.
     """
 
     probability: NDArray[np.float32]
@@ -111,22 +118,27 @@ class Answers:
     region_attention: NDArray[np.float32]
     region_index: NDArray[np.int64]
     region_importance: NDArray[np.float32]
+    probability_spread: NDArray[np.float32] | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Answers]) -> Answers:
         """Concatenate the answers of several batches."""
         if len(parts) == 1:
             return parts[0]
-        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in cls.names()})
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in parts[0].present()})
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Return the names of the arrays, in order."""
-        return tuple(field.name for field in fields(cls))
+        """Return the names of the arrays that are always there, in order."""
+        return tuple(field.name for field in fields(cls) if field.default is MISSING)
+
+    def present(self) -> tuple[str, ...]:
+        """Return the names of the arrays that are there, in order."""
+        return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)
 
     def of_image(self, image: int) -> Answers:
         """Return one image's answers: copies of its rows, which do not keep the whole batch in memory."""
-        return Answers(**{name: getattr(self, name)[image].copy() for name in self.names()})
+        return Answers(**{name: getattr(self, name)[image].copy() for name in self.present()})
 
     def predictions(
         self,
@@ -147,6 +159,7 @@ class Answers:
             fusion_trained: whether the fusion head is trained.
         """
         predictions = []
+        spread = self.probability_spread
         for b, (height, width) in enumerate(sizes):
             regions = tuple(
                 Region(int(patch), float(importance), box)
@@ -163,6 +176,7 @@ class Answers:
                     float(self.local_positive[b, f]),
                     float(self.local_negative[b, f]),
                     tuple(self.region_attention[b, f].tolist()),
+                    None if spread is None else float(spread[b, f]),
                 )
                 for f, name in enumerate(findings)
             )

@@ -23,6 +23,7 @@ from lrclr.bundle import (
     Golden,
     GraphEntry,
     Manifest,
+    TokenizerEntry,
     bundle_entries,
 )
 from lrclr.contract import ModelNames, axis_sizes
@@ -123,91 +124,132 @@ def export_bundle(
         ExportError: a graph could not be made.
         UsageError: `output` holds other files than a bundle, or an option is wrong.
     """
+    with replace_directory(output, expected=bundle_entries(output), overwrite=True) as staging:
+        manifest = write_network(staging, checkpoint, options, progress=progress)
+        write_server_model(staging, options.names)
+        finished = finish(Bundle.unfinished(staging, manifest))
+        progress.task("write the manifest")
+        write_records(staging, finished)
+    return Bundle(output)
+
+
+def write_server_model(staging: Path, names: ModelNames) -> None:
+    """Write the folder of the model `lrclr`, without its configuration."""
+    folder = staging / names.folder(names.classifier)
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text(SERVER_MODEL)
+    (folder / NO_CACHE).touch()
+
+
+def write_network(
+    staging: Path,
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    *,
+    golden_name: str = GOLDEN,
+    progress: ProgressCallbacks = NO_PROGRESS,
+) -> Manifest:
+    """Write the graphs of a checkpoint, its golden data, tokenizer and findings into a folder, and run the gates.
+
+    Args:
+        staging: the folder.
+        checkpoint: the checkpoint.
+        options: options of the export. The graphs get its names.
+        golden_name: name of the file with the golden data.
+        progress: progress callbacks.
+
+    Returns:
+        The manifest, without files.
+
+    Raises the errors of `export_bundle`.
+    """
     tolerances = Tolerances.for_precision(options.precision).overridden(options.tolerances)
     check_opset(options.opset)
     names = options.names
     sizes = profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=options.max_batch)
     calibration = _calibration(checkpoint, options)
     largest = _largest_activations(checkpoint, options.precision, progress)
-    with replace_directory(output, expected=bundle_entries(output), overwrite=True) as staging:
-        exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, progress)
-        progress.task("run the PyTorch model on the gates' inputs")
-        stored = None if options.precision == "fp32" else stored_in_float32(exported)
-        golden = golden_from_checkpoint(checkpoint, stored=stored)
-        graphs: dict[str, TypedGraph] = {}
-        for spec in graph_specs(exported):
-            progress.task(f"export {spec.name}")
-            graphs[spec.name] = typed_onnx_from_module(spec, opset=options.opset)
-            folder = staging / names.folder(names.of(spec.name))
-            folder.mkdir(parents=True)
-            graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
-            if options.inline and graphs[spec.name].model.functions:
-                inlined(graphs[spec.name]).save(folder / INLINED, external_above=options.external_data_above)
-        for name, inputs in warmup_inputs(golden, axis_sizes(checkpoint.config), sizes).items():
-            warmup = staging / names.of(name) / "warmup"
-            warmup.mkdir()
-            for tensor, array in inputs.items():
-                (warmup / tensor).write_bytes(np.ascontiguousarray(array).tobytes())
-        classifier_folder = staging / names.folder(names.classifier)
-        classifier_folder.mkdir(parents=True)
-        (classifier_folder / "model.py").write_text(SERVER_MODEL)
-        (classifier_folder / NO_CACHE).touch()
-        checkpoint.tokenizer.save(staging / TOKENIZER)
-        checkpoint.findings.save(staging / FINDINGS)
-        golden.save(staging / GOLDEN)
-        histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}
-        manifest = Manifest(
-            made_with=_made_with(),
-            checkpoint={"source": checkpoint.source, "sha256": checkpoint.sha256},
-            model=_plain(checkpoint.config.to_dict()),
-            scoring={
-                "alpha": checkpoint.config.effective_alpha,
-                **ScoreCalibration.from_dict(checkpoint.config.to_dict()).to_dict(),
-                "fusion_trained": checkpoint.config.fusion_trained,
-            },
-            preprocess=checkpoint.preprocess.to_dict(),
-            tokenizer={
-                "sha256": checkpoint.tokenizer.sha256,
-                "context_length": checkpoint.tokenizer.context_length,
-                "eot_id": checkpoint.tokenizer.eot_id,
-                "has_bos": checkpoint.tokenizer.has_bos,
-                "pad_id": checkpoint.tokenizer.pad_id,
-                "fixed_length": checkpoint.tokenizer.fixed_length,
-                "causal": checkpoint.model.text_model.causal,
-            },
-            precision=options.precision,
-            quantization=quantization,
-            opset=options.opset,
-            max_batch=options.max_batch,
-            profiles=sizes,
-            graphs={
-                name: _signature(graph, histograms[name], options, largest.get(name)) for name, graph in graphs.items()
-            },
-            engine={"name": "onnxruntime", "why": options.why_engine},
-            triton=names.to_dict(),
-            plans=[],
-            tolerances={**tolerances.to_dict(), "overridden": sorted(options.tolerances)},
-            gates=[],
-            files={},
-        )
-        progress.task("run the gates")
-        results = reference_gates(golden, gate_images(), checkpoint.preprocess, checkpoint.tokenizer)
-        for name in graphs:
-            layers = quantization["graphs"][name]["int8_layers"] if quantization else 0
-            results += precision_gate(name, histograms[name], options.precision, int8_layers=layers)
-        if stored is not None:
-            results += rounding_gates(checkpoint.model, exported)
-        bundle = Bundle.unfinished(staging, manifest)
-        report = verify(bundle, OnnxRuntimeEngine(bundle))
-        results += report.gates
-        progress.gates(results)
-        raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
-        made_with = {**manifest.made_with, "gates_ran_on": report.ran_on}
-        measured = replace(manifest, gates=[result.to_dict() for result in results], made_with=made_with)
-        finished = finish(Bundle.unfinished(staging, measured))
-        progress.task("write the manifest")
-        write_records(staging, finished)
-    return Bundle(output)
+    exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, progress)
+    progress.task("run the PyTorch model on the gates' inputs")
+    stored = None if options.precision == "fp32" else stored_in_float32(exported)
+    golden = golden_from_checkpoint(checkpoint, stored=stored)
+    graphs: dict[str, TypedGraph] = {}
+    for spec in graph_specs(exported):
+        progress.task(f"export {spec.name}")
+        graphs[spec.name] = typed_onnx_from_module(spec, opset=options.opset)
+        folder = staging / names.folder(names.of(spec.name))
+        folder.mkdir(parents=True)
+        graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
+        if options.inline and graphs[spec.name].model.functions:
+            inlined(graphs[spec.name]).save(folder / INLINED, external_above=options.external_data_above)
+    for name, inputs in warmup_inputs(golden, axis_sizes(checkpoint.config), sizes).items():
+        warmup = staging / names.of(name) / "warmup"
+        warmup.mkdir()
+        for tensor, array in inputs.items():
+            (warmup / tensor).write_bytes(np.ascontiguousarray(array).tobytes())
+    checkpoint.tokenizer.save(staging / TOKENIZER)
+    checkpoint.findings.save(staging / FINDINGS)
+    golden.save(staging / golden_name)
+    histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}
+    manifest = Manifest(
+        made_with=_made_with(),
+        checkpoint={"source": checkpoint.source, "sha256": checkpoint.sha256},
+        model=_plain(checkpoint.config.to_dict()),
+        scoring=scoring_entry(checkpoint),
+        preprocess=checkpoint.preprocess.to_dict(),
+        tokenizer=tokenizer_entry(checkpoint),
+        precision=options.precision,
+        quantization=quantization,
+        opset=options.opset,
+        max_batch=options.max_batch,
+        profiles=sizes,
+        graphs={
+            name: _signature(graph, histograms[name], options, largest.get(name)) for name, graph in graphs.items()
+        },
+        engine={"name": "onnxruntime", "why": options.why_engine},
+        triton=names.to_dict(),
+        plans=[],
+        tolerances={**tolerances.to_dict(), "overridden": sorted(options.tolerances)},
+        gates=[],
+        files={},
+    )
+    progress.task("run the gates")
+    results = reference_gates(golden, gate_images(), checkpoint.preprocess, checkpoint.tokenizer)
+    for name in graphs:
+        layers = quantization["graphs"][name]["int8_layers"] if quantization else 0
+        results += precision_gate(name, histograms[name], options.precision, int8_layers=layers)
+    if stored is not None:
+        results += rounding_gates(checkpoint.model, exported)
+    bundle = Bundle.unfinished(staging, manifest, golden=golden_name)
+    report = verify(bundle, OnnxRuntimeEngine(bundle))
+    results += report.gates
+    progress.gates(results)
+    raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
+    made_with = {**manifest.made_with, "gates_ran_on": report.ran_on}
+    return replace(manifest, gates=[result.to_dict() for result in results], made_with=made_with)
+
+
+def scoring_entry(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The manifest's ``scoring`` of a checkpoint."""
+    return {
+        "alpha": checkpoint.config.effective_alpha,
+        **ScoreCalibration.from_dict(checkpoint.config.to_dict()).to_dict(),
+        "fusion_trained": checkpoint.config.fusion_trained,
+    }
+
+
+def tokenizer_entry(checkpoint: Checkpoint) -> TokenizerEntry:
+    """The manifest's ``tokenizer`` of a checkpoint."""
+    tokenizer = checkpoint.tokenizer
+    return {
+        "sha256": tokenizer.sha256,
+        "context_length": tokenizer.context_length,
+        "eot_id": tokenizer.eot_id,
+        "has_bos": tokenizer.has_bos,
+        "pad_id": tokenizer.pad_id,
+        "fixed_length": tokenizer.fixed_length,
+        "causal": checkpoint.model.text_model.causal,
+    }
 
 
 def _calibration(checkpoint: Checkpoint, options: ExportOptions) -> Calibration | None:

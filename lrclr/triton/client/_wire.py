@@ -177,7 +177,7 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
     Raises:
         ServerError: a tensor is missing, or the number of images is another than in the request.
     """
-    optional = {"description", "exact", "heatmap", "remarks"}
+    optional = {"description", "exact", "heatmap", "probability_spread", "remarks"}
     arrays = {name: result.as_numpy(name) for name in protocol.OUTPUTS if name not in optional}
     missing = [name for name, array in arrays.items() if array is None]
     if missing or len(arrays["probability"]) != images:
@@ -187,7 +187,8 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
     # A server with an older bundle gives no remarks.
     remarks = result.as_numpy("remarks")
     texts = [b""] * images if remarks is None else remarks.ravel().tolist()
-    answers = Answers(**{name: arrays[name] for name in Answers.names()})
+    spread = result.as_numpy("probability_spread")
+    answers = Answers(**{name: arrays[name] for name in Answers.names()}, probability_spread=spread)
     boxes = [[tuple(box) for box in of_image] for of_image in arrays["region_box"].tolist()]
     sizes = arrays["image_size"].tolist()
     records = answers.predictions(names, sizes, boxes, alpha=alpha, fusion_trained=fusion_trained)

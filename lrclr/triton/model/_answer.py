@@ -14,7 +14,7 @@ from lrclr._version import __version__
 from lrclr.budget import HEATMAP_BYTES, decoding, reading
 from lrclr.errors import FindingsError, LrclrError
 from lrclr.images import ReadLimits, read_for_model, read_image
-from lrclr.inference import Answers, draw_heatmap, png_bytes
+from lrclr.inference import draw_heatmap, png_bytes
 from lrclr.preprocessing import preprocess
 from lrclr.text import FindingSet
 from lrclr.triton.model._request import Request
@@ -82,7 +82,7 @@ class Answerer:
         predictions = self._classifier.predictions(answers, sizes, findings, request.alpha)
         tensors = [
             put_bytes("finding", [name.encode() for name in findings.names]),
-            *(put(name, getattr(answers, name)) for name in Answers.names()),
+            *(put(name, getattr(answers, name)) for name in answers.present()),
             put("region_box", np.array([[region.box for region in one.regions] for one in predictions], np.float64)),
             put("image_size", np.array(sizes, np.int64)),
             put_bytes("remarks", ["\n".join(sentences).encode() for sentences in remarks]),
@@ -202,6 +202,8 @@ class Answerer:
                 # The default of requests.
                 "exact": Request.exact,
                 "findings": spec.findings.to_toml(),
+                "members": list(spec.members),
+                "regions_from": spec.regions_from,
             },
             allow_nan=False,
         )

@@ -154,7 +154,8 @@ class ModelNames:
             raise UsageError(f"a model cannot have the version {str(self.version)[:40]}", fix="Give a number from 1.")
         if isinstance(self.members, bool) or not isinstance(self.members, int) or not 0 <= self.members <= MOST_MEMBERS:
             raise UsageError(
-                f"an ensemble cannot have {str(self.members)[:40]} members", fix=f"Give up to {MOST_MEMBERS} checkpoints."
+                f"an ensemble cannot have {str(self.members)[:40]} members",
+                fix=f"Give up to {MOST_MEMBERS} checkpoints.",
             )
 
     @property

@@ -52,7 +52,17 @@ _LISTED: Final = (
 _LOST_AND_FOUND: Final = "lost+found"
 _DIGEST = "manifest_sha256"
 # Fields of a manifest that are the same for all members of an ensemble.
-SHARED: Final = ("scoring", "preprocess", "tokenizer", "precision", "opset", "max_batch", "profiles", "tolerances", "engine")
+_SHARED: Final = (
+    "scoring",
+    "preprocess",
+    "tokenizer",
+    "precision",
+    "opset",
+    "max_batch",
+    "profiles",
+    "tolerances",
+    "engine",
+)
 _MAX_MANIFEST_BYTES = 16 << 20
 
 _Size = Annotated[list[int], Meta(min_length=3, max_length=3)]
@@ -244,7 +254,7 @@ class Manifest:
         lead = members[list(member_names).index(regions_from)]
         digest = hashlib.sha256("".join(each.checkpoint["sha256"] for each in members).encode())
         entries: list[MemberEntry] = [
-            {"name": name, "manifest": replace(each, files={})._content()}
+            {"name": name, "manifest": replace(each, files={})._content()}  # noqa: SLF001 - of this class
             for name, each in zip(member_names, members, strict=True)
         ]
         return replace(
@@ -497,7 +507,7 @@ def _check_members(manifest: Manifest, members: Sequence[Manifest]) -> None:
     ensemble = manifest.ensemble
     assert ensemble is not None  # noqa: S101 - for the type checker
     names = manifest.member_names
-    if len(members) < 2 or len(set(names)) != len(names) or ensemble["regions_from"] not in names:  # noqa: PLR2004
+    if len(members) < 2 or len(set(names)) != len(names) or ensemble["regions_from"] not in names:
         raise _damaged("its ensemble has fewer than two members, equal names, or regions of none of them")
     own = manifest.names
     if own.members != len(members) or [each.names for each in members] != list(own.of_members):
@@ -508,7 +518,7 @@ def _check_members(manifest: Manifest, members: Sequence[Manifest]) -> None:
     if replace(expected, gates=manifest.gates, files=manifest.files) != manifest:
         raise _damaged("it differs from what its members say")
     for each in members:
-        differing = [name for name in SHARED if getattr(each, name) != getattr(members[0], name)]
+        differing = [name for name in _SHARED if getattr(each, name) != getattr(members[0], name)]
         if differing:
             raise _damaged(f"its members differ in {differing[0]}")
 

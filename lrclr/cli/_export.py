@@ -169,17 +169,23 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
             bundle = export_ensemble(
                 members, output, options, regions_from=regions_from, progress=progress, finish=finish
             )
+    _report(output, bundle, measured=chosen == AUTO)
+
+
+def _report(output: Path, bundle: Bundle, *, measured: bool) -> None:
+    """Print what was exported; `measured` if the engine was chosen by measurements."""
     manifest = bundle.manifest
     size = sum(entry["bytes"] for entry in manifest.files.values())
     gates = [*manifest.average_gates, *(gate for member in manifest.members for gate in member.gates)]
     out().print(f"{output}: {manifest.precision} bundle, {size / 1e6:.0f} MB, {len(gates)} gates passed")
-    if chosen == AUTO:
+    if measured:
         note(f"engine {manifest.engine['name']} ({manifest.engine['why']})")
     for member in manifest.members:
         if member.quantization is not None:
             _note_quantization(member.quantization, random=member.checkpoint["source"] == "random")
-    if name_prefix:
-        note(f"models in Triton: {', '.join(manifest.names.all)}, version {names.version}")
+    names = manifest.names
+    if names.prefix:
+        note(f"models in Triton: {', '.join(names.all)}, version {names.version}")
     if manifest.ensemble is not None:
         lead = manifest.ensemble["regions_from"]
         note(f"members: {', '.join(manifest.member_names)}; regions, scores and heat maps are those of {lead}")

@@ -221,6 +221,7 @@ class ZeroShotClassifier:
             float32 ``[P, D]``: one row of unit length for each text.
 
         Raises:
+            UsageError: the model is an ensemble.
             FindingsError: `texts` is empty, one text instead of a list, or a text is too long.
             NonFiniteError: the graphs gave NaN or infinity.
         """
@@ -228,7 +229,16 @@ class ZeroShotClassifier:
             raise FindingsError("embed_texts takes a list of texts, not one text", fix="Write embed_texts([text]).")
         if len(texts) == 0:
             raise FindingsError("embed_texts got an empty list of texts")
+        self._require_network()
         return self.prompt_cache.features(tuple(texts)).embedding.copy()
+
+    def _require_network(self) -> None:
+        if self.members != (self,):
+            raise UsageError(
+                "an ensemble has no embeddings",
+                why="each member has a space of its own, and a mean of vectors of different spaces has no meaning",
+                fix="Use one of its `members`, or export one of its checkpoints alone.",
+            )
 
     def _decoded(
         self, images: Sequence[ImageSource], *, frame: int | None, exact: bool, batch_size: int
@@ -413,12 +423,7 @@ class ZeroShotClassifier:
         )
 
     def _run(self, graph: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        if self.members != (self,):
-            raise UsageError(
-                "an ensemble has no embeddings",
-                why="each member has a space of its own, and a mean of vectors of different spaces has no meaning",
-                fix="Use one of its `members`, or export one of its checkpoints alone.",
-            )
+        self._require_network()
         outputs = self.engine.run(graph, inputs)
         for name, array in outputs.items():
             if not np.isfinite(array).all():

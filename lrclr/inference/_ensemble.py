@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from lrclr.inference._results import Answers
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from lrclr.inference._results import Answers
 
 __all__ = ["averaged", "of_each"]
 

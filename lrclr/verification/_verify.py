@@ -74,10 +74,11 @@ class VerificationReport:
 def verify(bundle: Bundle, engine: Engine, *, auroc: float | None = None) -> VerificationReport:
     """Run every gate of a bundle on this machine.
 
-    Of an ensemble the gates of each member, whose name precedes the gates' subjects, and the mean probability. Of one
-    network, in this order: preprocessing and tokenizer against the inputs of the export; the graphs against PyTorch, at the
+    In this order: preprocessing and tokenizer against the inputs of the export; the graphs against PyTorch, at the
     usual sizes and at the ends of the profiles; the probabilities; graphs of reduced precision in float32 arithmetic,
-    at the limits of float32; the inlined graph, if there is one; and, if all these gates pass, the task.
+    at the limits of float32; the inlined graph, if there is one; and, if all these gates pass, the task. Of an ensemble
+    these are the gates of each member, whose name precedes their subjects. If they all pass, the gate of the mean
+    probability follows.
 
     Args:
         bundle: the bundle. `Bundle` has compared its files with the manifest.
@@ -115,9 +116,7 @@ def average_gate(bundle: Bundle, engine: Engine) -> GateResult:
     return run_average_gate(parts, ModelSpec.of_bundle(bundle), manifest.lead, limits, manifest.profiles)
 
 
-def _verify_network(
-    bundle: Bundle, engine: Engine, auroc: float | None
-) -> tuple[list[GateResult], list[str]]:
+def _verify_network(bundle: Bundle, engine: Engine, auroc: float | None) -> tuple[list[GateResult], list[str]]:
     """The gates of a single network, and the gates that could not run here, with the reason."""
     from lrclr.engines._onnxruntime_package import has_onnxruntime
     from lrclr.inference import ModelSpec

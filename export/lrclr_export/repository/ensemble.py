@@ -101,7 +101,7 @@ def export_ensemble(
 
 
 def _check_names(names: Sequence[str], lead: str) -> None:
-    if len(names) < 2:  # noqa: PLR2004
+    if len(names) < 2:
         raise UsageError("an ensemble needs at least two checkpoints")
     if len(set(names)) != len(names):
         raise UsageError("two members of the ensemble have the same name", fix="Give each another name.")

@@ -63,7 +63,7 @@ class TritonEngine:
 
     def _of_member(self, names: ModelNames) -> TritonEngine:
         member = copy(self)
-        member._names, member.members = names, (member,)
+        member._names, member.members = names, (member,)  # noqa: SLF001 - of this class
         return member
 
     @property

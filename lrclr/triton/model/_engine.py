@@ -75,7 +75,7 @@ class BlsEngine:
 
     def _of_member(self, names: ModelNames) -> BlsEngine:
         member = copy(self)
-        member._names, member.members = names, (member,)
+        member._names, member.members = names, (member,)  # noqa: SLF001 - of this class
         return member
 
     @property

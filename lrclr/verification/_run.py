@@ -120,7 +120,7 @@ def run_average_gate(
         runs.run_images()
         # So that an exchange of equally important patches, which the region gap measures, changes no local score.
         classifiers.append(ZeroShotClassifier(model, _RecordingEngine(runs, golden, model)))
-    expected: NDArray[Any] = np.mean([golden.probabilities for _, golden, _ in members], axis=0, dtype=np.float64)
+    expected = np.stack([golden.probabilities for _, golden, _ in members]).mean(0, dtype=np.float64)
     ensemble = ZeroShotClassifier(whole, members[lead][0], members=classifiers, lead=lead)
     try:
         predictions = ensemble.predict(gate_images())

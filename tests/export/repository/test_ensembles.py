@@ -365,7 +365,9 @@ def test_export_build_and_verify_as_a_user_does(base: Path, tmp_path: Path) -> N
     one, other = bundles.checkpoint_folder(base), bundles.other_checkpoint_folder(base)
     target = tmp_path / "bundle"
     with exporting_once():
-        made = bundles.call("export", one, other, "-o", target, "--regions-from", other.name, "--name-prefix", "x-")
+        made = bundles.call(
+            "export", one, other, "-o", target, "--fp32", "--regions-from", other.name, "--name-prefix", "x-"
+        )
     assert made.returncode == 0, made.stderr
     assert f"members: {one.name}, {other.name}; regions" in made.stderr
     assert bundles.call("verify", target).returncode == 0

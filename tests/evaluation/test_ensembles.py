@@ -1,4 +1,4 @@
-"""A bundle of several checkpoints is evaluated as these checkpoints together, and holds what is fitted for their mean."""
+"""A bundle of checkpoints is evaluated as these checkpoints together, and holds what is fitted for their mean."""
 
 from __future__ import annotations
 

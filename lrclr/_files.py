@@ -10,17 +10,15 @@ import hashlib
 import os
 import secrets
 import shutil
-import signal
 import stat
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lrclr._signals import stop_signals_raise
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
-    from types import FrameType
 
 # Errors of a disk that is full, read-only or broken. Any other error that a block raises is passed on unchanged.
 _WRITE_FAILURES = frozenset(
@@ -92,7 +90,7 @@ def replace_directory(target: Path, *, expected: Collection[str], overwrite: boo
     """
     target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would replace what a link points to
     staging = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    with _sigterm_raises():
+    with stop_signals_raise():
         try:
             with _write_errors(target):
                 check_replaceable(target, expected, overwrite=overwrite)
@@ -245,23 +243,3 @@ def _renameat2_exchange(one: Path, other: Path) -> bool:
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     at_cwd, exchange = -100, 2
     return rename is not None and rename(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0
-
-
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Turn the first SIGTERM into an exception, so that `finally` blocks run, and ignore further ones."""
-    previous = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or previous is not signal.SIG_DFL:
-        # Only the main thread can set handlers. A handler that the application installed is kept.
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -19,6 +19,7 @@ HELPERS: Final = (
     "lrclr.errors",
     "lrclr._version",
     "lrclr._addresses",
+    "lrclr._signals",
     "lrclr._files",
     "lrclr._kernels",
     "lrclr._processors",

@@ -1,4 +1,4 @@
-"""Bundles that several folders of tests share. Each is exported once, for real, and changed by nobody."""
+"""Bundles that several folders of tests share. Each is exported once, for real. Tests do not change them."""
 
 from __future__ import annotations
 

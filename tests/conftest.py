@@ -15,7 +15,7 @@ import pytest
 # A shell starts jobs in the background with SIGINT ignored, and processes that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# Before anything imports transformers: no test may ask a network, and progress bars are no results.
+# Before anything imports transformers: no test may use a network, and progress bars are not part of the output.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"

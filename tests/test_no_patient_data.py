@@ -192,7 +192,7 @@ def test_score(planted: Planted, bundle: Path, run: Run) -> None:
         check(planted, done.stdout, done.stderr, named=True)
         for name, text in written(out):
             if found(name + text, (FILE,)):
-                assert name.endswith(".parquet"), f"{name} is no row about a file, and names one"
+                assert name.endswith(".parquet"), f"{name} is not a row about a file, but names one"
 
 
 def test_evaluate(planted: Planted, bundle: Path, run: Run) -> None:

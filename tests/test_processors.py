@@ -1,4 +1,4 @@
-"""How many threads lrclr starts where nobody said a number."""
+"""How many threads lrclr starts without an option for it."""
 
 from __future__ import annotations
 

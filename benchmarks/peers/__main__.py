@@ -95,7 +95,7 @@ def run(
     }
     here = [one for one in peers if one.name not in unavailable]
     ours = [one for one in OURS if one.name not in unavailable]
-    if BASELINE in unavailable or not ours:
+    if BASELINE in unavailable or {one.name for one in OURS} <= unavailable.keys():
         raise LrclrError("there is nothing to compare with", why="; ".join(f"{n}: {w}" for n, w in unavailable.items()))
     bundles = prepare.weights(checkpoints, plan, _note)
     formats = prepare.formats(here, checkpoints, plan, _note, until)

@@ -1,7 +1,7 @@
-"""Compares Triton's load generator with a client of ours on one server: ``python -m benchmarks.serving.perf_analyzer``.
+"""Compares Triton's load generator with lrclr's client on one server: ``python -m benchmarks.serving.perf_analyzer``.
 
 ``make perf-analyzer`` installs perf_analyzer. It sends requests to the three graphs and to the model `lrclr` like any
-client of the KServe protocol. A client of ours sends the same requests, as many at once, in turns with it.
+client of the KServe protocol. lrclr's client sends the same requests, as many at once, in turns with it.
 """
 
 from __future__ import annotations

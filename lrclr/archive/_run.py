@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lrclr._files import _sigterm_raises
+from lrclr._signals import stop_signals_raise
 from lrclr.archive._decode import Decoder
 from lrclr.archive._encode import Encoder
 from lrclr.archive._options import LocalOptions, RayOptions, ScoreProgress, ScoreSummary
@@ -88,7 +88,7 @@ def score(
     if isinstance(options.runner, LocalOptions):
         # Raises before anything is written if the engine cannot be opened.
         _ = encoder.classifier
-    with _exclusive_lock(folder), _sigterm_raises():
+    with _exclusive_lock(folder), stop_signals_raise():
         settings = settings.settled(folder, rescore=options.rescore)
         settings.write(folder)
         for left in folder.glob(_PARTIAL):

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Change", "ResultComparison", "compare_results"]
 
-Verdict = Literal["regression", "improvement", "same", "not judged"]
+Verdict = Literal["regression", "improvement", "unclear", "same", "not judged"]
 _UNITS: Final = {"latency": "ms", "throughput": "a second", "p99 under load": "ms"}
 # In the order in which reports list them.
 _WORDS: Final[dict[Verdict, str]] = {
     "regression": "slower",
     "improvement": "faster",
+    "unclear": "unclear",
     "same": "same",
     "not judged": "not judged",
 }
@@ -40,7 +41,8 @@ class Change:
             ``"p99 under load"``: in ms, at a rate given in calls a second.
         before, after: figures of the two results.
         worse: ratio of the two figures; above 1 the second is worse, for throughput too.
-        verdict: from the threshold, and whether the interval includes 1. "not judged" with too few rounds.
+        verdict: "regression" and "improvement": beyond the threshold, and the interval does not include 1; "same": the
+            interval lies within the threshold; "unclear": anything else; "not judged" with too few rounds.
         stable: whether both measurements are stable.
     """
 
@@ -123,7 +125,10 @@ class ResultComparison:
             return f"B is slower than A: {counted}. Worst: {clearest.what} ({clearest.target}), {ratio}."
         if clearest.verdict == "improvement":
             return f"B is faster than A: {counted}. Most: {clearest.what} ({clearest.target}), {ratio}."
-        return f"B is as fast as A, within {self.threshold:.0%}: {counted}."
+        if clearest.verdict == "same":
+            return f"B is as fast as A, within {self.threshold:.0%}: {counted}."
+        explained = f" Unclear: the interval goes beyond {self.threshold:.0%}." if clearest.verdict == "unclear" else ""
+        return f"No difference was found: {counted}.{explained}"
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison in JSON's types."""
@@ -253,6 +258,8 @@ def _change(
         verdict = "regression"
     elif worse.value < 1 / (1 + threshold) and worse.high < 1:
         verdict = "improvement"
+    elif worse.high > 1 + threshold or worse.low < 1 / (1 + threshold):
+        verdict = "unclear"
     scale = 1.0 if figure == "throughput" else 1e3
     middles = [sorted(each)[len(each) // 2] * scale for each in values]
     stable = before.stable and after.stable

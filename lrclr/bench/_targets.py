@@ -14,6 +14,7 @@ from lrclr._addresses import ip_address
 from lrclr.auto import is_bundle, open_checkpoint, open_model
 from lrclr.bench._flops import Network
 from lrclr.bench._result import TargetInfo
+from lrclr.contract import MODEL
 from lrclr.errors import UsageError
 from lrclr.inference import ModelSpec, ScoreCalibration, predict_files
 from lrclr.preprocessing import PreprocessSpec
@@ -47,6 +48,7 @@ class OpenOptions:
         threads: threads of one operator; None for the engine's default.
         shared_memory: whether a server is also measured with shared memory.
         reading: options of `load_checkpoint`.
+        model_name: name of the servers' model.
     """
 
     engines: tuple[str, ...] = ()
@@ -54,6 +56,7 @@ class OpenOptions:
     threads: int | None = None
     shared_memory: bool = False
     reading: ReadOptions | None = None
+    model_name: str = MODEL
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ def open_targets(given: Sequence[str], options: OpenOptions | None = None) -> It
     with ExitStack() as stack:
         for one in given:
             if is_server(one):
-                found += [_server(stack, one, shared=shared) for shared in (False, True)[: 1 + options.shared_memory]]
+                transports = (False, True)[: 1 + options.shared_memory]
+                found += [_server(stack, one, options.model_name, shared=shared) for shared in transports]
             elif is_bundle(one):
                 found += [_bundle(one, options, engine) for engine in options.engines or (None,)]
             else:
@@ -169,11 +173,11 @@ def _local(
     return Target(info, spec, classifier.engine, bundle, classifier)
 
 
-def _server(stack: ExitStack, address: str, *, shared: bool) -> Target:
+def _server(stack: ExitStack, address: str, model: str, *, shared: bool) -> Target:
     from lrclr.triton.client import Client, ClientOptions, TritonEngine
 
     # Without retries: their pauses would be timed.
-    client = stack.enter_context(Client(address, ClientOptions(retries=0, shared_memory=shared)))
+    client = stack.enter_context(Client(address, ClientOptions(retries=0, shared_memory=shared, model=model)))
     facts = client.describe()
     spec = ModelSpec(
         preprocess=PreprocessSpec.from_dict(facts["preprocess"]),

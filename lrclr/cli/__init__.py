@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.main import get_command
 
+from lrclr._signals import stop_signals_raise
 from lrclr._version import __version__
 from lrclr.cli import (
     _bench,
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = [argument for argument in given if argument != "--debug"]
     # lrclr does not use the thread pool of the package tokenizers, which warns on stderr when a process forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with guarded_streams() as output:
+    with guarded_streams() as output, stop_signals_raise():
         code = _run(given, output, debug=debug)
         try:
             sys.stdout.flush()

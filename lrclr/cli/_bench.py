@@ -12,6 +12,7 @@ from lrclr.cli import _bench_compare
 from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options, require_checkpoint
 from lrclr.cli._console import EXACT_HELP, RESEARCH_ONLY, gauge, note, out, print_utf8
 from lrclr.cli._extras import require_bench, require_export, require_torch
+from lrclr.contract import MODEL
 from lrclr.errors import GateError, UsageError
 
 if TYPE_CHECKING:
@@ -73,6 +74,12 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     heads: Heads = None,
     activation: Activation = None,
     key: Key = None,
+    model_name: Annotated[
+        str,
+        typer.Option(
+            "--model-name", help="Name of the servers' model: PREFIXlrclr for a bundle with --name-prefix PREFIX."
+        ),
+    ] = MODEL,
     shared_memory: Annotated[
         bool, typer.Option("--shared-memory", help="Also measure servers with shared memory.")
     ] = False,
@@ -124,7 +131,7 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     reading = read_options(heads, activation, key)
     _require(targets, reference, reading)
     engines = () if engine is None else _list("--engine", engine, str)
-    opening = OpenOptions(engines, provider, threads, shared_memory, reading)
+    opening = OpenOptions(engines, provider, threads, shared_memory, reading, model_name)
     with gauge("opening") as step, open_targets(targets, opening) as opened:
         compared: Reference | None = None if reference is None else reference_from(reference, reading)
         for target in opened:

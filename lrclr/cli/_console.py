@@ -126,8 +126,10 @@ class ConsoleProgress:
             self._progress.update(self._task, description=f"{self._text}: {phase} {done}/{steps}")
 
     def gates(self, results: Sequence[GateResult]) -> None:
-        """Print the gates."""
-        out().print(gate_table(results))
+        """Print the gates that failed, and how many passed."""
+        if failed := [result for result in results if not result.passed]:
+            out().print(gate_table(failed))
+        self._console.print(f"  {len(results) - len(failed)} of {len(results)} gates passed")
 
     def finish(self) -> None:
         """End the last task."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lrclr.datasets import ImageDataset
     from lrclr.evaluation import Comparison, Evaluation, EvaluationOptions, EvaluationRun, Example
     from lrclr.inference import ZeroShotClassifier
+    from lrclr.text import FindingSet
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -96,18 +97,18 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     _check_files(scores, against, members, keep=keep, preset=preset, findings=findings)
     require_evaluate()
     from lrclr.auto import is_bundle
+    from lrclr.cli._findings import load_findings
     from lrclr.datasets import read_dataset
     from lrclr.evaluation import EvaluationOptions, is_scores, save_scores, store
     from lrclr.evaluation._store import check_storable
     from lrclr.inference import ScoreCalibration
-    from lrclr.text import FindingSet
 
     models = (*members, *([against] if against else []))
     reading = _reading([path for path in models if not is_bundle(path) and not is_scores(path)], heads, activation, key)
     options = EvaluationOptions(
         split=split,
         validation_split=validation_split,
-        findings=FindingSet.load(findings) if findings is not None else None,
+        findings=None if findings is None else load_findings(findings, _own_findings(model), None),
         preset=preset,
         alpha=alpha,
         threshold=threshold,
@@ -196,16 +197,19 @@ def _check_files(
 
 def _findings_of(model: Path, options: EvaluationOptions) -> tuple[str, ...]:
     """Names of the findings to score, as far as they are known before the model is opened."""
-    from lrclr.bundle import FINDINGS
     from lrclr.evaluation._presets import preset_named
-    from lrclr.text import FindingSet
 
     preset = preset_named(options.preset)
-    asked = options.findings or (preset.findings if preset else None)
-    if asked is None and (model / FINDINGS).is_file():
-        # Bundles and LRCLR's checkpoint folders have this file.
-        asked = FindingSet.load(model / FINDINGS)
+    asked = options.findings or (preset.findings if preset else None) or _own_findings(model)
     return asked.names if asked else ()
+
+
+def _own_findings(model: Path) -> FindingSet | None:
+    """The findings of a bundle or of LRCLR's checkpoint folder; None for another checkpoint."""
+    from lrclr.bundle import FINDINGS
+    from lrclr.text import FindingSet
+
+    return FindingSet.load(model / FINDINGS) if (model / FINDINGS).is_file() else None
 
 
 def _evaluated(

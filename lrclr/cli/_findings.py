@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 _NAMES_SHOWN = 5
 
 
-def load_findings(path: Path, own: FindingSet, tokenizer: ClipTokenizer | None) -> FindingSet:
+def load_findings(path: Path, own: FindingSet | None, tokenizer: ClipTokenizer | None) -> FindingSet:
     """Read a findings file for a model. Print a note if findings lack prompts like those of the model.
 
     Args:
         path: the file.
-        own: the model's findings.
+        own: the model's findings; None if they are not known yet.
         tokenizer: the model's; None if a server has it.
 
     Raises:
@@ -33,8 +33,7 @@ def load_findings(path: Path, own: FindingSet, tokenizer: ClipTokenizer | None) 
     if tokenizer is not None:
         with naming_file(path):
             check_prompts(findings, tokenizer)
-    bare = findings.bare(own)
-    if bare:
+    if own is not None and (bare := findings.bare(own)):
         more = f" and {len(bare) - _NAMES_SHOWN} more" if len(bare) > _NAMES_SHOWN else ""
         names = ", ".join(bare[:_NAMES_SHOWN]) + more
         note(

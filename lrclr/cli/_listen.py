@@ -69,11 +69,12 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
     require_pacs()
     from lrclr.auto import open_engine
     from lrclr.bundle import Bundle
+    from lrclr.cli._findings import load_findings
     from lrclr.engines import EngineOptions
     from lrclr.inference import ZeroShotClassifier
     from lrclr.pacs import Listener, ListenOptions
-    from lrclr.text import FindingSet
 
+    opened = Bundle(bundle)
     options = ListenOptions(
         host=host,
         port=port,
@@ -81,13 +82,12 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
         accept=tuple(accept or ()),
         spool_bytes=int(spool_gib * _GIB),
         batch_size=batch_size,
-        findings=FindingSet.load(findings) if findings is not None else None,
+        findings=None if findings is None else load_findings(findings, opened.findings, opened.tokenizer),
         alpha=alpha,
         exact=exact,
         kinds=pacs.kinds,
     )
     destinations = list(pacs.destinations().values())
-    opened = Bundle(bundle)
     classifier = ZeroShotClassifier(opened, open_engine(opened, EngineOptions(engine, provider, threads)))
     note_choice(classifier.engine)
     with _until_signal() as stopped, Listener(classifier, spool, destinations, options, on_event=note) as listener:

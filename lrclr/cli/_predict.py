@@ -95,6 +95,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
         asked, fusion_trained, sha256, results = _by_server(request, server, model_name)
     report = reporter(asked.names, as_json=as_json, as_csv=as_csv)
     targets = _targets(heatmap, files)
+    replaced = sum(target.exists() for target in targets.values())
     dicom = _dicom_results.DicomOutput(_dicom_results.chosen(sr, sc, gsps), ResultModel(sha256, asked, exact))
     failed = 0
     with counter("images", len(files)) as advance, naming_file(findings):
@@ -108,7 +109,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     if not fusion_trained:
         note("the fusion head is not trained: alpha = 0, and region attention has no meaning")
     if heatmap is not None:
-        note(f"heat maps are in {heatmap}")
+        note(f"heat maps are in {heatmap}" + (f"; {replaced} of them replaced an earlier file" if replaced else ""))
     dicom.tell()
     if passed_over := describe_passed_over(found.passed_over):
         note(passed_over)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lrclr.archive import LocalOptions, RayOptions, ScoreProgress, ScoreSummary
+    from lrclr.text import FindingSet
 
 _RUNNERS = ("local", "ray")
 _SHOWN = 5
@@ -88,7 +89,6 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.archive import ScoreOptions
     from lrclr.archive import score as score_source
     from lrclr.engines import EngineOptions
-    from lrclr.text import FindingSet
 
     runner, engine = _current_names(runner, engine, graph_engine)
     ray = {
@@ -100,7 +100,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     }
     options = ScoreOptions(
         bundle=bundle,
-        findings=FindingSet.load(findings) if findings is not None else None,
+        findings=_findings_of(findings, bundle),
         alpha=alpha,
         frame=frame,
         exact=exact,
@@ -135,6 +135,16 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
             f"{summary.failed} of {summary.images} images have no scores", why="their rows give the reasons"
         )
     pacs.check_results(results)
+
+
+def _findings_of(path: Path | None, bundle: Path) -> FindingSet | None:
+    if path is None:
+        return None
+    from lrclr.bundle import Bundle
+    from lrclr.cli._findings import load_findings
+
+    opened = Bundle(bundle)
+    return load_findings(path, opened.findings, opened.tokenizer)
 
 
 def _current_names(runner: str | None, engine: str | None, graph_engine: str | None) -> tuple[str, str | None]:

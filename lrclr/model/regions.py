@@ -38,7 +38,7 @@ def rollout_row(maps: Sequence[Tensor], *, mean: bool, prefix: int = 1) -> Tenso
         maps: attention probabilities per layer, ``[B, G, N, N]``, and last the start row: that of CLS in the last layer
             (the whole map of that layer will do), or the attention ``[B, G, 1, N]`` of what pools the patches.
         mean: average the ``G`` maps, add the identity and renormalise the rows before multiplying. To a start row that
-            is not a token's there is no identity to add.
+            is not that of a token, the identity is not added.
         prefix: tokens before the patches: 1 for CLS, 0 without.
 
     Returns:

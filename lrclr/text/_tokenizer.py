@@ -68,7 +68,7 @@ class ClipTokenizer:
         fixed_length: whether every prompt has `context_length` tokens, because the text encoder sees padding.
 
     Raises:
-        CheckpointError: the bytes are no tokenizer, or its beginning and end cannot be told.
+        CheckpointError: the bytes are not a tokenizer, or do not say which tokens begin and end a text.
         UsageError: the context has no room for the two markers.
     """
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list
 
-from lrclr._files import _sigterm_raises
+from lrclr._signals import stop_signals_raise
 from lrclr.checkpoints._checkpoint import eval_model
 from lrclr.training._corpus import choose_rows
 from lrclr.training._listener import ListenerCallback, TrainListener
@@ -107,7 +107,7 @@ def train(  # noqa: PLR0913 - what a run consists of
         base.config.local_loss_weight = settings.loss.local_weight
     per_epoch = len(corpus.train) // settings.batch_size
     steps = settings.max_steps or settings.epochs * per_epoch
-    with _sigterm_raises():
+    with stop_signals_raise():
         arguments = training_arguments(settings, folder / STEPS, steps, per_epoch)
         place = cache if cache is not None else folder / PIXELS
         with arguments.main_process_first(local=False, desc="decoding images"):

@@ -37,7 +37,7 @@ def _sentence(name: str, value: int) -> str:
 
 
 def sentences(text: str) -> tuple[str, ...]:
-    """The sentences of a report, without those without a word, such as numbers of a list."""
+    """The sentences of a report that contain a word. Numbers of a list do not."""
     parts = (" ".join(part.split()) for part in _BETWEEN_SENTENCES.split(text))
     kept = tuple(part for part in parts if any(character.isalpha() for character in part))
     return kept or (" ".join(text.split()),)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
@@ -237,9 +238,12 @@ def test_a_signal_leaves_whole_parts(
     call = ["score", str(files), "-o", str(out), "-b", str(bundle), "--workers", "1"]
     process = subprocess.Popen([*bundles.LRCLR, *call], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     bundles.wait_until(lambda: any(out.glob("part-*.parquet")), process)
-    process.send_signal(number)
+    for _ in range(6):  # as `timeout` and impatient users do
+        process.send_signal(number)
+        time.sleep(0.02)
     _, told = process.communicate()
-    assert process.returncode == code, told
+    # The last signal may end Python while it exits. A shell shows the same code for both.
+    assert process.returncode in {code, -number}, told
     assert "Traceback" not in told
     assert not list(out.glob(".*.partial"))
     kept = pq.read_table(out).num_rows

@@ -1,4 +1,4 @@
-"""What of a source is an image: by content, through links once, and what is passed over is told."""
+"""Which files of a source are images: by content, links once. Other files are counted in the summary."""
 
 from __future__ import annotations
 

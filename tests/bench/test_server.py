@@ -27,6 +27,9 @@ def test_a_server_is_measured_and_judged(bundle: Path) -> None:
         open_targets([server.grpc, str(bundle)], OpenOptions(shared_memory=True)) as targets,
     ):
         found = bench(targets, options)
+        named = OpenOptions(model_name="elselrclr")
+        with pytest.raises(ServerError, match="elselrclr"), open_targets([server.grpc], named):
+            pass
     assert [target.transport for target in found.targets] == ["grpc", "grpc, shared memory", "in process"]
     assert [target.quality.verdict for target in found.targets] == ["good"] * 3
     assert found.left_out == ()

@@ -1,4 +1,4 @@
-"""Damaged checkpoints either load or are refused with an error of ours; nothing else ever comes out."""
+"""Damaged checkpoints either load or are refused with a `CheckpointError`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Victim:
 
 
 def archive_structure(file: Path) -> list[range]:
-    """The parts of a zip archive that are no storages: headers, pickles, and the directory at the end."""
+    """The parts of a zip archive without tensors: headers, pickles, and the directory at the end."""
     parts, end = [], 0
     with zipfile.ZipFile(file) as archive:
         for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset):

@@ -49,7 +49,7 @@ def assert_same_embeddings(checkpoint: Checkpoint, theirs: OpenAiClip, prompts: 
     torch.testing.assert_close(ours.image_embeds, image, rtol=0, atol=1e-5)
     torch.testing.assert_close(ours.text_embeds, text, rtol=0, atol=1e-5)
     torch.testing.assert_close(ours.logits_per_image, image @ text.t() * theirs.logit_scale.exp(), rtol=0, atol=1e-4)
-    # Images and texts are told apart, or agreement would say little.
+    # Different inputs give different embeddings. Otherwise equal outputs would prove little.
     assert float((image[0] - image[1]).abs().max()) > 1e-2
     assert float((text[0] - text[1]).abs().max()) > 1e-2
 

@@ -1,4 +1,4 @@
-"""Nothing in a file is ever run, whoever wrote it."""
+"""No content of a file is ever run."""
 
 from __future__ import annotations
 

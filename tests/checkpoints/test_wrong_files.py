@@ -1,4 +1,4 @@
-"""Files and folders that are no checkpoints, or only half of one."""
+"""Files and folders that are not checkpoints, or are incomplete."""
 
 from __future__ import annotations
 

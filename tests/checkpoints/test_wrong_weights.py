@@ -1,4 +1,4 @@
-"""Weights that do not fit, or are no weights: refused, with everything that is wrong named at once."""
+"""Weights that do not fit, and values that are not weights, are refused. The error names everything that is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Findings files of the command line: what is told of their prompts. `lrclr convert` and its options."""
+"""Findings files of the command line: what the commands print about their prompts. `lrclr convert` and its options."""
 
 from __future__ import annotations
 
@@ -44,6 +44,14 @@ def test_bare_names_are_told_where_the_model_has_prompts(
         assert main(["predict", image, "-b", str(model), "--findings", str(file), "--json"]) == 0
         warning = f'warning: {file} gives no prompts for Edema: only the name is compared, as "Edema" with "no Edema"'
         assert (warning in told(capsys)) == warned
+    file.write_text(NAMES)
+    table = tmp_path / "table.csv"
+    table.write_text("image,split,Edema\na.png,test,1\n")
+    asked = ["--findings", str(file)]
+    assert main(["score", str(table), "-o", str(tmp_path / "out"), "-b", str(sentences), *asked]) == 0
+    assert warning in told(capsys)
+    main(["evaluate", str(sentences), str(table), *asked])
+    assert warning in told(capsys)
 
 
 def test_only_findings_with_default_prompts_are_bare() -> None:

@@ -90,9 +90,11 @@ def test_stdout_holds_results_only(bundle: Path, tmp_path: Path, capsys: Capture
 def test_heat_maps_are_not_taken_for_radiographs(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     """A second run over the folder that the first one wrote into."""
     bundles.radiograph(tmp_path / "a.png")
-    for _ in range(2):
+    for again in (False, True):
         assert main(["predict", str(tmp_path), "-b", str(bundle), "--heatmap", str(tmp_path), "--json"]) == 0
-        assert len(capsys.readouterr().out.splitlines()) == 1
+        captured = capsys.readouterr()
+        assert len(captured.out.splitlines()) == 1
+        assert ("1 of them replaced an earlier file" in captured.err) == again
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.png.heatmap.png"]
 
 

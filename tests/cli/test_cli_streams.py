@@ -191,7 +191,7 @@ def test_lost_answers_fail_a_command_and_lost_notes_do_not(
 def test_a_closed_descriptor_is_not_given_to_a_file(
     commands: dict[str, Callable[[], list[object]]], run: Callable[..., Done]
 ) -> None:
-    """What C code prints on descriptor 1 must not end in a file of ours that took its place."""
+    """What C code prints on descriptor 1 must not end in a file of lrclr that took its place."""
     arguments = commands["score"]()
     assert run(*arguments, out=CLOSED, err=CLOSED).code == 1
     assert run(*arguments).code == 1  # one image is bad; all parts are whole

@@ -1,4 +1,4 @@
-"""The cache gives what preprocessing gives, and is never half, stale or damaged without a word."""
+"""The cache gives what preprocessing gives. An incomplete, stale or damaged cache is an error."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_cache_that_fits_is_used_and_a_stale_one_is_replaced_with_a_note(tmp_p
         assert "stale" in notes[-1]
         assert now != made
         made = now
-    # Whoever still has the old one open reads what it was.
+    # A reader that has the old one open still reads the old content.
     assert np.array_equal(first.pixels(1), to_canvas(read_image(rows[1].image), SMALL))
 
 

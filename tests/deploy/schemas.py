@@ -1,4 +1,4 @@
-"""What manifests are held against: the schemas that packages carry, which know no field that the cluster does not."""
+"""Schemas of Kubernetes from packages; a field that the cluster does not know is an error."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def _check(value: Any, kind: str, where: str) -> None:
     types = _kserve_types()
     primitives = {"str": str, "int": int, "bool": bool, "object": object}
     if kind in primitives:
-        assert isinstance(value, primitives[kind]), f"{where} is no {kind}"
+        assert isinstance(value, primitives[kind]), f"{where} is not a {kind}"
     elif kind.startswith("list["):
-        assert isinstance(value, list), f"{where} is no list"
+        assert isinstance(value, list), f"{where} is not a list"
         for number, one in enumerate(value):
             _check(one, kind[5:-1], f"{where}[{number}]")
     elif kind.startswith("dict("):
-        assert isinstance(value, dict), f"{where} is no table"
+        assert isinstance(value, dict), f"{where} is not a table"
         for name, one in value.items():
             _check(one, kind[5:-1].partition(", ")[2], f"{where}.{name}")
     elif kind in types:

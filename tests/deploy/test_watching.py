@@ -186,7 +186,7 @@ def test_a_real_prometheus_answers_every_question(server: TritonServer, written:
         for name, question in asked.items():
             if name not in alerts:
                 values = [float(one["value"][1]) for one in evaluated(address, question)]
-                # Nothing by nothing is no number: a mean over no requests.
+                # A mean over zero requests is not a number.
                 assert any(value >= 0 for value in values), f"{name}: {question}"
                 assert not any(value < 0 for value in values)
         (waiting,) = evaluated(address, asked["autoscaler"])

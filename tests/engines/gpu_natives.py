@@ -1,4 +1,4 @@
-"""What stands for CUDA and for TensorRT's native classes where there is no GPU, for one plan that doubles its input.
+"""Replacements of CUDA and TensorRT's native classes on a machine without a GPU, for a plan that doubles its input.
 
 They keep the rules that an order of calls can break: memory must be allocated and large enough, work is done when its
 stream is synchronised, a context cannot be captured before it has run at the same sizes and the stream was
@@ -189,7 +189,7 @@ class _Config:
 
 
 class Context:
-    """An execution context: what it was told, and what it has run."""
+    """An execution context. It records its settings and what it has run."""
 
     def __init__(self, library: Library, config: _Config) -> None:
         self._library, self._gpu, self.config = library, library.gpu, config

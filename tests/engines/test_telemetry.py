@@ -1,4 +1,4 @@
-"""The engine keeps no identifier on disk and tells nobody about itself."""
+"""The engine keeps no identifier on disk and sends no telemetry."""
 
 from __future__ import annotations
 

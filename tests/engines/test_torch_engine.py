@@ -101,7 +101,7 @@ def test_a_network_in_training_stays_as_it_was(checkpoint: Checkpoint) -> None:
     assert [module.training for module in model.modules()] == before
     assert {name: array.shape[0] for name, array in outputs.items()} == dict.fromkeys(outputs, 2)
     for name, array in outputs.items():
-        # It is no view of what the network could write to, nor bound to a graph of gradients.
+        # It is not a view of memory that the network could write to, and has no gradient.
         assert array.dtype == (np.int64 if name == "region_index" else np.float32)
     loss = model.fusion_head(torch.zeros(1, 5, 128), torch.zeros(1, 4, 64), torch.ones(1, 4, dtype=torch.int64))[
         0

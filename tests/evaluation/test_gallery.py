@@ -37,7 +37,7 @@ def classifier(quiet_transformers: None) -> ZeroShotClassifier:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
-    """Radiographs that are told apart by their shade, the first a tall one with a box of its Edema."""
+    """Radiographs of different shades. The first is tall and has a box for its Edema."""
     folder = tmp_path_factory.mktemp("Mrs Secret 1950")
     made = []
     for number in range(8):

@@ -1,4 +1,4 @@
-"""Scores of rows: those of the classifier; unreadable images are told; files of scores say no more than they may."""
+"""Scores of rows equal the classifier's; unreadable images are reported; files of scores hold no patient data."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def _goes_on(case: Case, folder: Path) -> None:
 def _full(case: Case, number: int, folder: Path) -> None:
     case.prepare(folder)
     done = _run(folder, "full", number, case.command)
-    # What was still to be tidied up may fail without harm; all else is told in one line.
+    # Cleaning up may fail without harm. Any other failure is one line on stderr.
     if done.returncode != 0:
         assert done.returncode == 1, done.stderr
         assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""Everything that reads bytes from outside, as functions of bytes: each answers, or refuses with an error of ours."""
+"""Everything that reads bytes from outside, as functions of bytes: each answers, or refuses with an `LrclrError`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from benchmarks.memory import peak_mb
 from lrclr.bundle import Manifest
 from lrclr.datasets import read_dataset
 
-# Private: a session without a bundle, for bytes that are no graph.
+# Private: a session without a bundle, for bytes that are not a graph.
 from lrclr.engines._onnxruntime import SessionSettings, open_session
 from lrclr.errors import LrclrError
 from lrclr.images import ReadLimits, read_image
@@ -50,7 +50,7 @@ def run(target: str, data: bytes) -> None:
     Raises:
         ForbiddenError: it took over two seconds of the processor, brought this process over a gigabyte of memory, ran
             something, or wrote outside its folder.
-        Exception: whatever else is no error of ours.
+        Exception: any other error is a fault of lrclr.
     """
     _watch()
     began = time.process_time()

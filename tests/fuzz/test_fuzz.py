@@ -52,7 +52,7 @@ def test_what_was_found_is_mended(file: Path) -> None:
     ],
 )
 def test_the_watch_sees(work: str) -> None:
-    """A target that does what none may is told on."""
+    """The fuzzer reports a target with a fault."""
     code = f"""
 import time
 from tests.fuzz import targets as t

@@ -16,7 +16,7 @@ CAPABILITY = capability() if torch.cuda.is_available() else 90
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch has no GPU"),
 ]
 SIZES = [(50, 12, 12), (64, 3, 4), (197, 12, 12), (577, 24, 16), (729, 3, 4), (1025, 3, 4)]
 

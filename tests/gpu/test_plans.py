@@ -100,7 +100,7 @@ def test_answers_are_onnx_runtimes(planned: Any, engine: str) -> None:
 def test_cuda_graphs_change_nothing(planned: Any, engine: str, caplog: pytest.LogCaptureFixture) -> None:
     """A size is captured after its second run, in memory that did not move since the first; then it is launched.
 
-    TensorRT-RTX compiles kernels for new sizes beside the first runs unless it is told to do so before.
+    TensorRT-RTX compiles kernels for new sizes beside the first runs unless it is asked to do so before.
     """
     bundle = Bundle(planned(engine))
     golden = Golden.load(bundle.golden_path)

@@ -143,7 +143,7 @@ def test_what_lies_on_a_dicom_cd_beside_the_images(tmp_path: Path, png: bytes) -
 
 
 def test_a_file_that_is_named_as_an_image_is_never_passed_over(tmp_path: Path) -> None:
-    """It fails, which is told: a cut or overwritten image must not vanish."""
+    """It is reported as a failure: a cut or overwritten image must not vanish."""
     damaged = {f"a{suffix}": b"no picture" for suffix in (".png", ".JPG", ".jpeg", ".tif", ".dcm", ".dicom", ".ima")}
     put(tmp_path, {**damaged, "empty.dcm": b"", "really.a.zip.dcm": b"PK\x03\x04"})
     (tmp_path / "gone.dcm").symlink_to(tmp_path / "nowhere")

@@ -52,7 +52,7 @@ reserve, reserved = budget.decoding.reserve, []
 budget.decoding.reserve = lambda size: (reserved.append(size), reserve(size))
 files = [(name, Path(name).read_bytes()) for name in sys.argv[1:]]
 for name, data in files:
-    # Whatever is imported, for the first file of a kind, is no part of it.
+    # Modules that the first file of a kind imports do not count.
     read(Path(name).with_suffix(".small").read_bytes(), "in full")
     for way in ("in full", "reduced"):
         reserved.clear()

@@ -164,7 +164,7 @@ def test_regions_lie_where_their_patches_are(folder: Path) -> None:
             left, top, right, bottom = region.box
             assert left < right
             assert top < bottom
-            # The padding of the canvas is no part of the radiograph, so a box may stick out, but not lie outside.
+            # The padding of the canvas is not part of the radiograph, so a box may stick out, but not lie outside.
             row, column = divmod(region.patch, 7)
             middle = ((left + right) / 2, (top + bottom) / 2)
             longest = max(height, width)

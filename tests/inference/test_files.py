@@ -107,7 +107,7 @@ def test_what_is_wrong_with_the_call_is_no_files_error(classifier: ZeroShotClass
 def test_files_are_decoded_as_they_are_needed(
     classifier: ZeroShotClassifier, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever stops after the first answer has not read a thousand files."""
+    """A caller that stops after the first answer has not read a thousand files."""
     read: list[Path] = []
 
     def noting(path: Path, *recipe: Any, **options: Any) -> ReducedImage:

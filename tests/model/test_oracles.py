@@ -51,7 +51,7 @@ def assert_is_clip(model: LrclrModel, pixels: Tensor, ids: Tensor, mask: Tensor)
         assert torch.equal(ours[name], clip[name]), name
     assert torch.equal(model.encode_image(pixels).embedding, clip.image_embeds)
     assert torch.equal(model.encode_text(ids).embedding, clip.text_embeds)
-    words = mask.bool()  # past the end of a text transformers masks, and nobody reads
+    words = mask.bool()  # transformers masks what follows the end of a text; it is not read
     assert torch.equal(model.encode_text(ids).tokens[words], clip.text_model_output.last_hidden_state[words])
 
 

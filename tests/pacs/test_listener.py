@@ -214,8 +214,8 @@ def test_killed_at_every_step_it_loses_nothing(
 ) -> None:
     """A copy of the spool is taken before every change of it: what a killed process would leave behind.
 
-    From each copy another receiver goes on. What the first one had delivered, and what a sender was told, is kept
-    with the copy.
+    From each copy another receiver goes on. What the first one had delivered, and what it had answered to a
+    sender, is kept with the copy.
     """
     content = study(1)
     moments: list[tuple[Path, bool, int]] = []

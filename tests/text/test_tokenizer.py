@@ -347,7 +347,7 @@ def test_a_damaged_file(tmp_path: Path, damage: Callable[[bytes], bytes]) -> Non
 
 
 def test_a_file_that_makes_the_library_panic(tmp_path: Path) -> None:
-    template = [{"SpecialToken": {"id": "nobody", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    template = [{"SpecialToken": {"id": "unknown", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
     broken = {"type": "TemplateProcessing", "single": template, "pair": template, "special_tokens": {}}
     with pytest.raises(CheckpointError, match="cannot be read as a tokenizer"):
         ClipTokenizer.from_file(_edited(tmp_path, post_processor=broken))

@@ -92,7 +92,7 @@ WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 
 
 def bad_files() -> SearchStrategy[Wrong]:
-    """Files that are no radiographs."""
+    """Files that are not radiographs."""
     cut = st.integers(0, len(GOOD_IMAGE) // 2).map(lambda end: GOOD_IMAGE[:end])
     bomb = st.builds(png_of, st.integers(30_000, 2**31 - 1), st.integers(30_000, 2**31 - 1))
     torn = st.integers(40, len(GOOD_IMAGE) // 2).map(lambda at: GOOD_IMAGE[:at] + bytes(40) + GOOD_IMAGE[at + 40 :])

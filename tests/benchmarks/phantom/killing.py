@@ -46,5 +46,5 @@ def _children(parent: int) -> list[int]:
 
 
 def _runs(pid: int) -> bool:
-    # Nobody may be there to collect an orphan.
+    # The parent of an orphan may not collect it.
     return _state(pid)[:1] not in ([], ["Z"])

@@ -1,7 +1,7 @@
 """Every use that a source makes of TensorRT: which member of which class, and with which arguments it is called.
 
-Types are followed through assignments, from the names below on: what a call returns, and what type a property has, is
-told by the bindings' own signatures.
+Types are followed through assignments, from the names below on: the bindings' own signatures say what a call returns,
+and what type a property has.
 """
 
 from __future__ import annotations

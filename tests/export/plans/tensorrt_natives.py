@@ -1,4 +1,4 @@
-"""What TensorRT's own Python layer for plugins needs of TensorRT's libraries, which cannot be had from PyPI.
+"""What TensorRT's own Python layer for plugins needs of TensorRT's libraries, which are not on PyPI.
 
 The layer itself, which checks a plugin and asks it for shapes and launches, is NVIDIA's (``tensorrt-cu13-bindings``).
 Here are the native classes that it builds on: sizes that are known, and containers. Whether TensorRT launches what

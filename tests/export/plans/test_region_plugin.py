@@ -1,4 +1,4 @@
-"""The region kernel's plugin, as far as TensorRT's Python layer goes: what it checks, and what it is told to launch."""
+"""The region kernel's plugin, as far as TensorRT's Python layer goes: what it checks, and what it launches."""
 
 from __future__ import annotations
 

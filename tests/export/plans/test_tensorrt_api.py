@@ -117,7 +117,7 @@ def test_every_name_that_is_asked_for_is_in_some_library() -> None:
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_what_is_overridden_takes_the_same(library: str) -> None:
-    """TensorRT calls these methods of ours by position."""
+    """TensorRT calls these methods of lrclr by position."""
     surface = _surface(library)
     for owner, made in (
         ("ILogger", _callbacks.logger),

@@ -319,7 +319,7 @@ def test_plans_that_may_move(
 
 
 def test_the_engine_is_the_one_that_was_asked_for(built: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    """And no other in its place: here there is no GPU."""
+    """It is not replaced by another engine on this machine, which has no GPU."""
     opened = Bundle(built[0])
     with pytest.raises(EngineError, match="needs a GPU"):
         open_engine(opened)
@@ -378,7 +378,7 @@ def _unchanged(folder: Path, error: type[LrclrError], said: str, options: BuildO
 
 
 def _with_node(path: Path, operator: str, domain: str) -> None:
-    """A node that nobody defines, before the first output."""
+    """A node of an unknown type, before the first output."""
     model = onnx.load(path)
     first = model.graph.output[0].name
     for node in model.graph.node:

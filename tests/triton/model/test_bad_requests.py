@@ -1,4 +1,4 @@
-"""Wrong requests over both protocols: each refused with its code and a line, and nobody else is hurt.
+"""Wrong requests over both protocols: each is refused with its code and one line, and other requests are not disturbed.
 
 Two hundred of each; two thousand together where the slow tests run.
 """

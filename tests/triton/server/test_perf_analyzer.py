@@ -1,4 +1,4 @@
-"""A client that knows nothing of us drives the graphs and the model, and gets the answers that ours gets."""
+"""Triton's own load generator drives the graphs and the model, and gets the answers that lrclr's client gets."""
 
 from __future__ import annotations
 

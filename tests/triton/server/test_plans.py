@@ -1,4 +1,4 @@
-"""Serving plans of TensorRT, as far as it goes without a GPU: what the server is told, and what is refused."""
+"""Serving plans of TensorRT, as far as it goes without a GPU: the options of the server, and what is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _with_plans(folder: Path, target: Path, **options: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("engine", "options", "told"),
+    ("engine", "options", "compatible"),
     [
         ("tensorrt", {"version_compatible": True}, True),
         ("tensorrt", {}, False),
@@ -38,7 +38,7 @@ def _with_plans(folder: Path, target: Path, **options: Any) -> Path:
     ],
 )
 def test_code_in_plans_is_allowed_where_a_plan_has_some(
-    folder: Path, tmp_path: Path, engine: str, options: dict[str, Any], *, told: bool
+    folder: Path, tmp_path: Path, engine: str, options: dict[str, Any], *, compatible: bool
 ) -> None:
     bundle = _with_plans(folder, tmp_path / "bundle", **options)
     bundles.signed(bundle, engine={"name": engine, "why": "asked for"})
@@ -51,7 +51,7 @@ def test_code_in_plans_is_allowed_where_a_plan_has_some(
         exit_seconds=3,
         version_compatible=_server._version_compatible(Bundle(bundle)),
     )
-    assert (COMPATIBLE in command) is told
+    assert (COMPATIBLE in command) is compatible
 
 
 def test_plans_without_weights_are_not_served(folder: Path, tmp_path: Path) -> None:

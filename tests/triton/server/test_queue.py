@@ -1,4 +1,4 @@
-"""A server that has more requests than it can work on: it refuses at once, and works on nothing that nobody waits for.
+"""A server that has more requests than it can work on: it refuses at once, and drops requests whose caller has gone.
 
 The model's one process is kept busy with a request of many large images, so that the queue fills and stays full until
 that request is cancelled. To stop the process (SIGSTOP) would not do: Triton then takes it for dead.
@@ -150,7 +150,7 @@ def test_what_nobody_waits_for_is_not_worked_on(single: TritonServer, right: Any
             ThreadPoolExecutor(3) as pool,
         ):
             sent = [pool.submit(hasty.predict, [IMAGE] * 3) for _ in range(3)]
-            # They are told before their time is up.
+            # They get an answer before their time is up.
             for future in sent:
                 error = future.exception()
                 assert isinstance(error, ServerUnavailableError)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lrclr.engines._gpu import Gpu, gpus
-from lrclr.engines._members import MemberEngines, engines_of
 from lrclr.engines._onnxruntime import OnnxRuntimeEngine
 from lrclr.engines._openvino import OpenVINOEngine
 from lrclr.engines._tensorrt import TensorRTEngine
@@ -15,7 +14,7 @@ from lrclr.engines._tensorrt_library import tensorrt_library
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -77,6 +76,34 @@ class Engine(Protocol):
         Raises:
             EngineError: the engine refused the inputs or failed.
         """
+
+
+class MemberEngines:
+    """An engine for each member of an ensemble. As an engine itself, it runs the graphs of one of them.
+
+    Args:
+        members: the engine of each member, in order.
+        lead: index of the member whose graphs `run` runs: the one that gives the regions.
+        at_once: whether the members may compute at the same time. Engines in this process take turns instead, since
+            each uses all cores or the whole GPU.
+    """
+
+    def __init__(self, members: Sequence[Engine], lead: int, *, at_once: bool = False) -> None:
+        self.members, self.at_once = tuple(members), at_once
+        self._lead = self.members[lead]
+
+    @property
+    def name(self) -> str:
+        return self._lead.name
+
+    def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return self._lead.run(graph, inputs)
+
+
+def engines_of(engine: Engine) -> tuple[Engine, ...]:
+    """The engine of each member of an ensemble, in order; of a single network the engine itself."""
+    members: tuple[Engine, ...] = getattr(engine, "members", (engine,))
+    return members
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,14 @@ import pytest
 
 from lrclr import Bundle, ZeroShotClassifier
 from lrclr.bundle import MANIFEST, Manifest
+
+# Private: how the command names members, which the library is told.
 from lrclr.cli._export import _member_names
 from lrclr.engines import CPU_ENGINES, EngineOptions, MemberEngines, engines_of, open_named_engine
 from lrclr.errors import BundleError, UsageError
 from lrclr.inference import Answers, ModelSpec, finding_scores, global_score
+
+# Private: what a mutant stands in for.
 from lrclr.inference._ensemble import averaged
 from lrclr.samples import sample_paths
 from lrclr.text import Finding, FindingSet

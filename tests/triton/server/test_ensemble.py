@@ -11,6 +11,8 @@ import pytest
 from lrclr import Bundle, ZeroShotClassifier
 from lrclr.auto import open_model
 from lrclr.deploy import DeployOptions
+
+# Private: memory is computed from these facts.
 from lrclr.deploy._facts import Facts
 from lrclr.deploy._resources import memory_mib
 from lrclr.errors import UsageError

@@ -12,7 +12,7 @@ import pytest
 from lrclr import Bundle, ZeroShotClassifier
 from lrclr.bundle import MANIFEST, Manifest
 
-# Private: how the command names members, which the library is told.
+# Private: how the command names members.
 from lrclr.cli._export import _member_names
 from lrclr.engines import CPU_ENGINES, EngineOptions, MemberEngines, engines_of, open_named_engine
 from lrclr.errors import BundleError, UsageError

@@ -82,6 +82,13 @@ class TensorEntry(TypedDict):
     shape: list[int | str]
 
 
+class Float32Entry(TypedDict):
+    """What of a tower in float16 stays in float32: the residual stream, and some linear layers."""
+
+    residual_stream: bool
+    layers: list[str]
+
+
 class GraphEntry(TypedDict):
     """One graph, see `Manifest`."""
 
@@ -92,6 +99,7 @@ class GraphEntry(TypedDict):
     region_maps: int | None
     # In float16 only.
     largest_activations: NotRequired[dict[str, float]]
+    float32_parts: NotRequired[Float32Entry]
 
 
 class TokenizerEntry(TypedDict):
@@ -154,7 +162,8 @@ class Manifest:
             built for these sizes, and the server accepts them.
         graphs: for each graph its inputs, outputs, precision histogram, the number of maps that its region node takes,
             and the file in which that node is expanded (``inlined``), or None. For towers in float16 also the largest
-            magnitude in each layer on the calibration images (``largest_activations``).
+            magnitude in each layer on the calibration images (``largest_activations``), and what stays in float32
+            because of it (``float32_parts``), if anything does.
         engine: ``name`` of the engine that runs the bundle by default, and the reason (``why``).
         triton: names and version of the models, from `ModelNames.to_dict`.
         plans: the results of `lrclr build` for each engine, and for each GPU where plans depend on it, with versions,

@@ -183,6 +183,10 @@ def _report(output: Path, bundle: Bundle, *, measured: bool) -> None:
     for member in manifest.members:
         if member.quantization is not None:
             _note_quantization(member.quantization, random=member.checkpoint["source"] == "random")
+        for graph, entry in member.graphs.items():
+            if parts := entry.get("float32_parts"):
+                layers = f", and {', '.join(parts['layers'])}" if parts["layers"] else ""
+                note(f"{graph}: in float32, since float16 cannot hold it: the residual stream{layers}")
     names = manifest.names
     if names.prefix:
         note(f"models in Triton: {', '.join(names.all)}, version {names.version}")

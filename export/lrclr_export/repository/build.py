@@ -181,7 +181,13 @@ def _with_plans(bundle: Bundle, options: BuildOptions, *, why: str, progress: Pr
             half_precision=manifest.precision == "fp16",
             on_progress=progress.step,
         )
-        results += precision_gates(graph, plan.precision_histogram, manifest.precision, int8_products=in_int8[graph])
+        results += precision_gates(
+            graph,
+            plan.precision_histogram,
+            manifest.precision,
+            int8_products=in_int8[graph],
+            float32_layers=len(manifest.graphs[graph].get("float32_parts", {}).get("layers", ())),
+        )
         results += _fusion_gates(graph, plan, options.engine)
         file = bundle.graph_path(graph).with_name(plan_file(options.engine, capabilities[0]))
         write_whole(file, plan.data)

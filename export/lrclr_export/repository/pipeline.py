@@ -32,7 +32,7 @@ from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
 from lrclr.inference import ScoreCalibration
 from lrclr.verification import GateResult, Tolerances, gate_images, raise_refused, verify
-from lrclr_export.onnx.activations import largest_activations, require_half_precision
+from lrclr_export.onnx.activations import by_block, float32_parts, measured_activations
 from lrclr_export.onnx.blame import first_bad_layer
 from lrclr_export.onnx.graphs import graph_specs
 from lrclr_export.onnx.onnx_graph import (
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 
     from lrclr.checkpoints import Checkpoint
     from lrclr.model import LrclrModel
-    from lrclr_export.onnx.activations import Largest
+    from lrclr_export.onnx.activations import Float32Parts, Largest
     from lrclr_export.progress import ProgressCallbacks
     from lrclr_export.quantize import Calibration
 
@@ -168,8 +168,8 @@ def write_network(
     names = options.names
     sizes = profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=options.max_batch)
     calibration = _calibration(checkpoint, options)
-    largest = _largest_activations(checkpoint, options.precision, progress)
-    exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, progress)
+    largest, in_float32 = _largest_activations(checkpoint, options.precision, progress)
+    exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, progress, in_float32)
     progress.task("run the PyTorch model on the gates' inputs")
     stored = None if options.precision == "fp32" else stored_in_float32(exported)
     golden = golden_from_checkpoint(checkpoint, stored=stored)
@@ -204,7 +204,8 @@ def write_network(
         max_batch=options.max_batch,
         profiles=sizes,
         graphs={
-            name: _signature(graph, histograms[name], options, largest.get(name)) for name, graph in graphs.items()
+            name: _signature(graph, histograms[name], options, largest.get(name), in_float32.get(name))
+            for name, graph in graphs.items()
         },
         engine={"name": "onnxruntime", "why": options.why_engine},
         triton=names.to_dict(),
@@ -217,7 +218,8 @@ def write_network(
     results = reference_gates(golden, gate_images(), checkpoint.preprocess, checkpoint.tokenizer)
     for name in graphs:
         layers = quantization["graphs"][name]["int8_layers"] if quantization else 0
-        results += precision_gate(name, histograms[name], options.precision, int8_layers=layers)
+        kept = len(in_float32[name].layers) if name in in_float32 else 0
+        results += precision_gate(name, histograms[name], options.precision, int8_layers=layers, float32_layers=kept)
     if stored is not None:
         results += rounding_gates(checkpoint.model, exported)
     bundle = Bundle.unfinished(staging, manifest, golden=golden_name)
@@ -260,15 +262,25 @@ def _calibration(checkpoint: Checkpoint, options: ExportOptions) -> Calibration 
     return read_calibration(options.calibration, checkpoint.preprocess)
 
 
-def _largest_activations(checkpoint: Checkpoint, precision: str, progress: ProgressCallbacks) -> Largest:
-    """Of an export in float16: what it must hold, on the images that lrclr carries; empty for other precisions."""
+def _largest_activations(
+    checkpoint: Checkpoint, precision: str, progress: ProgressCallbacks
+) -> tuple[Largest, dict[str, Float32Parts]]:
+    """Of an export in float16: the largest magnitude of each block on the images that lrclr carries.
+
+    Returns:
+        It, and the parts of each graph that have to stay in float32; both empty for other precisions.
+    """
     if precision != "fp16":
-        return {}
+        return {}, {}
     progress.task("measure the largest activation of each layer")
     pixels = carried_calibration(checkpoint.preprocess).pixel_values
-    found = largest_activations(checkpoint.model, pixels, calibration_tokens(checkpoint))
-    require_half_precision(found)
-    return {graph: {block: float(f"{value:.4g}") for block, value in blocks.items()} for graph, blocks in found.items()}
+    found = measured_activations(checkpoint.model, pixels, calibration_tokens(checkpoint))
+    parts = float32_parts(checkpoint.model, found)
+    largest = {
+        graph: {block: float(f"{value:.4g}") for block, value in blocks.items()}
+        for graph, blocks in by_block(found).items()
+    }
+    return largest, parts
 
 
 def _in_precision(
@@ -277,12 +289,13 @@ def _in_precision(
     precision: str,
     tolerances: Tolerances,
     progress: ProgressCallbacks,
+    in_float32: Mapping[str, Float32Parts],
 ) -> tuple[LrclrModel, dict[str, Any] | None]:
     """The network in a precision; for int8, also the record of the quantization."""
     if calibration is not None:
         made = quantized(checkpoint, calibration, tolerances, progress=progress)
         return made.model, made.record
-    return (checkpoint.model if precision == "fp32" else half_precision(checkpoint.model)), None
+    return (checkpoint.model if precision == "fp32" else half_precision(checkpoint.model, in_float32)), None
 
 
 def _blame(
@@ -304,7 +317,11 @@ def _blame(
 
 
 def _signature(
-    graph: TypedGraph, histogram: dict[str, dict[str, int]], options: ExportOptions, largest: dict[str, float] | None
+    graph: TypedGraph,
+    histogram: dict[str, dict[str, int]],
+    options: ExportOptions,
+    largest: dict[str, float] | None,
+    in_float32: Float32Parts | None,
 ) -> GraphEntry:
     folder = options.names.folder(options.names.of(graph.spec.name))
 
@@ -324,7 +341,11 @@ def _signature(
         "inlined": f"{folder}/{INLINED}" if options.inline and graph.model.functions else None,
         "region_maps": next((len(node.inputs) - 1 for node in graph.model.graph if node.op_type == OP_TYPE), None),
     }
-    return entry if largest is None else {**entry, "largest_activations": largest}
+    if largest is not None:
+        entry["largest_activations"] = largest
+    if in_float32 is not None and in_float32.residual_stream:
+        entry["float32_parts"] = in_float32.to_dict()
+    return entry
 
 
 def _made_with() -> dict[str, str]:

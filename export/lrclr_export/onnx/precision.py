@@ -63,6 +63,9 @@ def half_precision(model: LrclrModel, parts: Mapping[str, Float32Parts] | None =
     for graph, kept in (parts or {}).items():
         if kept.residual_stream:
             _keep_in_float32(model.get_submodule(TOWERS[graph]), half.get_submodule(TOWERS[graph]), kept.layers)
+            if graph == "image_encoder":
+                # Region tokens are rows of the stream.
+                half.fusion_head.regions_in_float32 = half.fusion_head.image_norm.gives_half = True
     half.eval()
     return half
 
@@ -75,7 +78,7 @@ def _keep_in_float32(original: nn.Module, half: Any, layers: Sequence[str]) -> N
         if isinstance(module, _Float32LayerNorm) and name != "pre_layrnorm":
             module.gives_half = True
     for name in layers:
-        linear = original.get_submodule(name)
+        linear: Any = original.get_submodule(name)
         island = _Float32Linear(linear.in_features, linear.out_features, linear.bias is not None)
         island.load_state_dict(linear.state_dict())
         parent, _, child = name.rpartition(".")

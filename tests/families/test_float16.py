@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lrclr.bundle import Bundle
-from lrclr.checkpoints import load_checkpoint
+from lrclr.checkpoints import init_checkpoint, load_checkpoint
 from lrclr.errors import GateError
 from lrclr.model.attention import attend
 from lrclr.preprocessing import preprocess_batch
@@ -170,12 +170,13 @@ def test_outlier_channels_come_out_right_and_a_naive_half_is_refused(
 
 @pytest.mark.slow
 def test_a_network_beyond_float16_is_exported_with_parts_in_float32(tmp_path: Path) -> None:
-    checkpoint = outlier_checkpoint(tmp_path / "checkpoint", 20_000.0)
-    options = ExportOptions("fp16", max_batch=4, tolerances={"probability_error": 5e-3})
-    bundle = export_bundle(checkpoint, tmp_path / "bundle", options)
+    # A CLIP: its stream begins behind a LayerNorm, and its last block is computed for few rows.
+    checkpoint = init_checkpoint("tiny")
+    networks.with_outliers(checkpoint.model, 17_000.0)
+    bundle = export_bundle(checkpoint, tmp_path / "bundle", ExportOptions("fp16", max_batch=4))
     entry = bundle.manifest.graphs["image_encoder"]
     assert entry["float32_parts"] == {"residual_stream": True, "layers": ["encoder.layers.0.mlp.fc2"]}
-    assert min(entry["largest_activations"].values()) > 19_000
+    assert min(entry["largest_activations"].values()) > 16_376
     assert "float32_parts" not in bundle.manifest.graphs["text_encoder"]
     products = entry["precision_histogram"]["MatMul"]
     assert products["float32"] == 1

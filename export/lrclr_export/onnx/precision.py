@@ -65,7 +65,8 @@ def half_precision(model: LrclrModel, parts: Mapping[str, Float32Parts] | None =
             _keep_in_float32(model.get_submodule(TOWERS[graph]), half.get_submodule(TOWERS[graph]), kept.layers)
             if graph == "image_encoder":
                 # Region tokens are rows of the stream.
-                half.fusion_head.regions_in_float32 = half.fusion_head.image_norm.gives_half = True
+                head: Any = half.fusion_head
+                head.regions_in_float32 = head.image_norm.gives_half = True
     half.eval()
     return half
 

@@ -211,7 +211,7 @@ class _UnusedEngine:
 def _check_request(bundle: Bundle, findings: FindingSet, alpha: float) -> None:
     """Raise the errors that every actor would raise, before anything is written."""
     side = bundle.preprocess.image_size
-    unused = ZeroShotClassifier(bundle, _UnusedEngine())
+    unused = ZeroShotClassifier(ModelSpec.of_bundle(bundle), _UnusedEngine())
     unused.predict_pixels(np.empty((0, 3, side, side), np.float32), (), findings, alpha)
     bundle.tokenizer.encode(findings.prompts)
 

@@ -364,6 +364,18 @@ def test_names_of_members(tmp_path: Path) -> None:
     assert _member_names([*files, tmp_path / "a"]) == ["best_64_5e-05_22000_0.864", "best_64_5e-05_22000_0.864-2", "a"]
 
 
+def test_an_archive_is_scored_by_the_mean(folder: Path, ensemble: ZeroShotClassifier, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    (tmp_path / "images").mkdir()
+    image = bundles.radiograph(tmp_path / "images" / "a.png")
+    done = bundles.call("score", tmp_path / "images", "-b", folder, "-o", tmp_path / "scores")
+    assert done.returncode == 0, done.stderr
+    (row,) = pq.read_table(tmp_path / "scores").to_pylist()
+    (prediction,) = ensemble.predict([image])
+    assert row["probability"] == pytest.approx([each.probability for each in prediction.findings], abs=1e-6)
+
+
 @pytest.mark.slow
 def test_export_build_and_verify_as_a_user_does(base: Path, tmp_path: Path) -> None:
     one, other = bundles.checkpoint_folder(base), bundles.other_checkpoint_folder(base)

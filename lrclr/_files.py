@@ -12,7 +12,7 @@ import secrets
 import shutil
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from lrclr._signals import stop_signals_raise
 from lrclr.errors import LrclrError, UsageError
@@ -38,16 +38,32 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         LrclrError: the file cannot be written; the previous content is unchanged.
     """
+    with replace_file(path) as file, _write_errors(path):
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replace_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file that replaces the one at `path` in one step when the block ends without an error.
+
+    Raises:
+        LrclrError: the file cannot be written; the previous content is unchanged.
+    """
     # The name does not contain that of `path`, which may have the greatest allowed length already.
     partial = path.with_name(f".lrclr-{secrets.token_hex(8)}.partial")
-    with _write_errors(path):
-        try:
-            with partial.open("xb") as file:
-                file.write(content)
+    try:
+        with _write_errors(path):
+            file = partial.open("xb")
+        # To close the file is to write what is in its buffer.
+        with _write_errors(path, only=_WRITE_FAILURES), file:
+            yield file
+            with _write_errors(path):
                 file.flush()
                 os.fsync(file.fileno())
+        with _write_errors(path):
             partial.replace(path)
-        finally:
+    finally:
+        with _write_errors(path):
             partial.unlink(missing_ok=True)
 
 

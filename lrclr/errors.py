@@ -13,6 +13,7 @@
     ├── EngineError            1  an engine is not available, or cannot run a graph
     │   └── NonFiniteError     1  a computation gave NaN or infinity
     ├── ExportError            1  a graph could not be exported
+    ├── HubError               1  the Hugging Face Hub refused, or cannot be reached
     ├── ServerError            1  a server cannot be started, or answered with an error
     │   └── ServerUnavailableError  1  a server did not answer; a retry may succeed
     └── GateError              3  a gate refused a bundle
@@ -31,6 +32,7 @@ __all__ = [
     "ExportError",
     "FindingsError",
     "GateError",
+    "HubError",
     "ImageError",
     "ImageLimitError",
     "LrclrError",
@@ -144,6 +146,10 @@ class NonFiniteError(EngineError):
 
 class ExportError(LrclrError):
     """A graph could not be exported."""
+
+
+class HubError(LrclrError):
+    """The Hugging Face Hub refused, or cannot be reached."""
 
 
 class ServerError(LrclrError):

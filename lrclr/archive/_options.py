@@ -79,6 +79,7 @@ class ScoreOptions:
         rows_per_part: about how many rows a part has. Only for a new folder.
         rescore: score everything again if the rows in the folder were made with other settings.
         recheck: hash every file again, instead of only those with another size or other times.
+        embeddings: write the embedding of each image, too.
         runner: where the work is done: in threads of this process, or on a Ray cluster.
     """
 
@@ -92,6 +93,7 @@ class ScoreOptions:
     rows_per_part: int = 2048
     rescore: bool = False
     recheck: bool = False
+    embeddings: bool = False
     runner: LocalOptions | RayOptions = field(default_factory=LocalOptions)
 
     def __post_init__(self) -> None:

@@ -54,6 +54,8 @@ SCHEMA: Final = pa.schema(
         pa.field("region_attention", pa.list_(_FLOATS)),
     ]
 )
+_WITH_EMBEDDING: Final = SCHEMA.append(pa.field("image_embedding", _FLOATS))
+_SCHEMAS: Final = (SCHEMA, _WITH_EMBEDDING)
 _REPEATED: Final = ["bundle", "status", "error", "reason", "remarks.list.element", "findings.list.element"]
 _SETTINGS, _HINTS, _VERSION, _SCHEMA = b"lrclr.settings", b"lrclr.hints", b"lrclr.version", b"lrclr.schema"
 
@@ -63,7 +65,8 @@ class Part:
     """Rows of a part.
 
     Attributes:
-        table: table with the schema `SCHEMA`, sorted by file and frame.
+        table: table with the schema `SCHEMA`, sorted by file and frame. It has the column ``image_embedding`` in
+            addition if the settings ask for it.
         hints: `Hint` of each row's file, int64 ``[N, 2]``.
         settings: digest of the settings of the rows.
     """
@@ -105,9 +108,10 @@ def rows_of(outcomes: Sequence[Outcome], findings: Sequence[str], settings: Sett
         "findings": [None if score is None else list(findings) for score in scores],
         "region_attention": [None if score is None else list(score.region_attention) for score in scores],
     }
-    for name in Answers.names():
+    schema = _WITH_EMBEDDING if settings.embeddings else SCHEMA
+    for name in (*Answers.names(), "image_embedding"):
         columns.setdefault(name, [score and getattr(score, name) for score in scores])
-    return pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
+    return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
 def write_part(path: Path, part: Part) -> None:
@@ -147,7 +151,7 @@ def read_part(path: Path) -> Part | None:
     metadata = table.schema.metadata or {}
     try:
         hints = np.frombuffer(bytes.fromhex(metadata[_HINTS].decode()), "<i8").reshape(len(table), len(Hint._fields))
-        if metadata[_SCHEMA] != str(SCHEMA_VERSION).encode() or table.schema.remove_metadata() != SCHEMA:
+        if metadata[_SCHEMA] != str(SCHEMA_VERSION).encode() or table.schema.remove_metadata() not in _SCHEMAS:
             return None
         return Part(table, hints.astype(np.int64), metadata[_SETTINGS].decode())
     except (KeyError, ValueError):

@@ -182,6 +182,12 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
         raise UsageError(f"a batch of {batch} is too large", why=f"the bundle takes {spec.max_batch} images")
     alpha = spec.alpha if options.alpha is None else options.alpha
     _check_request(bundle, findings, alpha)
+    if options.embeddings and spec.members:
+        raise UsageError(
+            "an ensemble has no embeddings",
+            why="each member has a space of its own",
+            fix="Omit --embeddings, or score with a bundle of one of its checkpoints.",
+        )
     settings = Settings(
         bundle=spec.sha256,
         findings=_sha256(findings),
@@ -194,6 +200,7 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
         batch_size=batch,
         order=None if images.container is None else images.keys_sha256(),
         parts=math.ceil(len(images.items) / options.rows_per_part),
+        embeddings=options.embeddings,
     )
     encoder = Encoder(Path(options.bundle).absolute(), spec.sha256, engine, findings, alpha, batch)
     return settings, encoder, spec

@@ -23,7 +23,11 @@ _IN_WORDS: Final = {
     "graph_engine": "graph engine",
     "batch_size": "batch size",
     "schema": "version of lrclr",
+    "embeddings": "choice of --embeddings",
 }
+# Settings that older folders do not have, with the value that those folders were made with. A setting with this value
+# is not hashed, so that the rows of such a folder stay valid.
+_ADDED: Final = {"embeddings": False}
 _MAX_BYTES: Final = 1 << 20
 
 
@@ -43,6 +47,7 @@ class Settings:
         batch_size: images of a batch. The last bit of results can depend on it.
         order: hash of the source's rows if parts follow their order; None if they follow the names.
         parts: number of parts.
+        embeddings: whether the rows hold the images' embeddings.
         schema: version of the rows.
     """
 
@@ -57,12 +62,14 @@ class Settings:
     batch_size: int
     order: str | None
     parts: int
+    embeddings: bool = False
     schema: int = SCHEMA_VERSION
 
     @property
     def digest(self) -> str:
         """Hash of all settings."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        hashed = {name: value for name, value in asdict(self).items() if name not in _ADDED or _ADDED[name] != value}
+        return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
         """Write the settings into a folder of scores."""
@@ -80,7 +87,7 @@ class Settings:
         if not file.exists():
             own_entries(folder, lambda name: name.startswith(("_", ".")))
             return self
-        old = _read(file)
+        old = {**_ADDED, **_read(file)}
         wanted = replace(self, parts=int(old["parts"]))
         if wanted.order != old["order"]:
             raise UsageError(

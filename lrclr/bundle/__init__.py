@@ -26,6 +26,7 @@ from lrclr.bundle._bundle import (
     write_manifest,
 )
 from lrclr.bundle._golden import Golden, GraphOutputs
+from lrclr.bundle._push import model_card, push_bundle
 
 __all__ = [
     "FINDINGS",
@@ -48,7 +49,9 @@ __all__ = [
     "bundle_entries",
     "file_table",
     "member_golden",
+    "model_card",
     "plan_file",
+    "push_bundle",
     "require_digest",
     "write_manifest",
 ]

@@ -147,7 +147,8 @@ class Manifest:
 
     Attributes:
         made_with: versions of the software that made the bundle, and the machine that ran the gates.
-        checkpoint: kind and hash of the checkpoint.
+        checkpoint: ``source`` (kind) and ``sha256`` of the checkpoint, and ``origin`` if it is known: the repository of
+            the Hugging Face Hub and its commit.
         model: configuration of the network, unchanged.
         scoring: ``alpha`` in effect, ``fusion_trained``, and the keys of `ScoreCalibration.to_dict`.
         preprocess: see `PreprocessSpec.to_dict`.
@@ -236,9 +237,9 @@ class Manifest:
         return tuple(Manifest(**each["manifest"]) for each in self.ensemble["members"])
 
     @property
-    def average_gates(self) -> list[dict[str, Any]]:
-        """The gates of the mean probability; empty for a single network, whose gates are `gates`."""
-        return [] if self.ensemble is None else self.gates
+    def all_gates(self) -> list[dict[str, Any]]:
+        """The gates; of an ensemble those of the mean probability, then those of each member."""
+        return [*([] if self.ensemble is None else self.gates), *(gate for each in self.members for gate in each.gates)]
 
     def with_members(self, members: Sequence[Manifest]) -> Manifest:
         """The manifest with other content of the same members, in order; see `members`."""

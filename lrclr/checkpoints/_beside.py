@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONFIG, OPEN_CLIP, TOKENIZER = "config.json", "open_clip_config.json", "tokenizer.json"
-_PROCESSOR, _IMAGE_PROCESSOR = "processor_config.json", "preprocessor_config.json"
+PROCESSOR, IMAGE_PROCESSOR = "processor_config.json", "preprocessor_config.json"
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def preprocess_beside(folder: Path) -> PreprocessSpec | None:
     """
     if (folder / OPEN_CLIP).is_file():
         return _open_clip_recipe(folder / OPEN_CLIP)
-    if (folder / _PROCESSOR).is_file() or (folder / _IMAGE_PROCESSOR).is_file():
+    if (folder / PROCESSOR).is_file() or (folder / IMAGE_PROCESSOR).is_file():
         return transformers_recipe(folder)
     return None
 
@@ -117,14 +117,14 @@ def transformers_recipe(folder: Path) -> PreprocessSpec:
     Raises:
         CheckpointError: there is none, or it asks for what lrclr cannot do.
     """
-    file = folder / _PROCESSOR
+    file = folder / PROCESSOR
     raw = read_json(file).get("image_processor") if file.is_file() else None
     if raw is None:
-        file = folder / _IMAGE_PROCESSOR
+        file = folder / IMAGE_PROCESSOR
         if not file.is_file():
             raise CheckpointError(
-                f"{folder} has no {_IMAGE_PROCESSOR}",
-                why=f"and no {_PROCESSOR} that holds an image_processor",
+                f"{folder} has no {IMAGE_PROCESSOR}",
+                why=f"and no {PROCESSOR} that holds an image_processor",
                 fix="Save its CLIPProcessor there, or choose a recipe: --preprocess clip.",
             )
         raw = read_json(file)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 PREPROCESSING, FINDINGS = "preprocessing.json", "findings.toml"
+# The key of `Checkpoint.origin` in the configuration of an LRCLR folder.
+ORIGIN = "origin"
 FOLDER_FILES = (CONFIG, WEIGHTS, TOKENIZER, PREPROCESSING, FINDINGS)
 
 
@@ -43,6 +45,7 @@ class Checkpoint:
             ``"random"``.
         sha256: of the weights file, or of the list of their hashes if there are several; ``""`` for a checkpoint
             that was never in a file.
+        origin: where the original weights came from, such as ``"hf:OWNER/NAME@COMMIT"``; "" if that is not known.
     """
 
     model: LrclrModel
@@ -51,6 +54,7 @@ class Checkpoint:
     findings: FindingSet
     source: str
     sha256: str
+    origin: str = ""
 
     @property
     def config(self) -> LrclrConfig:
@@ -114,6 +118,8 @@ class Checkpoint:
         with replace_directory(folder, expected=FOLDER_FILES, overwrite=overwrite) as staging:
             config = self.config.to_dict()
             config["architectures"] = [type(self.model).__name__]
+            if self.origin:
+                config[ORIGIN] = self.origin
             (staging / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
             state = self.model.state_dict()
             if half:

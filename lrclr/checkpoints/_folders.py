@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 
 def load_lrclr(folder: Path, raw: dict[str, Any], options: ReadOptions) -> Checkpoint:
     """Read an LRCLR folder, whose `config.json` is `raw`."""
-    config = config_from(LrclrConfig, raw, folder)
+    origin = raw.get(names.ORIGIN, "")
+    if not isinstance(origin, str):
+        raise CheckpointError(f"{folder / names.CONFIG} cannot be used", why=f"its {names.ORIGIN!r} is not a text")
+    config = config_from(LrclrConfig, {key: value for key, value in raw.items() if key != names.ORIGIN}, folder)
     weights = existing(folder, names.WEIGHTS)
     file = read_file(weights)
     # Names of CLIP's tensors may have been changed by a trainer; those of the other families are read as they are.
@@ -53,6 +56,7 @@ def load_lrclr(folder: Path, raw: dict[str, Any], options: ReadOptions) -> Check
         FindingSet.load(existing(folder, names.FINDINGS)),
         source="lrclr",
         sha256=sha256_of(weights),
+        origin=origin,
     )
 
 

@@ -20,6 +20,7 @@ from lrclr.checkpoints._beside import (
 from lrclr.checkpoints._checkpoint import Checkpoint, eval_model
 from lrclr.checkpoints._files import read_shards
 from lrclr.checkpoints._find import OPENAI, find_clip
+from lrclr.checkpoints._hub import fetch_checkpoint
 from lrclr.checkpoints._init import preprocess_spec
 from lrclr.checkpoints._network import config_of, facts_from_modules, facts_from_options
 from lrclr.checkpoints._openai import renamed
@@ -28,6 +29,7 @@ from lrclr.checkpoints._state import model_from_state
 from lrclr.checkpoints._weights import OPEN_CLIP_WEIGHTS, TRANSFORMERS_WEIGHTS, digest_of, weight_files
 from lrclr.checkpoints.families import FAMILIES, layout_of
 from lrclr.errors import CheckpointError
+from lrclr.hub import hub_reference
 from lrclr.text import ClipTokenizer, FindingSet
 
 if TYPE_CHECKING:
@@ -66,6 +68,8 @@ def load_checkpoint(
     - a file with the tensors of such a CLIP, under OpenAI's or transformers' names, in fp16 or fp32: what
       ``torch.save`` wrote, such as CheXzero's ``.pt`` files, safetensors, or a TorchScript archive as OpenAI publishes
       them. The tensors are found by how their names end, so they may be wrapped as trainers wrap them;
+    - ``"hf:OWNER/NAME"`` or ``"hf:OWNER/NAME@REVISION"``: a folder of one of these kinds in a repository of the Hugging
+      Face Hub, unless there is a file of that name. Only the files that are read are downloaded, with huggingface_hub.
     - `"default"`, unless there is a file of that name: the checkpoint that the package carries.
 
     No code from a file is ever executed: pickles are read as data, and classes and functions that they name are neither
@@ -92,7 +96,10 @@ def load_checkpoint(
             heads is not known, because OpenAI published no network of this size.
         UsageError: an option has a value that is not known, or contradicts a stored configuration.
         FindingsError: the findings of an LRCLR folder cannot be used.
+        HubError: the repository cannot be downloaded.
+        MissingExtraError: huggingface_hub is not installed.
     """
+    reference = hub_reference(path)
     path = Path(path)
     if str(path) == DEFAULT and not path.exists():
         path = default_checkpoint()
@@ -103,6 +110,10 @@ def load_checkpoint(
     options: ReadOptions = {"preprocess": preprocess, "heads": heads, "activation": activation, "key": key}
     if tokenizer is not None:
         options["tokenizer"] = tokenizer
+    origin = ""
+    if reference is not None:
+        repository = fetch_checkpoint(reference)
+        path, origin = repository.folder, str(repository.reference)
     try:
         checkpoint = _load(path, options)
     except OSError as error:
@@ -115,7 +126,7 @@ def load_checkpoint(
             f"the recipe beside {path} makes images of {checkpoint.preprocess.image_size} pixels, the network takes "
             f"{size}"
         )
-    return checkpoint
+    return dataclasses.replace(checkpoint, origin=origin) if origin else checkpoint
 
 
 def _load(path: Path, options: ReadOptions) -> Checkpoint:

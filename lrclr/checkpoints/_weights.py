@@ -22,13 +22,27 @@ def weight_files(folder: Path, candidates: tuple[str, ...]) -> list[Path]:
     for name in candidates:
         if (folder / name).is_file():
             return [folder / name]
-        index = folder / f"{name}.index.json"
+        index = folder / index_of(name)
         if index.is_file():
-            shards = read_json(index).get("weight_map")
-            if not isinstance(shards, dict) or not all(Path(str(name)).name == name for name in shards.values()):
-                raise CheckpointError(f"{index} is not an index of weight files")
-            return [existing(folder, shard) for shard in sorted(set(shards.values()))]
+            return [existing(folder, shard) for shard in shards_of(index)]
     raise CheckpointError(f"{folder} holds no weights", fix=f"Expected {' or '.join(candidates)}.")
+
+
+def index_of(name: str) -> str:
+    """Name of the index beside weights of this name that are in shards."""
+    return f"{name}.index.json"
+
+
+def shards_of(index: Path) -> list[str]:
+    """Names of the files of weights that an index lists. They are in the folder of the index.
+
+    Raises:
+        CheckpointError: the file is not an index.
+    """
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(Path(str(name)).name == name for name in shards.values()):
+        raise CheckpointError(f"{index} is not an index of weight files")
+    return sorted(set(shards.values()))
 
 
 def digest_of(files: list[Path]) -> str:

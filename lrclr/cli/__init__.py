@@ -24,11 +24,13 @@ from lrclr.cli import (
     _checkpoints,
     _dataset,
     _deploy,
+    _embed,
     _evaluate,
     _export,
     _listen,
     _predict,
     _probe,
+    _push,
     _score,
     _serve,
     _train,
@@ -63,6 +65,7 @@ app.command("build")(_build.build)
 app.command("verify")(_verify.verify)
 app.command("predict")(_predict.predict)
 app.command("score")(_score.score)
+app.command("embed")(_embed.embed)
 app.command("listen")(_listen.listen)
 app.command("evaluate")(_evaluate.evaluate)
 app.command("serve")(_serve.serve)
@@ -72,6 +75,7 @@ app.add_typer(_bench.app, name="bench", help="Measure the speed and the accuracy
 app.command("train")(_train.train)
 app.command("dataset")(_dataset.dataset)
 app.command("manifest", hidden=True)(_dataset.manifest)
+app.command("push")(_push.push)
 app.command("convert")(_checkpoints.convert)
 app.command("init")(_checkpoints.init)
 

@@ -119,7 +119,11 @@ def init(
 
 def convert(  # noqa: PLR0913, PLR0917 - one parameter an option
     source: Annotated[
-        Path, typer.Argument(help="A .pt, .safetensors or TorchScript file of a CLIP, a checkpoint folder, or default.")
+        Path,
+        typer.Argument(
+            help="A .pt, .safetensors or TorchScript file of a CLIP, a checkpoint folder, hf:OWNER/NAME[@REVISION], or "
+            "default."
+        ),
     ],
     folder: Annotated[Path, typer.Argument(help="LRCLR checkpoint folder to write.")],
     preprocess: Annotated[

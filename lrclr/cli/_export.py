@@ -25,8 +25,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         list[Path],
         typer.Argument(
             metavar="CHECKPOINT...",
-            help="A .pt, .safetensors or TorchScript file of a CLIP, a checkpoint folder, or default. Several make an "
-            "ensemble, whose probability is the mean of theirs.",
+            help="A .pt, .safetensors or TorchScript file of a CLIP, a checkpoint folder, hf:OWNER/NAME[@REVISION], or "
+            "default. Several make an ensemble, whose probability is the mean of theirs.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the bundle.")] = Path("triton_repo"),
@@ -176,8 +176,8 @@ def _report(output: Path, bundle: Bundle, *, measured: bool) -> None:
     """Print what was exported; `measured` if the engine was chosen by measurements."""
     manifest = bundle.manifest
     size = sum(entry["bytes"] for entry in manifest.files.values())
-    gates = [*manifest.average_gates, *(gate for member in manifest.members for gate in member.gates)]
-    out().print(f"{output}: {manifest.precision} bundle, {size / 1e6:.0f} MB, {len(gates)} gates passed")
+    gates = len(manifest.all_gates)
+    out().print(f"{output}: {manifest.precision} bundle, {size / 1e6:.0f} MB, {gates} gates passed")
     if measured:
         note(f"engine {manifest.engine['name']} ({manifest.engine['why']})")
     for member in manifest.members:
@@ -193,7 +193,8 @@ def _report(output: Path, bundle: Bundle, *, measured: bool) -> None:
     if manifest.ensemble is not None:
         lead = manifest.ensemble["regions_from"]
         note(f"members: {', '.join(manifest.member_names)}; regions, scores and heat maps are those of {lead}")
-    note(f"checkpoint: {manifest.checkpoint['source']}; {bundle.preprocess.kind} preprocessing")
+    origin = f"{manifest.checkpoint['origin']}, " if "origin" in manifest.checkpoint else ""
+    note(f"checkpoint: {origin}{manifest.checkpoint['source']}; {bundle.preprocess.kind} preprocessing")
     if not manifest.scoring["fusion_trained"]:
         note("the fusion head is not trained: scores use alpha = 0, the global score alone")
     note(RESEARCH_ONLY)

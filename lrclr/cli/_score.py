@@ -56,6 +56,9 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     recheck: Annotated[
         bool, typer.Option("--recheck", help="Hash every file again, not only those with another size or time.")
     ] = False,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Add a column with the embedding of each image.")
+    ] = False,
     workers: Annotated[int | None, typer.Option("--workers", help="local: threads; default: one a processor.")] = None,
     address: Annotated[
         str | None, typer.Option("--address", help="ray: HOST:PORT of a cluster, or auto; default: start one here.")
@@ -109,6 +112,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         rows_per_part=rows_per_part,
         rescore=rescore,
         recheck=recheck,
+        embeddings=embeddings,
         runner=_runner(runner, workers, {name: value for name, value in ray.items() if value is not None}),
     )
     pacs = _pacs.Pacs(_dicom_results.chosen(sr, sc, gsps), store, token_file, ca_file, allow_http)

@@ -8,7 +8,7 @@ from lrclr.inference._files import FileResult, predict_files
 from lrclr.inference._heatmap import draw_heatmap, png_bytes, save_heatmap
 from lrclr.inference._model_spec import ModelSpec
 from lrclr.inference._prompt_cache import PromptCache, PromptFeatures
-from lrclr.inference._results import Answers, FindingResult, Prediction, Region
+from lrclr.inference._results import Answers, FindingResult, ImageEmbeddings, Prediction, Region
 from lrclr.inference._scores import (
     CALIBRATION_KEYS,
     ScoreCalibration,
@@ -23,6 +23,7 @@ __all__ = [
     "Answers",
     "FileResult",
     "FindingResult",
+    "ImageEmbeddings",
     "ImageSource",
     "ModelSpec",
     "Prediction",

@@ -14,7 +14,7 @@ from lrclr.inference._decoding import BATCH_SIZE, DecodedImage, decoded_batches,
 from lrclr.inference._ensemble import averaged, of_each
 from lrclr.inference._model_spec import ModelSpec
 from lrclr.inference._prompt_cache import PromptCache, PromptFeatures
-from lrclr.inference._results import Answers
+from lrclr.inference._results import Answers, ImageEmbeddings
 from lrclr.inference._scores import combined_score, finding_scores, global_score, probabilities
 from lrclr.text import check_prompts
 
@@ -200,16 +200,57 @@ class ZeroShotClassifier:
             UsageError: `images` is empty, or one image instead of a list.
             ImageError, MissingExtraError, NonFiniteError: as `predict`.
         """
-        rows = []
-        for batch in self._decoded(images, frame=frame, exact=exact, batch_size=batch_size):
-            pixel_values = np.stack([image.pixel_values for image in batch])
-            for start in range(0, len(batch), self.spec.max_batch):
-                part = pixel_values[start : start + self.spec.max_batch]
-                # A copy: a server's output may lie in memory that it uses again.
-                rows.append(self._run("image_encoder", {"pixel_values": part})["image_embedding"].copy())
+        batches = self._decoded(images, frame=frame, exact=exact, batch_size=batch_size)
+        rows = [self.embed_pixels(np.stack([image.pixel_values for image in batch])).image for batch in batches]
         if not rows:
             raise UsageError("embed_images got an empty list of images")
         return np.concatenate(rows)
+
+    def embed_regions(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        frame: int | None = None,
+        exact: bool = False,
+        batch_size: int = BATCH_SIZE,
+    ) -> ImageEmbeddings:
+        """Compute the embeddings of images and of their selected regions.
+
+        The arguments and errors are those of `embed_images`. `lrclr.embedding` writes the embeddings of many files to
+        Parquet, in bounded memory.
+        """
+        batches = self._decoded(images, frame=frame, exact=exact, batch_size=batch_size)
+        parts = [self.embed_pixels(np.stack([image.pixel_values for image in batch])) for batch in batches]
+        if not parts:
+            raise UsageError("embed_regions got an empty list of images")
+        return ImageEmbeddings.joined(parts)
+
+    def embed_pixels(self, pixel_values: NDArray[np.float32]) -> ImageEmbeddings:
+        """Compute the embeddings of preprocessed images and of their selected regions.
+
+        Args:
+            pixel_values: float32 ``[B, 3, S, S]``, at least one image.
+
+        Raises:
+            ImageError: `pixel_values` has another shape, or contains NaN or infinity.
+            NonFiniteError: the graphs gave NaN or infinity.
+        """
+        self._check_pixels(pixel_values)
+        parts = []
+        for start in range(0, len(pixel_values), self.spec.max_batch):
+            output = self._run("image_encoder", {"pixel_values": pixel_values[start : start + self.spec.max_batch]})
+            # The first token is the global one.
+            regions = output["region_tokens"][:, 1:]
+            length = np.linalg.norm(regions, axis=-1, keepdims=True)
+            parts.append(
+                ImageEmbeddings(
+                    # Copies: a server's output may lie in memory that it uses again.
+                    output["image_embedding"].copy(),
+                    regions / np.maximum(length, np.finfo(np.float32).tiny),
+                    output["region_index"].copy(),
+                )
+            )
+        return ImageEmbeddings.joined(parts)
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Compute the global embeddings of texts. Each text is used as it is, without a template.
@@ -308,13 +349,7 @@ class ZeroShotClassifier:
                 lambda member: member.answer_pixels(pixel_values, findings, alpha),
                 at_once=getattr(self.engine, "at_once", False),
             )
-        side = self.spec.preprocess.image_size
-        if pixel_values.shape[1:] != (3, side, side) or len(pixel_values) == 0:
-            raise ImageError(
-                f"pixel values have shape {list(pixel_values.shape)}", why=f"expected [images, 3, {side}, {side}]"
-            )
-        if not np.isfinite(pixel_values).all():
-            raise ImageError("pixel values contain NaN or infinity")
+        self._check_pixels(pixel_values)
         findings = findings or self.spec.findings
         alpha = self._checked_alpha(alpha)
         prompts = self._features(findings)
@@ -324,6 +359,15 @@ class ZeroShotClassifier:
             for start in range(0, len(pixel_values), step)
         ]
         return [Answers.joined(parts)]
+
+    def _check_pixels(self, pixel_values: NDArray[np.float32]) -> None:
+        side = self.spec.preprocess.image_size
+        if pixel_values.shape[1:] != (3, side, side) or len(pixel_values) == 0:
+            raise ImageError(
+                f"pixel values have shape {list(pixel_values.shape)}", why=f"expected [images, 3, {side}, {side}]"
+            )
+        if not np.isfinite(pixel_values).all():
+            raise ImageError("pixel values contain NaN or infinity")
 
     def _checked_alpha(self, alpha: float | None) -> float:
         if alpha is None:
@@ -375,6 +419,7 @@ class ZeroShotClassifier:
             np.stack([attention[:, index].mean(1) for index in findings.positive_index], axis=1),
             image["region_index"],
             image["region_importance"],
+            image["image_embedding"],
         )
 
     def predictions(

@@ -27,9 +27,9 @@ def averaged(answers: Sequence[Answers], lead: int) -> Answers:
         lead: index of the member that gives the regions.
 
     Returns:
-        The mean of the members' probabilities, and their standard deviation. Scores, regions, their importance and the
-        attention to them are those of the lead: a mean of cosines of different spaces, or of regions of different
-        networks, has no meaning.
+        The mean of the members' probabilities, and their standard deviation. There is no embedding. Scores, regions,
+        their importance and the attention to them are those of the lead: a mean of cosines of different spaces, or of
+        regions of different networks, has no meaning.
     """
     if len(answers) == 1:
         return answers[0]
@@ -38,6 +38,7 @@ def averaged(answers: Sequence[Answers], lead: int) -> Answers:
         answers[lead],
         probability=probability.mean(0).astype(np.float32),
         probability_spread=probability.std(0).astype(np.float32),
+        image_embedding=None,
     )
 
 

@@ -38,6 +38,7 @@ class ModelSpec:
         assumed: settings that the weights do not record, with the values that were assumed: one clause each.
         members: names of the members of an ensemble, in order; empty for a single network.
         regions_from: of an ensemble, the name of the member that gives the regions.
+        source: kind of the checkpoint, as `Checkpoint.source`; "" if it is not known.
         causal: whether a token of the text encoder attends to earlier ones only; see `lrclr.model.towers.TextTower`.
     """
 
@@ -57,6 +58,7 @@ class ModelSpec:
     causal: bool = True
     members: tuple[str, ...] = ()
     regions_from: str = ""
+    source: str = ""
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> ModelSpec:
@@ -80,6 +82,7 @@ class ModelSpec:
             causal=manifest.tokenizer["causal"],
             members=manifest.member_names,
             regions_from="" if manifest.ensemble is None else manifest.ensemble["regions_from"],
+            source=manifest.checkpoint["source"],
         )
 
     @classmethod
@@ -101,4 +104,5 @@ class ModelSpec:
             precision="fp32",
             assumed=checkpoint.assumed,
             causal=checkpoint.model.text_model.causal,
+            source=checkpoint.source,
         )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Answers", "FindingResult", "Prediction", "Region"]
+__all__ = ["Answers", "FindingResult", "ImageEmbeddings", "Prediction", "Region"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,27 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class ImageEmbeddings:
+    """Embeddings of B images and of their R selected regions. All rows have unit length.
+
+    Attributes:
+        image: float32 ``[B, D]``, in the space of the text embeddings: the product with a text embedding is the cosine.
+        region: float32 ``[B, R, W]``, the last hidden state of each selected patch. It is in the image tower's own
+            space: compare regions with regions, not with texts or images.
+        region_index: int64 ``[B, R]``, number of each region's patch, row-major from 0.
+    """
+
+    image: NDArray[np.float32]
+    region: NDArray[np.float32]
+    region_index: NDArray[np.int64]
+
+    @classmethod
+    def joined(cls, parts: Sequence[ImageEmbeddings]) -> ImageEmbeddings:
+        """Concatenate the embeddings of several batches."""
+        return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
+
+
+@dataclass(frozen=True)
 class Answers:
     """Results of a model for B images and F findings, as arrays.
 
@@ -105,6 +126,7 @@ class Answers:
         region_attention: ``[B, F, R]``, mean attention of the positive prompts on each selected region.
         region_index: ``[B, R]``, number of each region's patch, row-major from 0.
         region_importance: ``[B, R]``, attention rollout of CLS on each region.
+        image_embedding: ``[B, D]``, of unit length; None if it was not asked for.
         probability_spread: ``[B, F]``, of an ensemble the standard deviation of its members' probabilities, whose mean
             is `probability`; None for a single network. The other arrays are those of the member that gives the
             regions.
@@ -118,6 +140,7 @@ class Answers:
     region_attention: NDArray[np.float32]
     region_index: NDArray[np.int64]
     region_importance: NDArray[np.float32]
+    image_embedding: NDArray[np.float32] | None = None
     probability_spread: NDArray[np.float32] | None = None
 
     @classmethod

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from lrclr.text._findings import Finding, FindingSet, check_prompts, finding_key, unknown_finding
-from lrclr.text._tokenizer import ClipTokenizer, TokenBatch, has_tokenizer, no_tokenizer
+from lrclr.text._tokenizer import TOKENIZER_FILES, ClipTokenizer, TokenBatch, has_tokenizer, no_tokenizer
 
 __all__ = [
+    "TOKENIZER_FILES",
     "ClipTokenizer",
     "Finding",
     "FindingSet",

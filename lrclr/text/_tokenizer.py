@@ -35,6 +35,7 @@ TOKENIZER_FILE: Final = "tokenizer.json"
 VOCABULARY_FILES: Final = ("vocab.json", "merges.txt")
 # Of SigLIP and of BERT.
 OTHER_VOCABULARIES: Final = ("spiece.model", "vocab.txt")
+TOKENIZER_FILES: Final = (TOKENIZER_FILE, *VOCABULARY_FILES, "added_tokens.json", *OTHER_VOCABULARIES)
 PAD_ID: Final = 0
 MAX_FILE_BYTES: Final = 64 * 2**20
 # Beginning and end, for a tokenizer.json that has them in its vocabulary but does not add them itself.

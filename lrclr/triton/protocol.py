@@ -1,8 +1,8 @@
 """Inputs, outputs and status codes of the Triton model `lrclr`, for the server, its configuration, and clients.
 
 A request holds either encoded image files in ``image`` or preprocessed ones in ``pixel_values``; everything else is
-optional. B images, F findings, R regions, S the side of the model's input. A request is answered completely or refused.
-``describe`` alone requests a description of the model.
+optional. B images, F findings, R regions, D numbers of an embedding, S the side of the model's input. A request is
+answered completely or refused. ``describe`` alone requests a description of the model.
 
 Status codes: INVALID_ARGUMENT if the caller must change the request, UNAVAILABLE if a repetition may succeed,
 UNIMPLEMENTED if the server lacks the decoder for a format, INTERNAL otherwise. The text of an error is the name of its
@@ -63,6 +63,7 @@ INPUTS: Final = {
     "exact": Tensor(
         "BOOL", (1,), "whether to read files in full; by default large ones are read at a lower resolution"
     ),
+    "embedding": Tensor("BOOL", (1,), "whether to return the images' embeddings, too"),
     "describe": Tensor("BOOL", (1,), "request only the description; excludes all other inputs"),
 }
 
@@ -83,6 +84,7 @@ OUTPUTS: Final = {
     "alpha": Tensor("FP64", (1,), "weight of the local scores"),
     "exact": Tensor("BOOL", (1,), "whether files were read in full; not for pixel_values"),
     "heatmap": Tensor("BYTES", ("B",), "PNG files, if requested"),
+    "image_embedding": Tensor("FP32", ("B", "D"), "embeddings of the images, of unit length, if requested"),
     "bundle": Tensor("BYTES", (1,), "SHA-256 of the manifest of the bundle that answered"),
     "description": Tensor("BYTES", (1,), "JSON: description of the model, if requested"),
 }

@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 import pytest
 
-from lrclr import LrclrError
+from lrclr import LrclrError, ZeroShotClassifier
 from lrclr.archive import score
+
+# Private: the hash of settings, which parts that older versions wrote hold.
+from lrclr.archive._settings import Settings
 from lrclr.errors import UsageError
+from lrclr.samples import sample_paths
 from tests import bundles
 from tests.archive import archives
 
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lrclr.archive import ScoreProgress
+
+SAMPLE = sample_paths()[0]
 
 
 @pytest.fixture
@@ -274,3 +280,40 @@ def test_two_runs_do_not_write_to_one_folder(archive: Path, scored: Path, bundle
         with pytest.raises(LrclrError, match="another run is writing"):
             score(archive, out, archives.options(bundle))
     assert score(archive, out, archives.options(bundle)).scored == 0
+
+
+def test_embeddings_are_a_column_that_may_be_asked_for(mine: Path, bundle: Path, tmp_path: Path, settled: None) -> None:
+    plain, rich = tmp_path / "plain", tmp_path / "rich"
+    score(mine, plain, archives.options(bundle))
+    score(mine, rich, archives.options(bundle, embeddings=True))
+    expected = {path: ZeroShotClassifier.from_bundle(bundle, threads=1).embed_images([path])[0] for path in [SAMPLE]}
+    shutil.copy(SAMPLE, mine / "sample.png")
+    # An interrupted or grown archive keeps the old rows with their embeddings.
+    assert score(mine, rich, archives.options(bundle, embeddings=True)).scored == 1
+    for row, other in zip(
+        [row for row in archives.rows(rich) if row["file"] != "sample.png"], archives.rows(plain), strict=True
+    ):
+        embedding = row.pop("image_embedding")
+        assert (embedding is None) == (row["status"] == "failed")
+        assert row == other
+    (sample,) = (row for row in archives.rows(rich) if row["file"] == "sample.png")
+    assert sample["image_embedding"] == expected[SAMPLE].tolist()
+    with pytest.raises(UsageError, match="another choice of --embeddings"):
+        score(mine, plain, archives.options(bundle, embeddings=True))
+    assert score(mine, plain, archives.options(bundle, embeddings=True, rescore=True)).scored == archives.GOOD + 1
+    assert "image_embedding" in archives.rows(plain)[0]
+
+
+def test_a_folder_from_before_there_were_embeddings_stays_valid(
+    mine: Path, bundle: Path, tmp_path: Path, settled: None
+) -> None:
+    score(mine, tmp_path / "out", archives.options(bundle))
+    run = tmp_path / "out" / "_run.json"
+    content = json.loads(run.read_text())
+    assert content.pop("embeddings") is False
+    run.write_text(json.dumps(content))
+    again = score(mine, tmp_path / "out", archives.options(bundle))
+    assert (again.scored, again.kept) == (0, len(archives.names(mine)) - 2)
+    # The hash that version 0.1.0 of 26 November 2026 gave these settings.
+    settings = Settings("b", "f", 0.5, None, False, "onnxruntime", "cpu", 1, 1, None, 3)
+    assert settings.digest == "d91e905096218643dda7fcab105277dc7c910806da53c686405e1ad2c3011313"

@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from lrclr import Bundle, load_checkpoint
+from lrclr import Bundle, ZeroShotClassifier, load_checkpoint
+from lrclr.embedding import write_image_embeddings
 from lrclr.samples import sample_paths
 from tests import bundles
 from tests.docs.pages import ROOT
@@ -114,3 +117,53 @@ def test_evaluate_chexpert(fp32_bundle: Path, capsys: pytest.CaptureFixture[str]
     assert run("evaluate_chexpert", fp32_bundle, "-o", "report") == 0
     assert "4 images (validation 4), 14 findings" in capsys.readouterr().out
     assert json.loads(Path("report/report.json").read_text())
+
+
+@pytest.mark.parametrize("search", [[], ["--usearch"]])
+def test_similar_studies(fp32_bundle: Path, capsys: pytest.CaptureFixture[str], search: list[str]) -> None:
+    folder = Path("images")
+    folder.mkdir()
+    for path in sample_paths():
+        shutil.copy(path, folder)
+        with Image.open(path) as picture:
+            picture.rotate(1).save(folder / f"turned-{path.name}")
+    (folder / "bad.png").write_text("no image")
+    query = sample_paths()[2]
+    assert run("similar_studies", fp32_bundle, folder, "--image", query, "--top", 3, *search) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "embeddings.parquet: 8 of 9 images embedded"
+    found = [line.split(maxsplit=1) for line in lines]
+    assert [Path(name).name for _, name in found[:2]] == [query.name, f"turned-{query.name}"]
+    cosines = [float(cosine) for cosine, _ in found]
+    assert cosines == sorted(cosines, reverse=True)
+    assert cosines[0] == pytest.approx(1, abs=1e-3)
+    assert run("similar_studies", fp32_bundle, folder, "--text", "edema", *search) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 8
+
+
+def test_similar_studies_does_not_compare_models(fp32_bundle: Path, fp16_bundle: Path) -> None:
+    file = Path("embeddings.parquet")
+    write_image_embeddings(ZeroShotClassifier.from_bundle(fp16_bundle), sample_paths()[:1], file)
+    with pytest.raises(SystemExit, match="another bundle"):
+        runpy.run_path(str(ROOT / "examples/similar_studies.py"))["embeddings_of"](
+            ZeroShotClassifier.from_bundle(fp32_bundle), Path(), file
+        )
+
+
+def test_linear_probe(fp32_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A probe tells fine noise from coarse noise, also in images of patients that it has not seen."""
+    rng = np.random.default_rng(0)
+    rows, paths = ["file,label,patient"], list[Path]()
+    for number in range(40):
+        label = number % 2
+        side = (8, 64)[label]
+        pixels = rng.integers(0, 256, (side, side), dtype=np.uint8)
+        paths.append(Path(f"{number}.png"))
+        Image.fromarray(pixels).resize((64, 64)).save(paths[-1])
+        rows.append(f"{number}.png,{label},patient {number // 4}")
+    write_image_embeddings(ZeroShotClassifier.from_bundle(fp32_bundle), paths, Path("embeddings.parquet"))
+    Path("labels.csv").write_text("\n".join([*rows, "other.png,1,patient 99"]) + "\n")
+    assert run("linear_probe", "embeddings.parquet", "labels.csv") == 0
+    printed = capsys.readouterr().out
+    assert "40 images of 10 patients, 20 positive" in printed
+    assert float(printed.rsplit(maxsplit=1)[1]) > 0.9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +31,7 @@ ASKED = FindingSet.from_names(["Edema", "Fracture"])
 
 def arrays(scores: Scores) -> list[NDArray[Any]]:
     answers = scores.models[0].answers
-    return [*(getattr(answers, field.name) for field in fields(answers)), scores.line, scores.image, scores.labels]
+    return [*(getattr(answers, name) for name in answers.names()), scores.line, scores.image, scores.labels]
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Scripted", "scripted"]
 
 _TYPES = {"BOOL": np.bool_, "FP32": np.float32, "FP64": np.float64, "INT64": np.int64}
-_SIZES = {"B": 1, "F": 1, "R": 2}
+_SIZES = {"B": 1, "D": 3, "F": 1, "R": 2}
 BUNDLE = "0" * 64
 
 

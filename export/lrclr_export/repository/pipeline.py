@@ -193,7 +193,11 @@ def write_network(
     histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}
     manifest = Manifest(
         made_with=_made_with(),
-        checkpoint={"source": checkpoint.source, "sha256": checkpoint.sha256},
+        checkpoint={
+            "source": checkpoint.source,
+            "sha256": checkpoint.sha256,
+            **({"origin": checkpoint.origin} if checkpoint.origin else {}),
+        },
         model=_plain(checkpoint.config.to_dict()),
         scoring=scoring_entry(checkpoint),
         preprocess=checkpoint.preprocess.to_dict(),

@@ -76,7 +76,8 @@ def triton_configs(
     """
     names = names or ModelNames()
     configs = {names.of(name): triton_config(graph, sizes, profiles, serving, names) for name, graph in GRAPHS.items()}
-    classifier = _classifier(names.classifier, {"S": int(sizes["image_size"]), "R": int(sizes["regions"])})
+    dimensions = {"S": "image_size", "R": "regions", "D": "projection"}
+    classifier = _classifier(names.classifier, {axis: int(sizes[name]) for axis, name in dimensions.items()})
     return {**configs, classifier.name: text_format.MessageToString(classifier)}
 
 

@@ -13,6 +13,7 @@ from lrclr.checkpoints.families import biomedclip, clip, dual_encoder, siglip
 from lrclr.checkpoints.families._family import Family, Layout
 
 if TYPE_CHECKING:
+    from collections.abc import Container
     from pathlib import Path
 
 __all__ = ["FAMILIES", "Family", "Layout", "layout_of"]
@@ -23,11 +24,15 @@ FAMILIES: Final = {
 """By name."""
 
 
-def layout_of(folder: Path) -> tuple[Layout, dict[str, object]] | None:
+def layout_of(folder: Path, listed: Container[str] | None = None) -> tuple[Layout, dict[str, object]] | None:
     """The layout of a folder's configuration and that configuration; None if no family accepts it.
 
     Repositories of open_clip's networks often hold transformers' configuration too. That is preferred if its weights
     are there.
+
+    Args:
+        folder: with the configurations.
+        listed: names of the files that count as its weights; by default those in the folder.
 
     Raises:
         CheckpointError: a configuration is not readable.
@@ -42,5 +47,5 @@ def layout_of(folder: Path) -> tuple[Layout, dict[str, object]] | None:
                 for layout in family.layouts
                 if layout.config == name and layout.accepts(raw)
             ]
-    with_weights = [(layout, raw) for layout, raw in found if layout.has_weights(folder)]
+    with_weights = [(layout, raw) for layout, raw in found if layout.has_weights(folder, listed)]
     return next(iter(with_weights or found), None)

@@ -11,14 +11,14 @@ from lrclr.checkpoints._beside import chosen_tokenizer
 from lrclr.checkpoints._checkpoint import Checkpoint, eval_model
 from lrclr.checkpoints._files import read_shards
 from lrclr.checkpoints._state import model_from_state
-from lrclr.checkpoints._weights import digest_of, weight_files
+from lrclr.checkpoints._weights import digest_of, index_of, weight_files
 from lrclr.errors import CheckpointError, LrclrError
 from lrclr.model import LrclrConfig
 from lrclr.model.towers import TEXT_TOWERS
 from lrclr.text import FindingSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -49,9 +49,10 @@ class Layout:
     accepts: Callable[[Mapping[str, Any]], bool]
     read: Callable[[Layout, Path, Mapping[str, Any], list[Path], ReadOptions], Checkpoint]
 
-    def has_weights(self, folder: Path) -> bool:
-        """Whether a folder holds weights of this layout."""
-        return any((folder / f"{name}{end}").is_file() for name in self.weights for end in ("", ".index.json"))
+    def has_weights(self, folder: Path, listed: Container[str] | None = None) -> bool:
+        """Whether a folder holds weights of this layout; with `listed`, whether these names of files are such."""
+        names = [each for name in self.weights for each in (name, index_of(name))]
+        return any((folder / name).is_file() if listed is None else name in listed for name in names)
 
     def load(
         self, folder: Path, raw: Mapping[str, Any], options: ReadOptions, *, file: Path | None = None

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from lrclr.inference import Prediction
     from lrclr.text import FindingSet
     from lrclr.triton.client._options import ClientOptions
@@ -76,16 +79,25 @@ class AsyncClient(BaseClient):
         frame: int | None = None,
         heatmap: bool = False,
         exact: bool = False,
+        embedding: bool = False,
     ) -> Reply:
         """As `Client.ask`."""
         if not images:
             return wire.Reply([], [], "")
         deadline = Deadline(self.options)
         files = [await asyncio.to_thread(wire.encoded, image) for image in images]
-        tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact)
+        tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact, embedding=embedding)
         result = await self._infer(wire.as_infer_inputs(tensors), deadline)
         known = self._known(result) or await self._describe(deadline)
         return wire.reply(result, len(files), fusion_trained=bool(known["fusion_trained"]))
+
+    async def embed_images(
+        self, images: Sequence[ImageSource], *, frame: int | None = None, exact: bool = False
+    ) -> NDArray[np.float32]:
+        """As `Client.embed_images`."""
+        if not images:
+            raise UsageError("embed_images got an empty list of images")
+        return wire.embedding_of(await self.ask(images, frame=frame, exact=exact, embedding=True))
 
     async def describe(self, *, again: bool = False) -> dict[str, Any]:
         """As `Client.describe`."""

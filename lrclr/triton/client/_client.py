@@ -105,14 +105,35 @@ class Client(BaseClient):
         frame: int | None = None,
         heatmap: bool = False,
         exact: bool = False,
+        embedding: bool = False,
     ) -> Reply:
-        """As `predict`, with the hash of the bundle, and with heat maps as PNG files if `heatmap` is set."""
+        """As `predict`, with the hash of the bundle.
+
+        With heat maps as PNG files if `heatmap` is set, and with the images' embeddings if `embedding` is set.
+        """
         if not images:
             return wire.Reply([], [], "")
         deadline = Deadline(self.options)
         files = [wire.encoded(image) for image in images]
-        tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact)
+        tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact, embedding=embedding)
         return self._answered(tensors, len(files), deadline)
+
+    def embed_images(
+        self, images: Sequence[ImageSource], *, frame: int | None = None, exact: bool = False
+    ) -> NDArray[np.float32]:
+        """Compute the embeddings of images, in one request.
+
+        Args:
+            images, frame, exact: as for `predict`; at least one image.
+
+        Returns:
+            float32 ``[B, D]``, as `ZeroShotClassifier.embed_images` returns.
+
+        Raises the errors of `predict`.
+        """
+        if not images:
+            raise UsageError("embed_images got an empty list of images")
+        return wire.embedding_of(self.ask(images, frame=frame, exact=exact, embedding=True))
 
     def predict_pixels(
         self, pixel_values: NDArray[np.float32], *, findings: FindingSet | None = None, alpha: float | None = None

@@ -40,6 +40,7 @@ __all__ = [
     "as_infer_inputs",
     "describe_inputs",
     "description",
+    "embedding_of",
     "encoded",
     "error_of",
     "inputs",
@@ -70,12 +71,14 @@ class Reply:
         heatmaps: PNG files, one per image, if requested.
         bundle: SHA-256 of the manifest of the bundle that answered.
         exact: whether the server read the files in full; None if the request had no files.
+        image_embedding: float32 ``[B, D]``, of unit length, if requested; else None.
     """
 
     predictions: list[Prediction]
     heatmaps: list[bytes]
     bundle: str
     exact: bool | None = None
+    image_embedding: NDArray[np.float32] | None = None
 
 
 def triton_grpc() -> ModuleType:
@@ -120,6 +123,7 @@ def inputs(
     *,
     heatmap: bool = False,
     exact: bool = False,
+    embedding: bool = False,
 ) -> dict[str, NDArray[Any]]:
     """The tensors of a request, by name; `images` are files, or preprocessed images ``[B, 3, S, S]``."""
     tensors: dict[str, NDArray[Any]] = {}
@@ -137,6 +141,8 @@ def inputs(
         tensors["heatmap"] = np.array([True])
     if exact:
         tensors["exact"] = np.array([True])
+    if embedding:
+        tensors["embedding"] = np.array([True])
     return tensors
 
 
@@ -177,7 +183,7 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
     Raises:
         ServerError: a tensor is missing, or the number of images is another than in the request.
     """
-    optional = {"description", "exact", "heatmap", "probability_spread", "remarks"}
+    optional = {"description", "exact", "heatmap", "image_embedding", "probability_spread", "remarks"}
     arrays = {name: result.as_numpy(name) for name in protocol.OUTPUTS if name not in optional}
     missing = [name for name, array in arrays.items() if array is None]
     if missing or len(arrays["probability"]) != images:
@@ -201,7 +207,23 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
         [] if heatmaps is None else heatmaps.ravel().tolist(),
         arrays["bundle"].ravel()[0].decode(),
         None if exact is None else bool(exact.ravel()[0]),
+        result.as_numpy("image_embedding"),
     )
+
+
+def embedding_of(reply: Reply) -> NDArray[np.float32]:
+    """The embeddings in an answer.
+
+    Raises:
+        ServerError: the answer has none.
+    """
+    if reply.image_embedding is None:
+        raise ServerError(
+            "the server's answer has no image embedding",
+            why="the bundle that it serves was exported by an older lrclr",
+            fix="Export the checkpoint again.",
+        )
+    return reply.image_embedding
 
 
 def error_of(error: Any, address: str, seconds: float) -> LrclrError:
@@ -237,6 +259,8 @@ def error_of(error: Any, address: str, seconds: float) -> LrclrError:
         kind: type[LrclrError] = getattr(errors, match[1])
         return kind.told(match[2])
     fix = None
+    if "unexpected inference input 'embedding'" in line:
+        fix = "The bundle that it serves was exported by an older lrclr, which gives no embeddings. Export it again."
     if status == "NOT_FOUND":
         fix = "If the bundle was exported with --name-prefix, name the model: --model-name PREFIXlrclr."
     return _KINDS.get(status, ServerError)(f"{address} answered {status or 'with an error'}", why=line, fix=fix)

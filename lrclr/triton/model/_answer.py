@@ -12,7 +12,7 @@ import numpy as np
 from lrclr._processors import processors
 from lrclr._version import __version__
 from lrclr.budget import HEATMAP_BYTES, decoding, reading
-from lrclr.errors import FindingsError, LrclrError
+from lrclr.errors import FindingsError, LrclrError, UsageError
 from lrclr.images import ReadLimits, read_for_model, read_image
 from lrclr.inference import draw_heatmap, png_bytes
 from lrclr.preprocessing import preprocess
@@ -79,10 +79,11 @@ class Answerer:
         else:
             pixel_values, sizes, remarks = self._decoded(request)
         answers = self._classifier.answer_pixels(pixel_values, findings, request.alpha)
+        spread = () if answers.probability_spread is None else ("probability_spread",)
         predictions = self._classifier.predictions(answers, sizes, findings, request.alpha)
         tensors = [
             put_bytes("finding", [name.encode() for name in findings.names]),
-            *(put(name, getattr(answers, name)) for name in answers.present()),
+            *(put(name, getattr(answers, name)) for name in (*answers.names(), *spread)),
             put("region_box", np.array([[region.box for region in one.regions] for one in predictions], np.float64)),
             put("image_size", np.array(sizes, np.int64)),
             put_bytes("remarks", ["\n".join(sentences).encode() for sentences in remarks]),
@@ -91,6 +92,10 @@ class Answerer:
         ]
         if request.pixel_values is None:
             tensors.append(put("exact", np.array([request.exact])))
+        if request.embedding:
+            if answers.image_embedding is None:
+                raise UsageError("this model has no image embedding")
+            tensors.append(put("image_embedding", answers.image_embedding))
         if request.heatmap:
             tensors.append(put_bytes("heatmap", self._drawn(request, predictions)))
         self._count(len(predictions))

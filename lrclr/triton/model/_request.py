@@ -31,6 +31,7 @@ class Request:
     frame: int | None = None
     heatmap: bool = False
     exact: bool = False
+    embedding: bool = False
     describe: bool = False
 
     @classmethod
@@ -72,6 +73,7 @@ class Request:
             frame=None if frame is None else int(frame),
             heatmap=heatmap,
             exact=exact,
+            embedding=bool(_single(arrays, "embedding")),
         )
 
 

@@ -118,7 +118,8 @@ def test_members_are_verified_and_so_is_the_mean(folder: Path) -> None:
     assert subjects.count("mean probabilities") == 1
     for name in ("one", "other"):
         assert f"{name}: image_encoder.image_embedding" in subjects
-    assert [gate["subject"] for gate in bundle.manifest.average_gates] == ["mean probabilities"]
+    assert [gate["subject"] for gate in bundle.manifest.gates] == ["mean probabilities"]
+    assert len(bundle.manifest.all_gates) == 1 + sum(len(each.gates) for each in bundle.manifest.members)
     assert all("probabilities" in {gate["subject"] for gate in each.gates} for each in bundle.manifest.members)
 
 

@@ -28,6 +28,8 @@ from tests import bundles
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from numpy.typing import NDArray
+
     from lrclr.inference import Prediction
     from lrclr.triton.server import TritonServer
 
@@ -113,6 +115,27 @@ def test_remarks_are_those_of_reading_here(client: Client, local: ZeroShotClassi
     assert result.prediction.remarks == bundles.REMARKS
     (pixels,) = client.predict_pixels(preprocess_batch([read(odd, local)], local.spec.preprocess))
     assert pixels.remarks == ()
+
+
+def test_embeddings_are_those_of_the_classifier_if_asked_for(
+    client: Client, local: ZeroShotClassifier, server: TritonServer
+) -> None:
+    expected = local.embed_images(FILES)
+    assert np.allclose(client.embed_images(FILES), expected, atol=1e-6)
+    with_all = client.ask(FILES[:2], heatmap=True, embedding=True)
+    assert with_all.image_embedding is not None
+    assert np.allclose(with_all.image_embedding, expected[:2], atol=1e-6)
+    assert len(with_all.heatmaps) == 2
+    # A client that does not ask, such as one from before there were embeddings, gets the answer that it got.
+    assert client.ask(FILES[:1]).image_embedding is None
+
+    async def ask() -> NDArray[np.float32]:
+        async with AsyncClient(server.grpc) as one:
+            return await one.embed_images(FILES[:1])
+
+    assert np.allclose(asyncio.run(ask()), expected[:1], atol=1e-6)
+    with pytest.raises(UsageError, match="empty list of images"):
+        client.embed_images([])
 
 
 def test_heat_maps_are_those_that_are_drawn_here(client: Client) -> None:

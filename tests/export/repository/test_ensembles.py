@@ -372,6 +372,9 @@ def test_an_archive_is_scored_by_the_mean(folder: Path, ensemble: ZeroShotClassi
     image = bundles.radiograph(tmp_path / "images" / "a.png")
     done = bundles.call("score", tmp_path / "images", "-b", folder, "-o", tmp_path / "scores")
     assert done.returncode == 0, done.stderr
+    refused = bundles.call("score", tmp_path / "images", "-b", folder, "-o", tmp_path / "other", "--embeddings")
+    assert (refused.returncode, "an ensemble has no embeddings" in refused.stderr) == (2, True)
+    assert not (tmp_path / "other").exists()
     (row,) = pq.read_table(tmp_path / "scores").to_pylist()
     (prediction,) = ensemble.predict([image])
     assert row["probability"] == pytest.approx([each.probability for each in prediction.findings], abs=1e-6)

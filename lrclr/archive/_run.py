@@ -93,7 +93,7 @@ def score(
         settings.write(folder)
         for left in folder.glob(_PARTIAL):
             left.unlink(missing_ok=True)
-        decoder = Decoder(images.root, images.container, spec.preprocess, options.frame, options.exact)
+        decoder = Decoder(images.root, images.container, spec.preprocess, options.frame, options.exact, options.refuse)
         decoder = replace(decoder, remote=images.remote)
         survey = _Survey(Plan(images, folder, settings, recheck=options.recheck))
         collector = Collector(folder, encoder.findings.names, settings)
@@ -198,6 +198,7 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
         provider=engine.provider,
         threads=engine.threads or 1,
         batch_size=batch,
+        refuse=",".join(sorted(options.refuse)),
         order=None if images.container is None else images.keys_sha256(),
         parts=math.ceil(len(images.items) / options.rows_per_part),
         embeddings=options.embeddings,

@@ -1,7 +1,7 @@
 """The command line. One function for each command: it parses options, calls the library and prints.
 
 Exit codes: 0 success; 1 the work failed, or some files failed, or standard output could not be written; 2 wrong usage;
-3 a gate failed; 130 interrupted; 143 terminated.
+3 a gate failed, or there is drift; 130 interrupted; 143 terminated.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lrclr.cli import (
     _checkpoints,
     _dataset,
     _deploy,
+    _drift,
     _embed,
     _evaluate,
     _export,
@@ -55,7 +56,7 @@ app = typer.Typer(
     help="Chest x-ray findings, and the image regions that support them, from a CLIP-like checkpoint.\n\n"
     "Research use only: this is not a medical device.",
     epilog="Exit codes: 0 success; 1 the work failed, or some files failed, or stdout could not be written; "
-    "2 wrong usage; 3 a gate failed; 130 interrupted; 143 terminated.",
+    "2 wrong usage; 3 a gate failed, or there is drift; 130 interrupted; 143 terminated.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -67,6 +68,7 @@ app.command("predict")(_predict.predict)
 app.command("score")(_score.score)
 app.command("embed")(_embed.embed)
 app.command("listen")(_listen.listen)
+app.command("drift")(_drift.drift)
 app.command("evaluate")(_evaluate.evaluate)
 app.command("serve")(_serve.serve)
 app.command("probe")(_probe.probe)

@@ -39,6 +39,11 @@ def require_evaluate() -> None:
     _require("evaluate", ("sklearn", "jinja2", "matplotlib"), "evaluating a model")
 
 
+def require_drift() -> None:
+    """Raise MissingExtraError if packages that compare collections of scores are missing."""
+    _require("drift", ("pyarrow", "scipy", "sklearn", "jinja2", "matplotlib"), "comparing scores")
+
+
 def require_bench() -> None:
     """Raise MissingExtraError if packages that measure the machine or write reports are missing."""
     _require("bench", ("psutil", "jinja2", "matplotlib"), "a benchmark")

@@ -69,19 +69,20 @@ class _JsonLines:
 class _Csv:
     def __init__(self, findings: Sequence[str]) -> None:
         self._width = len(findings)
-        self._print(["file", *findings, "exact", "regions", "error", "remarks"])
+        self._print(["file", *findings, "exact", "regions", "error", "remarks", "warnings"])
 
     def add(self, result: FileResult) -> None:
         prediction = result.prediction
         if prediction is None:
             self._print(
-                [name_of(result.path), *[""] * self._width, str(result.exact).lower(), "", str(result.error), ""]
+                [name_of(result.path), *[""] * self._width, str(result.exact).lower(), "", str(result.error), "", ""]
             )
             return
         shares = [f"{finding.probability:.6f}" for finding in prediction.findings]
         regions = " ".join(str(region.patch) for region in prediction.regions)
         remarks = "; ".join(prediction.remarks)
-        self._print([name_of(result.path), *shares, str(result.exact).lower(), regions, "", remarks])
+        warnings = " ".join(prediction.warnings)
+        self._print([name_of(result.path), *shares, str(result.exact).lower(), regions, "", remarks, warnings])
 
     def close(self) -> None:
         pass
@@ -103,7 +104,8 @@ class _Tables:
         prediction = result.prediction
         if prediction is None:
             return
-        table = Table(title=str(result.path), title_justify="left")
+        caption = f"warnings: {' '.join(prediction.warnings)}" if prediction.warnings else None
+        table = Table(title=str(result.path), title_justify="left", caption=caption, caption_justify="left")
         table.add_column("finding")
         table.add_column("probability", justify="right")
         if prediction.fusion_trained:

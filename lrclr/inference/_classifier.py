@@ -176,7 +176,10 @@ class ZeroShotClassifier:
         for batch in self._decoded(images, frame=frame, exact=exact, batch_size=batch_size):
             pixel_values = np.stack([image.pixel_values for image in batch])
             made = self.predict_pixels(pixel_values, [image.size for image in batch], findings, alpha)
-            predictions += [replace(each, remarks=image.remarks) for each, image in zip(made, batch, strict=True)]
+            predictions += [
+                replace(each, remarks=image.remarks, warnings=image.warnings)
+                for each, image in zip(made, batch, strict=True)
+            ]
         return predictions
 
     def embed_images(

@@ -68,6 +68,8 @@ class Prediction:
         alpha: weight that the local scores had.
         fusion_trained: whether the fusion head was ever tuned; if not, local scores and region attention mean nothing.
         remarks: what was ignored in the image's file; see `lrclr.images.ReducedImage`.
+        warnings: why the image is probably not what the model is for: codes of `lrclr.input_checks`. They do not change
+            the answer.
     """
 
     height: int
@@ -77,6 +79,7 @@ class Prediction:
     alpha: float
     fusion_trained: bool
     remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def finding(self, name: str) -> FindingResult:
         """Return the result of one finding.

@@ -166,7 +166,8 @@ def _local(
         threads=options.threads,
         sha256=spec.sha256,
         checkpoint_sha256=spec.checkpoint_sha256,
-        network=Network.of_config(config, tokens),
+        # The operations of an ensemble, whose members may have other sizes, are not counted.
+        network=Network.of_config(config, tokens) if len(classifier.members) == 1 else None,
     )
     return Target(info, spec, classifier.engine, bundle, classifier)
 

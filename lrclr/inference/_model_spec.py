@@ -39,6 +39,8 @@ class ModelSpec:
         checkpoint_sha256: of the original weights; equal for a checkpoint and every bundle made of it.
         precision: type in which matrix products are computed, such as ``"fp16"``.
         assumed: settings that the weights do not record, with the values that were assumed: one clause each.
+        members: names of the members of an ensemble, in order; empty for a single network.
+        regions_from: of an ensemble, the name of the member that gives the regions.
         source: kind of the checkpoint, as `Checkpoint.source`; "" if it is not known.
         causal: whether a token of the text encoder attends to earlier ones only; see `lrclr.model.towers.TextTower`.
     """
@@ -57,6 +59,8 @@ class ModelSpec:
     precision: str
     assumed: tuple[str, ...] = ()
     causal: bool = True
+    members: tuple[str, ...] = ()
+    regions_from: str = ""
     source: str = ""
 
     @classmethod
@@ -79,6 +83,8 @@ class ModelSpec:
             assumed=tuple(manifest.model.get("assumed") or ()),
             # Bundles from before there were other text encoders do not say.
             causal=manifest.tokenizer["causal"],
+            members=manifest.member_names,
+            regions_from="" if manifest.ensemble is None else manifest.ensemble["regions_from"],
             source=manifest.checkpoint["source"],
         )
 

@@ -14,6 +14,7 @@ from lrclr.engines import (
     PLAN_ENGINES,
     EngineOptions,
     TensorRTEngine,
+    engines_of,
     gpus,
     has_int8_products,
     open_named_engine,
@@ -52,6 +53,11 @@ class ChosenEngine:
     @property
     def name(self) -> str:
         return self._engine.name
+
+    @property
+    def members(self) -> tuple[Engine, ...]:
+        """As `MemberEngines.members`; of a single network the engine alone."""
+        return engines_of(self._engine)
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return self._engine.run(graph, inputs)
@@ -153,8 +159,9 @@ def _passing(bundle: Bundle, options: EngineOptions, remarks: list[str]) -> Engi
 
 def _close(engine: Engine | None) -> None:
     """Free the GPU memory of an engine that was not chosen."""
-    if isinstance(engine, TensorRTEngine):
-        engine.close()
+    for each in () if engine is None else engines_of(engine):
+        if isinstance(each, TensorRTEngine):
+            each.close()
 
 
 def _fastest(engines: Mapping[str, Engine], golden: Golden, prompts: int) -> tuple[str, str]:

@@ -53,6 +53,7 @@ LAYERS: Final = (
     "lrclr.archive",
     "lrclr.embedding",
     "lrclr.pacs",
+    "lrclr.web",
     "lrclr.evaluation",
     "lrclr.drift",
     "lrclr.training",

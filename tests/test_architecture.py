@@ -20,6 +20,7 @@ WITHOUT_TORCH = {
         "lrclr.verification",
         "lrclr.dicom_results",
         "lrclr.pacs",
+        "lrclr.web",
         "lrclr.triton",
         "lrclr.archive",
         "lrclr.deploy",

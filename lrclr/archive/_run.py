@@ -182,6 +182,12 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
         raise UsageError(f"a batch of {batch} is too large", why=f"the bundle takes {spec.max_batch} images")
     alpha = spec.alpha if options.alpha is None else options.alpha
     _check_request(bundle, findings, alpha)
+    if options.embeddings and spec.members:
+        raise UsageError(
+            "an ensemble has no embeddings",
+            why="each member has a space of its own",
+            fix="Omit --embeddings, or score with a bundle of one of its checkpoints.",
+        )
     settings = Settings(
         bundle=spec.sha256,
         findings=_sha256(findings),
@@ -213,7 +219,7 @@ class _UnusedEngine:
 def _check_request(bundle: Bundle, findings: FindingSet, alpha: float) -> None:
     """Raise the errors that every actor would raise, before anything is written."""
     side = bundle.preprocess.image_size
-    unused = ZeroShotClassifier(bundle, _UnusedEngine())
+    unused = ZeroShotClassifier(ModelSpec.of_bundle(bundle), _UnusedEngine())
     unused.predict_pixels(np.empty((0, 3, side, side), np.float32), (), findings, alpha)
     bundle.tokenizer.encode(findings.prompts)
 

@@ -93,7 +93,7 @@ def model_card(bundle: Bundle, reference: HubReference, *, licence: str | None =
         "input": f"{bundle.preprocess.image_size} × {bundle.preprocess.image_size} pixels, "
         f"{bundle.preprocess.kind} preprocessing",
         "fusion head": trained,
-        "gates": f"{len(manifest.gates)} passed, with their limits and values in `{FOLDER}/{MANIFEST}`",
+        "gates": f"{len(manifest.all_gates)} passed, with their limits and values in `{FOLDER}/{MANIFEST}`",
         "made with": f"lrclr {manifest.made_with.get('lrclr', __version__)}",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())

@@ -36,6 +36,7 @@ from lrclr.cli import (
     _serve,
     _train,
     _verify,
+    _web,
 )
 from lrclr.cli._console import complain
 from lrclr.cli._streams import guarded_streams
@@ -71,6 +72,7 @@ app.command("listen")(_listen.listen)
 app.command("drift")(_drift.drift)
 app.command("evaluate")(_evaluate.evaluate)
 app.command("serve")(_serve.serve)
+app.command("web")(_web.web)
 app.command("probe")(_probe.probe)
 app.add_typer(_deploy.app, name="deploy")
 app.add_typer(_bench.app, name="bench", help="Measure the speed and the accuracy of models; compare two results.")

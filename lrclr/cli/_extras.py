@@ -64,6 +64,11 @@ def require_pacs() -> None:
     _require("pacs", ("pydicom", "highdicom", "pynetdicom", "requests"), "working with a PACS")
 
 
+def require_web() -> None:
+    """Raise MissingExtraError if packages of the web page and the REST API are missing."""
+    _require("web", ("fastapi", "uvicorn", "python_multipart"), "the web page and the REST API")
+
+
 def _require(extra: str, packages: tuple[str, ...], purpose: str) -> None:
     """Raise MissingExtraError if a package is missing. `extra` installs all of them."""
     for package in packages:

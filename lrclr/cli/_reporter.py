@@ -30,6 +30,12 @@ _COSINES_LEGEND = (
 )
 
 
+_MEMBERS_LEGEND = (
+    "The probability is the mean of the members' probabilities ± their standard deviation. Everything else is of the "
+    "member that gives the regions."
+)
+
+
 class Reporter(Protocol):
     """Prints results one by one."""
 
@@ -108,6 +114,8 @@ class _Tables:
         else:
             table.add_column("cosine with positive / negative prompts")
             self._legend = _COSINES_LEGEND
+        if any(finding.probability_spread is not None for finding in prediction.findings):
+            self._legend = _MEMBERS_LEGEND + (f" {_REGIONS_LEGEND}" if prediction.fusion_trained else "")
         for finding in sorted(prediction.findings, key=lambda each: -each.probability):
             if prediction.fusion_trained:
                 shares: dict[int, float] = {}
@@ -117,7 +125,10 @@ class _Tables:
                 detail = "  ".join(f"{patch} {share:.0%}" for patch, share in best)
             else:
                 detail = f"{finding.global_positive:+.4f} / {finding.global_negative:+.4f}"
-            table.add_row(finding.name, f"{finding.probability:.1%}", detail)
+            probability = f"{finding.probability:.1%}"
+            if finding.probability_spread is not None:
+                probability += f" ± {finding.probability_spread:.1%}"
+            table.add_row(finding.name, probability, detail)
         out().print(table)
 
     def close(self) -> None:

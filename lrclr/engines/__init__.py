@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lrclr.engines._gpu import Gpu, gpus
 from lrclr.engines._onnxruntime import OnnxRuntimeEngine
 from lrclr.engines._openvino import OpenVINOEngine
+from lrclr.engines._operators import INT8_FLAGS, Operator, ProfiledEngine, has_int8_products, products_by_type, profiled
 from lrclr.engines._tensorrt import TensorRTEngine
 from lrclr.engines._tensorrt_library import PACKAGES as _PACKAGES
 from lrclr.engines._tensorrt_library import tensorrt_library
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,16 +26,24 @@ __all__ = [
     "AUTO",
     "CPU_ENGINES",
     "ENGINES",
+    "INT8_FLAGS",
     "PLAN_ENGINES",
     "Engine",
     "EngineOptions",
     "Gpu",
+    "MemberEngines",
     "OnnxRuntimeEngine",
     "OpenVINOEngine",
+    "Operator",
+    "ProfiledEngine",
     "TensorRTEngine",
     "TorchEngine",
+    "engines_of",
     "gpus",
+    "has_int8_products",
     "open_named_engine",
+    "products_by_type",
+    "profiled",
     "tensorrt_library",
 ]
 
@@ -76,6 +85,34 @@ class Engine(Protocol):
         """
 
 
+class MemberEngines:
+    """An engine for each member of an ensemble. As an engine itself, it runs the graphs of one of them.
+
+    Args:
+        members: the engine of each member, in order.
+        lead: index of the member whose graphs `run` runs: the one that gives the regions.
+        at_once: whether the members may compute at the same time. Engines in this process take turns instead, since
+            each uses all cores or the whole GPU.
+    """
+
+    def __init__(self, members: Sequence[Engine], lead: int, *, at_once: bool = False) -> None:
+        self.members, self.at_once = tuple(members), at_once
+        self._lead = self.members[lead]
+
+    @property
+    def name(self) -> str:
+        return self._lead.name
+
+    def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return self._lead.run(graph, inputs)
+
+
+def engines_of(engine: Engine) -> tuple[Engine, ...]:
+    """The engine of each member of an ensemble, in order; of a single network the engine itself."""
+    members: tuple[Engine, ...] = getattr(engine, "members", (engine,))
+    return members
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """Choice of an engine.
@@ -85,15 +122,20 @@ class EngineOptions:
             `lrclr.auto.open_engine` chooses.
         provider: ``"cpu"`` or ``"cuda"``, for ONNX Runtime; for torch it is the device.
         threads: threads of one operator in ONNX Runtime or OpenVINO; None for one per core.
+        int8_products: False for ONNX Runtime to multiply in float32 what a graph has in int8; the rounding stays.
     """
 
     engine: str | None = None
     provider: str = "cpu"
     threads: int | None = None
+    int8_products: bool = True
 
 
 def open_named_engine(bundle: Bundle, options: EngineOptions | None = None) -> Engine:
     """Open the engine of the options, or by default that of the bundle. It does not fall back to another one.
+
+    Returns:
+        For an ensemble `MemberEngines`.
 
     Raises:
         BundleError: the bundle has no plans that suit this machine.
@@ -101,6 +143,8 @@ def open_named_engine(bundle: Bundle, options: EngineOptions | None = None) -> E
         UsageError: the options ask for `AUTO`, an unknown engine, or a provider that the engine does not have.
     """
     options = options or EngineOptions()
+    if len(bundle.members) > 1:
+        return MemberEngines([open_named_engine(each, options) for each in bundle.members], bundle.manifest.lead)
     name = options.engine or bundle.manifest.engine["name"]
     if name == AUTO:
         raise UsageError(
@@ -110,7 +154,9 @@ def open_named_engine(bundle: Bundle, options: EngineOptions | None = None) -> E
     if name not in ENGINES:
         raise UsageError(f"unknown engine {name!r}", fix=f"Choose {', '.join((*ENGINES, AUTO))}.")
     if name == "onnxruntime":
-        return OnnxRuntimeEngine(bundle, provider=options.provider, threads=options.threads)
+        return OnnxRuntimeEngine(
+            bundle, provider=options.provider, threads=options.threads, int8_products=options.int8_products
+        )
     if name == "openvino":
         if options.provider != "cpu":
             raise UsageError("the engine openvino runs on the CPU", fix="Omit --provider.")

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lrclr.model.attention import attend, split_heads
+from lrclr.model.towers.tower import LinearGroup
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lrclr.model.configuration import LrclrConfig
 
 _CLS, _REGION, _WORD, _EOT = range(4)
@@ -26,7 +29,13 @@ class FusionHead(nn.Module):
     The local score is the cosine of the fused CLS and the fused EOT vector, so it has the range of the global score.
     The region attention of a prompt is the last block's attention of EOT on the regions, averaged over its heads and
     normalised over the regions.
+
+    Attributes:
+        regions_in_float32: whether `image_norm` takes region tokens in float32, which float16 may not hold, and gives
+            what it computes in the type of the weights.
     """
+
+    regions_in_float32 = False
 
     def __init__(self, config: LrclrConfig) -> None:
         super().__init__()
@@ -58,7 +67,7 @@ class FusionHead(nn.Module):
         images, prompts = region_tokens.shape[0], text_tokens.shape[0]
         num_regions = region_tokens.shape[1] - 1
         end = text_mask.to(torch.int64).sum(-1) - 1
-        image = self._image_side(region_tokens.to(dtype))
+        image = self._image_side(region_tokens if self.regions_in_float32 else region_tokens.to(dtype))
         text = self._text_side(text_tokens.to(dtype), end)
         mask = _key_mask(text_mask, num_regions + 1)
 
@@ -85,6 +94,17 @@ class FusionHead(nn.Module):
         on_regions = attention[:, :, 1, 1 : num_regions + 1].mean(1)
         on_regions = on_regions / on_regions.sum(-1, keepdim=True)
         return (cls * eot).sum(-1).view(images, prompts), on_regions.view(images, prompts, num_regions)
+
+    def linear_groups(self) -> Iterator[LinearGroup]:
+        """The linear layers that run for every token of every pair: those of all blocks but the last."""
+        for number in range(len(self.blocks) - 1):
+            block = f"blocks.{number}"
+            if number:
+                projections = tuple(f"{block}.{name}" for name in ("query", "key", "value"))
+                yield LinearGroup(f"{block}.qkv", projections, f"{block}.attention_norm")
+            yield LinearGroup(f"{block}.output", (f"{block}.output",), None)
+            yield LinearGroup(f"{block}.mlp.0", (f"{block}.mlp.0",), f"{block}.mlp_norm")
+            yield LinearGroup(f"{block}.mlp.2", (f"{block}.mlp.2",), None)
 
     def _image_side(self, tokens: Tensor) -> Tensor:
         kinds = self.modality_embedding

@@ -71,6 +71,7 @@ INPUTS: Final = {
 OUTPUTS: Final = {
     "finding": Tensor("BYTES", ("F",), "names, in the order of the F axes"),
     "probability": Tensor("FP32", ("B", "F"), "probability of each finding, in [0, 1]"),
+    "probability_spread": Tensor("FP32", ("B", "F"), "standard deviation over the members, of ensembles only"),
     "global_positive": Tensor("FP32", ("B", "F"), "cosine with the positive prompts, their mean"),
     "global_negative": Tensor("FP32", ("B", "F"), "cosine with the negative prompts, their mean"),
     "local_positive": Tensor("FP32", ("B", "F"), "fusion head's score of the positive prompts, their mean"),

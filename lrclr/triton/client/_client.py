@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from lrclr.contract import ModelNames
     from lrclr.inference import Prediction
     from lrclr.text import FindingSet
     from lrclr.triton.client._options import ClientOptions
@@ -165,10 +166,17 @@ class Client(BaseClient):
         except ServerUnavailableError:
             return False
 
-    def infer_graph(self, graph: str, tensors: list[Any]) -> Any:
-        """Run one of the bundle's graphs, with inputs and result in tritonclient's types."""
+    def infer_graph(self, graph: str, tensors: list[Any], names: ModelNames | None = None) -> Any:
+        """Run one of the bundle's graphs, with inputs and result in tritonclient's types.
+
+        Args:
+            graph: name of the graph.
+            tensors: its inputs.
+            names: names of the models of one member of an ensemble.
+        """
         deadline = Deadline(self.options)
-        return self._repeated(lambda: self._infer(self.options.names.of(graph), tensors, deadline), deadline)
+        model = (names or self.options.names).of(graph)
+        return self._repeated(lambda: self._infer(model, tensors, deadline), deadline)
 
     def _answered(self, tensors: Mapping[str, NDArray[Any]], images: int, deadline: Deadline) -> Reply:
         result = self._infer_tensors(tensors, deadline)

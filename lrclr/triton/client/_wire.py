@@ -188,7 +188,7 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
     Raises:
         ServerError: a tensor is missing, or the number of images is another than in the request.
     """
-    optional = {"description", "exact", "heatmap", "image_embedding", "remarks", "sr", "warnings"}
+    optional = {"description", "exact", "heatmap", "image_embedding", "probability_spread", "remarks", "sr", "warnings"}
     arrays = {name: result.as_numpy(name) for name in protocol.OUTPUTS if name not in optional}
     missing = [name for name, array in arrays.items() if array is None]
     if missing or len(arrays["probability"]) != images:
@@ -197,7 +197,8 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
     alpha = float(arrays["alpha"].ravel()[0])
     # A server with an older bundle gives no remarks, or no warnings.
     remarks, warnings = _lines_of(result, "remarks", images), _lines_of(result, "warnings", images)
-    answers = Answers(**{name: arrays[name] for name in Answers.names()})
+    spread = result.as_numpy("probability_spread")
+    answers = Answers(**{name: arrays[name] for name in Answers.names()}, probability_spread=spread)
     boxes = [[tuple(box) for box in of_image] for of_image in arrays["region_box"].tolist()]
     sizes = arrays["image_size"].tolist()
     records = answers.predictions(names, sizes, boxes, alpha=alpha, fusion_trained=fusion_trained)

@@ -17,7 +17,7 @@ from lrclr._version import __version__
 from lrclr.budget import HEATMAP_BYTES, decoding, reading
 from lrclr.errors import FindingsError, LrclrError, MissingExtraError, UsageError
 from lrclr.images import ReadLimits, read_for_model, read_image
-from lrclr.inference import Answers, draw_heatmap, png_bytes
+from lrclr.inference import draw_heatmap, png_bytes
 from lrclr.preprocessing import preprocess
 from lrclr.text import FindingSet
 from lrclr.triton.model._request import Request
@@ -90,10 +90,11 @@ class Answerer:
             pixel_values, files = self._decoded(request)
         sizes = [file.size for file in files]
         answers = self._classifier.answer_pixels(pixel_values, findings, request.alpha)
+        spread = () if answers.probability_spread is None else ("probability_spread",)
         predictions = self._classifier.predictions(answers, sizes, findings, request.alpha)
         tensors = [
             put_bytes("finding", [name.encode() for name in findings.names]),
-            *(put(name, getattr(answers, name)) for name in Answers.names()),
+            *(put(name, getattr(answers, name)) for name in (*answers.names(), *spread)),
             put("region_box", np.array([[region.box for region in one.regions] for one in predictions], np.float64)),
             put("image_size", np.array(sizes, np.int64)),
             put_bytes("remarks", ["\n".join(file.remarks).encode() for file in files]),
@@ -244,6 +245,8 @@ class Answerer:
                 # The default of requests.
                 "exact": Request.exact,
                 "findings": spec.findings.to_toml(),
+                "members": list(spec.members),
+                "regions_from": spec.regions_from,
             },
             allow_nan=False,
         )

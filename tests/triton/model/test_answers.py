@@ -276,7 +276,8 @@ def test_metrics_count(server: TritonServer, client: Client) -> None:
 
     # The client's first request asks what the model is.
     client.describe()
-    before = {name: count(name) for name in ("lrclr_requests", "lrclr_images", "lrclr_failures", "lrclr_decode", "lrclr_prompt")}
+    counted = ("lrclr_requests", "lrclr_images", "lrclr_failures", "lrclr_decode", "lrclr_prompt")
+    before = {name: count(name) for name in counted}
     client.predict(FILES[:3])
     with pytest.raises(ImageError):
         client.predict([b"junk"])

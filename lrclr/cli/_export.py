@@ -7,13 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrclr.cli._checkpoints import Activation, Heads, Key, Tokenizer, check_folder, note_assumed, read_options
+from lrclr.cli._checkpoints import (
+    Activation,
+    Card,
+    Heads,
+    Key,
+    Tokenizer,
+    check_folder,
+    load_card,
+    note_assumed,
+    note_card,
+    read_options,
+)
 from lrclr.cli._console import RESEARCH_ONLY, console_progress, note, out
 from lrclr.cli._extras import require_export
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
     from lrclr.bundle import Bundle, Manifest
+    from lrclr.card import ModelCard
     from lrclr.checkpoints import Checkpoint, ReadOptions
 
 
@@ -67,6 +79,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     findings: Annotated[
         Path | None, typer.Option("--findings", help="Findings file (TOML) to put into the bundle.")
     ] = None,
+    card: Card = None,
     inline: Annotated[
         bool,
         typer.Option(
@@ -106,6 +119,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     names = ModelNames(name_prefix, model_version)
     reading = read_options(heads, activation, key, preprocess, tokenizer)
     check_folder(checkpoint, reading)
+    stated = load_card(card)
     require_export()
     from lrclr_export import (
         BuildOptions,
@@ -133,7 +147,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     note(f"engine {chosen} ({why}), {options.precision}")
     with console_progress() as progress:
         progress.task(f"read {checkpoint}")
-        loaded = _loaded(checkpoint, findings, reading)
+        loaded = _loaded(checkpoint, findings, stated, reading)
 
         def finish(made: Bundle) -> Manifest:
             if plans is not None:
@@ -157,15 +171,16 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     note(RESEARCH_ONLY)
 
 
-def _loaded(path: Path, findings: Path | None, reading: ReadOptions) -> Checkpoint:
+def _loaded(path: Path, findings: Path | None, card: ModelCard | None, reading: ReadOptions) -> Checkpoint:
     from lrclr.checkpoints import load_checkpoint
     from lrclr.cli._findings import load_findings
 
     loaded = load_checkpoint(path, **reading)
     note_assumed(loaded.assumed)
-    if findings is None:
-        return loaded
-    return loaded.changed(findings=load_findings(findings, loaded.findings, loaded.tokenizer))
+    wanted = None if findings is None else load_findings(findings, loaded.findings, loaded.tokenizer)
+    changed = loaded.changed(findings=wanted, card=card)
+    note_card(changed.card, loaded.card)
+    return changed
 
 
 def _note_quantization(quantization: dict[str, Any], *, random: bool) -> None:

@@ -154,6 +154,7 @@ def export_bundle(
         (classifier_folder / NO_CACHE).touch()
         checkpoint.tokenizer.save(staging / TOKENIZER)
         checkpoint.findings.save(staging / FINDINGS)
+        checkpoint.card.save(staging)
         golden.save(staging / GOLDEN)
         histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}
         manifest = Manifest(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lrclr.bundle._bundle import Manifest
-    from lrclr.card import Metric, ModelCard, Text
+    from lrclr.card import ModelCard, Text
     from lrclr.text import FindingSet
 
 __all__ = ["model_card", "with_licence"]
@@ -59,7 +59,7 @@ def model_card(manifest: Manifest, findings: FindingSet, card: ModelCard) -> str
         for key in own:
             parts += [f"### {section[key]}", *_paragraphs(card.texts.get(key, NOT_STATED))]
         if title == "Evaluation":
-            parts += ["### Metrics", _metrics(card.metrics) if card.metrics else NOT_STATED]
+            parts += ["### Metrics", _metrics(card) if card.metrics else NOT_STATED]
     parts += ["## Findings and prompts", _WORDING, _findings(findings), "## Gates", _GATES]
     parts += [f"They ran on: {_inline(manifest.made_with.get('gates_ran_on', 'not recorded'))}."]
     parts.append(_gates(manifest.gates))
@@ -135,7 +135,9 @@ def _facts(manifest: Manifest, card: ModelCard) -> list[tuple[str, str]]:
     assumed = manifest.model.get("assumed") or ()
     texts = ((key, card.texts.get(key, NOT_STATED)) for key in _SHORT)
     stated = [(FIELDS[key], text if isinstance(text, str) else "; ".join(text)) for key, text in texts]
-    made = ", ".join(f"{name} {version}" for name, version in manifest.made_with.items() if name != "gates_ran_on")
+    made = ", ".join(
+        f"{name} {version}" for name, version in sorted(manifest.made_with.items()) if name != "gates_ran_on"
+    )
     facts = {
         "Checkpoint": f"{checkpoint['source']}, SHA-256 {checkpoint['sha256'] or 'not defined: never in a file'}",
         "Original weights": checkpoint.get("origin", "not recorded"),
@@ -159,16 +161,17 @@ def _precision(manifest: Manifest) -> str:
     return f"{manifest.precision}, calibrated on {source['images']} images ({source['kind']})"
 
 
-def _metrics(metrics: Sequence[Metric]) -> str:
+def _metrics(card: ModelCard) -> str:
+    on = "as above" if "evaluation_data" in card.texts else NOT_STATED
     rows = [
         (
             one.finding or "all findings",
             one.name,
             _number(one.value),
             NOT_STATED if one.interval is None else " to ".join(map(_number, one.interval)),
-            one.data or "as above",
+            one.data or on,
         )
-        for one in metrics
+        for one in card.metrics
     ]
     return _table(("Finding", "Metric", "Value", "Interval", "Data"), rows)
 

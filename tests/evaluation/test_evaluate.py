@@ -364,7 +364,7 @@ def test_a_bundle_keeps_what_was_fitted_and_its_gates_hold(bundle_folder: Path, 
     assert (scoring["alpha"], scoring["score_scale"], scoring["fusion_trained"]) == (0.75, 2.5, True)
     assert main(["verify", str(folder)]) == 0
     changed = {name for name, digest in bundles.digests(folder).items() if before[name] != digest}
-    assert changed == {"manifest.json", "golden.npz"}
+    assert changed == {"manifest.json", "golden.npz", "README.md"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
     assert bundles.digests(bundle_folder) == before
     # So steep that rounding would show in the probabilities: refused, and nothing is changed.

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
     from lrclr.model import LrclrConfig
 
-__all__ = ["DYNAMIC", "GRAPHS", "MODEL", "Graph", "ModelNames", "Tensor", "axis_sizes"]
+__all__ = ["DYNAMIC", "GRAPHS", "MODEL", "MOST_MEMBERS", "Graph", "ModelNames", "Tensor", "axis_sizes"]
 
 MODEL: Final = "lrclr"
 """Name of the Triton model that answers requests with image files, with the help of the three graphs."""
+
+MOST_MEMBERS: Final = 64
+"""Largest number of members of an ensemble."""
 
 DYNAMIC: Final = ("batch", "prompts", "tokens")
 """Axes whose size differs from call to call: images, prompts, and tokens of the longest prompt.
@@ -131,6 +134,7 @@ class ModelNames:
     Attributes:
         prefix: stands before each name: letters, digits, ``_`` and ``-``, beginning with a letter, or nothing.
         version: number of the models' version.
+        members: number of members of an ensemble, each of which has its own graphs; 0 for a single network.
 
     Raises:
         UsageError: Triton cannot have such a name or version.
@@ -138,6 +142,7 @@ class ModelNames:
 
     prefix: str = ""
     version: int = 1
+    members: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.prefix, str) or not _PREFIX.fullmatch(self.prefix):
@@ -147,6 +152,11 @@ class ModelNames:
             )
         if isinstance(self.version, bool) or not isinstance(self.version, int) or not 1 <= self.version < 2**31:
             raise UsageError(f"a model cannot have the version {str(self.version)[:40]}", fix="Give a number from 1.")
+        if isinstance(self.members, bool) or not isinstance(self.members, int) or not 0 <= self.members <= MOST_MEMBERS:
+            raise UsageError(
+                f"an ensemble cannot have {str(self.members)[:40]} members",
+                fix=f"Give up to {MOST_MEMBERS} checkpoints.",
+            )
 
     @property
     def classifier(self) -> str:
@@ -154,9 +164,16 @@ class ModelNames:
         return self.prefix + MODEL
 
     @property
+    def of_members(self) -> tuple[ModelNames, ...]:
+        """Names of each member of an ensemble, in order; of a single network these names alone."""
+        if not self.members:
+            return (self,)
+        return tuple(ModelNames(f"{self.prefix}m{number}_", self.version) for number in range(1, self.members + 1))
+
+    @property
     def graphs(self) -> tuple[str, ...]:
-        """Names of the graphs' models, in the order of `GRAPHS`."""
-        return tuple(map(self.of, GRAPHS))
+        """Names of the graphs' models, in the order of `GRAPHS`; of an ensemble those of each member in turn."""
+        return tuple(names.of(graph) for names in self.of_members for graph in GRAPHS)
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -164,7 +181,7 @@ class ModelNames:
         return (*self.graphs, self.classifier)
 
     def of(self, graph: str) -> str:
-        """Name of a graph's model."""
+        """Name of a graph's model. An ensemble has no graph of its own: see `of_members`."""
         return self.prefix + graph
 
     def folder(self, model: str) -> str:
@@ -172,8 +189,9 @@ class ModelNames:
         return f"{model}/{self.version}"
 
     def to_dict(self) -> dict[str, Any]:
-        """In JSON's types."""
-        return {"prefix": self.prefix, "version": self.version}
+        """In JSON's types. A single network has no ``members``."""
+        content = {"prefix": self.prefix, "version": self.version}
+        return {**content, "members": self.members} if self.members else content
 
 
 _PREFIX: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9_-]{0,39})?")

@@ -16,7 +16,8 @@
     ├── HubError               1  the Hugging Face Hub refused, or cannot be reached
     ├── ServerError            1  a server cannot be started, or answered with an error
     │   └── ServerUnavailableError  1  a server did not answer; a retry may succeed
-    └── GateError              3  a gate refused a bundle
+    ├── GateError              3  a gate refused a bundle
+    └── DriftError             3  current images differ from the reference
 
 An error says what happened, why, and what to do, in one line. It never holds pixels, names or DICOM values.
 """
@@ -28,6 +29,7 @@ from typing import Any, ClassVar, Final, Self
 __all__ = [
     "BundleError",
     "CheckpointError",
+    "DriftError",
     "EngineError",
     "ExportError",
     "FindingsError",
@@ -168,5 +170,11 @@ class ServerUnavailableError(ServerError):
 
 class GateError(LrclrError):
     """A gate refused a bundle."""
+
+    exit_code = 3
+
+
+class DriftError(LrclrError):
+    """Scores, warnings or embeddings of current images differ from those of reference images."""
 
     exit_code = 3

@@ -15,7 +15,7 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -69,6 +69,32 @@ def checkpoint_folder(base: Path) -> Path:
                     layer.self_attn.q_proj.weight *= 4
                     layer.self_attn.k_proj.weight *= 4
             checkpoint.save(folder)
+    return folder
+
+
+@cache
+def other_checkpoint_folder(base: Path) -> Path:
+    """As `checkpoint_folder`, with other weights in all parts."""
+    with _shared(base, "other_checkpoint") as folder:
+        if not folder.exists():
+            from lrclr.checkpoints import init_checkpoint
+
+            init_checkpoint("tiny", seed=7, fusion_trained=True, alpha=ALPHA).save(folder)
+    return folder
+
+
+@cache
+def exported_ensemble(base: Path) -> Path:
+    """An fp32 bundle of `checkpoint_folder` and `other_checkpoint_folder`; the second one gives the regions."""
+    with _shared(base, "ensemble") as folder:
+        if not folder.exists():
+            from lrclr.checkpoints import load_checkpoint
+            from lrclr_export import ExportOptions, Member, export_ensemble
+
+            paths = {"one": checkpoint_folder(base), "other": other_checkpoint_folder(base)}
+            members = [Member(name, partial(load_checkpoint, path)) for name, path in paths.items()]
+            with exporting_once():
+                export_ensemble(members, folder, ExportOptions("fp32"), regions_from="other")
     return folder
 
 

@@ -15,10 +15,12 @@ MODULES = module_graph(FILES)
 PACKAGES = package_graph(MODULES)
 # Running a bundle needs no torch. `lrclr.engines._torch` runs a checkpoint, and is imported when it is asked for.
 WITHOUT_TORCH = {
-    *("lrclr.text", "lrclr.images", "lrclr.preprocessing", "lrclr.bundle", "lrclr.inference", "lrclr.verification"),
+    *("lrclr.text", "lrclr.input_checks", "lrclr.images", "lrclr.preprocessing", "lrclr.bundle", "lrclr.inference"),
     *(
+        "lrclr.verification",
         "lrclr.dicom_results",
         "lrclr.pacs",
+        "lrclr.web",
         "lrclr.triton",
         "lrclr.archive",
         "lrclr.deploy",

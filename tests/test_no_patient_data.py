@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
 import signal
 import subprocess
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -302,3 +304,44 @@ def test_serve(planted: Planted, bundle: Path, run: Run) -> None:
     for path, held in shared(started).items():
         assert found(f"{path.name} {held}", (*INSIDE, FILE)) == []
     assert found(log.read_text(), (*INSIDE, FILE)) == []
+
+
+def test_web(planted: Planted, bundle: Path) -> None:
+    log = planted.temporary / "web.log"
+    environment = bundles.environment(TMPDIR=str(planted.temporary))
+    command = [*bundles.LRCLR, "--debug", "web", str(bundle), "--port", "0"]
+    with log.open("w") as file:
+        server = subprocess.Popen(command, text=True, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    try:
+        bundles.wait_until(lambda: "Ctrl-C" in log.read_text(), server)
+        url = log.read_text().split()[0]
+
+        def send(path: str, content: bytes, kind: str) -> str:
+            request = urllib.request.Request(url + path, content, {"Content-Type": kind})
+            try:
+                with urllib.request.urlopen(request) as response:
+                    return str(response.read(), "latin-1")
+            except urllib.error.HTTPError as error:
+                with error:
+                    return str(error.read(), "latin-1")
+
+        question = json.dumps({"findings": [{"name": "Edema", "positive": [f"edema, {PROMPTED}"]}]}).encode()
+        wrong = json.dumps({"findings": [{"name": "Edema", "positive": [f"{PROMPTED} {'edema ' * 99}"]}]}).encode()
+        for path in sorted(planted.images.iterdir()):
+            kept = send("/v1/images", path.read_bytes(), "application/dicom")
+            assert found(kept, INSIDE) == []
+            if '"id"' not in kept:
+                continue
+            number = json.loads(kept)["id"]
+            for body in (question, wrong, b'{"prompts": 7}'):
+                for asked in ("findings", "heatmap"):
+                    assert found(send(f"/v1/images/{number}/{asked}", body, "application/json"), INSIDE) == []
+            # The report is for the patient's study: it names the patient, and stays in memory.
+            assert NAME in send(f"/v1/images/{number}/report", question, "application/json")
+        with urllib.request.urlopen(f"{url}/metrics") as page:
+            assert found(page.read().decode(), (*INSIDE, number)) == []
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait()
+    check(planted)
+    assert "/v1" not in log.read_text()

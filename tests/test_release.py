@@ -44,7 +44,7 @@ def test_two_builds_are_the_same_bytes(tmp_path: Path) -> None:
     assert hashlib.sha256(one.read_bytes()).digest() == hashlib.sha256(other.read_bytes()).digest()
     names = set(zipfile.ZipFile(one).namelist())
     assert {"lrclr/data/kernels/region_select_80.ptx", "lrclr/data/checkpoint/model.safetensors"} <= names
-    assert {"lrclr_export/__init__.py", "lrclr/py.typed", "lrclr/data/task.npz"} <= names
+    assert {"lrclr_export/__init__.py", "lrclr/py.typed", "lrclr/data/task.npz", "lrclr/web/static/index.html"} <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "export/"))]
 
 

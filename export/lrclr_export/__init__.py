@@ -12,11 +12,13 @@ from lrclr_export.progress import NoProgress, ProgressCallbacks
 from lrclr_export.repository.build import add_plans, best_engine, build_bundle, check_buildable, set_cpu_engine
 
 if TYPE_CHECKING:
+    from lrclr_export.repository.ensemble import Member, export_ensemble
     from lrclr_export.repository.pipeline import ExportOptions, export_bundle
 
 __all__ = [
     "BuildOptions",
     "ExportOptions",
+    "Member",
     "NoProgress",
     "ProgressCallbacks",
     "add_plans",
@@ -24,6 +26,7 @@ __all__ = [
     "build_bundle",
     "check_buildable",
     "export_bundle",
+    "export_ensemble",
     "set_cpu_engine",
 ]
 
@@ -34,4 +37,8 @@ def __getattr__(name: str) -> Any:
         from lrclr_export.repository import pipeline
 
         return getattr(pipeline, name)
+    if name in {"Member", "export_ensemble"}:
+        from lrclr_export.repository import ensemble
+
+        return getattr(ensemble, name)
     raise AttributeError(f"module 'lrclr_export' has no attribute {name!r}")

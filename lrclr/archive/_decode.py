@@ -16,6 +16,7 @@ from lrclr.errors import ImageError, LrclrError, MissingExtraError
 from lrclr.file_names import path_of
 from lrclr.images import ReadLimits, read_for_model
 from lrclr.images._source import read_bytes
+from lrclr.input_checks import check_refused
 from lrclr.preprocessing import to_canvas
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Decoder:
         spec: the model's preprocessing.
         frame: frame of files that hold several, if the item names none.
         exact: whether files are read in full; see `lrclr.images.read_for_model`.
+        refuse: codes of `lrclr.input_checks`. An image with such a warning is a failure.
         limits: limits on what is read.
         remote: reads the images by their names, if a server keeps them; else None.
     """
@@ -54,6 +56,7 @@ class Decoder:
     spec: PreprocessSpec
     frame: int | None = None
     exact: bool = False
+    refuse: frozenset[str] = frozenset()
     limits: ReadLimits = field(default_factory=ReadLimits)
     remote: RemoteImages | None = None
 
@@ -72,6 +75,7 @@ class Decoder:
         try:
             frame = self.frame if item.frame is None else item.frame
             image = read_for_model(data, self.spec, exact=self.exact, frame=frame, limits=self.limits)
+            check_refused(image.warnings, self.refuse)
             canvas = to_canvas(image, self.spec)
         except MissingExtraError as error:
             return Decoded(item, size, digest, hint, failure=Failure(type(error).__name__, str(error), final=False))
@@ -79,7 +83,8 @@ class Decoder:
             return Decoded(item, size, digest, hint, failure=Failure(type(error).__name__, str(error)))
         except Exception as error:  # noqa: BLE001 - likewise; its text may quote the content
             return Decoded(item, size, digest, hint, failure=_unexpected(error))
-        return Decoded(item, size, digest, hint, (image.height, image.width), canvas, remarks=image.remarks)
+        shape = (image.height, image.width)
+        return Decoded(item, size, digest, hint, shape, canvas, remarks=image.remarks, warnings=image.warnings)
 
     def _read(self, task: Task) -> tuple[bytes, Hint]:
         if self.remote is not None:

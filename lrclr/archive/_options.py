@@ -74,6 +74,7 @@ class ScoreOptions:
         alpha: weight of the local score; None for the bundle's.
         frame: frame of files that hold several, if the source names none.
         exact: read files in full; see `lrclr.images.read_for_model`.
+        refuse: codes of `lrclr.input_checks`. An image with such a warning gets no scores.
         engine: what runs the graphs, by default with 1 thread: other threads score other images at the same time.
         batch_size: images of a batch; None for 1 on a processor and 32 on a GPU.
         rows_per_part: about how many rows a part has. Only for a new folder.
@@ -88,6 +89,7 @@ class ScoreOptions:
     alpha: float | None = None
     frame: int | None = None
     exact: bool = False
+    refuse: frozenset[str] = frozenset()
     engine: EngineOptions = field(default_factory=EngineOptions)
     batch_size: int | None = None
     rows_per_part: int = 2048

@@ -81,6 +81,7 @@ class Decoded:
         canvas: the image in the model's input size; see `lrclr.preprocessing.to_canvas`.
         remarks: what was ignored in the file; see `lrclr.images.ReducedImage`.
         failure: why the image could not be decoded.
+        warnings: codes of `lrclr.input_checks`.
     """
 
     item: Item
@@ -91,6 +92,7 @@ class Decoded:
     canvas: NDArray[np.uint8] | None = None
     failure: Failure | None = None
     remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ SCHEMA: Final = pa.schema(
         pa.field("height", pa.int32()),
         pa.field("width", pa.int32()),
         pa.field("remarks", pa.list_(pa.string())),
+        pa.field("warnings", pa.list_(pa.string())),
         pa.field("findings", pa.list_(pa.string())),
         pa.field("probability", _FLOATS),
         pa.field("global_positive", _FLOATS),
@@ -56,7 +57,10 @@ SCHEMA: Final = pa.schema(
 )
 _WITH_EMBEDDING: Final = SCHEMA.append(pa.field("image_embedding", _FLOATS))
 _SCHEMAS: Final = (SCHEMA, _WITH_EMBEDDING)
-_REPEATED: Final = ["bundle", "status", "error", "reason", "remarks.list.element", "findings.list.element"]
+_REPEATED: Final = [
+    *("bundle", "status", "error", "reason"),
+    *("remarks.list.element", "warnings.list.element", "findings.list.element"),
+]
 _SETTINGS, _HINTS, _VERSION, _SCHEMA = b"lrclr.settings", b"lrclr.hints", b"lrclr.version", b"lrclr.schema"
 
 
@@ -105,6 +109,7 @@ def rows_of(outcomes: Sequence[Outcome], findings: Sequence[str], settings: Sett
         "height": [shape and shape[0] for shape in shapes],
         "width": [shape and shape[1] for shape in shapes],
         "remarks": [None if score is None else list(one.remarks) for one, score in zip(decoded, scores, strict=True)],
+        "warnings": [None if score is None else list(one.warnings) for one, score in zip(decoded, scores, strict=True)],
         "findings": [None if score is None else list(findings) for score in scores],
         "region_attention": [None if score is None else list(score.region_attention) for score in scores],
     }

@@ -93,7 +93,7 @@ def score(
         settings.write(folder)
         for left in folder.glob(_PARTIAL):
             left.unlink(missing_ok=True)
-        decoder = Decoder(images.root, images.container, spec.preprocess, options.frame, options.exact)
+        decoder = Decoder(images.root, images.container, spec.preprocess, options.frame, options.exact, options.refuse)
         decoder = replace(decoder, remote=images.remote)
         survey = _Survey(Plan(images, folder, settings, recheck=options.recheck))
         collector = Collector(folder, encoder.findings.names, settings)
@@ -182,6 +182,12 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
         raise UsageError(f"a batch of {batch} is too large", why=f"the bundle takes {spec.max_batch} images")
     alpha = spec.alpha if options.alpha is None else options.alpha
     _check_request(bundle, findings, alpha)
+    if options.embeddings and spec.members:
+        raise UsageError(
+            "an ensemble has no embeddings",
+            why="each member has a space of its own",
+            fix="Omit --embeddings, or score with a bundle of one of its checkpoints.",
+        )
     settings = Settings(
         bundle=spec.sha256,
         findings=_sha256(findings),
@@ -192,6 +198,7 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
         provider=engine.provider,
         threads=engine.threads or 1,
         batch_size=batch,
+        refuse=",".join(sorted(options.refuse)),
         order=None if images.container is None else images.keys_sha256(),
         parts=math.ceil(len(images.items) / options.rows_per_part),
         embeddings=options.embeddings,
@@ -212,7 +219,7 @@ class _UnusedEngine:
 def _check_request(bundle: Bundle, findings: FindingSet, alpha: float) -> None:
     """Raise the errors that every actor would raise, before anything is written."""
     side = bundle.preprocess.image_size
-    unused = ZeroShotClassifier(bundle, _UnusedEngine())
+    unused = ZeroShotClassifier(ModelSpec.of_bundle(bundle), _UnusedEngine())
     unused.predict_pixels(np.empty((0, 3, side, side), np.float32), (), findings, alpha)
     bundle.tokenizer.encode(findings.prompts)
 

@@ -16,18 +16,19 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "Settings"]
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 RUN_FILE: Final = "_run.json"
 _IN_WORDS: Final = {
     "exact": "way of reading (--exact)",
     "graph_engine": "graph engine",
     "batch_size": "batch size",
+    "refuse": "set of refused warnings (--refuse)",
     "schema": "version of lrclr",
     "embeddings": "choice of --embeddings",
 }
 # Settings that older folders do not have, with the value that those folders were made with. A setting with this value
 # is not hashed, so that the rows of such a folder stay valid.
-_ADDED: Final = {"embeddings": False}
+_ADDED: Final = {"embeddings": False, "refuse": ""}
 _MAX_BYTES: Final = 1 << 20
 
 
@@ -48,6 +49,7 @@ class Settings:
         order: hash of the source's rows if parts follow their order; None if they follow the names.
         parts: number of parts.
         embeddings: whether the rows hold the images' embeddings.
+        refuse: codes of the warnings with which an image is refused, sorted, with commas between them.
         schema: version of the rows.
     """
 
@@ -63,6 +65,7 @@ class Settings:
     order: str | None
     parts: int
     embeddings: bool = False
+    refuse: str = ""
     schema: int = SCHEMA_VERSION
 
     @property

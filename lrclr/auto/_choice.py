@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrclr.engines import AUTO, CPU_ENGINES, PLAN_ENGINES, EngineOptions, TensorRTEngine, gpus, open_named_engine
+from lrclr.engines import (
+    AUTO,
+    CPU_ENGINES,
+    PLAN_ENGINES,
+    EngineOptions,
+    TensorRTEngine,
+    engines_of,
+    gpus,
+    open_named_engine,
+)
 from lrclr.errors import BundleError, EngineError, GateError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +45,11 @@ class ChosenEngine:
     @property
     def name(self) -> str:
         return self._engine.name
+
+    @property
+    def members(self) -> tuple[Engine, ...]:
+        """As `MemberEngines.members`; of a single network the engine alone."""
+        return engines_of(self._engine)
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return self._engine.run(graph, inputs)
@@ -130,8 +144,9 @@ def _passing(bundle: Bundle, options: EngineOptions, remarks: list[str]) -> Engi
 
 def _close(engine: Engine | None) -> None:
     """Free the GPU memory of an engine that was not chosen."""
-    if isinstance(engine, TensorRTEngine):
-        engine.close()
+    for each in () if engine is None else engines_of(engine):
+        if isinstance(each, TensorRTEngine):
+            each.close()
 
 
 def _fastest(engines: Mapping[str, Engine], golden: Golden, prompts: int) -> tuple[str, str]:

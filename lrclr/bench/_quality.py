@@ -122,7 +122,8 @@ def measure_quality(target: Target, reference: Reference | None) -> Quality:
         text_cosine=_value(gates, "cosine", "text_encoder.text_embedding"),
         region_agreement=region_gap(index, golden.rollout)[1],
         probability_error=_value(gates, "absolute error", "probabilities"),
-        auroc_reference=None if math.isnan(golden.task_auroc) else float(golden.task_auroc),
+        # The golden data of an ensemble are those of one member.
+        auroc_reference=None if reference.model.members or math.isnan(golden.task_auroc) else float(golden.task_auroc),
         **of_task,  # type: ignore[arg-type]
     )
 
@@ -144,6 +145,9 @@ def _gates(target: Target, reference: Reference, auroc: float) -> list[GateResul
         max_batch=target.spec.max_batch,
     )
     gates = run_gates(target.engine, golden, model, limits, profiles)
+    if model.members:
+        # A server's. The AUROC is that of the ensemble, and the golden data are those of one member.
+        return gates
     return gates + task_gate(lambda: auroc, float(golden.task_auroc), limits.task_auroc)
 
 
@@ -153,8 +157,9 @@ def _of_bundle(bundle: Bundle, name: str) -> Reference:
 
 
 def _value(gates: Sequence[GateResult], gate: str, subject: str) -> float | None:
-    """The value of a gate; None if it did not run or is not finite."""
-    for each in gates:
-        if (each.gate, each.subject) == (gate, subject):
-            return each.value if np.isfinite(each.value) else None
-    return None
+    """The value of a gate, of an ensemble the worst of its members; None if it did not run or is not finite."""
+    found = [each for each in gates if each.gate == gate and each.subject.rpartition(": ")[2] == subject]
+    values = [each.value for each in found]
+    if not values or not np.isfinite(values).all():
+        return None
+    return min(values) if found[0].limit == "min" else max(values)

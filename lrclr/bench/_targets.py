@@ -16,9 +16,7 @@ from lrclr.bench._flops import Network
 from lrclr.bench._result import TargetInfo
 from lrclr.contract import MODEL
 from lrclr.errors import UsageError
-from lrclr.inference import ModelSpec, ScoreCalibration, predict_files
-from lrclr.preprocessing import PreprocessSpec
-from lrclr.text import FindingSet
+from lrclr.inference import ModelSpec, predict_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from lrclr.checkpoints import ReadOptions
     from lrclr.engines import Engine
     from lrclr.inference import Prediction, ZeroShotClassifier
+    from lrclr.text import FindingSet
     from lrclr.triton.client import Client
 
 __all__ = ["OpenOptions", "Target", "is_server", "open_targets"]
@@ -167,7 +166,8 @@ def _local(
         threads=options.threads,
         sha256=spec.sha256,
         checkpoint_sha256=spec.checkpoint_sha256,
-        network=Network.of_config(config, tokens),
+        # The operations of an ensemble, whose members may have other sizes, are not counted.
+        network=Network.of_config(config, tokens) if len(classifier.members) == 1 else None,
     )
     return Target(info, spec, classifier.engine, bundle, classifier)
 
@@ -178,20 +178,7 @@ def _server(stack: ExitStack, address: str, model: str, *, shared: bool) -> Targ
     # Without retries: their pauses would be timed.
     client = stack.enter_context(Client(address, ClientOptions(retries=0, shared_memory=shared, model=model)))
     facts = client.describe()
-    spec = ModelSpec(
-        preprocess=PreprocessSpec.from_dict(facts["preprocess"]),
-        tokenizer=None,
-        findings=FindingSet.loads(facts["findings"]),
-        patch_size=int(facts["patch_size"]),
-        max_batch=int(facts["max_batch"]),
-        alpha=float(facts["alpha"]),
-        calibration=ScoreCalibration.from_dict(facts),
-        fusion_trained=bool(facts["fusion_trained"]),
-        kind="server",
-        sha256=str(facts["bundle"]),
-        checkpoint_sha256=str(facts["checkpoint"]),
-        precision=str(facts["precision"]),
-    )
+    spec = ModelSpec.of_server(facts)
     transport = "grpc, shared memory" if shared else "grpc"
     info = TargetInfo(
         label=f"server {spec.precision} {transport}",

@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass, fields
+from copy import copy
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Final, NotRequired, TypedDict
 
@@ -26,7 +27,7 @@ from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import ClipTokenizer, FindingSet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 GRAPHS: Final = tuple(contract.GRAPHS)
 SCHEMA_VERSION: Final = 8
@@ -42,7 +43,7 @@ NO_CACHE: Final = "__pycache__"
 # Every path that a manifest may list, with the names and the version of its models. Of the files that
 # Python or Triton would run as code, only the server's model matches, and its content is compared with SERVER_MODEL.
 _LISTED: Final = (
-    r"golden\.npz|tokenizer\.json|findings\.toml|card\.toml|README\.md"
+    r"GOLDEN|tokenizer\.json|findings\.toml|card\.toml|README\.md"
     r"|(?:GRAPH|CLASSIFIER)/config\.pbtxt"
     r"|GRAPH/warmup/[a-z0-9_]+"
     r"|GRAPH/VERSION/model[a-z0-9_.]*\.(onnx|data|xml|bin|plan)"
@@ -51,6 +52,18 @@ _LISTED: Final = (
 # The root of an ext4 volume contains this folder, which only root can read. It is ignored.
 _LOST_AND_FOUND: Final = "lost+found"
 _DIGEST = "manifest_sha256"
+# Fields of a manifest that are the same for all members of an ensemble.
+_SHARED: Final = (
+    "scoring",
+    "preprocess",
+    "tokenizer",
+    "precision",
+    "opset",
+    "max_batch",
+    "profiles",
+    "tolerances",
+    "engine",
+)
 _MAX_MANIFEST_BYTES = 16 << 20
 
 _Size = Annotated[list[int], Meta(min_length=3, max_length=3)]
@@ -70,6 +83,13 @@ class TensorEntry(TypedDict):
     shape: list[int | str]
 
 
+class Float32Entry(TypedDict):
+    """What of a tower in float16 stays in float32: the residual stream, and some linear layers."""
+
+    residual_stream: bool
+    layers: list[str]
+
+
 class GraphEntry(TypedDict):
     """One graph, see `Manifest`."""
 
@@ -80,6 +100,7 @@ class GraphEntry(TypedDict):
     region_maps: int | None
     # In float16 only.
     largest_activations: NotRequired[dict[str, float]]
+    float32_parts: NotRequired[Float32Entry]
 
 
 class TokenizerEntry(TypedDict):
@@ -94,6 +115,23 @@ class TokenizerEntry(TypedDict):
     causal: bool
 
 
+class MemberEntry(TypedDict):
+    """A member of an ensemble: its name, and the manifest that a bundle of this network alone would have.
+
+    Such a manifest has no table of files and no members. Its models in Triton have the prefix of the member.
+    """
+
+    name: str
+    manifest: dict[str, Any]
+
+
+class EnsembleEntry(TypedDict):
+    """The members of an ensemble, in order, and the name of the one whose regions are shown."""
+
+    regions_from: str
+    members: list[MemberEntry]
+
+
 class EngineEntry(TypedDict):
     """The bundle's engine, see `Manifest`."""
 
@@ -104,6 +142,9 @@ class EngineEntry(TypedDict):
 @dataclass(frozen=True)
 class Manifest:
     """The content of `manifest.json`, without its schema version and its hash.
+
+    In the manifest of an ensemble, every field that describes one network is that of the member that gives the regions;
+    `combined` makes it.
 
     Attributes:
         made_with: versions of the software that made the bundle, and the machine that ran the gates.
@@ -123,14 +164,17 @@ class Manifest:
             built for these sizes, and the server accepts them.
         graphs: for each graph its inputs, outputs, precision histogram, the number of maps that its region node takes,
             and the file in which that node is expanded (``inlined``), or None. For towers in float16 also the largest
-            magnitude in each layer on the calibration images (``largest_activations``).
+            magnitude in each layer on the calibration images (``largest_activations``), and what stays in float32
+            because of it (``float32_parts``), if anything does.
         engine: ``name`` of the engine that runs the bundle by default, and the reason (``why``).
         triton: names and version of the models, from `ModelNames.to_dict`.
         plans: the results of `lrclr build` for each engine, and for each GPU where plans depend on it, with versions,
             options and gates; see `plan_entry`. For OpenVINO the files of a server; the engine reads the ONNX graphs.
         tolerances: limits of the gates; ``"overridden"`` lists those that the user changed.
-        gates: every gate with its tolerance and its measured value.
+        gates: every gate with its tolerance and its measured value; of an ensemble the gate of the mean probability,
+            as those of a member are in the manifest of the member.
         files: hash and size of every other file, by its path within the bundle.
+        ensemble: the members of an ensemble; None for a single network.
     """
 
     made_with: dict[str, str]
@@ -151,10 +195,11 @@ class Manifest:
     tolerances: dict[str, Any]
     gates: list[dict[str, Any]]
     files: dict[str, FileEntry]
+    ensemble: EnsembleEntry | None = None
 
     def to_json(self) -> str:
-        """The text of the manifest, with its hash."""
-        content = {"schema": SCHEMA_VERSION, **{field.name: getattr(self, field.name) for field in fields(self)}}
+        """The text of the manifest, with its hash. A single network has no field ``ensemble``."""
+        content = {"schema": SCHEMA_VERSION, **self._content()}
         return json.dumps({**content, _DIGEST: _digest(content)}, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @property
@@ -168,6 +213,69 @@ class Manifest:
             return ModelNames(**self.triton)
         except (TypeError, UsageError) as error:
             raise _damaged("its names of models cannot be used") from error
+
+    def _content(self) -> dict[str, Any]:
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.ensemble is None:
+            del content["ensemble"]
+        return content
+
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """Names of the members of an ensemble, in order; empty for a single network."""
+        return () if self.ensemble is None else tuple(each["name"] for each in self.ensemble["members"])
+
+    @property
+    def lead(self) -> int:
+        """Index of the member that gives the regions; 0 for a single network."""
+        return 0 if self.ensemble is None else self.member_names.index(self.ensemble["regions_from"])
+
+    @property
+    def members(self) -> tuple[Manifest, ...]:
+        """The manifest of each member of an ensemble, in order; of a single network this one alone."""
+        if self.ensemble is None:
+            return (self,)
+        return tuple(Manifest(**each["manifest"]) for each in self.ensemble["members"])
+
+    @property
+    def all_gates(self) -> list[dict[str, Any]]:
+        """The gates; of an ensemble those of the mean probability, then those of each member."""
+        return [*([] if self.ensemble is None else self.gates), *(gate for each in self.members for gate in each.gates)]
+
+    def with_members(self, members: Sequence[Manifest]) -> Manifest:
+        """The manifest with other content of the same members, in order; see `members`."""
+        if self.ensemble is None:
+            (alone,) = members
+            return alone
+        made = self.combined(self.names, self.member_names, members, self.ensemble["regions_from"])
+        return replace(made, gates=self.gates)
+
+    @classmethod
+    def combined(
+        cls, names: ModelNames, member_names: Sequence[str], members: Sequence[Manifest], regions_from: str
+    ) -> Manifest:
+        """The manifest of an ensemble, without its own gates and without files.
+
+        Args:
+            names: names of its models.
+            member_names: name of each member.
+            members: manifest of each member, all with the same preprocessing, tokenizer, scoring, precision and engine.
+            regions_from: name of the member that gives the regions.
+        """
+        lead = members[list(member_names).index(regions_from)]
+        digest = hashlib.sha256("".join(each.checkpoint["sha256"] for each in members).encode())
+        entries: list[MemberEntry] = [
+            {"name": name, "manifest": replace(each, files={})._content()}  # noqa: SLF001 - of this class
+            for name, each in zip(member_names, members, strict=True)
+        ]
+        return replace(
+            lead,
+            checkpoint={"source": f"ensemble of {len(members)}", "sha256": digest.hexdigest()},
+            triton=names.to_dict(),
+            gates=[],
+            files={},
+            ensemble={"regions_from": regions_from, "members": entries},
+        )
 
     @property
     def served_plans(self) -> list[dict[str, Any]]:
@@ -204,18 +312,27 @@ class Manifest:
         if content.pop(_DIGEST, None) != _digest(content):
             raise _damaged("its content does not match its hash")
         del content["schema"]
+        manifest = cls._checked(content)
+        if manifest.ensemble is not None:
+            members = [cls._checked(each["manifest"]) for each in manifest.ensemble["members"]]
+            _check_members(manifest, members)
+        if manifest.to_json() != text:
+            raise _damaged("it is not what lrclr wrote")
+        return manifest
+
+    @classmethod
+    def _checked(cls, content: dict[str, Any]) -> Manifest:
+        """A manifest from the content of a file or of a member's entry, whose fields have the right types."""
         names = {field.name for field in fields(cls)}
-        if content.keys() != names:
-            raise _damaged(f"its fields differ: {', '.join(sorted(content.keys() ^ names))}")
+        differing = (content.keys() ^ names) - ({"ensemble"} - content.keys())
+        if differing:
+            raise _damaged(f"its fields differ: {', '.join(sorted(differing))}")
         try:
             record_from(content, cls)
         except ValueError as error:
             raise _damaged(str(error)) from error
         # Not the record, which has no nested field that is unknown here.
-        manifest = cls(**content)
-        if manifest.to_json() != text:
-            raise _damaged("it is not what lrclr wrote")
-        return manifest
+        return cls(**content)
 
 
 class Bundle:
@@ -223,6 +340,10 @@ class Bundle:
 
     Args:
         path: the bundle's folder.
+
+    Attributes:
+        members: of an ensemble, the bundle of each member, in order. They share its folder, tokenizer and findings. Of
+            a single network this bundle alone.
 
     Raises:
         BundleError: the folder is not a bundle; a file is missing, was changed, is a symbolic link or is not listed;
@@ -235,18 +356,20 @@ class Bundle:
         self._open(Path(path), manifest)
 
     @classmethod
-    def unfinished(cls, path: Path, manifest: Manifest) -> Bundle:
+    def unfinished(cls, path: Path, manifest: Manifest, *, golden: str = GOLDEN) -> Bundle:
         """Open a bundle whose manifest is not written yet. Its files are not checked.
 
         Args:
             path: the folder, with graphs, tokenizer, findings and golden data.
             manifest: the manifest so far.
+            golden: name of the file with the golden data: that of `member_golden` for a member of an ensemble.
 
         Raises:
             BundleError: the preprocessing, the findings or the tokenizer cannot be used.
         """
         bundle = cls.__new__(cls)
         bundle._open(path, manifest)  # noqa: SLF001 - of this class
+        bundle._golden = golden  # noqa: SLF001 - of this class
         return bundle
 
     def _open(self, path: Path, manifest: Manifest) -> None:
@@ -264,11 +387,26 @@ class Bundle:
             )
         except LrclrError as error:
             raise BundleError(f"the bundle {self.path} cannot be used", why=str(error)) from error
+        self._golden, self._whole = GOLDEN, self
+        self.members: tuple[Bundle, ...] = (self,)
+        if manifest.ensemble is not None:
+            self.members = tuple(self._member(each) for each in manifest.members)
+
+    def _member(self, manifest: Manifest) -> Bundle:
+        member = copy(self)
+        member.manifest, member.members = manifest, (member,)
+        member._golden, member._whole = member_golden(manifest.names), self  # noqa: SLF001 - of this class
+        return member
+
+    @property
+    def lead(self) -> Bundle:
+        """The member that gives the regions; of a single network this bundle."""
+        return self.members[self.manifest.lead]
 
     @property
     def sha256(self) -> str:
         """SHA-256 of ``manifest.json``, which identifies the bundle: it lists the hash of every other file."""
-        return hashlib.sha256(self.manifest.to_json().encode()).hexdigest()
+        return hashlib.sha256(self._whole.manifest.to_json().encode()).hexdigest()
 
     def require(self, sha256: str) -> None:
         """Check that this is the expected bundle.
@@ -284,8 +422,8 @@ class Bundle:
             )
 
     def graph_path(self, graph: str) -> Path:
-        """The ONNX file of one of `GRAPHS`."""
-        names = self.manifest.names
+        """The ONNX file of one of `GRAPHS`; of an ensemble that of `lead`."""
+        names = self.lead.manifest.names
         return self.path / names.folder(names.of(graph)) / "model.onnx"
 
     def inlined_path(self, graph: str) -> Path | None:
@@ -312,8 +450,8 @@ class Bundle:
 
     @property
     def golden_path(self) -> Path:
-        """File with the inputs of the gates and the outputs of the PyTorch model."""
-        return self.path / GOLDEN
+        """File with the inputs of the gates and the outputs of the PyTorch model; of an ensemble that of `lead`."""
+        return self.path / self.lead._golden  # noqa: SLF001 - of this class
 
     @property
     def patch_size(self) -> int:
@@ -343,7 +481,16 @@ def bundle_entries(path: Path) -> tuple[str, ...]:
     card = path / README
     # A folder may hold nothing but a README.md of someone else.
     has_own = card.is_file() and MARK.encode() in card.read_bytes()
-    return (*names.all, MANIFEST, GOLDEN, TOKENIZER, FINDINGS, CARD, *([README] if has_own else []))
+    return (*names.all, MANIFEST, *_goldens(names), TOKENIZER, FINDINGS, CARD, *([README] if has_own else []))
+
+
+def member_golden(names: ModelNames) -> str:
+    """Name of the golden file of a member of an ensemble, by the names of its models."""
+    return f"{names.prefix}{GOLDEN}"
+
+
+def _goldens(names: ModelNames) -> tuple[str, ...]:
+    return tuple(map(member_golden, names.of_members)) if names.members else (GOLDEN,)
 
 
 def plan_file(engine: str, capability: str) -> str:
@@ -362,6 +509,27 @@ def file_table(root: Path) -> dict[str, FileEntry]:
 
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _check_members(manifest: Manifest, members: Sequence[Manifest]) -> None:
+    """Raise BundleError unless the members of an ensemble belong together. A manifest may be forged."""
+    ensemble = manifest.ensemble
+    assert ensemble is not None  # noqa: S101 - for the type checker
+    names = manifest.member_names
+    if len(members) < 2 or len(set(names)) != len(names) or ensemble["regions_from"] not in names:
+        raise _damaged("its ensemble has fewer than two members, equal names, or regions of none of them")
+    own = manifest.names
+    if own.members != len(members) or [each.names for each in members] != list(own.of_members):
+        raise _damaged("the names of the models of its members are not those of an ensemble")
+    if any(each.ensemble is not None or each.files for each in members):
+        raise _damaged("a member of its ensemble has members or files of its own")
+    expected = Manifest.combined(own, names, members, ensemble["regions_from"])
+    if replace(expected, gates=manifest.gates, files=manifest.files) != manifest:
+        raise _damaged("it differs from what its members say")
+    for each in members:
+        differing = [name for name in _SHARED if getattr(each, name) != getattr(members[0], name)]
+        if differing:
+            raise _damaged(f"its members differ in {differing[0]}")
 
 
 def _damaged(why: str) -> BundleError:
@@ -422,6 +590,7 @@ def _listed(names: ModelNames) -> re.Pattern[str]:
         "GRAPH": f"(?:{'|'.join(names.graphs)})",
         "CLASSIFIER": names.classifier,
         "VERSION": str(names.version),
+        "GOLDEN": f"(?:{'|'.join(map(re.escape, _goldens(names)))})",
     }
     # In one pass: a prefix may contain one of these words.
     return re.compile(re.sub("|".join(words), lambda word: words[word[0]], _LISTED))
@@ -431,7 +600,7 @@ def _check_table(files: Mapping[str, FileEntry], names: ModelNames) -> None:
     needed = {f"{names.folder(model)}/model.onnx" for model in names.graphs}
     needed |= {f"{model}/config.pbtxt" for model in names.all}
     needed |= {f"{names.folder(names.classifier)}/{name}" for name in ("model.py", NO_CACHE)}
-    needed |= {GOLDEN, TOKENIZER, FINDINGS, README}
+    needed |= {*_goldens(names), TOKENIZER, FINDINGS, README}
     listed = _listed(names)
     if not needed <= files.keys():
         raise _damaged(f"it does not list {', '.join(sorted(needed.difference(files)))}")

@@ -62,9 +62,13 @@ def model_card(manifest: Manifest, findings: FindingSet, card: ModelCard) -> str
             parts += ["### Metrics", _metrics(card) if card.metrics else NOT_STATED]
     parts += ["## Findings and prompts", _WORDING, _findings(findings), "## Gates", _GATES]
     parts += [f"They ran on: {_inline(manifest.made_with.get('gates_ran_on', 'not recorded'))}."]
-    parts.append(_gates(manifest.gates))
-    for plan in manifest.plans:
-        parts += [_plan(plan), _gates(plan.get("gates", ()))]
+    if manifest.ensemble is not None:
+        parts += ["Of the mean probability:", _gates(manifest.gates)]
+    for name, member in zip(manifest.member_names or ("",), manifest.members, strict=True):
+        parts += [f"Of the member {_inline(name)}:"] if name else []
+        parts.append(_gates(member.gates))
+        for plan in member.plans:
+            parts += [_plan(plan), _gates(plan.get("gates", ()))]
     return "\n\n".join([*parts, "## Use", _USE]) + "\n"
 
 
@@ -140,6 +144,7 @@ def _facts(manifest: Manifest, card: ModelCard) -> list[tuple[str, str]]:
     )
     facts = {
         "Checkpoint": f"{checkpoint['source']}, SHA-256 {checkpoint['sha256'] or 'not defined: never in a file'}",
+        **_members(manifest),
         "Original weights": checkpoint.get("origin", "not recorded"),
         "Family": manifest.model.get("family", "clip"),
         "Input": f"{size} × {size} pixels, {spec['kind']} preprocessing",
@@ -152,6 +157,18 @@ def _facts(manifest: Manifest, card: ModelCard) -> list[tuple[str, str]]:
         "Made with": made,
     }
     return [*stated, *facts.items()]
+
+
+def _members(manifest: Manifest) -> dict[str, str]:
+    if manifest.ensemble is None:
+        return {}
+    members = zip(manifest.member_names, manifest.members, strict=True)
+    return {
+        **{
+            f"Member {name}": f"{one.checkpoint['source']}, SHA-256 {one.checkpoint['sha256']}" for name, one in members
+        },
+        "Regions, scores and heat maps": f"those of the member {manifest.ensemble['regions_from']}",
+    }
 
 
 def _precision(manifest: Manifest) -> str:

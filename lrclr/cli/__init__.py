@@ -1,7 +1,7 @@
 """The command line. One function for each command: it parses options, calls the library and prints.
 
 Exit codes: 0 success; 1 the work failed, or some files failed, or standard output could not be written; 2 wrong usage;
-3 a gate failed; 130 interrupted; 143 terminated.
+3 a gate failed, or there is drift; 130 interrupted; 143 terminated.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lrclr.cli import (
     _checkpoints,
     _dataset,
     _deploy,
+    _drift,
     _embed,
     _evaluate,
     _export,
@@ -35,6 +36,7 @@ from lrclr.cli import (
     _serve,
     _train,
     _verify,
+    _web,
 )
 from lrclr.cli._console import complain
 from lrclr.cli._streams import guarded_streams
@@ -55,7 +57,7 @@ app = typer.Typer(
     help="Chest x-ray findings, and the image regions that support them, from a CLIP-like checkpoint.\n\n"
     "Research use only: this is not a medical device.",
     epilog="Exit codes: 0 success; 1 the work failed, or some files failed, or stdout could not be written; "
-    "2 wrong usage; 3 a gate failed; 130 interrupted; 143 terminated.",
+    "2 wrong usage; 3 a gate failed, or there is drift; 130 interrupted; 143 terminated.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -67,8 +69,10 @@ app.command("predict")(_predict.predict)
 app.command("score")(_score.score)
 app.command("embed")(_embed.embed)
 app.command("listen")(_listen.listen)
+app.command("drift")(_drift.drift)
 app.command("evaluate")(_evaluate.evaluate)
 app.command("serve")(_serve.serve)
+app.command("web")(_web.web)
 app.command("probe")(_probe.probe)
 app.add_typer(_deploy.app, name="deploy")
 app.add_typer(_bench.app, name="bench", help="Measure the speed and the accuracy of models; compare two results.")

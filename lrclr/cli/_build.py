@@ -97,7 +97,10 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
         out().print(f"{bundle}: the engine is now {chosen['name']} ({chosen['why']})")
         return
     entry = next(entry for entry in built.manifest.plans if entry["engine"] == engine)
-    size = sum(built.plan_path(graph, entry).stat().st_size for graph in entry["graphs"])
+    size = 0
+    for member in built.members:
+        own = next(one for one in member.manifest.plans if one["engine"] == engine)
+        size += sum(member.plan_path(graph, own).stat().st_size for graph in own["graphs"])
     out().print(f"{bundle}: {engine} plans, {size / 1e6:.0f} MB, regions selected by its {entry['region_selection']}")
     out().print(_plans_table(entry))
     for graph, described in entry["graphs"].items():

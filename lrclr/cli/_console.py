@@ -32,6 +32,9 @@ ENGINE_HELP = (
 EXACT_HELP = (
     "Decode every pixel. By default, large JPEG 2000 images are decoded at a lower resolution, which is faster."
 )
+REFUSE_HELP = (
+    "Refuse images with one of these warnings, such as colour,inverted: they get an error instead of an answer."
+)
 RESEARCH_ONLY = "Research use only. Not a medical device."
 
 

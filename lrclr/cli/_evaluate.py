@@ -295,15 +295,14 @@ def _print(evaluation: Evaluation, comparison: Comparison | None) -> None:
 
 
 def _examples(judged: EvaluationRun, path: Path, preset: str | None, **engine: Any) -> list[Example]:
-    """Example images of the model, or of the first member of an ensemble."""
+    """Example images of the model, or of the first of several models."""
     from lrclr.auto import open_model
     from lrclr.evaluation._gallery import gallery
     from lrclr.evaluation._presets import preset_named
-    from lrclr.inference import ZeroShotClassifier
 
     classifier, protocol = open_model(path, **engine), preset_named(preset)
     if protocol is not None:
-        classifier = ZeroShotClassifier(protocol.applied(classifier.spec), classifier.engine)
+        classifier = classifier.changed(protocol.applied)
     scores = judged.scores
     rows = {row.line: row for row in judged.selection.rows}
     return gallery(

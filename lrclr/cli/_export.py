@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lrclr.card import ModelCard
 from lrclr.cli._checkpoints import (
     Activation,
     Card,
@@ -24,17 +26,19 @@ from lrclr.cli._extras import require_export
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lrclr.bundle import Bundle, Manifest
-    from lrclr.card import ModelCard
     from lrclr.checkpoints import Checkpoint, ReadOptions
 
 
 def export(  # noqa: PLR0913, PLR0917 - one parameter an option
-    checkpoint: Annotated[
-        Path,
+    checkpoints: Annotated[
+        list[Path],
         typer.Argument(
+            metavar="CHECKPOINT...",
             help="A .pt, .safetensors or TorchScript file of a CLIP, a checkpoint folder, hf:OWNER/NAME[@REVISION], or "
-            "default."
+            "default. Several make an ensemble, whose probability is the mean of theirs.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the bundle.")] = Path("triton_repo"),
@@ -93,15 +97,24 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
             help="Put before the names of the models, so that a Triton server can have several bundles.",
         ),
     ] = "",
+    regions_from: Annotated[
+        str | None,
+        typer.Option(
+            "--regions-from",
+            metavar="NAME",
+            help="Of several checkpoints, the one whose regions are shown: its name without folder and suffix.  "
+            "[default: the first]",
+        ),
+    ] = None,
     model_version: Annotated[int, typer.Option("--model-version", help="Version number of the models in Triton.")] = 1,
     tolerance: Annotated[
         list[str] | None,
         typer.Option("--tolerance", help="Override the limit of a gate, NAME=VALUE. The manifest records it."),
     ] = None,
 ) -> None:
-    """Export a checkpoint to a bundle, checked by gates.
+    """Export a checkpoint to a bundle, checked by gates; or several checkpoints to one bundle, an ensemble.
 
-    A bundle is a Triton model repository with three ONNX graphs and a manifest.
+    A bundle is a Triton model repository with three ONNX graphs (of each checkpoint) and a manifest.
 
     An existing bundle is replaced only if every gate passes. If a gate fails, the exit code is 3.
     """
@@ -116,18 +129,23 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     overrides = _parsed(tolerance or [])
     from lrclr.contract import ModelNames
 
-    names = ModelNames(name_prefix, model_version)
-    reading = read_options(heads, activation, key, preprocess, tokenizer)
-    check_folder(checkpoint, reading)
     stated = load_card(card)
+    names = ModelNames(name_prefix, model_version)
+    if regions_from is not None and len(checkpoints) == 1:
+        raise UsageError("--regions-from needs several checkpoints", why="a single network gives its own regions")
+    reading = read_options(heads, activation, key, preprocess, tokenizer)
+    for checkpoint in checkpoints:
+        check_folder(checkpoint, reading)
     require_export()
     from lrclr_export import (
         BuildOptions,
         ExportOptions,
+        Member,
         add_plans,
         best_engine,
         check_buildable,
         export_bundle,
+        export_ensemble,
         set_cpu_engine,
     )
 
@@ -146,37 +164,87 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     )
     note(f"engine {chosen} ({why}), {options.precision}")
     with console_progress() as progress:
-        progress.task(f"read {checkpoint}")
-        loaded = _loaded(checkpoint, findings, stated, reading)
 
         def finish(made: Bundle) -> Manifest:
             if plans is not None:
                 return add_plans(made, plans, why=why, progress=progress)
             return set_cpu_engine(made, chosen, why=why, progress=progress)
 
-        bundle = export_bundle(loaded, output, options, progress=progress, finish=finish)
+        if len(checkpoints) == 1:
+            progress.task(f"read {checkpoints[0]}")
+            loaded = _loaded(checkpoints[0], findings, reading, card=stated)
+            bundle = export_bundle(loaded, output, options, progress=progress, finish=finish)
+        else:
+            noted: set[str] = set()
+            # What a member states is about its own probabilities.
+            nothing = ModelCard()
+            note_card(stated or nothing, nothing)
+            members = [
+                Member(name, partial(_loaded, path, findings, reading, noted, card=nothing))
+                for name, path in zip(_member_names(checkpoints), checkpoints, strict=True)
+            ]
+            bundle = export_ensemble(
+                members, output, options, regions_from=regions_from, card=stated, progress=progress, finish=finish
+            )
+    _report(output, bundle, measured=chosen == AUTO)
+
+
+def _report(output: Path, bundle: Bundle, *, measured: bool) -> None:
+    """Print what was exported; `measured` if the engine was chosen by measurements."""
     manifest = bundle.manifest
     size = sum(entry["bytes"] for entry in manifest.files.values())
-    out().print(f"{output}: {manifest.precision} bundle, {size / 1e6:.0f} MB, {len(manifest.gates)} gates passed")
-    if chosen == AUTO:
+    gates = len(manifest.all_gates)
+    out().print(f"{output}: {manifest.precision} bundle, {size / 1e6:.0f} MB, {gates} gates passed")
+    if measured:
         note(f"engine {manifest.engine['name']} ({manifest.engine['why']})")
-    if manifest.quantization is not None:
-        _note_quantization(manifest.quantization, random=loaded.source == "random")
-    if name_prefix:
+    for member in manifest.members:
+        if member.quantization is not None:
+            _note_quantization(member.quantization, random=member.checkpoint["source"] == "random")
+        for graph, entry in member.graphs.items():
+            if parts := entry.get("float32_parts"):
+                layers = f", and {', '.join(parts['layers'])}" if parts["layers"] else ""
+                note(f"{graph}: in float32, since float16 cannot hold it: the residual stream{layers}")
+    names = manifest.names
+    if names.prefix:
         note(f"models in Triton: {', '.join(names.all)}, version {names.version}")
-    origin = f"{loaded.origin}, " if loaded.origin else ""
-    note(f"checkpoint: {origin}{loaded.source}; {loaded.preprocess.kind} preprocessing")
+    if manifest.ensemble is not None:
+        lead = manifest.ensemble["regions_from"]
+        note(f"members: {', '.join(manifest.member_names)}; regions, scores and heat maps are those of {lead}")
+    origin = f"{manifest.checkpoint['origin']}, " if "origin" in manifest.checkpoint else ""
+    note(f"checkpoint: {origin}{manifest.checkpoint['source']}; {bundle.preprocess.kind} preprocessing")
     if not manifest.scoring["fusion_trained"]:
         note("the fusion head is not trained: scores use alpha = 0, the global score alone")
     note(RESEARCH_ONLY)
 
 
-def _loaded(path: Path, findings: Path | None, card: ModelCard | None, reading: ReadOptions) -> Checkpoint:
+def _member_names(checkpoints: Sequence[Path]) -> list[str]:
+    """The names of the members of an ensemble: those of their files, with a number where two are equal."""
+    names: list[str] = []
+    for path in checkpoints:
+        name = number = path.stem if path.is_file() else path.resolve().name
+        others = (f"{name}-{count}" for count in range(2, len(checkpoints) + 2))
+        while number in names:
+            number = next(others)
+        names.append(number)
+    return names
+
+
+def _loaded(
+    path: Path,
+    findings: Path | None,
+    reading: ReadOptions,
+    noted: set[str] | None = None,
+    *,
+    card: ModelCard | None,
+) -> Checkpoint:
+    """Read a checkpoint, and print its assumptions, except for those that were printed before."""
     from lrclr.checkpoints import load_checkpoint
     from lrclr.cli._findings import load_findings
 
     loaded = load_checkpoint(path, **reading)
-    note_assumed(loaded.assumed)
+    note_assumed([line for line in loaded.assumed if noted is None or line not in noted])
+    if noted is not None:
+        noted.update(loaded.assumed)
     wanted = None if findings is None else load_findings(findings, loaded.findings, loaded.tokenizer)
     changed = loaded.changed(findings=wanted, card=card)
     note_card(changed.card, loaded.card)

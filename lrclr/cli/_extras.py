@@ -39,6 +39,11 @@ def require_evaluate() -> None:
     _require("evaluate", ("sklearn", "jinja2", "matplotlib"), "evaluating a model")
 
 
+def require_drift() -> None:
+    """Raise MissingExtraError if packages that compare collections of scores are missing."""
+    _require("drift", ("pyarrow", "scipy", "sklearn", "jinja2", "matplotlib"), "comparing scores")
+
+
 def require_bench() -> None:
     """Raise MissingExtraError if packages that measure the machine or write reports are missing."""
     _require("bench", ("psutil", "jinja2", "matplotlib"), "a benchmark")
@@ -57,6 +62,11 @@ def require_dicom_results() -> None:
 def require_pacs() -> None:
     """Raise MissingExtraError where a PACS cannot be reached."""
     _require("pacs", ("pydicom", "highdicom", "pynetdicom", "requests"), "working with a PACS")
+
+
+def require_web() -> None:
+    """Raise MissingExtraError if packages of the web page and the REST API are missing."""
+    _require("web", ("fastapi", "uvicorn", "python_multipart"), "the web page and the REST API")
 
 
 def _require(extra: str, packages: tuple[str, ...], purpose: str) -> None:

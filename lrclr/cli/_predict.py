@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lrclr.cli import _dicom_results
-from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, complain, counter, note, note_choice
+from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, REFUSE_HELP, RESEARCH_ONLY, complain, counter, note, note_choice
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
         int | None, typer.Option("--threads", help="Threads of the engine.  [default: one per core]")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
+    refuse: Annotated[str | None, typer.Option("--refuse", metavar="CODES", help=REFUSE_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: one object per image.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: one row per image.")] = False,
 ) -> None:
@@ -69,7 +70,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     Prints the probability of each finding and the image regions that support it.
 
-    A file that cannot be read is reported, the other files are predicted, and the exit code is 1.
+    A file that cannot be read or is refused is reported, the other files are predicted, and the exit code is 1.
     """
     if as_json and as_csv:
         raise UsageError("--json and --csv exclude each other")
@@ -84,7 +85,9 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.dicom_results import ResultModel
     from lrclr.engines import EngineOptions
     from lrclr.images import describe_passed_over, find_images
+    from lrclr.input_checks import known_codes
 
+    refused = frozenset() if refuse is None else known_codes(refuse)
     found = find_images(images)
     files = found.files
     request = _PredictRequest(files, findings, alpha, frame, batch_size, heatmap=heatmap is not None, exact=exact)
@@ -99,7 +102,8 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     dicom = _dicom_results.DicomOutput(_dicom_results.chosen(sr, sc, gsps), ResultModel(sha256, asked, exact))
     failed = 0
     with counter("images", len(files)) as advance, naming_file(findings):
-        for result in results:
+        for answered in results:
+            result = answered.unless_refused(refused)
             report.add(result)
             failed += result.error is not None
             _conclude(result, targets.get(result.path))
@@ -115,18 +119,23 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
         note(passed_over)
     note(RESEARCH_ONLY)
     if failed:
-        raise LrclrError(f"{failed} of {len(files)} images could not be read")
+        what = "were refused or could not be read" if refused else "could not be read"
+        raise LrclrError(f"{failed} of {len(files)} images {what}")
     dicom.check(len(files))
 
 
 def _conclude(result: FileResult, target: Path | None) -> None:
-    """Print a file's error or remarks, and write its heat map if there is a target for it."""
+    """Print a file's error, remarks and warnings, and write its heat map if there is a target for it."""
+    from lrclr.input_checks import described
+
     if result.error is not None:
         complain(f"{result.path}: {result.error}")
     elif target is not None:
         _draw(result, target)
     if result.prediction is not None and result.prediction.remarks:
         note(f"{result.path}: {'; '.join(result.prediction.remarks)}")
+    if result.prediction is not None and result.prediction.warnings:
+        note(f"{result.path}: warnings: {described(result.prediction.warnings)}")
 
 
 @dataclass(frozen=True)

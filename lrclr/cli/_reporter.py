@@ -30,6 +30,12 @@ _COSINES_LEGEND = (
 )
 
 
+_MEMBERS_LEGEND = (
+    "The probability is the mean of the members' probabilities ± their standard deviation. Everything else is of the "
+    "member that gives the regions."
+)
+
+
 class Reporter(Protocol):
     """Prints results one by one."""
 
@@ -63,19 +69,20 @@ class _JsonLines:
 class _Csv:
     def __init__(self, findings: Sequence[str]) -> None:
         self._width = len(findings)
-        self._print(["file", *findings, "exact", "regions", "error", "remarks"])
+        self._print(["file", *findings, "exact", "regions", "error", "remarks", "warnings"])
 
     def add(self, result: FileResult) -> None:
         prediction = result.prediction
         if prediction is None:
             self._print(
-                [name_of(result.path), *[""] * self._width, str(result.exact).lower(), "", str(result.error), ""]
+                [name_of(result.path), *[""] * self._width, str(result.exact).lower(), "", str(result.error), "", ""]
             )
             return
         shares = [f"{finding.probability:.6f}" for finding in prediction.findings]
         regions = " ".join(str(region.patch) for region in prediction.regions)
         remarks = "; ".join(prediction.remarks)
-        self._print([name_of(result.path), *shares, str(result.exact).lower(), regions, "", remarks])
+        warnings = " ".join(prediction.warnings)
+        self._print([name_of(result.path), *shares, str(result.exact).lower(), regions, "", remarks, warnings])
 
     def close(self) -> None:
         pass
@@ -97,7 +104,8 @@ class _Tables:
         prediction = result.prediction
         if prediction is None:
             return
-        table = Table(title=str(result.path), title_justify="left")
+        caption = f"warnings: {' '.join(prediction.warnings)}" if prediction.warnings else None
+        table = Table(title=str(result.path), title_justify="left", caption=caption, caption_justify="left")
         table.add_column("finding")
         table.add_column("probability", justify="right")
         if prediction.fusion_trained:
@@ -106,6 +114,8 @@ class _Tables:
         else:
             table.add_column("cosine with positive / negative prompts")
             self._legend = _COSINES_LEGEND
+        if any(finding.probability_spread is not None for finding in prediction.findings):
+            self._legend = _MEMBERS_LEGEND + (f" {_REGIONS_LEGEND}" if prediction.fusion_trained else "")
         for finding in sorted(prediction.findings, key=lambda each: -each.probability):
             if prediction.fusion_trained:
                 shares: dict[int, float] = {}
@@ -115,7 +125,10 @@ class _Tables:
                 detail = "  ".join(f"{patch} {share:.0%}" for patch, share in best)
             else:
                 detail = f"{finding.global_positive:+.4f} / {finding.global_negative:+.4f}"
-            table.add_row(finding.name, f"{finding.probability:.1%}", detail)
+            probability = f"{finding.probability:.1%}"
+            if finding.probability_spread is not None:
+                probability += f" ± {finding.probability_spread:.1%}"
+            table.add_row(finding.name, probability, detail)
         out().print(table)
 
     def close(self) -> None:

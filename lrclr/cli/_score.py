@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from lrclr.cli import _dicom_results, _pacs
-from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, err, note, out, print_json
+from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, REFUSE_HELP, RESEARCH_ONLY, err, note, out, print_json
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
     frame: Annotated[int | None, typer.Option("--frame", help="Frame of files with several frames, from 0.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
+    refuse: Annotated[str | None, typer.Option("--refuse", metavar="CODES", help=REFUSE_HELP)] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Images of a batch; default: 1 on a CPU, 32 on a GPU.")
     ] = None,
@@ -92,6 +93,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.archive import ScoreOptions
     from lrclr.archive import score as score_source
     from lrclr.engines import EngineOptions
+    from lrclr.input_checks import known_codes
 
     runner, engine = _current_names(runner, engine, graph_engine)
     ray = {
@@ -107,6 +109,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         alpha=alpha,
         frame=frame,
         exact=exact,
+        refuse=frozenset() if refuse is None else known_codes(refuse),
         engine=EngineOptions(engine, provider, threads),
         batch_size=batch_size,
         rows_per_part=rows_per_part,

@@ -31,11 +31,12 @@ class Facts:
         max_batch: largest number of images in one run of the image encoder.
         capabilities: compute capabilities of its plans; empty if it runs on any machine.
         from_ampere: whether plans run on every GPU from compute capability 8.0.
-        graph_bytes: size of the three ONNX files.
+        members: number of networks whose probabilities are averaged; 1 unless the bundle is an ensemble.
+        graph_bytes: size of the three ONNX files of each member.
         bytes: size of all files.
         pixel_bytes: size of one preprocessed image.
-        feature_bytes: size of the features of the largest number of prompts, each of the largest length.
-        activation_bytes: memory of the three graphs while each runs at its largest size.
+        feature_bytes: size of all members' features of the largest number of prompts, each of the largest length.
+        activation_bytes: memory of the three graphs of all members while each runs at its largest size.
         instances: number of processes of the model `lrclr`.
         gpu: whether a server gets a GPU.
     """
@@ -47,6 +48,7 @@ class Facts:
     max_batch: int
     capabilities: tuple[str, ...]
     from_ampere: bool
+    members: int
     graph_bytes: int
     bytes: int
     pixel_bytes: int
@@ -80,11 +82,12 @@ class Facts:
             max_batch=manifest.max_batch,
             capabilities=tuple(sorted({one for entry in plans for one in entry["compute_capabilities"]}, key=float)),
             from_ampere=any(entry["options"]["hardware_compatible"] == "ampere+" for entry in plans),
+            members=len(manifest.members),
             graph_bytes=sum(int(files[f"{names.folder(model)}/model.onnx"]["bytes"]) for model in names.graphs),
             bytes=sum(int(entry["bytes"]) for entry in files.values()),
             pixel_bytes=3 * manifest.model["vision_config"]["image_size"] ** 2 * _FLOAT,
-            feature_bytes=_features(manifest),
-            activation_bytes=_activations(manifest),
+            feature_bytes=sum(map(_features, manifest.members)),
+            activation_bytes=sum(map(_activations, manifest.members)),
             instances=options.instances or _instances(bundle),
             gpu=engine != "onnxruntime" if options.gpu is None else options.gpu,
         )

@@ -97,8 +97,8 @@ def temporary(facts: Facts) -> str:
 
 
 def _graph_inputs(facts: Facts) -> int:
-    """Bytes of the images for one run of a graph, as sent and as received."""
-    return 2 * facts.max_batch * facts.pixel_bytes
+    """Bytes of the images for one run of the image encoder of each member, as sent and as received."""
+    return 2 * facts.members * facts.max_batch * facts.pixel_bytes
 
 
 def _mebibytes(amount: float, step: int) -> str:

@@ -13,6 +13,7 @@ from lrclr.dicom_results._codes import IMPORTANCE, PROBABILITY, PROCEDURE, REGIO
 from lrclr.dicom_results._regions import decimal, patch_regions
 from lrclr.dicom_results._source import MANUFACTURER
 from lrclr.dicom_results._uids import hashed_uid
+from lrclr.input_checks import described
 
 if TYPE_CHECKING:
     from lrclr.dicom_results._codes import FindingCode
@@ -26,6 +27,7 @@ NOTE: Final = (
     "RESEARCH USE ONLY. Not a medical device. Not for diagnosis. The zero-shot probability compares prompts for a "
     "finding with prompts against it. It is not calibrated, and is not the probability of disease."
 )
+_WARNED: Final = "Warnings: the image is probably not what the model is for:"
 _UNTRAINED: Final = "The fusion head was never trained. Attention of findings on regions is left out."
 
 
@@ -168,6 +170,8 @@ def _notes(prediction: Prediction) -> Any:
         name=Code("C0034375", "UMLS", "Qualitative Evaluations"), relationship_type=sr.RelationshipTypeValues.CONTAINS
     )
     texts = [NOTE] if prediction.fusion_trained else [NOTE, _UNTRAINED]
+    if prediction.warnings:
+        texts.append(f"{_WARNED} {described(prediction.warnings)}.")
     comments = [
         sr.TextContentItem(
             name=Code("121106", "DCM", "Comment"), value=text, relationship_type=sr.RelationshipTypeValues.CONTAINS

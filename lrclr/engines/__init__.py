@@ -14,7 +14,7 @@ from lrclr.engines._tensorrt_library import tensorrt_library
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -29,10 +29,12 @@ __all__ = [
     "Engine",
     "EngineOptions",
     "Gpu",
+    "MemberEngines",
     "OnnxRuntimeEngine",
     "OpenVINOEngine",
     "TensorRTEngine",
     "TorchEngine",
+    "engines_of",
     "gpus",
     "open_named_engine",
     "tensorrt_library",
@@ -76,6 +78,34 @@ class Engine(Protocol):
         """
 
 
+class MemberEngines:
+    """An engine for each member of an ensemble. As an engine itself, it runs the graphs of one of them.
+
+    Args:
+        members: the engine of each member, in order.
+        lead: index of the member whose graphs `run` runs: the one that gives the regions.
+        at_once: whether the members may compute at the same time. Engines in this process take turns instead, since
+            each uses all cores or the whole GPU.
+    """
+
+    def __init__(self, members: Sequence[Engine], lead: int, *, at_once: bool = False) -> None:
+        self.members, self.at_once = tuple(members), at_once
+        self._lead = self.members[lead]
+
+    @property
+    def name(self) -> str:
+        return self._lead.name
+
+    def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return self._lead.run(graph, inputs)
+
+
+def engines_of(engine: Engine) -> tuple[Engine, ...]:
+    """The engine of each member of an ensemble, in order; of a single network the engine itself."""
+    members: tuple[Engine, ...] = getattr(engine, "members", (engine,))
+    return members
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """Choice of an engine.
@@ -95,12 +125,17 @@ class EngineOptions:
 def open_named_engine(bundle: Bundle, options: EngineOptions | None = None) -> Engine:
     """Open the engine of the options, or by default that of the bundle. It does not fall back to another one.
 
+    Returns:
+        For an ensemble `MemberEngines`.
+
     Raises:
         BundleError: the bundle has no plans that suit this machine.
         EngineError: the engine is not available on this machine.
         UsageError: the options ask for `AUTO`, an unknown engine, or a provider that the engine does not have.
     """
     options = options or EngineOptions()
+    if len(bundle.members) > 1:
+        return MemberEngines([open_named_engine(each, options) for each in bundle.members], bundle.manifest.lead)
     name = options.engine or bundle.manifest.engine["name"]
     if name == AUTO:
         raise UsageError(

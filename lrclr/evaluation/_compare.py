@@ -143,7 +143,10 @@ def describe(scores: Scores) -> dict[str, Any]:
         for key in ("kind", "sha256", "checkpoint_sha256", "precision", "engine", "fusion_trained", "exact")
     }
     if len(scores.models) > 1:
-        shown["ensemble"] = [model.info["sha256"] for model in scores.models]
+        # The members of one bundle have its hash in common.
+        hashes = [model.info["sha256"] for model in scores.models]
+        of_one = len(set(hashes)) == 1
+        shown["ensemble"] = [model.info["checkpoint_sha256"] for model in scores.models] if of_one else hashes
     return {**shown, "alpha": scores.alpha}
 
 

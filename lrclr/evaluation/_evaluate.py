@@ -128,7 +128,7 @@ def evaluate(
     for given in members:
         classifier = given
         if preset is not None:
-            classifier = ZeroShotClassifier(preset.applied(given.spec), given.engine)
+            classifier = given.changed(preset.applied)
         if selection is None:
             selection = select(
                 dataset,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.datasets import Row
-    from lrclr.inference import ZeroShotClassifier
+    from lrclr.inference import ModelSpec, ZeroShotClassifier
     from lrclr.preprocessing import PreprocessSpec
     from lrclr.text import FindingSet
 
@@ -183,7 +183,7 @@ def score_rows(  # noqa: PLR0913
     asked, spec = findings or classifier.spec.findings, classifier.spec
     kept: list[tuple[Row, _Decoded]] = []
     failures: list[tuple[int, str]] = []
-    parts: list[Answers] = []
+    parts: list[list[Answers]] = []
     # The decoding threads use all cores. Small products that OpenBLAS splits again take ten times as long.
     with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
         for batch in batches_ahead(
@@ -197,7 +197,7 @@ def score_rows(  # noqa: PLR0913
                     good.append((row, outcome))
             # After a failure that is not skipped, the other images are read only to count failures.
             if good and (skip_bad_rows or not failures):
-                parts.append(classifier.answer_pixels(np.stack([one.pixel_values for _, one in good]), asked))
+                parts.append(classifier.answer_members(np.stack([one.pixel_values for _, one in good]), asked))
                 # Without the pixels, which would fill the memory.
                 kept += [(row, replace(one, pixel_values=_NOTHING)) for row, one in good]
             for _ in batch:
@@ -207,6 +207,8 @@ def score_rows(  # noqa: PLR0913
         raise_bad_rows("the dataset", problems, len(rows) - len(problems), fix=SKIP)
     if not kept:
         raise LrclrError(f"none of {len(rows)} images could be used", why=f"line {failures[0][0]}: {failures[0][1]}")
+    of_members = list(zip(*parts, strict=True))
+    regions = Answers.joined(of_members[classifier.lead])
     return Scores(
         findings=asked.names,
         line=np.array([row.line for row, _ in kept], np.int64),
@@ -215,7 +217,10 @@ def score_rows(  # noqa: PLR0913
         labels=_labels([row for row, _ in kept], asked.names),
         sizes=np.array([one.size for _, one in kept], np.int64),
         failures=tuple(failures),
-        models=(ModelAnswers({**_info(classifier), "exact": exact}, Answers.joined(parts)),),
+        models=tuple(
+            ModelAnswers({**_info(member, spec), "exact": exact}, _with_regions(Answers.joined(own), regions))
+            for member, own in zip(classifier.members, of_members, strict=True)
+        ),
         alpha=spec.alpha,
         calibration=np.stack(spec.calibration.of(asked, spec.findings), axis=1).astype(np.float64),
     )
@@ -248,7 +253,14 @@ def _labels(rows: Sequence[Row], names: Sequence[str]) -> NDArray[np.int8]:
     return np.array([[labels.get(key, NOT_STATED) for key in keys] for labels in stated], np.int8)
 
 
-def _info(classifier: ZeroShotClassifier) -> dict[str, Any]:
+def _with_regions(answers: Answers, regions: Answers) -> Answers:
+    """Answers with the regions of others: all members of an ensemble have those of one, as in `Prediction`."""
+    names = ("region_index", "region_importance", "region_attention")
+    return replace(answers, **{name: getattr(regions, name) for name in names})
+
+
+def _info(classifier: ZeroShotClassifier, whole: ModelSpec) -> dict[str, Any]:
+    """Facts about a model, or about a member of the model `whole`."""
     spec = classifier.spec
     return {
         "kind": spec.kind,
@@ -259,6 +271,6 @@ def _info(classifier: ZeroShotClassifier) -> dict[str, Any]:
         "fusion_trained": spec.fusion_trained,
         "alpha": spec.alpha,
         **spec.calibration.to_dict(),
-        "patch_size": spec.patch_size,
+        "patch_size": whole.patch_size,
         "preprocess": spec.preprocess.to_dict(),
     }

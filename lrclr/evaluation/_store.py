@@ -12,7 +12,7 @@ import numpy as np
 
 from lrclr._files import link_tree, replace_directory, write_whole
 from lrclr.auto import is_bundle
-from lrclr.bundle import GOLDEN, Bundle, bundle_entries, write_manifest
+from lrclr.bundle import Bundle, bundle_entries, write_manifest
 from lrclr.card import CARD, ModelCard
 from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
@@ -27,9 +27,9 @@ from lrclr.inference import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from lrclr.bundle import Golden
+    from lrclr.bundle import Golden, Manifest
     from lrclr.engines import Engine
     from lrclr.verification import GateResult, Tolerances
 
@@ -121,31 +121,60 @@ def _changed(scoring: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 def _store_bundle(path: Path, change: dict[str, Any]) -> None:
     from lrclr.bundle import Golden
-    from lrclr.engines import OnnxRuntimeEngine
+    from lrclr.engines import EngineOptions, engines_of, open_named_engine
     from lrclr.verification import Tolerances, raise_refused, verify
 
     bundle = Bundle(path)
-    manifest = bundle.manifest
-    scoring = _changed(manifest.scoring, change)
-    limits = Tolerances.of_manifest(manifest.tolerances)
-    engine = OnnxRuntimeEngine(bundle)
-    golden, task = _task_reference(Golden.load(bundle.golden_path), bundle, engine, scoring, limits)
-    golden = _rescored(golden, bundle, scoring)
-    raise_refused(task)
+    engine = open_named_engine(bundle, EngineOptions("onnxruntime"))
+    scoring = _changed(bundle.manifest.scoring, change)
+    goldens, tasks = [], []
+    for member, runner in zip(bundle.members, engines_of(engine), strict=True):
+        limits = Tolerances.of_manifest(member.manifest.tolerances)
+        golden, task = _task_reference(Golden.load(member.golden_path), member, runner, scoring, limits)
+        raise_refused(task)
+        goldens.append(_rescored(golden, member, scoring))
+        tasks.append(task)
     with replace_directory(path, expected=bundle_entries(path), overwrite=True) as staging:
         link_tree(path, staging)
-        # A new file: the old one is shared with the existing bundle.
-        (staging / GOLDEN).unlink()
-        golden.save(staging / GOLDEN)
-        renewed = replace(manifest, scoring=scoring)
-        if scoring["alpha"] != manifest.scoring["alpha"]:
+        for member, golden in zip(bundle.members, goldens, strict=True):
+            file = staging / member.golden_path.relative_to(bundle.path)
+            # A new file: the old one is shared with the existing bundle.
+            file.unlink()
+            golden.save(file)
+        if scoring["alpha"] != bundle.manifest.scoring["alpha"]:
             _drop_metrics(staging)
-        report = verify(Bundle.unfinished(staging, renewed), engine)
+        manifest = bundle.manifest.with_members(
+            [replace(member.manifest, scoring=scoring) for member in bundle.members]
+        )
+        report = verify(Bundle.unfinished(staging, manifest), engine)
         report.require()
-        measured = {(result.gate, result.subject): result.to_dict() for result in (*report.gates, *task)}
-        gates = [measured.get((gate["gate"], gate["subject"]), gate) for gate in manifest.gates]
-        made_with = {**manifest.made_with, "gates_ran_on": report.ran_on}
-        write_manifest(staging, replace(renewed, gates=gates, made_with=made_with))
+        measured = {(result.gate, result.subject): result.to_dict() for result in report.gates}
+        members = [
+            _remeasured(member, f"{name}: " if name else "", measured, task, report.ran_on)
+            for name, member, task in zip(manifest.member_names or ("",), manifest.members, tasks, strict=True)
+        ]
+        manifest = manifest.with_members(members)
+        if manifest.ensemble is not None:
+            manifest = _remeasured(manifest, "", measured, [], report.ran_on)
+        write_manifest(staging, manifest)
+
+
+def _remeasured(
+    manifest: Manifest,
+    prefix: str,
+    measured: Mapping[tuple[str, str], dict[str, Any]],
+    task: Sequence[GateResult],
+    ran_on: str,
+) -> Manifest:
+    """A manifest with the gates that were measured again; `prefix` stands before their subjects."""
+    new = {(gate.gate, gate.subject): gate.to_dict() for gate in task}
+
+    def of(gate: dict[str, Any]) -> dict[str, Any]:
+        found = measured.get((gate["gate"], prefix + gate["subject"]), gate)
+        return new.get((gate["gate"], gate["subject"]), {**found, "subject": gate["subject"]})
+
+    made_with = {**manifest.made_with, "gates_ran_on": ran_on}
+    return replace(manifest, gates=list(map(of, manifest.gates)), made_with=made_with)
 
 
 def _task_reference(

@@ -1,7 +1,7 @@
 """Reads DICOM files with pydicom, which is imported when the first DICOM file is read.
 
-The parser keeps only the attributes that the picture needs. So patient data is never in memory, and a damaged element
-that the picture does not need is not an error.
+The parser keeps only the attributes that the picture and its checks need. So patient data is never in memory, and a
+damaged element that the picture does not need is not an error.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from lrclr.images._guard import attempt
 from lrclr.images._memory import dicom_bytes
 from lrclr.images._reduced import ReducedImage
 from lrclr.images._wavelet import reduced_wavelet
+from lrclr.input_checks import CHECKED_ATTRIBUTES, tag_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +55,7 @@ _TAGS = [
     *(f"{colour}PaletteColorLookupTableDescriptor" for colour in ("Red", "Green", "Blue")),
     *(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
     *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    *CHECKED_ATTRIBUTES,
 ]
 
 _PREAMBLE, _MAGIC = 128, b"DICM"
@@ -89,7 +91,8 @@ def decode_dicom(data: bytes, frame: int | None, limits: ReadLimits) -> ReducedI
         MissingExtraError: pydicom, or the decoder of the transfer syntax, is not installed.
     """
     attributes, found = _opened(data, frame, limits)
-    return ReducedImage.whole(_decoded(attributes, found), attributes.remarks)
+    pixels = _decoded(attributes, found)
+    return ReducedImage.whole(pixels, attributes.remarks, _warnings(attributes, found.layout))
 
 
 def reduce_dicom(data: bytes, frame: int | None, limits: ReadLimits, wanted: Wanted) -> ReducedImage:
@@ -105,7 +108,13 @@ def reduce_dicom(data: bytes, frame: int | None, limits: ReadLimits, wanted: Wan
     reduced = attempt(lambda: reduced_wavelet(attributes, found, wanted), failure=_UNDECODABLE, fix=_REPAIR)
     if reduced is None:
         reduced = ReducedImage.whole(_decoded(attributes, found))
-    return replace(reduced, remarks=attributes.remarks)
+    return replace(reduced, remarks=attributes.remarks, warnings=_warnings(attributes, found.layout))
+
+
+def _warnings(attributes: Attributes, layout: FrameLayout) -> tuple[str, ...]:
+    # A remark would be about an attribute that the picture does not need.
+    value = Attributes(attributes.dataset).value
+    return attempt(lambda: tag_warnings(value, layout.rows, layout.columns), failure=_UNREADABLE, fix=_REPAIR)
 
 
 def _opened(data: bytes, frame: int | None, limits: ReadLimits) -> tuple[Attributes, Frame]:

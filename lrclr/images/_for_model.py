@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from lrclr.images._limits import ReadLimits
 from lrclr.images._read import read_reduced, read_whole
+from lrclr.input_checks import pixel_warnings
 
 if TYPE_CHECKING:
     import os
@@ -33,7 +35,7 @@ def read_for_model(
     """Read an image for `lrclr.preprocessing.preprocess`.
 
     Prediction, the server, scoring, evaluation, training, calibration and the benchmark all use this function. So a
-    model is evaluated on the same pixels that it gets in service.
+    model is evaluated on the same pixels that it gets in service. The result has the warnings of `lrclr.input_checks`.
 
     Args:
         source: as for `read_image`.
@@ -47,5 +49,8 @@ def read_for_model(
         ImageError, ImageLimitError, MissingExtraError, UsageError: as `read_image` and `read_reduced`.
     """
     if exact:
-        return read_whole(source, frame=frame, limits=limits)
-    return read_reduced(source, spec, frame=frame, limits=limits)
+        read = read_whole(source, frame=frame, limits=limits)
+    else:
+        read = read_reduced(source, spec, frame=frame, limits=limits)
+    found = pixel_warnings(read.pixels, read.height, read.width, spec.image_size)
+    return replace(read, warnings=(*read.warnings, *found))

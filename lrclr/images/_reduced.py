@@ -30,18 +30,22 @@ class ReducedImage:
         height, width: size of the full picture in pixels. The boxes of regions refer to it.
         remarks: fixed sentences about what was ignored in the file and what is not valid. They name attributes and
             never quote values.
+        warnings: codes of `lrclr.input_checks`, by the file's attributes and, from `read_for_model`, by its pixels.
     """
 
     pixels: NDArray[np.uint8] | NDArray[np.float32]
     height: int
     width: int
     remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @classmethod
-    def whole(cls, pixels: NDArray[np.uint8], remarks: tuple[str, ...] = ()) -> ReducedImage:
+    def whole(
+        cls, pixels: NDArray[np.uint8], remarks: tuple[str, ...] = (), warnings: tuple[str, ...] = ()
+    ) -> ReducedImage:
         """Wrap a picture of full size."""
         height, width = pixels.shape[:2]
-        return cls(pixels, height, width, remarks)
+        return cls(pixels, height, width, remarks, warnings)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lrclr.inference._classifier import ZeroShotClassifier
 from lrclr.inference._decoding import ImageSource
+from lrclr.inference._features import ImageFeatures
 from lrclr.inference._files import FileResult, predict_files
 from lrclr.inference._heatmap import draw_heatmap, png_bytes, save_heatmap
 from lrclr.inference._model_spec import ModelSpec
@@ -24,6 +25,7 @@ __all__ = [
     "FileResult",
     "FindingResult",
     "ImageEmbeddings",
+    "ImageFeatures",
     "ImageSource",
     "ModelSpec",
     "Prediction",

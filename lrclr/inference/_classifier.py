@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from lrclr.budget import FUSION_ROWS
+from lrclr.budget import CACHE_BYTES, FUSION_ROWS
 from lrclr.bundle import Bundle
 from lrclr.errors import FindingsError, ImageError, LrclrError, NonFiniteError, UsageError
 from lrclr.inference._decoding import BATCH_SIZE, DecodedImage, decoded_batches, is_one_image
+from lrclr.inference._ensemble import averaged, of_each
+from lrclr.inference._features import ImageFeatures
 from lrclr.inference._model_spec import ModelSpec
 from lrclr.inference._prompt_cache import PromptCache, PromptFeatures
 from lrclr.inference._results import Answers, ImageEmbeddings
@@ -19,7 +22,7 @@ from lrclr.text import check_prompts
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,25 +34,53 @@ if TYPE_CHECKING:
 
 __all__ = ["ZeroShotClassifier"]
 
+Result = TypeVar("Result")
+
 
 class ZeroShotClassifier:
-    """Zero-shot classifier for chest x-rays. Safe to call from several threads.
+    """Zero-shot classifier for chest x-rays: one network, or an ensemble. Safe to call from several threads.
+
+    The probability of an ensemble is the mean of its members'; see `lrclr.inference.Answers` for the rest. An ensemble
+    has no embeddings, since those of its members are in different spaces.
 
     Args:
         model: a bundle, or the specification of a model.
-        engine: runs the model's graphs.
+        engine: runs the model's graphs; of an ensemble `lrclr.engines.MemberEngines`.
+        members: members of an ensemble, in order, instead of those of the bundle.
+        lead: index of the member that gives the regions, if `members` are given.
 
     Attributes:
         spec: preprocessing, tokenizer, findings and scoring of the model.
         engine: runs the model's graphs.
-        prompt_cache: features of prompts that were encoded before.
+        members: the classifier of each member of an ensemble; of a single network this one alone.
+        lead: index of the member that gives the regions.
+        prompt_cache: features of prompts that were encoded before; of an ensemble those of one member.
     """
 
-    def __init__(self, model: Bundle | ModelSpec, engine: Engine) -> None:
+    def __init__(
+        self,
+        model: Bundle | ModelSpec,
+        engine: Engine,
+        *,
+        members: Sequence[ZeroShotClassifier] = (),
+        lead: int = 0,
+    ) -> None:
         self._bundle = model if isinstance(model, Bundle) else None
         self.spec = ModelSpec.of_bundle(model) if isinstance(model, Bundle) else model
         self.engine = engine
+        if self._bundle is not None and len(self._bundle.members) > 1:
+            from lrclr.engines import engines_of
+
+            pairs = zip(self._bundle.members, engines_of(engine), strict=True)
+            members, lead = [ZeroShotClassifier(*pair) for pair in pairs], self._bundle.manifest.lead
+        self.members: tuple[ZeroShotClassifier, ...] = tuple(members) or (self,)
+        self.lead = lead
         self.prompt_cache = PromptCache(self._encode_prompts)
+        if members:
+            # All members are asked for the same prompts, and share the memory of one cache.
+            for member in members:
+                member.prompt_cache.max_bytes = CACHE_BYTES // len(members)
+            self.prompt_cache = members[lead].prompt_cache
 
     @classmethod
     def from_bundle(
@@ -102,6 +133,11 @@ class ZeroShotClassifier:
             raise UsageError(f"this classifier has no bundle: its model is a {self.spec.kind}")
         return self._bundle
 
+    def changed(self, change: Callable[[ModelSpec], ModelSpec]) -> ZeroShotClassifier:
+        """Return the same networks on the same engine, with other specifications, such as another preprocessing."""
+        members = [] if self.members == (self,) else [member.changed(change) for member in self.members]
+        return ZeroShotClassifier(change(self.spec), self.engine, members=members, lead=self.lead)
+
     @property
     def fusion_trained(self) -> bool:
         """Whether the fusion head is trained."""
@@ -144,7 +180,10 @@ class ZeroShotClassifier:
         for batch in self._decoded(images, frame=frame, exact=exact, batch_size=batch_size):
             pixel_values = np.stack([image.pixel_values for image in batch])
             made = self.predict_pixels(pixel_values, [image.size for image in batch], findings, alpha)
-            predictions += [replace(each, remarks=image.remarks) for each, image in zip(made, batch, strict=True)]
+            predictions += [
+                replace(each, remarks=image.remarks, warnings=image.warnings)
+                for each, image in zip(made, batch, strict=True)
+            ]
         return predictions
 
     def embed_images(
@@ -220,6 +259,74 @@ class ZeroShotClassifier:
             )
         return ImageEmbeddings.joined(parts)
 
+    def encode_images(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        frame: int | None = None,
+        exact: bool = False,
+        batch_size: int = BATCH_SIZE,
+    ) -> list[ImageFeatures]:
+        """Run the image encoder alone, for several calls of `predict_features` with different findings.
+
+        Args:
+            images, frame, exact, batch_size: as for `predict`.
+
+        Returns:
+            The features of each image, in order.
+
+        Raises:
+            UsageError, ImageError, MissingExtraError, NonFiniteError: as `predict`.
+        """
+        features: list[ImageFeatures] = []
+        for batch in self._decoded(images, frame=frame, exact=exact, batch_size=batch_size):
+            for start in range(0, len(batch), self.spec.max_batch):
+                part = batch[start : start + self.spec.max_batch]
+                inputs = {"pixel_values": np.stack([image.pixel_values for image in part])}
+                outputs = self._of_each(partial(self._run_member, "image_encoder", inputs))
+                features += [ImageFeatures.of_row(outputs, row, image) for row, image in enumerate(part)]
+        return features
+
+    def predict_features(
+        self, features: Sequence[ImageFeatures], findings: FindingSet | None = None, alpha: float | None = None
+    ) -> list[Prediction]:
+        """Predict the findings of encoded images. Only the text encoder and the fusion head run.
+
+        Args:
+            features: what `encode_images` returned.
+            findings, alpha: as for `predict`.
+
+        Returns:
+            What `predict` gives for the same images, in order.
+
+        Raises:
+            UsageError, FindingsError, NonFiniteError: as `predict`.
+        """
+        findings = findings or self.spec.findings
+        if not features:
+            return []
+
+        def answered(number: int) -> Answers:
+            own = ImageFeatures.stacked(features, number)
+            return self.members[number]._answer_features(own, findings, alpha)  # noqa: SLF001 - of the same class
+
+        answers = averaged(self._of_each(answered), self.lead)
+        made = self.predictions(answers, [one.size for one in features], findings, alpha)
+        return [
+            replace(each, remarks=one.remarks, warnings=one.warnings) for each, one in zip(made, features, strict=True)
+        ]
+
+    def _answer_features(self, image: Mapping[str, NDArray[Any]], findings: FindingSet, alpha: float | None) -> Answers:
+        alpha = self._checked_alpha(alpha)
+        return self._answer(image, findings, self._features(findings), alpha)
+
+    def _run_member(self, graph: str, inputs: dict[str, NDArray[Any]], number: int) -> dict[str, NDArray[Any]]:
+        return self.members[number]._run(graph, inputs)  # noqa: SLF001 - of the same class
+
+    def _of_each(self, work: Callable[[int], Result]) -> list[Result]:
+        """Call a function with the number of each member; for a single network with 0."""
+        return of_each(range(len(self.members)), work, at_once=getattr(self.engine, "at_once", False))
+
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Compute the global embeddings of texts. Each text is used as it is, without a template.
 
@@ -230,6 +337,7 @@ class ZeroShotClassifier:
             float32 ``[P, D]``: one row of unit length for each text.
 
         Raises:
+            UsageError: the model is an ensemble.
             FindingsError: `texts` is empty, one text instead of a list, or a text is too long.
             NonFiniteError: the graphs gave NaN or infinity.
         """
@@ -237,7 +345,16 @@ class ZeroShotClassifier:
             raise FindingsError("embed_texts takes a list of texts, not one text", fix="Write embed_texts([text]).")
         if len(texts) == 0:
             raise FindingsError("embed_texts got an empty list of texts")
+        self._require_network()
         return self.prompt_cache.features(tuple(texts)).embedding.copy()
+
+    def _require_network(self) -> None:
+        if self.members != (self,):
+            raise UsageError(
+                "an ensemble has no embeddings",
+                why="each member has a space of its own, and a mean of vectors of different spaces has no meaning",
+                fix="Use one of its `members`, or export one of its checkpoints alone.",
+            )
 
     def _decoded(
         self, images: Sequence[ImageSource], *, frame: int | None, exact: bool, batch_size: int
@@ -295,16 +412,33 @@ class ZeroShotClassifier:
 
         Raises the errors of `predict`.
         """
+        return averaged(self.answer_members(pixel_values, findings, alpha), self.lead)
+
+    def answer_members(
+        self, pixel_values: NDArray[np.float32], findings: FindingSet | None = None, alpha: float | None = None
+    ) -> list[Answers]:
+        """As `answer_pixels`, but the answers of each member of an ensemble instead of their mean."""
+        if self.members != (self,):
+            return of_each(
+                self.members,
+                lambda member: member.answer_pixels(pixel_values, findings, alpha),
+                at_once=getattr(self.engine, "at_once", False),
+            )
         self._check_pixels(pixel_values)
         findings = findings or self.spec.findings
         alpha = self._checked_alpha(alpha)
         prompts = self._features(findings)
         step = self.spec.max_batch
         parts = [
-            self._answer(pixel_values[start : start + step], findings, prompts, alpha)
+            self._answer(
+                self._run("image_encoder", {"pixel_values": pixel_values[start : start + step]}),
+                findings,
+                prompts,
+                alpha,
+            )
             for start in range(0, len(pixel_values), step)
         ]
-        return Answers.joined(parts)
+        return [Answers.joined(parts)]
 
     def _check_pixels(self, pixel_values: NDArray[np.float32]) -> None:
         side = self.spec.preprocess.image_size
@@ -347,10 +481,9 @@ class ZeroShotClassifier:
         return PromptFeatures(text["text_embedding"], text["text_tokens"][:, :longest], tokens.mask[:, :longest])
 
     def _answer(
-        self, pixel_values: NDArray[np.float32], findings: FindingSet, prompts: PromptFeatures, alpha: float
+        self, image: Mapping[str, NDArray[Any]], findings: FindingSet, prompts: PromptFeatures, alpha: float
     ) -> Answers:
         threshold = self.spec.calibration.threshold
-        image = self._run("image_encoder", {"pixel_values": pixel_values})
         local, attention = self._fuse(image["region_tokens"], prompts)
         global_ = global_score(image["image_embedding"], prompts.embedding)
         return Answers(
@@ -414,6 +547,7 @@ class ZeroShotClassifier:
         )
 
     def _run(self, graph: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        self._require_network()
         outputs = self.engine.run(graph, inputs)
         for name, array in outputs.items():
             if not np.isfinite(array).all():

@@ -51,11 +51,13 @@ class DecodedImage:
         pixel_values: float32 ``[3, S, S]``, preprocessed.
         size: height and width of the original image, in pixels.
         remarks: what was ignored in the image's file; see `lrclr.images.ReducedImage`.
+        warnings: codes of `lrclr.input_checks`.
     """
 
     pixel_values: NDArray[np.float32]
     size: tuple[int, int]
     remarks: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def decoded_batches(
@@ -89,7 +91,7 @@ def decoded_batches(
             read = source
         else:
             read = read_for_model(source, spec, exact=exact, frame=frame, limits=bounds)
-        return DecodedImage(preprocess(read, spec), (read.height, read.width), read.remarks)
+        return DecodedImage(preprocess(read, spec), (read.height, read.width), read.remarks, read.warnings)
 
     yield from batches_ahead(sources, decode, batch_size=batch_size, workers=workers)
 

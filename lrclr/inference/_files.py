@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrclr.errors import LrclrError
+from lrclr.errors import ImageError, LrclrError
 from lrclr.images import ReadLimits, read_image
 from lrclr.inference._decoding import BATCH_SIZE, DecodedImage, decoded_batches
+from lrclr.input_checks import check_refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -43,6 +44,18 @@ class FileResult:
     image: NDArray[np.uint8] | None = None
     heatmap: bytes | None = None
     exact: bool = False
+
+    def unless_refused(self, refused: Collection[str]) -> FileResult:
+        """This result; if the prediction has one of these warnings, an error instead of the prediction.
+
+        Args:
+            refused: codes of `lrclr.input_checks`.
+        """
+        try:
+            check_refused(self.prediction.warnings if self.prediction is not None else (), refused)
+        except ImageError as error:
+            return FileResult(self.path, error=error, exact=self.exact)
+        return self
 
 
 def predict_files(  # noqa: PLR0913
@@ -126,6 +139,6 @@ def _answer(
             alpha,
         )
         for (position, one), prediction in zip(decoded.items(), predictions, strict=True):
-            answer = replace(prediction, remarks=one.remarks)
+            answer = replace(prediction, remarks=one.remarks, warnings=one.warnings)
             results[position] = FileResult(batch[position][0], answer, exact=exact)
     yield from (results[position] for position in range(len(batch)))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lrclr.inference._scores import ScoreCalibration
+from lrclr.preprocessing import PreprocessSpec
+from lrclr.text import FindingSet
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lrclr.bundle import Bundle
     from lrclr.checkpoints import Checkpoint
-    from lrclr.preprocessing import PreprocessSpec
-    from lrclr.text import ClipTokenizer, FindingSet
+    from lrclr.text import ClipTokenizer
 
 __all__ = ["ModelSpec"]
 
@@ -36,6 +39,8 @@ class ModelSpec:
         checkpoint_sha256: of the original weights; equal for a checkpoint and every bundle made of it.
         precision: type in which matrix products are computed, such as ``"fp16"``.
         assumed: settings that the weights do not record, with the values that were assumed: one clause each.
+        members: names of the members of an ensemble, in order; empty for a single network.
+        regions_from: of an ensemble, the name of the member that gives the regions.
         source: kind of the checkpoint, as `Checkpoint.source`; "" if it is not known.
         causal: whether a token of the text encoder attends to earlier ones only; see `lrclr.model.towers.TextTower`.
     """
@@ -54,6 +59,8 @@ class ModelSpec:
     precision: str
     assumed: tuple[str, ...] = ()
     causal: bool = True
+    members: tuple[str, ...] = ()
+    regions_from: str = ""
     source: str = ""
 
     @classmethod
@@ -76,7 +83,27 @@ class ModelSpec:
             assumed=tuple(manifest.model.get("assumed") or ()),
             # Bundles from before there were other text encoders do not say.
             causal=manifest.tokenizer["causal"],
+            members=manifest.member_names,
+            regions_from="" if manifest.ensemble is None else manifest.ensemble["regions_from"],
             source=manifest.checkpoint["source"],
+        )
+
+    @classmethod
+    def of_server(cls, description: Mapping[str, Any]) -> ModelSpec:
+        """Describe the model of a server, from what `lrclr.triton.client.Client.describe` returns."""
+        return cls(
+            preprocess=PreprocessSpec.from_dict(description["preprocess"]),
+            tokenizer=None,
+            findings=FindingSet.loads(description["findings"]),
+            patch_size=int(description["patch_size"]),
+            max_batch=int(description["max_batch"]),
+            alpha=float(description["alpha"]),
+            calibration=ScoreCalibration.from_dict(description),
+            fusion_trained=bool(description["fusion_trained"]),
+            kind="server",
+            sha256=str(description["bundle"]),
+            checkpoint_sha256=str(description["checkpoint"]),
+            precision=str(description["precision"]),
         )
 
     @classmethod

@@ -51,11 +51,12 @@ class PromptCache:
         hits: texts that were found.
         misses: texts that had to be encoded.
         bytes: of all entries.
+        max_bytes: most bytes to keep.
     """
 
     def __init__(self, encode: Callable[[tuple[str, ...]], PromptFeatures], *, max_bytes: int = CACHE_BYTES) -> None:
         self._encode = encode
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._kept: OrderedDict[str | tuple[str, ...], PromptFeatures] = OrderedDict()
         self._lock = Lock()
         self.hits = 0
@@ -91,11 +92,11 @@ class PromptCache:
             self._kept.move_to_end(key)
             return
         size = _size(key, features)
-        if size > self._max_bytes:
+        if size > self.max_bytes:
             return
         self._kept[key] = features
         self.bytes += size
-        while self.bytes > self._max_bytes:
+        while self.bytes > self.max_bytes:
             self.bytes -= _size(*self._kept.popitem(last=False))
 
 

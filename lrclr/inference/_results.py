@@ -42,6 +42,9 @@ class FindingResult:
         global_positive, global_negative: mean cosine of the image with the prompts of that sign.
         local_positive, local_negative: mean score of the fusion head for the prompts of that sign.
         region_attention: attention of the positive prompts on each region of the prediction; sums to 1.
+        probability_spread: of an ensemble, whose `probability` is the mean of its members', their standard deviation
+            (of the population); None for a single network. The other values are those of the member that gives the
+            regions.
     """
 
     name: str
@@ -51,6 +54,7 @@ class FindingResult:
     local_positive: float
     local_negative: float
     region_attention: tuple[float, ...]
+    probability_spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Prediction:
         alpha: weight that the local scores had.
         fusion_trained: whether the fusion head was ever tuned; if not, local scores and region attention mean nothing.
         remarks: what was ignored in the image's file; see `lrclr.images.ReducedImage`.
+        warnings: why the image is probably not what the model is for: codes of `lrclr.input_checks`. They do not change
+            the answer.
     """
 
     height: int
@@ -73,6 +79,7 @@ class Prediction:
     alpha: float
     fusion_trained: bool
     remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def finding(self, name: str) -> FindingResult:
         """Return the result of one finding.
@@ -123,6 +130,9 @@ class Answers:
         region_index: ``[B, R]``, number of each region's patch, row-major from 0.
         region_importance: ``[B, R]``, attention rollout of CLS on each region.
         image_embedding: ``[B, D]``, of unit length; None if it was not asked for.
+        probability_spread: ``[B, F]``, of an ensemble the standard deviation of its members' probabilities, whose mean
+            is `probability`; None for a single network. The other arrays are those of the member that gives the
+            regions.
     """
 
     probability: NDArray[np.float32]
@@ -134,6 +144,7 @@ class Answers:
     region_index: NDArray[np.int64]
     region_importance: NDArray[np.float32]
     image_embedding: NDArray[np.float32] | None = None
+    probability_spread: NDArray[np.float32] | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Answers]) -> Answers:
@@ -174,6 +185,7 @@ class Answers:
             fusion_trained: whether the fusion head is trained.
         """
         predictions = []
+        spread = self.probability_spread
         for b, (height, width) in enumerate(sizes):
             regions = tuple(
                 Region(int(patch), float(importance), box)
@@ -190,6 +202,7 @@ class Answers:
                     float(self.local_positive[b, f]),
                     float(self.local_negative[b, f]),
                     tuple(self.region_attention[b, f].tolist()),
+                    None if spread is None else float(spread[b, f]),
                 )
                 for f, name in enumerate(findings)
             )

@@ -26,7 +26,13 @@ class FusionHead(nn.Module):
     The local score is the cosine of the fused CLS and the fused EOT vector, so it has the range of the global score.
     The region attention of a prompt is the last block's attention of EOT on the regions, averaged over its heads and
     normalised over the regions.
+
+    Attributes:
+        regions_in_float32: whether `image_norm` takes region tokens in float32, which float16 may not hold, and gives
+            what it computes in the type of the weights.
     """
+
+    regions_in_float32 = False
 
     def __init__(self, config: LrclrConfig) -> None:
         super().__init__()
@@ -58,7 +64,7 @@ class FusionHead(nn.Module):
         images, prompts = region_tokens.shape[0], text_tokens.shape[0]
         num_regions = region_tokens.shape[1] - 1
         end = text_mask.to(torch.int64).sum(-1) - 1
-        image = self._image_side(region_tokens.to(dtype))
+        image = self._image_side(region_tokens if self.regions_in_float32 else region_tokens.to(dtype))
         text = self._text_side(text_tokens.to(dtype), end)
         mask = _key_mask(text_mask, num_regions + 1)
 

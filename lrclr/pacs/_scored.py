@@ -10,7 +10,7 @@ import sqlite3
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["ScoredResults", "ScoredSummary"]
 
 LEDGER: Final = "_results.sqlite"
-_COLUMNS: Final = ("file", "frame", "status", "height", "width", "findings")
+_COLUMNS: Final = ("file", "frame", "status", "height", "width", "warnings", "findings")
 # Images whose results are under way.
 _AHEAD: Final = 4
 _TABLE: Final = (
@@ -161,7 +161,7 @@ class ScoredResults:
         (prediction,) = answers.predictions(
             self._names, [size], boxes, alpha=self._alpha, fusion_trained=self._spec.fusion_trained
         )
-        return prediction
+        return replace(prediction, warnings=tuple(row["warnings"]))
 
     def _missing(self, ledger: sqlite3.Connection, row: _Row, summary: ScoredSummary) -> list[str]:
         """Destinations that lack the results of a row."""

@@ -64,12 +64,14 @@ INPUTS: Final = {
         "BOOL", (1,), "whether to read files in full; by default large ones are read at a lower resolution"
     ),
     "embedding": Tensor("BOOL", (1,), "whether to return the images' embeddings, too"),
+    "sr": Tensor("BOOL", (1,), "whether to make a DICOM structured report of each image; for DICOM files only"),
     "describe": Tensor("BOOL", (1,), "request only the description; excludes all other inputs"),
 }
 
 OUTPUTS: Final = {
     "finding": Tensor("BYTES", ("F",), "names, in the order of the F axes"),
     "probability": Tensor("FP32", ("B", "F"), "probability of each finding, in [0, 1]"),
+    "probability_spread": Tensor("FP32", ("B", "F"), "standard deviation over the members, of ensembles only"),
     "global_positive": Tensor("FP32", ("B", "F"), "cosine with the positive prompts, their mean"),
     "global_negative": Tensor("FP32", ("B", "F"), "cosine with the negative prompts, their mean"),
     "local_positive": Tensor("FP32", ("B", "F"), "fusion head's score of the positive prompts, their mean"),
@@ -80,10 +82,12 @@ OUTPUTS: Final = {
     "region_box": Tensor("FP64", ("B", "R", 4), "left, top, right, bottom in pixels of the original image"),
     "image_size": Tensor("INT64", ("B", 2), "height and width of the original image"),
     "remarks": Tensor("BYTES", ("B",), "parts of each file that were ignored: one sentence per line, or empty"),
+    "warnings": Tensor("BYTES", ("B",), "codes of input checks that warn of each file: one per line, or empty"),
     "alpha": Tensor("FP64", (1,), "weight of the local scores"),
     "exact": Tensor("BOOL", (1,), "whether files were read in full; not for pixel_values"),
     "heatmap": Tensor("BYTES", ("B",), "PNG files, if requested"),
     "image_embedding": Tensor("FP32", ("B", "D"), "embeddings of the images, of unit length, if requested"),
+    "sr": Tensor("BYTES", ("B",), "DICOM structured reports, if requested"),
     "bundle": Tensor("BYTES", (1,), "SHA-256 of the manifest of the bundle that answered"),
     "description": Tensor("BYTES", (1,), "JSON: description of the model, if requested"),
 }

@@ -6,7 +6,7 @@ from lrclr.verification._measure import absolute_error, centred_cosine, cosine, 
 from lrclr.verification._result import GateResult, Tolerances, raise_refused
 from lrclr.verification._run import run_gates
 from lrclr.verification._task import LEAST_AUROC, auroc, task_auroc, task_auroc_of, task_gate, task_images
-from lrclr.verification._verify import VerificationReport, verify
+from lrclr.verification._verify import VerificationReport, average_gate, verify
 
 __all__ = [
     "LEAST_AUROC",
@@ -17,6 +17,7 @@ __all__ = [
     "VerificationReport",
     "absolute_error",
     "auroc",
+    "average_gate",
     "centred_cosine",
     "cosine",
     "gate_images",

@@ -91,6 +91,47 @@ def graph_gates(engine: Engine, golden: Golden, model: ModelSpec, tolerances: To
     return results
 
 
+def run_average_gate(
+    members: Sequence[tuple[Engine, Golden, ModelSpec]],
+    whole: ModelSpec,
+    lead: int,
+    tolerances: Tolerances,
+    profiles: Profiles,
+) -> GateResult:
+    """Run an ensemble as for a user, and compare its probabilities with the mean of its members' in PyTorch.
+
+    Args:
+        members: engine, golden data and model of each member.
+        whole: the ensemble.
+        lead: index of the member that gives the regions.
+        tolerances: the limits.
+        profiles: sizes of the manifest.
+
+    Raises:
+        EngineError: an engine refused an input.
+    """
+    from lrclr.inference import ZeroShotClassifier
+
+    classifiers = []
+    for engine, golden, model in members:
+        fixed_length = model.tokenizer is not None and model.tokenizer.fixed_length
+        sizes = Sizes.of(golden, len(model.findings.prompts), profiles, fixed_length=fixed_length)
+        runs = GraphRuns(engine, golden, sizes)
+        runs.run_images()
+        # So that an exchange of equally important patches, which the region gap measures, changes no local score.
+        classifiers.append(ZeroShotClassifier(model, _RecordingEngine(runs, golden, model)))
+    expected = np.stack([golden.probabilities for _, golden, _ in members]).mean(0, dtype=np.float64)
+    ensemble = ZeroShotClassifier(whole, members[lead][0], members=classifiers, lead=lead)
+    try:
+        predictions = ensemble.predict(gate_images())
+        answer = np.array([[finding.probability for finding in one.findings] for one in predictions])
+        error = measure.absolute_error(answer, expected)
+    except NonFiniteError:
+        error = math.nan
+    note = f"mean of {len(members)} members"
+    return GateResult("absolute error", "mean probabilities", error, tolerances.probability_error, "max", note)
+
+
 def compare_outputs(runs: GraphRuns, golden: Golden, limits: Tolerances) -> list[GateResult]:
     """Compare the outputs of the graphs with PyTorch's. The result of a gate is that of its worst run."""
     return [

@@ -113,10 +113,15 @@ class GraphRuns:
 
     def run_usual(self) -> None:
         """Run every golden input through every graph."""
-        images, prompts = self._all_images, self._all_prompts
-        self._run_image("", images, self._sizes.usual_batch)
+        prompts = self._all_prompts
+        images = self.run_images()
         self._run_text("", prompts, self._sizes.most_prompts, self._golden.input_ids.shape[1])
         self._run_fusion("", images, prompts, self._golden.input_ids.shape[1])
+
+    def run_images(self) -> Rows:
+        """Run every golden image through the image encoder. Returns the numbers of the images."""
+        self._run_image("", self._all_images, self._sizes.usual_batch)
+        return self._all_images
 
     def run_corners(self, findings_prompts: int) -> None:
         """Run the ends of the profiles: one and the largest number of images, prompts and tokens.

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from lrclr._processors import processors
 from lrclr.bundle import GRAPHS, Golden
+from lrclr.engines import engines_of
 from lrclr.verification._float_form import can_rewrite, float_forms
 from lrclr.verification._result import GateResult, Tolerances, raise_refused
-from lrclr.verification._run import graph_gates, run_gates
+from lrclr.verification._run import graph_gates, run_average_gate, run_gates
 from lrclr.verification._task import task_auroc, task_gate
 
 if TYPE_CHECKING:
@@ -75,17 +76,48 @@ def verify(bundle: Bundle, engine: Engine, *, auroc: float | None = None) -> Ver
 
     In this order: preprocessing and tokenizer against the inputs of the export; the graphs against PyTorch, at the
     usual sizes and at the ends of the profiles; the probabilities; graphs of reduced precision in float32 arithmetic,
-    at the limits of float32; the inlined graph, if there is one; and, if all these gates pass, the task.
+    at the limits of float32; the inlined graph, if there is one; and, if all these gates pass, the task. Of an ensemble
+    these are the gates of each member, whose name precedes their subjects. If they all pass, the gate of the mean
+    probability follows.
 
     Args:
         bundle: the bundle. `Bundle` has compared its files with the manifest.
-        engine: runs its graphs.
-        auroc: `task_auroc` of the bundle with this engine, if it was measured before.
+        engine: runs its graphs; for an ensemble `lrclr.engines.MemberEngines`.
+        auroc: `task_auroc` of the bundle with this engine, if it was measured before. For an ensemble it is not used:
+            the task gates are those of its members.
 
     Raises:
         EngineError: the engine failed for an input within the bundle's profiles.
         BundleError: the golden file is damaged.
     """
+    if len(bundle.members) == 1:
+        gates, notes = _verify_network(bundle, engine, auroc)
+        return VerificationReport(engine.name, tuple(gates), tuple(notes))
+    results: list[GateResult] = []
+    remarks: dict[str, None] = {}
+    for name, member, runner in zip(bundle.manifest.member_names, bundle.members, engines_of(engine), strict=True):
+        gates, notes = _verify_network(member, runner, None)
+        results += [replace(gate, subject=f"{name}: {gate.subject}") for gate in gates]
+        remarks |= dict.fromkeys(notes)
+    if all(gate.passed for gate in results):
+        results.append(average_gate(bundle, engine))
+    return VerificationReport(engine.name, tuple(results), tuple(remarks))
+
+
+def average_gate(bundle: Bundle, engine: Engine) -> GateResult:
+    """Compare the probabilities of an ensemble with the mean of those of its members in PyTorch."""
+    from lrclr.inference import ModelSpec
+
+    goldens = [Golden.load(member.golden_path) for member in bundle.members]
+    specs = [ModelSpec.of_bundle(member) for member in bundle.members]
+    parts = list(zip(engines_of(engine), goldens, specs, strict=True))
+    manifest = bundle.manifest
+    limits = Tolerances.of_manifest(manifest.tolerances)
+    return run_average_gate(parts, ModelSpec.of_bundle(bundle), manifest.lead, limits, manifest.profiles)
+
+
+def _verify_network(bundle: Bundle, engine: Engine, auroc: float | None) -> tuple[list[GateResult], list[str]]:
+    """The gates of a single network, and the gates that could not run here, with the reason."""
     from lrclr.engines._onnxruntime_package import has_onnxruntime
     from lrclr.inference import ModelSpec
 
@@ -112,7 +144,7 @@ def verify(bundle: Bundle, engine: Engine, *, auroc: float | None = None) -> Ver
         classifier = ZeroShotClassifier(bundle, engine)
         measure = partial(task_auroc, classifier) if auroc is None else lambda: auroc
         gates += task_gate(measure, float(golden.task_auroc), tolerances.task_auroc)
-    return VerificationReport(engine.name, tuple(gates), tuple(notes))
+    return gates, notes
 
 
 def _float_form_gates(bundle: Bundle, golden: Golden, model: ModelSpec) -> list[GateResult]:

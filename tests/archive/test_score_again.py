@@ -315,5 +315,5 @@ def test_a_folder_from_before_there_were_embeddings_stays_valid(
     again = score(mine, tmp_path / "out", archives.options(bundle))
     assert (again.scored, again.kept) == (0, len(archives.names(mine)) - 2)
     # The hash that version 0.1.0 of 26 November 2026 gave these settings.
-    settings = Settings("b", "f", 0.5, None, False, "onnxruntime", "cpu", 1, 1, None, 3)
+    settings = Settings("b", "f", 0.5, None, False, "onnxruntime", "cpu", 1, 1, None, 3, schema=2)
     assert settings.digest == "d91e905096218643dda7fcab105277dc7c910806da53c686405e1ad2c3011313"

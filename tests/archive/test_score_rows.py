@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from lrclr import LrclrError, ZeroShotClassifier, read_image
 from lrclr.archive import LocalOptions, score
 from lrclr.errors import UsageError
 from lrclr.file_names import name_of, path_of
+from lrclr.samples import sample_paths
 from tests import bundles
 from tests.archive import archives
 
@@ -36,7 +39,7 @@ def test_every_file_has_one_row_and_failures_say_why(archive: Path, scored: Path
         assert not any(word in row["reason"] for word in ("Doe", "1970", "study", str(archive)))
         assert row["probability"] is None
     assert len(list(scored.glob("part-*.parquet"))) == 5
-    assert pq.read_schema(next(scored.glob("part-*.parquet"))).metadata[b"lrclr.schema"] == b"2"
+    assert pq.read_schema(next(scored.glob("part-*.parquet"))).metadata[b"lrclr.schema"] == b"3"
 
 
 def test_rows_hold_what_the_classifier_answers(archive: Path, scored: Path, bundle: Path) -> None:
@@ -66,6 +69,23 @@ def test_a_row_holds_the_remarks_on_its_file(bundle: Path, tmp_path: Path) -> No
     odd, text = archives.rows(tmp_path / "out")
     assert odd["remarks"] == list(bundles.REMARKS)
     assert text["remarks"] is None
+
+
+def test_a_row_holds_warnings_and_a_refused_image_is_a_failure(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    good = read_image(sample_paths("png")[0])
+    for name, pixels in {"good": good, "inverted": 255 - good}.items():
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{name}.png")
+    score(tmp_path / "in", tmp_path / "out", archives.options(bundle))
+    assert [row["warnings"] for row in archives.rows(tmp_path / "out")] == [[], ["inverted"]]
+    options = archives.options(bundle, refuse=frozenset({"inverted"}))
+    with pytest.raises(UsageError, match="set of refused warnings"):
+        score(tmp_path / "in", tmp_path / "out", options)
+    summary = score(tmp_path / "in", tmp_path / "out", replace(options, rescore=True))
+    assert summary.failed == 1
+    row = archives.rows(tmp_path / "out")[1]
+    assert (row["status"], row["error"], row["final"], row["warnings"]) == ("failed", "ImageError", True, None)
+    assert "the image is refused: inverted" in row["reason"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

@@ -58,7 +58,7 @@ def test_csv_has_a_column_for_each_finding(bundle: Path, tmp_path: Path, capsys:
     command = ["predict", str(tmp_path), "-b", str(bundle), "--csv", "--findings", str(tmp_path / "mine.toml")]
     assert main(command) == 1
     good, bad = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert list(good) == ["file", "Edema", "Pacemaker, left", "exact", "regions", "error", "remarks"]
+    assert list(good) == ["file", "Edema", "Pacemaker, left", "exact", "regions", "error", "remarks", "warnings"]
     assert good["file"] == str(tmp_path / "a,b.png")
     assert 0 < float(good["Edema"]) < 1
     assert good["error"] == ""
@@ -79,6 +79,28 @@ def test_remarks_on_a_file_are_told(bundle: Path, tmp_path: Path, capsys: Captur
     assert main(["predict", str(odd), "-b", str(bundle), "--csv"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert row["remarks"] == "; ".join(bundles.REMARKS)
+
+
+def test_warnings_are_told_and_can_be_refused(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    turned = tmp_path / "turned.png"
+    Image.open(sample_paths("png")[0]).rotate(90, expand=True).save(turned)
+    command = ["predict", str(turned), str(sample_paths("png")[0]), "-b", str(bundle)]
+    assert main([*command, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert [json.loads(line)["warnings"] for line in captured.out.splitlines()] == [["turned"], []]
+    assert "turned.png: warnings: turned (the picture seems to be turned" in " ".join(captured.err.split())
+    assert main([*command, "--csv"]) == 0
+    assert [row["warnings"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))] == ["turned", ""]
+    assert main(command) == 0
+    assert "warnings: turned" in capsys.readouterr().out
+    assert main([*command, "--json", "--refuse", "colour,turned"]) == 1
+    captured = capsys.readouterr()
+    first, second = map(json.loads, captured.out.splitlines())
+    assert "the image is refused: turned" in first["error"]
+    assert "probability" in second["findings"][0]
+    assert "1 of 2 images were refused" in captured.err
+    assert main([*command, "--refuse", "sideways"]) == 2
+    assert "unknown warning 'sideways'" in capsys.readouterr().err
 
 
 def test_tables_say_what_their_columns_mean(bundle: Path, tmp_path: Path, capsys: Capture) -> None:

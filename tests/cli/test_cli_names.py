@@ -17,6 +17,7 @@ import pytest
 import lrclr
 from lrclr.cli import main
 from lrclr.file_names import path_of
+from lrclr.samples import sample_paths
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -104,9 +105,10 @@ def test_heat_maps_cannot_go_where_a_file_is(bundle: Path, tmp_path: Path, capsy
     assert "--heatmap takes a folder, not" in capsys.readouterr().err
 
 
-def test_a_reader_that_goes_away_is_no_error_worth_words(bundle: Path, tmp_path: Path) -> None:
+def test_a_reader_that_goes_away_is_no_error_worth_words(bundle: Path) -> None:
     """As `lrclr predict … --json | head -1`."""
-    image = bundles.radiograph(tmp_path / "a.png")
+    # A picture without warnings, which would be on stderr.
+    image = sample_paths("png")[0]
     command = [*bundles.LRCLR, "predict", *[str(image)] * 200, "-b", str(bundle), "--json", "--batch-size", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -21,6 +21,7 @@ from lrclr import Bundle
 from lrclr.cli import main
 from lrclr.deploy import DeployOptions, write_kubernetes
 from lrclr.errors import BundleError, ImageError
+from lrclr.images import read_image
 from lrclr.samples import sample_paths
 from lrclr.triton.client import Client
 from lrclr.triton.server import ServeOptions, TritonServer
@@ -67,10 +68,10 @@ def written(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask(server: TritonServer, times: int = 4) -> None:
-    """Let it answer, and refuse."""
+    """Let it answer, with a warning too, and refuse."""
     with Client(server.grpc) as client:
         for _ in range(times):
-            client.predict(sample_paths()[:2])
+            client.predict([*sample_paths()[:2], 255 - read_image(sample_paths()[0])])
         with pytest.raises(ImageError):
             client.predict([b"no radiograph"])
 

@@ -67,6 +67,13 @@ def test_report_says_what_the_prediction_says(
     assert any(text.startswith("RESEARCH USE ONLY") for text in texts)
 
 
+def test_report_says_what_was_warned_of(predictions: dict[str, Prediction], model: ResultModel) -> None:
+    prediction = replace(predictions["normal"], warnings=("turned", "colour"))
+    content = ResultBuilder(model).build("sr", _source("normal"), prediction)
+    (text,) = [text for text in _texts(pydicom.dcmread(_buffer(content))) if text.startswith("Warnings")]
+    assert "turned (the picture seems to be turned by a quarter); colour (the picture has colours)" in text
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_report_has_the_regions(name: str, objects: Objects, predictions: dict[str, Prediction]) -> None:
     prediction = predictions[name]

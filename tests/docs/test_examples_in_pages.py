@@ -33,14 +33,16 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 # Commands that prepare a machine. The tests run in what they prepare.
 PREPARING = ("git", "cd", "python3", ".", "pip", "make")
-# Languages whose blocks on a page another test runs: of `ask.md` tests/triton/client/test_client_page.py, of those in
-# `hospital` tests/pacs/test_pages.py, of those in `families` tests/families, of the other two tests/docs/test_pages.py.
+# Languages whose blocks on a page another test runs: of `ask.md` tests/triton/client/test_client_page.py, of `web.md`
+# tests/web/test_howto.py, of those in `hospital` tests/pacs/test_pages.py, of those in `families` tests/families, of
+# the other two tests/docs/test_pages.py.
 RUN_ELSEWHERE = {
     "docs/hospital/dicomweb.md": ("bash",),
     "docs/hospital/listen.md": ("bash",),
     "docs/howto/ask.md": ("python", "bash"),
     "docs/howto/change-a-checkpoint.md": RUN,
     "docs/howto/existing-triton.md": RUN,
+    "docs/howto/web.md": RUN,
     "docs/families/index.md": ("bash",),
     "docs/families/adding-a-family.md": RUN,
     "docs/families/dual-encoder.md": ("bash",),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from lrclr import Prediction
     from lrclr.checkpoints import Checkpoint
+    from lrclr.inference import ImageSource
 
 IMAGES = [read_image(path) for path in sample_paths()]
 
@@ -109,6 +110,39 @@ def test_no_batch_is_larger_than_the_bundle_allows(counted: tuple[ZeroShotClassi
     answers = classifier.predict([IMAGES[3]] * (most + 3), batch_size=most + 3)
     assert [size for graph, size in engine.ran if graph == "image_encoder"] == [most, 3]
     assert np.ptp(flat(answers), axis=0).max() <= 1e-6
+
+
+def test_questions_about_an_encoded_image_run_no_image_encoder(
+    counted: tuple[ZeroShotClassifier, Counting], tmp_path: Path
+) -> None:
+    classifier, engine = counted
+    assert classifier.predict_features([]) == []
+    most = classifier.bundle.manifest.max_batch
+    classifier.encode_images([IMAGES[3]] * (most + 3), batch_size=most + 3)
+    assert [size for graph, size in engine.ran if graph == "image_encoder"] == [most, 3]
+    # The last two are files about which there is something to say.
+    images: list[ImageSource] = [
+        *IMAGES,
+        bundles.odd_radiograph(tmp_path / "odd.dcm"),
+        bundles.radiograph(tmp_path / "noise.png"),
+    ]
+    features = classifier.encode_images(images)
+    assert all(one.nbytes for one in features)
+    others = FindingSet.from_names(["Edema", "Rib fracture"])
+    for findings in (None, others):
+        for alpha in (None, 0.0, 0.3, 1.0):
+            wanted = classifier.predict(images, findings=findings, alpha=alpha)
+            engine.ran.clear()
+            # In any order and number, not only as they were encoded.
+            made = classifier.predict_features(features[::-1], findings, alpha)[::-1]
+            (alone,) = classifier.predict_features(features[1:2], findings, alpha)
+            assert "image_encoder" not in {graph for graph, _ in engine.ran}
+            np.testing.assert_allclose(flat(made), flat(wanted), atol=1e-6)
+            np.testing.assert_allclose(flat([alone]), flat(wanted[1:2]), atol=1e-6)
+            # Whatever else a prediction says of its image is said here, too.
+            assert [replace(one, findings=()) for one in made] == [replace(one, findings=()) for one in wanted]
+    with pytest.raises(UsageError, match="alpha"):
+        classifier.predict_features(features, alpha=2.0)
 
 
 @settings(max_examples=12, deadline=None)

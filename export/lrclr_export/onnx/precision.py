@@ -12,14 +12,18 @@ from torch import Tensor, nn
 from transformers.activations import QuickGELUActivation
 
 from lrclr.verification import GateResult
+from lrclr_export.onnx.activations import TOWERS
 from lrclr_export.onnx.merged_products import products_in
 from lrclr_export.quantize import Int8Linear
 from lrclr_export.quantize._groups import groups_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import onnx_ir as ir
 
     from lrclr.model import LrclrModel
+    from lrclr_export.onnx.activations import Float32Parts
 
 # What carries the cost, and must have the precision that was asked for; what must stay float32 whatever was asked.
 _HEAVY = ("Conv", "Gemm", "MatMul")
@@ -28,14 +32,26 @@ _REDUCED = ("float16", "int8")
 
 
 class _Float32LayerNorm(nn.LayerNorm):
+    # Whether the output is in half precision whatever the input is.
+    gives_half = False
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        return super().forward(input.float()).to(input.dtype)
+        return super().forward(input.float()).to(torch.float16 if self.gives_half else input.dtype)
 
 
-def half_precision(model: LrclrModel) -> LrclrModel:
+class _Float32Linear(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        return super().forward(input.float())
+
+
+def half_precision(model: LrclrModel, parts: Mapping[str, Float32Parts] | None = None) -> LrclrModel:
     """A copy of `model` whose products are in float16; LayerNorms compute in float32 with float32 weights.
 
     The network itself keeps softmax, region selection and the final normalisation in float32.
+
+    Args:
+        model: in float32.
+        parts: what stays in float32 in the tower of each graph, from `float32_parts`.
     """
     half: LrclrModel = copy.deepcopy(model).half()
     norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
@@ -44,8 +60,34 @@ def half_precision(model: LrclrModel) -> LrclrModel:
         island.load_state_dict(original.state_dict())
         parent, _, child = name.rpartition(".")
         setattr(half.get_submodule(parent), child, island)
+    for graph, kept in (parts or {}).items():
+        if kept.residual_stream:
+            _keep_in_float32(model.get_submodule(TOWERS[graph]), half.get_submodule(TOWERS[graph]), kept.layers)
+            if graph == "image_encoder":
+                # Region tokens are rows of the stream.
+                head: Any = half.fusion_head
+                head.regions_in_float32 = head.image_norm.gives_half = True
     half.eval()
     return half
+
+
+def _keep_in_float32(original: nn.Module, half: Any, layers: Sequence[str]) -> None:
+    """Keep the residual stream of a tower and some layers that write into it in float32."""
+    # The sum of a number in float32 and one in float16 is in float32, so that the stream keeps the type it begins with.
+    half.embeddings.register_forward_hook(_to_float32)
+    for name, module in half.named_modules():
+        if isinstance(module, _Float32LayerNorm) and name != "pre_layrnorm":
+            module.gives_half = True
+    for name in layers:
+        linear: Any = original.get_submodule(name)
+        island = _Float32Linear(linear.in_features, linear.out_features, linear.bias is not None)
+        island.load_state_dict(linear.state_dict())
+        parent, _, child = name.rpartition(".")
+        setattr(half.get_submodule(parent), child, island)
+
+
+def _to_float32(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    return output.float()
 
 
 class _HalfQuickGelu(nn.Module):
@@ -65,6 +107,8 @@ def stored_in_float32(model: LrclrModel) -> LrclrModel:
     for name, module in list(stored.named_modules()):
         if isinstance(module, Int8Linear):
             module.rounds_input = False
+        if isinstance(module, _Float32LayerNorm):
+            module.gives_half = False
         if half and isinstance(module, QuickGELUActivation):
             parent, _, child = name.rpartition(".")
             setattr(stored.get_submodule(parent), child, _HalfQuickGelu())
@@ -156,7 +200,12 @@ def precision_histogram(graph: ir.Graph) -> dict[str, dict[str, int]]:
 
 
 def precision_gate(
-    graph: str, histogram: dict[str, dict[str, int]], precision: str, *, int8_layers: int = 0
+    graph: str,
+    histogram: dict[str, dict[str, int]],
+    precision: str,
+    *,
+    int8_layers: int = 0,
+    float32_layers: int = 0,
 ) -> list[GateResult]:
     """No product in another type than was asked for, no delicate node in half precision.
 
@@ -165,6 +214,7 @@ def precision_gate(
         histogram: of it.
         precision: that was asked for.
         int8_layers: how many layers were quantised; the other products of an int8 graph are in float32.
+        float32_layers: how many layers of an fp16 graph stay in float32; see `float32_parts`.
     """
     if precision == "int8":
         return _int8_gate(graph, histogram, int8_layers)
@@ -173,7 +223,7 @@ def precision_gate(
     total = sum(sum(histogram.get(kind, {}).values()) for kind in _HEAVY)
     half = sum(histogram.get(kind, {}).get("float16", 0) for kind in _DELICATE)
     return [
-        GateResult(f"products not in {precision}", graph, wrong, 0, "max", f"{total} products"),
+        GateResult(f"products not in {precision}", graph, wrong, float32_layers, "max", f"{total} products"),
         GateResult("delicate nodes in half precision", graph, half, 0, "max"),
     ]
 

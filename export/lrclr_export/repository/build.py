@@ -19,7 +19,7 @@ from lrclr_export.repository.build_openvino import add_openvino
 from lrclr_export.repository.records import write_records
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from lrclr.bundle import Manifest
@@ -117,9 +117,23 @@ def set_cpu_engine(
         progress.task("measure the engines of this machine")
         chosen = choose_engine(bundle)
         engine, why = chosen.kind, chosen.why
-    if engine == "openvino":
-        return add_openvino(bundle, why=why, progress=progress)
-    return replace(bundle.manifest, engine={"name": engine, "why": why})
+
+    def changed(member: Bundle) -> Manifest:
+        if engine == "openvino":
+            return add_openvino(member, why=why, progress=progress)
+        return replace(member.manifest, engine={"name": engine, "why": why})
+
+    return _of_each(bundle, changed, progress)
+
+
+def _of_each(bundle: Bundle, changed: Callable[[Bundle], Manifest], progress: ProgressCallbacks) -> Manifest:
+    """The manifest of a bundle in which that of each member was changed."""
+    manifests = []
+    for number, member in enumerate(bundle.members):
+        if len(bundle.members) > 1:
+            progress.task(f"member {bundle.manifest.member_names[number]}")
+        manifests.append(changed(member))
+    return bundle.manifest.with_members(manifests)
 
 
 def add_plans(
@@ -134,6 +148,11 @@ def add_plans(
     Returns:
         The manifest to write.
     """
+    return _of_each(bundle, lambda member: _with_plans(member, options, why=why, progress=progress), progress)
+
+
+def _with_plans(bundle: Bundle, options: BuildOptions, *, why: str, progress: ProgressCallbacks) -> Manifest:
+    """As `add_plans`, of a single network."""
     manifest = bundle.manifest
     library = tensorrt_library(options.engine)
     here = gpus()
@@ -162,7 +181,13 @@ def add_plans(
             half_precision=manifest.precision == "fp16",
             on_progress=progress.step,
         )
-        results += precision_gates(graph, plan.precision_histogram, manifest.precision, int8_products=in_int8[graph])
+        results += precision_gates(
+            graph,
+            plan.precision_histogram,
+            manifest.precision,
+            int8_products=in_int8[graph],
+            float32_layers=len(manifest.graphs[graph].get("float32_parts", {}).get("layers", ())),
+        )
         results += _fusion_gates(graph, plan, options.engine)
         file = bundle.graph_path(graph).with_name(plan_file(options.engine, capabilities[0]))
         write_whole(file, plan.data)

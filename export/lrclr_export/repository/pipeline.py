@@ -23,6 +23,7 @@ from lrclr.bundle import (
     Golden,
     GraphEntry,
     Manifest,
+    TokenizerEntry,
     bundle_entries,
 )
 from lrclr.contract import ModelNames, axis_sizes
@@ -31,7 +32,7 @@ from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
 from lrclr.inference import ScoreCalibration
 from lrclr.verification import GateResult, Tolerances, gate_images, raise_refused, verify
-from lrclr_export.onnx.activations import largest_activations, require_half_precision
+from lrclr_export.onnx.activations import by_block, float32_parts, measured_activations
 from lrclr_export.onnx.blame import first_bad_layer
 from lrclr_export.onnx.graphs import graph_specs
 from lrclr_export.onnx.onnx_graph import (
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
 
     from lrclr.checkpoints import Checkpoint
     from lrclr.model import LrclrModel
-    from lrclr_export.onnx.activations import Largest
+    from lrclr_export.onnx.activations import Float32Parts, Largest
     from lrclr_export.progress import ProgressCallbacks
     from lrclr_export.quantize import Calibration
 
@@ -123,96 +124,139 @@ def export_bundle(
         ExportError: a graph could not be made.
         UsageError: `output` holds other files than a bundle, or an option is wrong.
     """
+    with replace_directory(output, expected=bundle_entries(output), overwrite=True) as staging:
+        manifest = write_network(staging, checkpoint, options, progress=progress)
+        write_server_model(staging, options.names)
+        checkpoint.card.save(staging)
+        finished = finish(Bundle.unfinished(staging, manifest))
+        progress.task("write the manifest")
+        write_records(staging, finished)
+    return Bundle(output)
+
+
+def write_server_model(staging: Path, names: ModelNames) -> None:
+    """Write the folder of the model `lrclr`, without its configuration."""
+    folder = staging / names.folder(names.classifier)
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text(SERVER_MODEL)
+    (folder / NO_CACHE).touch()
+
+
+def write_network(
+    staging: Path,
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    *,
+    golden_name: str = GOLDEN,
+    progress: ProgressCallbacks = NO_PROGRESS,
+) -> Manifest:
+    """Write the graphs of a checkpoint, its golden data, tokenizer and findings into a folder, and run the gates.
+
+    Args:
+        staging: the folder.
+        checkpoint: the checkpoint.
+        options: options of the export. The graphs get its names.
+        golden_name: name of the file with the golden data.
+        progress: progress callbacks.
+
+    Returns:
+        The manifest, without files.
+
+    Raises the errors of `export_bundle`.
+    """
     tolerances = Tolerances.for_precision(options.precision).overridden(options.tolerances)
     check_opset(options.opset)
     names = options.names
     sizes = profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=options.max_batch)
     calibration = _calibration(checkpoint, options)
-    largest = _largest_activations(checkpoint, options.precision, progress)
-    with replace_directory(output, expected=bundle_entries(output), overwrite=True) as staging:
-        exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, progress)
-        progress.task("run the PyTorch model on the gates' inputs")
-        stored = None if options.precision == "fp32" else stored_in_float32(exported)
-        golden = golden_from_checkpoint(checkpoint, stored=stored)
-        graphs: dict[str, TypedGraph] = {}
-        for spec in graph_specs(exported):
-            progress.task(f"export {spec.name}")
-            graphs[spec.name] = typed_onnx_from_module(spec, opset=options.opset)
-            folder = staging / names.folder(names.of(spec.name))
-            folder.mkdir(parents=True)
-            graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
-            if options.inline and graphs[spec.name].model.functions:
-                inlined(graphs[spec.name]).save(folder / INLINED, external_above=options.external_data_above)
-        for name, inputs in warmup_inputs(golden, axis_sizes(checkpoint.config), sizes).items():
-            warmup = staging / names.of(name) / "warmup"
-            warmup.mkdir()
-            for tensor, array in inputs.items():
-                (warmup / tensor).write_bytes(np.ascontiguousarray(array).tobytes())
-        classifier_folder = staging / names.folder(names.classifier)
-        classifier_folder.mkdir(parents=True)
-        (classifier_folder / "model.py").write_text(SERVER_MODEL)
-        (classifier_folder / NO_CACHE).touch()
-        checkpoint.tokenizer.save(staging / TOKENIZER)
-        checkpoint.findings.save(staging / FINDINGS)
-        checkpoint.card.save(staging)
-        golden.save(staging / GOLDEN)
-        histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}
-        manifest = Manifest(
-            made_with=_made_with(),
-            checkpoint={
-                "source": checkpoint.source,
-                "sha256": checkpoint.sha256,
-                **({"origin": checkpoint.origin} if checkpoint.origin else {}),
-            },
-            model=_plain(checkpoint.config.to_dict()),
-            scoring={
-                "alpha": checkpoint.config.effective_alpha,
-                **ScoreCalibration.from_dict(checkpoint.config.to_dict()).to_dict(),
-                "fusion_trained": checkpoint.config.fusion_trained,
-            },
-            preprocess=checkpoint.preprocess.to_dict(),
-            tokenizer={
-                "sha256": checkpoint.tokenizer.sha256,
-                "context_length": checkpoint.tokenizer.context_length,
-                "eot_id": checkpoint.tokenizer.eot_id,
-                "has_bos": checkpoint.tokenizer.has_bos,
-                "pad_id": checkpoint.tokenizer.pad_id,
-                "fixed_length": checkpoint.tokenizer.fixed_length,
-                "causal": checkpoint.model.text_model.causal,
-            },
-            precision=options.precision,
-            quantization=quantization,
-            opset=options.opset,
-            max_batch=options.max_batch,
-            profiles=sizes,
-            graphs={
-                name: _signature(graph, histograms[name], options, largest.get(name)) for name, graph in graphs.items()
-            },
-            engine={"name": "onnxruntime", "why": options.why_engine},
-            triton=names.to_dict(),
-            plans=[],
-            tolerances={**tolerances.to_dict(), "overridden": sorted(options.tolerances)},
-            gates=[],
-            files={},
-        )
-        progress.task("run the gates")
-        results = reference_gates(golden, gate_images(), checkpoint.preprocess, checkpoint.tokenizer)
-        for name in graphs:
-            layers = quantization["graphs"][name]["int8_layers"] if quantization else 0
-            results += precision_gate(name, histograms[name], options.precision, int8_layers=layers)
-        if stored is not None:
-            results += rounding_gates(checkpoint.model, exported)
-        bundle = Bundle.unfinished(staging, manifest)
-        report = verify(bundle, OnnxRuntimeEngine(bundle))
-        results += report.gates
-        progress.gates(results)
-        raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
-        made_with = {**manifest.made_with, "gates_ran_on": report.ran_on}
-        measured = replace(manifest, gates=[result.to_dict() for result in results], made_with=made_with)
-        finished = finish(Bundle.unfinished(staging, measured))
-        progress.task("write the manifest")
-        write_records(staging, finished)
-    return Bundle(output)
+    largest, in_float32 = _largest_activations(checkpoint, options.precision, progress)
+    exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, progress, in_float32)
+    progress.task("run the PyTorch model on the gates' inputs")
+    stored = None if options.precision == "fp32" else stored_in_float32(exported)
+    golden = golden_from_checkpoint(checkpoint, stored=stored)
+    graphs: dict[str, TypedGraph] = {}
+    for spec in graph_specs(exported):
+        progress.task(f"export {spec.name}")
+        graphs[spec.name] = typed_onnx_from_module(spec, opset=options.opset)
+        folder = staging / names.folder(names.of(spec.name))
+        folder.mkdir(parents=True)
+        graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
+        if options.inline and graphs[spec.name].model.functions:
+            inlined(graphs[spec.name]).save(folder / INLINED, external_above=options.external_data_above)
+    for name, inputs in warmup_inputs(golden, axis_sizes(checkpoint.config), sizes).items():
+        warmup = staging / names.of(name) / "warmup"
+        warmup.mkdir()
+        for tensor, array in inputs.items():
+            (warmup / tensor).write_bytes(np.ascontiguousarray(array).tobytes())
+    checkpoint.tokenizer.save(staging / TOKENIZER)
+    checkpoint.findings.save(staging / FINDINGS)
+    golden.save(staging / golden_name)
+    histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}
+    manifest = Manifest(
+        made_with=_made_with(),
+        checkpoint={
+            "source": checkpoint.source,
+            "sha256": checkpoint.sha256,
+            **({"origin": checkpoint.origin} if checkpoint.origin else {}),
+        },
+        model=_plain(checkpoint.config.to_dict()),
+        scoring=scoring_entry(checkpoint),
+        preprocess=checkpoint.preprocess.to_dict(),
+        tokenizer=tokenizer_entry(checkpoint),
+        precision=options.precision,
+        quantization=quantization,
+        opset=options.opset,
+        max_batch=options.max_batch,
+        profiles=sizes,
+        graphs={
+            name: _signature(graph, histograms[name], options, largest.get(name), in_float32.get(name))
+            for name, graph in graphs.items()
+        },
+        engine={"name": "onnxruntime", "why": options.why_engine},
+        triton=names.to_dict(),
+        plans=[],
+        tolerances={**tolerances.to_dict(), "overridden": sorted(options.tolerances)},
+        gates=[],
+        files={},
+    )
+    progress.task("run the gates")
+    results = reference_gates(golden, gate_images(), checkpoint.preprocess, checkpoint.tokenizer)
+    for name in graphs:
+        layers = quantization["graphs"][name]["int8_layers"] if quantization else 0
+        kept = len(in_float32[name].layers) if name in in_float32 else 0
+        results += precision_gate(name, histograms[name], options.precision, int8_layers=layers, float32_layers=kept)
+    if stored is not None:
+        results += rounding_gates(checkpoint.model, exported)
+    bundle = Bundle.unfinished(staging, manifest, golden=golden_name)
+    report = verify(bundle, OnnxRuntimeEngine(bundle))
+    results += report.gates
+    progress.gates(results)
+    raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
+    made_with = {**manifest.made_with, "gates_ran_on": report.ran_on}
+    return replace(manifest, gates=[result.to_dict() for result in results], made_with=made_with)
+
+
+def scoring_entry(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The manifest's ``scoring`` of a checkpoint."""
+    return {
+        "alpha": checkpoint.config.effective_alpha,
+        **ScoreCalibration.from_dict(checkpoint.config.to_dict()).to_dict(),
+        "fusion_trained": checkpoint.config.fusion_trained,
+    }
+
+
+def tokenizer_entry(checkpoint: Checkpoint) -> TokenizerEntry:
+    """The manifest's ``tokenizer`` of a checkpoint."""
+    tokenizer = checkpoint.tokenizer
+    return {
+        "sha256": tokenizer.sha256,
+        "context_length": tokenizer.context_length,
+        "eot_id": tokenizer.eot_id,
+        "has_bos": tokenizer.has_bos,
+        "pad_id": tokenizer.pad_id,
+        "fixed_length": tokenizer.fixed_length,
+        "causal": checkpoint.model.text_model.causal,
+    }
 
 
 def _calibration(checkpoint: Checkpoint, options: ExportOptions) -> Calibration | None:
@@ -223,15 +267,25 @@ def _calibration(checkpoint: Checkpoint, options: ExportOptions) -> Calibration 
     return read_calibration(options.calibration, checkpoint.preprocess)
 
 
-def _largest_activations(checkpoint: Checkpoint, precision: str, progress: ProgressCallbacks) -> Largest:
-    """Of an export in float16: what it must hold, on the images that lrclr carries; empty for other precisions."""
+def _largest_activations(
+    checkpoint: Checkpoint, precision: str, progress: ProgressCallbacks
+) -> tuple[Largest, dict[str, Float32Parts]]:
+    """Of an export in float16: the largest magnitude of each block on the images that lrclr carries.
+
+    Returns:
+        It, and the parts of each graph that have to stay in float32; both empty for other precisions.
+    """
     if precision != "fp16":
-        return {}
+        return {}, {}
     progress.task("measure the largest activation of each layer")
     pixels = carried_calibration(checkpoint.preprocess).pixel_values
-    found = largest_activations(checkpoint.model, pixels, calibration_tokens(checkpoint))
-    require_half_precision(found)
-    return {graph: {block: float(f"{value:.4g}") for block, value in blocks.items()} for graph, blocks in found.items()}
+    found = measured_activations(checkpoint.model, pixels, calibration_tokens(checkpoint))
+    parts = float32_parts(checkpoint.model, found)
+    largest = {
+        graph: {block: float(f"{value:.4g}") for block, value in blocks.items()}
+        for graph, blocks in by_block(found).items()
+    }
+    return largest, parts
 
 
 def _in_precision(
@@ -240,12 +294,13 @@ def _in_precision(
     precision: str,
     tolerances: Tolerances,
     progress: ProgressCallbacks,
+    in_float32: Mapping[str, Float32Parts],
 ) -> tuple[LrclrModel, dict[str, Any] | None]:
     """The network in a precision; for int8, also the record of the quantization."""
     if calibration is not None:
         made = quantized(checkpoint, calibration, tolerances, progress=progress)
         return made.model, made.record
-    return (checkpoint.model if precision == "fp32" else half_precision(checkpoint.model)), None
+    return (checkpoint.model if precision == "fp32" else half_precision(checkpoint.model, in_float32)), None
 
 
 def _blame(
@@ -267,7 +322,11 @@ def _blame(
 
 
 def _signature(
-    graph: TypedGraph, histogram: dict[str, dict[str, int]], options: ExportOptions, largest: dict[str, float] | None
+    graph: TypedGraph,
+    histogram: dict[str, dict[str, int]],
+    options: ExportOptions,
+    largest: dict[str, float] | None,
+    in_float32: Float32Parts | None,
 ) -> GraphEntry:
     folder = options.names.folder(options.names.of(graph.spec.name))
 
@@ -287,7 +346,11 @@ def _signature(
         "inlined": f"{folder}/{INLINED}" if options.inline and graph.model.functions else None,
         "region_maps": next((len(node.inputs) - 1 for node in graph.model.graph if node.op_type == OP_TYPE), None),
     }
-    return entry if largest is None else {**entry, "largest_activations": largest}
+    if largest is not None:
+        entry["largest_activations"] = largest
+    if in_float32 is not None and in_float32.residual_stream:
+        entry["float32_parts"] = in_float32.to_dict()
+    return entry
 
 
 def _made_with() -> dict[str, str]:

@@ -21,7 +21,10 @@ def write_records(folder: Path, manifest: Manifest) -> None:
         folder: an unfinished bundle whose other files are complete.
         manifest: complete, except for its table of files.
     """
-    sizes, serving = sizes_of(manifest), serving_of(manifest)
-    for name, text in triton_configs(sizes, manifest.profiles, serving, manifest.names).items():
-        write_whole(folder / name / "config.pbtxt", text.encode())
+    configs: dict[str, str] = {}
+    for each in (*manifest.members, manifest):
+        configs |= triton_configs(sizes_of(each), each.profiles, serving_of(each), each.names)
+    # A member of an ensemble has no model `lrclr`, and an ensemble no graphs but those of its members.
+    for name in manifest.names.all:
+        write_whole(folder / name / "config.pbtxt", configs[name].encode())
     write_manifest(folder, manifest)

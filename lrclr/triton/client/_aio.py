@@ -70,7 +70,7 @@ class AsyncClient(BaseClient):
         """As `Client.predict`."""
         return (await self.ask(images, findings=findings, alpha=alpha, frame=frame, exact=exact)).predictions
 
-    async def ask(
+    async def ask(  # noqa: PLR0913 - one parameter an input of the model
         self,
         images: Sequence[ImageSource],
         *,
@@ -80,13 +80,14 @@ class AsyncClient(BaseClient):
         heatmap: bool = False,
         exact: bool = False,
         embedding: bool = False,
+        sr: bool = False,
     ) -> Reply:
         """As `Client.ask`."""
         if not images:
             return wire.Reply([], [], "")
         deadline = Deadline(self.options)
         files = [await asyncio.to_thread(wire.encoded, image) for image in images]
-        tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact, embedding=embedding)
+        tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact, embedding=embedding, sr=sr)
         result = await self._infer(wire.as_infer_inputs(tensors), deadline)
         known = self._known(result) or await self._describe(deadline)
         return wire.reply(result, len(files), fusion_trained=bool(known["fusion_trained"]))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from lrclr.contract import ModelNames
     from lrclr.inference import Prediction
     from lrclr.text import FindingSet
     from lrclr.triton.client._options import ClientOptions
@@ -95,7 +96,7 @@ class Client(BaseClient):
         """
         return self.ask(images, findings=findings, alpha=alpha, frame=frame, exact=exact).predictions
 
-    def ask(
+    def ask(  # noqa: PLR0913 - one parameter an input of the model
         self,
         images: Sequence[ImageSource],
         *,
@@ -105,16 +106,21 @@ class Client(BaseClient):
         heatmap: bool = False,
         exact: bool = False,
         embedding: bool = False,
+        sr: bool = False,
     ) -> Reply:
-        """As `predict`, with the hash of the bundle.
+        """As `predict`, with the hash of the bundle, and what else was requested.
 
-        With heat maps as PNG files if `heatmap` is set, and with the images' embeddings if `embedding` is set.
+        Args:
+            images, findings, alpha, frame, exact: as for `predict`.
+            heatmap: whether the server draws heat maps, as PNG files.
+            embedding: whether the server returns the embeddings of the images.
+            sr: whether the server makes a DICOM structured report of each image, which must be a DICOM file.
         """
         if not images:
             return wire.Reply([], [], "")
         deadline = Deadline(self.options)
         files = [wire.encoded(image) for image in images]
-        tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact, embedding=embedding)
+        tensors = wire.inputs(files, findings, alpha, frame, heatmap=heatmap, exact=exact, embedding=embedding, sr=sr)
         return self._answered(tensors, len(files), deadline)
 
     def embed_images(
@@ -160,10 +166,17 @@ class Client(BaseClient):
         except ServerUnavailableError:
             return False
 
-    def infer_graph(self, graph: str, tensors: list[Any]) -> Any:
-        """Run one of the bundle's graphs, with inputs and result in tritonclient's types."""
+    def infer_graph(self, graph: str, tensors: list[Any], names: ModelNames | None = None) -> Any:
+        """Run one of the bundle's graphs, with inputs and result in tritonclient's types.
+
+        Args:
+            graph: name of the graph.
+            tensors: its inputs.
+            names: names of the models of one member of an ensemble.
+        """
         deadline = Deadline(self.options)
-        return self._repeated(lambda: self._infer(self.options.names.of(graph), tensors, deadline), deadline)
+        model = (names or self.options.names).of(graph)
+        return self._repeated(lambda: self._infer(model, tensors, deadline), deadline)
 
     def _answered(self, tensors: Mapping[str, NDArray[Any]], images: int, deadline: Deadline) -> Reply:
         result = self._infer_tensors(tensors, deadline)

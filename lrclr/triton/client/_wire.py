@@ -72,6 +72,7 @@ class Reply:
         bundle: SHA-256 of the manifest of the bundle that answered.
         exact: whether the server read the files in full; None if the request had no files.
         image_embedding: float32 ``[B, D]``, of unit length, if requested; else None.
+        reports: DICOM structured reports, one per image, if requested.
     """
 
     predictions: list[Prediction]
@@ -79,6 +80,7 @@ class Reply:
     bundle: str
     exact: bool | None = None
     image_embedding: NDArray[np.float32] | None = None
+    reports: tuple[bytes, ...] = ()
 
 
 def triton_grpc() -> ModuleType:
@@ -115,7 +117,7 @@ def encoded(source: ImageSource) -> bytes:
         raise ImageError("the file cannot be read", why=error.strerror) from error
 
 
-def inputs(
+def inputs(  # noqa: PLR0913 - one parameter an input of the model
     images: Sequence[bytes] | NDArray[np.float32],
     findings: FindingSet | None,
     alpha: float | None,
@@ -124,6 +126,7 @@ def inputs(
     heatmap: bool = False,
     exact: bool = False,
     embedding: bool = False,
+    sr: bool = False,
 ) -> dict[str, NDArray[Any]]:
     """The tensors of a request, by name; `images` are files, or preprocessed images ``[B, 3, S, S]``."""
     tensors: dict[str, NDArray[Any]] = {}
@@ -143,6 +146,8 @@ def inputs(
         tensors["exact"] = np.array([True])
     if embedding:
         tensors["embedding"] = np.array([True])
+    if sr:
+        tensors["sr"] = np.array([True])
     return tensors
 
 
@@ -183,30 +188,31 @@ def reply(result: Any, images: int, *, fusion_trained: bool) -> Reply:
     Raises:
         ServerError: a tensor is missing, or the number of images is another than in the request.
     """
-    optional = {"description", "exact", "heatmap", "image_embedding", "remarks"}
+    optional = {"description", "exact", "heatmap", "image_embedding", "probability_spread", "remarks", "sr", "warnings"}
     arrays = {name: result.as_numpy(name) for name in protocol.OUTPUTS if name not in optional}
     missing = [name for name, array in arrays.items() if array is None]
     if missing or len(arrays["probability"]) != images:
         raise ServerError("the server's answer is incomplete", why=f"missing: {', '.join(missing) or 'images'}")
     names = [name.decode() for name in arrays["finding"].ravel().tolist()]
     alpha = float(arrays["alpha"].ravel()[0])
-    # A server with an older bundle gives no remarks.
-    remarks = result.as_numpy("remarks")
-    texts = [b""] * images if remarks is None else remarks.ravel().tolist()
-    answers = Answers(**{name: arrays[name] for name in Answers.names()})
+    # A server with an older bundle gives no remarks, or no warnings.
+    remarks, warnings = _lines_of(result, "remarks", images), _lines_of(result, "warnings", images)
+    spread = result.as_numpy("probability_spread")
+    answers = Answers(**{name: arrays[name] for name in Answers.names()}, probability_spread=spread)
     boxes = [[tuple(box) for box in of_image] for of_image in arrays["region_box"].tolist()]
     sizes = arrays["image_size"].tolist()
     records = answers.predictions(names, sizes, boxes, alpha=alpha, fusion_trained=fusion_trained)
     predictions = [
-        replace(record, remarks=tuple(text.decode().splitlines())) for record, text in zip(records, texts, strict=True)
+        replace(record, remarks=remarks[image], warnings=warnings[image]) for image, record in enumerate(records)
     ]
-    heatmaps, exact = result.as_numpy("heatmap"), result.as_numpy("exact")
+    heatmaps, exact, reports = (result.as_numpy(name) for name in ("heatmap", "exact", "sr"))
     return Reply(
         predictions,
         [] if heatmaps is None else heatmaps.ravel().tolist(),
         arrays["bundle"].ravel()[0].decode(),
         None if exact is None else bool(exact.ravel()[0]),
         result.as_numpy("image_embedding"),
+        () if reports is None else tuple(reports.ravel().tolist()),
     )
 
 
@@ -223,6 +229,14 @@ def embedding_of(reply: Reply) -> NDArray[np.float32]:
             fix="Export the checkpoint again.",
         )
     return reply.image_embedding
+
+
+def _lines_of(result: Any, name: str, images: int) -> list[tuple[str, ...]]:
+    """The lines of an optional output that has one text for each image."""
+    texts = result.as_numpy(name)
+    if texts is None:
+        return [()] * images
+    return [tuple(text.decode().splitlines()) for text in texts.ravel().tolist()]
 
 
 def error_of(error: Any, address: str, seconds: float) -> LrclrError:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from lrclr._processors import processors
 from lrclr._version import __version__
 from lrclr.budget import HEATMAP_BYTES, decoding, reading
-from lrclr.errors import FindingsError, LrclrError, UsageError
+from lrclr.errors import FindingsError, LrclrError, MissingExtraError, UsageError
 from lrclr.images import ReadLimits, read_for_model, read_image
-from lrclr.inference import Answers, draw_heatmap, png_bytes
+from lrclr.inference import draw_heatmap, png_bytes
 from lrclr.preprocessing import preprocess
 from lrclr.text import FindingSet
 from lrclr.triton.model._request import Request
@@ -32,6 +35,14 @@ __all__ = ["Answerer"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class _File(NamedTuple):
+    """What an answer says of a file: size of the full image, remarks, and codes of warnings."""
+
+    size: tuple[int, ...]
+    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Answerer:
@@ -74,18 +85,20 @@ class Answerer:
         findings = self._findings(request)
         if request.pixel_values is not None:
             pixel_values = request.pixel_values
-            sizes = [pixel_values.shape[2:]] * len(pixel_values)
-            remarks: list[tuple[str, ...]] = [()] * len(pixel_values)
+            files = [_File(pixel_values.shape[2:])] * len(pixel_values)
         else:
-            pixel_values, sizes, remarks = self._decoded(request)
+            pixel_values, files = self._decoded(request)
+        sizes = [file.size for file in files]
         answers = self._classifier.answer_pixels(pixel_values, findings, request.alpha)
+        spread = () if answers.probability_spread is None else ("probability_spread",)
         predictions = self._classifier.predictions(answers, sizes, findings, request.alpha)
         tensors = [
             put_bytes("finding", [name.encode() for name in findings.names]),
-            *(put(name, getattr(answers, name)) for name in Answers.names()),
+            *(put(name, getattr(answers, name)) for name in (*answers.names(), *spread)),
             put("region_box", np.array([[region.box for region in one.regions] for one in predictions], np.float64)),
             put("image_size", np.array(sizes, np.int64)),
-            put_bytes("remarks", ["\n".join(sentences).encode() for sentences in remarks]),
+            put_bytes("remarks", ["\n".join(file.remarks).encode() for file in files]),
+            put_bytes("warnings", ["\n".join(file.warnings).encode() for file in files]),
             put("alpha", np.array([predictions[0].alpha], np.float64)),
             put_bytes("bundle", [self._classifier.spec.sha256.encode()]),
         ]
@@ -97,7 +110,15 @@ class Answerer:
             tensors.append(put("image_embedding", answers.image_embedding))
         if request.heatmap:
             tensors.append(put_bytes("heatmap", self._drawn(request, predictions)))
+        if request.sr:
+            warned = [replace(one, warnings=file.warnings) for one, file in zip(predictions, files, strict=True)]
+            tensors.append(put_bytes("sr", self._reports(request, warned, findings)))
         self._count(len(predictions))
+        self._metrics.warnings(Counter(code for file in files for code in file.warnings))
+        # With other prompts or another alpha, a probability has another distribution.
+        if request.findings_toml is None and request.alpha is None:
+            self._metrics.probabilities(findings.names, answers.probability)
+        self._metrics.flush()
         return tensors
 
     def close(self) -> None:
@@ -123,8 +144,8 @@ class Answerer:
             )
         return findings
 
-    def _decoded(self, request: Request) -> tuple[NDArray[np.float32], list[tuple[int, ...]], list[tuple[str, ...]]]:
-        """Pixel values, full sizes, and remarks of the request's files."""
+    def _decoded(self, request: Request) -> tuple[NDArray[np.float32], list[_File]]:
+        """Pixel values of the request's files, and what else the answer says of each."""
         began = time.perf_counter()
         spec, limits = self._classifier.spec.preprocess, self._limits
 
@@ -133,14 +154,14 @@ class Answerer:
         pixel_values = np.empty((len(files), 3, spec.image_size, spec.image_size), np.float32)
 
         @reading()
-        def decode(place: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        def decode(place: int) -> _File:
             read = read_for_model(files[place], spec, exact=request.exact, frame=request.frame, limits=limits)
             pixel_values[place] = preprocess(read, spec)
-            return (read.height, read.width), read.remarks
+            return _File((read.height, read.width), read.remarks, read.warnings)
 
         done = self._each(decode, range(len(files)))
         self._metrics.decoded(time.perf_counter() - began)
-        return pixel_values, [size for size, _ in done], [remarks for _, remarks in done]
+        return pixel_values, done
 
     def _drawn(self, request: Request, predictions: Sequence[Prediction]) -> list[bytes]:
         """Heat maps at the full size of the images."""
@@ -152,6 +173,24 @@ class Answerer:
             return png_bytes(draw_heatmap(image, predictions[place]))
 
         return self._each(draw, range(len(predictions)))
+
+    def _reports(self, request: Request, predictions: Sequence[Prediction], findings: FindingSet) -> list[bytes]:
+        """DICOM structured reports."""
+        if importlib.util.find_spec("highdicom") is None:
+            raise MissingExtraError("highdicom", "dicom-results", "writing DICOM results")
+        # Imported here: pydicom takes a tenth of a second, and most servers make no reports.
+        from lrclr.dicom_results import DicomSource, ResultBuilder, ResultModel, ResultRefusedError
+
+        builder = ResultBuilder(ResultModel(self._classifier.spec.sha256, findings, request.exact))
+
+        def report(place: int) -> bytes:
+            try:
+                source = DicomSource.read((request.image or ())[place], frame=request.frame)
+                return builder.build("sr", source, predictions[place])
+            except ResultRefusedError as error:
+                raise UsageError(error.what, why=error.why, fix="Ask for this image without sr.") from error
+
+        return self._each(report, range(len(predictions)))
 
     def _each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Do `work` on the images of a request in several threads. An error gives the number of its image.
@@ -206,6 +245,8 @@ class Answerer:
                 # The default of requests.
                 "exact": Request.exact,
                 "findings": spec.findings.to_toml(),
+                "members": list(spec.members),
+                "regions_from": spec.regions_from,
             },
             allow_nan=False,
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from copy import copy
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import triton_python_backend_utils as pb_utils
@@ -33,6 +35,20 @@ class RequestCancelledError(LrclrError):
     """The client has cancelled the request."""
 
 
+class _CurrentRequest:
+    """The request that is being answered, for the engines of all members.
+
+    Attributes:
+        cancelled: see `BlsEngine.cancelled`.
+        lock: to hold while Triton is called about the request or a counter. Triton 2.51 crashes if several threads of a
+            process check at the same time whether a request was cancelled.
+    """
+
+    def __init__(self) -> None:
+        self.cancelled: Callable[[], bool] = bool
+        self.lock = Lock()
+
+
 class BlsEngine:
     """Runs graphs by business-logic scripting.
 
@@ -42,23 +58,44 @@ class BlsEngine:
         metrics: counters to update with the time of the image encoder.
 
     Attributes:
-        cancelled: returns whether the current request was cancelled. No graph runs for a cancelled request.
+        members: an engine for each member of an ensemble, in order; of a single network this one alone.
+        at_once: True: the server runs the graphs of all members at the same time. `pb_utils` waits for an answer
+            without the interpreter's lock, as it does for `async_exec`, which calls it in threads, too.
     """
 
     def __init__(self, names: ModelNames, version: int, metrics: Metrics) -> None:
         self._names = names
         self._version = version
         self._metrics = metrics
-        self.cancelled: Callable[[], bool] = bool
+        self._request = _CurrentRequest()
+        self.at_once = True
+        self.members: tuple[BlsEngine, ...] = (self,)
+        if names.members:
+            self.members = tuple(map(self._of_member, names.of_members))
+
+    def _of_member(self, names: ModelNames) -> BlsEngine:
+        member = copy(self)
+        member._names, member.members = names, (member,)  # noqa: SLF001 - of this class
+        return member
 
     @property
     def name(self) -> str:
         return "triton"
 
+    @property
+    def cancelled(self) -> Callable[[], bool]:
+        """Returns whether the current request was cancelled. No graph runs for a cancelled request."""
+        return self._request.cancelled
+
+    @cancelled.setter
+    def cancelled(self, cancelled: Callable[[], bool]) -> None:
+        self._request.cancelled = cancelled
+
     def stop_if_cancelled(self) -> None:
         """Raise `RequestCancelledError` if the client has cancelled the request."""
-        if self.cancelled():
-            raise RequestCancelledError("the request was cancelled")
+        with self._request.lock:
+            if self._request.cancelled():
+                raise RequestCancelledError("the request was cancelled")
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         self.stop_if_cancelled()
@@ -74,7 +111,8 @@ class BlsEngine:
             self._fail(graph, response.error())
         outputs = {name: get(pb_utils.get_output_tensor_by_name(response, name)) for name in names}
         if graph == "image_encoder":
-            self._metrics.encoded(time.perf_counter() - began)
+            with self._request.lock:
+                self._metrics.encoded(time.perf_counter() - began)
         return outputs
 
     def _fail(self, graph: str, error: Any) -> None:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
 __all__ = ["Metrics"]
 
@@ -16,7 +25,15 @@ _FAMILIES = {
     "lrclr_prompt_cache_misses_total": "Prompts that had to be encoded",
     "lrclr_decode_seconds_total": "Seconds spent reading and preprocessing images",
     "lrclr_encode_seconds_total": "Seconds spent waiting for the image encoder",
+    "lrclr_warnings_total": "Images that an input check warned of, by its code",
+    # A histogram. Triton 2.51 has no histograms for models in Python; counters with these names are read as one.
+    "lrclr_probability_bucket": "Images by finding whose probability is at most the label le",
+    "lrclr_probability_count": "Images by finding",
+    "lrclr_probability_sum": "Sum of the probabilities by finding",
 }
+_BOUNDS: Final = np.linspace(0.1, 1.0, 10)
+_FLUSH_SECONDS: Final = 1.0
+_BOUND_LABELS: Final = (*(f"{bound:.1f}" for bound in _BOUNDS), "+Inf")
 
 
 class Metrics:
@@ -32,38 +49,71 @@ class Metrics:
         self._families = {
             name: pb_utils.MetricFamily(name=name, description=text, kind=counter) for name, text in _FAMILIES.items()
         }
-        self._counters: dict[tuple[str, str], Any] = {}
+        self._counters: dict[tuple[str, ...], Any] = {}
+        self._pending: defaultdict[tuple[str, str, str], float] = defaultdict(float)
+        self._flushed = -math.inf
 
     def requests(self) -> None:
         """Count a request."""
-        self._add("requests", 1)
+        self._add("lrclr_requests_total", 1)
 
     def images(self, count: int) -> None:
         """Count answered images."""
-        self._add("images", count)
+        self._add("lrclr_images_total", count)
 
     def failed(self, reason: str) -> None:
         """Count a refused or failed request."""
-        self._add("failures", 1, reason)
+        self._add("lrclr_failures_total", 1, reason=reason)
 
     def prompts(self, hits: int, misses: int) -> None:
         """Count prompts found in the cache, and prompts that were encoded."""
-        self._add("prompt_cache_hits", hits)
-        self._add("prompt_cache_misses", misses)
+        self._add("lrclr_prompt_cache_hits_total", hits)
+        self._add("lrclr_prompt_cache_misses_total", misses)
 
     def decoded(self, seconds: float) -> None:
         """Add time for reading and preprocessing."""
-        self._add("decode_seconds", seconds)
+        self._add("lrclr_decode_seconds_total", seconds)
 
     def encoded(self, seconds: float) -> None:
         """Add time for the image encoder."""
-        self._add("encode_seconds", seconds)
+        self._add("lrclr_encode_seconds_total", seconds)
 
-    def _add(self, name: str, amount: float, reason: str = "") -> None:
+    def warnings(self, counts: Mapping[str, int]) -> None:
+        """Count images by the codes of their warnings."""
+        for code, count in counts.items():
+            self._add("lrclr_warnings_total", count, code=code)
+
+    def probabilities(self, findings: Sequence[str], probability: NDArray[np.float32]) -> None:
+        """Add the answers of B images to the histograms of F findings.
+
+        Args:
+            findings: F names. They must be from the bundle, so that their number is bounded.
+            probability: ``[B, F]``.
+        """
+        below = np.vstack([(probability <= bound).sum(axis=0) for bound in _BOUNDS])
+        for place, finding in enumerate(findings):
+            for bound, count in zip(_BOUND_LABELS, (*below[:, place].tolist(), len(probability)), strict=True):
+                self._pending["lrclr_probability_bucket", finding, bound] += count
+            self._pending["lrclr_probability_count", finding, ""] += len(probability)
+            self._pending["lrclr_probability_sum", finding, ""] += float(probability[:, place].sum())
+
+    def flush(self) -> None:
+        """Give the histograms to the server if that was not done in the last second.
+
+        A call of the server for each of 14 findings' buckets takes 3 ms, too long for every request.
+        """
+        now = time.monotonic()
+        if not self._pending or now - self._flushed < _FLUSH_SECONDS:
+            return
+        self._flushed = now
+        for (name, finding, bound), amount in self._pending.items():
+            self._add(name, amount, finding=finding, **({"le": bound} if bound else {}))
+        self._pending.clear()
+
+    def _add(self, name: str, amount: float, **labels: str) -> None:
         if amount == 0:
             return
-        key = (name, reason)
+        key = (name, *labels.values())
         if key not in self._counters:
-            family = self._families[f"lrclr_{name}_total"]
-            self._counters[key] = family.Metric(labels={"model": self._model, **({"reason": reason} if reason else {})})
+            self._counters[key] = self._families[name].Metric(labels={"model": self._model, **labels})
         self._counters[key].increment(amount)

@@ -32,6 +32,7 @@ class Request:
     heatmap: bool = False
     exact: bool = False
     embedding: bool = False
+    sr: bool = False
     describe: bool = False
 
     @classmethod
@@ -60,9 +61,9 @@ class Request:
         toml = _texts(arrays, "findings_toml")
         alpha = _single(arrays, "alpha")
         heatmap = bool(_single(arrays, "heatmap"))
-        exact = bool(_single(arrays, "exact"))
-        if "pixel_values" in arrays and (heatmap or exact or frame is not None):
-            raise UsageError("heatmap, exact and frame are for encoded images, not for pixel_values")
+        exact, sr = bool(_single(arrays, "exact")), bool(_single(arrays, "sr"))
+        if "pixel_values" in arrays and (heatmap or exact or sr or frame is not None):
+            raise UsageError("heatmap, exact, sr and frame are for encoded images, not for pixel_values")
         _check_count(arrays.get("image", arrays.get("pixel_values")), heatmap=heatmap)
         return cls(
             image=tuple(arrays["image"].ravel().tolist()) if "image" in arrays else None,
@@ -74,6 +75,7 @@ class Request:
             heatmap=heatmap,
             exact=exact,
             embedding=bool(_single(arrays, "embedding")),
+            sr=sr,
         )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
@@ -12,10 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pydicom
 import pytest
+from PIL import Image
 
 from lrclr import FindingSet, ZeroShotClassifier, read_image
 from lrclr.contract import MODEL
+from lrclr.dicom_results import DicomSource, ResultBuilder, ResultModel
 from lrclr.errors import EngineError, FindingsError, ImageError, LrclrError, ServerUnavailableError, UsageError
 from lrclr.images import ReducedImage, read_reduced
 from lrclr.inference import draw_heatmap, png_bytes
@@ -115,6 +120,35 @@ def test_remarks_are_those_of_reading_here(client: Client, local: ZeroShotClassi
     assert result.prediction.remarks == bundles.REMARKS
     (pixels,) = client.predict_pixels(preprocess_batch([read(odd, local)], local.spec.preprocess))
     assert pixels.remarks == ()
+
+
+def test_warnings_are_those_of_reading_here(client: Client, local: ZeroShotClassifier, tmp_path: Path) -> None:
+    turned = tmp_path / "turned.png"
+    Image.fromarray(np.rot90(read_image(FILES[0]))).save(turned)
+    asked = [FILES[0], turned, sample_paths("dicom")[2]]
+    answers = client.predict(asked)
+    assert [one.warnings for one in answers] == [one.warnings for one in local.predict(asked)]
+    assert answers[1].warnings == ("turned",)
+    (pixels,) = client.predict_pixels(preprocess_batch([read(turned, local)], local.spec.preprocess))
+    assert pixels.warnings == ()
+
+
+def test_structured_reports_are_those_that_are_made_here(client: Client, local: ZeroShotClassifier) -> None:
+    files = sample_paths("dicom")[1:3]
+    reply = client.ask(files, sr=True)
+    builder = ResultBuilder(ResultModel(local.spec.sha256, local.spec.findings))
+    for path, prediction, content in zip(files, reply.predictions, reply.reports, strict=True):
+        report = pydicom.dcmread(io.BytesIO(content))
+        source = DicomSource.read(path.read_bytes())
+        made = pydicom.dcmread(io.BytesIO(builder.build("sr", source, prediction)))
+        assert report.SOPInstanceUID == made.SOPInstanceUID == builder.uid("sr", source, prediction.alpha)
+        # Its warnings are among the comments.
+        texts = [[one.value for one in each.iterall() if one.keyword == "TextValue"] for each in (report, made)]
+        assert texts[0] == texts[1]
+        assert len(report.ContentSequence) == len(made.ContentSequence)
+    assert client.ask(files).reports == ()
+    with pytest.raises(UsageError, match="image 2 of 2"):
+        client.ask([files[0], FILES[0]], sr=True)
 
 
 def test_embeddings_are_those_of_the_classifier_if_asked_for(
@@ -266,6 +300,41 @@ def test_plain_json_over_http(server: TritonServer, folder: Path, local: ZeroSho
         content = json.load(answer)
     expected = local.answer_pixels(pixels, local.spec.findings.only(["Edema"])).probability
     assert content["outputs"][0]["data"] == pytest.approx(expected.ravel().tolist(), abs=1e-6)
+
+
+def test_probabilities_and_warnings_are_counted_by_finding_and_code(single: TritonServer, tmp_path: Path) -> None:
+    turned = tmp_path / "turned.png"
+    Image.fromarray(np.rot90(read_image(FILES[0]))).save(turned)
+    with Client(single.grpc) as client:
+
+        def metrics() -> dict[str, float]:
+            # An answer with another alpha is not counted. After a second, it makes the server publish the earlier ones.
+            time.sleep(1.1)
+            client.predict(FILES[:1], alpha=0.9)
+            with urllib.request.urlopen(f"http://{single.metrics}/metrics") as page:
+                lines = [line for line in page.read().decode().splitlines() if line.startswith("lrclr_")]
+            return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+        before = metrics()
+        answers = client.predict([FILES[0], turned])
+        client.predict(FILES[:1], findings=OWN)
+        after = metrics()
+
+    def grown(name: str, **labels: str) -> float:
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        keys = [key for key in after if key.startswith(f"{name}{{") and all(one in key for one in wanted)]
+        return sum(after[key] - before.get(key, 0.0) for key in keys)
+
+    assert grown("lrclr_warnings_total", code="turned") == 1
+    for finding in answers[0].findings:
+        values = [answer.finding(finding.name).probability for answer in answers]
+        for bound in ("0.1", "0.5", "1.0"):
+            expected = sum(value <= float(bound) for value in values)
+            assert grown("lrclr_probability_bucket", finding=finding.name, le=bound) == expected
+        assert grown("lrclr_probability_bucket", finding=finding.name, le="+Inf") == 2
+        assert grown("lrclr_probability_count", finding=finding.name) == 2
+        assert grown("lrclr_probability_sum", finding=finding.name) == pytest.approx(sum(values), abs=1e-4)
+    assert grown("lrclr_probability_count", finding="Rib") == 0
 
 
 def test_no_error_log_or_metric_tells_about_a_patient(

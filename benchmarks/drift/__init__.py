@@ -1,0 +1,1 @@
+"""Type-I error and power of `lrclr drift`."""

@@ -1,0 +1,84 @@
+"""`lrclr drift`."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - typer reads annotations
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from lrclr.cli._console import RESEARCH_ONLY, note, out, print_json
+from lrclr.cli._extras import require_drift
+
+if TYPE_CHECKING:
+    from lrclr.drift import DriftReport
+
+
+def drift(  # noqa: PLR0913, PLR0917 - one parameter an option
+    reference: Annotated[Path, typer.Argument(help="Scores of reference images: a folder of lrclr score, or a file.")],
+    current: Annotated[Path, typer.Argument(help="Scores of current images.")],
+    level: Annotated[float, typer.Option("--level", help="Chance of a false alarm, over all tests.")] = 0.01,
+    limit: Annotated[
+        float, typer.Option("--limit", help="Largest Kolmogorov-Smirnov distance of a finding's probabilities.")
+    ] = 0.1,
+    rate_limit: Annotated[
+        float, typer.Option("--rate-limit", help="Largest difference of the share of images with a warning.")
+    ] = 0.05,
+    embedding_limit: Annotated[
+        float, typer.Option("--embedding-limit", help="Largest share of the embeddings' variance between them.")
+    ] = 0.01,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report as a page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Compare the scores, warnings and embeddings of current images with those of reference images.
+
+    Exit code 3: there is drift, which is a difference that is significant and beyond its limit.
+    """
+    require_drift()
+    from lrclr.drift import DriftOptions, compare, read_collection
+    from lrclr.drift import html as page
+
+    options = DriftOptions(level, limit, rate_limit, embedding_limit)
+    report = compare(read_collection(reference), read_collection(current), options)
+    if html is not None:
+        from lrclr._files import write_whole
+
+        write_whole(html, page(report).encode())
+    if as_json:
+        print_json(report.to_dict(), indent=1)
+    else:
+        _print(report)
+    if report.shared:
+        note(f"{report.shared} images are in both collections")
+    if report.embeddings is None:
+        note("the scores have no embeddings: lrclr score --embeddings writes them")
+    if html is not None:
+        note(f"the page is {html}")
+    note(RESEARCH_ONLY)
+    report.raise_drifted()
+
+
+def _print(report: DriftReport) -> None:
+    out().print(f"{report.reference} reference images, {report.current} current images")
+    table = Table()
+    table.add_column("finding or warning")
+    for heading in ("before", "now", "now higher, or difference", "distance", "PSI", "adjusted p", "drift"):
+        table.add_column(heading, justify="right")
+    for each in report.findings:
+        higher = f"{each.higher.value:.3f} ({each.higher.low:.3f}–{each.higher.high:.3f})"
+        medians = (f"{each.reference[2]:.3f}", f"{each.current[2]:.3f}")
+        sizes = (f"{each.distance:.3f}", f"{each.stability:.3f}", _chance(each.adjusted))
+        table.add_row(each.name, *medians, higher, *sizes, "yes" if each.drifted else "")
+    for rate in report.rates:
+        difference = f"{rate.difference.value:+.3f} ({rate.difference.low:+.3f} to {rate.difference.high:+.3f})"
+        shares = (f"{rate.reference:.1%}", f"{rate.current:.1%}")
+        table.add_row(rate.name, *shares, difference, "", "", _chance(rate.adjusted), "yes" if rate.drifted else "")
+    if report.embeddings is not None:
+        explained, p = f"{report.embeddings.explained:.1%} of variance", _chance(report.embeddings.adjusted)
+        table.add_row("embeddings", "", "", explained, "", "", p, "yes" if report.embeddings.drifted else "")
+    out().print(table)
+
+
+def _chance(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

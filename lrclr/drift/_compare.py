@@ -1,0 +1,299 @@
+"""Compares two collections: one test for each finding, each rate and the embeddings, corrected for their number.
+
+References:
+    Kolmogorov-Smirnov test of two samples: Hodges. The significance probability of the Smirnov two-sample test. Arkiv
+    for Matematik 1958;3:469.
+    Population stability index: Yurdakul. Statistical properties of population stability index. 2018.
+    Difference of means of embeddings, by permutation: Anderson. A new method for non-parametric multivariate analysis
+    of variance. Austral Ecology 2001;26:32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from scipy.stats import binomtest, fisher_exact, ks_2samp
+
+from lrclr.errors import DriftError, UsageError
+
+# Private: intervals and Holm's correction, as in evaluations.
+from lrclr.evaluation._delong import auroc_interval, holm, independent_difference, placements
+from lrclr.reports import Estimate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lrclr.drift._collection import Collection
+
+__all__ = ["DriftOptions", "DriftReport", "EmbeddingDrift", "FindingDrift", "RateDrift", "compare"]
+
+FAILED: Final = "no scores"
+_LEAST: Final = 20
+_BINS: Final = 10
+_PERMUTATIONS: Final = 9999
+_BATCH: Final = 1000
+
+
+@dataclass(frozen=True)
+class DriftOptions:
+    """What counts as drift: a significant difference that is also larger than a limit.
+
+    Attributes:
+        level: chance of a false alarm in one comparison of two collections, over all tests.
+        distance: limit of the Kolmogorov-Smirnov distance of a finding's probabilities, from 0 to 1.
+        rate: limit of the difference of two shares of images.
+        explained: limit of the share of the embeddings' variance that is between the collections.
+    """
+
+    level: float = 0.01
+    distance: float = 0.1
+    rate: float = 0.05
+    explained: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not 0.0 <= value < 1.0 or (name == "level" and value == 0.0):
+                raise UsageError(f"{name} is {value}", fix="It must be at least 0 and below 1; a level above 0.")
+
+
+@dataclass(frozen=True)
+class FindingDrift:
+    """Probabilities of one finding.
+
+    Attributes:
+        name: the finding.
+        reference, current: quantiles 5, 25, 50, 75 and 95 % of the probabilities.
+        higher: chance that a current image has a higher probability than a reference image; 0.5 without drift.
+        distance: the largest difference of the two distribution functions.
+        stability: population stability index, in tenths of the reference.
+        p, adjusted: p-value of the Kolmogorov-Smirnov test, and after Holm's correction.
+        drifted: whether this is drift.
+    """
+
+    name: str
+    reference: tuple[float, ...]
+    current: tuple[float, ...]
+    higher: Estimate
+    distance: float
+    stability: float
+    p: float
+    adjusted: float = 1.0
+    drifted: bool = False
+
+
+@dataclass(frozen=True)
+class RateDrift:
+    """Share of images with a warning, or without scores.
+
+    Attributes:
+        name: code of the warning, or ``"no scores"``.
+        reference, current: shares.
+        difference: current less reference, by Newcombe's interval.
+        p, adjusted: p-value of Fisher's exact test, and after Holm's correction.
+        drifted: whether this is drift.
+    """
+
+    name: str
+    reference: float
+    current: float
+    difference: Estimate
+    p: float
+    adjusted: float = 1.0
+    drifted: bool = False
+
+
+@dataclass(frozen=True)
+class EmbeddingDrift:
+    """Embeddings of images.
+
+    Attributes:
+        reference, current: numbers of embeddings that were compared, at most 1,000.
+        explained: share of their variance that is between the collections, from 0 to 1.
+        p, adjusted: p-value of 9,999 permutations, and after Holm's correction.
+        drifted: whether this is drift.
+    """
+
+    reference: int
+    current: int
+    explained: float
+    p: float
+    adjusted: float = 1.0
+    drifted: bool = False
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """Comparison of two collections.
+
+    Attributes:
+        bundle: hash of the manifest of the bundle that scored both.
+        reference, current: images with scores.
+        shared: images that are in both, by their content.
+        options: level and limits.
+        findings: one for each finding.
+        rates: one for each warning that either collection has, and one for images without scores.
+        embeddings: None if a collection has no embeddings.
+    """
+
+    bundle: str
+    reference: int
+    current: int
+    shared: int
+    options: DriftOptions
+    findings: tuple[FindingDrift, ...]
+    rates: tuple[RateDrift, ...]
+    embeddings: EmbeddingDrift | None
+
+    @property
+    def drifted(self) -> tuple[str, ...]:
+        """What drifted: names of findings and rates, and ``"embeddings"``."""
+        names = [each.name for each in self.findings if each.drifted]
+        names += [each.name for each in self.rates if each.drifted]
+        return (*names, *(["embeddings"] if self.embeddings is not None and self.embeddings.drifted else []))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report in JSON's types."""
+        return {**asdict(self), "drifted": list(self.drifted)}
+
+    def raise_drifted(self) -> None:
+        """Raise if there is drift.
+
+        Raises:
+            DriftError: something drifted. The text names it.
+        """
+        if self.drifted:
+            raise DriftError(
+                f"the current images differ from the reference: {', '.join(self.drifted)}",
+                why=f"adjusted p below {self.options.level:g}, and beyond the limit",
+            )
+
+
+def compare(reference: Collection, current: Collection, options: DriftOptions | None = None) -> DriftReport:
+    """Compare current images with reference images.
+
+    Each test is valid for independent images. Several images of one patient make p-values too small.
+
+    Raises:
+        UsageError: the collections are not of the same bundle, findings and way of reading, or have fewer than 20
+            images with scores.
+    """
+    options = options or DriftOptions()
+    _check_comparable(reference, current)
+    findings = [
+        _finding(name, reference.probability[:, place], current.probability[:, place])
+        for place, name in enumerate(reference.findings)
+    ]
+    rates = [
+        _rate(code, (reference.warnings[code], reference.scored), (current.warnings[code], current.scored))
+        for code in sorted(reference.warnings.keys() | current.warnings.keys())
+    ]
+    if reference.failed or current.failed:
+        failed = [(each.failed, each.failed + each.scored) for each in (reference, current)]
+        rates.append(_rate(FAILED, failed[0], failed[1]))
+    embeddings = None
+    if reference.embeddings is not None and current.embeddings is not None:
+        embeddings = _embeddings(reference.embeddings, current.embeddings)
+    p = [each.p for each in findings] + [each.p for each in rates]
+    adjusted = iter(holm([*p, *([embeddings.p] if embeddings is not None else [])]))
+
+    def judged(size: float, limit: float) -> dict[str, Any]:
+        p = next(adjusted)
+        return {"adjusted": p, "drifted": p is not None and p < options.level and abs(size) > limit}
+
+    return DriftReport(
+        reference.bundle,
+        reference.scored,
+        current.scored,
+        len(reference.digests & current.digests),
+        options,
+        tuple(replace(each, **judged(each.distance, options.distance)) for each in findings),
+        tuple(replace(each, **judged(each.difference.value or 0.0, options.rate)) for each in rates),
+        replace(embeddings, **judged(embeddings.explained, options.explained)) if embeddings is not None else None,
+    )
+
+
+def _check_comparable(reference: Collection, current: Collection) -> None:
+    if reference.bundle != current.bundle:
+        raise UsageError(
+            "the collections were scored by different bundles",
+            why="a difference of the scores could come from the model",
+            fix="Score both with the same bundle.",
+        )
+    if reference.findings != current.findings:
+        raise UsageError("the collections have different findings", fix="Score both with the same findings.")
+    if reference.exact != current.exact:
+        raise UsageError("one collection was read with --exact and the other without", fix="Read both in the same way.")
+    for name, each in (("reference", reference), ("current", current)):
+        if each.scored < _LEAST:
+            raise UsageError(f"the {name} has scores of {each.scored} images", why=f"at least {_LEAST} are needed")
+
+
+def _finding(name: str, reference: NDArray[np.float32], current: NDArray[np.float32]) -> FindingDrift:
+    one, other = reference.astype(np.float64), current.astype(np.float64)
+    label = np.repeat(np.array([0, 1], np.int8), [len(one), len(other)])
+    everything = np.concatenate([one, other])
+    tested = ks_2samp(one, other, method="asymp")
+    return FindingDrift(
+        name,
+        _quantiles(one),
+        _quantiles(other),
+        auroc_interval(placements(label, everything, np.arange(len(label)))),
+        float(tested.statistic),
+        _stability(one, other),
+        float(tested.pvalue),
+    )
+
+
+def _quantiles(values: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95)).tolist())
+
+
+def _stability(reference: NDArray[np.float64], current: NDArray[np.float64]) -> float:
+    edges = np.unique(np.quantile(reference, np.linspace(0, 1, _BINS + 1)[1:-1]))
+    counts = [
+        np.bincount(np.searchsorted(edges, values, "right"), minlength=len(edges) + 1)
+        for values in (reference, current)
+    ]
+    # Half an image more in each bin: an empty bin would make the index infinite.
+    shares = [(count + 0.5) / (count.sum() + 0.5 * len(count)) for count in counts]
+    return float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
+
+
+def _rate(name: str, reference: tuple[int, int], current: tuple[int, int]) -> RateDrift:
+    shares = []
+    for count, images in (reference, current):
+        interval = binomtest(count, images).proportion_ci(method="wilson")
+        shares.append(Estimate(count / images, float(interval.low), float(interval.high)))
+    difference, _ = independent_difference(shares[1], shares[0])
+    table = [[count, images - count] for count, images in (reference, current)]
+    return RateDrift(
+        name, reference[0] / reference[1], current[0] / current[1], difference, float(fisher_exact(table).pvalue)
+    )
+
+
+def _embeddings(reference: NDArray[np.float32], current: NDArray[np.float32]) -> EmbeddingDrift:
+    everything = np.concatenate([reference, current]).astype(np.float64)
+    everything -= everything.mean(axis=0)
+    total = float((everything**2).sum())
+    size, first = len(everything), len(reference)
+    random = np.random.default_rng(0)
+    observed = _between(everything, np.arange(size)[None] < first, total)[0]
+    reached = 0
+    for start in range(0, _PERMUTATIONS, _BATCH):
+        count = min(_BATCH, _PERMUTATIONS - start)
+        labels = random.permuted(np.tile(np.arange(size) < first, (count, 1)), axis=1)
+        # Without the tolerance, rounding could hide a permutation that repeats the observed order.
+        reached += int((_between(everything, labels, total) >= observed - 1e-12).sum())
+    return EmbeddingDrift(first, len(current), float(observed), (1 + reached) / (1 + _PERMUTATIONS))
+
+
+def _between(everything: NDArray[np.float64], label: NDArray[np.bool_], total: float) -> NDArray[np.float64]:
+    """Share of the variance between two groups, for each row of `label`. `everything` is centred."""
+    first = label.sum(axis=1)
+    sums = label.astype(np.float64) @ everything
+    # The sums of the two groups are opposite, since the mean of all is 0.
+    squares = (sums**2).sum(axis=1) * (1 / first + 1 / (label.shape[1] - first))
+    share: NDArray[np.float64] = squares / total if total > 0.0 else np.zeros(len(label))
+    return share

@@ -1,0 +1,108 @@
+"""Images that are kept in memory for further questions."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lrclr.web._problems import HttpProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lrclr.web._options import WebOptions
+
+__all__ = ["KeptImage", "KeptImages"]
+
+
+@dataclass(frozen=True)
+class KeptImage:
+    """A file and what was computed of it.
+
+    Attributes:
+        file: content of the file.
+        encoded: what `Backend.encode` returned.
+        frame: that was read, for files with several.
+        exact: whether every pixel was decoded.
+    """
+
+    file: bytes
+    encoded: Any
+    frame: int | None
+    exact: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory, in bytes."""
+        return len(self.file) + int(self.encoded.nbytes)
+
+
+class KeptImages:
+    """Images by a random number that cannot be guessed. Safe to call from several threads.
+
+    Args:
+        options: limits.
+        now: clock, in seconds.
+    """
+
+    def __init__(self, options: WebOptions, now: Callable[[], float] = time.monotonic) -> None:
+        self._options, self._now = options, now
+        self._kept: OrderedDict[str, tuple[float, KeptImage]] = OrderedDict()
+        self._lock = threading.Lock()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, image: KeptImage) -> str:
+        """Keep an image, and return its number. The least recently used images are forgotten if there is no room."""
+        number = secrets.token_urlsafe(24)
+        with self._lock:
+            self._kept[number] = self._now(), image
+            self.bytes += image.nbytes
+            while len(self._kept) > self._options.kept_images or self.bytes > self._options.kept_bytes:
+                self._drop(next(iter(self._kept)))
+        return number
+
+    def get(self, number: str) -> KeptImage:
+        """The image of a number.
+
+        Raises:
+            HttpProblem: 404; there is none, or it was forgotten.
+        """
+        self.expire()
+        with self._lock:
+            if number not in self._kept:
+                raise HttpProblem(404, "this image is not kept, or not any more. Send the file again")
+            image = self._kept[number][1]
+            self._kept[number] = self._now(), image
+            self._kept.move_to_end(number)
+            return image
+
+    def forget(self, number: str) -> None:
+        """Forget an image, if it is kept."""
+        with self._lock:
+            if number in self._kept:
+                self._drop(number)
+
+    def expire(self) -> None:
+        """Forget images that were not used for too long."""
+        with self._lock:
+            while self._kept:
+                number, (used, _) = next(iter(self._kept.items()))
+                if self._now() - used <= self._options.kept_seconds:
+                    return
+                self._drop(number)
+
+    def clear(self) -> None:
+        """Forget all images."""
+        with self._lock:
+            self._kept.clear()
+            self.bytes = 0
+
+    def _drop(self, number: str) -> None:
+        self.bytes -= self._kept.pop(number)[1].nbytes

@@ -100,6 +100,8 @@ _MOST_CHARACTERS: Final = 20_000
 _MOST_METRICS: Final = 2000
 _LICENCE: Final = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 
+_MEASURED_OTHERWISE: Final = "metrics that were measured with other settings are left out"
+
 # The paragraphs of a text, or the entries of a list.
 Text = str | tuple[str, ...]
 
@@ -131,7 +133,8 @@ class ModelCard:
         texts: by the keys of `FIELDS`: a text, whose paragraphs are separated by an empty line, or a tuple of texts for
             a list.
         metrics: measured values.
-        remarks: what of the file cannot be used, as a clause each. It is left out, and counts as not stated.
+        remarks: what was left out, as a clause each: values of the file that cannot be used, and metrics that were
+            measured with other settings. It counts as not stated.
     """
 
     texts: Mapping[str, Text] = field(default_factory=dict)
@@ -150,7 +153,8 @@ class ModelCard:
                 value stays valid.
         """
         kept = () if findings is None else tuple(one for one in self.metrics if one.finding in findings)
-        return replace(self, metrics=kept)
+        left_out = () if len(kept) == len(self.metrics) else (_MEASURED_OTHERWISE,)
+        return replace(self, metrics=kept, remarks=(*self.remarks, *left_out))
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> ModelCard:

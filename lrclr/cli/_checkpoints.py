@@ -111,17 +111,10 @@ def load_card(path: Path | None) -> ModelCard | None:
     return None if path is None else ModelCard.load(path)
 
 
-def note_card(card: ModelCard, before: ModelCard) -> None:
-    """Print what of a card cannot be used, and what a change of the checkpoint made invalid.
-
-    Args:
-        card: of the changed checkpoint.
-        before: of the checkpoint that was read.
-    """
+def note_card(card: ModelCard) -> None:
+    """Print what was left out of a card."""
     for remark in card.remarks:
         note(f"model card: {remark}")
-    if card.texts == before.texts and len(card.metrics) < len(before.metrics):
-        note("model card: metrics that were measured with other settings are left out")
 
 
 def init(
@@ -212,7 +205,7 @@ def convert(  # noqa: PLR0913, PLR0917 - one parameter an option
         f"{vision.num_hidden_layers} layers, {vision.hidden_act}, {checkpoint.preprocess.kind} preprocessing"
     )
     note_assumed(checkpoint.assumed)
-    note_card(checkpoint.card, original.card)
+    note_card(checkpoint.card)
     _note_changes(original, checkpoint)
     if not checkpoint.config.fusion_trained:
         note("the fusion head is not trained: scores use alpha = 0, the global score alone")

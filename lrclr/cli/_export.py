@@ -178,7 +178,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
             noted: set[str] = set()
             # What a member states is about its own probabilities.
             nothing = ModelCard()
-            note_card(stated or nothing, nothing)
+            note_card(stated or nothing)
             members = [
                 Member(name, partial(_loaded, path, findings, reading, noted, card=nothing))
                 for name, path in zip(_member_names(checkpoints), checkpoints, strict=True)
@@ -247,7 +247,7 @@ def _loaded(
         noted.update(loaded.assumed)
     wanted = None if findings is None else load_findings(findings, loaded.findings, loaded.tokenizer)
     changed = loaded.changed(findings=wanted, card=card)
-    note_card(changed.card, loaded.card)
+    note_card(changed.card)
     return changed
 
 

@@ -355,7 +355,7 @@ def test_a_prefixed_bundle_lists_no_file_of_another_prefix(folder: Path, tmp_pat
     named = bundles.renamed(folder, tmp_path / "named", "VERSION_", 7)
     opened = Bundle(named)
     assert opened.graph_path("image_encoder") == named / "VERSION_image_encoder" / "7" / "model.onnx"
-    assert sorted(entry.name for entry in named.iterdir()) == sorted(bundle_entries(named))
+    assert {entry.name for entry in named.iterdir()} | {"card.toml"} == set(bundle_entries(named))
     (named / "manifest.json").write_text(listing(named, "image_encoder/7/model.onnx"))
     with pytest.raises(BundleError, match="cannot be a file of a bundle"):
         Bundle(named)

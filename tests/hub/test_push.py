@@ -73,7 +73,7 @@ def test_a_public_repository_needs_the_option(hub: Hub, fp32_bundle: Path, capsy
     repository = hub.repositories[NAME]
     assert not repository.private
     card = repository.files["README.md"].decode()
-    assert ModelCard(card).data.license == "mit"
+    assert vars(ModelCard(card).data)["license"] == "mit"
     assert "| License | mit |" in card
     # The bundle itself is unchanged.
     assert "| License | *Not stated* |" in repository.files["bundle/README.md"].decode()

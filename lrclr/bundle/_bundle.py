@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from msgspec import Meta
 
 from lrclr import contract
 from lrclr._files import sha256_of
+from lrclr._processors import processors
 from lrclr._records import json_content, record_from
 from lrclr.card import CARD, MARK, README
 from lrclr.contract import ModelNames
@@ -27,7 +29,7 @@ from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import ClipTokenizer, FindingSet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 GRAPHS: Final = tuple(contract.GRAPHS)
 SCHEMA_VERSION: Final = 8
@@ -100,6 +102,7 @@ class GraphEntry(TypedDict):
     region_maps: int | None
     # In float16 only.
     largest_activations: NotRequired[dict[str, float]]
+    products_run: NotRequired[dict[str, int]]
     float32_parts: NotRequired[Float32Entry]
 
 
@@ -166,6 +169,7 @@ class Manifest:
             and the file in which that node is expanded (``inlined``), or None. For towers in float16 also the largest
             magnitude in each layer on the calibration images (``largest_activations``), and what stays in float32
             because of it (``float32_parts``), if anything does.
+            ``products_run`` is the number of products by type that ONNX Runtime ran when the gates passed.
         engine: ``name`` of the engine that runs the bundle by default, and the reason (``why``).
         triton: names and version of the models, from `ModelNames.to_dict`.
         plans: the results of `lrclr build` for each engine, and for each GPU where plans depend on it, with versions,
@@ -563,13 +567,13 @@ def _check_files(root: Path, manifest: Manifest) -> None:
     files, names = manifest.files, manifest.names
     _check_table(files, names)
     _check_unlisted(root, files)
-    for name, entry in files.items():
-        file = root / name
-        if not file.is_file():
+    for name in files:
+        if not (root / name).is_file():
             raise BundleError(
                 f"the bundle {root} is incomplete", why=f"{name} is missing", fix="Export the checkpoint again."
             )
-        if file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
+    for name, unchanged in _unchanged(root, files):
+        if not unchanged:
             raise BundleError(
                 f"the bundle {root} is damaged",
                 why=f"{name} was changed since the export",
@@ -582,6 +586,21 @@ def _check_files(root: Path, manifest: Manifest) -> None:
             why=f"Triton runs {model} as code, and its content is not what lrclr writes there",
             fix="Export the checkpoint again. If you did not change the file, treat it as an attack.",
         )
+
+
+def _unchanged(root: Path, files: Mapping[str, FileEntry]) -> Iterator[tuple[str, bool]]:
+    """Yield each file and whether it has its size and hash. Files are hashed in several threads, the largest first."""
+
+    def check(name: str) -> bool:
+        entry = files[name]
+        return (root / name).stat().st_size == entry["bytes"] and sha256_of(root / name) == entry["sha256"]
+
+    # hashlib lets other threads run while it hashes.
+    with ThreadPoolExecutor(processors(), thread_name_prefix="lrclr-hash") as pool:
+        largest_first = sorted(files, key=lambda name: files[name]["bytes"], reverse=True)
+        checks = {name: pool.submit(check, name) for name in largest_first}
+        for name in files:
+            yield name, checks[name].result()
 
 
 def _listed(names: ModelNames) -> re.Pattern[str]:

@@ -55,6 +55,15 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
             "--calibration", help="Folder or dataset of chest x-rays for --int8.  [default: synthetic ones in lrclr]"
         ),
     ] = None,
+    int8_search: Annotated[
+        str | None,
+        typer.Option(
+            "--int8-search",
+            help="on: keep layers in float32 that lose too much in int8; ViT-B/32 takes up to 3 minutes. "
+            "off: put all these layers in int8 without a trial, and let the gates decide.  "
+            "[default: on]",
+        ),
+    ] = None,
     max_batch: Annotated[int, typer.Option("--max-batch", help="Most images per request to the server.")] = 32,
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set, 18 to 23.")] = 20,
     engine: Annotated[
@@ -120,8 +129,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     if fp16 + fp32 + int8 > 1:
         raise UsageError("--fp16, --fp32 and --int8 exclude each other")
-    if calibration is not None and not int8:
-        raise UsageError("--calibration needs --int8", why="other precisions are not calibrated")
+    _check_int8(int8, calibration, int8_search)
     from lrclr.engines import AUTO, CPU_ENGINES, ENGINES
 
     if engine is not None and engine not in {*ENGINES, AUTO}:
@@ -160,7 +168,15 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise UsageError("--compute-capability needs --engine tensorrt-rtx")
     precision = "int8" if int8 else "fp32" if fp32 else "fp16"
     options = ExportOptions(
-        precision, max_batch, opset, overrides, why_engine=why, calibration=calibration, inline=inline, names=names
+        precision,
+        max_batch,
+        opset,
+        overrides,
+        why_engine=why,
+        calibration=calibration,
+        inline=inline,
+        names=names,
+        int8_search=int8_search != "off",
     )
     note(f"engine {chosen} ({why}), {options.precision}")
     with console_progress() as progress:
@@ -215,6 +231,15 @@ def _report(output: Path, bundle: Bundle, *, measured: bool) -> None:
     if not manifest.scoring["fusion_trained"]:
         note("the fusion head is not trained: scores use alpha = 0, the global score alone")
     note(RESEARCH_ONLY)
+
+
+def _check_int8(int8: bool, calibration: Path | None, search: str | None) -> None:
+    if calibration is not None and not int8:
+        raise UsageError("--calibration needs --int8", why="other precisions are not calibrated")
+    if search is not None and not int8:
+        raise UsageError("--int8-search needs --int8", why="other precisions have no search")
+    if search not in {None, "on", "off"}:
+        raise UsageError(f"unknown --int8-search {search!r}", fix="Choose on or off.")
 
 
 def _member_names(checkpoints: Sequence[Path]) -> list[str]:

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NotRequired, TypedDict
 from msgspec import Meta
 
 from lrclr import contract
-from lrclr._files import sha256_of, write_whole
+from lrclr._files import sha256_of
 from lrclr._processors import processors
 from lrclr._records import json_content, record_from
+from lrclr.card import CARD, MARK, README
 from lrclr.contract import ModelNames
 from lrclr.errors import BundleError, LrclrError, UsageError
 from lrclr.preprocessing import PreprocessSpec
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 GRAPHS: Final = tuple(contract.GRAPHS)
-SCHEMA_VERSION: Final = 7
+SCHEMA_VERSION: Final = 8
 MANIFEST, GOLDEN, TOKENIZER, FINDINGS = "manifest.json", "golden.npz", "tokenizer.json", "findings.toml"
 # The only code in a bundle. Triton runs it.
 SERVER_MODEL: Final = """from lrclr.triton.model.lrclr_model import TritonPythonModel
@@ -44,7 +45,7 @@ NO_CACHE: Final = "__pycache__"
 # Every path that a manifest may list, with the names and the version of its models. Of the files that
 # Python or Triton would run as code, only the server's model matches, and its content is compared with SERVER_MODEL.
 _LISTED: Final = (
-    r"GOLDEN|tokenizer\.json|findings\.toml"
+    r"GOLDEN|tokenizer\.json|findings\.toml|card\.toml|README\.md"
     r"|(?:GRAPH|CLASSIFIER)/config\.pbtxt"
     r"|GRAPH/warmup/[a-z0-9_]+"
     r"|GRAPH/VERSION/model[a-z0-9_.]*\.(onnx|data|xml|bin|plan)"
@@ -481,7 +482,10 @@ def bundle_entries(path: Path) -> tuple[str, ...]:
         names = _read_manifest(path).names
     except BundleError:
         names = ModelNames()
-    return (*names.all, MANIFEST, *_goldens(names), TOKENIZER, FINDINGS)
+    card = path / README
+    # A folder may hold nothing but a README.md of someone else.
+    has_own = card.is_file() and MARK.encode() in card.read_bytes()
+    return (*names.all, MANIFEST, *_goldens(names), TOKENIZER, FINDINGS, CARD, *([README] if has_own else []))
 
 
 def member_golden(names: ModelNames) -> str:
@@ -496,11 +500,6 @@ def _goldens(names: ModelNames) -> tuple[str, ...]:
 def plan_file(engine: str, capability: str) -> str:
     """Name of the file of a plan. TensorRT has one for each compute capability, TensorRT-RTX one for all."""
     return f"model_sm{capability.replace('.', '')}.plan" if engine == "tensorrt" else "model.rtx.plan"
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of a folder, with a new table of its files."""
-    write_whole(folder / MANIFEST, replace(manifest, files=file_table(folder)).to_json().encode())
 
 
 def file_table(root: Path) -> dict[str, FileEntry]:
@@ -620,7 +619,7 @@ def _check_table(files: Mapping[str, FileEntry], names: ModelNames) -> None:
     needed = {f"{names.folder(model)}/model.onnx" for model in names.graphs}
     needed |= {f"{model}/config.pbtxt" for model in names.all}
     needed |= {f"{names.folder(names.classifier)}/{name}" for name in ("model.py", NO_CACHE)}
-    needed |= {*_goldens(names), TOKENIZER, FINDINGS}
+    needed |= {*_goldens(names), TOKENIZER, FINDINGS, README}
     listed = _listed(names)
     if not needed <= files.keys():
         raise _damaged(f"it does not list {', '.join(sorted(needed.difference(files)))}")

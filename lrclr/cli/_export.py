@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrclr.cli._checkpoints import Activation, Heads, Key, Tokenizer, check_folder, note_assumed, read_options
+from lrclr.card import ModelCard
+from lrclr.cli._checkpoints import (
+    Activation,
+    Card,
+    Heads,
+    Key,
+    Tokenizer,
+    check_folder,
+    load_card,
+    note_assumed,
+    note_card,
+    read_options,
+)
 from lrclr.cli._console import RESEARCH_ONLY, console_progress, note, out
 from lrclr.cli._extras import require_export
 from lrclr.errors import UsageError
@@ -80,6 +92,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     findings: Annotated[
         Path | None, typer.Option("--findings", help="Findings file (TOML) to put into the bundle.")
     ] = None,
+    card: Card = None,
     inline: Annotated[
         bool,
         typer.Option(
@@ -124,6 +137,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     overrides = _parsed(tolerance or [])
     from lrclr.contract import ModelNames
 
+    stated = load_card(card)
     names = ModelNames(name_prefix, model_version)
     if regions_from is not None and len(checkpoints) == 1:
         raise UsageError("--regions-from needs several checkpoints", why="a single network gives its own regions")
@@ -174,16 +188,19 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
 
         if len(checkpoints) == 1:
             progress.task(f"read {checkpoints[0]}")
-            loaded = _loaded(checkpoints[0], findings, reading)
+            loaded = _loaded(checkpoints[0], findings, reading, card=stated)
             bundle = export_bundle(loaded, output, options, progress=progress, finish=finish)
         else:
             noted: set[str] = set()
+            # What a member states is about its own probabilities.
+            nothing = ModelCard()
+            note_card(stated or nothing)
             members = [
-                Member(name, partial(_loaded, path, findings, reading, noted))
+                Member(name, partial(_loaded, path, findings, reading, noted, card=nothing))
                 for name, path in zip(_member_names(checkpoints), checkpoints, strict=True)
             ]
             bundle = export_ensemble(
-                members, output, options, regions_from=regions_from, progress=progress, finish=finish
+                members, output, options, regions_from=regions_from, card=stated, progress=progress, finish=finish
             )
     _report(output, bundle, measured=chosen == AUTO)
 
@@ -237,7 +254,14 @@ def _member_names(checkpoints: Sequence[Path]) -> list[str]:
     return names
 
 
-def _loaded(path: Path, findings: Path | None, reading: ReadOptions, noted: set[str] | None = None) -> Checkpoint:
+def _loaded(
+    path: Path,
+    findings: Path | None,
+    reading: ReadOptions,
+    noted: set[str] | None = None,
+    *,
+    card: ModelCard | None,
+) -> Checkpoint:
     """Read a checkpoint, and print its assumptions, except for those that were printed before."""
     from lrclr.checkpoints import load_checkpoint
     from lrclr.cli._findings import load_findings
@@ -246,9 +270,10 @@ def _loaded(path: Path, findings: Path | None, reading: ReadOptions, noted: set[
     note_assumed([line for line in loaded.assumed if noted is None or line not in noted])
     if noted is not None:
         noted.update(loaded.assumed)
-    if findings is None:
-        return loaded
-    return loaded.changed(findings=load_findings(findings, loaded.findings, loaded.tokenizer))
+    wanted = None if findings is None else load_findings(findings, loaded.findings, loaded.tokenizer)
+    changed = loaded.changed(findings=wanted, card=card)
+    note_card(changed.card)
+    return changed
 
 
 def _note_quantization(quantization: dict[str, Any], *, random: bool) -> None:

@@ -138,6 +138,7 @@ def export_bundle(
     with replace_directory(output, expected=bundle_entries(output), overwrite=True) as staging:
         manifest = write_network(staging, checkpoint, options, progress=progress)
         write_server_model(staging, options.names)
+        checkpoint.card.save(staging)
         finished = finish(Bundle.unfinished(staging, manifest))
         progress.task("write the manifest")
         write_records(staging, finished)

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from lrclr.bundle._bundle import (
+from lrclr.bundle._bundle import Bundle, bundle_entries, require_digest
+from lrclr.bundle._card import model_card
+from lrclr.bundle._content import NO_CACHE, SERVER_MODEL, file_table, member_golden, plan_file
+from lrclr.bundle._golden import Golden, GraphOutputs
+from lrclr.bundle._manifest import (
     FINDINGS,
     GOLDEN,
     GRAPHS,
     MANIFEST,
-    NO_CACHE,
     SCHEMA_VERSION,
-    SERVER_MODEL,
     TOKENIZER,
-    Bundle,
     EngineEntry,
     FileEntry,
     Float32Entry,
     GraphEntry,
     Manifest,
     TokenizerEntry,
-    bundle_entries,
-    file_table,
-    member_golden,
-    plan_file,
-    require_digest,
 )
-from lrclr.bundle._card import model_card
-from lrclr.bundle._golden import Golden, GraphOutputs
 from lrclr.bundle._push import push_bundle
 from lrclr.bundle._write import write_manifest
 

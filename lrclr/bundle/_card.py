@@ -15,7 +15,7 @@ from lrclr.card import FIELDS, MARK, SECTIONS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from lrclr.bundle._bundle import Manifest
+    from lrclr.bundle._manifest import Manifest
     from lrclr.card import ModelCard, Text
     from lrclr.text import FindingSet
 

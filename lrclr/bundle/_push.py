@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from lrclr._files import sha256_of
-from lrclr.bundle._bundle import MANIFEST
 from lrclr.bundle._card import with_licence
+from lrclr.bundle._manifest import MANIFEST
 from lrclr.card import MARK, README, is_licence
 from lrclr.errors import UsageError
 from lrclr.hub import HubReference, upload_files

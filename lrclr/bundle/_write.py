@@ -6,15 +6,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lrclr._files import write_whole
-from lrclr.bundle._bundle import FINDINGS, MANIFEST, file_table
 from lrclr.bundle._card import model_card
+from lrclr.bundle._content import file_table
+from lrclr.bundle._manifest import FINDINGS, MANIFEST
 from lrclr.card import README, ModelCard
 from lrclr.text import FindingSet
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lrclr.bundle._bundle import Manifest
+    from lrclr.bundle._manifest import Manifest
 
 __all__ = ["write_manifest"]
 

@@ -16,7 +16,7 @@ from lrclr import Bundle, OnnxRuntimeEngine
 from lrclr.bundle import GRAPHS, SERVER_MODEL, Golden, bundle_entries
 
 # Private: the list of checked entries has no public name.
-from lrclr.bundle._bundle import _listed
+from lrclr.bundle._content import _listed
 from lrclr.contract import ModelNames
 from lrclr.engines._placement import require_placed
 from lrclr.errors import BundleError, EngineError, UsageError

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import http.client
 import signal
+import socket
 import subprocess
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -83,6 +85,31 @@ def test_a_body_without_an_end_is_refused(backend: BundleBackend) -> None:
         connection.endheaders(b"ten bytes.")
         assert connection.getresponse().status == 408
         connection.close()
+
+
+def test_clients_that_are_slow_do_not_hold_connections(backend: BundleBackend) -> None:
+    """A byte now and then is no body, and a silent connection is no request."""
+    with WebServer(backend, WebOptions(port=0, body_seconds=0.3)) as server:
+        address = urlsplit(server.url)
+        slow = http.client.HTTPConnection(address.netloc)
+        slow.putrequest("POST", "/v1/images")
+        slow.putheader("Content-Type", "application/octet-stream")
+        slow.putheader("Content-Length", "1000")
+        slow.endheaders()
+        assert slow.sock is not None
+        slow.sock.settimeout(0.05)
+        answer = b""
+        for _ in range(900):
+            slow.sock.send(b"x")
+            with suppress(TimeoutError):
+                answer = slow.sock.recv(100)
+                break
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        slow.close()
+        for sent in (b"", b"GET / HTTP/1.1\r\nHost: "):
+            with socket.create_connection((address.hostname, address.port), timeout=60) as silent:
+                silent.sendall(sent)
+                assert silent.recv(100) == b""
 
 
 def test_two_servers_cannot_have_one_port(backend: BundleBackend, running: WebServer) -> None:

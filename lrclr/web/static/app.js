@@ -52,6 +52,8 @@ function complain(error, subject = "") {
   close.addEventListener("click", () => message.remove());
   message.append(close);
   $("errors").append(message);
+  // On a phone, what the user pressed may be far below.
+  message.scrollIntoView({ block: "nearest" });
 }
 
 const say = (text) => {

@@ -118,6 +118,8 @@ def add_kept_images(app: FastAPI, context: Context) -> None:
                     expires=service.options.kept_seconds,
                 )
 
+            # uvicorn pauses within a large body. This makes it read on, so that it sees whether the client has gone.
+            await request.is_disconnected()
             reply = await context.gate.run(work)
         if await request.is_disconnected():
             # The page was closed meanwhile, and cannot forget an image whose number it never got.

@@ -112,6 +112,27 @@ def test_clients_that_are_slow_do_not_hold_connections(backend: BundleBackend) -
                 assert silent.recv(100) == b""
 
 
+def test_an_upload_of_a_page_that_is_closed_is_forgotten(backend: BundleBackend) -> None:
+    """The file is larger than what uvicorn reads ahead."""
+    content = SAMPLES[1].path("dicom").read_bytes()
+    with WebServer(backend, WebOptions(port=0)) as server:
+        address = urlsplit(server.url)
+
+        def lines() -> str:
+            connection = http.client.HTTPConnection(address.netloc)
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+            connection.close()
+            return text
+
+        closed = http.client.HTTPConnection(address.netloc)
+        closed.request("POST", "/v1/images", content, {"Content-Type": "application/dicom"})
+        closed.close()
+        while 'lrclr_web_requests_total{method="POST",path="/v1/images",' not in lines():
+            pass
+        assert "\nlrclr_web_kept_images 0\n" in lines()
+
+
 def test_two_servers_cannot_have_one_port(backend: BundleBackend, running: WebServer) -> None:
     with pytest.raises(UsageError, match="cannot listen"):
         WebServer(backend, WebOptions(port=urlsplit(running.url).port or 0))

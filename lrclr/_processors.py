@@ -1,13 +1,20 @@
-"""The number of processors that this process may use."""
+"""The number of processors that this process may use, and their instructions."""
 
 from __future__ import annotations
 
 import math
 import os
+from functools import cache
 from pathlib import Path
 from typing import Final
 
-__all__ = ["cpu_quota", "processors"]
+__all__ = ["FLAGS", "cpu_flags", "cpu_info", "cpu_quota", "processors"]
+
+FLAGS: Final = (
+    "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16",
+    "amx_int8", "asimd", "asimddp", "bf16", "i8mm", "sve",
+)  # fmt: skip
+"""Flags of a processor on which the speed of matrix products depends."""
 
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
@@ -34,3 +41,22 @@ def cpu_quota(file: Path = _QUOTA) -> float | None:
         return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError):
         return None
+
+
+def cpu_flags() -> frozenset[str]:
+    """The `FLAGS` of this processor; none if the system does not report them."""
+    found = cpu_info()
+    return frozenset(FLAGS) & frozenset((found.get("flags") or found.get("Features") or "").split())
+
+
+@cache
+def cpu_info() -> dict[str, str]:
+    """The first processor's fields in ``/proc/cpuinfo``; none on other systems than Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    fields: dict[str, str] = {}
+    for key, _, value in (line.partition(":") for line in lines):
+        fields.setdefault(key.strip(), value.strip())
+    return fields

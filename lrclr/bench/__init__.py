@@ -11,7 +11,7 @@ from lrclr.bench._options import BenchOptions
 from lrclr.bench._peak import measure_peaks
 from lrclr.bench._quality import Reference, measure_quality, reference_from
 from lrclr.bench._reports import save_reports
-from lrclr.bench._result import Measurement, Peak, Quality, Result, Round, Search, TargetInfo
+from lrclr.bench._result import Measurement, OperatorTimes, Peak, Quality, Result, Round, Search, TargetInfo
 from lrclr.bench._result_file import load_result, result_from_json, result_json
 from lrclr.bench._run import BenchCallbacks, bench
 from lrclr.bench._targets import OpenOptions, Target, open_targets
@@ -26,6 +26,7 @@ __all__ = [
     "Measurement",
     "Network",
     "OpenOptions",
+    "OperatorTimes",
     "Peak",
     "Quality",
     "Reference",

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import psutil
 
-from lrclr._processors import cpu_quota, processors
+from lrclr._processors import cpu_flags, cpu_info, cpu_quota, processors
 
-__all__ = ["FLAGS", "cpu_flags", "machine"]
+__all__ = ["machine", "settings"]
 
-FLAGS: Final = (
-    "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16",
-    "amx_int8", "asimd", "asimddp", "bf16", "i8mm", "sve",
-)  # fmt: skip
-"""Flags of a processor on which the speed of matrix products depends."""
 _CPU = Path("/sys/devices/system/cpu")
 
 
@@ -27,7 +21,7 @@ def machine() -> dict[str, Any]:
 
     Results with equal values are of the same kind of machine.
     """
-    found = _cpuinfo()
+    found = cpu_info()
     return {
         "processor": found.get("model name") or platform.processor() or platform.machine(),
         "family_model_stepping": [found.get(key) for key in ("cpu family", "model", "stepping")],
@@ -58,21 +52,6 @@ def settings() -> dict[str, Any]:
         },
         "load": [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None,
     }
-
-
-def cpu_flags() -> frozenset[str]:
-    """The `FLAGS` of this processor."""
-    found = _cpuinfo()
-    return frozenset(FLAGS) & frozenset((found.get("flags") or found.get("Features") or "").split())
-
-
-@cache
-def _cpuinfo() -> dict[str, str]:
-    lines = (_text(Path("/proc/cpuinfo")) or "").splitlines()
-    fields: dict[str, str] = {}
-    for key, _, value in (line.partition(":") for line in lines):
-        fields.setdefault(key.strip(), value.strip())
-    return fields
 
 
 def _hypervisor() -> bool:

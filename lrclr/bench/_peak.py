@@ -1,8 +1,8 @@
 """The fastest product of large matrices on this machine, in a separate process: ``python -m lrclr.bench._peak``.
 
 A data sheet gives the speed at a clock that a processor does not sustain. The speed of a good library on this machine
-is what an engine can reach. NumPy is measured, and torch if it is installed: its library may be faster, and it has
-bfloat16 and int8. The fastest counts.
+is what an engine can reach. NumPy is measured; torch if it is installed: its library may be faster, and it has
+bfloat16; and ONNX Runtime if it is installed, whose int8 product uses VNNI and AMX. The fastest of each type counts.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from msgspec.structs import asdict
 
-from lrclr._processors import processors
-from lrclr.bench._machine import cpu_flags
+from lrclr._processors import cpu_flags, processors
 from lrclr.bench._result import Peak
 from lrclr.errors import LrclrError
 
@@ -80,6 +81,7 @@ def _measured(seconds: float) -> Iterator[Peak]:
         return matrices[side][0] @ matrices[side][1]
 
     yield Peak("fp32", _fastest(with_numpy, seconds), f"numpy {np.__version__}")
+    yield from _with_onnxruntime(seconds)
     if importlib.util.find_spec("torch") is None:
         return
     import torch
@@ -99,6 +101,52 @@ def _measured(seconds: float) -> Iterator[Peak]:
             return multiply(*pairs[side])
 
         yield Peak(name, _fastest(with_torch, seconds), by)
+
+
+def _with_onnxruntime(seconds: float) -> Iterator[Peak]:
+    """Products of float32, and of unsigned by signed bytes, with a constant factor, which is packed once as weights."""
+    if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnx") is None:
+        return
+    import onnx
+    import onnxruntime
+
+    from lrclr.engines._onnxruntime import SessionSettings, open_session
+
+    types = onnx.TensorProto
+    random = np.random.default_rng(0)
+    kinds: dict[str, tuple[str, int, int, Callable[[int], Any], Callable[[int], Any]]] = {
+        "fp32": (
+            "MatMul", types.FLOAT, types.FLOAT,
+            lambda side: random.random((side, side), np.float32),
+            lambda side: random.random((side, side), np.float32),
+        ),
+        # Weights have 7 bits, with which no kernel saturates.
+        "int8": (
+            "MatMulInteger", types.UINT8, types.INT32,
+            lambda side: random.integers(0, 256, (side, side), np.uint8),
+            lambda side: random.integers(-63, 64, (side, side), np.int8),
+        ),
+    }  # fmt: skip
+    for name, (operator, of_left, of_product, left, right) in kinds.items():
+        sessions, factors = {}, {}
+        for side in _SIDES:
+            graph = onnx.helper.make_graph(
+                [onnx.helper.make_node(operator, ["left", "right"], ["product"])],
+                "product",
+                [onnx.helper.make_tensor_value_info("left", of_left, [side, side])],
+                [onnx.helper.make_tensor_value_info("product", of_product, [side, side])],
+                [onnx.numpy_helper.from_array(right(side), "right")],
+            )
+            model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+            with tempfile.TemporaryDirectory() as folder:
+                onnx.save(model, Path(folder) / "product.onnx")
+                sessions[side] = open_session(Path(folder) / "product.onnx", SessionSettings(), name="a product")
+            factors[side] = {"left": left(side)}
+
+        def multiply(side: int, sessions: Any = sessions, factors: Any = factors) -> object:
+            return sessions[side].run(None, factors[side])
+
+        yield Peak(name, _fastest(multiply, seconds), f"onnxruntime {onnxruntime.__version__}")
 
 
 def _fastest(multiply: Callable[[int], object], seconds: float) -> float:

@@ -12,7 +12,15 @@ from lrclr.bench._case import STAGES
 from lrclr.bench._charts import distributions, roofline, throughput_latency
 from lrclr.bench._result_file import RESULT, result_json
 from lrclr.bench._statistics import QUANTILES, median_interval
-from lrclr.bench._view import QUALITY_HEADS, notes_of, quality_cells, rows_of
+from lrclr.bench._view import (
+    OPERATOR_HEADS,
+    QUALITY_HEADS,
+    notes_of,
+    operator_rows,
+    operator_summary,
+    quality_cells,
+    rows_of,
+)
 from lrclr.reports import NONE, render, significant
 
 if TYPE_CHECKING:
@@ -78,6 +86,7 @@ def html(result: Result) -> str:
         *([("throughput", "Latency over throughput")] if throughput else []),
         *([("load", "Under load")] if values["opened"] or result.searches else []),
         *([("roofline", "Roofline")] if roof is not None else []),
+        *([("operators", "Where the time goes")] if values["operators"] else []),
         ("machine", "Use of the machine"),
         ("settings", "Settings and environment"),
     ]
@@ -114,6 +123,10 @@ def _values(result: Result) -> dict[str, Any]:
         "base": result.targets[0].label,
         "quality_heads": QUALITY_HEADS,
         "quality_rows": [(target, quality_cells(target.quality)) for target in result.targets],
+        "operator_heads": OPERATOR_HEADS,
+        "operators": [
+            (operator_summary(each), operator_rows(each)) for target in result.targets for each in target.operators
+        ],
     }
 
 
@@ -166,7 +179,7 @@ def _lists(result: Result) -> list[tuple[str, dict[str, Any]]]:
             "threads": target.threads or "the engine’s choice",
             "network": None if target.network is None else structs.asdict(target.network),
         }
-        for shown_elsewhere in ("label", "kind", "quality"):
+        for shown_elsewhere in ("label", "kind", "quality", "operators"):
             del facts[shown_elsewhere]
         shown.append((target.label, facts))
     own = dict(result.environment)

@@ -11,11 +11,12 @@ from lrclr.bench._case import Case
 from lrclr.bench._flops import Network
 from lrclr.bench._statistics import difference, quantiles, spread, throughput_interval
 from lrclr.bench._use import Use
+from lrclr.engines import Operator
 
 if TYPE_CHECKING:
     from lrclr.reports import DefinedEstimate
 
-__all__ = ["Measurement", "Peak", "Quality", "Result", "Round", "Search", "TargetInfo", "Verdict"]
+__all__ = ["Measurement", "OperatorTimes", "Peak", "Quality", "Result", "Round", "Search", "TargetInfo", "Verdict"]
 
 Verdict = Literal["good", "wrong", "not compared"]
 _Positive = Annotated[float, Meta(gt=0)]
@@ -150,6 +151,34 @@ class Quality(Record, frozen=True):
     auroc_images: int = 0
 
 
+class OperatorTimes(Record, frozen=True):
+    """Operators of one run of a graph, from the engine's profile.
+
+    Attributes:
+        case: the case that was run.
+        operators: the operators, the one with the longest time first.
+    """
+
+    case: Case
+    operators: Annotated[tuple[Operator, ...], Meta(min_length=1)]
+
+    @property
+    def shares(self) -> list[tuple[Operator, float]]:
+        """Each operator with its share of the time of all."""
+        total = sum(each.seconds for each in self.operators)
+        return [(each, each.seconds / total if total else 0.0) for each in self.operators]
+
+    @property
+    def type_shares(self) -> dict[str, float]:
+        """Share of the time of products by their type, the largest first."""
+        products = [each for each in self.operators if each.is_product]
+        total = sum(each.seconds for each in products)
+        found: dict[str, float] = {}
+        for each in products:
+            found[each.dtype] = found.get(each.dtype, 0.0) + (each.seconds / total if total else 0.0)
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
 class TargetInfo(Record, frozen=True):
     """A measured target.
 
@@ -164,6 +193,7 @@ class TargetInfo(Record, frozen=True):
         checkpoint_sha256: hash of the original weights.
         network: sizes from which operations are counted; None if unknown.
         quality: quality of the answers.
+        operators: where the time of its graphs goes; empty for an engine that does not report it.
     """
 
     label: str
@@ -176,6 +206,7 @@ class TargetInfo(Record, frozen=True):
     checkpoint_sha256: str
     network: Network | None = None
     quality: Quality = Quality("nothing", "not compared")
+    operators: tuple[OperatorTimes, ...] = ()
 
     @property
     def key(self) -> tuple[str, str, str, str]:

@@ -16,8 +16,8 @@ from lrclr.bench._load import LOAD_ROUNDS, load_rounds, searched
 from lrclr.bench._options import BenchOptions
 from lrclr.bench._peak import measure_peaks
 from lrclr.bench._quality import Reference, measure_quality, own_references
-from lrclr.bench._result import Measurement, Peak, Result, Round, Search, TargetInfo
-from lrclr.bench._stages import Files, work_of
+from lrclr.bench._result import Measurement, OperatorTimes, Peak, Result, Round, Search, TargetInfo
+from lrclr.bench._stages import Files, operators_of, work_of
 from lrclr.bench._statistics import CALM_WINDOWS, difference, quantiles
 from lrclr.bench._use import Meter
 from lrclr.errors import LrclrError
@@ -105,7 +105,11 @@ def bench(
         for target in targets:
             callbacks.step(f"quality of {target.info.label}", 0.0)
             own = reference or references.get(target.spec.sha256)
-            state.infos.append(replace(target.info, quality=measure_quality(target, own)))
+            quality = measure_quality(target, own)
+            callbacks.step(f"operators of {target.info.label}", 0.0)
+            state.infos.append(
+                replace(target.info, quality=quality, operators=_operators(target, options, files, state))
+            )
         running = _prepared(targets, options, files, reference, references, state)
         if not running:
             raise LrclrError("no configuration could be measured", why=state.left_out[0][1])
@@ -129,6 +133,23 @@ def bench(
         left_out=tuple(state.left_out),
         complete=state.complete,
     )
+
+
+def _operators(target: Target, options: BenchOptions, files: Files, state: _State) -> tuple[OperatorTimes, ...]:
+    """Where the time of the image encoder goes, and that of the fusion head at the smallest batch."""
+    prompts = (options.prompts or (len(target.spec.findings.prompts),))[0]
+    cases = [Case(target.info.label, "image_encoder", batch, 0) for batch in options.batches]
+    cases.append(Case(target.info.label, "fusion_head", min(options.batches), prompts))
+    found = []
+    for case in cases:
+        try:
+            operators = operators_of(case, target, files)
+        except LrclrError as error:
+            state.left_out.append((f"operators of {case.target}: {case.what}", str(error)))
+            continue
+        if operators:
+            found.append(OperatorTimes(case, operators))
+    return tuple(found)
 
 
 def cases_of(target: Target, options: BenchOptions) -> list[Case]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrclr.contract import GRAPHS
+from lrclr.engines import profiled
 from lrclr.errors import UsageError
 from lrclr.images import find_images, read_for_model
 from lrclr.preprocessing import preprocess_batch
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from lrclr.bench._closed import Work
     from lrclr.bench._targets import Target
     from lrclr.bundle import Golden
+    from lrclr.engines import Operator
 
-__all__ = ["Files", "findings_of", "work_of"]
+__all__ = ["Files", "findings_of", "operators_of", "work_of"]
+
+_PROFILED_RUNS = 4
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,23 @@ def work_of(case: Case, target: Target, files: Files, golden: Golden | None) -> 
     inputs = _inputs(case, target, files, golden)
     run, graph = target.engine.run, str(case.stage)
     return lambda _: run(graph, inputs)
+
+
+def operators_of(case: Case, target: Target, files: Files) -> tuple[Operator, ...]:
+    """The operators that a target's engine runs for a graph; none for an engine that does not report them.
+
+    Args:
+        case: a case of one graph.
+        target: the target.
+        files: images for pixels.
+
+    Raises:
+        LrclrError: the engine failed.
+    """
+    engine = profiled(target.engine)
+    if engine is None:
+        return ()
+    return engine.operators(case.stage, _inputs(case, target, files, None), _PROFILED_RUNS)
 
 
 def _file_work(batch: int, target: Target, files: Files, findings: FindingSet | None) -> Work:

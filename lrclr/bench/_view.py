@@ -12,14 +12,27 @@ from lrclr.reports import NONE, fixed
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from lrclr.bench._result import Measurement, Peak, Quality, Result
+    from lrclr.bench._result import Measurement, OperatorTimes, Peak, Quality, Result
     from lrclr.reports import DefinedEstimate
 
-__all__ = ["QUALITY_HEADS", "Row", "Work", "notes_of", "quality_cells", "rows_of", "share_of_peak"]
+__all__ = [
+    "OPERATOR_HEADS",
+    "QUALITY_HEADS",
+    "Row",
+    "Work",
+    "notes_of",
+    "operator_rows",
+    "operator_summary",
+    "quality_cells",
+    "rows_of",
+    "share_of_peak",
+]
 
 QUALITY_HEADS = (
     "Against", "Cosine", "Centred", "Text", "Regions", "Largest error", "AUROC", "Verdict",
 )  # fmt: skip
+OPERATOR_HEADS = ("Operator", "Type", "Nodes", "ms", "Of the time")
+_MOST_OPERATORS = 8
 _BUSY, _STOLEN = 0.1, 0.02  # shares of the processors
 
 
@@ -119,6 +132,27 @@ def quality_cells(quality: Quality) -> tuple[str, ...]:
     cosines = (fixed(each, 6) for each in (quality.cosine, quality.centred_cosine, quality.text_cosine))
     verdict = "WRONG" if quality.verdict == "wrong" else quality.verdict
     return (quality.reference, *cosines, regions, error, area, verdict)
+
+
+def operator_rows(found: OperatorTimes) -> list[tuple[str, ...]]:
+    """The operators with the most time and the sum of the others, in the order of `OPERATOR_HEADS`."""
+    shares = found.shares
+    rows: list[tuple[str, ...]] = [
+        (each.name, each.dtype, str(each.nodes), f"{each.seconds * 1e3:.2f}", f"{share:.1%}")
+        for each, share in shares[:_MOST_OPERATORS]
+    ]
+    others = shares[_MOST_OPERATORS:]
+    if others:
+        nodes = sum(each.nodes for each, _ in others)
+        seconds = sum(each.seconds for each, _ in others)
+        rows.append(("others", "", str(nodes), f"{seconds * 1e3:.2f}", f"{sum(share for _, share in others):.1%}"))
+    return rows
+
+
+def operator_summary(found: OperatorTimes) -> str:
+    """The case, and the share of each type in the time of the products."""
+    types = ", ".join(f"{share:.0%} in {dtype}" for dtype, share in found.type_shares.items())
+    return f"{found.case.target}, {found.case.what}: products {types}"
 
 
 def notes_of(result: Result) -> Iterator[str]:

@@ -24,10 +24,11 @@ from lrclr.bundle._bundle import (
     member_golden,
     plan_file,
     require_digest,
-    write_manifest,
 )
+from lrclr.bundle._card import model_card
 from lrclr.bundle._golden import Golden, GraphOutputs
-from lrclr.bundle._push import model_card, push_bundle
+from lrclr.bundle._push import push_bundle
+from lrclr.bundle._write import write_manifest
 
 __all__ = [
     "FINDINGS",

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
@@ -18,18 +19,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NotRequired, TypedDict
 from msgspec import Meta
 
 from lrclr import contract
-from lrclr._files import sha256_of, write_whole
+from lrclr._files import sha256_of
+from lrclr._processors import processors
 from lrclr._records import json_content, record_from
+from lrclr.card import CARD, MARK, README
 from lrclr.contract import ModelNames
 from lrclr.errors import BundleError, LrclrError, UsageError
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import ClipTokenizer, FindingSet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 GRAPHS: Final = tuple(contract.GRAPHS)
-SCHEMA_VERSION: Final = 7
+SCHEMA_VERSION: Final = 8
 MANIFEST, GOLDEN, TOKENIZER, FINDINGS = "manifest.json", "golden.npz", "tokenizer.json", "findings.toml"
 # The only code in a bundle. Triton runs it.
 SERVER_MODEL: Final = """from lrclr.triton.model.lrclr_model import TritonPythonModel
@@ -42,7 +45,7 @@ NO_CACHE: Final = "__pycache__"
 # Every path that a manifest may list, with the names and the version of its models. Of the files that
 # Python or Triton would run as code, only the server's model matches, and its content is compared with SERVER_MODEL.
 _LISTED: Final = (
-    r"GOLDEN|tokenizer\.json|findings\.toml"
+    r"GOLDEN|tokenizer\.json|findings\.toml|card\.toml|README\.md"
     r"|(?:GRAPH|CLASSIFIER)/config\.pbtxt"
     r"|GRAPH/warmup/[a-z0-9_]+"
     r"|GRAPH/VERSION/model[a-z0-9_.]*\.(onnx|data|xml|bin|plan)"
@@ -101,6 +104,7 @@ class GraphEntry(TypedDict):
     region_maps: int | None
     # In float16 only.
     largest_activations: NotRequired[dict[str, float]]
+    products_run: NotRequired[dict[str, int]]
     float32_parts: NotRequired[Float32Entry]
 
 
@@ -168,6 +172,7 @@ class Manifest:
             and the file in which that node is expanded (``inlined``), or None. For towers in float16 also the largest
             magnitude in each layer on the calibration images (``largest_activations``), and what stays in float32
             because of it (``float32_parts``), if anything does.
+            ``products_run`` is the number of products by type that ONNX Runtime ran when the gates passed.
         engine: ``name`` of the engine that runs the bundle by default, and the reason (``why``).
         triton: names and version of the models, from `ModelNames.to_dict`.
         plans: the results of `lrclr build` for each engine, and for each GPU where plans depend on it, with versions,
@@ -480,7 +485,10 @@ def bundle_entries(path: Path) -> tuple[str, ...]:
         names = _read_manifest(path).names
     except BundleError:
         names = ModelNames()
-    return (*names.all, MANIFEST, *_goldens(names), TOKENIZER, FINDINGS)
+    card = path / README
+    # A folder may hold nothing but a README.md of someone else.
+    has_own = card.is_file() and MARK.encode() in card.read_bytes()
+    return (*names.all, MANIFEST, *_goldens(names), TOKENIZER, FINDINGS, CARD, *([README] if has_own else []))
 
 
 def member_golden(names: ModelNames) -> str:
@@ -495,11 +503,6 @@ def _goldens(names: ModelNames) -> tuple[str, ...]:
 def plan_file(engine: str, capability: str) -> str:
     """Name of the file of a plan. TensorRT has one for each compute capability, TensorRT-RTX one for all."""
     return f"model_sm{capability.replace('.', '')}.plan" if engine == "tensorrt" else "model.rtx.plan"
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of a folder, with a new table of its files."""
-    write_whole(folder / MANIFEST, replace(manifest, files=file_table(folder)).to_json().encode())
 
 
 def file_table(root: Path) -> dict[str, FileEntry]:
@@ -567,13 +570,13 @@ def _check_files(root: Path, manifest: Manifest) -> None:
     files, names = manifest.files, manifest.names
     _check_table(files, names)
     _check_unlisted(root, files)
-    for name, entry in files.items():
-        file = root / name
-        if not file.is_file():
+    for name in files:
+        if not (root / name).is_file():
             raise BundleError(
                 f"the bundle {root} is incomplete", why=f"{name} is missing", fix="Export the checkpoint again."
             )
-        if file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
+    for name, unchanged in _unchanged(root, files):
+        if not unchanged:
             raise BundleError(
                 f"the bundle {root} is damaged",
                 why=f"{name} was changed since the export",
@@ -586,6 +589,21 @@ def _check_files(root: Path, manifest: Manifest) -> None:
             why=f"Triton runs {model} as code, and its content is not what lrclr writes there",
             fix="Export the checkpoint again. If you did not change the file, treat it as an attack.",
         )
+
+
+def _unchanged(root: Path, files: Mapping[str, FileEntry]) -> Iterator[tuple[str, bool]]:
+    """Yield each file and whether it has its size and hash. Files are hashed in several threads, the largest first."""
+
+    def check(name: str) -> bool:
+        entry = files[name]
+        return (root / name).stat().st_size == entry["bytes"] and sha256_of(root / name) == entry["sha256"]
+
+    # hashlib lets other threads run while it hashes.
+    with ThreadPoolExecutor(processors(), thread_name_prefix="lrclr-hash") as pool:
+        largest_first = sorted(files, key=lambda name: files[name]["bytes"], reverse=True)
+        checks = {name: pool.submit(check, name) for name in largest_first}
+        for name in files:
+            yield name, checks[name].result()
 
 
 def _listed(names: ModelNames) -> re.Pattern[str]:
@@ -604,7 +622,7 @@ def _check_table(files: Mapping[str, FileEntry], names: ModelNames) -> None:
     needed = {f"{names.folder(model)}/model.onnx" for model in names.graphs}
     needed |= {f"{model}/config.pbtxt" for model in names.all}
     needed |= {f"{names.folder(names.classifier)}/{name}" for name in ("model.py", NO_CACHE)}
-    needed |= {*_goldens(names), TOKENIZER, FINDINGS}
+    needed |= {*_goldens(names), TOKENIZER, FINDINGS, README}
     listed = _listed(names)
     if not needed <= files.keys():
         raise _damaged(f"it does not list {', '.join(sorted(needed.difference(files)))}")

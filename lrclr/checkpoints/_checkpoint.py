@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from lrclr._files import replace_directory
+from lrclr.card import CARD, ModelCard
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +29,7 @@ CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json
 PREPROCESSING, FINDINGS = "preprocessing.json", "findings.toml"
 # The key of `Checkpoint.origin` in the configuration of an LRCLR folder.
 ORIGIN = "origin"
-FOLDER_FILES = (CONFIG, WEIGHTS, TOKENIZER, PREPROCESSING, FINDINGS)
+FOLDER_FILES = (CONFIG, WEIGHTS, TOKENIZER, PREPROCESSING, FINDINGS, CARD)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Checkpoint:
         sha256: of the weights file, or of the list of their hashes if there are several; ``""`` for a checkpoint
             that was never in a file.
         origin: where the original weights came from, such as ``"hf:OWNER/NAME@COMMIT"``; "" if that is not known.
+        card: what its authors state about it.
     """
 
     model: LrclrModel
@@ -55,6 +57,7 @@ class Checkpoint:
     source: str
     sha256: str
     origin: str = ""
+    card: ModelCard = field(default_factory=ModelCard)
 
     @property
     def config(self) -> LrclrConfig:
@@ -73,16 +76,18 @@ class Checkpoint:
         std: Triple | None = None,
         region_top_k: int | None = None,
         findings: FindingSet | None = None,
+        card: ModelCard | None = None,
     ) -> Checkpoint:
         """Return this checkpoint with other settings. The weights stay the same, and `self` is not changed.
 
         A calibration of single findings that has its own scale and bias is kept only for findings whose prompts stay
-        the same.
+        the same. So are the metrics of the card; other numbers and regions leave none of them valid.
 
         Args:
             mean, std: one number for each channel, on the scale of `PreprocessSpec`.
             region_top_k: patches to select, in each attention head or in all, as `LrclrConfig.region_rollout` says.
             findings: the default findings and prompts.
+            card: what is stated about the changed checkpoint, instead of this one's card.
 
         Raises:
             UsageError: the preprocessing or the network cannot have these values.
@@ -91,8 +96,8 @@ class Checkpoint:
         config, changes = self.config, dict[str, Any]()
         if region_top_k is not None:
             changes["region_top_k"] = region_top_k
+        same = {one.name for one in (findings or self.findings).findings if one in self.findings.findings}
         if findings is not None and config.finding_calibration:
-            same = {finding.name for finding in findings.findings if finding in self.findings.findings}
             kept = {name: pair for name, pair in config.finding_calibration.items() if name in same}
             changes["finding_calibration"] = kept or None
         model = self.model
@@ -101,7 +106,14 @@ class Checkpoint:
             model = copy.deepcopy(model)
             for name in changes:
                 setattr(model.config, name, getattr(checked, name))
-        return replace(self, model=model, preprocess=spec, findings=findings or self.findings)
+        changed = replace(self, model=model, preprocess=spec, findings=findings or self.findings)
+        if card is None:
+            card = self.card
+            if spec != self.preprocess or changed.config.num_regions != config.num_regions:
+                card = card.without_metrics()
+            elif changed.findings != self.findings:
+                card = card.without_metrics(same)
+        return replace(changed, card=card)
 
     def save(self, folder: Path, *, overwrite: bool = False, half: bool = False) -> None:
         """Write an LRCLR folder; all of it or nothing.
@@ -128,6 +140,7 @@ class Checkpoint:
             self.tokenizer.save(staging / TOKENIZER)
             (staging / PREPROCESSING).write_text(json.dumps(self.preprocess.to_dict(), indent=2) + "\n")
             self.findings.save(staging / FINDINGS)
+            self.card.save(staging)
 
 
 def _save_weights(state: dict[str, Tensor], file: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from lrclr.card import CARD
 from lrclr.checkpoints import _checkpoint as own
 from lrclr.checkpoints._beside import CONFIG, IMAGE_PROCESSOR, OPEN_CLIP, PROCESSOR, read_json
 from lrclr.checkpoints._weights import OPEN_CLIP_WEIGHTS, TRANSFORMERS_WEIGHTS, index_of, shards_of
@@ -27,7 +28,7 @@ __all__ = ["fetch_checkpoint"]
 _BESIDE_WEIGHTS: Final = (
     *(CONFIG, OPEN_CLIP, PROCESSOR, IMAGE_PROCESSOR),
     *TOKENIZER_FILES,
-    *(own.PREPROCESSING, own.FINDINGS),
+    *(own.PREPROCESSING, own.FINDINGS, CARD),
 )
 
 

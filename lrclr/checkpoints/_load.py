@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from lrclr.card import ModelCard
 from lrclr.checkpoints import _folders
 from lrclr.checkpoints._beside import (
     CONFIG,
@@ -94,7 +95,8 @@ def load_checkpoint(
     Raises:
         CheckpointError: it is none of these, is damaged, or keys are missing, unexpected or misshapen; or the number of
             heads is not known, because OpenAI published no network of this size.
-        UsageError: an option has a value that is not known, or contradicts a stored configuration.
+        UsageError: an option has a value that is not known, or contradicts a stored configuration; or the folder's
+            ``card.toml`` is not TOML. Values in it that cannot be used are left out, see `ModelCard.remarks`.
         FindingsError: the findings of an LRCLR folder cannot be used.
         HubError: the repository cannot be downloaded.
         MissingExtraError: huggingface_hub is not installed.
@@ -119,14 +121,17 @@ def load_checkpoint(
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read", why=error.strerror or type(error).__name__) from error
     size = checkpoint.config.vision_config.image_size
+    # Beside a bare file there may be the card of any network.
+    card = ModelCard.beside(path) if path.is_dir() else ModelCard()
     if preprocess is not None:
         checkpoint = dataclasses.replace(checkpoint, preprocess=preprocess_spec(preprocess, size))
+        card = card.without_metrics()
     if checkpoint.preprocess.image_size != size:
         raise CheckpointError(
             f"the recipe beside {path} makes images of {checkpoint.preprocess.image_size} pixels, the network takes "
             f"{size}"
         )
-    return dataclasses.replace(checkpoint, origin=origin) if origin else checkpoint
+    return dataclasses.replace(checkpoint, card=card, origin=origin or checkpoint.origin)
 
 
 def _load(path: Path, options: ReadOptions) -> Checkpoint:

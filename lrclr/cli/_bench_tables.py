@@ -8,7 +8,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from lrclr.bench._view import QUALITY_HEADS, quality_cells, rows_of
+from lrclr.bench._view import OPERATOR_HEADS, QUALITY_HEADS, operator_rows, operator_summary, quality_cells, rows_of
 from lrclr.reports import significant, span, spanned
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _STYLES: Final = {
 
 
 def tables(result: Result) -> Iterator[Table]:
-    """Speed, load, quality."""
+    """Speed, load, quality, and the operators of the image encoder; the reports have those of other graphs."""
     rows = rows_of(result)
     several = len(result.targets) > 1
     yield _speed([row for row in rows if row.measurement.case.rate is None], several=several)
@@ -46,6 +46,14 @@ def tables(result: Result) -> Iterator[Table]:
         cells = quality_cells(target.quality)
         table.add_row(target.label, *cells[:-1], _verdict(cells[-1]))
     yield table
+    for target in result.targets:
+        for each in target.operators:
+            if each.case.stage == "image_encoder":
+                title = f"Where the time goes: {operator_summary(each)}"
+                table = _table(title, ("operator", "type"), [*map(str.lower, OPERATOR_HEADS[2:])])
+                for cells in operator_rows(each):
+                    table.add_row(*cells)
+                yield table
 
 
 def comparison_table(found: ResultComparison) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - typer reads annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +14,7 @@ from lrclr.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from lrclr.card import ModelCard
     from lrclr.checkpoints import Checkpoint, ReadOptions
     from lrclr.preprocessing import Triple
 
@@ -36,6 +37,10 @@ Tokenizer = Annotated[
         help="clip for the tokenizer of OpenAI's CLIP, which lrclr contains, or a tokenizer.json; instead of the one "
         "beside the weights.",
     ),
+]
+Card = Annotated[
+    Path | None,
+    typer.Option("--card", help="What the model card states (TOML), instead of the checkpoint's card.toml."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint folder.")]
 
@@ -99,6 +104,19 @@ def note_assumed(assumed: Iterable[str]) -> None:
         note(f"assumed: {line}")
 
 
+def load_card(path: Path | None) -> ModelCard | None:
+    """Return the card of --card, if it is given."""
+    from lrclr.card import ModelCard
+
+    return None if path is None else ModelCard.load(path)
+
+
+def note_card(card: ModelCard) -> None:
+    """Print what was left out of a card."""
+    for remark in card.remarks:
+        note(f"model card: {remark}")
+
+
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder to write.")],
     arch: Annotated[str, typer.Option("--arch", help="vit-b-32, vit-b-16, vit-l-14 or tiny.")] = "vit-b-32",
@@ -154,6 +172,7 @@ def convert(  # noqa: PLR0913, PLR0917 - one parameter an option
     findings: Annotated[
         Path | None, typer.Option("--findings", help="Findings file (TOML) to put into the checkpoint.")
     ] = None,
+    card: Card = None,
     heads: Heads = None,
     activation: Activation = None,
     key: Key = None,
@@ -167,6 +186,7 @@ def convert(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     options = read_options(heads, activation, key, preprocess, tokenizer)
     means, stds = _triple("--mean", mean), _triple("--std", std)
+    stated = load_card(card)
     check_folder(source, options)
     require_torch()
     from lrclr.checkpoints import load_checkpoint
@@ -177,7 +197,7 @@ def convert(  # noqa: PLR0913, PLR0917 - one parameter an option
         from lrclr.cli._findings import load_findings
 
         wanted = load_findings(findings, original.findings, original.tokenizer)
-    checkpoint = original.changed(mean=means, std=stds, region_top_k=region_top_k, findings=wanted)
+    checkpoint = original.changed(mean=means, std=stds, region_top_k=region_top_k, findings=wanted, card=stated)
     checkpoint.save(folder, overwrite=overwrite)
     vision = checkpoint.config.vision_config
     note(
@@ -185,6 +205,7 @@ def convert(  # noqa: PLR0913, PLR0917 - one parameter an option
         f"{vision.num_hidden_layers} layers, {vision.hidden_act}, {checkpoint.preprocess.kind} preprocessing"
     )
     note_assumed(checkpoint.assumed)
+    note_card(checkpoint.card)
     _note_changes(original, checkpoint)
     if not checkpoint.config.fusion_trained:
         note("the fusion head is not trained: scores use alpha = 0, the global score alone")

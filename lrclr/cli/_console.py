@@ -10,6 +10,7 @@ import json
 import math
 import re
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -113,6 +114,7 @@ class ConsoleProgress:
         self._console, self._progress = console, progress
         self._task: TaskID | None = None
         self._text = ""
+        self._phase, self._began = "", (0.0, 0)
 
     def task(self, text: str) -> None:
         """Begin a task. The task before has ended."""
@@ -120,13 +122,20 @@ class ConsoleProgress:
             self._console.print(f"- {text}")
             return
         self.finish()
-        self._text = text
+        self._text, self._phase = text, ""
         self._task = self._progress.add_task(text, total=None)
 
     def step(self, phase: str, done: int, steps: int) -> None:
-        """Show the progress of a phase of the task, on a terminal."""
+        """Show the progress of a phase of the task and the time left in it, on a terminal."""
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, description=f"{self._text}: {phase} {done}/{steps}")
+            text = f"{self._text}: {phase} {done}/{steps}"
+            if phase != self._phase:
+                self._phase, self._began = phase, (time.monotonic(), done)
+            began, at_first = self._began
+            if done > at_first:
+                left = (time.monotonic() - began) / (done - at_first) * (steps - done)
+                text += f", about {left:.0f} s left"
+            self._progress.update(self._task, description=text)
 
     def gates(self, results: Sequence[GateResult]) -> None:
         """Print the gates that failed, and how many passed."""

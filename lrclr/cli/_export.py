@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrclr.cli._checkpoints import Activation, Heads, Key, Tokenizer, check_folder, note_assumed, read_options
+from lrclr.card import ModelCard
+from lrclr.cli._checkpoints import (
+    Activation,
+    Card,
+    Heads,
+    Key,
+    Tokenizer,
+    check_folder,
+    load_card,
+    note_assumed,
+    note_card,
+    read_options,
+)
 from lrclr.cli._console import RESEARCH_ONLY, console_progress, note, out
 from lrclr.cli._extras import require_export
 from lrclr.errors import UsageError
@@ -43,6 +55,15 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
             "--calibration", help="Folder or dataset of chest x-rays for --int8.  [default: synthetic ones in lrclr]"
         ),
     ] = None,
+    int8_search: Annotated[
+        str | None,
+        typer.Option(
+            "--int8-search",
+            help="on: keep layers in float32 that lose too much in int8; ViT-B/32 takes up to 3 minutes. "
+            "off: put all these layers in int8 without a trial, and let the gates decide.  "
+            "[default: on]",
+        ),
+    ] = None,
     max_batch: Annotated[int, typer.Option("--max-batch", help="Most images per request to the server.")] = 32,
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set, 18 to 23.")] = 20,
     engine: Annotated[
@@ -71,6 +92,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     findings: Annotated[
         Path | None, typer.Option("--findings", help="Findings file (TOML) to put into the bundle.")
     ] = None,
+    card: Card = None,
     inline: Annotated[
         bool,
         typer.Option(
@@ -107,8 +129,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     if fp16 + fp32 + int8 > 1:
         raise UsageError("--fp16, --fp32 and --int8 exclude each other")
-    if calibration is not None and not int8:
-        raise UsageError("--calibration needs --int8", why="other precisions are not calibrated")
+    _check_int8(int8, calibration, int8_search)
     from lrclr.engines import AUTO, CPU_ENGINES, ENGINES
 
     if engine is not None and engine not in {*ENGINES, AUTO}:
@@ -116,6 +137,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     overrides = _parsed(tolerance or [])
     from lrclr.contract import ModelNames
 
+    stated = load_card(card)
     names = ModelNames(name_prefix, model_version)
     if regions_from is not None and len(checkpoints) == 1:
         raise UsageError("--regions-from needs several checkpoints", why="a single network gives its own regions")
@@ -146,7 +168,15 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise UsageError("--compute-capability needs --engine tensorrt-rtx")
     precision = "int8" if int8 else "fp32" if fp32 else "fp16"
     options = ExportOptions(
-        precision, max_batch, opset, overrides, why_engine=why, calibration=calibration, inline=inline, names=names
+        precision,
+        max_batch,
+        opset,
+        overrides,
+        why_engine=why,
+        calibration=calibration,
+        inline=inline,
+        names=names,
+        int8_search=int8_search != "off",
     )
     note(f"engine {chosen} ({why}), {options.precision}")
     with console_progress() as progress:
@@ -158,16 +188,19 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
 
         if len(checkpoints) == 1:
             progress.task(f"read {checkpoints[0]}")
-            loaded = _loaded(checkpoints[0], findings, reading)
+            loaded = _loaded(checkpoints[0], findings, reading, card=stated)
             bundle = export_bundle(loaded, output, options, progress=progress, finish=finish)
         else:
             noted: set[str] = set()
+            # What a member states is about its own probabilities.
+            nothing = ModelCard()
+            note_card(stated or nothing)
             members = [
-                Member(name, partial(_loaded, path, findings, reading, noted))
+                Member(name, partial(_loaded, path, findings, reading, noted, card=nothing))
                 for name, path in zip(_member_names(checkpoints), checkpoints, strict=True)
             ]
             bundle = export_ensemble(
-                members, output, options, regions_from=regions_from, progress=progress, finish=finish
+                members, output, options, regions_from=regions_from, card=stated, progress=progress, finish=finish
             )
     _report(output, bundle, measured=chosen == AUTO)
 
@@ -200,6 +233,15 @@ def _report(output: Path, bundle: Bundle, *, measured: bool) -> None:
     note(RESEARCH_ONLY)
 
 
+def _check_int8(int8: bool, calibration: Path | None, search: str | None) -> None:
+    if calibration is not None and not int8:
+        raise UsageError("--calibration needs --int8", why="other precisions are not calibrated")
+    if search is not None and not int8:
+        raise UsageError("--int8-search needs --int8", why="other precisions have no search")
+    if search not in {None, "on", "off"}:
+        raise UsageError(f"unknown --int8-search {search!r}", fix="Choose on or off.")
+
+
 def _member_names(checkpoints: Sequence[Path]) -> list[str]:
     """The names of the members of an ensemble: those of their files, with a number where two are equal."""
     names: list[str] = []
@@ -212,7 +254,14 @@ def _member_names(checkpoints: Sequence[Path]) -> list[str]:
     return names
 
 
-def _loaded(path: Path, findings: Path | None, reading: ReadOptions, noted: set[str] | None = None) -> Checkpoint:
+def _loaded(
+    path: Path,
+    findings: Path | None,
+    reading: ReadOptions,
+    noted: set[str] | None = None,
+    *,
+    card: ModelCard | None,
+) -> Checkpoint:
     """Read a checkpoint, and print its assumptions, except for those that were printed before."""
     from lrclr.checkpoints import load_checkpoint
     from lrclr.cli._findings import load_findings
@@ -221,9 +270,10 @@ def _loaded(path: Path, findings: Path | None, reading: ReadOptions, noted: set[
     note_assumed([line for line in loaded.assumed if noted is None or line not in noted])
     if noted is not None:
         noted.update(loaded.assumed)
-    if findings is None:
-        return loaded
-    return loaded.changed(findings=load_findings(findings, loaded.findings, loaded.tokenizer))
+    wanted = None if findings is None else load_findings(findings, loaded.findings, loaded.tokenizer)
+    changed = loaded.changed(findings=wanted, card=card)
+    note_card(changed.card)
+    return changed
 
 
 def _note_quantization(quantization: dict[str, Any], *, random: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lrclr.engines._gpu import Gpu, gpus
 from lrclr.engines._onnxruntime import OnnxRuntimeEngine
 from lrclr.engines._openvino import OpenVINOEngine
+from lrclr.engines._operators import INT8_FLAGS, Operator, ProfiledEngine, has_int8_products, products_by_type, profiled
 from lrclr.engines._tensorrt import TensorRTEngine
 from lrclr.engines._tensorrt_library import PACKAGES as _PACKAGES
 from lrclr.engines._tensorrt_library import tensorrt_library
@@ -25,6 +26,7 @@ __all__ = [
     "AUTO",
     "CPU_ENGINES",
     "ENGINES",
+    "INT8_FLAGS",
     "PLAN_ENGINES",
     "Engine",
     "EngineOptions",
@@ -32,11 +34,16 @@ __all__ = [
     "MemberEngines",
     "OnnxRuntimeEngine",
     "OpenVINOEngine",
+    "Operator",
+    "ProfiledEngine",
     "TensorRTEngine",
     "TorchEngine",
     "engines_of",
     "gpus",
+    "has_int8_products",
     "open_named_engine",
+    "products_by_type",
+    "profiled",
     "tensorrt_library",
 ]
 
@@ -115,11 +122,13 @@ class EngineOptions:
             `lrclr.auto.open_engine` chooses.
         provider: ``"cpu"`` or ``"cuda"``, for ONNX Runtime; for torch it is the device.
         threads: threads of one operator in ONNX Runtime or OpenVINO; None for one per core.
+        int8_products: False for ONNX Runtime to multiply in float32 what a graph has in int8; the rounding stays.
     """
 
     engine: str | None = None
     provider: str = "cpu"
     threads: int | None = None
+    int8_products: bool = True
 
 
 def open_named_engine(bundle: Bundle, options: EngineOptions | None = None) -> Engine:
@@ -145,7 +154,9 @@ def open_named_engine(bundle: Bundle, options: EngineOptions | None = None) -> E
     if name not in ENGINES:
         raise UsageError(f"unknown engine {name!r}", fix=f"Choose {', '.join((*ENGINES, AUTO))}.")
     if name == "onnxruntime":
-        return OnnxRuntimeEngine(bundle, provider=options.provider, threads=options.threads)
+        return OnnxRuntimeEngine(
+            bundle, provider=options.provider, threads=options.threads, int8_products=options.int8_products
+        )
     if name == "openvino":
         if options.provider != "cpu":
             raise UsageError("the engine openvino runs on the CPU", fix="Omit --provider.")

@@ -10,6 +10,7 @@ from lrclr.bundle import Bundle
 from lrclr.contract import GRAPHS
 from lrclr.engines._bound import BoundSession
 from lrclr.engines._onnxruntime_package import onnxruntime_library, preload_cuda
+from lrclr.engines._operators import has_int8_products, onnxruntime_operators
 from lrclr.engines._placement import require_placed
 from lrclr.errors import EngineError, UsageError, first_line
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     import onnxruntime
     from numpy.typing import NDArray
+
+    from lrclr.engines._operators import Operator
 
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # ONNX Runtime's default on CUDA is TF32: products of float32 with 10 instead of 23 bits of fraction.
@@ -38,6 +41,7 @@ class OnnxRuntimeEngine:
         provider_options: ONNX Runtime's options of the provider, such as ``{"device_id": "1"}``. On CUDA, products of
             float32 are computed in float32; ``{"use_tf32": "1"}`` allows TF32, which drops 13 of 23 bits.
         cuda_graphs: on CUDA, launch each size of inputs after its first run as one CUDA graph.
+        int8_products: False to round as an int8 graph does, and to multiply in float32.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
@@ -53,6 +57,7 @@ class OnnxRuntimeEngine:
         threads: int | None = None,
         provider_options: Mapping[str, str] | None = None,
         cuda_graphs: bool = False,
+        int8_products: bool = True,
     ) -> None:
         if provider not in PROVIDERS:
             raise UsageError(f"unknown provider {provider!r}", fix="Choose cpu or cuda.")
@@ -67,6 +72,7 @@ class OnnxRuntimeEngine:
         self._threads = threads
         self._provider_options = dict(provider_options or {}) | ({"enable_cuda_graph": "1"} if cuda_graphs else {})
         self._cuda_graphs = cuda_graphs
+        self._int8_products = int8_products
         self._sessions: dict[str, onnxruntime.InferenceSession | BoundSession] = {}
         self._lock = Lock()
         library = onnxruntime_library()
@@ -82,7 +88,23 @@ class OnnxRuntimeEngine:
 
     @property
     def name(self) -> str:
-        return f"onnxruntime {self._version} {self._provider}"
+        return f"onnxruntime {self._version} {self._provider}{'' if self._int8_products else ' float32 products'}"
+
+    @property
+    def product_types(self) -> frozenset[str]:
+        """Types for which ONNX Runtime and this processor have instructions for products."""
+        has_int8 = self._provider == "cpu" and self._int8_products and has_int8_products()
+        return frozenset({"float32", "int8"} if has_int8 else {"float32"})
+
+    def operators(self, graph: str, inputs: Mapping[str, NDArray[Any]], runs: int = 1) -> tuple[Operator, ...]:
+        """As `lrclr.engines.ProfiledEngine.operators`; without operators on CUDA, where the provider is checked."""
+        if self._provider != "cpu":
+            return ()
+        options = _session_options(self._settings())
+        try:
+            return onnxruntime_operators(onnxruntime_library(), self._paths[graph], options, inputs, runs)
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime could not profile {graph}", why=first_line(error)) from error
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         session = self._session(graph)
@@ -100,9 +122,16 @@ class OnnxRuntimeEngine:
                 self._sessions[graph] = self._open(graph)
             return self._sessions[graph]
 
+    def _settings(self) -> SessionSettings:
+        return SessionSettings(
+            self._provider,
+            self._provider_options,
+            intra_op_threads=self._threads,
+            int8_products=self._int8_products,
+        )
+
     def _open(self, graph: str) -> onnxruntime.InferenceSession | BoundSession:
-        settings = SessionSettings(self._provider, self._provider_options, intra_op_threads=self._threads)
-        session = open_session(self._paths[graph], settings, name=graph)
+        session = open_session(self._paths[graph], self._settings(), name=graph)
         if self._provider == "cpu":
             return session
         number = int(self._provider_options.get("device_id", 0))
@@ -120,6 +149,7 @@ class SessionSettings:
         inter_op_threads: threads that run operators in parallel, in parallel execution.
         execution_mode: 0 for one operator after the other, 1 for parallel execution.
         graph_level: level of optimisation as in Triton: -1 basic, 1 extended, 2 none; ``None`` for all.
+        int8_products: whether the products of an int8 graph are in int8; else they are in float32.
     """
 
     provider: str = "cpu"
@@ -128,6 +158,7 @@ class SessionSettings:
     inter_op_threads: int | None = None
     execution_mode: int = 0
     graph_level: int | None = None
+    int8_products: bool = True
 
 
 def open_session(path: Path, settings: SessionSettings, *, name: str) -> onnxruntime.InferenceSession:
@@ -144,20 +175,7 @@ def open_session(path: Path, settings: SessionSettings, *, name: str) -> onnxrun
     """
     library = onnxruntime_library()
     provider = PROVIDERS[settings.provider]
-    options = library.SessionOptions()
-    options.log_severity_level = _QUIET
-    options.intra_op_num_threads = settings.intra_op_threads or 0
-    options.inter_op_num_threads = settings.inter_op_threads or 0
-    if settings.execution_mode:
-        options.execution_mode = library.ExecutionMode.ORT_PARALLEL
-    levels = library.GraphOptimizationLevel
-    if settings.graph_level is not None:
-        known = {-1: levels.ORT_ENABLE_BASIC, 1: levels.ORT_ENABLE_EXTENDED, 2: levels.ORT_DISABLE_ALL}
-        options.graph_optimization_level = known.get(settings.graph_level, levels.ORT_ENABLE_ALL)
-    # Three sessions and the decoding threads share the cores. Threads that spin while a graph runs make it faster
-    # (measured: a seventh at batch 1). After the run they must not spin, which would slow down the next session.
-    options.add_session_config_entry("session.intra_op.spin_duration_us", "100")
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options = _session_options(settings)
     on_cpu = settings.provider == "cpu"
     missing = ""
     if not on_cpu:
@@ -179,3 +197,25 @@ def open_session(path: Path, settings: SessionSettings, *, name: str) -> onnxrun
     if not on_cpu:
         require_placed(session, provider, name)
     return session
+
+
+def _session_options(settings: SessionSettings) -> Any:
+    library = onnxruntime_library()
+    options = library.SessionOptions()
+    options.log_severity_level = _QUIET
+    options.intra_op_num_threads = settings.intra_op_threads or 0
+    options.inter_op_num_threads = settings.inter_op_threads or 0
+    if settings.execution_mode:
+        options.execution_mode = library.ExecutionMode.ORT_PARALLEL
+    levels = library.GraphOptimizationLevel
+    if settings.graph_level is not None:
+        known = {-1: levels.ORT_ENABLE_BASIC, 1: levels.ORT_ENABLE_EXTENDED, 2: levels.ORT_DISABLE_ALL}
+        options.graph_optimization_level = known.get(settings.graph_level, levels.ORT_ENABLE_ALL)
+    # Three sessions and the decoding threads share the cores. Threads that spin while a graph runs make it faster
+    # (measured: a seventh at batch 1). After the run they must not spin, which would slow down the next session.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "100")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not settings.int8_products:
+        # ONNX Runtime then dequantises the weights once, when it loads the graph.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return options

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from queue import Empty, LifoQueue
 from threading import Lock
@@ -12,6 +12,7 @@ from lrclr.bundle import Bundle
 from lrclr.contract import GRAPHS
 from lrclr.engines._openvino_library import openvino_library, release
 from lrclr.engines._openvino_regions import region_extension
+from lrclr.engines._operators import has_int8_products, openvino_operators
 from lrclr.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from lrclr.engines._operators import Operator
 
 _DEVICE: Final = "CPU"
 
@@ -62,6 +65,20 @@ class OpenVINOEngine:
     def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return self._graph(graph).run(inputs)
 
+    @property
+    def product_types(self) -> frozenset[str]:
+        """Types for which OpenVINO and this processor have instructions for products."""
+        capabilities = _core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        # OpenVINO reports INT8 for every x86 processor.
+        has_int8 = "INT8" in capabilities and has_int8_products()
+        has = {"float32": True, "int8": has_int8, "bfloat16": "BF16" in capabilities}
+        return frozenset(name for name, given in has.items() if given)
+
+    def operators(self, graph: str, inputs: Mapping[str, NDArray[Any]], runs: int = 1) -> tuple[Operator, ...]:
+        """As `lrclr.engines.ProfiledEngine.operators`."""
+        compiled = CompiledGraph(self._paths[graph], replace(self._settings, profile=True), name=graph)
+        return compiled.operators(inputs, runs)
+
     def _graph(self, graph: str) -> CompiledGraph:
         with self._lock:
             if graph not in self._graphs:
@@ -78,12 +95,14 @@ class OpenVINOSettings:
         threads: threads of one operator; ``None`` for one per core.
         streams: number of requests that run in parallel and share the threads.
         hint: ``"LATENCY"`` or ``"THROUGHPUT"``.
+        profile: whether the times of operators are recorded.
     """
 
     half: bool = False
     threads: int | None = None
     streams: str | None = None
     hint: str = "LATENCY"
+    profile: bool = False
 
 
 def precision_here(*, half: bool) -> str:
@@ -114,6 +133,8 @@ class CompiledGraph:
             # Otherwise the threads of several processes would be bound to the same cores, while others are idle.
             "ENABLE_CPU_PINNING": False,
         }
+        if settings.profile:
+            options["PERF_COUNT"] = True
         if settings.threads is not None:
             options["INFERENCE_NUM_THREADS"] = settings.threads
         if settings.streams is not None:
@@ -148,6 +169,14 @@ class CompiledGraph:
             raise EngineError(f"OpenVINO could not run {self._name}", why=reason(error)) from error
         self._idle.put(request)
         return dict(zip(self.outputs, values, strict=True))
+
+    def operators(self, inputs: Mapping[str, NDArray[Any]], runs: int) -> tuple[Operator, ...]:
+        """The operators of a graph that was compiled with a profile; see `lrclr.engines.ProfiledEngine.operators`."""
+        self._check(inputs)
+        try:
+            return openvino_operators(self._compiled.create_infer_request(), inputs, runs)
+        except Exception as error:
+            raise EngineError(f"OpenVINO could not profile {self._name}", why=reason(error)) from error
 
     def _check(self, inputs: Mapping[str, NDArray[Any]]) -> None:
         """Check names and types. OpenVINO would convert another type, and reuse the last value of a missing input."""

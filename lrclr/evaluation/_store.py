@@ -13,6 +13,7 @@ import numpy as np
 from lrclr._files import link_tree, replace_directory, write_whole
 from lrclr.auto import is_bundle
 from lrclr.bundle import Bundle, bundle_entries, write_manifest
+from lrclr.card import CARD, ModelCard
 from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
 from lrclr.inference import (
@@ -49,7 +50,8 @@ def store(
     """Write scoring into a bundle or an LRCLR checkpoint folder, all of it or nothing.
 
     The reference answers of a bundle are recomputed for this scoring, and its gates are run on them, so that
-    `lrclr verify` checks the stored values afterwards.
+    `lrclr verify` checks the stored values afterwards. Another alpha changes the ranking of images: the metrics of the
+    model card are then left out.
 
     Args:
         path: the bundle or the folder.
@@ -98,8 +100,18 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _store_checkpoint(path: Path, change: dict[str, Any]) -> None:
-    text = json.dumps(_changed(_config(path), change), indent=2, sort_keys=True) + "\n"
+    config = _config(path)
+    if change.get("alpha", config.get("alpha")) != config.get("alpha"):
+        _drop_metrics(path)
+    text = json.dumps(_changed(config, change), indent=2, sort_keys=True) + "\n"
     write_whole(path / _CONFIG, text.encode())
+
+
+def _drop_metrics(folder: Path) -> None:
+    """Leave the metrics out of a folder's card: they were measured with other scores."""
+    card = ModelCard.beside(folder)
+    if card.metrics:
+        write_whole(folder / CARD, card.without_metrics().to_toml().encode())
 
 
 def _changed(scoring: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -129,6 +141,8 @@ def _store_bundle(path: Path, change: dict[str, Any]) -> None:
             # A new file: the old one is shared with the existing bundle.
             file.unlink()
             golden.save(file)
+        if scoring["alpha"] != bundle.manifest.scoring["alpha"]:
+            _drop_metrics(staging)
         manifest = bundle.manifest.with_members(
             [replace(member.manifest, scoring=scoring) for member in bundle.members]
         )

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lrclr.model.attention import attend, split_heads
+from lrclr.model.towers.tower import LinearGroup
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lrclr.model.configuration import LrclrConfig
 
 _CLS, _REGION, _WORD, _EOT = range(4)
@@ -91,6 +94,17 @@ class FusionHead(nn.Module):
         on_regions = attention[:, :, 1, 1 : num_regions + 1].mean(1)
         on_regions = on_regions / on_regions.sum(-1, keepdim=True)
         return (cls * eot).sum(-1).view(images, prompts), on_regions.view(images, prompts, num_regions)
+
+    def linear_groups(self) -> Iterator[LinearGroup]:
+        """The linear layers that run for every token of every pair: those of all blocks but the last."""
+        for number in range(len(self.blocks) - 1):
+            block = f"blocks.{number}"
+            if number:
+                projections = tuple(f"{block}.{name}" for name in ("query", "key", "value"))
+                yield LinearGroup(f"{block}.qkv", projections, f"{block}.attention_norm")
+            yield LinearGroup(f"{block}.output", (f"{block}.output",), None)
+            yield LinearGroup(f"{block}.mlp.0", (f"{block}.mlp.0",), f"{block}.mlp_norm")
+            yield LinearGroup(f"{block}.mlp.2", (f"{block}.mlp.2",), None)
 
     def _image_side(self, tokens: Tensor) -> Tensor:
         kinds = self.modality_embedding

@@ -5,6 +5,7 @@ A page is complete: it loads nothing, has no scripts, and contains its images. T
 
 from __future__ import annotations
 
+from lrclr._markdown import clean
 from lrclr.reports._estimate import (
     NONE,
     DefinedEstimate,
@@ -30,7 +31,7 @@ from lrclr.reports._figure import (
     figure_svg,
     series_style,
 )
-from lrclr.reports._render import clean, render
+from lrclr.reports._render import render
 
 __all__ = [
     "BAD",

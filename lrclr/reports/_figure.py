@@ -11,8 +11,8 @@ import re
 import warnings
 from typing import TYPE_CHECKING, Any, Final
 
+from lrclr._markdown import clean
 from lrclr.errors import MissingExtraError
-from lrclr.reports._render import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable

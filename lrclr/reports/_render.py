@@ -6,10 +6,10 @@ removes control characters, line breaks and marks that change the direction of w
 
 from __future__ import annotations
 
-import unicodedata
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from lrclr._markdown import clean, in_markdown
 from lrclr.errors import MissingExtraError
 from lrclr.reports._estimate import NONE, fixed, percent, signed, significant, span, spanned
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment
 
-__all__ = ["clean", "render"]
+__all__ = ["render"]
 
 
 def render(template: str, folder: Path | None = None, /, **values: Any) -> str:
@@ -35,18 +35,6 @@ def render(template: str, folder: Path | None = None, /, **values: Any) -> str:
     return _environment(template.rpartition(".")[2], folder).get_template(template).render(**values)
 
 
-def clean(text: str) -> str:
-    """`text` on one line, with U+FFFD for each character that is not printable."""
-    return "".join(
-        c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in unicodedata.normalize("NFC", text)
-    )
-
-
-def _in_markdown(text: str) -> str:
-    """`text` as text in Markdown, in a cell of a table too."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
-
-
 @cache
 def _environment(kind: str, folder: Path | None) -> Environment:
     try:
@@ -59,7 +47,7 @@ def _environment(kind: str, folder: Path | None) -> Environment:
         if isinstance(value, Markup) or not isinstance(value, str):
             return value
         # As `Markup`, a text is not escaped again for HTML.
-        return clean(value) if kind == "html" else Markup(_in_markdown(clean(value)))  # noqa: S704
+        return clean(value) if kind == "html" else Markup(in_markdown(clean(value)))  # noqa: S704
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder) if folder else jinja2.PackageLoader("lrclr.reports"),

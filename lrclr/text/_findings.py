@@ -22,7 +22,6 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import tomllib
 import unicodedata
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -32,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lrclr._toml import toml_content, toml_text
 from lrclr.errors import FindingsError
 
 if TYPE_CHECKING:
@@ -51,18 +51,10 @@ MAX_NAME_CHARACTERS: Final = 200
 MAX_PROMPT_CHARACTERS: Final = 2000
 # Of all findings together, repetitions included.
 MAX_PROMPTS: Final = 2**14
-# A key has one part, and two dots make three. tomllib takes quadratic time for keys of many parts.
-MAX_DOTS: Final = 8
 FINDING_KEYS: Final = ("name", "positive", "negative")
 FILE_KEYS: Final = ("finding", "positive", "negative")
 # Cc, Cs, Zl and Zp of Unicode's general categories.
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
-# TOML's strings and comments. Each alternative also matches what is not closed, and none looks at a character twice.
-_TEXTS: Final = re.compile(
-    r'"""(?:\\.|[^\\"]|"(?!""))*+(?:"""|\Z)|"(?:\\.|[^\\"\n])*+"?'
-    r"|'''(?:[^']|'(?!''))*+(?:'''|\Z)|'[^'\n]*+'?|#[^\n]*+",
-    re.DOTALL,
-)
 SPLIT: Final = "Ask for fewer findings at once."
 _NOTE: Final = """\
 # The findings of this model and their prompts. The probability of a finding depends on the wording of its prompts:
@@ -201,19 +193,9 @@ class FindingSet:
         Raises:
             FindingsError: the file cannot be read, is larger than 1 MiB, or is not UTF-8; or as :meth:`loads`.
         """
+        text = toml_text(path, kind="a findings file", most_bytes=MAX_FILE_BYTES, error=FindingsError)
         try:
-            with Path(path).open("rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
-        except OSError as error:
-            raise FindingsError(f"{path} cannot be read", why=error.strerror) from None
-        if len(data) > MAX_FILE_BYTES:
-            raise FindingsError(f"{path} is not a findings file", why=f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
-        try:
-            # Editors that put a byte order mark first mean no harm by it.
-            return cls.loads(data.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            raise FindingsError(f"{path} is not UTF-8 at line {line}", fix="Save it as UTF-8.") from None
+            return cls.loads(text)
         except FindingsError as error:
             raise FindingsError(f"{path}: {error.what}", why=error.why, fix=error.fix) from None
 
@@ -229,14 +211,8 @@ class FindingSet:
             raise FindingsError(
                 f"the findings have {len(text)} characters", why=f"at most {MAX_FILE_BYTES} are read", fix=SPLIT
             )
-        if any(line.count(".") > MAX_DOTS for line in _TEXTS.sub("", text).split("\n")):
-            raise FindingsError(
-                "findings are not valid", why=f"a line has more than {MAX_DOTS} dots outside texts", fix=EXAMPLE
-            )
         try:
-            document = tomllib.loads(text)
-        except RecursionError:
-            raise FindingsError("findings are not valid TOML", why="brackets are nested too deeply") from None
+            document = toml_content(text)
         except ValueError as error:
             raise FindingsError("findings are not valid TOML", why=str(error)) from None
         _check_keys(document, FILE_KEYS, "findings have")

@@ -16,6 +16,7 @@ import torch
 from lrclr._files import check_is_folder, own_entries, write_whole
 from lrclr._processors import processors
 from lrclr._version import __version__, installed_versions
+from lrclr.card import ModelCard
 from lrclr.errors import LrclrError, UsageError
 from lrclr.training._trainer import last_state
 
@@ -25,7 +26,17 @@ if TYPE_CHECKING:
 
     from lrclr.training._settings import TrainSettings
 
-__all__ = ["CHECKPOINT", "PIXELS", "STEPS", "begin_run", "check_run", "draw_curves", "environment", "write_log"]
+__all__ = [
+    "CHECKPOINT",
+    "PIXELS",
+    "STEPS",
+    "begin_run",
+    "check_run",
+    "draw_curves",
+    "environment",
+    "model_card_of",
+    "write_log",
+]
 
 SETTINGS: Final = "settings.json"
 ENVIRONMENT: Final = "environment.json"
@@ -131,6 +142,28 @@ def environment() -> dict[str, Any]:
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     write_whole(file, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def model_card_of(record: Mapping[str, Any], base: ModelCard) -> ModelCard:
+    """What a run knows for the model card of its checkpoint: counts, hashes and settings, and no content of rows.
+
+    Args:
+        record: see `run_record`.
+        base: the card of the base. What it states about its training data stays true. The rest is about other weights.
+    """
+    rows, settings, source = record["rows"], record["settings"], record["base"]
+    data = [f"{rows['train']} images with texts, of a dataset whose table has the SHA-256 {record['manifest']}."]
+    if "training_data" in base.texts:
+        earlier = base.texts["training_data"]
+        data += [f"Of the base: {text}" for text in (earlier.split("\n\n") if isinstance(earlier, str) else earlier)]
+    frozen, local = settings["freeze"], settings["loss"]["local"]
+    procedure = [
+        f"Tuned by lrclr {__version__} from a base ({source['source']}, SHA-256 {source['sha256'] or 'not defined'}).",
+        f"{record['steps']} steps of {settings['batch_size']} images in {settings['precision']}.",
+        f"Towers with fixed weights: {frozen}. Local loss: {local}. Seed: {settings['seed']}.",
+        f"Validation on {rows['validation']} images.",
+    ]
+    return ModelCard({"training_data": tuple(data), "training_procedure": tuple(procedure)})
 
 
 def write_log(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:

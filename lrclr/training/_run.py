@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from lrclr.checkpoints._checkpoint import eval_model
 from lrclr.training._corpus import choose_rows
 from lrclr.training._listener import ListenerCallback, TrainListener
 from lrclr.training._prepare import check_enough, check_machine, prepare_items, report_rows, run_record
-from lrclr.training._record import CHECKPOINT, PIXELS, STEPS, begin_run, check_run, draw_curves
+from lrclr.training._record import CHECKPOINT, PIXELS, STEPS, begin_run, check_run, draw_curves, model_card_of
 from lrclr.training._task import ContrastiveTask
 from lrclr.training._trainer import ContrastiveTrainer, training_arguments
 
@@ -116,6 +116,7 @@ def train(  # noqa: PLR0913 - what a run consists of
             check_enough(len(items), settings, processes)
         hashes = {"manifest": dataset.sha256, "validation": validation.sha256 if validation is not None else None}
         record = run_record(base, corpus, hashes, items, judge, settings) | {"steps": steps}
+        base = replace(base, card=model_card_of(record, base.card))
         state: list[Any] = [None]
         if first:
             state[0] = begin_run(folder, record, settings, overwrite=overwrite)

@@ -119,13 +119,14 @@ def raise_refused(results: Sequence[GateResult], *, blame: str = "") -> None:
         blame: where the deviation begins, if that is known.
 
     Raises:
-        GateError: a gate refused. The error names the first one and their number.
+        GateError: a gate refused. The error names the first one and their number, and the reason: where the deviation
+            begins, or else the gate's note.
     """
     refused = [result for result in results if not result.passed]
     if refused:
         more = f" ({len(refused)} of {len(results)} gates refused)" if len(refused) > 1 else ""
         raise GateError(
             f"the gates refused: {refused[0]}{more}",
-            why=blame or None,
+            why=blame or refused[0].note or None,
             fix="If the deviation is acceptable, raise that limit with --tolerance NAME=VALUE; it is then recorded.",
         )

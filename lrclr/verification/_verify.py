@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lrclr._processors import processors
 from lrclr.bundle import GRAPHS, Golden
-from lrclr.engines import engines_of
+from lrclr.engines import engines_of, profiled
+from lrclr.verification._executed import executed_gates, executed_products
 from lrclr.verification._float_form import can_rewrite, float_forms
 from lrclr.verification._result import GateResult, Tolerances, raise_refused
 from lrclr.verification._run import graph_gates, run_average_gate, run_gates
 from lrclr.verification._task import task_auroc, task_gate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lrclr.bundle import Bundle
     from lrclr.engines import Engine
     from lrclr.inference import ModelSpec
 
 __all__ = ["VerificationReport", "verify"]
 
+_Products = dict[str, dict[str, int]]
 _FLOAT_UNCHECKED = (
     "the {} graphs were not checked in float32 arithmetic, as at the export, because {} is not installed "
     "(pip install {})"
@@ -41,11 +45,14 @@ class VerificationReport:
         engine: name of the engine that ran the graphs.
         gates: every gate with its limit and its measured value.
         notes: gates that could not run here, with the reason.
+        products: for each graph the number of products that the engine runs, by type; empty if it does not report them.
+            Of an ensemble, the member's name precedes the graph's.
     """
 
     engine: str
     gates: tuple[GateResult, ...]
     notes: tuple[str, ...] = ()
+    products: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def ran_on(self) -> str:
@@ -68,7 +75,12 @@ class VerificationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report in JSON's types."""
-        return {"engine": self.engine, "gates": [gate.to_dict() for gate in self.gates], "notes": list(self.notes)}
+        return {
+            "engine": self.engine,
+            "gates": [gate.to_dict() for gate in self.gates],
+            "notes": list(self.notes),
+            "products": {graph: dict(types) for graph, types in self.products.items()},
+        }
 
 
 def verify(bundle: Bundle, engine: Engine, *, auroc: float | None = None) -> VerificationReport:
@@ -76,9 +88,9 @@ def verify(bundle: Bundle, engine: Engine, *, auroc: float | None = None) -> Ver
 
     In this order: preprocessing and tokenizer against the inputs of the export; the graphs against PyTorch, at the
     usual sizes and at the ends of the profiles; the probabilities; graphs of reduced precision in float32 arithmetic,
-    at the limits of float32; the inlined graph, if there is one; and, if all these gates pass, the task. Of an ensemble
-    these are the gates of each member, whose name precedes their subjects. If they all pass, the gate of the mean
-    probability follows.
+    at the limits of float32; the inlined graph, if there is one; the types in which the engine runs the products; and,
+    if all these gates pass, the task. Of an ensemble these are the gates of each member, whose name precedes their
+    subjects. If they all pass, the gate of the mean probability follows.
 
     Args:
         bundle: the bundle. `Bundle` has compared its files with the manifest.
@@ -91,17 +103,19 @@ def verify(bundle: Bundle, engine: Engine, *, auroc: float | None = None) -> Ver
         BundleError: the golden file is damaged.
     """
     if len(bundle.members) == 1:
-        gates, notes = _verify_network(bundle, engine, auroc)
-        return VerificationReport(engine.name, tuple(gates), tuple(notes))
+        gates, notes, products = _verify_network(bundle, engine, auroc)
+        return VerificationReport(engine.name, tuple(gates), tuple(notes), products)
     results: list[GateResult] = []
     remarks: dict[str, None] = {}
+    run: _Products = {}
     for name, member, runner in zip(bundle.manifest.member_names, bundle.members, engines_of(engine), strict=True):
-        gates, notes = _verify_network(member, runner, None)
+        gates, notes, products = _verify_network(member, runner, None)
         results += [replace(gate, subject=f"{name}: {gate.subject}") for gate in gates]
         remarks |= dict.fromkeys(notes)
+        run |= {f"{name}: {graph}": types for graph, types in products.items()}
     if all(gate.passed for gate in results):
         results.append(average_gate(bundle, engine))
-    return VerificationReport(engine.name, tuple(results), tuple(remarks))
+    return VerificationReport(engine.name, tuple(results), tuple(remarks), run)
 
 
 def average_gate(bundle: Bundle, engine: Engine) -> GateResult:
@@ -116,8 +130,10 @@ def average_gate(bundle: Bundle, engine: Engine) -> GateResult:
     return run_average_gate(parts, ModelSpec.of_bundle(bundle), manifest.lead, limits, manifest.profiles)
 
 
-def _verify_network(bundle: Bundle, engine: Engine, auroc: float | None) -> tuple[list[GateResult], list[str]]:
-    """The gates of a single network, and the gates that could not run here, with the reason."""
+def _verify_network(
+    bundle: Bundle, engine: Engine, auroc: float | None
+) -> tuple[list[GateResult], list[str], _Products]:
+    """The gates of a single network, the gates that could not run here with the reason, and the products that ran."""
     from lrclr.engines._onnxruntime_package import has_onnxruntime
     from lrclr.inference import ModelSpec
 
@@ -138,13 +154,20 @@ def _verify_network(bundle: Bundle, engine: Engine, auroc: float | None) -> tupl
             gates += _inlined_gates(bundle, golden, model, tolerances)
         else:
             notes.append(_INLINED_UNCHECKED)
+    products: _Products = {}
+    reporting = profiled(engine)
+    if reporting is not None:
+        products = executed_products(reporting, golden)
+        more, remarks = executed_gates(bundle, reporting, products)
+        gates += more
+        notes += remarks
     if all(gate.passed for gate in gates):
         from lrclr.inference import ZeroShotClassifier
 
         classifier = ZeroShotClassifier(bundle, engine)
         measure = partial(task_auroc, classifier) if auroc is None else lambda: auroc
         gates += task_gate(measure, float(golden.task_auroc), tolerances.task_auroc)
-    return gates, notes
+    return gates, notes, products
 
 
 def _float_form_gates(bundle: Bundle, golden: Golden, model: ModelSpec) -> list[GateResult]:

@@ -85,6 +85,21 @@ def test_everything_was_measured(result: Result, told: io.StringIO) -> None:
     assert 0.9 < shares[-1] <= 1
 
 
+def test_the_operators_of_a_bundle_were_profiled(result: Result) -> None:
+    bundle, checkpoint = result.targets
+    assert [(each.case.stage, each.case.batch) for each in bundle.operators] == [
+        ("image_encoder", 1),
+        ("fusion_head", 1),
+    ]
+    for each in bundle.operators:
+        assert sum(share for _, share in each.shares) == pytest.approx(1)
+        assert each.type_shares == {"float32": pytest.approx(1)}
+    assert checkpoint.operators == ()
+    for text in (markdown(result), page(result)):
+        assert "image encoder, batch 1: products 100% in float32" in text
+        assert "LayerNormalization" in text
+
+
 def test_open_loop_is_of_the_classifier_at_a_share_of_its_capacity(result: Result) -> None:
     opened = [each for each in result.measurements if each.case.rate is not None]
     assert [each.case.target for each in opened] == [target.label for target in result.targets]

@@ -11,6 +11,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lrclr import Bundle, FindingSet, ZeroShotClassifier
+from lrclr.bundle import write_manifest
 from lrclr.datasets import read_dataset
 from lrclr.errors import GateError, UsageError
 from lrclr.evaluation import EvaluationOptions, EvaluationRun, compare, evaluate, markdown, score_rows, select, store
@@ -357,16 +358,23 @@ def test_a_finding_that_lost_a_class_says_so(make_data: MakeData, classifier: Ze
 def test_a_bundle_keeps_what_was_fitted_and_its_gates_hold(bundle_folder: Path, tmp_path: Path) -> None:
     from lrclr.cli import main
 
+    original = bundles.digests(bundle_folder)
     folder = bundles.copied(bundle_folder, tmp_path / "bundle")
+    (folder / "card.toml").write_text('name = "Mine"\n[[metrics]]\nname = "AUROC"\nvalue = 0.5\n')
+    write_manifest(folder, Bundle(bundle_folder).manifest)
     before = bundles.digests(folder)
+    store(folder, alpha=0.4, score_scale=1.5)
+    assert "| all findings | AUROC | 0.500 |" in (folder / "README.md").read_text()
+    # Another alpha changes the ranking of images.
     store(folder, alpha=0.75, score_scale=2.5)
+    assert "| all findings | AUROC | 0.500 |" not in (folder / "README.md").read_text()
     scoring = Bundle(folder).manifest.scoring
     assert (scoring["alpha"], scoring["score_scale"], scoring["fusion_trained"]) == (0.75, 2.5, True)
     assert main(["verify", str(folder)]) == 0
     changed = {name for name, digest in bundles.digests(folder).items() if before[name] != digest}
-    assert changed == {"manifest.json", "golden.npz"}
+    assert changed == {"manifest.json", "golden.npz", "README.md", "card.toml"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
-    assert bundles.digests(bundle_folder) == before
+    assert bundles.digests(bundle_folder) == original
     # So steep that rounding would show in the probabilities: refused, and nothing is changed.
     now = bundles.digests(folder)
     with pytest.raises(GateError, match="probabilities"):

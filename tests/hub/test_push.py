@@ -8,11 +8,11 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from huggingface_hub import ModelCard
 
 from lrclr import Bundle
-from lrclr.bundle import model_card
+from lrclr.bundle import write_manifest
 from lrclr.cli import main
-from lrclr.hub import HubReference
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def test_the_listed_files_and_a_card_are_pushed_in_one_private_commit(
         (copy / name).write_bytes(content)
     assert Bundle(copy / "bundle").sha256 == Bundle(fp32_bundle).sha256
     card = repository.files["README.md"].decode()
-    assert card == model_card(Bundle(fp32_bundle), HubReference(NAME))
-    assert Bundle(fp32_bundle).sha256 in card
+    assert card == (fp32_bundle / "README.md").read_text()
     assert "Research use only. Not a medical device." in card
 
 
@@ -73,7 +72,11 @@ def test_a_public_repository_needs_the_option(hub: Hub, fp32_bundle: Path, capsy
     assert main(["push", str(fp32_bundle), f"hf:{NAME}", "--public", "--license", "mit", "--message", "First"]) == 0
     repository = hub.repositories[NAME]
     assert not repository.private
-    assert "\nlicense: mit\n" in repository.files["README.md"].decode()
+    card = repository.files["README.md"].decode()
+    assert vars(ModelCard(card).data)["license"] == "mit"
+    assert "| License | mit |" in card
+    # The bundle itself is unchanged.
+    assert "| License | *Not stated* |" in repository.files["bundle/README.md"].decode()
     commits = len(repository.commits)
     assert main(["push", str(fp32_bundle), f"hf:{NAME}"]) == 2
     assert f"hf:{NAME} is public: everyone could see the bundle. Add --public" in capsys.readouterr().err
@@ -128,12 +131,17 @@ def test_an_upload_that_fails_on_the_way(hub: Hub, fp32_bundle: Path, capsys: py
         assert set(hub.repositories[NAME].files) == {".gitattributes"}
 
 
-def test_the_origin_is_the_base_model_of_the_card(fp32_bundle: Path, tmp_path: Path) -> None:
+def test_a_licence_that_the_checkpoint_states_is_not_replaced(
+    hub: Hub, fp32_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copy = bundles.copied(fp32_bundle, tmp_path / "copy")
-    checkpoint = {**Bundle(copy).manifest.checkpoint, "origin": f"hf:openai/clip-vit-base-patch32@{'0' * 40}"}
-    card = model_card(Bundle(bundles.signed(copy, checkpoint=checkpoint)), HubReference(NAME))
-    assert "\nbase_model: openai/clip-vit-base-patch32\n" in card
-    assert f"`hf:openai/clip-vit-base-patch32@{'0' * 40}`" in card
+    (copy / "card.toml").write_text('license = "apache-2.0"\n')
+    write_manifest(copy, Bundle.unfinished(copy, Bundle(fp32_bundle).manifest).manifest)
+    assert main(["push", str(copy), f"hf:{NAME}", "--license", "mit"]) == 2
+    assert "the checkpoint states the licence apache-2.0" in capsys.readouterr().err
+    assert hub.requests == []
+    assert main(["push", str(copy), f"hf:{NAME}", "--license", "apache-2.0"]) == 0
+    assert hub.repositories[NAME].files["README.md"] == (copy / "README.md").read_bytes()
 
 
 def test_with_settings_of_the_environment(hub: Hub, fp32_bundle: Path, tmp_path: Path) -> None:

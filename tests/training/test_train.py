@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from lrclr.card import Metric, ModelCard
 from lrclr.checkpoints import load_checkpoint
 from lrclr.datasets import read_dataset
 from lrclr.errors import LrclrError
@@ -40,7 +42,8 @@ def test_learns_what_reports_say(base: Checkpoint, dataset: Dataset, tmp_path: P
         freeze="none",
         text="sentences",
     )
-    result = train(base, read_dataset(dataset()), tmp_path / "run", settings)
+    card = ModelCard({"training_data": "Everything.", "limits": "None."}, (Metric("AUROC", 1.0),))
+    result = train(replace(base, card=card), read_dataset(dataset()), tmp_path / "run", settings)
     assert result.auroc is not None
     assert result.auroc > 0.9
     tuned = load_checkpoint(result.checkpoint)
@@ -63,6 +66,13 @@ def test_learns_what_reports_say(base: Checkpoint, dataset: Dataset, tmp_path: P
     assert log[0]["step"] == "0"
     with Image.open(result.folder / "curves.png") as curves:
         assert curves.size[0] > 500
+    seen, procedure = (tuned.card.texts[key] for key in ("training_data", "training_procedure"))
+    assert seen[0].startswith("32 images with texts, of a dataset whose table has the SHA-256 ")
+    assert seen[1:] == ("Of the base: Everything.",)
+    assert "40 steps of 16 images in fp32." in procedure
+    # The rest of the base's card is about other weights.
+    assert tuned.card.texts.keys() == {"training_data", "training_procedure"}
+    assert not tuned.card.metrics
     written = (result.folder / "settings.json").read_text() + (result.folder / "environment.json").read_text()
     assert str(tmp_path) not in written
     assert "Case" not in written

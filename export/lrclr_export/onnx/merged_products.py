@@ -26,18 +26,23 @@ class _Product:
     Attributes:
         multiply: the node ``MatMul``.
         weight: constant inputs of the weight: the weight; or the int8 weight, its scale and its zero point.
-        transposed: whether a node ``Transpose`` follows the weight.
+        maker: node that makes the weight of its constants; None if the weight is a constant.
         bias: constant bias; None without one.
-        nodes: nodes that only this product needs.
+        nodes: the nodes of the product.
         output: value with the bias added.
     """
 
     multiply: ir.Node
     weight: tuple[ir.Value, ...]
-    transposed: bool
+    maker: ir.Node | None
     bias: ir.Value | None
     nodes: tuple[ir.Node, ...]
     output: ir.Value
+
+    @property
+    def transposed(self) -> bool:
+        """Whether a node ``Transpose`` follows the weight."""
+        return self.maker is not None and self.maker.op_type == "Transpose"
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -55,10 +60,12 @@ def merge_products(model: ir.Model) -> None:
     groups: dict[tuple[Any, ...], list[_Product]] = {}
     for product in _products(graph):
         groups.setdefault(product.key, []).append(product)
-    merged: dict[tuple[ir.Value, ...], ir.Value] = {}
+    merged: dict[tuple[Any, ...], ir.Value] = {}
     for products in groups.values():
         if len(products) > 1:
             _merge(graph, products, merged)
+    makers = {product.maker for products in groups.values() for product in products if product.maker is not None}
+    graph.remove({maker for maker in makers if not maker.outputs[0].uses()}, safe=True)
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.initializers[name]
@@ -90,10 +97,7 @@ def _products(graph: ir.Graph) -> Iterator[_Product]:
                 bias = None
         if output.is_graph_output():
             continue
-        if maker is not None and len(maker.outputs[0].uses()) == 1:
-            nodes.append(maker)
-        transposed = maker is not None and maker.op_type == "Transpose"
-        yield _Product(node, weight, transposed, bias, tuple(nodes), output)
+        yield _Product(node, weight, maker, bias, tuple(nodes), output)
 
 
 def _weight(value: ir.Value) -> tuple[tuple[ir.Value, ...], ir.Node | None]:
@@ -110,7 +114,7 @@ def _weight(value: ir.Value) -> tuple[tuple[ir.Value, ...], ir.Node | None]:
     return (parts, maker) if known and len(parts[0].shape or ()) == 2 else ((), None)
 
 
-def _merge(graph: ir.Graph, products: Sequence[_Product], merged: dict[tuple[ir.Value, ...], ir.Value]) -> None:
+def _merge(graph: ir.Graph, products: Sequence[_Product], merged: dict[tuple[Any, ...], ir.Value]) -> None:
     first = products[0]
     made: list[ir.Node] = []
 
@@ -118,19 +122,21 @@ def _merge(graph: ir.Graph, products: Sequence[_Product], merged: dict[tuple[ir.
         made.append(ir.node(op_type, inputs, attributes=attributes, num_outputs=outputs))
         return made[-1]
 
-    def joined(values: Sequence[ir.Value], axis: int) -> ir.Value:
-        key = tuple(values)
+    def joined(values: Sequence[ir.Value], axis: int, *, transposed: bool = False) -> ir.Value:
+        key = (transposed, *values)
         if key not in merged:
             array = np.concatenate([_array(value) for value in values], axis)
+            array = np.ascontiguousarray(array.T) if transposed else array
             merged[key] = _initializer(graph, f"{values[0].name}.merged_{len(merged)}", array)
         return merged[key]
 
     columns = 0 if first.transposed else 1
     weights = zip(*(product.weight for product in products), strict=True)
-    weight, *scales = (joined(values, columns if place == 0 else 0) for place, values in enumerate(weights))
-    if first.transposed:
-        weight = node("Transpose", [weight], perm=[1, 0]).outputs[0]
-    elif scales:
+    weight, *scales = (
+        joined(values, columns if place == 0 else 0, transposed=first.transposed)
+        for place, values in enumerate(weights)
+    )
+    if scales:
         weight = node("DequantizeLinear", [weight, *scales], axis=1).outputs[0]
     result = node("MatMul", [first.multiply.inputs[0], weight]).outputs[0]
     biases = [product.bias for product in products if product.bias is not None]

@@ -15,7 +15,7 @@ from lrclr.verification import GateResult
 from lrclr_export.onnx.activations import TOWERS
 from lrclr_export.onnx.merged_products import products_in
 from lrclr_export.quantize import Int8Linear
-from lrclr_export.quantize._groups import groups_of
+from lrclr_export.quantize._groups import PARTS, groups_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -152,7 +152,7 @@ def _int8_steps(original: LrclrModel, stored: LrclrModel) -> tuple[set[str], dic
     """Names of the modules that int8 changed, and how many steps each weight of them is off at most."""
     changed: set[str] = set()
     steps: dict[str, float] = {}
-    for group in (group for tower in ("vision_model", "text_model") for group in groups_of(original, tower)):
+    for group in (group for part in PARTS.values() for group in groups_of(original, part)):
         layers = {name: stored.get_submodule(name) for name in group.layers}
         if not all(isinstance(layer, Int8Linear) for layer in layers.values()):
             continue

@@ -16,15 +16,18 @@ from lrclr_export.quantize._calibration import (
     read_calibration,
 )
 from lrclr_export.quantize._linear import LARGEST_WEIGHT, Int8Linear
+from lrclr_export.quantize._patches import PatchProduct, with_patch_product
 from lrclr_export.quantize._quantize import Quantized, quantized
 
 __all__ = [
     "LARGEST_WEIGHT",
     "Calibration",
     "Int8Linear",
+    "PatchProduct",
     "Quantized",
     "calibration_tokens",
     "carried_calibration",
     "quantized",
     "read_calibration",
+    "with_patch_product",
 ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from torch import nn
 
 from lrclr.model.towers import LinearGroup
 from lrclr_export.quantize._linear import Int8Linear
+from lrclr_export.quantize._patches import EMBEDDING, PatchProduct
 from lrclr_export.quantize._ranges import range_of
 
 if TYPE_CHECKING:
@@ -18,18 +19,27 @@ if TYPE_CHECKING:
     from lrclr_export.quantize._ranges import Inputs
 
 
-def groups_of(model: LrclrModel, tower: str) -> list[LinearGroup]:
-    """Return the groups of ``"vision_model"`` or ``"text_model"``, block by block, with names of the whole network.
+PARTS: Final = {"image_encoder": "vision_model", "text_encoder": "text_model", "fusion_head": "fusion_head"}
+"""The part of the network of each graph."""
 
-    Embeddings and final projections are left out, since they take a small part of the time.
+
+def groups_of(model: LrclrModel, part: str) -> list[LinearGroup]:
+    """Return the groups of ``"vision_model"``, ``"text_model"`` or ``"fusion_head"``, with names of the whole network.
+
+    The embedding of patches is the first group if it is a `PatchProduct`. Other embeddings and final projections are
+    left out, since they take a small part of the time.
     """
-    return [
+    module = getattr(model, part)
+    first = []
+    if isinstance(getattr(getattr(module, "embeddings", None), "patch_embedding", None), PatchProduct):
+        first = [LinearGroup(f"{part}.{EMBEDDING}", (f"{part}.{EMBEDDING}.projection",), None)]
+    return first + [
         LinearGroup(
-            f"{tower}.{group.name}",
-            tuple(f"{tower}.{layer}" for layer in group.layers),
-            f"{tower}.{group.norm}" if group.norm else None,
+            f"{part}.{group.name}",
+            tuple(f"{part}.{layer}" for layer in group.layers),
+            f"{part}.{group.norm}" if group.norm else None,
         )
-        for group in getattr(model, tower).linear_groups()
+        for group in module.linear_groups()
     ]
 
 

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from lrclr.errors import GateError
 from lrclr.model import Regions, rollout_row, select_regions
-from lrclr.verification import centred_cosine, region_gap
+from lrclr.verification import absolute_error, centred_cosine, region_gap
 from lrclr_export.progress import NO_PROGRESS
 from lrclr_export.quantize._calibration import calibration_tokens
-from lrclr_export.quantize._groups import Switchable, groups_of
+from lrclr_export.quantize._groups import PARTS, Switchable, groups_of
 from lrclr_export.quantize._linear import LARGEST_WEIGHT
+from lrclr_export.quantize._patches import with_patch_product
 from lrclr_export.quantize._ranges import watched
-from lrclr_export.quantize._search import Losses, search
+from lrclr_export.quantize._search import MOST_FEW_RUNS, Losses, Outcome, most_runs, search
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,11 +33,12 @@ if TYPE_CHECKING:
     from lrclr_export.progress import ProgressCallbacks
     from lrclr_export.quantize._calibration import Calibration
 
-_TOWERS = {"image_encoder": "vision_model", "text_encoder": "text_model"}
-_FUSION = "not tried in int8"
 _BATCH = 16
-# One of so many inputs is enough to order the groups by their losses.
+# Of more inputs, so many evenly spaced ones judge a trial.
+_MOST_TRIED = 64
+# One of so many of these is enough to order the groups by their losses.
 _FEW = 8
+_MOST_PROMPTS = 32
 
 
 @dataclass(frozen=True)
@@ -52,25 +54,28 @@ def quantized(
     calibration: Calibration,
     tolerances: Tolerances,
     *,
+    search_layers: bool = True,
     progress: ProgressCallbacks = NO_PROGRESS,
 ) -> Quantized:
-    """Quantise the linear layers of both towers; those that cost too much stay in float32.
+    """Quantise linear layers of the towers and of the fusion head; those that lose too much stay in float32.
 
-    What is too much is judged on the calibration images, against the network in float32, by the gates' own limits with
-    a quarter to spare.
+    These are the layers of the blocks and the embedding of patches. What is too much is judged on at most 64
+    calibration images, against the network in float32, by the gates' own limits with a quarter to spare. The number of
+    runs is bounded; see `search`.
 
     Args:
-        checkpoint: what to quantise; it is left alone.
+        checkpoint: the checkpoint. It is not changed.
         calibration: the images.
-        tolerances: of the gates.
-        progress: its `task` is called.
+        tolerances: tolerances of the gates.
+        search_layers: False to quantise all of these layers without a trial; the gates then decide.
+        progress: progress callbacks.
 
     Raises:
         GateError: too little could be quantised.
     """
-    model = checkpoint.model
+    model = with_patch_product(checkpoint.model)
     tokens = calibration_tokens(checkpoint)
-    groups = {graph: groups_of(model, tower) for graph, tower in _TOWERS.items()}
+    groups = {graph: groups_of(model, part) for graph, part in PARTS.items()}
     everything = [group for some in groups.values() for group in some]
     layers = {name: model.get_submodule(name) for group in everything for name in group.layers}
     progress.task(
@@ -79,9 +84,12 @@ def quantized(
     with watched({name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}) as inputs:
         image = _images(model, calibration.pixel_values)
         text = _texts(model, tokens)
+        pairs = _Pairs.of(checkpoint, image)
+        fused = pairs.fused(model)
     switchable = Switchable(model, everything, inputs)
 
     def image_losses(names: set[str], step: int = 1) -> Losses:
+        step *= _step(len(calibration.pixel_values))
         found = _images(switchable.switch(names), calibration.pixel_values[::step])
         return {
             "centred cosine": 1 - centred_cosine(found.embedding, image.embedding[::step]),
@@ -89,10 +97,22 @@ def quantized(
         }
 
     def text_losses(names: set[str], step: int = 1) -> Losses:
+        step *= _step(len(tokens))
         return {"centred cosine": 1 - centred_cosine(_texts(switchable.switch(names), tokens[::step]), text[::step])}
 
-    limits = {"centred cosine": 1 - tolerances.centred_cosine, "region gap": tolerances.region_gap}
-    losses = {"image_encoder": image_losses, "text_encoder": text_losses}
+    def fusion_losses(names: set[str], step: int = 1) -> Losses:
+        step *= _step(len(calibration.pixel_values))
+        found = pairs.fused(switchable.switch(names), step)
+        kinds = ("local score", "region attention")
+        return {kind: absolute_error(one, other[::step]) for kind, one, other in zip(kinds, found, fused, strict=True)}
+
+    limits = {
+        "centred cosine": 1 - tolerances.centred_cosine,
+        "region gap": tolerances.region_gap,
+        "local score": tolerances.score_error,
+        "region attention": tolerances.score_error,
+    }
+    losses = {"image_encoder": image_losses, "text_encoder": text_losses, "fusion_head": fusion_losses}
     record: dict[str, Any] = {
         "calibration": {**calibration.to_dict(), "texts": len(tokens)},
         "weights": f"symmetric per output, {-LARGEST_WEIGHT} to {LARGEST_WEIGHT}",
@@ -101,9 +121,13 @@ def quantized(
     }
     kept: set[str] = set()
     for graph, some in groups.items():
-        progress.task(f"look for layers of {graph} that int8 does not suit")
-        outcome = search([group.name for group in some], losses[graph], limits, partial(losses[graph], step=_FEW))
-        if outcome.floats and 2 * len(outcome.floats) > len(some):
+        names = [group.name for group in some]
+        if search_layers and names:
+            outcome = _searched(graph, names, losses[graph], limits, progress)
+        else:
+            outcome = Outcome({}, losses[graph](set(names)))
+        # The fusion head takes a small part of the time, and may stay in float32.
+        if graph != "fusion_head" and 2 * len(outcome.floats) > len(some):
             raise GateError(
                 f"{graph} loses too much in int8",
                 why=f"{len(outcome.floats)} of {len(some)} groups of layers would have to stay in float32",
@@ -115,8 +139,30 @@ def quantized(
             "float_layers": dict(sorted(outcome.floats.items())),
             "losses": {name: float(f"{value:.4g}") for name, value in outcome.losses.items()},
         }
-    record["graphs"]["fusion_head"] = {"int8_layers": 0, "float_layers": {"fusion_head": _FUSION}, "losses": {}}
     return Quantized(switchable.switch(kept), record)
+
+
+def _searched(
+    graph: str, names: list[str], losses: Any, limits: dict[str, float], progress: ProgressCallbacks
+) -> Outcome:
+    """Call `search`, and report the work that is done as a share of the most that there can be."""
+    steps = most_runs(len(names)) * _FEW + MOST_FEW_RUNS
+    progress.task(f"look for layers of {graph} that int8 does not suit, in at most {steps // _FEW} passes")
+    done = 0
+
+    def counted(names: set[str], step: int) -> Losses:
+        nonlocal done
+        found: Losses = losses(names, step)
+        done += _FEW // step
+        progress.step("of the longest search", done, steps)
+        return found
+
+    return search(names, partial(counted, step=1), limits, partial(counted, step=_FEW))
+
+
+def _step(inputs: int) -> int:
+    """Distance between the inputs that judge a trial."""
+    return -(-inputs // _MOST_TRIED)
 
 
 def _layers(groups: Sequence[LinearGroup], floats: Any) -> int:
@@ -128,6 +174,42 @@ class _Images:
     embedding: NDArray[np.float32]
     index: NDArray[np.int64]
     rollout: NDArray[np.float32]
+    tokens: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Inputs of the fusion head: regions of the images, and the prompts of the findings, both from float32.
+
+    Attributes:
+        regions: ``[B, 1+R, D_image]``.
+        text_tokens: ``[P, T, D_text]``.
+        text_mask: ``[P, T]``.
+    """
+
+    regions: NDArray[np.float32]
+    text_tokens: Tensor
+    text_mask: Tensor
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, image: _Images) -> _Pairs:
+        prompts = checkpoint.tokenizer.encode(checkpoint.findings.prompts[:_MOST_PROMPTS], truncate=True)
+        longest = max(2, int(prompts.mask.sum(1).max()))
+        with torch.inference_mode():
+            tokens = checkpoint.model.encode_text(torch.from_numpy(prompts.input_ids)).tokens
+        return cls(image.tokens, tokens[:, :longest], torch.from_numpy(prompts.mask[:, :longest]))
+
+    def fused(self, model: LrclrModel, step: int = 1) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Local score and region attention of every pair, of one in `step` images."""
+        scores, attentions = [], []
+        regions = self.regions[::step]
+        with torch.inference_mode():
+            for start in range(0, len(regions), _BATCH):
+                rows = torch.from_numpy(regions[start : start + _BATCH])
+                score, attention = model.fusion_head(rows, self.text_tokens, self.text_mask)
+                scores.append(score.numpy())
+                attentions.append(attention.numpy())
+        return np.concatenate(scores), np.concatenate(attentions)
 
 
 def _images(model: LrclrModel, pixel_values: NDArray[np.float32]) -> _Images:
@@ -147,6 +229,7 @@ def _images(model: LrclrModel, pixel_values: NDArray[np.float32]) -> _Images:
         np.concatenate([part.embedding.numpy() for part in parts]),
         np.concatenate([part.regions.index.numpy() for part in parts]),
         np.concatenate(rollouts),
+        np.concatenate([part.regions.tokens.numpy() for part in parts]),
     )
 
 

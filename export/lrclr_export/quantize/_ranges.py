@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _HIGHEST = 127
 _ROWS = 1024  # kept of a layer's input; the largest value of each channel is that of all rows
 _CLIPS = 41
+_CACHED = 1 << 15  # numbers
 
 
 class Inputs:
@@ -87,11 +88,12 @@ def range_of(inputs: Inputs, layers: list[nn.Linear], *, even_out: bool) -> Rang
     top = float(largest.max())
     if top == 0:
         return Range(1.0, factors)
-    best, chosen = torch.inf, top / _HIGHEST
-    for clip in torch.linspace(0.3, 1.0, _CLIPS).tolist():
-        scale = clip * top / _HIGHEST
-        rounded = torch.clamp(torch.round(rows / scale), -_HIGHEST - 1, _HIGHEST) * scale
-        error = float((rounded - rows).square().mean(dtype=torch.float64))
-        if error < best:
-            best, chosen = error, scale
+    scales = [clip * top / _HIGHEST for clip in torch.linspace(0.3, 1.0, _CLIPS).tolist()]
+    errors = torch.zeros(_CLIPS, dtype=torch.float64)
+    # Part by part, each of which stays in the processor's cache for all scales.
+    for part in torch.split(rows, max(1, _CACHED // rows.shape[1])):
+        for place, scale in enumerate(scales):
+            rounded = (part / scale).round_().clamp_(-_HIGHEST - 1, _HIGHEST).mul_(scale)
+            errors[place] += rounded.sub_(part).square_().sum()
+    chosen = scales[int(errors.argmin())]
     return Range(chosen, factors)

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 Losses = dict[str, float]
+MOST_FEW_RUNS = 24
+"""Most runs on few inputs, which order the groups. It does not depend on the depth of the network."""
 _OF_LIMIT = 0.75  # the gates see other images, and an engine rounds otherwise than torch
 
 
@@ -20,20 +22,34 @@ class Outcome:
     losses: Losses
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Groups that were tried together, and their loss as a fraction of its limit."""
+
+    names: tuple[str, ...]
+    share: float
+
+
+def most_runs(groups: int) -> int:
+    """Return the most runs of `search` on all inputs: logarithmic in the number of groups."""
+    return 2 + max(0, groups - 1).bit_length()
+
+
 def search(
     names: Sequence[str],
     losses: Callable[[set[str]], Losses],
     limits: Mapping[str, float],
     few_losses: Callable[[set[str]], Losses] | None = None,
 ) -> Outcome:
-    """Put as many groups into int8 as the limits allow: all, or all except those with the greatest losses alone.
+    """Put as many groups into int8 as the limits allow: all, or all except those with the greatest losses.
+
+    At most `most_runs` runs on all inputs and `MOST_FEW_RUNS` on few inputs are made.
 
     Args:
         names: names of the groups.
         losses: function that returns the losses of the network with these groups in int8, by measure.
         limits: limits of the losses.
-        few_losses: the same on a few inputs, for the order of the groups, which takes one run for each group; by
-            default `losses`.
+        few_losses: the same on a few inputs, for the order of the groups; by default `losses`.
 
     Returns:
         An outcome that keeps three quarters of the limits; all groups stay in float32 if no other outcome does.
@@ -47,11 +63,11 @@ def search(
     together = losses(everything)
     if share(together) <= _OF_LIMIT:
         return Outcome({}, together)
-    alone = {name: share((few_losses or losses)({name})) for name in names}
-    order = sorted(names, key=lambda name: alone[name], reverse=True)
+    few = few_losses or losses
+    parts = _ordered(names, lambda some: share(few(some)))
+    order = [name for part in parts for name in part.names]
     # Bisection: each trial runs the network on all inputs.
     too_few, enough = 0, len(order)
-    together = losses(set())
     while enough - too_few > 1:
         count = (too_few + enough) // 2
         found = losses(everything - set(order[:count]))
@@ -59,4 +75,28 @@ def search(
             enough, together = count, found
         else:
             too_few = count
-    return Outcome({name: f"alone it takes {alone[name]:.0%} of a limit" for name in order[:enough]}, together)
+    if enough == len(order):
+        together = losses(set())
+    why = {name: _why(part) for part in parts for name in part.names}
+    return Outcome({name: why[name] for name in order[:enough]}, together)
+
+
+def _ordered(names: Sequence[str], share: Callable[[set[str]], float]) -> list[_Part]:
+    """Return parts of the groups, the greatest loss of a group first.
+
+    The part with the greatest loss is halved, until the runs are spent or every part is one group.
+    """
+    parts, runs = [_Part(tuple(names), 0.0)], 0
+    while runs + 2 <= MOST_FEW_RUNS and any(len(part.names) > 1 for part in parts):
+        worst = max((part for part in parts if len(part.names) > 1), key=lambda part: part.share)
+        middle = len(worst.names) // 2
+        halves = (worst.names[:middle], worst.names[middle:])
+        parts = [part for part in parts if part is not worst] + [_Part(half, share(set(half))) for half in halves]
+        runs += 2
+    return sorted(parts, key=lambda part: part.share / len(part.names), reverse=True)
+
+
+def _why(part: _Part) -> str:
+    if len(part.names) == 1:
+        return f"alone it takes {part.share:.0%} of a limit"
+    return f"with {len(part.names) - 1} others it takes {part.share:.0%} of a limit"

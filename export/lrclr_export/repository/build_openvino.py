@@ -61,7 +61,10 @@ def add_openvino(bundle: Bundle, *, why: str, progress: ProgressCallbacks = NO_P
         "compute_capabilities": [],
         "gates_ran_on": report.ran_on,
         "gates": [result.to_dict() for result in results],
-        "graphs": {graph: {"file": file.relative_to(bundle.path).as_posix()} for graph, file in files.items()},
+        "graphs": {
+            graph: {"file": file.relative_to(bundle.path).as_posix(), "products_run": report.products[graph]}
+            for graph, file in files.items()
+        },
     }
     plans = [entry, *(other for other in manifest.plans if other["engine"] != ENGINE)]
     return replace(manifest, plans=plans, engine={"name": ENGINE, "why": why})

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from lrclr.card import ModelCard
     from lrclr.checkpoints import Checkpoint
     from lrclr_export.progress import ProgressCallbacks
     from lrclr_export.repository.pipeline import ExportOptions
@@ -46,6 +47,7 @@ def export_ensemble(
     options: ExportOptions,
     *,
     regions_from: str | None = None,
+    card: ModelCard | None = None,
     progress: ProgressCallbacks = NO_PROGRESS,
     finish: Callable[[Bundle], Manifest] = lambda bundle: bundle.manifest,
 ) -> Bundle:
@@ -60,6 +62,8 @@ def export_ensemble(
         output: the bundle's folder.
         options: options of the export.
         regions_from: name of the member that gives the regions; by default the first.
+        card: what is stated about the ensemble. The cards of the members are about other probabilities, and are not
+            used.
         progress, finish: as for `export_bundle`.
 
     Raises:
@@ -89,6 +93,8 @@ def export_ensemble(
                 error.what = f"{member.name}: {error.what}"
                 raise
         write_server_model(staging, names)
+        if card is not None:
+            card.save(staging)
         manifest = Manifest.combined(names, member_names, manifests, lead)
         progress.task("run the gate of the mean probability")
         bundle = Bundle.unfinished(staging, manifest)

@@ -54,7 +54,13 @@ from lrclr_export.onnx.reference_inputs import reference_gates
 from lrclr_export.onnx.region_function import OP_TYPE
 from lrclr_export.profiles import profiles
 from lrclr_export.progress import NO_PROGRESS
-from lrclr_export.quantize import calibration_tokens, carried_calibration, quantized, read_calibration
+from lrclr_export.quantize import (
+    calibration_tokens,
+    carried_calibration,
+    quantized,
+    read_calibration,
+    with_patch_product,
+)
 from lrclr_export.repository.golden import golden_from_checkpoint
 from lrclr_export.repository.records import write_records
 from lrclr_export.repository.triton_config import warmup_inputs
@@ -84,6 +90,8 @@ class ExportOptions:
         calibration: for int8, a folder or dataset of images for the ranges; by default the packaged images.
         inline: whether to write graphs without ONNX functions too, for runtimes without functions.
         names: names of the models in Triton, and their version.
+        int8_search: for int8, whether layers that int8 does not suit are looked for and kept in float32. Without it
+            all layers are in int8 that can be.
     """
 
     precision: str = "fp16"
@@ -95,8 +103,11 @@ class ExportOptions:
     calibration: Path | None = None
     inline: bool = False
     names: ModelNames = field(default_factory=ModelNames)
+    int8_search: bool = True
 
     def __post_init__(self) -> None:
+        if not self.int8_search and self.precision != "int8":
+            raise UsageError("only int8 has a search for layers", fix="Add --int8, or omit --int8-search.")
         if self.calibration is not None and self.precision != "int8":
             raise UsageError("only int8 is calibrated", fix="Add --int8, or omit --calibration.")
 
@@ -127,6 +138,7 @@ def export_bundle(
     with replace_directory(output, expected=bundle_entries(output), overwrite=True) as staging:
         manifest = write_network(staging, checkpoint, options, progress=progress)
         write_server_model(staging, options.names)
+        checkpoint.card.save(staging)
         finished = finish(Bundle.unfinished(staging, manifest))
         progress.task("write the manifest")
         write_records(staging, finished)
@@ -169,7 +181,7 @@ def write_network(
     sizes = profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=options.max_batch)
     calibration = _calibration(checkpoint, options)
     largest, in_float32 = _largest_activations(checkpoint, options.precision, progress)
-    exported, quantization = _in_precision(checkpoint, calibration, options.precision, tolerances, progress, in_float32)
+    exported, quantization = _in_precision(checkpoint, calibration, options, tolerances, progress, in_float32)
     progress.task("run the PyTorch model on the gates' inputs")
     stored = None if options.precision == "fp32" else stored_in_float32(exported)
     golden = golden_from_checkpoint(checkpoint, stored=stored)
@@ -225,14 +237,18 @@ def write_network(
         kept = len(in_float32[name].layers) if name in in_float32 else 0
         results += precision_gate(name, histograms[name], options.precision, int8_layers=layers, float32_layers=kept)
     if stored is not None:
-        results += rounding_gates(checkpoint.model, exported)
+        original = checkpoint.model if quantization is None else with_patch_product(checkpoint.model)
+        results += rounding_gates(original, exported)
     bundle = Bundle.unfinished(staging, manifest, golden=golden_name)
     report = verify(bundle, OnnxRuntimeEngine(bundle))
     results += report.gates
     progress.gates(results)
     raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
     made_with = {**manifest.made_with, "gates_ran_on": report.ran_on}
-    return replace(manifest, gates=[result.to_dict() for result in results], made_with=made_with)
+    run: dict[str, GraphEntry] = {
+        name: {**entry, "products_run": dict(report.products[name])} for name, entry in manifest.graphs.items()
+    }
+    return replace(manifest, graphs=run, gates=[result.to_dict() for result in results], made_with=made_with)
 
 
 def scoring_entry(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -290,16 +306,16 @@ def _largest_activations(
 def _in_precision(
     checkpoint: Checkpoint,
     calibration: Calibration | None,
-    precision: str,
+    options: ExportOptions,
     tolerances: Tolerances,
     progress: ProgressCallbacks,
     in_float32: Mapping[str, Float32Parts],
 ) -> tuple[LrclrModel, dict[str, Any] | None]:
     """The network in a precision; for int8, also the record of the quantization."""
     if calibration is not None:
-        made = quantized(checkpoint, calibration, tolerances, progress=progress)
+        made = quantized(checkpoint, calibration, tolerances, search_layers=options.int8_search, progress=progress)
         return made.model, made.record
-    return (checkpoint.model if precision == "fp32" else half_precision(checkpoint.model, in_float32)), None
+    return (checkpoint.model if options.precision == "fp32" else half_precision(checkpoint.model, in_float32)), None
 
 
 def _blame(

@@ -97,7 +97,29 @@ def test_values_and_names_stay(kinds: list[tuple[str, int, bool]], seed: int) ->
     assert sum(map(products_in, multiplies)) == len(kinds)
 
 
-@pytest.mark.parametrize("graph", ["image_encoder", "text_encoder"])
+def test_no_merged_weight_is_transposed_at_run_time() -> None:
+    """Two groups of products share their transposed weights; a single product keeps its own."""
+    original = _model([("transposed", 4, True), ("transposed", 3, True)], 0)
+    nodes = original.graph.node
+    for number in range(2):
+        # The same weights times another input.
+        nodes.append(helper.make_node("MatMul", ["d", f"w{number}"], [f"again{number}"]))
+    original.graph.output.extend(
+        helper.make_tensor_value_info(f"final{number}", TensorProto.FLOAT, ["batch", 3, None]) for number in range(2)
+    )
+    nodes.extend(helper.make_node("Neg", [f"again{number}"], [f"final{number}"]) for number in range(2))
+    model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(original))
+    merge_products(model)
+    merged = ir.serde.serialize_model(model)
+    assert [node.op_type for node in merged.graph.node].count("Transpose") == 0
+    assert [node.op_type for node in merged.graph.node].count("MatMul") == 2
+    assert sum(one.name.startswith("t0.merged") for one in merged.graph.initializer) == 1
+    x = np.random.default_rng(0).standard_normal((2, 3, WIDTH)).astype(np.float32)
+    for before, after in zip(_run(original, x), _run(merged, x), strict=True):
+        np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("graph", ["image_encoder", "text_encoder", "fusion_head"])
 def test_onnxruntime_multiplies_every_layer_in_int8(int8_bundle: Path, graph: str, tmp_path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")

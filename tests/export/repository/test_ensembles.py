@@ -161,7 +161,7 @@ def test_the_gate_of_the_mean_refuses_another_combination(
     bundle = Bundle(folder)
     engine = open_named_engine(bundle)
     # The gates of the members pass in any case.
-    monkeypatch.setattr("lrclr.verification._verify._verify_network", lambda *_: ([], []))
+    monkeypatch.setattr("lrclr.verification._verify._verify_network", lambda *_: ([], [], {}))
     assert verify(bundle, engine).passed
 
     def answer_pixels(self: ZeroShotClassifier, pixels: NDArray[np.float32], *rest: Any) -> Answers:

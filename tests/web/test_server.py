@@ -88,7 +88,7 @@ def test_a_body_without_an_end_is_refused(backend: BundleBackend) -> None:
 
 
 def test_clients_that_are_slow_do_not_hold_connections(backend: BundleBackend) -> None:
-    """A byte now and then is no body, and a silent connection is no request."""
+    """A body that comes byte by byte is refused, and a connection that sends nothing is closed."""
     with WebServer(backend, WebOptions(port=0, body_seconds=0.3)) as server:
         address = urlsplit(server.url)
         slow = http.client.HTTPConnection(address.netloc)

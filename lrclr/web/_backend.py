@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from lrclr.errors import ServerError
 from lrclr.inference import ImageFeatures, ModelSpec
 from lrclr.web._problems import NotSupportedError
 
@@ -133,7 +134,7 @@ class ServerBackend:
 
     def predict(self, images: Sequence[_File], findings: FindingSet, alpha: float | None) -> list[Prediction]:
         first = images[0]
-        return self._client.predict(
+        reply = self._client.ask(
             [image.content for image in images],
             # The server's own findings may have changed with its bundle.
             findings=None if findings is self.spec.findings else findings,
@@ -141,6 +142,14 @@ class ServerBackend:
             frame=first.frame,
             exact=first.exact,
         )
+        if reply.bundle != self.spec.sha256:
+            # Answers and reports would name a bundle that did not answer.
+            raise ServerError(
+                "the Triton server has another bundle now",
+                why="it was replaced after the start of lrclr web",
+                fix="Restart lrclr web, and reload the page.",
+            )
+        return reply.predictions
 
     def embed_images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
         return self._client.embed_images(files)

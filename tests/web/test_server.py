@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -226,6 +227,16 @@ def test_a_triton_server_answers(served: TritonServer, fp32_bundle: Path, backen
             assert [one["name"] for one in given["findings"]] == [one["name"] for one in wanted["findings"]]
             got, expected = ([one["probability"] for one in each["findings"]] for each in (given, wanted))
             np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.triton
+def test_a_bundle_that_was_replaced_on_the_server_is_named(served: TritonServer) -> None:
+    backend = ServerBackend(Client(served.grpc))
+    # As if the server had had another bundle when lrclr web was started.
+    backend.spec = replace(backend.spec, sha256="0" * 64)
+    with TestClient(create_app(backend), base_url="http://localhost") as client:
+        response = client.post("/v1/images", content=FILE, headers={"content-type": "image/png"})
+    assert (response.status_code, response.json()["what"]) == (502, "the Triton server has another bundle now")
 
 
 @pytest.mark.triton

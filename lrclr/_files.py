@@ -47,8 +47,13 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
     """Yield a new file that replaces the one at `path` in one step when the block ends without an error.
 
     Raises:
+        UsageError: the path is a folder, a device, a pipe or a socket.
         LrclrError: the file cannot be written; the previous content is unchanged.
     """
+    with _write_errors(path):
+        # To replace /dev/null or a pipe would remove it.
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} cannot be written to", why="it exists and is not a file")
     # The name does not contain that of `path`, which may have the greatest allowed length already.
     partial = path.with_name(f".lrclr-{secrets.token_hex(8)}.partial")
     try:

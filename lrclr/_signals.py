@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import signal
 import threading
@@ -21,35 +22,72 @@ _DEFAULTS: Final[dict[signal.Signals, Any]] = {
 }
 
 
+class _StopHandler:
+    """Handler of stop signals. It raises in a block, and ignores repeated signals until two seconds after that."""
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+        self.ended = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self.ignores_signals:
+            return
+        if self.ended:
+            signal.signal(number, _DEFAULTS[signal.Signals(number)])
+            signal.raise_signal(number)
+            return
+        self._last = time.monotonic()
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    @property
+    def ignores_signals(self) -> bool:
+        """Whether it raised in the last two seconds."""
+        return time.monotonic() - self._last < _REPEATED
+
+    def install(self) -> list[signal.Signals]:
+        """Replace the default handlers, and handlers of blocks that have ended. Returns their signals."""
+        replaced = []
+        for one, default in _DEFAULTS.items():
+            before = signal.getsignal(one)
+            if before is default or (isinstance(before, _StopHandler) and before.ended):
+                signal.signal(one, self)
+                replaced.append(one)
+        return replaced
+
+    def end(self, installed: list[signal.Signals]) -> None:
+        """Restore the default handlers; at once, or with the first signal that is not a repeated one."""
+        self.ended = True
+        if not self.ignores_signals:
+            for one in installed:
+                signal.signal(one, _DEFAULTS[one])
+            return
+        # Python restores the default handlers before the process has ended, and an ignored signal stays ignored.
+        atexit.register(self._ignore_at_exit, installed)
+
+    def _ignore_at_exit(self, installed: list[signal.Signals]) -> None:
+        for one in installed:
+            if self.ignores_signals and signal.getsignal(one) is self:
+                signal.signal(one, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def stop_signals_raise() -> Iterator[None]:
     """Turn SIGTERM into `SystemExit(143)` and SIGINT into `KeyboardInterrupt`, so that `finally` blocks run.
 
     A signal less than two seconds after the last one that raised is ignored, since a program such as `timeout` sends
-    two within milliseconds, and the second must not stop what saves the work after the first.
+    two within milliseconds, and the second must not stop what saves the work after the first. This also holds after
+    the block, so that the second does not change the exit code.
     A handler that the application installed is kept. Only the main thread can set handlers; in another thread this
     does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    last = float("-inf")
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        nonlocal last
-        now = time.monotonic()
-        if now - last < _REPEATED:
-            return
-        last = now
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(128 + number)
-
-    ours = [one for one, default in _DEFAULTS.items() if signal.getsignal(one) is default]
-    for one in ours:
-        signal.signal(one, stop)
+    handler = _StopHandler()
+    installed = handler.install()
     try:
         yield
     finally:
-        for one in ours:
-            signal.signal(one, _DEFAULTS[one])
+        handler.end(installed)

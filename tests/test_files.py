@@ -19,7 +19,7 @@ import pytest
 
 # Private: helpers that several packages share; they have no public name.
 from lrclr import _files
-from lrclr._files import replace_directory, sha256_of
+from lrclr._files import replace_directory, sha256_of, write_whole
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -370,3 +370,15 @@ def test_of_two_at_once_the_first_to_finish_wins_and_the_other_says_so(tmp_path:
     with pytest.raises(LrclrError, match=r"changed by another process meanwhile\. The other process's result is"):
         slower()
     assert contents(tmp_path) == NEW
+
+
+def test_what_is_not_a_file_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for name in ("folder", "pipe", "link", "/dev/null", ".", ".."):
+        with pytest.raises(UsageError, match="exists and is not a file"):
+            write_whole(Path(name), b"content")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "pipe"]

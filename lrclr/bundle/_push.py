@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from lrclr._files import sha256_of
 from lrclr.bundle._bundle import MANIFEST
 from lrclr.bundle._card import with_licence
 from lrclr.card import MARK, README, is_licence
@@ -46,10 +47,12 @@ def push_bundle(
         HubError: the hub refused or cannot be reached.
         MissingExtraError: huggingface_hub is not installed.
     """
-    names = [MANIFEST, *bundle.manifest.files]
+    manifest = bundle.path / MANIFEST
+    files = {name: (bundle.path / name, entry["sha256"]) for name, entry in bundle.manifest.files.items()}
+    files[MANIFEST] = (manifest, sha256_of(manifest))
     return upload_files(
         reference,
-        {name: bundle.path / name for name in names},
+        files,
         _card_of(bundle, licence),
         folder=FOLDER,
         mark=MARK,

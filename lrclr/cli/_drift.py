@@ -51,6 +51,9 @@ def drift(  # noqa: PLR0913, PLR0917 - one parameter an option
         _print(report)
     if report.shared:
         note(f"{report.shared} images are in both collections")
+    for name, repeated in zip(("reference", "current"), report.repeated, strict=True):
+        if repeated:
+            note(f"{repeated} {name} images repeat others: p-values are too small")
     if report.embeddings is None:
         note("the scores have no embeddings: lrclr score --embeddings writes them")
     if html is not None:

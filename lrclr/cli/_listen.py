@@ -41,6 +41,15 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
+    refuse: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--refuse",
+            metavar="CODES",
+            help="Make no results for images with one of these warnings, such as colour,inverted. Their senders get "
+            "the success status, and the images go to the folder failed of the spool.",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images encoded at once.")] = 8,
     engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
@@ -72,6 +81,7 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.cli._findings import load_findings
     from lrclr.engines import EngineOptions
     from lrclr.inference import ZeroShotClassifier
+    from lrclr.input_checks import known_codes
     from lrclr.pacs import Listener, ListenOptions
 
     opened = Bundle(bundle)
@@ -85,6 +95,7 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
         findings=None if findings is None else load_findings(findings, opened.findings, opened.tokenizer),
         alpha=alpha,
         exact=exact,
+        refuse=known_codes(*refuse) if refuse else frozenset(),
         kinds=pacs.kinds,
     )
     destinations = list(pacs.destinations().values())

@@ -62,7 +62,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
         int | None, typer.Option("--threads", help="Threads of the engine.  [default: one per core]")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
-    refuse: Annotated[str | None, typer.Option("--refuse", metavar="CODES", help=REFUSE_HELP)] = None,
+    refuse: Annotated[list[str] | None, typer.Option("--refuse", metavar="CODES", help=REFUSE_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: one object per image.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: one row per image.")] = False,
 ) -> None:
@@ -87,7 +87,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.images import describe_passed_over, find_images
     from lrclr.input_checks import known_codes
 
-    refused = frozenset() if refuse is None else known_codes(refuse)
+    refused = known_codes(*refuse) if refuse else frozenset()
     found = find_images(images)
     files = found.files
     request = _PredictRequest(files, findings, alpha, frame, batch_size, heatmap=heatmap is not None, exact=exact)

@@ -46,7 +46,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
     frame: Annotated[int | None, typer.Option("--frame", help="Frame of files with several frames, from 0.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
-    refuse: Annotated[str | None, typer.Option("--refuse", metavar="CODES", help=REFUSE_HELP)] = None,
+    refuse: Annotated[list[str] | None, typer.Option("--refuse", metavar="CODES", help=REFUSE_HELP)] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Images of a batch; default: 1 on a CPU, 32 on a GPU.")
     ] = None,
@@ -109,7 +109,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         alpha=alpha,
         frame=frame,
         exact=exact,
-        refuse=frozenset() if refuse is None else known_codes(refuse),
+        refuse=known_codes(*refuse) if refuse else frozenset(),
         engine=EngineOptions(engine, provider, threads),
         batch_size=batch_size,
         rows_per_part=rows_per_part,

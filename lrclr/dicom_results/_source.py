@@ -183,6 +183,9 @@ def _text(header: Any, keyword: str) -> str | None:
         value = header.get(keyword)
         if value is None:
             return "" if keyword in header else None
+        if isinstance(value, bytes):
+            # Of another VR, such as UN, which pydicom gives to a text of more than 64 KiB.
+            return None
         # Several values, as no attribute here may have, are one text with backslashes.
         return "\\".join(str(each) for each in value) if isinstance(value, list) else str(value)
     except Exception:  # noqa: BLE001 - on a damaged element pydicom raises nearly anything

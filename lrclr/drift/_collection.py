@@ -20,6 +20,7 @@ __all__ = ["Collection", "read_collection"]
 EMBEDDING: Final = "image_embedding"
 _COLUMNS: Final = ("sha256", "bundle", "exact", "status", "warnings", "findings", "probability")
 _MOST_EMBEDDINGS: Final = 1000
+_SETTINGS: Final = b"lrclr.settings"
 
 
 @dataclass(frozen=True)
@@ -56,54 +57,100 @@ def read_collection(path: Path) -> Collection:
     """Read a Parquet file of `lrclr score`, or all parts in its folder.
 
     Raises:
-        UsageError: the path does not exist or is not of `lrclr score`, no image has scores, or the rows are of several
-            bundles or findings.
+        UsageError: the path does not exist or is not of `lrclr score`, no image has scores, a value is not valid, or
+            the rows are of several bundles, findings or other settings.
         MissingExtraError: pyarrow is not installed.
     """
+    files, table = _read(path)
     import pyarrow.compute as pc
 
-    table = _table(path)
     scored = table.filter(pc.field("status") == "scored")
     if len(scored) == 0:
         raise UsageError(f"no image in {path} has scores")
     bundle = _only(path, scored["bundle"].unique().to_pylist(), "bundles")
     exact = _only(path, scored["exact"].unique().to_pylist(), "ways of reading (--exact)")
-    findings = _only(path, list(dict.fromkeys(map(tuple, scored["findings"].to_pylist()))), "findings")
-    probability = _matrix(scored["probability"], len(findings))
-    codes = Counter(code for row in scored["warnings"].to_pylist() for code in row)
+    names = _matrix(path, scored["findings"].combine_chunks())
+    findings = _only(path, np.unique(names, axis=0).tolist(), "findings")
+    probability = _matrix(path, scored["probability"].combine_chunks(), len(names[0]))
+    with np.errstate(invalid="ignore"):
+        _require(
+            path, "a probability is not a number from 0 to 1", bool(((probability >= 0) & (probability <= 1)).all())
+        )
+    _require(
+        path, "a row has no hash or no warnings", not (scored["sha256"].null_count or scored["warnings"].null_count)
+    )
+    codes = Counter(code for row in scored["warnings"].to_pylist() for code in set(row))
+    readable = all(isinstance(text, str) and text.isprintable() for text in (*findings, *codes))
+    _require(path, "a name is not a printable text", readable)
     digests = frozenset(scored["sha256"].to_pylist())
-    embeddings = None
-    if EMBEDDING in table.column_names:
-        random = np.random.default_rng(0)
-        places = random.choice(len(scored), min(len(scored), _MOST_EMBEDDINGS), replace=False)
-        embeddings = np.array(scored[EMBEDDING].take(places).to_pylist(), np.float32)
-    return Collection(bundle, exact, findings, probability, codes, len(table) - len(scored), digests, embeddings)
+    embeddings = _embeddings(path, files, len(scored)) if EMBEDDING in table.column_names else None
+    return Collection(bundle, exact, tuple(findings), probability, codes, len(table) - len(scored), digests, embeddings)
 
 
-def _table(path: Path) -> Any:
+def _read(path: Path) -> tuple[list[Path], Any]:
+    """The Parquet files, and their columns. The column of embeddings, which can be large, is empty."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
         raise MissingExtraError("pyarrow", "drift", "reading scores") from None
+    # Imported here: it needs pyarrow.
+    from lrclr.archive._rows import SCHEMA
+
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     files = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
     if not files:
         raise UsageError(f"{path} holds no scores", why="it has no file part-*.parquet", fix="Run lrclr score first.")
     try:
-        names = set(pq.read_schema(files[0]).names)
-        missing = [name for name in _COLUMNS if name not in names]
-        if missing:
+        schemas = [pq.read_schema(file) for file in files]
+        for file, schema in zip(files, schemas, strict=True):
+            for name in _COLUMNS:
+                if name not in schema.names:
+                    raise UsageError(
+                        f"{file} has no column {name}",
+                        why="this version of lrclr score did not write it",
+                        fix="Score the images again.",
+                    )
+        settings = {((schema.metadata or {}).get(_SETTINGS), EMBEDDING in schema.names) for schema in schemas}
+        if len(settings) > 1:
             raise UsageError(
-                f"{files[0]} has no column {missing[0]}",
-                why="this version of lrclr score did not write it",
-                fix="Score the images again.",
+                f"{path} holds scores of {len(settings)} settings",
+                why="a run with --rescore was interrupted, or files of several runs are mixed",
+                fix="Run lrclr score again, without --rescore.",
             )
-        columns = [*_COLUMNS, *([EMBEDDING] if EMBEDDING in names else [])]
-        return pa.concat_tables([pq.read_table(file, columns=columns, partitioning=None) for file in files])
+        # Another program may have written the rows again, with other types of numbers and texts.
+        types = pa.schema([(name, SCHEMA.field(name).type) for name in _COLUMNS])
+        tables = [pq.read_table(file, columns=list(_COLUMNS), partitioning=None) for file in files]
+        table = pa.concat_tables([each.replace_schema_metadata(None).cast(types) for each in tables])
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{path} cannot be read", why="it is not of lrclr score, or is damaged") from error
+    if EMBEDDING in schemas[0].names:
+        table = table.append_column(EMBEDDING, pa.nulls(len(table)))
+    return files, table
+
+
+def _embeddings(path: Path, files: list[Path], scored: int) -> NDArray[np.float32]:
+    """Embeddings of some of the images with scores. One file is in memory at a time."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    random = np.random.default_rng(0)
+    places = np.sort(random.choice(scored, min(scored, _MOST_EMBEDDINGS), replace=False))
+    parts, first = [], 0
+    for file in files:
+        try:
+            rows = pq.read_table(file, columns=["status", EMBEDDING], partitioning=None)
+            column = rows.filter(pc.field("status") == "scored")[EMBEDDING].cast(pa.list_(pa.float32()))
+        except (pa.ArrowException, OSError) as error:
+            raise UsageError(f"the embeddings in {file} cannot be read", why="they are damaged") from error
+        inside = places[(first <= places) & (places < first + len(column))] - first
+        parts.append(column.take(pa.array(inside)))
+        first += len(column)
+    embeddings = _matrix(path, pa.chunked_array([chunk for part in parts for chunk in part.chunks]).combine_chunks())
+    _require(path, "an embedding is not of numbers", bool(np.isfinite(embeddings).all()))
+    return embeddings
 
 
 def _only(path: Path, values: list[Any], what: str) -> Any:
@@ -112,6 +159,24 @@ def _only(path: Path, values: list[Any], what: str) -> Any:
     return values[0]
 
 
-def _matrix(column: Any, width: int) -> NDArray[np.float32]:
-    flat: NDArray[np.float32] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    return flat.reshape(-1, width)
+def _require(path: Path, fault: str, valid: bool) -> None:
+    if not valid:
+        raise UsageError(f"{path} holds rows that lrclr score does not write", why=fault, fix="Score the images again.")
+
+
+def _matrix(path: Path, column: Any, width: int | None = None) -> NDArray[Any]:
+    """A column of lists of one length as a matrix.
+
+    Args:
+        path: for errors.
+        column: an array of lists.
+        width: the length; None for that of the first list.
+    """
+    import pyarrow.compute as pc
+
+    flat, lengths = column.flatten(), pc.list_value_length(column).to_numpy(zero_copy_only=False)
+    width = lengths[0] if width is None else width
+    whole = column.null_count == flat.null_count == 0 and bool((lengths == width).all()) and width > 0
+    _require(path, "its lists have other lengths, or values are missing", whole)
+    matrix: NDArray[Any] = flat.to_numpy(zero_copy_only=False).reshape(-1, int(width))
+    return matrix.astype(str) if matrix.dtype == object else matrix

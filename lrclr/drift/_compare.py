@@ -131,6 +131,7 @@ class DriftReport:
         bundle: hash of the manifest of the bundle that scored both.
         reference, current: images with scores.
         shared: images that are in both, by their content.
+        repeated: images of the reference and of the current collection that have the content of another one in it.
         options: level and limits.
         findings: one for each finding.
         rates: one for each warning that either collection has, and one for images without scores.
@@ -141,6 +142,7 @@ class DriftReport:
     reference: int
     current: int
     shared: int
+    repeated: tuple[int, int]
     options: DriftOptions
     findings: tuple[FindingDrift, ...]
     rates: tuple[RateDrift, ...]
@@ -207,6 +209,7 @@ def compare(reference: Collection, current: Collection, options: DriftOptions | 
         reference.scored,
         current.scored,
         len(reference.digests & current.digests),
+        (reference.scored - len(reference.digests), current.scored - len(current.digests)),
         options,
         tuple(replace(each, **judged(each.distance, options.distance)) for each in findings),
         tuple(replace(each, **judged(each.difference.value or 0.0, options.rate)) for each in rates),
@@ -225,6 +228,9 @@ def _check_comparable(reference: Collection, current: Collection) -> None:
         raise UsageError("the collections have different findings", fix="Score both with the same findings.")
     if reference.exact != current.exact:
         raise UsageError("one collection was read with --exact and the other without", fix="Read both in the same way.")
+    both = [each.embeddings for each in (reference, current) if each.embeddings is not None]
+    if len({each.shape[1] for each in both}) > 1:
+        raise UsageError("the embeddings of the collections have different lengths", why="they are of different models")
     for name, each in (("reference", reference), ("current", current)):
         if each.scored < _LEAST:
             raise UsageError(f"the {name} has scores of {each.scored} images", why=f"at least {_LEAST} are needed")

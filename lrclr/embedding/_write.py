@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lrclr.archive._outcome import Decoded
     from lrclr.inference import ZeroShotClassifier
 
-__all__ = ["write_image_embeddings", "write_text_embeddings"]
+__all__ = ["check_not_input", "write_image_embeddings", "write_text_embeddings"]
 
 _Row = dict[str, Any]
 EMBEDDED, FAILED = "embedded", "failed"
@@ -54,14 +54,21 @@ def write_image_embeddings(
         on_row: called after each row.
 
     Raises:
-        UsageError: `paths` is empty, or `output` is a folder.
+        UsageError: `paths` is empty; `output` is one of them, or not a file.
         LrclrError: the engine failed, or the disk is full.
         MissingExtraError: pyarrow is not installed.
     """
     options = options or EmbedOptions()
     if not paths:
         raise UsageError("there is no image to embed")
+    check_not_input(output, paths)
     return _write(output, classifier, _image_rows(classifier, paths, options), _image_columns(options), options, on_row)
+
+
+def check_not_input(output: Path, inputs: Iterable[Path]) -> None:
+    """Raise UsageError if a file to write is one of the files to read."""
+    if output.exists() and any(each.exists() and each.samefile(output) for each in inputs):
+        raise UsageError(f"{output} is one of the files to read", fix="Choose another name for the output.")
 
 
 def write_text_embeddings(

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from lrclr.hub._reference import HubReference
 
-__all__ = ["client", "hub_errors", "hub_library", "is_offline"]
+__all__ = ["client", "hub_answers", "hub_errors", "hub_library", "is_offline", "model_info"]
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_AGAIN: Final = "Run it again."
 _LOG_IN: Final = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -39,6 +40,43 @@ def hub_library() -> ModuleType:
 def client() -> Any:
     """The hub's client, with the user's own token and endpoint."""
     return hub_library().HfApi(library_name="lrclr", library_version=__version__)
+
+
+@contextlib.contextmanager
+def hub_answers() -> Iterator[None]:
+    """Raise HubError for an answer that a hub does not give, such as the page of a proxy to log in.
+
+    The block only calls huggingface_hub, which does not check what it is given.
+    """
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.HFValidationError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _not_a_hub() from error
+
+
+def model_info(reference: HubReference, **options: Any) -> Any:
+    """What the hub says of a repository: its commit and its files.
+
+    Args:
+        reference: the repository and the revision.
+        options: of `huggingface_hub.HfApi.model_info`.
+
+    Raises:
+        HubError: the answer is not that of a hub.
+        Exception: huggingface_hub's error, which `hub_errors` translates.
+    """
+    api = client()
+    from huggingface_hub import constants
+
+    with hub_answers():
+        # Without a timeout, it waits without end for a hub that does not answer.
+        return api.model_info(
+            reference.repository, revision=reference.revision, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT, **options
+        )
 
 
 def is_offline() -> bool:
@@ -123,16 +161,20 @@ def _of_transfer(error: Exception, reference: HubReference, *, writing: bool) ->
     if isinstance(error, errors.HfHubHTTPError):
         return _of_status(error.response.status_code, reference, writing=writing)
     if isinstance(error, errors.FileMetadataError):
-        return HubError(
-            f"the answer of {_endpoint()} is not that of a hub", fix="Check HF_ENDPOINT, the proxy and the firewall."
-        )
+        return _not_a_hub()
     if isinstance(error, transport):
         return HubError(
             f"{_endpoint()} cannot be reached",
             why=first_line(error),
             fix="Check the network, the proxy and HF_ENDPOINT. HF_HUB_OFFLINE=1 uses what was downloaded before.",
         )
-    return _of_disk(error) if isinstance(error, OSError) else None
+    return _of_files(error, reference) if isinstance(error, OSError) else None
+
+
+def _not_a_hub() -> HubError:
+    return HubError(
+        f"the answer of {_endpoint()} is not that of a hub", fix="Check HF_ENDPOINT, the proxy and the firewall."
+    )
 
 
 def _of_status(status: int, reference: HubReference, *, writing: bool) -> LrclrError:
@@ -157,12 +199,18 @@ def _not_there(error: Exception, reference: HubReference) -> LrclrError:
     known = _of_repository(cause, reference) if isinstance(cause, Exception) else None
     if known is None and isinstance(cause, Exception):
         known = _of_transfer(cause, reference, writing=False)
-    return known or HubError(f"{reference} was not downloaded", why=first_line(cause), fix="Run it again.")
+    return known or HubError(f"{reference} was not downloaded", why=first_line(cause), fix=_AGAIN)
 
 
-def _of_disk(error: OSError) -> LrclrError:
+def _of_files(error: OSError, reference: HubReference) -> LrclrError:
     from huggingface_hub import constants
 
+    if error.errno is None and "Consistency check" in str(error):
+        return HubError(
+            f"a file of {reference} was not downloaded whole",
+            why="its size is not the one that the hub gives",
+            fix=_AGAIN,
+        )
     return HubError(
         f"the cache of huggingface_hub, {constants.HF_HUB_CACHE}, cannot be written",
         why=os.strerror(error.errno) if error.errno else first_line(error),

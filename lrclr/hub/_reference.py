@@ -44,7 +44,7 @@ def hub_reference(path: str | os.PathLike[str]) -> HubReference | None:
         UsageError: it begins with ``hf:`` and is not ``hf:OWNER/NAME`` or ``hf:OWNER/NAME@REVISION``.
     """
     text = os.fspath(path)
-    if not text.startswith(_PREFIX) or Path(text).exists():
+    if not text.startswith(_PREFIX) or _exists(text):
         return None
     match = _NAME.fullmatch(text.removeprefix(_PREFIX))
     if match is None or ".." in text or text.endswith("/"):
@@ -53,3 +53,11 @@ def hub_reference(path: str | os.PathLike[str]) -> HubReference | None:
             fix="Write hf:OWNER/NAME or hf:OWNER/NAME@REVISION, such as hf:openai/clip-vit-base-patch32.",
         )
     return HubReference(match["repository"], match["revision"])
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:
+        # A name too long for a file, or a folder that may not be read.
+        return False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lrclr._files import sha256_of
 from lrclr.errors import HubError
-from lrclr.hub._client import client, hub_errors, hub_library, is_offline
+from lrclr.hub._client import hub_errors, hub_library, is_offline, model_info
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -84,7 +84,7 @@ def open_repository(
             names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
             return HubRepository(reference.at(folder.name), folder, frozenset(names), None)
         # Raises without a network, where `snapshot_download` would take what the cache holds of this revision.
-        info = client().model_info(reference.repository, revision=reference.revision, files_metadata=True)
+        info = model_info(reference, files_metadata=True)
         files = {each.rfilename: each for each in info.siblings or []}
         # With the revision and not its commit, so that the cache keeps which commit it is for the time without network.
         folder = _download(reference, [name for name in first if name in files])

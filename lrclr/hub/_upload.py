@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lrclr.errors import UsageError
-from lrclr.hub._client import client, hub_errors, hub_library
+from lrclr.errors import LrclrError, UsageError
+from lrclr.hub._client import client, hub_answers, hub_errors, hub_library, model_info
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,7 @@ class Uploaded:
 
 def upload_files(
     reference: HubReference,
-    files: Mapping[str, Path],
+    files: Mapping[str, tuple[Path, str]],
     card: str,
     *,
     folder: str,
@@ -50,7 +50,7 @@ def upload_files(
 
     Args:
         reference: the repository, without a revision.
-        files: file on this machine by its name in the folder. Nothing else is uploaded.
+        files: file on this machine and its SHA-256, by its name in the folder. Nothing else is uploaded.
         card: text of the model card.
         folder: folder of the repository that holds these files and no others afterwards.
         mark: a text in `card`. A model card without it was written by someone else, and is kept.
@@ -60,6 +60,7 @@ def upload_files(
     Raises:
         UsageError: the repository is public, and `public` is False; or the reference has a revision.
         HubError: the hub refused or cannot be reached.
+        LrclrError: a file has another SHA-256.
         MissingExtraError: huggingface_hub is not installed.
     """
     if reference.revision is not None:
@@ -69,8 +70,9 @@ def upload_files(
     library = hub_library()
     with hub_errors(reference, writing=True):
         api = client()
-        api.create_repo(reference.repository, private=not public, exist_ok=True)
-        info = api.model_info(reference.repository)
+        with hub_answers():
+            api.create_repo(reference.repository, private=not public, exist_ok=True)
+        info = model_info(reference)
         if not info.private and not public:
             raise UsageError(
                 f"{reference} is public",
@@ -78,20 +80,24 @@ def upload_files(
                 fix="Add --public, or choose another name.",
             )
         there = {each.rfilename for each in info.siblings or []}
-        operations: list[Any] = [
-            library.CommitOperationAdd(f"{folder}/{name}", str(path)) for name, path in sorted(files.items())
-        ]
+        operations: list[Any] = []
+        for name, (path, sha256) in sorted(files.items()):
+            operations.append(library.CommitOperationAdd(f"{folder}/{name}", str(path)))
+            if operations[-1].upload_info.sha256.hex() != sha256:
+                raise LrclrError(f"{path} was changed meanwhile", fix="Nothing was uploaded. Run it again.")
         gone = {name for name in there if name.startswith(f"{folder}/")} - {f"{folder}/{name}" for name in files}
         operations += [library.CommitOperationDelete(name) for name in sorted(gone)]
-        is_ours = _CARD not in there or mark in _text(api, reference, info.sha)
+        is_ours = _CARD not in there or mark.encode() in _card(api, reference, info.sha)
         if is_ours:
             operations.append(library.CommitOperationAdd(_CARD, card.encode()))
-        made = api.create_commit(
-            reference.repository, operations, commit_message=message, parent_commit=info.sha if there else None
-        )
+        with hub_answers():
+            made = api.create_commit(
+                reference.repository, operations, commit_message=message, parent_commit=info.sha if there else None
+            )
     return Uploaded(reference.at(made.oid), str(made.commit_url), bool(info.private), is_ours)
 
 
-def _text(api: Any, reference: HubReference, commit: str) -> str:
-    with open(api.hf_hub_download(reference.repository, _CARD, revision=commit), encoding="utf-8") as file:  # noqa: PTH123
-        return str(file.read())
+def _card(api: Any, reference: HubReference, commit: str) -> bytes:
+    # As bytes: others may have written it in another encoding.
+    with open(api.hf_hub_download(reference.repository, _CARD, revision=commit), "rb") as file:  # noqa: PTH123
+        return file.read()

@@ -41,13 +41,13 @@ def described(codes: Iterable[str]) -> str:
     return "; ".join(f"{code} ({SENTENCES[code]})" if code in SENTENCES else code for code in codes)
 
 
-def known_codes(text: str) -> frozenset[str]:
-    """Codes from a comma-separated list.
+def known_codes(*texts: str) -> frozenset[str]:
+    """Codes from comma-separated lists.
 
     Raises:
-        UsageError: a code is unknown.
+        UsageError: a code is unknown, or there is none.
     """
-    codes = {code.strip() for code in text.split(",")} - {""}
+    codes = {code.strip() for text in texts for code in text.split(",")} - {""}
     unknown = sorted(codes.difference(CODES))
     if unknown or not codes:
         raise UsageError(

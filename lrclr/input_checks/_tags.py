@@ -57,10 +57,8 @@ def _found(value: Callable[[str], Any], rows: int, columns: int) -> Iterator[str
         yield "for_processing"
     if _text(value("BurnedInAnnotation")) == "YES":
         yield "burned_in"
-    image_type = value("ImageType") or ()
-    kinds = [image_type] if isinstance(image_type, str) else list(image_type)
     is_capture = sop_class == _SECONDARY_CAPTURES or sop_class.startswith(f"{_SECONDARY_CAPTURES}.")
-    if is_capture or "SECONDARY" in [_text(kind) for kind in kinds[1:2]]:
+    if is_capture or _second(value("ImageType")) == "SECONDARY":
         yield "secondary_capture"
     spacing = _spacing(value("PixelSpacing")) or _spacing(value("ImagerPixelSpacing"))
     if spacing is not None:
@@ -71,6 +69,14 @@ def _found(value: Callable[[str], Any], rows: int, columns: int) -> Iterator[str
 
 def _text(value: Any) -> str:
     return value.strip(" \0").upper() if isinstance(value, str) else ""
+
+
+def _second(value: Any) -> str:
+    """The second of several texts."""
+    try:
+        return _text(value[1]) if not isinstance(value, str) else ""
+    except (IndexError, KeyError, TypeError):
+        return ""
 
 
 def _meaning(sequence: Any) -> str:

@@ -52,6 +52,8 @@ class ListenOptions:
         findings: what to ask for; the model's own if not given.
         alpha: weight of the local score, instead of the model's.
         exact: read files in full; see `lrclr.images.read_for_model`.
+        refuse: codes of `lrclr.input_checks`. An image with such a warning is accepted, since its sender can do nothing
+            about it, and is put aside without results.
         kinds: what is made for each image.
         first_pause: seconds until a destination that refused is asked again; it doubles with each refusal, up to five
             minutes.
@@ -67,6 +69,7 @@ class ListenOptions:
     findings: FindingSet | None = None
     alpha: float | None = None
     exact: bool = False
+    refuse: frozenset[str] = frozenset()
     kinds: tuple[Kind, ...] = ("sr", "sc")
     first_pause: float = 1.0
     limits: ReadLimits = field(default_factory=ReadLimits)
@@ -211,7 +214,7 @@ class Listener:
     def _score_batch(self, waiting: Sequence[tuple[str, Path]]) -> None:
         uids = {path: uid for uid, path in waiting}
         for result in self._answers(list(uids)):
-            self._finish(uids[result.path], result)
+            self._finish(uids[result.path], result.unless_refused(self.options.refuse))
         self._made.set()
 
     def _answers(self, paths: list[Path]) -> list[FileResult]:

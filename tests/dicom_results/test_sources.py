@@ -113,6 +113,13 @@ REFUSED: dict[str, tuple[Change, str]] = {
 }
 
 
+def test_an_attribute_of_another_kind_is_left_empty(model: ResultModel, predictions: dict[str, Prediction]) -> None:
+    """A text of more than 64 KiB has the VR UN. Python's notation of its bytes must not be the name of a patient."""
+    source = DicomSource.read(changed(lambda dataset: dataset.update({"PatientName": "Doe" * 30_000})))
+    assert "PatientName is not valid and is left empty" in source.remarks
+    assert not pydicom.dcmread(BytesIO(ResultBuilder(model).build("sr", source, predictions["normal"]))).PatientName
+
+
 @pytest.mark.parametrize("case", MENDED)
 def test_is_mended(case: str, model: ResultModel, predictions: dict[str, Prediction], tmp_path: Path) -> None:
     data = changed(MENDED[case])

@@ -203,3 +203,58 @@ def test_other_files_are_wrong_usage(scored: Path, tmp_path: Path, capsys: Captu
     for wrong in (tmp_path / "none", tmp_path, tmp_path / "text.parquet", tmp_path / "other.parquet"):
         assert main(["drift", str(scored), str(wrong)]) == 2
         assert str(wrong) in capsys.readouterr().err.replace("\n", "")
+
+
+_STRINGS, _FLOATS = pa.list_(pa.string()), pa.list_(pa.float32())
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "spoil"),
+    [
+        ("probability", _FLOATS, lambda row: None),
+        ("probability", _FLOATS, lambda row: [float("nan"), *row[1:]]),
+        ("probability", _FLOATS, lambda row: [None, *row[1:]]),
+        ("probability", _FLOATS, lambda row: [7.0, *row[1:]]),
+        ("probability", _FLOATS, lambda row: row[:1]),
+        ("probability", _FLOATS, lambda row: []),
+        ("findings", _STRINGS, lambda row: None),
+        ("findings", _STRINGS, lambda row: ["\x1b[31m", *row[1:]]),
+        ("warnings", _STRINGS, lambda row: None),
+        ("warnings", _STRINGS, lambda row: [None]),
+        ("warnings", _STRINGS, lambda row: ["\x1b[31m"]),
+        ("image_embedding", _FLOATS, lambda row: None),
+        ("image_embedding", _FLOATS, lambda row: row[:3]),
+        ("image_embedding", _FLOATS, lambda row: [float("inf"), *row[1:]]),
+        ("status", pa.int32(), lambda row: 1),
+        ("sha256", pa.string(), lambda row: None),
+    ],
+)
+def test_rows_that_score_does_not_write_are_refused(
+    column: str, kind: pa.DataType, spoil: Any, scored: Path, tmp_path: Path
+) -> None:
+    table = pq.read_table(next(scored.glob("part-*.parquet")))
+    table = pa.concat_tables([table] * 2)
+    if column not in table.column_names:
+        table = table.append_column(column, pa.array([[0.6, 0.8, 0.0, 0.0]] * len(table), _FLOATS))
+    place = table.schema.get_field_index(column)
+    values = table[column].to_pylist()
+    values = [spoil(values[0]), *(values[1:] if kind != pa.int32() else [1] * (len(values) - 1))]
+    wrong = table.set_column(place, pa.field(column, kind), pa.array(values, kind))
+    pq.write_table(wrong, tmp_path / "wrong.parquet")
+    with pytest.raises(UsageError, match=r"wrong\.parquet"):
+        read_collection(tmp_path / "wrong.parquet")
+
+
+def test_rows_of_several_settings_are_refused(scored: Path, tmp_path: Path) -> None:
+    """As an interrupted run with --rescore and another alpha leaves them."""
+    table = pq.read_table(next(scored.glob("part-*.parquet")))
+    pq.write_table(table, tmp_path / "part-000000.parquet")
+    pq.write_table(table.replace_schema_metadata({"lrclr.settings": "other"}), tmp_path / "part-000001.parquet")
+    with pytest.raises(UsageError, match="2 settings: a run with --rescore was interrupted"):
+        read_collection(tmp_path)
+
+
+def test_repeated_images_are_counted() -> None:
+    one, other = collection(1), collection(2)
+    report = compare(replace(one, digests=frozenset(list(one.digests)[:150])), other)
+    assert report.repeated == (50, 0)

@@ -197,6 +197,18 @@ def test_wrong_calls_have_exit_code_2(tmp_path: Path, fp32_bundle: Path, capsys:
     assert "No such file or directory" in capsys.readouterr().err
 
 
+def test_a_file_to_read_is_not_replaced(tmp_path: Path, fp32_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, texts, link = tmp_path / "a.png", tmp_path / "t.txt", tmp_path / "link"
+    image.write_bytes(SAMPLES[0].read_bytes())
+    texts.write_text("edema\n")
+    link.symlink_to(image)
+    for arguments in ((image, "-o", image), (tmp_path, "-o", link), ("--texts", texts, "-o", texts)):
+        assert main(["embed", *map(str, arguments), "-b", str(fp32_bundle)]) == 2
+        assert "is one of the files to read" in capsys.readouterr().err
+    assert image.read_bytes() == SAMPLES[0].read_bytes()
+    assert texts.read_text() == "edema\n"
+
+
 def test_nothing_to_embed_is_refused(tmp_path: Path, classifier: ZeroShotClassifier) -> None:
     with pytest.raises(UsageError, match="no image to embed"):
         write_image_embeddings(classifier, [], tmp_path / "e.parquet")

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from lrclr import Bundle, load_checkpoint
 from lrclr.bench import open_targets
 from lrclr.cli import main
 from lrclr.errors import CheckpointError, HubError, MissingExtraError, UsageError
-from lrclr.hub import HubReference, hub_reference, open_repository
+from lrclr.hub import HubReference, hub_reference, open_repository, upload_files
 from lrclr.samples import sample_paths
 from tests import bundles
 from tests.families import networks
@@ -303,5 +304,35 @@ def test_names() -> None:
     assert hub_reference("folder/checkpoint") is None
     assert hub_reference(Path("hf:o/n@refs/pr/1")) == HubReference("o/n", "refs/pr/1")
     assert str(dataclasses.replace(HubReference("o/n"), revision="v1")) == "hf:o/n@v1"
-    with pytest.raises(UsageError):
-        hub_reference("hf:o/n/m")
+    for wrong in ("hf:o/n/m", "hf:o/n@a@b", "hf:../n", "hf:o/n@../m", "hf:ö/n", "hf:" + "o" * 5000, "hf:o/n\0"):
+        with pytest.raises(UsageError):
+            hub_reference(wrong)
+
+
+@pytest.mark.parametrize("body", [b"<html>log in</html>", b"[]", b"{}", b"null"])
+def test_an_answer_that_is_not_a_hubs_is_told(body: bytes, hub: Hub, folder: Path, monkeypatch: Any) -> None:
+    """As a proxy gives that wants a login first."""
+    hub.add(NAME, folder)
+    monkeypatch.setattr("tests.hub.server._Handler._answer", lambda handler: handler._send(200, body))
+    with pytest.raises(HubError, match="is not that of a hub"):
+        load_checkpoint(f"hf:{NAME}")
+    with pytest.raises(HubError, match="is not that of a hub"):
+        upload_files(HubReference(NAME), {}, "card", folder="a", mark="card", public=False, message="b")
+
+
+def test_a_file_of_another_size_is_not_a_fault_of_the_disk(hub: Hub, folder: Path) -> None:
+    hub.add(NAME, folder)
+    hub.spoil = lambda content: content[:100]
+    with pytest.raises(HubError, match=r"a file of hf:owner/chest-clip.* was not downloaded whole"):
+        load_checkpoint(f"hf:{NAME}")
+
+
+def test_a_hub_that_does_not_answer_is_given_up(hub: Hub, monkeypatch: Any) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+    stopped = threading.Event()
+    monkeypatch.setattr("tests.hub.server._Handler._answer", lambda _handler: stopped.wait(30))
+    try:
+        with pytest.raises(HubError, match="cannot be reached"):
+            load_checkpoint(f"hf:{NAME}")
+    finally:
+        stopped.set()

@@ -11,8 +11,10 @@ import pytest
 from huggingface_hub import ModelCard
 
 from lrclr import Bundle
-from lrclr.bundle import write_manifest
+from lrclr.bundle import push_bundle, write_manifest
 from lrclr.cli import main
+from lrclr.errors import LrclrError
+from lrclr.hub import HubReference
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -161,3 +163,19 @@ def test_with_settings_of_the_environment(hub: Hub, fp32_bundle: Path, tmp_path:
     assert done.stdout == f"hf:{NAME}@{hub.repositories[NAME].refs['main']}\n"
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert hub.tokens["other"] == {NAME}
+
+
+def test_a_bundle_that_changes_meanwhile_is_not_pushed(hub: Hub, fp32_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle(bundles.copied(fp32_bundle, tmp_path / "bundle"))
+    name = min(bundle.manifest.files)
+    (bundle.path / name).write_bytes((bundle.path / name).read_bytes() + b" ")
+    with pytest.raises(LrclrError, match="was changed meanwhile"):
+        push_bundle(bundle, HubReference(NAME))
+    assert set(hub.repositories[NAME].files) == {".gitattributes"}
+
+
+def test_a_card_that_is_not_utf_8_is_kept(hub: Hub, fp32_bundle: Path) -> None:
+    hub.add(NAME, {"README.md": "Modèle".encode("latin-1")}, private=True)
+    hub.tokens["good"].add(NAME)
+    assert not push_bundle(Bundle(fp32_bundle), HubReference(NAME)).card
+    assert hub.repositories[NAME].files["README.md"] == b"Mod\xe8le"

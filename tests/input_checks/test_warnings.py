@@ -13,7 +13,15 @@ from PIL import Image, ImageDraw
 
 from lrclr.errors import ImageError, UsageError
 from lrclr.images import read_for_model, read_image
-from lrclr.input_checks import CODES, SENTENCES, check_refused, described, known_codes, pixel_warnings
+from lrclr.input_checks import (
+    CHECKED_ATTRIBUTES,
+    CODES,
+    SENTENCES,
+    check_refused,
+    described,
+    known_codes,
+    pixel_warnings,
+)
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.samples import sample_paths
 
@@ -137,6 +145,27 @@ def test_attributes_are_warned_of(code: str | None, changes: dict[str, Any], tmp
     assert warnings(_changed(tmp_path / "a.dcm", **changes)) == (() if code is None else (code,))
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value")
+@pytest.mark.parametrize("keyword", CHECKED_ATTRIBUTES)
+@pytest.mark.parametrize(
+    ("vr", "value"),
+    [
+        ("US", 5),
+        ("FD", [float("nan"), 2.0]),
+        ("OB", b"ab"),
+        ("SQ", []),
+        ("SQ", [pydicom.Dataset()]),
+        ("LO", ["", "x", "y"]),
+        ("PN", "A^B"),
+    ],
+)
+def test_an_attribute_of_another_kind_costs_no_image(keyword: str, vr: str, value: Any, tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(sample_paths("dicom")[0])
+    dataset[keyword] = pydicom.DataElement(keyword, vr, value)
+    dataset.save_as(tmp_path / "a.dcm")
+    assert set(warnings(tmp_path / "a.dcm")) <= set(CODES)
+
+
 def test_the_samples_give_no_warning_but_the_secondary_capture() -> None:
     assert {path.stem: warnings(path) for path in sample_paths("dicom")} == {
         "normal": (),
@@ -150,7 +179,7 @@ def test_the_samples_give_no_warning_but_the_secondary_capture() -> None:
 def test_codes_are_described_and_refused() -> None:
     assert tuple(SENTENCES) == CODES
     assert described(["flat", "later"]) == "flat (the picture has almost no contrast); later"
-    assert known_codes(" flat,turned ") == {"flat", "turned"}
+    assert known_codes(" flat,turned ") == known_codes("turned", "flat,flat") == {"flat", "turned"}
     for wrong in ("", "flat,sharp", ","):
         with pytest.raises(UsageError, match="inverted"):
             known_codes(wrong)

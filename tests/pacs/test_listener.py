@@ -10,7 +10,7 @@ import socket
 import threading
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,6 +207,17 @@ def test_images_without_results_are_kept_with_the_reason(classifier: ZeroShotCla
     assert len(list((tmp_path / "failed").glob("*.dcm"))) == 2
     assert len(events) == 2
     assert PATIENT not in str(events) + str(reasons)
+
+
+def test_refused_images_are_accepted_and_put_aside(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    kept, knee = Kept(), study(2, BodyPartExamined="KNEE")
+    options = replace(ANY_PORT, refuse=frozenset({"other_body_part"}))
+    with Listener(classifier, tmp_path, [kept], options) as listener:
+        assert send(listener.port, knee, study(3)) == [SUCCESS] * 2
+        wait(lambda: kept.taken and listener.spool.counts() == {"waiting": 0, "outgoing": 0, "failed": 1})
+    assert kept.answers() == {uid_of(study(3)): 1}
+    content = json.loads((tmp_path / "failed" / f"{uid_of(knee)}.json").read_text())
+    assert (content["reason"].split()[0], content["prediction"]) == ("other_body_part", None)
 
 
 def test_killed_at_every_step_it_loses_nothing(

@@ -109,15 +109,16 @@ async function complete(image) {
   const prompts = state.prompts.filter((text) => fresh || !image.answers.has(FREE + text));
   const findings = fresh ? await (await about(image, "POST", "findings", { alpha })).json() : null;
   const free = prompts.length ? await (await about(image, "POST", "findings", { alpha, prompts })).json() : null;
-  // A later question may have been answered earlier. It asked for all that this one did.
-  if (turn < image.turn) return;
-  image.turn = turn;
-  // All or nothing, so that all answers have one alpha.
-  if (findings) {
-    acceptFindings(image, findings);
-    image.alpha = alpha;
+  // Not if a later question was answered earlier. It asked for all that this one did.
+  if (turn > image.turn) {
+    image.turn = turn;
+    // All or nothing, so that all answers have one alpha.
+    if (findings) {
+      acceptFindings(image, findings);
+      image.alpha = alpha;
+    }
+    if (free) acceptPrompts(image, prompts, free);
   }
-  if (free) acceptPrompts(image, prompts, free);
   // If the file was sent again, the findings are those of the model's alpha.
   if (image.alpha !== alpha) await complete(image);
 }

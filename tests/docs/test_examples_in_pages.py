@@ -69,7 +69,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fp16_bundle: Path
     """The folder in which a page is run, with the files that pages name.
 
     ``triton_repo`` is a bundle of the tiny network; ``study.png``, ``study.dcm`` and those below ``radiographs``,
-    ``archive`` and ``lrclr/data/samples`` are samples; ``heart.png`` is a mask; ``findings.toml`` holds findings.
+    ``archive`` and ``lrclr/data/samples`` are samples; ``heart.png`` is a mask; ``turned.png`` lies on its side;
+    ``findings.toml`` holds findings.
     """
     monkeypatch.chdir(tmp_path)
     bundles.copied(fp16_bundle, tmp_path / "triton_repo")
@@ -88,7 +89,15 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fp16_bundle: Path
         '[[finding]]\nname = "Edema"\npositive = ["Edema."]\nnegative = ["No edema."]\n'
     )
     _mask_of(tmp_path / "cardiomegaly.png", tmp_path / "heart.png")
+    _turned(tmp_path / "normal.png", tmp_path / "turned.png")
     return tmp_path
+
+
+def _turned(image: Path, turned: Path) -> None:
+    from PIL import Image
+
+    with Image.open(image) as opened:
+        opened.transpose(Image.Transpose.ROTATE_90).save(turned)
 
 
 def _mask_of(image: Path, mask: Path) -> None:

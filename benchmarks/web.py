@@ -45,12 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     process = subprocess.Popen(
         [*command, "web", str(given.bundle), "--port", "0"],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
     )
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
+        if not url:
+            # It has said why.
+            return 1
         result = {
             "machine": f"{platform.machine()}, {psutil.cpu_count()} processors",
             "model": requests.get(f"{url}/v1/model", timeout=60).json()["engine"],

@@ -26,6 +26,8 @@ GRAPHS: Final = tuple(contract.GRAPHS)
 SCHEMA_VERSION: Final = 8
 MANIFEST, GOLDEN, TOKENIZER, FINDINGS = "manifest.json", "golden.npz", "tokenizer.json", "findings.toml"
 _DIGEST = "manifest_sha256"
+# The name of a member of an ensemble: no control characters, line separators or halves of characters.
+MEMBER_NAME: Final = r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,255}\Z"
 # Fields of a manifest that are the same for all members of an ensemble.
 _SHARED: Final = (
     "scoring",
@@ -93,10 +95,11 @@ class TokenizerEntry(TypedDict):
 class MemberEntry(TypedDict):
     """A member of an ensemble: its name, and the manifest that a bundle of this network alone would have.
 
-    Such a manifest has no table of files and no members. Its models in Triton have the prefix of the member.
+    Such a manifest has no table of files and no members. Its models in Triton have the prefix of the member. The name
+    is shown in terminals, so that it has no control characters.
     """
 
-    name: str
+    name: Annotated[str, Meta(pattern=MEMBER_NAME)]
     manifest: dict[str, Any]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from lrclr.errors import ServerError
 from lrclr.inference import ImageFeatures, ModelSpec
 from lrclr.web._problems import NotSupportedError
 
@@ -81,14 +82,24 @@ class BundleBackend:
         return self.classifier.predict_features(images, findings, alpha)
 
     def embed_images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
+        self._require_embeddings()
         return self.classifier.embed_images(files)
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self._require_embeddings()
         parts = [self.classifier.embed_texts(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
         return np.concatenate(parts)
 
     def ready(self) -> bool:
         return True
+
+    def _require_embeddings(self) -> None:
+        if len(self.classifier.members) > 1:
+            raise NotSupportedError(
+                "an ensemble has no embeddings",
+                why="each member has a space of its own",
+                fix="Start lrclr web with a bundle of one of its checkpoints.",
+            )
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,7 @@ class ServerBackend:
 
     def predict(self, images: Sequence[_File], findings: FindingSet, alpha: float | None) -> list[Prediction]:
         first = images[0]
-        return self._client.predict(
+        reply = self._client.ask(
             [image.content for image in images],
             # The server's own findings may have changed with its bundle.
             findings=None if findings is self.spec.findings else findings,
@@ -131,6 +142,14 @@ class ServerBackend:
             frame=first.frame,
             exact=first.exact,
         )
+        if reply.bundle != self.spec.sha256:
+            # Answers and reports would name a bundle that did not answer.
+            raise ServerError(
+                "the Triton server has another bundle now",
+                why="it was replaced after the start of lrclr web",
+                fix="Restart lrclr web, and reload the page.",
+            )
+        return reply.predictions
 
     def embed_images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
         return self._client.embed_images(files)

@@ -14,6 +14,7 @@ import anyio
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from lrclr.errors import ImageError
 from lrclr.web._gate import busy
@@ -35,6 +36,10 @@ _MOST_FIELDS: Final = 300
 _LISTS: Final = frozenset({"findings", "prompts"})
 _FIELD_BYTES: Final = 2**20
 _MOST_ERRORS: Final = 10
+# Values in JSON have commas between them. Millions of short ones in one body would take gigabytes and minutes to check.
+_MOST_COMMAS: Final = 2**14
+# Bytes a second. A slower client would hold a connection and a part of `all_bodies_bytes`.
+_SLOWEST: Final = 2**14
 
 
 class InvalidRequest(HttpProblem):
@@ -80,7 +85,8 @@ class Bodies:
         """The body of a request. It counts until the context ends.
 
         Raises:
-            HttpProblem: 413; it is too large. 408; it does not arrive. 400; its length is not a number.
+            HttpProblem: 413; it is too large. 408; it does not arrive, or too slowly. 400; its length is not a number,
+                or the client has closed the connection.
             ServerUnavailableError: all bodies together are too large.
         """
         limit = self._options.body_bytes
@@ -91,11 +97,17 @@ class Bodies:
             raise _too_large(limit)
         held = 0
         body = bytearray()
+        pause = self._options.body_seconds
+        began = anyio.current_time()
         try:
             stream = request.stream()
             while True:
-                with anyio.move_on_after(self._options.body_seconds) as timer:
-                    chunk = await anext(stream, None)
+                left = began + pause + len(body) / _SLOWEST - anyio.current_time()
+                with anyio.move_on_after(min(pause, left)) as timer:
+                    try:
+                        chunk = await anext(stream, None)
+                    except ClientDisconnect:
+                        raise HttpProblem(400, "the connection was closed within the body of the request") from None
                 if timer.cancelled_caught:
                     raise HttpProblem(408, "the body of the request does not arrive")
                 if chunk is None:
@@ -167,10 +179,16 @@ def _value(name: str, text: str) -> Any:
     """The value of a field: JSON, except that a name or a prompt may be a bare text."""
     if name in _LISTS and text[:1] not in {"[", "{"}:
         return text
+    _check_commas(text.count(","))
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
+
+
+def _check_commas(number: int) -> None:
+    if number > _MOST_COMMAS:
+        raise HttpProblem(413, f"the JSON of the request has more than {_MOST_COMMAS} values. Send several requests")
 
 
 def _too_large(limit: int) -> HttpProblem:
@@ -181,9 +199,10 @@ def parsed(kind: type[Content], body: bytes) -> Content:
     """The content of a JSON body.
 
     Raises:
-        HttpProblem: 400; it is not JSON.
+        HttpProblem: 400; it is not JSON. 413; it has too many values.
         InvalidRequest: a member is not valid. The error does not quote its value.
     """
+    _check_commas(body.count(b","))
     try:
         return kind.model_validate_json(body or b"{}")
     except ValidationError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from lrclr import budget
@@ -35,7 +35,8 @@ class WebOptions:
             that a web page of another site cannot ask.
         body_bytes: greatest body of a request. It is checked while the body arrives.
         all_bodies_bytes: greatest sum of the bodies of all requests at a time.
-        body_seconds: longest pause within a body.
+        body_seconds: longest pause within a body, and before a request. A body that is slower than 16 KiB a second is
+            refused after this time.
         images: greatest number of images in a request.
         texts: greatest number of prompts or texts in a request.
         running: requests that compute at a time; None for one per processor.
@@ -50,7 +51,7 @@ class WebOptions:
 
     host: str = "127.0.0.1"
     port: int = 8080
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     body_bytes: int = budget.REQUEST_BYTES
     all_bodies_bytes: int = 4 * budget.REQUEST_BYTES
     body_seconds: float = 30.0

@@ -106,20 +106,25 @@ def add_kept_images(app: FastAPI, context: Context) -> None:
         _require_type(request, *FILE_TYPES)
         async with context.bodies.of(request) as body:
 
-            def work() -> Response:
+            def work() -> types.KeptReply:
                 (encoded,) = service.backend.encode([body], frame=frame, exact=exact)
                 image = KeptImage(body, encoded, frame, exact)
                 answer = service.answer(image, types.Question(findings=None, prompts=None))
-                # After the answer: a file that cannot be read is not context.kept.
-                reply = types.KeptReply(
+                # After the answer: a file that cannot be read is not kept.
+                return types.KeptReply(
                     **dict(answer),
                     id=context.kept.add(image),
                     dicom=looks_like_dicom(body),
                     expires=service.options.kept_seconds,
                 )
-                return _response(reply, JSON, 201)
 
-            return await context.gate.run(work)
+            # uvicorn pauses within a large body. This makes it read on, so that it sees whether the client has gone.
+            await request.is_disconnected()
+            reply = await context.gate.run(work)
+        if await request.is_disconnected():
+            # The page was closed meanwhile, and cannot forget an image whose number it never got.
+            context.kept.forget(reply.id)
+        return _response(reply, JSON, 201)
 
     @app.post(
         "/v1/images/{number}/findings",

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -63,7 +64,7 @@ class WebServer:
             limit_concurrency=256,
             timeout_graceful_shutdown=5,
         )
-        self._server = _Uvicorn(config)
+        self._server = _Uvicorn(config, options.body_seconds)
         self._thread: threading.Thread | None = None
 
     def run(self) -> None:
@@ -87,7 +88,29 @@ class WebServer:
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn repeats the signal that stopped it, which would end the process with an error."""
+    """Ends without an error when a signal stops it, and closes connections on which no request arrives.
+
+    uvicorn repeats the signal that stopped it, which would end the process with an error. It waits without a limit for
+    the head of a request, so that a few hundred silent connections would keep others out.
+
+    Args:
+        config: of uvicorn.
+        silence: seconds for which a connection may be without a request.
+    """
+
+    def __init__(self, config: uvicorn.Config, silence: float) -> None:
+        super().__init__(config)
+        self._silence = silence
+        self._silent_since: dict[Any, float] = {}
+
+    async def on_tick(self, counter: int) -> bool:
+        now = time.monotonic()
+        silent = [one for one in self.server_state.connections if _is_silent(one)]
+        self._silent_since = {one: self._silent_since.get(one, now) for one in silent}
+        for one, since in self._silent_since.items():
+            if now - since > self._silence:
+                one.transport.close()
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -104,3 +127,8 @@ class _Uvicorn(uvicorn.Server):
         finally:
             for one, handler in before.items():
                 signal.signal(one, handler)
+
+
+def _is_silent(connection: Any) -> bool:
+    """Whether no request of a connection is being answered."""
+    return connection.cycle is None or connection.cycle.response_complete

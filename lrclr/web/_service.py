@@ -178,6 +178,10 @@ class Service:
         own = self.backend.spec.findings
         if question.findings is None and question.prompts is None:
             return own
+        if not question.findings and not question.prompts:
+            raise FindingsError("the request names no findings", fix="Leave out `findings` and `prompts` for all.")
+        # Each has at least one text.
+        self._check_texts(len(question.findings or ()) + len(question.prompts or ()))
         named = [_finding(one, own) for one in question.findings or ()]
         findings = FindingSet((*named, *(Finding(text.strip()) for text in question.prompts or ())))
         self._check_texts(len(findings.prompts))

@@ -7,25 +7,27 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import numpy as np
 import pydicom
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from lrclr import Finding, FindingSet, errors, read_image
+from lrclr import Finding, FindingSet, ZeroShotClassifier, errors, read_image
 from lrclr.errors import LrclrError, ServerUnavailableError, UsageError
 from lrclr.samples import SAMPLES
 from lrclr.web import STATUS, BundleBackend, WebOptions, create_app
 
 # Private: the response to one error.
 from lrclr.web._problems import problem_of, status_of
+from tests import bundles
 from tests.web.conftest import LOCAL
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lrclr import Prediction, ZeroShotClassifier
+    from lrclr import Prediction
 
 FILES = [sample.path().read_bytes() for sample in SAMPLES[:2]]
 DICOM = SAMPLES[1].path("dicom").read_bytes()
@@ -248,6 +250,68 @@ def test_limits_while_the_body_arrives(backend: BundleBackend) -> None:
         assert "\nlrclr_web_body_bytes 0\n" in client.get("/metrics").text
 
 
+def test_millions_of_values_are_refused_before_they_are_read(client: TestClient) -> None:
+    many = ("[" + "1," * (2**14 + 1) + "1]").encode()
+    json_type = {"content-type": "application/json"}
+    for body in (many, b'{"prompts": ' + many + b"}"):
+        refused(client.post("/v1/findings", content=body, headers=json_type), 413)
+    parts = [("images", ("a.png", FILES[0]))]
+    refused(client.post("/v1/findings", files=parts, data={"prompts": many.decode()}), 413)
+    # Fewer, but more than the limit of texts.
+    for key in ("prompts", "findings"):
+        problem = refused(
+            client.post("/v1/findings", json={"images": BASE64[:1], key: ["Edema"] * 9999}), 422, "FindingsError"
+        )
+        assert "9999 texts" in problem["detail"]
+
+
+def test_a_request_without_findings_is_told_what_to_do(client: TestClient) -> None:
+    problem = refused(client.post("/v1/findings", json={"images": BASE64[:1], "prompts": []}), 422, "FindingsError")
+    assert problem["fix"] == "Leave out `findings` and `prompts` for all."
+
+
+def test_an_image_whose_client_has_gone_is_forgotten(backend: BundleBackend, capfd: pytest.CaptureFixture[str]) -> None:
+    """A page that is closed while the answer is computed does not know the number, and cannot forget the image."""
+    app = create_app(backend)
+
+    def upload(*messages: dict[str, Any]) -> list[int]:
+        waiting = list(messages)
+        statuses: list[int] = []
+
+        async def receive() -> dict[str, Any]:
+            return waiting.pop(0) if waiting else {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        headers = [(b"host", b"127.0.0.1"), (b"content-type", b"image/png")]
+        scope = {"type": "http", "method": "POST", "path": "/v1/images", "query_string": b"", "headers": headers}
+        anyio.run(app, scope, receive, send)
+        return statuses
+
+    assert upload({"type": "http.request", "body": FILES[0]}) == [201]
+    # A body that breaks off is the client's error, and not one for the log.
+    assert upload({"type": "http.request", "body": FILES[0][:9], "more_body": True}) == [400]
+    assert capfd.readouterr().err == ""
+    with TestClient(app, base_url=LOCAL) as client:
+        text = client.get("/metrics").text
+    assert "\nlrclr_web_kept_images 0\n" in text
+    assert "\nlrclr_web_body_bytes 0\n" in text
+
+
+def test_an_ensemble_answers_and_has_no_embeddings(tmp_path_factory: pytest.TempPathFactory) -> None:
+    ensemble = ZeroShotClassifier.from_bundle(bundles.exported_ensemble(tmp_path_factory.getbasetemp()))
+    with TestClient(create_app(BundleBackend(ensemble)), base_url=LOCAL) as client:
+        reply = client.post("/v1/images", content=FILES[0], headers=OCTETS).json()
+        same(reply["predictions"][0], ensemble.predict(FILES[:1])[0])
+        assert reply["predictions"][0]["findings"][0]["probability_spread"] > 0
+        for path, request in (
+            ("embeddings", {"input": ["gas", URLS[0]]}),
+            ("similarity", {"images": BASE64, "texts": ["gas"]}),
+        ):
+            refused(client.post(f"/v1/{path}", json=request), 501, "NotSupportedError")
+
+
 def test_no_upload_touches_the_disk(client: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A file above 1 MB, which Starlette by default writes to a temporary file."""
     import tempfile
@@ -352,6 +416,7 @@ class TestWhoMayAsk:
         with pytest.raises(UsageError, match="at least 16"):
             WebOptions(host=host, token="short")
         assert WebOptions(host=host, token=self.TOKEN).token
+        assert self.TOKEN not in repr(WebOptions(host=host, token=self.TOKEN))
 
     def test_headers(self, client: TestClient) -> None:
         for response in (client.get("/"), client.get("/nowhere"), client.get("/v1/model", headers={"host": "evil"})):

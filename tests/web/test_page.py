@@ -60,8 +60,9 @@ def page_of(browser: Browser, url: str, *, visit: bool = True, **options: Any) -
         yield page
     finally:
         context.close()
-    # What the tests provoke: statuses of refused requests.
-    assert [line for line in said if "Failed to load resource: the server responded with a status of" not in line] == []
+    # What the tests provoke: statuses of refused requests, and requests that are not answered.
+    provoked = ("the server responded with a status of", "net::ERR_FAILED")
+    assert [line for line in said if not any(f"Failed to load resource: {text}" in line for text in provoked)] == []
 
 
 @pytest.fixture
@@ -198,6 +199,74 @@ def test_free_prompts(page: Page, classifier: ZeroShotClassifier) -> None:
     expect(page.locator("#prompts li")).to_have_count(2)
     page.get_by_label(f"Remove the prompt {texts[0]}").click()
     expect(page.locator("#prompts li")).to_have_count(1)
+
+
+def test_a_prompt_that_differs_only_in_how_it_is_written_is_asked_once(page: Page) -> None:
+    """The server refuses two findings of one name in a request, as a change of alpha would send them."""
+    opened(page, DICOM)
+    for text in ("right-sided gas", "Right sided  GAS", "fluid"):
+        page.fill("#prompt", text)
+        page.keyboard.press("Enter")
+    expect(page.locator("#prompts .name")).to_have_text(["fluid", "right-sided gas"])
+    page.locator("#alpha").focus()
+    page.keyboard.press("Home")
+    expect(page.locator("#prompts .value")).to_contain_text(["%", "%"])
+    expect(page.locator("#errors .message")).to_have_count(0)
+
+
+def test_texts_are_not_html(page: Page, tmp_path: Path) -> None:
+    hostile = "<img src=x onerror=alert(1)>"
+    file = tmp_path / f"{hostile}.png"
+    file.write_bytes(PNG.read_bytes())
+    opened(page, file)
+    page.fill("#prompt", hostile)
+    page.keyboard.press("Enter")
+    expect(page.locator("figcaption strong")).to_contain_text(hostile)
+    page.check("#compare")
+    page.set_input_files("#files", {"name": f"{hostile}.txt", "mimeType": "text/plain", "buffer": b"no image"})
+    expect(page.locator("#errors")).to_contain_text(hostile)
+    assert page.locator("img:not(.stage img)").count() == 0
+
+
+def test_the_keyboard_keeps_its_place(page: Page) -> None:
+    opened(page, DICOM, PNG)
+    for place in (page.get_by_role("button", name=DICOM.name, exact=True), page.locator("#findings .finding").nth(3)):
+        place.focus()
+        page.keyboard.press("Enter")
+        expect(place).to_have_attribute("aria-pressed", "true")
+        expect(place).to_be_focused()
+    page.get_by_label(f"Close {PNG.name}").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#open")).to_be_focused()
+
+
+def test_no_answer_for_another_alpha_is_shown(page: Page) -> None:
+    """Neither the old ones, if the server does not answer, nor a late one after a newer one."""
+    opened(page, DICOM)
+    page.fill("#prompt", "gas")
+    page.keyboard.press("Enter")
+    expect(page.locator("#prompts .value")).to_contain_text("%")
+    # The findings are answered, and the prompts are not.
+    page.route(
+        "**/findings", lambda route: route.abort() if "gas" in (route.request.post_data or "") else route.continue_()
+    )
+    page.locator("#alpha").focus()
+    page.keyboard.press("Home")
+    expect(page.locator("#errors")).to_contain_text("does not answer")
+    assert set(page.locator(".finding .value").all_inner_texts()) == {"–"}
+    page.unroute("**/findings")
+    page.keyboard.press("End")
+    expect(page.locator("#prompts .value")).to_contain_text("%")
+    expect(page.locator("#findings .value").first).to_contain_text("%")
+
+
+def test_a_file_is_opened_when_the_server_was_started_after_the_page(page: Page) -> None:
+    page.route("**/v1/model", lambda route: route.abort())
+    page.reload()
+    expect(page.locator("#errors")).to_contain_text("does not answer")
+    page.unroute("**/v1/model")
+    opened(page, DICOM)
+    expect(page.locator("#errors .message")).to_have_count(0)
 
 
 def test_two_images(page: Page, classifier: ZeroShotClassifier) -> None:

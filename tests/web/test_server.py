@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import http.client
 import signal
+import socket
 import subprocess
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -83,6 +86,52 @@ def test_a_body_without_an_end_is_refused(backend: BundleBackend) -> None:
         connection.endheaders(b"ten bytes.")
         assert connection.getresponse().status == 408
         connection.close()
+
+
+def test_clients_that_are_slow_do_not_hold_connections(backend: BundleBackend) -> None:
+    """A body that comes byte by byte is refused, and a connection that sends nothing is closed."""
+    with WebServer(backend, WebOptions(port=0, body_seconds=0.3)) as server:
+        address = urlsplit(server.url)
+        slow = http.client.HTTPConnection(address.netloc)
+        slow.putrequest("POST", "/v1/images")
+        slow.putheader("Content-Type", "application/octet-stream")
+        slow.putheader("Content-Length", "1000")
+        slow.endheaders()
+        assert slow.sock is not None
+        slow.sock.settimeout(0.05)
+        answer = b""
+        for _ in range(900):
+            slow.sock.send(b"x")
+            with suppress(TimeoutError):
+                answer = slow.sock.recv(100)
+                break
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        slow.close()
+        for sent in (b"", b"GET / HTTP/1.1\r\nHost: "):
+            with socket.create_connection((address.hostname, address.port), timeout=60) as silent:
+                silent.sendall(sent)
+                assert silent.recv(100) == b""
+
+
+def test_an_upload_of_a_page_that_is_closed_is_forgotten(backend: BundleBackend) -> None:
+    """The file is larger than what uvicorn reads ahead."""
+    content = SAMPLES[1].path("dicom").read_bytes()
+    with WebServer(backend, WebOptions(port=0)) as server:
+        address = urlsplit(server.url)
+
+        def lines() -> str:
+            connection = http.client.HTTPConnection(address.netloc)
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+            connection.close()
+            return text
+
+        closed = http.client.HTTPConnection(address.netloc)
+        closed.request("POST", "/v1/images", content, {"Content-Type": "application/dicom"})
+        closed.close()
+        while 'lrclr_web_requests_total{method="POST",path="/v1/images",' not in lines():
+            pass
+        assert "\nlrclr_web_kept_images 0\n" in lines()
 
 
 def test_two_servers_cannot_have_one_port(backend: BundleBackend, running: WebServer) -> None:
@@ -178,6 +227,16 @@ def test_a_triton_server_answers(served: TritonServer, fp32_bundle: Path, backen
             assert [one["name"] for one in given["findings"]] == [one["name"] for one in wanted["findings"]]
             got, expected = ([one["probability"] for one in each["findings"]] for each in (given, wanted))
             np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.triton
+def test_a_bundle_that_was_replaced_on_the_server_is_named(served: TritonServer) -> None:
+    backend = ServerBackend(Client(served.grpc))
+    # As if the server had had another bundle when lrclr web was started.
+    backend.spec = replace(backend.spec, sha256="0" * 64)
+    with TestClient(create_app(backend), base_url="http://localhost") as client:
+        response = client.post("/v1/images", content=FILE, headers={"content-type": "image/png"})
+    assert (response.status_code, response.json()["what"]) == (502, "the Triton server has another bundle now")
 
 
 @pytest.mark.triton

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lrclr._files import replace_directory
-from lrclr.bundle import Bundle, Manifest, bundle_entries, member_golden
+from lrclr.bundle import MEMBER_NAME, Bundle, Manifest, bundle_entries, member_golden
 from lrclr.contract import ModelNames
 from lrclr.engines import EngineOptions, open_named_engine
 from lrclr.errors import LrclrError, UsageError
@@ -111,6 +112,12 @@ def _check_names(names: Sequence[str], lead: str) -> None:
         raise UsageError("an ensemble needs at least two checkpoints")
     if len(set(names)) != len(names):
         raise UsageError("two members of the ensemble have the same name", fix="Give each another name.")
+    if unfit := [name for name in names if not re.match(MEMBER_NAME, name)]:
+        raise UsageError(
+            f"{unfit[0][:40]!r} cannot be the name of a member",
+            why="a name has 1 to 255 characters, and no control characters",
+            fix="Rename its file.",
+        )
     if lead not in names:
         raise UsageError(f"no member is named {lead!r}", fix=f"Choose {', '.join(names)}.")
 

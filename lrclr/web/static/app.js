@@ -11,7 +11,7 @@ const state = {
   model: null,
   alpha: 0,
   shown: 6,
-  images: [], // { key, name, file, frame, id, url, dicom, prediction, notes, answers: Map of key to finding }
+  images: [], // { key, name, file, frame, id, url, dicom, prediction, alpha, turn, answers: Map of key to finding }
   prompts: [],
   views: [
     { image: null, finding: null },
@@ -22,6 +22,7 @@ const state = {
   preview: null,
 };
 let nextKey = 1;
+let turns = 0;
 let started;
 
 const views = ["A", "B"].map(
@@ -51,6 +52,8 @@ function complain(error, subject = "") {
   close.addEventListener("click", () => message.remove());
   message.append(close);
   $("errors").append(message);
+  // On a phone, what the user pressed may be far below.
+  message.scrollIntoView({ block: "nearest" });
 }
 
 const say = (text) => {
@@ -65,21 +68,25 @@ async function keep(image) {
   const type = "application/octet-stream";
   const reply = await (await call("POST", `/v1/images${frame}`, { body: image.file, type })).json();
   image.id = reply.id;
+  if (!state.images.includes(image)) release(image);
   image.dicom = reply.dicom;
-  accept(image, OWN, reply);
+  acceptFindings(image, reply);
   image.alpha = image.prediction.alpha;
 }
 
-function accept(image, kind, reply) {
-  const [prediction] = reply.predictions;
-  if (kind === OWN) {
-    image.prediction = prediction;
-    image.notes = reply.notes;
-  } else {
-    $("ask-note").textContent = reply.notes.join(" ");
-    $("ask-note").hidden = !reply.notes.length;
-  }
-  for (const finding of prediction.findings) image.answers.set(kind + finding.name, finding);
+function acceptFindings(image, reply) {
+  if (reply.bundle !== state.model.bundle) throw new Problem(0, "The server has another model now. Reload the page.");
+  [image.prediction] = reply.predictions;
+  for (const finding of image.prediction.findings) image.answers.set(OWN + finding.name, finding);
+}
+
+// A prompt that was removed meanwhile has no row.
+function acceptPrompts(image, prompts, reply) {
+  $("ask-note").textContent = reply.notes.join(" ");
+  $("ask-note").hidden = !reply.notes.length;
+  prompts.forEach((text, place) => {
+    if (state.prompts.includes(text)) image.answers.set(FREE + text, reply.predictions[0].findings[place]);
+  });
 }
 
 // A request about a kept image. A server forgets images after a while: the file is then sent again.
@@ -87,7 +94,8 @@ async function about(image, method, path, json) {
   try {
     return await call(method, `/v1/images/${image.id}/${path}`, { json });
   } catch (error) {
-    if (!(error instanceof Problem) || error.status !== 404) throw error;
+    // What the user has closed is not sent again.
+    if (!(error instanceof Problem) || error.status !== 404 || !state.images.includes(image)) throw error;
     await keep(image);
     return await call(method, `/v1/images/${image.id}/${path}`, { json });
   }
@@ -96,13 +104,21 @@ async function about(image, method, path, json) {
 // Ask for what is missing: all findings if alpha has changed, and prompts that this image has no answer for.
 async function complete(image) {
   const { alpha } = state;
+  const turn = ++turns;
   const fresh = image.alpha !== alpha;
   const prompts = state.prompts.filter((text) => fresh || !image.answers.has(FREE + text));
-  if (fresh) {
-    accept(image, OWN, await (await about(image, "POST", "findings", { alpha })).json());
-    image.alpha = alpha;
+  const findings = fresh ? await (await about(image, "POST", "findings", { alpha })).json() : null;
+  const free = prompts.length ? await (await about(image, "POST", "findings", { alpha, prompts })).json() : null;
+  // Not if a later question was answered earlier. It asked for all that this one did.
+  if (turn > image.turn) {
+    image.turn = turn;
+    // All or nothing, so that all answers have one alpha.
+    if (findings) {
+      acceptFindings(image, findings);
+      image.alpha = alpha;
+    }
+    if (free) acceptPrompts(image, prompts, free);
   }
-  if (prompts.length) accept(image, FREE, await (await about(image, "POST", "findings", { alpha, prompts })).json());
   // If the file was sent again, the findings are those of the model's alpha.
   if (image.alpha !== alpha) await complete(image);
 }
@@ -119,7 +135,12 @@ function update() {
         try {
           await complete(image);
         } catch (error) {
-          complain(error, image.name);
+          // Answers for another alpha than the slider's are not shown.
+          if (image.alpha !== state.alpha) {
+            image.answers.clear();
+            image.alpha = null;
+          }
+          if (state.images.includes(image)) complain(error, image.name);
         }
       }
       render();
@@ -132,8 +153,9 @@ function update() {
 // --- images -------------------------------------------------------------------------------------------------------
 
 async function open(file, name) {
+  if (!$("frame").reportValidity()) return;
   const frame = $("frame").value === "" ? null : Number($("frame").value);
-  const image = { key: nextKey++, name, file, frame, id: null, url: "", prediction: null, notes: [], answers: new Map() };
+  const image = { key: nextKey++, name, file, frame, id: null, url: "", prediction: null, turn: 0, answers: new Map() };
   state.images.push(image);
   // In two views of one image, a further image is compared with it.
   const place = state.two && state.views[0].image === state.views[1].image ? 1 : state.active;
@@ -151,9 +173,12 @@ async function open(file, name) {
       return;
     }
   } catch (error) {
-    complain(error, name);
+    const closed = !state.images.includes(image);
+    const showing = state.views[place].image === image.key;
+    if (!closed) complain(error, name);
     remove(image.key);
-    if (state.images.some((one) => one.key === before)) state.views[place].image = before;
+    // Not if another image was chosen meanwhile.
+    if (showing && state.images.some((one) => one.key === before)) state.views[place].image = before;
   }
   if (image.alpha !== state.alpha || state.prompts.length) await update();
   render();
@@ -174,13 +199,19 @@ function remove(key) {
 
 function forget(image) {
   if (image.url) URL.revokeObjectURL(image.url);
+  release(image);
+}
+
+// The server forgets the image.
+function release(image) {
   // The request is finished even if the page is closed meanwhile.
   if (image.id) call("DELETE", `/v1/images/${image.id}`, { keepalive: true }).catch(() => {});
   image.id = null;
 }
 
 async function openAll(files) {
-  if (!(await started)) return;
+  // The server may have been started after the page.
+  if (!(await started) && !(await (started = start()))) return;
   $("errors").replaceChildren();
   for (const file of files) await open(file, file.name);
 }
@@ -250,10 +281,15 @@ function renderImages() {
       render();
     });
     const close = element("button", { type: "button", textContent: "×", "aria-label": `Close ${image.name}` });
-    close.addEventListener("click", () => remove(image.key));
-    return element("li", {}, show, close);
+    close.addEventListener("click", () => {
+      remove(image.key);
+      $("open").focus();
+    });
+    const chip = element("li", {}, show, close);
+    chip.dataset.sign = image.key;
+    return chip;
   });
-  $("images").replaceChildren(...chips);
+  fill($("images"), chips);
 }
 
 // What the input checks say, what was ignored in the file, and how far the model can be trusted.
@@ -311,11 +347,11 @@ function renderViews() {
       return;
     }
     const regions = image.prediction.fusion_trained ? regionsOf(image.prediction, finding) : [];
-    const words = view.regions(regions, state.shown);
+    const words = view.regions(regions, state.shown, finding.probability);
     view.caption.replaceChildren(
       element("strong", { textContent: `${finding.name}: ${percent(finding.probability)}` }),
       spread(finding),
-      words ? `. Attention, by place in the picture: ${words}.` : ".",
+      words ? `. Boxes: share of the attention, with left and right as in the picture: ${words}.` : ".",
     );
   });
 }
@@ -339,29 +375,50 @@ function renderLists() {
     if (removable) {
       const close = element("button", { type: "button", className: "remove", textContent: "×" });
       close.setAttribute("aria-label", `Remove the prompt ${name}`);
-      close.addEventListener("click", () => removePrompt(name));
+      close.addEventListener("click", () => {
+        removePrompt(name);
+        $("prompt").focus();
+      });
       line.append(close);
     }
+    line.dataset.sign = `${answers.length} ${key}`;
     return line;
   };
   fill($("findings"), (state.model?.findings ?? []).map((one) => row(OWN + one.name, one.name, false)));
   fill($("prompts"), state.prompts.map((text) => row(FREE + text, text, true)));
 }
 
-// Replace the rows of a list, and keep the focus on the button that had it.
+// Show the rows of a list. If they are those that it has, only what they say changes: the focus stays where it is, and a
+// click is not lost if an answer arrives within it.
 function fill(list, rows) {
-  const focused = list.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-  list.replaceChildren(...rows);
-  if (focused) [...list.querySelectorAll(".finding")].find((one) => one.dataset.key === focused)?.focus();
+  const signs = (from) => JSON.stringify([...from].map((row) => row.dataset.sign));
+  if (signs(list.children) !== signs(rows)) {
+    const focused = list.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    list.replaceChildren(...rows);
+    if (focused) [...list.querySelectorAll(".finding")].find((one) => one.dataset.key === focused)?.focus();
+    return;
+  }
+  rows.forEach((row, place) => {
+    const old = list.children[place];
+    const pairs = (selector) => [...row.querySelectorAll(selector)].map((one, at) => [old.querySelectorAll(selector)[at], one]);
+    for (const [one, now] of pairs("[aria-pressed]")) one.setAttribute("aria-pressed", now.getAttribute("aria-pressed"));
+    for (const [one, now] of pairs("progress")) one.value = now.value;
+    for (const [one, now] of pairs(".value")) one.textContent = now.textContent;
+  });
 }
+
+// By what the server compares names: two prompts of one request must differ in it.
+const sameName = (text) => text.normalize("NFC").toUpperCase().toLowerCase().replace(/[\s_-]+/g, " ").trim();
 
 // --- prompts ------------------------------------------------------------------------------------------------------
 
-async function ask(text) {
+async function ask(typed) {
   $("errors").replaceChildren();
+  const text = state.prompts.find((one) => sameName(one) === sameName(typed)) ?? typed;
   if (!state.prompts.includes(text)) state.prompts.unshift(text);
-  const before = state.views[state.active].finding;
-  state.views[state.active].finding = FREE + text;
+  const view = state.views[state.active];
+  const before = view.finding;
+  view.finding = FREE + text;
   render();
   const image = imageOf(state.active);
   if (!image?.prediction) {
@@ -371,8 +428,9 @@ async function ask(text) {
   try {
     await complete(image);
   } catch (error) {
+    const showing = view.finding === FREE + text;
     removePrompt(text);
-    state.views[state.active].finding = before;
+    if (showing) view.finding = before;
     complain(error);
   }
   render();
@@ -503,14 +561,17 @@ function listen() {
     started = start();
   });
   window.addEventListener("pagehide", () => {
-    for (const image of state.images) forget(image);
+    // Not their pictures: the browser may show this page again.
+    for (const image of state.images) release(image);
   });
 }
 
 // Ask for the model. Returns whether it answered.
 async function start() {
+  let samples;
   try {
     state.model = await (await call("GET", "/v1/model")).json();
+    samples = await (await call("GET", "/v1/samples")).json();
   } catch (error) {
     complain(error);
     return false;
@@ -523,7 +584,6 @@ async function start() {
   $("alpha").disabled = !model.fusion_trained;
   $("alpha-note").hidden = model.fusion_trained;
   for (const view of state.views) view.finding = OWN + model.findings[0].name;
-  const samples = await (await call("GET", "/v1/samples")).json();
   for (const place of [$("samples"), $("samples-first")]) {
     const buttons = samples.map((sample) => {
       const button = element("button", { type: "button", textContent: sample.name });

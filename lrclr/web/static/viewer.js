@@ -109,9 +109,11 @@ export class View {
     this.reset();
   }
 
-  // Draw at most `most` regions. Returns a sentence that says the same.
-  regions(regions, most) {
+  // Draw at most `most` regions of a finding with a probability; fainter below one half, as in the heat map. Returns a
+  // sentence that says the same.
+  regions(regions, most, probability) {
     const strongest = Math.max(...regions.map((region) => region.attention), 1e-9);
+    const presence = Math.min(1, 2 * probability);
     const chosen = regions.slice(0, most);
     const parts = [...chosen].reverse().flatMap(({ box, attention }) => {
       const [left, top, right, bottom] = box;
@@ -122,9 +124,9 @@ export class View {
       if (width <= 0 || height <= 0) return [];
       const share = attention / strongest;
       const size = Math.min(this.size.width / 30, (right - left) * 0.32);
-      const fill = 0.45 * share;
+      const fill = 0.45 * share * presence;
       return [
-        drawn("rect", { class: "region", x, y, width, height, "fill-opacity": fill, "stroke-opacity": 0.4 + 0.6 * share }),
+        drawn("rect", { class: "region", x, y, width, height, "fill-opacity": fill, "stroke-opacity": 0.25 + (0.15 + 0.6 * share) * presence }),
         drawn(
           "text",
           { class: "label", x: x + width / 2, y: y + height / 2, "font-size": size, "stroke-width": size / 5 },

@@ -228,6 +228,7 @@ def test_wrong_members(checkpoints: list[Checkpoint], tmp_path: Path) -> None:
         ([one], None, "at least two"),
         ([one, replace(other, name="a")], None, "same name"),
         ([one, other], "c", "no member is named 'c'"),
+        ([one, replace(other, name="b\x1b[31m")], None, r"'b\\x1b\[31m' cannot be the name"),
         ([one, replace(one, name="again")], None, "a and again have the same weights"),
         ([replace(one, name=f"a{number}") for number in range(65)], None, "cannot have 65 members"),
     ):
@@ -281,6 +282,14 @@ def _renamed(members: list[dict[str, Any]]) -> None:
     members[1]["name"] = members[0]["name"]
 
 
+def _with_escapes(members: list[dict[str, Any]]) -> None:
+    members[0]["name"] = "one\x1b[31m"
+
+
+def _with_a_long_name(members: list[dict[str, Any]]) -> None:
+    members[0]["name"] = "one" * 100
+
+
 def _elsewhere(members: list[dict[str, Any]]) -> None:
     members[1]["manifest"]["triton"] = {"prefix": "m1_", "version": 1}
 
@@ -308,7 +317,8 @@ def _not_a_manifest(members: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     "forge",
     [
-        _exchanged, _without, _renamed, _elsewhere, _with_files, _nested, _other_lead, _other_scoring, _not_a_manifest,
+        _exchanged, _without, _renamed, _with_escapes, _with_a_long_name, _elsewhere, _with_files, _nested, _other_lead,
+        _other_scoring, _not_a_manifest,
     ],
 )  # fmt: skip
 def test_a_forged_ensemble_is_refused(folder: Path, forge: Callable[[list[dict[str, Any]]], None]) -> None:

@@ -370,7 +370,7 @@ def test_place_that_cannot_be_written_is_an_error_that_leaves_nothing(tmp_path: 
     for target, why in [
         (tmp_path / "missing" / "a.png", "No such file"),
         (tmp_path / "file" / "a.png", "Not a directory"),
-        (tmp_path / "folder.png", "directory"),
+        (tmp_path / "folder.png", "not a file"),
     ]:
         with pytest.raises(LrclrError, match=why) as caught:
             save_heatmap(target, flat(), answer(), panel_width=160)

@@ -68,7 +68,7 @@ def test_plans_go_into_the_bundle(fp16_bundle: Path, built: tuple[Path, subproce
         assert set(entry["graphs"][graph]["precision_histogram"]["SOFTMAX"]) == {"float32"}
     assert after.manifest.engine == {"name": "tensorrt-rtx", "why": "asked for"}
     before, now = bundles.digests(fp16_bundle), bundles.digests(folder)
-    assert {name for name in before if now[name] != before[name]} == {"manifest.json"}
+    assert {name for name in before if now[name] != before[name]} == {"manifest.json", "README.md"}
     # It must not be mistaken for a plan that was run.
     assert entry["gates_ran_on"] is None
     assert "the gates did not run them" in done.stderr

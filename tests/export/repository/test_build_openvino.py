@@ -46,7 +46,7 @@ def test_the_bundle_says_what_it_is_for(fp16_bundle: Path, built: Path) -> None:
     assert open_engine(bundle).name.startswith("openvino ")
     before, now = bundles.digests(fp16_bundle), bundles.digests(built)
     configs = {f"{graph}/config.pbtxt" for graph in GRAPHS}
-    assert {name for name in before if now[name] != before[name]} == {"manifest.json", *configs}
+    assert {name for name in before if now[name] != before[name]} == {"manifest.json", "README.md", *configs}
     assert now.keys() - before.keys() == {"image_encoder/1/model.xml", "image_encoder/1/model.bin"}
 
 

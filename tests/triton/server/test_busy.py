@@ -99,8 +99,14 @@ def test_one_radiograph_of_the_servers_own_waits_however_often_it_is_looked_afte
 
 def test_a_server_in_which_nothing_goes_on_is_mended(server: TritonServer, told: list[str]) -> None:
     stuck = processes(server, "image_encoder")
+
+    def loaded_again() -> bool:
+        server.check(timeout=0.2)
+        return any("loading the models again" in line for line in told)
+
     with frozen(stuck):
-        for _ in range(5):
+        bundles.wait_until(loaded_again)
+        for _ in range(2):
             server.check(timeout=0.2)
         assert sum("loading the models again" in line for line in told) == 1
         assert any("mended" in line for line in told)

@@ -190,7 +190,8 @@ def test_a_new_bundle_takes_over_and_a_broken_one_does_not(folder: Path, tmp_pat
 
         # A manifest that agrees, of a graph that no runtime takes.
         encoder.write_bytes(encoder_then[: len(encoder_then) // 2])
-        changed = {name: entry_of(bundle / name) for name in ("image_encoder/1/model.onnx", "golden.npz")}
+        names_of_changed = ("image_encoder/1/model.onnx", "golden.npz", "README.md")
+        changed = {name: entry_of(bundle / name) for name in names_of_changed}
         (bundle / "manifest.json").unlink()
         (bundle / "manifest.json").write_text(replace(old, files={**old.files, **changed}).to_json())
         answered = len(load.answers)

@@ -85,6 +85,7 @@ def test_every_metric_that_is_asked_for_is_exported(server: TritonServer, writte
     assert asked <= exported
 
 
+@pytest.mark.slow
 def test_probe(server: TritonServer, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digest = Bundle(folder).sha256
     assert main(["probe", server.grpc, "--expect", digest, "--timeout", "7"]) == 0
@@ -95,6 +96,7 @@ def test_probe(server: TritonServer, folder: Path, capsys: pytest.CaptureFixture
     assert main(["probe", server.grpc, "--expect", "abc"]) == 2
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_alive(server: TritonServer, folder: Path) -> None:
     """The liveness probe waits in no queue, however long the queue is."""
     assert server.http is not None

@@ -44,6 +44,7 @@ def states(folder: Path) -> dict[str, set[str]]:
     return {entry.name: {file.name for file in entry.iterdir()} for entry in sorted((folder / "steps").iterdir())}
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(inputs: tuple[Path, Path], tmp_path: Path) -> None:
     base, dataset = inputs
     killed, whole = tmp_path / "killed", tmp_path / "whole"

@@ -148,6 +148,7 @@ def test_what_is_in_flight_is_answered_when_the_server_is_stopped(server: Triton
     assert not any(line.startswith(("error", "fatal", "warning")) for line in told[count:])
 
 
+@pytest.mark.slow
 def test_a_server_that_has_nothing_to_do_stops_without_an_error(folder: Path) -> None:
     """Triton itself ends eight processes in more than ten seconds, and complains after five."""
     told: list[str] = []

@@ -106,6 +106,7 @@ def backends(model: str, server: int) -> list[int]:
     return [int(pid) for pid in children if f"/{model}/" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
+@pytest.mark.slow
 def test_a_killed_backend_is_found_and_mended_in_the_same_server(folder: Path) -> None:
     told: list[str] = []
     right = expected(folder)
@@ -127,6 +128,7 @@ def test_a_killed_backend_is_found_and_mended_in_the_same_server(folder: Path) -
         assert sum("mended" in line for line in told) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_server_is_an_error_in_time_and_answers_once_it_is_back(folder: Path) -> None:
     options = replace(OPTIONS, shared_memory=True)
     with TritonServer(folder, options) as server:

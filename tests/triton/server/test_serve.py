@@ -131,6 +131,7 @@ def test_it_answers_and_leaves_nothing(
     assert not re.search("exposed|error|warning", served.err.read_text())
 
 
+@pytest.mark.slow
 def test_a_full_disk_behind_the_log_stops_no_answer(serve: type[Served], folder: Path) -> None:
     served = serve(folder, *ANY_PORTS, "--instances", 1, "--verbose", "--health-every", "0.2", stderr="/dev/full")
     with Client(served.grpc()) as client:

@@ -101,6 +101,7 @@ def test_each_bundle_answers_under_its_own_name(
     assert np.allclose(numbers(there.predict(FILES)), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_server_says_names_versions_and_counts_by_model(ports: tuple[int, int, int]) -> None:
     for prefix, version in PREFIXES.items():
         for model in ("lrclr", "image_encoder"):
@@ -137,6 +138,7 @@ def test_serving_as_it_is_leaves_the_bundles_whole(pair: dict[str, Path], ports:
         Bundle(folder)
 
 
+@pytest.mark.slow
 def test_lrclr_serve_keeps_the_names_and_goes_on_from_the_version(pair: dict[str, Path], tmp_path: Path) -> None:
     folder = bundles.copied(pair["chest_"], tmp_path / "served")
     with TritonServer(folder, replace(ANY_PORTS, instances=1)) as server:

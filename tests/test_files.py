@@ -179,7 +179,7 @@ def test_a_folder_that_exists_wants_overwrite(target: Path) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
-def test_strangers_are_not_deleted(target: Path, *, overwrite: bool) -> None:
+def test_files_of_others_are_not_deleted(target: Path, *, overwrite: bool) -> None:
     for number in range(5):
         (target / f"thesis-{number}.txt").write_text("work")
     with pytest.raises(UsageError, match=r"did not write all of it \(thesis-0.txt, thesis-1.txt, thesis-2.txt, …\)"):

@@ -92,7 +92,7 @@ def test_a_wrong_call_is_told(bundle: Path, arguments: list[str], capsys: Captur
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_strangers_in_the_folder_of_reports_are_left_alone(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_other_files_in_the_folder_of_reports_are_left_alone(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     assert main(["bench", str(bundle), *BRIEF, "-o", str(tmp_path)]) == 2
     assert "configurations" not in capsys.readouterr().err, "it should have been told before anything was measured"

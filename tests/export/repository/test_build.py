@@ -167,7 +167,7 @@ def test_a_clip_of_full_size(base_checkpoint: Checkpoint, tmp_path: Path) -> Non
         (lambda path: _with_node(path, "Abacus", ""), "Abacus"),
         (lambda path: _with_node(path, "RegionSelect", "abacus"), "RegionSelect"),
     ],
-    ids=["cut off", "empty", "an unknown operator", "a node of strangers"],
+    ids=["cut off", "empty", "an unknown operator", "a node of another domain"],
 )
 def test_a_graph_that_cannot_be_built(bundle: Path, spoil: Callable[[Path], Any], said: str) -> None:
     spoil(bundle / "fusion_head" / "1" / "model.onnx")

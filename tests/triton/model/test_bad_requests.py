@@ -18,7 +18,7 @@ from lrclr.images import read_reduced
 from lrclr.inference import Prediction
 from lrclr.samples import sample_paths
 from lrclr.triton.client import Client, ClientOptions
-from tests.triton import requests_of_strangers as strangers
+from tests.triton import wrong_requests as requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +65,7 @@ def neighbours(server: TritonServer, local: ZeroShotClassifier) -> Iterator[None
     assert len(answered) > 20
 
 
-def check_line(line: str, request: strangers.Wrong) -> None:
+def check_line(line: str, request: requests.Wrong) -> None:
     """It is one line that says something, and nothing about the server's inside."""
     assert line
     assert len(line) < 600
@@ -83,9 +83,9 @@ def test_over_grpc(server: TritonServer, neighbours: None, examples: int) -> Non
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
         @settings(GENERATED, max_examples=examples)
-        @given(strangers.wrong_requests(SIZE))
-        def refused(request: strangers.Wrong) -> None:
-            code, line = strangers.over_grpc(stub, request)
+        @given(requests.wrong_requests(SIZE))
+        def refused(request: requests.Wrong) -> None:
+            code, line = requests.over_grpc(stub, request)
             assert code in request.codes, line
             check_line(line, request)
 
@@ -98,9 +98,9 @@ def test_over_http(server: TritonServer, neighbours: None, examples: int) -> Non
     connection = http.client.HTTPConnection(server.http, timeout=30)
 
     @settings(GENERATED, max_examples=examples)
-    @given(strangers.wrong_requests(SIZE))
-    def refused(request: strangers.Wrong) -> None:
-        status, line = strangers.over_http(connection, request)
+    @given(requests.wrong_requests(SIZE))
+    def refused(request: requests.Wrong) -> None:
+        status, line = requests.over_http(connection, request)
         allowed = {HTTP_CODES[code] for code in request.codes}
         if any(dim < 0 for tensor in request.tensors for dim in tensor.shape):
             allowed = {500}  # Triton's own JSON reader says so of a negative dimension

@@ -22,9 +22,9 @@ from lrclr.errors import ServerUnavailableError
 from lrclr.triton.client import Client, ClientOptions
 from lrclr.triton.protocol import MAX_QUEUED
 from lrclr.triton.server import ServeOptions, TritonServer
-from tests.triton import requests_of_strangers as strangers
 from tests.triton import worst_requests as worst
-from tests.triton.requests_of_strangers import Sent, byte_tensor, numbers
+from tests.triton import wrong_requests as requests
+from tests.triton.wrong_requests import Sent, byte_tensor, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,10 +70,10 @@ def ask(server: TritonServer, *tensors: Sent) -> tuple[str, str]:
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(server.grpc, options=options) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        return strangers.over_grpc(stub, strangers.about("size", *tensors))
+        return requests.over_grpc(stub, requests.about("size", *tensors))
 
 
-GOOD = strangers.GOOD_IMAGE
+GOOD = requests.GOOD_IMAGE
 TRUE = np.array([True])
 # What is asked, and a word of the refusal.
 TOO_MUCH: dict[str, tuple[Callable[[], tuple[Sent, ...]], str]] = {
@@ -87,7 +87,7 @@ TOO_MUCH: dict[str, tuple[Callable[[], tuple[Sent, ...]], str]] = {
         f"the limit is {budget.REQUEST_IMAGES}",
     ),
     "pixel values": (
-        lambda: (numbers("pixel_values", "FP32", strangers.pixels(112, budget.REQUEST_IMAGES + 1)),),
+        lambda: (numbers("pixel_values", "FP32", requests.pixels(112, budget.REQUEST_IMAGES + 1)),),
         f"the limit is {budget.REQUEST_IMAGES}",
     ),
     "heat maps": (
@@ -95,16 +95,16 @@ TOO_MUCH: dict[str, tuple[Callable[[], tuple[Sent, ...]], str]] = {
         f"the limit is {budget.REQUEST_HEATMAPS}",
     ),
     "findings as TOML": (
-        lambda: (strangers.IMAGE, byte_tensor("findings_toml", b"#" * (budget.FINDINGS_BYTES + 1))),
+        lambda: (requests.IMAGE, byte_tensor("findings_toml", b"#" * (budget.FINDINGS_BYTES + 1))),
         f"the limit is {budget.FINDINGS_BYTES}",
     ),
     "names of findings": (
-        lambda: (strangers.IMAGE, byte_tensor("finding", *[b"Edema"] * (budget.FINDINGS_BYTES // 5 + 1))),
+        lambda: (requests.IMAGE, byte_tensor("finding", *[b"Edema"] * (budget.FINDINGS_BYTES // 5 + 1))),
         f"the limit is {budget.FINDINGS_BYTES}",
     ),
     "findings that share their prompts": (
         lambda: (
-            strangers.IMAGE,
+            requests.IMAGE,
             byte_tensor(
                 "findings_toml",
                 "\n".join(

@@ -1,4 +1,4 @@
-"""`lrclr serve` as a user runs it: what it prints, what it leaves, what it lets strangers do, and what it refuses."""
+"""`lrclr serve` as a user runs it: what it prints, what it leaves, what it lets other users do, and what it refuses."""
 
 from __future__ import annotations
 

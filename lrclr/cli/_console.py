@@ -19,12 +19,14 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Iterator, Sequence
 
     from lrclr.engines import Engine
     from lrclr.verification import GateResult
 
 _FILE_WIDTH = 130
+_REASONS = 5
 _SURROGATE = re.compile("[\ud800-\udfff]")
 ENGINE_HELP = (
     "onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the fastest on this machine.  "
@@ -53,6 +55,14 @@ def err() -> Console:
 def note(text: str) -> None:
     """Print a note on stderr."""
     err().print(text)
+
+
+def note_failures(failures: Counter[str]) -> None:
+    """Print the most frequent reasons of failures, with their counts."""
+    for reason, count in failures.most_common(_REASONS):
+        note(f"failed: {count} × {reason}")
+    if len(failures) > _REASONS:
+        note(f"and for {len(failures) - _REASONS} other reasons")
 
 
 def print_json(content: Any, *, indent: int | None = None) -> None:

@@ -63,16 +63,17 @@ def drift(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 def _print(report: DriftReport) -> None:
+    from lrclr.reports import fixed, spanned
+
     out().print(f"{report.reference} reference images, {report.current} current images")
     table = Table()
     table.add_column("finding or warning")
     for heading in ("before", "now", "now higher, or difference", "distance", "PSI", "adjusted p", "drift"):
         table.add_column(heading, justify="right")
     for each in report.findings:
-        higher = f"{each.higher.value:.3f} ({each.higher.low:.3f}–{each.higher.high:.3f})"
         medians = (f"{each.reference[2]:.3f}", f"{each.current[2]:.3f}")
         sizes = (f"{each.distance:.3f}", f"{each.stability:.3f}", _chance(each.adjusted))
-        table.add_row(each.name, *medians, higher, *sizes, "yes" if each.drifted else "")
+        table.add_row(each.name, *medians, spanned(each.higher, fixed), *sizes, "yes" if each.drifted else "")
     for rate in report.rates:
         difference = f"{rate.difference.value:+.3f} ({rate.difference.low:+.3f} to {rate.difference.high:+.3f})"
         shares = (f"{rate.reference:.1%}", f"{rate.current:.1%}")

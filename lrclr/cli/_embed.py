@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, counter, note, note_choice, out
+from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, counter, note, note_choice, note_failures, out
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_SHOWN = 5
 
 
 def embed(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -72,10 +70,7 @@ def embed(  # noqa: PLR0913, PLR0917 - one parameter an option
     out().print(f"{output}: {summary.rows - summary.failed} embeddings of {summary.rows} {kind}{length}")
     if passed_over := describe_passed_over(found.passed_over):
         note(passed_over)
-    for reason, count in summary.failures.most_common(_SHOWN):
-        note(f"failed: {count} × {reason}")
-    if len(summary.failures) > _SHOWN:
-        note(f"and for {len(summary.failures) - _SHOWN} other reasons")
+    note_failures(summary.failures)
     note(RESEARCH_ONLY)
     if summary.failed:
         raise LrclrError(

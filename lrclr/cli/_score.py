@@ -11,7 +11,17 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from lrclr.cli import _dicom_results, _pacs
-from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, REFUSE_HELP, RESEARCH_ONLY, err, note, out, print_json
+from lrclr.cli._console import (
+    ENGINE_HELP,
+    EXACT_HELP,
+    REFUSE_HELP,
+    RESEARCH_ONLY,
+    err,
+    note,
+    note_failures,
+    out,
+    print_json,
+)
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +32,6 @@ if TYPE_CHECKING:
     from lrclr.text import FindingSet
 
 _RUNNERS = ("local", "ray")
-_SHOWN = 5
 _LINE_EVERY = 30.0  # seconds, if stderr is not a terminal
 
 
@@ -238,9 +247,6 @@ def _print(output: Path, summary: ScoreSummary) -> None:
         note(f"{summary.gone} rows of images that are no longer in the source are kept")
     if passed_over := describe_passed_over(summary.passed_over):
         note(passed_over)
-    for reason, count in summary.failures.most_common(_SHOWN):
-        note(f"failed: {count} × {reason}")
-    if len(summary.failures) > _SHOWN:
-        note(f"and for {len(summary.failures) - _SHOWN} other reasons")
+    note_failures(summary.failures)
     if not summary.fusion_trained:
         note("the fusion head was never trained: alpha = 0, and region attention means nothing")

@@ -254,7 +254,7 @@ def _labels(rows: Sequence[Row], names: Sequence[str]) -> NDArray[np.int8]:
 
 
 def _with_regions(answers: Answers, regions: Answers) -> Answers:
-    """Answers with the regions of others: all members of an ensemble have those of one, as in `Prediction`."""
+    """Answers with the regions of `regions`. All members of an ensemble get those of one member, as in `Prediction`."""
     names = ("region_index", "region_importance", "region_attention")
     return replace(answers, **{name: getattr(regions, name) for name in names})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrclr.errors import LrclrError, UsageError
@@ -10,7 +11,6 @@ from lrclr.hub._client import client, hub_answers, hub_errors, hub_library, mode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from lrclr.hub._reference import HubReference
 
@@ -99,5 +99,4 @@ def upload_files(
 
 def _card(api: Any, reference: HubReference, commit: str) -> bytes:
     # As bytes: others may have written it in another encoding.
-    with open(api.hf_hub_download(reference.repository, _CARD, revision=commit), "rb") as file:  # noqa: PTH123
-        return file.read()
+    return Path(api.hf_hub_download(reference.repository, _CARD, revision=commit)).read_bytes()

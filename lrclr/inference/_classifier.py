@@ -419,11 +419,7 @@ class ZeroShotClassifier:
     ) -> list[Answers]:
         """As `answer_pixels`, but the answers of each member of an ensemble instead of their mean."""
         if self.members != (self,):
-            return of_each(
-                self.members,
-                lambda member: member.answer_pixels(pixel_values, findings, alpha),
-                at_once=getattr(self.engine, "at_once", False),
-            )
+            return self._of_each(lambda number: self.members[number].answer_pixels(pixel_values, findings, alpha))
         self._check_pixels(pixel_values)
         findings = findings or self.spec.findings
         alpha = self._checked_alpha(alpha)

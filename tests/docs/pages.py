@@ -1,4 +1,4 @@
-"""The examples in the documentation: every block of code, and how a page says that one is not run."""
+"""Code blocks in the documentation, and the marks that say why a block is not run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT: Final = Path(__file__).parents[2]
-# Languages of blocks that somebody runs, and of those that show something.
+# Languages of blocks that users run, and of blocks that only show something.
 RUN: Final = ("console", "python", "bash")
 SHOWN: Final = ("text", "toml", "csv", "json", "yaml", "sql", "ini", "lua", "xml", "mermaid", "diff", "c", "dockerfile")
 _BLOCK: Final = re.compile(
@@ -45,7 +45,7 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """The command lines of a console block: those after a prompt, with their continuations."""
+        """The command lines of a console block: those after a prompt, joined with their continuation lines."""
         joined = self.code.replace("\\\n", " ")
         return [line.removeprefix("$ ") for line in joined.splitlines() if line.startswith("$ ")]
 
@@ -57,7 +57,7 @@ def pages() -> list[str]:
 
 
 def blocks(page: str) -> Iterator[Block]:
-    """The blocks of a page, in order."""
+    """The code blocks of a page, in order."""
     text = (ROOT / page).read_text()
     for found in _BLOCK.finditer(text):
         code = re.sub(rf"^{found['indent']}", "", found["code"], flags=re.MULTILINE)
@@ -67,6 +67,6 @@ def blocks(page: str) -> Iterator[Block]:
 
 
 def words(command: str) -> list[str]:
-    """A command's words, without redirections."""
+    """The words of a command, without redirections."""
     found = shlex.split(command, comments=True)
     return found[: found.index(">")] if ">" in found else found

@@ -3,8 +3,9 @@
 They check the rules about the order of calls: memory must be allocated and large enough; work is done when its stream
 is synchronised; a context can be captured only after a run at the same sizes and a synchronisation of the stream; an
 error during a capture invalidates it; and an error that was not cleared makes TensorRT's next call fail.
-``tests/export/plans/test_tensorrt_api.py`` checks the names and signatures against the real classes. Their real behaviour is
-checked on a machine with a GPU: ``make test-gpu``.
+
+``tests/export/plans/test_tensorrt_api.py`` checks the names and signatures against the real classes. ``make test-gpu``
+checks their real behaviour on a machine with a GPU.
 """
 
 from __future__ import annotations

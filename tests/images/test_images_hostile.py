@@ -1,4 +1,4 @@
-"""Damaged, truncated and malicious files: one kind of error, soon, and without a trace in the process."""
+"""Damaged, truncated and malicious files give one kind of error quickly and leave the process unchanged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tests.images.conftest import MakeDicom
 
 
-# So small that even these pictures are reduced.
+# So small that even these pictures are read at a lower resolution.
 SMALL = PreprocessSpec.clip(2)
 
 
@@ -75,7 +75,7 @@ RASTERS = rasters()
 
 
 def mutate(data: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:
-    """Apply changes, each at a share of the length: replace, remove or insert bytes, or cut the rest off."""
+    """Apply changes, each at a relative position: replace, remove or insert bytes, or cut the rest off."""
     mutated = bytearray(data)
     for place, kind, piece in changes:
         at = int(place * len(mutated))
@@ -98,7 +98,7 @@ CHANGES = st.lists(
 
 
 def read_or_refuse(data: bytes, frame: int | None = None) -> None:
-    """Whatever `data` are, a picture or one of our errors on one line must come of them, and soon."""
+    """Any data must give a picture or one of lrclr's errors with one line, and quickly."""
     try:
         read_reduced(data, SMALL, frame=frame, limits=ReadLimits(max_pixels=10**6))
     except LrclrError as error:
@@ -158,7 +158,7 @@ def test_damaged_dicom_is_read_or_refused(
 ) -> None:
     pixels = picture().astype(np.uint16) * 16
     data = make_dicom(pixels, syntax=syntax, BitsStored=12, WindowCenter=2000, WindowWidth=900, PixelPaddingValue=0)
-    # Mostly in front of the pixels, where the structure is.
+    # Mostly in front of the pixels, where the structure of the file is.
     head = len(data) - pixels.nbytes
     read_or_refuse(mutate(data[:head], changes) + data[head:], frame)
 
@@ -178,7 +178,7 @@ def test_damaged_compressed_dicom_is_read_or_refused(
 
 
 @pytest.mark.parametrize("name", sorted(RASTERS))
-def test_a_truncated_raster_is_never_half_a_picture(name: str) -> None:
+def test_a_truncated_raster_is_refused_or_complete(name: str) -> None:
     data = RASTERS[name]
     frame = 0 if "frames" in name else None
     whole = read_image(data, frame=frame)
@@ -199,7 +199,7 @@ def test_a_truncated_raster_is_never_half_a_picture(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [*COMPRESSED, "MR_small.dcm", "MR_small_bigendian.dcm", "MR_small_jpeg_ls_lossless.dcm", "693_J2KI.dcm"]
 )
-def test_truncated_dicom_is_never_half_a_picture(bundled: Callable[[str], Path], name: str) -> None:
+def test_a_truncated_dicom_file_is_refused_or_complete(bundled: Callable[[str], Path], name: str) -> None:
     data = bundled(name).read_bytes()
     whole = read_image(data)
     reduced = read_reduced(data, SMALL)
@@ -240,7 +240,7 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(name: str, monkeypatch: 
     data = bombs()[name]
 
     def fail(_: object) -> None:
-        # `read_image` would make an ImageError of it, but not the ImageLimitError that is awaited.
+        # `read_image` turns it into an ImageError, but not into the expected ImageLimitError.
         raise AssertionError("the picture is decoded")
 
     for decoder in (PngImageFile, TiffImageFile, Image.Image):
@@ -257,7 +257,7 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(name: str, monkeypatch: 
     assert peak < 10 * 2**20
 
 
-def test_the_limits_are_ours_and_not_those_of_pillow() -> None:
+def test_the_limits_are_those_of_lrclr_and_not_of_pillow() -> None:
     before = Image.MAX_IMAGE_PIXELS
     assert before is not None
     side = int(before**0.5) + 40
@@ -266,13 +266,13 @@ def test_the_limits_are_ours_and_not_those_of_pillow() -> None:
     assert before == Image.MAX_IMAGE_PIXELS
 
 
-def test_a_deflated_tiff_larger_than_pillow_allows_is_a_limit_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deflated_tiff_beyond_pillows_limit_is_a_limit_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ImageLimitError):
         read_image(RASTERS["tiff deflate"])
 
 
-def test_too_little_memory_is_a_limit_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memory_error_becomes_a_limit_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhaust(_: object) -> None:
         raise MemoryError
 
@@ -281,7 +281,7 @@ def test_too_little_memory_is_a_limit_error(monkeypatch: pytest.MonkeyPatch) -> 
         read_image(RASTERS["png"])
 
 
-def test_an_interrupt_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
@@ -290,8 +290,8 @@ def test_an_interrupt_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
         read_image(RASTERS["png"])
 
 
-def test_odd_files_do_not_warn_and_the_filters_are_left_alone(make_dicom: MakeDicom) -> None:
-    # pydicom warns of both; that this test can fail is held by the filter "error" of the whole suite.
+def test_odd_files_give_no_warnings_and_filters_are_unchanged(make_dicom: MakeDicom) -> None:
+    # pydicom warns about both files. The test suite turns warnings into errors, so this test can fail.
     odd = make_dicom(picture(), PixelData=picture().tobytes() + bytes(101), NumberOfFrames=0)
     before = list(warnings.filters)
     np.testing.assert_array_equal(read_image(odd), read_image(make_dicom(picture())))
@@ -300,7 +300,7 @@ def test_odd_files_do_not_warn_and_the_filters_are_left_alone(make_dicom: MakeDi
         warnings.warn("mine", stacklevel=1)
 
 
-def test_many_threads_read_at_once(make_dicom: MakeDicom, bundled: Callable[[str], Path]) -> None:
+def test_many_threads_can_read_at_the_same_time(make_dicom: MakeDicom, bundled: Callable[[str], Path]) -> None:
     odd = make_dicom(picture(), PixelData=picture().tobytes() + bytes(101), NumberOfFrames=0)
     sources = [odd, RASTERS["png deep"], RASTERS["jpeg"], bundled("MR_small_RLE.dcm").read_bytes(), b"no image"]
 

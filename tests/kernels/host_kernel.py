@@ -1,4 +1,4 @@
-"""The region kernel's own code, compiled for this machine, and float64's answer."""
+"""The region kernel's code compiled for this machine, and a reference in float64."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    # Private: the kernel by itself, which no public call runs.
+    # Private: the kernel itself, which no public function runs.
     from lrclr._kernels import Form
 
 HEAD_WIDTH = 64
@@ -23,7 +23,7 @@ MAX_PAIRS = 23
 
 @dataclass(frozen=True)
 class Selection:
-    """Arrays as `lrclr.model.Regions` has them."""
+    """The same arrays as in `lrclr.model.Regions`."""
 
     tokens: NDArray[Any]
     index: NDArray[np.int64]
@@ -79,7 +79,7 @@ class Case:
 
 
 def importance(case: Case) -> NDArray[np.float64]:
-    """``[B, G, N - prefix]``, the rollout in float64."""
+    """The attention rollout ``[B, G, N - prefix]`` in float64."""
     row = case.start.astype(np.float64)[:, :, None]
     if case.mean and case.prefix:
         row = (row + np.eye(1, row.shape[-1])) / 2
@@ -125,7 +125,7 @@ class HostKernel:
         tokens = np.ascontiguousarray(case.tokens)
         start = np.ascontiguousarray(case.start)
         regions = case.top_k * (1 if case.mean else heads)
-        # Filled with what no result may be.
+        # Values that no valid result contains.
         out = np.full((images, regions + case.prefix, *tokens.shape[2:]), 77, tokens.dtype)
         index = np.full((images, regions), -7, np.int64)
         values = np.full((images, regions), -7, np.float32)
@@ -159,7 +159,7 @@ class HostKernel:
 
 
 def gathered(tokens: NDArray[Any], index: NDArray[np.int64], prefix: int) -> NDArray[Any]:
-    """The tokens before the patches, and those of these patches."""
-    before = np.broadcast_to(np.arange(prefix), (len(index), prefix))
-    rows = np.concatenate([before, index + prefix], axis=1)
+    """The tokens before the patches, followed by the tokens of these patches."""
+    prefix_tokens = np.broadcast_to(np.arange(prefix), (len(index), prefix))
+    rows = np.concatenate([prefix_tokens, index + prefix], axis=1)
     return np.take_along_axis(tokens, rows[..., None], axis=1)

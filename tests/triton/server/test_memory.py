@@ -24,7 +24,7 @@ from lrclr.triton.protocol import MAX_QUEUED
 from lrclr.triton.server import ServeOptions, TritonServer
 from tests.triton import worst_requests as worst
 from tests.triton import wrong_requests as requests
-from tests.triton.wrong_requests import Sent, byte_tensor, numbers
+from tests.triton.wrong_requests import WireTensor, byte_tensor, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,7 @@ def test_the_largest_requests_stay_below_what_a_deployment_has(folder: Path) -> 
     assert memory_mib(facts) / 4 < peak.largest["all"] < memory_mib(facts)
 
 
-def ask(server: TritonServer, *tensors: Sent) -> tuple[str, str]:
+def ask(server: TritonServer, *tensors: WireTensor) -> tuple[str, str]:
     """Status and line of a request that is sent as it is."""
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(server.grpc, options=options) as channel:
@@ -76,7 +76,7 @@ def ask(server: TritonServer, *tensors: Sent) -> tuple[str, str]:
 GOOD = requests.GOOD_IMAGE
 TRUE = np.array([True])
 # What is asked, and a word of the refusal.
-TOO_MUCH: dict[str, tuple[Callable[[], tuple[Sent, ...]], str]] = {
+TOO_MUCH: dict[str, tuple[Callable[[], tuple[WireTensor, ...]], str]] = {
     "bytes": (lambda: (byte_tensor("image", bytes(budget.REQUEST_BYTES)),), f"the limit is {budget.REQUEST_BYTES}"),
     "bytes of images together": (
         lambda: (byte_tensor("image", *[bytes(budget.REQUEST_BYTES // 8 + 1)] * 8),),

@@ -35,7 +35,7 @@ from lrclr.images import read_image, read_reduced
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.samples import sample_paths
 from tests.images.conftest import _make, read_whole
-from tests.images.test_images_dicom import compressed, lossless_jpeg, recoded, with_frame
+from tests.images.test_images_dicom import compressed, lossless_jpeg, with_change, with_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,7 +141,7 @@ BAD = st.one_of(
 
 @cache
 def without(keyword: str) -> NDArray[np.uint8]:
-    return read_image(recoded(good(), lambda dataset: delattr(dataset, keyword)))
+    return read_image(with_change(good(), lambda dataset: delattr(dataset, keyword)))
 
 
 @pytest.mark.parametrize("keyword", sorted(GOOD))
@@ -178,7 +178,7 @@ def test_an_optional_attribute_out_of_range_is_ignored(keyword: str, value: Any)
         with warnings.catch_warnings(action="ignore"):
             setattr(dataset, keyword, value)
 
-    read = read_whole(recoded(good(), change))
+    read = read_whole(with_change(good(), change))
     np.testing.assert_array_equal(read.pixels, without(keyword))
     assert ignored(keyword) in read.remarks
 
@@ -396,8 +396,8 @@ def test_8_bit_samples_in_16_allocated_bits_are_read(syntax: str, signed: int) -
         dataset.PixelRepresentation = signed
         dataset.WindowCenter, dataset.WindowWidth = 128, 256
 
-    expected = read_image(recoded(data, lambda dataset: dataset.update({"WindowCenter": 128, "WindowWidth": 256})))
-    np.testing.assert_array_equal(read_image(recoded(data, widen)), expected)
+    expected = read_image(with_change(data, lambda dataset: dataset.update({"WindowCenter": 128, "WindowWidth": 256})))
+    np.testing.assert_array_equal(read_image(with_change(data, widen)), expected)
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, *LOSSLESS])
@@ -422,7 +422,7 @@ def test_unstored_bits_are_masked_in_every_transfer_syntax(syntax: str, high_bit
         dataset.BitsStored, dataset.HighBit = 12, high_bit
 
     expected = read_image(_make(values.astype(np.int16 if signed else np.uint16), BitsStored=12, **window))
-    np.testing.assert_array_equal(read_image(recoded(data, narrow)), expected)
+    np.testing.assert_array_equal(read_image(with_change(data, narrow)), expected)
     assert len(np.unique(expected)) > 200
 
 

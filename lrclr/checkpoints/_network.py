@@ -116,7 +116,7 @@ def config_of(state: Mapping[str, Tensor], facts: Sequence[TowerFacts], path: Pa
     """
     absent = [key for key in _SIZES if key not in state]
     if absent:
-        raise CheckpointError(f"{path} does not hold a whole CLIP", why=f"missing: {', '.join(absent)}")
+        raise CheckpointError(f"{path} does not contain a complete CLIP", why=f"missing: {', '.join(absent)}")
     try:
         sizes = _sizes(state)
         known = {tower: _known(tower, sizes[tower], facts, path) for tower in TOWERS}

@@ -352,7 +352,7 @@ class ZeroShotClassifier:
         if self.members != (self,):
             raise UsageError(
                 "an ensemble has no embeddings",
-                why="each member has a space of its own, and a mean of vectors of different spaces has no meaning",
+                why="each member has its own embedding space, and a mean of vectors of different spaces has no meaning",
                 fix="Use one of its `members`, or export one of its checkpoints alone.",
             )
 

@@ -97,7 +97,7 @@ class BundleBackend:
         if len(self.classifier.members) > 1:
             raise NotSupportedError(
                 "an ensemble has no embeddings",
-                why="each member has a space of its own",
+                why="each member has its own embedding space",
                 fix="Start lrclr web with a bundle of one of its checkpoints.",
             )
 

@@ -66,7 +66,7 @@ class WebOptions:
     def __post_init__(self) -> None:
         if not self.local and self.token is None:
             raise UsageError(
-                f"everybody who reaches {self.host} could ask",
+                f"anyone who reaches {self.host} could send requests",
                 fix=f"Give a token with --token-file or {TOKEN_VARIABLE}, or listen on 127.0.0.1.",
             )
         if self.token is not None and len(self.token) < _SHORTEST_TOKEN:

@@ -101,6 +101,6 @@ def test_other_files_in_the_report_folder_are_not_changed(bundle: Path, tmp_path
 
 def test_help_describes_measuring(capsys: Capture) -> None:
     assert main(["bench", "--help"]) == 0
-    assert "TARGET..." in capsys.readouterr().out
+    assert "{TARGET}..." in capsys.readouterr().out
     assert main(["bench", "compare", "--help"]) == 0
     assert "--threshold" in capsys.readouterr().out

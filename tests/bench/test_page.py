@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,36 +15,12 @@ from lrclr.bench._reports import html as page
 from lrclr.bench._reports import markdown
 from lrclr.bench._view import rows_of
 from lrclr.reports import significant
+from tests.markup import Html, cell_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HTML_IN_NAME = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)>'
-VOID = {"br", "img", "meta"}
-
-
-class Elements(HTMLParser):
-    """Collects every element with its attributes, and fails if elements are not nested correctly."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.found: list[tuple[str, dict[str, str]]] = []
-        self.text: list[str] = []
-        self._open: list[str] = []
-        self.feed(source)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +30,7 @@ def page_with_roofline(result: Result) -> str:
 
 
 def references(source: str) -> Iterator[str]:
-    for tag, attributes in Elements(source).found:
+    for tag, attributes in Html(source).elements:
         assert tag not in {"script", "link", "iframe", "object", "embed", "base", "form", "image", "img"}
         for name, value in attributes.items():
             assert not name.startswith("on")
@@ -64,11 +39,11 @@ def references(source: str) -> Iterator[str]:
 
 
 def test_the_page_loads_nothing_from_elsewhere(page_with_roofline: str) -> None:
-    inside = {attributes["id"] for _, attributes in Elements(page_with_roofline).found if "id" in attributes}
+    inside = {attributes["id"] for _, attributes in Html(page_with_roofline).elements if "id" in attributes}
     assert all(value.removeprefix("#") in inside for value in references(page_with_roofline))
     policies = [
         attributes.get("content", "")
-        for _, attributes in Elements(page_with_roofline).found
+        for _, attributes in Html(page_with_roofline).elements
         if "http-equiv" in attributes
     ]
     assert [policy.split(";")[0] for policy in policies] == ["default-src 'none'"]
@@ -84,7 +59,7 @@ def test_names_are_escaped_in_html(result: Result) -> None:
     )
     bad = page(replace(result, targets=targets, measurements=named, left_out=((HTML_IN_NAME, HTML_IN_NAME),)))
     list(references(bad))
-    assert HTML_IN_NAME in "".join(Elements(bad).text)
+    assert HTML_IN_NAME in Html(bad).text
 
 
 def test_names_are_escaped_in_markdown(result: Result) -> None:
@@ -99,16 +74,11 @@ def test_names_are_escaped_in_markdown(result: Result) -> None:
     assert len(tables) >= 2
     for heads, rule, *rows in tables:
         assert re.fullmatch(r"(\|-{3}:?)+\|", rule)
-        assert {_cell_count(row) for row in (heads, *rows)} == {rule.count("|")}
-
-
-def _cell_count(line: str) -> int:
-    """Number of cells in a line of a Markdown table."""
-    return len(re.findall(r"(?<!\\)(?:\\\\)*\|", line))
+        assert {cell_count(row) for row in (heads, *rows)} == {rule.count("|")}
 
 
 def test_every_figure_is_there(page_with_roofline: str, result: Result) -> None:
-    words = set(Elements(page_with_roofline).text)
+    words = set(Html(page_with_roofline).text.splitlines())
     for row in rows_of(result):
         for value in row.measurement.quantiles_ms.values():
             assert significant(value) in words or row.measurement.case.rate is not None
@@ -118,9 +88,7 @@ def test_every_figure_is_there(page_with_roofline: str, result: Result) -> None:
 
 
 def test_the_page_has_all_charts(page_with_roofline: str, result: Result) -> None:
-    labels = [
-        attributes.get("aria-label", "") for tag, attributes in Elements(page_with_roofline).found if tag == "svg"
-    ]
+    labels = [attributes.get("aria-label", "") for tag, attributes in Html(page_with_roofline).elements if tag == "svg"]
     groups = {each.case.key for each in result.measurements if each.case.rate is None}
     assert sum(label.startswith("Latencies of") for label in labels) == len(groups)
     assert sum(label.startswith("Latency over throughput") for label in labels) == 5

@@ -120,7 +120,7 @@ def test_folders_with_a_truncated_file_are_refused(folder: Path, name: str) -> N
 def test_folders_that_are_not_checkpoints_are_refused(tmp_path: Path) -> None:
     assert "has no config.json" in refusal(tmp_path)
     for content, words in [
-        ("[]", "holds no JSON object"),
+        ("[]", "does not contain a JSON object"),
         ("{", "not readable JSON"),
         ("[" * 100_000, "not readable JSON"),
         ('{"model_type": "bert"}', "model_type 'bert'"),

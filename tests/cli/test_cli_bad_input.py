@@ -14,6 +14,7 @@ from PIL import Image
 from lrclr.cli import main
 from lrclr.samples import SAMPLES, sample_paths
 from tests import bundles
+from tests.raster_files import png_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,11 +27,7 @@ def bomb(path: Path) -> None:
     """A PNG whose header claims 100,000 by 100,000 pixels."""
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
     chunks = {b"IHDR": header, b"IDAT": zlib.compress(bytes(1000)), b"IEND": b""}
-    written = (
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks.items()
-    )
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(written))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, data) for name, data in chunks.items()))
 
 
 def nan_tiff(path: Path) -> None:
@@ -109,7 +106,7 @@ def test_a_bad_image_is_named_and_the_other_images_are_answered(
     [
         (["predict", "no-such-file.png"], "no-such-file.png"),
         (["predict", "{image}", "--alpha", "1.5"], "between 0 and 1"),
-        (["predict", "{image}", "--json", "--csv"], "exclude each other"),
+        (["predict", "{image}", "--json", "--csv"], "cannot be used together"),
         (["predict", "{image}", "--findings", "{empty}"], "empty"),
         (["predict", "{image}", "--batch-size", "0"], "at least one image"),
         (["predict", "{image}", "--threads", "0"], "at least one thread"),
@@ -122,7 +119,7 @@ def test_a_bad_image_is_named_and_the_other_images_are_answered(
         (["deploy", "kubernetes"], "Try `lrclr deploy kubernetes --help`"),
         (["bench", "compare", "a"], "Try `lrclr bench compare --help`"),
         (["no-such-command"], "No such command 'no-such-command'. Try `lrclr --help`"),
-        (["export", "{folder}", "--fp16", "--fp32"], "exclude each other"),
+        (["export", "{folder}", "--fp16", "--fp32"], "cannot be used together"),
         (["export", "{folder}", "--tolerance", "cosine"], "NAME=VALUE"),
         (["export", "{folder}", "--engine", "abacus"], "abacus"),
         (["init", "{folder}/x", "--arch", "vit-z-1"], "vit-b-32"),

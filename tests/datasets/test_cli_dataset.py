@@ -67,7 +67,7 @@ def test_a_wrong_call_is_refused(chexpert: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     calls: list[tuple[list[str | Path], str]] = [
         (["padchest", chexpert, "-o", out], "unknown format 'padchest'"),
-        (["chexpert", chexpert, "-o", tmp_path / "out.xlsx"], "no known format"),
+        (["chexpert", chexpert, "-o", tmp_path / "out.xlsx"], "has an unknown format"),
         (["chexpert", chexpert, "-o", out, "--section", "findings"], "--section is not an option of chexpert"),
         (["chexpert", chexpert, "-o", out, "--masks", chexpert], "--masks is not an option of chexpert"),
         (["openi", chexpert, "-o", out, "--section", "title"], "unknown section 'title'"),

@@ -112,7 +112,7 @@ def test_rows_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     for rows, findings, reason in refused:
         with pytest.raises(UsageError, match=reason):
             write_dataset(rows, findings, path)
-    with pytest.raises(UsageError, match="no known format"):
+    with pytest.raises(UsageError, match="has an unknown format"):
         write_dataset([good], [], tmp_path / "m.xlsx")
     assert not list(tmp_path.iterdir())
     write_dataset([good], [], path)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lrclr.triton.server import TritonServer
+
 ROOT: Final = Path(__file__).parents[2]
 # Languages of blocks that users run, and of blocks that only show something.
 RUN: Final = ("console", "python", "bash")
@@ -70,3 +72,13 @@ def words(command: str) -> list[str]:
     """The words of a command, without redirections."""
     found = shlex.split(command, comments=True)
     return found[: found.index(">")] if ">" in found else found
+
+
+def with_ports_of(code: str, server: TritonServer | None) -> str:
+    """The code with the ports of this server instead of the default ports; unchanged if there is no server."""
+    if server is None:
+        return code
+    assert server.http is not None
+    for port, address in (("8001", server.grpc), ("8000", server.http)):
+        code = code.replace(f"localhost:{port}", address).replace(f"127.0.0.1:{port}", address)
+    return code

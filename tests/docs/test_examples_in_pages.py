@@ -19,7 +19,7 @@ import typer
 from lrclr.cli import app, main
 from lrclr.samples import sample_paths
 from tests import bundles
-from tests.docs.pages import ROOT, RUN, SHOWN, blocks, pages, words
+from tests.docs.pages import ROOT, RUN, SHOWN, blocks, pages, with_ports_of, words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -194,7 +194,7 @@ def _run_page(page: str, folder: Path, server: TritonServer | None) -> None:
         if block.title:
             (folder / block.title).write_text(block.code)
     for block in _run_blocks(page):
-        code = _with_ports_of(block.code, server)
+        code = with_ports_of(block.code, server)
         where = f"{page}:{block.line}"
         if block.language == "python":
             exec(compile(code, where, "exec"), {"__name__": "__main__"})
@@ -202,7 +202,7 @@ def _run_page(page: str, folder: Path, server: TritonServer | None) -> None:
             subprocess.run(["bash", "-euc", code], cwd=folder, check=True)
         elif block.language == "console":
             for command in block.commands:
-                given = words(_with_ports_of(command, server))
+                given = words(with_ports_of(command, server))
                 if given[0] == "lrclr":
                     assert _run(given[1:], folder) == 0, f"{where}: {command}"
 
@@ -218,13 +218,3 @@ def _run(arguments: Sequence[str], folder: Path) -> int:
             bundles.copied(folder / "triton_repo", folder / output)
         return 0
     return main(list(arguments))
-
-
-def _with_ports_of(code: str, server: TritonServer | None) -> str:
-    """The code with the ports of this server instead of the default ports."""
-    if server is None:
-        return code
-    assert server.http is not None
-    for port, address in (("8001", server.grpc), ("8000", server.http)):
-        code = code.replace(f"localhost:{port}", address).replace(f"127.0.0.1:{port}", address)
-    return code

@@ -166,7 +166,7 @@ def test_an_untrained_head_has_no_figures(classifier: ZeroShotClassifier, data: 
     assert evaluation.grounding[0].pointing.value is None
     assert evaluation.grounding[0].pointing_rollout.value is not None
     assert "never trained" in markdown(evaluation)
-    with pytest.raises(UsageError, match="never trained"):
+    with pytest.raises(UsageError, match="is not trained"):
         evaluate(untrained, data, replace(OPTIONS, alpha=0.5))
 
 

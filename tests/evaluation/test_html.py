@@ -7,7 +7,6 @@ import html
 import io
 import re
 from dataclasses import fields, is_dataclass, replace
-from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from lrclr.evaluation import (
 from lrclr.evaluation._reports import html as page
 from lrclr.evaluation._reports import save_reports
 from lrclr.reports import clean, figure_svg
+from tests.markup import Html, cell_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,7 +48,6 @@ HTML_NAMES = (
     "肺炎 Пневмония ذات الرئة",
     'x style="fill: #123456" ' + "x" * 200,
 )
-VOID = {"img", "meta", "br"}
 NONE = Estimate(None)
 
 
@@ -179,39 +178,9 @@ def examples(names: Sequence[str] = NAMES) -> list[Example]:
     return [Example(name, kind, 0.91 - 0.07 * n, picture(30 * n)) for name in names[:2] for n, kind in enumerate(kinds)]
 
 
-class Page(HTMLParser):
-    """The page as a browser reads it: elements, correct nesting, and text."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(source)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += f"{data}\n"
-
-    @property
-    def tags(self) -> set[str]:
-        return {tag for tag, _ in self.elements}
-
-    def headings(self) -> list[str]:
-        return re.findall(r"^(?:Recognition|Decisions|Calibration|Weight.*|Grounding|Against.*|Beside.*|Pictures)$",
-                          self.text.split("Research use only", 1)[1], re.MULTILINE)  # fmt: skip
+def headings(read: Html) -> list[str]:
+    return re.findall(r"^(?:Recognition|Decisions|Calibration|Weight.*|Grounding|Against.*|Beside.*|Pictures)$",
+                      read.text.split("Research use only", 1)[1], re.MULTILINE)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +205,7 @@ def estimates(thing: object) -> Iterator[Estimate]:
 
 
 def test_the_page_has_every_figure(full_page: str) -> None:
-    text = Page(full_page).text
+    text = Html(full_page).text
     result = evaluation()
     shown = [
         e for part in (result.findings, result.mean, result.grounding) for e in estimates(part) if e.value is not None
@@ -263,7 +232,7 @@ def test_the_page_has_every_figure(full_page: str) -> None:
 
 
 def test_the_page_has_every_difference(full_page: str) -> None:
-    text = Page(full_page).text.replace("\N{MINUS SIGN}", "-")
+    text = Html(full_page).text.replace("\N{MINUS SIGN}", "-")
     for each in comparison().differences:
         gap = each.difference
         figures = f"\n{each.value:.3f}\n{each.against:.3f}\n{gap.value:+.3f}\n{gap.low:+.3f} to {gap.high:+.3f}\n"
@@ -281,7 +250,7 @@ def test_a_significant_difference_is_bold() -> None:
 
 
 def test_the_head_names_model_and_data(full_page: str) -> None:
-    head = Page(full_page).text.split("Recognition")[0]
+    head = Html(full_page).text.split("Recognition")[0]
     for part in ("3f2a9c01b7d4\n", "fp16", "onnxruntime", "77ab77ab77ab\n", "test\n", "1,200 images of 803 patients"):
         assert part in head
     assert "Research use only. Not a medical device." in head
@@ -289,24 +258,24 @@ def test_the_head_names_model_and_data(full_page: str) -> None:
 
 
 def test_undefined_findings_have_a_reason(full_page: str) -> None:
-    assert "Lung Lesion\n0\n1188\n12\nnot defined: no image has it\n" in Page(full_page).text
+    assert "Lung Lesion\n0\n1188\n12\nnot defined: no image has it\n" in Html(full_page).text
 
 
 def test_an_auroc_of_chance_is_marked() -> None:
     result = evaluation()
     first = replace(result.findings[0], auroc=Estimate(0.5123, 0.4876, 0.6))
-    text = Page(page(replace(result, findings=(first, *result.findings[1:])), None, ())).text
+    text = Html(page(replace(result, findings=(first, *result.findings[1:])), None, ())).text
     assert "0.512†" in text.replace("\n†", "†")
 
 
 def test_the_page_has_settings_and_environment(full_page: str) -> None:
-    text = Page(full_page).text
+    text = Html(full_page).text
     for part in ("c0ffee00" * 8, "17, 512", "Fracture", "Linux x86_64, 2 cores", "resamples without a class"):
         assert part in text
 
 
 def test_names_with_html_are_escaped(page_of_html_names: str) -> None:
-    read = Page(page_of_html_names)
+    read = Html(page_of_html_names)
     assert "script" not in read.tags
     assert not [name for _, attributes in read.elements for name in attributes if name.startswith("on")]
     assert {attributes["src"][:22] for tag, attributes in read.elements if tag == "img"} == {"data:image/png;base64,"}
@@ -328,13 +297,13 @@ def test_values_with_html_are_escaped() -> None:
         alpha_from=bad,
     )
     other = replace(comparison(), against={"kind": bad, "sha256": bad, "precision": bad, "engine": bad, "alpha": 0.1})
-    assert "script" not in Page(page(result, other, [Example(bad, bad, 0.5, picture(1))])).tags
+    assert "script" not in Html(page(result, other, [Example(bad, bad, 0.5, picture(1))])).tags
 
 
-@pytest.mark.parametrize("which", ["whole", "hostile"])
+@pytest.mark.parametrize("which", ["full_page", "page_of_html_names"])
 def test_the_page_loads_nothing_from_elsewhere(which: str, request: pytest.FixtureRequest) -> None:
     source = request.getfixturevalue(which)
-    read = Page(source)
+    read = Html(source)
     assert not read.tags & {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio"}
     policy = [each["content"] for tag, each in read.elements if each.get("http-equiv") == "Content-Security-Policy"]
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
@@ -378,8 +347,8 @@ def test_missing_parts_have_no_section_in_the_page() -> None:
              "Against another model", "Beside published figures", "Pictures"]  # fmt: skip
 
     def found(*parts: Any) -> list[str]:
-        read = Page(page(*parts))
-        return [title for title in every if read.headings().count(title) == 2]
+        read = Html(page(*parts))
+        return [title for title in every if headings(read).count(title) == 2]
 
     assert found(evaluation(), comparison(), examples()) == every
     bare = evaluation(validated=False, masks=False)
@@ -398,7 +367,7 @@ def test_an_untrained_head_is_explained_once_and_its_figures_are_dashes() -> Non
         mean=replace(result.mean, auroc_local=NONE),
         alpha=0.0,
     )
-    text = Page(page(result, None, ())).text
+    text = Html(page(result, None, ())).text
     assert text.count("The fusion head was never trained") == 1
     assert "Local score alone\n0." not in text
 
@@ -406,13 +375,13 @@ def test_an_untrained_head_is_explained_once_and_its_figures_are_dashes() -> Non
 def test_a_page_with_undefined_findings_only() -> None:
     mean = MeanQuality(0, NONE, NONE, NONE, NONE, NONE)
     result = replace(evaluation(validated=False, masks=False), findings=(undefined("Edema"),), mean=mean)
-    page_ = Page(page(result, None, ()))
+    page_ = Html(page(result, None, ()))
     assert "not defined: no image has it" in page_.text
     assert "Mean of 0" in page_.text
 
 
 def test_example_pictures_have_captions(full_page: str) -> None:
-    read = Page(full_page)
+    read = Html(full_page)
     shown = [attributes for tag, attributes in read.elements if tag == "img"]
     assert len(shown) == len(examples())
     for example, attributes in zip(examples(), shown, strict=True):
@@ -453,12 +422,12 @@ NAME = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30) | st.sampl
 def test_any_name_is_escaped(names: list[str]) -> None:
     """Names add no element and no attribute to the page, and no cell to a table in Markdown."""
     named = _named(names, names[0])
-    read = Page(page(named))
+    read = Html(page(named))
     assert _shape(page(named)) == _shape(page(_named(NAMES[:3], "word")))
     assert all(clean(name) in read.text for name in names)
     text = markdown(named)
-    assert [_bars(line) for line in text.splitlines()] == [
-        _bars(line) for line in markdown(_named(NAMES[:3], "word")).splitlines()
+    assert [cell_count(line) for line in text.splitlines()] == [
+        cell_count(line) for line in markdown(_named(NAMES[:3], "word")).splitlines()
     ]
     assert "<" not in text
 
@@ -473,20 +442,15 @@ def _named(findings: Sequence[str], word: str) -> Evaluation:
 
 def _shape(source: str) -> list[tuple[str, list[str]]]:
     """The elements of a page with the names of their attributes, except inside charts."""
-    elements = Page(re.sub(r"<svg .*?</svg>", "", source, flags=re.DOTALL)).elements
+    elements = Html(re.sub(r"<svg .*?</svg>", "", source, flags=re.DOTALL)).elements
     return [(tag, sorted(attributes)) for tag, attributes in elements]
-
-
-def _bars(line: str) -> int:
-    """How many cells a line of Markdown ends."""
-    return len(re.findall(r"(?<!\\)(?:\\\\)*\|", line))
 
 
 @settings(max_examples=25, deadline=None)
 @given(NAME)
 def test_any_name_in_a_chart_is_escaped(name: str) -> None:
-    def chart(text: str) -> Page:
-        return Page(figure_svg((100, 80), "chart", text, lambda figure: _write(figure, text)))
+    def chart(text: str) -> Html:
+        return Html(figure_svg((100, 80), "chart", text, lambda figure: _write(figure, text)))
 
     plain, named = chart("word"), chart(name)
     assert [(tag, sorted(keys)) for tag, keys in named.elements] == [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from functools import cache
@@ -20,6 +19,7 @@ from lrclr.images import read_image
 # Private: the reader of PNG chunks is tested on chunks that Pillow refuses.
 from lrclr.images._container import png_chunks
 from tests.images.conftest import read_whole
+from tests.raster_files import encode, png_chunk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,20 +29,9 @@ PICTURE: NDArray[np.uint8] = np.add.outer(np.arange(20) * 7, np.arange(30) * 3).
 ROTATED = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHHI", 1, 0x112, 3, 1, 6, 0, 0)
 
 
-def encode(image: Image.Image, file_format: str, **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, file_format, **options)
-    return stream.getvalue()
-
-
 @cache
 def png(mode: str = "L") -> bytes:
     return encode(Image.fromarray(PICTURE).convert(mode), "PNG")
-
-
-def chunk(name: bytes, content: bytes, check: int | None = None) -> bytes:
-    check = zlib.crc32(name + content) if check is None else check
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
 
 
 def with_chunk(data: bytes, part: bytes, before: bytes = b"IDAT") -> bytes:
@@ -52,32 +41,32 @@ def with_chunk(data: bytes, part: bytes, before: bytes = b"IDAT") -> bytes:
 
 HUGE = zlib.compress(bytes(2**21), 9)
 PARTS = {
-    "compressed text": chunk(b"zTXt", b"Comment\0\0" + HUGE),
-    "international text": chunk(b"iTXt", b"Comment\0\1\0\0\0" + HUGE),
-    "plain text": chunk(b"tEXt", b"Comment\0" + bytes(2**20)),
-    "EXIF as huge text": chunk(b"zTXt", b"Raw profile type exif\0\0" + HUGE),
-    "XMP as huge text": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + HUGE),
-    "XMP that does not inflate": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0not zlib"),
-    "text that does not inflate": chunk(b"zTXt", b"Comment\0\0not zlib"),
-    "text of another method": chunk(b"zTXt", b"Comment\0\7" + HUGE),
-    "text without a keyword": chunk(b"tEXt", b""),
-    "profile": chunk(b"iCCP", b"name\0\0" + HUGE),
-    "profile that does not inflate": chunk(b"iCCP", b"name\0\0not zlib"),
-    "short profile": chunk(b"iCCP", b"n"),
-    "short gamma": chunk(b"gAMA", b"\0"),
-    "short chromaticities": chunk(b"cHRM", b"\0\0\0"),
-    "short resolution": chunk(b"pHYs", b"\0"),
-    "short intent": chunk(b"sRGB", b""),
-    "unknown": chunk(b"abCd", b"anything"),
+    "compressed text": png_chunk(b"zTXt", b"Comment\0\0" + HUGE),
+    "international text": png_chunk(b"iTXt", b"Comment\0\1\0\0\0" + HUGE),
+    "plain text": png_chunk(b"tEXt", b"Comment\0" + bytes(2**20)),
+    "EXIF as huge text": png_chunk(b"zTXt", b"Raw profile type exif\0\0" + HUGE),
+    "XMP as huge text": png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + HUGE),
+    "XMP that does not inflate": png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0not zlib"),
+    "text that does not inflate": png_chunk(b"zTXt", b"Comment\0\0not zlib"),
+    "text of another method": png_chunk(b"zTXt", b"Comment\0\7" + HUGE),
+    "text without a keyword": png_chunk(b"tEXt", b""),
+    "profile": png_chunk(b"iCCP", b"name\0\0" + HUGE),
+    "profile that does not inflate": png_chunk(b"iCCP", b"name\0\0not zlib"),
+    "short profile": png_chunk(b"iCCP", b"n"),
+    "short gamma": png_chunk(b"gAMA", b"\0"),
+    "short chromaticities": png_chunk(b"cHRM", b"\0\0\0"),
+    "short resolution": png_chunk(b"pHYs", b"\0"),
+    "short intent": png_chunk(b"sRGB", b""),
+    "unknown": png_chunk(b"abCd", b"anything"),
 }
 DAMAGED = {
-    "text": chunk(b"tEXt", b"Comment\0words", check=7),
-    "profile": chunk(b"iCCP", b"name\0\0" + zlib.compress(b"profile"), check=7),
-    "EXIF": chunk(b"eXIf", ROTATED, check=7),
-    "resolution": chunk(b"pHYs", bytes(9), check=7),
-    "transparency": chunk(b"tRNS", b"\0\7", check=7),
-    "short transparency": chunk(b"tRNS", b"\0"),
-    "long transparency": chunk(b"tRNS", bytes(9)),
+    "text": png_chunk(b"tEXt", b"Comment\0words", check=7),
+    "profile": png_chunk(b"iCCP", b"name\0\0" + zlib.compress(b"profile"), check=7),
+    "EXIF": png_chunk(b"eXIf", ROTATED, check=7),
+    "resolution": png_chunk(b"pHYs", bytes(9), check=7),
+    "transparency": png_chunk(b"tRNS", b"\0\7", check=7),
+    "short transparency": png_chunk(b"tRNS", b"\0"),
+    "long transparency": png_chunk(b"tRNS", bytes(9)),
 }
 
 
@@ -109,7 +98,7 @@ def test_a_damaged_optional_chunk_is_ignored_with_a_remark(name: str) -> None:
 def test_random_optional_chunks_do_not_change_a_picture(
     name: str, content: bytes, check: int | None, before: bytes
 ) -> None:
-    read = read_whole(with_chunk(png(), chunk(name.encode(), content, check), before))
+    read = read_whole(with_chunk(png(), png_chunk(name.encode(), content, check), before))
     np.testing.assert_array_equal(read.pixels, PICTURE)
 
 
@@ -123,16 +112,16 @@ def test_a_damaged_required_chunk_is_refused(name: bytes) -> None:
 
 
 def test_transparency_and_orientation_are_kept() -> None:
-    clear = with_chunk(png(), chunk(b"tRNS", struct.pack(">H", int(PICTURE[3, 4]))))
+    clear = with_chunk(png(), png_chunk(b"tRNS", struct.pack(">H", int(PICTURE[3, 4]))))
     np.testing.assert_array_equal(read_image(clear), np.where(PICTURE[3, 4] == PICTURE, 0, PICTURE))
     for part in (
-        chunk(b"eXIf", ROTATED),
-        chunk(
+        png_chunk(b"eXIf", ROTATED),
+        png_chunk(
             b"zTXt",
             b"Raw profile type exif\0\0"
             + zlib.compress(b"\nexif\n%8d\n" % 32 + (b"Exif\0\0" + ROTATED).hex().encode()),
         ),
-        chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'),
+        png_chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'),
     ):
         np.testing.assert_array_equal(read_image(with_chunk(png(), part)), np.rot90(PICTURE, -1))
 
@@ -141,7 +130,7 @@ def test_transparency_and_orientation_are_kept() -> None:
     "content", [b"", b"garbage", b"II*\0\xff\xff\xff\xff", ROTATED[:-9], b"MM\0*\0\0\0\x08\xff\xff"]
 )
 def test_invalid_exif_is_ignored(content: bytes) -> None:
-    read = read_whole(with_chunk(png(), chunk(b"eXIf", content)))
+    read = read_whole(with_chunk(png(), png_chunk(b"eXIf", content)))
     np.testing.assert_array_equal(read.pixels, PICTURE)
     assert set(read.remarks) <= {"the EXIF data cannot be read and are ignored"}
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import time
 import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from lrclr.errors import ImageError, ImageLimitError, LrclrError
 from lrclr.images import ReadLimits, read_image, read_reduced
 from lrclr.preprocessing import PreprocessSpec
+from tests.raster_files import encode, png_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,12 +35,6 @@ if TYPE_CHECKING:
 
 # So small that even these pictures are read at a lower resolution.
 SMALL = PreprocessSpec.clip(2)
-
-
-def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, file_format, **options)
-    return stream.getvalue()
 
 
 def picture() -> NDArray[np.uint8]:
@@ -216,20 +210,16 @@ def test_a_truncated_dicom_file_is_refused_or_complete(bundled: Callable[[str], 
     assert refused > 40
 
 
-def chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
 def bombs() -> dict[str, bytes]:
     size = struct.pack(">II", 100_000, 100_000)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + b"\x08\x02\x00\x00\x00")
+    png = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", size + b"\x08\x02\x00\x00\x00")
     tags = [(256, 100_000), (257, 100_000), (258, 8), (259, 8), (262, 1), (273, 8), (277, 1), (278, 100_000), (279, 8)]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     jpeg = encode(Image.fromarray(picture()), "JPEG").replace(
         b"\xff\xc0\x00\x0b\x08" + struct.pack(">HH", 31, 23), b"\xff\xc0\x00\x0b\x08" + struct.pack(">HH", 65000, 65000)
     )
     return {
-        "png": png + chunk(b"IDAT", zlib.compress(bytes(10**5))) + chunk(b"IEND", b""),
+        "png": png + png_chunk(b"IDAT", zlib.compress(bytes(10**5))) + png_chunk(b"IEND", b""),
         "tiff": b"II*\x00" + struct.pack("<I", 16) + bytes(8) + struct.pack("<H", len(tags)) + entries + bytes(4),
         "jpeg": jpeg,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,18 +15,13 @@ from PIL import Image, ImageFile
 
 from lrclr.errors import ImageError, UsageError
 from lrclr.images import read_image
+from tests.raster_files import encode, png_chunk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)
 LOSSLESS_TIFF = ["raw", "tiff_deflate", "tiff_lzw", "packbits"]
-
-
-def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, file_format, **options)
-    return stream.getvalue()
 
 
 def smooth(channels: int = 1) -> NDArray[np.uint8]:
@@ -198,16 +194,9 @@ def test_transparent_colours_of_png_become_black() -> None:
 
 
 def test_a_png_of_16_bit_colour_keeps_the_high_byte() -> None:
-    def chunk(name: bytes, body: bytes) -> bytes:
-        import zlib
-
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    import zlib
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
-    data = chunk(b"IDAT", zlib.compress(b"\x00" + struct.pack(">3H", 0, 0x1234, 0xFFFF)))
-    picture = read_image(b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b""))
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
+    data = png_chunk(b"IDAT", zlib.compress(b"\x00" + struct.pack(">3H", 0, 0x1234, 0xFFFF)))
+    picture = read_image(b"\x89PNG\r\n\x1a\n" + header + data + png_chunk(b"IEND", b""))
     np.testing.assert_array_equal(picture, [[[0, 0x12, 255]]])
 
 

@@ -22,6 +22,8 @@ from lrclr.images._codestream import jpeg2000_coding
 from lrclr.images._packets import bands_of
 from lrclr.images._png import inflated_png
 from lrclr.preprocessing import PreprocessSpec, preprocess, to_canvas
+from tests.images.test_images_dicom import compressed
+from tests.raster_files import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,22 +54,8 @@ def radiograph(height: int, width: int, *, letters: bool = False) -> NDArray[np.
     return levels
 
 
-def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, file_format, **options)
-    return stream.getvalue()
-
-
 def grey(pixels: NDArray[np.uint16]) -> Image.Image:
     return Image.fromarray((pixels >> 4).astype(np.uint8))
-
-
-def compressed(data: bytes, syntax: str) -> bytes:
-    dataset = pydicom.dcmread(io.BytesIO(data))
-    dataset.compress(syntax, generate_instance_uid=False)
-    stream = io.BytesIO()
-    dataset.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
 
 
 def wavelet(data: bytes, **options: Any) -> bytes:

@@ -318,13 +318,13 @@ def test_a_word_that_the_library_cannot_encode_is_a_findings_error(tmp_path: Pat
     "post_processor", [None, {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}]
 )
 def test_a_tokenizer_without_markers_is_refused(tmp_path: Path, post_processor: Any) -> None:
-    with pytest.raises(CheckpointError, match=r"end-of-text tokens cannot be told: .*lacks <\|startoftext\|>"):
+    with pytest.raises(CheckpointError, match=r"end-of-text tokens cannot be determined: .*lacks <\|startoftext\|>"):
         ClipTokenizer.from_file(_edited(tmp_path, post_processor=post_processor))
 
 
 def test_one_token_for_beginning_and_end_is_refused(tmp_path: Path) -> None:
     same = {"type": "BertProcessing", "sep": ["dog", 1], "cls": ["dog", 1]}
-    with pytest.raises(CheckpointError, match="cannot be told: it puts 2 tokens around a text"):
+    with pytest.raises(CheckpointError, match="cannot be determined: it puts 2 tokens around a text"):
         ClipTokenizer.from_file(_edited(tmp_path, post_processor=same))
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from lrclr import Finding, FindingSet, budget
+from tests.raster_files import png_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,9 +31,7 @@ def transparent_png(share: float) -> bytes:
     content = b"".join([picture.compress(row) for _ in range(height)] + [picture.flush()])
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x06\0\0\0"
     chunks = [(b"IHDR", header), (b"IDAT", content), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big") for name, data in chunks
-    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, data) for name, data in chunks)
 
 
 def dicom(size: int, *, syntax: str, photometric: str) -> bytes:

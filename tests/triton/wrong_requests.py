@@ -12,6 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from lrclr.samples import sample_paths
+from tests.raster_files import png_chunk
 
 if TYPE_CHECKING:
     import http.client
@@ -69,12 +70,12 @@ IMAGE = byte_tensor("image", GOOD_IMAGE)
 def png_of(width: int, height: int) -> bytes:
     """A PNG whose header states this size but which contains almost no data."""
 
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(64))) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(bytes(64)))
+        + png_chunk(b"IEND", b"")
     )
 
 

@@ -437,7 +437,7 @@ def test_every_class_of_errors_has_a_status(client: TestClient) -> None:
     page = client.get("/errors").text
     for name in errors.__all__:
         kind: type[LrclrError] = getattr(errors, name)
-        error = kind.told("what", why="why", fix="fix")
+        error = kind.from_text("what", why="why", fix="fix")
         assert problem_of(error).status_code == status_of(error)
     for kind, status in STATUS.items():
         assert f"<code>{kind.__name__}</code><td>{status}" in page

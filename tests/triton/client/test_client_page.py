@@ -13,6 +13,7 @@ import pytest
 from lrclr.images import read_reduced
 from lrclr.samples import sample_paths
 from tests import bundles
+from tests.docs.pages import with_ports_of
 
 if TYPE_CHECKING:
     from lrclr import ZeroShotClassifier
@@ -34,14 +35,6 @@ def study(tmp_path: Path) -> Path:
     shutil.copy(sample_paths()[1], tmp_path / "study.png")
     shutil.copy(sample_paths("dicom")[1], tmp_path / "study.dcm")
     return tmp_path
-
-
-def with_ports_of(code: str, server: TritonServer) -> str:
-    """The code with the ports of this server instead of the default ports."""
-    assert server.http is not None
-    for port, address in (("8001", server.grpc), ("8000", server.http)):
-        code = code.replace(f"localhost:{port}", address).replace(f"127.0.0.1:{port}", address)
-    return code
 
 
 def test_curl(server: TritonServer, study: Path, local: ZeroShotClassifier) -> None:

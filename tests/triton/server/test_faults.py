@@ -197,7 +197,7 @@ def test_a_new_bundle_takes_over_and_a_broken_one_does_not(folder: Path, tmp_pat
         (bundle / "manifest.json").unlink()
         (bundle / "manifest.json").write_text(replace(old, files={**old.files, **changed}).to_json())
         answered = len(load.answers)
-        with pytest.raises(ServerError, match="refused, and the old one goes on serving"):
+        with pytest.raises(ServerError, match="refused, and the old one is still served"):
             server.reload()
         load.wait_for(12)
         assert all(close(answer, second) for _, answer in load.answers[answered:])

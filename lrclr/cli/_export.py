@@ -59,7 +59,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         str | None,
         typer.Option(
             "--int8-search",
-            help="on: keep layers in float32 that lose too much in int8; ViT-B/32 takes up to 3 minutes. "
+            help="on: keep layers in float32 that lose too much in int8; this can take minutes. "
             "off: convert all these layers to int8; the gates then accept or refuse the bundle.  "
             "[default: on]",
         ),

@@ -170,7 +170,7 @@ def test_a_configuration_that_does_not_fit_is_refused(
 def test_a_preprocessing_of_another_size_is_refused(folder: Path) -> None:
     raw = json.loads((folder / "preprocessing.json").read_text()) | {"image_size": 224}
     (folder / "preprocessing.json").write_text(json.dumps(raw))
-    assert "makes images of 224 pixels, the network takes 112" in refusal(folder)
+    assert "gives images of 224 pixels, the network takes 112" in refusal(folder)
     (folder / "preprocessing.json").write_text("{}")
     assert "preprocessing.json" in refusal(folder)
 

@@ -129,7 +129,7 @@ def test_the_error_belongs_to_the_failed_run(library: natives.Library, bundle: A
 
 
 def test_tensorrt_rtx_is_asked_before_a_capture(monkeypatch: pytest.MonkeyPatch, bundle: Any) -> None:
-    library = natives.install(monkeypatch, natives.AskedContext)
+    library = natives.install(monkeypatch, natives.RtxContext)
     library.not_capturable = {5}
     with _engine(bundle) as engine:
         for size in (5, 5, 5, 3, 3):

@@ -176,12 +176,12 @@ def test_a_bad_image_is_reported_and_the_others_are_evaluated(
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"mask": "box"}, "an unknown column 'box': did you mean 'boxes'?"),
-        ({"mask": "masks"}, "an unknown column 'masks': did you mean 'mask'?"),
-        ({"patient": "Patient"}, "an unknown column 'Patient': did you mean 'patient'?"),
-        ({"split": "spilt"}, "an unknown column 'spilt': did you mean 'split'?"),
+        ({"mask": "box"}, "an unknown column 'box' (did you mean 'boxes'?)"),
+        ({"mask": "masks"}, "an unknown column 'masks' (did you mean 'mask'?)"),
+        ({"patient": "Patient"}, "an unknown column 'Patient' (did you mean 'patient'?)"),
+        ({"split": "spilt"}, "an unknown column 'spilt' (did you mean 'split'?)"),
         ({"patient": "ward"}, "an unknown column 'ward'"),
-        ({"Fracture": "Fractrue"}, "an unknown column 'Fractrue': did you mean 'Fracture'?"),
+        ({"Fracture": "Fractrue"}, "an unknown column 'Fractrue' (did you mean 'Fracture'?)"),
         ({"Fracture": "Cyst"}, "an unknown column 'Cyst'"),
         ({"Fracture": "Edema"}, "two columns of one finding"),
     ],
@@ -204,12 +204,12 @@ def test_an_unknown_column_is_named_and_stops_the_run(
 @pytest.mark.parametrize(
     ("column", "cell", "message"),
     [
-        ("boxes", '{"Edmea": [[1, 1, 9, 9]]}', "line 2 of {} names an unknown finding: did you mean 'Edema'?"),
+        ("boxes", '{"Edmea": [[1, 1, 9, 9]]}', "line 2 of {} names an unknown finding (did you mean 'Edema'?)"),
         ("boxes", '{"Edema": [[10, 10, 640, 512]]}', "a box reaches beyond its image of 64 x 54"),
         ("boxes", '{"Edema": [[0.1, 0.1, 0.4, 0.5]]}', "not in shares of the image"),
         ("mask:Edema", "small.png", "a mask is 3 x 4 and its image 64 x 54"),
         ("mask:Edema", "empty.png", "a mask cannot be read"),
-        ("mask:Edmea", "small.png", "an unknown column 'mask:Edmea': did you mean 'mask:Edema'?"),
+        ("mask:Edmea", "small.png", "an unknown column 'mask:Edmea' (did you mean 'mask:Edema'?)"),
         ("findings", "Edema|Mass", "line 2 of {} names an unknown finding"),
     ],
 )

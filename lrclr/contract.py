@@ -41,7 +41,7 @@ class Tensor:
     Attributes:
         name: its name in the ONNX file, in Triton and in `Engine.run`.
         dtype: NumPy's name of the type.
-        axes: for each axis its size, or its name; see `axis_sizes` and `DYNAMIC`.
+        axes: size or name of each axis; see `axis_sizes` and `DYNAMIC`.
         meaning: what it holds.
     """
 

@@ -107,8 +107,8 @@ class MissingExtraError(UsageError):
     """An optional dependency is not installed.
 
     Args:
-        package: that is missing.
-        extra: of lrclr that installs it.
+        package: name of the missing package.
+        extra: extra of lrclr that installs it.
         purpose: what needs it, such as ``"exporting a checkpoint"``.
         or_else: another way to install it.
     """

@@ -29,11 +29,11 @@ class GraphOutputs:
     """Outputs of the three graphs for B images and P prompts.
 
     Attributes:
-        image_embedding, region_tokens, region_index, region_importance: of the image encoder.
+        image_embedding, region_tokens, region_index, region_importance: outputs of the image encoder.
         rollout: ``[B, G, N-1]``, importance of every patch, per head or in one row. With it, gates can tell an exchange
             of equally important patches from a fault.
-        text_embedding, text_tokens: of the text encoder; tokens after EOT are zero.
-        local_score, region_attention: of the fusion head, for these regions and prompts.
+        text_embedding, text_tokens: outputs of the text encoder. Tokens after EOT are zero.
+        local_score, region_attention: outputs of the fusion head, for these regions and prompts.
     """
 
     image_embedding: Floats

@@ -286,7 +286,7 @@ def chosen_tokenizer(
     Args:
         choice: ``"clip"`` for OpenAI CLIP's, or the path of a ``tokenizer.json``.
         context: the most tokens that the text encoder reads.
-        options: of `ClipTokenizer`.
+        options: options of `ClipTokenizer`.
 
     Raises:
         CheckpointError: the file cannot be read.

@@ -75,7 +75,7 @@ class Storage:
 
     Attributes:
         dtype: their type.
-        key: by which the file holds them.
+        key: key under which the file has them.
         count: how many there are.
     """
 

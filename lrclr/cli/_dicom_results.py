@@ -38,7 +38,7 @@ class DicomOutput:
     """Writes the DICOM results of a command; does nothing if no folder was given.
 
     Args:
-        folders: for each kind that shall be written.
+        folders: the folder for each kind of result.
         model: what answers.
 
     Raises:

@@ -35,7 +35,7 @@ class ResultModel:
 
     Attributes:
         bundle_sha256: hash of the bundle's manifest.
-        findings: that were asked for.
+        findings: the requested findings.
         exact: whether images are read in full; see `lrclr.images.read_for_model`.
     """
 

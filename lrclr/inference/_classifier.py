@@ -507,7 +507,7 @@ class ZeroShotClassifier:
         """Convert the result of `answer_pixels` to predictions.
 
         Args:
-            answers: of B images.
+            answers: answers of B images.
             sizes: height and width of each original image, in pixels.
             findings, alpha: as given to `answer_pixels`.
         """

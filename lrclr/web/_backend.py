@@ -64,7 +64,7 @@ class BundleBackend:
     """Answers with a classifier. The image encoder runs once per image, whatever is asked afterwards.
 
     Args:
-        classifier: of a bundle, whose engine may be a Triton server.
+        classifier: classifier of a bundle, whose engine may be a Triton server.
     """
 
     def __init__(self, classifier: ZeroShotClassifier) -> None:
@@ -117,7 +117,7 @@ class ServerBackend:
     """Answers with a Triton server. The server reads and encodes the image anew for each question.
 
     Args:
-        client: of the server.
+        client: client of the server.
 
     Raises:
         ServerUnavailableError, ServerError: the server does not describe its model.

@@ -30,7 +30,7 @@ class WebOptions:
     Attributes:
         host: address to listen on. Beyond loopback it needs a token.
         port: 0 for any free port.
-        token: that each request must have in ``Authorization: Bearer``; None on loopback only. With a token, the
+        token: token for ``Authorization: Bearer`` of each request. None is allowed on loopback only. With a token, the
             process may be behind a proxy of any name. Without one, the headers ``Host`` and ``Origin`` are checked, so
             that a web page of another site cannot ask.
         body_bytes: greatest body of a request. It is checked while the body arrives.

@@ -139,12 +139,12 @@ def test_an_invalid_preprocessing_is_named(copy: Path) -> None:
     ],
 )
 def test_an_unlisted_file_or_folder_is_refused(name: str, copy: Path) -> None:
-    stranger = copy / name
-    stranger.parent.mkdir(parents=True, exist_ok=True)
+    unlisted = copy / name
+    unlisted.parent.mkdir(parents=True, exist_ok=True)
     if name.endswith("/"):
-        stranger.mkdir()
+        unlisted.mkdir()
     else:
-        stranger.write_bytes(b"")
+        unlisted.write_bytes(b"")
     with pytest.raises(BundleError, match="does not list") as caught:
         Bundle(copy)
     assert ascii(name.partition("/")[0])[1:-1] in str(caught.value)

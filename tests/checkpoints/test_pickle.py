@@ -277,10 +277,10 @@ for file in map(Path, sys.argv[1:]):
     before = peak_mb()
     try:
         load_checkpoint(file, heads=(1, 1))
-        said = "it was read"
+        message = "it was read"
     except CheckpointError as error:
-        said = str(error)
-    print(file.stem, round(peak_mb() - before), said, sep="|", flush=True)
+        message = str(error)
+    print(file.stem, round(peak_mb() - before), message, sep="|", flush=True)
 """
 
 

@@ -30,12 +30,12 @@ class Block:
     """A block of code.
 
     Attributes:
-        page: its page, relative to the repository.
-        line: where it begins.
-        language: of the code.
-        code: without the indentation of the block.
-        not_run: why no test runs it; None for a block that is run.
-        title: name of the file that it shows, if it does.
+        page: path of its page, relative to the repository.
+        line: line at which it begins.
+        language: language of the code.
+        code: the code without the indentation of the block.
+        not_run: the reason why no test runs it. None for a block that is run.
+        title: name of the file that it shows, or None.
     """
 
     page: str

@@ -1,8 +1,8 @@
-"""Every command line and every piece of Python in the documents runs, or says why it does not.
+"""Every command line and every Python block in the documents runs, or the page says why it is not run.
 
 A page is run from top to bottom in a folder with the files that pages name: see `workspace`. Commands of lrclr whose
-options do not exist fail here even if they are not run. What takes long is replaced by its result in the quick test,
-and runs in the slow one.
+options do not exist fail here even if they are not run. Slow commands are replaced by their results in the quick test,
+and run in the slow test.
 """
 
 from __future__ import annotations

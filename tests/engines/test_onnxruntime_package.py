@@ -46,13 +46,13 @@ def _modules() -> list[str]:
 
 
 def install(folder: Path, packages: Sequence[str], code: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a folder of packages the only one.
+    """Make a folder the only one from which Python imports packages.
 
     Args:
-        folder: where they are.
-        packages: whose metadata is there.
-        code: of the module; None for a folder without ``__init__.py``, empty text for no folder.
-        monkeypatch: undoes it.
+        folder: the folder.
+        packages: packages with metadata in the folder.
+        code: code of the module. None for a folder without ``__init__.py``, an empty text for no folder.
+        monkeypatch: restores the previous state.
     """
     for name in packages:
         metadata = folder / f"{name.replace('-', '_')}-1.31.1.dist-info"

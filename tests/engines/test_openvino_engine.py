@@ -217,7 +217,7 @@ class _SomePrompts(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self) -> None:
         ids = np.random.default_rng(0).integers(1, 49_000, (4, 3, 12))
         ids[..., -1] = 49_407
-        self._left = iter([{"input_ids": one} for one in ids])
+        self._left = iter([{"input_ids": row} for row in ids])
 
     def get_next(self) -> Arrays | None:
         return next(self._left, None)

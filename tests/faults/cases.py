@@ -22,7 +22,7 @@ class Case:
     """A command in a folder.
 
     Attributes:
-        command: arguments of ``lrclr``; paths in the folder are relative to it.
+        command: arguments of ``lrclr``. Paths are relative to the folder.
     """
 
     command: tuple[object, ...]

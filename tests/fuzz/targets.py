@@ -51,8 +51,8 @@ def run(target: str, data: bytes) -> None:
     """Give `data` to a target.
 
     Raises:
-        ForbiddenError: it took over two seconds of the processor, brought this process over a gigabyte of memory, ran
-            something, or wrote outside its folder.
+        ForbiddenError: the target used more than two seconds of processor time, brought this process over one gigabyte of
+            memory, ran a program, or wrote outside its folder.
         Exception: any other error is a fault of lrclr.
     """
     _forbid_side_effects()
@@ -136,7 +136,7 @@ TARGETS: Final[dict[str, Callable[[bytes], object]]] = {
 
 
 def _pictures(file_format: str) -> Callable[[], Iterator[bytes]]:
-    def made() -> Iterator[bytes]:
+    def examples() -> Iterator[bytes]:
         rows, columns = np.mgrid[:31, :23]
         grey = Image.fromarray((100 + 80 * np.sin(rows / 5) * np.cos(columns / 4)).astype(np.uint8))
         deep = Image.fromarray((rows * 2000).astype(np.uint16))
@@ -148,7 +148,7 @@ def _pictures(file_format: str) -> Callable[[], Iterator[bytes]]:
             picture.save(stream, file_format)
             yield stream.getvalue()
 
-    return made
+    return examples
 
 
 def _studies() -> Iterator[bytes]:

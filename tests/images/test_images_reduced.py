@@ -307,7 +307,9 @@ PATTERNS: dict[str, Callable[[int, int, float, float], NDArray[np.float64]]] = {
         (grating(height, width, across, 0) > 0.9) & (grating(height, width, 0, down) > 0.9), 1.0, -1.0
     ),
 }
-FREQUENCY = st.one_of(st.floats(0, 0.5), st.integers(2, 9).map(lambda one: 1 / one), st.just(0.0), st.floats(0.3, 0.5))
+FREQUENCY = st.one_of(
+    st.floats(0, 0.5), st.integers(2, 9).map(lambda pixels: 1 / pixels), st.just(0.0), st.floats(0.3, 0.5)
+)
 
 
 def patterned(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def figures_of(prediction: Prediction) -> list[tuple[float, float | None]]:
-    return [(one.probability, one.probability_spread) for one in prediction.findings]
+    return [(each.probability, each.probability_spread) for each in prediction.findings]
 
 
 def test_an_ensemble_predicts_from_features(tmp_path_factory: pytest.TempPathFactory) -> None:

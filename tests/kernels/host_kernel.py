@@ -58,14 +58,14 @@ class Case:
     """Arguments of a call.
 
     Attributes:
-        queries: of the layers before the last, ``[B, N, H, 64]``; the last axis is contiguous.
-        keys: like `queries`.
+        queries: queries of the layers before the last, ``[B, N, H, 64]``. The last axis is contiguous.
+        keys: keys, like `queries`.
         start: attention of the start row in the last layer, ``[B, H, N]`` float32; with `mean` ``[B, 1, N]``.
-        tokens: ``[B, N, D]``.
-        top_k: patches per chain.
-        mean: average the heads.
-        prefix: tokens before the patches.
-        scale: of a score.
+        tokens: tokens ``[B, N, D]``.
+        top_k: number of patches per chain.
+        mean: whether heads are averaged.
+        prefix: number of tokens before the patches.
+        scale: factor of a score.
     """
 
     queries: Sequence[NDArray[Any]]
@@ -110,17 +110,17 @@ class HostKernel:
         self._call.restype = ctypes.c_int
 
     def __call__(self, case: Case, form: Form, *, order: str = "forward", seed: int = 0) -> Selection:
-        """Run it.
+        """Run the kernel.
 
         Args:
             case: the arguments.
-            form: of the kernel.
-            order: one of `ORDERS`, in which waiting threads go on.
-            seed: of the shuffled order.
+            form: form of the kernel.
+            order: one of `ORDERS`, in which waiting threads continue.
+            seed: seed of the shuffled order.
         """
         images, nodes, heads = case.queries[0].shape[:3]
         queries, keys = list(case.queries), list(case.keys)
-        strides = {one.strides[1] // one.itemsize for one in (*queries, *keys)}
+        strides = {array.strides[1] // array.itemsize for array in (*queries, *keys)}
         (stride,) = strides
         tokens = np.ascontiguousarray(case.tokens)
         start = np.ascontiguousarray(case.start)
@@ -151,7 +151,7 @@ class HostKernel:
             form.threads(nodes),
             ORDERS.index(order),
             seed,
-            *(ctypes.byref(one) for one in (inputs, sizes, outputs)),
+            *(ctypes.byref(argument) for argument in (inputs, sizes, outputs)),
         )
         if not done:
             raise ValueError(f"the kernel has no form {form.name}")

@@ -105,9 +105,9 @@ class Reference:
             hidden = self.linear(f"blocks.{number}.mlp.0", self.norm(f"blocks.{number}.mlp_norm", x))
             gelu = hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2))) / 2
             x = x + self.linear(f"blocks.{number}.mlp.2", gelu)
-        one = self.linear("image_head.1", self.norm("image_head.0", x[0]))
-        other = self.linear("text_head.1", self.norm("text_head.0", x[-1]))
-        score = float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+        image_vector = self.linear("image_head.1", self.norm("image_head.0", x[0]))
+        text_vector = self.linear("text_head.1", self.norm("text_head.0", x[-1]))
+        score = float(image_vector @ text_vector / np.linalg.norm(image_vector) / np.linalg.norm(text_vector))
         on_regions = maps[:, -1, 1 : len(regions)].mean(0)
         return score, on_regions / on_regions.sum()
 

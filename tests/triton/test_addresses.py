@@ -35,11 +35,11 @@ needs_ipv6 = pytest.mark.skipif(
 
 
 class SilentProxy:
-    """A proxy that takes connections and answers nothing.
+    """A proxy that accepts connections and does not answer.
 
     Attributes:
-        url: of it.
-        asked: first bytes of each connection.
+        url: address of the proxy.
+        received: first bytes of each connection.
     """
 
     def __init__(self) -> None:

@@ -195,12 +195,12 @@ def test_the_hash_of_the_generator_covers_all_modules() -> None:
 
 
 def test_a_folder_with_other_files_is_not_changed(body: ct.Phantom, tmp_path: Path) -> None:
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "thesis.txt").write_text("mine")
+    folder_with_other_files = tmp_path / "mine"
+    folder_with_other_files.mkdir()
+    (folder_with_other_files / "thesis.txt").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(UsageError, match="did not write"):
-            make(body, {"train": 1}, mine, overwrite=overwrite)
+            make(body, {"train": 1}, folder_with_other_files, overwrite=overwrite)
     assert tree(tmp_path) == {"mine/thesis.txt": b"mine"}
 
 

@@ -228,8 +228,8 @@ def test_shared_memory_gives_the_same_answers_and_is_removed(server: TritonServe
             answers = list(pool.map(lambda path: numbers(sharing.predict([path])), FILES * 12))
         for path, answer in zip(FILES * 12, answers, strict=True):
             assert np.allclose(answer, expected[path], atol=1e-6)
-        mine = regions() - before
-        assert 1 <= len(mine) <= 9  # kept, and at most as many regions as were in use at the same time
+        own_regions = regions() - before
+        assert 1 <= len(own_regions) <= 9  # kept, and at most as many regions as were in use at the same time
     assert regions() == before
 
 

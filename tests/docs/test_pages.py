@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import shlex
 import shutil
 import subprocess
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,11 +20,13 @@ from lrclr.samples import SAMPLES
 # Private: whether a Triton server is installed decides whether tests are skipped.
 from lrclr.triton.server._locate import find_server
 from tests import bundles
+from tests.docs import pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-HOWTO = Path(__file__).parents[2] / "docs" / "howto"
+HOWTO = pages.ROOT / "docs" / "howto"
 FINDINGS = '[[finding]]\nname = "Edema"\npositive = ["Pulmonary edema."]\nnegative = ["No edema."]\n'
 OWN_MODEL = """import triton_python_backend_utils as pb_utils
 
@@ -39,7 +39,8 @@ class TritonPythonModel:
 
 def blocks(page: str) -> list[tuple[str, str]]:
     """Language and text of each code block."""
-    return re.findall(r"^```(console|python|toml)\n(.*?)^```$", (HOWTO / page).read_text(), re.MULTILINE | re.DOTALL)
+    found = pages.blocks(f"docs/howto/{page}")
+    return [(block.language, block.code) for block in found if block.language in {"console", "python", "toml"}]
 
 
 def commands(text: str) -> Iterator[list[str]]:

@@ -51,8 +51,8 @@ def run(target: str, data: bytes) -> None:
     """Give `data` to a target.
 
     Raises:
-        ForbiddenError: the target used more than two seconds of processor time, brought this process over one gigabyte of
-            memory, ran a program, or wrote outside its folder.
+        ForbiddenError: the target used more than two seconds of processor time, brought this process over one gigabyte
+            of memory, ran a program, or wrote outside its folder.
         Exception: any other error is a fault of lrclr.
     """
     _forbid_side_effects()

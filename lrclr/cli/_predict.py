@@ -78,7 +78,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
         _require_folder(heatmap)
     if server is not None and not (bundle is None and engine is None and provider is None and threads is None):
         raise UsageError(
-            "--server cannot be used with --bundle, --engine, --provider and --threads", why="the server has its own"
+            "--server cannot be used with --bundle, --engine, --provider or --threads", why="the server has its own"
         )
     if model_name is not None and server is None:
         raise UsageError("--model-name needs --server", why="a bundle on this machine is named by its folder")

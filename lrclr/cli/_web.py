@@ -47,9 +47,7 @@ def web(  # noqa: PLR0913, PLR0917 - one parameter an option
     are removed when the page is closed.
     """
     if server is not None and not (engine is None and provider is None and threads is None):
-        raise UsageError(
-            "--server cannot be used with --engine, --provider and --threads", why="the server has its own"
-        )
+        raise UsageError("--server cannot be used with --engine, --provider or --threads", why="the server has its own")
     if model_name is not None and (server is None or bundle is not None):
         raise UsageError("--model-name needs --server, without a bundle", why="a bundle knows the names of its models")
     from lrclr.cli._extras import require_web

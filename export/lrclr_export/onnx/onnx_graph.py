@@ -76,7 +76,8 @@ def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
                 tuple(spec.inputs.values()),
                 dynamo=True,
                 opset_version=opset,
-                dynamic_shapes=tuple(spec.dynamic.get(name, {}) for name in spec.inputs),
+                # In one more tuple: the module takes them as *inputs.
+                dynamic_shapes=(tuple(spec.dynamic.get(name, {}) for name in spec.inputs),),
                 input_names=list(spec.inputs),
                 output_names=list(spec.outputs),
                 custom_translation_table=TRANSLATIONS,

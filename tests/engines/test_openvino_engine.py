@@ -50,14 +50,14 @@ def engine(bundle: Bundle) -> OpenVINOEngine:
 
 def golden_inputs(golden: Golden, graph: str, rows: int) -> Arrays:
     """Golden inputs of a graph, for some of its rows."""
-    length = int(golden.text_mask[:rows].sum(1).max())
+    length = int(golden["text_mask"][:rows].sum(1).max())
     of_graph: dict[str, Arrays] = {
-        "image_encoder": {"pixel_values": golden.pixel_values[:rows]},
-        "text_encoder": {"input_ids": golden.input_ids[:rows, :length]},
+        "image_encoder": {"pixel_values": golden["pixel_values"][:rows]},
+        "text_encoder": {"input_ids": golden["input_ids"][:rows, :length]},
         "fusion_head": {
-            "region_tokens": golden.region_tokens[:2],
-            "text_tokens": golden.text_tokens[:rows, :length],
-            "text_mask": golden.text_mask[:rows, :length],
+            "region_tokens": golden["region_tokens"][:2],
+            "text_tokens": golden["text_tokens"][:rows, :length],
+            "text_mask": golden["text_mask"][:rows, :length],
         },
     }
     return of_graph[graph]
@@ -82,16 +82,16 @@ def test_each_graph_equals_onnx_runtime(
 
 def test_answers_do_not_share_memory(engine: OpenVINOEngine, golden: Golden) -> None:
     """OpenVINO reuses the memory of a run. Earlier answers and the inputs must not change."""
-    pixels = golden.pixel_values.copy()
+    pixels = golden["pixel_values"].copy()
     first = engine.run("image_encoder", {"pixel_values": pixels[:1]})
     copies = {name: array.copy() for name, array in first.items()}
     engine.run("image_encoder", {"pixel_values": pixels[1:2]})
     assert all(np.array_equal(first[name], copies[name]) for name in copies)
-    assert np.array_equal(pixels, golden.pixel_values)
+    assert np.array_equal(pixels, golden["pixel_values"])
 
 
 def test_threads_get_their_own_answers(engine: OpenVINOEngine, golden: Golden) -> None:
-    images = [golden.pixel_values[k % 8 : k % 8 + 1 + k % 3] for k in range(48)]
+    images = [golden["pixel_values"][k % 8 : k % 8 + 1 + k % 3] for k in range(48)]
 
     def run(pixels: np.ndarray[Any, Any]) -> Arrays:
         return engine.run("image_encoder", {"pixel_values": pixels})
@@ -104,8 +104,8 @@ def test_threads_get_their_own_answers(engine: OpenVINOEngine, golden: Golden) -
 
 
 def test_views_and_read_only_arrays(engine: OpenVINOEngine, golden: Golden) -> None:
-    expected = engine.run("image_encoder", {"pixel_values": golden.pixel_values[::2].copy()})
-    strided = golden.pixel_values[::2]
+    expected = engine.run("image_encoder", {"pixel_values": golden["pixel_values"][::2].copy()})
+    strided = golden["pixel_values"][::2]
     frozen = strided.copy()
     frozen.flags.writeable = False
     for pixels in (strided, frozen):

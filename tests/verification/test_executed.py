@@ -171,4 +171,4 @@ def test_float32_products_round_like_int8_products(int8_bundle: Path, golden_pix
 def golden_pixels(int8_bundle: Path) -> np.ndarray[Any, Any]:
     from lrclr.bundle import Golden
 
-    return Golden.load(Bundle(int8_bundle).golden_path).pixel_values[:2]
+    return Golden.load(Bundle(int8_bundle).golden_path)["pixel_values"][:2]

@@ -257,8 +257,8 @@ def with_another_selection(
     """
     head, k = 1, 2
     slot = head * k + 1
-    first, second, outsider = np.argsort(-golden.rollout[2, head])[: k + 1].tolist()
-    assert golden.region_index[2, slot] == second
+    first, second, outsider = np.argsort(-golden["rollout"][2, head])[: k + 1].tolist()
+    assert golden["region_index"][2, slot] == second
 
     def select(maps: Sequence[torch.Tensor], tokens: torch.Tensor, top_k: int, mean: bool, prefix: int) -> Regions:
         regions = select_regions(maps, tokens, top_k, mean, prefix)
@@ -268,11 +268,11 @@ def with_another_selection(
 
     monkeypatch.setattr("lrclr_export.repository.golden.select_regions", select)
     changed = golden_from_checkpoint(checkpoint)
-    rollout, importance = changed.rollout.copy(), changed.region_importance.copy()
+    rollout, importance = changed["rollout"].copy(), changed["region_importance"].copy()
     best = rollout[2, head, first]
     rollout[2, head, outsider] = importance[2, slot] = rollout[2, head, second] + loss * best
     assert rollout[2, head].argmax() == first
-    return replace(changed, rollout=rollout, region_importance=importance)
+    return replace(changed, tensors={**changed.tensors, "rollout": rollout, "region_importance": importance})
 
 
 def test_a_swap_of_nearly_equal_patches_passes(
@@ -280,7 +280,7 @@ def test_a_swap_of_nearly_equal_patches_passes(
 ) -> None:
     changed = with_another_selection(golden, checkpoint, monkeypatch, 5e-5)
     # The other patch has another token and another local score. Other gates must allow for this.
-    assert np.abs(changed.local_score - golden.local_score).max() > 10 * FP32.score_error
+    assert np.abs(changed["local_score"] - golden["local_score"]).max() > 10 * FP32.score_error
     results = measure(against=changed)
     assert refused(results) == set()
     (gap,) = [result for result in results if result.gate == "region gap"]

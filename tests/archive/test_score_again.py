@@ -147,6 +147,7 @@ def run_killed(
     )
 
 
+@pytest.mark.slow
 def test_runs_killed_at_each_write_are_continued(archive: Path, scored: Path, bundle: Path, tmp_path: Path) -> None:
     """Each run continues what the killed run before it left. The kills come while settings or parts are written."""
     out = tmp_path / "out"
@@ -237,7 +238,9 @@ def test_an_interrupted_update_loses_no_old_row(
     assert found == archives.rows(tmp_path / "fresh")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_signal_leaves_complete_parts(
     number: signal.Signals, code: int, archive: Path, scored: Path, bundle: Path, tmp_path: Path
 ) -> None:

@@ -252,6 +252,7 @@ def test_an_interrupt_before_the_first_round_is_raised(bundle: Path) -> None:
         bench(targets, ONE_CASE, callbacks=BenchCallbacks(step))
 
 
+@pytest.mark.slow
 def test_the_highest_rate_keeps_its_p99(bundle: Path) -> None:
     options = replace(SHORT, stages=("classifier",), batches=(1,), callers=(1,), p99_ms=60_000.0)
     with open_targets([str(bundle)]) as targets:

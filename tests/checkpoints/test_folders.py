@@ -273,6 +273,7 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_reading_and_writing_print_nothing(
     tiny_checkpoint: Checkpoint, small_openai: OpenAiClip, tmp_path: Path
 ) -> None:

@@ -284,6 +284,7 @@ for file in map(Path, sys.argv[1:]):
 """
 
 
+@pytest.mark.slow
 def test_a_small_file_takes_little_memory_and_time(tmp_path: Path) -> None:
     files = [archive(program, tmp_path / f"{name}.pt") for name, program in greedy().items()]
     files.append(legacy(tmp_path / "a list of storages within itself.pt"))

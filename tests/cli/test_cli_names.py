@@ -62,6 +62,7 @@ def test_tables_and_errors_show_brackets_and_colons_unchanged(
     assert "error: [dim]bad[/].png: " in captured.err
 
 
+@pytest.mark.slow
 def test_a_name_that_is_not_unicode_is_answered(bundle: Path, tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/caf\xe9.png"
     bundles.radiograph(tmp_path / "a.png")

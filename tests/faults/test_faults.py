@@ -53,6 +53,7 @@ def _full(case: Case, number: int, folder: Path) -> None:
     case.assert_complete(folder)
 
 
+@pytest.mark.slow
 def test_a_fault_in_the_middle_of_the_writing(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     case = case_named("score", tmp_path_factory.getbasetemp())
     states = _states(case, tmp_path / "watched")

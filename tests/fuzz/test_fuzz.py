@@ -22,6 +22,7 @@ targets.run(sys.argv[1], open(sys.argv[2], "rb").read())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", targets.TARGETS)
 def test_a_short_run_finds_nothing(target: str, tmp_path: Path) -> None:
     if importlib.util.find_spec("atheris") is None:

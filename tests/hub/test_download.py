@@ -278,6 +278,7 @@ def test_other_commands_take_the_name_too(
         assert target.info.kind == "checkpoint"
 
 
+@pytest.mark.slow
 def test_settings_come_from_the_environment(hub: Hub, folder: Path, tmp_path: Path) -> None:
     """In a new process, with only huggingface_hub's own variables."""
     commit = hub.add(NAME, folder, private=True)

@@ -135,6 +135,7 @@ def used_and_reserved(folder: Path, files: dict[str, tuple[bytes, bytes]]) -> di
     return {(name, way): (took, reserved) for name, way, took, reserved in map(json.loads, done.stdout.splitlines())}
 
 
+@pytest.mark.slow
 def test_raster_files_take_at_most_the_reserved_memory(tmp_path: Path) -> None:
     files = {
         name: (pillow(mode, HEIGHT, WIDTH, kind, **options), pillow(mode, 300, 300, kind, **options))

@@ -137,7 +137,7 @@ def test_values_that_are_not_finite_give_nan(kernel: HostKernel, form: Form, bad
 
 
 @pytest.mark.parametrize("mean", [False, True])
-@pytest.mark.parametrize("nodes", [50, 197, 577, 1025])
+@pytest.mark.parametrize("nodes", [50, 197, 577, pytest.param(1025, marks=pytest.mark.slow)])
 def test_the_kernel_selects_the_same_patches_as_the_network(kernel: HostKernel, nodes: int, *, mean: bool) -> None:
     """At the sizes of three CLIP networks and above, compared with `lrclr.model.select_regions`."""
     random = np.random.default_rng(nodes)

@@ -89,6 +89,7 @@ def test_a_write_error_of_torch_becomes_an_oserror() -> None:
         raise RuntimeError("ours")
 
 
+@pytest.mark.slow
 def test_a_terminated_run_reports_it_and_leaves_complete_states(inputs: tuple[Path, Path], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert stop(inputs, folder, "terminated", 4)[0] == 143

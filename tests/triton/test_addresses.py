@@ -163,6 +163,7 @@ def link_local() -> str | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(link_local() is None, reason="this machine has no link-local IPv6 address (/proc/net/if_inet6)")
 def test_a_server_on_a_link_local_address(folder: Path, proxy: SilentProxy) -> None:
     address = str(link_local())

@@ -449,7 +449,7 @@ def test_the_page_asks_for_a_token(browser: Browser, backend: BundleBackend) -> 
         open_files(page, DICOM)
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), pytest.param("dark", 360, marks=pytest.mark.slow)])
 def test_accessibility(browser: Browser, running: WebServer, scheme: str, width: int) -> None:
     """axe-core finds no problem, and no element is wider than the screen."""
     with page_of(browser, running.url, color_scheme=scheme) as page:

@@ -255,6 +255,7 @@ def test_the_pages_have_all_candidates_and_machines(tmp_path: Path) -> None:
     assert f"| {LRCLR} | fp32 | 1.00 |" in summary
 
 
+@pytest.mark.slow
 def test_a_failing_peer_gives_the_reason(plan: Plan) -> None:
     absent = replace(candidate_named(BASELINE), adapter="faster_clip")
     with pytest.raises(PeerError) as caught:

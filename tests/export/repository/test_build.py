@@ -84,7 +84,7 @@ def test_plans_go_into_the_bundle(fp16_bundle: Path, built: tuple[Path, subproce
 
 
 @pytest.mark.parametrize("capability", ["8.0", "12.0"])
-@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("fp32", marks=pytest.mark.slow)])
 def test_inputs_and_outputs_are_the_graphs(request: pytest.FixtureRequest, precision: str, capability: str) -> None:
     opened = Bundle(request.getfixturevalue(f"{precision}_bundle"))
     names = {"FLOAT": "float32", "INT64": "int64"}

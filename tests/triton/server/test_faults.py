@@ -164,6 +164,7 @@ def test_a_killed_server_is_an_error_in_time_and_answers_once_it_is_back(folder:
                 assert close(sharing.predict([IMAGE])[0], right)
 
 
+@pytest.mark.slow
 def test_a_new_bundle_takes_over_and_a_broken_one_does_not(folder: Path, tmp_path: Path) -> None:
     bundle = bundles.copied(folder, tmp_path / "bundle")
     first = expected(bundle)

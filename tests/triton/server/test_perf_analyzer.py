@@ -21,6 +21,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [*GRAPHS, MODEL])
 def test_drives(model: str, server: TritonServer, folder: Path) -> None:
     (asked,) = (one for one in perf_analyzer.requests_for(folder) if one.model == model)

@@ -132,6 +132,7 @@ def test_commands_name_the_model(pair: dict[str, Path], ports: tuple[int, int, i
         Client(address, ClientOptions(retries=0)).predict(FILES)
 
 
+@pytest.mark.slow
 def test_serving_as_it_is_leaves_the_bundles_whole(pair: dict[str, Path], ports: tuple[int, int, int]) -> None:
     """Python writes no compiled code into the folders, so they can be served again."""
     for folder in pair.values():

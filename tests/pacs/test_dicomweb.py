@@ -79,6 +79,61 @@ def test_every_study_once_and_results_in_the_archive(
     assert len(target.instances("SR")) == len(reports)
 
 
+def test_each_image_is_fetched_once_for_its_scores_and_its_results(
+    archive: Orthanc, target: Orthanc, fp32_bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    refusing = True
+
+    def fault(_number: int, request: Request) -> Answer | None:
+        # The archive does not take the results of the first run.
+        return (400, {}, b"") if refusing and request.method == "POST" else None
+
+    with proxy(archive.url, lambda *_: None) as source, proxy(target.url, fault) as sink:
+        command = ["score", f"{source.url}/dicom-web", "-o", str(tmp_path / "scores"), "-b", str(fp32_bundle)]
+        command += ["--query", "Modality=DX", "--query", "StudyDate=20260109-20260112"]
+        command += ["--sr", str(tmp_path / "sr"), "--store", f"{sink.url}/dicom-web"]
+
+        def fetched() -> list[int]:
+            paths = Counter(request.path for request in source.seen if "/instances/" in request.path)
+            source.seen.clear()
+            return list(paths.values())
+
+        assert main([*command[:-2], "--sc", str(tmp_path / "sc")]) == 0
+        assert fetched() == [1] * 4
+        assert "4 images now, 0 before" in capsys.readouterr().err
+        assert len(list((tmp_path / "sr").iterdir())) == len(list((tmp_path / "sc").iterdir())) == 4
+        # For another destination the rows suffice, and each image is fetched again.
+        assert main(command) == 1
+        assert "4 × it answered with status 400" in capsys.readouterr().err
+        refusing = False
+        fetched()
+        assert main(command) == 0
+        assert fetched() == [1] * 4
+        assert "4 images now, 0 before" in capsys.readouterr().err
+
+
+def test_a_server_that_falls_silent_does_not_hold_up_a_run(archive: Orthanc, fp32_bundle: Path, tmp_path: Path) -> None:
+    """The first images are waited for with patience; then the run ends soon, and the next run fetches the others."""
+    from lrclr.archive import ScoreOptions, score
+
+    silent = True
+
+    def fault(_number: int, request: Request) -> Answer | None:
+        return (0, {}, b"") if silent and "/instances/" in request.path else None
+
+    with proxy(archive.url, fault) as watched:
+        source = find_web_images(DicomwebClient(f"{watched.url}/dicom-web", QUICK), QUERY)
+        watched.seen.clear()
+        summary = score(source, tmp_path, ScoreOptions(fp32_bundle))
+        assert (summary.scored, summary.failed) == (0, STUDIES)
+        assert "the file cannot be read: it did not answer the requests before" in summary.failures
+        # Some threads may be in the midst of their requests when the third fails.
+        assert len(watched.seen) < STUDIES * QUICK.attempts / 2
+        silent = False
+        again = find_web_images(DicomwebClient(f"{watched.url}/dicom-web", QUICK), QUERY)
+        assert score(again, tmp_path, ScoreOptions(fp32_bundle)).scored == STUDIES
+
+
 def test_a_killed_run_goes_on(archive: Orthanc, fp32_bundle: Path, tmp_path: Path) -> None:
     fetched: list[str] = []
 

@@ -44,9 +44,7 @@ def test_every_kind_comes_back_as_it_was(
     sent, image = results(classifier, content), pydicom.dcmread(BytesIO(content))
     client = DicomwebClient(target.web)
     destination = (
-        WebDestination(client)
-        if way == "STOW-RS"
-        else DimseDestination("ORTHANC", Address("127.0.0.1", target.dicom))
+        WebDestination(client) if way == "STOW-RS" else DimseDestination("ORTHANC", Address("127.0.0.1", target.dicom))
     )
     for _ in range(2):
         # The second time changes nothing.

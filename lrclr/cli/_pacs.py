@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -87,6 +88,9 @@ class Pacs:
             ServerError: the server refuses, or did not answer.
         """
         if not source.lower().startswith(("http://", "https://")):
+            if found := re.match(r"([a-z][a-z0-9+.-]*)://", source, re.IGNORECASE):
+                # The text is not shown: it may hold a password.
+                raise UsageError(f"{found[1]}:// is not supported", fix="Give https://HOST/dicom-web as the source.")
             if query:
                 raise UsageError("--query belongs to a DICOMweb URL", fix="Give https://HOST/dicom-web as the source.")
             return source

@@ -29,12 +29,19 @@ class Orthanc:
     Args:
         folder: for its files.
         modalities: names of entities that it can send to, with their AE titles and ports.
+        settings: of its configuration, besides.
 
     Attributes:
         http, dicom: its ports, which stay the same when it is started again.
     """
 
-    def __init__(self, folder: Path, *, modalities: Mapping[str, tuple[str, int]] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        modalities: Mapping[str, tuple[str, int]] | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
         program = shutil.which("Orthanc")
         if program is None or not list(_PLUGINS.glob("libOrthancDicomWeb*")):
             pytest.skip("there is no Orthanc with DICOMweb here: apt-get install orthanc orthanc-dicomweb")
@@ -56,6 +63,7 @@ class Orthanc:
             "Plugins": [str(next(_PLUGINS.glob("libOrthancDicomWeb*")))],
             "DicomWeb": {"Enable": True},
             "StableAge": 1,
+            **(settings or {}),
         }
         (folder / "orthanc.json").write_text(json.dumps(configuration))
         self._process: subprocess.Popen[bytes] | None = None

@@ -71,7 +71,8 @@ def _instance_of(content: bytes, limits: ReadLimits) -> str | None:
 
     def step() -> str | None:
         stream = BytesIO(inflated(content, limits))
-        return dcmread(stream, stop_before_pixels=True, specific_tags=["SOPInstanceUID"]).get("SOPInstanceUID")
+        uid = dcmread(stream, stop_before_pixels=True, specific_tags=["SOPInstanceUID"]).get("SOPInstanceUID")
+        return None if uid is None else str(uid)
 
     try:
         return attempt(step, failure="its header cannot be read")

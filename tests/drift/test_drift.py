@@ -102,7 +102,10 @@ def test_the_distance_of_embeddings_is_estimated_without_bias() -> None:
     random = np.random.default_rng(0)
 
     def distance(apart: float) -> Any:
-        one, other = (replace(collection(seed, 100), embeddings=random.normal(0, 0.1, (100, 64))) for seed in (1, 2))
+        one, other = (
+            replace(collection(seed, 100), embeddings=random.normal(0, 0.1, (100, 64)).astype(np.float32))
+            for seed in (1, 2)
+        )
         assert other.embeddings is not None
         other.embeddings[:, 0] += apart
         report = compare(one, other).embeddings

@@ -111,7 +111,7 @@ REFUSED_SOURCES: dict[str, tuple[Change, str]] = {
     "unknown class": (raw("SOPClassUID", b"1.2.3.4"), "highdicom"),
     "no modality": (without("Modality"), "Modality"),
     "three frames of a class of one": (raw("NumberOfFrames", b"3"), "3 frames"),
-    "our own heat map": (raw("Manufacturer", b"lrclr"), "lrclr itself"),
+    "our own heat map": (raw("Manufacturer", b"lrclr"), "lrclr wrote"),
 }
 
 

@@ -383,6 +383,33 @@ def test_a_siglip_that_is_refused(tmp_path: Path, change: Callable[[dict[str, An
         load_checkpoint(folder)
 
 
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [
+        (torch.ones(3), "a logit_scale that is not a single number"),
+        (torch.ones(0), "a logit_scale that is not a single number"),
+        (torch.tensor(1000.0), "score_scale is not usable"),
+        (torch.tensor(50.0), "score_scale is not usable"),
+    ],
+)
+def test_a_scale_that_cannot_be_used(tmp_path: Path, scale: Tensor, words: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = networks.dual_encoder_folder(tmp_path)
+    save_file({**load_file(folder / "model.safetensors"), "logit_scale": scale}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("tower", ["vision_config", "text_config"])
+@pytest.mark.parametrize("value", ["x", [1]])
+def test_a_tower_that_is_not_a_table(tmp_path: Path, tower: str, value: object) -> None:
+    for number, make in enumerate((networks.siglip_folder, networks.dual_encoder_folder)):
+        folder = _changed(make(tmp_path / str(number)), "config.json", lambda raw: raw.update({tower: value}))
+        with pytest.raises(CheckpointError, match=f"its {tower} is not a table"):
+            load_checkpoint(folder)
+
+
 def test_a_tokenizer_file_of_siglip_1_is_not_trusted(tmp_path: Path) -> None:
     folder = networks.siglip_folder(tmp_path)
     load_checkpoint(folder).tokenizer.save(folder / "tokenizer.json")
@@ -396,6 +423,7 @@ def test_a_tokenizer_file_of_siglip_1_is_not_trusted(tmp_path: Path) -> None:
     [
         (lambda raw: raw["vision_config"].update(model_type="swin"), "towers that lrclr cannot read"),
         (lambda raw: raw["vision_config"].update(pooler_act="gelu"), "pooler_act is 'gelu'"),
+        (lambda raw: raw["vision_config"].update(num_attention_heads=5), "a divisor of hidden_size, 72"),
         (lambda raw: raw["text_config"].update(model_type="t5"), "towers that lrclr cannot read"),
         (lambda raw: raw["text_config"].update(is_decoder=True), "is_decoder is True"),
     ],

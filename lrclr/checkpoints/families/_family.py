@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lrclr.checkpoints._beside import chosen_tokenizer
+from lrclr.checkpoints._beside import CONFIG, chosen_tokenizer
 from lrclr.checkpoints._checkpoint import Checkpoint, eval_model
 from lrclr.checkpoints._files import read_shards
 from lrclr.checkpoints._state import model_from_state
@@ -147,13 +147,38 @@ def tensors_of(folder: Path, files: list[Path]) -> dict[str, Tensor]:
     return found
 
 
-def model_scoring(state: Mapping[str, Tensor]) -> dict[str, float]:
-    """Scoring by the network's own logits: the scale, and where there is a bias the threshold of a single prompt."""
-    scale = math.exp(float(state["logit_scale"]))
+def model_scoring(state: Mapping[str, Tensor], folder: Path) -> dict[str, float]:
+    """Scoring by the network's own logits: the scale, and where there is a bias the threshold of a single prompt.
+
+    Raises:
+        CheckpointError: one of them is not a single number.
+    """
+    wrong = [name for name in ("logit_scale", "logit_bias") if name in state and state[name].numel() != 1]
+    if wrong:
+        raise CheckpointError(f"{folder} holds a {wrong[0]} that is not a single number")
+    try:
+        scale = math.exp(float(state["logit_scale"]))
+    except OverflowError:
+        scale = math.inf  # which a configuration refuses
     scoring = {"score_scale": scale}
     if "logit_bias" in state:
         scoring["score_threshold"] = -float(state["logit_bias"]) / scale
     return scoring
+
+
+def tower_tables(raw: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tables of the image and of the text tower in a configuration of transformers; empty where there is none.
+
+    Raises:
+        CheckpointError: one of them is not a table.
+    """
+    found = []
+    for name in ("vision_config", "text_config"):
+        table = raw.get(name) or {}
+        if not isinstance(table, dict):
+            raise CheckpointError(f"{folder / CONFIG} cannot be used", why=f"its {name} is not a table")
+        found.append(dict(table))
+    return found[0], found[1]
 
 
 def require_names(state: Mapping[str, Tensor], names: Iterable[str], folder: Path) -> None:

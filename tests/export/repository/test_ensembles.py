@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -388,6 +389,15 @@ def test_an_archive_is_scored_by_the_mean(folder: Path, ensemble: ZeroShotClassi
     (row,) = pq.read_table(tmp_path / "scores").to_pylist()
     (prediction,) = ensemble.predict([image])
     assert row["probability"] == pytest.approx([each.probability for each in prediction.findings], abs=1e-6)
+    spread = [each.probability_spread for each in prediction.findings]
+    assert min(row["probability_spread"]) > 0
+    assert row["probability_spread"] == pytest.approx(spread, abs=1e-6)
+    # Nothing is done again, and a part with the column is one that lrclr knows.
+    again = bundles.call("score", tmp_path / "images", "-b", folder, "-o", tmp_path / "scores", "--json")
+    assert (json.loads(again.stdout)["scored"], pq.read_table(tmp_path / "scores").to_pylist()) == (0, [row])
+    # `lrclr drift` takes the rows as those of any bundle, and asks for more of them.
+    compared = bundles.call("drift", tmp_path / "scores", tmp_path / "scores")
+    assert "has scores of 1 images" in compared.stderr
 
 
 @pytest.mark.slow

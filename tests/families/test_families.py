@@ -15,6 +15,7 @@ import torch
 from lrclr.checkpoints import FAMILIES, load_checkpoint
 from lrclr.errors import CheckpointError, FindingsError
 from lrclr.inference import ZeroShotClassifier
+from lrclr.model import LrclrModel
 from lrclr.text import Finding, FindingSet
 from lrclr_export.quantize._groups import groups_of
 from tests.families import networks
@@ -521,3 +522,41 @@ def test_declarations_of_siglip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_declarations_of_clip(tiny_checkpoint: Checkpoint) -> None:
     clip = Original(load_checkpoint("default"), None, None, None)  # type: ignore[arg-type]
     assert refused_gates(clip, causal=False) == {"change by tokens after EOT"}
+
+
+# open_clip.
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        ("ViT-H-14", (16, 16)),
+        ("ViT-g-14", (16, 16)),
+        ("ViT-bigG-14", (16, 20)),
+        ("ViT-B-16-plus-240", (14, 10)),
+        ("ViT-B-32-quickgelu", (12, 8)),
+        ("ViT-L-14-336", (16, 12)),
+    ],
+)
+def test_open_clips_networks_have_the_shapes_that_are_read(tmp_path: Path, name: str, heads: tuple[int, int]) -> None:
+    """Of the published sizes, without their memory: names and shapes of all tensors, heads and activation."""
+    networks.stub_torchvision()
+    import open_clip
+
+    from lrclr.checkpoints._beside import facts_beside
+    from lrclr.checkpoints._network import config_of
+    from lrclr.checkpoints._openai import renamed
+
+    config = open_clip.get_model_config(name)
+    with torch.device("meta"):
+        theirs = open_clip.model.CLIP(**config).state_dict()
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    state = renamed(theirs)
+    read = config_of(state, facts_beside(tmp_path), tmp_path)
+    with torch.device("meta"):
+        ours = LrclrModel(read).state_dict()
+    towers = {key: tensor.shape for key, tensor in ours.items() if not key.startswith("fusion_head.")}
+    assert towers == {key: tensor.shape for key, tensor in state.items()}
+    assert (read.vision_config.num_attention_heads, read.text_config.num_attention_heads) == heads
+    quick = bool(config.get("quick_gelu"))
+    assert read.vision_config.hidden_act == ("quick_gelu" if quick else "gelu")

@@ -45,9 +45,12 @@ _LAYER = re.compile(
 
 @dataclass(frozen=True)
 class TypedGraph:
-    """An ONNX model, and which of its values is the output of which of the network's modules."""
+    """An ONNX model, and which of its values is the output of which of the network's modules.
 
-    spec: GraphSpec
+    It does not keep the network from which it was made.
+    """
+
+    name: str
     model: ir.Model
     layers: dict[str, str]
 
@@ -88,7 +91,7 @@ def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
     if program is None:
         raise ExportError(f"{spec.name} could not be exported")
     model = program.model
-    graph = TypedGraph(spec, model, _layers(model.graph))
+    graph = TypedGraph(spec.name, model, _layers(model.graph))
     merge_products(model)
     _define_region_node(model, opset)
     _strip(model)

@@ -185,6 +185,9 @@ def write_network(
     progress.task("run the PyTorch model on the gates' inputs")
     stored = None if options.precision == "fp32" else stored_in_float32(exported)
     golden = golden_from_checkpoint(checkpoint, stored=stored)
+    is_rounded = stored is not None
+    # Each of these networks has gigabytes: none is kept longer than it is needed.
+    del stored
     graphs: dict[str, TypedGraph] = {}
     for spec in graph_specs(exported):
         progress.task(f"export {spec.name}")
@@ -194,6 +197,12 @@ def write_network(
         graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
         if options.inline and graphs[spec.name].model.functions:
             inlined(graphs[spec.name]).save(folder / INLINED, external_above=options.external_data_above)
+    rounding: list[GateResult] = []
+    if is_rounded:
+        original = checkpoint.model if quantization is None else with_patch_product(checkpoint.model)
+        rounding = rounding_gates(original, exported)
+        del original
+    del exported, spec
     for name, inputs in warmup_inputs(golden, axis_sizes(checkpoint.config), sizes).items():
         warmup = staging / names.of(name) / "warmup"
         warmup.mkdir()
@@ -236,9 +245,7 @@ def write_network(
         layers = quantization["graphs"][name]["int8_layers"] if quantization else 0
         kept = len(in_float32[name].layers) if name in in_float32 else 0
         results += precision_gate(name, histograms[name], options.precision, int8_layers=layers, float32_layers=kept)
-    if stored is not None:
-        original = checkpoint.model if quantization is None else with_patch_product(checkpoint.model)
-        results += rounding_gates(original, exported)
+    results += rounding
     bundle = Bundle.unfinished(staging, manifest, golden=golden_name)
     report = verify(bundle, OnnxRuntimeEngine(bundle))
     results += report.gates
@@ -343,7 +350,7 @@ def _signature(
     largest: dict[str, float] | None,
     in_float32: Float32Parts | None,
 ) -> GraphEntry:
-    folder = options.names.folder(options.names.of(graph.spec.name))
+    folder = options.names.folder(options.names.of(graph.name))
 
     def described(values: Any) -> dict[str, Any]:
         return {

@@ -35,7 +35,7 @@ def exporter_gives(monkeypatch: pytest.MonkeyPatch, fp32_graphs: Mapping[str, Ty
     """Let torch's exporter give these graphs; everything after it is as always, and quick."""
 
     def install(*faulty: TypedGraph) -> None:
-        graphs = {**fp32_graphs, **{graph.spec.name: graph for graph in faulty}}
+        graphs = {**fp32_graphs, **{graph.name: graph for graph in faulty}}
 
         def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
             assert opset == 20

@@ -1,8 +1,8 @@
 """Networks of full size with random weights, exported once: memory, time and size in docs/families/full-size.md.
 
-``python -m tests.families.full_size NAME [-o FOLDER] [--few-images] [EXPORT OPTIONS]`` writes a checkpoint as its library
-does, runs ``lrclr export`` on it in a process of its own, prints what the system says about that process, and removes
-both.
+``python -m tests.families.full_size NAME [-o FOLDER] [--few-images] [EXPORT OPTIONS]`` writes a checkpoint as its
+library does, runs ``lrclr export`` on it in a process of its own, prints what the system says about that process, and
+removes both.
 """
 
 from __future__ import annotations

@@ -225,12 +225,15 @@ def test_checkpoints_that_differ_are_refused_before_an_export(
 
 def test_wrong_members(checkpoints: list[Checkpoint], tmp_path: Path) -> None:
     one, other = Member("a", lambda: checkpoints[0]), Member("b", lambda: checkpoints[1])
+    # As from a file of another format.
+    copy = replace(checkpoints[0], sha256="0" * 64)
     for members, regions_from, message in (
         ([one], None, "at least two"),
         ([one, replace(other, name="a")], None, "same name"),
         ([one, other], "c", "no member is named 'c'"),
         ([one, replace(other, name="b\x1b[31m")], None, r"'b\\x1b\[31m' cannot be the name"),
         ([one, replace(one, name="again")], None, "a and again have the same weights"),
+        ([one, Member("copy", lambda: copy)], None, "a and copy have the same weights"),
         ([replace(one, name=f"a{number}") for number in range(65)], None, "cannot have 65 members"),
     ):
         with pytest.raises(UsageError, match=message):

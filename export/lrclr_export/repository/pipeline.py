@@ -247,7 +247,7 @@ def write_network(
         results += precision_gate(name, histograms[name], options.precision, int8_layers=layers, float32_layers=kept)
     results += rounding
     bundle = Bundle.unfinished(staging, manifest, golden=golden_name)
-    report = verify(bundle, OnnxRuntimeEngine(bundle))
+    report = verify(bundle, OnnxRuntimeEngine(bundle, release_memory=True))
     results += report.gates
     progress.gates(results)
     raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lrclr.checkpoints import FAMILIES, load_checkpoint
-from lrclr.errors import CheckpointError, FindingsError
+from lrclr.errors import CheckpointError, FindingsError, UsageError
 from lrclr.inference import ZeroShotClassifier
 from lrclr.model import LrclrModel
 from lrclr.text import Finding, FindingSet
@@ -411,6 +411,30 @@ def test_a_tower_that_is_not_a_table(tmp_path: Path, tower: str, value: object) 
             load_checkpoint(folder)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"key": "ema"}, "Omit --key"),
+        ({"activation": "quick_gelu"}, "the caller gave quick_gelu"),
+        ({"heads": (2, 4)}, r"has 4 as vision_config\.num_attention_heads: the caller gave 2"),
+    ],
+)
+def test_options_that_a_folder_contradicts(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    folder = networks.siglip_folder(tmp_path)
+    with pytest.raises(UsageError, match=words):
+        load_checkpoint(folder, **options)
+
+
+@pytest.mark.parametrize("change", [{"norm_kwargs": 3}, {"act_kwargs": [1]}, {"context_length": "x", "heads": "x"}])
+def test_values_of_other_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]) -> None:
+    config = json.loads(json.dumps(networks.OPEN_CLIP_SIGLIP))
+    config["text_cfg"].update(change)
+    folder = networks.open_clip_folder(tmp_path, networks.open_clip_siglip(monkeypatch), config, {})
+    networks.write_pieces(folder)
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        load_checkpoint(folder, heads=(4, 4))
+
+
 def test_a_tokenizer_file_of_siglip_1_is_not_trusted(tmp_path: Path) -> None:
     folder = networks.siglip_folder(tmp_path)
     load_checkpoint(folder).tokenizer.save(folder / "tokenizer.json")
@@ -508,7 +532,21 @@ def test_declarations_of_bert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     bert = _dual(tmp_path, monkeypatch, vision="vit", text="bert")
     assert refused_gates(bert) == set()
     assert refused_gates(bert, causal=True) == {"change by tokens after EOT"}
+    # Padding that is not masked.
+    with monkeypatch.context() as patch:
+        patch.setattr(bert.checkpoint.model.text_model, "pad_id", 4)
+        assert "change by batch and padding" in refused_gates(bert)
     assert "prompts of another length taken" in refused_gates(bert, fixed_length=True)
+
+
+@torch.no_grad()
+def test_a_declaration_of_siglips_image_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    siglip = _siglip(tmp_path, monkeypatch)
+    model = siglip.checkpoint.model
+    # The last block would be computed for the selected patches alone, as in an exported graph; the probe reads all.
+    monkeypatch.setattr(type(model.vision_model), "prunable", True)
+    with pytest.raises(RuntimeError, match="attention maps were recorded"):
+        model.encode_image(pixels_of(siglip.checkpoint), prune=True)
 
 
 def test_declarations_of_siglip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,10 +58,24 @@ class TypedGraph:
     def weight_bytes(self) -> int:
         return sum(v.const_value.nbytes for v in self.model.graph.initializers.values() if v.const_value is not None)
 
-    def save(self, path: Path, *, external_above: int = EXTERNAL_DATA_ABOVE) -> None:
+    def save(self, path: Path, *, external_above: int = EXTERNAL_DATA_ABOVE) -> SavedGraph:
         """Write ``model.onnx``; weights over `external_above` bytes go to ``model.onnx.data`` beside it."""
         external = f"{path.name}.data" if self.weight_bytes > external_above else None
         ir.save(self.model, path, external_data=external, size_threshold_bytes=1024)
+        return SavedGraph(self.name, path, self.layers)
+
+
+@dataclass(frozen=True)
+class SavedGraph:
+    """A `TypedGraph` in a file, of which nothing is in memory."""
+
+    name: str
+    path: Path
+    layers: dict[str, str]
+
+    def load(self) -> TypedGraph:
+        """Read it."""
+        return TypedGraph(self.name, ir.load(self.path), self.layers)
 
 
 def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:

@@ -13,6 +13,7 @@ import transformers
 
 from lrclr._files import replace_directory
 from lrclr._version import __version__
+from lrclr.budget import release_freed_memory
 from lrclr.bundle import (
     FINDINGS,
     GOLDEN,
@@ -38,6 +39,7 @@ from lrclr_export.onnx.graphs import graph_specs
 from lrclr_export.onnx.onnx_graph import (
     EXTERNAL_DATA_ABOVE,
     INLINED,
+    SavedGraph,
     TypedGraph,
     check_opset,
     inlined,
@@ -188,21 +190,25 @@ def write_network(
     is_rounded = stored is not None
     # Each of these networks has gigabytes: none is kept longer than it is needed.
     del stored
-    graphs: dict[str, TypedGraph] = {}
+    release_freed_memory()
+    entries: dict[str, GraphEntry] = {}
+    saved: dict[str, SavedGraph] = {}
     for spec in graph_specs(exported):
         progress.task(f"export {spec.name}")
-        graphs[spec.name] = typed_onnx_from_module(spec, opset=options.opset)
+        graph = typed_onnx_from_module(spec, opset=options.opset)
         folder = staging / names.folder(names.of(spec.name))
         folder.mkdir(parents=True)
-        graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
-        if options.inline and graphs[spec.name].model.functions:
-            inlined(graphs[spec.name]).save(folder / INLINED, external_above=options.external_data_above)
+        saved[spec.name] = graph.save(folder / "model.onnx", external_above=options.external_data_above)
+        if options.inline and graph.model.functions:
+            inlined(graph).save(folder / INLINED, external_above=options.external_data_above)
+        entries[spec.name] = _signature(graph, options, largest.get(spec.name), in_float32.get(spec.name))
     rounding: list[GateResult] = []
     if is_rounded:
         original = checkpoint.model if quantization is None else with_patch_product(checkpoint.model)
         rounding = rounding_gates(original, exported)
         del original
-    del exported, spec
+    del exported, graph, spec
+    release_freed_memory()
     for name, inputs in warmup_inputs(golden, axis_sizes(checkpoint.config), sizes).items():
         warmup = staging / names.of(name) / "warmup"
         warmup.mkdir()
@@ -211,7 +217,6 @@ def write_network(
     checkpoint.tokenizer.save(staging / TOKENIZER)
     checkpoint.findings.save(staging / FINDINGS)
     golden.save(staging / golden_name)
-    histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}
     manifest = Manifest(
         made_with=_made_with(),
         checkpoint={
@@ -228,10 +233,7 @@ def write_network(
         opset=options.opset,
         max_batch=options.max_batch,
         profiles=sizes,
-        graphs={
-            name: _signature(graph, histograms[name], options, largest.get(name), in_float32.get(name))
-            for name, graph in graphs.items()
-        },
+        graphs=entries,
         engine={"name": "onnxruntime", "why": options.why_engine},
         triton=names.to_dict(),
         plans=[],
@@ -241,16 +243,17 @@ def write_network(
     )
     progress.task("run the gates")
     results = reference_gates(golden, gate_images(), checkpoint.preprocess, checkpoint.tokenizer)
-    for name in graphs:
+    for name, entry in entries.items():
+        histogram = entry["precision_histogram"]
         layers = quantization["graphs"][name]["int8_layers"] if quantization else 0
         kept = len(in_float32[name].layers) if name in in_float32 else 0
-        results += precision_gate(name, histograms[name], options.precision, int8_layers=layers, float32_layers=kept)
+        results += precision_gate(name, histogram, options.precision, int8_layers=layers, float32_layers=kept)
     results += rounding
     bundle = Bundle.unfinished(staging, manifest, golden=golden_name)
     report = verify(bundle, OnnxRuntimeEngine(bundle, release_memory=True))
     results += report.gates
     progress.gates(results)
-    raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
+    raise_refused(results, blame=_blame(results, checkpoint, saved, golden, tolerances))
     made_with = {**manifest.made_with, "gates_ran_on": report.ran_on}
     run: dict[str, GraphEntry] = {
         name: {**entry, "products_run": dict(report.products[name])} for name, entry in manifest.graphs.items()
@@ -328,7 +331,7 @@ def _in_precision(
 def _blame(
     results: list[GateResult],
     checkpoint: Checkpoint,
-    graphs: Mapping[str, TypedGraph],
+    graphs: Mapping[str, SavedGraph],
     golden: Golden,
     tolerances: Tolerances,
 ) -> str:
@@ -337,7 +340,7 @@ def _blame(
     outcomes = {"probabilities", "findings"}
     suspected = [name for name in graphs if name in suspects or not outcomes.isdisjoint(suspects)]
     for name in suspected:
-        found = first_bad_layer(checkpoint.model, graphs[name], golden, cosine=tolerances.cosine)
+        found = first_bad_layer(checkpoint.model, graphs[name].load(), golden, cosine=tolerances.cosine)
         if found is not None:
             return found
     return "no single layer exceeds the limit" if suspected else ""
@@ -345,7 +348,6 @@ def _blame(
 
 def _signature(
     graph: TypedGraph,
-    histogram: dict[str, dict[str, int]],
     options: ExportOptions,
     largest: dict[str, float] | None,
     in_float32: Float32Parts | None,
@@ -364,7 +366,7 @@ def _signature(
     entry: GraphEntry = {
         "inputs": described(graph.model.graph.inputs),
         "outputs": described(graph.model.graph.outputs),
-        "precision_histogram": histogram,
+        "precision_histogram": precision_histogram(graph.model.graph),
         "inlined": f"{folder}/{INLINED}" if options.inline and graph.model.functions else None,
         "region_maps": next((len(node.inputs) - 1 for node in graph.model.graph if node.op_type == OP_TYPE), None),
     }

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from lrclr.checkpoints._beside import CONFIG, chosen_tokenizer
 from lrclr.checkpoints._checkpoint import Checkpoint, eval_model
 from lrclr.checkpoints._files import read_shards
+from lrclr.checkpoints._network import check_consistent, facts_from_options
 from lrclr.checkpoints._state import model_from_state
 from lrclr.checkpoints._weights import digest_of, index_of, weight_files
-from lrclr.errors import CheckpointError, LrclrError
+from lrclr.errors import CheckpointError, LrclrError, UsageError
 from lrclr.model import LrclrConfig
 from lrclr.model.towers import TEXT_TOWERS
 from lrclr.text import FindingSet
@@ -61,9 +62,15 @@ class Layout:
 
         Raises:
             CheckpointError: it is not whole, or asks for what lrclr cannot do.
+            UsageError: an option contradicts it.
         """
         files = [file] if file is not None else weight_files(folder, self.weights)
-        return self.read(self, folder, raw, files, options)
+        try:
+            return self.read(self, folder, raw, files, options)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            # Values of other types than a configuration of this kind has.
+            why = f"{type(error).__name__}: {error}"
+            raise CheckpointError(f"{folder / self.config} cannot be used", why=why) from error
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,14 @@ def assembled(layout: Layout, folder: Path, files: list[Path], parts: Parts, opt
 
     Raises:
         CheckpointError: the parts do not fit each other.
+        UsageError: an option contradicts them.
     """
+    if options.get("key"):
+        raise UsageError(
+            f"{folder} is read as a whole network", why="only files of a CLIP may hold several", fix="Omit --key."
+        )
     config = made_config({**parts.config, "tokenizer_options": parts.tokenizer.options}, folder)
+    check_consistent(config, facts_from_options(options.get("heads"), options.get("activation")), folder)
     model = model_from_state(config, parts.state, folder, fusion_expected=False)
     tokenizer = parts.tokenizer
     if choice := options.get("tokenizer"):

@@ -135,7 +135,7 @@ def _read_open_clip(
             "projection_size": named["text_model.head.weight"].shape[0],
             "intermediate_size": named[f"text_model.{first}"].shape[0],
             "num_hidden_layers": number_of_layers(named, r"text_model\.encoder\.layers\.(\d+)"),
-            "num_attention_heads": heads[1] if len(heads) > 1 else text.get("heads", 8),
+            "num_attention_heads": text.get("heads") or (heads[1] if len(heads) > 1 else 8),
             "vocab_size": state["text.token_embedding.weight"].shape[0],
             "max_position_embeddings": positions,
             "hidden_act": tanh if (text.get("act_kwargs") or {}).get("approximate") == "tanh" else "gelu",

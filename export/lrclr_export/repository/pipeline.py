@@ -191,23 +191,13 @@ def write_network(
     # Each of these networks has gigabytes: none is kept longer than it is needed.
     del stored
     release_freed_memory()
-    entries: dict[str, GraphEntry] = {}
-    saved: dict[str, SavedGraph] = {}
-    for spec in graph_specs(exported):
-        progress.task(f"export {spec.name}")
-        graph = typed_onnx_from_module(spec, opset=options.opset)
-        folder = staging / names.folder(names.of(spec.name))
-        folder.mkdir(parents=True)
-        saved[spec.name] = graph.save(folder / "model.onnx", external_above=options.external_data_above)
-        if options.inline and graph.model.functions:
-            inlined(graph).save(folder / INLINED, external_above=options.external_data_above)
-        entries[spec.name] = _signature(graph, options, largest.get(spec.name), in_float32.get(spec.name))
+    entries, saved = _write_graphs(staging, exported, options, largest, in_float32, progress)
     rounding: list[GateResult] = []
     if is_rounded:
         original = checkpoint.model if quantization is None else with_patch_product(checkpoint.model)
         rounding = rounding_gates(original, exported)
         del original
-    del exported, graph, spec
+    del exported
     release_freed_memory()
     for name, inputs in warmup_inputs(golden, axis_sizes(checkpoint.config), sizes).items():
         warmup = staging / names.of(name) / "warmup"
@@ -259,6 +249,29 @@ def write_network(
         name: {**entry, "products_run": dict(report.products[name])} for name, entry in manifest.graphs.items()
     }
     return replace(manifest, graphs=run, gates=[result.to_dict() for result in results], made_with=made_with)
+
+
+def _write_graphs(
+    staging: Path,
+    model: LrclrModel,
+    options: ExportOptions,
+    largest: Largest,
+    in_float32: Mapping[str, Float32Parts],
+    progress: ProgressCallbacks,
+) -> tuple[dict[str, GraphEntry], dict[str, SavedGraph]]:
+    """Export the graphs one after the other, each into its folder. Returns their entries in the manifest, and files."""
+    entries: dict[str, GraphEntry] = {}
+    saved: dict[str, SavedGraph] = {}
+    for spec in graph_specs(model):
+        progress.task(f"export {spec.name}")
+        graph = typed_onnx_from_module(spec, opset=options.opset)
+        folder = staging / options.names.folder(options.names.of(spec.name))
+        folder.mkdir(parents=True)
+        saved[spec.name] = graph.save(folder / "model.onnx", external_above=options.external_data_above)
+        if options.inline and graph.model.functions:
+            inlined(graph).save(folder / INLINED, external_above=options.external_data_above)
+        entries[spec.name] = _signature(graph, options, largest.get(spec.name), in_float32.get(spec.name))
+    return entries, saved
 
 
 def scoring_entry(checkpoint: Checkpoint) -> dict[str, Any]:

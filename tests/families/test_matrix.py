@@ -98,9 +98,7 @@ class _Row:
         build_bundle(bundle.path, BuildOptions("tensorrt-rtx", ("8.9",)))
         (plans,) = Bundle(bundle.path).manifest.plans
         assert plans["engine"] == "tensorrt-rtx"
-        found["RTX build"] = ", ".join(
-            f"{graph.partition('_')[0]} {_fused(plans['graphs'][graph])}" for graph in ("image_encoder", "text_encoder")
-        )
+        found["RTX build"] = ", ".join(_fused(plans, graph) for graph in ("image_encoder", "text_encoder"))
         return found
 
     def _converted(self) -> str:
@@ -150,10 +148,15 @@ class _Row:
         return f"{losses[0]:.2f} to {losses[-1]:.2f}"
 
 
-def _fused(plan: Mapping[str, Any]) -> str:
-    """How many layers' attention the builder fused, of how many, in the profile with the fewest."""
-    fewest = min(profile["fused_attention"] for profile in plan["built"]["profiles"])
-    return f"{fewest} of {sum(plan['precision_histogram']['SOFTMAX'].values())}"
+def _fused(plans: Mapping[str, Any], graph: str) -> str:
+    """How many layers' attention the builder fused, of those that it could, in the profile with the fewest."""
+    described = plans["graphs"][graph]
+    fewest = min(profile["fused_attention"] for profile in described["built"]["profiles"])
+    gates = [gate for gate in plans["gates"] if gate["gate"] == "layers with fused attention"]
+    # The gate knows that the row from which regions are selected is not fused.
+    limits = [int(gate["tolerance"]) for gate in gates if gate["subject"] == f"{graph}, plan"]
+    total = limits[0] if limits else sum(described["precision_histogram"]["SOFTMAX"].values())
+    return f"{graph.partition('_')[0]} {fewest} of {total}"
 
 
 def rows_of_page() -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Networks of full size with random weights, exported once: memory, time and size in docs/families/full-size.md.
+"""Networks of full size with random weights, exported once: memory, time and size in docs/families/index.md.
 
 ``python -m tests.families.full_size NAME [-o FOLDER] [--few-images] [EXPORT OPTIONS]`` writes a checkpoint as its
 library does, runs ``lrclr export`` on it in a process of its own, prints what the system says about that process, and

@@ -405,7 +405,8 @@ def test_a_scale_that_cannot_be_used(tmp_path: Path, scale: Tensor, words: str) 
 @pytest.mark.parametrize("tower", ["vision_config", "text_config"])
 @pytest.mark.parametrize("value", ["x", [1]])
 def test_a_tower_that_is_not_a_table(tmp_path: Path, tower: str, value: object) -> None:
-    for number, make in enumerate((networks.siglip_folder, networks.dual_encoder_folder)):
+    makers: list[Callable[[Path], Path]] = [networks.siglip_folder, networks.dual_encoder_folder]
+    for number, make in enumerate(makers):
         folder = _changed(make(tmp_path / str(number)), "config.json", lambda raw: raw.update({tower: value}))
         with pytest.raises(CheckpointError, match=f"its {tower} is not a table"):
             load_checkpoint(folder)

@@ -149,13 +149,10 @@ class _Row:
 
 
 def _fused(plans: Mapping[str, Any], graph: str) -> str:
-    """How many layers' attention the builder fused, of those that it could, in the profile with the fewest."""
+    """How many attentions the builder fused, of how many softmaxes, in the profile with the fewest."""
     described = plans["graphs"][graph]
     fewest = min(profile["fused_attention"] for profile in described["built"]["profiles"])
-    gates = [gate for gate in plans["gates"] if gate["gate"] == "layers with fused attention"]
-    # The gate knows that the row from which regions are selected is not fused.
-    limits = [int(gate["tolerance"]) for gate in gates if gate["subject"] == f"{graph}, plan"]
-    total = limits[0] if limits else sum(described["precision_histogram"]["SOFTMAX"].values())
+    total = sum(described["precision_histogram"]["SOFTMAX"].values())
     return f"{graph.partition('_')[0]} {fewest} of {total}"
 
 

@@ -99,7 +99,7 @@ def _read(layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path
     if kind == "vit":
         state = _vit_state(state)
         defaults = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}
-        own = {key: vision[key] for key in (*_VIT, *_VIT_MORE) if key in vision}
+        own: dict[str, Any] = {key: vision[key] for key in (*_VIT, *_VIT_MORE) if key in vision}
         vision = {**defaults, **own, "model_type": "lrclr_vit", "pooler": True}
     fields = {
         "family": NAME,

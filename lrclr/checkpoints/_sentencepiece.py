@@ -27,7 +27,7 @@ def siglip_tokenizer(folder: Path, context: int, clean: str | None = None) -> Cl
     cleaned.
 
     Args:
-        folder: of the checkpoint.
+        folder: folder of the checkpoint.
         context: tokens of every prompt.
         clean: how open_clip cleans a text; None for a folder of transformers.
 

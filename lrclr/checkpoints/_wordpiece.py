@@ -23,7 +23,7 @@ def bert_tokenizer(folder: Path, context: int, pad_id: int, clean: str | None = 
     """The tokenizer in a folder: ``tokenizer.json``, else BERT's ``vocab.txt``, else RoBERTa's two files.
 
     Args:
-        folder: of the checkpoint.
+        folder: folder of the checkpoint.
         context: the most tokens that the text tower reads.
         pad_id: number of padding, by which the tower knows it.
         clean: how open_clip cleans a text; None for a folder of transformers.

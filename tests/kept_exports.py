@@ -65,7 +65,7 @@ def kept_export(spec: GraphSpec, *, opset: int) -> TypedGraph:
             layers.write_text(json.dumps(exported.layers))
             return exported
     model = ir.from_proto(onnx.load_from_string(graph.read_bytes()))
-    return TypedGraph(spec, model, json.loads(layers.read_text()))
+    return TypedGraph(spec.name, model, json.loads(layers.read_text()))
 
 
 @cache

@@ -13,6 +13,7 @@ import transformers
 
 from lrclr._files import replace_directory
 from lrclr._version import __version__
+from lrclr.budget import release_freed_memory
 from lrclr.bundle import (
     FINDINGS,
     GOLDEN,
@@ -38,6 +39,7 @@ from lrclr_export.onnx.graphs import graph_specs
 from lrclr_export.onnx.onnx_graph import (
     EXTERNAL_DATA_ABOVE,
     INLINED,
+    SavedGraph,
     TypedGraph,
     check_opset,
     inlined,
@@ -185,15 +187,18 @@ def write_network(
     progress.task("run the PyTorch model on the gates' inputs")
     stored = None if options.precision == "fp32" else stored_in_float32(exported)
     golden = golden_from_checkpoint(checkpoint, stored=stored)
-    graphs: dict[str, TypedGraph] = {}
-    for spec in graph_specs(exported):
-        progress.task(f"export {spec.name}")
-        graphs[spec.name] = typed_onnx_from_module(spec, opset=options.opset)
-        folder = staging / names.folder(names.of(spec.name))
-        folder.mkdir(parents=True)
-        graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
-        if options.inline and graphs[spec.name].model.functions:
-            inlined(graphs[spec.name]).save(folder / INLINED, external_above=options.external_data_above)
+    is_rounded = stored is not None
+    # Each of these networks has gigabytes: none is kept longer than it is needed.
+    del stored
+    release_freed_memory()
+    entries, saved = _write_graphs(staging, exported, options, largest, in_float32, progress)
+    rounding: list[GateResult] = []
+    if is_rounded:
+        original = checkpoint.model if quantization is None else with_patch_product(checkpoint.model)
+        rounding = rounding_gates(original, exported)
+        del original
+    del exported
+    release_freed_memory()
     for name, inputs in warmup_inputs(golden, checkpoint.config.axis_sizes, sizes).items():
         warmup = staging / names.of(name) / "warmup"
         warmup.mkdir()
@@ -202,7 +207,6 @@ def write_network(
     checkpoint.tokenizer.save(staging / TOKENIZER)
     checkpoint.findings.save(staging / FINDINGS)
     golden.save(staging / golden_name)
-    histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}
     manifest = Manifest(
         made_with=_made_with(),
         checkpoint={
@@ -219,10 +223,7 @@ def write_network(
         opset=options.opset,
         max_batch=options.max_batch,
         profiles=sizes,
-        graphs={
-            name: _signature(graph, histograms[name], options, largest.get(name), in_float32.get(name))
-            for name, graph in graphs.items()
-        },
+        graphs=entries,
         engine={"name": "onnxruntime", "why": options.why_engine},
         triton=names.to_dict(),
         plans=[],
@@ -232,23 +233,45 @@ def write_network(
     )
     progress.task("run the gates")
     results = reference_gates(golden, gate_images(), checkpoint.preprocess, checkpoint.tokenizer)
-    for name in graphs:
+    for name, entry in entries.items():
+        histogram = entry["precision_histogram"]
         layers = quantization["graphs"][name]["int8_layers"] if quantization else 0
         kept = len(in_float32[name].layers) if name in in_float32 else 0
-        results += precision_gate(name, histograms[name], options.precision, int8_layers=layers, float32_layers=kept)
-    if stored is not None:
-        original = checkpoint.model if quantization is None else with_patch_product(checkpoint.model)
-        results += rounding_gates(original, exported)
+        results += precision_gate(name, histogram, options.precision, int8_layers=layers, float32_layers=kept)
+    results += rounding
     bundle = Bundle.unfinished(staging, manifest, golden=golden_name)
-    report = verify(bundle, OnnxRuntimeEngine(bundle))
+    report = verify(bundle, OnnxRuntimeEngine(bundle, release_memory=True))
     results += report.gates
     progress.gates(results)
-    raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
+    raise_refused(results, blame=_blame(results, checkpoint, saved, golden, tolerances))
     made_with = {**manifest.made_with, "gates_ran_on": report.ran_on}
     run: dict[str, GraphEntry] = {
         name: {**entry, "products_run": dict(report.products[name])} for name, entry in manifest.graphs.items()
     }
     return replace(manifest, graphs=run, gates=[result.to_dict() for result in results], made_with=made_with)
+
+
+def _write_graphs(
+    staging: Path,
+    model: LrclrModel,
+    options: ExportOptions,
+    largest: Largest,
+    in_float32: Mapping[str, Float32Parts],
+    progress: ProgressCallbacks,
+) -> tuple[dict[str, GraphEntry], dict[str, SavedGraph]]:
+    """Export the graphs one after the other, each into its folder. Returns their entries in the manifest, and files."""
+    entries: dict[str, GraphEntry] = {}
+    saved: dict[str, SavedGraph] = {}
+    for spec in graph_specs(model):
+        progress.task(f"export {spec.name}")
+        graph = typed_onnx_from_module(spec, opset=options.opset)
+        folder = staging / options.names.folder(options.names.of(spec.name))
+        folder.mkdir(parents=True)
+        saved[spec.name] = graph.save(folder / "model.onnx", external_above=options.external_data_above)
+        if options.inline and graph.model.functions:
+            inlined(graph).save(folder / INLINED, external_above=options.external_data_above)
+        entries[spec.name] = _signature(graph, options, largest.get(spec.name), in_float32.get(spec.name))
+    return entries, saved
 
 
 def scoring_entry(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -321,7 +344,7 @@ def _in_precision(
 def _blame(
     results: list[GateResult],
     checkpoint: Checkpoint,
-    graphs: Mapping[str, TypedGraph],
+    graphs: Mapping[str, SavedGraph],
     golden: Golden,
     tolerances: Tolerances,
 ) -> str:
@@ -330,7 +353,7 @@ def _blame(
     outcomes = {"probabilities", "findings"}
     suspected = [name for name in graphs if name in suspects or not outcomes.isdisjoint(suspects)]
     for name in suspected:
-        found = first_bad_layer(checkpoint.model, graphs[name], golden, cosine=tolerances.cosine)
+        found = first_bad_layer(checkpoint.model, graphs[name].load(), golden, cosine=tolerances.cosine)
         if found is not None:
             return found
     return "no single layer exceeds the limit" if suspected else ""
@@ -338,12 +361,11 @@ def _blame(
 
 def _signature(
     graph: TypedGraph,
-    histogram: dict[str, dict[str, int]],
     options: ExportOptions,
     largest: dict[str, float] | None,
     in_float32: Float32Parts | None,
 ) -> GraphEntry:
-    folder = options.names.folder(options.names.of(graph.spec.name))
+    folder = options.names.folder(options.names.of(graph.name))
 
     def described(values: Any) -> dict[str, Any]:
         return {
@@ -357,7 +379,7 @@ def _signature(
     entry: GraphEntry = {
         "inputs": described(graph.model.graph.inputs),
         "outputs": described(graph.model.graph.outputs),
-        "precision_histogram": histogram,
+        "precision_histogram": precision_histogram(graph.model.graph),
         "inlined": f"{folder}/{INLINED}" if options.inline and graph.model.functions else None,
         "region_maps": next((len(node.inputs) - 1 for node in graph.model.graph if node.op_type == OP_TYPE), None),
     }

@@ -166,13 +166,13 @@ def _quantised_steps(original: LrclrModel, stored: LrclrModel) -> tuple[set[str]
             factors = factors.nan_to_num(1.0, 1.0, 1.0)
             for one, other in ((norm.weight, divided.weight), (norm.bias, divided.bias)):
                 error = (one - other * factors).abs().max() / one.abs().max().clamp_min(1e-30)
-                steps[group.norm] = max(steps.get(group.norm, 0.0), 0.5 * float(error) / 1e-5)
+                steps[group.norm] = max(steps.get(group.norm, 0.0), 0.5 * float(error.detach()) / 1e-5)
             changed.add(group.norm)
         for name, layer in layers.items():
             linear = original.get_submodule(name)
             bias = None if linear.bias is None else linear.bias.to(layer.bias.dtype)
             same = bias is None or torch.equal(bias, layer.bias)
-            steps[name] = layer.steps_off((linear.weight.double() * factors).t()) if same else math.inf
+            steps[name] = layer.steps_off((linear.weight.double() * factors).t().detach()) if same else math.inf
             changed.add(name)
     return changed, steps
 

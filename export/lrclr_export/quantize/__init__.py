@@ -19,6 +19,7 @@ from lrclr_export.quantize._float8 import FIRST_OPSET, TRANSLATIONS
 from lrclr_export.quantize._linear import LARGEST_WEIGHT, Fp8Linear, Int8Linear, QuantizedLinear
 from lrclr_export.quantize._patches import PatchProduct, with_patch_product
 from lrclr_export.quantize._quantize import Quantized, quantized
+from lrclr_export.quantize._scales import scale_gate
 from lrclr_export.quantize._schemes import QUANTISED
 
 __all__ = [
@@ -36,5 +37,6 @@ __all__ = [
     "carried_calibration",
     "quantized",
     "read_calibration",
+    "scale_gate",
     "with_patch_product",
 ]

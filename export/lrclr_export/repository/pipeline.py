@@ -61,6 +61,7 @@ from lrclr_export.quantize import (
     carried_calibration,
     quantized,
     read_calibration,
+    scale_gate,
     with_patch_product,
 )
 from lrclr_export.repository.golden import golden_from_checkpoint
@@ -238,12 +239,14 @@ def write_network(
     )
     progress.task("run the gates")
     results = reference_gates(golden, gate_images(), checkpoint.preprocess, checkpoint.tokenizer)
-    for name in graphs:
+    for name, graph in graphs.items():
         layers = quantization["graphs"][name][f"{options.precision}_layers"] if quantization else 0
         kept = len(in_float32[name].layers) if name in in_float32 else 0
         results += precision_gate(
             name, histograms[name], options.precision, quantised_layers=layers, float32_layers=kept
         )
+        if quantization:
+            results.append(scale_gate(name, graph.model.graph, exported))
     if stored is not None:
         original = with_patch_product(checkpoint.model) if options.precision == "int8" else checkpoint.model
         results += rounding_gates(original, exported)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from lrclr._files import write_whole
-from lrclr._kernels import HEAD_WIDTH
 from lrclr.engines import gpus, tensorrt_library
 from lrclr.errors import ExportError, UsageError
 from lrclr_export.plans._callbacks import interruptible, logger, monitor
@@ -38,7 +37,8 @@ class Plan:
         region_selection: ``"plugin"``, ``"function body"``, or None.
         signature: inputs and outputs with types and shapes.
         profiles: the optimisation profiles, in order.
-        attention_layers: number of layers whose attention the library should fuse; None if unknown.
+        attention_layers: number of attentions in half precision in the graph, without those of region selection; None
+            if it has none.
     """
 
     data: bytes
@@ -78,19 +78,22 @@ def plan_from_onnx(
     """
     # Imported here, so that this thread raises the errors of the import.
     library = tensorrt_library(options.engine)
-    model, fusable = None, None
+    model, attentions = None, None
     if selects_regions:
-        model, fusable = _prepared(library, path, options, profiles, half_precision)
+        model, attentions = _prepared(library, path, options, profiles, half_precision)
+    elif half_precision:
+        graph = onnx.load(path, load_external_data=False).graph
+        attentions = sum(node.op_type == "Softmax" for node in graph.node)
     plan = interruptible(
         lambda stop: _built(library, path, options, name, profiles, monitor(library, on_progress, stop), model)
     )
-    return replace(plan, attention_layers=fusable)
+    return replace(plan, attention_layers=attentions)
 
 
 def _prepared(
     library: Any, path: Path, options: BuildOptions, profiles: Sequence[Mapping[str, Profile]], half_precision: bool
 ) -> tuple[ModelProto, int | None]:
-    """The image encoder with the region node that suits the library, and the layers whose attention can be fused."""
+    """The image encoder with the region node that suits the library, and the number of layers with its attention."""
     model = onnx.load(path, load_external_data=False)
     node = from_queries_and_keys(model) if half_precision else None
     if options.engine == "tensorrt" and node is not None and has_kernel(node):
@@ -101,8 +104,10 @@ def _prepared(
         register_region_plugin(library, node.layers, capability=capability, images=images)
     else:
         with_definition(model)
-    # Heads of other widths may not be fused; the library does not document which are.
-    return model, node.layers if node is not None and node.head_width == HEAD_WIDTH else None
+    if node is None:
+        return model, None
+    # Without a CLS token, the start row comes from a pooling head, whose attention of one row need not be fused.
+    return model, node.layers - (node.prefix == 0)
 
 
 def _built(

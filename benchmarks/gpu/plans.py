@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.gpu.quarter_hour.common import NETWORKS
-from lrclr.checkpoints import init_checkpoint
+from lrclr.checkpoints import ARCHITECTURES, init_checkpoint
 from lrclr.verification import Tolerances
 from lrclr_export.onnx.graphs import graph_specs
 from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
@@ -41,8 +41,8 @@ def main() -> None:
     options = parser.parse_args()
     target = BuildOptions("tensorrt-rtx", (options.compute_capability,))
     for network in (one for one in NETWORKS if one.name in options.networks):
-        sizes = {"vision_config": {"image_size": network.image_size}} if network.image_size != 224 else {}
-        checkpoint = init_checkpoint(network.architecture, **sizes)
+        vision = {**ARCHITECTURES[network.architecture]["vision_config"], "image_size": network.image_size}
+        checkpoint = init_checkpoint(network.architecture, vision_config=vision)
         precision = "fp8" if options.fp8 else "fp16"
         for graph, variant, entry in _plans(checkpoint, precision, target):
             rows = json.loads(options.output.read_text()) if options.output.is_file() else {}

@@ -14,7 +14,7 @@ from lrclr_export.plans._callbacks import interruptible, logger, monitor
 from lrclr_export.plans._network import network_from_onnx, precision_of_network, region_selection, signature
 from lrclr_export.plans._record import BuildRecord
 from lrclr_export.plans._region_plugin import has_kernel, register_region_plugin
-from lrclr_export.plans._regions import from_queries_and_keys, with_definition
+from lrclr_export.plans._regions import attentions, from_queries_and_keys, with_definition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,8 +37,8 @@ class Plan:
         region_selection: ``"plugin"``, ``"function body"``, or None.
         signature: inputs and outputs with types and shapes.
         profiles: the optimisation profiles, in order.
-        attention_layers: number of attentions in half precision in the graph, without those of region selection; None
-            if it has none.
+        attention_layers: number of attentions in half precision and with several heads in the graph, without those of
+            region selection; None if it has none.
     """
 
     data: bytes
@@ -78,16 +78,15 @@ def plan_from_onnx(
     """
     # Imported here, so that this thread raises the errors of the import.
     library = tensorrt_library(options.engine)
-    model, attentions = None, None
+    model, fusable = None, None
     if selects_regions:
-        model, attentions = _prepared(library, path, options, profiles, half_precision)
+        model, fusable = _prepared(library, path, options, profiles, half_precision)
     elif half_precision:
-        graph = onnx.load(path, load_external_data=False).graph
-        attentions = sum(node.op_type == "Softmax" for node in graph.node)
+        fusable = attentions(onnx.load(path, load_external_data=False))
     plan = interruptible(
         lambda stop: _built(library, path, options, name, profiles, monitor(library, on_progress, stop), model)
     )
-    return replace(plan, attention_layers=attentions)
+    return replace(plan, attention_layers=fusable)
 
 
 def _prepared(
@@ -104,7 +103,7 @@ def _prepared(
         register_region_plugin(library, node.layers, capability=capability, images=images)
     else:
         with_definition(model)
-    if node is None:
+    if node is None or not attentions(model):
         return model, None
     # Without a CLS token, the start row comes from a pooling head, whose attention of one row need not be fused.
     return model, node.layers - (node.prefix == 0)

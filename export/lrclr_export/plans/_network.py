@@ -97,7 +97,7 @@ def precision_of_network(network: Any) -> dict[str, dict[str, int]]:
 
 def _quantised_factors(product: Any, dequantised: Mapping[str, str]) -> str | None:
     """The type of which both factors of a product are dequantised; None if not."""
-    # Constant weights of a convolution are no input.
+    # Constant weights of a convolution are not inputs.
     factors = [product.get_input(place) for place in (0, 1)]
     types = {None if factor is None else dequantised.get(factor.name) for factor in factors}
     return types.pop() if len(types) == 1 else None

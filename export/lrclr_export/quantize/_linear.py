@@ -93,8 +93,8 @@ class Int8Linear(QuantizedLinear):
         return weight
 
     def steps_off(self, weight: Tensor) -> float:
-        stored: Any = self.weight
-        return float((weight.double() / self.weight_scale - stored.double()).abs().max())
+        stored: Any = self
+        return float((weight.double() / stored.weight_scale - stored.weight.double()).abs().max())
 
 
 class Fp8Linear(QuantizedLinear):
@@ -114,8 +114,8 @@ class Fp8Linear(QuantizedLinear):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         # A network that is converted to float16 or float32 keeps these weights in FP8.
-        weight = self.weight
-        super()._apply(fn, recurse)
+        weight = self.get_buffer("weight")
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.weight = weight
         return self
 
@@ -123,10 +123,10 @@ class Fp8Linear(QuantizedLinear):
         return rounded(x, self.scale)
 
     def stored_weight(self, x: Tensor) -> Tensor:
-        return dequantised(self.weight, x, self.weight_scale)
+        return dequantised(self.get_buffer("weight"), x, self.weight_scale)
 
     def steps_off(self, weight: Tensor) -> float:
-        stored: Any = self.weight
+        stored = self.get_buffer("weight")
         limits, wanted = torch.finfo(torch.float8_e4m3fn), weight.double() / self.weight_scale
         # Below the smallest normal number the step stays the same.
         step = limits.eps * wanted.abs().clamp_min(limits.tiny)

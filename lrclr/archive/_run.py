@@ -185,7 +185,7 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
     if options.embeddings and spec.members:
         raise UsageError(
             "an ensemble has no embeddings",
-            why="each member has a space of its own",
+            why="each member has its own embedding space",
             fix="Omit --embeddings, or score with a bundle of one of its checkpoints.",
         )
     settings = Settings(

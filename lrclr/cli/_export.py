@@ -36,7 +36,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     checkpoints: Annotated[
         list[Path],
         typer.Argument(
-            metavar="CHECKPOINT...",
+            metavar="CHECKPOINT",
             help="A .pt, .safetensors or TorchScript file of a CLIP, a checkpoint folder, hf:OWNER/NAME[@REVISION], or "
             "default. Several make an ensemble, whose probability is the mean of theirs.",
         ),
@@ -61,15 +61,15 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         Path | None,
         typer.Option(
             "--calibration",
-            help="Folder or dataset of chest x-rays for --int8 or --fp8.  [default: synthetic ones in lrclr]",
+            help="Folder or dataset of chest x-rays for --int8 or --fp8.  [default: synthetic images in lrclr]",
         ),
     ] = None,
     int8_search: Annotated[
         str | None,
         typer.Option(
             "--int8-search",
-            help="on: keep layers in float32 that lose too much in int8; ViT-B/32 takes up to 3 minutes. "
-            "off: put all these layers in int8 without a trial, and let the gates decide.  "
+            help="on: keep layers in float32 that lose too much in int8; this can take minutes. "
+            "off: convert all these layers to int8; the gates then accept or refuse the bundle.  "
             "[default: on]",
         ),
     ] = None,
@@ -137,7 +137,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     An existing bundle is replaced only if every gate passes. If a gate fails, the exit code is 3.
     """
     if fp16 + fp32 + int8 + fp8 > 1:
-        raise UsageError("--fp16, --fp32, --int8 and --fp8 exclude each other")
+        raise UsageError("--fp16, --fp32, --int8 and --fp8 cannot be used together")
     precision = "int8" if int8 else "fp8" if fp8 else "fp32" if fp32 else "fp16"
     _check_calibration(precision, calibration, int8_search)
     from lrclr.engines import AUTO, CPU_ENGINES, ENGINES

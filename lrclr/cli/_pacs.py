@@ -42,7 +42,7 @@ class Pacs:
     """What a call gave of these options.
 
     Attributes:
-        folders: for each kind of result that shall be kept.
+        folders: the folder for each kind of result.
         store: where results shall be sent.
         token_file, ca_file, allow_http: see `lrclr.pacs.WebOptions`.
     """

@@ -56,7 +56,7 @@ def store(
     Args:
         path: the bundle or the folder.
         alpha: weight of the local score; ``None`` leaves it unchanged, as without a trained fusion head.
-        score_scale, score_bias: for findings without own values, see `lrclr.inference.ScoreCalibration`.
+        score_scale, score_bias: values for findings without their own, see `lrclr.inference.ScoreCalibration`.
         finding_calibration: scale and bias by finding; replaces the stored values.
 
     Raises:
@@ -204,7 +204,7 @@ def _task_reference(
 def _rescored(golden: Golden, bundle: Bundle, scoring: dict[str, Any]) -> Golden:
     """The reference with the probabilities of PyTorch's scores under another scoring."""
     score = combined_score(
-        global_score(golden.image_embedding, golden.text_embedding), golden.local_score, scoring["alpha"]
+        global_score(golden["image_embedding"], golden["text_embedding"]), golden["local_score"], scoring["alpha"]
     )
     asked = score[:, : len(bundle.findings.prompts)]
     calibration = ScoreCalibration.from_dict(scoring).of(bundle.findings, bundle.findings)

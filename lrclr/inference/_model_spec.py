@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from lrclr.errors import UsageError
 from lrclr.inference._scores import ScoreCalibration
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import FindingSet
@@ -35,12 +36,12 @@ class ModelSpec:
         calibration: from scores to probabilities.
         fusion_trained: whether the fusion head is trained.
         kind: where the model is.
-        sha256: of the bundle's manifest, or of the checkpoint's weights; "" for a model that is only in memory.
-        checkpoint_sha256: of the original weights; equal for a checkpoint and every bundle made of it.
+        sha256: SHA-256 of the bundle's manifest or the checkpoint's weights. "" for a model that is only in memory.
+        checkpoint_sha256: SHA-256 of the original weights. It is equal for a checkpoint and every bundle of it.
         precision: type in which matrix products are computed, such as ``"fp16"``.
         assumed: settings that the weights do not record, with the values that were assumed: one clause each.
         members: names of the members of an ensemble, in order; empty for a single network.
-        regions_from: of an ensemble, the name of the member that gives the regions.
+        regions_from: name of the member of an ensemble that gives the regions.
         source: kind of the checkpoint, as `Checkpoint.source`; "" if it is not known.
         causal: whether a token of the text encoder attends to earlier ones only; see `lrclr.model.towers.TextTower`.
     """
@@ -62,6 +63,24 @@ class ModelSpec:
     members: tuple[str, ...] = ()
     regions_from: str = ""
     source: str = ""
+
+    def checked_alpha(self, alpha: float | None) -> float:
+        """The weight of the local score to use: that of the model if `alpha` is None.
+
+        Raises:
+            UsageError: it is not in [0, 1], or not 0 although the fusion head is not trained.
+        """
+        if alpha is None:
+            return self.alpha
+        if not 0.0 <= alpha <= 1.0:
+            raise UsageError(f"alpha is {alpha}", fix="It must be between 0 and 1.")
+        if alpha > 0.0 and not self.fusion_trained:
+            raise UsageError(
+                f"alpha is {alpha}, but the fusion head of this {self.kind} is not trained",
+                why="its local scores have no meaning",
+                fix="Leave alpha at 0, or use a checkpoint with a trained fusion head.",
+            )
+        return alpha
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> ModelSpec:

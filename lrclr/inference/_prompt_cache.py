@@ -50,7 +50,7 @@ class PromptCache:
     Attributes:
         hits: texts that were found.
         misses: texts that had to be encoded.
-        bytes: of all entries.
+        bytes: size of all entries in bytes.
         max_bytes: most bytes to keep.
     """
 
@@ -86,6 +86,12 @@ class PromptCache:
                 self._keep(text, known[text])
             self._keep(prompts, features)
         return features
+
+    def clear(self) -> None:
+        """Forget all features. The counts of hits and misses stay."""
+        with self._lock:
+            self._kept.clear()
+            self.bytes = 0
 
     def _keep(self, key: str | tuple[str, ...], features: PromptFeatures) -> None:
         if key in self._kept:

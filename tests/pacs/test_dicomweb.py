@@ -1,4 +1,4 @@
-"""`lrclr score` of a DICOMweb server: a real Orthanc, and one behind a proxy that fails."""
+"""`lrclr score` with a DICOMweb server: a real Orthanc, and an Orthanc behind a proxy that fails."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def test_every_study_once_and_results_in_the_archive(
     )  # fmt: skip
     assert {uid: evidence[uid] for uid in wanted} == dict.fromkeys(wanted, 1)
     assert len(list((tmp_path / "sr").iterdir())) == 8
-    # Nothing of a patient is printed.
+    # No patient data are printed.
     assert PATIENT not in captured.err + captured.out
     assert "SECRET" not in captured.err + captured.out
-    # Again: nothing is fetched, scored or stored.
+    # A second run fetches, scores and stores nothing.
     with proxy(archive.url, lambda number, request: None) as watched:
         assert main([command[0], f"{watched.url}/dicom-web", *command[2:], "--json"]) == 0
         assert not [request for request in watched.seen if "/instances/" in request.path]
@@ -71,7 +71,7 @@ def test_every_study_once_and_results_in_the_archive(
     assert json.loads(captured.out)["kept"] == 8
     assert "0 images now, 8 before" in captured.err
     assert sorted(target.instances("SC")) == sorted(captures)
-    # A report that was deleted is made again.
+    # A report that was deleted is written again.
     next((tmp_path / "sr").iterdir()).unlink()
     assert main(command) == 0
     assert "1 images now, 7 before" in capsys.readouterr().err
@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on(archive: Orthanc, fp32_bundle: Path, tmp_path: Pat
         if "/instances/" in request.path:
             fetched.append(request.path)
             if len(fetched) == 8 and process.poll() is None:
-                # What was fetched before is scored meanwhile.
+                # Images that were already fetched are scored meanwhile.
                 wait_until(lambda: any(tmp_path.glob("part-*.parquet")), process)
                 process.kill()
         return None
@@ -183,7 +183,7 @@ def test_a_server_that_fails_is_told_of_in_a_sentence(
 
 
 def test_pages_and_servers_with_a_lower_limit(archive: Orthanc) -> None:
-    """The search goes on while the server says that there is more, and ends where it repeats itself."""
+    """The search continues while the server reports more results, and ends if it repeats a page."""
     pages = [json.dumps([{"0020000D": {"Value": [f"1.{number}"]}}]).encode() for number in range(3)]
     warned = [(200, {"Warning": "299 x: the number of results exceeds the maximum"}, page) for page in pages]
     with proxy(archive.url, _once(*warned, (204, {}, b""))) as watched:
@@ -277,7 +277,7 @@ def test_keys_go_to_the_level_that_has_them(archive: Orthanc) -> None:
 
 
 def test_a_server_that_ignores_keys_gives_no_other_modality(archive: Orthanc) -> None:
-    """As the standard allows it; the proxy leaves the modality out of every search for series."""
+    """The standard allows this. The proxy removes the modality from every search for series."""
     import requests
 
     def fault(_number: int, request: Request) -> Answer | None:

@@ -1,4 +1,4 @@
-"""`lrclr listen`: a receiver that pynetdicom, dcmtk and Orthanc send to."""
+"""`lrclr listen`: a receiver for images from pynetdicom, dcmtk and Orthanc."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pynetdicom import AE
 
 from benchmarks.phantom.dicom import Storage
 
-# Private: how an address is written has no public name.
+# Private: the notation of an address has no public name.
 from lrclr._addresses import Address
 from lrclr.errors import LrclrError, ServerUnavailableError, UsageError
 from lrclr.pacs import DimseDestination, FolderDestination, Listener, ListenOptions, Spool, SpoolFullError
@@ -43,7 +43,7 @@ ANY_PORT = ListenOptions(port=0, kinds=("sr",), first_pause=0.01)
 
 @dataclass
 class Kept:
-    """A destination that keeps what it takes, and refuses the first few times."""
+    """A destination that keeps accepted results, and refuses the first few times."""
 
     refusals: int = 0
     taken: list[dict[Kind, tuple[str, bytes]]] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Kept:
 
 
 def referenced(content: bytes) -> str:
-    """The image that a report is about."""
+    """The image to which a report refers."""
     report = pydicom.dcmread(BytesIO(content))
     (evidence,) = report.CurrentRequestedProcedureEvidenceSequence
     return str(evidence.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
@@ -71,7 +71,7 @@ def uid_of(content: bytes) -> str:
 
 
 def send(port: int, *contents: bytes, calling: str = "STORESCU", called: str = "LRCLR") -> list[int | None]:
-    """Status of each instance; None if it was not sent."""
+    """Status of each instance. None if it was not sent."""
     entity = AE(calling)
     datasets = [pydicom.dcmread(BytesIO(content)) for content in contents]
     for dataset in datasets:
@@ -105,14 +105,14 @@ def wait(condition: Any, seconds: float = 60) -> None:
 def listening(
     classifier: ZeroShotClassifier, spool: Path, destination: Any, options: ListenOptions = ANY_PORT
 ) -> Iterator[Listener]:
-    """A listener, which must have emptied its spool when the block ends."""
+    """A listener, whose spool must be empty when the block ends."""
     with Listener(classifier, spool, [destination], options) as listener:
         yield listener
         wait(lambda: not is_busy(listener))
 
 
 def is_busy(listener: Listener) -> bool:
-    """Whether an instance waits or its results do."""
+    """Whether an instance or its results are waiting."""
     listener.check()
     counts = listener.spool.counts()
     return counts["waiting"] + counts["outgoing"] > 0
@@ -124,7 +124,7 @@ def test_what_is_accepted_is_answered_once(classifier: ZeroShotClassifier, tmp_p
     with listening(classifier, tmp_path, kept) as listener:
         assert send(listener.port) == [SUCCESS]
         assert send(listener.port, *contents) == [SUCCESS] * 5
-        # A sender that did not hear the answer sends again.
+        # A sender that did not receive the reply sends again.
         assert send(listener.port, *contents[:2]) == [SUCCESS] * 2
     wanted = {uid_of(content) for content in contents}
     assert kept.answers() == dict.fromkeys(wanted, 1)
@@ -134,7 +134,7 @@ def test_what_is_accepted_is_answered_once(classifier: ZeroShotClassifier, tmp_p
     file = tmp_path / "report.dcm"
     file.write_bytes(kept.taken[0]["sr"][1])
     assert not conformance.errors_of(file)
-    # Nothing of a patient stays behind.
+    # No patient data remain.
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path != file]
     assert {path.name for path in left} == {"lock", "ledger.sqlite"}
     assert not any(PATIENT.encode() in path.read_bytes() for path in left)
@@ -200,7 +200,7 @@ def test_images_without_results_are_kept_with_the_reason(classifier: ZeroShotCla
     assert kept.answers() == {uid_of(study(4)): 1}
     reasons = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "failed").glob("*.json")}
     assert set(reasons) == {uid_of(study(1)), uid_of(nameless)}
-    # The prediction is given where there is one.
+    # The prediction is given if there is one.
     assert reasons[uid_of(nameless)]["prediction"]["findings"]
     assert "Modality" in reasons[uid_of(nameless)]["reason"]
     assert reasons[uid_of(study(1))]["prediction"] is None
@@ -223,17 +223,17 @@ def test_refused_images_are_accepted_and_put_aside(classifier: ZeroShotClassifie
 def test_killed_at_every_step_it_loses_nothing(
     classifier: ZeroShotClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A copy of the spool is taken before every change of it: what a killed process would leave behind.
+    """A copy of the spool is taken before every change: this is what a killed process would leave.
 
-    From each copy another receiver goes on. What the first one had delivered, and what it had answered to a
-    sender, is kept with the copy.
+    A second receiver continues from each copy. The results that the first one had delivered, and its replies to
+    senders, are kept with the copy.
     """
     content = study(1)
     moments: list[tuple[Path, bool, int]] = []
     kept, told = Kept(), list[bool]()
     spool = tmp_path / "spool"
 
-    # The receiver's threads change one thing at a time, so that each copy is of one moment.
+    # The receiver's threads make one change at a time, so that each copy shows one moment.
     mutex = threading.RLock()
     copying = shutil.copytree
 
@@ -288,10 +288,10 @@ def test_killed_at_every_step_it_loses_nothing(
         again = Kept()
         with listening(classifier, copy, again) as listener:
             if not accepted:
-                # The sender was not told that it was accepted, and sends it again.
+                # The sender was not informed that it was accepted, and sends it again.
                 assert send(listener.port, content) == [SUCCESS]
         results = [*kept.taken[:delivered], *again.taken]
-        # An archive keeps one of two objects with one UID.
+        # An archive keeps one of two objects with the same UID.
         assert len({uid for each in results for uid, _ in each.values()}) == 1
         assert Counter(referenced(body) for each in results for _, body in each.values()).keys() == {uid_of(content)}
 
@@ -307,7 +307,7 @@ def test_a_spool_has_one_receiver_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(SpoolFullError):
         spool.receive("1.3", b"x" * 900)
     spool.close()
-    # Another model has not answered it.
+    # Another model has not answered for it.
     spool = Spool(tmp_path / "spool", 1000, "model")
     spool.add_results("1.2", {"sr": ("1.9", b"y")})
     spool.answered("1.2")
@@ -335,7 +335,7 @@ def test_results_by_c_store_and_into_folders(classifier: ZeroShotClassifier, tar
     assert {kind: len(target.instances(kind)) for kind in ("SR", "SC")} == {kind: n + 1 for kind, n in before.items()}
     (file,) = (tmp_path / "sr").iterdir()
     assert referenced(file.read_bytes()) == uid_of(content)
-    # The receiver of images takes no reports.
+    # The receiver of images does not accept reports.
     with listening(classifier, tmp_path / "other", Kept()) as listener:
         away = DimseDestination("LRCLR", Address("127.0.0.1", listener.port))
         with pytest.raises(ServerUnavailableError, match="does not accept them"):

@@ -1,4 +1,4 @@
-"""The commands of docs/hospital that need a PACS are run, with names of machines and files replaced."""
+"""Runs the commands of docs/hospital that need a PACS, with other names of machines and files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def blocks(page: str) -> list[str]:
 
 @pytest.fixture
 def place(fp32_bundle: Path, tmp_path: Path) -> Path:
-    """A folder with what the pages take for granted."""
+    """A folder with the files that the pages assume."""
     (tmp_path / "triton_repo").symlink_to(fp32_bundle)
     (tmp_path / "token").write_text("token\n")
     tool = tmp_path / "bin" / "lrclr"

@@ -216,8 +216,8 @@ def precision_gate(
 
     Args:
         graph: its name.
-        histogram: of it.
-        precision: that was asked for.
+        histogram: histogram of the graph.
+        precision: the requested precision.
         quantised_layers: how many layers were quantised; the other products are in float32 (int8) or float16 (fp8).
         float32_layers: how many layers of an fp16 or fp8 graph stay in float32; see `float32_parts`.
     """

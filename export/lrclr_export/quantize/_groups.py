@@ -47,8 +47,8 @@ class Switchable:
 
     Args:
         model: in float32.
-        groups: that can be switched.
-        inputs: of their layers.
+        groups: groups of layers that can be switched to the quantised type.
+        inputs: inputs of these layers.
         scheme: how they are quantised.
     """
 

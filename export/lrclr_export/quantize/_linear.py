@@ -28,7 +28,7 @@ class QuantizedLinear(nn.Module, ABC):
     """A linear layer that rounds its weights, and its input by one static scale.
 
     Args:
-        scale: of the input; its zero point is 0.
+        scale: scale of the input, whose zero point is 0.
         bias: bias of the layer; None without one.
 
     Attributes:

@@ -265,8 +265,8 @@ def _quantised_products(manifest: Manifest) -> dict[str, int]:
 def _fusion_gates(graph: str, plan: Plan, engine: str) -> list[GateResult]:
     """Check that TensorRT-RTX fused the attention of every layer of a tower.
 
-    It does so for several heads of 12 to 128, and not for a single head. Full TensorRT may use other names of layers. The fusion head's
-    attention over a few regions need not be fused.
+    It does so for several heads of 12 to 128, and not for a single head. Full TensorRT may use other names of layers.
+    The fusion head's attention over a few regions need not be fused.
     """
     if graph == "fusion_head" or engine != "tensorrt-rtx" or plan.attention_layers is None or not plan.record.layers:
         return []

@@ -1,4 +1,4 @@
-"""The graphs' contract: names, types, free axes, the region node."""
+"""The contract of the graphs: names, types, dynamic axes, and the region node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lrclr.bundle import Golden
 
 FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
-# Two heads pick two patches each; 32 is the tiny projection, 128 and 64 the widths of its towers.
+# Two heads select two patches each. 32 is the width of the tiny projection, 128 and 64 those of its towers.
 CONTRACT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "image_encoder": (
         {"pixel_values": (FLOAT, ["batch", 3, 112, 112])},
@@ -82,10 +82,10 @@ def test_the_manifest_repeats_the_signature(bundle: Bundle, graph: str) -> None:
 
 @pytest.mark.parametrize("batch", [1, 3, 33])
 def test_any_number_of_images(engine: OnnxRuntimeEngine, golden: Golden, batch: int) -> None:
-    rows = np.arange(batch) % len(golden.pixel_values)
-    outputs = engine.run("image_encoder", {"pixel_values": golden.pixel_values[rows]})
+    rows = np.arange(batch) % len(golden["pixel_values"])
+    outputs = engine.run("image_encoder", {"pixel_values": golden["pixel_values"][rows]})
     assert [outputs[name].shape for name in outputs] == [(batch, 32), (batch, 5, 128), (batch, 4), (batch, 4)]
-    np.testing.assert_allclose(outputs["image_embedding"], golden.image_embedding[rows], atol=2e-3)
+    np.testing.assert_allclose(outputs["image_embedding"], golden["image_embedding"][rows], atol=2e-3)
     np.testing.assert_allclose(np.linalg.norm(outputs["image_embedding"], axis=1), 1.0, atol=1e-5)
 
 
@@ -123,7 +123,7 @@ def test_a_prompt_longer_than_the_context_is_refused_not_cut(engine: OnnxRuntime
 
 def test_the_wrong_type_is_refused(engine: OnnxRuntimeEngine, golden: Golden) -> None:
     with pytest.raises(EngineError, match="could not run image_encoder"):
-        engine.run("image_encoder", {"pixel_values": golden.pixel_values.astype(np.float16)})
+        engine.run("image_encoder", {"pixel_values": golden["pixel_values"].astype(np.float16)})
 
 
 def test_region_selection_is_one_node_that_a_plugin_can_take(bundle: Bundle) -> None:
@@ -132,11 +132,11 @@ def test_region_selection_is_one_node_that_a_plugin_can_take(bundle: Bundle) -> 
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     assert node.op_type == "RegionSelect"
     assert attributes == {"top_k": 2, "mean": 0, "plugin_namespace": b"lrclr", "plugin_version": b"1", "prefix": 1}
-    assert len(node.input) == 4  # tokens, CLS's row of the last of three layers, and the maps of the others
+    assert len(node.input) == 4  # tokens, the row of CLS in the last of three layers, and the maps of the other layers
     (function,) = model.functions
     assert (function.domain, function.name) == ("lrclr", "RegionSelect")
     assert {opset.domain: opset.version for opset in model.opset_import} == {"": 20, "lrclr": 2}
-    # What the body is made of is standard, so that any runtime can take it.
+    # The function body has standard operators only, so that any runtime can run it.
     assert {inner.domain for inner in function.node} == {""}
 
 

@@ -89,7 +89,8 @@ def _print(report: DriftReport) -> None:
         table.add_row(rate.name, *shares, difference, "", "", _chance(rate.adjusted), "yes" if rate.drifted else "")
     if report.embeddings is not None:
         explained, p = f"{report.embeddings.explained:.1%} of variance", _chance(report.embeddings.adjusted)
-        table.add_row("embeddings", "", "", explained, "", "", p, "yes" if report.embeddings.drifted else "")
+        distance = spanned(report.embeddings.distance, fixed)
+        table.add_row("embeddings", "", "", explained, distance, "", p, "yes" if report.embeddings.drifted else "")
     out().print(table)
 
 

@@ -105,7 +105,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     An image that cannot be read has a row with the reason, and the exit code is 1.
     """
-    from lrclr.archive import ScoreOptions
+    from lrclr.archive import LocalOptions, ScoreOptions
     from lrclr.archive import score as score_source
     from lrclr.engines import EngineOptions
     from lrclr.input_checks import known_codes
@@ -139,14 +139,23 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     if _pacs.is_empty(images):
         note("no image matches the query")
         return
+    results = pacs.results(images, output, options)
+    # Results for what a Ray cluster scores are made afterwards, as for rows from a run before.
+    on_scored = results.take if results is not None and isinstance(options.runner, LocalOptions) else None
     try:
         with _progress() as on_progress:
-            summary = score_source(images, output, options, on_progress=on_progress)
+            summary = score_source(
+                images if results is None else results.source,
+                output,
+                options,
+                on_progress=on_progress,
+                on_scored=on_scored,
+            )
     except BaseException as error:
         for text in getattr(error, "__notes__", ()):
             note(text)
         raise
-    results = pacs.make_results(images, output, options)
+    results_summary = pacs.finish(results)
     if as_json:
         print_json(summary.to_dict())
     else:
@@ -156,7 +165,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise LrclrError(
             f"{summary.failed} of {summary.images} images have no scores", why="their rows give the reasons"
         )
-    pacs.check_results(results)
+    pacs.check_results(results_summary)
 
 
 def _findings_of(path: Path | None, bundle: Path) -> FindingSet | None:

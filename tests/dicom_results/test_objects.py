@@ -12,10 +12,10 @@ import pydicom
 import pytest
 
 from lrclr._version import __version__
-from lrclr.dicom_results import KINDS, DicomSource, ResultBuilder, ResultModel, finding_code
+from lrclr.dicom_results import FINDING_CODES, KINDS, DicomSource, ResultBuilder, ResultModel, finding_code
 
-# Private: the names of measurements are not public.
-from lrclr.dicom_results._codes import attention_code
+# Private: the names of measurements and of the procedure are not public.
+from lrclr.dicom_results._codes import PROCEDURE, attention_code
 from lrclr.images import read_image
 from lrclr.inference import draw_heatmap
 from lrclr.samples import SAMPLES
@@ -182,6 +182,31 @@ def test_any_name_of_a_finding_gives_a_valid_code(model: ResultModel, prediction
     renamed = tuple(replace(each, name=name) for each, name in zip(prediction.findings, names, strict=False))
     content = ResultBuilder(model).build("sr", _source("normal"), replace(prediction, findings=renamed))
     assert len(highdicom.sr.srread(_buffer(content)).content.get_image_measurement_groups()) == len(renamed)
+
+
+def test_codes_of_snomed_ct_have_their_check_digits() -> None:
+    """SCTIDs end with a digit by Verhoeff's scheme, which finds every single wrong digit and every swap of two."""
+    permutation = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4)
+
+    def times(one: int, other: int) -> int:
+        # The dihedral group of order 10.
+        if one < 5:
+            return (one + other) % 5 if other < 5 else 5 + (one + other) % 5
+        return 5 + (one - other) % 5 if other < 5 else (one - other) % 5
+
+    def check(code: str) -> int:
+        total = 0
+        for place, digit in enumerate(reversed(code)):
+            value = int(digit)
+            for _ in range(place):
+                value = permutation[value]
+            total = times(total, value)
+        return total
+
+    codes = [code.value for code in (*FINDING_CODES.values(), PROCEDURE) if code.scheme == "SCT"]
+    assert len(codes) == 9
+    assert [check(code) for code in codes] == [0] * 9
+    assert check("95436003") != 0
 
 
 def _path(name: str) -> Path:

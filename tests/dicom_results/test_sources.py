@@ -93,6 +93,8 @@ CORRECTED_SOURCES: dict[str, Change] = {
         {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada^Tarou=山田^太郎"}
     ),
     "control characters": raw("StudyDescription", b"a\x00b\x07"),
+    # highdicom warns of it, and quotes it; warnings are errors in the tests.
+    "a name of one component": raw("PatientName", SECRET.encode()),
     "no window": without("WindowCenter", "WindowWidth"),
     "history and comments": combined(
         raw("AdditionalPatientHistory", b"x" * 20_000), raw("PatientComments", b"\xff\xff"), raw("PatientSize", b"1,80")
@@ -109,7 +111,7 @@ REFUSED_SOURCES: dict[str, tuple[Change, str]] = {
     "unknown class": (raw("SOPClassUID", b"1.2.3.4"), "highdicom"),
     "no modality": (without("Modality"), "Modality"),
     "three frames of a class of one": (raw("NumberOfFrames", b"3"), "3 frames"),
-    "our own heat map": (raw("Manufacturer", b"lrclr"), "lrclr itself"),
+    "our own heat map": (raw("Manufacturer", b"lrclr"), "lrclr wrote"),
 }
 
 
@@ -135,6 +137,28 @@ def test_a_source_is_corrected(
         assert result.StudyInstanceUID == study
         assert result.SpecificCharacterSet == "ISO_IR 192"
     assert not any(SECRET in remark for remark in source.remarks)
+
+
+# pydicom warns while the test reads the result.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PatientID", "P" * 70),
+        ("AccessionNumber", "A" * 20),
+        ("StudyInstanceUID", "1.02.3"),
+        ("SOPInstanceUID", "1.2.0003"),
+    ],
+)
+def test_an_identifier_that_is_not_valid_is_copied(
+    keyword: str, value: str, model: ResultModel, predictions: dict[str, Prediction]
+) -> None:
+    """A result without it would belong to another patient or study."""
+    source = DicomSource.read(sample_after(raw(keyword, value.encode())))
+    for kind in ("sr", "gsps"):
+        result = pydicom.dcmread(BytesIO(ResultBuilder(model).build(kind, source, predictions["normal"])))
+        found = {str(each.value) for each in result.iterall() if each.keyword in {keyword, f"Referenced{keyword}"}}
+        assert value in found
 
 
 @pytest.mark.parametrize("case", REFUSED_SOURCES)

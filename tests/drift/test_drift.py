@@ -100,6 +100,28 @@ def test_what_changed_is_named(changes: dict[str, Any], drifted: tuple[str, ...]
     assert compare(collection(1), collection(2, **changes), wide).drifted == ()
 
 
+def test_the_distance_of_embeddings_is_estimated_without_bias() -> None:
+    """Means of samples differ even if those of the populations do not."""
+    random = np.random.default_rng(0)
+
+    def distance(apart: float) -> Any:
+        one, other = (
+            replace(collection(seed, 100), embeddings=random.normal(0, 0.1, (100, 64)).astype(np.float32))
+            for seed in (1, 2)
+        )
+        assert other.embeddings is not None
+        other.embeddings[:, 0] += apart
+        report = compare(one, other).embeddings
+        assert report is not None
+        return report.distance
+
+    same, apart = ([distance(each) for _ in range(20)] for each in (0.0, 0.3))
+    assert sum(each.contains(0.0) for each in same) >= 18
+    assert sum(each.contains(0.3) for each in apart) >= 17
+    assert np.mean([each.value for each in apart]) == pytest.approx(0.3, abs=0.02)
+    assert np.mean([each.value for each in same]) < 0.05
+
+
 def test_figures_against_a_count_by_hand() -> None:
     """A third of the current images have values above all reference values."""
     one, other = collection(1, 30), collection(2, 30, turned=6)
@@ -129,7 +151,7 @@ def test_figures_against_a_count_by_hand() -> None:
         ({"bundle": "0" * 64}, "different bundles"),
         ({"findings": ("Edema", "Pneumothorax", "Rib")}, "different findings"),
         ({"exact": True}, "--exact"),
-        ({"probability": np.zeros((5, 3), np.float32)}, "current has scores of 5 images"),
+        ({"probability": np.zeros((5, 3), np.float32)}, "the current collection is too small"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(change: dict[str, Any], message: str) -> None:

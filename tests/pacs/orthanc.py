@@ -29,13 +29,20 @@ class Orthanc:
     Args:
         folder: folder for its files.
         modalities: names of the entities to which it can send, with their AE titles and ports.
+        settings: further settings of its configuration.
 
     Attributes:
         http: port of HTTP, which stays the same when it is started again.
         dicom: port of DICOM, likewise.
     """
 
-    def __init__(self, folder: Path, *, modalities: Mapping[str, tuple[str, int]] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        modalities: Mapping[str, tuple[str, int]] | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
         program = shutil.which("Orthanc")
         if program is None or not list(_PLUGINS.glob("libOrthancDicomWeb*")):
             pytest.skip("there is no Orthanc with DICOMweb here: apt-get install orthanc orthanc-dicomweb")
@@ -57,6 +64,7 @@ class Orthanc:
             "Plugins": [str(next(_PLUGINS.glob("libOrthancDicomWeb*")))],
             "DicomWeb": {"Enable": True},
             "StableAge": 1,
+            **(settings or {}),
         }
         (folder / "orthanc.json").write_text(json.dumps(configuration))
         self._process: subprocess.Popen[bytes] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import os
 import subprocess
 import sys
 import time
@@ -102,10 +102,11 @@ def test_pushed_studies_are_answered_once(number: int, fp32_bundle: Path, tmp_pa
             wait(lambda: answered(target) >= 2 * number, process)
         finally:
             process.terminate()
-            assert process.wait(60) == 0
+            code, peak = ended(process)
+            assert code == 0
         seconds = time.monotonic() - begin
         check_results(target, contents, tmp_path)
-    print(f"{number} studies pushed: {seconds:.1f} s, {_peak_mib():.0f} MiB", file=sys.stderr)
+    print(f"{number} studies pushed: {seconds:.1f} s, {peak:.0f} MiB", file=sys.stderr)
 
 
 @pytest.mark.parametrize("number", [LARGE])
@@ -123,10 +124,11 @@ def test_pulled_studies_are_answered_once(number: int, fp32_bundle: Path, tmp_pa
             wait(reached, process)
             process.kill()
             process.wait()
-        assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+        code, peak = ended(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True))
+        assert code == 0
         seconds = time.monotonic() - begin
         check_results(target, contents, tmp_path)
-    print(f"{number} studies pulled: {seconds:.1f} s, {_peak_mib():.0f} MiB", file=sys.stderr)
+    print(f"{number} studies pulled: {seconds:.1f} s, {peak:.0f} MiB", file=sys.stderr)
 
 
 def accepted(spool: Path) -> int:
@@ -141,6 +143,8 @@ def answered(target: Orthanc) -> int:
         return 0
 
 
-def _peak_mib() -> float:
-    """Largest resident size of the child processes that have ended."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+def ended(process: subprocess.Popen[str]) -> tuple[int, float]:
+    """Exit code of a process, when it has ended, and its largest resident size in MiB."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage.ru_maxrss / 1024

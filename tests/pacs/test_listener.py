@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
 import json
 import os
@@ -19,12 +21,15 @@ import pydicom
 import pytest
 from pydicom.uid import JPEG2000Lossless
 from pynetdicom import AE
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import encode
 
 from benchmarks.phantom.dicom import Storage
 
 # Private: the notation of an address has no public name.
 from lrclr._addresses import Address
 from lrclr.errors import LrclrError, ServerUnavailableError, UsageError
+from lrclr.images import ReadLimits
 from lrclr.pacs import DimseDestination, FolderDestination, Listener, ListenOptions, Spool, SpoolFullError
 from tests.bundles import free_ports
 from tests.dicom_results import conformance
@@ -37,7 +42,7 @@ if TYPE_CHECKING:
     from lrclr.inference import ZeroShotClassifier
     from tests.pacs.orthanc import Orthanc
 
-SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
+SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 ANY_PORT = ListenOptions(port=0, kinds=("sr",), first_pause=0.01)
 
 
@@ -180,6 +185,125 @@ def test_results_wait_for_an_archive_that_is_away(classifier: ZeroShotClassifier
     with listening(classifier, tmp_path, kept) as listener:
         send(listener.port, study(1), study(2))
     assert sorted(kept.answers().values()) == [1, 1]
+
+
+def test_silent_connections_hold_nobody_up(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    """Connections that stop in the middle of a packet: pynetdicom alone would wait for them for ever."""
+    kept = Kept()
+    beginnings = (b"", b"\x01\x00\x00", b"\x01\x00\x00\x00\x01\x00" + bytes(20), b"GET / HTTP/1.1\r\n\r\n")
+    silent = []
+    with listening(classifier, tmp_path, kept) as listener:
+        for _ in range(6):
+            for beginning in beginnings:
+                silent.append(socket.create_connection(("127.0.0.1", listener.port)))
+                silent[-1].sendall(beginning)
+        assert send(listener.port, study(1)) == [SUCCESS]
+    # They are disconnected when the receiver ends.
+    for each in silent:
+        each.settimeout(10)
+        with contextlib.suppress(ConnectionError):
+            while each.recv(1000):
+                pass
+        each.close()
+    assert kept.answers() == {uid_of(study(1)): 1}
+
+
+def test_a_sender_cannot_send_without_end(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    """One packet of 4 GiB, and an instance above the limit."""
+    content, kept = study(1), Kept()
+    options = replace(ANY_PORT, limits=ReadLimits(max_bytes=len(content)))
+    with listening(classifier, tmp_path, kept, options) as listener:
+        with socket.create_connection(("127.0.0.1", listener.port)) as endless, pytest.raises(ConnectionError):
+            endless.sendall(b"\x01\x00" + b"\xff" * 4 + bytes(100 << 20))
+        larger = study(2, ImageComments="x" * 1000)
+        assert send(listener.port, larger, content) == [CANNOT_UNDERSTAND, SUCCESS]
+    assert kept.answers() == {uid_of(content): 1}
+
+
+def test_an_instance_under_the_uid_of_another_one(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    """It is put aside; the instance that has the UID is answered when it comes."""
+    kept, dataset = Kept(), pydicom.dcmread(BytesIO(study(2)))
+    entity = AE("STORESCU")
+    entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
+    with Listener(classifier, tmp_path, [kept], ANY_PORT) as listener:
+        association = entity.associate("127.0.0.1", listener.port, ae_title="LRCLR")
+        request = C_STORE()
+        request.MessageID, request.Priority = 1, 2
+        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = dataset.SOPClassUID, uid_of(study(1))
+        request.DataSet = BytesIO(encode(dataset, is_implicit_vr=False, is_little_endian=True))
+        association.dimse.send_msg(request, association.accepted_contexts[0].context_id)
+        _, answer = association.dimse.get_msg(block=True)
+        assert answer.Status == SUCCESS
+        association.release()
+        wait(lambda: listener.spool.counts()["failed"] == 1)
+        assert send(listener.port, study(1)) == [SUCCESS]
+        wait(lambda: kept.taken)
+    assert kept.answers() == {uid_of(study(1)): 1}
+    (reason,) = (tmp_path / "failed").glob("*.json")
+    assert "not the one that its sender announced" in reason.read_text()
+
+
+def test_a_full_disk_costs_no_image(
+    classifier: ZeroShotClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At first images cannot be received, then their results cannot be kept."""
+    kept, events, full = Kept(), list[str](), threading.Event()
+    flush = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if full.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with Listener(classifier, tmp_path, [kept], ANY_PORT, on_event=events.append) as listener:
+        full.set()
+        assert send(listener.port, study(1)) == [OUT_OF_RESOURCES]
+        assert not any(path.is_file() for path in (tmp_path / "received").iterdir())
+        full.clear()
+        scoring = listener.spool.add_results
+
+        def add_results(uid: str, results: Any) -> None:
+            full.set()
+            scoring(uid, results)
+
+        monkeypatch.setattr(listener.spool, "add_results", add_results)
+        assert send(listener.port, study(1)) == [SUCCESS]
+        wait(lambda: any("is tried again" in event for event in events))
+        monkeypatch.setattr(listener.spool, "add_results", scoring)
+        full.clear()
+        wait(lambda: kept.taken)
+    assert kept.answers() == {uid_of(study(1)): 1}
+    assert any("No space left on device" in event for event in events)
+
+
+def test_results_that_are_always_refused_keep_back_no_others(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    first, second = sorted((study(1), study(2)), key=uid_of)
+
+    class Picky(Kept):
+        def store(self, results: Mapping[Kind, tuple[str, bytes]]) -> None:
+            if referenced(results["sr"][1]) == uid_of(first):
+                raise ServerUnavailableError("the archive did not take the results", why="its status is 0xa700")
+            super().store(results)
+
+    picky = Picky()
+    with Listener(classifier, tmp_path, [picky], ANY_PORT) as listener:
+        assert send(listener.port, first, second) == [SUCCESS] * 2
+        wait(lambda: picky.taken)
+    assert picky.answers() == {uid_of(second): 1}
+
+
+def test_room_that_people_make_is_seen(tmp_path: Path) -> None:
+    """The folder of images without results belongs to people, who empty it while the receiver runs."""
+    spool = Spool(tmp_path, 1000, "model")
+    spool.receive("1.2", b"x" * 900)
+    spool.fail("1.2", "it cannot be read", None)
+    with pytest.raises(SpoolFullError):
+        spool.receive("1.3", b"x" * 900)
+    for file in (tmp_path / "failed").iterdir():
+        file.unlink()
+    assert spool.receive("1.3", b"x" * 900)
+    spool.close()
 
 
 def _broken(content: bytes) -> bytes:

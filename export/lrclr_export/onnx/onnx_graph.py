@@ -20,6 +20,7 @@ from lrclr.errors import ExportError, UsageError
 from lrclr_export.onnx.merged_products import merge_products
 from lrclr_export.onnx.region_function import DOMAIN, OP_TYPE, VERSION, region_function
 from lrclr_export.onnx.region_node import TRANSLATIONS
+from lrclr_export.quantize import TRANSLATIONS as FP8_TRANSLATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +98,7 @@ def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
                 dynamic_shapes=_dynamic_shapes(spec),
                 input_names=list(spec.inputs),
                 output_names=list(spec.outputs),
-                custom_translation_table=TRANSLATIONS,
+                custom_translation_table={**TRANSLATIONS, **FP8_TRANSLATIONS},
                 optimize=True,
                 verify=False,
             )

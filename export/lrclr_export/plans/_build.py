@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
 
 from lrclr._files import write_whole
 from lrclr.engines import gpus, tensorrt_library
@@ -80,12 +81,15 @@ def plan_from_onnx(
     library = tensorrt_library(options.engine)
     model, fusable = None, None
     if selects_regions:
-        model, fusable = _prepared(library, path, options, profiles, half_precision)
-    elif half_precision:
-        fusable = attentions(onnx.load(path, load_external_data=False))
+        try:
+            model, fusable = _prepared(library, path, options, profiles, half_precision)
+        except DecodeError:
+            raise ExportError(f"{options.engine} does not support {name}", why="it is not an ONNX graph") from None
     plan = interruptible(
         lambda stop: _built(library, path, options, name, profiles, monitor(library, on_progress, stop), model)
     )
+    if half_precision and not selects_regions:
+        fusable = attentions(onnx.load(path, load_external_data=False))
     return replace(plan, attention_layers=fusable)
 
 

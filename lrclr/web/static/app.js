@@ -89,15 +89,18 @@ function acceptPrompts(image, prompts, reply) {
   });
 }
 
-// A request about a kept image. A server forgets images after a while: the file is then sent again.
+// A request about a kept image. A server forgets images after a while: the file is then sent again. Several times if
+// other files that are sent meanwhile take its place.
 async function about(image, method, path, json) {
-  try {
-    return await call(method, `/v1/images/${image.id}/${path}`, { json });
-  } catch (error) {
-    // What the user has closed is not sent again.
-    if (!(error instanceof Problem) || error.status !== 404 || !state.images.includes(image)) throw error;
-    await keep(image);
-    return await call(method, `/v1/images/${image.id}/${path}`, { json });
+  for (let left = 3; ; left--) {
+    try {
+      return await call(method, `/v1/images/${image.id}/${path}`, { json });
+    } catch (error) {
+      const removed = error instanceof Problem && error.status === 404;
+      // What the user has closed is not sent again.
+      if (!left || !removed || !state.images.includes(image)) throw error;
+      await keep(image);
+    }
   }
 }
 

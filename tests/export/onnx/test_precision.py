@@ -123,7 +123,7 @@ def test_half_precision_leaves_the_original_alone(checkpoint: Checkpoint) -> Non
 
 @pytest.mark.parametrize("precision", ["bf16", "int4", "", "FP16"])
 def test_no_other_precision_is_pretended(precision: str) -> None:
-    with pytest.raises(UsageError, match="Choose fp16, fp32 or int8"):
+    with pytest.raises(UsageError, match="Choose fp16, fp32, int8 or fp8"):
         Tolerances.for_precision(precision)
 
 

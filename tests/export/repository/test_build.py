@@ -175,6 +175,13 @@ def test_a_graph_that_cannot_be_built(bundle: Path, spoil: Callable[[Path], Any]
     _unchanged(bundle, ExportError, said, AMPERE)
 
 
+def test_an_image_encoder_that_is_not_an_onnx_graph(bundle: Path) -> None:
+    graph = bundle / "image_encoder" / "1" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-5000])
+    bundles.signed(bundle)
+    _unchanged(bundle, ExportError, "does not support image_encoder: it is not an ONNX graph", AMPERE)
+
+
 def test_sizes_that_a_graph_cannot_have(bundle: Path) -> None:
     sizes = [{**profile, "tokens": [2, 16, 4096]} for profile in Bundle(bundle).manifest.profiles]
     bundles.signed(bundle, profiles=sizes)

@@ -400,7 +400,7 @@ def test_an_archive_is_scored_by_the_mean(folder: Path, ensemble: ZeroShotClassi
     assert (json.loads(again.stdout)["scored"], pq.read_table(tmp_path / "scores").to_pylist()) == (0, [row])
     # `lrclr drift` takes the rows as those of any bundle, and asks for more of them.
     compared = bundles.call("drift", tmp_path / "scores", tmp_path / "scores")
-    assert "has scores of 1 images" in compared.stderr
+    assert "1 of its images have scores" in compared.stderr
 
 
 @pytest.mark.slow

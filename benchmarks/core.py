@@ -58,8 +58,8 @@ class _WithoutSelection(nn.Module):
             rows = tokens[:, : self.model.config.num_regions + 1]
             return Regions(rows, rows, rows)
 
-        embedding, regions = self.model.encode_image(pixel_values, select=first, prune=True)
-        return embedding, regions.tokens
+        image = self.model.encode_image(pixel_values, select=first, prune=True)
+        return image.embedding, image.regions.tokens
 
 
 def main() -> None:
@@ -143,7 +143,7 @@ def _text_rows(
     what = f"{len(prompts)} prompts, {trimmed.shape[1]} tokens against 77"
     return [
         timing_row(what, f"ONNX Runtime {name}", timings, TORCH, name)
-        | {"cosine": cosine(run()["text_embedding"], golden.text_embedding[: len(prompts)])}
+        | {"cosine": cosine(run()["text_embedding"], golden["text_embedding"][: len(prompts)])}
         for name, run in runs.items()
     ]
 

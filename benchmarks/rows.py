@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 def pixels_of(golden: Golden, batch: int) -> NDArray[Any]:
     """`batch` images, ``[batch, 3, S, S]``; they repeat if there are fewer."""
-    return np.resize(golden.pixel_values, (batch, *golden.pixel_values.shape[1:]))
+    return np.resize(golden["pixel_values"], (batch, *golden["pixel_values"].shape[1:]))
 
 
 def timing_row(what: str, candidate: str, timings: Timings, baseline: str, name: str) -> Row:
@@ -53,11 +53,11 @@ def share_row(what: str, of: str, timings: Timings, whole: str, part: str) -> Ro
 
 def image_quality(engine: Engine, golden: Golden) -> Row:
     """How far the image encoder's answers are from PyTorch's."""
-    answer = engine.run("image_encoder", {"pixel_values": golden.pixel_values})
+    answer = engine.run("image_encoder", {"pixel_values": golden["pixel_values"]})
     return {
-        "cosine": cosine(answer["image_embedding"], golden.image_embedding),
-        "centred_cosine": centred_cosine(answer["image_embedding"], golden.image_embedding),
-        "regions_of_pytorch": region_gap(answer["region_index"], golden.rollout)[1],
+        "cosine": cosine(answer["image_embedding"], golden["image_embedding"]),
+        "centred_cosine": centred_cosine(answer["image_embedding"], golden["image_embedding"]),
+        "regions_of_pytorch": region_gap(answer["region_index"], golden["rollout"])[1],
     }
 
 
@@ -67,10 +67,10 @@ def fusion_rows(
     """For each engine the time of the fusion head for the findings' prompts, as a share of the image encoder's."""
     prompts = checkpoint.tokenizer.encode(checkpoint.findings.prompts)
     count, length = prompts.input_ids.shape
-    image: dict[str, NDArray[Any]] = {"pixel_values": golden.pixel_values[:batch]}
+    image: dict[str, NDArray[Any]] = {"pixel_values": golden["pixel_values"][:batch]}
     pairs: dict[str, NDArray[Any]] = {
-        "region_tokens": golden.region_tokens[:batch],
-        "text_tokens": np.ascontiguousarray(golden.text_tokens[:count, :length]),
+        "region_tokens": golden["region_tokens"][:batch],
+        "text_tokens": np.ascontiguousarray(golden["text_tokens"][:count, :length]),
         "text_mask": prompts.mask,
     }
     rows = []

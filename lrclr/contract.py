@@ -16,9 +16,8 @@ from lrclr.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lrclr.model import LrclrConfig
 
-__all__ = ["DYNAMIC", "GRAPHS", "MODEL", "MOST_MEMBERS", "Graph", "ModelNames", "Tensor", "axis_sizes"]
+__all__ = ["DYNAMIC", "GRAPHS", "MODEL", "MOST_MEMBERS", "Graph", "ModelNames", "Tensor"]
 
 MODEL: Final = "lrclr"
 """Name of the Triton model that answers requests with image files, with the help of the three graphs."""
@@ -30,7 +29,7 @@ DYNAMIC: Final = ("batch", "prompts", "tokens")
 """Axes whose size differs from call to call: images, prompts, and tokens of the longest prompt.
 
 The axis ``length`` of the text encoder is one number where every prompt is padded to the same length, and ``tokens``
-elsewhere; see `axis_sizes`.
+elsewhere; see `lrclr.model.LrclrConfig.axis_sizes`.
 """
 
 
@@ -41,7 +40,7 @@ class Tensor:
     Attributes:
         name: its name in the ONNX file, in Triton and in `Engine.run`.
         dtype: NumPy's name of the type.
-        axes: for each axis its size, or its name; see `axis_sizes` and `DYNAMIC`.
+        axes: for each axis its size, or its name; see `DYNAMIC` and `lrclr.model.LrclrConfig.axis_sizes`.
         meaning: what it holds.
     """
 
@@ -195,20 +194,3 @@ class ModelNames:
 
 
 _PREFIX: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9_-]{0,39})?")
-
-
-def axis_sizes(config: LrclrConfig) -> dict[str, int | str]:
-    """Sizes of the named axes that are fixed by the network: all but those of `DYNAMIC`.
-
-    The axis ``length`` is a number, or the name of the axis of `DYNAMIC` that it is.
-    """
-    vision, text = config.vision_config, config.text_config
-    return {
-        "image_size": vision.image_size,
-        "regions": config.num_regions,
-        "rows": config.num_regions + 1,
-        "projection": config.projection_dim,
-        "vision_width": vision.hidden_size,
-        "text_width": text.hidden_size,
-        "length": config.text_length if config.fixed_text_length else "tokens",
-    }

@@ -35,8 +35,8 @@ HELPERS: Final = (
 # A package or module imports only from those before it.
 LAYERS: Final = (
     *HELPERS,
-    "lrclr.model",
     "lrclr.contract",
+    "lrclr.model",
     "lrclr.text",
     "lrclr.input_checks",
     "lrclr.images",

@@ -7,7 +7,7 @@ import copy
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -86,6 +86,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         group = "triton" if item.get_closest_marker("triton") else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=_turn)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
+    """End a run whose groups pytest-xdist does not keep together: each process would start servers of its own."""
+    if node.config.getoption("dist") == "loadgroup" and not all("@" in name.rpartition("]")[2] for name in ids):
+        pytest.exit("this pytest-xdist does not group tests with this pytest: see pyproject.toml", 3)
 
 
 def _turn(item: pytest.Item) -> int:

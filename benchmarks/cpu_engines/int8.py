@@ -77,19 +77,19 @@ def measure(name: str, folder: Path, *, batches: tuple[int, ...], rounds: int) -
         "timings": {},
         "operators": {},
     }
-    pixels = np.tile(golden.pixel_values, (4, 1, 1, 1))
-    length = int(golden.text_mask.sum(1)[: len(checkpoint.findings.prompts)].max())
-    prompts = golden.input_ids[: len(checkpoint.findings.prompts), :length]
+    pixels = np.tile(golden["pixel_values"], (4, 1, 1, 1))
+    length = int(golden["text_mask"].sum(1)[: len(checkpoint.findings.prompts)].max())
+    prompts = golden["input_ids"][: len(checkpoint.findings.prompts), :length]
     work: dict[str, tuple[str, dict[str, NDArray[Any]]]] = {
         f"{size} images": ("image_encoder", {"pixel_values": pixels[:size]}) for size in batches
     }
     work[f"{len(prompts)} prompts of up to {length} tokens"] = ("text_encoder", {"input_ids": prompts})
     for size in batches:
-        rows = np.resize(np.arange(len(golden.region_tokens)), size)
+        rows = np.resize(np.arange(len(golden["region_tokens"])), size)
         pairs: dict[str, NDArray[Any]] = {
-            "region_tokens": np.ascontiguousarray(golden.region_tokens[rows]),
-            "text_tokens": np.ascontiguousarray(golden.text_tokens[: len(prompts), :length]),
-            "text_mask": np.ascontiguousarray(golden.text_mask[: len(prompts), :length]),
+            "region_tokens": np.ascontiguousarray(golden["region_tokens"][rows]),
+            "text_tokens": np.ascontiguousarray(golden["text_tokens"][: len(prompts), :length]),
+            "text_mask": np.ascontiguousarray(golden["text_mask"][: len(prompts), :length]),
         }
         work[f"{size} images with {len(prompts)} prompts in the fusion head"] = ("fusion_head", pairs)
     for title, (graph, inputs) in work.items():
@@ -110,12 +110,12 @@ def measure(name: str, folder: Path, *, batches: tuple[int, ...], rounds: int) -
 def _losses(engines: dict[str, Any], golden: Any) -> dict[str, dict[str, float]]:
     losses = {}
     for name, run in engines.items():
-        image = run("image_encoder", {"pixel_values": golden.pixel_values})
-        text = run("text_encoder", {"input_ids": golden.input_ids})
-        gap, same = region_gap(image["region_index"], golden.rollout)
+        image = run("image_encoder", {"pixel_values": golden["pixel_values"]})
+        text = run("text_encoder", {"input_ids": golden["input_ids"]})
+        gap, same = region_gap(image["region_index"], golden["rollout"])
         losses[name] = {
-            "image_centred_cosine": centred_cosine(image["image_embedding"], golden.image_embedding),
-            "text_centred_cosine": centred_cosine(text["text_embedding"], golden.text_embedding),
+            "image_centred_cosine": centred_cosine(image["image_embedding"], golden["image_embedding"]),
+            "text_centred_cosine": centred_cosine(text["text_embedding"], golden["text_embedding"]),
             "region_gap": gap,
             "regions_of_pytorch": same,
         }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # By name, since the package has a function of the same name as the module.
 _preprocess: Any = importlib.import_module("lrclr.preprocessing._transform")
-_classifier: Any = importlib.import_module("lrclr.inference._classifier")
+_network: Any = importlib.import_module("lrclr.inference._network")
 
 
 def pixels(change: Callable[[Any], Any]) -> Patch:
@@ -92,5 +92,5 @@ def mask_without_eot(_: ClipTokenizer, batch: TokenBatch) -> TokenBatch:
 
 def classifier(name: str, change: Callable[..., Any]) -> Patch:
     """Change a function with which the classifier computes answers from the graphs' outputs."""
-    whole = getattr(_classifier, name)
-    return lambda: patch.object(_classifier, name, lambda *given, **named: change(whole, *given, **named))
+    whole = getattr(_network, name)
+    return lambda: patch.object(_network, name, lambda *given, **named: change(whole, *given, **named))

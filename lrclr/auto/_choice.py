@@ -168,12 +168,12 @@ def _fastest(engines: Mapping[str, Engine], golden: Golden, prompts: int) -> tup
     """Return the engine with the smallest median time for one radiograph, and the times in words."""
     if len(engines) == 1:
         return next(iter(engines)), "the only engine here that passes the gates"
-    image: dict[str, NDArray[Any]] = {"pixel_values": golden.pixel_values[:1]}
-    length = int(golden.text_mask[:prompts].sum(1).max())
+    image: dict[str, NDArray[Any]] = {"pixel_values": golden["pixel_values"][:1]}
+    length = int(golden["text_mask"][:prompts].sum(1).max())
     pairs: dict[str, NDArray[Any]] = {
-        "region_tokens": golden.region_tokens[:1],
-        "text_tokens": np.ascontiguousarray(golden.text_tokens[:prompts, :length]),
-        "text_mask": np.ascontiguousarray(golden.text_mask[:prompts, :length]),
+        "region_tokens": golden["region_tokens"][:1],
+        "text_tokens": np.ascontiguousarray(golden["text_tokens"][:prompts, :length]),
+        "text_mask": np.ascontiguousarray(golden["text_mask"][:prompts, :length]),
     }
     seconds: dict[str, list[float]] = {kind: [] for kind in engines}
     for number in range(_ROUNDS + 1):

@@ -110,7 +110,10 @@ def measure_quality(target: Target, reference: Reference | None) -> Quality:
     refused = tuple(str(gate) for gate in gates if not gate.passed)
     # One by one: the target may limit the batch to one image.
     index = np.concatenate(
-        [engine.run("image_encoder", {"pixel_values": pixels[None]})["region_index"] for pixels in golden.pixel_values]
+        [
+            engine.run("image_encoder", {"pixel_values": pixels[None]})["region_index"]
+            for pixels in golden["pixel_values"]
+        ]
     )
     return Quality(
         reference=reference.name,
@@ -120,7 +123,7 @@ def measure_quality(target: Target, reference: Reference | None) -> Quality:
         cosine=_value(gates, "cosine", "image_encoder.image_embedding"),
         centred_cosine=_value(gates, "centred cosine", "image_encoder.image_embedding"),
         text_cosine=_value(gates, "cosine", "text_encoder.text_embedding"),
-        region_agreement=region_gap(index, golden.rollout)[1],
+        region_agreement=region_gap(index, golden["rollout"])[1],
         probability_error=_value(gates, "absolute error", "probabilities"),
         # The golden data of an ensemble are those of one member.
         auroc_reference=None if reference.model.members or math.isnan(golden.task_auroc) else float(golden.task_auroc),

@@ -174,7 +174,7 @@ def _tokens(prompts: int, target: Target, golden: Golden | None) -> tuple[NDArra
             "the tokens for the graphs of a server are not known",
             fix="Measure its bundle in the same run, or give it with --reference.",
         )
-    mask = golden.text_mask[: len(own.prompts)]
-    ids = golden.input_ids[: len(own.prompts), : int(mask.sum(1).max())]
+    mask = golden["text_mask"][: len(own.prompts)]
+    ids = golden["input_ids"][: len(own.prompts), : int(mask.sum(1).max())]
     rows = np.arange(prompts) % len(ids)
     return np.ascontiguousarray(ids[rows]), np.ascontiguousarray(mask[rows, : ids.shape[1]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lrclr.bundle._bundle import Bundle, bundle_entries, require_digest
 from lrclr.bundle._card import model_card
 from lrclr.bundle._content import NO_CACHE, SERVER_MODEL, file_table, member_golden, plan_file
-from lrclr.bundle._golden import Golden, GraphOutputs
+from lrclr.bundle._golden import Golden
 from lrclr.bundle._manifest import (
     FINDINGS,
     GOLDEN,
@@ -40,7 +40,6 @@ __all__ = [
     "Float32Entry",
     "Golden",
     "GraphEntry",
-    "GraphOutputs",
     "Manifest",
     "TokenizerEntry",
     "bundle_entries",

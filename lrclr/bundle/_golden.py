@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrclr._zip import checked_entries
+from lrclr.contract import GRAPHS
 from lrclr.errors import BundleError
 
 if TYPE_CHECKING:
@@ -20,71 +21,62 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 _STORED: Final = "stored_"
+_OUTPUTS: Final = (*(name for graph in GRAPHS.values() for name in graph.output_names), "rollout")
+# The inputs of the fusion head that are outputs of the encoders stand once.
+_TENSORS: Final = tuple(dict.fromkeys((*(name for graph in GRAPHS.values() for name in graph.input_names), *_OUTPUTS)))
 # Unpacked size of all arrays: several times that of the largest network.
 _MOST_BYTES: Final = 1 << 30
 
 
 @dataclass(frozen=True)
-class GraphOutputs:
-    """Outputs of the three graphs for B images and P prompts.
-
-    Attributes:
-        image_embedding, region_tokens, region_index, region_importance: of the image encoder.
-        rollout: ``[B, G, N-1]``, importance of every patch, per head or in one row. With it, gates can tell an exchange
-            of equally important patches from a fault.
-        text_embedding, text_tokens: of the text encoder; tokens after EOT are zero.
-        local_score, region_attention: of the fusion head, for these regions and prompts.
-    """
-
-    image_embedding: Floats
-    region_tokens: Floats
-    region_index: Ints
-    region_importance: Floats
-    rollout: Floats
-    text_embedding: Floats
-    text_tokens: Floats
-    local_score: Floats
-    region_attention: Floats
-
-
-@dataclass(frozen=True)
-class Golden(GraphOutputs):
+class Golden:
     """Reference inputs and outputs of the network in float32, for B images and P prompts.
 
+    ``golden[name]`` is a tensor.
+
     Attributes:
-        images_sha256: hash of the pixels of `gate_images`, from which `pixel_values` were computed.
+        tensors: inputs and outputs of the three graphs, by their names in `lrclr.contract`. ``length`` is the longest
+            prompt that the text encoder reads, tokens after EOT are zero, and the fusion head has every pair of image
+            and prompt. Also ``rollout``, ``[B, G, N-1]``: the importance of every patch, per head or in one row. With
+            it, gates can tell an exchange of equally important patches from a fault.
+        images_sha256: hash of the pixels of `gate_images`, from which ``pixel_values`` were computed.
         findings: names of the bundle's findings.
         prompts: P texts; the first ones are those of the findings, in order.
-        pixel_values: ``[B, 3, H, W]``.
-        input_ids: ``[P, T]``; T is the longest prompt that the text encoder reads.
-        text_mask: ``[P, T]``.
         probabilities: ``[B, F]``.
         task_auroc: a scalar, see `lrclr.verification.task_auroc`; NaN if the model has none of the findings.
-        stored: outputs of the network in float32 with the rounded weights of the graphs; None if the graphs store the
-            weights in float32.
+        stored: outputs of the network in float32 with the rounded weights of the graphs, and their ``rollout``; None if
+            the graphs store the weights in float32.
     """
 
+    tensors: Mapping[str, NDArray[Any]]
     images_sha256: str
     findings: tuple[str, ...]
     prompts: tuple[str, ...]
-    pixel_values: Floats
-    input_ids: Ints
-    text_mask: Ints
     probabilities: Floats
     task_auroc: Floats
-    stored: GraphOutputs | None = None
+    stored: Mapping[str, NDArray[Any]] | None = None
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """A tensor by its name."""
+        return self.tensors[name]
 
     @property
     def lengths(self) -> Ints:
         """``[P]``: number of tokens of each prompt, with the tokens for its beginning and end."""
-        lengths: Ints = self.text_mask.sum(1)
+        lengths: Ints = self["text_mask"].sum(1)
         return lengths
 
     def save(self, path: Path) -> None:
         """Write an ``.npz``; the same arrays give the same bytes."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "stored"}
-        if self.stored is not None:
-            arrays |= {_STORED + field.name: getattr(self.stored, field.name) for field in fields(GraphOutputs)}
+        arrays: dict[str, Any] = {
+            **{name: self[name] for name in _TENSORS},
+            **{_STORED + name: self.stored[name] for name in _OUTPUTS if self.stored is not None},
+            "images_sha256": self.images_sha256,
+            "findings": self.findings,
+            "prompts": self.prompts,
+            "probabilities": self.probabilities,
+            "task_auroc": self.task_auroc,
+        }
         np.savez_compressed(path, **arrays)
 
     @classmethod
@@ -99,16 +91,15 @@ class Golden(GraphOutputs):
                 checked_entries(file, most_bytes=_MOST_BYTES)
                 file.seek(0)
                 arrays = np.load(file, allow_pickle=False)
-                stored = GraphOutputs(**_outputs(arrays, _STORED)) if f"{_STORED}rollout" in arrays else None
-                names = [field.name for field in fields(cls) if field.name != "stored"]
-                own: dict[str, Any] = {name: arrays[name] for name in names}
-                for name in ("findings", "prompts"):
-                    own[name] = tuple(str(text) for text in own[name].reshape(-1))
-                own["images_sha256"] = str(own["images_sha256"])
-                return cls(**own, stored=stored)
+                rounded = f"{_STORED}rollout" in arrays
+                return cls(
+                    tensors={name: arrays[name] for name in _TENSORS},
+                    images_sha256=str(arrays["images_sha256"]),
+                    findings=tuple(str(text) for text in arrays["findings"].reshape(-1)),
+                    prompts=tuple(str(text) for text in arrays["prompts"].reshape(-1)),
+                    probabilities=arrays["probabilities"],
+                    task_auroc=arrays["task_auroc"],
+                    stored={name: arrays[_STORED + name] for name in _OUTPUTS} if rounded else None,
+                )
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise BundleError(f"{path} does not hold golden inputs and outputs", why="it is damaged") from error
-
-
-def _outputs(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {field.name: arrays[prefix + field.name] for field in fields(GraphOutputs)}

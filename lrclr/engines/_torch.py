@@ -45,28 +45,16 @@ class TorchEngine:
         return f"torch {torch.__version__} {self._device}"
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        if graph not in GRAPHS:
+            raise EngineError(f"unknown graph {graph!r}")
         # One run at a time, since a run sets and restores the training flags of the modules.
         with self._lock, torch.inference_mode(), _evaluating(self._model):
             try:
                 tensors = {name: torch.from_numpy(array).to(self._device) for name, array in inputs.items()}
-                outputs = self._outputs(graph, tensors)
+                outputs = self._model.run_graph(graph, tensors)
             except Exception as error:
                 raise EngineError(f"torch could not run {graph}", why=first_line(error)) from error
             return {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
-
-    def _outputs(self, graph: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if graph not in GRAPHS:
-            raise EngineError(f"unknown graph {graph!r}")
-        arguments = [tensors[name] for name in GRAPHS[graph].input_names]
-        outputs: tuple[torch.Tensor, ...]
-        if graph == "image_encoder":
-            embedding, regions = self._model.encode_image(*arguments)
-            outputs = (embedding, *regions)
-        elif graph == "text_encoder":
-            outputs = self._model.encode_text(*arguments)
-        else:
-            outputs = self._model.fusion_head(*arguments)
-        return dict(zip(GRAPHS[graph].output_names, outputs, strict=True))
 
 
 @contextlib.contextmanager

@@ -204,7 +204,7 @@ def _task_reference(
 def _rescored(golden: Golden, bundle: Bundle, scoring: dict[str, Any]) -> Golden:
     """The reference with the probabilities of PyTorch's scores under another scoring."""
     score = combined_score(
-        global_score(golden.image_embedding, golden.text_embedding), golden.local_score, scoring["alpha"]
+        global_score(golden["image_embedding"], golden["text_embedding"]), golden["local_score"], scoring["alpha"]
     )
     asked = score[:, : len(bundle.findings.prompts)]
     calibration = ScoreCalibration.from_dict(scoring).of(bundle.findings, bundle.findings)

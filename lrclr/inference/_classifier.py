@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from lrclr.budget import CACHE_BYTES, FUSION_ROWS
+from lrclr.budget import CACHE_BYTES
 from lrclr.bundle import Bundle
-from lrclr.errors import FindingsError, ImageError, LrclrError, NonFiniteError, UsageError
+from lrclr.errors import FindingsError, ImageError, LrclrError, UsageError
 from lrclr.inference._decoding import BATCH_SIZE, DecodedImage, decoded_batches, is_one_image
 from lrclr.inference._ensemble import averaged, of_each
 from lrclr.inference._features import ImageFeatures
 from lrclr.inference._model_spec import ModelSpec
-from lrclr.inference._prompt_cache import PromptCache, PromptFeatures
+from lrclr.inference._network import Network
 from lrclr.inference._results import Answers, ImageEmbeddings
-from lrclr.inference._scores import combined_score, finding_scores, global_score, probabilities
-from lrclr.text import check_prompts
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -75,12 +73,11 @@ class ZeroShotClassifier:
             members, lead = [ZeroShotClassifier(*pair) for pair in pairs], self._bundle.manifest.lead
         self.members: tuple[ZeroShotClassifier, ...] = tuple(members) or (self,)
         self.lead = lead
-        self.prompt_cache = PromptCache(self._encode_prompts)
-        if members:
+        self._networks = tuple(member._network for member in members) if members else (Network(self.spec, engine),)  # noqa: SLF001 - of this class
+        for network in self._networks:
             # All members are asked for the same prompts, and share the memory of one cache.
-            for member in members:
-                member.prompt_cache.max_bytes = CACHE_BYTES // len(members)
-            self.prompt_cache = members[lead].prompt_cache
+            network.prompt_cache.max_bytes = CACHE_BYTES // len(self._networks)
+        self.prompt_cache = self._networks[lead].prompt_cache
 
     @classmethod
     def from_bundle(
@@ -239,25 +236,11 @@ class ZeroShotClassifier:
             pixel_values: float32 ``[B, 3, S, S]``, at least one image.
 
         Raises:
+            UsageError: the model is an ensemble.
             ImageError: `pixel_values` has another shape, or contains NaN or infinity.
             NonFiniteError: the graphs gave NaN or infinity.
         """
-        self._check_pixels(pixel_values)
-        parts = []
-        for start in range(0, len(pixel_values), self.spec.max_batch):
-            output = self._run("image_encoder", {"pixel_values": pixel_values[start : start + self.spec.max_batch]})
-            # The first token is the global one.
-            regions = output["region_tokens"][:, 1:]
-            length = np.linalg.norm(regions, axis=-1, keepdims=True)
-            parts.append(
-                ImageEmbeddings(
-                    # Copies: a server's output may lie in memory that it uses again.
-                    output["image_embedding"].copy(),
-                    regions / np.maximum(length, np.finfo(np.float32).tiny),
-                    output["region_index"].copy(),
-                )
-            )
-        return ImageEmbeddings.joined(parts)
+        return self._network.embed(pixel_values)
 
     def encode_images(
         self,
@@ -282,8 +265,7 @@ class ZeroShotClassifier:
         for batch in self._decoded(images, frame=frame, exact=exact, batch_size=batch_size):
             for start in range(0, len(batch), self.spec.max_batch):
                 part = batch[start : start + self.spec.max_batch]
-                inputs = {"pixel_values": np.stack([image.pixel_values for image in part])}
-                outputs = self._of_each(partial(self._run_member, "image_encoder", inputs))
+                outputs = self._of_each(partial(_encoded, np.stack([image.pixel_values for image in part])))
                 features += [ImageFeatures.of_row(outputs, row, image) for row, image in enumerate(part)]
         return features
 
@@ -305,27 +287,27 @@ class ZeroShotClassifier:
         findings = findings or self.spec.findings
         if not features:
             return []
-
-        def answered(number: int) -> Answers:
-            own = ImageFeatures.stacked(features, number)
-            return self.members[number]._answer_features(own, findings, alpha)  # noqa: SLF001 - of the same class
-
-        answers = averaged(self._of_each(answered), self.lead)
+        batches = {network: ImageFeatures.stacked(features, place) for place, network in enumerate(self._networks)}
+        answers = averaged(
+            self._of_each(lambda network: network.answer([batches[network]], findings, alpha)), self.lead
+        )
         made = self.predictions(answers, [one.size for one in features], findings, alpha)
         return [
             replace(each, remarks=one.remarks, warnings=one.warnings) for each, one in zip(made, features, strict=True)
         ]
 
-    def _answer_features(self, image: Mapping[str, NDArray[Any]], findings: FindingSet, alpha: float | None) -> Answers:
-        alpha = self._checked_alpha(alpha)
-        return self._answer(image, findings, self._features(findings), alpha)
+    @property
+    def _network(self) -> Network:
+        if len(self._networks) > 1:
+            raise UsageError(
+                "an ensemble has no embeddings",
+                why="each member has a space of its own, and a mean of vectors of different spaces has no meaning",
+                fix="Use one of its `members`, or export one of its checkpoints alone.",
+            )
+        return self._networks[0]
 
-    def _run_member(self, graph: str, inputs: dict[str, NDArray[Any]], number: int) -> dict[str, NDArray[Any]]:
-        return self.members[number]._run(graph, inputs)  # noqa: SLF001 - of the same class
-
-    def _of_each(self, work: Callable[[int], Result]) -> list[Result]:
-        """Call a function with the number of each member; for a single network with 0."""
-        return of_each(range(len(self.members)), work, at_once=getattr(self.engine, "at_once", False))
+    def _of_each(self, work: Callable[[Network], Result]) -> list[Result]:
+        return of_each(self._networks, work, at_once=getattr(self.engine, "at_once", False))
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Compute the global embeddings of texts. Each text is used as it is, without a template.
@@ -345,16 +327,7 @@ class ZeroShotClassifier:
             raise FindingsError("embed_texts takes a list of texts, not one text", fix="Write embed_texts([text]).")
         if len(texts) == 0:
             raise FindingsError("embed_texts got an empty list of texts")
-        self._require_network()
-        return self.prompt_cache.features(tuple(texts)).embedding.copy()
-
-    def _require_network(self) -> None:
-        if self.members != (self,):
-            raise UsageError(
-                "an ensemble has no embeddings",
-                why="each member has a space of its own, and a mean of vectors of different spaces has no meaning",
-                fix="Use one of its `members`, or export one of its checkpoints alone.",
-            )
+        return self._network.prompt_cache.features(tuple(texts)).embedding.copy()
 
     def _decoded(
         self, images: Sequence[ImageSource], *, frame: int | None, exact: bool, batch_size: int
@@ -394,7 +367,7 @@ class ZeroShotClassifier:
                 f"pixel values have shape {list(pixel_values.shape)}", why=f"expected [{len(sizes)}, 3, {side}, {side}]"
             )
         findings = findings or self.spec.findings
-        alpha = self._checked_alpha(alpha)
+        alpha = self.spec.checked_alpha(alpha)
         if len(sizes) == 0:
             return []
         answers = self.answer_pixels(pixel_values, findings, alpha)
@@ -418,84 +391,8 @@ class ZeroShotClassifier:
         self, pixel_values: NDArray[np.float32], findings: FindingSet | None = None, alpha: float | None = None
     ) -> list[Answers]:
         """As `answer_pixels`, but the answers of each member of an ensemble instead of their mean."""
-        if self.members != (self,):
-            return self._of_each(lambda number: self.members[number].answer_pixels(pixel_values, findings, alpha))
-        self._check_pixels(pixel_values)
         findings = findings or self.spec.findings
-        alpha = self._checked_alpha(alpha)
-        prompts = self._features(findings)
-        step = self.spec.max_batch
-        parts = [
-            self._answer(
-                self._run("image_encoder", {"pixel_values": pixel_values[start : start + step]}),
-                findings,
-                prompts,
-                alpha,
-            )
-            for start in range(0, len(pixel_values), step)
-        ]
-        return [Answers.joined(parts)]
-
-    def _check_pixels(self, pixel_values: NDArray[np.float32]) -> None:
-        side = self.spec.preprocess.image_size
-        if pixel_values.shape[1:] != (3, side, side) or len(pixel_values) == 0:
-            raise ImageError(
-                f"pixel values have shape {list(pixel_values.shape)}", why=f"expected [images, 3, {side}, {side}]"
-            )
-        if not np.isfinite(pixel_values).all():
-            raise ImageError("pixel values contain NaN or infinity")
-
-    def _checked_alpha(self, alpha: float | None) -> float:
-        if alpha is None:
-            return self.spec.alpha
-        if not 0.0 <= alpha <= 1.0:
-            raise UsageError(f"alpha is {alpha}", fix="It must be between 0 and 1.")
-        if alpha > 0.0 and not self.fusion_trained:
-            raise UsageError(
-                f"alpha is {alpha}, but the fusion head of this {self.spec.kind} is not trained",
-                why="its local scores have no meaning",
-                fix="Leave alpha at 0, or use a checkpoint with a trained fusion head.",
-            )
-        return alpha
-
-    def _features(self, findings: FindingSet) -> PromptFeatures:
-        try:
-            return self.prompt_cache.features(findings.prompts)
-        except FindingsError:
-            # Raises an error that names the finding, too.
-            if self.spec.tokenizer is not None:
-                check_prompts(findings, self.spec.tokenizer)
-            raise
-
-    def _encode_prompts(self, prompts: tuple[str, ...]) -> PromptFeatures:
-        if self.spec.tokenizer is None:
-            raise UsageError("this model has no tokenizer", why=f"it is a {self.spec.kind}")
-        tokens = self.spec.tokenizer.encode(prompts)
-        text = self._run("text_encoder", {"input_ids": tokens.input_ids})
-        # The fusion head masks padding, so that it need not see it. It takes two tokens at least.
-        longest = max(2, int(tokens.mask.sum(1).max()))
-        return PromptFeatures(text["text_embedding"], text["text_tokens"][:, :longest], tokens.mask[:, :longest])
-
-    def _answer(
-        self, image: Mapping[str, NDArray[Any]], findings: FindingSet, prompts: PromptFeatures, alpha: float
-    ) -> Answers:
-        threshold = self.spec.calibration.threshold
-        local, attention = self._fuse(image["region_tokens"], prompts)
-        global_ = global_score(image["image_embedding"], prompts.embedding)
-        return Answers(
-            probabilities(
-                combined_score(global_, local, alpha),
-                findings,
-                *self.spec.calibration.of(findings, self.spec.findings),
-                threshold,
-            ),
-            *finding_scores(global_, findings, threshold),
-            *finding_scores(local, findings, threshold),
-            np.stack([attention[:, index].mean(1) for index in findings.positive_index], axis=1),
-            image["region_index"],
-            image["region_importance"],
-            image["image_embedding"],
-        )
+        return self._of_each(lambda network: network.answer(network.encode(pixel_values), findings, alpha))
 
     def predictions(
         self,
@@ -517,35 +414,10 @@ class ZeroShotClassifier:
             geometry = self.spec.preprocess.geometry(height, width)
             boxes.append([geometry.box(patch, self.spec.patch_size) for patch in patches])
         return answers.predictions(
-            findings.names, sizes, boxes, alpha=self._checked_alpha(alpha), fusion_trained=self.spec.fusion_trained
+            findings.names, sizes, boxes, alpha=self.spec.checked_alpha(alpha), fusion_trained=self.spec.fusion_trained
         )
 
-    def _fuse(
-        self, region_tokens: NDArray[np.float32], prompts: PromptFeatures
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        # The memory of the fusion head grows with the tokens of all pairs, so images go through it in parts.
-        rows = len(prompts.mask) * (region_tokens.shape[1] + prompts.mask.shape[1])
-        step = max(1, FUSION_ROWS // rows)
-        parts = [
-            self._run(
-                "fusion_head",
-                {
-                    "region_tokens": region_tokens[start : start + step],
-                    "text_tokens": prompts.tokens,
-                    "text_mask": prompts.mask,
-                },
-            )
-            for start in range(0, len(region_tokens), step)
-        ]
-        return (
-            np.concatenate([part["local_score"] for part in parts]),
-            np.concatenate([part["region_attention"] for part in parts]),
-        )
 
-    def _run(self, graph: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        self._require_network()
-        outputs = self.engine.run(graph, inputs)
-        for name, array in outputs.items():
-            if not np.isfinite(array).all():
-                raise NonFiniteError(f"{graph} gave NaN or infinity in {name}", fix="Run `lrclr verify` on the bundle.")
-        return outputs
+def _encoded(pixel_values: NDArray[np.float32], network: Network) -> dict[str, NDArray[Any]]:
+    (outputs,) = network.encode(pixel_values)
+    return outputs

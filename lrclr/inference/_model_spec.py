@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from lrclr.errors import UsageError
 from lrclr.inference._scores import ScoreCalibration
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import FindingSet
@@ -62,6 +63,24 @@ class ModelSpec:
     members: tuple[str, ...] = ()
     regions_from: str = ""
     source: str = ""
+
+    def checked_alpha(self, alpha: float | None) -> float:
+        """The weight of the local score to use: that of the model if `alpha` is None.
+
+        Raises:
+            UsageError: it is not in [0, 1], or not 0 although the fusion head is not trained.
+        """
+        if alpha is None:
+            return self.alpha
+        if not 0.0 <= alpha <= 1.0:
+            raise UsageError(f"alpha is {alpha}", fix="It must be between 0 and 1.")
+        if alpha > 0.0 and not self.fusion_trained:
+            raise UsageError(
+                f"alpha is {alpha}, but the fusion head of this {self.kind} is not trained",
+                why="its local scores have no meaning",
+                fix="Leave alpha at 0, or use a checkpoint with a trained fusion head.",
+            )
+        return alpha
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> ModelSpec:

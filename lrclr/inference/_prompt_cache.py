@@ -87,6 +87,12 @@ class PromptCache:
             self._keep(prompts, features)
         return features
 
+    def clear(self) -> None:
+        """Forget all features. The counts of hits and misses stay."""
+        with self._lock:
+            self._kept.clear()
+            self.bytes = 0
+
     def _keep(self, key: str | tuple[str, ...], features: PromptFeatures) -> None:
         if key in self._kept:
             self._kept.move_to_end(key)

@@ -181,6 +181,22 @@ class LrclrConfig(PreTrainedConfig):  # type: ignore[misc]
         """`alpha`, or 0 while the fusion head has not been trained."""
         return self.alpha if self.fusion_trained else 0.0
 
+    @property
+    def axis_sizes(self) -> dict[str, int | str]:
+        """Sizes of the named axes of `lrclr.contract` that the network fixes: all but those of `DYNAMIC`.
+
+        The axis ``length`` is a number, or the name of the axis of `DYNAMIC` that it is.
+        """
+        return {
+            "image_size": self.vision_config.image_size,
+            "regions": self.num_regions,
+            "rows": self.num_regions + 1,
+            "projection": self.projection_dim,
+            "vision_width": self.vision_config.hidden_size,
+            "text_width": self.text_config.hidden_size,
+            "length": self.text_length if self.fixed_text_length else "tokens",
+        }
+
 
 def _check_towers(text: Any, vision: Any) -> None:
     """Refuse what transformers lets through and the network cannot be built with."""

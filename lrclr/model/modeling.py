@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from lrclr.contract import GRAPHS
 from lrclr.errors import UsageError
 from lrclr.model.attention import IMPLEMENTATION, AttentionRecorder, attend, split_heads
 from lrclr.model.configuration import LrclrConfig
@@ -20,6 +21,8 @@ from lrclr.model.regions import Regions, SelectRegions, select_regions
 from lrclr.model.towers import text_tower, vision_tower
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lrclr.model.towers import TextTower, VisionTower
 
 
@@ -163,6 +166,33 @@ class LrclrModel(PreTrainedModel):  # type: ignore[misc]
         """Encode prompts ``[P, T]``, as the checkpoint's tokenizer gives them."""
         pooled, tokens = self.text_model.encode(input_ids)
         return TextEncoding(_unit(self.text_projection(pooled)), tokens.float())
+
+    def run_graph(
+        self,
+        graph: str,
+        inputs: Mapping[str, Tensor],
+        *,
+        select: SelectRegions = select_regions,
+        prune: bool = False,
+    ) -> dict[str, Tensor]:
+        """Compute the outputs of one of the graphs of `lrclr.contract`, by name and in its order.
+
+        Args:
+            graph: name of the graph.
+            inputs: its inputs, by name.
+            select, prune: as for `encode_image`.
+        """
+        contract = GRAPHS[graph]
+        arguments = [inputs[name] for name in contract.input_names]
+        outputs: tuple[Tensor, ...]
+        if graph == "image_encoder":
+            image = self.encode_image(*arguments, select=select, prune=prune)
+            outputs = (image.embedding, *image.regions)
+        elif graph == "text_encoder":
+            outputs = self.encode_text(*arguments)
+        else:
+            outputs = self.fusion_head(*arguments)
+        return dict(zip(contract.output_names, outputs, strict=True))
 
     def forward(
         self,

@@ -1,6 +1,6 @@
 """Gates: checks that can refuse a bundle. They compare an engine with PyTorch's outputs (`Golden`), without torch."""
 
-from lrclr.bundle import Golden, GraphOutputs
+from lrclr.bundle import Golden
 from lrclr.verification._inputs import gate_images, gate_prompts, images_sha256
 from lrclr.verification._measure import absolute_error, centred_cosine, cosine, region_gap
 from lrclr.verification._result import GateResult, Tolerances, raise_refused
@@ -12,7 +12,6 @@ __all__ = [
     "LEAST_AUROC",
     "GateResult",
     "Golden",
-    "GraphOutputs",
     "Tolerances",
     "VerificationReport",
     "absolute_error",

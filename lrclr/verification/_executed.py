@@ -36,7 +36,7 @@ def executed_products(engine: ProfiledEngine, golden: Golden) -> Products:
     """
     found = {}
     for name, graph in GRAPHS.items():
-        inputs = {one: np.ascontiguousarray(getattr(golden, one)[:_ROWS]) for one in graph.input_names}
+        inputs = {one: np.ascontiguousarray(golden[one][:_ROWS]) for one in graph.input_names}
         found[name] = products_by_type(engine.operators(name, inputs))
     return found
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lrclr.contract import GRAPHS
 from lrclr.errors import FindingsError, NonFiniteError
 from lrclr.verification import _measure as measure
 from lrclr.verification._inputs import gate_images, images_sha256
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 Outputs = dict[str, NDArray[Any]]
 _LEAST_CHANGE = 1e-3
+# Outputs of the image encoder that are not vectors of tokens or numbers of patches.
+_BY_LARGEST_ERROR: Final = tuple(
+    name
+    for name in GRAPHS["image_encoder"].output_names
+    if name not in {"image_embedding", "region_tokens", "region_index"}
+)
 
 
 def run_gates(
@@ -174,17 +181,18 @@ def _finite(runs: GraphRuns) -> list[GateResult]:
 
 def _image(run: GraphRun, golden: Golden, limits: Tolerances) -> Iterator[GateResult]:
     image, rows = run.outputs, run.images
-    embedding = golden.image_embedding[rows]
+    embedding = golden["image_embedding"][rows]
     yield from _vectors("image_encoder.image_embedding", image["image_embedding"], embedding, limits, run.where)
     if not run.where:
         yield _spread("image_encoder.image_embedding", image["image_embedding"], embedding, limits)
-    gap, share = measure.region_gap(image["region_index"], golden.rollout[rows])
+    gap, share = measure.region_gap(image["region_index"], golden["rollout"][rows])
     note = _noted(f"{share:.1%} of the picks are PyTorch's", run.where)
     yield GateResult("region gap", "image_encoder.region_index", gap, limits.region_gap, "max", note)
-    importance = measure.relative_error(image["region_importance"], golden.region_importance[rows])
-    yield GateResult("max error", "image_encoder.region_importance", importance, limits.max_error, "max", run.where)
-    same = _same_regions(image["region_index"], golden.region_index[rows])
-    tokens = golden.region_tokens[rows]
+    for name in _BY_LARGEST_ERROR:
+        error = measure.relative_error(image[name], golden[name][rows])
+        yield GateResult("max error", f"image_encoder.{name}", error, limits.max_error, "max", run.where)
+    same = _same_regions(image["region_index"], golden["region_index"][rows])
+    tokens = golden["region_tokens"][rows]
     yield from _vectors("image_encoder.region_tokens", image["region_tokens"][same], tokens[same], limits, run.where)
 
 
@@ -195,20 +203,20 @@ def _same_regions(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
 
 def _text(run: GraphRun, golden: Golden, limits: Tolerances) -> Iterator[GateResult]:
     text, rows = run.outputs, run.prompts
-    embedding = golden.text_embedding[rows]
+    embedding = golden["text_embedding"][rows]
     yield from _vectors("text_encoder.text_embedding", text["text_embedding"], embedding, limits, run.where)
     if not run.where:
         yield _spread("text_encoder.text_embedding", text["text_embedding"], embedding, limits)
     tokens = text["text_tokens"].shape[1]
-    real = golden.text_mask[rows, :tokens].astype(bool)
-    expected = golden.text_tokens[rows, :tokens]
+    real = golden["text_mask"][rows, :tokens].astype(bool)
+    expected = golden["text_tokens"][rows, :tokens]
     yield from _vectors("text_encoder.text_tokens", text["text_tokens"][real], expected[real], limits, run.where)
 
 
 def _fusion(run: GraphRun, golden: Golden, limits: Tolerances) -> Iterator[GateResult]:
     pairs = np.ix_(run.images, run.prompts)
-    for name in ("local_score", "region_attention"):
-        error = measure.absolute_error(run.outputs[name], getattr(golden, name)[pairs])
+    for name in GRAPHS["fusion_head"].output_names:
+        error = measure.absolute_error(run.outputs[name], golden[name][pairs])
         yield GateResult("absolute error", f"fusion_head.{name}", error, limits.score_error, "max", run.where)
 
 
@@ -219,14 +227,14 @@ def _invariance(runs: GraphRuns, golden: Golden, limits: Tolerances) -> list[Gat
     def image(run: GraphRun) -> Iterator[GateResult]:
         usual = {name: array[run.images] for name, array in runs.image[0].outputs.items()}
         same = _same_regions(run.outputs["region_index"], usual["region_index"])
-        for name in ("image_embedding", "region_importance"):
+        for name in ("image_embedding", *_BY_LARGEST_ERROR):
             yield _change(gate, f"image_encoder.{name}", run, run.outputs[name], usual[name], limits)
         tokens, of_usual = run.outputs["region_tokens"], usual["region_tokens"]
         yield _change(gate, "image_encoder.region_tokens", run, tokens[same], of_usual[same], limits)
 
     def fusion(run: GraphRun) -> Iterator[GateResult]:
         pairs = np.ix_(run.images, run.prompts)
-        for name in ("local_score", "region_attention"):
+        for name in GRAPHS["fusion_head"].output_names:
             usual = runs.fusion[0].outputs[name][pairs]
             error = measure.absolute_error(run.outputs[name], usual)
             subject = f"fusion_head.{name}"
@@ -246,7 +254,7 @@ def _text_changes(
     embedding, tokens = run.outputs["text_embedding"], run.outputs["text_tokens"]
     usual_embedding = usual["text_embedding"][run.prompts]
     yield _change(gate, "text_encoder.text_embedding", run, embedding, usual_embedding, limits)
-    real = golden.text_mask[run.prompts, : tokens.shape[1]].astype(bool)
+    real = golden["text_mask"][run.prompts, : tokens.shape[1]].astype(bool)
     of_usual = usual["text_tokens"][run.prompts, : tokens.shape[1]]
     yield _change(gate, "text_encoder.text_tokens", run, tokens[real], of_usual[real], limits)
 
@@ -322,8 +330,8 @@ class _RecordingEngine:
         self._pixels.append(inputs["pixel_values"])
         rows = slice(start, start + len(inputs["pixel_values"]))
         outputs = {name: array[rows] for name, array in self._runs.image[0].outputs.items()}
-        same = _same_regions(outputs["region_index"], self._golden.region_index[rows])
-        tokens = np.where(same[..., None], outputs["region_tokens"], self._golden.region_tokens[rows])
+        same = _same_regions(outputs["region_index"], self._golden["region_index"][rows])
+        tokens = np.where(same[..., None], outputs["region_tokens"], self._golden["region_tokens"][rows])
         return {**outputs, "region_tokens": tokens}
 
     def probability_gate(self, limits: Tolerances) -> list[GateResult]:
@@ -346,7 +354,7 @@ class _RecordingEngine:
         note = "export the checkpoint again with this lrclr" if other else ""
         results = [GateResult("radiographs unlike the export's", "samples", other, 0, "max", note)]
         computed = np.concatenate(self._pixels) if self._pixels else self._preprocessed()
-        pixels = _difference(computed, golden.pixel_values)
+        pixels = _difference(computed, golden["pixel_values"])
         results.append(GateResult("change since the export", "pixel values", pixels, 0, "max"))
         wrong = self._wrong_tokens()
         results.append(GateResult("change since the export", "token numbers", wrong, 0, "max", self._refusal))
@@ -370,9 +378,9 @@ class _RecordingEngine:
         except FindingsError as error:
             self._refusal = str(error)
             return math.nan
-        wrong = max(_unequal(tokens.input_ids, golden.input_ids), _unequal(tokens.mask, golden.text_mask))
+        wrong = max(_unequal(tokens.input_ids, golden["input_ids"]), _unequal(tokens.mask, golden["text_mask"]))
         for ids in self._token_ids:
-            wrong = max(wrong, _unequal(ids, golden.input_ids[: len(ids), : ids.shape[1]]))
+            wrong = max(wrong, _unequal(ids, golden["input_ids"][: len(ids), : ids.shape[1]]))
         return wrong
 
 

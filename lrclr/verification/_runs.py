@@ -70,7 +70,7 @@ class Sizes:
         """
         usual = max(_FEWEST_TOKENS, int(golden.lengths[:findings_prompts].max()))
         if profiles is None:
-            images = len(golden.pixel_values)
+            images = len(golden["pixel_values"])
             return cls(images, images, len(golden.prompts), usual, fixed_length)
         largest = profiles[-1]["batch"][2]
         return cls(min(USUAL_BATCH, largest), largest, profiles[-1]["prompts"][2], usual, fixed_length)
@@ -115,8 +115,8 @@ class GraphRuns:
         """Run every golden input through every graph."""
         prompts = self._all_prompts
         images = self.run_images()
-        self._run_text("", prompts, self._sizes.most_prompts, self._golden.input_ids.shape[1])
-        self._run_fusion("", images, prompts, self._golden.input_ids.shape[1])
+        self._run_text("", prompts, self._sizes.most_prompts, self._golden["input_ids"].shape[1])
+        self._run_fusion("", images, prompts, self._golden["input_ids"].shape[1])
 
     def run_images(self) -> Rows:
         """Run every golden image through the image encoder. Returns the numbers of the images."""
@@ -129,7 +129,7 @@ class GraphRuns:
         Only one axis at a time is at its largest. All together would take more memory and time than a request may.
         """
         golden, sizes = self._golden, self._sizes
-        usual, longest = sizes.usual_tokens, golden.input_ids.shape[1]
+        usual, longest = sizes.usual_tokens, golden["input_ids"].shape[1]
         images, prompts = self._all_images, self._all_prompts
         short = prompts[golden.lengths <= usual]
         many, one = np.resize(short, sizes.most_prompts), short[:1]
@@ -154,7 +154,7 @@ class GraphRuns:
 
     def takes_another_length(self) -> bool:
         """Whether the text encoder answers for prompts of another length than the one that it declares."""
-        shorter = np.ascontiguousarray(self._golden.input_ids[:1, :-1])
+        shorter = np.ascontiguousarray(self._golden["input_ids"][:1, :-1])
         try:
             self._engine.run("text_encoder", {"input_ids": shorter})
         except EngineError:
@@ -164,10 +164,10 @@ class GraphRuns:
     def run_noise_after_eot(self) -> GraphRun:
         """Run the text encoder with other tokens in place of the padding, which a causal encoder ignores."""
         golden = self._golden
-        longest = golden.input_ids.shape[1]
+        longest = golden["input_ids"].shape[1]
         tokens = longest if self._sizes.fixed_length else min(self._sizes.usual_tokens + 1, longest)
         rows = self._all_prompts[golden.lengths < tokens]
-        ids, mask = golden.input_ids[rows, :tokens], golden.text_mask[rows, :tokens].astype(bool)
+        ids, mask = golden["input_ids"][rows, :tokens], golden["text_mask"][rows, :tokens].astype(bool)
         other = 1 + ids[:, :1] // 2
         # The padding itself can have this number, as in RoBERTa.
         noisy = np.where(mask, ids, np.where(ids == other, other + 1, other))
@@ -194,14 +194,14 @@ class GraphRuns:
 
     @property
     def _all_images(self) -> Rows:
-        return np.arange(len(self._golden.pixel_values))
+        return np.arange(len(self._golden["pixel_values"]))
 
     @property
     def _all_prompts(self) -> Rows:
         return np.arange(len(self._golden.prompts))
 
     def _run_image(self, where: str, images: Rows, batch: int) -> None:
-        pixels = self._golden.pixel_values
+        pixels = self._golden["pixel_values"]
         parts = [
             self.run("image_encoder", {"pixel_values": np.ascontiguousarray(pixels[images[some]])})
             for some in _parts(len(images), batch)
@@ -209,7 +209,7 @@ class GraphRuns:
         self.image.append(GraphRun(where, _joined(parts), images, np.array([], np.int64)))
 
     def _run_text(self, where: str, prompts: Rows, batch: int, tokens: int) -> None:
-        ids = self._golden.input_ids[:, :tokens]
+        ids = self._golden["input_ids"][:, :tokens]
         parts = [
             self.run("text_encoder", {"input_ids": np.ascontiguousarray(ids[prompts[some]])})
             for some in _parts(len(prompts), batch)
@@ -218,9 +218,9 @@ class GraphRuns:
 
     def _run_text_alone(self) -> None:
         """Run each prompt alone, without padding."""
-        golden, longest = self._golden, self._golden.input_ids.shape[1]
+        golden, longest = self._golden, self._golden["input_ids"].shape[1]
         parts = []
-        for ids, length in zip(golden.input_ids, golden.lengths, strict=True):
+        for ids, length in zip(golden["input_ids"], golden.lengths, strict=True):
             outputs = self.run("text_encoder", {"input_ids": ids[None, :length]})
             tokens = np.pad(outputs["text_tokens"], ((0, 0), (0, longest - length), (0, 0)))
             parts.append({**outputs, "text_tokens": tokens})
@@ -232,12 +232,12 @@ class GraphRuns:
         golden = self._golden
         batch = self._sizes.largest_batch if largest else self._sizes.usual_batch
         inputs: dict[str, NDArray[Any]] = {
-            "text_tokens": np.ascontiguousarray(golden.text_tokens[prompts, :tokens]),
-            "text_mask": np.ascontiguousarray(golden.text_mask[prompts, :tokens]),
+            "text_tokens": np.ascontiguousarray(golden["text_tokens"][prompts, :tokens]),
+            "text_mask": np.ascontiguousarray(golden["text_mask"][prompts, :tokens]),
         }
         parts = []
         for some in _parts(len(images), batch):
-            rows = np.ascontiguousarray(golden.region_tokens[images[some]])
+            rows = np.ascontiguousarray(golden["region_tokens"][images[some]])
             by_prompt = [
                 self.run("fusion_head", {"region_tokens": rows, **{name: array[few] for name, array in inputs.items()}})
                 for few in _parts(len(prompts), self._sizes.most_prompts)
@@ -248,7 +248,7 @@ class GraphRuns:
     def _contract(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Expected shape and type of each output; the fixed sizes are taken from the golden data."""
         tensors = GRAPHS[graph]
-        pairs = [(tensor.axes, getattr(self._golden, tensor.name).shape) for tensor in tensors.outputs]
+        pairs = [(tensor.axes, self._golden[tensor.name].shape) for tensor in tensors.outputs]
         pairs += [(tensor.axes, inputs[tensor.name].shape) for tensor in tensors.inputs]
         sizes = {axis: size for axes, shape in pairs for axis, size in zip(axes, shape, strict=True)}
         return {

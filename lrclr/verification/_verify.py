@@ -175,7 +175,7 @@ def _float_form_gates(bundle: Bundle, golden: Golden, model: ModelSpec) -> list[
     from lrclr.engines import OnnxRuntimeEngine
 
     assert golden.stored is not None  # noqa: S101 - for the type checker
-    expected = replace(golden, **vars(golden.stored))
+    expected = replace(golden, tensors={**golden.tensors, **golden.stored})
     with float_forms({graph: bundle.graph_path(graph) for graph in GRAPHS}) as files:
         gates = graph_gates(OnnxRuntimeEngine(files), expected, model, Tolerances.for_precision("fp32"))
     return [replace(gate, subject=gate.subject + _FLOAT) for gate in gates if gate.gate != "non-finite values"]

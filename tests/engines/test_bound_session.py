@@ -27,12 +27,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def _inputs(golden: Golden, graph: str, images: int, prompts: int, *, tokens: int) -> dict[str, NDArray[Any]]:
     of_graph: dict[str, dict[str, NDArray[Any]]] = {
-        "image_encoder": {"pixel_values": golden.pixel_values[:images]},
-        "text_encoder": {"input_ids": golden.input_ids[:prompts, :tokens]},
+        "image_encoder": {"pixel_values": golden["pixel_values"][:images]},
+        "text_encoder": {"input_ids": golden["input_ids"][:prompts, :tokens]},
         "fusion_head": {
-            "region_tokens": golden.region_tokens[:images],
-            "text_tokens": golden.text_tokens[:prompts, :tokens],
-            "text_mask": golden.text_mask[:prompts, :tokens],
+            "region_tokens": golden["region_tokens"][:images],
+            "text_tokens": golden["text_tokens"][:prompts, :tokens],
+            "text_mask": golden["text_mask"][:prompts, :tokens],
         },
     }
     return of_graph[graph]
@@ -48,7 +48,7 @@ def test_answers_are_a_plain_sessions(bundle: Bundle, graph: str) -> None:
     plain, bound = OnnxRuntimeEngine(bundle), _bound(bundle, graph)
     kept = []
     for images, prompts in [(1, 3), (4, 1), (1, 3), (2, 28)]:
-        inputs = _inputs(golden, graph, images, prompts, tokens=golden.input_ids.shape[1])
+        inputs = _inputs(golden, graph, images, prompts, tokens=golden["input_ids"].shape[1])
         kept.append((plain.run(graph, inputs), bound.run(inputs)))
     # Compared at the end: what a later run wrote must not have reached an earlier answer.
     for wanted, found in kept:
@@ -59,9 +59,9 @@ def test_answers_are_a_plain_sessions(bundle: Bundle, graph: str) -> None:
 
 def test_memory_of_old_sizes_is_given_up(bundle: Bundle) -> None:
     golden, bound = Golden.load(bundle.golden_path), _bound(bundle, "text_encoder")
-    width = golden.input_ids.shape[1]
+    width = golden["input_ids"].shape[1]
     for prompts in range(1, 25):
-        bound.run({"input_ids": golden.input_ids[:prompts, :width]})
+        bound.run({"input_ids": golden["input_ids"][:prompts, :width]})
     assert len(bound._known) == 16
 
 

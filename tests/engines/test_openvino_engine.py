@@ -50,14 +50,14 @@ def engine(bundle: Bundle) -> OpenVINOEngine:
 
 def asked(golden: Golden, graph: str, rows: int) -> Arrays:
     """Golden input of a graph, of some of its rows."""
-    length = int(golden.text_mask[:rows].sum(1).max())
+    length = int(golden["text_mask"][:rows].sum(1).max())
     of_graph: dict[str, Arrays] = {
-        "image_encoder": {"pixel_values": golden.pixel_values[:rows]},
-        "text_encoder": {"input_ids": golden.input_ids[:rows, :length]},
+        "image_encoder": {"pixel_values": golden["pixel_values"][:rows]},
+        "text_encoder": {"input_ids": golden["input_ids"][:rows, :length]},
         "fusion_head": {
-            "region_tokens": golden.region_tokens[:2],
-            "text_tokens": golden.text_tokens[:rows, :length],
-            "text_mask": golden.text_mask[:rows, :length],
+            "region_tokens": golden["region_tokens"][:2],
+            "text_tokens": golden["text_tokens"][:rows, :length],
+            "text_mask": golden["text_mask"][:rows, :length],
         },
     }
     return of_graph[graph]
@@ -82,16 +82,16 @@ def test_each_graph_answers_as_in_onnx_runtime(
 
 def test_answers_are_their_own(engine: OpenVINOEngine, golden: Golden) -> None:
     """The memory of a run is the next one's: what was given out must not change, nor what was put in."""
-    pixels = golden.pixel_values.copy()
+    pixels = golden["pixel_values"].copy()
     first = engine.run("image_encoder", {"pixel_values": pixels[:1]})
     kept = {name: array.copy() for name, array in first.items()}
     engine.run("image_encoder", {"pixel_values": pixels[1:2]})
     assert all(np.array_equal(first[name], kept[name]) for name in kept)
-    assert np.array_equal(pixels, golden.pixel_values)
+    assert np.array_equal(pixels, golden["pixel_values"])
 
 
 def test_many_threads_get_their_own_answers(engine: OpenVINOEngine, golden: Golden) -> None:
-    images = [golden.pixel_values[k % 8 : k % 8 + 1 + k % 3] for k in range(48)]
+    images = [golden["pixel_values"][k % 8 : k % 8 + 1 + k % 3] for k in range(48)]
 
     def one(pixels: np.ndarray[Any, Any]) -> Arrays:
         return engine.run("image_encoder", {"pixel_values": pixels})
@@ -104,8 +104,8 @@ def test_many_threads_get_their_own_answers(engine: OpenVINOEngine, golden: Gold
 
 
 def test_views_and_read_only_arrays(engine: OpenVINOEngine, golden: Golden) -> None:
-    expected = engine.run("image_encoder", {"pixel_values": golden.pixel_values[::2].copy()})
-    strided = golden.pixel_values[::2]
+    expected = engine.run("image_encoder", {"pixel_values": golden["pixel_values"][::2].copy()})
+    strided = golden["pixel_values"][::2]
     frozen = strided.copy()
     frozen.flags.writeable = False
     for pixels in (strided, frozen):

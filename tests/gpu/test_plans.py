@@ -108,7 +108,7 @@ def test_cuda_graphs_change_nothing(planned: Any, engine: str, caplog: pytest.Lo
     plain = TensorRTEngine(bundle, engine=engine, cuda_graphs=False, eager_kernels=True)
     for _ in range(4):
         for batch in (1, 3, 8, 1):
-            inputs = {"pixel_values": golden.pixel_values[:batch]}
+            inputs = {"pixel_values": golden["pixel_values"][:batch]}
             wanted, found = plain.run("image_encoder", inputs), captured.run("image_encoder", inputs)
             for name, array in wanted.items():
                 np.testing.assert_array_equal(found[name], array)
@@ -119,7 +119,7 @@ def test_cuda_graphs_change_nothing(planned: Any, engine: str, caplog: pytest.Lo
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_more_than_a_plan_takes(planned: Any, engine: str) -> None:
-    pixels = np.zeros((33, *Golden.load(Bundle(planned(engine)).golden_path).pixel_values.shape[1:]), np.float32)
+    pixels = np.zeros((33, *Golden.load(Bundle(planned(engine)).golden_path)["pixel_values"].shape[1:]), np.float32)
     with pytest.raises(EngineError, match="--max-batch"):
         TensorRTEngine(Bundle(planned(engine)), engine=engine).run("image_encoder", {"pixel_values": pixels})
 

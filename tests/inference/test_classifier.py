@@ -217,7 +217,7 @@ def test_more_pairs_than_fit_at_once_give_the_same(
     engine.ran.clear()
     prompts = classifier.prompt_cache.features(FindingSet.default().prompts).mask.shape
     rows = prompts[0] * (1 + len(expected[0].regions) + prompts[1])
-    monkeypatch.setattr("lrclr.inference._classifier.FUSION_ROWS", 3 * rows - 1)
+    monkeypatch.setattr("lrclr.inference._network.FUSION_ROWS", 3 * rows - 1)
     assert np.allclose(flat(classifier.predict(IMAGES)), flat(expected), atol=1e-6)
     # 28 prompts: two images at once.
     assert [size for graph, size in engine.ran if graph == "fusion_head"] == [2, 2]

@@ -173,4 +173,4 @@ def test_products_in_float32_round_as_int8_does(int8_bundle: Path, golden_pixels
 def golden_pixels(int8_bundle: Path) -> np.ndarray[Any, Any]:
     from lrclr.bundle import Golden
 
-    return Golden.load(Bundle(int8_bundle).golden_path).pixel_values[:2]
+    return Golden.load(Bundle(int8_bundle).golden_path)["pixel_values"][:2]

@@ -256,8 +256,8 @@ def swapped(golden: Golden, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPa
     """
     head, k = 1, 2
     slot = head * k + 1
-    first, second, outsider = np.argsort(-golden.rollout[2, head])[: k + 1].tolist()
-    assert golden.region_index[2, slot] == second
+    first, second, outsider = np.argsort(-golden["rollout"][2, head])[: k + 1].tolist()
+    assert golden["region_index"][2, slot] == second
 
     def select(maps: Sequence[torch.Tensor], tokens: torch.Tensor, top_k: int, mean: bool, prefix: int) -> Regions:
         regions = select_regions(maps, tokens, top_k, mean, prefix)
@@ -267,11 +267,12 @@ def swapped(golden: Golden, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("lrclr_export.repository.golden.select_regions", select)
     pretended = golden_from_checkpoint(checkpoint)
-    rollout, importance = pretended.rollout.copy(), pretended.region_importance.copy()
+    rollout, importance = pretended["rollout"].copy(), pretended["region_importance"].copy()
     best = rollout[2, head, first]
     rollout[2, head, outsider] = importance[2, slot] = rollout[2, head, second] + loss * best
     assert rollout[2, head].argmax() == first
-    return replace(pretended, rollout=rollout, region_importance=importance)
+    changed = {"rollout": rollout, "region_importance": importance}
+    return replace(pretended, tensors={**pretended.tensors, **changed})
 
 
 def test_a_swap_of_nearly_equal_patches_passes(
@@ -279,7 +280,7 @@ def test_a_swap_of_nearly_equal_patches_passes(
 ) -> None:
     pretended = swapped(golden, checkpoint, monkeypatch, 5e-5)
     # The other patch has another token and gives another local score: without care other gates would refuse.
-    assert np.abs(pretended.local_score - golden.local_score).max() > 10 * FP32.score_error
+    assert np.abs(pretended["local_score"] - golden["local_score"]).max() > 10 * FP32.score_error
     results = measure(against=pretended)
     assert refused(results) == set()
     (gap,) = [result for result in results if result.gate == "region gap"]

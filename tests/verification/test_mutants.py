@@ -108,9 +108,13 @@ def test_inputs_are_held_to_other_implementations(checkpoint: Checkpoint, golden
         return [result.gate for result in results if not result.passed]
 
     assert refused(golden) == []
-    mirrored = np.ascontiguousarray(golden.pixel_values[..., ::-1])
-    assert refused(replace(golden, pixel_values=mirrored)) == ["difference from the reference"]
-    assert refused(replace(golden, input_ids=golden.input_ids + 1)) == ["tokens unlike the reference"]
+    mirrored = np.ascontiguousarray(golden["pixel_values"][..., ::-1])
+    assert refused(replace(golden, tensors={**golden.tensors, "pixel_values": mirrored})) == [
+        "difference from the reference"
+    ]
+    assert refused(replace(golden, tensors={**golden.tensors, "input_ids": golden["input_ids"] + 1})) == [
+        "tokens unlike the reference"
+    ]
     assert refused(replace(golden, prompts=(*golden.prompts[1:], "x"))) == ["tokens unlike the reference"]
 
 

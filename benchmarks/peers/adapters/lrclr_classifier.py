@@ -10,7 +10,6 @@ from benchmarks.peers.works import BATCHES, Opening, Work, Works
 def open_works(opening: Opening) -> Works:
     """Options: ``engine``: ``"torch"`` or one of `lrclr.engines.ENGINES`; ``precision``; ``threads``."""
     from lrclr import ZeroShotClassifier
-    from lrclr.inference import PromptCache
 
     inputs, options = opening.inputs, opening.options
     if options["engine"] == "torch":
@@ -32,7 +31,7 @@ def open_works(opening: Opening) -> Works:
         return classifier.answer_pixels(pixels[batch], alpha=0.0).probability
 
     def answer_new(batch: int) -> Any:
-        classifier.prompt_cache = PromptCache(classifier._encode_prompts)  # noqa: SLF001 - the cache cannot be emptied
+        classifier.prompt_cache.clear()
         return answer(batch)
 
     return {

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lrclr.contract import GRAPHS
 from lrclr.engines import OnnxRuntimeEngine
-from lrclr.model import Regions
+from lrclr.model import Regions, select_regions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ def first_bad_layer(reference: LrclrModel, graph: TypedGraph, golden: Golden, *,
     Returns:
         Its name and cosine, as a clause; ``None`` if every layer keeps the limit.
     """
-    inputs = {name: getattr(golden, name) for name in GRAPHS[graph.spec.name].input_names}
+    inputs = {name: golden[name] for name in GRAPHS[graph.spec.name].input_names}
     actual = _graph_values(graph, inputs)
     expected = _reference_layers(reference, graph, inputs, actual)
     for layer, wanted in expected.items():
@@ -53,14 +53,10 @@ def _reference_layers(
     reference: LrclrModel, graph: TypedGraph, inputs: dict[str, NDArray[Any]], actual: dict[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
     seen: dict[str, NDArray[Any]] = {}
-    tensors = [torch.from_numpy(array) for array in inputs.values()]
+    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    select = _picking(actual["region_index"]) if "region_index" in actual else select_regions
     with _recording(reference, graph.layers.keys(), seen), torch.inference_mode():
-        if graph.spec.name == "image_encoder":
-            reference.encode_image(*tensors, select=_picking(actual["region_index"]), prune=True)
-        elif graph.spec.name == "text_encoder":
-            reference.encode_text(*tensors)
-        else:
-            reference.fusion_head(*tensors)
+        reference.run_graph(graph.spec.name, tensors, select=select, prune=True)
     return {layer: seen[layer] for layer in graph.layers}
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from lrclr.contract import DYNAMIC, GRAPHS, axis_sizes
+from lrclr.contract import DYNAMIC, GRAPHS
 from lrclr.model.region_op import select_regions_op
 
 if TYPE_CHECKING:
@@ -16,43 +16,20 @@ if TYPE_CHECKING:
     from lrclr.model import LrclrModel
 
 
-class ImageEncoder(nn.Module):
-    """`pixel_values` to the image embedding and the selected regions; the last block for those rows only."""
+class _GraphModule(nn.Module):
+    """A graph of the network, with its inputs and outputs in the contract's order.
 
-    def __init__(self, model: LrclrModel) -> None:
+    The last block of the image encoder is computed for the rows of the selected regions only.
+    """
+
+    def __init__(self, model: LrclrModel, graph: str) -> None:
         super().__init__()
         self.model = model
+        self._graph = graph
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        embedding, regions = self.model.encode_image(pixel_values, select=select_regions_op, prune=True)
-        return embedding, regions.tokens, regions.index, regions.importance
-
-
-class TextEncoder(nn.Module):
-    """`input_ids` to the prompt embedding and its tokens."""
-
-    def __init__(self, model: LrclrModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        embedding, tokens = self.model.encode_text(input_ids)
-        return embedding, tokens
-
-
-class FusionHeadGraph(nn.Module):
-    """Regions and prompt tokens to the local score and the region attention of every pair."""
-
-    def __init__(self, model: LrclrModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, region_tokens: Tensor, text_tokens: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
-        score, attention = self.model.fusion_head(region_tokens, text_tokens, text_mask)
-        return score, attention
-
-
-_MODULES: Final = {"image_encoder": ImageEncoder, "text_encoder": TextEncoder, "fusion_head": FusionHeadGraph}
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        named = dict(zip(GRAPHS[self._graph].input_names, inputs, strict=True))
+        return tuple(self.model.run_graph(self._graph, named, select=select_regions_op, prune=True).values())
 
 
 @dataclass(frozen=True)
@@ -82,7 +59,7 @@ def graph_specs(model: LrclrModel) -> tuple[GraphSpec, ...]:
         "prompts": torch.export.Dim("prompts", min=1, max=65535),
         "tokens": torch.export.Dim("tokens", min=2, max=longest),
     }
-    fixed = axis_sizes(model.config)
+    fixed = model.config.axis_sizes
     examples = {"batch": 2, "prompts": 3, "tokens": min(9, longest - 1)}
 
     def axes(tensor: contract.Tensor) -> list[int | str]:
@@ -98,7 +75,7 @@ def graph_specs(model: LrclrModel) -> tuple[GraphSpec, ...]:
     return tuple(
         GraphSpec(
             name,
-            _MODULES[name](model),
+            _GraphModule(model, name),
             {tensor.name: example(tensor) for tensor in graph.inputs},
             {
                 tensor.name: {place: dims[axis] for place, axis in enumerate(axes(tensor)) if axis in DYNAMIC}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import inspect
 import io
 import logging
 import re
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 import torch
@@ -76,7 +77,7 @@ def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
                 tuple(spec.inputs.values()),
                 dynamo=True,
                 opset_version=opset,
-                dynamic_shapes=tuple(spec.dynamic.get(name, {}) for name in spec.inputs),
+                dynamic_shapes=_dynamic_shapes(spec),
                 input_names=list(spec.inputs),
                 output_names=list(spec.outputs),
                 custom_translation_table=TRANSLATIONS,
@@ -93,6 +94,13 @@ def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
     _define_region_node(model, opset)
     _strip(model)
     return graph
+
+
+def _dynamic_shapes(spec: GraphSpec) -> tuple[Any, ...]:
+    shapes = tuple(spec.dynamic.get(name, {}) for name in spec.inputs)
+    parameters = inspect.signature(spec.module.forward).parameters.values()
+    # torch.export counts *inputs as one argument.
+    return (shapes,) if any(each.kind is each.VAR_POSITIONAL for each in parameters) else shapes
 
 
 def inlined(graph: TypedGraph) -> TypedGraph:

@@ -41,9 +41,9 @@ def reference_gates(
         spec: the checkpoint's preprocessing.
         tokenizer: the checkpoint's.
     """
-    pixels = np.abs(golden.pixel_values - reference_pixel_values(images, spec)).max()
-    ids, mask = reference_tokens(golden.prompts, tokenizer, golden.input_ids.shape[1])
-    wrong = int(((golden.input_ids != ids) | (golden.text_mask != mask)).sum())
+    pixels = np.abs(golden["pixel_values"] - reference_pixel_values(images, spec)).max()
+    ids, mask = reference_tokens(golden.prompts, tokenizer, golden["input_ids"].shape[1])
+    wrong = int(((golden["input_ids"] != ids) | (golden["text_mask"] != mask)).sum())
     of = "Pillow and torch" if spec.kind == "chexzero" else "transformers"
     return [
         GateResult("difference from the reference", "pixel values", float(pixels), _LIMITS[spec.kind], "max", of),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lrclr.bundle import Golden, GraphOutputs
+from lrclr.bundle import Golden
+from lrclr.contract import GRAPHS
 from lrclr.inference import ScoreCalibration, ZeroShotClassifier, combined_score, global_score, probabilities
 from lrclr.model import Regions, rollout_row, select_regions
 from lrclr.preprocessing import preprocess_batch
@@ -40,16 +40,20 @@ def golden_from_checkpoint(checkpoint: Checkpoint, *, stored: LrclrModel | None 
     tokens = checkpoint.tokenizer.encode(prompts, truncate=True)
     outputs = _outputs(checkpoint.model, pixel_values, tokens)
     score = combined_score(
-        global_score(outputs.image_embedding, outputs.text_embedding), outputs.local_score, config.effective_alpha
+        global_score(outputs["image_embedding"], outputs["text_embedding"]),
+        outputs["local_score"],
+        config.effective_alpha,
     )
     return Golden(
-        **{field.name: getattr(outputs, field.name) for field in fields(GraphOutputs)},
+        tensors={
+            "pixel_values": pixel_values,
+            "input_ids": tokens.input_ids,
+            "text_mask": tokens.mask,
+            **outputs,
+        },
         images_sha256=images_sha256(images),
         findings=findings.names,
         prompts=prompts,
-        pixel_values=pixel_values,
-        input_ids=tokens.input_ids,
-        text_mask=tokens.mask,
         probabilities=probabilities(
             score[:, : len(findings.prompts)],
             findings,
@@ -61,7 +65,8 @@ def golden_from_checkpoint(checkpoint: Checkpoint, *, stored: LrclrModel | None 
     )
 
 
-def _outputs(model: LrclrModel, pixel_values: NDArray[np.float32], tokens: TokenBatch) -> GraphOutputs:
+def _outputs(model: LrclrModel, pixel_values: NDArray[np.float32], tokens: TokenBatch) -> dict[str, NDArray[Any]]:
+    """Outputs of all graphs, and ``rollout``."""
     rollouts: list[Tensor] = []
 
     def recording_select(maps: Sequence[Tensor], rows: Tensor, top_k: int, mean: bool, prefix: int) -> Regions:
@@ -69,23 +74,14 @@ def _outputs(model: LrclrModel, pixel_values: NDArray[np.float32], tokens: Token
         return select_regions(maps, rows, top_k, mean, prefix)
 
     mask = torch.from_numpy(tokens.mask)
+    tensors = {
+        "pixel_values": torch.from_numpy(pixel_values),
+        "input_ids": torch.from_numpy(tokens.input_ids),
+        "text_mask": mask,
+    }
+    outputs: dict[str, Tensor] = {}
     with torch.inference_mode():
-        image = model.encode_image(torch.from_numpy(pixel_values), select=recording_select)
-        text = model.encode_text(torch.from_numpy(tokens.input_ids))
-        local, attention = model.fusion_head(image.regions.tokens, text.tokens, mask)
-    return GraphOutputs(
-        image_embedding=_array(image.embedding),
-        region_tokens=_array(image.regions.tokens),
-        region_index=_array(image.regions.index),
-        region_importance=_array(image.regions.importance),
-        rollout=_array(rollouts[0]),
-        text_embedding=_array(text.embedding),
-        text_tokens=_array(text.tokens * mask.unsqueeze(-1)),
-        local_score=_array(local),
-        region_attention=_array(attention),
-    )
-
-
-def _array(tensor: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = tensor.numpy()
-    return array
+        for graph in GRAPHS:
+            outputs |= model.run_graph(graph, tensors | outputs, select=recording_select)
+    outputs["text_tokens"] = outputs["text_tokens"] * mask.unsqueeze(-1)
+    return {name: tensor.numpy() for name, tensor in {**outputs, "rollout": rollouts[0]}.items()}

@@ -26,7 +26,7 @@ from lrclr.bundle import (
     TokenizerEntry,
     bundle_entries,
 )
-from lrclr.contract import ModelNames, axis_sizes
+from lrclr.contract import ModelNames
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
@@ -194,7 +194,7 @@ def write_network(
         graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
         if options.inline and graphs[spec.name].model.functions:
             inlined(graphs[spec.name]).save(folder / INLINED, external_above=options.external_data_above)
-    for name, inputs in warmup_inputs(golden, axis_sizes(checkpoint.config), sizes).items():
+    for name, inputs in warmup_inputs(golden, checkpoint.config.axis_sizes, sizes).items():
         warmup = staging / names.of(name) / "warmup"
         warmup.mkdir()
         for tensor, array in inputs.items():

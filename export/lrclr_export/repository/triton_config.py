@@ -69,7 +69,7 @@ def triton_configs(
     """Return the text of ``config.pbtxt`` of each model: the three graphs and the model `lrclr` above them.
 
     Args:
-        sizes: sizes of the fixed axes: `lrclr.contract.axis_sizes`, or `sizes_of` a manifest.
+        sizes: sizes of the fixed axes: `LrclrConfig.axis_sizes`, or `sizes_of` a manifest.
         profiles: smallest, commonest and largest size of each dynamic axis; see `lrclr_export.profiles`.
         serving: how Triton serves the graphs; by default with ONNX Runtime.
         names: names of the models; by default without a prefix.
@@ -131,7 +131,7 @@ def warmup_inputs(
     """
     return {
         name: {
-            tensor.name: getattr(golden, tensor.name)[
+            tensor.name: golden[tensor.name][
                 tuple(slice(size) for size in _warmup_shape(graph, tensor, sizes, profiles[-1]))
             ]
             for tensor in graph.inputs
@@ -141,7 +141,7 @@ def warmup_inputs(
 
 
 def sizes_of(manifest: Manifest) -> dict[str, int | str]:
-    """As `lrclr.contract.axis_sizes`, from a manifest, without torch."""
+    """As `LrclrConfig.axis_sizes`, from a manifest, without torch."""
     return {
         axis: size
         for name, graph in GRAPHS.items()

@@ -82,10 +82,10 @@ def test_the_manifest_repeats_the_signature(bundle: Bundle, graph: str) -> None:
 
 @pytest.mark.parametrize("batch", [1, 3, 33])
 def test_any_number_of_images(engine: OnnxRuntimeEngine, golden: Golden, batch: int) -> None:
-    rows = np.arange(batch) % len(golden.pixel_values)
-    outputs = engine.run("image_encoder", {"pixel_values": golden.pixel_values[rows]})
+    rows = np.arange(batch) % len(golden["pixel_values"])
+    outputs = engine.run("image_encoder", {"pixel_values": golden["pixel_values"][rows]})
     assert [outputs[name].shape for name in outputs] == [(batch, 32), (batch, 5, 128), (batch, 4), (batch, 4)]
-    np.testing.assert_allclose(outputs["image_embedding"], golden.image_embedding[rows], atol=2e-3)
+    np.testing.assert_allclose(outputs["image_embedding"], golden["image_embedding"][rows], atol=2e-3)
     np.testing.assert_allclose(np.linalg.norm(outputs["image_embedding"], axis=1), 1.0, atol=1e-5)
 
 
@@ -123,7 +123,7 @@ def test_a_prompt_longer_than_the_context_is_refused_not_cut(engine: OnnxRuntime
 
 def test_the_wrong_type_is_refused(engine: OnnxRuntimeEngine, golden: Golden) -> None:
     with pytest.raises(EngineError, match="could not run image_encoder"):
-        engine.run("image_encoder", {"pixel_values": golden.pixel_values.astype(np.float16)})
+        engine.run("image_encoder", {"pixel_values": golden["pixel_values"].astype(np.float16)})
 
 
 def test_region_selection_is_one_node_that_a_plugin_can_take(bundle: Bundle) -> None:

@@ -115,13 +115,13 @@ def test_no_sum_saturates(tmp_path: Path) -> None:
 
 def test_neither_batch_mates_nor_padding_change_a_result(engine: OnnxRuntimeEngine, golden: Golden) -> None:
     # A batch-mate with far larger values, which would take the scale of all with it if scales were not static.
-    loud = golden.pixel_values[:3] * np.array([1, 50, 1], np.float32)[:, None, None, None]
+    loud = golden["pixel_values"][:3] * np.array([1, 50, 1], np.float32)[:, None, None, None]
     together = engine.run("image_encoder", {"pixel_values": loud})
-    alone = engine.run("image_encoder", {"pixel_values": golden.pixel_values[:1]})
+    alone = engine.run("image_encoder", {"pixel_values": golden["pixel_values"][:1]})
     np.testing.assert_allclose(together["image_embedding"][:1], alone["image_embedding"], atol=1e-6)
-    ids = golden.input_ids[:1, : int(golden.text_mask[0].sum())]
+    ids = golden["input_ids"][:1, : int(golden["text_mask"][0].sum())]
     trimmed = engine.run("text_encoder", {"input_ids": ids})["text_embedding"]
-    padded = engine.run("text_encoder", {"input_ids": golden.input_ids})["text_embedding"][:1]
+    padded = engine.run("text_encoder", {"input_ids": golden["input_ids"]})["text_embedding"][:1]
     np.testing.assert_allclose(trimmed, padded, atol=1e-6)
 
 

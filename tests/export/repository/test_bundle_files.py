@@ -17,7 +17,6 @@ from tritonclient.grpc import model_config_pb2 as triton
 from lrclr import Bundle, ZeroShotClassifier, read_image
 from lrclr.bundle import GRAPHS
 from lrclr.checkpoints import load_checkpoint
-from lrclr.contract import axis_sizes
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import BundleError, UsageError
 from lrclr.samples import sample_paths
@@ -102,7 +101,7 @@ def test_config_pbtxt_agrees_with_graph_and_manifest(fp16_bundle: Path, graph: s
 
 
 def test_a_manifest_tells_the_sizes_that_the_network_fixes(checkpoint: Checkpoint, fp16_bundle: Path) -> None:
-    assert sizes_of(Bundle(fp16_bundle).manifest) == axis_sizes(checkpoint.config)
+    assert sizes_of(Bundle(fp16_bundle).manifest) == checkpoint.config.axis_sizes
 
 
 @pytest.mark.parametrize("max_batch", [1, 7, 128])
@@ -110,7 +109,7 @@ def test_max_batch_reaches_the_image_encoder(checkpoint: Checkpoint, max_batch: 
     sizes = profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=max_batch)
     assert sizes[0]["batch"] == [1, 1, 1]
     assert sizes[-1]["batch"] == [1, min(8, max_batch), max_batch]
-    configs = triton_configs(axis_sizes(checkpoint.config), sizes)
+    configs = triton_configs(checkpoint.config.axis_sizes, sizes)
     assert parsed(configs["image_encoder"]).max_batch_size == max_batch
 
 
@@ -123,7 +122,7 @@ def test_the_committed_configs_are_what_the_exporter_writes() -> None:
     """`triton_repo/*/config.pbtxt` are never edited by hand: export the default checkpoint and commit what it wrote."""
     default = load_checkpoint("default")
     sizes = profiles(default.findings, default.tokenizer, max_batch=ExportOptions().max_batch)
-    written = triton_configs(axis_sizes(default.config), sizes)
+    written = triton_configs(default.config.axis_sizes, sizes)
     committed = {path.parent.name: path.read_text() for path in REPOSITORY.glob("triton_repo/*/config.pbtxt")}
     assert committed == written
 

@@ -75,12 +75,12 @@ def test_each_graph_equals_the_engine(served: tuple[Bundle, Any], graph: str, ro
     bundle, server = served
     golden = Golden.load(bundle.golden_path)
     of_graph: dict[str, dict[str, NDArray[Any]]] = {
-        "image_encoder": {"pixel_values": golden.pixel_values[:rows]},
-        "text_encoder": {"input_ids": golden.input_ids[:rows]},
+        "image_encoder": {"pixel_values": golden["pixel_values"][:rows]},
+        "text_encoder": {"input_ids": golden["input_ids"][:rows]},
         "fusion_head": {
-            "region_tokens": golden.region_tokens[:rows],
-            "text_tokens": golden.text_tokens[:5],
-            "text_mask": golden.text_mask[:5],
+            "region_tokens": golden["region_tokens"][:rows],
+            "text_tokens": golden["text_tokens"][:5],
+            "text_mask": golden["text_mask"][:5],
         },
     }
     inputs = of_graph[graph]
@@ -94,7 +94,7 @@ def test_each_graph_equals_the_engine(served: tuple[Bundle, Any], graph: str, ro
 
 def test_a_bad_request_fails_alone(served: tuple[Bundle, Any]) -> None:
     bundle, server = served
-    pixels = Golden.load(bundle.golden_path).pixel_values
+    pixels = Golden.load(bundle.golden_path)["pixel_values"]
     bad = np.zeros((1, 3, 7, 7), np.float32)
 
     def one(place: int) -> Any:

@@ -81,6 +81,9 @@ def serve(tmp_path: Path) -> Iterator[type[Served]]:
     for one in made:
         if one.process.poll() is None:
             one.end(signal.SIGTERM)
+        # pytest shows this if the test failed.
+        if one.err.is_file():
+            print(f"lrclr serve ended with {one.process.returncode}:\n{one.err.read_text()}")
 
 
 def shared_memory(owner: int) -> set[str]:

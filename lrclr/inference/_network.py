@@ -1,0 +1,171 @@
+"""One network on its engine: it runs the three graphs, and computes answers and embeddings from their outputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lrclr.budget import FUSION_ROWS
+from lrclr.errors import FindingsError, ImageError, NonFiniteError, UsageError
+from lrclr.inference._prompt_cache import PromptCache, PromptFeatures
+from lrclr.inference._results import Answers, ImageEmbeddings
+from lrclr.inference._scores import combined_score, finding_scores, global_score, probabilities
+from lrclr.text import check_prompts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from lrclr.engines import Engine
+    from lrclr.inference._model_spec import ModelSpec
+    from lrclr.text import FindingSet
+
+
+class Network:
+    """One network on its engine. Safe to call from several threads.
+
+    Args:
+        spec: preprocessing, tokenizer, findings and scoring of the network.
+        engine: runs its graphs.
+
+    Attributes:
+        prompt_cache: features of prompts that were encoded before.
+    """
+
+    def __init__(self, spec: ModelSpec, engine: Engine) -> None:
+        self.spec = spec
+        self.engine = engine
+        self.prompt_cache = PromptCache(self._encode_prompts)
+
+    def encode(self, pixel_values: NDArray[np.float32]) -> Iterator[dict[str, NDArray[Any]]]:
+        """Run the image encoder.
+
+        Args:
+            pixel_values: float32 ``[B, 3, S, S]``, at least one image.
+
+        Yields:
+            The encoder's outputs, for as many images at once as it takes.
+
+        Raises:
+            ImageError: `pixel_values` has another shape, or contains NaN or infinity.
+            NonFiniteError: the graph gave NaN or infinity.
+        """
+        side = self.spec.preprocess.image_size
+        if pixel_values.shape[1:] != (3, side, side) or len(pixel_values) == 0:
+            raise ImageError(
+                f"pixel values have shape {list(pixel_values.shape)}", why=f"expected [images, 3, {side}, {side}]"
+            )
+        if not np.isfinite(pixel_values).all():
+            raise ImageError("pixel values contain NaN or infinity")
+        step = self.spec.max_batch
+        for start in range(0, len(pixel_values), step):
+            yield self._run("image_encoder", {"pixel_values": pixel_values[start : start + step]})
+
+    def embed(self, pixel_values: NDArray[np.float32]) -> ImageEmbeddings:
+        """Compute the embeddings of images and of their selected regions.
+
+        The arguments and errors are those of `encode`.
+        """
+        parts = []
+        for output in self.encode(pixel_values):
+            # The first token is the global one.
+            regions = output["region_tokens"][:, 1:]
+            length = np.linalg.norm(regions, axis=-1, keepdims=True)
+            parts.append(
+                ImageEmbeddings(
+                    # Copies: a server's output may lie in memory that it uses again.
+                    output["image_embedding"].copy(),
+                    regions / np.maximum(length, np.finfo(np.float32).tiny),
+                    output["region_index"].copy(),
+                )
+            )
+        return ImageEmbeddings.joined(parts)
+
+    def answer(
+        self, images: Iterable[Mapping[str, NDArray[Any]]], findings: FindingSet, alpha: float | None
+    ) -> Answers:
+        """Compute the answers for images from their encoder's outputs.
+
+        Args:
+            images: outputs of the image encoder, as `encode` yields them.
+            findings: what to predict.
+            alpha: weight of the local score; None for that of `spec`.
+
+        Raises:
+            UsageError: alpha is not usable with this network.
+            FindingsError: a prompt is too long; the text names its finding.
+            NonFiniteError: a graph gave NaN or infinity.
+        """
+        alpha = self.spec.checked_alpha(alpha)
+        prompts = self._features(findings)
+        return Answers.joined([self._answer(image, findings, prompts, alpha) for image in images])
+
+    def _answer(
+        self, image: Mapping[str, NDArray[Any]], findings: FindingSet, prompts: PromptFeatures, alpha: float
+    ) -> Answers:
+        threshold = self.spec.calibration.threshold
+        local, attention = self._fuse(image["region_tokens"], prompts)
+        global_ = global_score(image["image_embedding"], prompts.embedding)
+        return Answers(
+            probabilities(
+                combined_score(global_, local, alpha),
+                findings,
+                *self.spec.calibration.of(findings, self.spec.findings),
+                threshold,
+            ),
+            *finding_scores(global_, findings, threshold),
+            *finding_scores(local, findings, threshold),
+            np.stack([attention[:, index].mean(1) for index in findings.positive_index], axis=1),
+            image["region_index"],
+            image["region_importance"],
+            image["image_embedding"],
+        )
+
+    def _features(self, findings: FindingSet) -> PromptFeatures:
+        try:
+            return self.prompt_cache.features(findings.prompts)
+        except FindingsError:
+            # Raises an error that names the finding, too.
+            if self.spec.tokenizer is not None:
+                check_prompts(findings, self.spec.tokenizer)
+            raise
+
+    def _encode_prompts(self, prompts: tuple[str, ...]) -> PromptFeatures:
+        if self.spec.tokenizer is None:
+            raise UsageError("this model has no tokenizer", why=f"it is a {self.spec.kind}")
+        tokens = self.spec.tokenizer.encode(prompts)
+        text = self._run("text_encoder", {"input_ids": tokens.input_ids})
+        # The fusion head masks padding, so that it need not see it. It takes two tokens at least.
+        longest = max(2, int(tokens.mask.sum(1).max()))
+        return PromptFeatures(text["text_embedding"], text["text_tokens"][:, :longest], tokens.mask[:, :longest])
+
+    def _fuse(
+        self, region_tokens: NDArray[np.float32], prompts: PromptFeatures
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        # The memory of the fusion head grows with the tokens of all pairs, so images go through it in parts.
+        rows = len(prompts.mask) * (region_tokens.shape[1] + prompts.mask.shape[1])
+        step = max(1, FUSION_ROWS // rows)
+        parts = [
+            self._run(
+                "fusion_head",
+                {
+                    "region_tokens": region_tokens[start : start + step],
+                    "text_tokens": prompts.tokens,
+                    "text_mask": prompts.mask,
+                },
+            )
+            for start in range(0, len(region_tokens), step)
+        ]
+        return (
+            np.concatenate([part["local_score"] for part in parts]),
+            np.concatenate([part["region_attention"] for part in parts]),
+        )
+
+    def _run(self, graph: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        outputs = self.engine.run(graph, inputs)
+        for name, array in outputs.items():
+            if not np.isfinite(array).all():
+                raise NonFiniteError(f"{graph} gave NaN or infinity in {name}", fix="Run `lrclr verify` on the bundle.")
+        return outputs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from lrclr.model.fusion import FusionHead
+    from lrclr.model.fusion import FusionBlock, FusionHead
 
 __all__ = ["initialise_fusion", "initialise_tower"]
 
@@ -93,7 +93,7 @@ def initialise_fusion(head: FusionHead, generator: torch.Generator) -> None:
         generator: random generator.
     """
     with torch.no_grad():
-        for block in head.blocks:
+        for block in cast("list[FusionBlock]", list(head.blocks)):
             parts = (block.query, block.key, block.value, block.output)
             _attend_to_alike(parts, block.heads, _VALUE_OUTPUT, generator)
 

@@ -45,9 +45,9 @@ class Run(Protocol):
 
 
 class RowBatches:
-    """Sorted numbers of the rows of each batch; all rows in random order, again and again."""
+    """Sorted numbers of the rows of each batch; all `rows` in random order, again and again."""
 
-    def __init__(self, rows: int, seed: int) -> None:
+    def __init__(self, rows: NDArray[np.int64], seed: int) -> None:
         self.rng, self._rows, self._left = np.random.default_rng(seed), rows, np.empty(0, np.int64)
 
     def draw(self) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,8 +34,6 @@ from lrclr.text import FindingSet
 from lrclr.training import ContrastiveTask, LossSettings
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from benchmarks.checkpoint.images import Split
     from lrclr.model import LrclrModel
     from lrclr.training import LocalLoss
@@ -61,7 +60,8 @@ class TuneRun:
         self._task = ContrastiveTask(self.model, LossSettings(local=local, pairs_at_once=0))
         self._optimizer = _optimizer(self.model)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
-        self._rng, self._rows = torch.Generator().manual_seed(seed + 1), RowBatches(len(data.images), seed + 2)
+        self._rng = torch.Generator().manual_seed(seed + 1)
+        self._rows = RowBatches(np.arange(len(data.images)), seed + 2)
 
     def advance(self) -> dict[str, float]:
         """As `Run.advance`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from lrclr.model.fusion import FusionBlock
     from lrclr.training import LocalLoss
 
 
@@ -83,7 +84,8 @@ def test_prompts_first_attend_to_regions_like_their_words() -> None:
     regions = torch.stack([*torch.randn(2, alike.shape[1]), alike[0]])[[0, 2, 1]]
     initialise_fusion(head, torch.Generator().manual_seed(0))
     hidden = torch.cat([regions, alike])[None]
-    _, attention = head.blocks[0](hidden, *head.blocks[0].project(hidden), torch.zeros(1, 1, 1, 4))
+    block = cast("FusionBlock", head.blocks[0])
+    _, attention = block(hidden, *block.project(hidden), torch.zeros(1, 1, 1, 4))
     to_regions = attention[0, :, 3, :3].mean(0)
     assert to_regions.argmax() == 1
     assert to_regions[1] > 5 * to_regions[0]
@@ -158,9 +160,9 @@ def test_a_finished_run_makes_no_step(tmp_path: Path) -> None:
 
 
 def test_every_row_is_drawn_before_one_is_drawn_again() -> None:
-    rows = RowBatches(70, seed=1)
+    rows = RowBatches(np.arange(70), seed=1)
     drawn = np.concatenate([rows.draw(), rows.draw()])
     assert len(set(drawn.tolist())) == 64
-    other = RowBatches(70, seed=2)
+    other = RowBatches(np.arange(70), seed=2)
     other.restore(rows.state())
     assert [other.draw().tolist() for _ in range(3)] == [rows.draw().tolist() for _ in range(3)]

@@ -28,7 +28,7 @@ from lrclr.errors import LrclrError, UsageError
 from lrclr.evaluation import load_scores
 from lrclr.evaluation._delong import mean_influence, placements
 from lrclr.evaluation._grounding import located
-from lrclr.reports import Estimate, fixed, signed, spanned
+from lrclr.reports import Estimate, fixed, signed, span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ def difference(paired: Paired) -> Estimate:
     of_seeds = float(differences.var(ddof=1)) / seeds
     freedom = (of_images + of_seeds) ** 2 / of_seeds**2 * (seeds - 1) if of_seeds else np.inf
     reach = float(t.ppf(0.975, freedom) * np.sqrt(of_images + of_seeds))
-    return Estimate(value, value - reach, value + reach)
+    return Estimate(value, max(value - reach, -1.0), min(value + reach, 1.0))
 
 
 def aurocs(runs: Sequence[Scores], others: Sequence[Scores]) -> list[Paired]:
@@ -143,7 +143,9 @@ def _table(figure: str, side: str, other: str, figures: Sequence[Paired]) -> lis
             f"{', '.join(fixed(value) for value in values)} | {fixed(float(values.mean()))}"
             for values in (each.values, each.against)
         )
-        lines.append(f"| {name} | {' | '.join(shown)} | {spanned(difference(each), signed)} |")
+        mean = difference(each)
+        interval = f" ({span(mean, signed, ' to ')})" if mean.low is not None else ""
+        lines.append(f"| {name} | {' | '.join(shown)} | {signed(mean.value)}{interval} |")
     return lines
 
 

@@ -117,12 +117,12 @@ lint: $(STAMP)
 	@echo "== ruff, mypy, spelling and phrases"
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/codespell && $(BIN)/python -m tools.prose
 
-test: lint triton perf-analyzer
+test: lint triton
 	@echo "== tests, in two processes; in a third one those with a Triton server, which mostly wait"
 	@$(BIN)/pytest -m "not slow and not gpu and not tensorrt" -q -n 3 --dist loadgroup --no-loadscope-reorder
 
 # Some want programs of Debian's or Ubuntu's, and say so where they are not: apt-get install haproxy prometheus
-test-slow: $(STAMP) triton
+test-slow: $(STAMP) triton perf-analyzer
 	@$(BIN)/pytest -m "slow" -q
 
 # Interpreters that PYTHONS names on the command line or in the environment must be there; the default ones need not.

@@ -47,7 +47,7 @@ def alone(note: Callable[[str], None] = print, folder: Path | None = None) -> It
 
     Args:
         note: called with a line if it has to wait.
-        folder: of the lock file; by default the system's folder for temporary files.
+        folder: folder of the lock file. By default the system's folder for temporary files.
     """
     with (Path(folder or tempfile.gettempdir()) / "lrclr-benchmarks.lock").open("w") as lock:
         try:

@@ -52,7 +52,9 @@ class Address:
         """
         if "@" in text:
             # The text before "@" may be a password, so the error does not quote it.
-            raise UsageError("the server's address holds a user name", why="lrclr sends none", fix=_EXAMPLE)
+            raise UsageError(
+                "the server's address holds a user name", why="lrclr does not send user names", fix=_EXAMPLE
+            )
         if "://" in text:
             fix = _EXAMPLE
             if text.lower().startswith("http"):

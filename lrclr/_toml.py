@@ -34,7 +34,7 @@ def toml_text(path: str | PathLike[str], *, kind: str, most_bytes: int, error: t
         error: the error to raise.
 
     Raises:
-        LrclrError: of the class `error`; the file cannot be read, is larger, or is not UTF-8.
+        LrclrError: an error of the class `error`. The file cannot be read, is too large, or is not UTF-8.
     """
     try:
         with Path(path).open("rb") as file:

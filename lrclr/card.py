@@ -111,7 +111,7 @@ class Metric:
     """One measured value.
 
     Attributes:
-        name: of the metric, such as ``"AUROC"``.
+        name: name of the metric, such as ``"AUROC"``.
         value: the value.
         finding: what it was measured for; "" for all findings together.
         interval: its lower and upper end; None if it is not stated.
@@ -130,8 +130,7 @@ class ModelCard:
     """What the authors of a checkpoint state about it.
 
     Attributes:
-        texts: by the keys of `FIELDS`: a text, whose paragraphs are separated by an empty line, or a tuple of texts for
-            a list.
+        texts: texts by the keys of `FIELDS`. Paragraphs are separated by an empty line. A list is a tuple of texts.
         metrics: measured values.
         remarks: what was left out, as a clause each: values of the file that cannot be used, and metrics that were
             measured with other settings. It counts as not stated.

@@ -40,7 +40,7 @@ class Tensor:
     Attributes:
         name: its name in the ONNX file, in Triton and in `Engine.run`.
         dtype: NumPy's name of the type.
-        axes: for each axis its size, or its name; see `DYNAMIC` and `lrclr.model.LrclrConfig.axis_sizes`.
+        axes: size or name of each axis; see `DYNAMIC` and `lrclr.model.LrclrConfig.axis_sizes`.
         meaning: what it holds.
     """
 

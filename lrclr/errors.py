@@ -72,8 +72,8 @@ class LrclrError(Exception):
         super().__init__(what)
 
     @classmethod
-    def told(cls, what: str, *, why: str | None = None, fix: str | None = None) -> Self:
-        """Make an error of this class from the text of another process, such as a server."""
+    def from_text(cls, what: str, *, why: str | None = None, fix: str | None = None) -> Self:
+        """An error of this class with the text from another process, such as a server."""
         error = cls.__new__(cls)
         LrclrError.__init__(error, what, why=why, fix=fix)
         return error
@@ -90,7 +90,7 @@ class LrclrError(Exception):
 
 
 def _restored(kind: type[LrclrError], what: str, why: str | None, fix: str | None) -> LrclrError:
-    return kind.told(what, why=why, fix=fix)
+    return kind.from_text(what, why=why, fix=fix)
 
 
 class UsageError(LrclrError):
@@ -107,8 +107,8 @@ class MissingExtraError(UsageError):
     """An optional dependency is not installed.
 
     Args:
-        package: that is missing.
-        extra: of lrclr that installs it.
+        package: name of the missing package.
+        extra: extra of lrclr that installs it.
         purpose: what needs it, such as ``"exporting a checkpoint"``.
         or_else: another way to install it.
     """

@@ -87,7 +87,7 @@ def module_files(folders: Sequence[Path] = (ROOT / "lrclr", ROOT / "export" / "l
 
 
 def imported_names(file: Path) -> Iterator[str]:
-    """What a file imports, wherever it stands: in functions and under ``TYPE_CHECKING`` too."""
+    """All names that a file imports, also in functions and under ``TYPE_CHECKING``."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

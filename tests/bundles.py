@@ -1,4 +1,4 @@
-"""Bundles that several folders of tests share. Each is exported once, for real. Tests do not change them."""
+"""Bundles and helpers that several folders of tests share. Each bundle is exported once. Tests do not change them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lrclr_export.onnx.onnx_graph import TypedGraph
 
 ALPHA = 0.4
-# Weights that were never trained lose more in int8 than trained ones.
+# Random weights lose more in int8 than trained weights.
 LOOSE = {
     "cosine": 0.9,
     "centred_cosine": 0.6,
@@ -49,9 +49,9 @@ LRCLR = (PYTHON, "-c", "import sys; from lrclr.cli import main; sys.exit(main())
 
 @contextmanager
 def _shared(base: Path, name: str) -> Iterator[Path]:
-    """A folder that pytest's processes share, for one of them at a time: the first makes what is in it.
+    """A folder that pytest's processes share, locked for one process at a time. The first process fills it.
 
-    LRCLR_TEST_SHARED is where several runs of pytest, of the same code, share it.
+    Several runs of pytest with the same code share the folder LRCLR_TEST_SHARED.
     """
     run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder = Path(os.environ.get("LRCLR_TEST_SHARED", run / "shared"))
@@ -63,7 +63,7 @@ def _shared(base: Path, name: str) -> Iterator[Path]:
 
 @cache
 def checkpoint_folder(base: Path) -> Path:
-    """A tiny network of random weights whose fusion head counts as trained and whose attention is not even."""
+    """A tiny network of random weights with uneven attention. Its fusion head is marked as trained."""
     with _shared(base, "checkpoint") as folder:
         if not folder.exists():
             import torch
@@ -81,7 +81,7 @@ def checkpoint_folder(base: Path) -> Path:
 
 @cache
 def other_checkpoint_folder(base: Path) -> Path:
-    """As `checkpoint_folder`, with other weights in all parts."""
+    """Like `checkpoint_folder`, with other weights in all parts."""
     with _shared(base, "other_checkpoint") as folder:
         if not folder.exists():
             from lrclr.checkpoints import init_checkpoint
@@ -92,7 +92,7 @@ def other_checkpoint_folder(base: Path) -> Path:
 
 @cache
 def exported_ensemble(base: Path) -> Path:
-    """An fp32 bundle of `checkpoint_folder` and `other_checkpoint_folder`; the second one gives the regions."""
+    """An fp32 bundle of `checkpoint_folder` and `other_checkpoint_folder`. The second one gives the regions."""
     with _shared(base, "ensemble") as folder:
         if not folder.exists():
             from lrclr.checkpoints import load_checkpoint
@@ -107,7 +107,7 @@ def exported_ensemble(base: Path) -> Path:
 
 @cache
 def checkpoint(base: Path) -> Checkpoint:
-    """`checkpoint_folder`, read."""
+    """The checkpoint in `checkpoint_folder`."""
     from lrclr.checkpoints import load_checkpoint
 
     return load_checkpoint(checkpoint_folder(base))
@@ -115,7 +115,7 @@ def checkpoint(base: Path) -> Checkpoint:
 
 @cache
 def exported(base: Path, precision: str) -> Path:
-    """A bundle of `checkpoint`."""
+    """A bundle of `checkpoint` in a precision."""
     with _shared(base, precision) as folder:
         if not folder.exists():
             from lrclr_export import ExportOptions, export_bundle
@@ -128,7 +128,7 @@ def exported(base: Path, precision: str) -> Path:
 
 @cache
 def graphs(base: Path) -> Mapping[str, TypedGraph]:
-    """The graphs of the fp32 bundle as the exporter had them before it wrote them."""
+    """The graphs of the fp32 bundle before the exporter writes them."""
     from lrclr_export.onnx.graphs import graph_specs
 
     return {spec.name: kept_export(spec, opset=20) for spec in graph_specs(checkpoint(base).model)}
@@ -136,7 +136,7 @@ def graphs(base: Path) -> Mapping[str, TypedGraph]:
 
 @contextmanager
 def no_large_files(size: int = 200_000) -> Iterator[None]:
-    """Do what a full disk does, without one: the kernel refuses a write beyond so many bytes of a file."""
+    """Simulate a full disk: the kernel refuses writes beyond `size` bytes of a file."""
     usual, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -153,7 +153,7 @@ def copied(bundle: Path, target: Path) -> Path:
 
 
 def renamed(bundle: Path, target: Path, prefix: str, version: int = 1) -> Path:
-    """A copy of a bundle as ``lrclr export --name-prefix --model-version`` writes it, without exporting again."""
+    """A copy of a bundle in the form of ``lrclr export --name-prefix --model-version``, without another export."""
     from lrclr.bundle import Bundle
     from lrclr.contract import ModelNames
     from lrclr_export.repository.records import write_records
@@ -169,7 +169,7 @@ def renamed(bundle: Path, target: Path, prefix: str, version: int = 1) -> Path:
 
 
 def signed(bundle: Path, **changes: Any) -> Path:
-    """Write a bundle's manifest anew, with changes and with the files as they are now."""
+    """Write a bundle's manifest again, with changes and with the hashes of the current files."""
     from lrclr.bundle import MANIFEST, Manifest, file_table
 
     manifest = Manifest.from_json((bundle / MANIFEST).read_text())
@@ -191,7 +191,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def flip(path: Path, position: int | None = None) -> None:
-    """Change one byte of a file, in its middle unless told where. An empty file gets one."""
+    """Change one byte of a file, by default the one in its middle. An empty file gets one byte."""
     data = bytearray(path.read_bytes() or b"\0")
     position = len(data) // 2 if position is None else position
     data[position] ^= 1
@@ -199,14 +199,14 @@ def flip(path: Path, position: int | None = None) -> None:
 
 
 def radiograph(path: Path, seed: int = 0, size: tuple[int, int] = (90, 70)) -> Path:
-    """A PNG of noise, `size` high and wide: a picture that opens, in no time."""
+    """A PNG of noise, `size` high and wide, that is quick to write."""
     pixels = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path
 
 
 def enlarged(folder: Path) -> list[Path]:
-    """Two sample radiographs as JPEG 2000, so large that the usual way of reading has pixels to leave out."""
+    """Two sample radiographs as JPEG 2000, so large that the default reads them at a lower resolution."""
     files = []
     for path, content in zip(sample_paths("dicom"), _enlarged(), strict=False):
         files.append(folder / path.name)
@@ -241,7 +241,7 @@ def _enlarged() -> list[bytes]:
 
 
 def odd_radiograph(path: Path) -> Path:
-    """A DICOM file of which two attributes are ignored: see `REMARKS`."""
+    """A DICOM file with two attributes that are ignored: see `REMARKS`."""
     import pydicom
 
     dataset = pydicom.dcmread(sample_paths("dicom")[0])
@@ -256,19 +256,19 @@ REMARKS: Final = tuple(
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 on which nothing listens."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(one.getsockname()[1]) for one in sockets]
+    """Ports of 127.0.0.1 on which no program listens."""
+    with ExitStack() as sockets_:
+        sockets = [sockets_.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's environment, with changes, for a process of its own."""
+    """A copy of this process's environment with changes."""
     return {**os.environ, **changes}
 
 
 def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run ``lrclr`` in this process: a new one takes seconds to import what this one has."""
+    """Run ``lrclr`` in this process. A new process would take seconds to import everything again."""
     from lrclr.cli import main
 
     given, out, err = [str(argument) for argument in arguments], io.StringIO(), io.StringIO()
@@ -278,15 +278,15 @@ def call(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def run(arguments: Iterable[object], **options: object) -> subprocess.CompletedProcess[str]:
-    """Run ``lrclr`` in a process of its own, in whose output nothing is lost."""
+    """Run ``lrclr`` in a new process and return its complete output."""
     command = [*LRCLR, *(str(argument) for argument in arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload, no-any-return]
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[Any] | None = None) -> None:
-    """Wait for a condition, while a process runs if one is given.
+    """Wait for a condition. If a process is given, fail when it ends first.
 
-    There is no time limit here, since this machine may be busy; pytest ends a test that hangs.
+    There is no time limit, since the machine may be busy. pytest ends a test that hangs.
     """
     while not condition():
         assert process is None or process.poll() is None, "the process ended before what the test waits for"

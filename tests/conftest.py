@@ -1,4 +1,4 @@
-"""What several tests share. torch is imported by the fixtures that need it, so that the others stay quick."""
+"""Fixtures that several folders of tests share. Fixtures import torch only when they need it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-# Tests are many and small: waking a second thread for each step costs more than it brings.
+# Tests are many and small. A second thread costs more time than it saves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ if WITHOUT_TORCH:
 
 @contextlib.contextmanager
 def _skipping() -> Iterator[None]:
-    """Skip a test that asks for a package which is left out; without `WITHOUT_TORCH` this does nothing."""
+    """Skip a test that needs an excluded package. Without `WITHOUT_TORCH` this does nothing."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -70,22 +70,22 @@ def pytest_runtest_call() -> Iterator[None]:
         return (yield)
 
 
-# Files that take longest. They start first, so that no process works alone at the end.
+# The slowest folders start first, so that no process works alone at the end.
 LONGEST = ("tests/export", "tests/verification", "tests/evaluation", "tests/training", "tests/cli")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what ``--dist loadgroup`` keeps in one process: each file, and all tests with a Triton server.
+    """Set the groups for ``--dist loadgroup``: one process for each file, and one for all tests with a Triton server.
 
-    Those tests mostly wait, and share a server. `make test` therefore runs them beside the others.
+    Tests with a server mostly wait, and share servers, so `make test` runs them beside the others.
     """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     for item in items:
         group = "triton" if item.get_closest_marker("triton") else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=_turn)
+    items.sort(key=_sort_key)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -95,7 +95,7 @@ def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
         pytest.exit("this pytest-xdist does not group tests with this pytest: see pyproject.toml", 3)
 
 
-def _turn(item: pytest.Item) -> int:
+def _sort_key(item: pytest.Item) -> int:
     if item.get_closest_marker("triton"):
         return 0
     return next((place for place, start in enumerate(LONGEST, 1) if item.nodeid.startswith(start)), len(LONGEST) + 1)
@@ -103,7 +103,7 @@ def _turn(item: pytest.Item) -> int:
 
 @pytest.fixture(scope="session")
 def quiet_transformers() -> None:
-    """Keep transformers' own bars and notes out of the tests' output."""
+    """Keep transformers' progress bars and notes out of the tests' output."""
     if WITHOUT_TORCH:
         return
     from transformers.utils import logging
@@ -114,7 +114,7 @@ def quiet_transformers() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(quiet_transformers: None) -> Checkpoint:
-    """A random checkpoint of the smallest architecture. Shared: change nothing in it, ask for `tiny_model` instead."""
+    """A random checkpoint of the smallest architecture. Shared: do not change it, use `tiny_model` instead."""
     from lrclr.checkpoints import init_checkpoint
 
     return init_checkpoint("tiny")
@@ -122,7 +122,7 @@ def tiny_checkpoint(quiet_transformers: None) -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def base_checkpoint(quiet_transformers: None) -> Checkpoint:
-    """A random checkpoint in the shape of ViT-B/32, which is CheXzero's. Shared, and 600 MB: change nothing in it."""
+    """A random checkpoint with the shape of ViT-B/32, like CheXzero. Shared, 600 MB: do not change it."""
     from lrclr.checkpoints import init_checkpoint
 
     return init_checkpoint("vit-b-32")
@@ -130,7 +130,7 @@ def base_checkpoint(quiet_transformers: None) -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny_checkpoint` as an LRCLR folder. Shared: copy it before changing anything."""
+    """`tiny_checkpoint` as an lrclr folder. Shared: copy it before changing it."""
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
     tiny_checkpoint.save(folder)
     return folder
@@ -138,9 +138,9 @@ def tiny_folder(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def tiny_model(tiny_checkpoint: Checkpoint) -> LrclrModel:
-    """A copy of the tiny network with attention that is far from even, for this test alone.
+    """A copy of the tiny network with very uneven attention, for one test.
 
-    Random weights attend to every patch nearly alike, so that rounding could decide between two of them.
+    With random weights, all patches get nearly equal attention, so that rounding could decide between two of them.
     """
     import torch
 
@@ -154,7 +154,7 @@ def tiny_model(tiny_checkpoint: Checkpoint) -> LrclrModel:
 
 @pytest.fixture
 def prompts(tiny_checkpoint: Checkpoint) -> Prompts:
-    """Token numbers and mask of some texts, as tensors."""
+    """A function that returns token numbers and mask of texts as tensors."""
     import torch
 
     def encode(*texts: str, length: int | None = None) -> tuple[Tensor, Tensor]:
@@ -166,7 +166,7 @@ def prompts(tiny_checkpoint: Checkpoint) -> Prompts:
 
 @pytest.fixture(scope="session")
 def checkpoint(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """What the bundles are made of. Shared: change nothing in it."""
+    """The checkpoint of the shared bundles. Shared: do not change it."""
     from tests import bundles
 
     return bundles.checkpoint(tmp_path_factory.getbasetemp())
@@ -188,7 +188,7 @@ def fp32_bundle(quiet_transformers: None, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="session")
 def fp32_graphs(fp32_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, TypedGraph]:
-    """Shared: put faults into copies only."""
+    """Graphs of the fp32 bundle. Shared: change copies only."""
     from tests import bundles
 
     return bundles.graphs(tmp_path_factory.getbasetemp())
@@ -210,7 +210,7 @@ def int8_bundle(quiet_transformers: None, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="session")
 def golden(fp32_bundle: Path) -> Golden:
-    """The gates' inputs and what PyTorch makes of them."""
+    """The inputs of the gates, and PyTorch's results for them."""
     from lrclr import Bundle
     from lrclr.bundle import Golden
 

@@ -1,6 +1,6 @@
-"""What torch's exporter makes, kept by what goes in: the same network is exported once, not for every test and run.
+"""A cache of the graphs that torch's exporter writes, by the content of the network.
 
-The exporter takes three quarters of an export. All that follows it runs as always.
+The exporter takes three quarters of the time of an export. The rest of the export always runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[1]
 KEPT: Final = ROOT / ".make" / "exports"
 _CODE: Final = ("lrclr/model", "lrclr/contract.py", "lrclr/_kernels.py", "export/lrclr_export", "tests/kept_exports.py")
-# Settings of an `LrclrConfig` that are used after the graphs.
+# Settings of an `LrclrConfig` that are used outside of the graphs.
 _AFTER: Final = (
     "alpha",
     "assumed",
@@ -42,14 +42,14 @@ _PACKAGES: Final = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript")
 
 @contextmanager
 def exporting_once() -> Iterator[None]:
-    """Let exports in this process take graphs that are kept, and keep those that are not."""
+    """Let exports in this process use the cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lrclr_export.repository.pipeline.typed_onnx_from_module", kept_export)
         yield
 
 
 def kept_export(spec: GraphSpec, *, opset: int) -> TypedGraph:
-    """`typed_onnx_from_module`, from the folder of kept graphs if it is there."""
+    """`typed_onnx_from_module` with the cache."""
     import onnx
     import onnx_ir as ir
 
@@ -60,17 +60,17 @@ def kept_export(spec: GraphSpec, *, opset: int) -> TypedGraph:
     with file.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not layers.exists():
-            made = typed_onnx_from_module(spec, opset=opset)
-            graph.write_bytes(ir.to_proto(made.model).SerializeToString())
-            layers.write_text(json.dumps(made.layers))
-            return made
+            exported = typed_onnx_from_module(spec, opset=opset)
+            graph.write_bytes(ir.to_proto(exported.model).SerializeToString())
+            layers.write_text(json.dumps(exported.layers))
+            return exported
     model = ir.from_proto(onnx.load_from_string(graph.read_bytes()))
     return TypedGraph(spec, model, json.loads(layers.read_text()))
 
 
 @cache
 def _folder() -> Path:
-    """The graphs that this code makes. Those of other code are removed."""
+    """The folder of graphs for the current code. Folders for other code are removed."""
     digest = hashlib.sha256(platform.python_version().encode())
     for package in _PACKAGES:
         digest.update(f"{package} {importlib.metadata.version(package)}\n".encode())
@@ -86,7 +86,7 @@ def _folder() -> Path:
 
 
 def fingerprint(spec: GraphSpec, opset: int) -> str:
-    """Everything that an export depends on but code: settings, weights, and example inputs."""
+    """A hash of everything in the input of an export: settings, weights and example inputs."""
     digest = hashlib.sha256()
 
     def add(*values: object) -> None:
@@ -98,7 +98,7 @@ def fingerprint(spec: GraphSpec, opset: int) -> str:
         add(name, type(module).__qualname__, sorted(settings.items()))
         if hasattr(module, "config"):
             add(json.dumps(_plain(module.config.to_dict()), sort_keys=True, default=str))
-    # A state dict leaves out buffers that are not saved.
+    # A state dict does not contain buffers that are not saved.
     for name, tensor in (*spec.module.named_parameters(), *spec.module.named_buffers(), *spec.inputs.items()):
         add(name, tensor.dtype, tuple(tensor.shape))
         digest.update(tensor.detach().contiguous().numpy().tobytes())
@@ -106,5 +106,5 @@ def fingerprint(spec: GraphSpec, opset: int) -> str:
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """What the graphs depend on: neither the place of the configuration, nor what is done with their outputs."""
+    """The settings that affect the graphs."""
     return {key: value for key, value in config.items() if not key.startswith("_") and key not in _AFTER}

@@ -1,7 +1,7 @@
-"""The tests that need no torch, on other Pythons: ``python -m tests.pythons [--required] python3.12 python3.13``.
+"""Run the tests that need no torch on other Pythons: ``python -m tests.pythons [--required] python3.12 python3.13``.
 
-This Python exports the bundles; each other Python gets an environment of its own in ``.make/pythons`` with the pinned
-packages, but no torch, and answers with these bundles.
+This Python exports the bundles. Each other Python gets an environment in ``.make/pythons`` with the pinned packages
+except torch, and runs the tests with these bundles.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOOLS: Final = (
     *("hypothesis", "pytest", "pytest-timeout", "regex", "onnx", "protobuf", "tritonclient[http]"),
     *("helm-python-sdk", "kubernetes-validate"),
 )
-# KServe's types are read where they lie, as in the Makefile; what else the package would bring is not needed.
+# As in the Makefile, only the types of KServe are used, so its dependencies are not installed.
 ALONE: Final = ("kserve==0.21.0",)
 TESTS: Final = (
     "tests/images",
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def _version(python: str) -> str | None:
-    """Version of an interpreter; None if it cannot be run. pyenv's shims exist for versions that are not active."""
+    """Version of an interpreter. None if it cannot be run, such as pyenv's shim of an inactive version."""
     try:
         done = subprocess.run([python, "-c", _VERSION], capture_output=True, text=True, check=False)
     except OSError:
@@ -91,7 +91,7 @@ def _export(shared: Path) -> None:
 
 
 def _environment(python: str, version: str) -> str:
-    """The interpreter of an environment with the packages; a second run takes seconds."""
+    """Path of the interpreter in an environment with the packages. A second run takes seconds."""
     folder = ENVIRONMENTS / version
     own = str(folder / "bin" / "python")
     if not Path(own).exists():

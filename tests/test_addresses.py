@@ -1,4 +1,4 @@
-"""Addresses of servers: each form is read, or refused with a line that says what it is."""
+"""Addresses of servers are read in every form, or refused with a line that explains the form."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_what_is_not_an_address_is_told_as_what_it_is(text: str) -> None:
+def test_the_error_for_a_wrong_address_explains_it(text: str) -> None:
     for make in (Address.parse, Client, AsyncClient):
         with pytest.raises(UsageError, match=WRONG[text]) as raised:
             make(text)
@@ -58,14 +58,14 @@ def test_what_is_not_an_address_is_told_as_what_it_is(text: str) -> None:
         assert "\n" not in str(raised.value)
 
 
-def test_a_password_is_not_repeated() -> None:
+def test_errors_do_not_contain_passwords() -> None:
     with pytest.raises(UsageError, match="holds a user name") as raised:
         Client("http://clinic:geheim@127.0.0.1:8000")
     assert "geheim" not in str(raised.value)
 
 
 @pytest.mark.parametrize("command", ["probe", "predict", "bench"])
-def test_the_commands_say_it_too(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_print_the_same_error(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     from lrclr.samples import sample_paths
 
     address = "http://127.0.0.1:8000"
@@ -89,7 +89,7 @@ def test_the_commands_say_it_too(command: str, capsys: pytest.CaptureFixture[str
         ("[fe80::1%eth0]:8001", "[fe80::1%eth0]:8001", "ipv6:%5Bfe80::1%25eth0%5D:8001"),
     ],
 )
-def test_forms(text: str, written: str, target: str) -> None:
+def test_every_form_of_an_address_is_read(text: str, written: str, target: str) -> None:
     address = Address.parse(text)
     assert str(address) == written
     assert address.target == target
@@ -98,13 +98,13 @@ def test_forms(text: str, written: str, target: str) -> None:
 
 @given(st.ip_addresses(), st.integers(1, 65535))
 def test_every_ip_address_is_read_in_short_and_in_full(
-    one: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int
 ) -> None:
-    for form in {str(one), one.exploded, str(one).upper()}:
-        text = f"[{form}]:{port}" if one.version == 6 else f"{form}:{port}"
+    for form in {str(ip), ip.exploded, str(ip).upper()}:
+        text = f"[{form}]:{port}" if ip.version == 6 else f"{form}:{port}"
         address = Address.parse(text)
         assert address.port == port
-        assert address.host == str(getattr(one, "ipv4_mapped", None) or one)
+        assert address.host == str(getattr(ip, "ipv4_mapped", None) or ip)
         assert address.loopback == (ip_address(address.host).is_loopback or ip_address(address.host).is_unspecified)  # type: ignore[union-attr]
         assert Address.parse(str(address)) == address
 
@@ -139,7 +139,7 @@ def test_any_text_is_an_address_or_a_usage_error(text: str) -> None:
         ("notlocalhost", False),
     ],
 )
-def test_loopback(host: str, loopback: bool) -> None:
+def test_loopback_addresses_are_recognised(host: str, loopback: bool) -> None:
     address = Address.parse(f"{host}:8001")
     assert address.loopback == loopback
     assert bool(address.channel_options) == loopback

@@ -1,4 +1,4 @@
-"""Imports run one way, in no circle, and what a package must not import it does not."""
+"""Imports run in one direction and without circles, and no package imports what it must not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.architecture import LAYERS, imported_names, module_files, module_grap
 FILES = module_files()
 MODULES = module_graph(FILES)
 PACKAGES = package_graph(MODULES)
-# Running a bundle needs no torch. `lrclr.engines._torch` runs a checkpoint, and is imported when it is asked for.
+# Running a bundle needs no torch. `lrclr.engines._torch` runs checkpoints, and is imported on request.
 WITHOUT_TORCH = {
     *("lrclr.text", "lrclr.input_checks", "lrclr.images", "lrclr.preprocessing", "lrclr.bundle", "lrclr.inference"),
     *(
@@ -28,46 +28,46 @@ WITHOUT_TORCH = {
         "lrclr_export.plans",
     ),
 }
-# The network does not know what it is exported to.
+# The network does not depend on the export.
 NOT_IN_MODEL = {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "openvino", "tensorrt", "tensorrt_rtx", "tritonclient"}
 
 
-def test_every_package_has_its_place() -> None:
+def test_every_package_is_in_the_list_of_layers() -> None:
     assert sorted(PACKAGES) == sorted(LAYERS)
 
 
 @pytest.mark.parametrize("package", LAYERS)
-def test_imports_run_one_way(package: str) -> None:
+def test_imports_run_in_one_direction(package: str) -> None:
     later = LAYERS[LAYERS.index(package) :]
     assert not PACKAGES[package].intersection(later)
 
 
-def test_no_circle_of_modules() -> None:
-    """Inside a package too, and not even of imports in functions or for types."""
+def test_modules_have_no_import_circles() -> None:
+    """Also within a package, and including imports in functions and for types."""
     TopologicalSorter(MODULES).prepare()
 
 
 def test_torch_is_imported_where_it_belongs() -> None:
     importing = {module for module, file in FILES.items() if {"torch", "transformers"} & _libraries(file)}
     assert not {module for module in importing if package_of(module) in WITHOUT_TORCH}
-    # So that the test above sees something.
+    # This shows that the check above finds imports.
     assert "lrclr.model.modeling" in importing
 
 
-def test_the_network_knows_no_export() -> None:
+def test_the_network_does_not_import_the_export() -> None:
     for module, file in FILES.items():
         if package_of(module) == "lrclr.model":
             assert not _libraries(file) & NOT_IN_MODEL
 
 
-def test_the_page_has_the_table() -> None:
+def test_the_page_has_the_current_table() -> None:
     page = architecture.PAGE.read_text()
     written = architecture.with_table(page, architecture.table(PACKAGES))
     assert page == written, "run `python -m tests.architecture`"
 
 
 def test_a_test_says_why_it_imports_a_private_module() -> None:
-    """Most tests go through the public face."""
+    """Most tests use public names."""
     silent = []
     for file in sorted(Path(__file__).parent.rglob("*.py")):
         text = file.read_text()
@@ -88,7 +88,7 @@ def test_a_test_says_why_it_imports_a_private_module() -> None:
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from top.one.a import NAME",
     ],
 )
-def test_a_circle_is_seen(later: str, tmp_path: Path) -> None:
+def test_a_circle_is_found(later: str, tmp_path: Path) -> None:
     """The tests above would pass on an empty graph."""
     first = "from top.two import b\nNAME = 0"
     for name, content in {"one/__init__": "", "one/a": first, "two/__init__": "", "two/b": later}.items():

@@ -1,4 +1,4 @@
-"""`card.toml`: what a checkpoint states about itself. A value that cannot be used never refuses the file."""
+"""`card.toml`: what a checkpoint states about itself. An invalid value is ignored, and the rest of the file is read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read(tmp_path: Path, text: str) -> ModelCard:
     return ModelCard.load(file)
 
 
-def test_every_form_of_a_value(tmp_path: Path) -> None:
+def test_every_form_of_a_value_is_read(tmp_path: Path) -> None:
     card = read(tmp_path, GOOD)
     assert card.remarks == ()
     assert card.texts == {
@@ -53,7 +53,7 @@ def test_every_form_of_a_value(tmp_path: Path) -> None:
     assert read(tmp_path, card.to_toml()) == card
 
 
-def test_the_card_of_the_default_checkpoint_is_whole(tmp_path: Path) -> None:
+def test_the_card_of_the_default_checkpoint_is_complete(tmp_path: Path) -> None:
     card = ModelCard.beside(default_checkpoint())
     assert card.remarks == ()
     assert {"intended_use", "out_of_scope", "training_data", "limits", "ethics", "approval"} <= card.texts.keys()
@@ -81,19 +81,19 @@ def test_the_card_of_the_default_checkpoint_is_whole(tmp_path: Path) -> None:
         ('[[metrics]]\nname = "AUROC"\nvalue = 0.5\nfinding = 3', "'finding' must be a text; the entry is left out"),
     ],
 )
-def test_what_cannot_be_used_is_named_and_the_rest_is_kept(text: str, remark: str, tmp_path: Path) -> None:
+def test_an_invalid_value_is_named_and_the_rest_is_kept(text: str, remark: str, tmp_path: Path) -> None:
     card = read(tmp_path, f'funding = "none"\n{text}\n')
     assert card.texts == {"funding": "none"}
     assert len(card.remarks) == 1
     assert remark in card.remarks[0]
-    # An interval that is wrong leaves the value.
+    # A wrong interval does not remove the value.
     assert [metric.interval for metric in card.metrics] == [None] * ("interval" in text or "findings" in text)
 
 
-# TOML's strings have neither surrogates nor U+007F, as JSON writes them.
+# Strings in TOML have no surrogates and no U+007F, which JSON writes.
 WORD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x7f"), max_size=8)
 LEAF = st.booleans() | st.integers() | st.floats() | WORD
-# Few leaves: a line with more than 8 dots is refused.
+# Few values: a line with more than 8 dots is refused.
 VALUE = st.recursive(
     LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORD, inner, max_size=3), max_leaves=5
 )
@@ -114,7 +114,7 @@ def as_toml(value: Any) -> str:
 
 
 @given(st.dictionaries(st.sampled_from([*FIELDS, "metrics"]) | WORD, VALUE, max_size=5))
-def test_no_value_refuses_a_file(tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]) -> None:
+def test_no_value_makes_a_file_invalid(tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]) -> None:
     folder = tmp_path_factory.getbasetemp()
     card = read(folder, "\n".join(f"{as_toml(key)} = {as_toml(value)}" for key, value in values.items()))
     assert card.texts.keys() <= FIELDS.keys() & values.keys()
@@ -130,7 +130,7 @@ def test_no_value_refuses_a_file(tmp_path_factory: pytest.TempPathFactory, value
         (b"#" * (1 << 20) + b"#", "is not a model card: it is larger than 1 MiB"),
     ],
 )
-def test_what_is_not_a_card_is_refused(content: bytes, error: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_card_is_refused(content: bytes, error: str, tmp_path: Path) -> None:
     file = tmp_path / "card.toml"
     file.write_bytes(content)
     with pytest.raises(UsageError, match=error):

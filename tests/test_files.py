@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all."""
+"""Folders are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-# Private: helpers that several packages share; they have no public name.
+# Private: helpers that several packages share, without public names.
 from lrclr import _files
 from lrclr._files import replace_directory, sha256_of, write_whole
 from lrclr.errors import LrclrError, UsageError
@@ -29,7 +29,7 @@ NAMES = ("a.txt", "b")
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every file under `folder`, hidden ones and leftovers included."""
+    """All files under `folder`, including hidden and left-over files."""
     return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -42,7 +42,7 @@ def write(target: Path, text: str, *, overwrite: bool = True) -> None:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    """A folder that holds an older version."""
+    """A folder with an older version."""
     write(tmp_path / "target", "old")
     return tmp_path / "target"
 
@@ -58,13 +58,13 @@ def umask() -> Iterator[None]:
     os.umask(before)
 
 
-def test_sha256(tmp_path: Path) -> None:
+def test_sha256_of_a_file(tmp_path: Path) -> None:
     data = os.urandom(3_000_000)
     (tmp_path / "file").write_bytes(data)
     assert sha256_of(tmp_path / "file") == hashlib.sha256(data).hexdigest()
 
 
-def test_a_new_folder_with_its_parents(tmp_path: Path) -> None:
+def test_a_new_folder_is_created_with_its_parents(tmp_path: Path) -> None:
     write(tmp_path / "some" / "where" / "target", "new", overwrite=False)
     assert contents(tmp_path / "some" / "where") == NEW
     assert [path.name for path in tmp_path.iterdir()] == ["some"]
@@ -76,7 +76,7 @@ def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     assert contents(tmp_path) == NEW
 
 
-def test_the_old_folder_is_whole_until_the_block_ends(target: Path) -> None:
+def test_the_old_folder_is_complete_until_the_block_ends(target: Path) -> None:
     with replace_directory(target, expected=NAMES, overwrite=True) as staging:
         (staging / "a.txt").write_text("new")
         assert target.joinpath("a.txt").read_text() == "old"
@@ -84,7 +84,7 @@ def test_the_old_folder_is_whole_until_the_block_ends(target: Path) -> None:
     assert contents(target.parent) == {"target/a.txt": "new"}
 
 
-def test_at_no_moment_is_there_no_folder(target: Path) -> None:
+def test_the_folder_exists_at_every_moment(target: Path) -> None:
     seen: set[str] = set()
     stop = threading.Event()
 
@@ -106,7 +106,7 @@ def test_at_no_moment_is_there_no_folder(target: Path) -> None:
     assert seen <= {"old", "new"}
 
 
-def test_a_relative_path(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_is_resolved_at_the_start(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(target.parent)
     with replace_directory(Path("target"), expected=NAMES, overwrite=True) as staging:
         (staging / "a.txt").write_text("new")
@@ -115,7 +115,7 @@ def test_a_relative_path(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit, FileNotFoundError])
-def test_after_an_error_nothing_has_happened(target: Path, error: type[BaseException]) -> None:
+def test_an_error_leaves_the_old_folder(target: Path, error: type[BaseException]) -> None:
     def fail() -> None:
         with replace_directory(target, expected=NAMES, overwrite=True) as staging:
             (staging / "a.txt").write_text("new")
@@ -127,7 +127,7 @@ def test_after_an_error_nothing_has_happened(target: Path, error: type[BaseExcep
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_sigterm_leaves_nothing(tmp_path: Path, *, exists: bool) -> None:
+def test_sigterm_leaves_no_temporary_files(tmp_path: Path, *, exists: bool) -> None:
     if exists:
         write(tmp_path / "target", "old")
     code = """
@@ -152,7 +152,7 @@ def test_sigterm_leaves_nothing(tmp_path: Path, *, exists: bool) -> None:
     assert [path.name for path in tmp_path.iterdir()] == (["target"] if exists else [])
 
 
-def test_sigterm_is_given_back(target: Path) -> None:
+def test_the_handler_of_sigterm_is_restored(target: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     write(target, "new")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -165,21 +165,21 @@ def test_sigterm_is_given_back(target: Path) -> None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def test_from_another_thread(target: Path) -> None:
+def test_another_thread_can_write(target: Path) -> None:
     worker = threading.Thread(target=write, args=(target, "new"))
     worker.start()
     worker.join()
     assert contents(target.parent) == NEW
 
 
-def test_a_folder_that_exists_wants_overwrite(target: Path) -> None:
+def test_an_existing_folder_needs_overwrite(target: Path) -> None:
     with pytest.raises(UsageError, match=r"exists already.*--overwrite"):
         write(target, "new", overwrite=False)
     assert contents(target.parent) == OLD
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
-def test_files_of_others_are_not_deleted(target: Path, *, overwrite: bool) -> None:
+def test_foreign_files_are_not_deleted(target: Path, *, overwrite: bool) -> None:
     for number in range(5):
         (target / f"thesis-{number}.txt").write_text("work")
     with pytest.raises(UsageError, match=r"did not write all of it \(thesis-0.txt, thesis-1.txt, thesis-2.txt, …\)"):
@@ -187,7 +187,7 @@ def test_files_of_others_are_not_deleted(target: Path, *, overwrite: bool) -> No
     assert len(contents(target.parent)) == 7
 
 
-def test_a_stranger_that_comes_while_the_block_runs(target: Path) -> None:
+def test_a_file_that_appears_while_the_block_runs_is_kept(target: Path) -> None:
     def race() -> None:
         with replace_directory(target, expected=NAMES, overwrite=True) as staging:
             (staging / "a.txt").write_text("new")
@@ -198,7 +198,7 @@ def test_a_stranger_that_comes_while_the_block_runs(target: Path) -> None:
     assert contents(target.parent) == OLD | {"target/thesis.txt": "work"}
 
 
-def test_another_process_that_was_quicker(tmp_path: Path) -> None:
+def test_a_folder_of_a_faster_process_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "target"
 
     def race() -> None:
@@ -237,7 +237,7 @@ def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0o002, 0o664, 0o775)]
 )
-def test_permissions_are_the_umasks(tmp_path: Path, mask: int, file: int, folder: int) -> None:
+def test_permissions_follow_the_umask(tmp_path: Path, mask: int, file: int, folder: int) -> None:
     os.umask(mask)
     with replace_directory(tmp_path / "target", expected=NAMES, overwrite=True) as staging:
         (staging / "a.txt").write_text("new")
@@ -251,8 +251,8 @@ def test_permissions_are_the_umasks(tmp_path: Path, mask: int, file: int, folder
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_disk_that_takes_no_more(tmp_path: Path, *, exists: bool) -> None:
-    # A limit on the size of a file needs no rights, and fails inside write() just as a full disk does.
+def test_a_full_disk_leaves_the_old_folder(tmp_path: Path, *, exists: bool) -> None:
+    # A limit on the file size needs no privileges, and fails inside write() like a full disk.
     if exists:
         write(tmp_path / "target", "old")
     code = """
@@ -279,7 +279,7 @@ def test_a_disk_that_takes_no_more(tmp_path: Path, *, exists: bool) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 @pytest.mark.parametrize("where", ["block", "fsync"])
-def test_a_full_disk_says_so(target: Path, number: int, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(target: Path, number: int, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -298,7 +298,7 @@ def test_a_full_disk_says_so(target: Path, number: int, where: str, monkeypatch:
 
 @pytest.fixture
 def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system that cannot swap two folders in one step."""
+    """Simulates a file system that cannot swap two folders in one step."""
     monkeypatch.setattr(_files, "_renameat2_exchange", lambda one, other: False)
 
 
@@ -307,7 +307,7 @@ def test_renameat2_reports_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_exchange")
-def test_without_exchange(target: Path) -> None:
+def test_without_exchange_the_folder_is_replaced(target: Path) -> None:
     write(target, "new")
     assert contents(target.parent) == NEW
     assert [path.name for path in target.parent.iterdir()] == ["target"]
@@ -316,7 +316,7 @@ def test_without_exchange(target: Path) -> None:
 @pytest.mark.usefixtures("no_exchange")
 @pytest.mark.parametrize("failing", [1, 2])
 @pytest.mark.parametrize("error", [OSError(errno.EBUSY, "busy"), KeyboardInterrupt()])
-def test_without_exchange_the_old_folder_comes_back(
+def test_without_exchange_an_error_restores_the_old_folder(
     target: Path, failing: int, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, calls = Path.rename, 0
@@ -335,15 +335,15 @@ def test_without_exchange_the_old_folder_comes_back(
     assert [path.name for path in target.parent.iterdir()] == ["target"]
 
 
-def test_two_writers_leave_one_whole_folder(target: Path) -> None:
-    told = []
+def test_two_writers_leave_one_complete_folder(target: Path) -> None:
+    messages = []
 
     def repeat(text: str) -> None:
         for _ in range(20):
             try:
                 write(target, text)
             except LrclrError as error:
-                told.append(str(error))
+                messages.append(str(error))
             time.sleep(0.001)
 
     workers = [threading.Thread(target=repeat, args=(text,)) for text in ("old", "new")]
@@ -352,12 +352,12 @@ def test_two_writers_leave_one_whole_folder(target: Path) -> None:
     for worker in workers:
         worker.join()
     assert contents(target.parent) in (OLD, NEW)
-    assert len(told) < 40
-    assert all("changed by another process meanwhile" in text for text in told)
+    assert len(messages) < 40
+    assert all("changed by another process meanwhile" in text for text in messages)
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_of_two_at_once_the_first_to_finish_wins_and_the_other_says_so(tmp_path: Path, *, exists: bool) -> None:
+def test_of_two_simultaneous_writers_the_second_to_finish_is_refused(tmp_path: Path, *, exists: bool) -> None:
     target = tmp_path / "target"
     if exists:
         write(target, "old")
@@ -372,7 +372,7 @@ def test_of_two_at_once_the_first_to_finish_wins_and_the_other_says_so(tmp_path:
     assert contents(tmp_path) == NEW
 
 
-def test_what_is_not_a_file_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_is_not_a_file_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")

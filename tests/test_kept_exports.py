@@ -1,4 +1,4 @@
-"""A graph is taken from the kept ones only if its export would be the same."""
+"""A graph is taken from the cache only if its export would give the same graph."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lrclr.model import LrclrModel
 
 
-def prints(model: LrclrModel, opset: int = 20) -> list[str]:
+def fingerprints(model: LrclrModel, opset: int = 20) -> list[str]:
     return [fingerprint(spec, opset) for spec in graph_specs(model)]
 
 
@@ -45,18 +45,18 @@ def _module(model: LrclrModel) -> None:
 
 
 @pytest.mark.parametrize("change", [_weight, _buffer, _setting, _configuration, _module])
-def test_another_network_has_other_graphs(tiny_checkpoint: Checkpoint, change: Callable[[LrclrModel], None]) -> None:
+def test_a_changed_network_has_other_graphs(tiny_checkpoint: Checkpoint, change: Callable[[LrclrModel], None]) -> None:
     model = copy.deepcopy(tiny_checkpoint.model)
-    before = prints(model)
+    before = fingerprints(model)
     assert len(set(before)) == 3
-    assert prints(copy.deepcopy(model)) == before
+    assert fingerprints(copy.deepcopy(model)) == before
     change(model)
-    assert not set(before) & set(prints(model))
+    assert not set(before) & set(fingerprints(model))
 
 
-def test_precision_and_opset_count_and_the_weight_of_a_score_does_not(tiny_checkpoint: Checkpoint) -> None:
+def test_the_fingerprint_depends_on_precision_and_opset_but_not_on_alpha(tiny_checkpoint: Checkpoint) -> None:
     model = copy.deepcopy(tiny_checkpoint.model)
-    before = prints(model)
-    assert not set(before) & {*prints(half_precision(model)), *prints(model, opset=21)}
+    before = fingerprints(model)
+    assert not set(before) & {*fingerprints(half_precision(model)), *fingerprints(model, opset=21)}
     model.config.alpha = 0.125
-    assert prints(model) == before
+    assert fingerprints(model) == before

@@ -1,8 +1,8 @@
-"""Names and identifiers, planted wherever a hospital has them, are in nothing that lrclr writes or says.
+"""Names and identifiers in the places where hospitals have them do not appear in files or output of lrclr.
 
-Three kinds of them. What is in a DICOM file's tags or in a manifest's reports is nowhere. A file's name is in the
-answer about that file, and in an error on the terminal where it was given. A finding's name is in the answers, its
-prompts are nowhere.
+There are three kinds. Text in DICOM tags and in reports never appears. The name of a file appears only in the answer
+about this file, and in an error on the terminal where the file was given. Names of findings appear in the answers,
+their prompts never.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ DAMAGE: tuple[dict[str, object], ...] = (
 
 
 @dataclass(frozen=True)
-class Planted:
-    """Files full of identifiers, and folders that are empty until a command runs."""
+class InputsAndOutputs:
+    """Input files full of identifiers, and folders that are empty before a command runs."""
 
     given: Path
-    made: Path
+    outputs: Path
     temporary: Path
 
     @property
@@ -86,21 +86,21 @@ class Planted:
 
 @pytest.fixture(scope="session")
 def bundle(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared: copy it before changing anything."""
+    """The fp32 bundle. Shared: copy it before changing it."""
     return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")
 
 
 @pytest.fixture
-def planted(tmp_path: Path) -> Planted:
-    folders = Planted(*(tmp_path / name for name in ("given", "made", "temporary")))
-    for folder in (folders.images, folders.made, folders.temporary):
+def folders(tmp_path: Path) -> InputsAndOutputs:
+    folders = InputsAndOutputs(*(tmp_path / name for name in ("given", "made", "temporary")))
+    for folder in (folders.images, folders.outputs, folders.temporary):
         folder.mkdir(parents=True)
     rows = []
     for number, damage in enumerate(DAMAGE):
         study = pydicom.dcmread(SAMPLES[number % len(SAMPLES)].path("dicom"))
         for tag, value in {**TAGS, **damage}.items():
             setattr(study, tag, value)
-        # No two files are the same: images of one split must not be in another.
+        # All files differ, since an image must not be in two splits.
         study.InstanceNumber = number
         path = folders.images / f"{FILE}{number}.dcm"
         study.save_as(path)
@@ -126,11 +126,11 @@ def planted(tmp_path: Path) -> Planted:
 
 
 @pytest.fixture
-def run(planted: Planted, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run ``lrclr --debug`` with the temporary folder of the test; what it prints is read at descriptors 1 and 2."""
-    monkeypatch.setenv("TMPDIR", str(planted.temporary))
+def run(folders: InputsAndOutputs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run ``lrclr --debug`` with a temporary folder of the test. The output is read at descriptors 1 and 2."""
+    monkeypatch.setenv("TMPDIR", str(folders.temporary))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.chdir(planted.given)
+    monkeypatch.chdir(folders.given)
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         given = ["--debug", *map(str, arguments)]
@@ -142,7 +142,7 @@ def run(planted: Planted, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
 
 
 def content(path: Path) -> str:
-    """Everything that a file says, packed or not."""
+    """All text in a file, decompressed where necessary."""
     text = path.read_bytes().decode("latin-1")
     if path.suffix == ".parquet":
         table = pq.read_table(path, partitioning=None)
@@ -154,161 +154,164 @@ def content(path: Path) -> str:
     return text
 
 
-def written(folder: Path) -> Iterator[tuple[str, str]]:
+def files_below(folder: Path) -> Iterator[tuple[str, str]]:
     """Name and content of each file below a folder."""
     for path in sorted(folder.rglob("*")):
         yield str(path.relative_to(folder)), content(path) if path.is_file() else ""
 
 
-def found(text: str, secrets: tuple[str, ...]) -> list[str]:
-    """Those of the secrets that a text holds, as they are or in UTF-16."""
-    return [one for one in secrets if one in text or "\0".join(one) in text]
+def secrets_in(text: str, secrets: tuple[str, ...]) -> list[str]:
+    """The secrets that a text contains, as they are or in UTF-16."""
+    return [secret for secret in secrets if secret in text or "\0".join(secret) in text]
 
 
-def check(planted: Planted, *said: str, named: bool = False) -> None:
-    """Nothing of a patient is in what was said or written, and unless `named` no file's name is in what was written."""
-    for text in said:
-        assert found(text, INSIDE) == []
-    for folder in (planted.made, planted.temporary):
-        for name, text in written(folder):
-            assert (name, found(name + text, INSIDE)) == (name, [])
-            assert named or (name, found(name + text, (FILE,))) == (name, [])
+def check_no_patient_data(folders: InputsAndOutputs, *output: str, named: bool = False) -> None:
+    """Output and files contain no patient data, and the files no file name unless `named`."""
+    for text in output:
+        assert secrets_in(text, INSIDE) == []
+    for folder in (folders.outputs, folders.temporary):
+        for name, text in files_below(folder):
+            assert (name, secrets_in(name + text, INSIDE)) == (name, [])
+            assert named or (name, secrets_in(name + text, (FILE,))) == (name, [])
 
 
-def test_predict(planted: Planted, bundle: Path, run: Run) -> None:
-    common = ("predict", planted.images, "-b", bundle, "--findings", planted.findings)
-    for extra in (("--csv",), ("--json", "--heatmap", planted.made)):
+def test_predict(folders: InputsAndOutputs, bundle: Path, run: Run) -> None:
+    common = ("predict", folders.images, "-b", bundle, "--findings", folders.findings)
+    for extra in (("--csv",), ("--json", "--heatmap", folders.outputs)):
         done = run(*common, *extra)
         assert done.returncode == 1
         assert f"{FILE}0.dcm" in done.stdout
         assert f"{FILE}cut.dcm" in done.stderr
-        check(planted, done.stdout, done.stderr, named=True)
-    assert len(list(planted.made.iterdir())) == WHOLE  # a picture is called as the file that it is of
+        check_no_patient_data(folders, done.stdout, done.stderr, named=True)
+    assert len(list(folders.outputs.iterdir())) == WHOLE  # a picture is named after its radiograph
 
 
-def test_score(planted: Planted, bundle: Path, run: Run) -> None:
-    out = planted.made / "scores"
-    for source in (planted.images, planted.manifest):
-        done = run("score", source, "-o", out, "-b", bundle, "--findings", planted.findings, "--rescore")
+def test_score(folders: InputsAndOutputs, bundle: Path, run: Run) -> None:
+    out = folders.outputs / "scores"
+    for source in (folders.images, folders.manifest):
+        done = run("score", source, "-o", out, "-b", bundle, "--findings", folders.findings, "--rescore")
         assert done.returncode == 1
-        check(planted, done.stdout, done.stderr, named=True)
-        for name, text in written(out):
-            if found(name + text, (FILE,)):
+        check_no_patient_data(folders, done.stdout, done.stderr, named=True)
+        for name, text in files_below(out):
+            if secrets_in(name + text, (FILE,)):
                 assert name.endswith(".parquet"), f"{name} is not a row about a file, but names one"
 
 
-def test_evaluate(planted: Planted, bundle: Path, run: Run) -> None:
-    arguments = ("-o", planted.made / "report", "--scores", planted.made / "scores.npz", "--bootstrap", 10)
-    command = ("evaluate", bundle, planted.bad_manifest, "--findings", planted.findings, *arguments)
+def test_evaluate(folders: InputsAndOutputs, bundle: Path, run: Run) -> None:
+    arguments = ("-o", folders.outputs / "report", "--scores", folders.outputs / "scores.npz", "--bootstrap", 10)
+    command = ("evaluate", bundle, folders.bad_manifest, "--findings", folders.findings, *arguments)
     done = run(*command)
     assert done.returncode == 1, done.stderr
-    check(planted, done.stdout, done.stderr)
+    check_no_patient_data(folders, done.stdout, done.stderr)
     done = run(*command, "--skip-bad-rows")
     assert done.returncode == 0, done.stderr
-    check(planted, done.stdout, done.stderr)
+    check_no_patient_data(folders, done.stdout, done.stderr)
 
 
-def test_train(planted: Planted, checkpoint_folder: Path, run: Run) -> None:
-    options = ("--epochs", 1, "--batch-size", 2, "--workers", 0, "--findings", planted.findings)
-    command = ("train", planted.bad_manifest, "--base", checkpoint_folder, "-o", planted.made / "run", *options)
+def test_train(folders: InputsAndOutputs, checkpoint_folder: Path, run: Run) -> None:
+    options = ("--epochs", 1, "--batch-size", 2, "--workers", 0, "--findings", folders.findings)
+    command = ("train", folders.bad_manifest, "--base", checkpoint_folder, "-o", folders.outputs / "run", *options)
     done = run(*command)
     assert done.returncode == 1, done.stderr
-    check(planted, done.stdout, done.stderr)
+    check_no_patient_data(folders, done.stdout, done.stderr)
     done = run(*command, "--skip-bad-rows")
     assert done.returncode == 0, done.stderr
     for text in (done.stdout, done.stderr):
-        assert found(text, INSIDE) == []
-    for name, text in written(planted.made):
-        assert (name, found(name + text, (*(one for one in INSIDE if one != PROMPTED), FILE))) == (name, [])
+        assert secrets_in(text, INSIDE) == []
+    forbidden = (*(secret for secret in INSIDE if secret != PROMPTED), FILE)
+    for name, text in files_below(folders.outputs):
+        assert (name, secrets_in(name + text, forbidden)) == (name, [])
 
 
-def test_bench(planted: Planted, bundle: Path, run: Run) -> None:
-    files = [argument for path in sorted(planted.images.glob("*[0-2].dcm")) for argument in ("--file", path)]
-    one = ("--what", "files", "--batch", 1, "--concurrency", 1, "--rate", "none", "--no-peak")
-    done = run("bench", bundle, "-o", planted.made / "bench", *files, *one, "--seconds", 0.2, "--rounds", 2)
+def test_bench(folders: InputsAndOutputs, bundle: Path, run: Run) -> None:
+    files = [argument for path in sorted(folders.images.glob("*[0-2].dcm")) for argument in ("--file", path)]
+    one_configuration = ("--what", "files", "--batch", 1, "--concurrency", 1, "--rate", "none", "--no-peak")
+    done = run(
+        "bench", bundle, "-o", folders.outputs / "bench", *files, *one_configuration, "--seconds", 0.2, "--rounds", 2
+    )
     assert done.returncode == 0, done.stderr
-    assert {path.suffix for path in (planted.made / "bench").iterdir()} == {".json", ".md", ".html"}
-    check(planted, done.stdout, done.stderr)
+    assert {path.suffix for path in (folders.outputs / "bench").iterdir()} == {".json", ".md", ".html"}
+    check_no_patient_data(folders, done.stdout, done.stderr)
 
 
-def test_deploy(planted: Planted, bundle: Path, run: Run) -> None:
+def test_deploy(folders: InputsAndOutputs, bundle: Path, run: Run) -> None:
     for kind in ("kubernetes", "kserve"):
-        done = run("deploy", kind, bundle, "-o", planted.made / kind, "--image", "registry.test/lrclr:1")
+        done = run("deploy", kind, bundle, "-o", folders.outputs / kind, "--image", "registry.test/lrclr:1")
         assert done.returncode == 0, done.stderr
-        check(planted, done.stdout, done.stderr)
+        check_no_patient_data(folders, done.stdout, done.stderr)
 
 
-def test_wrong_files(planted: Planted, bundle: Path, run: Run) -> None:
-    """What cannot be read is refused without being quoted."""
-    long = planted.given / "long.toml"
+def test_wrong_files(folders: InputsAndOutputs, bundle: Path, run: Run) -> None:
+    """Invalid files are refused without being quoted."""
+    long = folders.given / "long.toml"
     long.write_text(f'[[finding]]\nname = "Edema"\npositive = ["{PROMPTED} {"edema " * 99}"]\n')
-    twice = planted.given / "twice.toml"
+    twice = folders.given / "twice.toml"
     twice.write_text(f'[[finding]]\nname = "Edema"\npositive = ["{PROMPTED}", "{PROMPTED}"]\n')
     for findings in (long, twice):
-        done = run("predict", planted.images, "-b", bundle, "--findings", findings)
+        done = run("predict", folders.images, "-b", bundle, "--findings", findings)
         assert done.returncode != 0
-        check(planted, done.stdout, done.stderr)
-    for manifest in (planted.images / f"{FILE}0.dcm", planted.bad_manifest):
+        check_no_patient_data(folders, done.stdout, done.stderr)
+    for manifest in (folders.images / f"{FILE}0.dcm", folders.bad_manifest):
         done = run("evaluate", bundle, manifest)
         assert done.returncode != 0
-        check(planted, done.stdout, done.stderr)
+        check_no_patient_data(folders, done.stdout, done.stderr)
 
 
 def shared(since: float) -> dict[Path, str]:
-    """Shared memory that was made or written after a time, and what it holds."""
-    held = {}
+    """Names and content of shared memory that was created or written after a time."""
+    contents = {}
     for path in Path("/dev/shm").iterdir():
-        # That of other tests may go at any time.
+        # Shared memory of other tests may disappear at any time.
         with contextlib.suppress(FileNotFoundError):
             if path.is_file() and path.stat().st_mtime > since:
-                held[path] = content(path)
-    return held
+                contents[path] = content(path)
+    return contents
 
 
 @pytest.mark.triton
-def test_serve(planted: Planted, bundle: Path, run: Run) -> None:
+def test_serve(folders: InputsAndOutputs, bundle: Path, run: Run) -> None:
     ports = ("--grpc-port", 0, "--http-port", 0, "--metrics-port", 0, "--shared-memory", "--verbose", "--instances", 2)
-    log = planted.temporary / "serve.log"
+    log = folders.temporary / "serve.log"
     started = time.time() - 1
-    environment = bundles.environment(TMPDIR=str(planted.temporary))
-    command = [*bundles.LRCLR, "serve", str(bundle), *(str(one) for one in ports)]
+    environment = bundles.environment(TMPDIR=str(folders.temporary))
+    command = [*bundles.LRCLR, "serve", str(bundle), *(str(port) for port in ports)]
     with log.open("w") as file:
         server = subprocess.Popen(command, text=True, stdout=file, stderr=subprocess.STDOUT, env=environment)
     try:
         bundles.wait_until(lambda: "gRPC" in log.read_text(), server)
         addresses = dict(line.split()[:2] for line in log.read_text().splitlines() if len(line.split()) > 1)
-        for extra in ((), ("--heatmap", planted.made)):
+        for extra in ((), ("--heatmap", folders.outputs)):
             done = run(
                 "predict",
-                planted.images,
+                folders.images,
                 "--server",
                 addresses["gRPC"],
                 "--findings",
-                planted.findings,
+                folders.findings,
                 *extra,
             )
             assert done.returncode == 1
             assert f"{FILE}0.dcm" in done.stdout
             assert f"{FILE}cut.dcm" in done.stderr
-            check(planted, done.stdout, done.stderr, named=True)
+            check_no_patient_data(folders, done.stdout, done.stderr, named=True)
         with urllib.request.urlopen(addresses["metrics"]) as page:
             metrics = page.read().decode()
         assert "lrclr" in metrics
-        holding = [path for path, held in shared(started).items() if found(held, INSIDE)]
-        assert holding  # Triton hands whole files to its backends there
+        holding = [path for path, held in shared(started).items() if secrets_in(held, INSIDE)]
+        assert holding  # Triton passes whole files to its backends through it
         assert {path.stat().st_mode & 0o077 for path in holding} == {0}
-        assert found(metrics, (*INSIDE, FILE)) == []
+        assert secrets_in(metrics, (*INSIDE, FILE)) == []
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()
     for path, held in shared(started).items():
-        assert found(f"{path.name} {held}", (*INSIDE, FILE)) == []
-    assert found(log.read_text(), (*INSIDE, FILE)) == []
+        assert secrets_in(f"{path.name} {held}", (*INSIDE, FILE)) == []
+    assert secrets_in(log.read_text(), (*INSIDE, FILE)) == []
 
 
-def test_web(planted: Planted, bundle: Path) -> None:
-    log = planted.temporary / "web.log"
-    environment = bundles.environment(TMPDIR=str(planted.temporary))
+def test_web(folders: InputsAndOutputs, bundle: Path) -> None:
+    log = folders.temporary / "web.log"
+    environment = bundles.environment(TMPDIR=str(folders.temporary))
     command = [*bundles.LRCLR, "--debug", "web", str(bundle), "--port", "0"]
     with log.open("w") as file:
         server = subprocess.Popen(command, text=True, stdout=file, stderr=subprocess.STDOUT, env=environment)
@@ -327,21 +330,21 @@ def test_web(planted: Planted, bundle: Path) -> None:
 
         question = json.dumps({"findings": [{"name": "Edema", "positive": [f"edema, {PROMPTED}"]}]}).encode()
         wrong = json.dumps({"findings": [{"name": "Edema", "positive": [f"{PROMPTED} {'edema ' * 99}"]}]}).encode()
-        for path in sorted(planted.images.iterdir()):
+        for path in sorted(folders.images.iterdir()):
             kept = send("/v1/images", path.read_bytes(), "application/dicom")
-            assert found(kept, INSIDE) == []
+            assert secrets_in(kept, INSIDE) == []
             if '"id"' not in kept:
                 continue
             number = json.loads(kept)["id"]
             for body in (question, wrong, b'{"prompts": 7}'):
                 for asked in ("findings", "heatmap"):
-                    assert found(send(f"/v1/images/{number}/{asked}", body, "application/json"), INSIDE) == []
-            # The report is for the patient's study: it names the patient, and stays in memory.
+                    assert secrets_in(send(f"/v1/images/{number}/{asked}", body, "application/json"), INSIDE) == []
+            # The report belongs to the patient's study. It contains the name and stays in memory.
             assert NAME in send(f"/v1/images/{number}/report", question, "application/json")
         with urllib.request.urlopen(f"{url}/metrics") as page:
-            assert found(page.read().decode(), (*INSIDE, number)) == []
+            assert secrets_in(page.read().decode(), (*INSIDE, number)) == []
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()
-    check(planted)
+    check_no_patient_data(folders)
     assert "/v1" not in log.read_text()

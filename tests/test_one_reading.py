@@ -1,4 +1,4 @@
-"""What is evaluated is what is served: every command reads an image by one function, by one default, and records it."""
+"""Every command reads an image with the same function and default, and records how it was read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lrclr import ZeroShotClassifier
 from lrclr.archive import ScoreOptions, score
 from lrclr.bench import BenchOptions, open_targets
 
-# Private: the arrays that each command feeds to the model are not in its results.
+# Private: results do not contain the arrays that a command passes to the model.
 from lrclr.bench._stages import Files, _pixels
 from lrclr.cli import main
 from lrclr.datasets import PixelCache, read_dataset
@@ -41,7 +41,7 @@ def bundle(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two images that the default reads at a lower resolution, with labels."""
+    """Two images with labels, which the default reads at a lower resolution."""
     folder = tmp_path_factory.mktemp("large")
     names = [path.rename(folder / f"{number}.dcm").name for number, path in enumerate(bundles.enlarged(folder))]
     with (folder / "manifest.csv").open("w", newline="") as file:
@@ -56,14 +56,14 @@ def classifier(bundle: Path) -> ZeroShotClassifier:
 
 
 def cosines(classifier: ZeroShotClassifier, images: Path, *, exact: bool) -> np.ndarray[Any, Any]:
-    """What the model answers for pixels that are read in a way."""
+    """Scores of the model for images that are read in full or by default."""
     spec = classifier.spec.preprocess
     pixels = [preprocess(read_for_model(images / f"{n}.dcm", spec, exact=exact), spec) for n in range(2)]
-    return np.concatenate([classifier.answer_pixels(one[None]).global_positive for one in pixels])
+    return np.concatenate([classifier.answer_pixels(image[None]).global_positive for image in pixels])
 
 
-def test_the_two_ways_differ_here(classifier: ZeroShotClassifier, images: Path) -> None:
-    """Or the other tests could not tell them apart."""
+def test_the_two_ways_of_reading_differ_here(classifier: ZeroShotClassifier, images: Path) -> None:
+    """Otherwise the other tests could not distinguish them."""
     spec = classifier.spec.preprocess
     read = read_for_model(images / "0.dcm", spec)
     assert read.pixels.shape[0] < read.height
@@ -75,7 +75,7 @@ def test_the_two_ways_differ_here(classifier: ZeroShotClassifier, images: Path) 
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_predict_and_score_and_evaluate_answer_alike(
+def test_predict_score_and_evaluate_give_the_same_answers(
     exact: bool, classifier: ZeroShotClassifier, bundle: Path, images: Path, tmp_path: Path
 ) -> None:
     expected = cosines(classifier, images, exact=exact)
@@ -104,26 +104,26 @@ def test_every_command_has_the_option_and_records_it(
 ) -> None:
     option = ["--exact"] * exact
 
-    def told(*command: object) -> Any:
+    def run_command(*command: object) -> Any:
         assert main([*map(str, command), *option, "--json"]) == 0
         return [json.loads(text) for text in capsys.readouterr().out.replace("}\n{", "}\n\0{").split("\0")]
 
-    assert [one["exact"] for one in told("predict", images, "-b", bundle)] == [exact, exact]
-    assert told("score", images, "-b", bundle, "-o", tmp_path / "scores")[0]["exact"] is exact
+    assert [answer["exact"] for answer in run_command("predict", images, "-b", bundle)] == [exact, exact]
+    assert run_command("score", images, "-b", bundle, "-o", tmp_path / "scores")[0]["exact"] is exact
     report = tmp_path / "report"
-    (evaluated,) = told("evaluate", bundle, images / "manifest.csv", "--bootstrap", "3", "-o", report)
+    (evaluated,) = run_command("evaluate", bundle, images / "manifest.csv", "--bootstrap", "3", "-o", report)
     assert evaluated["model"]["exact"] is exact
     words = "read in full (--exact)" if exact else "read as `lrclr predict` and the server do"
     assert words in (report / "report.md").read_text()
     brief = ("--what", "image_encoder", "--batch", "1", "--rate", "none", "--seconds", "0.1", "--rounds", "1")
-    (measured,) = told("bench", bundle, *brief, "--no-peak", "--file", images)
+    (measured,) = run_command("bench", bundle, *brief, "--no-peak", "--file", images)
     assert measured["settings"]["exact"] is exact
     assert measured["settings"]["input"]["files"] == 2
     assert measured["settings"]["input"]["passed_over"] == {"other": 1}
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_the_benchmark_reads_as_the_others(
+def test_the_benchmark_reads_like_the_other_commands(
     exact: bool, classifier: ZeroShotClassifier, bundle: Path, images: Path
 ) -> None:
     files = Files.read([images], exact=BenchOptions(exact=exact).exact)
@@ -136,7 +136,7 @@ def test_the_benchmark_reads_as_the_others(
     np.testing.assert_allclose(got, cosines(classifier, images, exact=exact), atol=2e-6)
 
 
-def test_training_sees_what_is_served_and_its_cache_is_of_one_way(
+def test_training_reads_like_the_server_and_its_cache_records_the_reading(
     classifier: ZeroShotClassifier, images: Path, tmp_path: Path
 ) -> None:
     rows, spec = read_dataset(images / "manifest.csv").rows, classifier.spec.preprocess
@@ -152,7 +152,7 @@ def test_training_sees_what_is_served_and_its_cache_is_of_one_way(
     assert "the way of reading have changed" in notes[0]
 
 
-def test_calibration_sees_what_is_served(classifier: ZeroShotClassifier, images: Path, tmp_path: Path) -> None:
+def test_calibration_reads_like_the_server(classifier: ZeroShotClassifier, images: Path, tmp_path: Path) -> None:
     from lrclr_export.quantize import read_calibration
 
     for number in range(16):
@@ -162,7 +162,7 @@ def test_calibration_sees_what_is_served(classifier: ZeroShotClassifier, images:
     np.testing.assert_array_equal(read[0], preprocess(read_for_model(images / "0.dcm", spec), spec))
 
 
-def test_scores_of_two_ways_are_not_mixed(
+def test_scores_of_two_ways_of_reading_are_not_mixed(
     classifier: ZeroShotClassifier, bundle: Path, images: Path, tmp_path: Path
 ) -> None:
     score(images, tmp_path / "out", ScoreOptions(bundle))
@@ -172,33 +172,33 @@ def test_scores_of_two_ways_are_not_mixed(
     assert [row["exact"] for row in archives.rows(tmp_path / "out")] == [True, True]
 
     rows = read_dataset(images / "manifest.csv").rows
-    one, other = (score_rows(classifier, rows, exact=exact) for exact in (False, True))
+    default, in_full = (score_rows(classifier, rows, exact=exact) for exact in (False, True))
     with pytest.raises(UsageError, match="cannot be compared: the images were read in full"):
-        compare(one, other)
+        compare(default, in_full)
     with pytest.raises(UsageError, match="differ in exact"):
-        one.joined(other)
+        default.joined(in_full)
 
 
-def test_an_evaluation_draws_the_regions_that_it_judged(
+def test_an_evaluation_draws_the_regions_that_it_evaluated(
     classifier: ZeroShotClassifier, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The examples of the page are answered for once more, by the same reading."""
+    """The examples of the page are predicted again, with the same way of reading."""
     from lrclr.evaluation import _gallery
 
     seen: list[bool] = []
 
-    def noting(*source: Any, exact: bool, **options: Any) -> ReducedImage:
+    def record(*source: Any, exact: bool, **options: Any) -> ReducedImage:
         seen.append(exact)
         return read_for_model(*source, exact=exact, **options)
 
-    monkeypatch.setattr(_gallery, "read_for_model", noting)
+    monkeypatch.setattr(_gallery, "read_for_model", record)
     data = read_dataset(images / "manifest.csv")
     for exact in (False, True):
-        judged = evaluate(classifier, data, EvaluationOptions(resamples=0, exact=exact))
-        scores = judged.scores
+        evaluated = evaluate(classifier, data, EvaluationOptions(resamples=0, exact=exact))
+        scores = evaluated.scores
         probability = scores.probability(scores.alpha)
-        findings = judged.selection.findings
-        _gallery.gallery(classifier, judged.selection.rows, probability, scores.labels, findings, exact=exact)
+        findings = evaluated.selection.findings
+        _gallery.gallery(classifier, evaluated.selection.rows, probability, scores.labels, findings, exact=exact)
     assert seen
     assert seen == [False] * (len(seen) // 2) + [True] * (len(seen) // 2)
 

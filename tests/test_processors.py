@@ -1,4 +1,4 @@
-"""How many threads lrclr starts without an option for it."""
+"""The default number of threads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-# Private: a helper that several packages share; it has no public name.
+# Private: a helper that several packages share, without a public name.
 from lrclr import _processors
 from lrclr._processors import cpu_quota, processors
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
         (None, None, 64),
     ],
 )
-def test_a_quota_bounds_the_affinity(
+def test_a_quota_limits_the_number_of_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, quota: float | None, expected: int
 ) -> None:
-    """The file stands for the kernel's: no test can give its own container another quota."""
+    """A file replaces the kernel's, since a test cannot change the quota of its own container."""
     file = tmp_path / "cpu.max"
     if text is not None:
         file.write_text(text)
@@ -40,7 +40,7 @@ def test_a_quota_bounds_the_affinity(
     assert processors() == expected
 
 
-def test_the_affinity_counts() -> None:
+def test_the_cpu_affinity_is_used() -> None:
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("this system has no CPU affinity")
     before = os.sched_getaffinity(0)

@@ -1,4 +1,4 @@
-"""The names of the package `lrclr`: found where torch is missing, too."""
+"""Public names of the package `lrclr` can also be found without torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_help_works_without_torch() -> None:
 
 
 @pytest.mark.parametrize("name", ["LrclrModel", "load_checkpoint"])
-def test_a_name_that_needs_torch_says_so(name: str) -> None:
+def test_the_error_for_a_name_that_needs_torch_names_the_extra(name: str) -> None:
     code = f"""
 from lrclr.errors import MissingExtraError
 try:
@@ -48,7 +48,7 @@ except MissingExtraError as error:
     assert "pip install '.[torch]'" in text
 
 
-def test_every_name_is_listed_where_torch_is_installed() -> None:
+def test_every_name_is_listed_if_torch_is_installed() -> None:
     import lrclr
 
     assert set(dir(lrclr)) == set(lrclr.__all__)

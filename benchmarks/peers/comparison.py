@@ -20,10 +20,10 @@ class Row:
     """Measurements of one candidate with one checkpoint.
 
     Attributes:
-        name, precision, ours: of the candidate.
+        name, precision, ours: facts about the candidate.
         milliseconds: median, by work.
         ratio: how many times as fast as torch eager, by work: median and quartiles of the rounds.
-        compared: of a peer, how many times as fast as lrclr's best in the same rounds, by work. A work is absent where
+        compared: for a peer, how many times as fast as lrclr's best in the same rounds, by work. A work is absent where
             the peer failed, its answers are wrong, or lrclr was not measured.
         ahead: works at which it is faster than lrclr's best, by more than the quartiles leave open.
         ahead_of_precision: works at which it is faster only than lrclr's best of the same precision.

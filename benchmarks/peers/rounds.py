@@ -39,7 +39,7 @@ class Plan:
 
     Attributes:
         rounds: for each work at each number of images: ``{"image/1": 20, ...}``.
-        threads: of every candidate.
+        threads: threads of every candidate.
         build: folder of environments, weights and logs.
     """
 

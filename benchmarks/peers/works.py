@@ -77,7 +77,7 @@ class Opening:
     Attributes:
         folder: the checkpoint in every format.
         inputs: the common inputs.
-        options: of the candidate, and the number of ``threads``.
+        options: options of the candidate, and the number of ``threads``.
     """
 
     folder: Path

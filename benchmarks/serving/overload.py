@@ -236,7 +236,7 @@ def page(result: dict[str, Any], found: dict[str, Any], command: str) -> str:
     """The results as Markdown.
 
     Args:
-        result: of `run`.
+        result: result of `run`.
         found: the machine.
         command: the command that gave them.
     """

@@ -47,7 +47,7 @@ def profiles_of_graph(
     """What `profiles` mean for one graph: per profile and input its ``min``, ``opt`` and ``max`` shape.
 
     Args:
-        shapes: of the graph's inputs; a name stands for a dynamic axis.
+        shapes: shapes of the graph's inputs. A name stands for a dynamic axis.
         of_bundle: from the manifest.
     """
     found: list[dict[str, Profile]] = []

@@ -1,6 +1,7 @@
 """Scoring of archives: one row for every image, in Parquet, in this process or on a Ray cluster."""
 
 from lrclr.archive._options import LocalOptions, RayOptions, ScoreOptions, ScoreProgress, ScoreSummary
+from lrclr.archive._outcome import ScoredImage
 from lrclr.archive._run import score
 from lrclr.archive._source import Item, RemoteImages, Source, open_source
 
@@ -12,6 +13,7 @@ __all__ = [
     "ScoreOptions",
     "ScoreProgress",
     "ScoreSummary",
+    "ScoredImage",
     "Source",
     "open_source",
     "score",

@@ -49,6 +49,7 @@ class Decoder:
         refuse: codes of `lrclr.input_checks`. An image with such a warning is a failure.
         limits: limits on what is read.
         remote: reads the images by their names, if a server keeps them; else None.
+        keep: whether a decoded image keeps its encoded content.
     """
 
     root: Path
@@ -59,6 +60,7 @@ class Decoder:
     refuse: frozenset[str] = frozenset()
     limits: ReadLimits = field(default_factory=ReadLimits)
     remote: RemoteImages | None = None
+    keep: bool = False
 
     @reading()
     def __call__(self, task: Task) -> Decoded:
@@ -84,7 +86,8 @@ class Decoder:
         except Exception as error:  # noqa: BLE001 - likewise; its text may quote the content
             return Decoded(item, size, digest, hint, failure=_unexpected(error))
         shape = (image.height, image.width)
-        return Decoded(item, size, digest, hint, shape, canvas, remarks=image.remarks, warnings=image.warnings)
+        decoded = Decoded(item, size, digest, hint, shape, canvas, remarks=image.remarks, warnings=image.warnings)
+        return replace(decoded, content=data) if self.keep else decoded
 
     def _read(self, task: Task) -> tuple[bytes, Hint]:
         if self.remote is not None:

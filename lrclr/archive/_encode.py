@@ -83,7 +83,7 @@ class Encoder:
         return opened
 
     def _batch(self, batch: Sequence[Decoded]) -> list[Outcome]:
-        bare = [replace(one, canvas=None) for one in batch]
+        bare = [replace(one, canvas=None, content=None) for one in batch]
         try:
             answers = self._answers(batch)
         except NonFiniteError as error:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lrclr.archive._source import Item
     from lrclr.inference import Answers
 
-__all__ = ["NO_HINT", "Chunk", "Decoded", "Failure", "Hint", "Outcome", "Task"]
+__all__ = ["NO_HINT", "Chunk", "Decoded", "Failure", "Hint", "Outcome", "ScoredImage", "Task"]
 
 
 class Hint(NamedTuple):
@@ -82,6 +82,7 @@ class Decoded:
         remarks: what was ignored in the file; see `lrclr.images.ReducedImage`.
         failure: why the image could not be decoded.
         warnings: codes of `lrclr.input_checks`.
+        content: the encoded image, if the decoder keeps it.
     """
 
     item: Item
@@ -93,6 +94,7 @@ class Decoded:
     failure: Failure | None = None
     remarks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    content: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +110,22 @@ class Outcome:
     decoded: Decoded
     scores: Answers | None = None
     failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredImage:
+    """An image that got its scores now, while its content is still in memory.
+
+    Attributes:
+        item: the image.
+        content: the encoded image.
+        shape: (height, width) of the original image.
+        warnings: codes of `lrclr.input_checks`.
+        scores: its answers, without the axis of images.
+    """
+
+    item: Item
+    content: bytes
+    shape: tuple[int, int]
+    warnings: tuple[str, ...]
+    scores: Answers

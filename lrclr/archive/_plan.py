@@ -33,7 +33,7 @@ class PartPlan:
         tasks: images to look at, in order.
         places: position of each task among all images of the part, int64 ``[tasks]``.
         kept: rows of the existing file that are valid by size and times.
-        known: by item, rows of it that are valid if the content has not changed.
+        known: for each item, its rows that are valid if the content has not changed.
         gone: rows of it whose images are no longer in the source; they are kept.
         failures: reasons in `kept` and their counts.
     """

@@ -202,7 +202,7 @@ def _actors(options: RayOptions) -> int:
             f"the cluster has no room for {options.actors or 1} actors",
             why=f"it has {there.get('CPU', 0.0):g} cores and {there.get('GPU', 0.0):g} GPUs, of which an actor takes "
             f"{options.actor_cpus:g} and {options.actor_gpus:g}, and a decoding task {options.decode_cpus:g} cores",
-            fix="Ask for fewer, or for less for each.",
+            fix="Use fewer --actors, --actor-cpus or --actor-gpus.",
         )
     return options.actors or most
 

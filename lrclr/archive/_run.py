@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from lrclr.archive._collect import Collector
     from lrclr.archive._options import ScoreOptions
+    from lrclr.archive._outcome import ScoredImage
     from lrclr.archive._plan import PartPlan, Plan
     from lrclr.text import FindingSet
 
@@ -53,6 +54,7 @@ def score(
     options: ScoreOptions,
     *,
     on_progress: Callable[[ScoreProgress], None] | None = None,
+    on_scored: Callable[[ScoredImage], None] | None = None,
 ) -> ScoreSummary:
     """Give every image of a source exactly one row in a folder of Parquet files.
 
@@ -65,6 +67,8 @@ def score(
         output: the folder.
         options: how to score.
         on_progress: called after every few images.
+        on_scored: called by the threads that score with each image that got its scores now, before its row is saved.
+            Only with the local runner.
 
     Raises:
         UsageError: the source or the options cannot be used, or the folder holds scores of other settings.
@@ -75,6 +79,8 @@ def score(
     """
     begin = time.monotonic()
     _require(options)
+    if on_scored is not None and not isinstance(options.runner, LocalOptions):
+        raise UsageError("on_scored needs the local runner", why="other machines score the images")
     from lrclr.archive._collect import Collector
     from lrclr.archive._plan import Plan
 
@@ -98,7 +104,7 @@ def score(
         survey = _Survey(Plan(images, folder, settings, recheck=options.recheck))
         collector = Collector(folder, encoder.findings.names, settings)
         try:
-            _work(survey, collector, decoder, encoder, options.runner, on_progress)
+            _work(survey, collector, decoder, encoder, options.runner, on_progress, on_scored)
         except BaseException as error:
             with contextlib.suppress(LrclrError):
                 collector.save()
@@ -143,6 +149,7 @@ def _work(
     encoder: Encoder,
     runner: LocalOptions | RayOptions,
     on_progress: Callable[[ScoreProgress], None] | None,
+    on_scored: Callable[[ScoredImage], None] | None,
 ) -> None:
     if not survey.tasks:
         return
@@ -154,7 +161,7 @@ def _work(
     else:
         from lrclr.archive._local import run_local
 
-        stream = run_local(chunks, decoder, encoder, workers=runner.workers)
+        stream = run_local(chunks, decoder, encoder, workers=runner.workers, on_scored=on_scored)
     begin, done = time.monotonic(), 0
     next_save = begin + _SAVE_SECONDS
     with contextlib.closing(stream):
@@ -185,7 +192,7 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
     if options.embeddings and spec.members:
         raise UsageError(
             "an ensemble has no embeddings",
-            why="each member has a space of its own",
+            why="each member has its own embedding space",
             fix="Omit --embeddings, or score with a bundle of one of its checkpoints.",
         )
     settings = Settings(

@@ -39,7 +39,7 @@ def open_model(
 
     Args:
         path: folder of the bundle, or file or folder of the checkpoint.
-        engine: that runs a bundle; None for its own; `lrclr.engines.AUTO` for the fastest one on this machine.
+        engine: engine of a bundle. None for the bundle's own, `lrclr.engines.AUTO` for the fastest on this machine.
         provider: ``"cpu"`` or ``"cuda"``.
         threads: threads of one operator; None for the engine's default.
         server: ``host:port`` of a server that serves this bundle.

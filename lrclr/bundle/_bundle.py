@@ -28,8 +28,8 @@ class Bundle:
         path: the bundle's folder.
 
     Attributes:
-        members: of an ensemble, the bundle of each member, in order. They share its folder, tokenizer and findings. Of
-            a single network this bundle alone.
+        members: the bundle of each member of an ensemble, in order. They share its folder, tokenizer and findings. For
+            a single network, only this bundle.
 
     Raises:
         BundleError: the folder is not a bundle; a file is missing, was changed, is a symbolic link or is not listed;

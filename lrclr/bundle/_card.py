@@ -36,7 +36,7 @@ def model_card(manifest: Manifest, findings: FindingSet, card: ModelCard) -> str
     """The text of ``README.md``.
 
     Args:
-        manifest: of the bundle, complete except for its table of files.
+        manifest: manifest of the bundle, complete except for its table of files.
         findings: the bundle's findings and prompts.
         card: what the authors of the checkpoint state.
     """

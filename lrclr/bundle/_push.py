@@ -39,7 +39,7 @@ def push_bundle(
         reference: ``OWNER/NAME``. A repository that does not exist is made.
         public: whether a new repository can be seen by everyone, and an existing public one may be used.
         licence: the hub's identifier of the licence, such as ``"mit"``, for a model card that states none.
-        message: of the commit.
+        message: message of the commit.
 
     Raises:
         UsageError: the repository is public, and `public` is False; or the licence is not an identifier, or not the one

@@ -36,7 +36,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{file} is not readable JSON") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds no JSON object")
+        raise CheckpointError(f"{file} does not contain a JSON object")
     return content
 
 
@@ -48,7 +48,7 @@ def existing(folder: Path, name: str) -> Path:
     """
     file = folder / name
     if not os.path.isfile(file):  # noqa: PTH113 - Path.is_file raises on names with null bytes
-        raise CheckpointError(f"{folder} has no {name}", fix="Give a whole checkpoint folder.")
+        raise CheckpointError(f"{folder} has no {name}", fix="Give a complete checkpoint folder.")
     return file
 
 
@@ -125,7 +125,7 @@ def transformers_recipe(folder: Path) -> PreprocessSpec:
             raise CheckpointError(
                 f"{folder} has no {IMAGE_PROCESSOR}",
                 why=f"and no {PROCESSOR} that holds an image_processor",
-                fix="Save its CLIPProcessor there, or choose a recipe: --preprocess clip.",
+                fix="Save its CLIPProcessor there, or choose a preprocessing: --preprocess clip.",
             )
         raw = read_json(file)
     try:
@@ -178,7 +178,7 @@ def _facts_from_open_clip(file: Path) -> list[TowerFacts]:
         ):
             for key, value in config.items():
                 if key not in read and key not in _IGNORED and value != fixed.get(key) and value not in (None, False):
-                    raise UsageError(f"{tower}.{key} is {value!r}, which lrclr's CLIP network cannot do")
+                    raise UsageError(f"{tower}.{key} is {value!r}, which lrclr's CLIP network does not support")
         width, head_width = _whole(vision, "width", 768), _whole(vision, "head_width", 64)
         gelu = "quick_gelu" if model.get("quick_gelu", False) else "gelu"
         if model.get("init_logit_bias") is not None:
@@ -262,7 +262,9 @@ def _open_clip_recipe(file: Path) -> PreprocessSpec:
         fixed = {"interpolation": ("bicubic", "bilinear") if squash else ("bicubic",), "mode": ("RGB",)}
         for key, known in {**fixed, "resize_mode": ("shortest", "squash")}.items():
             if recipe.get(key, known[0]) not in known:
-                raise UsageError(f"preprocess_cfg.{key} is {recipe[key]!r}", fix=f"lrclr can do {' and '.join(known)}.")
+                raise UsageError(
+                    f"preprocess_cfg.{key} is {recipe[key]!r}", fix=f"lrclr supports {' and '.join(known)}."
+                )
         default = PreprocessSpec.clip(size)
         mean, std = (tuple(recipe.get(key) or getattr(default, key)) for key in ("mean", "std"))
         if squash:
@@ -270,7 +272,7 @@ def _open_clip_recipe(file: Path) -> PreprocessSpec:
         return PreprocessSpec("clip", size, mean, std, resize=size)
     except Exception as error:
         why = str(error) or type(error).__name__
-        raise CheckpointError(f"{file} has a recipe that cannot be used", why=why) from error
+        raise CheckpointError(f"{file} has a preprocessing that cannot be used", why=why) from error
 
 
 # Tokenizers.
@@ -284,7 +286,7 @@ def chosen_tokenizer(
     Args:
         choice: ``"clip"`` for OpenAI CLIP's, or the path of a ``tokenizer.json``.
         context: the most tokens that the text encoder reads.
-        options: of `ClipTokenizer`.
+        options: options of `ClipTokenizer`.
 
     Raises:
         CheckpointError: the file cannot be read.

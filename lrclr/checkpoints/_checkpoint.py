@@ -44,8 +44,8 @@ class Checkpoint:
         source: what it was read from: ``"lrclr"``, ``"openai state dict"``, ``"openai torchscript"``,
             ``"transformers clip"``, ``"transformers state dict"``, ``"transformers torchscript"``, ``"open_clip"`` or
             ``"random"``.
-        sha256: of the weights file, or of the list of their hashes if there are several; ``""`` for a checkpoint
-            that was never in a file.
+        sha256: SHA-256 of the weights file, or of the list of hashes for several files. ``""`` for a checkpoint without
+            a file.
         origin: where the original weights came from, such as ``"hf:OWNER/NAME@COMMIT"``; "" if that is not known.
         card: what its authors state about it.
     """

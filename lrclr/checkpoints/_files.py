@@ -279,7 +279,7 @@ def _listed(path: Path, root: object, numbers: Numbers, size: int, *, script: bo
 def _check_names(names: Iterable[str], count: int = 0) -> None:
     for number, name in enumerate(names, count):
         if number > _MAX_TENSORS or len(name) > _LONGEST_NAME:
-            raise PickleError(f"it has more than {_MAX_TENSORS} tensors, or a name that is longer than any tensor's")
+            raise PickleError(f"it has more than {_MAX_TENSORS} tensors, or a name that is too long for a tensor")
 
 
 def _leaves(root: object) -> Iterator[tuple[str, str, object]]:

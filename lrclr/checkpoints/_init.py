@@ -63,7 +63,7 @@ def init_checkpoint(architecture: str, *, seed: int = 0, preprocess: str = "chex
 
     Args:
         architecture: one of `ARCHITECTURES`.
-        seed: of the weights; the same seed gives the same weights.
+        seed: seed of the weights; the same seed gives the same weights.
         preprocess: ``"clip"``, ``"chexzero"`` or ``"siglip"``.
         config: further fields of `LrclrConfig`.
     """

@@ -128,8 +128,8 @@ def load_checkpoint(
         card = card.without_metrics()
     if checkpoint.preprocess.image_size != size:
         raise CheckpointError(
-            f"the recipe beside {path} makes images of {checkpoint.preprocess.image_size} pixels, the network takes "
-            f"{size}"
+            f"the preprocessing beside {path} gives images of {checkpoint.preprocess.image_size} pixels, the network "
+            f"takes {size}"
         )
     return dataclasses.replace(checkpoint, card=card, origin=origin or checkpoint.origin)
 

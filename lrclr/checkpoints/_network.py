@@ -53,7 +53,7 @@ class TowerFacts:
         source: its name, for errors.
         tower: ``"vision"`` or ``"text"``.
         heads: number of attention heads.
-        activation: by transformers' name.
+        activation: transformers' name of the activation.
         eps: epsilon of layer normalisation.
         sizes: configuration fields that the shapes must agree with.
     """
@@ -108,7 +108,7 @@ def config_of(state: Mapping[str, Tensor], facts: Sequence[TowerFacts], path: Pa
     Args:
         state: its tensors, under transformers' names.
         facts: what is known beside them.
-        path: where they are from, for errors.
+        path: path of the file, for errors.
 
     Raises:
         CheckpointError: the shapes are not those of a CLIP Vision Transformer, two sources contradict each other, or
@@ -116,7 +116,7 @@ def config_of(state: Mapping[str, Tensor], facts: Sequence[TowerFacts], path: Pa
     """
     absent = [key for key in _SIZES if key not in state]
     if absent:
-        raise CheckpointError(f"{path} does not hold a whole CLIP", why=f"missing: {', '.join(absent)}")
+        raise CheckpointError(f"{path} does not contain a complete CLIP", why=f"missing: {', '.join(absent)}")
     try:
         sizes = _sizes(state)
         known = {tower: _known(tower, sizes[tower], facts, path) for tower in TOWERS}

@@ -75,7 +75,7 @@ class Storage:
 
     Attributes:
         dtype: their type.
-        key: by which the file holds them.
+        key: key under which the file has them.
         count: how many there are.
     """
 
@@ -331,7 +331,7 @@ class _Machine:
 def _named(module: object, name: object) -> Global:
     # Names are copied with each use, so that a long one would be a way to fill memory.
     if not all(isinstance(part, str) and len(part) < _LONGEST_NAME for part in (module, name)):
-        raise PickleError("its pickle names a class in a way that no class is named")
+        raise PickleError("its pickle has an invalid name of a class")
     return Global(str(module), str(name))
 
 
@@ -362,7 +362,7 @@ def _view(storage: object, offset: object, size: Any, stride: Any, *rest: object
         return OtherTensor("with a mark such as a negation")
     whole = isinstance(size, tuple | list) and isinstance(stride, tuple | list) and len(size) == len(stride) <= 64
     if not isinstance(storage, Storage) or not whole or not all(map(_is_count, (offset, *size, *stride))):
-        raise PickleError("its pickle describes a tensor that cannot be")
+        raise PickleError("its pickle describes an invalid tensor")
     view = TensorView(storage, offset, tuple(size), tuple(stride))  # type: ignore[arg-type]
     count = view.nbytes // storage.dtype.itemsize
     last = view.offset + sum((length - 1) * step for length, step in zip(view.size, view.stride, strict=True))
@@ -381,7 +381,7 @@ def _first(value: object, *_: object) -> object:
 
 def _typed(function: object, cls: object, arguments: object, *_: object) -> object:
     if not isinstance(cls, Global) or not isinstance(function, Global):
-        raise PickleError("its pickle describes a tensor that cannot be")
+        raise PickleError("its pickle describes an invalid tensor")
     # Not nested: a function that is this one again would need a stack of calls.
     if str(cls) not in _TENSOR_TYPES or str(function) == _TYPED:
         return OtherTensor(f"of {cls}")

@@ -25,7 +25,7 @@ def siglip_tokenizer(folder: Path, context: int) -> ClipTokenizer:
     """The tokenizer of a SigLIP: of version 1 from ``spiece.model``, of version 2 from Gemma's ``tokenizer.json``.
 
     Args:
-        folder: of the checkpoint.
+        folder: folder of the checkpoint.
         context: tokens of every prompt.
 
     Raises:

@@ -29,7 +29,7 @@ def model_from_state(
     Args:
         config: what the network looks like.
         state: tensors under `LrclrModel`'s names; not more and not fewer.
-        path: where they are from, for errors.
+        path: path of the file, for errors.
         fusion_expected: whether `state` must hold the fusion head; if not, a fresh one is drawn from seed 0.
     """
     # Towers are built in the type that their configuration names: the type of the file.

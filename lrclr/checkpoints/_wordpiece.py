@@ -22,7 +22,7 @@ def bert_tokenizer(folder: Path, context: int, pad_id: int) -> ClipTokenizer:
     """The tokenizer in a folder: ``tokenizer.json``, else BERT's ``vocab.txt``.
 
     Args:
-        folder: of the checkpoint.
+        folder: folder of the checkpoint.
         context: the most tokens that the text tower reads.
         pad_id: number of padding, by which the tower knows it.
 

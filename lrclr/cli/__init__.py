@@ -62,25 +62,25 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("export")(_export.export)
+app.command("export", short_help="Export checkpoints to a bundle, checked by gates.")(_export.export)
 app.command("build")(_build.build)
-app.command("verify")(_verify.verify)
+app.command("verify", short_help="Check a bundle: hashes and gates, on this machine.")(_verify.verify)
 app.command("predict")(_predict.predict)
-app.command("score")(_score.score)
-app.command("embed")(_embed.embed)
-app.command("listen")(_listen.listen)
-app.command("drift")(_drift.drift)
-app.command("evaluate")(_evaluate.evaluate)
+app.command("score", short_help="Score an archive: one row per image, in Parquet files.")(_score.score)
+app.command("embed", short_help="Write embeddings of images or texts to a Parquet file.")(_embed.embed)
+app.command("listen", short_help="Receive radiographs by C-STORE, and send DICOM results.")(_listen.listen)
+app.command("drift", short_help="Compare the scores of current images with earlier ones.")(_drift.drift)
+app.command("evaluate", short_help="Evaluate a model on labelled images.")(_evaluate.evaluate)
 app.command("serve")(_serve.serve)
 app.command("web")(_web.web)
-app.command("probe")(_probe.probe)
+app.command("probe", short_help="Send a sample radiograph to a server and check the answer.")(_probe.probe)
 app.add_typer(_deploy.app, name="deploy")
-app.add_typer(_bench.app, name="bench", help="Measure the speed and the accuracy of models; compare two results.")
+app.add_typer(_bench.app, name="bench", help="Measure speed and quality of models; compare results.")
 app.command("train")(_train.train)
-app.command("dataset")(_dataset.dataset)
+app.command("dataset", short_help="Convert your copy of a public dataset.")(_dataset.dataset)
 app.command("manifest", hidden=True)(_dataset.manifest)
-app.command("push")(_push.push)
-app.command("convert")(_checkpoints.convert)
+app.command("push", short_help="Push a bundle to the Hugging Face Hub.")(_push.push)
+app.command("convert", short_help="Convert a checkpoint, and change its settings.")(_checkpoints.convert)
 app.command("init")(_checkpoints.init)
 
 
@@ -95,7 +95,9 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error. May be anywhere in the command.")
+    ] = False,
 ) -> None:
     pass
 

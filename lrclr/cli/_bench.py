@@ -40,28 +40,37 @@ app.command("compare")(_bench_compare.compare)
 @app.command(_MEASURE, epilog="`lrclr bench compare A B` compares two results; see `lrclr bench compare --help`.")
 def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     targets: Annotated[
-        list[str], typer.Argument(metavar="TARGET...", help="Bundles, checkpoints, `default`, HOST:PORT of servers.")
+        list[str], typer.Argument(metavar="TARGET", help="Bundles, checkpoints, `default`, or HOST:PORT of servers.")
     ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write bench.json, .md and .html into this folder.")
     ] = None,
     stages: Annotated[
         str | None,
-        typer.Option("--what", help="image_encoder, text_encoder, fusion_head, classifier, files; default: all."),
+        typer.Option(
+            "--what", help="Any of image_encoder, text_encoder, fusion_head, classifier and files.  [default: all]"
+        ),
     ] = None,
-    batch: Annotated[str | None, typer.Option("--batch", help="Images of a call; default: 1,8.")] = None,
+    batch: Annotated[str | None, typer.Option("--batch", help="Images per call.  [default: 1,8]")] = None,
     prompts: Annotated[
-        str | None, typer.Option("--prompts", help="Numbers of prompts, even; default: the model's findings.")
+        str | None,
+        typer.Option("--prompts", help="Numbers of prompts, even.  [default: those of the model's findings]"),
     ] = None,
     concurrency: Annotated[
-        str | None, typer.Option("--concurrency", help="Concurrent callers of classifier and files; default: 1,2.")
+        str | None, typer.Option("--concurrency", help="Concurrent callers of classifier and files.  [default: 1,2]")
     ] = None,
     rate: Annotated[
         str | None,
-        typer.Option("--rate", help="Calls at random times: calls a second, % of capacity, or none; 50%,70%,90%."),
+        typer.Option(
+            "--rate",
+            help="Rates of calls at random times: calls per second, % of capacity, or none.  [default: 50%,70%,90%]",
+        ),
     ] = None,
     p99: Annotated[
-        float | None, typer.Option("--p99", help="Find the highest rate with a p99 below so many ms.")
+        float | None,
+        typer.Option(
+            "--p99", help="Find the highest rate of calls with a 99th percentile of latency below this, in ms."
+        ),
     ] = None,
     reference: Annotated[
         str | None, typer.Option("--reference", help="Checkpoint or bundle to compare the answers with.")
@@ -69,7 +78,7 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     engine: Annotated[str | None, typer.Option("--engine", help="Engines of bundles, separated by commas.")] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
     threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads of one operator; default: one a core.")
+        int | None, typer.Option("--threads", help="Threads of one operator.  [default: one per core]")
     ] = None,
     heads: Heads = None,
     activation: Activation = None,
@@ -84,18 +93,22 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
         bool, typer.Option("--shared-memory", help="Also measure servers with shared memory.")
     ] = False,
     files: Annotated[
-        list[Path] | None, typer.Option("--file", help="An image, or a folder of them; may be repeated.")
+        list[Path] | None, typer.Option("--file", help="An image, or a folder of images. May be repeated.")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
-    seconds: Annotated[float | None, typer.Option("--seconds", help="About how long to measure; default: 120.")] = None,
-    rounds: Annotated[int | None, typer.Option("--rounds", help="Windows of each configuration; default: 10.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", help="Approximate seconds to measure.  [default: 120]")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", help="Time windows of each configuration.  [default: 10]")
+    ] = None,
     stability: Annotated[
-        str, typer.Option("--stability", help="Largest difference between windows that are stable.")
+        str, typer.Option("--stability", help="Largest relative difference between windows of a stable configuration.")
     ] = "10%",
     quick: Annotated[
         bool, typer.Option("--quick", help="A first look in half a minute: classifier and files, one caller.")
     ] = False,
-    no_peak: Annotated[bool, typer.Option("--no-peak", help="Do not measure the machine's peak.")] = False,
+    no_peak: Annotated[bool, typer.Option("--no-peak", help="Do not measure the machine's peak performance.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Measure speed and quality of models: graphs, pixels to findings, files to findings, and under load.

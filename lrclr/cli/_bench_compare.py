@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    before: Annotated[Path, typer.Argument(metavar="A", help="A result: bench.json, or its folder.")],
+    before: Annotated[Path, typer.Argument(metavar="A", help="A result: bench.json, or the folder with it.")],
     after: Annotated[Path, typer.Argument(metavar="B", help="The result to compare with A.")],
     threshold: Annotated[str, typer.Option("--threshold", help="How much worse a figure may become.")] = "5%",
     allow_other_machine: Annotated[
@@ -68,7 +68,7 @@ def _notes(found: ResultComparison) -> None:
         note(f"only in one result: {line}")
     speed = found.machine_speed
     if speed is not None and abs(speed - 1) > found.threshold:
-        note(f"the machine multiplies matrices {speed:.2f} times as fast as for A: measure again when it is not busy")
+        note(f"the machine multiplies matrices {speed:.2f} times as fast as for A: measure again while it is not busy")
     unjudged = sum(change.verdict == "not judged" for change in found.changes)
     if unjudged:
         note(f"{unjudged} figures were not judged: they have too few rounds for an interval")

@@ -132,7 +132,7 @@ def init(
 
     init_checkpoint(arch, seed=seed).save(folder, overwrite=overwrite)
     note(f"{folder}: {arch} with random weights from seed {seed}; its predictions have no meaning")
-    note("do not judge precisions by it: embeddings of random weights are nearly equal for all images")
+    note("do not compare precisions with it: embeddings of random weights are nearly equal for all images")
 
 
 def convert(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -148,7 +148,7 @@ def convert(  # noqa: PLR0913, PLR0917 - one parameter an option
         str | None,
         typer.Option(
             "--preprocess",
-            help="clip, chexzero or siglip.  [default: the stored recipe; without one, chexzero for a bare state dict "
+            help="clip, chexzero or siglip.  [default: as stored; else chexzero for a bare state dict "
             "with OpenAI's names, else clip]",
         ),
     ] = None,

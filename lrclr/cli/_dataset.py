@@ -31,7 +31,7 @@ _OPTIONS: Final = {
 def dataset(  # noqa: PLR0913, PLR0917 - one parameter an option
     kind: Annotated[str, typer.Argument(metavar="FORMAT", help="mimic-cxr, chexpert, openi or chexlocalize.")],
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE...", help="Folder, tables or archive of the public dataset.")
+        list[Path], typer.Argument(metavar="SOURCE", help="Folder, tables or archive of the public dataset.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The dataset: .csv or .jsonl.")],
     images: Annotated[Path | None, typer.Option("--images", help="Folder of the images, if not the source.")] = None,

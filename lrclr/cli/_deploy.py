@@ -124,11 +124,13 @@ def _command(platform: Literal["kubernetes", "kserve"]) -> Callable[..., None]:
 _REPLACED = "An existing folder is replaced if it contains only files that this command wrote."
 app.command(
     "kubernetes",
+    short_help="Write a chart with a Deployment and an autoscaler.",
     help=f"""Write a Helm chart: a Deployment, Services, an autoscaler, a disruption budget, a network policy and
     monitoring. {_REPLACED}""",
 )(_command("kubernetes"))
 app.command(
     "kserve",
+    short_help="Write a chart for KServe.",
     help=f"""Write a Helm chart: a ServingRuntime and an InferenceService, with the same policies and monitoring as
     `kubernetes`. {_REPLACED}""",
 )(_command("kserve"))

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DicomOutput", "Gsps", "Sc", "Sr", "chosen", "raise_refused", "tell_folders"]
 
-Sr = Annotated[Path | None, typer.Option("--sr", help="Write a DICOM structured report for each DICOM image there.")]
-Sc = Annotated[Path | None, typer.Option("--sc", help="Write a heat map as a DICOM secondary capture there.")]
-Gsps = Annotated[Path | None, typer.Option("--gsps", help="Write region boxes as a DICOM presentation state there.")]
+Sr = Annotated[Path | None, typer.Option("--sr", help="Folder for DICOM structured reports, one for each DICOM image.")]
+Sc = Annotated[Path | None, typer.Option("--sc", help="Folder for heat maps as DICOM secondary captures.")]
+Gsps = Annotated[Path | None, typer.Option("--gsps", help="Folder for boxes of regions as DICOM presentation states.")]
 _IN_WORDS: Final[Mapping[Kind, str]] = {
     "sr": "structured reports",
     "sc": "secondary captures",
@@ -38,7 +38,7 @@ class DicomOutput:
     """Writes the DICOM results of a command; does nothing if no folder was given.
 
     Args:
-        folders: for each kind that shall be written.
+        folders: the folder for each kind of result.
         model: what answers.
 
     Raises:

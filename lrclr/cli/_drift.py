@@ -18,17 +18,26 @@ if TYPE_CHECKING:
 def drift(  # noqa: PLR0913, PLR0917 - one parameter an option
     reference: Annotated[Path, typer.Argument(help="Scores of reference images: a folder of lrclr score, or a file.")],
     current: Annotated[Path, typer.Argument(help="Scores of current images.")],
-    level: Annotated[float, typer.Option("--level", help="Chance of a false alarm, over all tests.")] = 0.01,
+    level: Annotated[
+        float, typer.Option("--level", help="Probability of a false alarm, over all tests together.")
+    ] = 0.01,
     limit: Annotated[
-        float, typer.Option("--limit", help="Largest Kolmogorov-Smirnov distance of a finding's probabilities.")
+        float,
+        typer.Option("--limit", help="Largest accepted Kolmogorov-Smirnov distance between a finding's probabilities."),
     ] = 0.1,
     rate_limit: Annotated[
-        float, typer.Option("--rate-limit", help="Largest difference of the share of images with a warning.")
+        float,
+        typer.Option("--rate-limit", help="Largest accepted difference between the shares of images with a warning."),
     ] = 0.05,
     embedding_limit: Annotated[
-        float, typer.Option("--embedding-limit", help="Largest share of the embeddings' variance between them.")
+        float,
+        typer.Option(
+            "--embedding-limit", help="Largest accepted share of the variance of embeddings that the two sets explain."
+        ),
     ] = 0.01,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report as a page.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as an HTML page.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Compare the scores, warnings and embeddings of current images with those of reference images.
@@ -80,7 +89,8 @@ def _print(report: DriftReport) -> None:
         table.add_row(rate.name, *shares, difference, "", "", _chance(rate.adjusted), "yes" if rate.drifted else "")
     if report.embeddings is not None:
         explained, p = f"{report.embeddings.explained:.1%} of variance", _chance(report.embeddings.adjusted)
-        table.add_row("embeddings", "", "", explained, "", "", p, "yes" if report.embeddings.drifted else "")
+        distance = spanned(report.embeddings.distance, fixed)
+        table.add_row("embeddings", "", "", explained, distance, "", p, "yes" if report.embeddings.drifted else "")
     out().print(table)
 
 

@@ -50,7 +50,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = None,
     ensemble: Annotated[
         list[Path] | None,
-        typer.Option("--ensemble", help="Another member, by mean probability; may be repeated."),
+        typer.Option(
+            "--ensemble", help="Bundle or checkpoint whose probability is averaged with MODEL's. May be repeated."
+        ),
     ] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="A protocol: chexzero or chexzero-5.")] = None,
     findings: Annotated[
@@ -64,21 +66,24 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         int, typer.Option("--bootstrap", help="Resamples for intervals of all figures except AUROCs.")
     ] = 1000,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the resamples.")] = 0,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Images of a batch.")] = 8,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images per batch.")] = 8,
     exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
     server: Annotated[
-        str | None, typer.Option("--server", help="HOST:PORT of a server with the bundle MODEL: score there.")
+        str | None,
+        typer.Option("--server", help="HOST:PORT of a server with the bundle MODEL, which computes the scores."),
     ] = None,
     engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine; one a core.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Threads of the engine.  [default: one per core]")
+    ] = None,
     heads: Heads = None,
     activation: Activation = None,
     key: Key = None,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Leave out bad rows and unreadable images instead of stopping.")
     ] = False,
-    scores: Annotated[Path | None, typer.Option("--scores", help="Write every answer to this .npz.")] = None,
+    scores: Annotated[Path | None, typer.Option("--scores", help="Write all scores to this .npz file.")] = None,
     keep: Annotated[
         bool, typer.Option("--store", help="Write the fitted alpha and calibration into the model.")
     ] = False,
@@ -87,9 +92,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     """Evaluate a model on labelled images: AUROC, calibration and grounding, with intervals.
 
     DATASET has a column image, and for each finding a column with its name or label:NAME: 1, 0, -1 (uncertain) or
-    empty. The columns split, patient, report and frame are optional. The place of a finding is given in one of three
-    ways: boxes, JSON such as {"Edema": [[left, top, right, bottom]]} in pixels of the image; mask:NAME, a grey image
-    whose pixels above 0 are the finding; or mask, an 8-bit image whose bit k is the k-th finding.
+    empty. The columns split, patient, report and frame are optional. The location of a finding is given in one of
+    three columns: boxes, JSON such as {"Edema": [[left, top, right, bottom]]} in pixels of the image; mask:NAME, a grey
+    image whose pixels above 0 are the finding; or mask, an 8-bit image whose bit k is the k-th finding.
 
     A bad row or an unreadable image ends the evaluation with exit code 1.
     """

@@ -36,7 +36,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     checkpoints: Annotated[
         list[Path],
         typer.Argument(
-            metavar="CHECKPOINT...",
+            metavar="CHECKPOINT",
             help="A .pt, .safetensors or TorchScript file of a CLIP, a checkpoint folder, hf:OWNER/NAME[@REVISION], or "
             "default. Several make an ensemble, whose probability is the mean of theirs.",
         ),
@@ -52,15 +52,15 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     calibration: Annotated[
         Path | None,
         typer.Option(
-            "--calibration", help="Folder or dataset of chest x-rays for --int8.  [default: synthetic ones in lrclr]"
+            "--calibration", help="Folder or dataset of chest x-rays for --int8.  [default: synthetic images in lrclr]"
         ),
     ] = None,
     int8_search: Annotated[
         str | None,
         typer.Option(
             "--int8-search",
-            help="on: keep layers in float32 that lose too much in int8; ViT-B/32 takes up to 3 minutes. "
-            "off: put all these layers in int8 without a trial, and let the gates decide.  "
+            help="on: keep layers in float32 that lose too much in int8; this can take minutes. "
+            "off: convert all these layers to int8; the gates then accept or refuse the bundle.  "
             "[default: on]",
         ),
     ] = None,
@@ -128,7 +128,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     An existing bundle is replaced only if every gate passes. If a gate fails, the exit code is 3.
     """
     if fp16 + fp32 + int8 > 1:
-        raise UsageError("--fp16, --fp32 and --int8 exclude each other")
+        raise UsageError("--fp16, --fp32 and --int8 cannot be used together")
     _check_int8(int8, calibration, int8_search)
     from lrclr.engines import AUTO, CPU_ENGINES, ENGINES
 

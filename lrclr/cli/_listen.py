@@ -23,19 +23,21 @@ _GIB = 1 << 30
 
 
 def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
-    spool: Annotated[Path, typer.Argument(help="Folder for what was accepted and is not answered yet.")],
-    port: Annotated[int, typer.Option("--port", help="0 for any that is free.")] = 11112,
+    spool: Annotated[Path, typer.Argument(help="Folder for accepted images that are not processed yet.")],
+    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 for any free port.")] = 11112,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    ae_title: Annotated[str, typer.Option("--ae-title", help="By which senders call the receiver.")] = "LRCLR",
+    ae_title: Annotated[str, typer.Option("--ae-title", help="AE title of the receiver.")] = "LRCLR",
     accept: Annotated[
         list[str] | None,
-        typer.Option("--accept", help="AE title of a sender; once for each. On loopback all may send."),
+        typer.Option(
+            "--accept", help="AE title of an accepted sender. May be repeated. On loopback, all senders are accepted."
+        ),
     ] = None,
     store: _pacs.Store = None,
     sr: _dicom_results.Sr = None,
     sc: _dicom_results.Sc = None,
     gsps: _dicom_results.Gsps = None,
-    bundle: Annotated[Path, typer.Option("-b", "--bundle", help="The bundle's folder.")] = Path("triton_repo"),
+    bundle: Annotated[Path, typer.Option("-b", "--bundle", help="Folder of the bundle.")] = Path("triton_repo"),
     findings: Annotated[
         Path | None, typer.Option("--findings", help="A findings file, instead of the bundle's findings.")
     ] = None,
@@ -53,12 +55,14 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images encoded at once.")] = 8,
     engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine; one a core.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Threads of the engine.  [default: one per core]")
+    ] = None,
     spool_gib: Annotated[
         float,
         typer.Option(
             "--spool-gib",
-            help="Greatest size of the spool in GiB. When it is full, senders get the status that makes them retry.",
+            help="Largest size of the spool in GiB. When it is full, senders get the status that makes them retry.",
         ),
     ] = 10.0,
     token_file: _pacs.TokenFile = None,
@@ -74,7 +78,7 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     pacs = _pacs.Pacs(_dicom_results.chosen(sr, sc, gsps), store, token_file, ca_file, allow_http)
     if not pacs.wants_results:
-        raise UsageError("the results go nowhere", fix="Give --store, --sr, --sc or --gsps.")
+        raise UsageError("no destination for the results is given", fix="Give --store, --sr, --sc or --gsps.")
     require_pacs()
     from lrclr.auto import open_engine
     from lrclr.bundle import Bundle

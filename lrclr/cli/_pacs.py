@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,7 @@ from lrclr.errors import LrclrError, UsageError
 if TYPE_CHECKING:
     from lrclr.archive import ScoreOptions, Source
     from lrclr.dicom_results import Kind
-    from lrclr.pacs import Destination, ScoredSummary, WebOptions
+    from lrclr.pacs import Destination, ScoredResults, ScoredSummary, WebOptions
 
 __all__ = ["AllowHttp", "CaFile", "Pacs", "Store", "TokenFile", "is_empty"]
 
@@ -42,7 +43,7 @@ class Pacs:
     """What a call gave of these options.
 
     Attributes:
-        folders: for each kind of result that shall be kept.
+        folders: the folder for each kind of result.
         store: where results shall be sent.
         token_file, ca_file, allow_http: see `lrclr.pacs.WebOptions`.
     """
@@ -87,6 +88,9 @@ class Pacs:
             ServerError: the server refuses, or did not answer.
         """
         if not source.lower().startswith(("http://", "https://")):
+            if found := re.match(r"([a-z][a-z0-9+.-]*)://", source, re.IGNORECASE):
+                # The text is not shown: it may hold a password.
+                raise UsageError(f"{found[1]}:// is not supported", fix="Give https://HOST/dicom-web as the source.")
             if query:
                 raise UsageError("--query belongs to a DICOMweb URL", fix="Give https://HOST/dicom-web as the source.")
             return source
@@ -109,8 +113,8 @@ class Pacs:
             found[f"{kind}:{folder.absolute()}"] = FolderDestination({kind: folder})
         return found
 
-    def make_results(self, source: str | Source, scores: Path, options: ScoreOptions) -> ScoredSummary | None:
-        """Make the DICOM results of a folder of scores, and print how many; None if none were asked for."""
+    def results(self, source: str | Source, scores: Path, options: ScoreOptions) -> ScoredResults | None:
+        """What makes the DICOM results of a folder of scores; None if none were asked for."""
         if not self.wants_results:
             return None
         from lrclr.archive import Source, open_source
@@ -119,7 +123,13 @@ class Pacs:
 
         findings = options.findings or Bundle(options.bundle).findings
         images = source if isinstance(source, Source) else open_source(source, findings=findings.names)
-        summary = ScoredResults(images, scores, options, self.kinds, self.destinations()).run()
+        return ScoredResults(images, scores, options, self.kinds, self.destinations())
+
+    def finish(self, results: ScoredResults | None) -> ScoredSummary | None:
+        """Make the DICOM results that are missing after scoring, and print how many there are."""
+        if results is None:
+            return None
+        summary = results.run()
         note(f"DICOM results: {summary.made} images now, {summary.kept} before")
         for reasons, what in ((summary.refused, "no results"), (summary.failed, "results are missing for now")):
             for reason, count in reasons.most_common(5):

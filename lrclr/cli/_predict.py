@@ -43,7 +43,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
         float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1, instead of the bundle's.")
     ] = None,
     heatmap: Annotated[
-        Path | None, typer.Option("--heatmap", metavar="FOLDER", help="Write a heat map of each image (PNG) there.")
+        Path | None, typer.Option("--heatmap", metavar="FOLDER", help="Folder for a heat map of each image (PNG).")
     ] = None,
     sr: _dicom_results.Sr = None,
     sc: _dicom_results.Sc = None,
@@ -73,11 +73,13 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     A file that cannot be read or is refused is reported, the other files are predicted, and the exit code is 1.
     """
     if as_json and as_csv:
-        raise UsageError("--json and --csv exclude each other")
+        raise UsageError("--json and --csv cannot be used together")
     if heatmap is not None:
         _require_folder(heatmap)
     if server is not None and not (bundle is None and engine is None and provider is None and threads is None):
-        raise UsageError("--server excludes --bundle, --engine, --provider and --threads", why="the server has its own")
+        raise UsageError(
+            "--server cannot be used with --bundle, --engine, --provider or --threads", why="the server has its own"
+        )
     if model_name is not None and server is None:
         raise UsageError("--model-name needs --server", why="a bundle on this machine is named by its folder")
     from lrclr.cli._findings import naming_file

@@ -25,11 +25,11 @@ def push(
 ) -> None:
     """Push a bundle to the Hugging Face Hub, with a model card.
 
-    Only the files that the manifest lists are uploaded. A repository that does not exist is made, private unless
+    Only the files that the manifest lists are uploaded. A repository that does not exist is created, private unless
     --public is given. The commit is printed. The token is that of `hf auth login`, or HF_TOKEN.
 
-    Exit codes: 1 if the hub refused or cannot be reached, or the bundle is damaged; 2 for wrong usage, which a public
-    repository without --public is.
+    Exit codes: 1 if the hub refuses or cannot be reached, or the bundle is damaged; 2 for wrong usage, such as a public
+    repository without --public.
     """
     from lrclr.bundle import Bundle, push_bundle
     from lrclr.hub import hub_reference

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 5
 _REGIONS_LEGEND = (
-    '"42 22%": patch 42 gets 22% of the attention that the finding pays to the selected regions. Patches are numbered '
+    '"42 22%": 22% of the attention of the finding to the selected regions is on patch 42. Patches are numbered '
     "from 0, row by row. --heatmap FOLDER draws them; --json gives their boxes in pixels."
 )
 _COSINES_LEGEND = (

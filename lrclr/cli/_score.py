@@ -38,17 +38,21 @@ _LINE_EVERY = 30.0  # seconds, if stderr is not a terminal
 def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     source: Annotated[
         str,
-        typer.Argument(help="A folder, a glob in quotes, a dataset (.csv, .jsonl), a Parquet file or a DICOMweb URL."),
+        typer.Argument(
+            help="A folder, a glob pattern in quotes, a dataset (.csv, .jsonl), a Parquet file or a DICOMweb URL."
+        ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the scores, in Parquet.")],
-    bundle: Annotated[Path, typer.Option("-b", "--bundle", help="The bundle's folder.")] = Path("triton_repo"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the scores, in Parquet files.")],
+    bundle: Annotated[Path, typer.Option("-b", "--bundle", help="Folder of the bundle.")] = Path("triton_repo"),
     runner: Annotated[
-        str | None, typer.Option("--runner", help="Where to run: local, in this process (default); or ray.")
+        str | None, typer.Option("--runner", help="local: in this process; or ray: on a Ray cluster.  [default: local]")
     ] = None,
     engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
     graph_engine: Annotated[str | None, typer.Option("--graph-engine", hidden=True)] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option("--threads", help="Threads of one operator; scores depend on it.")] = 1,
+    threads: Annotated[
+        int, typer.Option("--threads", help="Threads of one operator. Scores may differ in the last digits.")
+    ] = 1,
     findings: Annotated[
         Path | None, typer.Option("--findings", help="A findings file, instead of the bundle's findings.")
     ] = None,
@@ -57,9 +61,9 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
     refuse: Annotated[list[str] | None, typer.Option("--refuse", metavar="CODES", help=REFUSE_HELP)] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Images of a batch; default: 1 on a CPU, 32 on a GPU.")
+        int | None, typer.Option("--batch-size", help="Images per batch.  [default: 1 on a CPU, 32 on a GPU]")
     ] = None,
-    rows_per_part: Annotated[int, typer.Option("--rows-per-part", help="About how many rows a file has.")] = 2048,
+    rows_per_part: Annotated[int, typer.Option("--rows-per-part", help="Approximate number of rows per file.")] = 2048,
     rescore: Annotated[
         bool, typer.Option("--rescore", help="Score everything again if the folder has other settings.")
     ] = False,
@@ -69,22 +73,24 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Add a column with the embedding of each image.")
     ] = False,
-    workers: Annotated[int | None, typer.Option("--workers", help="local: threads; default: one a processor.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="local: threads.  [default: one per core]")] = None,
     address: Annotated[
-        str | None, typer.Option("--address", help="ray: HOST:PORT of a cluster, or auto; default: start one here.")
+        str | None, typer.Option("--address", help="ray: HOST:PORT of a cluster, or auto.  [default: start one here]")
     ] = None,
     actors: Annotated[
-        int | None, typer.Option("--actors", help="ray: processes with an engine; default: as many as fit.")
+        int | None, typer.Option("--actors", help="ray: processes with an engine.  [default: as many as fit]")
     ] = None,
-    actor_cpus: Annotated[float | None, typer.Option("--actor-cpus", help="ray: cores of an actor; 0.75.")] = None,
+    actor_cpus: Annotated[
+        float | None, typer.Option("--actor-cpus", help="ray: cores per actor.  [default: 0.75]")
+    ] = None,
     actor_gpus: Annotated[
-        float | None, typer.Option("--actor-gpus", help="ray: GPUs of an actor, or a fraction of one.")
+        float | None, typer.Option("--actor-gpus", help="ray: GPUs per actor; may be a fraction.")
     ] = None,
     decode_cpus: Annotated[
-        float | None, typer.Option("--decode-cpus", help="ray: cores of a decoding task; 0.25.")
+        float | None, typer.Option("--decode-cpus", help="ray: cores per decoding task.  [default: 0.25]")
     ] = None,
     query: Annotated[
-        list[str] | None, typer.Option("--query", help="DICOMweb: KEYWORD=VALUE, such as Modality=DX; once for each.")
+        list[str] | None, typer.Option("--query", help="DICOMweb: KEYWORD=VALUE, such as Modality=DX. May be repeated.")
     ] = None,
     sr: _dicom_results.Sr = None,
     sc: _dicom_results.Sc = None,
@@ -99,7 +105,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     An image that cannot be read has a row with the reason, and the exit code is 1.
     """
-    from lrclr.archive import ScoreOptions
+    from lrclr.archive import LocalOptions, ScoreOptions
     from lrclr.archive import score as score_source
     from lrclr.engines import EngineOptions
     from lrclr.input_checks import known_codes
@@ -133,14 +139,23 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     if _pacs.is_empty(images):
         note("no image matches the query")
         return
+    results = pacs.results(images, output, options)
+    # Results for what a Ray cluster scores are made afterwards, as for rows from a run before.
+    on_scored = results.take if results is not None and isinstance(options.runner, LocalOptions) else None
     try:
         with _progress() as on_progress:
-            summary = score_source(images, output, options, on_progress=on_progress)
+            summary = score_source(
+                images if results is None else results.source,
+                output,
+                options,
+                on_progress=on_progress,
+                on_scored=on_scored,
+            )
     except BaseException as error:
         for text in getattr(error, "__notes__", ()):
             note(text)
         raise
-    results = pacs.make_results(images, output, options)
+    results_summary = pacs.finish(results)
     if as_json:
         print_json(summary.to_dict())
     else:
@@ -150,7 +165,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise LrclrError(
             f"{summary.failed} of {summary.images} images have no scores", why="their rows give the reasons"
         )
-    pacs.check_results(results)
+    pacs.check_results(results_summary)
 
 
 def _findings_of(path: Path | None, bundle: Path) -> FindingSet | None:
@@ -249,4 +264,4 @@ def _print(output: Path, summary: ScoreSummary) -> None:
         note(passed_over)
     note_failures(summary.failures)
     if not summary.fusion_trained:
-        note("the fusion head was never trained: alpha = 0, and region attention means nothing")
+        note("the fusion head is not trained: alpha = 0, and region attention has no meaning")

@@ -17,15 +17,15 @@ def web(  # noqa: PLR0913, PLR0917 - one parameter an option
         str | None,
         typer.Option(
             "--server",
-            help="HOST:PORT of a Triton server (gRPC) that answers. With the server's BUNDLE, each image is encoded "
-            "once, and there are embeddings of texts.",
+            help="HOST:PORT of a Triton server (gRPC) that gives the answers. If its BUNDLE is given too, each image "
+            "is encoded once, and texts have embeddings.",
         ),
     ] = None,
     model_name: Annotated[
         str | None,
         typer.Option("--model-name", help="With --server alone, name of its model.  [default: lrclr]"),
     ] = None,
-    port: Annotated[int, typer.Option("--port", help="0 for any that is free.")] = 8080,
+    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 for any free port.")] = 8080,
     host: Annotated[str, typer.Option("--host", help="Address to listen on. Beyond loopback, a token is needed.")] = (
         "127.0.0.1"
     ),
@@ -44,10 +44,10 @@ def web(  # noqa: PLR0913, PLR0917 - one parameter an option
     """Serve a page to look at studies, and a REST API, until Ctrl-C.
 
     The page shows findings, the image regions that support them, and answers to free prompts. Images stay in memory and
-    are forgotten when the page is closed.
+    are removed when the page is closed.
     """
     if server is not None and not (engine is None and provider is None and threads is None):
-        raise UsageError("--server excludes --engine, --provider and --threads", why="the server has its own")
+        raise UsageError("--server cannot be used with --engine, --provider or --threads", why="the server has its own")
     if model_name is not None and (server is None or bundle is not None):
         raise UsageError("--model-name needs --server, without a bundle", why="a bundle knows the names of its models")
     from lrclr.cli._extras import require_web
@@ -65,7 +65,10 @@ def web(  # noqa: PLR0913, PLR0917 - one parameter an option
     running = WebServer(backend, options)
     out().print(running.url)
     if not options.local:
-        note("warning: nothing is encrypted: put a proxy with TLS before this port, since images and the token pass it")
+        note(
+            "warning: connections are not encrypted: to protect images and the token, put a proxy with TLS in front of "
+            "this port"
+        )
     note("Ctrl-C stops it")
     note(RESEARCH_ONLY)
     running.run()

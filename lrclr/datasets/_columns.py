@@ -75,7 +75,7 @@ def unknown_name(path: Path, unknown: UnknownName, meant: str | None, why: str) 
 
     Only names of columns are quoted: a name in a cell may be patient data.
     """
-    suggestion = f": did you mean {meant!r}?" if meant else ""
+    suggestion = f" (did you mean {meant!r}?)" if meant else ""
     if unknown.column is None:
         return UsageError(
             f"line {unknown.line} of {path} names an unknown finding{suggestion}",

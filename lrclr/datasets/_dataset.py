@@ -110,7 +110,7 @@ def read_dataset(
 def check_format(path: Path) -> None:
     """Raise UsageError if the suffix of a file is not that of a dataset."""
     if path.suffix.lower() not in {".csv", *JSON_SUFFIXES}:
-        raise UsageError(f"{path} is of no known format", fix="The name of a dataset ends in .csv, .jsonl or .ndjson.")
+        raise UsageError(f"{path} has an unknown format", fix="The name of a dataset ends in .csv, .jsonl or .ndjson.")
 
 
 def raise_bad_rows(source: str, problems: Sequence[RowProblem], good: int, *, fix: str | None = None) -> None:

@@ -242,7 +242,7 @@ class JsonRows:
         for key in sorted(record.keys() - _JSON_KEYS):
             meant = nearest(key, _JSON_KEYS)
             raise UsageError(
-                f"{self._path} line {line} has an unknown key{f': did you mean {meant!r}?' if meant else ''}",
+                f"{self._path} line {line} has an unknown key{f' (did you mean {meant!r}?)' if meant else ''}",
                 why=f"the keys are {', '.join(sorted(_JSON_KEYS))}",
                 fix="Rename it, or take it out; findings belong in 'labels'.",
             )

@@ -82,7 +82,7 @@ class UnknownName(NamedTuple):
 
     Attributes:
         finding: its name. From a cell or a JSON key it may be anything, a report included: do not print it.
-        line: where it occurs first.
+        line: line of its first occurrence.
         column: name of the column, if it is one.
     """
 

@@ -35,7 +35,7 @@ class ResultModel:
 
     Attributes:
         bundle_sha256: hash of the bundle's manifest.
-        findings: that were asked for.
+        findings: the requested findings.
         exact: whether images are read in full; see `lrclr.images.read_for_model`.
     """
 
@@ -93,7 +93,7 @@ class ResultBuilder:
             "series_number": _SERIES_NUMBERS[kind],
         }
         if source.is_own_result:
-            raise ResultRefusedError("there is no DICOM result for this image", why="lrclr itself made the image")
+            raise ResultRefusedError("there is no DICOM result for this image", why="lrclr wrote the image itself")
 
         def step() -> bytes:
             # Imported here: highdicom takes a second to import.

@@ -33,7 +33,7 @@ class ResultFolders:
 
     Attributes:
         builder: makes the objects.
-        folders: for each kind that shall be written.
+        folders: the folder for each kind of result.
         written: objects.
         refused: images that did not get all of their objects, and why.
     """

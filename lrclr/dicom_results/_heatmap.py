@@ -40,8 +40,8 @@ def build_heatmap(
         prediction: the answer for it.
         picture: uint8 ``[H, W]`` or ``[H, W, 3]``, the image in full.
         bundle_sha256: hash of the bundle's manifest.
-        uids: of the ``series`` and the ``instance``.
-        series_number: of the series.
+        uids: UIDs of the ``series`` and the ``instance``.
+        series_number: number of the series.
     """
     from highdicom.sc import SCImage
     from pydicom.dataset import Dataset

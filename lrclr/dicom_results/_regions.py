@@ -23,7 +23,7 @@ class PatchRegion:
         patch: its number, row-major.
         box: left, top, right and bottom in pixels of the image; 0 is its left or upper edge.
         importance: attention rollout of CLS on it, summed over the heads that picked it.
-        attention: of each finding, summed likewise; empty if the fusion head was never trained.
+        attention: attention of each finding, summed in the same way. Empty if the fusion head is not trained.
     """
 
     patch: int

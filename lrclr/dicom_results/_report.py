@@ -40,8 +40,8 @@ def build_report(
         source: the image.
         prediction: the answer for it.
         bundle_sha256: hash of the bundle's manifest.
-        uids: of the ``series`` and the ``instance``.
-        series_number: of the series.
+        uids: UIDs of the ``series`` and the ``instance``.
+        series_number: number of the series.
     """
     from highdicom import sr
     from highdicom.coding_schemes import CodingSchemeIdentificationItem

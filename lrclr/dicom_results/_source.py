@@ -123,7 +123,7 @@ class DicomSource:
 
     @property
     def is_own_result(self) -> bool:
-        """Whether lrclr itself made the image: a heat map that a PACS gives back."""
+        """Whether lrclr wrote the image itself: a heat map that a PACS gives back."""
         return bool(self.dataset.get("Manufacturer") == MANUFACTURER)
 
 

@@ -168,7 +168,7 @@ def _matrix(path: Path, column: Any, width: int | None = None) -> NDArray[Any]:
     """A column of lists of one length as a matrix.
 
     Args:
-        path: for errors.
+        path: path of the file, for errors.
         column: an array of lists.
         width: the length; None for that of the first list.
     """

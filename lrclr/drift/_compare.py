@@ -6,10 +6,13 @@ References:
     Population stability index: Yurdakul. Statistical properties of population stability index. 2018.
     Difference of means of embeddings, by permutation: Anderson. A new method for non-parametric multivariate analysis
     of variance. Austral Ecology 2001;26:32.
+    Distance of means and its variance: Chen, Qin. A two-sample test for high-dimensional data with applications to
+    gene-set testing. Annals of Statistics 2010;38:808.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +37,7 @@ _LEAST: Final = 20
 _BINS: Final = 10
 _PERMUTATIONS: Final = 9999
 _BATCH: Final = 1000
+_NORMAL: Final = 1.96  # 95 %
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class EmbeddingDrift:
 
     Attributes:
         reference, current: numbers of embeddings that were compared, at most 1,000.
+        distance: of their means, without what chance adds to it. Embeddings have length 1.
         explained: share of their variance that is between the collections, from 0 to 1.
         p, adjusted: p-value of 9,999 permutations, and after Holm's correction.
         drifted: whether this is drift.
@@ -117,6 +122,7 @@ class EmbeddingDrift:
 
     reference: int
     current: int
+    distance: Estimate
     explained: float
     p: float
     adjusted: float = 1.0
@@ -233,7 +239,10 @@ def _check_comparable(reference: Collection, current: Collection) -> None:
         raise UsageError("the embeddings of the collections have different lengths", why="they are of different models")
     for name, each in (("reference", reference), ("current", current)):
         if each.scored < _LEAST:
-            raise UsageError(f"the {name} has scores of {each.scored} images", why=f"at least {_LEAST} are needed")
+            raise UsageError(
+                f"the {name} collection is too small",
+                why=f"{each.scored} of its images have scores, of at least {_LEAST}",
+            )
 
 
 def _finding(name: str, reference: NDArray[np.float32], current: NDArray[np.float32]) -> FindingDrift:
@@ -292,7 +301,20 @@ def _embeddings(reference: NDArray[np.float32], current: NDArray[np.float32]) ->
         labels = random.permuted(np.tile(np.arange(size) < first, (count, 1)), axis=1)
         # Without the tolerance, rounding could hide a permutation that repeats the observed order.
         reached += int((_between(everything, labels, total) >= observed - 1e-12).sum())
-    return EmbeddingDrift(first, len(current), float(observed), (1 + reached) / (1 + _PERMUTATIONS))
+    p = (1 + reached) / (1 + _PERMUTATIONS)
+    return EmbeddingDrift(first, len(current), _distance(everything[:first], everything[first:]), float(observed), p)
+
+
+def _distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> Estimate:
+    """Distance of the means of two groups ``[N, D]``, with an interval by the normal approximation of its square."""
+    difference = one.mean(axis=0) - other.mean(axis=0)
+    covariance = np.cov(one.T) / len(one) + np.cov(other.T) / len(other)
+    # Means of samples differ by chance; the trace is what this adds to the square on average.
+    square = float(difference @ difference - np.trace(covariance))
+    variance = float(4 * difference @ covariance @ difference + 2 * (covariance**2).sum())
+    margin = _NORMAL * math.sqrt(variance)
+    low, value, high = (math.sqrt(max(each, 0.0)) for each in (square - margin, square, square + margin))
+    return Estimate(value, low, high)
 
 
 def _between(everything: NDArray[np.float64], label: NDArray[np.bool_], total: float) -> NDArray[np.float64]:

@@ -47,7 +47,7 @@ class EvaluationOptions:
         threshold: "f1", "mcc" or "youden"; by default the preset's, or "f1".
         use_fitted: use the calibration fitted on validation instead of the model's, as `store` writes it: probabilities
             and thresholds are then those of the stored model.
-        resamples, seed: of the bootstrap, which gives the intervals of all figures except AUROCs.
+        resamples, seed: settings of the bootstrap, which gives the intervals of all figures except AUROCs.
         batch_size: images of a batch.
         workers: threads that decode; ``None`` for one a processor.
         skip_bad_rows: leave out bad rows and unreadable images, instead of raising an error.

@@ -50,7 +50,7 @@ class Located:
     Attributes:
         name: the finding.
         image: ``[n]``, indices of the images in the scores.
-        figures: by name of a figure of `Place`, its values ``[n]``.
+        figures: values ``[n]`` of each figure, by its name in `Place`.
     """
 
     name: str

@@ -60,7 +60,7 @@ def check_alpha(alpha: float, *, trained: bool) -> None:
         raise UsageError(f"alpha is {alpha}", fix="It must be between 0 and 1.")
     if alpha > 0.0 and not trained:
         raise UsageError(
-            f"alpha is {alpha}, but the fusion head was never trained", why="its local scores mean nothing"
+            f"alpha is {alpha}, but the fusion head is not trained", why="its local scores have no meaning"
         )
 
 

@@ -32,7 +32,7 @@ class Selection:
         findings: the requested findings for which the dataset has labels.
         not_labelled: the requested findings for which it has none.
         not_asked: findings that the dataset declares and that are neither requested nor of a public data set.
-        unlabelled_places: by finding, the number of rows with a mask or box of it but without a label.
+        unlabelled_places: for each finding, the number of rows with a mask or box but without a label.
     """
 
     split: str

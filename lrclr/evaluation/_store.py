@@ -56,7 +56,7 @@ def store(
     Args:
         path: the bundle or the folder.
         alpha: weight of the local score; ``None`` leaves it unchanged, as without a trained fusion head.
-        score_scale, score_bias: for findings without own values, see `lrclr.inference.ScoreCalibration`.
+        score_scale, score_bias: values for findings without their own, see `lrclr.inference.ScoreCalibration`.
         finding_calibration: scale and bias by finding; replaces the stored values.
 
     Raises:

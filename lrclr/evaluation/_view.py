@@ -77,7 +77,7 @@ def notes_of(run: EvaluationRun, dataset: ImageDataset) -> Iterator[str]:
     for name, count in evaluation.settings["resamples_without_a_class"].items():
         yield f"{name}: {count} resamples lacked a class and were skipped"
     if not evaluation.model["fusion_trained"]:
-        yield "the fusion head was never trained: alpha = 0, and region attention means nothing"
+        yield "the fusion head is not trained: alpha = 0, and region attention has no meaning"
     if "validation" not in evaluation.data:
         yield "there are no validation images: no threshold and no calibration were fitted"
         return

@@ -63,7 +63,7 @@ def model_info(reference: HubReference, **options: Any) -> Any:
 
     Args:
         reference: the repository and the revision.
-        options: of `huggingface_hub.HfApi.model_info`.
+        options: options of `huggingface_hub.HfApi.model_info`.
 
     Raises:
         HubError: the answer is not that of a hub.

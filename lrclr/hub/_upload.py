@@ -55,7 +55,7 @@ def upload_files(
         folder: folder of the repository that holds these files and no others afterwards.
         mark: a text in `card`. A model card without it was written by someone else, and is kept.
         public: whether a new repository can be seen by everyone. An existing one keeps its visibility.
-        message: of the commit.
+        message: message of the commit.
 
     Raises:
         UsageError: the repository is public, and `public` is False; or the reference has a revision.

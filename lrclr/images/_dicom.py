@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from lrclr.images._limits import ReadLimits
     from lrclr.images._reduced import Wanted
 
-__all__ = ["decode_dicom", "looks_like_dicom", "reduce_dicom"]
+__all__ = ["decode_dicom", "inflated", "looks_like_dicom", "reduce_dicom"]
 
 _UNREADABLE = "the DICOM file cannot be read: it is damaged or truncated"
 _UNDECODABLE = (
@@ -162,7 +162,7 @@ def _broken_import(error: Exception) -> ImageError:
 
 
 def _parse(data: bytes, limits: ReadLimits) -> Attributes:
-    plain = _inflated(data, limits)
+    plain = inflated(data, limits)
     dataset = _read(plain)
     if any(keyword in dataset for keyword in PIXEL_KEYWORDS):
         return Attributes(dataset)
@@ -181,7 +181,7 @@ def _read(data: bytes) -> Any:
     return dcmread(BytesIO(data), force=True, specific_tags=_TAGS)
 
 
-def _inflated(data: bytes, limits: ReadLimits) -> bytes:
+def inflated(data: bytes, limits: ReadLimits) -> bytes:
     """Return `data` with its data set inflated, if it is deflated.
 
     pydicom would inflate all of it into memory, up to a thousand times the size of the file. This function inflates it

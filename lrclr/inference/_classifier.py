@@ -301,7 +301,7 @@ class ZeroShotClassifier:
         if len(self._networks) > 1:
             raise UsageError(
                 "an ensemble has no embeddings",
-                why="each member has a space of its own, and a mean of vectors of different spaces has no meaning",
+                why="each member has its own embedding space, and a mean of vectors of different spaces has no meaning",
                 fix="Use one of its `members`, or export one of its checkpoints alone.",
             )
         return self._networks[0]
@@ -404,7 +404,7 @@ class ZeroShotClassifier:
         """Convert the result of `answer_pixels` to predictions.
 
         Args:
-            answers: of B images.
+            answers: answers of B images.
             sizes: height and width of each original image, in pixels.
             findings, alpha: as given to `answer_pixels`.
         """

@@ -23,7 +23,7 @@ def averaged(answers: Sequence[Answers], lead: int) -> Answers:
     """Combine the answers of the members of an ensemble; those of a single network are returned unchanged.
 
     Args:
-        answers: of each member, for the same images and findings.
+        answers: answers of each member, for the same images and findings.
         lead: index of the member that gives the regions.
 
     Returns:

@@ -24,7 +24,7 @@ class ImageFeatures:
     """The image encoder's output for one image. `ZeroShotClassifier.predict_features` answers from it.
 
     Attributes:
-        outputs: of each network that answers, the graph's outputs by name, without the batch axis; see
+        outputs: for each network, the outputs of its graph by name, without the batch axis; see
             `lrclr.contract`.
         size: height and width of the original image, in pixels.
         remarks: what was ignored in the image's file; see `lrclr.images.ReducedImage`.

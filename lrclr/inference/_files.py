@@ -30,7 +30,7 @@ class FileResult:
     """The prediction for a file, or the error that it gave.
 
     Attributes:
-        path: of the file, as the caller gave it.
+        path: path of the file, as given by the caller.
         prediction: None if there is an error.
         error: None if there is a prediction.
         image: the image in full, uint8 ``[H, W]`` or ``[H, W, 3]``, if the caller wants it and there is a prediction.

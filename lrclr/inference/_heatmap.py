@@ -83,7 +83,7 @@ def draw_heatmap(
         findings: names of the findings that get a panel; the ``2 * columns - 1`` most probable if not given.
         columns: most panels in a row.
         panel_width: width of a panel, in pixels, from 160 to 2000; everything else is in proportion.
-        title: of the whole picture.
+        title: title of the picture.
 
     Returns:
         An RGB picture.

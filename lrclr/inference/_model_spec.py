@@ -36,12 +36,12 @@ class ModelSpec:
         calibration: from scores to probabilities.
         fusion_trained: whether the fusion head is trained.
         kind: where the model is.
-        sha256: of the bundle's manifest, or of the checkpoint's weights; "" for a model that is only in memory.
-        checkpoint_sha256: of the original weights; equal for a checkpoint and every bundle made of it.
+        sha256: SHA-256 of the bundle's manifest or the checkpoint's weights. "" for a model that is only in memory.
+        checkpoint_sha256: SHA-256 of the original weights. It is equal for a checkpoint and every bundle of it.
         precision: type in which matrix products are computed, such as ``"fp16"``.
         assumed: settings that the weights do not record, with the values that were assumed: one clause each.
         members: names of the members of an ensemble, in order; empty for a single network.
-        regions_from: of an ensemble, the name of the member that gives the regions.
+        regions_from: name of the member of an ensemble that gives the regions.
         source: kind of the checkpoint, as `Checkpoint.source`; "" if it is not known.
         causal: whether a token of the text encoder attends to earlier ones only; see `lrclr.model.towers.TextTower`.
     """

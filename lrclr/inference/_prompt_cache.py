@@ -50,7 +50,7 @@ class PromptCache:
     Attributes:
         hits: texts that were found.
         misses: texts that had to be encoded.
-        bytes: of all entries.
+        bytes: size of all entries in bytes.
         max_bytes: most bytes to keep.
     """
 

@@ -42,8 +42,8 @@ class FindingResult:
         global_positive, global_negative: mean cosine of the image with the prompts of that sign.
         local_positive, local_negative: mean score of the fusion head for the prompts of that sign.
         region_attention: attention of the positive prompts on each region of the prediction; sums to 1.
-        probability_spread: of an ensemble, whose `probability` is the mean of its members', their standard deviation
-            (of the population); None for a single network. The other values are those of the member that gives the
+        probability_spread: standard deviation (of the population) of the members' probabilities, whose mean is
+            `probability`. None for a single network. The other values are those of the member that gives the
             regions.
     """
 
@@ -62,7 +62,7 @@ class Prediction:
     """The findings of one image. Research use only.
 
     Attributes:
-        height, width: of the original image, in pixels.
+        height, width: size of the original image, in pixels.
         findings: in the order of the `FindingSet`.
         regions: the R selected regions; a patch that several heads picked stands as often as it was picked.
         alpha: weight that the local scores had.

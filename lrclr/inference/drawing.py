@@ -169,7 +169,7 @@ def tint(picture: Image.Image, box: Box, colour: Colour, share: float, line: int
     Args:
         picture: changed in place.
         box: within the picture, not empty.
-        colour: of tint and outline.
+        colour: colour of tint and outline.
         share: strength of both, in [0, 1]. An outline is visible at 0, too.
         line: width of the outline; at most a sixth of the box is used.
         presence: factor on the strength of both, in [0, 1].

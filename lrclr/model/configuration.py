@@ -24,13 +24,13 @@ class LrclrConfig(PreTrainedConfig):  # type: ignore[misc]
 
     Attributes:
         family: name of the family of networks that the weights are of; see `lrclr.checkpoints.FAMILIES`.
-        text_config, vision_config: of the towers; their `model_type` decides which towers they are.
+        text_config, vision_config: configurations of the towers. Their `model_type` decides which towers they are.
         projection_dim: width of the embeddings.
         logit_scale_init_value: logarithm of the factor on cosines in the contrastive loss, before training.
         text_projection_kind: ``"linear"``, or ``"mlp"`` for two linear layers with GELU between them.
         text_pooler: whether a BERT tower has a dense layer with tanh after its first token.
         logit_bias: whether the weights have a bias of scaled cosines, as SigLIP's have.
-        tokenizer_options: of the tokenizer that belongs to the text tower, see `lrclr.text.ClipTokenizer.options`;
+        tokenizer_options: options of the text tower's tokenizer, see `lrclr.text.ClipTokenizer.options`;
             ``None`` for CLIP's.
         region_rollout: ``"per_head"`` multiplies the raw attention of each head over the layers and picks patches in
             every head (TransFG's part selection); ``"mean"`` averages the heads, adds the identity and renormalises
@@ -43,7 +43,7 @@ class LrclrConfig(PreTrainedConfig):  # type: ignore[misc]
         fusion_intermediate_size: width of a block's MLP.
         fusion_trained: whether the fusion head has ever been tuned. While it has not, scores use ``alpha = 0``.
         alpha: weight of the local score in ``(1 - alpha) * global + alpha * local``, in [0, 1].
-        score_scale, score_bias: of the positive/negative softmax, see `lrclr.inference.ScoreCalibration`; 1 and 0 are
+        score_scale, score_bias: scale and bias of the softmax, see `lrclr.inference.ScoreCalibration`; 1 and 0 are
             CheXzero's protocol.
         score_threshold: the score at which a finding without negative prompts is as likely as not. ``None`` where the
             network was not trained to judge a prompt alone: then every finding needs negative prompts.

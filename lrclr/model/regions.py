@@ -79,7 +79,7 @@ def select_regions(maps: Sequence[Tensor], tokens: Tensor, top_k: int, mean: boo
     importance = rollout_row(maps, mean=mean, prefix=prefix)
     if not torch.compiler.is_compiling() and not bool(torch.isfinite(importance).all()):
         raise NonFiniteError(
-            "region selection met an attention that is not finite",
+            "an attention in the region selection is not finite",
             why="the image or the weights hold NaN or infinity",
             fix="Check the checkpoint and the pixel values.",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -11,6 +11,7 @@ from lrclr._addresses import Address
 from lrclr._files import write_whole
 from lrclr.dicom_results import RESULT_SUFFIXES
 from lrclr.errors import MissingExtraError, ServerError, ServerUnavailableError, UsageError
+from lrclr.pacs._reachability import Reachability
 from lrclr.pacs._web import DicomwebClient, WebOptions
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class DimseDestination:
     ae_title: str
     address: Address
     calling: str = "LRCLR"
+    _reachability: Reachability = field(default_factory=Reachability, init=False, repr=False, compare=False)
 
     def store(self, results: Mapping[Kind, tuple[str, bytes]]) -> None:
         """As `Destination.store`."""
@@ -113,7 +115,12 @@ class DimseDestination:
         for each in objects:
             entity.add_requested_context(each.SOPClassUID, each.file_meta.TransferSyntaxUID)
         place = f"{self.ae_title}@{self.address}"
+        self._reachability.check(place)
         association = entity.associate(self.address.host, self.address.port, ae_title=self.ae_title)
+        self._reachability.note(
+            succeeded=association.is_established,
+            answered=association.is_rejected or association.acceptor.primitive is not None,
+        )
         if not association.is_established:
             why = "it does not answer"
             if association.is_rejected:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from lrclr._addresses import Address, ip_address
-from lrclr.dicom_results import DicomSource, ResultBuilder, ResultModel
+from lrclr.dicom_results import DicomSource, ResultBuilder, ResultModel, ResultRefusedError
 from lrclr.errors import LrclrError, MissingExtraError, NonFiniteError, ServerUnavailableError, UsageError
 from lrclr.images import ReadLimits, read_image
 from lrclr.inference import FileResult, predict_files
+from lrclr.pacs._connections import Connections
 from lrclr.pacs._destination import checked_ae_title
 from lrclr.pacs._remote import IMAGE_CLASSES
-from lrclr.pacs._spool import Spool, SpoolFullError
+from lrclr.pacs._spool import Spool, SpoolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from lrclr.dicom_results import Kind
-    from lrclr.inference import ZeroShotClassifier
+    from lrclr.inference import Prediction, ZeroShotClassifier
     from lrclr.pacs._destination import Destination
     from lrclr.text import FindingSet
 
@@ -33,7 +35,8 @@ _CANNOT_UNDERSTAND: Final = 0xC000
 _VERIFICATION: Final = "1.2.840.10008.1.1"
 _IDLE_SECONDS: Final = 0.2
 _LONGEST_PAUSE: Final = 300.0
-_ASSOCIATIONS: Final = 10
+# Connections without a request for an association count, until they are closed for their silence.
+_ASSOCIATIONS: Final = 100
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ class Listener:
         self._builder = ResultBuilder(model)
         self._model = f"{model.key} {self._alpha:.6g}"
         self._spool_folder = spool
+        self._connections = Connections(self.options.limits.max_bytes)
         self._stopped = threading.Event()
         self._arrived = threading.Event()
         self._made = threading.Event()
@@ -148,6 +152,7 @@ class Listener:
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
+        self._connections.close()
         self._stopped.set()
         self._arrived.set()
         self._made.set()
@@ -170,7 +175,11 @@ class Listener:
         entity.add_supported_context(_VERIFICATION)
         for sop_class in IMAGE_CLASSES:
             entity.add_supported_context(sop_class, ALL_TRANSFER_SYNTAXES)
-        handlers = [(evt.EVT_C_STORE, self._receive), (evt.EVT_C_ECHO, lambda _: _SUCCESS)]
+        handlers = [
+            (evt.EVT_CONN_OPEN, self._connections.opened),
+            (evt.EVT_C_STORE, self._receive),
+            (evt.EVT_C_ECHO, lambda _: _SUCCESS),
+        ]
         place = (self.options.host, self.options.port)
         try:
             server = entity.start_server(place, block=False, evt_handlers=handlers)
@@ -181,18 +190,19 @@ class Listener:
 
     def _receive(self, event: Any) -> int:
         """Status for one instance."""
+        self._connections.completed(event)
         try:
             content = event.encoded_dataset()
             if len(content) > self.options.limits.max_bytes:
                 self._on_event("an instance was refused: it is larger than the limit")
                 return _CANNOT_UNDERSTAND
             self.spool.receive(str(event.request.AffectedSOPInstanceUID), content)
-        except SpoolFullError as error:
+        except UsageError as error:
+            self._on_event(f"an instance was refused: {error}")
+            return _CANNOT_UNDERSTAND
+        except SpoolError as error:
             self._on_event(f"an instance was refused for now: {error}")
             return _OUT_OF_RESOURCES
-        except LrclrError as error:
-            self._on_event(f"an instance was refused: {error}")
-            return _CANNOT_UNDERSTAND if isinstance(error, UsageError) else _OUT_OF_RESOURCES
         self._arrived.set()
         return _SUCCESS
 
@@ -203,13 +213,26 @@ class Listener:
             self._failure = error
 
     def _score(self) -> None:
+        pause = 0.0
         while not self._stopped.is_set():
             self._arrived.clear()
-            waiting = self.spool.waiting(self.options.batch_size)
-            if waiting:
-                self._score_batch(waiting)
-            else:
+            try:
+                waiting = self.spool.waiting(self.options.batch_size)
+                if waiting:
+                    self._score_batch(waiting)
+            except SpoolError as error:
+                pause = self._pause_after(error, pause)
+                continue
+            pause = 0.0
+            if not waiting:
                 self._arrived.wait(_IDLE_SECONDS)
+
+    def _pause_after(self, error: SpoolError, before: float) -> float:
+        """Wait until the spool is tried again: twice as long as before. Results that are sent make room."""
+        pause = min(_LONGEST_PAUSE, max(self.options.first_pause, 2 * before))
+        self._on_event(f"the spool is tried again in {pause:.0f} s: {error}")
+        self._stopped.wait(pause)
+        return pause
 
     def _score_batch(self, waiting: Sequence[tuple[str, Path]]) -> None:
         uids = {path: uid for uid, path in waiting}
@@ -243,24 +266,37 @@ class Listener:
             reason = (result.error and (result.error.why or result.error.what)) or "it cannot be read"
             self._put_aside(uid, reason, None)
             return
-        content = result.path.read_bytes()
         try:
-            source = DicomSource.read(content)
-            if source.is_own_result:
-                self.spool.dismiss(uid)
-                return
-            picture = read_image(content, limits=self.options.limits) if "sc" in self.options.kinds else None
-            results = {
-                kind: (
-                    self._builder.uid(kind, source, self._alpha),
-                    self._builder.build(kind, source, prediction, picture),
-                )
-                for kind in self.options.kinds
-            }
+            content = self.spool.content(uid)
+            results = self._results(uid, content, prediction)
+        except SpoolError:
+            raise
         except LrclrError as error:
             self._put_aside(uid, error.why or error.what, prediction.to_dict())
+            return
+        if results is None:
+            self.spool.dismiss(uid)
         else:
             self.spool.add_results(uid, results)
+
+    def _results(self, uid: str, content: bytes, prediction: Prediction) -> dict[Kind, tuple[str, bytes]] | None:
+        """Objects for an instance; None for a heat map of lrclr, which a PACS gave back."""
+        source = DicomSource.read(content)
+        if source.uid != uid:
+            # Otherwise the instance that has this UID would count as answered.
+            raise ResultRefusedError(
+                "there is no DICOM result for this image", why="its UID is not the one that its sender announced"
+            )
+        if source.is_own_result:
+            return None
+        picture = read_image(content, limits=self.options.limits) if "sc" in self.options.kinds else None
+        return {
+            kind: (
+                self._builder.uid(kind, source, self._alpha),
+                self._builder.build(kind, source, prediction, picture),
+            )
+            for kind in self.options.kinds
+        }
 
     def _put_aside(self, uid: str, reason: str, answer: dict[str, Any] | None) -> None:
         self.spool.fail(uid, reason, answer)
@@ -268,24 +304,33 @@ class Listener:
 
     def _send(self) -> None:
         pause = 0.0
+        refusals: Counter[str] = Counter()
         while not self._stopped.is_set():
             self._made.clear()
             failed = False
-            for uid in self.spool.outgoing():
+            try:
+                # Results that were refused come last: those of one image must not keep back the others.
+                outgoing = sorted(self.spool.outgoing(), key=lambda uid: refusals[uid])
+            except SpoolError as error:
+                pause = self._pause_after(error, pause)
+                continue
+            for uid in outgoing:
                 if self._stopped.is_set():
                     return
                 try:
                     results = self.spool.results(uid)
                     for destination in self._destinations:
                         destination.store(results)
+                    self.spool.answered(uid)
                 except LrclrError as error:
                     failed = True
+                    refusals[uid] += 1
                     self._on_event(f"results could not be sent and are kept: {error}")
                     if isinstance(error, ServerUnavailableError):
                         # The other results would fail, too.
                         break
                 else:
-                    self.spool.answered(uid)
+                    refusals.pop(uid, None)
                     pause = 0.0
             if failed:
                 pause = min(_LONGEST_PAUSE, max(self.options.first_pause, 2 * pause))

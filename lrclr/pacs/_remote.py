@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lrclr.archive import Item, Source
 from lrclr.dicom_results import MANUFACTURER
-from lrclr.errors import ServerError
+from lrclr.errors import ImageError, ServerError
+
+# Private: parsing of files that may be hostile has no public name.
+from lrclr.images._dicom import inflated, looks_like_dicom
+from lrclr.images._guard import attempt
 from lrclr.pacs._web import is_uid, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lrclr.images import ReadLimits
     from lrclr.pacs._query import Parameters, Query
     from lrclr.pacs._web import DicomwebClient
 
@@ -45,9 +51,33 @@ class WebImages:
     client: DicomwebClient
 
     def read(self, name: str) -> bytes:
-        """The DICOM file; see `DicomwebClient.retrieve`."""
+        """The DICOM file.
+
+        Raises:
+            ServerError: the server sends something else. See also `DicomwebClient.retrieve`.
+        """
         study, series, instance = name.split("/")
-        return self.client.retrieve(study, series, instance)
+        content = self.client.retrieve(study, series, instance)
+        if not looks_like_dicom(content):
+            raise ServerError("the image cannot be retrieved", why="the server's answer is not a DICOM file")
+        if _instance_of(content, self.client.options.limits) not in {instance, None}:
+            raise ServerError("the image cannot be retrieved", why="the server sent another one")
+        return content
+
+
+def _instance_of(content: bytes, limits: ReadLimits) -> str | None:
+    """SOP instance UID of a DICOM file; None if it cannot be read, which is found out when the image is decoded."""
+    from pydicom import dcmread
+
+    def step() -> str | None:
+        stream = BytesIO(inflated(content, limits))
+        uid = dcmread(stream, stop_before_pixels=True, specific_tags=["SOPInstanceUID"]).get("SOPInstanceUID")
+        return None if uid is None else str(uid)
+
+    try:
+        return attempt(step, failure="its header cannot be read")
+    except ImageError:
+        return None
 
 
 def find_web_images(client: DicomwebClient, query: Query) -> Source:

@@ -1,15 +1,17 @@
 """DICOM results for the rows of a folder of scores, made once each, however often the run is stopped.
 
-They are made from the rows after scoring, so that it does not matter where the images were scored: in this process or
-on a Ray cluster. The images' headers are read again, and for heat maps their pixels.
+An image that this process scores gets its results at once, from the content that was fetched to score it. What is
+missing afterwards is made from the rows, for which an image is read again: its results were not taken, its row is from
+a run before, or a Ray cluster scored it.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from lrclr.archive import ScoreOptions, Source
+    from lrclr.archive import ScoredImage, ScoreOptions, Source
     from lrclr.dicom_results import Kind
     from lrclr.inference import Prediction
     from lrclr.pacs._destination import Destination
@@ -46,6 +48,7 @@ _TABLE: Final = (
     " refused TEXT, PRIMARY KEY (file, frame, destination, model))"
 )
 _NO_FRAME: Final = -1
+_LOCK_SECONDS: Final = 60.0
 
 
 @dataclass
@@ -92,6 +95,9 @@ class ScoredResults:
         options: with which they were scored.
         kinds: what is made for each image.
         destinations: by a name that tells them apart.
+
+    Attributes:
+        source: as given.
     """
 
     def __init__(
@@ -102,7 +108,7 @@ class ScoredResults:
         kinds: Sequence[Kind],
         destinations: dict[str, Destination],
     ) -> None:
-        self._source, self._scores, self._frame = source, scores, options.frame
+        self.source, self._scores, self._frame = source, scores, options.frame
         self._kinds, self._destinations = tuple(kinds), destinations
         spec = ModelSpec.of_bundle(Bundle(options.bundle))
         self._spec = spec
@@ -111,29 +117,64 @@ class ScoredResults:
         self._builder = ResultBuilder(model)
         self._model = f"{model.key} {self._alpha:.6g}"
         self._names = model.findings.names
+        self._summary, self._settled, self._mutex = ScoredSummary(), set[Item](), threading.Lock()
+
+    def take(self, image: ScoredImage) -> None:
+        """Make the results of an image that was scored now. Safe to call from several threads.
+
+        A failure is left to `run`, which tries again.
+
+        Raises:
+            LrclrError: the folder of scores cannot be written.
+        """
+        arrays = {name: getattr(image.scores, name)[None] for name in Answers.names()}
+        row = _Row(image.item, self._prediction(Answers(**arrays), image.shape, image.warnings))
+        with self._ledger() as ledger:
+            missing, _ = self._missing(ledger, row)
+            if missing:
+                # Rows of a Parquet file are refused, as `run` does.
+                outcome = self._make(row, missing, None if self.source.container else image.content)
+                if outcome.error is None or isinstance(outcome.error, ResultRefusedError):
+                    self._settle(ledger, row, missing, outcome)
+                    self._settled.add(row.item)
 
     def run(self, on_progress: Callable[[ScoredSummary], None] | None = None) -> ScoredSummary:
         """Make what is missing, for every image of the source that has scores.
 
+        Returns:
+            What this did, with what `take` did before.
+
         Raises:
             LrclrError: the folder of scores cannot be read or written.
         """
-        summary = ScoredSummary()
+        summary = self._summary
+        with self._ledger() as ledger, self._pool() as pool:
+            pending: list[tuple[_Row, list[str]]] = []
+            for row in self._rows():
+                missing, refused = self._missing(ledger, row)
+                if missing:
+                    pending.append((row, missing))
+                elif row.item in self._settled:
+                    # `take` has counted it.
+                    continue
+                elif refused is None:
+                    summary.kept += 1
+                else:
+                    _count_refusal(summary, refused)
+                if len(pending) == _AHEAD * processors():
+                    self._work(pool, ledger, pending, on_progress)
+                    pending = []
+            self._work(pool, ledger, pending, on_progress)
+        return summary
+
+    @contextmanager
+    def _ledger(self) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(sqlite3.connect(self._scores / LEDGER)) as ledger, self._pool() as pool:
+            with closing(sqlite3.connect(self._scores / LEDGER, timeout=_LOCK_SECONDS)) as ledger:
                 ledger.execute(_TABLE)
-                pending: list[tuple[_Row, list[str]]] = []
-                for row in self._rows():
-                    missing = self._missing(ledger, row, summary)
-                    if missing:
-                        pending.append((row, missing))
-                    if len(pending) == _AHEAD * processors():
-                        self._work(pool, ledger, pending, summary, on_progress)
-                        pending = []
-                self._work(pool, ledger, pending, summary, on_progress)
+                yield ledger
         except sqlite3.Error as error:
             raise LrclrError(f"{self._scores / LEDGER} cannot be used", why=type(error).__name__) from error
-        return summary
 
     @staticmethod
     def _pool() -> ThreadPoolExecutor:
@@ -142,29 +183,29 @@ class ScoredResults:
     def _rows(self) -> Iterator[_Row]:
         import pyarrow.parquet as pq
 
-        items = frozenset(self._source.items)
+        items = frozenset(self.source.items)
         columns = [*_COLUMNS, *Answers.names()]
         for part in sorted(self._scores.glob("part-*.parquet")):
             for row in pq.read_table(part, columns=columns, partitioning=None).to_pylist():
                 item = Item(row["file"], row["frame"])
                 if row["status"] == "scored" and item in items and tuple(row["findings"]) == self._names:
-                    yield _Row(item, self._prediction(row))
+                    arrays: dict[str, Any] = {
+                        name: np.array([row[name]], np.int64 if name == "region_index" else np.float32)
+                        for name in Answers.names()
+                    }
+                    shape = (row["height"], row["width"])
+                    yield _Row(item, self._prediction(Answers(**arrays), shape, row["warnings"]))
 
-    def _prediction(self, row: dict[str, Any]) -> Prediction:
-        arrays: dict[str, Any] = {
-            name: np.array([row[name]], np.int64 if name == "region_index" else np.float32) for name in Answers.names()
-        }
-        answers = Answers(**arrays)
-        size = (row["height"], row["width"])
+    def _prediction(self, answers: Answers, size: tuple[int, int], warnings: Sequence[str]) -> Prediction:
         geometry = self._spec.preprocess.geometry(*size)
-        boxes = [[geometry.box(patch, self._spec.patch_size) for patch in row["region_index"]]]
+        boxes = [[geometry.box(patch, self._spec.patch_size) for patch in answers.region_index[0].tolist()]]
         (prediction,) = answers.predictions(
             self._names, [size], boxes, alpha=self._alpha, fusion_trained=self._spec.fusion_trained
         )
-        return replace(prediction, warnings=tuple(row["warnings"]))
+        return replace(prediction, warnings=tuple(warnings))
 
-    def _missing(self, ledger: sqlite3.Connection, row: _Row, summary: ScoredSummary) -> list[str]:
-        """Destinations that lack the results of a row."""
+    def _missing(self, ledger: sqlite3.Connection, row: _Row) -> tuple[list[str], str | None]:
+        """Destinations that lack the results of a row, and why it has none."""
         rows = ledger.execute(
             "SELECT destination, uids, refused FROM results WHERE file = ? AND frame = ? AND model = ?",
             (*_key(row.item), self._model),
@@ -177,34 +218,32 @@ class ScoredResults:
                 taken.add(name)
             elif not isinstance(there, FolderDestination) or _are_there(there, uids):
                 taken.add(name)
-        missing = [name for name in self._destinations if name not in taken]
-        if not missing:
-            if refused is None:
-                summary.kept += 1
-            else:
-                _count_refusal(summary, refused)
-        return missing
+        return [name for name in self._destinations if name not in taken], refused
 
     def _work(
         self,
         pool: ThreadPoolExecutor,
         ledger: sqlite3.Connection,
         pending: Sequence[tuple[_Row, list[str]]],
-        summary: ScoredSummary,
         on_progress: Callable[[ScoredSummary], None] | None,
     ) -> None:
         for (row, missing), outcome in zip(pending, pool.map(lambda each: self._make(*each), pending), strict=True):
+            self._settle(ledger, row, missing, outcome)
+            if on_progress is not None:
+                on_progress(self._summary)
+
+    def _settle(self, ledger: sqlite3.Connection, row: _Row, missing: Sequence[str], outcome: _Outcome) -> None:
+        """Count an outcome, and note it unless another run shall try again."""
+        with self._mutex:
             if isinstance(outcome.error, ResultRefusedError):
                 reason = _refusal_text(outcome.error)
-                _count_refusal(summary, reason)
+                _count_refusal(self._summary, reason)
                 self._note(ledger, row, missing, "", reason)
             elif outcome.error is not None:
-                summary.failed[outcome.error.why or outcome.error.what] += 1
+                self._summary.failed[outcome.error.why or outcome.error.what] += 1
             else:
-                summary.made += 1
+                self._summary.made += 1
                 self._note(ledger, row, missing, " ".join(f"{kind}:{uid}" for kind, uid in outcome.uids.items()), None)
-            if on_progress is not None:
-                on_progress(summary)
 
     def _note(
         self, ledger: sqlite3.Connection, row: _Row, names: Sequence[str], uids: str, refused: str | None
@@ -216,10 +255,17 @@ class ScoredResults:
             )
 
     @reading()
-    def _make(self, row: _Row, missing: Sequence[str]) -> _Outcome:
+    def _make(self, row: _Row, missing: Sequence[str], content: bytes | None = None) -> _Outcome:
+        """Make the results of a row, and hand them to the destinations that lack them.
+
+        Args:
+            row: the image and its prediction.
+            missing: names of destinations.
+            content: the encoded image, if it was read already.
+        """
         frame = self._frame if row.item.frame is None else row.item.frame
         try:
-            data = self._content(row.item)
+            data = self._content(row.item) if content is None else content
             source = DicomSource.read(data, frame=frame)
             picture = read_image(data, frame=frame) if "sc" in self._kinds else None
             results = {
@@ -236,13 +282,13 @@ class ScoredResults:
         return _Outcome({kind: uid for kind, (uid, _) in results.items()})
 
     def _content(self, item: Item) -> bytes:
-        if self._source.remote is not None:
-            return self._source.remote.read(item.name)
-        if self._source.container is not None:
+        if self.source.remote is not None:
+            return self.source.remote.read(item.name)
+        if self.source.container is not None:
             raise ResultRefusedError(
                 "there is no DICOM result for this image", why="it is a row of a Parquet file, and not a DICOM file"
             )
-        return read_bytes(self._source.path(item), ReadLimits())
+        return read_bytes(self.source.path(item), ReadLimits())
 
 
 def _key(item: Item) -> tuple[str, int]:

@@ -22,29 +22,45 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from lrclr._files import write_whole
 from lrclr.errors import LrclrError, UsageError
 from lrclr.pacs._web import is_uid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from lrclr.dicom_results import Kind
 
-__all__ = ["Spool", "SpoolFullError"]
+__all__ = ["Spool", "SpoolError", "SpoolFullError"]
 
 _PARTIAL: Final = ".partial"
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _OWN: Final = frozenset({"received", "results", "failed", "ledger.sqlite", "ledger.sqlite-journal", "lock"})
 
 
-class SpoolFullError(LrclrError):
-    """There is no room for another instance now."""
+class SpoolError(LrclrError):
+    """The spool cannot be read or written now."""
+
+
+class SpoolFullError(SpoolError):
+    """There is no room in the spool now."""
+
+
+@contextlib.contextmanager
+def _spool_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        kind = SpoolFullError if error.errno in _FULL else SpoolError
+        raise kind("the spool cannot be used", why=error.strerror) from None
+    except sqlite3.Error as error:
+        raise SpoolError("the spool cannot be used", why=f"its ledger gives {type(error).__name__}") from None
 
 
 class Spool:
     """A folder of its own for one receiver. Safe to call from several threads.
+
+    Every method raises `SpoolError` if the disk is full or broken, and may then be called again.
 
     Args:
         folder: is made if it does not exist.
@@ -82,13 +98,14 @@ class Spool:
         self._ledger.execute("PRAGMA synchronous = FULL")
         self._ledger.execute("CREATE TABLE IF NOT EXISTS answered (uid TEXT, model TEXT, PRIMARY KEY (uid, model))")
         self._tidy()
-        self._bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.parent != folder)
+        self._bytes = self._measured()
 
     def close(self) -> None:
         """Let another receiver have the folder."""
         self._ledger.close()
         self._lock.close()
 
+    @_spool_errors()
     def receive(self, uid: str, content: bytes) -> bool:
         """Accept an instance. When this returns, it is on the disk.
 
@@ -101,30 +118,37 @@ class Spool:
 
         Raises:
             SpoolFullError: there is no room.
-            LrclrError: it cannot be written.
+            SpoolError: it cannot be written.
+            UsageError: the UID is not one.
         """
         if not is_uid(uid):
-            raise LrclrError("an instance cannot be accepted", why="its UID is not a UID")
+            raise UsageError("an instance cannot be accepted", why="its UID is not a UID")
         target = self._received / f"{uid}.dcm"
         with self._mutex:
             if target.exists() or (self._results / uid).exists() or self.is_answered(uid):
                 return False
             if self._bytes + len(content) > self._most:
+                # Files in the folder `failed` are removed by people.
+                self._bytes = self._measured()
+            if self._bytes + len(content) > self._most:
                 raise SpoolFullError("the spool is full", why=f"it holds {self._bytes} of {self._most} bytes")
-            try:
-                _write_durably(target, content)
-            except OSError as error:
-                kind = SpoolFullError if error.errno in _FULL else LrclrError
-                raise kind("an instance cannot be written to the spool", why=error.strerror) from None
+            _write_durably(target, content)
             self._bytes += len(content)
             return True
 
+    @_spool_errors()
     def waiting(self, most: int) -> list[tuple[str, Path]]:
         """UIDs and files of instances without results, the oldest first."""
         with os.scandir(self._received) as entries:
             files = [(entry.stat().st_mtime_ns, entry.name) for entry in entries if entry.name.endswith(".dcm")]
         return [(name.removesuffix(".dcm"), self._received / name) for _, name in sorted(files)[:most]]
 
+    @_spool_errors()
+    def content(self, uid: str) -> bytes:
+        """The file of an instance without results."""
+        return (self._received / f"{uid}.dcm").read_bytes()
+
+    @_spool_errors()
     def add_results(self, uid: str, results: Mapping[Kind, tuple[str, bytes]]) -> None:
         """Put the results of an instance in the place of the instance."""
         target = self._results / uid
@@ -140,11 +164,13 @@ class Spool:
             self._grow(_size(target))
         self._drop(self._received / f"{uid}.dcm")
 
+    @_spool_errors()
     def outgoing(self) -> list[str]:
         """UIDs of instances whose results are to be sent."""
         with os.scandir(self._results) as entries:
             return sorted(entry.name for entry in entries if not entry.name.endswith(_PARTIAL))
 
+    @_spool_errors()
     def results(self, uid: str) -> dict[Kind, tuple[str, bytes]]:
         """The results of an instance."""
         found: dict[Any, tuple[str, bytes]] = {}
@@ -153,6 +179,7 @@ class Spool:
             found[kind] = (result_uid, file.read_bytes())
         return found
 
+    @_spool_errors()
     def answered(self, uid: str) -> None:
         """Note that the results of an instance were taken, and delete them."""
         with self._mutex:
@@ -166,16 +193,18 @@ class Spool:
         found = self._ledger.execute("SELECT 1 FROM answered WHERE uid = ? AND model = ?", (uid, self._model))
         return found.fetchone() is not None
 
+    @_spool_errors()
     def dismiss(self, uid: str) -> None:
         """Delete an instance that gets no results, such as a heat map of lrclr."""
         with self._mutex:
             self._ledger.execute("INSERT OR IGNORE INTO answered VALUES (?, ?)", (uid, self._model))
         self._drop(self._received / f"{uid}.dcm")
 
+    @_spool_errors()
     def fail(self, uid: str, reason: str, answer: Mapping[str, Any] | None) -> None:
         """Put an instance aside that has no results, with the reason and with its prediction if there is one."""
         content = json.dumps({"reason": reason, "prediction": answer}, indent=2)
-        write_whole(self._failed / f"{uid}.json", content.encode())
+        _write_durably(self._failed / f"{uid}.json", content.encode())
         old = self._failed / f"{uid}.dcm"
         if old.exists():
             self._grow(-old.stat().st_size)
@@ -189,14 +218,25 @@ class Spool:
 
     def _tidy(self) -> None:
         """Remove what a process that was killed left half done."""
-        for file in self._received.glob(f"*{_PARTIAL}"):
-            file.unlink()
+        for each in (self._received, self._failed):
+            for file in each.glob(f"*{_PARTIAL}"):
+                file.unlink()
         for folder in self._results.glob(f"*{_PARTIAL}"):
             shutil.rmtree(folder)
         for folder in list(self._results.iterdir()):
             if self.is_answered(folder.name):
                 shutil.rmtree(folder)
             (self._received / f"{folder.name}.dcm").unlink(missing_ok=True)
+
+    def _measured(self) -> int:
+        """Bytes of all files below the folder."""
+        size = 0
+        for folder in (self._received, self._results, self._failed):
+            for file in folder.rglob("*"):
+                # Another thread may delete it.
+                with contextlib.suppress(FileNotFoundError):
+                    size += file.stat().st_size if file.is_file() else 0
+        return size
 
     def _drop(self, file: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -212,11 +252,17 @@ class Spool:
 def _write_durably(target: Path, content: bytes) -> None:
     """Write a file, flush it, and give it its name: whole or not there, also after a power failure."""
     partial = target.with_name(f"{target.name}{_PARTIAL}")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(target)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except OSError:
+        # On a full disk, what was written takes the room for others.
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
     _flush(target.parent)
 
 

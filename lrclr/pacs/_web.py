@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from lrclr._addresses import Address
 from lrclr.errors import ImageError, ImageLimitError, MissingExtraError, ServerError, ServerUnavailableError, UsageError
 from lrclr.images import ReadLimits
+from lrclr.pacs._reachability import Reachability
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ _CHUNK: Final = 1 << 20
 _MULTIPART: Final = 'multipart/related; type="application/dicom"'
 _GONE: Final = frozenset({404, 410})
 _BUSY: Final = frozenset({408, 425, 429})
+# Attempts of a request after one that failed however often it was repeated.
+_IN_DOUBT: Final = 2
 _TOKEN_BYTES: Final = 16_384
 _DUPLICATE: Final = 0x0111
 
@@ -96,6 +99,7 @@ class DicomwebClient:
             raise MissingExtraError("requests", "pacs", "DICOMweb") from None
         self._authorization()
         self._local = threading.local()
+        self._reachability = Reachability()
 
     def __getstate__(self) -> dict[str, object]:
         return {"url": self.url, "options": self.options}
@@ -103,6 +107,7 @@ class DicomwebClient:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._local = threading.local()
+        self._reachability = Reachability()
 
     def search(self, path: str, parameters: Sequence[tuple[str, str]]) -> Iterator[dict[str, Any]]:
         """All answers of a search (QIDO-RS), in pages; an answer can come twice if the archive changes meanwhile.
@@ -200,8 +205,11 @@ class DicomwebClient:
         """One request, repeated where that may help: status, headers and body of the answer."""
         import requests
 
-        why, pause = "", self.options.first_pause
-        for attempt in range(self.options.attempts):
+        place = f"the DICOMweb server {self._place}"
+        self._reachability.check(place)
+        why, pause, answered = "", self.options.first_pause, False
+        attempts = min(self.options.attempts, _IN_DOUBT) if self._reachability.in_doubt else self.options.attempts
+        for attempt in range(attempts):
             if attempt:
                 time.sleep(pause)
             pause = min(60.0, self.options.first_pause * 2**attempt) * random.uniform(0.75, 1.25)  # noqa: S311
@@ -218,8 +226,10 @@ class DicomwebClient:
                 ) as answer:
                     status = int(answer.status_code)
                     if status not in _BUSY and status < 500:
-                        return status, answer.headers, _limited(answer, most)
-                    why = f"it answered with status {status}"
+                        content = _limited(answer, most)
+                        self._reachability.note(succeeded=True)
+                        return status, answer.headers, content
+                    why, answered = f"it answered with status {status}", True
                     pause = max(pause, _retry_after(answer.headers))
             except requests.exceptions.SSLError as error:
                 if "CERTIFICATE_VERIFY_FAILED" in str(error):
@@ -231,7 +241,8 @@ class DicomwebClient:
             except requests.exceptions.RequestException as error:
                 # Its text may quote the URL, with what was searched for.
                 why = "it did not answer in time" if isinstance(error, requests.Timeout) else "the connection failed"
-        raise ServerUnavailableError(f"the DICOMweb server {self._place} cannot be reached", why=why)
+        self._reachability.note(succeeded=False, answered=answered)
+        raise ServerUnavailableError(f"{place} cannot be reached", why=why)
 
     @property
     def _place(self) -> str:

@@ -297,8 +297,8 @@ def _one_side(values: Mapping[str, Any], key: str, names: set[str]) -> int:
 
 def _refused(key: str, value: object, expected: str) -> UsageError:
     return UsageError(
-        f"an image processor configuration has {key} = {value!r}, which no recipe of lrclr can do",
-        fix=f"It can do {expected}.",
+        f"an image processor configuration has {key} = {value!r}, which lrclr does not support",
+        fix=f"It supports {expected}.",
     )
 
 

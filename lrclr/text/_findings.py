@@ -99,7 +99,7 @@ class Finding:
         if len(self.name) > MAX_NAME_CHARACTERS:
             raise FindingsError(f"{label} has a name of more than {MAX_NAME_CHARACTERS} characters")
         if self.name != self.name.strip():
-            raise FindingsError(f"{label} has spaces around its name", fix="Take them out.")
+            raise FindingsError(f"{label} has spaces around its name", fix="Remove them.")
         if _has_control(self.name):
             raise FindingsError(f"{label} has a line break or another control character in its name")
         if "{" in self.name or "}" in self.name:
@@ -316,7 +316,7 @@ def _filled(label: str, sign: str, templates: object, name: str) -> tuple[str, .
     for number, template in enumerate(templates, 1):
         prompt = f"{sign} prompt {number}"
         if not isinstance(template, str):
-            raise FindingsError(f"{label} has as {prompt} no text but {_kind(template)}")
+            raise FindingsError(f"{label} has {_kind(template)} instead of a text as {prompt}")
         if not template.strip():
             raise FindingsError(f"{label} has an empty {prompt}", fix="Write a prompt or take it out.")
         if _has_control(template):
@@ -336,7 +336,9 @@ def _filled(label: str, sign: str, templates: object, name: str) -> tuple[str, .
     for number, template in enumerate(templates, 1):
         text = template.replace("{}", name)
         if first.setdefault(text, number) != number:
-            raise FindingsError(f"{label} has {sign} prompts {first[text]} and {number} alike", fix="Take one out.")
+            raise FindingsError(
+                f"{label} has {sign} prompts {first[text]} and {number} with the same text", fix="Remove one."
+            )
     return tuple(first)
 
 

@@ -119,7 +119,7 @@ class ClipTokenizer:
             options: ``has_bos``, ``pad_id`` and ``fixed_length`` of the class, as `options` gives them.
 
         Raises:
-            CheckpointError: the file cannot be read, is damaged, or its beginning and end cannot be told.
+            CheckpointError: the file cannot be read, is damaged, or its beginning and end cannot be determined.
             UsageError: the context has no room for the two markers.
         """
         try:
@@ -244,7 +244,7 @@ class ClipTokenizer:
             raise FindingsError(
                 f"{where} holds a beginning or end marker of the tokenizer, or another token with a meaning of its own",
                 why="it is spelt out, or a word outside the vocabulary is read as one",
-                fix="Take it out.",
+                fix="Remove it.",
             )
         start = [] if self._bos_id is None else [self._bos_id]
         room = limit - len(start) - 1
@@ -301,7 +301,7 @@ def _end(tokenizer: Tokenizer) -> int:
     bare, whole = (tokenizer.encode("", add_special_tokens=special).ids for special in (False, True))
     if len(whole) != len(bare) + 1 or whole[:-1] != bare:
         raise CheckpointError(
-            "the tokenizer's end-of-text token cannot be told",
+            "the tokenizer's end-of-text token cannot be determined",
             why=f"it puts {len(whole) - len(bare)} tokens around a text, where one at the end was expected",
             fix="Give the tokenizer that the checkpoint was trained with.",
         )
@@ -332,7 +332,7 @@ def _markers(tokenizer: Tokenizer) -> tuple[int, int]:
                 return bos_id, eot_id
         why = f"it puts none around a text, and its vocabulary lacks {KNOWN_MARKERS[0][0]} or {KNOWN_MARKERS[0][1]}"
     raise CheckpointError(
-        "the tokenizer's beginning-of-text and end-of-text tokens cannot be told",
+        "the tokenizer's beginning-of-text and end-of-text tokens cannot be determined",
         why=why,
         fix="Give the tokenizer.json that the checkpoint was trained with.",
     )

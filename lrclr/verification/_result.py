@@ -115,7 +115,7 @@ def raise_refused(results: Sequence[GateResult], *, blame: str = "") -> None:
     """Raise if a gate refused.
 
     Args:
-        results: of the gates.
+        results: results of the gates.
         blame: where the deviation begins, if that is known.
 
     Raises:

@@ -65,7 +65,7 @@ class Sizes:
         Args:
             golden: inputs and outputs, with the lengths of the prompts.
             findings_prompts: number of prompts of the findings.
-            profiles: of the manifest; None without a bundle, so that no run is larger than `golden`.
+            profiles: profiles of the manifest. None without a bundle; then no run is larger than `golden`.
             fixed_length: whether the text encoder takes prompts of one length only.
         """
         usual = max(_FEWEST_TOKENS, int(golden.lengths[:findings_prompts].max()))

@@ -64,7 +64,7 @@ class BundleBackend:
     """Answers with a classifier. The image encoder runs once per image, whatever is asked afterwards.
 
     Args:
-        classifier: of a bundle, whose engine may be a Triton server.
+        classifier: classifier of a bundle, whose engine may be a Triton server.
     """
 
     def __init__(self, classifier: ZeroShotClassifier) -> None:
@@ -97,7 +97,7 @@ class BundleBackend:
         if len(self.classifier.members) > 1:
             raise NotSupportedError(
                 "an ensemble has no embeddings",
-                why="each member has a space of its own",
+                why="each member has its own embedding space",
                 fix="Start lrclr web with a bundle of one of its checkpoints.",
             )
 
@@ -117,7 +117,7 @@ class ServerBackend:
     """Answers with a Triton server. The server reads and encodes the image anew for each question.
 
     Args:
-        client: of the server.
+        client: client of the server.
 
     Raises:
         ServerUnavailableError, ServerError: the server does not describe its model.

@@ -26,7 +26,7 @@ class KeptImage:
     Attributes:
         file: content of the file.
         encoded: what `Backend.encode` returned.
-        frame: that was read, for files with several.
+        frame: the frame that was read, for files with several frames.
         exact: whether every pixel was decoded.
     """
 

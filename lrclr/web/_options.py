@@ -30,7 +30,7 @@ class WebOptions:
     Attributes:
         host: address to listen on. Beyond loopback it needs a token.
         port: 0 for any free port.
-        token: that each request must have in ``Authorization: Bearer``; None on loopback only. With a token, the
+        token: token for ``Authorization: Bearer`` of each request. None is allowed on loopback only. With a token, the
             process may be behind a proxy of any name. Without one, the headers ``Host`` and ``Origin`` are checked, so
             that a web page of another site cannot ask.
         body_bytes: greatest body of a request. It is checked while the body arrives.
@@ -66,7 +66,7 @@ class WebOptions:
     def __post_init__(self) -> None:
         if not self.local and self.token is None:
             raise UsageError(
-                f"everybody who reaches {self.host} could ask",
+                f"anyone who reaches {self.host} could send requests",
                 fix=f"Give a token with --token-file or {TOKEN_VARIABLE}, or listen on 127.0.0.1.",
             )
         if self.token is not None and len(self.token) < _SHORTEST_TOKEN:

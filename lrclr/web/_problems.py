@@ -51,7 +51,7 @@ class HttpProblem(HTTPException):
     Args:
         status: code.
         detail: what happened and what to do, in one line.
-        headers: of the response.
+        headers: headers of the response.
     """
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
@@ -86,7 +86,7 @@ def problem(
         status: code.
         detail: one line.
         name: class of the error; None for a problem of HTTP itself.
-        headers: of the response.
+        headers: headers of the response.
         more: further members.
     """
     content = {

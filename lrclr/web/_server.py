@@ -30,7 +30,7 @@ class WebServer:
 
     Args:
         backend: the model.
-        options: where it listens, the token and limits.
+        options: options with the address, the token and limits.
 
     Attributes:
         url: address of the page.
@@ -94,7 +94,7 @@ class _Uvicorn(uvicorn.Server):
     the head of a request, so that a few hundred silent connections would keep others out.
 
     Args:
-        config: of uvicorn.
+        config: uvicorn's configuration.
         silence: seconds for which a connection may be without a request.
     """
 

@@ -1,4 +1,4 @@
-"""Small archives made of the carried radiographs, damaged files among them, and ways to end a run without warning."""
+"""Small archives of sample radiographs and damaged files, and a `score` process that kills itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-# Private: how often a run saves its rows, to make a run of few rows save several times.
+# Private: how often a run saves its rows. Tests make short runs save several times.
 from lrclr.archive import ScoreOptions, ScoreProgress, _run, score
 from lrclr.samples import sample_paths
 
@@ -26,7 +26,7 @@ GOOD, BAD = 30, 4
 
 
 def make_archive(folder: Path) -> Path:
-    """`GOOD` pictures and `BAD` files that are none, in three folders."""
+    """Write `GOOD` radiographs and `BAD` unreadable files into three folders."""
     rng = np.random.default_rng(3)
     pictures = [Image.open(path).convert("L") for path in sample_paths()]
     for number in range(GOOD):
@@ -45,48 +45,48 @@ def make_archive(folder: Path) -> Path:
 
 
 def options(bundle: Path, **changes: Any) -> ScoreOptions:
-    """What the tests score with."""
+    """Score options that the tests share."""
     return ScoreOptions(**{"bundle": bundle, "rows_per_part": ROWS_PER_PART, **changes})
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """Every row of a folder of scores, by file and frame."""
+    """Every row of a folder of scores, sorted by file and frame."""
     found: list[dict[str, Any]] = pq.read_table(folder).to_pylist()
     return sorted(found, key=lambda row: (row["file"], row["frame"] or 0))
 
 
 def names(folder: Path) -> list[str]:
-    """Of the files of `make_archive`, which all begin with a letter that needs no escape."""
+    """Names of the files of `make_archive`, relative to `folder`. They begin with a letter that needs no escape."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
 
 def _die_at(calls: int) -> Callable[[int], None]:
-    flush, made = os.fsync, 0
+    fsync_of_os, calls_so_far = os.fsync, 0
 
     def fsync(descriptor: int) -> None:
-        nonlocal made
-        made += 1
-        if made == calls:
+        nonlocal calls_so_far
+        calls_so_far += 1
+        if calls_so_far == calls:
             os.kill(os.getpid(), signal.SIGKILL)
-        flush(descriptor)
+        fsync_of_os(descriptor)
 
     return fsync
 
 
 def _main(source: str, output: str, bundle: str, fsyncs: str, chunks: str, rows: str, save_seconds: str) -> None:
-    """Score, and be killed at one fsync, or after so many chunks; 0 for not at all."""
+    """Run `score`, and kill this process at the fsync number `fsyncs` or after `chunks` chunks. 0 means never."""
     setattr(os, "fsync", _die_at(int(fsyncs)))  # noqa: B010 - its own type takes more than a number
     setattr(_run, "_SAVE_SECONDS", float(save_seconds))  # noqa: B010 - final
     setattr(_run, "_SAVE_SHARE", 0)  # noqa: B010 - final
     left = int(chunks)
 
-    def told(_: ScoreProgress) -> None:
+    def on_progress(_: ScoreProgress) -> None:
         nonlocal left
         left -= 1
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    summary = score(source, output, options(Path(bundle), rows_per_part=int(rows)), on_progress=told)
+    summary = score(source, output, options(Path(bundle), rows_per_part=int(rows)), on_progress=on_progress)
     print(json.dumps({"failed": summary.failed, "ray": "ray" in sys.modules}))
 
 

@@ -1,4 +1,4 @@
-"""What the tests of scoring share."""
+"""Fixtures for the tests of `lrclr score`."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def bundle(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared: copy it before changing anything."""
+    """The fp32 bundle. Shared: copy it before changing it."""
     return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")
 
 
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared: copy it before changing anything."""
+    """An archive with good and damaged files. Shared: copy it before changing it."""
     return archives.make_archive(tmp_path_factory.mktemp("archive"))
 
 
 @pytest.fixture(scope="session")
 def scored(archive: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scores of `archive`. Shared likewise."""
+    """The scores of `archive`. Shared: copy the folder before changing it."""
     folder = tmp_path_factory.mktemp("scores") / "out"
     score(archive, folder, archives.options(bundle))
     return folder

@@ -1,4 +1,7 @@
-"""Ray's workers give the same rows, nothing of theirs is reached from outside, and losing one loses nothing."""
+"""Scores from Ray's workers equal those of one process.
+
+The cluster listens on loopback only; killed processes lose no row.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ COPIES = 12
 
 @pytest.fixture(scope="module")
 def many(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some hundreds of images."""
+    """An archive of some hundreds of images."""
     folder = tmp_path_factory.mktemp("many")
     for copy in range(COPIES):
         for name in archives.names(archive):
@@ -39,19 +42,19 @@ def many(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(many: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process makes of them."""
+    """Scores of `many` from one process."""
     out = tmp_path_factory.mktemp("expected") / "out"
-    assert bundles.run(call(many, out, bundle, "local")).returncode == 1
+    assert bundles.run(score_arguments(many, out, bundle, "local")).returncode == 1
     return out
 
 
-def call(source: Path, out: Path, bundle: Path, runner: str) -> list[str]:
+def score_arguments(source: Path, out: Path, bundle: Path, runner: str) -> list[str]:
     return ["score", str(source), "-o", str(out), "-b", str(bundle), "--rows-per-part", "50", "--runner", runner]
 
 
-def running(many: Path, out: Path, bundle: Path) -> subprocess.Popen[str]:
-    """A run on a cluster of its own, from the moment that its first part is there."""
-    command = [*bundles.LRCLR, *call(many, out, bundle, "ray"), "--actors", "2", "--actor-cpus", "0.5"]
+def start_run(many: Path, out: Path, bundle: Path) -> subprocess.Popen[str]:
+    """Start a run on a cluster of its own and return when its first part is written."""
+    command = [*bundles.LRCLR, *score_arguments(many, out, bundle, "ray"), "--actors", "2", "--actor-cpus", "0.5"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=bundles.environment()
     )
@@ -60,20 +63,21 @@ def running(many: Path, out: Path, bundle: Path) -> subprocess.Popen[str]:
 
 
 def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    family: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
-    return family
+    processes: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
+    return processes
 
 
-def test_the_same_bytes_and_no_door_to_the_outside(many: Path, expected: Path, bundle: Path, tmp_path: Path) -> None:
-    process = running(many, tmp_path / "out", bundle)
-    family = descendants(process)
-    commands = [" ".join(one.cmdline()) for one in family]
-    listening = {
-        one.laddr.ip for each in family for one in each.net_connections("tcp") if one.status == psutil.CONN_LISTEN
-    }
-    _, told = process.communicate()
-    assert process.returncode == 1, told
-    assert "Traceback" not in told
+def test_ray_gives_the_same_rows_and_listens_on_loopback_only(
+    many: Path, expected: Path, bundle: Path, tmp_path: Path
+) -> None:
+    process = start_run(many, tmp_path / "out", bundle)
+    processes = descendants(process)
+    commands = [" ".join(each.cmdline()) for each in processes]
+    connections = [each for child in processes for each in child.net_connections("tcp")]
+    listening = {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
+    _, stderr = process.communicate()
+    assert process.returncode == 1, stderr
+    assert "Traceback" not in stderr
     assert any("raylet" in command for command in commands)
     # Ray starts that program even for no more than its own housekeeping.
     assert all("--disable-frontend" in command for command in commands if "dashboard.py" in command)
@@ -81,35 +85,33 @@ def test_the_same_bytes_and_no_door_to_the_outside(many: Path, expected: Path, b
     parts = sorted(path.name for path in expected.glob("part-*.parquet"))
     assert parts == sorted(path.name for path in (tmp_path / "out").glob("part-*.parquet"))
     for name in parts:
-        one, other = (
+        from_one_process, from_ray = (
             pq.read_table(folder / name).replace_schema_metadata(None) for folder in (expected, tmp_path / "out")
         )
-        assert one.equals(other)
+        assert from_one_process.equals(from_ray)
 
 
-def test_an_actor_that_is_killed_takes_nothing_with_it(
-    many: Path, expected: Path, bundle: Path, tmp_path: Path
-) -> None:
-    process = running(many, tmp_path / "out", bundle)
-    actor = next(one for one in descendants(process) if "MapWorker" in " ".join(one.cmdline()))
+def test_a_killed_actor_loses_no_row(many: Path, expected: Path, bundle: Path, tmp_path: Path) -> None:
+    process = start_run(many, tmp_path / "out", bundle)
+    actor = next(each for each in descendants(process) if "MapWorker" in " ".join(each.cmdline()))
     actor.send_signal(signal.SIGKILL)
-    _, told = process.communicate()
-    assert process.returncode == 1, told
+    _, stderr = process.communicate()
+    assert process.returncode == 1, stderr
     assert archives.rows(tmp_path / "out") == archives.rows(expected)
 
 
-def test_a_driver_that_is_killed_leaves_whole_parts_and_no_process(
+def test_a_killed_driver_leaves_complete_parts_and_no_process(
     many: Path, expected: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    process = running(many, tmp_path / "out", bundle)
-    family = descendants(process)
+    process = start_run(many, tmp_path / "out", bundle)
+    processes = descendants(process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     # Ray's agents look for their cluster for a minute.
-    _, left = psutil.wait_procs(family)
-    assert left == []
+    _, remaining = psutil.wait_procs(processes)
+    assert remaining == []
     process.communicate()
-    done = bundles.run(call(many, tmp_path / "out", bundle, "local"))
+    done = bundles.run(score_arguments(many, tmp_path / "out", bundle, "local"))
     assert done.returncode == 1, done.stderr
     assert archives.rows(tmp_path / "out") == archives.rows(expected)
 
@@ -118,27 +120,27 @@ def test_a_driver_that_is_killed_leaves_whole_parts_and_no_process(
 def test_a_signal_ends_the_cluster_too(
     number: signal.Signals, code: int, many: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    process = running(many, tmp_path / "out", bundle)
-    family = descendants(process)
+    process = start_run(many, tmp_path / "out", bundle)
+    processes = descendants(process)
     process.send_signal(number)
-    _, told = process.communicate()
-    assert process.returncode == code, told
-    assert "Traceback" not in told
-    assert f"kept {pq.read_table(tmp_path / 'out').num_rows} rows; run again to go on" in told
-    _, left = psutil.wait_procs(family)
-    assert left == []
+    _, stderr = process.communicate()
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr
+    assert f"kept {pq.read_table(tmp_path / 'out').num_rows} rows; run again to go on" in stderr
+    _, remaining = psutil.wait_procs(processes)
+    assert remaining == []
     assert not list((tmp_path / "out").glob(".*.partial"))
 
 
-def test_nothing_is_told_to_anybody(bundle: Path) -> None:
+def test_ray_sends_no_usage_statistics(bundle: Path) -> None:
     code = "import lrclr.archive._ray; from ray._common.usage import usage_lib; print(usage_lib.usage_stats_enabled())"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
-def test_a_cluster_that_is_not_there_is_named(archive: Path, bundle: Path, tmp_path: Path) -> None:
-    done = bundles.run([*call(archive, tmp_path / "out", bundle, "ray"), "--address", "127.0.0.1:1"])
+def test_a_missing_cluster_is_named_in_the_error(archive: Path, bundle: Path, tmp_path: Path) -> None:
+    done = bundles.run([*score_arguments(archive, tmp_path / "out", bundle, "ray"), "--address", "127.0.0.1:1"])
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "cannot connect to the Ray cluster at 127.0.0.1:1" in done.stderr

@@ -1,4 +1,4 @@
-"""Every image gets exactly one row, which holds what the classifier answers, or why it does not."""
+"""Every image has exactly one row, with the classifier's results or the reason of the failure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def test_every_file_has_one_row_and_failures_say_why(archive: Path, scored: Path) -> None:
+def test_every_file_has_one_row_and_failures_have_a_reason(archive: Path, scored: Path) -> None:
     rows = archives.rows(scored)
     assert [row["file"] for row in rows] == archives.names(archive)
     failed = {Path(row["file"]).name: row for row in rows if row["status"] == "failed"}
@@ -42,7 +42,7 @@ def test_every_file_has_one_row_and_failures_say_why(archive: Path, scored: Path
     assert pq.read_schema(next(scored.glob("part-*.parquet"))).metadata[b"lrclr.schema"] == b"3"
 
 
-def test_rows_hold_what_the_classifier_answers(archive: Path, scored: Path, bundle: Path) -> None:
+def test_rows_equal_the_classifiers_predictions(archive: Path, scored: Path, bundle: Path) -> None:
     classifier = ZeroShotClassifier.from_bundle(bundle, threads=1)
     good = [row for row in archives.rows(scored) if row["status"] == "scored"]
     assert len(good) == archives.GOOD
@@ -61,7 +61,7 @@ def test_rows_hold_what_the_classifier_answers(archive: Path, scored: Path, bund
         assert row["region_importance"] == [region.importance for region in answer.regions]
 
 
-def test_a_row_holds_the_remarks_on_its_file(bundle: Path, tmp_path: Path) -> None:
+def test_a_row_has_the_remarks_about_its_file(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     bundles.odd_radiograph(tmp_path / "in" / "odd.dcm")
     (tmp_path / "in" / "text.dcm").write_bytes(bytes(128) + b"DICM")
@@ -71,7 +71,7 @@ def test_a_row_holds_the_remarks_on_its_file(bundle: Path, tmp_path: Path) -> No
     assert text["remarks"] is None
 
 
-def test_a_row_holds_warnings_and_a_refused_image_is_a_failure(bundle: Path, tmp_path: Path) -> None:
+def test_a_row_has_the_warnings_and_a_refused_image_fails(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     good = read_image(sample_paths("png")[0])
     for name, pixels in {"good": good, "inverted": 255 - good}.items():
@@ -89,22 +89,26 @@ def test_a_row_holds_warnings_and_a_refused_image_is_a_failure(bundle: Path, tmp
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_the_number_of_workers_changes_no_byte(archive: Path, bundle: Path, tmp_path: Path, batch_size: int) -> None:
+def test_the_number_of_workers_does_not_change_the_rows(
+    archive: Path, bundle: Path, tmp_path: Path, batch_size: int
+) -> None:
     for workers in (1, 3):
         options = archives.options(bundle, batch_size=batch_size, runner=LocalOptions(workers))
         score(archive, tmp_path / str(workers), options)
-    one, three = (pq.read_table(tmp_path / name) for name in ("1", "3"))
-    assert one.equals(three)
+    one_worker, three_workers = (pq.read_table(tmp_path / name) for name in ("1", "3"))
+    assert one_worker.equals(three_workers)
 
 
-def test_images_of_a_full_batch_and_of_a_padded_one_get_their_own_scores(
-    archive: Path, scored: Path, bundle: Path, tmp_path: Path
-) -> None:
+def test_padding_of_a_batch_does_not_change_scores(archive: Path, scored: Path, bundle: Path, tmp_path: Path) -> None:
     score(archive, tmp_path / "out", archives.options(bundle, batch_size=7))
-    for alone, among in zip(archives.rows(scored), archives.rows(tmp_path / "out"), strict=True):
-        assert (alone["file"], alone["status"], alone["sha256"]) == (among["file"], among["status"], among["sha256"])
+    for alone, batched in zip(archives.rows(scored), archives.rows(tmp_path / "out"), strict=True):
+        assert (alone["file"], alone["status"], alone["sha256"]) == (
+            batched["file"],
+            batched["status"],
+            batched["sha256"],
+        )
         if alone["status"] == "scored":
-            np.testing.assert_allclose(among["probability"], alone["probability"], atol=1e-5)
+            np.testing.assert_allclose(batched["probability"], alone["probability"], atol=1e-5)
 
 
 def write_dataset(folder: Path) -> Path:
@@ -119,7 +123,7 @@ def write_paths(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [write_dataset, write_paths, lambda folder: str(folder / "**" / "*.*")])
-def test_every_kind_of_source_gives_the_folders_rows(
+def test_every_kind_of_source_gives_the_same_rows(
     make: Callable[[Path], Path | str], archive: Path, scored: Path, bundle: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(archive, tmp_path / "copy", symlinks=True)
@@ -128,7 +132,7 @@ def test_every_kind_of_source_gives_the_folders_rows(
     assert archives.rows(tmp_path / "out") == archives.rows(scored)
 
 
-def test_images_inside_a_parquet_file_give_the_files_rows(
+def test_images_inside_a_parquet_file_have_the_rows_of_the_files(
     archive: Path, scored: Path, bundle: Path, tmp_path: Path
 ) -> None:
     files = [name for name in archives.names(archive) if not name.endswith(".dcm")]
@@ -154,7 +158,7 @@ def test_an_image_that_is_named_twice_is_refused(archive: Path, bundle: Path, tm
     assert not (tmp_path / "out").exists()
 
 
-HOSTILE = (
+UNUSUAL_NAMES = (
     b"\xff\xfe.png",
     b"\\xff\\xfe.png",
     b"new\nline.png",
@@ -165,26 +169,26 @@ HOSTILE = (
 )
 
 
-def test_hostile_names_come_back_as_they_were(bundle: Path, tmp_path: Path) -> None:
+def test_unusual_file_names_can_be_recovered_from_rows(bundle: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     content = bundles.radiograph(tmp_path / "x.png").read_bytes()
-    for name in HOSTILE:
+    for name in UNUSUAL_NAMES:
         (folder / os.fsdecode(name)).write_bytes(content)
     summary = score(folder, tmp_path / "out", archives.options(bundle))
-    assert (summary.images, summary.scored) == (len(HOSTILE), len(HOSTILE))
+    assert (summary.images, summary.scored) == (len(UNUSUAL_NAMES), len(UNUSUAL_NAMES))
     found = [os.fsencode(path_of(row["file"])) for row in archives.rows(tmp_path / "out")]
-    assert sorted(found) == sorted(HOSTILE)
+    assert sorted(found) == sorted(UNUSUAL_NAMES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "x.png"]
 
 
-def test_no_two_names_share_a_text() -> None:
+def test_different_names_have_different_texts() -> None:
     texts = {name_of(os.fsdecode(name)) for name in (b"\xff", b"\\xff", b"\\\\xff", b"\\", b"\\\\", "ÿ".encode())}
     assert len(texts) == 6
     assert all(name_of(path_of(text)) == text for text in texts)
 
 
-def test_the_command_tells_what_failed(
+def test_the_command_reports_failures(
     archive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from lrclr.cli import main
@@ -192,12 +196,12 @@ def test_the_command_tells_what_failed(
     call = ["score", str(archive), "-o", str(tmp_path / "out"), "-b", str(bundle), "--json"]
     assert main(call) == 1
     captured = capsys.readouterr()
-    told: dict[str, Any] = json.loads(captured.out)
-    assert (told["images"], told["scored"], told["failed"]) == (34, 30, 4)
+    summary: dict[str, Any] = json.loads(captured.out)
+    assert (summary["images"], summary["scored"], summary["failed"]) == (34, 30, 4)
     assert "error: 4 of 34 images have no scores" in captured.err
 
 
-def test_the_first_names_of_the_options_work_and_say_so(
+def test_former_option_names_work_with_a_note(
     archive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from lrclr.cli import main
@@ -206,14 +210,14 @@ def test_the_first_names_of_the_options_work_and_say_so(
     assert main([*call, str(tmp_path / "now"), "--runner", "local", "--engine", "onnxruntime"]) == 1
     assert "is now called" not in capsys.readouterr().err
     assert main([*call, str(tmp_path / "first"), "--engine", "local", "--graph-engine", "onnxruntime"]) == 1
-    told = capsys.readouterr().err
-    assert "--engine local is now called --runner local" in told
-    assert "--graph-engine onnxruntime is now called --engine onnxruntime" in told
+    stderr = capsys.readouterr().err
+    assert "--engine local is now called --runner local" in stderr
+    assert "--graph-engine onnxruntime is now called --engine onnxruntime" in stderr
     assert archives.rows(tmp_path / "first") == archives.rows(tmp_path / "now")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--runner", "onnxruntime"], "unknown runner 'onnxruntime'"),
         (["--runner", "local", "--engine", "ray"], "--runner local contradicts --engine ray"),
@@ -224,17 +228,17 @@ def test_the_first_names_of_the_options_work_and_say_so(
         (["--alpha", "3"], "alpha is 3.0"),
     ],
 )
-def test_wrong_calls_write_nothing(
-    arguments: list[str], told: str, archive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_wrong_call_writes_nothing(
+    arguments: list[str], message: str, archive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from lrclr.cli import main
 
     assert main(["score", str(archive), "-o", str(tmp_path / "out"), "-b", str(bundle), *arguments]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(archive: Path, bundle: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_changed(archive: Path, bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(LrclrError, match=r"did not write all of it \(thesis\.txt\)"):
         score(archive, tmp_path, archives.options(bundle))

@@ -1,4 +1,7 @@
-"""Which files of a source are images: by content, links once. Other files are counted in the summary."""
+"""Which files of a source are images.
+
+The content decides, each file counts once, and other files are counted in the summary.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from tests.archive import archives
 
 @pytest.fixture
 def cd(tmp_path: Path) -> Path:
-    """A folder as it comes from a DICOM CD, with a link to another folder and one back to itself."""
+    """A folder like the content of a DICOM CD, with a link to another folder and one to the folder itself."""
     folder, other = tmp_path / "cd", tmp_path / "other"
     (folder / "IMAGES").mkdir(parents=True)
     other.mkdir()
@@ -45,28 +48,28 @@ PARTS = ("**", "*", "a", "?", "[ab]*", ".*", "*.png", "b.png", ".h")
 IMAGES = ["IMAGES/1.2.840.113619.2", "IMAGES/IM000001", "IMAGES/x.IMA", "linked/late.png"]
 
 
-def test_every_image_of_a_folder_has_a_row_and_the_rest_is_counted(
+def test_every_image_has_a_row_and_other_files_are_counted(
     cd: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = score(cd, tmp_path / "out", archives.options(bundle))
     assert [(row["file"], row["status"]) for row in archives.rows(tmp_path / "out")] == [(f, "scored") for f in IMAGES]
     assert summary.to_dict()["passed_over"] == {"other": 1, "archive": 1, "repeated": 2}
     assert main(["score", str(cd), "-o", str(tmp_path / "out"), "-b", str(bundle)]) == 0
-    told = capsys.readouterr().err
-    assert "passed over: 1 × archives (zip and the like are not opened); 2 × files and folders reached again" in told
-    assert "Doe" not in told
+    stderr = capsys.readouterr().err
+    assert "passed over: 1 × archives (zip and the like are not opened); 2 × files and folders reached again" in stderr
+    assert "Doe" not in stderr
     assert main(["score", str(cd), "-o", str(tmp_path / "out"), "-b", str(bundle), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["passed_over"]["archive"] == 1
 
 
-def test_predict_finds_what_score_finds(cd: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_finds_the_same_images_as_score(cd: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(cd), "-b", str(bundle), "--json"]) == 0
     captured = capsys.readouterr()
     assert [json.loads(line)["file"] for line in captured.out.splitlines()] == [str(cd / name) for name in IMAGES]
     assert "1 × other files" in captured.err
 
 
-def test_a_pattern_takes_everything_that_it_matches_once(cd: Path) -> None:
+def test_a_pattern_gives_each_matching_file_once(cd: Path) -> None:
     every = open_source(str(cd / "**" / "*"))
     assert [item.name for item in every.items] == sorted([*IMAGES, "README", "all.zip"])
     assert every.passed_over["folder"] == 0
@@ -76,14 +79,14 @@ def test_a_pattern_takes_everything_that_it_matches_once(cd: Path) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=st.lists(st.sampled_from(PARTS), min_size=1, max_size=4))
-def test_patterns_mean_what_they_mean_to_glob(tmp_path: Path, parts: list[str]) -> None:
-    """In a tree without links."""
+def test_patterns_match_the_same_files_as_glob(tmp_path: Path, parts: list[str]) -> None:
+    """The folders have no links."""
     for name in ("a/b.png", "a/a/c.png", "a/.h/d.png", "b.png", "b/a.png", ".h/a/e.png", "a/.f.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     for last in ("*", "**"):
         pattern = str(tmp_path.joinpath(*parts, last))
-        # glob takes "b.png/" for a match of "b.png/**".
+        # glob also returns "b.png/" for "b.png/**".
         matches = [name for name in glob.glob(pattern, recursive=True) if not name.endswith("/")]  # noqa: PTH207
         expected = {name for name in matches if Path(name).is_file()}
         try:
@@ -94,22 +97,22 @@ def test_patterns_mean_what_they_mean_to_glob(tmp_path: Path, parts: list[str]) 
             assert {os.path.normpath(source.root / item.name) for item in source.items} == expected
 
 
-def test_a_folder_that_a_pattern_cannot_read_is_an_error(cd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_an_error(cd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scandir = os.scandir
 
-    def refusing(path: str) -> Any:
+    def refuse(path: str) -> Any:
         if path.endswith("IMAGES"):
             raise PermissionError(13, "Permission denied", path)
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refusing)
+    monkeypatch.setattr(os, "scandir", refuse)
     for source in (cd, cd / "**" / "*.dcm", cd / "IM*" / "*"):
         with pytest.raises(LrclrError, match="IMAGES cannot be read: Permission denied"):
             open_source(source)
 
 
-def test_a_pattern_that_matches_folders_says_so(cd: Path) -> None:
-    """The images in them are not in the source."""
+def test_folders_that_a_pattern_matches_are_counted(cd: Path) -> None:
+    """The images inside such folders are not in the source."""
     loose = bundles.radiograph(cd / "loose.png")
     found = open_source(str(cd / "*"))
     assert [item.name for item in found.items] == ["README", "all.zip", loose.name]
@@ -119,7 +122,7 @@ def test_a_pattern_that_matches_folders_says_so(cd: Path) -> None:
 
 
 def test_a_dataset_with_an_unknown_column_is_refused(tmp_path: Path) -> None:
-    """Without ``frame``, other frames would be scored."""
+    """A misspelt ``frame`` column must not be ignored: other frames would be scored."""
     table = tmp_path / "rows.csv"
     table.write_text("image,split,Cyst,frame_no\na.png,test,1,0\nb.png,test,0,1\n")
     with pytest.raises(UsageError, match="unknown column 'frame_no'"):
@@ -131,7 +134,7 @@ def test_a_dataset_with_an_unknown_column_is_refused(tmp_path: Path) -> None:
     assert [item.name for item in open_source(table, findings=["cyst"]).items] == ["a.png"]
 
 
-def test_the_names_do_not_change_when_a_link_is_added(cd: Path) -> None:
+def test_an_added_link_does_not_change_names(cd: Path) -> None:
     before = open_source(cd).items
     (cd / "0 first").symlink_to(cd / "IMAGES")
     (cd / "0 first.png").symlink_to(cd / "IMAGES" / "IM000001")

@@ -1,4 +1,4 @@
-"""A small benchmark of real things, made once."""
+"""A short benchmark of a real bundle and a checkpoint, run once."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ SHORT = BenchOptions(
 
 @pytest.fixture(scope="session")
 def bundle(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared: copy it before changing anything."""
+    """The fp32 bundle. Shared: copy it before changing it."""
     return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")
 
 
 @pytest.fixture(scope="session")
-def told() -> io.StringIO:
-    """What `result` told on its way."""
+def progress_text() -> io.StringIO:
+    """Collects the progress messages of `result`."""
     return io.StringIO()
 
 
 @pytest.fixture(scope="session")
-def result(bundle: Path, checkpoint_folder: Path, told: io.StringIO) -> Result:
-    """A bundle and the checkpoint that it is of, in closed loop and at a rate."""
+def result(bundle: Path, checkpoint_folder: Path, progress_text: io.StringIO) -> Result:
+    """A benchmark of the bundle and of the checkpoint that it was exported from, in closed loop and at a rate."""
     options = BenchOptions(
         batches=(1,),
         callers=(1, 2),
@@ -44,7 +44,8 @@ def result(bundle: Path, checkpoint_folder: Path, told: io.StringIO) -> Result:
         tolerance=9.0,
     )
     callbacks = BenchCallbacks(
-        lambda text, share: print(f"{share:.3f} {text}", file=told), lambda text: print(text, file=told)
+        lambda text, share: print(f"{share:.3f} {text}", file=progress_text),
+        lambda text: print(text, file=progress_text),
     )
     with open_targets([str(bundle), str(checkpoint_folder)]) as targets:
         return bench(targets, options, callbacks=callbacks)

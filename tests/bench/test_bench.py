@@ -1,4 +1,4 @@
-"""A benchmark of real bundles and checkpoints: what it keeps, what it says of wrong answers, how it ends."""
+"""Benchmarks of real bundles and checkpoints: results, verdicts on wrong answers, and interruptions."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
     from lrclr.bench import Target
     from lrclr.engines import Engine
 
-ONE = replace(SHORT, stages=("image_encoder",), batches=(1,), callers=(1,), seconds=0.5)
+ONE_CASE = replace(SHORT, stages=("image_encoder",), batches=(1,), callers=(1,), seconds=0.5)
 
 
-class Swapped:
-    """An engine that is quick and wrong: every image gets its neighbour's embedding."""
+class SwappingEngine:
+    """A fast but wrong engine: every image gets its neighbour's embedding."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -61,31 +61,31 @@ class Swapped:
         return outputs
 
 
-def swapped(target: Target) -> Target:
-    engine = Swapped(target.engine)
+def with_swapped_answers(target: Target) -> Target:
+    engine = SwappingEngine(target.engine)
     assert target.classifier is not None
     target.classifier.engine = engine
     return replace(target, engine=engine)
 
 
-def test_everything_was_measured(result: Result, told: io.StringIO) -> None:
+def test_every_configuration_is_measured(result: Result, progress_text: io.StringIO) -> None:
     assert [target.kind for target in result.targets] == ["bundle", "checkpoint"]
     closed = [each for each in result.measurements if each.case.rate is None]
     for target in result.targets:
-        own = [each.case for each in closed if each.case.target == target.label]
-        assert {case.stage for case in own} == set(STAGES)
-        assert len(own) == 1 + 1 + 1 + 2 + 2
+        cases = [each.case for each in closed if each.case.target == target.label]
+        assert {case.stage for case in cases} == set(STAGES)
+        assert len(cases) == 1 + 1 + 1 + 2 + 2
     assert all(len(each.rounds) == 4 for each in closed)
     assert result.complete
     assert result.left_out == ()
-    text = told.getvalue()
+    text = progress_text.getvalue()
     assert "14 configurations, 4 rounds" in text
     shares = [float(line.split()[0]) for line in text.splitlines() if re.match(r"^[01]\.\d{3} ", line)]
     assert shares == sorted(shares)
     assert 0.9 < shares[-1] <= 1
 
 
-def test_the_operators_of_a_bundle_were_profiled(result: Result) -> None:
+def test_operators_of_a_bundle_are_profiled(result: Result) -> None:
     bundle, checkpoint = result.targets
     assert [(each.case.stage, each.case.batch) for each in bundle.operators] == [
         ("image_encoder", 1),
@@ -100,19 +100,19 @@ def test_the_operators_of_a_bundle_were_profiled(result: Result) -> None:
         assert "LayerNormalization" in text
 
 
-def test_open_loop_is_of_the_classifier_at_a_share_of_its_capacity(result: Result) -> None:
-    opened = [each for each in result.measurements if each.case.rate is not None]
-    assert [each.case.target for each in opened] == [target.label for target in result.targets]
-    for each in opened:
+def test_open_loop_runs_the_classifier_at_a_share_of_its_capacity(result: Result) -> None:
+    open_loop = [each for each in result.measurements if each.case.rate is not None]
+    assert [each.case.target for each in open_loop] == [target.label for target in result.targets]
+    for each in open_loop:
         assert each.case.stage == "classifier"
-        own = [
+        capacities = [
             other.throughput.value
             for other in result.measurements
             if (other.case.target, other.case.stage, other.case.batch, other.case.rate)
             == (each.case.target, "classifier", 1, None)
         ]
-        assert each.case.rate == pytest.approx(0.3 * max(own), rel=1e-3)
-        assert all(part.due is not None and part.due >= len(part.latency_us) for part in each.rounds)
+        assert each.case.rate == pytest.approx(0.3 * max(capacities), rel=1e-3)
+        assert all(round_.due is not None and round_.due >= len(round_.latency_us) for round_ in each.rounds)
 
 
 def test_a_bundle_is_judged_by_its_own_golden_values(result: Result) -> None:
@@ -125,28 +125,28 @@ def test_a_bundle_is_judged_by_its_own_golden_values(result: Result) -> None:
     assert "itself" in checkpoint.reference
 
 
-def test_figures_are_those_of_the_samples(result: Result) -> None:
+def test_figures_are_computed_from_the_samples(result: Result) -> None:
     for each in result.measurements:
         values = sorted(each.samples_us)
         assert each.quantiles_ms["max"] == values[-1] / 1e3
         assert each.quantiles_ms["p50"] == values[(len(values) - 1) // 2] / 1e3
-        found = each.throughput
-        assert found.low is not None
-        assert found.high is not None
-        assert found.low <= found.value <= found.high
-        for part in each.rounds:
-            assert part.use.cpu_seconds > 0
-            assert part.use.rss_mib is None or part.use.rss_mib > 10
+        throughput = each.throughput
+        assert throughput.low is not None
+        assert throughput.high is not None
+        assert throughput.low <= throughput.value <= throughput.high
+        for round_ in each.rounds:
+            assert round_.use.cpu_seconds > 0
+            assert round_.use.rss_mib is None or round_.use.rss_mib > 10
 
 
-def test_a_file_holds_all_and_is_read_back(result: Result, tmp_path: Path) -> None:
+def test_a_result_survives_saving_and_loading(result: Result, tmp_path: Path) -> None:
     assert result_from_json(result_json(result)) == result
     save_reports(tmp_path / "out", result)
     assert load_result(tmp_path / "out") == load_result(tmp_path / "out" / "bench.json") == result
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bench.html", "bench.json", "bench.md"]
 
 
-def test_a_file_names_nobody(result: Result, bundle: Path) -> None:
+def test_results_contain_no_paths_and_no_host_name(result: Result, bundle: Path) -> None:
     written = result_json(result) + page(result) + markdown(result)
     for secret in (str(bundle), str(bundle.parent), "/tmp", "/home", "/root"):
         assert secret not in written
@@ -165,7 +165,7 @@ def test_a_file_names_nobody(result: Result, bundle: Path) -> None:
         ({"colour": "red"}, "unknown field colour"),
     ],
 )
-def test_other_files_are_refused(result: Result, change: dict[str, Any], match: str) -> None:
+def test_other_json_files_are_refused(result: Result, change: dict[str, Any], match: str) -> None:
     with pytest.raises(UsageError, match=match):
         result_from_json(json.dumps(json.loads(result_json(result)) | change))
 
@@ -185,7 +185,7 @@ def test_other_files_are_refused(result: Result, change: dict[str, Any], match: 
     ],
     ids=str,
 )
-def test_a_spoilt_measurement_is_refused_by_its_place(
+def test_an_invalid_value_is_refused_with_its_path(
     result: Result, place: tuple[Any, ...], value: object, match: str
 ) -> None:
     content = json.loads(result_json(result))
@@ -199,14 +199,14 @@ def test_a_spoilt_measurement_is_refused_by_its_place(
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "nan", "{" * 100_000, "[" * 100_000, b'{"schema": "\xff"}'])
-def test_what_is_no_result_is_refused(text: str | bytes) -> None:
+def test_a_text_that_is_not_a_result_is_refused(text: str | bytes) -> None:
     with pytest.raises(UsageError, match="not a result"):
         result_from_json(text)
 
 
-def test_an_engine_that_is_wrong_shows_as_wrong(bundle: Path) -> None:
+def test_a_wrong_engine_is_reported_as_wrong(bundle: Path) -> None:
     with open_targets([str(bundle)]) as targets:
-        found = bench([swapped(targets[0])], ONE)
+        found = bench([with_swapped_answers(targets[0])], ONE_CASE)
     quality = found.targets[0].quality
     assert quality.verdict == "wrong"
     assert any("cosine of image_encoder.image_embedding" in line for line in quality.refused)
@@ -219,17 +219,17 @@ def test_an_engine_that_is_wrong_shows_as_wrong(bundle: Path) -> None:
 def test_a_checkpoint_can_be_the_reference(bundle: Path, checkpoint_folder: Path) -> None:
     reference = reference_from(str(checkpoint_folder))
     with open_targets([str(bundle), str(checkpoint_folder)]) as targets:
-        found = bench(targets, ONE, reference=reference)
+        found = bench(targets, ONE_CASE, reference=reference)
     assert [target.quality.verdict for target in found.targets] == ["good", "good"]
     assert {target.quality.reference for target in found.targets} == {"the checkpoint in torch, fp32"}
 
 
 def test_a_reference_of_other_weights_is_refused(bundle: Path, tiny_folder: Path) -> None:
     with open_targets([str(tiny_folder)]) as targets, pytest.raises(UsageError, match="other weights"):
-        bench(targets, ONE, reference=reference_from(str(bundle)))
+        bench(targets, ONE_CASE, reference=reference_from(str(bundle)))
 
 
-def test_an_interrupt_keeps_whole_rounds(bundle: Path) -> None:
+def test_an_interrupt_keeps_complete_rounds(bundle: Path) -> None:
     def step(text: str, share: float) -> None:
         if text.startswith("round 3") and "fusion" in text:
             raise KeyboardInterrupt
@@ -243,15 +243,16 @@ def test_an_interrupt_keeps_whole_rounds(bundle: Path) -> None:
     assert result_from_json(result_json(found)) == found
 
 
-def test_an_interrupt_before_anything_is_raised(bundle: Path) -> None:
+def test_an_interrupt_before_the_first_round_is_raised(bundle: Path) -> None:
     def step(text: str, share: float) -> None:
         if text.startswith("warm-up"):
             raise KeyboardInterrupt
 
     with open_targets([str(bundle)]) as targets, pytest.raises(KeyboardInterrupt):
-        bench(targets, ONE, callbacks=BenchCallbacks(step))
+        bench(targets, ONE_CASE, callbacks=BenchCallbacks(step))
 
 
+@pytest.mark.slow
 def test_the_highest_rate_keeps_its_p99(bundle: Path) -> None:
     options = replace(SHORT, stages=("classifier",), batches=(1,), callers=(1,), p99_ms=60_000.0)
     with open_targets([str(bundle)]) as targets:
@@ -262,7 +263,7 @@ def test_the_highest_rate_keeps_its_p99(bundle: Path) -> None:
     assert "highest rate" in markdown(found)
 
 
-def test_numbers_of_prompts_are_as_asked() -> None:
+def test_findings_have_the_requested_number_of_prompts() -> None:
     own = FindingSet.from_names(["Edema", "Fracture"])
     assert findings_of(own, 4) is None
     for count in (2, 6, 14):
@@ -271,20 +272,22 @@ def test_numbers_of_prompts_are_as_asked() -> None:
         assert len(found.prompts) == count
 
 
-def test_what_cannot_be_measured_is_told_and_not_left_out_in_silence(bundle: Path) -> None:
-    class Choosy(Swapped):
+def test_a_configuration_that_fails_is_reported(bundle: Path) -> None:
+    class FailsAtSeven(SwappingEngine):
         def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
             if graph == "image_encoder" and len(inputs["pixel_values"]) == 7:
                 raise LrclrError("seven is too many")
             return self._engine.run(graph, inputs)
 
     with open_targets([str(bundle)]) as targets:
-        target = replace(targets[0], engine=Choosy(targets[0].engine))
-        found = bench([target], replace(ONE, batches=(1, 7)))
-        assert [what for what, _ in found.left_out] == [f"{target.info.label}: image encoder, batch 7"]
+        target = replace(targets[0], engine=FailsAtSeven(targets[0].engine))
+        found = bench([target], replace(ONE_CASE, batches=(1, 7)))
+        assert [configuration for configuration, _ in found.left_out] == [
+            f"{target.info.label}: image encoder, batch 7"
+        ]
         assert "seven is too many" in page(found)
         with pytest.raises(LrclrError, match="seven is too many"):
-            bench([target], replace(ONE, batches=(7,)))
+            bench([target], replace(ONE_CASE, batches=(7,)))
 
 
 @pytest.mark.parametrize(
@@ -299,6 +302,6 @@ def test_options_are_checked(wrong: dict[str, Any]) -> None:
         BenchOptions(**wrong)
 
 
-def test_nothing_is_nothing_to_measure() -> None:
+def test_a_benchmark_without_targets_is_refused() -> None:
     with pytest.raises(UsageError, match="no target is given"), open_targets([]):
         pass

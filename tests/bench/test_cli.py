@@ -1,4 +1,4 @@
-"""`lrclr bench` as a user calls it."""
+"""Tests of the command `lrclr bench`."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def test_a_bundle_is_measured(bundle: Path, tmp_path: Path, capsys: Capture) -> 
     assert len(load_result(tmp_path / "out").measurements) == 1
 
 
-def test_options_may_come_first_and_json_is_alone_on_stdout(bundle: Path, capsys: Capture) -> None:
+def test_options_may_come_first_and_stdout_has_only_json(bundle: Path, capsys: Capture) -> None:
     assert main(["bench", "--quick", "--json", *BRIEF, str(bundle), "--prompts", "6", "--concurrency", "1"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["schema"] == 1
     assert content["measurements"][0]["summary"]["unit"] == "images a second"
 
 
-def test_quick_measures_few_configurations_and_says_how_long(bundle: Path, capsys: Capture) -> None:
+def test_quick_measures_few_configurations_and_prints_the_duration(bundle: Path, capsys: Capture) -> None:
     assert main(["bench", "--quick", str(bundle), "--seconds", "1", "--json"]) == 0
     captured = capsys.readouterr()
     content = json.loads(captured.out)
@@ -53,7 +53,7 @@ def test_quick_measures_few_configurations_and_says_how_long(bundle: Path, capsy
 
 
 @pytest.mark.slow
-def test_the_machines_peak_is_measured(bundle: Path, capsys: Capture) -> None:
+def test_the_peak_of_the_machine_is_measured(bundle: Path, capsys: Capture) -> None:
     options = [each for each in BRIEF if each != "--no-peak"]
     assert main(["bench", str(bundle), *options, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
@@ -62,8 +62,8 @@ def test_the_machines_peak_is_measured(bundle: Path, capsys: Capture) -> None:
     assert content["bandwidth_gbs"] > 0.1
 
 
-def test_wrong_answers_end_with_3_and_reports_are_there(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
-    """A bundle whose graphs do not compute what PyTorch did: here PyTorch's answers were exchanged, and signed."""
+def test_wrong_answers_give_exit_code_3_and_reports(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    """The graphs do not compute the stored answers, because these were exchanged and the manifest was signed again."""
     copy = bundles.copied(bundle, tmp_path / "bundle")
     golden = Golden.load(copy / GOLDEN)
     exchanged = {**golden.tensors, "image_embedding": np.roll(golden["image_embedding"], 1, axis=0)}
@@ -86,22 +86,22 @@ def test_wrong_answers_end_with_3_and_reports_are_there(bundle: Path, tmp_path: 
         ["--rounds", "0"], ["--seconds", "0"],
     ],
 )  # fmt: skip
-def test_a_wrong_call_is_told(bundle: Path, arguments: list[str], capsys: Capture) -> None:
+def test_a_wrong_call_is_refused(bundle: Path, arguments: list[str], capsys: Capture) -> None:
     given = arguments if arguments == ["nowhere"] else [str(bundle), *arguments]
     code = main(["bench", *given])
     assert code == (1 if arguments == ["nowhere"] else 2)
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_other_files_in_the_folder_of_reports_are_left_alone(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_other_files_in_the_report_folder_are_not_changed(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     assert main(["bench", str(bundle), *BRIEF, "-o", str(tmp_path)]) == 2
     assert "configurations" not in capsys.readouterr().err, "it should have been told before anything was measured"
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_help_is_that_of_measuring(capsys: Capture) -> None:
+def test_help_describes_measuring(capsys: Capture) -> None:
     assert main(["bench", "--help"]) == 0
-    assert "TARGET..." in capsys.readouterr().out
+    assert "{TARGET}..." in capsys.readouterr().out
     assert main(["bench", "compare", "--help"]) == 0
     assert "--threshold" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Operations counted from a configuration, against those that torch counts while it runs the network."""
+"""Operations counted from a configuration equal those that torch counts while it runs the network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def counted(engine: TorchEngine, graph: str, inputs: dict[str, np.ndarray]) -> f
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_counts_are_those_of_torch(tiny_checkpoint: Checkpoint, batch: int) -> None:
+def test_counts_equal_torchs_counts(tiny_checkpoint: Checkpoint, batch: int) -> None:
     config, engine = tiny_checkpoint.config, TorchEngine(tiny_checkpoint.model)
     tokens = tiny_checkpoint.tokenizer.encode(tiny_checkpoint.findings.prompts)
     prompts, length = tokens.input_ids.shape
@@ -47,7 +47,8 @@ def test_counts_are_those_of_torch(tiny_checkpoint: Checkpoint, batch: int) -> N
         case = Case("one", stage, 0 if stage == "text_encoder" else batch, 0 if stage == "image_encoder" else prompts)
         cost = network.cost(case, "fp32")
         assert cost is not None
-        # Rollout's products of vectors and matrices are left out, and are a larger part of a tiny network.
+        # Products of vectors and matrices in the attention rollout are not counted. They are a larger part of a tiny
+        # network.
         assert cost.flops == pytest.approx(flops, rel=0.05), stage
         assert cost.traffic > 0
     whole = network.cost(Case("one", "classifier", batch, prompts), "fp32")
@@ -55,16 +56,18 @@ def test_counts_are_those_of_torch(tiny_checkpoint: Checkpoint, batch: int) -> N
     assert whole.flops == pytest.approx(expected["image_encoder"] + expected["fusion_head"], rel=0.05)
 
 
-def test_weights_are_those_of_the_network(tiny_checkpoint: Checkpoint) -> None:
+def test_bytes_of_weights_equal_those_of_the_network(tiny_checkpoint: Checkpoint) -> None:
     network = Network.of_config(tiny_checkpoint.config.to_dict(), 8)
     vision = [*tiny_checkpoint.model.vision_model.parameters(), tiny_checkpoint.model.visual_projection.weight]
     fp32, fp16 = (network.cost(Case("one", "image_encoder", 1, 0), kind) for kind in ("fp32", "fp16"))
     assert fp32 is not None
     assert fp16 is not None
-    # What half precision saves is half of the weights, norms and biases aside.
-    assert 2 * (fp32.traffic - fp16.traffic) == pytest.approx(4 * sum(one.numel() for one in vision), rel=0.03)
+    # Half precision saves half of the weights, apart from norms and biases.
+    assert 2 * (fp32.traffic - fp16.traffic) == pytest.approx(
+        4 * sum(parameter.numel() for parameter in vision), rel=0.03
+    )
 
 
-def test_files_are_no_matrix_products(tiny_checkpoint: Checkpoint) -> None:
+def test_reading_files_has_no_matrix_products(tiny_checkpoint: Checkpoint) -> None:
     network = Network.of_config(tiny_checkpoint.config.to_dict(), 8)
     assert network.cost(Case("one", "files", 1, 4), "fp32") is None

@@ -1,4 +1,4 @@
-"""Closed and open loop, with work whose duration is known from below: to sleep never takes less than was asked for."""
+"""Closed and open loop with work of a known minimum duration: a sleep never ends before its time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from threading import Barrier, Lock
 import numpy as np
 import pytest
 
-# Private: a whole benchmark cannot be given a clock and a load of known length.
+# Private: the clock and the duration of the work cannot be given to a whole benchmark.
 from lrclr.bench._closed import closed_window
 from lrclr.bench._open import arrivals, highest_rate, open_window
 from lrclr.errors import EngineError
 
 
-class Recorder:
-    """Sleeps, and remembers the numbers of its calls."""
+class SleepingWork:
+    """Sleeps, and records the numbers of its calls."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds, self.calls, self._lock = seconds, [0][:0], Lock()
@@ -29,24 +29,24 @@ class Recorder:
 
 
 @pytest.mark.parametrize("callers", [1, 3])
-def test_a_closed_window_counts_all_calls_but_the_first_of_each_caller(callers: int) -> None:
-    work = Recorder(0.002)
+def test_a_closed_window_omits_the_first_call_of_each_caller(callers: int) -> None:
+    work = SleepingWork(0.002)
     elapsed, latencies = closed_window(work, callers, 0.05)
     assert len(latencies) == len(work.calls) - callers
     assert min(latencies) >= 0.002
-    # No caller works on two at once.
+    # A caller makes one call at a time.
     assert sum(latencies) <= elapsed * callers
     assert elapsed >= 0.05
     assert set(Counter(work.calls).values()) <= {1, 2}
 
 
-def test_a_slow_call_is_made_often_enough() -> None:
-    _, latencies = closed_window(Recorder(0.01), 1, 0.001, least=4)
+def test_a_slow_call_is_repeated_a_minimum_number_of_times() -> None:
+    _, latencies = closed_window(SleepingWork(0.01), 1, 0.001, least=4)
     assert len(latencies) == 4
 
 
 @pytest.mark.parametrize("callers", [1, 3])
-def test_an_error_in_a_window_is_told(callers: int) -> None:
+def test_an_error_in_a_window_is_raised(callers: int) -> None:
     def work(number: int) -> None:
         if number > 5:
             raise EngineError("it broke")
@@ -58,7 +58,7 @@ def test_an_error_in_a_window_is_told(callers: int) -> None:
 
 
 @pytest.mark.parametrize("callers", [1, 3])
-def test_an_error_before_a_window_is_told(callers: int) -> None:
+def test_an_error_before_a_window_is_raised(callers: int) -> None:
     def work(number: int) -> None:
         raise EngineError("it never worked")
 
@@ -69,7 +69,7 @@ def test_an_error_before_a_window_is_told(callers: int) -> None:
 def test_arrivals_are_a_poisson_process() -> None:
     many = [arrivals(50.0, 4.0, seed=seed) for seed in range(200)]
     counts = np.array([len(each) for each in many])
-    # Mean and variance of the number are equal: 200, here with a standard error of 1 and of 20.
+    # Mean and variance of the number are both 200, here with standard errors of 1 and 20.
     assert abs(counts.mean() - 200) < 5
     assert 140 < counts.var() < 270
     gaps = np.concatenate([np.diff(each) for each in many])
@@ -80,12 +80,12 @@ def test_arrivals_are_a_poisson_process() -> None:
     assert len(arrivals(0.001, 1.0, seed=0)) == 1
 
 
-def test_latency_counts_from_when_a_call_was_due() -> None:
-    """The one slow call makes nine others wait; from their begin to their end they take no time at all."""
+def test_latency_is_measured_from_the_due_time() -> None:
+    """One slow call makes nine other calls wait. Measured from their start, these nine would take almost no time."""
     due = np.array([0.01 * number for number in range(10)])
 
     def work(number: int) -> None:
-        # The call that does not count comes first and has the number 0 too.
+        # The warm-up call comes first and has the number 0, too.
         if number == 0:
             time.sleep(0.3)
 
@@ -95,8 +95,8 @@ def test_latency_counts_from_when_a_call_was_due() -> None:
         assert latency >= 0.3 - moment
 
 
-def test_a_second_caller_does_not_wait_for_the_first() -> None:
-    # The call that does not count is alone.
+def test_two_callers_work_at_the_same_time() -> None:
+    # The warm-up call runs alone.
     together, calls = Barrier(4, timeout=60), count()
 
     def work(number: int) -> None:
@@ -107,16 +107,16 @@ def test_a_second_caller_does_not_wait_for_the_first() -> None:
     assert len(window.latency) == 4
 
 
-def test_saturation_is_seen_and_ends_early() -> None:
-    work = Recorder(0.02)
+def test_saturation_is_detected_and_ends_the_window() -> None:
+    work = SleepingWork(0.02)
     window = open_window(work, 1, arrivals(200.0, 1.0, seed=0), 1.0)
     assert window.saturated
     assert len(window.latency) < window.due
     assert max(window.latency) >= 0.4
 
 
-def test_what_is_kept_up_with_is_not_saturated() -> None:
-    window = open_window(Recorder(), 2, arrivals(20.0, 2.0, seed=0), 2.0)
+def test_a_rate_below_capacity_is_not_saturated() -> None:
+    window = open_window(SleepingWork(), 2, arrivals(20.0, 2.0, seed=0), 2.0)
     assert not window.saturated
     assert len(window.latency) == window.due
     assert window.seconds >= 2.0
@@ -124,7 +124,7 @@ def test_what_is_kept_up_with_is_not_saturated() -> None:
 
 def test_the_highest_rate_is_found_by_bisection() -> None:
     def trial(rate: float) -> tuple[float | None, bool]:
-        p99 = 10.0 / (1 - rate / 100)  # a queue that one server of 100 calls a second empties
+        p99 = 10.0 / (1 - rate / 100)  # waiting time of a queue whose server takes 100 calls a second
         return p99, p99 <= 40.0
 
     rate, trials = highest_rate(trial, 100.0, steps=12, resolution=0.001)
@@ -133,7 +133,7 @@ def test_the_highest_rate_is_found_by_bisection() -> None:
     assert len(trials) <= 12
 
 
-def test_no_rate_may_hold() -> None:
+def test_there_may_be_no_rate_that_holds() -> None:
     rate, trials = highest_rate(lambda _: (None, False), 64.0, steps=6)
     assert rate == 0.0
     assert [each for each, _, _ in trials] == [32.0, 16.0, 8.0, 4.0, 2.0, 1.0]

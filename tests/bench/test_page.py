@@ -1,9 +1,8 @@
-"""The page needs nothing else, and says what the samples say."""
+"""The HTML page loads nothing from elsewhere and has every figure of the result."""
 
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,46 +15,22 @@ from lrclr.bench._reports import html as page
 from lrclr.bench._reports import markdown
 from lrclr.bench._view import rows_of
 from lrclr.reports import significant
+from tests.markup import Html, cell_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HOSTILE = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)>'
-VOID = {"br", "img", "meta"}
-
-
-class Elements(HTMLParser):
-    """Every element with its attributes; fails where they do not nest."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.found: list[tuple[str, dict[str, str]]] = []
-        self.text: list[str] = []
-        self._open: list[str] = []
-        self.feed(source)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
+HTML_IN_NAME = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)>'
 
 
 @pytest.fixture(scope="module")
-def whole(result: Result) -> str:
-    """With a peak, so that there is a roofline."""
+def page_with_roofline(result: Result) -> str:
+    """A page with a measured peak, so that it has a roofline chart."""
     return page(replace(result, peaks=(Peak("fp32", 100.0, "made up"),), bandwidth_gbs=10.0))
 
 
 def references(source: str) -> Iterator[str]:
-    for tag, attributes in Elements(source).found:
+    for tag, attributes in Html(source).elements:
         assert tag not in {"script", "link", "iframe", "object", "embed", "base", "form", "image", "img"}
         for name, value in attributes.items():
             assert not name.startswith("on")
@@ -63,26 +38,31 @@ def references(source: str) -> Iterator[str]:
                 yield value
 
 
-def test_the_page_needs_nothing_else(whole: str) -> None:
-    inside = {attributes["id"] for _, attributes in Elements(whole).found if "id" in attributes}
-    assert all(value.removeprefix("#") in inside for value in references(whole))
-    policies = [attributes.get("content", "") for _, attributes in Elements(whole).found if "http-equiv" in attributes]
+def test_the_page_loads_nothing_from_elsewhere(page_with_roofline: str) -> None:
+    inside = {attributes["id"] for _, attributes in Html(page_with_roofline).elements if "id" in attributes}
+    assert all(value.removeprefix("#") in inside for value in references(page_with_roofline))
+    policies = [
+        attributes.get("content", "")
+        for _, attributes in Html(page_with_roofline).elements
+        if "http-equiv" in attributes
+    ]
     assert [policy.split(";")[0] for policy in policies] == ["default-src 'none'"]
-    assert not re.search(r"https?://|url\((?!#)|@import", whole)
-    assert set(re.findall(r"url\(#([^)]*)\)", whole)) <= inside
+    assert not re.search(r"https?://|url\((?!#)|@import", page_with_roofline)
+    assert set(re.findall(r"url\(#([^)]*)\)", page_with_roofline)) <= inside
 
 
-def test_names_are_text(result: Result) -> None:
-    targets = tuple(replace(target, label=f"{target.label} {HOSTILE}") for target in result.targets)
+def test_names_are_escaped_in_html(result: Result) -> None:
+    targets = tuple(replace(target, label=f"{target.label} {HTML_IN_NAME}") for target in result.targets)
     named = tuple(
-        replace(each, case=replace(each.case, target=f"{each.case.target} {HOSTILE}")) for each in result.measurements
+        replace(each, case=replace(each.case, target=f"{each.case.target} {HTML_IN_NAME}"))
+        for each in result.measurements
     )
-    bad = page(replace(result, targets=targets, measurements=named, left_out=((HOSTILE, HOSTILE),)))
+    bad = page(replace(result, targets=targets, measurements=named, left_out=((HTML_IN_NAME, HTML_IN_NAME),)))
     list(references(bad))
-    assert HOSTILE in "".join(Elements(bad).text)
+    assert HTML_IN_NAME in Html(bad).text
 
 
-def test_names_are_text_in_markdown(result: Result) -> None:
+def test_names_are_escaped_in_markdown(result: Result) -> None:
     name = "a | b \\| `c` <i>"
     targets = tuple(replace(target, label=f"{target.label} {name}") for target in result.targets)
     named = tuple(
@@ -94,16 +74,11 @@ def test_names_are_text_in_markdown(result: Result) -> None:
     assert len(tables) >= 2
     for heads, rule, *rows in tables:
         assert re.fullmatch(r"(\|-{3}:?)+\|", rule)
-        assert {_bars(row) for row in (heads, *rows)} == {rule.count("|")}
+        assert {cell_count(row) for row in (heads, *rows)} == {rule.count("|")}
 
 
-def _bars(line: str) -> int:
-    """How many cells a line of Markdown ends."""
-    return len(re.findall(r"(?<!\\)(?:\\\\)*\|", line))
-
-
-def test_every_figure_is_there(whole: str, result: Result) -> None:
-    words = set(Elements(whole).text)
+def test_every_figure_is_there(page_with_roofline: str, result: Result) -> None:
+    words = set(Html(page_with_roofline).text.splitlines())
     for row in rows_of(result):
         for value in row.measurement.quantiles_ms.values():
             assert significant(value) in words or row.measurement.case.rate is not None
@@ -112,19 +87,19 @@ def test_every_figure_is_there(whole: str, result: Result) -> None:
             assert significant(row.faster.value) in words
 
 
-def test_it_has_all_its_charts(whole: str, result: Result) -> None:
-    labels = [attributes.get("aria-label", "") for tag, attributes in Elements(whole).found if tag == "svg"]
+def test_the_page_has_all_charts(page_with_roofline: str, result: Result) -> None:
+    labels = [attributes.get("aria-label", "") for tag, attributes in Html(page_with_roofline).elements if tag == "svg"]
     groups = {each.case.key for each in result.measurements if each.case.rate is None}
     assert sum(label.startswith("Latencies of") for label in labels) == len(groups)
     assert sum(label.startswith("Latency over throughput") for label in labels) == 5
     assert sum(label.startswith("Roofline") for label in labels) == 1
 
 
-def test_it_is_dressed_for_light_and_dark(whole: str) -> None:
-    style = whole.split("<style>")[1].split("</style>", maxsplit=1)[0]
+def test_the_page_has_light_and_dark_colours(page_with_roofline: str) -> None:
+    style = page_with_roofline.split("<style>")[1].split("</style>", maxsplit=1)[0]
     assert "prefers-color-scheme: dark" in style
-    # A chart's colours are the page's: a fixed one would be lost on one of the two grounds.
-    body = whole.split("</style>")[1]
+    # Charts use the page's colours. A fixed colour would be invisible on one of the two backgrounds.
+    body = page_with_roofline.split("</style>")[1]
     assert not re.search(r"(?:fill|stroke):\s*#|fill=\"#|stroke=\"#", body)
 
 

@@ -1,4 +1,4 @@
-"""A real Triton server as a target, with and without shared memory, beside the bundle that it serves."""
+"""A real Triton server as a target, with and without shared memory, together with the bundle that it serves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.triton
 
 
 @pytest.mark.slow
-def test_a_server_is_measured_and_judged(bundle: Path) -> None:
+def test_a_server_is_measured_and_checked(bundle: Path) -> None:
     options = replace(SHORT, batches=(1,), callers=(1,), rates=(20.0,), rounds=3)
     served = ServeOptions(grpc_port=0, http=False, metrics=False, shared_memory=True)
     with (
@@ -41,6 +41,6 @@ def test_a_server_is_measured_and_judged(bundle: Path) -> None:
     assert server.grpc not in str(found)
 
 
-def test_an_address_without_a_server_is_told() -> None:
+def test_an_address_without_a_server_is_refused() -> None:
     with pytest.raises(ServerError, match=r"127\.0\.0\.1:9"), open_targets(["127.0.0.1:9"]) as targets:
         bench(targets, SHORT)

@@ -1,4 +1,4 @@
-"""A bundle that is not what was exported is refused before anything of it is loaded."""
+"""A bundle that differs from the exported one is refused before anything is loaded from it."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def copy(folder: Path, tmp_path: Path) -> Path:
     return bundles.copied(folder, tmp_path / "bundle")
 
 
-def test_a_bundle_holds_what_the_manifest_lists_and_nothing_else(folder: Path) -> None:
+def test_a_bundle_has_exactly_the_files_of_its_manifest(folder: Path) -> None:
     manifest = Bundle(folder).manifest
-    # A checkpoint without a card has none in its bundle.
+    # The bundle of a checkpoint without a model card has no card.
     assert {entry.name for entry in folder.iterdir()} | {"card.toml"} == set(bundle_entries(folder))
     assert bundles.digests(folder).keys() - {"manifest.json"} == manifest.files.keys()
     assert all(gate["passed"] for gate in manifest.gates)
 
 
-def test_a_changed_byte_in_any_file_is_noticed(folder: Path, tmp_path: Path) -> None:
+def test_a_changed_byte_in_any_file_is_refused(folder: Path, tmp_path: Path) -> None:
     for number, name in enumerate(bundles.digests(folder)):
         damaged = bundles.copied(folder, tmp_path / str(number))
         bundles.flip(damaged / name)
@@ -70,7 +70,7 @@ def test_a_manifest_that_was_edited_is_refused(change: dict[str, object], copy: 
 
 
 def rehashed(content: dict[str, object]) -> str:
-    """A manifest's text with the hash that belongs to it, as its writer writes it."""
+    """The text of a manifest with the correct hash, as the writer writes it."""
     content.pop("manifest_sha256", None)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return json.dumps({**content, "manifest_sha256": digest}, indent=2, sort_keys=True) + "\n"
@@ -87,7 +87,7 @@ def test_a_missing_field_is_named(field: str, copy: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["image_encoder/1/model.onnx", "tokenizer.json", "golden.npz", "findings.toml"])
-def test_a_manifest_that_does_not_list_a_file_it_must_is_refused(name: str, copy: Path) -> None:
+def test_a_manifest_must_list_the_required_files(name: str, copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     del manifest["files"][name]
     (copy / "manifest.json").write_text(rehashed(manifest))
@@ -95,8 +95,8 @@ def test_a_manifest_that_does_not_list_a_file_it_must_is_refused(name: str, copy
         Bundle(copy)
 
 
-def test_every_byte_of_the_manifest_counts(copy: Path) -> None:
-    """Line breaks and spaces as well, though they mean nothing."""
+def test_any_changed_byte_of_the_manifest_is_refused(copy: Path) -> None:
+    """Changed line breaks and spaces too, although they do not change the meaning."""
     file = copy / "manifest.json"
     whole = file.read_bytes()
     for position in (0, 1, 2, whole.index(b" "), whole.index(b":"), len(whole) // 3, len(whole) - 2, len(whole) - 1):
@@ -113,7 +113,7 @@ def test_every_byte_of_the_manifest_counts(copy: Path) -> None:
     Bundle(copy)
 
 
-def test_a_preprocessing_that_cannot_be_read_is_said_to_be_so(copy: Path) -> None:
+def test_an_invalid_preprocessing_is_named(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     del manifest["preprocess"]["kind"]
     (copy / "manifest.json").write_text(rehashed(manifest))
@@ -138,20 +138,20 @@ def test_a_preprocessing_that_cannot_be_read_is_said_to_be_so(copy: Path) -> Non
         "line\nbreak",
     ],
 )
-def test_a_file_or_folder_that_the_manifest_does_not_list_is_refused(name: str, copy: Path) -> None:
-    stranger = copy / name
-    stranger.parent.mkdir(parents=True, exist_ok=True)
+def test_an_unlisted_file_or_folder_is_refused(name: str, copy: Path) -> None:
+    unlisted = copy / name
+    unlisted.parent.mkdir(parents=True, exist_ok=True)
     if name.endswith("/"):
-        stranger.mkdir()
+        unlisted.mkdir()
     else:
-        stranger.write_bytes(b"")
+        unlisted.write_bytes(b"")
     with pytest.raises(BundleError, match="does not list") as caught:
         Bundle(copy)
     assert ascii(name.partition("/")[0])[1:-1] in str(caught.value)
     assert "Delete these files" in str(caught.value)
 
 
-def test_the_folder_that_every_ext4_volume_has_is_no_stranger(copy: Path) -> None:
+def test_lost_and_found_is_allowed(copy: Path) -> None:
     (copy / "lost+found").mkdir(mode=0o700)
     Bundle(copy)
     (copy / "lrclr" / "lost+found").mkdir()
@@ -160,17 +160,17 @@ def test_the_folder_that_every_ext4_volume_has_is_no_stranger(copy: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["golden.npz", "lrclr/1/model.py", "manifest.json", "image_encoder/1", "lrclr"])
-def test_a_link_in_the_place_of_a_file_or_folder_is_refused(name: str, copy: Path, tmp_path: Path) -> None:
+def test_a_symbolic_link_in_a_bundle_is_refused(name: str, copy: Path, tmp_path: Path) -> None:
     (copy / name).rename(tmp_path / "elsewhere")
     (copy / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(BundleError, match=f"{name} is a symbolic link"):
         Bundle(copy)
-    Bundle(bundles.copied(copy, tmp_path / "whole"))  # which follows links, as the error advises
+    Bundle(bundles.copied(copy, tmp_path / "whole"))  # cp follows links, as the error advises
     (tmp_path / "link").symlink_to(tmp_path / "whole")
     Bundle(tmp_path / "link")  # the folder that the user names may be a link
 
 
-NO_NAMES = [
+INVALID_PATHS = [
     "../golden.npz",
     "/etc/passwd",
     "lrclr/1/../1/model.py",
@@ -189,16 +189,16 @@ NO_NAMES = [
 ]
 
 
-def listing(folder: Path, name: str) -> str:
-    """The text of the folder's manifest if it listed one more file."""
+def manifest_that_lists(folder: Path, name: str) -> str:
+    """The text of the folder's manifest with one more listed file."""
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][name] = manifest["files"]["golden.npz"]
     return rehashed(manifest)
 
 
-@pytest.mark.parametrize("name", NO_NAMES)
-def test_a_path_that_no_bundle_has_is_refused_though_the_manifest_lists_it(name: str, copy: Path) -> None:
-    (copy / "manifest.json").write_text(listing(copy, name))
+@pytest.mark.parametrize("name", INVALID_PATHS)
+def test_an_impossible_path_is_refused_even_if_listed(name: str, copy: Path) -> None:
+    (copy / "manifest.json").write_text(manifest_that_lists(copy, name))
     with pytest.raises(BundleError, match="cannot be a file of a bundle"):
         Bundle(copy)
 
@@ -207,7 +207,7 @@ def test_a_path_that_no_bundle_has_is_refused_though_the_manifest_lists_it(name:
     st.text(max_size=20) | st.from_regex(r"(image_encoder|lrclr|\.\.|)/(1|warmup)/[\w./\\-]{1,8}", fullmatch=True),
     st.sampled_from(["", "a-", "VERSION_", "GRAPH"]),
 )
-def test_no_listed_path_leads_out_or_to_code(name: str, prefix: str) -> None:
+def test_listed_paths_stay_inside_and_are_not_code(name: str, prefix: str) -> None:
     found = _listed(ModelNames(prefix)).fullmatch(prefix + name)
     name = prefix + name
     assert found is None or (
@@ -216,7 +216,7 @@ def test_no_listed_path_leads_out_or_to_code(name: str, prefix: str) -> None:
     )
 
 
-def test_the_servers_model_is_the_one_that_lrclr_writes_whatever_the_manifest_says(copy: Path) -> None:
+def test_a_changed_server_model_is_refused_even_if_the_manifest_lists_it(copy: Path) -> None:
     bundles.signed(copy)
     Bundle(copy)
     (copy / "lrclr" / "1" / "model.py").write_text(SERVER_MODEL + "import os\n")
@@ -254,7 +254,7 @@ def test_an_entry_without_hash_or_size_is_refused(entry: object, copy: Path) -> 
     ],
     ids=str,
 )
-def test_a_field_of_another_type_is_named_and_its_value_is_not(
+def test_a_field_of_a_wrong_type_is_named_without_its_value(
     place: tuple[str | int, ...], value: object, copy: Path
 ) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
@@ -269,7 +269,7 @@ def test_a_field_of_another_type_is_named_and_its_value_is_not(
     assert "Jane" not in str(caught.value)
 
 
-def test_an_unknown_field_further_down_is_kept(copy: Path) -> None:
+def test_an_unknown_nested_field_is_kept(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["engine"]["extra"] = 1
     (copy / "manifest.json").write_text(rehashed(manifest))
@@ -277,18 +277,18 @@ def test_an_unknown_field_further_down_is_kept(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"schema": 2}', "[" * 100_000, "\udcff"])
-def test_what_is_no_manifest_is_refused(text: str, copy: Path) -> None:
+def test_a_text_that_is_not_a_manifest_is_refused(text: str, copy: Path) -> None:
     (copy / "manifest.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(BundleError):
         Bundle(copy)
 
 
-def test_a_folder_without_a_bundle_says_how_to_make_one(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_a_bundle_names_the_export(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="lrclr export"):
         Bundle(tmp_path)
 
 
-def test_golden_arrays_come_back_and_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+def test_golden_arrays_survive_saving_and_loading(folder: Path, tmp_path: Path) -> None:
     golden = Golden.load(Bundle(folder).golden_path)
     golden.save(tmp_path / "again.npz")
     assert (tmp_path / "again.npz").read_bytes() == (folder / "golden.npz").read_bytes()
@@ -297,7 +297,7 @@ def test_golden_arrays_come_back_and_give_the_same_bytes(folder: Path, tmp_path:
         Golden.load(tmp_path / "again.npz")
 
 
-def test_a_provider_that_is_absent_is_an_error_and_no_fallback(folder: Path) -> None:
+def test_a_missing_provider_is_an_error(folder: Path) -> None:
     with pytest.raises(EngineError, match="CUDAExecutionProvider"):
         OnnxRuntimeEngine(Bundle(folder), provider="cuda")
     with pytest.raises(UsageError, match="cpu or cuda"):
@@ -307,19 +307,19 @@ def test_a_provider_that_is_absent_is_an_error_and_no_fallback(folder: Path) -> 
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_inputs_that_do_not_fit_a_graph_are_an_error_that_names_it(graph: str, folder: Path) -> None:
+def test_the_error_for_wrong_inputs_names_the_graph(graph: str, folder: Path) -> None:
     with pytest.raises(EngineError, match=graph):
         OnnxRuntimeEngine(Bundle(folder)).run(graph, {"pixel_values": np.zeros((1, 3, 5, 5), np.float32)})
 
 
-def test_a_graph_that_is_no_onnx_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_the_error_for_an_invalid_graph_names_it(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
     with pytest.raises(EngineError, match="image_encoder"):
         OnnxRuntimeEngine({"image_encoder": tmp_path / "model.onnx"}).run("image_encoder", {})
 
 
-def test_work_on_another_provider_is_named(folder: Path) -> None:
-    """A session on the CPU, looked at as if CUDA had been asked for: what a silent fallback looks like."""
+def test_nodes_on_another_provider_are_named(folder: Path) -> None:
+    """A CPU session is checked as if CUDA had been requested. A silent fallback looks like this."""
     path = Bundle(folder).graph_path("image_encoder")
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -330,7 +330,7 @@ def test_work_on_another_provider_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["1st", "_a", "a/b", "a.b", "../", "a b", "ä", "x" * 41, "a\n", None, 3])
-def test_a_prefix_that_triton_or_a_path_cannot_have_is_refused(prefix: object, copy: Path) -> None:
+def test_an_invalid_prefix_is_refused(prefix: object, copy: Path) -> None:
     with pytest.raises(UsageError, match="names cannot begin with"):
         ModelNames(prefix)  # type: ignore[arg-type]
     with pytest.raises(BundleError, match="names of models cannot be used"):
@@ -346,7 +346,7 @@ def test_a_prefix_that_triton_or_a_path_cannot_have_is_refused(prefix: object, c
         {"prefix": "", "version": True},
     ],
 )
-def test_names_that_cannot_be_are_refused(triton: dict[str, object], copy: Path) -> None:
+def test_invalid_model_names_are_refused(triton: dict[str, object], copy: Path) -> None:
     with pytest.raises(BundleError, match="names of models cannot be used"):
         Bundle(bundles.signed(copy, triton=triton))
 
@@ -356,6 +356,6 @@ def test_a_prefixed_bundle_lists_no_file_of_another_prefix(folder: Path, tmp_pat
     opened = Bundle(named)
     assert opened.graph_path("image_encoder") == named / "VERSION_image_encoder" / "7" / "model.onnx"
     assert {entry.name for entry in named.iterdir()} | {"card.toml"} == set(bundle_entries(named))
-    (named / "manifest.json").write_text(listing(named, "image_encoder/7/model.onnx"))
+    (named / "manifest.json").write_text(manifest_that_lists(named, "image_encoder/7/model.onnx"))
     with pytest.raises(BundleError, match="cannot be a file of a bundle"):
         Bundle(named)

@@ -1,4 +1,4 @@
-"""The model card of a bundle: every field, stated or not; from the checkpoint to the bundle."""
+"""The model card of a bundle has every field, stated or not, and takes its content from the checkpoint."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def ensemble_bundle(quiet_transformers: None, tmp_path_factory: pytest.TempPathF
 
 
 def metadata(card: str) -> dict[str, Any]:
-    """The metadata as the hub reads them."""
+    """The metadata, read as the Hugging Face Hub reads them."""
     return {key: value for key, value in vars(HubCard(card).data).items() if value is not None}
 
 
-def test_every_field_is_listed_and_gaps_are_named(fp32_bundle: Path) -> None:
+def test_every_field_is_listed_and_missing_ones_are_marked(fp32_bundle: Path) -> None:
     text = (fp32_bundle / "README.md").read_text()
-    assert text.count(NOT_STATED) == len(FIELDS)  # the name is the title, and metrics are a field more
+    assert text.count(NOT_STATED) == len(FIELDS)  # the name is the title; metrics are an additional field
     for title in set(FIELDS.values()) - {"Name"}:
         assert re.search(rf"^(### {title}\n\n|\| {title} \| |{title}: ){re.escape(NOT_STATED)}", text, re.MULTILINE), (
             title
@@ -57,7 +57,7 @@ def test_every_field_is_listed_and_gaps_are_named(fp32_bundle: Path) -> None:
     }
 
 
-def test_the_same_card_for_the_same_bundle_and_another_for_other_gates(fp32_bundle: Path, tmp_path: Path) -> None:
+def test_a_card_depends_on_the_bundle_and_its_gates(fp32_bundle: Path, tmp_path: Path) -> None:
     copy = bundles.copied(fp32_bundle, tmp_path / "copy")
     manifest = Bundle(copy).manifest
     write_manifest(copy, manifest)
@@ -67,7 +67,7 @@ def test_the_same_card_for_the_same_bundle_and_another_for_other_gates(fp32_bund
     Bundle(copy)
 
 
-def test_a_card_is_needed_and_one_of_someone_else_is_not_replaced(fp32_bundle: Path, tmp_path: Path) -> None:
+def test_a_card_is_required_and_a_foreign_one_is_not_replaced(fp32_bundle: Path, tmp_path: Path) -> None:
     copy = bundles.copied(fp32_bundle, tmp_path / "copy")
     assert "README.md" in bundle_entries(copy)
     (copy / "README.md").write_text("# Mine")
@@ -102,20 +102,20 @@ TEXT = st.text(max_size=60) | st.sampled_from(
     st.dictionaries(st.sampled_from(sorted(FIELDS.keys() - {"license"})), TEXT | st.lists(TEXT, min_size=1).map(tuple)),
     TEXT,
 )
-def test_no_text_changes_the_form_of_a_card(
+def test_no_text_changes_the_structure_of_a_card(
     fp32_bundle: Path, texts: dict[str, str | tuple[str, ...]], finding: str
 ) -> None:
     bundle = Bundle(fp32_bundle)
     plain = model_card(bundle.manifest, bundle.findings, ModelCard({}, (Metric("AUROC", 0.5),)))
     text = model_card(bundle.manifest, bundle.findings, ModelCard(texts, (Metric("AUROC", 0.5, finding),)))
 
-    def form(card: str) -> tuple[list[str], list[int]]:
+    def structure(card: str) -> tuple[list[str], list[int]]:
         lines = card.split("\n")
         headings = [line for line in lines if line.startswith("#") and not line.startswith("# ")]
         tables = [len(re.findall(r"(?<!\\)\|", line)) for line in lines if line.startswith("|")]
         return headings, tables
 
-    assert form(text) == form(plain)
+    assert structure(text) == structure(plain)
     assert text.partition("---\n\n")[0].count("\n") <= plain.partition("---\n\n")[0].count("\n") + 1
     assert "```" not in text.partition("## Use\n")[0]
     assert not re.search(r"<(?!!-- written)", text)
@@ -140,14 +140,14 @@ value = 0.5
 """
 
 
-def test_from_a_file_into_a_checkpoint_and_into_a_bundle(checkpoint_folder: Path, tmp_path: Path) -> None:
+def test_a_card_file_is_copied_to_the_checkpoint_and_the_bundle(checkpoint_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(CARD)
     done = call("convert", checkpoint_folder, tmp_path / "a", "--card", tmp_path / "mine.toml")
     assert done.returncode == 0
     assert "model card: 'versions' is not a known key; did you mean 'version'?" in done.stderr
     card = load_checkpoint(tmp_path / "a").card
     assert (card.texts["name"], len(card.metrics), card.remarks) == ("Mine", 2, ())
-    # It stays with the checkpoint.
+    # The card stays with the checkpoint.
     assert call("convert", tmp_path / "a", tmp_path / "b").returncode == 0
     assert (tmp_path / "a/card.toml").read_bytes() == (tmp_path / "b/card.toml").read_bytes()
     with exporting_once():
@@ -163,7 +163,7 @@ def test_from_a_file_into_a_checkpoint_and_into_a_bundle(checkpoint_folder: Path
     Bundle(tmp_path / "bundle")
 
 
-def test_metrics_of_other_settings_are_left_out(checkpoint_folder: Path, tmp_path: Path) -> None:
+def test_metrics_are_left_out_when_settings_change(checkpoint_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(CARD.replace("versions", "version"))
     (tmp_path / "findings.toml").write_text('[[finding]]\nname = "Edema"\n[[finding]]\nname = "Mass"\n')
     assert call("convert", checkpoint_folder, tmp_path / "a", "--card", tmp_path / "mine.toml").returncode == 0

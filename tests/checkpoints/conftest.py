@@ -1,4 +1,4 @@
-"""A CLIP under OpenAI's parameter names, written from their published state dicts' names and shapes alone."""
+"""A CLIP with OpenAI's parameter names, written from the names and shapes of the published state dicts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of an OpenAI CLIP; the vocabulary must be CLIP's for a bare state dict to be read."""
+    """Sizes of an OpenAI CLIP. A bare state dict is read only if the vocabulary has CLIP's size."""
 
     width: int = 128
     layers: int = 2
@@ -97,7 +97,7 @@ class Visual(nn.Module):
 
 
 class OpenAiClip(nn.Module):
-    """CLIP with OpenAI's names, right-multiplied projections, and the highest token as a text's end."""
+    """CLIP with OpenAI's names and right-multiplied projections. The highest token number ends a text."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class OpenAiClip(nn.Module):
         self.ln_final = nn.LayerNorm(sizes.text_width)
         self.text_projection = nn.Parameter(torch.randn(sizes.text_width, sizes.dimension) * 0.1)
         self.logit_scale = nn.Parameter(torch.tensor(2.5))
-        # As OpenAI's modules hold it: an attribute, no buffer.
+        # As in OpenAI's modules: an attribute, not a buffer.
         self.attn_mask = torch.full((sizes.context, sizes.context), float("-inf")).triu(1)
 
     def forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,7 +121,7 @@ class OpenAiClip(nn.Module):
 
 @pytest.fixture(scope="session")
 def openai_clip(quiet_transformers: None) -> OpenAiFactory:
-    """Makes an OpenAI CLIP with random weights, of which none is left at zero or one."""
+    """A factory of OpenAI CLIPs with random weights, none of which keeps the initial value 0 or 1."""
 
     def make(**sizes: Any) -> OpenAiClip:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -137,13 +137,13 @@ def openai_clip(quiet_transformers: None) -> OpenAiFactory:
 
 @pytest.fixture(scope="session")
 def small_openai(openai_clip: OpenAiFactory) -> OpenAiClip:
-    """One of them, shared: change nothing in it."""
+    """A small OpenAI CLIP. Shared: do not change it."""
     return openai_clip()
 
 
 @pytest.fixture
 def state(small_openai: OpenAiClip) -> dict[str, Tensor]:
-    """Its state dict, to be spoilt."""
+    """The state dict of `small_openai`. Tests may change it."""
     return dict(small_openai.state_dict())
 
 
@@ -157,5 +157,5 @@ def torchscript(small_openai: OpenAiClip, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(tiny_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny checkpoint folder, to be spoilt."""
+    """A copy of the tiny checkpoint folder. Tests may damage it."""
     return Path(shutil.copytree(tiny_folder, tmp_path / "checkpoint"))

@@ -1,4 +1,4 @@
-"""How checkpoints are spoilt, and how to see that they are refused."""
+"""Helpers that damage checkpoints and check that these are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-# Attention heads of the tests' small network, which a bare state dict does not tell.
+# Attention heads of the small network in the tests. A bare state dict does not contain them.
 SMALL = (2, 1)
 
 
@@ -31,8 +31,8 @@ def saved(content: object, file: Path) -> Path:
     return file
 
 
-def repacked(source: Path, target: Path, changes: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
-    """A zip archive with other contents under some names (by their endings)."""
+def with_entries(source: Path, target: Path, changes: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    """A zip archive in which entries that end with given names have other contents."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
         for name in old.namelist():
             ending = next((ending for ending in changes if name.endswith(ending)), None)

@@ -1,4 +1,4 @@
-"""Checkpoint folders: our own, there and back, and those of transformers' CLIP."""
+"""Checkpoint folders of lrclr, saved and loaded, and folders of transformers' CLIP."""
 
 from __future__ import annotations
 
@@ -32,36 +32,36 @@ TEXTS = ("Edema", "no Edema", "Enlarged Cardiomediastinum")
 FILES = {"config.json", "findings.toml", "model.safetensors", "preprocessing.json", "tokenizer.json"}
 
 
-def assert_equal(one: Checkpoint, other: Checkpoint) -> None:
-    # A network that was never saved has not noted its class.
-    assert one.config.to_dict() | {"architectures": None} == other.config.to_dict() | {"architectures": None}
-    assert (one.preprocess, one.findings) == (other.preprocess, other.findings)
-    assert one.tokenizer.sha256 == other.tokenizer.sha256
-    assert one.tokenizer.context_length == other.tokenizer.context_length
-    ours, theirs = one.model.state_dict(), other.model.state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+def assert_equal(first: Checkpoint, second: Checkpoint) -> None:
+    # A network that was never saved has not recorded its class.
+    assert first.config.to_dict() | {"architectures": None} == second.config.to_dict() | {"architectures": None}
+    assert (first.preprocess, first.findings) == (second.preprocess, second.findings)
+    assert first.tokenizer.sha256 == second.tokenizer.sha256
+    assert first.tokenizer.context_length == second.tokenizer.context_length
+    first_weights, second_weights = first.model.state_dict(), second.model.state_dict()
+    assert first_weights.keys() == second_weights.keys()
+    assert all(torch.equal(tensor, second_weights[name]) for name, tensor in first_weights.items())
 
 
-def test_there_and_back_bit_for_bit(tmp_path: Path) -> None:
-    made = init_checkpoint(
+def test_a_folder_is_loaded_bit_for_bit(tmp_path: Path) -> None:
+    saved = init_checkpoint(
         "tiny", seed=3, preprocess="clip", region_rollout="mean", region_top_k=5, alpha=0.25, fusion_trained=True
     )
-    made = dataclasses.replace(made, findings=FindingSet.from_names(["Edema", "Œdème"], ("{} here",), ("no {}",)))
-    made.save(tmp_path / "a")
-    read = load_checkpoint(tmp_path / "a")
-    assert_equal(read, made)
-    assert read.source == "lrclr"
-    assert read.sha256 == bundles.sha256_of(tmp_path / "a" / "model.safetensors")
-    assert read.config.effective_alpha == 0.25
-    assert not read.model.training
-    read.save(tmp_path / "b")
+    saved = dataclasses.replace(saved, findings=FindingSet.from_names(["Edema", "Œdème"], ("{} here",), ("no {}",)))
+    saved.save(tmp_path / "a")
+    loaded = load_checkpoint(tmp_path / "a")
+    assert_equal(loaded, saved)
+    assert loaded.source == "lrclr"
+    assert loaded.sha256 == bundles.sha256_of(tmp_path / "a" / "model.safetensors")
+    assert loaded.config.effective_alpha == 0.25
+    assert not loaded.model.training
+    loaded.save(tmp_path / "b")
     for name in FILES:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
     assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
 
 
-def test_files_can_be_read_by_others(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_files_are_readable_for_other_users(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         tiny_checkpoint.save(tmp_path / "folder")
@@ -70,7 +70,7 @@ def test_files_can_be_read_by_others(tiny_checkpoint: Checkpoint, tmp_path: Path
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "folder").iterdir()} == {0o644}
 
 
-def test_transformers_reads_the_folder_too(tiny_checkpoint: Checkpoint, tiny_folder: Path) -> None:
+def test_transformers_can_read_the_folder(tiny_checkpoint: Checkpoint, tiny_folder: Path) -> None:
     read = LrclrModel.from_pretrained(tiny_folder, local_files_only=True).state_dict()
     assert all(torch.equal(read[name], tensor) for name, tensor in tiny_checkpoint.model.state_dict().items())
 
@@ -80,11 +80,11 @@ def test_the_same_seed_gives_the_same_weights(tiny_checkpoint: Checkpoint) -> No
     before = torch.get_rng_state()
     assert_equal(init_checkpoint("tiny"), tiny_checkpoint)
     assert torch.equal(torch.get_rng_state(), before)
-    first, other = (one.model.state_dict() for one in (tiny_checkpoint, init_checkpoint("tiny", seed=1)))
+    first, other = (each.model.state_dict() for each in (tiny_checkpoint, init_checkpoint("tiny", seed=1)))
     assert not torch.equal(first["visual_projection.weight"], other["visual_projection.weight"])
 
 
-def test_half_precision_is_kept_on_disk_and_read_as_float32(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_half_precision_is_saved_and_loaded_as_float32(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     half = init_checkpoint("tiny").model.half()
     dataclasses.replace(tiny_checkpoint, model=half).save(tmp_path / "half")
     read = load_checkpoint(tmp_path / "half").model.state_dict()
@@ -102,14 +102,14 @@ def test_a_type_in_the_configuration_does_not_round_the_weights(
     assert all(torch.equal(read[name], tensor) for name, tensor in tiny_checkpoint.model.state_dict().items())
 
 
-def test_preprocessing_by_name(tiny_folder: Path) -> None:
+def test_a_preprocessing_can_be_chosen_by_name(tiny_folder: Path) -> None:
     assert load_checkpoint(tiny_folder).preprocess.kind == "chexzero"
     assert load_checkpoint(tiny_folder, preprocess="clip").preprocess.kind == "clip"
     with pytest.raises(UsageError, match="no preprocessing 'imagenet'"):
         load_checkpoint(tiny_folder / "not there", preprocess="imagenet")
 
 
-def test_overwriting(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_a_folder_is_replaced_only_on_request(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     tiny_checkpoint.save(tmp_path / "folder")
     with pytest.raises(UsageError, match="exists already"):
         tiny_checkpoint.save(tmp_path / "folder")
@@ -121,7 +121,7 @@ def test_overwriting(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
         tiny_checkpoint.save(tmp_path / "folder", overwrite=True)
 
 
-def test_unknown_names() -> None:
+def test_unknown_names_are_refused() -> None:
     with pytest.raises(UsageError, match=r"no architecture 'vit-g'.*vit-b-32"):
         init_checkpoint("vit-g")
     with pytest.raises(UsageError, match="no preprocessing 'x'"):
@@ -132,7 +132,7 @@ def test_unknown_names() -> None:
 
 @pytest.fixture
 def edited(tmp_path: Path) -> Any:
-    """Copies a folder, with links to all files but one, which is JSON and changed by a function."""
+    """Copies a folder (links to all files but one) and changes that one JSON file with a function."""
 
     def edit(folder: Path, name: str, change: Any) -> Path:
         copy = tmp_path / "edited"
@@ -149,7 +149,7 @@ def edited(tmp_path: Path) -> Any:
 
 
 def clip_model(**text: Any) -> Any:
-    """A small CLIP of transformers' with random weights."""
+    """A small transformers CLIP with random weights."""
     act = text.pop("hidden_act", "quick_gelu")
     sizes = {"intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_act": act}
     config = CLIPConfig(
@@ -163,7 +163,7 @@ def clip_model(**text: Any) -> Any:
 
 
 def clip_folder(model: Any, folder: Path, tokenizer: Checkpoint, **save: Any) -> Path:
-    """What a hub holds of a CLIP."""
+    """Save a CLIP as it is stored on the Hugging Face Hub."""
     model.save_pretrained(folder, **save)
     tokenizer.tokenizer.save(folder / "tokenizer.json")
     processor = {
@@ -183,17 +183,19 @@ def clip_folder(model: Any, folder: Path, tokenizer: Checkpoint, **save: Any) ->
 
 
 @torch.no_grad()
-def assert_same_embeddings(read: Checkpoint, model: Any, prompts: Prompts) -> None:
+def assert_same_embeddings(loaded: Checkpoint, model: Any, prompts: Prompts) -> None:
     ids, mask = prompts(*TEXTS)
     pixels: Tensor = torch.randn(2, 3, 60, 60, generator=torch.Generator().manual_seed(0))
     model.set_attn_implementation("eager")
-    theirs, ours = model(input_ids=ids, pixel_values=pixels), read.model(ids, pixels, mask)
+    expected, actual = model(input_ids=ids, pixel_values=pixels), loaded.model(ids, pixels, mask)
     for name in ("image_embeds", "text_embeds", "logits_per_image"):
-        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-6)
+        torch.testing.assert_close(actual[name], expected[name], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu"])
-def test_a_clip_folder(tiny_checkpoint: Checkpoint, prompts: Prompts, tmp_path: Path, act: str) -> None:
+def test_a_clip_folder_gives_the_same_embeddings(
+    tiny_checkpoint: Checkpoint, prompts: Prompts, tmp_path: Path, act: str
+) -> None:
     model = clip_model(hidden_act=act)
     read = load_checkpoint(clip_folder(model, tmp_path / "clip", tiny_checkpoint))
     assert read.source == "transformers clip"
@@ -207,14 +209,16 @@ def test_a_clip_folder(tiny_checkpoint: Checkpoint, prompts: Prompts, tmp_path: 
     assert_equal(load_checkpoint(tmp_path / "ours"), read)
 
 
-def test_the_end_token_of_old_configurations(tiny_checkpoint: Checkpoint, prompts: Prompts, tmp_path: Path) -> None:
+def test_the_end_token_of_old_configurations_is_supported(
+    tiny_checkpoint: Checkpoint, prompts: Prompts, tmp_path: Path
+) -> None:
     model = clip_model(eos_token_id=2)
     read = load_checkpoint(clip_folder(model, tmp_path / "clip", tiny_checkpoint))
     assert read.config.text_config.eos_token_id == 49407
     assert_same_embeddings(read, model, prompts)
 
 
-def test_a_folder_in_pieces(tiny_checkpoint: Checkpoint, prompts: Prompts, tmp_path: Path) -> None:
+def test_sharded_weights_are_read(tiny_checkpoint: Checkpoint, prompts: Prompts, tmp_path: Path) -> None:
     model = clip_model()
     folder = clip_folder(model, tmp_path / "clip", tiny_checkpoint, max_shard_size="300KB")
     shards = sorted(folder.glob("*.safetensors"))
@@ -222,7 +226,7 @@ def test_a_folder_in_pieces(tiny_checkpoint: Checkpoint, prompts: Prompts, tmp_p
     read = load_checkpoint(folder)
     assert_same_embeddings(read, model, prompts)
     digest = read.sha256
-    # The hash covers every piece, not the first alone.
+    # The hash covers every shard, not only the first.
     weights = bytearray(shards[-1].read_bytes())
     weights[-2] ^= 1
     shards[-1].write_bytes(weights)
@@ -232,7 +236,7 @@ def test_a_folder_in_pieces(tiny_checkpoint: Checkpoint, prompts: Prompts, tmp_p
         load_checkpoint(folder)
 
 
-def test_pickled_weights_with_the_positions_of_old(
+def test_pickled_weights_with_position_ids_are_read(
     tiny_checkpoint: Checkpoint, prompts: Prompts, tmp_path: Path
 ) -> None:
     model = clip_model()
@@ -245,7 +249,7 @@ def test_pickled_weights_with_the_positions_of_old(
     assert_same_embeddings(load_checkpoint(folder), model, prompts)
 
 
-def test_vocabulary_and_merges_without_tokenizer_json(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_vocab_json_and_merges_txt_are_read(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     folder = clip_folder(clip_model(), tmp_path / "clip", tiny_checkpoint)
     model = json.loads((folder / "tokenizer.json").read_text())["model"]
     (folder / "tokenizer.json").unlink()
@@ -269,6 +273,7 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_reading_and_writing_print_nothing(
     tiny_checkpoint: Checkpoint, small_openai: OpenAiClip, tmp_path: Path
 ) -> None:
@@ -290,7 +295,7 @@ def test_reading_and_writing_print_nothing(
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_disk_that_is_full(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tiny_folder: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(tiny_folder)
     with pytest.raises(LrclrError) as raised, bundles.no_large_files(1_000_000):
         checkpoint.save(tmp_path / "full")

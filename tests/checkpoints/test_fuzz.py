@@ -1,4 +1,4 @@
-"""Damaged checkpoints either load or are refused with a `CheckpointError`."""
+"""A damaged checkpoint is loaded or refused with a `CheckpointError`."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ EXAMPLES = 100
 damage = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-class Victim:
-    """A file, and a way to spoil it; most damage goes where structure is, since weights are most of a file."""
+class DamagedFile:
+    """A file and ways to damage it. Most damage is put into its structure, since most of a file is weights."""
 
     def __init__(self, original: Path, structure: list[range], link: Path, checkpoint: Path, **options: Any) -> None:
         self.original, self.structure, self.link, self.checkpoint = original, structure, link, checkpoint
         self.whole, self.options = original.read_bytes(), options
 
     def load(self, data: st.DataObject) -> None:
-        """Put a spoilt file where the link is, load the checkpoint, and put the link back."""
-        spoilt = self.spoilt(data)  # before anything changes: hypothesis may stop in the middle of it
+        """Put the damaged file where the link is, load the checkpoint, and restore the link."""
+        spoilt = self.spoilt(data)  # before anything changes: hypothesis may stop in the middle of the call
         self.link.unlink(missing_ok=True)
         self.link.write_bytes(spoilt)
         try:
@@ -65,7 +65,7 @@ class Victim:
 
 
 def archive_structure(file: Path) -> list[range]:
-    """The parts of a zip archive without tensors: headers, pickles, and the directory at the end."""
+    """The parts of a zip archive that are not tensors: headers, pickles, and the directory at the end."""
     parts, end = [], 0
     with zipfile.ZipFile(file) as archive:
         for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset):
@@ -82,7 +82,7 @@ def archive_structure(file: Path) -> list[range]:
 @pytest.fixture(scope="module", params=["zip", "legacy", "torchscript"])
 def openai_file(
     request: pytest.FixtureRequest, openai_clip: OpenAiFactory, tmp_path_factory: pytest.TempPathFactory
-) -> Victim:
+) -> DamagedFile:
     model = openai_clip(width=64, layers=1, patch=4, text_layers=1, dimension=4).half()
     file = tmp_path_factory.mktemp("fuzz") / f"{request.param}.pt"
     if request.param == "torchscript":
@@ -94,12 +94,12 @@ def openai_file(
     structure = archive_structure(file) if request.param != "legacy" else [range(4000), range(300)]
     load_checkpoint(file, heads=(1, 1))
     spoilt = file.with_name("spoilt.pt")
-    return Victim(file, structure, spoilt, spoilt, heads=(1, 1))
+    return DamagedFile(file, structure, spoilt, spoilt, heads=(1, 1))
 
 
 @damage
 @given(data=st.data())
-def test_damaged_files(openai_file: Victim, data: st.DataObject) -> None:
+def test_damaged_files_are_loaded_or_refused(openai_file: DamagedFile, data: st.DataObject) -> None:
     openai_file.load(data)
 
 
@@ -118,8 +118,8 @@ def folder_copy(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 )
 @settings(damage, max_examples=EXAMPLES // 4)
 @given(data=st.data())
-def test_damaged_folders(folder_copy: Path, name: str, data: st.DataObject) -> None:
+def test_damaged_folders_are_loaded_or_refused(folder_copy: Path, name: str, data: st.DataObject) -> None:
     file = (folder_copy / name).resolve()
     parts = {"model.safetensors": [range(10), range(8, 12_000)], "tokenizer.json": [range(3000)]}
     structure = parts.get(name, [range(file.stat().st_size)])
-    Victim(file, structure, folder_copy / name, folder_copy).load(data)
+    DamagedFile(file, structure, folder_copy / name, folder_copy).load(data)

@@ -1,4 +1,4 @@
-"""What tensors do not determine: read from files beside them, given by options, or assumed and recorded."""
+"""Facts that tensors do not determine: read from files beside them, given by options, or assumed and recorded."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ def changed(*path: str, value: Any) -> dict[str, Any]:
     return config  # type: ignore[no-any-return]
 
 
-def test_wide_heads_by_options(like_vit_h: OpenAiClip, weights: Path, prompts: Prompts) -> None:
+def test_wide_heads_are_set_by_options(like_vit_h: OpenAiClip, weights: Path, prompts: Prompts) -> None:
     read = load_checkpoint(weights, heads=(2, 2), activation="gelu")
     assert_same_embeddings(read, like_vit_h, prompts)
     assert read.assumed == (
         "layer norm epsilon: 1e-05 (image) and 1e-05 (text)",
         "preprocessing: chexzero",
     )
-    # Each of them matters: with another value the embeddings are others.
+    # Each of these facts matters: another value changes the embeddings.
     for heads, activation in (((4, 2), "gelu"), ((2, 4), "gelu"), ((2, 2), "quick_gelu")):
         wrong = load_checkpoint(weights, heads=heads, activation=activation)
         with pytest.raises(AssertionError):
@@ -120,20 +120,22 @@ def test_wide_heads_equal_transformers(weights: Path, prompts: Prompts) -> None:
         torch.testing.assert_close(actual[name], expected[name], rtol=0, atol=1e-6)
 
 
-def test_open_clips_configuration_beside_a_file(like_vit_h: OpenAiClip, weights: Path, prompts: Prompts) -> None:
+def test_open_clips_configuration_beside_a_file_is_read(
+    like_vit_h: OpenAiClip, weights: Path, prompts: Prompts
+) -> None:
     read = load_checkpoint(beside(weights, "open_clip_config.json", OPEN_CLIP))
     assert_same_embeddings(read, like_vit_h, prompts)
     assert read.assumed == ()
     spec = read.preprocess
     assert (spec.kind, spec.mean, spec.std, spec.resize) == ("clip", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 42)
-    # The caller's recipe has precedence; heads that contradict a configuration are a mistake.
+    # The caller's preprocessing has precedence. Heads that contradict a configuration are an error.
     assert load_checkpoint(weights, preprocess="chexzero").preprocess.kind == "chexzero"
     with pytest.raises(CheckpointError, match=r"4 by the caller, and 2 by open_clip_config\.json"):
         load_checkpoint(weights, heads=(4,))
 
 
 @pytest.mark.parametrize("file", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
-def test_an_open_clip_folder(like_vit_h: OpenAiClip, tmp_path: Path, prompts: Prompts, file: str) -> None:
+def test_an_open_clip_folder_is_read(like_vit_h: OpenAiClip, tmp_path: Path, prompts: Prompts, file: str) -> None:
     state = dict(like_vit_h.state_dict())
     if file.endswith("bin"):
         torch.save(state, tmp_path / file)
@@ -145,7 +147,9 @@ def test_an_open_clip_folder(like_vit_h: OpenAiClip, tmp_path: Path, prompts: Pr
     assert_same_embeddings(read, like_vit_h, prompts)
 
 
-def test_a_transformers_configuration_beside_a_file(like_vit_h: OpenAiClip, weights: Path, prompts: Prompts) -> None:
+def test_a_transformers_configuration_beside_a_file_is_read(
+    like_vit_h: OpenAiClip, weights: Path, prompts: Prompts
+) -> None:
     tower = {"hidden_act": "gelu", "num_hidden_layers": 2, "num_attention_heads": 2, "layer_norm_eps": 1e-5}
     vision = tower | {"hidden_size": 160, "intermediate_size": 640, "image_size": 42, "patch_size": 14}
     config = {
@@ -158,7 +162,7 @@ def test_a_transformers_configuration_beside_a_file(like_vit_h: OpenAiClip, weig
     read = load_checkpoint(beside(weights, "config.json", config))
     assert_same_embeddings(read, like_vit_h, prompts)
     assert (read.assumed, read.preprocess.resize) == ((), 50)
-    # A training script's configuration of the same name says nothing.
+    # The configuration of a training script with the same file name is ignored.
     with pytest.raises(CheckpointError, match="--heads"):
         load_checkpoint(beside(weights, "config.json", {"lr": 1e-4}))
     beside(weights, "config.json", config | {"vision_config": vision | {"num_hidden_layers": 3}})
@@ -189,7 +193,9 @@ def test_a_transformers_configuration_beside_a_file(like_vit_h: OpenAiClip, weig
         (("preprocess_cfg", "mean"), [0.5], "mean"),
     ],
 )
-def test_open_clip_configurations_that_do_not_fit(weights: Path, path: tuple[str, ...], value: Any, words: str) -> None:
+def test_an_open_clip_configuration_that_does_not_fit_is_refused(
+    weights: Path, path: tuple[str, ...], value: Any, words: str
+) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(beside(weights, "open_clip_config.json", changed(*path, value=value)))
     assert words in str(caught.value)
@@ -205,7 +211,9 @@ def test_open_clip_configurations_that_do_not_fit(weights: Path, path: tuple[str
         (("model_cfg", "vision_cfg", "patch_dropout"), 0.5, "hidden_act", "gelu"),
     ],
 )
-def test_what_open_clip_records(weights: Path, path: tuple[str, ...], value: Any, field: str, expected: Any) -> None:
+def test_fields_of_open_clip_are_read(
+    weights: Path, path: tuple[str, ...], value: Any, field: str, expected: Any
+) -> None:
     read = load_checkpoint(beside(weights, "open_clip_config.json", changed(*path, value=value)))
     assert getattr(read.config.vision_config, field) == expected
 
@@ -215,7 +223,7 @@ def shapes(openai_clip: OpenAiFactory, **sizes: int) -> State:
         return renamed(openai_clip(**sizes).state_dict())
 
 
-# Width, layers, and heads that OpenAI published.
+# Width, layers and heads that OpenAI published.
 VISION = {"ViT-B": (768, 12, 12), "ViT-L": (1024, 24, 16)}
 TEXT = {"B": (512, 12, 8), "L": (768, 12, 12)}
 
@@ -223,7 +231,7 @@ TEXT = {"B": (512, 12, 8), "L": (768, 12, 12)}
 @pytest.mark.parametrize("vision", VISION)
 @pytest.mark.parametrize("text", TEXT)
 @pytest.mark.parametrize("patch", [14, 16, 32])
-def test_what_openai_published_needs_no_option(
+def test_openais_networks_need_no_option(
     openai_clip: OpenAiFactory, tmp_path: Path, vision: str, text: str, patch: int
 ) -> None:
     width, layers, heads = VISION[vision]
@@ -251,14 +259,16 @@ def test_what_openai_published_needs_no_option(
         ({"width": 896, "layers": 12}, "width 896"),
     ],
 )
-def test_other_sizes_need_it(openai_clip: OpenAiFactory, tmp_path: Path, sizes: dict[str, int], words: str) -> None:
+def test_other_sizes_need_an_option(
+    openai_clip: OpenAiFactory, tmp_path: Path, sizes: dict[str, int], words: str
+) -> None:
     sizes = {"text_width": 512, "text_layers": 12} | sizes
     with pytest.raises(CheckpointError, match=words) as caught:
         config_of(shapes(openai_clip, **sizes), [], tmp_path)
     assert "--heads IMAGE,TEXT" in str(caught.value)
 
 
-def test_the_width_of_an_mlp_is_its_own(openai_clip: OpenAiFactory, tmp_path: Path) -> None:
+def test_the_width_of_an_mlp_is_read_from_its_weights(openai_clip: OpenAiFactory, tmp_path: Path) -> None:
     state = shapes(openai_clip, width=768, layers=12, text_width=512, text_layers=12)
     for layer in range(12):
         name = f"vision_model.encoder.layers.{layer}.mlp.fc1.weight"
@@ -266,7 +276,7 @@ def test_the_width_of_an_mlp_is_its_own(openai_clip: OpenAiFactory, tmp_path: Pa
     assert config_of(state, [], tmp_path).vision_config.intermediate_size == 3000
 
 
-def test_options_that_are_wrong(folder: Path, weights: Path) -> None:
+def test_wrong_options_are_refused(folder: Path, weights: Path) -> None:
     for heads in ((), (0,), (1, 2, 3), (True,), (2.0,)):
         with pytest.raises(UsageError, match="attention heads"):
             load_checkpoint(weights, heads=heads)  # type: ignore[arg-type]
@@ -280,7 +290,7 @@ def test_options_that_are_wrong(folder: Path, weights: Path) -> None:
         load_checkpoint(folder, activation="gelu")
 
 
-def test_modules_in_an_archive_contradict_a_wrong_option(torchscript: Path) -> None:
+def test_a_wrong_option_contradicts_the_modules_in_an_archive(torchscript: Path) -> None:
     read = load_checkpoint(torchscript)
     assert read.config.vision_config.hidden_act == "quick_gelu"
     assert [line.partition(":")[0] for line in read.assumed] == ["layer norm epsilon", "preprocessing"]
@@ -288,7 +298,7 @@ def test_modules_in_an_archive_contradict_a_wrong_option(torchscript: Path) -> N
         load_checkpoint(torchscript, heads=(4, 1))
 
 
-def test_what_was_assumed_stays_with_the_network(state: State, tmp_path: Path) -> None:
+def test_assumptions_stay_with_the_network(state: State, tmp_path: Path) -> None:
     read = load_checkpoint(saved(state, tmp_path / "clip.pt"), heads=SMALL)
     assert len(read.assumed) == 3
     read.save(tmp_path / "folder")
@@ -297,16 +307,16 @@ def test_what_was_assumed_stays_with_the_network(state: State, tmp_path: Path) -
         warnings.simplefilter("ignore")
         theirs = LrclrModel.from_pretrained(tmp_path / "folder", local_files_only=True)
     assert theirs.config.assumed == list(read.assumed)
-    # A bundle's manifest holds the network's configuration.
+    # The manifest of a bundle contains the network's configuration.
     assert _plain(read.config.to_dict())["assumed"] == list(read.assumed)
     assert ModelSpec.of_checkpoint(read).assumed == read.assumed
 
 
-def test_a_tokenizer_in_the_same_folder(weights: Path) -> None:
+def test_a_tokenizer_in_the_same_folder_needs_a_configuration(weights: Path) -> None:
     backend = Tokenizer.from_str(resources.files("lrclr").joinpath("data", "clip_tokenizer.json").read_text("utf-8"))
     backend.add_tokens(["<finding>"])
     backend.save(str(weights.parent / "tokenizer.json"))
-    # It may be any network's, unless a configuration shows that the folder is this one's.
+    # It may belong to another network, unless a configuration shows that the folder belongs to this one.
     read = load_checkpoint(weights, heads=(2, 2))
     assert read.tokenizer.sha256 == ClipTokenizer.default().sha256
     assert "the tokenizer that it is read with has 49409" in refusal(
@@ -320,16 +330,16 @@ def command(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int,
     return code, " ".join(capfd.readouterr().err.split())
 
 
-def test_convert_says_what_it_assumed(weights: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    code, said = command(capfd, "convert", weights, tmp_path / "out")
+def test_convert_reports_its_assumptions(weights: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code, output = command(capfd, "convert", weights, tmp_path / "out")
     assert code == 1
-    assert "the number of attention heads" in said
+    assert "the number of attention heads" in output
     assert not (tmp_path / "out").exists()
-    code, said = command(capfd, "convert", weights, tmp_path / "out", "--heads", "2,2", "--activation", "gelu")
+    code, output = command(capfd, "convert", weights, tmp_path / "out", "--heads", "2,2", "--activation", "gelu")
     assert code == 0
-    assert "assumed: layer norm epsilon: 1e-05 (image) and 1e-05 (text)" in said
-    assert "assumed: preprocessing: chexzero" in said
-    assert "activation:" not in said
+    assert "assumed: layer norm epsilon: 1e-05 (image) and 1e-05 (text)" in output
+    assert "assumed: preprocessing: chexzero" in output
+    assert "activation:" not in output
     for wrong in ("many", "2,", "2;2", ""):
         assert command(capfd, "convert", weights, tmp_path / "b", "--heads", wrong)[0] == 2
     assert command(capfd, "convert", weights, tmp_path / "b", "--heads", "3,2")[0] == 1
@@ -347,7 +357,7 @@ def test_convert_says_what_it_assumed(weights: Path, tmp_path: Path, capfd: pyte
     ],
     ids=["export", "convert", "train", "evaluate", "bench"],
 )
-def test_every_command_that_reads_a_checkpoint_has_the_options(
+def test_every_command_that_reads_a_checkpoint_takes_the_options(
     weights: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
@@ -355,7 +365,7 @@ def test_every_command_that_reads_a_checkpoint_has_the_options(
     option: str,
     arguments: tuple[str, ...],
 ) -> None:
-    """Each option reaches the reader: one that does not fit is refused there."""
+    """A value that does not fit is refused by the reader, which shows that the option reaches it."""
     names = {"weights": weights, "out": tmp_path / "out", "table": phantom_table()}
     wrong, words = {
         "--heads": ("3,2", "cannot have 3 attention heads"),
@@ -363,9 +373,9 @@ def test_every_command_that_reads_a_checkpoint_has_the_options(
         "--key": ("ema", "no CLIP under 'ema'"),
     }[option]
     filled = [argument.format(**names) for argument in arguments]
-    code, said = command(capfd, *filled, option, wrong)
+    code, output = command(capfd, *filled, option, wrong)
     assert code in {1, 2}
-    assert words in said
+    assert words in output
 
 
 def test_the_reference_of_bench_is_read_with_the_options(weights: Path) -> None:
@@ -373,17 +383,17 @@ def test_the_reference_of_bench_is_read_with_the_options(weights: Path) -> None:
         reference_from(str(weights), {"heads": (3, 2)})
 
 
-def test_options_of_reading_where_nothing_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_reading_options_without_a_checkpoint_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     for arguments in (("evaluate", tmp_path, tmp_path / "table.csv"), ("bench", tmp_path)):
-        code, said = command(capfd, *arguments, "--heads", "2")
+        code, output = command(capfd, *arguments, "--heads", "2")
         assert code == 2
-        assert "--heads cannot be used here" in said
+        assert "--heads cannot be used here" in output
 
 
 @pytest.fixture
 def phantom_table(tmp_path: Path) -> Callable[[], Path]:
-    """Makes a table of two images with a label."""
+    """A factory of a table with two images and a label."""
 
     def make() -> Path:
         from lrclr.samples import SAMPLES

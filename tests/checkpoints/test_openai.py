@@ -1,4 +1,4 @@
-"""OpenAI's state dicts and TorchScript archives against a CLIP of the tests' own."""
+"""OpenAI's state dicts and TorchScript archives, compared with the CLIP in `conftest.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lrclr.checkpoints import load_checkpoint
 
-# Private: what a file is taken for, before it becomes a checkpoint.
+# Private: the detected type of a file, before it becomes a checkpoint.
 from lrclr.checkpoints._files import read_file
 from lrclr.checkpoints._network import config_of
 from lrclr.checkpoints._openai import renamed
@@ -41,15 +41,17 @@ def pixels(checkpoint: Checkpoint, count: int = 3) -> Tensor:
 
 
 @torch.no_grad()
-def assert_same_embeddings(checkpoint: Checkpoint, theirs: OpenAiClip, prompts: Prompts) -> None:
+def assert_same_embeddings(checkpoint: Checkpoint, reference: OpenAiClip, prompts: Prompts) -> None:
     ids, mask = prompts(*TEXTS)
     given = pixels(checkpoint)
-    image, text = theirs(given, ids)
-    ours = checkpoint.model(ids, given, mask)
-    torch.testing.assert_close(ours.image_embeds, image, rtol=0, atol=1e-5)
-    torch.testing.assert_close(ours.text_embeds, text, rtol=0, atol=1e-5)
-    torch.testing.assert_close(ours.logits_per_image, image @ text.t() * theirs.logit_scale.exp(), rtol=0, atol=1e-4)
-    # Different inputs give different embeddings. Otherwise equal outputs would prove little.
+    image, text = reference(given, ids)
+    embeddings = checkpoint.model(ids, given, mask)
+    torch.testing.assert_close(embeddings.image_embeds, image, rtol=0, atol=1e-5)
+    torch.testing.assert_close(embeddings.text_embeds, text, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        embeddings.logits_per_image, image @ text.t() * reference.logit_scale.exp(), rtol=0, atol=1e-4
+    )
+    # Different inputs must give different embeddings. Otherwise equal outputs would prove little.
     assert float((image[0] - image[1]).abs().max()) > 1e-2
     assert float((text[0] - text[1]).abs().max()) > 1e-2
 
@@ -59,11 +61,11 @@ def assert_same_embeddings(checkpoint: Checkpoint, theirs: OpenAiClip, prompts: 
 def test_a_state_dict_gives_the_same_embeddings(
     openai_clip: OpenAiFactory, prompts: Prompts, tmp_path: Path, sizes: dict[str, int], dtype: torch.dtype
 ) -> None:
-    theirs = openai_clip(**sizes).to(dtype)
-    torch.save(theirs.state_dict(), tmp_path / "clip.pt")
+    reference = openai_clip(**sizes).to(dtype)
+    torch.save(reference.state_dict(), tmp_path / "clip.pt")
     heads = (sizes.get("width", 128) // 64, sizes.get("text_width", 64) // 64)
     checkpoint = load_checkpoint(tmp_path / "clip.pt", heads=heads)
-    assert_same_embeddings(checkpoint, theirs.float(), prompts)
+    assert_same_embeddings(checkpoint, reference.float(), prompts)
     assert checkpoint.source == "openai state dict"
     assert checkpoint.sha256 == bundles.sha256_of(tmp_path / "clip.pt")
     assert checkpoint.preprocess.kind == "chexzero"
@@ -80,16 +82,16 @@ def test_a_state_dict_gives_the_same_embeddings(
     assert checkpoint.config.projection_dim == sizes["dimension"]
 
 
-def test_the_fusion_head_of_a_bare_state_dict_is_always_the_same(small_openai: OpenAiClip, tmp_path: Path) -> None:
+def test_the_fusion_head_of_a_bare_state_dict_is_reproducible(small_openai: OpenAiClip, tmp_path: Path) -> None:
     torch.save(small_openai.state_dict(), tmp_path / "clip.pt")
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    one = load_checkpoint(tmp_path / "clip.pt", heads=SMALL).model.fusion_head
+    first = load_checkpoint(tmp_path / "clip.pt", heads=SMALL).model.fusion_head
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    other = load_checkpoint(tmp_path / "clip.pt", heads=SMALL).model.fusion_head.state_dict()
-    assert all(torch.equal(tensor, other[name]) for name, tensor in one.state_dict().items())
-    for module in one.modules():
+    second = load_checkpoint(tmp_path / "clip.pt", heads=SMALL).model.fusion_head.state_dict()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.state_dict().items())
+    for module in first.modules():
         if isinstance(module, nn.LayerNorm):
             assert bool((module.weight == 1).all() and (module.bias == 0).all())
         elif isinstance(module, nn.Linear):
@@ -97,7 +99,7 @@ def test_the_fusion_head_of_a_bare_state_dict_is_always_the_same(small_openai: O
 
 
 @pytest.mark.parametrize("wrapping", ["module", "state_dict", "both", "parameters", "legacy", "counts"])
-def test_the_ways_a_state_dict_is_wrapped(
+def test_wrapped_state_dicts_are_read(
     small_openai: OpenAiClip, prompts: Prompts, tmp_path: Path, wrapping: str
 ) -> None:
     content: Any = small_openai.state_dict()
@@ -114,29 +116,31 @@ def test_the_ways_a_state_dict_is_wrapped(
 
 
 @pytest.mark.parametrize(("name", "mean"), [("clip", 0.48145466), ("chexzero", 101.48761)])
-def test_preprocessing_by_name(small_openai: OpenAiClip, tmp_path: Path, name: str, mean: float) -> None:
+def test_a_preprocessing_can_be_chosen_by_name(
+    small_openai: OpenAiClip, tmp_path: Path, name: str, mean: float
+) -> None:
     torch.save(small_openai.state_dict(), tmp_path / "clip.pt")
     spec = load_checkpoint(tmp_path / "clip.pt", preprocess=name, heads=SMALL).preprocess
     assert (spec.kind, spec.image_size, spec.mean[0]) == (name, 48, mean)
 
 
 def as_torchscript(model: OpenAiClip, kind: str, file: Path) -> None:
-    """Save `model` as OpenAI publishes theirs, with the three counts beside the weights."""
+    """Save `model` as OpenAI publishes its models, with the three counts beside the weights."""
     for name, value in (("input_resolution", 48), ("context_length", 77), ("vocab_size", 49408)):
         model.register_buffer(name, torch.tensor(value))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says that TorchScript is a thing of the past
+        warnings.simplefilter("ignore")  # torch warns that TorchScript is deprecated
         if kind == "script":
-            made = torch.jit.script(model)
+            module = torch.jit.script(model)
         else:
             example = (torch.zeros(1, 3, 48, 48), torch.ones(1, 77, dtype=torch.int64))
-            made = torch.jit.trace(model, example)  # type: ignore[no-untyped-call]
-        torch.jit.save(made, str(file))
+            module = torch.jit.trace(model, example)  # type: ignore[no-untyped-call]
+        torch.jit.save(module, str(file))
 
 
 @pytest.mark.parametrize("kind", ["script", "trace"])
 @pytest.mark.parametrize("half", [False, True])
-def test_a_torchscript_archive(
+def test_a_torchscript_archive_gives_the_same_embeddings(
     openai_clip: OpenAiFactory, prompts: Prompts, tmp_path: Path, kind: str, *, half: bool
 ) -> None:
     theirs = openai_clip()
@@ -155,7 +159,7 @@ def test_a_torchscript_archive(
     assert_same_embeddings(checkpoint, theirs, prompts)
 
 
-def test_storages_that_are_shared_and_views(tmp_path: Path) -> None:
+def test_views_of_shared_storages_are_read(tmp_path: Path) -> None:
     class Views(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -179,7 +183,7 @@ def test_storages_that_are_shared_and_views(tmp_path: Path) -> None:
     assert all(torch.equal(read[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_chexzeros_302_tensors_fill_vit_b_32(openai_clip: OpenAiFactory, tmp_path: Path) -> None:
+def test_chexzeros_302_tensors_fit_vit_b_32(openai_clip: OpenAiFactory, tmp_path: Path) -> None:
     with torch.device("meta"):
         theirs = openai_clip(
             width=768, layers=12, patch=32, grid=7, text_width=512, text_layers=12, dimension=512

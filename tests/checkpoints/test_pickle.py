@@ -1,4 +1,4 @@
-"""Pickles as data: nothing that a pickle names is imported or called, and a small one takes little memory and time."""
+"""Pickles are read as data: no name is imported or called, and a small file takes little memory and time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from lrclr.checkpoints import load_checkpoint
 
-# Private: the interpreter of pickles is tested on programs that no checkpoint holds.
+# Private: the pickle interpreter is tested on programs that checkpoints do not contain.
 from lrclr.checkpoints._files import read_file
 from lrclr.checkpoints._pickle import MAX_OPERATIONS, Global, Inert, PickleError, TensorView, read_pickle
 from lrclr.errors import CheckpointError
@@ -29,42 +29,42 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_heard: list[str] | None = None
+_recorded_events: list[str] | None = None
 
 
-def _hear(event: str, arguments: tuple[Any, ...]) -> None:
+def _record_event(event: str, arguments: tuple[Any, ...]) -> None:
     acts = ("import", "exec", "compile", "os.", "subprocess.", "socket.", "pickle.find_class", "ctypes.", "open")
-    if _heard is not None and event.startswith(acts):
-        _heard.append(f"{event} {arguments[:1]}")
+    if _recorded_events is not None and event.startswith(acts):
+        _recorded_events.append(f"{event} {arguments[:1]}")
 
 
 @contextmanager
-def nothing_happens() -> Iterator[None]:
+def no_imports_or_calls() -> Iterator[None]:
     """Assert that nothing is imported, executed or opened."""
-    global _heard  # noqa: PLW0603 - a hook cannot be taken away
-    if not _hooked:
-        # Python imports the codec of old pickles' text when it first meets one.
+    global _recorded_events  # noqa: PLW0603 - a hook cannot be taken away
+    if not _is_hook_installed:
+        # Python imports the codec of old pickles' text at its first use.
         read(b"Va\n.")
-        sys.addaudithook(_hear)
-        _hooked.append(True)
-    _heard = []
+        sys.addaudithook(_record_event)
+        _is_hook_installed.append(True)
+    _recorded_events = []
     try:
         yield
-        heard = _heard
+        heard = _recorded_events
     finally:
-        _heard = None
+        _recorded_events = None
     assert heard == []
 
 
-_hooked: list[bool] = []
+_is_hook_installed: list[bool] = []
 
 
 def read(program: bytes) -> object:
     return read_pickle(io.BytesIO(program))[0]
 
 
-def test_the_watch_hears(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="find_class"), nothing_happens():
+def test_the_audit_hook_records_events(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="find_class"), no_imports_or_calls():
         pickle.loads(b"\x80\x02cfractions\nFraction\n.")
 
 
@@ -86,8 +86,8 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("program", HOSTILE)
-def test_nothing_that_is_named_is_called(program: bytes) -> None:
-    with nothing_happens():
+def test_names_in_a_pickle_are_not_called(program: bytes) -> None:
+    with no_imports_or_calls():
         try:
             value = read(program)
         except PickleError:
@@ -112,7 +112,7 @@ NAMES = st.sampled_from(
 
 
 def step(data: st.DataObject) -> bytes:
-    """Any one operation, with an argument of its kind."""
+    """Any one operation with an argument of its type."""
     operation = data.draw(st.sampled_from(pickletools.opcodes))
     code = operation.code.encode("latin-1")
     match operation.arg.name if operation.arg else None:
@@ -145,9 +145,9 @@ def step(data: st.DataObject) -> bytes:
 
 @settings(max_examples=400, deadline=None)
 @given(data=st.data())
-def test_any_program_is_read_or_refused(data: st.DataObject) -> None:
+def test_any_pickle_is_read_or_refused(data: st.DataObject) -> None:
     program = b"\x80\x02" + b"".join(step(data) for _ in range(data.draw(st.integers(0, 40)))) + b"."
-    with nothing_happens(), suppress(PickleError):
+    with no_imports_or_calls(), suppress(PickleError):
         read(program)
 
 
@@ -169,11 +169,11 @@ def test_any_program_is_read_or_refused(data: st.DataObject) -> None:
     ),
     protocol=st.integers(3, 5),
 )
-def test_plain_values_are_read_as_pickle_reads_them(value: object, protocol: int) -> None:
+def test_plain_values_equal_those_of_pickle(value: object, protocol: int) -> None:
     assert read(pickle.dumps(value, protocol)) == value
 
 
-def test_what_a_tensor_is(tmp_path: Path) -> None:
+def test_tensors_of_every_form_are_read(tmp_path: Path) -> None:
     whole = torch.arange(24.0).reshape(4, 6)
     tensors = {"whole": whole, "turned": whole.t(), "part": whole[1:3, ::2], "half": whole.half(), "none": whole[:0]}
     for legacy in (False, True):
@@ -184,7 +184,7 @@ def test_what_a_tensor_is(tmp_path: Path) -> None:
         assert all(found[name].dtype == tensor.dtype for name, tensor in tensors.items())
 
 
-# A small file that asks for much. Each is the pickle of a `torch.save` archive.
+# Small files that demand much memory or time. Each is the pickle of a `torch.save` archive.
 
 TENSOR = (
     b"ctorch._utils\n_rebuild_tensor_v2\n((Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nJ\x00\x00\x10\x00tQ"
@@ -252,7 +252,7 @@ def archive(program: bytes, file: Path) -> Path:
 
 
 def legacy(file: Path) -> Path:
-    """A file from before archives, whose list of storages holds itself 2 to the power of 60 times."""
+    """A file in the format before zip archives. Its list of storages contains itself 2 to the power of 60 times."""
     keys: list[Any] = []
     for _ in range(60):
         keys = [keys, keys]
@@ -277,29 +277,30 @@ for file in map(Path, sys.argv[1:]):
     before = peak_mb()
     try:
         load_checkpoint(file, heads=(1, 1))
-        said = "it was read"
+        message = "it was read"
     except CheckpointError as error:
-        said = str(error)
-    print(file.stem, round(peak_mb() - before), said, sep="|", flush=True)
+        message = str(error)
+    print(file.stem, round(peak_mb() - before), message, sep="|", flush=True)
 """
 
 
-def test_a_small_file_cannot_ask_for_much(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_small_file_takes_little_memory_and_time(tmp_path: Path) -> None:
     files = [archive(program, tmp_path / f"{name}.pt") for name, program in greedy().items()]
     files.append(legacy(tmp_path / "a list of storages within itself.pt"))
     done = subprocess.run([sys.executable, "-c", CHILD, *files], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line.split("|", 2) for line in done.stdout.splitlines()]
     assert len(lines) == len(files)
-    for name, megabytes, said in lines:
+    for name, megabytes, message in lines:
         assert int(megabytes) < 400, name
-        assert said != "it was read", name
-    errors = {name: said for name, _, said in lines}
+        assert message != "it was read", name
+    errors = {name: message for name, _, message in lines}
     assert "operations" in errors["more operations than any checkpoint has"]
     assert "repeat its numbers" in errors["a network of one tensor"]
 
 
-def test_a_tensor_that_leaves_or_repeats_its_storage() -> None:
+def test_a_tensor_outside_its_storage_or_with_repeats_is_refused() -> None:
     def tensor(offset: int, size: tuple[int, ...], stride: tuple[int, ...], count: int = 12) -> bytes:
         stream = io.BytesIO()
 
@@ -340,7 +341,7 @@ def test_a_tensor_that_leaves_or_repeats_its_storage() -> None:
             read(tensor(offset, size, stride))
 
 
-def test_a_wrong_checksum(tmp_path: Path) -> None:
+def test_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
     file = saved({"visual.conv1.weight": torch.arange(1000.0)}, tmp_path / "clip.pt")
     whole = bytearray(file.read_bytes())
     place = whole.index(struct.pack("<f", 500.0))
@@ -349,8 +350,8 @@ def test_a_wrong_checksum(tmp_path: Path) -> None:
     assert "checksum" in refusal(file, SMALL)
 
 
-def test_headers_of_safetensors(tmp_path: Path) -> None:
-    """The library refuses lengths and ranges that the file does not have."""
+def test_wrong_headers_of_safetensors_are_refused(tmp_path: Path) -> None:
+    """The library refuses lengths and ranges beyond the file."""
 
     def header(content: bytes, data: bytes = b"", length: int | None = None) -> bytes:
         return struct.pack("<Q", len(content) if length is None else length) + content + data

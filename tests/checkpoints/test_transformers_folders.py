@@ -1,4 +1,4 @@
-"""The ways in which transformers has written the folder of a CLIP, from 2021 to version 5."""
+"""Folders of a CLIP in the forms that transformers has written from 2021 to version 5."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ IMAGES = {"crop_size": {"height": 60, "width": 60}, "size": {"shortest_edge": 70
 
 @pytest.fixture
 def clip(tiny_checkpoint: Checkpoint, tmp_path: Path) -> Callable[..., Path]:
-    """Makes the folder of a small CLIP without anything that says how images are read."""
+    """A factory of folders of a small CLIP without a preprocessing configuration."""
 
     def make(**text: Any) -> Path:
         folder = clip_folder(clip_model(**text), tmp_path / "clip", tiny_checkpoint)
@@ -48,7 +48,7 @@ def saved_processor(folder: Path) -> CLIPProcessor:
     return processor
 
 
-def test_what_version_5_writes(clip: Callable[..., Path]) -> None:
+def test_a_folder_of_version_5_is_read(clip: Callable[..., Path]) -> None:
     folder = clip()
     processor = saved_processor(folder)
     assert (folder / "processor_config.json").is_file()
@@ -61,16 +61,16 @@ def test_what_version_5_writes(clip: Callable[..., Path]) -> None:
     for texts in (["Edema"], ["no Edema", "left-sided, 2.5 cm"]):
         ids = processor.tokenizer(texts, padding="max_length", max_length=30)["input_ids"]
         ours = read.tokenizer.encode(texts, length=30)
-        # transformers pads with the end token, which no text encoder sees.
+        # transformers pads with the end token, which the text encoder ignores.
         assert (np.where(ours.mask, ids, 0) == ours.input_ids).all()
 
 
-def test_the_nested_recipe_comes_first_as_in_transformers(clip: Callable[..., Path]) -> None:
+def test_a_nested_preprocessing_has_precedence_as_in_transformers(clip: Callable[..., Path]) -> None:
     folder = clip()
     saved_processor(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps({"size": 64, "crop_size": 60}))
     assert load_checkpoint(folder).preprocess.resize == 70
-    # Versions 4.40 to 4.57 wrote both, and nothing about images into the new one.
+    # Versions 4.40 to 4.57 wrote both files, and put nothing about images into the new one.
     (folder / "processor_config.json").write_text(json.dumps({"processor_class": "CLIPProcessor"}))
     assert load_checkpoint(folder).preprocess.resize == 64
 
@@ -78,7 +78,7 @@ def test_the_nested_recipe_comes_first_as_in_transformers(clip: Callable[..., Pa
 @pytest.mark.parametrize("size", [70, {"shortest_edge": 70}, {"shortest_edge": 70, "longest_edge": None}])
 @pytest.mark.parametrize("crop", [60, {"height": 60, "width": 60}])
 @pytest.mark.parametrize("nested", [False, True])
-def test_forms_of_sizes(clip: Callable[..., Path], size: object, crop: object, *, nested: bool) -> None:
+def test_every_form_of_a_size_is_read(clip: Callable[..., Path], size: object, crop: object, *, nested: bool) -> None:
     folder = clip()
     recipe: dict[str, Any] = {"size": size, "crop_size": crop, "image_processor_type": "CLIPImageProcessorFast"}
     if nested:
@@ -98,20 +98,22 @@ def test_forms_of_sizes(clip: Callable[..., Path], size: object, crop: object, *
         ([1], "table of keys"),
     ],
 )
-def test_recipes_that_are_none_of_clip(clip: Callable[..., Path], recipe: object, words: str) -> None:
+def test_a_preprocessing_that_clip_does_not_have_is_refused(
+    clip: Callable[..., Path], recipe: object, words: str
+) -> None:
     folder = clip()
     (folder / "processor_config.json").write_text(json.dumps({"image_processor": recipe}))
-    said = refusal(folder)
-    assert words in said
-    assert "processor_config.json cannot be used" in said
-    # The caller may choose another one.
+    message = refusal(folder)
+    assert words in message
+    assert "processor_config.json cannot be used" in message
+    # The caller may choose another preprocessing.
     assert load_checkpoint(folder, preprocess="clip").preprocess.image_size == 60
 
 
-def test_no_recipe(clip: Callable[..., Path]) -> None:
+def test_a_missing_preprocessing_is_refused(clip: Callable[..., Path]) -> None:
     folder = clip()
-    said = refusal(folder)
-    assert "has no preprocessor_config.json: and no processor_config.json that holds an image_processor" in said
+    message = refusal(folder)
+    assert "has no preprocessor_config.json: and no processor_config.json that holds an image_processor" in message
     assert load_checkpoint(folder, preprocess="chexzero").preprocess.kind == "chexzero"
 
 
@@ -119,7 +121,7 @@ ADDED = ("<finding>", "<side>")
 
 
 def with_tokens(folder: Path, form: str) -> CLIPTokenizer:
-    """Add two tokens to a folder's tokenizer, which its network has rows for."""
+    """Add two tokens to the tokenizer of a folder. The network has rows for them."""
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
     if form == "tokenizer.json":
         backend.add_tokens([AddedToken(token, normalized=False) for token in ADDED])
@@ -137,7 +139,7 @@ def with_tokens(folder: Path, form: str) -> CLIPTokenizer:
 
 @pytest.mark.parametrize("form", ["tokenizer.json", "added_tokens.json"])
 @pytest.mark.parametrize("eos", [2, 49407])
-def test_added_tokens(clip: Callable[..., Path], eos: int, form: str) -> None:
+def test_added_tokens_are_read(clip: Callable[..., Path], eos: int, form: str) -> None:
     folder = clip(vocab_size=49410, eos_token_id=eos)
     tokenizer = with_tokens(folder, form)
     read = load_checkpoint(folder, preprocess="clip")
@@ -153,7 +155,8 @@ def test_added_tokens(clip: Callable[..., Path], eos: int, form: str) -> None:
             expected = expected.pooler_output
     actual = TorchEngine(read.model, "cpu").run("text_encoder", {"input_ids": ours.input_ids})["text_embedding"]
     expected = torch.nn.functional.normalize(expected, dim=-1)
-    # The configuration of old makes transformers read an embedding at the highest token: there it is another one.
+    # With an old configuration, transformers reads the embedding at the highest token number. Here that is another
+    # token.
     torch.testing.assert_close(torch.from_numpy(actual), expected, rtol=0, atol=1e-6)
     read.save(folder.parent / "ours")
     again = load_checkpoint(folder.parent / "ours")
@@ -164,12 +167,12 @@ def test_added_tokens(clip: Callable[..., Path], eos: int, form: str) -> None:
 
 
 @pytest.mark.parametrize("eos", [2, 49407])
-def test_a_vocabulary_that_is_padded(clip: Callable[..., Path], eos: int) -> None:
+def test_a_padded_vocabulary_is_read(clip: Callable[..., Path], eos: int) -> None:
     read = load_checkpoint(clip(vocab_size=49472, eos_token_id=eos), preprocess="clip")
     assert read.config.text_config.eos_token_id == 49407
 
 
-def test_added_tokens_that_do_not_follow(clip: Callable[..., Path]) -> None:
+def test_added_tokens_with_gaps_are_refused(clip: Callable[..., Path]) -> None:
     folder = clip(vocab_size=49500)
     with_tokens(folder, "added_tokens.json")
     (folder / "added_tokens.json").write_text(json.dumps({"<finding>": 49450}))

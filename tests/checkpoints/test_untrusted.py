@@ -1,4 +1,4 @@
-"""No content of a file is ever run."""
+"""Reading a file never runs code from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lrclr.checkpoints import load_checkpoint
 from lrclr.errors import CheckpointError
-from tests.checkpoints.spoiling import refusal, repacked, saved
+from tests.checkpoints.spoiling import refusal, saved, with_entries
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ State = dict[str, Tensor]
 
 
 class Bomb:
-    """Runs a command when it is unpickled in the ordinary way."""
+    """An object that runs a command when Python's pickle loads it."""
 
     def __init__(self, proof: Path) -> None:
         self.proof = proof
@@ -43,9 +43,9 @@ def test_code_in_a_file_is_never_run(state: State, torchscript: Path, folder: Pa
     elif place == "legacy":
         torch.save(state | {"logit_scale": bomb}, target, _use_new_zipfile_serialization=False)
     elif place == "torchscript":
-        repacked(torchscript, target, {"/data.pkl": pickle.dumps(bomb, 2)})
+        with_entries(torchscript, target, {"/data.pkl": pickle.dumps(bomb, 2)})
     elif place == "torchscript attribute":
-        repacked(torchscript, target, {"/data.pkl": module_pickle(bomb)})
+        with_entries(torchscript, target, {"/data.pkl": module_pickle(bomb)})
     else:
         config = json.loads((folder / "config.json").read_text()) | {"model_type": "clip"}
         (folder / "config.json").write_text(json.dumps(config))
@@ -55,7 +55,7 @@ def test_code_in_a_file_is_never_run(state: State, torchscript: Path, folder: Pa
     with pytest.raises(CheckpointError):
         load_checkpoint(target)
     assert not proof.exists()
-    # The bomb is real.
+    # The command does run in an ordinary `pickle.load`.
     pickle.loads(pickle.dumps(bomb))
     assert proof.exists()
 
@@ -74,11 +74,11 @@ def module_pickle(value: object) -> bytes:
         b"\x80\x02ctorch._utils\n_rebuild_parameter\n.",
         b"\x80\x02ctorch\nload\n.",
         b"\x80\x02ccollections\nOrderedDict.fromkeys\n.",
-        # Attributes set on what the archive was given: a class, a function.
+        # Attributes that are set on names the reader knows: a class, a function.
         b"\x80\x02c__torch__\nModel\nN}V__setstate__\nNs\x86b.",
         b"\x80\x02c__torch__\nModel\nN}V__init__\nNs\x86b.",
         b"\x80\x02ctorch.jit._pickle\nrestore_type_tag\nN}V__code__\nNs\x86b.",
-        # A module that holds itself, twice.
+        # A module that contains itself twice.
         b"\x80\x02c__torch__\nModel\n)\x81q\x00}(Va\nh\x00Vb\nh\x00ub.",
         b"\x80\x02c__torch__\nModel\n)\x81}K\x01K\x02sb.",
         b"\x80\x02c__torch__\nModel\n)\x81Nb.",
@@ -88,12 +88,14 @@ def module_pickle(value: object) -> bytes:
         b"\x80\x02N.",
     ],
 )
-def test_torchscript_pickles_that_want_more(torchscript: Path, tmp_path: Path, program: bytes) -> None:
-    refusal(repacked(torchscript, tmp_path / "bad.pt", {"/data.pkl": program}))
-    load_checkpoint(torchscript)  # and the reader is what it was
+def test_torchscript_pickles_with_other_operations_are_refused(
+    torchscript: Path, tmp_path: Path, program: bytes
+) -> None:
+    refusal(with_entries(torchscript, tmp_path / "bad.pt", {"/data.pkl": program}))
+    load_checkpoint(torchscript)  # and the reader's objects are unchanged
 
 
-def test_torchscript_tensors_beyond_their_storage(torchscript: Path, tmp_path: Path) -> None:
+def test_torchscript_tensors_beyond_their_storage_are_refused(torchscript: Path, tmp_path: Path) -> None:
     def tensor(offset: int, size: int, stride: int) -> bytes:
         storage = b"(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nK\x01tQ"
         numbers = (
@@ -113,11 +115,11 @@ def test_torchscript_tensors_beyond_their_storage(torchscript: Path, tmp_path: P
         (0, 2, -1),
     ]:
         program = tensor(offset, size, stride)
-        assert "TorchScript" in refusal(repacked(torchscript, tmp_path / "bad.pt", {"/data.pkl": program}))
-    # The same with honest numbers gets as far as the missing weights.
-    honest = repacked(torchscript, tmp_path / "bad.pt", {"/data.pkl": tensor(0, 1, 1)})
+        assert "TorchScript" in refusal(with_entries(torchscript, tmp_path / "bad.pt", {"/data.pkl": program}))
+    # The same file with correct numbers is read until the missing weights.
+    honest = with_entries(torchscript, tmp_path / "bad.pt", {"/data.pkl": tensor(0, 1, 1)})
     assert "no tensor's name ends with visual.conv1.weight" in refusal(honest)
 
 
-def test_another_byte_order(torchscript: Path, tmp_path: Path) -> None:
-    assert "byte order" in refusal(repacked(torchscript, tmp_path / "big.pt", {"/byteorder": b"big"}))
+def test_another_byte_order_is_refused(torchscript: Path, tmp_path: Path) -> None:
+    assert "byte order" in refusal(with_entries(torchscript, tmp_path / "big.pt", {"/byteorder": b"big"}))

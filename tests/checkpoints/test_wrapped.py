@@ -1,4 +1,4 @@
-"""The same tensors as trainers wrap them: found in every file format, without running what lies beside them."""
+"""State dicts wrapped by training frameworks are found in every file format. Objects beside them are not run."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def under(prefix: str, state: State) -> State:
 
 
 def half_wrapped(state: State) -> State:
-    """As ``model.visual = torch.compile(model.visual)`` leaves the names."""
+    """The names that ``model.visual = torch.compile(model.visual)`` gives."""
     return {name.replace("visual.", "visual._orig_mod."): tensor for name, tensor in state.items()}
 
 
 def custom_text(state: State) -> State:
-    """As open_clip's CustomTextCLIP names them."""
+    """The names of open_clip's CustomTextCLIP."""
     outside = ("visual.", "logit_scale")
     return {name if name.startswith(outside) else f"text.{name}": tensor for name, tensor in state.items()}
 
 
-def apart(state: State) -> State:
-    """Towers that a LightningModule keeps in two attributes, and the scale in itself."""
+def separate_towers(state: State) -> State:
+    """A LightningModule that has the towers in two attributes and the scale in a third."""
     return {
         name
         if name == "logit_scale"
@@ -79,7 +79,7 @@ WRAPPINGS: dict[str, Callable[[State], Any]] = {
     "deep": lambda s: {"a": {"b": [{"c": under("x.y.module.", s)}]}},
     "CustomTextCLIP": custom_text,
     "CustomTextCLIP, wrapped": lambda s: {"state_dict": under("module.", custom_text(s))},
-    "towers apart": lambda s: {"state_dict": apart(s)},
+    "towers apart": lambda s: {"state_dict": separate_towers(s)},
     "a scale with an axis": lambda s: s | {"logit_scale": s["logit_scale"].reshape(1)},
     "one object under two names": lambda s: {"model": s, "last": s},
     "one module under two names": lambda s: {"state_dict": under("clip.", s) | under("model.", s)},
@@ -88,7 +88,7 @@ WRAPPINGS: dict[str, Callable[[State], Any]] = {
 }
 
 
-def assert_whole(checkpoint: Checkpoint, state: State) -> None:
+def assert_complete(checkpoint: Checkpoint, state: State) -> None:
     read = checkpoint.model.state_dict()
     assert torch.equal(read["vision_model.post_layernorm.bias"], state["visual.ln_post.bias"])
     assert torch.equal(read["text_projection.weight"], state["text_projection"].t())
@@ -102,10 +102,10 @@ def assert_whole(checkpoint: Checkpoint, state: State) -> None:
 def test_wrapped_state_dicts(state: State, tmp_path: Path, wrapping: str, *, legacy: bool) -> None:
     content = WRAPPINGS[wrapping](state)
     torch.save(content, tmp_path / "clip.pt", _use_new_zipfile_serialization=not legacy)
-    assert_whole(load_checkpoint(tmp_path / "clip.pt", heads=SMALL), state)
+    assert_complete(load_checkpoint(tmp_path / "clip.pt", heads=SMALL), state)
 
 
-# The others cannot be in one table, or share memory, which safetensors do not.
+# The other forms cannot be in one table, or share memory, which safetensors does not support.
 FLAT = WRAPPINGS.keys() - {"one module under two names", "deep", "the optimizer at the root"}
 
 
@@ -115,7 +115,7 @@ def test_wrapped_safetensors(state: State, tmp_path: Path, wrapping: str) -> Non
     if not all(isinstance(value, Tensor) for value in content.values()):
         content = next(value for value in content.values() if isinstance(value, dict))
     save_file({name: tensor.contiguous() for name, tensor in content.items()}, tmp_path / "model.safetensors")
-    assert_whole(load_checkpoint(tmp_path / "model.safetensors", heads=SMALL), state)
+    assert_complete(load_checkpoint(tmp_path / "model.safetensors", heads=SMALL), state)
 
 
 PREFIX = st.sampled_from(["module", "_orig_mod", "model", "clip", "net", "backbone", "student", "x.y"])
@@ -124,7 +124,9 @@ CONTAINER = st.sampled_from(["state_dict", "model_state_dict", "model", "weights
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prefixes=st.lists(PREFIX, max_size=4), containers=st.lists(CONTAINER, max_size=3), names=st.booleans())
-def test_any_nesting(state: State, tmp_path: Path, prefixes: list[str], containers: list[str], *, names: bool) -> None:
+def test_any_nesting_is_read(
+    state: State, tmp_path: Path, prefixes: list[str], containers: list[str], *, names: bool
+) -> None:
     content: Any = under("".join(f"{prefix}." for prefix in prefixes), half_wrapped(state) if names else state)
     for container in containers:
         content = {container: content, "epoch": 1}
@@ -133,14 +135,14 @@ def test_any_nesting(state: State, tmp_path: Path, prefixes: list[str], containe
     assert all(torch.equal(found.state[name], tensor) for name, tensor in state.items())
 
 
-def test_a_whole_module_that_was_saved(small_openai: OpenAiClip, state: State, tmp_path: Path) -> None:
+def test_a_pickled_module_is_read(small_openai: OpenAiClip, state: State, tmp_path: Path) -> None:
     read = load_checkpoint(saved({"model": small_openai}, tmp_path / "clip.pt"))
-    assert_whole(read, state)
-    # Its modules keep their heads and activations.
+    assert_complete(read, state)
+    # Its modules contain their heads and activations.
     assert [line for line in read.assumed if "heads" in line or "activation" in line] == []
 
 
-def test_torchscript_of_a_wrapped_module(small_openai: OpenAiClip, state: State, tmp_path: Path) -> None:
+def test_torchscript_of_a_wrapped_module_is_read(small_openai: OpenAiClip, state: State, tmp_path: Path) -> None:
     class Lightning(nn.Module):
         def __init__(self, clip: nn.Module) -> None:
             super().__init__()
@@ -153,13 +155,13 @@ def test_torchscript_of_a_wrapped_module(small_openai: OpenAiClip, state: State,
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(Lightning(small_openai)), str(tmp_path / "script.pt"))
     read = load_checkpoint(tmp_path / "script.pt")
-    assert_whole(read, state)
+    assert_complete(read, state)
     assert (read.config.vision_config.num_attention_heads, read.config.text_config.num_attention_heads) == SMALL
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.clip.", "_orig_mod."])
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_a_transformers_folder_with_longer_names(
+def test_a_transformers_folder_with_a_name_prefix_is_read(
     tiny_checkpoint: Checkpoint, tmp_path: Path, prefix: str, file: str
 ) -> None:
     model = clip_model()
@@ -175,14 +177,14 @@ def test_a_transformers_folder_with_longer_names(
     assert float(read["logit_scale"]) == 2.0
 
 
-def test_an_lrclr_folder_with_longer_names(folder: Path, tiny_checkpoint: Checkpoint) -> None:
+def test_an_lrclr_folder_with_a_name_prefix_is_read(folder: Path, tiny_checkpoint: Checkpoint) -> None:
     state = load_file(folder / "model.safetensors")
     save_file(under("module.model.", state), folder / "model.safetensors")
     read = load_checkpoint(folder).model.state_dict()
     assert all(torch.equal(read[name], tensor) for name, tensor in tiny_checkpoint.model.state_dict().items())
 
 
-def test_transformers_names_without_a_folder(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_a_single_file_with_transformers_names_is_read(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     model = clip_model(max_position_embeddings=30)
     path = saved({"model_state_dict": model.state_dict()}, tmp_path / "clip.pt")
     assert "--heads" in refusal(path)
@@ -192,7 +194,7 @@ def test_transformers_names_without_a_folder(tiny_checkpoint: Checkpoint, tmp_pa
     assert all(torch.equal(ours[name], tensor) for name, tensor in model.state_dict().items())
 
 
-# What lies beside the weights.
+# Objects that lie beside the weights.
 
 
 @dataclasses.dataclass
@@ -202,7 +204,7 @@ class Config:
 
 
 class DictConfig(dict[str, Any]):
-    """As OmegaConf's and Lightning's: a class of its own with state and items."""
+    """Like the classes of OmegaConf and Lightning: a class with state and items."""
 
     def __init__(self, **items: Any) -> None:
         super().__init__(items)
@@ -231,7 +233,7 @@ BESIDE: dict[str, Any] = {
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("beside", BESIDE)
-def test_what_lies_beside_the_weights(state: State, tmp_path: Path, beside: str, protocol: int) -> None:
+def test_objects_beside_the_weights_are_ignored(state: State, tmp_path: Path, beside: str, protocol: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.save(
@@ -244,40 +246,40 @@ def test_what_lies_beside_the_weights(state: State, tmp_path: Path, beside: str,
     assert all(torch.equal(found.state[name], tensor) for name, tensor in state.items())
 
 
-# More than one network, or none.
+# More than one network, or none, beside the weights.
 
 
-def test_two_networks(state: State, tmp_path: Path) -> None:
+def test_two_networks_in_a_file_are_refused(state: State, tmp_path: Path) -> None:
     ema = {name: tensor + 1 for name, tensor in state.items()}
     path = saved({"model": state, "model_ema": {"module": ema}}, tmp_path / "clip.pt")
-    said = refusal(path, SMALL)
-    assert "holds 2 networks: under model, model_ema.module" in said
-    assert "--key" in said
-    assert_whole(load_checkpoint(path, heads=SMALL, key="model"), state)
+    message = refusal(path, SMALL)
+    assert "holds 2 networks: under model, model_ema.module" in message
+    assert "--key" in message
+    assert_complete(load_checkpoint(path, heads=SMALL, key="model"), state)
     for key in ("model_ema", "model_ema.module"):
-        assert_whole(load_checkpoint(path, heads=SMALL, key=key), ema)
+        assert_complete(load_checkpoint(path, heads=SMALL, key=key), ema)
     with pytest.raises(CheckpointError, match=r"no CLIP under 'ema'\. There are: model, model_ema\.module"):
         load_checkpoint(path, heads=SMALL, key="ema")
     at_root = saved(state | {"ema": ema}, tmp_path / "root.pt")
     assert "under ., ema" in refusal(at_root, SMALL)
-    assert_whole(load_checkpoint(at_root, heads=SMALL, key="."), state)
-    assert_whole(load_checkpoint(at_root, heads=SMALL, key="ema"), ema)
+    assert_complete(load_checkpoint(at_root, heads=SMALL, key="."), state)
+    assert_complete(load_checkpoint(at_root, heads=SMALL, key="ema"), ema)
 
 
-def test_what_is_left_out_is_recorded(state: State, tmp_path: Path) -> None:
+def test_ignored_tensors_are_recorded(state: State, tmp_path: Path) -> None:
     extra = {"loss.weight": torch.ones(4), "head.bias": torch.ones(2)}
     read = load_checkpoint(saved({"state_dict": under("model.", state) | extra}, tmp_path / "clip.pt"), heads=SMALL)
     assert any("2 (state_dict.loss.weight, state_dict.head.bias)" in line for line in read.assumed)
-    # Within the network nothing is left out.
+    # Within the network, no tensor is ignored.
     inside = saved({"state_dict": under("model.", state | extra)}, tmp_path / "inside.pt")
     assert "unexpected: head.bias, loss.weight" in refusal(inside, SMALL)
 
 
 @pytest.mark.parametrize("wrapping", ["Lightning", "DDP of compiled", "CustomTextCLIP, wrapped", "towers apart"])
-def test_no_key_is_called_missing_that_is_there(state: State, tmp_path: Path, wrapping: str) -> None:
+def test_existing_keys_are_not_reported_as_missing(state: State, tmp_path: Path, wrapping: str) -> None:
     del state["visual.ln_post.bias"]
-    said = refusal(saved(WRAPPINGS[wrapping](state), tmp_path / "clip.pt"), SMALL)
-    assert "missing: vision_model.post_layernorm.bias. Expected" in said
+    message = refusal(saved(WRAPPINGS[wrapping](state), tmp_path / "clip.pt"), SMALL)
+    assert "missing: vision_model.post_layernorm.bias. Expected" in message
 
 
 @pytest.mark.parametrize(

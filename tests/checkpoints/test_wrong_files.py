@@ -1,4 +1,4 @@
-"""Files and folders that are not checkpoints, or are incomplete."""
+"""Files and folders that are not checkpoints, or are incomplete, are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from lrclr.checkpoints import load_checkpoint
 from lrclr.errors import CheckpointError, FindingsError, LrclrError
 from tests import bundles
-from tests.checkpoints.spoiling import refusal, repacked, saved
+from tests.checkpoints.spoiling import refusal, saved, with_entries
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\
         b"{}",
     ],
 )
-def test_files_of_other_formats(tmp_path: Path, content: bytes) -> None:
+def test_files_of_other_formats_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file").write_bytes(content)
     refusal(tmp_path / "file")
 
@@ -49,17 +49,17 @@ def test_files_of_other_formats(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     "content", [[1, 2], {}, {"a": 1}, {1: torch.zeros(1)}, "text", None, torch.zeros(3), {"a": {}}]
 )
-def test_pickles_of_other_things(tmp_path: Path, content: object) -> None:
+def test_pickles_of_other_objects_are_refused(tmp_path: Path, content: object) -> None:
     refusal(saved(content, tmp_path / "file.pt"))
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(content))
     refusal(tmp_path / "plain.pt")
 
 
-def test_safetensors_are_no_pt_file(tiny_folder: Path) -> None:
+def test_safetensors_named_pt_are_refused(tiny_folder: Path) -> None:
     refusal(tiny_folder / "model.safetensors")
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_a_missing_path_is_refused(tmp_path: Path) -> None:
     assert "there is no checkpoint" in refusal(tmp_path / "nothing.pt")
     with pytest.raises(CheckpointError):
         load_checkpoint("null\0byte")
@@ -69,14 +69,14 @@ def test_nothing_there(tmp_path: Path) -> None:
     refusal(tmp_path / "loop")
 
 
-def test_compressed_archives(state: State, torchscript: Path, tmp_path: Path) -> None:
+def test_compressed_archives_are_refused(state: State, torchscript: Path, tmp_path: Path) -> None:
     plain = saved(state, tmp_path / "clip.pt")
-    assert "compressed" in refusal(repacked(plain, tmp_path / "small.pt", {}, zipfile.ZIP_DEFLATED))
-    assert "compressed" in refusal(repacked(torchscript, tmp_path / "small-script.pt", {}, zipfile.ZIP_DEFLATED))
+    assert "compressed" in refusal(with_entries(plain, tmp_path / "small.pt", {}, zipfile.ZIP_DEFLATED))
+    assert "compressed" in refusal(with_entries(torchscript, tmp_path / "small-script.pt", {}, zipfile.ZIP_DEFLATED))
 
 
-def test_an_archive_on_several_disks(state: State, tmp_path: Path) -> None:
-    # The one damage that makes even zipfile.is_zipfile raise.
+def test_an_archive_on_several_disks_is_refused(state: State, tmp_path: Path) -> None:
+    # This damage makes even zipfile.is_zipfile raise.
     whole = bytearray(saved(state, tmp_path / "clip.pt").read_bytes())
     whole[whole.rindex(b"PK\x06\x07") + 16] = 2
     (tmp_path / "clip.pt").write_bytes(whole)
@@ -88,7 +88,7 @@ def cuts(size: int) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "torchscript"])
-def test_truncated_files(state: State, torchscript: Path, tmp_path: Path, kind: str) -> None:
+def test_truncated_files_are_refused(state: State, torchscript: Path, tmp_path: Path, kind: str) -> None:
     file = tmp_path / "clip.pt"
     torch.save(state, file, _use_new_zipfile_serialization=kind == "zip")
     if kind == "torchscript":
@@ -102,7 +102,7 @@ def test_truncated_files(state: State, torchscript: Path, tmp_path: Path, kind: 
 @pytest.mark.parametrize(
     "name", ["config.json", "model.safetensors", "preprocessing.json", "tokenizer.json", "findings.toml"]
 )
-def test_truncated_folders(folder: Path, name: str) -> None:
+def test_folders_with_a_truncated_file_are_refused(folder: Path, name: str) -> None:
     whole = (folder / name).read_bytes()
     for length in [n for n in cuts(len(whole)) if 0 <= n < len(whole.rstrip())]:
         (folder / name).write_bytes(whole[:length])
@@ -111,16 +111,16 @@ def test_truncated_folders(folder: Path, name: str) -> None:
         except LrclrError as error:
             assert str(folder) in str(error)  # noqa: PT017
         else:
-            assert name == "findings.toml"  # half a list of findings may be a list of findings
+            assert name == "findings.toml"  # the first half of a list of findings may be a valid list
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
         load_checkpoint(folder)
 
 
-def test_folders_that_are_no_checkpoints(tmp_path: Path) -> None:
+def test_folders_that_are_not_checkpoints_are_refused(tmp_path: Path) -> None:
     assert "has no config.json" in refusal(tmp_path)
     for content, words in [
-        ("[]", "holds no JSON object"),
+        ("[]", "does not contain a JSON object"),
         ("{", "not readable JSON"),
         ("[" * 100_000, "not readable JSON"),
         ('{"model_type": "bert"}', "model_type 'bert'"),
@@ -155,7 +155,9 @@ def test_folders_that_are_no_checkpoints(tmp_path: Path) -> None:
         (("vision_config", "image_size"), 113, "113"),
     ],
 )
-def test_configurations_that_do_not_fit(folder: Path, place: tuple[str, ...], value: object, words: str) -> None:
+def test_a_configuration_that_does_not_fit_is_refused(
+    folder: Path, place: tuple[str, ...], value: object, words: str
+) -> None:
     raw = json.loads((folder / "config.json").read_text())
     table = raw
     for name in place[:-1]:
@@ -165,29 +167,29 @@ def test_configurations_that_do_not_fit(folder: Path, place: tuple[str, ...], va
     assert words in refusal(folder)
 
 
-def test_a_preprocessing_of_another_size(folder: Path) -> None:
+def test_a_preprocessing_of_another_size_is_refused(folder: Path) -> None:
     raw = json.loads((folder / "preprocessing.json").read_text()) | {"image_size": 224}
     (folder / "preprocessing.json").write_text(json.dumps(raw))
-    assert "makes images of 224 pixels, the network takes 112" in refusal(folder)
+    assert "gives images of 224 pixels, the network takes 112" in refusal(folder)
     (folder / "preprocessing.json").write_text("{}")
     assert "preprocessing.json" in refusal(folder)
 
 
-def test_findings_that_cannot_be_used(folder: Path) -> None:
+def test_invalid_findings_are_refused(folder: Path) -> None:
     (folder / "findings.toml").write_text("[[finding]]\nname = 3\n")
     with pytest.raises(FindingsError, match=r"findings\.toml"):
         load_checkpoint(folder)
 
 
 def clip_folder(folder: Path) -> Path:
-    """The tiny folder as a transformers CLIP's, with weights that do not belong."""
+    """The tiny folder as a folder of transformers' CLIP, with weights that do not fit."""
     raw = json.loads((folder / "config.json").read_text()) | {"model_type": "clip"}
     (folder / "config.json").write_text(json.dumps(raw))
     (folder / "model.safetensors").unlink()
     return folder
 
 
-def test_clip_folders_that_lack_something(folder: Path) -> None:
+def test_incomplete_clip_folders_are_refused(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     clip_folder(folder)
     assert "holds no weights" in refusal(folder)

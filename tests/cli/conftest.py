@@ -1,4 +1,4 @@
-"""What the tests of the command line share."""
+"""Fixtures for the tests of the command line."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def bundle(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared: copy it before changing anything."""
+    """The fp32 bundle. Shared: copy it before changing it."""
     return bundles.exported(tmp_path_factory.getbasetemp(), "fp32")

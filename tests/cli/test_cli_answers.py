@@ -1,4 +1,4 @@
-"""What `lrclr predict`, `init`, `convert` and `verify` answer when all is well."""
+"""Results of `lrclr predict`, `init`, `convert` and `verify` for valid input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_json_lines_hold_what_the_classifier_answers(
+def test_json_lines_equal_the_classifiers_predictions(
     bundle: Path, tmp_path: Path, capsys: Capture, exact: bool
 ) -> None:
     files = bundles.enlarged(tmp_path)
@@ -41,7 +41,7 @@ def test_json_lines_hold_what_the_classifier_answers(
     ]
 
 
-def test_a_png_and_the_dicom_of_the_same_radiograph_agree(bundle: Path, capsys: Capture) -> None:
+def test_png_and_dicom_of_one_radiograph_give_the_same_answers(bundle: Path, capsys: Capture) -> None:
     probabilities = []
     for kind in ("png", "dicom"):
         files = sample_paths("png" if kind == "png" else "dicom")
@@ -66,7 +66,7 @@ def test_csv_has_a_column_for_each_finding(bundle: Path, tmp_path: Path, capsys:
     assert "as an image" in bad["error"]
 
 
-def test_remarks_on_a_file_are_told(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_remarks_about_a_file_are_printed(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     odd = bundles.odd_radiograph(tmp_path / "odd.dcm")
     good = sample_paths("dicom")[0]
     for exact in ([], ["--exact"]):
@@ -81,7 +81,7 @@ def test_remarks_on_a_file_are_told(bundle: Path, tmp_path: Path, capsys: Captur
     assert row["remarks"] == "; ".join(bundles.REMARKS)
 
 
-def test_warnings_are_told_and_can_be_refused(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_warnings_are_printed_and_such_images_can_be_refused(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     turned = tmp_path / "turned.png"
     Image.open(sample_paths("png")[0]).rotate(90, expand=True).save(turned)
     command = ["predict", str(turned), str(sample_paths("png")[0]), "-b", str(bundle)]
@@ -103,7 +103,7 @@ def test_warnings_are_told_and_can_be_refused(bundle: Path, tmp_path: Path, caps
     assert "unknown warning 'sideways'" in capsys.readouterr().err
 
 
-def test_tables_say_what_their_columns_mean(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_tables_explain_their_columns(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     files = [str(bundles.radiograph(tmp_path / f"{number}.png", number)) for number in range(2)]
     assert main(["predict", *files, "-b", str(bundle)]) == 0
     shown = capsys.readouterr().out
@@ -119,9 +119,7 @@ def test_tables_say_what_their_columns_mean(bundle: Path, tmp_path: Path, capsys
     assert "attention" not in shown
 
 
-def test_heat_maps_of_files_with_one_name_do_not_overwrite_each_other(
-    bundle: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_heat_maps_of_files_with_the_same_name_are_all_kept(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     for number, folder in enumerate(("left", "right")):
         (tmp_path / "in" / folder).mkdir(parents=True)
         bundles.radiograph(tmp_path / "in" / folder / "x.png", number)
@@ -143,7 +141,7 @@ def test_init_convert_export_verify(checkpoint_folder: Path, tmp_path: Path, cap
     assert "random weights" in capsys.readouterr().err
     assert main(["init", first, "--arch", "tiny"]) == 2
     assert "--overwrite" in capsys.readouterr().err
-    # Weights of which torch's graphs are kept: its exporter takes ten seconds.
+    # The graphs of these weights are in the cache of tests. torch's exporter would take ten seconds.
     shutil.copyfile(checkpoint_folder / "model.safetensors", tmp_path / "first" / "model.safetensors")
     assert main(["convert", first, second, "--preprocess", "clip"]) == 0
     assert "alpha = 0" in capsys.readouterr().err
@@ -162,7 +160,7 @@ def test_init_convert_export_verify(checkpoint_folder: Path, tmp_path: Path, cap
 
 
 @pytest.mark.parametrize("command", [["verify", "{bundle}"], ["predict", "{image}", "-b", "{bundle}", "--csv"]])
-def test_answering_imports_no_torch(command: list[str], bundle: Path, tmp_path: Path) -> None:
+def test_predict_and_verify_do_not_import_torch(command: list[str], bundle: Path, tmp_path: Path) -> None:
     import subprocess
 
     image = bundles.radiograph(tmp_path / "a.png")

@@ -1,4 +1,4 @@
-"""What bad input gets: one clear line, the documented exit code, no traceback."""
+"""Bad input gives one clear line and the documented exit code, without a traceback."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from PIL import Image
 from lrclr.cli import main
 from lrclr.samples import SAMPLES, sample_paths
 from tests import bundles
+from tests.raster_files import png_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,11 +27,7 @@ def bomb(path: Path) -> None:
     """A PNG whose header claims 100,000 by 100,000 pixels."""
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
     chunks = {b"IHDR": header, b"IDAT": zlib.compress(bytes(1000)), b"IEND": b""}
-    written = (
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks.items()
-    )
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(written))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, data) for name, data in chunks.items()))
 
 
 def nan_tiff(path: Path) -> None:
@@ -42,11 +39,11 @@ def five_channels(path: Path) -> None:
     rows, samples, data = 8, 5, bytes(8 * 8 * 5)
     short, long = 3, 4
     entries = [
-        (256, short, 1, 8),  # width
+        (256, short, 1, 8),  # width and height
         (257, short, 1, rows),
-        (258, short, 1, 8),  # bits of a sample
-        (259, short, 1, 1),  # not compressed
-        (262, short, 1, 2),  # RGB, it says
+        (258, short, 1, 8),  # without compression
+        (259, short, 1, 1),  # declared as RGB
+        (262, short, 1, 2),  # offset of the pixels
         (273, long, 1, 8),  # where the pixels are
         (277, short, 1, samples),
         (278, short, 1, rows),
@@ -61,17 +58,17 @@ def truncated_dicom(path: Path) -> None:
     path.write_bytes(whole[: len(whole) * 9 // 10])
 
 
-def letter(path: Path) -> None:
+def text_file(path: Path) -> None:
     path.write_text("Dear colleague")
 
 
-def nothing(path: Path) -> None:
+def empty_file(path: Path) -> None:
     path.touch()
 
 
 BAD_IMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "letter.png": (letter, "as an image"),
-    "empty.png": (nothing, "empty"),
+    "letter.png": (text_file, "as an image"),
+    "empty.png": (empty_file, "empty"),
     "half.dcm": (truncated_dicom, "truncated"),
     "bomb.png": (bomb, "100000"),
     "nan.tiff": (nan_tiff, "NaN"),
@@ -85,12 +82,12 @@ def error_lines(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", BAD_IMAGES)
-def test_a_bad_image_is_named_and_the_others_are_answered(
+def test_a_bad_image_is_named_and_the_other_images_are_answered(
     name: str, bundle: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     make, reason = BAD_IMAGES[name]
     make(tmp_path / name)
-    first, last = (bundles.radiograph(tmp_path / f"{letter}.png", seed) for seed, letter in enumerate("az"))
+    first, last = (bundles.radiograph(tmp_path / f"{text_file}.png", seed) for seed, text_file in enumerate("az"))
     files = [first, tmp_path / name, last]
     assert main(["predict", *map(str, files), "-b", str(bundle), "--json"]) == 1
     captured = capsys.readouterr()
@@ -109,7 +106,7 @@ def test_a_bad_image_is_named_and_the_others_are_answered(
     [
         (["predict", "no-such-file.png"], "no-such-file.png"),
         (["predict", "{image}", "--alpha", "1.5"], "between 0 and 1"),
-        (["predict", "{image}", "--json", "--csv"], "exclude each other"),
+        (["predict", "{image}", "--json", "--csv"], "cannot be used together"),
         (["predict", "{image}", "--findings", "{empty}"], "empty"),
         (["predict", "{image}", "--batch-size", "0"], "at least one image"),
         (["predict", "{image}", "--threads", "0"], "at least one thread"),
@@ -122,13 +119,13 @@ def test_a_bad_image_is_named_and_the_others_are_answered(
         (["deploy", "kubernetes"], "Try `lrclr deploy kubernetes --help`"),
         (["bench", "compare", "a"], "Try `lrclr bench compare --help`"),
         (["no-such-command"], "No such command 'no-such-command'. Try `lrclr --help`"),
-        (["export", "{folder}", "--fp16", "--fp32"], "exclude each other"),
+        (["export", "{folder}", "--fp16", "--fp32"], "cannot be used together"),
         (["export", "{folder}", "--tolerance", "cosine"], "NAME=VALUE"),
         (["export", "{folder}", "--engine", "abacus"], "abacus"),
         (["init", "{folder}/x", "--arch", "vit-z-1"], "vit-b-32"),
     ],
 )
-def test_a_wrong_call_ends_with_2(
+def test_a_wrong_call_gives_exit_code_2(
     arguments: list[str], reason: str, bundle: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     (tmp_path / "folder").mkdir()
@@ -148,7 +145,7 @@ def test_a_wrong_call_ends_with_2(
     assert captured.out == ""
 
 
-def test_a_bundle_with_one_byte_changed_is_not_run(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_bundle_with_a_changed_byte_is_refused(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     damaged = bundles.copied(bundle, tmp_path / "bundle")
     bundles.flip(damaged / "text_encoder" / "1" / "model.onnx")
     for command in (["verify", str(damaged)], ["predict", str(sample_paths()[0]), "-b", str(damaged)]):
@@ -157,7 +154,7 @@ def test_a_bundle_with_one_byte_changed_is_not_run(bundle: Path, tmp_path: Path,
         assert "text_encoder/1/model.onnx was changed since the export" in line
 
 
-def test_a_graph_that_is_missing_is_named(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_missing_graph_is_named(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     damaged = bundles.copied(bundle, tmp_path / "bundle")
     (damaged / "fusion_head" / "1" / "model.onnx").unlink()
     assert main(["verify", str(damaged)]) == 1
@@ -165,7 +162,7 @@ def test_a_graph_that_is_missing_is_named(bundle: Path, tmp_path: Path, capsys: 
     assert "fusion_head/1/model.onnx is missing" in line
 
 
-def test_a_manifest_of_another_version_says_so(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_manifest_of_another_version_is_refused(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     other = bundles.copied(bundle, tmp_path / "bundle")
     manifest = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").write_text(json.dumps({**manifest, "schema": 99}))
@@ -175,7 +172,7 @@ def test_a_manifest_of_another_version_says_so(bundle: Path, tmp_path: Path, cap
     assert "lrclr export" in line
 
 
-def test_debug_shows_the_traceback_in_any_place(tmp_path: Path, capsys: Capture) -> None:
+def test_debug_shows_the_traceback_wherever_the_option_stands(tmp_path: Path, capsys: Capture) -> None:
     for command in (["--debug", "verify", str(tmp_path)], ["verify", str(tmp_path), "--debug"]):
         assert main(command) == 1
         shown = capsys.readouterr().err
@@ -183,12 +180,12 @@ def test_debug_shows_the_traceback_in_any_place(tmp_path: Path, capsys: Capture)
         assert "BundleError" in shown
 
 
-def test_no_arguments_shows_the_help_and_is_a_wrong_call(capsys: Capture) -> None:
+def test_a_call_without_arguments_prints_the_help_and_gives_exit_code_2(capsys: Capture) -> None:
     assert main([]) == 2
     assert "Research use only" in capsys.readouterr().out
 
 
-def test_nothing_of_a_patient_is_repeated(bundle: Path, tmp_path: Path) -> None:
+def test_no_patient_data_are_printed(bundle: Path, tmp_path: Path) -> None:
     import pydicom
 
     secret, identifier = "Zebra^Quux", "MRN-7741903"

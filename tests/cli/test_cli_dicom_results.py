@@ -42,12 +42,12 @@ def test_predict_writes_objects_beside_the_answers(bundle: Path, tmp_path: Path,
     assert main(command) == 0
     assert sorted(tmp_path.rglob("*.dcm")) == written
     capsys.readouterr()
-    # The heat maps are not radiographs.
+    # The heat maps are not taken for radiographs.
     assert main(["predict", str(tmp_path / "sc"), "-b", str(bundle)]) == 2
     assert "heat maps" in capsys.readouterr().err
 
 
-def test_a_png_is_answered_and_gets_no_report(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_png_is_answered_but_has_no_report(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     files = [str(sample_paths("png")[0]), str(sample_paths("dicom")[0])]
     assert main(["predict", *files, "-b", str(bundle), "--json", "--sr", str(tmp_path)]) == 2
     captured = capsys.readouterr()
@@ -56,7 +56,7 @@ def test_a_png_is_answered_and_gets_no_report(bundle: Path, tmp_path: Path, caps
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_header_without_what_a_report_refers_to(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_header_without_a_study_uid_gets_no_report(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     dataset = pydicom.dcmread(sample_paths("dicom")[0])
     del dataset.StudyInstanceUID
     dataset.save_as(tmp_path / "odd.dcm")
@@ -67,7 +67,7 @@ def test_a_header_without_what_a_report_refers_to(bundle: Path, tmp_path: Path, 
     assert "StudyInstanceUID is missing or not a UID" in captured.err
 
 
-def test_the_missing_extra_is_named(
+def test_a_missing_extra_is_named(
     bundle: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "highdicom", None)

@@ -1,4 +1,4 @@
-"""An optional dependency that is missing: the extra that is named brings everything that the command needs."""
+"""A missing optional dependency: the error names one extra that installs everything the command needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from packaging.requirements import Requirement
 
-# Private: the tables that errors are built from have no public name.
+# Private: the tables from which errors are built have no public name.
 from lrclr.cli import _extras, main
 from lrclr.errors import MissingExtraError
 
@@ -28,34 +28,34 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 REQUIRES = [getattr(_extras, name) for name in dir(_extras) if name.startswith("require_")]
 
 
-def brought(extra: str) -> set[str]:
-    """The distributions that ``lrclr[extra]`` installs by itself."""
+def installed_by(extra: str) -> set[str]:
+    """The distributions that ``lrclr[extra]`` installs."""
     found: set[str] = set()
     for text in EXTRAS[extra]:
         requirement = Requirement(text)
         if requirement.name == "lrclr":
-            found |= {name for inner in requirement.extras for name in brought(inner)}
+            found |= {name for inner in requirement.extras for name in installed_by(inner)}
         else:
-            found |= {requirement.name.lower(), *_needed(requirement)}
+            found |= {requirement.name.lower(), *_requirements_of(requirement)}
     return found
 
 
 @cache
-def _needed(requirement: Requirement) -> set[str]:
-    """What an installed distribution needs itself, with its extras."""
+def _requirements_of(requirement: Requirement) -> set[str]:
+    """The distributions that an installed distribution requires, with its extras."""
     try:
-        needed = map(Requirement, importlib.metadata.requires(requirement.name) or ())
+        requirements = map(Requirement, importlib.metadata.requires(requirement.name) or ())
     except importlib.metadata.PackageNotFoundError:
         return set()
     return {
         inner.name.lower()
-        for inner in needed
+        for inner in requirements
         if any(inner.marker is None or inner.marker.evaluate({"extra": extra}) for extra in (*requirement.extras, ""))
     }
 
 
 def distributions(module: str) -> set[str]:
-    """What provides a module, or a distribution of that name."""
+    """The distributions that provide a module, and the module's name itself."""
     return {name.lower() for name in _providers().get(module.partition(".")[0], [])} | {module.lower()}
 
 
@@ -65,8 +65,8 @@ def _providers() -> Mapping[str, list[str]]:
     return importlib.metadata.packages_distributions()
 
 
-class Absent:
-    """Makes modules look as if they were not installed, and hears which are asked for."""
+class HiddenModules:
+    """Hides modules as if they were not installed, and records which modules are requested."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, names: Sequence[str] | None) -> None:
         self.names, self.asked = names, list[str]()
@@ -83,29 +83,29 @@ class Absent:
 
 
 def modules_of(require: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The modules that one of the functions asks for."""
+    """The modules that a `require_…` function requests."""
     asked: list[str] = []
 
-    def hear(extra: str, packages: tuple[str, ...], _: str) -> None:
+    def record(extra: str, packages: tuple[str, ...], _: str) -> None:
         asked.extend(packages)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_extras, "_require", hear)
+        patch.setattr(_extras, "_require", record)
         require()
     return asked
 
 
 @pytest.mark.parametrize("require", REQUIRES, ids=lambda function: function.__name__)
-def test_one_extra_brings_what_a_command_needs(require: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_extra_installs_all_modules_of_a_command(require: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     modules = modules_of(require, monkeypatch)
     assert modules
     for module in modules:
         with monkeypatch.context() as patch:
-            Absent(patch, [module.partition(".")[0]])
+            HiddenModules(patch, [module.partition(".")[0]])
             with pytest.raises(MissingExtraError) as caught:
                 require()
         (extra,) = re.findall(r"\.\[([\w-]+)(?:,onnxruntime)?\]", str(caught.value))
-        assert all(distributions(other) & brought(extra) for other in modules), (module, extra)
+        assert all(distributions(other) & installed_by(extra) for other in modules), (module, extra)
 
 
 @pytest.mark.parametrize(
@@ -119,20 +119,20 @@ def test_one_extra_brings_what_a_command_needs(require: Any, monkeypatch: pytest
         (("bench", "default", "--reference", "default"), "export"),
     ],
 )
-def test_commands_without_torch(
+def test_the_error_without_torch_names_the_extra(
     arguments: tuple[str, ...], extra: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: None if name == "torch" else importlib.machinery.ModuleSpec
     )
     assert main(list(arguments)) == 2
-    said = " ".join(capfd.readouterr().err.split())
-    assert "needs the package 'torch', which is not installed" in said
-    assert f"pip install '.[{extra}]'" in said
+    stderr = " ".join(capfd.readouterr().err.split())
+    assert "needs the package 'torch', which is not installed" in stderr
+    assert f"pip install '.[{extra}]'" in stderr
 
 
-def constructions() -> list[tuple[str, str | None, str | None]]:
-    """Each place where the error is made: file, and the package and extra where they are literals."""
+def places_of_errors() -> list[tuple[str, str | None, str | None]]:
+    """Each place where `MissingExtraError` is raised: file, package and extra. None where they are not literals."""
     found = []
     for file in sorted([*(ROOT / "lrclr").rglob("*.py"), *(ROOT / "export").rglob("*.py")]):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -144,15 +144,15 @@ def constructions() -> list[tuple[str, str | None, str | None]]:
     return found
 
 
-def test_every_error_names_an_extra_that_brings_its_package() -> None:
-    places = constructions()
+def test_every_error_names_an_extra_that_installs_its_package() -> None:
+    places = places_of_errors()
     literal = [(file, package, extra) for file, package, extra in places if package and extra]
     assert len(literal) >= 5
     for file, package, extra in literal:
         assert package is not None
         assert extra is not None
-        assert distributions(package) & brought(extra), (file, package, extra)
-    # The others are built from tables, which have tests of their own.
+        assert distributions(package) & installed_by(extra), (file, package, extra)
+    # Other errors are built from tables, which the next test checks.
     others = {file for file, package, extra in places if not (package and extra)}
     assert others <= {
         "lrclr/__init__.py",
@@ -165,7 +165,7 @@ def test_every_error_names_an_extra_that_brings_its_package() -> None:
     }
 
 
-def test_the_tables_that_errors_are_built_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tables_of_extras_are_correct(monkeypatch: pytest.MonkeyPatch) -> None:
     from lrclr.archive import RayOptions, ScoreOptions
     from lrclr.archive import _run as score
     from lrclr.engines import PLAN_ENGINES
@@ -173,17 +173,17 @@ def test_the_tables_that_errors_are_built_from(monkeypatch: pytest.MonkeyPatch) 
     from lrclr.images import _dicom_decode
 
     for engine, package in PACKAGES.items():
-        # TensorRT-RTX and TensorRT call their distributions with a dash.
-        assert {package.lower(), package.lower().replace("_", "-")} & brought(engine)
+        # The distributions of TensorRT-RTX and TensorRT have a dash in their names.
+        assert {package.lower(), package.lower().replace("_", "-")} & installed_by(engine)
     for engine in PLAN_ENGINES:
-        assert "cuda-bindings" in brought(engine)
+        assert "cuda-bindings" in installed_by(engine)
     packages = re.findall(r'"(py[\w-]+|python-gdcm)"', Path(_dicom_decode.__file__).read_text())
     assert packages
-    assert {name for name in packages if name != "pylibjpeg-libjpeg"} <= brought("dicom")
+    assert {name for name in packages if name != "pylibjpeg-libjpeg"} <= installed_by("dicom")
     for options, extra in ((ScoreOptions(Path()), "score"), (ScoreOptions(Path(), runner=RayOptions()), "ray")):
         monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
         with pytest.raises(MissingExtraError, match=rf"\.\[{extra}\]"):
             score._require(options)
         assert {"pyarrow"} | ({"ray", "pandas"} if extra == "ray" else set()) <= {
-            name.partition("[")[0] for name in brought(extra)
+            name.partition("[")[0] for name in installed_by(extra)
         }

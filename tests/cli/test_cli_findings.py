@@ -1,4 +1,4 @@
-"""Findings files of the command line: what the commands print about their prompts. `lrclr convert` and its options."""
+"""Findings files: what the commands print about their prompts. `lrclr convert` and its options."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ LONG = f'{SENTENCES}[[finding]]\nname = "Nodule"\nnegative = ["no", "{"round opa
 
 @pytest.fixture
 def sentences(bundle: Path, tmp_path: Path) -> Path:
-    """A bundle whose findings have prompts in sentences."""
+    """A bundle whose findings have full sentences as prompts."""
     folder = bundles.copied(bundle, tmp_path / "sentences")
     (folder / "findings.toml").write_text(SENTENCES)
     return bundles.signed(folder)
 
 
-def told(capsys: Capture) -> str:
+def read_stderr(capsys: Capture) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
-def test_bare_names_are_told_where_the_model_has_prompts(
+def test_findings_without_prompts_give_a_warning_if_the_model_has_prompts(
     bundle: Path, sentences: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     image, file = str(bundles.radiograph(tmp_path / "a.png")), tmp_path / "mine.toml"
@@ -43,22 +43,22 @@ def test_bare_names_are_told_where_the_model_has_prompts(
         file.write_text(text)
         assert main(["predict", image, "-b", str(model), "--findings", str(file), "--json"]) == 0
         warning = f'warning: {file} gives no prompts for Edema: only the name is compared, as "Edema" with "no Edema"'
-        assert (warning in told(capsys)) == warned
+        assert (warning in read_stderr(capsys)) == warned
     file.write_text(NAMES)
     table = tmp_path / "table.csv"
     table.write_text("image,split,Edema\na.png,test,1\n")
-    asked = ["--findings", str(file)]
-    assert main(["score", str(table), "-o", str(tmp_path / "out"), "-b", str(sentences), *asked]) == 0
-    assert warning in told(capsys)
-    main(["evaluate", str(sentences), str(table), *asked])
-    assert warning in told(capsys)
+    options = ["--findings", str(file)]
+    assert main(["score", str(table), "-o", str(tmp_path / "out"), "-b", str(sentences), *options]) == 0
+    assert warning in read_stderr(capsys)
+    main(["evaluate", str(sentences), str(table), *options])
+    assert warning in read_stderr(capsys)
 
 
 def test_only_findings_with_default_prompts_are_bare() -> None:
-    own, asked = FindingSet.loads(SENTENCES), FindingSet.loads(NAMES)
-    assert asked.bare(own) == ("Edema",)
-    assert asked.bare(asked) == ()
-    assert own.bare(own) == ()
+    model_findings, requested = FindingSet.loads(SENTENCES), FindingSet.loads(NAMES)
+    assert requested.bare(model_findings) == ("Edema",)
+    assert requested.bare(requested) == ()
+    assert model_findings.bare(model_findings) == ()
     assert FindingSet.default().bare(FindingSet.default()) == ()
 
 
@@ -73,14 +73,14 @@ def test_a_prompt_that_is_too_long_is_named_by_file_finding_and_number(
         ["export", str(checkpoint_folder), "-o", str(tmp_path / "out")],
     ):
         assert main([*command, "--findings", str(file)]) == 2
-        error = told(capsys)
+        error = read_stderr(capsys)
         assert f"{file}: finding 'Nodule': negative prompt 2 has" in error
         assert error.endswith("Shorten it.")
         assert "opacity" not in error
     assert not (tmp_path / "out").exists()
 
 
-def test_convert_changes_settings_and_says_what(checkpoint_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_convert_changes_settings_and_reports_them(checkpoint_folder: Path, tmp_path: Path, capsys: Capture) -> None:
     file, out = tmp_path / "mine.toml", tmp_path / "out"
     file.write_text(SENTENCES)
     command = [
@@ -95,10 +95,10 @@ def test_convert_changes_settings_and_says_what(checkpoint_folder: Path, tmp_pat
         "clip",
     ]
     assert main([*command, "--region-top-k", "1", "--findings", str(file)]) == 0
-    said = told(capsys)
+    stderr = read_stderr(capsys)
     for text in ("mean: 0.5, 0.5, 0.5, before", "std: 0.2, 0.3, 0.4, before", "selected regions:", "findings: Edema"):
-        assert text in said
-    assert "trained with the other number of regions" in said
+        assert text in stderr
+    assert "trained with the other number of regions" in stderr
     before, after = load_checkpoint(checkpoint_folder), load_checkpoint(out)
     assert (after.preprocess.mean, after.preprocess.std) == ((0.5,) * 3, (0.2, 0.3, 0.4))
     assert after.findings == FindingSet.loads(SENTENCES)
@@ -108,7 +108,7 @@ def test_convert_changes_settings_and_says_what(checkpoint_folder: Path, tmp_pat
         assert (tensor == after.model.state_dict()[name]).all(), name
 
 
-def test_a_calibration_stays_with_findings_whose_prompts_stay() -> None:
+def test_findings_with_unchanged_prompts_keep_their_calibration() -> None:
     checkpoint = init_checkpoint("tiny", fusion_trained=True)
     checkpoint.config.finding_calibration = {"Edema": [2.0, 0.1], "Fracture": [3.0, 0.2]}
     both = FindingSet.loads(SENTENCES + '[[finding]]\nname = "Fracture"\n')
@@ -127,11 +127,11 @@ def test_a_calibration_stays_with_findings_whose_prompts_stay() -> None:
         (["--preprocess", "chexzero", "--mean", "1,2,3"], "cannot differ in mean or std"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(
+def test_invalid_settings_are_refused(
     options: list[str], reason: str, checkpoint_folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     assert main(["convert", str(checkpoint_folder), str(tmp_path / "out"), *options]) == 2
-    assert reason in told(capsys)
+    assert reason in read_stderr(capsys)
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""An export that is stopped in its middle, by a signal or a full disk: the bundle that was there stays whole."""
+"""An export that is stopped by a signal or a full disk leaves the previous bundle complete."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ def staging_folders(folder: Path) -> list[Path]:
     return list(folder.glob(".*.partial"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_the_old_bundle_and_nothing_else(
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
+def test_a_signal_leaves_only_the_old_bundle(
     number: signal.Signals, code: int, checkpoint_folder: Path, bundle: Path, tmp_path: Path
 ) -> None:
     target = bundles.copied(bundle, tmp_path / "bundle")
@@ -32,16 +34,16 @@ def test_a_signal_leaves_the_old_bundle_and_nothing_else(
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     bundles.wait_until(lambda: any(folder.iterdir() for folder in staging_folders(tmp_path)), process)
     process.send_signal(number)
-    _, told = process.communicate()
+    _, stderr = process.communicate()
     assert process.returncode == code
-    assert "Traceback" not in told
-    assert told.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1].startswith("error: ")
     assert bundles.digests(target) == before
     assert staging_folders(tmp_path) == []
     Bundle(target)
 
 
-def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(
+def test_a_full_disk_leaves_only_the_old_bundle(
     checkpoint_folder: Path,
     bundle: Path,
     tmp_path: Path,
@@ -74,8 +76,8 @@ exit $code
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_really_full(checkpoint_folder: Path, bundle: Path, tmp_path: Path) -> None:
-    """A file system with room for one bundle and a half, which ends with the test's own mount namespace."""
+def test_a_really_full_file_system_leaves_the_old_bundle(checkpoint_folder: Path, bundle: Path, tmp_path: Path) -> None:
+    """A file system with room for one and a half bundles. It disappears with the test's own mount namespace."""
     size = sum(path.stat().st_size for path in bundle.rglob("*"))
     assert 15e6 < size < 30 * 2**20 < 1.9 * size
     (tmp_path / "disk").mkdir()

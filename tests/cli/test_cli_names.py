@@ -1,4 +1,4 @@
-"""Files and findings may be called anything; what a command prints stays whole, and on its own stream."""
+"""Files and findings may have any name: the output stays complete and goes to the right stream."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_json_gives_every_name_back(folder: Path, bundle: Path, capsys: Capture) -> None:
+def test_json_contains_every_name_unchanged(folder: Path, bundle: Path, capsys: Capture) -> None:
     assert main(["predict", str(folder), "-b", str(bundle), "--json"]) == 0
     files = [json.loads(line)["file"] for line in capsys.readouterr().out.splitlines()]
     assert sorted(files) == sorted(str(folder / name) for name in NAMES)
 
 
-def test_csv_gives_every_name_back(folder: Path, bundle: Path, capsys: Capture) -> None:
+def test_csv_contains_every_name_unchanged(folder: Path, bundle: Path, capsys: Capture) -> None:
     assert main(["predict", str(folder), "-b", str(bundle), "--csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert sorted(row["file"] for row in rows) == sorted(str(folder / name) for name in NAMES)
 
 
-def test_tables_and_errors_show_brackets_and_colons_as_they_are(
+def test_tables_and_errors_show_brackets_and_colons_unchanged(
     folder: Path, bundle: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "[dim]bad[").mkdir()
@@ -62,7 +62,8 @@ def test_tables_and_errors_show_brackets_and_colons_as_they_are(
     assert "error: [dim]bad[/].png: " in captured.err
 
 
-def test_a_name_that_is_no_text_stops_nothing(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_name_that_is_not_unicode_is_answered(bundle: Path, tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/caf\xe9.png"
     bundles.radiograph(tmp_path / "a.png")
     Path(os.fsdecode(name)).write_bytes((tmp_path / "a.png").read_bytes())
@@ -77,7 +78,7 @@ def test_a_name_that_is_no_text_stops_nothing(bundle: Path, tmp_path: Path) -> N
             assert ("caf\\xe9.png" if option else "caf\\udce9.png") in done.stdout
 
 
-def test_stdout_holds_results_only(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_stdout_has_only_results(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     bundles.radiograph(tmp_path / "a.png")
     (tmp_path / "b.png").write_text("x")
     assert main(["predict", str(tmp_path), "-b", str(bundle), "--heatmap", str(tmp_path / "maps"), "--json"]) == 1
@@ -88,8 +89,8 @@ def test_stdout_holds_results_only(bundle: Path, tmp_path: Path, capsys: Capture
         assert note in captured.err
 
 
-def test_heat_maps_are_not_taken_for_radiographs(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
-    """A second run over the folder that the first one wrote into."""
+def test_heat_maps_are_not_answered_as_radiographs(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    """A second run over the folder into which the first run wrote."""
     bundles.radiograph(tmp_path / "a.png")
     for again in (False, True):
         assert main(["predict", str(tmp_path), "-b", str(bundle), "--heatmap", str(tmp_path), "--json"]) == 0
@@ -99,15 +100,18 @@ def test_heat_maps_are_not_taken_for_radiographs(bundle: Path, tmp_path: Path, c
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.png.heatmap.png"]
 
 
-def test_heat_maps_cannot_go_where_a_file_is(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_file_in_the_place_of_the_heat_map_folder_is_refused(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     image = bundles.radiograph(tmp_path / "a.png")
     assert main(["predict", str(image), "-b", str(bundle), "--heatmap", str(image)]) == 2
     assert "--heatmap takes a folder, not" in capsys.readouterr().err
 
 
-def test_a_reader_that_goes_away_is_no_error_worth_words(bundle: Path) -> None:
-    """As `lrclr predict … --json | head -1`."""
-    # A picture without warnings, which would be on stderr.
+def test_a_closed_pipe_ends_the_command_without_an_error(bundle: Path) -> None:
+    """Like `lrclr predict … --json
+
+    head -1`.
+    """
+    # A radiograph without warnings, which would be printed on stderr.
     image = sample_paths("png")[0]
     command = [*bundles.LRCLR, "predict", *[str(image)] * 200, "-b", str(bundle), "--json", "--batch-size", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -126,7 +130,7 @@ def test_importing_lrclr_imports_nothing_heavy() -> None:
     assert heavy.isdisjoint(ast.literal_eval(done.stdout))
 
 
-def test_the_public_names_are_those_that_resolve() -> None:
+def test_every_public_name_can_be_imported() -> None:
     assert len(lrclr.__all__) == len(set(lrclr.__all__))
     assert set(lrclr.__all__) == {*lrclr._PACKAGES, "__version__"}
     for name in lrclr.__all__:
@@ -136,8 +140,8 @@ def test_the_public_names_are_those_that_resolve() -> None:
         _ = lrclr.torch
 
 
-def test_the_public_names_are_what_type_checkers_see() -> None:
-    """The names under TYPE_CHECKING are the names that are looked up at run time."""
+def test_type_checkers_see_the_public_names() -> None:
+    """The names under TYPE_CHECKING equal the names that are looked up at run time."""
     tree = ast.parse(Path(lrclr.__file__).read_text())
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
     seen = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}

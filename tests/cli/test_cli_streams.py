@@ -21,7 +21,7 @@ import pytest
 
 from lrclr.cli import main
 
-# Private: the names of CheXpert's columns, for a table of its form.
+# Private: the names of CheXpert's columns, for a table in its format.
 from lrclr.datasets._imported import CHEXPERT_FINDINGS
 from lrclr.file_names import path_of
 from tests import bundles
@@ -41,11 +41,11 @@ class Done:
 
 
 @contextlib.contextmanager
-def _behind(descriptor: int, kind: str | Path, encoding: str) -> Iterator[None]:
-    """Put something else behind a standard descriptor, and Python's own stream before it."""
+def _replaced_stream(descriptor: int, kind: str | Path, encoding: str) -> Iterator[None]:
+    """Replace a standard descriptor and Python's stream on it for a while."""
     name = ("stdin", "stdout", "stderr")[descriptor]
-    # Not a low number: another one may be closed, whose place must stay free.
-    kept, stream = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 100), getattr(sys, name)
+    # A high number: the number of another closed descriptor must stay free.
+    saved, stream = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 100), getattr(sys, name)
     if kind == CLOSED:
         os.close(descriptor)
         setattr(sys, name, None)
@@ -63,13 +63,16 @@ def _behind(descriptor: int, kind: str | Path, encoding: str) -> Iterator[None]:
         yield
     finally:
         setattr(sys, name, stream)
-        os.dup2(kept, descriptor)
-        os.close(kept)
+        os.dup2(saved, descriptor)
+        os.close(saved)
 
 
 @pytest.fixture
 def run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """Run ``lrclr``; `out` and `err` say what is behind stdout and stderr, else files that are read afterwards."""
+    """Run ``lrclr``.
+
+    `out` and `err` are what stdout and stderr write to; by default files, whose content is returned.
+    """
 
     def run(*arguments: object, out: str = "", err: str = "", encoding: str = "utf-8") -> Done:
         files = [tmp_path / ".out", tmp_path / ".err"]
@@ -77,11 +80,11 @@ def run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done
             file.write_bytes(b"")
         with capfd.disabled(), contextlib.ExitStack() as stack:
             if out == CLOSED:
-                stack.enter_context(_behind(0, CLOSED, encoding))
-            stack.enter_context(_behind(2, err or files[1], encoding))
-            stack.enter_context(_behind(1, out or files[0], encoding))
+                stack.enter_context(_replaced_stream(0, CLOSED, encoding))
+            stack.enter_context(_replaced_stream(2, err or files[1], encoding))
+            stack.enter_context(_replaced_stream(1, out or files[0], encoding))
             code = main([str(argument) for argument in arguments])
-            # As the interpreter does at its end: what is left in a buffer must raise nothing.
+            # As the interpreter does at its end: flushing a remaining buffer must not raise.
             for stream in (sys.stdout, sys.stderr):
                 if stream is not None:
                     stream.flush()
@@ -94,7 +97,7 @@ def run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done
 def commands(
     bundle: Path, checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Callable[[], list[object]]]:
-    """What is typed for each command. Each call names a new place for what is written."""
+    """Arguments for each command. Each call has a new output path."""
     data = tmp_path_factory.mktemp("streams")
     images = data / "images"
     images.mkdir()
@@ -119,7 +122,7 @@ def commands(
     def new() -> Path:
         return tmp_path_factory.mktemp("made") / "new"
 
-    typed: dict[str, Callable[[], list[object]]] = {
+    arguments: dict[str, Callable[[], list[object]]] = {
         "--version": lambda: ["--version"],
         "--help": lambda: ["--help"],
         "predict --help": lambda: ["predict", "--help"],
@@ -143,7 +146,7 @@ def commands(
         "wrong": lambda: ["predict", data / "nowhere.png", "-b", bundle],
         "no such option": lambda: ["predict", "--nothing"],
     }
-    return typed
+    return arguments
 
 
 COMMANDS = (
@@ -153,55 +156,55 @@ COMMANDS = (
 )  # fmt: skip
 
 
-# They print by the same functions as the others.
-SLOWER = {
+# These commands print through the same functions as the others.
+SLOW_COMMANDS = {
     *("convert", "predict --csv", "score", "score --json", "evaluate", "evaluate --json"),
     *("verify", "verify --json", "bench"),
 }
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_lost_answers_fail_a_command_and_lost_notes_do_not(
+def test_lost_stdout_fails_a_command_and_lost_stderr_does_not(
     name: str, commands: dict[str, Callable[[], list[object]]], run: Callable[..., Done]
 ) -> None:
-    typed = commands[name]
-    usual = run(*typed())
+    arguments = commands[name]
+    usual = run(*arguments())
     answers = usual.out != b""
     assert "unexpected" not in usual.err
     reasons = {FULL: "No space left on device", CLOSED: "Bad file descriptor", GONE: ""}
-    kinds = (FULL,) if name in SLOWER else (FULL, CLOSED, GONE)
+    kinds = (FULL,) if name in SLOW_COMMANDS else (FULL, CLOSED, GONE)
     for kind in kinds:
-        lost = run(*typed(), out=kind)
+        lost = run(*arguments(), out=kind)
         assert lost.code == (usual.code or 1 if answers else usual.code)
         assert "unexpected" not in lost.err
         assert "Traceback" not in lost.err
-        told = f"error: standard output could not be written: {reasons[kind]}\n"
-        assert (told in lost.err) == (answers and kind != GONE)
+        message = f"error: standard output could not be written: {reasons[kind]}\n"
+        assert (message in lost.err) == (answers and kind != GONE)
         if kind == GONE and answers and usual.code == 0:
             assert "error" not in lost.err
     if len(kinds) > 1:
-        assert run(*typed(), out=CLOSED, err=CLOSED).code == lost.code
+        assert run(*arguments(), out=CLOSED, err=CLOSED).code == lost.code
     for kind in kinds:
-        silent = run(*typed(), err=kind)
+        silent = run(*arguments(), err=kind)
         assert silent.code == usual.code
-        # Times, and the names of what was made, differ from run to run.
+        # Times and names of new files differ between runs.
         assert len(silent.out.splitlines()) == len(usual.out.splitlines())
 
 
 def test_a_closed_descriptor_is_not_given_to_a_file(
     commands: dict[str, Callable[[], list[object]]], run: Callable[..., Done]
 ) -> None:
-    """What C code prints on descriptor 1 must not end in a file of lrclr that took its place."""
+    """A file that lrclr opens must not get descriptor 1, or it would receive what C code prints there."""
     arguments = commands["score"]()
     assert run(*arguments, out=CLOSED, err=CLOSED).code == 1
-    assert run(*arguments).code == 1  # one image is bad; all parts are whole
+    assert run(*arguments).code == 1  # one image is bad; all parts are complete
     command = [*bundles.LRCLR, "--version"]
     code = "import os, sys; os.close(1); os.execv(sys.argv[1], sys.argv[1:])"
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "error: standard output could not be written: Bad file descriptor\n")
 
 
-def test_a_file_that_has_taken_the_place_of_stdout_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_received_descriptor_1_is_not_written(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
         "os.close(1); sys.stdout = None\n"
@@ -215,10 +218,10 @@ def test_a_file_that_has_taken_the_place_of_stdout_is_left_alone(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("out", "err", "code"), [("/dev/full", None, 1), (None, "/dev/full", 0), (None, None, 0)])
-def test_the_interpreters_end_changes_no_exit_code(
+def test_the_exit_of_python_does_not_change_the_exit_code(
     out: str | None, err: str | None, code: int, bundle: Path, tmp_path: Path
 ) -> None:
-    """Python ends with 120 where a standard stream cannot be flushed."""
+    """Python exits with 120 if it cannot flush a standard stream."""
     image = bundles.radiograph(tmp_path / "a.png")
     with contextlib.ExitStack() as stack:
         opened = [
@@ -237,7 +240,7 @@ ENCODINGS = ("utf-8", "ascii", "latin-1", "cp1252", "cp437", "shift_jis", "utf-1
 
 @pytest.fixture
 def named(tmp_path: Path) -> list[str]:
-    """Images and a file that cannot be read, whose names are in many scripts, or in none."""
+    """Images, and a file that cannot be read. Their names are in many scripts, or are not Unicode."""
     names = ["日本語 ñ.png", "é.png", "a\\b.png", "\\xe9.png", "🫁.png", 'quote"\n.png', os.fsdecode(b"caf\xe9.png")]
     (tmp_path / "in").mkdir()
     for seed, name in enumerate(names):
@@ -257,7 +260,7 @@ def test_json_and_csv_are_utf_8_in_every_locale(
     lines = [json.loads(line) for line in done.out.decode("utf-8").splitlines()]
     assert sorted(os.fsencode(path_of(line["file"])) for line in lines) == wanted
     for line in lines:
-        json.dumps(line, ensure_ascii=False).encode()  # which lone surrogates refuse
+        json.dumps(line, ensure_ascii=False).encode()  # lone surrogates cannot be encoded
     done = run("predict", tmp_path / "in", "-b", bundle, "--csv", encoding=encoding)
     rows = list(csv.DictReader(io.StringIO(done.out.decode("utf-8"), newline="")))
     assert sorted(os.fsencode(path_of(row["file"])) for row in rows) == wanted

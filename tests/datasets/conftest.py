@@ -1,4 +1,4 @@
-"""What the tests of data sets share."""
+"""Fixtures for the tests of data sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a small noisy image below `tmp_path`."""
+    """A function that writes a small noisy image below `tmp_path`."""
 
     def write(name: str, shape: tuple[int, ...] = (30, 40)) -> Path:
         path = tmp_path / name

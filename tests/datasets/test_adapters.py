@@ -1,4 +1,4 @@
-"""Public data sets, in small folders of their documented layouts; of Open-i the real reports, where they are."""
+"""Adapters of public data sets, on small folders in their documented layouts. Open-i's real reports if present."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pycocotools import mask as coco
 
 from lrclr.datasets import row_mask
 
-# Private: the command writes files only; here each row of an adapter is compared.
+# Private: the command only writes files; here each row of an adapter is compared.
 from lrclr.datasets._cells import BadRowError
 from lrclr.datasets._chexlocalize import import_chexlocalize
 from lrclr.datasets._chexpert import import_chexpert
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
 LABELS = ",".join(CHEXPERT_FINDINGS)
 
 
-def labelled(**labels: str) -> str:
+def with_labels(**labels: str) -> str:
     return ",".join(labels.get(name.replace(" ", "_"), "") for name in CHEXPERT_FINDINGS)
 
 
-def packed(path: Path, text: str) -> None:
+def gzipped(path: Path, text: str) -> None:
     path.write_bytes(gzip.compress(text.encode()))
 
 
@@ -60,24 +60,22 @@ def mimic(tmp_path: Path, picture: Picture) -> Path:
         picture(f"mimic/{name}")
     (root / f"{first}.txt").write_text("FINDINGS: Large heart.\nIMPRESSION: Edema ___ .\n")
     (root / f"{second}.txt").write_text("FINDINGS: Clear lungs.\n")
-    packed(
+    gzipped(
         root / "mimic-cxr-2.0.0-metadata.csv.gz",
         "dicom_id,subject_id,study_id,ViewPosition\naa-1,10000032,50414267,PA\naa-2,10000032,50414267,LATERAL\n"
         "bb-1,11000001,50000002,AP\ncc-1,11000001,50000003,AP\n",
     )
-    packed(
+    gzipped(
         root / "mimic-cxr-2.0.0-split.csv.gz",
         "dicom_id,study_id,subject_id,split\naa-1,50414267,10000032,train\naa-2,50414267,10000032,train\n"
         "bb-1,50000002,11000001,validate\n",
     )
-    packed(
-        root / "mimic-cxr-2.0.0-chexpert.csv.gz",
-        f"subject_id,study_id,{LABELS}\n10000032,50414267,{labelled(Edema='1.0', Pneumonia='-1.0', Fracture='0.0')}\n",
-    )
+    labels = with_labels(Edema="1.0", Pneumonia="-1.0", Fracture="0.0")
+    gzipped(root / "mimic-cxr-2.0.0-chexpert.csv.gz", f"subject_id,study_id,{LABELS}\n10000032,50414267,{labels}\n")
     return root
 
 
-def test_mimic(mimic: Path) -> None:
+def test_mimic_cxr_is_imported(mimic: Path) -> None:
     imported = import_mimic_cxr(mimic)
     first, second = imported.rows
     assert first.image == mimic / "files/p10/p10000032/s50414267/aa-1.jpg"
@@ -96,7 +94,7 @@ def test_mimic(mimic: Path) -> None:
     assert [row.report for row in both.rows] == ["Large heart. Edema.", "Large heart. Edema.", "Clear lungs."]
 
 
-def test_mimic_without_tables_and_with_images_elsewhere(tmp_path: Path, mimic: Path) -> None:
+def test_mimic_cxr_without_tables_and_with_images_elsewhere(tmp_path: Path, mimic: Path) -> None:
     for table in mimic.glob("*.csv.gz"):
         table.unlink()
     (tmp_path / "jpg").mkdir()
@@ -113,14 +111,14 @@ def test_mimic_without_tables_and_with_images_elsewhere(tmp_path: Path, mimic: P
     assert imported.findings == ()
 
 
-def test_mimic_tables_that_are_none(mimic: Path) -> None:
+def test_invalid_tables_of_mimic_cxr_are_refused(mimic: Path) -> None:
     table = mimic / "mimic-cxr-2.0.0-metadata.csv.gz"
     for text, reason in (
         ("dicom_id,subject_id\n", "no column 'study_id'"),
         ("dicom_id,subject_id,study_id,ViewPosition\n../../x,1,2,PA\n", "identifiers"),
         ("dicom_id,subject_id,study_id,ViewPosition\nx,../..,2,PA\n", "identifiers"),
     ):
-        packed(table, text)
+        gzipped(table, text)
         with pytest.raises(UsageError, match=reason):
             import_mimic_cxr(mimic)
     for content in (b"", b"dicom_id", gzip.compress(b"x" * 999)[:-9]):
@@ -131,20 +129,20 @@ def test_mimic_tables_that_are_none(mimic: Path) -> None:
         import_mimic_cxr(mimic / "none")
 
 
-def test_chexpert(tmp_path: Path, picture: Picture) -> None:
+def test_chexpert_is_imported(tmp_path: Path, picture: Picture) -> None:
     train, test = "CheXpert-v1.0-small/train/patient00001/study1", "test/patient64741/study1"
     for name in (f"{train}/view1_frontal.jpg", f"{train}/view2_lateral.jpg", f"{test}/view1_frontal.jpg"):
         picture(name.replace(train, "train/patient00001/study1"))
     header = f"Path,Sex,Age,Frontal/Lateral,AP/PA,{LABELS}\n"
     (tmp_path / "train.csv").write_text(
-        f"{header}{train}/view1_frontal.jpg,Female,68,Frontal,AP,{labelled(Edema='1.0', Pleural_Effusion='-1.0')}\n"
-        f"{train}/view2_lateral.jpg,Female,68,Lateral,,{labelled()}\n"
-        f"{train}/view3_frontal.jpg,Female,68,Frontal,AP,{labelled()}\n"
-        f"../../view1_frontal.jpg,Female,68,Frontal,AP,{labelled()}\n"
-        f"{train}/view1_frontal.jpg,Female,68,Frontal,AP,{labelled(Edema='7')}\n"
+        f"{header}{train}/view1_frontal.jpg,Female,68,Frontal,AP,{with_labels(Edema='1.0', Pleural_Effusion='-1.0')}\n"
+        f"{train}/view2_lateral.jpg,Female,68,Lateral,,{with_labels()}\n"
+        f"{train}/view3_frontal.jpg,Female,68,Frontal,AP,{with_labels()}\n"
+        f"../../view1_frontal.jpg,Female,68,Frontal,AP,{with_labels()}\n"
+        f"{train}/view1_frontal.jpg,Female,68,Frontal,AP,{with_labels(Edema='7')}\n"
     )
     (tmp_path / "test_labels.csv").write_text(
-        f"Study,{LABELS}\nCheXpert-v1.0/{test},{labelled(Edema='0')}\nCheXpert-v1.0/test/p/study1,{labelled()}\n"
+        f"Study,{LABELS}\nCheXpert-v1.0/{test},{with_labels(Edema='0')}\nCheXpert-v1.0/test/p/study1,{with_labels()}\n"
     )
     imported = import_chexpert([tmp_path])
     first, second = imported.rows
@@ -183,7 +181,7 @@ OPENI = """<?xml version="1.0" encoding="utf-8"?><eCitation><uId id="CXR{n}"/><M
 
 
 def openi(**texts: str) -> bytes:
-    # So the real ones are called; the first report's alone have one number more.
+    # The names of the real archive. Only the first report's images have one more number.
     image = "CXR1_1_IM-0001" if texts["n"] == "1" else f"CXR{texts['n']}_IM-000{texts['n']}"
     return OPENI.format(**{"findings": "", "impression": "", "term": "normal", "image": image, **texts}).encode()
 
@@ -215,7 +213,7 @@ def archive(tmp_path: Path, reports: dict[str, bytes]) -> Path:
     return path
 
 
-def test_openi(tmp_path: Path, picture: Picture, archive: Path, reports: dict[str, bytes]) -> None:
+def test_openi_is_imported(tmp_path: Path, picture: Picture, archive: Path, reports: dict[str, bytes]) -> None:
     for image in ("CXR1_1_IM-0001", "CXR2_IM-0002"):
         for view in (1001, 2001):
             picture(f"images/{image}-{view}.png")
@@ -247,11 +245,11 @@ def test_openi(tmp_path: Path, picture: Picture, archive: Path, reports: dict[st
     assert len(import_openi(archive, tmp_path / "images", all_views=True).rows) == 4
     with pytest.raises(UsageError, match="--all-views"):
         import_openi(archive, tmp_path / "images")
-    # Nothing was unpacked.
+    # No file was unpacked.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "reports.tgz", "views.csv", "xml"]
 
 
-def test_openi_archives_that_are_none(tmp_path: Path, archive: Path) -> None:
+def test_invalid_archives_of_openi_are_refused(tmp_path: Path, archive: Path) -> None:
     whole = archive.read_bytes()
     for content in (b"", b"no archive", whole[:300]):
         archive.write_bytes(content)
@@ -277,7 +275,7 @@ def test_all_real_openi_reports() -> None:
     labels = [openi_labels(report.terms) for report in reports]
     assert sum(each.get("No Finding", 0) for each in labels) == 1391
     assert sum(not each for each in labels) == 181
-    # The same texts, laid out as MIMIC-CXR lays out its reports.
+    # The same texts in the layout of MIMIC-CXR's reports.
     layouts = (
         " EXAMINATION:  CHEST (PA AND LAT)\n \n FINDINGS: \n \n None.\n \n IMPRESSION: \n \n{}\n",
         " REASON FOR EXAMINATION:  Cough.\n \n{}\n",
@@ -298,18 +296,18 @@ def test_all_real_openi_reports() -> None:
 masks = stn.arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 
 
-# pycocotools 2.0.11 wraps its result in a way that NumPy warns of.
+# NumPy warns about the way in which pycocotools 2.0.11 wraps its result.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @settings(max_examples=200, deadline=None)
 @given(mask=masks)
-def test_run_lengths_are_those_of_coco(mask: NDArray[np.bool_]) -> None:
+def test_run_lengths_equal_those_of_pycocotools(mask: NDArray[np.bool_]) -> None:
     encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     value = {"size": list(mask.shape), "counts": encoded["counts"].decode()}
     assert np.array_equal(decode_rle(value), mask)
     assert np.array_equal(decode_rle(value), coco.decode(encoded))
 
 
-def test_long_run_lengths_are_those_of_coco() -> None:
+def test_long_run_lengths_equal_those_of_pycocotools() -> None:
     mask = np.zeros((1500, 2000), np.uint8, order="F")
     mask[100:1300, 7:1900] = np.random.default_rng(0).random((1200, 1893)) < 0.001
     mask[:, 1000:1200] = 1
@@ -340,7 +338,7 @@ def test_long_run_lengths_are_those_of_coco() -> None:
         {"size": [2, 2], "counts": 4},
     ],
 )
-def test_hostile_run_lengths(value: object) -> None:
+def test_invalid_run_lengths_are_refused(value: object) -> None:
     with pytest.raises(BadRowError):
         decode_rle(value)
 
@@ -357,7 +355,7 @@ def rle(mask: NDArray[np.bool_]) -> dict[str, object]:
     return {"size": list(mask.shape), "counts": encoded["counts"].decode()}
 
 
-def test_chexlocalize(tmp_path: Path, picture: Picture) -> None:
+def test_segmentations_of_chexlocalize_are_imported(tmp_path: Path, picture: Picture) -> None:
     picture("CheXpert/val/patient64541/study1/view1_frontal.jpg", (30, 40))
     picture("CheXpert/val/patient64542/study1/view1_frontal.jpg", (31, 40))
     mask = np.random.default_rng(0).random((30, 40)) < 0.5
@@ -396,7 +394,7 @@ def test_chexlocalize(tmp_path: Path, picture: Picture) -> None:
     )
 
 
-def test_segmentations_that_are_none(tmp_path: Path) -> None:
+def test_invalid_segmentations_are_refused(tmp_path: Path) -> None:
     source = tmp_path / "gt_segmentations_test.json"
     for text in ("", "[]", "{}", "[" * 100_000, "\xff"):
         source.write_bytes(text.encode("latin-1"))
@@ -405,7 +403,7 @@ def test_segmentations_that_are_none(tmp_path: Path) -> None:
     assert not (tmp_path / "masks").exists()
 
 
-def test_mask_files_are_grey_pictures(tmp_path: Path, picture: Picture) -> None:
+def test_mask_files_must_be_grey(tmp_path: Path, picture: Picture) -> None:
     picture("test/patient1/study1/view1_frontal.jpg", (30, 40))
     source = tmp_path / "gt_segmentations_test.json"
     source.write_text(json.dumps({"patient1_study1_view1_frontal": {"Edema": rle(np.ones((30, 40), np.bool_))}}))

@@ -1,4 +1,4 @@
-"""The cache gives what preprocessing gives. An incomplete, stale or damaged cache is an error."""
+"""The cache of pixels equals the result of preprocessing. An incomplete, outdated or damaged cache is an error."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rows(picture: Picture) -> list[Row]:
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_pixels_are_those_of_preprocessing_to_the_bit(tmp_path: Path, picture: Picture, spec: PreprocessSpec) -> None:
+def test_cached_pixels_equal_preprocessing_bit_for_bit(tmp_path: Path, picture: Picture, spec: PreprocessSpec) -> None:
     shapes = [(300, 417), (31, 20, 3), (224, 224), (500, 90), (33, 44, 3)]
     paths = [picture(f"{n}.png", shape) for n, shape in enumerate(shapes)]
     grey = read_image(picture("grey.png", (90, 70)))
@@ -50,14 +50,14 @@ def test_pixels_are_those_of_preprocessing_to_the_bit(tmp_path: Path, picture: P
             assert np.array_equal(from_canvas(opened.pixels(i), spec), preprocess(image, spec))
             assert opened.sizes(i) == image.shape[:2]
             assert not opened.pixels(i).flags.writeable
-    # Grey is kept once, also where the file has it three times; colour has three channels under clip.
+    # Grey is stored once, even if the file has three equal channels. Colour has three channels under clip.
     assert cache.pixels(0).ndim == cache.pixels(5).ndim == 2
     assert cache.pixels(1).ndim == (3 if spec.kind == "clip" else 2)
     side, coloured = cache.pixels(0).shape[0], 2 if spec.kind == "clip" else 0
     assert (tmp_path / "cache/pixels.bin").stat().st_size == side * side * (6 + 2 * coloured)
 
 
-def test_the_stages_make_up_preprocessing() -> None:
+def test_the_two_stages_together_equal_preprocessing() -> None:
     image = np.random.default_rng(0).integers(0, 256, (70, 50, 3), dtype=np.uint8)
     for spec in SPECS.values():
         canvas = to_canvas(image, spec)
@@ -65,7 +65,7 @@ def test_the_stages_make_up_preprocessing() -> None:
         assert np.array_equal(from_canvas(canvas, spec), preprocess(image, spec))
 
 
-def test_images_that_cannot_be_read_are_left_out(tmp_path: Path, rows: list[Row]) -> None:
+def test_unreadable_images_are_left_out(tmp_path: Path, rows: list[Row]) -> None:
     rows[1].image.write_bytes(b"no picture")
     rows[3].image.unlink()
     cache = PixelCache.build(rows, SMALL, tmp_path / "cache")
@@ -78,7 +78,7 @@ def test_images_that_cannot_be_read_are_left_out(tmp_path: Path, rows: list[Row]
     assert np.array_equal(cache.pixels(1), to_canvas(read_image(rows[2].image), SMALL))
 
 
-def test_nothing_to_keep(tmp_path: Path, rows: list[Row]) -> None:
+def test_a_cache_without_images_is_refused(tmp_path: Path, rows: list[Row]) -> None:
     with pytest.raises(UsageError, match="no images"):
         PixelCache.build([], SMALL, tmp_path / "cache")
     for row in rows:
@@ -88,7 +88,7 @@ def test_nothing_to_keep(tmp_path: Path, rows: list[Row]) -> None:
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_cache_that_fits_is_used_and_a_stale_one_is_replaced_with_a_note(tmp_path: Path, rows: list[Row]) -> None:
+def test_an_outdated_cache_is_replaced_with_a_note(tmp_path: Path, rows: list[Row]) -> None:
     folder = tmp_path / "cache"
     notes: list[str] = []
 
@@ -96,8 +96,8 @@ def test_a_cache_that_fits_is_used_and_a_stale_one_is_replaced_with_a_note(tmp_p
         cache = PixelCache.build(rows, spec, folder, on_note=notes.append)
         return cache, (folder / "pixels.bin").stat().st_ino
 
-    first, made = build(rows)
-    assert build(rows)[1] == made
+    first, inode = build(rows)
+    assert build(rows)[1] == inode
     assert notes == []
     before = rows[0].image.stat()
     os.utime(rows[0].image, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
@@ -106,17 +106,17 @@ def test_a_cache_that_fits_is_used_and_a_stale_one_is_replaced_with_a_note(tmp_p
     for number, (again, spec) in enumerate(
         [(rows, SMALL), (rows[:4], SMALL), (rows[3::-1], SMALL), (rows[3::-1], SPECS["clip"])], start=1
     ):
-        cache, now = build(again, spec)
+        cache, new_inode = build(again, spec)
         assert len(cache) == len(again)
         assert len(notes) == number
         assert "stale" in notes[-1]
-        assert now != made
-        made = now
-    # A reader that has the old one open still reads the old content.
+        assert new_inode != inode
+        inode = new_inode
+    # A reader that has the old cache open still reads the old content.
     assert np.array_equal(first.pixels(1), to_canvas(read_image(rows[1].image), SMALL))
 
 
-def test_a_missing_file_that_appears_makes_it_stale(tmp_path: Path, picture: Picture, rows: list[Row]) -> None:
+def test_a_new_file_makes_the_cache_outdated(tmp_path: Path, picture: Picture, rows: list[Row]) -> None:
     late = [*rows, Row(9, tmp_path / "late.png")]
     assert PixelCache.build(late, SMALL, tmp_path / "cache").read_errors[0].line == 9
     picture("late.png")
@@ -125,7 +125,7 @@ def test_a_missing_file_that_appears_makes_it_stale(tmp_path: Path, picture: Pic
 
 @pytest.mark.parametrize("name", ["cache.json", "index.npy", "pixels.bin"])
 @pytest.mark.parametrize("harm", ["cut", "empty", "gone"])
-def test_a_damaged_cache_is_refused_and_built_anew(tmp_path: Path, rows: list[Row], name: str, harm: str) -> None:
+def test_a_damaged_cache_is_refused_and_built_again(tmp_path: Path, rows: list[Row], name: str, harm: str) -> None:
     folder = tmp_path / "cache"
     PixelCache.build(rows, SMALL, folder)
     file = folder / name
@@ -139,7 +139,7 @@ def test_a_damaged_cache_is_refused_and_built_anew(tmp_path: Path, rows: list[Ro
     assert len(PixelCache.open(folder, rows, SMALL)) == 5
 
 
-def test_a_stranger_in_the_folder_is_not_replaced(tmp_path: Path, rows: list[Row]) -> None:
+def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path, rows: list[Row]) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache/thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match="did not write"):
@@ -147,7 +147,7 @@ def test_a_stranger_in_the_folder_is_not_replaced(tmp_path: Path, rows: list[Row
     assert (tmp_path / "cache/thesis.txt").read_text() == "mine"
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_files(tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "cache"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (400, hard))
@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, rows: list[Row], monkeypatch
     assert not folder.exists()
 
 
-def test_an_interrupt_leaves_nothing(tmp_path: Path, rows: list[Row]) -> None:
+def test_an_interrupt_leaves_no_files(tmp_path: Path, rows: list[Row]) -> None:
     def interrupt(done: int, total: int, rate: float) -> None:
         raise KeyboardInterrupt
 
@@ -174,14 +174,14 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, rows: list[Row]) -> None:
 
 def test_progress_and_workers(tmp_path: Path, picture: Picture) -> None:
     rows = rows_of(*(picture(f"{n}.png", (8 + n, 9)) for n in range(40)))
-    told: list[tuple[int, int, float]] = []
+    progress: list[tuple[int, int, float]] = []
     for workers in (1, 3):
         cache = PixelCache.build(
-            rows, SMALL, tmp_path / f"cache{workers}", workers=workers, on_progress=lambda *now: told.append(now)
+            rows, SMALL, tmp_path / f"cache{workers}", workers=workers, on_progress=lambda *now: progress.append(now)
         )
         assert [cache.sizes(i) for i in range(40)] == [(8 + n, 9) for n in range(40)]
-    assert told[-1][:2] == (40, 40)
-    assert told[-1][2] > 0
+    assert progress[-1][:2] == (40, 40)
+    assert progress[-1][2] > 0
     with pytest.raises(UsageError, match="at least one worker"):
         PixelCache.build(rows, SMALL, tmp_path / "none", workers=-1)
 

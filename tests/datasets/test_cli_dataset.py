@@ -1,4 +1,4 @@
-"""`lrclr dataset`, as a user calls it."""
+"""Tests of the command `lrclr dataset`."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def chexpert(tmp_path: Path, picture: Picture) -> Path:
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
-def test_a_dataset_is_written_and_told(chexpert: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_a_dataset_is_written_and_summarised(chexpert: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     lrclr_dataset("chexpert", chexpert, "-o", chexpert / name, "--skip-bad-rows")
     read = read_dataset(chexpert / name, strict=True)
     assert read.findings == CHEXPERT_FINDINGS
     assert [(row.split, row.patient, len(row.labels)) for row in read.rows] == [("validation", "patient1", 14)]
-    told = capsys.readouterr()
-    assert told.out == f"{chexpert / name}: 1 images (validation 1), 14 findings\n"
-    assert "left out: 1\n  line 3: valid.csv: its image file does not exist\n" in told.err
+    captured = capsys.readouterr()
+    assert captured.out == f"{chexpert / name}: 1 images (validation 1), 14 findings\n"
+    assert "left out: 1\n  line 3: valid.csv: its image file does not exist\n" in captured.err
     with pytest.raises(UsageError, match="already exists"):
         lrclr_dataset("chexpert", chexpert, "-o", chexpert / name)
     lrclr_dataset("chexpert", chexpert, "-o", chexpert / name, "--overwrite", "--skip-bad-rows")
 
 
-def test_nothing_is_left_out_unless_it_is_said(chexpert: Path) -> None:
+def test_skipped_rows_need_an_option(chexpert: Path) -> None:
     with pytest.raises(
         LrclrError, match=r"1 of 2 rows of .* are bad: line 3: valid\.csv: its image file does not exist"
     ) as caught:
@@ -63,11 +63,11 @@ def test_nothing_is_left_out_unless_it_is_said(chexpert: Path) -> None:
     assert not (chexpert / "out.csv").exists()
 
 
-def test_calls_that_are_wrong(chexpert: Path, tmp_path: Path) -> None:
+def test_a_wrong_call_is_refused(chexpert: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     calls: list[tuple[list[str | Path], str]] = [
         (["padchest", chexpert, "-o", out], "unknown format 'padchest'"),
-        (["chexpert", chexpert, "-o", tmp_path / "out.xlsx"], "no known format"),
+        (["chexpert", chexpert, "-o", tmp_path / "out.xlsx"], "has an unknown format"),
         (["chexpert", chexpert, "-o", out, "--section", "findings"], "--section is not an option of chexpert"),
         (["chexpert", chexpert, "-o", out, "--masks", chexpert], "--masks is not an option of chexpert"),
         (["openi", chexpert, "-o", out, "--section", "title"], "unknown section 'title'"),
@@ -86,7 +86,7 @@ def test_calls_that_are_wrong(chexpert: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_masks_come_with_the_dataset(tmp_path: Path, picture: Picture) -> None:
+def test_masks_are_written_with_the_dataset(tmp_path: Path, picture: Picture) -> None:
     picture("test/patient1/study1/view1_frontal.jpg", (2, 3))
     source = tmp_path / "gt_segmentations_test.json"
     source.write_text(json.dumps({"patient1_study1_view1_frontal": {"Edema": {"size": [2, 3], "counts": [1, 5]}}}))
@@ -97,7 +97,7 @@ def test_masks_come_with_the_dataset(tmp_path: Path, picture: Picture) -> None:
     assert row.masks == {"Edema": (tmp_path / "masks/patient1_study1_view1_frontal/Edema.png", None)}
 
 
-def test_the_first_name_of_the_command_works_and_says_so(chexpert: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_former_name_of_the_command_works_with_a_note(chexpert: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["chexpert", str(chexpert), "--skip-bad-rows", "-o"]
     assert main(["dataset", *arguments, str(chexpert / "now.csv")]) == 0
     assert "is now called" not in capsys.readouterr().err

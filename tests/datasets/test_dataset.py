@@ -1,4 +1,4 @@
-"""Datasets: what is read, what is refused, and that no text of a patient is in what is said about it."""
+"""Datasets: what is read, what is refused, and that errors contain no text about a patient."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lrclr.datasets import ABSENT, PRESENT, UNCERTAIN, Box, check_columns, read_dataset
 
-# Private: comparisons are counted on names of columns that no file can hold.
+# Private: comparisons are counted with objects as column names, which a file cannot contain.
 from lrclr.datasets._row_readers import CsvRows
 from lrclr.errors import LrclrError, UsageError
 
@@ -37,7 +37,7 @@ def json_lines(tmp_path: Path, *records: object) -> Path:
     return dataset(tmp_path, "".join(json.dumps(record) + "\n" for record in records), ".jsonl")
 
 
-def test_every_column_of_a_csv(tmp_path: Path, picture: Picture) -> None:
+def test_every_column_of_a_csv_is_read(tmp_path: Path, picture: Picture) -> None:
     for name in ("a.png", "m.png", "e.png", "f.png"):
         picture(name)
     path = dataset(
@@ -62,7 +62,7 @@ def test_every_column_of_a_csv(tmp_path: Path, picture: Picture) -> None:
     assert read.split("train") == (first,)
 
 
-def test_every_key_of_json_lines(tmp_path: Path, picture: Picture) -> None:
+def test_every_key_of_json_lines_is_read(tmp_path: Path, picture: Picture) -> None:
     for name in ("a.png", "b.png", "m.png"):
         picture(name)
     path = json_lines(
@@ -118,7 +118,7 @@ def test_every_key_of_json_lines(tmp_path: Path, picture: Picture) -> None:
         (f"../{{here}}/good.png,{SECRET},1,,", "image and frame are those of line 2"),
     ],
 )
-def test_a_bad_row_is_left_out_or_refused_without_its_content(
+def test_a_bad_row_is_skipped_or_refused_without_quoting_it(
     tmp_path: Path, picture: Picture, cells: str, reason: str
 ) -> None:
     picture("good.png")
@@ -128,7 +128,7 @@ def test_a_bad_row_is_left_out_or_refused_without_its_content(
     read = read_dataset(path, need_report=True)
     assert [row.image.name for row in read.rows] == ["good.png"]
     (problem,) = read.problems
-    # The header, a row over three lines, a blank one: it begins in line 6.
+    # After the header, a row over three lines and a blank line, the bad row begins in line 6.
     assert problem.line == 6
     assert reason in problem.text
     assert SECRET not in problem.text
@@ -162,7 +162,7 @@ def test_a_bad_row_is_left_out_or_refused_without_its_content(
         ({"image": "a.png", "patient": "1.23E+11"}, "a spreadsheet has rounded"),
     ],
 )
-def test_a_bad_line_of_json(tmp_path: Path, picture: Picture, record: object, reason: str) -> None:
+def test_a_bad_json_line_is_skipped_or_refused(tmp_path: Path, picture: Picture, record: object, reason: str) -> None:
     picture("good.png")
     picture("a.png")
     read = read_dataset(json_lines(tmp_path, {"image": "good.png"}, record))
@@ -180,17 +180,17 @@ def test_a_bad_line_of_json(tmp_path: Path, picture: Picture, record: object, re
         ("\ufeff", ".csv", "is empty"),
         ("image\n", ".csv", "has no rows"),
         ("", ".jsonl", "has no rows"),
-        ("image\na.png\n", ".txt", "of no known format"),
+        ("image\na.png\n", ".txt", "has an unknown format"),
         (f"{SECRET},x\na.png,1\n", ".csv", "has no column 'image'"),
         ("image;Edema\na.png;1\n", ".csv", "is separated by semicolons, not by commas"),
         ("image\tEdema\na.png\t1\n", ".csv", "is separated by tabs, not by commas"),
         ("sep=;\nimage;Edema\n", ".csv", "is separated by semicolons"),
         ("Image,Edema\na.png,1\n", ".csv", "did you mean column 1?"),
         (f"{SECRET},image_path\na.png,1\n", ".csv", "did you mean column 2?"),
-        ("image,bbox\na.png,1\n", ".csv", "'bbox': did you mean 'boxes'?"),
-        ("image,Edema_mask\na.png,\n", ".csv", "'Edema_mask': did you mean 'mask:Edema'?"),
+        ("image,bbox\na.png,1\n", ".csv", "'bbox' (did you mean 'boxes'?)"),
+        ("image,Edema_mask\na.png,\n", ".csv", "'Edema_mask' (did you mean 'mask:Edema'?)"),
         ("image,Mask:pleural effusion\na.png,\n", ".csv", "did you mean 'mask:Pleural Effusion'?"),
-        ("image,Segmentation\na.png,\n", ".csv", "'Segmentation': did you mean 'mask'?"),
+        ("image,Segmentation\na.png,\n", ".csv", "'Segmentation' (did you mean 'mask'?)"),
         ("image,mask:Edema,mask:edema\na.png,,\n", ".csv", "two columns of one finding"),
         ("image,Edema, Edema\na.png,1,1\n", ".csv", "two columns 'Edema'"),
         (",image\n0,a.png\n", ".csv", "column 1 has no name"),
@@ -203,13 +203,15 @@ def test_a_bad_line_of_json(tmp_path: Path, picture: Picture, record: object, re
         ("image,report\na.png," + "x" * 2**22 + "\n", ".csv", "line 2 is longer"),
         ('{"image": "a.png", "report": "' + "x" * 2**22, ".jsonl", "line 1 is longer"),
         ("image,Edema\na.png,5\n", ".csv", "no row that can be used"),
-        ('{"image": "a.png", "lables": {}}', ".jsonl", "unknown key: did you mean 'labels'?"),
-        ('{"image": "a.png", "box": {}}', ".jsonl", "unknown key: did you mean 'boxes'?"),
+        ('{"image": "a.png", "lables": {}}', ".jsonl", "unknown key (did you mean 'labels'?)"),
+        ('{"image": "a.png", "box": {}}', ".jsonl", "unknown key (did you mean 'boxes'?)"),
         (f'{{"image": "a.png", "{SECRET}": 1}}', ".jsonl", "line 1 has an unknown key"),
         ("image," + ",".join(f"F{n}" for n in range(9)) + ",mask\n", ".csv", "8 bits"),
     ],
 )
-def test_what_is_no_dataset(tmp_path: Path, picture: Picture, content: str | bytes, suffix: str, reason: str) -> None:
+def test_a_file_that_is_not_a_dataset_is_refused(
+    tmp_path: Path, picture: Picture, content: str | bytes, suffix: str, reason: str
+) -> None:
     picture("a.png")
     with pytest.raises(UsageError) as caught:
         read_dataset(dataset(tmp_path, content, suffix))
@@ -217,7 +219,7 @@ def test_what_is_no_dataset(tmp_path: Path, picture: Picture, content: str | byt
     assert SECRET not in str(caught.value)
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
     for name in ("none.csv", "x" * 300 + ".csv", "nul\0.csv"):
         with pytest.raises(UsageError, match="cannot be read"):
             read_dataset(tmp_path / name)
@@ -228,7 +230,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
             read_dataset(tmp_path / name)
 
 
-def test_a_patient_in_two_splits_is_a_leak(tmp_path: Path) -> None:
+def test_a_patient_in_two_splits_is_refused(tmp_path: Path) -> None:
     text = f"image,split,patient\n1,train,{SECRET}\n2,test,{SECRET}\n3,train,b\n4,,b\n5,test,\n6,train,\n"
     with pytest.raises(UsageError, match=r"has 1 patient in more than one split: .*'test', 'train'") as caught:
         read_dataset(dataset(tmp_path, text), check_images=False)
@@ -236,7 +238,7 @@ def test_a_patient_in_two_splits_is_a_leak(tmp_path: Path) -> None:
     assert len(read_dataset(dataset(tmp_path, text.replace("test", "train")), check_images=False).rows) == 6
 
 
-def test_a_split_has_one_name_however_it_is_written(tmp_path: Path) -> None:
+def test_spellings_of_a_split_are_unified(tmp_path: Path) -> None:
     text = "image,split,patient\n1,Train,a\n2,train,a\n3,VAL,b\n4,valid,b\n5,validation,b\n"
     read = read_dataset(dataset(tmp_path, text), check_images=False)
     assert [row.image.name for row in read.split("validation")] == ["3", "4", "5"]
@@ -249,9 +251,7 @@ SPELLINGS = st.sampled_from(["Pleural Effusion", "pleural_effusion", "PLEURAL-EF
 
 @settings(max_examples=40, deadline=None)
 @given(names=st.lists(SPELLINGS, min_size=8, max_size=8))
-def test_a_finding_has_one_spelling_wherever_it_is_named(
-    tmp_path_factory: pytest.TempPathFactory, names: list[str]
-) -> None:
+def test_spellings_of_a_finding_are_unified(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
     folder = tmp_path_factory.mktemp("spelt")
     written = json_lines(
         folder,
@@ -270,7 +270,7 @@ def test_a_finding_has_one_spelling_wherever_it_is_named(
 
 
 @pytest.mark.parametrize(
-    ("content", "suffix", "told"),
+    ("content", "suffix", "message"),
     [
         ('{"image": "1"}\n{"image": "2", "labels": {"Edmea": 1}}', ".jsonl", "did you mean 'Edema'?"),
         ('{"image": "1"}\n{"image": "2", "masks": {"Edmea": "m.png"}}', ".jsonl", "did you mean 'Edema'?"),
@@ -285,19 +285,19 @@ def test_a_finding_has_one_spelling_wherever_it_is_named(
         ("image,findings\n1,Edema|Mass\n", ".csv", "names an unknown finding"),
     ],
 )
-def test_an_unknown_finding_in_a_cell_is_refused_by_its_line_and_not_quoted(
-    tmp_path: Path, content: str, suffix: str, told: str
+def test_an_unknown_finding_in_a_cell_is_refused_without_quoting_it(
+    tmp_path: Path, content: str, suffix: str, message: str
 ) -> None:
     path = dataset(tmp_path, content, suffix)
     read = read_dataset(path, check_images=False)
     with pytest.raises(UsageError, match=r"line 2 of .* names an unknown finding") as caught:
         check_columns(read, ["Cyst"])
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "Edmea" not in str(caught.value)
     assert SECRET not in str(caught.value)
 
 
-def test_a_finding_is_declared_once(tmp_path: Path) -> None:
+def test_declared_findings_are_known(tmp_path: Path) -> None:
     lines = json_lines(
         tmp_path, {"image": "1", "labels": {"label:Cyst": 1}}, {"image": "2", "boxes": {"cyst": [[0, 0, 9, 9]]}}
     )
@@ -319,7 +319,7 @@ def test_frames_of_one_file_are_different_images(tmp_path: Path, picture: Pictur
     assert [problem.text for problem in read.problems] == ["image and frame are those of line 3"]
 
 
-def test_paths_stay_good_when_the_working_folder_changes(
+def test_paths_stay_valid_when_the_working_folder_changes(
     tmp_path: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture("set/a.png")
@@ -339,7 +339,7 @@ keys = st.sampled_from(["image", "report", "split", "patient", "frame", "labels"
 
 @settings(max_examples=150, deadline=None)
 @given(records=st.lists(st.dictionaries(keys, values, max_size=6), min_size=1, max_size=4))
-def test_any_json_is_read_or_refused_in_words(
+def test_any_json_is_read_or_refused_with_a_usage_error(
     tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, Any]]
 ) -> None:
     path = json_lines(tmp_path_factory.mktemp("fuzz"), *records)
@@ -352,17 +352,17 @@ def test_any_json_is_read_or_refused_in_words(
 
 @settings(max_examples=150, deadline=None)
 @given(content=st.binary(max_size=60), header=st.sampled_from([b"", b"image,Edema,frame,boxes,findings\n"]))
-def test_any_bytes_are_read_or_refused_in_words(
+def test_any_bytes_are_read_or_refused_with_a_usage_error(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, header: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("fuzz")
     for suffix in (".csv", ".jsonl"):
-        # Anything that is not refused in words would end the test.
+        # Any other exception would fail the test.
         with contextlib.suppress(UsageError):
             read_dataset(dataset(folder, header + content, suffix))
 
 
-def test_twenty_thousand_rows_with_files_are_quick(tmp_path: Path) -> None:
+def test_twenty_thousand_rows_are_read_in_seconds(tmp_path: Path) -> None:
     for number in range(200):
         (tmp_path / f"{number}.png").touch()
     names = [f"F{n}" for n in range(14)]
@@ -370,12 +370,12 @@ def test_twenty_thousand_rows_with_files_are_quick(tmp_path: Path) -> None:
     path = dataset(tmp_path, f"image,frame,report,{','.join(names)}\n{rows}")
     begun = time.process_time()
     assert len(read_dataset(path, strict=True).rows) == 20_000
-    # Seen: 0.4 s. 400,000 rows then take eight seconds; anything quadratic takes minutes.
+    # Measured: 0.4 s. 400,000 rows then take eight seconds; a quadratic algorithm takes minutes.
     assert time.process_time() - begun < 5
 
 
 class CountedName(str):
-    """A column's name that counts how often it is compared."""
+    """The name of a column that counts how often it is compared."""
 
     compared = 0
 
@@ -389,7 +389,7 @@ class CountedName(str):
     __hash__ = str.__hash__
 
 
-def test_comparisons_grow_with_the_columns_and_not_with_their_square(tmp_path: Path) -> None:
+def test_comparisons_grow_linearly_with_the_columns(tmp_path: Path) -> None:
     names = ["image", *(CountedName(f"label:Finding {number}") for number in range(3000))]
     CsvRows(tmp_path / "wide.csv", tmp_path, iter([(1, names)]))
     assert CountedName.compared < 20 * len(names)

@@ -1,4 +1,4 @@
-"""Masks and boxes as pixels, and as shares of patches."""
+"""Masks and boxes as pixels, and their coverage of patches."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def boxed(*boxes: Box) -> Row:
     return Row(2, Path("image.png"), boxes={"Edema": boxes})
 
 
-def test_bits_and_grey_values(tmp_path: Path) -> None:
+def test_masks_are_read_by_bit_or_by_grey_value(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 256, (9, 13), dtype=np.uint8)
     values[0] = 0
     path = tmp_path / "m.png"
@@ -48,7 +48,7 @@ def test_bits_and_grey_values(tmp_path: Path) -> None:
     for bit in range(8):
         assert np.array_equal(read(masked(path, bit)), values & (1 << bit) != 0)
     assert np.array_equal(read(masked(path)), values > 0)
-    # One of 65,535 is above 0 too, though it is black in 8 bits.
+    # One of 65,535 counts as above 0, although it is black in 8 bits.
     Image.fromarray((values > 99).astype(np.uint16)).save(path)
     assert np.array_equal(read(masked(path)), values > 99)
     Image.fromarray(values > 99).save(path)
@@ -56,7 +56,7 @@ def test_bits_and_grey_values(tmp_path: Path) -> None:
     assert row_mask(masked(path), "Mass", (9, 13)) is None
 
 
-def test_masks_that_cannot_be_used(tmp_path: Path) -> None:
+def test_invalid_masks_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.png"
     Image.new("L", (13, 9)).save(path)
     with pytest.raises(ImageError, match="a mask is 9 x 13 and its image 13 x 9"):
@@ -77,7 +77,7 @@ def test_masks_that_cannot_be_used(tmp_path: Path) -> None:
         row_mask(masked(tmp_path / "none.png"), "Edema", (9, 13))
 
 
-def test_boxes_cover_the_pixels_whose_centres_they_hold() -> None:
+def test_boxes_cover_the_pixels_whose_centres_are_inside() -> None:
     mask = row_mask(boxed(Box(1, 2, 3, 4), Box(4.4, 0, 5.6, 0.6)), "Edema", (5, 7))
     assert mask is not None
     expected = np.zeros((5, 7), np.bool_)
@@ -95,14 +95,14 @@ def test_boxes_cover_the_pixels_whose_centres_they_hold() -> None:
         for read_place in (check_places, lambda row, shape: row_mask(row, "Edema", shape)):
             with pytest.raises(ImageError, match="a box reaches beyond its image of 5 x 7"):
                 read_place(boxed(outside), (5, 7))
-    # A hundredth of the side, by which annotation tools err.
+    # A box may exceed the image by a hundredth of its side, since annotation tools are that inexact.
     check_places(boxed(Box(0, 0, 1009, 3)), (50, 1000))
     with pytest.raises(ImageError, match="a box reaches beyond its image of 50 x 1000"):
         check_places(boxed(Box(0, 0, 1011, 3)), (50, 1000))
 
 
 def brute_force(mask: NDArray[np.bool_], geometry: Geometry, patch_size: int) -> NDArray[np.float64]:
-    """Pixel by pixel, patch by patch."""
+    """Coverage, computed pixel by pixel and patch by patch."""
     count = geometry.input_size // patch_size
     shares = np.zeros((count, count))
     for y, x in np.argwhere(mask):
@@ -124,7 +124,7 @@ def brute_force(mask: NDArray[np.bool_], geometry: Geometry, patch_size: int) ->
     patches=st.integers(1, 4),
     seed=st.integers(0, 99),
 )
-def test_coverage_is_that_of_every_pixel_on_every_patch(
+def test_coverage_equals_the_sum_over_pixels(
     spec: PreprocessSpec, height: int, width: int, patches: int, seed: int
 ) -> None:
     geometry = spec.geometry(height, width)
@@ -135,28 +135,28 @@ def test_coverage_is_that_of_every_pixel_on_every_patch(
 
 @settings(max_examples=30, deadline=None)
 @given(height=st.integers(20, 400), width=st.integers(20, 400), spec=st.sampled_from(SPECS[:2]))
-def test_coverage_is_where_the_image_itself_goes(height: int, width: int, spec: PreprocessSpec) -> None:
+def test_coverage_follows_the_preprocessing_of_the_image(height: int, width: int, spec: PreprocessSpec) -> None:
     mask = np.zeros((height, width), np.bool_)
     mask[height // 4 : height // 2, width // 3 : -width // 4] = True
     canvas = to_canvas(mask.astype(np.uint8) * np.uint8(255), spec) / 255
     side = canvas.shape[0]
-    # chexzero's canvas does not divide by 7.
+    # The side of chexzero's canvas is not a multiple of 7.
     seen = canvas.repeat(7, axis=0).repeat(7, axis=1).reshape(7, side, 7, side).mean(axis=(1, 3))
     patch = spec.image_size // 7
     assert np.abs(patch_coverage(mask, spec.geometry(height, width), patch) - seen).max() < 0.05
 
 
-def test_an_image_all_finding_covers_what_is_not_padding() -> None:
+def test_a_full_mask_covers_everything_but_the_padding() -> None:
     spec = PreprocessSpec.chexzero()
     coverage = patch_coverage(np.ones((320, 160), np.bool_), spec.geometry(320, 160), 32)
     assert coverage.dtype == np.float32
-    # Half of seven patches is padding: columns 0 and 6 wholly, columns 1 and 5 for three quarters.
+    # Half of the seven columns is padding: columns 0 and 6 completely, columns 1 and 5 to three quarters.
     assert np.allclose(coverage[:, [0, 6]], 0)
     assert np.allclose(coverage[:, [1, 5]], 0.25, atol=1e-6)
     assert np.allclose(coverage[:, 2:5], 1)
 
 
-def test_coverage_of_what_does_not_belong_together() -> None:
+def test_a_mask_of_another_image_size_is_refused() -> None:
     geometry = SPECS[0].geometry(30, 40)
     with pytest.raises(UsageError, match="does not belong to an image of 30 x 40"):
         patch_coverage(np.ones((40, 30), np.bool_), geometry, 32)

@@ -1,4 +1,4 @@
-"""Sections of reports. All texts are made up."""
+"""Sections of reports. All texts are invented."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-# Private: the rules for sections of a report, sentence by sentence.
+# Private: the rules for the sections of a report, one by one.
 from lrclr.datasets._reports import choose_section, mimic_sections, without_underscores, without_xs
 
 MIMIC = """                                 FINAL REPORT
@@ -67,7 +67,7 @@ def test_sections_of_a_mimic_report() -> None:
         ("IMPRESSION: One.\r\nFINDINGS: Two.\r\n", "One.", "impression"),
     ],
 )
-def test_what_stands_in_is_said(report: str, text: str, section: str) -> None:
+def test_the_chosen_section_is_named(report: str, text: str, section: str) -> None:
     assert chosen(report) == (text, section)
 
 
@@ -111,8 +111,8 @@ WAS_NOTIFIED = "Dr. was notified by telephone at 9 a.m."
         (f" \n {LARGE}\n \n No edema.\n", f"{IS_LARGE} No edema."),
     ],
 )
-def test_mimic_reports_as_their_authors_section_them(report: str, text: str) -> None:
-    """Expected is what MIT-LCP's ``txt/section_parser.py`` gave for these made-up reports, without the underscores."""
+def test_mimic_sections_equal_those_of_the_published_rules(report: str, text: str) -> None:
+    """Expected texts come from MIT-LCP's ``txt/section_parser.py`` for these reports, without underscores."""
     got = chosen(FINAL + report)
     assert got is not None
     assert got[0] == text
@@ -127,8 +127,8 @@ def test_mimic_reports_as_their_authors_section_them(report: str, text: str) -> 
         f" RECOMMENDATION(S):  Follow up.\n{NOTIFIED}",
     ],
 )
-def test_a_notification_is_no_description(report: str) -> None:
-    """The published rules would take these."""
+def test_a_notification_is_not_a_description(report: str) -> None:
+    """The published rules would return these texts."""
     assert chosen(FINAL + report) is None
 
 
@@ -137,7 +137,7 @@ def test_text_before_a_notification_with_a_heading_is_found() -> None:
     assert chosen(report) == (IS_LARGE, "free paragraphs")
 
 
-def test_nothing_to_choose() -> None:
+def test_a_report_without_text_has_no_section() -> None:
     assert chosen("") is None
     assert chosen(" ___ \n\n ___ ") is None
 
@@ -153,12 +153,12 @@ def test_nothing_to_choose() -> None:
         ("XX and X stay", "XX and X stay"),
     ],
 )
-def test_marks_of_openi(marked: str, clean: str) -> None:
+def test_marks_of_openi_are_removed(marked: str, clean: str) -> None:
     assert without_xs(marked) == clean
 
 
 @pytest.mark.parametrize("piece", ["X", "XXXX", ".", ". ", "___ ", "IMPRESSION", "A ", "\t", "A:\n", "\n \n", "a-"])
-def test_hostile_reports_take_no_time(piece: str) -> None:
+def test_long_repetitive_reports_are_parsed_in_seconds(piece: str) -> None:
     report = (piece * 2**20)[: 2**20]
     begun = time.process_time()
     chosen(report)

@@ -1,4 +1,4 @@
-"""What is written is read back the same, from CSV and from JSON lines."""
+"""Rows that are written are read back unchanged, from CSV and from JSON lines."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def tables(draw: st.DrawFn) -> list[Row]:
     return rows
 
 
-def unnumbered(rows: Sequence[Row]) -> list[Row]:
+def without_line_numbers(rows: Sequence[Row]) -> list[Row]:
     return [dataclasses.replace(row, line=0) for row in rows]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".ndjson"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(rows=tables())
-def test_round_trip(tmp_path_factory: pytest.TempPathFactory, suffix: str, rows: list[Row]) -> None:
+def test_rows_are_read_back_unchanged(tmp_path_factory: pytest.TempPathFactory, suffix: str, rows: list[Row]) -> None:
     folder = tmp_path_factory.mktemp("set")
     moved = [
         dataclasses.replace(
@@ -77,18 +77,18 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, suffix: str, rows:
     path = folder / f"m{suffix}"
     write_dataset(moved, FINDINGS, path)
     read = read_dataset(path, strict=True, check_images=False)
-    assert unnumbered(read.rows) == moved
+    assert without_line_numbers(read.rows) == moved
     assert read.findings == FINDINGS
 
 
-def test_files_below_the_folder_are_named_relative_to_it(tmp_path: Path) -> None:
+def test_files_below_the_folder_have_relative_paths(tmp_path: Path) -> None:
     row = Row(1, tmp_path / "images/a.png", masks={"Edema": (Path("/else/m.png"), None)}, patient="p")
     write_dataset([row], ["Edema"], tmp_path / "m.csv")
     assert (tmp_path / "m.csv").read_text() == "image,patient,Edema,mask:Edema\nimages/a.png,p,,/else/m.png\n"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.csv"]
 
 
-def test_what_cannot_be_written(tmp_path: Path) -> None:
+def test_rows_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     good = Row(1, tmp_path / "a.png")
     path = tmp_path / "m.csv"
     refused: list[tuple[list[Row], list[str], str]] = [
@@ -112,7 +112,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     for rows, findings, reason in refused:
         with pytest.raises(UsageError, match=reason):
             write_dataset(rows, findings, path)
-    with pytest.raises(UsageError, match="no known format"):
+    with pytest.raises(UsageError, match="has an unknown format"):
         write_dataset([good], [], tmp_path / "m.xlsx")
     assert not list(tmp_path.iterdir())
     write_dataset([good], [], path)

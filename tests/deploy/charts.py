@@ -1,4 +1,4 @@
-"""A chart as Helm renders it."""
+"""Charts, rendered by Helm."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAMESPACE = "default"
-# Kinds that only a cluster with other software knows, and the dashboard of one of those.
+# Kinds of other software in a cluster, and the dashboard of one of them.
 MONITORING = {"PodMonitor", "PrometheusRule", "ConfigMap"}
 
 
 def templates(folder: Path, *, monitoring: bool = False, **values: Any) -> dict[str, str]:
-    """Text of each template of a chart, as ``helm install`` would send it; fails where ``helm lint`` complains."""
+    """The text of each template of a chart, as ``helm install`` sends it. Fails if ``helm lint`` complains."""
     found = lint(folder)
     complaints = [one["error"] for one in found["messages"] if one["error"] != "icon is recommended"]
     assert complaints == []
@@ -30,7 +30,7 @@ def templates(folder: Path, *, monitoring: bool = False, **values: Any) -> dict[
 
 
 def objects(folder: Path, *, monitoring: bool = False) -> list[dict[str, Any]]:
-    """Every object of a chart."""
+    """All objects of a chart."""
     texts = templates(folder, monitoring=monitoring)
     texts.pop("NOTES.txt")
     return [one for text in texts.values() for one in yaml.safe_load_all(text) if one]

@@ -1,4 +1,4 @@
-"""Schemas of Kubernetes from packages; a field that the cluster does not know is an error."""
+"""Schemas of Kubernetes from packages. A field that the cluster does not know is an error."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ VERSIONS = ("1.31", "1.37")
 
 
 def check_core(manifest: dict[str, Any]) -> None:
-    """Kubernetes' own kinds, of the oldest and the newest version that they are meant for."""
+    """Check Kubernetes' own kinds against the oldest and the newest supported version."""
     for version in VERSIONS:
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
 @cache
 def _kserve_types() -> dict[str, dict[str, Any]]:
-    """Fields and their types, by class of KServe's SDK: read, not imported, for it would want a web server."""
+    """Fields and their types for each class of KServe's SDK. Parsed, not imported: the import needs a web server."""
     found = importlib.util.find_spec("kserve")
     if found is None or found.origin is None:
         pytest.skip("KServe's SDK is not here, whose models are the schema: pip install --no-deps kserve==0.21.0")
@@ -43,7 +43,7 @@ def _kserve_types() -> dict[str, dict[str, Any]]:
 
 
 def check_kserve(manifest: dict[str, Any]) -> None:
-    """KServe's kinds; what of them is Kubernetes' own is for `check_core`."""
+    """Check KServe's kinds. `check_core` checks the parts that are Kubernetes' own."""
     version = manifest["apiVersion"].rpartition("/")[2]
     _check(manifest, version.capitalize() + manifest["kind"], manifest["kind"])
 

@@ -1,4 +1,4 @@
-"""Charts of `lrclr deploy` as Helm renders them: schemas, one golden file, and what must be true of every pod."""
+"""Charts of `lrclr deploy`, rendered by Helm: schemas, one golden file, and requirements of every pod."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 GOLDEN = Path(__file__).parent / "deployment.yaml"
 IMAGE = "registry.example/lrclr:0.1.0"
 DIGEST = "sha256:" + "0123456789abcdef" * 4
-# Instead of the hash of a bundle, which differs from machine to machine as the versions in its manifest do.
+# Replaces the hash of the bundle, which depends on the versions in its manifest.
 UNKNOWN = "0" * 64
 WRITERS: dict[str, Callable[..., list[Path]]] = {"kubernetes": write_kubernetes, "kserve": write_kserve}
 
 
 def pod(folder: Path) -> dict[str, Any]:
-    """The pod's spec; KServe's is put together from its two halves."""
+    """The pod's spec. KServe's is combined from its two parts."""
     if yaml.safe_load((folder / "values.yaml").read_text())["platform"] == "kubernetes":
         return dict(of_kind(folder, "Deployment")["spec"]["template"]["spec"])
     runtime, predictor = of_kind(folder, "ServingRuntime"), of_kind(folder, "InferenceService")["spec"]["predictor"]
@@ -175,7 +175,7 @@ def test_the_bundle_is_the_one_that_was_checked(folder: Path, tmp_path: Path, ta
         assert command[command.index("--expect") + 1] == digest
     if target == "kubernetes":
         assert spec["initContainers"][-1]["args"][-2:] == ["--expect", digest]
-        # What the pod's step does, done here with what it was given.
+        # Runs the script of the pod's init container here.
         arguments = [str(folder) if one == "/bundle" else one for one in spec["initContainers"][-1]["args"]]
         assert bundles.call(*arguments).returncode == 0
         arguments[-1] = UNKNOWN
@@ -191,7 +191,7 @@ def test_ends_fit_into_each_other(folder: Path, tmp_path: Path) -> None:
     (server,) = spec["containers"]
     before = int(server["lifecycle"]["preStop"]["exec"]["command"][1])
     told = int(server["args"][server["args"].index("--exit-timeout") + 1])
-    # `lrclr serve` gives the server 7 s beside the requests in flight.
+    # `lrclr serve` gives the server 7 s in addition to the time for requests in flight.
     assert told == 90
     assert spec["terminationGracePeriodSeconds"] > before + told + 7
     assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
@@ -238,7 +238,7 @@ def test_memory_follows_what_the_server_does(folder: Path, tmp_path: Path) -> No
         return int(text.removesuffix("Mi"))
 
     assert limit(instances=2) < limit(instances=8) < limit(instances=8, gpu=True)
-    # More than what the server of the default bundle was seen to hold; see `_resources`.
+    # More than the measured memory of a server of the default bundle; see `_resources`.
     assert limit(instances=2) > 2041
     assert limit(instances=8) > 5507
     write_kubernetes(folder, tmp_path / "own", DeployOptions(IMAGE, memory="3Gi"))
@@ -313,7 +313,7 @@ def test_a_folder_of_somebody_else_is_left_alone(folder: Path, tmp_path: Path) -
     write_kubernetes(folder, out, DeployOptions(IMAGE))
     done = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=out, capture_output=True, check=False)
     assert done.returncode == 0
-    # What this wrote is replaced, by the other kind too.
+    # A folder that the command wrote is replaced, also by the other kind of chart.
     write_kserve(folder, out, DeployOptions(IMAGE))
     write_kubernetes(folder, out, DeployOptions(IMAGE))
     assert not any(one["kind"] == "InferenceService" for one in objects(out))

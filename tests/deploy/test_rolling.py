@@ -1,4 +1,4 @@
-"""Two servers behind the balancer that ships: both are replaced under load, and no request fails."""
+"""Two servers behind the shipped balancer are replaced under load, and no request fails."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ CLIENTS = 4
 
 
 class Balancer:
-    """HAProxy with the file that ships.
+    """HAProxy with the shipped configuration.
 
     Attributes:
-        address: that clients ask.
-        ports: of gRPC and HTTP, by server.
+        address: address for clients.
+        ports: ports of gRPC and HTTP, by server.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -89,13 +89,13 @@ class Balancer:
         bundles.wait_until(lambda: self.row(name)[column] in wanted, self.process)
 
     def until_served(self, name: str, requests: int) -> None:
-        """Wait until a server was given so many more."""
+        """Wait until a server has received this many more requests."""
         before = int(self.row(name)["stot"])
         bundles.wait_until(lambda: int(self.row(name)["stot"]) >= before + requests, self.process)
 
 
 class Load:
-    """Clients that ask one radiograph after the other, each once, and look at each answer."""
+    """Clients that send one radiograph after the other, without repetitions, and check each answer."""
 
     def __init__(self, address: str, expected: Mapping[str, Sequence[Prediction]]) -> None:
         self._address, self._expected = address, expected
@@ -121,7 +121,7 @@ class Load:
 
     def _ask(self, place: int) -> None:
         files = [path.read_bytes() for path in sample_paths()]
-        # A client of the toolkit asks again by itself; here every single call must succeed.
+        # A client of lrclr repeats requests by itself. Here every single call must succeed.
         with Client(self._address, ClientOptions(retries=0, timeout=60)) as client:
             while not self._over.is_set():
                 place = (place + 1) % len(files)
@@ -182,7 +182,7 @@ def test_both_servers_are_replaced_and_no_request_fails(folder: Path, tmp_path: 
                 servers[name].stop()
                 during = load.answered
                 servers[name] = started(name, renewed)
-                # The other one went on.
+                # The other server continued.
                 assert load.answered > during
                 balancer.tell(f"set server servers/{name} state ready")
                 balancer.until(name, "status", "UP")
@@ -198,7 +198,7 @@ def test_both_servers_are_replaced_and_no_request_fails(folder: Path, tmp_path: 
 def test_a_server_that_vanishes_costs_no_client_that_asks_again(
     folder: Path, tmp_path: Path, balancer: Balancer
 ) -> None:
-    """Killed, not drained: what was on its way fails at once, and a client as it comes asks again by itself."""
+    """The server is killed, not drained: requests in flight fail, and clients repeat them by default."""
     with ExitStack() as running:
         for name in NAMES:
             grpc, http = balancer.ports[name]
@@ -209,7 +209,7 @@ def test_a_server_that_vanishes_costs_no_client_that_asks_again(
 
         def ask() -> None:
             with Client(balancer.address) as client:
-                # One by one, for others look at how far it is.
+                # One at a time, since other tests look at the progress.
                 counts.extend(len(client.predict(sample_paths()[:1])) for _ in range(40))
 
         with ThreadPoolExecutor(CLIENTS) as pool:

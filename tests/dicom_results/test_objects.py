@@ -1,4 +1,4 @@
-"""DICOM objects of predictions conform to the standard, and say what the predictions say."""
+"""DICOM objects of predictions conform to the standard and contain the predictions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pydicom
 import pytest
 
 from lrclr._version import __version__
-from lrclr.dicom_results import KINDS, DicomSource, ResultBuilder, ResultModel, finding_code
+from lrclr.dicom_results import FINDING_CODES, KINDS, DicomSource, ResultBuilder, ResultModel, finding_code
 
-# Private: what a measurement is called has no public name.
-from lrclr.dicom_results._codes import attention_code
+# Private: the names of measurements and of the procedure are not public.
+from lrclr.dicom_results._codes import PROCEDURE, attention_code
 from lrclr.images import read_image
 from lrclr.inference import draw_heatmap
 from lrclr.samples import SAMPLES
@@ -34,16 +34,16 @@ NAMES = [sample.name for sample in SAMPLES]
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NAMES)
-def test_conforms(name: str, kind: Kind, objects: Objects) -> None:
-    # A private coding scheme is allowed; dciodvfy warns about each of its codes.
+def test_objects_conform_to_the_standard(name: str, kind: Kind, objects: Objects) -> None:
+    # A private coding scheme is allowed. dciodvfy warns about each of its codes.
     assert not [line for line in conformance.findings_of(objects[name, kind]) if "99LRCLR" not in line]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_report_says_what_the_prediction_says(
+def test_report_contains_the_prediction(
     name: str, objects: Objects, predictions: dict[str, Prediction], model: ResultModel
 ) -> None:
-    """Read back by highdicom's own parser of the template."""
+    """The report is read back by highdicom's own parser of the template."""
     prediction, source = predictions[name], pydicom.dcmread(_path(name))
     report = highdicom.sr.srread(objects[name, "sr"])
     assert (report.CompletionFlag, report.PreliminaryFlag, report.VerificationFlag) == (
@@ -67,7 +67,7 @@ def test_report_says_what_the_prediction_says(
     assert any(text.startswith("RESEARCH USE ONLY") for text in texts)
 
 
-def test_report_says_what_was_warned_of(predictions: dict[str, Prediction], model: ResultModel) -> None:
+def test_report_contains_the_warnings(predictions: dict[str, Prediction], model: ResultModel) -> None:
     prediction = replace(predictions["normal"], warnings=("turned", "colour"))
     content = ResultBuilder(model).build("sr", _source("normal"), prediction)
     (text,) = [text for text in _texts(pydicom.dcmread(_buffer(content))) if text.startswith("Warnings")]
@@ -75,7 +75,7 @@ def test_report_says_what_was_warned_of(predictions: dict[str, Prediction], mode
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_report_has_the_regions(name: str, objects: Objects, predictions: dict[str, Prediction]) -> None:
+def test_report_contains_the_regions(name: str, objects: Objects, predictions: dict[str, Prediction]) -> None:
     prediction = predictions[name]
     patches = {region.patch for region in prediction.regions}
     groups = highdicom.sr.srread(objects[name, "sr"]).content.get_planar_roi_measurement_groups()
@@ -87,7 +87,7 @@ def test_report_has_the_regions(name: str, objects: Objects, predictions: dict[s
         assert (outline[0] == outline[-1]).all()
         assert (outline >= 0).all()
         assert (outline <= [prediction.width, prediction.height]).all()
-        values = {one.name.value: one.value for one in group.get_measurements()}
+        values = {each.name.value: each.value for each in group.get_measurements()}
         importance += values.pop("IMPORTANCE")
         assert set(values) == {attention_code(finding.name).value for finding in prediction.findings}
         boxes = {region.box: region.patch for region in prediction.regions}
@@ -107,7 +107,7 @@ def test_report_of_an_untrained_head_has_no_attention(model: ResultModel, predic
     assert "Region attention" not in str(report)
 
 
-def test_dcmtk_reads_the_report(objects: Objects) -> None:
+def test_dcmtk_can_read_the_report(objects: Objects) -> None:
     text = conformance.dcmtk("dsrdump", objects["effusion", "sr"])
     for part in ("UNVERIFIED", 'NUM:(,,"Zero-shot probability")', "60046008,SCT", "POLYLINE", "RESEARCH USE ONLY"):
         assert part in text
@@ -132,32 +132,32 @@ def test_presentation_state_draws_the_boxes(name: str, objects: Objects, predict
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_capture_holds_the_heat_map(name: str, objects: Objects, predictions: dict[str, Prediction]) -> None:
+def test_capture_contains_the_heat_map(name: str, objects: Objects, predictions: dict[str, Prediction]) -> None:
     capture = pydicom.dcmread(objects[name, "sc"])
     assert (capture.Modality, capture.BurnedInAnnotation) == ("OT", "YES")
     assert capture.file_meta.TransferSyntaxUID == pydicom.uid.JPEG2000Lossless
     title = "RESEARCH USE ONLY - lrclr, findings and selected regions"
     drawn = np.asarray(draw_heatmap(read_image(_path(name)), predictions[name], title=title))
     np.testing.assert_array_equal(pydicom.pixels.pixel_array(capture), drawn)
-    # The words are in the pixels: without a title, other pixels.
+    # The text is part of the pixels: without a title, the pixels differ.
     assert (np.asarray(draw_heatmap(read_image(_path(name)), predictions[name])) != drawn).any()
     assert objects[name, "sc"].stat().st_size < 1_000_000
 
 
-def test_same_prediction_same_uids(model: ResultModel, predictions: dict[str, Prediction]) -> None:
+def test_the_same_prediction_has_the_same_uids(model: ResultModel, predictions: dict[str, Prediction]) -> None:
     prediction = predictions["normal"]
-    one, other = (ResultBuilder(model).build("sr", _source("normal"), prediction) for _ in range(2))
-    first, second = _read(one), _read(other)
+    first_content, second_content = (ResultBuilder(model).build("sr", _source("normal"), prediction) for _ in range(2))
+    first, second = _read(first_content), _read(second_content)
     assert first.SOPInstanceUID == second.SOPInstanceUID
-    # highdicom notes in the sequence when it took part.
+    # highdicom records the time at which it took part in this sequence.
     times = {"ContentDate", "ContentTime", "InstanceCreationDate", "InstanceCreationTime"}
     times.add("ContributingEquipmentSequence")
     differing = {element.keyword for element in first if second[element.tag] != element}
     assert differing <= times
 
 
-def test_other_question_other_uids(model: ResultModel, predictions: dict[str, Prediction]) -> None:
-    """Nothing that the content depends on may be missing from the UID."""
+def test_different_requests_have_different_uids(model: ResultModel, predictions: dict[str, Prediction]) -> None:
+    """The UID must depend on everything that the content depends on."""
     findings = FindingSet((Finding("Edema", ("edema",), ("no edema",)),))
     models = {
         "same": model,
@@ -173,15 +173,40 @@ def test_other_question_other_uids(model: ResultModel, predictions: dict[str, Pr
     assert all(len(uid) <= 64 and pydicom.uid.UID(uid).is_valid for uid in uids)
 
 
-def test_any_name_of_a_finding_makes_a_valid_code(model: ResultModel, predictions: dict[str, Prediction]) -> None:
+def test_any_name_of_a_finding_gives_a_valid_code(model: ResultModel, predictions: dict[str, Prediction]) -> None:
     names = ["small left apical pneumothorax", "small left apical effusion", "a\\b", "胸水", "x" * 100, "\N{BELL}", " "]
     codes = [code for name in names for code in (finding_code(name), attention_code(name))]
     assert len({code.value for code in codes}) == len(codes)
     assert all(len(code.value) <= 16 and 0 < len(code.meaning) <= 64 for code in codes)
     prediction = predictions["normal"]
-    renamed = tuple(replace(one, name=name) for one, name in zip(prediction.findings, names, strict=False))
+    renamed = tuple(replace(each, name=name) for each, name in zip(prediction.findings, names, strict=False))
     content = ResultBuilder(model).build("sr", _source("normal"), replace(prediction, findings=renamed))
     assert len(highdicom.sr.srread(_buffer(content)).content.get_image_measurement_groups()) == len(renamed)
+
+
+def test_codes_of_snomed_ct_have_their_check_digits() -> None:
+    """SCTIDs end with a digit by Verhoeff's scheme, which finds every single wrong digit and every swap of two."""
+    permutation = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4)
+
+    def times(one: int, other: int) -> int:
+        # The dihedral group of order 10.
+        if one < 5:
+            return (one + other) % 5 if other < 5 else 5 + (one + other) % 5
+        return 5 + (one - other) % 5 if other < 5 else (one - other) % 5
+
+    def check(code: str) -> int:
+        total = 0
+        for place, digit in enumerate(reversed(code)):
+            value = int(digit)
+            for _ in range(place):
+                value = permutation[value]
+            total = times(total, value)
+        return total
+
+    codes = [code.value for code in (*FINDING_CODES.values(), PROCEDURE) if code.scheme == "SCT"]
+    assert len(codes) == 9
+    assert [check(code) for code in codes] == [0] * 9
+    assert check("95436003") != 0
 
 
 def _path(name: str) -> Path:
@@ -209,7 +234,9 @@ def _clipped(box: tuple[float, ...], prediction: Prediction) -> tuple[float, ...
     return tuple(min(max(side, 0.0), limit) for side, limit in zip(box, limits, strict=True))
 
 
-def test_threads_may_build_at_once(model: ResultModel, predictions: dict[str, Prediction], objects: Objects) -> None:
+def test_threads_can_build_at_the_same_time(
+    model: ResultModel, predictions: dict[str, Prediction], objects: Objects
+) -> None:
     builder, picture = ResultBuilder(model), read_image(_path("consolidation"))
 
     def build(_: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What the tests of documents and examples share: one Triton server over the tiny bundle."""
+"""One Triton server over the tiny bundle for all tests of documents and examples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def served(fp16_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """A server with one process of the model. Shared: leave it as it is."""
+    """A server with one process of the model. Shared: do not change it."""
     from lrclr.triton.server import ServeOptions, TritonServer
 
     folder = bundles.copied(fp16_bundle, tmp_path_factory.mktemp("served") / "bundle")

@@ -1,4 +1,4 @@
-"""The examples in the documentation: every block of code, and how a page says that one is not run."""
+"""Code blocks in the documentation, and the marks that say why a block is not run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lrclr.triton.server import TritonServer
+
 ROOT: Final = Path(__file__).parents[2]
-# Languages of blocks that somebody runs, and of those that show something.
+# Languages of blocks that users run, and of blocks that only show something.
 RUN: Final = ("console", "python", "bash")
 SHOWN: Final = ("text", "toml", "csv", "json", "yaml", "sql", "ini", "lua", "xml", "mermaid", "diff", "c", "dockerfile")
 _BLOCK: Final = re.compile(
@@ -28,12 +30,12 @@ class Block:
     """A block of code.
 
     Attributes:
-        page: its page, relative to the repository.
-        line: where it begins.
-        language: of the code.
-        code: without the indentation of the block.
-        not_run: why no test runs it; None for a block that is run.
-        title: name of the file that it shows, if it does.
+        page: path of its page, relative to the repository.
+        line: line at which it begins.
+        language: language of the code.
+        code: the code without the indentation of the block.
+        not_run: the reason why no test runs it. None for a block that is run.
+        title: name of the file that it shows, or None.
     """
 
     page: str
@@ -45,7 +47,7 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """The command lines of a console block: those after a prompt, with their continuations."""
+        """The command lines of a console block: those after a prompt, joined with their continuation lines."""
         joined = self.code.replace("\\\n", " ")
         return [line.removeprefix("$ ") for line in joined.splitlines() if line.startswith("$ ")]
 
@@ -57,7 +59,7 @@ def pages() -> list[str]:
 
 
 def blocks(page: str) -> Iterator[Block]:
-    """The blocks of a page, in order."""
+    """The code blocks of a page, in order."""
     text = (ROOT / page).read_text()
     for found in _BLOCK.finditer(text):
         code = re.sub(rf"^{found['indent']}", "", found["code"], flags=re.MULTILINE)
@@ -67,6 +69,16 @@ def blocks(page: str) -> Iterator[Block]:
 
 
 def words(command: str) -> list[str]:
-    """A command's words, without redirections."""
+    """The words of a command, without redirections."""
     found = shlex.split(command, comments=True)
     return found[: found.index(">")] if ">" in found else found
+
+
+def with_ports_of(code: str, server: TritonServer | None) -> str:
+    """The code with the ports of this server instead of the default ports; unchanged if there is no server."""
+    if server is None:
+        return code
+    assert server.http is not None
+    for port, address in (("8001", server.grpc), ("8000", server.http)):
+        code = code.replace(f"localhost:{port}", address).replace(f"127.0.0.1:{port}", address)
+    return code

@@ -1,4 +1,4 @@
-"""Every script in `examples/` does its task, and is run as its own text says."""
+"""Every script in `examples/` does its task and is run as its docstring says."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(name: str, *arguments: object) -> int:
-    """Run an example with these arguments; its exit code."""
+    """Run an example with arguments, and return its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [name, *map(str, arguments)])
         try:
@@ -82,7 +82,7 @@ def test_verify_in_ci_refuses_a_damaged_bundle(fp32_bundle: Path, capsys: pytest
 
 @pytest.mark.triton
 def test_serve_and_ask(served: TritonServer, fp16_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The server is asked that other tests share; starting one is `TritonServer`'s, which they do."""
+    """Uses the server that other tests share. Starting a server is tested elsewhere."""
     assert run("serve_and_ask", fp16_bundle, sample_paths()[1], "--server", served.grpc) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(Bundle(fp16_bundle).findings.names)
@@ -151,7 +151,7 @@ def test_similar_studies_does_not_compare_models(fp32_bundle: Path, fp16_bundle:
 
 
 def test_linear_probe(fp32_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A probe tells fine noise from coarse noise, also in images of patients that it has not seen."""
+    """The probe separates fine noise from coarse noise, also in images of patients that it was not fitted on."""
     rng = np.random.default_rng(0)
     rows, paths = ["file,label,patient"], list[Path]()
     for number in range(40):

@@ -1,8 +1,8 @@
-"""Every command line and every piece of Python in the documents runs, or says why it does not.
+"""Every command line and every Python block in the documents runs, or the page says why it is not run.
 
 A page is run from top to bottom in a folder with the files that pages name: see `workspace`. Commands of lrclr whose
-options do not exist fail here even if they are not run. What takes long is replaced by its result in the quick test,
-and runs in the slow one.
+options do not exist fail here even if they are not run. Slow commands are replaced by their results in the quick test,
+and run in the slow test.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import typer
 from lrclr.cli import app, main
 from lrclr.samples import sample_paths
 from tests import bundles
-from tests.docs.pages import ROOT, RUN, SHOWN, blocks, pages, words
+from tests.docs.pages import ROOT, RUN, SHOWN, blocks, pages, with_ports_of, words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 PAGES = pages()
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-# Commands that prepare a machine. The tests run in what they prepare.
-PREPARING = ("git", "cd", "python3", ".", "pip", "make")
-# Languages whose blocks on a page another test runs: of `ask.md` tests/triton/client/test_client_page.py, of `web.md`
-# tests/web/test_howto.py, of those in `hospital` tests/pacs/test_pages.py, of those in `families` tests/families, of
-# the other two tests/docs/test_pages.py.
+# Commands that prepare a machine. The tests run on a prepared machine.
+SETUP_COMMANDS = ("git", "cd", "python3", ".", "pip", "make")
+# Languages whose blocks on a page are run by another test: `ask.md` by tests/triton/client/test_client_page.py,
+# `web.md` by tests/web/test_howto.py, `hospital` by tests/pacs/test_pages.py, `families` by tests/families, and the
+# other two by tests/docs/test_pages.py.
 RUN_ELSEWHERE = {
     "docs/hospital/dicomweb.md": ("bash",),
     "docs/hospital/listen.md": ("bash",),
@@ -51,7 +51,7 @@ ADDRESS = re.compile(r"127\.0\.0\.1:800\d|localhost:800\d")
 
 
 def _run_blocks(page: str) -> list[Block]:
-    """The blocks of a page that are run here."""
+    """The blocks of a page that this file runs."""
     elsewhere = RUN_ELSEWHERE.get(page, ())
     return [
         block
@@ -60,8 +60,8 @@ def _run_blocks(page: str) -> list[Block]:
     ]
 
 
-SERVED = [page for page in PAGES if any(ADDRESS.search(block.code) for block in _run_blocks(page))]
-ALONE = [page for page in PAGES if page not in SERVED and _run_blocks(page)]
+PAGES_WITH_SERVER = [page for page in PAGES if any(ADDRESS.search(block.code) for block in _run_blocks(page))]
+PAGES_WITHOUT_SERVER = [page for page in PAGES if page not in PAGES_WITH_SERVER and _run_blocks(page)]
 
 
 @pytest.fixture
@@ -117,8 +117,8 @@ def test_every_block_names_its_language(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_commands_exist(page: str) -> None:
-    """Options of lrclr, extras, targets of make, modules of Python; run or not."""
+def test_commands_and_options_exist(page: str) -> None:
+    """Options of lrclr, extras, targets of make and modules of Python exist, also in blocks that are not run."""
     for block in blocks(page):
         for command in block.commands if block.language == "console" else ():
             for part in command.split(" && "):
@@ -141,13 +141,13 @@ def _check(given: Sequence[str], block: Block) -> None:
                 path = ROOT / word.partition("::")[0]
                 module = ROOT / word.replace(".", "/")
                 assert path.exists() or module.is_dir() or module.with_suffix(".py").is_file(), where
-    elif program not in PREPARING:
+    elif program not in SETUP_COMMANDS:
         elsewhere = block.language in RUN_ELSEWHERE.get(block.page, ())
         assert block.not_run or elsewhere, f"{where}: no test can run this; say why with <!-- not run: … -->"
 
 
 def _parse(arguments: Sequence[str]) -> None:
-    """Let typer read a command's arguments, without running it."""
+    """Let typer parse the arguments of a command without running it."""
     command: Any = typer.main.get_command(app)
     context, rest = None, list(arguments)
     name = "lrclr"
@@ -158,15 +158,15 @@ def _parse(arguments: Sequence[str]) -> None:
 
 
 @pytest.mark.triton
-@pytest.mark.parametrize("page", SERVED)
+@pytest.mark.parametrize("page", PAGES_WITH_SERVER)
 def test_page_with_a_server(
     page: str, workspace: Path, served: TritonServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     _run_page(page, workspace, served)
 
 
-@pytest.mark.parametrize("page", ALONE)
-def test_page(page: str, workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("page", PAGES_WITHOUT_SERVER)
+def test_page_without_a_server(page: str, workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     _run_page(page, workspace, None)
 
 
@@ -174,7 +174,7 @@ def test_page(page: str, workspace: Path, capfd: pytest.CaptureFixture[str]) -> 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", ["README.md", "docs/start.md", "docs/howto/export.md"])
 def test_page_with_real_exports(page: str, workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The exports of these pages; the rest of them runs in the quick tests."""
+    """Runs the exports of these pages. The rest of these pages runs in the quick tests."""
     _random_chexzero(workspace / "CheXzero.pt")
     for block in _run_blocks(page):
         for command in block.commands if block.language == "console" else ():
@@ -183,7 +183,7 @@ def test_page_with_real_exports(page: str, workspace: Path, capfd: pytest.Captur
 
 
 def _random_chexzero(path: Path) -> None:
-    """A file of CheXzero's layout with random weights."""
+    """A file in CheXzero's layout with random weights."""
     from examples.export_chexzero import random_chexzero
 
     random_chexzero(path)
@@ -194,7 +194,7 @@ def _run_page(page: str, folder: Path, server: TritonServer | None) -> None:
         if block.title:
             (folder / block.title).write_text(block.code)
     for block in _run_blocks(page):
-        code = _addressed(block.code, server)
+        code = with_ports_of(block.code, server)
         where = f"{page}:{block.line}"
         if block.language == "python":
             exec(compile(code, where, "exec"), {"__name__": "__main__"})
@@ -202,7 +202,7 @@ def _run_page(page: str, folder: Path, server: TritonServer | None) -> None:
             subprocess.run(["bash", "-euc", code], cwd=folder, check=True)
         elif block.language == "console":
             for command in block.commands:
-                given = words(_addressed(command, server))
+                given = words(with_ports_of(command, server))
                 if given[0] == "lrclr":
                     assert _run(given[1:], folder) == 0, f"{where}: {command}"
 
@@ -210,7 +210,7 @@ def _run_page(page: str, folder: Path, server: TritonServer | None) -> None:
 def _run(arguments: Sequence[str], folder: Path) -> int:
     command = arguments[0]
     if command == "serve":
-        # Runs until it is stopped; `served` is such a server.
+        # This command runs until it is stopped. The server `served` takes its place.
         return 0
     if command == "export":
         output = arguments[list(arguments).index("-o") + 1] if "-o" in arguments else "triton_repo"
@@ -218,13 +218,3 @@ def _run(arguments: Sequence[str], folder: Path) -> int:
             bundles.copied(folder / "triton_repo", folder / output)
         return 0
     return main(list(arguments))
-
-
-def _addressed(code: str, server: TritonServer | None) -> str:
-    """With the ports of this server instead of the usual ones."""
-    if server is None:
-        return code
-    assert server.http is not None
-    for port, address in (("8001", server.grpc), ("8000", server.http)):
-        code = code.replace(f"localhost:{port}", address).replace(f"127.0.0.1:{port}", address)
-    return code

@@ -1,14 +1,12 @@
-"""The how-to pages: their commands run in the order in which they stand, and their figures are those of today."""
+"""The how-to pages: their commands run in the order of the page, and their figures are up to date."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 import shlex
 import shutil
 import subprocess
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,14 +17,16 @@ from lrclr.cli import main
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.samples import SAMPLES
 
-# Private: whether a Triton server is installed, for the mark that skips.
+# Private: whether a Triton server is installed decides whether tests are skipped.
 from lrclr.triton.server._locate import find_server
 from tests import bundles
+from tests.docs import pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-HOWTO = Path(__file__).parents[2] / "docs" / "howto"
+HOWTO = pages.ROOT / "docs" / "howto"
 FINDINGS = '[[finding]]\nname = "Edema"\npositive = ["Pulmonary edema."]\nnegative = ["No edema."]\n'
 OWN_MODEL = """import triton_python_backend_utils as pb_utils
 
@@ -38,8 +38,9 @@ class TritonPythonModel:
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
-    """Language and text of each block of code."""
-    return re.findall(r"^```(console|python|toml)\n(.*?)^```$", (HOWTO / page).read_text(), re.MULTILINE | re.DOTALL)
+    """Language and text of each code block."""
+    found = pages.blocks(f"docs/howto/{page}")
+    return [(block.language, block.code) for block in found if block.language in {"console", "python", "toml"}]
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -49,11 +50,11 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet_transformers: None) -> Path:
-    """A folder with what the pages name: checkpoints, a findings file and a radiograph."""
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet_transformers: None) -> Path:
+    """A folder with the files that the pages name: checkpoints, a findings file and a radiograph."""
     monkeypatch.chdir(tmp_path)
     for name in ("CheXzero.pt", "default", "model"):
-        # A folder is read by what is in it, not by its name.
+        # The content of a folder decides how it is read, not its name.
         checkpoint = init_checkpoint("tiny")
         size = checkpoint.preprocess.image_size
         dataclasses.replace(checkpoint, preprocess=PreprocessSpec.clip(size)).save(tmp_path / name)
@@ -63,7 +64,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet_transformers: N
 
 
 @pytest.mark.slow
-def test_change_a_checkpoint(place: Path) -> None:
+def test_the_page_about_changing_a_checkpoint(workspace: Path) -> None:
     for language, text in blocks("change-a-checkpoint.md"):
         if language == "python":
             exec(text, {})
@@ -71,19 +72,19 @@ def test_change_a_checkpoint(place: Path) -> None:
         for command in commands(text):
             assert command[0] == "lrclr"
             assert main(command[1:]) == 0
-    made = ZeroShotClassifier.from_bundle(place / "bundles" / "mine")
-    assert made.spec.preprocess.std == (0.25, 0.25, 0.25)
-    assert made.spec.findings == FindingSet.loads(FINDINGS)
-    (answer,) = made.predict(["study.png"])
-    heads = made.bundle.manifest.model["vision_config"]["num_attention_heads"]
+    classifier = ZeroShotClassifier.from_bundle(workspace / "bundles" / "mine")
+    assert classifier.spec.preprocess.std == (0.25, 0.25, 0.25)
+    assert classifier.spec.findings == FindingSet.loads(FINDINGS)
+    (answer,) = classifier.predict(["study.png"])
+    heads = classifier.bundle.manifest.model["vision_config"]["num_attention_heads"]
     assert len(answer.regions) == 2 * heads
-    other = ZeroShotClassifier.from_checkpoint(place / "mine-too")
+    other = ZeroShotClassifier.from_checkpoint(workspace / "mine-too")
     assert len(other.predict(["study.png"])[0].regions) == 2 * heads
 
 
 @pytest.mark.slow
-def test_existing_triton(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    folder = place / "models" / "own" / "1"
+def test_the_page_about_an_existing_triton(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = workspace / "models" / "own" / "1"
     folder.mkdir(parents=True)
     (folder / "model.py").write_text(OWN_MODEL)
     (folder.parent / "config.pbtxt").write_text('backend: "python"')
@@ -141,8 +142,8 @@ def test_the_findings_file_of_the_page_can_be_read() -> None:
     assert FindingSet.loads(text).names == ("Pleural Effusion", "Pneumothorax")
 
 
-def test_the_page_shows_what_prompts_change_today() -> None:
-    """The figures of the default checkpoint. A new checkpoint needs a new table: the failure shows it."""
+def test_the_table_of_prompts_is_up_to_date() -> None:
+    """The figures of the default checkpoint. A new checkpoint needs a new table, which the failure prints."""
     classifier = ZeroShotClassifier.from_checkpoint(default_checkpoint())
     own = classifier.spec.findings
     bare = FindingSet(tuple(Finding(name) for name in own.names))
@@ -155,11 +156,11 @@ def test_the_page_shows_what_prompts_change_today() -> None:
     page = (HOWTO / "prompts.md").read_text()
     table = page.partition("<!-- prompts")[2].partition("<!-- end of prompts")[0]
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines() if "|" in line][2:]
-    computed = [[name, *(100 * one.finding(name).probability for one in columns)] for name in own.names]
+    computed = [[name, *(100 * prediction.finding(name).probability for prediction in columns)] for name in own.names]
     shown = "\n".join(
         f"| {name} | " + " | ".join(f"{value:.1f}" for value in values) + " |" for name, *values in computed
     )
     assert [row[0] for row in rows] == list(own.names), shown
     for (name, *wanted), (_, *values) in zip(rows, computed, strict=True):
-        # The page's figures are those of the fp16 bundle.
-        assert [float(one) for one in wanted] == pytest.approx(values, abs=0.3), f"{name}: write\n{shown}"
+        # The page shows the figures of the fp16 bundle.
+        assert [float(cell) for cell in wanted] == pytest.approx(values, abs=0.3), f"{name}: write\n{shown}"

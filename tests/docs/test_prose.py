@@ -1,4 +1,4 @@
-"""The prose of the documents: no banned turn of phrase, no misspelt word."""
+"""The prose of the repository has no banned turn of phrase and no misspelt word."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_plain_english_is_not_found(text: str) -> None:
     assert not list(phrases(text))
 
 
-def test_words_are_spelt_right() -> None:
+def test_words_are_spelt_correctly() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "codespell_lib"], cwd=ROOT, capture_output=True, text=True, check=False
     )

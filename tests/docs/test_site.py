@@ -1,4 +1,4 @@
-"""The documentation site is built without a warning, holds every page, and loads nothing from other hosts."""
+"""The documentation site is built without warnings, contains every page, and loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built as `make docs` builds it."""
+    """The site, built as by `make docs`."""
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(folder)],
@@ -41,8 +41,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Loaded(HTMLParser):
-    """What a browser loads by itself when it shows a page."""
+class LoadedAddresses(HTMLParser):
+    """Addresses that a browser loads when it shows a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def html_pages(site: Path) -> Iterator[Path]:
 
 def test_nothing_is_loaded_from_other_hosts(site: Path) -> None:
     for page in html_pages(site):
-        found = Loaded()
+        found = LoadedAddresses()
         found.feed(page.read_text())
         assert found.addresses
         assert not [address for address in found.addresses if re.match(r"(?:[a-z]+:)?//", address)], page
@@ -80,15 +80,15 @@ def test_every_page_is_reachable_from_the_navigation(site: Path) -> None:
         assert address in linked, f"{page} is not in the navigation"
 
 
-def test_every_link_leads_to_a_file(site: Path) -> None:
-    """Also links that the hook writes, from pages that stand elsewhere in the repository."""
+def test_every_link_has_a_target(site: Path) -> None:
+    """Including links that the hook writes for pages that lie elsewhere in the repository."""
     for page in html_pages(site):
         for link in re.findall(r'href="([^"#?]+)', page.read_text()):
             if page.name != "404.html" and not re.match(r"[a-z]+:", link):
                 assert (page.parent / unquote(link)).exists(), f"{page.relative_to(site)}: {link}"
 
 
-def test_new_pages_enter_the_navigation() -> None:
+def test_new_pages_are_added_to_the_navigation() -> None:
     nav = [
         {"How to": ["howto/install.md", "howto/prompts*", "howto/*"]},
         {"Families": ["families/index*", "families/*"]},
@@ -109,13 +109,13 @@ def test_every_command_has_a_section(site: Path) -> None:
         assert f'id="{name.replace(" ", "-")}"' in text
 
 
-def test_the_api_has_what_the_readme_uses(site: Path) -> None:
+def test_the_api_reference_has_the_names_in_the_readme(site: Path) -> None:
     text = (site / "reference" / "python.html").read_text()
     for name in ("lrclr.ZeroShotClassifier.from_bundle", "lrclr.verification.verify", "lrclr_export.export_bundle"):
         assert f'id="{name}"' in text
 
 
-def test_the_citation_has_the_version() -> None:
+def test_the_citation_has_the_current_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()

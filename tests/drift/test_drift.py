@@ -1,4 +1,7 @@
-"""Equal collections give no drift, at the rate that the level promises; changes beyond a limit are found and named."""
+"""Equal collections give no drift, with the error rate that the level states.
+
+Changes beyond a limit are found and named.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ FINDINGS = ("Edema", "Pneumothorax", "<b>Fracture</b>")
 
 
 def collection(seed: int, images: int = 200, shift: float = 0.0, turned: int = 0, moved: float = 0.0) -> Collection:
-    """Correlated findings, as those of one image are."""
+    """Findings with correlated probabilities, as those of one image are."""
     random = np.random.default_rng(seed)
     common = random.normal(0, 1, (images, 1))
     logits = common + random.normal(0, 1, (images, len(FINDINGS)))
@@ -48,7 +51,7 @@ def collection(seed: int, images: int = 200, shift: float = 0.0, turned: int = 0
 
 
 def test_false_alarms_are_as_rare_as_the_level_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With limits of 0, so that only the tests decide. 5 % of 200 comparisons are 10."""
+    """With limits of 0, only the tests decide. 5 % of 200 comparisons are 10."""
     monkeypatch.setattr("lrclr.drift._compare._PERMUTATIONS", 199)
     options = DriftOptions(level=0.05, distance=0.0, rate=0.0, explained=0.0)
     random = np.random.default_rng(0)
@@ -59,7 +62,7 @@ def test_false_alarms_are_as_rare_as_the_level_says(monkeypatch: pytest.MonkeyPa
         other = collection(2 * trial + 1, 60, turned=int(turned[1]))
         alarms += bool(compare(one, other, options).drifted)
     assert alarms <= binom.ppf(0.999, 200, 0.05)
-    # At a level of one half there are alarms, so the test above can fail.
+    # With a level of one half there are alarms, so the test above can fail.
     assert any(
         compare(collection(2 * trial, 60), collection(2 * trial + 1, 60), replace(options, level=0.5)).drifted
         for trial in range(20)
@@ -97,8 +100,30 @@ def test_what_changed_is_named(changes: dict[str, Any], drifted: tuple[str, ...]
     assert compare(collection(1), collection(2, **changes), wide).drifted == ()
 
 
+def test_the_distance_of_embeddings_is_estimated_without_bias() -> None:
+    """Means of samples differ even if those of the populations do not."""
+    random = np.random.default_rng(0)
+
+    def distance(apart: float) -> Any:
+        one, other = (
+            replace(collection(seed, 100), embeddings=random.normal(0, 0.1, (100, 64)).astype(np.float32))
+            for seed in (1, 2)
+        )
+        assert other.embeddings is not None
+        other.embeddings[:, 0] += apart
+        report = compare(one, other).embeddings
+        assert report is not None
+        return report.distance
+
+    same, apart = ([distance(each) for _ in range(20)] for each in (0.0, 0.3))
+    assert sum(each.contains(0.0) for each in same) >= 18
+    assert sum(each.contains(0.3) for each in apart) >= 17
+    assert np.mean([each.value for each in apart]) == pytest.approx(0.3, abs=0.02)
+    assert np.mean([each.value for each in same]) < 0.05
+
+
 def test_figures_against_a_count_by_hand() -> None:
-    """Every value of a third of the current images is higher than all before."""
+    """A third of the current images have values above all reference values."""
     one, other = collection(1, 30), collection(2, 30, turned=6)
     low = np.linspace(0.1, 0.3, 30, dtype=np.float32)
     high = np.concatenate([low[:20], np.full(10, 0.9, np.float32)])
@@ -114,7 +139,7 @@ def test_figures_against_a_count_by_hand() -> None:
     turned, failed = report.rates
     assert (turned.reference, turned.current) == (0.0, 0.2)
     assert turned.difference.value == pytest.approx(0.2)
-    # Newcombe's interval of 6 of 30 less 0 of 30.
+    # Newcombe's interval for the difference between 6 of 30 and 0 of 30.
     assert turned.difference.low == pytest.approx(0.0454, abs=1e-4)
     assert turned.difference.high == pytest.approx(0.3731, abs=1e-4)
     assert failed.reference == failed.current == pytest.approx(3 / 33)
@@ -126,7 +151,7 @@ def test_figures_against_a_count_by_hand() -> None:
         ({"bundle": "0" * 64}, "different bundles"),
         ({"findings": ("Edema", "Pneumothorax", "Rib")}, "different findings"),
         ({"exact": True}, "--exact"),
-        ({"probability": np.zeros((5, 3), np.float32)}, "current has scores of 5 images"),
+        ({"probability": np.zeros((5, 3), np.float32)}, "the current collection is too small"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(change: dict[str, Any], message: str) -> None:
@@ -155,7 +180,7 @@ def test_level_and_limits_are_checked() -> None:
 
 @pytest.fixture(scope="module")
 def scored(fp32_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 radiographs, among them 4 in other orientations."""
+    """24 radiographs, of which 4 have another orientation."""
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("drift")
@@ -178,7 +203,7 @@ def test_files_of_score_are_compared(scored: Path, tmp_path: Path, capsys: Captu
     assert [each["name"] for each in content["findings"]] == list(read.findings)
     assert "images are in both collections" in captured.err
     assert "</html>" in (tmp_path / "drift.html").read_text()
-    # Another file, with other probabilities, one more warning a row, and embeddings.
+    # Another file, with other probabilities, one more warning per row, and embeddings.
     table = pq.read_table(scored)
     values = [[min(1.0, value / 2 + 0.5) for value in row] for row in table["probability"].to_pylist()]
     turned = [row[::-1] for row in table["image_embedding"].to_pylist()]
@@ -246,7 +271,7 @@ def test_rows_that_score_does_not_write_are_refused(
 
 
 def test_rows_of_several_settings_are_refused(scored: Path, tmp_path: Path) -> None:
-    """As an interrupted run with --rescore and another alpha leaves them."""
+    """Like the rows that an interrupted run with --rescore and another alpha leaves."""
     table = pq.read_table(next(scored.glob("part-*.parquet")))
     pq.write_table(table, tmp_path / "part-000000.parquet")
     pq.write_table(table.replace_schema_metadata({"lrclr.settings": "other"}), tmp_path / "part-000001.parquet")

@@ -1,4 +1,4 @@
-"""`lrclr embed`: one row for each image or text, of unit length, equal to what the classifier gives."""
+"""`lrclr embed` writes one unit-length row for each image or text, equal to the classifier's embedding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from lrclr import LrclrError, ZeroShotClassifier
 from lrclr.cli import main
 
-# Private: the size of row groups, which tests make small.
+# Private: the size of row groups, which tests reduce.
 from lrclr.embedding import EmbedOptions, _write, write_image_embeddings, write_text_embeddings
 from lrclr.errors import NonFiniteError, UsageError
 from lrclr.samples import sample_paths
@@ -30,7 +30,7 @@ def classifier(fp32_bundle: Path) -> ZeroShotClassifier:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four radiographs, a file with a remark, and two that no image is in."""
+    """Four radiographs, a file that gives a remark, and two files without an image."""
     folder = tmp_path / "images"
     folder.mkdir()
     for path in SAMPLES:
@@ -46,7 +46,7 @@ def rows(file: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_row_holds_what_the_classifier_gives(
+def test_a_row_equals_the_classifiers_embedding(
     folder: Path, tmp_path: Path, fp32_bundle: Path, classifier: ZeroShotClassifier, dtype: str
 ) -> None:
     output = tmp_path / "e.parquet"
@@ -75,7 +75,7 @@ def test_a_row_holds_what_the_classifier_gives(
     assert (metadata["lrclr.model"], metadata["lrclr.dtype"]) == ("lrclr", dtype)
 
 
-def test_a_bad_image_has_the_row_that_score_gives_it(
+def test_a_bad_image_has_the_same_row_as_in_score(
     folder: Path, tmp_path: Path, fp32_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for command in (["embed", "-o", "e.parquet"], ["score", "-o", "scores", "--embeddings"]):
@@ -97,7 +97,7 @@ def test_a_bad_image_has_the_row_that_score_gives_it(
     assert not any(word in printed.err + printed.out for word in ("Doe", "1970"))
 
 
-def test_texts(tmp_path: Path, fp32_bundle: Path, classifier: ZeroShotClassifier) -> None:
+def test_texts_are_embedded(tmp_path: Path, fp32_bundle: Path, classifier: ZeroShotClassifier) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("\ufeffpleural effusion\n\n  no pleural effusion \n" + "fluid " * 200 + "\n", encoding="utf-8")
     output = tmp_path / "t.parquet"
@@ -110,23 +110,23 @@ def test_texts(tmp_path: Path, fp32_bundle: Path, classifier: ZeroShotClassifier
     assert "202 tokens" in table[2]["reason"]
 
 
-def test_a_checkpoint_embeds_as_its_bundle(
+def test_a_checkpoint_gives_the_same_embeddings_as_its_bundle(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, fp32_bundle: Path
 ) -> None:
     folder = bundles.checkpoint_folder(tmp_path_factory.getbasetemp())
-    made = []
+    embeddings = []
     for number, model in enumerate((folder, fp32_bundle)):
         output = tmp_path / f"{number}.parquet"
         assert main(["embed", str(SAMPLES[0]), "-b", str(model), "-o", str(output)]) == 0
-        made.append(pq.read_table(output)["image_embedding"][0].as_py())
-    np.testing.assert_allclose(made[0], made[1], atol=1e-5)
+        embeddings.append(pq.read_table(output)["image_embedding"][0].as_py())
+    np.testing.assert_allclose(embeddings[0], embeddings[1], atol=1e-5)
     assert pq.read_schema(tmp_path / "0.parquet").metadata[b"lrclr.bundle"] == b""
 
 
-def test_rows_are_written_in_groups_and_memory_keeps_one(
+def test_rows_are_written_group_by_group(
     tmp_path: Path, classifier: ZeroShotClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reader of texts is asked for more only while the group is not full."""
+    """More texts are read only while the current group is not full."""
     monkeypatch.setattr(_write, "_GROUP_ROWS", 10)
     texts = [f"finding {number}" for number in range(47)]
     summary = write_text_embeddings(classifier, texts, tmp_path / "a.parquet", EmbedOptions(batch_size=4))
@@ -140,17 +140,17 @@ def test_rows_are_written_in_groups_and_memory_keeps_one(
         assert file.metadata.num_row_groups == len(SAMPLES) // 2
 
 
-def test_one_image_with_nan_does_not_cost_the_others(
+def test_an_image_with_nan_does_not_affect_the_others(
     tmp_path: Path, classifier: ZeroShotClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = classifier.embed_pixels
     marked = classifier.embed_images([SAMPLES[1]])
 
     def spoiled(pixel_values: Any) -> Any:
-        made = whole(pixel_values)
-        if (np.abs(made.image - marked).max(axis=1) < 1e-6).any():
+        outputs = whole(pixel_values)
+        if (np.abs(outputs.image - marked).max(axis=1) < 1e-6).any():
             raise NonFiniteError("image_encoder gave NaN")
-        return made
+        return outputs
 
     monkeypatch.setattr(classifier, "embed_pixels", spoiled)
     summary = write_image_embeddings(classifier, [*SAMPLES], tmp_path / "e.parquet")
@@ -159,7 +159,7 @@ def test_one_image_with_nan_does_not_cost_the_others(
     assert summary.failed == 1
 
 
-def test_the_file_is_written_whole_or_not_at_all(tmp_path: Path, classifier: ZeroShotClassifier) -> None:
+def test_the_file_is_written_completely_or_not_at_all(tmp_path: Path, classifier: ZeroShotClassifier) -> None:
     output = tmp_path / "e.parquet"
     write_image_embeddings(classifier, SAMPLES[:1], output)
     before = output.read_bytes()
@@ -175,12 +175,12 @@ def test_the_file_is_written_whole_or_not_at_all(tmp_path: Path, classifier: Zer
     assert [path.name for path in tmp_path.iterdir()] == ["e.parquet"]
 
 
-def test_wrong_calls_have_exit_code_2(tmp_path: Path, fp32_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_call_gives_exit_code_2(tmp_path: Path, fp32_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts, image, output = tmp_path / "t.txt", str(SAMPLES[0]), str(tmp_path / "e.parquet")
     texts.write_text("edema\n")
     (tmp_path / "latin.txt").write_bytes(b"\xe9d\xe8me\n")
     (tmp_path / "blank.txt").write_text("\n \n")
-    for arguments, told in (
+    for arguments, message in (
         (["-o", output], "give either images or --texts"),
         ([image, "--texts", str(texts), "-o", output], "give either images or --texts"),
         ([image, "-o", output, "--dtype", "float64"], "unknown dtype 'float64'. Choose float32 or float16."),
@@ -192,12 +192,12 @@ def test_wrong_calls_have_exit_code_2(tmp_path: Path, fp32_bundle: Path, capsys:
         ([image, "-o", output, "--batch-size", "0"], "at least one row"),
     ):
         assert main(["embed", *arguments, "-b", str(fp32_bundle)]) == 2, arguments
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert main(["embed", image, "-o", str(tmp_path / "no" / "e.parquet"), "-b", str(fp32_bundle)]) == 1
     assert "No such file or directory" in capsys.readouterr().err
 
 
-def test_a_file_to_read_is_not_replaced(tmp_path: Path, fp32_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_input_file_is_not_replaced(tmp_path: Path, fp32_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image, texts, link = tmp_path / "a.png", tmp_path / "t.txt", tmp_path / "link"
     image.write_bytes(SAMPLES[0].read_bytes())
     texts.write_text("edema\n")
@@ -209,7 +209,7 @@ def test_a_file_to_read_is_not_replaced(tmp_path: Path, fp32_bundle: Path, capsy
     assert texts.read_text() == "edema\n"
 
 
-def test_nothing_to_embed_is_refused(tmp_path: Path, classifier: ZeroShotClassifier) -> None:
+def test_a_run_without_input_is_refused(tmp_path: Path, classifier: ZeroShotClassifier) -> None:
     with pytest.raises(UsageError, match="no image to embed"):
         write_image_embeddings(classifier, [], tmp_path / "e.parquet")
     with pytest.raises(UsageError, match="empty list of images"):

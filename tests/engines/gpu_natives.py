@@ -1,10 +1,11 @@
-"""Replacements of CUDA and TensorRT's native classes on a machine without a GPU, for a plan that doubles its input.
+"""Replacements of CUDA's and TensorRT's native classes for machines without a GPU. The plan doubles its input.
 
-They keep the rules that an order of calls can break: memory must be allocated and large enough, work is done when its
-stream is synchronised, a context cannot be captured before it has run at the same sizes and the stream was
-synchronised, an error in a capture spoils it, and an error that was not cleared makes TensorRT's next call fail. That
-the real classes have these names and signatures is tested in ``tests/export/test_tensorrt_api.py``; that they behave
-so is for a machine with a GPU: ``make test-gpu``.
+They check the rules about the order of calls: memory must be allocated and large enough; work is done when its stream
+is synchronised; a context can be captured only after a run at the same sizes and a synchronisation of the stream; an
+error during a capture invalidates it; and an error that was not cleared makes TensorRT's next call fail.
+
+``tests/export/plans/test_tensorrt_api.py`` checks the names and signatures against the real classes. ``make test-gpu``
+checks their real behaviour on a machine with a GPU.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ _FLOAT = 4
 
 
 class Gpu:
-    """The module ``cuda.bindings.runtime`` and what it keeps.
+    """The module ``cuda.bindings.runtime`` and its state.
 
     Attributes:
-        calls: names of the calls that matter for an order.
-        memory: address to what was allocated there, on the device or, pinned, on the host.
+        calls: names of the calls whose order matters.
+        memory: allocations by address, on the device or (pinned) on the host.
         fail: names of CUDA functions that report an error.
     """
 
@@ -78,7 +79,7 @@ class Gpu:
 
     @property
     def empty(self) -> bool:
-        """Whether everything was given back."""
+        """Whether everything was freed."""
         return not (self.memory or self.streams or self.graphs or self.instances)
 
     def cudaGetLastError(self) -> tuple[Any]:
@@ -89,7 +90,7 @@ class Gpu:
         return status, str(status).encode()
 
     def find(self, address: int, count: int) -> None:
-        """Fail the test unless so many bytes are allocated at an address."""
+        """Fail the test unless `count` bytes are allocated at `address`."""
         assert address in self.memory, "memory that was never allocated, or was freed"
         assert len(self.memory[address]) >= count, "less memory than is used"
 
@@ -247,8 +248,8 @@ class Context:
         y[:count].view(np.float32)[:] = 2 * x[:count].view(np.float32)
 
 
-class AskedContext(Context):
-    """Of TensorRT-RTX, which says beforehand what can be captured."""
+class RtxContext(Context):
+    """The context of TensorRT-RTX, which reports in advance what can be captured."""
 
     def is_stream_capturable(self, _stream: int) -> bool:
         return self._shape[0] not in self._library.not_capturable
@@ -300,14 +301,14 @@ class _Engine:
 
 
 class Library(ModuleType):
-    """The module ``tensorrt``, as far as running a plan takes.
+    """The part of the module ``tensorrt`` that runs a plan.
 
     Attributes:
-        gpu: that it works on.
-        contexts: that were made.
+        gpu: the device.
+        contexts: all contexts that were created.
         not_capturable: sizes at which a capture fails.
-        most_contexts: how many contexts can be made.
-        host_code: whether the plan was loaded with its own code allowed; None where it was not loaded.
+        most_contexts: how many contexts can be created.
+        host_code: whether the plan may run its own code; None before it is loaded.
     """
 
     def __init__(self, gpu: Gpu, context: type[Context]) -> None:
@@ -327,7 +328,7 @@ class Library(ModuleType):
         self.Runtime = self._runtime
 
     def failed(self, why: str) -> bool:
-        """Log an error and what follows from it, as TensorRT does; returns False."""
+        """Log an error and a follow-up error, as TensorRT does. Returns False."""
         self._log.log(_Severity.ERROR, why)
         self._log.log(_Severity.ERROR, "a later error")
         return False
@@ -352,7 +353,7 @@ class _Severity(enum.Enum):
 
 
 def install(monkeypatch: pytest.MonkeyPatch, context: type[Context] = Context) -> Library:
-    """Put them in the place of CUDA's and TensorRT's Python packages, for one test."""
+    """Replace CUDA's and TensorRT's Python packages for one test."""
     bindings = pytest.importorskip("cuda.bindings", reason="cuda-bindings is for x86-64 Linux")
     gpu = Gpu()
     library = Library(gpu, context)

@@ -1,4 +1,4 @@
-"""I/O binding, on the CPU: memory that is used again from run to run must not show in any answer."""
+"""I/O binding on the CPU: reused memory must not change earlier or later answers."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def _bound(bundle: Bundle, graph: str) -> BoundSession:
 
 
 @pytest.mark.parametrize("graph", ["image_encoder", "text_encoder", "fusion_head"])
-def test_answers_are_a_plain_sessions(bundle: Bundle, graph: str) -> None:
+def test_answers_equal_those_of_a_plain_session(bundle: Bundle, graph: str) -> None:
     golden = Golden.load(bundle.golden_path)
     plain, bound = OnnxRuntimeEngine(bundle), _bound(bundle, graph)
     kept = []
     for images, prompts in [(1, 3), (4, 1), (1, 3), (2, 28)]:
         inputs = _inputs(golden, graph, images, prompts, tokens=golden["input_ids"].shape[1])
         kept.append((plain.run(graph, inputs), bound.run(inputs)))
-    # Compared at the end: what a later run wrote must not have reached an earlier answer.
+    # Compared at the end, so that a later run could have overwritten an earlier answer.
     for wanted, found in kept:
         assert found.keys() == wanted.keys()
         for name, array in wanted.items():
             np.testing.assert_array_equal(found[name], array)
 
 
-def test_memory_of_old_sizes_is_given_up(bundle: Bundle) -> None:
+def test_memory_of_old_sizes_is_freed(bundle: Bundle) -> None:
     golden, bound = Golden.load(bundle.golden_path), _bound(bundle, "text_encoder")
     width = golden["input_ids"].shape[1]
     for prompts in range(1, 25):
@@ -65,7 +65,7 @@ def test_memory_of_old_sizes_is_given_up(bundle: Bundle) -> None:
     assert len(bound._known) == 16
 
 
-def test_inputs_that_do_not_fit(bundle: Bundle) -> None:
+def test_inputs_that_do_not_fit_are_refused(bundle: Bundle) -> None:
     bound = _bound(bundle, "text_encoder")
     with pytest.raises(EngineError, match="takes input_ids"):
         bound.run({"ids": np.zeros((1, 4), np.int64)})

@@ -1,4 +1,4 @@
-"""Types of a plan's layers, in every form in which TensorRT's inspector has written them."""
+"""Types of the layers of a plan, in every form in which TensorRT's inspector writes them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-# Private: the reader of TensorRT's inspector is tested on its texts, without a GPU.
+# Private: the reader of the inspector's text is tested without a GPU.
 from lrclr.engines._layer_types import UNKNOWN, type_in_words, written_types
 
 
 def _information(*outputs: dict[str, str]) -> str:
-    """An inspector's JSON: layers with one output each."""
+    """JSON of the inspector: layers with one output each."""
     layers: list[Any] = [{"Name": f"layer {number}", "Outputs": [output]} for number, output in enumerate(outputs)]
     return json.dumps({"Layers": layers, "Bindings": ["pixel_values"]})
 
 
-# The texts of TensorRT 10 are those of its developer guide and of trt-engine-explorer; 11's are RTX 1.7's own.
+# The texts of TensorRT 10 are from its developer guide and from trt-engine-explorer, those of 11 from RTX 1.7.
 @pytest.mark.parametrize(
     ("output", "type_"),
     [
@@ -38,21 +38,21 @@ def _information(*outputs: dict[str, str]) -> str:
         ({"Dimensions": "[1,3]"}, UNKNOWN),
     ],
 )
-def test_every_form(output: dict[str, str], type_: str) -> None:
+def test_every_form_is_read(output: dict[str, str], type_: str) -> None:
     assert written_types(_information(output)) == {type_: 1}
 
 
-def test_they_are_counted() -> None:
+def test_types_are_counted() -> None:
     half, whole = {"Datatype": "Half"}, {"Datatype": "Float"}
     unknown = {"Format/Datatype": "N/A due to dynamic shapes"}
     assert written_types(_information(half, whole, half, unknown)) == {"float16": 2, "float32": 1, UNKNOWN: 1}
 
 
 @pytest.mark.parametrize("information", [{"Layers": ["conv", "softmax"]}, {"Layers": []}, {}, {"Layers": [{}]}])
-def test_an_inspector_that_names_layers_only(information: dict[str, Any]) -> None:
+def test_layers_without_types_are_accepted(information: dict[str, Any]) -> None:
     assert written_types(json.dumps(information)) == {}
 
 
 @pytest.mark.parametrize("text", ["", "Halfway", "Floating", "n/a", "Int128"])
-def test_no_type_is_guessed(text: str) -> None:
+def test_an_unknown_text_has_no_type(text: str) -> None:
     assert type_in_words(text) == UNKNOWN

@@ -1,4 +1,4 @@
-"""What ONNX Runtime is asked for on CUDA: the options of the provider, and the libraries that are loaded before it."""
+"""Options of ONNX Runtime's CUDA provider, and the libraries that are loaded before a CUDA session."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tritonclient.grpc import model_config_pb2 as triton
 from lrclr import OnnxRuntimeEngine
 from lrclr.bundle import GRAPHS
 
-# Private: which packages are installed is set here, so that each case is tested.
+# Private: each case sets which packages are installed.
 from lrclr.engines import _onnxruntime_package as package
 from lrclr.errors import EngineError
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
-class Asked:
-    """Takes the place of a session that cannot be made here, and keeps what it was asked for, in order."""
+class RecordedSession:
+    """Replaces sessions that need a GPU, and records how they were requested, in order."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.order: list[str] = []
@@ -43,9 +43,9 @@ class Asked:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordedSession]:
     package.preload_cuda.cache_clear()
-    yield Asked(monkeypatch)
+    yield RecordedSession(monkeypatch)
     package.preload_cuda.cache_clear()
 
 
@@ -56,35 +56,35 @@ def _run(provider: str, options: Mapping[str, str] | None = None, *, cuda_graphs
         engine.run("image_encoder", {})
 
 
-def test_products_of_float32_are_in_float32_unless_tf32_is_asked_for(asked: Asked) -> None:
+def test_tf32_is_off_unless_requested(recorded: RecordedSession) -> None:
     for options, wanted in (
         (None, {"use_tf32": "0"}),
         ({"device_id": "1"}, {"use_tf32": "0", "device_id": "1"}),
         ({"use_tf32": "1"}, {"use_tf32": "1"}),
     ):
         _run("cuda", options)
-        assert asked.providers == [("CUDAExecutionProvider", wanted)]
+        assert recorded.providers == [("CUDAExecutionProvider", wanted)]
     _run("cuda", cuda_graphs=True)
-    assert asked.providers == [("CUDAExecutionProvider", {"use_tf32": "0", "enable_cuda_graph": "1"})]
+    assert recorded.providers == [("CUDAExecutionProvider", {"use_tf32": "0", "enable_cuda_graph": "1"})]
 
 
-def test_the_cpu_has_no_such_option(asked: Asked) -> None:
+def test_the_cpu_provider_has_no_tf32_option(recorded: RecordedSession) -> None:
     _run("cpu")
-    assert asked.providers == [("CPUExecutionProvider", {})]
+    assert recorded.providers == [("CPUExecutionProvider", {})]
 
 
-def test_libraries_are_loaded_once_before_a_session_on_cuda_and_never_on_the_cpu(asked: Asked) -> None:
+def test_libraries_are_loaded_once_before_a_cuda_session_only(recorded: RecordedSession) -> None:
     _run("cpu")
-    assert asked.order == ["InferenceSession"]
+    assert recorded.order == ["InferenceSession"]
     _run("cuda")
     _run("cuda")
-    assert asked.order == ["InferenceSession", "preload_dlls", "InferenceSession", "InferenceSession"]
+    assert recorded.order == ["InferenceSession", "preload_dlls", "InferenceSession", "InferenceSession"]
 
 
 def _stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module that stands in for Triton's backend, outside of Triton."""
+    """The module that replaces Triton's ONNX Runtime backend, imported outside of Triton."""
     for name in ("_graph_backend", "_tensors", "onnxruntime_backend"):
-        # Imported anew here, and forgotten after the test.
+        # Imported for this test only.
         monkeypatch.setitem(sys.modules, f"lrclr.triton.{name}", ModuleType(name))
         del sys.modules[f"lrclr.triton.{name}"]
     utils: Any = ModuleType("triton_python_backend_utils")
@@ -94,8 +94,8 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_triton_is_asked_for_the_same(graph: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The configuration names the options; Triton hands it to the stand-in as JSON."""
+def test_triton_receives_the_same_options(graph: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration contains the options. Triton passes them to the stand-in as JSON."""
     stand_in = _stand_in(monkeypatch)
     text = (Path(__file__).parents[2] / "triton_repo" / graph / "config.pbtxt").read_text()
     config = json_format.MessageToDict(text_format.Parse(text, triton.ModelConfig()), preserving_proto_field_name=True)

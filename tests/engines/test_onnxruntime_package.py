@@ -1,4 +1,4 @@
-"""Two packages have the module `onnxruntime`: neither, one, both, and what is left after one of both is uninstalled."""
+"""Two packages provide the module `onnxruntime`. Tests none, one and both, and leftovers after one is removed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from lrclr import OnnxRuntimeEngine
 from lrclr.cli import main
 
-# Private: which packages are installed is set here, so that each case is tested.
+# Private: each case sets which packages are installed.
 from lrclr.engines import _onnxruntime_package as package
 from lrclr.errors import EngineError, MissingExtraError
 from lrclr.samples import sample_paths
@@ -31,7 +31,7 @@ WHOLE = "class InferenceSession: pass"
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    """Each test imports the module anew, and the other tests have the one of the real package."""
+    """Each test imports the module again; other tests get the module of the installed package."""
     package.onnxruntime_library.cache_clear()
     real = {name: sys.modules.pop(name) for name in _modules()}
     yield
@@ -46,13 +46,13 @@ def _modules() -> list[str]:
 
 
 def install(folder: Path, packages: Sequence[str], code: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a folder of packages the only one.
+    """Make a folder the only one from which Python imports packages.
 
     Args:
-        folder: where they are.
-        packages: whose metadata is there.
-        code: of the module; None for a folder without ``__init__.py``, empty text for no folder.
-        monkeypatch: undoes it.
+        folder: the folder.
+        packages: packages with metadata in the folder.
+        code: code of the module. None for a folder without ``__init__.py``, an empty text for no folder.
+        monkeypatch: restores the previous state.
     """
     for name in packages:
         metadata = folder / f"{name.replace('-', '_')}-1.31.1.dist-info"
@@ -68,7 +68,7 @@ def install(folder: Path, packages: Sequence[str], code: str | None, monkeypatch
 
 
 @pytest.mark.parametrize(("packages", "code"), [([], ""), ([], None)])
-def test_neither_package(
+def test_without_a_package_the_extras_are_named(
     packages: list[str], code: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path, packages, code, monkeypatch)
@@ -80,7 +80,7 @@ def test_neither_package(
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-gpu"])
-def test_one_package(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_package_is_used(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, [name], WHOLE, monkeypatch)
     assert package.has_onnxruntime()
     assert Path(package.onnxruntime_library().__file__).is_relative_to(tmp_path)
@@ -91,7 +91,7 @@ def test_one_package(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     [
         (["onnxruntime", "onnxruntime-gpu"], WHOLE, "onnxruntime and onnxruntime-gpu are both installed"),
         (["onnxruntime", "onnxruntime-gpu"], None, "onnxruntime and onnxruntime-gpu are both installed"),
-        # One of both was uninstalled.
+        # One of both packages was uninstalled.
         (["onnxruntime-gpu"], None, "package onnxruntime-gpu is installed and cannot be loaded: some of its files"),
         (["onnxruntime"], "", "package onnxruntime is installed and cannot be loaded: some of its files"),
         (["onnxruntime"], "from .capi import _pybind_state", "cannot be loaded: cannot import name '_pybind_state'"),
@@ -99,7 +99,7 @@ def test_one_package(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (["onnxruntime-gpu"], "raise OSError('libcudart.so.13: no such file')", "cannot be loaded: libcudart.so.13"),
     ],
 )
-def test_an_installation_that_cannot_be_used(
+def test_a_broken_installation_is_refused(
     packages: list[str], code: str | None, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path, packages, code, monkeypatch)
@@ -110,8 +110,8 @@ def test_an_installation_that_cannot_be_used(
         assert "pip uninstall -y onnxruntime onnxruntime-gpu" in str(caught.value)
 
 
-def test_another_package_elsewhere_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of two folders do not mix: Python imports the first."""
+def test_a_package_in_another_folder_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of two folders do not mix: Python imports from the first one."""
     install(tmp_path, ["onnxruntime-gpu"], WHOLE, monkeypatch)
     other = tmp_path / "site-packages"
     other.mkdir()
@@ -120,14 +120,14 @@ def test_another_package_elsewhere_is_not_in_the_way(tmp_path: Path, monkeypatch
     assert Path(package.onnxruntime_library().__file__).parent.parent == tmp_path
 
 
-def test_it_is_imported_when_it_is_first_used() -> None:
+def test_the_module_is_imported_at_its_first_use() -> None:
     modules = "lrclr.engines, lrclr.verification, lrclr.archive, lrclr.inference._classifier, lrclr.cli, lrclr_export"
     code = f"import sys, {modules}; print('onnxruntime' in sys.modules)"
     done = subprocess.run([bundles.PYTHON, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
-def test_commands_without_it(
+def test_commands_without_onnxruntime(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     base = tmp_path_factory.getbasetemp()
@@ -154,16 +154,22 @@ def test_an_extra_installs_at_most_one_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras: dict[str, list[str]] = project["optional-dependencies"]
 
-    def brought(lines: Sequence[str]) -> set[str]:
+    def installed_packages(lines: Sequence[str]) -> set[str]:
         found: set[str] = set()
-        for one in map(Requirement, lines):
+        for requirement in map(Requirement, lines):
             found |= (
-                brought([line for extra in one.extras for line in extras[extra]]) if one.name == "lrclr" else {one.name}
+                installed_packages([line for extra in requirement.extras for line in extras[extra]])
+                if requirement.name == "lrclr"
+                else {requirement.name}
             )
         return found
 
-    assert not {"onnxruntime", "onnxruntime-gpu"} & brought(project["dependencies"])
-    with_one = {name: found for name in extras if (found := brought(extras[name]) & {"onnxruntime", "onnxruntime-gpu"})}
+    assert not {"onnxruntime", "onnxruntime-gpu"} & installed_packages(project["dependencies"])
+    with_one = {
+        name: found
+        for name in extras
+        if (found := installed_packages(extras[name]) & {"onnxruntime", "onnxruntime-gpu"})
+    }
     assert with_one == {
         "onnxruntime": {"onnxruntime"},
         "onnxruntime-gpu": {"onnxruntime-gpu"},
@@ -171,21 +177,21 @@ def test_an_extra_installs_at_most_one_package() -> None:
     }
 
 
-class Fresh:
-    """A virtual environment of its own, with pip and lrclr's own dependencies in it."""
+class FreshEnvironment:
+    """A new virtual environment with pip and the dependencies of lrclr."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
 
     def pip(self, *arguments: str) -> str:
-        """What pip prints; it must succeed."""
+        """Output of pip, which must succeed."""
         done = self._run("python", "-m", "pip", "--disable-pip-version-check", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def lrclr(self, *arguments: str) -> tuple[int, str]:
-        """Exit code and what is printed."""
+        """Exit code and output of lrclr."""
         done = self._run("lrclr", *arguments)
         return done.returncode, " ".join((done.stdout + done.stderr).split())
 
@@ -203,9 +209,11 @@ class Fresh:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_fresh_environment(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """From nothing to the GPU package, whose CPU provider runs here, to both, and back to one as the error says."""
-    fresh = Fresh(tmp_path / "venv")
+def test_installing_and_removing_packages_in_a_fresh_environment(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """No package, the GPU package (its CPU provider runs here), both, and back to one as the error says."""
+    fresh = FreshEnvironment(tmp_path / "venv")
     pinned = ("-c", str(ROOT / "constraints.txt"))
     wheel = subprocess.run(
         [sys.executable, "-m", "pip", "download", "--no-deps", "-d", tmp_path / "wheels", "onnxruntime-gpu>=1.24"],
@@ -225,7 +233,7 @@ def test_a_fresh_environment(tmp_path: Path, tmp_path_factory: pytest.TempPathFa
     code, printed = fresh.lrclr("predict", image, "-b", bundle)
     assert (code, "pip install '.[onnxruntime]'" in printed) == (2, True), printed
 
-    # CUDA's own libraries, which the extra brings too, are gigabytes: pip says that it would install them.
+    # CUDA's own libraries are gigabytes, so pip only reports that it would install them.
     planned = fresh.pip("install", "--dry-run", *pinned, f"{ROOT}[onnxruntime-gpu]").splitlines()[-1].split()
     assert any(name.startswith("onnxruntime-gpu-") for name in planned)
     assert any(name.startswith("nvidia-cudnn-") for name in planned)

@@ -1,4 +1,4 @@
-"""OpenVINO over a bundle's graphs: what ONNX Runtime answers, from many threads, and nothing told to anybody."""
+"""OpenVINO gives ONNX Runtime's answers, from many threads, and sends no telemetry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lrclr.auto import ChosenEngine, choose_engine, open_engine
 from lrclr.bundle import GRAPHS, Golden
 from lrclr.engines import AUTO, EngineOptions, OnnxRuntimeEngine, OpenVINOEngine
 
-# Private: what the processor offers decides what is expected.
+# Private: the processor's instructions decide what is expected.
 from lrclr.engines._openvino import precision_here
 from lrclr.errors import EngineError, GateError, UsageError
 from lrclr.samples import sample_paths
@@ -48,8 +48,8 @@ def engine(bundle: Bundle) -> OpenVINOEngine:
     return OpenVINOEngine(bundle)
 
 
-def asked(golden: Golden, graph: str, rows: int) -> Arrays:
-    """Golden input of a graph, of some of its rows."""
+def golden_inputs(golden: Golden, graph: str, rows: int) -> Arrays:
+    """Golden inputs of a graph, for some of its rows."""
     length = int(golden["text_mask"][:rows].sum(1).max())
     of_graph: dict[str, Arrays] = {
         "image_encoder": {"pixel_values": golden["pixel_values"][:rows]},
@@ -65,40 +65,40 @@ def asked(golden: Golden, graph: str, rows: int) -> Arrays:
 
 @pytest.mark.parametrize("rows", [1, 2, 7])
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_each_graph_answers_as_in_onnx_runtime(
+def test_each_graph_equals_onnx_runtime(
     bundle: Bundle, golden: Golden, engine: OpenVINOEngine, graph: str, rows: int
 ) -> None:
-    inputs = asked(golden, graph, rows)
-    theirs = OnnxRuntimeEngine(bundle).run(graph, inputs)
-    ours = engine.run(graph, inputs)
-    assert ours.keys() == theirs.keys()
-    for name, expected in theirs.items():
-        assert ours[name].dtype == expected.dtype
-        assert ours[name].shape == expected.shape
-        # In float16 ONNX Runtime rounds between nodes; OpenVINO, here, does not.
+    inputs = golden_inputs(golden, graph, rows)
+    onnx_runtime = OnnxRuntimeEngine(bundle).run(graph, inputs)
+    openvino = engine.run(graph, inputs)
+    assert openvino.keys() == onnx_runtime.keys()
+    for name, expected in onnx_runtime.items():
+        assert openvino[name].dtype == expected.dtype
+        assert openvino[name].shape == expected.shape
+        # In float16, ONNX Runtime rounds between nodes. OpenVINO does not do so here.
         tolerance = 1e-5 if bundle.manifest.precision == "fp32" else 2e-2
-        assert ours[name] == pytest.approx(expected, abs=tolerance * max(1.0, float(np.abs(expected).max()))), name
+        assert openvino[name] == pytest.approx(expected, abs=tolerance * max(1.0, float(np.abs(expected).max()))), name
 
 
-def test_answers_are_their_own(engine: OpenVINOEngine, golden: Golden) -> None:
-    """The memory of a run is the next one's: what was given out must not change, nor what was put in."""
+def test_answers_do_not_share_memory(engine: OpenVINOEngine, golden: Golden) -> None:
+    """OpenVINO reuses the memory of a run. Earlier answers and the inputs must not change."""
     pixels = golden["pixel_values"].copy()
     first = engine.run("image_encoder", {"pixel_values": pixels[:1]})
-    kept = {name: array.copy() for name, array in first.items()}
+    copies = {name: array.copy() for name, array in first.items()}
     engine.run("image_encoder", {"pixel_values": pixels[1:2]})
-    assert all(np.array_equal(first[name], kept[name]) for name in kept)
+    assert all(np.array_equal(first[name], copies[name]) for name in copies)
     assert np.array_equal(pixels, golden["pixel_values"])
 
 
-def test_many_threads_get_their_own_answers(engine: OpenVINOEngine, golden: Golden) -> None:
+def test_threads_get_their_own_answers(engine: OpenVINOEngine, golden: Golden) -> None:
     images = [golden["pixel_values"][k % 8 : k % 8 + 1 + k % 3] for k in range(48)]
 
-    def one(pixels: np.ndarray[Any, Any]) -> Arrays:
+    def run(pixels: np.ndarray[Any, Any]) -> Arrays:
         return engine.run("image_encoder", {"pixel_values": pixels})
 
-    alone = [one(pixels) for pixels in images]
+    alone = [run(pixels) for pixels in images]
     with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(one, images))
+        together = list(pool.map(run, images))
     for expected, got in zip(alone, together, strict=True):
         assert all(np.array_equal(got[name], expected[name]) for name in expected)
 
@@ -114,7 +114,7 @@ def test_views_and_read_only_arrays(engine: OpenVINOEngine, golden: Golden) -> N
 
 
 @pytest.mark.parametrize(
-    ("inputs", "said"),
+    ("inputs", "message"),
     [
         ({}, "takes pixel_values"),
         ({"pixel_values": np.zeros((1, 3, 112, 112))}, "float64"),
@@ -122,13 +122,13 @@ def test_views_and_read_only_arrays(engine: OpenVINOEngine, golden: Golden) -> N
         ({"pixel_values": np.zeros((1, 3), np.float32)}, "could not run image_encoder"),
     ],
 )
-def test_inputs_that_are_not_the_graphs(engine: OpenVINOEngine, inputs: Arrays, said: str) -> None:
-    with pytest.raises(EngineError, match=said):
+def test_inputs_of_another_form_are_refused(engine: OpenVINOEngine, inputs: Arrays, message: str) -> None:
+    with pytest.raises(EngineError, match=message):
         engine.run("image_encoder", inputs)
 
 
-def test_the_precision_is_said(engine: OpenVINOEngine, bundle: Bundle) -> None:
-    """bfloat16 is for float16 bundles alone, where the processor has it; a float32 bundle stays what it is."""
+def test_the_precision_is_reported(engine: OpenVINOEngine, bundle: Bundle) -> None:
+    """bfloat16 is used for float16 bundles only, if the processor has it. A float32 bundle runs in float32."""
     precision = engine.name.rpartition(" ")[2]
     assert precision == precision_here(half=bundle.manifest.precision == "fp16")
     assert precision_here(half=False) == "f32"
@@ -136,34 +136,34 @@ def test_the_precision_is_said(engine: OpenVINOEngine, bundle: Bundle) -> None:
     assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == precision
 
 
-def test_threads(bundle: Bundle) -> None:
+def test_the_number_of_threads_can_be_set(bundle: Bundle) -> None:
     compiled = OpenVINOEngine(bundle, threads=1)._graph("text_encoder")._compiled
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
     with pytest.raises(UsageError, match="at least one thread"):
         OpenVINOEngine(bundle, threads=0)
 
 
-def test_a_damaged_graph(tmp_path: Path) -> None:
+def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\x08\x0a\xff")
     with pytest.raises(EngineError, match="could not load image_encoder"):
         OpenVINOEngine({"image_encoder": tmp_path / "model.onnx"}).run("image_encoder", {})
 
 
-def test_it_is_for_the_cpu(bundle: Bundle) -> None:
+def test_only_the_cpu_is_supported(bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="on the CPU"):
         open_engine(bundle, EngineOptions("openvino", provider="cuda"))
 
 
-def test_a_classifier_answers_with_it(bundle: Bundle) -> None:
+def test_a_classifier_can_use_openvino(bundle: Bundle) -> None:
     image = [np.asarray(np.random.default_rng(0).integers(0, 256, (90, 70)), np.uint8)]
-    (ours,) = ZeroShotClassifier.from_bundle(bundle.path, engine="openvino").predict(image)
-    (theirs,) = ZeroShotClassifier.from_bundle(bundle.path, engine="onnxruntime").predict(image)
-    for one, other in zip(ours.findings, theirs.findings, strict=True):
-        assert one.probability == pytest.approx(other.probability, abs=2e-3)
-    assert [region.patch for region in ours.regions] == [region.patch for region in theirs.regions]
+    (openvino,) = ZeroShotClassifier.from_bundle(bundle.path, engine="openvino").predict(image)
+    (onnx_runtime,) = ZeroShotClassifier.from_bundle(bundle.path, engine="onnxruntime").predict(image)
+    for first, second in zip(openvino.findings, onnx_runtime.findings, strict=True):
+        assert first.probability == pytest.approx(second.probability, abs=2e-3)
+    assert [region.patch for region in openvino.regions] == [region.patch for region in onnx_runtime.regions]
 
 
-def test_commands_take_it(bundle: Bundle) -> None:
+def test_commands_accept_openvino(bundle: Bundle) -> None:
     verified = bundles.call("verify", bundle.path, "--engine", "openvino", "--json")
     assert verified.returncode == 0, verified.stderr
     report = json.loads(verified.stdout)
@@ -181,7 +181,7 @@ print(sorted(name for name in sys.modules if name.startswith("openvino_telemetry
 """
 
 
-def test_nothing_is_kept_or_told(tmp_path: Path) -> None:
+def test_no_files_are_written_and_no_telemetry_is_sent(tmp_path: Path) -> None:
     environment = bundles.environment(HOME=str(tmp_path), TMPDIR=str(tmp_path))
     environment.pop("CI", None)
     done = subprocess.run([bundles.PYTHON, "-c", SCRIPT], capture_output=True, text=True, check=True, env=environment)
@@ -189,7 +189,7 @@ def test_nothing_is_kept_or_told(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_fastest_is_measured_and_said(bundle: Bundle) -> None:
+def test_auto_measures_and_reports_the_fastest_engine(bundle: Bundle) -> None:
     chosen = choose_engine(bundle)
     assert chosen.kind in {"onnxruntime", "openvino"}
     assert chosen.name.startswith(chosen.kind)
@@ -199,15 +199,15 @@ def test_the_fastest_is_measured_and_said(bundle: Bundle) -> None:
     assert done.stderr.startswith("engine o")
 
 
-def test_an_engine_whose_gates_refuse_is_not_taken(bundle: Bundle, tmp_path: Path) -> None:
-    """A limit that no engine can hold stands for an engine that is wrong."""
+def test_auto_does_not_choose_an_engine_that_fails_its_gates(bundle: Bundle, tmp_path: Path) -> None:
+    """A limit that every engine exceeds stands for a wrong engine."""
     folder = bundles.copied(bundle.path, tmp_path / "bundle")
     bundles.signed(folder, tolerances={**bundle.manifest.tolerances, "spread": 10.0})
     with pytest.raises(GateError, match=r"openvino: the gate .* failed"):
         choose_engine(Bundle(folder))
 
 
-def test_auto_chooses_the_provider_too(bundle: Bundle) -> None:
+def test_auto_also_chooses_the_provider(bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="--provider"):
         open_engine(bundle, EngineOptions(AUTO, provider="cuda"))
     assert isinstance(open_engine(bundle, EngineOptions(AUTO)), ChosenEngine)
@@ -217,14 +217,14 @@ class _SomePrompts(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self) -> None:
         ids = np.random.default_rng(0).integers(1, 49_000, (4, 3, 12))
         ids[..., -1] = 49_407
-        self._left = iter([{"input_ids": one} for one in ids])
+        self._left = iter([{"input_ids": row} for row in ids])
 
     def get_next(self) -> Arrays | None:
         return next(self._left, None)
 
 
-def test_a_quantised_graph_runs_as_it_is(bundle: Bundle, golden: Golden, tmp_path: Path) -> None:
-    """QDQ nodes around products: OpenVINO multiplies in int8, and is as near to ONNX Runtime as that allows."""
+def test_a_quantised_graph_runs_in_int8(bundle: Bundle, golden: Golden, tmp_path: Path) -> None:
+    """Products between QDQ nodes: OpenVINO multiplies in int8, and is as close to ONNX Runtime as int8 allows."""
     if bundle.manifest.precision != "fp32":
         pytest.skip("quantisation starts from float32")
     model = onnx.load(bundle.graph_path("text_encoder"))
@@ -234,11 +234,11 @@ def test_a_quantised_graph_runs_as_it_is(bundle: Bundle, golden: Golden, tmp_pat
     quantize_static(
         tmp_path / "plain.onnx", quantised, _SomePrompts(), per_channel=True, op_types_to_quantize=["MatMul"]
     )
-    paths, inputs = {"text_encoder": quantised}, asked(golden, "text_encoder", 5)
+    paths, inputs = {"text_encoder": quantised}, golden_inputs(golden, "text_encoder", 5)
     engine = OpenVINOEngine(paths)
-    ours = engine.run("text_encoder", inputs)["text_embedding"]
-    theirs = OnnxRuntimeEngine(paths).run("text_encoder", inputs)["text_embedding"]
-    assert float((ours * theirs).sum(-1).min()) > 0.98
+    openvino = engine.run("text_encoder", inputs)["text_embedding"]
+    onnx_runtime = OnnxRuntimeEngine(paths).run("text_encoder", inputs)["text_embedding"]
+    assert float((openvino * onnx_runtime).sum(-1).min()) > 0.98
     nodes = engine._graph("text_encoder")._compiled.get_runtime_model().get_ordered_ops()
     kernels = [
         node.get_rt_info()["primitiveType"].astype(str) for node in nodes if "MatMul" in node.get_friendly_name()

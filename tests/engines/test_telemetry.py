@@ -1,4 +1,4 @@
-"""The engine keeps no identifier on disk and sends no telemetry."""
+"""Importing the engine writes no identifier to disk and sends no telemetry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCRIPT = (
 
 
 def imported(folder: Path, **changes: str) -> tuple[str, list[str]]:
-    """What the switch is in a process that imported the engine, and the temporary files that it left."""
+    """The value of the switch in a process that imported the engine, and its temporary files."""
     environment = bundles.environment(TMPDIR=str(folder), HOME=str(folder))
     environment.pop("ORT_DISABLE_TELEMETRY", None)
     done = subprocess.run(
@@ -26,9 +26,9 @@ def imported(folder: Path, **changes: str) -> tuple[str, list[str]]:
     return done.stdout.strip(), [path.name for path in folder.iterdir()]
 
 
-def test_nothing_is_kept_or_told(tmp_path: Path) -> None:
+def test_no_files_are_written_and_telemetry_is_off(tmp_path: Path) -> None:
     assert imported(tmp_path) == ("1", [])
 
 
-def test_who_sets_the_switch_is_obeyed(tmp_path: Path) -> None:
+def test_a_setting_of_the_user_is_kept(tmp_path: Path) -> None:
     assert imported(tmp_path, ORT_DISABLE_TELEMETRY="0")[0] == "0"

@@ -1,4 +1,4 @@
-"""The order of calls in which `TensorRTEngine` runs a plan, on stand-ins for CUDA and TensorRT's native classes."""
+"""The order of calls in which `TensorRTEngine` runs a plan. CUDA's and TensorRT's native classes are replaced."""
 
 from __future__ import annotations
 
@@ -54,32 +54,32 @@ def _engine(bundle: Any) -> TensorRTEngine:
 
 
 def _ask(engine: TensorRTEngine, size: int) -> None:
-    """Run a size with pixels of its own, and check the answer."""
+    """Run a batch of random pixels, and check the answer."""
     x = np.random.default_rng().random((size, natives.WIDTH), np.float32)
     np.testing.assert_array_equal(engine.run("image_encoder", {"x": x})["y"], 2 * x)
 
 
 def _calls(library: natives.Library, work: Callable[[], Any]) -> list[str]:
-    """What was asked of the GPU meanwhile."""
+    """The GPU calls that `work` makes."""
     before = len(library.gpu.calls)
     work()
     return library.gpu.calls[before:]
 
 
-def test_a_size_is_captured_after_it_was_run_again(library: natives.Library, bundle: Any) -> None:
-    """At sizes 8, 3, 8, a context that is captured at once has last run at 3."""
+def test_a_size_is_captured_after_two_runs_in_a_row(library: natives.Library, bundle: Any) -> None:
+    """With sizes 8, 3, 8, a context that captures immediately was last run at size 3."""
     with _engine(bundle) as engine:
         assert _calls(library, lambda: _ask(engine, 8))[-2:] == ["enqueue 8", "synchronise"]
         assert _calls(library, lambda: _ask(engine, 3)) == ["enqueue 3", "synchronise"]
         assert _calls(library, lambda: _ask(engine, 8)) == CAPTURED_8
         assert _calls(library, lambda: _ask(engine, 1)) == ["enqueue 1", "synchronise"]
         assert _calls(library, lambda: _ask(engine, 8)) == ["launch a graph", "synchronise"]
-        # Larger tensors move, and what was captured reads from where they were.
+        # Larger tensors are moved, so a capture reads from the old addresses.
         _ask(engine, 32)
         assert _calls(library, lambda: _ask(engine, 8)) == ["enqueue 8", "synchronise"]
 
 
-def test_what_cannot_be_captured_runs_all_the_same(
+def test_a_size_that_cannot_be_captured_still_runs(
     library: natives.Library, bundle: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     library.not_capturable = {5, 6}
@@ -87,18 +87,18 @@ def test_what_cannot_be_captured_runs_all_the_same(
         for size in (5, 5, 6, 6, 3, 3):
             _ask(engine, size)
         assert library.gpu.calls.count("capture") == 3
-        # Not tried again, and no other size suffers from it.
+        # It is not tried again, and other sizes are not affected.
         for size, call in ((5, "enqueue 5"), (6, "enqueue 6"), (3, "launch a graph")):
             assert _calls(library, partial(_ask, engine, size)) == [call, "synchronise"]
     (record,) = caplog.records
-    # The first error, and neither what follows from it nor that a spoilt capture cannot be ended.
+    # The log shows the first error only, not its consequences.
     assert "operation not permitted when stream is capturing" in record.getMessage()
     assert "image_encoder" in record.getMessage()
     assert library.gpu.empty
 
 
 @pytest.mark.parametrize("function", ["StreamBeginCapture", "StreamEndCapture", "GraphInstantiate"])
-def test_a_capture_that_cuda_refuses(
+def test_a_capture_that_cuda_refuses_is_logged(
     library: natives.Library, bundle: Any, caplog: pytest.LogCaptureFixture, function: str
 ) -> None:
     library.gpu.fail = {function}
@@ -109,7 +109,7 @@ def test_a_capture_that_cuda_refuses(
     assert library.gpu.empty
 
 
-def test_an_error_of_a_plain_run_is_the_callers(library: natives.Library, bundle: Any) -> None:
+def test_an_error_of_a_plain_run_is_raised(library: natives.Library, bundle: Any) -> None:
     with _engine(bundle) as engine:
         _ask(engine, 3)
         library.gpu.fail = {"MemcpyAsync"}
@@ -117,8 +117,8 @@ def test_an_error_of_a_plain_run_is_the_callers(library: natives.Library, bundle
             _ask(engine, 3)
 
 
-def test_an_error_is_that_of_the_run_that_failed(library: natives.Library, bundle: Any) -> None:
-    """And no older one, such as that of a capture."""
+def test_the_error_belongs_to_the_failed_run(library: natives.Library, bundle: Any) -> None:
+    """And not to an earlier failure, such as one of a capture."""
     library.not_capturable = {3}
     with _engine(bundle) as engine:
         for size in (3, 3):
@@ -128,8 +128,8 @@ def test_an_error_is_that_of_the_run_that_failed(library: natives.Library, bundl
             _ask(engine, 3)
 
 
-def test_tensorrt_rtx_is_asked_first(monkeypatch: pytest.MonkeyPatch, bundle: Any) -> None:
-    library = natives.install(monkeypatch, natives.AskedContext)
+def test_tensorrt_rtx_is_asked_before_a_capture(monkeypatch: pytest.MonkeyPatch, bundle: Any) -> None:
+    library = natives.install(monkeypatch, natives.RtxContext)
     library.not_capturable = {5}
     with _engine(bundle) as engine:
         for size in (5, 5, 5, 3, 3):
@@ -145,13 +145,13 @@ def test_contexts_share_their_memory(library: natives.Library, bundle: Any) -> N
     first, second = library.contexts
     assert first.device_memory == second.device_memory
     assert first.device_memory[1] == max(natives.NEEDED)
-    # Larger tensors took the place of the smaller ones.
+    # Larger tensors replaced the smaller ones.
     assert len(library.gpu.memory) == len(before)
     engine.close()
     assert library.gpu.empty
 
 
-def test_a_closed_engine_runs_nothing(library: natives.Library, bundle: Any) -> None:
+def test_a_closed_engine_refuses_to_run(library: natives.Library, bundle: Any) -> None:
     engine = _engine(bundle)
     for size in (3, 3, 3):
         _ask(engine, size)
@@ -163,7 +163,7 @@ def test_a_closed_engine_runs_nothing(library: natives.Library, bundle: Any) -> 
     assert library.gpu.empty
 
 
-def test_a_plan_that_cannot_be_loaded_keeps_no_memory(library: natives.Library, bundle: Any) -> None:
+def test_a_plan_that_cannot_be_loaded_frees_its_memory(library: natives.Library, bundle: Any) -> None:
     library.most_contexts = 1
     engine = _engine(bundle)
     with pytest.raises(EngineError, match="could not make a context for image_encoder: out of memory"):
@@ -172,17 +172,17 @@ def test_a_plan_that_cannot_be_loaded_keeps_no_memory(library: natives.Library, 
 
 
 @pytest.mark.parametrize("compatible", [False, True])
-def test_code_in_a_plan_is_run_where_it_has_to_be(
+def test_code_in_a_plan_is_allowed_only_if_needed(
     library: natives.Library, tmp_path: Path, *, compatible: bool
 ) -> None:
-    """A plan for other versions brings the runtime that runs it, and TensorRT refuses that by default."""
+    """A plan for other versions contains the runtime that runs it. TensorRT refuses this by default."""
     with _engine(_bundle(tmp_path, version_compatible=compatible)) as engine:
         _ask(engine, 3)
     assert library.host_code is compatible
 
 
 @pytest.mark.parametrize("eager", [False, True])
-def test_kernels_are_compiled_first_where_that_was_asked_for(
+def test_kernels_are_compiled_in_advance_on_request(
     library: natives.Library, bundle: Any, monkeypatch: pytest.MonkeyPatch, *, eager: bool
 ) -> None:
     monkeypatch.setattr(_tensorrt, "gpus", lambda: [Gpu("A GPU", "9.0", "13.0")])
@@ -192,15 +192,17 @@ def test_kernels_are_compiled_first_where_that_was_asked_for(
     assert strategies == {"EAGER" if eager else "LAZY"}
 
 
-def test_the_inspector_knows_the_sizes(library: natives.Library, bundle: Any) -> None:
+def test_the_inspector_gets_the_sizes(library: natives.Library, bundle: Any) -> None:
     with _engine(bundle) as engine:
         assert engine.written_types("image_encoder") == {"float16": 1}
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 32), max_size=60), st.sets(st.integers(1, 32)))
-def test_any_order_of_sizes(tmp_path_factory: pytest.TempPathFactory, sizes: list[int], refused: set[int]) -> None:
-    """Answers are right and nothing is left, whatever sizes come and whichever of them cannot be captured."""
+def test_any_order_of_sizes_gives_right_answers(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], refused: set[int]
+) -> None:
+    """Answers are right and all memory is freed, for any order of sizes and any set that cannot be captured."""
     with pytest.MonkeyPatch.context() as patch:
         library = natives.install(patch)
         library.not_capturable = refused

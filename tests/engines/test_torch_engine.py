@@ -1,4 +1,4 @@
-"""The checkpoint as an engine: the same contract as a bundle's, and a network that is left as it was."""
+"""A checkpoint as an engine fulfils the same contract as a bundle and is not changed."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> 
     return ZeroShotClassifier.from_bundle(bundles.exported(tmp_path_factory.getbasetemp(), "fp32"))
 
 
-def test_a_checkpoint_answers_as_its_bundle(checkpoint: Checkpoint, bundle: ZeroShotClassifier) -> None:
+def test_a_checkpoint_gives_the_same_answers_as_its_bundle(checkpoint: Checkpoint, bundle: ZeroShotClassifier) -> None:
     network = ZeroShotClassifier.from_checkpoint(checkpoint)
     pixels = preprocess_batch(IMAGES, checkpoint.preprocess)
-    ours, theirs = network.answer_pixels(pixels, FINDINGS), bundle.answer_pixels(pixels, FINDINGS)
+    from_checkpoint, from_bundle = network.answer_pixels(pixels, FINDINGS), bundle.answer_pixels(pixels, FINDINGS)
     for field in fields(Answers):
-        got, expected = getattr(ours, field.name), getattr(theirs, field.name)
+        got, expected = getattr(from_checkpoint, field.name), getattr(from_bundle, field.name)
         if expected is None:
             assert got is None, field.name
             continue
@@ -50,9 +50,7 @@ def test_a_checkpoint_answers_as_its_bundle(checkpoint: Checkpoint, bundle: Zero
     assert "torch" in network.engine.name
 
 
-def test_a_checkpoint_is_read_from_where_it_is(
-    checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_checkpoint_is_read_from_its_path(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = bundles.checkpoint_folder(tmp_path_factory.getbasetemp())
     classifier = ZeroShotClassifier.from_checkpoint(folder)
     expected = ZeroShotClassifier.from_checkpoint(checkpoint).predict(IMAGES[:1])
@@ -70,7 +68,7 @@ def untrained() -> Checkpoint:
 
 
 @pytest.mark.parametrize("classes", ["bundle", "checkpoint"])
-def test_arrays_are_what_predictions_are_made_of(
+def test_predictions_are_built_from_the_arrays(
     classes: str, checkpoint: Checkpoint, bundle: ZeroShotClassifier
 ) -> None:
     classifier = bundle if classes == "bundle" else ZeroShotClassifier.from_checkpoint(checkpoint)
@@ -89,7 +87,7 @@ def test_arrays_are_what_predictions_are_made_of(
         classifier.answer_pixels(pixels, alpha=1.5)
 
 
-def test_a_network_in_training_stays_as_it_was(checkpoint: Checkpoint) -> None:
+def test_a_network_in_training_is_not_changed(checkpoint: Checkpoint) -> None:
     model = copy.deepcopy(checkpoint.model)
     model.train()
     model.text_model.eval()
@@ -104,7 +102,7 @@ def test_a_network_in_training_stays_as_it_was(checkpoint: Checkpoint) -> None:
     assert [module.training for module in model.modules()] == before
     assert {name: array.shape[0] for name, array in outputs.items()} == dict.fromkeys(outputs, 2)
     for name, array in outputs.items():
-        # It is not a view of memory that the network could write to, and has no gradient.
+        # The output is a copy without a gradient, which the network cannot overwrite.
         assert array.dtype == (np.int64 if name == "region_index" else np.float32)
     loss = model.fusion_head(torch.zeros(1, 5, 128), torch.zeros(1, 4, 64), torch.ones(1, 4, dtype=torch.int64))[
         0
@@ -112,7 +110,7 @@ def test_a_network_in_training_stays_as_it_was(checkpoint: Checkpoint) -> None:
     loss.backward()
 
 
-def test_what_torch_cannot_do_is_said(checkpoint: Checkpoint) -> None:
+def test_unsupported_options_are_refused(checkpoint: Checkpoint) -> None:
     with pytest.raises(EngineError, match="device"):
         TorchEngine(copy.deepcopy(checkpoint.model), "abacus")
     with pytest.raises(EngineError, match="unknown graph"):
@@ -124,7 +122,7 @@ def test_what_torch_cannot_do_is_said(checkpoint: Checkpoint) -> None:
     ["lrclr.engines", "lrclr.inference", "lrclr.evaluation", "lrclr.bench"],
 )
 def test_engines_are_imported_without_torch(module: str, tmp_path: Path) -> None:
-    # Evaluation needs the extra `evaluate`, and so scikit-learn.
+    # Evaluation needs the extra `evaluate`, which installs scikit-learn.
     heavy = {"torch"} if module == "lrclr.evaluation" else {"torch", "sklearn"}
     code = f"import sys, {module}\nassert not {heavy} & set(sys.modules)"
     done = subprocess.run([bundles.PYTHON, "-c", code], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""A small data set with everything in it, a model as checkpoint and bundle, and scores made up in memory."""
+"""A small data set with masks, a model as checkpoint and bundle, and scores that are written directly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lrclr import ZeroShotClassifier
 from lrclr.datasets import read_dataset
 from lrclr.evaluation import Scores
 
-# Private: answers of a model that was never run have no public constructor.
+# Private: the answers of a model that was never run have no public constructor.
 from lrclr.evaluation._scores import ModelAnswers
 from lrclr.inference import Answers
 from lrclr.preprocessing import PreprocessSpec
@@ -32,7 +32,7 @@ SIDE = 64
 
 
 def write_data(folder: Path, *, seed: int = 0, test: int = 26, validation: int = 14) -> Path:
-    """PNGs of noise with masks of squares, and their dataset. "Fracture" is in no image of the test split."""
+    """Write PNGs of noise with square masks, and their dataset. No image of the test split has "Fracture"."""
     draw = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
     rows = []
@@ -60,13 +60,13 @@ def write_data(folder: Path, *, seed: int = 0, test: int = 26, validation: int =
 
 @pytest.fixture(scope="session")
 def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset. Shared: write another to change it."""
+    """A dataset. Shared: write another one to change it."""
     return write_data(tmp_path_factory.mktemp("evaluated") / "data")
 
 
 @pytest.fixture
 def make_data(data_file: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Writes another dataset of the same images: with columns renamed, and each row changed."""
+    """A function that writes another dataset of the same images, with renamed columns and changed rows."""
 
     def write(
         columns: Mapping[str, str] | None = None, change: Callable[[dict[str, str]], dict[str, str]] = lambda row: row
@@ -109,13 +109,13 @@ def torch_classifier(checkpoint_folder: Path) -> ZeroShotClassifier:
 
 @pytest.fixture
 def make_scores() -> MakeScores:
-    return made_scores
+    return scores_of_gaps
 
 
-def made_scores(
+def scores_of_gaps(
     labels: Any, global_: Any, local: Any = None, *, group: Any = None, trained: bool = True, **info: Any
 ) -> Scores:
-    """Scores of a model that was never run: gaps ``[N, F]`` of global and local score."""
+    """Scores of a model that was never run: gaps ``[N, F]`` between positive and negative prompts, global and local."""
     labels, gap = np.asarray(labels, np.int8), np.asarray(global_, np.float32)
     other = np.zeros_like(gap) if local is None else np.asarray(local, np.float32)
     images, findings = gap.shape

@@ -1,4 +1,4 @@
-"""The bootstrap's figures are scikit-learn's on the images that were drawn; its draws are patients'."""
+"""Figures of the bootstrap equal scikit-learn's on the drawn images. It draws patients, not images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), images=st.integers(2, 40), levels=st.integers(1, 30), seed=st.integers(0, 2**20))
-def test_figures_of_a_resample_are_scikit_learns(data: st.DataObject, images: int, levels: int, seed: int) -> None:
+def test_figures_of_a_resample_equal_scikit_learns(data: st.DataObject, images: int, levels: int, seed: int) -> None:
     label = np.array(data.draw(st.lists(st.sampled_from([-2, -1, 0, 1]), min_size=images, max_size=images)), np.int8)
     score = np.random.default_rng(seed).integers(0, levels, images) / levels - 0.5
     called = score >= 0
@@ -40,12 +40,16 @@ def test_figures_of_a_resample_are_scikit_learns(data: st.DataObject, images: in
             continue
         expected = [roc_auc_score(truth, score[drawn]), average_precision_score(truth, score[drawn])]
         assert both[row] == pytest.approx(expected, abs=1e-12)
-        made = called[drawn].astype(int)
-        rates = [f1_score(truth, made, zero_division=0), recall_score(truth, made), recall_score(1 - truth, 1 - made)]
+        predicted = called[drawn].astype(int)
+        rates = [
+            f1_score(truth, predicted, zero_division=0),
+            recall_score(truth, predicted),
+            recall_score(1 - truth, 1 - predicted),
+        ]
         assert decided[row] == pytest.approx(rates, abs=1e-12)
 
 
-def test_draws_follow_the_seed_and_patients_stay_together() -> None:
+def test_draws_depend_on_the_seed_and_keep_patients_together() -> None:
     group = np.array([0, 1, 1, 2, 2, 2])
 
     def weights(seed: int) -> NDArray[np.float64]:
@@ -58,13 +62,13 @@ def test_draws_follow_the_seed_and_patients_stay_together() -> None:
     assert np.array_equal(drawn[:, 1], drawn[:, 2])
     assert np.array_equal(drawn[:, 3], drawn[:, 5])
     assert (drawn[:, [0, 1, 3]].sum(axis=1) == 3).all()
-    # More resamples go on where fewer ended.
+    # More resamples continue the sequence of fewer resamples.
     assert np.array_equal(np.concatenate(list(Resamples(group, 64, 3))), drawn[:64])
     with pytest.raises(UsageError):
         Resamples(group, -1, 0)
 
 
-def test_all_statistics_see_the_same_resamples() -> None:
+def test_all_statistics_use_the_same_resamples() -> None:
     draws = Resamples(np.arange(20), 70, 0)
     value = np.arange(20.0)
     once = share(np.arange(20), value)
@@ -87,7 +91,7 @@ def test_an_interval_skips_resamples_without_a_class() -> None:
     assert (few.value, few.low) == (0.5, None)
 
 
-def test_a_mean_is_over_the_same_findings_in_every_resample() -> None:
+def test_a_mean_uses_the_same_findings_in_every_resample() -> None:
     first, second = np.linspace(0, 1, 50), np.full(50, 0.2)
     broken = np.where(np.arange(50) % 2, np.nan, first)
     got = mean_of([0.5, 0.2, None], np.stack([broken, second, np.full(50, np.nan)]))
@@ -96,8 +100,8 @@ def test_a_mean_is_over_the_same_findings_in_every_resample() -> None:
     assert mean_of([None], np.full((1, 50), np.nan)).value is None
 
 
-def test_the_interval_of_an_auroc_is_as_wide_as_it_should_be() -> None:
-    """Hanley and McNeil's standard error, for scores of two normal distributions."""
+def test_the_interval_of_an_auroc_has_the_expected_width() -> None:
+    """The expected width follows from Hanley and McNeil's standard error for two normal distributions."""
     draw = np.random.default_rng(0)
     label = (np.arange(600) < 200).astype(np.int8)
     score = draw.normal(size=600) + label

@@ -1,4 +1,4 @@
-"""Intervals and tests that hold with few positives; ``benchmarks/results/evaluation`` has the long simulation."""
+"""Intervals and tests hold with few positives. ``benchmarks/results/evaluation`` has the long simulation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def interval(estimate: Estimate) -> tuple[float, float, float]:
 
 @settings(max_examples=60, deadline=None)
 @given(images=st.integers(4, 40), levels=st.integers(1, 30), each=st.integers(1, 4), seed=st.integers(0, 2**20))
-def test_the_variance_is_delongs_and_obuchowskis(images: int, levels: int, each: int, seed: int) -> None:
+def test_the_variance_equals_delongs_and_obuchowskis(images: int, levels: int, each: int, seed: int) -> None:
     draw = np.random.default_rng(seed)
     label = draw.integers(-1, 2, images).astype(np.int8)
     score = draw.integers(0, levels, images) / levels
@@ -41,20 +41,20 @@ def test_the_variance_is_delongs_and_obuchowskis(images: int, levels: int, each:
         assert placed is None
         return
     assert placed is not None
-    # By the definition, pair by pair.
+    # Computed pair by pair, as in the definition.
     pairs = (score[present][:, None] > score[absent]) + 0.5 * (score[present][:, None] == score[absent])
     area = pairs.mean()
     assert placed.area == pytest.approx(area)
     assert placed.area == pytest.approx(roc_auc_score(label[label >= 0], score[label >= 0]))
     patients = range(int(group.max()) + 1)
-    one = np.array([(pairs.mean(1) - area)[group[present] == p].sum() for p in patients])
-    other = np.array([(pairs.mean(0) - area)[group[absent] == p].sum() for p in patients])
+    sums_of_present = np.array([(pairs.mean(1) - area)[group[present] == p].sum() for p in patients])
+    sums_of_absent = np.array([(pairs.mean(0) - area)[group[absent] == p].sum() for p in patients])
     m, n = len(set(group[present])), len(set(group[absent]))
     assert (placed.with_positive, placed.with_negative) == (m, n)
-    variance = m / max(m - 1, 1) * (one**2).sum() / len(present) ** 2
-    variance += n / max(n - 1, 1) * (other**2).sum() / len(absent) ** 2
+    variance = m / max(m - 1, 1) * (sums_of_present**2).sum() / len(present) ** 2
+    variance += n / max(n - 1, 1) * (sums_of_absent**2).sum() / len(absent) ** 2
     correction = np.sqrt(m / max(m - 1, 1) * n / max(n - 1, 1))
-    variance += 2 * correction * (one * other).sum() / len(present) / len(absent)
+    variance += 2 * correction * (sums_of_present * sums_of_absent).sum() / len(present) / len(absent)
     assert (placed.influence**2).sum() == pytest.approx(variance, abs=1e-12)
     low, value, high = interval(auroc_interval(placed))
     assert 0.0 <= low <= value <= high <= 1.0
@@ -62,7 +62,7 @@ def test_the_variance_is_delongs_and_obuchowskis(images: int, levels: int, each:
 
 
 @pytest.mark.parametrize(("positives", "least"), [(5, 0.6), (10, 0.75), (50, 0.93)])
-def test_perfect_separation_is_no_certainty(positives: int, least: float) -> None:
+def test_perfect_separation_has_an_interval_below_1(positives: int, least: float) -> None:
     label = np.repeat(np.array([1, 0], np.int8), [positives, 200])
     placed = placements(label, label.astype(float), np.arange(len(label)))
     low, value, high = interval(auroc_interval(placed))
@@ -73,7 +73,7 @@ def test_perfect_separation_is_no_certainty(positives: int, least: float) -> Non
     assert mean_low == pytest.approx(low)
 
 
-def test_images_of_one_patient_count_for_less() -> None:
+def test_images_of_one_patient_widen_the_interval() -> None:
     label = np.repeat(np.array([1, 0], np.int8), [30, 300])
     score = np.repeat(np.random.default_rng(0).normal(size=110), 3) + label
     apart = auroc_interval(placements(label, score, np.arange(330)))
@@ -83,8 +83,8 @@ def test_images_of_one_patient_count_for_less() -> None:
 
 
 @pytest.mark.parametrize("patients", [{}, {"each": 3, "correlation": 0.7}], ids=["images", "patients"])
-def test_intervals_hold_with_few_positives(patients: dict[str, float]) -> None:
-    """A guard: 250 draws have a standard error of 1.4 points."""
+def test_intervals_have_their_coverage_with_few_positives(patients: dict[str, float]) -> None:
+    """A coarse check: 250 draws have a standard error of 1.4 points."""
     for area, positives in product((0.7, 0.85, 0.97), (5, 10, 20, 50)):
         draw = np.random.default_rng(4)
         held = 0
@@ -94,7 +94,7 @@ def test_intervals_hold_with_few_positives(patients: dict[str, float]) -> None:
         assert held >= 0.93 * 250, (area, positives)
 
 
-def test_the_interval_of_a_mean_holds() -> None:
+def test_the_interval_of_a_mean_has_its_coverage() -> None:
     areas = np.linspace(0.7, 0.97, 5)
     draw = np.random.default_rng(0)
     held = 0
@@ -105,7 +105,7 @@ def test_the_interval_of_a_mean_holds() -> None:
     assert held >= 0.93 * 200
 
 
-def test_equal_models_seldom_differ() -> None:
+def test_equal_models_rarely_differ_significantly() -> None:
     draw = np.random.default_rng(0)
     shown, uncorrected = 0, 0
     for _ in range(100):
@@ -116,14 +116,14 @@ def test_equal_models_seldom_differ() -> None:
     assert uncorrected > 20
 
 
-def test_holm() -> None:
+def test_holms_correction() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, None, 0.01]) == [0.5, None, 0.02]
     assert holm([0.6, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
 
 
-def test_a_difference_that_rests_on_few_patients_is_uncertain() -> None:
+def test_a_difference_from_few_patients_is_uncertain() -> None:
     few, many = np.zeros(100), np.full(100, 0.01)
     few[:3] = 0.1 / np.sqrt(3)
     assert (few**2).sum() == pytest.approx((many**2).sum())

@@ -1,4 +1,4 @@
-"""A bundle of checkpoints is evaluated as these checkpoints together, and holds what is fitted for their mean."""
+"""A bundle of several checkpoints is evaluated like the checkpoints together. Calibration is fitted for their mean."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPTIONS = EvaluationOptions(resamples=0)
 
 @pytest.fixture(scope="module")
 def folder(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ensemble whose second member gives the regions. Shared: copy it before changing anything."""
+    """An ensemble whose second member gives the regions. Shared: copy it before changing it."""
     return bundles.exported_ensemble(tmp_path_factory.getbasetemp())
 
 
@@ -32,47 +32,45 @@ def ensemble(folder: Path) -> ZeroShotClassifier:
 
 
 @pytest.fixture(scope="module")
-def judged(ensemble: ZeroShotClassifier, data: ImageDataset) -> EvaluationRun:
+def evaluated(ensemble: ZeroShotClassifier, data: ImageDataset) -> EvaluationRun:
     return evaluate(ensemble, data, OPTIONS)
 
 
 @pytest.mark.parametrize("preset", [None, "chexzero"])
-def test_it_is_evaluated_as_its_checkpoints_together(
+def test_an_ensemble_is_evaluated_like_its_checkpoints_together(
     ensemble: ZeroShotClassifier, data: ImageDataset, tmp_path_factory: pytest.TempPathFactory, preset: str | None
 ) -> None:
     base = tmp_path_factory.getbasetemp()
     paths = (bundles.checkpoint_folder(base), bundles.other_checkpoint_folder(base))
     options = replace(OPTIONS, preset=preset)
     together = evaluate((ZeroShotClassifier.from_checkpoint(path) for path in paths), data, options)
-    judged = evaluate(ensemble, data, options)
-    assert judged.evaluation.alpha == together.evaluation.alpha
-    ours, theirs = (run.scores.probability(run.evaluation.alpha) for run in (judged, together))
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    evaluated = evaluate(ensemble, data, options)
+    assert evaluated.evaluation.alpha == together.evaluation.alpha
+    of_bundle, of_checkpoints = (run.scores.probability(run.evaluation.alpha) for run in (evaluated, together))
+    np.testing.assert_allclose(of_bundle, of_checkpoints, rtol=0, atol=1e-5)
     hashes = [model.info["checkpoint_sha256"] for model in together.scores.models]
-    assert judged.evaluation.model["ensemble"] == together.evaluation.model["ensemble"] == hashes
-    assert judged.evaluation.model["sha256"] == ensemble.spec.sha256
+    assert evaluated.evaluation.model["ensemble"] == together.evaluation.model["ensemble"] == hashes
+    assert evaluated.evaluation.model["sha256"] == ensemble.spec.sha256
 
 
-def test_its_regions_are_those_that_are_shown(
-    ensemble: ZeroShotClassifier, judged: EvaluationRun, data: ImageDataset
+def test_the_evaluated_regions_are_the_displayed_ones(
+    ensemble: ZeroShotClassifier, evaluated: EvaluationRun, data: ImageDataset
 ) -> None:
-    alone = evaluate(ensemble.members[ensemble.lead], data, replace(OPTIONS, alpha=judged.evaluation.alpha))
-    other = evaluate(ensemble.members[0], data, replace(OPTIONS, alpha=judged.evaluation.alpha))
+    alone = evaluate(ensemble.members[ensemble.lead], data, replace(OPTIONS, alpha=evaluated.evaluation.alpha))
+    other = evaluate(ensemble.members[0], data, replace(OPTIONS, alpha=evaluated.evaluation.alpha))
     ours, shown, hidden = (
-        [{**asdict(each), "images": 0} for each in run.evaluation.grounding] for run in (judged, alone, other)
+        [{**asdict(each), "images": 0} for each in run.evaluation.grounding] for run in (evaluated, alone, other)
     )
     assert ours == shown != hidden
 
 
-def test_its_scores_are_kept_in_a_file(judged: EvaluationRun, tmp_path: Path) -> None:
-    save_scores(judged.scores, tmp_path / "scores.npz")
+def test_scores_of_an_ensemble_are_saved(evaluated: EvaluationRun, tmp_path: Path) -> None:
+    save_scores(evaluated.scores, tmp_path / "scores.npz")
     read = load_scores(tmp_path / "scores.npz")
-    np.testing.assert_array_equal(read.probability(0.3), judged.scores.probability(0.3))
+    np.testing.assert_array_equal(read.probability(0.3), evaluated.scores.probability(0.3))
 
 
-def test_what_is_fitted_for_the_mean_is_stored_in_all_members(
-    folder: Path, tmp_path: Path, ensemble: ZeroShotClassifier
-) -> None:
+def test_fitted_values_are_stored_in_all_members(folder: Path, tmp_path: Path, ensemble: ZeroShotClassifier) -> None:
     copy = bundles.copied(folder, tmp_path / "bundle")
     store(copy, alpha=0.0, score_scale=2.5, score_bias=-0.3, finding_calibration={"Edema": (4.0, 0.7)})
     stored = ZeroShotClassifier.from_bundle(copy)

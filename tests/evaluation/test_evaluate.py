@@ -1,4 +1,4 @@
-"""Evaluations as a whole: a checkpoint and its bundle alike, fitted values, splits, presets, ensembles, comparisons."""
+"""Complete evaluations: checkpoint and bundle agree, fitted values, splits, presets, ensembles, comparisons."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OPTIONS = EvaluationOptions(resamples=60)
 
 
 @pytest.fixture(scope="module")
-def judged(classifier: ZeroShotClassifier, data: ImageDataset) -> EvaluationRun:
+def evaluated(classifier: ZeroShotClassifier, data: ImageDataset) -> EvaluationRun:
     return evaluate(classifier, data, OPTIONS)
 
 
@@ -52,23 +52,23 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
     return {key: kept[key] for key in ("alpha", "alpha_sweep", "score_scale", "findings", "mean", "grounding")}
 
 
-def test_a_checkpoint_and_its_bundle_are_judged_alike(
-    judged: EvaluationRun, torch_classifier: ZeroShotClassifier, data: ImageDataset
+def test_a_checkpoint_and_its_bundle_have_the_same_figures(
+    evaluated: EvaluationRun, torch_classifier: ZeroShotClassifier, data: ImageDataset
 ) -> None:
-    torch_judged = evaluate(torch_classifier, data, OPTIONS)
-    assert torch_judged.evaluation.model["kind"] == "checkpoint"
-    assert judged.evaluation.model["kind"] == "bundle"
+    torch_evaluated = evaluate(torch_classifier, data, OPTIONS)
+    assert torch_evaluated.evaluation.model["kind"] == "checkpoint"
+    assert evaluated.evaluation.model["kind"] == "bundle"
     for key in ("checkpoint_sha256", "fusion_trained", "alpha"):
-        assert torch_judged.evaluation.model[key] == judged.evaluation.model[key]
-    ours, theirs = numbers(figures(judged.evaluation)), numbers(figures(torch_judged.evaluation))
-    assert len(ours) > 200
-    assert ours == pytest.approx(theirs, abs=2e-3)
-    comparison = compare(judged.scores, torch_judged.scores, judged.selection.rows)
+        assert torch_evaluated.evaluation.model[key] == evaluated.evaluation.model[key]
+    of_bundle, of_checkpoint = numbers(figures(evaluated.evaluation)), numbers(figures(torch_evaluated.evaluation))
+    assert len(of_bundle) > 200
+    assert of_bundle == pytest.approx(of_checkpoint, abs=2e-3)
+    comparison = compare(evaluated.scores, torch_evaluated.scores, evaluated.selection.rows)
     assert all(abs(each.difference.value or 0) < 1e-3 for each in comparison.differences)
 
 
-def test_the_figures_are_those_of_the_answers(judged: EvaluationRun) -> None:
-    evaluation, scores = judged.evaluation, judged.scores
+def test_figures_are_computed_from_the_scores(evaluated: EvaluationRun) -> None:
+    evaluation, scores = evaluated.evaluation, evaluated.scores
     assert [finding.name for finding in evaluation.findings] == ["Edema", "Fracture", "Pneumothorax"]
     probability = scores.probability(evaluation.alpha)
     for f in (0, 2):
@@ -96,33 +96,35 @@ def test_the_figures_are_those_of_the_answers(judged: EvaluationRun) -> None:
     assert [each.name for each in evaluation.grounding] == ["Edema", "Pneumothorax", "mean"]
 
 
-def test_an_absent_class_is_said_in_every_report(judged: EvaluationRun) -> None:
-    fracture = judged.evaluation.findings[1]
+def test_an_absent_class_is_marked_in_every_report(evaluated: EvaluationRun) -> None:
+    fracture = evaluated.evaluation.findings[1]
     assert fracture.undefined == "no labelled image has it"
     assert (fracture.auroc.value, fracture.f1.value, fracture.calibration_error, fracture.roc) == (None, None, None, ())
-    assert fracture.threshold is not None  # validation has both
-    assert judged.evaluation.mean.findings == 2
-    assert judged.evaluation.mean.auroc.value is not None
-    assert "undefined: no labelled image has it" in markdown(judged.evaluation)
-    assert json.loads(judged.evaluation.to_json())["findings"][1]["auroc"]["value"] is None
+    assert fracture.threshold is not None  # the validation split has both classes
+    assert evaluated.evaluation.mean.findings == 2
+    assert evaluated.evaluation.mean.auroc.value is not None
+    assert "undefined: no labelled image has it" in markdown(evaluated.evaluation)
+    assert json.loads(evaluated.evaluation.to_json())["findings"][1]["auroc"]["value"] is None
 
 
-def test_the_seed_decides(classifier: ZeroShotClassifier, data: ImageDataset, judged: EvaluationRun) -> None:
-    assert evaluate(classifier, data, OPTIONS).evaluation.to_json() == judged.evaluation.to_json()
+def test_results_depend_on_the_seed_only(
+    classifier: ZeroShotClassifier, data: ImageDataset, evaluated: EvaluationRun
+) -> None:
+    assert evaluate(classifier, data, OPTIONS).evaluation.to_json() == evaluated.evaluation.to_json()
     other = evaluate(classifier, data, replace(OPTIONS, seed=1)).evaluation
-    ours, theirs = judged.evaluation.findings[0], other.findings[0]
-    assert theirs.average_precision.value == ours.average_precision.value
-    assert theirs.average_precision.low != ours.average_precision.low
-    # AUROCs have no draws in their intervals.
-    assert theirs.auroc == ours.auroc
+    first, second = evaluated.evaluation.findings[0], other.findings[0]
+    assert second.average_precision.value == first.average_precision.value
+    assert second.average_precision.low != first.average_precision.low
+    # Intervals of AUROCs are computed without draws.
+    assert second.auroc == first.auroc
 
 
-def test_json_holds_everything_and_no_path(judged: EvaluationRun, data: ImageDataset, tmp_path: Path) -> None:
-    judged.evaluation.save_json(tmp_path / "report.json")
+def test_json_has_all_figures_and_no_path(evaluated: EvaluationRun, data: ImageDataset, tmp_path: Path) -> None:
+    evaluated.evaluation.save_json(tmp_path / "report.json")
     text = (tmp_path / "report.json").read_text()
     content = json.loads(text)
     assert content["schema"] == 1
-    assert content["mean"]["auroc"]["value"] == round(judged.evaluation.mean.auroc.value or 0, 6)
+    assert content["mean"]["auroc"]["value"] == round(evaluated.evaluation.mean.auroc.value or 0, 6)
     assert content["data"]["manifest_sha256"] == data.sha256
     for secret in (str(data.path.parent), "patient1", ".png"):
         assert secret not in text
@@ -138,24 +140,24 @@ def test_without_validation_nothing_is_fitted(classifier: ZeroShotClassifier, da
     assert "No validation images" in markdown(evaluation)
 
 
-def test_validation_may_be_a_dataset_of_its_own(
-    classifier: ZeroShotClassifier, data: ImageDataset, judged: EvaluationRun
+def test_validation_can_be_another_dataset(
+    classifier: ZeroShotClassifier, data: ImageDataset, evaluated: EvaluationRun
 ) -> None:
     test = replace(data, rows=data.split("test"))
     fitted = replace(data, rows=tuple(replace(row, split="") for row in data.split("validation")))
     evaluation = evaluate(classifier, test, OPTIONS, validation=fitted).evaluation
-    assert figures(evaluation) == figures(judged.evaluation)
+    assert figures(evaluation) == figures(evaluated.evaluation)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_an_alpha_that_is_given_is_taken(alpha: float, classifier: ZeroShotClassifier, data: ImageDataset) -> None:
+def test_a_given_alpha_is_used(alpha: float, classifier: ZeroShotClassifier, data: ImageDataset) -> None:
     evaluation = evaluate(classifier, data, replace(OPTIONS, alpha=alpha)).evaluation
     assert (evaluation.alpha, evaluation.alpha_from) == (alpha, "given")
     edema = evaluation.findings[0]
     assert edema.auroc == (edema.auroc_local if alpha else edema.auroc_global)
 
 
-def test_an_untrained_head_is_not_judged(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
+def test_an_untrained_head_has_no_figures(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
     untrained = ZeroShotClassifier(replace(classifier.spec, fusion_trained=False, alpha=0.0), classifier.engine)
     evaluation = evaluate(untrained, data, OPTIONS).evaluation
     assert (evaluation.alpha, evaluation.alpha_from, len(evaluation.alpha_sweep)) == (0.0, "model", 1)
@@ -164,11 +166,11 @@ def test_an_untrained_head_is_not_judged(classifier: ZeroShotClassifier, data: I
     assert evaluation.grounding[0].pointing.value is None
     assert evaluation.grounding[0].pointing_rollout.value is not None
     assert "never trained" in markdown(evaluation)
-    with pytest.raises(UsageError, match="never trained"):
+    with pytest.raises(UsageError, match="is not trained"):
         evaluate(untrained, data, replace(OPTIONS, alpha=0.5))
 
 
-def test_splits_are_found_or_asked_for(data: ImageDataset) -> None:
+def test_splits_are_found_or_chosen(data: ImageDataset) -> None:
     asked = FindingSet.from_names(["edema", "Cyst"])
     chosen = select(data, asked)
     assert (chosen.split, len(chosen.rows), len(chosen.validation)) == ("test", 26, 14)
@@ -187,7 +189,7 @@ def test_splits_are_found_or_asked_for(data: ImageDataset) -> None:
         select(data, FindingSet.from_names(["Cyst"]))
 
 
-def test_chexzeros_protocol(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
+def test_the_chexzero_preset_follows_its_protocol(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
     clip = ZeroShotClassifier(
         replace(classifier.spec, preprocess=PreprocessSpec.clip(112), calibration=ScoreCalibration(7.0, 1.0)),
         classifier.engine,
@@ -209,9 +211,9 @@ def test_chexzeros_protocol(classifier: ZeroShotClassifier, data: ImageDataset) 
             EvaluationOptions(**wrong)
 
 
-def test_an_ensemble_votes_by_mean_probability(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
+def test_an_ensemble_averages_probabilities(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
     names = FindingSet.from_names(["Edema"])
-    other = ZeroShotClassifier(replace(classifier.spec, sha256="f" * 64), Upside(classifier.engine))
+    other = ZeroShotClassifier(replace(classifier.spec, sha256="f" * 64), ReversedEmbedding(classifier.engine))
     options = replace(OPTIONS, findings=names, alpha=0.0)
     alone = [evaluate(each, data, options).scores for each in (classifier, other)]
     both = evaluate(iter([classifier, other]), data, options)
@@ -224,8 +226,8 @@ def test_an_ensemble_votes_by_mean_probability(classifier: ZeroShotClassifier, d
         evaluate(iter(()), data, options)
 
 
-class Upside:
-    """Answers with the dimensions of the image embedding in another order: another model of the same shape."""
+class ReversedEmbedding:
+    """Another model of the same shape: the dimensions of the image embedding are in reverse order."""
 
     def __init__(self, inner: Any) -> None:
         self.inner, self.name = inner, inner.name
@@ -241,9 +243,9 @@ def test_a_paired_difference_is_narrower_than_two_intervals(make_scores: MakeSco
     draw = np.random.default_rng(0)
     labels = draw.integers(0, 2, (400, 2))
     gap = labels + draw.normal(size=(400, 2)) * 1.5
-    one = make_scores(labels, gap + 0.3 * (labels - 0.5) + draw.normal(size=gap.shape) * 0.05)
-    other = make_scores(labels, gap)
-    result = compare(one, other)
+    first = make_scores(labels, gap + 0.3 * (labels - 0.5) + draw.normal(size=gap.shape) * 0.05)
+    second = make_scores(labels, gap)
+    result = compare(first, second)
     assert [each.name for each in result.differences] == ["finding 0", "finding 1", "mean"]
     for each in result.differences:
         low, middle, high = each.difference.low, each.difference.value, each.difference.high
@@ -254,20 +256,20 @@ def test_a_paired_difference_is_narrower_than_two_intervals(make_scores: MakeSco
         assert each.against is not None
         assert middle == pytest.approx(each.value - each.against)
         assert 0 < low < middle < high < 0.08
-    swapped = compare(other, one)
+    swapped = compare(second, first)
     for each, back in zip(result.differences, swapped.differences, strict=True):
         assert each.difference.low == pytest.approx(-(back.difference.high or 0))
-    same = compare(one, one).differences[0].difference
+    same = compare(first, first).differences[0].difference
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
     with pytest.raises(UsageError, match="no finding in common"):
-        compare(one, replace(other, findings=("a", "b")))
+        compare(first, replace(second, findings=("a", "b")))
     with pytest.raises(UsageError, match="labels of the two models differ"):
-        compare(one, make_scores(1 - labels, gap))
+        compare(first, make_scores(1 - labels, gap))
     with pytest.raises(UsageError, match="images differ"):
-        compare(one, replace(other, image=other.image[::-1]))
+        compare(first, replace(second, image=second.image[::-1]))
 
 
-def test_the_calibration_is_the_same_in_torch_and_in_the_bundle(
+def test_calibration_is_the_same_in_torch_and_in_the_bundle(
     bundle_folder: Path,
     checkpoint_folder: Path,
     data: ImageDataset,
@@ -298,13 +300,13 @@ def test_the_calibration_is_the_same_in_torch_and_in_the_bundle(
         ZeroShotClassifier.from_bundle(exported),
     ):
         got = classifier.predict([read_image(row.image) for row in rows], findings=names)
-        table = [[one.finding(name).probability for name in names.names] for one in got]
+        table = [[prediction.finding(name).probability for name in names.names] for prediction in got]
         assert np.array(table) == pytest.approx(expected, abs=1e-4)
         scores = score_rows(classifier, rows, names)
         assert scores.probability(0.25) == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_bias_is_in_the_manifest_only_where_there_is_one(bundle_folder: Path, tmp_path: Path) -> None:
+def test_the_manifest_has_a_bias_only_if_one_was_fitted(bundle_folder: Path, tmp_path: Path) -> None:
     folder = bundles.copied(bundle_folder, tmp_path / "bundle")
     assert set(Bundle(folder).manifest.scoring) == {"alpha", "score_scale", "fusion_trained"}
     store(folder, alpha=None, score_scale=1.0, score_bias=0.5)
@@ -313,7 +315,9 @@ def test_a_bias_is_in_the_manifest_only_where_there_is_one(bundle_folder: Path, 
     assert set(Bundle(folder).manifest.scoring) == {"alpha", "score_scale", "fusion_trained"}
 
 
-def test_what_is_fitted_on_is_not_judged_on(classifier: ZeroShotClassifier, data: ImageDataset, tmp_path: Path) -> None:
+def test_the_same_images_in_both_splits_are_refused(
+    classifier: ZeroShotClassifier, data: ImageDataset, tmp_path: Path
+) -> None:
     import shutil
 
     test = replace(data, rows=data.split("test"))
@@ -336,7 +340,9 @@ def test_what_is_fitted_on_is_not_judged_on(classifier: ZeroShotClassifier, data
         evaluate(classifier, test, OPTIONS, validation=replace(own, rows=(patient, *own.rows[1:])))
 
 
-def test_names_of_findings_are_compared_loosely(make_data: MakeData, classifier: ZeroShotClassifier) -> None:
+def test_names_of_findings_are_compared_without_case_and_punctuation(
+    make_data: MakeData, classifier: ZeroShotClassifier
+) -> None:
     data = read_dataset(make_data({"edema": "pleural_effusion", "Fracture": "SUPPORT-DEVICES"}))
     chosen = select(data, FindingSet.from_names(["Pleural Effusion", "Support Devices", "Mass"]))
     assert chosen.findings.names == ("Pleural Effusion", "Support Devices")
@@ -344,7 +350,7 @@ def test_names_of_findings_are_compared_loosely(make_data: MakeData, classifier:
     assert set(scores.labels[:, 0].tolist()) == {0, 1, -1}
 
 
-def test_a_finding_that_lost_a_class_says_so(make_data: MakeData, classifier: ZeroShotClassifier) -> None:
+def test_a_finding_without_one_class_is_named(make_data: MakeData, classifier: ZeroShotClassifier) -> None:
     def spoil(row: dict[str, str]) -> dict[str, str]:
         return {**row, "Pneumothorax": "-1"} if row["Pneumothorax"] == "1" else row
 
@@ -355,7 +361,7 @@ def test_a_finding_that_lost_a_class_says_so(make_data: MakeData, classifier: Ze
     assert (finding.auroc.value, finding.positives) == (None, 0)
 
 
-def test_a_bundle_keeps_what_was_fitted_and_its_gates_hold(bundle_folder: Path, tmp_path: Path) -> None:
+def test_stored_values_are_in_the_bundle_and_its_gates_hold(bundle_folder: Path, tmp_path: Path) -> None:
     from lrclr.cli import main
 
     original = bundles.digests(bundle_folder)
@@ -365,7 +371,7 @@ def test_a_bundle_keeps_what_was_fitted_and_its_gates_hold(bundle_folder: Path, 
     before = bundles.digests(folder)
     store(folder, alpha=0.4, score_scale=1.5)
     assert "| all findings | AUROC | 0.500 |" in (folder / "README.md").read_text()
-    # Another alpha changes the ranking of images.
+    # Another alpha changes the order of the images.
     store(folder, alpha=0.75, score_scale=2.5)
     assert "| all findings | AUROC | 0.500 |" not in (folder / "README.md").read_text()
     scoring = Bundle(folder).manifest.scoring
@@ -375,7 +381,7 @@ def test_a_bundle_keeps_what_was_fitted_and_its_gates_hold(bundle_folder: Path, 
     assert changed == {"manifest.json", "golden.npz", "README.md", "card.toml"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
     assert bundles.digests(bundle_folder) == original
-    # So steep that rounding would show in the probabilities: refused, and nothing is changed.
+    # A slope so steep that rounding changes the probabilities is refused, and nothing is changed.
     now = bundles.digests(folder)
     with pytest.raises(GateError, match="probabilities"):
         store(folder, alpha=0.75, score_scale=1e3)
@@ -388,7 +394,7 @@ def test_the_task_gate_holds_after_alpha_was_changed(
     from lrclr.bundle import Golden
     from lrclr.cli import main
 
-    # Random weights recognise nothing: without this there would be no task gate.
+    # Random weights do not recognise findings. Without this threshold there would be no task gate.
     monkeypatch.setattr("lrclr.verification._task.LEAST_AUROC", 0.0)
     folder = bundles.copied(bundle_folder, tmp_path / "bundle")
     before = float(Golden.load(folder / "golden.npz").task_auroc)
@@ -396,11 +402,11 @@ def test_the_task_gate_holds_after_alpha_was_changed(
     assert float(Golden.load(folder / "golden.npz").task_auroc) == before
     store(folder, alpha=1.0, score_scale=2.0)
     after = float(Golden.load(folder / "golden.npz").task_auroc)
-    assert abs(after - before) > 2e-3  # or the gate would have held anyway
+    assert abs(after - before) > 2e-3  # otherwise the gate would have held anyway
     assert main(["verify", str(folder)]) == 0
 
 
-def test_a_checkpoint_keeps_what_was_fitted(checkpoint_folder: Path, data_file: Path, tmp_path: Path) -> None:
+def test_stored_values_are_in_the_checkpoint(checkpoint_folder: Path, data_file: Path, tmp_path: Path) -> None:
     import shutil
 
     folder = tmp_path / "checkpoint"
@@ -412,7 +418,3 @@ def test_a_checkpoint_keeps_what_was_fitted(checkpoint_folder: Path, data_file: 
     for wrong in (data_file, tmp_path):
         with pytest.raises(UsageError, match="cannot hold fitted values"):
             store(wrong, alpha=0.5, score_scale=1.0)
-
-
-def test_a_dataset_is_read_by_its_owner(data_file: Path) -> None:
-    assert len(read_dataset(data_file).rows) == 40

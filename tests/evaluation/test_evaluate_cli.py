@@ -1,4 +1,4 @@
-"""`lrclr evaluate`."""
+"""Tests of the command `lrclr evaluate`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def call(*arguments: object) -> int:
     return main(["evaluate", *map(str, arguments), "--bootstrap", "30"])
 
 
-def test_a_table_for_people(bundle_folder: Path, data_file: Path, capsys: Capture) -> None:
+def test_the_table_shows_the_figures(bundle_folder: Path, data_file: Path, capsys: Capture) -> None:
     assert call(bundle_folder, data_file) == 0
     captured = capsys.readouterr()
     for text in ("Edema", "AUROC", "pointing", "undefined: no labelled image has it", "mean"):
@@ -38,7 +38,7 @@ def test_a_table_for_people(bundle_folder: Path, data_file: Path, capsys: Captur
     assert "no labels of Atelectasis" in captured.err
 
 
-def test_everything_at_once_for_a_checkpoint_against_its_bundle(
+def test_all_options_with_a_checkpoint_compared_to_its_bundle(
     checkpoint_folder: Path, bundle_folder: Path, data_file: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     scores, report = tmp_path / "scores.npz", tmp_path / "report"
@@ -53,7 +53,7 @@ def test_everything_at_once_for_a_checkpoint_against_its_bundle(
     assert (report / "report.json").read_text() == printed
     assert "## Against another model" in (report / "report.md").read_text()
     assert load_scores(scores).alpha == content["alpha"]
-    # The report folder is replaced, a stranger's is not.
+    # A report folder is replaced, a folder with other files is not.
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()
     assert call(checkpoint_folder, data_file, "--against", bundle_folder, "-o", tmp_path / "other") == 2
@@ -62,8 +62,10 @@ def test_everything_at_once_for_a_checkpoint_against_its_bundle(
     assert "paired" in captured.out
 
 
-def telling(bundle_folder: Path, make_data: MakeData, columns: dict[str, str] | None = None) -> Path:
-    """The data set with labels that follow the model's scores, more or less: random weights recognise nothing."""
+def data_that_the_model_recognises(
+    bundle_folder: Path, make_data: MakeData, columns: dict[str, str] | None = None
+) -> Path:
+    """The data set with labels that mostly follow the scores: random weights do not recognise findings."""
     classifier = ZeroShotClassifier.from_bundle(bundle_folder)
     scores = score_rows(classifier, read_dataset(make_data()).rows, FindingSet.from_names(["Edema", "Pneumothorax"]))
     gap = scores.models[0].gap(classifier.spec.alpha)
@@ -72,15 +74,25 @@ def telling(bundle_folder: Path, make_data: MakeData, columns: dict[str, str] | 
     lines = itertools.count(2)
 
     def change(row: dict[str, str]) -> dict[str, str]:
-        edema, air = label[next(lines)]
+        edema, pneumothorax = label[next(lines)]
         split = "validation" if int(row["patient"].removeprefix("patient")) % 2 else "test"
-        return {**row, "edema": str(edema), "Pneumothorax": str(air), "Fracture": "", "mask": "", "split": split}
+        return {
+            **row,
+            "edema": str(edema),
+            "Pneumothorax": str(pneumothorax),
+            "Fracture": "",
+            "mask": "",
+            "split": split,
+        }
 
     return make_data(columns, change)
 
 
 def test_fitted_values_are_stored(bundle_folder: Path, make_data: MakeData, tmp_path: Path, capsys: Capture) -> None:
-    folder, data = bundles.copied(bundle_folder, tmp_path / "bundle"), telling(bundle_folder, make_data)
+    folder, data = (
+        bundles.copied(bundle_folder, tmp_path / "bundle"),
+        data_that_the_model_recognises(bundle_folder, make_data),
+    )
     alpha = ("--alpha", str(bundles.ALPHA))
     assert call(folder, data, "--json", *alpha) == 0
     before = json.loads(capsys.readouterr().out)
@@ -101,20 +113,22 @@ def test_fitted_values_are_stored(bundle_folder: Path, make_data: MakeData, tmp_
     for name in stored:
         assert in_effect[1][name] == pytest.approx(in_effect[2][name], rel=1e-6)
         assert in_effect[1][name] != pytest.approx(in_effect[0][name], rel=0.01)
-    for told, later, old in zip(fitted["findings"], after["findings"], before["findings"], strict=True):
-        # What was printed beside --store is what the stored model has; decisions are the same as ever.
-        assert told["threshold"] == pytest.approx(later["threshold"], abs=2e-6)
-        if told["name"] in stored:
-            assert abs(told["threshold"] - old["threshold"]) > 1e-3
+    for stored_now, evaluated_later, before_fit in zip(
+        fitted["findings"], after["findings"], before["findings"], strict=True
+    ):
+        # The figures printed with --store equal those of the stored model. The decisions do not change.
+        assert stored_now["threshold"] == pytest.approx(evaluated_later["threshold"], abs=2e-6)
+        if stored_now["name"] in stored:
+            assert abs(stored_now["threshold"] - before_fit["threshold"]) > 1e-3
         for figure in ("f1", "sensitivity", "specificity", "auroc"):
-            assert told[figure]["value"] == later[figure]["value"] == old[figure]["value"]
-        assert told["calibration_error"] == told["calibration_error_scaled"]
+            assert stored_now[figure]["value"] == evaluated_later[figure]["value"] == before_fit[figure]["value"]
+        assert stored_now["calibration_error"] == stored_now["calibration_error_scaled"]
 
 
 def test_a_fit_that_is_refused_is_not_stored(
     bundle_folder: Path, data_file: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    """The random weights recognise nothing on this data: no scale would be right."""
+    """The random weights do not recognise the findings, so no scale is right."""
     folder = bundles.copied(bundle_folder, tmp_path / "bundle")
     before = bundles.digests(folder)
     assert call(folder, data_file, "--json", "--store") == 1
@@ -131,7 +145,7 @@ def test_an_ensemble_with_a_preset(bundle_folder: Path, data_file: Path, capsys:
     assert (content["alpha"], content["settings"]["threshold"]) == (0.0, "mcc")
 
 
-def test_a_bad_image_is_told_and_the_rest_is_judged(
+def test_a_bad_image_is_reported_and_the_others_are_evaluated(
     bundle_folder: Path, data_file: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     import shutil
@@ -160,14 +174,14 @@ def test_a_bad_image_is_told_and_the_rest_is_judged(
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "message"),
     [
-        ({"mask": "box"}, "an unknown column 'box': did you mean 'boxes'?"),
-        ({"mask": "masks"}, "an unknown column 'masks': did you mean 'mask'?"),
-        ({"patient": "Patient"}, "an unknown column 'Patient': did you mean 'patient'?"),
-        ({"split": "spilt"}, "an unknown column 'spilt': did you mean 'split'?"),
+        ({"mask": "box"}, "an unknown column 'box' (did you mean 'boxes'?)"),
+        ({"mask": "masks"}, "an unknown column 'masks' (did you mean 'mask'?)"),
+        ({"patient": "Patient"}, "an unknown column 'Patient' (did you mean 'patient'?)"),
+        ({"split": "spilt"}, "an unknown column 'spilt' (did you mean 'split'?)"),
         ({"patient": "ward"}, "an unknown column 'ward'"),
-        ({"Fracture": "Fractrue"}, "an unknown column 'Fractrue': did you mean 'Fracture'?"),
+        ({"Fracture": "Fractrue"}, "an unknown column 'Fractrue' (did you mean 'Fracture'?)"),
         ({"Fracture": "Cyst"}, "an unknown column 'Cyst'"),
         ({"Fracture": "Edema"}, "two columns of one finding"),
     ],
@@ -175,7 +189,7 @@ def test_a_bad_image_is_told_and_the_rest_is_judged(
 @pytest.mark.parametrize("options", [(), ("--skip-bad-rows",)], ids=["", "skipping"])
 def test_an_unknown_column_is_named_and_stops_the_run(
     columns: dict[str, str],
-    told: str,
+    message: str,
     options: tuple[str, ...],
     bundle_folder: Path,
     make_data: MakeData,
@@ -183,24 +197,24 @@ def test_an_unknown_column_is_named_and_stops_the_run(
 ) -> None:
     assert call(bundle_folder, make_data(columns), *options) == 2
     captured = capsys.readouterr()
-    assert told in captured.err
+    assert message in captured.err
     assert captured.out == ""
 
 
 @pytest.mark.parametrize(
-    ("column", "cell", "told"),
+    ("column", "cell", "message"),
     [
-        ("boxes", '{"Edmea": [[1, 1, 9, 9]]}', "line 2 of {} names an unknown finding: did you mean 'Edema'?"),
+        ("boxes", '{"Edmea": [[1, 1, 9, 9]]}', "line 2 of {} names an unknown finding (did you mean 'Edema'?)"),
         ("boxes", '{"Edema": [[10, 10, 640, 512]]}', "a box reaches beyond its image of 64 x 54"),
         ("boxes", '{"Edema": [[0.1, 0.1, 0.4, 0.5]]}', "not in shares of the image"),
         ("mask:Edema", "small.png", "a mask is 3 x 4 and its image 64 x 54"),
         ("mask:Edema", "empty.png", "a mask cannot be read"),
-        ("mask:Edmea", "small.png", "an unknown column 'mask:Edmea': did you mean 'mask:Edema'?"),
+        ("mask:Edmea", "small.png", "an unknown column 'mask:Edmea' (did you mean 'mask:Edema'?)"),
         ("findings", "Edema|Mass", "line 2 of {} names an unknown finding"),
     ],
 )
-def test_places_and_names_in_cells_are_checked_before_any_figure(
-    column: str, cell: str, told: str, bundle_folder: Path, make_data: MakeData, tmp_path: Path, capsys: Capture
+def test_invalid_cells_are_refused_before_the_evaluation(
+    column: str, cell: str, message: str, bundle_folder: Path, make_data: MakeData, tmp_path: Path, capsys: Capture
 ) -> None:
     Image.new("L", (4, 3)).save(tmp_path / "small.png")
     (tmp_path / "empty.png").touch()
@@ -208,11 +222,11 @@ def test_places_and_names_in_cells_are_checked_before_any_figure(
     table = make_data({"Fracture": column}, lambda row: {**row, "edema": "1", "mask": "", "Fracture": next(cells)})
     assert call(bundle_folder, table) in (1, 2)
     captured = capsys.readouterr()
-    assert told.format(table) in captured.err
+    assert message.format(table) in captured.err
     assert captured.out == ""
 
 
-def test_what_does_not_count_is_noted(
+def test_ignored_labels_and_findings_are_noted(
     bundle_folder: Path, make_data: MakeData, tmp_path: Path, capsys: Capture
 ) -> None:
     with make_data().open() as file:
@@ -231,17 +245,17 @@ def test_what_does_not_count_is_noted(
         return row
 
     assert call(bundle_folder, make_data({"Fracture": "boxes"}, change)) == 0
-    told = capsys.readouterr().err
-    assert "1 rows have a mask or box of edema and no label of it" in told
-    assert "1 images are copies of another image" in told
+    stderr = capsys.readouterr().err
+    assert "1 rows have a mask or box of edema and no label of it" in stderr
+    assert "1 images are copies of another image" in stderr
 
 
-def test_a_declared_finding_is_taken(bundle_folder: Path, make_data: MakeData, capsys: Capture) -> None:
+def test_a_declared_finding_is_accepted(bundle_folder: Path, make_data: MakeData, capsys: Capture) -> None:
     assert call(bundle_folder, make_data({"Fracture": "label:Cyst"}), "--json") == 0
     assert "not among the model's findings, and not judged: Cyst" in capsys.readouterr().err
 
 
-def test_a_row_that_cannot_be_used_stops_the_run(bundle_folder: Path, make_data: MakeData, capsys: Capture) -> None:
+def test_an_invalid_row_stops_the_run(bundle_folder: Path, make_data: MakeData, capsys: Capture) -> None:
     def spoil(row: dict[str, str]) -> dict[str, str]:
         return {**row, "image": f"{row['image']}.gone"} if row["edema"] == "1" else row
 
@@ -259,7 +273,7 @@ def test_a_row_that_cannot_be_used_stops_the_run(bundle_folder: Path, make_data:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--scores", "x.txt"], ".npz"),
         (["--scores", "{tmp}/none/x.npz"], "does not exist"),
@@ -275,16 +289,16 @@ def test_a_row_that_cannot_be_used_stops_the_run(bundle_folder: Path, make_data:
         (["--threshold", "x"], "criterion"),
     ],
 )
-def test_a_wrong_call_is_told_before_any_work(
-    arguments: list[str], told: str, bundle_folder: Path, data_file: Path, tmp_path: Path, capsys: Capture
+def test_a_wrong_call_is_refused_before_any_work(
+    arguments: list[str], message: str, bundle_folder: Path, data_file: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     assert call(bundle_folder, data_file, *(argument.format(tmp=tmp_path) for argument in arguments)) == 2
     captured = capsys.readouterr()
-    assert told in captured.err
+    assert message in captured.err
     assert captured.out == ""
 
 
-def test_a_model_that_is_none(data_file: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_path_that_is_not_a_model_is_refused(data_file: Path, tmp_path: Path, capsys: Capture) -> None:
     assert call(tmp_path / "gone", data_file) == 1
     assert "no checkpoint at" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Pictures of where a model is right and wrong: which are picked, and what they show."""
+"""Example pictures of right and wrong answers: which images are chosen, and what the pictures show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lrclr import Finding, FindingSet, ZeroShotClassifier
 from lrclr.datasets import Box, Row
 from lrclr.errors import ImageError, UsageError
 
-# Private: the pictures as arrays, which the report holds as PNG only.
+# Private: the pictures as arrays. The report contains them as PNG only.
 from lrclr.evaluation._gallery import gallery
 
 if TYPE_CHECKING:
@@ -37,15 +37,15 @@ def classifier(quiet_transformers: None) -> ZeroShotClassifier:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
-    """Radiographs of different shades. The first is tall and has a box for its Edema."""
+    """Radiographs of different shades. The first one is tall and has a box for its Edema."""
     folder = tmp_path_factory.mktemp("Mrs Secret 1950")
-    made = []
+    rows_ = []
     for number in range(8):
         size = (60, 400) if number == 0 else (90, 90)
         Image.new("L", size, 60 + number * SHADES).save(folder / f"secret{number}.png")
         boxes = {"EDEMA": (Box(10, 100, 50, 300),)} if number == 0 else {}
-        made.append(Row(line=number + 2, image=folder / f"secret{number}.png", report="secret report", boxes=boxes))
-    return made
+        rows_.append(Row(line=number + 2, image=folder / f"secret{number}.png", report="secret report", boxes=boxes))
+    return rows_
 
 
 def columns(edema: Sequence[float], nodule: float = 0.5) -> NDArray[np.float64]:
@@ -62,11 +62,11 @@ def pixels(example: Example) -> NDArray[np.int16]:
 
 
 def shown(examples: Sequence[Example]) -> list[tuple[str, int]]:
-    """Kind and number of each image, by the shade of the radiograph at the left, where no box is."""
+    """Kind and number of each image. The shade at the left edge, where no box is, identifies the image."""
     return [(each.kind, round((pixels(each)[1, 1].mean() - 60) / SHADES)) for each in examples]
 
 
-def test_each_kind_is_picked_by_probability(classifier: ZeroShotClassifier, rows: list[Row]) -> None:
+def test_each_kind_is_chosen_by_probability(classifier: ZeroShotClassifier, rows: list[Row]) -> None:
     probability = columns([0.9, 0.8, 0.45, 0.3, 0.6, 0.5, 0.1, 0.99])
     examples = gallery(classifier, rows, probability, labelled([1, 1, 1, 1, 0, 0, 0, -1]), FINDINGS, per_kind=2)
     picked = [("best", 1), ("missed", 3), ("missed", 2), ("false alarm", 4), ("false alarm", 5)]
@@ -75,19 +75,19 @@ def test_each_kind_is_picked_by_probability(classifier: ZeroShotClassifier, rows
     assert {each.finding for each in examples} == {"Edema"}
 
 
-def test_nothing_is_missed_where_the_model_is_right(classifier: ZeroShotClassifier, rows: list[Row]) -> None:
+def test_a_right_model_has_no_missed_examples(classifier: ZeroShotClassifier, rows: list[Row]) -> None:
     probability = columns([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
     examples = gallery(classifier, rows, probability, labelled([1, 1, 1, 1, 0, 0, 0, 0]), FINDINGS)
     assert [each.kind for each in examples] == ["best", "best"]
 
 
-def test_a_finding_that_all_or_none_have(classifier: ZeroShotClassifier, rows: list[Row]) -> None:
+def test_a_finding_that_all_or_no_images_have(classifier: ZeroShotClassifier, rows: list[Row]) -> None:
     everyone = gallery(classifier, rows, columns([0.5] * 8), labelled([1] * 8), FINDINGS, per_kind=1)
     assert [each.kind for each in everyone] == ["best"]
     assert gallery(classifier, rows, columns([0.5] * 8), labelled([0] * 8), FINDINGS) == []
 
 
-def test_a_picture_holds_two_views_with_the_truths_outline(classifier: ZeroShotClassifier, rows: list[Row]) -> None:
+def test_a_picture_has_two_views_and_the_outline_of_the_truth(classifier: ZeroShotClassifier, rows: list[Row]) -> None:
     probability = columns([0.9, 0.1] + [0.5] * 6)
     tall, flat = gallery(classifier, rows, probability, labelled([1, 0, 1, 1] + [-1] * 4), FINDINGS)[:2]
     picture = pixels(tall)
@@ -106,7 +106,7 @@ def test_a_picture_holds_two_views_with_the_truths_outline(classifier: ZeroShotC
     assert (redder[..., 0] - redder[..., 2] > 20).any()
 
 
-def test_files_and_reports_stay_secret(classifier: ZeroShotClassifier, rows: list[Row]) -> None:
+def test_examples_contain_no_file_names_and_reports(classifier: ZeroShotClassifier, rows: list[Row]) -> None:
     for each in gallery(classifier, rows, columns([0.9] * 8), labelled([1] * 8), FINDINGS):
         assert b"secret" not in each.picture.lower()
         with Image.open(io.BytesIO(each.picture)) as picture:
@@ -128,7 +128,7 @@ def test_an_untrained_fusion_head_shows_importance(quiet_transformers: None, row
     assert not (bluer[..., 0] - bluer[..., 2] > 20).any()
 
 
-def test_wrong_arguments(classifier: ZeroShotClassifier, rows: list[Row], tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused(classifier: ZeroShotClassifier, rows: list[Row], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="do not fit 8 images and 2 findings"):
         gallery(classifier, rows, columns([0.5] * 7), labelled([1] * 8), FINDINGS)
     lost = [Row(line=2, image=tmp_path / "lost.png")]

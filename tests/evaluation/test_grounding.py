@@ -1,4 +1,4 @@
-"""Pointing, hits and mass, held against chance."""
+"""Pointing game, hit rate and attention mass, compared with chance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from lrclr.datasets import Box, Row
 from lrclr.errors import LrclrError
 
-# Private: the geometry is compared with values by hand.
+# Private: the geometry is compared with values computed by hand.
 from lrclr.evaluation._bootstrap import Resamples
 from lrclr.evaluation._grounding import ground, located, on_grid, place
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @settings(max_examples=40, deadline=None)
 @given(patches=st.integers(1, 9), data=st.data())
-def test_chance_is_that_of_looking_away(patches: int, data: st.DataObject) -> None:
+def test_chance_equals_the_hit_rate_of_random_positions(patches: int, data: st.DataObject) -> None:
     touched = data.draw(st.sets(st.integers(0, patches - 1)))
     picked = data.draw(st.sets(st.integers(0, patches - 1), min_size=1))
     coverage = np.array([0.5 * (p in touched) for p in range(patches)])
@@ -41,7 +41,7 @@ def test_chance_is_that_of_looking_away(patches: int, data: st.DataObject) -> No
     assert got.mass == pytest.approx(coverage[selected].mean())
 
 
-def test_a_patch_that_several_heads_picked_counts_with_all_of_it(make_scores: MakeScores) -> None:
+def test_attention_to_a_patch_is_summed_over_heads(make_scores: MakeScores) -> None:
     scores = make_scores([[1]], [[0.0]])
     attention, importance, selected = on_grid(scores, 0, 0, 16)
     # Regions 0, 1, 0 with attention .5 .25 .25 and importance .1 .5 .2.
@@ -62,9 +62,9 @@ def box(line: int, *sides: float, name: str = "FINDING 0", **other: object) -> R
     return Row(line, Path("unseen.png"), boxes={name: (Box(*sides),)}, **other)  # type: ignore[arg-type]
 
 
-def test_images_that_have_it_and_say_where_are_judged(make_scores: MakeScores) -> None:
+def test_only_positive_images_with_boxes_are_evaluated(make_scores: MakeScores) -> None:
     scores = make_scores([[1], [1], [0], [1], [-1]], np.zeros((5, 1)))
-    # Lines begin at 2; 64 pixels are 4 x 4 patches of 16, so this is the first patch, then the last.
+    # Lines begin at 2. 64 pixels are 4 x 4 patches of 16, so these are the first patch and the last patch.
     rows = [box(2, 0, 0, 16, 16), box(3, 48, 48, 64, 64), box(4, 0, 0, 9, 9), Row(5, box(1, 0, 0, 1, 1).image)]
     (found,) = located(scores, [*rows, box(6, 0, 0, 9, 9)])
     assert found.image.tolist() == [0, 1]
@@ -81,7 +81,7 @@ def test_images_that_have_it_and_say_where_are_judged(make_scores: MakeScores) -
     assert ground(scores, [], Resamples(scores.group, 10, 0)) == ()
 
 
-def test_attention_of_an_untrained_head_is_not_judged(make_scores: MakeScores) -> None:
+def test_attention_of_an_untrained_head_is_not_evaluated(make_scores: MakeScores) -> None:
     scores = make_scores([[1], [1]], np.zeros((2, 1)), trained=False)
     each, mean = ground(scores, [box(2, 0, 0, 16, 16), box(3, 0, 0, 16, 16)], Resamples(scores.group, 50, 0))
     for grounding in (each, mean):
@@ -91,10 +91,10 @@ def test_attention_of_an_untrained_head_is_not_judged(make_scores: MakeScores) -
         assert grounding.hit_rate.value == 1.0
 
 
-def test_a_finding_that_is_cut_off_is_missed_and_an_empty_mask_is_none(make_scores: MakeScores, tmp_path: Path) -> None:
+def test_a_box_outside_the_crop_is_a_miss_and_an_empty_mask_is_ignored(make_scores: MakeScores, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    # Twice as wide as high: the crop takes the left quarter away.
+    # Twice as wide as high: the crop removes the left quarter.
     scores = replace(make_scores([[1], [1]], np.zeros((2, 1))), sizes=np.array([[64, 128], [64, 128]]))
     empty = tmp_path / "empty.png"
     Image.new("L", (128, 64)).save(empty)
@@ -104,7 +104,7 @@ def test_a_finding_that_is_cut_off_is_missed_and_an_empty_mask_is_none(make_scor
     assert tuple(found.figures[name][0] for name in ("pointing", "hit_chance", "mass_chance")) == (0.0, 0.0, 0.0)
 
 
-def test_a_mask_that_does_not_fit_is_named_by_its_line(make_scores: MakeScores, tmp_path: Path) -> None:
+def test_the_error_for_a_wrong_mask_names_its_line(make_scores: MakeScores, tmp_path: Path) -> None:
     small = tmp_path / "secret name.png"
     Image.new("L", (5, 5), 255).save(small)
     row = Row(2, tmp_path / "x.png", masks={"finding 0": (small, None)})
@@ -113,9 +113,9 @@ def test_a_mask_that_does_not_fit_is_named_by_its_line(make_scores: MakeScores, 
     assert "secret" not in str(caught.value)
 
 
-def test_an_ensemble_looks_where_its_members_look_on_the_mean(make_scores: MakeScores) -> None:
-    one, other = make_scores([[1]], [[0.0]]), make_scores([[1]], [[0.0]])
-    other.models[0].answers.region_index[:] = 5
-    attention, _, selected = on_grid(one.joined(other), 0, 0, 16)
+def test_an_ensemble_averages_the_attention_of_its_members(make_scores: MakeScores) -> None:
+    first, second = make_scores([[1]], [[0.0]]), make_scores([[1]], [[0.0]])
+    second.models[0].answers.region_index[:] = 5
+    attention, _, selected = on_grid(first.joined(second), 0, 0, 16)
     assert attention / attention.sum() == pytest.approx(np.eye(16)[[0, 1, 5]].T @ [0.375, 0.125, 0.5])
     assert np.flatnonzero(selected).tolist() == [0, 1, 5]

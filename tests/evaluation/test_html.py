@@ -1,4 +1,4 @@
-"""The page of an evaluation: whole, closed to the world, and true to every figure."""
+"""The HTML page of an evaluation is complete, loads nothing from elsewhere, and shows every figure correctly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import html
 import io
 import re
 from dataclasses import fields, is_dataclass, replace
-from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,10 +27,11 @@ from lrclr.evaluation import (
     markdown,
 )
 
-# Private: the page as text, of results that no evaluation gives quickly.
+# Private: the page as text, of results that a real evaluation does not give quickly.
 from lrclr.evaluation._reports import html as page
 from lrclr.evaluation._reports import save_reports
 from lrclr.reports import clean, figure_svg
+from tests.markup import Html, cell_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMES = ("Pleural Effusion", "Cardiomegaly", "Consolidation", "Pneumothorax", "Nodule", "Lung Lesion")
-HOSTILE = (
+HTML_NAMES = (
     "<script>alert(1)</script>",
     '"><img src="https://example.org/x" onerror=alert(1)>',
     "</svg></style><b>$x_1^2$ & 100 %",
@@ -48,12 +48,11 @@ HOSTILE = (
     "肺炎 Пневмония ذات الرئة",
     'x style="fill: #123456" ' + "x" * 200,
 )
-VOID = {"img", "meta", "br"}
 NONE = Estimate(None)
 
 
 class Numbers:
-    """Figures that are all different, so that none can stand for another."""
+    """Different values for all figures, so that a wrong figure cannot be taken for another."""
 
     def __init__(self, seed: int) -> None:
         self._draws = np.random.default_rng(seed)
@@ -105,17 +104,17 @@ def undefined(name: str) -> FindingQuality:
 
 
 def grounding(name: str, numbers: Numbers) -> Grounding:
-    def low() -> Estimate:
+    def small() -> Estimate:
         return numbers.estimate(numbers.value(0.1, 0.3))
 
     return Grounding(
-        name, 88, numbers.estimate(), low(), numbers.value(0.05, 0.15), numbers.estimate(), numbers.value(0.3, 0.5),
-        numbers.estimate(), low(), numbers.value(0.02, 0.1),
+        name, 88, numbers.estimate(), small(), numbers.value(0.05, 0.15), numbers.estimate(), numbers.value(0.3, 0.5),
+        numbers.estimate(), small(), numbers.value(0.02, 0.1),
     )  # fmt: skip
 
 
 def evaluation(names: Sequence[str] = NAMES, *, validated: bool = True, masks: bool = True) -> Evaluation:
-    """A made-up evaluation whose last finding is undefined."""
+    """An invented evaluation whose last finding is undefined."""
     numbers = Numbers(7)
     findings = (*(quality(name, numbers, validated=validated) for name in names[:-1]), undefined(names[-1]))
     means = {
@@ -179,49 +178,19 @@ def examples(names: Sequence[str] = NAMES) -> list[Example]:
     return [Example(name, kind, 0.91 - 0.07 * n, picture(30 * n)) for name in names[:2] for n, kind in enumerate(kinds)]
 
 
-class Page(HTMLParser):
-    """What a browser makes of a page: its elements, whether they nest, and its text."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(source)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += f"{data}\n"
-
-    @property
-    def tags(self) -> set[str]:
-        return {tag for tag, _ in self.elements}
-
-    def headings(self) -> list[str]:
-        return re.findall(r"^(?:Recognition|Decisions|Calibration|Weight.*|Grounding|Against.*|Beside.*|Pictures)$",
-                          self.text.split("Research use only", 1)[1], re.MULTILINE)  # fmt: skip
+def headings(read: Html) -> list[str]:
+    return re.findall(r"^(?:Recognition|Decisions|Calibration|Weight.*|Grounding|Against.*|Beside.*|Pictures)$",
+                      read.text.split("Research use only", 1)[1], re.MULTILINE)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def whole() -> str:
+def full_page() -> str:
     return page(evaluation(), comparison(), examples())
 
 
 @pytest.fixture(scope="module")
-def hostile() -> str:
-    return page(evaluation(HOSTILE), comparison(HOSTILE), examples(HOSTILE))
+def page_of_html_names() -> str:
+    return page(evaluation(HTML_NAMES), comparison(HTML_NAMES), examples(HTML_NAMES))
 
 
 def estimates(thing: object) -> Iterator[Estimate]:
@@ -235,24 +204,26 @@ def estimates(thing: object) -> Iterator[Estimate]:
             yield from estimates(part)
 
 
-def test_every_figure_is_there(whole: str) -> None:
-    text = Page(whole).text
-    made = evaluation()
-    shown = [e for part in (made.findings, made.mean, made.grounding) for e in estimates(part) if e.value is not None]
+def test_the_page_has_every_figure(full_page: str) -> None:
+    text = Html(full_page).text
+    result = evaluation()
+    shown = [
+        e for part in (result.findings, result.mean, result.grounding) for e in estimates(part) if e.value is not None
+    ]
     assert len(shown) > 60
     for estimate in shown:
         assert f"\n{estimate.value:.3f}" in text
         assert f"{estimate.low:.3f}–{estimate.high:.3f}" in text
-    for finding in made.findings[:-1]:
+    for finding in result.findings[:-1]:
         assert f"{finding.threshold:.4f}" in text
         for value in (finding.calibration_error, finding.calibration_error_scaled):
             assert f"\n{value:.3f}\n" in text
         for mean, share, count in finding.reliability:
             assert f"\n{mean:.3f}\n{share:.3f}\n{count}\n" in text
-    for located in made.grounding:
-        for chance in (located.pointing_chance, located.hit_rate_chance, located.mass_chance):
+    for each in result.grounding:
+        for chance in (each.pointing_chance, each.hit_rate_chance, each.mass_chance):
             assert f"\n{chance:.3f}\n" in text
-    for alpha, area in made.alpha_sweep:
+    for alpha, area in result.alpha_sweep:
         assert f"\n{alpha:.3g}\n{area:.4f}\n" in text
     assert "\nevery other\n21.73\n-0.613\n" in text
     assert f"\n{NAMES[0]}\n31.9\n0.274\n" in text
@@ -260,8 +231,8 @@ def test_every_figure_is_there(whole: str) -> None:
     assert "0.932" in text
 
 
-def test_every_difference_is_there(whole: str) -> None:
-    text = Page(whole).text.replace("\N{MINUS SIGN}", "-")
+def test_the_page_has_every_difference(full_page: str) -> None:
+    text = Html(full_page).text.replace("\N{MINUS SIGN}", "-")
     for each in comparison().differences:
         gap = each.difference
         figures = f"\n{each.value:.3f}\n{each.against:.3f}\n{gap.value:+.3f}\n{gap.low:+.3f} to {gap.high:+.3f}\n"
@@ -269,70 +240,70 @@ def test_every_difference_is_there(whole: str) -> None:
     assert "1,196 images" in text
 
 
-def test_a_difference_is_bold_where_it_is_shown_among_all() -> None:
-    def made(verdict: Any) -> str:
-        one = Difference("Edema", "auroc", 9, 0.7, 0.6, Estimate(0.123, 0.01, 0.2), 0.03, 0.2, verdict)
-        return page(evaluation(NAMES[:2], masks=False), replace(comparison(), differences=(one,)))
+def test_a_significant_difference_is_bold() -> None:
+    def page_with(verdict: Any) -> str:
+        difference = Difference("Edema", "auroc", 9, 0.7, 0.6, Estimate(0.123, 0.01, 0.2), 0.03, 0.2, verdict)
+        return page(evaluation(NAMES[:2], masks=False), replace(comparison(), differences=(difference,)))
 
-    assert "<b>+0.123</b>" in made("higher")
-    assert "<td>+0.123<small>" in made("no difference shown")
+    assert "<b>+0.123</b>" in page_with("higher")
+    assert "<td>+0.123<small>" in page_with("no difference shown")
 
 
-def test_head_says_what_was_judged(whole: str) -> None:
-    head = Page(whole).text.split("Recognition")[0]
+def test_the_head_names_model_and_data(full_page: str) -> None:
+    head = Html(full_page).text.split("Recognition")[0]
     for part in ("3f2a9c01b7d4\n", "fp16", "onnxruntime", "77ab77ab77ab\n", "test\n", "1,200 images of 803 patients"):
         assert part in head
     assert "Research use only. Not a medical device." in head
     assert "2 images that could not be read, 4 rows" in head
 
 
-def test_undefined_findings_say_why(whole: str) -> None:
-    assert "Lung Lesion\n0\n1188\n12\nnot defined: no image has it\n" in Page(whole).text
+def test_undefined_findings_have_a_reason(full_page: str) -> None:
+    assert "Lung Lesion\n0\n1188\n12\nnot defined: no image has it\n" in Html(full_page).text
 
 
-def test_guessing_is_marked() -> None:
-    made = evaluation()
-    first = replace(made.findings[0], auroc=Estimate(0.5123, 0.4876, 0.6))
-    text = Page(page(replace(made, findings=(first, *made.findings[1:])), None, ())).text
+def test_an_auroc_of_chance_is_marked() -> None:
+    result = evaluation()
+    first = replace(result.findings[0], auroc=Estimate(0.5123, 0.4876, 0.6))
+    text = Html(page(replace(result, findings=(first, *result.findings[1:])), None, ())).text
     assert "0.512†" in text.replace("\n†", "†")
 
 
-def test_settings_and_environment_are_there(whole: str) -> None:
-    text = Page(whole).text
+def test_the_page_has_settings_and_environment(full_page: str) -> None:
+    text = Html(full_page).text
     for part in ("c0ffee00" * 8, "17, 512", "Fracture", "Linux x86_64, 2 cores", "resamples without a class"):
         assert part in text
 
 
-def test_hostile_names_are_text(hostile: str) -> None:
-    read = Page(hostile)
+def test_names_with_html_are_escaped(page_of_html_names: str) -> None:
+    read = Html(page_of_html_names)
     assert "script" not in read.tags
     assert not [name for _, attributes in read.elements for name in attributes if name.startswith("on")]
     assert {attributes["src"][:22] for tag, attributes in read.elements if tag == "img"} == {"data:image/png;base64,"}
-    for name in HOSTILE:
+    for name in HTML_NAMES:
         shown = read.text.count(name.replace("\u202e", "\ufffd"))
-        assert shown >= (3 if name == HOSTILE[-1] else 6)
-    assert "\u202e" not in html.unescape(hostile)
+        assert shown >= (3 if name == HTML_NAMES[-1] else 6)
+    assert "\u202e" not in html.unescape(page_of_html_names)
 
 
-def test_hostile_facts_are_text() -> None:
-    made = evaluation()
-    bad = HOSTILE[0]
-    made = replace(
-        made,
-        model={**made.model, "kind": bad, "precision": bad, "engine": bad, "sha256": bad, "ensemble": [bad]},
-        data={**made.data, "split": bad, "manifest_sha256": bad, bad: {bad: [bad]}},
-        settings={**made.settings, "threshold": bad, "published": {"source": bad, "auroc": {NAMES[0]: 0.9}}},
+def test_values_with_html_are_escaped() -> None:
+    result = evaluation()
+    bad = HTML_NAMES[0]
+    result = replace(
+        result,
+        model={**result.model, "kind": bad, "precision": bad, "engine": bad, "sha256": bad, "ensemble": [bad]},
+        data={**result.data, "split": bad, "manifest_sha256": bad, bad: {bad: [bad]}},
+        settings={**result.settings, "threshold": bad, "published": {"source": bad, "auroc": {NAMES[0]: 0.9}}},
         environment={"lrclr": bad, bad: bad},
         alpha_from=bad,
     )
     other = replace(comparison(), against={"kind": bad, "sha256": bad, "precision": bad, "engine": bad, "alpha": 0.1})
-    assert "script" not in Page(page(made, other, [Example(bad, bad, 0.5, picture(1))])).tags
+    assert "script" not in Html(page(result, other, [Example(bad, bad, 0.5, picture(1))])).tags
 
 
-@pytest.mark.parametrize("which", ["whole", "hostile"])
-def test_the_page_needs_nothing_else(which: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("which", ["full_page", "page_of_html_names"])
+def test_the_page_loads_nothing_from_elsewhere(which: str, request: pytest.FixtureRequest) -> None:
     source = request.getfixturevalue(which)
-    read = Page(source)
+    read = Html(source)
     assert not read.tags & {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio"}
     policy = [each["content"] for tag, each in read.elements if each.get("http-equiv") == "Content-Security-Policy"]
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
@@ -349,20 +320,20 @@ def test_the_page_needs_nothing_else(which: str, request: pytest.FixtureRequest)
     assert "@import" not in style
 
 
-def test_svg_is_text_in_the_pages_font(whole: str) -> None:
-    assert whole.count("<svg ") == 5 + 5 + 1 + 1 + 2
-    assert "font-family:" not in whole.split("</style>")[1]
-    assert ">False positive rate</text>" in whole
+def test_charts_have_text_in_the_font_of_the_page(full_page: str) -> None:
+    assert full_page.count("<svg ") == 5 + 5 + 1 + 1 + 2
+    assert "font-family:" not in full_page.split("</style>")[1]
+    assert ">False positive rate</text>" in full_page
 
 
-def test_the_same_evaluation_gives_the_same_bytes(whole: str) -> None:
+def test_the_same_evaluation_gives_the_same_bytes(full_page: str) -> None:
     import matplotlib as mpl
 
     with mpl.rc_context({"axes.facecolor": "red", "font.size": 30, "svg.fonttype": "path"}):
-        assert page(evaluation(), comparison(), examples()) == whole
+        assert page(evaluation(), comparison(), examples()) == full_page
 
 
-def test_settings_of_matplotlib_stay_as_they_are() -> None:
+def test_settings_of_matplotlib_are_not_changed() -> None:
     import matplotlib as mpl
 
     with mpl.rc_context({"font.size": 31}):
@@ -371,13 +342,13 @@ def test_settings_of_matplotlib_stay_as_they_are() -> None:
         assert dict(mpl.rcParams) == before
 
 
-def test_missing_parts_have_no_section() -> None:
+def test_missing_parts_have_no_section_in_the_page() -> None:
     every = ["Recognition", "Decisions", "Calibration", "Weight of the local score", "Grounding",
              "Against another model", "Beside published figures", "Pictures"]  # fmt: skip
 
     def found(*parts: Any) -> list[str]:
-        read = Page(page(*parts))
-        return [title for title in every if read.headings().count(title) == 2]
+        read = Html(page(*parts))
+        return [title for title in every if headings(read).count(title) == 2]
 
     assert found(evaluation(), comparison(), examples()) == every
     bare = evaluation(validated=False, masks=False)
@@ -386,31 +357,31 @@ def test_missing_parts_have_no_section() -> None:
     assert found(evaluation(masks=False), None, examples()) == [*every[:4], *every[6:]]
 
 
-def test_an_untrained_fusion_head_is_said_once_and_its_figures_are_dashes() -> None:
-    made = evaluation(validated=False, masks=False)
-    findings = tuple(replace(each, auroc_local=NONE) for each in made.findings)
-    made = replace(
-        made,
-        model={**made.model, "fusion_trained": False},
+def test_an_untrained_head_is_explained_once_and_its_figures_are_dashes() -> None:
+    result = evaluation(validated=False, masks=False)
+    findings = tuple(replace(each, auroc_local=NONE) for each in result.findings)
+    result = replace(
+        result,
+        model={**result.model, "fusion_trained": False},
         findings=findings,
-        mean=replace(made.mean, auroc_local=NONE),
+        mean=replace(result.mean, auroc_local=NONE),
         alpha=0.0,
     )
-    text = Page(page(made, None, ())).text
+    text = Html(page(result, None, ())).text
     assert text.count("The fusion head was never trained") == 1
     assert "Local score alone\n0." not in text
 
 
-def test_a_page_of_undefined_findings() -> None:
+def test_a_page_with_undefined_findings_only() -> None:
     mean = MeanQuality(0, NONE, NONE, NONE, NONE, NONE)
-    made = replace(evaluation(validated=False, masks=False), findings=(undefined("Edema"),), mean=mean)
-    read = Page(page(made, None, ()))
-    assert "not defined: no image has it" in read.text
-    assert "Mean of 0" in read.text
+    result = replace(evaluation(validated=False, masks=False), findings=(undefined("Edema"),), mean=mean)
+    page_ = Html(page(result, None, ()))
+    assert "not defined: no image has it" in page_.text
+    assert "Mean of 0" in page_.text
 
 
-def test_pictures_are_in_the_page_with_their_words(whole: str) -> None:
-    read = Page(whole)
+def test_example_pictures_have_captions(full_page: str) -> None:
+    read = Html(full_page)
     shown = [attributes for tag, attributes in read.elements if tag == "img"]
     assert len(shown) == len(examples())
     for example, attributes in zip(examples(), shown, strict=True):
@@ -421,24 +392,24 @@ def test_pictures_are_in_the_page_with_their_words(whole: str) -> None:
         assert word in read.text
 
 
-def test_reports_that_cannot_be_written_leave_the_old_ones(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_reports(tmp_path: Path) -> None:
     from lrclr.errors import LrclrError
 
-    made, folder = evaluation(masks=False), tmp_path / "reports"
-    save_reports(folder, made)
+    result, folder = evaluation(masks=False), tmp_path / "reports"
+    save_reports(folder, result)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(ValueError, match="not JSON compliant"):
-        save_reports(folder, replace(made, alpha=float("nan")))
+        save_reports(folder, replace(result, alpha=float("nan")))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     (tmp_path / "file").touch()
     with pytest.raises(LrclrError):
-        save_reports(tmp_path / "file" / "reports", made)
+        save_reports(tmp_path / "file" / "reports", result)
 
 
-def test_charts_follow_light_and_dark(whole: str) -> None:
-    assert "prefers-color-scheme: dark" in whole
-    # A fixed colour would be lost on one of the two grounds.
-    assert not re.search(r"(?:fill|stroke):\s*#|(?:fill|stroke)=\"#", whole.split("</style>")[1])
+def test_charts_follow_light_and_dark(full_page: str) -> None:
+    assert "prefers-color-scheme: dark" in full_page
+    # A fixed colour would be invisible on one of the two backgrounds.
+    assert not re.search(r"(?:fill|stroke):\s*#|(?:fill|stroke)=\"#", full_page.split("</style>")[1])
 
 
 NAME = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30) | st.sampled_from(
@@ -448,43 +419,38 @@ NAME = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30) | st.sampl
 
 @settings(max_examples=12, deadline=None)
 @given(st.lists(NAME, min_size=3, max_size=3, unique=True))
-def test_any_name_is_text(names: list[str]) -> None:
-    """Names add no element and no attribute to a page, and no cell to a table of the Markdown."""
+def test_any_name_is_escaped(names: list[str]) -> None:
+    """Names add no element and no attribute to the page, and no cell to a table in Markdown."""
     named = _named(names, names[0])
-    read = Page(page(named))
+    read = Html(page(named))
     assert _shape(page(named)) == _shape(page(_named(NAMES[:3], "word")))
     assert all(clean(name) in read.text for name in names)
     text = markdown(named)
-    assert [_bars(line) for line in text.splitlines()] == [
-        _bars(line) for line in markdown(_named(NAMES[:3], "word")).splitlines()
+    assert [cell_count(line) for line in text.splitlines()] == [
+        cell_count(line) for line in markdown(_named(NAMES[:3], "word")).splitlines()
     ]
     assert "<" not in text
 
 
 def _named(findings: Sequence[str], word: str) -> Evaluation:
-    made = evaluation(findings, masks=False, validated=False)
-    # Few charts, so that many names are tried: `test_any_name_is_text_in_a_chart` has the rest.
-    plain = tuple(replace(each, roc=(), reliability=()) for each in made.findings)
-    model = {**made.model, "kind": word, "engine": word, "precision": word}
-    return replace(made, findings=plain, model=model, data={**made.data, "split": word})
+    result = evaluation(findings, masks=False, validated=False)
+    # Few charts, so that many names can be tried. `test_any_name_in_a_chart_is_escaped` covers charts.
+    plain = tuple(replace(each, roc=(), reliability=()) for each in result.findings)
+    model = {**result.model, "kind": word, "engine": word, "precision": word}
+    return replace(result, findings=plain, model=model, data={**result.data, "split": word})
 
 
 def _shape(source: str) -> list[tuple[str, list[str]]]:
-    """The elements of a page with the names of their attributes, without the inside of charts."""
-    elements = Page(re.sub(r"<svg .*?</svg>", "", source, flags=re.DOTALL)).elements
+    """The elements of a page with the names of their attributes, except inside charts."""
+    elements = Html(re.sub(r"<svg .*?</svg>", "", source, flags=re.DOTALL)).elements
     return [(tag, sorted(attributes)) for tag, attributes in elements]
-
-
-def _bars(line: str) -> int:
-    """How many cells a line of Markdown ends."""
-    return len(re.findall(r"(?<!\\)(?:\\\\)*\|", line))
 
 
 @settings(max_examples=25, deadline=None)
 @given(NAME)
-def test_any_name_is_text_in_a_chart(name: str) -> None:
-    def chart(text: str) -> Page:
-        return Page(figure_svg((100, 80), "chart", text, lambda figure: _write(figure, text)))
+def test_any_name_in_a_chart_is_escaped(name: str) -> None:
+    def chart(text: str) -> Html:
+        return Html(figure_svg((100, 80), "chart", text, lambda figure: _write(figure, text)))
 
     plain, named = chart("word"), chart(name)
     assert [(tag, sorted(keys)) for tag, keys in named.elements] == [

@@ -35,7 +35,7 @@ SCORE = {"f1": f1_score, "mcc": matthews_corrcoef, "youden": youden}
     levels=st.integers(1, 40),
     seed=st.integers(0, 999),
 )
-def test_no_threshold_is_better_than_the_chosen_one(label: list[int], criterion: str, levels: int, seed: int) -> None:
+def test_the_chosen_threshold_is_optimal(label: list[int], criterion: str, levels: int, seed: int) -> None:
     truth = np.array(label, np.int8)
     probability = np.random.default_rng(seed).integers(0, levels, len(truth)) / levels
     cut = metrics.choose_threshold(truth, probability, criterion)
@@ -49,7 +49,7 @@ def test_no_threshold_is_better_than_the_chosen_one(label: list[int], criterion:
     assert got == pytest.approx(max(SCORE[criterion](truth, probability >= t) for t in np.unique(probability)))
 
 
-def test_a_threshold_lies_between_what_is_called_and_what_is_not() -> None:
+def test_a_threshold_lies_between_two_probabilities() -> None:
     label = np.array([0, 0, 1, 1], np.int8)
     assert metrics.choose_threshold(label, np.array([0.1, 0.2, 0.6, 0.7]), "f1") == pytest.approx(0.4)
     with pytest.raises(UsageError, match="f1, mcc, youden"):
@@ -60,7 +60,7 @@ def test_a_threshold_lies_between_what_is_called_and_what_is_not() -> None:
     ("label", "why"),
     [([1, 1, -1], "every labelled image has it"), ([0, -2], "no labelled image"), ([-1, -2], "no image is labelled")],
 )
-def test_an_absent_class_is_said_and_nothing_is_computed(label: list[int], why: str) -> None:
+def test_an_absent_class_gives_a_reason_and_no_figures(label: list[int], why: str) -> None:
     truth, score = np.array(label, np.int8), np.linspace(0, 1, len(label))
     assert why in metrics.undefined(truth)
     assert metrics.auroc(truth, score) is None
@@ -70,7 +70,7 @@ def test_an_absent_class_is_said_and_nothing_is_computed(label: list[int], why: 
     assert metrics.mean_auroc(truth[:, None], score[:, None]) is None
 
 
-def test_calibration_error_is_the_distance_of_the_bins() -> None:
+def test_calibration_error_is_the_mean_distance_of_the_bins() -> None:
     label = np.array([1, 0, 1, 1, -1], np.int8)
     probability = np.array([0.51, 0.52, 0.98, 1.0, 0.1])
     expected = np.array([[0.515, 0.5, 2], [0.99, 1.0, 2]])
@@ -78,7 +78,7 @@ def test_calibration_error_is_the_distance_of_the_bins() -> None:
     assert metrics.calibration_error(label, probability) == pytest.approx(0.5 * 0.015 + 0.5 * 0.01)
 
 
-def test_the_sweep_finds_the_score_that_knows(make_scores: MakeScores) -> None:
+def test_the_alpha_sweep_finds_the_informative_score(make_scores: MakeScores) -> None:
     draw = np.random.default_rng(0)
     labels = draw.integers(0, 2, (300, 2))
     blind, seeing = draw.normal(size=(300, 2)), labels + draw.normal(size=(300, 2))
@@ -89,7 +89,7 @@ def test_the_sweep_finds_the_score_that_knows(make_scores: MakeScores) -> None:
     assert [alpha for alpha, _ in untrained] == [0.0]
 
 
-def test_a_roc_keeps_its_ends_and_no_more_than_it_may() -> None:
+def test_a_roc_keeps_its_ends_and_a_limited_number_of_points() -> None:
     draw = np.random.default_rng(0)
     points = metrics.roc_points(draw.integers(0, 2, 5000).astype(np.int8), draw.normal(size=5000))
     assert (points[0], points[-1]) == ((0.0, 0.0), (1.0, 1.0))

@@ -1,4 +1,4 @@
-"""Platt scaling: scale and bias by finding, and the fits that are refused."""
+"""Platt scaling: scale and bias of each finding, and fits that are refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from sklearn.calibration import _SigmoidCalibration
 from sklearn.metrics import roc_auc_score
 
-# Private: the fit is compared with scikit-learn's on made-up scores.
+# Private: the fit is compared with scikit-learn's on invented scores.
 from lrclr.evaluation import _metrics as metrics
 from lrclr.evaluation._platt import LEAST_IMAGES, fit_calibration, fit_platt
 from lrclr.inference import ScoreCalibration
@@ -26,7 +26,7 @@ def labels_of(gap: NDArray[np.float64], scale: float, bias: float, seed: int = 2
 
 
 @pytest.mark.parametrize(("scale", "bias"), [(0.5, 0.0), (3.0, -2.0), (40.0, 1.5), (900.0, -3.0)])
-def test_the_fit_finds_what_made_the_labels(scale: float, bias: float) -> None:
+def test_the_fit_recovers_scale_and_bias(scale: float, bias: float) -> None:
     gap = np.random.default_rng(1).normal(0.3, 2.0, 6000) / scale
     label = labels_of(gap, scale, bias)
     label[:50] = -1
@@ -36,17 +36,17 @@ def test_the_fit_finds_what_made_the_labels(scale: float, bias: float) -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.03, -5.0])
-def test_the_fit_is_scikit_learns(shift: float) -> None:
+def test_the_fit_equals_scikit_learns(shift: float) -> None:
     gap = np.random.default_rng(3).normal(size=300) * 0.1
     label = labels_of(gap, 20.0, -1.0)
     expected = _SigmoidCalibration().fit(gap + shift, label)
     found = fit_platt(label, gap + shift)
-    # Theirs is the logistic function of -(a x + b).
+    # scikit-learn's model is the logistic function of -(a x + b).
     assert found == pytest.approx((-expected.a_, -expected.b_), rel=2e-3, abs=2e-3)
 
 
 def test_a_score_with_an_offset_is_calibrated() -> None:
-    """Without a bias this score, of AUROC 0.96, was fitted with a scale of 0.01 and probabilities of 0.5."""
+    """Without a bias, this score with AUROC 0.96 had a fitted scale of 0.01 and probabilities of 0.5."""
     draw = np.random.default_rng(0)
     label = (draw.random(1000) < 0.3).astype(np.int8)
     gap = 0.03 + 0.01 * (label * 2.5 + draw.normal(size=1000))
@@ -66,7 +66,7 @@ def test_separated_classes_have_a_finite_fit() -> None:
     label = np.repeat(np.array([0, 1], np.int8), 15)
     found = fit_platt(label, np.linspace(-1, 1, 30))
     assert not isinstance(found, str)
-    # Platt's target values: never surer than 16 of 17.
+    # Platt's target values are at most 16 of 17.
     probability = 1 / (1 + np.exp(-(found[0] * np.linspace(-1, 1, 30) + found[1])))
     assert 0.9 < probability.max() < 0.9999
 
@@ -83,13 +83,13 @@ def test_separated_classes_have_a_finite_fit() -> None:
         (np.arange(40) < 20, np.linspace(1, 0, 40) * 1e5, "at a bound"),
     ],
 )
-def test_a_fit_that_would_mislead_is_refused(label: NDArray[np.bool_], gap: NDArray[np.float64], reason: str) -> None:
+def test_a_misleading_fit_is_refused(label: NDArray[np.bool_], gap: NDArray[np.float64], reason: str) -> None:
     found = fit_platt(label.astype(np.int8), gap)
     assert isinstance(found, str)
     assert reason in found
 
 
-def test_a_finding_with_few_images_has_the_shared_values(make_scores: MakeScores) -> None:
+def test_a_finding_with_few_images_gets_the_shared_values(make_scores: MakeScores) -> None:
     gap = np.random.default_rng(5).normal(size=(400, 3))
     labels = np.stack([labels_of(gap[:, 0], 4.0, -2.0), labels_of(gap[:, 1], 1.0, 1.0), np.full(400, -1)], axis=1)
     labels[:5, 2] = 1
@@ -111,8 +111,8 @@ def test_an_ensemble_is_fitted_by_its_mean_probability(make_scores: MakeScores) 
     draw = np.random.default_rng(6)
     gap = draw.normal(size=(2000, 1))
     labels = labels_of(gap, 3.0, -1.0)
-    one, other = make_scores(labels, gap + 0.3 * draw.normal(size=gap.shape)), make_scores(labels, gap)
-    both = one.joined(other)
+    first, second = make_scores(labels, gap + 0.3 * draw.normal(size=gap.shape)), make_scores(labels, gap)
+    both = first.joined(second)
     fit = fit_calibration(both, 0.0)
     probability = both.probability(0.0, fit.applied(both))[:, 0]
     error = metrics.calibration_error(labels[:, 0], probability)
@@ -120,7 +120,7 @@ def test_an_ensemble_is_fitted_by_its_mean_probability(make_scores: MakeScores) 
     assert error < 0.04
 
 
-def test_a_calibration_is_the_models_own_findings_only() -> None:
+def test_a_calibration_applies_to_the_models_own_findings_only() -> None:
     from lrclr import Finding, FindingSet
 
     own = FindingSet.from_names(["Edema", "Fracture"])

@@ -1,4 +1,4 @@
-"""Scores of rows equal the classifier's; unreadable images are reported; files of scores hold no patient data."""
+"""Scores of rows equal the classifier's, unreadable images are reported, and files of scores hold no patient data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def arrays(scores: Scores) -> list[NDArray[Any]]:
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batch_size=st.integers(1, 9), workers=st.integers(1, 3))
-def test_scores_are_the_classifiers_whatever_the_batches(
+def test_scores_equal_the_classifiers_for_every_batch_size(
     classifier: ZeroShotClassifier, data: ImageDataset, batch_size: int, workers: int
 ) -> None:
     rows, done = data.rows[:7], list[int]()
@@ -51,18 +51,18 @@ def test_scores_are_the_classifiers_whatever_the_batches(
     assert scores.models[0].answers.region_attention == pytest.approx(np.array(attention), abs=1e-5)
     assert scores.sizes.tolist() == [[each.height, each.width] for each in expected]
     assert scores.line.tolist() == [row.line for row in rows]
-    # The dataset spells it in small letters; the second image is uncertain.
+    # The dataset spells the name in lower case. The second image is uncertain.
     assert scores.labels[:, 0].tolist() == [row.labels["edema"] for row in rows]
     assert scores.labels[1, 0] == -1
     assert scores.group.tolist() == [0, 0, 1, 1, 2, 2, 3]
 
 
-def test_what_is_not_stated_is_no_label(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
+def test_an_unstated_finding_has_no_label(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
     scores = score_rows(classifier, data.rows[:3], FindingSet.from_names(["Pneumothorax", "Cyst"]))
     assert scores.labels[2].tolist() == [-2, -2]
 
 
-def test_unreadable_images_are_left_out_and_told(
+def test_unreadable_images_are_left_out_and_reported(
     classifier: ZeroShotClassifier, data: ImageDataset, tmp_path: Path
 ) -> None:
     bad = tmp_path / "Jane Doe.png"
@@ -85,15 +85,13 @@ def test_unreadable_images_are_left_out_and_told(
         score_rows(classifier, [], ASKED)
 
 
-def test_a_frame_is_another_image(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
+def test_frames_are_different_images(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
     rows = [data.rows[0], replace(data.rows[0], frame=0)]
     first, second = score_rows(classifier, rows, ASKED).image
     assert first != second
 
 
-def test_a_file_of_scores_brings_back_what_was_saved(
-    classifier: ZeroShotClassifier, data: ImageDataset, tmp_path: Path
-) -> None:
+def test_scores_survive_saving_and_loading(classifier: ZeroShotClassifier, data: ImageDataset, tmp_path: Path) -> None:
     scores = score_rows(classifier, data.rows[:5], ASKED)
     scores = replace(scores.joined(scores), failures=((9, "no image"),), alpha=0.25)
     file, again = tmp_path / "scores.npz", tmp_path / "again.npz"
@@ -109,7 +107,7 @@ def test_a_file_of_scores_brings_back_what_was_saved(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.npz", "scores.npz"]
 
 
-def test_a_file_of_scores_tells_nobody_who_it_was(
+def test_a_file_of_scores_has_no_patient_data(
     classifier: ZeroShotClassifier, data: ImageDataset, tmp_path: Path
 ) -> None:
     save_scores(score_rows(classifier, data.rows[:3], ASKED), tmp_path / "scores.npz")
@@ -149,21 +147,21 @@ def test_a_damaged_file_of_scores_is_refused(damage: str, make_scores: MakeScore
         load_scores(tmp_path / "gone.npz")
 
 
-def test_only_models_alike_can_vote(make_scores: MakeScores) -> None:
+def test_only_scores_of_the_same_rows_can_be_joined(make_scores: MakeScores) -> None:
     labels, gap = [[1], [0]], np.array([[2.0], [-1.0]])
-    one = make_scores(labels, gap)
-    both = one.joined(make_scores(labels, -gap))
+    scores = make_scores(labels, gap)
+    both = scores.joined(make_scores(labels, -gap))
     assert both.probability(0.0) == pytest.approx(np.full((2, 1), 0.5))
     with pytest.raises(UsageError, match="patch_size"):
-        one.joined(make_scores(labels, gap, patch_size=32))
+        scores.joined(make_scores(labels, gap, patch_size=32))
     with pytest.raises(UsageError, match="2 and 3 images"):
-        one.joined(make_scores([[1], [0], [0]], np.zeros((3, 1))))
+        scores.joined(make_scores([[1], [0], [0]], np.zeros((3, 1))))
     with pytest.raises(UsageError, match="their files differ"):
-        one.joined(replace(one, image=np.array(["a", "b"])))
+        scores.joined(replace(scores, image=np.array(["a", "b"])))
     with pytest.raises(UsageError, match="their order differs"):
-        one.joined(replace(one, image=one.image[::-1]))
+        scores.joined(replace(scores, image=scores.image[::-1]))
     with pytest.raises(UsageError, match="findings of the models of an ensemble differ"):
-        one.joined(replace(one, findings=("x",)))
+        scores.joined(replace(scores, findings=("x",)))
 
 
 def test_scores_need_no_torch(bundle_folder: Path) -> None:

@@ -24,7 +24,7 @@ WORDS = tuple(sorted({word for text in FindingSet.default().prompts for word in 
 
 
 def perturbed(module: Any, seed: int = 0) -> Any:
-    """Norms, biases and positions that differ from what they are initialised to, so that none can be lost unseen."""
+    """Change norms, biases and positions from their initial values, so that a lost parameter changes the result."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -36,7 +36,7 @@ def perturbed(module: Any, seed: int = 0) -> Any:
             elif any(part in name for part in ("q_proj", "k_proj", "query", "key", "qkv")):
                 parameter.mul_(2)
             elif parameter.ndim == 4:
-                # Images, and words, must differ by more than positions do, or their embeddings coincide.
+                # Images, and words, must differ by more than positions do. Otherwise their embeddings coincide.
                 parameter.mul_(4)
             elif any(part in name for part in ("word_embeddings", "token_embedding")):
                 parameter.copy_(noise)
@@ -44,7 +44,7 @@ def perturbed(module: Any, seed: int = 0) -> Any:
 
 
 def siglip(**vision: Any) -> Any:
-    """A SigLIP whose vocabulary is that of `write_pieces`."""
+    """A SigLIP with the vocabulary of `write_pieces`."""
     from transformers import SiglipConfig, SiglipModel
 
     torch.manual_seed(0)
@@ -57,7 +57,7 @@ def siglip(**vision: Any) -> Any:
 
 
 def dual_encoder(vision: str = "vit", text: str = "bert") -> Any:
-    """A ``VisionTextDualEncoderModel``; BERT's vocabulary is that of `write_vocabulary`."""
+    """A ``VisionTextDualEncoderModel``. The vocabulary of BERT is that of `write_vocabulary`."""
     from transformers import (
         BertConfig,
         CLIPVisionConfig,
@@ -100,7 +100,7 @@ def write_vocabulary(folder: Path) -> None:
 
 
 def write_pieces(folder: Path, size: int = 220) -> None:
-    """SigLIP's ``spiece.model``, learnt from `WORDS`."""
+    """SigLIP's ``spiece.model``, trained on `WORDS`."""
     import random
 
     import sentencepiece
@@ -127,7 +127,7 @@ def write_pieces(folder: Path, size: int = 220) -> None:
 
 
 def write_gemma(folder: Path) -> None:
-    """A ``tokenizer.json`` of Gemma's kind, as SigLIP 2 has it: byte-pair encoding, `<bos>` in front."""
+    """A ``tokenizer.json`` like Gemma's, which SigLIP 2 uses: byte-pair encoding, with `<bos>` at the beginning."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
     made = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
@@ -185,7 +185,7 @@ def dual_encoder_folder(folder: Path, vision: str = "vit", text: str = "bert") -
 
 
 def write_roberta(folder: Path) -> None:
-    """A ``tokenizer.json`` of RoBERTa's kind."""
+    """A ``tokenizer.json`` like RoBERTa's."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
     made = Tokenizer(models.BPE(unk_token="<unk>"))
@@ -201,10 +201,10 @@ def write_roberta(folder: Path) -> None:
 
 
 def stub_torchvision() -> None:
-    """Put an empty torchvision in its place: open_clip and timm import it for transforms, which no test runs.
+    """Install an empty torchvision: open_clip and timm import it for transforms, which no test runs.
 
-    They are not in the extra `dev`, since they would bring a torchvision, which must fit torch. `make setup` installs
-    them without it.
+    open_clip and timm are not in the extra `dev`, since they would install a torchvision, which must match torch.
+    `make setup` installs them without it.
     """
     for library in ("open_clip", "timm"):
         if importlib.util.find_spec(library) is None:
@@ -237,7 +237,7 @@ TIMM_NAME = "vit_base_patch16_siglip_224"
 
 
 def _tiny_timm(**sizes: Any) -> Any:
-    """A stand-in for `timm.create_model` that makes a tiny network of timm's own class."""
+    """Replaces `timm.create_model`, and creates a tiny network of timm's own class."""
     from timm.models.vision_transformer import VisionTransformer
 
     def create(_: str, pretrained: bool = False, **given: Any) -> Any:
@@ -315,7 +315,7 @@ def _without_names(config: dict[str, Any]) -> dict[str, Any]:
 
 
 class BiomedClip(nn.Module):
-    """What open_clip builds of `BIOMEDCLIP`, with tiny sizes, from open_clip's own classes."""
+    """The network that open_clip builds for `BIOMEDCLIP`, with tiny sizes, from open_clip's own classes."""
 
     visual: Any
     text: Any
@@ -346,7 +346,7 @@ class BiomedClip(nn.Module):
 
 
 def open_clip_folder(folder: Path, model: nn.Module, config: dict[str, Any], recipe: dict[str, Any]) -> Path:
-    """A folder as open_clip's repositories have it."""
+    """A folder in the layout of open_clip's repositories."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": recipe}))
     torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
@@ -354,13 +354,13 @@ def open_clip_folder(folder: Path, model: nn.Module, config: dict[str, Any], rec
 
 
 def open_clip_clip(head_width: int, mlp_ratio: float, *, custom: bool, quick_gelu: bool) -> tuple[Any, dict[str, Any]]:
-    """open_clip's own CLIP and its configuration, with a context and head widths of its own.
+    """open_clip's own CLIP with another context and other head widths, and its configuration.
 
     Args:
-        head_width: of the image tower, 72 wide.
-        mlp_ratio: likewise.
-        custom: whether the text tower is a module of its own, as in ``CustomTextCLIP``.
-        quick_gelu: activation of both towers.
+        head_width: width of the heads in the image tower, which is 72 wide.
+        mlp_ratio: ratio of the MLP in the image tower.
+        custom: whether the text tower is a separate module, as in ``CustomTextCLIP``.
+        quick_gelu: whether both towers use QuickGELU.
     """
     stub_torchvision()
     import open_clip
@@ -381,8 +381,8 @@ def open_clip_clip(head_width: int, mlp_ratio: float, *, custom: bool, quick_gel
 def with_outliers(model: Any, size: float) -> Any:
     """A SigLIP with two channels of `size` in its residual stream, as trained Vision Transformers have them.
 
-    The gains of the LayerNorms make up for them: small on those channels, large elsewhere, so that what the blocks
-    compute stays of the usual magnitude.
+    The gains of the LayerNorms compensate for them: they are small on these channels and large elsewhere, so the values
+    in the blocks keep their usual magnitude.
     """
     vision = model.vision_model
     high, low = 7, 20

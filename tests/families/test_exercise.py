@@ -1,4 +1,4 @@
-"""The exercise of docs/families/adding-a-family.md, run: a family that lrclr does not have."""
+"""Runs the exercise of docs/families/adding-a-family.md: a family that lrclr does not have."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_exercise_reads_chinese_clip(tmp_path: Path, monkeypatch: pytest.Mon
     module: dict[str, Any] = {}
     exec(compile(match[1], str(PAGE), "exec"), module)
     monkeypatch.setitem(FAMILIES, "chinese-clip", module["FAMILY"])
-    # The page tells how many lines it takes, with an import and an entry.
+    # The page states the number of lines, with an import and an entry.
     assert f"That is {len(match[1].splitlines()) + 2} lines" in text
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Each family against the original classes, from its folders to a step of training."""
+"""Each family, compared with the original classes, from its folders to a step of training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from lrclr.checkpoints import Checkpoint
 
-# Private: groups of int8, the loss of one step, and the gates on a network in PyTorch: no export is quick enough.
+# Private: groups of int8, the loss of one step, and the gates on a network in PyTorch, since exports are too slow.
 TEXTS = ("Edema", "no Pleural Effusion of the heart", "", "lung")
 
 
@@ -35,9 +35,10 @@ class Original(NamedTuple):
     """A network of the original classes.
 
     Attributes:
-        checkpoint: its folder, read.
-        images, texts: from pixel values, and from token numbers and mask, to embeddings, of any length.
-        network: itself.
+        checkpoint: the checkpoint that is read from its folder.
+        images: function from pixel values to embeddings of any length.
+        texts: function from token numbers and mask to embeddings of any length.
+        network: the network.
     """
 
     checkpoint: Checkpoint
@@ -104,7 +105,7 @@ ORIGINALS: dict[str, Callable[[Path, pytest.MonkeyPatch], Original]] = {
     "open_clip siglip": _open_clip_siglip,
     "biomedclip": _biomedclip,
     "biomedclip, linear": partial(_biomedclip, projection="linear"),
-    # Heads of ViT-H/14 and ViT-bigG/14 are not 64 wide; bigG's MLP is not 4 times as wide as the tower.
+    # Heads of ViT-H/14 and ViT-bigG/14 are not 64 wide. bigG's MLP is not 4 times as wide as the tower.
     "open_clip clip": partial(_open_clip_clip, head_width=18, mlp_ratio=4.0, custom=False, quick_gelu=False),
     "open_clip clip, quick": partial(_open_clip_clip, head_width=24, mlp_ratio=4.9231, custom=True, quick_gelu=True),
     "vit and bert": partial(_dual, vision="vit", text="bert"),
@@ -141,7 +142,7 @@ def test_a_family_is_the_original_class(original: Original, tmp_path: Path) -> N
     assert largest(image.embedding - unit(original.images(pixels))) < 1e-6
     assert largest(text.embedding - unit(original.texts(ids, mask))) < 1e-6
     assert image.regions.tokens.shape == (3, 1 + checkpoint.config.num_regions, 72)
-    # The image embeddings differ, or the test would say nothing.
+    # The image embeddings differ. Otherwise the test would show nothing.
     assert largest(image.embedding[0] - image.embedding[1]) > 1e-3
     pruned = model.encode_image(pixels, prune=True)
     assert largest(pruned.embedding - image.embedding) < 1e-5
@@ -177,7 +178,7 @@ def test_a_step_of_training(original: Original) -> None:
         torch.arange(len(TEXTS)),
     )["loss"]
     loss.backward()
-    # A parameter without a gradient would hold up processes that wait for it.
+    # In training with several processes, they would wait for a parameter without a gradient.
     without = [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]
     assert without == []
     assert bool(torch.isfinite(loss))
@@ -222,7 +223,7 @@ def test_siglips_padding_is_visible(siglip: Original) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("mean", [False, True])
 def test_siglips_rollout_starts_from_its_probe(siglip: Original, mean: bool) -> None:
-    """Against rollout in float64 on the maps that transformers gives, and the probe's attention that it drops."""
+    """Compared with a rollout in float64 from transformers' maps, and from the probe's attention, which it drops."""
     network, pixels = siglip.network, pixels_of(siglip.checkpoint, 2)
     config = siglip.checkpoint.config
     vision = network.vision_model
@@ -258,7 +259,7 @@ def test_siglips_probability_of_a_single_prompt_is_its_sigmoid(siglip: Original)
     ids = torch.from_numpy(checkpoint.tokenizer.encode(["edema", "fracture", "no fracture"]).input_ids)
     logits = siglip.network(input_ids=ids, pixel_values=pixels).logits_per_image
     np.testing.assert_allclose(answers.probability[:, 0], torch.sigmoid(logits[:, 0]), atol=1e-5)
-    # Of a pair, the bias cancels.
+    # With a pair of prompts, the bias cancels.
     pair = torch.softmax(logits[:, 1:], dim=-1)[:, 0]
     np.testing.assert_allclose(answers.probability[:, 1], pair, atol=1e-5)
 
@@ -359,7 +360,7 @@ def test_older_names_of_berts_tensors(tmp_path: Path) -> None:
     assert torch.equal(before.model.encode_text(ids).embedding, after.model.encode_text(ids).embedding)
 
 
-# What is refused.
+# Networks that are refused.
 
 
 def _changed(folder: Path, file: str, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -456,7 +457,7 @@ def test_a_rollout_that_would_take_gigabytes_averages_the_heads() -> None:
 
 
 def refused_gates(original: Original, **declared: Any) -> set[str]:
-    """Gates that refuse the network with other declarations than its own. PyTorch runs the graphs."""
+    """The gates that refuse the network with another network's declarations. PyTorch runs the graphs."""
     from lrclr.engines._torch import TorchEngine
     from lrclr.inference import ModelSpec
     from lrclr.verification import Tolerances
@@ -484,7 +485,7 @@ def test_declarations_of_bert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_declarations_of_siglip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     siglip = _siglip(tmp_path, monkeypatch)
-    # PyTorch takes prompts of any length; the exported graph does not.
+    # PyTorch supports prompts of any length, the exported graph does not.
     assert refused_gates(siglip) == {"prompts of another length taken"}
     assert "change by tokens after EOT" in refused_gates(siglip, causal=True)
     assert {"change by batch and padding", "cosine"} <= refused_gates(siglip, fixed_length=False)

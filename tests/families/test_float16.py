@@ -35,7 +35,7 @@ def outlier_checkpoint(folder: Path, size: float) -> Checkpoint:
 
 
 class _HalfNorm(nn.LayerNorm):
-    """LayerNorm whose squares and mean are in half precision, as a graph in parts has it."""
+    """LayerNorm with squares and mean in half precision, as in a graph with separate operators."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         centred = input - input.mean(-1, keepdim=True)
@@ -44,7 +44,7 @@ class _HalfNorm(nn.LayerNorm):
 
 
 def naive_half(model: LrclrModel) -> LrclrModel:
-    """Everything in half precision, LayerNorms too."""
+    """Everything in half precision, including LayerNorms."""
     half: LrclrModel = copy.deepcopy(model).half()
     for name, module in list(half.named_modules()):
         if isinstance(module, nn.LayerNorm):
@@ -58,7 +58,7 @@ def naive_half(model: LrclrModel) -> LrclrModel:
 
 @pytest.mark.parametrize(("heads", "exact"), [(64, True), (16, True), (32, True), (72, True), (80, True)])
 def test_the_scale_of_attention_rounds_nothing(heads: int, exact: bool) -> None:
-    """The query is scaled before the product, which gives the same bits as a multiplication after it."""
+    """The query is scaled before the product, which gives the same bits as a multiplication afterwards."""
     generator = torch.Generator().manual_seed(heads)
     query, key, value = (torch.randn(2, 3, 9, heads, generator=generator) * 3 for _ in range(3))
     scaling = heads**-0.5
@@ -95,7 +95,7 @@ def test_the_largest_activations_are_measured_by_layer(tmp_path: Path) -> None:
         large = {"image_encoder": {**found["image_encoder"], f"encoder.layers.1.{name}": 16377.0}}
         expected = Float32Parts(residual_stream=True, layers=(f"encoder.layers.1.{name}",))
         assert float32_parts(checkpoint.model, large) == {"image_encoder": expected}
-    # The stream alone, if no single layer is that large.
+    # Only the stream, if no single layer reaches such values.
     large = {"image_encoder": {**found["image_encoder"], "encoder.layers.2": 16377.0}}
     assert float32_parts(checkpoint.model, large) == {"image_encoder": Float32Parts(residual_stream=True)}
 
@@ -150,7 +150,10 @@ def test_a_float32_stream_holds_what_float16_cannot(tmp_path: Path, size: float)
 def test_outlier_channels_come_out_right_and_a_naive_half_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Squares above 256 overflow in half precision; the variance is infinite, and the result finite and wrong."""
+    """Squares of values above 256 overflow in half precision.
+
+    The variance is infinite, and the result is finite and wrong.
+    """
     checkpoint = outlier_checkpoint(tmp_path / "checkpoint", 400.0)
     # Scores of this network are multiplied by 10 before the sigmoid.
     options = ExportOptions("fp16", max_batch=4, tolerances={"probability_error": 5e-3})
@@ -164,13 +167,13 @@ def test_outlier_channels_come_out_right_and_a_naive_half_is_refused(
     monkeypatch.setattr("lrclr_export.repository.pipeline.raise_refused", lambda results, **_: seen.extend(results))
     export_bundle(checkpoint, tmp_path / "naive", options)
     refused = {(gate.gate, gate.subject): gate.value for gate in seen if not gate.passed}
-    # ONNX Runtime computes halves in float32 on a CPU, so that the types tell here and not the values.
+    # On a CPU, ONNX Runtime computes float16 in float32, so the types show the difference here, not the values.
     assert ("delicate nodes in half precision", "image_encoder") in refused
 
 
 @pytest.mark.slow
 def test_a_network_beyond_float16_is_exported_with_parts_in_float32(tmp_path: Path) -> None:
-    # A CLIP: its stream begins behind a LayerNorm, and its last block is computed for few rows.
+    # A CLIP: its residual stream begins after a LayerNorm, and its last block is computed for few rows.
     checkpoint = init_checkpoint("tiny")
     networks.with_outliers(checkpoint.model, 17_000.0)
     bundle = export_bundle(checkpoint, tmp_path / "bundle", ExportOptions("fp16", max_batch=4))

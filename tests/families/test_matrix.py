@@ -1,6 +1,7 @@
-"""What every family can do, from its original files to an answer: the table in docs/families/index.md.
+"""What every family supports, from its original files to an answer: the table in docs/families/index.md.
 
-``LRCLR_WRITE_MATRIX=1`` writes the row of each family that was run into the page. Without it, a run is held to that.
+With ``LRCLR_WRITE_MATRIX=1``, the row of each tested family is written into the page. Without it, results must equal
+the page.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ COLUMNS: Final = (
         "RTX build",
     ),
 )
-# Weights that were never trained lose more in int8 than trained ones.
+# Random weights lose more in int8 than trained weights.
 LOOSE: Final = {
     "cosine": 0.8,
     "centred_cosine": 0.4,
@@ -60,7 +61,7 @@ TEXTS: Final = ("Edema", "no Pleural Effusion of the heart", "lung opacity")
 
 
 class _Row:
-    """The cells of one family, measured against the original class."""
+    """The cells of one family, measured by comparison with the original class."""
 
     def __init__(self, original: Original, folder: Path) -> None:
         self.original, self.folder, self.checkpoint = original, folder, original.checkpoint
@@ -72,7 +73,7 @@ class _Row:
             self.texts = unit(original.texts(torch.from_numpy(tokens.input_ids), torch.from_numpy(tokens.mask))).numpy()
 
     def cells(self) -> dict[str, str]:
-        """By column."""
+        """The cells by column."""
         found = {"convert": self._converted()}
         for precision in ("fp32", "fp16", "int8"):
             limits = {"int8": LOOSE, "fp16": HALF}.get(precision, {})

@@ -1,4 +1,4 @@
-"""Commands that change something that is there already, and what must hold of it afterwards."""
+"""Commands that change existing files, and checks of these files after the command."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ class Case:
     """A command in a folder.
 
     Attributes:
-        command: arguments of ``lrclr``; paths in the folder are relative to it.
+        command: arguments of ``lrclr``. Paths are relative to the folder.
     """
 
     command: tuple[object, ...]
 
     def prepare(self, folder: Path) -> None:
-        """Put there what the command changes."""
+        """Create the files that the command changes."""
         raise NotImplementedError
 
-    def whole(self, folder: Path) -> None:
-        """Assert that what is there is old or new, and nothing between."""
+    def assert_complete(self, folder: Path) -> None:
+        """Assert that the files are old or new, and complete."""
         raise NotImplementedError
 
-    def finished(self, folder: Path) -> None:
-        """Assert that it is new."""
+    def assert_new(self, folder: Path) -> None:
+        """Assert that the files are new."""
         raise NotImplementedError
 
 
 class _BundleCase(Case):
-    """An fp16 bundle without plans becomes another."""
+    """An fp16 bundle without plans that becomes another bundle."""
 
     def __init__(self, base: Path, command: tuple[object, ...]) -> None:
         self.command = command
@@ -50,12 +50,12 @@ class _BundleCase(Case):
     def prepare(self, folder: Path) -> None:
         bundles.copied(self._old, folder / "bundle")
 
-    def whole(self, folder: Path) -> None:
-        bundle = Bundle(folder / "bundle")  # its manifest knows every file
+    def assert_complete(self, folder: Path) -> None:
+        bundle = Bundle(folder / "bundle")  # the manifest lists every file
         if not self._is_new(bundle):
             assert bundles.digests(bundle.path) == bundles.digests(self._old)
 
-    def finished(self, folder: Path) -> None:
+    def assert_new(self, folder: Path) -> None:
         assert self._is_new(Bundle(folder / "bundle"))
 
     @staticmethod
@@ -64,7 +64,7 @@ class _BundleCase(Case):
 
 
 class _Score(Case):
-    """Two more images in an archive of four that has been scored, and one that has changed."""
+    """An archive with scores of four images, then two more images and one change."""
 
     OLD, ALL = 4, 6
 
@@ -85,12 +85,12 @@ class _Score(Case):
     def prepare(self, folder: Path) -> None:
         shutil.copytree(self._ready, folder, dirs_exist_ok=True)
 
-    def whole(self, folder: Path) -> None:
+    def assert_complete(self, folder: Path) -> None:
         found = self._rows(folder)
         assert max(found.values()) == 1
         assert {f"{number}.png" for number in range(self.OLD)} <= found.keys()
 
-    def finished(self, folder: Path) -> None:
+    def assert_new(self, folder: Path) -> None:
         assert self._rows(folder) == Counter(f"{number}.png" for number in range(self.ALL))
 
     @staticmethod
@@ -124,11 +124,11 @@ class _Train(Case):
     def prepare(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
-    def whole(self, folder: Path) -> None:
+    def assert_complete(self, folder: Path) -> None:
         if (folder / "run" / "checkpoint").exists():
             load_checkpoint(folder / "run" / "checkpoint")
 
-    def finished(self, folder: Path) -> None:
+    def assert_new(self, folder: Path) -> None:
         assert bundles.digests(folder / "run" / "checkpoint") == self._weights
 
 
@@ -144,6 +144,6 @@ CASES: dict[str, Callable[[Path], Case]] = {
 }
 
 
-def made(name: str, base: Path) -> Case:
-    """A case by its name."""
+def case_named(name: str, base: Path) -> Case:
+    """The case with this name."""
     return CASES[name](base)

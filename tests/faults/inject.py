@@ -1,9 +1,12 @@
-"""A disk that fails on cue: ``python -m tests.faults.inject FOLDER HOW WHERE COMMAND...``.
+"""Run a command of lrclr with a disk that fails: ``python -m tests.faults.inject FOLDER HOW WHERE COMMAND...``.
 
-Runs a command of lrclr. Every file opened for writing, rename, link, new folder, removal and fsync below FOLDER is an
-event. With ``full`` and ``killed``, WHERE is the number of the event at which the disk is full or the process is gone.
-With ``kept``, it is a folder that gets a copy of FOLDER as it is before each event: what a process that is killed there
-leaves. The number of events is the last line of stderr.
+Every file opened for writing, rename, link, new folder, removal and fsync below FOLDER is an event. HOW is one of:
+
+- ``full``: the disk is full at the event with the number WHERE.
+- ``killed``: the process ends at the event with the number WHERE.
+- ``copied``: before each event, FOLDER is copied into the folder WHERE. A killed process would leave this copy.
+
+The number of events is the last line of stderr.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ class Disk:
         if self._copying or not path.startswith(self._folder):
             return
         self.events += 1
-        if self._how == "kept":
+        if self._how == "copied":
             self._copying = True
             shutil.copytree(self._folder, Path(self._where) / f"{self.events:04d}", symlinks=True)
             self._copying = False

@@ -1,4 +1,4 @@
-"""Fuzz one target, guided by coverage: ``python -m tests.fuzz png --runs 100000``. What breaks it is kept in a file."""
+"""Fuzz one target, guided by coverage: ``python -m tests.fuzz png --runs 100000``. Inputs that fail are saved."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 import atheris
 
 FOUND = Path(__file__).parent / "found"
-# Whose branches guide the search beside our own; to instrument a library costs seconds.
+# Modules whose branches guide the search, besides lrclr's own. Instrumenting a library takes seconds.
 READERS = {"png": ["PIL"], "jpeg": ["PIL"], "tiff": ["PIL"], "dicom": ["PIL", "pydicom"]}
 
 
 def main() -> None:
-    """Ends with 0 when nothing was found; libFuzzer ends the process otherwise."""
+    """Returns 0 if no input failed. Otherwise libFuzzer ends the process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target")
     parser.add_argument("--runs", type=int, default=100_000)
@@ -37,9 +37,9 @@ def main() -> None:
         "runs": given.runs,
         "seed": given.seed,
         "max_len": 20_000,
-        # Of the wall's clock, for what waits; what computes is stopped by the target's own limit.
+        # A limit on wall time, for inputs that wait. Computing is limited by the target itself.
         "timeout": 60,
-        # It is getrusage's, which a process takes over from its parent; the target's own limit is of itself alone.
+        # getrusage's value includes the parent's peak. The target's own limit is of this process only.
         "rss_limit_mb": 0,
         "artifact_prefix": f"{keep}/",
         "print_final_stats": 1,

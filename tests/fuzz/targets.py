@@ -1,4 +1,4 @@
-"""Everything that reads bytes from outside, as functions of bytes: each answers, or refuses with an `LrclrError`."""
+"""Every reader of bytes from outside, as a function of bytes that succeeds or raises an `LrclrError`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lrclr.text import ClipTokenizer, FindingSet
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# Small, so that what passes them is still quick to decode.
+# Small, so that allowed images are decoded quickly.
 LIMITS: Final = ReadLimits(max_bytes=1 << 20, max_pixels=1 << 20)
 SECONDS: Final = 2.0
 MEGABYTES: Final = 1000
@@ -41,18 +41,21 @@ _FORBIDDEN: Final = ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system
 
 
 class ForbiddenError(BaseException):
-    """What was read made the reader do what no reader may; no ``except Exception`` hides it."""
+    """The input made the reader do something forbidden.
+
+    Not a subclass of Exception, so ``except Exception`` does not hide it.
+    """
 
 
 def run(target: str, data: bytes) -> None:
     """Give `data` to a target.
 
     Raises:
-        ForbiddenError: it took over two seconds of the processor, brought this process over a gigabyte of memory, ran
-            something, or wrote outside its folder.
+        ForbiddenError: the target used more than two seconds of processor time, brought this process over one gigabyte
+            of memory, ran a program, or wrote outside its folder.
         Exception: any other error is a fault of lrclr.
     """
-    _watch()
+    _forbid_side_effects()
     began = time.process_time()
     with contextlib.suppress(LrclrError):
         TARGETS[target](data)
@@ -64,25 +67,25 @@ def run(target: str, data: bytes) -> None:
 
 
 def prepare(target: str) -> None:
-    """Have everything imported and made that the first run would otherwise be charged with."""
+    """Import and create everything that the first run would otherwise have to."""
     for data in seeds(target):
         with contextlib.suppress(LrclrError):
             TARGETS[target](data)
 
 
 def seeds(target: str) -> Iterator[bytes]:
-    """Good examples, to start from."""
+    """Valid examples to start from."""
     yield from _SEEDS[target]()
 
 
-def _watch() -> None:
-    """From now on, whatever is run, connected to or written elsewhere is an error: of this whole process."""
-    if not _watching:
-        _watching.append(True)
+def _forbid_side_effects() -> None:
+    """From now on, the whole process may not run programs, connect, or write outside its folder."""
+    if not _is_installed:
+        _is_installed.append(True)
         sys.addaudithook(_refuse)
 
 
-_watching: list[bool] = []
+_is_installed: list[bool] = []
 
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
@@ -133,7 +136,7 @@ TARGETS: Final[dict[str, Callable[[bytes], object]]] = {
 
 
 def _pictures(file_format: str) -> Callable[[], Iterator[bytes]]:
-    def made() -> Iterator[bytes]:
+    def examples() -> Iterator[bytes]:
         rows, columns = np.mgrid[:31, :23]
         grey = Image.fromarray((100 + 80 * np.sin(rows / 5) * np.cos(columns / 4)).astype(np.uint8))
         deep = Image.fromarray((rows * 2000).astype(np.uint16))
@@ -145,7 +148,7 @@ def _pictures(file_format: str) -> Callable[[], Iterator[bytes]]:
             picture.save(stream, file_format)
             yield stream.getvalue()
 
-    return made
+    return examples
 
 
 def _studies() -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""A short run of every fuzzer, and all that a long one ever found."""
+"""A short run of every fuzzer, and all inputs that failed in long runs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ targets.run(sys.argv[1], open(sys.argv[2], "rb").read())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", targets.TARGETS)
 def test_a_short_run_finds_nothing(target: str, tmp_path: Path) -> None:
     if importlib.util.find_spec("atheris") is None:
         pytest.skip("atheris is not installed: it is for Linux")
     command = [sys.executable, "-m", "tests.fuzz", target, "--runs", "400", "--keep", str(tmp_path)]
-    # libFuzzer ends a process without a chance to tidy up.
+    # libFuzzer ends a process without cleaning up.
     environment = bundles.environment(TMPDIR=str(tmp_path))
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -36,7 +37,7 @@ def test_a_short_run_finds_nothing(target: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FOUND, ids=lambda file: f"{file.parent.name}-{file.name[:20]}")
-def test_what_was_found_is_mended(file: Path) -> None:
+def test_inputs_that_once_failed_pass(file: Path) -> None:
     command = [sys.executable, "-c", RUN, file.parent.name, str(file)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -51,7 +52,7 @@ def test_what_was_found_is_mended(file: Path) -> None:
         "b'x' * 1_200_000_000",
     ],
 )
-def test_the_watch_sees(work: str) -> None:
+def test_forbidden_actions_are_reported(work: str) -> None:
     """The fuzzer reports a target with a fault."""
     code = f"""
 import time

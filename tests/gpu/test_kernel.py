@@ -1,4 +1,4 @@
-"""The region kernel on a GPU: what its host-compiled code is tested for, on the device."""
+"""The region kernel on a GPU: the tests of its host-compiled code, on the device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.gpu.launch import capability, launch
 
-# Private: the kernel by itself, which no public call runs.
+# Private: the kernel itself, which no public function runs.
 from lrclr._kernels import HEAD_WIDTH, Form, forms_for
 from tests.kernels.host_kernel import Case, gathered, importance
 
@@ -27,22 +27,24 @@ SIZES = [(50, 12, 12), (64, 3, 4), (197, 12, 12), (577, 24, 16), (729, 3, 4), (1
     [(*size, form) for size in SIZES for form in forms_for(size[0], CAPABILITY)],
     ids=str,
 )
-def test_it_selects_what_float64_selects(nodes: int, layers: int, heads: int, form: Form, *, mean: bool) -> None:
+def test_the_kernel_selects_the_same_patches_as_float64(
+    nodes: int, layers: int, heads: int, form: Form, *, mean: bool
+) -> None:
     random = torch.Generator().manual_seed(nodes)
     merged = [torch.randn(2, nodes, 3, heads, HEAD_WIDTH, generator=random).mul(1.5).half() for _ in range(layers - 1)]
     start = torch.randn(2, heads, nodes, generator=random).softmax(-1)
     tokens = torch.randn(2, nodes, 64, generator=random).half()
-    pairs = [(one.cuda()[:, :, 0], one.cuda()[:, :, 1]) for one in merged]
+    pairs = [(each.cuda()[:, :, 0], each.cuda()[:, :, 1]) for each in merged]
     queries, keys = [query for query, _ in pairs], [key for _, key in pairs]
     arguments = (queries, keys, start.cuda(), tokens.cuda(), 12, mean)
-    found = [one.cpu().numpy() for one in launch(*arguments, form=form)]
-    again = [one.cpu().numpy() for one in launch(*arguments, form=form)]
-    for one, other in zip(found, again, strict=True):
-        np.testing.assert_array_equal(one, other)
+    found = [each.cpu().numpy() for each in launch(*arguments, form=form)]
+    again = [each.cpu().numpy() for each in launch(*arguments, form=form)]
+    for each, again_ in zip(found, again, strict=True):
+        np.testing.assert_array_equal(each, again_)
     first = start.mean(1, keepdim=True) if mean else start
-    first_half, second_half = ([one[:, :, part].numpy() for one in merged] for part in (0, 1))
+    first_half, second_half = ([each[:, :, part].numpy() for each in merged] for part in (0, 1))
     wanted = importance(Case(first_half, second_half, first.numpy(), tokens.numpy(), 12, mean))
-    index, values = (one.reshape(*wanted.shape[:2], 12) for one in found[1:])
+    index, values = (each.reshape(*wanted.shape[:2], 12) for each in found[1:])
     scale = wanted.max(-1, keepdims=True)
     picked = np.take_along_axis(wanted, index, -1)
     assert (np.abs(values - picked) <= 3e-5 * scale).all()
@@ -50,7 +52,7 @@ def test_it_selects_what_float64_selects(nodes: int, layers: int, heads: int, fo
     np.testing.assert_array_equal(found[0], gathered(tokens.numpy(), found[1], 1))
 
 
-def test_ties_and_what_is_not_finite() -> None:
+def test_ties_and_values_that_are_not_finite() -> None:
     queries = torch.ones(3, 50, 2, HEAD_WIDTH, dtype=torch.float16, device="cuda")
     bad = queries.clone()
     bad[1, 7, 1, 0] = float("nan")

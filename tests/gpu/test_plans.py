@@ -1,6 +1,6 @@
-"""What only a machine with a GPU can show of plans: that they run, and answer as PyTorch does.
+"""Tests of TensorRT plans on a machine with a GPU: they run, and give PyTorch's answers.
 
-Run by ``make test-gpu``. The first failure is what to fix first: the tests go from the library to the server.
+Run them with ``make test-gpu``. They go from the library to the server, so the first failure is the one to fix first.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ TENSORRT = ENGINES[:1]
 
 @pytest.fixture(scope="session")
 def planned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A bundle with plans of an engine for this machine, built once: every gate has then held on the GPU."""
-    made: dict[str, Path] = {}
+    """A bundle with plans of an engine for this machine, built once. Every gate has passed on the GPU."""
+    bundles_by_engine: dict[str, Path] = {}
 
     def build(engine: str) -> Path:
-        if engine not in made:
+        if engine not in bundles_by_engine:
             base = tmp_path_factory.getbasetemp()
             folder = bundles.copied(bundles.exported(base, "fp16"), base / f"planned-{engine}")
             build_bundle(folder, BuildOptions(engine))
-            made[engine] = folder
-        return made[engine]
+            bundles_by_engine[engine] = folder
+        return bundles_by_engine[engine]
 
     return build
 
@@ -72,7 +72,7 @@ def test_the_gates_hold_on_the_gpu(planned: Any, engine: str) -> None:
 
 @pytest.mark.parametrize("engine", TENSORRT)
 def test_the_plugin_is_in_the_plan(engine: str, tmp_path: Path) -> None:
-    """The kernel takes heads of 64, which the tiny network of the other tests does not have."""
+    """The kernel needs heads of width 64, which the tiny network of the other tests does not have."""
     vision = {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 4, "intermediate_size": 64}
     loose = {name: limit for name, limit in bundles.LOOSE.items() if name != "region_gap"}
     bundle = export_bundle(
@@ -82,22 +82,22 @@ def test_the_plugin_is_in_the_plan(engine: str, tmp_path: Path) -> None:
     bundle = Bundle(bundle.path)
     (entry,) = bundle.manifest.plans
     assert entry["region_selection"] == "plugin"
-    # Its PTX, so that neither Python nor lrclr is needed where the plan runs.
+    # The plan contains PTX, so that it runs without Python and lrclr.
     assert b"region_select_" in bundle.plan_path("image_encoder", entry).read_bytes()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_answers_are_onnx_runtimes(planned: Any, engine: str) -> None:
+def test_answers_equal_onnx_runtimes(planned: Any, engine: str) -> None:
     images = [read_image(path) for path in sample_paths()]
-    ours = ZeroShotClassifier.from_bundle(planned(engine)).predict(images)
-    theirs = ZeroShotClassifier.from_bundle(planned(engine), engine="onnxruntime").predict(images)
-    for one, other in zip(ours, theirs, strict=True):
-        found, wanted = ([finding.probability for finding in answer.findings] for answer in (one, other))
+    from_plan = ZeroShotClassifier.from_bundle(planned(engine)).predict(images)
+    from_onnx_runtime = ZeroShotClassifier.from_bundle(planned(engine), engine="onnxruntime").predict(images)
+    for first, second in zip(from_plan, from_onnx_runtime, strict=True):
+        found, wanted = ([finding.probability for finding in answer.findings] for answer in (first, second))
         np.testing.assert_allclose(found, wanted, atol=2e-3)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_cuda_graphs_change_nothing(planned: Any, engine: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_cuda_graphs_do_not_change_answers(planned: Any, engine: str, caplog: pytest.LogCaptureFixture) -> None:
     """A size is captured after its second run, in memory that did not move since the first; then it is launched.
 
     TensorRT-RTX compiles kernels for new sizes beside the first runs unless it is asked to do so before.
@@ -112,13 +112,13 @@ def test_cuda_graphs_change_nothing(planned: Any, engine: str, caplog: pytest.Lo
             wanted, found = plain.run("image_encoder", inputs), captured.run("image_encoder", inputs)
             for name, array in wanted.items():
                 np.testing.assert_array_equal(found[name], array)
-    assert not caplog.records  # of sizes that could not be captured
+    assert not caplog.records  # messages about sizes that could not be captured
     captured.close()
     plain.close()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_more_than_a_plan_takes(planned: Any, engine: str) -> None:
+def test_a_batch_that_is_too_large_is_refused(planned: Any, engine: str) -> None:
     pixels = np.zeros((33, *Golden.load(Bundle(planned(engine)).golden_path)["pixel_values"].shape[1:]), np.float32)
     with pytest.raises(EngineError, match="--max-batch"):
         TensorRTEngine(Bundle(planned(engine)), engine=engine).run("image_encoder", {"pixel_values": pixels})
@@ -126,15 +126,15 @@ def test_more_than_a_plan_takes(planned: Any, engine: str) -> None:
 
 @pytest.mark.parametrize("options", [{"strip": True}, {"refit": True}, {"hardware_compatible": "ampere+"}])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_other_ways_to_build(planned: Any, tmp_path: Path, engine: str, options: dict[str, Any]) -> None:
+def test_other_build_options(planned: Any, tmp_path: Path, engine: str, options: dict[str, Any]) -> None:
     folder = bundles.copied(planned(engine), tmp_path / "bundle")
     build_bundle(folder, BuildOptions(engine, **options))
     assert ZeroShotClassifier.from_bundle(folder).predict([read_image(sample_paths()[0])])
 
 
 @pytest.mark.parametrize("engine", TENSORRT)
-def test_a_plan_for_newer_versions(planned: Any, tmp_path: Path, engine: str) -> None:
-    """It runs in the runtime that it brings, which has to take the plugin's kernel too."""
+def test_a_version_compatible_plan(planned: Any, tmp_path: Path, engine: str) -> None:
+    """It runs in the runtime that it contains, which must support the plugin's kernel, too."""
     folder = bundles.copied(planned(engine), tmp_path / "bundle")
     build_bundle(folder, BuildOptions(engine, version_compatible=True))
     assert ZeroShotClassifier.from_bundle(folder).predict([read_image(sample_paths()[0])])

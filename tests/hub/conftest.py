@@ -1,4 +1,4 @@
-"""A hub on this machine, and huggingface_hub's settings as if its variables had been set before it was imported."""
+"""A hub on this machine. huggingface_hub's settings are those of its variables before the import."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub without repositories; a cache and a home of their own; no token."""
+    """A hub without repositories, a separate cache and home folder, and no token."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     with serving() as running:

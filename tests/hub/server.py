@@ -1,7 +1,7 @@
-"""A server on this machine that speaks the part of the hub's API which downloads and uploads of models use.
+"""A server on this machine with the part of the hub's API that downloads and uploads of models use.
 
-Written against the requests of huggingface_hub 2.4: what it sends, which headers it reads, and how it tells a gated
-repository, an unknown one and an unknown revision apart.
+It follows the requests of huggingface_hub 2.4: what the library sends, which headers it reads, and how it distinguishes
+a gated repository, an unknown repository and an unknown revision.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _API: Final = re.compile(r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree|preuploa
 
 @dataclass
 class Repository:
-    """A repository: the files of each commit, and which commit a branch or tag is."""
+    """A repository: the files of each commit, and the commit of each branch or tag."""
 
     private: bool = False
     gated: bool = False
@@ -52,12 +52,12 @@ class Hub:
     """The state of the server.
 
     Attributes:
-        repositories: by name.
-        tokens: for each token the repositories, private or gated, that it may read and write.
+        repositories: repositories by name.
+        tokens: for each token, the private or gated repositories that it may read and write.
         requests: method and path of every request, in order.
         objects: large files by their SHA-256.
-        fault: called before each request is answered; a number that it returns is sent as the status instead.
-        spoil: changes the content of a large file on its way.
+        fault: called before each request is answered. If it returns a number, this status is sent instead.
+        spoil: changes the content of a large file before it is sent.
     """
 
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -70,11 +70,14 @@ class Hub:
 
     @property
     def storage(self) -> str:
-        """Where large files are: another host, as on the hub, and therefore without the token."""
+        """The host of large files, which is another host, as on the real hub. Clients do not send it the token."""
         return self.url.replace("127.0.0.1", "localhost")
 
     def add(self, name: str, folder: Path | dict[str, bytes], **settings: Any) -> str:
-        """Put a folder's files into a new repository, or a new commit of one; the commit."""
+        """Put the files of a folder into a new repository, or into a new commit of an existing one.
+
+        Returns the commit.
+        """
         if not isinstance(folder, dict):
             folder = {
                 path.relative_to(folder).as_posix(): path.read_bytes()
@@ -160,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         return (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
 
     def _visible(self, name: str) -> Repository | None:
-        """The repository; None after an answer that it is not there, or not for this token."""
+        """The repository. None after a reply that it does not exist, or that the token has no access."""
         repository, token = self.hub.repositories.get(name), self._token()
         if token is not None and token not in self.hub.tokens:
             self._refuse(401, "", "Invalid credentials in Authorization header")
@@ -304,7 +307,7 @@ def _entry(file: str, data: bytes) -> dict[str, Any]:
 
 @contextmanager
 def serving() -> Iterator[Hub]:
-    """A running hub on a port that is free."""
+    """A running hub on a free port."""
     hub = Hub()
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -1,4 +1,4 @@
-"""`hf:OWNER/NAME` in the place of a checkpoint: the real library, against a hub on this machine."""
+"""`hf:OWNER/NAME` instead of a checkpoint path: the real library with a hub on this machine."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_every_family_gets_what_it_needs_and_nothing_else(hub: Hub, tmp_path: Pa
 
 
 def test_open_clip_repositories(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """open_clip's own layout; and with transformers' beside it, that one, as for a folder."""
+    """open_clip's own layout. If transformers' layout is beside it, that one is read, as for a folder."""
     original, config = networks.open_clip_clip(16, 4.0, custom=False, quick_gelu=False)
     recipe = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
     source = networks.open_clip_folder(tmp_path / "source", original, config, recipe)
@@ -250,7 +250,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_the_manifest_names_the_commit(
     hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The pipeline is that of every export; what it is given here is kept from an earlier export of the network."""
+    """The pipeline is that of every export. torch's graphs come from the tests' cache."""
     commit = hub.add(NAME, folder)
     with exporting_once():
         assert main(["export", f"hf:{NAME}", "-o", str(tmp_path / "bundle"), "--fp32", "--engine", "onnxruntime"]) == 0
@@ -278,8 +278,9 @@ def test_other_commands_take_the_name_too(
         assert target.info.kind == "checkpoint"
 
 
+@pytest.mark.slow
 def test_settings_come_from_the_environment(hub: Hub, folder: Path, tmp_path: Path) -> None:
-    """In a new process, with nothing but huggingface_hub's own variables."""
+    """In a new process, with only huggingface_hub's own variables."""
     commit = hub.add(NAME, folder, private=True)
     hub.tokens = {"secret": {NAME}}
     code = "import sys; from lrclr.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -311,7 +312,7 @@ def test_names() -> None:
 
 @pytest.mark.parametrize("body", [b"<html>log in</html>", b"[]", b"{}", b"null"])
 def test_an_answer_that_is_not_a_hubs_is_told(body: bytes, hub: Hub, folder: Path, monkeypatch: Any) -> None:
-    """As a proxy gives that wants a login first."""
+    """Like the reply of a proxy that requires a login."""
     hub.add(NAME, folder)
     monkeypatch.setattr("tests.hub.server._Handler._answer", lambda handler: handler._send(200, body))
     with pytest.raises(HubError, match="is not that of a hub"):

@@ -1,4 +1,4 @@
-"""`lrclr push`: a bundle's listed files and a model card, in one commit, private unless asked otherwise."""
+"""`lrclr push`: the listed files of a bundle and a model card, in one commit, private unless requested otherwise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.hub.server import Hub
 
 NAME = "owner/bundle"
-# huggingface_hub 2.4 uploads a large file with a parameter that its HTTP library calls deprecated.
+# huggingface_hub 2.4 uploads large files with a parameter that its HTTP library has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw:DeprecationWarning")
 
 
@@ -46,7 +46,7 @@ def test_the_listed_files_and_a_card_are_pushed_in_one_private_commit(
     assert len(repository.commits) == 2
     files = {f"bundle/{path.relative_to(fp32_bundle).as_posix()}" for path in fp32_bundle.rglob("*") if path.is_file()}
     assert set(repository.files) == {*files, "README.md", ".gitattributes"}
-    # What is downloaded is the bundle.
+    # The downloaded files are the bundle.
     copy = tmp_path / "copy"
     for name, content in repository.files.items():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def test_errors(hub: Hub, fp32_bundle: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_an_upload_that_fails_on_the_way(hub: Hub, fp32_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And leaves no half of a bundle: the commit comes last."""
+    """The commit comes last, so an incomplete bundle is not visible."""
     for method, part, status, told in (
         ("PUT", "/lfs/", 400, "the hub answered 400"),
         ("POST", "/commit/", 500, "the hub answered 500"),

@@ -1,4 +1,4 @@
-"""DICOM files made to order, and those that come with pydicom."""
+"""DICOM files built from attributes, and the files that pydicom brings."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def read_whole(source: str | Path | bytes) -> ReducedImage:
-    """Every pixel of a file, and the remarks on it."""
+    """All pixels of a file at full resolution, and the remarks about it."""
     return read_for_model(source, PreprocessSpec.clip(224), exact=True)
 
 
 class MakeDicom(Protocol):
-    """Writes `pixels` as a DICOM file; an attribute that is None is left out."""
+    """Builds a DICOM file with `pixels`. An attribute whose value is None is left out."""
 
     def __call__(
         self, pixels: NDArray[Any], *, syntax: str = ..., preamble: bool = ..., **attributes: Any
@@ -85,7 +85,7 @@ def make_dicom() -> MakeDicom:
 
 @pytest.fixture(scope="session")
 def bundled() -> Callable[[str], Path]:
-    """The path of a file from pydicom's wheel."""
+    """A function that returns the path of a file in pydicom's wheel."""
 
     def find(name: str) -> Path:
         path = pydicom.data.get_testdata_file(name, download=False)
@@ -97,7 +97,7 @@ def bundled() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def chest() -> NDArray[np.uint16]:
-    """A smooth 12-bit picture, `[48, 40]`, that uses 0 and 4095 and has no symmetry."""
+    """A smooth 12-bit picture, `[48, 40]`, that contains 0 and 4095 and has no symmetry."""
     rows, columns = np.mgrid[:48, :40]
     picture = np.sin(rows / 7) + np.cos(columns / 11 + rows / 31) + columns / 50
     picture = (picture - picture.min()) / (picture.max() - picture.min())

@@ -1,4 +1,4 @@
-"""Which files of a folder are images: by content, whatever they are called, each once; and what is passed over."""
+"""Which files of a folder are images. The content decides, each file counts once, and skipped files are counted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, UID
 from lrclr.errors import LrclrError, UsageError
 from lrclr.images import describe_passed_over, find_images, read_image
 
-# Private: the rule for one file's first bytes.
+# Private: the rule for the first bytes of one file.
 from lrclr.images._kind import HEAD_BYTES, IMAGE, PASSED_OVER, kind_of
 from lrclr.samples import SAMPLES
 from tests import bundles
@@ -35,7 +35,7 @@ XRAY, REPORT = "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.88.11"
 
 
 def dicom(sop_class: str, *, implicit: bool = False, preamble: bool = True, meta: bool = True) -> bytes:
-    """A DICOM object of a class, without pixels."""
+    """A DICOM object of a SOP class, without pixels."""
     syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     content = Dataset()
     content.SpecificCharacterSet = "ISO_IR 100"
@@ -58,11 +58,11 @@ def dicom(sop_class: str, *, implicit: bool = False, preamble: bool = True, meta
     return data[start:]
 
 
-def found(folder: Path) -> list[str]:
+def found_names(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in find_images([folder]).files]
 
 
-def put(folder: Path, content: dict[str, bytes]) -> Path:
+def write_file(folder: Path, content: dict[str, bytes]) -> Path:
     for name, data in content.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -74,27 +74,27 @@ def png(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return bundles.radiograph(tmp_path_factory.mktemp("png") / "a.png").read_bytes()
 
 
-def test_a_dicom_file_is_an_image_whatever_it_is_called(tmp_path: Path) -> None:
+def test_a_dicom_file_is_an_image_under_any_name(tmp_path: Path) -> None:
     names = ("1.2.840.113619.2.55.3", "IM000001", "x.IMA", "x.DCM", "x.dcm.bak", "scan 1", "PA.v1.0", "x.dat", "é.img")
-    put(tmp_path, dict.fromkeys(names, DICOM))
-    assert sorted(found(tmp_path)) == sorted(names)
-    # Without preamble and file meta information, as some archives keep it.
+    write_file(tmp_path, dict.fromkeys(names, DICOM))
+    assert sorted(found_names(tmp_path)) == sorted(names)
+    # Without preamble and file meta information, as some archives store it.
     whole = Path(str(get_testdata_file("CT_small.dcm"))).read_bytes()
     without = tmp_path / "bare" / "1.2.3"
     without.parent.mkdir()
     without.write_bytes(whole[whole.index(struct.pack("<HH", 8, 5)) :])
     assert read_image(without).size > 0
-    assert found(without.parent) == ["1.2.3"]
+    assert found_names(without.parent) == ["1.2.3"]
 
 
 @pytest.mark.parametrize("suffix", ["", ".1", ".bak", ".img", ".PNG"])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
-def test_a_raster_file_is_an_image_whatever_it_is_called(kind: str, suffix: str, tmp_path: Path) -> None:
+def test_a_raster_file_is_an_image_under_any_name(kind: str, suffix: str, tmp_path: Path) -> None:
     Image.new("L", (8, 8), 7).save(tmp_path / f"a{suffix}", kind)
-    assert found(tmp_path) == [f"a{suffix}"]
+    assert found_names(tmp_path) == [f"a{suffix}"]
 
 
-def test_what_lies_on_a_dicom_cd_beside_the_images(tmp_path: Path, png: bytes) -> None:
+def test_other_files_of_a_dicom_cd_are_passed_over(tmp_path: Path, png: bytes) -> None:
     dicomdir = Path(str(get_testdata_file("DICOMDIR"))).read_bytes()
     others = {
         "DICOMDIR": dicomdir,
@@ -121,7 +121,7 @@ def test_what_lies_on_a_dicom_cd_beside_the_images(tmp_path: Path, png: bytes) -
         "a.png.heatmap.png": png,
     }
     images = {"IMAGES/1.2.3": DICOM, "IMAGES/IM2": DICOM, "key.png": png}
-    put(tmp_path, {**others, **images})
+    write_file(tmp_path, {**others, **images})
     os.mkfifo(tmp_path / "pipe")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
@@ -137,15 +137,15 @@ def test_what_lies_on_a_dicom_cd_beside_the_images(tmp_path: Path, png: bytes) -
         "special": 2,
         "other": 8,
     }
-    told = describe_passed_over(scan.passed_over)
-    assert "6 × DICOM objects without an image" in told
-    assert "8 × other files" in told
+    summary = describe_passed_over(scan.passed_over)
+    assert "6 × DICOM objects without an image" in summary
+    assert "8 × other files" in summary
 
 
-def test_a_file_that_is_named_as_an_image_is_never_passed_over(tmp_path: Path) -> None:
-    """It is reported as a failure: a cut or overwritten image must not vanish."""
+def test_a_file_with_an_image_suffix_is_always_an_image(tmp_path: Path) -> None:
+    """A cut or overwritten image must be reported as a failure and not disappear."""
     damaged = {f"a{suffix}": b"no picture" for suffix in (".png", ".JPG", ".jpeg", ".tif", ".dcm", ".dicom", ".ima")}
-    put(tmp_path, {**damaged, "empty.dcm": b"", "really.a.zip.dcm": b"PK\x03\x04"})
+    write_file(tmp_path, {**damaged, "empty.dcm": b"", "really.a.zip.dcm": b"PK\x03\x04"})
     (tmp_path / "gone.dcm").symlink_to(tmp_path / "nowhere")
     (tmp_path / "round.png").symlink_to(tmp_path / "round.png")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
@@ -154,9 +154,9 @@ def test_a_file_that_is_named_as_an_image_is_never_passed_over(tmp_path: Path) -
     assert scan.passed_over == {"broken_link": 1}
 
 
-def test_every_storage_class_without_pixels_is_known() -> None:
-    """Against pydicom's dictionary, which is made from PS3.6."""
-    with_pixels = {  # and without "Image" in their names
+def test_every_storage_class_without_pixels_is_listed() -> None:
+    """Compared with pydicom's dictionary, which is generated from PS3.6."""
+    with_pixels = {  # these have no "Image" in their names
         "Enhanced US Volume Storage", "Parametric Map Storage", "Segmentation Storage", "RT Dose Storage",
         "Ophthalmic Optical Coherence Tomography B-scan Volume Analysis Storage", "Ophthalmic Thickness Map Storage",
         "Corneal Topography Map Storage", "DICOS 2D AIT Storage", "DICOS 3D AIT Storage",
@@ -182,16 +182,16 @@ def test_the_class_is_found_in_every_form_of_a_file(sop_class: str, expected: st
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.binary(max_size=200), cut=st.integers(0, 600), place=st.integers(0, 400), byte=st.integers(0, 255))
-def test_no_content_stops_a_scan(data: bytes, cut: int, place: int, byte: int) -> None:
+def test_no_content_makes_a_scan_fail(data: bytes, cut: int, place: int, byte: int) -> None:
     assert kind_of(data) in {IMAGE, *PASSED_OVER}
     spoilt = bytearray(DICOM[:HEAD_BYTES])
     spoilt[place] = byte
     assert kind_of(bytes(spoilt[:cut]) + data) in {IMAGE, *PASSED_OVER}
 
 
-def test_links_are_followed_and_a_file_counts_once(tmp_path: Path, png: bytes) -> None:
-    outside = put(tmp_path / "outside", {"deep/c.png": png, "d.png": png})
-    inside = put(tmp_path / "in", {"z/a.png": png, "b.png": png})
+def test_links_are_followed_and_each_file_counts_once(tmp_path: Path, png: bytes) -> None:
+    outside = write_file(tmp_path / "outside", {"deep/c.png": png, "d.png": png})
+    inside = write_file(tmp_path / "in", {"z/a.png": png, "b.png": png})
     (inside / "a link to z").symlink_to(inside / "z")
     (inside / "again.png").symlink_to(inside / "b.png")
     (inside / "loop").symlink_to(inside)
@@ -200,17 +200,17 @@ def test_links_are_followed_and_a_file_counts_once(tmp_path: Path, png: bytes) -
     (inside / "out deep").symlink_to(outside / "deep")
     (inside / "one.png").symlink_to(outside / "d.png")
     scan = find_images([inside])
-    # Own names where a file has one below the folder; of several links the first one's.
+    # A file below the folder keeps its own name. Of several links to a file, the first one counts.
     assert [str(path.relative_to(inside)) for path in scan.files] == ["b.png", "out/d.png", "out/deep/c.png", "z/a.png"]
     assert scan.passed_over == {"repeated": 6}
-    # A folder that is a link itself is searched like any other.
+    # A folder that is itself a link is searched like any other.
     (tmp_path / "door").symlink_to(inside)
     assert len(find_images([tmp_path / "door"]).files) == 4
 
 
-def test_links_into_a_store_are_images(tmp_path: Path, png: bytes) -> None:
-    """As git-annex and DVC keep them; a name whose content was not fetched is a failed image."""
-    put(tmp_path, {".git/annex/objects/1": png, ".git/annex/objects/2": DICOM, "plain": b"text"})
+def test_links_into_a_content_store_are_images(tmp_path: Path, png: bytes) -> None:
+    """Links as git-annex and DVC write them. A link whose target was not fetched is a failed image."""
+    write_file(tmp_path, {".git/annex/objects/1": png, ".git/annex/objects/2": DICOM, "plain": b"text"})
     (tmp_path / "a.png").symlink_to(".git/annex/objects/1")
     (tmp_path / "1.2.3").symlink_to(".git/annex/objects/2")
     (tmp_path / "missing.dcm").symlink_to(".git/annex/objects/3")
@@ -221,8 +221,8 @@ def test_links_into_a_store_are_images(tmp_path: Path, png: bytes) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
-def test_any_tree_of_links_gives_each_file_once(seed: int, tmp_path: Path) -> None:
-    """Against a walk that resolves everything it meets."""
+def test_each_file_of_any_tree_of_links_counts_once(seed: int, tmp_path: Path) -> None:
+    """Compared with a walk that resolves every path."""
     root = tmp_path / str(seed)
     draw = random.Random(seed)
     folders = [root]
@@ -252,13 +252,15 @@ def test_any_tree_of_links_gives_each_file_once(seed: int, tmp_path: Path) -> No
     shutil.rmtree(root)
 
 
-def test_files_are_taken_as_they_are_given(tmp_path: Path, png: bytes) -> None:
-    put(tmp_path, {"notes.txt": b"x", ".hidden.png": png, "a.png.heatmap.png": png, "sub/b.png": png, "sub/c": png})
+def test_given_files_keep_their_names(tmp_path: Path, png: bytes) -> None:
+    write_file(
+        tmp_path, {"notes.txt": b"x", ".hidden.png": png, "a.png.heatmap.png": png, "sub/b.png": png, "sub/c": png}
+    )
     named = [tmp_path / name for name in ("notes.txt", ".hidden.png", "a.png.heatmap.png")]
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
     named.append(tmp_path / "gone.png")
     assert find_images(named).files == named
-    # What is given by name and is in a folder that is given too is not taken twice.
+    # A file that is given by name and is also in a given folder counts once.
     scan = find_images([tmp_path / "sub" / "c", tmp_path / "sub", tmp_path / "sub"])
     assert scan.files == [tmp_path / "sub" / "c", tmp_path / "sub" / "b.png"]
     assert scan.passed_over == {"repeated": 2}
@@ -266,32 +268,32 @@ def test_files_are_taken_as_they_are_given(tmp_path: Path, png: bytes) -> None:
         find_images([tmp_path / "nowhere.png"])
 
 
-def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_images_counts_its_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"contains no image: the folder is empty"):
         find_images([tmp_path])
-    put(tmp_path, {"archive.zip": b"PK\x03\x04", "notes": b"x"})
+    write_file(tmp_path, {"archive.zip": b"PK\x03\x04", "notes": b"x"})
     with pytest.raises(UsageError, match=r"contains no image: passed over: 1 × archives .*; 1 × other files"):
         find_images([tmp_path])
 
 
 @pytest.mark.parametrize("through_a_link", [False, True])
-def test_a_folder_that_cannot_be_read_is_an_error(
+def test_an_unreadable_folder_is_an_error(
     through_a_link: bool, tmp_path: Path, png: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = put(tmp_path / "in", {"a.png": png})
+    folder = write_file(tmp_path / "in", {"a.png": png})
     closed = (tmp_path if through_a_link else folder) / "closed"
-    put(closed, {"b.png": png})
+    write_file(closed, {"b.png": png})
     if through_a_link:
         (folder / "link").symlink_to(closed)
     scandir: Callable[..., Any] = os.scandir
 
-    def refusing(path: str) -> Any:
+    def refuse(path: str) -> Any:
         if os.path.realpath(path) == str(closed):
             raise PermissionError(13, "Permission denied", path)
         return scandir(path)
 
-    # Root may read everything, so the system's refusal is put in its place.
-    monkeypatch.setattr(os, "scandir", refusing)
+    # The superuser may read everything, so the error of the system is simulated.
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(LrclrError, match=r"the folder .*(closed|link) cannot be read: Permission denied") as error:
         find_images([folder])
     assert error.value.exit_code == 1

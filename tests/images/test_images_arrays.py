@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
 
 
-def test_the_public_names() -> None:
+def test_public_names() -> None:
     assert {"ReadLimits", "ReducedImage", "find_images", "read_for_model", "read_image"} < set(lrclr.images.__all__)
 
 
 @given(hnp.arrays(np.uint8, SHAPES))
-def test_uint8_is_taken_as_it_is_but_not_shared(array: NDArray[np.uint8]) -> None:
+def test_uint8_is_copied_unchanged(array: NDArray[np.uint8]) -> None:
     picture = read_image(array)
     np.testing.assert_array_equal(picture, array)
     assert picture.dtype == np.uint8
@@ -60,7 +60,7 @@ def test_the_fourth_channel_is_opacity_on_black() -> None:
     assert read_image(array).tolist() == [[[200, 100, 51], [0, 0, 0], [100, 50, 26]]]
 
 
-def test_a_view_that_is_not_contiguous_is_read_in_its_order() -> None:
+def test_a_view_that_is_not_contiguous_is_read_correctly() -> None:
     array = np.arange(12, dtype=np.uint8).reshape(3, 4)
     picture = read_image(array.T[::-1])
     np.testing.assert_array_equal(picture, array.T[::-1])
@@ -85,14 +85,14 @@ def test_a_view_that_is_not_contiguous_is_read_in_its_order() -> None:
         (np.zeros((5, 0, 3), dtype=np.uint8), ["empty"]),
     ],
 )
-def test_what_is_no_image_is_refused_with_a_reason(array: NDArray[Any], words: list[str]) -> None:
+def test_an_array_that_is_not_an_image_is_refused_with_a_reason(array: NDArray[Any], words: list[str]) -> None:
     with pytest.raises(ImageError) as caught:
         read_image(array)
     for word in words:
         assert word in str(caught.value)
 
 
-def test_arrays_and_pillow_images_count_their_pixels() -> None:
+def test_the_pixel_limit_applies_to_arrays_and_pillow_images() -> None:
     limits = ReadLimits(max_pixels=99)
     with pytest.raises(ImageLimitError, match="10 pixels high and 10 wide"):
         read_image(np.zeros((10, 10), dtype=np.uint8), limits=limits)
@@ -101,7 +101,7 @@ def test_arrays_and_pillow_images_count_their_pixels() -> None:
     assert read_image(np.zeros((9, 11), dtype=np.uint8), limits=limits).shape == (9, 11)
 
 
-def test_arrays_have_one_frame() -> None:
+def test_arrays_have_only_frame_0() -> None:
     array = np.zeros((2, 2), dtype=np.uint8)
     assert read_image(array, frame=0).shape == (2, 2)
     with pytest.raises(ImageError, match="frame 1 does not exist"):
@@ -109,18 +109,18 @@ def test_arrays_have_one_frame() -> None:
 
 
 @pytest.mark.parametrize("frame", [-1, 1.0, "0", True])
-def test_a_frame_is_a_whole_number(frame: Any) -> None:
+def test_a_frame_must_be_a_whole_number(frame: Any) -> None:
     with pytest.raises(UsageError, match="an integer from 0"):
         read_image(np.zeros((2, 2), dtype=np.uint8), frame=frame)
 
 
 @pytest.mark.parametrize("values", [{"max_bytes": 0}, {"max_pixels": -1}, {"max_pixels": 1.5}, {"max_bytes": True}])
-def test_limits_are_positive_whole_numbers(values: dict[str, Any]) -> None:
+def test_limits_must_be_positive_whole_numbers(values: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(values))):
         ReadLimits(**values)
 
 
-def test_pillow_images_of_every_usual_mode() -> None:
+def test_pillow_images_of_common_modes_are_read() -> None:
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
     image = Image.fromarray(grey)
     np.testing.assert_array_equal(read_image(image), grey)
@@ -150,12 +150,12 @@ def test_deep_pillow_images_are_scaled_over_16_bits() -> None:
         (Image.new("L", (0, 2)), "empty"),
     ],
 )
-def test_pillow_images_without_a_meaning_are_refused(image: Image.Image, words: str) -> None:
+def test_pillow_images_of_undefined_range_are_refused(image: Image.Image, words: str) -> None:
     with pytest.raises(ImageError, match=words):
         read_image(image)
 
 
-def test_a_pillow_image_is_left_as_it_was() -> None:
+def test_a_pillow_image_is_not_changed() -> None:
     image = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3))
     exif = image.getexif()
     exif[0x0112] = 6

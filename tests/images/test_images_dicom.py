@@ -1,4 +1,4 @@
-"""DICOM files: transfer syntaxes, frames, what is missing, and what an error may say."""
+"""DICOM files: transfer syntaxes, frames, missing attributes, and errors without patient data."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ HTJ2K_FRAME = base64.b85decode(
 )
 
 
-def recoded(data: bytes, change: Callable[[Any], None]) -> bytes:
+def with_change(data: bytes, change: Callable[[Any], None]) -> bytes:
     dataset = pydicom.dcmread(io.BytesIO(data))
     change(dataset)
     stream = io.BytesIO()
@@ -65,11 +65,11 @@ def recoded(data: bytes, change: Callable[[Any], None]) -> bytes:
 
 
 def compressed(data: bytes, syntax: str) -> bytes:
-    return recoded(data, lambda dataset: dataset.compress(syntax, generate_instance_uid=False))
+    return with_change(data, lambda dataset: dataset.compress(syntax, generate_instance_uid=False))
 
 
 def with_frame(data: bytes, frame: bytes, syntax: str, **attributes: Any) -> bytes:
-    """Put one compressed frame in the place of the pixel data."""
+    """Replace the pixel data by one compressed frame."""
 
     def change(dataset: Any) -> None:
         dataset.file_meta.TransferSyntaxUID = syntax
@@ -79,7 +79,7 @@ def with_frame(data: bytes, frame: bytes, syntax: str, **attributes: Any) -> byt
         for keyword, value in attributes.items():
             setattr(dataset, keyword, value)
 
-    return recoded(data, change)
+    return with_change(data, change)
 
 
 def lossless_jpeg(data: bytes, tmp_path: Path, process: int) -> bytes:
@@ -113,7 +113,7 @@ def test_uncompressed_syntaxes_with_and_without_a_preamble(
 
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
-def test_lossless_syntaxes_give_what_uncompressed_ones_give(
+def test_lossless_syntaxes_equal_uncompressed_ones(
     make_dicom: MakeDicom, chest: NDArray[np.uint16], syntax: str, signed: bool
 ) -> None:
     pixels = chest.astype(np.int16) - 2000 if signed else chest
@@ -127,7 +127,7 @@ def test_lossless_syntaxes_give_what_uncompressed_ones_give(
 @pytest.mark.parametrize(
     "process", [gdcm.TransferSyntax.JPEGLosslessProcess14_1, gdcm.TransferSyntax.JPEGLosslessProcess14]
 )
-def test_lossless_jpeg(
+def test_lossless_jpeg_equals_uncompressed(
     make_dicom: MakeDicom, chest: NDArray[np.uint16], tmp_path: Path, process: int, dtype: type[np.integer]
 ) -> None:
     pixels = (chest >> 4).astype(dtype) if dtype == np.uint8 else chest.astype(dtype)
@@ -138,7 +138,7 @@ def test_lossless_jpeg(
 
 
 @pytest.mark.parametrize("syntax", [HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K])
-def test_high_throughput_jpeg_2000(make_dicom: MakeDicom, syntax: str) -> None:
+def test_high_throughput_jpeg_2000_equals_uncompressed(make_dicom: MakeDicom, syntax: str) -> None:
     rows, columns = np.mgrid[:16, :16]
     plain = make_dicom((251 * rows + 13 * columns).astype(np.uint16))
     np.testing.assert_array_equal(read_image(with_frame(plain, HTJ2K_FRAME, syntax)), read_image(plain))
@@ -151,7 +151,7 @@ def test_high_throughput_jpeg_2000(make_dicom: MakeDicom, syntax: str) -> None:
         *("MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_padded.dcm"),
     ],
 )
-def test_bundled_files_of_one_picture_agree(bundled: Callable[[str], Path], name: str) -> None:
+def test_files_of_the_same_picture_agree(bundled: Callable[[str], Path], name: str) -> None:
     np.testing.assert_array_equal(read_image(bundled(name)), read_image(bundled("MR_small.dcm")))
 
 
@@ -164,7 +164,7 @@ def test_bundled_files_of_one_picture_agree(bundled: Callable[[str], Path], name
         *(("SC_rgb_jpeg_dcmtk.dcm", 6), ("SC_rgb_jls_lossy_line.dcm", 6), ("SC_rgb_jls_lossy_sample.dcm", 6)),
     ],
 )
-def test_bundled_colour_bars_have_their_colours(bundled: Callable[[str], Path], name: str, tolerance: int) -> None:
+def test_colour_bars_have_their_colours(bundled: Callable[[str], Path], name: str, tolerance: int) -> None:
     colours = {
         5: (255, 0, 0),
         15: (255, 128, 128),
@@ -191,7 +191,7 @@ def test_bundled_colour_bars_have_their_colours(bundled: Callable[[str], Path], 
         *(("JPEGLSNearLossless_16.dcm", (50, 10)), ("GDCMJ2K_TextGBR.dcm", (400, 400, 3))),
     ],
 )
-def test_bundled_files_are_read_with_contrast(
+def test_pydicoms_files_are_read_with_contrast(
     bundled: Callable[[str], Path], name: str, shape: tuple[int, ...]
 ) -> None:
     picture = read_image(bundled(name))
@@ -199,7 +199,7 @@ def test_bundled_files_are_read_with_contrast(
     assert int(picture.max()) - int(picture.min()) > 200
 
 
-def test_a_deflated_file_shows_what_it_inflates_to(bundled: Callable[[str], Path]) -> None:
+def test_a_deflated_file_equals_its_inflated_form(bundled: Callable[[str], Path]) -> None:
     dataset = pydicom.dcmread(bundled("image_dfl.dcm"))
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     stream = io.BytesIO()
@@ -208,7 +208,7 @@ def test_a_deflated_file_shows_what_it_inflates_to(bundled: Callable[[str], Path
 
 
 @pytest.mark.parametrize("name", ["JPGExtended.dcm", "JPEG-lossy.dcm"])
-def test_12_bit_lossy_jpeg_is_refused_with_a_way_out(bundled: Callable[[str], Path], name: str) -> None:
+def test_12_bit_lossy_jpeg_is_refused_with_advice(bundled: Callable[[str], Path], name: str) -> None:
     with pytest.raises(ImageError, match=r"12-bit lossy JPEG.*another transfer syntax"):
         read_image(bundled(name))
 
@@ -235,7 +235,7 @@ def test_a_single_frame_is_frame_0(make_dicom: MakeDicom, chest: NDArray[np.uint
 
 
 @pytest.mark.parametrize("name", ["test-SR.dcm", "rtplan.dcm", "waveform_ecg.dcm"])
-def test_objects_without_pixels_are_named_so(bundled: Callable[[str], Path], name: str) -> None:
+def test_objects_without_pixels_are_refused_as_such(bundled: Callable[[str], Path], name: str) -> None:
     with pytest.raises(ImageError, match=r"holds no image.*report"):
         read_image(bundled(name))
 
@@ -264,14 +264,14 @@ def test_objects_without_pixels_are_named_so(bundled: Callable[[str], Path], nam
         ({"NumberOfFrames": 2}, "2 frames"),
     ],
 )
-def test_attributes_that_make_no_picture(
+def test_invalid_attributes_are_refused(
     make_dicom: MakeDicom, chest: NDArray[np.uint16], attributes: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ImageError, match=words):
         read_image(make_dicom(chest, **attributes))
 
 
-def test_pixel_data_that_are_too_short_are_refused(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
+def test_short_pixel_data_are_refused(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
     data = make_dicom(chest, PixelData=chest.tobytes()[:-2])
     with pytest.raises(ImageError, match=r"truncated.*3838 bytes long, and 3840 are needed"):
         read_image(data)
@@ -280,18 +280,18 @@ def test_pixel_data_that_are_too_short_are_refused(make_dicom: MakeDicom, chest:
 
 
 @pytest.mark.parametrize("name", ["MR_truncated.dcm", "rtplan_truncated.dcm"])
-def test_bundled_damaged_files_are_image_errors(bundled: Callable[[str], Path], name: str) -> None:
+def test_pydicoms_damaged_files_are_refused(bundled: Callable[[str], Path], name: str) -> None:
     with pytest.raises(ImageError):
         read_image(bundled(name))
 
 
-def test_a_transfer_syntax_that_nothing_decodes(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
+def test_an_unsupported_transfer_syntax_is_refused(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
     data = with_frame(make_dicom(chest), b"mpeg", "1.2.840.10008.1.2.4.100")
     with pytest.raises(ImageError, match=r"transfer syntax 1\.2\.840\.10008\.1\.2\.4\.100 .*not supported"):
         read_image(data)
 
 
-def test_a_missing_decoder_is_named_with_the_extra(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
+def test_the_error_for_a_missing_decoder_names_the_extra(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
     data = compressed(make_dicom(chest), RLELossless)
     decoder = get_decoder(RLELossless)
     decoder.remove_plugin("pylibjpeg")
@@ -303,7 +303,7 @@ def test_a_missing_decoder_is_named_with_the_extra(make_dicom: MakeDicom, chest:
     assert read_image(data).shape == chest.shape
 
 
-def test_rows_and_columns_are_held_against_the_limit(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
+def test_the_pixel_limit_applies_to_rows_and_columns(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
     data = make_dicom(chest, Rows=60000, Columns=60000)
     with pytest.raises(ImageLimitError, match="60000 pixels high and 60000 wide"):
         read_image(data)
@@ -316,7 +316,7 @@ def test_a_codestream_must_have_the_size_of_its_attributes(
     make_dicom: MakeDicom, chest: NDArray[np.uint16], syntax: str
 ) -> None:
     data = compressed(make_dicom(chest), syntax)
-    small = recoded(data, lambda dataset: setattr(dataset, "Rows", 47))
+    small = with_change(data, lambda dataset: setattr(dataset, "Rows", 47))
     with pytest.raises(
         ImageError, match="compressed frame is 48 by 40 pixels of 1 samples, the attributes say 47 by 40"
     ):
@@ -332,7 +332,7 @@ def test_a_jpeg_frame_must_have_the_size_of_its_attributes(bundled: Callable[[st
         read_image(huge)
 
 
-# The frame of SC_rgb_jpeg_gdcm.dcm: APP14 at 2, SOF3 at 18, DHT at 37 with its counts from 42, SOS at 62.
+# The frame of SC_rgb_jpeg_gdcm.dcm: APP14 at byte 2, SOF3 at 18, DHT at 37 with its counts from 42, SOS at 62.
 DAMAGES: dict[str, dict[int, int]] = {
     "no frame header": {19: 0xFE},
     "samples of 216 bits": {22: 216},
@@ -362,7 +362,7 @@ def lossless_frame(bundled: Callable[[str], Path]) -> bytes:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_lossless_jpeg_that_could_end_the_process_is_refused(
+def test_lossless_jpeg_that_would_crash_the_decoder_is_refused(
     bundled: Callable[[str], Path], make_dicom: MakeDicom, damage: str
 ) -> None:
     frame = bytearray(lossless_frame(bundled))
@@ -374,10 +374,8 @@ def test_lossless_jpeg_that_could_end_the_process_is_refused(
         read_image(with_frame(plain, bytes(frame), JPEGLosslessSV1))
 
 
-def test_lossless_jpeg_loses_the_segments_that_it_does_not_need(
-    bundled: Callable[[str], Path], make_dicom: MakeDicom
-) -> None:
-    # GDCM ends the process over an Adobe segment that asks for a colour transform.
+def test_unneeded_segments_of_lossless_jpeg_are_removed(bundled: Callable[[str], Path], make_dicom: MakeDicom) -> None:
+    # GDCM crashes on an Adobe segment that requests a colour transform.
     frame = lossless_frame(bundled)
     asking = bytearray(frame)
     assert frame[6:11] == b"Adobe"
@@ -396,13 +394,13 @@ def test_lossless_jpeg_with_two_frame_headers_is_refused(bundled: Callable[[str]
         read_image(with_frame(plain, twice, JPEGLosslessSV1))
 
 
-def test_colours_that_stay_what_they_are_do_not_pass_for_rgb(make_dicom: MakeDicom) -> None:
+def test_unconverted_colours_are_not_taken_for_rgb(make_dicom: MakeDicom) -> None:
     pixels = np.zeros((4, 4, 3), dtype=np.uint8)
     with pytest.raises(ImageError, match="cannot be converted to RGB"):
         read_image(make_dicom(pixels, PhotometricInterpretation="YBR_RCT"))
 
 
-def test_a_jp2_file_in_the_place_of_a_codestream_is_unwrapped(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
+def test_a_jp2_file_instead_of_a_codestream_is_unwrapped(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
     plain = make_dicom(chest)
     frame = get_frame(pydicom.dcmread(io.BytesIO(compressed(plain, JPEG2000Lossless))).PixelData, 0, number_of_frames=1)
     wrapper = b"\x00\x00\x00\x0cjP  \r\n\x87\n" + b"\x00\x00\x00\x00" + b"what OpenJPEG could read for ever"
@@ -410,7 +408,7 @@ def test_a_jp2_file_in_the_place_of_a_codestream_is_unwrapped(make_dicom: MakeDi
 
 
 def test_a_panic_of_the_rle_decoder_is_an_image_error(make_dicom: MakeDicom, capfd: pytest.CaptureFixture[str]) -> None:
-    # The second segment goes on after the last pixel.
+    # The second segment continues after the last pixel.
     frame = struct.pack("<16L", 2, 64, 66, *[0] * 13) + b"\xf8\x07" + b"\x81\x07" * 9
     data = with_frame(make_dicom(np.zeros((3, 3), dtype=np.uint16)), frame, RLELossless)
     with pytest.raises(ImageError, match="pixel data"):
@@ -436,10 +434,8 @@ def test_a_deflated_bomb_is_not_inflated(implicit: bool) -> None:
         read_image(bomb[:-5000])
 
 
-def test_a_file_whose_first_element_cannot_be_made_out_is_refused(
-    make_dicom: MakeDicom, chest: NDArray[np.uint16]
-) -> None:
-    # pydicom would start again with implicit VR, and might find another transfer syntax than the one checked.
+def test_a_file_with_an_ambiguous_first_element_is_refused(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
+    # pydicom would read it again as implicit VR, and might find another transfer syntax than the checked one.
     data = make_dicom(chest)
     first = data[132:138]
     assert first == b"\x02\x00\x00\x00UL"
@@ -458,15 +454,15 @@ NAMED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("attributes", NAMED)
-def test_no_value_of_a_file_is_in_an_error(make_dicom: MakeDicom, attributes: dict[str, Any]) -> None:
+def test_errors_contain_no_values_of_a_file(make_dicom: MakeDicom, attributes: dict[str, Any]) -> None:
     named = {"PatientName": SECRET, **attributes}
     data = make_dicom(np.zeros((9, 9), dtype=np.uint16), **named).replace(b"11111111", SECRET.encode())
     with pytest.raises(ImageError) as caught:
         read_image(data)
-    said = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
-    assert SECRET not in said
-    assert "Roe" not in said
-    assert "MRN-4711" not in said
+    text = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+    assert SECRET not in text
+    assert "Roe" not in text
+    assert "MRN-4711" not in text
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
     assert "\n" not in str(caught.value)
@@ -482,14 +478,14 @@ IGNORED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("attributes", IGNORED)
-def test_no_value_of_a_file_is_in_a_remark(make_dicom: MakeDicom, attributes: dict[str, Any]) -> None:
+def test_remarks_contain_no_values_of_a_file(make_dicom: MakeDicom, attributes: dict[str, Any]) -> None:
     data = make_dicom(np.zeros((9, 9), dtype=np.uint16), PatientName=SECRET, **attributes)
     read = read_whole(data.replace(b"11111111", SECRET.encode()))
     assert f"{next(iter(attributes))} is not valid and is ignored" in read.remarks
     assert "Roe" not in str(read.remarks)
 
 
-def test_a_name_in_the_transfer_syntax_is_not_shown(make_dicom: MakeDicom) -> None:
+def test_a_name_in_the_transfer_syntax_is_not_printed(make_dicom: MakeDicom) -> None:
     data = make_dicom(np.zeros((9, 9), dtype=np.uint16))
     syntax = b"1.2.840.10008.1.2.1\x00"
     assert data.count(syntax) == 1
@@ -501,13 +497,13 @@ def test_a_name_in_the_transfer_syntax_is_not_shown(make_dicom: MakeDicom) -> No
     assert "Roe" not in str(caught.value)
 
 
-def test_damage_elsewhere_in_a_file_does_no_harm(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
+def test_damage_in_unused_attributes_is_ignored(make_dicom: MakeDicom, chest: NDArray[np.uint16]) -> None:
     data = make_dicom(chest, PatientAge="044Y", PatientWeight="11111111")
     broken = data.replace(b"11111111", b"not one!").replace(b"044Y", b"\xff\xfe\x00?")
     np.testing.assert_array_equal(read_image(broken), read_image(data))
 
 
-def test_what_is_not_needed_of_a_file_is_not_kept(
+def test_unneeded_attributes_are_not_kept(
     make_dicom: MakeDicom, chest: NDArray[np.uint16], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[Any] = []
@@ -523,8 +519,8 @@ def test_what_is_not_needed_of_a_file_is_not_kept(
 
 
 @pytest.mark.parametrize("error", ["AttributeError('_ARRAY_API not found')", "OSError('libgdcm is broken')"])
-def test_a_decoder_that_cannot_be_imported_is_told_with_its_own_error(error: str, tmp_path: Path) -> None:
-    """pydicom imports the decoders that are installed; an error of one of them is not one of pydicom."""
+def test_the_import_error_of_a_decoder_is_reported(error: str, tmp_path: Path) -> None:
+    """pydicom imports the installed decoders. An import error of a decoder must not be reported as one of pydicom."""
     (tmp_path / "gdcm.py").write_text(f"raise {error}")
     script = "import sys\nfrom lrclr import read_image\ntry: read_image(sys.argv[1])\nexcept Exception as e: print(e)"
     command = [sys.executable, "-c", script, str(SAMPLES[0].path("dicom"))]

@@ -1,4 +1,4 @@
-"""The grey-scale pipeline of DICOM: what the stored values look like on a screen."""
+"""The greyscale pipeline of DICOM: how stored values are displayed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def stretched(values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def lut(first: int, entries: list[int], bits: int, *, packed: str | None = None) -> Dataset:
-    """Make a LUT item; `packed` is the type of the entries if they are to be written as bytes."""
+    """Make a LUT item. `packed` is the dtype of the entries if they are written as bytes."""
     item = Dataset()
     item.LUTDescriptor = [len(entries) % 65536, first, bits]
     item[0x00283002].VR = "SS" if first < 0 else "US"
@@ -47,14 +47,16 @@ def lut(first: int, entries: list[int], bits: int, *, packed: str | None = None)
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.uint32, np.int32])
-def test_without_a_window_the_range_is_shown(make_dicom: MakeDicom, dtype: type[np.integer], syntax: str) -> None:
+def test_without_a_window_the_range_of_values_is_shown(
+    make_dicom: MakeDicom, dtype: type[np.integer], syntax: str
+) -> None:
     pixels = (np.arange(60).reshape(6, 10) * 2 + 7).astype(dtype)
     if np.issubdtype(dtype, np.signedinteger):
         pixels -= 100
     np.testing.assert_array_equal(read_image(make_dicom(pixels, syntax=syntax)), stretched(pixels))
 
 
-def test_values_far_apart_are_shown_as_well(make_dicom: MakeDicom) -> None:
+def test_a_very_wide_range_of_values_is_shown(make_dicom: MakeDicom) -> None:
     pixels = np.array([[0, 2**31, 2**32 - 1]], dtype=np.uint32)
     np.testing.assert_array_equal(read_image(make_dicom(pixels)), [[0, 128, 255]])
 
@@ -76,13 +78,13 @@ def test_monochrome1_is_monochrome2_inverted(make_dicom: MakeDicom, chest: NDArr
         ("MONOCHROME2", "IDENTITY", False),
     ],
 )
-def test_inversions_do_not_add_up(make_dicom: MakeDicom, photometric: str, shape: str, inverted: bool) -> None:
+def test_two_inversions_are_one(make_dicom: MakeDicom, photometric: str, shape: str, inverted: bool) -> None:
     data = make_dicom(RAMP, BitsStored=12, PhotometricInterpretation=photometric, PresentationLUTShape=shape)
     assert read_image(data)[0, 0] == (255 if inverted else 0)
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_bits_that_are_not_stored_are_ignored(make_dicom: MakeDicom, signed: bool) -> None:
+def test_bits_outside_the_stored_ones_are_ignored(make_dicom: MakeDicom, signed: bool) -> None:
     values = RAMP.astype(np.int16) - (2048 if signed else 0)
     junk = (np.arange(4096).reshape(64, 64) % 16) << 12
     pixels = ((values & 0x0FFF) | junk).astype(np.uint16).view(np.int16 if signed else np.uint16)
@@ -91,7 +93,7 @@ def test_bits_that_are_not_stored_are_ignored(make_dicom: MakeDicom, signed: boo
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_stored_bits_that_lie_high_are_found(make_dicom: MakeDicom, signed: bool) -> None:
+def test_stored_bits_below_a_high_bit_are_found(make_dicom: MakeDicom, signed: bool) -> None:
     values = RAMP.astype(np.int32) - (2048 if signed else 0)
     pixels = ((values << 4) | 5).astype(np.int16 if signed else np.uint16)
     data = make_dicom(pixels, BitsStored=12, HighBit=15)
@@ -99,7 +101,7 @@ def test_stored_bits_that_lie_high_are_found(make_dicom: MakeDicom, signed: bool
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
-def test_odd_depths(make_dicom: MakeDicom, bits: int) -> None:
+def test_odd_bit_depths_are_read(make_dicom: MakeDicom, bits: int) -> None:
     pixels = np.array([[0, 2 ** (bits - 1), 2**bits - 1]], dtype=np.uint16)
     data = make_dicom(pixels, BitsStored=bits, WindowCenter=2 ** (bits - 1), WindowWidth=2**bits)
     np.testing.assert_array_equal(read_image(data), [[0, 128, 255]])
@@ -131,7 +133,7 @@ def test_windows_agree_with_pydicom(
         shown = apply_windowing(stored * slope + intercept, described)
     low = (-2048 if signed else 0) * slope + intercept
     expected = np.rint((shown - low) / (4095 * slope) * 255)
-    # A level just between two greys may be rounded either way.
+    # A value halfway between two grey levels may be rounded up or down.
     assert abs(read_image(data) - expected).max() <= 1
     assert (read_image(data) != expected).mean() < 0.01
 
@@ -142,8 +144,8 @@ def test_a_window_of_width_1_is_a_threshold(make_dicom: MakeDicom) -> None:
     np.testing.assert_array_equal(read_image(data), [[0, 0, 255]])
 
 
-def test_a_negative_slope_turns_the_picture_round_and_the_window_with_it(make_dicom: MakeDicom) -> None:
-    # Rescaled, the values run from 0 down to -4095, and the window shows the greatest as white.
+def test_a_negative_slope_inverts_the_picture_also_with_a_window(make_dicom: MakeDicom) -> None:
+    # The rescaled values run from 0 to -4095. The window shows the greatest value as white.
     attributes: dict[str, Any] = {"RescaleSlope": -1, "RescaleIntercept": 0}
     windowed = read_image(make_dicom(RAMP, BitsStored=12, WindowCenter=-1000, WindowWidth=500, **attributes)).ravel()
     assert windowed[0] == 255
@@ -154,21 +156,21 @@ def test_a_negative_slope_turns_the_picture_round_and_the_window_with_it(make_di
     )
 
 
-def test_of_several_windows_the_first_is_taken(make_dicom: MakeDicom) -> None:
-    one = make_dicom(RAMP, BitsStored=12, WindowCenter=1000, WindowWidth=300)
+def test_the_first_of_several_windows_is_used(make_dicom: MakeDicom) -> None:
+    single = make_dicom(RAMP, BitsStored=12, WindowCenter=1000, WindowWidth=300)
     several = make_dicom(RAMP, BitsStored=12, WindowCenter=[1000, 3000], WindowWidth=[300, 50])
-    np.testing.assert_array_equal(read_image(several), read_image(one))
+    np.testing.assert_array_equal(read_image(several), read_image(single))
 
 
 @pytest.mark.parametrize("window", [(1000, 0), (1000, -5), (1000, None), (None, 300), ("", "")])
-def test_a_window_without_meaning_is_passed_over(make_dicom: MakeDicom, window: tuple[Any, Any]) -> None:
+def test_an_invalid_window_is_ignored(make_dicom: MakeDicom, window: tuple[Any, Any]) -> None:
     data = make_dicom(RAMP, BitsStored=12, WindowCenter=window[0], WindowWidth=window[1])
     np.testing.assert_array_equal(read_image(data), stretched(RAMP))
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
 @pytest.mark.parametrize("signed", [False, True])
-def test_the_voi_lut_is_looked_up_and_preferred_to_a_window(make_dicom: MakeDicom, signed: bool, syntax: str) -> None:
+def test_a_voi_lut_is_preferred_to_a_window(make_dicom: MakeDicom, signed: bool, syntax: str) -> None:
     pixels = np.array(
         [[-5, 0, 1, 2, 3, 9]] if signed else [[0, 5, 6, 7, 8, 20]], dtype=np.int16 if signed else np.uint16
     )
@@ -179,14 +181,16 @@ def test_the_voi_lut_is_looked_up_and_preferred_to_a_window(make_dicom: MakeDico
 
 
 @pytest.mark.parametrize("packed", [None, "u1", "<u2"])
-def test_an_8_bit_voi_lut_of_many_entries_does_not_wrap_round(make_dicom: MakeDicom, packed: str | None) -> None:
+def test_an_8_bit_voi_lut_with_many_entries_does_not_overflow(make_dicom: MakeDicom, packed: str | None) -> None:
     entries = [value // 16 for value in range(4096)]
     data = make_dicom(RAMP, BitsStored=12, VOILUTSequence=[lut(0, entries, 8, packed=packed)])
     np.testing.assert_array_equal(read_image(data), RAMP // 16)
 
 
 @pytest.mark.parametrize(("syntax", "packed"), [(ExplicitVRLittleEndian, "<u2"), (ExplicitVRBigEndian, ">u2")])
-def test_a_lut_of_all_16_bit_values_in_either_byte_order(make_dicom: MakeDicom, syntax: str, packed: str) -> None:
+def test_a_lut_of_all_16_bit_values_is_read_in_both_byte_orders(
+    make_dicom: MakeDicom, syntax: str, packed: str
+) -> None:
     pixels = np.array([[0, 1, 256, 65535]], dtype=np.uint16)
     table = lut(0, list(range(65535, -1, -1)), 16, packed=packed)
     np.testing.assert_array_equal(
@@ -208,7 +212,7 @@ def test_a_lut_that_starts_below_zero_is_for_rescaled_values(make_dicom: MakeDic
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-def test_the_modality_lut_comes_first(make_dicom: MakeDicom, syntax: str) -> None:
+def test_the_modality_lut_is_applied_before_the_window(make_dicom: MakeDicom, syntax: str) -> None:
     pixels = np.array([[0, 1, 2, 3]], dtype=np.uint16)
     modality = lut(0, [10, 60000, 500, 30000], 16)
     modality.ModalityLUTType = "US"
@@ -218,7 +222,7 @@ def test_the_modality_lut_comes_first(make_dicom: MakeDicom, syntax: str) -> Non
     np.testing.assert_array_equal(read_image(windowed), [[0, 255, 0, 255]])
 
 
-def test_padding_is_black_and_does_not_count(make_dicom: MakeDicom) -> None:
+def test_padding_is_black_and_outside_the_range(make_dicom: MakeDicom) -> None:
     pixels = np.array([[-2000, 0, 50, 100]], dtype=np.int16)
     np.testing.assert_array_equal(read_image(make_dicom(pixels, PixelPaddingValue=-2000)), [[0, 0, 128, 255]])
     white = np.array([[4095, 0, 50, 100]], dtype=np.uint16)
@@ -229,7 +233,7 @@ def test_padding_is_black_and_does_not_count(make_dicom: MakeDicom) -> None:
     np.testing.assert_array_equal(read_image(limited), [[0, 0, 0, 255]])
 
 
-def test_a_padding_value_written_in_the_other_signedness_counts(make_dicom: MakeDicom) -> None:
+def test_a_padding_value_of_the_other_signedness_is_used(make_dicom: MakeDicom) -> None:
     pixels = np.array([[-2000, 0, 50, 100]], dtype=np.int16)
     data = make_dicom(pixels, PixelPaddingValue=-2000)
     tag = b"\x28\x00\x20\x01"
@@ -237,7 +241,7 @@ def test_a_padding_value_written_in_the_other_signedness_counts(make_dicom: Make
     np.testing.assert_array_equal(read_image(data.replace(tag + b"SS", tag + b"US")), [[0, 0, 128, 255]])
 
 
-def test_pictures_without_contrast_are_flat(make_dicom: MakeDicom) -> None:
+def test_pictures_without_contrast_are_black(make_dicom: MakeDicom) -> None:
     flat = np.full((3, 3), 7, dtype=np.uint16)
     assert read_image(make_dicom(flat)).max() == 0
     assert read_image(make_dicom(flat, PixelPaddingValue=7)).max() == 0
@@ -251,7 +255,7 @@ def test_float_pixels_show_their_range(make_dicom: MakeDicom, values: list[float
     assert abs(read_image(data) - stretched(pixels)).max() <= 1
 
 
-def test_the_widest_range_of_floats_is_shown(make_dicom: MakeDicom) -> None:
+def test_the_widest_range_of_floats_is_displayed(make_dicom: MakeDicom) -> None:
     pixels = np.array([[-1.7e308, 0, 1.7e308]])
     data = make_dicom(pixels, **NOT_INTEGERS, DoubleFloatPixelData=pixels.tobytes())
     np.testing.assert_array_equal(read_image(data), [[0, 128, 255]])
@@ -289,12 +293,12 @@ def test_palettes_that_are_missing_or_segmented_are_refused(make_dicom: MakeDico
         )
 
 
-def test_colour_of_more_than_8_bits_is_scaled_over_the_stored_ones(make_dicom: MakeDicom) -> None:
+def test_colour_of_more_than_8_bits_is_scaled_over_the_stored_bits(make_dicom: MakeDicom) -> None:
     pixels = np.array([[[0, 512, 1023], [1023, 0, 256]]], dtype=np.uint16)
     np.testing.assert_array_equal(read_image(make_dicom(pixels, BitsStored=10)), np.rint(pixels / 1023 * 255))
 
 
-def test_planes_and_pixels_give_the_same_colours(make_dicom: MakeDicom) -> None:
+def test_both_planar_configurations_give_the_same_colours(make_dicom: MakeDicom) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     planes = make_dicom(pixels, PlanarConfiguration=1, PixelData=pixels.transpose(2, 0, 1).tobytes())
     np.testing.assert_array_equal(read_image(make_dicom(pixels)), pixels)
@@ -302,7 +306,7 @@ def test_planes_and_pixels_give_the_same_colours(make_dicom: MakeDicom) -> None:
 
 
 def test_ybr_becomes_rgb(make_dicom: MakeDicom) -> None:
-    # Red, in the equations of the standard (PS3.3 C.7.6.3.1.2).
+    # Red, by the equations of the standard (PS3.3 C.7.6.3.1.2).
     pixels = np.full((4, 4, 3), (76, 85, 255), dtype=np.uint8)
     picture = read_image(make_dicom(pixels, PhotometricInterpretation="YBR_FULL"))
     assert abs(picture.astype(int) - [254, 0, 0]).max() <= 1
@@ -315,10 +319,10 @@ AGFA[-1] = 4095
 
 @pytest.mark.parametrize("packed", [None, "<u2"])
 @pytest.mark.parametrize("bits", [0, 8, 10, 14, 16, 40])
-def test_a_voi_lut_that_does_not_fill_its_declared_bits_is_shown_up_to_its_greatest_entry(
+def test_the_white_of_a_partly_used_voi_lut_is_its_greatest_entry(
     make_dicom: MakeDicom, bits: int, packed: str | None
 ) -> None:
-    # As Agfa's files: 12-bit entries, declared as 16.
+    # As in files from Agfa: 12-bit entries, declared as 16.
     read = read_whole(make_dicom(RAMP, BitsStored=12, VOILUTSequence=[lut(0, AGFA.tolist(), bits, packed=packed)]))
     np.testing.assert_array_equal(read.pixels, np.rint(AGFA / 4095 * 255).reshape(RAMP.shape))
     assert read.pixels.mean() > 100
@@ -347,13 +351,13 @@ def test_the_white_of_a_voi_lut(
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 16])
-def test_entries_of_a_byte_are_found_whatever_bits_are_declared(make_dicom: MakeDicom, bits: int) -> None:
+def test_byte_entries_of_a_lut_are_read_with_any_declared_bits(make_dicom: MakeDicom, bits: int) -> None:
     entries = [value // 16 for value in range(4096)]
     data = make_dicom(RAMP, BitsStored=12, VOILUTSequence=[lut(0, entries, bits, packed="u1")])
     np.testing.assert_array_equal(read_image(data), RAMP // 16)
 
 
-def test_a_modality_lut_of_any_declared_bits_gives_its_entries(make_dicom: MakeDicom) -> None:
+def test_a_modality_lut_is_read_with_any_declared_bits(make_dicom: MakeDicom) -> None:
     pixels = np.array([[0, 1, 2, 3]], dtype=np.uint16)
     for bits in (0, 8, 16, 40):
         modality = lut(0, [10, 4000, 500, 2000], bits)
@@ -380,7 +384,7 @@ def broken_tables() -> dict[str, Dataset]:
 
 @pytest.mark.parametrize("name", broken_tables())
 @pytest.mark.parametrize("keyword", ["VOILUTSequence", "ModalityLUTSequence"])
-def test_a_table_without_meaning_is_ignored(make_dicom: MakeDicom, keyword: str, name: str) -> None:
+def test_an_invalid_lut_is_ignored(make_dicom: MakeDicom, keyword: str, name: str) -> None:
     window: dict[str, Any] = {"WindowCenter": 1800, "WindowWidth": 700}
     broken: dict[str, Any] = {**window, keyword: [broken_tables()[name]]}
     read = read_whole(make_dicom(RAMP, BitsStored=12, **broken))
@@ -388,7 +392,7 @@ def test_a_table_without_meaning_is_ignored(make_dicom: MakeDicom, keyword: str,
     assert read.remarks == (f"{keyword} is not valid and is ignored",)
 
 
-def test_a_rescale_beyond_all_numbers_is_ignored(make_dicom: MakeDicom) -> None:
+def test_an_infinite_rescale_is_ignored(make_dicom: MakeDicom) -> None:
     read = read_whole(make_dicom(RAMP, BitsStored=12, RescaleSlope=1e306, RescaleIntercept=0))
     np.testing.assert_array_equal(read.pixels, stretched(RAMP))
     assert read.remarks == ("RescaleSlope and RescaleIntercept give values that are too large and are ignored",)
@@ -396,9 +400,7 @@ def test_a_rescale_beyond_all_numbers_is_ignored(make_dicom: MakeDicom) -> None:
 
 @pytest.mark.parametrize("declared", [8, 12, 16])
 @pytest.mark.parametrize("packed", ["u1", "<u2"])
-def test_a_palette_of_8_bits_keeps_its_colours_whatever_is_declared(
-    make_dicom: MakeDicom, declared: int, packed: str
-) -> None:
+def test_an_8_bit_palette_is_read_with_any_declared_bits(make_dicom: MakeDicom, declared: int, packed: str) -> None:
     pixels = np.array([[0, 1, 2, 3]], dtype=np.uint8)
     colours = {"Red": [0, 255, 10, 20], "Green": [100, 0, 0, 90], "Blue": [0, 60, 30, 0]}
     palettes: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}

@@ -1,15 +1,14 @@
-"""Damaged, truncated and malicious files: one kind of error, soon, and without a trace in the process."""
+"""Damaged, truncated and malicious files give one kind of error quickly and leave the process unchanged."""
 
 from __future__ import annotations
 
-import io
 import struct
 import time
 import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from lrclr.errors import ImageError, ImageLimitError, LrclrError
 from lrclr.images import ReadLimits, read_image, read_reduced
 from lrclr.preprocessing import PreprocessSpec
+from tests.raster_files import encode, png_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,14 +33,8 @@ if TYPE_CHECKING:
     from tests.images.conftest import MakeDicom
 
 
-# So small that even these pictures are reduced.
+# So small that even these pictures are read at a lower resolution.
 SMALL = PreprocessSpec.clip(2)
-
-
-def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, file_format, **options)
-    return stream.getvalue()
 
 
 def picture() -> NDArray[np.uint8]:
@@ -75,7 +69,7 @@ RASTERS = rasters()
 
 
 def mutate(data: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:
-    """Apply changes, each at a share of the length: replace, remove or insert bytes, or cut the rest off."""
+    """Apply changes, each at a relative position: replace, remove or insert bytes, or cut the rest off."""
     mutated = bytearray(data)
     for place, kind, piece in changes:
         at = int(place * len(mutated))
@@ -98,7 +92,7 @@ CHANGES = st.lists(
 
 
 def read_or_refuse(data: bytes, frame: int | None = None) -> None:
-    """Whatever `data` are, a picture or one of our errors on one line must come of them, and soon."""
+    """Any data must give a picture or one of lrclr's errors with one line, and quickly."""
     try:
         read_reduced(data, SMALL, frame=frame, limits=ReadLimits(max_pixels=10**6))
     except LrclrError as error:
@@ -158,7 +152,7 @@ def test_damaged_dicom_is_read_or_refused(
 ) -> None:
     pixels = picture().astype(np.uint16) * 16
     data = make_dicom(pixels, syntax=syntax, BitsStored=12, WindowCenter=2000, WindowWidth=900, PixelPaddingValue=0)
-    # Mostly in front of the pixels, where the structure is.
+    # Mostly in front of the pixels, where the structure of the file is.
     head = len(data) - pixels.nbytes
     read_or_refuse(mutate(data[:head], changes) + data[head:], frame)
 
@@ -178,7 +172,7 @@ def test_damaged_compressed_dicom_is_read_or_refused(
 
 
 @pytest.mark.parametrize("name", sorted(RASTERS))
-def test_a_truncated_raster_is_never_half_a_picture(name: str) -> None:
+def test_a_truncated_raster_is_refused_or_complete(name: str) -> None:
     data = RASTERS[name]
     frame = 0 if "frames" in name else None
     whole = read_image(data, frame=frame)
@@ -199,7 +193,7 @@ def test_a_truncated_raster_is_never_half_a_picture(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [*COMPRESSED, "MR_small.dcm", "MR_small_bigendian.dcm", "MR_small_jpeg_ls_lossless.dcm", "693_J2KI.dcm"]
 )
-def test_truncated_dicom_is_never_half_a_picture(bundled: Callable[[str], Path], name: str) -> None:
+def test_a_truncated_dicom_file_is_refused_or_complete(bundled: Callable[[str], Path], name: str) -> None:
     data = bundled(name).read_bytes()
     whole = read_image(data)
     reduced = read_reduced(data, SMALL)
@@ -216,20 +210,16 @@ def test_truncated_dicom_is_never_half_a_picture(bundled: Callable[[str], Path],
     assert refused > 40
 
 
-def chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
 def bombs() -> dict[str, bytes]:
     size = struct.pack(">II", 100_000, 100_000)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + b"\x08\x02\x00\x00\x00")
+    png = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", size + b"\x08\x02\x00\x00\x00")
     tags = [(256, 100_000), (257, 100_000), (258, 8), (259, 8), (262, 1), (273, 8), (277, 1), (278, 100_000), (279, 8)]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     jpeg = encode(Image.fromarray(picture()), "JPEG").replace(
         b"\xff\xc0\x00\x0b\x08" + struct.pack(">HH", 31, 23), b"\xff\xc0\x00\x0b\x08" + struct.pack(">HH", 65000, 65000)
     )
     return {
-        "png": png + chunk(b"IDAT", zlib.compress(bytes(10**5))) + chunk(b"IEND", b""),
+        "png": png + png_chunk(b"IDAT", zlib.compress(bytes(10**5))) + png_chunk(b"IEND", b""),
         "tiff": b"II*\x00" + struct.pack("<I", 16) + bytes(8) + struct.pack("<H", len(tags)) + entries + bytes(4),
         "jpeg": jpeg,
     }
@@ -240,7 +230,7 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(name: str, monkeypatch: 
     data = bombs()[name]
 
     def fail(_: object) -> None:
-        # `read_image` would make an ImageError of it, but not the ImageLimitError that is awaited.
+        # `read_image` turns it into an ImageError, but not into the expected ImageLimitError.
         raise AssertionError("the picture is decoded")
 
     for decoder in (PngImageFile, TiffImageFile, Image.Image):
@@ -257,7 +247,7 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(name: str, monkeypatch: 
     assert peak < 10 * 2**20
 
 
-def test_the_limits_are_ours_and_not_those_of_pillow() -> None:
+def test_the_limits_are_those_of_lrclr_and_not_of_pillow() -> None:
     before = Image.MAX_IMAGE_PIXELS
     assert before is not None
     side = int(before**0.5) + 40
@@ -266,13 +256,13 @@ def test_the_limits_are_ours_and_not_those_of_pillow() -> None:
     assert before == Image.MAX_IMAGE_PIXELS
 
 
-def test_a_deflated_tiff_larger_than_pillow_allows_is_a_limit_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deflated_tiff_beyond_pillows_limit_is_a_limit_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ImageLimitError):
         read_image(RASTERS["tiff deflate"])
 
 
-def test_too_little_memory_is_a_limit_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memory_error_becomes_a_limit_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhaust(_: object) -> None:
         raise MemoryError
 
@@ -281,7 +271,7 @@ def test_too_little_memory_is_a_limit_error(monkeypatch: pytest.MonkeyPatch) -> 
         read_image(RASTERS["png"])
 
 
-def test_an_interrupt_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
@@ -290,8 +280,8 @@ def test_an_interrupt_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
         read_image(RASTERS["png"])
 
 
-def test_odd_files_do_not_warn_and_the_filters_are_left_alone(make_dicom: MakeDicom) -> None:
-    # pydicom warns of both; that this test can fail is held by the filter "error" of the whole suite.
+def test_odd_files_give_no_warnings_and_filters_are_unchanged(make_dicom: MakeDicom) -> None:
+    # pydicom warns about both files. The test suite turns warnings into errors, so this test can fail.
     odd = make_dicom(picture(), PixelData=picture().tobytes() + bytes(101), NumberOfFrames=0)
     before = list(warnings.filters)
     np.testing.assert_array_equal(read_image(odd), read_image(make_dicom(picture())))
@@ -300,7 +290,7 @@ def test_odd_files_do_not_warn_and_the_filters_are_left_alone(make_dicom: MakeDi
         warnings.warn("mine", stacklevel=1)
 
 
-def test_many_threads_read_at_once(make_dicom: MakeDicom, bundled: Callable[[str], Path]) -> None:
+def test_many_threads_can_read_at_the_same_time(make_dicom: MakeDicom, bundled: Callable[[str], Path]) -> None:
     odd = make_dicom(picture(), PixelData=picture().tobytes() + bytes(101), NumberOfFrames=0)
     sources = [odd, RASTERS["png deep"], RASTERS["jpeg"], bundled("MR_small_RLE.dcm").read_bytes(), b"no image"]
 

@@ -1,4 +1,4 @@
-"""What reading takes of memory, for each format: no more than was reserved for it before it was decoded."""
+"""Memory of reading, for each format: at most what was reserved before the decoding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lrclr import ReadLimits, read_image
 from lrclr.errors import ImageLimitError
 from lrclr.images import read_reduced
 
-# Private: blocks of a few pixels, which no file reaches.
+# Private: blocks of a few pixels, which real files do not reach.
 from lrclr.images._display import Display, Rescale, Window, to_grey
 from lrclr.preprocessing import PreprocessSpec
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SPEC = PreprocessSpec.clip(224)
 HEIGHT, WIDTH = 2900, 3000
 
-# Reads each file as it is named, and prints how much memory that took and how much was reserved.
+# Reads each named file, and prints how much memory that took and how much was reserved.
 CHILD = """
 import json, sys
 from pathlib import Path
@@ -64,7 +64,7 @@ for name, data in files:
 
 
 def picture(height: int, width: int) -> NDArray[np.int64]:
-    """A slope: nothing that takes long to compress."""
+    """A gradient, which is compressed quickly."""
     return np.add.outer(np.arange(height), np.arange(width))
 
 
@@ -120,14 +120,14 @@ def dicoms(make: MakeDicom, height: int, width: int) -> dict[str, bytes]:
     }
 
 
-def measured(folder: Path, files: dict[str, tuple[bytes, bytes]]) -> dict[tuple[str, str], tuple[int, int]]:
-    """Bytes that it took and bytes reserved, of each file and way; each comes with a small one of its kind."""
+def used_and_reserved(folder: Path, files: dict[str, tuple[bytes, bytes]]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Used and reserved bytes for each file and way of reading. Each file comes with a small file of its kind."""
     names = []
     for name, (large, small) in files.items():
         (folder / f"{name}.file").write_bytes(large)
         (folder / f"{name}.small").write_bytes(small)
         names.append(str(folder / f"{name}.file"))
-    # What malloc keeps of one file for the next would be missing in the next one's figure.
+    # malloc keeps memory of one file for the next one, which would hide it from the next figure.
     environment = {"MALLOC_MMAP_THRESHOLD_": str(2**17), "MALLOC_TRIM_THRESHOLD_": "0", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", CHILD, *names]
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
@@ -135,14 +135,15 @@ def measured(folder: Path, files: dict[str, tuple[bytes, bytes]]) -> dict[tuple[
     return {(name, way): (took, reserved) for name, way, took, reserved in map(json.loads, done.stdout.splitlines())}
 
 
-def test_no_raster_format_takes_more_than_was_reserved(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_raster_files_take_at_most_the_reserved_memory(tmp_path: Path) -> None:
     files = {
         name: (pillow(mode, HEIGHT, WIDTH, kind, **options), pillow(mode, 300, 300, kind, **options))
         for name, (mode, kind, options) in RASTER.items()
     }
-    found = measured(tmp_path, files)
+    found = used_and_reserved(tmp_path, files)
     assert {key: pair for key, pair in found.items() if pair[0] > pair[1]} == {}
-    # Once 28 bytes a pixel.
+    # It was 28 bytes a pixel once.
     constant = 24 * 2**20
     for name in ("colour with opacity", "palette with transparency", "colour with a transparent one"):
         # A PNG file of this size is inflated at once: three copies of at most four bytes a pixel.
@@ -150,17 +151,17 @@ def test_no_raster_format_takes_more_than_was_reserved(tmp_path: Path) -> None:
         assert found[name, "in full"][0] > 4 * HEIGHT * WIDTH, "nothing was measured"
 
 
-def test_no_dicom_file_takes_more_than_was_reserved(make_dicom: MakeDicom, tmp_path: Path) -> None:
+def test_dicom_files_take_at_most_the_reserved_memory(make_dicom: MakeDicom, tmp_path: Path) -> None:
     large, small = dicoms(make_dicom, HEIGHT // 2, WIDTH), dicoms(make_dicom, 300, 300)
-    found = measured(tmp_path, {name: (large[name], small[name]) for name in large})
-    # The data set of a deflated file has a budget of its own.
+    found = used_and_reserved(tmp_path, {name: (large[name], small[name]) for name in large})
+    # The data set of a deflated file has a separate budget.
     inflated = 2 * (HEIGHT // 2) * WIDTH * 9 // 4
     assert {key: pair for key, pair in found.items() if pair[0] > pair[1] + inflated * ("deflated" in key[0])} == {}
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_strips_give_what_the_whole_gives(mode: str, orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_in_strips_equals_reading_at_once(mode: str, orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
     exif = Image.Exif()
     exif[274] = orientation
     kind = "TIFF" if mode in ("CMYK", "YCbCr", "I", "F") else "PNG"
@@ -174,7 +175,7 @@ def test_strips_give_what_the_whole_gives(mode: str, orientation: int, monkeypat
 
 @pytest.mark.parametrize("voi", [None, Window(0.4, 0.3), Window(0.5, 0.2, "SIGMOID")])
 @pytest.mark.parametrize("padding", [None, (0.9, 1.0)])
-def test_rows_of_floats_give_what_all_of_them_give(
+def test_processing_floats_in_blocks_equals_processing_at_once(
     voi: Window | None, padding: tuple[float, float] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored = np.random.default_rng(0).random((41, 30))
@@ -191,8 +192,8 @@ def animation(frames: int) -> bytes:
     return stream.getvalue()
 
 
-def test_frames_before_the_wanted_one_count_towards_the_pixels() -> None:
-    """Pillow decodes all of them to get there."""
+def test_frames_before_the_requested_one_count_towards_the_limit() -> None:
+    """Pillow decodes all of them to reach the requested one."""
     data = animation(5)
     limits = ReadLimits(max_pixels=3 * 30 * 40)
     assert read_image(data, frame=2, limits=limits)[0, 0] == 2

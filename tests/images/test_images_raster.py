@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,18 +15,13 @@ from PIL import Image, ImageFile
 
 from lrclr.errors import ImageError, UsageError
 from lrclr.images import read_image
+from tests.raster_files import encode, png_chunk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)
 LOSSLESS_TIFF = ["raw", "tiff_deflate", "tiff_lzw", "packbits"]
-
-
-def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, file_format, **options)
-    return stream.getvalue()
 
 
 def smooth(channels: int = 1) -> NDArray[np.uint8]:
@@ -35,7 +31,7 @@ def smooth(channels: int = 1) -> NDArray[np.uint8]:
 
 
 def tiff_file(pixels: bytes, tags: dict[int, list[int]]) -> bytes:
-    """Write a little-endian TIFF file whose pixels start at byte 8; all values are longs."""
+    """Write a little-endian TIFF file whose pixels start at byte 8. All values are longs."""
     body = pixels + bytes(len(pixels) % 2)
     entries = b""
     for tag, values in sorted(tags.items()):
@@ -82,7 +78,7 @@ def test_tiff_of_every_depth_and_compression(mode: str, compression: str) -> Non
 
 
 @pytest.mark.parametrize("compression", LOSSLESS_TIFF)
-def test_compressed_white_is_zero_is_turned_round(compression: str) -> None:
+def test_compressed_white_is_zero_is_inverted(compression: str) -> None:
     grey = smooth()[:, :, 0]
     data = encode(Image.fromarray(grey), "TIFF", compression=compression, tiffinfo={262: 0})
     with Image.open(io.BytesIO(data)) as image:
@@ -93,7 +89,7 @@ def test_compressed_white_is_zero_is_turned_round(compression: str) -> None:
     np.testing.assert_array_equal(read_image(data), 255 - grey)
 
 
-def test_white_is_zero_is_turned_round_at_every_depth() -> None:
+def test_white_is_zero_is_inverted_at_every_depth() -> None:
     levels = np.array([[0, 1000, 65535]], dtype="<u2")
     np.testing.assert_array_equal(read_image(tiff(levels.tobytes(), 3, 1, bits=16, photometric=1)), [[0, 4, 255]])
     np.testing.assert_array_equal(read_image(tiff(levels.tobytes(), 3, 1, bits=16, photometric=0)), [[255, 251, 0]])
@@ -101,13 +97,13 @@ def test_white_is_zero_is_turned_round_at_every_depth() -> None:
     np.testing.assert_array_equal(read_image(tiff(b"\xa0", 3, 1, bits=1, photometric=0)), [[0, 255, 0]])
 
 
-def test_12_bit_tiff_is_scaled_over_12_bits() -> None:
+def test_a_12_bit_tiff_is_scaled_over_12_bits() -> None:
     # Two samples in three bytes: 0, 4095, 2048, 16.
     packed = bytes([0x00, 0x0F, 0xFF, 0x80, 0x00, 0x10])
     np.testing.assert_array_equal(read_image(tiff(packed, 4, 1, bits=12)), [[0, 255, 128, 1]])
 
 
-def test_float_tiff_from_0_to_1_is_read() -> None:
+def test_a_float_tiff_from_0_to_1_is_read() -> None:
     values = np.array([[0, 0.25, 1]], dtype="<f4")
     np.testing.assert_array_equal(read_image(tiff(values.tobytes(), 3, 1, bits=32, kind=3)), [[0, 64, 255]])
     np.testing.assert_array_equal(
@@ -129,7 +125,7 @@ def test_tiff_values_without_a_known_range_are_refused(values: NDArray[Any], kin
         read_image(tiff(values.tobytes(), 2, 1, bits=8 * values.itemsize, kind=kind))
 
 
-def test_big_endian_tiff_and_bigtiff() -> None:
+def test_big_endian_tiff_and_bigtiff_are_read() -> None:
     levels = np.array([[0, 257, 65535]], dtype=">u2")
     image = Image.frombytes("I;16B", (3, 1), levels.tobytes())
     data = encode(image, "TIFF")
@@ -140,14 +136,14 @@ def test_big_endian_tiff_and_bigtiff() -> None:
     np.testing.assert_array_equal(read_image(big), smooth()[:, :, 0])
 
 
-def test_a_tiff_whose_strips_leave_something_out_is_refused() -> None:
+def test_a_tiff_with_missing_strips_is_refused() -> None:
     pixels = smooth()[:, :, 0].tobytes()
     np.testing.assert_array_equal(read_image(tiff(pixels, 56, 40, bits=8)), smooth()[:, :, 0])
     with pytest.raises(ImageError, match="do not cover"):
         read_image(tiff(pixels, 56, 40, bits=8, strips=2))
 
 
-def test_a_tiff_whose_planes_are_not_all_there_is_refused() -> None:
+def test_a_tiff_with_missing_planes_is_refused() -> None:
     planes = smooth(3).transpose(2, 0, 1)
     tags = {256: [56], 257: [40], 258: [8, 8, 8], 259: [1], 262: [2], 277: [3], 278: [40], 284: [2]}
     offsets = [8, 8 + 2240, 8 + 4480]
@@ -159,7 +155,7 @@ def test_a_tiff_whose_planes_are_not_all_there_is_refused() -> None:
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_jpeg_is_read_within_its_loss(mode: str, progressive: bool) -> None:
+def test_a_jpeg_is_read_within_its_loss(mode: str, progressive: bool) -> None:
     image = Image.fromarray(smooth(3)).convert(mode)
     picture = read_image(encode(image, "JPEG", quality=95, subsampling=0, progressive=progressive))
     expected = np.asarray(image.convert("L" if mode == "L" else "RGB")).astype(int)
@@ -169,7 +165,7 @@ def test_jpeg_is_read_within_its_loss(mode: str, progressive: bool) -> None:
 
 @pytest.mark.parametrize(("file_format", "compression"), [("PNG", None), ("TIFF", None), ("TIFF", "tiff_deflate")])
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
-def test_transparency_is_laid_on_black(mode: str, file_format: str, compression: str | None) -> None:
+def test_transparent_pixels_are_blended_with_black(mode: str, file_format: str, compression: str | None) -> None:
     picture, alpha = smooth(3), smooth(4)[:, :, 3]
     image = Image.fromarray(picture).convert(mode)
     image.putalpha(Image.fromarray(alpha))
@@ -197,23 +193,16 @@ def test_transparent_colours_of_png_become_black() -> None:
     np.testing.assert_array_equal(read_image(encode(black_and_white, "PNG")), [[255, 0]])
 
 
-def test_png_with_16_bit_colour_keeps_its_high_byte() -> None:
-    def chunk(name: bytes, body: bytes) -> bytes:
-        import zlib
-
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    import zlib
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
-    data = chunk(b"IDAT", zlib.compress(b"\x00" + struct.pack(">3H", 0, 0x1234, 0xFFFF)))
-    picture = read_image(b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b""))
+def test_a_png_of_16_bit_colour_keeps_the_high_byte() -> None:
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
+    data = png_chunk(b"IDAT", zlib.compress(b"\x00" + struct.pack(">3H", 0, 0x1234, 0xFFFF)))
+    picture = read_image(b"\x89PNG\r\n\x1a\n" + header + data + png_chunk(b"IEND", b""))
     np.testing.assert_array_equal(picture, [[[0, 0x12, 255]]])
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_orientation_that_exif_asks_for_is_applied(orientation: int, file_format: str) -> None:
+def test_the_exif_orientation_is_applied(orientation: int, file_format: str) -> None:
     base = np.zeros((16, 32), dtype=np.uint8)
     base[:8, :8] = 255
     exif = Image.Exif()
@@ -248,7 +237,7 @@ def pages(count: int, file_format: str = "TIFF") -> bytes:
 
 
 @pytest.mark.parametrize("file_format", ["TIFF", "PNG"])
-def test_a_file_of_several_frames_wants_to_be_told_which(file_format: str) -> None:
+def test_a_file_of_several_frames_needs_a_frame_number(file_format: str) -> None:
     data = pages(3, file_format)
     with pytest.raises(ImageError, match=r"the file has 3 frames\. Choose one.*frame="):
         read_image(data)
@@ -259,26 +248,26 @@ def test_a_file_of_several_frames_wants_to_be_told_which(file_format: str) -> No
 
 
 @pytest.mark.parametrize("file_format", ["TIFF", "PNG", "JPEG"])
-def test_a_file_of_one_frame_has_frame_0_alone(file_format: str) -> None:
+def test_a_file_of_one_frame_has_only_frame_0(file_format: str) -> None:
     data = encode(Image.fromarray(smooth()[:, :, 0]), file_format)
     np.testing.assert_array_equal(read_image(data, frame=0), read_image(data))
     with pytest.raises(ImageError, match="frame 1 does not exist: the file has 1"):
         read_image(data, frame=1)
 
 
-def test_frames_are_not_counted_for_ever() -> None:
+def test_counting_frames_has_a_limit() -> None:
     with pytest.raises(ImageError, match="1000 or more frames"):
         read_image(pages(1010))
     assert read_image(pages(1010), frame=1005).shape == (3, 4)
 
 
-def test_files_in_modes_without_a_meaning_are_refused() -> None:
+def test_files_in_unsupported_modes_are_refused() -> None:
     lab = Image.frombytes("LAB", (2, 1), bytes(6))
     with pytest.raises(ImageError, match="mode LAB"):
         read_image(encode(lab, "TIFF"))
 
 
-def test_half_pictures_are_not_let_in_by_a_switch_of_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_images_are_refused_despite_pillows_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(Image.fromarray(smooth()[:, :, 0]), "PNG")
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(UsageError, match="LOAD_TRUNCATED_IMAGES"):

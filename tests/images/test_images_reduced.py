@@ -1,4 +1,4 @@
-"""`read_reduced`: what preprocessing makes of it is what it makes of the whole picture, within a few grey levels."""
+"""`read_reduced`: after preprocessing, the result equals that of the full picture within a few grey levels."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, JPEG2000Lossless, RLEL
 from lrclr.errors import ImageError
 from lrclr.images import ReducedImage, read_image, read_reduced
 
-# Private: whether the fast path was taken cannot be seen from outside.
+# Private: whether the fast path was used cannot be seen from outside.
 from lrclr.images._codestream import jpeg2000_coding
 from lrclr.images._packets import bands_of
 from lrclr.images._png import inflated_png
 from lrclr.preprocessing import PreprocessSpec, preprocess, to_canvas
+from tests.images.test_images_dicom import compressed
+from tests.raster_files import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,13 +33,13 @@ if TYPE_CHECKING:
     from tests.images.conftest import MakeDicom
 
 RECIPES = [PreprocessSpec.clip(48), PreprocessSpec("chexzero", 48, (101.5,) * 3, (83.4,) * 3, canvas=64)]
-# Of the pictures below these leave out three levels of a wavelet, or one.
+# For the pictures below, these recipes leave out one or three levels of the wavelet transform.
 OTHER_RECIPES = [PreprocessSpec.clip(24), PreprocessSpec("chexzero", 48, (101.5,) * 3, (83.4,) * 3, canvas=128)]
 SIZE = (523, 437)
 
 
 def radiograph(height: int, width: int, *, letters: bool = False) -> NDArray[np.uint16]:
-    """A 12-bit picture with soft shapes, noise and a collimated edge; on demand with burnt-in letters."""
+    """A 12-bit picture with soft shapes, noise and a collimated edge, optionally with burnt-in letters."""
     rows, columns = np.mgrid[:height, :width]
     soft = 1800 + 900 * np.sin(rows / 61) * np.cos(columns / 47) + 500 * np.sin(columns / 23 + rows / 31)
     soft += np.random.default_rng(7).normal(0, 25, soft.shape)
@@ -52,22 +54,8 @@ def radiograph(height: int, width: int, *, letters: bool = False) -> NDArray[np.
     return levels
 
 
-def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, file_format, **options)
-    return stream.getvalue()
-
-
 def grey(pixels: NDArray[np.uint16]) -> Image.Image:
     return Image.fromarray((pixels >> 4).astype(np.uint8))
-
-
-def compressed(data: bytes, syntax: str) -> bytes:
-    dataset = pydicom.dcmread(io.BytesIO(data))
-    dataset.compress(syntax, generate_instance_uid=False)
-    stream = io.BytesIO()
-    dataset.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
 
 
 def wavelet(data: bytes, **options: Any) -> bytes:
@@ -83,13 +71,13 @@ def wavelet(data: bytes, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def difference(data: bytes, spec: PreprocessSpec, **options: Any) -> ReducedImage:
-    """Compare both ways of reading, and return what `read_reduced` gave."""
-    return differences(data, [spec], **options)[0]
+def compare_reading(data: bytes, spec: PreprocessSpec, **options: Any) -> ReducedImage:
+    """Compare both ways of reading, and return the result of `read_reduced`."""
+    return compare_reading_for_recipes(data, [spec], **options)[0]
 
 
-def differences(data: bytes, specs: list[PreprocessSpec], **options: Any) -> list[ReducedImage]:
-    """`difference` for several recipes; the whole picture is decoded only once."""
+def compare_reading_for_recipes(data: bytes, specs: list[PreprocessSpec], **options: Any) -> list[ReducedImage]:
+    """`compare_reading` for several recipes. The full picture is decoded only once."""
     whole, found = read_image(data, **options), []
     for spec in specs:
         reduced = read_reduced(data, spec, **options)
@@ -97,10 +85,10 @@ def differences(data: bytes, specs: list[PreprocessSpec], **options: Any) -> lis
         expected, got = to_canvas(whole, spec).astype(int), to_canvas(reduced, spec).astype(int)
         assert np.abs(got - expected).max() <= 4
         assert np.abs(got - expected).mean() <= 0.5
-        # The same of what the encoder reads, in grey levels.
+        # The same comparison after all of preprocessing, in grey levels.
         unit = np.array(spec.std).reshape(3, 1, 1) * (255 if spec.kind == "clip" else 1)
         final = np.abs(preprocess(reduced, spec) - preprocess(whole, spec)) * unit
-        # The encoder's values are rounded to float32.
+        # These values are rounded to float32.
         assert final.max() <= 4 + 1e-3
         assert final.mean() <= 0.5
         found.append(reduced)
@@ -126,12 +114,12 @@ RASTERS = {
 @settings(max_examples=3, deadline=None)
 @given(size=SIZES, orientation=st.integers(0, 9), spec=st.sampled_from(RECIPES))
 @pytest.mark.parametrize("name", [name for name in sorted(RASTERS) if name != "tiff bilevel"])
-def test_rasters_of_every_kind_size_and_orientation(
+def test_rasters_of_every_kind_size_and_orientation_agree(
     name: str, size: tuple[int, int], orientation: int, spec: PreprocessSpec
 ) -> None:
     data = RASTERS[name](radiograph(*size))
     if "tiff" in name:
-        # libtiff writes no others.
+        # libtiff writes no other orientations.
         orientation = min(max(orientation, 1), 8)
     if orientation != 1:
         exif = Image.Exif()
@@ -140,7 +128,7 @@ def test_rasters_of_every_kind_size_and_orientation(
             image.load()
             options = {"quality": 92} if "jpeg" in name else {}
             data = encode(image.copy(), str(image.format), exif=exif, **options)
-    np.testing.assert_array_equal(difference(data, spec).pixels, read_image(data))
+    np.testing.assert_array_equal(compare_reading(data, spec).pixels, read_image(data))
 
 
 WINDOWS: dict[str, dict[str, Any]] = {
@@ -166,7 +154,7 @@ WINDOWS: dict[str, dict[str, Any]] = {
     spec=st.sampled_from(RECIPES),
 )
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
-def test_dicom_of_every_size_window_and_sign(
+def test_dicom_files_of_every_size_window_and_sign_agree(
     make_dicom: MakeDicom,
     syntax: str,
     size: tuple[int, int],
@@ -186,13 +174,13 @@ def test_dicom_of_every_size_window_and_sign(
     data = make_dicom(stored, BitsStored=12, PhotometricInterpretation=photometric, **attributes)
     if syntax != ExplicitVRLittleEndian:
         data = compressed(data, syntax)
-    difference(data, spec)
+    compare_reading(data, spec)
 
 
 @pytest.mark.parametrize("irreversible", [False, True])
 @pytest.mark.parametrize("bits", [8, 12, 16])
 @pytest.mark.parametrize("size", [(512, 512), (513, 514), (515, 449)])
-def test_jpeg_2000_is_decoded_in_part(
+def test_jpeg_2000_is_decoded_at_a_lower_resolution(
     make_dicom: MakeDicom, size: tuple[int, int], bits: int, irreversible: bool
 ) -> None:
     levels = radiograph(*size)
@@ -202,7 +190,7 @@ def test_jpeg_2000_is_decoded_in_part(
         data = compressed(make_dicom(pixels, BitsStored=12, **window), JPEG2000Lossless)
     else:
         data = wavelet(make_dicom(pixels, **window), irreversible=irreversible)
-    reduced = difference(data, RECIPES[0])
+    reduced = compare_reading(data, RECIPES[0])
     part = tuple(-(-side // 4) for side in size)
     if bits > 8:
         assert reduced.pixels.shape == part
@@ -210,7 +198,7 @@ def test_jpeg_2000_is_decoded_in_part(
         assert reduced.pixels.shape == size
 
 
-def test_jpeg_2000_is_decoded_in_full_where_a_part_would_not_do(make_dicom: MakeDicom) -> None:
+def test_jpeg_2000_is_decoded_in_full_if_necessary(make_dicom: MakeDicom) -> None:
     plain = radiograph(*SIZE)
     full: dict[str, Any] = {"WindowCenter": 2048, "WindowWidth": 4096}
     half = tuple(-(-side // 4) for side in SIZE)
@@ -221,20 +209,22 @@ def test_jpeg_2000_is_decoded_in_full_where_a_part_would_not_do(make_dicom: Make
         (radiograph(*SIZE, letters=True), full),
     ]
     for pixels, attributes in cases:
-        reduced = difference(compressed(make_dicom(pixels, BitsStored=12, **attributes), JPEG2000Lossless), RECIPES[0])
+        reduced = compare_reading(
+            compressed(make_dicom(pixels, BitsStored=12, **attributes), JPEG2000Lossless), RECIPES[0]
+        )
         assert reduced.pixels.shape > half
     tiled = wavelet(make_dicom(plain << 4, WindowCenter=32768, WindowWidth=65536), tile_size=(256, 256))
-    assert difference(tiled, RECIPES[0]).pixels.shape > half
-    # The attributes say 16 bits, and the codestream 12.
+    assert compare_reading(tiled, RECIPES[0]).pixels.shape > half
+    # The attributes say 16 bits, the codestream says 12.
     data = compressed(make_dicom(plain, BitsStored=12, **full), JPEG2000Lossless)
     dataset = pydicom.dcmread(io.BytesIO(data))
     dataset.BitsStored, dataset.HighBit = 16, 15
     stream = io.BytesIO()
     dataset.save_as(stream, enforce_file_format=True)
-    assert difference(stream.getvalue(), RECIPES[0]).pixels.shape > half
+    assert compare_reading(stream.getvalue(), RECIPES[0]).pixels.shape > half
 
 
-def test_a_cut_or_damaged_jpeg_2000_is_refused_or_the_same(make_dicom: MakeDicom) -> None:
+def test_a_cut_or_damaged_jpeg_2000_is_refused_or_equal(make_dicom: MakeDicom) -> None:
     data = compressed(
         make_dicom(radiograph(*SIZE), BitsStored=12, WindowCenter=2048, WindowWidth=4096), JPEG2000Lossless
     )
@@ -249,7 +239,7 @@ def test_a_cut_or_damaged_jpeg_2000_is_refused_or_the_same(make_dicom: MakeDicom
     assert refused >= 25
 
 
-def test_small_pictures_arrays_and_pillow_images_are_read_whole() -> None:
+def test_small_pictures_arrays_and_pillow_images_are_read_in_full() -> None:
     pixels = (radiograph(100, 90) >> 4).astype(np.uint8)
     sources: list[Any] = [encode(Image.fromarray(pixels), "PNG", compress_level=1), pixels, Image.fromarray(pixels)]
     for source in sources:
@@ -258,11 +248,11 @@ def test_small_pictures_arrays_and_pillow_images_are_read_whole() -> None:
         np.testing.assert_array_equal(preprocess(reduced, RECIPES[0]), preprocess(pixels, RECIPES[0]))
 
 
-def test_frames_are_chosen_and_missed_alike() -> None:
+def test_frames_are_chosen_and_refused_in_the_same_way() -> None:
     frames = [grey(radiograph(*SIZE)), grey(radiograph(*SIZE)).rotate(180)]
     data = encode(frames[0], "TIFF", save_all=True, append_images=frames[1:])
     for frame in (0, 1):
-        difference(data, RECIPES[0], frame=frame)
+        compare_reading(data, RECIPES[0], frame=frame)
     for wrong in (None, 2):
         with pytest.raises(ImageError) as whole:
             read_image(data, frame=wrong)
@@ -272,7 +262,7 @@ def test_frames_are_chosen_and_missed_alike() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in sorted(RASTERS) if "png" in name])
-def test_a_png_with_stored_pixels_is_the_same_picture(name: str) -> None:
+def test_recompressing_a_png_keeps_its_pixels(name: str) -> None:
     pytest.importorskip("isal")
     data = RASTERS[name](radiograph(211, 97)) + b"trailing"
     stored = inflated_png(data)
@@ -282,7 +272,7 @@ def test_a_png_with_stored_pixels_is_the_same_picture(name: str) -> None:
         assert before.info == after.info
 
 
-def test_a_png_that_is_not_plain_is_left_as_it_is() -> None:
+def test_a_png_with_other_features_is_not_recompressed() -> None:
     data = encode(grey(radiograph(60, 50)), "PNG", compress_level=1)
     place = data.index(b"IDAT")
     damaged = bytearray(data)
@@ -296,7 +286,7 @@ def test_a_png_that_is_not_plain_is_left_as_it_is() -> None:
 
 
 def grating(height: int, width: int, across: float, down: float) -> NDArray[np.float64]:
-    """Waves between -1 and 1; frequencies in waves a pixel."""
+    """Waves between -1 and 1, with frequencies in waves per pixel."""
     rows, columns = np.mgrid[:height, :width]
     waves: NDArray[np.float64] = np.cos(2 * np.pi * (across * columns + down * rows))
     return waves
@@ -317,13 +307,15 @@ PATTERNS: dict[str, Callable[[int, int, float, float], NDArray[np.float64]]] = {
         (grating(height, width, across, 0) > 0.9) & (grating(height, width, 0, down) > 0.9), 1.0, -1.0
     ),
 }
-FREQUENCY = st.one_of(st.floats(0, 0.5), st.integers(2, 9).map(lambda one: 1 / one), st.just(0.0), st.floats(0.3, 0.5))
+FREQUENCY = st.one_of(
+    st.floats(0, 0.5), st.integers(2, 9).map(lambda pixels: 1 / pixels), st.just(0.0), st.floats(0.3, 0.5)
+)
 
 
 def patterned(
     make_dicom: MakeDicom, kind: str, pixels: NDArray[np.float64], window: dict[str, Any] | None = None
 ) -> bytes:
-    """A picture with values from -1 to 1 as a file."""
+    """A file of a picture with values from -1 to 1."""
     grey8 = np.rint(127.5 + 127.5 * np.clip(pixels, -1, 1)).astype(np.uint8)
     if kind in {"PNG", "JPEG"}:
         return encode(Image.fromarray(grey8), kind, **({"quality": 95} if kind == "JPEG" else {"compress_level": 1}))
@@ -346,7 +338,7 @@ def patterned(
     spec=st.sampled_from(RECIPES + OTHER_RECIPES),
 )
 @example(
-    # Steep at the border of the picture.
+    # A steep slope at the border of the picture.
     pattern="grating",
     across=1 / 32,
     down=0.0,
@@ -368,7 +360,7 @@ def patterned(
     spec=OTHER_RECIPES[0],
 )
 @example(
-    # Two levels of grey, of which the whole picture rounds both up.
+    # Two grey levels, which the full picture both rounds up.
     pattern="checkerboard",
     across=0.012,
     down=0.009,
@@ -379,7 +371,7 @@ def patterned(
     spec=RECIPES[1],
 )
 @example(
-    # Nearly flat: every second row of the whole picture is rounded to the next grey level.
+    # Nearly flat: every second row of the full picture is rounded up to the next grey level.
     pattern="dots",
     across=1 / 9,
     down=0.5,
@@ -401,7 +393,7 @@ def patterned(
     spec=RECIPES[0],
 )
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "raw", "reversible", "irreversible"])
-def test_fine_patterns_keep_to_what_is_promised(
+def test_fine_patterns_stay_within_the_limit(
     make_dicom: MakeDicom,
     kind: str,
     pattern: str,
@@ -418,49 +410,51 @@ def test_fine_patterns_keep_to_what_is_promised(
     if on_radiograph:
         pixels = pixels + radiograph(*size) / 2048 - 1
     data = patterned(make_dicom, kind, pixels)
-    reduced = difference(data, spec)
+    reduced = compare_reading(data, spec)
     if kind in {"PNG", "JPEG", "raw"}:
         np.testing.assert_array_equal(reduced.pixels, read_image(data))
 
 
 @pytest.mark.parametrize("kind", ["reversible", "irreversible"])
 @pytest.mark.parametrize("size", [(440, 523), (441, 522), (442, 521), (443, 520)])
-def test_slopes_at_the_border_are_decoded_in_part(make_dicom: MakeDicom, size: tuple[int, int], kind: str) -> None:
+def test_slopes_at_the_border_are_decoded_at_a_lower_resolution(
+    make_dicom: MakeDicom, size: tuple[int, int], kind: str
+) -> None:
     rows, columns = np.mgrid[: size[0], : size[1]]
     for phase in np.linspace(0, 2 * np.pi, 6, endpoint=False):
-        # Waves of 60 pixels from either side of the border, which fade towards the middle.
+        # Waves of 60 pixels from both sides of the border, which fade towards the middle.
         waves = [
             np.cos(2 * np.pi * distance / 60 + phase) * np.exp(-distance / 60)
             for distance in (columns, columns[:, ::-1], rows, rows[::-1])
         ]
         data = patterned(make_dicom, kind, 0.25 * sum(waves))
-        for reduced in differences(data, [*RECIPES, *OTHER_RECIPES]):
+        for reduced in compare_reading_for_recipes(data, [*RECIPES, *OTHER_RECIPES]):
             assert reduced.pixels.shape < size
 
 
 @pytest.mark.parametrize("kind", ["reversible", "irreversible"])
 @pytest.mark.parametrize("width", [1, 3, 6, 12])
-def test_strips_along_the_border_keep_to_what_is_promised(make_dicom: MakeDicom, width: int, kind: str) -> None:
+def test_strips_along_the_border_stay_within_the_limit(make_dicom: MakeDicom, width: int, kind: str) -> None:
     smooth = grating(576, 658, 0.002, 0.003) * 0.4 - 0.3
     for sides in (np.s_[:width], np.s_[-width:], np.s_[:, :width], np.s_[:, -width:]):
         for level in (0.1, 1.0):
             strip = smooth.copy()
             strip[sides] = level
             data = patterned(make_dicom, kind, strip)
-            differences(data, [*RECIPES, *OTHER_RECIPES])
+            compare_reading_for_recipes(data, [*RECIPES, *OTHER_RECIPES])
 
 
 @pytest.mark.parametrize("kind", ["reversible", "irreversible"])
-def test_a_patch_of_a_fine_pattern_has_the_picture_read_in_full(make_dicom: MakeDicom, kind: str) -> None:
+def test_a_picture_with_a_finely_patterned_patch_is_read_in_full(make_dicom: MakeDicom, kind: str) -> None:
     smooth = grating(*SIZE, 0.002, 0.003) * 0.5
-    assert difference(patterned(make_dicom, kind, smooth), RECIPES[0]).pixels.shape < SIZE
+    assert compare_reading(patterned(make_dicom, kind, smooth), RECIPES[0]).pixels.shape < SIZE
     smooth[200:240, 300:340] += 0.5 * grating(40, 40, 0.46, 0)
-    assert difference(patterned(make_dicom, kind, smooth), RECIPES[0]).pixels.shape == SIZE
+    assert compare_reading(patterned(make_dicom, kind, smooth), RECIPES[0]).pixels.shape == SIZE
 
 
 @pytest.mark.parametrize("options", [{"num_resolutions": 3}, {"progression": "RPCL"}, {"progression": "CPRL"}])
 @pytest.mark.parametrize("layers", [[0], [40, 10, 0]])
-def test_packets_of_every_order_are_read(options: dict[str, Any], layers: list[int]) -> None:
+def test_every_progression_order_is_read(options: dict[str, Any], layers: list[int]) -> None:
     picture = Image.fromarray(radiograph(300, 260))
     data = encode(picture, "JPEG2000", no_jp2=True, quality_layers=layers, quality_mode="rates", **options)
     found = jpeg2000_coding(data)
@@ -468,7 +462,7 @@ def test_packets_of_every_order_are_read(options: dict[str, Any], layers: list[i
     bands = bands_of(*found)
     assert bands is not None
     assert [band.level for band in bands[-3:]] == [1, 1, 1]
-    # Half the greatest difference of neighbours bounds what a grating can have.
+    # Half of the greatest difference between neighbours is an upper limit for the amplitude of a grating.
     for band in bands[-3:-1]:
         assert 16 <= band.greatest.max() <= 4096
     assert len(bands) == 3 * (options.get("num_resolutions", 6) - 1)

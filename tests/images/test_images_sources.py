@@ -1,4 +1,4 @@
-"""Where the bytes come from, and what is said when they do not come."""
+"""Sources of bytes: paths, file objects and bytes, and the errors if they cannot be read."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def test_every_kind_of_source_gives_the_same_picture(tmp_path: Path) -> None:
         assert not file.closed
 
 
-def test_a_file_object_is_read_from_where_it_stands() -> None:
+def test_a_file_object_is_read_from_its_position() -> None:
     stream = io.BytesIO(b"header" + png())
     stream.seek(6)
     np.testing.assert_array_equal(read_image(stream), GREY)
 
 
-def test_a_stream_that_gives_little_at_a_time_is_read_to_its_end() -> None:
+def test_a_stream_with_short_reads_is_read_completely() -> None:
     class Trickle(io.RawIOBase):
         def __init__(self) -> None:
             self.stream = io.BytesIO(png())
@@ -61,7 +61,7 @@ def test_a_stream_that_gives_little_at_a_time_is_read_to_its_end() -> None:
     np.testing.assert_array_equal(read_image(Trickle()), GREY)  # type: ignore[arg-type]
 
 
-def test_the_name_says_nothing_about_the_format(tmp_path: Path) -> None:
+def test_the_format_does_not_depend_on_the_name(tmp_path: Path) -> None:
     path = tmp_path / "scan.dcm"
     path.write_bytes(png())
     np.testing.assert_array_equal(read_image(path), GREY)
@@ -79,7 +79,7 @@ def test_the_name_says_nothing_about_the_format(tmp_path: Path) -> None:
         ("x" * 300, "too long"),
     ],
 )
-def test_a_path_that_cannot_be_read(tmp_path: Path, name: str, words: str) -> None:
+def test_an_unreadable_path_is_refused(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "scan.png").write_bytes(png())
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -88,7 +88,7 @@ def test_a_path_that_cannot_be_read(tmp_path: Path, name: str, words: str) -> No
     assert not isinstance(caught.value, ImageLimitError)
 
 
-def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "scan.png"
     path.write_bytes(png())
 
@@ -100,7 +100,7 @@ def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read_image(path)
 
 
-def test_a_failing_stream_is_an_image_error() -> None:
+def test_an_error_of_a_stream_becomes_an_image_error() -> None:
     class Failing(io.RawIOBase):
         def read(self, size: int = -1, /) -> bytes:
             raise OSError(5, "Input/output error")
@@ -112,7 +112,7 @@ def test_a_failing_stream_is_an_image_error() -> None:
             read_image(source)  # type: ignore[arg-type]
 
 
-def test_what_gives_no_bytes_is_a_wrong_call() -> None:
+def test_a_source_that_gives_no_bytes_is_a_wrong_call() -> None:
     with pytest.raises(UsageError, match="binary mode"):
         read_image(io.StringIO("text"))  # type: ignore[arg-type]
     sources: list[Any] = [None, 5, [[1, 2]], object()]
@@ -132,19 +132,19 @@ def test_what_gives_no_bytes_is_a_wrong_call() -> None:
         b"\x00",
     ],
 )
-def test_other_formats_are_named_as_unread(content: bytes) -> None:
+def test_unsupported_formats_are_refused(content: bytes) -> None:
     with pytest.raises(ImageError, match="cannot read the file as an image"):
         read_image(content)
 
 
-def test_a_real_gif_is_refused_although_pillow_could() -> None:
+def test_a_gif_is_refused_although_pillow_could_read_it() -> None:
     stream = io.BytesIO()
     Image.fromarray(GREY).save(stream, "GIF")
     with pytest.raises(ImageError, match="neither PNG, JPEG, TIFF nor DICOM"):
         read_image(stream.getvalue())
 
 
-def test_nothing_is_no_image(tmp_path: Path) -> None:
+def test_an_empty_source_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     for source in (b"", tmp_path / "empty.png", io.BytesIO()):
         with pytest.raises(ImageError, match="empty"):
@@ -162,7 +162,7 @@ def test_too_many_bytes_are_refused_from_every_kind_of_source(tmp_path: Path) ->
     np.testing.assert_array_equal(read_image(path, limits=ReadLimits(max_bytes=len(png()))), GREY)
 
 
-def test_an_endless_stream_is_left_soon() -> None:
+def test_an_endless_stream_is_refused_early() -> None:
     class Endless(io.RawIOBase):
         given = 0
 
@@ -184,7 +184,7 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
         read_image(path)
 
 
-def test_importing_the_package_imports_neither_pydicom_nor_torch() -> None:
+def test_importing_the_package_does_not_import_pydicom_or_torch() -> None:
     code = "import lrclr.images, sys; print([name for name in ('pydicom', 'gdcm', 'torch') if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""DICOM files that are not as they should be and have a picture all the same: it is read, with a remark."""
+"""DICOM files that violate the standard but contain a picture are read, with a remark."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from lrclr.images import read_image, read_reduced
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.samples import sample_paths
 from tests.images.conftest import _make, read_whole
-from tests.images.test_images_dicom import compressed, lossless_jpeg, recoded, with_frame
+from tests.images.test_images_dicom import compressed, lossless_jpeg, with_change, with_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +74,7 @@ def with_raw(data: bytes, keyword: str, vr: str, value: bytes) -> bytes:
     return written
 
 
-# Optional attributes that a picture is made with, and what they have in a good file.
+# Optional attributes that affect the picture, and their values in a good file.
 GOOD: dict[str, Any] = {
     "WindowCenter": 1800,
     "WindowWidth": 2500,
@@ -101,7 +101,7 @@ TEXTS = [
     b"--5",
     b"?" * 70,
 ]
-# Attributes that radiographs have, and that no picture is made with.
+# Attributes of radiographs that do not affect the picture.
 UNUSED = [
     *("PixelAspectRatio", "ImagerPixelSpacing", "PixelSpacing", "LossyImageCompression", "LossyImageCompressionRatio"),
     *(
@@ -141,19 +141,19 @@ BAD = st.one_of(
 
 @cache
 def without(keyword: str) -> NDArray[np.uint8]:
-    return read_image(recoded(good(), lambda dataset: delattr(dataset, keyword)))
+    return read_image(with_change(good(), lambda dataset: delattr(dataset, keyword)))
 
 
 @pytest.mark.parametrize("keyword", sorted(GOOD))
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=BAD)
-def test_an_optional_attribute_without_meaning_is_as_if_it_were_not_there(
+def test_an_invalid_optional_attribute_is_ignored(
     capfd: pytest.CaptureFixture[str], keyword: str, value: tuple[str, bytes]
 ) -> None:
     vr, content = value
     read = read_whole(with_raw(good(), keyword, vr, content))
     np.testing.assert_array_equal(read.pixels, without(keyword))
-    # An empty value is allowed: it says that nothing is known.
+    # An empty value is allowed. It means that the value is unknown.
     assert (ignored(keyword) in read.remarks) == bool(content.strip())
     assert capfd.readouterr().err == ""
 
@@ -173,25 +173,25 @@ NO_MEANING: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize(("keyword", "value"), [(key, value) for key, values in NO_MEANING.items() for value in values])
-def test_a_value_out_of_range_is_as_if_the_attribute_were_not_there(keyword: str, value: Any) -> None:
+def test_an_optional_attribute_out_of_range_is_ignored(keyword: str, value: Any) -> None:
     def change(dataset: Any) -> None:
         with warnings.catch_warnings(action="ignore"):
             setattr(dataset, keyword, value)
 
-    read = read_whole(recoded(good(), change))
+    read = read_whole(with_change(good(), change))
     np.testing.assert_array_equal(read.pixels, without(keyword))
     assert ignored(keyword) in read.remarks
 
 
 @pytest.mark.parametrize("keyword", UNUSED)
 @pytest.mark.parametrize("content", [b"N/A", b"\xff\xfe\xfd", b""])
-def test_an_attribute_that_no_picture_is_made_with_may_hold_anything(keyword: str, content: bytes) -> None:
+def test_attributes_that_do_not_affect_the_picture_may_have_any_content(keyword: str, content: bytes) -> None:
     read = read_whole(with_raw(good(), keyword, "LO", content))
     np.testing.assert_array_equal(read.pixels, read_image(good()))
     assert read.remarks == ()
 
 
-def test_a_good_file_has_no_remarks(bundled: Callable[[str], Path]) -> None:
+def test_a_valid_file_has_no_remarks(bundled: Callable[[str], Path]) -> None:
     assert read_whole(good()).remarks == ()
     for name in (
         "CT_small.dcm",
@@ -206,7 +206,7 @@ def test_a_good_file_has_no_remarks(bundled: Callable[[str], Path]) -> None:
         assert read_whole(path).remarks == ()
 
 
-def test_a_window_of_a_decimal_comma_shows_the_range() -> None:
+def test_a_window_with_a_decimal_comma_is_ignored() -> None:
     ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     data = with_raw(_make(ramp, BitsStored=12, WindowWidth=300), "WindowCenter", "DS", b"2047,5")
     read = read_whole(data)
@@ -217,7 +217,7 @@ def test_a_window_of_a_decimal_comma_shows_the_range() -> None:
     )
 
 
-def test_windows_that_differ_in_number_are_paired_from_the_first() -> None:
+def test_unequal_numbers_of_window_centers_and_widths_are_paired_from_the_first() -> None:
     ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     read = read_whole(_make(ramp, BitsStored=12, WindowCenter=[1000, 3000], WindowWidth=300))
     np.testing.assert_array_equal(
@@ -227,7 +227,7 @@ def test_windows_that_differ_in_number_are_paired_from_the_first() -> None:
 
 
 @pytest.mark.parametrize("written", ["monochrome1", " MONOCHROME1", "Monochrome 1", "MONOCHROME_1"])
-def test_the_photometric_interpretation_may_be_written_otherwise(chest: NDArray[np.uint16], written: str) -> None:
+def test_misspelt_photometric_interpretations_are_read(chest: NDArray[np.uint16], written: str) -> None:
     data = _make(chest, BitsStored=12, PhotometricInterpretation="MONOCHROME1")
     read = read_whole(with_raw(data, "PhotometricInterpretation", "CS", written.encode()))
     np.testing.assert_array_equal(read.pixels, read_image(data))
@@ -248,7 +248,7 @@ def test_the_number_of_samples_follows_from_the_photometric_interpretation(colou
 
 
 @pytest.mark.parametrize("value", [None, 7])
-def test_the_planar_configuration_is_by_pixel_where_it_has_no_meaning(value: int | None) -> None:
+def test_an_invalid_planar_configuration_means_by_pixel(value: int | None) -> None:
     pixels = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
     np.testing.assert_array_equal(read_image(_make(pixels, PlanarConfiguration=value)), pixels)
 
@@ -258,14 +258,14 @@ REQUIRED = ["Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentati
 
 @pytest.mark.parametrize("keyword", REQUIRED)
 @pytest.mark.parametrize("content", [b"N/A ", struct.pack("<2H", 3, 4), struct.pack("<d", 2.5)])
-def test_an_attribute_that_is_needed_is_named_in_the_error(keyword: str, content: bytes) -> None:
+def test_the_error_for_a_required_attribute_names_it(keyword: str, content: bytes) -> None:
     vr = {4: "US", 8: "FD"}[len(content)] if content != b"N/A " else "LO"
     with pytest.raises(ImageError, match=f"the value of {keyword} is not valid"):
         read_image(with_raw(good(), keyword, vr, content))
 
 
 def with_pixel_data(data: bytes, value: bytes, *, tail: bytes = b"") -> bytes:
-    """Give a compressed file other pixel data, with `tail` in the place of their end."""
+    """Replace the pixel data of a compressed file. `tail` replaces their end."""
     place = data.rindex(b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff") + 12
     return data[:place] + value + tail
 
@@ -286,7 +286,7 @@ def plain() -> bytes:
 
 @cache
 def encoded(syntax: str) -> bytes:
-    """`plain` in a transfer syntax; in those with a loss another picture."""
+    """`plain` in a transfer syntax. With lossy compression the picture differs."""
     if syntax == JPEGLosslessSV1:
         with tempfile.TemporaryDirectory() as folder:
             return lossless_jpeg(plain(), Path(folder), gdcm.TransferSyntax.JPEGLosslessProcess14_1)
@@ -303,7 +303,7 @@ CODECS = [JPEGBaseline8Bit, *LOSSLESS]
 
 @pytest.mark.parametrize("tail", [b"", bytes(8), bytes(4), b"\xfc\xff\xfc\xffOB\x00\x00\x02\x00\x00\x00ab"])
 @pytest.mark.parametrize("syntax", CODECS)
-def test_pixel_data_whose_end_is_not_marked_are_read(syntax: str, tail: bytes) -> None:
+def test_pixel_data_without_an_end_marker_are_read(syntax: str, tail: bytes) -> None:
     frame = frame_of(encoded(syntax))
     read = read_whole(with_pixel_data(encoded(syntax), item(b"") + item(frame), tail=tail))
     np.testing.assert_array_equal(read.pixels, read_image(encoded(syntax)))
@@ -312,7 +312,7 @@ def test_pixel_data_whose_end_is_not_marked_are_read(syntax: str, tail: bytes) -
 
 
 @pytest.mark.parametrize("syntax", CODECS)
-def test_pixel_data_that_are_cut_off_are_refused(syntax: str) -> None:
+def test_truncated_pixel_data_are_refused(syntax: str) -> None:
     frame = frame_of(encoded(syntax))
     half = len(frame) // 4 * 2
     for value in (item(b"") + item(frame)[:half], item(b"") + item(frame[:half])):
@@ -322,7 +322,7 @@ def test_pixel_data_that_are_cut_off_are_refused(syntax: str) -> None:
 
 @pytest.mark.parametrize("table", [b"", struct.pack("<I", 999), struct.pack("<3I", 0, 5, 7), b"\xff" * 400, b"odd"])
 @pytest.mark.parametrize("syntax", CODECS)
-def test_the_offset_table_of_an_only_frame_is_not_looked_at(syntax: str, table: bytes) -> None:
+def test_the_offset_table_of_a_single_frame_is_ignored(syntax: str, table: bytes) -> None:
     frame = frame_of(encoded(syntax))
     half = len(frame) // 4 * 2
     for parts in (item(frame), item(frame[:half]) + item(frame[half:])):
@@ -334,7 +334,7 @@ def test_the_offset_table_of_an_only_frame_is_not_looked_at(syntax: str, table: 
 
 
 def with_syntax(data: bytes, syntax: str | None) -> bytes:
-    """Write another transfer syntax over that of a file, in explicit little endian as before."""
+    """Overwrite the transfer syntax of a file, which stays explicit little endian."""
     place = data.index(b"\x02\x00\x10\x00UI")
     length = struct.unpack_from("<H", data, place + 6)[0]
     element = b""
@@ -355,7 +355,7 @@ MISSPELT = [None, "", "1.2.840.10008.1.2.4.", "N/A", "1.2.840.10008.1.2.4.999"]
 
 @pytest.mark.parametrize("declared", [*CODECS, ExplicitVRLittleEndian, *MISSPELT])
 @pytest.mark.parametrize("syntax", [*CODECS, ExplicitVRLittleEndian])
-def test_the_pixel_data_tell_how_they_are_compressed(syntax: str, declared: str | None) -> None:
+def test_the_compression_is_recognised_from_the_pixel_data(syntax: str, declared: str | None) -> None:
     data = plain() if syntax == ExplicitVRLittleEndian else encoded(syntax)
     read = read_whole(with_syntax(data, declared))
     np.testing.assert_array_equal(read.pixels, read_image(data))
@@ -363,13 +363,13 @@ def test_the_pixel_data_tell_how_they_are_compressed(syntax: str, declared: str 
     assert read.remarks == (() if same else (SYNTAX,))
 
 
-def test_an_implicit_file_of_a_misspelt_transfer_syntax(chest: NDArray[np.uint16]) -> None:
+def test_an_implicit_file_with_a_misspelt_transfer_syntax_is_read(chest: NDArray[np.uint16]) -> None:
     data = _make(chest, syntax=ImplicitVRLittleEndian)
     np.testing.assert_array_equal(read_image(with_syntax(data, "1.2.840.10008.1.2.l")), read_image(data))
 
 
 @pytest.mark.parametrize("declared", ["1.2.840.113619.5.2", "1.2.840.10008.1.2.4.100"])
-def test_a_transfer_syntax_that_exists_and_is_not_known_is_refused(declared: str) -> None:
+def test_a_valid_but_unknown_transfer_syntax_is_refused(declared: str) -> None:
     with pytest.raises(ImageError, match=r"transfer syntax .* is not supported"):
         read_image(with_syntax(plain(), declared))
 
@@ -381,7 +381,7 @@ def test_a_transfer_syntax_that_exists_and_is_not_known_is_refused(declared: str
         *((JPEGLSLossless, 0), (JPEG2000Lossless, 0)),
     ],
 )
-def test_samples_of_8_bits_in_16_allocated(syntax: str, signed: int) -> None:
+def test_8_bit_samples_in_16_allocated_bits_are_read(syntax: str, signed: int) -> None:
     narrow = _make((NOISE >> 4).astype(np.uint8))
     if syntax == JPEGBaseline8Bit:
         data = encoded(syntax)
@@ -396,21 +396,21 @@ def test_samples_of_8_bits_in_16_allocated(syntax: str, signed: int) -> None:
         dataset.PixelRepresentation = signed
         dataset.WindowCenter, dataset.WindowWidth = 128, 256
 
-    expected = read_image(recoded(data, lambda dataset: dataset.update({"WindowCenter": 128, "WindowWidth": 256})))
-    np.testing.assert_array_equal(read_image(recoded(data, widen)), expected)
+    expected = read_image(with_change(data, lambda dataset: dataset.update({"WindowCenter": 128, "WindowWidth": 256})))
+    np.testing.assert_array_equal(read_image(with_change(data, widen)), expected)
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, *LOSSLESS])
 @pytest.mark.parametrize("high_bit", [11, 13, 15])
 @pytest.mark.parametrize("signed", [False, True])
-def test_bits_that_are_not_stored_are_masked_in_every_transfer_syntax(syntax: str, high_bit: int, signed: bool) -> None:
+def test_unstored_bits_are_masked_in_every_transfer_syntax(syntax: str, high_bit: int, signed: bool) -> None:
     values = NOISE.astype(np.int32) - (2048 if signed else 0)
     other = np.random.default_rng(4).integers(0, 65536, NOISE.shape)
     shift = high_bit - 11
     mask = 0x0FFF << shift
     packed = ((values << shift) & mask | other & ~mask & 0xFFFF).astype(np.uint16)
     window: dict[str, Any] = {"WindowCenter": 0 if signed else 2048, "WindowWidth": 4096}
-    # Encoders look at the bits stored: 16 of them, until the file is compressed.
+    # Encoders use BitsStored, which is 16 until the file is compressed.
     data = _make(packed.view(np.int16) if signed else packed, **window)
     if syntax == JPEGLosslessSV1:
         with tempfile.TemporaryDirectory() as folder:
@@ -422,7 +422,7 @@ def test_bits_that_are_not_stored_are_masked_in_every_transfer_syntax(syntax: st
         dataset.BitsStored, dataset.HighBit = 12, high_bit
 
     expected = read_image(_make(values.astype(np.int16 if signed else np.uint16), BitsStored=12, **window))
-    np.testing.assert_array_equal(read_image(recoded(data, narrow)), expected)
+    np.testing.assert_array_equal(read_image(with_change(data, narrow)), expected)
     assert len(np.unique(expected)) > 200
 
 

@@ -1,4 +1,4 @@
-"""The classifier against the PyTorch network, and its promises: caching, batches, threads, alpha."""
+"""The classifier equals the PyTorch network. Caching, batches, threads and alpha work as documented."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 IMAGES = [read_image(path) for path in sample_paths()]
 
 
-class Counting:
-    """Hands everything to a real engine, and counts what it ran; can spoil an output."""
+class CountingEngine:
+    """Forwards to a real engine and counts the runs. It can replace an output by NaN."""
 
     def __init__(self, inner: Any, spoiled: str = "") -> None:
         self.inner, self.spoiled, self.ran = inner, spoiled, list[tuple[str, int]]()
@@ -62,9 +62,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def counted(folder: Path) -> tuple[ZeroShotClassifier, Counting]:
+def counted(folder: Path) -> tuple[ZeroShotClassifier, CountingEngine]:
     plain = ZeroShotClassifier.from_bundle(folder)
-    engine = Counting(plain.engine)
+    engine = CountingEngine(plain.engine)
     return ZeroShotClassifier(plain.bundle, engine), engine
 
 
@@ -73,7 +73,7 @@ def flat(predictions: list[Prediction]) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("alpha", [0.0, bundles.ALPHA, 1.0])
-def test_answers_are_those_of_the_network(
+def test_answers_equal_those_of_the_network(
     alpha: float, classifier: ZeroShotClassifier, checkpoint: Checkpoint, precision: str
 ) -> None:
     import torch
@@ -96,7 +96,7 @@ def test_answers_are_those_of_the_network(
     assert [(each.height, each.width) for each in answers] == [image.shape for image in IMAGES]
 
 
-def test_prompts_are_encoded_once_a_set(counted: tuple[ZeroShotClassifier, Counting]) -> None:
+def test_each_set_of_prompts_is_encoded_once(counted: tuple[ZeroShotClassifier, CountingEngine]) -> None:
     classifier, engine = counted
     others = FindingSet.from_names(["Edema", "Rib fracture"])
     for findings in (None, others, None, others):
@@ -104,7 +104,7 @@ def test_prompts_are_encoded_once_a_set(counted: tuple[ZeroShotClassifier, Count
     assert [graph for graph, _ in engine.ran].count("text_encoder") == 2
 
 
-def test_no_batch_is_larger_than_the_bundle_allows(counted: tuple[ZeroShotClassifier, Counting]) -> None:
+def test_no_batch_is_larger_than_the_bundle_allows(counted: tuple[ZeroShotClassifier, CountingEngine]) -> None:
     classifier, engine = counted
     most = classifier.bundle.manifest.max_batch
     answers = classifier.predict([IMAGES[3]] * (most + 3), batch_size=most + 3)
@@ -112,42 +112,42 @@ def test_no_batch_is_larger_than_the_bundle_allows(counted: tuple[ZeroShotClassi
     assert np.ptp(flat(answers), axis=0).max() <= 1e-6
 
 
-def test_questions_about_an_encoded_image_run_no_image_encoder(
-    counted: tuple[ZeroShotClassifier, Counting], tmp_path: Path
+def test_predictions_from_features_do_not_run_the_image_encoder(
+    counted: tuple[ZeroShotClassifier, CountingEngine], tmp_path: Path
 ) -> None:
     classifier, engine = counted
     assert classifier.predict_features([]) == []
     most = classifier.bundle.manifest.max_batch
     classifier.encode_images([IMAGES[3]] * (most + 3), batch_size=most + 3)
     assert [size for graph, size in engine.ran if graph == "image_encoder"] == [most, 3]
-    # The last two are files about which there is something to say.
+    # The last two files give remarks.
     images: list[ImageSource] = [
         *IMAGES,
         bundles.odd_radiograph(tmp_path / "odd.dcm"),
         bundles.radiograph(tmp_path / "noise.png"),
     ]
     features = classifier.encode_images(images)
-    assert all(one.nbytes for one in features)
+    assert all(each.nbytes for each in features)
     others = FindingSet.from_names(["Edema", "Rib fracture"])
     for findings in (None, others):
         for alpha in (None, 0.0, 0.3, 1.0):
-            wanted = classifier.predict(images, findings=findings, alpha=alpha)
+            expected = classifier.predict(images, findings=findings, alpha=alpha)
             engine.ran.clear()
-            # In any order and number, not only as they were encoded.
-            made = classifier.predict_features(features[::-1], findings, alpha)[::-1]
+            # Features can be used in any order and number.
+            got = classifier.predict_features(features[::-1], findings, alpha)[::-1]
             (alone,) = classifier.predict_features(features[1:2], findings, alpha)
             assert "image_encoder" not in {graph for graph, _ in engine.ran}
-            np.testing.assert_allclose(flat(made), flat(wanted), atol=1e-6)
-            np.testing.assert_allclose(flat([alone]), flat(wanted[1:2]), atol=1e-6)
-            # Whatever else a prediction says of its image is said here, too.
-            assert [replace(one, findings=()) for one in made] == [replace(one, findings=()) for one in wanted]
+            np.testing.assert_allclose(flat(got), flat(expected), atol=1e-6)
+            np.testing.assert_allclose(flat([alone]), flat(expected[1:2]), atol=1e-6)
+            # Everything else in a prediction is also equal.
+            assert [replace(each, findings=()) for each in got] == [replace(each, findings=()) for each in expected]
     with pytest.raises(UsageError, match="alpha"):
         classifier.predict_features(features, alpha=2.0)
 
 
 @settings(max_examples=12, deadline=None)
 @given(order=st.permutations(range(len(IMAGES))), size=st.integers(1, len(IMAGES)))
-def test_an_answer_does_not_depend_on_its_neighbours(
+def test_an_answer_does_not_depend_on_the_other_images(
     order: list[int], size: int, classifier: ZeroShotClassifier, precision: str
 ) -> None:
     alone = (
@@ -168,12 +168,12 @@ def test_several_prompts_of_a_sign_are_averaged(folder: Path) -> None:
     classifier = ZeroShotClassifier.from_bundle(folder)
     texts = {"positive": ["effusion", "fluid in the pleural space"], "negative": ["no effusion", "clear", "dry lungs"]}
     whole = FindingSet((Finding("Effusion", tuple(texts["positive"]), tuple(texts["negative"])),))
-    # Each prompt by itself, as the positive one of a finding of its own.
-    apart = FindingSet(tuple(Finding(text, (text,), ("-",)) for text in (*texts["positive"], *texts["negative"])))
-    for one, each in zip(
-        classifier.predict(IMAGES, findings=whole), classifier.predict(IMAGES, findings=apart), strict=True
+    # Each prompt alone, as the positive prompt of a separate finding.
+    by_prompt = FindingSet(tuple(Finding(text, (text,), ("-",)) for text in (*texts["positive"], *texts["negative"])))
+    for single, each in zip(
+        classifier.predict(IMAGES, findings=whole), classifier.predict(IMAGES, findings=by_prompt), strict=True
     ):
-        (got,) = one.findings
+        (got,) = single.findings
 
         def mean(sign: str, kind: str, each: Prediction = each) -> Any:
             return np.mean([getattr(each.finding(text), f"{kind}_positive") for text in texts[sign]])
@@ -189,7 +189,7 @@ def test_several_prompts_of_a_sign_are_averaged(folder: Path) -> None:
         assert got.probability == pytest.approx(1 / (1 + np.exp(-gap)), abs=1e-5)
 
 
-def test_regions_lie_where_their_patches_are(folder: Path) -> None:
+def test_boxes_of_regions_match_their_patches(folder: Path) -> None:
     classifier = ZeroShotClassifier.from_bundle(folder)
     for image, answer in zip(IMAGES, classifier.predict(IMAGES), strict=True):
         height, width = image.shape
@@ -198,19 +198,20 @@ def test_regions_lie_where_their_patches_are(folder: Path) -> None:
             left, top, right, bottom = region.box
             assert left < right
             assert top < bottom
-            # The padding of the canvas is not part of the radiograph, so a box may stick out, but not lie outside.
+            # The padding of the canvas is not part of the radiograph. A box may reach into it, but not lie in it
+            # entirely.
             row, column = divmod(region.patch, 7)
             middle = ((left + right) / 2, (top + bottom) / 2)
             longest = max(height, width)
             offset = ((longest - width) / 2, (longest - height) / 2)
-            # Boxes are clipped to the image; the middle of a patch is compared where it is not.
+            # Boxes are clipped to the image, so the centre is compared only for patches inside.
             if left > 0 and right < width and top > 0 and bottom < height:
                 assert middle[0] == pytest.approx((column + 0.5) / 7 * longest - offset[0], abs=longest / 100)
                 assert middle[1] == pytest.approx((row + 0.5) / 7 * longest - offset[1], abs=longest / 100)
 
 
-def test_more_pairs_than_fit_at_once_give_the_same(
-    counted: tuple[ZeroShotClassifier, Counting], monkeypatch: pytest.MonkeyPatch
+def test_splitting_pairs_into_batches_does_not_change_answers(
+    counted: tuple[ZeroShotClassifier, CountingEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classifier, engine = counted
     expected = classifier.predict(IMAGES)
@@ -223,7 +224,7 @@ def test_more_pairs_than_fit_at_once_give_the_same(
     assert [size for graph, size in engine.ran if graph == "fusion_head"] == [2, 2]
 
 
-def test_a_prompt_is_encoded_once_in_whatever_set_it_stands(counted: tuple[ZeroShotClassifier, Counting]) -> None:
+def test_a_prompt_is_encoded_once_for_all_sets(counted: tuple[ZeroShotClassifier, CountingEngine]) -> None:
     classifier, engine = counted
     names = ["Edema", "Pneumothorax", "A longer name of a finding"]
     expected = [flat(classifier.predict(IMAGES, findings=FindingSet.from_names([name]))) for name in names]
@@ -231,12 +232,12 @@ def test_a_prompt_is_encoded_once_in_whatever_set_it_stands(counted: tuple[ZeroS
     together = classifier.predict(IMAGES, findings=FindingSet.from_names(names))
     assert "text_encoder" not in [graph for graph, _ in engine.ran]
     for place, values in enumerate(expected):
-        alone = [replace(one, findings=one.findings[place : place + 1]) for one in together]
+        alone = [replace(each, findings=each.findings[place : place + 1]) for each in together]
         assert np.allclose(flat(alone), values, atol=1e-6)
     assert (classifier.prompt_cache.hits, classifier.prompt_cache.misses) == (6, 6)
 
 
-def test_an_untrained_head_counts_for_nothing(folder: Path, tmp_path: Path) -> None:
+def test_an_untrained_head_is_not_used(folder: Path, tmp_path: Path) -> None:
     untrained = bundles.copied(folder, tmp_path / "bundle")
     manifest = Bundle(untrained).manifest
     scoring = {**manifest.scoring, "fusion_trained": False, "alpha": 0.0}
@@ -250,7 +251,7 @@ def test_an_untrained_head_counts_for_nothing(folder: Path, tmp_path: Path) -> N
         assert answer.findings == trained.predict(IMAGES[:1], alpha=0.0)[0].findings
 
 
-def test_what_cannot_be_answered_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_invalid_requests_are_refused(folder: Path, tmp_path: Path) -> None:
     classifier = ZeroShotClassifier.from_bundle(folder)
     assert classifier.predict([]) == []
     side = classifier.bundle.preprocess.image_size
@@ -270,7 +271,7 @@ def test_what_cannot_be_answered_is_refused(folder: Path, tmp_path: Path) -> Non
 def test_an_engine_that_gives_nan_is_an_error(graph: str, folder: Path) -> None:
     plain = ZeroShotClassifier.from_bundle(folder)
     with pytest.raises(NonFiniteError, match=graph):
-        ZeroShotClassifier(plain.bundle, Counting(plain.engine, spoiled=graph)).predict(IMAGES[:1])
+        ZeroShotClassifier(plain.bundle, CountingEngine(plain.engine, spoiled=graph)).predict(IMAGES[:1])
 
 
 @given(data=st.data(), images=st.integers(1, 4), scale=st.floats(0.1, 100))
@@ -290,6 +291,6 @@ def test_probabilities_are_a_softmax_over_the_mean_of_each_sign(data: st.DataObj
         assert np.allclose(got[:, number], expected, atol=1e-5)
 
 
-def test_a_local_score_of_weight_zero_cannot_spoil_the_result() -> None:
+def test_a_nan_local_score_with_weight_zero_is_ignored() -> None:
     score = combined_score(np.ones((1, 2), np.float32), np.full((1, 2), np.nan, np.float32), 0.0)
     assert score.tolist() == [[1.0, 1.0]]

@@ -1,4 +1,4 @@
-"""Many files through one classifier: order, bad files among good ones, memory, stopping early."""
+"""Many files through one classifier: order, bad files among good ones, memory, and stopping early."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def classifier(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Nine files of several sizes, the third, fourth and last of them bad."""
+    """Nine files of several sizes, of which the third, fourth and last are bad."""
     folder = tmp_path_factory.mktemp("files")
-    made = [bundles.radiograph(folder / f"{n}.png", n, (60 + 7 * n, 90 - 5 * n)) for n in range(9)]
+    paths = [bundles.radiograph(folder / f"{n}.png", n, (60 + 7 * n, 90 - 5 * n)) for n in range(9)]
     for bad in (2, 3, 8):
-        made[bad].write_bytes(b"" if bad == 3 else b"no picture")
-    return made
+        paths[bad].write_bytes(b"" if bad == 3 else b"no picture")
+    return paths
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -60,17 +60,17 @@ def test_order_and_answers_do_not_depend_on_batches_and_workers(
             assert got.probability == pytest.approx(expected.probability, abs=1e-6)
 
 
-def test_exact_images_and_the_usual_ones(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+def test_exact_reading_and_the_default(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
     files = bundles.enlarged(tmp_path)
     usual, drawn, exact, both = (
         list(predict_files(classifier, files, exact=exact, images=images))
         for exact, images in ((False, False), (False, True), (True, False), (True, True))
     )
     whole = classifier.predict([read_image(path) for path in files])
-    for one, other in ((usual, drawn), (exact, both)):
-        assert [result.prediction for result in one] == [result.prediction for result in other]
-        assert all(result.image is None for result in one)
-        for result in other:
+    for first, second in ((usual, drawn), (exact, both)):
+        assert [result.prediction for result in first] == [result.prediction for result in second]
+        assert all(result.image is None for result in first)
+        for result in second:
             np.testing.assert_array_equal(result.image, read_image(result.path))
     assert [result.prediction for result in exact] == whole
     assert [result.prediction for result in usual] != whole
@@ -81,20 +81,20 @@ def test_exact_images_and_the_usual_ones(classifier: ZeroShotClassifier, tmp_pat
             assert got.probability == pytest.approx(finding.probability, abs=2e-3)
 
 
-def test_only_bad_files_are_no_reason_to_run_anything(classifier: ZeroShotClassifier, files: list[Path]) -> None:
+def test_only_bad_files_run_no_engine(classifier: ZeroShotClassifier, files: list[Path]) -> None:
     results = list(predict_files(classifier, [files[2], files[3]]))
     assert [str(result.error) for result in results] != ["", ""]
     assert list(predict_files(classifier, [])) == []
 
 
-def test_limits_and_frames_reach_the_reader(classifier: ZeroShotClassifier, files: list[Path]) -> None:
+def test_limits_and_frames_are_passed_to_the_reader(classifier: ZeroShotClassifier, files: list[Path]) -> None:
     (small,) = predict_files(classifier, files[:1], limits=ReadLimits(max_pixels=100))
     assert isinstance(small.error, ImageLimitError)
     (frame,) = predict_files(classifier, files[:1], frame=3)
     assert isinstance(frame.error, ImageError)
 
 
-def test_what_is_wrong_with_the_call_is_no_files_error(classifier: ZeroShotClassifier, files: list[Path]) -> None:
+def test_errors_of_the_call_are_not_attributed_to_a_file(classifier: ZeroShotClassifier, files: list[Path]) -> None:
     with pytest.raises(UsageError, match="at least one image"):
         list(predict_files(classifier, files, batch_size=0))
     with pytest.raises(UsageError, match="alpha"):
@@ -104,17 +104,17 @@ def test_what_is_wrong_with_the_call_is_no_files_error(classifier: ZeroShotClass
         list(predict_files(classifier, files, findings=too_long))
 
 
-def test_files_are_decoded_as_they_are_needed(
+def test_files_are_decoded_on_demand(
     classifier: ZeroShotClassifier, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A caller that stops after the first answer has not read a thousand files."""
     read: list[Path] = []
 
-    def noting(path: Path, *recipe: Any, **options: Any) -> ReducedImage:
+    def record(path: Path, *recipe: Any, **options: Any) -> ReducedImage:
         read.append(path)
         return read_for_model(path, *recipe, **options)
 
-    monkeypatch.setattr("lrclr.inference._decoding.read_for_model", noting)
+    monkeypatch.setattr("lrclr.inference._decoding.read_for_model", record)
     results = predict_files(classifier, [files[0]] * 1000, batch_size=2, workers=2)
     next(results)
     assert isinstance(results, Generator)

@@ -1,4 +1,4 @@
-"""The Python call reads images as `lrclr predict` does, whatever they are given as; embeddings."""
+"""The Python API reads images as `lrclr predict` does, from any source. Embeddings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_answers_equal_those_of_the_command_to_the_bit(
+def test_answers_equal_those_of_the_command_bit_for_bit(
     exact: bool, classifier: ZeroShotClassifier, bundle: Path, files: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len(files) > 8
@@ -53,7 +53,7 @@ def test_answers_equal_those_of_the_command_to_the_bit(
         assert answers == printed
 
 
-def test_arrays_pillow_images_and_file_objects_are_read_too(
+def test_arrays_pillow_images_and_file_objects_are_read(
     classifier: ZeroShotClassifier, files: list[Path], tmp_path: Path
 ) -> None:
     png = files[0]
@@ -82,11 +82,11 @@ def test_an_error_names_the_image_by_its_position_and_no_path(
         classifier.embed_images([b"no image"])
 
 
-def test_one_image_instead_of_a_list_is_refused(classifier: ZeroShotClassifier, files: list[Path]) -> None:
+def test_a_single_image_instead_of_a_list_is_refused(classifier: ZeroShotClassifier, files: list[Path]) -> None:
     pixels = read_image(files[0])
-    for one in (files[0], str(files[0]), b"x", pixels, np.stack([pixels] * 3, axis=2), io.BytesIO()):
+    for image_ in (files[0], str(files[0]), b"x", pixels, np.stack([pixels] * 3, axis=2), io.BytesIO()):
         with pytest.raises(UsageError, match="one image was given instead of a list"):
-            classifier.predict(one)  # type: ignore[arg-type]
+            classifier.predict(image_)  # type: ignore[arg-type]
 
 
 def test_embeddings_have_unit_length_and_give_the_scores(classifier: ZeroShotClassifier, files: list[Path]) -> None:
@@ -107,7 +107,7 @@ def test_embeddings_have_unit_length_and_give_the_scores(classifier: ZeroShotCla
     assert classifier.embed_texts(texts)[0].any()
 
 
-def test_what_cannot_be_embedded_is_refused(classifier: ZeroShotClassifier) -> None:
+def test_invalid_embedding_requests_are_refused(classifier: ZeroShotClassifier) -> None:
     with pytest.raises(UsageError, match="empty list of images"):
         classifier.embed_images([])
     with pytest.raises(FindingsError, match="empty list of texts"):
@@ -118,7 +118,7 @@ def test_what_cannot_be_embedded_is_refused(classifier: ZeroShotClassifier) -> N
         classifier.embed_texts(["edema " * 80])
 
 
-def test_an_unknown_finding_is_told_with_those_that_exist(classifier: ZeroShotClassifier, files: list[Path]) -> None:
+def test_the_error_for_an_unknown_finding_lists_the_findings(classifier: ZeroShotClassifier, files: list[Path]) -> None:
     (answer,) = classifier.predict(files[:1])
     assert answer.finding("Edema").name == "Edema"
     with pytest.raises(FindingsError, match=r"no finding 'Foo'\. The findings are: Atelectasis, Cardiomegaly, .*Supp"):

@@ -1,4 +1,4 @@
-"""Radiographs of the chest give no warning, whatever is done to their frame. Other pictures give theirs."""
+"""Chest radiographs give no warning, whatever their frame. Other pictures give their warnings."""
 
 from __future__ import annotations
 

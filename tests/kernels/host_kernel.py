@@ -1,4 +1,4 @@
-"""The region kernel's own code, compiled for this machine, and float64's answer."""
+"""The region kernel's code compiled for this machine, and a reference in float64."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    # Private: the kernel by itself, which no public call runs.
+    # Private: the kernel itself, which no public function runs.
     from lrclr._kernels import Form
 
 HEAD_WIDTH = 64
@@ -23,7 +23,7 @@ MAX_PAIRS = 23
 
 @dataclass(frozen=True)
 class Selection:
-    """Arrays as `lrclr.model.Regions` has them."""
+    """The same arrays as in `lrclr.model.Regions`."""
 
     tokens: NDArray[Any]
     index: NDArray[np.int64]
@@ -58,14 +58,14 @@ class Case:
     """Arguments of a call.
 
     Attributes:
-        queries: of the layers before the last, ``[B, N, H, 64]``; the last axis is contiguous.
-        keys: like `queries`.
+        queries: queries of the layers before the last, ``[B, N, H, 64]``. The last axis is contiguous.
+        keys: keys, like `queries`.
         start: attention of the start row in the last layer, ``[B, H, N]`` float32; with `mean` ``[B, 1, N]``.
-        tokens: ``[B, N, D]``.
-        top_k: patches per chain.
-        mean: average the heads.
-        prefix: tokens before the patches.
-        scale: of a score.
+        tokens: tokens ``[B, N, D]``.
+        top_k: number of patches per chain.
+        mean: whether heads are averaged.
+        prefix: number of tokens before the patches.
+        scale: factor of a score.
     """
 
     queries: Sequence[NDArray[Any]]
@@ -79,7 +79,7 @@ class Case:
 
 
 def importance(case: Case) -> NDArray[np.float64]:
-    """``[B, G, N - prefix]``, the rollout in float64."""
+    """The attention rollout ``[B, G, N - prefix]`` in float64."""
     row = case.start.astype(np.float64)[:, :, None]
     if case.mean and case.prefix:
         row = (row + np.eye(1, row.shape[-1])) / 2
@@ -110,22 +110,22 @@ class HostKernel:
         self._call.restype = ctypes.c_int
 
     def __call__(self, case: Case, form: Form, *, order: str = "forward", seed: int = 0) -> Selection:
-        """Run it.
+        """Run the kernel.
 
         Args:
             case: the arguments.
-            form: of the kernel.
-            order: one of `ORDERS`, in which waiting threads go on.
-            seed: of the shuffled order.
+            form: form of the kernel.
+            order: one of `ORDERS`, in which waiting threads continue.
+            seed: seed of the shuffled order.
         """
         images, nodes, heads = case.queries[0].shape[:3]
         queries, keys = list(case.queries), list(case.keys)
-        strides = {one.strides[1] // one.itemsize for one in (*queries, *keys)}
+        strides = {array.strides[1] // array.itemsize for array in (*queries, *keys)}
         (stride,) = strides
         tokens = np.ascontiguousarray(case.tokens)
         start = np.ascontiguousarray(case.start)
         regions = case.top_k * (1 if case.mean else heads)
-        # Filled with what no result may be.
+        # Values that no valid result contains.
         out = np.full((images, regions + case.prefix, *tokens.shape[2:]), 77, tokens.dtype)
         index = np.full((images, regions), -7, np.int64)
         values = np.full((images, regions), -7, np.float32)
@@ -151,7 +151,7 @@ class HostKernel:
             form.threads(nodes),
             ORDERS.index(order),
             seed,
-            *(ctypes.byref(one) for one in (inputs, sizes, outputs)),
+            *(ctypes.byref(argument) for argument in (inputs, sizes, outputs)),
         )
         if not done:
             raise ValueError(f"the kernel has no form {form.name}")
@@ -159,7 +159,7 @@ class HostKernel:
 
 
 def gathered(tokens: NDArray[Any], index: NDArray[np.int64], prefix: int) -> NDArray[Any]:
-    """The tokens before the patches, and those of these patches."""
-    before = np.broadcast_to(np.arange(prefix), (len(index), prefix))
-    rows = np.concatenate([before, index + prefix], axis=1)
+    """The tokens before the patches, followed by the tokens of these patches."""
+    prefix_tokens = np.broadcast_to(np.arange(prefix), (len(index), prefix))
+    rows = np.concatenate([prefix_tokens, index + prefix], axis=1)
     return np.take_along_axis(tokens, rows[..., None], axis=1)

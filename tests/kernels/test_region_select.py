@@ -1,4 +1,4 @@
-"""The region kernel: its own code, compiled for the host and run in several orders of its threads, against float64."""
+"""The region kernel's code, compiled for the host and run with several orders of its threads, compared with float64."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from export.kernels import compile as kernels
 
-# Private: the kernel by itself, which no public call runs.
+# Private: the kernel itself, which no public function runs.
 from lrclr._kernels import FORMS, LAYERS, MAX_NODES, Form, entry_ptx, form_for, forms_for
 from lrclr.model import select_regions
 from tests.kernels.host_kernel import HEAD_WIDTH, ORDERS, Case, HostKernel, Selection, gathered, importance
@@ -24,7 +24,7 @@ from tests.kernels.host_kernel import HEAD_WIDTH, ORDERS, Case, HostKernel, Sele
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Of float32 sums of up to 1,088 terms, layer after layer, in another order than NumPy's.
+# Rounding of float32 sums of up to 1,088 terms, layer after layer, in another order than NumPy's.
 TOLERANCE = 3e-5
 
 
@@ -43,9 +43,12 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> HostKernel:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Case, Form]:
-    """Queries, keys and tokens, and a form that takes them; smooth and sharp attention, views of a merged product."""
+    """Queries, keys and tokens with a form that supports them.
+
+    Smooth and sharp attention, and views of a merged product.
+    """
     form = draw(st.sampled_from(FORMS))
-    # Every form takes few tokens too, which cost less here.
+    # Every form also supports few tokens, with which tests are faster.
     nodes = draw(
         st.one_of(st.integers(2, 64), st.integers(65, min(130, form.nodes)) if form.nodes > 64 else st.just(64))
     )
@@ -73,7 +76,7 @@ def cases(draw: st.DrawFn) -> tuple[Case, Form]:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn=cases(), seed=st.integers(0, 2**31))
-def test_it_is_the_rollout_in_every_order_of_its_threads(
+def test_the_kernel_equals_the_rollout_in_every_order_of_threads(
     kernel: HostKernel, drawn: tuple[Case, Form], seed: int
 ) -> None:
     case, form = drawn
@@ -81,14 +84,14 @@ def test_it_is_the_rollout_in_every_order_of_its_threads(
     _assert_selects(found, case)
     for order in ORDERS[1:]:
         again = kernel(case, form, order=order, seed=seed)
-        # To the bit: a result that depends on the order of the threads is a race.
+        # Bit for bit: a result that depends on the order of the threads shows a race condition.
         np.testing.assert_array_equal(again.importance, found.importance)
         np.testing.assert_array_equal(again.index, found.index)
         np.testing.assert_array_equal(again.tokens, found.tokens)
 
 
 def _assert_selects(found: Selection, case: Case) -> None:
-    """Importance is right, nothing more important was left out, and the tokens are those of the patches."""
+    """Importance is right, no more important patch is missing, and the tokens belong to the patches."""
     wanted = importance(case)
     images, chains, patches = wanted.shape
     index = found.index.reshape(images, chains, case.top_k)
@@ -105,7 +108,7 @@ def _assert_selects(found: Selection, case: Case) -> None:
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_ties_go_to_the_lower_patch(kernel: HostKernel, form: Form) -> None:
-    """Equal keys get equal attention, so that all patches are equally important."""
+    """Equal keys get equal attention, so all patches are equally important."""
     nodes = 50 if form.nodes == 64 else 101
     queries = [np.ones((1, nodes, 1, HEAD_WIDTH), np.float16)]
     start = np.full((1, 1, nodes), 1 / nodes, np.float32)
@@ -117,8 +120,8 @@ def test_ties_go_to_the_lower_patch(kernel: HostKernel, form: Form) -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
-def test_what_is_not_finite_is_reported(kernel: HostKernel, form: Form, bad: float) -> None:
-    """The importance of that chain is NaN throughout; the other chains are right, and so are all indices."""
+def test_values_that_are_not_finite_give_nan(kernel: HostKernel, form: Form, bad: float) -> None:
+    """All importance values of that chain are NaN. The other chains are right, and all indices are valid."""
     nodes = 50 if form.nodes == 64 else 101
     random = np.random.default_rng(0)
     pair = [random.normal(size=(2, nodes, 2, HEAD_WIDTH)).astype(np.float16) for _ in range(2)]
@@ -134,9 +137,9 @@ def test_what_is_not_finite_is_reported(kernel: HostKernel, form: Form, bad: flo
 
 
 @pytest.mark.parametrize("mean", [False, True])
-@pytest.mark.parametrize("nodes", [50, 197, 577, 1025])
-def test_it_is_what_the_network_selects(kernel: HostKernel, nodes: int, *, mean: bool) -> None:
-    """At the sizes of three CLIP networks and above, against `lrclr.model.select_regions` on the maps."""
+@pytest.mark.parametrize("nodes", [50, 197, 577, pytest.param(1025, marks=pytest.mark.slow)])
+def test_the_kernel_selects_the_same_patches_as_the_network(kernel: HostKernel, nodes: int, *, mean: bool) -> None:
+    """At the sizes of three CLIP networks and above, compared with `lrclr.model.select_regions`."""
     random = np.random.default_rng(nodes)
     heads, layers = (2, 3) if nodes < 500 else (1, 1)
     shape = (1, nodes, heads, HEAD_WIDTH)
@@ -155,25 +158,25 @@ def test_it_is_what_the_network_selects(kernel: HostKernel, nodes: int, *, mean:
 
 
 def _map(query: NDArray[np.float16], key: NDArray[np.float16]) -> torch.Tensor:
-    rows, columns = (torch.from_numpy(one.astype(np.float32)).transpose(1, 2) for one in (query, key))
+    rows, columns = (torch.from_numpy(row_.astype(np.float32)).transpose(1, 2) for row_ in (query, key))
     return torch.softmax(rows @ columns.transpose(-1, -2) * HEAD_WIDTH**-0.5, -1)
 
 
 @pytest.mark.parametrize(("capability", "clusters"), [(80, False), (89, False), (90, True), (120, True)])
-def test_the_form_fits(capability: int, *, clusters: bool) -> None:
+def test_the_chosen_form_fits(capability: int, *, clusters: bool) -> None:
     for nodes in range(2, MAX_NODES + 1):
         for chains in (1, 12, 64, 1000):
             form = form_for(nodes, chains, capability)
             assert form.nodes >= nodes
             assert clusters or form.blocks == 1
-            # A block has no more threads than the entry was compiled for.
+            # A block has at most as many threads as the entry was compiled for.
             limit = int(re.search(rb"\.maxntid (\d+)", entry_ptx(form.entry(12), capability))[1])  # type: ignore[index]
             assert form.threads(nodes) <= limit
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-def test_every_entry_stands_alone(capability: int) -> None:
-    """A part of the PTX holds one entry, what it calls, and a version that old drivers take."""
+def test_every_entry_is_self_contained(capability: int) -> None:
+    """The PTX of an entry contains what it calls, and has a version that old drivers support."""
     for form in FORMS:
         for layers in LAYERS:
             text = entry_ptx(form.entry(layers), capability).decode()
@@ -193,13 +196,13 @@ def test_the_committed_kernels_are_within_their_limits() -> None:
         assert taken.keys() == {form.entry(layers) for form in FORMS for layers in LAYERS}
         for name, used in taken.items():
             assert used["shared_bytes"] <= 48 * 1024
-            # The form for up to 1,088 tokens without a cluster is known to spill.
+            # The form for up to 1,088 tokens without a cluster is known to spill registers.
             if "1088c1" not in name:
                 assert used["spill_bytes"] <= 64, f"{name} on {gpu}"
 
 
 @pytest.mark.slow
-def test_the_committed_kernels_are_the_sources() -> None:
+def test_the_committed_kernels_match_the_sources() -> None:
     if shutil.which("nvcc") is None:
         pytest.skip("there is no nvcc")
     committed = json.loads(kernels.RESOURCES.read_text())

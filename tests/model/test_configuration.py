@@ -1,4 +1,4 @@
-"""The configuration: what it refuses, what it derives, and that a user sees our own words."""
+"""The configuration refuses invalid values with lrclr's own messages and derives the other values."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ TOWER: dict[str, Any] = {"vision_config": {"image_size": 112, "patch_size": 16, 
         ({"text_config": {"layer_norm_eps": None}}, "text_config.layer_norm_eps"),
     ],
 )
-def test_what_cannot_be_used_is_refused(fields: dict[str, Any], words: str) -> None:
+def test_invalid_values_are_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError) as caught:
         LrclrConfig(**fields)
     assert words in str(caught.value)
@@ -84,13 +84,13 @@ def test_the_number_of_regions(fields: dict[str, Any], top_k: int, regions: int)
     assert (config.num_patches, config.region_top_k, config.num_regions) == (49, top_k, regions)
 
 
-def test_the_local_score_has_no_say_before_it_was_trained() -> None:
+def test_an_untrained_local_score_has_weight_zero() -> None:
     assert LrclrConfig(alpha=0.7).effective_alpha == 0
     assert LrclrConfig(alpha=0.7, fusion_trained=True).effective_alpha == 0.7
     assert LrclrConfig(alpha=0, fusion_trained=True).effective_alpha == 0
 
 
-def test_a_dictionary_and_back() -> None:
+def test_a_configuration_survives_a_dictionary() -> None:
     config = LrclrConfig(**TOWER, region_rollout="mean", alpha=0.25, score_scale=2, fusion_trained=True)
     again = LrclrConfig.from_dict(config.to_dict())
     assert again.to_dict() == config.to_dict()

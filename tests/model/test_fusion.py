@@ -1,4 +1,4 @@
-"""The fusion head against formulas written out pair by pair, in NumPy and float64."""
+"""The fusion head, compared with its formulas, computed pair by pair in float64 with NumPy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IMAGE_WIDTH, TEXT_WIDTH = 48, 40
 
 
 def head(layers: int = 2, heads: int = 4, width: int = 32, seed: int = 0) -> FusionHead:
-    """A fusion head in which every parameter counts: biases and norms are drawn as well."""
+    """A fusion head in which every parameter matters: biases and norms are random, too."""
     config = LrclrConfig(
         vision_config={"hidden_size": IMAGE_WIDTH, "num_attention_heads": 4},
         text_config={"hidden_size": TEXT_WIDTH, "num_attention_heads": 4},
@@ -32,18 +32,18 @@ def head(layers: int = 2, heads: int = 4, width: int = 32, seed: int = 0) -> Fus
         fusion_num_heads=heads,
         fusion_intermediate_size=2 * width,
     )
-    made = FusionHead(config).eval().requires_grad_(False)
+    fusion_head = FusionHead(config).eval().requires_grad_(False)
     random = torch.Generator().manual_seed(seed)
-    for name, parameter in made.named_parameters():
+    for name, parameter in fusion_head.named_parameters():
         scale = 2.0 * parameter.shape[-1] ** -0.5 if parameter.ndim == 2 else 0.3
         noise = torch.randn(parameter.shape, generator=random) * scale
         parameter.copy_(1 + noise if "norm.weight" in name else noise)
-    return made
+    return fusion_head
 
 
 @dataclass
 class Inputs:
-    """Region tokens of B images, text tokens and mask of P prompts, whose lengths differ."""
+    """Region tokens of B images, and text tokens and masks of P prompts of different lengths."""
 
     regions: Tensor
     text: Tensor
@@ -61,10 +61,12 @@ def inputs(images: int, lengths: list[int], regions: int = 6, seed: int = 1) -> 
 
 
 class Reference:
-    """The head's formulas for one image and one prompt without padding."""
+    """The formulas of the head for one image and one prompt without padding."""
 
-    def __init__(self, made: FusionHead, heads: int) -> None:
-        self.weights: dict[str, Array] = {name: tensor.double().numpy() for name, tensor in made.state_dict().items()}
+    def __init__(self, fusion_head: FusionHead, heads: int) -> None:
+        self.weights: dict[str, Array] = {
+            name: tensor.double().numpy() for name, tensor in fusion_head.state_dict().items()
+        }
         self.heads = heads
 
     def linear(self, name: str, x: Array) -> Array:
@@ -103,9 +105,9 @@ class Reference:
             hidden = self.linear(f"blocks.{number}.mlp.0", self.norm(f"blocks.{number}.mlp_norm", x))
             gelu = hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2))) / 2
             x = x + self.linear(f"blocks.{number}.mlp.2", gelu)
-        one = self.linear("image_head.1", self.norm("image_head.0", x[0]))
-        other = self.linear("text_head.1", self.norm("text_head.0", x[-1]))
-        score = float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+        image_vector = self.linear("image_head.1", self.norm("image_head.0", x[0]))
+        text_vector = self.linear("text_head.1", self.norm("text_head.0", x[-1]))
+        score = float(image_vector @ text_vector / np.linalg.norm(image_vector) / np.linalg.norm(text_vector))
         on_regions = maps[:, -1, 1 : len(regions)].mean(0)
         return score, on_regions / on_regions.sum()
 
@@ -113,13 +115,13 @@ class Reference:
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize(("images", "lengths"), [(3, [7, 2, 12, 5, 12]), (4, [9, 3]), (1, [2])])
-def test_the_head_is_its_formulas(layers: int, heads: int, images: int, lengths: list[int]) -> None:
-    made, given = head(layers, heads), inputs(images, lengths)
-    score, attention = made(given.regions, given.text, given.mask)
+def test_the_head_equals_its_formulas(layers: int, heads: int, images: int, lengths: list[int]) -> None:
+    fusion_head, given = head(layers, heads), inputs(images, lengths)
+    score, attention = fusion_head(given.regions, given.text, given.mask)
     assert score.shape == (images, len(lengths))
     assert attention.shape == (images, len(lengths), 6)
     assert score.dtype == attention.dtype == torch.float32
-    reference = Reference(made, heads)
+    reference = Reference(fusion_head, heads)
     for image in range(images):
         for prompt, length in enumerate(lengths):
             words = given.text[prompt, :length].double().numpy()
@@ -127,35 +129,35 @@ def test_the_head_is_its_formulas(layers: int, heads: int, images: int, lengths:
             assert float(score[image, prompt]) == pytest.approx(expected, abs=1e-5)
             np.testing.assert_allclose(attention[image, prompt].numpy(), on_regions, rtol=0, atol=1e-5)
     torch.testing.assert_close(attention.sum(-1), torch.ones(images, len(lengths)))
-    # The pairs differ, or a wrong order of them would go unseen.
+    # The pairs differ. Otherwise a wrong order would not be noticed.
     assert score.flatten().unique().numel() == score.numel()
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float32, torch.bool])
-def test_any_type_of_mask_will_do(dtype: torch.dtype) -> None:
-    made, given = head(), inputs(2, [4, 6, 3])
-    expected = made(given.regions, given.text, given.mask)
-    for one, other in zip(made(given.regions, given.text, given.mask.to(dtype)), expected, strict=True):
-        assert torch.equal(one, other)
+def test_masks_of_any_type_are_accepted(dtype: torch.dtype) -> None:
+    fusion_head, given = head(), inputs(2, [4, 6, 3])
+    expected = fusion_head(given.regions, given.text, given.mask)
+    for first, second in zip(fusion_head(given.regions, given.text, given.mask.to(dtype)), expected, strict=True):
+        assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("size", [0.0, 1.0, 1e4])
-def test_masked_tokens_count_for_nothing(size: float) -> None:
-    made, given = head(), inputs(3, [4, 9, 3, 6])
+def test_masked_tokens_are_ignored(size: float) -> None:
+    fusion_head, given = head(), inputs(3, [4, 9, 3, 6])
     garbage = torch.randn(given.text.shape, generator=torch.Generator().manual_seed(5)) * size
     changed = torch.where(given.mask.bool().unsqueeze(-1), given.text, garbage)
     assert not torch.equal(changed, given.text)
-    score, attention = made(given.regions, given.text, given.mask)
-    other_score, other_attention = made(given.regions, changed, given.mask)
+    score, attention = fusion_head(given.regions, given.text, given.mask)
+    other_score, other_attention = fusion_head(given.regions, changed, given.mask)
     assert torch.equal(other_score, score)
     assert torch.equal(other_attention, attention)
 
 
-def test_a_pair_does_not_depend_on_the_others() -> None:
-    made, given = head(), inputs(5, [4, 9, 3, 6])
-    score, attention = made(given.regions, given.text, given.mask)
+def test_a_pair_does_not_depend_on_other_pairs() -> None:
+    fusion_head, given = head(), inputs(5, [4, 9, 3, 6])
+    score, attention = fusion_head(given.regions, given.text, given.mask)
     for image, prompt in [(0, 0), (4, 1), (2, 3)]:
-        alone: tuple[Any, Any] = made(
+        alone: tuple[Any, Any] = fusion_head(
             given.regions[image : image + 1], given.text[prompt : prompt + 1], given.mask[prompt : prompt + 1]
         )
         torch.testing.assert_close(alone[0][0, 0], score[image, prompt], rtol=0, atol=1e-6)
@@ -163,20 +165,20 @@ def test_a_pair_does_not_depend_on_the_others() -> None:
 
 
 def test_scores_are_cosines() -> None:
-    made, given = head(), inputs(8, [5] * 9)
-    score, attention = made(given.regions * 100, given.text * 100, given.mask)
+    fusion_head, given = head(), inputs(8, [5] * 9)
+    score, attention = fusion_head(given.regions * 100, given.text * 100, given.mask)
     assert bool((score.abs() <= 1 + 1e-6).all())
     assert bool((attention >= 0).all())
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_training_and_evaluation_score_alike(layers: int) -> None:
-    """Evaluation makes no keys and values in the last block; training needs every parameter in its graph."""
-    made, given = head(layers), inputs(3, [4, 7, 2])
-    evaluated = made(given.regions, given.text, given.mask)
-    trained = made.train()(given.regions, given.text, given.mask)
-    for one, other in zip(evaluated, trained, strict=True):
-        assert one.numpy() == pytest.approx(other.numpy(), abs=2e-6)
-    made.requires_grad_(True)
-    made(given.regions, given.text, given.mask)[0].sum().backward()
-    assert all(parameter.grad is not None for parameter in made.parameters())
+def test_training_and_evaluation_give_the_same_scores(layers: int) -> None:
+    """Evaluation skips keys and values in the last block. Training needs every parameter in its graph."""
+    fusion_head, given = head(layers), inputs(3, [4, 7, 2])
+    evaluated = fusion_head(given.regions, given.text, given.mask)
+    trained = fusion_head.train()(given.regions, given.text, given.mask)
+    for first, second in zip(evaluated, trained, strict=True):
+        assert first.numpy() == pytest.approx(second.numpy(), abs=2e-6)
+    fusion_head.requires_grad_(True)
+    fusion_head(given.regions, given.text, given.mask)[0].sum().backward()
+    assert all(parameter.grad is not None for parameter in fusion_head.parameters())

@@ -1,4 +1,4 @@
-"""The network against transformers' CLIP, and against what its docstrings promise."""
+"""The network, compared with transformers' CLIP and with the statements of its docstrings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def images(count: int, size: int, seed: int = 0) -> Tensor:
 
 
 def clip_twin(model: LrclrModel) -> Any:
-    """transformers' own CLIP with eager attention, on the very same parameters."""
+    """transformers' own CLIP with eager attention and the same parameters."""
     config = model.config
     parts = {"text_config": config.text_config.to_dict(), "vision_config": config.vision_config.to_dict()}
     with no_init_weights():
@@ -46,12 +46,12 @@ def clip_twin(model: LrclrModel) -> Any:
 @torch.no_grad()
 def assert_is_clip(model: LrclrModel, pixels: Tensor, ids: Tensor, mask: Tensor) -> None:
     clip = clip_twin(model)(input_ids=ids, pixel_values=pixels, attention_mask=mask)
-    ours = model(ids, pixels, mask)
+    actual = model(ids, pixels, mask)
     for name in ("image_embeds", "text_embeds", "logits_per_image", "logits_per_text"):
-        assert torch.equal(ours[name], clip[name]), name
+        assert torch.equal(actual[name], clip[name]), name
     assert torch.equal(model.encode_image(pixels).embedding, clip.image_embeds)
     assert torch.equal(model.encode_text(ids).embedding, clip.text_embeds)
-    words = mask.bool()  # transformers masks what follows the end of a text; it is not read
+    words = mask.bool()  # transformers masks tokens after the end of a text. They are not read.
     assert torch.equal(model.encode_text(ids).tokens[words], clip.text_model_output.last_hidden_state[words])
 
 
@@ -87,13 +87,13 @@ def test_vit_b_32_is_clip_bit_for_bit(base_checkpoint: Checkpoint, prompts: Prom
 
 
 @torch.no_grad()
-def test_the_towers_own_forward_methods_are_clips(tiny_model: LrclrModel, prompts: Prompts) -> None:
-    # They go through transformers' mask making, which leaves the causal mask out for an attention it does not know.
+def test_the_forward_methods_of_the_towers_equal_clips(tiny_model: LrclrModel, prompts: Prompts) -> None:
+    # They use transformers' mask creation, which omits the causal mask for an attention it does not know.
     ids, mask = prompts(*TEXTS)
     pixels, twin = images(2, 112), clip_twin(tiny_model)
-    ours, clips = tiny_model.text_model(ids, mask), twin.text_model(ids, mask)
-    assert torch.equal(ours.pooler_output, clips.pooler_output)
-    assert torch.equal(ours.last_hidden_state, clips.last_hidden_state)
+    actual, expected = tiny_model.text_model(ids, mask), twin.text_model(ids, mask)
+    assert torch.equal(actual.pooler_output, expected.pooler_output)
+    assert torch.equal(actual.last_hidden_state, expected.last_hidden_state)
     assert torch.equal(tiny_model.vision_model(pixels).pooler_output, twin.vision_model(pixels).pooler_output)
 
 
@@ -106,24 +106,24 @@ def test_regions_do_not_depend_on_the_rest_of_the_batch(tiny_model: LrclrModel) 
         assert torch.equal(apart.regions.index, together.regions.index[rows])
         torch.testing.assert_close(apart.regions.importance, together.regions.importance[rows], rtol=0, atol=1e-6)
         torch.testing.assert_close(apart.embedding, together.embedding[rows], rtol=0, atol=1e-6)
-    # The images differ in their regions, or the test would say nothing.
+    # The images have different regions. Otherwise the test would show nothing.
     assert len({tuple(row.tolist()) for row in together.regions.index}) > 1
 
 
 @torch.no_grad()
-def test_what_follows_the_end_of_a_text_changes_nothing(tiny_model: LrclrModel, prompts: Prompts) -> None:
+def test_tokens_after_the_end_of_a_text_are_ignored(tiny_model: LrclrModel, prompts: Prompts) -> None:
     ids, mask = prompts(*TEXTS, length=20)
     plain = tiny_model.encode_text(ids)
     for seed in range(5):
         noise = torch.randint(0, EOT + 1, ids.shape, generator=torch.Generator().manual_seed(seed))
-        noise[:, -1] = EOT  # a second end must not win
+        noise[:, -1] = EOT  # the first end token counts, also if there is a second one
         other = tiny_model.encode_text(torch.where(mask.bool(), ids, noise))
         assert torch.equal(other.embedding, plain.embedding)
         assert torch.equal(other.tokens[mask.bool()], plain.tokens[mask.bool()])
 
 
 @torch.no_grad()
-def test_padding_changes_nothing(tiny_model: LrclrModel, prompts: Prompts) -> None:
+def test_padding_is_ignored(tiny_model: LrclrModel, prompts: Prompts) -> None:
     regions = tiny_model.encode_image(images(3, 112)).regions.tokens
     ids, mask = prompts(*TEXTS)
     short = tiny_model.encode_text(ids)
@@ -173,7 +173,7 @@ def test_gradients_reach_every_parameter(tiny_model: LrclrModel, prompts: Prompt
         for tower in (tiny_model.text_model, tiny_model.vision_model):
             tower.activation_checkpointing_enable()
     tiny_model(ids, images(4, 112), mask, return_loss=True).loss.backward()
-    # A key's bias shifts a whole row of scores alike: softmax takes it away again, and with it the gradient.
+    # A key's bias shifts a whole row of scores equally. softmax cancels this shift, and its gradient.
     names = [name for name, _ in tiny_model.named_parameters() if not name.endswith(("k_proj.bias", "key.bias"))]
     gradients = {name: parameter.grad for name, parameter in tiny_model.named_parameters()}
     still = [name for name in names if gradients[name] is None or not bool(gradients[name].abs().max() > 0)]
@@ -181,7 +181,7 @@ def test_gradients_reach_every_parameter(tiny_model: LrclrModel, prompts: Prompt
     assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients.values() if gradient is not None)
 
 
-def test_a_loss_wants_one_prompt_for_each_image(tiny_model: LrclrModel, prompts: Prompts) -> None:
+def test_a_loss_needs_one_prompt_for_each_image(tiny_model: LrclrModel, prompts: Prompts) -> None:
     ids, mask = prompts(*TEXTS)
     with pytest.raises(UsageError, match="got 3 images, 4 prompts"):
         tiny_model(ids, images(3, 112), mask, return_loss=True)
@@ -189,7 +189,7 @@ def test_a_loss_wants_one_prompt_for_each_image(tiny_model: LrclrModel, prompts:
 
 
 @torch.no_grad()
-def test_half_precision_stays_near(tiny_model: LrclrModel, prompts: Prompts) -> None:
+def test_half_precision_is_close_to_single(tiny_model: LrclrModel, prompts: Prompts) -> None:
     ids, mask = prompts(*TEXTS)
     pixels = images(3, 112)
     whole = tiny_model(ids, pixels, mask)
@@ -203,8 +203,8 @@ def test_half_precision_stays_near(tiny_model: LrclrModel, prompts: Prompts) -> 
     torch.testing.assert_close(half.region_attention.sum(-1), torch.ones(3, 4))
 
 
-def described(model: LrclrModel) -> dict[str, Any]:
-    """The configuration, less what transformers notes about the file it came from."""
+def configuration_of(model: LrclrModel) -> dict[str, Any]:
+    """The configuration without transformers' notes about its file."""
     noted = {"_name_or_path", "dtype", "architectures"}
 
     def strip(table: dict[str, Any]) -> dict[str, Any]:
@@ -220,15 +220,15 @@ def test_save_pretrained_round_trip(tiny_model: LrclrModel, prompts: Prompts, tm
     tiny_model.config.fusion_trained, tiny_model.config.alpha = True, 0.3
     tiny_model.save_pretrained(tmp_path)
     again = LrclrModel.from_pretrained(tmp_path, local_files_only=True)
-    assert described(again) == described(tiny_model)
+    assert configuration_of(again) == configuration_of(tiny_model)
     assert again.state_dict().keys() == tiny_model.state_dict().keys()
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in tiny_model.state_dict().items())
     pixels = images(2, 112)
-    one, other = tiny_model(ids, pixels, mask), again(ids, pixels, mask)
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    first, second = tiny_model(ids, pixels, mask), again(ids, pixels, mask)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_fusion_head_draws_its_own_weights(quiet_transformers: None) -> None:
+def test_the_fusion_head_initialises_its_own_weights(quiet_transformers: None) -> None:
     torch.manual_seed(0)
     head = LrclrModel(LrclrConfig(fusion_hidden_size=64, **SMALL_TOWERS)).requires_grad_(False).fusion_head
     for name, module in head.named_modules():

@@ -1,4 +1,4 @@
-"""Region selection against NumPy: the whole product of the layers' matrices, and a stable sort."""
+"""Region selection, compared with NumPy: the full product of the layers' matrices, and a stable sort."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.floating[Any]]
 
-# Sharpness of the softmax: even rows, ordinary ones, and rows that are zero but for a single one.
+# Sharpness of the softmax: almost even rows, ordinary rows, and rows with a single value above zero.
 SHARPNESS = [0.0, 1.0, 10.0, 1e4]
 
 
@@ -35,7 +35,7 @@ def attention(layers: int, heads: int, tokens: int, sharpness: list[float], seed
 
 
 def whole_product(maps: list[Array]) -> Array:
-    """CLS's row of ``A_L @ ... @ A_1`` of every head, less CLS's own column, in float64."""
+    """The row of CLS in ``A_L @ ... @ A_1`` for every head, without the column of CLS, in float64."""
     product = np.eye(maps[0].shape[-1])
     for matrix in maps:
         product = np.einsum("bhij,bhjk->bhik", matrix.astype(np.float64), np.broadcast_to(product, matrix.shape))
@@ -44,7 +44,7 @@ def whole_product(maps: list[Array]) -> Array:
 
 
 def abnar_zuidema(maps: list[Array]) -> Array:
-    """Attention rollout as its authors give it: heads averaged, the residual as identity, rows made to sum to one."""
+    """Attention rollout as published: heads averaged, the residual as identity, rows normalised to sum 1."""
     tokens = maps[0].shape[-1]
     rollout = np.broadcast_to(np.eye(tokens), (maps[0].shape[0], tokens, tokens))
     for matrix in maps:
@@ -64,7 +64,7 @@ def abnar_zuidema(maps: list[Array]) -> Array:
     mean=st.booleans(),
     last_row_only=st.booleans(),
 )
-def test_the_chain_is_the_whole_product(
+def test_the_chain_equals_the_full_product(
     layers: int,
     heads: int,
     tokens: int,
@@ -85,7 +85,7 @@ def test_the_chain_is_the_whole_product(
     np.testing.assert_allclose(row.numpy(), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_maps_that_are_averaged_already_stay_what_they_are() -> None:
+def test_averaged_maps_are_not_changed() -> None:
     maps = [torch.from_numpy(matrix) for matrix in attention(4, 3, 10, [1.0], 0)]
     averaged = [matrix.mean(1, keepdim=True) for matrix in maps]
     torch.testing.assert_close(rollout_row(averaged, mean=True), rollout_row(maps, mean=True))
@@ -98,7 +98,7 @@ def test_half_precision_maps_are_multiplied_in_float32() -> None:
 
 
 def choose(maps: list[Tensor], top_k: int, *, mean: bool = False) -> Regions:
-    """Regions of maps ``[B, G, N, N]``, of tokens that hold their own number."""
+    """Regions of maps ``[B, G, N, N]``. Each token contains its own number."""
     batch, tokens = maps[0].shape[0], maps[0].shape[-1]
     numbers = torch.arange(tokens, dtype=torch.float32).expand(batch, tokens).unsqueeze(-1)
     return select_regions(maps, numbers, top_k, mean)
@@ -114,7 +114,7 @@ def choose(maps: list[Tensor], top_k: int, *, mean: bool = False) -> Regions:
 def test_ties_go_to_the_lowest_patch(shape: tuple[int, int, int], layers: int, seed: int, data: st.DataObject) -> None:
     batch, heads, tokens = shape
     top_k = data.draw(st.integers(1, tokens - 1))
-    # Few small whole numbers: products are exact, and equal more often than not.
+    # Small whole numbers: products are exact and often equal.
     rng = np.random.default_rng(seed)
     maps = [rng.integers(0, 3, (batch, heads, tokens, tokens)).astype(np.float32) for _ in range(layers)]
     importance = whole_product(maps)
@@ -124,13 +124,13 @@ def test_ties_go_to_the_lowest_patch(shape: tuple[int, int, int], layers: int, s
     np.testing.assert_array_equal(regions.index.numpy(), order.reshape(batch, -1))
     expected = np.take_along_axis(importance, order, -1).reshape(batch, -1)
     np.testing.assert_array_equal(regions.importance.numpy(), expected)
-    # Token n holds n, and patch n is token n + 1.
+    # Token n contains n, and patch n is token n + 1.
     np.testing.assert_array_equal(regions.tokens[:, 0, 0].numpy(), np.zeros(batch))
     np.testing.assert_array_equal(regions.tokens[:, 1:, 0].numpy(), order.reshape(batch, -1) + 1)
 
 
-def test_all_alike_gives_the_first_patches() -> None:
-    # A power of two: sums are exact in whatever order a processor takes them.
+def test_equal_attention_selects_the_first_patches() -> None:
+    # A power of two: sums are exact in any order.
     even = [torch.full((2, 3, 64, 64), 1 / 64)] * 4
     for top_k in (1, 5, 63):
         regions = choose(even, top_k)
@@ -139,7 +139,7 @@ def test_all_alike_gives_the_first_patches() -> None:
 
 @pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize("top_k", [1, 3, 9])
-def test_importance_is_the_rollout_at_the_index(top_k: int, *, mean: bool) -> None:
+def test_importance_equals_the_rollout_at_the_index(top_k: int, *, mean: bool) -> None:
     maps = [torch.from_numpy(matrix) for matrix in attention(3, 4, 10, [2.0], 7)]
     groups = 1 if mean else 4
     regions = choose(maps, top_k, mean=mean)
@@ -152,7 +152,7 @@ def test_importance_is_the_rollout_at_the_index(top_k: int, *, mean: bool) -> No
     assert bool((falling <= 0).all())
 
 
-def test_a_patch_that_two_heads_pick_is_kept_twice() -> None:
+def test_a_patch_that_two_heads_select_is_listed_twice() -> None:
     row = torch.tensor([0.1, 0.2, 0.7]).expand(1, 2, 1, 3)
     assert choose([row], 1).index.tolist() == [[1, 1]]
 
@@ -160,7 +160,7 @@ def test_a_patch_that_two_heads_pick_is_kept_twice() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize("layer", [0, 1, 2])
-def test_what_is_not_finite_is_refused(value: float, layer: int, *, mean: bool) -> None:
+def test_values_that_are_not_finite_are_refused(value: float, layer: int, *, mean: bool) -> None:
     maps = [torch.from_numpy(matrix) for matrix in attention(3, 2, 5, [1.0], 0)]
     maps[layer][1, 1, 0, 3] = value
     with pytest.raises(NonFiniteError, match="not finite"):

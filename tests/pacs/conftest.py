@@ -1,4 +1,4 @@
-"""What the tests with a PACS share."""
+"""Fixtures for the tests with a PACS."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def classifier(fp32_bundle: Path) -> ZeroShotClassifier:
 
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    """Twelve studies. Shared: what a test stores besides is in a study of its own, and no digital radiograph."""
+    """Twelve studies. Shared: tests store other objects in separate studies, and no digital radiographs."""
     with Orthanc(tmp_path_factory.mktemp("archive")) as orthanc:
         orthanc.add(*(study(number) for number in range(STUDIES)))
         yield orthanc
@@ -32,6 +32,6 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
 
 @pytest.fixture(scope="session")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    """Takes results. Shared: tests look for the results of their own studies."""
+    """Receives results. Shared: tests look only for the results of their own studies."""
     with Orthanc(tmp_path_factory.mktemp("target")) as orthanc:
         yield orthanc

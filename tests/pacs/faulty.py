@@ -1,4 +1,4 @@
-"""A proxy before a DICOMweb server that answers some requests itself, with errors."""
+"""A proxy in front of a DICOMweb server that answers some requests itself, with errors."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Fault = Callable[[int, "Request"], Answer | None]
 
 
 class Request:
-    """What a client sent.
+    """A request from a client.
 
     Attributes:
-        method: of HTTP.
-        path: with parameters.
-        headers: by name.
+        method: HTTP method.
+        path: path with parameters.
+        headers: headers by name.
     """
 
     def __init__(self, method: str, path: str, headers: dict[str, str]) -> None:
@@ -34,7 +34,7 @@ class Request:
 
 class Proxy:
     """Attributes:
-    url: of the proxy.
+    url: address of the proxy.
     seen: requests, in order.
     """
 
@@ -45,9 +45,9 @@ class Proxy:
 
 @contextmanager
 def proxy(target: str, fault: Fault, certificate: Path | None = None) -> Iterator[Proxy]:
-    """Pass requests on to `target`, but for those that `fault`, told the number of the request, answers itself.
+    """Forward requests to `target`, except those that `fault`, called with the request's number, answers itself.
 
-    With a certificate, the PEM of a key and its certificate, the proxy is reached over TLS.
+    With a certificate (PEM of a key and its certificate), the proxy uses TLS.
     """
     lock = threading.Lock()
 
@@ -68,7 +68,7 @@ def proxy(target: str, fault: Fault, certificate: Path | None = None) -> Iterato
                 answer = (got.status_code, kept, got.content)
             status, kept, content = answer
             if status == 0:
-                # The connection breaks.
+                # The connection is closed.
                 self.close_connection = True
                 return
             self.send_response(status)

@@ -24,17 +24,25 @@ _SECONDS = 60
 
 
 class Orthanc:
-    """A context manager: the server runs inside. What it stored is still there when it is started again.
+    """A context manager inside which the server runs. Stored objects are kept when it is started again.
 
     Args:
-        folder: for its files.
-        modalities: names of entities that it can send to, with their AE titles and ports.
+        folder: folder for its files.
+        modalities: names of the entities to which it can send, with their AE titles and ports.
+        settings: further settings of its configuration.
 
     Attributes:
-        http, dicom: its ports, which stay the same when it is started again.
+        http: port of HTTP, which stays the same when it is started again.
+        dicom: port of DICOM, likewise.
     """
 
-    def __init__(self, folder: Path, *, modalities: Mapping[str, tuple[str, int]] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        modalities: Mapping[str, tuple[str, int]] | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
         program = shutil.which("Orthanc")
         if program is None or not list(_PLUGINS.glob("libOrthancDicomWeb*")):
             pytest.skip("there is no Orthanc with DICOMweb here: apt-get install orthanc orthanc-dicomweb")
@@ -56,18 +64,19 @@ class Orthanc:
             "Plugins": [str(next(_PLUGINS.glob("libOrthancDicomWeb*")))],
             "DicomWeb": {"Enable": True},
             "StableAge": 1,
+            **(settings or {}),
         }
         (folder / "orthanc.json").write_text(json.dumps(configuration))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        """Of its own REST interface."""
+        """Address of its REST interface."""
         return f"http://127.0.0.1:{self.http}"
 
     @property
     def web(self) -> str:
-        """Root of DICOMweb."""
+        """Root of its DICOMweb interface."""
         return f"{self.url}/dicom-web"
 
     def __enter__(self) -> Self:
@@ -78,7 +87,7 @@ class Orthanc:
         self.stop()
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         with self._log.open("ab") as log:
             environment = {**os.environ, "LC_ALL": "C.UTF-8"}
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment)
@@ -94,14 +103,14 @@ class Orthanc:
                 return
 
     def stop(self, *, kill: bool = False) -> None:
-        """End it."""
+        """Stop the server."""
         if self._process is not None:
             (self._process.kill if kill else self._process.terminate)()
             self._process.wait(_SECONDS)
             self._process = None
 
     def get(self, path: str) -> Any:
-        """JSON of its REST interface."""
+        """JSON from its REST interface."""
         return self._answer(path).json()
 
     def _answer(self, path: str) -> requests.Response:
@@ -110,7 +119,7 @@ class Orthanc:
         return answer
 
     def post(self, path: str, content: object) -> requests.Response:
-        """The answer to JSON, or to bytes."""
+        """The reply to a request with JSON or bytes."""
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         return requests.post(self.url + path, data=data, timeout=60)
 

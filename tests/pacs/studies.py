@@ -1,4 +1,4 @@
-"""Studies of synthetic radiographs, each with UIDs and a patient of its own."""
+"""Studies of synthetic radiographs, each with its own UIDs and patient."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATIENT = "Zzyzx^Quentin"
 
 @cache
 def _picture(number: int) -> NDArray[np.uint16]:
-    """A phantom radiograph of the packaged calibration images, as 12-bit values."""
+    """A phantom radiograph from the packaged calibration images, as 12-bit values."""
     from importlib.resources import files
 
     name = f"{'near' if number % 2 else 'far'}_{number // 2 % 32:02d}.png"
@@ -31,9 +31,9 @@ def study(number: int, *, storage: Storage | None = None, **attributes: Any) -> 
     """A DICOM file: study `number`, with one image.
 
     Args:
-        number: decides about picture, UIDs, patient and date.
-        storage: how the pixels are kept.
-        attributes: that are set besides.
+        number: determines picture, UIDs, patient and date.
+        storage: how the pixels are stored.
+        attributes: additional attributes.
     """
     dataset = dataset_of(_picture(number), storage or Storage(), name=f"study {number}", projection="PA", pixel_mm=2.0)
     dataset.PatientName, dataset.PatientID = PATIENT, f"SECRET{number:04d}"

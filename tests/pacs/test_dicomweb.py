@@ -1,11 +1,13 @@
-"""`lrclr score` of a DICOMweb server: a real Orthanc, and one behind a proxy that fails."""
+"""`lrclr score` with a DICOMweb server: a real Orthanc, and an Orthanc behind a proxy that fails."""
 
 from __future__ import annotations
 
 import json
 import pickle
+import socket
 import subprocess
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -60,10 +62,10 @@ def test_every_study_once_and_results_in_the_archive(
     )  # fmt: skip
     assert {uid: evidence[uid] for uid in wanted} == dict.fromkeys(wanted, 1)
     assert len(list((tmp_path / "sr").iterdir())) == 8
-    # Nothing of a patient is printed.
+    # No patient data are printed.
     assert PATIENT not in captured.err + captured.out
     assert "SECRET" not in captured.err + captured.out
-    # Again: nothing is fetched, scored or stored.
+    # A second run fetches, scores and stores nothing.
     with proxy(archive.url, lambda number, request: None) as watched:
         assert main([command[0], f"{watched.url}/dicom-web", *command[2:], "--json"]) == 0
         assert not [request for request in watched.seen if "/instances/" in request.path]
@@ -71,12 +73,152 @@ def test_every_study_once_and_results_in_the_archive(
     assert json.loads(captured.out)["kept"] == 8
     assert "0 images now, 8 before" in captured.err
     assert sorted(target.instances("SC")) == sorted(captures)
-    # A report that was deleted is made again.
+    # A report that was deleted is written again.
     next((tmp_path / "sr").iterdir()).unlink()
     assert main(command) == 0
     assert "1 images now, 7 before" in capsys.readouterr().err
     assert len(list((tmp_path / "sr").iterdir())) == 8
     assert len(target.instances("SR")) == len(reports)
+
+
+def test_each_image_is_fetched_once_for_its_scores_and_its_results(
+    archive: Orthanc, target: Orthanc, fp32_bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    refusing = True
+
+    def fault(_number: int, request: Request) -> Answer | None:
+        # The archive does not take the results of the first run.
+        return (400, {}, b"") if refusing and request.method == "POST" else None
+
+    with proxy(archive.url, lambda *_: None) as source, proxy(target.url, fault) as sink:
+        command = ["score", f"{source.url}/dicom-web", "-o", str(tmp_path / "scores"), "-b", str(fp32_bundle)]
+        command += ["--query", "Modality=DX", "--query", "StudyDate=20260109-20260112"]
+        command += ["--sr", str(tmp_path / "sr"), "--store", f"{sink.url}/dicom-web"]
+
+        def fetched() -> list[int]:
+            paths = Counter(request.path for request in source.seen if "/instances/" in request.path)
+            source.seen.clear()
+            return list(paths.values())
+
+        assert main([*command[:-2], "--sc", str(tmp_path / "sc")]) == 0
+        assert fetched() == [1] * 4
+        assert "4 images now, 0 before" in capsys.readouterr().err
+        assert len(list((tmp_path / "sr").iterdir())) == len(list((tmp_path / "sc").iterdir())) == 4
+        # For another destination the rows suffice, and each image is fetched again.
+        assert main(command) == 1
+        assert "4 × it answered with status 400" in capsys.readouterr().err
+        refusing = False
+        fetched()
+        assert main(command) == 0
+        assert fetched() == [1] * 4
+        assert "4 images now, 0 before" in capsys.readouterr().err
+
+
+def test_a_server_that_falls_silent_does_not_hold_up_a_run(archive: Orthanc, fp32_bundle: Path, tmp_path: Path) -> None:
+    """The first images are waited for with patience; then the run ends soon, and the next run fetches the others."""
+    from lrclr.archive import ScoreOptions, score
+
+    silent = True
+
+    def fault(_number: int, request: Request) -> Answer | None:
+        return (0, {}, b"") if silent and "/instances/" in request.path else None
+
+    with proxy(archive.url, fault) as watched:
+        source = find_web_images(DicomwebClient(f"{watched.url}/dicom-web", QUICK), QUERY)
+        watched.seen.clear()
+        summary = score(source, tmp_path, ScoreOptions(fp32_bundle))
+        assert (summary.scored, summary.failed) == (0, STUDIES)
+        assert "the file cannot be read: it did not answer the requests before" in summary.failures
+        # Some threads may be in the midst of their requests when the third fails.
+        assert len(watched.seen) < STUDIES * QUICK.attempts / 2
+        silent = False
+        again = find_web_images(DicomwebClient(f"{watched.url}/dicom-web", QUICK), QUERY)
+        assert score(again, tmp_path, ScoreOptions(fp32_bundle)).scored == STUDIES
+
+
+@pytest.mark.parametrize(
+    ("content", "why", "right"),
+    [
+        (study(0), "the server sent another one", 1),
+        (b"<html>Zzyzx</html>", "the server's answer is not a DICOM file", 0),
+    ],
+)
+def test_something_else_than_the_image_that_was_asked_for(
+    content: bytes, why: str, right: int, archive: Orthanc, fp32_bundle: Path, tmp_path: Path
+) -> None:
+    """A row would give one patient the scores of another. The next run asks again."""
+    from lrclr.archive import ScoreOptions, score
+
+    mistaken = True
+
+    def fault(_number: int, request: Request) -> Answer | None:
+        if not mistaken or "/instances/" not in request.path:
+            return None
+        return 200, {"Content-Type": "application/dicom"}, content
+
+    with proxy(archive.url, fault) as watched:
+        source = find_web_images(DicomwebClient(f"{watched.url}/dicom-web", QUICK), QUERY)
+        summary = score(source, tmp_path, ScoreOptions(fp32_bundle))
+        assert summary.failures == {f"the file cannot be read: {why}": STUDIES - right}
+        mistaken = False
+        assert score(source, tmp_path, ScoreOptions(fp32_bundle)).scored == STUDIES - right
+
+
+PART = b"--x\r\nContent-Type: application/dicom\r\n\r\n"
+MULTIPART = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=x'}
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (MULTIPART, PART + b"DICM"),
+        (MULTIPART, b""),
+        (MULTIPART, b"--x--"),
+        ({"Content-Type": "multipart/related"}, PART + b"DICM\r\n--x--"),
+        ({"Content-Type": "text/html"}, b"<html>Zzyzx</html>"),
+        ({}, b"Zzyzx"),
+    ],
+)
+def test_a_damaged_answer_to_a_retrieval(headers: dict[str, str], body: bytes) -> None:
+    """The image is tried again by the next run."""
+    with proxy("", lambda *_: (200, headers, body)) as watched, pytest.raises(ServerUnavailableError) as caught:
+        DicomwebClient(f"{watched.url}/dicom-web", QUICK).retrieve("1.2", "1.3", "1.4")
+    assert "damaged" in str(caught.value)
+    assert "Zzyzx" not in str(caught.value)
+
+
+def test_a_server_that_hangs() -> None:
+    """Before its answer, and in the midst of it."""
+    options = WebOptions(first_pause=0.01, timeout=0.2, attempts=2)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        client = DicomwebClient(f"http://127.0.0.1:{server.getsockname()[1]}/dicom-web", options)
+        with pytest.raises(ServerUnavailableError, match="did not answer in time"):
+            client.retrieve("1.2", "1.3", "1.4")
+
+        def begin() -> None:
+            for _ in range(4):
+                # Two connections wait since before.
+                connection, _address = server.accept()
+                connections.append(connection)
+                connection.sendall(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: application/dicom\r\nContent-Length: 100\r\n\r\nx"
+                )
+
+        connections: list[socket.socket] = []
+        beginning = pool.submit(begin)
+        with pytest.raises(ServerUnavailableError):
+            client.retrieve("1.2", "1.3", "1.4")
+        beginning.result()
+        for connection in connections:
+            connection.close()
+
+
+@pytest.mark.parametrize("source", ["dicomweb://user:s3cret@pacs.example/x", "s3://bucket/x", "FTP://user:s3cret@x/"])
+def test_other_schemes_are_refused_without_their_passwords(source: str, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["score", source, "-o", str(tmp_path / "scores")]) == 2
+    captured = capsys.readouterr()
+    assert "is not supported" in captured.err
+    assert "s3cret" not in captured.err + captured.out
 
 
 def test_a_killed_run_goes_on(archive: Orthanc, fp32_bundle: Path, tmp_path: Path) -> None:
@@ -86,7 +228,7 @@ def test_a_killed_run_goes_on(archive: Orthanc, fp32_bundle: Path, tmp_path: Pat
         if "/instances/" in request.path:
             fetched.append(request.path)
             if len(fetched) == 8 and process.poll() is None:
-                # What was fetched before is scored meanwhile.
+                # Images that were already fetched are scored meanwhile.
                 wait_until(lambda: any(tmp_path.glob("part-*.parquet")), process)
                 process.kill()
         return None
@@ -183,7 +325,7 @@ def test_a_server_that_fails_is_told_of_in_a_sentence(
 
 
 def test_pages_and_servers_with_a_lower_limit(archive: Orthanc) -> None:
-    """The search goes on while the server says that there is more, and ends where it repeats itself."""
+    """The search continues while the server reports more results, and ends if it repeats a page."""
     pages = [json.dumps([{"0020000D": {"Value": [f"1.{number}"]}}]).encode() for number in range(3)]
     warned = [(200, {"Warning": "299 x: the number of results exceeds the maximum"}, page) for page in pages]
     with proxy(archive.url, _once(*warned, (204, {}, b""))) as watched:
@@ -277,7 +419,7 @@ def test_keys_go_to_the_level_that_has_them(archive: Orthanc) -> None:
 
 
 def test_a_server_that_ignores_keys_gives_no_other_modality(archive: Orthanc) -> None:
-    """As the standard allows it; the proxy leaves the modality out of every search for series."""
+    """The standard allows this. The proxy removes the modality from every search for series."""
     import requests
 
     def fault(_number: int, request: Request) -> Answer | None:

@@ -1,7 +1,9 @@
-"""`lrclr listen`: a receiver that pynetdicom, dcmtk and Orthanc send to."""
+"""`lrclr listen`: a receiver for images from pynetdicom, dcmtk and Orthanc."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
 import json
 import os
@@ -19,12 +21,15 @@ import pydicom
 import pytest
 from pydicom.uid import JPEG2000Lossless
 from pynetdicom import AE
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import encode
 
 from benchmarks.phantom.dicom import Storage
 
-# Private: how an address is written has no public name.
+# Private: the notation of an address has no public name.
 from lrclr._addresses import Address
 from lrclr.errors import LrclrError, ServerUnavailableError, UsageError
+from lrclr.images import ReadLimits
 from lrclr.pacs import DimseDestination, FolderDestination, Listener, ListenOptions, Spool, SpoolFullError
 from tests.bundles import free_ports
 from tests.dicom_results import conformance
@@ -37,13 +42,13 @@ if TYPE_CHECKING:
     from lrclr.inference import ZeroShotClassifier
     from tests.pacs.orthanc import Orthanc
 
-SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
+SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 ANY_PORT = ListenOptions(port=0, kinds=("sr",), first_pause=0.01)
 
 
 @dataclass
 class Kept:
-    """A destination that keeps what it takes, and refuses the first few times."""
+    """A destination that keeps accepted results, and refuses the first few times."""
 
     refusals: int = 0
     taken: list[dict[Kind, tuple[str, bytes]]] = field(default_factory=list)
@@ -60,7 +65,7 @@ class Kept:
 
 
 def referenced(content: bytes) -> str:
-    """The image that a report is about."""
+    """The image to which a report refers."""
     report = pydicom.dcmread(BytesIO(content))
     (evidence,) = report.CurrentRequestedProcedureEvidenceSequence
     return str(evidence.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
@@ -71,7 +76,7 @@ def uid_of(content: bytes) -> str:
 
 
 def send(port: int, *contents: bytes, calling: str = "STORESCU", called: str = "LRCLR") -> list[int | None]:
-    """Status of each instance; None if it was not sent."""
+    """Status of each instance. None if it was not sent."""
     entity = AE(calling)
     datasets = [pydicom.dcmread(BytesIO(content)) for content in contents]
     for dataset in datasets:
@@ -105,14 +110,14 @@ def wait(condition: Any, seconds: float = 60) -> None:
 def listening(
     classifier: ZeroShotClassifier, spool: Path, destination: Any, options: ListenOptions = ANY_PORT
 ) -> Iterator[Listener]:
-    """A listener, which must have emptied its spool when the block ends."""
+    """A listener, whose spool must be empty when the block ends."""
     with Listener(classifier, spool, [destination], options) as listener:
         yield listener
         wait(lambda: not is_busy(listener))
 
 
 def is_busy(listener: Listener) -> bool:
-    """Whether an instance waits or its results do."""
+    """Whether an instance or its results are waiting."""
     listener.check()
     counts = listener.spool.counts()
     return counts["waiting"] + counts["outgoing"] > 0
@@ -124,7 +129,7 @@ def test_what_is_accepted_is_answered_once(classifier: ZeroShotClassifier, tmp_p
     with listening(classifier, tmp_path, kept) as listener:
         assert send(listener.port) == [SUCCESS]
         assert send(listener.port, *contents) == [SUCCESS] * 5
-        # A sender that did not hear the answer sends again.
+        # A sender that did not receive the reply sends again.
         assert send(listener.port, *contents[:2]) == [SUCCESS] * 2
     wanted = {uid_of(content) for content in contents}
     assert kept.answers() == dict.fromkeys(wanted, 1)
@@ -134,7 +139,7 @@ def test_what_is_accepted_is_answered_once(classifier: ZeroShotClassifier, tmp_p
     file = tmp_path / "report.dcm"
     file.write_bytes(kept.taken[0]["sr"][1])
     assert not conformance.errors_of(file)
-    # Nothing of a patient stays behind.
+    # No patient data remain.
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path != file]
     assert {path.name for path in left} == {"lock", "ledger.sqlite"}
     assert not any(PATIENT.encode() in path.read_bytes() for path in left)
@@ -182,6 +187,125 @@ def test_results_wait_for_an_archive_that_is_away(classifier: ZeroShotClassifier
     assert sorted(kept.answers().values()) == [1, 1]
 
 
+def test_silent_connections_hold_nobody_up(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    """Connections that stop in the middle of a packet: pynetdicom alone would wait for them for ever."""
+    kept = Kept()
+    beginnings = (b"", b"\x01\x00\x00", b"\x01\x00\x00\x00\x01\x00" + bytes(20), b"GET / HTTP/1.1\r\n\r\n")
+    silent = []
+    with listening(classifier, tmp_path, kept) as listener:
+        for _ in range(6):
+            for beginning in beginnings:
+                silent.append(socket.create_connection(("127.0.0.1", listener.port)))
+                silent[-1].sendall(beginning)
+        assert send(listener.port, study(1)) == [SUCCESS]
+    # They are disconnected when the receiver ends.
+    for each in silent:
+        each.settimeout(10)
+        with contextlib.suppress(ConnectionError):
+            while each.recv(1000):
+                pass
+        each.close()
+    assert kept.answers() == {uid_of(study(1)): 1}
+
+
+def test_a_sender_cannot_send_without_end(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    """One packet of 4 GiB, and an instance above the limit."""
+    content, kept = study(1), Kept()
+    options = replace(ANY_PORT, limits=ReadLimits(max_bytes=len(content)))
+    with listening(classifier, tmp_path, kept, options) as listener:
+        with socket.create_connection(("127.0.0.1", listener.port)) as endless, pytest.raises(ConnectionError):
+            endless.sendall(b"\x01\x00" + b"\xff" * 4 + bytes(100 << 20))
+        larger = study(2, ImageComments="x" * 1000)
+        assert send(listener.port, larger, content) == [CANNOT_UNDERSTAND, SUCCESS]
+    assert kept.answers() == {uid_of(content): 1}
+
+
+def test_an_instance_under_the_uid_of_another_one(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    """It is put aside; the instance that has the UID is answered when it comes."""
+    kept, dataset = Kept(), pydicom.dcmread(BytesIO(study(2)))
+    entity = AE("STORESCU")
+    entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
+    with Listener(classifier, tmp_path, [kept], ANY_PORT) as listener:
+        association = entity.associate("127.0.0.1", listener.port, ae_title="LRCLR")
+        request = C_STORE()
+        request.MessageID, request.Priority = 1, 2
+        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = dataset.SOPClassUID, uid_of(study(1))
+        request.DataSet = BytesIO(encode(dataset, is_implicit_vr=False, is_little_endian=True))
+        association.dimse.send_msg(request, association.accepted_contexts[0].context_id)
+        _, answer = association.dimse.get_msg(block=True)
+        assert answer.Status == SUCCESS
+        association.release()
+        wait(lambda: listener.spool.counts()["failed"] == 1)
+        assert send(listener.port, study(1)) == [SUCCESS]
+        wait(lambda: kept.taken)
+    assert kept.answers() == {uid_of(study(1)): 1}
+    (reason,) = (tmp_path / "failed").glob("*.json")
+    assert "not the one that its sender announced" in reason.read_text()
+
+
+def test_a_full_disk_costs_no_image(
+    classifier: ZeroShotClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At first images cannot be received, then their results cannot be kept."""
+    kept, events, full = Kept(), list[str](), threading.Event()
+    flush = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if full.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with Listener(classifier, tmp_path, [kept], ANY_PORT, on_event=events.append) as listener:
+        full.set()
+        assert send(listener.port, study(1)) == [OUT_OF_RESOURCES]
+        assert not any(path.is_file() for path in (tmp_path / "received").iterdir())
+        full.clear()
+        scoring = listener.spool.add_results
+
+        def add_results(uid: str, results: Any) -> None:
+            full.set()
+            scoring(uid, results)
+
+        monkeypatch.setattr(listener.spool, "add_results", add_results)
+        assert send(listener.port, study(1)) == [SUCCESS]
+        wait(lambda: any("is tried again" in event for event in events))
+        monkeypatch.setattr(listener.spool, "add_results", scoring)
+        full.clear()
+        wait(lambda: kept.taken)
+    assert kept.answers() == {uid_of(study(1)): 1}
+    assert any("No space left on device" in event for event in events)
+
+
+def test_results_that_are_always_refused_keep_back_no_others(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    first, second = sorted((study(1), study(2)), key=uid_of)
+
+    class Picky(Kept):
+        def store(self, results: Mapping[Kind, tuple[str, bytes]]) -> None:
+            if referenced(results["sr"][1]) == uid_of(first):
+                raise ServerUnavailableError("the archive did not take the results", why="its status is 0xa700")
+            super().store(results)
+
+    picky = Picky()
+    with Listener(classifier, tmp_path, [picky], ANY_PORT) as listener:
+        assert send(listener.port, first, second) == [SUCCESS] * 2
+        wait(lambda: picky.taken)
+    assert picky.answers() == {uid_of(second): 1}
+
+
+def test_room_that_people_make_is_seen(tmp_path: Path) -> None:
+    """The folder of images without results belongs to people, who empty it while the receiver runs."""
+    spool = Spool(tmp_path, 1000, "model")
+    spool.receive("1.2", b"x" * 900)
+    spool.fail("1.2", "it cannot be read", None)
+    with pytest.raises(SpoolFullError):
+        spool.receive("1.3", b"x" * 900)
+    for file in (tmp_path / "failed").iterdir():
+        file.unlink()
+    assert spool.receive("1.3", b"x" * 900)
+    spool.close()
+
+
 def _broken(content: bytes) -> bytes:
     dataset = pydicom.dcmread(BytesIO(content))
     dataset.Rows = 700
@@ -200,7 +324,7 @@ def test_images_without_results_are_kept_with_the_reason(classifier: ZeroShotCla
     assert kept.answers() == {uid_of(study(4)): 1}
     reasons = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "failed").glob("*.json")}
     assert set(reasons) == {uid_of(study(1)), uid_of(nameless)}
-    # The prediction is given where there is one.
+    # The prediction is given if there is one.
     assert reasons[uid_of(nameless)]["prediction"]["findings"]
     assert "Modality" in reasons[uid_of(nameless)]["reason"]
     assert reasons[uid_of(study(1))]["prediction"] is None
@@ -223,17 +347,17 @@ def test_refused_images_are_accepted_and_put_aside(classifier: ZeroShotClassifie
 def test_killed_at_every_step_it_loses_nothing(
     classifier: ZeroShotClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A copy of the spool is taken before every change of it: what a killed process would leave behind.
+    """A copy of the spool is taken before every change: this is what a killed process would leave.
 
-    From each copy another receiver goes on. What the first one had delivered, and what it had answered to a
-    sender, is kept with the copy.
+    A second receiver continues from each copy. The results that the first one had delivered, and its replies to
+    senders, are kept with the copy.
     """
     content = study(1)
     moments: list[tuple[Path, bool, int]] = []
     kept, told = Kept(), list[bool]()
     spool = tmp_path / "spool"
 
-    # The receiver's threads change one thing at a time, so that each copy is of one moment.
+    # The receiver's threads make one change at a time, so that each copy shows one moment.
     mutex = threading.RLock()
     copying = shutil.copytree
 
@@ -288,10 +412,10 @@ def test_killed_at_every_step_it_loses_nothing(
         again = Kept()
         with listening(classifier, copy, again) as listener:
             if not accepted:
-                # The sender was not told that it was accepted, and sends it again.
+                # The sender was not informed that it was accepted, and sends it again.
                 assert send(listener.port, content) == [SUCCESS]
         results = [*kept.taken[:delivered], *again.taken]
-        # An archive keeps one of two objects with one UID.
+        # An archive keeps one of two objects with the same UID.
         assert len({uid for each in results for uid, _ in each.values()}) == 1
         assert Counter(referenced(body) for each in results for _, body in each.values()).keys() == {uid_of(content)}
 
@@ -307,7 +431,7 @@ def test_a_spool_has_one_receiver_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(SpoolFullError):
         spool.receive("1.3", b"x" * 900)
     spool.close()
-    # Another model has not answered it.
+    # Another model has not answered for it.
     spool = Spool(tmp_path / "spool", 1000, "model")
     spool.add_results("1.2", {"sr": ("1.9", b"y")})
     spool.answered("1.2")
@@ -335,7 +459,7 @@ def test_results_by_c_store_and_into_folders(classifier: ZeroShotClassifier, tar
     assert {kind: len(target.instances(kind)) for kind in ("SR", "SC")} == {kind: n + 1 for kind, n in before.items()}
     (file,) = (tmp_path / "sr").iterdir()
     assert referenced(file.read_bytes()) == uid_of(content)
-    # The receiver of images takes no reports.
+    # The receiver of images does not accept reports.
     with listening(classifier, tmp_path / "other", Kept()) as listener:
         away = DimseDestination("LRCLR", Address("127.0.0.1", listener.port))
         with pytest.raises(ServerUnavailableError, match="does not accept them"):

@@ -1,4 +1,4 @@
-"""Preprocessing against transformers and torch, and the way back from a patch to the image."""
+"""Preprocessing, compared with transformers and torch, and the mapping from a patch back to the image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ both = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 
 def noise(height: int, width: int, *channels: int) -> NDArray[np.uint8]:
-    """Noise with flat and saturated parts, so that rounding and clipping both happen."""
+    """Noise with flat and saturated parts, so that both rounding and clipping happen."""
     rng = np.random.default_rng([height, width, *channels])
     image = rng.integers(0, 256, (height, width, *channels), dtype=np.uint8)
     image[: height // 3] = 255
@@ -50,12 +50,12 @@ def transformers_clip(image: NDArray[np.uint8], resize: int = 224, crop: int = 2
     return pixels
 
 
-# Seen: 2e-6. Torch built without fused multiply-add rounds positions once more, which moves noise by 4e-5.
+# Measured: 2e-6. Torch without fused multiply-add rounds positions once more, which changes noise by 4e-5.
 TORCH_TOLERANCE = 6e-5
 
 
 def torch_chexzero(image: NDArray[np.uint8], size: int = 224) -> NDArray[np.float32]:
-    """CheXzero's recipe as FACTS has it, with torch for the last step."""
+    """CheXzero's preprocessing as published, with torch for the last step."""
     import torch
 
     picture = Image.fromarray(image).convert("RGB")
@@ -70,7 +70,7 @@ def torch_chexzero(image: NDArray[np.uint8], size: int = 224) -> NDArray[np.floa
     return pixels[0].numpy()
 
 
-# Square, tall, wide, odd, tiny, enlarged, already right, and a strip.
+# Square, tall, wide, odd, tiny, enlarged, already the right size, and a strip.
 SIZES = [
     (224, 224),
     (640, 513),
@@ -100,7 +100,7 @@ def test_clip_equals_transformers_float_for_float(size: tuple[int, int]) -> None
 def test_clip_equals_transformers_for_any_size_and_any_crop(
     height: int, width: int, resize: int, crop: int, channels: tuple[int, ...]
 ) -> None:
-    # A crop larger than the resized image is padded with black, and an odd remainder has a side to fall on.
+    # A crop larger than the resized image is padded with black. With an odd remainder, one side gets one pixel more.
     spec = dataclasses.replace(PreprocessSpec.clip(crop), resize=resize)
     image = noise(height, width, *channels)
     np.testing.assert_array_equal(preprocess(image, spec), transformers_clip(image, resize, crop))
@@ -116,15 +116,15 @@ def test_chexzero_equals_torch(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(303, 303), (616, 500), (366, 488), (98, 490)])
-def test_chexzero_rounds_sides_as_its_floating_point_does(size: tuple[int, int]) -> None:
-    # 303 * (320 / 303) is just below 320, so that its canvas keeps a black line; integer arithmetic would differ.
+def test_chexzero_rounds_sides_in_floating_point(size: tuple[int, int]) -> None:
+    # 303 * (320 / 303) is slightly below 320, so the canvas keeps a black line. Integer arithmetic would differ.
     image = noise(*size)
     np.testing.assert_allclose(
         preprocess(image, SPECS["chexzero"]), torch_chexzero(image), rtol=0, atol=TORCH_TOLERANCE
     )
 
 
-def test_chexzero_equals_torch_on_the_sharpest_image_there_is() -> None:
+def test_chexzero_equals_torch_on_the_sharpest_image() -> None:
     image = np.random.default_rng(0).integers(0, 256, (320, 320), dtype=np.uint8)
     np.testing.assert_allclose(
         preprocess(image, SPECS["chexzero"]), torch_chexzero(image), rtol=0, atol=TORCH_TOLERANCE
@@ -140,14 +140,14 @@ def test_chexzero_equals_torch_for_any_size(height: int, width: int, size: int) 
         np.testing.assert_allclose(pixels, torch_chexzero(image, size), rtol=0, atol=TORCH_TOLERANCE)
 
 
-def test_chexzero_pads_with_its_own_black_and_keeps_the_0_to_255_scale() -> None:
+def test_chexzero_pads_with_black_and_keeps_the_scale_of_0_to_255() -> None:
     pixels = preprocess(np.full((400, 200), 255, np.uint8), SPECS["chexzero"])
     assert pixels[:, :, :40] == pytest.approx(-1.2163, abs=1e-4)
     assert pixels[:, 100, 112] == pytest.approx((255 - 101.48761) / 83.43944, abs=1e-5)
-    assert pixels.max() > 1.84  # bicubic overshoots at the edge and is not clamped
+    assert pixels.max() > 1.84  # bicubic interpolation overshoots at the edge and is not clipped
 
 
-def test_clip_pads_with_zeros_that_are_then_normalised() -> None:
+def test_clip_pads_with_zeros_before_the_normalisation() -> None:
     spec = dataclasses.replace(PreprocessSpec.clip(), resize=100)
     pixels = preprocess(np.full((100, 100), 255, np.uint8), spec)
     for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
@@ -157,13 +157,13 @@ def test_clip_pads_with_zeros_that_are_then_normalised() -> None:
 
 @both
 @pytest.mark.parametrize("size", SIZES[:-2])
-def test_grey_is_the_same_as_rgb_with_equal_channels(spec: PreprocessSpec, size: tuple[int, int]) -> None:
+def test_grey_equals_rgb_with_equal_channels(spec: PreprocessSpec, size: tuple[int, int]) -> None:
     grey = noise(*size)
     np.testing.assert_array_equal(preprocess(grey, spec), preprocess(grey_as_rgb(grey), spec))
 
 
 @both
-def test_a_view_is_read_as_it_looks_and_left_alone(spec: PreprocessSpec) -> None:
+def test_a_view_is_read_correctly_and_not_changed(spec: PreprocessSpec) -> None:
     image = noise(300, 400)
     view = image[::-2, ::3]
     before = image.copy()
@@ -172,7 +172,7 @@ def test_a_view_is_read_as_it_looks_and_left_alone(spec: PreprocessSpec) -> None
 
 
 @both
-def test_a_batch_is_its_images(spec: PreprocessSpec) -> None:
+def test_a_batch_equals_its_images(spec: PreprocessSpec) -> None:
     images = [noise(300, 200), noise(50, 60, 3), noise(224, 224)]
     batch = preprocess_batch(images, spec)
     assert batch.shape == (3, 3, 224, 224)
@@ -195,14 +195,14 @@ def test_a_batch_is_its_images(spec: PreprocessSpec) -> None:
     ],
 )
 @both
-def test_what_is_no_image(spec: PreprocessSpec, image: Any, message: str) -> None:
+def test_an_invalid_array_is_refused(spec: PreprocessSpec, image: Any, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         preprocess(image, spec)
     with pytest.raises(ImageError, match=f"image 2 of 2: .*{message}"):
         preprocess_batch([noise(9, 9), image], spec)
 
 
-def test_images_too_narrow_for_a_recipe() -> None:
+def test_images_that_are_too_narrow_are_refused() -> None:
     with pytest.raises(ImageError, match="2 x 900 is too narrow: it vanishes"):
         preprocess(noise(2, 900), SPECS["chexzero"])
     with pytest.raises(ImageLimitError, match="1 x 5000 is too narrow"):
@@ -216,7 +216,7 @@ def test_an_empty_batch_is_refused() -> None:
         preprocess_batch([], SPECS["clip"])
 
 
-# --- the way back ---
+# --- from patches back to the image ---
 
 specs = st.one_of(
     st.builds(
@@ -242,7 +242,7 @@ def test_coordinates_round_trip(spec: PreprocessSpec, height: int, width: int, x
 
 @settings(deadline=None)
 @given(specs, sides, sides)
-def test_boxes_cover_what_the_model_sees_and_do_not_overlap(spec: PreprocessSpec, height: int, width: int) -> None:
+def test_boxes_cover_the_visible_image_without_overlap(spec: PreprocessSpec, height: int, width: int) -> None:
     spec = dataclasses.replace(spec, image_size=spec.image_size // 8 * 8)
     geometry = spec.geometry(height, width)
     boxes = [geometry.box(n, 8) for n in range((spec.image_size // 8) ** 2)]
@@ -258,21 +258,21 @@ def test_boxes_cover_what_the_model_sees_and_do_not_overlap(spec: PreprocessSpec
 
 @settings(deadline=None, max_examples=80)
 @given(specs, st.integers(60, 500), st.integers(60, 500), fractions, fractions)
-def test_a_bright_dot_is_found_where_the_geometry_says(
+def test_a_bright_dot_appears_where_the_geometry_says(
     spec: PreprocessSpec, height: int, width: int, x: float, y: float
 ) -> None:
     geometry = spec.geometry(height, width)
-    # Wide enough to survive the reduction, and away from the borders, where it would be cut.
+    # Large enough to survive the reduction, and away from the borders, where it would be cut.
     radius = max(2.0, 1 / geometry.scale_x, 1 / geometry.scale_y)
     x, y = (2 * radius + fraction * (side - 4 * radius) for fraction, side in ((x, width), (y, height)))
     rows, columns = np.mgrid[:height, :width] + 0.5
     image = np.where(np.hypot(columns - x, rows - y) <= radius, 255, 0).astype(np.uint8)
-    # Where the dot was drawn, which on a grid of pixels is not quite where it was meant to be.
+    # The drawn position, which on a grid of pixels differs slightly from the intended one.
     x, y = (float((image * place).sum() / image.sum()) for place in (columns, rows))
     expected = geometry.to_input(x, y)
     margin = radius * max(geometry.scale_x, geometry.scale_y)
     if all(margin <= value <= spec.image_size - margin for value in expected):
-        # The centre of mass of the reduced dot; its brightest pixel alone is good to half a pixel at best.
+        # The centre of mass of the reduced dot. Its brightest pixel alone is exact to half a pixel at best.
         light = preprocess(image, spec)[0].astype(np.float64)
         light = np.clip(light - light.min(), 0, None)
         light[light < light.max() / 3] = 0
@@ -283,7 +283,7 @@ def test_a_bright_dot_is_found_where_the_geometry_says(
 
 @both
 @pytest.mark.parametrize("size", [(512, 512), (700, 512), (512, 700), (900, 400), (411, 1037)])
-def test_a_dot_in_the_middle_of_a_patch_s_box_lands_in_that_patch(spec: PreprocessSpec, size: tuple[int, int]) -> None:
+def test_a_dot_in_the_middle_of_a_box_appears_in_its_patch(spec: PreprocessSpec, size: tuple[int, int]) -> None:
     geometry = spec.geometry(*size)
     seen = 0
     for patch in range(49):
@@ -299,8 +299,8 @@ def test_a_dot_in_the_middle_of_a_patch_s_box_lands_in_that_patch(spec: Preproce
     assert seen >= 20
 
 
-def test_clip_geometry_by_hand() -> None:
-    # 448 x 896 becomes 224 x 448, of which the columns 112 to 336 are kept.
+def test_clip_geometry_equals_a_hand_calculation() -> None:
+    # 448 x 896 becomes 224 x 448, of which columns 112 to 336 are kept.
     geometry = PreprocessSpec.clip().geometry(448, 896)
     assert geometry.to_input(448, 0) == (112, 0)
     assert geometry.to_image(0, 0) == (224, 0)
@@ -308,8 +308,8 @@ def test_clip_geometry_by_hand() -> None:
     assert geometry.box(48, 32) == (608, 384, 672, 448)
 
 
-def test_chexzero_geometry_by_hand() -> None:
-    # 640 x 320 becomes 320 x 160 with 80 black columns on either side: 56 of the input's 224.
+def test_chexzero_geometry_equals_a_hand_calculation() -> None:
+    # 640 x 320 becomes 320 x 160 with 80 black columns on both sides: 56 of the input's 224.
     geometry = PreprocessSpec.chexzero().geometry(640, 320)
     assert geometry.to_input(0, 0) == pytest.approx((56, 0))
     assert geometry.to_image(112, 112) == pytest.approx((160, 320))
@@ -320,12 +320,12 @@ def test_chexzero_geometry_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("patch", "size"), [(-1, 32), (49, 32), (0, 0), (0, -1), (0, 225)])
-def test_there_is_no_such_patch(patch: int, size: int) -> None:
+def test_a_patch_outside_the_grid_is_refused(patch: int, size: int) -> None:
     with pytest.raises(UsageError, match=f"no patch {patch}"):
         PreprocessSpec.clip().geometry(100, 100).box(patch, size)
 
 
-def test_geometry_refuses_what_preprocess_refuses() -> None:
+def test_geometry_refuses_the_same_sizes_as_preprocess() -> None:
     with pytest.raises(ImageError, match="no pixels"):
         PreprocessSpec.clip().geometry(0, 5)
     with pytest.raises(ImageError, match="too narrow"):
@@ -379,7 +379,7 @@ CLIP, CHEXZERO = PreprocessSpec.clip().to_dict(), PreprocessSpec.chexzero().to_d
         (CHEXZERO | {"mean": [1.0, 2.0, 3.0]}, "cannot differ in mean or std"),
     ],
 )
-def test_from_dict_names_what_it_refuses(values: Any, message: str) -> None:
+def test_from_dict_names_the_refused_value(values: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         PreprocessSpec.from_dict(values)
 
@@ -400,7 +400,7 @@ def test_transformers_own_configuration_is_read() -> None:
     np.testing.assert_array_equal(preprocess(image, spec), other(Image.fromarray(image))["pixel_values"][0])
 
 
-# As the first CLIP checkpoints have it.
+# The form of the first CLIP checkpoints.
 OLD = {
     "crop_size": 224,
     "do_center_crop": True,
@@ -448,7 +448,7 @@ def test_an_old_configuration_is_read() -> None:
         ({"feature_extractor_type": "DPTFeatureExtractor"}, "feature_extractor_type = 'DPTFeatureExtractor'"),
     ],
 )
-def test_from_transformers_names_the_key_that_it_cannot_represent(change: dict[str, Any], key: str) -> None:
+def test_from_transformers_names_an_unsupported_key(change: dict[str, Any], key: str) -> None:
     with pytest.raises(UsageError, match=key):
         PreprocessSpec.from_transformers(OLD | change)
 
@@ -462,7 +462,7 @@ def test_from_transformers_names_the_key_that_it_cannot_represent(change: dict[s
         ({"image_processor_type": "ViTImageProcessor", "resample": 3, "do_center_crop": False}, "bicubic"),
     ],
 )
-def test_recipes_that_squash(values: dict[str, Any], resample: str) -> None:
+def test_squashing_configurations_are_read(values: dict[str, Any], resample: str) -> None:
     spec = PreprocessSpec.from_transformers(values | {"size": {"height": 64, "width": 64}})
     assert spec == PreprocessSpec("squash", 64, (0.5,) * 3, (0.5,) * 3, resample=resample)  # type: ignore[arg-type]
     assert PreprocessSpec.from_dict(spec.to_dict()) == spec
@@ -470,7 +470,7 @@ def test_recipes_that_squash(values: dict[str, Any], resample: str) -> None:
 
 @pytest.mark.parametrize("shape", [(50, 90), (300, 64), (64, 64), (7, 200, 3)])
 @pytest.mark.parametrize("resample", ["bicubic", "bilinear"])
-def test_a_squashed_image_is_siglips_own(shape: tuple[int, ...], resample: str) -> None:
+def test_a_squashed_image_equals_siglips(shape: tuple[int, ...], resample: str) -> None:
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -494,6 +494,6 @@ def test_a_squashed_image_is_siglips_own(shape: tuple[int, ...], resample: str) 
         ({"do_pad": True}, "do_pad = True"),
     ],
 )
-def test_what_a_squashing_processor_cannot_ask_for(values: dict[str, Any], message: str) -> None:
+def test_unsupported_settings_of_a_squashing_processor_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         PreprocessSpec.from_transformers({"image_processor_type": "SiglipImageProcessor", **values})

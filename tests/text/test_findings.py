@@ -1,4 +1,4 @@
-"""The findings file: what it says, what it refuses, and how it says so."""
+"""The findings file: its content, what is refused, and the messages."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_own_prompts_replace_the_defaults_one_sign_at_a_time() -> None:
     )
 
 
-def test_a_shared_prompt_is_encoded_once_and_both_findings_point_to_it() -> None:
+def test_a_shared_prompt_is_stored_once_for_both_findings() -> None:
     findings = FindingSet(
         (
             Finding("Edema", ("edema", "wet lungs"), ("clear lungs",)),
@@ -119,7 +119,7 @@ def test_toml_round_trip(findings: FindingSet) -> None:
 
 @settings(deadline=None)
 @given(finding_sets())
-def test_the_indices_lead_from_the_flat_prompts_back_to_each_finding(findings: FindingSet) -> None:
+def test_the_indices_map_the_flat_prompts_to_each_finding(findings: FindingSet) -> None:
     assert len(set(findings.prompts)) == len(findings.prompts)
     rows = zip(findings.findings, findings.positive_index, findings.negative_index, strict=True)
     for finding, positive, negative in rows:
@@ -172,12 +172,12 @@ E1 = '[[finding]]\nname = "Edema"\n'
         (E1 + 'negative = [""]\n', "'Edema' has an empty negative prompt"),
         (E1 + 'negative = ["  "]\n', "'Edema' has an empty negative prompt"),
         (E1 + 'positive = "{}"\n', "'Edema' must have a list of positive prompts, not a text"),
-        (E1 + "positive = [true]\n", "'Edema' has as positive prompt 1 no text but true or false"),
+        (E1 + "positive = [true]\n", "'Edema' has true or false instead of a text as positive prompt 1"),
         (E1 + 'positive = ["a\\tb"]\n', "control character in positive prompt 1"),
         (E1 + 'positive = ["{name}"]\n', r"placeholder that is not understood.*only placeholder is \{\}"),
         (E1 + 'positive = ["{"]\n', "placeholder that is not understood"),
         (E1 + 'positive = ["{{}}"]\n', "placeholder that is not understood"),
-        (E1 + 'positive = ["{}", "Edema"]\n', "positive prompts 1 and 2 alike"),
+        (E1 + 'positive = ["{}", "Edema"]\n', "positive prompts 1 and 2 with the same text"),
         (E1 + 'positive = ["no {}"]\n', "'Edema' has its positive prompt 1 as negative prompt 1 too"),
         ('positive = ["{0}"]\n' + E1, "the default has a placeholder"),
         ("negative = 1\n" + E1, "the default must have a list of negative prompts, not a number"),
@@ -186,7 +186,7 @@ E1 = '[[finding]]\nname = "Edema"\n'
         (E1 + "colour = 1\n", "unknown key 'colour'. It may have name, positive, negative"),
     ],
 )
-def test_what_is_refused_and_why(text: str, message: str) -> None:
+def test_invalid_files_are_refused_with_a_reason(text: str, message: str) -> None:
     with pytest.raises(FindingsError) as caught:
         FindingSet.loads(text)
     assert "\n" not in str(caught.value)
@@ -199,17 +199,17 @@ def test_a_finding_made_in_python_is_checked_too(positive: Any) -> None:
         Finding("Edema", positive)
 
 
-def test_one_text_is_no_list_of_names() -> None:
+def test_a_single_text_instead_of_a_list_of_names_is_refused() -> None:
     with pytest.raises(FindingsError, match="must be a list"):
         FindingSet.from_names("Edema")
 
 
-def test_a_set_with_no_findings_is_refused() -> None:
+def test_an_empty_set_is_refused() -> None:
     with pytest.raises(FindingsError, match="no findings"):
         FindingSet(())
 
 
-def test_load_reads_what_editors_write(tmp_path: Path) -> None:
+def test_load_reads_files_of_common_editors(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(b'\xef\xbb\xbf[[finding]]\r\nname = "\xc3\x96dem"\r\n')
     assert FindingSet.load(path).prompts == ("Ödem", "no Ödem")
@@ -225,7 +225,7 @@ def test_load_names_the_file_and_the_line(tmp_path: Path) -> None:
         FindingSet.load(path)
 
 
-def test_load_refuses_what_is_no_findings_file(tmp_path: Path) -> None:
+def test_load_refuses_a_file_that_is_not_a_findings_file(tmp_path: Path) -> None:
     with pytest.raises(FindingsError, match=r"none\.toml cannot be read: No such file"):
         FindingSet.load(tmp_path / "none.toml")
     with pytest.raises(FindingsError, match="cannot be read"):
@@ -254,7 +254,7 @@ class Counted(str):
     __hash__ = str.__hash__
 
 
-def test_comparisons_grow_with_the_prompts_and_not_with_their_square() -> None:
+def test_comparisons_grow_linearly_with_the_prompts() -> None:
     def compared(prompts: int) -> int:
         Counted.compared = 0
         positive = tuple(Counted(f"positive {number}") for number in range(prompts))
@@ -265,7 +265,7 @@ def test_comparisons_grow_with_the_prompts_and_not_with_their_square() -> None:
 
 
 BIG = 2**20
-HOSTILE = {
+EXPENSIVE_TEXTS = {
     "many prompts": '[[finding]]\nname = "A"\npositive = ['
     + ",".join(f'"p{number}"' for number in range(64_000))
     + "]",
@@ -289,10 +289,10 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("what", HOSTILE)
-def test_hostile_texts_are_refused_after_few_calls(what: str) -> None:
-    """Not by time: tomllib and the findings are Python, and each of their steps is a call or a line."""
-    text, calls = HOSTILE[what], 0
+@pytest.mark.parametrize("what", EXPENSIVE_TEXTS)
+def test_expensive_texts_are_refused_after_few_calls(what: str) -> None:
+    """Calls are counted, not time: tomllib and the findings are Python code, and each step is a call or a line."""
+    text, calls = EXPENSIVE_TEXTS[what], 0
 
     def count(*_: object) -> None:
         nonlocal calls
@@ -304,14 +304,14 @@ def test_hostile_texts_are_refused_after_few_calls(what: str) -> None:
             FindingSet.loads(text)
     finally:
         sys.setprofile(None)
-    # Calls and returns, of Python's functions and of C's.
+    # Calls and returns of functions in Python and C.
     assert calls < 10 * len(text) + 1000
     assert len(str(error.value)) < 400
-    # What takes tomllib quadratic time is not in calls: it is refused before tomllib sees it.
+    # Texts for which tomllib takes quadratic time are refused before tomllib reads them.
     assert ("dots outside texts" in str(error.value)) == ("of many parts" in what or "header" in what)
 
 
-def test_dots_in_texts_and_comments_are_no_parts_of_keys() -> None:
+def test_dots_in_texts_and_comments_are_not_counted_as_keys() -> None:
     text = """
     # ................
     [[finding]]

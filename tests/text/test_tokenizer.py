@@ -1,4 +1,4 @@
-"""The tokenizer against two oracles (transformers' CLIP pipeline and a BPE written out here) and known numbers."""
+"""The tokenizer, compared with transformers' CLIP, with a BPE written in this file, and with known token numbers."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def ids(tokenizer: ClipTokenizer, text: str) -> list[int]:
 
 
 @functools.lru_cache(maxsize=1)
-def _roomy() -> ClipTokenizer:
-    """The same tokenizer with a context that no generated text exceeds."""
+def _with_long_context() -> ClipTokenizer:
+    """The same tokenizer with a context longer than every generated text."""
     return ClipTokenizer(FILE.read_bytes(), source="the CLIP tokenizer", context_length=4096)
 
 
-# Numbers from OpenAI's published tokenizer, not from this one.
+# Token numbers from OpenAI's published tokenizer.
 GOLDEN = {
     "a photo of a cat": [320, 1125, 539, 320, 2368],
     "a diagram": [320, 22697],
@@ -70,7 +70,7 @@ def test_golden_ids(tokenizer: ClipTokenizer, text: str) -> None:
     assert ids(tokenizer, text) == [BOS, *GOLDEN[text], EOT]
 
 
-def test_its_numbers(tokenizer: ClipTokenizer) -> None:
+def test_properties_of_the_tokenizer(tokenizer: ClipTokenizer) -> None:
     assert (tokenizer.context_length, tokenizer.vocab_size) == (77, 49408)
     assert (tokenizer.bos_id, tokenizer.eot_id) == (BOS, EOT)
 
@@ -91,7 +91,7 @@ def _transformers() -> Callable[[str], list[int]]:
 
 
 def test_identical_to_transformers_on_hundreds_of_phrases() -> None:
-    oracle, roomy = _transformers(), _roomy()
+    oracle, roomy = _transformers(), _with_long_context()
     frames = ("{}", "no {}", "There is {}.", "FINDINGS: {};", "{}'s extent (3.5 cm) hasn't changed", "{}/{} -- {}?!")
     nouns = (*FindingSet.default().names, "opacité", "Ödem", "ΠΝΕΥΜΟΝΙΑ", "胸水", "x" * 40, "3rd-rib", "a_b", "ﬁbrosis")
     phrases = [frame.replace("{}", noun) for frame in frames for noun in (*nouns, *FindingSet.default().prompts)]
@@ -106,7 +106,7 @@ def test_identical_to_transformers_on_hundreds_of_phrases() -> None:
 @example("e\u0301 \u1100\u1161 \u212b")
 @example("<|startoftext <|endoftext| |> <|ENDOFTEXT|>")
 def test_identical_to_transformers_on_any_text(text: str) -> None:
-    roomy = _roomy()
+    roomy = _with_long_context()
     expected = _transformers()(text)
     if BOS in expected[1:-1] or EOT in expected[1:-1]:
         with pytest.raises(FindingsError, match="marker"):
@@ -117,7 +117,7 @@ def test_identical_to_transformers_on_any_text(text: str) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _bytes() -> dict[int, str]:
-    """Bytes as printable characters: those that are printable stand for themselves, the rest count up from 256."""
+    """Bytes as printable characters. Printable bytes represent themselves, the others are numbered from 256."""
     plain = [b for b in range(256) if b in range(33, 127) or (b in range(161, 256) and b != 173)]
     others = [b for b in range(256) if b not in plain]
     return {b: chr(b) for b in plain} | {b: chr(256 + n) for n, b in enumerate(others)}
@@ -143,7 +143,7 @@ def _bpe_by_hand(text: str) -> list[int]:
     return numbers
 
 
-# Letters whose class is the same in every version of Unicode that a library here may carry.
+# Letters whose class is the same in all versions of Unicode that the libraries may use.
 settled = st.characters(min_codepoint=32, max_codepoint=0x233, exclude_categories=("Cc", "Cf"))
 settled |= st.sampled_from("αβγδωΩΨдяЖ肺炎胸あア한글🙂🫁—…“”€\t\n")
 
@@ -152,7 +152,7 @@ settled |= st.sampled_from("αβγδωΩΨдяЖ肺炎胸あア한글🙂🫁—
 @given(st.text(settled, max_size=60))
 def test_identical_to_a_bpe_by_hand(text: str) -> None:
     if "<|" not in text:
-        assert ids(_roomy(), text) == [BOS, *_bpe_by_hand(text), EOT]
+        assert ids(_with_long_context(), text) == [BOS, *_bpe_by_hand(text), EOT]
 
 
 def test_the_vocabulary_is_in_openai_s_order() -> None:
@@ -188,8 +188,8 @@ def test_a_given_length_pads_and_changes_nothing_else(tokenizer: ClipTokenizer) 
 
 @settings(deadline=None)  # the first example loads the oracle
 @given(st.lists(st.text(settled, max_size=20).filter(lambda text: "<|" not in text), min_size=1, max_size=5))
-def test_the_mask_ends_with_the_only_end(texts: list[str]) -> None:
-    batch = _roomy().encode(texts)
+def test_the_mask_ends_at_the_single_end_token(texts: list[str]) -> None:
+    batch = _with_long_context().encode(texts)
     for row, mask in zip(batch.input_ids, batch.mask, strict=True):
         end = int(mask.sum()) - 1
         assert np.flatnonzero(row == EOT).tolist() == [end] == [int(row.argmax())]
@@ -201,7 +201,7 @@ def test_the_longest_prompt_that_fits(tokenizer: ClipTokenizer) -> None:
     assert tokenizer.encode(["cat " * 75]).input_ids.shape == (1, 77)
 
 
-def test_a_prompt_that_is_too_long_is_refused_with_its_place_and_none_of_its_text(tokenizer: ClipTokenizer) -> None:
+def test_a_prompt_that_is_too_long_is_refused_without_quoting_it(tokenizer: ClipTokenizer) -> None:
     with pytest.raises(FindingsError) as caught:
         tokenizer.encode(["Edema", "y" + "dog " * 75 + "secret"])
     assert str(caught.value).startswith("prompt 2 of 2 has 79 tokens: at most 77 are possible")
@@ -209,7 +209,7 @@ def test_a_prompt_that_is_too_long_is_refused_with_its_place_and_none_of_its_tex
     assert "secret" not in str(caught.value)
 
 
-def test_truncation_keeps_both_ends(tokenizer: ClipTokenizer) -> None:
+def test_truncation_keeps_the_first_and_last_token(tokenizer: ClipTokenizer) -> None:
     batch = tokenizer.encode(["dog " + "cat " * 200, "dog"], truncate=True)
     assert batch.input_ids[0].tolist() == [BOS, 1929, *[2368] * 74, EOT]
     assert batch.mask[0].all()
@@ -217,13 +217,13 @@ def test_truncation_keeps_both_ends(tokenizer: ClipTokenizer) -> None:
     assert cut.input_ids.tolist() == [[BOS, 320, 1125, EOT]]
 
 
-def test_a_given_length_is_a_limit_too(tokenizer: ClipTokenizer) -> None:
+def test_a_given_length_is_also_a_limit(tokenizer: ClipTokenizer) -> None:
     with pytest.raises(FindingsError, match="has 7 tokens: at most 4 are possible"):
         tokenizer.encode(["a photo of a cat"], length=4)
 
 
 @pytest.mark.parametrize("length", [-1, 0, 1, 78])
-def test_a_length_that_the_model_cannot_read_is_refused(tokenizer: ClipTokenizer, length: int) -> None:
+def test_a_length_beyond_the_models_context_is_refused(tokenizer: ClipTokenizer, length: int) -> None:
     with pytest.raises(UsageError, match="Give 2 to 77"):
         tokenizer.encode(["cat"], length=length)
 
@@ -241,12 +241,12 @@ def test_a_length_that_the_model_cannot_read_is_refused(tokenizer: ClipTokenizer
         (["<|startoftext|>"], "holds a beginning or end marker"),
     ],
 )
-def test_what_is_no_prompt(tokenizer: ClipTokenizer, texts: Any, message: str) -> None:
+def test_invalid_prompts_are_refused(tokenizer: ClipTokenizer, texts: Any, message: str) -> None:
     with pytest.raises(FindingsError, match=message):
         tokenizer.encode(texts)
 
 
-def test_saving_keeps_the_bytes_and_so_the_hash(tokenizer: ClipTokenizer, tmp_path: Path) -> None:
+def test_saving_keeps_the_bytes_and_the_hash(tokenizer: ClipTokenizer, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     tokenizer.save(path)
     assert path.read_bytes() == FILE.read_bytes()
@@ -260,7 +260,7 @@ def test_saving_keeps_the_bytes_and_so_the_hash(tokenizer: ClipTokenizer, tmp_pa
 
 
 def _edited(tmp_path: Path, **changes: Any) -> Path:
-    """A small word-level tokenizer.json; a change of None takes the key out."""
+    """A small word-level tokenizer.json. A change of None removes the key."""
     content: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
@@ -285,7 +285,7 @@ def _bert(first: str = "[CLS]", last: str = "[SEP]") -> dict[str, Any]:
     return {"type": "BertProcessing", "sep": [last, 4], "cls": [first, 3]}
 
 
-def test_another_tokenizer_s_markers_are_those_that_it_puts_around_a_text(tmp_path: Path) -> None:
+def test_markers_are_the_tokens_that_a_tokenizer_adds(tmp_path: Path) -> None:
     model = _words("cat", "dog", "[UNK]", "[CLS]", "[SEP]")
     truncation = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     padding = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 2}
@@ -296,13 +296,13 @@ def test_another_tokenizer_s_markers_are_those_that_it_puts_around_a_text(tmp_pa
     assert other.encode(["dog cat bird cat"]).input_ids.tolist() == [[3, 1, 0, 2, 0, 4]]
 
 
-def test_markers_known_by_name_are_added_where_the_tokenizer_does_not(tmp_path: Path) -> None:
+def test_markers_known_by_name_are_added_if_the_tokenizer_does_not_add_them(tmp_path: Path) -> None:
     path = _edited(tmp_path, model=_words("cat", "<|endoftext|>", "<|startoftext|>", "[UNK]"))
     other = ClipTokenizer.from_file(path)
     assert other.encode(["cat"]).input_ids.tolist() == [[2, 0, 1]]
 
 
-def test_a_word_outside_the_vocabulary_that_reads_as_an_end_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_word_that_becomes_an_end_token_is_refused(tmp_path: Path) -> None:
     path = _edited(tmp_path, model=_words("cat", "<|endoftext|>", "<|startoftext|>", unk="<|endoftext|>"))
     with pytest.raises(FindingsError, match="a word outside the vocabulary"):
         ClipTokenizer.from_file(path).encode(["bird"])
@@ -317,14 +317,14 @@ def test_a_word_that_the_library_cannot_encode_is_a_findings_error(tmp_path: Pat
 @pytest.mark.parametrize(
     "post_processor", [None, {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}]
 )
-def test_no_markers(tmp_path: Path, post_processor: Any) -> None:
-    with pytest.raises(CheckpointError, match=r"end-of-text tokens cannot be told: .*lacks <\|startoftext\|>"):
+def test_a_tokenizer_without_markers_is_refused(tmp_path: Path, post_processor: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"end-of-text tokens cannot be determined: .*lacks <\|startoftext\|>"):
         ClipTokenizer.from_file(_edited(tmp_path, post_processor=post_processor))
 
 
-def test_a_beginning_that_is_also_the_end_is_no_marker(tmp_path: Path) -> None:
+def test_one_token_for_beginning_and_end_is_refused(tmp_path: Path) -> None:
     same = {"type": "BertProcessing", "sep": ["dog", 1], "cls": ["dog", 1]}
-    with pytest.raises(CheckpointError, match="cannot be told: it puts 2 tokens around a text"):
+    with pytest.raises(CheckpointError, match="cannot be determined: it puts 2 tokens around a text"):
         ClipTokenizer.from_file(_edited(tmp_path, post_processor=same))
 
 
@@ -339,28 +339,28 @@ def test_a_beginning_that_is_also_the_end_is_no_marker(tmp_path: Path) -> None:
         lambda data: b"PK\x03\x04" + data,
     ],
 )
-def test_a_damaged_file(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_file_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = _edited(tmp_path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read as a tokenizer"):
         ClipTokenizer.from_file(path)
 
 
-def test_a_file_that_makes_the_library_panic(tmp_path: Path) -> None:
+def test_a_file_that_makes_the_library_panic_is_refused(tmp_path: Path) -> None:
     template = [{"SpecialToken": {"id": "unknown", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
     broken = {"type": "TemplateProcessing", "single": template, "pair": template, "special_tokens": {}}
     with pytest.raises(CheckpointError, match="cannot be read as a tokenizer"):
         ClipTokenizer.from_file(_edited(tmp_path, post_processor=broken))
 
 
-def test_a_file_that_is_not_there_and_a_context_with_no_room(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_context_that_is_too_short_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read: No such file"):
         ClipTokenizer.from_file(tmp_path / "none.json")
     with pytest.raises(UsageError, match="no room"):
         ClipTokenizer.from_file(_edited(tmp_path), context_length=1)
 
 
-def test_threads_may_share_one(tokenizer: ClipTokenizer) -> None:
+def test_threads_can_share_a_tokenizer(tokenizer: ClipTokenizer) -> None:
     texts = [f"finding number {n} of the {'left' if n % 2 else 'right'} lung" for n in range(64)]
     expected = tokenizer.encode(texts).input_ids
     with ThreadPoolExecutor(8) as pool:
@@ -368,7 +368,7 @@ def test_threads_may_share_one(tokenizer: ClipTokenizer) -> None:
     assert all((result == expected).all() for result in results)
 
 
-def test_a_fork_after_encoding_is_quiet_and_torch_is_not_needed() -> None:
+def test_a_fork_after_encoding_prints_no_warning_and_torch_is_not_needed() -> None:
     code = """
 import os, sys
 from lrclr.text import ClipTokenizer

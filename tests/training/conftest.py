@@ -1,4 +1,4 @@
-"""What the tests of training share: images of bright and dark squares, with reports that say which."""
+"""Fixtures for the tests of training: images with bright and dark squares, and reports that describe them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIELDS = ("image", "report", "split", "Lung Opacity", "Pneumothorax")
 
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 64 images: even ones have a bright square, odd ones a dark one."""
+    """A folder of 64 images. Even ones have a bright square, odd ones a dark one."""
     folder = tmp_path_factory.mktemp("squares")
     generator = np.random.default_rng(0)
     for number in range(64):
@@ -39,7 +39,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def row(squares: Path, number: int, split: str) -> dict[str, Any]:
     bright = number % 2 == 0
-    # No two reports are the same, or there would be two texts and no contrast.
+    # All reports differ. Otherwise there would be only two texts and no contrast.
     report = f"{'Lung opacity' if bright else 'Pneumothorax'}. No {'pneumothorax' if bright else 'lung opacity'}."
     label = {"Lung Opacity": int(bright), "Pneumothorax": int(not bright)}
     return {"image": str(squares / f"{number}.png"), "report": f"{report} Case {number}.", "split": split, **label}
@@ -47,13 +47,13 @@ def row(squares: Path, number: int, split: str) -> dict[str, Any]:
 
 @pytest.fixture
 def dataset(squares: Path, tmp_path: Path) -> Dataset:
-    """Writes a dataset of 32 rows to train on and 32 to validate on; `change` changes a row, or drops it."""
+    """Writes a dataset of 32 rows for training and 32 for validation. `change` changes or removes a row."""
 
     def write(
-        change: Callable[[int, dict[str, Any]], dict[str, Any] | None] = lambda _, one: one, *, name: str = "data.csv"
+        change: Callable[[int, dict[str, Any]], dict[str, Any] | None] = lambda _, row_: row_, *, name: str = "data.csv"
     ) -> Path:
         rows = (change(n, row(squares, n, "train" if n < 32 else "validation")) for n in range(64))
-        return write_csv(tmp_path / name, [one for one in rows if one is not None])
+        return write_csv(tmp_path / name, [row_ for row_ in rows if row_ is not None])
 
     return write
 
@@ -67,7 +67,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
-    """A Python process in the repository, with one thread."""
+    """Start a Python process in the repository, with one thread."""
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=REPOSITORY,
@@ -80,7 +80,7 @@ def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def base(quiet_transformers: None) -> Checkpoint:
-    """A tiny random checkpoint of this test's own: training changes it."""
+    """A tiny random checkpoint for one test, since training changes it."""
     from lrclr.checkpoints import init_checkpoint
 
     return init_checkpoint("tiny")

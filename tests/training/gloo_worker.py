@@ -1,4 +1,4 @@
-"""Loss and gradients of one batch, in one process of several: ``gloo_worker.py RANK PROCESSES FOLDER``."""
+"""Loss and gradients of one batch in one of several processes: ``gloo_worker.py RANK PROCESSES FOLDER``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXTS = (
     "Edema.",
     "No pleural effusion, and the heart is of normal size.",
     "Pneumothorax.",
-    "EDEMA.",  # the first one again
+    "EDEMA.",  # the same text as the first one
     "A nodule in the left upper lobe.",
     "Clear lungs.",
     "Consolidation at the right base with air bronchograms.",
@@ -32,7 +32,7 @@ TEXTS = (
 
 
 def batch(rank: int, processes: int) -> dict[str, Tensor]:
-    """A process's part of eight images and texts, its texts padded to its own longest."""
+    """The part of eight images and texts that belongs to a process. Texts are padded to the longest in this part."""
     from lrclr.text import ClipTokenizer
 
     # Private: the key by which a batch finds equal texts.

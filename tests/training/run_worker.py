@@ -1,4 +1,4 @@
-"""A run to which something happens: ``run_worker.py BASE DATASET FOLDER EVENT STEP``."""
+"""A training run that is interrupted: ``run_worker.py BASE DATASET FOLDER EVENT STEP``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SETTINGS = TrainSettings(
 )
 
 
-class Event(TrainListener):
+class InterruptAtStep(TrainListener):
     def __init__(self, event: str, step: int) -> None:
         self.event, self.at = event, step
 
@@ -40,7 +40,7 @@ class Event(TrainListener):
         elif self.event == "terminated":
             os.kill(os.getpid(), signal.SIGTERM)
         elif self.event == "disk full":
-            # The nearest thing to a full disk that a test may make: no file may grow beyond this.
+            # No file may grow beyond this size, which is close to a full disk.
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
 
@@ -49,7 +49,7 @@ if __name__ == "__main__":
     base, dataset, folder, event, step = sys.argv[1:]
     try:
         data = read_dataset(Path(dataset))
-        train(load_checkpoint(base), data, Path(folder), SETTINGS, listener=Event(event, int(step)))
+        train(load_checkpoint(base), data, Path(folder), SETTINGS, listener=InterruptAtStep(event, int(step)))
     except LrclrError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

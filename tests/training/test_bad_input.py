@@ -1,4 +1,4 @@
-"""Input that cannot be trained on: one line that says why, and the documented exit code."""
+"""Input that cannot be used for training gives one line with the reason, and the documented exit code."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cal
     return call
 
 
-def only(part: str) -> Change:
+def keep_only(part: str) -> Change:
     return lambda _, one: one if one["split"] == part else None
 
 
-def with_(**values: Any) -> Change:
+def with_values(**values: Any) -> Change:
     return lambda _, one: {**one, **values}
 
 
@@ -55,10 +55,10 @@ def with_(**values: Any) -> Change:
     ("change", "options", "expected"),
     [
         (lambda n, one: None, (), "has no rows"),
-        (only("validation"), (), "no row to train on"),
-        (with_(image="nowhere.png"), (), "the file does not exist"),
-        (with_(report="", **{"Lung Opacity": "", "Pneumothorax": ""}), (), "no row to train on"),
-        (with_(**{"Lung Opacity": 7}), (), "Lung Opacity"),
+        (keep_only("validation"), (), "no row to train on"),
+        (with_values(image="nowhere.png"), (), "the file does not exist"),
+        (with_values(report="", **{"Lung Opacity": "", "Pneumothorax": ""}), (), "no row to train on"),
+        (with_values(**{"Lung Opacity": 7}), (), "Lung Opacity"),
         (lambda n, one: one if n % 8 == 0 else None, (), "a batch of 16 is larger than 4 training rows"),
         (lambda n, one: one, ("--batch-size", "1"), "batch_size"),
         (lambda n, one: one, ("--precision", "int8"), "precision"),
@@ -71,7 +71,7 @@ def with_(**values: Any) -> Change:
         (lambda n, one: one, ("--preprocess", "mri"), "preprocessing"),
     ],
 )
-def test_refused_before_any_work(
+def test_invalid_input_is_refused_before_any_work(
     run: Callable[..., tuple[int, str, str]],
     dataset: Dataset,
     tmp_path: Path,
@@ -87,11 +87,11 @@ def test_refused_before_any_work(
     assert not (tmp_path / "run" / "settings.json").exists()
 
 
-def test_a_bad_row_stops_the_run_unless_it_may_be_skipped(
+def test_a_bad_row_stops_the_run_unless_rows_may_be_skipped(
     run: Callable[..., tuple[int, str, str]], dataset: Dataset
 ) -> None:
-    def spoil(number: int, one: dict[str, Any]) -> dict[str, Any]:
-        return {**one, "image": "gone.png"} if number == 4 else one
+    def spoil(number: int, row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "image": "gone.png"} if number == 4 else row
 
     code, out, err = run(dataset(spoil))
     assert (code, out) == (1, "")
@@ -106,13 +106,13 @@ def test_a_bad_row_stops_the_run_unless_it_may_be_skipped(
     assert "Research use only" in err
 
 
-def test_an_image_that_cannot_be_read_is_told(
+def test_an_unreadable_image_is_reported(
     run: Callable[..., tuple[int, str, str]], dataset: Dataset, tmp_path: Path
 ) -> None:
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
 
-    def spoil(number: int, one: dict[str, Any]) -> dict[str, Any]:
-        return {**one, "image": str(tmp_path / "torn.png")} if number == 40 else one
+    def spoil(number: int, row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "image": str(tmp_path / "torn.png")} if number == 40 else row
 
     code, _, err = run(dataset(spoil), "--skip-bad-rows")
     assert code == 0
@@ -122,10 +122,8 @@ def test_an_image_that_cannot_be_read_is_told(
     assert "1 of 32 rows of the validation images are bad: line 42" in err.splitlines()[-1]
 
 
-def test_only_negative_reports_are_counted_and_trained_on(
-    run: Callable[..., tuple[int, str, str]], dataset: Dataset
-) -> None:
-    negative = with_(**{"Lung Opacity": 0, "Pneumothorax": 0})
+def test_negative_reports_are_counted_and_used(run: Callable[..., tuple[int, str, str]], dataset: Dataset) -> None:
+    negative = with_values(**{"Lung Opacity": 0, "Pneumothorax": 0})
     code, out, err = run(dataset(negative))
     assert code == 0
     assert "32 of 32 labelled training rows name no finding as present" in err
@@ -136,24 +134,24 @@ def test_only_negative_reports_are_counted_and_trained_on(
 def test_without_validation_the_last_network_is_kept(
     run: Callable[..., tuple[int, str, str]], dataset: Dataset, tmp_path: Path
 ) -> None:
-    code, out, err = run(dataset(only("train")))
+    code, out, err = run(dataset(keep_only("train")))
     assert code == 0
     assert "no rows of split 'validation'" in err
     assert "the network of step 1" in out
-    code, _, err = run(dataset(only("train")))
+    code, _, err = run(dataset(keep_only("train")))
     assert code == 2
     assert "already holds a run" in err
-    assert run(dataset(only("train")), "--overwrite")[0] == 0
+    assert run(dataset(keep_only("train")), "--overwrite")[0] == 0
     (tmp_path / "run" / "thesis.tex").write_text("mine")
-    code, _, err = run(dataset(only("train")), "--overwrite")
+    code, _, err = run(dataset(keep_only("train")), "--overwrite")
     assert code == 2
     assert "did not write all of it (thesis.tex)" in err
 
 
-def test_validation_of_its_own_must_hold_other_images(
+def test_a_validation_dataset_must_have_other_images(
     run: Callable[..., tuple[int, str, str]], dataset: Dataset, squares: Path, tmp_path: Path
 ) -> None:
-    train = dataset(only("train"))
+    train = dataset(keep_only("train"))
     apart = write_csv(tmp_path / "apart.csv", [row(squares, n, "") for n in range(40, 60)])
     code, _, err = run(train, "--validation", str(apart))
     assert code == 0
@@ -178,13 +176,13 @@ def test_numbers_that_are_not_finite_stop_the_run(
         calls.append(1)
         output = whole(task, **batch)
         if len(calls) == 2:
-            # The gradient of a square root is infinite at 0, where its value is not.
+            # The square root at 0 has a finite value but an infinite gradient.
             zero = task.model.logit_scale - task.model.logit_scale.detach()
             output["loss"] = output["loss"] * (torch.nan if broken == "loss" else 1) + zero.sqrt()
         return output
 
     monkeypatch.setattr(ContrastiveTask, "forward", forward)
-    code, _, err = run(dataset(only("train")), "--max-steps", "3", "--save-every", "1")
+    code, _, err = run(dataset(keep_only("train")), "--max-steps", "3", "--save-every", "1")
     assert code == 1
     assert f"the {broken} of step 2 is not finite" in err.splitlines()[-1]
     assert [entry.name for entry in (tmp_path / "run" / "steps").iterdir()] == ["checkpoint-1"]
@@ -197,7 +195,7 @@ def test_numbers_that_are_not_finite_stop_the_run(
         (3, 8, "a batch of 8 cannot be shared by 3 processes"),
     ],
 )
-def test_more_processes_than_work(
+def test_more_processes_than_rows_are_refused(
     run: Callable[..., tuple[int, str, str]],
     dataset: Dataset,
     monkeypatch: pytest.MonkeyPatch,
@@ -205,7 +203,7 @@ def test_more_processes_than_work(
     batch: int,
     expected: str,
 ) -> None:
-    # What torchrun sets. The check comes before processes meet, so that one of them is enough to see it.
+    # The variables that torchrun sets. The check comes before processes connect, so one process is enough.
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     code, _, err = run(dataset(lambda n, one: one if n < 3 else None), "--batch-size", str(batch))
@@ -213,14 +211,14 @@ def test_more_processes_than_work(
     assert expected in err.splitlines()[-1]
 
 
-def test_another_process_lets_the_first_one_speak(
+def test_only_the_first_process_prints_errors(
     run: Callable[..., tuple[int, str, str]], dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
     monkeypatch.setattr("time.sleep", waited.append)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    code, _, err = run(dataset(only("validation")))
+    code, _, err = run(dataset(keep_only("validation")))
     assert code == 2
     assert waited == [5.0]
     assert err.startswith("error: ")

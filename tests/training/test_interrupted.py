@@ -1,4 +1,4 @@
-"""A run that is stopped leaves whole files, and goes on to the same weights."""
+"""A run that is stopped leaves complete files and can be resumed to the same weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lrclr.datasets import read_dataset
 from lrclr.errors import UsageError
 from lrclr.training import train
 
-# Private: torch reports a full disk as an error of its own kind, which only /dev/full shows here.
+# Private: torch reports a full disk with an error of its own, which only /dev/full triggers here.
 from lrclr.training._trainer import _system_errors
 from tests.training.conftest import start
 from tests.training.run_worker import SETTINGS
@@ -45,10 +45,10 @@ def states(folder: Path) -> dict[str, set[str]]:
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_killed_and_resumed_run_gives_the_same_weights(inputs: tuple[Path, Path], tmp_path: Path) -> None:
     base, dataset = inputs
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    # In the worst moment: when half of a state is written.
+    # At the worst moment: half of a state is written.
     assert stop(inputs, killed, "killed while saving", 6)[0] == -9
     torn = [name for name in states(killed) if name.startswith(".")]
     assert len(torn) == 1
@@ -58,7 +58,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(inputs: tuple[Pa
     with pytest.raises(UsageError, match="differs in seed"):
         train(load_checkpoint(base), read_dataset(dataset), killed, replace(SETTINGS, seed=1), resume=True)
     uninterrupted = train(load_checkpoint(base), read_dataset(dataset), whole, SETTINGS)
-    # Other workers change nothing.
+    # The number of workers does not change the result.
     resumed = train(load_checkpoint(base), read_dataset(dataset), killed, replace(SETTINGS, workers=1), resume=True)
     assert resumed.resumed_from == 4
     assert (resumed.auroc, resumed.best_step) == (uninterrupted.auroc, uninterrupted.best_step)
@@ -68,7 +68,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(inputs: tuple[Pa
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_what_was_saved_before(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_full_disk_keeps_earlier_states(inputs: tuple[Path, Path], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code, errors = stop(inputs, folder, "disk full", 5)
     assert code == 1
@@ -82,14 +82,15 @@ def test_a_full_disk_leaves_what_was_saved_before(inputs: tuple[Path, Path], tmp
     load_checkpoint(folder / "checkpoint")
 
 
-def test_a_write_that_torch_makes_is_told_as_the_systems_error() -> None:
+def test_a_write_error_of_torch_becomes_an_oserror() -> None:
     with pytest.raises(OSError, match="the disk is full"), _system_errors():
         torch.save(torch.zeros(10**5), "/dev/full")
     with pytest.raises(RuntimeError, match="ours"), _system_errors():
         raise RuntimeError("ours")
 
 
-def test_a_terminated_run_says_so_and_leaves_whole_states(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_terminated_run_reports_it_and_leaves_complete_states(inputs: tuple[Path, Path], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert stop(inputs, folder, "terminated", 4)[0] == 143
     assert states(folder) == {"checkpoint-2": STATE}

@@ -1,4 +1,4 @@
-"""Settings that cannot be used are refused where they are made."""
+"""Invalid settings are refused when they are created."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from lrclr.training import Augmentation, LossSettings, TrainSettings
         ("keep", 0),
     ],
 )
-def test_refused(field: str, value: Any) -> None:
+def test_invalid_settings_are_refused(field: str, value: Any) -> None:
     with pytest.raises(UsageError, match=field):
         TrainSettings(**{field: value})
 
 
-def test_nothing_left_to_tune_is_refused() -> None:
+def test_settings_without_tuned_weights_are_refused() -> None:
     with pytest.raises(UsageError, match="no weights are tuned"):
         TrainSettings(freeze="image,text", loss=LossSettings("none"))
 
@@ -48,12 +48,12 @@ def test_nothing_left_to_tune_is_refused() -> None:
     ("trained", "local", "expected"),
     [(False, "pair", "image,text"), (True, "pair", "none"), (False, "none", "none")],
 )
-def test_what_auto_freezes(trained: bool, local: Any, expected: str) -> None:
+def test_freeze_auto(trained: bool, local: Any, expected: str) -> None:
     settings = TrainSettings(loss=LossSettings(local))
     assert settings.resolved(fusion_trained=trained).freeze == expected
 
 
-def test_differences_survive_json() -> None:
+def test_differences_of_settings_survive_json() -> None:
     settings = TrainSettings(seed=3)
     written = json.loads(json.dumps(settings.to_dict()))
     assert settings.differences(written) == []

@@ -1,4 +1,4 @@
-"""The loss: over processes, in pieces, with equal texts, and in half precision."""
+"""The loss: over several processes, in pieces, with equal texts, and in half precision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from lrclr.model import select_regions
 from lrclr.training import ContrastiveTask, LossSettings
 
-# Private: the selection of one batch, which a run does not report.
+# Private: a run does not report the selection of a batch.
 from lrclr.training._task import _select_in_float32
 from tests.training import gloo_worker
 from tests.training.conftest import start
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path: Path, quiet_transformers: None) -> None:
+def test_two_processes_have_the_loss_and_gradients_of_one_process(tmp_path: Path, quiet_transformers: None) -> None:
     workers = [start("-m", "tests.training.gloo_worker", rank, 2, tmp_path) for rank in range(2)]
     alone = gloo_worker.losses_and_gradients(0, 1)
     for worker in workers:
@@ -35,13 +35,13 @@ def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path: Path, quiet_
                 torch.testing.assert_close(shared[name][0][part], value, rtol=1e-6, atol=1e-6)
             assert shared[name][1].keys() == gradients.keys()
             for key, gradient in gradients.items():
-                # Relative to the gradient's own size: sums are rounded in another order.
+                # Relative to the size of the gradient, since sums are rounded in another order.
                 torch.testing.assert_close(
                     shared[name][1][key], gradient, rtol=1e-4, atol=2e-5 * float(gradient.abs().max()) + 1e-7
                 )
 
 
-def test_pieces_change_neither_loss_nor_gradients(quiet_transformers: None) -> None:
+def test_pieces_do_not_change_loss_and_gradients(quiet_transformers: None) -> None:
     found = gloo_worker.losses_and_gradients(0, 1)
     for name in ("pair", "pair+words"):
         (whole, gradients), (pieces, in_pieces) = found[name], found[f"{name}, in pieces"]
@@ -54,26 +54,26 @@ def test_pieces_change_neither_loss_nor_gradients(quiet_transformers: None) -> N
 
 
 @pytest.mark.parametrize("local", ["none", "pair", "pair+words"])
-def test_equal_texts_are_no_negatives(base: Checkpoint, local: str) -> None:
+def test_equal_texts_are_not_negatives(base: Checkpoint, local: str) -> None:
     task = ContrastiveTask(base.model, LossSettings(local))  # type: ignore[arg-type]
     whole = gloo_worker.batch(0, 1)
     twice = {name: torch.cat([tensor[:1], tensor[:1]]) for name, tensor in whole.items()}
     assert float(task(**twice)["loss"]) == pytest.approx(0.0, abs=1e-6)
     twice["text_key"] = torch.tensor([1, 2])
     assert float(task(**twice)["loss"]) > 0.5
-    # With two keys each, one that is equal is enough.
+    # Texts with two keys are equal if one key is equal.
     for keys, same in (([[1, 7], [1, 8]], True), ([[1, 7], [2, 7]], True), ([[1, 2], [2, 1]], False)):
         twice["text_key"] = torch.tensor(keys)
         assert (float(task(**twice)["loss"]) < 1e-6) is same
 
 
-def test_half_precision_picks_the_regions_of_single(base: Checkpoint) -> None:
+def test_half_precision_selects_the_regions_of_single(base: Checkpoint) -> None:
     generator = torch.Generator().manual_seed(0)
     maps = [torch.randn(8, 2, 50, 50, generator=generator).softmax(-1) for _ in range(3)]
     tokens = torch.randn(8, 50, 4, generator=generator)
     expected = select_regions(maps, tokens, 10, False)
     with torch.autocast("cpu", torch.bfloat16):
-        # The danger is real: the same call without our care gives other weights.
+        # The danger is real: without our handling, the same call gives other weights.
         assert not torch.equal(select_regions(maps, tokens, 10, False).importance, expected.importance)
         found = _select_in_float32(maps, tokens, 10, False)
     assert torch.equal(found.importance, expected.importance)

@@ -1,4 +1,4 @@
-"""A network is tuned, and answers for images it has not seen."""
+"""Training tunes a network, which then recognises findings in unseen images."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 QUICK: dict[str, Any] = {"workers": 0, "augmentation": Augmentation.off(), "batch_size": 16}
 
 
-def test_learns_what_reports_say(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
-    """From random weights, with every part tuned, to images that no step has seen; judged without this package."""
+def test_training_learns_from_reports(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+    """From random weights with every part tuned, tested on unseen images without code of this package."""
     settings = TrainSettings(
         **QUICK,
         max_steps=40,
@@ -70,7 +70,7 @@ def test_learns_what_reports_say(base: Checkpoint, dataset: Dataset, tmp_path: P
     assert seen[0].startswith("32 images with texts, of a dataset whose table has the SHA-256 ")
     assert seen[1:] == ("Of the base: Everything.",)
     assert "40 steps of 16 images in fp32." in procedure
-    # The rest of the base's card is about other weights.
+    # Everything else in the card of the base is about other weights.
     assert tuned.card.texts.keys() == {"training_data", "training_procedure"}
     assert not tuned.card.metrics
     written = (result.folder / "settings.json").read_text() + (result.folder / "environment.json").read_text()
@@ -92,13 +92,13 @@ def test_learns_what_reports_say(base: Checkpoint, dataset: Dataset, tmp_path: P
         ("none", "pair+words", None),
     ],
 )
-def test_what_is_frozen_stays_bit_for_bit(
+def test_frozen_parts_do_not_change(
     base: Checkpoint, dataset: Dataset, tmp_path: Path, freeze: Any, local: Any, changed: set[str] | None
 ) -> None:
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     settings = TrainSettings(**QUICK, max_steps=3, warmup=0.0, freeze=freeze, loss=LossSettings(local))
     result = train(base, read_dataset(dataset()), tmp_path / "run", settings)
-    # The last state is looked at, since the best may be an earlier one.
+    # The last state is compared, since the best one may be an earlier one.
     after = base.model.state_dict()
     moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert {name.split(".")[0] for name in moved} == (changed or {name.split(".")[0] for name in before})
@@ -107,7 +107,7 @@ def test_what_is_frozen_stays_bit_for_bit(
         assert {name for name in before if name.startswith("fusion_head")} <= moved
 
 
-def test_bf16_trains_too(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_bf16_trains(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     loss = LossSettings("pair+words", encode_at_once=5, pairs_at_once=64)
     settings = TrainSettings(**QUICK, max_steps=2, precision="bf16", freeze="none", loss=loss)
     result = train(base, read_dataset(dataset()), tmp_path / "run", settings)
@@ -116,7 +116,7 @@ def test_bf16_trains_too(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> 
     )
 
 
-class Notes(TrainListener):
+class RecordingListener(TrainListener):
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.problems: list[tuple[int, str]] = []
@@ -128,20 +128,20 @@ class Notes(TrainListener):
         self.problems.append((problem.line, problem.text))
 
 
-def test_one_class_in_validation_is_said(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_one_class_in_validation_gives_a_note(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     def only_bright(number: int, row: dict[str, Any]) -> dict[str, Any] | None:
         return None if number >= 32 and number % 2 else row
 
-    told = Notes()
+    recorded = RecordingListener()
     settings = TrainSettings(**QUICK, max_steps=2)
-    result = train(base, read_dataset(dataset(only_bright)), tmp_path / "run", settings, listener=told)
+    result = train(base, read_dataset(dataset(only_bright)), tmp_path / "run", settings, listener=recorded)
     assert (result.auroc, result.best_step) == (None, None)
-    assert any("no finding has images with and without it" in note for note in told.notes)
+    assert any("no finding has images with and without it" in note for note in recorded.notes)
     last = load_checkpoint(result.checkpoint).model.state_dict()
     assert all(torch.equal(last[name], tensor) for name, tensor in base.model.state_dict().items())
 
 
-def test_rows_that_teach_nothing_are_told_with_their_lines(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_rows_without_a_text_are_reported_with_their_lines(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     def spoil(number: int, row: dict[str, Any]) -> dict[str, Any]:
         if number == 3:
             row |= {"report": "", "Lung Opacity": "", "Pneumothorax": -1}
@@ -153,15 +153,15 @@ def test_rows_that_teach_nothing_are_told_with_their_lines(base: Checkpoint, dat
             row["report"] = "edema " * 200
         return row
 
-    told = Notes()
+    recorded = RecordingListener()
     settings = TrainSettings(**QUICK, max_steps=1, text="sentences")
     with pytest.raises(LrclrError, match=r"2 of 64 rows of the dataset are bad: line 5: .*; line 9: "):
-        train(base, read_dataset(dataset(spoil)), tmp_path / "run", settings, listener=told)
-    train(base, read_dataset(dataset(spoil)), tmp_path / "run", settings, listener=told, skip_bad_rows=True)
-    assert [line for line, _ in told.problems] == [5, 9]
-    assert "Smith" not in str(told.problems)
-    assert any(note.startswith("1 of 30 reports are longer") for note in told.notes)
-    assert any(note.startswith("1 of 30 training rows have no report") for note in told.notes)
+        train(base, read_dataset(dataset(spoil)), tmp_path / "run", settings, listener=recorded)
+    train(base, read_dataset(dataset(spoil)), tmp_path / "run", settings, listener=recorded, skip_bad_rows=True)
+    assert [line for line, _ in recorded.problems] == [5, 9]
+    assert "Smith" not in str(recorded.problems)
+    assert any(note.startswith("1 of 30 reports are longer") for note in recorded.notes)
+    assert any(note.startswith("1 of 30 training rows have no report") for note in recorded.notes)
 
 
 @pytest.mark.slow
@@ -177,8 +177,10 @@ def test_torchrun_with_two_processes_gives_the_weights_of_one(
     train(load_checkpoint(tmp_path / "base"), read_dataset(data), tmp_path / "one", settings)
     output, errors = process.communicate()
     assert process.returncode == 0, errors
-    # One of them speaks.
+    # Only one process prints.
     assert output.count("mean AUROC") == 1
-    one, two = (load_checkpoint(tmp_path / run / "checkpoint").model.state_dict() for run in ("one", "two"))
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
+    one_process, two_processes = (
+        load_checkpoint(tmp_path / run / "checkpoint").model.state_dict() for run in ("one", "two")
+    )
+    for name, tensor in one_process.items():
+        torch.testing.assert_close(two_processes[name], tensor, rtol=1e-4, atol=1e-5)

@@ -21,7 +21,7 @@ ANY_PORTS = ServeOptions(grpc_port=0, http_port=0, metrics_port=0)
 
 @pytest.fixture(scope="session")
 def folder(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with a bias, and with a finding that has values of its own. Shared: copy it before changing anything."""
+    """A bundle with a bias and a calibrated finding. Shared: copy it before changing it."""
     folder = bundles.copied(
         bundles.exported(tmp_path_factory.getbasetemp(), "fp16"), tmp_path_factory.mktemp("served") / "bundle"
     )
@@ -31,13 +31,13 @@ def folder(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def log() -> list[str]:
-    """Every line that `server` has logged."""
+    """All lines that `server` has logged."""
     return []
 
 
 @pytest.fixture(scope="session")
 def server(folder: Path, log: list[str]) -> Iterator[TritonServer]:
-    """A server with shared memory and four processes of the model. Shared: leave it as it is."""
+    """A server with shared memory and four processes of the model. Shared: do not change it."""
     options = replace(ANY_PORTS, shared_memory=True, instances=4)
     with TritonServer(folder, options, on_log=lambda _level, text: log.append(text)) as running:
         yield running
@@ -45,12 +45,12 @@ def server(folder: Path, log: list[str]) -> Iterator[TritonServer]:
 
 @pytest.fixture(scope="session")
 def single(folder: Path) -> Iterator[TritonServer]:
-    """A server without shared memory and with one process of the model. Shared: leave it as it is."""
+    """A server without shared memory and with one process of the model. Shared: do not change it."""
     with TritonServer(folder, replace(ANY_PORTS, instances=1)) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def local(folder: Path) -> ZeroShotClassifier:
-    """The same bundle without a server, and what its answers must equal."""
+    """A classifier with the same bundle without a server. Answers must equal its answers."""
     return ZeroShotClassifier.from_bundle(folder)

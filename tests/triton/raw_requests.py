@@ -1,4 +1,4 @@
-"""Requests as bytes, with header names that no client library would send."""
+"""Requests as bytes, with header names that client libraries do not send."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ REFUSED = b"This protocol is restricted"
 
 
 def exchange(address: str, sent: bytes) -> bytes:
-    """What a server answers before it closes the connection, or says nothing more for a second."""
+    """The bytes that a server sends until it closes the connection or is silent for a second."""
     host, _, port = address.rpartition(":")
     received = b""
     with socket.create_connection((host, int(port))) as connection, contextlib.suppress(OSError):
@@ -47,7 +47,7 @@ def grpc_call(address: str, method: str, name: bytes, value: bytes) -> bytes:
 
 
 def http_get(address: str, path: str, line: bytes) -> bytes:
-    """The answer to a request with a header line, as it is."""
+    """The answer to a request with an arbitrary header line."""
     return exchange(address, b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%s\r\n\r\n" % (path.encode(), line))
 
 

@@ -1,4 +1,4 @@
-"""A gRPC server of Triton's protocol that answers as a test tells it to."""
+"""A gRPC server of Triton's protocol whose answers a test scripts."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from lrclr.triton import protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    Script = Callable[["Scripted", Any], None]
+    Script = Callable[["ScriptedServer", Any], None]
 
-__all__ = ["Scripted", "scripted"]
+__all__ = ["ScriptedServer", "scripted_server"]
 
 _TYPES = {"BOOL": np.bool_, "FP32": np.float32, "FP64": np.float64, "INT64": np.int64}
 _SIZES = {"B": 1, "D": 3, "F": 1, "R": 2}
 BUNDLE = "0" * 64
 
 
-class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Answers every inference with one image's answer, unless the script aborts it.
+class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """Answers each request with a prediction for one image, unless the script aborts the request.
 
     Args:
-        script: called with this and gRPC's context before each answer; it may abort.
+        script: called with this server and gRPC's context before each answer. It may abort the request.
 
     Attributes:
-        address: of the server.
-        left: seconds that the client gave each inference.
-        queued: microseconds that the client let each inference wait in the queue.
-        described: whether each inference was one that asked for the description.
-        images: first bytes of the file of each other inference.
+        address: address of the server.
+        left: seconds until the client's deadline, for each request.
+        queued: microseconds that the client allows in the queue, for each request.
+        described: for each request, whether it asks for the description.
+        images: first bytes of the file of each request for a prediction.
         bundle: SHA-256 of the manifest that the answers name.
     """
 
@@ -68,7 +68,7 @@ class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
 
 def _add(answer: Any, name: str, text: bytes) -> None:
     tensor = protocol.OUTPUTS[name]
-    shape = [one if isinstance(one, int) else _SIZES[one] for one in tensor.dims]
+    shape = [dim if isinstance(dim, int) else _SIZES[dim] for dim in tensor.dims]
     answer.outputs.add(name=name, datatype=tensor.datatype, shape=shape)
     if tensor.datatype == "BYTES":
         answer.raw_output_contents.append(len(text).to_bytes(4, "little") + text)
@@ -77,9 +77,9 @@ def _add(answer: Any, name: str, text: bytes) -> None:
 
 
 @contextmanager
-def scripted(script: Script = lambda _server, _context: None) -> Iterator[Scripted]:
-    """A running server on a port that is free."""
-    servicer = Scripted(script)
+def scripted_server(script: Script = lambda _server, _context: None) -> Iterator[ScriptedServer]:
+    """A running server on a free port."""
+    servicer = ScriptedServer(script)
     with ThreadPoolExecutor(8) as pool:
         server = grpc.server(pool)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)

@@ -1,4 +1,4 @@
-"""Servers on IPv6 addresses, and servers and clients where a proxy is set: with a real server and a real proxy."""
+"""Servers on IPv6 addresses, and servers and clients with proxy variables, with a real server and a real proxy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lrclr.samples import sample_paths
 from lrclr.triton.client import AsyncClient, Client, ClientOptions
 from lrclr.triton.server import ServeOptions, TritonServer
 
-# Private: ports of addresses that no server can take.
+# Private: ports of addresses that a server cannot use.
 from lrclr.triton.server._ports import free_ports
 
 if TYPE_CHECKING:
@@ -34,40 +34,40 @@ needs_ipv6 = pytest.mark.skipif(
 )
 
 
-class Proxy:
-    """A proxy that takes connections and answers nothing.
+class SilentProxy:
+    """A proxy that accepts connections and does not answer.
 
     Attributes:
-        url: of it.
-        asked: first bytes of each connection.
+        url: address of the proxy.
+        received: first bytes of each connection.
     """
 
     def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self.asked: list[bytes] = []
-        self._held: list[socket.socket] = []
+        self.received: list[bytes] = []
+        self._connections: list[socket.socket] = []
         Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
         while True:
             try:
-                one, _ = self._socket.accept()
+                connection, _ = self._socket.accept()
             except OSError:
                 return
-            self._held.append(one)
-            self.asked.append(one.recv(200))
+            self._connections.append(connection)
+            self.received.append(connection.recv(200))
 
     def close(self) -> None:
         self._socket.close()
-        for one in self._held:
-            one.close()
+        for connection in self._connections:
+            connection.close()
 
 
 @pytest.fixture
-def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy that the environment names in every way."""
-    running = Proxy()
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[SilentProxy]:
+    """A proxy that all proxy variables name."""
+    running = SilentProxy()
     for name in PROXIES:
         monkeypatch.setenv(name, running.url)
         monkeypatch.setenv(name.upper(), running.url)
@@ -77,8 +77,8 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     running.close()
 
 
-def listening(port: int) -> set[str]:
-    """Addresses on which this machine listens on a port, in hexadecimal, as the kernel tells."""
+def listening_addresses(port: int) -> set[str]:
+    """Addresses on which this machine listens on a port, in hexadecimal, from the kernel's table."""
     found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
@@ -93,8 +93,8 @@ def port_of(address: str | None) -> int:
     return int(address.rpartition(":")[2])
 
 
-def test_a_server_behind_a_proxy_variable_is_asked_without_the_proxy(
-    single: TritonServer, proxy: Proxy, capsys: pytest.CaptureFixture[str]
+def test_a_loopback_server_is_reached_without_the_proxy(
+    single: TritonServer, proxy: SilentProxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def ask(address: str) -> int:
         async with AsyncClient(address) as client:
@@ -109,12 +109,12 @@ def test_a_server_behind_a_proxy_variable_is_asked_without_the_proxy(
     assert main(["probe", single.grpc]) == 0
     assert main(["predict", str(IMAGE), "--server", single.grpc]) == 0
     capsys.readouterr()
-    assert proxy.asked == []
+    assert proxy.received == []
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "https_proxy", "grpc_proxy"])
-def test_other_addresses_go_through_the_proxy_unless_no_proxy_names_them(
-    name: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+def test_other_addresses_use_the_proxy_unless_no_proxy_names_them(
+    name: str, proxy: SilentProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for other in PROXIES:
         if other != name:
@@ -122,25 +122,25 @@ def test_other_addresses_go_through_the_proxy_unless_no_proxy_names_them(
     options = ClientOptions(timeout=2, retries=0)
     with Client("lrclr.invalid:8001", options) as client, pytest.raises(ServerUnavailableError):
         client.predict([IMAGE])
-    assert proxy.asked
-    assert proxy.asked[0].startswith(b"CONNECT lrclr.invalid:8001 ")
-    asked = len(proxy.asked)
+    assert proxy.received
+    assert proxy.received[0].startswith(b"CONNECT lrclr.invalid:8001 ")
+    received = len(proxy.received)
     monkeypatch.setenv("no_proxy", "lrclr.invalid")
     with Client("lrclr.invalid:8001", options) as client, pytest.raises(ServerUnavailableError):
         client.predict([IMAGE])
-    assert len(proxy.asked) == asked
+    assert len(proxy.received) == received
 
 
 @needs_ipv6
 @pytest.mark.parametrize("address", ["[0:0:0:0:0:0:0:1]", "::"])
-def test_a_server_on_ipv6(folder: Path, address: str, proxy: Proxy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_on_ipv6(folder: Path, address: str, proxy: SilentProxy, capsys: pytest.CaptureFixture[str]) -> None:
     options = ServeOptions(address=address, grpc_port=0, http_port=0, metrics_port=0, instances=1)
     with TritonServer(folder, options) as server:
         assert re.fullmatch(r"\[::1\]:\d+", server.grpc)
         server.check()
         wanted = "0" * 32 if address == "::" else "0" * 24 + "01000000"
-        for one in (server.grpc, server.http, server.metrics):
-            assert listening(port_of(one)) == {wanted}
+        for listener in (server.grpc, server.http, server.metrics):
+            assert listening_addresses(port_of(listener)) == {wanted}
         hosts = ["[::1]", "[0:0:0:0:0:0:0:1]", "localhost", *(["127.0.0.1"] if address == "::" else [])]
         for host in hosts:
             with Client(f"{host}:{port_of(server.grpc)}") as client:
@@ -151,11 +151,11 @@ def test_a_server_on_ipv6(folder: Path, address: str, proxy: Proxy, capsys: pyte
         assert direct.open(f"http://{server.http}/v2/health/ready").status == 200
         assert b"nv_inference" in direct.open(f"http://{server.metrics}/metrics").read()
     capsys.readouterr()
-    assert proxy.asked == []
+    assert proxy.received == []
 
 
 def link_local() -> str | None:
-    """An address of this machine with a zone, if it has one."""
+    """A link-local address of this machine with its zone, if it has one."""
     for line in _INTERFACES.read_text().splitlines() if _INTERFACES.exists() else ():
         digits, *_, name = line.split()
         if digits.startswith("fe80"):
@@ -163,15 +163,16 @@ def link_local() -> str | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(link_local() is None, reason="this machine has no link-local IPv6 address (/proc/net/if_inet6)")
-def test_a_server_on_a_link_local_address(folder: Path, proxy: Proxy) -> None:
+def test_a_server_on_a_link_local_address(folder: Path, proxy: SilentProxy) -> None:
     address = str(link_local())
     options = ServeOptions(address=address, grpc_port=0, http=False, metrics=False, instances=1)
     with TritonServer(folder, options) as server:
         server.check()
-        assert proxy.asked == []
+        assert proxy.received == []
         with pytest.MonkeyPatch.context() as patch:
-            # The address is not a loopback address: a client goes through the proxy, unless no_proxy names it.
+            # The address is not loopback, so a client uses the proxy unless no_proxy names the address.
             for name in PROXIES:
                 patch.delenv(name)
             with Client(server.grpc) as client:
@@ -190,25 +191,25 @@ def test_a_server_on_a_link_local_address(folder: Path, proxy: Proxy) -> None:
         ("2001:DB8::1", "2001:db8::1", False),
     ],
 )
-def test_forms_of_an_address_to_listen_on(address: str, read: str, local: bool) -> None:
+def test_every_form_of_a_listening_address_is_read(address: str, read: str, local: bool) -> None:
     options = ServeOptions(address=address)
     assert (options.address, options.local) == (read, local)
 
 
 @pytest.mark.parametrize("address", ["", "localhost", "[::1]:8001", "127.0.0.1:8001", "::g", "[]", "http://[::1]"])
-def test_what_is_not_an_ip_address_is_refused(address: str) -> None:
+def test_a_text_that_is_not_an_ip_address_is_refused(address: str) -> None:
     with pytest.raises(UsageError, match="is not an IP address"):
         ServeOptions(address=address)
 
 
-def test_http_and_metrics_refuse_a_zone_which_triton_would_read_as_every_interface() -> None:
+def test_http_and_metrics_refuse_a_zone_since_triton_would_listen_everywhere() -> None:
     for http, metrics in ((False, True), (True, False), (True, True)):
         with pytest.raises(UsageError, match="does not read the zone"):
             ServeOptions(address="fe80::1%lo", http=http, metrics=metrics)
 
 
 @needs_ipv6
-def test_a_port_that_is_taken_on_ipv6_and_an_address_of_another_machine() -> None:
+def test_a_used_port_and_an_address_of_another_machine_are_refused() -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ServerError, match=f"cannot listen on ::1 port {port}"):

@@ -1,4 +1,4 @@
-"""The largest requests that a server takes: each at one of the limits of `lrclr.budget`."""
+"""The largest requests that a server accepts. Each reaches one of the limits of `lrclr.budget`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from lrclr import Finding, FindingSet, budget
+from tests.raster_files import png_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,22 +22,20 @@ _NUMBERS = count()
 
 
 def transparent_png(share: float) -> bytes:
-    """An RGBA picture, of some kilobytes, that takes this share of a process's budget."""
+    """A small RGBA file whose decoding takes this share of a process's memory budget."""
     width, constant = 6000, 24 * 2**20
     height = int((share * budget.SERVER_DECODE_BYTES - constant) / (8 * width))
-    # Row by row, so that this process needs no memory for it.
+    # Written row by row, so that this process needs little memory.
     picture = zlib.compressobj(1)
     row = b"\0" + bytes(np.tile(np.array([200, 200, 200, 128], np.uint8), width))
     content = b"".join([picture.compress(row) for _ in range(height)] + [picture.flush()])
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x06\0\0\0"
     chunks = [(b"IHDR", header), (b"IDAT", content), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big") for name, data in chunks
-    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, data) for name, data in chunks)
 
 
 def dicom(size: int, *, syntax: str, photometric: str) -> bytes:
-    """A DICOM file whose pixel data have so many bytes."""
+    """A DICOM file with this number of bytes of pixel data."""
     samples = 1 if photometric == "MONOCHROME2" else 3
     side = int((size / samples) ** 0.5) // 2 * 2
     dataset = Dataset()
@@ -57,7 +56,7 @@ def dicom(size: int, *, syntax: str, photometric: str) -> bytes:
 
 
 def noise_png(size: int) -> bytes:
-    """A picture that does not compress, of so many bytes."""
+    """An incompressible picture of this number of bytes."""
     pixels = np.random.default_rng(0).integers(0, 256, (size // 2048, 2048), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG", compress_level=0)
@@ -65,7 +64,7 @@ def noise_png(size: int) -> bytes:
 
 
 def new_findings(prompts: int) -> FindingSet:
-    """Findings that no request has asked for, with so many prompts of more than 60 tokens."""
+    """Findings that no other request contains, with this number of prompts of more than 60 tokens."""
     words = [f"finding {next(_NUMBERS)} " + "seen " * 60 for _ in range(prompts)]
     half = prompts // 2
     return FindingSet(tuple(Finding(f"F{k}", (words[k],), (words[half + k],)) for k in range(half)))

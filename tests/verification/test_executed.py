@@ -1,4 +1,4 @@
-"""The gate of what an engine runs: int8 in the file that runs in float32 is refused."""
+"""The gate about what an engine runs: int8 products in the file that run in float32 are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from lrclr import Bundle
 
-# Private: stand in for other processors, which no test has.
+# Private: functions that tests replace to simulate other processors.
 from lrclr.auto import _choice, choose_engine
 from lrclr.bundle import GRAPHS
 from lrclr.engines import OnnxRuntimeEngine, OpenVINOEngine, _operators, products_by_type
@@ -31,32 +31,32 @@ GATE = "int8 products that run in another type"
 
 @pytest.fixture
 def vnni(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A processor with instructions for int8."""
+    """Simulates a processor with int8 instructions."""
     monkeypatch.setattr(_operators, "cpu_flags", lambda: frozenset({"avx512_vnni"}))
 
 
-def unmerged(bundle: Path, folder: Path) -> Path:
-    """A copy of an int8 bundle whose image encoder has query, key and value as products of their own again."""
+def with_separate_products(bundle: Path, folder: Path) -> Path:
+    """A copy of an int8 bundle whose image encoder computes query, key and value in separate products."""
     bundles.copied(bundle, folder)
     path = Bundle(folder).graph_path(IMAGE)
     model = onnx.load(path)
     graph = model.graph
-    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
     for split in [node for node in graph.node if node.op_type == "Split"]:
         add = makers[split.input[0]]
         multiply = makers[next(name for name in add.input if name in makers)]
         weight = makers[multiply.input[1]]
         (bias,) = (constants[name] for name in add.input if name in constants)
-        start, made = 0, []
+        start, new_nodes = 0, []
         for part, width in zip(split.output, constants[split.input[1]], strict=True):
             columns = slice(start, start + int(width))
             start += int(width)
-            pieces = [constants[weight.input[0]][:, columns], *(constants[one][columns] for one in weight.input[1:])]
+            pieces = [constants[weight.input[0]][:, columns], *(constants[name][columns] for name in weight.input[1:])]
             pieces.append(bias[columns])
             names = [f"{part}.{place}" for place in range(4)]
             graph.initializer.extend(map(numpy_helper.from_array, pieces, names))
-            made += [
+            new_nodes += [
                 helper.make_node("DequantizeLinear", names[:3], [f"{part}.weight"], axis=1),
                 helper.make_node("MatMul", [multiply.input[0], f"{part}.weight"], [f"{part}.product"]),
                 helper.make_node("Add", [f"{part}.product", names[3]], [part]),
@@ -64,17 +64,15 @@ def unmerged(bundle: Path, folder: Path) -> Path:
         place = list(graph.node).index(split)
         for node in (multiply, add, split):
             graph.node.remove(node)
-        for node in reversed(made):
+        for node in reversed(new_nodes):
             graph.node.insert(place - 2, node)
     del graph.value_info[:]
     onnx.save(model, path)
     return bundles.signed(folder)
 
 
-def test_products_that_onnxruntime_does_not_run_in_int8_are_refused(
-    int8_bundle: Path, vnni: None, tmp_path: Path
-) -> None:
-    bundle = Bundle(unmerged(int8_bundle, tmp_path / "bundle"))
+def test_int8_products_that_run_in_float32_are_refused(int8_bundle: Path, vnni: None, tmp_path: Path) -> None:
+    bundle = Bundle(with_separate_products(int8_bundle, tmp_path / "bundle"))
     report = verify(bundle, OnnxRuntimeEngine(bundle))
     assert [(gate.gate, gate.subject) for gate in report.refused] == [(GATE, IMAGE)]
     assert report.refused[0].value >= 2
@@ -82,10 +80,10 @@ def test_products_that_onnxruntime_does_not_run_in_int8_are_refused(
         report.require()
 
 
-def test_the_command_refuses_it(int8_bundle: Path, tmp_path: Path) -> None:
+def test_the_command_refuses_such_a_bundle(int8_bundle: Path, tmp_path: Path) -> None:
     if not _operators.has_int8_products():
         pytest.skip("this processor has no instructions for int8")
-    folder = unmerged(int8_bundle, tmp_path / "bundle")
+    folder = with_separate_products(int8_bundle, tmp_path / "bundle")
     done = bundles.call("verify", folder, "--engine", "onnxruntime")
     assert done.returncode == 3
     assert GATE in done.stderr
@@ -132,7 +130,7 @@ def test_without_instructions_for_int8_the_gate_does_not_apply(
     int8_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_operators, "cpu_flags", lambda: frozenset({"avx2", "fma"}))
-    bundle = Bundle(unmerged(int8_bundle, tmp_path / "bundle"))
+    bundle = Bundle(with_separate_products(int8_bundle, tmp_path / "bundle"))
     report = verify(bundle, OnnxRuntimeEngine(bundle))
     assert report.passed
     assert any("int8 products does not apply" in note and "avx512_vnni" in note for note in report.notes)
@@ -157,14 +155,14 @@ def test_auto_also_measures_float32_without_instructions_for_int8(
     assert chosen.name.endswith("float32 products")
 
 
-def test_products_in_float32_round_as_int8_does(int8_bundle: Path, golden_pixels: np.ndarray[Any, Any]) -> None:
+def test_float32_products_round_like_int8_products(int8_bundle: Path, golden_pixels: np.ndarray[Any, Any]) -> None:
     bundle = Bundle(int8_bundle)
     inputs = {"pixel_values": golden_pixels}
     in_float = OnnxRuntimeEngine(bundle, int8_products=False)
     assert "int8" not in products_by_type(in_float.operators(IMAGE, inputs))
     for name, value in in_float.run(IMAGE, inputs).items():
         if name != "region_index":
-            # A sum that is rounded otherwise can change a number that is near the middle of two steps.
+            # Different rounding of the sum can change a number that lies between two steps.
             error = np.abs(value - OnnxRuntimeEngine(bundle).run(IMAGE, inputs)[name])
             assert np.mean(error) < 0.01 * np.std(value)
 

@@ -41,7 +41,7 @@ IMAGE, TEXT, FUSION = "image_encoder", "text_encoder", "fusion_head"
 
 @pytest.fixture
 def measure(fp32_bundle: Path, golden: Golden, tmp_path: Path) -> Measure:
-    """Run all gates on the bundle's graphs, some of them replaced."""
+    """A function that runs all gates on the bundle's graphs, some of them replaced."""
     bundle = Bundle(fp32_bundle)
 
     def run(*graphs: TypedGraph, against: Golden = golden, **scoring: Any) -> list[GateResult]:
@@ -59,7 +59,7 @@ def refused(results: Sequence[GateResult]) -> set[tuple[str, str]]:
     return {(result.gate, result.subject) for result in results if not result.passed}
 
 
-# Fault by fault: the graph, what is done to it, and the gates that must refuse; others may refuse too.
+# For each fault: the graph, the change, and the gates that must refuse it. Other gates may also refuse.
 FAULTS: dict[str, tuple[str, graph_edit.Fault, set[tuple[str, str]]]] = {
     "causal mask lost": (
         TEXT,
@@ -190,20 +190,20 @@ def test_the_fault_is_found(measure: Measure, fp32_graphs: Mapping[str, TypedGra
 @pytest.mark.parametrize(
     "fault", ["importance depends on the batch", "picks depend on the batch", "embedding depends on padding"]
 )
-def test_a_fault_that_only_other_shapes_show_is_found_by_that_gate_alone(
+def test_a_fault_for_other_shapes_is_found_by_the_gate_of_shapes_only(
     measure: Measure, fp32_graphs: Mapping[str, TypedGraph], fault: str
 ) -> None:
     graph, change, expected = FAULTS[fault]
     assert refused(measure(graph_edit.with_faults(fp32_graphs[graph], change))) == expected
 
 
-def test_without_a_fault_every_gate_holds(measure: Measure, fp32_graphs: Mapping[str, TypedGraph]) -> None:
+def test_without_a_fault_every_gate_passes(measure: Measure, fp32_graphs: Mapping[str, TypedGraph]) -> None:
     results = measure(*(graph_edit.with_faults(graph) for graph in fp32_graphs.values()))
     assert refused(results) == set()
     raise_refused(results)
 
 
-def test_every_gate_is_refused_somewhere_in_this_file(fp32_bundle: Path) -> None:
+def test_every_gate_has_a_fault_that_it_refuses(fp32_bundle: Path) -> None:
     shown = {gate for _, _, expected in FAULTS.values() for gate, _ in expected}
     measured = {gate["gate"] for gate in Bundle(fp32_bundle).manifest.gates if "." in gate["subject"]}
     assert measured - shown == {"non-finite values"}
@@ -236,23 +236,24 @@ def test_nan_in_the_weights_is_found_and_located(
         {"alpha": 0.0},
     ],
 )
-def test_probabilities_are_held_to_pytorchs(measure: Measure, changed: dict[str, Any]) -> None:
-    """Where only the scoring is off, as a manifest may say it."""
+def test_probabilities_are_compared_with_pytorchs(measure: Measure, changed: dict[str, Any]) -> None:
+    """Only the scoring is wrong, as in a wrong manifest."""
     assert refused(measure(**changed)) == {("absolute error", "probabilities")}
 
 
-def test_a_score_that_is_not_finite_is_a_refusal_and_no_crash(
-    measure: Measure, fp32_graphs: Mapping[str, TypedGraph]
-) -> None:
-    """The image graph's tokens are finite, but too large for what comes after them."""
+def test_a_score_that_is_not_finite_is_refused(measure: Measure, fp32_graphs: Mapping[str, TypedGraph]) -> None:
+    """The tokens of the image graph are finite, but too large for the fusion head."""
     results = measure(graph_edit.with_faults(fp32_graphs[IMAGE], output_faults.times("region_tokens", 1e30)))
     assert ("absolute error", "probabilities") in refused(results)
 
 
-def swapped(golden: Golden, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, loss: float) -> Golden:
-    """PyTorch's answers as if in image 2, head 1, a third patch were a little better than the second best.
+def with_another_selection(
+    golden: Golden, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, loss: float
+) -> Golden:
+    """PyTorch's answers for another selection of patches in image 2, head 1.
 
-    PyTorch picks that patch; the graph picks one that is `loss` of the best patch's importance worse.
+    Its second choice is a third patch, which is slightly better than the graph's second choice. `loss` is the
+    difference, relative to the importance of the best patch.
     """
     head, k = 1, 2
     slot = head * k + 1
@@ -266,49 +267,48 @@ def swapped(golden: Golden, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPa
         return regions._replace(index=index, tokens=rows)
 
     monkeypatch.setattr("lrclr_export.repository.golden.select_regions", select)
-    pretended = golden_from_checkpoint(checkpoint)
-    rollout, importance = pretended["rollout"].copy(), pretended["region_importance"].copy()
+    changed = golden_from_checkpoint(checkpoint)
+    rollout, importance = changed["rollout"].copy(), changed["region_importance"].copy()
     best = rollout[2, head, first]
     rollout[2, head, outsider] = importance[2, slot] = rollout[2, head, second] + loss * best
     assert rollout[2, head].argmax() == first
-    changed = {"rollout": rollout, "region_importance": importance}
-    return replace(pretended, tensors={**pretended.tensors, **changed})
+    return replace(changed, tensors={**changed.tensors, "rollout": rollout, "region_importance": importance})
 
 
 def test_a_swap_of_nearly_equal_patches_passes(
     measure: Measure, golden: Golden, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretended = swapped(golden, checkpoint, monkeypatch, 5e-5)
-    # The other patch has another token and gives another local score: without care other gates would refuse.
-    assert np.abs(pretended["local_score"] - golden["local_score"]).max() > 10 * FP32.score_error
-    results = measure(against=pretended)
+    changed = with_another_selection(golden, checkpoint, monkeypatch, 5e-5)
+    # The other patch has another token and another local score. Other gates must allow for this.
+    assert np.abs(changed["local_score"] - golden["local_score"]).max() > 10 * FP32.score_error
+    results = measure(against=changed)
     assert refused(results) == set()
     (gap,) = [result for result in results if result.gate == "region gap"]
     assert gap.value == pytest.approx(5e-5, rel=0.1)
     assert gap.note == "96.9% of the picks are PyTorch's"
 
 
-def test_a_swap_of_unequal_patches_does_not(
+def test_a_swap_of_unequal_patches_is_refused(
     measure: Measure, golden: Golden, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretended = swapped(golden, checkpoint, monkeypatch, 0.02)
-    found = refused(measure(against=pretended))
+    changed = with_another_selection(golden, checkpoint, monkeypatch, 0.02)
+    found = refused(measure(against=changed))
     assert ("region gap", "image_encoder.region_index") in found
 
 
-def test_collapsed_embeddings_are_refused_although_the_plain_cosine_holds(
+def test_collapsed_embeddings_are_refused_although_the_plain_cosine_passes(
     measure: Measure, checkpoint: Checkpoint
 ) -> None:
-    """Embeddings that nearly coincide, as those of random weights: then a graph that ignores the image looks right."""
+    """If embeddings nearly coincide, as with random weights, a graph that ignores the image has a good cosine."""
     model = copy.deepcopy(checkpoint.model)
     with torch.no_grad():
         model.vision_model.post_layernorm.bias += 1000 * torch.randn(128, generator=torch.Generator().manual_seed(0))
     golden = golden_from_checkpoint(replace(checkpoint, model=model))
     graph = kept_export(graph_specs(model)[0], opset=20)
     collapsed = graph_edit.with_faults(graph, faults.without_scale(graph.layers["vision_model.post_layernorm"]))
-    # With a bias this large float32 itself is coarse: only what is at issue is looked at.
+    # With a bias this large, float32 itself is inexact, so only the gates of this embedding are checked.
     embedding = "image_encoder.image_embedding"
-    whole, broken = (
+    intact, broken = (
         {result.gate: result for result in measure(each, against=golden) if result.subject == embedding}
         for each in (graph, collapsed)
     )
@@ -316,12 +316,12 @@ def test_collapsed_embeddings_are_refused_although_the_plain_cosine_holds(
     assert broken["max error"].value < 0.01
     for gate in ("centred cosine", "spread over inputs"):
         assert not broken[gate].passed
-        assert whole[gate].value > 0.99
+        assert intact[gate].value > 0.99
     assert broken["spread over inputs"].value < 1e-3
 
 
 def layers(graph: str) -> list[str]:
-    """The layers of the tiny network's graphs, written out so that none can get lost."""
+    """The layers of the tiny network's graphs, as an explicit list."""
     if graph == IMAGE:
         last = ("layer_norm1", "self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj")
         layers = ["0", "1", *(f"2.{part}" for part in (*last, "layer_norm2", "mlp"))]
@@ -332,14 +332,14 @@ def layers(graph: str) -> list[str]:
         return [*(f"text_model.{layer}" for layer in whole), "text_projection"]
     parts = ("attention_norm", "query", "key", "value", "output", "mlp_norm", "mlp")
     blocks = [f"blocks.{block}.{part}" for block in (0, 1) for part in parts]
-    # The last block works with the weights of its key and value, and never with what those layers would give.
+    # The last block uses the weights of key and value without computing the outputs of these layers.
     blocks = [name for name in blocks if name not in {"blocks.1.key", "blocks.1.value"}]
     ends = ["image_norm", "image_projection", "text_projection", "image_head", "text_head"]
     return [f"fusion_head.{layer}" for layer in (*ends, *blocks)]
 
 
 @pytest.mark.parametrize("graph", [IMAGE, TEXT, FUSION])
-def test_the_graph_knows_where_its_layers_are(fp32_graphs: Mapping[str, TypedGraph], graph: str) -> None:
+def test_the_graph_records_the_position_of_its_layers(fp32_graphs: Mapping[str, TypedGraph], graph: str) -> None:
     assert sorted(fp32_graphs[graph].layers) == sorted(layers(graph))
 
 
@@ -349,20 +349,20 @@ def test_the_graph_knows_where_its_layers_are(fp32_graphs: Mapping[str, TypedGra
 def test_the_first_bad_layer_is_named(
     checkpoint: Checkpoint, golden: Golden, fp32_graphs: Mapping[str, TypedGraph], graph: str, layer: str
 ) -> None:
-    whole = fp32_graphs[graph]
-    bad = graph_edit.with_faults(whole, faults.noisy_weights(whole.layers[layer]))
+    intact = fp32_graphs[graph]
+    bad = graph_edit.with_faults(intact, faults.noisy_weights(intact.layers[layer]))
     found = first_bad_layer(checkpoint.model, bad, golden, cosine=FP32.cosine) or ""
     assert found.startswith(f"the first bad layer of {graph} is {layer} (cosine ")
 
 
 @pytest.mark.parametrize("graph", [IMAGE, TEXT, FUSION])
-def test_no_layer_is_blamed_without_a_fault(
+def test_no_layer_is_named_without_a_fault(
     checkpoint: Checkpoint, golden: Golden, fp32_graphs: Mapping[str, TypedGraph], graph: str
 ) -> None:
     assert first_bad_layer(checkpoint.model, fp32_graphs[graph], golden, cosine=FP32.cosine) is None
 
 
-def test_no_layer_is_blamed_for_the_picks(
+def test_no_layer_is_named_for_another_selection(
     checkpoint: Checkpoint, golden: Golden, fp32_graphs: Mapping[str, TypedGraph]
 ) -> None:
     bad = graph_edit.with_faults(fp32_graphs[IMAGE], faults.least_important_regions)
@@ -370,10 +370,10 @@ def test_no_layer_is_blamed_for_the_picks(
 
 
 @pytest.mark.parametrize("graph", [IMAGE, TEXT, FUSION])
-def test_the_search_for_the_bad_layer_leaves_the_graph_as_it_was(
+def test_the_search_for_the_bad_layer_does_not_change_the_graph(
     checkpoint: Checkpoint, golden: Golden, fp32_graphs: Mapping[str, TypedGraph], graph: str
 ) -> None:
-    """It makes every layer an output for a while."""
+    """The search temporarily makes every layer an output."""
     copied = graph_edit.with_faults(fp32_graphs[graph])
     before = ir.to_proto(copied.model).SerializeToString(deterministic=True)
     first_bad_layer(checkpoint.model, copied, golden, cosine=FP32.cosine)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lrclr.checkpoints import Checkpoint
 
 PRECISIONS = ("fp32", "fp16", "int8")
-# One of each kind, and those that reduced precision let through once.
+# One mutant of each kind, and those that once passed in reduced precision.
 QUICK = {
     "fp32": (
         "LayerNorm with epsilon 1e-12, text encoder",
@@ -56,7 +56,7 @@ BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
 
 
 @pytest.mark.parametrize(("precision", "name"), [(precision, name) for precision in QUICK for name in QUICK[precision]])
-def test_the_mutant_is_refused(request: pytest.FixtureRequest, tmp_path: Path, precision: str, name: str) -> None:
+def test_a_mutant_is_refused(request: pytest.FixtureRequest, tmp_path: Path, precision: str, name: str) -> None:
     bundle = request.getfixturevalue(f"{precision}_bundle")
     assert judge(BY_NAME[name], bundle, tmp_path / "mutant").found
 
@@ -65,7 +65,7 @@ def test_the_mutant_is_refused(request: pytest.FixtureRequest, tmp_path: Path, p
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_mutant_is_refused(quiet_transformers: None, tmp_path: Path, precision: str) -> None:
-    """On trained weights: random biases are 0 and random LayerNorms are alike, so that some mutants change nothing."""
+    """On trained weights: random biases are 0 and random LayerNorms are equal, so some mutants change nothing."""
     export_bundle(load_checkpoint(default_checkpoint()), tmp_path / "bundle", ExportOptions(precision))
     bundle = tmp_path / "bundle"
     got_through = [mutant.name for mutant in MUTANTS if not judge(mutant, bundle, tmp_path / "mutant").found]
@@ -78,20 +78,22 @@ def test_a_copy_without_a_fault_passes(request: pytest.FixtureRequest, tmp_path:
     assert not judge(Mutant("nothing", "nothing"), bundle, tmp_path / "copy").found
 
 
-def test_the_names_tell_mutants_apart() -> None:
+def test_mutants_have_different_names() -> None:
     assert len(BY_NAME) == len(MUTANTS)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_rounding_hides_nothing_in_float32_arithmetic(request: pytest.FixtureRequest, precision: str) -> None:
-    """The graphs of reduced precision keep float32's limits with room to spare, once their arithmetic is float32."""
+def test_graphs_of_reduced_precision_pass_float32s_limits_in_float32(
+    request: pytest.FixtureRequest, precision: str
+) -> None:
+    """With float32 arithmetic, graphs of reduced precision pass float32's limits with a large margin."""
     gates = Bundle(request.getfixturevalue(f"{precision}_bundle")).manifest.gates
     errors = [gate for gate in gates if gate["gate"] == "max error" and gate["subject"].endswith("(float32)")]
     assert len(errors) == 5
     assert all(gate["tolerance"] == 1e-4 and gate["value"] < 1e-5 for gate in errors)
 
 
-def test_verify_says_what_it_cannot_check_without_onnx(fp16_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_reports_what_it_cannot_check_without_onnx(fp16_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lrclr.verification._verify.can_rewrite", lambda: False)
     bundle = Bundle(fp16_bundle)
     report = verify(bundle, OnnxRuntimeEngine(bundle))
@@ -100,8 +102,8 @@ def test_verify_says_what_it_cannot_check_without_onnx(fp16_bundle: Path, monkey
     assert not any(gate.subject.endswith("(float32)") for gate in report.gates)
 
 
-def test_inputs_are_held_to_other_implementations(checkpoint: Checkpoint, golden: Golden) -> None:
-    """At the export, where no earlier input is there to compare with."""
+def test_inputs_are_compared_with_other_implementations(checkpoint: Checkpoint, golden: Golden) -> None:
+    """At the export there is no earlier input to compare with."""
 
     def refused(changed: Golden) -> list[str]:
         results = reference_gates(changed, gate_images(), checkpoint.preprocess, checkpoint.tokenizer)
@@ -118,7 +120,7 @@ def test_inputs_are_held_to_other_implementations(checkpoint: Checkpoint, golden
     assert refused(replace(golden, prompts=(*golden.prompts[1:], "x"))) == ["tokens unlike the reference"]
 
 
-def test_a_stored_weight_that_is_off_is_refused(checkpoint: Checkpoint) -> None:
+def test_a_wrong_stored_weight_is_refused(checkpoint: Checkpoint) -> None:
     half = half_precision(checkpoint.model)
     assert all(result.passed for result in rounding_gates(checkpoint.model, half))
     half.text_model.encoder.layers[0].mlp.fc1.weight.data[0, 0] += 0.01
@@ -126,8 +128,8 @@ def test_a_stored_weight_that_is_off_is_refused(checkpoint: Checkpoint) -> None:
     assert refused == ["text_encoder"]
 
 
-def test_auto_takes_no_engine_that_verify_refuses(fp32_bundle: Path, tmp_path: Path) -> None:
-    """Also where the task gate alone refuses: here the reference recognises what the bundle does not."""
+def test_auto_does_not_choose_an_engine_that_verify_refuses(fp32_bundle: Path, tmp_path: Path) -> None:
+    """Also if only the task gate refuses it: here the reference recognises findings that the bundle does not."""
     folder = bundles.copied(fp32_bundle, tmp_path / "bundle")
     golden = Golden.load(folder / "golden.npz")
     replace(golden, task_auroc=np.array(0.99, np.float32)).save(folder / "golden.npz")
@@ -138,20 +140,20 @@ def test_auto_takes_no_engine_that_verify_refuses(fp32_bundle: Path, tmp_path: P
         open_engine(bundle, EngineOptions("auto"))
 
 
-def test_a_small_max_batch_is_kept_to(fp32_bundle: Path, tmp_path: Path) -> None:
-    """Plans of TensorRT take no more images or prompts than their profiles say."""
+def test_a_small_max_batch_is_respected(fp32_bundle: Path, tmp_path: Path) -> None:
+    """Plans of TensorRT accept at most as many images and prompts as their profiles allow."""
     folder = bundles.copied(fp32_bundle, tmp_path / "bundle")
     profiles = [{"batch": [1, 1, 3], "prompts": [1, 2, 5], "tokens": Bundle(folder).manifest.profiles[0]["tokens"]}]
     bundle = Bundle(bundles.signed(folder, max_batch=3, profiles=profiles))
     engine, seen = OnnxRuntimeEngine(bundle), []
 
-    class Watching:
+    class RecordingEngine:
         name = "watching"
 
         def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
             seen.append((graph, {name: array.shape for name, array in inputs.items()}))
             return engine.run(graph, inputs)
 
-    assert verify(bundle, Watching()).passed
+    assert verify(bundle, RecordingEngine()).passed
     images = [shapes["pixel_values"][0] for graph, shapes in seen if graph == "image_encoder"]
     assert set(images) <= {1, 2, 3}

@@ -1,4 +1,4 @@
-"""The application over the tiny bundle, and a server of it."""
+"""The application over the tiny bundle, and a server with it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def backend(classifier: ZeroShotClassifier) -> BundleBackend:
 
 @pytest.fixture(scope="session")
 def client(backend: BundleBackend) -> Iterator[TestClient]:
-    """Requests to the application without a token. Shared: images that a test keeps must not matter to others."""
+    """Sends requests to the application without a token. Shared: images that a test keeps must not affect others."""
     with TestClient(create_app(backend), base_url=LOCAL) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def running(backend: BundleBackend) -> Iterator[WebServer]:
-    """uvicorn on a free port. Shared."""
+    """uvicorn on a free port. Shared: do not change it."""
     with WebServer(backend, WebOptions(port=0)) as server:
         yield server

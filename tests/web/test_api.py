@@ -1,4 +1,4 @@
-"""The REST API, through the real application over a real bundle."""
+"""The REST API: the real application over a real bundle."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ URLS = [f"data:image/png;base64,{text}" for text in BASE64]
 OCTETS = {"content-type": "application/octet-stream"}
 
 
-def same(answer: dict[str, Any], prediction: Prediction) -> None:
-    """The answer is the classifier's."""
+def assert_same_answer(answer: dict[str, Any], prediction: Prediction) -> None:
+    """Assert that the answer equals the classifier's prediction."""
     wanted = json.loads(json.dumps(prediction.to_dict()))
-    for one in (answer, wanted):
-        for finding in one["findings"]:
+    for each in (answer, wanted):
+        for finding in each["findings"]:
             finding["region_attention"] = pytest.approx(finding["region_attention"], abs=1e-6)
     assert answer.keys() == wanted.keys()
-    assert [one["name"] for one in answer["findings"]] == [one["name"] for one in wanted["findings"]]
+    assert [each["name"] for each in answer["findings"]] == [each["name"] for each in wanted["findings"]]
     for given, expected in zip(answer["findings"], wanted["findings"], strict=True):
         assert given["probability"] == pytest.approx(expected["probability"], abs=1e-6)
     assert answer["regions"] == wanted["regions"]
 
 
-def refused(response: Any, status: int, kind: str | None = None) -> dict[str, Any]:
-    """Problem details of a status, and of a class of errors."""
+def assert_refused(response: Any, status: int, kind: str | None = None) -> dict[str, Any]:
+    """Assert problem details with this status and class of errors."""
     assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
     problem: dict[str, Any] = response.json()
     assert problem["status"] == status
@@ -59,7 +59,7 @@ def refused(response: Any, status: int, kind: str | None = None) -> dict[str, An
     return problem
 
 
-def test_findings_are_the_classifiers(client: TestClient, classifier: ZeroShotClassifier) -> None:
+def test_findings_equal_the_classifiers(client: TestClient, classifier: ZeroShotClassifier) -> None:
     wanted = classifier.predict(FILES, alpha=0.3)
     by_json = client.post("/v1/findings", json={"images": [BASE64[0], URLS[1]], "alpha": 0.3}).json()
     parts = [("images", (f"{number}.png", content)) for number, content in enumerate(FILES)]
@@ -68,10 +68,10 @@ def test_findings_are_the_classifiers(client: TestClient, classifier: ZeroShotCl
         assert reply["bundle"] == classifier.spec.sha256
         assert reply["heatmaps"] is None
         for answer, prediction in zip(reply["predictions"], wanted, strict=True):
-            same(answer, prediction)
+            assert_same_answer(answer, prediction)
 
 
-def test_what_is_asked_for(client: TestClient, classifier: ZeroShotClassifier) -> None:
+def test_requested_findings_and_prompts_are_answered(client: TestClient, classifier: ZeroShotClassifier) -> None:
     """Findings by name, findings with prompts, and free prompts, in this order."""
     asked = FindingSet(
         (
@@ -87,10 +87,10 @@ def test_what_is_asked_for(client: TestClient, classifier: ZeroShotClassifier) -
     }
     reply = client.post("/v1/findings", json=request).json()
     (wanted,) = classifier.predict(FILES[:1], findings=asked)
-    same(reply["predictions"][0], wanted)
+    assert_same_answer(reply["predictions"][0], wanted)
     form = {"findings": ["Edema", json.dumps(request["findings"][1])], "prompts": request["prompts"]}
     reply = client.post("/v1/findings", files=[("images", ("a", FILES[0]))], data=form).json()
-    same(reply["predictions"][0], wanted)
+    assert_same_answer(reply["predictions"][0], wanted)
 
 
 def test_heatmaps(client: TestClient) -> None:
@@ -116,7 +116,7 @@ def test_a_kept_image_is_encoded_once(
     assert kept.status_code == 201
     reply = kept.json()
     assert reply["dicom"] is True
-    same(reply["predictions"][0], classifier.predict([DICOM])[0])
+    assert_same_answer(reply["predictions"][0], classifier.predict([DICOM])[0])
     runs.clear()
     for alpha in (0.0, 0.37, 1.0):
         for asked in ({}, {"prompts": ["small left apical pneumothorax"]}, {"findings": ["Edema"]}):
@@ -125,26 +125,26 @@ def test_a_kept_image_is_encoded_once(
             if "findings" in asked:
                 findings = classifier.spec.findings.only(asked["findings"])
             assert "image_encoder" not in runs
-            same(answer["predictions"][0], classifier.predict([DICOM], findings=findings, alpha=alpha)[0])
+            assert_same_answer(answer["predictions"][0], classifier.predict([DICOM], findings=findings, alpha=alpha)[0])
             runs.clear()
 
 
-def test_pictures_and_reports_of_a_kept_image(client: TestClient) -> None:
+def test_pictures_and_reports_of_a_kept_image_are_returned(client: TestClient) -> None:
     path = f"/v1/images/{client.post('/v1/images', content=DICOM, headers=OCTETS).json()['id']}"
     picture = client.get(f"{path}/picture")
     with Image.open(io.BytesIO(picture.content)) as opened:
         assert (np.asarray(opened) == read_image(DICOM)).all()
     drawn = client.post(f"{path}/heatmap", json={"prompts": ["gas"], "shown": ["gas"]})
     assert (drawn.headers["content-type"], drawn.content[:4]) == ("image/png", b"\x89PNG")
-    refused(client.post(f"{path}/heatmap", json={"shown": ["gas"]}), 422, "FindingsError")
+    assert_refused(client.post(f"{path}/heatmap", json={"shown": ["gas"]}), 422, "FindingsError")
     report = client.post(f"{path}/report", json={"findings": ["Edema"], "alpha": 0.5})
     assert report.headers["content-type"] == "application/dicom"
     assert pydicom.dcmread(io.BytesIO(report.content)).Modality == "SR"
     assert client.delete(path).status_code == 204
-    refused(client.get(f"{path}/picture"), 404)
+    assert_refused(client.get(f"{path}/picture"), 404)
     assert client.delete(path).status_code == 204
     path = f"/v1/images/{client.post('/v1/images', content=FILES[0], headers=OCTETS).json()['id']}"
-    refused(client.post(f"{path}/report", json={}), 422, "NotDicomError")
+    assert_refused(client.post(f"{path}/report", json={}), 422, "NotDicomError")
 
 
 def test_embeddings_and_similarity(client: TestClient, classifier: ZeroShotClassifier) -> None:
@@ -154,10 +154,10 @@ def test_embeddings_and_similarity(client: TestClient, classifier: ZeroShotClass
     reply = client.post("/v1/embeddings", json=request).json()
     assert reply["object"] == "list"
     assert reply["usage"] == {"prompt_tokens": 0, "total_tokens": 0, "num_images": 2}
-    assert [one["index"] for one in reply["data"]] == [0, 1, 2, 3]
-    np.testing.assert_allclose([one["embedding"] for one in reply["data"]], wanted, atol=1e-6)
+    assert [item["index"] for item in reply["data"]] == [0, 1, 2, 3]
+    np.testing.assert_allclose([item["embedding"] for item in reply["data"]], wanted, atol=1e-6)
     reply = client.post("/v1/embeddings", json={**request, "encoding_format": "base64"}).json()
-    rows = [np.frombuffer(base64.b64decode(one["embedding"]), "<f4") for one in reply["data"]]
+    rows = [np.frombuffer(base64.b64decode(item["embedding"]), "<f4") for item in reply["data"]]
     np.testing.assert_allclose(rows, wanted, atol=1e-6)
     reply = client.post("/v1/similarity", json={"images": BASE64, "texts": texts}).json()
     np.testing.assert_allclose(
@@ -165,22 +165,22 @@ def test_embeddings_and_similarity(client: TestClient, classifier: ZeroShotClass
     )
     width = wanted.shape[1]
     assert client.post("/v1/embeddings", json={"input": "gas", "dimensions": width}).status_code == 200
-    refused(client.post("/v1/embeddings", json={"input": "gas", "dimensions": width - 1}), 422, "UsageError")
+    assert_refused(client.post("/v1/embeddings", json={"input": "gas", "dimensions": width - 1}), 422, "UsageError")
     for text in ("https://example.org/a.png", "data:text/plain;base64,YQ=="):
-        refused(client.post("/v1/embeddings", json={"input": [text]}), 422, "UsageError")
-    refused(client.post("/v1/embeddings", json={"input": []}), 422, "UsageError")
-    refused(client.post("/v1/embeddings", json={"input": [1, 2]}), 422)
+        assert_refused(client.post("/v1/embeddings", json={"input": [text]}), 422, "UsageError")
+    assert_refused(client.post("/v1/embeddings", json={"input": []}), 422, "UsageError")
+    assert_refused(client.post("/v1/embeddings", json={"input": [1, 2]}), 422)
 
 
 def test_the_model_and_its_health(client: TestClient, classifier: ZeroShotClassifier) -> None:
     model = client.get("/v1/model").json()
     assert model["bundle"] == classifier.spec.sha256
-    assert [one["name"] for one in model["findings"]] == list(classifier.spec.findings.names)
+    assert [finding["name"] for finding in model["findings"]] == list(classifier.spec.findings.names)
     assert client.get("/healthz").json() == client.get("/readyz").json() == {"status": "ok"}
     for sample in client.get("/v1/samples").json():
         for path in sample["files"].values():
             assert read_image(client.get(path).content).shape
-    refused(client.get("/samples/..%2Ftask.npz"), 404)
+    assert_refused(client.get("/samples/..%2Ftask.npz"), 404)
 
 
 def test_metrics(backend: BundleBackend) -> None:
@@ -213,65 +213,71 @@ def test_metrics(backend: BundleBackend) -> None:
         ({}, 422, None),
     ],
 )
-def test_wrong_requests(client: TestClient, request_: dict[str, Any], status: int, kind: str | None) -> None:
-    problem = refused(client.post("/v1/findings", json=request_), status, kind)
+def test_wrong_requests_are_refused(
+    client: TestClient, request_: dict[str, Any], status: int, kind: str | None
+) -> None:
+    problem = assert_refused(client.post("/v1/findings", json=request_), status, kind)
     # Names of findings are quoted, up to 40 characters. Prompts and images are not.
     assert "q7w0rd " * 6 not in json.dumps(problem)
 
 
-def test_bodies_that_are_no_requests(client: TestClient) -> None:
+def test_bodies_that_are_not_requests_are_refused(client: TestClient) -> None:
     json_type = {"content-type": "application/json"}
-    refused(client.post("/v1/findings", content=b"{", headers=json_type), 400)
-    refused(client.post("/v1/findings", content=b'{"images": ["\xff"]}', headers=json_type), 400)
-    # A form or a page of another site can send these without being asked.
+    assert_refused(client.post("/v1/findings", content=b"{", headers=json_type), 400)
+    assert_refused(client.post("/v1/findings", content=b'{"images": ["\xff"]}', headers=json_type), 400)
+    # A form or a page of another site can send these types without a preflight request.
     for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
-        refused(client.post("/v1/similarity", content=b"{}", headers={"content-type": kind}), 415)
-        refused(client.post("/v1/images", content=FILES[0], headers={"content-type": kind}), 415)
+        assert_refused(client.post("/v1/similarity", content=b"{}", headers={"content-type": kind}), 415)
+        assert_refused(client.post("/v1/images", content=FILES[0], headers={"content-type": kind}), 415)
     for kind in ("multipart/form-data", "multipart/form-data; boundary=x"):
         assert client.post("/v1/findings", content=b"--y", headers={"content-type": kind}).status_code in {400, 422}
-    refused(client.post("/v1/findings", files=[("other", ("a.png", FILES[0]))]), 422)
-    refused(client.post("/v1/images?frame=-1", content=FILES[0], headers=OCTETS), 422)
-    refused(client.post("/v1/images?frame=3", content=FILES[0], headers=OCTETS), 422, "ImageError")
-    refused(client.post("/v1/images", content=b"", headers=OCTETS), 422, "ImageError")
-    refused(client.get("/nowhere"), 404)
-    refused(client.put("/v1/model"), 405)
+    assert_refused(client.post("/v1/findings", files=[("other", ("a.png", FILES[0]))]), 422)
+    assert_refused(client.post("/v1/images?frame=-1", content=FILES[0], headers=OCTETS), 422)
+    assert_refused(client.post("/v1/images?frame=3", content=FILES[0], headers=OCTETS), 422, "ImageError")
+    assert_refused(client.post("/v1/images", content=b"", headers=OCTETS), 422, "ImageError")
+    assert_refused(client.get("/nowhere"), 404)
+    assert_refused(client.put("/v1/model"), 405)
 
 
-def test_limits_while_the_body_arrives(backend: BundleBackend) -> None:
+def test_limits_apply_while_the_body_arrives(backend: BundleBackend) -> None:
     options = WebOptions(body_bytes=3 * 2**20, all_bodies_bytes=2 * 2**20)
     with TestClient(create_app(backend, options), base_url=LOCAL) as client:
-        refused(client.post("/v1/images", content=bytes(4 * 2**20), headers=OCTETS), 413)
+        assert_refused(client.post("/v1/images", content=bytes(4 * 2**20), headers=OCTETS), 413)
         # Without Content-Length.
-        refused(client.post("/v1/images", content=iter([bytes(2**21)] * 2), headers=OCTETS), 413)
-        # Below the limit of one body, above that of all.
+        assert_refused(client.post("/v1/images", content=iter([bytes(2**21)] * 2), headers=OCTETS), 413)
+        # Below the limit of one body, above the limit of all bodies.
         response = client.post("/v1/images", content=bytes(5 * 2**19), headers=OCTETS)
-        refused(response, 503, "ServerUnavailableError")
+        assert_refused(response, 503, "ServerUnavailableError")
         assert response.headers["retry-after"] == "1"
         assert "\nlrclr_web_body_bytes 0\n" in client.get("/metrics").text
 
 
-def test_millions_of_values_are_refused_before_they_are_read(client: TestClient) -> None:
+def test_millions_of_values_are_refused_before_parsing(client: TestClient) -> None:
     many = ("[" + "1," * (2**14 + 1) + "1]").encode()
     json_type = {"content-type": "application/json"}
     for body in (many, b'{"prompts": ' + many + b"}"):
-        refused(client.post("/v1/findings", content=body, headers=json_type), 413)
+        assert_refused(client.post("/v1/findings", content=body, headers=json_type), 413)
     parts = [("images", ("a.png", FILES[0]))]
-    refused(client.post("/v1/findings", files=parts, data={"prompts": many.decode()}), 413)
-    # Fewer, but more than the limit of texts.
+    assert_refused(client.post("/v1/findings", files=parts, data={"prompts": many.decode()}), 413)
+    # Fewer values, but above the limit of texts.
     for key in ("prompts", "findings"):
-        problem = refused(
+        problem = assert_refused(
             client.post("/v1/findings", json={"images": BASE64[:1], key: ["Edema"] * 9999}), 422, "FindingsError"
         )
         assert "9999 texts" in problem["detail"]
 
 
-def test_a_request_without_findings_is_told_what_to_do(client: TestClient) -> None:
-    problem = refused(client.post("/v1/findings", json={"images": BASE64[:1], "prompts": []}), 422, "FindingsError")
+def test_the_error_for_a_request_without_findings_says_what_to_do(client: TestClient) -> None:
+    problem = assert_refused(
+        client.post("/v1/findings", json={"images": BASE64[:1], "prompts": []}), 422, "FindingsError"
+    )
     assert problem["fix"] == "Leave out `findings` and `prompts` for all."
 
 
-def test_an_image_whose_client_has_gone_is_forgotten(backend: BundleBackend, capfd: pytest.CaptureFixture[str]) -> None:
-    """A page that is closed while the answer is computed does not know the number, and cannot forget the image."""
+def test_an_image_of_a_disconnected_client_is_removed(
+    backend: BundleBackend, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A page that is closed before the answer does not know the image's number, and cannot remove the image."""
     app = create_app(backend)
 
     def upload(*messages: dict[str, Any]) -> list[int]:
@@ -290,7 +296,7 @@ def test_an_image_whose_client_has_gone_is_forgotten(backend: BundleBackend, cap
         return statuses
 
     assert upload({"type": "http.request", "body": FILES[0]}) == [201]
-    # A body that breaks off is the client's error, and not one for the log.
+    # An interrupted body is an error of the client and is not logged.
     assert upload({"type": "http.request", "body": FILES[0][:9], "more_body": True}) == [400]
     assert capfd.readouterr().err == ""
     with TestClient(app, base_url=LOCAL) as client:
@@ -303,17 +309,17 @@ def test_an_ensemble_answers_and_has_no_embeddings(tmp_path_factory: pytest.Temp
     ensemble = ZeroShotClassifier.from_bundle(bundles.exported_ensemble(tmp_path_factory.getbasetemp()))
     with TestClient(create_app(BundleBackend(ensemble)), base_url=LOCAL) as client:
         reply = client.post("/v1/images", content=FILES[0], headers=OCTETS).json()
-        same(reply["predictions"][0], ensemble.predict(FILES[:1])[0])
+        assert_same_answer(reply["predictions"][0], ensemble.predict(FILES[:1])[0])
         assert reply["predictions"][0]["findings"][0]["probability_spread"] > 0
         for path, request in (
             ("embeddings", {"input": ["gas", URLS[0]]}),
             ("similarity", {"images": BASE64, "texts": ["gas"]}),
         ):
-            refused(client.post(f"/v1/{path}", json=request), 501, "NotSupportedError")
+            assert_refused(client.post(f"/v1/{path}", json=request), 501, "NotSupportedError")
 
 
-def test_no_upload_touches_the_disk(client: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A file above 1 MB, which Starlette by default writes to a temporary file."""
+def test_uploads_are_not_written_to_disk(client: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file above 1 MB, which Starlette writes to a temporary file by default."""
     import tempfile
 
     def refuse(*_: object, **__: object) -> None:
@@ -329,7 +335,7 @@ def test_no_upload_touches_the_disk(client: TestClient, monkeypatch: pytest.Monk
 
 
 def test_too_many_requests_are_refused(backend: BundleBackend) -> None:
-    """One request computes, one waits, the others are refused at once."""
+    """One request is computed, one waits, and the others are refused immediately."""
     import threading
     from concurrent.futures import ThreadPoolExecutor
 
@@ -352,14 +358,14 @@ def test_too_many_requests_are_refused(backend: BundleBackend) -> None:
             # Both wait until `go_on` is set.
             assert not any(job.done() for job in jobs)
         response = client.post("/v1/embeddings", json={"input": "gas"})
-        refused(response, 503, "ServerUnavailableError")
+        assert_refused(response, 503, "ServerUnavailableError")
         assert response.headers["retry-after"] == "1"
         assert client.get("/readyz").status_code == 200
         go_on.set()
         assert [job.result().status_code for job in jobs] == [200, 200]
 
 
-def test_kept_images_are_bounded(backend: BundleBackend) -> None:
+def test_the_number_and_size_of_kept_images_is_limited(backend: BundleBackend) -> None:
     def keep(client: TestClient) -> str:
         return str(client.post("/v1/images", content=FILES[0], headers=OCTETS).json()["id"])
 
@@ -373,36 +379,36 @@ def test_kept_images_are_bounded(backend: BundleBackend) -> None:
             first, second = keep(client), keep(client)
             assert known(client, first)
             third = keep(client)
-            # The least recently used one was forgotten.
+            # The least recently used image was removed.
             assert [known(client, number) for number in (first, second, third)] == [True, False, True]
     with TestClient(create_app(backend, WebOptions(kept_seconds=1e-9)), base_url=LOCAL) as client:
         assert not known(client, keep(client))
 
 
-class TestWhoMayAsk:
+class TestAccess:
     TOKEN = "0123456789abcdef-secret"
 
-    def test_another_site_may_not_ask_a_server_on_loopback(self, client: TestClient) -> None:
+    def test_requests_of_another_site_to_a_loopback_server_are_refused(self, client: TestClient) -> None:
         for host in ("evil.example", "evil.example:8080", "127.0.0.1.evil.example", "10.0.0.1", "0.0.0.0", ""):
-            refused(client.get("/v1/model", headers={"host": host}), 403)
+            assert_refused(client.get("/v1/model", headers={"host": host}), 403)
         for host in ("127.0.0.1:8080", "localhost:1", "localhost", "[::1]:8080", "127.0.0.2:80"):
             assert client.get("/v1/model", headers={"host": host}).status_code == 200
         for origin in ("https://evil.example", "null", "http://127.0.0.1:9999", "https://127.0.0.1:8080"):
             response = client.post("/v1/embeddings", json={"input": "gas"}, headers={"origin": origin})
-            refused(response, 403)
+            assert_refused(response, 403)
             assert "access-control-allow-origin" not in response.headers
         assert client.post("/v1/embeddings", json={"input": "gas"}, headers={"origin": LOCAL}).status_code == 200
 
-    def test_a_token(self, backend: BundleBackend) -> None:
+    def test_a_token_is_required(self, backend: BundleBackend) -> None:
         options = WebOptions(host="0.0.0.0", token=self.TOKEN)
         with TestClient(create_app(backend, options), base_url="http://lrclr.example") as client:
             for given in ({}, {"authorization": "Bearer wrong"}, {"authorization": self.TOKEN}):
                 response = client.get("/v1/model", headers=given)
-                refused(response, 401)
+                assert_refused(response, 401)
                 assert response.headers["www-authenticate"] == "Bearer"
                 for path in ("/metrics", "/v1/samples", "/v1/images/1/picture"):
-                    refused(client.get(path, headers=given), 401)
-                refused(client.delete("/v1/images/1", headers=given), 401)
+                    assert_refused(client.get(path, headers=given), 401)
+                assert_refused(client.delete("/v1/images/1", headers=given), 401)
             for path in ("/", "/api", "/openapi.json", "/static/app.js", "/healthz", "/readyz", "/errors"):
                 assert client.get(path).status_code == 200
             right = {"authorization": f"Bearer {self.TOKEN}"}
@@ -410,7 +416,7 @@ class TestWhoMayAsk:
             assert client.get("/openapi.json").json()["security"] == [{"token": []}]
 
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "lrclr.example"])
-    def test_no_open_door_to_a_network(self, host: str) -> None:
+    def test_a_network_address_needs_a_token(self, host: str) -> None:
         with pytest.raises(UsageError, match="token"):
             WebOptions(host=host)
         with pytest.raises(UsageError, match="at least 16"):
@@ -418,7 +424,7 @@ class TestWhoMayAsk:
         assert WebOptions(host=host, token=self.TOKEN).token
         assert self.TOKEN not in repr(WebOptions(host=host, token=self.TOKEN))
 
-    def test_headers(self, client: TestClient) -> None:
+    def test_security_headers_are_sent(self, client: TestClient) -> None:
         for response in (client.get("/"), client.get("/nowhere"), client.get("/v1/model", headers={"host": "evil"})):
             policy = response.headers["content-security-policy"]
             assert "default-src 'none'" in policy
@@ -431,7 +437,7 @@ def test_every_class_of_errors_has_a_status(client: TestClient) -> None:
     page = client.get("/errors").text
     for name in errors.__all__:
         kind: type[LrclrError] = getattr(errors, name)
-        error = kind.told("what", why="why", fix="fix")
+        error = kind.from_text("what", why="why", fix="fix")
         assert problem_of(error).status_code == status_of(error)
     for kind, status in STATUS.items():
         assert f"<code>{kind.__name__}</code><td>{status}" in page
@@ -440,7 +446,7 @@ def test_every_class_of_errors_has_a_status(client: TestClient) -> None:
     assert problem_of(late).headers["retry-after"] == "2"
 
 
-def test_an_unexpected_error_tells_nothing(
+def test_an_unexpected_error_has_no_details(
     backend: BundleBackend, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object) -> None:
@@ -448,7 +454,7 @@ def test_an_unexpected_error_tells_nothing(
 
     monkeypatch.setattr(backend, "embed_texts", fail)
     with TestClient(create_app(backend), base_url=LOCAL, raise_server_exceptions=False) as client:
-        problem = refused(client.post("/v1/embeddings", json={"input": "gas"}), 500)
+        problem = assert_refused(client.post("/v1/embeddings", json={"input": "gas"}), 500)
     printed = capfd.readouterr()
     assert "RuntimeError" in problem["detail"]
     assert "RuntimeError" in printed.err

@@ -1,4 +1,4 @@
-"""The page `docs/howto/web.md`: its tables are today's, and its examples run against a real server."""
+"""The page `docs/howto/web.md`: its tables are up to date, and its examples run against a real server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rows(name: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.strip().splitlines()[2:]]
 
 
-def test_the_tables(client: TestClient) -> None:
+def test_the_tables_are_up_to_date(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert rows("operations") == [
         [f"`{method.upper()} {path}`", operation["summary"]]
@@ -38,7 +38,7 @@ def test_the_tables(client: TestClient) -> None:
     assert rows("errors") == [[f"`{kind.__name__}`", str(status)] for kind, status in STATUS.items()]
 
 
-def test_the_examples(
+def test_the_examples_run(
     running: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, complete, and held by every operation under random requests."""
+"""The OpenAPI document is valid and complete, and every operation conforms to it under random requests."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_document_is_valid_and_complete(client: TestClient) -> None:
         for method, operation in item.items():
             assert operation["summary"], (method, path)
             assert "default" in operation["responses"]
-    # The answers are the library's own record.
+    # Answers use the library's own record.
     assert {"height", "regions", "alpha"} <= document["components"]["schemas"]["Prediction"]["properties"].keys()
 
 
@@ -76,12 +76,14 @@ def fuzz(server: WebServer, cases: int) -> Counter[int]:
     picture = base64.b64encode(PNG).decode()
     statuses: Counter[int] = Counter()
     kept: dict[str, Any] = {}
-    operations = [one.ok() for one in schema.get_all_operations() if isinstance(one, Ok)]
-    assert {(one.method, one.path) for one in operations} == OPERATIONS
+    operations = [operation.ok() for operation in schema.get_all_operations() if isinstance(operation, Ok)]
+    assert {(operation.method, operation.path) for operation in operations} == OPERATIONS
     # Without a body or a parameter there is one request only.
-    each = -(-cases // sum(bool(one.body or one.path_parameters or one.query) for one in operations))
+    each = -(
+        -cases // sum(bool(operation.body or operation.path_parameters or operation.query) for operation in operations)
+    )
     for operation in operations:
-        # For each operation anew: the images that random requests keep make the server forget others.
+        # Again for each operation, since the images that random requests keep make the server remove others.
         kept.update(client.post(f"{server.url}/v1/images", data=study, headers=headers).json())
 
         @settings(

@@ -1,4 +1,4 @@
-"""The page in a real browser. One browser and one server for all tests; each test has its own page."""
+"""The page in a real browser. All tests share one browser and one server, but each has its own page."""
 
 from __future__ import annotations
 
@@ -32,37 +32,44 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
 DICOM, PNG = SAMPLES[1].path("dicom"), SAMPLES[0].path()
 TOKEN = "a-token-for-the-browser"
-# This machine may be busy.
+# The machine may be busy.
 expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+        open_files = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield open_files
+        open_files.close()
 
 
 @contextmanager
 def page_of(browser: Browser, url: str, *, visit: bool = True, **options: Any) -> Iterator[Page]:
-    """A page in a context of its own. On leaving, nothing was written to the console and nothing else was asked for."""
+    """A page in its own browser context.
+
+    On exit, checks that the console is empty and other hosts were not contacted.
+    """
     context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True, **options)
     page = context.new_page()
     page.set_default_timeout(60_000)
-    said: list[str] = []
-    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: said.append(f"error: {error}"))
-    page.on("request", lambda request: said.append(request.url) if not request.url.startswith((url, "blob:")) else None)
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: messages.append(f"error: {error}"))
+    page.on(
+        "request", lambda request: messages.append(request.url) if not request.url.startswith((url, "blob:")) else None
+    )
     if visit:
         page.goto(url)
     try:
         yield page
     finally:
         context.close()
-    # What the tests provoke: statuses of refused requests, and requests that are not answered.
-    provoked = ("the server responded with a status of", "net::ERR_FAILED")
-    assert [line for line in said if not any(f"Failed to load resource: {text}" in line for text in provoked)] == []
+    # Messages that tests cause: statuses of refused requests, and requests without an answer.
+    expected_messages = ("the server responded with a status of", "net::ERR_FAILED")
+    assert [
+        line for line in messages if not any(f"Failed to load resource: {text}" in line for text in expected_messages)
+    ] == []
 
 
 @pytest.fixture
@@ -71,15 +78,15 @@ def page(browser: Browser, running: WebServer) -> Iterator[Page]:
         yield page
 
 
-def opened(page: Page, *files: Path) -> None:
-    """Open files, and wait for the answers."""
+def open_files(page: Page, *files: Path) -> None:
+    """Open files and wait for the answers."""
     page.set_input_files("#files", files)
     expect(page.locator("#images li")).to_have_count(len(files))
     expect(page.locator("#status")).to_have_text(f"{files[-1].name}: the answer is there")
 
 
-def values(page: Page, where: str = "#findings") -> dict[str, list[str]]:
-    """Shown probabilities by name."""
+def displayed_values(page: Page, where: str = "#findings") -> dict[str, list[str]]:
+    """The displayed probabilities by name."""
     rows = page.locator(f"{where} .finding").all()
     return {row.locator(".name").inner_text(): row.locator(".value").all_inner_texts() for row in rows}
 
@@ -88,16 +95,16 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def shown(prediction: Any) -> dict[str, list[str]]:
-    return {one.name: [percent(one.probability)] for one in prediction.findings}
+def expected_values(prediction: Any) -> dict[str, list[str]]:
+    return {finding.name: [percent(finding.probability)] for finding in prediction.findings}
 
 
 def test_findings_and_regions(page: Page, classifier: ZeroShotClassifier) -> None:
-    opened(page, DICOM)
+    open_files(page, DICOM)
     (prediction,) = classifier.predict([DICOM])
-    assert values(page) == shown(prediction)
+    assert displayed_values(page) == expected_values(prediction)
     expect(page.get_by_text("Research use only.")).to_be_visible()
-    # Selecting, hovering and the keyboard's focus show a finding's regions.
+    # Selecting, hovering over and focusing a finding shows its regions.
     name = prediction.findings[2].name
     page.locator("#findings .finding", has_text=name).click()
     caption = page.locator("figcaption")
@@ -107,7 +114,7 @@ def test_findings_and_regions(page: Page, classifier: ZeroShotClassifier) -> Non
         patches[region.patch] = patches.get(region.patch, 0.0) + attention
     expect(page.locator(".region")).to_have_count(len(patches))
     labels = page.locator(".label").all_text_contents()
-    assert sorted(labels) == sorted(f"{round(100 * one)} %" for one in patches.values())
+    assert sorted(labels) == sorted(f"{round(100 * each)} %" for each in patches.values())
     page.locator("#findings .finding", has_text=prediction.findings[0].name).hover()
     expect(caption).to_contain_text(prediction.findings[0].name)
     page.mouse.move(5, 5)
@@ -118,16 +125,16 @@ def test_findings_and_regions(page: Page, classifier: ZeroShotClassifier) -> Non
     page.keyboard.press("Enter")
     page.locator("#prompt").focus()
     expect(caption).to_contain_text(prediction.findings[1].name)
-    # Each region is where the answer says.
+    # Each region is at the position in the answer.
     boxes = {
-        tuple(round(float(one.get_attribute(side) or 0)) for side in ("x", "y", "width", "height"))
-        for one in page.locator(".region").all()
+        tuple(round(float(each.get_attribute(side) or 0)) for side in ("x", "y", "width", "height"))
+        for each in page.locator(".region").all()
     }
     corners = {(round(max(0, region.box[0])), round(max(0, region.box[1]))) for region in prediction.regions}
     assert {box[:2] for box in boxes} == corners
 
 
-def test_a_file_that_is_opened_before_the_model_is_known(browser: Browser, running: WebServer) -> None:
+def test_a_file_can_be_opened_before_the_model_is_known(browser: Browser, running: WebServer) -> None:
     with page_of(browser, running.url, visit=False) as page:
         held: list[Route] = []
 
@@ -147,9 +154,9 @@ def test_a_file_that_is_opened_before_the_model_is_known(browser: Browser, runni
         page.unroute("**/v1/model")
 
 
-def test_warnings_come_before_the_result(page: Page, tmp_path: Path) -> None:
+def test_warnings_are_shown_before_the_result(page: Page, tmp_path: Path) -> None:
     noise = bundles.radiograph(tmp_path / "noise.png")
-    opened(page, noise)
+    open_files(page, noise)
     warnings = page.locator("#warnings p")
     expect(warnings.filter(has_text="noise.png: neighbouring pixels are unrelated")).to_be_visible()
     assert warnings.first.bounding_box()["y"] < page.locator("#findings").bounding_box()["y"]  # type: ignore[index]
@@ -160,7 +167,7 @@ def test_warnings_come_before_the_result(page: Page, tmp_path: Path) -> None:
 
 
 def test_sliders(page: Page, classifier: ZeroShotClassifier) -> None:
-    opened(page, DICOM)
+    open_files(page, DICOM)
     page.locator("#shown").focus()
     page.keyboard.press("Home")
     expect(page.locator(".region")).to_have_count(0)
@@ -177,7 +184,7 @@ def test_sliders(page: Page, classifier: ZeroShotClassifier) -> None:
 
 
 def test_free_prompts(page: Page, classifier: ZeroShotClassifier) -> None:
-    opened(page, DICOM)
+    open_files(page, DICOM)
     texts = ["small left apical pneumothorax", "fluid in the right fissure"]
     for text in texts:
         page.fill("#prompt", text)
@@ -186,13 +193,13 @@ def test_free_prompts(page: Page, classifier: ZeroShotClassifier) -> None:
         probability = percent(prediction.findings[0].probability)
         expect(page.locator("#prompts .finding", has_text=text).locator(".value")).to_have_text(probability)
         expect(page.locator("figcaption")).to_contain_text(f"{text}: {probability}")
-    # Two prompts side by side, on the same image.
+    # Two prompts next to each other, for the same image.
     page.check("#compare")
     page.get_by_label("Finding of view B").select_option(label=texts[0])
     captions = page.locator("figcaption")
     expect(captions.nth(0)).to_contain_text(texts[1])
     expect(captions.nth(1)).to_contain_text(texts[0])
-    # A prompt that the model cannot read is an error, and is not kept.
+    # A prompt that the model cannot read is an error and is not added.
     page.fill("#prompt", "{brace}")
     page.keyboard.press("Enter")
     expect(page.locator("#errors")).to_contain_text("brace")
@@ -201,9 +208,9 @@ def test_free_prompts(page: Page, classifier: ZeroShotClassifier) -> None:
     expect(page.locator("#prompts li")).to_have_count(1)
 
 
-def test_a_prompt_that_differs_only_in_how_it_is_written_is_asked_once(page: Page) -> None:
-    """The server refuses two findings of one name in a request, as a change of alpha would send them."""
-    opened(page, DICOM)
+def test_spellings_of_a_prompt_are_sent_once(page: Page) -> None:
+    """The server refuses two findings with the same name in a request, which a change of alpha would send."""
+    open_files(page, DICOM)
     for text in ("right-sided gas", "Right sided  GAS", "fluid"):
         page.fill("#prompt", text)
         page.keyboard.press("Enter")
@@ -214,11 +221,11 @@ def test_a_prompt_that_differs_only_in_how_it_is_written_is_asked_once(page: Pag
     expect(page.locator("#errors .message")).to_have_count(0)
 
 
-def test_texts_are_not_html(page: Page, tmp_path: Path) -> None:
+def test_texts_are_not_interpreted_as_html(page: Page, tmp_path: Path) -> None:
     hostile = "<img src=x onerror=alert(1)>"
     file = tmp_path / f"{hostile}.png"
     file.write_bytes(PNG.read_bytes())
-    opened(page, file)
+    open_files(page, file)
     page.fill("#prompt", hostile)
     page.keyboard.press("Enter")
     expect(page.locator("figcaption strong")).to_contain_text(hostile)
@@ -228,8 +235,8 @@ def test_texts_are_not_html(page: Page, tmp_path: Path) -> None:
     assert page.locator("img:not(.stage img)").count() == 0
 
 
-def test_the_keyboard_keeps_its_place(page: Page) -> None:
-    opened(page, DICOM, PNG)
+def test_the_keyboard_focus_stays_in_place(page: Page) -> None:
+    open_files(page, DICOM, PNG)
     for place in (page.get_by_role("button", name=DICOM.name, exact=True), page.locator("#findings .finding").nth(3)):
         place.focus()
         page.keyboard.press("Enter")
@@ -240,13 +247,13 @@ def test_the_keyboard_keeps_its_place(page: Page) -> None:
     expect(page.locator("#open")).to_be_focused()
 
 
-def test_no_answer_for_another_alpha_is_shown(page: Page) -> None:
-    """Neither the old ones, if the server does not answer, nor a late one after a newer one."""
-    opened(page, DICOM)
+def test_answers_for_another_alpha_are_not_shown(page: Page) -> None:
+    """Neither old answers if the server does not respond, nor a late answer after a newer one."""
+    open_files(page, DICOM)
     page.fill("#prompt", "gas")
     page.keyboard.press("Enter")
     expect(page.locator("#prompts .value")).to_contain_text("%")
-    # The findings are answered, and the prompts are not.
+    # The request for findings is answered, the one for prompts is not.
     page.route(
         "**/findings", lambda route: route.abort() if "gas" in (route.request.post_data or "") else route.continue_()
     )
@@ -260,26 +267,26 @@ def test_no_answer_for_another_alpha_is_shown(page: Page) -> None:
     expect(page.locator("#findings .value").first).to_contain_text("%")
 
 
-def test_a_file_is_opened_when_the_server_was_started_after_the_page(page: Page) -> None:
+def test_a_file_can_be_opened_if_the_server_starts_after_the_page(page: Page) -> None:
     page.route("**/v1/model", lambda route: route.abort())
     page.reload()
     expect(page.locator("#errors")).to_contain_text("does not answer")
     page.unroute("**/v1/model")
-    opened(page, DICOM)
+    open_files(page, DICOM)
     expect(page.locator("#errors .message")).to_have_count(0)
 
 
-def test_two_images(page: Page, classifier: ZeroShotClassifier) -> None:
-    opened(page, DICOM, PNG)
+def test_two_images_are_compared(page: Page, classifier: ZeroShotClassifier) -> None:
+    open_files(page, DICOM, PNG)
     page.check("#compare")
     (current,), (prior,) = (classifier.predict([path]) for path in (PNG, DICOM))
     wanted = {
-        one.name: [percent(one.probability), percent(other.probability)]
-        for one, other in zip(current.findings, prior.findings, strict=True)
+        first.name: [percent(first.probability), percent(second.probability)]
+        for first, second in zip(current.findings, prior.findings, strict=True)
     }
-    assert values(page) == wanted
+    assert displayed_values(page) == wanted
     # The alternative text of both pictures, and their names in the lists.
-    assert [one.get_attribute("alt") for one in page.locator(".stage img").all()] == [
+    assert [first.get_attribute("alt") for first in page.locator(".stage img").all()] == [
         f"Radiograph {PNG.name}",
         f"Radiograph {DICOM.name}",
     ]
@@ -288,12 +295,12 @@ def test_two_images(page: Page, classifier: ZeroShotClassifier) -> None:
 
 
 def test_window_zoom_and_pan(page: Page) -> None:
-    opened(page, PNG)
+    open_files(page, PNG)
     view, stage = page.locator(".viewport"), page.locator(".stage")
     ramp = page.locator("filter feFuncR")
 
     def state() -> tuple[str, float, float]:
-        # Pages of this policy run no code from texts, so attributes are read.
+        # The policy of the page forbids running code from texts, so attributes are read.
         style = stage.get_attribute("style") or ""
         return style, float(ramp.get_attribute("slope") or 0), float(ramp.get_attribute("intercept") or 0)
 
@@ -323,7 +330,7 @@ def test_window_zoom_and_pan(page: Page) -> None:
         moved = state()
     page.keyboard.press("0")
     assert state() == start
-    # The inverted picture is the negative of the other one.
+    # The inverted picture is the negative of the other picture.
     page.locator("#shown").focus()
     page.keyboard.press("Home")
     pictures = []
@@ -335,10 +342,10 @@ def test_window_zoom_and_pan(page: Page) -> None:
 
 
 def test_downloads(page: Page, classifier: ZeroShotClassifier) -> None:
-    opened(page, PNG)
+    open_files(page, PNG)
     expect(page.locator("#report")).to_be_disabled()
     page.get_by_label(f"Close {PNG.name}").click()
-    opened(page, DICOM)
+    open_files(page, DICOM)
     page.fill("#prompt", 'gas, "free"')
     page.keyboard.press("Enter")
     expect(page.locator("#prompts .value")).to_contain_text("%")
@@ -354,7 +361,7 @@ def test_downloads(page: Page, classifier: ZeroShotClassifier) -> None:
     rows = list(csv.DictReader(io.StringIO(table.decode())))
     (prediction,) = classifier.predict([DICOM])
     assert [float(row["probability"]) for row in rows[:-1]] == pytest.approx(
-        [one.probability for one in prediction.findings], abs=1e-6
+        [finding.probability for finding in prediction.findings], abs=1e-6
     )
     assert (rows[-1]["kind"], rows[-1]["finding"]) == ("prompt", 'gas, "free"')
     name, picture = content("#heatmap")
@@ -374,7 +381,7 @@ def test_errors_and_samples(page: Page, tmp_path: Path) -> None:
     page.locator("#samples-first button", has_text="cardiomegaly").click()
     expect(page.locator("#images li")).to_contain_text("cardiomegaly (sample)")
     expect(page.locator("#findings .value").first).to_contain_text("%")
-    # What is dropped on the page is opened.
+    # A file that is dropped on the page is opened.
     handle = page.locator("#files").evaluate_handle("node => new DataTransfer()")
     handle.evaluate(
         "(transfer) => transfer.items.add(new File(['no image'], 'dropped.png'))",
@@ -383,12 +390,12 @@ def test_errors_and_samples(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#errors")).to_contain_text("dropped.png: lrclr cannot read the file")
 
 
-def test_an_image_that_the_server_forgot_is_sent_again(
+def test_an_image_that_the_server_removed_is_sent_again(
     browser: Browser, backend: BundleBackend, classifier: ZeroShotClassifier
 ) -> None:
     options = WebOptions(port=0, kept_images=1)
     with WebServer(backend, options) as server, page_of(browser, server.url) as page:
-        opened(page, DICOM, PNG)
+        open_files(page, DICOM, PNG)
         page.locator("#alpha").focus()
         page.keyboard.press("Home")
         (prediction,) = classifier.predict([DICOM], alpha=0.0)
@@ -397,13 +404,13 @@ def test_an_image_that_the_server_forgot_is_sent_again(
         page.keyboard.press("Enter")
         expect(page.locator("#prompts .value")).to_contain_text("%")
         expect(page.locator("#errors .message")).to_have_count(0)
-        # Alpha is still that of the slider.
+        # The alpha of the slider still applies.
         for number, finding in enumerate(prediction.findings):
             value = page.locator("#findings .finding").nth(number).locator(".value")
             expect(value).to_have_text(percent(finding.probability))
 
 
-def test_closing_the_page_forgets_its_images(browser: Browser, backend: BundleBackend) -> None:
+def test_closing_the_page_removes_its_images(browser: Browser, backend: BundleBackend) -> None:
     import requests
 
     with WebServer(backend, WebOptions(port=0)) as server:
@@ -413,9 +420,9 @@ def test_closing_the_page_forgets_its_images(browser: Browser, backend: BundleBa
             return str(next(line for line in lines if line.startswith("lrclr_web_kept_images ")).split()[1])
 
         with page_of(browser, server.url) as first, page_of(browser, server.url) as second:
-            # Two users at once, with different files and prompts.
-            opened(first, DICOM, PNG)
-            opened(second, PNG)
+            # Two users at the same time, with different files and prompts.
+            open_files(first, DICOM, PNG)
+            open_files(second, PNG)
             assert kept() == "3"
             for page, text in ((first, "gas"), (second, "air")):
                 page.fill("#prompt", text)
@@ -431,7 +438,7 @@ def test_closing_the_page_forgets_its_images(browser: Browser, backend: BundleBa
             assert kept() == "1"
 
 
-def test_a_token(browser: Browser, backend: BundleBackend) -> None:
+def test_the_page_asks_for_a_token(browser: Browser, backend: BundleBackend) -> None:
     with WebServer(backend, WebOptions(port=0, token=TOKEN)) as server, page_of(browser, server.url) as page:
         page.fill("#token", "wrong")
         page.keyboard.press("Enter")
@@ -439,17 +446,17 @@ def test_a_token(browser: Browser, backend: BundleBackend) -> None:
         page.fill("#token", TOKEN)
         page.keyboard.press("Enter")
         expect(page.locator("#token-section")).to_be_hidden()
-        opened(page, DICOM)
+        open_files(page, DICOM)
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), pytest.param("dark", 360, marks=pytest.mark.slow)])
 def test_accessibility(browser: Browser, running: WebServer, scheme: str, width: int) -> None:
-    """axe-core finds nothing, and nothing is wider than the screen."""
+    """axe-core finds no problem, and no element is wider than the screen."""
     with page_of(browser, running.url, color_scheme=scheme) as page:
         page.set_viewport_size({"width": width, "height": 800})
         for state in ("empty", "two images", "two views"):
             if state == "two images":
-                opened(page, DICOM, PNG)
+                open_files(page, DICOM, PNG)
             elif state == "two views":
                 page.check("#compare")
             found = Axe().run(page)

@@ -1,4 +1,4 @@
-"""A real uvicorn: OpenAI's client, limits on the wire, a real Triton server behind it, and the command."""
+"""A real uvicorn server: OpenAI's client, limits of connections, a real Triton server behind it, and the command."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_the_openai_client_gets_embeddings(running: WebServer, classifier: ZeroS
     wanted = np.stack([*classifier.embed_texts(["pleural effusion"]), *classifier.embed_images([FILE])])
     with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none") as client:
         inputs = ["pleural effusion", url]
-        # By default, the client asks for base64.
+        # By default, the client requests base64.
         for reply in (
             client.embeddings.create(model="lrclr", input=inputs),
             client.embeddings.create(model="lrclr", input=inputs, encoding_format="float"),
         ):
-            np.testing.assert_allclose([one.embedding for one in reply.data], wanted, atol=1e-6)
+            np.testing.assert_allclose([item.embedding for item in reply.data], wanted, atol=1e-6)
             assert reply.model == f"lrclr-{classifier.spec.sha256[:12]}"
         with pytest.raises(openai.UnprocessableEntityError, match="dimensions"):
             client.embeddings.create(model="lrclr", input="gas", dimensions=7)
@@ -62,8 +62,8 @@ def test_the_openai_client_sends_the_token(backend: BundleBackend) -> None:
                         client.embeddings.create(model="lrclr", input="gas")
 
 
-def test_a_body_without_an_end_is_refused(backend: BundleBackend) -> None:
-    """The server answers before it has read what it does not want."""
+def test_an_endless_body_is_refused(backend: BundleBackend) -> None:
+    """The server answers before it has read all of the refused body."""
     options = WebOptions(port=0, body_bytes=2**20, body_seconds=0.05)
     with WebServer(backend, options) as server:
         address = urlsplit(server.url).netloc
@@ -88,8 +88,8 @@ def test_a_body_without_an_end_is_refused(backend: BundleBackend) -> None:
         connection.close()
 
 
-def test_clients_that_are_slow_do_not_hold_connections(backend: BundleBackend) -> None:
-    """A body that comes byte by byte is refused, and a connection that sends nothing is closed."""
+def test_slow_clients_do_not_block_connections(backend: BundleBackend) -> None:
+    """A body that arrives byte by byte is refused, and a silent connection is closed."""
     with WebServer(backend, WebOptions(port=0, body_seconds=0.3)) as server:
         address = urlsplit(server.url)
         slow = http.client.HTTPConnection(address.netloc)
@@ -113,8 +113,8 @@ def test_clients_that_are_slow_do_not_hold_connections(backend: BundleBackend) -
                 assert silent.recv(100) == b""
 
 
-def test_an_upload_of_a_page_that_is_closed_is_forgotten(backend: BundleBackend) -> None:
-    """The file is larger than what uvicorn reads ahead."""
+def test_an_upload_of_a_closed_page_is_removed(backend: BundleBackend) -> None:
+    """The file is larger than uvicorn's read-ahead."""
     content = SAMPLES[1].path("dicom").read_bytes()
     with WebServer(backend, WebOptions(port=0)) as server:
         address = urlsplit(server.url)
@@ -134,12 +134,12 @@ def test_an_upload_of_a_page_that_is_closed_is_forgotten(backend: BundleBackend)
         assert "\nlrclr_web_kept_images 0\n" in lines()
 
 
-def test_two_servers_cannot_have_one_port(backend: BundleBackend, running: WebServer) -> None:
+def test_a_port_in_use_is_refused(backend: BundleBackend, running: WebServer) -> None:
     with pytest.raises(UsageError, match="cannot listen"):
         WebServer(backend, WebOptions(port=urlsplit(running.url).port or 0))
 
 
-def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_are_generated_or_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LRCLR_WEB_TOKEN", raising=False)
     assert read_token(None) is None
     monkeypatch.setenv("LRCLR_WEB_TOKEN", f" {TOKEN}\n")
@@ -164,15 +164,15 @@ def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("--port", "70000"), "port"),
     ],
 )
-def test_wrong_calls(arguments: tuple[str, ...], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_calls_are_refused(arguments: tuple[str, ...], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LRCLR_WEB_TOKEN", raising=False)
     done = bundles.call("web", "nowhere", *arguments)
     assert done.returncode == 2
     assert text in done.stderr
 
 
-def test_the_command(fp32_bundle: Path) -> None:
-    """It prints the address, answers, and ends with exit code 0 on SIGTERM, without a line about a request."""
+def test_the_command_serves_until_sigterm(fp32_bundle: Path) -> None:
+    """It prints the address, answers, and ends with exit code 0 on SIGTERM. It prints no lines about requests."""
     command = [*bundles.LRCLR, "web", str(fp32_bundle), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -197,8 +197,10 @@ def served(fp32_bundle: Path) -> Iterator[TritonServer]:
 
 
 @pytest.mark.triton
-def test_a_triton_server_answers(served: TritonServer, fp32_bundle: Path, backend: BundleBackend) -> None:
-    """Alone, and with the bundle here: the same answers as without a server."""
+def test_a_triton_server_gives_the_same_answers(
+    served: TritonServer, fp32_bundle: Path, backend: BundleBackend
+) -> None:
+    """With only the server, or with the bundle as well, answers equal those without a server."""
     questions: tuple[dict[str, Any], ...] = (
         {},
         {"findings": ["Edema"], "alpha": 0.2},
@@ -206,33 +208,35 @@ def test_a_triton_server_answers(served: TritonServer, fp32_bundle: Path, backen
     )
     answers = []
     behind = (open_backend(server=served.grpc), open_backend(fp32_bundle, server=served.grpc))
-    for one in (backend, *behind):
-        assert one.ready()
-        with TestClient(create_app(one), base_url="http://localhost") as client:
+    for current in (backend, *behind):
+        assert current.ready()
+        with TestClient(create_app(current), base_url="http://localhost") as client:
             kept = client.post("/v1/images", content=FILE, headers={"content-type": "image/png"}).json()
-            replies = [client.post(f"/v1/images/{kept['id']}/findings", json=asked).json() for asked in questions]
+            replies = [client.post(f"/v1/images/{kept['id']}/findings", json=request).json() for request in questions]
             answers.append([kept["predictions"][0], *(reply["predictions"][0] for reply in replies)])
             images = [base64.b64encode(FILE).decode()] * 2
             answers[-1] += client.post("/v1/findings", json={"images": images, "heatmap": True}).json()["predictions"]
             broken = client.post("/v1/images", content=b"no image", headers={"content-type": "image/png"})
             assert (broken.status_code, broken.json()["type"]) == (422, "/errors#ImageError")
             status = client.post("/v1/embeddings", json={"input": "gas"}).status_code
-            assert status == (501 if isinstance(one, ServerBackend) else 200)
+            assert status == (501 if isinstance(current, ServerBackend) else 200)
             url = f"data:image/png;base64,{images[0]}"
             reply = client.post("/v1/embeddings", json={"input": url}).json()
             np.testing.assert_allclose(reply["data"][0]["embedding"], backend.embed_images([FILE])[0], atol=1e-5)
     for other in answers[1:]:
         for given, wanted in zip(other, answers[0], strict=True):
             assert given["regions"] == wanted["regions"]
-            assert [one["name"] for one in given["findings"]] == [one["name"] for one in wanted["findings"]]
-            got, expected = ([one["probability"] for one in each["findings"]] for each in (given, wanted))
+            assert [finding["name"] for finding in given["findings"]] == [
+                finding["name"] for finding in wanted["findings"]
+            ]
+            got, expected = ([finding["probability"] for finding in each["findings"]] for each in (given, wanted))
             np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 @pytest.mark.triton
-def test_a_bundle_that_was_replaced_on_the_server_is_named(served: TritonServer) -> None:
+def test_a_replaced_bundle_on_the_server_is_reported(served: TritonServer) -> None:
     backend = ServerBackend(Client(served.grpc))
-    # As if the server had had another bundle when lrclr web was started.
+    # Simulates that the server had another bundle when lrclr web was started.
     backend.spec = replace(backend.spec, sha256="0" * 64)
     with TestClient(create_app(backend), base_url="http://localhost") as client:
         response = client.post("/v1/images", content=FILE, headers={"content-type": "image/png"})
@@ -240,7 +244,7 @@ def test_a_bundle_that_was_replaced_on_the_server_is_named(served: TritonServer)
 
 
 @pytest.mark.triton
-def test_a_triton_server_that_ended(fp32_bundle: Path) -> None:
+def test_a_stopped_triton_server_is_reported(fp32_bundle: Path) -> None:
     options = ServeOptions(grpc_port=0, http_port=0, metrics_port=0, instances=1)
     with TritonServer(fp32_bundle, options) as server:
         backend = ServerBackend(Client(server.grpc, ClientOptions(retries=0)))
@@ -253,7 +257,7 @@ def test_a_triton_server_that_ended(fp32_bundle: Path) -> None:
             assert response.headers["retry-after"] == "1"
 
 
-def test_nothing_of_it_is_imported_by_lrclr() -> None:
+def test_importing_lrclr_does_not_import_the_web_server() -> None:
     code = (
         "import lrclr, lrclr.cli, sys; print([m for m in sys.modules if m.partition('.')[0] in {'fastapi', 'uvicorn'}])"
     )

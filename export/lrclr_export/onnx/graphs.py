@@ -37,7 +37,7 @@ class GraphSpec:
     """One graph to export.
 
     Attributes:
-        name: of the graph.
+        name: name of the graph.
         module: what computes it.
         inputs: an example tensor for each input, by name.
         dynamic: for each input, `torch.export.Dim` of its dynamic axes, by position.

@@ -211,8 +211,8 @@ def precision_gate(
 
     Args:
         graph: its name.
-        histogram: of it.
-        precision: that was asked for.
+        histogram: histogram of the graph.
+        precision: the requested precision.
         int8_layers: how many layers were quantised; the other products of an int8 graph are in float32.
         float32_layers: how many layers of an fp16 graph stay in float32; see `float32_parts`.
     """

@@ -29,7 +29,7 @@ def region_function(num_maps: int, *, mean: bool, prefix: int, opset: int) -> Fu
         num_maps: whole maps.
         mean: whether heads are averaged and the identity is added to each map.
         prefix: tokens before the patches, 0 or 1; see `lrclr.model.rollout_row`.
-        opset: of the operators.
+        opset: opset of the operators.
     """
     maps = [f"map_{i}" for i in range(num_maps)]
     body = _selection(maps, mean=mean, prefix=prefix)

@@ -96,8 +96,8 @@ def _read(
     if len(paths) < FEWEST:
         raise UsageError(
             f"{len(paths)} images are too few to calibrate on",
-            why="ranges of so few are chance",
-            fix=f"Give at least {FEWEST}, or leave --calibration out: the images that lrclr carries are taken.",
+            why="the ranges of so few images are not reliable",
+            fix=f"Give at least {FEWEST}, or omit --calibration to use the images that lrclr contains.",
         )
     step = max(1.0, len(paths) / MOST)
     chosen = [int(number * step) for number in range(min(len(paths), MOST))]
@@ -109,7 +109,7 @@ def _read(
         except (ImageError, OSError) as error:
             why = error.what if isinstance(error, ImageError) else error.strerror
             raise UsageError(
-                f"calibration image {number + 1} of {len(paths)} cannot be read", why=why, fix="Take it out."
+                f"calibration image {number + 1} of {len(paths)} cannot be read", why=why, fix="Remove it."
             ) from error
         digest.update(hashlib.sha256(data).digest())
     return Calibration(kind, digest.hexdigest(), np.stack(pixels))

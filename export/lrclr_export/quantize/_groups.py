@@ -48,8 +48,8 @@ class Switchable:
 
     Args:
         model: in float32.
-        groups: that can be switched.
-        inputs: of their layers.
+        groups: groups of layers that can be switched to int8.
+        inputs: inputs of these layers.
     """
 
     def __init__(self, model: LrclrModel, groups: list[LinearGroup], inputs: Mapping[str, Inputs]) -> None:

@@ -21,7 +21,7 @@ class Int8Linear(nn.Module):
 
     Args:
         linear: the layer.
-        scale: of the input; its zero point is 0.
+        scale: scale of the input, whose zero point is 0.
         factors: ``[in]``, by which the input comes divided: the weights make up for it.
 
     Attributes:

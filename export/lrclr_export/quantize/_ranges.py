@@ -74,8 +74,8 @@ def range_of(inputs: Inputs, layers: list[nn.Linear], *, even_out: bool) -> Rang
     """The scale with the least squared error, over how much of the largest values is cut off.
 
     Args:
-        inputs: of the layers.
-        layers: that share them.
+        inputs: inputs of the layers.
+        layers: layers that share these inputs.
         even_out: whether channels may be divided by factors of their own, which evens out those that are far larger
             than the rest and leaves the weights to make up for it (SmoothQuant, Xiao et al., 2023, strength 0.5).
     """

@@ -160,7 +160,7 @@ def require_names(state: Mapping[str, Tensor], names: Iterable[str], folder: Pat
     """Raise CheckpointError where tensors are missing that a configuration is derived from."""
     missing = [name for name in names if name not in state]
     if missing:
-        raise CheckpointError(f"{folder} does not hold a whole network", why=f"missing: {', '.join(missing)}")
+        raise CheckpointError(f"{folder} does not contain a complete network", why=f"missing: {', '.join(missing)}")
 
 
 def renamed(state: Mapping[str, Tensor], rules: Iterable[tuple[str, str]]) -> dict[str, Tensor]:

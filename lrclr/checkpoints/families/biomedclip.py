@@ -58,7 +58,7 @@ def _read(layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path
             raise CheckpointError(
                 f"{folder / OPEN_CLIP} describes a network that lrclr cannot read",
                 why=f"{key} is {value!r}",
-                fix=f"lrclr can do {' and '.join(map(repr, known))}.",
+                fix=f"lrclr supports {' and '.join(map(repr, known))}.",
             )
     state = tensors_of(folder, files)
     require_names(state, ("visual.trunk.pos_embed", "visual.head.proj.weight", "logit_scale"), folder)

@@ -90,7 +90,7 @@ def _read(layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path
             if config.get(field, value) != value:
                 raise CheckpointError(
                     f"{folder} describes a network that lrclr cannot read",
-                    why=f"{tower}_config.{field} is {config[field]!r}, and {value!r} is what lrclr can do",
+                    why=f"{tower}_config.{field} is {config[field]!r}, and {value!r} is what lrclr supports",
                 )
     state = renamed(tensors_of(folder, files), ((r"vision_model\.vision_model\.(.+)", r"vision_model.\1"),))
     require_names(state, ("visual_projection.weight", "text_projection.weight", "logit_scale"), folder)

@@ -21,7 +21,7 @@ class LinearGroup(NamedTuple):
     """Linear layers that share their input.
 
     Attributes:
-        name: of the group.
+        name: name of the group.
         layers: names of the layers, within the tower.
         norm: name of the LayerNorm whose output only these layers read; None where other modules read it too.
     """
@@ -54,7 +54,7 @@ class VisionTower(_Initialised, nn.Module, ABC):
     Its blocks take ``(hidden, mask, recorder=...)`` and compute attention through `lrclr.model.attention`.
 
     Attributes:
-        config_class: of its configuration; `model_type` names the tower.
+        config_class: class of its configuration. `model_type` names the tower.
         prefix: tokens before the patches: 1 with a CLS token, 0 without. With one, the rollout starts from that token's
             row of the last block; without, `read` gives the row it starts from.
         prunable: whether the last block may be computed for CLS and the selected patches alone.
@@ -111,7 +111,7 @@ class TextTower(_Initialised, nn.Module, ABC):
     """A text tower.
 
     Attributes:
-        config_class: of its configuration; `model_type` names the tower.
+        config_class: class of its configuration. `model_type` names the tower.
         causal: whether a token attends to earlier tokens only. The gates then put noise after a prompt's end.
         padding_visible: whether padding changes a prompt's embedding. Prompts then always have the tower's full length,
             and the exported graph takes no other.

@@ -55,7 +55,7 @@ class BaseClient:
         Args:
             error: tritonclient's `InferenceServerException`.
             attempt: number of failures of the request so far.
-            deadline: of the call.
+            deadline: deadline of the call.
 
         Raises:
             LrclrError: a repetition would be useless, or would end after the deadline.

@@ -107,7 +107,7 @@ class Deadline:
     """The time limit of a call, for all of its requests and their repetitions.
 
     Args:
-        options: of the client.
+        options: options of the client.
     """
 
     def __init__(self, options: ClientOptions) -> None:

@@ -270,7 +270,7 @@ def error_of(error: Any, address: str, seconds: float) -> LrclrError:
     match = _LRCLR_ERROR.match(line)
     if match is not None and match[1] in errors.__all__:
         kind: type[LrclrError] = getattr(errors, match[1])
-        return kind.told(match[2])
+        return kind.from_text(match[2])
     fix = None
     if "unexpected inference input 'embedding'" in line:
         fix = "The bundle that it serves was exported by an older lrclr, which gives no embeddings. Export it again."

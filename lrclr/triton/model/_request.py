@@ -49,12 +49,12 @@ class Request:
                 raise UsageError(f"the input {name} is empty", fix="Omit it, or give it a value.")
         if "describe" in arrays and _single(arrays, "describe"):
             if len(arrays) > 1:
-                raise UsageError("describe excludes all other inputs")
+                raise UsageError("describe cannot be used with other inputs")
             return cls(describe=True)
         if ("image" in arrays) == ("pixel_values" in arrays):
             raise UsageError("a request needs either image or pixel_values")
         if "finding" in arrays and "findings_toml" in arrays:
-            raise UsageError("finding and findings_toml exclude each other")
+            raise UsageError("finding and findings_toml cannot be used together")
         frame = _single(arrays, "frame")
         if frame is not None and frame < 0:
             raise UsageError(f"frame is {frame}", why="a frame is a whole number from 0")

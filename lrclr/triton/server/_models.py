@@ -141,7 +141,7 @@ class ServedModels:
         requests then fail.
 
         Args:
-            deadline: by `time.monotonic`.
+            deadline: deadline in the time of `time.monotonic`.
 
         Returns:
             Whether all were answered.

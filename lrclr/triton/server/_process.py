@@ -31,7 +31,7 @@ class ServerProcess:
 
     Args:
         command: program and arguments.
-        environment: of the server.
+        environment: environment of the server.
         claim: the folder and shared memory of the server.
         on_log: called with level and message of each line of the server's log.
 
@@ -131,8 +131,8 @@ class ServerProcess:
         """End tritonserver once its answers have been sent.
 
         Args:
-            ports: of the server.
-            deadline: by `time.monotonic`, after which unsent answers are lost.
+            ports: ports of the server.
+            deadline: deadline in the time of `time.monotonic`, after which unsent answers are lost.
         """
         self._server.terminate()
         self.log.idle.wait(_GRAPHS_SECONDS)

@@ -164,7 +164,7 @@ class TritonServer:
             self._failed_mendings += not stalled
             if self._failed_mendings >= _MENDING_TRIES:
                 raise ServerError(
-                    f"the server could not be mended in {_MENDING_TRIES} tries", why=str(error), fix="Start it again."
+                    f"the server could not be repaired in {_MENDING_TRIES} tries", why=str(error), fix="Start it again."
                 ) from error
             self._on_log("error", f"mending failed, and is tried again: {error}")
 
@@ -186,8 +186,8 @@ class TritonServer:
             The new version.
 
         Raises:
-            BundleError: the bundle is damaged; the old one goes on serving.
-            ServerError: the server could not load it, or it did not answer; the old one goes on serving.
+            BundleError: the bundle is damaged; the old one is still served.
+            ServerError: the server could not load it, or it did not answer; the old one is still served.
         """
         bundle = self._read_bundle()
         try:
@@ -201,7 +201,7 @@ class TritonServer:
         except LrclrError as error:
             if self._process is not None:
                 self._process.raise_if_ended()
-            raise ServerError("the new bundle was refused, and the old one goes on serving", why=str(error)) from error
+            raise ServerError("the new bundle was refused, and the old one is still served", why=str(error)) from error
         self._bundle = bundle
         return version
 
@@ -269,7 +269,7 @@ class TritonServer:
         backends, engine = self._installation.backends, self._bundle.manifest.engine["name"]
         if engine in {"tensorrt", "openvino"} and backends is not None and not (backends / engine).is_dir():
             raise ServerError(
-                f"the bundle is to be served by {engine}, and this server cannot",
+                f"this server cannot run the bundle's engine {engine}",
                 why=f"it has the backends {', '.join(sorted(path.name for path in backends.iterdir()))}",
                 # An installation by an older `make triton` may lack the stand-in for this backend.
                 fix=f"Use the vendor's server, or that of a new `make triton`, or run: "

@@ -1,4 +1,4 @@
-"""The kit for a borrowed GPU: what it packs is what it unpacks, and its commands run on the CPU."""
+"""The measurement kit for a lent GPU: unpacking restores what was packed, and its commands run on the CPU."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def container(programs: Sequence[tuple[int, int, bytes]]) -> bytes:
-    """A container of GPU code as NVIDIA's compiler lays it out: kind, architecture and payload of each entry."""
+    """A container of GPU code in the layout of NVIDIA's compiler: kind, architecture and payload of each entry."""
     body = b""
     for kind, architecture, payload in programs:
         header = 112 if architecture >= 100 else 64
@@ -45,7 +45,7 @@ def container(programs: Sequence[tuple[int, int, bytes]]) -> bytes:
 
 
 def library(*containers: bytes) -> bytes:
-    """The least ELF file that has a section of GPU code."""
+    """A minimal ELF file with a section of GPU code."""
     names = b"\0.nv_fatbin\0.shstrtab\0"
     code = b"".join(containers)
     sections = [(0, 0, 0), (1, 64, len(code)), (12, 64 + len(code), len(names))]
@@ -86,13 +86,13 @@ def test_only_programs_of_other_architectures_are_blanked() -> None:
         (library().replace(b".nv_fatbin", b".nv_nothin"), "section"),
     ],
 )
-def test_a_library_that_is_not_as_described_is_refused(damaged: bytes, why: str) -> None:
+def test_a_library_of_another_layout_is_refused(damaged: bytes, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         blank_other_architectures(bytearray(damaged), 90)
 
 
 def write_network(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Write a graph of one product and one sum; gives its large and its small weights."""
+    """Write a graph with one product and one sum. Returns its large and its small weights."""
     random = np.random.default_rng(0)
     large = random.normal(0.5, 0.02, (300, 200)).astype(np.float32)
     small = random.normal(size=200).astype(np.float32)
@@ -109,7 +109,7 @@ def write_network(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]
     return large, small
 
 
-def test_weights_are_filled_in_with_the_size_of_those_that_were_left_out(tmp_path: Path) -> None:
+def test_omitted_weights_are_replaced_by_weights_of_the_same_scale(tmp_path: Path) -> None:
     large, small = write_network(tmp_path / "whole.onnx")
     folder = tmp_path / "stripped"
     strip_weights(tmp_path / "whole.onnx", folder)
@@ -125,7 +125,7 @@ def test_weights_are_filled_in_with_the_size_of_those_that_were_left_out(tmp_pat
     assert not np.allclose(filled, large, atol=1e-3)
 
 
-def test_a_record_keeps_what_was_measured_before_a_failure(tmp_path: Path) -> None:
+def test_a_record_keeps_measurements_before_a_failure(tmp_path: Path) -> None:
     path = tmp_path / "results" / "record.json"
     record = Record(path, {"device": "cpu"})
     assert record.measure("first", lambda: {"ms": 1.5}) == {"ms": 1.5}
@@ -140,8 +140,8 @@ def test_a_record_keeps_what_was_measured_before_a_failure(tmp_path: Path) -> No
 
 
 @pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a GPU machine has after unpacking."""
+def unpacked_kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that a GPU machine has after unpacking."""
     base = tmp_path_factory.getbasetemp()
     folder = tmp_path_factory.mktemp("ready")
     for precision in ("fp32", "fp16"):
@@ -156,17 +156,17 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def parts(tmp_path: Path) -> list[Path]:
-    """A folder of the kit's shape, packed into several parts."""
+    """A folder with the structure of the kit, packed into several parts."""
     source = tmp_path / "source"
     (source / "bundles" / "default-fp32").mkdir(parents=True)
-    # Random bytes do not get smaller.
+    # Random bytes cannot be compressed.
     (source / "bundles" / "default-fp32" / "model.onnx").write_bytes(np.random.default_rng(0).bytes(200_000))
     write_network(tmp_path / "whole.onnx")
     strip_weights(tmp_path / "whole.onnx", source / "networks" / "tiny-fp32" / "image_encoder")
     return write_parts(source, tmp_path / "parts", part_bytes=80_000, preset=0)
 
 
-def test_what_is_packed_is_what_is_unpacked(parts: list[Path], tmp_path: Path) -> None:
+def test_unpacking_restores_the_packed_files(parts: list[Path], tmp_path: Path) -> None:
     assert len(parts) > 2
     assert all(sum(file.stat().st_size for file in part.iterdir()) <= 80_000 for part in parts)
     unpack(parts[::-1], tmp_path / "ready")
@@ -187,14 +187,14 @@ def test_a_missing_or_damaged_part_is_refused(parts: list[Path], tmp_path: Path)
     assert not (tmp_path / "ready").exists()
 
 
-def test_the_command_for_onnx_runtime_runs_on_the_cpu(ready: Path, tmp_path: Path) -> None:
+def test_the_command_for_onnx_runtime_runs_on_the_cpu(unpacked_kit: Path, tmp_path: Path) -> None:
     answer = _command(
-        *("onnxruntime_cuda", "-o", str(tmp_path), "--ready", str(ready), "--device", "cpu"),
+        *("onnxruntime_cuda", "-o", str(tmp_path), "--ready", str(unpacked_kit), "--device", "cpu"),
         *("--network", "tiny", "--batches", "1", "2", "--seconds", "0.01"),
         *("--only", "machine", "placement", "gates", "fp16"),
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    found = _measured(tmp_path / "onnxruntime_cuda.json")
+    found = _results(tmp_path / "onnxruntime_cuda.json")
     assert found["gates: fp32, TF32 off, CUDA graphs off"]["refused"] == []
     assert found["placement: tiny, fp16, image_encoder"]["operators_elsewhere"] == {}
     timed = found["device memory: fp16, TF32 off, CUDA graphs off, batch 2"]
@@ -203,9 +203,9 @@ def test_the_command_for_onnx_runtime_runs_on_the_cpu(ready: Path, tmp_path: Pat
     assert found["answers against the CPU's: fp16"]["same regions"] == 1.0
 
 
-def test_a_failed_measurement_leaves_the_others_and_an_exit_code(ready: Path, tmp_path: Path) -> None:
+def test_a_failed_measurement_keeps_the_others_and_gives_an_exit_code(unpacked_kit: Path, tmp_path: Path) -> None:
     broken = tmp_path / "ready"
-    shutil.copytree(ready, broken)
+    shutil.copytree(unpacked_kit, broken)
     (broken / "networks" / "tiny-fp16" / "image_encoder" / "model.onnx").write_bytes(b"no graph")
     answer = _command(
         *("onnxruntime_cuda", "-o", str(tmp_path), "--ready", str(broken), "--device", "cpu"),
@@ -213,7 +213,7 @@ def test_a_failed_measurement_leaves_the_others_and_an_exit_code(ready: Path, tm
     )
     assert answer.returncode == 1
     content = json.loads((tmp_path / "onnxruntime_cuda.json").read_text())["measurements"]
-    failed = [one["name"] for one in content if "error" in one]
+    failed = [measurement["name"] for measurement in content if "error" in measurement]
     assert "placement: tiny, fp16, image_encoder" in failed
     assert "placement: tiny, fp32, image_encoder" not in failed
     assert "text encoder: fp16, 32 prompts" not in failed
@@ -230,25 +230,25 @@ def _command(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _measured(path: Path) -> dict[str, Any]:
-    return {one["name"]: one["result"] for one in json.loads(path.read_text())["measurements"]}
+def _results(path: Path) -> dict[str, Any]:
+    return {measurement["name"]: measurement["result"] for measurement in json.loads(path.read_text())["measurements"]}
 
 
 @pytest.mark.parametrize("command", ["kernel", pytest.param("encoder", marks=pytest.mark.slow)])
-def test_commands_of_torch_run_dry(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_commands_complete_a_dry_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "result.json"
     monkeypatch.setattr(sys, "argv", [command, "--device", "cpu", "-o", str(output)])
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(f"benchmarks.gpu.quarter_hour.{command}").main()
     assert ended.value.code == 0
-    found = _measured(output)
+    found = _results(output)
     if command == "kernel":
-        assert [one["right"] for name, one in found.items() if name.startswith("correctness")] == [True, True]
-        assert {one["kernel"] for name, one in found.items() if name.startswith("time")} == {
+        assert [result["right"] for name, result in found.items() if name.startswith("correctness")] == [True, True]
+        assert {result["kernel"] for name, result in found.items() if name.startswith("time")} == {
             "torch eager, from maps",
             "torch eager, from queries and keys",
         }
     else:
-        variants = [one["variant"] for name, one in found.items() if name.startswith("encoder")]
+        variants = [result["variant"] for name, result in found.items() if name.startswith("encoder")]
         assert variants == ["maps", "maps alone", "kernel", "no regions"]
         assert found["agreement: ViT-B/32 @64, batch 1"]["cosine_of_maps_and_qk"] > 0.9999

@@ -1,4 +1,4 @@
-"""A body made up here, the CT it would come from, and what several tests look at."""
+"""A synthetic body, the CT that it would come from, and helpers for the tests of the phantom data set."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def ellipsoid(centre: tuple[int, int, int], radii: tuple[int, int, int]) -> NDAr
     return np.asarray(sum(((g - c) / r) ** 2 for g, c, r in zip(grid, centre, radii, strict=True)) <= 1)
 
 
-def tissue() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Hounsfield units and labels of two lungs and a heart; axes (head to foot, front to back, right to left)."""
+def hounsfield_units_and_labels() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Hounsfield units and labels of two lungs and a heart. Axes: head to foot, front to back, right to left."""
     hu, labels = np.full(SHAPE, -1000, np.float32), np.zeros(SHAPE, np.uint8)
     hu[:, 5:55, 5:85] = _SOFT_HU
     down = np.arange(SHAPE[0])[:, None, None]
@@ -53,32 +53,32 @@ def tissue() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
 
 
 def made_up_body() -> ct.Phantom:
-    hu, labels = tissue()
+    hu, labels = hounsfield_units_and_labels()
     return ct.Phantom(ct.attenuation_from_hu(hu), labels, NUMBERS, SPACING)
 
 
 def write_ct(folder: Path) -> None:
-    """The same body as the files that `ct.load_phantom` reads; axes run right, front and head."""
+    """Write the same body as files for `ct.load_phantom`. Axes: right, front, head."""
     affine = np.diag([SPACING, SPACING, SPACING, 1.0])
-    hu, labels = tissue()
+    hu, labels = hounsfield_units_and_labels()
     for name, volume in (("cxr", hu.astype(np.int16)), ("mask", labels)):
         nib.save(nib.Nifti1Image(volume.T[::-1, ::-1, ::-1], affine), folder / f"{name}.nii.gz")
     rows = "".join(f"{name},{number}\n" for name, number in NUMBERS.items())
     (folder / "structures.csv").write_text(f"structure,id\n{rows}", encoding="utf-8")
 
 
-def said(report: str) -> tuple[set[str], set[str]]:
-    """The findings that a report says are there, and those that it denies."""
-    there: set[str] = set()
+def stated_findings(report: str) -> tuple[set[str], set[str]]:
+    """The findings that a report states as present, and those that it denies."""
+    present: set[str] = set()
     denied: set[str] = set()
     for sentence in re.findall(r"[^.]+\.", report):
         named = {name for name, words in WORDS.items() if re.search(words, sentence, re.IGNORECASE)}
-        (denied if _NEGATED.match(sentence.strip()) else there).update(named)
-    return there, denied
+        (denied if _NEGATED.match(sentence.strip()) else present).update(named)
+    return present, denied
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder; of a data set, without what was measured while it was made."""
+    """Content of every file of a folder. For a data set, run-dependent measurements are left out."""
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     if "dataset.json" in files:
         facts = json.loads(files["dataset.json"])

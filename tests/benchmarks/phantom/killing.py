@@ -1,4 +1,4 @@
-"""Ends a run of `make_dataset` in a way that it cannot notice."""
+"""Kills a run of `make_dataset` with SIGKILL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def killed_amid(call: Sequence[str], out: Path, *, after: int) -> Path:
-    """Start the command, kill it with SIGKILL once some pictures are there, and return the folder with its work."""
+    """Run the command, kill it once `after` pictures are written, and return its work folder."""
     work = kept_folder(out) / "work"
     command = [sys.executable, "-m", "benchmarks.phantom.make_dataset", *call]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
@@ -26,14 +26,14 @@ def killed_amid(call: Sequence[str], out: Path, *, after: int) -> Path:
         workers = _children(process.pid)
         process.kill()
     assert workers
-    # Workers that outlive their parent would hold the CT in memory for ever.
+    # Workers that survive their parent would hold the CT in memory.
     wait_until(lambda: not any(_runs(worker) for worker in workers))
     assert not out.exists()
     return work
 
 
 def _state(pid: int) -> list[str]:
-    """What follows the name in /proc/PID/stat: state, parent and so on; nothing when the process is gone."""
+    """The fields after the name in /proc/PID/stat: state, parent and so on. Empty if the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -46,5 +46,5 @@ def _children(parent: int) -> list[int]:
 
 
 def _runs(pid: int) -> bool:
-    # The parent of an orphan may not collect it.
+    # An orphan that has ended may remain as a zombie.
     return _state(pid)[:1] not in ([], ["Z"])

@@ -1,4 +1,4 @@
-"""The phantom data set, on a body made up here."""
+"""The phantom data set, made from a synthetic body."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from benchmarks.phantom.picture import SPLITS, make_picture, streams
 from benchmarks.phantom.project import camera_of, project, shadow
 from benchmarks.phantom.reports import write_report
 from lrclr.errors import UsageError
-from tests.benchmarks.phantom.bodies import NUMBERS, SHAPE, SPACING, made_up_body, said, tree, write_ct
+from tests.benchmarks.phantom.bodies import NUMBERS, SHAPE, SPACING, made_up_body, stated_findings, tree, write_ct
 
 if TYPE_CHECKING:
     from benchmarks.phantom.picture import Split
@@ -43,10 +43,10 @@ VIEW = render.View((96, 112), 3.5, pitch_deg=6, yaw_deg=-5, roll_deg=4, distance
 
 
 @pytest.mark.parametrize("direction", ["AP", "PA"])
-def test_the_quick_projection_is_the_exact_one(body: ct.Phantom, direction: Literal["AP", "PA"]) -> None:
+def test_the_fast_projection_equals_the_exact_one(body: ct.Phantom, direction: Literal["AP", "PA"]) -> None:
     view = dataclasses.replace(VIEW, direction=direction)
     camera = camera_of(view, SHAPE, SPACING)
-    # Without steps, at which both are only as good as their interpolation.
+    # Without sharp edges, at which interpolation decides the result of both.
     smooth = body.attenuation.copy()
     smooth[:6] = smooth[-6:] = 0
     smooth = ndimage.gaussian_filter(smooth, 1.5, mode="constant")
@@ -54,8 +54,8 @@ def test_the_quick_projection_is_the_exact_one(body: ct.Phantom, direction: Lite
     error = np.abs(project(smooth, camera) - exact)
     assert error.mean() < 0.001 * exact.mean()
     heart = body.region(["heart"])
-    quick, slow = shadow(heart, camera), render.footprint(heart, SPACING, view)
-    assert (quick & slow).sum() / (quick | slow).sum() > 0.9
+    fast, reference = shadow(heart, camera), render.footprint(heart, SPACING, view)
+    assert (fast & reference).sum() / (fast | reference).sum() > 0.9
     assert not shadow(np.zeros(SHAPE, bool), camera).any()
 
 
@@ -67,7 +67,7 @@ def test_stretching_makes_the_body_larger(body: ct.Phantom) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", FINDINGS)
-def test_a_mask_lies_where_the_picture_changes(body: ct.Phantom, name: str, size: str) -> None:
+def test_a_mask_covers_the_changed_part_of_the_picture(body: ct.Phantom, name: str, size: str) -> None:
     side = "" if name in {"Cardiomegaly", "Edema"} else "right"
     lobe = "lung_upper_lobe_right" if name in {"Consolidation", "Atelectasis", "Lung Lesion"} else ""
     item = Item(name, side, lobe, size, 0.5)  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ def test_a_mask_lies_where_the_picture_changes(body: ct.Phantom, name: str, size
     assert (change[seen].mean() < 0) == (name == "Pneumothorax")
 
 
-def test_a_lobe_too_thin_is_refused(body: ct.Phantom) -> None:
+def test_a_lobe_that_is_too_thin_is_refused(body: ct.Phantom) -> None:
     labels = np.zeros_like(body.labels)
     labels[40, 30, 60:70] = NUMBERS["lung_upper_lobe_left"]
     thin = dataclasses.replace(body, labels=labels)
@@ -90,12 +90,12 @@ def test_a_lobe_too_thin_is_refused(body: ct.Phantom) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**63))
-def test_a_report_says_what_there_is(seed: int) -> None:
+def test_a_report_states_the_findings_of_the_image(seed: int) -> None:
     rng = np.random.default_rng(seed)
     case = draw_case(rng)
     report = write_report(case, rng)
-    there, denied = said(report)
-    assert there == case.names - {NO_FINDING}
+    present, denied = stated_findings(report)
+    assert present == case.names - {NO_FINDING}
     assert not denied & case.names
     assert not re.search(r"[{}]|  | \.|\ba extensive", report, re.IGNORECASE)
     for item in case.items:
@@ -113,7 +113,7 @@ def test_every_finding_is_drawn_often() -> None:
     assert len(texts) > 1800
 
 
-def test_no_two_images_share_a_stream() -> None:
+def test_every_image_has_its_own_random_stream() -> None:
     draws = [
         float(stream.random())
         for seed in (0, 1)
@@ -124,7 +124,7 @@ def test_no_two_images_share_a_stream() -> None:
     assert len(set(draws)) == len(draws) == 2 * 4 * 30 * 4
 
 
-def test_an_external_picture_is_another_domain(body: ct.Phantom) -> None:
+def test_external_pictures_look_different(body: ct.Phantom) -> None:
     pictures = [make_picture(body, "external", 0, index, 64) for index in range(6)]
     assert {picture.pixels.shape for picture in pictures} == {(64, 64)}
     barred = [p for p in pictures if not p.pixels[[0, -1]].any() or not p.pixels[:, [0, -1]].any()]
@@ -140,19 +140,19 @@ def make(
     make_dataset.make_dataset(body, settings, folder, ct_sha256={}, workers=workers, overwrite=overwrite)
 
 
-def test_a_data_set_is_the_same_whatever_makes_it(body: ct.Phantom, tmp_path: Path) -> None:
+def test_the_number_of_workers_and_images_does_not_change_an_image(body: ct.Phantom, tmp_path: Path) -> None:
     splits: dict[Split, int] = {"test": 5, "external": 3}
     make(body, splits, tmp_path / "one")
     make(body, splits, tmp_path / "two", workers=2)
     make(body, {"test": 7}, tmp_path / "longer")
-    one, two, longer = (tree(tmp_path / name) for name in ("one", "two", "longer"))
-    assert one == two
-    assert len(one) == 2 * (5 + 3) + 2
-    assert all(longer[name] == content for name, content in one.items() if "/test/" in name)
+    one_worker, two_workers, longer = (tree(tmp_path / name) for name in ("one", "two", "longer"))
+    assert one_worker == two_workers
+    assert len(one_worker) == 2 * (5 + 3) + 2
+    assert all(longer[name] == content for name, content in one_worker.items() if "/test/" in name)
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "longer"}
 
 
-def test_a_manifest_says_what_is_in_the_pictures(body: ct.Phantom, tmp_path: Path) -> None:
+def test_a_manifest_describes_the_pictures(body: ct.Phantom, tmp_path: Path) -> None:
     make(body, {"external": 3, "test": 5}, tmp_path / "set")
     with (tmp_path / "set/manifest.csv").open(newline="", encoding="utf-8") as table:
         rows = list(csv.DictReader(table))
@@ -171,7 +171,7 @@ def test_a_manifest_says_what_is_in_the_pictures(body: ct.Phantom, tmp_path: Pat
         assert row["report"] == picture.report
 
 
-def test_a_data_set_says_how_it_was_made(body: ct.Phantom, tmp_path: Path) -> None:
+def test_a_data_set_records_its_settings(body: ct.Phantom, tmp_path: Path) -> None:
     settings = Settings({"test": 2}, size=64)
     hashes = {"cxr.nii.gz": "0" * 64}
     make_dataset.make_dataset(body, settings, tmp_path / "set", ct_sha256=hashes, workers=1, overwrite=False)
@@ -185,7 +185,7 @@ def test_a_data_set_says_how_it_was_made(body: ct.Phantom, tmp_path: Path) -> No
     assert facts["measured"] == {"rendered": 2, "reused": 0, "workers": 1}
 
 
-def test_the_generator_is_all_that_a_picture_depends_on() -> None:
+def test_the_hash_of_the_generator_covers_all_modules() -> None:
     modules = "import sys; print(*(name for name in sys.modules if 'phantom' in name))"
     look = f"import benchmarks.phantom.ct, benchmarks.phantom.picture; {modules}"
     answer = subprocess.run([sys.executable, "-c", look], cwd=ROOT, check=True, capture_output=True, text=True)
@@ -194,13 +194,13 @@ def test_the_generator_is_all_that_a_picture_depends_on() -> None:
     )
 
 
-def test_a_folder_of_others_is_left_alone(body: ct.Phantom, tmp_path: Path) -> None:
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "thesis.txt").write_text("mine")
+def test_a_folder_with_other_files_is_not_changed(body: ct.Phantom, tmp_path: Path) -> None:
+    folder_with_other_files = tmp_path / "mine"
+    folder_with_other_files.mkdir()
+    (folder_with_other_files / "thesis.txt").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(UsageError, match="did not write"):
-            make(body, {"train": 1}, mine, overwrite=overwrite)
+            make(body, {"train": 1}, folder_with_other_files, overwrite=overwrite)
     assert tree(tmp_path) == {"mine/thesis.txt": b"mine"}
 
 
@@ -217,13 +217,15 @@ def test_a_folder_of_others_is_left_alone(body: ct.Phantom, tmp_path: Path) -> N
         (["--splits", "train=1"], "the chest CT is incomplete"),
     ],
 )
-def test_wrong_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str], why: str) -> None:
+def test_a_wrong_call_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str], why: str
+) -> None:
     assert make_dataset.main([*wrong, "--ct", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
     assert why in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_a_call_that_makes_nothing() -> None:
+def test_a_call_without_output_is_refused() -> None:
     with pytest.raises(SystemExit, match="2"):
         make_dataset.main(["--splits", "train=1"])
 

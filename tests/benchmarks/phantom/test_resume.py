@@ -1,4 +1,4 @@
-"""A data set whose making was stopped: what is kept, and that going on gives the same bytes."""
+"""Rendering of a data set that is stopped and continued: pictures are kept, and the result has the same bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def body() -> ct.Phantom:
     return made_up_body()
 
 
-def measured(folder: Path) -> dict[str, int]:
+def measured_facts(folder: Path) -> dict[str, int]:
     facts: dict[str, dict[str, int]] = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     return facts["measured"]
 
@@ -44,7 +44,7 @@ def test_a_killed_run_is_continued(tmp_path: Path) -> None:
 
     work = killed_amid([*call, "-o", str(out), "--workers", "2"], out, after=5)
     done = sorted(work.glob("images/test/[!.]*.png"))
-    # What a power cut may leave: a name with half its content, and one with none.
+    # A power cut may leave a file with half of its content and one without content.
     done[0].write_bytes(done[0].read_bytes()[:-20])
     (work / "masks/test" / done[1].name).write_bytes(b"")
     (work / "images/test/.000023.png.4711").write_bytes(b"half")
@@ -53,13 +53,13 @@ def test_a_killed_run_is_continued(tmp_path: Path) -> None:
     assert make_dataset.main([*call, "-o", str(out)]) == 0
     assert tree(out) == tree(whole)
     assert {name: (out / "images/test" / name).stat().st_ino for name in kept} == kept
-    facts = measured(out)
+    facts = measured_facts(out)
     assert facts["reused"] + facts["rendered"] == 36
     assert facts["rendered"] >= 2
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
-def test_a_full_disk_loses_nothing(
+def test_a_full_disk_keeps_the_rendered_pictures(
     body: ct.Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rendered: list[int] = []
@@ -82,12 +82,12 @@ def test_a_full_disk_loses_nothing(
     monkeypatch.undo()
     monkeypatch.setattr("benchmarks.phantom.ct.load_phantom", lambda folder, spacing: body)
     assert make_dataset.main(call) == 0
-    assert measured(tmp_path / "out")["reused"] == 3
+    assert measured_facts(tmp_path / "out")["reused"] == 3
     assert not kept_folder(tmp_path / "out").exists()
 
 
-def stopped(body: ct.Phantom, folder: Path, settings: Settings) -> None:
-    """Make a data set whose second picture fails, for a reason that is none of the disk's."""
+def stop_at_second_picture(body: ct.Phantom, folder: Path, settings: Settings) -> None:
+    """Make a data set whose second picture fails with an error that the disk did not cause."""
 
     def failing(phantom: ct.Phantom, split: Split, seed: int, index: int, size: int) -> Picture:
         if index == 1:
@@ -109,22 +109,24 @@ def stopped(body: ct.Phantom, folder: Path, settings: Settings) -> None:
         (Settings({"test": 2}, 64), {"cxr.nii.gz": "1" * 64}, "settings differ: ct_sha256"),
     ],
 )
-def test_work_of_another_kind_is_not_mixed_in(
+def test_pictures_of_other_settings_are_not_reused(
     body: ct.Phantom, tmp_path: Path, settings: Settings, hashes: dict[str, str], other: str
 ) -> None:
     out, kept = tmp_path / "out", kept_folder(tmp_path / "out")
-    stopped(body, out, Settings({"test": 2}, 64))
+    stop_at_second_picture(body, out, Settings({"test": 2}, 64))
     before = tree(kept)
     with pytest.raises(UsageError, match=other):
         make_dataset.make_dataset(body, settings, out, ct_sha256=hashes, workers=1, overwrite=False)
     assert {name: before[name] for name in before if name != "place.txt"}.items() <= tree(kept).items()
     make_dataset.make_dataset(body, settings, out, ct_sha256=hashes, workers=1, overwrite=True)
-    assert measured(out)["reused"] == 0
+    assert measured_facts(out)["reused"] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_another_generator_is_another_kind(body: ct.Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stopped(body, tmp_path / "out", Settings({"test": 2}, 64))
+def test_pictures_of_another_generator_are_not_reused(
+    body: ct.Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at_second_picture(body, tmp_path / "out", Settings({"test": 2}, 64))
     monkeypatch.setattr(make_dataset, "GENERATOR", ("cases",))
     with pytest.raises(UsageError, match="settings differ: generator_sha256"):
         make_dataset.make_dataset(
@@ -132,7 +134,7 @@ def test_another_generator_is_another_kind(body: ct.Phantom, tmp_path: Path, mon
         )
 
 
-def test_two_do_not_make_the_same_folder(tmp_path: Path) -> None:
+def test_a_second_run_on_the_same_folder_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with resumed_directory(out, {}, expected=(), overwrite=False) as work:
         write_whole(work / "a", b"a")
@@ -144,7 +146,7 @@ def test_two_do_not_make_the_same_folder(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"out/a": b"a"}
 
 
-def test_what_was_there_stays_until_all_is_done(tmp_path: Path) -> None:
+def test_an_old_data_set_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for number in range(2):
         with resumed_directory(out, {"n": number}, expected=("a",), overwrite=True) as work:
@@ -159,7 +161,9 @@ def test_what_was_there_stays_until_all_is_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reason", [errno.EPERM, errno.ENOSPC])
-def test_a_disk_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int) -> None:
+def test_a_file_system_without_hard_links_is_supported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
     def refuse(source: object, target: object) -> None:
         raise OSError(reason, os.strerror(reason))
 
@@ -180,7 +184,7 @@ def finish(out: Path) -> None:
         write_whole(work / "b/a", b"a")
 
 
-def test_only_a_whole_picture_counts(body: ct.Phantom, tmp_path: Path) -> None:
+def test_an_incomplete_picture_is_rendered_again(body: ct.Phantom, tmp_path: Path) -> None:
     picture = make_picture(body, "train", 0, 0, 32)
     file, content = tmp_path / "a.png", rendering._png(picture.pixels)
     assert not is_intact(file, 32)

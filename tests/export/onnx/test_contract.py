@@ -1,4 +1,4 @@
-"""The graphs' contract: names, types, free axes, the region node."""
+"""The contract of the graphs: names, types, dynamic axes, and the region node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lrclr.bundle import Golden
 
 FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
-# Two heads pick two patches each; 32 is the tiny projection, 128 and 64 the widths of its towers.
+# Two heads select two patches each. 32 is the width of the tiny projection, 128 and 64 those of its towers.
 CONTRACT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "image_encoder": (
         {"pixel_values": (FLOAT, ["batch", 3, 112, 112])},
@@ -132,11 +132,11 @@ def test_region_selection_is_one_node_that_a_plugin_can_take(bundle: Bundle) -> 
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     assert node.op_type == "RegionSelect"
     assert attributes == {"top_k": 2, "mean": 0, "plugin_namespace": b"lrclr", "plugin_version": b"1", "prefix": 1}
-    assert len(node.input) == 4  # tokens, CLS's row of the last of three layers, and the maps of the others
+    assert len(node.input) == 4  # tokens, the row of CLS in the last of three layers, and the maps of the other layers
     (function,) = model.functions
     assert (function.domain, function.name) == ("lrclr", "RegionSelect")
     assert {opset.domain: opset.version for opset in model.opset_import} == {"": 20, "lrclr": 2}
-    # What the body is made of is standard, so that any runtime can take it.
+    # The function body has standard operators only, so that any runtime can run it.
     assert {inner.domain for inner in function.node} == {""}
 
 

@@ -1,4 +1,4 @@
-"""Graphs without ONNX functions run where functions are not expanded."""
+"""Graphs without ONNX functions can be run by runtimes that do not expand functions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _reference(path: Path, pixels: NDArray[np.float32]) -> list[NDArray[Any]]:
 
 
 def _openvino(path: Path, pixels: NDArray[np.float32]) -> list[NDArray[Any]]:
-    """OpenVINO as it is installed, without lrclr's extension for the region node."""
+    """OpenVINO as installed, without lrclr's extension for the region node."""
     openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(str(path), "CPU", settings)
@@ -78,7 +78,7 @@ def test_the_other_graphs_have_nothing_to_expand(bundle: Bundle) -> None:
 
 
 def test_tensorrt_still_finds_the_node(bundle: Bundle) -> None:
-    """It maps the node of the function form to its plugin; the inlined form has no such node."""
+    """TensorRT's plugin replaces the node of the graph with functions. The inlined graph does not have this node."""
     kept = onnx.load(bundle.graph_path("image_encoder"))
     (node,) = [node for node in kept.graph.node if node.domain == "lrclr"]
     assert {"plugin_namespace", "plugin_version"} <= {attribute.name for attribute in node.attribute}

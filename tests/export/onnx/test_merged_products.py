@@ -1,4 +1,4 @@
-"""Products of the same input become one product: the values stay, and ONNX Runtime multiplies in int8."""
+"""Products of the same input become one product: values do not change, and ONNX Runtime multiplies in int8."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDTH = 8
 
 
 def _model(kinds: list[tuple[str, int, bool]], seed: int) -> onnx.ModelProto:
-    """A graph of products of one input ``[B, 3, 8]``, each with a kind of weight, a width, and a bias or none."""
+    """A graph of products of one input ``[B, 3, 8]``, each with a kind of weight, a width, and an optional bias."""
     random = np.random.default_rng(seed)
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
@@ -98,11 +98,11 @@ def test_values_and_names_stay(kinds: list[tuple[str, int, bool]], seed: int) ->
 
 
 def test_no_merged_weight_is_transposed_at_run_time() -> None:
-    """Two groups of products share their transposed weights; a single product keeps its own."""
+    """Two groups of products share their transposed weights. A single product keeps its own weight."""
     original = _model([("transposed", 4, True), ("transposed", 3, True)], 0)
     nodes = original.graph.node
     for number in range(2):
-        # The same weights times another input.
+        # The same weights, multiplied with another input.
         nodes.append(helper.make_node("MatMul", ["d", f"w{number}"], [f"again{number}"]))
     original.graph.output.extend(
         helper.make_tensor_value_info(f"final{number}", TensorProto.FLOAT, ["batch", 3, None]) for number in range(2)

@@ -1,4 +1,4 @@
-"""Which type a graph computes in is counted, and a graph of another precision than was asked for is refused."""
+"""The types in which a graph computes are counted, and a graph of another precision than requested is refused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_fp32_holds_no_half_precision_at_all(fp32_bundle: Path, graph: str) -> N
 
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_the_histogram_is_what_onnx_infers(fp16_bundle: Path, graph: str) -> None:
-    """Counted again from the file, by ONNX's own type inference."""
+    """Counted again from the file, with ONNX's own type inference."""
     model = onnx.shape_inference.infer_shapes(onnx.load(Bundle(fp16_bundle).graph_path(graph)))
     values = [*model.graph.value_info, *model.graph.input, *model.graph.output]
     types = {value.name: value.type.tensor_type.elem_type for value in values}
@@ -96,7 +96,7 @@ def test_a_type_that_is_not_known_is_no_pass() -> None:
 
 
 def test_layernorm_in_half_precision_is_refused(checkpoint: Checkpoint) -> None:
-    """What a plain `.half()` gives."""
+    """The result of a plain `.half()`."""
     plain = copy.deepcopy(checkpoint.model).half()
     graph = kept_export(graph_specs(plain)[1], opset=20)
     histogram = precision_histogram(graph.model.graph)
@@ -131,7 +131,7 @@ def test_no_other_precision_is_pretended(precision: str) -> None:
 def test_the_highest_opset_passes_too(
     checkpoint: Checkpoint, fp32_bundle: Path, golden: Golden, tmp_path: Path
 ) -> None:
-    """The image encoder, which has the custom node; opset 18 is exported whole in another file."""
+    """The image encoder, which has the custom node. The whole bundle is exported with opset 18 elsewhere."""
     bundle = Bundle(fp32_bundle)
     graph = kept_export(graph_specs(checkpoint.model)[0], opset=23)
     graph.save(tmp_path / "model.onnx")

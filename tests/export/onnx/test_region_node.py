@@ -1,4 +1,4 @@
-"""The ONNX definition of ``lrclr::RegionSelect`` against the network's own region selection."""
+"""The ONNX definition of ``lrclr::RegionSelect``, compared with the network's region selection."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FLOAT, HALF, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
 def session(
     layers: int, top_k: int, mean: bool, *, prefix: int = 1, opset: int = 20, half: bool = False
 ) -> onnxruntime.InferenceSession:
-    """A model of the one node, run from its function body."""
+    """A model of the single node, run from its function body."""
     maps = ["start", *(f"map_{i}" for i in range(layers - 1))]
     tokens = HALF if half else FLOAT
     attributes = {
@@ -63,7 +63,7 @@ def session(
 def random_case(
     seed: int, batch: int, heads: int, patches: int, layers: int, prefix: int = 1
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Maps, the start row last, and tokens."""
+    """Maps, with the start row last, and tokens."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, heads, patches + prefix, patches + prefix)
     maps = [torch.randn(shape, generator=generator).mul(3).softmax(-1) for _ in range(layers)]
@@ -101,7 +101,7 @@ def test_the_function_is_the_networks_selection(
     expected = select_regions(maps, tokens, top_k, mean, prefix)
     got_tokens, index, importance = run(maps, tokens, top_k, mean, prefix)
     np.testing.assert_allclose(importance, expected.importance.numpy(), rtol=2e-5, atol=1e-7)
-    # Float32 sums in another order may change two patches that are alike to the last bit, and only those.
+    # Float32 sums in another order may exchange two patches with equal importance up to rounding, but no others.
     rollout = rollout_row(maps, mean=mean, prefix=prefix).numpy()
     chosen = np.take_along_axis(rollout, index.reshape(*rollout.shape[:2], top_k), axis=-1).reshape(importance.shape)
     np.testing.assert_allclose(chosen, expected.importance.numpy(), rtol=2e-5, atol=1e-7)
@@ -124,7 +124,7 @@ def test_ties_go_to_the_lowest_patch_in_both(
     levels: list[int], heads: int, layers: int, top_k: int, mean: bool
 ) -> None:
     patches, top_k = len(levels), min(top_k, len(levels))
-    # Permutations and powers of two: every product and sum is exact, so that equal means equal.
+    # Permutations and powers of two: every product and sum is exact, so equal values stay equal.
     row = torch.tensor([1.0, *(2.0**level for level in levels)])
     maps = [torch.eye(patches + 1).repeat(1, heads, 1, 1) for _ in range(layers - 1)]
     maps.append(row.repeat(1, heads, 1, 1))

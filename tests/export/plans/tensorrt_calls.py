@@ -1,7 +1,7 @@
-"""Every use that a source makes of TensorRT: which member of which class, and with which arguments it is called.
+"""All uses of TensorRT in a source file: members of classes, and the arguments of calls.
 
-Types are followed through assignments, from the names below on: the bindings' own signatures say what a call returns,
-and what type a property has.
+Types are followed through assignments, beginning with the names below. Return types of calls and types of properties
+come from the signatures of the bindings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.export.plans.tensorrt_surface import Surface
 
 MODULE: Final = "module"
-# What parameters, loop variables and items of lists are called in the sources.
+# Names of parameters, loop variables and list items in the sources.
 NAMES: Final = {
     "library": MODULE,
     "builder": "Builder",
@@ -32,16 +32,16 @@ NAMES: Final = {
 
 @dataclass(frozen=True)
 class Use:
-    """A member of a class of TensorRT, or of the module, and what is done with it.
+    """A use of a member of a TensorRT class or of the module.
 
     Attributes:
-        owner: the class; `MODULE` for a name of the module.
-        member: its name.
-        line: of the source.
-        call: numbers of positional arguments and names of the others; None where it is not called. -1 stands for a
-            number that the source does not fix.
-        stored: whether it is assigned to.
-        guarded: whether the source asks first if there is such a member.
+        owner: the class, or `MODULE` for a name of the module.
+        member: name of the member.
+        line: line of the source.
+        call: number of positional arguments, and names of the others. None if it is not called. -1 is a number that
+            the source does not determine.
+        stored: whether the source assigns to it.
+        guarded: whether the source checks first that the member exists.
     """
 
     owner: str
@@ -53,10 +53,10 @@ class Use:
 
 
 def uses(source: str, surface: Surface) -> Iterator[Use]:
-    """All uses in a source, typed by a surface."""
+    """All uses in a source, with types from a surface."""
     tree = ast.parse(source)
     attributes: dict[str, str] = {}
-    # Attributes of our own objects are set in one method and used in others.
+    # Attributes of lrclr's own objects are set in one method and used in others.
     for _ in range(2):
         found = [use for scope in _scopes(tree) for use in _Scope(scope, surface, attributes).uses()]
     yield from found
@@ -67,7 +67,7 @@ def _scopes(tree: ast.Module) -> Iterator[ast.FunctionDef]:
 
 
 class _Scope:
-    """A function: names in it have a type from their assignment on."""
+    """A function. A name in it has a type after its assignment."""
 
     def __init__(self, function: ast.FunctionDef, surface: Surface, attributes: dict[str, str]) -> None:
         self._function, self._surface, self._attributes = function, surface, attributes
@@ -131,7 +131,7 @@ class _Scope:
         self._use(node.func, (-1 if starred else len(node.args), named))
 
     def _ask(self, node: ast.Call) -> None:
-        """A member that is looked for by name: any text of the function may be the name."""
+        """A member that is looked up by name. Any string in the function may be the name."""
         owner = self.type_of(node.args[0])
         if owner is None:
             return
@@ -146,7 +146,7 @@ class _Scope:
             self._uses.append(Use(owner, node.attr, node.lineno, call, guarded=node.attr in self._asked))
 
     def type_of(self, node: ast.expr) -> str | None:
-        """The class of what an expression gives, or the class that it names; None where it is not of TensorRT."""
+        """The class of an expression's value, or the class that the expression names. None if it is not of TensorRT."""
         if isinstance(node, ast.Name):
             return self._types.get(node.id)
         if isinstance(node, ast.Attribute):
@@ -163,7 +163,7 @@ class _Scope:
 
     def _member(self, owner: str | None, name: str) -> str | None:
         if owner == MODULE:
-            # An enumeration's values are members of it.
+            # The values of an enumeration are its members.
             return name if name in self._surface else None
         return self._known(self._surface.get(owner or "", {}).get(name, {}).get("type"))
 

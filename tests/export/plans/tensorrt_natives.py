@@ -1,8 +1,8 @@
-"""What TensorRT's own Python layer for plugins needs of TensorRT's libraries, which are not on PyPI.
+"""The native classes of TensorRT that its Python layer for plugins needs. TensorRT's libraries are not on PyPI.
 
-The layer itself, which checks a plugin and asks it for shapes and launches, is NVIDIA's (``tensorrt-cu13-bindings``).
-Here are the native classes that it builds on: sizes that are known, and containers. Whether TensorRT launches what
-comes out of it is for a machine that has TensorRT: ``make test-gpu``.
+The Python layer, which checks a plugin and asks it for shapes and launches, is NVIDIA's (``tensorrt-cu13-bindings``).
+The classes here replace the native ones: known sizes, and containers. ``make test-gpu`` checks on a machine with
+TensorRT that TensorRT launches the kernel.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DimensionOperation(enum.Enum):
 
 
 class IDimensionExpr:
-    """A size that is known."""
+    """A known size."""
 
     def __init__(self, value: int) -> None:
         self.value = value
@@ -89,7 +89,7 @@ class PluginField:
 
 
 class Registry:
-    """The plugins' creators by name."""
+    """The creators of plugins by name."""
 
     def __init__(self) -> None:
         self._creators: dict[tuple[str, str], Any] = {}

@@ -1,12 +1,11 @@
 """Names and signatures of a TensorRT Python module, as its bindings document them.
 
-Full TensorRT cannot be installed here, but the module that binds it to Python can. Its classes and signatures are in
-that module, and it loads beside libraries that do nothing. As a program, this prints the surface of the package
-``tensorrt_bindings``:
+Full TensorRT cannot be installed here, but its Python bindings can. They contain the classes and signatures, and can be
+loaded with empty libraries. As a program, this prints the surface of the package ``tensorrt_bindings``:
 
     python tests/export/plans/tensorrt_surface.py FOLDER > tests/export/plans/tensorrt_10_12.json
 
-where FOLDER holds the package, such as the unpacked wheel of ``tensorrt-cu12-bindings``.
+where FOLDER contains the package, such as the unpacked wheel of ``tensorrt-cu12-bindings``.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ _STUBS = (
     "getPluginRegistry",
     "initLibNvInferPlugins",
 )
-# lrclr makes no layers, and its plugin is an affair of TensorRT's Python layer.
+# lrclr does not create layers, and TensorRT's Python layer handles its plugin.
 _NOT_USED = re.compile(r"I\w+Layer|IPlugin\w*|IAlgorithm\w*")
 _SIGNATURE = re.compile(r"^(?:\d+\. )?(\w*)\((.*)\) -> (.+)$", re.MULTILINE)
 
 
 def surface(module: Any) -> Surface:
-    """Name to its members: of classes methods with their signatures, properties, and constants.
+    """Members of each name: methods of classes with their signatures, properties, and constants.
 
-    A signature is a list of parameters, without ``self``, each with whether it may be left out, and the type that is
-    returned. A property says whether it can be set.
+    A signature has the parameters without ``self``, each with whether it is optional, and the returned type. A property
+    has whether it can be set.
     """
     return {
         name: {
@@ -75,7 +74,7 @@ def _signatures(text: str, name: str) -> list[dict[str, Any]]:
 
 
 def _parameters(text: str) -> list[tuple[str, bool]]:
-    """Names, and whether each has a default."""
+    """Parameter names, and whether each has a default."""
     found, depth, start = [], 0, 0
     for place, sign in enumerate(f"{text},"):
         depth += (sign in "([{<") - (sign in ")]}>")
@@ -83,12 +82,12 @@ def _parameters(text: str) -> list[tuple[str, bool]]:
             found.append(text[start:place].strip())
             start = place + 1
     named = [(one.partition(":")[0].strip(), " = " in one) for one in found if one]
-    # A property's getter calls it arg0.
+    # The getter of a property calls its parameter arg0.
     return [one for one in named if one[0] not in {"self", "arg0"}] if named else []
 
 
 def of_bindings(folder: Path) -> Surface:
-    """The surface of the package ``tensorrt_bindings`` in a folder; takes a C compiler."""
+    """The surface of the package ``tensorrt_bindings`` in a folder. Needs a C compiler."""
     done = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, check=True)
     found: Surface = json.loads(done.stdout)
     return found

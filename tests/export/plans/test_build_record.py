@@ -1,4 +1,4 @@
-"""What the builder says of a plan: read from a real build, and from logs of TensorRT 10, which cannot run here."""
+"""What the builder reports about a plan: from a real build, and from logs of TensorRT 10, which cannot run here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 AMPERE = BuildOptions("tensorrt-rtx", ("8.6",))
-# Of TensorRT 10 with a plugin between two parts that its compiler made, for two profiles.
+# A log of TensorRT 10 with a plugin between two parts that its compiler made, for two profiles.
 TENSORRT_10 = """Layers:
 Name: Reformatting CopyNode for Input Tensor 0 to {ForeignNode[a...b]}, LayerType: Reformat, Inputs: [ { Name: x, \
 Location: Device, Dimensions: [1,3,8,8], Format/Datatype: Row major linear FP32 }], Outputs: [ { Name: y, Location: \
@@ -50,7 +50,7 @@ I/O Tensors:
 
 @pytest.fixture(scope="module")
 def record(fp16_bundle: Path) -> BuildRecord:
-    """Of the tiny image encoder, by the real builder."""
+    """The record of the tiny image encoder from the real builder."""
     return _built(Bundle(fp16_bundle), "image_encoder")
 
 
@@ -65,13 +65,13 @@ def test_a_real_build(record: BuildRecord) -> None:
     assert "unknown" not in record.written_types
     assert record.written_types["float16"] > record.written_types["float32"] > 0
     one, several = record.to_dict()["profiles"]
-    # Each profile has layers of its own; how many is the library's affair.
+    # Each profile has its own layers. The library decides their number.
     for profile in (one, several):
         assert profile["launches"] > 20
-        # Region selection multiplies in float32: once less than there are layers in its chain.
+        # Region selection multiplies in float32, once less than its chain has layers.
         assert profile["products"]["float32"] == 2
         assert profile["products"]["float16"] > 10
-    # The map of each block but the last's own is an output for region selection, which keeps attention from fusing.
+    # All maps but that of the last block are outputs for region selection, so attention is not fused.
     assert (one["fused_attention"], several["fused_attention"]) == (1, 1)
     assert several["activation_bytes"] > one["activation_bytes"] > 100_000
 
@@ -93,7 +93,7 @@ def test_a_real_build_in_int8(int8_bundle: Path, graph: str) -> None:
     assert "float16" not in record.written_types
     wanted = sum(kind.get("int8", 0) for kind in opened.manifest.graphs[graph]["precision_histogram"].values())
     for profile in record.to_dict()["profiles"]:
-        # Products of one input are fused into one.
+        # Products of one input are combined into one.
         assert 0 < profile["products"]["int8"] <= wanted
 
 
@@ -162,7 +162,7 @@ def test_a_missing_type_may_be_among_the_unknown() -> None:
 def test_a_plan_that_was_built_in_another_type_is_refused(
     fp32_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FP16 asked, FP32 built, by the builder's own account: the other gates on a plan are left out here."""
+    """FP16 is requested, but the builder reports FP32. The other gates on a plan are left out here."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is for x86-64 Linux")
     folder = bundles.signed(bundles.copied(fp32_bundle, tmp_path / "bundle"), precision="fp16")
     for gates in ("precision_gates", "_fusion_gates"):

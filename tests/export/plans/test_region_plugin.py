@@ -1,4 +1,4 @@
-"""The region kernel's plugin, as far as TensorRT's Python layer goes: what it checks, and what it launches."""
+"""The plugin of the region kernel with TensorRT's Python layer: its checks and its launches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-# Private: the plugin runs on a GPU only; here its fields and its kernel are tested without one.
+# Private: the plugin runs on a GPU only. Its fields and its kernel are tested here without one.
 from lrclr._kernels import HEAD_WIDTH, entry_ptx, form_for
 from lrclr.errors import ExportError
 from lrclr_export.plans import _region_plugin
@@ -31,7 +31,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 
 def _plugin(tensorrt: Any, top_k: int, *, mean: bool, prefix: int = 1) -> Any:
-    """As the ONNX parser makes one: from the node's attributes."""
+    """The plugin that the ONNX parser makes from the node's attributes."""
     creator = tensorrt.get_plugin_registry().get_creator("RegionSelectQK", "1", "lrclr")
     numbers = {"top_k": top_k, "mean": int(mean), "prefix": prefix, "scale": 0.125}
     values = {name: np.array([number]) for name, number in numbers.items()}
@@ -42,7 +42,7 @@ def _plugin(tensorrt: Any, top_k: int, *, mean: bool, prefix: int = 1) -> Any:
 
 
 class _Launch:
-    """What a plan would launch."""
+    """The launch that a plan would make."""
 
     def __init__(self, tensorrt: Any, plugin: Any, shapes: list[tuple[int, ...]], tokens: natives.DataType) -> None:
         types = [tokens, natives.DataType.FLOAT] + [natives.DataType.HALF] * (len(shapes) - 2)
@@ -112,7 +112,7 @@ def test_what_is_launched(
     scale = int(np.array(0.125, np.float32).view(np.int32))
     wanted = [heads, int(mean), nodes, prefix, top_k, row_bytes, heads * HEAD_WIDTH, scale]
     assert launch.scalars.values_in_order() == wanted
-    # Inputs, scalars, outputs: the order in which TensorRT passes them is the kernel's own.
+    # Inputs, scalars, outputs: the kernel has its arguments in the order in which TensorRT passes them.
     assert launch.ptx == entry_ptx(form.entry(layers), capability)
     taken = _parameters(launch.ptx.decode(), launch.kernel)
     assert taken == [".u64"] * (2 * layers) + [".u32"] * 8 + [".u64"] * 3
@@ -126,7 +126,7 @@ def test_a_size_that_is_not_fixed(tensorrt: ModuleType) -> None:
 
 
 def _parameters(ptx: str, kernel: str) -> list[str]:
-    """Types of a kernel's parameters."""
+    """Types of the parameters of a kernel."""
     match = re.search(rf"\.entry {kernel}\((.*?)\)", ptx, re.DOTALL)
     assert match is not None, kernel
     return re.findall(r"\.param (?:\.\w+ )*?(\.[us]\d+)", match[1])

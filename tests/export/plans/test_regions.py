@@ -1,4 +1,4 @@
-"""The region node over queries and keys: what it selects is what the node over attention maps selects."""
+"""The region node over queries and keys selects the same patches as the node over attention maps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lrclr_export.onnx.precision import half_precision
 from lrclr_export.onnx.region_function import OP_TYPE, QK_OP_TYPE
 from lrclr_export.plans import BuildOptions, plan_from_onnx
 
-# Private: the rewritten graph is run by ONNX Runtime, before a plan is built of it.
+# Private: ONNX Runtime runs the rewritten graph before a plan is built from it.
 from lrclr_export.plans._regions import from_queries_and_keys, with_definition
 from tests.kept_exports import kept_export
 
@@ -41,7 +41,7 @@ def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     checkpoint = _checkpoint(region_rollout=rollout, region_top_k=2)
     torch.manual_seed(0)
     for layer in checkpoint.model.vision_model.encoder.layers:
-        # Sharp attention, so that the patches differ.
+        # Uneven attention, so that the patches differ.
         layer.self_attn.q_proj.weight.data *= 8
     graph = kept_export(graph_specs(half_precision(checkpoint.model))[0], opset=20)
     path = tmp_path_factory.mktemp(rollout) / "model.onnx"
@@ -93,7 +93,7 @@ def test_a_graph_with_version_1_of_the_node(encoder: tuple[Path, int]) -> None:
 
 
 def test_a_definition_without_attributes_of_a_plugin(encoder: tuple[Path, int]) -> None:
-    """Full TensorRT looks for a plugin as soon as a node has them."""
+    """Full TensorRT looks for a plugin if a node has these attributes."""
     model = onnx.load(encoder[0])
     with_definition(model)
     (region,) = [one for one in model.graph.node if one.domain == "lrclr"]
@@ -106,7 +106,7 @@ def test_a_definition_without_attributes_of_a_plugin(encoder: tuple[Path, int]) 
 
 
 def test_the_builder_fuses_the_attention_of_every_layer(encoder: tuple[Path, int]) -> None:
-    """With the maps as outputs, it fuses the last layer's alone."""
+    """With the maps as outputs, only the attention of the last layer is fused."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is for x86-64 Linux")
     path, _ = encoder
     options = BuildOptions("tensorrt-rtx", ("8.9",))

@@ -1,8 +1,8 @@
-"""Every name of TensorRT that lrclr uses, and every call, against the modules that it must work with.
+"""Every name of TensorRT that lrclr uses, and every call, is checked against the supported modules.
 
-TensorRT-RTX imports here. Of full TensorRT 11 the bindings are installed, and of 10.12, the oldest that is supported,
-``tensorrt_10_12.json`` keeps what ``tensorrt_surface.py`` prints. Nothing is called; what the calls do is for a machine
-with a GPU.
+TensorRT-RTX can be imported here. Of full TensorRT, the bindings of version 11 are installed, and
+``tensorrt_10_12.json`` has the output of ``tensorrt_surface.py`` for 10.12, the oldest supported version. Nothing is
+called: the effects of calls are tested on a machine with a GPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SOURCES = (_tensorrt, _build, _network, _region_plugin, _callbacks)
 OLDEST = Path(__file__).with_name("tensorrt_10_12.json")
 LIBRARIES = ("tensorrt 10.12", "tensorrt 11", "tensorrt-rtx")
-# What the sources use for one library only, behind `options.engine` or an argument that the others refuse.
+# Names that the sources use for one library only, behind `options.engine` or an argument that the others refuse.
 ONLY_RTX = {
     ("module", "ComputeCapability"),
     ("IBuilderConfig", "num_compute_capabilities"),
@@ -66,7 +66,7 @@ def _uses(source: ModuleType, library: str) -> tuple[Use, ...]:
 
 
 def _wrong(use: Use, surface: Surface) -> str | None:
-    """What is wrong with a use in a library, if anything is."""
+    """The reason why a use is wrong for a library. None if it is right."""
     if use.owner == calls.MODULE:
         member = surface.get(use.member, {}).get("__init__", {}) if use.member in surface else None
     else:
@@ -102,7 +102,7 @@ def test_every_use_is_there(source: ModuleType, library: str) -> None:
 
 
 def test_every_name_that_is_asked_for_is_in_some_library() -> None:
-    """A misspelt name would be taken for one that the library lacks."""
+    """A misspelt name would be taken for one that the library does not have."""
     owners: dict[str, set[str]] = defaultdict(set)
     for source in SOURCES:
         for library in LIBRARIES:
@@ -117,7 +117,7 @@ def test_every_name_that_is_asked_for_is_in_some_library() -> None:
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_what_is_overridden_takes_the_same(library: str) -> None:
-    """TensorRT calls these methods of lrclr by position."""
+    """TensorRT calls these methods of lrclr with positional arguments."""
     surface = _surface(library)
     for owner, made in (
         ("ILogger", _callbacks.logger),
@@ -133,7 +133,7 @@ def test_what_is_overridden_takes_the_same(library: str) -> None:
 
 
 def test_the_audit_sees_what_lrclr_does() -> None:
-    """An audit that loses the types on the way finds no mistake."""
+    """A check that loses the types on the way would find no mistakes."""
     seen = {(use.owner, use.member) for source in SOURCES for use in _uses(source, "tensorrt-rtx")}
     assert {
         ("module", "Builder"),
@@ -181,7 +181,7 @@ def test_the_audit_sees_mistakes(source: str, why: str) -> None:
 
 
 def test_cuda_calls_are_there() -> None:
-    """Each call by name, in the bindings of CUDA."""
+    """Every call of CUDA is in its bindings."""
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is for x86-64 Linux")
     from lrclr.engines import _cuda
 

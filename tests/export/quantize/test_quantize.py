@@ -1,4 +1,4 @@
-"""int8: what is exported is what was asked for, holds on every processor, and depends on no neighbour."""
+"""int8: the export is as requested, sums do not overflow on any processor, and results do not depend on the batch."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from lrclr.checkpoints import Checkpoint
 
 LAYERS = {"image_encoder": 19, "text_encoder": 12, "fusion_head": 3}
-# Weights in the graphs. The query, key and value of a layer share one; in the last image layer, only key and value do.
+# Weights in the graphs. Query, key and value of a layer share one weight. In the last image layer, only key and value
+# do.
 WEIGHTS = {"image_encoder": 14, "text_encoder": 8, "fusion_head": 3}
 
 
@@ -75,7 +76,7 @@ def test_other_precisions_have_nothing_to_say(fp32_bundle: Path) -> None:
 
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_what_tensorrt_and_processors_without_vnni_need(int8_bundle: Path, graph: str) -> None:
-    """Counted in the file: zero points are 0, no weight is over 7 bits, one static scale an input."""
+    """Counted in the file: zero points are 0, weights have at most 7 bits, and each input has one static scale."""
     model = onnx.load(Bundle(int8_bundle).graph_path(graph))
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     of_weights = 0
@@ -94,7 +95,7 @@ def test_what_tensorrt_and_processors_without_vnni_need(int8_bundle: Path, graph
 
 
 def test_no_sum_saturates(tmp_path: Path) -> None:
-    """The worst that there can be, against the exact result: every weight and every input the largest there is.
+    """The worst case, compared with the exact result: all weights and inputs have the largest value.
 
     Without VNNI, x86 adds two products of an unsigned and a signed byte in 16 bits.
     """
@@ -114,7 +115,7 @@ def test_no_sum_saturates(tmp_path: Path) -> None:
 
 
 def test_neither_batch_mates_nor_padding_change_a_result(engine: OnnxRuntimeEngine, golden: Golden) -> None:
-    # A batch-mate with far larger values, which would take the scale of all with it if scales were not static.
+    # Another image in the batch has far larger values. With dynamic scales it would change the scale of all images.
     loud = golden["pixel_values"][:3] * np.array([1, 50, 1], np.float32)[:, None, None, None]
     together = engine.run("image_encoder", {"pixel_values": loud})
     alone = engine.run("image_encoder", {"pixel_values": golden["pixel_values"][:1]})
@@ -143,7 +144,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(int8_bundle: Path, checkpoint:
 
 
 def test_a_network_that_loses_too_much_is_refused(checkpoint: Checkpoint) -> None:
-    """Nothing in int8 keeps such limits."""
+    """No int8 network can keep these limits."""
     limits = Tolerances.for_precision("int8").overridden({"centred_cosine": 0.99999999})
     with pytest.raises(GateError, match="loses too much in int8") as refusal:
         quantized(checkpoint, carried_calibration(checkpoint.preprocess), limits)
@@ -175,7 +176,7 @@ def test_few_inputs_order_the_groups_and_all_inputs_decide() -> None:
 @settings(max_examples=60)
 @given(st.integers(1, 400), st.data())
 def test_the_search_is_bounded_and_finds_few_bad_groups(groups: int, data: st.DataObject) -> None:
-    """The runs are counted: on all inputs logarithmically many, on few inputs a constant number."""
+    """Runs are counted: logarithmically many on all inputs, and a constant number on few inputs."""
     names = [f"layer {number}" for number in range(groups)]
     bad = data.draw(st.sets(st.sampled_from(names), max_size=2))
     runs = {"all": 0, "few": 0}
@@ -197,7 +198,7 @@ def test_the_search_is_bounded_and_finds_few_bad_groups(groups: int, data: st.Da
 
 
 def test_without_a_search_all_layers_are_in_int8(checkpoint: Checkpoint) -> None:
-    """Limits that nothing in int8 keeps: the gates refuse later."""
+    """No int8 network can keep these limits. The gates refuse it later."""
     limits = Tolerances.for_precision("int8").overridden({"centred_cosine": 0.99999999})
     record = quantized(checkpoint, carried_calibration(checkpoint.preprocess), limits, search_layers=False).record
     graphs = record["graphs"]
@@ -234,7 +235,7 @@ def test_the_search_reports_its_progress(checkpoint: Checkpoint) -> None:
 def test_a_product_of_patches_is_the_convolution(
     grid: int, size: int, width: int, edge: int, biased: bool, seed: int
 ) -> None:
-    """Pixels at the edge that fill no patch are not read."""
+    """Pixels at the edge that do not fill a patch are not read."""
     torch.manual_seed(seed)
     convolution = nn.Conv2d(3, width, size, size, bias=biased)
     side = grid * size + min(edge, size - 1)
@@ -246,7 +247,7 @@ def test_a_product_of_patches_is_the_convolution(
 
 
 def test_calibration_images_are_nobody_elses() -> None:
-    """None of them is among those that gates are judged on."""
+    """The gates do not use any of these images."""
     carried = {read_image(path).tobytes() for path in _carried().glob("*.png")}
     assert len(carried) == 64
     judged = {image.tobytes() for image in task_images().images} | {image.tobytes() for image in gate_images()}

@@ -1,4 +1,4 @@
-"""Plans: built for real by TensorRT-RTX, which needs no GPU for it, or refused with nothing changed."""
+"""Plans are built by TensorRT-RTX, which needs no GPU for it, or refused without any change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lrclr.bundle import GRAPHS
 from lrclr.cli import main
 from lrclr.engines import EngineOptions, Gpu
 
-# Private: the settings that TensorRT-RTX is given are not visible in a plan.
+# Private: the settings of TensorRT-RTX are not visible in a plan.
 from lrclr.engines._plans import plan_entry
 from lrclr.errors import BundleError, EngineError, ExportError, GateError, LrclrError, UsageError
 from lrclr_export import BuildOptions, best_engine, build_bundle
@@ -47,7 +47,7 @@ def bundle(fp16_bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def built(fp16_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A bundle with plans for two kinds of GPU, and what the command said."""
+    """A bundle with plans for two kinds of GPU, and the output of the command."""
     folder = bundles.copied(fp16_bundle, tmp_path_factory.mktemp("built") / "bundle")
     done = bundles.call("build", folder, *AHEAD, "--compute-capability", "8.9")
     assert done.returncode == 0, done.stderr
@@ -59,7 +59,7 @@ def test_plans_go_into_the_bundle(fp16_bundle: Path, built: tuple[Path, subproce
     after = Bundle(folder)
     (entry,) = after.manifest.plans
     assert (entry["engine"], entry["compute_capabilities"]) == ("tensorrt-rtx", ["8.6", "8.9"])
-    # RTX has no plugins; that it took the definition of the node is what the manifest must say.
+    # RTX has no plugins. The manifest must say that it used the definition of the node.
     assert entry["region_selection"] == "function body"
     assert entry["graphs"]["image_encoder"]["precision_histogram"]["RegionSelectQK.TOPK"] == {"float32": 1}
     for graph in GRAPHS:
@@ -69,7 +69,7 @@ def test_plans_go_into_the_bundle(fp16_bundle: Path, built: tuple[Path, subproce
     assert after.manifest.engine == {"name": "tensorrt-rtx", "why": "asked for"}
     before, now = bundles.digests(fp16_bundle), bundles.digests(folder)
     assert {name for name in before if now[name] != before[name]} == {"manifest.json", "README.md"}
-    # It must not be mistaken for a plan that was run.
+    # It must not be mistaken for a plan that has run.
     assert entry["gates_ran_on"] is None
     assert "the gates did not run them" in done.stderr
     assert "FAILED" not in done.stdout
@@ -84,7 +84,7 @@ def test_plans_go_into_the_bundle(fp16_bundle: Path, built: tuple[Path, subproce
 
 
 @pytest.mark.parametrize("capability", ["8.0", "12.0"])
-@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("fp32", marks=pytest.mark.slow)])
 def test_inputs_and_outputs_are_the_graphs(request: pytest.FixtureRequest, precision: str, capability: str) -> None:
     opened = Bundle(request.getfixturevalue(f"{precision}_bundle"))
     names = {"FLOAT": "float32", "INT64": "int64"}
@@ -116,13 +116,13 @@ def test_how_the_builder_is_told_to_build() -> None:
     flags, capabilities = tensorrt_rtx.BuilderFlag, tensorrt_rtx.ComputeCapability
     here = _config(tensorrt_rtx, builder, BuildOptions("tensorrt-rtx"))
     ahead = _config(tensorrt_rtx, builder, BuildOptions("tensorrt-rtx", ("8.6", "8.9")))
-    # One GPU, which the manifest names, and not every GPU that the library knows.
+    # One GPU, which the manifest names, and not every GPU that the library supports.
     assert [here.get_compute_capability(place) for place in range(here.num_compute_capabilities)] == [
         capabilities.CURRENT
     ]
     assert [ahead.get_compute_capability(place) for place in range(2)] == [capabilities.SM86, capabilities.SM89]
     for config in (here, ahead):
-        # What runs as a CUDA graph takes no memory by itself.
+        # Memory of CUDA graphs is not allocated by the plan.
         assert config.get_flag(flags.REQUIRE_USER_ALLOCATION)
         assert not config.get_flag(flags.TF32)
 
@@ -153,9 +153,9 @@ def test_a_clip_of_full_size(base_checkpoint: Checkpoint, tmp_path: Path) -> Non
         record = plan.record.to_dict()
         assert record["layers_write"]["float16"] > record["layers_write"]["float32"]
         if spec.name == "text_encoder":
-            # No map of attention is an output of it.
+            # Attention maps are not among its outputs.
             assert [profile["fused_attention"] for profile in record["profiles"]] == [12]
-        # Weights are in it, and in half precision.
+        # Weights are in the plan, in half precision.
         assert 0.9 * weights < len(plan.data) < 2.2 * weights + 2**24
 
 
@@ -188,7 +188,7 @@ def test_sizes_in_the_wrong_order(bundle: Path, sizes: list[int]) -> None:
 
 
 def test_single_precision_is_not_taken_for_half(fp32_bundle: Path, tmp_path: Path) -> None:
-    """FP16 asked, FP32 built: what other tools do in silence."""
+    """FP16 is requested, but FP32 is built. Other tools do this without a message."""
     folder = bundles.signed(bundles.copied(fp32_bundle, tmp_path / "bundle"), precision="fp16")
     _unchanged(folder, GateError, "products not in fp16", AMPERE)
 

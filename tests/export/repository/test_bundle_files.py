@@ -1,4 +1,4 @@
-"""What an export writes: the same bytes every time, nothing about the machine, and configurations that Triton reads."""
+"""The files of an export: the same bytes every time, no traces of the machine, and valid Triton configurations."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def parsed(text: str) -> Any:
 
 @pytest.mark.slow
 def test_a_second_export_gives_the_same_bytes(checkpoint_folder: Path, fp16_bundle: Path, tmp_path: Path) -> None:
-    """In a process of its own, from another folder, with another order of hashes."""
+    """In another process, from another folder, with another order of hashes."""
     done = bundles.run(
         ["export", checkpoint_folder, "-o", "again", "--fp16", "--engine", "onnxruntime"],
         cwd=tmp_path,
@@ -61,7 +61,7 @@ def test_no_file_tells_about_the_machine(request: pytest.FixtureRequest, precisi
     bundle: Path = request.getfixturevalue(f"{precision}_bundle")
     secrets = [str(REPOSITORY), str(Path.home()), str(bundle.parent), "site-packages", "Traceback", 'File "', ".py"]
     secrets += [getpass.getuser()] if len(getpass.getuser()) > 4 else []
-    # Compressed and tokenizer data hold any short text by chance.
+    # Compressed and tokenizer data contain any short text by chance.
     for path in (*bundle.rglob("*.onnx"), *bundle.rglob("*.pbtxt"), bundle / "manifest.json", bundle / "findings.toml"):
         data = path.read_bytes().replace(b"lrclr/1/model.py", b"")  # the server's model is a file of the bundle
         assert [secret for secret in secrets if secret.encode() in data] == [], path.name
@@ -89,7 +89,7 @@ def test_config_pbtxt_agrees_with_graph_and_manifest(fp16_bundle: Path, graph: s
         assert [tensor.name for tensor in described] == [value.name for value in actual]
         for tensor, value in zip(described, actual, strict=True):
             shape = [dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim]
-            # Triton puts the batch axis in front itself where it batches.
+            # Triton adds the batch axis itself if it batches.
             assert list(tensor.dims) == (shape[1:] if config.max_batch_size else shape)
             assert DTYPES[tensor.data_type] == value.type.tensor_type.elem_type
             if config.max_batch_size:
@@ -119,7 +119,7 @@ def test_no_batch_below_one(checkpoint: Checkpoint) -> None:
 
 
 def test_the_committed_configs_are_what_the_exporter_writes() -> None:
-    """`triton_repo/*/config.pbtxt` are never edited by hand: export the default checkpoint and commit what it wrote."""
+    """Do not edit `triton_repo/*/config.pbtxt` by hand: export the default checkpoint, and commit the written files."""
     default = load_checkpoint("default")
     sizes = profiles(default.findings, default.tokenizer, max_batch=ExportOptions().max_batch)
     written = triton_configs(default.config.axis_sizes, sizes)
@@ -154,7 +154,7 @@ def test_manifest_says_what_was_done(checkpoint: Checkpoint, fp16_bundle: Path) 
     assert manifest.gates
     assert all(gate["passed"] for gate in manifest.gates)
     assert {"torch", "onnx", "onnxruntime", "gates_ran_on"} <= manifest.made_with.keys()
-    # Hashes are of the files as they lie there, and of all of them but the manifest.
+    # Hashes are of the files on disk, and of all of them but the manifest.
     on_disk = bundles.digests(fp16_bundle)
     assert {name: entry["sha256"] for name, entry in manifest.files.items()} | {
         "manifest.json": on_disk["manifest.json"]
@@ -163,7 +163,7 @@ def test_manifest_says_what_was_done(checkpoint: Checkpoint, fp16_bundle: Path) 
 
 @pytest.fixture(scope="module")
 def other(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of all that is not the default: mean rollout, the lowest opset, weights beside the graph."""
+    """A bundle with options that are not defaults: mean rollout, the lowest opset, weights beside the graph."""
     folder = tmp_path_factory.mktemp("other")
     config = json.loads((checkpoint_folder / "config.json").read_text())
     bundles.copied(checkpoint_folder, folder / "checkpoint")
@@ -192,12 +192,12 @@ def test_weights_beside_the_graph_are_part_of_the_bundle(other: Path) -> None:
     for graph in GRAPHS:
         name = f"{graph}/1/model.onnx"
         assert (other / f"{name}.data").stat().st_size == manifest.files[f"{name}.data"]["bytes"]
-    # The big table is outside.
+    # The large table is in another file.
     assert (other / "text_encoder/1/model.onnx").stat().st_size < 100_000
 
 
 def test_weights_beside_the_graph_answer_alike(other: Path, tmp_path: Path) -> None:
-    """As the same graphs do with their weights inside."""
+    """The result equals that of the same graphs with their weights inside."""
     bundle, inside = Bundle(other), {}
     for graph in GRAPHS:
         inside[graph] = tmp_path / f"{graph}.onnx"

@@ -1,4 +1,4 @@
-"""Ensembles: several checkpoints in one bundle, whose probability is the mean of theirs."""
+"""Ensembles: several checkpoints in one bundle, whose probability is the mean of their probabilities."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lrclr.engines import CPU_ENGINES, EngineOptions, MemberEngines, engines_of,
 from lrclr.errors import BundleError, UsageError
 from lrclr.inference import Answers, ModelSpec, finding_scores, global_score
 
-# Private: what a mutant stands in for.
+# Private: the function that a mutant replaces.
 from lrclr.inference._ensemble import averaged
 from lrclr.samples import sample_paths
 from lrclr.text import Finding, FindingSet
@@ -50,7 +50,7 @@ def base(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def folder(base: Path) -> Path:
-    """A bundle of two members, ``one`` and ``other``. Shared: copy it before changing anything."""
+    """A bundle with the members ``one`` and ``other``. Shared: copy it before changing it."""
     return bundles.exported_ensemble(base)
 
 
@@ -89,7 +89,7 @@ def test_the_probability_is_the_mean_of_the_members_in_torch(
     np.testing.assert_allclose(answers.probability, probabilities.mean(0), rtol=0, atol=LIMIT)
     assert answers.probability_spread is not None
     np.testing.assert_allclose(answers.probability_spread, probabilities.std(0), rtol=0, atol=LIMIT)
-    # Everything else is of one member, and is true of it.
+    # Everything else comes from one member.
     np.testing.assert_array_equal(answers.region_index, expected[LEAD].region_index)
     for name in set(Answers.names()) - {"probability", "region_index"}:
         np.testing.assert_allclose(getattr(answers, name), getattr(expected[LEAD], name), rtol=0, atol=1e-4)
@@ -175,7 +175,7 @@ def test_the_gate_of_the_mean_refuses_another_combination(
     (refused,) = verify(bundle, engine).refused
     assert refused.subject == "mean probabilities"
     if mutant is _of_mean_embeddings:
-        # Float16 would hide it from no gate either.
+        # The difference is so large that float16 cannot hide it from a gate.
         assert refused.value > 2 * Tolerances.for_precision("fp16").probability_error
 
 
@@ -259,7 +259,7 @@ def test_a_damaged_member_is_refused(folder: Path, tmp_path: Path) -> None:
     bundles.flip(bundles.copied(folder, tmp_path / "flipped") / "m2_text_encoder" / "1" / "model.onnx")
     with pytest.raises(BundleError, match=r"m2_text_encoder/1/model\.onnx was changed"):
         Bundle(tmp_path / "flipped")
-    # The graphs of two members exchanged, and the table of files written anew: only the gates see it.
+    # The graphs of two members are exchanged, and the table of files is written again: only the gates find it.
     swapped = bundles.copied(folder, tmp_path / "swapped")
     one, two, aside = (swapped / f"{name}_image_encoder" for name in ("m1", "m2", "aside"))
     one.rename(aside)
@@ -342,7 +342,7 @@ def test_one_hash_covers_all_members(folder: Path) -> None:
 
 
 class _Meeting:
-    """An engine that answers when as many threads run a graph as the ensemble has members."""
+    """An engine that answers when a graph is run by as many threads as the ensemble has members."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Triton's configuration for plans: what it names, and what Triton's TensorRT backend would make of it.
+"""Triton's configuration for plans: its content, and its effect in Triton's TensorRT backend.
 
 That backend cannot run here. `_Backend` follows its source: ``InitializeCudaGraph``, ``SetCudaGraphShape``,
 ``FindClosestCudaGraph`` and ``GetMostOptimizedProfile`` of instance_state.cc, and ``AutoCompleteConfig`` of
@@ -37,7 +37,7 @@ def _shapes(manifest: Manifest, graph: str) -> dict[str, Any]:
 
 
 def _config(folder: Path, graph: str, **changes: Any) -> Any:
-    """A graph's configuration for plans of two kinds of GPU, as Triton's own parser reads it."""
+    """A graph's configuration for plans of two kinds of GPU, parsed by Triton's own parser."""
     manifest = Bundle(folder).manifest
     serving = PlanServing(("9.0", "8.6"), **changes)
     text = triton_config(GRAPHS[graph], sizes_of(manifest), manifest.profiles, serving)
@@ -45,11 +45,11 @@ def _config(folder: Path, graph: str, **changes: Any) -> Any:
 
 
 class _Backend:
-    """What Triton's TensorRT backend does with CUDA graphs.
+    """CUDA graphs in Triton's TensorRT backend.
 
     Attributes:
-        captured: of each profile, the sizes of a graph to the smallest sizes that it serves.
-        refused: profile and first size of the graphs that the profile does not take: an error in the log each.
+        captured: for each profile, the sizes of each graph, mapped to the smallest sizes that it serves.
+        refused: profile and first size of each graph that the profile does not support. Each is an error in the log.
     """
 
     def __init__(self, config: Any, profiles: Sequence[Any]) -> None:
@@ -72,7 +72,7 @@ class _Backend:
                 self.captured[number][tuple(key)] = tuple(bound)
 
     def graph(self, batch: int, sizes: dict[str, Sequence[int]]) -> tuple[int, tuple[int, ...] | None]:
-        """The profile that a request of so many rows is run by, and the sizes of the graph that is launched."""
+        """The profile that runs a request with this many rows, and the sizes of the graph that is launched."""
         whole = {name: [*([batch] if batch else []), *dims] for name, dims in sizes.items()}
         fitting = [n for n, one in enumerate(self._profiles) if all(_fits(whole[name], one[name]) for name in one)]
         number = min(fitting, key=lambda n: abs(next(iter(self._profiles[n].values()))["opt"][0] - batch))
@@ -118,7 +118,7 @@ def test_cuda_graphs_of_triton(fp16_bundle: Path, graph: str) -> None:
     manifest = Bundle(fp16_bundle).manifest
     shapes = _shapes(manifest, graph)
     backend = _Backend(_config(fp16_bundle, graph), profiles_of_graph(shapes, manifest.profiles))
-    # The errors in the log that the configuration's comment and the server's README name, and no others.
+    # The log has the errors that the configuration's comment and the server's README name, and no others.
     assert backend.refused == ([(0, size) for size in (2, 4, 8, 16, 32)] if graph == "image_encoder" else [])
     if graph != "image_encoder":
         return
@@ -127,12 +127,12 @@ def test_cuda_graphs_of_triton(fp16_bundle: Path, graph: str) -> None:
     assert {number for batch, (number, _) in launched.items() if batch == 1} == {0}
     found = {batch: graph[0] if graph else None for batch, (_, graph) in launched.items()}
     assert {batch: found[batch] for batch in range(1, 9)} == {1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 6: 8, 7: 8, 8: 8}
-    # Above, so many more rows would cost more than launches.
+    # Above this size, the added rows would cost more than the launches.
     assert {batch for batch in range(9, 33) if found[batch] is not None} == {16, 32}
 
 
 def test_texts_of_other_lengths_never_share_a_graph(fp16_bundle: Path) -> None:
-    """Rows of another length lie elsewhere in memory."""
+    """Rows of another length have another position in memory."""
     manifest = Bundle(fp16_bundle).manifest
     shapes = _shapes(manifest, "text_encoder")
     backend = _Backend(_config(fp16_bundle, "text_encoder"), profiles_of_graph(shapes, manifest.profiles))
@@ -173,7 +173,7 @@ def test_plans_that_the_server_is_told_of(
 
 
 def test_plans_without_weights_are_not_served(fp16_bundle: Path, tmp_path: Path) -> None:
-    """Triton does not put the weights back: a server that is started by hand finds the graphs."""
+    """Triton does not restore the weights. A server that is started by hand finds the graphs."""
     folder = bundles.copied(fp16_bundle, tmp_path / "bundle")
     before = {graph: (folder / graph / "config.pbtxt").read_text() for graph in GRAPHS}
     write_records(folder, replace(Bundle(folder).manifest, plans=[_entry("9.0", strip=True)], engine=TENSORRT))

@@ -1,4 +1,4 @@
-"""A refused or impossible export leaves what was there whole, and nothing else."""
+"""A refused or impossible export leaves the existing bundle complete, and no other files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def exporter_gives(monkeypatch: pytest.MonkeyPatch, fp32_graphs: Mapping[str, TypedGraph]) -> Exports:
-    """Let torch's exporter give these graphs; everything after it is as always, and quick."""
+    """A function that makes torch's exporter return these graphs. Everything after it is real, and fast."""
 
     def install(*faulty: TypedGraph) -> None:
         graphs = {**fp32_graphs, **{graph.spec.name: graph for graph in faulty}}
@@ -49,7 +49,7 @@ def exporter_gives(monkeypatch: pytest.MonkeyPatch, fp32_graphs: Mapping[str, Ty
 
 @pytest.fixture
 def old(fp32_bundle: Path, tmp_path: Path) -> Path:
-    """A bundle that is there already."""
+    """An existing bundle."""
     return bundles.copied(fp32_bundle, tmp_path / "place" / "bundle")
 
 
@@ -105,7 +105,7 @@ def test_a_refused_first_export_leaves_nothing_at_all(
 def test_fp32_where_fp16_was_asked_for_is_refused(
     exporter_gives: Exports, checkpoint_folder: Path, old: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An exporter that says nothing and gives single precision."""
+    """The exporter returns single precision without a message."""
     before = bundles.digests(old)
     assert main(["export", str(checkpoint_folder), "-o", str(old), "--fp16"]) == 3
     assert "products not in fp16 of image_encoder is" in capsys.readouterr().err
@@ -134,7 +134,7 @@ def test_a_tolerance_can_be_raised_and_that_is_recorded(
     measured = {(gate["gate"], gate["subject"]): gate for gate in Bundle(target).manifest.gates}
     score = measured["absolute error", "fusion_head.local_score"]
     assert score["tolerance"] == 0.01
-    # verify holds it to what was recorded.
+    # verify uses the recorded limit.
     assert main(["verify", str(target)]) == 0
 
 
@@ -229,7 +229,7 @@ def test_a_checkpoint_with_nan_is_no_bundle(checkpoint: Checkpoint, tmp_path: Pa
 
 
 def test_gates_can_be_run_again_from_the_bundle_alone(fp16_bundle: Path) -> None:
-    """And measure what the exporter measured."""
+    """The results equal those of the exporter."""
     from lrclr import OnnxRuntimeEngine
 
     bundle = Bundle(fp16_bundle)
@@ -262,7 +262,7 @@ def test_options_are_checked_before_anything_is_done(checkpoint: Checkpoint, tmp
 def test_verify_refuses_a_bundle_whose_hashes_are_right_and_whose_answers_are_not(
     fp32_graphs: Mapping[str, TypedGraph], old: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As a runtime would be that computes something else than the one that the bundle was made on."""
+    """Like a runtime that computes something else than the one with which the bundle was exported."""
     bad = graph_edit.with_faults(fp32_graphs["text_encoder"], faults.without_causal_mask)
     bad.save(old / "text_encoder" / "1" / "model.onnx")
     manifest = Manifest.from_json((old / "manifest.json").read_text())

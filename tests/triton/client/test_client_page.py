@@ -1,4 +1,4 @@
-"""The page for people who use other clients: each block runs as it is written."""
+"""The page for users of other clients: each code block runs as it is written."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from lrclr.images import read_reduced
 from lrclr.samples import sample_paths
 from tests import bundles
+from tests.docs.pages import with_ports_of
 
 if TYPE_CHECKING:
     from lrclr import ZeroShotClassifier
@@ -23,7 +24,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "howto" / "ask.md").read_text()
 
 
 def section(title: str, language: str) -> list[str]:
-    """The blocks of code under a title."""
+    """The code blocks of a section."""
     text = PAGE.split(f"## {title}\n")[1].split("\n## ")[0]
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
@@ -36,19 +37,11 @@ def study(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def addressed(code: str, server: TritonServer) -> str:
-    """With this server's ports instead of the usual ones."""
-    assert server.http is not None
-    for port, address in (("8001", server.grpc), ("8000", server.http)):
-        code = code.replace(f"localhost:{port}", address).replace(f"127.0.0.1:{port}", address)
-    return code
-
-
 def test_curl(server: TritonServer, study: Path, local: ZeroShotClassifier) -> None:
     about, request = section("With curl", "bash")
     for code, wanted in ((about, '"name":"lrclr"'), (request, '"probability"')):
         done = subprocess.run(
-            ["bash", "-euc", addressed(code, server)], cwd=study, capture_output=True, text=True, check=False
+            ["bash", "-euc", with_ports_of(code, server)], cwd=study, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         assert wanted in done.stdout
@@ -61,7 +54,7 @@ def test_curl(server: TritonServer, study: Path, local: ZeroShotClassifier) -> N
 def test_tritonclient(server: TritonServer, study: Path, local: ZeroShotClassifier) -> None:
     (code,) = section("With tritonclient", "python")
     done = subprocess.run(
-        [bundles.PYTHON, "-c", addressed(code, server)], cwd=study, capture_output=True, text=True, check=True
+        [bundles.PYTHON, "-c", with_ports_of(code, server)], cwd=study, capture_output=True, text=True, check=True
     )
     (expected,) = local.predict([read_reduced(study / "study.png", local.spec.preprocess)])
     lines = [f"{finding.name} {finding.probability}" for finding in expected.findings]
@@ -70,13 +63,13 @@ def test_tritonclient(server: TritonServer, study: Path, local: ZeroShotClassifi
         assert float(line.rsplit(" ", 1)[1]) == pytest.approx(finding.probability, abs=1e-6)
 
 
-def test_our_own(server: TritonServer, study: Path) -> None:
+def test_lrclrs_client(server: TritonServer, study: Path) -> None:
     first, streamed = section("With lrclr", "python")
     wrapped = "\n".join(f"    {line}" for line in streamed.replace("...", "print(answer.height)").splitlines())
     code = f"{first}\nimport asyncio\nfrom lrclr.triton.client import AsyncClient\npaths = ['study.png', 'study.dcm']\n"
     code += f"async def main():\n{wrapped}\nasyncio.run(main())\n"
     done = subprocess.run(
-        [bundles.PYTHON, "-W", "error", "-c", addressed(code, server)],
+        [bundles.PYTHON, "-W", "error", "-c", with_ports_of(code, server)],
         cwd=study,
         capture_output=True,
         text=True,

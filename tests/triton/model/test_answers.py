@@ -1,4 +1,4 @@
-"""A server's answers are those of the bundle, by whatever client and in whatever company."""
+"""Answers of a server equal those of its bundle, for every client and together with any other requests."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ OWN = FindingSet.loads(
 
 @pytest.fixture(scope="module")
 def client(server: TritonServer) -> Iterator[Client]:
-    with Client(server.grpc) as one:
-        yield one
+    with Client(server.grpc) as opened:
+        yield opened
 
 
 def read(path: Path, local: ZeroShotClassifier) -> ReducedImage:
@@ -57,7 +57,7 @@ def read(path: Path, local: ZeroShotClassifier) -> ReducedImage:
 
 
 def numbers(predictions: list[Prediction]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Every number of every answer."""
+    """All numbers of all answers."""
     return np.array(
         [
             [
@@ -72,12 +72,14 @@ def numbers(predictions: list[Prediction]) -> np.ndarray[Any, np.dtype[np.float6
     )
 
 
-def test_files_bytes_and_arrays_are_answered_as_without_a_server(client: Client, local: ZeroShotClassifier) -> None:
+def test_files_bytes_and_arrays_give_the_same_answers_as_without_a_server(
+    client: Client, local: ZeroShotClassifier
+) -> None:
     images = [read_image(path) for path in FILES]
     expected = local.predict([read(path, local) for path in FILES])
-    for asked in (FILES, [path.read_bytes() for path in FILES], images):
-        answers = client.predict(asked)
-        assert [one.finding("Edema").name for one in answers] == ["Edema"] * len(FILES)
+    for sources in (FILES, [path.read_bytes() for path in FILES], images):
+        answers = client.predict(sources)
+        assert [answer.finding("Edema").name for answer in answers] == ["Edema"] * len(FILES)
         assert np.allclose(numbers(answers), numbers(expected), atol=1e-6)
         assert all(answer.fusion_trained for answer in answers)
     assert client.predict([]) == []
@@ -88,8 +90,8 @@ def test_own_findings_and_alpha(client: Client, local: ZeroShotClassifier) -> No
     assert np.allclose(numbers(client.predict(FILES[:1], findings=OWN, alpha=0.9)), numbers(expected), atol=1e-6)
 
 
-def test_exact_is_exact_here_and_there(client: Client, local: ZeroShotClassifier, tmp_path: Path) -> None:
-    """And what is not asked to be exact is near, and the same with a heat map as without."""
+def test_exact_reading_equals_local_reading(client: Client, local: ZeroShotClassifier, tmp_path: Path) -> None:
+    """Without `exact`, answers are close, and do not depend on whether a heat map is requested."""
     large = bundles.enlarged(tmp_path)
     reply = client.ask(large, exact=True)
     exact = reply.predictions
@@ -98,22 +100,24 @@ def test_exact_is_exact_here_and_there(client: Client, local: ZeroShotClassifier
     assert [result.exact for result in predict_files(client, large[:1])] == [False]
     assert client.predict(large, exact=True) == exact
     assert np.allclose(numbers(exact), numbers(local.predict([read_image(path) for path in large])), atol=1e-6)
-    usual = client.predict(large)
-    assert not np.array_equal(numbers(usual), numbers(exact))
-    assert np.array_equal(numbers(client.ask(large, heatmap=True).predictions), numbers(usual))
-    for one, other in zip(usual, exact, strict=True):
-        assert [each.probability for each in one.findings] == pytest.approx(
-            [each.probability for each in other.findings], abs=2e-3
+    by_default = client.predict(large)
+    assert not np.array_equal(numbers(by_default), numbers(exact))
+    assert np.array_equal(numbers(client.ask(large, heatmap=True).predictions), numbers(by_default))
+    for approximate, full in zip(by_default, exact, strict=True):
+        assert [each.probability for each in approximate.findings] == pytest.approx(
+            [each.probability for each in full.findings], abs=2e-3
         )
     here = [result.prediction for result in predict_here(local, large)]
-    assert np.allclose(numbers([one for one in here if one is not None]), numbers(usual), atol=1e-6)
+    assert np.allclose(
+        numbers([prediction for prediction in here if prediction is not None]), numbers(by_default), atol=1e-6
+    )
 
 
-def test_remarks_are_those_of_reading_here(client: Client, local: ZeroShotClassifier, tmp_path: Path) -> None:
+def test_remarks_equal_those_of_local_reading(client: Client, local: ZeroShotClassifier, tmp_path: Path) -> None:
     odd = bundles.odd_radiograph(tmp_path / "odd.dcm")
     for exact in (False, True):
         answers = client.ask([FILES[0], odd], exact=exact).predictions
-        assert [one.remarks for one in answers] == [(), bundles.REMARKS]
+        assert [answer.remarks for answer in answers] == [(), bundles.REMARKS]
     assert local.predict([read(odd, local)])[0].remarks == bundles.REMARKS
     (result,) = predict_here(local, [odd])
     assert result.prediction is not None
@@ -122,36 +126,39 @@ def test_remarks_are_those_of_reading_here(client: Client, local: ZeroShotClassi
     assert pixels.remarks == ()
 
 
-def test_warnings_are_those_of_reading_here(client: Client, local: ZeroShotClassifier, tmp_path: Path) -> None:
+def test_warnings_equal_those_of_local_reading(client: Client, local: ZeroShotClassifier, tmp_path: Path) -> None:
     turned = tmp_path / "turned.png"
     Image.fromarray(np.rot90(read_image(FILES[0]))).save(turned)
-    asked = [FILES[0], turned, sample_paths("dicom")[2]]
-    answers = client.predict(asked)
-    assert [one.warnings for one in answers] == [one.warnings for one in local.predict(asked)]
+    images = [FILES[0], turned, sample_paths("dicom")[2]]
+    answers = client.predict(images)
+    assert [answer.warnings for answer in answers] == [answer.warnings for answer in local.predict(images)]
     assert answers[1].warnings == ("turned",)
     (pixels,) = client.predict_pixels(preprocess_batch([read(turned, local)], local.spec.preprocess))
     assert pixels.warnings == ()
 
 
-def test_structured_reports_are_those_that_are_made_here(client: Client, local: ZeroShotClassifier) -> None:
+def test_structured_reports_equal_local_ones(client: Client, local: ZeroShotClassifier) -> None:
     files = sample_paths("dicom")[1:3]
     reply = client.ask(files, sr=True)
     builder = ResultBuilder(ResultModel(local.spec.sha256, local.spec.findings))
     for path, prediction, content in zip(files, reply.predictions, reply.reports, strict=True):
         report = pydicom.dcmread(io.BytesIO(content))
         source = DicomSource.read(path.read_bytes())
-        made = pydicom.dcmread(io.BytesIO(builder.build("sr", source, prediction)))
-        assert report.SOPInstanceUID == made.SOPInstanceUID == builder.uid("sr", source, prediction.alpha)
-        # Its warnings are among the comments.
-        texts = [[one.value for one in each.iterall() if one.keyword == "TextValue"] for each in (report, made)]
+        local_report = pydicom.dcmread(io.BytesIO(builder.build("sr", source, prediction)))
+        assert report.SOPInstanceUID == local_report.SOPInstanceUID == builder.uid("sr", source, prediction.alpha)
+        # The warnings are among the comments.
+        texts = [
+            [element.value for element in dataset.iterall() if element.keyword == "TextValue"]
+            for dataset in (report, local_report)
+        ]
         assert texts[0] == texts[1]
-        assert len(report.ContentSequence) == len(made.ContentSequence)
+        assert len(report.ContentSequence) == len(local_report.ContentSequence)
     assert client.ask(files).reports == ()
     with pytest.raises(UsageError, match="image 2 of 2"):
         client.ask([files[0], FILES[0]], sr=True)
 
 
-def test_embeddings_are_those_of_the_classifier_if_asked_for(
+def test_embeddings_are_optional_and_equal_the_classifiers(
     client: Client, local: ZeroShotClassifier, server: TritonServer
 ) -> None:
     expected = local.embed_images(FILES)
@@ -160,26 +167,26 @@ def test_embeddings_are_those_of_the_classifier_if_asked_for(
     assert with_all.image_embedding is not None
     assert np.allclose(with_all.image_embedding, expected[:2], atol=1e-6)
     assert len(with_all.heatmaps) == 2
-    # A client that does not ask, such as one from before there were embeddings, gets the answer that it got.
+    # A client that does not request embeddings, such as an older one, gets the same answer as before.
     assert client.ask(FILES[:1]).image_embedding is None
 
     async def ask() -> NDArray[np.float32]:
-        async with AsyncClient(server.grpc) as one:
-            return await one.embed_images(FILES[:1])
+        async with AsyncClient(server.grpc) as async_client:
+            return await async_client.embed_images(FILES[:1])
 
     assert np.allclose(asyncio.run(ask()), expected[:1], atol=1e-6)
     with pytest.raises(UsageError, match="empty list of images"):
         client.embed_images([])
 
 
-def test_heat_maps_are_those_that_are_drawn_here(client: Client) -> None:
+def test_heat_maps_equal_local_ones(client: Client) -> None:
     reply = client.ask(FILES[:2], heatmap=True)
     for path, prediction, png in zip(FILES, reply.predictions, reply.heatmaps, strict=False):
         assert png == png_bytes(draw_heatmap(read_image(path), prediction))
     assert reply.bundle == client.describe()["bundle"]
 
 
-def test_asyncio_and_a_stream_in_order(server: TritonServer, local: ZeroShotClassifier) -> None:
+def test_the_async_client_and_streams_keep_the_order(server: TritonServer, local: ZeroShotClassifier) -> None:
     expected = {path: numbers(local.predict([read(path, local)])) for path in FILES}
     asked = FILES * 8
 
@@ -210,7 +217,7 @@ def regions() -> set[str]:
     return set(re.findall(r"/dev/shm/lrclr_[0-9a-f]{16}$", Path("/proc/self/maps").read_text(), re.MULTILINE))
 
 
-def test_shared_memory_gives_the_same_and_leaves_nothing(server: TritonServer, client: Client) -> None:
+def test_shared_memory_gives_the_same_answers_and_is_removed(server: TritonServer, client: Client) -> None:
     before = regions()
     with Client(server.grpc, ClientOptions(shared_memory=True)) as sharing:
         assert np.array_equal(numbers(sharing.predict(FILES)), numbers(client.predict(FILES)))
@@ -221,12 +228,12 @@ def test_shared_memory_gives_the_same_and_leaves_nothing(server: TritonServer, c
             answers = list(pool.map(lambda path: numbers(sharing.predict([path])), FILES * 12))
         for path, answer in zip(FILES * 12, answers, strict=True):
             assert np.allclose(answer, expected[path], atol=1e-6)
-        mine = regions() - before
-        assert 1 <= len(mine) <= 9  # kept, and no more than were ever in use at once
+        own_regions = regions() - before
+        assert 1 <= len(own_regions) <= 9  # kept, and at most as many regions as were in use at the same time
     assert regions() == before
 
 
-def test_a_bad_file_has_its_error_and_stops_no_other(client: Client, tmp_path: Path) -> None:
+def test_a_bad_file_gives_an_error_without_affecting_others(client: Client, tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(FILES[0].read_bytes()[:500])
     results = list(predict_files(client, [FILES[0], bad, tmp_path / "none.png", FILES[1]], concurrency=2))
@@ -245,12 +252,14 @@ def test_a_bad_file_has_its_error_and_stops_no_other(client: Client, tmp_path: P
         ({"images": [FILES[0]], "findings": TOO_LONG}, FindingsError),
     ],
 )
-def test_errors_are_those_of_the_local_classifier(client: Client, call: dict[str, Any], kind: type[Exception]) -> None:
+def test_errors_equal_those_of_the_local_classifier(
+    client: Client, call: dict[str, Any], kind: type[Exception]
+) -> None:
     with pytest.raises(kind):
         client.predict(**call)
 
 
-def test_nothing_listening_is_said_within_the_deadline() -> None:
+def test_a_missing_server_is_reported_within_the_deadline() -> None:
     with (
         Client("127.0.0.1:9", ClientOptions(timeout=1, retries=1)) as client,
         pytest.raises(ServerUnavailableError, match=r"127\.0\.0\.1:9"),
@@ -258,23 +267,26 @@ def test_nothing_listening_is_said_within_the_deadline() -> None:
         client.predict(FILES[:1])
 
 
-def test_a_server_as_engine(server: TritonServer, local: ZeroShotClassifier) -> None:
+def test_a_server_can_be_an_engine(server: TritonServer, local: ZeroShotClassifier) -> None:
     engine = TritonEngine(server.grpc, local.spec.sha256)
     pixels = preprocess_batch([read_image(path) for path in FILES], local.spec.preprocess)
-    there, here = ZeroShotClassifier(local.bundle, engine).answer_pixels(pixels), local.answer_pixels(pixels)
-    assert np.allclose(there.probability, here.probability, atol=1e-6)
-    assert np.array_equal(there.region_index, here.region_index)
+    from_server, from_bundle = (
+        ZeroShotClassifier(local.bundle, engine).answer_pixels(pixels),
+        local.answer_pixels(pixels),
+    )
+    assert np.allclose(from_server.probability, from_bundle.probability, atol=1e-6)
+    assert np.array_equal(from_server.region_index, from_bundle.region_index)
     with pytest.raises(EngineError, match="another bundle"):
         TritonEngine(server.grpc, "0" * 64)
 
 
-def test_metrics_count(server: TritonServer, client: Client) -> None:
+def test_metrics_count_requests(server: TritonServer, client: Client) -> None:
     def count(name: str) -> float:
         with urllib.request.urlopen(f"http://{server.metrics}/metrics") as page:
             lines = page.read().decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
-    # The client's first request asks what the model is.
+    # The client's first request asks for the description of the model.
     client.describe()
     counted = ("lrclr_requests", "lrclr_images", "lrclr_failures", "lrclr_decode", "lrclr_prompt")
     before = {name: count(name) for name in counted}
@@ -285,11 +297,11 @@ def test_metrics_count(server: TritonServer, client: Client) -> None:
     assert count("lrclr_images") - before["lrclr_images"] == 3
     assert count("lrclr_failures") - before["lrclr_failures"] == 1
     assert count("lrclr_decode") > before["lrclr_decode"]
-    # Hits and misses: a process of the model may see the prompts for the first time.
+    # Hits and misses: a process of the model may encode the prompts for the first time.
     assert count("lrclr_prompt") > before["lrclr_prompt"]
 
 
-def test_plain_json_over_http(server: TritonServer, folder: Path, local: ZeroShotClassifier) -> None:
+def test_plain_json_over_http_is_answered(server: TritonServer, folder: Path, local: ZeroShotClassifier) -> None:
     size = local.spec.preprocess.image_size
     pixels = np.zeros((1, 3, size, size), np.float32)
     asked = {
@@ -312,7 +324,8 @@ def test_probabilities_and_warnings_are_counted_by_finding_and_code(single: Trit
     with Client(single.grpc) as client:
 
         def metrics() -> dict[str, float]:
-            # An answer with another alpha is not counted. After a second, it makes the server publish the earlier ones.
+            # Answers with another alpha are not counted. After a second, such an answer makes the server publish
+            # earlier ones.
             time.sleep(1.1)
             client.predict(FILES[:1], alpha=0.9)
             with urllib.request.urlopen(f"http://{single.metrics}/metrics") as page:
@@ -324,31 +337,31 @@ def test_probabilities_and_warnings_are_counted_by_finding_and_code(single: Trit
         client.predict(FILES[:1], findings=OWN)
         after = metrics()
 
-    def grown(name: str, **labels: str) -> float:
+    def increase(name: str, **labels: str) -> float:
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
-        keys = [key for key in after if key.startswith(f"{name}{{") and all(one in key for one in wanted)]
+        keys = [key for key in after if key.startswith(f"{name}{{") and all(label in key for label in wanted)]
         return sum(after[key] - before.get(key, 0.0) for key in keys)
 
-    assert grown("lrclr_warnings_total", code="turned") == 1
+    assert increase("lrclr_warnings_total", code="turned") == 1
     for finding in answers[0].findings:
         values = [answer.finding(finding.name).probability for answer in answers]
         for bound in ("0.1", "0.5", "1.0"):
             expected = sum(value <= float(bound) for value in values)
-            assert grown("lrclr_probability_bucket", finding=finding.name, le=bound) == expected
-        assert grown("lrclr_probability_bucket", finding=finding.name, le="+Inf") == 2
-        assert grown("lrclr_probability_count", finding=finding.name) == 2
-        assert grown("lrclr_probability_sum", finding=finding.name) == pytest.approx(sum(values), abs=1e-4)
-    assert grown("lrclr_probability_count", finding="Rib") == 0
+            assert increase("lrclr_probability_bucket", finding=finding.name, le=bound) == expected
+        assert increase("lrclr_probability_bucket", finding=finding.name, le="+Inf") == 2
+        assert increase("lrclr_probability_count", finding=finding.name) == 2
+        assert increase("lrclr_probability_sum", finding=finding.name) == pytest.approx(sum(values), abs=1e-4)
+    assert increase("lrclr_probability_count", finding="Rib") == 0
 
 
-def test_no_error_log_or_metric_tells_about_a_patient(
+def test_errors_logs_and_metrics_have_no_patient_data(
     server: TritonServer, client: Client, log: list[str], tmp_path: Path
 ) -> None:
     import pydicom
 
     study = pydicom.dcmread(FILES[-1])
     study.PatientName, study.PatientID, study.StudyDescription = "MUSTERFRAU^ERIKA", "4711-0815", "HUSTEN"
-    told = []
+    texts = []
     for name, damage in (
         ("MUSTERFRAU.dcm", {"PixelData": study.PixelData[:100]}),
         ("MUSTERFRAU2.dcm", {"Rows": 1, "PhotometricInterpretation": "MUSTERFRAU"}),
@@ -362,13 +375,13 @@ def test_no_error_log_or_metric_tells_about_a_patient(
         for files in ([tmp_path / name], [FILES[0], tmp_path / name]):
             with pytest.raises(LrclrError) as raised:
                 client.predict(files)
-            told.append(str(raised.value))
+            texts.append(str(raised.value))
     with urllib.request.urlopen(f"http://{server.metrics}/metrics") as page:
-        told.append(page.read().decode())
-    everything = "\n".join([*told, *log])
+        texts.append(page.read().decode())
+    everything = "\n".join([*texts, *log])
     assert not any(secret in everything for secret in ("ERIKA", "4711", "HUSTEN"))
-    assert "MUSTERFRAU" not in "\n".join([*log, told[-1]])
+    assert "MUSTERFRAU" not in "\n".join([*log, texts[-1]])
 
 
-def test_samples_are_what_they_are() -> None:
+def test_the_samples_are_png_and_dicom() -> None:
     assert len(FILES) == 2 * len(SAMPLES)

@@ -1,6 +1,6 @@
-"""Wrong requests over both protocols: each is refused with its code and one line, and other requests are not disturbed.
+"""Wrong requests over both protocols are refused with a code and one line, and other requests are not affected.
 
-Two hundred of each; two thousand together where the slow tests run.
+Two hundred of each protocol, or two thousand in total in the slow tests.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TELLTALES = ("Traceback", "site-packages", "/tmp", ".py", "Error: Error")
 
 @pytest.fixture
 def neighbours(server: TritonServer, local: ZeroShotClassifier) -> Iterator[None]:
-    """Others who ask the same server, for good answers, all the while."""
+    """Valid requests to the same server while wrong requests are sent."""
     path = sample_paths()[1]
     (right,) = local.predict([read_reduced(path, local.spec.preprocess)])
     stop, wrong, answered = Event(), list[str](), list[Prediction]()
@@ -51,7 +51,7 @@ def neighbours(server: TritonServer, local: ZeroShotClassifier) -> Iterator[None
                     return
                 answered.append(answer)
                 pairs = zip(answer.findings, right.findings, strict=True)
-                if not all(abs(one.probability - other.probability) < 1e-6 for one, other in pairs):
+                if not all(abs(actual.probability - expected.probability) < 1e-6 for actual, expected in pairs):
                     wrong.append(f"not the right answer: {answer}")
 
     asking = [Thread(target=ask) for _ in range(2)]
@@ -65,8 +65,8 @@ def neighbours(server: TritonServer, local: ZeroShotClassifier) -> Iterator[None
     assert len(answered) > 20
 
 
-def check_line(line: str, request: requests.Wrong) -> None:
-    """It is one line that says something, and nothing about the server's inside."""
+def check_line(line: str, request: requests.WrongRequest) -> None:
+    """The error is one line with a reason, and shows no internals of the server."""
     assert line
     assert len(line) < 600
     assert not any(telltale in line for telltale in TELLTALES), line
@@ -84,7 +84,7 @@ def test_over_grpc(server: TritonServer, neighbours: None, examples: int) -> Non
 
         @settings(GENERATED, max_examples=examples)
         @given(requests.wrong_requests(SIZE))
-        def refused(request: requests.Wrong) -> None:
+        def refused(request: requests.WrongRequest) -> None:
             code, line = requests.over_grpc(stub, request)
             assert code in request.codes, line
             check_line(line, request)
@@ -99,11 +99,11 @@ def test_over_http(server: TritonServer, neighbours: None, examples: int) -> Non
 
     @settings(GENERATED, max_examples=examples)
     @given(requests.wrong_requests(SIZE))
-    def refused(request: requests.Wrong) -> None:
+    def refused(request: requests.WrongRequest) -> None:
         status, line = requests.over_http(connection, request)
         allowed = {HTTP_CODES[code] for code in request.codes}
         if any(dim < 0 for tensor in request.tensors for dim in tensor.shape):
-            allowed = {500}  # Triton's own JSON reader says so of a negative dimension
+            allowed = {500}  # Triton's own JSON reader refuses a negative dimension with this code
         assert status in allowed, (status, line)
         check_line(line, request)
 

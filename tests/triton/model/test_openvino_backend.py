@@ -1,4 +1,4 @@
-"""A bundle whose engine is OpenVINO, behind a real server: the same answers, by its own configuration."""
+"""A bundle with the engine OpenVINO on a real server gives the same answers and uses its own configuration."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ANY_PORTS = ServeOptions(grpc_port=0, http=False, metrics=False, instances=1)
 
 @pytest.fixture(scope="module")
 def served(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bundle, Any]]:
-    """A bundle for OpenVINO, and a server of it."""
+    """A bundle for OpenVINO and its server."""
     exported = bundles.exported(tmp_path_factory.getbasetemp(), "fp16")
     copy = bundles.copied(exported, tmp_path_factory.mktemp("openvino") / "bundle")
     bundle = build_bundle(copy, "openvino")
@@ -55,7 +55,7 @@ def ask(address: str, graph: str, arrays: dict[str, np.ndarray[Any, Any]]) -> di
     return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
 
 
-def test_files_are_answered_as_without_a_server(served: tuple[Bundle, Any]) -> None:
+def test_files_give_the_same_answers_as_without_a_server(served: tuple[Bundle, Any]) -> None:
     bundle, server = served
     local = ZeroShotClassifier(bundle, ZeroShotClassifier.from_bundle(bundle.path).engine)
     assert local.engine.name.startswith("openvino ")
@@ -63,10 +63,10 @@ def test_files_are_answered_as_without_a_server(served: tuple[Bundle, Any]) -> N
     expected = local.predict([read_image(path) for path in paths])
     with Client(server.grpc) as client:
         got = client.predict([path.read_bytes() for path in paths])
-    for one, other in zip(got, expected, strict=True):
-        assert [region.patch for region in one.regions] == [region.patch for region in other.regions]
-        for ours, theirs in zip(one.findings, other.findings, strict=True):
-            assert ours.probability == pytest.approx(theirs.probability, abs=1e-5)
+    for actual, wanted in zip(got, expected, strict=True):
+        assert [region.patch for region in actual.regions] == [region.patch for region in wanted.regions]
+        for finding, wanted_finding in zip(actual.findings, wanted.findings, strict=True):
+            assert finding.probability == pytest.approx(wanted_finding.probability, abs=1e-5)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -92,29 +92,29 @@ def test_each_graph_equals_the_engine(served: tuple[Bundle, Any], graph: str, ro
         assert got[name] == pytest.approx(array, abs=1e-5)
 
 
-def test_a_bad_request_fails_alone(served: tuple[Bundle, Any]) -> None:
+def test_a_bad_request_does_not_affect_others(served: tuple[Bundle, Any]) -> None:
     bundle, server = served
     pixels = Golden.load(bundle.golden_path)["pixel_values"]
     bad = np.zeros((1, 3, 7, 7), np.float32)
 
-    def one(place: int) -> Any:
+    def request_number(place: int) -> Any:
         try:
             return ask(server.grpc, "image_encoder", {"pixel_values": bad if place % 3 == 1 else pixels[:1]})
         except InferenceServerException as error:
             return error
 
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(one, range(12)))
+        answers = list(pool.map(request_number, range(12)))
     for place, answer in enumerate(answers):
         assert isinstance(answer, InferenceServerException) == (place % 3 == 1)
 
 
 def test_a_server_without_the_backend_is_refused(served: tuple[Bundle, Any], tmp_path: Path) -> None:
-    """By lrclr, in one line with the command that mends it; the server itself would take many more."""
+    """lrclr refuses it in one line with the command that helps. Triton's own error would be many lines."""
     installation = find_server()
     if installation.backends is None:
         pytest.skip("this server's backends are its own")
-    # Three folders deep, as the program's path tells where its Python is.
+    # Three folders deep, because the path of the program tells where its Python is.
     other = tmp_path / "server" / "pytriton" / "tritonserver"
     (other / "bin").mkdir(parents=True)
     (other / "backends" / "python").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The stand-in for Triton's ONNX Runtime backend gives what a session gives, over types, sizes and company."""
+"""The replacement of Triton's ONNX Runtime backend gives the results of a session, for all types and batch sizes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TYPES = {
 
 
 def ask(client: Any, model: str, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-    """Every output of a model."""
+    """All outputs of a model."""
     sent = []
     for name, array in arrays.items():
         sent.append(grpc.InferInput(name, array.shape, np_to_triton_dtype(array.dtype)))
@@ -52,9 +52,9 @@ def ask(client: Any, model: str, arrays: dict[str, np.ndarray[Any, Any]]) -> dic
 
 @pytest.fixture
 def client(server: TritonServer) -> Iterator[Any]:
-    one = grpc.InferenceServerClient(server.grpc)
-    yield one
-    one.close()
+    opened = grpc.InferenceServerClient(server.grpc)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,8 @@ def sessions(folder: Path) -> dict[str, Any]:
     return {graph: onnxruntime.InferenceSession(folder / graph / "1" / "model.onnx") for graph in GRAPHS}
 
 
-def asked_of(graph: str, rows: int, sessions: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
-    """Random input of so many rows."""
+def random_inputs(graph: str, rows: int, sessions: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """Random input with this number of rows."""
     rng = np.random.default_rng(rows)
     if graph == "image_encoder":
         return {"pixel_values": rng.normal(size=[rows, *sessions[graph].get_inputs()[0].shape[1:]]).astype(np.float32)}
@@ -71,7 +71,7 @@ def asked_of(graph: str, rows: int, sessions: dict[str, Any]) -> dict[str, np.nd
     ids[:, -1] = 49_407
     if graph == "text_encoder":
         return {"input_ids": ids}
-    image = sessions["image_encoder"].run(["region_tokens"], asked_of("image_encoder", 2, sessions))[0]
+    image = sessions["image_encoder"].run(["region_tokens"], random_inputs("image_encoder", 2, sessions))[0]
     text = sessions["text_encoder"].run(["text_tokens"], {"input_ids": ids})[0]
     return {"region_tokens": image, "text_tokens": text, "text_mask": np.ones_like(ids)}
 
@@ -79,7 +79,7 @@ def asked_of(graph: str, rows: int, sessions: dict[str, Any]) -> dict[str, np.nd
 @pytest.mark.parametrize("rows", [1, 2, 7])
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_each_graph_equals_a_session(client: Any, sessions: dict[str, Any], graph: str, rows: int) -> None:
-    arrays = asked_of(graph, rows, sessions)
+    arrays = random_inputs(graph, rows, sessions)
     answer = ask(client, graph, arrays)
     names = [output.name for output in sessions[graph].get_outputs()]
     assert sorted(answer) == sorted(names)
@@ -87,21 +87,21 @@ def test_each_graph_equals_a_session(client: Any, sessions: dict[str, Any], grap
         assert np.array_equal(answer[name], expected)
 
 
-def test_a_bad_request_fails_alone_among_those_of_its_batch(client: Any, sessions: dict[str, Any]) -> None:
-    ids = asked_of("text_encoder", 3, sessions)["input_ids"]
+def test_a_bad_request_does_not_affect_others_in_its_batch(client: Any, sessions: dict[str, Any]) -> None:
+    ids = random_inputs("text_encoder", 3, sessions)["input_ids"]
     good = [np.concatenate([(ids[:, :-1] + k) % 49_000, ids[:, -1:]], axis=1) for k in range(24)]
     bad = np.full((3, 6), 10**6)
-    asked = [bad if k % 5 == 2 else ids for k, ids in enumerate(good)]
+    requests = [bad if k % 5 == 2 else ids for k, ids in enumerate(good)]
 
-    def one(ids: np.ndarray[Any, Any]) -> Any:
+    def send(ids: np.ndarray[Any, Any]) -> Any:
         try:
             return ask(client, "text_encoder", {"input_ids": ids})
         except InferenceServerException as error:
             return error
 
-    with ThreadPoolExecutor(len(asked)) as pool:
-        answers = list(pool.map(one, asked))
-    for ids, answer in zip(asked, answers, strict=True):
+    with ThreadPoolExecutor(len(requests)) as pool:
+        answers = list(pool.map(send, requests))
+    for ids, answer in zip(requests, answers, strict=True):
         if ids is bad:
             assert isinstance(answer, InferenceServerException)
             assert "INVALID_ARGUMENT" in str(answer.status())
@@ -112,7 +112,7 @@ def test_a_bad_request_fails_alone_among_those_of_its_batch(client: Any, session
 
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server of two models, one with batches and one without, which give back a tensor of each type."""
+    """A server with two models, with and without batches, that return a tensor of each type unchanged."""
     root = tmp_path_factory.mktemp("echo")
     for batch in (0, 8):
         values: dict[str, list[Any]] = {"x": [], "y": []}
@@ -157,17 +157,17 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("batch", [0, 8])
-def test_every_type_comes_back_as_it_went(echo: Any, batch: int) -> None:
+def test_every_type_is_returned_unchanged(echo: Any, batch: int) -> None:
     rng = np.random.default_rng(batch)
 
-    def sent(name: str, rows: int) -> np.ndarray[Any, Any]:
+    def random_tensor(name: str, rows: int) -> np.ndarray[Any, Any]:
         dtype = np.dtype(TYPES[name])
         raw = rng.integers(0, 256, (rows, 4 * dtype.itemsize), np.uint8)
         return (raw > 127) if name == "BOOL" else raw.view(dtype)
 
-    requests = [{f"x_{name}": sent(name, 1 + place % 5) for name in TYPES} for place in range(20)]
+    requests = [{f"x_{name}": random_tensor(name, 1 + place % 5) for name in TYPES} for place in range(20)]
     with ThreadPoolExecutor(10) as pool:
-        answers = list(pool.map(lambda one: ask(echo, f"echo_{batch}", one), requests))
+        answers = list(pool.map(lambda arrays: ask(echo, f"echo_{batch}", arrays), requests))
     for request, answer in zip(requests, answers, strict=True):
         for name, dtype in TYPES.items():
             assert answer[f"y_{name}"].dtype == np.dtype(dtype)

@@ -1,4 +1,4 @@
-"""A server that is busy, one in which nothing goes on, and one that is stopped: what is done to it, and what is not."""
+"""A busy server, a server that makes no progress, and a server that is stopped."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ OPTIONS = ServeOptions(grpc_port=0, http=False, metrics=False, instances=1, exit
 
 @pytest.fixture(scope="module")
 def told() -> list[str]:
-    """Every line that `server` has logged."""
+    """All lines that `server` has logged."""
     return []
 
 
 @pytest.fixture(scope="module")
 def server(folder: Path, told: list[str]) -> Iterator[TritonServer]:
-    """With one process of each model."""
+    """A server with one process of each model."""
     with TritonServer(folder, OPTIONS, on_log=lambda level, text: told.append(f"{level}: {text}")) as running:
         yield running
 
@@ -48,7 +48,7 @@ def processes(server: TritonServer, model: str) -> list[int]:
 
 
 def answered(server: TritonServer, version: int = 1) -> int:
-    """Requests that the model `lrclr` has answered."""
+    """Number of requests that the model `lrclr` has answered."""
     from tritonclient import grpc
 
     client = grpc.InferenceServerClient(server.grpc)
@@ -59,7 +59,7 @@ def answered(server: TritonServer, version: int = 1) -> int:
 
 @contextmanager
 def frozen(pids: list[int]) -> Iterator[None]:
-    """Processes that do nothing for the time of a block."""
+    """Processes that are stopped during a block."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -75,7 +75,7 @@ def test_a_busy_server_is_left_alone(server: TritonServer, told: list[str]) -> N
     with Load.on(server.grpc, ClientOptions(timeout=60), threads=6, pause=0) as load:
         for _ in range(8):
             load.wait_for(2)
-            # Too little for a radiograph that waits behind six others.
+            # Too little time for a radiograph that waits behind six others.
             server.check(timeout=0.001)
     assert load.errors == []
     assert any("it is busy" in line for line in told)
@@ -89,7 +89,7 @@ def test_one_radiograph_of_the_servers_own_waits_however_often_it_is_looked_afte
 ) -> None:
     before = answered(server)
     with frozen(processes(server, "lrclr")):
-        server.check(timeout=0.2)  # the first look has nothing to compare with
+        server.check(timeout=0.2)  # the first check has nothing to compare with
         server.check(timeout=0.2)
         server.check(timeout=0.2)
     server.check()
@@ -113,7 +113,7 @@ def test_a_server_in_which_nothing_goes_on_is_mended(server: TritonServer, told:
         with Client(server.grpc) as client:
             assert len(client.predict([IMAGE])) == 1
 
-    # What waited for the stuck process has ended, and so the superseded version goes.
+    # The requests that waited for the stuck process have ended, so the old version is unloaded.
     def gone() -> bool:
         server.wait(0.05)
         return not set(stuck) & set(processes(server, "image_encoder"))
@@ -128,7 +128,7 @@ def test_what_is_in_flight_is_answered_when_the_server_is_stopped(server: Triton
 
     def ask() -> None:
         with Client(server.grpc, ClientOptions(timeout=60, retries=0)) as client:
-            # Until the server does not take a request any more.
+            # Until the server no longer accepts a request.
             while not errors:
                 try:
                     answers.extend(client.predict(sample_paths()[:3]))
@@ -143,14 +143,14 @@ def test_what_is_in_flight_is_answered_when_the_server_is_stopped(server: Triton
     server.stop()
     for one in asking:
         one.join()
-    # Each was refused, or answered; none was given up half-way.
+    # Each request was refused or answered, and none was aborted.
     assert all(isinstance(error, ServerUnavailableError) and "closed" not in str(error) for error in errors), errors
     assert not any(line.startswith(("error", "fatal", "warning")) for line in told[count:])
 
 
 @pytest.mark.slow
 def test_a_server_that_has_nothing_to_do_stops_without_an_error(folder: Path) -> None:
-    """Triton itself ends eight processes in more than ten seconds, and complains after five."""
+    """Triton itself needs more than ten seconds to end eight processes, and reports an error after five."""
     told: list[str] = []
     options = ServeOptions(grpc_port=0, http_port=0, metrics_port=0, exit_timeout=5)
     with TritonServer(folder, options, on_log=lambda level, text: told.append(f"{level}: {text}")):

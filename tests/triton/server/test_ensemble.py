@@ -1,4 +1,4 @@
-"""A real server of an ensemble, and clients that need not know."""
+"""A real server of an ensemble. Clients need not know that it is an ensemble."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_answers_equal_those_without_a_server(server: TritonServer, folder: Path
     with Client(server.grpc) as client:
         described = client.describe()
         assert (described["members"], described["regions_from"]) == (["one", "other"], "other")
-        # Twice: the prompts are known then.
+        # Twice: the second time, the prompts are cached.
         for alpha in (None, 0.0):
             assert client.predict(images, alpha=alpha) == local.predict(images, alpha=alpha)
         reply = client.ask(images[:1], heatmap=True)
@@ -63,7 +63,7 @@ def test_the_members_on_the_server_pass_the_gates(server: TritonServer, folder: 
     pixels = np.random.default_rng(0).standard_normal((2, 3, *[model.spec.preprocess.image_size] * 2))
     answers = model.answer_pixels(pixels.astype(np.float32))
     assert answers.probability_spread is not None
-    # As an engine by itself it runs the member that gives the regions.
+    # As an engine, the server runs the member that gives the regions.
     index = model.engine.run("image_encoder", {"pixel_values": pixels.astype(np.float32)})["region_index"]
     np.testing.assert_array_equal(index, answers.region_index)
 

@@ -1,4 +1,4 @@
-"""What a server does when a part of it dies, and when its bundle changes, while it is being asked."""
+"""A server under load whose processes die or whose bundle changes."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def close(one: Prediction, other: Prediction) -> bool:
 
 
 class Load:
-    """Answers and errors of threads that ask again and again.
+    """Threads that send requests in a loop, and their answers and errors.
 
     Args:
         pause: seconds between a thread's answer and its next request.
 
     Attributes:
-        answers: each with the bundle that gave it.
-        errors: what was raised.
+        answers: the answers, each with its bundle.
+        errors: the exceptions.
     """
 
     def __init__(self, pause: float) -> None:
@@ -68,7 +68,7 @@ class Load:
     @classmethod
     @contextmanager
     def on(cls, address: str, options: ClientOptions, *, threads: int = 4, pause: float = 0.1) -> Iterator[Load]:
-        """A load for the time of a block; at its end every thread has had its last answer."""
+        """A load during a block. At its end, every thread has had its last answer."""
         load = cls(pause)
         running = [Thread(target=load._ask, args=(address, options)) for _ in range(threads)]
         for thread in running:
@@ -81,17 +81,17 @@ class Load:
                 thread.join()
 
     def wait_for(self, more: int) -> None:
-        """Until there are so many more answers."""
+        """Wait until there are this many more answers."""
         wanted = len(self.answers) + more
         bundles.wait_until(lambda: len(self.answers) >= wanted)
 
     def wait_for_an_error(self) -> None:
-        """Until the server has answered with an error, as it does once it sees that a process is dead."""
+        """Wait until the server has answered with an error, as it does when it finds a dead process."""
         bundles.wait_until(lambda: self.errors != [])
 
 
 def entry_of(file: Path) -> FileEntry:
-    """What a manifest says of a file."""
+    """The entry of a file in a manifest."""
     return {"sha256": bundles.sha256_of(file), "bytes": file.stat().st_size}
 
 
@@ -101,7 +101,7 @@ def expected(bundle: Path) -> Prediction:
 
 
 def backends(model: str, server: int) -> list[int]:
-    """A server's processes of a model."""
+    """The processes of a model of a server."""
     children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
     return [int(pid) for pid in children if f"/{model}/" in Path(f"/proc/{pid}/cmdline").read_text()]
 
@@ -124,7 +124,7 @@ def test_a_killed_backend_is_found_and_mended_in_the_same_server(folder: Path) -
         assert all(close(answer, right) for _, answer in load.answers)
         assert any("loading the models again" in line for line in told)
         assert any("mended" in line for line in told)
-        server.check()  # and a sound one is left alone
+        server.check()  # a working server is not changed
         assert sum("mended" in line for line in told) == 1
 
 
@@ -139,7 +139,7 @@ def test_a_killed_server_is_an_error_in_time_and_answers_once_it_is_back(folder:
         ):
             right = client.predict([IMAGE])[0]
             assert close(sharing.predict([IMAGE])[0], right)
-            # A backend's process that does not see that its server is dead.
+            # A backend process that does not notice that its server is dead.
             os.kill(backends("lrclr", server.pid)[0], signal.SIGSTOP)
             os.kill(server.pid, signal.SIGKILL)
             with pytest.raises(ServerUnavailableError, match=r"did not answer|UNAVAILABLE|nothing listens"):
@@ -159,11 +159,12 @@ def test_a_killed_server_is_an_error_in_time_and_answers_once_it_is_back(folder:
                 asking.join()
                 assert close(patient[0], right)
                 assert close(client.predict([IMAGE])[0], right)
-                # Shared memory outlives the server: the client registers it with the new one.
+                # Shared memory outlives the server. The client registers it with the new server.
                 assert close(sharing.predict([IMAGE])[0], right)
                 assert close(sharing.predict([IMAGE])[0], right)
 
 
+@pytest.mark.slow
 def test_a_new_bundle_takes_over_and_a_broken_one_does_not(folder: Path, tmp_path: Path) -> None:
     bundle = bundles.copied(folder, tmp_path / "bundle")
     first = expected(bundle)
@@ -182,7 +183,7 @@ def test_a_new_bundle_takes_over_and_a_broken_one_does_not(folder: Path, tmp_pat
             assert close(answer, first if name == sha_of_old else second)
         assert load.answers[-1][0] != sha_of_old
 
-        # A file that is not what the manifest says.
+        # A file that does not match the manifest.
         encoder = bundle / "image_encoder" / "1" / "model.onnx"
         encoder_then = encoder.read_bytes()
         encoder.unlink()
@@ -190,20 +191,20 @@ def test_a_new_bundle_takes_over_and_a_broken_one_does_not(folder: Path, tmp_pat
         with pytest.raises(BundleError, match="image_encoder"):
             server.reload()
 
-        # A manifest that agrees, of a graph that no runtime takes.
+        # The manifest matches, but no runtime can load the graph.
         encoder.write_bytes(encoder_then[: len(encoder_then) // 2])
         names_of_changed = ("image_encoder/1/model.onnx", "golden.npz", "README.md")
         changed = {name: entry_of(bundle / name) for name in names_of_changed}
         (bundle / "manifest.json").unlink()
         (bundle / "manifest.json").write_text(replace(old, files={**old.files, **changed}).to_json())
         answered = len(load.answers)
-        with pytest.raises(ServerError, match="refused, and the old one goes on serving"):
+        with pytest.raises(ServerError, match="refused, and the old one is still served"):
             server.reload()
         load.wait_for(12)
         assert all(close(answer, second) for _, answer in load.answers[answered:])
         assert load.errors == []
 
-        # A server that refused bundles can still be mended, and keeps no version that does not answer.
+        # A server that refused bundles can still be repaired, and keeps no version that does not answer.
         for process in backends("image_encoder", server.pid):
             os.kill(process, signal.SIGKILL)
         load.wait_for_an_error()

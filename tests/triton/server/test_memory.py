@@ -1,4 +1,4 @@
-"""A server's memory under the largest requests that it takes, and what is refused before it costs anything."""
+"""Memory of a server under the largest accepted requests, and requests that are refused before they use memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.serving.memory import Peak
 from lrclr import Bundle, budget
 from lrclr.deploy import DeployOptions
 
-# Private: what the charts reserve, without rendering one.
+# Private: the memory that the charts reserve, without rendering a chart.
 from lrclr.deploy._facts import Facts
 from lrclr.deploy._resources import memory_mib
 from lrclr.errors import ServerUnavailableError
@@ -24,7 +24,7 @@ from lrclr.triton.protocol import MAX_QUEUED
 from lrclr.triton.server import ServeOptions, TritonServer
 from tests.triton import worst_requests as worst
 from tests.triton import wrong_requests as requests
-from tests.triton.wrong_requests import Sent, byte_tensor, numbers
+from tests.triton.wrong_requests import WireTensor, byte_tensor, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,11 +49,11 @@ def test_the_largest_requests_stay_below_what_a_deployment_has(folder: Path) -> 
         except ServerUnavailableError as error:
             refused.append(str(error))
 
-    # As many at once as are worked on and may wait.
+    # As many at the same time as can be processed and can wait.
     waiting = INSTANCES + MAX_QUEUED
     with (
         TritonServer(folder, options) as server,
-        # A request that finds the queue full for a moment is sent again.
+        # A request that finds the queue full for a moment is repeated.
         Client(server.grpc, ClientOptions(timeout=900)) as client,
         Peak(server.pid) as peak,
         ThreadPoolExecutor(waiting) as pool,
@@ -61,12 +61,12 @@ def test_the_largest_requests_stay_below_what_a_deployment_has(folder: Path) -> 
         list(pool.map(lambda request: ask_all(client, request), requests))
     print(peak.largest, memory_mib(facts))
     assert refused == []
-    # Not so much below that the figure says nothing.
+    # The peak is not far below the limit, so the limit is meaningful.
     assert memory_mib(facts) / 4 < peak.largest["all"] < memory_mib(facts)
 
 
-def ask(server: TritonServer, *tensors: Sent) -> tuple[str, str]:
-    """Status and line of a request that is sent as it is."""
+def ask(server: TritonServer, *tensors: WireTensor) -> tuple[str, str]:
+    """Status and error of a request that is sent unchanged."""
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(server.grpc, options=options) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -75,8 +75,8 @@ def ask(server: TritonServer, *tensors: Sent) -> tuple[str, str]:
 
 GOOD = requests.GOOD_IMAGE
 TRUE = np.array([True])
-# What is asked, and a word of the refusal.
-TOO_MUCH: dict[str, tuple[Callable[[], tuple[Sent, ...]], str]] = {
+# The request, and a word of the error.
+TOO_MUCH: dict[str, tuple[Callable[[], tuple[WireTensor, ...]], str]] = {
     "bytes": (lambda: (byte_tensor("image", bytes(budget.REQUEST_BYTES)),), f"the limit is {budget.REQUEST_BYTES}"),
     "bytes of images together": (
         lambda: (byte_tensor("image", *[bytes(budget.REQUEST_BYTES // 8 + 1)] * 8),),
@@ -136,7 +136,7 @@ def test_too_much_is_refused_as_the_callers_mistake(server: TritonServer, what: 
 
 
 def test_what_is_refused_for_its_size_is_not_decoded(server: TritonServer) -> None:
-    """Its first image is damaged: that would be the reason if the images were looked at."""
+    """Its first image is damaged, which would be the reason if the images were decoded."""
     _, line = ask(server, byte_tensor("image", b"no image", bytes(budget.REQUEST_BYTES)))
     assert f"the limit is {budget.REQUEST_BYTES}" in line
     _, line = ask(server, byte_tensor("image", b"no image"), byte_tensor("findings_toml", b"#" * (2**20)))

@@ -1,4 +1,4 @@
-"""Nothing of a server outlives `lrclr serve`, however it ended; and what could not be removed is, at the next start."""
+"""No process and no file of a server outlives `lrclr serve`. What could not be removed is removed at the next start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from lrclr.errors import ServerError
 
-# Private: what a server leaves can be made here without one.
+# Private: files that a server leaves can be created here without a server.
 from lrclr.triton.server._ports import free_ports
 from lrclr.triton.server._shared_memory import Claim, remove_leftovers
 from tests import bundles
@@ -60,7 +60,7 @@ def test_a_server_that_lost_its_guard_too_is_named_and_its_leftovers_removed_onc
     assert "(tritonserver) listens there" in found
     orphan = int(found.partition("process ")[2].split()[0])
     assert Path(f"/proc/{orphan}/comm").read_text().strip() == "tritonserver"
-    # It may be of use to somebody, so it is not touched, nor what it needs.
+    # It may be in use, so it and the files that it needs are not touched.
     assert len(list(served.temporary.glob("lrclr-*"))) == 1
     os.killpg(guard, signal.SIGKILL)
     bundles.wait_until(lambda: not servers_in(served.temporary))
@@ -80,7 +80,7 @@ def test_only_what_nobody_holds_is_removed(tmp_path: Path, monkeypatch: pytest.M
     remove_leftovers()
     assert region.exists()
     assert claim.folder.is_dir()
-    # A process that inherits the descriptor holds it too.
+    # A process that inherits the descriptor also holds the lock.
     other = os.dup(claim.descriptor)
     os.close(claim.descriptor)
     remove_leftovers()

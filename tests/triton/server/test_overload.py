@@ -1,4 +1,4 @@
-"""Four times the load that a server can take, for a short time; `benchmarks/results/overload` has the long run."""
+"""Four times the load that a server can process, for a short time. `benchmarks/results/overload` has the long run."""
 
 from __future__ import annotations
 

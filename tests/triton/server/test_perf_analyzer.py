@@ -1,4 +1,4 @@
-"""Triton's own load generator drives the graphs and the model, and gets the answers that lrclr's client gets."""
+"""Triton's own load generator sends requests to graphs and model, and gets the answers that lrclr's client gets."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [*GRAPHS, MODEL])
 def test_drives(model: str, server: TritonServer, folder: Path) -> None:
     (asked,) = (one for one in perf_analyzer.requests_for(folder) if one.model == model)
@@ -29,7 +30,7 @@ def test_drives(model: str, server: TritonServer, folder: Path) -> None:
     assert len(theirs.seconds) >= 30
     compared = 0
     for name, values in ours.outputs.items():
-        # It writes texts as they came, with lengths among them, and pads an answer that was left out.
+        # It writes texts as received, with their lengths, and pads a missing answer.
         if values and not isinstance(values[0], bytes):
             assert theirs.outputs[name] == pytest.approx(values, rel=1e-3, abs=1e-3)
             compared += 1

@@ -1,4 +1,4 @@
-"""Serving plans of TensorRT, as far as it goes without a GPU: the options of the server, and what is refused."""
+"""Serving TensorRT plans without a GPU: the options of the server, and what is refused."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_plans_without_weights_are_not_served(folder: Path, tmp_path: Path) -> N
 
 
 def test_a_running_server_takes_no_code_that_it_was_not_started_for(folder: Path, tmp_path: Path) -> None:
-    """The flag is on the server's command line."""
+    """The option is on the server's command line."""
     path = _with_plans(folder, tmp_path / "bundle")
     server = TritonServer(path)
     (entry,) = Bundle(path).manifest.plans
@@ -82,5 +82,5 @@ def test_the_log_of_a_server_with_a_gpu() -> None:
     relay = LogRelay(io.StringIO("\n".join(lines) + "\n"), lambda level, text: told.append((level, text)))
     relay.close()
     assert [level for level, _ in told] == ["info", "info", "error"]
-    # Why the server did not start, if it did not.
+    # The reason why the server did not start, if it did not.
     assert relay.reason() == "failed to run: CUDA error: out of memory"

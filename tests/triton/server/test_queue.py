@@ -1,7 +1,7 @@
-"""A server that has more requests than it can work on: it refuses at once, and drops requests whose caller has gone.
+"""A server with more requests than it can process refuses immediately, and drops requests whose caller has gone.
 
-The model's one process is kept busy with a request of many large images, so that the queue fills and stays full until
-that request is cancelled. To stop the process (SIGSTOP) would not do: Triton then takes it for dead.
+The model's single process is kept busy with a request of many large images, so that the queue is full until that
+request is cancelled. Stopping the process (SIGSTOP) is not possible: Triton then takes it for dead.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def waiting(server: TritonServer, model: str = MODEL) -> float:
 
 @contextmanager
 def occupied(server: TritonServer, large: list[bytes]) -> Iterator[None]:
-    """The model's process has much to do for the time of a block: so much that it is cancelled at the end."""
+    """The model's process has so much work during a block that it must be cancelled at the end."""
     from tritonclient import grpc
 
     triton = grpc.InferenceServerClient(server.grpc)
@@ -88,7 +88,7 @@ def occupied(server: TritonServer, large: list[bytes]) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def large(local: ZeroShotClassifier) -> list[bytes]:
-    """As many radiographs as a request with heat maps can have, as large as hospitals have them."""
+    """As many radiographs as a request with heat maps may have, of the size that hospitals use."""
     pixels = np.resize(read_image(IMAGE), (2500, 2048))
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "PNG", compress_level=1)
@@ -120,7 +120,7 @@ def test_a_full_queue_refuses_at_once_and_what_waits_is_answered(
                 ) as raised:
                     call()
                 assert raised.value.retry_after == 1.0
-            # What an HTTP client sees; the page for other clients says so.
+            # The reply to an HTTP client, as the page for other clients states.
             url = f"http://{single.http}/v2/models/{MODEL}/infer"
             request = urllib.request.Request(url, json.dumps(asked).encode())
             with pytest.raises(urllib.error.HTTPError) as refused:
@@ -136,7 +136,7 @@ def test_a_full_queue_refuses_at_once_and_what_waits_is_answered(
             assert not any(future.done() for future in sent)
         assert all(close(future.result().predictions[0], right) for future in sent)
         assert close(late.result()[0], right)
-    # What was refused reached no process: the large one, those that waited, and the patient client's two requests.
+    # Refused requests reached no process. The large one, those that waited, and the patient client's two requests did.
     assert metric(single, "lrclr_requests_total") - before == 1 + MAX_QUEUED + 2
 
 
@@ -150,14 +150,14 @@ def test_what_nobody_waits_for_is_not_worked_on(single: TritonServer, right: Any
             ThreadPoolExecutor(3) as pool,
         ):
             sent = [pool.submit(hasty.predict, [IMAGE] * 3) for _ in range(3)]
-            # They get an answer before their time is up.
+            # They get an answer before their deadline.
             for future in sent:
                 error = future.exception()
                 assert isinstance(error, ServerUnavailableError)
                 assert "waited too long in its queue" in str(error)
             assert waiting(single) == 0
         assert close(client.predict([IMAGE])[0], right)
-    # The large request, which was given up in the middle of its images, and the last one.
+    # The large request, which was cancelled in the middle of its images, and the last one.
     assert metric(single, "lrclr_requests_total") == requests + 2
     assert metric(single, "lrclr_images_total") == images + 1
 

@@ -1,4 +1,4 @@
-"""The repository of a running server: what gets into it, and what a refused bundle leaves there."""
+"""The repository of a running server: what is put into it, and what a refused bundle leaves in it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def repository(tmp_path: Path) -> ServedRepository:
 
 
 def seen(repository: ServedRepository) -> dict[str, str]:
-    """Every file that the server sees, through links."""
+    """All files that the server sees, also through links."""
     found: dict[str, str] = {}
     for model in ModelNames().all:
         for place in sorted((repository.repository / model).iterdir()):
@@ -41,7 +41,7 @@ def seen(repository: ServedRepository) -> dict[str, str]:
 
 
 def changed(bundle: Path, model: str, change: Callable[[Any], None]) -> Bundle:
-    """A bundle with another configuration, and a manifest that agrees."""
+    """A bundle with another configuration and a matching manifest."""
     file = bundle / model / "config.pbtxt"
     config = text_format.Parse(file.read_text(), triton.ModelConfig())
     change(config)
@@ -82,7 +82,7 @@ def test_a_refused_bundle_changes_nothing(repository: ServedRepository, folder: 
             repository.prepare(changed(other, name, widen))
     assert seen(repository) == before
     assert len(list((repository.repository.parent / "bundles").iterdir())) == 1
-    # Other warm-up values under the same configuration take over, and leave the files that all versions share.
+    # Other warm-up values with the same configuration are loaded, and do not change the files that all versions share.
     alike = bundles.copied(folder, tmp_path / "alike")
     for warmup in alike.glob("*/warmup/*"):
         warmup.write_bytes(bytes(warmup.stat().st_size))

@@ -1,4 +1,4 @@
-"""`lrclr serve` as a user runs it: what it prints, what it leaves, what it lets other users do, and what it refuses."""
+"""`lrclr serve` as a user runs it: its output, the files that it leaves, access for other users, and refusals."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.triton
-# A server must start without them.
+# A server must start without a reachable proxy.
 DEAD_PROXIES = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), "http://127.0.0.1:9")
 ANY_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
 
 
 class Served:
-    """`lrclr serve` in a process of its own.
+    """`lrclr serve` in another process.
 
     Args:
-        folder: for its temporary files and its output.
-        arguments: of the command.
-        stderr: where its notes go; a file in `folder` if not given.
+        folder: folder for its temporary files and its output.
+        arguments: arguments of the command.
+        stderr: destination of its notes. By default a file in `folder`.
     """
 
     def __init__(self, folder: Path, *arguments: object, stderr: str | None = None) -> None:
@@ -53,7 +53,7 @@ class Served:
             )
 
     def grpc(self) -> str:
-        """The address, when it has said so."""
+        """The address, after the server has printed it."""
         while self.process.poll() is None:
             match = re.search(r"gRPC +(\S+)\n", self.out.read_text())
             if match:
@@ -62,14 +62,14 @@ class Served:
         raise AssertionError(self.err.read_text() if self.err.is_file() else "it ended")
 
     def end(self, how: signal.Signals) -> int:
-        """Send a signal; returns the exit code."""
+        """Send a signal. Returns the exit code."""
         self.process.send_signal(how)
         return self.process.wait()
 
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[type[Served]]:
-    """`Served`, of which none outlives the test."""
+    """Starts `Served` processes, which end with the test."""
     made: list[Served] = []
 
     class Kept(Served):
@@ -87,12 +87,12 @@ def serve(tmp_path: Path) -> Iterator[type[Served]]:
 
 
 def shared_memory(owner: int) -> set[str]:
-    """What `lrclr serve` of that process number, and its server, have in /dev/shm."""
+    """Files in /dev/shm of an `lrclr serve` with this process number and of its server."""
     return {path.name for path in Path("/dev/shm").glob(f"*lrclr_{owner}_*")}
 
 
 def servers_in(folder: Path) -> list[str]:
-    """Processes, server or backend, whose command line names the folder."""
+    """Processes of a server or backend whose command line names the folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -122,7 +122,7 @@ def test_it_answers_and_leaves_nothing(
     there = capsys.readouterr().out
     assert main(["predict", *images, "-b", str(folder), "--json", "--batch-size", "1"]) == 0
     assert there == capsys.readouterr().out
-    # A report of the server's answer is the report of the bundle's answer.
+    # A report of the server equals the report of the bundle.
     image = str(sample_paths("dicom")[0])
     for name, whose in (("there", ["--server", served.grpc()]), ("here", ["-b", str(folder)])):
         assert main(["predict", image, *whose, "--sr", str(tmp_path / name)]) == 0
@@ -213,7 +213,7 @@ def test_a_damaged_bundle_is_not_served(folder: Path, tmp_path: Path, capsys: py
 
 
 def test_nothing_on_the_servers_command_line_opens_what_is_closed(single: TritonServer) -> None:
-    """Every account can read it, so the model repository, shared memory, tracing and logging have no key at all."""
+    """All users can read it, so it has no key to the model repository, shared memory, tracing and logging."""
     from tritonclient import grpc, http
     from tritonclient.utils import InferenceServerException
 
@@ -246,7 +246,7 @@ def test_nothing_on_the_servers_command_line_opens_what_is_closed(single: Triton
         for change in changes:
             with pytest.raises(InferenceServerException, match="restricted"):
                 change(client, {})
-            # No client library sends that header, or not as it stands.
+            # Client libraries do not send this header, or not in this form.
             with pytest.raises((InferenceServerException, TypeError, ValueError)):
                 change(client, {before + name: value})
         client.close()

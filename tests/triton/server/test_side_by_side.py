@@ -1,4 +1,4 @@
-"""Bundles with prefixed names: two in one Triton server that others set up, and one by `lrclr serve`."""
+"""Bundles with prefixed names: two in one Triton server that users set up, and one with `lrclr serve`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lrclr.samples import sample_paths
 from lrclr.triton.client import Client, ClientOptions
 from lrclr.triton.server import TritonServer
 
-# Private: whether a Triton server is installed, for the mark that skips.
+# Private: whether a Triton server is installed decides whether tests are skipped.
 from lrclr.triton.server._locate import find_server
 from tests import bundles
 from tests.triton.conftest import ANY_PORTS
@@ -42,7 +42,7 @@ PREFIXES = {"chest_": 3, "Other-2": 1}
 
 @pytest.fixture(scope="module")
 def pair(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two bundles that answer differently, by their prefixes."""
+    """Two bundles with different answers, by prefix."""
     root, original = tmp_path_factory.mktemp("pair"), bundles.exported(tmp_path_factory.getbasetemp(), "fp32")
     made = {prefix: bundles.renamed(original, root / prefix, prefix, version) for prefix, version in PREFIXES.items()}
     store(made["chest_"], alpha=None, score_scale=4.0, score_bias=-0.4)
@@ -51,7 +51,7 @@ def pair(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def ports(pair: dict[str, Path]) -> Iterator[tuple[int, int, int]]:
-    """gRPC, HTTP and metrics of a server that serves both folders as they are."""
+    """Ports for gRPC, HTTP and metrics of a server that serves both folders unchanged."""
     installation = find_server()
     grpc_port, http_port, metrics_port = bundles.free_ports(3)
     command = [str(installation.program), *(f"--model-repository={folder}" for folder in pair.values())]
@@ -132,8 +132,9 @@ def test_commands_name_the_model(pair: dict[str, Path], ports: tuple[int, int, i
         Client(address, ClientOptions(retries=0)).predict(FILES)
 
 
+@pytest.mark.slow
 def test_serving_as_it_is_leaves_the_bundles_whole(pair: dict[str, Path], ports: tuple[int, int, int]) -> None:
-    """Python writes no compiled code into them, so that they can be served again."""
+    """Python writes no compiled code into the folders, so they can be served again."""
     for folder in pair.values():
         Bundle(folder)
 

@@ -28,6 +28,8 @@ from benchmarks.checkpoint.initial import initialise_tower
 from benchmarks.checkpoint.network import network
 from benchmarks.checkpoint.running import BATCH, RowBatches, run_to_end
 from benchmarks.phantom.cases import FINDINGS
+from lrclr._files import sha256_of
+from lrclr.errors import LrclrError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -189,11 +191,15 @@ def main() -> int:
     parser.add_argument("--epochs", type=float, default=8, help="passes through the training split")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     options = parser.parse_args()
-    data = read_split(options.dataset, "train")
-    steps = int(options.epochs * len(data.images) / BATCH)
-    run = BaseRun(data, from_masks=options.taught_by == "masks", steps=steps, seed=options.seed)
-    settings = {"taught by": options.taught_by, "seed": options.seed, "steps": steps, "images": len(data.images)}
-    run_to_end(run, options.output, settings)
+    try:
+        data = read_split(options.dataset, "train")
+        steps = int(options.epochs * len(data.images) / BATCH)
+        run = BaseRun(data, from_masks=options.taught_by == "masks", steps=steps, seed=options.seed)
+        settings = {"dataset": sha256_of(options.dataset), "taught-by": options.taught_by, "seed": options.seed}
+        run_to_end(run, options.output, {**settings, "steps": steps})
+    except LrclrError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
     torch.save(run.tower, options.output)
     return 0
 

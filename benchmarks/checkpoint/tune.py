@@ -29,6 +29,7 @@ from benchmarks.checkpoint.running import BATCH, RowBatches, run_to_end
 from benchmarks.checkpoint.vocabulary import learn_tokenizer
 from lrclr._files import sha256_of
 from lrclr.checkpoints import Checkpoint
+from lrclr.errors import LrclrError
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import FindingSet
 from lrclr.training import ContrastiveTask, LossSettings
@@ -153,13 +154,17 @@ def main() -> int:
     parser.add_argument("--epochs", type=float, default=4.8, help="passes through the training split")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     options = parser.parse_args()
-    data = read_split(options.dataset, "train")
-    steps = int(options.epochs * len(data.images) / BATCH)
-    base = torch.load(options.base, weights_only=True)
-    run = TuneRun(data, base, local=options.local, steps=steps, seed=options.seed)
-    settings = {"base": sha256_of(options.base), "local": options.local, "seed": options.seed, "steps": steps}
-    run_to_end(run, options.output, {**settings, "images": len(data.images)})
-    run.checkpoint().save(options.output, overwrite=True)
+    try:
+        data = read_split(options.dataset, "train")
+        steps = int(options.epochs * len(data.images) / BATCH)
+        base = torch.load(options.base, weights_only=True)
+        run = TuneRun(data, base, local=options.local, steps=steps, seed=options.seed)
+        files = {"dataset": sha256_of(options.dataset), "base": sha256_of(options.base)}
+        run_to_end(run, options.output, {**files, "local": options.local, "seed": options.seed, "steps": steps})
+        run.checkpoint().save(options.output, overwrite=True)
+    except LrclrError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
     return 0
 
 

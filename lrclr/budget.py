@@ -5,9 +5,10 @@ The server refuses requests above these limits, and `lrclr deploy` computes a co
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from lrclr.errors import ImageLimitError
@@ -31,6 +32,7 @@ __all__ = [
     "decoding",
     "files",
     "reading",
+    "release_freed_memory",
 ]
 
 _MIB: Final = 2**20
@@ -160,3 +162,13 @@ def reading() -> Iterator[None]:
     """Open a job for reading one image: for its file and its pixels. Use it as a context manager or a decorator."""
     with files.job(), decoding.job():
         yield
+
+
+def release_freed_memory() -> None:
+    """Give freed memory back to the system.
+
+    glibc keeps it where memory behind it is in use, as after a network was copied tensor by tensor. Other C libraries
+    have no such function.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -120,7 +120,7 @@ def exported(base: Path, precision: str) -> Path:
         if not folder.exists():
             from lrclr_export import ExportOptions, export_bundle
 
-            limits = LOOSE if precision == "int8" else {}
+            limits = LOOSE if precision in {"int8", "fp8"} else {}
             with exporting_once():
                 export_bundle(checkpoint(base), folder, ExportOptions(precision, tolerances=limits))
     return folder

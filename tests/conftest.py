@@ -209,6 +209,13 @@ def int8_bundle(quiet_transformers: None, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
+def fp8_bundle(quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests import bundles
+
+    return bundles.exported(tmp_path_factory.getbasetemp(), "fp8")
+
+
+@pytest.fixture(scope="session")
 def golden(fp32_bundle: Path) -> Golden:
     """The inputs of the gates, and PyTorch's results for them."""
     from lrclr import Bundle

@@ -65,7 +65,7 @@ def kept_export(spec: GraphSpec, *, opset: int) -> TypedGraph:
             layers.write_text(json.dumps(exported.layers))
             return exported
     model = ir.from_proto(onnx.load_from_string(graph.read_bytes()))
-    return TypedGraph(spec, model, json.loads(layers.read_text()))
+    return TypedGraph(spec.name, model, json.loads(layers.read_text()))
 
 
 @cache
@@ -87,6 +87,8 @@ def _folder() -> Path:
 
 def fingerprint(spec: GraphSpec, opset: int) -> str:
     """A hash of everything in the input of an export: settings, weights and example inputs."""
+    import torch
+
     digest = hashlib.sha256()
 
     def add(*values: object) -> None:
@@ -101,7 +103,8 @@ def fingerprint(spec: GraphSpec, opset: int) -> str:
     # A state dict does not contain buffers that are not saved.
     for name, tensor in (*spec.module.named_parameters(), *spec.module.named_buffers(), *spec.inputs.items()):
         add(name, tensor.dtype, tuple(tensor.shape))
-        digest.update(tensor.detach().contiguous().numpy().tobytes())
+        # As bytes: NumPy has no FP8.
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

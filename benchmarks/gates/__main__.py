@@ -1,6 +1,6 @@
 """Verifies every mutant in every precision: ``python -m benchmarks.gates`` (ten minutes on two cores).
 
-It exports the default checkpoint in three precisions, puts each mutant into a copy of each bundle, verifies the copy,
+It exports the default checkpoint in four precisions, puts each mutant into a copy of each bundle, verifies the copy,
 and writes a table to ``benchmarks/results/gates``. The exit code is 1 if a mutant got through.
 """
 
@@ -20,14 +20,16 @@ from benchmarks.measure import page
 from lrclr import load_checkpoint
 from lrclr_export import ExportOptions, export_bundle
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 RESULTS = Path(__file__).parent.parent / "results" / "gates" / "mutants.md"
 
 
 def main() -> int:
     """Verify all mutants and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundles", type=Path, help="folder with bundles fp32, fp16 and int8 instead of new exports")
+    parser.add_argument(
+        "--bundles", type=Path, help="folder with bundles fp32, fp16, int8 and fp8 instead of new exports"
+    )
     parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="Markdown file to write")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -75,7 +75,8 @@ def weight_off(amount: float = 0.5) -> Fault:
             name, step = node.input[1], 1.0
             maker = makers.get(name)
             if maker is not None and maker.op_type == "DequantizeLinear":
-                name, step = maker.input[0], float(np.ravel(values_of(proto, maker.input[1]))[5])
+                steps = np.ravel(values_of(proto, maker.input[1]))
+                name, step = maker.input[0], float(steps[min(5, len(steps) - 1)])
             if name in tensors and len(tensors[name].dims) == 2:
                 found.append((int(np.prod(tensors[name].dims)), name, step))
         _, name, step = sorted(found)[-2]
@@ -83,7 +84,9 @@ def weight_off(amount: float = 0.5) -> Fault:
         if weights.dtype == np.int8:
             weights[3, 5] = np.clip(int(weights[3, 5]) + round(amount / step), -128, 127)
         else:
-            weights[3, 5] += amount
+            # A conversion to FP8 does not clip.
+            largest = 448.0 if weights.dtype.name == "float8_e4m3fn" else np.inf
+            weights[3, 5] = np.clip(float(weights[3, 5]) + amount / step, -largest, largest)
         store(proto, name, weights)
 
     return fault
@@ -101,7 +104,7 @@ def exchanged(op_type: str, inputs: tuple[int, ...], first: int, second: int) ->
 
 
 def exchanged_products(first: int, second: int) -> Fault:
-    """Exchange the weights of two products; in an int8 graph the stored weights and their scales."""
+    """Exchange the weights of two products; in a quantised graph the stored weights and their scales."""
 
     def fault(proto: onnx.ModelProto) -> None:
         dequantized = [node for node in nodes_of(proto, "DequantizeLinear") if is_stored(proto, node.input[0])]

@@ -55,8 +55,8 @@ SCHEMA: Final = pa.schema(
         pa.field("region_attention", pa.list_(_FLOATS)),
     ]
 )
-_WITH_EMBEDDING: Final = SCHEMA.append(pa.field("image_embedding", _FLOATS))
-_SCHEMAS: Final = (SCHEMA, _WITH_EMBEDDING)
+_SPREAD: Final = pa.field("probability_spread", _FLOATS)
+_EMBEDDING: Final = pa.field("image_embedding", _FLOATS)
 _REPEATED: Final = [
     *("bundle", "status", "error", "reason"),
     *("remarks.list.element", "warnings.list.element", "findings.list.element"),
@@ -69,8 +69,7 @@ class Part:
     """Rows of a part.
 
     Attributes:
-        table: table with the schema `SCHEMA`, sorted by file and frame. It has the column ``image_embedding`` in
-            addition if the settings ask for it.
+        table: table with the columns of `schema_of` its settings, sorted by file and frame.
         hints: `Hint` of each row's file, int64 ``[N, 2]``.
         settings: digest of the settings of the rows.
     """
@@ -87,6 +86,12 @@ class Part:
 def part_path(folder: Path, number: int) -> Path:
     """The file of a part."""
     return folder / f"part-{number:06d}.parquet"
+
+
+def schema_of(settings: Settings) -> pa.Schema:
+    """The columns of the rows: those of `SCHEMA`, of an ensemble the spread, and the embedding if it is asked for."""
+    more = [(settings.spread, _SPREAD), (settings.embeddings, _EMBEDDING)]
+    return pa.schema([*SCHEMA, *(field for wanted, field in more if wanted)])
 
 
 def rows_of(outcomes: Sequence[Outcome], findings: Sequence[str], settings: Settings) -> pa.Table:
@@ -113,8 +118,8 @@ def rows_of(outcomes: Sequence[Outcome], findings: Sequence[str], settings: Sett
         "findings": [None if score is None else list(findings) for score in scores],
         "region_attention": [None if score is None else list(score.region_attention) for score in scores],
     }
-    schema = _WITH_EMBEDDING if settings.embeddings else SCHEMA
-    for name in (*Answers.names(), "image_embedding"):
+    schema = schema_of(settings)
+    for name in (*Answers.names(), _SPREAD.name, _EMBEDDING.name):
         columns.setdefault(name, [score and getattr(score, name) for score in scores])
     return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
@@ -156,7 +161,8 @@ def read_part(path: Path) -> Part | None:
     metadata = table.schema.metadata or {}
     try:
         hints = np.frombuffer(bytes.fromhex(metadata[_HINTS].decode()), "<i8").reshape(len(table), len(Hint._fields))
-        if metadata[_SCHEMA] != str(SCHEMA_VERSION).encode() or table.schema.remove_metadata() not in _SCHEMAS:
+        known = [pa.schema([*SCHEMA, *more]) for more in ([], [_SPREAD], [_EMBEDDING])]
+        if metadata[_SCHEMA] != str(SCHEMA_VERSION).encode() or table.schema.remove_metadata() not in known:
             return None
         return Part(table, hints.astype(np.int64), metadata[_SETTINGS].decode())
     except (KeyError, ValueError):

@@ -209,6 +209,7 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
         order=None if images.container is None else images.keys_sha256(),
         parts=math.ceil(len(images.items) / options.rows_per_part),
         embeddings=options.embeddings,
+        spread=bool(spec.members),
     )
     encoder = Encoder(Path(options.bundle).absolute(), spec.sha256, engine, findings, alpha, batch)
     return settings, encoder, spec

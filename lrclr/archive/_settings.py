@@ -25,10 +25,11 @@ _IN_WORDS: Final = {
     "refuse": "set of refused warnings (--refuse)",
     "schema": "version of lrclr",
     "embeddings": "choice of --embeddings",
+    "spread": "version of lrclr",
 }
 # Settings that older folders do not have, with the value that those folders were made with. A setting with this value
 # is not hashed, so that the rows of such a folder stay valid.
-_ADDED: Final = {"embeddings": False, "refuse": ""}
+_ADDED: Final = {"embeddings": False, "refuse": "", "spread": False}
 _MAX_BYTES: Final = 1 << 20
 
 
@@ -50,6 +51,7 @@ class Settings:
         parts: number of parts.
         embeddings: whether the rows hold the images' embeddings.
         refuse: codes of the warnings with which an image is refused, sorted, with commas between them.
+        spread: whether the rows hold the standard deviation of the members' probabilities: of an ensemble.
         schema: version of the rows.
     """
 
@@ -66,6 +68,7 @@ class Settings:
     parts: int
     embeddings: bool = False
     refuse: str = ""
+    spread: bool = False
     schema: int = SCHEMA_VERSION
 
     @property

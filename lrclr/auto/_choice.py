@@ -97,7 +97,7 @@ def choose_engine(bundle: Bundle, options: EngineOptions | None = None) -> Chose
 
     Raises:
         GateError: no engine here passes the bundle's gates.
-        UsageError: the options name a provider.
+        UsageError: the options name a provider, or the bundle is in FP8 and there are no suitable plans.
     """
     from lrclr.bundle import Golden
 
@@ -113,6 +113,7 @@ def choose_engine(bundle: Bundle, options: EngineOptions | None = None) -> Chose
         engine = _passing(bundle, EngineOptions(kind), remarks)
         if engine is not None:
             return ChosenEngine(engine, kind, "; ".join([f"its plans fit {gpus()[0].name}", *remarks]))
+    bundle.require_products("the CPU")
     candidates = {kind: EngineOptions(kind, threads=options.threads) for kind in CPU_ENGINES}
     if bundle.manifest.precision == "int8" and not has_int8_products():
         candidates[_IN_FLOAT] = replace(candidates["onnxruntime"], int8_products=False)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cost", "Network"]
 
-BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 
 
 @dataclass(frozen=True, slots=True)

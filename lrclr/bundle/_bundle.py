@@ -121,13 +121,30 @@ class Bundle:
         """Check that Triton can serve the plans of this bundle.
 
         Raises:
-            UsageError: the weights of its plans were stripped.
+            UsageError: the weights of its plans were stripped, or it is in FP8 and its engine is not TensorRT.
         """
+        name = self.manifest.engine["name"]
+        # Triton serves the graphs of a bundle with plans of TensorRT-RTX.
+        self.require_products("onnxruntime" if name == "tensorrt-rtx" else name)
         if self.manifest.engine["name"] == "tensorrt" and not self.manifest.served_plans:
             raise UsageError(
                 f"Triton cannot serve the plans of the bundle {self.path}",
                 why="they were built with --strip, and Triton does not put the weights back",
                 fix=f"Run: lrclr build {self.path} --engine tensorrt (without --strip), or --engine onnxruntime",
+            )
+
+    def require_products(self, engine: str) -> None:
+        """Check that an engine multiplies numbers of the type that this bundle has.
+
+        Raises:
+            UsageError: the bundle is in FP8, and the engine is not TensorRT or TensorRT-RTX.
+        """
+        if self.manifest.precision == "fp8" and not engine.startswith("tensorrt"):
+            raise UsageError(
+                f"the bundle {self.path} is in FP8, and {engine} has no products in FP8",
+                why="only TensorRT has them, on a GPU of compute capability 8.9 or newer",
+                fix=f"On that machine run: lrclr build {self.path} --engine tensorrt. For other engines export with "
+                f"--fp16. To check the bundle on a CPU run: lrclr verify {self.path} --engine onnxruntime",
             )
 
     def plan_path(self, graph: str, entry: Mapping[str, Any]) -> Path:

@@ -133,9 +133,9 @@ class Manifest:
         preprocess: see `PreprocessSpec.to_dict`.
         tokenizer: hash, context length, number of the EOT token, `ClipTokenizer.options`, and whether the text encoder
             is ``causal``.
-        precision: type of the matrix products in the graphs: ``"fp16"``, ``"fp32"`` or ``"int8"``.
-        quantization: for int8 the calibration data, the number of int8 layers of each graph, the layers that stayed in
-            float32 with the reason, and the loss on the calibration images; None for other precisions.
+        precision: type of the matrix products in the graphs: ``"fp16"``, ``"fp32"``, ``"int8"`` or ``"fp8"``.
+        quantization: for int8 and fp8 the calibration data, the number of quantised layers of each graph, the layers
+            that were left out with the reason, and the loss on the calibration images; None for other precisions.
         opset: ONNX operator set of the graphs.
         max_batch: largest number of images in one run of the image encoder.
         profiles: smallest, commonest and largest size of each dynamic axis, for one image and for batches. Plans are
@@ -162,7 +162,7 @@ class Manifest:
     scoring: dict[str, Any]
     preprocess: dict[str, Any]
     tokenizer: TokenizerEntry
-    precision: Annotated[str, Meta(pattern="^(fp16|fp32|int8)$")]
+    precision: Annotated[str, Meta(pattern="^(fp16|fp32|int8|fp8)$")]
     quantization: dict[str, Any] | None
     opset: int
     max_batch: int

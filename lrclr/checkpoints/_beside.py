@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from transformers import RobertaTokenizer
+
 CONFIG, OPEN_CLIP, TOKENIZER = "config.json", "open_clip_config.json", "tokenizer.json"
 PROCESSOR, IMAGE_PROCESSOR = "processor_config.json", "preprocessor_config.json"
 
@@ -309,20 +311,31 @@ def tokenizer_beside(
     if (folder / TOKENIZER).is_file():
         return ClipTokenizer.from_file(folder / TOKENIZER, context_length=context, **options)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        return ClipTokenizer(_from_vocabulary(folder), source=str(folder), context_length=context)
+        data = byte_pairs(folder, CLIPTokenizer).to_str().encode()
+        return ClipTokenizer(data, source=str(folder), context_length=context)
     return None
 
 
-def _from_vocabulary(folder: Path) -> bytes:
-    """The ``tokenizer.json`` of a folder that is from before there was one."""
+def byte_pairs(folder: Path, kind: type[CLIPTokenizer | RobertaTokenizer], **settings: Any) -> Tokenizer:
+    """The tokenizer of a folder that has ``vocab.json`` and ``merges.txt``, from before there was a ``tokenizer.json``.
+
+    Args:
+        folder: with the files.
+        kind: the class of transformers that knows what belongs around a text.
+        settings: of that class; None for its default.
+
+    Raises:
+        CheckpointError: the files cannot be read.
+    """
     try:
         vocabulary, merges = BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-        backend: Tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges).backend_tokenizer
+        given = {name: value for name, value in settings.items() if value is not None}
+        backend: Tokenizer = kind(vocab=vocabulary, merges=merges, **given).backend_tokenizer
         added = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
         for token, number in sorted(added.items(), key=lambda item: item[1]):
             backend.add_tokens([AddedToken(token, normalized=False)])
             if backend.token_to_id(token) != number:
                 raise ValueError(f"the added token {number} does not follow the vocabulary")
-        return str(backend.to_str()).encode()
+        return backend
     except Exception as error:
         raise CheckpointError(f"{folder} has a tokenizer that cannot be read", why=str(error)) from error

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _MAX_PICKLE: Final = 64 << 20
 _MAX_DEPTH, _MAX_TENSORS, _LONGEST_NAME = 100, 200_000, 1000
+_LFS_POINTER: Final = b"version h"  # https://git-lfs.github.com/spec/v1
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # torch.serialization
 # Where an instance of torch.nn.Module keeps what its names leave out.
 _MODULE_TABLES: Final = frozenset(("_parameters", "_buffers", "_modules"))
@@ -112,6 +113,14 @@ def read_file(path: Path) -> TensorFile:
             return _archive(path, file, size)
         if len(head) == 9 and head[8:] == b"{":
             return _safetensors(path, size)
+        if size == 0 or head == _LFS_POINTER:
+            raise CheckpointError(
+                f"{path} is not a file of weights",
+                why="it is empty" if size == 0 else "it is a pointer of Git LFS, which stands for the weights",
+                fix="Download it again."
+                if size == 0
+                else "Run `git lfs pull` in its repository, or give hf:OWNER/NAME.",
+            )
         file.seek(0)
         return _legacy(path, file, size)
 

@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from lrclr.budget import release_freed_memory
 from lrclr.card import ModelCard
 from lrclr.checkpoints import _folders
 from lrclr.checkpoints._beside import (
@@ -120,6 +121,8 @@ def load_checkpoint(
         checkpoint = _load(path, options)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read", why=error.strerror or type(error).__name__) from error
+    # The tensors of the file, of which the network is a copy.
+    release_freed_memory()
     size = checkpoint.config.vision_config.image_size
     # Beside a bare file there may be the card of any network.
     card = ModelCard.beside(path) if path.is_dir() else ModelCard()

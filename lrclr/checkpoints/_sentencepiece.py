@@ -1,16 +1,15 @@
-"""SigLIP's tokenizers. A ``tokenizer.json`` of SigLIP 1 is not trusted: many leave out how a text is cleaned."""
+"""SigLIP's tokenizers. A ``tokenizer.json`` of SigLIP 1 alone is not trusted: many leave out how a text is cleaned."""
 
 from __future__ import annotations
 
 import json
-import re
-import string
 from typing import TYPE_CHECKING, Any, Final
 
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram
 
 from lrclr.checkpoints._beside import TOKENIZER, read_json
+from lrclr.checkpoints._cleaning import CANONICAL, KINDS, cleaned
 from lrclr.errors import CheckpointError
 from lrclr.text import ClipTokenizer
 
@@ -21,27 +20,31 @@ PIECES: Final = "spiece.model"
 _MOST_BYTES: Final = 64 << 20
 
 
-def siglip_tokenizer(folder: Path, context: int) -> ClipTokenizer:
+def siglip_tokenizer(folder: Path, context: int, clean: str | None = None) -> ClipTokenizer:
     """The tokenizer of a SigLIP: of version 1 from ``spiece.model``, of version 2 from Gemma's ``tokenizer.json``.
+
+    open_clip's repositories of version 1 hold a ``tokenizer.json`` alone, and their configuration says how a text is
+    cleaned.
 
     Args:
         folder: folder of the checkpoint.
         context: tokens of every prompt.
+        clean: how open_clip cleans a text; None for a folder of transformers.
 
     Raises:
         CheckpointError: there is none, or it cannot be read.
     """
-    if (folder / PIECES).is_file():
-        data, pad = _from_pieces(folder)
-    elif (folder / TOKENIZER).is_file():
-        data, pad = _gemma(folder)
+    if (folder / TOKENIZER).is_file() and (clean is not None or not (folder / PIECES).is_file()):
+        data, pad = _from_json(folder, clean)
+    elif (folder / PIECES).is_file():
+        data, pad = _from_pieces(folder, clean)
     else:
         raise CheckpointError(f"{folder} has no tokenizer", fix=f"Expected {PIECES}, or {TOKENIZER} of SigLIP 2.")
     return ClipTokenizer(data, source=str(folder), context_length=context, has_bos=False, pad_id=pad, fixed_length=True)
 
 
-def _from_pieces(folder: Path) -> tuple[bytes, int]:
-    """As ``SiglipTokenizer`` of transformers reads a text: lower case, without ASCII punctuation, single spaces."""
+def _from_pieces(folder: Path, clean: str | None) -> tuple[bytes, int]:
+    """As ``SiglipTokenizer`` of transformers reads a text, or open_clip with its kind of cleaning."""
     file = folder / PIECES
     try:
         if file.stat().st_size > _MOST_BYTES:
@@ -58,12 +61,7 @@ def _from_pieces(folder: Path) -> tuple[bytes, int]:
         made = Tokenizer(
             Unigram(pieces, unk_id=model.trainer_spec.unk_id, byte_fallback=model.trainer_spec.byte_fallback)
         )
-        cleaning: list[Any] = [
-            normalizers.Lowercase(),
-            normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""),
-            normalizers.Replace(Regex(r"\s+"), " "),
-            normalizers.Strip(),
-        ]
+        cleaning: list[Any] = [*(KINDS[clean] if clean else CANONICAL)]
         if model.normalizer_spec.precompiled_charsmap:
             cleaning.append(normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap))
         made.normalizer = normalizers.Sequence([*cleaning, normalizers.Replace(Regex(" {2,}"), " ")])
@@ -73,25 +71,27 @@ def _from_pieces(folder: Path) -> tuple[bytes, int]:
         raise CheckpointError(f"{file} cannot be read as SigLIP's vocabulary", why=str(error)) from error
 
 
-def _gemma(folder: Path) -> tuple[bytes, int]:
-    """SigLIP 2 was trained on texts in lower case, which not every checkpoint's file says; no marker begins a text."""
+def _from_json(folder: Path, clean: str | None) -> tuple[bytes, int]:
+    """A ``tokenizer.json`` with the cleaning that its texts need.
+
+    SigLIP 2 was trained on texts in lower case, which not every checkpoint's file says; no marker begins a text.
+    """
     file = folder / TOKENIZER
     raw = read_json(file)
-    if (raw.get("model") or {}).get("type") != "BPE":
+    is_gemma = (raw.get("model") or {}).get("type") == "BPE"
+    if clean is None and not is_gemma:
         raise CheckpointError(
             f"{file} is not SigLIP 2's tokenizer",
             why=f"and {folder} has no {PIECES}, from which the tokenizer of SigLIP 1 is made",
             fix=f"Put {PIECES} of the original checkpoint there.",
         )
     try:
-        made = Tokenizer.from_str(json.dumps(raw))
-        made.normalizer = normalizers.Sequence(
-            [normalizers.Lowercase(), *([made.normalizer] if made.normalizer is not None else [])]
-        )
+        made = cleaned(Tokenizer.from_str(json.dumps(raw)), KINDS[clean] if clean else (normalizers.Lowercase(),))
         settings = _settings(folder)
-        return _ended(made, settings.get("eos_token", "<eos>")), _number(made, settings.get("pad_token", "<pad>"))
+        end = settings.get("eos_token", "<eos>" if is_gemma else "</s>")
+        return _ended(made, end), _number(made, settings.get("pad_token", "<pad>" if is_gemma else end))
     except Exception as error:
-        raise CheckpointError(f"{file} cannot be read as SigLIP 2's tokenizer", why=str(error)) from error
+        raise CheckpointError(f"{file} cannot be read as SigLIP's tokenizer", why=str(error)) from error
 
 
 def _settings(folder: Path) -> dict[str, str]:

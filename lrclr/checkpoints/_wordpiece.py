@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
+from transformers import RobertaTokenizer
 
-from lrclr.checkpoints._beside import TOKENIZER, read_json
+from lrclr.checkpoints._beside import TOKENIZER, byte_pairs, read_json
+from lrclr.checkpoints._cleaning import KINDS, cleaned
 from lrclr.errors import CheckpointError
 from lrclr.text import ClipTokenizer
 
@@ -18,24 +19,42 @@ if TYPE_CHECKING:
 _SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def bert_tokenizer(folder: Path, context: int, pad_id: int) -> ClipTokenizer:
-    """The tokenizer in a folder: ``tokenizer.json``, else BERT's ``vocab.txt``.
+def bert_tokenizer(folder: Path, context: int, pad_id: int, clean: str | None = None) -> ClipTokenizer:
+    """The tokenizer in a folder: ``tokenizer.json``, else BERT's ``vocab.txt``, else RoBERTa's two files.
 
     Args:
         folder: folder of the checkpoint.
         context: the most tokens that the text tower reads.
         pad_id: number of padding, by which the tower knows it.
+        clean: how open_clip cleans a text; None for a folder of transformers.
 
     Raises:
         CheckpointError: there is none, it cannot be read, or it pads with another token.
     """
+    options: dict[str, Any] = {"context_length": context, "pad_id": pad_id}
     if (folder / TOKENIZER).is_file():
-        tokenizer = ClipTokenizer.from_file(folder / TOKENIZER, context_length=context, pad_id=pad_id)
-        _check_padding(Tokenizer.from_file(str(folder / TOKENIZER)), pad_id, folder)
+        tokenizer = ClipTokenizer.from_file(folder / TOKENIZER, **options)
+        backend = Tokenizer.from_file(str(folder / TOKENIZER))
+    else:
+        if (folder / "vocab.txt").is_file():
+            backend = _from_vocabulary(folder)
+        elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+            backend = byte_pairs(folder, RobertaTokenizer, add_prefix_space=_settings(folder).get("add_prefix_space"))
+        else:
+            raise CheckpointError(
+                f"{folder} has no tokenizer",
+                fix=f"Expected {TOKENIZER}, BERT's vocab.txt, or RoBERTa's vocab.json and merges.txt.",
+            )
+        tokenizer = ClipTokenizer(backend.to_str().encode(), source=str(folder), **options)
+    _check_padding(backend, pad_id, folder)
+    if clean is None:
         return tokenizer
-    if (folder / "vocab.txt").is_file():
-        return ClipTokenizer(_from_vocabulary(folder), source=str(folder), context_length=context, pad_id=pad_id)
-    raise CheckpointError(f"{folder} has no tokenizer", fix=f"Expected {TOKENIZER}, or BERT's vocab.txt.")
+    return ClipTokenizer(cleaned(backend, KINDS[clean]).to_str().encode(), source=str(folder), **options)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    file = folder / "tokenizer_config.json"
+    return read_json(file) if file.is_file() else {}
 
 
 def _check_padding(tokenizer: Tokenizer, pad_id: int, folder: Path) -> None:
@@ -47,11 +66,9 @@ def _check_padding(tokenizer: Tokenizer, pad_id: int, folder: Path) -> None:
         )
 
 
-def _from_vocabulary(folder: Path) -> bytes:
-    """The ``tokenizer.json`` of a WordPiece vocabulary, as transformers' BERT makes it."""
-    settings: dict[str, Any] = {}
-    if (folder / "tokenizer_config.json").is_file():
-        settings = read_json(folder / "tokenizer_config.json")
+def _from_vocabulary(folder: Path) -> Tokenizer:
+    """The tokenizer of a WordPiece vocabulary, as transformers' BERT makes it."""
+    settings = _settings(folder)
     try:
         made = Tokenizer(WordPiece.from_file(str(folder / "vocab.txt"), unk_token=_SPECIAL[1]))
         numbers = {token: made.token_to_id(token) for token in _SPECIAL}
@@ -69,6 +86,6 @@ def _from_vocabulary(folder: Path) -> bytes:
         made.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", special_tokens=[(token, numbers[token]) for token in ("[CLS]", "[SEP]")]
         )
-        return json.dumps(json.loads(made.to_str()), ensure_ascii=False).encode()
+        return made
     except Exception as error:
         raise CheckpointError(f"{folder} has a tokenizer that cannot be read", why=str(error)) from error

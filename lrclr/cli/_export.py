@@ -49,10 +49,19 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     int8: Annotated[
         bool, typer.Option("--int8", help="Compute linear layers in int8, calibrated on images. For CPUs.")
     ] = False,
+    fp8: Annotated[
+        bool,
+        typer.Option(
+            "--fp8",
+            help="Compute linear layers of the towers in FP8, calibrated on images; the rest as --fp16. For TensorRT "
+            "on GPUs of compute capability 8.9 or newer.",
+        ),
+    ] = False,
     calibration: Annotated[
         Path | None,
         typer.Option(
-            "--calibration", help="Folder or dataset of chest x-rays for --int8.  [default: synthetic images in lrclr]"
+            "--calibration",
+            help="Folder or dataset of chest x-rays for --int8 or --fp8.  [default: synthetic images in lrclr]",
         ),
     ] = None,
     int8_search: Annotated[
@@ -127,9 +136,10 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     An existing bundle is replaced only if every gate passes. If a gate fails, the exit code is 3.
     """
-    if fp16 + fp32 + int8 > 1:
-        raise UsageError("--fp16, --fp32 and --int8 cannot be used together")
-    _check_int8(int8, calibration, int8_search)
+    if fp16 + fp32 + int8 + fp8 > 1:
+        raise UsageError("--fp16, --fp32, --int8 and --fp8 cannot be used together")
+    precision = "int8" if int8 else "fp8" if fp8 else "fp32" if fp32 else "fp16"
+    _check_calibration(precision, calibration, int8_search)
     from lrclr.engines import AUTO, CPU_ENGINES, ENGINES
 
     if engine is not None and engine not in {*ENGINES, AUTO}:
@@ -158,15 +168,22 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     )
 
     chosen, why = best_engine() if engine in {None, AUTO} else (engine, "asked for")
-    if engine == AUTO and chosen in CPU_ENGINES:
+    if fp8 and chosen in CPU_ENGINES:
+        if engine not in {None, AUTO}:
+            raise UsageError(
+                f"--fp8 cannot be used with --engine {engine}",
+                why="only TensorRT has products in FP8",
+                fix="Omit --engine and build plans on the machine with the GPU, or choose --fp16.",
+            )
+        why = f"the gates ran in it; plans of TensorRT have to be built, since {why}"
+    elif engine == AUTO and chosen in CPU_ENGINES:
         chosen, why = AUTO, "the fastest here"
     plans = None
     if chosen not in {*CPU_ENGINES, AUTO}:
         plans = BuildOptions(chosen, tuple(compute_capability or ()))
-        check_buildable(plans)
+        check_buildable(plans, precision)
     elif compute_capability:
         raise UsageError("--compute-capability needs --engine tensorrt-rtx")
-    precision = "int8" if int8 else "fp32" if fp32 else "fp16"
     options = ExportOptions(
         precision,
         max_batch,
@@ -184,6 +201,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         def finish(made: Bundle) -> Manifest:
             if plans is not None:
                 return add_plans(made, plans, why=why, progress=progress)
+            if fp8:
+                return made.manifest
             return set_cpu_engine(made, chosen, why=why, progress=progress)
 
         if len(checkpoints) == 1:
@@ -215,11 +234,14 @@ def _report(output: Path, bundle: Bundle, *, measured: bool) -> None:
         note(f"engine {manifest.engine['name']} ({manifest.engine['why']})")
     for member in manifest.members:
         if member.quantization is not None:
-            _note_quantization(member.quantization, random=member.checkpoint["source"] == "random")
+            random = member.checkpoint["source"] == "random"
+            _note_quantization(member.quantization, manifest.precision, random=random)
         for graph, entry in member.graphs.items():
             if parts := entry.get("float32_parts"):
                 layers = f", and {', '.join(parts['layers'])}" if parts["layers"] else ""
                 note(f"{graph}: in float32, since float16 cannot hold it: the residual stream{layers}")
+    if manifest.precision == "fp8" and not manifest.plans:
+        note(f"on the machine with the GPU run: lrclr build {output} --engine tensorrt")
     names = manifest.names
     if names.prefix:
         note(f"models in Triton: {', '.join(names.all)}, version {names.version}")
@@ -233,10 +255,10 @@ def _report(output: Path, bundle: Bundle, *, measured: bool) -> None:
     note(RESEARCH_ONLY)
 
 
-def _check_int8(int8: bool, calibration: Path | None, search: str | None) -> None:
-    if calibration is not None and not int8:
-        raise UsageError("--calibration needs --int8", why="other precisions are not calibrated")
-    if search is not None and not int8:
+def _check_calibration(precision: str, calibration: Path | None, search: str | None) -> None:
+    if calibration is not None and precision not in {"int8", "fp8"}:
+        raise UsageError("--calibration needs --int8 or --fp8", why="other precisions are not calibrated")
+    if search is not None and precision != "int8":
         raise UsageError("--int8-search needs --int8", why="other precisions have no search")
     if search not in {None, "on", "off"}:
         raise UsageError(f"unknown --int8-search {search!r}", fix="Choose on or off.")
@@ -276,16 +298,16 @@ def _loaded(
     return changed
 
 
-def _note_quantization(quantization: dict[str, Any], *, random: bool) -> None:
+def _note_quantization(quantization: dict[str, Any], precision: str, *, random: bool) -> None:
     source = quantization["calibration"]
     note(f"calibrated on {source['images']} images ({source['kind']}) and {source['texts']} texts")
     if source["kind"] == "carried":
         note("these images are synthetic: better give radiographs like those in use, with --calibration FOLDER")
     for graph, entry in quantization["graphs"].items():
         floats = ", ".join(entry["float_layers"]) or "none"
-        note(f"{graph}: {entry['int8_layers']} layers in int8; in float32: {floats}")
+        note(f"{graph}: {entry[f'{precision}_layers']} layers in {precision}; left out: {floats}")
     if random:
-        note("the weights are random: the accuracy of int8 says nothing about trained weights")
+        note(f"the weights are random: the accuracy of {precision} says nothing about trained weights")
 
 
 def _parsed(overrides: list[str]) -> dict[str, float]:

@@ -43,7 +43,7 @@ def verify(
     from lrclr.engines import EngineOptions
     from lrclr.verification import verify as run_verify
 
-    runner = open_engine(opened, EngineOptions(engine, provider))
+    runner = open_engine(opened, EngineOptions(engine, provider, emulate=True))
     note_choice(runner)
     report = run_verify(opened, runner)
     if as_json:

@@ -123,12 +123,15 @@ class EngineOptions:
         provider: ``"cpu"`` or ``"cuda"``, for ONNX Runtime; for torch it is the device.
         threads: threads of one operator in ONNX Runtime or OpenVINO; None for one per core.
         int8_products: False for ONNX Runtime to multiply in float32 what a graph has in int8; the rounding stays.
+        emulate: whether ONNX Runtime may open a bundle in FP8. It rounds as such a GPU does and multiplies in float32,
+            which suffices for the gates.
     """
 
     engine: str | None = None
     provider: str = "cpu"
     threads: int | None = None
     int8_products: bool = True
+    emulate: bool = False
 
 
 def open_named_engine(bundle: Bundle, options: EngineOptions | None = None) -> Engine:
@@ -140,7 +143,8 @@ def open_named_engine(bundle: Bundle, options: EngineOptions | None = None) -> E
     Raises:
         BundleError: the bundle has no plans that suit this machine.
         EngineError: the engine is not available on this machine.
-        UsageError: the options ask for `AUTO`, an unknown engine, or a provider that the engine does not have.
+        UsageError: the options ask for `AUTO`, an unknown engine, a provider that the engine does not have, or an
+            engine without products in FP8 for a bundle in FP8.
     """
     options = options or EngineOptions()
     if len(bundle.members) > 1:
@@ -153,6 +157,8 @@ def open_named_engine(bundle: Bundle, options: EngineOptions | None = None) -> E
         )
     if name not in ENGINES:
         raise UsageError(f"unknown engine {name!r}", fix=f"Choose {', '.join((*ENGINES, AUTO))}.")
+    if not (options.emulate and name == "onnxruntime"):
+        bundle.require_products(name)
     if name == "onnxruntime":
         return OnnxRuntimeEngine(
             bundle, provider=options.provider, threads=options.threads, int8_products=options.int8_products

@@ -125,7 +125,7 @@ def _store_bundle(path: Path, change: dict[str, Any]) -> None:
     from lrclr.verification import Tolerances, raise_refused, verify
 
     bundle = Bundle(path)
-    engine = open_named_engine(bundle, EngineOptions("onnxruntime"))
+    engine = open_named_engine(bundle, EngineOptions("onnxruntime", emulate=True))
     scoring = _changed(bundle.manifest.scoring, change)
     goldens, tasks = [], []
     for member, runner in zip(bundle.members, engines_of(engine), strict=True):

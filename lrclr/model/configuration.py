@@ -14,6 +14,8 @@ from lrclr.model.towers import text_tower, tower_config, vision_tower
 # takes the highest token of a prompt for its end (transformers#24773).
 LEGACY_EOS: Final = 2
 _TOKENIZER_OPTIONS: Final = frozenset(("has_bos", "pad_id", "fixed_length"))
+# Networks learn scales of 1 to 100. Scores multiplied by far larger ones are not finite in float32.
+_LARGEST_SCALE: Final = 1e6
 
 
 class LrclrConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -135,7 +137,8 @@ class LrclrConfig(PreTrainedConfig):  # type: ignore[misc]
         _require(isinstance(self.fusion_trained, bool), "fusion_trained", "true or false")
         _require(self.text_end in ("eos_token", "highest_token"), "text_end", "'eos_token' or 'highest_token'")
         _require(_number(self.alpha) and 0.0 <= self.alpha <= 1.0, "alpha", "a number between 0 and 1")
-        _require(_number(self.score_scale) and self.score_scale > 0, "score_scale", "a number above 0")
+        known = f"a number above 0, and at most {_LARGEST_SCALE:.0e}"
+        _require(_number(self.score_scale) and 0 < self.score_scale <= _LARGEST_SCALE, "score_scale", known)
         _require(_number(self.score_bias), "score_bias", "a number")
         _require(
             self.finding_calibration is None
@@ -207,6 +210,8 @@ def _check_towers(text: Any, vision: Any) -> None:
     ):
         for field in fields:
             _require(_whole(getattr(tower, field)), f"{name}.{field}", "a whole number above 0")
+        known = f"a divisor of hidden_size, {tower.hidden_size}"
+        _require(tower.hidden_size % tower.num_attention_heads == 0, f"{name}.num_attention_heads", known)
         eps = tower.layer_norm_eps
         _require(_number(eps) and eps > 0, f"{name}.layer_norm_eps", "a number above 0")
     if text_tower(text).causal:

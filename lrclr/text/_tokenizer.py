@@ -35,9 +35,15 @@ TOKENIZER_FILE: Final = "tokenizer.json"
 VOCABULARY_FILES: Final = ("vocab.json", "merges.txt")
 # Of SigLIP and of BERT.
 OTHER_VOCABULARIES: Final = ("spiece.model", "vocab.txt")
-TOKENIZER_FILES: Final = (TOKENIZER_FILE, *VOCABULARY_FILES, "added_tokens.json", *OTHER_VOCABULARIES)
+# Whether a vocabulary is lower-cased, and which tokens end and pad a text.
+TOKENIZER_SETTINGS: Final = "tokenizer_config.json"
+TOKENIZER_FILES: Final = (
+    *(TOKENIZER_FILE, TOKENIZER_SETTINGS),
+    *(*VOCABULARY_FILES, "added_tokens.json", *OTHER_VOCABULARIES),
+)
 PAD_ID: Final = 0
 MAX_FILE_BYTES: Final = 64 * 2**20
+_NO_WORD: Final = "\U0010fffd"  # for private use
 # Beginning and end, for a tokenizer.json that has them in its vocabulary but does not add them itself.
 KNOWN_MARKERS: Final = (("<|startoftext|>", "<|endoftext|>"), ("<start_of_text>", "<end_of_text>"))
 
@@ -310,13 +316,21 @@ def _end(tokenizer: Tokenizer) -> int:
 
 def _refused(tokenizer: Tokenizer, bos: int | None, eot: int) -> frozenset[int]:
     """Numbers that no prompt may hold: the markers, and what is special to the tokenizer but for the unknown word."""
-    unknown = getattr(tokenizer.model, "unk_token", None)
+    unknown = _unknown(tokenizer)
     special = {
         number
         for number, token in tokenizer.get_added_tokens_decoder().items()
-        if token.special and token.content != unknown
+        if token.special and number not in unknown
     }
     return frozenset(special | {eot} | ({bos} if bos is not None else set()))
+
+
+def _unknown(tokenizer: Tokenizer) -> set[int]:
+    """Numbers that a word outside the vocabulary gets. The library names that token for some kinds of model only."""
+    try:
+        return {token.id for token in tokenizer.model.tokenize(_NO_WORD)}
+    except Exception:  # noqa: BLE001  the library raises nothing narrower
+        return set()  # the model refuses such a word
 
 
 def _markers(tokenizer: Tokenizer) -> tuple[int, int]:

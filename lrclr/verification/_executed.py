@@ -20,7 +20,7 @@ __all__ = ["executed_gates", "executed_products"]
 Products = dict[str, dict[str, int]]
 _PRODUCTS: Final = ("Conv", "Gemm", "MatMul")
 # Type of products in a graph, and the types in which an engine may run them.
-_REDUCED: Final = {"int8": ("int8",), "float16": ("float16", "bfloat16")}
+_REDUCED: Final = {"int8": ("int8",), "float8": ("float8",), "float16": ("float16", "bfloat16")}
 _ROWS: Final = 2
 
 
@@ -42,7 +42,7 @@ def executed_products(engine: ProfiledEngine, golden: Golden) -> Products:
 
 
 def executed_gates(bundle: Bundle, engine: ProfiledEngine, products: Products) -> tuple[list[GateResult], list[str]]:
-    """Check that products that the graphs have in int8 or 16 bit run in such a type.
+    """Check that products that the graphs have in 8 or 16 bits run in such a type.
 
     A type is required only if both the engine and the processor have instructions for it.
 
@@ -83,6 +83,11 @@ def _not_required(asked: str, engine: Any) -> str:
         return (
             "the gate of int8 products does not apply here: this processor reports none of the instructions "
             f"{', '.join(INT8_FLAGS)}, or the engine {engine.name} does not use them"
+        )
+    if asked == "float8":
+        return (
+            f"{engine.name} has no products in FP8: it rounded as a GPU does and multiplied in float32. `lrclr build` "
+            "and `lrclr verify` check plans of TensorRT on the GPU"
         )
     return (
         f"the gate of 16-bit products does not apply here: {engine.name} has none on this processor, and computes "

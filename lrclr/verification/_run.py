@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     Profiles = Sequence[Mapping[str, Sequence[int]]]
 
 Outputs = dict[str, NDArray[Any]]
+# What noise after the end of a prompt changes at least in the embedding of a text encoder that is not causal, relative
+# to its largest value. Tiny BERTs and RoBERTas reach 0.008, a SigLIP 1.2, in float32, float16 and int8 alike; causal
+# text encoders stay below 1e-6 (torch on a CPU).
 _LEAST_CHANGE = 1e-3
 # Outputs of the image encoder that are not vectors of tokens or numbers of patches.
 _BY_LARGEST_ERROR: Final = tuple(

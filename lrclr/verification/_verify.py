@@ -177,7 +177,9 @@ def _float_form_gates(bundle: Bundle, golden: Golden, model: ModelSpec) -> list[
     assert golden.stored is not None  # noqa: S101 - for the type checker
     expected = replace(golden, tensors={**golden.tensors, **golden.stored})
     with float_forms({graph: bundle.graph_path(graph) for graph in GRAPHS}) as files:
-        gates = graph_gates(OnnxRuntimeEngine(files), expected, model, Tolerances.for_precision("fp32"))
+        gates = graph_gates(
+            OnnxRuntimeEngine(files, release_memory=True), expected, model, Tolerances.for_precision("fp32")
+        )
     return [replace(gate, subject=gate.subject + _FLOAT) for gate in gates if gate.gate != "non-finite values"]
 
 
@@ -187,6 +189,6 @@ def _inlined_gates(bundle: Bundle, golden: Golden, model: ModelSpec, tolerances:
 
     inlined = {graph: path for graph in GRAPHS if (path := bundle.inlined_path(graph)) is not None}
     files = {graph: inlined.get(graph, bundle.graph_path(graph)) for graph in GRAPHS}
-    gates = graph_gates(OnnxRuntimeEngine(files), golden, model, tolerances)
+    gates = graph_gates(OnnxRuntimeEngine(files, release_memory=True), golden, model, tolerances)
     of_inlined = [gate for gate in gates if gate.subject.partition(".")[0] in inlined]
     return [replace(gate, subject=gate.subject + _INLINED) for gate in of_inlined]

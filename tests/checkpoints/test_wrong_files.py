@@ -46,6 +46,16 @@ def test_files_of_other_formats_are_refused(tmp_path: Path, content: bytes) -> N
     refusal(tmp_path / "file")
 
 
+def test_what_a_clone_or_a_download_leaves_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(CheckpointError, match=r"a pointer of Git LFS.*git lfs pull"):
+        load_checkpoint(file)
+    file.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="it is empty"):
+        load_checkpoint(file)
+
+
 @pytest.mark.parametrize(
     "content", [[1, 2], {}, {"a": 1}, {1: torch.zeros(1)}, "text", None, torch.zeros(3), {"a": {}}]
 )

@@ -184,6 +184,51 @@ def dual_encoder_folder(folder: Path, vision: str = "vit", text: str = "bert") -
     return folder
 
 
+def write_roberta_files(folder: Path) -> None:
+    """RoBERTa's ``vocab.json`` and ``merges.txt``, of the vocabulary of `write_roberta`."""
+    from tokenizers import Tokenizer
+
+    write_roberta(folder)
+    Tokenizer.from_file(str(folder / "tokenizer.json")).model.save(str(folder))
+    (folder / "tokenizer.json").unlink()
+
+
+def write_t5(folder: Path) -> None:
+    """A ``tokenizer.json`` of T5's kind, as open_clip's repositories of SigLIP 1 have it: nothing cleans a text."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    made = Tokenizer(models.Unigram())
+    made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), "▁")])
+    made.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=220, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    made.train_from_iterator([" ".join(WORDS)] * 3, trainer)
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    made.save(str(folder / "tokenizer.json"))
+    _write_settings(folder, "</s>", "</s>")
+
+
+def write_gemma_without_bos(folder: Path) -> None:
+    """`write_gemma` as open_clip's repositories of SigLIP 2 have it."""
+    write_gemma(folder)
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    # In Gemma's file bytes are ordinary tokens.
+    raw["added_tokens"] = [token for token in raw["added_tokens"] if not token["content"].startswith("<0x")]
+    raw["post_processor"]["single"] = [
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "<eos>", "type_id": 0}},
+    ]
+    raw["post_processor"]["special_tokens"] = {"<eos>": {"id": "<eos>", "ids": [1], "tokens": ["<eos>"]}}
+    (folder / "tokenizer.json").write_text(json.dumps(raw))
+    _write_settings(folder, "<eos>", "<pad>")
+
+
+def _write_settings(folder: Path, end: str, padding: str) -> None:
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "pad_token": padding}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
 def write_roberta(folder: Path) -> None:
     """A ``tokenizer.json`` like RoBERTa's."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
@@ -211,6 +256,9 @@ def stub_torchvision() -> None:
             pytest.skip(f"{library} is not installed; `make setup` installs it")
     if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is not None:
         return
+
+    # transformers looks for torchvision when this module is imported.
+    import transformers.image_utils  # noqa: F401
 
     class Stub(types.ModuleType):
         def __getattr__(self, name: str) -> Any:

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from lrclr.checkpoints import FAMILIES, load_checkpoint
-from lrclr.errors import CheckpointError, FindingsError
+from lrclr.errors import CheckpointError, FindingsError, UsageError
 from lrclr.inference import ZeroShotClassifier
+from lrclr.model import LrclrModel
 from lrclr.text import Finding, FindingSet
 from lrclr_export.quantize._groups import groups_of
 from tests.families import networks
@@ -384,6 +385,58 @@ def test_a_siglip_that_is_refused(tmp_path: Path, change: Callable[[dict[str, An
         load_checkpoint(folder)
 
 
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [
+        (torch.ones(3), "a logit_scale that is not a single number"),
+        (torch.ones(0), "a logit_scale that is not a single number"),
+        (torch.tensor(1000.0), "score_scale is not usable"),
+        (torch.tensor(50.0), "score_scale is not usable"),
+    ],
+)
+def test_a_scale_that_cannot_be_used(tmp_path: Path, scale: Tensor, words: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = networks.dual_encoder_folder(tmp_path)
+    save_file({**load_file(folder / "model.safetensors"), "logit_scale": scale}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("tower", ["vision_config", "text_config"])
+@pytest.mark.parametrize("value", ["x", [1]])
+def test_a_tower_that_is_not_a_table(tmp_path: Path, tower: str, value: object) -> None:
+    makers: list[Callable[[Path], Path]] = [networks.siglip_folder, networks.dual_encoder_folder]
+    for number, make in enumerate(makers):
+        folder = _changed(make(tmp_path / str(number)), "config.json", lambda raw: raw.update({tower: value}))
+        with pytest.raises(CheckpointError, match=f"its {tower} is not a table"):
+            load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"key": "ema"}, "Omit --key"),
+        ({"activation": "quick_gelu"}, "the caller gave quick_gelu"),
+        ({"heads": (2, 4)}, r"has 4 as vision_config\.num_attention_heads: the caller gave 2"),
+    ],
+)
+def test_options_that_a_folder_contradicts(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    folder = networks.siglip_folder(tmp_path)
+    with pytest.raises(UsageError, match=words):
+        load_checkpoint(folder, **options)
+
+
+@pytest.mark.parametrize("change", [{"norm_kwargs": 3}, {"act_kwargs": [1]}, {"context_length": "x", "heads": "x"}])
+def test_values_of_other_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]) -> None:
+    config = json.loads(json.dumps(networks.OPEN_CLIP_SIGLIP))
+    config["text_cfg"].update(change)
+    folder = networks.open_clip_folder(tmp_path, networks.open_clip_siglip(monkeypatch), config, {})
+    networks.write_pieces(folder)
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        load_checkpoint(folder, heads=(4, 4))
+
+
 def test_a_tokenizer_file_of_siglip_1_is_not_trusted(tmp_path: Path) -> None:
     folder = networks.siglip_folder(tmp_path)
     load_checkpoint(folder).tokenizer.save(folder / "tokenizer.json")
@@ -397,6 +450,7 @@ def test_a_tokenizer_file_of_siglip_1_is_not_trusted(tmp_path: Path) -> None:
     [
         (lambda raw: raw["vision_config"].update(model_type="swin"), "towers that lrclr cannot read"),
         (lambda raw: raw["vision_config"].update(pooler_act="gelu"), "pooler_act is 'gelu'"),
+        (lambda raw: raw["vision_config"].update(num_attention_heads=5), "a divisor of hidden_size, 72"),
         (lambda raw: raw["text_config"].update(model_type="t5"), "towers that lrclr cannot read"),
         (lambda raw: raw["text_config"].update(is_decoder=True), "is_decoder is True"),
     ],
@@ -480,7 +534,21 @@ def test_declarations_of_bert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     bert = _dual(tmp_path, monkeypatch, vision="vit", text="bert")
     assert refused_gates(bert) == set()
     assert refused_gates(bert, causal=True) == {"change by tokens after EOT"}
+    # Padding that is not masked.
+    with monkeypatch.context() as patch:
+        patch.setattr(bert.checkpoint.model.text_model, "pad_id", 4)
+        assert "change by batch and padding" in refused_gates(bert)
     assert "prompts of another length taken" in refused_gates(bert, fixed_length=True)
+
+
+@torch.no_grad()
+def test_a_declaration_of_siglips_image_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    siglip = _siglip(tmp_path, monkeypatch)
+    model = siglip.checkpoint.model
+    # The last block would be computed for the selected patches alone, as in an exported graph; the probe reads all.
+    monkeypatch.setattr(type(model.vision_model), "prunable", True)
+    with pytest.raises(RuntimeError, match="attention maps were recorded"):
+        model.encode_image(pixels_of(siglip.checkpoint), prune=True)
 
 
 def test_declarations_of_siglip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -494,3 +562,41 @@ def test_declarations_of_siglip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_declarations_of_clip(tiny_checkpoint: Checkpoint) -> None:
     clip = Original(load_checkpoint("default"), None, None, None)  # type: ignore[arg-type]
     assert refused_gates(clip, causal=False) == {"change by tokens after EOT"}
+
+
+# open_clip.
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        ("ViT-H-14", (16, 16)),
+        ("ViT-g-14", (16, 16)),
+        ("ViT-bigG-14", (16, 20)),
+        ("ViT-B-16-plus-240", (14, 10)),
+        ("ViT-B-32-quickgelu", (12, 8)),
+        ("ViT-L-14-336", (16, 12)),
+    ],
+)
+def test_open_clips_networks_have_the_shapes_that_are_read(tmp_path: Path, name: str, heads: tuple[int, int]) -> None:
+    """Of the published sizes, without their memory: names and shapes of all tensors, heads and activation."""
+    networks.stub_torchvision()
+    import open_clip
+
+    from lrclr.checkpoints._beside import facts_beside
+    from lrclr.checkpoints._network import config_of
+    from lrclr.checkpoints._openai import renamed
+
+    config = open_clip.get_model_config(name)
+    with torch.device("meta"):
+        theirs = open_clip.model.CLIP(**config).state_dict()
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    state = renamed(theirs)
+    read = config_of(state, facts_beside(tmp_path), tmp_path)
+    with torch.device("meta"):
+        ours = LrclrModel(read).state_dict()
+    towers = {key: tensor.shape for key, tensor in ours.items() if not key.startswith("fusion_head.")}
+    assert towers == {key: tensor.shape for key, tensor in state.items()}
+    assert (read.vision_config.num_attention_heads, read.text_config.num_attention_heads) == heads
+    quick = bool(config.get("quick_gelu"))
+    assert read.vision_config.hidden_act == ("quick_gelu" if quick else "gelu")

@@ -56,7 +56,7 @@ LOOSE: Final = {
     "probability_error": 0.5,
     "spread": 0.8,
 }
-HALF: Final = {"centred_cosine": 0.99, "max_error": 5e-2}
+HALF: Final = {"centred_cosine": 0.95, "max_error": 1e-1}
 TEXTS: Final = ("Edema", "no Pleural Effusion of the heart", "lung opacity")
 
 
@@ -99,7 +99,7 @@ class _Row:
         build_bundle(bundle.path, BuildOptions("tensorrt-rtx", ("8.9",)))
         (plans,) = Bundle(bundle.path).manifest.plans
         assert plans["engine"] == "tensorrt-rtx"
-        found["RTX build"] = "built"
+        found["RTX build"] = ", ".join(_fused(plans, graph) for graph in ("image_encoder", "text_encoder"))
         return found
 
     def _converted(self) -> str:
@@ -147,6 +147,14 @@ class _Row:
             losses.append(float(loss.detach()))
         assert losses[-1] < losses[0]
         return f"{losses[0]:.2f} to {losses[-1]:.2f}"
+
+
+def _fused(plans: Mapping[str, Any], graph: str) -> str:
+    """How many attentions the builder fused, of how many softmaxes, in the profile with the fewest."""
+    described = plans["graphs"][graph]
+    fewest = min(profile["fused_attention"] for profile in described["built"]["profiles"])
+    total = sum(described["precision_histogram"]["SOFTMAX"].values())
+    return f"{graph.partition('_')[0]} {fewest} of {total}"
 
 
 def rows_of_page() -> dict[str, list[str]]:

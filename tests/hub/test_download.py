@@ -97,6 +97,16 @@ def test_every_family_gets_what_it_needs_and_nothing_else(hub: Hub, tmp_path: Pa
     assert same_weights(checkpoint, load_checkpoint(source))
 
 
+def test_a_vocabulary_comes_with_its_settings(hub: Hub, tmp_path: Path) -> None:
+    """Without ``tokenizer_config.json``, a cased vocabulary would be read in lower case, as the default is."""
+    source = networks.dual_encoder_folder(tmp_path / "source")
+    (source / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    hub.add(NAME, source)
+    read = load_checkpoint(f"hf:{NAME}").tokenizer
+    assert read.sha256 == load_checkpoint(source).tokenizer.sha256
+    assert read.encode(["EDEMA"]).input_ids.tolist() != read.encode(["edema"]).input_ids.tolist()
+
+
 def test_open_clip_repositories(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """open_clip's own layout. If transformers' layout is beside it, that one is read, as for a folder."""
     original, config = networks.open_clip_clip(16, 4.0, custom=False, quick_gelu=False)

@@ -57,6 +57,17 @@ def test_the_listed_files_and_a_card_are_pushed_in_one_private_commit(
     assert "Research use only. Not a medical device." in card
 
 
+def test_an_ensemble_is_pushed_with_the_files_of_all_members(
+    hub: Hub, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    folder = bundles.exported_ensemble(tmp_path_factory.getbasetemp())
+    assert main(["push", str(folder), f"hf:{NAME}"]) == 0
+    here = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    there = {name.removeprefix("bundle/") for name in hub.repositories[NAME].files if name.startswith("bundle/")}
+    assert here == there
+    assert any(name.startswith("m2_") for name in there)
+
+
 def test_a_bundle_with_another_file_is_not_pushed(
     hub: Hub, fp32_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,8 +47,8 @@ def measure(fp32_bundle: Path, golden: Golden, tmp_path: Path) -> Measure:
     def run(*graphs: TypedGraph, against: Golden = golden, **scoring: Any) -> list[GateResult]:
         paths = {graph: bundle.graph_path(graph) for graph in (IMAGE, TEXT, FUSION)}
         for graph in graphs:
-            paths[graph.spec.name] = tmp_path / f"{graph.spec.name}.onnx"
-            graph.save(paths[graph.spec.name])
+            paths[graph.name] = tmp_path / f"{graph.name}.onnx"
+            graph.save(paths[graph.name])
         model = replace(ModelSpec.of_bundle(bundle), **scoring)
         return run_gates(OnnxRuntimeEngine(paths), against, model, FP32, bundle.manifest.profiles)
 

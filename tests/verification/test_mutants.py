@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from lrclr.checkpoints import Checkpoint
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 # One mutant of each kind, and those that once passed in reduced precision.
 QUICK = {
     "fp32": (

@@ -39,13 +39,13 @@ def first_bad_layer(reference: LrclrModel, graph: TypedGraph, golden: Golden, *,
     Returns:
         Its name and cosine, as a clause; ``None`` if every layer keeps the limit.
     """
-    inputs = {name: golden[name] for name in GRAPHS[graph.spec.name].input_names}
+    inputs = {name: golden[name] for name in GRAPHS[graph.name].input_names}
     actual = _graph_values(graph, inputs)
     expected = _reference_layers(reference, graph, inputs, actual)
     for layer, wanted in expected.items():
         value = _worst_cosine(actual[graph.layers[layer]], wanted)
         if not value >= cosine:
-            return f"the first bad layer of {graph.spec.name} is {layer} (cosine {value:.6f})"
+            return f"the first bad layer of {graph.name} is {layer} (cosine {value:.6f})"
     return None
 
 
@@ -56,7 +56,7 @@ def _reference_layers(
     tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
     select = _picking(actual["region_index"]) if "region_index" in actual else select_regions
     with _recording(reference, graph.layers.keys(), seen), torch.inference_mode():
-        reference.run_graph(graph.spec.name, tensors, select=select, prune=True)
+        reference.run_graph(graph.name, tensors, select=select, prune=True)
     return {layer: seen[layer] for layer in graph.layers}
 
 
@@ -100,7 +100,7 @@ def _graph_values(graph: TypedGraph, inputs: dict[str, NDArray[Any]]) -> dict[st
             ir.save(graph.model, path, external_data="model.onnx.data", size_threshold_bytes=1024)
         finally:
             outputs[len(kept) :] = []  # `del` would leave the values marked as outputs
-        return OnnxRuntimeEngine({graph.spec.name: path}).run(graph.spec.name, inputs)
+        return OnnxRuntimeEngine({graph.name: path}).run(graph.name, inputs)
 
 
 def _worst_cosine(actual: NDArray[Any], expected: NDArray[Any]) -> float:

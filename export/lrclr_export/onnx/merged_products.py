@@ -25,7 +25,7 @@ class _Product:
 
     Attributes:
         multiply: the node ``MatMul``.
-        weight: constant inputs of the weight: the weight; or the int8 weight, its scale and its zero point.
+        weight: constant inputs of the weight: the weight; or the quantised weight, its scale and its zero point.
         maker: node that makes the weight of its constants; None if the weight is a constant.
         bias: constant bias; None without one.
         nodes: the nodes of the product.
@@ -45,16 +45,24 @@ class _Product:
         return self.maker is not None and self.maker.op_type == "Transpose"
 
     @property
+    def per_tensor(self) -> bool:
+        """Whether the weight is dequantised by one scale for the whole tensor."""
+        return len(self.weight) > 1 and not len(self.weight[1].shape or ())
+
+    @property
     def key(self) -> tuple[Any, ...]:
         """Products with the same key can be merged."""
         types = tuple(value.dtype for value in self.weight)
-        return id(self.multiply.inputs[0]), self.transposed, self.bias is None, types
+        # Of weights with one scale for the whole tensor, only those with the same scale can be merged.
+        scale = _array(self.weight[1]).item() if self.per_tensor else None
+        return id(self.multiply.inputs[0]), self.transposed, self.bias is None, types, scale
 
 
 def merge_products(model: ir.Model) -> None:
     """Replace products of the same input and constant weights by one product and a ``Split``; `model` is changed.
 
-    The outputs keep their names. Weights must be initializers, or int8 initializers that are dequantised per column.
+    The outputs keep their names. Weights must be initializers, or quantised initializers that are dequantised per
+    column or as a whole.
     """
     graph = model.graph
     groups: dict[tuple[Any, ...], list[_Product]] = {}
@@ -105,8 +113,9 @@ def _weight(value: ir.Value) -> tuple[tuple[ir.Value, ...], ir.Node | None]:
     maker = value.producer()
     parts = (value,) if maker is None else tuple(one for one in maker.inputs if one is not None)
     if maker is not None and maker.op_type == "DequantizeLinear":
-        per_column = maker.attributes.get_int("axis", 1) in {1, -1} and len(parts) == 3
-        if not per_column or any(len(one.shape or ()) != 1 for one in parts[1:]):
+        ranks = {len(one.shape or ()) for one in parts[1:]}
+        per_column = maker.attributes.get_int("axis", 1) in {1, -1} and ranks == {1}
+        if len(parts) != 3 or not (per_column or ranks == {0}):
             return (), None
     elif maker is not None and (maker.op_type != "Transpose" or list(maker.attributes.get_ints("perm", ())) != [1, 0]):
         return (), None
@@ -133,11 +142,14 @@ def _merge(graph: ir.Graph, products: Sequence[_Product], merged: dict[tuple[Any
     columns = 0 if first.transposed else 1
     weights = zip(*(product.weight for product in products), strict=True)
     weight, *scales = (
-        joined(values, columns if place == 0 else 0, transposed=first.transposed)
+        values[0]
+        if place > 0 and first.per_tensor
+        else joined(values, columns if place == 0 else 0, transposed=first.transposed)
         for place, values in enumerate(weights)
     )
     if scales:
-        weight = node("DequantizeLinear", [weight, *scales], axis=1).outputs[0]
+        axis = {} if first.per_tensor else {"axis": 1}
+        weight = node("DequantizeLinear", [weight, *scales], **axis).outputs[0]
     result = node("MatMul", [first.multiply.inputs[0], weight]).outputs[0]
     biases = [product.bias for product in products if product.bias is not None]
     if biases:

@@ -20,6 +20,7 @@ from lrclr.errors import ExportError, UsageError
 from lrclr_export.onnx.merged_products import merge_products
 from lrclr_export.onnx.region_function import DOMAIN, OP_TYPE, VERSION, region_function
 from lrclr_export.onnx.region_node import TRANSLATIONS
+from lrclr_export.quantize import TRANSLATIONS as FP8_TRANSLATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,9 +47,12 @@ _LAYER = re.compile(
 
 @dataclass(frozen=True)
 class TypedGraph:
-    """An ONNX model, and which of its values is the output of which of the network's modules."""
+    """An ONNX model, and which of its values is the output of which of the network's modules.
 
-    spec: GraphSpec
+    It does not keep the network from which it was made.
+    """
+
+    name: str
     model: ir.Model
     layers: dict[str, str]
 
@@ -56,10 +60,24 @@ class TypedGraph:
     def weight_bytes(self) -> int:
         return sum(v.const_value.nbytes for v in self.model.graph.initializers.values() if v.const_value is not None)
 
-    def save(self, path: Path, *, external_above: int = EXTERNAL_DATA_ABOVE) -> None:
+    def save(self, path: Path, *, external_above: int = EXTERNAL_DATA_ABOVE) -> SavedGraph:
         """Write ``model.onnx``; weights over `external_above` bytes go to ``model.onnx.data`` beside it."""
         external = f"{path.name}.data" if self.weight_bytes > external_above else None
         ir.save(self.model, path, external_data=external, size_threshold_bytes=1024)
+        return SavedGraph(self.name, path, self.layers)
+
+
+@dataclass(frozen=True)
+class SavedGraph:
+    """A `TypedGraph` in a file, of which nothing is in memory."""
+
+    name: str
+    path: Path
+    layers: dict[str, str]
+
+    def load(self) -> TypedGraph:
+        """Read it."""
+        return TypedGraph(self.name, ir.load(self.path), self.layers)
 
 
 def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
@@ -80,7 +98,7 @@ def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
                 dynamic_shapes=_dynamic_shapes(spec),
                 input_names=list(spec.inputs),
                 output_names=list(spec.outputs),
-                custom_translation_table=TRANSLATIONS,
+                custom_translation_table={**TRANSLATIONS, **FP8_TRANSLATIONS},
                 optimize=True,
                 verify=False,
             )
@@ -89,7 +107,7 @@ def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
     if program is None:
         raise ExportError(f"{spec.name} could not be exported")
     model = program.model
-    graph = TypedGraph(spec, model, _layers(model.graph))
+    graph = TypedGraph(spec.name, model, _layers(model.graph))
     merge_products(model)
     _define_region_node(model, opset)
     _strip(model)

@@ -14,7 +14,7 @@ from transformers.activations import QuickGELUActivation
 from lrclr.verification import GateResult
 from lrclr_export.onnx.activations import TOWERS
 from lrclr_export.onnx.merged_products import products_in
-from lrclr_export.quantize import Int8Linear
+from lrclr_export.quantize import QuantizedLinear
 from lrclr_export.quantize._groups import PARTS, groups_of
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 # What carries the cost, and must have the precision that was asked for; what must stay float32 whatever was asked.
 _HEAVY = ("Conv", "Gemm", "MatMul")
 _DELICATE = ("LayerNormalization", "Softmax", "ReduceSum", "ReduceL2", "Sqrt", "TopK")
-_REDUCED = ("float16", "int8")
+_REDUCED = ("float16", "float8", "int8")
+# Type of the products of a quantised precision, and of its other products.
+_QUANTISED = {"int8": ("int8", "float32"), "fp8": ("float8", "float16")}
 
 
 class _Float32LayerNorm(nn.LayerNorm):
@@ -98,14 +100,14 @@ class _HalfQuickGelu(nn.Module):
 
 
 def stored_in_float32(model: LrclrModel) -> LrclrModel:
-    """The network in float32 arithmetic, with the weights and constants that `model` stores in half precision or int8.
+    """The network in float32 arithmetic, with the weights and constants that `model` stores in smaller types.
 
     It differs from its exported graph by no rounding, once the graph is in float32 arithmetic too.
     """
     stored: LrclrModel = copy.deepcopy(model).float()
     half = next(model.parameters()).dtype == torch.float16
     for name, module in list(stored.named_modules()):
-        if isinstance(module, Int8Linear):
+        if isinstance(module, QuantizedLinear):
             module.rounds_input = False
         if isinstance(module, _Float32LayerNorm):
             module.gives_half = False
@@ -128,12 +130,12 @@ def rounding_gates(original: LrclrModel, stored: LrclrModel) -> list[GateResult]
 
     Args:
         original: the network in float32.
-        stored: the same network in half precision or with int8 layers.
+        stored: the same network in half precision or with quantised layers.
     """
-    int8, steps = _int8_steps(original, stored)
+    quantised, steps = _quantised_steps(original, stored)
     for name, value in original.named_parameters():
         module = name.rpartition(".")[0]
-        if module not in int8:
+        if module not in quantised:
             kept = stored.get_parameter(name).detach()
             limits = torch.finfo(kept.dtype)
             # Below the smallest normal number the step stays the same.
@@ -148,13 +150,13 @@ def rounding_gates(original: LrclrModel, stored: LrclrModel) -> list[GateResult]
     return [GateResult("rounding of weights, in steps", graph, value, 0.501, "max") for graph, value in worst.items()]
 
 
-def _int8_steps(original: LrclrModel, stored: LrclrModel) -> tuple[set[str], dict[str, float]]:
-    """Names of the modules that int8 changed, and how many steps each weight of them is off at most."""
+def _quantised_steps(original: LrclrModel, stored: LrclrModel) -> tuple[set[str], dict[str, float]]:
+    """Names of the modules that quantisation changed, and how many steps each weight of them is off at most."""
     changed: set[str] = set()
     steps: dict[str, float] = {}
     for group in (group for part in PARTS.values() for group in groups_of(original, part)):
         layers = {name: stored.get_submodule(name) for name in group.layers}
-        if not all(isinstance(layer, Int8Linear) for layer in layers.values()):
+        if not all(isinstance(layer, QuantizedLinear) for layer in layers.values()):
             continue
         factors = torch.ones(())
         if group.norm is not None:
@@ -164,13 +166,13 @@ def _int8_steps(original: LrclrModel, stored: LrclrModel) -> tuple[set[str], dic
             factors = factors.nan_to_num(1.0, 1.0, 1.0)
             for one, other in ((norm.weight, divided.weight), (norm.bias, divided.bias)):
                 error = (one - other * factors).abs().max() / one.abs().max().clamp_min(1e-30)
-                steps[group.norm] = max(steps.get(group.norm, 0.0), 0.5 * float(error) / 1e-5)
+                steps[group.norm] = max(steps.get(group.norm, 0.0), 0.5 * float(error.detach()) / 1e-5)
             changed.add(group.norm)
         for name, layer in layers.items():
-            wanted = (original.get_submodule(name).weight.double() * factors).t() / layer.weight_scale
-            bias = original.get_submodule(name).bias
+            linear = original.get_submodule(name)
+            bias = None if linear.bias is None else linear.bias.to(layer.bias.dtype)
             same = bias is None or torch.equal(bias, layer.bias)
-            steps[name] = float((wanted - layer.weight.double()).abs().max()) if same else math.inf
+            steps[name] = layer.steps_off((linear.weight.double() * factors).t().detach()) if same else math.inf
             changed.add(name)
     return changed, steps
 
@@ -178,8 +180,8 @@ def _int8_steps(original: LrclrModel, stored: LrclrModel) -> tuple[set[str], dic
 def precision_histogram(graph: ir.Graph) -> dict[str, dict[str, int]]:
     """How many nodes of each kind compute in which type, and how many bytes of weights have which type.
 
-    A product of two dequantised int8 tensors counts as int8. ``"layers"`` counts the weights of the network in such
-    products: a merged weight counts once for each part.
+    A product of two dequantised tensors counts as their stored type, int8 or float8. ``"layers"`` counts the weights of
+    the network in such products: a merged weight counts once for each part.
     """
     nodes: dict[str, Counter[str]] = {}
     for node in graph.all_nodes():
@@ -191,11 +193,14 @@ def precision_histogram(graph: ir.Graph) -> dict[str, dict[str, int]]:
             weights[_type_name(value.const_value.dtype)] += value.const_value.nbytes
     ordered = {kind: dict(sorted(nodes[kind].items())) for kind in sorted(nodes)}
     layers = {
-        node.inputs[1]: products_in(node)
+        node.inputs[1]: (stored, products_in(node))
         for node in graph.all_nodes()
-        if node.op_type in _HEAVY and _computes_in(node) == "int8"
+        if (stored := _quantised_type(node)) is not None
     }
-    quantised: dict[str, dict[str, int]] = {"layers": {"int8": sum(layers.values())}} if layers else {}
+    counted: Counter[str] = Counter()
+    for stored, count in layers.values():
+        counted[stored] += count
+    quantised: dict[str, dict[str, int]] = {"layers": dict(sorted(counted.items()))} if layers else {}
     return {**ordered, **quantised, "weight_bytes": dict(sorted(weights.items()))}
 
 
@@ -204,7 +209,7 @@ def precision_gate(
     histogram: dict[str, dict[str, int]],
     precision: str,
     *,
-    int8_layers: int = 0,
+    quantised_layers: int = 0,
     float32_layers: int = 0,
 ) -> list[GateResult]:
     """No product in another type than was asked for, no delicate node in half precision.
@@ -213,11 +218,11 @@ def precision_gate(
         graph: its name.
         histogram: histogram of the graph.
         precision: the requested precision.
-        int8_layers: how many layers were quantised; the other products of an int8 graph are in float32.
-        float32_layers: how many layers of an fp16 graph stay in float32; see `float32_parts`.
+        quantised_layers: how many layers were quantised; the other products are in float32 (int8) or float16 (fp8).
+        float32_layers: how many layers of an fp16 or fp8 graph stay in float32; see `float32_parts`.
     """
-    if precision == "int8":
-        return _int8_gate(graph, histogram, int8_layers)
+    if precision in _QUANTISED:
+        return _quantised_gate(graph, histogram, precision, quantised_layers, float32_layers)
     heavy = {"fp16": "float16", "fp32": "float32"}[precision]
     wrong = sum(count for kind in _HEAVY for name, count in histogram.get(kind, {}).items() if name != heavy)
     total = sum(sum(histogram.get(kind, {}).values()) for kind in _HEAVY)
@@ -228,33 +233,43 @@ def precision_gate(
     ]
 
 
-def _int8_gate(graph: str, histogram: dict[str, dict[str, int]], wanted: int) -> list[GateResult]:
+def _quantised_gate(
+    graph: str, histogram: dict[str, dict[str, int]], precision: str, wanted: int, float32_layers: int
+) -> list[GateResult]:
+    stored, otherwise = _QUANTISED[precision]
     products = [(name, count) for kind in _HEAVY for name, count in histogram.get(kind, {}).items()]
-    others = sum(count for name, count in products if name not in {"int8", "float32"})
+    others = sum(count for name, count in products if name not in {stored, otherwise})
     delicate = sum(count for kind in _DELICATE for name, count in histogram.get(kind, {}).items() if name in _REDUCED)
-    layers = histogram.get("layers", {}).get("int8", 0)
+    layers = histogram.get("layers", {}).get(stored, 0)
     total = sum(count for _, count in products)
+    neither = f"products neither in {precision} nor in {otherwise}"
     return [
-        GateResult("layers in int8", graph, layers, wanted, "min"),
-        GateResult("products neither in int8 nor in float32", graph, others, 0, "max", f"{total} products"),
-        GateResult("delicate nodes in int8 or half precision", graph, delicate, 0, "max"),
+        GateResult(f"layers in {precision}", graph, layers, wanted, "min"),
+        GateResult(neither, graph, others, float32_layers, "max", f"{total} products"),
+        GateResult(f"delicate nodes in {precision} or half precision", graph, delicate, 0, "max"),
     ]
 
 
 def _computes_in(node: ir.Node) -> str:
     first = node.inputs[0]
-    if node.op_type in _HEAVY and all(_dequantised(value) for value in node.inputs[:2]):
-        return "int8"
-    return _type_name(first.dtype if first is not None else None)
+    return _quantised_type(node) or _type_name(first.dtype if first is not None else None)
 
 
-def _dequantised(value: ir.Value | None) -> bool:
-    """Whether it is made of int8 numbers, which an engine multiplies as such."""
+def _quantised_type(node: ir.Node) -> str | None:
+    """The type of the numbers of which both factors are made, which an engine multiplies as such; None if not."""
+    if node.op_type not in _HEAVY:
+        return None
+    types = {_stored_type(value) for value in node.inputs[:2]}
+    return types.pop() if len(types) == 1 else None
+
+
+def _stored_type(value: ir.Value | None) -> str | None:
+    """The type of the numbers that a dequantised tensor is made of; None for other tensors."""
     maker = value.producer() if value is not None else None
     if maker is None or maker.op_type != "DequantizeLinear" or maker.inputs[0] is None:
-        return False
+        return None
     dtype = maker.inputs[0].dtype
-    return dtype is not None and dtype.name == "INT8"
+    return _type_name(dtype) if dtype is not None and dtype.name in {"INT8", "FLOAT8E4M3FN"} else None
 
 
 def _type_name(dtype: Any) -> str:
@@ -262,7 +277,11 @@ def _type_name(dtype: Any) -> str:
 
 
 def torch_name(dtype: ir.DataType) -> str:
-    """``float16`` and the like, as NumPy and torch spell it."""
-    return {"FLOAT": "float32", "FLOAT16": "float16", "DOUBLE": "float64", "BFLOAT16": "bfloat16"}.get(
-        dtype.name, dtype.name.lower()
-    )
+    """``float16`` and the like, as NumPy and torch spell it; ``float8`` is E4M3."""
+    return {
+        "FLOAT": "float32",
+        "FLOAT16": "float16",
+        "DOUBLE": "float64",
+        "BFLOAT16": "bfloat16",
+        "FLOAT8E4M3FN": "float8",
+    }.get(dtype.name, dtype.name.lower())

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from lrclr._files import write_whole
-from lrclr._kernels import HEAD_WIDTH
 from lrclr.engines import gpus, tensorrt_library
 from lrclr.errors import ExportError, UsageError
 from lrclr_export.plans._callbacks import interruptible, logger, monitor
 from lrclr_export.plans._network import network_from_onnx, precision_of_network, region_selection, signature
 from lrclr_export.plans._record import BuildRecord
 from lrclr_export.plans._region_plugin import has_kernel, register_region_plugin
-from lrclr_export.plans._regions import from_queries_and_keys, with_definition
+from lrclr_export.plans._regions import attentions, from_queries_and_keys, with_definition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +37,8 @@ class Plan:
         region_selection: ``"plugin"``, ``"function body"``, or None.
         signature: inputs and outputs with types and shapes.
         profiles: the optimisation profiles, in order.
-        attention_layers: number of layers whose attention the library should fuse; None if unknown.
+        attention_layers: number of attentions in half precision and with several heads in the graph, without those of
+            region selection; None if it has none.
     """
 
     data: bytes
@@ -81,6 +81,8 @@ def plan_from_onnx(
     model, fusable = None, None
     if selects_regions:
         model, fusable = _prepared(library, path, options, profiles, half_precision)
+    elif half_precision:
+        fusable = attentions(onnx.load(path, load_external_data=False))
     plan = interruptible(
         lambda stop: _built(library, path, options, name, profiles, monitor(library, on_progress, stop), model)
     )
@@ -90,7 +92,7 @@ def plan_from_onnx(
 def _prepared(
     library: Any, path: Path, options: BuildOptions, profiles: Sequence[Mapping[str, Profile]], half_precision: bool
 ) -> tuple[ModelProto, int | None]:
-    """The image encoder with the region node that suits the library, and the layers whose attention can be fused."""
+    """The image encoder with the region node that suits the library, and the number of layers with its attention."""
     model = onnx.load(path, load_external_data=False)
     node = from_queries_and_keys(model) if half_precision else None
     if options.engine == "tensorrt" and node is not None and has_kernel(node):
@@ -101,8 +103,10 @@ def _prepared(
         register_region_plugin(library, node.layers, capability=capability, images=images)
     else:
         with_definition(model)
-    # Heads of other widths may not be fused; the library does not document which are.
-    return model, node.layers if node is not None and node.head_width == HEAD_WIDTH else None
+    if node is None or not attentions(model):
+        return model, None
+    # Without a CLS token, the start row comes from a pooling head, whose attention of one row need not be fused.
+    return model, node.layers - (node.prefix == 0)
 
 
 def _built(

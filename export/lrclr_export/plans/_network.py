@@ -10,6 +10,7 @@ from lrclr.verification import GateResult
 from lrclr_export.onnx.region_function import OP_TYPE, QK_OP_TYPE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from onnx import ModelProto
@@ -21,12 +22,23 @@ _NAMES = {
     "BF16": "bfloat16",
     "INT64": "int64",
     "INT8": "int8",
+    "FP8": "float8",
     "INT32": "int32",
     "BOOL": "bool",
 }
 # As for the ONNX graph: layers that take most of the time, and layers that must compute in float32.
 _HEAVY = ("CONVOLUTION", "MATRIX_MULTIPLY")
+_QUANTISED = ("int8", "float8")
 _DELICATE = ("NORMALIZATION", "REDUCE", "SOFTMAX", "TOPK")
+
+
+PRODUCT_TYPES = {
+    "fp16": ("float16",),
+    "fp32": ("float32",),
+    "int8": ("int8", "float32"),
+    "fp8": ("float8", "float16"),
+}
+"""Types of the products of a precision, that of the quantised ones first."""
 
 
 def network_from_onnx(
@@ -63,24 +75,32 @@ def network_from_onnx(
 def precision_of_network(network: Any) -> dict[str, dict[str, int]]:
     """Number of layers of each kind by type. Layers of the region node's definition are counted separately.
 
-    A product of two dequantised int8 tensors counts as int8, since the library fuses them.
+    A product of two dequantised tensors of int8 or float8 counts as that type, since the library fuses them.
     """
     found: dict[str, Counter[str]] = {}
-    dequantised: set[str] = set()
+    dequantised: dict[str, str] = {}
     for layer in _layers(network):
-        made = _kind(layer) == "DEQUANTIZE" and _type(layer.get_input(0)) == "int8"
+        if _kind(layer) == "DEQUANTIZE" and _type(layer.get_input(0)) in _QUANTISED:
+            dequantised[layer.get_output(0).name] = _type(layer.get_input(0))
         # The parser reshapes weights to the rank of the other operand.
-        given_rank = _kind(layer) == "SHUFFLE" and layer.get_input(0).name in dequantised
-        if made or given_rank:
-            dequantised.add(layer.get_output(0).name)
+        elif _kind(layer) == "SHUFFLE" and layer.get_input(0).name in dequantised:
+            dequantised[layer.get_output(0).name] = dequantised[layer.get_input(0).name]
     for layer in _layers(network):
         kind = _kind(layer)
         if kind in _HEAVY + _DELICATE:
             node = _region_node_of(layer)
             inside = f"{node}." if node else ""
-            of_int8 = kind in _HEAVY and all(layer.get_input(place).name in dequantised for place in (0, 1))
-            found.setdefault(inside + kind, Counter())["int8" if of_int8 else _type(layer.get_input(0))] += 1
+            stored = _quantised_factors(layer, dequantised) if kind in _HEAVY else None
+            found.setdefault(inside + kind, Counter())[stored or _type(layer.get_input(0))] += 1
     return {kind: dict(sorted(found[kind].items())) for kind in sorted(found)}
+
+
+def _quantised_factors(product: Any, dequantised: Mapping[str, str]) -> str | None:
+    """The type of which both factors of a product are dequantised; None if not."""
+    # Constant weights of a convolution are not inputs.
+    factors = [product.get_input(place) for place in (0, 1)]
+    types = {None if factor is None else dequantised.get(factor.name) for factor in factors}
+    return types.pop() if len(types) == 1 else None
 
 
 def precision_gates(
@@ -88,7 +108,7 @@ def precision_gates(
     histogram: dict[str, dict[str, int]],
     precision: str,
     *,
-    int8_products: int = 0,
+    quantised_products: int = 0,
     float32_layers: int = 0,
 ) -> list[GateResult]:
     """Check that products have the type of the bundle, and that delicate layers and region selection are in float32.
@@ -97,10 +117,11 @@ def precision_gates(
         graph: name of the graph.
         histogram: from `precision_of_network`.
         precision: precision of the bundle.
-        int8_products: number of int8 products of the ONNX graph. The others of an int8 bundle are in float32.
-        float32_layers: number of layers of an fp16 bundle that stay in float32.
+        quantised_products: number of int8 or float8 products of the ONNX graph. The others of an int8 bundle are in
+            float32, and those of an fp8 bundle in float16.
+        float32_layers: number of layers of an fp16 or fp8 bundle that stay in float32.
     """
-    heavy = {"fp16": ("float16",), "fp32": ("float32",), "int8": ("int8", "float32")}[precision]
+    heavy = PRODUCT_TYPES[precision]
     products = [(type_, count) for kind in _HEAVY for type_, count in histogram.get(kind, {}).items()]
     wrong = sum(count for type_, count in products if type_ not in heavy)
     total = sum(count for _, count in products)
@@ -110,8 +131,10 @@ def precision_gates(
     scores = histogram.get(f"{QK_OP_TYPE}.MATRIX_MULTIPLY", {})
     half -= min(scores.get("float16", 0), scores.get("float32", 0))
     subject = f"{graph}, plan"
-    in_int8 = sum(count for type_, count in products if type_ == "int8")
-    quantised = [GateResult("products in int8", subject, in_int8, int8_products, "min")] if precision == "int8" else []
+    quantised = []
+    if heavy[0] in _QUANTISED:
+        count = sum(count for type_, count in products if type_ == heavy[0])
+        quantised = [GateResult(f"products in {precision}", subject, count, quantised_products, "min")]
     return [
         *quantised,
         GateResult("products", subject, total, 1, "min"),

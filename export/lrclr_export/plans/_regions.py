@@ -89,6 +89,12 @@ def from_queries_and_keys(model: ModelProto) -> RegionNode:
     )
 
 
+def attentions(model: ModelProto) -> int:
+    """Number of attentions of a graph with several heads, without those within functions."""
+    shapes = _Graph(model)
+    return sum(node.op_type == "Softmax" and shapes.shape(node.output[0])[1] != 1 for node in model.graph.node)
+
+
 def with_definition(model: ModelProto) -> None:
     """Prepare the region node for a library without the plugin: add a function, and remove attributes of plugins.
 

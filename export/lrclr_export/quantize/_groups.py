@@ -1,4 +1,4 @@
-"""Layers that are quantised together, and switching them between float32 and int8."""
+"""Layers that are quantised together, and switching them between float32 and a quantised type."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Final
 from torch import nn
 
 from lrclr.model.towers import LinearGroup
-from lrclr_export.quantize._linear import Int8Linear
 from lrclr_export.quantize._patches import EMBEDDING, PatchProduct
-from lrclr_export.quantize._ranges import range_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lrclr.model import LrclrModel
     from lrclr_export.quantize._ranges import Inputs
+    from lrclr_export.quantize._schemes import Scheme
 
 
 PARTS: Final = {"image_encoder": "vision_model", "text_encoder": "text_model", "fusion_head": "fusion_head"}
@@ -44,38 +43,41 @@ def groups_of(model: LrclrModel, part: str) -> list[LinearGroup]:
 
 
 class Switchable:
-    """A copy of a network, any of whose groups can be in int8; the network itself is left alone.
+    """A copy of a network, any of whose groups can be quantised; the network itself is left alone.
 
     Args:
         model: in float32.
-        groups: groups of layers that can be switched to int8.
+        groups: groups of layers that can be switched to the quantised type.
         inputs: inputs of these layers.
+        scheme: how they are quantised.
     """
 
-    def __init__(self, model: LrclrModel, groups: list[LinearGroup], inputs: Mapping[str, Inputs]) -> None:
+    def __init__(
+        self, model: LrclrModel, groups: list[LinearGroup], inputs: Mapping[str, Inputs], scheme: Scheme
+    ) -> None:
         self.model = copy.deepcopy(model).eval()
         self._float: dict[str, nn.Module] = {}
-        self._int8: dict[str, nn.Module] = {}
+        self._quantised: dict[str, nn.Module] = {}
         self._groups = groups
         for group in groups:
             layers = {name: model.get_submodule(name) for name in group.layers}
             linear = [layer for layer in layers.values() if isinstance(layer, nn.Linear)]
-            range_ = range_of(inputs[group.layers[0]], linear, even_out=group.norm is not None)
-            for name, layer in zip(layers, linear, strict=True):
+            made, factors = scheme.layers(inputs[group.layers[0]], linear, group.norm is not None)
+            for name, layer in zip(layers, made, strict=True):
                 self._float[name] = self.model.get_submodule(name)
-                self._int8[name] = Int8Linear(layer, range_.scale, range_.factors)
-            if group.norm is not None and range_.factors is not None:
+                self._quantised[name] = layer
+            if group.norm is not None and factors is not None:
                 norm = self.model.get_submodule(group.norm)
                 divided = copy.deepcopy(norm)
                 for parameter in divided.parameters():
-                    parameter.data /= range_.factors
-                self._float[group.norm], self._int8[group.norm] = norm, divided
+                    parameter.data /= factors
+                self._float[group.norm], self._quantised[group.norm] = norm, divided
 
-    def switch(self, to_int8: set[str]) -> LrclrModel:
-        """The copy with exactly the groups of these names in int8."""
+    def switch(self, quantised: set[str]) -> LrclrModel:
+        """The copy with exactly the groups of these names quantised."""
         for group in self._groups:
-            modules = self._int8 if group.name in to_int8 else self._float
-            for name in (*group.layers, *([group.norm] if group.norm is not None else [])):
+            modules = self._quantised if group.name in quantised else self._float
+            for name in (*group.layers, *([group.norm] if group.norm in modules else [])):
                 parent, _, child = name.rpartition(".")
                 setattr(self.model.get_submodule(parent), child, modules[name])
         switched: LrclrModel = self.model

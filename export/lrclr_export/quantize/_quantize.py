@@ -1,4 +1,4 @@
-"""From a checkpoint to a network in int8, but for the layers that it takes to stay what it was."""
+"""From a checkpoint to a quantised network, except for the layers that lose too much."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lrclr.verification import absolute_error, centred_cosine, region_gap
 from lrclr_export.progress import NO_PROGRESS
 from lrclr_export.quantize._calibration import calibration_tokens
 from lrclr_export.quantize._groups import PARTS, Switchable, groups_of
-from lrclr_export.quantize._linear import LARGEST_WEIGHT
 from lrclr_export.quantize._patches import with_patch_product
 from lrclr_export.quantize._ranges import watched
+from lrclr_export.quantize._schemes import scheme_of
 from lrclr_export.quantize._search import MOST_FEW_RUNS, Losses, Outcome, most_runs, search
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -39,11 +39,12 @@ _MOST_TRIED = 64
 # One of so many of these is enough to order the groups by their losses.
 _FEW = 8
 _MOST_PROMPTS = 32
+_TOO_LARGE = "float16 cannot hold its output"
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """Attributes: model, with `Int8Linear` layers; record, for the manifest."""
+    """Attributes: model, with `QuantizedLinear` layers; record, for the manifest."""
 
     model: LrclrModel
     record: dict[str, Any]
@@ -54,12 +55,14 @@ def quantized(
     calibration: Calibration,
     tolerances: Tolerances,
     *,
+    precision: str = "int8",
+    too_large: Collection[str] = (),
     search_layers: bool = True,
     progress: ProgressCallbacks = NO_PROGRESS,
 ) -> Quantized:
-    """Quantise linear layers of the towers and of the fusion head; those that lose too much stay in float32.
+    """Quantise linear layers of the towers and of the fusion head; those that lose too much keep their type.
 
-    These are the layers of the blocks and the embedding of patches. What is too much is judged on at most 64
+    These are the layers of the blocks and, for int8, the embedding of patches. What is too much is judged on at most 64
     calibration images, against the network in float32, by the gates' own limits with a quarter to spare. The number of
     runs is bounded; see `search`.
 
@@ -67,15 +70,21 @@ def quantized(
         checkpoint: the checkpoint. It is not changed.
         calibration: the images.
         tolerances: tolerances of the gates.
+        precision: one of `QUANTISED`.
+        too_large: names of layers whose output float16 cannot hold, so that they stay in float32.
         search_layers: False to quantise all of these layers without a trial; the gates then decide.
         progress: progress callbacks.
 
     Raises:
         GateError: too little could be quantised.
     """
-    model = with_patch_product(checkpoint.model)
+    scheme = scheme_of(precision)
+    model = with_patch_product(checkpoint.model) if scheme.patches else checkpoint.model
     tokens = calibration_tokens(checkpoint)
-    groups = {graph: groups_of(model, part) for graph, part in PARTS.items()}
+    of_graph = {graph: groups_of(model, part) if graph in scheme.graphs else [] for graph, part in PARTS.items()}
+    groups = {
+        graph: [group for group in some if not set(group.layers) & set(too_large)] for graph, some in of_graph.items()
+    }
     everything = [group for some in groups.values() for group in some]
     layers = {name: model.get_submodule(name) for group in everything for name in group.layers}
     progress.task(
@@ -86,7 +95,7 @@ def quantized(
         text = _texts(model, tokens)
         pairs = _Pairs.of(checkpoint, image)
         fused = pairs.fused(model)
-    switchable = Switchable(model, everything, inputs)
+    switchable = Switchable(model, everything, inputs, scheme)
 
     def image_losses(names: set[str], step: int = 1) -> Losses:
         step *= _step(len(calibration.pixel_values))
@@ -115,39 +124,40 @@ def quantized(
     losses = {"image_encoder": image_losses, "text_encoder": text_losses, "fusion_head": fusion_losses}
     record: dict[str, Any] = {
         "calibration": {**calibration.to_dict(), "texts": len(tokens)},
-        "weights": f"symmetric per output, {-LARGEST_WEIGHT} to {LARGEST_WEIGHT}",
-        "activations": "int8, symmetric per tensor, static, of least squared error",
+        "weights": scheme.weights,
+        "activations": scheme.activations,
         "graphs": {},
     }
     kept: set[str] = set()
     for graph, some in groups.items():
         names = [group.name for group in some]
         if search_layers and names:
-            outcome = _searched(graph, names, losses[graph], limits, progress)
+            outcome = _searched(graph, names, losses[graph], limits, progress, precision)
         else:
             outcome = Outcome({}, losses[graph](set(names)))
-        # The fusion head takes a small part of the time, and may stay in float32.
+        left_out = {group.name for group in of_graph[graph]} - set(names)
+        # The fusion head takes a small part of the time, and need not be quantised.
         if graph != "fusion_head" and 2 * len(outcome.floats) > len(some):
             raise GateError(
-                f"{graph} loses too much in int8",
-                why=f"{len(outcome.floats)} of {len(some)} groups of layers would have to stay in float32",
+                f"{graph} loses too much in {precision}",
+                why=f"{len(outcome.floats)} of {len(some)} groups of layers would have to stay in {scheme.otherwise}",
                 fix="Export with --fp16, calibrate on other images, or raise the limits with --tolerance.",
             )
         kept |= {group.name for group in some} - outcome.floats.keys()
         record["graphs"][graph] = {
-            "int8_layers": _layers(some, outcome.floats.keys()),
-            "float_layers": dict(sorted(outcome.floats.items())),
+            f"{precision}_layers": _layers(some, outcome.floats.keys()),
+            "float_layers": dict(sorted({**outcome.floats, **dict.fromkeys(left_out, _TOO_LARGE)}.items())),
             "losses": {name: float(f"{value:.4g}") for name, value in outcome.losses.items()},
         }
     return Quantized(switchable.switch(kept), record)
 
 
 def _searched(
-    graph: str, names: list[str], losses: Any, limits: dict[str, float], progress: ProgressCallbacks
+    graph: str, names: list[str], losses: Any, limits: dict[str, float], progress: ProgressCallbacks, precision: str
 ) -> Outcome:
     """Call `search`, and report the work that is done as a share of the most that there can be."""
     steps = most_runs(len(names)) * _FEW + MOST_FEW_RUNS
-    progress.task(f"look for layers of {graph} that int8 does not suit, in at most {steps // _FEW} passes")
+    progress.task(f"look for layers of {graph} that {precision} does not suit, in at most {steps // _FEW} passes")
     done = 0
 
     def counted(names: set[str], step: int) -> Losses:

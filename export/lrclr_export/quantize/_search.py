@@ -1,4 +1,4 @@
-"""Which groups of layers must stay in float32."""
+"""Which groups of layers must not be quantised."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OF_LIMIT = 0.75  # the gates see other images, and an engine rounds otherwise t
 
 @dataclass(frozen=True)
 class Outcome:
-    """Attributes: floats, groups that stay in float32 and why; losses of what is in int8, all together."""
+    """Attributes: floats, groups that are not quantised and why; losses of the quantised ones, all together."""
 
     floats: dict[str, str]
     losses: Losses
@@ -41,18 +41,18 @@ def search(
     limits: Mapping[str, float],
     few_losses: Callable[[set[str]], Losses] | None = None,
 ) -> Outcome:
-    """Put as many groups into int8 as the limits allow: all, or all except those with the greatest losses.
+    """Quantise as many groups as the limits allow: all, or all except those with the greatest losses.
 
     At most `most_runs` runs on all inputs and `MOST_FEW_RUNS` on few inputs are made.
 
     Args:
         names: names of the groups.
-        losses: function that returns the losses of the network with these groups in int8, by measure.
+        losses: function that returns the losses of the network with these groups quantised, by measure.
         limits: limits of the losses.
         few_losses: the same on a few inputs, for the order of the groups; by default `losses`.
 
     Returns:
-        An outcome that keeps three quarters of the limits; all groups stay in float32 if no other outcome does.
+        An outcome that keeps three quarters of the limits; no group is quantised if no other outcome does.
     """
 
     def share(found: Losses) -> float:

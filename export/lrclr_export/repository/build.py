@@ -12,7 +12,7 @@ from lrclr.engines import AUTO, CPU_ENGINES, Gpu, TensorRTEngine, gpus, tensorrt
 from lrclr.engines._layer_types import UNKNOWN
 from lrclr.errors import EngineError, MissingExtraError, UsageError
 from lrclr.verification import GateResult, raise_refused, verify
-from lrclr_export.plans import BuildOptions, Plan, plan_from_onnx, precision_gates
+from lrclr_export.plans import PRODUCT_TYPES, BuildOptions, Plan, plan_from_onnx, precision_gates
 from lrclr_export.profiles import profiles_of_graph
 from lrclr_export.progress import NO_PROGRESS
 from lrclr_export.repository.build_openvino import add_openvino
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lrclr_export.progress import ProgressCallbacks
 
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
+_FIRST_WITH_FP8 = 8.9  # compute capability
 
 
 def best_engine() -> tuple[str, str]:
@@ -39,16 +40,28 @@ def best_engine() -> tuple[str, str]:
     return "tensorrt", f"this machine has TensorRT {library.__version__} and {gpus()[0].name}"
 
 
-def check_buildable(options: BuildOptions) -> None:
+def check_buildable(options: BuildOptions, precision: str) -> None:
     """Check the requirements of `add_plans` before any work.
 
+    Args:
+        options: options of the plans.
+        precision: precision of the bundle.
+
     Raises:
-        UsageError: this machine has no GPU to build for, or the library is not installed.
+        UsageError: this machine has no GPU to build for, the GPU has no FP8, or the library is not installed.
         EngineError: the library cannot be used.
     """
     tensorrt_library(options.engine)
     here = gpus()
-    _capabilities(options, here)
+    capabilities = _capabilities(options, here)
+    if precision == "fp8":
+        older = [one for one in capabilities if float(one) < _FIRST_WITH_FP8]
+        if older or options.hardware_compatible == "ampere+":
+            raise UsageError(
+                f"GPUs of compute capability {', '.join(older) or '8.0 and 8.6'} have no products in FP8",
+                why=f"FP8 needs {_FIRST_WITH_FP8} (Ada), 9.0 (Hopper) or newer",
+                fix="Export with --fp16 for these GPUs, or omit --hardware-compatible ampere+.",
+            )
     if (options.refit or options.strip) and not here:
         raise UsageError(
             f"{options.engine} needs a GPU to build plans whose weights can be exchanged",
@@ -81,7 +94,7 @@ def build_bundle(
     """
     bundle = Bundle(path)
     if isinstance(options, BuildOptions):
-        check_buildable(options)
+        check_buildable(options, bundle.manifest.precision)
     elif options not in {*CPU_ENGINES, AUTO}:
         raise UsageError(f"unknown engine {options!r} for the CPU", fix=f"Choose {' or '.join(CPU_ENGINES)}.")
     with replace_directory(path, expected=bundle_entries(path), overwrite=True) as staging:
@@ -112,7 +125,13 @@ def set_cpu_engine(
 
     Returns:
         The manifest to write.
+
+    Raises:
+        UsageError: the bundle is in FP8.
+        GateError: a gate refused.
     """
+    # For AUTO, too: it chooses among the engines for the CPU.
+    bundle.require_products("the CPU" if engine == AUTO else engine)
     if engine == AUTO:
         progress.task("measure the engines of this machine")
         chosen = choose_engine(bundle)
@@ -168,7 +187,7 @@ def _with_plans(bundle: Bundle, options: BuildOptions, *, why: str, progress: Pr
     }
     results: list[GateResult] = []
     layer_types: dict[str, dict[str, dict[str, int]]] = {}
-    in_int8 = _int8_products(manifest)
+    quantised = _quantised_products(manifest)
     for graph in GRAPHS:
         progress.task(f"build {graph} with {options.engine} for compute capability {', '.join(capabilities)}")
         shapes = {name: tensor["shape"] for name, tensor in manifest.graphs[graph]["inputs"].items()}
@@ -178,14 +197,14 @@ def _with_plans(bundle: Bundle, options: BuildOptions, *, why: str, progress: Pr
             name=graph,
             profiles=profiles_of_graph(shapes, manifest.profiles),
             selects_regions=manifest.graphs[graph]["region_maps"] is not None,
-            half_precision=manifest.precision == "fp16",
+            half_precision=manifest.precision in {"fp16", "fp8"},
             on_progress=progress.step,
         )
         results += precision_gates(
             graph,
             plan.precision_histogram,
             manifest.precision,
-            int8_products=in_int8[graph],
+            quantised_products=quantised[graph],
             float32_layers=len(manifest.graphs[graph].get("float32_parts", {}).get("layers", ())),
         )
         results += _fusion_gates(graph, plan, options.engine)
@@ -211,7 +230,7 @@ def _with_plans(bundle: Bundle, options: BuildOptions, *, why: str, progress: Pr
         entry["gates_ran_on"] = str(here[0])
     for graph in GRAPHS:
         described = entry["graphs"][graph]
-        results += _written_gates(graph, layer_types[graph], described, manifest.precision, in_int8[graph])
+        results += _written_gates(graph, layer_types[graph], described, manifest.precision, quantised[graph])
     progress.gates([*results, *measured])
     raise_refused([*results, *measured])
     entry["gates"] = [result.to_dict() for result in (*results, *measured)]
@@ -233,25 +252,30 @@ def _capabilities(options: BuildOptions, here: list[Gpu]) -> tuple[str, ...]:
     return (here[0].capability,)
 
 
-def _int8_products(manifest: Manifest) -> dict[str, int]:
-    """Number of int8 products of each ONNX graph."""
+def _quantised_products(manifest: Manifest) -> dict[str, int]:
+    """Number of products of each ONNX graph in the type that the bundle's precision quantises to."""
+    stored = PRODUCT_TYPES[manifest.precision][0]
     histograms = {graph: manifest.graphs[graph]["precision_histogram"] for graph in GRAPHS}
     return {
-        graph: sum(histogram.get(kind, {}).get("int8", 0) for kind in _PRODUCTS)
+        graph: sum(histogram.get(kind, {}).get(stored, 0) for kind in _PRODUCTS)
         for graph, histogram in histograms.items()
     }
 
 
 def _fusion_gates(graph: str, plan: Plan, engine: str) -> list[GateResult]:
-    """Check that TensorRT-RTX fused the attention of every layer. Full TensorRT may use other names of layers."""
-    if plan.attention_layers is None or engine != "tensorrt-rtx" or not plan.record.layers:
+    """Check that TensorRT-RTX fused the attention of every layer of a tower.
+
+    It does so for several heads of 12 to 128, and not for a single head. Full TensorRT may use other names of layers.
+    The fusion head's attention over a few regions need not be fused.
+    """
+    if graph == "fusion_head" or engine != "tensorrt-rtx" or plan.attention_layers is None or not plan.record.layers:
         return []
     fewest = min(profile["fused_attention"] for profile in plan.record.to_dict()["profiles"])
     return [GateResult("layers with fused attention", f"{graph}, plan", fewest, plan.attention_layers, "min")]
 
 
 def _written_gates(
-    graph: str, layer_types: Mapping[str, Mapping[str, int]], entry: dict[str, Any], precision: str, in_int8: int
+    graph: str, layer_types: Mapping[str, Mapping[str, int]], entry: dict[str, Any], precision: str, quantised: int
 ) -> list[GateResult]:
     """Check that the layers of a finished plan write the types of the network.
 
@@ -261,17 +285,18 @@ def _written_gates(
             the first of equal ones.
         entry: entry of the graph in the manifest, to which the types are added.
         precision: precision of the bundle.
-        in_int8: number of int8 products of the ONNX graph.
+        quantised: number of int8 or float8 products of the ONNX graph.
     """
     known = [source for source, types in layer_types.items() if types.keys() - {UNKNOWN}]
     source = min(known, key=lambda one: layer_types[one].get(UNKNOWN, 0), default=None)
     written = {} if source is None else dict(layer_types[source])
     subject = f"{graph}, plan, by the {source}"
-    limit: tuple[float, Any] = (1, "min") if precision == "fp16" else (0, "max")
+    types = PRODUCT_TYPES[precision]
+    limit: tuple[float, Any] = (1, "min") if "float16" in types else (0, "max")
     results = [GateResult("layers that write half precision", subject, written.get("float16", 0), *limit)]
-    if precision == "int8":
-        int8 = written.get("int8", 0)
-        results.append(GateResult("layers that write int8", subject, int8, min(1, in_int8), "min"))
+    if len(types) > 1:
+        count = written.get(types[0], 0)
+        results.append(GateResult(f"layers that write {precision}", subject, count, min(1, quantised), "min"))
     if source is None:
         results = []
     elif UNKNOWN in written:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,7 @@ def export_ensemble(
         manifest = Manifest.combined(names, member_names, manifests, lead)
         progress.task("run the gate of the mean probability")
         bundle = Bundle.unfinished(staging, manifest)
-        result = average_gate(bundle, open_named_engine(bundle, EngineOptions("onnxruntime")))
+        result = average_gate(bundle, open_named_engine(bundle, EngineOptions("onnxruntime", emulate=True)))
         progress.gates([result])
         raise_refused([result])
         finished = finish(Bundle.unfinished(staging, replace(manifest, gates=[result.to_dict()])))
@@ -129,13 +130,15 @@ def _check_alike(members: Sequence[Member], progress: ProgressCallbacks) -> None
     for member in members:
         progress.task(f"read {member.name}")
         checkpoint = member.read()
-        if checkpoint.sha256 and checkpoint.sha256 in known:
+        # Of the weights and not of the file, which may be another format of the same network.
+        weights = _weights_sha256(checkpoint)
+        if weights in known:
             raise UsageError(
-                f"{known[checkpoint.sha256]} and {member.name} have the same weights",
+                f"{known[weights]} and {member.name} have the same weights",
                 why="such a member would count twice in the mean",
                 fix="Give each checkpoint once.",
             )
-        known[checkpoint.sha256] = member.name
+        known[weights] = member.name
         facts: dict[str, Mapping[str, Any]] = {
             "preprocessing": checkpoint.preprocess.to_dict(),
             "tokenizer": tokenizer_entry(checkpoint),
@@ -150,6 +153,14 @@ def _check_alike(members: Sequence[Member], progress: ProgressCallbacks) -> None
                     why=f"they differ in {what}: {_difference(first[what], own)}",
                     fix="Use checkpoints that agree, or make them agree with --preprocess, --tokenizer or --findings.",
                 )
+
+
+def _weights_sha256(checkpoint: Checkpoint) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in checkpoint.model.state_dict().items():
+        digest.update(f"{name} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import transformers
 
 from lrclr._files import replace_directory
 from lrclr._version import __version__
+from lrclr.budget import release_freed_memory
 from lrclr.bundle import (
     FINDINGS,
     GOLDEN,
@@ -32,12 +33,13 @@ from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
 from lrclr.inference import ScoreCalibration
 from lrclr.verification import GateResult, Tolerances, gate_images, raise_refused, verify
-from lrclr_export.onnx.activations import by_block, float32_parts, measured_activations
+from lrclr_export.onnx.activations import TOWERS, by_block, float32_parts, measured_activations
 from lrclr_export.onnx.blame import first_bad_layer
 from lrclr_export.onnx.graphs import graph_specs
 from lrclr_export.onnx.onnx_graph import (
     EXTERNAL_DATA_ABOVE,
     INLINED,
+    SavedGraph,
     TypedGraph,
     check_opset,
     inlined,
@@ -55,10 +57,13 @@ from lrclr_export.onnx.region_function import OP_TYPE
 from lrclr_export.profiles import profiles
 from lrclr_export.progress import NO_PROGRESS
 from lrclr_export.quantize import (
+    FIRST_OPSET,
+    QUANTISED,
     calibration_tokens,
     carried_calibration,
     quantized,
     read_calibration,
+    scale_gate,
     with_patch_product,
 )
 from lrclr_export.repository.golden import golden_from_checkpoint
@@ -81,13 +86,13 @@ class ExportOptions:
     """Options of an export.
 
     Attributes:
-        precision: ``"fp16"``, ``"fp32"`` or ``"int8"``.
+        precision: ``"fp16"``, ``"fp32"``, ``"int8"`` or ``"fp8"``, which only TensorRT computes.
         max_batch: largest number of images of a request to the server.
         opset: ONNX operator set, 18 to 23.
         tolerances: limits of the gates to override.
         external_data_above: size in bytes above which weights are written beside the graph.
         why_engine: the reason for ONNX Runtime as the engine, for the manifest.
-        calibration: for int8, a folder or dataset of images for the ranges; by default the packaged images.
+        calibration: for int8 and fp8, a folder or dataset of images for the ranges; by default the packaged images.
         inline: whether to write graphs without ONNX functions too, for runtimes without functions.
         names: names of the models in Triton, and their version.
         int8_search: for int8, whether layers that int8 does not suit are looked for and kept in float32. Without it
@@ -108,8 +113,12 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if not self.int8_search and self.precision != "int8":
             raise UsageError("only int8 has a search for layers", fix="Add --int8, or omit --int8-search.")
-        if self.calibration is not None and self.precision != "int8":
-            raise UsageError("only int8 is calibrated", fix="Add --int8, or omit --calibration.")
+        if self.calibration is not None and self.precision not in QUANTISED:
+            raise UsageError("only int8 and fp8 are calibrated", fix="Add --int8 or --fp8, or omit --calibration.")
+        if self.precision == "fp8" and self.opset < FIRST_OPSET:
+            raise UsageError(
+                f"opset {self.opset} has no FP8", fix=f"Choose --opset {FIRST_OPSET} or newer, or omit --opset."
+            )
 
 
 def export_bundle(
@@ -185,15 +194,18 @@ def write_network(
     progress.task("run the PyTorch model on the gates' inputs")
     stored = None if options.precision == "fp32" else stored_in_float32(exported)
     golden = golden_from_checkpoint(checkpoint, stored=stored)
-    graphs: dict[str, TypedGraph] = {}
-    for spec in graph_specs(exported):
-        progress.task(f"export {spec.name}")
-        graphs[spec.name] = typed_onnx_from_module(spec, opset=options.opset)
-        folder = staging / names.folder(names.of(spec.name))
-        folder.mkdir(parents=True)
-        graphs[spec.name].save(folder / "model.onnx", external_above=options.external_data_above)
-        if options.inline and graphs[spec.name].model.functions:
-            inlined(graphs[spec.name]).save(folder / INLINED, external_above=options.external_data_above)
+    is_rounded = stored is not None
+    # Each of these networks has gigabytes: none is kept longer than it is needed.
+    del stored
+    release_freed_memory()
+    entries, saved, scales = _write_graphs(staging, exported, options, largest, in_float32, progress)
+    rounding: list[GateResult] = []
+    if is_rounded:
+        original = with_patch_product(checkpoint.model) if options.precision == "int8" else checkpoint.model
+        rounding = rounding_gates(original, exported)
+        del original
+    del exported
+    release_freed_memory()
     for name, inputs in warmup_inputs(golden, checkpoint.config.axis_sizes, sizes).items():
         warmup = staging / names.of(name) / "warmup"
         warmup.mkdir()
@@ -202,7 +214,6 @@ def write_network(
     checkpoint.tokenizer.save(staging / TOKENIZER)
     checkpoint.findings.save(staging / FINDINGS)
     golden.save(staging / golden_name)
-    histograms = {name: precision_histogram(graph.model.graph) for name, graph in graphs.items()}
     manifest = Manifest(
         made_with=_made_with(),
         checkpoint={
@@ -219,10 +230,7 @@ def write_network(
         opset=options.opset,
         max_batch=options.max_batch,
         profiles=sizes,
-        graphs={
-            name: _signature(graph, histograms[name], options, largest.get(name), in_float32.get(name))
-            for name, graph in graphs.items()
-        },
+        graphs=entries,
         engine={"name": "onnxruntime", "why": options.why_engine},
         triton=names.to_dict(),
         plans=[],
@@ -232,23 +240,52 @@ def write_network(
     )
     progress.task("run the gates")
     results = reference_gates(golden, gate_images(), checkpoint.preprocess, checkpoint.tokenizer)
-    for name in graphs:
-        layers = quantization["graphs"][name]["int8_layers"] if quantization else 0
+    for name, entry in entries.items():
+        histogram = entry["precision_histogram"]
+        layers = quantization["graphs"][name][f"{options.precision}_layers"] if quantization else 0
         kept = len(in_float32[name].layers) if name in in_float32 else 0
-        results += precision_gate(name, histograms[name], options.precision, int8_layers=layers, float32_layers=kept)
-    if stored is not None:
-        original = checkpoint.model if quantization is None else with_patch_product(checkpoint.model)
-        results += rounding_gates(original, exported)
+        results += precision_gate(name, histogram, options.precision, quantised_layers=layers, float32_layers=kept)
+    results += [*scales, *rounding]
     bundle = Bundle.unfinished(staging, manifest, golden=golden_name)
-    report = verify(bundle, OnnxRuntimeEngine(bundle))
+    report = verify(bundle, OnnxRuntimeEngine(bundle, release_memory=True))
     results += report.gates
     progress.gates(results)
-    raise_refused(results, blame=_blame(results, checkpoint, graphs, golden, tolerances))
+    raise_refused(results, blame=_blame(results, checkpoint, saved, golden, tolerances))
     made_with = {**manifest.made_with, "gates_ran_on": report.ran_on}
     run: dict[str, GraphEntry] = {
         name: {**entry, "products_run": dict(report.products[name])} for name, entry in manifest.graphs.items()
     }
     return replace(manifest, graphs=run, gates=[result.to_dict() for result in results], made_with=made_with)
+
+
+def _write_graphs(
+    staging: Path,
+    model: LrclrModel,
+    options: ExportOptions,
+    largest: Largest,
+    in_float32: Mapping[str, Float32Parts],
+    progress: ProgressCallbacks,
+) -> tuple[dict[str, GraphEntry], dict[str, SavedGraph], list[GateResult]]:
+    """Export the graphs one after the other, each into its folder.
+
+    Returns:
+        Their entries in the manifest, their files, and the gates of their scales.
+    """
+    entries: dict[str, GraphEntry] = {}
+    saved: dict[str, SavedGraph] = {}
+    scales = []
+    for spec in graph_specs(model):
+        progress.task(f"export {spec.name}")
+        graph = typed_onnx_from_module(spec, opset=options.opset)
+        folder = staging / options.names.folder(options.names.of(spec.name))
+        folder.mkdir(parents=True)
+        saved[spec.name] = graph.save(folder / "model.onnx", external_above=options.external_data_above)
+        if options.inline and graph.model.functions:
+            inlined(graph).save(folder / INLINED, external_above=options.external_data_above)
+        entries[spec.name] = _signature(graph, options, largest.get(spec.name), in_float32.get(spec.name))
+        if options.precision in QUANTISED:
+            scales.append(scale_gate(spec.name, graph.model.graph, model))
+    return entries, saved, scales
 
 
 def scoring_entry(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -275,7 +312,7 @@ def tokenizer_entry(checkpoint: Checkpoint) -> TokenizerEntry:
 
 
 def _calibration(checkpoint: Checkpoint, options: ExportOptions) -> Calibration | None:
-    if options.precision != "int8":
+    if options.precision not in QUANTISED:
         return None
     if options.calibration is None:
         return carried_calibration(checkpoint.preprocess)
@@ -285,12 +322,12 @@ def _calibration(checkpoint: Checkpoint, options: ExportOptions) -> Calibration 
 def _largest_activations(
     checkpoint: Checkpoint, precision: str, progress: ProgressCallbacks
 ) -> tuple[Largest, dict[str, Float32Parts]]:
-    """Of an export in float16: the largest magnitude of each block on the images that lrclr carries.
+    """Of an export in float16 or FP8: the largest magnitude of each block on the images that lrclr carries.
 
     Returns:
         It, and the parts of each graph that have to stay in float32; both empty for other precisions.
     """
-    if precision != "fp16":
+    if precision not in {"fp16", "fp8"}:
         return {}, {}
     progress.task("measure the largest activation of each layer")
     pixels = carried_calibration(checkpoint.preprocess).pixel_values
@@ -311,17 +348,28 @@ def _in_precision(
     progress: ProgressCallbacks,
     in_float32: Mapping[str, Float32Parts],
 ) -> tuple[LrclrModel, dict[str, Any] | None]:
-    """The network in a precision; for int8, also the record of the quantization."""
+    """The network in a precision; if it is quantised, also the record of that."""
+    model, record = checkpoint.model, None
     if calibration is not None:
-        made = quantized(checkpoint, calibration, tolerances, search_layers=options.int8_search, progress=progress)
-        return made.model, made.record
-    return (checkpoint.model if options.precision == "fp32" else half_precision(checkpoint.model, in_float32)), None
+        made = quantized(
+            checkpoint,
+            calibration,
+            tolerances,
+            precision=options.precision,
+            too_large=[f"{TOWERS[graph]}.{layer}" for graph, parts in in_float32.items() for layer in parts.layers],
+            search_layers=options.int8_search,
+            progress=progress,
+        )
+        model, record = made.model, made.record
+    if options.precision in {"fp16", "fp8"}:
+        model = half_precision(model, in_float32)
+    return model, record
 
 
 def _blame(
     results: list[GateResult],
     checkpoint: Checkpoint,
-    graphs: Mapping[str, TypedGraph],
+    graphs: Mapping[str, SavedGraph],
     golden: Golden,
     tolerances: Tolerances,
 ) -> str:
@@ -330,7 +378,7 @@ def _blame(
     outcomes = {"probabilities", "findings"}
     suspected = [name for name in graphs if name in suspects or not outcomes.isdisjoint(suspects)]
     for name in suspected:
-        found = first_bad_layer(checkpoint.model, graphs[name], golden, cosine=tolerances.cosine)
+        found = first_bad_layer(checkpoint.model, graphs[name].load(), golden, cosine=tolerances.cosine)
         if found is not None:
             return found
     return "no single layer exceeds the limit" if suspected else ""
@@ -338,12 +386,11 @@ def _blame(
 
 def _signature(
     graph: TypedGraph,
-    histogram: dict[str, dict[str, int]],
     options: ExportOptions,
     largest: dict[str, float] | None,
     in_float32: Float32Parts | None,
 ) -> GraphEntry:
-    folder = options.names.folder(options.names.of(graph.spec.name))
+    folder = options.names.folder(options.names.of(graph.name))
 
     def described(values: Any) -> dict[str, Any]:
         return {
@@ -357,7 +404,7 @@ def _signature(
     entry: GraphEntry = {
         "inputs": described(graph.model.graph.inputs),
         "outputs": described(graph.model.graph.outputs),
-        "precision_histogram": histogram,
+        "precision_histogram": precision_histogram(graph.model.graph),
         "inlined": f"{folder}/{INLINED}" if options.inline and graph.model.functions else None,
         "region_maps": next((len(node.inputs) - 1 for node in graph.model.graph if node.op_type == OP_TYPE), None),
     }

@@ -7,12 +7,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lrclr.checkpoints._beside import chosen_tokenizer
+from lrclr.checkpoints._beside import CONFIG, chosen_tokenizer
 from lrclr.checkpoints._checkpoint import Checkpoint, eval_model
 from lrclr.checkpoints._files import read_shards
+from lrclr.checkpoints._network import check_consistent, facts_from_options
 from lrclr.checkpoints._state import model_from_state
 from lrclr.checkpoints._weights import digest_of, index_of, weight_files
-from lrclr.errors import CheckpointError, LrclrError
+from lrclr.errors import CheckpointError, LrclrError, UsageError
 from lrclr.model import LrclrConfig
 from lrclr.model.towers import TEXT_TOWERS
 from lrclr.text import FindingSet
@@ -61,9 +62,15 @@ class Layout:
 
         Raises:
             CheckpointError: it is not whole, or asks for what lrclr cannot do.
+            UsageError: an option contradicts it.
         """
         files = [file] if file is not None else weight_files(folder, self.weights)
-        return self.read(self, folder, raw, files, options)
+        try:
+            return self.read(self, folder, raw, files, options)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            # Values of other types than a configuration of this kind has.
+            why = f"{type(error).__name__}: {error}"
+            raise CheckpointError(f"{folder / self.config} cannot be used", why=why) from error
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,14 @@ def assembled(layout: Layout, folder: Path, files: list[Path], parts: Parts, opt
 
     Raises:
         CheckpointError: the parts do not fit each other.
+        UsageError: an option contradicts them.
     """
+    if options.get("key"):
+        raise UsageError(
+            f"{folder} is read as a whole network", why="only files of a CLIP may hold several", fix="Omit --key."
+        )
     config = made_config({**parts.config, "tokenizer_options": parts.tokenizer.options}, folder)
+    check_consistent(config, facts_from_options(options.get("heads"), options.get("activation")), folder)
     model = model_from_state(config, parts.state, folder, fusion_expected=False)
     tokenizer = parts.tokenizer
     if choice := options.get("tokenizer"):
@@ -147,13 +160,38 @@ def tensors_of(folder: Path, files: list[Path]) -> dict[str, Tensor]:
     return found
 
 
-def model_scoring(state: Mapping[str, Tensor]) -> dict[str, float]:
-    """Scoring by the network's own logits: the scale, and where there is a bias the threshold of a single prompt."""
-    scale = math.exp(float(state["logit_scale"]))
+def model_scoring(state: Mapping[str, Tensor], folder: Path) -> dict[str, float]:
+    """Scoring by the network's own logits: the scale, and where there is a bias the threshold of a single prompt.
+
+    Raises:
+        CheckpointError: one of them is not a single number.
+    """
+    wrong = [name for name in ("logit_scale", "logit_bias") if name in state and state[name].numel() != 1]
+    if wrong:
+        raise CheckpointError(f"{folder} holds a {wrong[0]} that is not a single number")
+    try:
+        scale = math.exp(float(state["logit_scale"]))
+    except OverflowError:
+        scale = math.inf  # which a configuration refuses
     scoring = {"score_scale": scale}
     if "logit_bias" in state:
         scoring["score_threshold"] = -float(state["logit_bias"]) / scale
     return scoring
+
+
+def tower_tables(raw: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tables of the image and of the text tower in a configuration of transformers; empty where there is none.
+
+    Raises:
+        CheckpointError: one of them is not a table.
+    """
+    found = []
+    for name in ("vision_config", "text_config"):
+        table = raw.get(name) or {}
+        if not isinstance(table, dict):
+            raise CheckpointError(f"{folder / CONFIG} cannot be used", why=f"its {name} is not a table")
+        found.append(dict(table))
+    return found[0], found[1]
 
 
 def require_names(state: Mapping[str, Tensor], names: Iterable[str], folder: Path) -> None:

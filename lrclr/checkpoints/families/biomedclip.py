@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from lrclr.checkpoints._beside import OPEN_CLIP, open_clip_towers, preprocess_beside
+from lrclr.checkpoints._cleaning import cleaning_of
 from lrclr.checkpoints._weights import OPEN_CLIP_WEIGHTS
 from lrclr.checkpoints._wordpiece import bert_tokenizer
 from lrclr.checkpoints.families._bert import bert_config, renamed_bert
@@ -98,11 +99,11 @@ def _read(layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path
         "text_pooler": _POOLERS[pooler],
         "projection_dim": state["visual.head.proj.weight"].shape[0],
         "assumed": assumed,
-        **model_scoring(named),
+        **model_scoring(named, folder),
     }
     recipe = None if options.get("preprocess") else preprocess_beside(folder)
     context = min(int(text.get("context_length", 77)), bert["max_position_embeddings"])
-    tokenizer = bert_tokenizer(folder, context, bert["pad_token_id"])
+    tokenizer = bert_tokenizer(folder, context, bert["pad_token_id"], cleaning_of(text, folder / OPEN_CLIP))
     parts = Parts(config, named, tokenizer, recipe or PreprocessSpec.clip(size))
     return assembled(layout, folder, files, parts, options)
 

@@ -20,6 +20,7 @@ from lrclr.checkpoints.families._family import (
     renamed,
     require_names,
     tensors_of,
+    tower_tables,
 )
 from lrclr.errors import CheckpointError
 from lrclr.preprocessing import PreprocessSpec
@@ -73,10 +74,10 @@ _VIT_RULES: Final = (
 
 
 def _read(layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path], options: ReadOptions) -> Checkpoint:
-    vision, text = (dict(raw.get(f"{tower}_config") or {}) for tower in ("vision", "text"))
+    vision, text = tower_tables(raw, folder)
     kind, words = vision.get("model_type"), text.get("model_type")
     if kind == "clip":  # a whole CLIP's configuration, of which the network has the image tower
-        vision = {**(vision.get("vision_config") or {}), "model_type": "clip_vision_model"}
+        vision = {**tower_tables(vision, folder)[0], "model_type": "clip_vision_model"}
         kind = "clip_vision_model"
     if kind not in ("vit", "clip_vision_model") or words not in _TEXT:
         raise CheckpointError(
@@ -98,7 +99,7 @@ def _read(layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path
     if kind == "vit":
         state = _vit_state(state)
         defaults = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}
-        own = {key: vision[key] for key in (*_VIT, *_VIT_MORE) if key in vision}
+        own: dict[str, Any] = {key: vision[key] for key in (*_VIT, *_VIT_MORE) if key in vision}
         vision = {**defaults, **own, "model_type": "lrclr_vit", "pooler": True}
     fields = {
         "family": NAME,
@@ -106,7 +107,7 @@ def _read(layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path
         "text_config": text,
         "text_pooler": True,
         "projection_dim": raw.get("projection_dim", 512),
-        **model_scoring(state),
+        **model_scoring(state, folder),
     }
     config = made_config(fields, folder)
     size = config.vision_config.image_size

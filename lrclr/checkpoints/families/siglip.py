@@ -14,6 +14,7 @@ from lrclr.checkpoints._beside import (
     preprocess_beside,
     transformers_recipe,
 )
+from lrclr.checkpoints._cleaning import cleaning_of
 from lrclr.checkpoints._openai import renamed as renamed_openai
 from lrclr.checkpoints._sentencepiece import siglip_tokenizer
 from lrclr.checkpoints._weights import OPEN_CLIP_WEIGHTS, TRANSFORMERS_WEIGHTS
@@ -27,6 +28,7 @@ from lrclr.checkpoints.families._family import (
     renamed,
     require_names,
     tensors_of,
+    tower_tables,
 )
 from lrclr.checkpoints.families._timm import image_size_of, renamed_trunk, trunk_of
 from lrclr.errors import CheckpointError
@@ -49,7 +51,8 @@ def _read_transformers(
 ) -> Checkpoint:
     # Most files have the numbers of another vocabulary here, which the network does not use.
     unused = dict.fromkeys(("bos_token_id", "eos_token_id"))
-    theirs = config_from(SiglipConfig, {**raw, "text_config": {**(raw.get("text_config") or {}), **unused}}, folder)
+    vision, text = tower_tables(raw, folder)
+    theirs = config_from(SiglipConfig, {**raw, "vision_config": vision, "text_config": {**text, **unused}}, folder)
     if not theirs.vision_config.vision_use_head:
         raise CheckpointError(f"{folder} has a SigLIP without its pooling head", why="its images have no embedding")
     if theirs.text_config.projection_size != theirs.vision_config.hidden_size:
@@ -65,7 +68,7 @@ def _read_transformers(
         "text_config": theirs.text_config.to_dict(),
         "projection_dim": theirs.vision_config.hidden_size,
         "logit_bias": True,
-        **model_scoring(state),
+        **model_scoring(state, folder),
     }
     recipe = (
         PreprocessSpec.siglip(theirs.vision_config.image_size)
@@ -132,7 +135,7 @@ def _read_open_clip(
             "projection_size": named["text_model.head.weight"].shape[0],
             "intermediate_size": named[f"text_model.{first}"].shape[0],
             "num_hidden_layers": number_of_layers(named, r"text_model\.encoder\.layers\.(\d+)"),
-            "num_attention_heads": heads[1] if len(heads) > 1 else text.get("heads", 8),
+            "num_attention_heads": text.get("heads") or (heads[1] if len(heads) > 1 else 8),
             "vocab_size": state["text.token_embedding.weight"].shape[0],
             "max_position_embeddings": positions,
             "hidden_act": tanh if (text.get("act_kwargs") or {}).get("approximate") == "tanh" else "gelu",
@@ -142,11 +145,11 @@ def _read_open_clip(
         },
         "projection_dim": width,
         "logit_bias": True,
-        **model_scoring(named),
+        **model_scoring(named, folder),
     }
     size = config["vision_config"]["image_size"]
     recipe = None if options.get("preprocess") else preprocess_beside(folder)
-    tokenizer = siglip_tokenizer(folder, positions)
+    tokenizer = siglip_tokenizer(folder, positions, cleaning_of(text, folder / OPEN_CLIP))
     parts = Parts(config, named, tokenizer, recipe or PreprocessSpec.siglip(size))
     return assembled(layout, folder, files, parts, options)
 

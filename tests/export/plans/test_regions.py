@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from lrclr.checkpoints import Checkpoint, init_checkpoint
+from lrclr.checkpoints import Checkpoint, init_checkpoint, load_checkpoint
 from lrclr.errors import ExportError
 from lrclr_export.onnx.graphs import graph_specs
 from lrclr_export.onnx.precision import half_precision
@@ -19,11 +20,17 @@ from lrclr_export.plans import BuildOptions, plan_from_onnx
 
 # Private: ONNX Runtime runs the rewritten graph before a plan is built from it.
 from lrclr_export.plans._regions import from_queries_and_keys, with_definition
+
+# Private: the gate takes a plan of any graph.
+from lrclr_export.repository.build import _fusion_gates
+from tests.families.networks import siglip_folder
 from tests.kept_exports import kept_export
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lrclr.model import LrclrModel
+    from lrclr_export.plans import Plan
     from lrclr_export.profiles import Profile
 
 
@@ -130,3 +137,41 @@ def test_a_graph_that_cannot_be_traced(encoder: tuple[Path, int]) -> None:
         from_queries_and_keys(model)
     with pytest.raises(ExportError, match="0 nodes RegionSelect"):
         from_queries_and_keys(onnx.ModelProto())
+
+
+def _fused(model: LrclrModel, graph: str, path: Path, shape: list[int]) -> Plan:
+    """A plan of a tower's graph in half precision."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is for x86-64 Linux")
+    (spec,) = [one for one in graph_specs(half_precision(model)) if one.name == graph]
+    kept_export(spec, opset=20).save(path)
+    return plan_from_onnx(
+        path,
+        BuildOptions("tensorrt-rtx", ("8.9",)),
+        name=graph,
+        profiles=[{next(iter(spec.inputs)): {"min": shape, "opt": shape, "max": shape}}],
+        selects_regions=graph == "image_encoder",
+        half_precision=True,
+    )
+
+
+def test_the_builder_fuses_the_attention_of_a_text_tower(tmp_path: Path) -> None:
+    text = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    checkpoint = init_checkpoint("tiny", text_config=text)
+    plan = _fused(checkpoint.model, "text_encoder", tmp_path / "model.onnx", [4, 16])
+    assert plan.attention_layers == 3
+    (gate,) = _fusion_gates("text_encoder", plan, "tensorrt-rtx")
+    assert (gate.passed, gate.value) == (True, 3)
+    (gate,) = _fusion_gates("text_encoder", replace(plan, attention_layers=4), "tensorrt-rtx")
+    assert not gate.passed
+    # Full TensorRT may name layers differently, and the fusion head's attention need not be fused.
+    assert not _fusion_gates("text_encoder", plan, "tensorrt")
+    assert not _fusion_gates("fusion_head", plan, "tensorrt-rtx")
+
+
+def test_the_attention_of_a_pooling_head_need_not_be_fused(tmp_path: Path) -> None:
+    """A tower without CLS token, with heads of 18: each of its three layers is fused, and its pooling head is not."""
+    model = load_checkpoint(siglip_folder(tmp_path / "siglip")).model
+    plan = _fused(model, "image_encoder", tmp_path / "model.onnx", [2, 3, 70, 70])
+    assert plan.attention_layers == 3
+    (gate,) = _fusion_gates("image_encoder", plan, "tensorrt-rtx")
+    assert gate.passed

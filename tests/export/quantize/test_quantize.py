@@ -130,7 +130,9 @@ def test_neither_batch_mates_nor_padding_change_a_result(engine: OnnxRuntimeEngi
 def test_a_graph_without_int8_is_refused(fp32_bundle: Path, int8_bundle: Path, graph: str) -> None:
     def refused(bundle: Path, layers: int) -> list[str]:
         histogram = Bundle(bundle).manifest.graphs[graph]["precision_histogram"]
-        return [gate.gate for gate in precision_gate(graph, histogram, "int8", int8_layers=layers) if not gate.passed]
+        return [
+            gate.gate for gate in precision_gate(graph, histogram, "int8", quantised_layers=layers) if not gate.passed
+        ]
 
     assert refused(int8_bundle, LAYERS[graph]) == []
     assert refused(fp32_bundle, LAYERS[graph]) == ["layers in int8"]

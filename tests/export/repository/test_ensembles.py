@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -224,12 +225,15 @@ def test_checkpoints_that_differ_are_refused_before_an_export(
 
 def test_wrong_members(checkpoints: list[Checkpoint], tmp_path: Path) -> None:
     one, other = Member("a", lambda: checkpoints[0]), Member("b", lambda: checkpoints[1])
+    # As from a file of another format.
+    copy = replace(checkpoints[0], sha256="0" * 64)
     for members, regions_from, message in (
         ([one], None, "at least two"),
         ([one, replace(other, name="a")], None, "same name"),
         ([one, other], "c", "no member is named 'c'"),
         ([one, replace(other, name="b\x1b[31m")], None, r"'b\\x1b\[31m' cannot be the name"),
         ([one, replace(one, name="again")], None, "a and again have the same weights"),
+        ([one, Member("copy", lambda: copy)], None, "a and copy have the same weights"),
         ([replace(one, name=f"a{number}") for number in range(65)], None, "cannot have 65 members"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -388,6 +392,15 @@ def test_an_archive_is_scored_by_the_mean(folder: Path, ensemble: ZeroShotClassi
     (row,) = pq.read_table(tmp_path / "scores").to_pylist()
     (prediction,) = ensemble.predict([image])
     assert row["probability"] == pytest.approx([each.probability for each in prediction.findings], abs=1e-6)
+    spread = [each.probability_spread for each in prediction.findings]
+    assert min(row["probability_spread"]) > 0
+    assert row["probability_spread"] == pytest.approx(spread, abs=1e-6)
+    # Nothing is done again, and a part with the column is one that lrclr knows.
+    again = bundles.call("score", tmp_path / "images", "-b", folder, "-o", tmp_path / "scores", "--json")
+    assert (json.loads(again.stdout)["scored"], pq.read_table(tmp_path / "scores").to_pylist()) == (0, [row])
+    # `lrclr drift` takes the rows as those of any bundle, and asks for more of them.
+    compared = bundles.call("drift", tmp_path / "scores", tmp_path / "scores")
+    assert "has scores of 1 images" in compared.stderr
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def exporter_gives(monkeypatch: pytest.MonkeyPatch, fp32_graphs: Mapping[str, Ty
     """A function that makes torch's exporter return these graphs. Everything after it is real, and fast."""
 
     def install(*faulty: TypedGraph) -> None:
-        graphs = {**fp32_graphs, **{graph.spec.name: graph for graph in faulty}}
+        graphs = {**fp32_graphs, **{graph.name: graph for graph in faulty}}
 
         def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
             assert opset == 20

@@ -14,7 +14,7 @@ RUNS := 100000
 unexport PYTHONDONTWRITEBYTECODE
 PYTHONS ?= python3.12 python3.13 python3.14
 
-.PHONY: help setup triton perf-analyzer demo docs test test-slow test-pythons test-gpu fuzz kernels dist audit lint bench mutants peers samples phantom checkpoint lock clean
+.PHONY: help setup triton perf-analyzer demo docs test test-slow test-pythons test-gpu fuzz kernels dist audit lint bench mutants peers samples phantom checkpoint checkpoint-seeds lock clean
 
 help:
 	@echo "make demo       set up, export the default checkpoint to triton_repo/, answer for the sample radiographs, here and by a server"
@@ -31,7 +31,8 @@ help:
 	@echo "make mutants    verify bundles with a hundred faults in each precision; writes which gate refuses each (ten minutes on 2 cores)"
 	@echo "make peers      compare lrclr with other programs that run the same weights (half an hour on 2 cores; torch.compile needs g++)"
 	@echo "make phantom    render the phantom data set, 29,000 radiographs (a quarter of an hour on 2 cores)"
-	@echo "make checkpoint train the default checkpoint on the phantom data set and evaluate it (an hour on 2 cores)"
+	@echo "make checkpoint train the default checkpoint on the phantom data set and evaluate it (about three hours of processor time; a stopped run continues)"
+	@echo "make checkpoint-seeds  tune its base with each loss and SEEDS=\"0 1 2\", and compare the losses (four more hours)"
 	@echo "make samples    render the sample radiographs again from the CT"
 	@echo "make dist       a wheel and an sdist, the same bytes wherever they are built, with their bill of materials"
 	@echo "make audit      ask PyPI about known weaknesses of the pinned dependencies; needs the network"
@@ -174,7 +175,7 @@ $(BUILD)/ct: $(STAMP)
 	@mkdir -p $(BUILD) && touch $@
 
 $(PHANTOM): $(BUILD)/ct
-	@$(BIN)/python -m benchmarks.phantom.make_dataset -o $(BUILD)/phantom --size 160 --workers $$(nproc) \
+	@$(BIN)/python -m benchmarks.phantom.make_dataset -o $(BUILD)/phantom --size 224 --workers $$(nproc) \
 	  --splits train=24000,validation=1000,test=2000,external=2000
 
 phantom: $(PHANTOM)
@@ -187,6 +188,18 @@ checkpoint: $(PHANTOM)
 	@$(BIN)/python -m benchmarks.checkpoint.tune $(PHANTOM) --base $(BUILD)/base.pt -o $(BUILD)/global --local none
 	@$(BIN)/lrclr evaluate $(BUILD)/lrclr $(PHANTOM) --split external --against $(BUILD)/global --store -o $(BUILD)/report
 	@$(BIN)/python -m benchmarks.checkpoint.pack $(BUILD)/lrclr -o lrclr/data/checkpoint
+
+SEEDS := 0 1 2
+
+checkpoint-seeds: $(PHANTOM)
+	@$(BIN)/python -m benchmarks.checkpoint.base $(PHANTOM) -o $(BUILD)/base.pt
+	@set -e; for seed in $(SEEDS); do for local in pair+words none; do \
+	  echo "== seed $$seed, local loss: $$local"; out=$(BUILD)/seeds/$$local-$$seed; mkdir -p $$(dirname $$out); \
+	  $(BIN)/python -m benchmarks.checkpoint.tune $(PHANTOM) --base $(BUILD)/base.pt -o $$out --local $$local --seed $$seed; \
+	  test -f $$out.npz || $(BIN)/lrclr evaluate $$out $(PHANTOM) --split external --store --bootstrap 0 --scores $$out.npz; \
+	done; done
+	@$(BIN)/python -m benchmarks.checkpoint.seeds $(PHANTOM) --lrclr $(SEEDS:%=$(BUILD)/seeds/pair+words-%.npz) \
+	  --global-only $(SEEDS:%=$(BUILD)/seeds/none-%.npz)
 
 samples: $(BUILD)/ct
 	@$(BIN)/python -m benchmarks.phantom.make_samples -o $(SAMPLES)

@@ -1,106 +1,185 @@
 """First stage: trains the image tower on radiographs without texts.
 
-``--taught-by masks``: each patch token learns from the phantom's exact masks which findings its patch shows. With
-random initial weights and few images, a vision transformer learns small findings much faster from masks than from
-labels or reports. CLS is not trained; the second stage learns which patches matter for a text.
+``--taught-by masks``: each patch token learns from the phantom's exact masks which findings it shows and where in the
+patch, and CLS and the strongest patches learn from image labels which findings the image shows.
 
-``--taught-by labels``: CLS learns from image labels which findings the image shows, as with a hospital's labels. The
-second stage learns where they are.
+``--taught-by labels``: the same without masks, as with a hospital's labels.
 
 ::
 
     python -m benchmarks.checkpoint.base build/phantom/manifest.csv -o build/base.pt
+
+The same command continues a run that was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.checkpoint.images import augmented, patch_targets, read_split, row_batches
+from benchmarks.checkpoint.images import CELLS, PATCH, SIZE, augmented, read_split
+from benchmarks.checkpoint.initial import initialise_tower
 from benchmarks.checkpoint.network import network
+from benchmarks.checkpoint.running import BATCH, RowBatches, run_to_end
 from benchmarks.phantom.cases import FINDINGS
+from lrclr._files import sha256_of
+from lrclr.errors import LrclrError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from benchmarks.checkpoint.images import Split
     from lrclr.model import LrclrModel
 
-_BATCH, _RATE, _WARM_UP = 32, 8e-4, 300
+__all__ = ["BaseRun", "losses"]
+
+_WARM_UP = 60
+_MATRIX_RATE, _RATE = 5e-3, 8e-4
+_FALL = 0.25  # share of the steps over which the rate falls
+_KEPT = 0.99  # of the average of the weights, at each step
+_EXAMPLES = 200  # images from which the initial patch embedding is computed
+_STRONGEST = 2  # cells whose mean logit stands for the image
+# Lung lesions are learnt last. They are small, so each cell of one counts more; their loss counts more, too, and images
+# with a lesion are drawn more often.
+_POSITIVE = torch.tensor([2.0, 4.0, 2.0, 2.0, 4.0, 15.0, 2.0])
+_OF_FINDING = torch.tensor([1.0, 2.0, 1.0, 1.0, 2.0, 8.0, 1.0])
+_LESION, _LESION_DRAWS = FINDINGS.index("Lung Lesion"), 3
 
 
 class Reader(nn.Module):
-    """The image tower with a linear map from each patch token, or from CLS, to the findings."""
+    """The image tower with linear maps from each patch token, and from CLS, to the findings."""
 
-    def __init__(self, model: LrclrModel, *, from_patches: bool) -> None:
+    def __init__(self, model: LrclrModel) -> None:
         super().__init__()
-        self.tokens = slice(1, None) if from_patches else slice(0, 1)
         self.tower = model.vision_model
         width = model.config.vision_config.hidden_size
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, len(FINDINGS))
-        # CLIP's initial weights suit large pretraining. A small tower trains faster from these.
-        nn.init.trunc_normal_(self.tower.embeddings.patch_embedding.weight, std=0.04)
-        for module in self.tower.encoder.layers.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-        nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.constant_(self.head.bias, -1.5)
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, len(FINDINGS) * CELLS**2)
+        self.cls_norm, self.cls_head = nn.LayerNorm(width), nn.Linear(width, len(FINDINGS))
+        for head, bias in ((self.head, -3.0), (self.cls_head, -1.5)):
+            nn.init.normal_(head.weight, std=0.02)
+            nn.init.constant_(head.bias, bias)
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Logits ``[B, 100, 7]`` of the patches, or ``[B, 1, 7]`` of the image."""
-        hidden = self.tower.pre_layrnorm(self.tower.embeddings(pixel_values))
-        for layer in self.tower.encoder.layers:
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the cells ``[B, 7, 28, 28]``, and of the image ``[B, 7]``, float32."""
+        hidden = self.tower.embed(pixel_values)
+        for layer in self.tower.blocks:
             hidden = layer(hidden, None)
-        logits: Tensor = self.head(self.norm(hidden[:, self.tokens]))
-        return logits
+        side, edge = SIZE // PATCH, SIZE // PATCH * CELLS
+        cells = self.head(self.norm(hidden[:, 1:])).view(-1, side, side, len(FINDINGS), CELLS, CELLS)
+        cells = cells.permute(0, 3, 1, 4, 2, 5).reshape(-1, len(FINDINGS), edge, edge)
+        return cells.float(), self.cls_head(self.cls_norm(hidden[:, 0])).float()
 
 
-def train_base(dataset: Path, output: Path, *, from_patches: bool, epochs: float, seed: int) -> None:
-    """Train the tower and write its weights."""
-    torch.manual_seed(seed)
-    data = read_split(dataset, "train")
-    reader = Reader(network(vocabulary=512), from_patches=from_patches)
-    matrices = [p for p in reader.parameters() if p.ndim > 1 and p.requires_grad]
-    others = [p for p in reader.parameters() if p.ndim <= 1 and p.requires_grad]
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=_RATE, betas=(0.9, 0.98))
-    steps = int(epochs * len(data.images) / _BATCH)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, steps, _WARM_UP))
-    rng, order = torch.Generator().manual_seed(seed + 1), np.random.default_rng(seed + 2)
-    weight = torch.full((len(FINDINGS),), 2.0)
-    began, losses = time.monotonic(), []
-    for step, chosen in enumerate(row_batches(len(data.images), _BATCH, steps, order), 1):
-        pixel_values, coverage = augmented(data.images[chosen], data.masks[chosen] if from_patches else None, rng)
-        if coverage is None:
-            targets = torch.from_numpy(data.labels[chosen]).float()[:, None]
-        else:
-            targets = patch_targets(coverage)
+class BaseRun:
+    """The training run of a base; see `benchmarks.checkpoint.running.Run`.
+
+    Attributes:
+        average: moving average of the weights, which is less noisy than the weights of any step.
+    """
+
+    def __init__(self, data: Split, *, from_masks: bool, steps: int, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.step, self.steps = 0, steps
+        self._data, self._from_masks = data, from_masks
+        self._reader = Reader(network(vocabulary=512))
+        rows = np.repeat(np.arange(len(data.images)), np.where(data.labels[:, _LESION], _LESION_DRAWS, 1))
+        self._rng, self._rows = torch.Generator().manual_seed(seed + 1), RowBatches(rows, seed + 2)
+        examples, _ = augmented(data.images[:_EXAMPLES], None, self._rng)
+        initialise_tower(self._reader.tower, examples, self._rng)
+        self._optimizers = _optimizers(self._reader)
+        self._schedules = [torch.optim.lr_scheduler.LambdaLR(each, self._rate) for each in self._optimizers]
+        self.average = {name: value.detach().clone() for name, value in self._reader.state_dict().items()}
+
+    @property
+    def tower(self) -> dict[str, Tensor]:
+        """The averaged weights of the tower."""
+        return {name.removeprefix("tower."): value for name, value in self.average.items() if name.startswith("tower.")}
+
+    def advance(self) -> dict[str, float]:
+        """As `Run.advance`."""
+        chosen, data = self._rows.draw(), self._data
+        masks = data.masks[chosen] if self._from_masks else None
+        pixel_values, coverage = augmented(data.images[chosen], masks, self._rng)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = reader(pixel_values)
-        loss = 4 * nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, pos_weight=weight)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types
-        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        if step % 250 == 0:
-            rate = step * _BATCH / (time.monotonic() - began)
-            sys.stderr.write(f"step {step} of {steps}: loss {np.mean(losses[-250:]):.4f}, {rate:.0f} images/s\n")
-    torch.save(reader.tower.state_dict(), output)
+            cells, image = self._reader(pixel_values)
+        parts = losses(cells, image, coverage, torch.from_numpy(data.labels[chosen]).float())
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()
+        torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]  # torch declares no types
+        nn.utils.clip_grad_norm_(self._reader.parameters(), 1.0)
+        for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+        self.step += 1
+        # At first the average is that of all steps, so that the initial weights do not stay in it.
+        share = max(1 - _KEPT, 1 / (self.step + 1))
+        for name, value in self._reader.state_dict().items():
+            self.average[name].lerp_(value, share)
+        return {name: part.item() for name, part in parts.items()}
+
+    def state(self) -> dict[str, Any]:
+        """As `Run.state`."""
+        return {
+            "step": self.step,
+            "reader": self._reader.state_dict(),
+            "average": self.average,
+            "optimizers": [each.state_dict() for each in self._optimizers],
+            "schedules": [each.state_dict() for each in self._schedules],
+            "rng": self._rng.get_state(),
+            "rows": self._rows.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """As `Run.restore`."""
+        self.step, self.average = state["step"], state["average"]
+        self._reader.load_state_dict(state["reader"])
+        for optimizer, its in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(its)
+        for schedule, its in zip(self._schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(its)
+        self._rng.set_state(state["rng"])
+        self._rows.restore(state["rows"])
+
+    def _rate(self, step: int) -> float:
+        """Share of the learning rate: a linear warm-up, a constant rate, and a linear fall to nothing."""
+        return min(1.0, (step + 1) / _WARM_UP, (self.steps - step) / (_FALL * self.steps))
 
 
-def rate_at(step: int, steps: int, warm_up: int) -> float:
-    """Share of the learning rate: a linear warm-up, then a cosine down to a fiftieth."""
-    return min(1.0, (step + 1) / warm_up) * (0.49 * (1 + math.cos(math.pi * step / steps)) + 0.02)
+def losses(cells: Tensor, image: Tensor, coverage: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
+    """The parts of the loss: CLS and the strongest cells against labels, and all cells against what findings cover.
+
+    Args:
+        cells: logits ``[B, 7, 28, 28]``.
+        image: logits ``[B, 7]``.
+        coverage: ``[B, 7, 28, 28]``; None without masks.
+        labels: ``[B, 7]``, 0 or 1.
+    """
+    cross_entropy = nn.functional.binary_cross_entropy_with_logits
+    strongest = cells.flatten(2).topk(_STRONGEST, dim=-1).values.mean(-1)
+    parts = {"image": cross_entropy(image, labels) / 2, "strongest": cross_entropy(strongest, labels) / 2}
+    if coverage is not None:
+        of_cells = cross_entropy(cells, coverage, pos_weight=_POSITIVE[:, None, None], reduction="none")
+        parts["cells"] = 4 * (of_cells.mean((0, 2, 3)) * _OF_FINDING).mean()
+    return parts
+
+
+def _optimizers(reader: Reader) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al., 2024) for the matrices of the blocks, AdamW for everything else."""
+    named = dict(reader.named_parameters())
+    matrices = [each for name, each in named.items() if "encoder.layers" in name and each.ndim == 2]
+    decayed = [each for name, each in named.items() if "encoder.layers" not in name and each.ndim > 1]
+    others = [each for each in named.values() if each.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    return [
+        torch.optim.Muon(matrices, lr=_MATRIX_RATE, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, lr=_RATE, betas=(0.9, 0.98)),
+    ]
 
 
 def main() -> int:
@@ -112,13 +191,16 @@ def main() -> int:
     parser.add_argument("--epochs", type=float, default=8, help="passes through the training split")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     options = parser.parse_args()
-    train_base(
-        options.dataset,
-        options.output,
-        from_patches=options.taught_by == "masks",
-        epochs=options.epochs,
-        seed=options.seed,
-    )
+    try:
+        data = read_split(options.dataset, "train")
+        steps = int(options.epochs * len(data.images) / BATCH)
+        run = BaseRun(data, from_masks=options.taught_by == "masks", steps=steps, seed=options.seed)
+        settings = {"dataset": sha256_of(options.dataset), "taught-by": options.taught_by, "seed": options.seed}
+        run_to_end(run, options.output, {**settings, "steps": steps})
+    except LrclrError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    torch.save(run.tower, options.output)
     return 0
 
 

@@ -21,19 +21,23 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["PATCH", "SIZE", "Split", "as_pixel_values", "augmented", "patch_targets", "read_split", "row_batches"]
+__all__ = ["CELLS", "PATCH", "SIZE", "Split", "as_pixel_values", "augmented", "read_split", "row_batches"]
 
-SIZE, PATCH = 160, 16
+SIZE, PATCH = 112, 8
+CELLS = 2
+"""Cells of a patch along each edge, for which the share that a finding covers is computed."""
+
+_CELL = PATCH // CELLS
 _SPEC = PreprocessSpec.clip(SIZE)
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split of the data set.
+    """One split of the data set, reduced to the network's input size.
 
     Attributes:
-        images: uint8 ``[N, 160, 160]``.
-        masks: uint8 ``[N, 160, 160]``; bit k is finding k.
+        images: uint8 ``[N, 112, 112]``.
+        masks: uint8 ``[N, 112, 112]``; bit k is finding k.
         labels: bool ``[N, 7]``.
         reports: N texts.
     """
@@ -45,14 +49,20 @@ class Split:
 
 
 def read_split(dataset: Path, split: str) -> Split:
-    """Read one split of a phantom data set of 160-pixel images."""
+    """Read one split of a phantom data set. Images are reduced as the network's preprocessing reduces them."""
     with dataset.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split]
-    stacks = [
-        np.stack([np.asarray(Image.open(dataset.parent / row[column])) for row in rows]) for column in ("image", "mask")
-    ]
+    images, masks = (
+        np.stack([_reduced(dataset.parent / row[column], method) for row in rows])
+        for column, method in (("image", Image.Resampling.BICUBIC), ("mask", Image.Resampling.NEAREST))
+    )
     labels = np.array([[row[name] == "1" for name in FINDINGS] for row in rows])
-    return Split(stacks[0], stacks[1], labels, tuple(row["report"] for row in rows))
+    return Split(images, masks, labels, tuple(row["report"] for row in rows))
+
+
+def _reduced(path: Path, method: Image.Resampling) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.asarray(image.resize((SIZE, SIZE), method))
 
 
 def row_batches(rows: int, size: int, steps: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
@@ -66,7 +76,7 @@ def row_batches(rows: int, size: int, steps: int, rng: np.random.Generator) -> I
 
 
 def as_pixel_values(grey: Tensor) -> Tensor:
-    """The image encoder's input ``[B, 3, 160, 160]`` from grey levels ``[B, 1, 160, 160]`` in [0, 1]."""
+    """The image encoder's input ``[B, 3, 112, 112]`` from grey levels ``[B, 1, 112, 112]`` in [0, 1]."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (_SPEC.mean, _SPEC.std))
     return (grey.expand(-1, 3, -1, -1) - mean) / std
 
@@ -79,7 +89,7 @@ def augmented(
     Images are not mirrored, since reports name sides.
 
     Returns:
-        Pixel values ``[B, 3, 160, 160]``, and the share of each patch that each finding covers, ``[B, 7, 10, 10]``.
+        Pixel values ``[B, 3, 112, 112]``, and the share of each cell that each finding covers, ``[B, 7, 28, 28]``.
     """
     count = len(images)
 
@@ -99,7 +109,7 @@ def augmented(
     grey = (grey - 0.5) * spread(draw(0.7, 1.25)) + 0.5 + spread(draw(-0.1, 0.1))
     blurred = draw(0, 1) < 0.3
     grey[blurred] = nn.functional.avg_pool2d(nn.functional.pad(grey[blurred], (1,) * 4, mode="replicate"), 3, 1)
-    grey = grey + torch.randn(grey.shape, generator=rng) * spread(draw(0, 0.06) * (draw(0, 1) < 0.6))
+    grey = grey + torch.randn(grey.shape, generator=rng) * spread(draw(0, 0.042) * (draw(0, 1) < 0.6))
     bars = (torch.rand(count, 4, generator=rng) * 0.09 * SIZE * (torch.rand(count, 4, generator=rng) < 0.25)).int()
     for picture, (top, bottom, left, right_bar) in zip(grey, bars.tolist(), strict=True):
         picture[:, :top] = picture[:, SIZE - bottom :] = 0
@@ -109,14 +119,7 @@ def augmented(
         return pixel_values, None
     halved = masks[:, ::2, ::2]
     planes = torch.from_numpy(np.stack([halved >> bit & 1 for bit in range(len(FINDINGS))], 1).astype(np.float32))
-    return pixel_values, nn.functional.avg_pool2d(_moved(planes, transform), PATCH // 2)
-
-
-def patch_targets(coverage: Tensor) -> Tensor:
-    """Targets ``[B, 100, 7]``: 1 where a finding covers 40 % of a patch or a fifth of it lies in the patch, else 0."""
-    whole = coverage.sum((2, 3), keepdim=True).clamp_min(1e-6)
-    inside = (coverage > 0.4) | ((coverage / whole > 0.2) & (coverage > 0.02))
-    return inside.float().flatten(2).transpose(1, 2)
+    return pixel_values, nn.functional.avg_pool2d(_moved(planes, transform), _CELL // 2)
 
 
 def _moved(pictures: Tensor, transform: Tensor) -> Tensor:

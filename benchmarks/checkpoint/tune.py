@@ -5,7 +5,8 @@
     python -m benchmarks.checkpoint.tune build/phantom/manifest.csv --base build/base.pt -o build/lrclr
     python -m benchmarks.checkpoint.tune build/phantom/manifest.csv --base build/base.pt -o build/global --local none
 
-Both use the same images, sentences and augmentation, in the same order. Neither uses masks or labels.
+Both use the same images, sentences and augmentation, in the same order. Neither uses masks or labels. The same command
+continues a run that was stopped.
 """
 
 from __future__ import annotations
@@ -14,73 +15,108 @@ import argparse
 import math
 import re
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.checkpoint.base import rate_at
-from benchmarks.checkpoint.images import SIZE, augmented, read_split, row_batches
+from benchmarks.checkpoint.images import SIZE, augmented, read_split
+from benchmarks.checkpoint.initial import initialise_fusion
 from benchmarks.checkpoint.network import CONTEXT, network
+from benchmarks.checkpoint.running import BATCH, RowBatches, run_to_end
 from benchmarks.checkpoint.vocabulary import learn_tokenizer
+from lrclr._files import sha256_of
 from lrclr.checkpoints import Checkpoint
+from lrclr.errors import LrclrError
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import FindingSet
 from lrclr.training import ContrastiveTask, LossSettings
 
 if TYPE_CHECKING:
+    from benchmarks.checkpoint.images import Split
     from lrclr.model import LrclrModel
     from lrclr.training import LocalLoss
 
-_BATCH, _WARM_UP = 32, 100
+__all__ = ["TuneRun"]
+
+_WARM_UP = 100
 _TOWER_RATE, _RATE = 3e-4, 1e-3
 _FROZEN_LAYERS = 3  # the first layers detect edges, which the base has learnt
 _ALPHA = 0.5
 
 
-def tune(dataset: Path, base: Path, output: Path, *, local: LocalLoss, epochs: float, seed: int) -> None:
-    """Tune the base and write a checkpoint folder."""
-    torch.manual_seed(seed)
-    data = read_split(dataset, "train")
-    tokenizer = learn_tokenizer(data.reports, context_length=CONTEXT)
-    model = network(vocabulary=tokenizer.vocab_size)
-    model.vision_model.load_state_dict(torch.load(base, weights_only=True))
-    task = ContrastiveTask(model, LossSettings(local=local, pairs_at_once=0))
-    optimizer = _optimizer(model)
-    steps = int(epochs * len(data.images) / _BATCH)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, steps, _WARM_UP))
-    rng, order = torch.Generator().manual_seed(seed + 1), np.random.default_rng(seed + 2)
-    began = time.monotonic()
-    for step, chosen in enumerate(row_batches(len(data.images), _BATCH, steps, order), 1):
-        pixel_values, _ = augmented(data.images[chosen], None, rng)
-        texts = [_some_sentences(data.reports[row], order) for row in chosen]
-        tokens = tokenizer.encode(texts, truncate=True)
+class TuneRun:
+    """The run that tunes a base; see `benchmarks.checkpoint.running.Run`."""
+
+    def __init__(self, data: Split, base: dict[str, Tensor], *, local: LocalLoss, steps: int, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.step, self.steps = 0, steps
+        self.tokenizer = learn_tokenizer(data.reports, context_length=CONTEXT)
+        self.model = network(vocabulary=self.tokenizer.vocab_size)
+        self.model.vision_model.load_state_dict(base)
+        self._data, self._local = data, local
+        initialise_fusion(self.model.fusion_head, torch.Generator().manual_seed(seed + 3))
+        self._task = ContrastiveTask(self.model, LossSettings(local=local, pairs_at_once=0))
+        self._optimizer = _optimizer(self.model)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
+        self._rng = torch.Generator().manual_seed(seed + 1)
+        self._rows = RowBatches(np.arange(len(data.images)), seed + 2)
+
+    def advance(self) -> dict[str, float]:
+        """As `Run.advance`."""
+        chosen = self._rows.draw()
+        pixel_values, _ = augmented(self._data.images[chosen], None, self._rng)
+        texts = [_some_sentences(self._data.reports[row], self._rows.rng) for row in chosen]
+        tokens = self.tokenizer.encode(texts, truncate=True)
         distinct = {text.lower(): number for number, text in enumerate(texts)}
         key = torch.tensor([distinct[text.lower()] for text in texts])
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            result = task(pixel_values, torch.from_numpy(tokens.input_ids), torch.from_numpy(tokens.mask), key)
-        optimizer.zero_grad()
+            result = self._task(pixel_values, torch.from_numpy(tokens.input_ids), torch.from_numpy(tokens.mask), key)
+        self._optimizer.zero_grad()
         result["loss"].backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._optimizer.step()
+        self._schedule.step()
         with torch.no_grad():
-            model.logit_scale.clamp_(max=math.log(100))
-        if step % 100 == 0:
-            parts = ", ".join(f"{name} {value.item():.3f}" for name, value in result.items())
-            rate = step * _BATCH / (time.monotonic() - began)
-            sys.stderr.write(f"step {step} of {steps}: {parts}, {rate:.0f} images/s\n")
-    model.eval()
-    model.config.fusion_trained = local != "none"
-    model.config.alpha = _ALPHA
-    # With the contrastive temperature a softmax over scores is a probability.
-    model.config.score_scale = model.logit_scale.exp().item()
-    findings = FindingSet.load(Path(__file__).with_name("findings.toml"))
-    spec = PreprocessSpec.clip(SIZE)
-    Checkpoint(model, tokenizer, spec, findings, source="lrclr", sha256="").save(output, overwrite=True)
+            self.model.logit_scale.clamp_(max=math.log(100))
+        self.step += 1
+        return {name: value.item() for name, value in result.items()}
+
+    def state(self) -> dict[str, Any]:
+        """As `Run.state`."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "rng": self._rng.get_state(),
+            "rows": self._rows.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """As `Run.restore`."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._rng.set_state(state["rng"])
+        self._rows.restore(state["rows"])
+
+    def checkpoint(self) -> Checkpoint:
+        """The tuned network with tokenizer, preprocessing and findings."""
+        self.model.eval()
+        self.model.config.fusion_trained = self._local != "none"
+        self.model.config.alpha = _ALPHA
+        # With the contrastive temperature a softmax over scores is a probability.
+        self.model.config.score_scale = self.model.logit_scale.exp().item()
+        findings = FindingSet.load(Path(__file__).with_name("findings.toml"))
+        return Checkpoint(self.model, self.tokenizer, PreprocessSpec.clip(SIZE), findings, source="lrclr", sha256="")
+
+    def _rate(self, step: int) -> float:
+        """Share of the learning rate: a linear warm-up, then a cosine down to a fiftieth."""
+        return min(1.0, (step + 1) / _WARM_UP) * (0.49 * (1 + math.cos(math.pi * step / self.steps)) + 0.02)
 
 
 def _optimizer(model: LrclrModel) -> torch.optim.Optimizer:
@@ -118,14 +154,17 @@ def main() -> int:
     parser.add_argument("--epochs", type=float, default=4.8, help="passes through the training split")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     options = parser.parse_args()
-    tune(
-        options.dataset,
-        options.base,
-        options.output,
-        local=options.local,
-        epochs=options.epochs,
-        seed=options.seed,
-    )
+    try:
+        data = read_split(options.dataset, "train")
+        steps = int(options.epochs * len(data.images) / BATCH)
+        base = torch.load(options.base, weights_only=True)
+        run = TuneRun(data, base, local=options.local, steps=steps, seed=options.seed)
+        files = {"dataset": sha256_of(options.dataset), "base": sha256_of(options.base)}
+        run_to_end(run, options.output, {**files, "local": options.local, "seed": options.seed, "steps": steps})
+        run.checkpoint().save(options.output, overwrite=True)
+    except LrclrError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
     return 0
 
 

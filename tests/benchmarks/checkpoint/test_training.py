@@ -1,0 +1,177 @@
+"""Training of the default checkpoint's base: its initial weights, and runs that are stopped and continued."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.checkpoint.base import BaseRun
+from benchmarks.checkpoint.images import SIZE, Split, as_pixel_values
+from benchmarks.checkpoint.initial import initialise_fusion, initialise_tower
+from benchmarks.checkpoint.network import network
+from benchmarks.checkpoint.running import RowBatches, run_to_end
+from benchmarks.checkpoint.tune import TuneRun
+from lrclr.errors import UsageError
+from lrclr.model.attention import AttentionRecorder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    from lrclr.model.fusion import FusionBlock
+    from lrclr.training import LocalLoss
+
+
+def smooth_images(count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Noise whose neighbouring pixels are alike, as in a radiograph."""
+    noise = torch.randn(count, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
+    smooth = torch.nn.functional.avg_pool2d(noise, 15, 1, padding=7)
+    return (127 + 400 * smooth[:, 0]).clamp(0, 255).to(torch.uint8).numpy()
+
+
+def split(count: int = 48) -> Split:
+    rng = np.random.default_rng(0)
+    labels = rng.random((count, 7)) < 0.3
+    masks = np.zeros((count, SIZE, SIZE), np.uint8)
+    masks[:, 40:60, 40:60] = (labels * 2 ** np.arange(7)).sum(1).astype(np.uint8)[:, None, None]
+    return Split(smooth_images(count), masks, labels, ("No pleural effusion. The lungs are clear.",) * count)
+
+
+def through_file(state: dict[str, Any]) -> dict[str, Any]:
+    """The state as a file of a stopped run has it."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return cast("dict[str, Any]", torch.load(file, weights_only=True))
+
+
+def test_the_first_patch_embedding_makes_all_components_of_patches_equal() -> None:
+    tower = network(vocabulary=512).vision_model
+    pixel_values = as_pixel_values(torch.from_numpy(smooth_images(60)).float()[:, None] / 255)
+
+    def spread() -> float:
+        patches = tower.embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2).flatten(0, 1)
+        sizes = torch.linalg.svdvals(patches - patches.mean(0))
+        return float(sizes[0] / sizes[20])
+
+    with torch.no_grad():
+        before = spread()
+        initialise_tower(tower, pixel_values, torch.Generator().manual_seed(0))
+        assert before > 20
+        assert spread() < 3
+
+
+def test_patches_first_attend_to_their_neighbours() -> None:
+    tower = network(vocabulary=512).vision_model
+    pixel_values = as_pixel_values(torch.from_numpy(smooth_images(4)).float()[:, None] / 255)
+    side = int((tower.embeddings.position_embedding.weight.shape[0] - 1) ** 0.5)
+    places = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
+    distance = torch.cdist(places, places)
+
+    def mean_distance() -> float:
+        recorder = AttentionRecorder(1, mean=True)
+        with torch.no_grad():
+            tower.blocks[0](tower.embed(pixel_values), None, recorder=recorder)
+        attention = recorder.maps[0][:, 0, 1:, 1:]
+        return float((attention * distance).sum(-1).mean() / attention.sum(-1).mean())
+
+    before = mean_distance()
+    initialise_tower(tower, pixel_values, torch.Generator().manual_seed(0))
+    assert before > 0.95 * distance.mean()
+    assert mean_distance() < 0.6 * before
+
+
+def test_prompts_first_attend_to_regions_like_their_words() -> None:
+    torch.manual_seed(0)
+    head = network(vocabulary=512).fusion_head
+    alike = torch.randn(1, head.image_projection.out_features)
+    # Three regions in the fusion head's width, of which the second is like the prompt's tokens.
+    regions = torch.stack([*torch.randn(2, alike.shape[1]), alike[0]])[[0, 2, 1]]
+    initialise_fusion(head, torch.Generator().manual_seed(0))
+    hidden = torch.cat([regions, alike])[None]
+    block = cast("FusionBlock", head.blocks[0])
+    _, attention = block(hidden, *block.project(hidden), torch.zeros(1, 1, 1, 4))
+    to_regions = attention[0, :, 3, :3].mean(0)
+    assert to_regions.argmax() == 1
+    assert to_regions[1] > 5 * to_regions[0]
+
+
+@pytest.mark.parametrize("from_masks", [True, False])
+def test_a_continued_run_ends_with_the_same_weights(*, from_masks: bool) -> None:
+    data = split()
+    straight, stopped, continued = (BaseRun(data, from_masks=from_masks, steps=2, seed=0) for _ in range(3))
+    for _ in range(2):
+        parts = straight.advance()
+    assert ("cells" in parts) == from_masks
+    stopped.advance()
+    continued.restore(through_file(stopped.state()))
+    continued.advance()
+    for name, weights in straight.tower.items():
+        torch.testing.assert_close(continued.tower[name], weights, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("local", ["none", "pair+words"])
+def test_a_continued_tuning_ends_with_the_same_weights(local: LocalLoss) -> None:
+    data = split()
+    base = network(vocabulary=512).vision_model.state_dict()
+    straight, stopped, continued = (TuneRun(data, base, local=local, steps=3, seed=0) for _ in range(3))
+    for _ in range(2):
+        straight.advance()
+    stopped.advance()
+    continued.restore(through_file(stopped.state()))
+    continued.advance()
+    for name, weights in straight.model.state_dict().items():
+        torch.testing.assert_close(continued.model.state_dict()[name], weights, rtol=0, atol=0)
+    assert straight.checkpoint().model.config.fusion_trained == (local != "none")
+
+
+class Counting:
+    """A run whose state is a number. It stops at `stop_at`."""
+
+    def __init__(self, steps: int, stop_at: int | None = None) -> None:
+        self.step, self.steps, self.stop_at, self.total = 0, steps, stop_at, 0
+
+    def advance(self) -> dict[str, float]:
+        if self.step == self.stop_at:
+            raise KeyboardInterrupt
+        self.step += 1
+        self.total += self.step
+        return {"loss": 1 / self.step}
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, "total": self.total}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.step, self.total = state["step"], state["total"]
+
+
+def test_the_same_command_continues_a_stopped_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "base.pt"
+    with pytest.raises(KeyboardInterrupt):
+        run_to_end(Counting(250, stop_at=230), output, {"seed": 0})
+    run = Counting(250)
+    run_to_end(run, output, {"seed": 0})
+    assert run.total == 250 * 251 / 2
+    assert "continues after step 200 of 250" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"other settings.*seed"):
+        run_to_end(Counting(250), output, {"seed": 1})
+
+
+def test_a_finished_run_makes_no_step(tmp_path: Path) -> None:
+    run_to_end(Counting(30), tmp_path / "base.pt", {})
+    run = Counting(30, stop_at=30)
+    run_to_end(run, tmp_path / "base.pt", {})
+    assert run.total == 30 * 31 / 2
+
+
+def test_every_row_is_drawn_before_one_is_drawn_again() -> None:
+    rows = RowBatches(np.arange(70), seed=1)
+    drawn = np.concatenate([rows.draw(), rows.draw()])
+    assert len(set(drawn.tolist())) == 64
+    other = RowBatches(np.arange(70), seed=2)
+    other.restore(rows.state())
+    assert [other.draw().tolist() for _ in range(3)] == [rows.draw().tolist() for _ in range(3)]

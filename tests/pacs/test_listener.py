@@ -231,8 +231,12 @@ def test_an_instance_under_the_uid_of_another_one(classifier: ZeroShotClassifier
         request.MessageID, request.Priority = 1, 2
         request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = dataset.SOPClassUID, uid_of(study(1))
         request.DataSet = BytesIO(encode(dataset, is_implicit_vr=False, is_little_endian=True))
+        # As `send_c_store` does: otherwise the association's own thread may take the answer.
+        association._reactor_checkpoint.clear()
+        wait(lambda: association._is_paused)
         association.dimse.send_msg(request, association.accepted_contexts[0].context_id)
         _, answer = association.dimse.get_msg(block=True)
+        association._reactor_checkpoint.set()
         assert answer.Status == SUCCESS
         association.release()
         wait(lambda: listener.spool.counts()["failed"] == 1)

@@ -61,6 +61,7 @@ LAYERS: Final = (
     "lrclr.drift",
     "lrclr.training",
     "lrclr.deploy",
+    "lrclr_export.product_types",
     "lrclr_export.profiles",
     "lrclr_export.progress",
     "lrclr_export.quantize",

@@ -27,9 +27,9 @@ from benchmarks.checkpoint.images import CELLS, PATCH, SIZE, augmented, read_spl
 from benchmarks.checkpoint.initial import initialise_tower
 from benchmarks.checkpoint.network import network
 from benchmarks.checkpoint.running import BATCH, RowBatches, run_to_end
+from benchmarks.commands import reports_errors
 from benchmarks.phantom.cases import FINDINGS
 from lrclr._files import sha256_of
-from lrclr.errors import LrclrError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -182,6 +182,7 @@ def _optimizers(reader: Reader) -> list[torch.optim.Optimizer]:
     ]
 
 
+@reports_errors
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.base", description="Train the base's image tower.")
@@ -191,15 +192,11 @@ def main() -> int:
     parser.add_argument("--epochs", type=float, default=8, help="passes through the training split")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     options = parser.parse_args()
-    try:
-        data = read_split(options.dataset, "train")
-        steps = int(options.epochs * len(data.images) / BATCH)
-        run = BaseRun(data, from_masks=options.taught_by == "masks", steps=steps, seed=options.seed)
-        settings = {"dataset": sha256_of(options.dataset), "taught-by": options.taught_by, "seed": options.seed}
-        run_to_end(run, options.output, {**settings, "steps": steps})
-    except LrclrError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+    data = read_split(options.dataset, "train")
+    steps = int(options.epochs * len(data.images) / BATCH)
+    run = BaseRun(data, from_masks=options.taught_by == "masks", steps=steps, seed=options.seed)
+    settings = {"dataset": sha256_of(options.dataset), "taught-by": options.taught_by, "seed": options.seed}
+    run_to_end(run, options.output, {**settings, "steps": steps})
     torch.save(run.tower, options.output)
     return 0
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from lrclr._files import replace_file
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -102,6 +103,5 @@ def run_to_end(run: Run, output: Path, settings: Mapping[str, object]) -> None:
             rate = (run.step - first) * BATCH / (time.monotonic() - began)
             sys.stderr.write(f"step {run.step} of {run.steps}: {means}, {rate:.0f} images/s\n")
             losses.clear()
-            draft = file.with_name(f"{file.name}.new")
-            torch.save({"settings": dict(settings), "state": run.state()}, draft)
-            draft.replace(file)
+            with replace_file(file) as draft:
+                torch.save({"settings": dict(settings), "state": run.state()}, draft)

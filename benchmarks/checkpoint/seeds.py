@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.stats import t
 
+from benchmarks.commands import reports_errors
 from lrclr.datasets import read_dataset
-from lrclr.errors import LrclrError, UsageError
+from lrclr.errors import UsageError
 from lrclr.evaluation import load_scores
 from lrclr.evaluation._delong import mean_influence, placements
 from lrclr.evaluation._grounding import located
@@ -149,6 +150,7 @@ def _table(figure: str, side: str, other: str, figures: Sequence[Paired]) -> lis
     return lines
 
 
+@reports_errors
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.seeds", description="Compare two losses over seeds.")
@@ -158,12 +160,8 @@ def main() -> int:
     options = parser.parse_args()
     if len(options.lrclr) != len(options.global_only):
         parser.error("--lrclr and --global-only need the same number of files")
-    try:
-        runs, others = ([load_scores(path) for path in paths] for paths in (options.lrclr, options.global_only))
-        sys.stdout.write(report(runs, others, read_dataset(options.dataset).rows))
-    except LrclrError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+    runs, others = ([load_scores(path) for path in paths] for paths in (options.lrclr, options.global_only))
+    sys.stdout.write(report(runs, others, read_dataset(options.dataset).rows))
     return 0
 
 

@@ -27,9 +27,9 @@ from benchmarks.checkpoint.initial import initialise_fusion
 from benchmarks.checkpoint.network import CONTEXT, network
 from benchmarks.checkpoint.running import BATCH, RowBatches, run_to_end
 from benchmarks.checkpoint.vocabulary import learn_tokenizer
+from benchmarks.commands import reports_errors
 from lrclr._files import sha256_of
 from lrclr.checkpoints import Checkpoint
-from lrclr.errors import LrclrError
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import FindingSet
 from lrclr.training import ContrastiveTask, LossSettings
@@ -144,6 +144,7 @@ def _some_sentences(report: str, rng: np.random.Generator) -> str:
     return " ".join(sentences[at].strip() for at in rng.permutation(len(sentences))[:count])
 
 
+@reports_errors
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.tune", description="Tune the base on reports.")
@@ -154,17 +155,13 @@ def main() -> int:
     parser.add_argument("--epochs", type=float, default=4.8, help="passes through the training split")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     options = parser.parse_args()
-    try:
-        data = read_split(options.dataset, "train")
-        steps = int(options.epochs * len(data.images) / BATCH)
-        base = torch.load(options.base, weights_only=True)
-        run = TuneRun(data, base, local=options.local, steps=steps, seed=options.seed)
-        files = {"dataset": sha256_of(options.dataset), "base": sha256_of(options.base)}
-        run_to_end(run, options.output, {**files, "local": options.local, "seed": options.seed, "steps": steps})
-        run.checkpoint().save(options.output, overwrite=True)
-    except LrclrError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+    data = read_split(options.dataset, "train")
+    steps = int(options.epochs * len(data.images) / BATCH)
+    base = torch.load(options.base, weights_only=True)
+    run = TuneRun(data, base, local=options.local, steps=steps, seed=options.seed)
+    files = {"dataset": sha256_of(options.dataset), "base": sha256_of(options.base)}
+    run_to_end(run, options.output, {**files, "local": options.local, "seed": options.seed, "steps": steps})
+    run.checkpoint().save(options.output, overwrite=True)
     return 0
 
 

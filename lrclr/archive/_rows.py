@@ -57,6 +57,7 @@ SCHEMA: Final = pa.schema(
 )
 _SPREAD: Final = pa.field("probability_spread", _FLOATS)
 _EMBEDDING: Final = pa.field("image_embedding", _FLOATS)
+_SCHEMAS: Final = (SCHEMA, SCHEMA.append(_SPREAD), SCHEMA.append(_EMBEDDING))
 _REPEATED: Final = [
     *("bundle", "status", "error", "reason"),
     *("remarks.list.element", "warnings.list.element", "findings.list.element"),
@@ -161,8 +162,7 @@ def read_part(path: Path) -> Part | None:
     metadata = table.schema.metadata or {}
     try:
         hints = np.frombuffer(bytes.fromhex(metadata[_HINTS].decode()), "<i8").reshape(len(table), len(Hint._fields))
-        known = [pa.schema([*SCHEMA, *more]) for more in ([], [_SPREAD], [_EMBEDDING])]
-        if metadata[_SCHEMA] != str(SCHEMA_VERSION).encode() or table.schema.remove_metadata() not in known:
+        if metadata[_SCHEMA] != str(SCHEMA_VERSION).encode() or table.schema.remove_metadata() not in _SCHEMAS:
             return None
         return Part(table, hints.astype(np.int64), metadata[_SETTINGS].decode())
     except (KeyError, ValueError):

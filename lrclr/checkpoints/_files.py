@@ -113,13 +113,13 @@ def read_file(path: Path) -> TensorFile:
             return _archive(path, file, size)
         if len(head) == 9 and head[8:] == b"{":
             return _safetensors(path, size)
-        if size == 0 or head == _LFS_POINTER:
+        if size == 0:
+            raise CheckpointError(f"{path} is not a file of weights", why="it is empty", fix="Download it again.")
+        if head == _LFS_POINTER:
             raise CheckpointError(
                 f"{path} is not a file of weights",
-                why="it is empty" if size == 0 else "it is a pointer of Git LFS, which stands for the weights",
-                fix="Download it again."
-                if size == 0
-                else "Run `git lfs pull` in its repository, or give hf:OWNER/NAME.",
+                why="it is a pointer of Git LFS, which stands for the weights",
+                fix="Run `git lfs pull` in its repository, or give hf:OWNER/NAME.",
             )
         file.seek(0)
         return _legacy(path, file, size)

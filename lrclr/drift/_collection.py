@@ -61,7 +61,7 @@ def read_collection(path: Path) -> Collection:
             the rows are of several bundles, findings or other settings.
         MissingExtraError: pyarrow is not installed.
     """
-    files, table = _read(path)
+    files, table, has_embeddings = _read(path)
     import pyarrow.compute as pc
 
     scored = table.filter(pc.field("status") == "scored")
@@ -83,12 +83,12 @@ def read_collection(path: Path) -> Collection:
     readable = all(isinstance(text, str) and text.isprintable() for text in (*findings, *codes))
     _require(path, "a name is not a printable text", readable)
     digests = frozenset(scored["sha256"].to_pylist())
-    embeddings = _embeddings(path, files, len(scored)) if EMBEDDING in table.column_names else None
+    embeddings = _embeddings(path, files, len(scored)) if has_embeddings else None
     return Collection(bundle, exact, tuple(findings), probability, codes, len(table) - len(scored), digests, embeddings)
 
 
-def _read(path: Path) -> tuple[list[Path], Any]:
-    """The Parquet files, and their columns. The column of embeddings, which can be large, is empty."""
+def _read(path: Path) -> tuple[list[Path], Any, bool]:
+    """The Parquet files, their columns without the embeddings, which can be large, and whether they have embeddings."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -125,9 +125,7 @@ def _read(path: Path) -> tuple[list[Path], Any]:
         table = pa.concat_tables([each.replace_schema_metadata(None).cast(types) for each in tables])
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{path} cannot be read", why="it is not of lrclr score, or is damaged") from error
-    if EMBEDDING in schemas[0].names:
-        table = table.append_column(EMBEDDING, pa.nulls(len(table)))
-    return files, table
+    return files, table, EMBEDDING in schemas[0].names
 
 
 def _embeddings(path: Path, files: list[Path], scored: int) -> NDArray[np.float32]:

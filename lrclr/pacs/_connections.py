@@ -24,7 +24,7 @@ class Connections:
     """The open connections. pynetdicom itself waits for the rest of a packet for ever, and keeps all of it in memory.
 
     Args:
-        most_bytes: of an instance.
+        most_bytes: largest size of an instance.
     """
 
     def __init__(self, most_bytes: int) -> None:

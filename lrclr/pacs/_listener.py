@@ -229,10 +229,13 @@ class Listener:
 
     def _pause_after(self, error: SpoolError, before: float) -> float:
         """Wait until the spool is tried again: twice as long as before. Results that are sent make room."""
-        pause = min(_LONGEST_PAUSE, max(self.options.first_pause, 2 * before))
+        pause = self._longer(before)
         self._on_event(f"the spool is tried again in {pause:.0f} s: {error}")
         self._stopped.wait(pause)
         return pause
+
+    def _longer(self, pause: float) -> float:
+        return min(_LONGEST_PAUSE, max(self.options.first_pause, 2 * pause))
 
     def _score_batch(self, waiting: Sequence[tuple[str, Path]]) -> None:
         uids = {path: uid for uid, path in waiting}
@@ -333,7 +336,7 @@ class Listener:
                     refusals.pop(uid, None)
                     pause = 0.0
             if failed:
-                pause = min(_LONGEST_PAUSE, max(self.options.first_pause, 2 * pause))
+                pause = self._longer(pause)
                 self._stopped.wait(pause)
             else:
                 self._made.wait(_IDLE_SECONDS)

@@ -21,7 +21,7 @@ class Reachability:
     any answer, a request is made every half minute only, and the others fail at once. An answer ends this.
 
     Attributes:
-        in_doubt: whether the last request failed however often it was repeated.
+        in_doubt: whether the last request failed, and its repetitions too.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Reachability:
         """Raise ServerUnavailableError if no request shall be made now.
 
         Args:
-            place: of the server, for the error.
+            place: name of the server, for the error.
         """
         with self._lock:
             if self._silent < _FAILURES:

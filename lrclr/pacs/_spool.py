@@ -43,7 +43,7 @@ class SpoolError(LrclrError):
 
 
 class SpoolFullError(SpoolError):
-    """There is no room in the spool now."""
+    """The spool has no room now."""
 
 
 @contextlib.contextmanager

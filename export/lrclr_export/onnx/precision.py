@@ -14,6 +14,7 @@ from transformers.activations import QuickGELUActivation
 from lrclr.verification import GateResult
 from lrclr_export.onnx.activations import TOWERS
 from lrclr_export.onnx.merged_products import products_in
+from lrclr_export.product_types import PRODUCT_TYPES
 from lrclr_export.quantize import QuantizedLinear
 from lrclr_export.quantize._groups import PARTS, groups_of
 
@@ -30,7 +31,6 @@ _HEAVY = ("Conv", "Gemm", "MatMul")
 _DELICATE = ("LayerNormalization", "Softmax", "ReduceSum", "ReduceL2", "Sqrt", "TopK")
 _REDUCED = ("float16", "float8", "int8")
 # Type of the products of a quantised precision, and of its other products.
-_QUANTISED = {"int8": ("int8", "float32"), "fp8": ("float8", "float16")}
 
 
 class _Float32LayerNorm(nn.LayerNorm):
@@ -221,9 +221,9 @@ def precision_gate(
         quantised_layers: how many layers were quantised; the other products are in float32 (int8) or float16 (fp8).
         float32_layers: how many layers of an fp16 or fp8 graph stay in float32; see `float32_parts`.
     """
-    if precision in _QUANTISED:
+    if len(PRODUCT_TYPES[precision]) > 1:
         return _quantised_gate(graph, histogram, precision, quantised_layers, float32_layers)
-    heavy = {"fp16": "float16", "fp32": "float32"}[precision]
+    (heavy,) = PRODUCT_TYPES[precision]
     wrong = sum(count for kind in _HEAVY for name, count in histogram.get(kind, {}).items() if name != heavy)
     total = sum(sum(histogram.get(kind, {}).values()) for kind in _HEAVY)
     half = sum(histogram.get(kind, {}).get("float16", 0) for kind in _DELICATE)
@@ -236,7 +236,7 @@ def precision_gate(
 def _quantised_gate(
     graph: str, histogram: dict[str, dict[str, int]], precision: str, wanted: int, float32_layers: int
 ) -> list[GateResult]:
-    stored, otherwise = _QUANTISED[precision]
+    stored, otherwise = PRODUCT_TYPES[precision]
     products = [(name, count) for kind in _HEAVY for name, count in histogram.get(kind, {}).items()]
     others = sum(count for name, count in products if name not in {stored, otherwise})
     delicate = sum(count for kind in _DELICATE for name, count in histogram.get(kind, {}).items() if name in _REDUCED)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lrclr.errors import ExportError
 from lrclr.verification import GateResult
 from lrclr_export.onnx.region_function import OP_TYPE, QK_OP_TYPE
+from lrclr_export.product_types import PRODUCT_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,15 +31,6 @@ _NAMES = {
 _HEAVY = ("CONVOLUTION", "MATRIX_MULTIPLY")
 _QUANTISED = ("int8", "float8")
 _DELICATE = ("NORMALIZATION", "REDUCE", "SOFTMAX", "TOPK")
-
-
-PRODUCT_TYPES = {
-    "fp16": ("float16",),
-    "fp32": ("float32",),
-    "int8": ("int8", "float32"),
-    "fp8": ("float8", "float16"),
-}
-"""Types of the products of a precision, that of the quantised ones first."""
 
 
 def network_from_onnx(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from lrclr.errors import UsageError
+from lrclr_export.product_types import PRODUCT_TYPES
 from lrclr_export.quantize._float8 import scale_for
 from lrclr_export.quantize._linear import LARGEST_WEIGHT, Int8Linear, fp8_layers
 from lrclr_export.quantize._ranges import range_of
@@ -30,7 +31,6 @@ class Scheme:
     Attributes:
         name: name of the precision.
         weights, activations: descriptions for the manifest.
-        otherwise: type of the layers that are not quantised.
         patches: whether the embedding of patches is quantised.
         graphs: the graphs whose layers are quantised.
         layers: makes quantised layers.
@@ -39,10 +39,14 @@ class Scheme:
     name: str
     weights: str
     activations: str
-    otherwise: str
     patches: bool
     graphs: tuple[str, ...]
     layers: Maker
+
+    @property
+    def otherwise(self) -> str:
+        """Type of the layers that are not quantised."""
+        return PRODUCT_TYPES[self.name][1]
 
 
 def _int8(inputs: Inputs, layers: list[nn.Linear], even_out: bool) -> tuple[Sequence[QuantizedLinear], Tensor | None]:
@@ -62,7 +66,6 @@ _SCHEMES: Final = {
             "int8",
             weights=f"symmetric per output, {-LARGEST_WEIGHT} to {LARGEST_WEIGHT}",
             activations="int8, symmetric per tensor, static, of least squared error",
-            otherwise="float32",
             patches=True,
             graphs=("image_encoder", "text_encoder", "fusion_head"),
             layers=_int8,
@@ -71,7 +74,6 @@ _SCHEMES: Final = {
             "fp8",
             weights="E4M3, one scale for layers with the same input, of the largest value",
             activations="E4M3, one static scale per tensor, of the largest value",
-            otherwise="float16",
             patches=False,
             # The fusion head takes a small part of the time, and its scores lose the most.
             graphs=("image_encoder", "text_encoder"),

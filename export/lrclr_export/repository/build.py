@@ -12,7 +12,8 @@ from lrclr.engines import AUTO, CPU_ENGINES, Gpu, TensorRTEngine, gpus, tensorrt
 from lrclr.engines._layer_types import UNKNOWN
 from lrclr.errors import EngineError, MissingExtraError, UsageError
 from lrclr.verification import GateResult, raise_refused, verify
-from lrclr_export.plans import PRODUCT_TYPES, BuildOptions, Plan, plan_from_onnx, precision_gates
+from lrclr_export.plans import BuildOptions, Plan, plan_from_onnx, precision_gates
+from lrclr_export.product_types import PRODUCT_TYPES
 from lrclr_export.profiles import profiles_of_graph
 from lrclr_export.progress import NO_PROGRESS
 from lrclr_export.repository.build_openvino import add_openvino

@@ -17,6 +17,7 @@ __all__ = [
     "PROCEDURE",
     "REGION",
     "SCHEME",
+    "SPREAD",
     "FindingCode",
     "attention_code",
     "finding_code",
@@ -63,6 +64,7 @@ FINDING_CODES: Final = {
 PROCEDURE: Final = FindingCode("399208008", "SCT", "Plain chest X-ray")
 # Not "Certainty of Finding" (111012, DCM): the value is not calibrated.
 PROBABILITY: Final = FindingCode("ZSPROBABILITY", SCHEME, "Zero-shot probability")
+SPREAD: Final = FindingCode("ZSSPREAD", SCHEME, "Spread of the members' zero-shot probabilities")
 IMPORTANCE: Final = FindingCode("IMPORTANCE", SCHEME, "Region importance (attention rollout)")
 REGION: Final = FindingCode("REGION", SCHEME, "Region selected by attention")
 

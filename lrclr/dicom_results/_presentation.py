@@ -93,5 +93,8 @@ def build_presentation(
 
 def _listing(prediction: Prediction) -> str:
     ranked = sorted(prediction.findings, key=lambda finding: -finding.probability)[:_LISTED]
-    lines = [f"{plain_meaning(finding.name)} {finding.probability:.2f}" for finding in ranked]
+    lines = []
+    for finding in ranked:
+        spread = "" if finding.probability_spread is None else f" ± {finding.probability_spread:.2f}"
+        lines.append(f"{plain_meaning(finding.name)} {finding.probability:.2f}{spread}")
     return "\r\n".join([f"RESEARCH USE ONLY - lrclr {__version__}", *lines])

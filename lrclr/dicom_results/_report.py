@@ -9,7 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from lrclr._version import __version__
-from lrclr.dicom_results._codes import IMPORTANCE, PROBABILITY, PROCEDURE, REGION, SCHEME, attention_code, finding_code
+from lrclr.dicom_results._codes import (
+    IMPORTANCE,
+    PROBABILITY,
+    PROCEDURE,
+    REGION,
+    SCHEME,
+    SPREAD,
+    attention_code,
+    finding_code,
+)
 from lrclr.dicom_results._regions import decimal, patch_regions
 from lrclr.dicom_results._source import MANUFACTURER
 from lrclr.dicom_results._uids import hashed_uid
@@ -18,7 +27,7 @@ from lrclr.input_checks import described
 if TYPE_CHECKING:
     from lrclr.dicom_results._codes import FindingCode
     from lrclr.dicom_results._source import DicomSource
-    from lrclr.inference import Prediction
+    from lrclr.inference import FindingResult, Prediction
 
 __all__ = ["MODEL_NAME", "NOTE", "build_report"]
 
@@ -28,6 +37,10 @@ NOTE: Final = (
     "finding with prompts against it. It is not calibrated, and is not the probability of disease."
 )
 _WARNED: Final = "Warnings: the image is probably not what the model is for:"
+_ENSEMBLE: Final = (
+    "Each probability is the mean of the members of an ensemble; its spread is their standard deviation, and not an "
+    "interval of the probability. Regions are those of one member."
+)
 _UNTRAINED: Final = "The fusion head was never trained. Attention of findings on regions is left out."
 
 
@@ -113,7 +126,7 @@ def _finding_groups(source: DicomSource, prediction: Prediction, algorithm: Any,
             ),
             finding_type=_code(finding_code(finding.name)),
             algorithm_id=algorithm,
-            measurements=[_measurement(PROBABILITY, finding.probability)],
+            measurements=_probability(finding),
             source_images=[
                 sr.SourceImageForMeasurementGroup.from_source_image(source.dataset, referenced_frame_numbers=frames)
             ],
@@ -153,12 +166,29 @@ def _region_groups(source: DicomSource, prediction: Prediction, algorithm: Any, 
     return groups
 
 
-def _measurement(concept: FindingCode, value: float) -> Any:
+def _probability(finding: FindingResult) -> list[Any]:
+    """The probability; of an ensemble the mean, and the standard deviation.
+
+    Both are derived values in TID 300 then, with the derivations of CID 7464. The spread has a concept of its own, so
+    that a reader that ignores derivations does not take it for the probability.
+    """
+    if finding.probability_spread is None:
+        return [_measurement(PROBABILITY, finding.probability)]
+    from pydicom.sr.codedict import codes
+
+    return [
+        _measurement(PROBABILITY, finding.probability, derivation=codes.cid7464.Mean),
+        _measurement(SPREAD, finding.probability_spread, derivation=codes.cid7464.StandardDeviation),
+    ]
+
+
+def _measurement(concept: FindingCode, value: float, derivation: Any = None) -> Any:
     """A ratio: the value has no unit (UCUM 1)."""
     from highdicom import sr
     from pydicom.sr.coding import Code
 
-    return sr.Measurement(name=_code(concept), value=decimal(value), unit=Code("1", "UCUM", "no units"))
+    unit = Code("1", "UCUM", "no units")
+    return sr.Measurement(name=_code(concept), value=decimal(value), unit=unit, derivation=derivation)
 
 
 def _notes(prediction: Prediction) -> Any:
@@ -170,6 +200,8 @@ def _notes(prediction: Prediction) -> Any:
         name=Code("C0034375", "UMLS", "Qualitative Evaluations"), relationship_type=sr.RelationshipTypeValues.CONTAINS
     )
     texts = [NOTE] if prediction.fusion_trained else [NOTE, _UNTRAINED]
+    if any(finding.probability_spread is not None for finding in prediction.findings):
+        texts.append(_ENSEMBLE)
     if prediction.warnings:
         texts.append(f"{_WARNED} {described(prediction.warnings)}.")
     comments = [

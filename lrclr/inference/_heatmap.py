@@ -253,16 +253,22 @@ def _finding_panel(
     note = f"strongest region has {ranked[0][0]:.0%} of the attention" if ranked else "no region in the image"
     note += f", outside the image {outside:.0%}" if ranked and outside >= 0.005 else ""
     colour = draw.TEXT if presence == 1.0 else draw.DIM
-    head = draw.caption(finding.name, draw.percent(finding.probability), note, style, colour)
+    head = draw.caption(finding.name, _percent(finding), note, style, colour)
     return draw.panel(head, picture, style)
 
 
 def _listing(prediction: Prediction, columns: int, style: Style) -> Image.Image:
-    ranked = [(finding.name, finding.probability) for finding in _by_probability(prediction)]
+    ranked = [(finding.name, finding.probability, _percent(finding)) for finding in _by_probability(prediction)]
     name = "All findings" if len(ranked) <= _MOST_BARS else f"{_MOST_BARS} most probable of {len(ranked)} findings"
     note = "Not calibrated: positive against negative prompts"
+    if any(finding.probability_spread is not None for finding in prediction.findings):
+        note += "; ± how far the members of the ensemble disagree"
     head = draw.caption(name, "", note, style)
     return draw.stack([head, draw.bar_list(ranked[:_MOST_BARS], columns, style)], style.scaled(8, 3))
+
+
+def _percent(finding: FindingResult) -> str:
+    return draw.percent(finding.probability, finding.probability_spread)
 
 
 def _width(columns: int, style: Style) -> int:

@@ -231,20 +231,30 @@ def scale_bar(name: str, note: str, colour: Colour, highest: str, style: Style) 
     return stack([above, bar, numbers, below], style.scaled(4, 2))
 
 
-def percent(share: float) -> str:
-    """A probability as text; one decimal, because zero-shot probabilities crowd around a half."""
-    return f"{100 * share:.1f}%"
+def percent(share: float, spread: float | None = None) -> str:
+    """A probability as text, of an ensemble with its spread.
+
+    It has one decimal, because zero-shot probabilities crowd around a half.
+    """
+    return f"{100 * share:.1f}%" + ("" if spread is None else f" ± {100 * spread:.1f}%")
 
 
-def bar_list(rows: Sequence[tuple[str, float]], columns: int, style: Style) -> Image.Image:
-    """Names with horizontal bars for shares in [0, 1], filling `columns` columns of a panel's width in turn."""
+def bar_list(rows: Sequence[tuple[str, float, str]], columns: int, style: Style) -> Image.Image:
+    """Names with horizontal bars for shares in [0, 1], filling `columns` columns of a panel's width in turn.
+
+    Args:
+        rows: name, share, and the text at the right of the bar.
+        columns: number of columns.
+        style: sizes.
+    """
     size, width = style.small, style.panel_width
     step, deep = round(size * 1.75), -(-len(rows) // columns)
     image = Image.new("RGB", (columns * width + (columns - 1) * style.gap, max(1, step * deep)), BACKGROUND)
     draw, font = ImageDraw.Draw(image), _font(size)
     name_room, value_room = round(width * 0.44), round(font.getlength(percent(1.0)))
+    value_room = max([value_room, *(round(font.getlength(value)) for _, _, value in rows)])
     pad = style.scaled(8, 4)
-    for number, (name, share) in enumerate(rows):
+    for number, (name, share, value) in enumerate(rows):
         column, row = divmod(number, deep)
         x, y = column * (width + style.gap), row * step
         left, right = x + name_room + pad, x + width - value_room - pad
@@ -255,5 +265,5 @@ def bar_list(rows: Sequence[tuple[str, float]], columns: int, style: Style) -> I
         if full:
             draw.rectangle((left, top, left + full, bottom), _FILL)
         draw.line(((left + right) // 2, top, (left + right) // 2, bottom), BACKGROUND)
-        draw.text((x + width, y + step // 2), percent(share), TEXT, font, anchor="rm")
+        draw.text((x + width, y + step // 2), value, TEXT, font, anchor="rm")
     return image

@@ -67,6 +67,46 @@ def test_report_contains_the_prediction(
     assert any(text.startswith("RESEARCH USE ONLY") for text in texts)
 
 
+@pytest.fixture
+def of_ensemble(predictions: dict[str, Prediction]) -> Prediction:
+    """The prediction of a single network with spreads, as those of an ensemble."""
+    prediction = predictions["normal"]
+    findings = (replace(each, probability_spread=0.01 * (1 + place)) for place, each in enumerate(prediction.findings))
+    return replace(prediction, findings=tuple(findings))
+
+
+def test_report_of_an_ensemble_contains_the_spread(
+    of_ensemble: Prediction, model: ResultModel, tmp_path: Path
+) -> None:
+    file = tmp_path / "report.dcm"
+    file.write_bytes(ResultBuilder(model).build("sr", _source("normal"), of_ensemble))
+    assert not [line for line in conformance.findings_of(file) if "99LRCLR" not in line]
+    report = highdicom.sr.srread(file)
+    groups = report.content.get_image_measurement_groups()
+    for group, finding in zip(groups, of_ensemble.findings, strict=True):
+        mean, spread = group.get_measurements()
+        assert (mean.name.value, mean.derivation.meaning) == ("ZSPROBABILITY", "Mean")
+        assert mean.value == pytest.approx(finding.probability, rel=1e-5)
+        assert (spread.name.value, spread.unit.value) == ("ZSSPREAD", "1")
+        assert (spread.derivation.value, spread.derivation.scheme_designator) == ("386136009", "SCT")
+        assert spread.value == pytest.approx(finding.probability_spread, rel=1e-5)
+    assert any("mean of the members of an ensemble" in text for text in _texts(report))
+    assert "Spread of the members' zero-shot probabilities" in conformance.dcmtk("dsrdump", file)
+
+
+def test_presentation_state_of_an_ensemble_contains_the_spread(
+    of_ensemble: Prediction, model: ResultModel, tmp_path: Path
+) -> None:
+    file = tmp_path / "state.dcm"
+    file.write_bytes(ResultBuilder(model).build("gsps", _source("normal"), of_ensemble))
+    assert not conformance.findings_of(file)
+    assert "Test passed" in conformance.dcmtk("dcmpschk", file)
+    (annotation,) = pydicom.dcmread(file).GraphicAnnotationSequence
+    texts = [text.UnformattedTextValue for text in annotation.TextObjectSequence]
+    first = of_ensemble.findings[0]
+    assert any(f"{first.name} {first.probability:.2f} ± {first.probability_spread:.2f}" in text for text in texts)
+
+
 def test_report_contains_the_warnings(predictions: dict[str, Prediction], model: ResultModel) -> None:
     prediction = replace(predictions["normal"], warnings=("turned", "colour"))
     content = ResultBuilder(model).build("sr", _source("normal"), prediction)

@@ -164,6 +164,26 @@ def saved(model: Any, folder: Path) -> Path:
     return folder
 
 
+def clip() -> Any:
+    """A transformers ``CLIPModel`` with the vocabulary of CLIP."""
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(0)
+    words = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    text = {**words, "max_position_embeddings": 40}
+    return perturbed(CLIPModel(CLIPConfig(vision_config={**VISION, **IMAGE}, text_config=text, projection_dim=24)))
+
+
+def clip_folder(folder: Path) -> Path:
+    """A CLIP as transformers writes it."""
+    from lrclr.text import ClipTokenizer
+
+    saved(clip(), folder)
+    ClipTokenizer.default().save(folder / "tokenizer.json")
+    write_processor(folder, "CLIPImageProcessor", IMAGE["image_size"])
+    return folder
+
+
 def siglip_folder(folder: Path, **vision: Any) -> Path:
     """A SigLIP as transformers writes it."""
     saved(siglip(**vision), folder)

@@ -48,6 +48,17 @@ class Original(NamedTuple):
     network: Any
 
 
+def _clip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Original:
+    del monkeypatch
+    network = networks.clip()
+    return Original(
+        load_checkpoint(networks.clip_folder(folder)),
+        lambda pixels: network.get_image_features(pixels).pooler_output,
+        lambda ids, _: network.get_text_features(ids).pooler_output,
+        network,
+    )
+
+
 def _siglip(folder: Path, monkeypatch: pytest.MonkeyPatch, **vision: Any) -> Original:
     del monkeypatch
     network = networks.siglip(**vision)
@@ -100,6 +111,7 @@ def _open_clip_clip(folder: Path, monkeypatch: pytest.MonkeyPatch, **shape: Any)
 
 
 ORIGINALS: dict[str, Callable[[Path, pytest.MonkeyPatch], Original]] = {
+    "clip": _clip,
     "siglip": _siglip,
     # Pixels at the right edge are not read, as in SigLIP so400m at 384.
     "siglip, odd size": partial(_siglip, image_size=75),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lrclr.errors import ImageError, LrclrError, UsageError
-from lrclr.inference import FindingResult, Prediction, Region, draw_heatmap, save_heatmap
+from lrclr.inference import FindingResult, Prediction, Region, draw_heatmap, drawing, save_heatmap
 from lrclr.preprocessing import PreprocessSpec
 
 if TYPE_CHECKING:
@@ -103,6 +103,21 @@ def inside(panel: NDArray[np.int16], of: Region) -> NDArray[np.float64]:
 
 def redness(colour: NDArray[np.float64]) -> float:
     return float(colour[0] - colour[1:].mean())
+
+
+def test_a_spread_is_shown_with_its_probability() -> None:
+    prediction = prediction_of([LEFT, RIGHT], [[0.7, 0.3], [0.2, 0.8]])
+    first, second = prediction.findings
+    first = dataclasses.replace(first, probability_spread=0.012)
+    apart = dataclasses.replace(prediction, findings=(first, dataclasses.replace(second, probability_spread=0.2)))
+    assert (drawn_heatmap(apart) != drawn_heatmap(prediction)).any()
+    other = dataclasses.replace(apart, findings=(dataclasses.replace(first, probability_spread=0.2), apart.findings[1]))
+    changes = (drawn_heatmap(apart) != drawn_heatmap(other)).any(-1)
+    # In the caption of the finding's panel and in the list, and not in any picture.
+    assert len(runs(changes.any(1))) == 2
+    for left, top, right, bottom in panel_positions(apart):
+        assert not changes[top:bottom, left:right].any()
+    assert drawing.percent(0.623, 0.012) == "62.3% ± 1.2%"
 
 
 def test_a_region_is_outlined_at_its_position() -> None:

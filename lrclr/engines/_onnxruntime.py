@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
+from lrclr.budget import release_freed_memory
 from lrclr.bundle import Bundle
 from lrclr.contract import GRAPHS
 from lrclr.engines._bound import BoundSession
@@ -15,7 +16,7 @@ from lrclr.engines._placement import require_placed
 from lrclr.errors import EngineError, UsageError, first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import onnxruntime
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # ONNX Runtime's default on CUDA is TF32: products of float32 with 10 instead of 23 bits of fraction.
 DEFAULT_OPTIONS: Final[Mapping[str, dict[str, str]]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+# Size of the files of a large graph, in bytes.
+_LARGE: Final = 256 * 2**20
 _QUIET = 4  # errors are raised, so that ONNX Runtime need not print them
 
 
@@ -42,8 +45,9 @@ class OnnxRuntimeEngine:
             float32 are computed in float32; ``{"use_tf32": "1"}`` allows TF32, which drops 13 of 23 bits.
         cuda_graphs: on CUDA, launch each size of inputs after its first run as one CUDA graph.
         int8_products: False to round as an int8 graph does, and to multiply in float32.
-        release_memory: on the CPU, give memory back to the system after each run. Otherwise ONNX Runtime keeps what the
-            largest run of each graph took, and up to twice of that. A large run takes some 20 % longer.
+        release_memory: on the CPU, give memory back to the system after each run, and keep the session of one large
+            graph at a time. Otherwise ONNX Runtime keeps what the largest run of each graph took, and up to twice of
+            that. A large run takes some 20 % longer, and large graphs in turn are loaded again.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
@@ -127,11 +131,25 @@ class OnnxRuntimeEngine:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         return options
 
+    def release(self) -> None:
+        """Close all sessions if the engine releases memory. The next run of a graph opens its session again."""
+        if self._release_memory:
+            with self._lock:
+                self._close(self._sessions)
+
     def _session(self, graph: str) -> onnxruntime.InferenceSession | BoundSession:
         with self._lock:
             if graph not in self._sessions:
+                if self._release_memory:
+                    self._close(other for other in self._sessions if _bytes_of(self._paths[other]) > _LARGE)
                 self._sessions[graph] = self._open(graph)
             return self._sessions[graph]
+
+    def _close(self, graphs: Iterable[str]) -> None:
+        closed = [self._sessions.pop(graph) for graph in tuple(graphs)]
+        if closed:
+            del closed
+            release_freed_memory()
 
     def _settings(self) -> SessionSettings:
         return SessionSettings(
@@ -208,6 +226,11 @@ def open_session(path: Path, settings: SessionSettings, *, name: str) -> onnxrun
     if not on_cpu:
         require_placed(session, provider, name)
     return session
+
+
+def _bytes_of(path: Path) -> int:
+    """Size of an ONNX file and of the files with its weights, which begin with the same name."""
+    return sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*"))
 
 
 def _session_options(settings: SessionSettings) -> Any:

@@ -148,7 +148,7 @@ def _verify_network(
         elif not has_onnxruntime():
             notes.append(_FLOAT_UNCHECKED.format(manifest.precision, "onnxruntime", "'.[onnxruntime]'"))
         else:
-            gates += _float_form_gates(bundle, golden, model)
+            gates += _float_form_gates(bundle, engine, golden, model)
     if any(bundle.inlined_path(graph) for graph in manifest.graphs):
         if has_onnxruntime():
             gates += _inlined_gates(bundle, golden, model, tolerances)
@@ -170,11 +170,14 @@ def _verify_network(
     return gates, notes, products
 
 
-def _float_form_gates(bundle: Bundle, golden: Golden, model: ModelSpec) -> list[GateResult]:
+def _float_form_gates(bundle: Bundle, engine: Engine, golden: Golden, model: ModelSpec) -> list[GateResult]:
     """The graphs without rounding of anything but their weights, against PyTorch with the same weights."""
     from lrclr.engines import OnnxRuntimeEngine
 
     assert golden.stored is not None  # noqa: S101 - for the type checker
+    if isinstance(engine, OnnxRuntimeEngine):
+        # So that the weights are not in memory twice.
+        engine.release()
     expected = replace(golden, tensors={**golden.tensors, **golden.stored})
     with float_forms({graph: bundle.graph_path(graph) for graph in GRAPHS}) as files:
         gates = graph_gates(

@@ -75,9 +75,7 @@ def of_ensemble(predictions: dict[str, Prediction]) -> Prediction:
     return replace(prediction, findings=tuple(findings))
 
 
-def test_report_of_an_ensemble_contains_the_spread(
-    of_ensemble: Prediction, model: ResultModel, tmp_path: Path
-) -> None:
+def test_report_of_an_ensemble_contains_the_spread(of_ensemble: Prediction, model: ResultModel, tmp_path: Path) -> None:
     file = tmp_path / "report.dcm"
     file.write_bytes(ResultBuilder(model).build("sr", _source("normal"), of_ensemble))
     assert not [line for line in conformance.findings_of(file) if "99LRCLR" not in line]

@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from lrclr.checkpoints import FAMILIES, load_checkpoint
-from lrclr.errors import CheckpointError, FindingsError, UsageError
+from lrclr.errors import CheckpointError, EngineError, FindingsError, UsageError
 from lrclr.inference import ZeroShotClassifier
 from lrclr.model import LrclrModel
+from lrclr.model.attention import AttentionRecorder
+from lrclr.model.towers.siglip import SiglipVision
 from lrclr.text import Finding, FindingSet
 from lrclr_export.quantize._groups import groups_of
 from tests.families import networks
@@ -519,11 +521,17 @@ def test_a_rollout_that_would_take_gigabytes_averages_the_heads() -> None:
     assert made_config(fields, folder).region_rollout == "per_head"
 
 
-# Declarations of the text towers.
+# Declarations of the towers.
 
 
-def refused_gates(original: Original, **declared: Any) -> set[str]:
-    """The gates that refuse the network with another network's declarations. PyTorch runs the graphs."""
+def refused_gates(original: Original, mutate: Callable[[], None] = lambda: None, **declared: Any) -> set[str]:
+    """The gates that refuse the network with another network's declarations. PyTorch runs the graphs.
+
+    Args:
+        original: the network, whose outputs the gates compare with.
+        mutate: changes a tower after these outputs were computed.
+        declared: other values of the declarations that gates are chosen by.
+    """
     from lrclr.engines._torch import TorchEngine
     from lrclr.inference import ModelSpec
     from lrclr.verification import Tolerances
@@ -538,8 +546,48 @@ def refused_gates(original: Original, **declared: Any) -> set[str]:
     if "fixed_length" in declared:
         tokenizer._fixed_length = declared.pop("fixed_length")
     spec = replace(spec, tokenizer=tokenizer, **declared)
+    mutate()
     results = run_gates(TorchEngine(checkpoint.model), golden, spec, Tolerances.for_precision("fp32"))
     return {result.gate for result in results if not result.passed}
+
+
+def _read_from_a_patch(tower: Any, hidden: Tensor, recorder: Any) -> Tensor:
+    """SigLIP's pooling with the last block's first row instead of the probe's attention."""
+    recorder.add(recorder.maps[-1][:, :, :1])
+    return SiglipVision.read(tower, hidden, AttentionRecorder(1, mean=recorder.mean))
+
+
+def _read_a_patch(tower: Any, hidden: Tensor, recorder: Any) -> Tensor:
+    """SigLIP's rollout with the first patch as the global token."""
+    SiglipVision.read(tower, hidden, recorder)
+    return tower.post_layernorm(hidden)[:, :1]
+
+
+_PLAIN = partial(_dual, vision="vit", text="bert")
+TOWER_MUTANTS: dict[str, tuple[Callable[..., Original], str, str, Any, str]] = {
+    "clip, no token before the patches": (_clip, "vision_model", "prefix", 0, "error"),
+    "siglip, a token before the patches": (_siglip, "vision_model", "prefix", 1, "error"),
+    "siglip, rollout from a patch": (_siglip, "vision_model", "read", _read_from_a_patch, "region gap"),
+    "siglip, a patch is the global token": (_siglip, "vision_model", "read", _read_a_patch, "cosine"),
+    "clip, pooled without its LayerNorm": (_clip, "vision_model", "pool", lambda _tower, token: token, "cosine"),
+    "vit, pooled without tanh": (_PLAIN, "vision_model", "pool", lambda _tower, token: token, "cosine"),
+    "bert, other padding": (_PLAIN, "text_model", "pad_id", 4, "change by batch and padding"),
+}
+
+
+@pytest.mark.parametrize("name", TOWER_MUTANTS)
+def test_a_mutant_of_what_a_tower_declares_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    make, part, declaration, wrong, gate = TOWER_MUTANTS[name]
+    original = make(tmp_path, monkeypatch)
+    tower = getattr(original.checkpoint.model, part)
+    value = partial(wrong, tower) if callable(wrong) else wrong
+    try:
+        refused = refused_gates(original, lambda: monkeypatch.setattr(tower, declaration, value))
+    except EngineError:
+        refused = {"error"}
+    assert gate in refused
 
 
 def test_declarations_of_bert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
+from PIL import Image
 
-from lrclr import Bundle, ZeroShotClassifier
+from lrclr import Bundle, ZeroShotClassifier, load_checkpoint
 from lrclr.evaluation import EvaluationOptions, EvaluationRun, evaluate, load_scores, save_scores, store
+from lrclr.verification import task_images
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -87,3 +92,69 @@ def test_fitted_values_are_stored_in_all_members(folder: Path, tmp_path: Path, e
     expected = np.mean([1 / (1 + np.exp(-(4.0 * gap + 0.7))) for gap in gaps], axis=0)
     np.testing.assert_allclose(stored.answer_pixels(pixels).probability[:, column], expected, rtol=0, atol=1e-5)
     assert Bundle(copy).sha256 != Bundle(folder).sha256
+
+
+def _members(folder: Path) -> list[Path]:
+    """Three trained networks: the default checkpoint, and two copies whose weights were changed by 2 %."""
+    paths = []
+    for number in range(3):
+        checkpoint = load_checkpoint("default")
+        generator = torch.Generator().manual_seed(number)
+        with torch.no_grad():
+            for name, parameter in checkpoint.model.named_parameters():
+                if number and not name.startswith("fusion_head."):
+                    noise = torch.randn(parameter.shape, generator=generator)
+                    parameter.add_(noise * parameter.square().mean().sqrt() * 0.02)
+        paths.append(folder / f"member{number}")
+        checkpoint.save(paths[-1])
+    return paths
+
+
+def _phantom(folder: Path) -> Path:
+    """The labelled radiographs in the package as a dataset, half of them for validation, and their folders."""
+    task = task_images()
+    lines = [",".join(("image", "split", *task.findings))]
+    for number, (image, labels) in enumerate(zip(task.images, task.labels, strict=True)):
+        split = "validation" if number % 2 else "test"
+        for kind, pixels in ((split, image), ("inverted", 255 - image)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / kind / f"{number}.png")
+        lines.append(",".join((f"{split}/{number}.png", split, *(str(int(label)) for label in labels))))
+    (folder / "phantom.csv").write_text("\n".join(lines))
+    return folder / "phantom.csv"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_ensemble_of_trained_networks_on_labelled_radiographs(tmp_path: Path) -> None:
+    """From checkpoints to plans, fitted values and a comparison of archives, by the command line."""
+
+    def run(*arguments: object, code: int = 0) -> str:
+        done = bundles.call(*arguments)
+        assert done.returncode == code, done.stderr
+        return done.stdout
+
+    bundle, data = tmp_path / "bundle", _phantom(tmp_path)
+    run("export", *_members(tmp_path), "-o", bundle)
+    run("build", bundle, "--engine", "tensorrt-rtx", "--compute-capability", "8.9")
+    built = Bundle(bundle)
+    assert [len(member.manifest.plans[0]["graphs"]) for member in built.members] == [3, 3, 3]
+    plans = [file for file in built.manifest.files if file.endswith(".plan")]
+    assert len(plans) == 9
+    # TensorRT needs a GPU, which this machine may not have, and its full version is not installed everywhere.
+    run("build", bundle, "--engine", "onnxruntime")
+
+    report = json.loads(run("evaluate", bundle, data, "--store", "--json", "--bootstrap", 0))
+    alone = [
+        json.loads(run("evaluate", tmp_path / f"member{number}", data, "--json", "--bootstrap", 0)) for number in (1, 2)
+    ]
+    found, members = report["macro"]["auroc"]["value"], [each["macro"]["auroc"]["value"] for each in alone]
+    assert found > min(members) > 0.7
+    assert "gates" in run("verify", bundle)
+
+    for name in ("test", "validation", "inverted"):
+        run("score", tmp_path / name, "-b", bundle, "-o", tmp_path / "scores" / name)
+    scores = tmp_path / "scores"
+    assert "probability_spread" in pq.read_schema(next((scores / "test").rglob("*.parquet"))).names
+    run("drift", scores / "validation", scores / "test")
+    run("drift", scores / "validation", scores / "inverted", code=3)

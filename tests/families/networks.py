@@ -446,17 +446,22 @@ def open_clip_clip(head_width: int, mlp_ratio: float, *, custom: bool, quick_gel
     return model, config
 
 
-def with_outliers(model: Any, size: float) -> Any:
-    """A SigLIP with two channels of `size` in its residual stream, as trained Vision Transformers have them.
+def with_outliers(model: Any, size: float, *, compensated: bool = True) -> Any:
+    """A network with two channels of `size` in its residual stream, as trained Vision Transformers have them.
 
-    The gains of the LayerNorms compensate for them: they are small on these channels and large elsewhere, so the values
-    in the blocks keep their usual magnitude.
+    Args:
+        model: a SigLIP or CLIP; it is changed.
+        size: magnitude of the two channels.
+        compensated: whether the gains of the LayerNorms compensate for them: small on these channels and large
+            elsewhere, so that the values in the blocks keep their usual magnitude.
     """
     vision = model.vision_model
     high, low = 7, 20
     with torch.no_grad():
         vision.encoder.layers[0].mlp.fc2.bias[high] += size
         vision.encoder.layers[0].mlp.fc2.bias[low] -= size
+        if not compensated:
+            return model
         width = vision.config.hidden_size
         usual = (size**2 * 2 / width + 1) ** 0.5
         norms = [norm for layer in vision.encoder.layers[1:] for norm in (layer.layer_norm1, layer.layer_norm2)]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import TYPE_CHECKING, Any
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 
 from lrclr.bundle import Bundle
 from lrclr.checkpoints import init_checkpoint, load_checkpoint
-from lrclr.errors import GateError
+from lrclr.errors import GateError, NonFiniteError
 from lrclr.model.attention import attend
 from lrclr.preprocessing import preprocess_batch
 from lrclr.verification import gate_images
@@ -22,10 +25,21 @@ from lrclr_export.onnx.precision import half_precision, stored_in_float32
 from tests.families import networks
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lrclr.checkpoints import Checkpoint
     from lrclr.model import LrclrModel
+
+
+PAGE: Final = Path(__file__).parents[2] / "docs/families/float16.md"
+# Outliers, and whether the gains of the LayerNorms make up for them.
+OUTLIERS: Final = (
+    (250, True),
+    (400, True),
+    (2_000, False),
+    (2_000, True),
+    (20_000, True),
+    (40_000, True),
+    (80_000, True),
+)
 
 
 def outlier_checkpoint(folder: Path, size: float) -> Checkpoint:
@@ -54,6 +68,107 @@ def naive_half(model: LrclrModel) -> LrclrModel:
             setattr(half.get_submodule(parent), child, made)
     half.eval()
     return half
+
+
+class Outlier:
+    """A 6-layer SigLIP of width 256 with outlier channels, in several kinds of half precision.
+
+    Attributes:
+        largest: largest magnitude in its residual stream.
+        parts: what the export keeps in float32.
+        cosines: for each kind, the least cosine and the least centred cosine of an image's embedding to float32.
+    """
+
+    KINDS = ("naive", "torch", "stream in float16", "exported")
+
+    def __init__(self, folder: Path, size: float, *, compensated: bool) -> None:
+        from transformers import SiglipConfig, SiglipModel
+
+        vision = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4}
+        text = {**networks.VISION, "vocab_size": 220, "projection_size": 256, "bos_token_id": 3, "eos_token_id": 1}
+        torch.manual_seed(0)
+        config = SiglipConfig(vision_config={**vision, "image_size": 112, "patch_size": 14}, text_config=text)
+        network = networks.with_outliers(_drawn(SiglipModel(config)), size, compensated=compensated)
+        network.logit_scale.data.fill_(2.3)
+        network.logit_bias.data.fill_(-3.1)
+        networks.saved(network, folder)
+        networks.write_pieces(folder)
+        networks.write_processor(folder, "SiglipImageProcessor", 112)
+        checkpoint = load_checkpoint(folder)
+        model = checkpoint.model
+        pixels = preprocess_batch(gate_images(), checkpoint.preprocess)
+        found = measured_activations(model, pixels, checkpoint.tokenizer.encode(["edema"]).input_ids)
+        self.largest = max(by_block(found)["image_encoder"].values())
+        self.parts = float32_parts(model, found)["image_encoder"]
+        images = torch.from_numpy(pixels)
+        with torch.inference_mode():
+            expected = model.encode_image(images).embedding
+            made = {
+                "naive": naive_half(network).get_image_features(images.half()).pooler_output,
+                "torch": copy.deepcopy(network).half().get_image_features(images.half()).pooler_output,
+                "stream in float16": _embedding(half_precision(model), images),
+                "exported": _embedding(half_precision(model, {"image_encoder": self.parts}), images),
+            }
+        self.cosines = {kind: _cosines(expected, embedding.float()) for kind, embedding in made.items()}
+
+    def row(self, *, compensated: bool) -> str:
+        """Its row of the table in docs/families/float16.md."""
+        layers = [f"`{layer.removeprefix('encoder.')}`" for layer in self.parts.layers]
+        kept = " and ".join(["the stream", *layers]) if self.parts.residual_stream else "–"
+        cells = [_shown(*self.cosines[kind]) for kind in self.KINDS]
+        return f"| {self.largest:,.0f}{'' if compensated else ', gains of 1'} | {' | '.join(cells)} | {kept} |"
+
+
+def _drawn(network: Any) -> Any:
+    """Norms and biases away from what they are initialised to. Unlike `perturbed`, attention is not made sharper."""
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim == 1 and parameter.numel() > 1:
+                nn.init.normal_(parameter, 1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.2)
+    return network.eval().requires_grad_(False)
+
+
+def _embedding(half: LrclrModel, images: Tensor) -> Tensor:
+    try:
+        return half.encode_image(images.half()).embedding
+    except NonFiniteError:
+        return torch.full((len(images), half.config.projection_dim), torch.nan)
+
+
+def _cosines(expected: Tensor, actual: Tensor) -> tuple[float, float]:
+    cosine = torch.nn.functional.cosine_similarity
+    centred = cosine(expected - expected.mean(0), actual - actual.mean(0))
+    return float(cosine(expected, actual).min()), float(centred.min())
+
+
+def _shown(cosine: float, centred: float) -> str:
+    return "NaN" if cosine != cosine else f"{cosine:.5f} ({centred:.4f})"
+
+
+@pytest.mark.slow
+def test_the_table_of_networks_with_outliers(tmp_path: Path) -> None:
+    """The table in docs/families/float16.md; with ``LRCLR_WRITE_MATRIX=1`` it is written."""
+    rows = []
+    for number, (size, compensated) in enumerate(OUTLIERS):
+        case = Outlier(tmp_path / str(number), size, compensated=compensated)
+        rows.append(case.row(compensated=compensated))
+        cosine, centred = case.cosines["exported"]
+        assert cosine > 0.9999
+        if compensated:
+            assert centred > 0.999
+        assert case.parts.residual_stream is (size > 16_376)
+        if size >= 400 and compensated:
+            assert not case.cosines["naive"][0] > 0.9
+    page = PAGE.read_text(encoding="utf-8")
+    head, _, rest = page.partition("<!-- outliers -->\n")
+    table, _, tail = rest.partition("<!-- end -->")
+    if os.environ.get("LRCLR_WRITE_MATRIX"):
+        lines = [*table.splitlines()[:2], *rows]
+        PAGE.write_text(f"{head}<!-- outliers -->\n" + "\n".join(lines) + f"\n<!-- end -->{tail}", encoding="utf-8")
+        table = PAGE.read_text(encoding="utf-8").partition("<!-- outliers -->\n")[2].partition("<!-- end -->")[0]
+    # The magnitudes and what stays in float32; cosines differ in their last digits between processors.
+    facts = [re.sub(r"\|.*\|(.*)\|$", r"\1", row[row.index(" ") :]) for row in rows]
+    assert [re.sub(r"\|.*\|(.*)\|$", r"\1", row[row.index(" ") :]) for row in table.splitlines()[2:]] == facts
 
 
 @pytest.mark.parametrize(("heads", "exact"), [(64, True), (16, True), (32, True), (72, True), (80, True)])

@@ -338,6 +338,27 @@ def test_a_file_of_another_size_is_not_a_fault_of_the_disk(hub: Hub, folder: Pat
         load_checkpoint(f"hf:{NAME}")
 
 
+def test_a_download_that_was_interrupted_is_finished_later(
+    hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there of a checkpoint is never taken for the whole, with and without the network."""
+    commit = hub.add(NAME, folder)
+    # The small files arrive, and the weights break off in the middle.
+    hub.spoil = lambda content: content[: len(content) // 2]
+    with pytest.raises(HubError, match="was not downloaded whole"):
+        load_checkpoint(f"hf:{NAME}")
+    assert [path for path in (tmp_path / "cache").rglob("config.json") if path.is_file()]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for name in (f"hf:{NAME}", f"hf:{NAME}@{commit}"):
+        with pytest.raises(CheckpointError, match=r"has no model\.safetensors"):
+            load_checkpoint(name)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub.spoil = lambda content: content
+    read = load_checkpoint(f"hf:{NAME}")
+    assert read.origin == f"hf:{NAME}@{commit}"
+    assert same_weights(read, load_checkpoint(folder))
+
+
 def test_a_hub_that_does_not_answer_is_given_up(hub: Hub, monkeypatch: Any) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
     stopped = threading.Event()

@@ -19,6 +19,8 @@ from lrclr.errors import LrclrError
 from lrclr.images import read_image
 from lrclr.preprocessing import preprocess_batch
 from lrclr.training import Augmentation, LossSettings, TrainListener, TrainSettings, train
+from tests import bundles
+from tests.families.test_families import ORIGINALS
 from tests.training.conftest import start
 
 if TYPE_CHECKING:
@@ -184,3 +186,27 @@ def test_torchrun_with_two_processes_gives_the_weights_of_one(
     )
     for name, tensor in one_process.items():
         torch.testing.assert_close(two_processes[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["clip", "open_clip clip", "siglip", "open_clip siglip", "biomedclip", "vit and bert"])
+def test_every_family_is_tuned(
+    name: str, quiet_transformers: None, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command line, from a network of the original class. Fine-tuning starts from its embeddings."""
+    original = ORIGINALS[name](tmp_path / "source", monkeypatch)
+    before = original.checkpoint
+    before.save(tmp_path / "base")
+    options = ("--base", tmp_path / "base", "-o", tmp_path / "run", "--max-steps", 12, "--batch-size", 16)
+    rates = ("--lr", 1e-3, "--tower-lr", 3e-4, "--freeze", "none", "--workers", 0, "--no-augment")
+    done = bundles.call("train", dataset(), *options, *rates)
+    assert done.returncode == 0, done.stderr
+    tuned = load_checkpoint(tmp_path / "run" / "checkpoint")
+    assert (tuned.config.family, tuned.tokenizer.sha256) == (before.config.family, before.tokenizer.sha256)
+    assert tuned.preprocess == before.preprocess
+    for tower in ("vision_model", "text_model"):
+        old, new = (each.model.get_submodule(tower).state_dict() for each in (before, tuned))
+        assert any(not torch.equal(old[key], new[key]) for key in old)
+    with (tmp_path / "run" / "log.csv").open(encoding="utf-8") as file:
+        losses = [float(line["eval_loss"]) for line in csv.DictReader(file) if line["eval_loss"]]
+    assert losses[-1] < losses[0]

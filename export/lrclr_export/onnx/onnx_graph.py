@@ -18,6 +18,7 @@ from onnx_ir.passes.common import InlinePass
 
 from lrclr.errors import ExportError, UsageError
 from lrclr_export.onnx.merged_products import merge_products
+from lrclr_export.onnx.one_file import SMALL_WEIGHT, save_as_one_file
 from lrclr_export.onnx.region_function import DOMAIN, OP_TYPE, VERSION, region_function
 from lrclr_export.onnx.region_node import TRANSLATIONS
 from lrclr_export.quantize import TRANSLATIONS as FP8_TRANSLATIONS
@@ -62,8 +63,10 @@ class TypedGraph:
 
     def save(self, path: Path, *, external_above: int = EXTERNAL_DATA_ABOVE) -> SavedGraph:
         """Write ``model.onnx``; weights over `external_above` bytes go to ``model.onnx.data`` beside it."""
-        external = f"{path.name}.data" if self.weight_bytes > external_above else None
-        ir.save(self.model, path, external_data=external, size_threshold_bytes=1024)
+        if self.weight_bytes > external_above:
+            ir.save(self.model, path, external_data=f"{path.name}.data", size_threshold_bytes=SMALL_WEIGHT)
+        else:
+            save_as_one_file(self.model, path)
         return SavedGraph(self.name, path, self.layers)
 
 

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -90,11 +91,13 @@ COMMAND: Final = "import sys; from lrclr.cli import main; sys.exit(main())"
 
 def run(command: list[str]) -> dict[str, Any]:
     """Run a command; its exit code, processor time, wall time and peak memory."""
+    start = time.monotonic()
     child = subprocess.Popen(command)
     _, status, usage = os.wait4(child.pid, 0)
     return {
         "exit code": os.waitstatus_to_exitcode(status),
         "processor seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "wall seconds": round(time.monotonic() - start, 1),
         "peak GiB": round(usage.ru_maxrss / 2**20, 2),
     }
 

@@ -24,6 +24,7 @@ from lrclr.engines import EngineOptions, OnnxRuntimeEngine, open_named_engine
 from lrclr.images import read_image
 from lrclr.inference import ScoreCalibration, draw_heatmap, probabilities
 from lrclr.samples import sample_paths
+from lrclr.text import Finding, FindingSet
 from lrclr.verification import verify
 from lrclr_export import BuildOptions, ExportOptions, build_bundle, export_bundle
 
@@ -135,7 +136,9 @@ class _Row:
         done = bundles.call("predict", self.file, "-b", bundle, "--json")
         assert done.returncode == 0, done.stderr
         findings = json.loads(done.stdout)["findings"]
-        embedding = ZeroShotClassifier.from_bundle(bundle).embed_images([self.file])
+        classifier = ZeroShotClassifier.from_bundle(bundle)
+        self._judges_a_single_prompt(classifier.predict)
+        embedding = classifier.embed_images([self.file])
         return self._answer(embedding, [finding["probability"] for finding in findings])
 
     def _served(self, bundle: Path) -> str:
@@ -145,7 +148,18 @@ class _Row:
         options = ServeOptions(grpc_port=0, http_port=0, metrics_port=0, instances=1)
         with TritonServer(bundle, options) as server, Client(server.grpc) as client:
             reply = client.ask([self.file.read_bytes()], embedding=True)
+            self._judges_a_single_prompt(client.predict)
         return self._answer(reply.image_embedding, [each.probability for each in reply.predictions[0].findings])
+
+    def _judges_a_single_prompt(self, predict: Callable[..., list[Prediction]]) -> None:
+        """A finding without negative prompts has the original class's own sigmoid, if that has one."""
+        network = self.original.network
+        if getattr(network, "logit_bias", None) is None:
+            return
+        (answer,) = predict([self.file.read_bytes()], findings=FindingSet((Finding("Edema", ("edema",), ()),)))
+        cosine = float((self.embedding @ self._text_embeddings(("edema",)).T)[0, 0])
+        wanted = torch.sigmoid(network.logit_scale.exp() * cosine + network.logit_bias)
+        assert abs(answer.findings[0].probability - float(wanted)) < 5e-3
 
     def _answer(self, embedding: Any, found: Sequence[float]) -> str:
         """Cosine of an image's embedding to the original class, and the largest error of a probability."""

@@ -143,6 +143,9 @@ class OnnxRuntimeEngine:
                 if self._release_memory:
                     self._close(other for other in self._sessions if _bytes_of(self._paths[other]) > _LARGE)
                 self._sessions[graph] = self._open(graph)
+                if self._release_memory:
+                    # What the file held, from which ONNX Runtime made its own form of the weights.
+                    release_freed_memory()
             return self._sessions[graph]
 
     def _close(self, graphs: Iterable[str]) -> None:

@@ -10,14 +10,18 @@ import tempfile
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from numpy.typing import NDArray
+
 __all__ = ["can_rewrite", "float_forms"]
+
+_LEAST_BESIDE: Final = 1024  # bytes of a weight that is written beside the graph
 
 
 def can_rewrite() -> bool:
@@ -35,55 +39,88 @@ def float_forms(graphs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
     Yields:
         File of each float32 form. They are deleted at the end of the context.
     """
-    import onnx
-
     with tempfile.TemporaryDirectory() as folder:
         files = {}
         for name, path in graphs.items():
             files[name] = Path(folder) / f"{name}.onnx"
-            model = onnx.load(path)
-            _rewrite(model)
-            # Weights go into a file beside the graph: a protobuf file cannot be larger than 2 GiB.
-            onnx.save_model(model, files[name], save_as_external_data=True, location=f"{name}.data")
+            _write_float_form(path, files[name])
         yield files
 
 
-def _rewrite(model: Any) -> None:
-    from onnx import TensorProto, numpy_helper
+def _write_float_form(source: Path, target: Path) -> None:
+    """Rewrite a file. Of its weights in float32, one is in memory at a time: they go into a file beside the graph."""
+    import onnx
+    from onnx import numpy_helper
 
+    model = onnx.load(source)
     graph = model.graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
+    computed = _rewrite_nodes(graph, stored)
+    used = {name for node in graph.node for name in node.input}
+    written = []
+    with target.with_suffix(".data").open("wb") as weights:
+        for name, tensor in stored.items():
+            if name in used:
+                array = numpy_helper.to_array(tensor)
+                written.append(
+                    _written(name, array.astype(np.float32) if array.dtype == np.float16 else array, weights)
+                )
+        written += [
+            _written(name, _dequantized(node, stored), weights) for name, node in computed.items() if name in used
+        ]
+    del graph.initializer[:]
+    graph.initializer.extend(written)
+    # The types of values between nodes have changed.
+    del graph.value_info[:]
+    onnx.save_model(model, target)
+
+
+def _rewrite_nodes(graph: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Let the nodes of a graph compute in float32.
+
+    Returns:
+        For each weight that is to be dequantised, the node that did so. The node is not in the graph any more.
+    """
+    from onnx import TensorProto
+
     makers = {output: node for node in graph.node for output in node.output}
     passed_by: dict[str, str] = {}
+    computed: dict[str, Any] = {}
     for node in graph.node:
         if node.op_type == "DequantizeLinear":
-            source = makers.get(node.input[0])
-            if source is not None and source.op_type == "QuantizeLinear":
-                passed_by[node.output[0]] = source.input[0]
+            maker = makers.get(node.input[0])
+            if maker is not None and maker.op_type == "QuantizeLinear":
+                passed_by[node.output[0]] = maker.input[0]
             elif node.input[0] in stored:
                 # ONNX Runtime would compute products with int8 weights in int8.
-                weights = _dequantized(node, stored)
-                graph.initializer.append(numpy_helper.from_array(weights, node.output[0]))
+                computed[node.output[0]] = node
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
                 attribute.i = TensorProto.FLOAT
             if attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT16:
                 attribute.t.CopyFrom(_widened(attribute.t))
-    for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT16:
-            tensor.CopyFrom(_widened(tensor))
     for node in graph.node:
         for place, name in enumerate(node.input):
             node.input[place] = passed_by.get(name, name)
     kept = [node for node in graph.node if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}]
     del graph.node[:]
     graph.node.extend(kept)
-    used = {name for node in kept for name in node.input}
-    weights_left = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(weights_left)
-    # The types of values between nodes have changed.
-    del graph.value_info[:]
+    return computed
+
+
+def _written(name: str, array: NDArray[Any], weights: BinaryIO) -> Any:
+    """A weight whose numbers are in the file `weights`, if they are many."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    if array.nbytes < _LEAST_BESIDE:
+        return numpy_helper.from_array(array, name)
+    tensor = TensorProto(name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
+    tensor.data_location = TensorProto.EXTERNAL
+    place = {"location": Path(weights.name).name, "offset": weights.tell(), "length": array.nbytes}
+    for key, value in place.items():
+        tensor.external_data.add(key=key, value=str(value))
+    weights.write(np.ascontiguousarray(array).data)
+    return tensor
 
 
 def _dequantized(node: Any, stored: Mapping[str, Any]) -> Any:

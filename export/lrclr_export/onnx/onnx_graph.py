@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import InlinePass
+from onnxscript.rewriter import _DEFAULT_REWRITE_RULES
 
 from lrclr.errors import ExportError, UsageError
 from lrclr_export.onnx.merged_products import merge_products
@@ -114,7 +115,17 @@ def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
     merge_products(model)
     _define_region_node(model, opset)
     _strip(model)
+    _forget_graphs()
     return graph
+
+
+def _forget_graphs() -> None:
+    """Let onnxscript's rules forget the last graph that they were applied to, with all weights of the network."""
+    for rule in _DEFAULT_REWRITE_RULES:
+        state = vars(rule._matcher)  # noqa: SLF001 - it has no public reset
+        for name in ("_graph", "_tracer", "_match"):
+            state.pop(name, None)
+        state["_current_node"] = None
 
 
 def _dynamic_shapes(spec: GraphSpec) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -205,6 +206,8 @@ def write_network(
         rounding = rounding_gates(original, exported)
         del original
     del exported
+    # torch's programs and their networks refer to each other.
+    gc.collect()
     release_freed_memory()
     for name, inputs in warmup_inputs(golden, checkpoint.config.axis_sizes, sizes).items():
         warmup = staging / names.of(name) / "warmup"

@@ -396,7 +396,7 @@ LRCLR_SELECT(64, 64, 64, 1, 1, 1, 1)
 LRCLR_SELECT(64s12, 64, 64, 1, 1, 12, 1)
 LRCLR_SELECT(608c1, 64, 608, 3, 1, 1, 1)
 LRCLR_SELECT(608c8, 64, 608, 1, 1, 1, 8)
-LRCLR_SELECT(1088c1, 64, 1088, 5, 1, 1, 1)
+LRCLR_SELECT(1088c1, 64, 1088, 3, 2, 1, 1)
 LRCLR_SELECT(1088c8, 64, 1088, 1, 1, 1, 8)
 // Heads of 32, of small networks, and of 72, of SigLIP's largest.
 LRCLR_SELECT(64w32, 32, 64, 1, 1, 1, 1)
@@ -550,7 +550,7 @@ extern "C" int lrclr_region_select(int form, int width, int images, int blocks, 
     case 640012: return run(on_host<1, 1, 64, 12, 64>);
     case 640064: return run(on_host<1, 1, 64, 1, 64>);
     case 640608: return run(one ? on_host<3, 1, 608, 1, 64> : on_host<1, 1, 608, 1, 64>);
-    case 641088: return run(one ? on_host<5, 1, 1088, 1, 64> : on_host<1, 1, 1088, 1, 64>);
+    case 641088: return run(one ? on_host<3, 2, 1088, 1, 64> : on_host<1, 1, 1088, 1, 64>);
     case 320012: return run(on_host<1, 1, 64, 12, 32>);
     case 320064: return run(on_host<1, 1, 64, 1, 32>);
     case 320608: return run(one ? on_host<3, 1, 608, 1, 32> : on_host<1, 1, 608, 1, 32>);

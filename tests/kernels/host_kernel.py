@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     # Private: the kernel itself, which no public function runs.
     from lrclr._kernels import Form
 
-HEAD_WIDTH = 64
 ORDERS = ("forward", "reversed", "shuffled")
 MAX_PAIRS = 27
 

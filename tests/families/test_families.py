@@ -560,7 +560,8 @@ def _read_from_a_patch(tower: Any, hidden: Tensor, recorder: Any) -> Tensor:
 def _read_a_patch(tower: Any, hidden: Tensor, recorder: Any) -> Tensor:
     """SigLIP's rollout with the first patch as the global token."""
     SiglipVision.read(tower, hidden, recorder)
-    return tower.post_layernorm(hidden)[:, :1]
+    token: Tensor = tower.post_layernorm(hidden)[:, :1]
+    return token
 
 
 _PLAIN = partial(_dual, vision="vit", text="bert")

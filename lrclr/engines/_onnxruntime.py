@@ -95,6 +95,11 @@ class OnnxRuntimeEngine:
         return f"onnxruntime {self._version} {self._provider}{'' if self._int8_products else ' float32 products'}"
 
     @property
+    def tokens_of_call(self) -> int | None:
+        """See `lrclr.engines.tokens_of_call`. Measured for ViT-B/32 and the default checkpoint."""
+        return 256 if self._provider == "cpu" else None
+
+    @property
     def product_types(self) -> frozenset[str]:
         """Types for which ONNX Runtime and this processor have instructions for products."""
         has_int8 = self._provider == "cpu" and self._int8_products and has_int8_products()

@@ -382,9 +382,11 @@ class _RecordingEngine:
             self._refusal = str(error)
             return math.nan
         wrong = max(_unequal(tokens.input_ids, golden["input_ids"]), _unequal(tokens.mask, golden["text_mask"]))
-        for ids in self._token_ids:
-            wrong = max(wrong, _unequal(ids, golden["input_ids"][: len(ids), : ids.shape[1]]))
-        return wrong
+        # The classifier encodes prompts in groups of similar lengths.
+        known = {tuple(row) for row in golden["input_ids"][: len(self._model.findings.prompts)].tolist()}
+        padding = [tokenizer.pad_id] * golden["input_ids"].shape[1]
+        read = {tuple(row + padding[len(row) :]) for ids in self._token_ids for row in ids.tolist()}
+        return max(wrong, len(read ^ known) if read else 0)
 
 
 def _unequal(one: NDArray[Any], other: NDArray[Any]) -> int:

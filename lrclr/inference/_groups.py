@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ __all__ = ["length_groups"]
 
 def length_groups(
     lengths: NDArray[np.int64], *, call: int, most_prompts: int, most_tokens: int, beside: int = 0, times: int = 1
-) -> list[NDArray[np.int64]]:
+) -> tuple[NDArray[np.int64], ...]:
     """Divide prompts into groups that are padded to their longest prompt, so that all calls take the least time.
 
     Args:
@@ -28,6 +29,15 @@ def length_groups(
     Returns:
         The numbers of the prompts of each group, by their lengths. Every prompt is in one group.
     """
+    key = np.ascontiguousarray(lengths, np.int64).tobytes()
+    return _groups(key, call, most_prompts, most_tokens, beside, times)
+
+
+@lru_cache(maxsize=32)
+def _groups(
+    key: bytes, call: int, most_prompts: int, most_tokens: int, beside: int, times: int
+) -> tuple[NDArray[np.int64], ...]:
+    lengths = np.frombuffer(key, np.int64)
     order = np.argsort(lengths, kind="stable")
     different, starts = np.unique(lengths[order], return_index=True)
     ends = [*starts[1:].tolist(), len(order)]
@@ -46,4 +56,4 @@ def length_groups(
         step = max(1, min(most_prompts, most_tokens // (int(different[last - 1]) + beside)))
         groups[:0] = [rows[start : start + step] for start in range(0, len(rows), step)]
         last = first[last]
-    return groups
+    return tuple(groups)

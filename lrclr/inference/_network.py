@@ -12,7 +12,7 @@ from lrclr.errors import FindingsError, ImageError, NonFiniteError, UsageError
 from lrclr.inference._groups import length_groups
 from lrclr.inference._prompt_cache import PromptCache, PromptFeatures
 from lrclr.inference._results import Answers, ImageEmbeddings
-from lrclr.inference._scores import combined_score, finding_scores, global_score, probabilities
+from lrclr.inference._scores import combined_score, finding_scores, global_score, means_of_groups, probabilities
 from lrclr.text import check_prompts
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Network:
             ),
             *finding_scores(global_, findings, threshold),
             *finding_scores(local, findings, threshold),
-            np.stack([attention[:, index].mean(1) for index in findings.positive_index], axis=1),
+            means_of_groups(attention, findings.positive_index),
             image["region_index"],
             image["region_importance"],
             image["image_embedding"],

@@ -13,6 +13,7 @@ import pytest
 from lrclr.bench import load_result
 from lrclr.bundle import GOLDEN, Golden
 from lrclr.cli import main
+from lrclr.engines import has_int8_products
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ def test_the_peak_of_the_machine_is_measured(bundle: Path, capsys: Capture) -> N
     content = json.loads(capsys.readouterr().out)
     assert content["peaks"][0]["dtype"] == "fp32"
     assert content["peaks"][0]["gops"] > 0.1
+    if has_int8_products():
+        # NumPy and torch have no int8 product that uses these instructions.
+        assert any(
+            each["dtype"] == "int8" and each["by"].startswith(("onnxruntime", "openvino")) for each in content["peaks"]
+        )
     assert content["bandwidth_gbs"] > 0.1
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "gpus",
     "has_int8_products",
     "open_named_engine",
+    "preload",
     "products_by_type",
     "profiled",
     "tensorrt_library",
@@ -123,6 +124,13 @@ def tokens_of_call(engine: Engine) -> int | None:
     inner: Any = getattr(engine, "engine", engine)
     found: int | None = getattr(inner, "tokens_of_call", None)
     return found
+
+
+def preload(engine: Engine) -> None:
+    """Begin to load all graphs of an engine in this process that loads each at its first run."""
+    for each in engines_of(engine):
+        if isinstance(each, OnnxRuntimeEngine):
+            each.preload()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+# Private: how prompts are grouped is no part of the answers.
 from lrclr.inference._groups import length_groups
 
 if TYPE_CHECKING:

@@ -163,7 +163,7 @@ def means_of_groups(values: Floats, groups: Sequence[NDArray[np.int64]]) -> Floa
     """
     sizes = np.array([len(index) for index in groups])
     sums = np.add.reduceat(values[:, np.concatenate(groups)], np.cumsum(sizes) - sizes, axis=1)
-    means: Floats = sums / sizes.astype(np.float32).reshape(-1, *[1] * (values.ndim - 2))
+    means: Floats = np.divide(sums, sizes.reshape(-1, *[1] * (values.ndim - 2)), dtype=np.float32)
     return means
 
 

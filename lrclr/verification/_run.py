@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrclr.contract import GRAPHS
+from lrclr.engines import tokens_of_call
 from lrclr.errors import FindingsError, NonFiniteError
 from lrclr.verification import _measure as measure
 from lrclr.verification._inputs import gate_images, images_sha256
@@ -322,6 +323,11 @@ class _RecordingEngine:
     @property
     def name(self) -> str:
         return "gates"
+
+    @property
+    def tokens_of_call(self) -> int | None:
+        """As for a user, so that the gate of probabilities runs the same groups of prompts."""
+        return tokens_of_call(self._runs.engine)
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> Outputs:
         """As `Engine.run`."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-# Private: how prompts are grouped is no part of the answers.
+# Private: only the order of the computation depends on it.
 from lrclr.inference._groups import length_groups
 
 if TYPE_CHECKING:

@@ -392,7 +392,7 @@ class _RecordingEngine:
         known = {tuple(row) for row in golden["input_ids"][: len(self._model.findings.prompts)].tolist()}
         padding = [tokenizer.pad_id] * golden["input_ids"].shape[1]
         read = {tuple(row + padding[len(row) :]) for ids in self._token_ids for row in ids.tolist()}
-        return max(wrong, len(read ^ known) if read else 0)
+        return max(wrong, len(read - known))
 
 
 def _unequal(one: NDArray[Any], other: NDArray[Any]) -> int:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lrclr.archive import LocalOptions, RayOptions, ScoreProgress, ScoreSummary
-    from lrclr.text import FindingSet
 
 _RUNNERS = ("local", "ray")
 _LINE_EVERY = 30.0  # seconds, if stderr is not a terminal
@@ -107,6 +106,8 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     from lrclr.archive import LocalOptions, ScoreOptions
     from lrclr.archive import score as score_source
+    from lrclr.bundle import Bundle
+    from lrclr.cli._findings import load_findings
     from lrclr.engines import EngineOptions
     from lrclr.input_checks import known_codes
 
@@ -118,9 +119,10 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         "actor_gpus": actor_gpus,
         "decode_cpus": decode_cpus,
     }
+    opened = Bundle(bundle)
     options = ScoreOptions(
-        bundle=bundle,
-        findings=_findings_of(findings, bundle),
+        bundle=opened,
+        findings=None if findings is None else load_findings(findings, opened.findings, opened.tokenizer),
         alpha=alpha,
         frame=frame,
         exact=exact,
@@ -166,16 +168,6 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
             f"{summary.failed} of {summary.images} images have no scores", why="their rows give the reasons"
         )
     pacs.check_results(results_summary)
-
-
-def _findings_of(path: Path | None, bundle: Path) -> FindingSet | None:
-    if path is None:
-        return None
-    from lrclr.bundle import Bundle
-    from lrclr.cli._findings import load_findings
-
-    opened = Bundle(bundle)
-    return load_findings(path, opened.findings, opened.tokenizer)
 
 
 def _current_names(runner: str | None, engine: str | None, graph_engine: str | None) -> tuple[str, str | None]:

@@ -67,8 +67,8 @@ class Injector:
 def injector() -> Iterator[Injector]:
     command = [sys.executable, "-m", "tests.faults.inject"]
     environment = bundles.environment(PYTHONPATH=str(ROOT))
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdin=pipe, stdout=pipe) as process:
         yield Injector(process)
 
 

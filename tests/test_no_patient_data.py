@@ -224,10 +224,9 @@ def test_train(folders: InputsAndOutputs, checkpoint_folder: Path, run: Run) -> 
 
 
 def test_bench(folders: InputsAndOutputs, bundle: Path, run: Run) -> None:
-    one_configuration = ("--what", "files", "--batch", 1, "--concurrency", 1, "--rate", "none", "--no-peak")
+    brief = ("--what", "files", "--batch", 1, "--concurrency", 1, *bundles.SHORT_WARMUP)
     image = folders.images / f"{FILE}0.dcm"
-    brief = ("--seconds", 0.1, "--rounds", 1)
-    done = run("bench", bundle, "-o", folders.outputs / "bench", "--file", image, *one_configuration, *brief)
+    done = run("bench", bundle, "-o", folders.outputs / "bench", "--file", image, *brief)
     assert done.returncode == 0, done.stderr
     assert {path.suffix for path in (folders.outputs / "bench").iterdir()} == {".json", ".md", ".html"}
     check_no_patient_data(folders, done.stdout, done.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,10 +120,14 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         "actor_gpus": actor_gpus,
         "decode_cpus": decode_cpus,
     }
-    opened = Bundle(bundle)
+    model: Path | Bundle = bundle
+    chosen = None
+    if findings is not None:
+        model = Bundle(bundle)
+        chosen = load_findings(findings, model.findings, model.tokenizer)
     options = ScoreOptions(
-        bundle=opened,
-        findings=None if findings is None else load_findings(findings, opened.findings, opened.tokenizer),
+        bundle=model,
+        findings=chosen,
         alpha=alpha,
         frame=frame,
         exact=exact,
@@ -141,6 +146,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     if _pacs.is_empty(images):
         note("no image matches the query")
         return
+    options = replace(options, bundle=options.opened())
     results = pacs.results(images, output, options)
     # Results for what a Ray cluster scores are made afterwards, as for rows from a run before.
     on_scored = results.take if results is not None and isinstance(options.runner, LocalOptions) else None

@@ -78,7 +78,7 @@ def test_report_of_an_ensemble_contains_the_spread(of_ensemble: Prediction, mode
     file = tmp_path / "report.dcm"
     file.write_bytes(ResultBuilder(model).build("sr", _source("normal"), of_ensemble))
     assert not [line for line in conformance.findings_of(file) if "99LRCLR" not in line]
-    report = highdicom.sr.srread(file)
+    report = conformance.report_of(file)
     groups = report.content.get_image_measurement_groups()
     for group, finding in zip(groups, of_ensemble.findings, strict=True):
         mean, spread = group.get_measurements()

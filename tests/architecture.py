@@ -70,6 +70,7 @@ LAYERS: Final = (
     "lrclr_export.repository",
     "lrclr_export",
     "lrclr.bench",
+    "lrclr.tune",
     "lrclr.cli",
     "lrclr.__main__",
     "lrclr",

@@ -1,0 +1,215 @@
+"""The search on simulated servers with known capacities: queues with random arrivals and service times."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrclr.tune import (
+    RUNGS,
+    Budget,
+    Estimate,
+    Factor,
+    Plan,
+    Space,
+    Standing,
+    Window,
+    closed_estimate,
+    factors,
+    halving,
+    open_estimate,
+    rungs_for,
+)
+from tests.tune.queues import LIMIT_MS, START_SECONDS, Queue, SimulatedBench
+
+LONG = Plan(4, 3, 1.3)
+SEEDS = st.integers(0, 10_000)
+
+
+def space_of(*sizes: int) -> Space:
+    """Factors with these numbers of levels."""
+    return Space(tuple(Factor(f"f{place}", tuple({"x": level} for level in range(n))) for place, n in enumerate(sizes)))
+
+
+def multiplied(space: Space, gains: list[list[float]], service_ms: float) -> dict[tuple[int, ...], Queue | None]:
+    """A queue for each configuration, whose speed is the product of the gains of its levels."""
+    return {
+        choice: Queue(4, service_ms / math.prod(gains[place][level] for place, level in enumerate(choice)))
+        for choice in itertools.product(*(range(len(each.levels)) for each in space.factors))
+    }
+
+
+def searched(bench: SimulatedBench, seconds: float) -> list[Standing]:
+    budget = Budget(seconds, START_SECONDS, bench.now)
+    return halving(bench.space, bench.measure, budget, rungs_for(seconds, START_SECONDS))
+
+
+@settings(max_examples=25)
+@given(processes=st.integers(1, 16), service=st.floats(5.0, 30.0), start=st.floats(0.2, 3.0), seed=SEEDS)
+def test_the_rate_of_a_queue_is_found(processes: int, service: float, start: float, seed: int) -> None:
+    queue = Queue(processes, service)
+    true = queue.true_rate()
+    seeds = itertools.count(seed)
+    found = open_estimate(
+        lambda rate: queue.opened(rate, 600 / true, next(seeds)), start * true, Plan(6, 3, 1.5), LIMIT_MS
+    )
+    assert 0.7 * true <= found.rate <= 1.12 * true
+    assert found.p99_ms is not None
+    assert found.p99_ms <= LIMIT_MS
+    assert all(window.lost == 0 for window in found.windows if window.offered == found.rate)
+
+
+@settings(max_examples=30)
+@given(
+    gains=st.lists(st.lists(st.floats(0.6, 1.6), min_size=1, max_size=3), min_size=2, max_size=4),
+    service=st.floats(10.0, 25.0),
+    seed=SEEDS,
+)
+def test_the_search_finds_the_best_configuration(gains: list[list[float]], service: float, seed: int) -> None:
+    """If the effects of the factors multiply, combinations of single changes contain the best one."""
+    gains = [[1.0, *each] for each in gains]
+    space = space_of(*map(len, gains))
+    queues = multiplied(space, gains, service)
+    bench = SimulatedBench(space, queues, seed=seed)
+    standings = searched(bench, 540.0)
+    speed = {choice: 1 / queue.service_ms for choice, queue in queues.items() if queue is not None}
+    # At most three factors are combined.
+    best = max(value for choice, value in speed.items() if sum(level > 0 for level in choice) <= 3)
+    assert speed[standings[0].choice] >= 0.85 * best
+    assert bench.clock <= 1.35 * 540.0
+
+
+@settings(max_examples=20)
+@given(seed=SEEDS, callers=st.integers(1, 12))
+def test_callers_that_wait_get_the_fastest_server(seed: int, callers: int) -> None:
+    space = space_of(3, 2)
+    queues = multiplied(space, [[1.0, 1.4, 0.7], [1.0, 1.3]], 15.0)
+    standings = searched(SimulatedBench(space, queues, callers, seed), 400.0)
+    assert standings[0].choice == (1, 1)
+    # Callers that never wait for each other are limited by the service time alone.
+    service = 15e-3 / 1.4 / 1.3
+    assert standings[0].last.rate == pytest.approx(min(callers, 4) / service, rel=0.15)
+
+
+@settings(max_examples=20)
+@given(seed=SEEDS, seconds=st.floats(20.0, 1200.0))
+def test_the_time_is_kept_and_the_default_stays(seed: int, seconds: float) -> None:
+    space = Space(factors(processors=2, gpu=False, batches=True, max_batch=32, limit_ms=LIMIT_MS))
+    rng = np.random.default_rng(seed)
+    bench = SimulatedBench(space, {choice: Queue(4, rng.uniform(8, 30)) for choice in _all(space)}, seed=seed)
+    standings = searched(bench, seconds)
+    assert bench.clock <= 1.35 * seconds + 3 * START_SECONDS
+    last = max(standings[0].estimates)
+    assert next(each for each in standings if each.choice == space.default).estimates.keys() == {*range(last + 1)}
+    # Each round has fewer configurations than the one before, and keeps the better ones.
+    counts = [sum(number in each.estimates for each in standings) for number in range(last + 1)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] >= 2
+
+
+def test_later_rounds_measure_longer() -> None:
+    space = space_of(4, 4, 4)
+    bench = SimulatedBench(space, {choice: Queue(4, 15.0) for choice in _all(space)})
+    searched(bench, 540.0)
+    by_choice = [
+        (len(list(group)), seconds) for seconds, group in itertools.groupby(bench.measured, lambda one: one[1])
+    ]
+    windows = [rung.plan.search + rung.plan.repeats for rung in RUNGS]
+    times = [seconds * count for (_, seconds), count in zip(by_choice, windows, strict=True)]
+    assert times == sorted(times)
+
+
+def test_a_server_that_does_not_start_is_left_out() -> None:
+    space = space_of(3, 2)
+    queues = multiplied(space, [[1.0, 2.0, 1.2], [1.0, 0.5]], 15.0)
+    queues = {choice: None if choice[0] == 1 else queue for choice, queue in queues.items()}
+    standings = searched(SimulatedBench(space, queues), 300.0)
+    assert standings[0].choice == (2, 0)
+    (failed,) = [each for each in standings if each.choice == (1, 0)]
+    assert failed.last.failure == "no room"
+
+
+def test_a_limit_that_no_server_reaches_ends_the_search_early() -> None:
+    space = space_of(3, 2)
+    bench = SimulatedBench(space, {choice: Queue(4, 400.0) for choice in _all(space)})
+    budget = Budget(400.0, START_SECONDS, bench.now)
+    standings = halving(
+        space, bench.measure, budget, RUNGS, give_up=lambda found: all(each.last.rate == 0 for each in found)
+    )
+    assert {each.last.rate for each in standings} == {0.0}
+    assert bench.clock < 300.0
+    assert standings[0].last.p99_ms is not None
+
+
+def window(rate: float | None, *latency: float, lost: int = 0) -> Window:
+    return Window(rate, 1.0, latency, lost)
+
+
+def test_a_lost_request_is_not_within_the_limit() -> None:
+    found = open_estimate(lambda rate: window(rate, 1.0, 1.0, lost=int(rate > 50)), 40.0, LONG, LIMIT_MS)
+    assert 40.0 <= found.rate <= 50.0
+    assert found.stable
+
+
+def test_windows_that_disagree_are_measured_again_and_marked() -> None:
+    """Of the windows at a rate, one in three is just beyond the limit, and all taken together are within it."""
+    turns = itertools.count()
+
+    def trial(rate: float) -> Window:
+        slow = [LIMIT_MS + 1] * (2 if next(turns) % 3 == 2 else 0)
+        return window(rate, *[10.0] * 98, *slow)
+
+    plan = Plan(1, 2, 1.3)
+    found = open_estimate(trial, 20.0, plan, LIMIT_MS)
+    assert found.rate == 20.0
+    assert not found.stable
+    assert found.spread > 1
+    assert len(found.windows) == plan.search + 2 * plan.repeats
+    steady = open_estimate(lambda rate: window(rate, 10.0), 20.0, plan, LIMIT_MS)
+    assert steady.stable
+    assert len(steady.windows) == plan.search + plan.repeats
+
+
+def test_throughputs_that_disagree_are_measured_again_and_marked() -> None:
+    turns = itertools.count()
+    plan = Plan(2, 1, 1.0)
+    found = closed_estimate(lambda: window(None, *[5.0] * (10 if next(turns) % 2 else 20)), plan, LIMIT_MS)
+    assert len(found.windows) == 6
+    assert not found.stable
+    assert found.rate > 0
+    once = itertools.count()
+    settled = closed_estimate(lambda: window(None, *[5.0] * (10 if next(once) == 0 else 20)), plan, LIMIT_MS)
+    assert settled.stable
+    assert settled.rate == 20.0
+
+
+def test_a_rate_is_not_supported_above_one_that_failed() -> None:
+    """A window that passes by chance at a high rate does not count."""
+    passes = iter([True, False, True, False, True, True, True, True, True])
+    found = open_estimate(lambda rate: window(rate, 1.0 if next(passes) else 500.0), 10.0, Plan(5, 1, 2.0), LIMIT_MS)
+    failed = [each.offered or 0.0 for each in found.windows if max(each.latency_ms) > LIMIT_MS]
+    assert found.rate < min(failed)
+
+
+def test_estimates_are_sorted_by_rate_and_then_by_latency() -> None:
+    def estimate(rate: float, p99: float | None) -> Estimate:
+        return Estimate(rate, rate, p99, 0.0, stable=True, windows=())
+
+    ordered = [
+        estimate(20, 90),
+        estimate(10, 50),
+        estimate(10, 60),
+        estimate(0, 120),
+        estimate(0, 900),
+        estimate(0, None),
+    ]
+    assert sorted([*reversed(ordered)], key=lambda each: each.key, reverse=True) == ordered
+
+
+def _all(space: Space) -> list[tuple[int, ...]]:
+    return list(itertools.product(*(range(len(each.levels)) for each in space.factors)))

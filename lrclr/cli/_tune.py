@@ -46,7 +46,7 @@ def tune(  # noqa: PLR0913 - one parameter an option
         ),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
-    minutes: Annotated[float, typer.Option("--minutes", help="Approximate minutes that it takes.")] = 9.0,
+    minutes: Annotated[float, typer.Option("--minutes", help="Approximate minutes that it takes.")] = 8.0,
     server: Annotated[
         Path | None,
         typer.Option(

@@ -36,7 +36,7 @@ class TuneOptions:
 
     p99_ms: float
     callers: int | None = None
-    seconds: float = 540.0
+    seconds: float = 480.0
     decoding: tuple[Decoding, ...] = ("server", "client")
     files: tuple[Path, ...] = ()
     exact: bool = False

@@ -116,9 +116,10 @@ def _latency_over_throughput(result: TuneResult) -> Markup:
                 axes.plot(*zip(*own, strict=True), linestyle="none", marker="o", markersize=3, color=EDGE)
         axes.plot([], [], linestyle="none", marker="o", markersize=3, color=EDGE, label="others")
         for number, place in enumerate(sorted(names, reverse=True)):
-            own, style = sorted(points[place]), series_style(number)
+            own, style = points[place], series_style(number)
             if own:
                 axes.plot(*zip(*own, strict=True), linestyle="none", markersize=6, clip_on=False, **style)
+                axes.plot(*zip(*_curve(result.rows[place]), strict=True), color=style["color"], linewidth=1.2)
             axes.plot(
                 [], [], linestyle="none", markersize=6, label=f"{names[place]}: {result.rows[place].name}", **style
             )
@@ -136,3 +137,14 @@ def _points(row: Row) -> list[tuple[float, float]]:
         for window in estimate.windows
         if window.latency_ms
     ]
+
+
+def _curve(row: Row) -> list[tuple[float, float]]:
+    """As `_points`, of all windows with the same offered rate together, by rate."""
+    windows = [window for estimate in row.estimates for window in estimate.windows if window.latency_ms]
+    curve = []
+    for rate in sorted({window.offered or 0.0 for window in windows}):
+        same = [window for window in windows if (window.offered or 0.0) == rate]
+        latency = [value for window in same for value in window.latency_ms]
+        curve.append((len(latency) / sum(window.seconds for window in same), quantiles(latency)["p99"]))
+    return curve

@@ -32,21 +32,21 @@ class Rung:
     """One round of the search.
 
     Attributes:
-        share: its share of the time.
+        weight: the time of one configuration, relative to those of other rungs.
         most: largest number of configurations.
         plan: windows of each configuration.
     """
 
-    share: float
+    weight: float
     most: int
     plan: Plan
 
 
 RUNGS: Final = (
-    Rung(0.38, 24, Plan(3, 1, 1.4)),
-    Rung(0.22, 8, Plan(3, 1, 1.25)),
-    Rung(0.18, 4, Plan(3, 2, 1.15)),
-    Rung(0.22, 3, Plan(3, 4, 1.08)),
+    Rung(1.0, 24, Plan(3, 1, 1.4)),
+    Rung(1.4, 8, Plan(3, 1, 1.25)),
+    Rung(2.0, 4, Plan(3, 2, 1.15)),
+    Rung(3.5, 3, Plan(3, 4, 1.08)),
 )
 
 
@@ -111,9 +111,11 @@ class Budget:
         window.
         """
         rung = rungs[0]
-        time = self.left * rung.share / sum(each.share for each in rungs)
+        here = count * rung.weight
+        time = self.left * here / (here + sum(each.most * each.weight for each in rungs[1:]))
         overhead = sum(self._overhead) / len(self._overhead)
-        windows = rung.plan.search + rung.plan.repeats
+        # Some configurations need the further windows of their plan.
+        windows = rung.plan.search + 1.5 * rung.plan.repeats
         fitting = int(time / (overhead + windows * _LEAST_WINDOW))
         count = max(min(count, 2), min(count, fitting))
         return count, min(max((time / count - overhead) / windows, _LEAST_WINDOW), _LONGEST_WINDOW)
@@ -163,8 +165,9 @@ def halving(
             standings.setdefault(choice, Standing(choice)).estimates[number] = estimate
         if number == 0 and give_up([*standings.values()]):
             break
-        inside = sorted((standings[each] for each in entering[:count]), key=lambda each: each.key, reverse=True)
-        better = [each.choice for each in inside[: math.ceil(len(inside) / 2)] if each.choice != space.default]
+        others = [standings[each] for each in entering[:count] if each != space.default]
+        others.sort(key=lambda each: each.key, reverse=True)
+        better = [each.choice for each in others[: math.ceil(len(others) / 2)]]
         combined = space.combined({each: it.last for each, it in standings.items()}) if number == 0 else []
         entering = [space.default, *better[:_BEFORE_COMBINED], *combined, *better[_BEFORE_COMBINED:]]
     return sorted(standings.values(), key=lambda each: each.key, reverse=True)

@@ -120,7 +120,7 @@ class ServerBench:
         used = time.process_time()
         made = open_window(load.send, _MOST_AT_ONCE, arrivals(rate, length, seed=self._seed), length)
         used = (time.process_time() - used) / made.seconds
-        return Window(rate, made.seconds, _milliseconds(made.latency), made.due - len(made.latency), used)
+        return Window(rate, float(made.seconds), _milliseconds(made.latency), made.due - len(made.latency), used)
 
 
 class _Load:
@@ -156,4 +156,4 @@ class _Load:
 
 
 def _milliseconds(seconds: Sequence[float]) -> tuple[float, ...]:
-    return tuple(round(each * 1e3, 3) for each in seconds)
+    return tuple(round(float(each) * 1e3, 3) for each in seconds)

@@ -158,7 +158,7 @@ def _interpolated(windows: Sequence[Window], low: float, high: float, limit_ms: 
     if below is None or above is None or not below < limit_ms < above:
         return low
     share = math.log(limit_ms / below) / math.log(above / below)
-    return low * (high / low) ** share
+    return low * math.pow(high / low, share)
 
 
 def _confirmed(windows: Sequence[Window], rate: float, plan: Plan, limit_ms: float) -> bool:

@@ -100,7 +100,7 @@ def _latency_over_throughput(result: TuneResult) -> Markup:
 
     def draw(figure: Figure) -> None:
         axes = figure.add_axes((64 / _WIDTH, 46 / _HEIGHT, 1 - 84 / _WIDTH, 1 - 100 / _HEIGHT))
-        x_limits = with_room([x for x, _ in every])
+        x_limits = with_room([x for x, _ in every] or [1.0])
         y_limits = with_room([*(y for _, y in every), result.p99_ms])
         axes.set(xscale="log", yscale="log", xlim=x_limits, ylim=y_limits, xlabel="requests answered a second")
         axes.set_title("p99, ms", loc="left", fontsize=11, x=-0.08, pad=6)

@@ -86,6 +86,10 @@ def tune(bundle: Path, options: TuneOptions, *, callbacks: TuneCallbacks | None 
 
         def on_rung(number: int, count: int, seconds: float) -> None:
             running.round = f"round {number + 1} of {len(rungs)}"
+            if number == 0 and count < len(space.screening()):
+                callbacks.note(
+                    f"there is time for {count} of {len(space.screening())} configurations: more --minutes tries more"
+                )
             callbacks.note(
                 f"{running.round}: {count} configurations, windows of {seconds:.1f} s; about {_time(budget.left)} left"
             )
@@ -97,7 +101,7 @@ def tune(bundle: Path, options: TuneOptions, *, callbacks: TuneCallbacks | None 
         standings = halving(
             space, measure, budget, rungs, on_rung=on_rung, give_up=lambda so_far: _hopeless(so_far, options)
         )
-    return _result(opened, space, standings, options, files, len(rungs), time.monotonic() - began)
+    return _result(opened, space, standings, options, files, time.monotonic() - began)
 
 
 def keep(bundle: Path, result: TuneResult, output: Path | None = None) -> Bundle:
@@ -192,7 +196,6 @@ def _result(
     standings: Sequence[Standing],
     options: TuneOptions,
     files: Files,
-    rounds: int,
     seconds: float,
 ) -> TuneResult:
     rows = []
@@ -216,7 +219,7 @@ def _result(
         callers=options.callers,
         images=files.describe(),
         seconds=seconds,
-        rounds=rounds,
+        rounds=max(row.rounds for row in rows),
         rows=tuple(rows),
         chosen=_chosen(standings, default),
         default=default,

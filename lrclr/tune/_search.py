@@ -97,14 +97,14 @@ class Budget:
     """
 
     def __init__(self, seconds: float, overhead: float, now: Callable[[], float]) -> None:
-        self._now = now
+        self.now = now
         self._end = now() + seconds
         self._overhead = [overhead]
 
     @property
     def left(self) -> float:
         """Remaining seconds."""
-        return max(0.0, self._end - self._now())
+        return max(0.0, self._end - self.now())
 
     def divide(self, rungs: Sequence[Rung], count: int) -> tuple[int, float]:
         """Number of configurations that can be measured in the first of `rungs`, at most `count`, and the seconds of a
@@ -120,9 +120,10 @@ class Budget:
         count = max(min(count, 2), min(count, fitting))
         return count, min(max((time / count - overhead) / windows, _LEAST_WINDOW), _LONGEST_WINDOW)
 
-    def note(self, seconds: float, estimate: Estimate) -> None:
-        """Learn the overhead from a measurement that took `seconds`."""
-        self._overhead.append(max(0.0, seconds - sum(each.seconds for each in estimate.windows)))
+    def note(self, began: float, estimate: Estimate) -> None:
+        """Learn the overhead from a measurement that began at `began` and has just ended."""
+        windows = sum(each.seconds for each in estimate.windows)
+        self._overhead.append(max(0.0, self.now() - began - windows))
 
 
 def rungs_for(seconds: float, overhead: float) -> tuple[Rung, ...]:
@@ -159,9 +160,9 @@ def halving(
         on_rung(number, count, seconds)
         # The default comes first. Of a screening for which there is no time, the last levels are left out.
         for choice in entering[:count]:
-            began = budget.left
+            began = budget.now()
             estimate = measure(choice, rung.plan, seconds, _start(choice, standings))
-            budget.note(began - budget.left, estimate)
+            budget.note(began, estimate)
             standings.setdefault(choice, Standing(choice)).estimates[number] = estimate
         if number == 0 and give_up([*standings.values()]):
             break

@@ -34,8 +34,6 @@ __all__ = ["ServerBench"]
 # Most requests at once from open loop. More than a server accepts, so that a full queue refuses some.
 _MOST_AT_ONCE: Final = 96
 _WARM_UP: Final = 1.0
-# A window has at least so many requests if that takes at most three times its length.
-_LEAST_REQUESTS: Final = 100
 # Share of the throughput of callers that wait, at which the search of the default begins.
 _FIRST_SHARE: Final = 0.7
 # Seconds until a caller whose request was refused sends the next one.
@@ -84,7 +82,9 @@ class ServerBench:
                 if callers is not None:
                     return closed_estimate(lambda: self._closed(load, callers, seconds), plan, limit)
                 if start is None:
-                    first = self._closed(load, 2 * candidate.settings.processes, seconds)
+                    first = self._closed(load, candidate.settings.processes, seconds)
+                    if not first.latency_ms:
+                        return Estimate.failed("no request was answered")
                     start = _FIRST_SHARE * len(first.latency_ms) / first.seconds
                 return open_estimate(lambda rate: self._open(load, rate, seconds), start, plan, limit)
         except ServerError as error:
@@ -103,22 +103,22 @@ class ServerBench:
             spec = ModelSpec.of_server(client.describe()).preprocess
             load = _Load(client, self._files, spec if candidate.decoding == "client" else None)
             self._on_window("warm-up")
-            closed_window(load.send, 2 * candidate.settings.processes, _WARM_UP)
+            # As many callers as processes, so that each process answers and keeps the features of the prompts.
+            closed_window(load.send, candidate.settings.processes, _WARM_UP, least=1)
             yield load
 
     def _closed(self, load: _Load, callers: int, seconds: float) -> Window:
         self._on_window(f"{callers} callers")
         before, used = load.lost, time.process_time()
-        elapsed, latencies = closed_window(load.send, callers, seconds)
+        elapsed, latencies = closed_window(load.send, callers, seconds, least=1)
         used = (time.process_time() - used) / elapsed
         return Window(None, elapsed, _milliseconds(latencies), load.lost - before, used)
 
     def _open(self, load: _Load, rate: float, seconds: float) -> Window:
         self._on_window(f"{rate:.3g} requests a second")
         self._seed += 1
-        length = min(max(seconds, _LEAST_REQUESTS / rate), 3 * seconds)
         used = time.process_time()
-        made = open_window(load.send, _MOST_AT_ONCE, arrivals(rate, length, seed=self._seed), length)
+        made = open_window(load.send, _MOST_AT_ONCE, arrivals(rate, seconds, seed=self._seed), seconds)
         used = (time.process_time() - used) / made.seconds
         return Window(rate, float(made.seconds), _milliseconds(made.latency), made.due - len(made.latency), used)
 

@@ -14,7 +14,7 @@ from lrclr.tune import Estimate, Plan, Space, Window, closed_estimate, open_esti
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lrclr.tune._space import Choice
+    from lrclr.tune import Choice
 
 LIMIT_MS: Final = 100.0
 START_SECONDS: Final = 4.0

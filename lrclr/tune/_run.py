@@ -82,7 +82,7 @@ def tune(bundle: Path, options: TuneOptions, *, callbacks: TuneCallbacks | None 
             raise ServerError("the bundle cannot be served with its default configuration", why=first.failure)
         overhead = time.monotonic() - began - sum(each.seconds for each in first.windows)
         budget = Budget(options.seconds - (time.monotonic() - began), overhead, time.monotonic)
-        rungs = rungs_for(budget.left, overhead)
+        rungs = rungs_for(budget.left, overhead, len(space.screening()))
 
         def on_rung(number: int, count: int, seconds: float) -> None:
             running.round = f"round {number + 1} of {len(rungs)}"

@@ -126,9 +126,19 @@ class Budget:
         self._overhead.append(max(0.0, self.now() - began - windows))
 
 
-def rungs_for(seconds: float, overhead: float) -> tuple[Rung, ...]:
-    """The last rungs of `RUNGS` for which there is time: each measures at least two configurations."""
-    return RUNGS[-max(1, min(len(RUNGS), int(seconds / (4 * overhead)))) :]
+def rungs_for(seconds: float, overhead: float, count: int) -> tuple[Rung, ...]:
+    """Rungs of `RUNGS`: as many as leave half of the time for windows, or the last one alone.
+
+    Args:
+        seconds: the whole time.
+        overhead: seconds that a configuration takes beside its windows.
+        count: configurations of the first rung.
+    """
+    first, *_, last = RUNGS
+    for rungs in (RUNGS, (first, RUNGS[1], last), (first, last)):
+        if overhead * (count + sum(each.most for each in rungs[1:])) <= seconds / 2:
+            return rungs
+    return (last,)
 
 
 def halving(
@@ -158,7 +168,7 @@ def halving(
     for number, rung in enumerate(rungs):
         count, seconds = budget.divide(rungs[number:], min(len(entering), rung.most))
         on_rung(number, count, seconds)
-        # The default comes first. Of a screening for which there is no time, the last levels are left out.
+        # The default comes first. If there is no time for all, the last levels are left out.
         for choice in entering[:count]:
             began = budget.now()
             estimate = measure(choice, rung.plan, seconds, _start(choice, standings))

@@ -46,7 +46,7 @@ def multiplied(space: Space, gains: list[list[float]], service_ms: float) -> dic
 
 def searched(bench: SimulatedBench, seconds: float) -> list[Standing]:
     budget = Budget(seconds, START_SECONDS, bench.now)
-    return halving(bench.space, bench.measure, budget, rungs_for(seconds, START_SECONDS))
+    return halving(bench.space, bench.measure, budget, rungs_for(seconds, START_SECONDS, len(bench.space.screening())))
 
 
 @settings(max_examples=15)
@@ -84,7 +84,7 @@ def test_the_search_finds_the_best_configuration(gains: list[list[float]], servi
     assert bench.clock <= 1.35 * 480.0
 
 
-@settings(max_examples=10)
+@settings(max_examples=4)
 @given(seed=SEEDS, callers=st.integers(1, 12))
 def test_callers_that_wait_get_the_fastest_server(seed: int, callers: int) -> None:
     space = space_of(3, 2)

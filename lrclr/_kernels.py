@@ -8,11 +8,15 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-LAYERS: Final = (*range(2, 13), 16, 18, 20, 24)
-"""Numbers of layers that have an entry in the kernel. The queries and keys of each layer are separate arguments."""
-MAX_NODES: Final = 1088
+LAYERS: Final = {64: (*range(2, 14), 16, 18, 20, 24, 25), 32: (4, 6, 8, 12), 72: (28,)}
+"""Numbers of layers that have an entry in the kernel, by the width of a head.
+
+The last layer, or the pooling head of a tower without a CLS token, counts. The queries and keys of each layer before it
+are separate arguments.
+"""
 MAX_TOP_K: Final = 64
 HEAD_WIDTH: Final = 64
+"""The commonest width of a head."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Form:
         blocks: blocks of a cluster, which share a chain. More than one needs compute capability 9.0.
         tokens_a_warp: tokens of each warp. The blocks of a cluster share the warps.
         warps: warps of a block; None if they follow from the number of tokens.
+        head_width: width of a head.
     """
 
     name: str
@@ -32,6 +37,7 @@ class Form:
     blocks: int = 1
     tokens_a_warp: int = 16
     warps: int | None = None
+    head_width: int = HEAD_WIDTH
 
     def entry(self, layers: int) -> str:
         """Return the name of the entry for `layers` layers, including the last one."""
@@ -49,30 +55,49 @@ FORMS: Final = (
     Form("608c8", 608, blocks=8),
     Form("1088c1", 1088, tokens_a_warp=80),
     Form("1088c8", 1088, blocks=8),
+    Form("64w32", 64, warps=4, head_width=32),
+    Form("64s12w32", 64, warps=16, head_width=32),
+    Form("608c1w32", 608, tokens_a_warp=48, head_width=32),
+    Form("608c8w32", 608, blocks=8, head_width=32),
+    Form("608c1w72", 608, tokens_a_warp=48, head_width=72),
+    Form("608c8w72", 608, blocks=8, head_width=72),
+    Form("1088c1w72", 1088, tokens_a_warp=80, head_width=72),
+    Form("1088c8w72", 1088, blocks=8, head_width=72),
 )
 
 
-def forms_for(nodes: int, capability: int) -> list[Form]:
+def max_nodes(head_width: int) -> int:
+    """Return the greatest number of tokens for a width of a head; 0 without a form of that width."""
+    return max((form.nodes for form in FORMS if form.head_width == head_width), default=0)
+
+
+def forms_for(nodes: int, capability: int, head_width: int = HEAD_WIDTH) -> list[Form]:
     """Return the forms for a number of tokens: the one for many chains and, if it exists, the one for few chains.
 
     Args:
         nodes: number of tokens.
         capability: compute capability of the GPU, such as 80 or 90.
+        head_width: width of a head.
     """
-    fitting = [form for form in FORMS if form.nodes >= nodes and (form.blocks == 1 or capability >= 90)]
+    fitting = [
+        form
+        for form in FORMS
+        if form.head_width == head_width and form.nodes >= nodes and (form.blocks == 1 or capability >= 90)
+    ]
     fewest = min((form.nodes for form in fitting), default=0)
     return [form for form in fitting if form.nodes == fewest]
 
 
-def form_for(nodes: int, chains: int, capability: int) -> Form:
+def form_for(nodes: int, chains: int, capability: int, head_width: int = HEAD_WIDTH) -> Form:
     """Return the form to launch.
 
     Args:
-        nodes: number of tokens, up to `MAX_NODES`.
+        nodes: number of tokens, up to `max_nodes`.
         chains: images times heads, or images if the heads are averaged.
         capability: as for `forms_for`.
+        head_width: width of a head.
     """
-    forms = forms_for(nodes, capability)
+    forms = forms_for(nodes, capability, head_width)
     # Measured on an H200: the form for few chains is faster if each of its blocks has a multiprocessor of its own.
     return forms[-1] if chains <= (132 if nodes <= 64 else 64) else forms[0]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lrclr._kernels import HEAD_WIDTH, LAYERS, MAX_NODES, MAX_TOP_K, Form, entry_ptx, form_for
+from lrclr._kernels import LAYERS, MAX_TOP_K, Form, entry_ptx, form_for, max_nodes
 from lrclr.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def launch(  # noqa: PLR0913 - the kernel's arguments
     mean: bool,
     *,
     prefix: int = 1,
-    scale: float = HEAD_WIDTH**-0.5,
+    scale: float | None = None,
     form: Form | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Select regions from the layers' queries and keys; the kernel computes the attention maps again.
@@ -44,14 +44,14 @@ def launch(  # noqa: PLR0913 - the kernel's arguments
     Does not wait for the device.
 
     Args:
-        queries: queries of each layer but the last, ``[B, N, H, 64]`` float16; may be views of a merged product.
+        queries: queries of each layer but the last, ``[B, N, H, C]`` float16; may be views of a merged product.
         keys: keys, like `queries`.
         start: attention of the start row in the last layer, ``[B, H, N]`` float32, or its mean ``[B, 1, N]``.
         tokens: ``[B, N, D]``.
         top_k: patches per chain.
         mean: average the heads of a layer.
         prefix: tokens before the patches: 1 with a CLS token, else 0.
-        scale: factor on the product of a query and a key.
+        scale: factor on the product of a query and a key; ``None`` for one by the root of the width of a head.
         form: form of the kernel; ``None`` for the one that suits the sizes.
 
     Returns:
@@ -65,22 +65,21 @@ def launch(  # noqa: PLR0913 - the kernel's arguments
     views = [*queries, *keys]
     if not (
         len(queries) == len(keys)
-        and len(queries) + 1 in LAYERS
-        and width == HEAD_WIDTH
-        and nodes <= MAX_NODES
+        and len(queries) + 1 in LAYERS.get(width, ())
+        and nodes <= max_nodes(width)
         and 1 <= top_k <= min(MAX_TOP_K, nodes - prefix)
         and all(one.shape == queries[0].shape and one.dtype == torch.float16 and one.is_cuda for one in views)
     ):
         raise UsageError(
             f"the region kernel does not take {len(queries)} layers before the last, {queries[0].dtype}, "
             f"{nodes} tokens, heads of {width} and k {top_k}",
-            fix=f"It takes float16, {LAYERS} layers with the last, heads of {HEAD_WIDTH} and k up to {MAX_TOP_K}.",
+            fix=f"It takes float16, k up to {MAX_TOP_K}, and these numbers of layers by width of a head: {LAYERS}.",
         )
     stride = views[0].stride(1)
-    layout = (nodes * stride, stride, HEAD_WIDTH, 1)
+    layout = (nodes * stride, stride, width, 1)
     if stride % 8 or any(one.stride() != layout or one.data_ptr() % 16 for one in views):
         views = [one.contiguous() for one in views]
-        stride = heads * HEAD_WIDTH
+        stride = heads * width
     chains = 1 if mean else heads
     rows = tokens.contiguous()
     first = start.float().mean(1, keepdim=True) if mean else start.float().contiguous()
@@ -92,7 +91,7 @@ def launch(  # noqa: PLR0913 - the kernel's arguments
     half = len(queries)
     tensors = [rows, first, *(one for pair in zip(views[:half], views[half:], strict=True) for one in pair)]
     row_bytes = rows.shape[-1] * rows.element_size()
-    (scale_bits,) = struct.unpack("i", struct.pack("f", scale))
+    (scale_bits,) = struct.unpack("i", struct.pack("f", width**-0.5 if scale is None else scale))
     scalars = (heads, int(mean), nodes, prefix, top_k, row_bytes, stride, scale_bits)
     arguments = [
         *(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors),
@@ -100,7 +99,7 @@ def launch(  # noqa: PLR0913 - the kernel's arguments
         *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (out, index, importance)),
     ]
     with torch.cuda.device(rows.device):
-        chosen = form or form_for(nodes, batch * chains, capability())
+        chosen = form or form_for(nodes, batch * chains, capability(), width)
         kernel = _kernel(rows.device.index, chosen.entry(half + 1))
         _launch(kernel, (chains * chosen.blocks, batch, 1), (chosen.threads(nodes), 1, 1), arguments)
     return out, index, importance

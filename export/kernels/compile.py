@@ -19,7 +19,8 @@ SOURCE = HERE / "region_select.cu"
 RESOURCES = HERE / "resources.json"
 # PTX for the oldest capability runs on all newer ones. Clusters of blocks need Hopper.
 CAPABILITIES = ("80", "90")
-# nvcc writes the newest PTX version, which drivers older than itself refuse. These kernels need no more than this.
+# nvcc writes the newest PTX version, which drivers older than itself refuse. These kernels need no more than this,
+# without the hint that tells which bytes of a load are used (PTX 8.3).
 PTX_VERSIONS = {"80": "7.0", "90": "8.0"}
 GPUS = ("80", "86", "89", "90", "100", "120")
 _FLAGS = ("-std=c++17", "-O3")
@@ -39,6 +40,7 @@ def ptx(capability: str) -> str:
         target = Path(folder) / "region_select.ptx"
         _nvcc(f"-arch=compute_{capability}", "-ptx", "-o", str(target))
         text = target.read_text()
+    text = re.sub(r'^\s*\.pragma "used_bytes_mask \w+";\n', "", text, flags=re.MULTILINE)
     return re.sub(r"^\.version .*$", f".version {PTX_VERSIONS[capability]}", text, count=1, flags=re.MULTILINE)
 
 

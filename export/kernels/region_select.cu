@@ -21,17 +21,16 @@
 
 namespace lrclr {
 
-constexpr int kHeadWidth = 64;
-constexpr int kMaxPairs = 23;
+constexpr int kMaxPairs = 27;
 
 struct Sizes {
   int layers, heads, mean, nodes, prefix, top_k, row_bytes;
-  // Elements from a token's query (and key) to the next one's: heads * 64, or more where products were merged.
+  // Elements from a token's query (and key) to the next one's: heads times their width, or more where products were merged.
   int row_stride;
   float scale;
 };
 
-// Queries and keys of the layers before the last, float16 [B, nodes, heads, 64]; the last layer's attention of the start
+// Queries and keys of the layers before the last, float16 [B, nodes, heads, width of a head]; the last layer's attention of the start
 // row, float32 [B, heads, nodes], or [B, 1, nodes] with `mean`.
 struct Inputs {
   const void *tokens;
@@ -76,47 +75,66 @@ struct Place {
 
 LRCLR_DEVICE Place place_of(int thread) { return {thread / kWarp, thread % kWarp / 4, thread % 4}; }
 
-// A thread's part of a row: 16 elements as two loads of 16 bytes. The product of two rows is the same whatever order
-// their elements are multiplied in, so each load takes eight neighbours, and the tensor cores see them in another order.
+// A thread's part of a row of kWidth elements, a multiple of eight: for each 32 of them a load of 16 bytes. The product of
+// two rows is the same whatever order their elements are multiplied in, so each load takes eight neighbours, and the tensor
+// cores see them in another order.
+template <int kWidth>
 struct RowPart {
-  Words half[2];
+  static constexpr int kLoads = (kWidth + 31) / 32;
+  Words load[kLoads];
 };
 
-template <typename Element>
-LRCLR_DEVICE RowPart load_part(const Element *rows, int row, const Sizes &sizes, int column) {
+// `own` is the thread's first element of the row. Elements beyond the width are zero.
+template <int kWidth, typename Element>
+LRCLR_DEVICE RowPart<kWidth> part_at(const Element *own, int column) {
+  constexpr Words zero = {{0, 0, 0, 0}};
+  if constexpr (kWidth == 32)
+    return {{load_words(own)}};
+  else if constexpr (kWidth == 64)
+    return {{load_words(own), load_words(own + 32)}};
+  else
+    return {{load_words(own), load_words(own + 32), 64 + 8 * column < kWidth ? load_words(own + 64) : zero}};
+}
+
+template <int kWidth, typename Element>
+LRCLR_DEVICE RowPart<kWidth> load_part(const Element *rows, int row, const Sizes &sizes, int column) {
   const Element *own = rows + size_t(row < sizes.nodes ? row : sizes.nodes - 1) * sizes.row_stride + 8 * column;
-  return {{load_words(own), load_words(own + 32)}};
+  // What part_at would do. Written here, it compiles to the instructions that were measured.
+  if constexpr (kWidth == 64) return {{load_words(own), load_words(own + 32)}};
+  return part_at<kWidth>(own, column);
 }
 
 // Sixteen rows as the first operand of a product: the same for as many second operands as there are.
+template <int kWidth>
 struct Fragment {
-  uint32_t at[4][4];
+  static constexpr int kSteps = 2 * RowPart<kWidth>::kLoads;
+  uint32_t at[kSteps][4];
 };
 
-template <typename Element>
-LRCLR_DEVICE Fragment load_fragment(const Element *rows, int first, const Sizes &sizes, const Place &place) {
-  const RowPart upper = load_part(rows, first + place.pair, sizes, place.column),
-                lower = load_part(rows, first + place.pair + 8, sizes, place.column);
-  Fragment found;
+template <int kWidth, typename Element>
+LRCLR_DEVICE Fragment<kWidth> load_fragment(const Element *rows, int first, const Sizes &sizes, const Place &place) {
+  const RowPart<kWidth> upper = load_part<kWidth>(rows, first + place.pair, sizes, place.column),
+                        lower = load_part<kWidth>(rows, first + place.pair + 8, sizes, place.column);
+  Fragment<kWidth> found;
   // Always zero, which the compiler cannot know. Otherwise it repeats the moves that arrange these words, which are as many
   // instructions as all of the rest, in every turn of the loop that uses them.
   const uint32_t zero = uint32_t(sizes.mean) >> 1;
 #pragma unroll
-  for (int step = 0; step < 4; ++step)
+  for (int step = 0; step < Fragment<kWidth>::kSteps; ++step)
 #pragma unroll
     for (int each = 0; each < 4; ++each) {
-      const RowPart &part = each % 2 ? lower : upper;
-      found.at[step][each] = part.half[step / 2].at[step % 2 * 2 + each / 2] ^ zero;
+      const RowPart<kWidth> &part = each % 2 ? lower : upper;
+      found.at[step][each] = part.load[step / 2].at[step % 2 * 2 + each / 2] ^ zero;
     }
   return found;
 }
 
 // scores[16, 8] = the products of sixteen rows and eight.
-template <typename Element>
-LRCLR_DEVICE void score_tile(const Fragment &sixteen, const RowPart &eight, float (&scores)[4]) {
+template <typename Element, int kWidth>
+LRCLR_DEVICE void score_tile(const Fragment<kWidth> &sixteen, const RowPart<kWidth> &eight, float (&scores)[4]) {
 #pragma unroll
-  for (int step = 0; step < 4; ++step) {
-    const uint32_t *words = eight.half[step / 2].at + step % 2 * 2;
+  for (int step = 0; step < Fragment<kWidth>::kSteps; ++step) {
+    const uint32_t *words = eight.load[step / 2].at + step % 2 * 2;
     if (step == 0)
       multiply(scores, sixteen.at[step], words[0], words[1], Element());
     else
@@ -125,7 +143,7 @@ LRCLR_DEVICE void score_tile(const Fragment &sixteen, const RowPart &eight, floa
 }
 
 // The maps of a chain in the order in which it takes them: the last layer first, and with `mean` the heads within a layer.
-template <typename Element>
+template <int kWidth, typename Element>
 struct Maps {
   const Sizes &sizes;
   const Inputs &inputs;
@@ -136,7 +154,7 @@ struct Maps {
         count((sizes.layers - 1) * heads) {}
   LRCLR_DEVICE const Element *of(const void *const *tensors, int map) const {
     const int layer = sizes.layers - 2 - map / heads, head = sizes.mean ? map % heads : chain;
-    return static_cast<const Element *>(tensors[layer]) + size_t(image) * sizes.nodes * sizes.row_stride + head * kHeadWidth;
+    return static_cast<const Element *>(tensors[layer]) + size_t(image) * sizes.nodes * sizes.row_stride + head * kWidth;
   }
   LRCLR_DEVICE bool begins_layer(int map) const { return map % heads == 0; }
   LRCLR_DEVICE bool ends_layer(int map) const { return map % heads == heads - 1; }
@@ -181,12 +199,12 @@ LRCLR_DEVICE void add_scores(const float (&scores)[kTiles][4], float factor, Sum
 }
 
 // Pass 1: offset and inverse of one tile of 16 rows, kChunk tiles of eight keys at a time.
-template <int kChunk, typename Element>
-LRCLR_DEVICE void row_sums(const Maps<Element> &maps, int map, int row_tile, const Place &place, const Team &team, float factor,
+template <int kChunk, int kWidth, typename Element>
+LRCLR_DEVICE void row_sums(const Maps<kWidth, Element> &maps, int map, int row_tile, const Place &place, const Team &team, float factor,
                            float *offset, float *inverse) {
   const Sizes &sizes = maps.sizes;
   const Element *queries = maps.of(maps.inputs.queries, map), *keys = maps.of(maps.inputs.keys, map);
-  const Fragment rows = load_fragment(queries, 16 * row_tile, sizes, place);
+  const Fragment<kWidth> rows = load_fragment<kWidth>(queries, 16 * row_tile, sizes, place);
   Sum sums[2] = {{from_bits(kMinusInfinity), 0.0f}, {from_bits(kMinusInfinity), 0.0f}};
   const size_t step = size_t(8) * sizes.row_stride;
   const int whole = sizes.nodes / 8;
@@ -194,10 +212,10 @@ LRCLR_DEVICE void row_sums(const Maps<Element> &maps, int map, int row_tile, con
   int tile = 0;
 #pragma unroll 1
   for (; tile + kChunk <= whole; tile += kChunk) {
-    RowPart parts[kChunk];
+    RowPart<kWidth> parts[kChunk];
     float scores[kChunk][4];
 #pragma unroll
-    for (int one = 0; one < kChunk; ++one, key += step) parts[one] = {{load_words(key), load_words(key + 32)}};
+    for (int one = 0; one < kChunk; ++one, key += step) parts[one] = part_at<kWidth>(key, place.column);
 #pragma unroll
     for (int one = 0; one < kChunk; ++one) score_tile<Element>(rows, parts[one], scores[one]);
     add_scores<kChunk>(scores, factor, sums);
@@ -206,7 +224,7 @@ LRCLR_DEVICE void row_sums(const Maps<Element> &maps, int map, int row_tile, con
 #pragma unroll 1
   for (; 8 * tile < sizes.nodes; ++tile) {
     float scores[1][4];
-    score_tile<Element>(rows, load_part(keys, 8 * tile + place.pair, sizes, place.column), scores[0]);
+    score_tile<Element>(rows, load_part<kWidth>(keys, 8 * tile + place.pair, sizes, place.column), scores[0]);
 #pragma unroll
     for (int each = 0; each < 4; ++each)
       if (8 * tile + 2 * place.column + each % 2 >= sizes.nodes) scores[0][each] = from_bits(kMinusInfinity);
@@ -227,20 +245,20 @@ LRCLR_DEVICE void row_sums(const Maps<Element> &maps, int map, int row_tile, con
 
 // Pass 2: sums = row[i] p[i, j] added up over the queries i that a thread meets, for kTiles tiles of 16 keys j. Keys are
 // the first operand here, since they stay.
-template <int kTiles, typename Element>
-LRCLR_DEVICE void column_sums(const Maps<Element> &maps, int map, const Place &place, int first_tile, float factor, const float *row,
-                              const float *offset, const float *inverse, float (&sums)[kTiles][2]) {
+template <int kTiles, int kWidth, typename Element>
+LRCLR_DEVICE void column_sums(const Maps<kWidth, Element> &maps, int map, const Place &place, int first_tile, float factor,
+                              const float *row, const float *offset, const float *inverse, float (&sums)[kTiles][2]) {
   const Sizes &sizes = maps.sizes;
   const Element *queries = maps.of(maps.inputs.queries, map), *keys = maps.of(maps.inputs.keys, map);
-  Fragment key[kTiles];
+  Fragment<kWidth> key[kTiles];
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
     sums[tile][0] = sums[tile][1] = 0.0f;
-    key[tile] = load_fragment(keys, 16 * (first_tile + tile), sizes, place);
+    key[tile] = load_fragment<kWidth>(keys, 16 * (first_tile + tile), sizes, place);
   }
 #pragma unroll 2
   for (int first = 0; first < sizes.nodes; first += 8) {
-    const RowPart query = load_part(queries, first + place.pair, sizes, place.column);
+    const RowPart<kWidth> query = load_part<kWidth>(queries, first + place.pair, sizes, place.column);
     float from[2], weight[2];
 #pragma unroll
     for (int each = 0; each < 2; ++each) {
@@ -262,8 +280,8 @@ LRCLR_DEVICE void column_sums(const Maps<Element> &maps, int map, const Place &p
 }
 
 // Take a map's column sums into the next row.
-template <int kTiles, typename Scratch, typename Element>
-LRCLR_DEVICE void take_sums(const Maps<Element> &maps, int map, const Place &place, const Team &team, int first_tile, int tiles,
+template <int kTiles, typename Scratch, int kWidth, typename Element>
+LRCLR_DEVICE void take_sums(const Maps<kWidth, Element> &maps, int map, const Place &place, const Team &team, int first_tile, int tiles,
                             float (&sums)[kTiles][2], int turn, Scratch &scratch) {
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
@@ -288,14 +306,15 @@ LRCLR_DEVICE void take_sums(const Maps<Element> &maps, int map, const Place &pla
   }
 }
 
-// All of it, for one chain of one image. `blocks` blocks of a cluster share the work; at most eight.
-template <int kTiles, int kNodes, int kSlots, typename Element>
+// All of it, for one chain of one image. `blocks` blocks of a cluster share the work; at most eight. A warp takes its columns in
+// kTurns turns of kTiles tiles.
+template <int kTiles, int kTurns, int kNodes, int kSlots, int kWidth, typename Element>
 LRCLR_DEVICE void select_regions(int image, int chain, int blocks, int threads, Scratch<kNodes, kSlots> &scratch) {
   const Sizes &sizes = scratch.sizes;
   const int thread = thread_index(), block = blocks == 1 ? 0 : cluster_rank();
   const Place place = place_of(thread);
   const Team team = {block * (threads / kWarp) + place.warp, blocks * (threads / kWarp), blocks};
-  const Maps<Element> maps(sizes, scratch.inputs, image, chain);
+  const Maps<kWidth, Element> maps(sizes, scratch.inputs, image, chain);
   const float factor = sizes.scale * kLog2E;
   const int row_tiles = (sizes.nodes + 15) / 16;
   // Tiles of keys are shared out evenly.
@@ -333,12 +352,14 @@ LRCLR_DEVICE void select_regions(int image, int chain, int blocks, int threads, 
   int turn = 0, slot = 0, set = 0;
 #pragma unroll 1
   for (int map = 0; map < maps.count; ++map) {
-    if (tiles > 0) {
-      float sums[kTiles][2];
-      column_sums<kTiles>(maps, map, place, first_tile, factor, scratch.row[turn], scratch.offset[set][slot],
-                          scratch.inverse[set][slot], sums);
-      take_sums<kTiles>(maps, map, place, team, first_tile, tiles, sums, turn, scratch);
-    }
+#pragma unroll 1
+    for (int taken = 0; taken < kTurns * kTiles; taken += kTiles)
+      if (tiles > taken) {
+        float sums[kTiles][2];
+        column_sums<kTiles>(maps, map, place, first_tile + taken, factor, scratch.row[turn], scratch.offset[set][slot],
+                            scratch.inverse[set][slot], sums);
+        take_sums<kTiles>(maps, map, place, team, first_tile + taken, tiles - taken, sums, turn, scratch);
+      }
     if (maps.ends_layer(map)) turn ^= 1;
     if (++slot == kSlots) {
       slot = 0;
@@ -366,16 +387,26 @@ LRCLR_DEVICE void select_regions(int image, int chain, int blocks, int threads, 
 #endif
 
 // Called and not inlined: a copy of the work for each number of layers would be megabytes of PTX.
-#define LRCLR_SELECT(FORM, NODES, TILES, SLOTS, BLOCKS)                                                                    \
+#define LRCLR_SELECT(FORM, WIDTH, NODES, TILES, TURNS, SLOTS, BLOCKS)                                                       \
   __device__ __noinline__ void select_##FORM(lrclr::Scratch<NODES, SLOTS> &scratch) {                                     \
-    lrclr::select_regions<TILES, NODES, SLOTS, lrclr::Half>(blockIdx.y, blockIdx.x / BLOCKS, BLOCKS, blockDim.x, scratch); \
+    lrclr::select_regions<TILES, TURNS, NODES, SLOTS, WIDTH, lrclr::Half>(blockIdx.y, blockIdx.x / BLOCKS, BLOCKS,        \
+                                                                         blockDim.x, scratch);                           \
   }
-LRCLR_SELECT(64, 64, 1, 1, 1)
-LRCLR_SELECT(64s12, 64, 1, 12, 1)
-LRCLR_SELECT(608c1, 608, 3, 1, 1)
-LRCLR_SELECT(608c8, 608, 1, 1, 8)
-LRCLR_SELECT(1088c1, 1088, 5, 1, 1)
-LRCLR_SELECT(1088c8, 1088, 1, 1, 8)
+LRCLR_SELECT(64, 64, 64, 1, 1, 1, 1)
+LRCLR_SELECT(64s12, 64, 64, 1, 1, 12, 1)
+LRCLR_SELECT(608c1, 64, 608, 3, 1, 1, 1)
+LRCLR_SELECT(608c8, 64, 608, 1, 1, 1, 8)
+LRCLR_SELECT(1088c1, 64, 1088, 3, 2, 1, 1)
+LRCLR_SELECT(1088c8, 64, 1088, 1, 1, 1, 8)
+// Heads of 32, of small networks, and of 72, of SigLIP's largest.
+LRCLR_SELECT(64w32, 32, 64, 1, 1, 1, 1)
+LRCLR_SELECT(64s12w32, 32, 64, 1, 1, 12, 1)
+LRCLR_SELECT(608c1w32, 32, 608, 3, 1, 1, 1)
+LRCLR_SELECT(608c8w32, 32, 608, 1, 1, 1, 8)
+LRCLR_SELECT(608c1w72, 72, 608, 2, 2, 1, 1)
+LRCLR_SELECT(608c8w72, 72, 608, 1, 1, 1, 8)
+LRCLR_SELECT(1088c1w72, 72, 1088, 2, 3, 1, 1)
+LRCLR_SELECT(1088c8w72, 72, 1088, 1, 1, 1, 8)
 
 // TensorRT passes every input as an argument of its own, so there is an entry for each number of layers: `PAIRS` are the
 // layers before the last.
@@ -425,6 +456,14 @@ LRCLR_SELECT(1088c8, 1088, 1, 1, 8)
 #define LRCLR_KEEP_22 LRCLR_KEEP_21 scratch.inputs.queries[21] = query_21; scratch.inputs.keys[21] = key_21;
 #define LRCLR_PAIRS_23 LRCLR_PAIRS_22, const void *query_22, const void *key_22
 #define LRCLR_KEEP_23 LRCLR_KEEP_22 scratch.inputs.queries[22] = query_22; scratch.inputs.keys[22] = key_22;
+#define LRCLR_PAIRS_24 LRCLR_PAIRS_23, const void *query_23, const void *key_23
+#define LRCLR_KEEP_24 LRCLR_KEEP_23 scratch.inputs.queries[23] = query_23; scratch.inputs.keys[23] = key_23;
+#define LRCLR_PAIRS_25 LRCLR_PAIRS_24, const void *query_24, const void *key_24
+#define LRCLR_KEEP_25 LRCLR_KEEP_24 scratch.inputs.queries[24] = query_24; scratch.inputs.keys[24] = key_24;
+#define LRCLR_PAIRS_26 LRCLR_PAIRS_25, const void *query_25, const void *key_25
+#define LRCLR_KEEP_26 LRCLR_KEEP_25 scratch.inputs.queries[25] = query_25; scratch.inputs.keys[25] = key_25;
+#define LRCLR_PAIRS_27 LRCLR_PAIRS_26, const void *query_26, const void *key_26
+#define LRCLR_KEEP_27 LRCLR_KEEP_26 scratch.inputs.queries[26] = query_26; scratch.inputs.keys[26] = key_26;
 
 #define LRCLR_ENTRY(FORM, BLOCKS, THREADS, MIN_BLOCKS, NODES, SLOTS, PAIRS)                                                 \
   extern "C" __global__ void LRCLR_CLUSTER(BLOCKS) __launch_bounds__(THREADS, MIN_BLOCKS)                                \
@@ -458,12 +497,27 @@ LRCLR_SELECT(1088c8, 1088, 1, 1, 8)
 LRCLR_ENTRIES(1) LRCLR_ENTRIES(2) LRCLR_ENTRIES(3) LRCLR_ENTRIES(4) LRCLR_ENTRIES(5) LRCLR_ENTRIES(6) LRCLR_ENTRIES(7)
 LRCLR_ENTRIES(8) LRCLR_ENTRIES(9) LRCLR_ENTRIES(10) LRCLR_ENTRIES(11) LRCLR_ENTRIES(15) LRCLR_ENTRIES(17)
 LRCLR_ENTRIES(19) LRCLR_ENTRIES(23)
+// Towers of 12 and 24 layers without a CLS token: the start row comes from a pooling head after the last one.
+LRCLR_ENTRIES(12) LRCLR_ENTRIES(24)
+
+#define LRCLR_ENTRIES_32(PAIRS)                                \
+  LRCLR_ENTRY(64w32, 1, 128, LRCLR_SMALL_BLOCKS, 64, 1, PAIRS) \
+  LRCLR_ENTRY(64s12w32, 1, 512, 1, 64, 12, PAIRS)              \
+  LRCLR_ENTRY(608c1w32, 1, 416, 1, 608, 1, PAIRS)              \
+  LRCLR_ENTRY(608c8w32, 8, 160, 1, 608, 1, PAIRS)
+LRCLR_ENTRIES_32(3) LRCLR_ENTRIES_32(5) LRCLR_ENTRIES_32(7) LRCLR_ENTRIES_32(11)
+
+// 27 layers without a CLS token.
+LRCLR_ENTRY(608c1w72, 1, 416, 1, 608, 1, 27)
+LRCLR_ENTRY(608c8w72, 8, 160, 1, 608, 1, 27)
+LRCLR_ENTRY(1088c1w72, 1, 448, 1, 1088, 1, 27)
+LRCLR_ENTRY(1088c8w72, 8, 288, 1, 1088, 1, 27)
 
 #else
 
 namespace {
 
-template <int kTiles, int kNodes, int kSlots>
+template <int kTiles, int kTurns, int kNodes, int kSlots, int kWidth>
 void on_host(int images, int blocks, int threads, int order, unsigned seed, const lrclr::Inputs &inputs,
              const lrclr::Sizes &sizes, const lrclr::Outputs &outputs) {
   using namespace lrclr;
@@ -477,25 +531,31 @@ void on_host(int images, int blocks, int threads, int order, unsigned seed, cons
           scratch.outputs = outputs;
         }
         sync_block();
-        select_regions<kTiles, kNodes, kSlots, Half>(image, chain, blocks, threads, scratch);
+        select_regions<kTiles, kTurns, kNodes, kSlots, kWidth, Half>(image, chain, blocks, threads, scratch);
       });
 }
 
 }  // namespace
 
-// `form`: the most tokens that it takes, or 12 for the form with twelve slots. `order`: 0 forward, 1 reversed, 2 shuffled by `seed`. Returns whether there is such
-// a form.
-extern "C" int lrclr_region_select(int form, int images, int blocks, int threads, int order, unsigned seed,
+// `form`: the most tokens that it takes, or 12 for the form with twelve slots. `width`: of a head. `order`: 0 forward, 1 reversed,
+// 2 shuffled by `seed`. Returns whether there is such a form.
+extern "C" int lrclr_region_select(int form, int width, int images, int blocks, int threads, int order, unsigned seed,
                                    const lrclr::Inputs *inputs, const lrclr::Sizes *sizes, const lrclr::Outputs *outputs) {
-  switch (form) {
-    case 12: on_host<1, 64, 12>(images, blocks, threads, order, seed, *inputs, *sizes, *outputs); return 1;
-    case 64: on_host<1, 64, 1>(images, blocks, threads, order, seed, *inputs, *sizes, *outputs); return 1;
-    case 608:
-      (blocks == 1 ? on_host<3, 608, 1> : on_host<1, 608, 1>)(images, blocks, threads, order, seed, *inputs, *sizes, *outputs);
-      return 1;
-    case 1088:
-      (blocks == 1 ? on_host<5, 1088, 1> : on_host<1, 1088, 1>)(images, blocks, threads, order, seed, *inputs, *sizes, *outputs);
-      return 1;
+  const auto run = [&](auto call) {
+    call(images, blocks, threads, order, seed, *inputs, *sizes, *outputs);
+    return 1;
+  };
+  const bool one = blocks == 1;
+  switch (10000 * width + form) {
+    case 640012: return run(on_host<1, 1, 64, 12, 64>);
+    case 640064: return run(on_host<1, 1, 64, 1, 64>);
+    case 640608: return run(one ? on_host<3, 1, 608, 1, 64> : on_host<1, 1, 608, 1, 64>);
+    case 641088: return run(one ? on_host<3, 2, 1088, 1, 64> : on_host<1, 1, 1088, 1, 64>);
+    case 320012: return run(on_host<1, 1, 64, 12, 32>);
+    case 320064: return run(on_host<1, 1, 64, 1, 32>);
+    case 320608: return run(one ? on_host<3, 1, 608, 1, 32> : on_host<1, 1, 608, 1, 32>);
+    case 720608: return run(one ? on_host<2, 2, 608, 1, 72> : on_host<1, 1, 608, 1, 72>);
+    case 721088: return run(one ? on_host<2, 3, 1088, 1, 72> : on_host<1, 1, 1088, 1, 72>);
     default: return 0;
   }
 }

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     # Private: the kernel itself, which no public function runs.
     from lrclr._kernels import Form
 
-HEAD_WIDTH = 64
 ORDERS = ("forward", "reversed", "shuffled")
-MAX_PAIRS = 23
+MAX_PAIRS = 27
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Case:
     """Arguments of a call.
 
     Attributes:
-        queries: queries of the layers before the last, ``[B, N, H, 64]``. The last axis is contiguous.
+        queries: queries of the layers before the last, ``[B, N, H, C]``. The last axis is contiguous.
         keys: keys, like `queries`.
         start: attention of the start row in the last layer, ``[B, H, N]`` float32; with `mean` ``[B, 1, N]``.
         tokens: tokens ``[B, N, D]``.
@@ -145,7 +144,8 @@ class HostKernel:
         )
         outputs = _Outputs(out.ctypes.data, index.ctypes.data, values.ctypes.data)
         done = self._call(
-            12 if form.name == "64s12" else form.nodes,
+            12 if form.name.startswith("64s12") else form.nodes,
+            form.head_width,
             images,
             form.blocks,
             form.threads(nodes),

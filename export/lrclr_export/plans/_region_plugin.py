@@ -10,7 +10,7 @@ import inspect
 import struct
 from typing import TYPE_CHECKING, Any
 
-from lrclr._kernels import HEAD_WIDTH, LAYERS, MAX_NODES, MAX_TOP_K, entry_ptx, form_for
+from lrclr._kernels import LAYERS, MAX_TOP_K, entry_ptx, form_for, max_nodes
 from lrclr.errors import ExportError
 from lrclr_export.onnx.region_function import DOMAIN, QK_OP_TYPE
 
@@ -24,10 +24,10 @@ _registered: list[tuple[int, int, int]] = []
 def has_kernel(node: RegionNode) -> bool:
     """Whether there is a kernel for the sizes of a node."""
     return (
-        node.layers in LAYERS
-        and node.head_width == HEAD_WIDTH
+        node.head_width is not None
+        and node.layers in LAYERS.get(node.head_width, ())
         and node.nodes is not None
-        and node.nodes <= MAX_NODES
+        and node.nodes <= max_nodes(node.head_width)
         and node.top_k <= MAX_TOP_K
     )
 
@@ -76,19 +76,20 @@ def register_region_plugin(library: Any, layers: int, *, capability: int, images
     def implement(*given: Any, **named: Any) -> Any:
         values = implement.__signature__.bind(*given, **named).arguments  # type: ignore[attr-defined]
         tokens, query, mean = values["tokens"], values["query_0"], values["mean"]
-        nodes, width, heads = tokens.shape[1], tokens.shape[2], query.shape[2]
-        if min(nodes, width, heads) < 0:
+        nodes, width, heads, head_width = tokens.shape[1], tokens.shape[2], query.shape[2], query.shape[3]
+        if min(nodes, width, heads, head_width) < 0:
             raise ExportError(
-                f"the region kernel needs fixed sizes, and TensorRT gives {nodes} tokens of {width} and {heads} heads",
+                f"the region kernel needs fixed sizes, and TensorRT gives {nodes} tokens of {width} and {heads} heads "
+                f"of {head_width}",
                 fix="Report this with the version of TensorRT.",
             )
         bytes_each = {library.float32: 4, library.float16: 2, library.bfloat16: 2}[tokens.dtype]
         # The bits of the scale, since a kernel has only scalars of int32.
         (scale,) = struct.unpack("i", struct.pack("f", values["scale"]))
-        row_bytes, stride = width * bytes_each, heads * HEAD_WIDTH
+        row_bytes, stride = width * bytes_each, heads * head_width
         scalars = (heads, mean, nodes, values["prefix"], values["top_k"], row_bytes, stride, scale)
         chains = 1 if mean else heads
-        form = form_for(nodes, chains * images, capability)
+        form = form_for(nodes, chains * images, capability, head_width)
         launch = qdp.KernelLaunchParams()
         launch.grid_x, launch.grid_y = chains * form.blocks, tokens.shape_expr[0]
         launch.block_x = form.threads(nodes)

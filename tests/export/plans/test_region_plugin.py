@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 # Private: the plugin runs on a GPU only. Its fields and its kernel are tested here without one.
-from lrclr._kernels import HEAD_WIDTH, entry_ptx, form_for
+from lrclr._kernels import entry_ptx, form_for
 from lrclr.errors import ExportError
 from lrclr_export.plans import _region_plugin
 from lrclr_export.plans._regions import RegionNode
@@ -80,7 +80,13 @@ class _Scalars(dict[int, Any]):
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize(
     ("layers", "heads", "nodes", "width", "top_k", "images", "prefix"),
-    [(12, 12, 50, 768, 1, 32, 1), (24, 16, 577, 1024, 4, 32, 1), (12, 12, 196, 768, 1, 1, 0)],
+    [
+        (12, 12, 50, 768, 1, 32, 1),
+        (24, 16, 577, 1024, 4, 32, 1),
+        (13, 12, 196, 768, 1, 1, 0),
+        (6, 6, 101, 192, 12, 1, 1),
+        (28, 16, 1024, 1152, 12, 8, 0),
+    ],
 )
 def test_what_is_launched(
     tensorrt: ModuleType,
@@ -97,20 +103,21 @@ def test_what_is_launched(
 ) -> None:
     _region_plugin.register_region_plugin(tensorrt, layers, capability=capability, images=images)
     chains = 1 if mean else heads
-    pairs = [(5, nodes, heads, HEAD_WIDTH)] * (2 * (layers - 1))
+    head_width = width // heads
+    pairs = [(5, nodes, heads, head_width)] * (2 * (layers - 1))
     # With the mean, the graph has averaged the start row before.
     shapes = [(5, nodes, width), (5, chains, 1, nodes), *pairs]
     launch = _Launch(tensorrt, _plugin(tensorrt, top_k, mean=mean, prefix=prefix), shapes, tokens)
     regions = chains * top_k
     assert launch.shapes == [(5, regions + prefix, width), (5, regions), (5, regions)]
     assert launch.types == [tokens, natives.DataType.INT64, natives.DataType.FLOAT]
-    form = form_for(nodes, chains * images, capability)
+    form = form_for(nodes, chains * images, capability, head_width)
     grid = (launch.size("grid_x"), launch.size("grid_y"), launch.size("grid_z"))
     assert grid == (chains * form.blocks, 5, 1)
     assert (launch.size("block_x"), launch.size("shared_mem")) == (form.threads(nodes), 0)
     row_bytes = width * (2 if tokens is natives.DataType.HALF else 4)
     scale = int(np.array(0.125, np.float32).view(np.int32))
-    wanted = [heads, int(mean), nodes, prefix, top_k, row_bytes, heads * HEAD_WIDTH, scale]
+    wanted = [heads, int(mean), nodes, prefix, top_k, row_bytes, width, scale]
     assert launch.scalars.values_in_order() == wanted
     # Inputs, scalars, outputs: the kernel has its arguments in the order in which TensorRT passes them.
     assert launch.ptx == entry_ptx(form.entry(layers), capability)
@@ -120,7 +127,7 @@ def test_what_is_launched(
 
 def test_a_size_that_is_not_fixed(tensorrt: ModuleType) -> None:
     _region_plugin.register_region_plugin(tensorrt, 2, capability=80, images=1)
-    shapes = [(5, -1, 64), (5, 2, 1, -1), (5, -1, 2, HEAD_WIDTH), (5, -1, 2, HEAD_WIDTH)]
+    shapes = [(5, -1, 64), (5, 2, 1, -1), (5, -1, 2, 64), (5, -1, 2, 64)]
     with pytest.raises(Exception, match="needs fixed sizes"):
         _Launch(tensorrt, _plugin(tensorrt, 1, mean=False), shapes, natives.DataType.HALF)
 
@@ -142,5 +149,14 @@ def test_a_process_builds_one_kind(tensorrt: ModuleType) -> None:
 def test_networks_without_a_kernel() -> None:
     known = RegionNode(layers=12, nodes=50, head_width=64, top_k=1, mean=False, prefix=1)
     assert _region_plugin.has_kernel(known)
-    for changed in ({"layers": 13}, {"nodes": 2000}, {"nodes": None}, {"head_width": 32}, {"top_k": 65}):
+    assert _region_plugin.has_kernel(replace(known, head_width=32))
+    assert _region_plugin.has_kernel(replace(known, head_width=72, layers=28, nodes=1024))
+    for changed in (
+        {"layers": 14},
+        {"nodes": 2000},
+        {"nodes": None},
+        {"head_width": 40},
+        {"head_width": 72},
+        {"top_k": 65},
+    ):
         assert not _region_plugin.has_kernel(replace(known, **changed))

@@ -102,21 +102,25 @@ def _table(result: TuneResult) -> Table:
 
     table = Table(title=f"Within {result.p99_ms:g} ms, {load(result)}", title_justify="left")
     for head in HEADS:
-        table.add_column(head.lower(), justify="right" if head in HEADS[2:6] else "left")
+        table.add_column(head.lower(), justify="right" if head in HEADS[2:7] else "left")
     for place, row in enumerate(result.rows):
         table.add_row(*cells(row), style="bold" if place == result.chosen else "")
     return table
 
 
 def _advise(result: TuneResult) -> None:
-    """Say what was chosen, how much is gained, and what clients should send."""
+    """Say what was chosen, how much is gained, whether it can be trusted, and what clients should send."""
+    from lrclr.tune import DRIFT
+
     best, base = result.best.last, result.base.last
     if result.chosen == result.default:
         note("the default configuration is kept: no other one is better by more than 3 %")
     else:
         gain = f", {best.rate / base.rate:.2f} times the default" if base.rate else ", which the default does not reach"
         note(f"chosen: {result.best.name}: {best.rate:.3g} requests a second{gain}")
-    if not best.stable:
-        note("the windows of the chosen configuration disagree: run it again without other work on this machine")
+    if not (best.stable and base.stable):
+        note("the windows of the chosen configuration or of the default disagree: see the column of the verdict")
+    if result.drift > DRIFT:
+        note(f"the default's rate differed by {result.drift:.0%} between rounds: other work runs on this machine")
     if result.best.decoding == "client":
         note("measured with pixels that the client prepares: see Client.predict_pixels in docs/howto/ask.md")

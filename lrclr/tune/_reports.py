@@ -7,21 +7,35 @@ from typing import TYPE_CHECKING, Final
 from lrclr._files import check_replaceable, replace_directory
 from lrclr._version import __version__
 from lrclr.bench import quantiles
-from lrclr.reports import BAD, DIM, EDGE, NONE, figure_svg, number_axis, render, series_style, significant, with_room
-from lrclr.tune._result import RESULT, result_json
+from lrclr.reports import (
+    BAD,
+    DIM,
+    EDGE,
+    NONE,
+    figure_svg,
+    number_axis,
+    percent,
+    render,
+    series_style,
+    significant,
+    with_room,
+)
+from lrclr.tune._result import DRIFT, RESULT, result_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
     from lrclr.tune._result import Row, TuneResult
+    from lrclr.tune._windows import Window
 
 __all__ = ["HEADS", "REPORTS", "cells", "check_folder", "html", "save_reports"]
 
 REPORTS: Final = (RESULT, "tune.html")
-HEADS: Final = ("Configuration", "Files decoded by", "Requests a second", "p99 ms", "Windows", "Round", "")
+HEADS: Final = ("Configuration", "Files decoded by", "Requests a second", "p99 ms", "Spread", "Windows", "Round", "")
 _WIDTH, _HEIGHT = 640, 420
 
 
@@ -50,6 +64,7 @@ def cells(row: Row) -> tuple[str, ...]:
         row.decoding,
         significant(last.rate) if last.rate else NONE,
         significant(last.p99_ms),
+        percent(last.spread) if last.rate and len(last.supporting) > 1 else NONE,
         str(len(last.windows)),
         str(row.rounds),
         row.verdict,
@@ -77,6 +92,7 @@ def html(result: TuneResult) -> str:
         ],
         result=result,
         load=load(result),
+        most_drift=DRIFT,
         heads=HEADS,
         rows=[(cells(row), place == result.chosen) for place, row in enumerate(result.rows)],
         chart=_latency_over_throughput(result),
@@ -91,7 +107,9 @@ def html(result: TuneResult) -> str:
 
 
 def _latency_over_throughput(result: TuneResult) -> Markup:
-    """Every window: throughput and 99th percentile. The chosen configuration and the default have colours."""
+    """Every window: rate and 99th percentile. The chosen configuration and the default have colours, and a line through
+    the windows of their last round.
+    """
     names = {result.chosen: "chosen", result.default: "default"}
     if result.chosen == result.default:
         names = {result.default: "default, chosen"}
@@ -102,7 +120,7 @@ def _latency_over_throughput(result: TuneResult) -> Markup:
         axes = figure.add_axes((64 / _WIDTH, 46 / _HEIGHT, 1 - 84 / _WIDTH, 1 - 100 / _HEIGHT))
         x_limits = with_room([x for x, _ in every] or [1.0])
         y_limits = with_room([*(y for _, y in every), result.p99_ms])
-        axes.set(xscale="log", yscale="log", xlim=x_limits, ylim=y_limits, xlabel="requests answered a second")
+        axes.set(xscale="log", yscale="log", xlim=x_limits, ylim=y_limits, xlabel="requests a second")
         axes.set_title("p99, ms", loc="left", fontsize=11, x=-0.08, pad=6)
         number_axis(axes.xaxis, *x_limits)
         number_axis(axes.yaxis, *y_limits)
@@ -119,7 +137,8 @@ def _latency_over_throughput(result: TuneResult) -> Markup:
             own, style = points[place], series_style(number)
             if own:
                 axes.plot(*zip(*own, strict=True), linestyle="none", markersize=6, clip_on=False, **style)
-                axes.plot(*zip(*_curve(result.rows[place]), strict=True), color=style["color"], linewidth=1.2)
+            if curve := _curve(result.rows[place]):
+                axes.plot(*zip(*curve, strict=True), color=style["color"], linewidth=1.2)
             axes.plot(
                 [], [], linestyle="none", markersize=6, label=f"{names[place]}: {result.rows[place].name}", **style
             )
@@ -130,21 +149,19 @@ def _latency_over_throughput(result: TuneResult) -> Markup:
 
 
 def _points(row: Row) -> list[tuple[float, float]]:
-    """Throughput and 99th percentile of every window with an answer."""
-    return [
-        (len(window.latency_ms) / window.seconds, quantiles(window.latency_ms)["p99"])
-        for estimate in row.estimates
-        for window in estimate.windows
-        if window.latency_ms
-    ]
+    """Rate and 99th percentile of every window with an answer."""
+    return [_together([window]) for estimate in row.estimates for window in estimate.windows if window.latency_ms]
 
 
 def _curve(row: Row) -> list[tuple[float, float]]:
-    """As `_points`, of all windows with the same offered rate together, by rate."""
-    windows = [window for estimate in row.estimates for window in estimate.windows if window.latency_ms]
-    curve = []
-    for rate in sorted({window.offered or 0.0 for window in windows}):
-        same = [window for window in windows if (window.offered or 0.0) == rate]
-        latency = [value for window in same for value in window.latency_ms]
-        curve.append((len(latency) / sum(window.seconds for window in same), quantiles(latency)["p99"]))
-    return curve
+    """As `_points`, of the last round, with all windows at the same rate together, by rate."""
+    windows = [window for window in row.last.windows if window.latency_ms]
+    rates = sorted({window.offered or 0.0 for window in windows})
+    return [_together([window for window in windows if (window.offered or 0.0) == rate]) for rate in rates]
+
+
+def _together(windows: Sequence[Window]) -> tuple[float, float]:
+    """Rate and 99th percentile of windows: the rate that was offered, or the throughput of callers that wait."""
+    latency = [value for window in windows for value in window.latency_ms]
+    throughput = len(latency) / sum(window.seconds for window in windows)
+    return windows[0].offered or throughput, quantiles(latency)["p99"]

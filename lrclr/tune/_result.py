@@ -11,9 +11,11 @@ from lrclr._records import Record
 from lrclr.errors import TuningError
 from lrclr.tune._windows import Estimate
 
-__all__ = ["RESULT", "Row", "TuneResult", "result_json"]
+__all__ = ["DRIFT", "RESULT", "Row", "TuneResult", "result_json"]
 
 RESULT: Final = "tune.json"
+DRIFT: Final = 0.2
+"""Difference between the default's rates in two rounds, beyond which other work disturbs the measurement."""
 
 
 class Row(Record, frozen=True):
@@ -45,7 +47,9 @@ class Row(Record, frozen=True):
             return "did not start"
         if not self.last.rate:
             return "above the limit"
-        return "stable" if self.last.stable else f"unstable, {self.last.spread:.0%}"
+        if self.last.stable:
+            return "stable"
+        return "measured once" if len(self.last.supporting) == 1 else "unstable"
 
 
 class TuneResult(Record, frozen=True):
@@ -86,6 +90,12 @@ class TuneResult(Record, frozen=True):
     def base(self) -> Row:
         """The configuration of a new bundle."""
         return self.rows[self.default]
+
+    @property
+    def drift(self) -> float:
+        """Largest difference between the rates of the default in two rounds, relative to the higher one."""
+        rates = [each.rate for each in self.base.estimates if each.rate]
+        return 1 - min(rates) / max(rates) if rates else 0.0
 
     def require_reached(self) -> None:
         """Raise TuningError if no configuration answers within the limit."""
@@ -131,7 +141,7 @@ def _summary(estimate: Estimate) -> dict[str, Any]:
         "p99_ms": None if estimate.p99_ms is None else round(estimate.p99_ms, 2),
         "spread": round(estimate.spread, 3),
         "stable": estimate.stable,
-        "windows": len(estimate.windows),
+        "windows": len(estimate.supporting),
     }
 
 

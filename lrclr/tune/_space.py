@@ -104,7 +104,7 @@ class Space:
     def name(self, choice: Choice) -> str:
         """How a configuration differs from the default, in words."""
         parts = [
-            f"{key.replace('_', ' ')} {_shown(value)}"
+            _shown(key, value)
             for factor, level in zip(self.factors, choice, strict=True)
             for key, value in factor.levels[level].items()
             if level
@@ -170,5 +170,7 @@ def factors(
     )
 
 
-def _shown(value: Any) -> str:
-    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _shown(key: str, value: Any) -> str:
+    text = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    name = key.removesuffix("_us").replace("_", " ")
+    return f"{name} {text}" + (" µs" if key.endswith("_us") else "")

@@ -82,6 +82,11 @@ class Estimate(Record, frozen=True):
         """Sorts estimates: a higher score is better, and of equal scores a lower latency."""
         return self.score, -math.inf if self.p99_ms is None else -self.p99_ms
 
+    @property
+    def supporting(self) -> tuple[Window, ...]:
+        """The windows at that rate; all windows of callers that wait."""
+        return tuple(each for each in self.windows if each.offered in {None, self.rate})
+
     @classmethod
     def failed(cls, why: str) -> Estimate:
         """The estimate of a configuration whose server did not start."""

@@ -95,7 +95,8 @@ class ServerBench:
         """A server with this configuration, of whose processes each has answered."""
         self._on_window("start of the server")
         write_records(self._folder, self._manifest.tuned(candidate.settings))
-        serving = ServeOptions(server=self._options.server, grpc_port=0, http=False, metrics=False)
+        # Without waiting for requests in flight at the end: there are none, or the search was interrupted.
+        serving = ServeOptions(server=self._options.server, grpc_port=0, http=False, metrics=False, exit_timeout=0)
         with (
             TritonServer(self._folder, serving) as server,
             Client(server.grpc, ClientOptions(retries=0, timeout=30.0, model=server.model)) as client,

@@ -146,7 +146,7 @@ def factors(
             {"encoder_threads": half},
             {"encoder_instances": 2},
         ]
-        if processors >= 8:
+        if processors >= 12:
             encoder.append({"encoder_instances": processors // 4, "encoder_threads": 4})
         fusion += [{"fusion_threads": 1}, {"fusion_instances": 2, "fusion_threads": 1}]
     else:

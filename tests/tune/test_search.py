@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrclr.bundle import ServingSettings
 from lrclr.tune import (
     RUNGS,
     Budget,
+    Candidate,
     Estimate,
     Factor,
     Plan,
@@ -211,3 +214,32 @@ def test_estimates_are_sorted_by_rate_and_then_by_latency() -> None:
 
 def _all(space: Space) -> list[tuple[int, ...]]:
     return list(itertools.product(*(range(len(each.levels)) for each in space.factors)))
+
+
+def levels(**changes: Any) -> set[str]:
+    """Names of all settings that are changed for a bundle on a machine."""
+    options = {"processors": 2, "gpu": False, "batches": True, "max_batch": 32, "limit_ms": 500.0, **changes}
+    space = Space(factors(**options))
+    return {
+        part.rpartition(" ")[0] if "µs" not in part else part
+        for one in space.screening()[1:]
+        for part in space.name(one).split(", ")
+    }
+
+
+def test_factors_fit_the_bundle_and_the_machine() -> None:
+    usual = levels()
+    assert {"decoding", "processes", "encoder instances", "encoder threads", "fusion threads"} <= usual
+    assert "queue delay 5000 µs" in usual
+    assert not any("delay" in name or "preferred" in name for name in levels(batches=False))
+    # A delay of 5 ms is too much of 20 ms.
+    assert "queue delay 5000 µs" not in levels(limit_ms=20.0)
+    assert "queue delay 1000 µs" in levels(limit_ms=20.0)
+    assert not any("threads" in name for name in levels(gpu=True))
+    assert "preferred batches" not in levels(max_batch=2)
+    assert "decoding" not in levels(decoding=("client",))
+    for processors in (1, 2, 3, 8, 64):
+        space = Space(factors(processors=processors, gpu=False, batches=True, max_batch=32, limit_ms=500.0))
+        candidates = [space.candidate(one) for one in space.screening()]
+        assert len({*map(str, candidates)}) == len(candidates)
+        assert candidates[0] == Candidate(ServingSettings(), "server")

@@ -78,15 +78,15 @@ def tune(  # noqa: PLR0913 - one parameter an option
         server=server,
     )
     check_folder(report)
-    if output is not None and not dry_run:
-        check_output(output)
+    if not dry_run:
+        check_output(bundle, output)
     with gauge("opening the bundle") as step:
         result = search(bundle, options, callbacks=TuneCallbacks(step, note))
-    save_reports(report, result)
     if as_json:
         print_utf8(result_json(result))
     else:
         out().print(_table(result))
+    save_reports(report, result)
     note(f"reports are in {report}")
     result.require_reached()
     _advise(result)

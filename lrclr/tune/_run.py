@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -130,9 +131,16 @@ def keep(bundle: Path, result: TuneResult, output: Path | None = None) -> Bundle
     return Bundle(target)
 
 
-def check_output(output: Path) -> None:
-    """Raise UsageError, before measuring, if the folder holds files other than those of a bundle."""
-    check_replaceable(output, bundle_entries(output), overwrite=True)
+def check_output(bundle: Path, output: Path | None = None) -> None:
+    """Raise UsageError, before measuring, if `keep` could not write: for want of permission, or since `output` holds
+    other files than a bundle.
+    """
+    target = output or bundle
+    if output is not None:
+        check_replaceable(output, bundle_entries(output), overwrite=True)
+    parent = next(each for each in target.absolute().parents if each.exists())
+    if not os.access(parent, os.W_OK):
+        raise UsageError(f"{parent} cannot be written to", fix="Give another folder with --output, or use --dry-run.")
 
 
 @dataclass

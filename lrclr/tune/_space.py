@@ -147,7 +147,7 @@ def factors(
             {"encoder_instances": 2},
         ]
         if processors >= 12:
-            encoder.append({"encoder_instances": processors // 4, "encoder_threads": 4})
+            encoder.append({"encoder_instances": min(processors // 4, 16), "encoder_threads": 4})
         fusion += [{"fusion_threads": 1}, {"fusion_instances": 2, "fusion_threads": 1}]
     else:
         encoder += [{"encoder_instances": 2}]

@@ -143,7 +143,7 @@ def test_lost_calls_have_no_latency() -> None:
     def work(number: int) -> object:
         return LOST if number % 2 else None
 
-    window = open_window(work, 4, np.arange(20) * 1e-3, 2.0)
+    window = open_window(work, 4, np.array([1e-3 * number for number in range(20)]), 2.0)
     assert (window.due, len(window.latency)) == (20, 10)
     # A window ends although every call is lost.
     assert closed_window(lambda _: LOST, 2, 0.01)[1] == []

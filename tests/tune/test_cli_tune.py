@@ -60,6 +60,16 @@ def test_a_bundle_for_a_gpu_needs_one(bundle: Path, tmp_path: Path, monkeypatch:
     assert "lrclr build" in done.stderr
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_folder_without_a_manifest_is_refused(tmp_path: Path, exists: bool) -> None:
+    if exists:
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "notes.txt").write_text("mine")
+    done = bundles.call("tune", tmp_path / "folder", "--p99", 100, "--report", tmp_path / "report")
+    assert done.returncode == 1
+    assert "is not a bundle" in done.stderr
+
+
 @pytest.mark.parametrize("option", ["--report", "--output"])
 def test_a_folder_with_other_files_is_refused_first(bundle: Path, tmp_path: Path, option: str) -> None:
     (tmp_path / "own").mkdir()

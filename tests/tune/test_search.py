@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+# Private: what checks the settings in a manifest.
+from lrclr._records import record_from
 from lrclr.bundle import ServingSettings
 from lrclr.tune import (
     RUNGS,
@@ -238,8 +240,10 @@ def test_factors_fit_the_bundle_and_the_machine() -> None:
     assert not any("threads" in name for name in levels(gpu=True))
     assert "preferred batches" not in levels(max_batch=2)
     assert "decoding" not in levels(decoding=("client",))
-    for processors in (1, 2, 3, 8, 64):
+    for processors in (1, 2, 3, 8, 12, 16, 512):
         space = Space(factors(processors=processors, gpu=False, batches=True, max_batch=32, limit_ms=500.0))
         candidates = [space.candidate(one) for one in space.screening()]
         assert len({*map(str, candidates)}) == len(candidates)
         assert candidates[0] == Candidate(ServingSettings(), "server")
+        # The manifest accepts them.
+        assert [record_from(one.settings.to_dict(), ServingSettings) for one in candidates]

@@ -123,4 +123,4 @@ def _advise(result: TuneResult) -> None:
     if result.drift > DRIFT:
         note(f"the default's rate differed by {result.drift:.0%} between rounds: other work runs on this machine")
     if result.best.decoding == "client":
-        note("measured with pixels that the client prepares: see Client.predict_pixels in docs/howto/ask.md")
+        note("measured with pixels that the client prepares: docs/howto/tune.md says how")

@@ -23,6 +23,8 @@ __all__ = ["RUNGS", "Budget", "Rung", "Standing", "halving", "rungs_for"]
 _LEAST_WINDOW: Final = 0.5
 """Seconds of the shortest window."""
 _LONGEST_WINDOW: Final = 10.0
+_FEW: Final = 12
+"""Configurations whose overhead must fit in the time of two rounds."""
 _BEFORE_COMBINED: Final = 3
 """Configurations of the first rung that are measured again before combinations are."""
 
@@ -127,7 +129,8 @@ class Budget:
 
 
 def rungs_for(seconds: float, overhead: float, count: int) -> tuple[Rung, ...]:
-    """Rungs of `RUNGS`: as many as leave half of the time for windows, or the last one alone.
+    """Rungs of `RUNGS`: as many as leave half of the time for windows, and at least the first and the last one, unless
+    there is time for a few configurations only.
 
     Args:
         seconds: the whole time.
@@ -135,10 +138,10 @@ def rungs_for(seconds: float, overhead: float, count: int) -> tuple[Rung, ...]:
         count: configurations of the first rung.
     """
     first, *_, last = RUNGS
-    for rungs in (RUNGS, (first, RUNGS[1], last), (first, last)):
+    for rungs in (RUNGS, (first, RUNGS[1], last)):
         if overhead * (count + sum(each.most for each in rungs[1:])) <= seconds / 2:
             return rungs
-    return (last,)
+    return (first, last) if _FEW * overhead <= seconds else (last,)
 
 
 def halving(

@@ -26,8 +26,10 @@ __all__ = [
     "REQUEST_BYTES",
     "REQUEST_HEATMAPS",
     "REQUEST_IMAGES",
+    "RUN_PROMPTS",
     "SERVER_DECODE_BYTES",
     "SERVER_FILE_BYTES",
+    "TEXT_TOKENS",
     "MemoryBudget",
     "decoding",
     "files",
@@ -49,6 +51,10 @@ FINDINGS_BYTES: Final = 256 * 1024
 """Greatest size of ``findings_toml`` in a request, and of the names in ``finding``, in bytes."""
 FUSION_ROWS: Final = 2**16
 """Greatest number of region and text tokens, over all pairs of image and prompt, in one run of the fusion head."""
+RUN_PROMPTS: Final = 256
+"""Greatest number of prompts in one run of the text encoder or the fusion head."""
+TEXT_TOKENS: Final = 2**13
+"""Greatest number of tokens, padding included, in one run of the text encoder."""
 CACHE_BYTES: Final = 64 * _MIB
 """Size of a process's cache of prompt features, in bytes."""
 DECODE_BYTES: Final = 1024 * _MIB

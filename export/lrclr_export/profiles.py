@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lrclr.budget import RUN_PROMPTS
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -11,7 +12,6 @@ if TYPE_CHECKING:
 
     from lrclr.text import ClipTokenizer, FindingSet
 
-MAX_PROMPTS = 256
 _COMMON_BATCH = 8
 _FEWEST_TOKENS = 2  # of an empty prompt: its beginning and its end
 
@@ -34,7 +34,7 @@ def profiles(findings: FindingSet, tokenizer: ClipTokenizer, *, max_batch: int) 
     lengths = tokenizer.encode(findings.prompts, truncate=True).mask.sum(1)
     count, length = len(lengths), max(_FEWEST_TOKENS, int(lengths.max()))
     texts = {
-        "prompts": [1, min(count, MAX_PROMPTS), max(count, MAX_PROMPTS)],
+        "prompts": [1, min(count, RUN_PROMPTS), max(count, RUN_PROMPTS)],
         "tokens": [_FEWEST_TOKENS, length, tokenizer.context_length],
     }
     one = {"batch": [1, 1, 1], **texts}

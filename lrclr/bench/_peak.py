@@ -1,8 +1,8 @@
 """The fastest product of large matrices on this machine, in a separate process: ``python -m lrclr.bench._peak``.
 
 A data sheet gives the speed at a clock that a processor does not sustain. The speed of a good library on this machine
-is what an engine can reach. NumPy is measured; torch if it is installed: its library may be faster, and it has
-bfloat16; and ONNX Runtime if it is installed, whose int8 product uses VNNI and AMX. The fastest of each type counts.
+is what an engine can reach. NumPy is measured, and what is installed of ONNX Runtime, OpenVINO and torch. The int8
+products of the first two use VNNI and AMX, and the last two have bfloat16. The fastest of each type counts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +27,10 @@ from lrclr.errors import LrclrError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from lrclr.engines import Engine
 
 __all__ = ["measure_peaks", "roof_of"]
 
@@ -81,7 +86,7 @@ def _measured(seconds: float) -> Iterator[Peak]:
         return matrices[side][0] @ matrices[side][1]
 
     yield Peak("fp32", _fastest(with_numpy, seconds), f"numpy {np.__version__}")
-    yield from _with_onnxruntime(seconds)
+    yield from _with_engines(seconds)
     if importlib.util.find_spec("torch") is None:
         return
     import torch
@@ -103,50 +108,75 @@ def _measured(seconds: float) -> Iterator[Peak]:
         yield Peak(name, _fastest(with_torch, seconds), by)
 
 
-def _with_onnxruntime(seconds: float) -> Iterator[Peak]:
-    """Products of float32, and of unsigned by signed bytes, with a constant factor, which is packed once as weights."""
-    if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnx") is None:
+def _with_engines(seconds: float) -> Iterator[Peak]:
+    """Products in ONNX Runtime and OpenVINO, by a constant factor, which is packed once as weights are."""
+    from lrclr.engines import OnnxRuntimeEngine, OpenVINOEngine, ProfiledEngine
+
+    if importlib.util.find_spec("onnx") is None:
         return
+    kinds: list[tuple[str, str, Callable[[dict[str, Path]], Engine]]] = []
+    if importlib.util.find_spec("onnxruntime") is not None:
+        kinds += [("fp32", "fp32", OnnxRuntimeEngine), ("int8", "int8", OnnxRuntimeEngine)]
+    if importlib.util.find_spec("openvino") is not None:
+        # A graph in QDQ form, since OpenVINO has no MatMulInteger.
+        kinds += [("int8", "qdq", OpenVINOEngine), ("bf16", "fp32", partial(OpenVINOEngine, half=True))]
+    for dtype, form, open_ in kinds:
+        with tempfile.TemporaryDirectory() as folder:
+            made = {side: _product(form, side, Path(folder) / f"{side}.onnx") for side in _SIDES}
+            engine = open_({str(side): path for side, (path, _) in made.items()})
+            if dtype == "bf16" and isinstance(engine, ProfiledEngine) and "bfloat16" not in engine.product_types:
+                continue
+
+            def multiply(side: int, engine: Engine = engine, made: Any = made) -> object:
+                return engine.run(str(side), {"left": made[side][1]})
+
+            yield Peak(dtype, _fastest(multiply, seconds), engine.name.partition(" cpu")[0])
+
+
+def _product(form: str, side: int, path: Path) -> tuple[Path, NDArray[Any]]:
+    """Write a graph with one product of square matrices.
+
+    Args:
+        form: ``"fp32"``; ``"int8"`` for a product of bytes; ``"qdq"`` for a product of dequantised bytes.
+        side: rows and columns.
+        path: the file.
+
+    Returns:
+        The file, and the first factor.
+    """
     import onnx
-    import onnxruntime
+    from onnx import helper, numpy_helper
 
-    from lrclr.engines._onnxruntime import SessionSettings, open_session
-
-    types = onnx.TensorProto
     random = np.random.default_rng(0)
-    kinds: dict[str, tuple[str, int, int, Callable[[int], Any], Callable[[int], Any]]] = {
-        "fp32": (
-            "MatMul", types.FLOAT, types.FLOAT,
-            lambda side: random.random((side, side), np.float32),
-            lambda side: random.random((side, side), np.float32),
-        ),
+    left: NDArray[Any] = random.random((side, side), np.float32)
+    right: NDArray[Any] = random.random((side, side), np.float32)
+    of_left = of_product = onnx.TensorProto.FLOAT
+    nodes = [helper.make_node("MatMul", ["left", "right"], ["product"])]
+    constants = {}
+    if form != "fp32":
         # Weights have 7 bits, with which no kernel saturates.
-        "int8": (
-            "MatMulInteger", types.UINT8, types.INT32,
-            lambda side: random.integers(0, 256, (side, side), np.uint8),
-            lambda side: random.integers(-63, 64, (side, side), np.int8),
-        ),
-    }  # fmt: skip
-    for name, (operator, of_left, of_product, left, right) in kinds.items():
-        sessions, factors = {}, {}
-        for side in _SIDES:
-            graph = onnx.helper.make_graph(
-                [onnx.helper.make_node(operator, ["left", "right"], ["product"])],
-                "product",
-                [onnx.helper.make_tensor_value_info("left", of_left, [side, side])],
-                [onnx.helper.make_tensor_value_info("product", of_product, [side, side])],
-                [onnx.numpy_helper.from_array(right(side), "right")],
-            )
-            model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-            with tempfile.TemporaryDirectory() as folder:
-                onnx.save(model, Path(folder) / "product.onnx")
-                sessions[side] = open_session(Path(folder) / "product.onnx", SessionSettings(), name="a product")
-            factors[side] = {"left": left(side)}
-
-        def multiply(side: int, sessions: Any = sessions, factors: Any = factors) -> object:
-            return sessions[side].run(None, factors[side])
-
-        yield Peak(name, _fastest(multiply, seconds), f"onnxruntime {onnxruntime.__version__}")
+        right = random.integers(-63, 64, (side, side), np.int8)
+    if form == "int8":
+        left = random.integers(0, 256, (side, side), np.uint8)
+        of_left, of_product = onnx.TensorProto.UINT8, onnx.TensorProto.INT32
+        nodes = [helper.make_node("MatMulInteger", ["left", "right"], ["product"])]
+    elif form == "qdq":
+        constants = {"scale": np.float32(1 / 127), "zero": np.int8(0)}
+        nodes = [
+            helper.make_node("QuantizeLinear", ["left", "scale", "zero"], ["bytes"]),
+            helper.make_node("DequantizeLinear", ["bytes", "scale", "zero"], ["rounded"]),
+            helper.make_node("DequantizeLinear", ["right", "scale", "zero"], ["weight"]),
+            helper.make_node("MatMul", ["rounded", "weight"], ["product"]),
+        ]
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("left", of_left, [side, side])],
+        [helper.make_tensor_value_info("product", of_product, [side, side])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in {"right": right, **constants}.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path, left
 
 
 def _fastest(multiply: Callable[[int], object], seconds: float) -> float:

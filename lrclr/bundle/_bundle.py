@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrclr.bundle._content import check_files, goldens, member_golden
+from lrclr.bundle._content import check_files, checking_files, goldens, member_golden
 from lrclr.bundle._manifest import FINDINGS, GOLDEN, MANIFEST, TOKENIZER, Manifest, read_manifest
 from lrclr.card import CARD, MARK, README
 from lrclr.contract import ModelNames
@@ -18,7 +19,7 @@ from lrclr.text import ClipTokenizer, FindingSet
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 
 class Bundle:
@@ -40,6 +41,22 @@ class Bundle:
         manifest = read_manifest(Path(path))
         check_files(Path(path), manifest)
         self._open(Path(path), manifest)
+
+    @classmethod
+    @contextmanager
+    def checking(cls, path: str | os.PathLike[str]) -> Iterator[Bundle]:
+        """Open a bundle whose files are hashed while the block runs.
+
+        An engine can load the graphs meanwhile. Use nothing that it computes before the block has ended.
+
+        Raises:
+            BundleError: as for the class. A changed file is reported after the block, in place of an error in it.
+        """
+        manifest = read_manifest(Path(path))
+        with checking_files(Path(path), manifest):
+            bundle = cls.__new__(cls)
+            bundle._open(Path(path), manifest)  # noqa: SLF001 - of this class
+            yield bundle
 
     @classmethod
     def unfinished(cls, path: Path, manifest: Manifest, *, golden: str = GOLDEN) -> Bundle:

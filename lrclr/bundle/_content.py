@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,6 +47,20 @@ def check_files(root: Path, manifest: Manifest) -> None:
     """Compare a folder with a manifest's table of files.
 
     The table may be forged: a path in it could lead out of the folder, or name a file that Triton would run.
+
+    Raises:
+        BundleError: they differ, or the table lists what cannot be in a bundle.
+    """
+    with checking_files(root, manifest):
+        pass
+
+
+@contextmanager
+def checking_files(root: Path, manifest: Manifest) -> Iterator[None]:
+    """As `check_files`, with the files' contents compared while the block runs.
+
+    Raises:
+        BundleError: as `check_files`. After the block, in place of an error that a changed file caused in it.
     """
     files, names = manifest.files, manifest.names
     _check_table(files, names)
@@ -55,13 +70,6 @@ def check_files(root: Path, manifest: Manifest) -> None:
             raise BundleError(
                 f"the bundle {root} is incomplete", why=f"{name} is missing", fix="Export the checkpoint again."
             )
-    for name, unchanged in _unchanged(root, files):
-        if not unchanged:
-            raise BundleError(
-                f"the bundle {root} is damaged",
-                why=f"{name} was changed since the export",
-                fix="Export the checkpoint again, or restore the file.",
-            )
     model = f"{names.folder(names.classifier)}/model.py"
     if files[model]["sha256"] != hashlib.sha256(SERVER_MODEL.encode()).hexdigest():
         raise BundleError(
@@ -69,21 +77,25 @@ def check_files(root: Path, manifest: Manifest) -> None:
             why=f"Triton runs {model} as code, and its content is not what lrclr writes there",
             fix="Export the checkpoint again. If you did not change the file, treat it as an attack.",
         )
-
-
-def _unchanged(root: Path, files: Mapping[str, FileEntry]) -> Iterator[tuple[str, bool]]:
-    """Yield each file and whether it has its size and hash. Files are hashed in several threads, the largest first."""
-
-    def check(name: str) -> bool:
-        entry = files[name]
-        return (root / name).stat().st_size == entry["bytes"] and sha256_of(root / name) == entry["sha256"]
-
     # hashlib lets other threads run while it hashes.
     with ThreadPoolExecutor(processors(), thread_name_prefix="lrclr-hash") as pool:
         largest_first = sorted(files, key=lambda name: files[name]["bytes"], reverse=True)
-        checks = {name: pool.submit(check, name) for name in largest_first}
-        for name in files:
-            yield name, checks[name].result()
+        checks = {name: pool.submit(_unchanged, root / name, files[name]) for name in largest_first}
+        try:
+            yield
+        finally:
+            for name in files:
+                if not checks[name].result():
+                    raise BundleError(
+                        f"the bundle {root} is damaged",
+                        why=f"{name} was changed since the export",
+                        fix="Export the checkpoint again, or restore the file.",
+                    )
+
+
+def _unchanged(path: Path, entry: FileEntry) -> bool:
+    """Whether a file has its size and hash."""
+    return path.stat().st_size == entry["bytes"] and sha256_of(path) == entry["sha256"]
 
 
 def _listed(names: ModelNames) -> re.Pattern[str]:

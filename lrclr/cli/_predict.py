@@ -159,11 +159,15 @@ def _by_bundle(
     """Return the findings to predict, whether the bundle's fusion head is trained, its hash, and the results."""
     from lrclr.auto import open_engine
     from lrclr.bundle import Bundle
+    from lrclr.engines import preload
     from lrclr.inference import ZeroShotClassifier, predict_files
 
-    opened = Bundle(bundle)
-    findings = _asked(request.findings, opened.findings, opened.tokenizer)
-    classifier = ZeroShotClassifier(opened, open_engine(opened, engine))
+    # The graphs are loaded while the bundle's files are hashed. Nothing is answered before all of them are.
+    with Bundle.checking(bundle) as opened:
+        findings = _asked(request.findings, opened.findings, opened.tokenizer)
+        chosen = open_engine(opened, engine)
+        preload(chosen)
+    classifier = ZeroShotClassifier(opened, chosen)
     note_choice(classifier.engine)
     results = predict_files(
         classifier,

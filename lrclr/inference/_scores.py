@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lrclr.errors import FindingsError, NonFiniteError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lrclr.text import FindingSet
 
@@ -143,12 +143,28 @@ def finding_scores(score: Floats, findings: FindingSet, threshold: float | None 
             why="this network was not trained to judge a prompt alone",
             fix='Give it negative prompts, such as negative = ["no {}"].',
         )
-    constant = np.full(len(score), threshold or 0.0, np.float32)
-    positive = np.stack([score[:, index].mean(axis=1) for index in findings.positive_index], axis=1)
-    negative = np.stack(
-        [score[:, index].mean(axis=1) if len(index) else constant for index in findings.negative_index], axis=1
-    )
+    positive = means_of_groups(score, findings.positive_index)
+    negative = np.full(positive.shape, threshold or 0.0, np.float32)
+    some = [number for number, index in enumerate(findings.negative_index) if len(index)]
+    if some:
+        negative[:, some] = means_of_groups(score, [findings.negative_index[number] for number in some])
     return positive, negative
+
+
+def means_of_groups(values: Floats, groups: Sequence[NDArray[np.int64]]) -> Floats:
+    """Return the mean of each group of columns.
+
+    Args:
+        values: ``[B, P, ...]``.
+        groups: for each of G groups the numbers of its columns, at least one.
+
+    Returns:
+        ``[B, G, ...]``.
+    """
+    sizes = np.array([len(index) for index in groups])
+    sums = np.add.reduceat(values[:, np.concatenate(groups)], np.cumsum(sizes) - sizes, axis=1)
+    means: Floats = np.divide(sums, sizes.reshape(-1, *[1] * (values.ndim - 2)), dtype=np.float32)
+    return means
 
 
 def probabilities(

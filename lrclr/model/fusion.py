@@ -75,7 +75,8 @@ class FusionHead(nn.Module):
         read = torch.stack([torch.zeros_like(end), num_regions + 1 + end], dim=-1).repeat(images, 1)
         mask = mask.repeat(images, 1, 1, 1)
         blocks = cast("list[FusionBlock]", list(self.blocks))
-        # Before the first attention a token does not depend on its pair: norm and projections run once a side.
+        # Before the first attention a token does not depend on its pair: norm, projections and the split into heads run
+        # once a side.
         sides = zip(blocks[0].project(image), blocks[0].project(text), strict=True)
         query, key, value = (_pair(of_image, of_text) for of_image, of_text in sides)
         hidden = _pair(image, text)
@@ -86,7 +87,7 @@ class FusionHead(nn.Module):
             if following is not blocks[-1] or in_full:
                 query, key, value = following.project(hidden)
         if in_full:
-            hidden, attention = blocks[-1](_rows(hidden, read), _rows(query, read), key, value, mask)
+            hidden, attention = blocks[-1](_rows(hidden, read), _rows(query, read.unsqueeze(1)), key, value, mask)
         else:
             hidden, attention = blocks[-1].read(hidden, read, mask)
         cls = nn.functional.normalize(self.image_head(hidden[:, 0]).float(), dim=-1)
@@ -133,23 +134,23 @@ class FusionBlock(nn.Module):
         self.mlp = nn.Sequential(FusionLinear(width, intermediate), nn.GELU(), FusionLinear(intermediate, width))
 
     def project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value of tokens, all ``[X, N, W]``."""
+        """Query, key and value of tokens ``[X, N, W]``, all ``[X, heads, N, C]``."""
         normed = self.attention_norm(hidden)
-        return self.query(normed), self.key(normed), self.value(normed)
+        query, key, value = (split_heads(one(normed), self.heads) for one in (self.query, self.key, self.value))
+        return query, key, value
 
     def forward(self, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Attend and transform.
 
         Args:
             hidden: ``[X, Q, W]``, the tokens whose output is wanted.
-            query: ``[X, Q, W]``, theirs.
-            key, value: ``[X, N, W]``, of all tokens.
+            query: ``[X, heads, Q, C]``, theirs.
+            key, value: ``[X, heads, N, C]``, of all tokens.
             mask: ``[X, 1, 1, N]``, additive.
 
         Returns:
             ``[X, Q, W]`` and the attention probabilities ``[X, heads, Q, N]`` in float32.
         """
-        query, key, value = (split_heads(tokens, self.heads) for tokens in (query, key, value))
         mixed, attention = attend(query, key, value, mask, self.scaling)
         return self._transformed(hidden, mixed), attention
 
@@ -189,8 +190,8 @@ class FusionBlock(nn.Module):
 
 
 def _rows(tokens: Tensor, rows: Tensor) -> Tensor:
-    """Rows ``[X, Q]`` of tokens ``[X, N, W]``."""
-    return tokens.gather(1, rows.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    """Rows ``[X, Q]`` of tokens ``[X, N, W]``, or ``[X, 1, Q]`` of tokens ``[X, heads, N, C]``."""
+    return tokens.gather(-2, rows.unsqueeze(-1).expand(*tokens.shape[:-2], -1, tokens.shape[-1]))
 
 
 def _by_head(tokens: Tensor, weight: Tensor) -> Tensor:
@@ -201,11 +202,11 @@ def _by_head(tokens: Tensor, weight: Tensor) -> Tensor:
 
 
 def _pair(image: Tensor, text: Tensor) -> Tensor:
-    """``[B, N, W]`` and ``[P, T, W]`` to the tokens of all pairs ``[B*P, N+T, W]``, image by image."""
+    """``[B, ..., N, W]`` and ``[P, ..., T, W]`` to the tokens of all pairs ``[B*P, ..., N+T, W]``, image by image."""
     images, prompts = image.shape[0], text.shape[0]
-    left = image.unsqueeze(1).expand(-1, prompts, -1, -1)
-    right = text.unsqueeze(0).expand(images, -1, -1, -1)
-    return torch.cat([left, right], dim=2).flatten(0, 1)
+    left = image.unsqueeze(1).expand(-1, prompts, *image.shape[1:])
+    right = text.unsqueeze(0).expand(images, *text.shape)
+    return torch.cat([left, right], dim=-2).flatten(0, 1)
 
 
 def _key_mask(text_mask: Tensor, image_tokens: int) -> Tensor:

@@ -102,11 +102,12 @@ class GraphRuns:
         sizes: sizes of the runs.
 
     Attributes:
+        engine: as given.
         image, text, fusion: runs of each graph. The first run has every golden input.
     """
 
     def __init__(self, engine: Engine, golden: Golden, sizes: Sizes) -> None:
-        self._engine, self._golden, self._sizes = engine, golden, sizes
+        self.engine, self._golden, self._sizes = engine, golden, sizes
         self.image: list[GraphRun] = []
         self.text: list[GraphRun] = []
         self.fusion: list[GraphRun] = []
@@ -156,7 +157,7 @@ class GraphRuns:
         """Whether the text encoder answers for prompts of another length than the one that it declares."""
         shorter = np.ascontiguousarray(self._golden["input_ids"][:1, :-1])
         try:
-            self._engine.run("text_encoder", {"input_ids": shorter})
+            self.engine.run("text_encoder", {"input_ids": shorter})
         except EngineError:
             return False
         return True
@@ -186,7 +187,7 @@ class GraphRuns:
             ContractError: they differ from the contract of the graph.
             EngineError: the engine failed.
         """
-        outputs = self._engine.run(graph, inputs)
+        outputs = self.engine.run(graph, inputs)
         wrong = _unlike_contract(outputs, self._contract(graph, inputs))
         if wrong:
             raise ContractError(graph, wrong)

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from lrclr.bench import load_result
+# Private: the parts of the measurement have no public names.
+from lrclr.bench import _peak, load_result
 from lrclr.bundle import GOLDEN, Golden
 from lrclr.cli import main
+from lrclr.engines import OnnxRuntimeEngine, OpenVINOEngine, products_by_type
+from lrclr.engines._openvino import precision_here
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -60,6 +63,22 @@ def test_the_peak_of_the_machine_is_measured(bundle: Path, capsys: Capture) -> N
     assert content["peaks"][0]["dtype"] == "fp32"
     assert content["peaks"][0]["gops"] > 0.1
     assert content["bandwidth_gbs"] > 0.1
+
+
+def test_the_peak_of_int8_is_that_of_engines_with_such_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_peak, "_SIDES", (64,))
+    found = {(peak.dtype, peak.by.partition(" ")[0]) for peak in _peak._with_engines(0.001)}
+    types = [("bf16", "openvino")] if precision_here(half=True) == "bf16" else []
+    assert found == {("fp32", "onnxruntime"), ("int8", "onnxruntime"), ("int8", "openvino"), *types}
+
+
+@pytest.mark.parametrize("form", ["int8", "qdq"])
+def test_the_products_of_the_peak_are_in_int8(form: str, tmp_path: Path) -> None:
+    path, left = _peak._product(form, 64, tmp_path / "product.onnx")
+    engine = OnnxRuntimeEngine({"product": path}) if form == "int8" else OpenVINOEngine({"product": path})
+    if "int8" not in engine.product_types:
+        pytest.skip("this processor has no instructions for int8")
+    assert products_by_type(engine.operators("product", {"left": left})) == {"int8": 1}
 
 
 def test_wrong_answers_give_exit_code_3_and_reports(bundle: Path, tmp_path: Path, capsys: Capture) -> None:

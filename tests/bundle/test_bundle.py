@@ -49,6 +49,34 @@ def test_a_changed_byte_in_any_file_is_refused(folder: Path, tmp_path: Path) -> 
             Bundle(damaged)
 
 
+def test_a_file_that_changed_is_refused_after_the_block_that_loads_it(copy: Path) -> None:
+    with Bundle.checking(copy) as bundle:
+        engine = OnnxRuntimeEngine(bundle)
+        engine.preload()
+    golden = Golden.load(bundle.golden_path)
+    engine.run("image_encoder", {"pixel_values": golden["pixel_values"]})
+    graph_file = Bundle(copy).graph_path("image_encoder")
+    bundles.flip(graph_file)
+    entered = []
+    with pytest.raises(BundleError, match=r"image_encoder/1/model\.onnx was changed"), Bundle.checking(copy):
+        entered.append(1)
+    with pytest.raises(BundleError, match=r"image_encoder/1/model\.onnx was changed"), Bundle.checking(copy):
+        raise EngineError("the graph cannot be loaded")
+    assert entered
+    graph_file.unlink()
+    with pytest.raises(BundleError, match="image_encoder"), Bundle.checking(copy):
+        pytest.fail("the block of a bundle without a file ran")
+
+
+def test_run_raises_the_error_of_a_graph_that_was_loaded_ahead(copy: Path) -> None:
+    path = Bundle(copy).graph_path("image_encoder")
+    path.write_bytes(b"not a graph")
+    engine = OnnxRuntimeEngine({"image_encoder": path})
+    engine.preload()
+    with pytest.raises(EngineError, match="could not load image_encoder"):
+        engine.run("image_encoder", {"pixel_values": np.zeros((1, 3, 112, 112), np.float32)})
+
+
 def test_a_missing_file_is_named(folder: Path, tmp_path: Path) -> None:
     for number, name in enumerate(bundles.digests(folder)):
         damaged = bundles.copied(folder, tmp_path / str(number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -101,7 +102,7 @@ def test_each_set_of_prompts_is_encoded_once(counted: tuple[ZeroShotClassifier, 
     others = FindingSet.from_names(["Edema", "Rib fracture"])
     for findings in (None, others, None, others):
         classifier.predict(IMAGES[:1], findings=findings)
-    assert [graph for graph, _ in engine.ran].count("text_encoder") == 2
+    assert sum(size for graph, size in engine.ran if graph == "text_encoder") == 28 + 2  # "Edema" is in both
 
 
 def test_no_batch_is_larger_than_the_bundle_allows(counted: tuple[ZeroShotClassifier, CountingEngine]) -> None:
@@ -222,6 +223,63 @@ def test_splitting_pairs_into_batches_does_not_change_answers(
     assert np.allclose(flat(classifier.predict(IMAGES)), flat(expected), atol=1e-6)
     # 28 prompts: two images at once.
     assert [size for graph, size in engine.ran if graph == "fusion_head"] == [2, 2]
+
+
+def test_groups_of_prompts_give_the_answers_of_one_call(
+    counted: tuple[ZeroShotClassifier, CountingEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine on a processor runs the fusion head once for each group of prompts of similar lengths."""
+    classifier, engine = counted
+    expected = classifier.answer_pixels(preprocess_batch(IMAGES, classifier.spec.preprocess))
+    assert [size for graph, size in engine.ran if graph == "fusion_head"] == [len(IMAGES)]
+    engine.ran.clear()
+    monkeypatch.setattr(engine, "tokens_of_call", 1, raising=False)
+    answers = classifier.answer_pixels(preprocess_batch(IMAGES, classifier.spec.preprocess))
+    lengths = classifier.prompt_cache.features(FindingSet.default().prompts).mask.sum(1)
+    assert len([graph for graph, _ in engine.ran if graph == "fusion_head"]) == len(set(lengths.tolist())) > 3
+    for name in answers.present():
+        assert np.allclose(getattr(answers, name), getattr(expected, name), atol=1e-6), name
+
+
+def test_no_run_has_more_prompts_or_tokens_than_the_limits(
+    counted: tuple[ZeroShotClassifier, CountingEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier, engine = counted
+    expected = classifier.predict(IMAGES[:1])
+    classifier.prompt_cache.clear()
+    engine.ran.clear()
+    monkeypatch.setattr("lrclr.inference._network.RUN_PROMPTS", 5)
+    assert np.allclose(flat(classifier.predict(IMAGES[:1])), flat(expected), atol=1e-6)
+    sizes = [size for graph, size in engine.ran if graph == "text_encoder"]
+    assert (sum(sizes), max(sizes)) == (28, 5)
+    assert [size for graph, size in engine.ran if graph == "fusion_head"] == [1] * 6
+    classifier.prompt_cache.clear()
+    engine.ran.clear()
+    monkeypatch.setattr("lrclr.inference._network.TEXT_TOKENS", 1)
+    assert np.allclose(flat(classifier.predict(IMAGES[:1])), flat(expected), atol=1e-6)
+    assert [size for graph, size in engine.ran if graph == "text_encoder"] == [1] * 28
+
+
+_MANY_PROMPTS = """
+import resource, sys
+import numpy as np
+from lrclr import FindingSet, ZeroShotClassifier
+classifier = ZeroShotClassifier.from_bundle(sys.argv[1], threads=1)
+pixels = np.zeros((2, 3, 112, 112), np.float32)
+classifier.predict_pixels(pixels, [(9, 9)] * 2)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]) * 2**20,) * 2)
+names = [f"finding {number}" + " of the left lung" * (number % 8) for number in range(500)]
+(first, _) = classifier.predict_pixels(pixels, [(9, 9)] * 2, FindingSet.from_names(names))
+print(len(first.findings))
+"""
+
+
+def test_a_thousand_prompts_take_bounded_memory(folder: Path) -> None:
+    # They take 50 MiB. In one call a graph they took 410.
+    command = [bundles.PYTHON, "-c", _MANY_PROMPTS, str(folder), "200"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "500", done.stderr
 
 
 def test_a_prompt_is_encoded_once_for_all_sets(counted: tuple[ZeroShotClassifier, CountingEngine]) -> None:

@@ -80,6 +80,37 @@ def test_int8_products_that_run_in_float32_are_refused(int8_bundle: Path, vnni: 
         report.require()
 
 
+def with_float_products(bundle: Path, folder: Path) -> Path:
+    """A copy of an int8 bundle whose image encoder has query, key and value in float32, unlike its manifest."""
+    bundles.copied(bundle, folder)
+    path = Bundle(folder).graph_path(IMAGE)
+    model = onnx.load(path)
+    graph = model.graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    for split in [node for node in graph.node if node.op_type == "Split"]:
+        multiply = makers[next(name for name in makers[split.input[0]].input if name in makers)]
+        weight, scale, _ = (constants[name] for name in makers[multiply.input[1]].input)
+        name = f"{multiply.output[0]}.float_weight"
+        graph.initializer.append(numpy_helper.from_array((weight * scale).astype(np.float32), name))
+        multiply.input[:] = [makers[makers[multiply.input[0]].input[0]].input[0], name]
+    onnx.save(model, path)
+    return bundles.signed(folder)
+
+
+@pytest.mark.parametrize("engine", [OnnxRuntimeEngine, OpenVINOEngine])
+def test_float32_products_of_an_int8_bundle_are_refused(
+    engine: type[Any], int8_bundle: Path, vnni: None, tmp_path: Path
+) -> None:
+    bundle = Bundle(with_float_products(int8_bundle, tmp_path / "bundle"))
+    report = verify(bundle, engine(bundle))
+    refused = {gate.subject: gate.value for gate in report.refused if gate.gate == GATE}
+    wanted = bundle.manifest.graphs[IMAGE]["precision_histogram"]["MatMul"]["int8"]
+    layers = wanted - report.products[IMAGE]["int8"]
+    assert layers >= 1
+    assert refused == {IMAGE: layers}
+
+
 def test_the_command_refuses_such_a_bundle(int8_bundle: Path, tmp_path: Path) -> None:
     if not _operators.has_int8_products():
         pytest.skip("this processor has no instructions for int8")

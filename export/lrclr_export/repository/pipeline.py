@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import platform
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -71,7 +73,7 @@ from lrclr_export.repository.records import write_records
 from lrclr_export.repository.triton_config import warmup_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from lrclr.checkpoints import Checkpoint
@@ -276,7 +278,8 @@ def _write_graphs(
     scales = []
     for spec in graph_specs(model):
         progress.task(f"export {spec.name}")
-        graph = typed_onnx_from_module(spec, opset=options.opset)
+        with _less_garbage_collection():
+            graph = typed_onnx_from_module(spec, opset=options.opset)
         folder = staging / options.names.folder(options.names.of(spec.name))
         folder.mkdir(parents=True)
         saved[spec.name] = graph.save(folder / "model.onnx", external_above=options.external_data_above)
@@ -286,6 +289,20 @@ def _write_graphs(
         if options.precision in QUANTISED:
             scales.append(scale_gate(spec.name, graph.model.graph, model))
     return entries, saved, scales
+
+
+@contextlib.contextmanager
+def _less_garbage_collection() -> Iterator[None]:
+    """Leave the objects that exist before the block out of the garbage collection in it.
+
+    torch's exporter makes millions of objects. Otherwise a tenth of its time goes into walking over those of the
+    imported libraries again and again.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def scoring_entry(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -5,7 +5,8 @@
     LrclrError                 1  the work failed
     ├── UsageError             2  the call was wrong: an option, an argument, or a file that the user wrote
     │   ├── FindingsError      2  a findings file or a prompt cannot be used
-    │   └── MissingExtraError  2  an optional dependency that this call needs is not installed
+    │   ├── MissingExtraError  2  an optional dependency that this call needs is not installed
+    │   └── NotSupportedError  2  the model cannot do what was asked
     ├── ImageError             1  an image cannot be read, or is not a radiograph
     │   └── ImageLimitError    1  an image is larger than the limits allow
     ├── CheckpointError        1  a checkpoint cannot be read, or is not supported
@@ -41,6 +42,7 @@ __all__ = [
     "LrclrError",
     "MissingExtraError",
     "NonFiniteError",
+    "NotSupportedError",
     "ServerError",
     "ServerUnavailableError",
     "TuningError",
@@ -122,6 +124,10 @@ class MissingExtraError(UsageError):
         if package == "torch":
             fix += f". On a machine without a GPU, first run: {CPU_TORCH}"
         super().__init__(f"{purpose} needs the package {package!r}, which is not installed", fix=fix)
+
+
+class NotSupportedError(UsageError):
+    """The model cannot do what was asked, whatever the other arguments are."""
 
 
 class ImageError(LrclrError):

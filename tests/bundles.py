@@ -43,6 +43,9 @@ LOOSE = {
     "probability_error": 0.2,
     "score_error": 0.1,
 }
+# Options of `lrclr bench`. Its warm-up ends after three windows, which agree within any tolerance.
+SHORT_WARMUP = ("--rate", "none", "--seconds", "0.1", "--rounds", "1", "--no-peak", "--stability", "900%")
+BRIEF_BENCH = ("--what", "image_encoder", "--batch", "1", *SHORT_WARMUP)
 PYTHON = sys.executable
 LRCLR = (PYTHON, "-c", "import sys; from lrclr.cli import main; sys.exit(main())")
 

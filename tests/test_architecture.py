@@ -10,9 +10,6 @@ import pytest
 from tests import architecture
 from tests.architecture import LAYERS, imported_names, module_files, module_graph, package_graph, package_of
 
-FILES = module_files()
-MODULES = module_graph(FILES)
-PACKAGES = package_graph(MODULES)
 # Running a bundle needs no torch. `lrclr.engines._torch` runs checkpoints, and is imported on request.
 WITHOUT_TORCH = {
     *("lrclr.text", "lrclr.input_checks", "lrclr.images", "lrclr.preprocessing", "lrclr.bundle", "lrclr.inference"),
@@ -32,37 +29,52 @@ WITHOUT_TORCH = {
 NOT_IN_MODEL = {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "openvino", "tensorrt", "tensorrt_rtx", "tritonclient"}
 
 
-def test_every_package_is_in_the_list_of_layers() -> None:
-    assert sorted(PACKAGES) == sorted(LAYERS)
+@pytest.fixture(scope="module")
+def files() -> dict[str, Path]:
+    return module_files()
+
+
+@pytest.fixture(scope="module")
+def modules(files: dict[str, Path]) -> dict[str, set[str]]:
+    return module_graph(files)
+
+
+@pytest.fixture(scope="module")
+def packages(modules: dict[str, set[str]]) -> dict[str, set[str]]:
+    return package_graph(modules)
+
+
+def test_every_package_is_in_the_list_of_layers(packages: dict[str, set[str]]) -> None:
+    assert sorted(packages) == sorted(LAYERS)
 
 
 @pytest.mark.parametrize("package", LAYERS)
-def test_imports_run_in_one_direction(package: str) -> None:
+def test_imports_run_in_one_direction(package: str, packages: dict[str, set[str]]) -> None:
     later = LAYERS[LAYERS.index(package) :]
-    assert not PACKAGES[package].intersection(later)
+    assert not packages[package].intersection(later)
 
 
-def test_modules_have_no_import_circles() -> None:
+def test_modules_have_no_import_circles(modules: dict[str, set[str]]) -> None:
     """Also within a package, and including imports in functions and for types."""
-    TopologicalSorter(MODULES).prepare()
+    TopologicalSorter(modules).prepare()
 
 
-def test_torch_is_imported_where_it_belongs() -> None:
-    importing = {module for module, file in FILES.items() if {"torch", "transformers"} & _libraries(file)}
+def test_torch_is_imported_where_it_belongs(files: dict[str, Path]) -> None:
+    importing = {module for module, file in files.items() if {"torch", "transformers"} & _libraries(file)}
     assert not {module for module in importing if package_of(module) in WITHOUT_TORCH}
     # This shows that the check above finds imports.
     assert "lrclr.model.modeling" in importing
 
 
-def test_the_network_does_not_import_the_export() -> None:
-    for module, file in FILES.items():
+def test_the_network_does_not_import_the_export(files: dict[str, Path]) -> None:
+    for module, file in files.items():
         if package_of(module) == "lrclr.model":
             assert not _libraries(file) & NOT_IN_MODEL
 
 
-def test_the_page_has_the_current_table() -> None:
+def test_the_page_has_the_current_table(packages: dict[str, set[str]]) -> None:
     page = architecture.PAGE.read_text()
-    written = architecture.with_table(page, architecture.table(PACKAGES))
+    written = architecture.with_table(page, architecture.table(packages))
     assert page == written, "run `python -m tests.architecture`"
 
 

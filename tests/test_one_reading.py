@@ -115,8 +115,7 @@ def test_every_command_has_the_option_and_records_it(
     assert evaluated["model"]["exact"] is exact
     words = "read in full (--exact)" if exact else "read as `lrclr predict` and the server do"
     assert words in (report / "report.md").read_text()
-    brief = ("--what", "image_encoder", "--batch", "1", "--rate", "none", "--seconds", "0.1", "--rounds", "1")
-    (measured,) = run_command("bench", bundle, *brief, "--no-peak", "--file", images)
+    (measured,) = run_command("bench", bundle, *bundles.BRIEF_BENCH, "--file", images)
     assert measured["settings"]["exact"] is exact
     assert measured["settings"]["input"]["files"] == 2
     assert measured["settings"]["input"]["passed_over"] == {"other": 1}

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -139,6 +138,8 @@ def load_phantom(ct: Path | None = None, spacing: float = 0.75) -> Phantom:
     Raises:
         UsageError: the data cannot be found.
     """
+    import nibabel as nib
+
     folder = data_folder(ct)
     image = nib.load(folder / "cxr.nii.gz")
     with (folder / "structures.csv").open(newline="") as table:

@@ -28,13 +28,13 @@ __all__ = ["Encoder"]
 
 @dataclass(frozen=True)
 class Encoder:
-    """Scores images. Safe to call from several threads. Can be pickled, and opens its bundle when first used.
+    """Scores images. Safe to call from several threads. Can be pickled: the other process opens the bundle's folder.
 
     The last bit of a result can depend on the batch size and on an image's position in the batch. A batch is therefore
     always full, and consists of the same images in every run.
 
     Attributes:
-        bundle: folder of the bundle.
+        bundle: the bundle; after pickling its folder.
         bundle_sha256: hash that its manifest must have.
         engine: what runs the graphs.
         findings: findings to score.
@@ -42,7 +42,7 @@ class Encoder:
         batch_size: images of a batch.
     """
 
-    bundle: Path
+    bundle: Bundle | Path
     bundle_sha256: str
     engine: EngineOptions
     findings: FindingSet
@@ -64,7 +64,9 @@ class Encoder:
 
     def __getstate__(self) -> dict[str, object]:
         # Without the classifier: the other process opens its own.
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        path = self.bundle.path if isinstance(self.bundle, Bundle) else self.bundle
+        return {**state, "bundle": path.absolute()}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -72,11 +74,11 @@ class Encoder:
     @cached_property
     def classifier(self) -> ZeroShotClassifier:
         """The opened bundle."""
-        bundle = Bundle(self.bundle)
+        bundle = self.bundle if isinstance(self.bundle, Bundle) else Bundle(self.bundle)
         opened = ZeroShotClassifier(bundle, open_engine(bundle, self.engine))
         if opened.spec.sha256 != self.bundle_sha256:
             raise BundleError(
-                f"the bundle {self.bundle} is a different one here",
+                f"the bundle {bundle.path} is a different one here",
                 why="its manifest is not the one with which the run began",
                 fix="Give every machine the same bundle, and do not change it during a run.",
             )

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from lrclr.bundle import Bundle
 from lrclr.engines import EngineOptions
 from lrclr.errors import UsageError
 
@@ -69,7 +70,7 @@ class ScoreOptions:
     """How a source is scored.
 
     Attributes:
-        bundle: folder of the bundle.
+        bundle: the bundle, or its folder, whose files are then hashed.
         findings: findings to score; None for the bundle's.
         alpha: weight of the local score; None for the bundle's.
         frame: frame of files that hold several, if the source names none.
@@ -84,7 +85,7 @@ class ScoreOptions:
         runner: where the work is done: in threads of this process, or on a Ray cluster.
     """
 
-    bundle: Path
+    bundle: Path | Bundle
     findings: FindingSet | None = None
     alpha: float | None = None
     frame: int | None = None
@@ -103,6 +104,14 @@ class ScoreOptions:
             raise UsageError("a batch needs at least one image")
         if self.rows_per_part < 1:
             raise UsageError("a part needs at least one row")
+
+    def opened(self) -> Bundle:
+        """The bundle. Only a bundle that was given as a folder is opened here.
+
+        Raises:
+            BundleError: the bundle cannot be used.
+        """
+        return self.bundle if isinstance(self.bundle, Bundle) else Bundle(self.bundle)
 
     def images_at_once(self, graph_engine: str) -> int:
         """The batch size in effect."""

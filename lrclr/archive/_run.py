@@ -24,7 +24,6 @@ from lrclr.archive._encode import Encoder
 from lrclr.archive._options import LocalOptions, RayOptions, ScoreProgress, ScoreSummary
 from lrclr.archive._settings import Settings
 from lrclr.archive._source import Source, open_source
-from lrclr.bundle import Bundle
 from lrclr.engines import EngineOptions
 from lrclr.errors import LrclrError, MissingExtraError, UsageError
 from lrclr.inference import ModelSpec, ZeroShotClassifier
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from lrclr.archive._options import ScoreOptions
     from lrclr.archive._outcome import ScoredImage
     from lrclr.archive._plan import PartPlan, Plan
+    from lrclr.bundle import Bundle
     from lrclr.text import FindingSet
 
 __all__ = ["score"]
@@ -84,7 +84,7 @@ def score(
     from lrclr.archive._collect import Collector
     from lrclr.archive._plan import Plan
 
-    bundle = Bundle(options.bundle)
+    bundle = options.opened()
     if isinstance(source, Source):
         images = source
     else:
@@ -189,12 +189,8 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
         raise UsageError(f"a batch of {batch} is too large", why=f"the bundle takes {spec.max_batch} images")
     alpha = spec.alpha if options.alpha is None else options.alpha
     _check_request(bundle, findings, alpha)
-    if options.embeddings and spec.members:
-        raise UsageError(
-            "an ensemble has no embeddings",
-            why="each member has its own embedding space",
-            fix="Omit --embeddings, or score with a bundle of one of its checkpoints.",
-        )
+    if options.embeddings:
+        spec.require_embeddings()
     settings = Settings(
         bundle=spec.sha256,
         findings=_sha256(findings),
@@ -211,7 +207,7 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
         embeddings=options.embeddings,
         spread=bool(spec.members),
     )
-    encoder = Encoder(Path(options.bundle).absolute(), spec.sha256, engine, findings, alpha, batch)
+    encoder = Encoder(bundle, spec.sha256, engine, findings, alpha, batch)
     return settings, encoder, spec
 
 

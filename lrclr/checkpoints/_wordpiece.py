@@ -32,24 +32,25 @@ def bert_tokenizer(folder: Path, context: int, pad_id: int, clean: str | None = 
         CheckpointError: there is none, it cannot be read, or it pads with another token.
     """
     options: dict[str, Any] = {"context_length": context, "pad_id": pad_id}
+    file: ClipTokenizer | None = None
     if (folder / TOKENIZER).is_file():
-        tokenizer = ClipTokenizer.from_file(folder / TOKENIZER, **options)
+        file = ClipTokenizer.from_file(folder / TOKENIZER, **options)
         backend = Tokenizer.from_file(str(folder / TOKENIZER))
+    elif (folder / "vocab.txt").is_file():
+        backend = _from_vocabulary(folder)
+    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        backend = byte_pairs(folder, RobertaTokenizer, add_prefix_space=_settings(folder).get("add_prefix_space"))
     else:
-        if (folder / "vocab.txt").is_file():
-            backend = _from_vocabulary(folder)
-        elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            backend = byte_pairs(folder, RobertaTokenizer, add_prefix_space=_settings(folder).get("add_prefix_space"))
-        else:
-            raise CheckpointError(
-                f"{folder} has no tokenizer",
-                fix=f"Expected {TOKENIZER}, BERT's vocab.txt, or RoBERTa's vocab.json and merges.txt.",
-            )
-        tokenizer = ClipTokenizer(backend.to_str().encode(), source=str(folder), **options)
+        raise CheckpointError(
+            f"{folder} has no tokenizer",
+            fix=f"Expected {TOKENIZER}, BERT's vocab.txt, or RoBERTa's vocab.json and merges.txt.",
+        )
     _check_padding(backend, pad_id, folder)
-    if clean is None:
-        return tokenizer
-    return ClipTokenizer(cleaned(backend, KINDS[clean]).to_str().encode(), source=str(folder), **options)
+    if clean is not None:
+        backend = cleaned(backend, KINDS[clean])
+    elif file is not None:
+        return file
+    return ClipTokenizer(backend.to_str().encode(), source=str(folder), **options)
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -118,10 +118,9 @@ class Pacs:
         if not self.wants_results:
             return None
         from lrclr.archive import Source, open_source
-        from lrclr.bundle import Bundle
         from lrclr.pacs import ScoredResults
 
-        findings = options.findings or Bundle(options.bundle).findings
+        findings = options.findings or options.opened().findings
         images = source if isinstance(source, Source) else open_source(source, findings=findings.names)
         return ScoredResults(images, scores, options, self.kinds, self.destinations())
 

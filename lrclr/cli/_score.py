@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lrclr.archive import LocalOptions, RayOptions, ScoreProgress, ScoreSummary
-    from lrclr.text import FindingSet
 
 _RUNNERS = ("local", "ray")
 _LINE_EVERY = 30.0  # seconds, if stderr is not a terminal
@@ -107,6 +107,8 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     from lrclr.archive import LocalOptions, ScoreOptions
     from lrclr.archive import score as score_source
+    from lrclr.bundle import Bundle
+    from lrclr.cli._findings import load_findings
     from lrclr.engines import EngineOptions
     from lrclr.input_checks import known_codes
 
@@ -118,9 +120,14 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         "actor_gpus": actor_gpus,
         "decode_cpus": decode_cpus,
     }
+    model: Path | Bundle = bundle
+    chosen = None
+    if findings is not None:
+        model = Bundle(bundle)
+        chosen = load_findings(findings, model.findings, model.tokenizer)
     options = ScoreOptions(
-        bundle=bundle,
-        findings=_findings_of(findings, bundle),
+        bundle=model,
+        findings=chosen,
         alpha=alpha,
         frame=frame,
         exact=exact,
@@ -139,6 +146,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     if _pacs.is_empty(images):
         note("no image matches the query")
         return
+    options = replace(options, bundle=options.opened())
     results = pacs.results(images, output, options)
     # Results for what a Ray cluster scores are made afterwards, as for rows from a run before.
     on_scored = results.take if results is not None and isinstance(options.runner, LocalOptions) else None
@@ -166,16 +174,6 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
             f"{summary.failed} of {summary.images} images have no scores", why="their rows give the reasons"
         )
     pacs.check_results(results_summary)
-
-
-def _findings_of(path: Path | None, bundle: Path) -> FindingSet | None:
-    if path is None:
-        return None
-    from lrclr.bundle import Bundle
-    from lrclr.cli._findings import load_findings
-
-    opened = Bundle(bundle)
-    return load_findings(path, opened.findings, opened.tokenizer)
 
 
 def _current_names(runner: str | None, engine: str | None, graph_engine: str | None) -> tuple[str, str | None]:

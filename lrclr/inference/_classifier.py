@@ -201,11 +201,13 @@ class ZeroShotClassifier:
             the cosine of each image and text.
 
         Raises:
+            NotSupportedError: the model is an ensemble.
             UsageError: `images` is empty, or one image instead of a list.
             ImageError, MissingExtraError, NonFiniteError: as `predict`.
         """
+        embed = self._network.embed
         batches = self._decoded(images, frame=frame, exact=exact, batch_size=batch_size)
-        rows = [self.embed_pixels(np.stack([image.pixel_values for image in batch])).image for batch in batches]
+        rows = [embed(np.stack([image.pixel_values for image in batch])).image for batch in batches]
         if not rows:
             raise UsageError("embed_images got an empty list of images")
         return np.concatenate(rows)
@@ -223,8 +225,9 @@ class ZeroShotClassifier:
         The arguments and errors are those of `embed_images`. `lrclr.embedding` writes the embeddings of many files to
         Parquet, in bounded memory.
         """
+        embed = self._network.embed
         batches = self._decoded(images, frame=frame, exact=exact, batch_size=batch_size)
-        parts = [self.embed_pixels(np.stack([image.pixel_values for image in batch])) for batch in batches]
+        parts = [embed(np.stack([image.pixel_values for image in batch])) for batch in batches]
         if not parts:
             raise UsageError("embed_regions got an empty list of images")
         return ImageEmbeddings.joined(parts)
@@ -236,7 +239,7 @@ class ZeroShotClassifier:
             pixel_values: float32 ``[B, 3, S, S]``, at least one image.
 
         Raises:
-            UsageError: the model is an ensemble.
+            NotSupportedError: the model is an ensemble.
             ImageError: `pixel_values` has another shape, or contains NaN or infinity.
             NonFiniteError: the graphs gave NaN or infinity.
         """
@@ -298,12 +301,7 @@ class ZeroShotClassifier:
 
     @property
     def _network(self) -> Network:
-        if len(self._networks) > 1:
-            raise UsageError(
-                "an ensemble has no embeddings",
-                why="each member has its own embedding space, and a mean of vectors of different spaces has no meaning",
-                fix="Use one of its `members`, or export one of its checkpoints alone.",
-            )
+        self.spec.require_embeddings()
         return self._networks[0]
 
     def _of_each(self, work: Callable[[Network], Result]) -> list[Result]:
@@ -319,7 +317,7 @@ class ZeroShotClassifier:
             float32 ``[P, D]``: one row of unit length for each text.
 
         Raises:
-            UsageError: the model is an ensemble.
+            NotSupportedError: the model is an ensemble.
             FindingsError: `texts` is empty, one text instead of a list, or a text is too long.
             NonFiniteError: the graphs gave NaN or infinity.
         """

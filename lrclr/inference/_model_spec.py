@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lrclr.errors import UsageError
+from lrclr.errors import NotSupportedError, UsageError
 from lrclr.inference._scores import ScoreCalibration
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import FindingSet
@@ -81,6 +81,19 @@ class ModelSpec:
                 fix="Leave alpha at 0, or use a checkpoint with a trained fusion head.",
             )
         return alpha
+
+    def require_embeddings(self) -> None:
+        """Check that the model has embeddings.
+
+        Raises:
+            NotSupportedError: it is an ensemble.
+        """
+        if self.members:
+            raise NotSupportedError(
+                "an ensemble has no embeddings",
+                why="each member has its own embedding space, and a mean of vectors of different spaces has no meaning",
+                fix="Use a bundle of one of its checkpoints or, in Python, one of the `members` of the classifier.",
+            )
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> ModelSpec:

@@ -20,7 +20,6 @@ import numpy as np
 from lrclr._processors import processors
 from lrclr.archive import Item
 from lrclr.budget import reading
-from lrclr.bundle import Bundle
 from lrclr.dicom_results import DicomSource, NotDicomError, ResultBuilder, ResultModel, ResultRefusedError
 from lrclr.errors import LrclrError
 from lrclr.images import ReadLimits, read_image
@@ -110,7 +109,7 @@ class ScoredResults:
     ) -> None:
         self.source, self._scores, self._frame = source, scores, options.frame
         self._kinds, self._destinations = tuple(kinds), destinations
-        spec = ModelSpec.of_bundle(Bundle(options.bundle))
+        spec = ModelSpec.of_bundle(options.opened())
         self._spec = spec
         self._alpha = spec.alpha if options.alpha is None else options.alpha
         model = ResultModel(spec.sha256, options.findings or spec.findings, options.exact)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from lrclr.errors import ServerError
+from lrclr.errors import NotSupportedError, ServerError
 from lrclr.inference import ImageFeatures, ModelSpec
-from lrclr.web._problems import NotSupportedError
 
 if TYPE_CHECKING:
     import os
@@ -82,24 +81,14 @@ class BundleBackend:
         return self.classifier.predict_features(images, findings, alpha)
 
     def embed_images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
-        self._require_embeddings()
         return self.classifier.embed_images(files)
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        self._require_embeddings()
         parts = [self.classifier.embed_texts(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
         return np.concatenate(parts)
 
     def ready(self) -> bool:
         return True
-
-    def _require_embeddings(self) -> None:
-        if len(self.classifier.members) > 1:
-            raise NotSupportedError(
-                "an ensemble has no embeddings",
-                why="each member has its own embedding space",
-                fix="Start lrclr web with a bundle of one of its checkpoints.",
-            )
 
 
 @dataclass(frozen=True)

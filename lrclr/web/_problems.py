@@ -21,20 +21,16 @@ from lrclr.errors import LrclrError, ServerUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MEDIA_TYPE", "STATUS", "HttpProblem", "NotSupportedError", "problem", "problem_of", "status_of"]
+__all__ = ["MEDIA_TYPE", "STATUS", "HttpProblem", "problem", "problem_of", "status_of"]
 
 MEDIA_TYPE: Final = "application/problem+json"
-
-
-class NotSupportedError(errors.UsageError):
-    """The model cannot do what was asked, whatever the request says."""
 
 
 STATUS: Final[Mapping[type[LrclrError], int]] = {
     LrclrError: 500,
     errors.UsageError: 422,
     errors.FindingsError: 422,
-    NotSupportedError: 501,
+    errors.NotSupportedError: 501,
     errors.MissingExtraError: 501,
     errors.ImageError: 422,
     errors.ImageLimitError: 413,

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,11 +20,17 @@ from lrclr.archive import score
 
 # Private: the order and kinds of a source's items are not visible in scored rows.
 from lrclr.archive._source import open_source
+
+# Private: no public function tells how often it ran.
+from lrclr.bundle._content import check_files
 from lrclr.cli import main
 from lrclr.errors import LrclrError, UsageError
 from lrclr.samples import SAMPLES
 from tests import bundles
 from tests.archive import archives
+
+if TYPE_CHECKING:
+    from lrclr.bundle import Manifest
 
 
 @pytest.fixture
@@ -60,6 +66,20 @@ def test_every_image_has_a_row_and_other_files_are_counted(
     assert "Doe" not in stderr
     assert main(["score", str(cd), "-o", str(tmp_path / "out"), "-b", str(bundle), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["passed_over"]["archive"] == 1
+
+
+def test_a_bundle_is_hashed_once(cd: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = []
+
+    def counted(path: Path, manifest: Manifest) -> None:
+        hashed.append(path)
+        check_files(path, manifest)
+
+    monkeypatch.setattr("lrclr.bundle._bundle.check_files", counted)
+    arguments = ["-b", bundle, "--findings", bundle / "findings.toml", "-o", tmp_path / "out", "--sr", tmp_path / "sr"]
+    assert bundles.call("score", cd, *arguments).returncode == 2  # one image is a PNG, and gets no report
+    assert [row["status"] for row in archives.rows(tmp_path / "out")] == ["scored"] * len(IMAGES)
+    assert hashed == [bundle]
 
 
 def test_predict_finds_the_same_images_as_score(cd: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

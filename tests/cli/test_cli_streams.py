@@ -115,9 +115,8 @@ def commands(
         f"Path,Frontal/Lateral,{','.join(CHEXPERT_FINDINGS)}\n"
         f"CheXpert-v1.0/valid/patient1/study1/view1_frontal.jpg,Frontal{',1.0' * 14}\n"
     )
-    brief = ("--what", "image_encoder", "--batch", "1", "--rate", "none", "--seconds", "0.1", "--rounds", "1")
     measured = data / "measured"
-    assert main(["bench", str(bundle), *brief, "--no-peak", "-o", str(measured)]) == 0
+    assert main(["bench", str(bundle), *bundles.BRIEF_BENCH, "-o", str(measured)]) == 0
 
     def new() -> Path:
         return tmp_path_factory.mktemp("made") / "new"
@@ -137,7 +136,7 @@ def commands(
         "evaluate --json": lambda: ["evaluate", bundle, data / "manifest.csv", "--bootstrap", "5", "--json"],
         "verify": lambda: ["verify", bundle],
         "verify --json": lambda: ["verify", bundle, "--json"],
-        "bench": lambda: ["bench", bundle, *brief, "--no-peak"],
+        "bench": lambda: ["bench", bundle, *bundles.BRIEF_BENCH],
         "bench compare": lambda: ["bench", "compare", measured, measured],
         "bench compare --json": lambda: ["bench", "compare", measured, measured, "--json"],
         "bench compare --markdown": lambda: ["bench", "compare", measured, measured, "--markdown"],

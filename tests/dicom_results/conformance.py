@@ -1,4 +1,4 @@
-"""Checks of DICOM files with programs of other projects: `dciodvfy` of dicom3tools, and dcmtk."""
+"""Checks of DICOM files by other projects: `dciodvfy` of dicom3tools, dcmtk and highdicom."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
@@ -37,3 +37,10 @@ def dcmtk(program: str, *arguments: object) -> str:
     command = [program, *(str(argument) for argument in arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     return done.stdout + done.stderr
+
+
+def report_of(file: Path | BinaryIO) -> Any:
+    """A structured report, read by highdicom, whose import takes half a second."""
+    from highdicom.sr import srread
+
+    return srread(file)

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import highdicom
 import numpy as np
 import pydicom
 import pytest
@@ -45,7 +44,7 @@ def test_report_contains_the_prediction(
 ) -> None:
     """The report is read back by highdicom's own parser of the template."""
     prediction, source = predictions[name], pydicom.dcmread(_path(name))
-    report = highdicom.sr.srread(objects[name, "sr"])
+    report = conformance.report_of(objects[name, "sr"])
     assert (report.CompletionFlag, report.PreliminaryFlag, report.VerificationFlag) == (
         "COMPLETE",
         "PRELIMINARY",
@@ -78,7 +77,7 @@ def test_report_contains_the_warnings(predictions: dict[str, Prediction], model:
 def test_report_contains_the_regions(name: str, objects: Objects, predictions: dict[str, Prediction]) -> None:
     prediction = predictions[name]
     patches = {region.patch for region in prediction.regions}
-    groups = highdicom.sr.srread(objects[name, "sr"]).content.get_planar_roi_measurement_groups()
+    groups = conformance.report_of(objects[name, "sr"]).content.get_planar_roi_measurement_groups()
     assert len(groups) == len(patches)
     importance = 0.0
     for group in groups:
@@ -181,7 +180,7 @@ def test_any_name_of_a_finding_gives_a_valid_code(model: ResultModel, prediction
     prediction = predictions["normal"]
     renamed = tuple(replace(each, name=name) for each, name in zip(prediction.findings, names, strict=False))
     content = ResultBuilder(model).build("sr", _source("normal"), replace(prediction, findings=renamed))
-    assert len(highdicom.sr.srread(_buffer(content)).content.get_image_measurement_groups()) == len(renamed)
+    assert len(conformance.report_of(_buffer(content)).content.get_image_measurement_groups()) == len(renamed)
 
 
 def test_codes_of_snomed_ct_have_their_check_digits() -> None:

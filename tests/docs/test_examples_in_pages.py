@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -97,7 +98,7 @@ def _turned(image: Path, turned: Path) -> None:
     from PIL import Image
 
     with Image.open(image) as opened:
-        opened.transpose(Image.Transpose.ROTATE_90).save(turned)
+        opened.transpose(Image.Transpose.ROTATE_90).save(turned, compress_level=1)
 
 
 def _mask_of(image: Path, mask: Path) -> None:
@@ -146,9 +147,14 @@ def _check(given: Sequence[str], block: Block) -> None:
         assert block.not_run or elsewhere, f"{where}: no test can run this; say why with <!-- not run: … -->"
 
 
+@cache
+def _root() -> Any:
+    return typer.main.get_command(app)
+
+
 def _parse(arguments: Sequence[str]) -> None:
     """Let typer parse the arguments of a command without running it."""
-    command: Any = typer.main.get_command(app)
+    command = _root()
     context, rest = None, list(arguments)
     name = "lrclr"
     while hasattr(command, "resolve_command"):

@@ -188,7 +188,7 @@ def scored(fp32_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(24):
         with Image.open(sample_paths("png")[number % 4]) as image:
             picture = image.convert("L").rotate(90 if number < 4 else number / 4)
-        picture.save(folder / "in" / f"{number:02d}.png")
+        picture.save(folder / "in" / f"{number:02d}.png", compress_level=1)
     score(folder / "in", folder / "out", ScoreOptions(fp32_bundle, rows_per_part=10, embeddings=True))
     return folder / "out"
 

@@ -48,7 +48,7 @@ def test_inputs_that_once_failed_pass(file: Path) -> None:
     [
         "open('/tmp/elsewhere', 'w')",
         "__import__('os').system('true')",
-        "next(now for now in iter(time.process_time, None) if now > began + 2.5)",
+        "next(now for now in iter(time.process_time, None) if now > began + 0.6)",
         "b'x' * 1_200_000_000",
     ],
 )
@@ -58,6 +58,7 @@ def test_forbidden_actions_are_reported(work: str) -> None:
 import time
 from tests.fuzz import targets as t
 began = time.process_time()
+t.SECONDS = 0.5
 t.TARGETS["bad"] = lambda data: {work}
 t.run("bad", b"")
 """

@@ -11,18 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import requests
-import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from openapi_spec_validator import validate
 from PIL import Image
-from schemathesis.checks import not_a_server_error
-from schemathesis.core.result import Ok
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
 from lrclr.samples import SAMPLES
 
@@ -31,7 +23,6 @@ if TYPE_CHECKING:
 
     from lrclr.web import WebServer
 
-CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
 OPERATIONS = {
     *(("post", f"/v1/{name}") for name in ("findings", "embeddings", "similarity", "images")),
     *(("get", f"/{name}") for name in ("v1/model", "v1/samples", "healthz", "readyz", "metrics")),
@@ -68,6 +59,16 @@ def fuzz(server: WebServer, cases: int) -> Counter[int]:
 
     Half of them have real images and numbers of kept images in the places for these: random ones are refused early.
     """
+    import schemathesis
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.core.result import Ok
+    from schemathesis.specs.openapi.checks import (
+        content_type_conformance,
+        response_schema_conformance,
+        status_code_conformance,
+    )
+
+    checks = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
     client = requests.Session()
     client.trust_env = False
     schema = schemathesis.openapi.from_dict(client.get(f"{server.url}/openapi.json").json())
@@ -104,7 +105,7 @@ def fuzz(server: WebServer, cases: int) -> Counter[int]:
                     case.body = PNG
             response = case.call(session=client, base_url=server.url, timeout=60)
             statuses[response.status_code] += 1
-            case.validate_response(response, checks=CHECKS)
+            case.validate_response(response, checks=checks)
 
         ask()
     return statuses

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import openai
 import pytest
 from starlette.testclient import TestClient
 
@@ -36,6 +35,8 @@ TOKEN = "a-token-for-the-tests-0123"
 
 
 def test_the_openai_client_gets_embeddings(running: WebServer, classifier: ZeroShotClassifier) -> None:
+    import openai
+
     url = f"data:image/png;base64,{base64.b64encode(FILE).decode()}"
     wanted = np.stack([*classifier.embed_texts(["pleural effusion"]), *classifier.embed_images([FILE])])
     with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none") as client:
@@ -52,6 +53,8 @@ def test_the_openai_client_gets_embeddings(running: WebServer, classifier: ZeroS
 
 
 def test_the_openai_client_sends_the_token(backend: BundleBackend) -> None:
+    import openai
+
     with WebServer(backend, WebOptions(port=0, token=TOKEN)) as server:
         for key, right in ((TOKEN, True), ("wrong", False)):
             with openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0) as client:

@@ -16,7 +16,7 @@ from lrclr.bundle import MANIFEST, Manifest
 # Private: how the command names members.
 from lrclr.cli._export import _member_names
 from lrclr.engines import CPU_ENGINES, EngineOptions, MemberEngines, engines_of, open_named_engine
-from lrclr.errors import BundleError, UsageError
+from lrclr.errors import BundleError, NotSupportedError, UsageError
 from lrclr.inference import Answers, ModelSpec, finding_scores, global_score
 
 # Private: the function that a mutant replaces.
@@ -104,9 +104,10 @@ def test_what_a_user_sees_of_an_ensemble(folder: Path, capsys: Capture) -> None:
     assert record["probability_spread"] > 0
     shown = f"{record['probability']:.1%} ± {record['probability_spread']:.1%}"
     assert shown in bundles.call("predict", image, "-b", folder).stdout
-    with pytest.raises(UsageError, match="an ensemble has no embeddings"):
-        ensemble.embed_images([image])
-    with pytest.raises(UsageError, match="an ensemble has no embeddings"):
+    # The images are not read first.
+    with pytest.raises(NotSupportedError, match="an ensemble has no embeddings"):
+        ensemble.embed_images([b"no image"])
+    with pytest.raises(NotSupportedError, match="an ensemble has no embeddings"):
         ensemble.embed_texts(["edema"])
     assert ensemble.members[0].embed_texts(["edema"]).shape[0] == 1
 

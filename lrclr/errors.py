@@ -18,7 +18,8 @@
     ├── ServerError            1  a server cannot be started, or answered with an error
     │   └── ServerUnavailableError  1  a server did not answer; a retry may succeed
     ├── GateError              3  a gate refused a bundle
-    └── DriftError             3  current images differ from the reference
+    ├── DriftError             3  current images differ from the reference
+    └── TuningError            3  no configuration of a server answers within the limit
 
 An error says what happened, why, and what to do, in one line. It never holds pixels, names or DICOM values.
 """
@@ -44,6 +45,7 @@ __all__ = [
     "NotSupportedError",
     "ServerError",
     "ServerUnavailableError",
+    "TuningError",
     "UsageError",
 ]
 
@@ -182,5 +184,11 @@ class GateError(LrclrError):
 
 class DriftError(LrclrError):
     """Scores, warnings or embeddings of current images differ from those of reference images."""
+
+    exit_code = 3
+
+
+class TuningError(LrclrError):
+    """No configuration of a server answers within the limit of the latency."""
 
     exit_code = 3

@@ -71,6 +71,7 @@ LAYERS: Final = (
     "lrclr_export.repository",
     "lrclr_export",
     "lrclr.bench",
+    "lrclr.tune",
     "lrclr.cli",
     "lrclr.__main__",
     "lrclr",

@@ -24,7 +24,7 @@ from benchmarks.measure import page as render_page
 from benchmarks.serving.load import distinct_images
 from benchmarks.serving.watched import served
 from lrclr import Bundle, ZeroShotClassifier, read_image
-from lrclr.bench._open import arrivals
+from lrclr.bench import arrivals
 from lrclr.deploy import DeployOptions
 from lrclr.deploy._facts import Facts
 from lrclr.deploy._resources import memory

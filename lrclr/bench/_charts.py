@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lrclr.bench._view import share_of_peak
-from lrclr.reports import BAD, DIM, INK, figure_svg, series_style, significant
+from lrclr.reports import BAD, DIM, INK, figure_svg, number_axis, series_style, significant, with_room
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from markupsafe import Markup
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from lrclr.bench._case import Stage
@@ -42,7 +41,7 @@ def distributions(group: Sequence[Measurement], series: Mapping[str, int], wrong
     """
     samples = [np.asarray(each.samples_us) / 1e3 for each in group]
     ends = [float(value) for each in samples for value in np.quantile(each, (0.0, 0.999))]
-    low, high = _with_room(ends)
+    low, high = with_room(ends)
     edges = np.geomspace(low, high, _BINS + 1)
     height = _ROW * len(group) + 46
 
@@ -51,7 +50,7 @@ def distributions(group: Sequence[Measurement], series: Mapping[str, int], wrong
         axes.set(xlim=(low, high), ylim=(_ROW * len(group), 0), yticks=[], xlabel="ms, from call to answer")
         axes.spines["left"].set_visible(False)
         axes.set_xscale("log")
-        _number(axes.xaxis, low, high)
+        number_axis(axes.xaxis, low, high)
         for place, (each, values) in enumerate(zip(group, samples, strict=True)):
             base, label = _ROW * (place + 1) - 4, each.case.target
             colour = series_style(series[label])["color"]
@@ -84,12 +83,12 @@ def throughput_latency(
     def draw(figure: Figure) -> None:
         top = 26 + 18 * len(labels)
         axes = figure.add_axes((56 / _WIDTH, 42 / height, 1 - 70 / _WIDTH, 1 - (42 + top) / height))
-        x_limits = _with_room([each.throughput.value for each in own])
-        y_limits = _with_room([each.quantiles_ms[quantile] for each in own for quantile in ("p50", "p99")])
+        x_limits = with_room([each.throughput.value for each in own])
+        y_limits = with_room([each.quantiles_ms[quantile] for each in own for quantile in ("p50", "p99")])
         axes.set_xlabel(f"{own[0].case.unit} a second")
         axes.set(xscale="log", yscale="log", xlim=x_limits, ylim=y_limits)
-        _number(axes.xaxis, *x_limits)
-        _number(axes.yaxis, *y_limits)
+        number_axis(axes.xaxis, *x_limits)
+        number_axis(axes.yaxis, *y_limits)
         axes.set_title("ms", loc="left", fontsize=11, x=-0.1, pad=6)
         for label in labels:
             style = series_style(series[label])
@@ -127,15 +126,15 @@ def roofline(result: Result, series: Mapping[str, int], wrong: Sequence[str]) ->
     def draw(figure: Figure) -> None:
         top = 30 + 18 * len(labels)
         axes = figure.add_axes((64 / width, 44 / height, 1 - 80 / width, 1 - (44 + top) / height))
-        x_limits = _with_room(
+        x_limits = with_room(
             [*(work.intensity for _, work in points), *(peak.gops / bandwidth for peak in peaks.values())]
         )
-        y_limits = _with_room([*(work.gops for _, work in points), *(peak.gops for peak in peaks.values())])
+        y_limits = with_room([*(work.gops for _, work in points), *(peak.gops for peak in peaks.values())])
         axes.set_xlabel("operations a byte")
         axes.set_title("10⁹ operations a second", loc="left", fontsize=11, x=-0.07, pad=6)
         axes.set(xscale="log", yscale="log", xlim=x_limits, ylim=y_limits)
-        _number(axes.xaxis, *x_limits)
-        _number(axes.yaxis, *y_limits)
+        number_axis(axes.xaxis, *x_limits)
+        number_axis(axes.yaxis, *y_limits)
         for peak in peaks.values():
             start, turn = max(x_limits[0], y_limits[0] / bandwidth), peak.gops / bandwidth
             axes.plot([start, turn, x_limits[1]], [start * bandwidth, peak.gops, peak.gops], color=INK, linewidth=1.6)
@@ -156,31 +155,6 @@ def roofline(result: Result, series: Mapping[str, int], wrong: Sequence[str]) ->
         _legend(axes)
 
     return figure_svg((width, height), "roofline-chart", "Roofline of this machine", draw)
-
-
-def _with_room(values: Sequence[float]) -> tuple[float, float]:
-    """Limits of a logarithmic axis, with some space at both ends."""
-    low, high = min(values), max(values)
-    room = max((high / low) ** 0.06, 1.04)
-    return low / room, high * room
-
-
-def _number(axis: Axis, low: float, high: float) -> None:
-    """Give a logarithmic axis three to nine ticks with plain digits."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
-    inside: list[float] = []
-    for steps in ((1,), (1, 3), (1, 2, 5)):
-        ticks = LogLocator(subs=steps, numticks=20).tick_values(low, high)
-        inside = [value for value in ticks if low <= value <= high]
-        if len(inside) >= 3:
-            break
-    else:
-        # Less than a factor of ten: steps of equal size.
-        inside = [value for value in MaxNLocator(6).tick_values(low, high) if low <= value <= high]
-    axis.set_major_locator(FixedLocator(inside[:: math.ceil(len(inside) / 9)]))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: significant(value)))
 
 
 def _label(label: str, wrong: Sequence[str]) -> str:

@@ -6,14 +6,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, BrokenBarrierError
+from typing import Final
 
-__all__ = ["Window", "Work", "closed_window"]
+__all__ = ["LOST", "Window", "Work", "closed_window"]
+
+LOST: Final = object()
+"""Returned by a call that got no answer, and therefore has no latency."""
 
 Work = Callable[[int], object]
-"""One call; its number selects the prepared input. Returns when the answer is in host memory."""
+"""One call; its number selects the prepared input. Returns when the answer is in host memory, or `LOST`."""
 
 Window = tuple[float, list[float]]
-"""Wall time in seconds, and the seconds of each call."""
+"""Wall time in seconds, and the seconds of each call that was answered."""
 
 
 def closed_window(work: Work, callers: int, seconds: float, *, least: int = 2) -> Window:
@@ -50,11 +54,12 @@ def closed_window(work: Work, callers: int, seconds: float, *, least: int = 2) -
 def _call(work: Work, first: int, step: int, seconds: float, least: int) -> Window:
     latencies: list[float] = []
     began = now = time.perf_counter()
-    number = first
-    while now - began < seconds or len(latencies) < least:
+    number, last = first, first + least * step
+    while now - began < seconds or number < last:
         begin = time.perf_counter()
-        work(number)
+        answer = work(number)
         now = time.perf_counter()
-        latencies.append(now - begin)
+        if answer is not LOST:
+            latencies.append(now - begin)
         number += step
     return now - began, latencies

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lrclr.bench._closed import LOST
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -32,7 +34,7 @@ class OpenWindow:
 
     Attributes:
         seconds: time from the beginning to the last answer, or to the end of the window if that is later.
-        latency: seconds of each call that was made, from when it was due.
+        latency: seconds of each call that was answered, from when it was due.
         due: number of calls that were due.
         saturated: whether the queue kept growing.
     """
@@ -86,12 +88,13 @@ def open_window(work: Work, callers: int, due: NDArray[np.float64], seconds: flo
                 over.set()
                 break
             try:
-                work(number)
+                answer = work(number)
             except BaseException:
                 over.set()
                 raise
             last = time.perf_counter()
-            latency[number] = last - moment
+            if answer is not LOST:
+                latency[number] = last - moment
         return last
 
     with ThreadPoolExecutor(callers) as pool:

@@ -22,6 +22,7 @@ from lrclr.bundle._manifest import (
     TokenizerEntry,
 )
 from lrclr.bundle._push import push_bundle
+from lrclr.bundle._serving import ServingSettings, TuningEntry
 from lrclr.bundle._write import write_manifest
 
 __all__ = [
@@ -41,7 +42,9 @@ __all__ = [
     "Golden",
     "GraphEntry",
     "Manifest",
+    "ServingSettings",
     "TokenizerEntry",
+    "TuningEntry",
     "bundle_entries",
     "file_table",
     "member_golden",

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Final, NotRequired, TypedDict
 
 from msgspec import Meta
 
 from lrclr import contract
 from lrclr._records import json_content, record_from
+from lrclr.bundle._serving import ServingSettings, TuningEntry
 from lrclr.contract import ModelNames
 from lrclr.errors import BundleError, UsageError
 
@@ -40,6 +41,8 @@ _SHARED: Final = (
     "tolerances",
     "engine",
 )
+# Fields that are left out if they are empty.
+_OPTIONAL: Final = frozenset({"ensemble", "tuning"})
 _MAX_MANIFEST_BYTES = 16 << 20
 
 _Size = Annotated[list[int], Meta(min_length=3, max_length=3)]
@@ -154,6 +157,7 @@ class Manifest:
             as those of a member are in the manifest of the member.
         files: hash and size of every other file, by its path within the bundle.
         ensemble: the members of an ensemble; None for a single network.
+        tuning: what `lrclr tune` found for each engine that it measured; of an ensemble for all members together.
     """
 
     made_with: dict[str, str]
@@ -175,9 +179,13 @@ class Manifest:
     gates: list[dict[str, Any]]
     files: dict[str, FileEntry]
     ensemble: EnsembleEntry | None = None
+    tuning: list[TuningEntry] = field(default_factory=list)
 
     def to_json(self) -> str:
-        """The text of the manifest, with its hash. A single network has no field ``ensemble``."""
+        """The text of the manifest, with its hash.
+
+        A single network has no field ``ensemble``, and a bundle that was not tuned no field ``tuning``.
+        """
         content = {"schema": SCHEMA_VERSION, **self._content()}
         return json.dumps({**content, _DIGEST: _digest(content)}, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
@@ -194,10 +202,8 @@ class Manifest:
             raise damaged("its names of models cannot be used") from error
 
     def _content(self) -> dict[str, Any]:
-        content = {field.name: getattr(self, field.name) for field in fields(self)}
-        if self.ensemble is None:
-            del content["ensemble"]
-        return content
+        content = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in content.items() if value or name not in _OPTIONAL}
 
     @property
     def member_names(self) -> tuple[str, ...]:
@@ -227,7 +233,34 @@ class Manifest:
             (alone,) = members
             return alone
         made = self.combined(self.names, self.member_names, members, self.ensemble["regions_from"])
-        return replace(made, gates=self.gates)
+        return replace(made, gates=self.gates, tuning=self.tuning)
+
+    @property
+    def triton_engine(self) -> str:
+        """The engine that Triton uses: it has no backend for plans of TensorRT-RTX, and serves the graphs instead."""
+        name = self.engine["name"]
+        return "onnxruntime" if name == "tensorrt-rtx" else name
+
+    @property
+    def serving(self) -> ServingSettings:
+        """How Triton serves the bundle: as `lrclr tune` found for `triton_engine`, else the defaults."""
+        entry = next((each for each in self.tuning if each["engine"] == self.triton_engine), None)
+        return ServingSettings() if entry is None else record_from(entry["settings"], ServingSettings)
+
+    def tuned(self, settings: ServingSettings, measured: dict[str, Any] | None = None) -> Manifest:
+        """The manifest with other settings for `triton_engine`.
+
+        Args:
+            settings: the settings.
+            measured: what was measured with them.
+        """
+        entry: TuningEntry = {
+            "engine": self.triton_engine,
+            "settings": settings.to_dict(),
+            "measured": measured or {},
+        }
+        others = [each for each in self.tuning if each["engine"] != entry["engine"]]
+        return replace(self, tuning=sorted([*others, entry], key=lambda each: each["engine"]))
 
     @classmethod
     def combined(
@@ -254,6 +287,7 @@ class Manifest:
             gates=[],
             files={},
             ensemble={"regions_from": regions_from, "members": entries},
+            tuning=[],
         )
 
     @property
@@ -302,12 +336,14 @@ class Manifest:
     @classmethod
     def _checked(cls, content: dict[str, Any]) -> Manifest:
         """A manifest from the content of a file or of a member's entry, whose fields have the right types."""
-        names = {field.name for field in fields(cls)}
-        differing = (content.keys() ^ names) - ({"ensemble"} - content.keys())
+        names = {each.name for each in fields(cls)}
+        differing = (content.keys() ^ names) - (_OPTIONAL - content.keys())
         if differing:
             raise damaged(f"its fields differ: {', '.join(sorted(differing))}")
         try:
             record_from(content, cls)
+            for entry in content.get("tuning", []):
+                record_from(entry["settings"], ServingSettings)
         except ValueError as error:
             raise damaged(str(error)) from error
         # Not the record, which has no nested field that is unknown here.
@@ -328,10 +364,10 @@ def _check_members(manifest: Manifest, members: Sequence[Manifest]) -> None:
     own = manifest.names
     if own.members != len(members) or [each.names for each in members] != list(own.of_members):
         raise damaged("the names of the models of its members are not those of an ensemble")
-    if any(each.ensemble is not None or each.files for each in members):
-        raise damaged("a member of its ensemble has members or files of its own")
+    if any(each.ensemble is not None or each.files or each.tuning for each in members):
+        raise damaged("a member of its ensemble has members, files or a tuning of its own")
     expected = Manifest.combined(own, names, members, ensemble["regions_from"])
-    if replace(expected, gates=manifest.gates, files=manifest.files) != manifest:
+    if replace(expected, gates=manifest.gates, files=manifest.files, tuning=manifest.tuning) != manifest:
         raise damaged("it differs from what its members say")
     for each in members:
         differing = [name for name in _SHARED if getattr(each, name) != getattr(members[0], name)]

@@ -1,7 +1,7 @@
 """The command line. One function for each command: it parses options, calls the library and prints.
 
 Exit codes: 0 success; 1 the work failed, or some files failed, or standard output could not be written; 2 wrong usage;
-3 a gate failed, or there is drift; 130 interrupted; 143 terminated.
+3 a gate failed, there is drift, or no configuration is fast enough; 130 interrupted; 143 terminated.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from lrclr.cli import (
     _score,
     _serve,
     _train,
+    _tune,
     _verify,
     _web,
 )
@@ -57,7 +58,8 @@ app = typer.Typer(
     help="Chest x-ray findings, and the image regions that support them, from a CLIP-like checkpoint.\n\n"
     "Research use only: this is not a medical device.",
     epilog="Exit codes: 0 success; 1 the work failed, or some files failed, or stdout could not be written; "
-    "2 wrong usage; 3 a gate failed, or there is drift; 130 interrupted; 143 terminated.",
+    "2 wrong usage; 3 a gate failed, there is drift, or no configuration is fast enough; 130 interrupted; "
+    "143 terminated.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -72,6 +74,7 @@ app.command("listen", short_help="Receive radiographs by C-STORE, and send DICOM
 app.command("drift", short_help="Compare the scores of current images with earlier ones.")(_drift.drift)
 app.command("evaluate", short_help="Evaluate a model on labelled images.")(_evaluate.evaluate)
 app.command("serve")(_serve.serve)
+app.command("tune", short_help="Find the best server configuration for a latency limit.")(_tune.tune)
 app.command("web")(_web.web)
 app.command("probe", short_help="Send a sample radiograph to a server and check the answer.")(_probe.probe)
 app.add_typer(_deploy.app, name="deploy")

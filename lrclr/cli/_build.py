@@ -15,6 +15,8 @@ from lrclr.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lrclr.bundle import Manifest
+
 
 def build(  # noqa: PLR0913, PLR0917 - one parameter an option
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")] = Path("triton_repo"),
@@ -92,6 +94,7 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise UsageError(f"--engine {engine} cannot be used with options for plans", why="no plans are built for it")
     with console_progress() as progress:
         built = build_bundle(bundle, options, why=why, progress=progress)
+    _note_tuning(built.manifest)
     if isinstance(options, str):
         chosen = built.manifest.engine
         out().print(f"{bundle}: the engine is now {chosen['name']} ({chosen['why']})")
@@ -108,6 +111,18 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
             note(f"{graph}: the types of the plan's layers were not checked: TensorRT does not report them")
     if entry["gates_ran_on"] is None:
         note("the plans were built ahead of time: the gates did not run them, since this machine has no such GPU")
+
+
+def _note_tuning(manifest: Manifest) -> None:
+    """Say whether the server's configuration is one that was measured with the new engine."""
+    measured = [entry["engine"] for entry in manifest.tuning]
+    if manifest.triton_engine in measured:
+        note(f"Triton's configuration is the one that `lrclr tune` found for {manifest.triton_engine}")
+    elif measured:
+        note(
+            f"Triton's configuration is the default: `lrclr tune` measured {', '.join(measured)}, and not "
+            f"{manifest.triton_engine}. The former results are kept for those engines"
+        )
 
 
 def _plans_table(entry: Mapping[str, Any]) -> Table:

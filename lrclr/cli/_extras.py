@@ -49,6 +49,11 @@ def require_bench() -> None:
     _require("bench", ("psutil", "jinja2", "matplotlib"), "a benchmark")
 
 
+def require_tune() -> None:
+    """Raise MissingExtraError if packages that start servers, measure them or write reports are missing."""
+    _require("tune", ("psutil", "jinja2", "matplotlib", "tritonclient", "google.protobuf"), "tuning a server")
+
+
 def require_train() -> None:
     """Raise MissingExtraError if packages that train a checkpoint are missing."""
     _require("train", (*_TORCH, "accelerate", "sklearn", "matplotlib"), "training")

@@ -11,7 +11,7 @@ from lrclr.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lrclr.bundle import Bundle, Manifest
+    from lrclr.bundle import Bundle, Manifest, ServingSettings
     from lrclr.deploy._options import DeployOptions
 
 __all__ = ["Facts"]
@@ -32,11 +32,12 @@ class Facts:
         capabilities: compute capabilities of its plans; empty if it runs on any machine.
         from_ampere: whether plans run on every GPU from compute capability 8.0.
         members: number of networks whose probabilities are averaged; 1 unless the bundle is an ensemble.
-        graph_bytes: size of the three ONNX files of each member.
+        graph_bytes: size of the three ONNX files of each member, counted once for each instance that holds them.
         bytes: size of all files.
         pixel_bytes: size of one preprocessed image.
         feature_bytes: size of all members' features of the largest number of prompts, each of the largest length.
-        activation_bytes: memory of the three graphs of all members while each runs at its largest size.
+        activation_bytes: memory of all instances of the three graphs of all members while each runs at its largest
+            size.
         instances: number of processes of the model `lrclr`.
         gpu: whether a server gets a GPU.
     """
@@ -83,12 +84,15 @@ class Facts:
             capabilities=tuple(sorted({one for entry in plans for one in entry["compute_capabilities"]}, key=float)),
             from_ampere=any(entry["options"]["hardware_compatible"] == "ampere+" for entry in plans),
             members=len(manifest.members),
-            graph_bytes=sum(int(files[f"{names.folder(model)}/model.onnx"]["bytes"]) for model in names.graphs),
+            graph_bytes=sum(
+                _instances(bundle, model) * int(files[f"{names.folder(model)}/model.onnx"]["bytes"])
+                for model in names.graphs
+            ),
             bytes=sum(int(entry["bytes"]) for entry in files.values()),
             pixel_bytes=3 * manifest.model["vision_config"]["image_size"] ** 2 * _FLOAT,
             feature_bytes=sum(map(_features, manifest.members)),
-            activation_bytes=sum(map(_activations, manifest.members)),
-            instances=options.instances or _instances(bundle),
+            activation_bytes=sum(_activations(each, manifest.serving) for each in manifest.members),
+            instances=options.instances or _instances(bundle, names.classifier),
             gpu=engine != "onnxruntime" if options.gpu is None else options.gpu,
         )
 
@@ -98,8 +102,10 @@ def _features(manifest: Manifest) -> int:
     return largest["prompts"][2] * largest["tokens"][2] * int(manifest.model["text_config"]["hidden_size"]) * _FLOAT
 
 
-def _activations(manifest: Manifest) -> int:
-    """Bytes of one block of each graph: tokens, queries, keys, values, attention maps, and hidden values of the MLP."""
+def _activations(manifest: Manifest, serving: ServingSettings) -> int:
+    """Bytes of one block of each instance of a graph: tokens, queries, keys, values, attention maps, and hidden values
+    of the MLP.
+    """
     model, largest = manifest.model, manifest.profiles[-1]
     vision, text = model["vision_config"], model["text_config"]
     patches = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
@@ -113,9 +119,9 @@ def _activations(manifest: Manifest) -> int:
         "num_attention_heads": model["fusion_num_heads"],
     }
     return (
-        _block(vision, manifest.max_batch * patches, patches)
+        serving.encoder_instances * _block(vision, manifest.max_batch * patches, patches)
         + _block(text, prompts * tokens, tokens)
-        + _block(fusion, rows, regions + tokens)
+        + serving.fusion_instances * _block(fusion, rows, regions + tokens)
     )
 
 
@@ -124,10 +130,11 @@ def _block(sizes: Mapping[str, Any], rows: int, length: int) -> int:
     return int(rows * widths * _FLOAT)
 
 
-def _instances(bundle: Bundle) -> int:
+def _instances(bundle: Bundle, model: str) -> int:
+    """Instances of one model of the bundle, by its configuration."""
     from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
     from tritonclient.grpc import model_config_pb2
 
-    text = (bundle.path / bundle.manifest.names.classifier / "config.pbtxt").read_text(encoding="utf-8")
-    model = text_format.Parse(text, model_config_pb2.ModelConfig())
-    return sum(int(group.count) for group in model.instance_group)
+    text = (bundle.path / model / "config.pbtxt").read_text(encoding="utf-8")
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    return sum(int(group.count) for group in config.instance_group)

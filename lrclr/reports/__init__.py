@@ -29,7 +29,9 @@ from lrclr.reports._figure import (
     SKY,
     VERMILION,
     figure_svg,
+    number_axis,
     series_style,
+    with_room,
 )
 from lrclr.reports._render import render
 
@@ -50,6 +52,7 @@ __all__ = [
     "clean",
     "figure_svg",
     "fixed",
+    "number_axis",
     "percent",
     "render",
     "series_style",
@@ -57,4 +60,5 @@ __all__ = [
     "significant",
     "span",
     "spanned",
+    "with_room",
 ]

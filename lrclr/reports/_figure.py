@@ -7,17 +7,20 @@ The same numbers give the same bytes.
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 from lrclr._markdown import clean
 from lrclr.errors import MissingExtraError
+from lrclr.reports._estimate import significant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from markupsafe import Markup
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -32,7 +35,9 @@ __all__ = [
     "SKY",
     "VERMILION",
     "figure_svg",
+    "number_axis",
     "series_style",
+    "with_room",
 ]
 
 INK, DIM, RULE, GRID, EDGE = "#15202b", "#55636f", "#dbe2e8", "#e6ebef", "#9aa6b1"
@@ -85,6 +90,31 @@ _COLOUR = re.compile(r'(?<=[ "])(fill|stroke): (#[0-9a-f]{6})\b')
 def series_style(number: int) -> dict[str, Any]:
     """Colour and marker of the series with that number, for `Axes.plot`."""
     return {"color": _SERIES[number % len(_SERIES)], "marker": _MARKERS[number % len(_MARKERS)]}
+
+
+def with_room(values: Sequence[float]) -> tuple[float, float]:
+    """Limits of a logarithmic axis, with some space at both ends."""
+    low, high = min(values), max(values)
+    room = max((high / low) ** 0.06, 1.04)
+    return low / room, high * room
+
+
+def number_axis(axis: Axis, low: float, high: float) -> None:
+    """Give a logarithmic axis three to nine ticks with plain digits."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    inside: list[float] = []
+    for steps in ((1,), (1, 3), (1, 2, 5)):
+        ticks = LogLocator(subs=steps, numticks=20).tick_values(low, high)
+        inside = [value for value in ticks if low <= value <= high]
+        if len(inside) >= 3:
+            break
+    else:
+        # Less than a factor of ten: steps of equal size.
+        inside = [value for value in MaxNLocator(6).tick_values(low, high) if low <= value <= high]
+    axis.set_major_locator(FixedLocator(inside[:: math.ceil(len(inside) / 9)]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: significant(value)))
 
 
 def figure_svg(size: tuple[int, int], name: str, label: str, draw: Callable[[Figure], None]) -> Markup:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 # Private: the clock and the duration of the work cannot be given to a whole benchmark.
-from lrclr.bench._closed import closed_window
+from lrclr.bench._closed import LOST, closed_window
 from lrclr.bench._open import arrivals, highest_rate, open_window
 from lrclr.errors import EngineError
 
@@ -137,3 +137,13 @@ def test_there_may_be_no_rate_that_holds() -> None:
     rate, trials = highest_rate(lambda _: (None, False), 64.0, steps=6)
     assert rate == 0.0
     assert [each for each, _, _ in trials] == [32.0, 16.0, 8.0, 4.0, 2.0, 1.0]
+
+
+def test_lost_calls_have_no_latency() -> None:
+    def work(number: int) -> object:
+        return LOST if number % 2 else None
+
+    window = open_window(work, 4, np.array([1e-3 * number for number in range(20)]), 2.0)
+    assert (window.due, len(window.latency)) == (20, 10)
+    # A window ends although every call is lost.
+    assert closed_window(lambda _: LOST, 2, 0.01)[1] == []

@@ -29,6 +29,7 @@ class OpenVINOServing:
     files: Mapping[str, str]
     half: bool
     batches = False
+    threads = "INFERENCE_NUM_THREADS"
 
     def configure(self, model: Any, shapes: Mapping[str, Sequence[int | str]], profiles: Sequence[Profile]) -> None:
         """Complete a graph's configuration; as `PlanServing.configure`."""

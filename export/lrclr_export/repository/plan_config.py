@@ -31,6 +31,7 @@ class PlanServing:
     capabilities: tuple[str, ...]
     default: str | None = None
     batches = True
+    threads = None
 
     def configure(self, model: Any, shapes: Mapping[str, Sequence[int | str]], profiles: Sequence[Profile]) -> None:
         """Complete a graph's configuration.

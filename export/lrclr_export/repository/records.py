@@ -23,7 +23,7 @@ def write_records(folder: Path, manifest: Manifest) -> None:
     """
     configs: dict[str, str] = {}
     for each in (*manifest.members, manifest):
-        configs |= triton_configs(sizes_of(each), each.profiles, serving_of(each), each.names)
+        configs |= triton_configs(sizes_of(each), each.profiles, serving_of(each), each.names, manifest.serving)
     # A member of an ensemble has no model `lrclr`, and an ensemble no graphs but those of its members.
     for name in manifest.names.all:
         write_whole(folder / name / "config.pbtxt", configs[name].encode())

@@ -13,6 +13,7 @@ from google.protobuf import text_format  # type: ignore[import-untyped, unused-i
 from tritonclient.grpc import model_config_pb2 as triton
 from tritonclient.utils import np_to_triton_dtype
 
+from lrclr.bundle import ServingSettings
 from lrclr.contract import DYNAMIC, GRAPHS, ModelNames
 from lrclr.engines._onnxruntime import DEFAULT_OPTIONS
 from lrclr.triton import protocol
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from lrclr.contract import Graph, Tensor
     from lrclr_export.profiles import Profile
 
-# Processes of the model `lrclr`. Each decodes images and waits for the graphs, and the image encoder batches their
-# requests. Measured in benchmarks/results/serving; each process needs 55 MiB.
-_CLASSIFIERS = 8
-
 
 class Serving(Protocol):
     """How Triton serves the graphs: `OnnxRuntimeServing`, `OpenVINOServing` or `PlanServing`."""
@@ -39,6 +36,10 @@ class Serving(Protocol):
     @property
     def batches(self) -> bool:
         """Whether Triton may batch the rows of several requests."""
+
+    @property
+    def threads(self) -> str | None:
+        """The backend's parameter for the threads of an instance; None if it has none."""
 
     def configure(self, model: Any, shapes: Mapping[str, Sequence[int | str]], profiles: Sequence[Profile]) -> None:
         """Complete a graph's configuration."""
@@ -48,6 +49,7 @@ class OnnxRuntimeServing:
     """Triton's ONNX Runtime backend serves the graphs."""
 
     batches = True
+    threads = "intra_op_thread_count"
 
     def configure(self, model: Any, shapes: Mapping[str, Sequence[int | str]], profiles: Sequence[Profile]) -> None:
         """Complete a graph's configuration; as `PlanServing.configure`."""
@@ -65,6 +67,7 @@ def triton_configs(
     profiles: Sequence[Profile],
     serving: Serving | None = None,
     names: ModelNames | None = None,
+    settings: ServingSettings | None = None,
 ) -> dict[str, str]:
     """Return the text of ``config.pbtxt`` of each model: the three graphs and the model `lrclr` above them.
 
@@ -73,11 +76,16 @@ def triton_configs(
         profiles: smallest, commonest and largest size of each dynamic axis; see `lrclr_export.profiles`.
         serving: how Triton serves the graphs; by default with ONNX Runtime.
         names: names of the models; by default without a prefix.
+        settings: instances, threads and batching; by default those of a new bundle.
     """
-    names = names or ModelNames()
-    configs = {names.of(name): triton_config(graph, sizes, profiles, serving, names) for name, graph in GRAPHS.items()}
+    names, settings = names or ModelNames(), settings or ServingSettings()
+    configs = {
+        names.of(name): triton_config(graph, sizes, profiles, serving, names, settings)
+        for name, graph in GRAPHS.items()
+    }
     dimensions = {"S": "image_size", "R": "regions", "D": "projection"}
-    classifier = _classifier(names.classifier, {axis: int(sizes[name]) for axis, name in dimensions.items()})
+    axes = {axis: int(sizes[name]) for axis, name in dimensions.items()}
+    classifier = _classifier(names.classifier, axes, settings.processes)
     return {**configs, classifier.name: text_format.MessageToString(classifier)}
 
 
@@ -87,6 +95,7 @@ def triton_config(
     profiles: Sequence[Profile],
     serving: Serving | None = None,
     names: ModelNames | None = None,
+    settings: ServingSettings | None = None,
 ) -> str:
     """The text of ``config.pbtxt`` for one graph. Parameters as for `triton_configs`.
 
@@ -94,7 +103,7 @@ def triton_config(
     which has both axes. Two versions of a graph stay loaded, so that the model `lrclr` of one bundle finds its graphs
     while the next bundle takes over. Before a graph is ready, the server runs `warmup_inputs` through it.
     """
-    serving = serving or OnnxRuntimeServing()
+    serving, settings = serving or OnnxRuntimeServing(), settings or ServingSettings()
     axis = _batch_axis(graph) if serving.batches else None
     model = triton.ModelConfig(name=graph.name, max_batch_size=profiles[-1][axis][2] if axis else 0)
     for kind, tensors in ((model.input, graph.inputs), (model.output, graph.outputs)):
@@ -102,11 +111,14 @@ def triton_config(
             dims = [-1 if size in DYNAMIC else size for size in _shape(tensor, sizes)]
             kind.add(name=tensor.name, data_type=_data_type(tensor), dims=dims[1:] if axis else dims)
     if axis:
-        # Without a queue delay, which would add to the latency at low load. At high load requests queue anyway.
         model.dynamic_batching.SetInParent()
+        if axis == "batch":
+            model.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
+            model.dynamic_batching.preferred_batch_size.extend(settings.preferred_batches)
     model.version_policy.latest.num_versions = 2
-    # One instance, on a GPU if there is one: it uses the whole device, and a batch answers all waiting requests.
-    model.instance_group.add(count=1)
+    # On a GPU if there is one.
+    instances, threads = settings.of_graph(graph.name)
+    model.instance_group.add(count=instances)
     warmup = model.model_warmup.add(name="findings of a radiograph", batch_size=1 if axis else 0)
     for tensor in graph.inputs:
         entry = warmup.inputs[tensor.name]
@@ -115,6 +127,8 @@ def triton_config(
         entry.dims.extend(shape[1:] if axis else shape)
         entry.input_data_file = tensor.name
     serving.configure(model, {tensor.name: _shape(tensor, sizes) for tensor in graph.inputs}, profiles)
+    if threads is not None and serving.threads is not None:
+        model.parameters[serving.threads].string_value = str(threads)
     # Last, since `Serving.configure` knows a graph by its own name.
     model.name = (names or ModelNames()).of(graph.name)
     return str(text_format.MessageToString(model))
@@ -190,7 +204,7 @@ def _data_type(tensor: Tensor) -> Any:
     return getattr(triton, f"TYPE_{np_to_triton_dtype(np.dtype(tensor.dtype))}")
 
 
-def _classifier(name: str, sizes: dict[str, int]) -> Any:
+def _classifier(name: str, sizes: dict[str, int], processes: int) -> Any:
     """Configuration of the model `lrclr`. One of its processes answers each request."""
     model = triton.ModelConfig(name=name, backend="python")
     for kind, tensors in ((model.input, protocol.INPUTS), (model.output, protocol.OUTPUTS)):
@@ -202,12 +216,12 @@ def _classifier(name: str, sizes: dict[str, int]) -> Any:
                 kind.add(name=tensor_name, data_type=data_type, dims=dims, optional=True)
             else:
                 kind.add(name=tensor_name, data_type=data_type, dims=dims)
-    model.instance_group.add(count=_CLASSIFIERS, kind=triton.ModelInstanceGroup.KIND_CPU)
+    model.instance_group.add(count=processes, kind=triton.ModelInstanceGroup.KIND_CPU)
     # In Triton, a queue policy is a part of ``dynamic_batching``. If ``max_batch_size`` is 0, the scheduler takes one
     # request at a time from the queue. With a policy, it assigns a request only to a waiting process, which it may
     # notice half a second late if no other process ends a request meanwhile. Measured on a machine under load: no loss
     # with four processes or more, and a loss of two thirds of the throughput with one process. The graphs have one
-    # process each, and therefore no policy: the number of processes of this model limits their queues.
+    # or a few processes each, and therefore no policy: the number of processes of this model limits their queues.
     policy = model.dynamic_batching.default_queue_policy
     policy.max_queue_size = protocol.MAX_QUEUED
     policy.default_timeout_microseconds = protocol.MAX_QUEUED_SECONDS * 1_000_000

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from lrclr.triton.server._locate import find_server
 from lrclr.triton.server._options import ServeOptions
 from lrclr.triton.server._server import TritonServer
 
-__all__ = ["ServeOptions", "TritonServer"]
+__all__ = ["ServeOptions", "TritonServer", "find_server"]

@@ -107,7 +107,7 @@ class ServedRepository:
             if configs[model] != text:
                 raise ServerError(
                     "the new bundle cannot take over in a running server",
-                    why=f"the configuration of {model} differs: other sizes or another --max-batch",
+                    why=f"the configuration of {model} differs: other sizes, another --max-batch, or lrclr tune",
                     fix="Stop the server and start it again.",
                 )
         version = next(self._numbers)

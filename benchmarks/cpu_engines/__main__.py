@@ -1,4 +1,6 @@
-"""lrclr's engines against OpenVINO straight, ViT-B/32 in float32: ``python -m benchmarks.cpu_engines``.
+"""lrclr's engines against OpenVINO straight, ViT-B/32: ``python -m benchmarks.cpu_engines``.
+
+In float32, and where the processor has bfloat16, with OpenVINO also in bfloat16.
 
 "OpenVINO straight" is transformers' CLIP image tower, without regions, exported by torch.onnx and compiled by OpenVINO.
 All candidates take turns in one run, and ratios are taken round by round. Weights are random: they do not change the
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from lrclr.engines import Engine
 
 STRAIGHT, TORCH = "OpenVINO straight, no regions", "torch eager, no regions"
+IN_HALF = ", in bfloat16"
 
 
 class _PlainTower(nn.Module):
@@ -81,19 +84,27 @@ def main() -> None:
             "OpenVINO": OpenVINOEngine(graphs, threads=threads),
             "ONNX Runtime": OnnxRuntimeEngine(graphs, threads=threads),
         }
-        straight = OpenVINOEngine({GRAPHS[0]: Path(folder) / "straight.onnx"}, threads=threads)
+        plain = {GRAPHS[0]: Path(folder) / "straight.onnx"}
+        straight = {STRAIGHT: OpenVINOEngine(plain, threads=threads)}
+        if "bfloat16" in straight[STRAIGHT].product_types:
+            straight[STRAIGHT + IN_HALF] = OpenVINOEngine(plain, threads=threads, half=True)
+            ours["OpenVINO" + IN_HALF] = OpenVINOEngine(graphs, threads=threads, half=True)
         quality = {name: image_quality(engine, golden) for name, engine in ours.items()}
         for batch, rounds in ((1, options.rounds), (8, max(5, options.rounds // 3)), (32, max(4, options.rounds // 6))):
             pixels = pixels_of(golden, batch)
             inputs = {"pixel_values": pixels}
             work: dict[str, Callable[[], object]] = {
-                STRAIGHT: partial(straight.run, GRAPHS[0], inputs),
-                **{name: partial(engine.run, GRAPHS[0], inputs) for name, engine in ours.items()},
+                **{name: partial(engine.run, GRAPHS[0], inputs) for name, engine in {**straight, **ours}.items()},
                 TORCH: partial(torch.inference_mode()(tower), torch.from_numpy(pixels)),
             }
             timings = interleaved(work, rounds=rounds, warmup=1)
             what = f"image encoder, batch {batch}"
-            keep("ratios", [timing_row(what, one, timings, STRAIGHT, one) | quality.get(one, {}) for one in work])
+            rows = []
+            for one in work:
+                row = timing_row(what, one, timings, STRAIGHT + (IN_HALF if one.endswith(IN_HALF) else ""), one)
+                of_torch = [round(value, 3) for value in timings.ratio(TORCH, one)]
+                rows.append(row | quality.get(one, {}) | {"of_torch": of_torch})
+            keep("ratios", rows)
         for batch in (1, 8):
             keep("shares", fusion_rows(ours, checkpoint, golden, batch, max(6, options.rounds // 2)))
     print(page("cpu_engines.md", **report))

@@ -122,8 +122,8 @@ def _advise(result: TuneResult) -> None:
         note("the windows of the chosen configuration or of the default disagree: see the column of the verdict")
     if result.drift > DRIFT:
         note(
-            f"the default's rate differed by {result.drift:.0%} between rounds: other work disturbed it, or the limit is "
-            "at the edge of its rates"
+            f"the default's rate differed by {result.drift:.0%} between rounds: other work disturbed it, or the limit "
+            "is at the edge of its rates"
         )
     if result.best.decoding == "client":
         note("measured with pixels that the client prepares: docs/howto/tune.md says how")

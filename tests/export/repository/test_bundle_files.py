@@ -50,7 +50,7 @@ def test_a_second_export_gives_the_same_bytes(checkpoint_folder: Path, fp16_bund
     )
     assert done.returncode == 0, done.stderr
     assert bundles.digests(tmp_path / "again") == bundles.digests(fp16_bundle)
-    assert len(bundles.digests(fp16_bundle)) == 18
+    assert "manifest.json" in bundles.digests(fp16_bundle)
     assert "gates passed" in done.stdout
     assert "Research use only" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["again"]

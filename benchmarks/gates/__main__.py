@@ -11,11 +11,12 @@ import platform
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import onnxruntime
 
-from benchmarks.gates.mutants import MUTANTS, Verdict, judge
+from benchmarks.gates.mutants import MUTANTS, Verdict, judge_all
 from benchmarks.measure import page
 from lrclr import load_checkpoint
 from lrclr_export import ExportOptions, export_bundle
@@ -34,8 +35,9 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bundles = options.bundles or _exported(Path(folder))
-        with ProcessPoolExecutor(len(PRECISIONS)) as processes:
-            found = [processes.submit(_verdicts, bundles / precision) for precision in PRECISIONS]
+        # New processes: a fork would wait for ever when it frees a session of the exports, whose threads it lacks.
+        with ProcessPoolExecutor(len(PRECISIONS), mp_context=get_context("spawn")) as processes:
+            found = [processes.submit(judge_all, bundles / precision) for precision in PRECISIONS]
             verdicts = dict(zip(PRECISIONS, (one.result() for one in found), strict=True))
     survivors = 0
     for mutant in MUTANTS:
@@ -45,11 +47,6 @@ def main() -> int:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(_page(verdicts), encoding="utf-8")
     return int(survivors > 0)
-
-
-def _verdicts(bundle: Path) -> dict[str, Verdict]:
-    with tempfile.TemporaryDirectory() as folder:
-        return {mutant.name: judge(mutant, bundle, Path(folder) / "mutant") for mutant in MUTANTS}
 
 
 def _exported(folder: Path) -> Path:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,11 +22,10 @@ from lrclr.verification import GateResult, verify
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from benchmarks.gates.graph_edit import Fault
 
-__all__ = ["MUTANTS", "Mutant", "Verdict", "judge"]
+__all__ = ["MUTANTS", "Mutant", "Verdict", "judge", "judge_all"]
 
 IMAGE, TEXT, FUSION = "image_encoder", "text_encoder", "fusion_head"
 
@@ -345,3 +346,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
 )
 """Every mutant. `benchmarks/results/gates` shows which gates refuse each."""
+
+
+def judge_all(bundle: Path) -> dict[str, Verdict]:
+    """Judge every mutant of a bundle, by the name of the mutant.
+
+    It is not in ``__main__``, which a new process cannot import.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return {mutant.name: judge(mutant, bundle, Path(folder) / "mutant") for mutant in MUTANTS}

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from lrclr._files import check_replaceable, replace_directory
 from lrclr.bench._case import STAGES
 from lrclr.bench._charts import distributions, roofline, throughput_latency
 from lrclr.bench._result_file import RESULT, result_json
@@ -21,7 +20,7 @@ from lrclr.bench._view import (
     quality_cells,
     rows_of,
 )
-from lrclr.reports import NONE, render, significant
+from lrclr.reports import NONE, render, save_report_files, significant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,14 +30,9 @@ if TYPE_CHECKING:
     from lrclr.bench._result import Measurement, Result
     from lrclr.bench._view import Row
 
-__all__ = ["REPORTS", "check_folder", "comparison_markdown", "html", "markdown", "save_reports"]
+__all__ = ["REPORTS", "comparison_markdown", "html", "markdown", "save_reports"]
 
 REPORTS = (RESULT, "bench.md", "bench.html")
-
-
-def check_folder(folder: Path) -> None:
-    """Raise UsageError, before measuring, if the folder holds files other than reports."""
-    check_replaceable(folder, REPORTS, overwrite=True)
 
 
 def save_reports(folder: Path, result: Result) -> None:
@@ -48,9 +42,7 @@ def save_reports(folder: Path, result: Result) -> None:
         UsageError: the folder holds other files.
         LrclrError: the folder cannot be written; existing files are unchanged.
     """
-    with replace_directory(folder, expected=REPORTS, overwrite=True) as staging:
-        for name, text in zip(REPORTS, (result_json(result), markdown(result), html(result)), strict=True):
-            (staging / name).write_text(text, encoding="utf-8")
+    save_report_files(folder, dict(zip(REPORTS, (result_json(result), markdown(result), html(result)), strict=True)))
 
 
 def markdown(result: Result) -> str:

@@ -119,7 +119,8 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     from dataclasses import replace
 
     from lrclr.bench import BenchCallbacks, BenchOptions, OpenOptions, bench, open_targets, reference_from, save_reports
-    from lrclr.bench._reports import check_folder
+    from lrclr.bench._reports import REPORTS
+    from lrclr.reports import check_report_folder
 
     usual = BenchOptions.quick() if quick else BenchOptions()
     shares, rates = (usual.shares, ()) if rate is None else _rates(rate)
@@ -140,7 +141,7 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
         peaks=usual.peaks and not no_peak,
     )
     if output is not None:
-        check_folder(output)
+        check_report_folder(output, REPORTS)
     reading = read_options(heads, activation, key)
     _require(targets, reference, reading)
     engines = () if engine is None else _list("--engine", engine, str)

@@ -32,6 +32,7 @@ ENGINE_HELP = (
     "onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the fastest on this machine.  "
     "[default: the engine that the bundle was made for]"
 )
+SERVER_HELP = "Path of the tritonserver program.  [default: from the PATH, else from make triton]"
 EXACT_HELP = (
     "Decode every pixel. By default, large JPEG 2000 images are decoded at a lower resolution, which is faster."
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from lrclr.cli._console import RESEARCH_ONLY, note
+from lrclr.cli._console import RESEARCH_ONLY, SERVER_HELP, note
 from lrclr.contract import MODEL
 from lrclr.errors import LrclrError, UsageError
 
@@ -27,9 +27,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")] = Path("triton_repo"),
     server: Annotated[
         Path | None,
-        typer.Option(
-            "--server", help="Path of the tritonserver program.  [default: from the PATH, else from make triton]"
-        ),
+        typer.Option("--server", help=SERVER_HELP),
     ] = None,
     address: Annotated[str, typer.Option("--address", help="IPv4 or IPv6 address to listen on.")] = "127.0.0.1",
     grpc_port: Annotated[int, typer.Option("--grpc-port", help="gRPC port; 0 for any free port.")] = 8001,

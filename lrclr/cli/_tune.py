@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from lrclr.cli._console import EXACT_HELP, gauge, note, out, print_utf8
+from lrclr.cli._console import EXACT_HELP, SERVER_HELP, gauge, note, out, print_utf8
 from lrclr.cli._extras import require_tune
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def tune(  # noqa: PLR0913 - one parameter an option
     minutes: Annotated[float, typer.Option("--minutes", help="Approximate minutes that it takes.")] = 8.0,
     server: Annotated[
         Path | None,
-        typer.Option(
-            "--server", help="Path of the tritonserver program.  [default: from the PATH, else from make triton]"
-        ),
+        typer.Option("--server", help=SERVER_HELP),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -64,9 +62,11 @@ def tune(  # noqa: PLR0913 - one parameter an option
     unchanged, too.
     """
     require_tune()
-    from lrclr.tune import TuneCallbacks, TuneOptions, check_output, keep, result_json, save_reports
+    from lrclr.bench import BenchCallbacks
+    from lrclr.reports import check_report_folder
+    from lrclr.tune import TuneOptions, check_output, keep, result_json, save_reports
     from lrclr.tune import tune as search
-    from lrclr.tune._reports import check_folder
+    from lrclr.tune._reports import REPORTS
 
     options = TuneOptions(
         p99,
@@ -77,11 +77,11 @@ def tune(  # noqa: PLR0913 - one parameter an option
         exact=exact,
         server=server,
     )
-    check_folder(report)
+    check_report_folder(report, REPORTS)
     if not dry_run:
         check_output(bundle, output)
     with gauge("opening the bundle") as step:
-        result = search(bundle, options, callbacks=TuneCallbacks(step, note))
+        result = search(bundle, options, callbacks=BenchCallbacks(step, note))
     if as_json:
         print_utf8(result_json(result))
     else:

@@ -6,11 +6,10 @@ import base64
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from lrclr._files import replace_directory
 from lrclr.evaluation import _charts as charts
 from lrclr.evaluation._result import SCHEMA_VERSION, json_text
 from lrclr.evaluation._view import COMPARED, INTERVALS, ORIGINS, calibration_rows, published_rows, refusals, shown
-from lrclr.reports import fixed, render
+from lrclr.reports import fixed, render, save_report_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,9 +48,7 @@ def save_reports(
         markdown(evaluation, comparison),
         html(evaluation, comparison, examples),
     )
-    with replace_directory(folder, expected=REPORTS, overwrite=True) as staging:
-        for name, text in zip(REPORTS, texts, strict=True):
-            (staging / name).write_text(text, encoding="utf-8")
+    save_report_files(folder, dict(zip(REPORTS, texts, strict=True)))
 
 
 def markdown(evaluation: Evaluation, comparison: Comparison | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Reports of `lrclr bench` and `lrclr evaluate`: Jinja2 templates and matplotlib charts in the same style.
+"""Reports of `lrclr bench`, `evaluate` and `tune`: Jinja2 templates and matplotlib charts in the same style.
 
 A page is complete: it loads nothing, has no scripts, and contains its images. The same input gives the same bytes.
 """
@@ -33,6 +33,7 @@ from lrclr.reports._figure import (
     series_style,
     with_room,
 )
+from lrclr.reports._folder import check_report_folder, save_report_files
 from lrclr.reports._render import render
 
 __all__ = [
@@ -49,12 +50,14 @@ __all__ = [
     "VERMILION",
     "DefinedEstimate",
     "Estimate",
+    "check_report_folder",
     "clean",
     "figure_svg",
     "fixed",
     "number_axis",
     "percent",
     "render",
+    "save_report_files",
     "series_style",
     "signed",
     "significant",

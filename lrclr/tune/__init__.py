@@ -5,7 +5,7 @@ from __future__ import annotations
 from lrclr.tune._options import TuneOptions
 from lrclr.tune._reports import save_reports
 from lrclr.tune._result import DRIFT, Row, TuneResult, result_json
-from lrclr.tune._run import TuneCallbacks, check_output, keep, tune
+from lrclr.tune._run import check_output, keep, tune
 from lrclr.tune._search import RUNGS, Budget, Rung, Standing, halving, rungs_for
 from lrclr.tune._space import Candidate, Choice, Factor, Space, factors
 from lrclr.tune._windows import Estimate, Plan, Window, closed_estimate, open_estimate
@@ -23,7 +23,6 @@ __all__ = [
     "Rung",
     "Space",
     "Standing",
-    "TuneCallbacks",
     "TuneOptions",
     "TuneResult",
     "Window",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from lrclr._files import check_replaceable, replace_directory
 from lrclr._version import __version__
 from lrclr.bench import quantiles
 from lrclr.reports import (
@@ -16,6 +15,7 @@ from lrclr.reports import (
     number_axis,
     percent,
     render,
+    save_report_files,
     series_style,
     significant,
     with_room,
@@ -32,16 +32,11 @@ if TYPE_CHECKING:
     from lrclr.tune._result import Row, TuneResult
     from lrclr.tune._windows import Window
 
-__all__ = ["HEADS", "REPORTS", "cells", "check_folder", "html", "save_reports"]
+__all__ = ["HEADS", "REPORTS", "cells", "html", "save_reports"]
 
 REPORTS: Final = (RESULT, "tune.html")
 HEADS: Final = ("Configuration", "Files decoded by", "Requests a second", "p99 ms", "Spread", "Windows", "Round", "")
 _WIDTH, _HEIGHT = 640, 420
-
-
-def check_folder(folder: Path) -> None:
-    """Raise UsageError, before measuring, if the folder holds files other than reports."""
-    check_replaceable(folder, REPORTS, overwrite=True)
 
 
 def save_reports(folder: Path, result: TuneResult) -> None:
@@ -51,9 +46,7 @@ def save_reports(folder: Path, result: TuneResult) -> None:
         UsageError: the folder holds other files.
         LrclrError: the folder cannot be written; existing files are unchanged.
     """
-    with replace_directory(folder, expected=REPORTS, overwrite=True) as staging:
-        for name, text in zip(REPORTS, (result_json(result), html(result)), strict=True):
-            (staging / name).write_text(text, encoding="utf-8")
+    save_report_files(folder, dict(zip(REPORTS, (result_json(result), html(result)), strict=True)))
 
 
 def cells(row: Row) -> tuple[str, ...]:

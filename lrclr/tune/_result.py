@@ -15,7 +15,7 @@ __all__ = ["DRIFT", "RESULT", "Row", "TuneResult", "result_json"]
 
 RESULT: Final = "tune.json"
 DRIFT: Final = 0.2
-"""Difference between the default's rates in two rounds, beyond which other work disturbs the measurement."""
+"""Difference between the default's rates in two rounds, above which a note is printed."""
 
 
 class Row(Record, frozen=True):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from lrclr._files import check_replaceable, link_tree, replace_directory
 from lrclr._processors import processors
 from lrclr._records import record_from
-from lrclr.bench import Files, environment
+from lrclr.bench import BenchCallbacks, Files, environment
 from lrclr.bundle import Bundle, ServingSettings, bundle_entries
 from lrclr.engines import gpus
 from lrclr.errors import BundleError, ServerError, UsageError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lrclr.tune._space import Choice
     from lrclr.tune._windows import Estimate
 
-__all__ = ["TuneCallbacks", "check_output", "keep", "tune"]
+__all__ = ["check_output", "keep", "tune"]
 
 _GAIN: Final = 1.03
 """Least gain over the default for which it is given up."""
@@ -42,20 +42,7 @@ _HOPELESS: Final = 1.5
 _TRIAL: Final = Plan(1, 0, 1.0)
 
 
-@dataclass
-class TuneCallbacks:
-    """Progress callbacks. The defaults do nothing.
-
-    Attributes:
-        step: called with the current step and the share of the time that has passed.
-        note: called with information for the user.
-    """
-
-    step: Callable[[str, float], None] = lambda _text, _share: None
-    note: Callable[[str], None] = lambda _text: None
-
-
-def tune(bundle: Path, options: TuneOptions, *, callbacks: TuneCallbacks | None = None) -> TuneResult:
+def tune(bundle: Path, options: TuneOptions, *, callbacks: BenchCallbacks | None = None) -> TuneResult:
     """Measure configurations of a bundle on a real server. The bundle is not changed; `keep` does that.
 
     Args:
@@ -68,7 +55,7 @@ def tune(bundle: Path, options: TuneOptions, *, callbacks: TuneCallbacks | None 
         UsageError: this machine cannot serve it.
         ServerError: there is no Triton server, or it does not start with the default configuration.
     """
-    callbacks = callbacks or TuneCallbacks()
+    callbacks = callbacks or BenchCallbacks()
     opened = Bundle(bundle)
     find_server(options.server)
     space = _space(opened, options)
@@ -150,7 +137,7 @@ class _Running:
     Attributes:
         began: when it began.
         seconds: how long it takes in all.
-        step: see `TuneCallbacks`.
+        step: see `BenchCallbacks`.
         round, name: the current round and configuration.
     """
 

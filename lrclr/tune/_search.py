@@ -171,7 +171,7 @@ def halving(
     for number, rung in enumerate(rungs):
         count, seconds = budget.divide(rungs[number:], min(len(entering), rung.most))
         on_rung(number, count, seconds)
-        # The default comes first. If there is no time for all, the last levels are left out.
+        # The default comes first. If the time is too short for all levels, the last ones are left out.
         for choice in entering[:count]:
             began = budget.now()
             estimate = measure(choice, rung.plan, seconds, _start(choice, standings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from lrclr.verification import verify
 from tests import bundles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from lrclr.engines import Engine
@@ -35,40 +36,54 @@ def vnni(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_operators, "cpu_flags", lambda: frozenset({"avx512_vnni"}))
 
 
-def with_separate_products(bundle: Path, folder: Path) -> Path:
-    """A copy of an int8 bundle whose image encoder computes query, key and value in separate products."""
+@contextmanager
+def changed_image_encoder(bundle: Path, folder: Path) -> Iterator[tuple[Any, dict[str, Any], dict[str, Any]]]:
+    """Copy a bundle, let the block change the copy's image encoder, and sign the copy.
+
+    Yields:
+        The graph, its constants by name, and the node that makes each value.
+    """
     bundles.copied(bundle, folder)
     path = Bundle(folder).graph_path(IMAGE)
     model = onnx.load(path)
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
-    for split in [node for node in graph.node if node.op_type == "Split"]:
-        add = makers[split.input[0]]
-        multiply = makers[next(name for name in add.input if name in makers)]
-        weight = makers[multiply.input[1]]
-        (bias,) = (constants[name] for name in add.input if name in constants)
-        start, new_nodes = 0, []
-        for part, width in zip(split.output, constants[split.input[1]], strict=True):
-            columns = slice(start, start + int(width))
-            start += int(width)
-            pieces = [constants[weight.input[0]][:, columns], *(constants[name][columns] for name in weight.input[1:])]
-            pieces.append(bias[columns])
-            names = [f"{part}.{place}" for place in range(4)]
-            graph.initializer.extend(map(numpy_helper.from_array, pieces, names))
-            new_nodes += [
-                helper.make_node("DequantizeLinear", names[:3], [f"{part}.weight"], axis=1),
-                helper.make_node("MatMul", [multiply.input[0], f"{part}.weight"], [f"{part}.product"]),
-                helper.make_node("Add", [f"{part}.product", names[3]], [part]),
-            ]
-        place = list(graph.node).index(split)
-        for node in (multiply, add, split):
-            graph.node.remove(node)
-        for node in reversed(new_nodes):
-            graph.node.insert(place - 2, node)
-    del graph.value_info[:]
+    yield graph, constants, {name: node for node in graph.node for name in node.output}
     onnx.save(model, path)
-    return bundles.signed(folder)
+    bundles.signed(folder)
+
+
+def with_separate_products(bundle: Path, folder: Path) -> Path:
+    """A copy of an int8 bundle whose image encoder computes query, key and value in separate products."""
+    with changed_image_encoder(bundle, folder) as (graph, constants, makers):
+        for split in [node for node in graph.node if node.op_type == "Split"]:
+            add = makers[split.input[0]]
+            multiply = makers[next(name for name in add.input if name in makers)]
+            weight = makers[multiply.input[1]]
+            (bias,) = (constants[name] for name in add.input if name in constants)
+            start, new_nodes = 0, []
+            for part, width in zip(split.output, constants[split.input[1]], strict=True):
+                columns = slice(start, start + int(width))
+                start += int(width)
+                pieces = [
+                    constants[weight.input[0]][:, columns],
+                    *(constants[name][columns] for name in weight.input[1:]),
+                ]
+                pieces.append(bias[columns])
+                names = [f"{part}.{place}" for place in range(4)]
+                graph.initializer.extend(map(numpy_helper.from_array, pieces, names))
+                new_nodes += [
+                    helper.make_node("DequantizeLinear", names[:3], [f"{part}.weight"], axis=1),
+                    helper.make_node("MatMul", [multiply.input[0], f"{part}.weight"], [f"{part}.product"]),
+                    helper.make_node("Add", [f"{part}.product", names[3]], [part]),
+                ]
+            place = list(graph.node).index(split)
+            for node in (multiply, add, split):
+                graph.node.remove(node)
+            for node in reversed(new_nodes):
+                graph.node.insert(place - 2, node)
+        del graph.value_info[:]
+    return folder
 
 
 def test_int8_products_that_run_in_float32_are_refused(int8_bundle: Path, vnni: None, tmp_path: Path) -> None:
@@ -82,20 +97,14 @@ def test_int8_products_that_run_in_float32_are_refused(int8_bundle: Path, vnni: 
 
 def with_float_products(bundle: Path, folder: Path) -> Path:
     """A copy of an int8 bundle whose image encoder has query, key and value in float32, unlike its manifest."""
-    bundles.copied(bundle, folder)
-    path = Bundle(folder).graph_path(IMAGE)
-    model = onnx.load(path)
-    graph = model.graph
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
-    for split in [node for node in graph.node if node.op_type == "Split"]:
-        multiply = makers[next(name for name in makers[split.input[0]].input if name in makers)]
-        weight, scale, _ = (constants[name] for name in makers[multiply.input[1]].input)
-        name = f"{multiply.output[0]}.float_weight"
-        graph.initializer.append(numpy_helper.from_array((weight * scale).astype(np.float32), name))
-        multiply.input[:] = [makers[makers[multiply.input[0]].input[0]].input[0], name]
-    onnx.save(model, path)
-    return bundles.signed(folder)
+    with changed_image_encoder(bundle, folder) as (graph, constants, makers):
+        for split in [node for node in graph.node if node.op_type == "Split"]:
+            multiply = makers[next(name for name in makers[split.input[0]].input if name in makers)]
+            weight, scale, _ = (constants[name] for name in makers[multiply.input[1]].input)
+            name = f"{multiply.output[0]}.float_weight"
+            graph.initializer.append(numpy_helper.from_array((weight * scale).astype(np.float32), name))
+            multiply.input[:] = [makers[makers[multiply.input[0]].input[0]].input[0], name]
+    return folder
 
 
 @pytest.mark.parametrize("engine", [OnnxRuntimeEngine, OpenVINOEngine])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
@@ -97,7 +96,7 @@ def _graph_values(graph: TypedGraph, inputs: dict[str, NDArray[Any]]) -> dict[st
         path = Path(folder) / "model.onnx"
         try:
             outputs.extend(values[name] for name in dict.fromkeys(graph.layers.values()) if values[name] not in kept)
-            ir.save(graph.model, path, external_data="model.onnx.data", size_threshold_bytes=1024)
+            graph.save(path, external_above=0)
         finally:
             outputs[len(kept) :] = []  # `del` would leave the values marked as outputs
         return OnnxRuntimeEngine({graph.name: path}).run(graph.name, inputs)

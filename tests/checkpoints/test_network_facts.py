@@ -25,7 +25,7 @@ from lrclr.errors import CheckpointError, UsageError
 from lrclr.inference import ModelSpec
 from lrclr.model import LrclrModel
 from lrclr.text import ClipTokenizer
-from lrclr_export.repository.pipeline import _plain
+from lrclr_export.repository.entries import model_entry
 from tests.checkpoints.spoiling import SMALL, refusal, saved
 from tests.checkpoints.test_openai import assert_same_embeddings
 
@@ -308,7 +308,7 @@ def test_assumptions_stay_with_the_network(state: State, tmp_path: Path) -> None
         theirs = LrclrModel.from_pretrained(tmp_path / "folder", local_files_only=True)
     assert theirs.config.assumed == list(read.assumed)
     # The manifest of a bundle contains the network's configuration.
-    assert _plain(read.config.to_dict())["assumed"] == list(read.assumed)
+    assert model_entry(read)["assumed"] == list(read.assumed)
     assert ModelSpec.of_checkpoint(read).assumed == read.assumed
 
 

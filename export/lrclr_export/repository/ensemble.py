@@ -14,7 +14,8 @@ from lrclr.engines import EngineOptions, open_named_engine
 from lrclr.errors import LrclrError, UsageError
 from lrclr.verification import average_gate, raise_refused
 from lrclr_export.progress import NO_PROGRESS
-from lrclr_export.repository.pipeline import scoring_entry, tokenizer_entry, write_network, write_server_model
+from lrclr_export.repository.entries import scoring_entry, tokenizer_entry
+from lrclr_export.repository.pipeline import write_network, write_server_model
 from lrclr_export.repository.records import write_records
 
 if TYPE_CHECKING:

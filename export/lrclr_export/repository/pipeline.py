@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import platform
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-import torch
-import transformers
 
 from lrclr._files import replace_directory
-from lrclr._version import __version__
 from lrclr.budget import release_freed_memory
 from lrclr.bundle import (
     FINDINGS,
@@ -26,14 +21,11 @@ from lrclr.bundle import (
     Golden,
     GraphEntry,
     Manifest,
-    TokenizerEntry,
     bundle_entries,
 )
 from lrclr.contract import ModelNames
 from lrclr.engines import OnnxRuntimeEngine
-from lrclr.engines._onnxruntime_package import onnxruntime_library
 from lrclr.errors import UsageError
-from lrclr.inference import ScoreCalibration
 from lrclr.verification import GateResult, Tolerances, gate_images, raise_refused, verify
 from lrclr_export.onnx.activations import TOWERS, by_block, float32_parts, measured_activations
 from lrclr_export.onnx.blame import first_bad_layer
@@ -42,7 +34,6 @@ from lrclr_export.onnx.onnx_graph import (
     EXTERNAL_DATA_ABOVE,
     INLINED,
     SavedGraph,
-    TypedGraph,
     check_opset,
     inlined,
     typed_onnx_from_module,
@@ -50,12 +41,10 @@ from lrclr_export.onnx.onnx_graph import (
 from lrclr_export.onnx.precision import (
     half_precision,
     precision_gate,
-    precision_histogram,
     rounding_gates,
     stored_in_float32,
 )
 from lrclr_export.onnx.reference_inputs import reference_gates
-from lrclr_export.onnx.region_function import OP_TYPE
 from lrclr_export.profiles import profiles
 from lrclr_export.progress import NO_PROGRESS
 from lrclr_export.quantize import (
@@ -68,6 +57,7 @@ from lrclr_export.quantize import (
     scale_gate,
     with_patch_product,
 )
+from lrclr_export.repository.entries import graph_entry, made_with, model_entry, scoring_entry, tokenizer_entry
 from lrclr_export.repository.golden import golden_from_checkpoint
 from lrclr_export.repository.records import write_records
 from lrclr_export.repository.triton_config import warmup_inputs
@@ -219,13 +209,13 @@ def write_network(
     checkpoint.findings.save(staging / FINDINGS)
     golden.save(staging / golden_name)
     manifest = Manifest(
-        made_with=_made_with(),
+        made_with=made_with(),
         checkpoint={
             "source": checkpoint.source,
             "sha256": checkpoint.sha256,
             **({"origin": checkpoint.origin} if checkpoint.origin else {}),
         },
-        model=_plain(checkpoint.config.to_dict()),
+        model=model_entry(checkpoint),
         scoring=scoring_entry(checkpoint),
         preprocess=checkpoint.preprocess.to_dict(),
         tokenizer=tokenizer_entry(checkpoint),
@@ -255,11 +245,15 @@ def write_network(
     results += report.gates
     progress.gates(results)
     raise_refused(results, blame=_blame(results, checkpoint, saved, golden, tolerances))
-    made_with = {**manifest.made_with, "gates_ran_on": report.ran_on}
     run: dict[str, GraphEntry] = {
         name: {**entry, "products_run": dict(report.products[name])} for name, entry in manifest.graphs.items()
     }
-    return replace(manifest, graphs=run, gates=[result.to_dict() for result in results], made_with=made_with)
+    return replace(
+        manifest,
+        graphs=run,
+        gates=[result.to_dict() for result in results],
+        made_with={**manifest.made_with, "gates_ran_on": report.ran_on},
+    )
 
 
 def _write_graphs(
@@ -282,12 +276,14 @@ def _write_graphs(
         progress.task(f"export {spec.name}")
         with _less_garbage_collection():
             graph = typed_onnx_from_module(spec, opset=options.opset)
-        folder = staging / options.names.folder(options.names.of(spec.name))
-        folder.mkdir(parents=True)
-        saved[spec.name] = graph.save(folder / "model.onnx", external_above=options.external_data_above)
+        folder = options.names.folder(options.names.of(spec.name))
+        (staging / folder).mkdir(parents=True)
+        saved[spec.name] = graph.save(staging / folder / "model.onnx", external_above=options.external_data_above)
+        without_functions = None
         if options.inline and graph.model.functions:
-            inlined(graph).save(folder / INLINED, external_above=options.external_data_above)
-        entries[spec.name] = _signature(graph, options, largest.get(spec.name), in_float32.get(spec.name))
+            without_functions = f"{folder}/{INLINED}"
+            inlined(graph).save(staging / without_functions, external_above=options.external_data_above)
+        entries[spec.name] = graph_entry(graph, without_functions, largest.get(spec.name), in_float32.get(spec.name))
         if options.precision in QUANTISED:
             scales.append(scale_gate(spec.name, graph.model.graph, model))
     return entries, saved, scales
@@ -305,29 +301,6 @@ def _less_garbage_collection() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def scoring_entry(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The manifest's ``scoring`` of a checkpoint."""
-    return {
-        "alpha": checkpoint.config.effective_alpha,
-        **ScoreCalibration.from_dict(checkpoint.config.to_dict()).to_dict(),
-        "fusion_trained": checkpoint.config.fusion_trained,
-    }
-
-
-def tokenizer_entry(checkpoint: Checkpoint) -> TokenizerEntry:
-    """The manifest's ``tokenizer`` of a checkpoint."""
-    tokenizer = checkpoint.tokenizer
-    return {
-        "sha256": tokenizer.sha256,
-        "context_length": tokenizer.context_length,
-        "eot_id": tokenizer.eot_id,
-        "has_bos": tokenizer.has_bos,
-        "pad_id": tokenizer.pad_id,
-        "fixed_length": tokenizer.fixed_length,
-        "causal": checkpoint.model.text_model.causal,
-    }
 
 
 def _calibration(checkpoint: Checkpoint, options: ExportOptions) -> Calibration | None:
@@ -401,50 +374,3 @@ def _blame(
         if found is not None:
             return found
     return "no single layer exceeds the limit" if suspected else ""
-
-
-def _signature(
-    graph: TypedGraph,
-    options: ExportOptions,
-    largest: dict[str, float] | None,
-    in_float32: Float32Parts | None,
-) -> GraphEntry:
-    folder = options.names.folder(options.names.of(graph.name))
-
-    def described(values: Any) -> dict[str, Any]:
-        return {
-            value.name: {
-                "type": value.dtype.name,
-                "shape": [dim if isinstance(dim, int) else str(dim) for dim in value.shape],
-            }
-            for value in values
-        }
-
-    entry: GraphEntry = {
-        "inputs": described(graph.model.graph.inputs),
-        "outputs": described(graph.model.graph.outputs),
-        "precision_histogram": precision_histogram(graph.model.graph),
-        "inlined": f"{folder}/{INLINED}" if options.inline and graph.model.functions else None,
-        "region_maps": next((len(node.inputs) - 1 for node in graph.model.graph if node.op_type == OP_TYPE), None),
-    }
-    if largest is not None:
-        entry["largest_activations"] = largest
-    if in_float32 is not None and in_float32.residual_stream:
-        entry["float32_parts"] = in_float32.to_dict()
-    return entry
-
-
-def _made_with() -> dict[str, str]:
-    return {
-        "lrclr": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime_library().__version__,
-    }
-
-
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without keys about its origin."""
-    return {key: value for key, value in config.items() if not key.startswith("_") and key != "transformers_version"}
